@@ -1,0 +1,57 @@
+# Two targets of one service:
+#
+#   docker build --target cpu  -t ml-workbench:cpu  --build-arg TORCH_INDEX_URL=… .
+#   docker build --target cuda -t ml-workbench:cuda .
+#
+# The torch wheel brings its own CUDA libraries, so neither needs a CUDA base image; the host's driver and container
+# toolkit do. TORCH_INDEX_URL is a package index with CPU builds of torch (torch's installation page names one): it makes
+# the cpu image some gigabytes smaller, and without it that image works too. No secret enters the build or the image.
+
+FROM python:3.12-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
+RUN python -m pip install --no-cache-dir uv && python -m venv --without-pip /opt/venv
+WORKDIR /build
+COPY requirements.txt ./
+
+FROM build AS build-cpu
+ARG TORCH_INDEX_URL=""
+RUN if [ -n "$TORCH_INDEX_URL" ]; then \
+      uv pip install --no-cache --python /opt/venv/bin/python --no-deps --index-url "$TORCH_INDEX_URL" \
+        "$(grep '^torch==' requirements.txt | cut -d' ' -f1)"; \
+    fi \
+    && uv pip install --no-cache --python /opt/venv/bin/python -r requirements.txt
+
+FROM build AS build-cuda
+RUN uv pip install --no-cache --python /opt/venv/bin/python -r requirements.txt
+
+FROM python:3.12-slim AS service
+RUN groupadd --gid 10001 workbench \
+    && useradd --uid 10001 --gid workbench --home-dir /app --shell /usr/sbin/nologin workbench \
+    && mkdir -p /app/model_registry /app/.workbench /app/logs \
+    && chown -R workbench:workbench /app
+WORKDIR /app
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HOST=0.0.0.0 \
+    PORT=8005 \
+    LOG_FORMAT=json \
+    MODEL_REGISTRY_PATH=/app/model_registry \
+    STATE_DIR=/app/.workbench \
+    LOG_DIR=/app/logs
+COPY --chown=workbench:workbench LICENSE README.md ./
+COPY --chown=workbench:workbench common_lib ./common_lib
+COPY --chown=workbench:workbench ml_workbench_service ./ml_workbench_service
+USER workbench
+VOLUME ["/app/model_registry", "/app/.workbench", "/app/logs"]
+EXPOSE 8005
+HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]
+STOPSIGNAL SIGTERM
+CMD ["python", "-m", "ml_workbench_service.main"]
+
+FROM service AS cuda
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=build-cuda /opt/venv /opt/venv
+
+FROM service AS cpu
+COPY --from=build-cpu /opt/venv /opt/venv

@@ -1,0 +1,84 @@
+# ML Workbench: every target sets up what it needs; a second run starts at once.
+#
+#   PYTHON           the interpreter to build .venv with (3.11 to 3.14); found by itself unless named
+#   PIP_FIND_LINKS   a folder or page of wheels to prefer, such as a CPU build of torch (docs/setup.md)
+#   ARGS             further arguments of `make test`
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+
+PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.14 python3.11; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null \
+	&& echo $$python && break; done)
+
+VENV := .venv
+BIN := $(VENV)/bin
+TOOLS := .bench/lock-tools
+
+# uv installs in seconds what takes pip minutes. It does not read pip's settings, so the folder of wheels is passed on.
+# Where uv cannot be installed, or cannot reach what pip can, pip does the work.
+define install
+	@echo "installing $(1) into $(VENV)"
+	@links=$$(printf '%s' "$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" | tr ' ' ','); \
+	if [ -n "$$links" ]; then UV_FIND_LINKS="$$links"; export UV_FIND_LINKS; fi; \
+	if $(BIN)/uv pip install --quiet --python $(BIN)/python -r $(1); then exit 0; fi; \
+	echo "uv could not install $(1); trying pip, which takes minutes"; \
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
+endef
+
+.PHONY: help setup serve test lint format bench lock clean
+
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+
+setup: $(VENV)/.installed $(VENV)/.installed-dev ## virtual environment and packages, nothing else
+
+serve: $(VENV)/.installed ## start the service; PORT, API_KEY … as in the README
+	@exec $(BIN)/python -m ml_workbench_service.main
+
+test: $(VENV)/.installed-dev ## run the tests; ARGS="-k story" runs some
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(VENV)/.installed-dev ## style, types, floors, and that the requirements equal the lock
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/python -m tools.check_lock
+
+format: $(VENV)/.installed-dev ## let ruff put the code in order
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+bench: $(VENV)/.installed-dev ## all benchmarks beside their peers (benchmarks/README.md)
+	@$(BIN)/python -m benchmarks
+
+lock: $(TOOLS)/.installed ## renew poetry.lock and both requirements files from pyproject.toml
+	@$(TOOLS)/bin/poetry lock
+	@$(BIN)/python -m tools.export_requirements $(TOOLS)/bin/poetry
+	@$(BIN)/python -m tools.check_lock
+
+clean: ## remove the environments and caches; models, jobs and logs stay
+	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { \
+	echo "ML Workbench needs Python 3.11 to 3.14, and none is on the PATH; install one, or name it: make PYTHON=/path/to/python3.12"; exit 1; }
+	@$(PYTHON) tools/make_venv.py $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || echo "uv cannot be installed here"
+	@touch $@
+
+$(VENV)/.installed: requirements.txt | $(VENV)/.made
+	$(call install,requirements.txt)
+	@touch $@
+
+$(VENV)/.installed-dev: requirements-dev.txt | $(VENV)/.made
+	$(call install,requirements-dev.txt)
+	@touch $@
+
+$(TOOLS)/.installed: | $(VENV)/.installed-dev
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(TOOLS)
+	@$(BIN)/uv pip install --quiet --python $(TOOLS)/bin/python "poetry>=2.5,<3" poetry-plugin-export \
+	$${POETRY_PYPI_MIRROR_URL:+poetry-plugin-pypi-mirror}
+	@touch $@

@@ -1,0 +1,1 @@
+"""What the platform's services share: one error tree, one way to log. Standard library and pydantic only."""

@@ -1,0 +1,215 @@
+"""One error tree and one body for every failure of the platform's services.
+
+    PlatformError                        500
+    ├── DataValidationError              422   details.errors[] = {path, message, code}
+    │   └── IdempotencyMismatchError     422   the same key came with another body
+    ├── AuthenticationError              401
+    ├── AuthorizationError               403
+    ├── NotFoundError                    404
+    │   ├── RouteNotFoundError · ModelNotFoundError · VersionNotFoundError
+    │   └── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
+    ├── MethodNotAllowedError            405
+    ├── ConflictError                    409
+    │   ├── NoConsumerError · GateFailedError
+    │   └── VersionExistsError
+    ├── PayloadTooLargeError             413
+    ├── UnsupportedMediaTypeError        415
+    ├── RateLimitError                   429   Retry-After
+    ├── TrainingError · PredictionError  500
+    │   └── JobCancelled · QueueStalledError
+    ├── UpstreamError                    502   another server answered with an error or with nonsense
+    ├── UnavailableError                 503   Retry-After
+    ├── UpstreamTimeoutError             504
+    └── InsufficientMemoryError          507   details: the estimate and the cheapest change that fits
+
+Every error carries a stable `error_code` (the class name in capitals unless the class says otherwise), a sentence
+that names the next step, and `details` for programs. A rejected value itself is never echoed.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+
+class PlatformError(Exception):
+    """Root of the tree: an HTTP status, a stable code and a sentence with the next step."""
+
+    status: ClassVar[int] = 500
+    error_code: ClassVar[str] = "PLATFORM_ERROR"
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if "error_code" not in cls.__dict__:
+            words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__.removesuffix("Error"))
+            cls.error_code = words.upper()
+
+    def __init__(
+        self, message: str, *, details: Mapping[str, Any] | None = None, retry_after_s: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.details: dict[str, Any] = dict(details or {})
+        self.retry_after_s = retry_after_s
+
+    def body(self, correlation_id: str) -> dict[str, Any]:
+        """The one JSON body of every failure on the wire."""
+        return {
+            "error_type": type(self).__name__,
+            "error_code": self.error_code,
+            "message": self.message,
+            "details": self.details,
+            "correlation_id": correlation_id,
+        }
+
+
+class DataValidationError(PlatformError):
+    """The caller's data cannot be used as they are; `details.errors` says where and why."""
+
+    status = 422
+    error_code = "DATA_VALIDATION_ERROR"
+
+    @classmethod
+    def at(cls, path: str, message: str, *, code: str = "invalid", **details: Any) -> "DataValidationError":
+        """An error about one field: `DataValidationError.at("body.symbols", "…")`."""
+        errors = [{"path": path, "message": message, "code": code}]
+        return cls(message, details={"errors": errors, **details})
+
+
+class IdempotencyMismatchError(DataValidationError):
+    """An Idempotency-Key was used again with another body."""
+
+    error_code = "IDEMPOTENCY_MISMATCH"
+
+
+class AuthenticationError(PlatformError):
+    """No key, or a wrong one."""
+
+    status = 401
+    error_code = "AUTHENTICATION_ERROR"
+
+
+class AuthorizationError(PlatformError):
+    """A known caller who may not do this."""
+
+    status = 403
+    error_code = "AUTHORIZATION_ERROR"
+
+
+class NotFoundError(PlatformError):
+    """The thing named does not exist."""
+
+    status = 404
+    error_code = "NOT_FOUND"
+
+
+class RouteNotFoundError(NotFoundError):
+    """No such route."""
+
+
+class ModelNotFoundError(NotFoundError):
+    """No model of that id."""
+
+
+class VersionNotFoundError(NotFoundError):
+    """The model has no such version."""
+
+
+class JobNotFoundError(NotFoundError):
+    """No job of that id."""
+
+
+class DeploymentNotFoundError(NotFoundError):
+    """No deployment of that id."""
+
+
+class AgentNotFoundError(NotFoundError):
+    """No agent of that id."""
+
+
+class MethodNotAllowedError(PlatformError):
+    """The route exists, but not with this method."""
+
+    status = 405
+
+
+class ConflictError(PlatformError):
+    """The present state does not allow this."""
+
+    status = 409
+
+
+class NoConsumerError(ConflictError):
+    """A replay was asked for while no agent is running to consume it."""
+
+
+class GateFailedError(ConflictError):
+    """An enforced deployment gate failed."""
+
+
+class VersionExistsError(ConflictError):
+    """That version is published already; published versions never change."""
+
+
+class PayloadTooLargeError(PlatformError):
+    """The body is over the size limit."""
+
+    status = 413
+
+
+class UnsupportedMediaTypeError(PlatformError):
+    """The body is not JSON."""
+
+    status = 415
+
+
+class RateLimitError(PlatformError):
+    """Too many requests."""
+
+    status = 429
+
+
+class TrainingError(PlatformError):
+    """A training run failed."""
+
+    error_code = "TRAINING_ERROR"
+
+
+class JobCancelled(TrainingError):  # noqa: N818 - a verdict, not a fault
+    """Raised inside a job's work at the first report after a cancellation was asked for."""
+
+    error_code = "JOB_CANCELLED"
+
+
+class QueueStalledError(PlatformError):
+    """A replay found no room in the prediction queue for too long."""
+
+
+class PredictionError(PlatformError):
+    """A prediction failed inside the service."""
+
+    error_code = "PREDICTION_ERROR"
+
+
+class UpstreamError(PlatformError):
+    """Another server answered with an error, or with something that is not its contract."""
+
+    status = 502
+    error_code = "UPSTREAM_ERROR"
+
+
+class UnavailableError(PlatformError):
+    """Something this request needs is not there at the moment."""
+
+    status = 503
+
+
+class UpstreamTimeoutError(PlatformError):
+    """Another server did not answer in time."""
+
+    status = 504
+
+
+class InsufficientMemoryError(PlatformError):
+    """The estimate is over the memory limit; `details` has the cheapest change that fits."""
+
+    status = 507

@@ -1,0 +1,120 @@
+"""At the door, in pure ASGI: the correlation id, who may enter, JSON only, metrics, and errors nobody foresaw.
+
+Pure ASGI because Starlette's BaseHTTPMiddleware runs the app in another task, where context variables do not reach.
+Keys are compared in a dependency of the API routes, never by the path of a request; without an API_KEY the service
+answers loopback alone, by the address that the request reached.
+"""
+
+import ipaddress
+import logging
+import secrets
+import time
+from typing import Annotated
+
+from fastapi import Header
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common_lib.exceptions import AuthenticationError, UnsupportedMediaTypeError
+from common_lib.logging import CORRELATION_PATTERN, correlated, new_correlation_id
+from ml_workbench_service.api.errors import render, unexpected
+
+CORRELATION_HEADER = "X-Correlation-ID"
+log = logging.getLogger(__name__)
+
+
+class AtTheDoor:
+    """The outermost layer: correlation id in and out, media type, metrics, unexpected errors in the one shape."""
+
+    def __init__(self, app: ASGIApp, *, needs_loopback: bool) -> None:
+        self._app = app
+        self._needs_loopback = needs_loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        offered = Headers(scope=scope).get(CORRELATION_HEADER, "")
+        identifier = offered if CORRELATION_PATTERN.fullmatch(offered) else new_correlation_id()
+        with correlated(identifier):
+            await self._answer(scope, receive, send, identifier)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send, identifier: str) -> None:
+        begun = time.perf_counter()
+        status = 0
+
+        async def stamped(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message)[CORRELATION_HEADER] = identifier
+                _count(scope, status, time.perf_counter() - begun)
+            await send(message)
+
+        try:
+            if self._needs_loopback and not is_loopback(scope):
+                raise AuthenticationError(
+                    "without an API_KEY the service answers loopback only; set API_KEY and send it as X-API-Key"
+                )
+            _check_media_type(scope)
+            await self._app(scope, receive, stamped)
+        except (AuthenticationError, UnsupportedMediaTypeError) as error:
+            await render(error)(scope, receive, stamped)
+        except Exception as error:
+            if status:  # the answer is on its way: all that is left is to break it off
+                raise
+            await unexpected(error)(scope, receive, stamped)
+
+
+def is_loopback(scope: Scope) -> bool:
+    """Whether the address that the request reached, and the one it came from, are this machine's own."""
+    for end in ("server", "client"):
+        address = scope.get(end)
+        if address is None or address[0] in ("testserver", "testclient"):
+            continue  # a Unix socket, or the in-process test transport
+        try:
+            if not ipaddress.ip_address(address[0]).is_loopback:
+                return False
+        except ValueError:
+            return False
+    return True
+
+
+class ApiKey:
+    """The dependency that compares X-API-Key with the configured key, in constant time."""
+
+    def __init__(self, key: str | None) -> None:
+        self._key = key.encode() if key else None
+
+    async def __call__(self, x_api_key: Annotated[str | None, Header()] = None) -> None:
+        """Raises AuthenticationError for a missing or wrong key."""
+        if self._key is None:
+            return
+        if x_api_key is None:
+            raise AuthenticationError("send your key in the header X-API-Key")
+        if not secrets.compare_digest(x_api_key.encode(), self._key):
+            raise AuthenticationError("this key is not the right one; check the header X-API-Key")
+
+
+def _check_media_type(scope: Scope) -> None:
+    if scope["method"] not in ("POST", "PUT", "PATCH"):
+        return
+    headers = Headers(scope=scope)
+    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+        return
+    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+        raise UnsupportedMediaTypeError("send JSON with the header Content-Type: application/json")
+
+
+def _count(scope: Scope, status: int, elapsed_s: float) -> None:
+    service = getattr(scope["app"].state, "service", None) if "app" in scope else None
+    if service is None:
+        return
+    route = getattr(scope.get("route"), "path", "unmatched")
+    service.metrics.requests.labels(scope["method"], route, str(status)).inc()
+    service.metrics.latency.labels(route).observe(elapsed_s)
+    log.debug("answered", extra={"route": route, "status": status, "elapsed_ms": round(elapsed_s * 1000, 2)})
+
+

@@ -1,0 +1,51 @@
+"""`/model-types` and `/features`: what can be trained, and on what."""
+
+import asyncio
+
+from fastapi import APIRouter
+
+from ml_workbench_service import families as families  # loading the package registers every family
+from ml_workbench_service.api.service import ServiceDep
+from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.market import FeatureDescription
+from ml_workbench_service.contracts.models import FamilyDescription, ModelTypeDescription, ModelTypeList
+from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.family import families_of
+
+
+class FeatureList(Contract):
+    """`GET /features`."""
+
+    features: tuple[FeatureDescription, ...]
+
+
+router = APIRouter(tags=["catalogue"])
+
+
+@router.get("/model-types", summary="What can be trained", responses=failures())
+async def list_model_types() -> ModelTypeList:
+    """The five types; for each its installed families, with their hyper-parameters as JSON Schema."""
+    return ModelTypeList(
+        model_types=tuple(
+            ModelTypeDescription(
+                model_type=model_type.value,
+                families=tuple(
+                    FamilyDescription(
+                        name=family.name,
+                        is_default=family.is_default,
+                        summary=(family.__doc__ or "").strip().splitlines()[0],
+                        hyperparameters=family.Hyperparameters.model_json_schema(),
+                    )
+                    for family in families_of(model_type)
+                ),
+            )
+            for model_type in ModelType
+        )
+    )
+
+
+@router.get("/features", summary="What can be read", responses=failures(502, 504))
+async def list_features(service: ServiceDep) -> FeatureList:
+    """Feature names that the feature store can serve, with their parameters."""
+    return FeatureList(features=tuple(await asyncio.to_thread(service.workbench.feature_store.describe)))

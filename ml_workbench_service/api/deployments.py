@@ -1,0 +1,138 @@
+"""`/models/{id}/deploy` and `/deployments`: make a version live, look at the history, roll back."""
+
+import asyncio
+import uuid
+from typing import Annotated, Literal
+
+from fastapi import APIRouter, Body, Path, Query, Response
+
+from common_lib.exceptions import ConflictError, IdempotencyMismatchError, UpstreamError
+from common_lib.logging import correlation_id
+from ml_workbench_service.api.pages import Cursor, Limit, page
+from ml_workbench_service.api.predictions import ModelIdPath
+from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Service, ServiceDep
+from ml_workbench_service.contracts.contract import NAME_PATTERN, UtcDatetime, utc_now
+from ml_workbench_service.contracts.deployment import Deployment, DeploymentList, DeploymentTarget, DeployRequest
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.workflows.deploy import Sender, deploy, rollback
+
+router = APIRouter(tags=["deployments"])
+DeploymentIdPath = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$", description="`id` of a deployment.")]
+KEPT_HOURS = 24
+SEED_BODY = {
+    "version": "1.0.0",
+    "deployment_target": "strategy_engine",
+    "scaling_factor": 1.0,
+    "monitoring_level": "high",
+}
+
+
+@router.post(
+    "/models/{model_id}/deploy", summary="Deploy a version", responses=failures(404, 409, 413, 415, 500, 502, 504)
+)
+async def deploy_version(
+    model_id: ModelIdPath,
+    body: Annotated[DeployRequest, Body(examples=[SEED_BODY])],
+    service: ServiceDep,
+    response: Response,
+    key: IdempotencyDep,
+) -> Deployment:
+    """Gates, compare-and-swap, the target's consent, and the version is live; a refusal leaves the old one live."""
+    before, deployment_id = await asyncio.to_thread(_before, service, model_id, key)
+    if before is not None:
+        response.headers["Idempotency-Replayed"] = "true"
+        return _first_answer(before)
+    sender = Sender(
+        deployment_id=deployment_id,
+        correlation_id=correlation_id(),
+        idempotency_key=key.key if key else None,
+        body_digest=key.body_digest if key else None,
+    )
+    deployment = await asyncio.to_thread(deploy, service.workbench, model_id, body, sender)
+    _wake_tracker(service)
+    return deployment
+
+
+@router.get("/deployments", summary="List the deployments", responses=failures())
+async def list_deployments(
+    service: ServiceDep,
+    model_id: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
+    deployment_target: DeploymentTarget | None = None,
+    status: Literal["pending", "live", "failed", "superseded", "rolled_back"] | None = None,
+    at: Annotated[UtcDatetime | None, Query(description="Only those that served at this moment.")] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> DeploymentList:
+    """Newest first."""
+    everything = await asyncio.to_thread(service.workbench.history.everything)
+    chosen = [
+        each
+        for each in everything
+        if (model_id is None or each.model_id == model_id)
+        and (deployment_target is None or each.deployment_target == deployment_target)
+        and (status is None or each.status == status)
+        and (at is None or _served_at(each, at))
+    ]
+    shown, following = page(chosen, limit=limit, cursor=cursor, name=lambda each: each.id)
+    return DeploymentList(deployments=shown, next_cursor=following)
+
+
+@router.get("/deployments/{deployment_id}", summary="Show a deployment", responses=failures(404))
+async def show_deployment(deployment_id: DeploymentIdPath, service: ServiceDep) -> Deployment:
+    """One deployment as it stands now."""
+    return await asyncio.to_thread(service.workbench.history.get, deployment_id)
+
+
+@router.post(
+    "/deployments/{deployment_id}/rollback", summary="Roll a deployment back", responses=failures(404, 409, 500, 502, 504)
+)
+async def roll_back(deployment_id: DeploymentIdPath, service: ServiceDep) -> Deployment:
+    """Deploys what was live before this deployment, with the settings it had; the new deployment is the answer."""
+    sender = Sender(deployment_id=_new_id(), correlation_id=correlation_id())
+    deployment = await asyncio.to_thread(rollback, service.workbench, deployment_id, sender)
+    _wake_tracker(service)
+    return deployment
+
+
+def _wake_tracker(service: Service) -> None:
+    if service.tracker is not None:
+        service.tracker.poke()
+
+
+def _new_id() -> str:
+    return uuid.uuid4().hex[:24]
+
+
+def _served_at(deployment: Deployment, at: UtcDatetime) -> bool:
+    return (
+        deployment.live_at is not None
+        and deployment.live_at <= at
+        and (deployment.ended_at is None or at < deployment.ended_at)
+    )
+
+
+def _before(service: Service, model_id: str, key: Idempotency | None) -> tuple[Deployment | None, str]:
+    """What this key made within the last day, and the id for what it is to make now."""
+    if key is None:
+        return None, _new_id()
+    made = {each.id: each for each in service.workbench.history.of(model_id)}
+    generation = 0
+    while (identifier := key.identifier(generation)) in made:
+        found = made[identifier]
+        if (utc_now() - found.created_at).total_seconds() <= KEPT_HOURS * 3600:
+            if found.body_digest != key.body_digest:
+                raise IdempotencyMismatchError.at(
+                    "header.Idempotency-Key", "this key came with another body before; send a new key for a new request"
+                )
+            return found, identifier
+        generation += 1
+    return None, identifier
+
+
+def _first_answer(deployment: Deployment) -> Deployment:
+    """What the key's first request was answered with, whatever became of the deployment since."""
+    if deployment.status == "pending":
+        raise ConflictError("the first request with this key is still being answered; try again in a moment")
+    if deployment.live_at is None:
+        raise UpstreamError(deployment.error or "the target refused the deployment; send a new key to try again")
+    return deployment.model_copy(update={"status": "live", "ended_at": None})

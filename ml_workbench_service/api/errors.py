@@ -1,0 +1,171 @@
+"""Every failure in one shape: the platform's own errors, FastAPI's validation, Starlette's 404 and 405, surprises.
+
+A rejected value is never echoed: validation errors keep path, message and code. Text that is no valid Unicode (a lone
+surrogate in a key) is replaced, so that the error itself can be sent.
+"""
+
+import difflib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
+
+from common_lib.exceptions import (
+    AuthenticationError,
+    AuthorizationError,
+    ConflictError,
+    DataValidationError,
+    MethodNotAllowedError,
+    PayloadTooLargeError,
+    PlatformError,
+    RateLimitError,
+    RouteNotFoundError,
+    UnavailableError,
+    UnsupportedMediaTypeError,
+)
+from common_lib.logging import correlation_id
+from ml_workbench_service.contracts.contract import Contract
+
+MOST_ERRORS = 50
+MOST_CHARACTERS = 200
+
+log = logging.getLogger(__name__)
+
+_BY_STATUS: Mapping[int, tuple[type[PlatformError], str]] = {
+    400: (DataValidationError, "the body could not be read; send JSON as the API documents it"),
+    401: (AuthenticationError, "send your key in the header X-API-Key"),
+    403: (AuthorizationError, "this key may not do that"),
+    404: (RouteNotFoundError, "no such route; GET /docs lists them"),
+    405: (MethodNotAllowedError, "this route does not take this method; GET /docs lists them"),
+    409: (ConflictError, "the present state does not allow this"),
+    413: (PayloadTooLargeError, "the body is over 16 MiB; send fewer rows or items at a time"),
+    415: (UnsupportedMediaTypeError, "send JSON with the header Content-Type: application/json"),
+    429: (RateLimitError, "too many requests; wait, then try again"),
+    503: (UnavailableError, "not available at the moment; try again"),
+}
+
+
+class UnexpectedError(PlatformError):
+    """Something nobody foresaw; the service log has the traceback under the correlation id."""
+
+    error_code = "INTERNAL_ERROR"
+
+
+def install(app: FastAPI) -> None:
+    """Renders every failure of the app in the one shape."""
+    app.add_exception_handler(PlatformError, _platform)
+    app.add_exception_handler(RequestValidationError, _validation)
+    app.add_exception_handler(HTTPException, _http)
+
+
+def render(error: PlatformError) -> Response:
+    """The answer for an error; logs those that are the service's own fault."""
+    if error.status >= 500:
+        log.error(error.message, extra={"error_code": error.error_code}, exc_info=error if error.__cause__ else None)
+    headers = {}
+    if error.retry_after_s is not None or error.status in (429, 503):
+        headers["Retry-After"] = str(error.retry_after_s or 1)
+    body = orjson.dumps(_sendable(error.body(correlation_id())), option=orjson.OPT_NON_STR_KEYS)
+    return Response(body, status_code=error.status, headers=headers, media_type="application/json")
+
+
+def unexpected(error: Exception) -> Response:
+    """The answer to an exception nobody foresaw."""
+    log.exception("unexpected error", exc_info=error)
+    message = "an unexpected error; it is in the service log under this correlation id, please report it"
+    return render_quietly(UnexpectedError(message))
+
+
+def render_quietly(error: PlatformError) -> Response:
+    """Like `render`, for what is logged already."""
+    body = orjson.dumps(_sendable(error.body(correlation_id())))
+    return Response(body, status_code=error.status, media_type="application/json")
+
+
+async def _platform(_: Request, error: Exception) -> Response:
+    assert isinstance(error, PlatformError)
+    return render(error)
+
+
+async def _validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return render(validation_error(error.errors(), known=_known_names(request)))
+
+
+async def _http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind, message = _BY_STATUS.get(error.status_code, (UnexpectedError, "the request could not be answered"))
+    return render(kind(message))
+
+
+def validation_error(errors: Sequence[Any], *, known: Sequence[str] = (), prefix: str = "") -> DataValidationError:
+    """One DataValidationError for pydantic's findings: path, message and code of each; no values.
+
+    Args:
+        errors: pydantic's or FastAPI's list.
+        known: names that a misspelt key is compared with.
+        prefix: put before each path, such as "body".
+    """
+    explained = [_explained(each, known, prefix) for each in errors[:MOST_ERRORS]]
+    first = explained[0] if explained else {"path": prefix, "message": "not usable", "code": "invalid"}
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    return DataValidationError(
+        f"{first['path']}: {first['message']}{more}; correct it and send the request again", details={"errors": explained}
+    )
+
+
+def of_pydantic(error: ValidationError, contract: type[Contract], *, prefix: str) -> DataValidationError:
+    """A contract's own ValidationError as the platform's."""
+    return validation_error(error.errors(include_url=False, include_input=False), known=list(names_of(contract)), prefix=prefix)
+
+
+def names_of(contract: type[Contract]) -> Iterator[str]:
+    """The keys of a contract and of the contracts inside it."""
+    for name, field in contract.model_fields.items():
+        yield name
+        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
+            if isinstance(inner, type) and issubclass(inner, Contract):
+                yield from names_of(inner)
+
+
+def _explained(error: Mapping[str, Any], known: Sequence[str], prefix: str) -> dict[str, str]:
+    path = ".".join(_printable(part) for part in ((prefix,) if prefix else ()) + tuple(error.get("loc", ())))
+    message = str(error.get("msg", "not usable")).removeprefix("Value error, ")
+    if error.get("type") == "extra_forbidden":
+        near = difflib.get_close_matches(path.rpartition(".")[2], known, n=1, cutoff=0.5)
+        message = "this key is not known" + (f"; did you mean {near[0]}?" if near else "")
+    if error.get("type") == "json_invalid":
+        message = "the body is not valid JSON"
+    return {"path": path, "message": _printable(message), "code": str(error.get("type", "invalid"))}
+
+
+def _known_names(request: Request) -> list[str]:
+    """Keys of the contracts that the matched route takes as its body."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    annotation = getattr(getattr(field, "field_info", None), "annotation", None)
+    if isinstance(annotation, type) and issubclass(annotation, Contract):
+        return list(names_of(annotation))
+    return []
+
+
+def _printable(part: object) -> str:
+    text = str(part).encode("utf-8", "replace").decode()
+    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…"
+
+
+def _sendable(value: Any) -> Any:
+    """Plain JSON out of details: strings cleaned, numbers that are no numbers as null."""
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, Mapping):
+        return {_sendable(str(key)): _sendable(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sendable(each) for each in value]
+    if isinstance(value, float) and not -1e308 < value < 1e308:
+        return None
+    return value if isinstance(value, int | float | bool | None) else str(value)

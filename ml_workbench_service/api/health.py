@@ -1,0 +1,130 @@
+"""`/health`, `/health/live`, `/health/ready`, `/metrics`: cheap answers for probes, honest ones for people."""
+
+import asyncio
+from typing import Literal
+
+from fastapi import APIRouter, Depends, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+
+from common_lib.exceptions import PlatformError
+from ml_workbench_service import __version__
+from ml_workbench_service.agents.state import agent_folder, read_agent
+from ml_workbench_service.api.access import ApiKey
+from ml_workbench_service.api.service import Service, ServiceDep
+from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
+from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.market import OutsideThing
+
+
+class Health(Contract):
+    """The seed's health answer."""
+
+    status: Literal["healthy"] = "healthy"
+    version: str = __version__
+
+
+class Readiness(Contract):
+    """Every outside thing with its mode and state; a degraded extra is not an outage."""
+
+    status: Literal["ready", "degraded"]
+    version: str = __version__
+    things: dict[str, OutsideThing]
+
+
+router = APIRouter(tags=["health"])
+
+
+@router.get("/health", summary="Is it up?")
+async def health() -> Health:
+    """Exactly `{"status": "healthy", "version": …}`."""
+    return Health()
+
+
+@router.get("/health/live", summary="Is the process alive?")
+async def live() -> Health:
+    """The same; for liveness probes."""
+    return Health()
+
+
+@router.get("/health/ready", summary="What does it work with?", responses={503: failures(503)[503]})
+async def ready(service: ServiceDep) -> Readiness:
+    """Names the feature store, the tracking server, Redis, the registry and the agent, each with mode and state."""
+    things = await asyncio.to_thread(_things, service)
+    degraded = any(thing.state in ("degraded", "down") for thing in things.values())
+    return Readiness(status="degraded" if degraded else "ready", things=things)
+
+
+def metrics_router(api_key: ApiKey) -> APIRouter:
+    """`/metrics`, which needs the key."""
+    metrics_only = APIRouter(tags=["health"], dependencies=[Depends(api_key)])
+
+    @metrics_only.get("/metrics", summary="Prometheus metrics", responses=failures(503), response_class=Response)
+    async def metrics(service: ServiceDep) -> Response:
+        """Text for Prometheus, every name with the prefix `ml_workbench_`."""
+        body = await asyncio.to_thread(_scrape, service)
+        return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+    return metrics_only
+
+
+def _things(service: Service) -> dict[str, OutsideThing]:
+    addresses = service.workbench.addresses
+    tracking_mode: Literal["embedded", "remote", "off"] = "embedded" if addresses.tracking_is_embedded else "remote"
+    things = {
+        "feature_store": service.workbench.feature_store.check(),
+        "experiment_tracking": OutsideThing(
+            mode="off" if addresses.tracking == "disabled" else tracking_mode,
+            state="disabled" if addresses.tracking == "disabled" else "ok",
+            detail="projected by the tracker process whenever there is something to tell",
+        ),
+        "redis": _redis(service),
+        "model_registry": OutsideThing(mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"),
+        "strategy_engine": OutsideThing(
+            mode="remote" if service.workbench.strategy_engine else "off",
+            state="ok" if service.workbench.strategy_engine else "disabled",
+            detail="" if service.workbench.strategy_engine else "set STRATEGY_ENGINE_URL; deployments are on the stream",
+        ),
+        "agent": _agent(service),
+    }
+    return things
+
+
+def _redis(service: Service) -> OutsideThing:
+    addresses = service.workbench.addresses
+    mode: Literal["embedded", "remote"] = "embedded" if addresses.redis_is_embedded else "remote"
+    if service.workbench.queue is None:
+        return OutsideThing(mode="off", state="down", detail=addresses.redis_fault)
+    try:
+        elapsed_s = service.workbench.queue.ping()
+    except PlatformError as error:
+        return OutsideThing(mode=mode, state="down", detail=error.message)
+    return OutsideThing(mode=mode, state="ok", detail=f"answers in {elapsed_s * 1000:.1f} ms")
+
+
+def _agent(service: Service) -> OutsideThing:
+    if service.agent is None:
+        return OutsideThing(mode="off", state="disabled", detail="AGENT_AUTOSTART is off, or there is no Redis")
+    try:
+        agent = read_agent(agent_folder(service.workbench.state_dir, DEFAULT_AGENT_ID))
+    except PlatformError as error:
+        return OutsideThing(mode="embedded", state="degraded", detail=error.message)
+    return OutsideThing(mode="embedded", state="ok" if agent.status == "running" else "degraded", detail=agent.status)
+
+
+def _scrape(service: Service) -> bytes:
+    metrics = service.metrics
+    metrics.loaded_models.set(service.serving.num_loaded)
+    if service.publisher is not None:
+        metrics.outbox.set(service.publisher.outbox)
+        metrics.outbox_dropped.set(service.publisher.outbox_dropped)
+    if service.workbench.queue is not None:
+        try:
+            length, _, groups = service.workbench.queue.books()
+        except PlatformError:
+            return metrics.render()  # Redis is away: the outbox gauges above say so
+        metrics.queue_length.set(length)
+        for group in groups:
+            for state in ("enqueued", "acked", "pending", "undelivered", "dropped_oldest", "dead_lettered", "duplicates"):
+                metrics.queue.labels(group.group, state).set(getattr(group, state))
+    return metrics.render()

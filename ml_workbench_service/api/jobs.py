@@ -1,0 +1,56 @@
+"""`/jobs`: how long work goes, as a document or as a stream of server-sent events."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import APIRouter, Header, Path, Query
+from fastapi.sse import EventSourceResponse, ServerSentEvent
+
+from ml_workbench_service.api.service import ServiceDep
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.jobs import Job, JobKind, JobList, JobStatus
+
+router = APIRouter(prefix="/jobs", tags=["jobs"])
+JobIdPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="`job_id` of the 202.")]
+
+
+@router.get("", summary="List the jobs", responses=failures())
+async def list_jobs(
+    service: ServiceDep,
+    kind: JobKind | None = None,
+    status: JobStatus | None = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=512)] = None,
+) -> JobList:
+    """Newest first."""
+    return await asyncio.to_thread(service.store.page, kind=kind, status=status, limit=limit, cursor=cursor)
+
+
+@router.get("/{job_id}", summary="Show a job", responses=failures(404))
+async def show_job(job_id: JobIdPath, service: ServiceDep) -> Job:
+    """Status, progress with the newest figures, and the result or the error. A failed job is a 200."""
+    return await asyncio.to_thread(service.store.get, job_id)
+
+
+@router.get(
+    "/{job_id}/events",
+    summary="Follow a job",
+    responses=failures(404),
+    response_class=EventSourceResponse,
+)
+async def follow_job(
+    job_id: JobIdPath, service: ServiceDep, last_event_id: Annotated[str | None, Header()] = None
+) -> AsyncIterator[ServerSentEvent]:
+    """Server-sent events: all so far, then each as it comes, up to the final one. `Last-Event-ID` continues."""
+    after = int(last_event_id) if last_event_id and last_event_id.isdigit() and len(last_event_id) < 12 else 0
+    async for event in service.supervisor.follow(job_id, after, stopping=service.stopping):
+        yield ServerSentEvent(
+            id=str(event.seq), event=event.type, data={"at": event.model_dump(mode="json")["at"], **event.data}
+        )
+
+
+@router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job", responses=failures(404))
+async def cancel_job(job_id: JobIdPath, service: ServiceDep) -> Job:
+    """Asks the worker to stop: gracefully, after a while by force. Idempotent; a finished job stays as it is."""
+    return await service.supervisor.cancel(job_id)

@@ -1,0 +1,43 @@
+"""Prometheus metrics of one service, prefix `ml_workbench_`; a registry of its own, so that several apps can live in
+one process."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+
+LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+
+
+class Metrics:
+    """Counters and histograms of the HTTP side."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(namespace="ml_workbench", registry=self.registry)
+        self.requests = Counter(
+            "ml_workbench_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
+        )
+        self.latency = Histogram(
+            "ml_workbench_http_request_seconds", "Time to the answer's first byte.", ["route"],
+            buckets=LATENCY_BUCKETS_S, registry=self.registry,
+        )  # fmt: skip
+        self.predictions = Counter(
+            "ml_workbench_predictions", "Records answered.", ["model_id", "version", "status", "direction"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.abstentions = Counter(
+            "ml_workbench_abstentions", "Reasons of abstentions.", ["model_id", "reason"], registry=self.registry
+        )
+        self.jobs = Counter("ml_workbench_jobs", "Jobs that ended.", ["kind", "status"], registry=self.registry)
+        self.loaded_models = Gauge("ml_workbench_loaded_models", "Versions in memory.", registry=self.registry)
+        self.outbox = Gauge("ml_workbench_queue_outbox", "Records not yet in the stream.", registry=self.registry)
+        self.outbox_dropped = Gauge(
+            "ml_workbench_queue_outbox_dropped", "Records the outbox had to drop since the start.", registry=self.registry
+        )
+        self.queue = Gauge(
+            "ml_workbench_queue_records", "The queue's books, by consumer group.", ["group", "state"],
+            registry=self.registry,
+        )  # fmt: skip
+        self.queue_length = Gauge("ml_workbench_queue_length", "Entries in the stream.", registry=self.registry)
+
+    def render(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)

@@ -1,0 +1,196 @@
+"""`/models`: list, cards, versions, archiving, training."""
+
+import asyncio
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Header, Path, Query, Response
+
+from common_lib.exceptions import DataValidationError, IdempotencyMismatchError, JobNotFoundError
+from common_lib.logging import correlation_id
+from ml_workbench_service.api.pages import Cursor, Limit, page
+from ml_workbench_service.api.predictions import ModelIdPath
+from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Service, ServiceDep
+from ml_workbench_service.contracts.contract import normal_symbol, utc_now
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.models import ModelCard, ModelList, ModelStatus, ModelSummary, VersionList
+from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
+from ml_workbench_service.jobs.job import new_job_id
+from ml_workbench_service.workflows.plan import TrainingPlan, plan_training
+
+router = APIRouter(prefix="/models", tags=["models"])
+VersionPath = Annotated[str, Path(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$", description="Such as 1.0.0.")]
+KEPT = timedelta(hours=24)
+"""How long an Idempotency-Key is remembered."""
+
+
+@router.get("", summary="List the models", responses=failures())
+async def list_models(
+    service: ServiceDep,
+    model_type: ModelType | None = None,
+    status: ModelStatus | None = None,
+    symbol: Annotated[str | None, Query(max_length=16, examples=["EUR/USD"])] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> ModelList:
+    """Each model once, by its live version, else its newest; in the order of their ids."""
+    registry = service.workbench.registry
+    cards = await asyncio.to_thread(lambda: [registry.served_card(model_id) for model_id in registry.model_ids()])
+    wanted = _symbol(symbol)
+    chosen = [
+        card
+        for card in cards
+        if (model_type is None or card.type == model_type.value)
+        and (status is None or card.status == status)
+        and (wanted is None or wanted in card.symbols)
+    ]
+    shown, following = page(chosen, limit=limit, cursor=cursor, name=lambda card: card.id)
+    return ModelList(models=tuple(summary(card) for card in shown), next_cursor=following)
+
+
+@router.get("/{model_id}", summary="Show a model", responses=failures(404))
+async def show_model(model_id: ModelIdPath, service: ServiceDep, response: Response) -> ModelCard:
+    """The full card of the live version, else of the newest."""
+    card = await asyncio.to_thread(service.workbench.registry.served_card, model_id)
+    response.headers["ETag"] = f'"{card.digest}"'
+    return card
+
+
+@router.get("/{model_id}/versions", summary="List a model's versions", responses=failures(404))
+async def list_versions(
+    model_id: ModelIdPath, service: ServiceDep, limit: Limit = 50, cursor: Cursor = None
+) -> VersionList:
+    """Full cards, newest first."""
+    cards = await asyncio.to_thread(service.workbench.registry.cards, model_id)
+    shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.version)
+    return VersionList(versions=shown, next_cursor=following)
+
+
+@router.get(
+    "/{model_id}/versions/{version}",
+    summary="Show a version",
+    responses={**failures(404), 304: {"description": "Unchanged."}},
+    response_model=ModelCard,
+)
+async def show_version(
+    model_id: ModelIdPath,
+    version: VersionPath,
+    service: ServiceDep,
+    response: Response,
+    if_none_match: Annotated[str | None, Header()] = None,
+) -> Any:
+    """The full card; its ETag is the version's digest and its status, since the status alone can change."""
+    card = await asyncio.to_thread(service.workbench.registry.card, model_id, version)
+    etag = f'"{card.digest}"'
+    if if_none_match == etag and card.status == "experimental":
+        return Response(status_code=304, headers={"ETag": etag})
+    response.headers["ETag"] = etag
+    return card
+
+
+@router.delete("/{model_id}/versions/{version}", summary="Archive a version", responses=failures(404, 409))
+async def archive_version(model_id: ModelIdPath, version: VersionPath, service: ServiceDep) -> ModelCard:
+    """Takes a version out of the candidates; its files stay. The deployed one is refused."""
+    return await asyncio.to_thread(service.workbench.registry.archive, model_id, version)
+
+
+@router.post(
+    "/train",
+    status_code=202,
+    summary="Train a model",
+    responses=failures(409, 413, 415, 507),
+)
+async def train(
+    body: TrainRequest, service: ServiceDep, response: Response, key: IdempotencyDep
+) -> TrainAccepted:
+    """Accepts a training and answers at once; the job at `Location` tells how it goes."""
+    async with service.planning:
+        if key is not None and (before := await _answered_before(service, key)) is not None:
+            response.headers["Idempotency-Replayed"] = "true"
+            return _accepted(before, response)
+        plan = await asyncio.to_thread(_plan, body, service)
+        spec = _spec(plan, key, await _fresh_id(service, key))
+        await service.supervisor.submit(spec)
+    return _accepted(spec, response)
+
+
+def summary(card: ModelCard) -> ModelSummary:
+    """A card's line in the list."""
+    wanted = ModelSummary.model_fields.keys() - {"verdict"}
+    return ModelSummary(**{name: getattr(card, name) for name in wanted}, verdict=card.evaluation.verdict)
+
+
+def _plan(body: TrainRequest, service: Service) -> TrainingPlan:
+    return plan_training(
+        body,
+        service.workbench,
+        unfinished=[folder.spec for folder in service.store.unfinished()],
+        max_memory_gb=service.max_memory_gb,
+    )
+
+
+def _spec(plan: TrainingPlan, key: Idempotency | None, job_id: str) -> JobSpec:
+    return JobSpec(
+        id=job_id,
+        kind=JobKind.TRAIN,
+        request=plan.request.model_dump(mode="json", exclude_unset=True),
+        plan={
+            "model_id": plan.model_id,
+            "version": plan.version,
+            "estimate": plan.estimate.model_dump(),
+        },
+        created_at=utc_now(),
+        correlation_id=correlation_id(),
+        idempotency_key=key.key if key else None,
+        body_digest=key.body_digest if key else None,
+    )
+
+
+def _accepted(spec: JobSpec, response: Response) -> TrainAccepted:
+    response.headers["Location"] = f"/api/v1/jobs/{spec.id}"
+    response.headers["Retry-After"] = "2"
+    return TrainAccepted(
+        job_id=spec.id,
+        model_id=spec.plan["model_id"],
+        version=spec.plan["version"],
+        status="queued",
+        estimate=spec.plan["estimate"],
+    )
+
+
+async def _answered_before(service: Service, key: Idempotency) -> JobSpec | None:
+    """The job that this key made within the last day; raises IdempotencyMismatchError for another body."""
+    generations = await asyncio.to_thread(_generations, service, key)
+    if not generations or utc_now() - generations[-1].created_at > KEPT:
+        return None
+    if generations[-1].body_digest != key.body_digest:
+        raise IdempotencyMismatchError.at(
+            "header.Idempotency-Key", "this key came with another body before; send a new key for a new request"
+        )
+    return generations[-1]
+
+
+async def _fresh_id(service: Service, key: Idempotency | None) -> str:
+    if key is None:
+        return new_job_id(utc_now())
+    return key.identifier(len(await asyncio.to_thread(_generations, service, key)))
+
+
+def _generations(service: Service, key: Idempotency) -> list[JobSpec]:
+    """The jobs that this key has made, oldest first: one for each day on which it came."""
+    found: list[JobSpec] = []
+    while True:
+        try:
+            found.append(service.store.folder(key.identifier(len(found))).spec)
+        except JobNotFoundError:
+            return found
+
+
+def _symbol(text: str | None) -> str | None:
+    if text is None:
+        return None
+    try:
+        return normal_symbol(text)
+    except ValueError as error:
+        raise DataValidationError.at("query.symbol", f"{error}") from error

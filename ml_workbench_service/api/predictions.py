@@ -1,0 +1,144 @@
+"""`/models/{id}/predict` and `/predict/batch`: ask, answer, publish what is live."""
+
+import asyncio
+import logging
+import random
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Path, Response
+from pydantic import ValidationError
+
+from common_lib.exceptions import PlatformError
+from common_lib.logging import correlation_id
+from ml_workbench_service.api.errors import of_pydantic
+from ml_workbench_service.api.service import Service, ServiceDep
+from ml_workbench_service.contracts.contract import NAME_PATTERN
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.prediction import (
+    BatchAnswer,
+    PredictBatchRequest,
+    PredictionRecord,
+    PredictRequest,
+)
+from ml_workbench_service.serving.answer import Prepared, Question, prepare
+from ml_workbench_service.serving.asking import fetch_question, question_of
+from ml_workbench_service.serving.serving import Chosen
+
+router = APIRouter(prefix="/models", tags=["models"])
+ModelIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's id, such as lstm_price_predictor.")]
+
+MONITORED_SHARE = {"low": 0.01, "medium": 0.1, "high": 1.0}
+monitor_log = logging.getLogger("ml_workbench.monitoring")
+
+SEED_BODY = {
+    "symbol": "EUR/USD",
+    "timeframe": "1h",
+    "features": {
+        "sma_20": [1.1012, 1.1015, 1.1020],
+        "rsi_14": [45.2, 46.8, 48.3],
+        "macd": [0.0012, 0.0015, 0.0018],
+        "bb_width": [0.0025, 0.0024, 0.0028],
+    },
+}
+EXAMPLES = {
+    "features": {"summary": "Features sent along, oldest first", "value": SEED_BODY},
+    "inputs": {
+        "summary": "Inputs with context",
+        "value": {"inputs": SEED_BODY["features"], "context": {"symbol": "EUR/USD"}},
+    },
+    "fetched": {"summary": "The service fetches the features", "value": {"symbol": "EUR/USD", "timeframe": "1h"}},
+}
+
+
+@router.post(
+    "/{model_id}/predict",
+    summary="Predict once",
+    response_model=PredictionRecord,
+    responses=failures(404, 413, 415, 500, 502, 504),
+)
+async def predict(
+    model_id: ModelIdPath, body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)], service: ServiceDep  # type: ignore[arg-type]
+) -> Response:
+    """One record from the live version (or the one named): forecast, direction, confidence, interval, novelty.
+
+    Abstaining is an answer too: `status: abstain`, with the reasons. Records of the live version enter the queue.
+    """
+    chosen = await service.serving.choose(model_id, body.wanted_version)
+    question = await _question(chosen, body, service)
+    record = await service.serving.answer(chosen, question, correlation_id())
+    _follow_up(service, chosen, record)
+    return Response(record.model_dump_json(), media_type="application/json")
+
+
+@router.post(
+    "/{model_id}/predict/batch",
+    summary="Predict many",
+    response_model=BatchAnswer,
+    responses=failures(404, 413, 415, 500),
+)
+async def predict_batch(
+    model_id: ModelIdPath,
+    body: Annotated[PredictBatchRequest, Body(examples=[{"items": [SEED_BODY, SEED_BODY]}])],
+    service: ServiceDep,
+) -> BatchAnswer:
+    """Records in the order of the items; a bad item fails alone, with the error body in its place.
+
+    Batches run in float32, where sharing a run changes no bit.
+    """
+    answers: dict[int, PredictionRecord | dict[str, Any]] = {}
+    groups: dict[str, tuple[Chosen, list[tuple[int, Prepared]]]] = {}
+    for number, item in enumerate(body.items):
+        try:
+            request = _item(item, number)
+            chosen = await service.serving.choose(model_id, request.wanted_version)
+            prepared = prepare(chosen.model, await _question(chosen, request, service))
+        except PlatformError as error:
+            if error.status == 404 and not item.get("version") and not item.get("version_id"):
+                raise  # the model itself does not exist: nothing an item could change
+            answers[number] = error.body(correlation_id())
+            continue
+        groups.setdefault(chosen.model.card.version, (chosen, []))[1].append((number, prepared))
+    for chosen, members in groups.values():
+        records = await service.serving.answer_many(chosen, [prepared for _, prepared in members], correlation_id())
+        for (number, _), record in zip(members, records, strict=True):
+            answers[number] = record
+            _follow_up(service, chosen, record)
+    return BatchAnswer.model_construct(predictions=tuple(answers[number] for number in range(len(body.items))))
+
+
+def _item(item: dict[str, Any], number: int) -> PredictRequest:
+    try:
+        return PredictRequest.model_validate(item)
+    except ValidationError as error:
+        raise of_pydantic(error, PredictRequest, prefix=f"body.items.{number}") from error
+
+
+async def _question(chosen: Chosen, request: PredictRequest, service: Service) -> Question:
+    question = question_of(chosen.model, request)
+    if question is not None:
+        return question
+    return await asyncio.to_thread(fetch_question, chosen.model, request, service.workbench.feature_store)
+
+
+def _follow_up(service: Service, chosen: Chosen, record: PredictionRecord) -> None:
+    """Counts the record; one of the live version joins the queue and, by its level, the monitoring log."""
+    service.metrics.predictions.labels(record.model_id, record.version, record.status, record.direction).inc()
+    for reason in record.abstain_reasons:
+        service.metrics.abstentions.labels(record.model_id, reason).inc()
+    if chosen.deployment is None:
+        return
+    if service.publisher is not None:
+        service.publisher.publish(record, record.metadata.correlation_id)
+    if random.random() < MONITORED_SHARE[chosen.deployment.monitoring_level]:
+        monitor_log.info(
+            "prediction",
+            extra={
+                "prediction_id": record.prediction_id,
+                "model_id": record.model_id,
+                "version": record.version,
+                "symbol": record.symbol,
+                "status": record.status,
+                "prediction": record.prediction,
+                "novelty": record.novelty.score if record.novelty else None,
+            },
+        )

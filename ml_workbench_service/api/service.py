@@ -1,0 +1,74 @@
+"""`Service`: what the routes work with, opened by the app's lifespan; `service` hands it to a route."""
+
+import asyncio
+import hashlib
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from common_lib.exceptions import DataValidationError, UnavailableError
+from ml_workbench_service.api.metrics import Metrics
+from ml_workbench_service.jobs.attendant import Attendant
+from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.jobs.supervisor import Supervisor
+from ml_workbench_service.serving.publisher import PredictionPublisher
+from ml_workbench_service.serving.serving import Serving
+from ml_workbench_service.workbench import Workbench
+
+
+@dataclass
+class Service:
+    """The running service's parts."""
+
+    workbench: Workbench
+    store: JobStore
+    supervisor: Supervisor
+    serving: Serving
+    publisher: PredictionPublisher | None
+    metrics: Metrics
+    max_memory_gb: float
+    stopping: asyncio.Event
+    agent: Attendant | None = None
+    tracker: Attendant | None = None
+    planning: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+def service(request: Request) -> Service:
+    """The running service; 503 while it starts or stops."""
+    running = getattr(request.app.state, "service", None)
+    if not isinstance(running, Service):
+        raise UnavailableError("the service is starting or stopping; try again in a moment", retry_after_s=1)
+    return running
+
+
+ServiceDep = Annotated[Service, Depends(service)]
+
+
+@dataclass(frozen=True)
+class Idempotency:
+    """An Idempotency-Key with the digest of the body it came with; ids of new things derive from key and route."""
+
+    key: str
+    body_digest: str
+    route: str
+
+    def identifier(self, generation: int = 0) -> str:
+        """The id of the thing that this key makes; a later generation once the key's day has passed."""
+        text = f"{self.route}|{self.key}|{generation}"
+        return hashlib.sha256(text.encode()).hexdigest()[:24]
+
+
+async def idempotency(
+    request: Request, idempotency_key: Annotated[str | None, Header(max_length=255)] = None
+) -> Idempotency | None:
+    """The request's Idempotency-Key, if it has one."""
+    if idempotency_key is None:
+        return None
+    if not idempotency_key.strip() or not idempotency_key.isprintable():
+        raise DataValidationError.at("header.Idempotency-Key", "an Idempotency-Key is 1 to 255 printable characters")
+    digest = hashlib.sha256(await request.body()).hexdigest()
+    return Idempotency(idempotency_key, digest, request.url.path)
+
+
+IdempotencyDep = Annotated[Idempotency | None, Depends(idempotency)]

@@ -1,0 +1,237 @@
+"""`create_app(settings)`: the FastAPI app, its routes and its life: what opens at start, and closes in reverse.
+
+One service owns a STATE_DIR: an exclusive lock says so. The embedded Redis, the agent and the tracker start and stop
+with the service; training workers outlive it and are adopted again.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from fastapi import APIRouter, Depends, FastAPI
+from filelock import FileLock, Timeout
+
+from common_lib.exceptions import PlatformError, UnavailableError
+from common_lib.logging import configure_logging
+from ml_workbench_service import __version__
+from ml_workbench_service.api import agents, catalogue, deployments, docs, errors, health, jobs, models, predictions, queue
+from ml_workbench_service.api.access import ApiKey, AtTheDoor
+from ml_workbench_service.api.metrics import Metrics
+from ml_workbench_service.api.service import Service
+from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
+from ml_workbench_service.contracts.jobs import Job
+from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.jobs.attendant import Attendant
+from ml_workbench_service.jobs.backends import LocalBackend
+from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.jobs.supervisor import Supervisor
+from ml_workbench_service.serving.publisher import PredictionPublisher
+from ml_workbench_service.serving.serving import Serving
+from ml_workbench_service.settings import Settings
+from ml_workbench_service.workbench import Addresses, Workbench, close_workbench, open_workbench, resolve
+from ml_workbench_service.workflows.deploy import settle_interrupted
+
+MOST_BODY_BYTES = 16 * 1024 * 1024
+LOCK_TIMEOUT_S = 15.0
+"""A reloading predecessor needs a moment to end its children."""
+REDIS_WATCH_S = 1.0
+DESCRIPTION = (
+    "Train models on exchange rates, learn honestly whether they have skill, deploy them, and let their live "
+    "predictions feed a learning agent. Errors have one shape everywhere; times are ISO 8601 in UTC."
+)
+
+log = logging.getLogger(__name__)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The app for these settings; nothing is opened before it starts."""
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with AsyncExitStack() as stack:
+            app.state.service = await _open(settings, stack)
+            _say_where(settings)
+            yield
+            app.state.service.stopping.set()
+            app.state.service = None
+
+    app = FastAPI(
+        title="ML Workbench Service",
+        version=__version__,
+        description=DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+        max_body_size=MOST_BODY_BYTES,
+    )
+    errors.install(app)
+    docs.install(app)
+    api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
+    api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
+    for resource in (predictions, models, catalogue, jobs, deployments, queue, agents):
+        api.include_router(resource.router)
+    app.include_router(health.router)
+    app.include_router(health.metrics_router(api_key))
+    app.include_router(api)
+    app.add_middleware(AtTheDoor, needs_loopback=settings.API_KEY is None)  # type: ignore[arg-type]
+    return app
+
+
+async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
+    """Opens everything in order; the stack closes it in reverse."""
+    configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
+    await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
+    redis = EmbeddedRedis(settings.STATE_DIR)
+    stack.push_async_callback(asyncio.to_thread, redis.stop)
+    addresses = await asyncio.to_thread(resolve, settings, redis)
+    workbench = await asyncio.to_thread(open_workbench, settings, addresses)
+    stack.callback(close_workbench, workbench)
+    await asyncio.to_thread(settle_interrupted, workbench)
+    stopping = _stopping_event(stack)
+    environment = _child_environment(settings, addresses)
+    serving = Serving(workbench.registry, live=workbench.history.live)
+    stack.callback(serving.close)
+    publisher = await _publisher(workbench, stack)
+    tracker = Attendant(
+        "tracker", [sys.executable, "-m", "ml_workbench_service.jobs.tracker"], environment,
+        settings.STATE_DIR.resolve() / "tracker.json", on_demand=True,
+    )  # fmt: skip
+    metrics = Metrics()
+    store = JobStore(settings.STATE_DIR.resolve() / "jobs")
+    supervisor = Supervisor(
+        store,
+        LocalBackend(store, environment=environment),
+        max_workers=settings.TRAINING_WORKERS,
+        max_memory_gb=settings.MAX_TRAINING_MEMORY,
+        on_activity=lambda _: tracker.poke(),
+        on_finished=_counter(metrics),
+    )
+    await tracker.start()
+    stack.push_async_callback(tracker.stop)
+    agent = await _agent(settings, addresses, environment, stack)
+    await supervisor.start()
+    stack.push_async_callback(supervisor.stop)
+    tracker.poke()  # whatever happened while the service was away
+    if addresses.redis_is_embedded and addresses.redis is not None:
+        _start_watch(redis, stack)
+    return Service(
+        workbench=workbench,
+        store=store,
+        supervisor=supervisor,
+        serving=serving,
+        publisher=publisher,
+        metrics=metrics,
+        max_memory_gb=settings.MAX_TRAINING_MEMORY,
+        stopping=stopping,
+        agent=agent,
+        tracker=tracker,
+    )
+
+
+def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
+    state_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(state_dir / "service.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
+    except Timeout as error:
+        raise UnavailableError(
+            f"another service works in {state_dir}; stop it, or give this one a STATE_DIR of its own"
+        ) from error
+    stack.callback(lock.release)
+
+
+async def _publisher(workbench: Workbench, stack: AsyncExitStack) -> PredictionPublisher | None:
+    if workbench.queue is None:
+        return None
+    publisher = PredictionPublisher(workbench.queue.enqueue)
+    await publisher.start()
+    stack.push_async_callback(publisher.stop)
+    return publisher
+
+
+async def _agent(
+    settings: Settings, addresses: Addresses, environment: dict[str, str], stack: AsyncExitStack
+) -> Attendant | None:
+    if not settings.AGENT_AUTOSTART or addresses.redis is None:
+        return None
+    folder = settings.STATE_DIR.resolve() / "agents" / DEFAULT_AGENT_ID
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", DEFAULT_AGENT_ID]
+    agent = Attendant("agent", command, environment, folder / "attendant.json")
+    await agent.start()
+    stack.push_async_callback(agent.stop)
+    return agent
+
+
+def _child_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:
+    """What the children need: every address resolved, the same folders, our code on the path from anywhere."""
+    resolved = {"FEATURE_STORE_URL": addresses.feature_store, "EXPERIMENT_TRACKING_URI": addresses.tracking}
+    if addresses.redis is not None:
+        resolved["REDIS_URL"] = addresses.redis
+    environment = settings.environment(**resolved)
+    home = str(Path(__file__).resolve().parents[1])
+    environment["PYTHONPATH"] = ":".join(filter(None, [home, environment.get("PYTHONPATH")]))
+    return environment
+
+
+def _stopping_event(stack: AsyncExitStack) -> asyncio.Event:
+    """Set at SIGTERM and SIGINT, before uvicorn waits for open streams: they end by themselves then.
+
+    uvicorn runs the lifespan's shutdown only after all connections are closed, so without this a client that follows
+    a job would hold the service, and a reload, for ever.
+    """
+    stopping = asyncio.Event()
+    if threading.current_thread() is not threading.main_thread():
+        return stopping
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        previous = signal.getsignal(number)
+
+        def chained(
+            received: int, frame: FrameType | None, before: Callable[[int, FrameType | None], Any] | int | None = previous
+        ) -> None:
+            loop.call_soon_threadsafe(stopping.set)
+            if callable(before):
+                before(received, frame)
+
+        signal.signal(number, chained)
+        stack.callback(signal.signal, number, previous)
+    return stopping
+
+
+def _start_watch(redis: EmbeddedRedis, stack: AsyncExitStack) -> None:
+    async def watch() -> None:
+        while True:
+            await asyncio.sleep(REDIS_WATCH_S)
+            if redis.is_running:
+                continue
+            log.warning("the embedded redis-server ended; it is started again with its data")
+            try:
+                await asyncio.to_thread(redis.stop)
+                await asyncio.to_thread(redis.start)
+            except PlatformError as error:
+                log.error("the embedded redis-server cannot be started: %s", error.message)
+
+    task = asyncio.create_task(watch(), name="redis watch")
+
+    async def end() -> None:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    stack.push_async_callback(end)
+
+
+def _counter(metrics: Metrics) -> Callable[[Job], None]:
+    return lambda job: metrics.jobs.labels(job.kind.value, job.status.value).inc()
+
+
+def _say_where(settings: Settings) -> None:
+    address = f"http://{settings.HOST}:{settings.PORT}"
+    log.info("ML Workbench is ready: %s (API pages: %s/docs)", address, address)

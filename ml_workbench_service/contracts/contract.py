@@ -1,0 +1,101 @@
+"""`Contract`: frozen, refuses unknown keys, every number finite; with the value types that all contracts share."""
+
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, PlainSerializer
+from pydantic import Field as Field
+
+NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+
+
+class Contract(BaseModel):
+    """One idea, one class, on the wire and on disk."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+def iso(moment: datetime) -> str:
+    """ISO 8601 in UTC with `Z`; fractions of a second only where there are any."""
+    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+
+
+def iso_of_ms(moment_ms: int) -> str:
+    """`iso` of milliseconds since the epoch."""
+    return iso(datetime.fromtimestamp(moment_ms / 1000, tz=UTC))
+
+
+def to_ms(moment: datetime) -> int:
+    """Whole milliseconds since the epoch, exactly (floats would lose the last digit)."""
+    return (moment - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(milliseconds=1)
+
+
+def utc_now() -> datetime:
+    """Now, in UTC."""
+    return datetime.now(tz=UTC)
+
+
+def _in_utc(moment: datetime) -> datetime:
+    if moment.tzinfo is None:
+        raise ValueError("a time needs its zone: write it as 2025-03-01T00:00:00Z")
+    return moment.astimezone(UTC)
+
+
+UtcDatetime = Annotated[datetime, AfterValidator(_in_utc), PlainSerializer(iso, return_type=str)]
+"""A moment with its zone; kept and written in UTC with `Z`."""
+
+
+def normal_symbol(text: Any) -> str:
+    """`EUR/USD`, `EUR_USD`, `eur-usd` and `EURUSD` are one symbol, spelt `EUR/USD`.
+
+    Raises:
+        ValueError: not six letters with an optional separator, or twice the same currency.
+    """
+    match = re.fullmatch(r"([A-Za-z]{3})[/_\-.]?([A-Za-z]{3})", text) if isinstance(text, str) else None
+    if match is None:
+        raise ValueError("a symbol is two currency codes, such as EUR/USD")
+    pair = match[1].upper(), match[2].upper()
+    if pair[0] == pair[1]:
+        raise ValueError("a symbol needs two different currencies, such as EUR/USD")
+    return "/".join(pair)
+
+
+Symbol = Annotated[str, BeforeValidator(normal_symbol)]
+
+TIMEFRAMES_MS = {
+    "1m": 60_000,
+    "5m": 300_000,
+    "15m": 900_000,
+    "30m": 1_800_000,
+    "1h": 3_600_000,
+    "2h": 7_200_000,
+    "4h": 14_400_000,
+    "1d": 86_400_000,
+}
+"""Length of one bar, in milliseconds."""
+
+
+def normal_timeframe(text: Any) -> str:
+    """`H1`, `60m` and `1H` are `1h`; `D`, `D1` and `24h` are `1d`.
+
+    Raises:
+        ValueError: not a timeframe of this service.
+    """
+    compact = text.strip().lower() if isinstance(text, str) else ""
+    compact = {"d": "1d", "daily": "1d", "h": "1h", "hourly": "1h", "24h": "1d", "60m": "1h", "240m": "4h"}.get(
+        compact, compact
+    )
+    match = re.fullmatch(r"([mhd])(\d{1,3})", compact)
+    if match:
+        compact = match[2] + match[1]
+    compact = re.sub(r"(?<=\d)min$", "m", compact)
+    if compact not in TIMEFRAMES_MS:
+        raise ValueError(f"a timeframe is one of {', '.join(TIMEFRAMES_MS)}")
+    return compact
+
+
+Timeframe = Annotated[str, BeforeValidator(normal_timeframe)]
+ModelId = Annotated[str, Field(pattern=NAME_PATTERN, description="Lower-case id of a model.")]
+Semver = Annotated[str, Field(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$", description="Version, such as 1.0.0.")]
+Finite = FiniteFloat

@@ -1,0 +1,70 @@
+"""Deployments: an append-only history per model; the last live line is what is served."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from ml_workbench_service.contracts.contract import Contract, Finite, Semver, UtcDatetime
+
+DeploymentTarget = Literal["strategy_engine", "ml_integration", "analysis_engine", "local"]
+MonitoringLevel = Literal["low", "medium", "high"]
+DeploymentStatus = Literal["pending", "live", "failed", "superseded", "rolled_back"]
+GateName = Literal["digest", "smoke_prediction"]
+
+
+class DeployRequest(Contract):
+    """The seed's body and what guards it."""
+
+    version: Semver
+    deployment_target: DeploymentTarget
+    scaling_factor: Annotated[Finite, Field(ge=0, le=1, description="Multiplies the signal's size.")] = 1.0
+    monitoring_level: MonitoringLevel = "low"
+    expected_current: Semver | None = Field(
+        default=None, description="Deploy only if this version is live now; else 409."
+    )
+    gates: dict[GateName, bool] | None = Field(
+        default=None, description="Which gates are enforced; `digest` and `smoke_prediction` always are."
+    )
+    reason: Annotated[str, Field(max_length=1000)] = ""
+    force: bool = Field(default=False, description="Passes gates that are not safety gates; none so far.")
+
+
+class GateResult(Contract):
+    """One gate's finding."""
+
+    gate: str
+    value: str
+    limit: str
+    passed: bool
+    enforced: bool
+
+
+class Deployment(Contract):
+    """One deployment as it stands now; every change of it is one appended line."""
+
+    id: str
+    model_id: str
+    version: str
+    deployment_target: DeploymentTarget
+    status: DeploymentStatus
+    previous_version: str | None
+    gate_results: tuple[GateResult, ...] = ()
+    warnings: tuple[str, ...] = ()
+    digest: str = ""
+    scaling_factor: Finite = 1.0
+    monitoring_level: MonitoringLevel = "low"
+    reason: str = ""
+    error: str | None = None
+    created_at: UtcDatetime
+    live_at: UtcDatetime | None = None
+    ended_at: UtcDatetime | None = None
+    idempotency_key: str | None = None
+    body_digest: str | None = None
+    correlation_id: str = ""
+
+
+class DeploymentList(Contract):
+    """`GET /deployments`, newest first."""
+
+    deployments: tuple[Deployment, ...]
+    next_cursor: str | None = None

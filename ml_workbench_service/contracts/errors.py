@@ -1,0 +1,37 @@
+"""The body of every failure, as the OpenAPI pages show it; `common_lib.exceptions` makes it."""
+
+from typing import Any
+
+from pydantic import Field
+
+from ml_workbench_service.contracts.contract import Contract
+
+
+class ErrorBody(Contract):
+    """One shape for every failure."""
+
+    error_type: str = Field(examples=["ModelNotFoundError"])
+    error_code: str = Field(examples=["MODEL_NOT_FOUND"])
+    message: str = Field(examples=["no model of this id; none is trained yet: POST /api/v1/models/train"])
+    details: dict[str, Any] = Field(default_factory=dict)
+    correlation_id: str = Field(examples=["5f2c0d7e3c9b4a0e8d6f1a2b3c4d5e6f"])
+
+
+def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses=` of a route: which failures it answers with, each in the one shape."""
+    return {status: {"model": ErrorBody, "description": _MEANING[status]} for status in sorted({401, 422, *statuses})}
+
+
+_MEANING = {
+    401: "No key, or a wrong one.",
+    404: "There is no such thing.",
+    409: "The present state does not allow this.",
+    413: "The body is over 16 MiB.",
+    415: "The body is not JSON.",
+    422: "The request cannot be used as it is; `details.errors` says where and why.",
+    500: "The service's own fault.",
+    502: "Another server answered with an error.",
+    503: "Not available at the moment; `Retry-After` says when to try again.",
+    504: "Another server did not answer in time.",
+    507: "Not enough memory; `details.change` has the cheapest change that fits.",
+}

@@ -1,0 +1,155 @@
+"""Jobs: the vocabulary of long work, from request to result. The event log is the truth; `Job` is its projection.
+
+    queued → running → succeeded | failed | cancelled
+                └→ cancelling → cancelled | failed | succeeded
+"""
+
+from enum import StrEnum
+from typing import Any, Literal, Protocol
+
+from pydantic import Field
+
+from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
+
+
+class JobKind(StrEnum):
+    """What a job does; each has one workflow."""
+
+    TRAIN = "train"  # fetch, train, judge, export, publish one model version
+    REPLAY = "replay"  # stream past bars through the predict path into the queue
+
+
+class JobStatus(StrEnum):
+    """Where a job stands."""
+
+    QUEUED = "queued"  # accepted, waiting for a worker
+    RUNNING = "running"  # a worker process is at it
+    CANCELLING = "cancelling"  # asked to stop; the worker will see it at its next report
+    SUCCEEDED = "succeeded"  # done, `result` is set
+    FAILED = "failed"  # ended without result, `error` says why
+    CANCELLED = "cancelled"  # ended because somebody asked
+
+    @property
+    def is_final(self) -> bool:
+        """Whether nothing follows any more."""
+        return self in (JobStatus.SUCCEEDED, JobStatus.FAILED, JobStatus.CANCELLED)
+
+
+EventType = Literal["queued", "started", "progress", "warning", "succeeded", "failed", "cancelled"]
+
+
+class JobEvent(Contract):
+    """One line of `events.jsonl`; `seq` counts from 1 without holes within the readable lines."""
+
+    seq: int
+    at: UtcDatetime
+    type: EventType
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class JobSpec(Contract):
+    """`request.json`: everything a worker needs, written before the work starts."""
+
+    id: str
+    kind: JobKind
+    request: dict[str, Any]
+    plan: dict[str, Any] = Field(default_factory=dict)  # what the API decided: model id, version, estimate …
+    created_at: UtcDatetime
+    correlation_id: str
+    idempotency_key: str | None = None
+    body_digest: str | None = None
+
+
+class JobProgress(Contract):
+    """How far, with the newest figures."""
+
+    step: int = 0
+    total: int = 0
+    message: str = ""
+    metrics: dict[str, Finite | None] = Field(default_factory=dict)
+
+
+class JobTracking(Contract):
+    """Whether the tracking server knows the run."""
+
+    status: Literal["pending", "synced", "disabled"] = "pending"
+    run_id: str | None = None
+    url: str | None = None
+
+
+class JobError(Contract):
+    """Why a job failed: the body of the platform's error, without the correlation id."""
+
+    error_type: str
+    error_code: str
+    message: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class Job(Contract):
+    """One job as `GET /jobs/{id}` shows it."""
+
+    id: str
+    kind: JobKind
+    status: JobStatus
+    progress: JobProgress
+    request: dict[str, Any]
+    result: dict[str, Any] | None
+    error: JobError | None
+    attempt: int
+    created_at: UtcDatetime
+    started_at: UtcDatetime | None
+    finished_at: UtcDatetime | None
+    tracking: JobTracking
+    warnings: tuple[str, ...] = ()
+    correlation_id: str
+
+
+class JobList(Contract):
+    """`GET /jobs`, newest first."""
+
+    jobs: tuple[Job, ...]
+    next_cursor: str | None = None
+
+
+class Report(Protocol):
+    """One line in a loop feeds progress, MLflow and cancellation."""
+
+    def __call__(self, step: int, total: int, **metrics: float) -> None:
+        """Records a step; raises JobCancelled when somebody asked for it."""
+        ...
+
+    def say(self, message: str) -> None:
+        """Changes the progress message; raises JobCancelled like a step."""
+        ...
+
+    def warn(self, message: str) -> None:
+        """Leaves a warning on the job."""
+        ...
+
+    def check(self) -> None:
+        """Only looks for a cancellation; cheap enough for every batch."""
+        ...
+
+
+class ReplayRequest(Contract):
+    """`POST /replays`."""
+
+    model_id: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
+    version: str | None = Field(default=None, pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$")
+    symbols: tuple[str, ...] = Field(min_length=1, max_length=64)
+    start_date: UtcDatetime
+    end_date: UtcDatetime
+    speed: Finite | None = Field(default=None, gt=0, le=1e6, description="Bars per second; unset: as fast as it goes.")
+
+
+class ReplayResult(Contract):
+    """The `result` of a replay job."""
+
+    model_id: str
+    version: str
+    num_bars: int
+    num_published: int
+    num_abstained: int
+    num_skipped: int = Field(default=0, description="Bars without a whole window behind them, or with missing values.")
+    duration_s: Finite

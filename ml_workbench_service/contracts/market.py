@@ -1,0 +1,173 @@
+"""What a feature store delivers: `FeatureTable`, one symbol's bars and features by column, and the store's protocol.
+
+Legend: N bars. Times are int64 milliseconds since the epoch, UTC. A bar is stamped with its opening and known at
+`known_ms`; missing values are NaN and stay missing.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Timeframe
+
+Floats = NDArray[np.float64]
+Floats32 = NDArray[np.float32]
+Ints = NDArray[np.int64]
+
+FeatureKind = Literal["stationary", "level"]
+"""`level` features live on the price's own scale (`close`, `sma_20`) and enter a model as log ratio to the window's mean."""
+
+FillRule = Literal["next_open", "next_close"]
+"""When a signal from the close of bar t is filled: at the open of t+1, or (fixings) at the close of t+1."""
+
+
+@dataclass(frozen=True)
+class FeatureTable:
+    """Bars of one symbol and timeframe with the asked columns, oldest first.
+
+    `calendar` says which closures are scheduled: `fx` is the FX week in New York time, `fixings` the days on which
+    the European Central Bank fixed rates (a day without fixing is no gap, whatever the day).
+    """
+
+    symbol: Symbol
+    timeframe: Timeframe
+    opened_ms: Ints  # (N,) strictly increasing
+    known_ms: Ints  # (N,) opening + timeframe, or later
+    columns: Mapping[str, Floats]  # each (N,)
+    data_source: str  # "ecb_daily", "simulated", "file", "feature_store"
+    calendar: Literal["fx", "fixings"] = "fx"
+    fill: FillRule = "next_open"
+    warnings: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.opened_ms)
+
+
+@dataclass(frozen=True)
+class Bars:
+    """One symbol's raw bars, oldest first: no bar has a missing price, none is incomplete."""
+
+    symbol: Symbol
+    timeframe: Timeframe
+    opened_ms: Ints  # (N,) strictly increasing
+    known_ms: Ints  # (N,)
+    open: Floats
+    high: Floats
+    low: Floats
+    close: Floats
+    data_source: str
+    extra: Mapping[str, Floats]  # volume, spread, and the user's own columns, each (N,)
+    calendar: Literal["fx", "fixings"] = "fx"
+    fill: FillRule = "next_open"
+    synthetic_range: bool = False  # high and low were not observed
+    price_side: Literal["bid", "ask", "mid"] = "mid"
+
+    def __len__(self) -> int:
+        return len(self.opened_ms)
+
+
+class BarSource(Protocol):
+    """Where a local feature store reads bars: the user's folder, or the sample."""
+
+    def bars(self, symbol: str, timeframe: str) -> Bars:
+        """The whole series, cached; raises DataValidationError for a symbol or timeframe it does not have."""
+        ...
+
+    def own_columns(self) -> list[str]:
+        """Names of the user's own feature columns, if any."""
+        ...
+
+    def now_ms(self) -> int | None:
+        """The source's own "now" where it is not the clock, else None."""
+        ...
+
+    def check(self) -> "OutsideThing":
+        """How it is, for `/health/ready`; never raises."""
+        ...
+
+
+class FeatureParameter(Contract):
+    """One whole-number parameter of a feature name, such as the 20 of `sma_20`."""
+
+    name: str
+    default: int
+    minimum: int
+    maximum: int
+
+
+class FeatureDescription(Contract):
+    """One feature this store can serve: `name` is a pattern such as `sma_{period}`, `example` a usable name."""
+
+    name: str
+    example: str
+    kind: FeatureKind
+    description: str
+    parameters: tuple[FeatureParameter, ...] = ()
+    needs_range: bool = False  # uses the bars' high and low, which are synthetic on the daily sample
+
+
+class OutsideThing(Contract):
+    """One outside thing as `/health/ready` shows it."""
+
+    mode: Literal["embedded", "remote", "folder", "off"]
+    state: Literal["ok", "degraded", "down", "disabled"]
+    detail: str = ""
+
+
+class FeatureStore(Protocol):
+    """Where bars and features come from; three implementations behind one conformance suite.
+
+    Methods block; the API calls them in a thread. An implementation never falls back to other data.
+    """
+
+    def fetch(
+        self,
+        symbols: Sequence[str],
+        timeframe: str,
+        *,
+        start_ms: int | None,
+        end_ms: int | None,
+        features: Sequence[str],
+        as_of_ms: int | None = None,
+        last: int | None = None,
+    ) -> list[FeatureTable]:
+        """Tables in the order of `symbols`: bars with start ≤ opening < end that are known at `as_of_ms`.
+
+        `features` may name the bars' own columns (`open`, `high`, `low`, `close`, `volume`, `spread`) too. `last`
+        keeps the newest that many bars of what is left. An open end means "up to the newest known bar".
+
+        Raises:
+            DataValidationError: unknown symbol, feature or timeframe, or a range without a bar (422).
+            UpstreamError: the server answered with an error or with nonsense (502).
+            UpstreamTimeoutError: the server did not answer in time (504).
+        """
+        ...
+
+    def describe(self) -> list[FeatureDescription]:
+        """The features this store can serve, with their parameters; raises like `fetch` where a server is asked."""
+        ...
+
+    def kind_of(self, feature: str) -> FeatureKind:
+        """`level` or `stationary`, by name alone; raises DataValidationError for a name no store could serve."""
+        ...
+
+    def now_ms(self) -> int | None:
+        """The store's own "now" where it is not the clock (the sample ends with its last bar), else None."""
+        ...
+
+    def check(self) -> OutsideThing:
+        """How it is, for `/health/ready`; never raises."""
+        ...
+
+
+class Costs(Contract):
+    """What trading costs: pips for spread and swap per night, basis points of the traded value for the rest."""
+
+    spread_pips: Finite | None = None
+    commission_bp: Finite | None = None
+    slippage_bp: Finite | None = None
+    swap_long_pips: Finite | None = None
+    swap_short_pips: Finite | None = None

@@ -1,0 +1,147 @@
+"""Model cards: what a bundle says of itself, on disk and on the wire.
+
+The list shows the seed's seven keys first; `status` is not stored in a bundle, it is derived from the deployment
+history and the archive marker.
+"""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
+
+ModelStatus = Literal["experimental", "deployed", "archived"]
+Verdict = Literal["not_judged", "not_applicable"]
+
+
+class Quantization(Contract):
+    """Whether the int8 network serves single predictions, and the measurement that decided it."""
+
+    accepted: bool
+    reason: str
+    speedup: Finite | None = None
+    max_delta_std: Finite | None = Field(default=None, description="Largest |difference| in prediction standard deviations.")
+    mean_delta_std: Finite | None = None
+    direction_agreement: Finite | None = None
+
+
+class Split(Contract):
+    """The parts of the data, with borders by time and counts after purging."""
+
+    borders: dict[str, UtcDatetime]
+    num_windows: dict[str, int]
+    num_purged: int
+    num_dropped: dict[str, int] = Field(default_factory=dict)
+
+
+class Evaluation(Contract):
+    """Figures of the untouched test part, the baselines' on the same rows, and the verdict."""
+
+    test: dict[str, Finite | None]
+    baselines: dict[str, dict[str, Finite | None]]
+    skill: dict[str, Finite | None]
+    verdict: Verdict
+    reason: str
+
+
+class Lineage(Contract):
+    """Where a version came from."""
+
+    job_id: str
+    run_id: str | None = None
+    data_fingerprint: str
+    seeds: tuple[int, ...]
+    parent_version: str | None = None
+    library_versions: dict[str, str]
+
+
+class ModelCard(Contract):
+    """A version's full card. Metrics are the test part's."""
+
+    id: str
+    name: str
+    type: str
+    version: str
+    status: ModelStatus = "experimental"
+    created_at: UtcDatetime
+    metrics: dict[str, Finite | None]
+
+    family: str
+    symbols: tuple[str, ...]
+    timeframe: str
+    features: tuple[str, ...]
+    target: str
+    horizon: int
+    lookback: int
+    min_window: int
+    outputs: tuple[str, ...]
+    precision: Literal["int8", "fp32"]
+    quantization: Quantization
+    evaluation: Evaluation
+    split: Split
+    data_source: str
+    calendar: Literal["fx", "fixings"]
+    fill: Literal["next_open", "next_close"]
+    expires_at: UtcDatetime
+    hyperparameters: dict[str, Any]
+    epochs_run: int
+    warnings: tuple[str, ...] = ()
+    notes: str = ""
+    lineage: Lineage
+    digest: str = ""
+    size_bytes: int = 0
+
+
+class ModelSummary(Contract):
+    """One line of `GET /models`: the newest or live version of each model."""
+
+    id: str
+    name: str
+    type: str
+    version: str
+    status: ModelStatus
+    created_at: UtcDatetime
+    metrics: dict[str, Finite | None]
+    family: str
+    symbols: tuple[str, ...]
+    timeframe: str
+    target: str
+    data_source: str
+    verdict: str
+    digest: str
+
+
+class ModelList(Contract):
+    """`GET /models`."""
+
+    models: tuple[ModelSummary, ...]
+    next_cursor: str | None = None
+
+
+class VersionList(Contract):
+    """`GET /models/{id}/versions`, newest first."""
+
+    versions: tuple[ModelCard, ...]
+    next_cursor: str | None = None
+
+
+class FamilyDescription(Contract):
+    """A family as `GET /model-types` shows it."""
+
+    name: str
+    is_default: bool
+    summary: str
+    hyperparameters: dict[str, Any] = Field(description="JSON Schema with defaults and a sentence per field.")
+
+
+class ModelTypeDescription(Contract):
+    """A model type with the families installed for it."""
+
+    model_type: str
+    families: tuple[FamilyDescription, ...]
+
+
+class ModelTypeList(Contract):
+    """`GET /model-types`."""
+
+    model_types: tuple[ModelTypeDescription, ...]

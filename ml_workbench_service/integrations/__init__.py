@@ -1,0 +1,1 @@
+"""One outside thing a file: Redis, feature stores, the model registry, the tracker. They do not import each other."""

@@ -1,0 +1,111 @@
+"""The deployment history: per model one append-only file; the last live line is what is served.
+
+    <registry>/<model_id>/deployments.jsonl     one Deployment a line, whole; the newest line of an id holds
+
+Writers hold a file lock per model, so that compare-and-swap is one step even for two processes on one registry. A torn
+last line (a kill in the middle of a write) is skipped, and the next writer begins on a line of its own.
+"""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+from common_lib.exceptions import ConflictError, DeploymentNotFoundError
+from ml_workbench_service.contracts.deployment import Deployment
+
+HISTORY_FILE = "deployments.jsonl"
+LOCK_TIMEOUT_S = 15.0
+
+
+class DeploymentHistory:
+    """Who served when, for every model of one registry."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._cache: dict[str, tuple[tuple[int, int], dict[str, Deployment]]] = {}
+
+    def of(self, model_id: str) -> list[Deployment]:
+        """A model's deployments as they stand now, oldest first."""
+        return list(self._folded(model_id).values())
+
+    def everything(self) -> list[Deployment]:
+        """All models' deployments, newest first."""
+        files = self.root.glob(f"*/{HISTORY_FILE}") if self.root.is_dir() else iter(())
+        found = [each for file in files for each in self.of(file.parent.name)]
+        return sorted(found, key=lambda each: (each.created_at, each.id), reverse=True)
+
+    def get(self, deployment_id: str) -> Deployment:
+        """One deployment; raises DeploymentNotFoundError."""
+        for each in self.everything():
+            if each.id == deployment_id:
+                return each
+        raise DeploymentNotFoundError("no deployment of this id; GET /api/v1/deployments lists them")
+
+    def live(self, model_id: str) -> Deployment | None:
+        """What is served of a model, if anything."""
+        live = [each for each in self._folded(model_id).values() if each.status == "live"]
+        return live[-1] if live else None
+
+    def live_version(self, model_id: str) -> str | None:
+        """The served version of a model, if any."""
+        live = self.live(model_id)
+        return live.version if live else None
+
+    def append(self, *deployments: Deployment) -> None:
+        """Writes the lines in one go and syncs them to disk."""
+        home = self.root / deployments[0].model_id
+        home.mkdir(parents=True, exist_ok=True)
+        lines = "".join(each.model_dump_json() + "\n" for each in deployments)
+        with (home / HISTORY_FILE).open("ab+") as stream:
+            if stream.tell() and self._is_torn(stream.fileno(), stream.tell()):
+                lines = "\n" + lines
+            stream.write(lines.encode())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    @contextmanager
+    def locked(self, model_id: str) -> Iterator[None]:
+        """Exclusive over threads and processes; for reading the live line and appending the next in one step.
+
+        Raises:
+            ConflictError: another deployment of this model is under way and takes its time.
+        """
+        home = self.root / model_id
+        home.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(home / ".deployments.lock", thread_local=False)
+        try:
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
+        except Timeout as error:
+            raise ConflictError(f"another deployment of {model_id} is under way; look at it, then try again") from error
+        try:
+            yield
+        finally:
+            lock.release()
+
+    @staticmethod
+    def _is_torn(descriptor: int, size: int) -> bool:
+        return os.pread(descriptor, 1, size - 1) != b"\n"
+
+    def _folded(self, model_id: str) -> dict[str, Deployment]:
+        file = self.root / model_id / HISTORY_FILE
+        try:
+            stat = file.stat()
+        except FileNotFoundError:
+            return {}
+        stamp = (stat.st_size, stat.st_mtime_ns)
+        cached = self._cache.get(model_id)
+        if cached is not None and cached[0] == stamp:
+            return cached[1]
+        folded: dict[str, Deployment] = {}
+        for line in file.read_bytes().splitlines():
+            try:
+                each = Deployment.model_validate_json(line)
+            except ValidationError:
+                continue  # torn by a kill; the deployment's next line, or its absence, tells the rest
+            folded[each.id] = each
+        self._cache[model_id] = (stamp, folded)
+        return folded

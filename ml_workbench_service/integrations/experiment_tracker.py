@@ -1,0 +1,248 @@
+"""`ExperimentTracker`: what the tracker says to MLflow 3. Each verb may be repeated: sending twice is sending once.
+
+    run                 found by its tag `job_id`, else created; named after the model
+    metrics             with the events' own timestamps and steps; the same row sent again stays one row
+    bundle/             the published version's files as artifacts
+    registered model    one MLflow version for each of ours, found by its run; its tag `version` says which it is
+    alias `champion`    on the version that is served
+
+MLflow is imported when a tracker is opened (1 to 6 s, 250 MiB), so only the tracker process pays for it.
+"""
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from common_lib.exceptions import NotFoundError, UnavailableError, UpstreamError
+
+EXPERIMENT = "ml-workbench"
+CHAMPION = "champion"
+BUNDLE_PATH = "bundle"
+METRICS_PER_CALL = 500  # MLflow takes 1000
+PARAMS_PER_CALL = 100
+MAX_PARAM_CHARS = 6000
+MAX_TAG_CHARS = 5000
+MAX_KEY_CHARS = 250
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # by default an absent server blocks a call for four minutes
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+_LASTING = frozenset(
+    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_STATE"}
+)
+_FOREIGN = re.compile(r"[^\w.\-/ ]", re.ASCII)
+
+RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One point of one metric; `at_ms` in milliseconds since the epoch."""
+
+    name: str
+    value: float
+    at_ms: int
+    step: int
+
+
+@dataclass(frozen=True)
+class TrackedRun:
+    """A run as MLflow knows it; `url` only where a server shows it."""
+
+    id: str
+    url: str | None
+    is_deleted: bool  # somebody threw it away; it takes nothing more
+
+
+class ExperimentTracker:
+    """One MLflow server or store.
+
+    Args:
+        uri: `http(s)://…` of a server, or `sqlite:///…` of a store.
+        artifacts: folder of the artifacts, for a store without a server; a server knows its own.
+
+    Raises (here and in every method):
+        UnavailableError: it does not answer, or not now; try again later.
+        UpstreamError: it refuses this; trying again will not help.
+        NotFoundError: it has forgotten what it knew (a run or model that was there is gone).
+    """
+
+    def __init__(self, uri: str, *, artifacts: Path | None = None) -> None:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
+        from mlflow import MlflowClient
+
+        self._uri = uri
+        self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        with _translated():
+            self._experiment_id = self._experiment(artifacts)
+
+    def open_run(
+        self, job_id: str, *, name: str, started_ms: int, tags: Mapping[str, str], params: Mapping[str, object]
+    ) -> TrackedRun:
+        """The job's run: found by its tag, else created; then its parameters."""
+        with _translated():
+            run = self._find(job_id)
+            if run is None:
+                marks = _clean_tags({**tags, "job_id": job_id})
+                run = self._client.create_run(self._experiment_id, start_time=started_ms, tags=marks, run_name=name)
+            tracked = TrackedRun(run.info.run_id, self._url(run.info.run_id), run.info.lifecycle_stage == "deleted")
+            if not tracked.is_deleted:
+                self._log_params(tracked.id, params)
+            return tracked
+
+    def log(self, run_id: str, measurements: Sequence[Measurement]) -> None:
+        """Sends points in batches."""
+        from mlflow.entities import Metric
+
+        points = [Metric(_clean_key(each.name), each.value, each.at_ms, each.step) for each in measurements]
+        with _translated():
+            for start in range(0, len(points), METRICS_PER_CALL):
+                self._client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
+
+    def tag(self, run_id: str, tags: Mapping[str, str]) -> None:
+        """Sets tags; an older value gives way."""
+        from mlflow.entities import RunTag
+
+        with _translated():
+            self._client.log_batch(run_id, tags=[RunTag(key, value) for key, value in _clean_tags(tags).items()])
+
+    def finish(self, run_id: str, status: RunStatus, *, ended_ms: int) -> None:
+        """Closes the run with the job's own end."""
+        with _translated():
+            self._client.set_terminated(run_id, status=status, end_time=ended_ms)
+
+    def attach(self, run_id: str, bundle: Path) -> None:
+        """Uploads the bundle's files below `bundle/`."""
+        with _translated():
+            self._client.log_artifacts(run_id, str(bundle), BUNDLE_PATH)
+
+    def register(self, model_id: str, version: str, *, run_id: str, tags: Mapping[str, str]) -> str:
+        """The MLflow version of ours: found by its run, else created from the run's bundle."""
+        with _translated():
+            self._ensure_model(model_id)
+            found = self._client.search_model_versions(f"name = '{model_id}' and run_id = '{run_id}'")
+            if found:
+                return str(found[0].version)
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/{BUNDLE_PATH}"
+            made = self._client.create_model_version(
+                model_id, source, run_id=run_id, tags=_clean_tags({**tags, "version": version})
+            )
+            return str(made.version)
+
+    def set_champion(self, model_id: str, version: str | None) -> bool:
+        """Puts the alias on our `version`, or takes it away; False where MLflow does not know that version."""
+        with _translated():
+            if version is None:
+                if CHAMPION in self._aliases(model_id):
+                    self._client.delete_registered_model_alias(model_id, CHAMPION)
+                return True
+            found = self._client.search_model_versions(f"name = '{model_id}' and tags.version = '{version}'")
+            if not found:
+                return False
+            number = str(max(int(each.version) for each in found))
+            if str(self._aliases(model_id).get(CHAMPION)) != number:
+                self._client.set_registered_model_alias(model_id, CHAMPION, number)
+            return True
+
+    def _experiment(self, artifacts: Path | None) -> str:
+        found = self._client.get_experiment_by_name(EXPERIMENT)
+        if found is None:
+            location = artifacts.resolve().as_uri() if artifacts is not None else None
+            return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
+        if found.lifecycle_stage == "deleted":
+            self._client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def _find(self, job_id: str) -> Any:
+        from mlflow.entities import ViewType
+
+        wanted = f"tags.job_id = '{job_id}'"
+        runs = self._client.search_runs([self._experiment_id], wanted, run_view_type=ViewType.ALL, max_results=1)
+        return runs[0] if runs else None
+
+    def _log_params(self, run_id: str, params: Mapping[str, object]) -> None:
+        from mlflow.entities import Param
+
+        plain = [Param(_clean_key(key), _cut(str(value), MAX_PARAM_CHARS)) for key, value in params.items()]
+        for start in range(0, len(plain), PARAMS_PER_CALL):
+            self._client.log_batch(run_id, params=plain[start : start + PARAMS_PER_CALL])
+
+    def _ensure_model(self, model_id: str) -> None:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self._client.create_registered_model(model_id)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def _aliases(self, model_id: str) -> dict[str, Any]:
+        return dict(self._client.get_registered_model(model_id).aliases)
+
+    def _url(self, run_id: str) -> str | None:
+        if not self._uri.startswith(("http://", "https://")):
+            return None
+        address = re.sub(r"//[^/@]*@", "//", self._uri.rstrip("/"))  # never the password
+        return f"{address}/#/experiments/{self._experiment_id}/runs/{run_id}"
+
+
+def flat_params(request: dict[str, Any]) -> dict[str, object]:
+    """Flat parameters: hyper-parameters under their own names, nested fields joined by dots, lists by commas."""
+    hyperparameters = request.get("hyperparameters")
+    flat = dict(_flattened("", {name: value for name, value in request.items() if name != "hyperparameters"}))
+    for name, value in _flattened("", hyperparameters if isinstance(hyperparameters, dict) else {}):
+        flat[name if name not in flat else f"hyperparameters.{name}"] = value
+    return flat
+
+
+def _flattened(prefix: str, nested: dict[str, Any]) -> Iterator[tuple[str, object]]:
+    for name, value in nested.items():
+        if isinstance(value, dict):
+            yield from _flattened(f"{prefix}{name}.", value)
+        elif isinstance(value, list | tuple):
+            yield f"{prefix}{name}", ", ".join(map(str, value))
+        elif value is not None:
+            yield f"{prefix}{name}", value
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """MLflow's errors as ours; what is not known to last counts as passing."""
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+
+    try:
+        yield
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            raise NotFoundError(f"MLflow does not know it any more: {_first_line(error)}") from error
+        if error.error_code in _LASTING:
+            raise UpstreamError(f"MLflow refuses this, look at its own log: {_first_line(error)}") from error
+        raise UnavailableError(f"MLflow does not answer, it is tried again: {_first_line(error)}") from error
+    except (RequestException, OSError) as error:
+        raise UnavailableError(f"MLflow does not answer, it is tried again: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:300]
+
+
+def _clean_key(name: str) -> str:
+    return _FOREIGN.sub("_", name)[:MAX_KEY_CHARS]
+
+
+def _clean_tags(tags: Mapping[str, str]) -> dict[str, str]:
+    return {_clean_key(key): _cut(value, MAX_TAG_CHARS) for key, value in tags.items()}
+
+
+def _cut(text: str, num_chars: int) -> str:
+    return text if len(text) <= num_chars else text[: num_chars - 1] + "…"

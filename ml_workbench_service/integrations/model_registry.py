@@ -1,0 +1,178 @@
+"""The model registry: folders. A version is staged, synced and renamed into place, and never changes after that.
+
+    <root>/<model_id>/<semver>/            card.json · model.onnx · weights.safetensors · … · manifest.json
+    <root>/<model_id>/archived.jsonl       append-only: which versions are archived
+    <root>/.staging/<random>/              drafts of running jobs
+
+`os.rename` onto a folder that is not empty fails, which makes it a lock-free exclusive publish; the target is never
+made beforehand, since onto an empty folder it would succeed.
+"""
+
+import errno
+import json
+import os
+import re
+import shutil
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+from packaging.version import Version
+
+from common_lib.exceptions import ConflictError, ModelNotFoundError, VersionExistsError, VersionNotFoundError
+from ml_workbench_service.contracts.contract import NAME_PATTERN, iso, utc_now
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.learning.manifest import digest_of, size_of, sync, verify, write_manifest
+
+CARD_FILE = "card.json"
+STAGING = ".staging"
+STALE_DRAFT_S = 7 * 24 * 3600
+_SEMVER = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}")
+
+
+class FolderModelRegistry:
+    """Bundles in folders. `live_version` tells which version of a model is deployed, for the derived status."""
+
+    def __init__(self, root: Path, *, live_version: Callable[[str], str | None]) -> None:
+        self.root = root
+        self._live_version = live_version
+        self._cards: dict[tuple[str, str], ModelCard] = {}
+
+    def draft(self) -> Path:
+        """A new empty staging folder on the registry's own file system; leftovers of a week ago are removed."""
+        staging = self.root / STAGING
+        staging.mkdir(parents=True, exist_ok=True)
+        for leftover in staging.iterdir():
+            if time.time() - leftover.stat().st_mtime > STALE_DRAFT_S:
+                shutil.rmtree(leftover, ignore_errors=True)
+        folder = staging / uuid.uuid4().hex
+        folder.mkdir()
+        return folder
+
+    def publish(self, draft: Path, card: ModelCard) -> ModelCard:
+        """Completes the draft with card and manifest and renames it into place.
+
+        Raises:
+            VersionExistsError: that version is published already; it stays as it is.
+        """
+        (draft / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        write_manifest(draft)
+        home = self.root / card.id
+        home.mkdir(parents=True, exist_ok=True)
+        try:
+            os.rename(draft, home / card.version)
+        except OSError as error:
+            if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+                raise VersionExistsError(
+                    f"version {card.version} of {card.id} exists already and never changes; leave `version` out to get the next one"
+                ) from error
+            raise
+        sync(home)
+        sync(self.root)
+        return self.card(card.id, card.version)
+
+    def model_ids(self) -> list[str]:
+        """All models with at least one version, in the order of their names."""
+        if not self.root.is_dir():
+            return []
+        return sorted(
+            each.name
+            for each in self.root.iterdir()
+            if re.fullmatch(NAME_PATTERN, each.name) and each.is_dir() and self.versions(each.name)
+        )
+
+    def versions(self, model_id: str) -> list[str]:
+        """A model's versions, newest first; empty for an unknown model."""
+        home = self.root / model_id
+        if not re.fullmatch(NAME_PATTERN, model_id) or not home.is_dir():
+            return []
+        found = [each.name for each in home.iterdir() if _SEMVER.fullmatch(each.name) and (each / CARD_FILE).is_file()]
+        return sorted(found, key=Version, reverse=True)
+
+    def card(self, model_id: str, version: str) -> ModelCard:
+        """One version's card with digest, size and status.
+
+        Raises:
+            ModelNotFoundError: no such model.
+            VersionNotFoundError: the model has no such version.
+        """
+        key = (model_id, version)
+        if key not in self._cards:
+            folder = self.folder(model_id, version)
+            plain = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+            plain |= {"digest": digest_of(folder), "size_bytes": size_of(folder)}
+            self._cards[key] = ModelCard.model_validate(plain)
+        status = "experimental"
+        if self._live_version(model_id) == version:
+            status = "deployed"
+        elif version in self._archived(model_id):
+            status = "archived"
+        return self._cards[key].model_copy(update={"status": status})
+
+    def cards(self, model_id: str) -> list[ModelCard]:
+        """All versions of a model, newest first; raises ModelNotFoundError where there are none."""
+        versions = self.versions(model_id)
+        if not versions:
+            raise self._unknown(model_id)
+        return [self.card(model_id, version) for version in versions]
+
+    def served_card(self, model_id: str) -> ModelCard:
+        """The live version's card, else the newest not archived, else the newest."""
+        cards = self.cards(model_id)
+        ranked = [
+            *(card for card in cards if card.status == "deployed"),
+            *(card for card in cards if card.status == "experimental"),
+        ]
+        return (ranked or cards)[0]
+
+    def folder(self, model_id: str, version: str) -> Path:
+        """Where a version lies; raises like `card`."""
+        versions = self.versions(model_id)
+        if not versions:
+            raise self._unknown(model_id)
+        if version not in versions:
+            raise VersionNotFoundError(
+                f"model {model_id} has no such version; GET /api/v1/models/{model_id}/versions lists them",
+                details={"versions": versions[:20]},
+            )
+        return self.root / model_id / version
+
+    def verify(self, model_id: str, version: str) -> str:
+        """Checks every file against the manifest; the digest, or PredictionError."""
+        return verify(self.folder(model_id, version))
+
+    def archive(self, model_id: str, version: str) -> ModelCard:
+        """Takes a version out of the candidates; idempotent. Raises ConflictError for the deployed one."""
+        card = self.card(model_id, version)
+        if card.status == "deployed":
+            raise ConflictError(
+                f"version {version} of {model_id} is deployed; deploy another one first, then archive it"
+            )
+        if card.status != "archived":
+            line = json.dumps({"version": version, "at": iso(utc_now())}) + "\n"
+            with (self.root / model_id / "archived.jsonl").open("a", encoding="utf-8") as stream:
+                stream.write(line)
+                stream.flush()
+                os.fsync(stream.fileno())
+        return self.card(model_id, version)
+
+    def _archived(self, model_id: str) -> set[str]:
+        try:
+            lines = (self.root / model_id / "archived.jsonl").read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return set()
+        return {json.loads(line)["version"] for line in lines if line.endswith("}")}
+
+    def _unknown(self, model_id: str) -> ModelNotFoundError:
+        known = [each for each in self.model_ids() if each[:3] == model_id[:3]] or self.model_ids()
+        hint = f"known: {', '.join(known[:5])}" if known else "none is trained yet: POST /api/v1/models/train"
+        return ModelNotFoundError(f"no model of this id; {hint}", details={"known": known[:20]})
+
+
+def next_version(taken: list[str]) -> str:
+    """1.0.0 for a new model, else the newest's next minor version."""
+    if not taken:
+        return "1.0.0"
+    newest = max(map(Version, taken))
+    return f"{newest.major}.{newest.minor + 1}.0"

@@ -1,0 +1,183 @@
+"""Where workers run: the protocol `TrainingBackend`, and `LocalBackend`, one subprocess a job on this machine.
+
+A backend starts, watches and ends workers; it writes no events. The worker is the same command everywhere:
+`python -m ml_workbench_service.jobs.worker <job folder>`.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import psutil
+
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.jobs.sessions import kill_orphans, kill_session, resident_bytes, terminate_leader
+from ml_workbench_service.processes import ProcessRecord
+
+WORKER_COMMAND = (sys.executable, "-m", "ml_workbench_service.jobs.worker")
+
+
+@dataclass(frozen=True)
+class Handle:
+    """A worker in the hands of a backend."""
+
+    job_id: str
+    process: ProcessRecord
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """Whether the worker lives; its exit code where this process was its parent (negative: ended by that signal)."""
+
+    is_alive: bool
+    exit_code: int | None = None
+
+
+class TrainingBackend(Protocol):
+    """What the supervisor relies on; every call returns at once."""
+
+    def submit(self, spec: JobSpec) -> Handle:
+        """Starts the worker of a job whose folder exists; raises OSError where the machine refuses."""
+        ...
+
+    def poll(self, handle: Handle) -> WorkerState:
+        """How the worker is; also what carries a cancellation on from asking to force, so call it regularly."""
+        ...
+
+    def cancel(self, handle: Handle, grace_s: float) -> None:
+        """Asks the worker to stop; SIGTERM after `grace_s`, SIGKILL after as long again. Idempotent."""
+        ...
+
+    def kill(self, handle: Handle) -> None:
+        """Ends the worker and all its descendants now."""
+        ...
+
+    def memory_bytes(self, handle: Handle) -> int:
+        """Resident memory of the worker and its descendants."""
+        ...
+
+    def recover(self) -> list[Handle]:
+        """The workers of unfinished jobs that live, whoever started them."""
+        ...
+
+
+class LocalBackend:
+    """Workers as subprocesses in sessions of their own: they outlive this process, which adopts them when it is back.
+
+    Args:
+        environment: of every worker; `OMP_NUM_THREADS` is set on top: all CPUs for a training, one for the rest.
+        command: the worker's command, to which the job folder is appended.
+        num_threads: threads of a training; by default the CPUs this process may use.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        *,
+        environment: Mapping[str, str],
+        command: Sequence[str] = WORKER_COMMAND,
+        num_threads: int | None = None,
+    ) -> None:
+        self._store = store
+        self._environment = dict(environment)
+        self._command = tuple(command)
+        self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._children: dict[str, int] = {}  # pids that are ours to reap
+        self._cancellations: dict[str, _Cancellation] = {}
+
+    def submit(self, spec: JobSpec) -> Handle:
+        """Starts the worker; its output goes to worker.log."""
+        folder = self._store.folder(spec.id)
+        num_threads = self._num_threads if spec.kind is JobKind.TRAIN else 1
+        with folder.worker_log.open("ab") as log:
+            child = subprocess.Popen(
+                [*self._command, str(folder.path.resolve())],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**self._environment, "OMP_NUM_THREADS": str(num_threads)},
+                start_new_session=True,
+            )
+        child.returncode = 0  # reaped by pid below: Popen complains where a service leaves its children alive
+        self._children[spec.id] = child.pid
+        return Handle(spec.id, ProcessRecord.of(child.pid))
+
+    def poll(self, handle: Handle) -> WorkerState:
+        """Reaps our own child; tells an adopted worker by pid and start time, or by pid and a fresh beat."""
+        is_ours = self._children.get(handle.job_id) == handle.process.pid
+        exit_code = _reap(handle.process.pid) if is_ours else None
+        if exit_code is None and self._lives(handle):
+            self._press(handle)
+            return WorkerState(is_alive=True)
+        if is_ours:
+            exit_code = _reap(handle.process.pid) if exit_code is None else exit_code  # died between the two looks
+            kill_orphans(handle.process)
+            del self._children[handle.job_id]
+        self._cancellations.pop(handle.job_id, None)
+        return WorkerState(is_alive=False, exit_code=exit_code)
+
+    def cancel(self, handle: Handle, grace_s: float) -> None:
+        """Leaves the marker now; `poll` sends the signals."""
+        self._store.folder(handle.job_id).request_cancel()
+        self._cancellations.setdefault(handle.job_id, _Cancellation(time.monotonic(), grace_s))
+
+    def kill(self, handle: Handle) -> None:
+        """SIGKILL to the worker and its whole session."""
+        kill_session(handle.process)
+
+    def memory_bytes(self, handle: Handle) -> int:
+        """Resident memory; shared pages count once for each process."""
+        return resident_bytes(handle.process)
+
+    def recover(self) -> list[Handle]:
+        """Living workers, by the worker.json of each unfinished job."""
+        records = ((folder.id, folder.worker()) for folder in self._store.unfinished())
+        handles = (Handle(job_id, record) for job_id, record in records if record is not None)
+        return [handle for handle in handles if self._lives(handle)]
+
+    def _lives(self, handle: Handle) -> bool:
+        """The start time may be off where the clock was set; then a fresh beat and a living pid tell."""
+        if handle.process.is_alive:
+            return True
+        folder = self._store.folder(handle.job_id)
+        return folder.is_beating and _is_running(handle.process.pid)
+
+    def _press(self, handle: Handle) -> None:
+        """From asking to force, one step at a time."""
+        cancellation = self._cancellations.get(handle.job_id)
+        if cancellation is None:
+            return
+        elapsed_s = time.monotonic() - cancellation.asked_at
+        if elapsed_s >= 2 * cancellation.grace_s:
+            self.kill(handle)
+        elif elapsed_s >= cancellation.grace_s and not cancellation.terminated:
+            cancellation.terminated = True
+            terminate_leader(handle.process)
+
+
+@dataclass
+class _Cancellation:
+    asked_at: float  # time.monotonic()
+    grace_s: float
+    terminated: bool = False
+
+
+def _reap(pid: int) -> int | None:
+    """The exit code of our child (negative: the signal that ended it), or None while it runs or if nobody knows."""
+    try:
+        reaped, status = os.waitpid(pid, os.WNOHANG)
+    except ChildProcessError:  # somebody else's wait took it
+        return None
+    return os.waitstatus_to_exitcode(status) if reaped else None
+
+
+def _is_running(pid: int) -> bool:
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

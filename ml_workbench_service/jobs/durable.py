@@ -1,0 +1,59 @@
+"""Writes that survive a crash: whole files by rename, and a full disk said clearly."""
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from common_lib.exceptions import UnavailableError
+
+DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+@contextmanager
+def clear_disk_errors(path: Path) -> Iterator[None]:
+    """Translates "no space left" into a sentence with the next step.
+
+    Raises:
+        UnavailableError: the disk or quota under `path` is full.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in DISK_FULL:
+            raise
+        raise UnavailableError(
+            f"The disk is full: {path.name} could not be written. Free some space under STATE_DIR, then try again.",
+            details={"file": path.name},
+            retry_after_s=60,
+        ) from error
+
+
+def write_whole(path: Path, payload: bytes, *, durable: bool = False) -> None:
+    """Writes a file that readers see either whole or not at all; `durable` waits until the disk has it.
+
+    Raises:
+        UnavailableError: the disk is full; the old file, if any, is untouched.
+    """
+    staged = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with clear_disk_errors(path), staged.open("wb") as file:
+            file.write(payload)
+            file.flush()
+            if durable:
+                os.fsync(file.fileno())
+        staged.replace(path)
+    finally:
+        staged.unlink(missing_ok=True)
+    if durable:
+        sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Makes the folder's entries (creations, renames) durable."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

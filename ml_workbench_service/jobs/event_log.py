@@ -1,0 +1,119 @@
+"""`events.jsonl`: one line an event, appended, never changed; the truth that everything else about a job projects.
+
+Law: one writer at a time (the worker while it lives; the supervisor before its start and after its death). A torn last
+line is skipped by readers, and the next writer begins with a newline. `seq` counts from 1 without holes within the
+readable lines. Numbers that are not finite are written as null.
+"""
+
+import os
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import orjson
+
+from ml_workbench_service.contracts.contract import iso, utc_now
+from ml_workbench_service.contracts.jobs import EventType, JobEvent
+from ml_workbench_service.jobs.durable import clear_disk_errors
+
+FINAL_EVENTS: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
+_TYPES = frozenset(get_args(EventType))
+_TAIL_BYTES = 65_536
+
+
+class EventReader:
+    """Follows one log: each `read` gives the events whose lines became complete since the last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.offset = 0  # bytes of complete lines behind us
+        self.last_seq = 0
+
+    def read(self) -> list[JobEvent]:
+        """New events, oldest first; cheap where there are none."""
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            return []
+        if size <= self.offset:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self.offset)
+            chunk = file.read(size - self.offset)
+        end = chunk.rfind(b"\n") + 1
+        self.offset += end
+        events = (self.parse(line) for line in chunk[:end].split(b"\n"))
+        return [event for event in events if event is not None]
+
+    def parse(self, line: bytes) -> JobEvent | None:
+        """The event of one line, or None for a torn, foreign or repeated one."""
+        try:
+            event = JobEvent.model_validate(orjson.loads(line))
+        except ValueError:
+            return None
+        if event.seq <= self.last_seq:
+            return None
+        self.last_seq = event.seq
+        return event
+
+
+class EventLog:
+    """The writing side of one log; safe for several threads of one process."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader = EventReader(path)
+        self._lock = threading.Lock()
+
+    def append(self, kind: EventType, data: Mapping[str, Any], *, durable: bool = False) -> int:
+        """Adds one event, now, and returns its `seq`; `durable` (and every final event) waits for the disk.
+
+        Raises:
+            UnavailableError: the disk is full; the log stays readable.
+        """
+        with self._lock:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                line = self._next_line(descriptor, kind, data)
+                with clear_disk_errors(self._path):
+                    _write_all(descriptor, line)
+                    if durable or kind in FINAL_EVENTS:
+                        os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            return self._reader.last_seq + 1
+
+    def _next_line(self, descriptor: int, kind: EventType, data: Mapping[str, Any]) -> bytes:
+        """The line to write; our own earlier lines are read again here, so a failed write never counts."""
+        self._reader.read()
+        torn = os.pread(descriptor, os.fstat(descriptor).st_size - self._reader.offset, self._reader.offset)
+        if torn:
+            self._reader.parse(torn)  # whole but for its newline: our newline makes it readable, so it counts
+        return (b"\n" if torn else b"") + encode(self._reader.last_seq + 1, kind, data)
+
+
+def encode(seq: int, kind: EventType, data: Mapping[str, Any], *, at: str | None = None) -> bytes:
+    """One line of the log, its newline included."""
+    assert kind in _TYPES, kind
+    event = {"seq": seq, "at": at or iso(utc_now()), "type": kind, "data": dict(data)}
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(event, default=str, option=options)
+
+
+def has_ended(path: Path) -> bool:
+    """Whether the log holds a final event, judged by its tail alone: quick over many finished jobs."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - _TAIL_BYTES))
+            lines = file.read().split(b"\n")[:-1]
+    except FileNotFoundError:
+        return False
+    reader = EventReader(path)
+    events = (reader.parse(line) for line in lines)
+    return any(event is not None and event.type in FINAL_EVENTS for event in events)
+
+
+def _write_all(descriptor: int, line: bytes) -> None:
+    while line:
+        line = line[os.write(descriptor, line) :]

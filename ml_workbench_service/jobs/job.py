@@ -1,0 +1,335 @@
+"""`JobFolder`: one job on disk, whose event log is the truth; `JobStore`: all of them, newest first.
+
+    <root>/<job_id>/
+        request.json    JobSpec, written before anything starts
+        events.jsonl    the event log (jobs.event_log)
+        cancel          marker: somebody asked to stop
+        worker.json     pid, start time and attempt of the worker; `beat` is touched every second while it lives
+        worker.log      stdout and stderr of the worker
+        checkpoint/     the workflow's own
+        tracking.json   how far the tracking server knows the job; written by the tracker alone
+
+A folder appears whole (staged, then renamed), so a job exists with its request and its `queued` event or not at all.
+"""
+
+import base64
+import logging
+import os
+import re
+import secrets
+import threading
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from common_lib.exceptions import ConflictError, DataValidationError, JobNotFoundError
+from ml_workbench_service.contracts.contract import UtcDatetime, iso
+from ml_workbench_service.contracts.jobs import (
+    EventType,
+    Job,
+    JobEvent,
+    JobKind,
+    JobList,
+    JobSpec,
+    JobStatus,
+    JobTracking,
+)
+from ml_workbench_service.jobs.durable import clear_disk_errors, sync_folder, write_whole
+from ml_workbench_service.jobs.event_log import EventLog, EventReader, encode, has_ended
+from ml_workbench_service.jobs.outline import Outline
+from ml_workbench_service.processes import ProcessRecord
+
+JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+FRESH_BEAT_S = 10.0
+MAX_LIMIT = 200
+
+log = logging.getLogger(__name__)
+
+
+def new_job_id(created_at: datetime) -> str:
+    """An id that sorts by time, such as `20260102T030405-abcdef12`."""
+    return f"{created_at:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
+
+
+class WorkerRecord(ProcessRecord):
+    """`worker.json`: which process works at the job."""
+
+    attempt: int
+
+
+class TrackingRecord(JobTracking):
+    """`tracking.json`: what the tracking server has of the job. `last_seq` is the last event that was sent."""
+
+    last_seq: int = 0
+    model_version: str | None = None
+    problem: str = ""
+    updated_at: UtcDatetime | None = None
+
+
+class JobFolder:
+    """One job's folder; reading it again is cheap where nothing changed. Safe for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.id = path.name
+        self.checkpoint = path / "checkpoint"
+        self.worker_log = path / "worker.log"
+        self._events = path / "events.jsonl"
+        self._log = EventLog(self._events)
+        self._reader = EventReader(self._events)
+        self._outline = Outline()
+        self._lock = threading.Lock()
+        self._seen: tuple[object, ...] | None = None
+        self._job: Job | None = None
+        self._spec: JobSpec | None = None
+
+    @classmethod
+    def create(cls, root: Path, spec: JobSpec) -> "JobFolder":
+        """Makes the folder with its request and its `queued` event, on disk when this returns.
+
+        Raises:
+            ConflictError: a job of that id exists.
+            UnavailableError: the disk is full.
+        """
+        if not JOB_ID_PATTERN.fullmatch(spec.id):
+            raise DataValidationError.at("id", "A job id is letters, digits, '-' and '_', at most 64 of them.")
+        root.mkdir(parents=True, exist_ok=True)
+        staged = root / f".{spec.id}.{secrets.token_hex(4)}"
+        with clear_disk_errors(staged):
+            staged.mkdir()
+        try:
+            write_whole(staged / "request.json", spec.model_dump_json(indent=1).encode(), durable=True)
+            write_whole(staged / "events.jsonl", encode(1, "queued", {}, at=iso(spec.created_at)), durable=True)
+            staged.rename(root / spec.id)
+        except BaseException as error:
+            for file in staged.iterdir():
+                file.unlink()
+            staged.rmdir()
+            if isinstance(error, OSError) and (root / spec.id).exists():
+                raise ConflictError(
+                    f"A job {spec.id} exists already; ask for it at /api/v1/jobs/{spec.id}.",
+                    details={"job_id": spec.id},
+                ) from error
+            raise
+        sync_folder(root)
+        return cls(root / spec.id)
+
+    @property
+    def spec(self) -> JobSpec:
+        """The request; raises JobNotFoundError where the folder is gone or holds none."""
+        if self._spec is None:
+            try:
+                self._spec = JobSpec.model_validate_json((self.path / "request.json").read_bytes())
+            except (FileNotFoundError, NotADirectoryError, ValidationError) as error:
+                raise JobNotFoundError(f"There is no job {self.id}; list the jobs at /api/v1/jobs.") from error
+        return self._spec
+
+    def append(self, kind: EventType, /, **data: Any) -> int:
+        """Adds one event and returns its number; final events are on disk when this returns.
+
+        Raises:
+            UnavailableError: the disk is full; the log stays readable.
+        """
+        return self._log.append(kind, data)
+
+    def events(self, after_seq: int = 0) -> list[JobEvent]:
+        """The events after that number, oldest first."""
+        return [event for event in self.reader().read() if event.seq > after_seq]
+
+    def reader(self) -> EventReader:
+        """A reader of one's own, which remembers how far it has come."""
+        return EventReader(self._events)
+
+    def job(self) -> Job:
+        """What the event log says now; the very same object where nothing changed.
+
+        Raises:
+            JobNotFoundError: the folder is gone.
+        """
+        with self._lock:
+            seen = (_size(self._events), self.cancel_requested, _stamp(self.path / "tracking.json"))
+            if self._job is None or seen != self._seen:
+                for event in self._reader.read():
+                    self._outline.add(event)
+                self._job = self._outline.job(
+                    self.spec, cancel_requested=self.cancel_requested, tracking=self._tracked()
+                )
+                self._seen = seen
+            return self._job
+
+    @property
+    def num_log_bytes(self) -> int:
+        """Size of the event log, which changes with each event; -1 where there is none."""
+        return _size(self._events)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether a final event is there, without reading the whole log."""
+        return has_ended(self._events)
+
+    def request_cancel(self) -> None:
+        """Leaves the marker that the worker sees at its next report."""
+        (self.path / "cancel").touch()
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody asked to stop."""
+        return (self.path / "cancel").exists()
+
+    def worker(self) -> WorkerRecord | None:
+        """The process that works, or worked, at the job; None where none has begun."""
+        record = WorkerRecord.read(self.path / "worker.json")
+        return record if isinstance(record, WorkerRecord) else None
+
+    def record_worker(self, attempt: int) -> WorkerRecord:
+        """The worker says who it is, before it begins."""
+        record = WorkerRecord(**ProcessRecord.of(os.getpid()).model_dump(), attempt=attempt)
+        write_whole(self.path / "worker.json", record.model_dump_json().encode())
+        return record
+
+    def beat(self) -> None:
+        """The worker's sign of life; needs no disk space once the file is there."""
+        (self.path / "beat").touch()
+
+    @property
+    def is_beating(self) -> bool:
+        """Whether the worker gave a sign of life within the last seconds."""
+        stamp = _stamp(self.path / "beat")
+        return stamp is not None and time.time() - stamp / 1e9 < FRESH_BEAT_S
+
+    def tracking(self) -> TrackingRecord:
+        """What the tracker wrote down; a fresh record where it has not come by, or where it cannot be read."""
+        try:
+            return TrackingRecord.model_validate_json((self.path / "tracking.json").read_bytes())
+        except FileNotFoundError:
+            return TrackingRecord()
+        except ValidationError as error:
+            log.warning("tracking.json of job %s is unreadable and starts anew: %s", self.id, error)
+            return TrackingRecord()
+
+    def write_tracking(self, record: TrackingRecord) -> None:
+        """For the tracker alone."""
+        write_whole(self.path / "tracking.json", record.model_dump_json().encode())
+
+    def log_tail(self, *, num_chars: int = 2000) -> str:
+        """The end of worker.log, for people."""
+        try:
+            with self.worker_log.open("rb") as file:
+                file.seek(max(0, self.worker_log.stat().st_size - num_chars))
+                return file.read().decode("utf-8", "replace").strip()
+        except FileNotFoundError:
+            return ""
+
+    def _tracked(self) -> JobTracking:
+        if self.spec.kind is not JobKind.TRAIN:
+            return JobTracking(status="disabled")
+        record = self.tracking()
+        return JobTracking(status=record.status, run_id=record.run_id, url=record.url)
+
+
+class JobStore:
+    """All job folders below `root`. Ids are checked before they touch a path."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self._folders: dict[str, JobFolder] = {}
+
+    def create(self, spec: JobSpec) -> JobFolder:
+        """A new job, on disk; see `JobFolder.create`."""
+        folder = JobFolder.create(self.root, spec)
+        return self._folders.setdefault(spec.id, folder)
+
+    def folder(self, job_id: str) -> JobFolder:
+        """The job's folder; raises JobNotFoundError."""
+        if not JOB_ID_PATTERN.fullmatch(job_id):
+            raise JobNotFoundError("There is no job of that id; list the jobs at /api/v1/jobs.")
+        folder = self._folders.get(job_id) or JobFolder(self.root / job_id)
+        if not folder.path.is_dir():
+            self._folders.pop(job_id, None)
+            raise JobNotFoundError(f"There is no job {job_id}; list the jobs at /api/v1/jobs.")
+        _ = folder.spec
+        return self._folders.setdefault(job_id, folder)
+
+    def get(self, job_id: str) -> Job:
+        """The job as it stands; raises JobNotFoundError."""
+        return self.folder(job_id).job()
+
+    def page(
+        self,
+        *,
+        kind: JobKind | None = None,
+        status: JobStatus | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> JobList:
+        """Jobs, newest first. `cursor` is the `next_cursor` of the page before.
+
+        Raises:
+            DataValidationError: a cursor that no page gave.
+        """
+        before = _decode_cursor(cursor) if cursor else None
+        jobs: list[Job] = []
+        for folder in sorted(self.folders(), key=_order, reverse=True):
+            if (before and _order(folder) >= before) or (kind and folder.spec.kind is not kind):
+                continue
+            job = folder.job()
+            if status and job.status is not status:
+                continue
+            if len(jobs) == min(limit, MAX_LIMIT):
+                return JobList(jobs=tuple(jobs), next_cursor=_encode_cursor(jobs[-1]))
+            jobs.append(job)
+        return JobList(jobs=tuple(jobs))
+
+    def unfinished(self) -> list[JobFolder]:
+        """Jobs without a final event, oldest first."""
+        return sorted((folder for folder in self.folders() if not folder.has_ended), key=_order)
+
+    def folders(self) -> Iterator[JobFolder]:
+        """Every readable job folder, in no order; a broken one is logged and left alone."""
+        names = os.listdir(self.root) if self.root.is_dir() else []
+        for name in names:
+            if not JOB_ID_PATTERN.fullmatch(name):
+                continue
+            try:
+                yield self.folder(name)
+            except JobNotFoundError:
+                log.warning("the job folder %s holds no readable request.json and is left alone", name)
+
+
+def _order(folder: JobFolder) -> tuple[str, str]:
+    """By time of creation; ids made from an idempotency key do not sort by themselves."""
+    return folder.spec.created_at.isoformat(timespec="microseconds"), folder.id
+
+
+def _encode_cursor(job: Job) -> str:
+    text = f"{job.created_at.isoformat(timespec='microseconds')}|{job.id}"
+    return base64.urlsafe_b64encode(text.encode()).decode()
+
+
+def _decode_cursor(cursor: str) -> tuple[str, str]:
+    try:
+        created_at, _, job_id = base64.urlsafe_b64decode(cursor.encode()).decode().partition("|")
+        datetime.fromisoformat(created_at)
+    except ValueError as error:
+        raise DataValidationError.at(
+            "query.cursor", "This cursor is not one of ours; start again without a cursor."
+        ) from error
+    return created_at, job_id
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return -1
+
+
+def _stamp(path: Path) -> int | None:
+    try:
+        return path.stat().st_mtime_ns
+    except FileNotFoundError:
+        return None

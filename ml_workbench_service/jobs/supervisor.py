@@ -1,0 +1,346 @@
+"""`Supervisor`: starts queued jobs, adopts workers that outlived us, cancels, watches memory, notices the dead.
+
+Law: it writes events only before a worker's start and after its death. Workers outlive it: `stop` leaves them alone,
+and the next `start` adopts them. Everything that touches disk or processes runs in a thread, one turn at a time.
+"""
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import Literal
+
+from common_lib.exceptions import UnavailableError
+from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobSpec, JobStatus
+from ml_workbench_service.jobs.backends import Handle, TrainingBackend
+from ml_workbench_service.jobs.event_log import FINAL_EVENTS
+from ml_workbench_service.jobs.job import JobFolder, JobStore
+from ml_workbench_service.processes import ProcessRecord
+
+LIMITED_KINDS = frozenset({JobKind.TRAIN})
+BYTES_PER_GB = 1_000_000_000
+MEMORY_PERIOD_S = 1.0
+FOLLOW_PERIOD_S = 0.2
+
+log = logging.getLogger(__name__)
+
+JobHook = Callable[[Job], None]
+
+
+@dataclass
+class _Run:
+    """A worker under watch."""
+
+    folder: JobFolder
+    handle: Handle
+    status: JobStatus
+    weighed_at: float = 0.0  # time.monotonic()
+    ended_at: float | None = None  # when its final event was seen
+    exit_code: int | None = None
+    used_gb: float | None = None  # set where it was ended for its memory
+
+
+class Supervisor:
+    """The life of every job between its folder and its final event.
+
+    Args:
+        max_workers: trainings that may run at a time; replays are not counted.
+        max_memory_gb: resident memory (10⁹ bytes) of a worker and its descendants above which it is ended.
+        grace_s: between asking a worker to stop and SIGTERM, and as long again until SIGKILL.
+        on_finished: called in the event loop, once for each job whose final event appeared.
+        on_activity: called in the event loop whenever a job's status changed, the final ones included.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        backend: TrainingBackend,
+        *,
+        max_workers: int,
+        max_memory_gb: float,
+        grace_s: float = 10.0,
+        poll_s: float = 0.2,
+        on_finished: JobHook | None = None,
+        on_activity: JobHook | None = None,
+    ) -> None:
+        self.store = store
+        self._backend = backend
+        self._max_workers = max_workers
+        self._max_memory_gb = max_memory_gb
+        self._grace_s = grace_s
+        self._poll_s = poll_s
+        self._on_finished = on_finished
+        self._on_activity = on_activity
+        self._queue: list[JobFolder] = []
+        self._runs: dict[str, _Run] = {}
+        self._news: list[Job] = []
+        self._turn = asyncio.Lock()
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+
+    async def start(self) -> None:
+        """Adopts living workers, says of dead ones that they are lost, and begins to start what is queued."""
+        self._stopping = False
+        await self._in_turn(self._adopt)
+        self._task = asyncio.create_task(self._watch_over(), name="job supervisor")
+
+    async def stop(self) -> None:
+        """Ends the watch after the turn at hand; workers go on, and the next `start` adopts them."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await self._task
+            self._task = None
+
+    @property
+    def num_running(self) -> int:
+        """Workers alive, of every kind."""
+        return len(self._runs)
+
+    @property
+    def num_queued(self) -> int:
+        """Jobs that wait for a worker."""
+        return len(self._queue)
+
+    async def submit(self, spec: JobSpec) -> Job:
+        """Writes the job to disk and queues it.
+
+        Raises:
+            ConflictError: a job of that id exists.
+            UnavailableError: the disk is full.
+        """
+        await self._in_turn(lambda: self._accept(spec))
+        self._wake.set()
+        return self.store.get(spec.id)
+
+    async def cancel(self, job_id: str) -> Job:
+        """Asks a job to stop and returns it as it stands: a queued one is cancelled at once, a final one unchanged.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        folder = self.store.folder(job_id)
+        await self._in_turn(lambda: self._cancel(folder))
+        self._wake.set()
+        return folder.job()
+
+    def follow(
+        self, job_id: str, after_seq: int = 0, *, stopping: asyncio.Event | None = None
+    ) -> AsyncIterator[JobEvent]:
+        """The job's events after that number, those to come included, up to its final one or until `stopping`.
+
+        Raises:
+            JobNotFoundError: no such job; at the call, not at the first event.
+        """
+        return _follow(self.store.folder(job_id), after_seq, stopping or asyncio.Event())
+
+    async def _watch_over(self) -> None:
+        while not self._stopping:
+            self._wake.clear()
+            try:
+                await self._in_turn(self._take_turn)
+            except Exception:  # the watch must outlive one bad turn; the next one tries again
+                log.exception("a turn of the job supervisor failed; it goes on with the next")
+            await _pause(self._wake, self._poll_s if self._runs or self._queue else None)
+
+    async def _in_turn(self, work: Callable[[], None]) -> None:
+        """Does work in a thread while nobody else does, then tells the hooks; a caller who leaves does not break it."""
+        task = asyncio.create_task(self._locked(work))
+        await asyncio.shield(task)
+
+    async def _locked(self, work: Callable[[], None]) -> None:
+        async with self._turn:
+            try:
+                await asyncio.to_thread(work)
+            finally:
+                news, self._news = self._news, []
+                self._tell(news)
+
+    def _adopt(self) -> None:
+        living = {handle.job_id: handle for handle in self._backend.recover()}
+        for folder in self.store.unfinished():
+            record = folder.worker()
+            if record is None and folder.id not in living:
+                self._queue.append(folder)
+                continue
+            handle = living.get(folder.id) or Handle(folder.id, record or ProcessRecord(pid=0, started_at=0))
+            self._runs[folder.id] = _Run(folder, handle, folder.job().status)
+            if folder.id in living:
+                log.info("adopting worker %d of job %s", handle.process.pid, folder.id)
+        for run in self._runs.values():
+            self._pass_on_cancel(run)
+        self._take_turn()
+
+    def _accept(self, spec: JobSpec) -> None:
+        folder = self.store.create(spec)
+        self._queue.append(folder)
+        self._news.append(folder.job())
+
+    def _take_turn(self) -> None:
+        for run in list(self._runs.values()):
+            self._look_at(run)
+        self._start_queued()
+
+    def _look_at(self, run: _Run) -> None:
+        state = self._backend.poll(run.handle)  # before the log, so that a final event written before death is seen
+        self._note(run)
+        if state.is_alive:
+            self._weigh(run)
+            return
+        run.exit_code = run.exit_code if state.exit_code is None else state.exit_code
+        if not run.status.is_final:
+            other = self._other_worker(run)
+            if other is not None:
+                run.handle = other
+                self._pass_on_cancel(run)
+                return
+            if not self._settle(run.folder, exit_code=run.exit_code, used_gb=run.used_gb):
+                return
+        del self._runs[run.folder.id]
+
+    def _pass_on_cancel(self, run: _Run) -> None:
+        if run.folder.cancel_requested:
+            self._backend.cancel(run.handle, self._grace_s)
+
+    def _note(self, run: _Run) -> None:
+        job = run.folder.job()
+        if job.status is run.status:
+            return
+        run.status = job.status
+        if job.status.is_final:
+            run.ended_at = time.monotonic()
+        self._news.append(job)
+
+    def _other_worker(self, run: _Run) -> Handle | None:
+        """A predecessor of ours may have started a worker just before it was killed; ours then left at once."""
+        others = (handle for handle in self._backend.recover() if handle.job_id == run.folder.id)
+        return next((handle for handle in others if handle.process.pid != run.handle.process.pid), None)
+
+    def _weigh(self, run: _Run) -> None:
+        """Ends a worker that uses too much memory, or lingers after its final event."""
+        now = time.monotonic()
+        if run.ended_at is not None:
+            if now - run.ended_at > self._grace_s:
+                log.warning("worker %d of job %s lingers and is killed", run.handle.process.pid, run.folder.id)
+                self._backend.kill(run.handle)
+            return
+        if now - run.weighed_at < MEMORY_PERIOD_S:
+            return
+        run.weighed_at = now
+        used_gb = self._backend.memory_bytes(run.handle) / BYTES_PER_GB
+        if used_gb > self._max_memory_gb:
+            run.used_gb = used_gb
+            self._backend.kill(run.handle)
+
+    def _start_queued(self) -> None:
+        free = self._max_workers - sum(run.folder.spec.kind in LIMITED_KINDS for run in self._runs.values())
+        for folder in list(self._queue):
+            limited = folder.spec.kind in LIMITED_KINDS
+            if folder.cancel_requested:
+                self._cancel(folder)
+            elif free > 0 or not limited:
+                self._queue.remove(folder)
+                free -= self._start(folder) and limited
+
+    def _start(self, folder: JobFolder) -> bool:
+        try:
+            handle = self._backend.submit(folder.spec)
+        except OSError as error:
+            self._end(folder, "failed", **_failure("WORKER_LOST", _NOT_STARTED.format(error=error)))
+            return False
+        self._runs[folder.id] = _Run(folder, handle, folder.job().status)
+        return True
+
+    def _cancel(self, folder: JobFolder) -> None:
+        if folder.job().status.is_final:
+            return
+        run = self._runs.get(folder.id)
+        if run is not None:
+            self._backend.cancel(run.handle, self._grace_s)
+            self._note(run)
+            return
+        folder.request_cancel()
+        if self._settle(folder) and folder in self._queue:
+            self._queue.remove(folder)
+
+    def _settle(self, folder: JobFolder, *, exit_code: int | None = None, used_gb: float | None = None) -> bool:
+        """Writes the final event of a job that has no worker; False where the disk does not let us, to try again."""
+        if folder.cancel_requested:
+            return self._end(folder, "cancelled")
+        if used_gb is not None:
+            message = _TOO_LARGE.format(used_gb=used_gb, limit_gb=self._max_memory_gb)
+            weight = {"used_gb": round(used_gb, 3), "limit_gb": self._max_memory_gb}
+            return self._end(folder, "failed", **_failure("WORKER_OUT_OF_MEMORY", message, **weight))
+        message = _LOST.format(ending=_ending(exit_code))
+        failure = _failure("WORKER_LOST", message, exit_code=exit_code, log_tail=folder.log_tail())
+        return self._end(folder, "failed", **failure)
+
+    def _end(self, folder: JobFolder, kind: Literal["failed", "cancelled"], **data: object) -> bool:
+        try:
+            folder.append(kind, **data)
+        except (UnavailableError, FileNotFoundError) as error:
+            log.error("the end of job %s could not be written: %s", folder.id, error)
+            return isinstance(error, FileNotFoundError)  # the folder is gone: nothing to try again
+        if kind == "failed":
+            log.error("job %s failed: %s", folder.id, data["message"])
+        self._news.append(folder.job())
+        return True
+
+    def _tell(self, news: list[Job]) -> None:
+        """Passes the news to the hooks; a hook that fails is logged and costs nothing else."""
+        for job in news:
+            for hook in (self._on_activity, self._on_finished if job.status.is_final else None):
+                try:
+                    if hook is not None:
+                        hook(job)
+                except Exception:
+                    log.exception("a hook failed for job %s", job.id)
+
+
+_NOT_STARTED = "The worker could not be started ({error}): free memory or processes, then start the job again."
+_TOO_LARGE = (
+    "The job was ended because it used {used_gb:.2f} GB of memory, over the limit of {limit_gb:g} GB: lower batch_size "
+    "or lookback, ask for fewer symbols or a shorter range, or raise MAX_TRAINING_MEMORY."
+)
+_LOST = (
+    "The worker process {ending} before it could finish the job: details.log_tail and worker.log in the job's folder "
+    "hold its last words; start the job again."
+)
+
+
+def _failure(code: str, message: str, **details: object) -> dict[str, object]:
+    return {"error_type": "TrainingError", "error_code": code, "message": message, "details": details}
+
+
+async def _follow(folder: JobFolder, after_seq: int, stopping: asyncio.Event) -> AsyncIterator[JobEvent]:
+    reader = folder.reader()
+    while not stopping.is_set():
+        for event in reader.read():
+            if event.seq > after_seq:
+                yield event
+            if event.type in FINAL_EVENTS:
+                return
+        await _pause(stopping, FOLLOW_PERIOD_S)
+
+
+def _ending(exit_code: int | None) -> str:
+    """How a worker ended, in words."""
+    if exit_code is None:
+        return "disappeared"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    hint = " (often the system ran out of memory)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
+
+
+async def _pause(event: asyncio.Event, timeout_s: float | None) -> None:
+    """Waits for the event, or for that long."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            await event.wait()
+    except TimeoutError:
+        return

@@ -1,0 +1,70 @@
+"""The tracker: a process that keeps MLflow up to date with the job folders, and ends when there is nothing to do.
+
+    python -m ml_workbench_service.jobs.tracker
+
+It is started on demand and belongs to the service; the environment names everything, EXPERIMENT_TRACKING_URI included
+(`disabled` is a value too). Exit code 0: idle, or asked to stop.
+"""
+
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from common_lib.logging import configure_logging
+from ml_workbench_service.integrations.deployment_history import DeploymentHistory
+from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.settings import Settings
+from ml_workbench_service.workflows.track import Projection, disable, track
+
+DISABLED = "disabled"
+
+log = logging.getLogger(__name__)
+
+
+def run_tracker(settings: Settings, *, stopping: threading.Event, idle_s: float = 5.0) -> None:
+    """Tracks until idle or stopped."""
+    state_dir = settings.STATE_DIR.resolve()
+    store = JobStore(state_dir / "jobs")
+    uri = settings.EXPERIMENT_TRACKING_URI or DISABLED
+    if uri == DISABLED:
+        disable(store)
+        return
+    root = settings.MODEL_REGISTRY_PATH.resolve()
+    history = DeploymentHistory(root)
+    parent = os.getppid()
+    projection = Projection(
+        store,
+        lambda: open_tracker(uri, state_dir),
+        registry=FolderModelRegistry(root, live_version=history.live_version),
+        live_version=history.live_version,
+        champions=state_dir / "champions.json",
+    )
+    track(projection, stopping=stopping, idle_s=idle_s, is_orphan=lambda: os.getppid() != parent)
+
+
+def open_tracker(uri: str, state_dir: Path) -> ExperimentTracker:
+    """A server knows where artifacts go; a store without a server keeps them beside itself."""
+    is_server = uri.startswith(("http://", "https://", "databricks"))
+    return ExperimentTracker(uri, artifacts=None if is_server else state_dir / "mlartifacts")
+
+
+def main() -> int:
+    """Reads the settings, sets up logging and tracks; SIGTERM ends it after the call at hand."""
+    settings = Settings()
+    configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    stopping = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    log.info("tracker starts")
+    run_tracker(settings, stopping=stopping)
+    log.info("tracker ends")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The worker: one process that does one job and says everything it does in the job's event log.
+
+    python -m ml_workbench_service.jobs.worker <job folder>
+
+It holds a lock on its folder (two workers of one job cannot be), says who it is in worker.json, beats every second,
+and ends its log with `succeeded`, `failed` or `cancelled`. SIGTERM counts as a cancellation at the next report.
+"""
+
+import faulthandler
+import fcntl
+import importlib
+import logging
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from common_lib.exceptions import JobCancelled, PlatformError
+from common_lib.logging import configure_logging, correlated
+from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.jobs.job import JobFolder
+from ml_workbench_service.jobs.report import EventReport
+from ml_workbench_service.settings import Settings
+
+WORKFLOWS: Mapping[JobKind, str] = {
+    JobKind.TRAIN: "ml_workbench_service.workflows.train",
+    JobKind.REPLAY: "ml_workbench_service.workflows.replay",
+}
+"""Each module has `run(spec, *, checkpoint, report, workbench) -> dict`, the job's result."""
+
+BEAT_PERIOD_S = 1.0
+EXIT_FAILED = 1
+EXIT_LOCKED = 75  # another worker has the job
+
+log = logging.getLogger(__name__)
+
+
+def run_worker(
+    path: Path,
+    *,
+    open_workbench: Callable[[], AbstractContextManager[Any]],
+    workflows: Mapping[JobKind, str] = WORKFLOWS,
+) -> int:
+    """Does the job in that folder and returns the exit code; must run in the main thread of its process.
+
+    Args:
+        open_workbench: opens the outside things, for the time of the work.
+        workflows: the module of each kind; only the one that is needed is imported.
+    """
+    folder = JobFolder(path)
+    with _alone(path) as is_alone:
+        if not is_alone:
+            log.warning("job %s has a worker already; this one leaves", folder.id)
+            return EXIT_LOCKED
+        job = folder.job()
+        if job.status.is_final:
+            return 0
+        record = folder.record_worker(job.attempt + 1)
+        report = EventReport(folder)
+        signal.signal(signal.SIGTERM, lambda *_: report.terminate())
+        with correlated(folder.spec.correlation_id), _beating(folder):
+            try:
+                report.check()
+                folder.append("started", pid=record.pid, attempt=record.attempt)
+                result = _work(folder, report, workflows[folder.spec.kind], open_workbench)
+            except JobCancelled:
+                folder.append("cancelled")
+                return 0
+            except Exception as error:
+                log.exception("job %s failed", folder.id)
+                folder.append("failed", **_reason(error))
+                return EXIT_FAILED
+            folder.append("succeeded", result=result)
+            return 0
+
+
+def _work(
+    folder: JobFolder, report: EventReport, module: str, open_workbench: Callable[[], AbstractContextManager[Any]]
+) -> dict[str, Any]:
+    folder.checkpoint.mkdir(exist_ok=True)
+    workflow = importlib.import_module(module)
+    with open_workbench() as workbench:
+        result: dict[str, Any] = workflow.run(
+            folder.spec, checkpoint=folder.checkpoint, report=report, workbench=workbench
+        )
+    return result
+
+
+def _reason(error: Exception) -> dict[str, Any]:
+    """The data of a `failed` event: error_type, error_code, message, details."""
+    if isinstance(error, PlatformError):
+        body = error.body("")
+        del body["correlation_id"]
+        return body
+    if _is_out_of_memory(error):
+        return {
+            "error_type": "InsufficientMemoryError",
+            "error_code": "WORKER_OUT_OF_MEMORY",
+            "message": "The machine had no memory left for this job: lower batch_size or lookback, ask for fewer "
+            "symbols or a shorter range, or end other programs, then start it again.",
+            "details": {},
+        }
+    words = str(error).encode("utf-8", "replace").decode()
+    return {
+        "error_type": type(error).__name__,
+        "error_code": "TRAINING_ERROR",
+        "message": f"The job ended with an unexpected {type(error).__name__}: {words[:500]}. "
+        "The traceback is in worker.log in the job's folder; please report it.",
+        "details": {},
+    }
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """Python's own, numpy's, or torch's (told by its name, since torch may not be loaded)."""
+    named = any(cls.__name__ == "OutOfMemoryError" for cls in type(error).__mro__)
+    return isinstance(error, MemoryError) or named or "can't allocate memory" in str(error)
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[bool]:
+    """Whether this process is the only worker of the folder; the kernel frees the lock with the process."""
+    with (path / "lock").open("wb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            yield False
+            return
+        yield True
+
+
+@contextmanager
+def _beating(folder: JobFolder) -> Iterator[None]:
+    """A sign of life every second, from a thread that ends with the work."""
+    done = threading.Event()
+
+    def beat() -> None:
+        folder.beat()
+        while not done.wait(BEAT_PERIOD_S):
+            folder.beat()
+
+    thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def main() -> int:
+    """Reads the settings, sets up logging and does the job named by the first argument."""
+    from ml_workbench_service.workbench import open_for_worker
+
+    faulthandler.enable()
+    settings = Settings()
+    configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
+    return run_worker(Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

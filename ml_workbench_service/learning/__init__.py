@@ -1,0 +1,1 @@
+"""What families share. `family`, `scaling`, `windows`, `uncertainty` and `evaluation` are free of torch."""

@@ -1,0 +1,141 @@
+"""`Family`: one way of learning, registered by being defined. Free of torch: the API reads schemas from here.
+
+ADD A MODEL FAMILY = ADD ONE FILE in `families/`: a subclass with `name`, `model_type`, `Hyperparameters`, `train`.
+"""
+
+import difflib
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.accelerators import Accelerator
+from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.prediction import RawPrediction
+from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.windows import Windows
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a family hands over: plain arrays, a description, an ONNX graph, and its own answers to check it against."""
+
+    outputs: tuple[str, ...]
+    weights: Mapping[str, np.ndarray]
+    network: Mapping[str, Any]  # network.json: kind, sizes; enough to rebuild it with the weights
+    graph: Callable[[], Any]  # () -> onnx.ModelProto: `rows` (N, T, F) -> `outputs` (N, K), `last_rows` (N, F)
+    predict: Callable[[Floats32], RawPrediction]
+    epochs_run: int
+    best_epoch: int
+    warnings: tuple[str, ...] = field(default=())
+
+
+class Family(ABC):
+    """One way of learning.
+
+    Attributes:
+        name: how requests call it.
+        model_type: the type it belongs to.
+        is_default: whether a request of this type without `family` means this one.
+        min_window: fewest rows a prediction needs; shorter than `lookback` where the family trains for it.
+    """
+
+    name: ClassVar[str]
+    model_type: ClassVar[ModelType]
+    is_default: ClassVar[bool] = False
+    min_window: ClassVar[int]
+    Hyperparameters: ClassVar[type[Contract]]
+    known: ClassVar[dict[str, type["Family"]]] = {}
+
+    def __init_subclass__(cls, abstract: bool = False) -> None:
+        super().__init_subclass__()
+        if abstract:
+            return
+        for attribute in ("name", "model_type", "min_window", "Hyperparameters"):
+            if not hasattr(cls, attribute):
+                raise TypeError(f"family {cls.__name__} needs a class attribute `{attribute}`")
+        if not cls.__doc__:
+            raise TypeError(f"family {cls.__name__} needs a docstring; GET /model-types shows its first line")
+        if cls.name in Family.known:
+            raise TypeError(f"two families are called {cls.name}")
+        fields = cls.Hyperparameters.model_fields
+        bare = [name for name, each in fields.items() if not each.description or each.is_required()]
+        if bare:
+            raise TypeError(f"family {cls.name}: hyper-parameters {bare} need a default and a sentence")
+        if "lookback" not in fields:
+            raise TypeError(f"family {cls.name}: hyper-parameters need `lookback`")
+        Family.known[cls.name] = cls
+
+    def __init__(self, hyperparameters: Mapping[str, Any]) -> None:
+        """Validates the hyper-parameters; raises DataValidationError naming the key and the nearest known one."""
+        self.hyperparameters = self._validated(hyperparameters)
+
+    @property
+    def lookback(self) -> int:
+        """Rows of a whole window."""
+        return int(self.hyperparameters.lookback)  # type: ignore[attr-defined]
+
+    @abstractmethod
+    def train(self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report) -> Trained:
+        """Learns from the parts `train` and `stop` alone, reporting and looking for a cancellation as it goes."""
+
+    @abstractmethod
+    def memory_bytes(self, num_rows: int, num_features: int) -> int:
+        """A generous estimate of what `train` holds beyond the interpreter and its libraries."""
+
+    @abstractmethod
+    def seconds(self, num_windows: int) -> float:
+        """A rough estimate of how long `train` takes on two cores."""
+
+    def _validated(self, hyperparameters: Mapping[str, Any]) -> Contract:
+        try:
+            return self.Hyperparameters(**hyperparameters)
+        except ValidationError as error:
+            raise DataValidationError(
+                f"hyperparameters of family {self.name} are not usable; GET /api/v1/model-types lists them",
+                details={"errors": [self._explained(each) for each in error.errors()]},
+            ) from error
+
+    def _explained(self, error: Any) -> dict[str, str]:
+        path = ".".join(map(str, error["loc"]))
+        message = str(error["msg"])
+        if error["type"] == "extra_forbidden":
+            names = list(self.Hyperparameters.model_fields)
+            near = difflib.get_close_matches(path, names, n=1, cutoff=0.5)
+            message = f"family {self.name} has no hyper-parameter of this name; " + (
+                f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
+            )
+        return {"path": f"body.hyperparameters.{path}", "message": message, "code": error["type"]}
+
+
+def families_of(model_type: ModelType) -> list[type[Family]]:
+    """The families of a type, the default first."""
+    return sorted(
+        (kind for kind in Family.known.values() if kind.model_type is model_type),
+        key=lambda kind: (not kind.is_default, kind.name),
+    )
+
+
+def family_for(model_type: ModelType, name: str | None) -> type[Family]:
+    """The named family, or the type's default; raises DataValidationError naming the known and the nearest."""
+    candidates = families_of(model_type)
+    if not candidates:
+        served = ", ".join(sorted({kind.model_type.value for kind in Family.known.values()}))
+        raise DataValidationError.at(
+            "body.model_type", f"no family of type {model_type.value} is installed; installed types: {served}"
+        )
+    if name is None:
+        return candidates[0]
+    for kind in candidates:
+        if kind.name == name:
+            return kind
+    names = [kind.name for kind in candidates]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
+    raise DataValidationError.at("body.family", f"no family of this name learns {model_type.value}; {hint}")

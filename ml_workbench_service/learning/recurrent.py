@@ -1,0 +1,106 @@
+"""Recurrent networks in torch: the module, and its way from windows to `Trained`.
+
+Legend: N windows, T rows, F features, H units, K outputs.
+"""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ml_workbench_service.accelerators import Accelerator
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.prediction import RawPrediction
+from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.loop import Schedule, fit
+from ml_workbench_service.learning.onnx_graph import recurrent_graph
+from ml_workbench_service.learning.recurrent_family import MIN_WINDOW
+from ml_workbench_service.learning.windows import Windows
+
+
+class RecurrentForecaster(nn.Module):
+    """Window stage, recurrent layers, dropout, one linear layer on the last state."""
+
+    def __init__(
+        self, cell: str, *, is_level_F: tuple[bool, ...], units: int, layers: int, num_outputs: int, dropout: float
+    ) -> None:
+        super().__init__()
+        between = dropout if layers > 1 else 0.0
+        self.rnn: nn.RNNBase = getattr(nn, cell)(len(is_level_F), units, layers, dropout=between)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(units, num_outputs)
+        self.register_buffer("is_level_F", torch.tensor(is_level_F, dtype=torch.float32), persistent=False)
+        self._any_level = any(is_level_F)
+
+    def window_stage(self, rows_TNF: Tensor) -> Tensor:
+        """Level columns lose their mean over the window."""
+        if not self._any_level:
+            return rows_TNF
+        return rows_TNF - rows_TNF.mean(dim=0, keepdim=True) * self.is_level_F
+
+    def forward(self, rows_TNF: Tensor) -> Tensor:
+        """Time-major rows → (N, K) in units of the label scale."""
+        states_TNH, _ = self.rnn(self.window_stage(rows_TNF))
+        answer: Tensor = self.head(self.dropout(states_TNH[-1]))
+        return answer
+
+
+def train_recurrent(
+    windows: Windows,
+    *,
+    cell: str,
+    units: int,
+    hyperparameters: Any,
+    targets: tuple[str, ...],
+    seed: int,
+    accelerator: Accelerator,
+    report: Report,
+) -> Trained:
+    """Builds, fits and describes a recurrent forecaster; the same seed gives the same weights on the same hardware."""
+    device = accelerator.for_training()
+    torch.manual_seed(seed)
+    network = RecurrentForecaster(
+        cell,
+        is_level_F=windows.scaler.is_level_F,
+        units=units,
+        layers=hyperparameters.layers,
+        num_outputs=len(targets),
+        dropout=hyperparameters.dropout,
+    ).to(device)
+    schedule = Schedule(
+        learning_rate=hyperparameters.learning_rate,
+        batch_size=hyperparameters.batch_size,
+        epochs=hyperparameters.epochs,
+        patience=hyperparameters.patience,
+        shortest_window=MIN_WINDOW,
+        seed=seed,
+    )
+    outcome = fit(network, windows, schedule, device=device, report=report)
+    network.eval().cpu()
+    weights = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+    return Trained(
+        outputs=targets,
+        weights=weights,
+        network={
+            "kind": "recurrent_forecaster",
+            "cell": cell,
+            "units": units,
+            "layers": hyperparameters.layers,
+            "num_features": len(windows.features),
+            "num_outputs": len(targets),
+        },
+        graph=lambda: recurrent_graph(
+            weights, cell=cell, num_layers=hyperparameters.layers, is_level_F=windows.scaler.is_level_F
+        ),
+        predict=lambda rows_NTF: _predict(network, rows_NTF),
+        epochs_run=outcome.epochs_run,
+        best_epoch=outcome.best_epoch,
+    )
+
+
+@torch.inference_mode()
+def _predict(network: RecurrentForecaster, rows_NTF: Floats32) -> RawPrediction:
+    rows_TNF = torch.from_numpy(np.ascontiguousarray(rows_NTF.transpose(1, 0, 2)))
+    return RawPrediction(network(rows_TNF).numpy(), network.window_stage(rows_TNF)[-1].numpy())

@@ -1,0 +1,114 @@
+"""`RowScaler`: from a feature's own unit to what a network reads, per symbol, fitted on the training part alone.
+
+Two stages share the work. The row stage is here and runs on single rows: `stationary` features become z-scores;
+`level` features (prices, moving averages) become centred logarithms in units of their typical distance from a
+window's mean. The window stage is the network's first operation: it subtracts from each level feature its mean over
+the window, which makes it the log ratio to the window's own (geometric) mean. So a decade's drift of the price is no
+novelty, and training and serving share every operation.
+
+Legend: N rows, F features.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+
+SMALLEST_SCALE = 1e-12
+
+
+@dataclass(frozen=True)
+class SymbolScale:
+    """One symbol's centres and scales, and the unit of its label."""
+
+    center_F: Floats
+    scale_F: Floats
+    label_scale: float
+
+
+@dataclass(frozen=True)
+class RowScaler:
+    """The row stage for every symbol of a model."""
+
+    features: tuple[str, ...]
+    is_level_F: tuple[bool, ...]
+    symbols: Mapping[str, SymbolScale]
+
+    def rows(self, symbol: str, x_NF: Floats) -> Floats32:
+        """Scaled rows, float32; a row's result does not depend on the rows around it.
+
+        Raises:
+            DataValidationError: a level feature is zero or negative, so that it has no logarithm.
+        """
+        scale = self.symbols[symbol]
+        x_NF = to_logs(x_NF, self.features, self.is_level_F)
+        return ((x_NF - scale.center_F) / scale.scale_F).astype(np.float32)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `recipe.json`."""
+        return {
+            "features": list(self.features),
+            "is_level": list(self.is_level_F),
+            "symbols": {
+                name: {
+                    "center": scale.center_F.tolist(),
+                    "scale": scale.scale_F.tolist(),
+                    "label_scale": scale.label_scale,
+                }
+                for name, scale in self.symbols.items()
+            },
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "RowScaler":
+        """The inverse of `to_json`."""
+        return cls(
+            features=tuple(plain["features"]),
+            is_level_F=tuple(plain["is_level"]),
+            symbols={
+                name: SymbolScale(np.array(each["center"]), np.array(each["scale"]), float(each["label_scale"]))
+                for name, each in plain["symbols"].items()
+            },
+        )
+
+
+def to_logs(x_NF: Floats, features: Sequence[str], is_level_F: Sequence[bool]) -> Floats:
+    """Level columns as logarithms; the others untouched. NaN stays NaN."""
+    level = np.flatnonzero(is_level_F)
+    if not len(level):
+        return x_NF
+    x_NF = x_NF.copy()
+    values = x_NF[:, level]
+    if (values <= 0).any():
+        name = features[int(level[int(np.argmax((values <= 0).any(axis=0)))])]
+        raise DataValidationError.at(
+            f"features.{name}", f"{name} is a price level and must be above zero; send the feature in its own unit"
+        )
+    x_NF[:, level] = np.log(values)
+    return x_NF
+
+
+def fit_symbol(x_NF: Floats, labels_N: Floats, ends: Ints, *, is_level_F: Sequence[bool], lookback: int) -> SymbolScale:
+    """Centres and scales from the training windows that end at `ends`.
+
+    Args:
+        x_NF: rows of one symbol after `to_logs`.
+        labels_N: labels in their own unit.
+        ends: row numbers of the training windows' last rows; every row of those windows is finite.
+        is_level_F: which columns are levels.
+        lookback: rows of a window.
+    """
+    rows = np.unique((ends[:, None] - np.arange(lookback)).ravel()) if len(ends) * lookback < 4_000_000 else ends
+    center, scale = x_NF[rows].mean(axis=0), x_NF[rows].std(axis=0)
+    for column in np.flatnonzero(is_level_F):
+        values = np.where(np.isfinite(x_NF[:, column]), x_NF[:, column] - center[column], 0.0)
+        total = np.concatenate([[0.0], np.cumsum(values)])
+        last = values[ends] - (total[ends + 1] - total[ends + 1 - lookback]) / lookback
+        scale[column] = np.sqrt(np.mean(last**2))
+    scale = np.where(scale > SMALLEST_SCALE, scale, 1.0)
+    label_scale = float(np.sqrt(np.mean(labels_N[ends] ** 2)))
+    return SymbolScale(center, scale, label_scale if label_scale > SMALLEST_SCALE else 1.0)

@@ -1,0 +1,159 @@
+"""How sure an answer is: conformal intervals, the calibrated probability of a class, and the novelty of an input.
+
+Intervals: split conformal on |residual| ÷ ex-ante volatility (Papadopoulos et al., 2002; Lei et al., JASA 113, 2018),
+from the calibration part alone. Without a volatility the symbol's label scale stands in: the unconditional interval.
+Novelty: Mahalanobis distance of the last row from the training part's, and the worst single feature, each in units of
+its own 99.9 % quantile.
+
+Legend: N rows, F features, Q grid points.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ml_workbench_service.contracts.market import Floats, Floats32
+from ml_workbench_service.contracts.prediction import Direction, Interval, Novelty
+
+INTERVAL_LEVEL = 0.9
+NOVELTY_QUANTILE = 0.999
+NOVELTY_THRESHOLD = 1.0
+NUM_GRID = 1001
+"""Points of the stored residual distribution: a probability is read to a thousandth."""
+RIDGE = 1e-3
+"""Added to the covariance of unit-scaled features, so that a constant one that starts to move is a novelty."""
+NUM_TOP_FEATURES = 3
+TOO_WIDE = 5.0
+"""Abstain where the interval is this many times wider than the unconditional one."""
+
+
+@dataclass(frozen=True)
+class ResidualDistribution:
+    """Signed residuals in units of a scale (an ex-ante volatility or the label scale), and their conformal radius."""
+
+    grid_Q: Floats  # sorted
+    radius: float
+
+    @classmethod
+    def fit(cls, residuals_N: Floats, scales_N: Floats) -> "ResidualDistribution | None":
+        """From the calibration part; None where fewer than 20 rows have a scale."""
+        usable = np.isfinite(scales_N) & (scales_N > 0)
+        ratios = residuals_N[usable] / scales_N[usable]
+        num = len(ratios)
+        if num < 20:
+            return None
+        rank = min(num, int(np.ceil((num + 1) * INTERVAL_LEVEL)))
+        grid = np.quantile(ratios, np.linspace(0, 1, NUM_GRID)) if num > NUM_GRID else np.sort(ratios)
+        return cls(grid, float(np.sort(np.abs(ratios))[rank - 1]))
+
+    def interval(self, prediction: float, scale: float) -> Interval:
+        """Prediction ± radius x scale."""
+        return Interval(
+            level=INTERVAL_LEVEL, lower=prediction - self.radius * scale, upper=prediction + self.radius * scale
+        )
+
+    def probability(self, direction: Direction, prediction: float, *, scale: float, dead_zone: float) -> float:
+        """How probable it is that the realised value lies above, below or inside ± `dead_zone`; never quite 0 or 1."""
+        num = len(self.grid_Q)
+        up = (num - np.searchsorted(self.grid_Q, (dead_zone - prediction) / scale, side="right") + 0.5) / (num + 1)
+        down = (np.searchsorted(self.grid_Q, (-dead_zone - prediction) / scale, side="left") + 0.5) / (num + 1)
+        if direction == "buy":
+            return float(up)
+        if direction == "sell":
+            return float(down)
+        return float(max(1.0 - up - down, 0.0))
+
+
+@dataclass(frozen=True)
+class NoveltyDetector:
+    """Mean and precision of the training part's last rows, and the two 99.9 % quantiles."""
+
+    features: tuple[str, ...]
+    mean_F: Floats
+    precision_FF: Floats
+    distance_quantile: float
+    worst_quantile: float
+
+    @classmethod
+    def fit(cls, last_rows_NF: Floats32, features: Sequence[str]) -> "NoveltyDetector":
+        """From the training windows' last rows, after the window stage."""
+        x_NF = last_rows_NF.astype(np.float64)
+        mean = x_NF.mean(axis=0)
+        covariance = np.cov(x_NF, rowvar=False, bias=True).reshape(len(mean), len(mean)) + RIDGE * np.eye(len(mean))
+        precision = np.linalg.inv(covariance)
+        centred = x_NF - mean
+        distances = np.sqrt(np.einsum("nf,fg,ng->n", centred, precision, centred))
+        return cls(
+            tuple(features),
+            mean,
+            precision,
+            distance_quantile=max(float(np.quantile(distances, NOVELTY_QUANTILE)), 1e-6),
+            worst_quantile=max(float(np.quantile(np.abs(centred).max(axis=1), NOVELTY_QUANTILE)), 1e-6),
+        )
+
+    def novelty(self, last_row_F: Floats32) -> Novelty:
+        """The score of one row, and the features that stand out most, worst first."""
+        centred = last_row_F.astype(np.float64) - self.mean_F
+        distance = float(np.sqrt(max(centred @ self.precision_FF @ centred, 0.0)))
+        away = np.abs(centred)
+        score = max(distance / self.distance_quantile, float(away.max()) / self.worst_quantile)
+        worst = np.argsort(-away)[:NUM_TOP_FEATURES]
+        return Novelty(
+            score=min(score, 1e12),
+            threshold=NOVELTY_THRESHOLD,
+            top_features=tuple(self.features[int(number)] for number in worst),
+        )
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """Everything `recipe.json` keeps for intervals, confidence and novelty."""
+
+    conditional: ResidualDistribution | None  # scale: ex-ante volatility of the target
+    unconditional: ResidualDistribution  # scale: the symbol's label scale
+    novelty: NoveltyDetector
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `recipe.json`."""
+        return {
+            "interval_level": INTERVAL_LEVEL,
+            "conditional": _plain(self.conditional),
+            "unconditional": _plain(self.unconditional),
+            "novelty": {
+                "features": list(self.novelty.features),
+                "mean": self.novelty.mean_F.tolist(),
+                "precision": self.novelty.precision_FF.tolist(),
+                "distance_quantile": self.novelty.distance_quantile,
+                "worst_quantile": self.novelty.worst_quantile,
+            },
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "Uncertainty":
+        """The inverse of `to_json`."""
+        novelty = plain["novelty"]
+        unconditional = _distribution(plain["unconditional"])
+        assert unconditional is not None
+        return cls(
+            _distribution(plain["conditional"]),
+            unconditional,
+            NoveltyDetector(
+                tuple(novelty["features"]),
+                np.array(novelty["mean"]),
+                np.array(novelty["precision"]),
+                float(novelty["distance_quantile"]),
+                float(novelty["worst_quantile"]),
+            ),
+        )
+
+
+def _plain(distribution: ResidualDistribution | None) -> dict[str, Any] | None:
+    if distribution is None:
+        return None
+    return {"grid": distribution.grid_Q.tolist(), "radius": distribution.radius}
+
+
+def _distribution(plain: Mapping[str, Any] | None) -> ResidualDistribution | None:
+    return None if plain is None else ResidualDistribution(np.array(plain["grid"]), float(plain["radius"]))

@@ -1,0 +1,203 @@
+"""Windows by index over contiguous arrays: nothing is copied per window, and time only flows forward.
+
+`build` stacks the rows of all symbols into one array, finds every window of `lookback` consecutive complete bars,
+splits them by timestamps that are the same for all symbols, and purges the windows whose label reaches over a border:
+
+    train | stop | calibrate | test        the last `validation_split` of the time: a quarter, a quarter, a half
+
+Legend: R rows of all symbols, F features, N windows of a part. A window is named by its last row.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import iso_of_ms
+from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.prediction import Sample
+from ml_workbench_service.learning.scaling import RowScaler, SymbolScale, fit_symbol, to_logs
+
+Part = Literal["train", "stop", "calibrate", "test"]
+PARTS: tuple[Part, ...] = ("train", "stop", "calibrate", "test")
+FEWEST_WINDOWS: Mapping[Part, int] = {"train": 100, "stop": 20, "calibrate": 20, "test": 20}
+"""Under this many windows a part says nothing; the calibration's 90 % quantile alone needs 9."""
+
+
+@dataclass(frozen=True)
+class SymbolRows:
+    """One symbol's rows before scaling: features in their own units, labels, and what the judge needs."""
+
+    symbol: str
+    x_NF: Floats
+    labels_N: Floats
+    label_known_ms_N: Ints
+    known_ms_N: Ints
+    runs_N: Ints
+    volatility_N: Floats  # ex-ante standard deviation of the target; NaN where unknown
+    close_N: Floats
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Everything a family trains on, and everything it is judged on."""
+
+    rows_RF: Floats32  # scaled by the row stage
+    labels_R: Floats32  # in units of the symbol's label scale
+    own_labels_R: Floats  # in the target's own unit
+    symbol_R: Ints  # position in `symbols`
+    known_ms_R: Ints
+    volatility_R: Floats
+    close_R: Floats
+    parts: Mapping[Part, Ints]  # last rows of each part's windows, by time within each symbol
+    borders_ms: Mapping[str, int]
+    num_purged: int
+    lookback: int
+    symbols: tuple[str, ...]
+    scaler: RowScaler
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Feature names in the order of the columns."""
+        return self.scaler.features
+
+    @property
+    def label_scale_R(self) -> Floats:
+        """The unit of each row's label."""
+        return np.array([self.scaler.symbols[symbol].label_scale for symbol in self.symbols])[self.symbol_R]
+
+    def gather(self, ends: Ints, length: int | None = None) -> Floats32:
+        """The windows (N, T, F) that end at these rows; for slices only, training gathers on its device."""
+        offsets = np.arange(1 - (length or self.lookback), 1)
+        return self.rows_RF[ends[:, None] + offsets]
+
+
+def build(
+    tables: Sequence[SymbolRows],
+    *,
+    features: Sequence[str],
+    is_level: Sequence[bool],
+    lookback: int,
+    validation_split: float,
+) -> Windows:
+    """Windows, parts and scaling; see the module.
+
+    Raises:
+        DataValidationError: a part has too few windows; the message says how to get more.
+    """
+    logs = [to_logs(table.x_NF, features, is_level) for table in tables]
+    ends = [_complete(x_NF, table, lookback) for x_NF, table in zip(logs, tables, strict=True)]
+    known = [table.known_ms_N[each] for table, each in zip(tables, ends, strict=True)]
+    label_known = [table.label_known_ms_N[each] for table, each in zip(tables, ends, strict=True)]
+    if not sum(len(each) for each in ends):
+        raise _too_few("train", 0, lookback)
+    borders = _borders(np.concatenate(known), np.concatenate(label_known), validation_split)
+    masks = [_masks(k, l, borders) for k, l in zip(known, label_known, strict=True)]
+    offsets = np.cumsum([0] + [len(table.labels_N) for table in tables])
+    parts = {
+        part: np.concatenate([each[mask[part]] + offset for each, mask, offset in zip(ends, masks, offsets, strict=False)])
+        for part in PARTS
+    }
+    for part in PARTS:
+        if len(parts[part]) < FEWEST_WINDOWS[part]:
+            raise _too_few(part, len(parts[part]), lookback)
+    scales: dict[str, SymbolScale] = {}
+    for x_NF, table, each, mask in zip(logs, tables, ends, masks, strict=True):
+        if not mask["train"].any():
+            raise DataValidationError.at(
+                "body.symbols", f"{table.symbol} has no complete window in the training part; leave it out or start earlier"
+            )
+        scales[table.symbol] = fit_symbol(
+            x_NF, table.labels_N, each[mask["train"]], is_level_F=is_level, lookback=lookback
+        )
+    scaler = RowScaler(tuple(features), tuple(is_level), scales)
+    num_kept = sum(len(each) for each in parts.values())
+    return _stack(tables, scaler, parts=parts, borders=borders, lookback=lookback, num_purged=sum(map(len, ends)) - num_kept)
+
+
+def _stack(
+    tables: Sequence[SymbolRows],
+    scaler: RowScaler,
+    *,
+    parts: Mapping[Part, Ints],
+    borders: Mapping[str, int],
+    lookback: int,
+    num_purged: int,
+) -> Windows:
+    own_labels = np.concatenate([table.labels_N for table in tables])
+    symbol_R = np.concatenate([np.full(len(table.labels_N), number) for number, table in enumerate(tables)])
+    rows = np.concatenate([scaler.rows(table.symbol, table.x_NF) for table in tables])
+    label_scale = np.array([scaler.symbols[table.symbol].label_scale for table in tables])[symbol_R]
+    return Windows(
+        rows_RF=np.ascontiguousarray(np.nan_to_num(rows)),  # rows with gaps are in no window
+        labels_R=np.nan_to_num(own_labels / label_scale).astype(np.float32),
+        own_labels_R=own_labels,
+        symbol_R=symbol_R.astype(np.int64),
+        known_ms_R=np.concatenate([table.known_ms_N for table in tables]),
+        volatility_R=np.concatenate([table.volatility_N for table in tables]),
+        close_R=np.concatenate([table.close_N for table in tables]),
+        parts=parts,
+        borders_ms=borders,
+        num_purged=num_purged,
+        lookback=lookback,
+        symbols=tuple(table.symbol for table in tables),
+        scaler=scaler,
+    )
+
+
+def streaks(complete_N: Ints, runs_N: Ints) -> Ints:
+    """How many consecutive complete rows of the same run end at each row."""
+    num = len(complete_N)
+    breaks = np.ones(num, dtype=bool)
+    breaks[1:] = (runs_N[1:] != runs_N[:-1]) | ~complete_N[:-1].astype(bool)
+    start = np.maximum.accumulate(np.where(breaks, np.arange(num), 0))
+    return np.where(complete_N.astype(bool), np.arange(num) - start + 1, 0)
+
+
+def _complete(x_NF: Floats, table: SymbolRows, lookback: int) -> Ints:
+    """Last rows of the windows with `lookback` complete rows and a label."""
+    streak = streaks(np.isfinite(x_NF).all(axis=1).astype(np.int64), table.runs_N)
+    return np.flatnonzero((streak >= lookback) & np.isfinite(table.labels_N))
+
+
+def _borders(known_ms: Ints, label_known_ms: Ints, validation_split: float) -> dict[str, int]:
+    """The three borders, as moments; a window belongs to the part in which its last row becomes known."""
+    first, last = int(known_ms.min()), int(label_known_ms.max())
+    span = last - first
+    shares = {"stop": 1.0, "calibrate": 0.75, "test": 0.5}
+    return {name: last - round(span * validation_split * share) for name, share in shares.items()}
+
+
+def _masks(known_ms: Ints, label_known_ms: Ints, borders: Mapping[str, int]) -> dict[Part, np.ndarray]:
+    """Which windows belong to which part; one whose label is known only after the next border belongs to none."""
+    edges = [np.iinfo(np.int64).min, borders["stop"], borders["calibrate"], borders["test"], np.iinfo(np.int64).max]
+    return {
+        part: (known_ms > edges[number]) & (label_known_ms <= edges[number + 1]) for number, part in enumerate(PARTS)
+    }
+
+
+def _too_few(part: Part, num: int, lookback: int) -> DataValidationError:
+    return DataValidationError.at(
+        "body.start_date",
+        f"the {part} part has {num} complete windows of {lookback} bars and needs {FEWEST_WINDOWS[part]}; "
+        "ask for a longer range, a shorter lookback, or features with a shorter warm-up",
+        code="too_few_windows",
+    )
+
+
+def part_of(moment_ms: int, borders_ms: Mapping[str, int], *, last_ms: int) -> Sample:
+    """Which part a prediction made at this moment falls into; `live` after the last bar the training saw.
+
+    A moment before the first window is no training data, yet everything learnt comes later: it counts as `train`.
+    """
+    if moment_ms > last_ms:
+        return "live"
+    later_parts: tuple[Part, ...] = ("test", "calibrate", "stop")
+    return next((name for name in later_parts if moment_ms > borders_ms[name]), "train")
+
+
+def describe_borders(borders_ms: Mapping[str, int]) -> dict[str, str]:
+    """Borders in ISO 8601, for the card."""
+    return {name: iso_of_ms(moment) for name, moment in borders_ms.items()}

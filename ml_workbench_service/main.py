@@ -1,0 +1,33 @@
+"""`app` for `uvicorn ml_workbench_service.main:app`, and `python -m ml_workbench_service.main`."""
+
+import sys
+
+from pydantic import ValidationError
+
+from ml_workbench_service.app import create_app
+from ml_workbench_service.settings import Settings
+
+
+def read_settings() -> Settings:
+    """The settings of the environment; a wrong one ends the process with a sentence for each."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        for each in error.errors(include_input=False):
+            sys.stderr.write(f"{'.'.join(map(str, each['loc']))}: {each['msg']}; correct the environment variable\n")
+        raise SystemExit(2) from None
+
+
+settings = read_settings()
+app = create_app(settings)
+
+
+def main() -> None:
+    """Serves until SIGTERM or Ctrl-C."""
+    import uvicorn
+
+    uvicorn.run(app, host=settings.HOST, port=settings.PORT, log_config=None, access_log=False)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Pure numbers of the market: calendar, indicators, targets, costs. No torch."""

@@ -1,0 +1,164 @@
+"""What trading costs, and what one step of a position earns after it: the one formula of backtest, environment, agent.
+
+Pips are converted at the price at hand; everything returned is a fraction of the price, so 0.0001 is one basis point.
+A cost is positive where it is paid. `swap_long_pips` and `swap_short_pips` are paid per night (negative: received).
+"""
+
+import math
+from functools import lru_cache
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import normal_symbol
+from ml_workbench_service.contracts.market import Costs
+from ml_workbench_service.market.calendar import swap_days
+
+BASIS_POINT = 1e-4
+
+# Units of the currency per euro: average of the ECB reference rates of 2024 (HRK and RUB of 2022, their last year).
+# They only turn basis points into pips for the defaults; no price comes from here.
+UNITS_PER_EUR = {
+    "EUR": 1.0, "USD": 1.0824, "JPY": 163.85, "GBP": 0.84662, "CHF": 0.95263, "AUD": 1.6397, "CAD": 1.4821,
+    "NZD": 1.7880, "SEK": 11.433, "NOK": 11.629, "DKK": 7.4589, "PLN": 4.3058, "CZK": 25.12, "HUF": 395.3,
+    "RON": 4.9746, "BGN": 1.9558, "HRK": 7.5349, "ISK": 149.31, "TRY": 35.573, "RUB": 88.397, "CNY": 7.7875,
+    "HKD": 8.4454, "SGD": 1.4458, "KRW": 1475.4, "INR": 90.556, "IDR": 17158.0, "MYR": 4.9503, "PHP": 62.007,
+    "THB": 38.181, "ILS": 4.0067, "ZAR": 19.83, "MXN": 19.831, "BRL": 5.8283,
+}  # fmt: skip
+
+# Spread in pips: typical averages of retail ECN accounts in liquid hours. Order of magnitude, meant to be overridden
+# by the user's own figures or by a bars file's spread column.
+SPREAD_PIPS = {
+    "EUR/USD": 0.2, "USD/JPY": 0.3, "GBP/USD": 0.5, "USD/CHF": 0.5, "AUD/USD": 0.4, "USD/CAD": 0.5, "NZD/USD": 0.6,
+    "EUR/GBP": 0.5, "EUR/JPY": 0.7, "EUR/CHF": 0.8, "EUR/AUD": 1.2, "EUR/CAD": 1.2, "GBP/JPY": 1.3, "AUD/JPY": 0.9,
+}  # fmt: skip
+
+# Where a pair is not listed above: the sum of its legs, in basis points of the price; the same kind of source, wider.
+LEG_SPREAD_BP = {
+    "EUR": 0.2, "USD": 0.2, "JPY": 0.3, "GBP": 0.4, "CHF": 0.5, "AUD": 0.5, "CAD": 0.5, "NZD": 0.8, "SEK": 2.5,
+    "NOK": 3.0, "DKK": 1.5, "PLN": 4.0, "CZK": 5.0, "HUF": 5.0, "RON": 8.0, "BGN": 5.0, "HRK": 10.0, "ISK": 30.0,
+    "TRY": 25.0, "RUB": 40.0, "CNY": 2.0, "HKD": 1.0, "SGD": 1.5, "KRW": 10.0, "INR": 10.0, "IDR": 15.0, "MYR": 15.0,
+    "PHP": 15.0, "THB": 8.0, "ILS": 6.0, "ZAR": 8.0, "MXN": 5.0, "BRL": 12.0,
+}  # fmt: skip
+
+COMMISSION_BP = 0.35  # 3.5 units per 100,000 and side, the usual commission of retail ECN accounts
+SLIPPAGE_BP = 0.1  # a tenth of a pip on EUR/USD: a small market order in liquid hours
+# Financing per year, charged on either side: the charge that retail brokers add to tom-next (about 0.5 to 1 %). The
+# interest differential itself is left out: it changed its sign in most pairs, so no constant is right for a history.
+FINANCING_PER_YEAR = 0.008
+DAYS_PER_YEAR = 365
+
+_COARSE_PIPS = frozenset({"JPY", "HUF", "KRW", "IDR", "ISK"})  # quoted with two decimals
+
+
+def pip_size(symbol: str) -> float:
+    """Price of one pip: 0.01 where the quote currency's unit is small (JPY, HUF, KRW, IDR, ISK), else 0.0001."""
+    return 0.01 if symbol[-3:] in _COARSE_PIPS else 0.0001
+
+
+def default_costs(symbol: str) -> Costs:
+    """Non-zero costs of a known pair: any cross of the currencies that the ECB publishes today, with HRK and RUB.
+
+    Raises:
+        DataValidationError: a currency without a default; the caller must send `costs` (422).
+    """
+    symbol = normal_symbol(symbol)
+    base, quote = symbol.split("/")
+    if base not in UNITS_PER_EUR or quote not in UNITS_PER_EUR:
+        raise DataValidationError.at(
+            "body.costs",
+            f"There are no default costs for {symbol}; send all five fields of `costs` for it.",
+            code="unknown_costs",
+        )
+    price_in_pips = UNITS_PER_EUR[quote] / UNITS_PER_EUR[base] / pip_size(symbol)
+    legs = (LEG_SPREAD_BP[base] + LEG_SPREAD_BP[quote]) * BASIS_POINT * price_in_pips
+    night = FINANCING_PER_YEAR / DAYS_PER_YEAR * price_in_pips
+    return Costs(
+        spread_pips=_rounded(SPREAD_PIPS.get(symbol, legs)),
+        commission_bp=COMMISSION_BP,
+        slippage_bp=SLIPPAGE_BP,
+        swap_long_pips=_rounded(night),
+        swap_short_pips=_rounded(night),
+    )
+
+
+def resolved_costs(symbol: str, override: Costs | None = None) -> Costs:
+    """All five fields set: the override's where it has them, the pair's defaults elsewhere.
+
+    Raises:
+        DataValidationError: a field is left open and the pair has no defaults (422).
+    """
+    given = {} if override is None else override.model_dump(exclude_none=True)
+    if len(given) == len(Costs.model_fields):
+        return Costs(**given)
+    return default_costs(symbol).model_copy(update=given)
+
+
+def unit_cost(costs: Costs, symbol: str, price: float) -> float:
+    """Half the spread, commission and slippage, as a fraction of the price, for a change of position by one.
+
+    Raises:
+        DataValidationError: the costs are not resolved, or the price is not positive.
+    """
+    half_spread = _set(costs.spread_pips) * pip_size(symbol) / 2 / _positive(price)
+    return half_spread + (_set(costs.commission_bp) + _set(costs.slippage_bp)) * BASIS_POINT
+
+
+def round_trip_cost(costs: Costs, symbol: str, price: float) -> float:
+    """In and out again: what a forecast must exceed to be worth acting on."""
+    return 2 * unit_cost(costs, symbol, price)
+
+
+def swap_cost(costs: Costs, symbol: str, price: float, position: float, from_ms: int, to_ms: int) -> float:
+    """What holding `position` over the 17:00 New York rolls between two moments costs, as a fraction of the price.
+
+    Three days are paid at Wednesday's roll and none on the weekend; each roll counts in exactly one of two adjoining
+    intervals. Positive is paid, negative received.
+    """
+    if position == 0:
+        return 0.0
+    nights = _nights(from_ms, to_ms)
+    pips = _set(costs.swap_long_pips if position > 0 else costs.swap_short_pips)
+    return abs(position) * nights * pips * pip_size(symbol) / _positive(price)
+
+
+def step_log_return(position: float, price: float, next_price: float, *, cost: float, swap: float = 0.0) -> float:
+    """One step's log return after costs: `log(1 + position * (next_price / price - 1) - cost - swap)`.
+
+    Args:
+        position: signed size held from `price` to `next_price`; 1 is the whole capital, long.
+        price: where the step starts, positive.
+        next_price: where it ends, positive.
+        cost: `unit_cost` times the change of position that opened the step.
+        swap: `swap_cost` of the step.
+
+    Raises:
+        DataValidationError: a price is not positive, or the step loses the whole capital (no logarithm).
+    """
+    growth = 1.0 + position * (_positive(next_price) / _positive(price) - 1.0) - cost - swap
+    if not 0.0 < growth < math.inf:
+        raise DataValidationError.at(
+            "price",
+            "One step lost the whole capital, or has no finite return; check the prices, the costs and the position.",
+            code="ruin",
+        )
+    return math.log(growth)
+
+
+@lru_cache(maxsize=4096)  # symbols share their bars' times
+def _nights(from_ms: int, to_ms: int) -> int:
+    return int(swap_days(from_ms, to_ms))
+
+
+def _rounded(pips: float) -> float:
+    return float(f"{pips:.3g}")
+
+
+def _set(value: float | None) -> float:
+    if value is None:
+        raise DataValidationError.at("costs", "A cost is not set; pass the costs through `resolved_costs` first.")
+    return value
+
+
+def _positive(price: float) -> float:
+    if not (price > 0.0 and math.isfinite(price)):
+        raise DataValidationError.at("price", "A price must be positive and finite; check the bars or the request.")
+    return price

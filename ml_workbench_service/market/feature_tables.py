@@ -1,0 +1,96 @@
+"""From bars and feature names to a `FeatureTable`, whole and sliced; what every local store does.
+
+Legend: N bars.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import iso_of_ms
+from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats
+from ml_workbench_service.market.indicators import Indicator, resolve, unknown_feature
+
+SYNTHETIC_RANGE = "synthetic_range"
+"""The warning on features that need high and low, computed from bars whose high and low were not observed."""
+
+
+def whole_table(
+    bars: Bars,
+    features: Sequence[str],
+    *,
+    own_columns: Callable[[], list[str]],
+    computed: Callable[[Indicator], Floats],
+) -> FeatureTable:
+    """All bars with the asked columns; the bars' own extra columns win over indicators of the same name.
+
+    Args:
+        own_columns: names the user's files have, for the error about a name nobody has.
+        computed: an indicator's column over these bars; a place for a cache.
+
+    Raises:
+        DataValidationError: an unknown feature, by its position; names the nearest known ones.
+    """
+    columns: dict[str, Floats] = {}
+    needs_range = False
+    for position, name in enumerate(features):
+        if name in bars.extra:
+            columns[name] = bars.extra[name]
+            continue
+        indicator = _resolved(name, bars, f"features.{position}", own_columns)
+        columns[name] = computed(indicator)
+        needs_range |= indicator.needs_range
+    return FeatureTable(
+        symbol=bars.symbol,
+        timeframe=bars.timeframe,
+        opened_ms=bars.opened_ms,
+        known_ms=bars.known_ms,
+        columns=columns,
+        data_source=bars.data_source,
+        calendar=bars.calendar,
+        fill=bars.fill,
+        warnings=(SYNTHETIC_RANGE,) if needs_range and bars.synthetic_range else (),
+    )
+
+
+def _resolved(name: str, bars: Bars, path: str, own_columns: Callable[[], list[str]]) -> Indicator:
+    try:
+        return resolve(name, path=path)
+    except DataValidationError as error:
+        own = own_columns()
+        if name in own:
+            message = f"the bars of {bars.symbol} {bars.timeframe} lack this column; only other files have it"
+            raise DataValidationError.at(path, message, code="unknown_feature") from error
+        if own and error.details["errors"][0]["code"] == "unknown_feature":
+            raise unknown_feature(name, own, path=path) from error
+        raise
+
+
+def sliced(
+    table: FeatureTable, *, start_ms: int | None, end_ms: int | None, as_of_ms: int, last: int | None
+) -> FeatureTable:
+    """The rows asked for; may be empty."""
+    wanted = table.known_ms <= as_of_ms
+    if start_ms is not None:
+        wanted &= table.opened_ms >= start_ms
+    if end_ms is not None:
+        wanted &= table.opened_ms < end_ms
+    rows = np.flatnonzero(wanted)
+    rows = rows if last is None else rows[max(0, len(rows) - last) :]
+    columns = {name: column[rows] for name, column in table.columns.items()}
+    return replace(table, opened_ms=table.opened_ms[rows], known_ms=table.known_ms[rows], columns=columns)
+
+
+def no_bars(bars: Bars, as_of_ms: int) -> DataValidationError:
+    """The error about a range without a known bar; says which range there is."""
+    first, last = iso_of_ms(int(bars.opened_ms[0])), iso_of_ms(int(bars.opened_ms[-1]))
+    return DataValidationError.at(
+        "start_date",
+        f"no bar of {bars.symbol} {bars.timeframe} lies in this range and is known at {iso_of_ms(as_of_ms)}; "
+        f"there are bars from {first} to {last}",
+        code="empty_range",
+        first=first,
+        last=last,
+    )

@@ -1,0 +1,93 @@
+"""Labels and ex-ante volatility at each bar, as finance.md defines them.
+
+At row t (known at t + timeframe): `price_change_h` = close[t+h] / close[t] - 1, `log_return_h` its log, `volatility_h`
+the root of the summed squared log returns of the next h bars. A label exists only where the h bars ahead follow
+without a missing bar; on intraday bars those that span a scheduled closure are dropped too, and counted.
+
+Legend: N bars. Everything is causal except the labels themselves.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
+from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.training import Target
+
+EWMA_DECAY = 0.94
+"""Daily decay of RiskMetrics (J. P. Morgan, Technical Document, 4th ed., 1996, table 5.8)."""
+EWMA_BARS = 120
+"""Bars in the kernel: 0.94 ** 120 < 0.001, so that any two ranges with as much history agree to the last bit."""
+
+
+@dataclass(frozen=True)
+class Labels:
+    """Labels with NaN where there is none, when each is known, and why rows have none."""
+
+    values: Floats  # (N,)
+    known_ms: Ints  # (N,) when the label is known; -1 where there is none
+    num_spanning_closure: int
+    num_missing_bar: int
+
+
+def label(target: Target, *, close: Floats, opened_ms: Ints, known_ms: Ints, runs: Ints, timeframe: str) -> Labels:
+    """Labels of one symbol's bars; `runs` numbers the runs of consecutive bars (a missing bar starts a new one)."""
+    num, h = len(close), target.horizon
+    values = np.full(num, np.nan)
+    label_known = np.full(num, -1, dtype=np.int64)
+    if num <= h:
+        return Labels(values, label_known, 0, 0)
+    same_run = runs[h:] == runs[:-h]
+    unbroken = np.ones_like(same_run)
+    if TIMEFRAMES_MS[timeframe] < TIMEFRAMES_MS["1d"]:
+        unbroken = opened_ms[h:] - opened_ms[:-h] == h * TIMEFRAMES_MS[timeframe]
+    usable = same_run & unbroken
+    values[:-h] = np.where(usable, _measure(target, close), np.nan)
+    label_known[:-h] = np.where(usable, known_ms[h:], -1)
+    return Labels(
+        values,
+        label_known,
+        num_spanning_closure=int(np.sum(same_run & ~unbroken)),
+        num_missing_bar=int(np.sum(~same_run)),
+    )
+
+
+def _measure(target: Target, close: Floats) -> Floats:
+    """The target for the first N - h rows."""
+    h = target.horizon
+    if target.measure == "price_change":
+        return close[h:] / close[:-h] - 1.0
+    if target.measure == "log_return":
+        return np.log(close[h:] / close[:-h])
+    squares = np.diff(np.log(close)) ** 2
+    return np.sqrt(np.lib.stride_tricks.sliding_window_view(squares, h).sum(axis=1))
+
+
+def ewma_volatility(close: Floats) -> Floats:
+    """Standard deviation of one bar's log return, known at that bar: an EWMA over the last `EWMA_BARS` returns.
+
+    NaN until a quarter of the kernel is filled. The sum runs in a fixed order, element by element, so that a row's
+    value does not depend on which other rows are computed with it.
+    """
+    num = len(close)
+    if num < 2:
+        return np.full(num, np.nan)
+    squares = np.concatenate([[np.nan], np.diff(np.log(close)) ** 2])
+    total, weight = np.zeros(num), np.zeros(num)
+    factor = 1.0
+    for lag in range(min(EWMA_BARS, num)):
+        lagged = squares[: num - lag]
+        known = np.isfinite(lagged)
+        total[lag:] += np.where(known, lagged, 0.0) * factor
+        weight[lag:] += known * factor
+        factor *= EWMA_DECAY
+    volatility = np.sqrt(total / np.maximum(weight, 1e-300))
+    volatility[: EWMA_BARS // 4] = np.nan
+    volatility[volatility == 0.0] = np.nan
+    return volatility
+
+
+def target_volatility(bar_volatility: Floats, target: Target) -> Floats:
+    """Ex-ante standard deviation of the target's price move: one bar's, times the root of the horizon."""
+    return bar_volatility * np.sqrt(target.horizon)

@@ -1,0 +1,1 @@
+"""Answers, no torch: predictor, batching, uncertainty, the publisher of records."""

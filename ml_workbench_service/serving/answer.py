@@ -1,0 +1,245 @@
+"""From a question to the one prediction record: scale, run the network, and say how sure the answer is.
+
+Every path (single, batch, replay) goes through `prepare` and `finish`; only how many windows share a run of the
+network differs, and in float32 that changes no bit.
+
+Legend: N questions, T rows, F features.
+"""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.market import Floats, Floats32
+from ml_workbench_service.contracts.prediction import (
+    AbstainReason,
+    Direction,
+    Novelty,
+    PredictionMetadata,
+    PredictionRecord,
+)
+from ml_workbench_service.learning.uncertainty import NOVELTY_THRESHOLD, TOO_WIDE
+from ml_workbench_service.learning.windows import part_of
+from ml_workbench_service.market import calendar
+from ml_workbench_service.serving.model import ServedModel
+
+STALE_BARS = 2
+"""Features are stale when their newest bar became known more than this many bars of market time ago."""
+
+
+@dataclass(frozen=True)
+class Question:
+    """What one record answers."""
+
+    symbol: str
+    x_TF: Floats  # features in their own units, in the card's order, oldest first
+    as_of_ms: int
+    price: float | None
+    volatility: float | None  # ex-ante standard deviation of the target
+    newest_known_ms: int  # when the last row became known
+    clock: bool = True  # whether the clock's abstentions apply
+    warnings: tuple[str, ...] = ()
+    prediction_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+
+
+@dataclass(frozen=True)
+class Circumstances:
+    """What a record says of how it came about."""
+
+    role: str
+    source: str = "live"
+    correlation_id: str = ""
+    scaling_factor: float = 1.0
+    deployment_id: str | None = None
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A question as the network reads it, with what it means to abstain before looking."""
+
+    question: Question
+    rows_TF: Floats32 | None  # None: the symbol is unknown, there is nothing to scale with
+    warnings: tuple[str, ...]
+
+
+def prepare(model: ServedModel, question: Question) -> Prepared:
+    """Cuts to the lookback and scales.
+
+    Raises:
+        DataValidationError: fewer rows than `min_window`, or a level feature that is not positive.
+    """
+    card, num_rows = model.card, len(question.x_TF)
+    if num_rows < card.min_window:
+        raise DataValidationError.at(
+            "body.features",
+            f"{card.id} needs at least {card.min_window} rows of each feature (best {card.lookback}); send more history",
+            code="too_few_rows",
+            min_window=card.min_window,
+            lookback=card.lookback,
+        )
+    warnings = question.warnings + (("short_window",) if num_rows < card.lookback else ())
+    if question.symbol not in model.scaler.symbols:
+        return Prepared(question, None, warnings)
+    return Prepared(question, model.scaler.rows(question.symbol, question.x_TF[-card.lookback :]), warnings)
+
+
+def answer(model: ServedModel, question: Question, circumstances: Circumstances) -> PredictionRecord:
+    """One record, by the network for single windows (int8 where it was accepted)."""
+    prepared = prepare(model, question)
+    if prepared.rows_TF is None:
+        return finish(model, prepared, circumstances, output=None, last_row_F=None, precision=card_precision(model))
+    raw = model.single.predict(prepared.rows_TF[None])
+    return finish(
+        model, prepared, circumstances, output=float(raw.outputs_NK[0, 0]), last_row_F=raw.last_rows_NF[0],
+        precision=card_precision(model),
+    )  # fmt: skip
+
+
+def answer_many(
+    model: ServedModel, questions: Sequence[Prepared], circumstances: Circumstances
+) -> list[PredictionRecord]:
+    """Records by the float32 network, windows of one length in one run; bit-equal to one at a time in float32."""
+    by_length: dict[int, list[int]] = {}
+    for number, prepared in enumerate(questions):
+        if prepared.rows_TF is not None:
+            by_length.setdefault(len(prepared.rows_TF), []).append(number)
+    outputs: dict[int, tuple[float, Floats32]] = {}
+    for numbers in by_length.values():
+        raw = model.float32.predict(np.stack([_rows(questions[number]) for number in numbers]))
+        for place, number in enumerate(numbers):
+            outputs[number] = float(raw.outputs_NK[place, 0]), raw.last_rows_NF[place]
+    records = []
+    for number, prepared in enumerate(questions):
+        output, last_row_F = outputs.get(number, (None, None))
+        records.append(
+            finish(model, prepared, circumstances, output=output, last_row_F=last_row_F, precision="fp32")
+        )
+    return records
+
+
+def card_precision(model: ServedModel) -> str:
+    """The precision of single answers."""
+    return model.card.precision
+
+
+def finish(
+    model: ServedModel,
+    prepared: Prepared,
+    circumstances: Circumstances,
+    *,
+    output: float | None,
+    last_row_F: Floats32 | None,
+    precision: str,
+) -> PredictionRecord:
+    """The whole record around a network's output; `None` means that the symbol is unknown."""
+    card, question = model.card, prepared.question
+    judgement = _judge(model, question, output, last_row_F)
+    abstains = bool(judgement.reasons)
+    prediction = None if abstains else judgement.value
+    warnings = prepared.warnings + judgement.warnings
+    return PredictionRecord.model_construct(
+        prediction_id=question.prediction_id,
+        model_id=card.id,
+        version=card.version,
+        version_id=card.version,
+        role=circumstances.role,
+        symbol=question.symbol,
+        timeframe=card.timeframe,
+        target=card.target,
+        as_of=_moment(question.as_of_ms),
+        valid_until=_moment(valid_until_ms(model, question.as_of_ms)),
+        timestamp=utc_now(),
+        price=question.price,
+        source=circumstances.source,
+        sample=part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_known_ms),
+        status="abstain" if abstains else "ok",
+        prediction=prediction,
+        direction="hold" if abstains else judgement.direction,
+        confidence=None if abstains else judgement.confidence,
+        outputs={card.outputs[0]: prediction},
+        interval=None if abstains else judgement.interval,
+        novelty=judgement.novelty,
+        warnings=warnings,
+        abstain_reasons=judgement.reasons,
+        scaling_factor=circumstances.scaling_factor,
+        metadata=PredictionMetadata.model_construct(
+            precision=precision,
+            data_source=card.data_source,
+            correlation_id=circumstances.correlation_id,
+            fill=card.fill,
+            volatility=judgement.scale,
+            deployment_id=circumstances.deployment_id,
+        ),
+    )
+
+
+@dataclass(frozen=True)
+class _Judgement:
+    value: float | None
+    scale: float | None
+    direction: Direction
+    confidence: float | None
+    interval: object
+    novelty: Novelty | None
+    reasons: tuple[AbstainReason, ...]
+    warnings: tuple[str, ...]
+
+
+def _judge(model: ServedModel, question: Question, output: float | None, last_row_F: Floats32 | None) -> _Judgement:
+    """Direction, confidence, interval, novelty and the reasons to abstain."""
+    reasons = list(_clock_reasons(model, question)) if question.clock else []
+    if output is None or last_row_F is None:
+        return _Judgement(None, None, "hold", None, None, None, ("unknown_symbol", *reasons), ())
+    uncertainty = model.uncertainty
+    label_scale = model.label_scale(question.symbol)
+    distribution, scale, warnings = uncertainty.unconditional, label_scale, ("unconditional_interval",)
+    if uncertainty.conditional is not None and question.volatility is not None and question.volatility > 0:
+        distribution, scale, warnings = uncertainty.conditional, question.volatility, ()
+    value = output * label_scale
+    novelty = uncertainty.novelty.novelty(last_row_F)
+    interval = distribution.interval(value, scale)
+    if novelty.score > NOVELTY_THRESHOLD:
+        reasons.insert(0, "novel_input")
+    if distribution.radius * scale > TOO_WIDE * uncertainty.unconditional.radius * label_scale:
+        reasons.append("interval_too_wide")
+    direction: Direction = "hold"
+    confidence = None
+    if model.target.needs_price:
+        dead_zone = model.dead_zone(question.symbol, question.price)
+        direction = "hold" if abs(value) <= dead_zone else ("buy" if value > 0 else "sell")
+        confidence = distribution.probability(direction, value, scale=scale, dead_zone=dead_zone)
+    return _Judgement(value, scale, direction, confidence, interval, novelty, tuple(reasons), warnings)
+
+
+def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason]:
+    """What the time of asking alone forbids."""
+    reasons: list[AbstainReason] = []
+    is_daily = model.timeframe_ms >= calendar.DAY_MS
+    age_ms = int(calendar.market_ms(question.as_of_ms)) - int(calendar.market_ms(question.newest_known_ms))
+    if age_ms > STALE_BARS * model.timeframe_ms:
+        reasons.append("stale_features")
+    if question.as_of_ms > to_ms(model.card.expires_at):
+        reasons.append("model_expired")
+    # A daily bar may become known just after Friday's close; asked at that very moment it is Monday's forecast.
+    if not bool(calendar.is_open(question.as_of_ms)) and not (is_daily and question.as_of_ms == question.newest_known_ms):
+        reasons.append("market_closed")
+    return reasons
+
+
+def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
+    """When the horizon has passed: so much open-market time after `as_of`."""
+    return int(calendar.advance(as_of_ms, model.target.horizon * model.timeframe_ms))
+
+
+def _moment(moment_ms: int) -> datetime:
+    return datetime.fromtimestamp(moment_ms / 1000, tz=UTC)
+
+
+def _rows(prepared: Prepared) -> Floats32:
+    assert prepared.rows_TF is not None
+    return prepared.rows_TF

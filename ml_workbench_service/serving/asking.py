@@ -1,0 +1,139 @@
+"""From a request's body to a `Question`: match the columns by name, or fetch them, and settle what time it is.
+
+Legend: T rows, F features.
+"""
+
+import difflib
+from collections.abc import Mapping
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.market import FeatureStore, Floats
+from ml_workbench_service.contracts.prediction import FeatureColumns, PredictRequest
+from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility, target_volatility
+from ml_workbench_service.serving.answer import Question
+from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
+from ml_workbench_service.serving.model import ServedModel
+
+
+def question_of(model: ServedModel, request: PredictRequest) -> Question | None:
+    """The question of a request that brings its columns; None where the service must fetch them (`fetch_question`).
+
+    Raises:
+        DataValidationError: the timeframe is not the model's, or names or lengths of the columns do not fit.
+    """
+    symbol = symbol_of(model, request)
+    _check_timeframe(model, request)
+    if request.columns is None:
+        return None
+    x_TF = matrix(model, request.columns, path="body.features" if request.features is not None else "body.inputs")
+    now_ms = to_ms(utc_now())
+    as_of_ms = to_ms(request.as_of) if request.as_of is not None else now_ms
+    return Question(
+        symbol=symbol,
+        x_TF=x_TF,
+        as_of_ms=as_of_ms,
+        price=request.price,
+        volatility=_volatility(model, request.columns),
+        newest_known_ms=as_of_ms,
+        clock=request.as_of is not None,
+        warnings=() if request.as_of is not None else ("as_of_assumed",),
+    )
+
+
+def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureStore) -> Question:
+    """The question whose columns the service fetches; blocks, so it is called in a thread.
+
+    Raises:
+        DataValidationError: no data, or a gap within the newest bars.
+        UpstreamError, UpstreamTimeoutError: the feature store failed.
+    """
+    symbol = symbol_of(model, request)
+    asked_ms = None if request.as_of is None else to_ms(request.as_of)
+    if symbol not in model.scaler.symbols:
+        return _about_unknown(model, symbol, request, asked_ms)
+    now_ms = store.now_ms()
+    table = store.fetch(
+        [symbol],
+        model.card.timeframe,
+        start_ms=None,
+        end_ms=None,
+        features=columns_needed(model),
+        as_of_ms=asked_ms if asked_ms is not None else (to_ms(utc_now()) if now_ms is None else now_ms),
+        last=bars_needed(model),
+    )[0]
+    question = newest_question(model, table, as_of_ms=asked_ms)
+    if request.price is None:
+        return question
+    return Question(**{**question.__dict__, "price": request.price})
+
+
+def symbol_of(model: ServedModel, request: PredictRequest) -> str:
+    """The symbol of the body or its context; a model of one symbol needs none.
+
+    Raises:
+        DataValidationError: the model knows several symbols and the request names none.
+    """
+    if request.symbol is not None:
+        return request.symbol
+    if request.context is not None:
+        return request.context.symbol
+    if len(model.card.symbols) == 1:
+        return model.card.symbols[0]
+    raise DataValidationError.at(
+        "body.context", f"{model.card.id} knows {', '.join(model.card.symbols)}; say which with `context`"
+    )
+
+
+def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
+    """The last `lookback` rows in the card's order, oldest first.
+
+    Raises:
+        DataValidationError: unknown or missing names, or unequal lengths; each with what to do.
+    """
+    names = model.card.features
+    errors = [_unknown(name, names, path) for name in columns if name not in names]
+    errors += [
+        {"path": f"{path}.{name}", "message": f"{name} is missing; {model.card.id} reads {', '.join(names)}", "code": "missing"}
+        for name in names
+        if name not in columns
+    ]
+    lengths = {name: len(values) for name, values in columns.items()}
+    if not errors and len(set(lengths.values())) > 1:
+        text = ", ".join(f"{name} {length}" for name, length in lengths.items())
+        errors = [{"path": path, "message": f"all features need the same number of rows; here: {text}", "code": "lengths"}]
+    if errors:
+        raise DataValidationError(f"{errors[0]['path']}: {errors[0]['message']}", details={"errors": errors})
+    return np.column_stack([columns[name] for name in names]).astype(np.float64)
+
+
+def _unknown(name: str, names: tuple[str, ...], path: str) -> dict[str, str]:
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the model reads {', '.join(names)}"
+    return {"path": f"{path}.{name[:64]}", "message": f"the model does not read this feature; {hint}", "code": "unknown"}
+
+
+def _check_timeframe(model: ServedModel, request: PredictRequest) -> None:
+    timeframe = request.timeframe or (request.context.timeframe if request.context else None)
+    if timeframe is not None and timeframe != model.card.timeframe:
+        raise DataValidationError.at(
+            "body.timeframe", f"{model.card.id} was trained on {model.card.timeframe} bars; send those"
+        )
+
+
+def _volatility(model: ServedModel, columns: Mapping[str, list[float]]) -> float | None:
+    """From the request's own closes, where it has as many as the kernel needs; else unknown."""
+    close = columns.get("close")
+    if close is None or len(close) < EWMA_BARS or min(close) <= 0:
+        return None
+    value = float(target_volatility(ewma_volatility(np.array(close)), model.target)[-1])
+    return value if np.isfinite(value) else None
+
+
+def _about_unknown(model: ServedModel, symbol: str, request: PredictRequest, asked_ms: int | None) -> Question:
+    """A question that can only be abstained from: nothing is fetched for a symbol the model does not know."""
+    as_of_ms = asked_ms if asked_ms is not None else to_ms(utc_now())
+    rows = np.zeros((model.card.lookback, len(model.card.features)))
+    return Question(symbol, rows, as_of_ms, request.price, None, as_of_ms, clock=asked_ms is not None)

@@ -1,0 +1,105 @@
+"""Questions out of fetched tables: the newest one for a live request, or every bar for a replay, by the same code.
+
+Legend: N bars, T rows of a window, F features.
+"""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.market import FeatureTable, Floats, Ints
+from ml_workbench_service.learning.windows import streaks
+from ml_workbench_service.market import calendar
+from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility, target_volatility
+from ml_workbench_service.serving.answer import Question
+from ml_workbench_service.serving.model import ServedModel
+
+SPARE_BARS = 8
+
+
+@dataclass(frozen=True)
+class SymbolHistory:
+    """One symbol's fetched bars as a model reads them."""
+
+    model: ServedModel
+    table: FeatureTable
+    x_NF: Floats
+    close_N: Floats
+    volatility_N: Floats
+    streak_N: Ints  # complete consecutive rows that end at each bar
+
+    def question(self, row: int, *, as_of_ms: int | None = None, prediction_id: str | None = None) -> Question:
+        """The question that row `row` asks; a window shorter than the lookback where the run of bars is."""
+        num_rows = min(int(self.streak_N[row]), self.model.card.lookback)
+        known_ms = int(self.table.known_ms[row])
+        volatility = float(self.volatility_N[row])
+        extra = {} if prediction_id is None else {"prediction_id": prediction_id}
+        return Question(
+            symbol=self.table.symbol,
+            x_TF=self.x_NF[row + 1 - num_rows : row + 1],
+            as_of_ms=known_ms if as_of_ms is None else as_of_ms,
+            price=float(self.close_N[row]),
+            volatility=volatility if np.isfinite(volatility) else None,
+            newest_known_ms=known_ms,
+            warnings=self.table.warnings,
+            **extra,
+        )
+
+
+def bars_needed(model: ServedModel) -> int:
+    """Bars to fetch for one answer: the window, and the volatility's kernel."""
+    return int(max(model.card.lookback, EWMA_BARS + 1)) + SPARE_BARS
+
+
+def columns_needed(model: ServedModel) -> list[str]:
+    """Features in the card's order, and the close."""
+    return list(dict.fromkeys([*model.card.features, "close"]))
+
+
+def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:
+    """Arrange a fetched table for a model."""
+    x_NF = np.column_stack([table.columns[name] for name in model.card.features])
+    runs = calendar.runs(table.opened_ms, model.timeframe_ms, table.calendar)
+    close = np.asarray(table.columns["close"])
+    return SymbolHistory(
+        model,
+        table,
+        x_NF,
+        close,
+        target_volatility(ewma_volatility(close), model.target),
+        streaks(np.isfinite(x_NF).all(axis=1) & np.isfinite(close), runs),
+    )
+
+
+def newest_question(model: ServedModel, table: FeatureTable, *, as_of_ms: int | None) -> Question:
+    """The question of the newest bar.
+
+    Raises:
+        DataValidationError: the newest bars have missing values or a gap, so that no window ends there.
+    """
+    history = read_history(model, table)
+    if history.streak_N[-1] < model.card.min_window:
+        raise DataValidationError.at(
+            "body.as_of",
+            f"{table.symbol} has a missing bar or feature within the last {model.card.min_window} bars; "
+            "ask again once more bars are known, or send the features yourself",
+            code="incomplete_window",
+        )
+    return history.question(len(table) - 1, as_of_ms=as_of_ms)
+
+
+def replay_questions(history: SymbolHistory, *, from_ms: int, job_id: str) -> Iterator[tuple[int, Question | None]]:
+    """Every bar opened at or after `from_ms`, oldest first, as (known_ms, question); None where no window ends.
+
+    Prediction ids follow from job, symbol and bar, so that a replay sent twice is deduplicated by the queue.
+    """
+    for row in range(int(np.searchsorted(history.table.opened_ms, from_ms)), len(history.table)):
+        known_ms = int(history.table.known_ms[row])
+        if history.streak_N[row] < history.model.card.lookback:
+            yield known_ms, None
+            continue
+        name = f"{job_id}|{history.table.symbol}|{known_ms}"
+        yield known_ms, history.question(row, prediction_id=hashlib.sha256(name.encode()).hexdigest()[:32])

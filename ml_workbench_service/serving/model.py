@@ -1,0 +1,98 @@
+"""`ServedModel`: a published version, loaded and verified, as the predict path uses it. Knows no torch.
+
+Legend: N windows, T rows, F features, K outputs.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common_lib.exceptions import PredictionError
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
+from ml_workbench_service.contracts.market import Costs, Floats32
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.prediction import Predictor, RawPrediction
+from ml_workbench_service.contracts.training import Target, parse_target
+from ml_workbench_service.learning.export import INT8_FILE, MODEL_FILE
+from ml_workbench_service.learning.manifest import verify
+from ml_workbench_service.learning.runtime import OnnxNetwork
+from ml_workbench_service.learning.scaling import RowScaler
+from ml_workbench_service.learning.uncertainty import Uncertainty
+from ml_workbench_service.market.costs import round_trip_cost
+
+RECIPE_FILE = "recipe.json"
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """One version with everything an answer needs; immutable, so that a record's version and outputs belong together."""
+
+    card: ModelCard
+    target: Target
+    scaler: RowScaler
+    uncertainty: Uncertainty
+    borders_ms: dict[str, int]
+    last_known_ms: int
+    costs: dict[str, Costs]
+    reference_price: dict[str, float]
+    float32: Predictor
+    single: Predictor  # int8 where it was accepted, else float32; for one window at a time
+
+    @property
+    def timeframe_ms(self) -> int:
+        """Length of a bar."""
+        return TIMEFRAMES_MS[self.card.timeframe]
+
+    def dead_zone(self, symbol: str, price: float | None) -> float:
+        """The round-trip cost as a fraction of the price: a smaller forecast is `hold`."""
+        return round_trip_cost(self.costs[symbol], symbol, price or self.reference_price[symbol])
+
+    def label_scale(self, symbol: str) -> float:
+        """The unit of the network's outputs for this symbol."""
+        return self.scaler.symbols[symbol].label_scale
+
+    def smoke(self) -> RawPrediction:
+        """Answers for a window of zeros (every feature at its centre), whole and shortest, in both precisions.
+
+        Raises:
+            PredictionError: an answer is missing or not finite.
+        """
+        answer = None
+        for network in (self.float32, self.single):
+            for length in (self.card.lookback, self.card.min_window):
+                answer = network.predict(np.zeros((1, length, len(self.card.features)), dtype=np.float32))
+                if answer.outputs_NK.shape != (1, len(self.card.outputs)) or not np.isfinite(answer.outputs_NK).all():
+                    raise PredictionError("the model's answer to a window of averages is not a finite number; train it again")
+        assert answer is not None
+        return answer
+
+
+def load_model(folder: Path, card: ModelCard) -> ServedModel:
+    """Verifies a version's files and opens its networks.
+
+    Raises:
+        PredictionError: a file is missing or not what was published.
+    """
+    verify(folder)
+    recipe: dict[str, Any] = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+    float32 = OnnxNetwork(folder / MODEL_FILE)
+    return ServedModel(
+        card=card,
+        target=parse_target(card.target, None),
+        scaler=RowScaler.from_json(recipe["scaler"]),
+        uncertainty=Uncertainty.from_json(recipe["uncertainty"]),
+        borders_ms=recipe["borders_ms"],
+        last_known_ms=recipe["last_known_ms"],
+        costs={symbol: Costs.model_validate(each) for symbol, each in recipe["costs"].items()},
+        reference_price=recipe["reference_price"],
+        float32=float32,
+        single=OnnxNetwork(folder / INT8_FILE) if card.precision == "int8" else float32,
+    )
+
+
+def as_windows(rows_TF: Floats32) -> Floats32:
+    """One window as a batch of one."""
+    return np.ascontiguousarray(rows_TF[None])

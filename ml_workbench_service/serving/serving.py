@@ -1,0 +1,116 @@
+"""`Serving`: which version answers, loaded models, and the one thread on which networks run.
+
+The deployment history is read at each question (a `stat` where nothing changed), so a swap is the history's appended
+line: nothing to switch, no request dropped, and a record's version and outputs come from one immutable `ServedModel`.
+"""
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from ml_workbench_service.contracts.deployment import Deployment
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.serving.answer import Circumstances, Prepared, Question, answer, answer_many
+from ml_workbench_service.serving.model import ServedModel, load_model
+
+MOST_LOADED = 32
+Answer = TypeVar("Answer")
+
+
+class Registry(Protocol):
+    """What serving needs of a model registry."""
+
+    def card(self, model_id: str, version: str) -> ModelCard:
+        """One version's card."""
+        ...
+
+    def served_card(self, model_id: str) -> ModelCard:
+        """The card that answers where no version is named."""
+        ...
+
+    def folder(self, model_id: str, version: str) -> Path:
+        """Where a version lies."""
+        ...
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A loaded version and the role in which it answers."""
+
+    model: ServedModel
+    deployment: Deployment | None  # set where this version is the live one
+
+    def circumstances(self, correlation_id: str) -> Circumstances:
+        """What a live record says of its origin."""
+        return Circumstances(
+            role="champion" if self.deployment else "candidate",
+            correlation_id=correlation_id,
+            scaling_factor=self.deployment.scaling_factor if self.deployment else 1.0,
+            deployment_id=self.deployment.id if self.deployment else None,
+        )
+
+
+class Serving:
+    """Loaded models of one process. At most `MOST_LOADED`; the least recently used one leaves."""
+
+    def __init__(self, registry: Registry, *, live: Callable[[str], Deployment | None]) -> None:
+        self._registry = registry
+        self._live = live
+        self._models: OrderedDict[tuple[str, str], ServedModel] = OrderedDict()
+        self._loading = threading.Lock()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+
+    def close(self) -> None:
+        """Ends the inference thread after the answers at hand."""
+        self._thread.shutdown(wait=True)
+
+    @property
+    def num_loaded(self) -> int:
+        """Versions in memory."""
+        return len(self._models)
+
+    async def choose(self, model_id: str, version: str | None) -> Chosen:
+        """The version asked for, else the live one, else the newest; loaded and verified.
+
+        Raises:
+            ModelNotFoundError, VersionNotFoundError: there is none.
+            PredictionError: its files are not what was published.
+        """
+        live = self._live(model_id)
+        if version is None and live is not None:
+            version = live.version
+        if version is not None and (model := self._models.get((model_id, version))) is not None:
+            self._models.move_to_end((model_id, version))
+            return Chosen(model, live if live is not None and live.version == version else None)
+        return await asyncio.to_thread(self._load, model_id, version, live)
+
+    async def answer(self, chosen: Chosen, question: Question, correlation_id: str) -> PredictionRecord:
+        """One record, on the inference thread."""
+        return await self._run(lambda: answer(chosen.model, question, chosen.circumstances(correlation_id)))
+
+    async def answer_many(
+        self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str
+    ) -> list[PredictionRecord]:
+        """Records of one version, on the inference thread, in float32."""
+        return await self._run(lambda: answer_many(chosen.model, questions, chosen.circumstances(correlation_id)))
+
+    async def _run(self, work: Callable[[], Answer]) -> Answer:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    def _load(self, model_id: str, version: str | None, live: Deployment | None) -> Chosen:
+        card = self._registry.served_card(model_id) if version is None else self._registry.card(model_id, version)
+        key = (model_id, card.version)
+        with self._loading:
+            model = self._models.get(key)
+            if model is None:
+                model = load_model(self._registry.folder(*key), card)
+                self._models[key] = model
+                while len(self._models) > MOST_LOADED:
+                    self._models.popitem(last=False)
+        return Chosen(model, live if live is not None and live.version == card.version else None)

@@ -1,0 +1,211 @@
+"""`Workbench`: the outside things, opened once from Settings and passed as an argument. Below here nobody knows settings.
+
+The service resolves what is unset (a server at the seed's address, or the embedded stand-in) and passes the resolved
+addresses to its child processes, which open theirs with `open_for_worker`.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+from common_lib.exceptions import DataValidationError, UnavailableError
+from ml_workbench_service.contracts.market import FeatureStore
+from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.deployment_history import DeploymentHistory
+from ml_workbench_service.integrations.deployment_stream import DeploymentStream
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.strategy_engine import StrategyEngine
+from ml_workbench_service.settings import (
+    DEFAULT_EXPERIMENT_TRACKING_URI,
+    DEFAULT_FEATURE_STORE_URL,
+    EMBEDDED,
+    Settings,
+)
+
+PROBE_TIMEOUT_S = 0.3
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Where each outside thing is, after looking once."""
+
+    feature_store: str  # EMBEDDED, file://…, http(s)://…
+    tracking: str  # a URI for MLflow, EMBEDDED resolved to sqlite, or "disabled"
+    tracking_is_embedded: bool
+    redis: str | None  # None: there is no Redis to be had, `redis_fault` says why
+    redis_is_embedded: bool
+    redis_fault: str = ""
+
+
+@dataclass(frozen=True)
+class Workbench:
+    """The outside things of one process."""
+
+    addresses: Addresses
+    feature_store: FeatureStore
+    history: DeploymentHistory
+    registry: FolderModelRegistry
+    state_dir: Path
+    queue: RedisPredictionQueue | None
+    deployments: DeploymentStream | None
+    strategy_engine: StrategyEngine | None
+
+    def required_queue(self) -> RedisPredictionQueue:
+        """The queue; raises UnavailableError where there is no Redis."""
+        if self.queue is None:
+            raise UnavailableError(
+                f"there is no Redis: {self.addresses.redis_fault or 'set REDIS_URL'}", retry_after_s=30
+            )
+        return self.queue
+
+
+def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
+    """Opens everything at addresses already resolved; nothing is contacted yet."""
+    history = DeploymentHistory(settings.MODEL_REGISTRY_PATH.resolve())
+    api_key = settings.API_KEY.get_secret_value() if settings.API_KEY else None
+    queue = deployments = engine = None
+    if addresses.redis is not None:
+        queue = RedisPredictionQueue(addresses.redis, capacity=settings.PREDICTION_QUEUE_CAPACITY)
+        deployments = DeploymentStream(addresses.redis)
+    if settings.STRATEGY_ENGINE_URL:
+        own_url = f"http://{settings.HOST}:{settings.PORT}"
+        engine = StrategyEngine(settings.STRATEGY_ENGINE_URL, api_key=api_key, own_url=own_url)
+    return Workbench(
+        addresses=addresses,
+        feature_store=open_feature_store(addresses.feature_store, bars_timezone=settings.BARS_TIMEZONE, api_key=api_key),
+        history=history,
+        registry=FolderModelRegistry(settings.MODEL_REGISTRY_PATH.resolve(), live_version=history.live_version),
+        state_dir=settings.STATE_DIR.resolve(),
+        queue=queue,
+        deployments=deployments,
+        strategy_engine=engine,
+    )
+
+
+@contextmanager
+def open_for_worker(settings: Settings) -> Iterator[Workbench]:
+    """A child's workbench: the service has resolved every address into the child's environment."""
+    addresses = Addresses(
+        feature_store=settings.FEATURE_STORE_URL or EMBEDDED,
+        tracking=settings.EXPERIMENT_TRACKING_URI or "disabled",
+        tracking_is_embedded=False,
+        redis=settings.REDIS_URL,
+        redis_is_embedded=False,
+    )
+    workbench = open_workbench(settings, addresses)
+    try:
+        yield workbench
+    finally:
+        close_workbench(workbench)
+
+
+def close_workbench(workbench: Workbench) -> None:
+    """Gives the connections back."""
+    if workbench.queue is not None:
+        workbench.queue.close()
+    if workbench.deployments is not None:
+        workbench.deployments.close()
+
+
+def resolve(settings: Settings, embedded_redis: EmbeddedRedis) -> Addresses:
+    """Looks once: what is set is used and nothing else; what is unset is probed, then embedded; each said in one line."""
+    state_dir = settings.STATE_DIR.resolve()
+    feature_store = settings.FEATURE_STORE_URL or (
+        DEFAULT_FEATURE_STORE_URL if _is_feature_store(DEFAULT_FEATURE_STORE_URL) else EMBEDDED
+    )
+    tracking = settings.EXPERIMENT_TRACKING_URI or (
+        DEFAULT_EXPERIMENT_TRACKING_URI if _is_mlflow(DEFAULT_EXPERIMENT_TRACKING_URI) else EMBEDDED
+    )
+    redis_url, redis_fault = settings.REDIS_URL, ""
+    if redis_url is None:
+        try:
+            redis_url = embedded_redis.start()
+        except UnavailableError as error:
+            redis_fault = error.message
+    _log.info("feature store", extra={"address": feature_store, "is_set": settings.FEATURE_STORE_URL is not None})
+    _log.info("experiment tracking", extra={"address": tracking, "is_set": settings.EXPERIMENT_TRACKING_URI is not None})
+    _log.info("redis", extra={"address": _without_password(redis_url) or redis_fault, "is_set": settings.REDIS_URL is not None})
+    return Addresses(
+        feature_store=feature_store,
+        tracking=embedded_tracking_uri(state_dir) if tracking == EMBEDDED else tracking,
+        tracking_is_embedded=tracking == EMBEDDED,
+        redis=redis_url,
+        redis_is_embedded=settings.REDIS_URL is None,
+        redis_fault=redis_fault,
+    )
+
+
+def embedded_tracking_uri(state_dir: Path) -> str:
+    """MLflow's own default kind of store, below the state folder."""
+    return f"sqlite:///{state_dir / 'mlflow.db'}"
+
+
+def open_feature_store(address: str, *, bars_timezone: str | None = None, api_key: str | None = None) -> FeatureStore:
+    """The store behind an address: `embedded`, `file://folder` or `http(s)://…`.
+
+    Raises:
+        DataValidationError: another kind of address, or a folder that is not there.
+    """
+    from ml_workbench_service.integrations.feature_store import LocalFeatureStore, RemoteFeatureStore
+
+    if address == EMBEDDED:
+        from ml_workbench_service.integrations.sample_rates import SampleRates
+
+        return LocalFeatureStore(SampleRates())
+    parts = urlsplit(address)
+    if parts.scheme == "file":
+        from ml_workbench_service.integrations.bars import FolderBars
+
+        return LocalFeatureStore(FolderBars(Path(unquote(parts.netloc + parts.path)), timezone=bars_timezone))
+    if parts.scheme in ("http", "https"):
+        return RemoteFeatureStore(address, api_key=api_key)
+    raise DataValidationError.at(
+        "FEATURE_STORE_URL", "FEATURE_STORE_URL must be `embedded`, file:///folder/of/bars, or an http(s) address"
+    )
+
+
+def _is_feature_store(address: str) -> bool:
+    try:
+        answer = json.loads(_get(address, "/health"))
+    except (OSError, HTTPException, ValueError):
+        return False
+    return isinstance(answer, dict) and answer.get("service") == "feature-store"
+
+
+def _is_mlflow(address: str) -> bool:
+    try:
+        text = _get(address, "/version").decode()
+    except (OSError, HTTPException, ValueError):
+        return False
+    return len(text) < 40 and text[:1].isdigit()
+
+
+def _get(address: str, path: str) -> bytes:
+    """The body of a 200, with the probe's short patience; anything else is an OSError."""
+    parts = urlsplit(address)
+    connection = HTTPConnection(parts.hostname or "localhost", parts.port, timeout=PROBE_TIMEOUT_S)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        if answer.status != 200:
+            raise ConnectionRefusedError(f"status {answer.status}")
+        return answer.read(4096)
+    finally:
+        connection.close()
+
+
+
+
+def _without_password(url: str | None) -> str:
+    if not url:
+        return ""
+    parts = urlsplit(url)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

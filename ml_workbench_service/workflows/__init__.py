@@ -1,0 +1,1 @@
+"""One verb, one straight line: train, replay, act, track."""

@@ -1,0 +1,194 @@
+"""Deploy: gates → compare-and-swap on the history → tell the target → the new version is live.
+
+A target that refuses leaves the previous version live and this deployment `failed`. Serving reads the history at each
+request, so the swap is the one appended line: a record's version and outputs always belong together.
+"""
+
+import logging
+from dataclasses import dataclass
+from datetime import datetime
+
+from common_lib.exceptions import ConflictError, DataValidationError, GateFailedError, PlatformError
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.deployment import Deployment, DeployRequest, GateResult
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.queue import DeploymentNotice
+from ml_workbench_service.serving.model import load_model
+from ml_workbench_service.workbench import Workbench
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Sender:
+    """Who asked: ids that go into the history."""
+
+    deployment_id: str
+    correlation_id: str
+    idempotency_key: str | None = None
+    body_digest: str | None = None
+
+
+def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: Sender) -> Deployment:
+    """Makes a version the live one.
+
+    Raises:
+        ModelNotFoundError, VersionNotFoundError: there is no such version.
+        GateFailedError: an enforced gate failed; `details.gates` lists them.
+        ConflictError: `expected_current` is not live now, the version is archived, or another deployment is under way.
+        UpstreamError, UpstreamTimeoutError: the target refused; the previous version stays live.
+    """
+    if request.gates and not all(request.gates.values()):
+        raise DataValidationError.at(
+            "body.gates", "the gates digest and smoke_prediction are always enforced; leave them out or send true"
+        )
+    card = workbench.registry.card(model_id, request.version)
+    if card.status == "archived":
+        raise ConflictError(f"version {card.version} of {model_id} is archived; deploy another version or train a new one")
+    gates = run_gates(workbench, card)
+    failed = [gate for gate in gates if gate.enforced and not gate.passed]
+    if failed:
+        raise GateFailedError(
+            f"version {card.version} of {model_id} did not pass: {', '.join(gate.gate for gate in failed)}; "
+            "train it again or restore its files",
+            details={"gates": [gate.model_dump() for gate in gates]},
+        )
+    with workbench.history.locked(model_id):
+        pending = _pending(workbench, card, request, sender, gates=gates)
+        workbench.history.append(pending)
+        live = _tell_and_go_live(workbench, pending, card)
+    _announce(workbench, live)
+    return live
+
+
+def rollback(workbench: Workbench, deployment_id: str, sender: Sender) -> Deployment:
+    """Takes a live deployment back: the version before it is deployed again, with the settings it had.
+
+    Raises:
+        DeploymentNotFoundError: no such deployment.
+        ConflictError: it is not live, or nothing was live before it.
+    """
+    ended = workbench.history.get(deployment_id)
+    if ended.status == "rolled_back":
+        raise ConflictError("this deployment is rolled back already; GET /api/v1/deployments shows what is live")
+    if ended.status != "live":
+        raise ConflictError(f"this deployment is {ended.status}, not live; only a live one can be rolled back")
+    earlier = [
+        each
+        for each in workbench.history.of(ended.model_id)
+        if each.live_at and each.id != ended.id and each.version == ended.previous_version
+    ]
+    if not earlier:
+        raise ConflictError("nothing was live before this deployment; deploy another version instead")
+    request = DeployRequest(
+        version=earlier[-1].version,
+        deployment_target=earlier[-1].deployment_target,
+        scaling_factor=earlier[-1].scaling_factor,
+        monitoring_level=earlier[-1].monitoring_level,
+        expected_current=ended.version,
+        reason=f"rollback of {ended.id}",
+    )
+    deployment = deploy(workbench, ended.model_id, request, sender)
+    with workbench.history.locked(ended.model_id):
+        superseded = workbench.history.get(ended.id)
+        workbench.history.append(superseded.model_copy(update={"status": "rolled_back"}))
+    return deployment
+
+
+def run_gates(workbench: Workbench, card: ModelCard) -> tuple[GateResult, ...]:
+    """The digest verifies; the model answers a smoke prediction."""
+    results = []
+    try:
+        digest = workbench.registry.verify(card.id, card.version)
+    except PlatformError as error:
+        return (_gate("digest", error.message, "every file as published", passed=False),)
+    results.append(_gate("digest", digest, "every file as published", passed=True))
+    limit = "a finite answer, whole and shortest window"
+    try:
+        load_model(workbench.registry.folder(card.id, card.version), card).smoke()
+    except PlatformError as error:
+        return (*results, _gate("smoke_prediction", error.message, limit, passed=False))
+    return (*results, _gate("smoke_prediction", "finite", limit, passed=True))
+
+
+def settle_interrupted(workbench: Workbench) -> None:
+    """At start: a deployment that a kill left pending failed; what was live before it still is."""
+    for each in workbench.history.everything():
+        if each.status == "pending":
+            with workbench.history.locked(each.model_id):
+                workbench.history.append(
+                    _ended(each, "failed", utc_now(), error="the service stopped before the target had answered; deploy again")
+                )
+
+
+def _gate(name: str, value: str, limit: str, *, passed: bool) -> GateResult:
+    return GateResult(gate=name, value=value, limit=limit, passed=passed, enforced=True)
+
+
+def _pending(
+    workbench: Workbench, card: ModelCard, request: DeployRequest, sender: Sender, *, gates: tuple[GateResult, ...]
+) -> Deployment:
+    current = workbench.history.live_version(card.id)
+    if request.expected_current is not None and request.expected_current != current:
+        raise ConflictError(
+            f"expected version {request.expected_current} to be live, but it is {current or 'none'}; look again, then decide",
+            details={"current": current},
+        )
+    warnings = ["simulated_data"] if card.data_source == "simulated" else []
+    if request.deployment_target == "strategy_engine" and workbench.strategy_engine is None:
+        warnings.append("strategy_engine_not_configured")
+    return Deployment(
+        id=sender.deployment_id,
+        model_id=card.id,
+        version=card.version,
+        deployment_target=request.deployment_target,
+        status="pending",
+        previous_version=current,
+        gate_results=gates,
+        warnings=tuple(warnings),
+        digest=card.digest,
+        scaling_factor=request.scaling_factor,
+        monitoring_level=request.monitoring_level,
+        reason=request.reason,
+        created_at=utc_now(),
+        idempotency_key=sender.idempotency_key,
+        body_digest=sender.body_digest,
+        correlation_id=sender.correlation_id,
+    )
+
+
+def _tell_and_go_live(workbench: Workbench, pending: Deployment, card: ModelCard) -> Deployment:
+    """Tells the strategy engine where it is the target; then one write ends the old line and starts the new."""
+    if pending.deployment_target == "strategy_engine" and workbench.strategy_engine is not None:
+        try:
+            workbench.strategy_engine.register(pending, card)
+        except PlatformError as error:
+            workbench.history.append(_ended(pending, "failed", utc_now(), error=error.message))
+            raise
+    now = utc_now()
+    before = workbench.history.live(card.id)
+    live = pending.model_copy(update={"status": "live", "live_at": now})
+    workbench.history.append(*([_ended(before, "superseded", now)] if before else []), live)
+    return live
+
+
+def _ended(deployment: Deployment, status: str, at: datetime, *, error: str | None = None) -> Deployment:
+    return deployment.model_copy(update={"status": status, "ended_at": at, "error": error})
+
+
+def _announce(workbench: Workbench, deployment: Deployment) -> None:
+    _log.info(
+        "deployed",
+        extra={"deployment_id": deployment.id, "model_id": deployment.model_id, "version": deployment.version},
+    )
+    if workbench.deployments is not None:
+        workbench.deployments.announce(
+            DeploymentNotice(
+                deployment_id=deployment.id,
+                model_id=deployment.model_id,
+                version=deployment.version,
+                status=deployment.status,
+                deployment_target=deployment.deployment_target,
+                at=utc_now(),
+            )
+        )

@@ -1,0 +1,129 @@
+"""Plan: what is decided before a training starts: family, hyper-parameters, costs, id, version, and what it will need.
+
+Everything that can be refused is refused here, with a 422, 409 or 507 now instead of a failed job later.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from common_lib.exceptions import DataValidationError, InsufficientMemoryError, VersionExistsError
+from ml_workbench_service.contracts.contract import NAME_PATTERN, to_ms
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest, parse_target
+from ml_workbench_service.integrations.model_registry import next_version
+from ml_workbench_service.learning.family import Family, family_for
+from ml_workbench_service.market.calendar import num_expected_bars
+from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.workbench import Workbench
+
+WORKER_GB = 0.55
+"""Resident memory of a worker with torch loaded, before any data."""
+ROW_BYTES = 8
+ROW_COPIES = 4
+"""Fetched columns, stacked rows, logarithms and scaled rows live at the same time."""
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A request that can be trained, and where its product will lie."""
+
+    request: TrainRequest
+    model_id: str
+    version: str
+    estimate: TrainingEstimate
+
+
+def plan_training(request: TrainRequest, workbench: Workbench, *, unfinished: Iterable[JobSpec], max_memory_gb: float) -> TrainingPlan:
+    """Validates a request as far as that goes without data, and reserves a version.
+
+    Args:
+        request: the parsed body.
+        workbench: for the registry, and for the names of features.
+        unfinished: trainings under way; the versions that they will publish are taken.
+        max_memory_gb: MAX_TRAINING_MEMORY.
+
+    Raises:
+        DataValidationError: family, hyper-parameters, target, feature or costs are not usable.
+        VersionExistsError: the version asked for exists or is being trained.
+        InsufficientMemoryError: the estimate is over the limit.
+    """
+    family = family_for(request.model_type, request.family)(request.hyperparameters)
+    try:
+        target = parse_target(request.target, request.timeframe)
+    except ValueError as error:
+        raise DataValidationError.at("body.target", str(error)) from error
+    for number, feature in enumerate(request.features):
+        _known_feature(workbench, feature, number)
+    for symbol in request.symbols:
+        resolved_costs(symbol, request.costs)
+    model_id = request.model_id or slug(request.name)
+    estimate = _estimate(request, family, request.timeframe_for(target))
+    if estimate.memory_gb > max_memory_gb:
+        raise _too_large(request, family, estimate, max_memory_gb)
+    version = _reserve(request, model_id, workbench, unfinished)
+    return TrainingPlan(request, model_id, version, estimate)
+
+
+def slug(name: str) -> str:
+    """`LSTM Price Predictor` → `lstm_price_predictor`; raises where nothing usable is left."""
+    text = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:64]
+    if not re.fullmatch(NAME_PATTERN, text):
+        raise DataValidationError.at("body.name", "no id can be made of this name; send a `model_id` such as eurusd_lstm")
+    return text
+
+
+def _known_feature(workbench: Workbench, feature: str, number: int) -> None:
+    try:
+        workbench.feature_store.kind_of(feature)
+    except DataValidationError as error:
+        raise DataValidationError.at(f"body.features.{number}", error.message, code="unknown_feature") from error
+
+
+def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinished: Iterable[JobSpec]) -> str:
+    taken = workbench.registry.versions(model_id)
+    taken += [spec.plan["version"] for spec in unfinished if spec.plan.get("model_id") == model_id and spec.kind is JobKind.TRAIN]
+    if request.version is None:
+        return next_version(taken)
+    if request.version in taken:
+        raise VersionExistsError(
+            f"version {request.version} of {model_id} exists or is being trained; leave `version` out to get the next one"
+        )
+    return request.version
+
+
+def _estimate(request: TrainRequest, family: Family, timeframe: str) -> TrainingEstimate:
+    bars = num_expected_bars(to_ms(request.start_date), to_ms(request.end_date), timeframe)
+    num_rows = bars * len(request.symbols)
+    data = num_rows * (len(request.features) + 8) * ROW_BYTES * ROW_COPIES
+    memory = WORKER_GB + (data + family.memory_bytes(num_rows, len(request.features))) / 1e9
+    num_train = int(num_rows * (1 - request.validation_split))
+    return TrainingEstimate(
+        memory_gb=round(memory, 2), duration_s=round(family.seconds(num_train), 1), num_windows=num_rows
+    )
+
+
+def _too_large(
+    request: TrainRequest, family: Family, estimate: TrainingEstimate, max_memory_gb: float
+) -> InsufficientMemoryError:
+    """The error with the cheapest change that fits: a smaller batch, then a shorter lookback, then fewer bars."""
+    target = parse_target(request.target, request.timeframe)
+    timeframe = request.timeframe_for(target)
+    plain = family.hyperparameters.model_dump()
+    for name in ("batch_size", "lookback", f"{family.name}_units"):
+        while name in plain and plain[name] > max(16, family.min_window):
+            plain[name] = max(plain[name] // 2, 16, family.min_window)
+            smaller = type(family)(plain)
+            if _estimate(request, smaller, timeframe).memory_gb <= max_memory_gb:
+                change = {key: value for key, value in plain.items() if value != getattr(family.hyperparameters, key)}
+                return _over(estimate, max_memory_gb, change)
+    return _over(estimate, max_memory_gb, {"symbols": 1} if len(request.symbols) > 1 else {"start_date": "later"})
+
+
+def _over(estimate: TrainingEstimate, max_memory_gb: float, change: dict[str, object]) -> InsufficientMemoryError:
+    words = ", ".join(f"{name}: {value}" for name, value in change.items())
+    return InsufficientMemoryError(
+        f"this training would need about {estimate.memory_gb} GB, over the limit of {max_memory_gb:g} GB; try {words}, "
+        "or raise MAX_TRAINING_MEMORY",
+        details={"estimate": estimate.model_dump(), "limit_gb": max_memory_gb, "change": change},
+    )

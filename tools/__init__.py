@@ -1,0 +1,1 @@
+"""Small programs of the build: they run from the Makefile and never from the service."""
