@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from common_lib.exceptions import DataValidationError, InsufficientMemoryError, VersionExistsError
+from ml_workbench_service import families as families  # loading the package registers every family
 from ml_workbench_service.contracts.contract import NAME_PATTERN, to_ms
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest, parse_target

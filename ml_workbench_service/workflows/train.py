@@ -13,6 +13,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service import accelerators
+from ml_workbench_service import families as families  # loading the package registers every family
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms, utc_now
 from ml_workbench_service.contracts.jobs import JobSpec, Report
 from ml_workbench_service.contracts.market import Costs, FeatureTable

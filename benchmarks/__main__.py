@@ -1,0 +1,15 @@
+"""Runs every benchmark, one after the other: `python -m benchmarks [name …]`."""
+
+import sys
+
+from benchmarks import inference_latency, startup, training_speed
+
+ALL = {"startup": startup.main, "inference_latency": inference_latency.main, "training_speed": training_speed.main}
+
+if __name__ == "__main__":
+    names = sys.argv[1:] or list(ALL)
+    unknown = sorted(set(names) - set(ALL))
+    if unknown:
+        sys.exit(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(ALL)}")
+    for each in names:
+        ALL[each]()
