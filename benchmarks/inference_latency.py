@@ -43,7 +43,9 @@ def contestants(cell: str, folder: Path) -> dict[str, Call]:
         cell, is_level_F=(False,) * NUM_FEATURES, units=UNITS, layers=1, num_outputs=1, dropout=0.2
     ).eval()
     weights = {name: value.detach().numpy() for name, value in network.state_dict().items()}
-    onnx.save(recurrent_graph(weights, cell=cell, num_layers=1, is_level_F=(False,) * NUM_FEATURES), folder / "model.onnx")
+    onnx.save(
+        recurrent_graph(weights, cell=cell, num_layers=1, is_level_F=(False,) * NUM_FEATURES), folder / "model.onnx"
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.quantization announces its end
         literal = torch.quantization.quantize_dynamic(network, {nn.Linear}, dtype=torch.qint8)
@@ -108,11 +110,16 @@ def main() -> None:
                 correlations = compare(calls, length)
                 rounds = measure(calls, length)
                 table = [
-                    [name, f"{rounds.median(name):.0f}", f"{rounds.times_better(best, name):.2f}", f"{correlations[name]:.4f}"]
+                    [
+                        name,
+                        f"{rounds.median(name):.0f}",
+                        f"{rounds.times_better(best, name):.2f}",
+                        f"{correlations[name]:.4f}",
+                    ]
                     for name in calls
                 ]
                 title = f"{cell}, T={length}, {NUM_FEATURES} features, {UNITS} units, batch 1, one thread"
-                show(title, ["contestant", "µs", f"{best} is × faster", "correlation with fp32"], table)
+                show(title, ["contestant", "µs", f"{best} is times faster", "correlation with fp32"], table)
                 figures[f"{cell} T={length}"] = {name: rounds.median(name) for name in calls}
                 if length == LENGTHS[0]:
                     goals += _goals(cell, rounds, best)

@@ -18,6 +18,7 @@ import stat
 import subprocess
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -70,6 +71,7 @@ class EmbeddedRedis:
         self._folder = self._state_dir / "redis"
         self._record = self._folder / "server.json"
         self._child: subprocess.Popen[bytes] | None = None
+        self._socket: Path | None = None
 
     @property
     def is_running(self) -> bool:
@@ -92,7 +94,7 @@ class EmbeddedRedis:
         binary = find_redis_server()
         self._folder.mkdir(parents=True, exist_ok=True)
         end_leftover(self._record)
-        socket = self._socket()
+        socket = self._socket = self._private_socket()
         socket.unlink(missing_ok=True)
         with (self._folder / "server.log").open("wb") as output:
             self._child = subprocess.Popen(
@@ -125,6 +127,10 @@ class EmbeddedRedis:
         self._child.wait()
         self._child = None
         self._record.unlink(missing_ok=True)
+        if self._socket is not None:
+            self._socket.unlink(missing_ok=True)
+            with suppress(OSError):  # somebody put a file there: it stays
+                self._socket.parent.rmdir()
 
     def _command(self, binary: Path, socket: Path) -> list[str]:
         options = {
@@ -140,7 +146,7 @@ class EmbeddedRedis:
         }
         return [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
-    def _socket(self) -> Path:
+    def _private_socket(self) -> Path:
         digest = hashlib.sha256(os.fsencode(self._state_dir)).hexdigest()[:16]
         folder = Path(tempfile.gettempdir()) / f"ml_workbench-{digest}"
         socket = folder / SOCKET_NAME
@@ -160,11 +166,11 @@ class EmbeddedRedis:
         return socket
 
     def _url(self) -> str:
-        return f"unix://{self._socket()}"
+        return f"unix://{self._socket}"
 
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
-        probe = redis.Redis(unix_socket_path=str(self._socket()), socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
+        probe = redis.Redis(unix_socket_path=str(self._socket), socket_timeout=1.0, retry=Retry(NoBackoff(), 0))
         try:
             while self.is_running and time.monotonic() < deadline:
                 try:

@@ -53,7 +53,7 @@ TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
 _HEALTH_TIMEOUT_S = 2.0
 _FIRST_START_MS = 631_238_400_000  # 2 January 1990, before any feed of foreign exchange
-_BACKWARD_FACTORS = (1.5, 6.0)  # how far back to ask for the last so many bars, then once more over gaps
+_BACKWARD_FACTORS = (1.5, 6.0)  # how far back to ask for the last so many bars; then over gaps; then everything
 _FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 Clock = Callable[[], int]
@@ -214,10 +214,16 @@ class RemoteFeatureStore:
         as_of = _known_by(as_of_ms, self._clock())
         end = as_of + 1 if end_ms is None else end_ms
         tables: list[FeatureTable] = []
-        for start in _starts(start_ms, end, timeframe=timeframe, last=last):
-            got = self._ask(asked, start, end, as_of_ms)
+        *tries, furthest = _starts(start_ms, end, timeframe=timeframe, last=last)
+        for start in [*tries, furthest]:
+            try:
+                got = self._ask(asked, start, end, as_of_ms)
+            except DataValidationError:  # a server may refuse an empty range; the furthest start decides
+                if start == furthest:
+                    raise
+                continue
             tables = [sliced(table, start_ms=start, end_ms=end, as_of_ms=as_of, last=last) for table in got]
-            if last is None or all(len(table) >= last for table in tables):
+            if last is not None and all(len(table) >= last for table in tables):
                 break
         for table in tables:
             if len(table) == 0:
@@ -334,4 +340,4 @@ def _starts(start_ms: int | None, end_ms: int, *, timeframe: str, last: int | No
     if last is None:
         return [_FIRST_START_MS]
     lengths = [round(factor * last * TIMEFRAMES_MS[timeframe]) + DAY_MS for factor in _BACKWARD_FACTORS]
-    return [max(_FIRST_START_MS, int(advance(end_ms, -length))) for length in lengths]
+    return [*(max(_FIRST_START_MS, int(advance(end_ms, -length))) for length in lengths), _FIRST_START_MS]

@@ -15,7 +15,7 @@ from typing import Protocol
 import psutil
 
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
-from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.sessions import kill_orphans, kill_session, resident_bytes, terminate_leader
 from ml_workbench_service.processes import ProcessRecord
 
@@ -108,10 +108,10 @@ class LocalBackend:
         return Handle(spec.id, ProcessRecord.of(child.pid))
 
     def poll(self, handle: Handle) -> WorkerState:
-        """Reaps our own child; tells an adopted worker by pid and start time, or by pid and a fresh beat."""
+        """Reaps our own child; tells an adopted worker by pid and start time."""
         is_ours = self._children.get(handle.job_id) == handle.process.pid
         exit_code = _reap(handle.process.pid) if is_ours else None
-        if exit_code is None and self._lives(handle):
+        if exit_code is None and handle.process.is_alive:
             self._press(handle)
             return WorkerState(is_alive=True)
         if is_ours:
@@ -136,16 +136,9 @@ class LocalBackend:
 
     def recover(self) -> list[Handle]:
         """Living workers, by the worker.json of each unfinished job."""
-        records = ((folder.id, folder.worker()) for folder in self._store.unfinished())
-        handles = (Handle(job_id, record) for job_id, record in records if record is not None)
-        return [handle for handle in handles if self._lives(handle)]
-
-    def _lives(self, handle: Handle) -> bool:
-        """The start time may be off where the clock was set; then a fresh beat and a living pid tell."""
-        if handle.process.is_alive:
-            return True
-        folder = self._store.folder(handle.job_id)
-        return folder.is_beating and _is_running(handle.process.pid)
+        folders = self._store.unfinished()
+        found = ((folder.id, _living_worker(folder)) for folder in folders)
+        return [Handle(job_id, process) for job_id, process in found if process is not None]
 
     def _press(self, handle: Handle) -> None:
         """From asking to force, one step at a time."""
@@ -176,8 +169,14 @@ def _reap(pid: int) -> int | None:
     return os.waitstatus_to_exitcode(status) if reaped else None
 
 
-def _is_running(pid: int) -> bool:
+def _living_worker(folder: JobFolder) -> ProcessRecord | None:
+    """The job's worker by pid and start time; where the clock was set meanwhile, by beat, pid and command line."""
+    record = folder.worker()
+    if record is None or record.is_alive:
+        return record
     try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+        process = psutil.Process(record.pid)
+        is_worker = folder.is_beating and str(folder.path.resolve()) in process.cmdline()
+        return ProcessRecord.of(record.pid) if is_worker else None
     except psutil.NoSuchProcess:
-        return False
+        return None

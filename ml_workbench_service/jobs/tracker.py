@@ -22,6 +22,7 @@ from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.track import Projection, disable, track
 
 DISABLED = "disabled"
+NICENESS = 10  # a training beside us on the same cores goes first
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ def main() -> int:
     settings = Settings()
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    os.nice(NICENESS)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
     log.info("tracker starts")

@@ -1,7 +1,7 @@
 """The one torch loop: windows gathered by index on the device, Adam, gradient clipping, early stopping.
 
-No DataLoader (it costs up to 300 times the slicing), nothing materialised per window. A share of the batches is cut to a random shorter length, so
-that the network has met short windows before a request brings one.
+No DataLoader (it costs up to 300 times the slicing), nothing materialised per window. A share of the batches is cut
+to a random shorter length, so that the network has met short windows before a request brings one.
 
 Legend: N windows of a batch, T rows, F features, K outputs.
 """
@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from common_lib.exceptions import TrainingError
 from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.learning.optimizer import ClippedAdam
 from ml_workbench_service.learning.windows import Windows
 
-GRADIENT_NORM = 1.0
 SHORT_SHARE = 0.2
 """Share of the batches that train on a shorter window."""
 SCORING_BATCH = 4096
@@ -65,7 +65,7 @@ def fit(network: nn.Module, windows: Windows, schedule: Schedule, *, device: tor
         JobCancelled: somebody asked for it, within one batch.
     """
     data = _OnDevice(windows, device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=schedule.learning_rate, fused=True)
+    optimizer = ClippedAdam(network, learning_rate=schedule.learning_rate)
     chance = torch.Generator().manual_seed(schedule.seed)
     best, best_epoch, epoch = float("inf"), 0, 0
     kept = {name: value.clone() for name, value in network.state_dict().items()}
@@ -92,34 +92,33 @@ def _epoch(
     data: _OnDevice,
     schedule: Schedule,
     *,
-    optimizer: torch.optim.Optimizer,
+    optimizer: ClippedAdam,
     chance: torch.Generator,
     report: Report,
 ) -> float:
     """One pass over the training part in random order; the mean squared error."""
     network.train()
-    parameters = list(network.parameters())
     ends = data.ends["train"]
-    lookback = len(data.offsets_T1)
-    order = ends[torch.randperm(len(ends), generator=chance).to(ends.device)]
+    batches = ends[torch.randperm(len(ends), generator=chance).to(ends.device)].split(schedule.batch_size)
+    lengths = _lengths(len(batches), len(data.offsets_T1), shortest=schedule.shortest_window, chance=chance)
     total = torch.zeros((), device=ends.device)
-    for ends_N in order.split(schedule.batch_size):
+    for ends_N, length in zip(batches, lengths, strict=True):
         report.check()
-        length = _length(lookback, schedule.shortest_window, chance)
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         answers_N = network(data.batch(ends_N, length))[:, 0]
         loss = nn.functional.mse_loss(answers_N, data.labels_R[ends_N])
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, GRADIENT_NORM, foreach=True)
         optimizer.step()
         total += loss.detach() * len(ends_N)
     return float(total) / len(ends)
 
 
-def _length(lookback: int, shortest: int, chance: torch.Generator) -> int:
-    if float(torch.rand((), generator=chance)) >= SHORT_SHARE:
-        return lookback
-    return int(torch.randint(shortest, lookback + 1, (), generator=chance))
+def _lengths(num: int, lookback: int, *, shortest: int, chance: torch.Generator) -> list[int]:
+    """The windows' length for each batch of an epoch: mostly the whole lookback, sometimes less."""
+    is_short = torch.rand(num, generator=chance) < SHORT_SHARE
+    shorter = torch.randint(shortest, lookback + 1, (num,), generator=chance)
+    lengths: list[int] = torch.where(is_short, shorter, lookback).tolist()
+    return lengths
 
 
 @torch.no_grad()

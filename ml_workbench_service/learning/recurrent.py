@@ -14,10 +14,15 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.gru_kernel import GruPass
 from ml_workbench_service.learning.loop import Schedule, fit
 from ml_workbench_service.learning.onnx_graph import recurrent_graph
 from ml_workbench_service.learning.recurrent_family import MIN_WINDOW
 from ml_workbench_service.learning.windows import Windows
+
+
+KERNEL_SIZE = 2_000_000
+"""Steps x windows x units up to which the GRU's own kernel beats torch's on a processor."""
 
 
 class RecurrentForecaster(nn.Module):
@@ -42,9 +47,26 @@ class RecurrentForecaster(nn.Module):
 
     def forward(self, rows_TNF: Tensor) -> Tensor:
         """Time-major rows → (N, K) in units of the label scale."""
-        states_TNH, _ = self.rnn(self.window_stage(rows_TNF))
+        windows_TNF = self.window_stage(rows_TNF)
+        if self._suits_kernel(windows_TNF):
+            states_TNH = self._by_kernel(windows_TNF)
+        else:
+            states_TNH, _ = self.rnn(windows_TNF)
         answer: Tensor = self.head(self.dropout(states_TNH[-1]))
         return answer
+
+    def _suits_kernel(self, windows_TNF: Tensor) -> bool:
+        """Training a GRU on a processor, as long as torch's bookkeeping rather than its arithmetic is the cost."""
+        size = windows_TNF.shape[0] * windows_TNF.shape[1] * self.rnn.hidden_size
+        return isinstance(self.rnn, nn.GRU) and self.training and windows_TNF.device.type == "cpu" and size <= KERNEL_SIZE
+
+    def _by_kernel(self, states_TNX: Tensor) -> Tensor:
+        for layer in range(self.rnn.num_layers):
+            if layer:
+                states_TNX = nn.functional.dropout(states_TNX, self.rnn.dropout, training=True)
+            names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+            states_TNX = GruPass.apply(states_TNX, *(getattr(self.rnn, f"{name}_l{layer}") for name in names))
+        return states_TNX
 
 
 def train_recurrent(

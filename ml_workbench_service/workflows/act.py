@@ -106,6 +106,8 @@ class _Loop:
         decided: list[tuple[str, Decision]] = []
         failed: list[tuple[Delivery, str]] = []
         fresh = [delivery for delivery in batch if not self._learner.has_applied(delivery.entry_id)]
+        if len(fresh) < len(batch):
+            log.warning("%d entries were applied before and are only acknowledged", len(batch) - len(fresh))
         for delivery in fresh:
             with correlated(delivery.correlation_id):
                 fault = self._apply_one(delivery, decided)

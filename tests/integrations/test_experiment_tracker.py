@@ -15,6 +15,7 @@ from ml_workbench_service.integrations.experiment_tracker import (
     Measurement,
     flat_params,
 )
+from ml_workbench_service.jobs.tracker import open_tracker
 from tests.integrations.mlflow_server import shared_server
 
 pytestmark = pytest.mark.filterwarnings(
@@ -167,6 +168,14 @@ def test_what_mlflow_has_forgotten_and_what_it_refuses_are_told_apart(
     open_run(lstm_units=64)
     with pytest.raises(UpstreamError):
         open_run(lstm_units=65)
+
+
+def test_the_embedded_store_keeps_its_artifacts_beside_itself(database: Path, bundle: Path, tmp_path: Path) -> None:
+    shutil.copy(database, tmp_path / "mlflow.db")
+    tracker = open_tracker(f"sqlite:///{tmp_path / 'mlflow.db'}", tmp_path)
+    run = tracker.open_run("job", name="lstm", started_ms=STARTED_MS, tags={}, params={})
+    tracker.attach(run.id, bundle)
+    assert (tmp_path / "mlartifacts" / run.id / "artifacts" / "bundle" / "card.json").exists()
 
 
 def test_an_absent_server_is_unavailable_at_once() -> None:

@@ -89,7 +89,7 @@ async def test_a_job_runs_from_queued_to_succeeded(store: JobStore, make_spec: M
         done = await until_final(store, job.id)
         await until(lambda: service.supervisor.num_running == 0)
     assert seen == ["queued", "started", "progress", "progress", "progress", "progress", "warning", "succeeded"]
-    expected = {"model_id": "m", "version": "1.0.0", "workbench": "the workbench", "correlation_id": "corr-1"}
+    expected = {"workbench": "the workbench", "correlation_id": "corr-1", "num_threads": "2"}
     assert (done.result, done.attempt, done.warnings) == (expected, 1, ("few rows",))
     assert (store.folder(job.id).checkpoint / "kept").exists()
     assert [finished.id for finished in service.finished] == [job.id]
@@ -123,7 +123,7 @@ async def test_trainings_wait_for_each_other_in_order_and_replays_do_not(
         first, second = [await service.supervisor.submit(make_spec(do="count", steps=400, pause_s=0.01)) for _ in "12"]
         await until_step(store.folder(first.id))
         replay = await service.supervisor.submit(make_spec(JobKind.REPLAY, do="count", steps=1))
-        await until_final(store, replay.id)
+        assert (await until_final(store, replay.id)).result["num_threads"] == "1"
         assert store.get(second.id).status is JobStatus.QUEUED
         assert service.supervisor.num_queued == 1
         await service.supervisor.cancel(first.id)
@@ -223,6 +223,24 @@ async def test_a_worker_outlives_the_service_and_is_adopted(store: JobStore, mak
     assert [finished.id for finished in after.finished] == [job.id]
 
 
+async def test_a_worker_is_known_by_its_beat_after_the_clock_was_set(
+    store: JobStore, make_spec: Make, make_backend: MakeBackend, serve: Any
+) -> None:
+    async with serve() as before:
+        job = await before.supervisor.submit(make_spec(do="count", steps=10_000, pause_s=0.005))
+        await until_step(store.folder(job.id))
+    folder = store.folder(job.id)
+    worker = folder.worker()
+    assert worker is not None
+    shifted = worker.model_copy(update={"started_at": worker.started_at - 3600})
+    (folder.path / "worker.json").write_text(shifted.model_dump_json())
+    (handle,) = make_backend().recover()
+    assert (handle.job_id, handle.process.pid, handle.process.is_alive) == (job.id, worker.pid, True)
+    os.kill(worker.pid, signal.SIGKILL)
+    await until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_ZOMBIE)
+    assert make_backend().recover() == []
+
+
 async def test_a_worker_that_died_while_the_service_was_away_is_lost(
     store: JobStore, make_spec: Make, serve: Any
 ) -> None:
@@ -233,8 +251,6 @@ async def test_a_worker_that_died_while_the_service_was_away_is_lost(
     assert worker is not None
     os.kill(worker.pid, signal.SIGKILL)  # our own child: it stays a zombie, and a zombie is dead
     await until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_ZOMBIE)
-    old = time.time() - 60
-    os.utime(store.folder(job.id).path / "beat", (old, old))
     async with serve() as after:
         done = store.get(job.id)
         assert done.error is not None

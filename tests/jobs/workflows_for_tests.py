@@ -1,5 +1,6 @@
 """Small workflows that real worker processes run in the tests; `request` says what to do."""
 
+import os
 import subprocess
 import sys
 import time
@@ -25,7 +26,7 @@ def count(request: dict[str, Any], checkpoint: Path, report: Report, workbench: 
         time.sleep(request.get("pause_s", 0))
     report.warn("few rows")
     (checkpoint / "kept").touch()
-    return {"model_id": "m", "version": "1.0.0", "workbench": workbench, "correlation_id": correlation_id()}
+    return {"workbench": workbench, "correlation_id": correlation_id(), "num_threads": os.environ["OMP_NUM_THREADS"]}
 
 
 def ignore(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:

@@ -15,7 +15,7 @@ local ids, evicted, added, duplicates, dropped = {}, {}, 0, 0, {}
 local function evict_oldest()
   local id = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1][1]
   for _, group in ipairs(groups) do
-    if redis.call('XACK', stream, group.name, id) == 1 then
+    if redis.call('XACK', stream, group.name, id) == 1 or later(id, group.last_delivered) then
       dropped[group.name] = (dropped[group.name] or 0) + 1
     end
   end

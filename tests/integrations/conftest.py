@@ -1,0 +1,74 @@
+"""Feature stores of every kind over the same checks: see `test_feature_store_conformance`."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from ml_workbench_service.contracts.market import FeatureStore
+from ml_workbench_service.integrations.bars import FolderBars
+from ml_workbench_service.integrations.feature_store import LocalFeatureStore, RemoteFeatureStore
+from ml_workbench_service.integrations.sample_rates import SampleRates
+from tests.integrations.bar_files import bars_frame, write_plain
+from tests.integrations.feature_store_server import Behaviour, FeatureStoreServer
+
+STORES = ("sample", "folder", "remote-json", "remote-arrow", "remote-single")
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A store with two symbols' hourly bars, and the data source it must declare."""
+
+    store: FeatureStore
+    data_source: str
+    start: str = "2023-01-09"
+    end: str = "2023-01-28"
+
+
+@pytest.fixture(scope="session")
+def bars_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve weeks of EUR/USD and GBP/USD hours from December 2022, the former with a signal of the user's own."""
+    folder = tmp_path_factory.mktemp("bars")
+    euro, pound = bars_frame(seed=1), bars_frame(seed=2, level=1.25)
+    signal = [None if row % 50 == 0 else float(row % 7) for row in range(len(euro))]
+    write_plain(folder, "EURUSD_1h.csv", euro, my_signal=signal, volume=[10.0] * len(euro))
+    write_plain(folder, "GBP_USD-H1.csv", pound)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def sample_source() -> SampleRates:
+    """One sample for all tests, since its series are cached."""
+    return SampleRates()
+
+
+@pytest.fixture(scope="session")
+def folder_store(bars_folder: Path) -> LocalFeatureStore:
+    """The folder's store."""
+    return LocalFeatureStore(FolderBars(bars_folder))
+
+
+@pytest.fixture(scope="session", params=STORES)
+def shelf(
+    request: pytest.FixtureRequest, sample_source: SampleRates, folder_store: LocalFeatureStore
+) -> Iterator[Shelf]:
+    """Each implementation, and each way to speak to a server."""
+    if request.param == "sample":
+        yield Shelf(LocalFeatureStore(sample_source), "simulated")
+        return
+    if request.param == "folder":
+        yield Shelf(folder_store, "file")
+        return
+    behaviour = Behaviour(offers_batch=request.param != "remote-single", offers_arrow=request.param == "remote-arrow")
+    with FeatureStoreServer(folder_store, behaviour) as server:
+        store = RemoteFeatureStore(server.url)
+        yield Shelf(store, "feature_store")
+        store.close()
+
+
+@pytest.fixture
+def server(folder_store: LocalFeatureStore) -> Iterator[FeatureStoreServer]:
+    """A Feature Store server over the folder."""
+    with FeatureStoreServer(folder_store) as running:
+        yield running
