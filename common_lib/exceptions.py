@@ -174,7 +174,7 @@ class TrainingError(PlatformError):
     error_code = "TRAINING_ERROR"
 
 
-class JobCancelled(TrainingError):  # noqa: N818 - a verdict, not a fault
+class JobCancelled(TrainingError):
     """Raised inside a job's work at the first report after a cancellation was asked for."""
 
     error_code = "JOB_CANCELLED"

@@ -84,9 +84,13 @@ class ConsoleFormatter(logging.Formatter):
         extras = _extras(record)
         if correlation_id():
             extras.setdefault("correlation_id", correlation_id())
-        tail = "".join(f" {key}={json.dumps(str(value)) if ' ' in str(value) else value}" for key, value in extras.items())
+        tail = "".join(
+            f" {key}={json.dumps(str(value)) if ' ' in str(value) else value}" for key, value in extras.items()
+        )
         message = record.getMessage() + tail
-        line = f"{_stamp(record)} {record.levelname:<7} {record.name}: " + message.replace("\r", "\\r").replace("\n", "\\n")
+        line = f"{_stamp(record)} {record.levelname:<7} {record.name}: " + message.replace("\r", "\\r").replace(
+            "\n", "\\n"
+        )
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
 

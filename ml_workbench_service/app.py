@@ -21,7 +21,18 @@ from filelock import FileLock, Timeout
 from common_lib.exceptions import PlatformError, UnavailableError
 from common_lib.logging import configure_logging
 from ml_workbench_service import __version__
-from ml_workbench_service.api import agents, catalogue, deployments, docs, errors, health, jobs, models, predictions, queue
+from ml_workbench_service.api import (
+    agents,
+    catalogue,
+    deployments,
+    docs,
+    errors,
+    health,
+    jobs,
+    models,
+    predictions,
+    queue,
+)
 from ml_workbench_service.api.access import ApiKey, AtTheDoor
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.service import Service
@@ -80,7 +91,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(health.metrics_router(api_key))
     app.include_router(api)
-    app.add_middleware(AtTheDoor, needs_loopback=settings.API_KEY is None)  # type: ignore[arg-type]
+    app.add_middleware(AtTheDoor, needs_loopback=settings.API_KEY is None)
     return app
 
 
@@ -195,7 +206,9 @@ def _stopping_event(stack: AsyncExitStack) -> asyncio.Event:
         previous = signal.getsignal(number)
 
         def chained(
-            received: int, frame: FrameType | None, before: Callable[[int, FrameType | None], Any] | int | None = previous
+            received: int,
+            frame: FrameType | None,
+            before: Callable[[int, FrameType | None], Any] | int | None = previous,
         ) -> None:
             loop.call_soon_threadsafe(stopping.set)
             if callable(before):

@@ -80,7 +80,9 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
         engine = StrategyEngine(settings.STRATEGY_ENGINE_URL, api_key=api_key, own_url=own_url)
     return Workbench(
         addresses=addresses,
-        feature_store=open_feature_store(addresses.feature_store, bars_timezone=settings.BARS_TIMEZONE, api_key=api_key),
+        feature_store=open_feature_store(
+            addresses.feature_store, bars_timezone=settings.BARS_TIMEZONE, api_key=api_key
+        ),
         history=history,
         registry=FolderModelRegistry(settings.MODEL_REGISTRY_PATH.resolve(), live_version=history.live_version),
         state_dir=settings.STATE_DIR.resolve(),
@@ -131,8 +133,13 @@ def resolve(settings: Settings, embedded_redis: EmbeddedRedis) -> Addresses:
         except UnavailableError as error:
             redis_fault = error.message
     _log.info("feature store", extra={"address": feature_store, "is_set": settings.FEATURE_STORE_URL is not None})
-    _log.info("experiment tracking", extra={"address": tracking, "is_set": settings.EXPERIMENT_TRACKING_URI is not None})
-    _log.info("redis", extra={"address": _without_password(redis_url) or redis_fault, "is_set": settings.REDIS_URL is not None})
+    _log.info(
+        "experiment tracking", extra={"address": tracking, "is_set": settings.EXPERIMENT_TRACKING_URI is not None}
+    )
+    _log.info(
+        "redis",
+        extra={"address": _without_password(redis_url) or redis_fault, "is_set": settings.REDIS_URL is not None},
+    )
     return Addresses(
         feature_store=feature_store,
         tracking=embedded_tracking_uri(state_dir) if tracking == EMBEDDED else tracking,
@@ -164,7 +171,7 @@ def open_feature_store(address: str, *, bars_timezone: str | None = None, api_ke
     if parts.scheme == "file":
         from ml_workbench_service.integrations.bars import FolderBars
 
-        return LocalFeatureStore(FolderBars(Path(unquote(parts.netloc + parts.path)), timezone=bars_timezone))
+        return LocalFeatureStore(FolderBars(Path(unquote(parts.netloc + parts.path)), bars_timezone=bars_timezone))
     if parts.scheme in ("http", "https"):
         return RemoteFeatureStore(address, api_key=api_key)
     raise DataValidationError.at(
@@ -200,8 +207,6 @@ def _get(address: str, path: str) -> bytes:
         return answer.read(4096)
     finally:
         connection.close()
-
-
 
 
 def _without_password(url: str | None) -> str:

@@ -116,5 +116,3 @@ def _count(scope: Scope, status: int, elapsed_s: float) -> None:
     service.metrics.requests.labels(scope["method"], route, str(status)).inc()
     service.metrics.latency.labels(route).observe(elapsed_s)
     log.debug("answered", extra={"route": route, "status": status, "elapsed_ms": round(elapsed_s * 1000, 2)})
-
-

@@ -84,7 +84,9 @@ async def show_deployment(deployment_id: DeploymentIdPath, service: ServiceDep) 
 
 
 @router.post(
-    "/deployments/{deployment_id}/rollback", summary="Roll a deployment back", responses=failures(404, 409, 500, 502, 504)
+    "/deployments/{deployment_id}/rollback",
+    summary="Roll a deployment back",
+    responses=failures(404, 409, 500, 502, 504),
 )
 async def roll_back(deployment_id: DeploymentIdPath, service: ServiceDep) -> Deployment:
     """Deploys what was live before this deployment, with the settings it had; the new deployment is the answer."""

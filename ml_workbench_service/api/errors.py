@@ -115,13 +115,16 @@ def validation_error(errors: Sequence[Any], *, known: Sequence[str] = (), prefix
     first = explained[0] if explained else {"path": prefix, "message": "not usable", "code": "invalid"}
     more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     return DataValidationError(
-        f"{first['path']}: {first['message']}{more}; correct it and send the request again", details={"errors": explained}
+        f"{first['path']}: {first['message']}{more}; correct it and send the request again",
+        details={"errors": explained},
     )
 
 
 def of_pydantic(error: ValidationError, contract: type[Contract], *, prefix: str) -> DataValidationError:
     """A contract's own ValidationError as the platform's."""
-    return validation_error(error.errors(include_url=False, include_input=False), known=list(names_of(contract)), prefix=prefix)
+    return validation_error(
+        error.errors(include_url=False, include_input=False), known=list(names_of(contract)), prefix=prefix
+    )
 
 
 def names_of(contract: type[Contract]) -> Iterator[str]:

@@ -79,11 +79,15 @@ def _things(service: Service) -> dict[str, OutsideThing]:
             detail="projected by the tracker process whenever there is something to tell",
         ),
         "redis": _redis(service),
-        "model_registry": OutsideThing(mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"),
+        "model_registry": OutsideThing(
+            mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"
+        ),
         "strategy_engine": OutsideThing(
             mode="remote" if service.workbench.strategy_engine else "off",
             state="ok" if service.workbench.strategy_engine else "disabled",
-            detail="" if service.workbench.strategy_engine else "set STRATEGY_ENGINE_URL; deployments are on the stream",
+            detail=""
+            if service.workbench.strategy_engine
+            else "set STRATEGY_ENGINE_URL; deployments are on the stream",
         ),
         "agent": _agent(service),
     }
@@ -125,6 +129,14 @@ def _scrape(service: Service) -> bytes:
             return metrics.render()  # Redis is away: the outbox gauges above say so
         metrics.queue_length.set(length)
         for group in groups:
-            for state in ("enqueued", "acked", "pending", "undelivered", "dropped_oldest", "dead_lettered", "duplicates"):
+            for state in (
+                "enqueued",
+                "acked",
+                "pending",
+                "undelivered",
+                "dropped_oldest",
+                "dead_lettered",
+                "duplicates",
+            ):
                 metrics.queue.labels(group.group, state).set(getattr(group, state))
     return metrics.render()

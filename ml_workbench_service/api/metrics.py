@@ -30,7 +30,9 @@ class Metrics:
         self.loaded_models = Gauge("ml_workbench_loaded_models", "Versions in memory.", registry=self.registry)
         self.outbox = Gauge("ml_workbench_queue_outbox", "Records not yet in the stream.", registry=self.registry)
         self.outbox_dropped = Gauge(
-            "ml_workbench_queue_outbox_dropped", "Records the outbox had to drop since the start.", registry=self.registry
+            "ml_workbench_queue_outbox_dropped",
+            "Records the outbox had to drop since the start.",
+            registry=self.registry,
         )
         self.queue = Gauge(
             "ml_workbench_queue_records", "The queue's books, by consumer group.", ["group", "state"],

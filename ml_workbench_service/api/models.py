@@ -101,9 +101,7 @@ async def archive_version(model_id: ModelIdPath, version: VersionPath, service: 
     summary="Train a model",
     responses=failures(409, 413, 415, 507),
 )
-async def train(
-    body: TrainRequest, service: ServiceDep, response: Response, key: IdempotencyDep
-) -> TrainAccepted:
+async def train(body: TrainRequest, service: ServiceDep, response: Response, key: IdempotencyDep) -> TrainAccepted:
     """Accepts a training and answers at once; the job at `Location` tells how it goes."""
     async with service.planning:
         if key is not None and (before := await _answered_before(service, key)) is not None:

@@ -57,7 +57,9 @@ EXAMPLES = {
     responses=failures(404, 413, 415, 500, 502, 504),
 )
 async def predict(
-    model_id: ModelIdPath, body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)], service: ServiceDep  # type: ignore[arg-type]
+    model_id: ModelIdPath,
+    body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)],
+    service: ServiceDep,
 ) -> Response:
     """One record from the live version (or the one named): forecast, direction, confidence, interval, novelty.
 

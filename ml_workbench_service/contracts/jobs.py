@@ -1,7 +1,7 @@
 """Jobs: the vocabulary of long work, from request to result. The event log is the truth; `Job` is its projection.
 
-    queued → running → succeeded | failed | cancelled
-                └→ cancelling → cancelled | failed | succeeded
+queued → running → succeeded | failed | cancelled
+            └→ cancelling → cancelled | failed | succeeded
 """
 
 from enum import StrEnum

@@ -20,7 +20,9 @@ class Quantization(Contract):
     accepted: bool
     reason: str
     speedup: Finite | None = None
-    max_delta_std: Finite | None = Field(default=None, description="Largest |difference| in prediction standard deviations.")
+    max_delta_std: Finite | None = Field(
+        default=None, description="Largest |difference| in prediction standard deviations."
+    )
     mean_delta_std: Finite | None = None
     direction_agreement: Finite | None = None
 

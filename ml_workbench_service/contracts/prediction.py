@@ -12,6 +12,8 @@ from ml_workbench_service.contracts.contract import Contract, Finite, Semver, Sy
 from ml_workbench_service.contracts.market import Floats32
 
 Direction = Literal["buy", "sell", "hold"]
+Precision = Literal["int8", "fp32"]
+Role = Literal["champion", "candidate"]
 Sample = Literal["train", "stop", "calibrate", "test", "live"]
 AbstainReason = Literal[
     "novel_input", "stale_features", "model_expired", "interval_too_wide", "market_closed", "unknown_symbol"
@@ -92,7 +94,7 @@ class Novelty(Contract):
 class PredictionMetadata(Contract):
     """How the numbers came about."""
 
-    precision: Literal["int8", "fp32"]
+    precision: Precision
     data_source: str
     correlation_id: str = ""
     fill: Literal["next_open", "next_close"] = "next_open"
@@ -107,7 +109,7 @@ class PredictionRecord(Contract):
     model_id: str
     version: str
     version_id: str
-    role: Literal["champion", "candidate"]
+    role: Role
     symbol: str
     timeframe: str
     target: str

@@ -87,7 +87,7 @@ def parse_target(name: str, timeframe: str | None = None) -> Target:
     own = f"1{unit}" if unit else None
     if own is not None and timeframe is not None and normal_timeframe(timeframe) != own:
         raise ValueError(f"the target {measure}_{count}{unit} fixes the timeframe {own}; leave `timeframe` out")
-    return Target(name=name, measure=measure, horizon=count, timeframe=own)  # type: ignore[arg-type]
+    return Target(name=name, measure=measure, horizon=count, timeframe=own)
 
 
 class TrainRequest(Contract):
@@ -97,9 +97,7 @@ class TrainRequest(Contract):
 
     name: Annotated[str, Field(min_length=1, max_length=128, description="Title for people.")]
     model_type: ModelType
-    features: Annotated[
-        list[Annotated[str, Field(pattern=FEATURE_PATTERN)]], Field(min_length=1, max_length=256)
-    ]
+    features: Annotated[list[Annotated[str, Field(pattern=FEATURE_PATTERN)]], Field(min_length=1, max_length=256)]
     target: Annotated[str, Field(min_length=1, max_length=64)]
     symbols: Annotated[list[Symbol], Field(min_length=1, max_length=64)]
     start_date: UtcDatetime = Field(description="First bar opening, inclusive.")
@@ -128,7 +126,6 @@ class TrainRequest(Contract):
         if self.end_date <= self.start_date:
             raise ValueError("`end_date` must be later than `start_date`")
         return self
-
 
     def timeframe_for(self, target: Target) -> str:
         """The target's own unit, else the request's, else an hour."""

@@ -73,7 +73,11 @@ def evaluate(
     test["information_coefficient"] = information_coefficient(labels_N, predictions_N)
     test["interval_coverage"] = float(np.mean(covered_N))
     test["num_windows"] = float(len(labels_N))
-    skill = {f"mse_against_{name}": 1.0 - test["mse"] / baseline["mse"] if baseline["mse"] > 0 and test["mse"] is not None else None}
+    skill = {
+        f"mse_against_{name}": 1.0 - test["mse"] / baseline["mse"]
+        if baseline["mse"] > 0 and test["mse"] is not None
+        else None
+    }
     if is_simulated:
         return Evaluation(
             test=test, baselines={name: _nullable(baseline)}, skill=skill, verdict="not_applicable",

@@ -76,7 +76,9 @@ def quantize(draft: Path) -> OnnxNetwork:
     return OnnxNetwork(draft / INT8_FILE)
 
 
-def judge_quantization(float32: OnnxNetwork, int8: OnnxNetwork, windows_NTF: Floats32, *, dead_zones_N: np.ndarray) -> Quantization:
+def judge_quantization(
+    float32: OnnxNetwork, int8: OnnxNetwork, windows_NTF: Floats32, *, dead_zones_N: np.ndarray
+) -> Quantization:
     """finance.md's rule on windows of the calibration part, one by one.
 
     Args:
@@ -90,12 +92,17 @@ def judge_quantization(float32: OnnxNetwork, int8: OnnxNetwork, windows_NTF: Flo
     deviation = float(exact.std())
     speedup = _speedup(float32, int8, windows_NTF[:1])
     if deviation == 0:
-        return Quantization(accepted=False, reason="the predictions do not vary, so nothing can be compared", speedup=speedup)
+        return Quantization(
+            accepted=False, reason="the predictions do not vary, so nothing can be compared", speedup=speedup
+        )
     delta = np.abs(exact - rough) / deviation
     agreement = float(np.mean(_directions(exact, dead_zones_N) == _directions(rough, dead_zones_N)))
     findings = [
         (speedup >= LEAST_SPEEDUP, f"{speedup:.2f} times as fast, needs {LEAST_SPEEDUP}"),
-        (float(delta.mean()) <= MOST_MEAN_DELTA, f"mean difference {delta.mean():.1%} of a deviation, at most {MOST_MEAN_DELTA:.0%}"),
+        (
+            float(delta.mean()) <= MOST_MEAN_DELTA,
+            f"mean difference {delta.mean():.1%} of a deviation, at most {MOST_MEAN_DELTA:.0%}",
+        ),
         (agreement >= LEAST_AGREEMENT, f"direction agrees on {agreement:.1%}, needs {LEAST_AGREEMENT:.0%}"),
     ]
     failed = [text for passed, text in findings if not passed]

@@ -82,7 +82,9 @@ class Family(ABC):
         return int(self.hyperparameters.lookback)  # type: ignore[attr-defined]
 
     @abstractmethod
-    def train(self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report) -> Trained:
+    def train(
+        self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report
+    ) -> Trained:
         """Learns from the parts `train` and `stop` alone, reporting and looking for a cancellation as it goes."""
 
     @abstractmethod

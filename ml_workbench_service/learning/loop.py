@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.autograd import backward
 
 from common_lib.exceptions import TrainingError
 from ml_workbench_service.contracts.jobs import Report
@@ -77,7 +78,13 @@ def fit(network: nn.Module, windows: Windows, schedule: Schedule, *, device: tor
             raise TrainingError(
                 f"the loss of epoch {epoch} is not a number; lower `learning_rate` or look for absurd values among the features"
             )
-        report(epoch, schedule.epochs, train_loss=train_loss, stop_loss=stop_loss, stop_skill=1 - stop_loss / zero_loss if zero_loss else 0.0)
+        report(
+            epoch,
+            schedule.epochs,
+            train_loss=train_loss,
+            stop_loss=stop_loss,
+            stop_skill=1 - stop_loss / zero_loss if zero_loss else 0.0,
+        )
         if stop_loss < best:
             best, best_epoch = stop_loss, epoch
             kept = {name: value.clone() for name, value in network.state_dict().items()}
@@ -99,7 +106,8 @@ def _epoch(
     """One pass over the training part in random order; the mean squared error."""
     network.train()
     ends = data.ends["train"]
-    batches = ends[torch.randperm(len(ends), generator=chance).to(ends.device)].split(schedule.batch_size)
+    order = ends[torch.randperm(len(ends), generator=chance).to(ends.device)]
+    batches = torch.split(order, schedule.batch_size)
     lengths = _lengths(len(batches), len(data.offsets_T1), shortest=schedule.shortest_window, chance=chance)
     total = torch.zeros((), device=ends.device)
     for ends_N, length in zip(batches, lengths, strict=True):
@@ -107,7 +115,7 @@ def _epoch(
         optimizer.zero_grad()
         answers_N = network(data.batch(ends_N, length))[:, 0]
         loss = nn.functional.mse_loss(answers_N, data.labels_R[ends_N])
-        loss.backward()
+        backward(loss)
         optimizer.step()
         total += loss.detach() * len(ends_N)
     return float(total) / len(ends)
@@ -127,7 +135,7 @@ def score(network: nn.Module, data: _OnDevice) -> float:
     network.eval()
     ends, lookback = data.ends["stop"], len(data.offsets_T1)
     total = 0.0
-    for ends_N in ends.split(SCORING_BATCH):
+    for ends_N in torch.split(ends, SCORING_BATCH):
         answers_N = network(data.batch(ends_N, lookback))[:, 0]
         total += float((answers_N - data.labels_R[ends_N]).square().sum())
     return total / len(ends)

@@ -20,7 +20,6 @@ from ml_workbench_service.learning.onnx_graph import recurrent_graph
 from ml_workbench_service.learning.recurrent_family import MIN_WINDOW
 from ml_workbench_service.learning.windows import Windows
 
-
 KERNEL_SIZE = 2_000_000
 """Steps x windows x units up to which the GRU's own kernel beats torch's on a processor."""
 
@@ -36,6 +35,7 @@ class RecurrentForecaster(nn.Module):
         self.rnn: nn.RNNBase = getattr(nn, cell)(len(is_level_F), units, layers, dropout=between)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(units, num_outputs)
+        self.is_level_F: Tensor
         self.register_buffer("is_level_F", torch.tensor(is_level_F, dtype=torch.float32), persistent=False)
         self._any_level = any(is_level_F)
 
@@ -58,14 +58,17 @@ class RecurrentForecaster(nn.Module):
     def _suits_kernel(self, windows_TNF: Tensor) -> bool:
         """Training a GRU on a processor, as long as torch's bookkeeping rather than its arithmetic is the cost."""
         size = windows_TNF.shape[0] * windows_TNF.shape[1] * self.rnn.hidden_size
-        return isinstance(self.rnn, nn.GRU) and self.training and windows_TNF.device.type == "cpu" and size <= KERNEL_SIZE
+        return (
+            isinstance(self.rnn, nn.GRU) and self.training and windows_TNF.device.type == "cpu" and size <= KERNEL_SIZE
+        )
 
     def _by_kernel(self, states_TNX: Tensor) -> Tensor:
         for layer in range(self.rnn.num_layers):
             if layer:
                 states_TNX = nn.functional.dropout(states_TNX, self.rnn.dropout, training=True)
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            states_TNX = GruPass.apply(states_TNX, *(getattr(self.rnn, f"{name}_l{layer}") for name in names))
+            weights = (getattr(self.rnn, f"{name}_l{layer}") for name in names)
+            states_TNX = GruPass.apply(states_TNX, *weights)  # type: ignore[no-untyped-call]
         return states_TNX
 
 

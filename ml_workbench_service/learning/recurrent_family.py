@@ -77,11 +77,11 @@ class RecurrentFamily(Family, abstract=True):
         batch = max(hyper.batch_size, 4096)
         activations = batch * hyper.lookback * (num_features + self.units * (self.gates + 2) * hyper.layers) * 4
         weights = self.gates * self.units * (num_features + self.units * (2 * hyper.layers - 1)) * 4
-        return num_rows * (num_features + 8) * 16 + 4 * activations + 8 * weights
+        return int(num_rows * (num_features + 8) * 16 + 4 * activations + 8 * weights)
 
     def seconds(self, num_windows: int) -> float:
         """Half of the epochs asked for, at the measured speed scaled by the work of a window."""
         hyper: Any = self.hyperparameters
         work = (hyper.lookback / 24) * hyper.layers * (0.4 + 0.6 * (self.units / 64) ** 1.5)
         batch = 1.0 + 20.0 / hyper.batch_size
-        return 5.0 + 0.5 * hyper.epochs * num_windows * work * batch / (1.6 * self.windows_per_second)
+        return float(5.0 + 0.5 * hyper.epochs * num_windows * work * batch / (1.6 * self.windows_per_second))

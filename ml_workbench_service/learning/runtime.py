@@ -32,5 +32,7 @@ class OnnxNetwork:
         try:
             outputs_NK, last_rows_NF = self._session.run(["outputs", "last_rows"], {"rows": rows_NTF})
         except Exception as error:
-            raise PredictionError("the network could not be run on this input; the service log has the cause") from error
+            raise PredictionError(
+                "the network could not be run on this input; the service log has the cause"
+            ) from error
         return RawPrediction(outputs_NK, last_rows_NF)

@@ -81,8 +81,8 @@ class NoveltyDetector:
         """From the training windows' last rows, after the window stage."""
         x_NF = last_rows_NF.astype(np.float64)
         mean = x_NF.mean(axis=0)
-        covariance = np.cov(x_NF, rowvar=False, bias=True).reshape(len(mean), len(mean)) + RIDGE * np.eye(len(mean))
-        precision = np.linalg.inv(covariance)
+        covariance = np.cov(x_NF, rowvar=False, bias=True).reshape(len(mean), len(mean))
+        precision: Floats = np.linalg.inv(covariance + RIDGE * np.eye(len(mean))).astype(np.float64)
         centred = x_NF - mean
         distances = np.sqrt(np.einsum("nf,fg,ng->n", centred, precision, centred))
         return cls(
@@ -96,7 +96,7 @@ class NoveltyDetector:
     def novelty(self, last_row_F: Floats32) -> Novelty:
         """The score of one row, and the features that stand out most, worst first."""
         centred = last_row_F.astype(np.float64) - self.mean_F
-        distance = float(np.sqrt(max(centred @ self.precision_FF @ centred, 0.0)))
+        distance = max(float(centred @ self.precision_FF @ centred), 0.0) ** 0.5
         away = np.abs(centred)
         score = max(distance / self.distance_quantile, float(away.max()) / self.worst_quantile)
         worst = np.argsort(-away)[:NUM_TOP_FEATURES]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms
@@ -66,12 +67,14 @@ class Windows:
     @property
     def label_scale_R(self) -> Floats:
         """The unit of each row's label."""
-        return np.array([self.scaler.symbols[symbol].label_scale for symbol in self.symbols])[self.symbol_R]
+        scales: Floats = np.array([self.scaler.symbols[symbol].label_scale for symbol in self.symbols])
+        return scales[self.symbol_R]
 
     def gather(self, ends: Ints, length: int | None = None) -> Floats32:
         """The windows (N, T, F) that end at these rows; for slices only, training gathers on its device."""
         offsets = np.arange(1 - (length or self.lookback), 1)
-        return self.rows_RF[ends[:, None] + offsets]
+        windows: Floats32 = self.rows_RF[ends[:, None] + offsets]
+        return windows
 
 
 def build(
@@ -97,7 +100,9 @@ def build(
     masks = [_masks(k, l, borders) for k, l in zip(known, label_known, strict=True)]
     offsets = np.cumsum([0] + [len(table.labels_N) for table in tables])
     parts = {
-        part: np.concatenate([each[mask[part]] + offset for each, mask, offset in zip(ends, masks, offsets, strict=False)])
+        part: np.concatenate(
+            [each[mask[part]] + offset for each, mask, offset in zip(ends, masks, offsets, strict=False)]
+        )
         for part in PARTS
     }
     for part in PARTS:
@@ -107,14 +112,17 @@ def build(
     for x_NF, table, each, mask in zip(logs, tables, ends, masks, strict=True):
         if not mask["train"].any():
             raise DataValidationError.at(
-                "body.symbols", f"{table.symbol} has no complete window in the training part; leave it out or start earlier"
+                "body.symbols",
+                f"{table.symbol} has no complete window in the training part; leave it out or start earlier",
             )
         scales[table.symbol] = fit_symbol(
             x_NF, table.labels_N, each[mask["train"]], is_level_F=is_level, lookback=lookback
         )
     scaler = RowScaler(tuple(features), tuple(is_level), scales)
     num_kept = sum(len(each) for each in parts.values())
-    return _stack(tables, scaler, parts=parts, borders=borders, lookback=lookback, num_purged=sum(map(len, ends)) - num_kept)
+    return _stack(
+        tables, scaler, parts=parts, borders=borders, lookback=lookback, num_purged=sum(map(len, ends)) - num_kept
+    )
 
 
 def _stack(
@@ -147,18 +155,18 @@ def _stack(
     )
 
 
-def streaks(complete_N: Ints, runs_N: Ints) -> Ints:
+def streaks(complete_N: NDArray[np.bool_], runs_N: Ints) -> Ints:
     """How many consecutive complete rows of the same run end at each row."""
     num = len(complete_N)
     breaks = np.ones(num, dtype=bool)
-    breaks[1:] = (runs_N[1:] != runs_N[:-1]) | ~complete_N[:-1].astype(bool)
+    breaks[1:] = (runs_N[1:] != runs_N[:-1]) | ~complete_N[:-1]
     start = np.maximum.accumulate(np.where(breaks, np.arange(num), 0))
-    return np.where(complete_N.astype(bool), np.arange(num) - start + 1, 0)
+    return np.where(complete_N, np.arange(num) - start + 1, 0)
 
 
 def _complete(x_NF: Floats, table: SymbolRows, lookback: int) -> Ints:
     """Last rows of the windows with `lookback` complete rows and a label."""
-    streak = streaks(np.isfinite(x_NF).all(axis=1).astype(np.int64), table.runs_N)
+    streak = streaks(np.asarray(np.isfinite(x_NF).all(axis=1)), table.runs_N)
     return np.flatnonzero((streak >= lookback) & np.isfinite(table.labels_N))
 
 

@@ -57,11 +57,11 @@ def _measure(target: Target, close: Floats) -> Floats:
     """The target for the first N - h rows."""
     h = target.horizon
     if target.measure == "price_change":
-        return close[h:] / close[:-h] - 1.0
+        return np.asarray(close[h:] / close[:-h] - 1.0)
     if target.measure == "log_return":
         return np.log(close[h:] / close[:-h])
     squares = np.diff(np.log(close)) ** 2
-    return np.sqrt(np.lib.stride_tricks.sliding_window_view(squares, h).sum(axis=1))
+    return np.asarray(np.sqrt(np.lib.stride_tricks.sliding_window_view(squares, h).sum(axis=1)))
 
 
 def ewma_volatility(close: Floats) -> Floats:
@@ -90,4 +90,4 @@ def ewma_volatility(close: Floats) -> Floats:
 
 def target_volatility(bar_volatility: Floats, target: Target) -> Floats:
     """Ex-ante standard deviation of the target's price move: one bar's, times the root of the horizon."""
-    return bar_volatility * np.sqrt(target.horizon)
+    return np.asarray(bar_volatility * np.sqrt(target.horizon))

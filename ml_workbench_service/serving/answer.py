@@ -19,9 +19,12 @@ from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.prediction import (
     AbstainReason,
     Direction,
+    Interval,
     Novelty,
+    Precision,
     PredictionMetadata,
     PredictionRecord,
+    Role,
 )
 from ml_workbench_service.learning.uncertainty import NOVELTY_THRESHOLD, TOO_WIDE
 from ml_workbench_service.learning.windows import part_of
@@ -51,7 +54,7 @@ class Question:
 class Circumstances:
     """What a record says of how it came about."""
 
-    role: str
+    role: Role
     source: str = "live"
     correlation_id: str = ""
     scaling_factor: float = 1.0
@@ -92,11 +95,11 @@ def answer(model: ServedModel, question: Question, circumstances: Circumstances)
     """One record, by the network for single windows (int8 where it was accepted)."""
     prepared = prepare(model, question)
     if prepared.rows_TF is None:
-        return finish(model, prepared, circumstances, output=None, last_row_F=None, precision=card_precision(model))
+        return finish(model, prepared, circumstances, output=None, last_row_F=None, precision=model.card.precision)
     raw = model.single.predict(prepared.rows_TF[None])
     return finish(
         model, prepared, circumstances, output=float(raw.outputs_NK[0, 0]), last_row_F=raw.last_rows_NF[0],
-        precision=card_precision(model),
+        precision=model.card.precision,
     )  # fmt: skip
 
 
@@ -116,15 +119,8 @@ def answer_many(
     records = []
     for number, prepared in enumerate(questions):
         output, last_row_F = outputs.get(number, (None, None))
-        records.append(
-            finish(model, prepared, circumstances, output=output, last_row_F=last_row_F, precision="fp32")
-        )
+        records.append(finish(model, prepared, circumstances, output=output, last_row_F=last_row_F, precision="fp32"))
     return records
-
-
-def card_precision(model: ServedModel) -> str:
-    """The precision of single answers."""
-    return model.card.precision
 
 
 def finish(
@@ -134,7 +130,7 @@ def finish(
     *,
     output: float | None,
     last_row_F: Floats32 | None,
-    precision: str,
+    precision: Precision,
 ) -> PredictionRecord:
     """The whole record around a network's output; `None` means that the symbol is unknown."""
     card, question = model.card, prepared.question
@@ -184,7 +180,7 @@ class _Judgement:
     scale: float | None
     direction: Direction
     confidence: float | None
-    interval: object
+    interval: Interval | None
     novelty: Novelty | None
     reasons: tuple[AbstainReason, ...]
     warnings: tuple[str, ...]
@@ -197,7 +193,8 @@ def _judge(model: ServedModel, question: Question, output: float | None, last_ro
         return _Judgement(None, None, "hold", None, None, None, ("unknown_symbol", *reasons), ())
     uncertainty = model.uncertainty
     label_scale = model.label_scale(question.symbol)
-    distribution, scale, warnings = uncertainty.unconditional, label_scale, ("unconditional_interval",)
+    distribution, scale = uncertainty.unconditional, label_scale
+    warnings: tuple[str, ...] = ("unconditional_interval",)
     if uncertainty.conditional is not None and question.volatility is not None and question.volatility > 0:
         distribution, scale, warnings = uncertainty.conditional, question.volatility, ()
     value = output * label_scale
@@ -226,7 +223,9 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
     if question.as_of_ms > to_ms(model.card.expires_at):
         reasons.append("model_expired")
     # A daily bar may become known just after Friday's close; asked at that very moment it is Monday's forecast.
-    if not bool(calendar.is_open(question.as_of_ms)) and not (is_daily and question.as_of_ms == question.newest_known_ms):
+    if not bool(calendar.is_open(question.as_of_ms)) and not (
+        is_daily and question.as_of_ms == question.newest_known_ms
+    ):
         reasons.append("market_closed")
     return reasons
 

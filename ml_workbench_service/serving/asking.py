@@ -5,6 +5,7 @@ Legend: T rows, F features.
 
 import difflib
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -67,7 +68,7 @@ def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureSt
     question = newest_question(model, table, as_of_ms=asked_ms)
     if request.price is None:
         return question
-    return Question(**{**question.__dict__, "price": request.price})
+    return replace(question, price=request.price)
 
 
 def symbol_of(model: ServedModel, request: PredictRequest) -> str:
@@ -96,14 +97,20 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
     names = model.card.features
     errors = [_unknown(name, names, path) for name in columns if name not in names]
     errors += [
-        {"path": f"{path}.{name}", "message": f"{name} is missing; {model.card.id} reads {', '.join(names)}", "code": "missing"}
+        {
+            "path": f"{path}.{name}",
+            "message": f"{name} is missing; {model.card.id} reads {', '.join(names)}",
+            "code": "missing",
+        }
         for name in names
         if name not in columns
     ]
     lengths = {name: len(values) for name, values in columns.items()}
     if not errors and len(set(lengths.values())) > 1:
         text = ", ".join(f"{name} {length}" for name, length in lengths.items())
-        errors = [{"path": path, "message": f"all features need the same number of rows; here: {text}", "code": "lengths"}]
+        errors = [
+            {"path": path, "message": f"all features need the same number of rows; here: {text}", "code": "lengths"}
+        ]
     if errors:
         raise DataValidationError(f"{errors[0]['path']}: {errors[0]['message']}", details={"errors": errors})
     return np.column_stack([columns[name] for name in names]).astype(np.float64)
@@ -112,7 +119,11 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
 def _unknown(name: str, names: tuple[str, ...], path: str) -> dict[str, str]:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the model reads {', '.join(names)}"
-    return {"path": f"{path}.{name[:64]}", "message": f"the model does not read this feature; {hint}", "code": "unknown"}
+    return {
+        "path": f"{path}.{name[:64]}",
+        "message": f"the model does not read this feature; {hint}",
+        "code": "unknown",
+    }
 
 
 def _check_timeframe(model: ServedModel, request: PredictRequest) -> None:

@@ -5,7 +5,7 @@ Legend: N bars, T rows of a window, F features.
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -36,8 +36,7 @@ class SymbolHistory:
         num_rows = min(int(self.streak_N[row]), self.model.card.lookback)
         known_ms = int(self.table.known_ms[row])
         volatility = float(self.volatility_N[row])
-        extra = {} if prediction_id is None else {"prediction_id": prediction_id}
-        return Question(
+        question = Question(
             symbol=self.table.symbol,
             x_TF=self.x_NF[row + 1 - num_rows : row + 1],
             as_of_ms=known_ms if as_of_ms is None else as_of_ms,
@@ -45,8 +44,8 @@ class SymbolHistory:
             volatility=volatility if np.isfinite(volatility) else None,
             newest_known_ms=known_ms,
             warnings=self.table.warnings,
-            **extra,
         )
+        return question if prediction_id is None else replace(question, prediction_id=prediction_id)
 
 
 def bars_needed(model: ServedModel) -> int:
@@ -70,7 +69,7 @@ def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:
         x_NF,
         close,
         target_volatility(ewma_volatility(close), model.target),
-        streaks(np.isfinite(x_NF).all(axis=1) & np.isfinite(close), runs),
+        streaks(np.asarray(np.isfinite(x_NF).all(axis=1) & np.isfinite(close)), runs),
     )
 
 

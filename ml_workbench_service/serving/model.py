@@ -65,7 +65,9 @@ class ServedModel:
             for length in (self.card.lookback, self.card.min_window):
                 answer = network.predict(np.zeros((1, length, len(self.card.features)), dtype=np.float32))
                 if answer.outputs_NK.shape != (1, len(self.card.outputs)) or not np.isfinite(answer.outputs_NK).all():
-                    raise PredictionError("the model's answer to a window of averages is not a finite number; train it again")
+                    raise PredictionError(
+                        "the model's answer to a window of averages is not a finite number; train it again"
+                    )
         assert answer is not None
         return answer
 

@@ -44,7 +44,9 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
         )
     card = workbench.registry.card(model_id, request.version)
     if card.status == "archived":
-        raise ConflictError(f"version {card.version} of {model_id} is archived; deploy another version or train a new one")
+        raise ConflictError(
+            f"version {card.version} of {model_id} is archived; deploy another version or train a new one"
+        )
     gates = run_gates(workbench, card)
     failed = [gate for gate in gates if gate.enforced and not gate.passed]
     if failed:
@@ -117,7 +119,12 @@ def settle_interrupted(workbench: Workbench) -> None:
         if each.status == "pending":
             with workbench.history.locked(each.model_id):
                 workbench.history.append(
-                    _ended(each, "failed", utc_now(), error="the service stopped before the target had answered; deploy again")
+                    _ended(
+                        each,
+                        "failed",
+                        utc_now(),
+                        error="the service stopped before the target had answered; deploy again",
+                    )
                 )
 
 

@@ -35,7 +35,9 @@ class TrainingPlan:
     estimate: TrainingEstimate
 
 
-def plan_training(request: TrainRequest, workbench: Workbench, *, unfinished: Iterable[JobSpec], max_memory_gb: float) -> TrainingPlan:
+def plan_training(
+    request: TrainRequest, workbench: Workbench, *, unfinished: Iterable[JobSpec], max_memory_gb: float
+) -> TrainingPlan:
     """Validates a request as far as that goes without data, and reserves a version.
 
     Args:
@@ -70,7 +72,9 @@ def slug(name: str) -> str:
     """`LSTM Price Predictor` → `lstm_price_predictor`; raises where nothing usable is left."""
     text = re.sub(r"[^a-z0-9]+", "_", name.lower()).strip("_")[:64]
     if not re.fullmatch(NAME_PATTERN, text):
-        raise DataValidationError.at("body.name", "no id can be made of this name; send a `model_id` such as eurusd_lstm")
+        raise DataValidationError.at(
+            "body.name", "no id can be made of this name; send a `model_id` such as eurusd_lstm"
+        )
     return text
 
 
@@ -83,7 +87,11 @@ def _known_feature(workbench: Workbench, feature: str, number: int) -> None:
 
 def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinished: Iterable[JobSpec]) -> str:
     taken = workbench.registry.versions(model_id)
-    taken += [spec.plan["version"] for spec in unfinished if spec.plan.get("model_id") == model_id and spec.kind is JobKind.TRAIN]
+    taken += [
+        spec.plan["version"]
+        for spec in unfinished
+        if spec.plan.get("model_id") == model_id and spec.kind is JobKind.TRAIN
+    ]
     if request.version is None:
         return next_version(taken)
     if request.version in taken:

@@ -123,7 +123,9 @@ def _label(
         all_labels.append(labels)
         if not np.isfinite(rows[-1].x_NF).any(axis=0).all():
             empty = features[int(np.argmin(np.isfinite(rows[-1].x_NF).any(axis=0)))]
-            raise DataValidationError.at("body.features", f"{empty} has no value for {table.symbol} in this range; leave it out")
+            raise DataValidationError.at(
+                "body.features", f"{empty} has no value for {table.symbol} in this range; leave it out"
+            )
     return rows, all_labels
 
 
