@@ -30,7 +30,8 @@ class Learner:
         agent_id: its name, in decisions and in its group's name.
         mode: see above.
         hyperparameters: of the Q table.
-        costs: the agent's own costs; open fields and None take each pair's defaults.
+        costs: the agent's own costs, whose open fields take each pair's defaults; None means the model's, else the
+            defaults.
     """
 
     def __init__(
@@ -71,7 +72,9 @@ class Learner:
         if lane.last_ms is not None and at_ms <= lane.last_ms:
             self._count(entry_id, num_late=1)
             return None
-        costs = self._costs_of(record.symbol)
+        costs = (
+            record.metadata.costs if self._costs is None and record.metadata.costs else self._costs_of(record.symbol)
+        )
         state = self._state(record, lane.position)
         settled, still_open = settle(
             lane, symbol=record.symbol, costs=costs, price=_price(record), at_ms=at_ms, state=state

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Protocol
 from pydantic import Field, model_validator
 
 from ml_workbench_service.contracts.contract import Contract, Finite, Semver, Symbol, Timeframe, UtcDatetime
-from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.market import Costs, Floats32
 
 Direction = Literal["buy", "sell", "hold"]
 Precision = Literal["int8", "fp32"]
@@ -100,6 +100,7 @@ class PredictionMetadata(Contract):
     fill: Literal["next_open", "next_close"] = "next_open"
     volatility: Finite | None = None  # ex-ante standard deviation of the target over its horizon
     deployment_id: str | None = None
+    costs: Costs | None = None  # what the model was judged with; the agent settles with the same
 
 
 class PredictionRecord(Contract):

@@ -1,6 +1,6 @@
 """The prediction queue's promises: `PredictionQueue`, `Delivery` and the books that must balance.
 
-Stream `ml_workbench:predictions`; entry fields are `record` (the PredictionRecord as JSON), `prediction_id`,
+Stream `ml_workbench:predictions`; an entry has the PredictionRecord's keys as fields (contracts.entries), and
 `correlation_id` and `enqueued_at` (ISO 8601). Decisions go to `ml_workbench:decisions`, deployments to
 `ml_workbench:deployments`.
 """

@@ -1,6 +1,6 @@
 """`DecisionStream`: an agent's decisions on `ml_workbench:decisions`, each written exactly once.
 
-Entry fields: `decision` (the Decision as JSON), `agent_id` and `prediction_id`.
+An entry has the Decision's keys as fields (contracts.entries).
 
 An agent that was killed between writing and saving its checkpoint decides the same again after its restart. The
 script therefore keeps the last decided prediction entry under `ml_workbench:agent:<id>:last_decided` and appends
@@ -17,6 +17,7 @@ from redis.retry import Retry
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.agents import Decision
+from ml_workbench_service.contracts.entries import flatten, unflatten
 from ml_workbench_service.contracts.queue import DECISIONS_STREAM, KEY_PREFIX
 
 DECISIONS_KEPT = 10_000
@@ -47,9 +48,10 @@ class DecisionStream:
         """Appends (prediction entry id, decision) pairs, ids rising; returns how many were new: the last ones."""
         written = 0
         for start in range(0, len(decisions), DECISIONS_PER_CALL):
-            arguments: list[Any] = [DECISIONS_KEPT, agent_id]
+            arguments: list[Any] = [DECISIONS_KEPT]
             for entry_id, decision in decisions[start : start + DECISIONS_PER_CALL]:
-                arguments += [entry_id, decision.prediction_id, decision.model_dump_json()]
+                fields = flatten(decision)
+                arguments += [entry_id, len(fields), *fields]
             keys = [DECISIONS_STREAM, f"{KEY_PREFIX}agent:{agent_id}:last_decided"]
             try:
                 answer: Any = self._decide(keys=keys, args=arguments)
@@ -64,7 +66,7 @@ class DecisionStream:
             entries: Any = self._redis.xrevrange(DECISIONS_STREAM, count=count)
         except redis.RedisError as error:
             raise _away(error) from error
-        return [Decision.model_validate_json(fields[b"decision"]) for _, fields in reversed(entries)]
+        return [unflatten(Decision, fields) for _, fields in reversed(entries)]
 
     def close(self) -> None:
         """Closes the connections."""

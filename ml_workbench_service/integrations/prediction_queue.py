@@ -1,7 +1,7 @@
 """`RedisPredictionQueue`: the bounded prediction stream on a Redis server (6.2 or newer), with books that balance.
 
 Keys below `ml_workbench:predictions`:
-    (itself)          the stream; fields record, prediction_id, correlation_id, enqueued_at
+    (itself)          the stream; the record's keys as fields (contracts.entries), correlation_id, enqueued_at
     :books:<group>    hash of counters enqueued, acked, dropped_oldest, expired, dead_lettered, duplicates
     :seen, :clock     the last prediction ids, by which a repeated publish adds nothing, and the order they came in
     :dead             dead letters: the entry's own fields with entry_id, group and reason
@@ -30,6 +30,7 @@ from redis.retry import Retry
 from common_lib.exceptions import UnavailableError
 from common_lib.logging import QUEUE_LOGGER
 from ml_workbench_service.contracts.contract import iso
+from ml_workbench_service.contracts.entries import flatten, unflatten
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import (
     DEAD_LETTERS_STREAM,
@@ -93,9 +94,11 @@ class RedisPredictionQueue:
 
     def _enqueue_batch(self, batch: Sequence[Outgoing], *, drop_oldest: bool) -> int:
         arguments: list[Any] = [self.capacity, self._dedupe_window, int(drop_oldest), BOOKS_PREFIX]
-        arguments.append(iso(datetime.now(tz=UTC)))
+        enqueued_at = iso(datetime.now(tz=UTC))
         for item in batch:
-            arguments += [item.record.prediction_id, item.correlation_id, item.record.model_dump_json()]
+            fields = flatten(item.record)
+            fields += ("correlation_id", item.correlation_id, "enqueued_at", enqueued_at)
+            arguments += [item.record.prediction_id, len(fields), *fields]
         with _translated("publish to"):
             ids, evicted = _as_any(self._publish(keys=[PREDICTIONS_STREAM, SEEN_KEY, CLOCK_KEY], args=arguments))
         _log_enqueued(batch, ids, evicted)
@@ -256,7 +259,7 @@ def _deliveries(
 def _delivery(entry_id: str, fields: dict[bytes, bytes]) -> Delivery:
     correlation_id = fields.get(b"correlation_id", b"").decode("utf-8", "replace")
     try:
-        record = PredictionRecord.model_validate_json(fields[b"record"])
+        record = unflatten(PredictionRecord, fields)
         enqueued_at = datetime.fromisoformat(fields[b"enqueued_at"].decode())
     except (KeyError, ValidationError, ValueError) as error:
         fault = (

@@ -170,6 +170,7 @@ def finish(
             fill=card.fill,
             volatility=judgement.scale,
             deployment_id=circumstances.deployment_id,
+            costs=model.costs.get(question.symbol),
         ),
     )
 

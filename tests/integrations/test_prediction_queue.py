@@ -141,7 +141,7 @@ def test_an_entry_that_is_no_record_is_delivered_with_its_fault(
 ) -> None:
     prediction_queue.create_group("g")
     client = redis_server.client()
-    client.xadd(PREDICTIONS_STREAM, {"record": b"\xff{", "enqueued_at": "yesterday"})
+    client.xadd(PREDICTIONS_STREAM, {"symbol": b"\xff{", "enqueued_at": "yesterday"})
     client.close()
     (delivery,) = prediction_queue.consume("g", "a", block_ms=0)
     assert delivery.record is None

@@ -1,18 +1,20 @@
 -- Appends an agent's decisions, each once: those at or before the last decided entry were written before a crash.
 -- KEYS: decisions stream, the agent's last decided entry id.
--- ARGV: length to keep, agent, then per decision: entry id, prediction_id, decision.
+-- ARGV: length to keep, then per decision: entry id, how many values its entry has, and those.
 -- Answer: how many were new (always the last ones, since entry ids only grow).
 
 local stream, key = KEYS[1], KEYS[2]
 local last = redis.call('GET', key) or '0-0'
 local written = 0
 
-for i = 3, #ARGV, 3 do
+local i = 2
+while i <= #ARGV do
+  local first, final = i + 2, i + 1 + tonumber(ARGV[i + 1])
   if later(ARGV[i], last) then
-    redis.call('XADD', stream, 'MAXLEN', '~', ARGV[1], '*', 'decision', ARGV[i + 2], 'agent_id', ARGV[2],
-               'prediction_id', ARGV[i + 1])
+    redis.call('XADD', stream, 'MAXLEN', '~', ARGV[1], '*', unpack(ARGV, first, final))
     last, written = ARGV[i], written + 1
   end
+  i = final + 1
 end
 
 if written > 0 then redis.call('SET', key, last) end
