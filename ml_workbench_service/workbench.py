@@ -1,7 +1,7 @@
-"""`Workbench`: the outside things, opened once from Settings and passed as an argument. Below here nobody knows settings.
+"""`Workbench`: the outside things, opened once from Settings and passed as an argument.
 
-The service resolves what is unset (a server at the seed's address, or the embedded stand-in) and passes the resolved
-addresses to its child processes, which open theirs with `open_for_worker`.
+Below here nobody knows settings. The service resolves what is unset (a server at the seed's address, or the embedded
+stand-in) and passes the resolved addresses to its child processes, which open theirs with `open_for_worker`.
 """
 
 import json
@@ -118,7 +118,7 @@ def close_workbench(workbench: Workbench) -> None:
 
 
 def resolve(settings: Settings, embedded_redis: EmbeddedRedis) -> Addresses:
-    """Looks once: what is set is used and nothing else; what is unset is probed, then embedded; each said in one line."""
+    """Looks once: what is set is used and nothing else; what is unset is probed, then embedded; one line says which."""
     state_dir = settings.STATE_DIR.resolve()
     feature_store = settings.FEATURE_STORE_URL or (
         DEFAULT_FEATURE_STORE_URL if _is_feature_store(DEFAULT_FEATURE_STORE_URL) else EMBEDDED

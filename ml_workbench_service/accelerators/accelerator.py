@@ -1,4 +1,4 @@
-"""`Accelerator`: where a training runs. A class registers by being defined; the most preferred available one is chosen."""
+"""`Accelerator`: where a training runs. A class registers by being defined; the most preferred available one wins."""
 
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar

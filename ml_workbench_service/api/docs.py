@@ -1,4 +1,4 @@
-"""`/docs`, `/redoc` and `/openapi.json` without the internet: the scripts are files of the package `fastapi-offline`."""
+"""`/docs`, `/redoc` and `/openapi.json` without the internet: the scripts come with the package `fastapi-offline`."""
 
 from importlib.resources import files
 from pathlib import Path

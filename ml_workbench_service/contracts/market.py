@@ -18,7 +18,7 @@ Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
 
 FeatureKind = Literal["stationary", "level"]
-"""`level` features live on the price's own scale (`close`, `sma_20`) and enter a model as log ratio to the window's mean."""
+"""`level` features (`close`, `sma_20`) are on the price's scale: a model reads their log ratio to the window's mean."""
 
 FillRule = Literal["next_open", "next_close"]
 """When a signal from the close of bar t is filled: at the open of t+1, or (fixings) at the close of t+1."""

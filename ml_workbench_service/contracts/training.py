@@ -4,7 +4,7 @@ import re
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from ml_workbench_service.contracts.contract import (
     Contract,
@@ -93,7 +93,7 @@ def parse_target(name: str, timeframe: str | None = None) -> Target:
 class TrainRequest(Contract):
     """A training request; the seed's keys, then the optional ones."""
 
-    model_config = {**Contract.model_config, "json_schema_extra": {"examples": [SEED_EXAMPLE]}}
+    model_config = ConfigDict(**Contract.model_config, json_schema_extra={"examples": [SEED_EXAMPLE]})
 
     name: Annotated[str, Field(min_length=1, max_length=128, description="Title for people.")]
     model_type: ModelType

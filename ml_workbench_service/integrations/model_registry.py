@@ -65,7 +65,8 @@ class FolderModelRegistry:
         except OSError as error:
             if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
                 raise VersionExistsError(
-                    f"version {card.version} of {card.id} exists already and never changes; leave `version` out to get the next one"
+                    f"version {card.version} of {card.id} exists already and never changes; "
+                    "leave `version` out to get the next one"
                 ) from error
             raise
         sync(home)

@@ -76,7 +76,8 @@ def fit(network: nn.Module, windows: Windows, schedule: Schedule, *, device: tor
         stop_loss = score(network, data)
         if not (train_loss < float("inf") and stop_loss < float("inf")):
             raise TrainingError(
-                f"the loss of epoch {epoch} is not a number; lower `learning_rate` or look for absurd values among the features"
+                f"the loss of epoch {epoch} is not a number; "
+                "lower `learning_rate` or look for absurd values among the features"
             )
         report(
             epoch,

@@ -97,7 +97,7 @@ def build(
     if not sum(len(each) for each in ends):
         raise _too_few("train", 0, lookback)
     borders = _borders(np.concatenate(known), np.concatenate(label_known), validation_split)
-    masks = [_masks(k, l, borders) for k, l in zip(known, label_known, strict=True)]
+    masks = [_masks(*each, borders) for each in zip(known, label_known, strict=True)]
     offsets = np.cumsum([0] + [len(table.labels_N) for table in tables])
     parts = {
         part: np.concatenate(

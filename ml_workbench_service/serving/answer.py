@@ -80,7 +80,7 @@ def prepare(model: ServedModel, question: Question) -> Prepared:
     if num_rows < card.min_window:
         raise DataValidationError.at(
             "body.features",
-            f"{card.id} needs at least {card.min_window} rows of each feature (best {card.lookback}); send more history",
+            f"{card.id} needs at least {card.min_window} rows of each feature (best {card.lookback}); send more",
             code="too_few_rows",
             min_window=card.min_window,
             lookback=card.lookback,

@@ -28,7 +28,7 @@ RECIPE_FILE = "recipe.json"
 
 @dataclass(frozen=True)
 class ServedModel:
-    """One version with everything an answer needs; immutable, so that a record's version and outputs belong together."""
+    """One version with everything an answer needs; immutable: a record's version and outputs belong together."""
 
     card: ModelCard
     target: Target

@@ -138,7 +138,8 @@ def _pending(
     current = workbench.history.live_version(card.id)
     if request.expected_current is not None and request.expected_current != current:
         raise ConflictError(
-            f"expected version {request.expected_current} to be live, but it is {current or 'none'}; look again, then decide",
+            f"expected version {request.expected_current} to be live, but it is {current or 'none'}; look again, "
+            "then decide",
             details={"current": current},
         )
     warnings = ["simulated_data"] if card.data_source == "simulated" else []

@@ -96,7 +96,8 @@ def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinis
         return next_version(taken)
     if request.version in taken:
         raise VersionExistsError(
-            f"version {request.version} of {model_id} exists or is being trained; leave `version` out to get the next one"
+            f"version {request.version} of {model_id} exists or is being trained; "
+            "leave `version` out to get the next one"
         )
     return request.version
 

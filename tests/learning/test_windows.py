@@ -1,0 +1,194 @@
+"""Windows and parts: no window over a gap, no label over a border, nothing learnt from what comes later."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.market import Ints
+from ml_workbench_service.learning.windows import (
+    FEWEST_WINDOWS,
+    PARTS,
+    SymbolRows,
+    Windows,
+    describe_borders,
+    part_of,
+    streaks,
+)
+from tests.learning.synthetic import HOUR_MS, cut, symbol_rows
+
+steady = settings(deadline=None, derandomize=True, max_examples=40)
+NUM = 700
+
+histories = st.builds(
+    symbol_rows,
+    num=st.just(NUM),
+    seed=st.integers(0, 1000),
+    gaps=st.lists(st.integers(1, NUM - 1), max_size=6, unique=True),
+    holes=st.lists(st.integers(0, NUM - 1), max_size=6, unique=True),
+    horizon=st.integers(1, 5),
+)
+lookbacks = st.integers(3, 24)
+splits = st.sampled_from([0.25, 0.4, 0.6])
+
+
+def label_known(windows: Windows, *tables: SymbolRows) -> Ints:
+    return np.concatenate([table.label_known_ms_N for table in tables])
+
+
+@steady
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=30),
+    st.lists(st.integers(0, 1), min_size=30, max_size=30),
+)
+def test_a_streak_counts_complete_rows_of_one_run(complete: list[bool], starts: list[int]) -> None:
+    runs = np.cumsum(starts[: len(complete)])
+    wanted = []
+    for row in range(len(complete)):
+        count, at = 0, row
+        while at >= 0 and complete[at] and runs[at] == runs[row]:
+            count, at = count + 1, at - 1
+        wanted.append(count)
+    assert streaks(np.array(complete), runs).tolist() == wanted
+
+
+@steady
+@given(histories, lookbacks, splits)
+def test_every_window_is_complete_and_within_one_run(table: SymbolRows, lookback: int, split: float) -> None:
+    windows = cut(table, lookback=lookback, validation_split=split)
+    for part in PARTS:
+        for end in windows.parts[part]:
+            rows = slice(end + 1 - lookback, end + 1)
+            assert end + 1 - lookback >= 0
+            assert len(set(table.runs_N[rows].tolist())) == 1
+            assert np.isfinite(table.x_NF[rows]).all()
+            assert np.isfinite(table.labels_N[end])
+
+
+@steady
+@given(histories, lookbacks, splits)
+def test_no_label_is_known_after_its_parts_border(table: SymbolRows, lookback: int, split: float) -> None:
+    windows = cut(table, lookback=lookback, validation_split=split)
+    edges = [-1, *(windows.borders_ms[part] for part in PARTS[1:]), 2**62]
+    known, closing = windows.known_ms_R, label_known(windows, table)
+    for number, part in enumerate(PARTS):
+        ends = windows.parts[part]
+        assert (known[ends] > edges[number]).all()
+        assert (closing[ends] <= edges[number + 1]).all()
+    for earlier, later in zip(PARTS[:-1], PARTS[1:], strict=True):
+        assert closing[windows.parts[earlier]].max() < known[windows.parts[later]].min()
+
+
+@steady
+@given(histories, lookbacks, splits)
+def test_only_windows_whose_label_crosses_a_border_are_purged(table: SymbolRows, lookback: int, split: float) -> None:
+    windows = cut(table, lookback=lookback, validation_split=split)
+    kept = np.concatenate([windows.parts[part] for part in PARTS])
+    complete = np.flatnonzero(
+        (streaks(np.isfinite(table.x_NF).all(axis=1), table.runs_N) >= lookback) & np.isfinite(table.labels_N)
+    )
+    purged = np.setdiff1d(complete, kept)
+    assert len(purged) == windows.num_purged
+    assert np.setdiff1d(kept, complete).size == 0
+    borders = np.array(list(windows.borders_ms.values()))
+    crosses = (table.known_ms_N[purged, None] <= borders) & (borders < table.label_known_ms_N[purged, None])
+    assert crosses.any(axis=1).all()
+
+
+def test_parts_have_the_shares_of_the_time_that_were_asked_for() -> None:
+    windows = cut(symbol_rows(num=4000), validation_split=0.4)
+    sizes = [len(windows.parts[part]) / 4000 for part in PARTS]
+    np.testing.assert_allclose(sizes, [0.6, 0.1, 0.1, 0.2], atol=0.005)
+
+
+def test_borders_are_the_same_moments_for_all_symbols() -> None:
+    early = symbol_rows("EUR/USD", num=1500)
+    late = replace(symbol_rows("GBP/USD", num=1200, seed=1))
+    shift = 300 * HOUR_MS
+    late = replace(
+        late,
+        known_ms_N=late.known_ms_N + shift,
+        label_known_ms_N=np.where(late.label_known_ms_N < 0, -1, late.label_known_ms_N + shift),
+    )
+    windows = cut(early, late)
+    for part, border in zip(PARTS[1:], windows.borders_ms.values(), strict=True):
+        for symbol in (0, 1):
+            ends = windows.parts[part][windows.symbol_R[windows.parts[part]] == symbol]
+            assert windows.known_ms_R[ends].min() == border + HOUR_MS - (border - windows.known_ms_R[0]) % HOUR_MS
+    assert windows.symbols == ("EUR/USD", "GBP/USD")
+    assert windows.label_scale_R[0] == windows.scaler.symbols["EUR/USD"].label_scale
+    assert windows.label_scale_R[-1] == windows.scaler.symbols["GBP/USD"].label_scale
+
+
+def test_nothing_after_the_first_border_reaches_the_scaler_or_the_training_rows() -> None:
+    table = symbol_rows(num=1500, horizon=3, gaps=[200], holes=[50])
+    windows = cut(table)
+    after = table.known_ms_N > windows.borders_ms["stop"]
+    x_NF, labels = table.x_NF.copy(), table.labels_N.copy()
+    x_NF[after] *= np.random.default_rng(9).uniform(0.01, 100, x_NF[after].shape)
+    labels[table.label_known_ms_N > windows.borders_ms["stop"]] *= -17
+    changed = cut(replace(table, x_NF=x_NF, labels_N=labels))
+    assert changed.scaler.to_json() == windows.scaler.to_json()
+    assert changed.parts["train"].tolist() == windows.parts["train"].tolist()
+    trained = ~after
+    assert changed.rows_RF[trained].tobytes() == windows.rows_RF[trained].tobytes()
+    ends = windows.parts["train"]
+    assert changed.labels_R[ends].tobytes() == windows.labels_R[ends].tobytes()
+    assert not np.array_equal(changed.rows_RF[after], windows.rows_RF[after])
+
+
+def test_a_training_row_does_reach_the_scaler() -> None:
+    table = symbol_rows(num=1500)
+    x_NF = table.x_NF.copy()
+    x_NF[100] *= 2
+    assert cut(replace(table, x_NF=x_NF)).scaler.to_json() != cut(table).scaler.to_json()
+
+
+def test_gathering_cuts_the_rows_before_and_at_the_end() -> None:
+    windows = cut(symbol_rows("EUR/USD", num=600), symbol_rows("GBP/USD", num=600, seed=1))
+    ends = windows.parts["test"][[0, 5, -1]]
+    for length in (3, 8):
+        found = windows.gather(ends, length)
+        assert found.shape == (3, length, 3)
+        for number, end in enumerate(ends):
+            assert np.array_equal(found[number], windows.rows_RF[end + 1 - length : end + 1])
+    assert windows.gather(ends).shape == (3, 8, 3)
+
+
+@pytest.mark.parametrize(("num", "part"), [(90, "train"), (190, "stop"), (10, "train"), (2, "train")])
+def test_too_few_windows_are_refused_with_what_to_do(num: int, part: str) -> None:
+    with pytest.raises(DataValidationError, match=f"the {part} part has .* complete windows of 8 bars") as caught:
+        cut(symbol_rows(num=num), validation_split=0.2)
+    assert str(FEWEST_WINDOWS[part]) in caught.value.message  # type: ignore[index]
+    assert "longer range" in caught.value.message
+    assert caught.value.details["errors"][0]["code"] == "too_few_windows"
+
+
+def test_a_symbol_without_a_training_window_is_named() -> None:
+    late = symbol_rows("GBP/USD", num=300, seed=1)
+    late = replace(
+        late,
+        known_ms_N=late.known_ms_N + 1200 * HOUR_MS,
+        label_known_ms_N=np.where(late.label_known_ms_N < 0, -1, late.label_known_ms_N + 1200 * HOUR_MS),
+    )
+    with pytest.raises(DataValidationError, match="GBP/USD has no complete window in the training part"):
+        cut(symbol_rows("EUR/USD", num=1500), late)
+
+
+def test_a_moment_belongs_to_the_part_its_windows_belong_to() -> None:
+    table = symbol_rows(num=1500)
+    windows = cut(table)
+    last_ms = int(table.known_ms_N.max())
+    for part in PARTS:
+        found = {part_of(int(known), windows.borders_ms, last_ms=last_ms) for known in table.known_ms_N[windows.parts[part]]}
+        assert found == {part}
+    assert part_of(last_ms, windows.borders_ms, last_ms=last_ms) == "test"
+    assert part_of(last_ms + 1, windows.borders_ms, last_ms=last_ms) == "live"
+    assert part_of(0, windows.borders_ms, last_ms=last_ms) == "train"
+
+
+def test_borders_are_told_in_iso_8601() -> None:
+    assert describe_borders({"stop": 1_600_000_000_000}) == {"stop": "2020-09-13T12:26:40Z"}
