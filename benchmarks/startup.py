@@ -2,9 +2,10 @@
 
     python -m benchmarks.startup
 
-Each round starts `python -m ml_workbench_service.main` with embedded stand-ins in an empty folder, its own Redis and agent
-included, and ends it with SIGTERM. Memory is the resident set of the API process alone, read once it has been ready for a
-second. One further start under `-X importtime`, outside the measurement, lists every module that the process loaded.
+Each round starts `python -m ml_workbench_service.main` with embedded stand-ins in an empty folder, its own Redis and
+agent included, and ends it with SIGTERM. Memory is the resident set of the API process alone, read once it has been
+ready for a second. One further start under `-X importtime`, outside the measurement, lists every module that the
+process loaded.
 """
 
 import os

@@ -15,8 +15,10 @@
     ├── PayloadTooLargeError             413
     ├── UnsupportedMediaTypeError        415
     ├── RateLimitError                   429   Retry-After
-    ├── TrainingError · PredictionError  500
-    │   └── JobCancelled · QueueStalledError
+    ├── TrainingError                    500
+    │   └── JobCancelled                        somebody asked a job to stop
+    ├── PredictionError                  500
+    ├── QueueStalledError                500   a replay found no room for too long
     ├── UpstreamError                    502   another server answered with an error or with nonsense
     ├── UnavailableError                 503   Retry-After
     ├── UpstreamTimeoutError             504

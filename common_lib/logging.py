@@ -10,6 +10,7 @@ Several processes write the same files, so every handler reopens a file that som
 
 import json
 import logging
+import math
 import re
 import sys
 import uuid
@@ -57,6 +58,11 @@ def _stamp(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _finite(value: Any) -> Any:
+    """JSON knows no NaN and no infinity: they are written as words."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
 class JsonFormatter(logging.Formatter):
     """One JSON object a line."""
 
@@ -73,7 +79,7 @@ class JsonFormatter(logging.Formatter):
         line.update(_extras(record))
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return json.dumps(line, default=str, ensure_ascii=False)
+        return json.dumps({key: _finite(value) for key, value in line.items()}, default=str, ensure_ascii=False)
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -114,14 +120,19 @@ def configure_logging(*, level: str, log_dir: Path | None, style: str = "console
     if log_dir is None:
         return
     log_dir.mkdir(parents=True, exist_ok=True)
-    _attach(root, WatchedFileHandler(log_dir / "service.log", encoding="utf-8"), formatter)
+    _attach(root, _log_file(log_dir / "service.log"), formatter)
     for name, file in ((QUEUE_LOGGER, "queue_processing.log"), (RL_LOGGER, "rl_training.log")):
         logger = logging.getLogger(name)
         for handler in list(logger.handlers):
             logger.removeHandler(handler)
         logger.propagate = False
         logger.setLevel(logging.INFO)
-        _attach(logger, WatchedFileHandler(log_dir / file, encoding="utf-8"), formatter)
+        _attach(logger, _log_file(log_dir / file), formatter)
+
+
+def _log_file(path: Path) -> logging.Handler:
+    """Text that is no valid Unicode is escaped, else its whole line would be lost."""
+    return WatchedFileHandler(path, encoding="utf-8", errors="backslashreplace")
 
 
 def _attach(logger: logging.Logger, handler: logging.Handler, formatter: logging.Formatter) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fastapi import APIRouter, Depends, FastAPI
 from filelock import FileLock, Timeout
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from common_lib.exceptions import PlatformError, UnavailableError
 from common_lib.logging import configure_logging
@@ -37,11 +38,12 @@ from ml_workbench_service.api.access import ApiKey, AtTheDoor
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.service import Service
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
-from ml_workbench_service.contracts.jobs import Job
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.jobs import Job, JobKind
 from ml_workbench_service.embedded import EmbeddedRedis
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.backends import LocalBackend
-from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.jobs.job import JobStore, TrackingRecord
 from ml_workbench_service.jobs.supervisor import Supervisor
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.serving.serving import Serving
@@ -80,7 +82,6 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
-        max_body_size=MOST_BODY_BYTES,
     )
     errors.install(app)
     docs.install(app)
@@ -91,6 +92,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(health.router)
     app.include_router(health.metrics_router(api_key))
     app.include_router(api)
+    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MOST_BODY_BYTES)  # inside the door, which words it
     app.add_middleware(AtTheDoor, needs_loopback=settings.API_KEY is None)
     return app
 
@@ -110,26 +112,20 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     serving = Serving(workbench.registry, live=workbench.history.live)
     stack.callback(serving.close)
     publisher = await _publisher(workbench, stack)
-    tracker = Attendant(
-        "tracker", [sys.executable, "-m", "ml_workbench_service.jobs.tracker"], environment,
-        settings.STATE_DIR.resolve() / "tracker.json", on_demand=True,
-    )  # fmt: skip
     metrics = Metrics()
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
+    tracker = await _tracker(settings, addresses, environment, stack)
     supervisor = Supervisor(
         store,
         LocalBackend(store, environment=environment),
         max_workers=settings.TRAINING_WORKERS,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
-        on_activity=lambda _: tracker.poke(),
+        on_activity=_tell_tracker(tracker, store),
         on_finished=_counter(metrics),
     )
-    await tracker.start()
-    stack.push_async_callback(tracker.stop)
     agent = await _agent(settings, addresses, environment, stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
-    tracker.poke()  # whatever happened while the service was away
     if addresses.redis_is_embedded and addresses.redis is not None:
         _start_watch(redis, stack)
     return Service(
@@ -156,6 +152,33 @@ def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
             f"another service works in {state_dir}; stop it, or give this one a STATE_DIR of its own"
         ) from error
     stack.callback(lock.release)
+
+
+async def _tracker(
+    settings: Settings, addresses: Addresses, environment: dict[str, str], stack: AsyncExitStack
+) -> Attendant | None:
+    """The tracker, awake at once for whatever happened while the service was away; None where tracking is off."""
+    if addresses.tracking == "disabled":
+        return None
+    command = [sys.executable, "-m", "ml_workbench_service.jobs.tracker"]
+    record = settings.STATE_DIR.resolve() / "tracker.json"
+    tracker = Attendant("tracker", command, environment, record, on_demand=True)
+    await tracker.start()
+    stack.push_async_callback(tracker.stop)
+    tracker.poke()
+    return tracker
+
+
+def _tell_tracker(tracker: Attendant | None, store: JobStore) -> Callable[[Job], None]:
+    """A job's news wake the tracker; where tracking is off, the job says so."""
+
+    def tell(job: Job) -> None:
+        if tracker is not None:
+            tracker.poke()
+        elif job.kind is JobKind.TRAIN and job.tracking.status == "pending":
+            store.folder(job.id).write_tracking(TrackingRecord(status="disabled", updated_at=utc_now()))
+
+    return tell
 
 
 async def _publisher(workbench: Workbench, stack: AsyncExitStack) -> PredictionPublisher | None:

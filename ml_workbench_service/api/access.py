@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common_lib.exceptions import AuthenticationError, UnsupportedMediaTypeError
 from common_lib.logging import CORRELATION_PATTERN, correlated, new_correlation_id
-from ml_workbench_service.api.errors import render, unexpected
+from ml_workbench_service.api.errors import of_status, render, unexpected
 
 CORRELATION_HEADER = "X-Correlation-ID"
 log = logging.getLogger(__name__)
@@ -43,10 +43,17 @@ class AtTheDoor:
     async def _answer(self, scope: Scope, receive: Receive, send: Send, identifier: str) -> None:
         begun = time.perf_counter()
         status = 0
+        is_replaced = False
 
         async def stamped(message: Message) -> None:
-            nonlocal status
+            nonlocal status, is_replaced
+            if is_replaced:
+                return
             if message["type"] == "http.response.start":
+                if message["status"] >= 400 and not _is_json(message):  # a library's own words, such as for 413
+                    await of_status(message["status"])(scope, receive, stamped)
+                    is_replaced = True
+                    return
                 status = message["status"]
                 MutableHeaders(scope=message)[CORRELATION_HEADER] = identifier
                 _count(scope, status, time.perf_counter() - begun)
@@ -74,9 +81,10 @@ def is_loopback(scope: Scope) -> bool:
         if address is None or address[0] in ("testserver", "testclient"):
             continue  # a Unix socket, or the in-process test transport
         try:
-            if not ipaddress.ip_address(address[0]).is_loopback:
-                return False
+            number = ipaddress.ip_address(address[0])
         except ValueError:
+            return False
+        if not (getattr(number, "ipv4_mapped", None) or number).is_loopback:  # ::ffff:127.0.0.1 is loopback too
             return False
     return True
 
@@ -93,8 +101,12 @@ class ApiKey:
             return
         if x_api_key is None:
             raise AuthenticationError("send your key in the header X-API-Key")
-        if not secrets.compare_digest(x_api_key.encode(), self._key):
+        if not secrets.compare_digest(x_api_key.encode("latin-1"), self._key):
             raise AuthenticationError("this key is not the right one; check the header X-API-Key")
+
+
+def _is_json(message: Message) -> bool:
+    return Headers(raw=message["headers"]).get("content-type", "").startswith("application/json")
 
 
 def _check_media_type(scope: Scope) -> None:

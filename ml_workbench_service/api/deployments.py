@@ -14,7 +14,7 @@ from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Servic
 from ml_workbench_service.contracts.contract import NAME_PATTERN, UtcDatetime, utc_now
 from ml_workbench_service.contracts.deployment import Deployment, DeploymentList, DeploymentTarget, DeployRequest
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.workflows.deploy import Sender, deploy, rollback
+from ml_workbench_service.workflows.deploy import DeployedAlready, Sender, deploy, rollback
 
 router = APIRouter(tags=["deployments"])
 DeploymentIdPath = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$", description="`id` of a deployment.")]
@@ -48,7 +48,14 @@ async def deploy_version(
         idempotency_key=key.key if key else None,
         body_digest=key.body_digest if key else None,
     )
-    deployment = await asyncio.to_thread(deploy, service.workbench, model_id, body, sender)
+    try:
+        deployment = await asyncio.to_thread(deploy, service.workbench, model_id, body, sender)
+    except DeployedAlready:  # two requests with one key at the same time: the second waited for the first
+        before, _ = await asyncio.to_thread(_before, service, model_id, key)
+        if before is None:
+            raise
+        response.headers["Idempotency-Replayed"] = "true"
+        return _first_answer(before)
     _wake_tracker(service)
     return deployment
 
@@ -65,15 +72,16 @@ async def list_deployments(
 ) -> DeploymentList:
     """Newest first."""
     everything = await asyncio.to_thread(service.workbench.history.everything)
-    chosen = [
-        each
-        for each in everything
-        if (model_id is None or each.model_id == model_id)
-        and (deployment_target is None or each.deployment_target == deployment_target)
-        and (status is None or each.status == status)
-        and (at is None or _served_at(each, at))
-    ]
-    shown, following = page(chosen, limit=limit, cursor=cursor, name=lambda each: each.id)
+
+    def keep(each: Deployment) -> bool:
+        return (
+            (model_id is None or each.model_id == model_id)
+            and (deployment_target is None or each.deployment_target == deployment_target)
+            and (status is None or each.status == status)
+            and (at is None or _served_at(each, at))
+        )
+
+    shown, following = page(everything, limit=limit, cursor=cursor, name=lambda each: each.id, keep=keep)
     return DeploymentList(deployments=shown, next_cursor=following)
 
 

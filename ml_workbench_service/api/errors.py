@@ -37,7 +37,6 @@ MOST_CHARACTERS = 200
 log = logging.getLogger(__name__)
 
 _BY_STATUS: Mapping[int, tuple[type[PlatformError], str]] = {
-    400: (DataValidationError, "the body could not be read; send JSON as the API documents it"),
     401: (AuthenticationError, "send your key in the header X-API-Key"),
     403: (AuthorizationError, "this key may not do that"),
     404: (RouteNotFoundError, "no such route; GET /docs lists them"),
@@ -99,8 +98,19 @@ async def _validation(request: Request, error: Exception) -> Response:
 
 async def _http(_: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    kind, message = _BY_STATUS.get(error.status_code, (UnexpectedError, "the request could not be answered"))
-    return render(kind(message))
+    response = of_status(error.status_code)
+    response.headers.update(error.headers or {})  # such as `Allow`
+    return response
+
+
+def of_status(status: int) -> Response:
+    """The one body for a failure of which only the status is known, because a library answered it."""
+    if status in _BY_STATUS:
+        kind, message = _BY_STATUS[status]
+        return render(kind(message))
+    if status < 500:
+        return render(DataValidationError.at("body", "the request could not be read; send JSON as GET /docs shows it"))
+    return render(UnexpectedError("the request could not be answered; try again, and report it if it stays so"))
 
 
 def validation_error(errors: Sequence[Any], *, known: Sequence[str] = (), prefix: str = "") -> DataValidationError:

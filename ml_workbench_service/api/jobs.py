@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Header, Path, Query
+from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from ml_workbench_service.api.service import ServiceDep
@@ -13,6 +13,11 @@ from ml_workbench_service.contracts.jobs import Job, JobKind, JobList, JobStatus
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobIdPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="`job_id` of the 202.")]
+
+
+async def _existing(job_id: JobIdPath, service: ServiceDep) -> str:
+    """A stream's status is sent before its first event, so whether the job exists is asked before."""
+    return (await asyncio.to_thread(service.store.folder, job_id)).id
 
 
 @router.get("", summary="List the jobs", responses=failures())
@@ -40,7 +45,9 @@ async def show_job(job_id: JobIdPath, service: ServiceDep) -> Job:
     response_class=EventSourceResponse,
 )
 async def follow_job(
-    job_id: JobIdPath, service: ServiceDep, last_event_id: Annotated[str | None, Header()] = None
+    job_id: Annotated[str, Depends(_existing)],
+    service: ServiceDep,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: all so far, then each as it comes, up to the final one. `Last-Event-ID` continues."""
     after = int(last_event_id) if last_event_id and last_event_id.isdigit() and len(last_event_id) < 12 else 0

@@ -1,26 +1,34 @@
 """`/models`: list, cards, versions, archiving, training."""
 
 import asyncio
+from contextlib import suppress
 from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
-from common_lib.exceptions import DataValidationError, IdempotencyMismatchError, JobNotFoundError
+from common_lib.exceptions import (
+    DataValidationError,
+    IdempotencyMismatchError,
+    JobNotFoundError,
+    ModelNotFoundError,
+    PredictionError,
+)
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Service, ServiceDep
-from ml_workbench_service.contracts.contract import normal_symbol, utc_now
+from ml_workbench_service.contracts.contract import VERSION_PATTERN, normal_symbol, utc_now
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import ModelCard, ModelList, ModelStatus, ModelSummary, VersionList
 from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import new_job_id
 from ml_workbench_service.workflows.plan import TrainingPlan, plan_training
 
 router = APIRouter(prefix="/models", tags=["models"])
-VersionPath = Annotated[str, Path(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$", description="Such as 1.0.0.")]
+VersionPath = Annotated[str, Path(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]
 KEPT = timedelta(hours=24)
 """How long an Idempotency-Key is remembered."""
 
@@ -36,16 +44,17 @@ async def list_models(
 ) -> ModelList:
     """Each model once, by its live version, else its newest; in the order of their ids."""
     registry = service.workbench.registry
-    cards = await asyncio.to_thread(lambda: [registry.served_card(model_id) for model_id in registry.model_ids()])
+    cards = await asyncio.to_thread(_served_cards, registry)
     wanted = _symbol(symbol)
-    chosen = [
-        card
-        for card in cards
-        if (model_type is None or card.type == model_type.value)
-        and (status is None or card.status == status)
-        and (wanted is None or wanted in card.symbols)
-    ]
-    shown, following = page(chosen, limit=limit, cursor=cursor, name=lambda card: card.id)
+
+    def keep(card: ModelCard) -> bool:
+        return (
+            (model_type is None or card.type == model_type.value)
+            and (status is None or card.status == status)
+            and (wanted is None or wanted in card.symbols)
+        )
+
+    shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.id, keep=keep)
     return ModelList(models=tuple(summary(card) for card in shown), next_cursor=following)
 
 
@@ -80,10 +89,11 @@ async def show_version(
     response: Response,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Any:
-    """The full card; its ETag is the version's digest and its status, since the status alone can change."""
-    card = await asyncio.to_thread(service.workbench.registry.card, model_id, version)
+    """The full card; its ETag is the version's digest. 304 while nothing but the digest could have changed."""
+    card, never_served = await asyncio.to_thread(_card_and_past, service, model_id, version)
     etag = f'"{card.digest}"'
-    if if_none_match == etag and card.status == "experimental":
+    offered = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
+    if etag in offered and card.status == "experimental" and never_served:
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
     return card
@@ -117,6 +127,22 @@ def summary(card: ModelCard) -> ModelSummary:
     """A card's line in the list."""
     wanted = ModelSummary.model_fields.keys() - {"verdict"}
     return ModelSummary(**{name: getattr(card, name) for name in wanted}, verdict=card.evaluation.verdict)
+
+
+def _served_cards(registry: FolderModelRegistry) -> list[ModelCard]:
+    """A model of which no version can be read is left out: its own page says what is wrong."""
+    cards = []
+    for model_id in registry.model_ids():
+        with suppress(PredictionError, ModelNotFoundError):  # logged by the registry; or gone since it was listed
+            cards.append(registry.served_card(model_id))
+    return cards
+
+
+def _card_and_past(service: Service, model_id: str, version: str) -> tuple[ModelCard, bool]:
+    """The card, and whether the version never was live: then its status cannot have changed and changed back."""
+    card = service.workbench.registry.card(model_id, version)
+    past = service.workbench.history.of(model_id)
+    return card, not any(each.version == version and each.live_at for each in past)
 
 
 def _plan(body: TrainRequest, service: Service) -> TrainingPlan:

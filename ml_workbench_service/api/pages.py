@@ -15,21 +15,29 @@ Item = TypeVar("Item")
 
 
 def page(
-    items: Sequence[Item], *, limit: int, cursor: str | None, name: Callable[[Item], str]
+    items: Sequence[Item],
+    *,
+    limit: int,
+    cursor: str | None,
+    name: Callable[[Item], str],
+    keep: Callable[[Item], bool] = lambda _: True,
 ) -> tuple[tuple[Item, ...], str | None]:
-    """The items after the one that the cursor names, and the next cursor where more follow.
+    """The kept items after the one that the cursor names, and the next cursor where more follow.
+
+    The cursor's place is looked up before filtering, so that an item which leaves the filter between two pages (a
+    deployment that ended, say) takes nothing along.
 
     Raises:
-        DataValidationError: the cursor is not one of ours.
+        DataValidationError: the cursor is not one of this list.
     """
-    begin = 0
-    if cursor is not None:
-        try:
-            last = base64.urlsafe_b64decode(cursor.encode()).decode()
-        except (binascii.Error, ValueError) as error:
-            raise DataValidationError.at("query.cursor", "not a cursor of this list; start without one") from error
-        names = [name(item) for item in items]
-        begin = names.index(last) + 1 if last in names else len(items)
-    chosen = tuple(items[begin : begin + limit])
-    more = begin + limit < len(items)
-    return chosen, base64.urlsafe_b64encode(name(chosen[-1]).encode()).decode() if more and chosen else None
+    begin = 0 if cursor is None else _after(cursor, [name(item) for item in items])
+    kept = [item for item in items[begin:] if keep(item)]
+    chosen = tuple(kept[:limit])
+    return chosen, base64.urlsafe_b64encode(name(chosen[-1]).encode()).decode() if len(kept) > limit else None
+
+
+def _after(cursor: str, names: Sequence[str]) -> int:
+    try:
+        return names.index(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()) + 1
+    except (binascii.Error, ValueError) as error:
+        raise DataValidationError.at("query.cursor", "not a cursor of this list; start without one") from error

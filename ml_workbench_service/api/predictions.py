@@ -108,7 +108,7 @@ async def predict_batch(
     return BatchAnswer.model_construct(predictions=tuple(answers[number] for number in range(len(body.items))))
 
 
-def _item(item: dict[str, Any], number: int) -> PredictRequest:
+def _item(item: Any, number: int) -> PredictRequest:
     try:
         return PredictRequest.model_validate(item)
     except ValidationError as error:

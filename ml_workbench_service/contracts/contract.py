@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fin
 from pydantic import Field as Field
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})$"
 
 
 class Contract(BaseModel):
@@ -36,14 +37,35 @@ def utc_now() -> datetime:
     return datetime.now(tz=UTC)
 
 
+def _written(moment: Any) -> Any:
+    """Numbers are refused: `2024` would count as seconds since 1970."""
+    is_number = isinstance(moment, str) and not re.search(r"\d-\d", moment)
+    if is_number or not isinstance(moment, str | datetime):
+        raise ValueError("write a time as 2025-03-01T00:00:00Z")
+    return moment
+
+
 def _in_utc(moment: datetime) -> datetime:
     if moment.tzinfo is None:
         raise ValueError("a time needs its zone: write it as 2025-03-01T00:00:00Z")
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as error:
+        raise ValueError("a time must lie within the years 1 to 9999 in UTC") from error
 
 
-UtcDatetime = Annotated[datetime, AfterValidator(_in_utc), PlainSerializer(iso, return_type=str)]
+def _on_the_calendar(moment: datetime) -> datetime:
+    if not 1971 <= moment.year < 2100:
+        raise ValueError("a time of the market must lie within the years 1971 to 2099; check its year")
+    return moment
+
+
+UtcDatetime = Annotated[
+    datetime, BeforeValidator(_written), AfterValidator(_in_utc), PlainSerializer(iso, return_type=str)
+]
 """A moment with its zone; kept and written in UTC with `Z`."""
+MarketDatetime = Annotated[UtcDatetime, AfterValidator(_on_the_calendar)]
+"""A moment that the market's calendar knows, with room for horizons and windows around it."""
 
 
 def normal_symbol(text: Any) -> str:
@@ -96,6 +118,16 @@ def normal_timeframe(text: Any) -> str:
 
 
 Timeframe = Annotated[str, BeforeValidator(normal_timeframe)]
-ModelId = Annotated[str, Field(pattern=NAME_PATTERN, description="Lower-case id of a model.")]
-Semver = Annotated[str, Field(pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$", description="Version, such as 1.0.0.")]
+
+
+def _no_double_dot(name: str) -> str:
+    if ".." in name:
+        raise ValueError("a name holds no two dots in a row")
+    return name
+
+
+ModelId = Annotated[
+    str, Field(pattern=NAME_PATTERN, description="Lower-case id of a model."), AfterValidator(_no_double_dot)
+]
+Semver = Annotated[str, Field(pattern=VERSION_PATTERN, description="Version, such as 1.0.0.")]
 Finite = FiniteFloat

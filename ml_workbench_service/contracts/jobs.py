@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import Field
 
-from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
+from ml_workbench_service.contracts.contract import Contract, Finite, MarketDatetime, ModelId, Semver, UtcDatetime
 
 
 class JobKind(StrEnum):
@@ -135,11 +135,11 @@ class Report(Protocol):
 class ReplayRequest(Contract):
     """`POST /replays`."""
 
-    model_id: str = Field(pattern=r"^[a-z0-9][a-z0-9_.-]{0,63}$")
-    version: str | None = Field(default=None, pattern=r"^\d{1,6}\.\d{1,6}\.\d{1,6}$")
+    model_id: ModelId
+    version: Semver | None = None
     symbols: tuple[str, ...] = Field(min_length=1, max_length=64)
-    start_date: UtcDatetime
-    end_date: UtcDatetime
+    start_date: MarketDatetime
+    end_date: MarketDatetime
     speed: Finite | None = Field(default=None, gt=0, le=1e6, description="Bars per second; unset: as fast as it goes.")
 
 

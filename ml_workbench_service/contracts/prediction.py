@@ -8,7 +8,15 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import Field, model_validator
 
-from ml_workbench_service.contracts.contract import Contract, Finite, Semver, Symbol, Timeframe, UtcDatetime
+from ml_workbench_service.contracts.contract import (
+    Contract,
+    Finite,
+    MarketDatetime,
+    Semver,
+    Symbol,
+    Timeframe,
+    UtcDatetime,
+)
 from ml_workbench_service.contracts.market import Costs, Floats32
 
 Direction = Literal["buy", "sell", "hold"]
@@ -18,7 +26,9 @@ Sample = Literal["train", "stop", "calibrate", "test", "live"]
 AbstainReason = Literal[
     "novel_input", "stale_features", "model_expired", "interval_too_wide", "market_closed", "unknown_symbol"
 ]
-FeatureColumns = dict[str, Annotated[list[Finite], Field(min_length=1, max_length=100_000)]]
+FeatureValue = Annotated[Finite, Field(ge=-1e15, le=1e15)]
+"""No feature of a market comes near the bound; beyond it a float32 network would overflow."""
+FeatureColumns = dict[str, Annotated[list[FeatureValue], Field(min_length=1, max_length=100_000)]]
 
 
 class PredictionContext(Contract):
@@ -41,7 +51,7 @@ class PredictRequest(Contract):
     context: PredictionContext | None = None
     version: Semver | None = None
     version_id: Semver | None = Field(default=None, description="The same as `version`.")
-    as_of: UtcDatetime | None = None
+    as_of: MarketDatetime | None = None
     price: Annotated[Finite, Field(gt=0)] | None = None
 
     @model_validator(mode="after")
@@ -72,7 +82,7 @@ class PredictRequest(Contract):
 class PredictBatchRequest(Contract):
     """Several predictions in one call; a bad item fails alone."""
 
-    items: Annotated[list[dict[str, Any]], Field(min_length=1, max_length=1000)]
+    items: Annotated[list[Any], Field(min_length=1, max_length=1000, description="Each a body of /predict.")]
 
 
 class Interval(Contract):

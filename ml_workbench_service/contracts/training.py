@@ -9,11 +9,11 @@ from pydantic import ConfigDict, Field, field_validator, model_validator
 from ml_workbench_service.contracts.contract import (
     Contract,
     Finite,
+    MarketDatetime,
     ModelId,
     Semver,
     Symbol,
     Timeframe,
-    UtcDatetime,
     normal_timeframe,
 )
 from ml_workbench_service.contracts.market import Costs
@@ -100,8 +100,8 @@ class TrainRequest(Contract):
     features: Annotated[list[Annotated[str, Field(pattern=FEATURE_PATTERN)]], Field(min_length=1, max_length=256)]
     target: Annotated[str, Field(min_length=1, max_length=64)]
     symbols: Annotated[list[Symbol], Field(min_length=1, max_length=64)]
-    start_date: UtcDatetime = Field(description="First bar opening, inclusive.")
-    end_date: UtcDatetime = Field(description="Bar openings before this.")
+    start_date: MarketDatetime = Field(description="First bar opening, inclusive.")
+    end_date: MarketDatetime = Field(description="Bar openings before this.")
     hyperparameters: dict[str, Any] = Field(default_factory=dict, description="See GET /api/v1/model-types.")
     validation_split: Annotated[Finite, Field(ge=0.05, le=0.6)] = 0.2
 
@@ -111,7 +111,7 @@ class TrainRequest(Contract):
     timeframe: Timeframe | None = Field(default=None, description="Default: the target's own unit, else 1h.")
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=1)] = [0]  # noqa: RUF012
     costs: Costs | None = Field(default=None, description="Overrides of the pair's default trading costs.")
-    as_of: UtcDatetime | None = Field(default=None, description="Use only bars known at this moment.")
+    as_of: MarketDatetime | None = Field(default=None, description="Use only bars known at this moment.")
     notes: Annotated[str, Field(max_length=4000)] = ""
 
     @field_validator("features", "symbols")

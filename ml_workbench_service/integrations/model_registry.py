@@ -10,6 +10,7 @@ made beforehand, since onto an empty folder it would succeed.
 
 import errno
 import json
+import logging
 import os
 import re
 import shutil
@@ -20,15 +21,24 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from common_lib.exceptions import ConflictError, ModelNotFoundError, VersionExistsError, VersionNotFoundError
-from ml_workbench_service.contracts.contract import NAME_PATTERN, iso, utc_now
+from common_lib.exceptions import (
+    ConflictError,
+    ModelNotFoundError,
+    PredictionError,
+    VersionExistsError,
+    VersionNotFoundError,
+)
+from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN, iso, utc_now
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.learning.manifest import digest_of, size_of, sync, verify, write_manifest
 
 CARD_FILE = "card.json"
 STAGING = ".staging"
+LARGEST_NUMBER = 999_999
+"""Of a part of a version."""
 STALE_DRAFT_S = 7 * 24 * 3600
-_SEMVER = re.compile(r"\d{1,6}\.\d{1,6}\.\d{1,6}")
+
+_log = logging.getLogger(__name__)
 
 
 class FolderModelRegistry:
@@ -88,7 +98,11 @@ class FolderModelRegistry:
         home = self.root / model_id
         if not re.fullmatch(NAME_PATTERN, model_id) or not home.is_dir():
             return []
-        found = [each.name for each in home.iterdir() if _SEMVER.fullmatch(each.name) and (each / CARD_FILE).is_file()]
+        found = [
+            each.name
+            for each in home.iterdir()
+            if re.fullmatch(VERSION_PATTERN, each.name) and (each / CARD_FILE).is_file()
+        ]
         return sorted(found, key=Version, reverse=True)
 
     def card(self, model_id: str, version: str) -> ModelCard:
@@ -97,13 +111,11 @@ class FolderModelRegistry:
         Raises:
             ModelNotFoundError: no such model.
             VersionNotFoundError: the model has no such version.
+            PredictionError: its card or manifest cannot be read.
         """
         key = (model_id, version)
         if key not in self._cards:
-            folder = self.folder(model_id, version)
-            plain = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-            plain |= {"digest": digest_of(folder), "size_bytes": size_of(folder)}
-            self._cards[key] = ModelCard.model_validate(plain)
+            self._cards[key] = _read_card(self.folder(model_id, version))
         status = "experimental"
         if self._live_version(model_id) == version:
             status = "deployed"
@@ -112,11 +124,25 @@ class FolderModelRegistry:
         return self._cards[key].model_copy(update={"status": status})
 
     def cards(self, model_id: str) -> list[ModelCard]:
-        """All versions of a model, newest first; raises ModelNotFoundError where there are none."""
+        """All versions of a model, newest first; an unreadable one is logged and left out.
+
+        Raises:
+            ModelNotFoundError: there are none.
+            PredictionError: none of them can be read.
+        """
         versions = self.versions(model_id)
         if not versions:
             raise self._unknown(model_id)
-        return [self.card(model_id, version) for version in versions]
+        found, faults = [], []
+        for version in versions:
+            try:
+                found.append(self.card(model_id, version))
+            except PredictionError as error:
+                _log.error(error.message)
+                faults.append(error)
+        if not found:
+            raise faults[0]
+        return found
 
     def served_card(self, model_id: str) -> ModelCard:
         """The live version's card, else the newest not archived, else the newest."""
@@ -153,7 +179,7 @@ class FolderModelRegistry:
         if card.status != "archived":
             line = json.dumps({"version": version, "at": iso(utc_now())}) + "\n"
             with (self.root / model_id / "archived.jsonl").open("a", encoding="utf-8") as stream:
-                stream.write(line)
+                stream.write("\n" + line if stream.tell() else line)  # a torn line before it ends here
                 stream.flush()
                 os.fsync(stream.fileno())
         return self.card(model_id, version)
@@ -171,9 +197,23 @@ class FolderModelRegistry:
         return ModelNotFoundError(f"no model of this id; {hint}", details={"known": known[:20]})
 
 
+def _read_card(folder: Path) -> ModelCard:
+    try:
+        plain = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        return ModelCard.model_validate({**plain, "digest": digest_of(folder), "size_bytes": size_of(folder)})
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PredictionError(
+            f"the bundle {folder.parent.name}/{folder.name} cannot be read; restore it from a backup or train it again"
+        ) from error
+
+
 def next_version(taken: list[str]) -> str:
     """1.0.0 for a new model, else the newest's next minor version."""
     if not taken:
         return "1.0.0"
     newest = max(map(Version, taken))
-    return f"{newest.major}.{newest.minor + 1}.0"
+    if newest.minor < LARGEST_NUMBER:
+        return f"{newest.major}.{newest.minor + 1}.0"
+    if newest.major < LARGEST_NUMBER:
+        return f"{newest.major + 1}.0.0"
+    raise ConflictError(f"no version follows {newest}; send a `version` that is free, or another `model_id`")

@@ -43,7 +43,7 @@ class StrategyEngine:
             raise UpstreamTimeoutError(
                 "the strategy engine did not answer in time; look after it, then deploy again"
             ) from error
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UpstreamError(
                 "the strategy engine cannot be reached; check STRATEGY_ENGINE_URL, then deploy again"
             ) from error

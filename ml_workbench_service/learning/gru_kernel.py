@@ -25,7 +25,10 @@ from torch.autograd.function import once_differentiable
 
 
 class _Workspace:
-    """Buffers of one forward and backward pass, and their views by time step (making those costs a third of a pass)."""
+    """Buffers of one forward and backward pass, and their views by time step (making those costs a third of a pass).
+
+    A pass over fewer steps uses the first ones, so that windows of every length share one set of buffers.
+    """
 
     _free: ClassVar[dict[tuple[Any, ...], list["_Workspace"]]] = defaultdict(list)
 
@@ -33,7 +36,7 @@ class _Workspace:
         def empty(*shape: int) -> Tensor:
             return torch.empty(steps, windows, *shape, dtype=dtype)
 
-        self.key = (steps, windows, units, dtype)
+        self.steps, self.key = steps, (windows, units, dtype)
         self.gates_TNG, self.new_TNH, self.inner_TNH = empty(2 * units), empty(units), empty(units)
         self.state_TNH = torch.zeros(steps + 1, windows, units, dtype=dtype)
         self.factor_TN3H, self.delta_TN3H, self.dstate_TNH = empty(3, units), empty(3, units), empty(units)
@@ -67,10 +70,15 @@ class _Workspace:
         self.dstates = dstates
 
     @classmethod
-    def lease(cls, *key: Any) -> "_Workspace":
-        """A free workspace of that shape, else a new one; a pass whose backward never comes simply drops its own."""
+    def lease(cls, steps: int, *key: Any) -> "_Workspace":
+        """A free workspace of that shape and at least so many steps, else a new one in its place.
+
+        A pass whose backward never comes simply drops its own.
+        """
         free = cls._free[key]
-        return free.pop() if free else cls(*key)
+        if free and (space := free.pop()).steps >= steps:
+            return space
+        return cls(steps, *key)
 
     def give_back(self) -> None:
         """Lets the next forward pass have it."""
@@ -87,19 +95,19 @@ class GruPass(torch.autograd.Function):
         units = w_hh.shape[1]
         space = _Workspace.lease(steps, windows, units, x_TNF.dtype)
         rows, split = x_TNF.flatten(0, 1), 2 * units
-        torch.addmm(b_ih[:split] + b_hh[:split], rows, w_ih[:split].t(), out=space.gates_TNG.flatten(0, 1))
-        torch.addmm(b_ih[split:], rows, w_ih[split:].t(), out=space.new_TNH.flatten(0, 1))
+        torch.addmm(b_ih[:split] + b_hh[:split], rows, w_ih[:split].t(), out=space.gates_TNG[:steps].flatten(0, 1))
+        torch.addmm(b_ih[split:], rows, w_ih[split:].t(), out=space.new_TNH[:steps].flatten(0, 1))
         w_gates, w_inner = w_hh[:split].t().contiguous(), w_hh[split:].t().contiguous()
         b_inner = b_hh[split:].expand(windows, units).contiguous()
         addmm, lerp = torch.addmm, torch.lerp
-        for h, gates, new, inner, reset, update, following in space.forward_steps:
+        for h, gates, new, inner, reset, update, following in space.forward_steps[:steps]:
             gates.addmm_(h, w_gates).sigmoid_()
             addmm(b_inner, h, w_inner, out=inner)
             new.addcmul_(reset, inner).mul_(2).sigmoid_().mul_(2).sub_(1)  # tanh; torch's own is four times slower
             lerp(new, h, update, out=following)
         ctx.space = space
         ctx.save_for_backward(x_TNF, w_ih, w_hh)
-        return space.state_TNH[1:].clone()
+        return space.state_TNH[1 : steps + 1].clone()
 
     @staticmethod
     @once_differentiable
@@ -110,33 +118,46 @@ class GruPass(torch.autograd.Function):
         if space is None:
             raise RuntimeError("the GRU's graph is freed after one backward pass; call the network again")
         ctx.space = None
-        _factors(space)
+        steps = len(x_TNF)
+        _factors(space, steps)
         douts, dstates = dout_TNH.unbind(0), space.dstates
-        dstates[-1].copy_(douts[-1])
+        dstates[steps - 1].copy_(douts[-1])
         mul, addcmul = torch.mul, torch.addcmul
-        for t in range(len(douts) - 1, -1, -1):
+        for t in range(steps - 1, -1, -1):
             factor, dstate_3, delta_3, delta, update, dstate = space.backward_steps[t]
             mul(factor, dstate_3, out=delta_3)
             if t:
                 addcmul(douts[t - 1], update, dstate, out=dstates[t - 1]).addmm_(delta, w_hh)
-        delta_MG = space.delta_TN3H.flatten(2).flatten(0, 1)
-        dw_hh, db_hh = delta_MG.t() @ space.state_TNH[:-1].flatten(0, 1), delta_MG.sum(0)
-        torch.mul(space.slope_TNH, space.dstate_TNH, out=space.delta_TN3H[:, :, 2])  # from d q to d(x W_in)
+        delta_MG = space.delta_TN3H[:steps].flatten(2).flatten(0, 1)
+        dw_hh, db_hh = delta_MG.t() @ space.state_TNH[:steps].flatten(0, 1), delta_MG.sum(0)
+        inner_delta = space.delta_TN3H[:steps, :, 2]
+        torch.mul(space.slope_TNH[:steps], space.dstate_TNH[:steps], out=inner_delta)  # from d q to d(x W_in)
         dw_ih, db_ih = delta_MG.t() @ x_TNF.flatten(0, 1), delta_MG.sum(0)
         dx_TNF = (delta_MG @ w_ih).view_as(x_TNF) if ctx.needs_input_grad[0] else None
         space.give_back()
         return dx_TNF, dw_ih, dw_hh, db_ih, db_hh
 
 
-def _factors(space: _Workspace) -> None:
+def _factors(space: _Workspace, steps: int) -> None:
     """`factor_TN3H` of the module's docstring, and `slope_TNH` = (1-z)(1-n²), for all time steps at once."""
-    reset, update, new, spare = space.reset_TNH, space.update_TNH, space.new_TNH, space.spare_TNH
-    keep, slope, factor = space.keep_TNH, space.slope_TNH, space.factor_TN3H
+    reset, update, new, spare, keep, slope, factor, inner = (
+        each[:steps]
+        for each in (
+            space.reset_TNH,
+            space.update_TNH,
+            space.new_TNH,
+            space.spare_TNH,
+            space.keep_TNH,
+            space.slope_TNH,
+            space.factor_TN3H,
+            space.inner_TNH,
+        )
+    )
     torch.sub(1, update, out=keep)
     torch.mul(new, new, out=spare)
     torch.addcmul(keep, keep, spare, value=-1, out=slope)
     torch.mul(slope, reset, out=factor[:, :, 2])
-    torch.sub(1, reset, out=spare).mul_(space.inner_TNH)
+    torch.sub(1, reset, out=spare).mul_(inner)
     torch.mul(factor[:, :, 2], spare, out=factor[:, :, 0])
-    torch.sub(space.state_TNH[:-1], new, out=spare).mul_(update)
+    torch.sub(space.state_TNH[:steps], new, out=spare).mul_(update)
     torch.mul(spare, keep, out=factor[:, :, 1])

@@ -18,7 +18,11 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 
-SMALLEST_SCALE = 1e-12
+SMALLEST_LABEL_SCALE = 1e-12
+ROUNDING = 1e-13
+"""A deviation smaller than this share of the centre is a constant's rounding error, whatever the feature's unit."""
+LARGEST_ROW = 1e9
+"""Deviations beyond this are cut: far beyond any novelty, near enough for float32 and a network to stay finite."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,9 @@ class RowScaler:
         """
         scale = self.symbols[symbol]
         x_NF = to_logs(x_NF, self.features, self.is_level_F)
-        return ((x_NF - scale.center_F) / scale.scale_F).astype(np.float32)
+        with np.errstate(over="ignore"):
+            scaled_NF = (x_NF - scale.center_F) / scale.scale_F
+        return np.clip(scaled_NF, -LARGEST_ROW, LARGEST_ROW).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `recipe.json`."""
@@ -109,6 +115,6 @@ def fit_symbol(x_NF: Floats, labels_N: Floats, ends: Ints, *, is_level_F: Sequen
         total = np.concatenate([[0.0], np.cumsum(values)])
         last = values[ends] - (total[ends + 1] - total[ends + 1 - lookback]) / lookback
         scale[column] = np.sqrt(np.mean(last**2))
-    scale = np.where(scale > SMALLEST_SCALE, scale, 1.0)
+    scale = np.where(scale > ROUNDING * np.abs(center), scale, 1.0)
     label_scale = float(np.sqrt(np.mean(labels_N[ends] ** 2)))
-    return SymbolScale(center, scale, label_scale if label_scale > SMALLEST_SCALE else 1.0)
+    return SymbolScale(center, scale, label_scale if label_scale > SMALLEST_LABEL_SCALE else 1.0)

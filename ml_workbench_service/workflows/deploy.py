@@ -29,6 +29,10 @@ class Sender:
     body_digest: str | None = None
 
 
+class DeployedAlready(ConflictError):
+    """While this request waited for its turn, another one made the deployment that its id names."""
+
+
 def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: Sender) -> Deployment:
     """Makes a version the live one.
 
@@ -36,6 +40,7 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
         ModelNotFoundError, VersionNotFoundError: there is no such version.
         GateFailedError: an enforced gate failed; `details.gates` lists them.
         ConflictError: `expected_current` is not live now, the version is archived, or another deployment is under way.
+        DeployedAlready: the deployment of this id was made meanwhile.
         UpstreamError, UpstreamTimeoutError: the target refused; the previous version stays live.
     """
     if request.gates and not all(request.gates.values()):
@@ -56,6 +61,8 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
             details={"gates": [gate.model_dump() for gate in gates]},
         )
     with workbench.history.locked(model_id):
+        if any(each.id == sender.deployment_id for each in workbench.history.of(model_id)):
+            raise DeployedAlready("a request with this Idempotency-Key came first; ask for its deployment")
         pending = _pending(workbench, card, request, sender, gates=gates)
         workbench.history.append(pending)
         live = _tell_and_go_live(workbench, pending, card)
@@ -115,17 +122,14 @@ def run_gates(workbench: Workbench, card: ModelCard) -> tuple[GateResult, ...]:
 
 def settle_interrupted(workbench: Workbench) -> None:
     """At start: a deployment that a kill left pending failed; what was live before it still is."""
-    for each in workbench.history.everything():
-        if each.status == "pending":
-            with workbench.history.locked(each.model_id):
-                workbench.history.append(
-                    _ended(
-                        each,
-                        "failed",
-                        utc_now(),
-                        error="the service stopped before the target had answered; deploy again",
-                    )
-                )
+    for found in workbench.history.everything():
+        if found.status != "pending":
+            continue
+        with workbench.history.locked(found.model_id):
+            now = workbench.history.get(found.id)
+            if now.status == "pending":  # else another service on this registry was at it, and has finished
+                error = "the service stopped before the target had answered; deploy again"
+                workbench.history.append(_ended(now, "failed", utc_now(), error=error))
 
 
 def _gate(name: str, value: str, limit: str, *, passed: bool) -> GateResult:
@@ -170,8 +174,11 @@ def _tell_and_go_live(workbench: Workbench, pending: Deployment, card: ModelCard
     if pending.deployment_target == "strategy_engine" and workbench.strategy_engine is not None:
         try:
             workbench.strategy_engine.register(pending, card)
-        except PlatformError as error:
-            workbench.history.append(_ended(pending, "failed", utc_now(), error=error.message))
+        except Exception as error:  # also what nobody foresaw: a pending line must not stay behind
+            message = error.message if isinstance(error, PlatformError) else "the target could not be told"
+            failed = _ended(pending, "failed", utc_now(), error=message)
+            workbench.history.append(failed)
+            _announce(workbench, failed)
             raise
     now = utc_now()
     before = workbench.history.live(card.id)
@@ -186,7 +193,7 @@ def _ended(deployment: Deployment, status: str, at: datetime, *, error: str | No
 
 def _announce(workbench: Workbench, deployment: Deployment) -> None:
     _log.info(
-        "deployed",
+        "deployed" if deployment.status == "live" else "deployment failed",
         extra={"deployment_id": deployment.id, "model_id": deployment.model_id, "version": deployment.version},
     )
     if workbench.deployments is not None:

@@ -4,12 +4,15 @@ Everything that can be refused is refused here, with a 422, 409 or 507 now inste
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from common_lib.exceptions import DataValidationError, InsufficientMemoryError, VersionExistsError
 from ml_workbench_service import families as families  # loading the package registers every family
-from ml_workbench_service.contracts.contract import NAME_PATTERN, to_ms
+from ml_workbench_service.contracts.contract import NAME_PATTERN, iso, to_ms
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest, parse_target
 from ml_workbench_service.integrations.model_registry import next_version
@@ -116,24 +119,43 @@ def _estimate(request: TrainRequest, family: Family, timeframe: str) -> Training
 def _too_large(
     request: TrainRequest, family: Family, estimate: TrainingEstimate, max_memory_gb: float
 ) -> InsufficientMemoryError:
-    """The error with the cheapest change that fits: a smaller batch, then a shorter lookback, then fewer bars."""
-    target = parse_target(request.target, request.timeframe)
-    timeframe = request.timeframe_for(target)
-    plain = family.hyperparameters.model_dump()
-    for name in ("batch_size", "lookback", f"{family.name}_units"):
-        while name in plain and plain[name] > max(16, family.min_window):
-            plain[name] = max(plain[name] // 2, 16, family.min_window)
-            smaller = type(family)(plain)
-            if _estimate(request, smaller, timeframe).memory_gb <= max_memory_gb:
-                change = {key: value for key, value in plain.items() if value != getattr(family.hyperparameters, key)}
-                return _over(estimate, max_memory_gb, change)
-    return _over(estimate, max_memory_gb, {"symbols": 1} if len(request.symbols) > 1 else {"start_date": "later"})
-
-
-def _over(estimate: TrainingEstimate, max_memory_gb: float, change: dict[str, object]) -> InsufficientMemoryError:
-    words = ", ".join(f"{name}: {value}" for name, value in change.items())
+    """The error with the cheapest change that fits; `details.change` is what to merge into the request's body."""
+    timeframe = request.timeframe_for(parse_target(request.target, request.timeframe))
+    change: dict[str, Any] | None = None
+    for change in _smaller(request, family):
+        settings = family.hyperparameters.model_dump() | change.get("hyperparameters", {})
+        asked = request.model_copy(update={"start_date": change.get("start_date", request.start_date)})
+        if _estimate(asked, type(family)(settings), timeframe).memory_gb <= max_memory_gb:
+            break
+    else:
+        change = None
+    if change is not None and "start_date" in change:
+        change = {"start_date": iso(change["start_date"])}
+    words = ", ".join(f"{name}: {value}" for name, value in (change or {}).get("hyperparameters", change or {}).items())
     return InsufficientMemoryError(
-        f"this training would need about {estimate.memory_gb} GB, over the limit of {max_memory_gb:g} GB; try {words}, "
-        "or raise MAX_TRAINING_MEMORY",
+        f"this training would need about {estimate.memory_gb} GB, over the limit of {max_memory_gb:g} GB; "
+        + (f"send {words}, or raise MAX_TRAINING_MEMORY" if change else "raise MAX_TRAINING_MEMORY"),
         details={"estimate": estimate.model_dump(), "limit_gb": max_memory_gb, "change": change},
     )
+
+
+def _smaller(request: TrainRequest, family: Family) -> Iterator[dict[str, Any]]:
+    """Changes of the request, the cheapest first: a smaller batch, a shorter lookback, fewer units, all three, fewer
+    bars."""
+    plain = family.hyperparameters.model_dump()
+    halved: dict[str, list[int]] = {}
+    for name in ("batch_size", "lookback", f"{family.name}_units"):
+        value = plain.get(name, 0)
+        while value > max(16, family.min_window):
+            value = max(value // 2, 16, family.min_window)
+            halved.setdefault(name, []).append(value)
+    for name, values in halved.items():
+        yield from ({"hyperparameters": {name: value}} for value in values)
+    together: dict[str, int] = {}
+    for name, values in halved.items():
+        for value in values:
+            together[name] = value
+            yield {"hyperparameters": dict(together)}
+    for share in (*np.arange(0.95, 0.05, -0.05), 0.025, 0.01):
+        start = request.end_date - (request.end_date - request.start_date) * float(share)
+        yield {"start_date": start.replace(microsecond=0)}

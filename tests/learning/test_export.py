@@ -1,0 +1,242 @@
+"""The ONNX graph against the network at every size, the window stage in its three places, and int8's rule."""
+
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+
+from common_lib.exceptions import PredictionError, TrainingError
+from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.prediction import RawPrediction
+from ml_workbench_service.learning.assessment import _last_rows, evenly
+from ml_workbench_service.learning.export import (
+    INT8_FILE,
+    MODEL_FILE,
+    TOLERANCE,
+    WEIGHTS_FILE,
+    export,
+    judge_quantization,
+    quantize,
+)
+from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.onnx_graph import recurrent_graph
+from ml_workbench_service.learning.recurrent import RecurrentForecaster
+from ml_workbench_service.learning.runtime import OnnxNetwork
+from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
+
+UNITS = 6
+LOOKBACK = 12
+LENGTHS = (3, 4, 7, LOOKBACK)
+
+
+def network_of(cell: str, *, layers: int = 1, is_level: tuple[bool, ...] = IS_LEVEL, units: int = UNITS) -> Trained:
+    """An untrained network with lively weights, as a family would hand it over."""
+    torch.manual_seed(1)
+    torch.set_num_threads(1)
+    network = RecurrentForecaster(
+        cell, is_level_F=is_level, units=units, layers=layers, num_outputs=1, dropout=0.0
+    ).eval()
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.5)
+    weights = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+
+    @torch.inference_mode()
+    def predict(rows_NTF: Floats32) -> RawPrediction:
+        rows_TNF = torch.from_numpy(np.ascontiguousarray(rows_NTF.transpose(1, 0, 2)))
+        return RawPrediction(network(rows_TNF).numpy(), network.window_stage(rows_TNF)[-1].numpy())
+
+    return Trained(
+        outputs=("price_change_1h",),
+        weights=weights,
+        network={},
+        graph=lambda: recurrent_graph(weights, cell=cell, num_layers=layers, is_level_F=is_level),
+        predict=predict,
+        epochs_run=1,
+        best_epoch=1,
+    )
+
+
+def rows(batch: int, length: int, *, num_features: int = 3, seed: int = 0) -> Floats32:
+    return np.random.default_rng(seed).standard_normal((batch, length, num_features)).astype(np.float32)
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("is_level", [IS_LEVEL, (False, False, False), (True, True, True)])
+def test_the_graph_answers_like_the_network(cell: str, layers: int, is_level: tuple[bool, ...], tmp_path: Path) -> None:
+    trained = network_of(cell, layers=layers, is_level=is_level)
+    graph = export(trained, tmp_path, num_features=3, lengths=LENGTHS, seed=0)
+    for batch in (1, 5, 64):
+        for length in LENGTHS:
+            x_NTF = 3 * rows(batch, length, seed=length)
+            found, wanted = graph.predict(x_NTF), trained.predict(x_NTF)
+            assert found.outputs_NK.shape == (batch, 1)
+            np.testing.assert_allclose(found.outputs_NK, wanted.outputs_NK, atol=TOLERANCE)
+            np.testing.assert_allclose(found.last_rows_NF, wanted.last_rows_NF, atol=TOLERANCE)
+            assert np.ptp(wanted.outputs_NK) > 0.01 or batch == 1
+    assert (tmp_path / WEIGHTS_FILE).stat().st_size > 0
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_float32_answers_do_not_depend_on_the_batch(cell: str, tmp_path: Path) -> None:
+    graph = export(network_of(cell), tmp_path, num_features=3, lengths=[LOOKBACK], seed=0)
+    x_NTF = rows(64, LOOKBACK)
+    whole = graph.predict(x_NTF)
+    for batch in (1, 2, 5, 17, 33):
+        for begin in range(0, 64, batch):
+            part = graph.predict(x_NTF[begin : begin + batch])
+            assert part.outputs_NK.tobytes() == whole.outputs_NK[begin : begin + batch].tobytes()
+            assert part.last_rows_NF.tobytes() == whole.last_rows_NF[begin : begin + batch].tobytes()
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+def test_a_constant_factor_on_a_level_changes_no_answer(cell: str, tmp_path: Path) -> None:
+    windows = cut(symbol_rows(num=600), lookback=LOOKBACK)
+    graph = export(network_of(cell), tmp_path, num_features=3, lengths=[LOOKBACK], seed=0)
+    table = symbol_rows(num=LOOKBACK, seed=5)
+    plain = graph.predict(windows.scaler.rows("EUR/USD", table.x_NF)[None])
+    table.x_NF[:, 2] *= 1.7
+    factored = graph.predict(windows.scaler.rows("EUR/USD", table.x_NF)[None])
+    np.testing.assert_allclose(factored.outputs_NK, plain.outputs_NK, atol=1e-4)
+    np.testing.assert_allclose(factored.last_rows_NF, plain.last_rows_NF, atol=1e-3)
+    table.x_NF[-1, 2] *= 1.01
+    moved = graph.predict(windows.scaler.rows("EUR/USD", table.x_NF)[None])
+    assert abs(float(moved.outputs_NK[0, 0] - plain.outputs_NK[0, 0])) > 1e-3
+
+
+def test_the_window_stage_is_one_operation_in_three_places(tmp_path: Path) -> None:
+    """Torch in training, ONNX in serving, numpy where the novelty detector learns."""
+    windows = cut(symbol_rows(num=700), symbol_rows("GBP/USD", num=700, seed=1), lookback=LOOKBACK)
+    ends = windows.parts["train"]
+    trained = network_of("GRU")
+    graph = export(trained, tmp_path, num_features=3, lengths=[LOOKBACK], seed=0)
+    numpy_rows = _last_rows(windows, ends)
+    x_NTF = windows.gather(ends)
+    np.testing.assert_allclose(graph.predict(x_NTF).last_rows_NF, numpy_rows, atol=2e-5)
+    np.testing.assert_allclose(trained.predict(x_NTF).last_rows_NF, numpy_rows, atol=2e-5)
+    assert np.abs(numpy_rows - windows.rows_RF[ends]).max() > 1  # the stage does something
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("size", [1e9, -1e9])
+def test_the_largest_rows_there_can_be_have_a_finite_answer(cell: str, size: float, tmp_path: Path) -> None:
+    graph = export(network_of(cell), tmp_path, num_features=3, lengths=[LOOKBACK], seed=0)
+    x_NTF = rows(2, LOOKBACK)
+    x_NTF[:, -1] = np.float32(size)
+    x_NTF[1, 3, 2] = np.float32(-size)
+    found = graph.predict(x_NTF)
+    assert np.isfinite(found.outputs_NK).all()
+    assert np.isfinite(found.last_rows_NF).all()
+
+
+def test_a_graph_that_answers_otherwise_is_never_published(tmp_path: Path) -> None:
+    trained = network_of("LSTM")
+    weights = dict(trained.weights)
+    weights["head.bias"] = weights["head.bias"] + np.float32(0.001)
+    wrong = replace(trained, graph=lambda: recurrent_graph(weights, cell="LSTM", num_layers=1, is_level_F=IS_LEVEL))
+    with pytest.raises(TrainingError, match="differs from the network by 0.001 at batch 1, length 3"):
+        export(wrong, tmp_path, num_features=3, lengths=LENGTHS, seed=0)
+
+
+def test_input_of_another_shape_is_a_prediction_error(tmp_path: Path) -> None:
+    graph = export(network_of("LSTM"), tmp_path, num_features=3, lengths=[LOOKBACK], seed=0)
+    with pytest.raises(PredictionError, match="could not be run"):
+        graph.predict(rows(1, LOOKBACK, num_features=4))
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_int8_graph_really_quantises_the_lstm(layers: int, tmp_path: Path) -> None:
+    export(network_of("LSTM", layers=layers), tmp_path, num_features=3, lengths=[LOOKBACK], seed=0)
+    int8 = quantize(tmp_path)
+    operators = [node.op_type for node in onnx.load(tmp_path / INT8_FILE).graph.node]
+    assert operators.count("DynamicQuantizeLSTM") == layers
+    assert "LSTM" not in operators
+    x_NTF = rows(1, LOOKBACK)
+    exact, rough = OnnxNetwork(tmp_path / MODEL_FILE).predict(x_NTF), int8.predict(x_NTF)
+    assert exact.outputs_NK != rough.outputs_NK
+    np.testing.assert_allclose(rough.outputs_NK, exact.outputs_NK, atol=0.2)
+
+
+class Formula:
+    """A network for the rule alone: any function of the window's last value, and a pause."""
+
+    def __init__(self, function: Callable[[float], float], *, pause_s: float = 0.0) -> None:
+        self._function = function
+        self._pause_s = pause_s
+
+    def predict(self, rows_NTF: Floats32) -> RawPrediction:
+        """The function of each window's last value."""
+        if self._pause_s:
+            until = time.perf_counter() + self._pause_s
+            while time.perf_counter() < until:
+                pass
+        outputs = [[self._function(float(window[-1, 0]))] for window in rows_NTF]
+        return RawPrediction(np.array(outputs, np.float32), rows_NTF[:, -1])
+
+
+def judged(exact: Any, rough: Any, *, dead_zone: float = 0.0) -> Any:
+    windows_NTF = rows(400, 3)
+    return judge_quantization(exact, rough, windows_NTF, dead_zones_N=np.full(400, dead_zone))
+
+
+SLOW = 0.0004
+
+
+def test_int8_serves_when_it_is_faster_and_agrees() -> None:
+    verdict = judged(Formula(lambda x: x, pause_s=SLOW), Formula(lambda x: 1.01 * x))
+    assert verdict.accepted
+    assert verdict.speedup > 1.15
+    assert verdict.direction_agreement == 1.0
+    assert verdict.mean_delta_std == pytest.approx(0.008, abs=0.002)
+    assert verdict.max_delta_std == pytest.approx(0.035, abs=0.015)
+
+
+def test_int8_that_is_not_faster_is_refused_and_the_reason_says_so() -> None:
+    verdict = judged(Formula(lambda x: x), Formula(lambda x: x, pause_s=SLOW))
+    assert not verdict.accepted
+    assert "times as fast, needs 1.15" in verdict.reason
+    assert "direction" not in verdict.reason
+
+
+def test_int8_that_is_far_off_is_refused() -> None:
+    verdict = judged(Formula(lambda x: x, pause_s=SLOW), Formula(lambda x: 1.1 * x))
+    assert not verdict.accepted
+    assert "of a deviation, at most 5%" in verdict.reason
+    assert verdict.direction_agreement == 1.0
+
+
+def test_int8_that_turns_directions_is_refused() -> None:
+    verdict = judged(Formula(lambda x: x, pause_s=SLOW), Formula(lambda x: x + 0.04))
+    assert not verdict.accepted
+    assert "direction agrees on" in verdict.reason
+    assert verdict.direction_agreement < 0.98
+    assert verdict.mean_delta_std < 0.05
+
+
+def test_the_dead_zone_decides_what_is_a_direction() -> None:
+    """Small forecasts are `hold` either way, so that turning their sign turns no direction."""
+    turned = Formula(lambda x: -x if abs(x) < 0.05 else x)
+    assert judged(Formula(lambda x: x, pause_s=SLOW), turned).direction_agreement < 0.98
+    assert judged(Formula(lambda x: x, pause_s=SLOW), turned, dead_zone=0.05).direction_agreement == 1.0
+
+
+def test_forecasts_that_do_not_vary_cannot_be_compared() -> None:
+    verdict = judged(Formula(lambda x: 0.1, pause_s=SLOW), Formula(lambda x: 0.1))
+    assert not verdict.accepted
+    assert "do not vary" in verdict.reason
+
+
+def test_a_sample_of_windows_is_spread_evenly_and_has_no_window_twice() -> None:
+    ends = np.arange(1000, 6000)
+    sample = evenly(ends, 700)
+    assert len(set(sample.tolist())) == 700
+    assert (sample[0], sample[-1]) == (1000, 5999)
+    assert np.ptp(np.diff(sample)) <= 1
+    assert evenly(ends, 5000) is ends
