@@ -93,13 +93,18 @@ def test_1_the_service_is_healthy_and_says_what_it_works_with(story: Story) -> N
 
 
 @pytest.mark.timeout(400)
-def test_2_the_seeds_training_request_succeeds_within_five_minutes(story: Story) -> None:
+def test_2_the_seeds_training_succeeds_within_five_minutes_though_mlflow_goes_down(story: Story) -> None:
     begun = time.monotonic()
     accepted = story.service.client.post("/api/v1/models/train", json=SEED_TRAIN)
     assert accepted.status_code == 202, accepted.text
     assert accepted.headers["Location"] == f"/api/v1/jobs/{accepted.json()['job_id']}"
     assert (accepted.json()["model_id"], accepted.json()["version"]) == (MODEL, "1.0.0")
+    path = accepted.headers["Location"]
+    while story.service.client.get(path).json()["progress"]["step"] < 2 and time.monotonic() - begun < 120:
+        time.sleep(0.1)
+    story.mlflow.kill()
     story.job = story.service.wait_for_job(accepted.json()["job_id"], timeout_s=300)
+    story.mlflow.start()
     assert story.job["status"] == "succeeded", story.job["error"]
     assert time.monotonic() - begun < 300
     assert story.job["result"]["href"] == f"/api/v1/models/{MODEL}/versions/1.0.0"
@@ -250,7 +255,7 @@ def test_a3_after_a_restart_everything_is_there_again(story: Story) -> None:
     client = story.service.client
     before = [client.get(path).json() for path in ("/api/v1/models", "/api/v1/jobs", "/api/v1/deployments")]
     agent = client.get("/api/v1/agents/default").json()
-    assert story.service.stop() == 0
+    assert story.service.stop() in (0, -signal.SIGTERM)  # uvicorn raises the signal again once all is closed
     story.service.start(story.command)
     assert [client.get(path).json() for path in ("/api/v1/models", "/api/v1/jobs", "/api/v1/deployments")] == before
     again = client.get("/api/v1/agents/default").json()

@@ -89,9 +89,9 @@ def judge_quantization(
     """
     exact = np.concatenate([float32.predict(window[None]).outputs_NK for window in windows_NTF])[:, 0]
     rough = np.concatenate([int8.predict(window[None]).outputs_NK for window in windows_NTF])[:, 0]
-    deviation = float(exact.std())
+    deviation = float(exact.std(dtype=np.float64))
     speedup = _speedup(float32, int8, windows_NTF[:1])
-    if deviation == 0:
+    if np.ptp(exact) == 0:
         return Quantization(
             accepted=False, reason="the predictions do not vary, so nothing can be compared", speedup=speedup
         )

@@ -75,10 +75,16 @@ def recurrent_graph(
 
 
 def _window_stage(graph: _Graph, is_level_F: Sequence[bool]) -> str:
-    """Level columns lose their mean over the window; without any, the rows pass as they are."""
+    """Level columns lose their mean over the window; without any, the rows pass as they are.
+
+    The mean is a pooling over each feature's own T values: onnxruntime's ReduceMean adds them up in an order that
+    depends on the batch, so that the last bits of an answer would depend on its neighbours.
+    """
     if not any(is_level_F):
         return "rows"
-    graph.add("ReduceMean", ["rows", graph.constant("time", np.array([1], np.int64))], ["mean"], keepdims=1)
+    graph.add("Transpose", ["rows"], ["features_first"], perm=[0, 2, 1])
+    graph.add("GlobalAveragePool", ["features_first"], ["feature_means"])
+    graph.add("Transpose", ["feature_means"], ["mean"], perm=[0, 2, 1])
     graph.add("Mul", ["mean", graph.constant("is_level", np.array(is_level_F, np.float32))], ["shift"])
     graph.add("Sub", ["rows", "shift"], ["windows"])
     return "windows"

@@ -1,0 +1,124 @@
+"""Who may enter: the key where there is one, else this machine alone, by the address that a request reached."""
+
+import ipaddress
+import re
+import socket
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from ml_workbench_service.app import create_app
+from ml_workbench_service.settings import Settings
+from tests.api.conftest import KEY, Guarded
+from tests.api.failures import assert_failure
+from tests.service_process import ServiceProcess
+
+OPEN = ("/health", "/health/live", "/health/ready", "/docs", "/redoc", "/openapi.json", "/docs-assets/swagger-ui.css")
+CLOSED = (
+    ("GET", "/metrics"),
+    ("GET", "/api/v1/models"),
+    ("GET", "/api/v1/models/small"),
+    ("GET", "/api/v1/queue"),
+    ("GET", "/api/v1/jobs/any/events"),
+    ("POST", "/api/v1/models/small/predict"),
+    ("POST", "/api/v1/models/train"),
+    ("DELETE", "/api/v1/models/small/versions/1.0.0"),
+)
+AMONG_US = "203.0.113.7"  # an address of documentation, only ever written into a scope
+
+
+@pytest.mark.parametrize("path", OPEN)
+def test_pages_and_probes_need_no_key(guarded: Guarded, path: str) -> None:
+    assert httpx.get(guarded.service.url + path).status_code == 200
+
+
+@pytest.mark.parametrize(("method", "path"), CLOSED)
+@pytest.mark.parametrize("key", [None, "wrong", KEY + "x", KEY[:-1], KEY.upper(), ""])
+def test_everything_else_needs_the_right_key(guarded: Guarded, method: str, path: str, key: str | None) -> None:
+    headers = {} if key is None else {"X-API-Key": key.encode()}
+    body = assert_failure(
+        httpx.request(method, guarded.service.url + path, headers=headers), 401, "AUTHENTICATION_ERROR"
+    )
+    assert "X-API-Key" in body["message"]
+    assert KEY not in str(body)
+
+
+def test_the_right_key_opens(guarded: Guarded) -> None:
+    assert guarded.client.get("/api/v1/models").status_code == 200
+    assert "ml_workbench_http_requests_total" in guarded.client.get("/metrics").text
+
+
+def test_a_request_without_a_key_changes_nothing(guarded: Guarded) -> None:
+    body = {"version": "1.0.0", "deployment_target": "local"}
+    answer = httpx.post(f"{guarded.service.url}/api/v1/models/small/deploy", json=body)
+    assert_failure(answer, 401, "AUTHENTICATION_ERROR")
+    assert guarded.client.get("/api/v1/deployments", params={"model_id": "small"}).json()["deployments"] == []
+
+
+def test_the_key_is_in_no_log(guarded: Guarded) -> None:
+    guarded.client.get("/api/v1/models")
+    said = guarded.service.output.read_text(encoding="utf-8", errors="replace")
+    assert said
+    assert re.search("s3cret", said) is None
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
+async def test_without_a_key_loopback_is_answered(tmp_path: Path, address: str) -> None:
+    assert (await reached(tmp_path, server=address, client=address)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("server", "client"),
+    [
+        (AMONG_US, AMONG_US),
+        (AMONG_US, "127.0.0.1"),
+        ("127.0.0.1", AMONG_US),  # what a proxy on this machine says of a stranger
+        ("0.0.0.0", "10.0.0.8"),
+        ("::ffff:203.0.113.7", "::1"),
+        ("localhost.example.org", "127.0.0.1"),
+        ("127.0.0.1.example.org", "127.0.0.1"),
+    ],
+)
+async def test_without_a_key_any_other_address_is_refused(tmp_path: Path, server: str, client: str) -> None:
+    for path in ("/health", "/api/v1/models", "/docs", "/nowhere"):
+        answer = await reached(tmp_path, server=server, client=client, path=path)
+        assert "API_KEY" in assert_failure(answer, 401, "AUTHENTICATION_ERROR")["message"]
+
+
+async def test_with_a_key_any_address_is_answered(tmp_path: Path) -> None:
+    assert (await reached(tmp_path, server=AMONG_US, client=AMONG_US, api_key=KEY)).status_code == 200
+
+
+async def reached(
+    folder: Path, *, server: str, client: str, path: str = "/health", api_key: str | None = None
+) -> httpx.Response:
+    """The answer of the app itself, told that the request reached `server` from `client`."""
+    settings = Settings(STATE_DIR=folder, LOG_DIR=folder, API_KEY=api_key, EXPERIMENT_TRACKING_URI="disabled")
+    transport = httpx.ASGITransport(create_app(settings), client=(client, 50_000))
+    host = f"[{server}]" if ":" in server else server
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as caller:
+        return await caller.get(path)
+
+
+def own_address() -> str | None:
+    """An address of this machine that is not loopback, where it has one."""
+    for addresses in psutil.net_if_addrs().values():
+        for each in addresses:
+            if each.family is socket.AF_INET and not ipaddress.ip_address(each.address).is_loopback:
+                return str(each.address)
+    return None
+
+
+def test_a_service_on_all_addresses_without_a_key_answers_loopback_alone(tmp_path: Path) -> None:
+    address = own_address()
+    if address is None:
+        pytest.skip("this machine has no address but loopback")
+    service = ServiceProcess(tmp_path, HOST="0.0.0.0", AGENT_AUTOSTART="false")
+    try:
+        service.start()
+        assert service.client.get("/health").status_code == 200
+        assert_failure(httpx.get(f"http://{address}:{service.port}/health"), 401, "AUTHENTICATION_ERROR")
+    finally:
+        service.close()

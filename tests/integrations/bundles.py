@@ -1,0 +1,34 @@
+"""Published versions for tests without training one each: a trained bundle, copied under another id or version."""
+
+import json
+import shutil
+import uuid
+from pathlib import Path
+from typing import Any
+
+from ml_workbench_service.learning.manifest import write_manifest
+
+
+def copy_version(source: Path, root: Path, model_id: str, version: str, **card: Any) -> Path:
+    """Publishes a copy of the bundle `source` as `model_id` `version` in the registry `root`; returns its folder.
+
+    Args:
+        card: keys of `card.json` to replace.
+    """
+    home = root / model_id
+    home.mkdir(parents=True, exist_ok=True)
+    draft = home / f".{uuid.uuid4().hex}"
+    shutil.copytree(source, draft)
+    plain = json.loads((draft / "card.json").read_text(encoding="utf-8"))
+    plain |= {"id": model_id, "version": version, **card}
+    (draft / "card.json").write_text(json.dumps(plain), encoding="utf-8")
+    write_manifest(draft)
+    draft.rename(home / version)
+    return home / version
+
+
+def flip_a_byte(file: Path) -> None:
+    """Changes one byte in the middle of a file; its size stays."""
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)

@@ -1,0 +1,149 @@
+"""The training loop: what it reports, when it stops, which weights it leaves, and what it refuses."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from common_lib.exceptions import JobCancelled, TrainingError
+from ml_workbench_service.learning.loop import Outcome, Schedule, _lengths, _OnDevice, fit, score
+from ml_workbench_service.learning.recurrent import RecurrentForecaster
+from ml_workbench_service.learning.windows import Windows
+from tests.learning.synthetic import IS_LEVEL, Recorder, cut, symbol_rows
+
+CPU = torch.device("cpu")
+SCHEDULE = Schedule(learning_rate=0.01, batch_size=64, epochs=4, patience=10, shortest_window=3, seed=5)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def windows() -> Windows:
+    return cut(symbol_rows(num=1500))
+
+
+def forecaster(cell: str = "GRU", *, seed: int = 1) -> RecurrentForecaster:
+    torch.manual_seed(seed)
+    return RecurrentForecaster(cell, is_level_F=IS_LEVEL, units=6, layers=1, num_outputs=1, dropout=0.1)
+
+
+def fitted(
+    windows: Windows, schedule: Schedule, network: nn.Module | None = None
+) -> tuple[Outcome, Recorder, nn.Module]:
+    report = Recorder()
+    network = network or forecaster()
+    return fit(network, windows, schedule, device=CPU, report=report), report, network
+
+
+def stop_loss(network: nn.Module, windows: Windows) -> float:
+    """The stopping part's error by plain numpy and one window at a time."""
+    network.eval()
+    errors = []
+    for end in windows.parts["stop"]:
+        rows_TNF = torch.from_numpy(windows.rows_RF[end + 1 - windows.lookback : end + 1][:, None])
+        with torch.no_grad():
+            errors.append((float(network(rows_TNF)[0, 0]) - float(windows.labels_R[end])) ** 2)
+    return float(np.mean(errors))
+
+
+def test_every_epoch_is_reported_with_its_losses_and_skill(windows: Windows) -> None:
+    outcome, report, _ = fitted(windows, SCHEDULE)
+    assert [(step, total) for step, total, _ in report.steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
+    zero = float(np.mean(windows.labels_R[windows.parts["stop"]] ** 2))
+    for _, _, metrics in report.steps:
+        assert set(metrics) == {"train_loss", "stop_loss", "stop_skill"}
+        assert metrics["stop_skill"] == pytest.approx(1 - metrics["stop_loss"] / zero, abs=1e-5)
+    assert outcome.epochs_run == 4
+    assert report.steps[-1][2]["train_loss"] < report.steps[0][2]["train_loss"]
+
+
+def test_the_stopping_parts_score_is_the_mean_over_its_windows(windows: Windows) -> None:
+    network = forecaster()
+    assert score(network, _OnDevice(windows, CPU)) == pytest.approx(stop_loss(network, windows), rel=1e-5)
+
+
+def test_training_ends_when_the_stopping_part_no_longer_improves_and_the_best_weights_stay(windows: Windows) -> None:
+    """With a step far too long the loss soon gets worse, and after `patience` epochs it is enough."""
+    schedule = replace(SCHEDULE, learning_rate=0.1, batch_size=16, epochs=60, patience=3)
+    outcome, report, network = fitted(windows, schedule)
+    losses = [metrics["stop_loss"] for _, _, metrics in report.steps]
+    assert outcome.epochs_run == len(losses) < 60
+    assert outcome.best_epoch == int(np.argmin(losses)) + 1 == outcome.epochs_run - 3
+    assert outcome.stop_loss == min(losses) < losses[-1]
+    assert stop_loss(network, windows) == pytest.approx(min(losses), rel=1e-5)
+
+
+def test_only_train_and_stop_are_read(windows: Windows) -> None:
+    """Rows and labels after the calibration border could be anything."""
+    _, _, network = fitted(windows, SCHEDULE)
+    later = windows.known_ms_R > windows.borders_ms["calibrate"]
+    rows, labels = windows.rows_RF.copy(), windows.labels_R.copy()
+    rows[later], labels[later] = 99.0, -99.0
+    _, _, again = fitted(replace(windows, rows_RF=rows, labels_R=labels), SCHEDULE)
+    for mine, other in zip(network.state_dict().values(), again.state_dict().values(), strict=True):
+        assert torch.equal(mine, other)
+
+
+def test_the_training_labels_do_reach_the_weights(windows: Windows) -> None:
+    labels = windows.labels_R.copy()
+    labels[windows.parts["train"][0]] += 1.0
+    _, _, network = fitted(windows, SCHEDULE)
+    _, _, again = fitted(replace(windows, labels_R=labels), SCHEDULE)
+    assert not torch.equal(network.state_dict()["head.weight"], again.state_dict()["head.weight"])
+
+
+def test_a_cancellation_is_seen_within_one_batch(windows: Windows) -> None:
+    batches = -(-len(windows.parts["train"]) // SCHEDULE.batch_size)
+    report = Recorder(cancel_at_check=batches + 3)  # the third batch of the second epoch
+    with pytest.raises(JobCancelled):
+        fit(forecaster(), windows, SCHEDULE, device=CPU, report=report)
+    assert report.num_checks == batches + 3
+    assert len(report.steps) == 1
+
+
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_a_loss_that_is_no_number_is_an_error_with_what_to_do(windows: Windows) -> None:
+    labels = windows.labels_R.copy()
+    labels[windows.parts["train"][3]] = np.inf
+    with pytest.raises(TrainingError, match="the loss of epoch 1 is not a number; lower `learning_rate`"):
+        fitted(replace(windows, labels_R=labels), SCHEDULE)
+
+
+def test_a_batch_holds_the_windows_that_end_at_its_rows(windows: Windows) -> None:
+    ends = windows.parts["train"][[4, 0, 9]]
+    for length in (3, 8):
+        batch_TNF = _OnDevice(windows, CPU).batch(torch.from_numpy(ends), length)
+        np.testing.assert_array_equal(batch_TNF.numpy().transpose(1, 0, 2), windows.gather(ends, length))
+
+
+def test_a_fifth_of_the_batches_is_shorter_and_no_length_is_left_out() -> None:
+    lengths = np.array(_lengths(20_000, 24, shortest=3, chance=torch.Generator().manual_seed(0)))
+    assert (lengths.min(), lengths.max()) == (3, 24)
+    assert np.mean(lengths < 24) == pytest.approx(0.2 * 21 / 22, abs=0.01)
+    shorter = np.bincount(lengths[lengths < 24], minlength=24)[3:]
+    assert shorter.min() > 0.7 * shorter.mean()
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_grus_own_kernel_trains_like_torchs(layers: int, windows: Windows) -> None:
+    """The forecaster in training mode (our kernel) against evaluation mode (torch's), without dropout."""
+    torch.manual_seed(2)
+    network = RecurrentForecaster("GRU", is_level_F=IS_LEVEL, units=5, layers=layers, num_outputs=1, dropout=0.0)
+    rows_TNF = _OnDevice(windows, CPU).batch(torch.from_numpy(windows.parts["train"][:40]), 8)
+    answers = []
+    for mode in (True, False):
+        network.train(mode)
+        assert network._suits_kernel(rows_TNF) is mode
+        network.zero_grad()
+        answer = network(rows_TNF)
+        answer.square().sum().backward()
+        answers.append((answer.detach(), [parameter.grad.clone() for parameter in network.parameters()]))
+    (ours, our_gradients), (theirs, their_gradients) = answers
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+    for mine, other in zip(our_gradients, their_gradients, strict=True):
+        torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)

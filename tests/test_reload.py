@@ -1,0 +1,87 @@
+"""`uvicorn ml_workbench_service.main:app --reload`: the API restarts, trainings go on, open streams do not hold it."""
+
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+
+from tests.conftest import SMALL_TRAIN
+from tests.service_process import ServiceProcess
+
+
+@pytest.fixture
+def reloading(tmp_path: Path) -> Iterator[ServiceProcess]:
+    """The seed's development command, watching a folder of its own so that the test can touch a file in it."""
+    watched = tmp_path / "watched"
+    watched.mkdir()
+    (watched / "touched.py").write_text("")
+    service = ServiceProcess(tmp_path, AGENT_AUTOSTART="false")
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "ml_workbench_service.main:app",
+        "--reload",
+        "--reload-dir",
+        str(watched),
+    ]
+    yield service.start([*command, "--port", str(service.port)])
+    service.close()
+
+
+def test_a_training_and_an_open_stream_survive_a_reload(reloading: ServiceProcess, tmp_path: Path) -> None:
+    hyperparameters = {"lstm_units": 4, "epochs": 2000, "batch_size": 512, "patience": 2000}
+    accepted = reloading.client.post("/api/v1/models/train", json={**SMALL_TRAIN, "hyperparameters": hyperparameters})
+    job_id = accepted.json()["job_id"]
+    wait_until(lambda: reloading.client.get(f"/api/v1/jobs/{job_id}").json()["progress"]["step"] >= 2)
+    follower = threading.Thread(target=follow, args=(reloading.url, job_id), daemon=True)
+    follower.start()
+    before = api_process(reloading)
+    (tmp_path / "watched" / "touched.py").write_text("# changed\n")
+    wait_until(lambda: not before.is_running() or before.status() == psutil.STATUS_ZOMBIE)
+    follower.join(timeout=10)
+    assert not follower.is_alive(), "the stream ended with the old API process"
+    wait_until(lambda: is_up(reloading))
+    step = reloading.client.get(f"/api/v1/jobs/{job_id}").json()["progress"]["step"]
+    wait_until(lambda: reloading.client.get(f"/api/v1/jobs/{job_id}").json()["progress"]["step"] > step)
+    assert reloading.client.get(f"/api/v1/jobs/{job_id}").json()["attempt"] == 1
+    reloading.client.post(f"/api/v1/jobs/{job_id}/cancel")
+    assert reloading.wait_for_job(job_id, timeout_s=30)["status"] == "cancelled"
+
+
+def follow(url: str, job_id: str) -> None:
+    """Reads the job's events until the server ends the stream."""
+    try:
+        with httpx.stream("GET", f"{url}/api/v1/jobs/{job_id}/events", timeout=60) as answer:
+            for _ in answer.iter_lines():
+                pass
+    except httpx.TransportError:
+        return
+
+
+def api_process(service: ServiceProcess) -> psutil.Process:
+    """The reloader's child that serves."""
+    assert service.process is not None
+    children = psutil.Process(service.process.pid).children()
+    return next(child for child in children if "spawn_main" in " ".join(child.cmdline()))
+
+
+def is_up(service: ServiceProcess) -> bool:
+    """Whether the API answers."""
+    try:
+        return service.client.get("/health/live").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+def wait_until(condition, *, limit_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
+    """Waits for a condition."""
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.1)
