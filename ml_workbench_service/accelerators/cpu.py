@@ -1,4 +1,4 @@
-"""The processor: always there. Small recurrent networks gain from two threads, and little from more."""
+"""The processor: always there. Small networks gain from two threads on a quiet machine, and little from more."""
 
 import os
 from typing import Any, ClassVar

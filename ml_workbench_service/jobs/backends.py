@@ -19,8 +19,6 @@ from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.sessions import kill_orphans, kill_session, resident_bytes, terminate_leader
 from ml_workbench_service.processes import ProcessRecord
 
-THREADS_WAIT = {"OMP_WAIT_POLICY": "PASSIVE"}
-"""OpenMP threads that spin at a barrier starve each other on a busy machine: an epoch took 98 s instead of 11 s."""
 WORKER_COMMAND = (sys.executable, "-m", "ml_workbench_service.jobs.worker")
 
 
@@ -102,7 +100,7 @@ class LocalBackend:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**THREADS_WAIT, **self._environment, "OMP_NUM_THREADS": str(num_threads)},
+                env={**self._environment, "OMP_NUM_THREADS": str(num_threads)},
                 start_new_session=True,
             )
         child.returncode = 0  # reaped by pid below: Popen complains where a service leaves its children alive

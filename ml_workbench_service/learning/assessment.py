@@ -14,7 +14,8 @@ from ml_workbench_service.contracts.market import Costs, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Evaluation, Quantization
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.learning.evaluation import evaluate
-from ml_workbench_service.learning.export import INT8_FILE, MOST_COMPARED, judge_quantization, quantize
+from ml_workbench_service.learning.export import MOST_COMPARED, judge_quantization, quantize
+from ml_workbench_service.learning.manifest import INT8_FILE
 from ml_workbench_service.learning.runtime import OnnxNetwork
 from ml_workbench_service.learning.uncertainty import NoveltyDetector, ResidualDistribution, Uncertainty
 from ml_workbench_service.learning.windows import Part, Windows

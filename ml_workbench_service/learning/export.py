@@ -19,6 +19,7 @@ from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
 from ml_workbench_service.learning.runtime import OnnxNetwork
 
 BATCHES = (1, 5, 64)
@@ -29,10 +30,6 @@ MOST_MEAN_DELTA = 0.05
 LEAST_AGREEMENT = 0.98
 NUM_TIMED = 400
 MOST_COMPARED = 2000
-
-MODEL_FILE = "model.onnx"
-INT8_FILE = "model.int8.onnx"
-WEIGHTS_FILE = "weights.safetensors"
 
 
 def export(trained: Trained, draft: Path, *, num_features: int, lengths: Sequence[int], seed: int) -> OnnxNetwork:

@@ -15,6 +15,7 @@ from torch.autograd import backward
 from common_lib.exceptions import TrainingError
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.learning.optimizer import ClippedAdam
+from ml_workbench_service.learning.pace import Pace
 from ml_workbench_service.learning.windows import Windows
 
 SHORT_SHARE = 0.2
@@ -68,11 +69,12 @@ def fit(network: nn.Module, windows: Windows, schedule: Schedule, *, device: tor
     data = _OnDevice(windows, device)
     optimizer = ClippedAdam(network, learning_rate=schedule.learning_rate)
     chance = torch.Generator().manual_seed(schedule.seed)
+    pace = Pace(torch.get_num_threads()) if device.type == "cpu" else None
     best, best_epoch, epoch = float("inf"), 0, 0
     kept = {name: value.clone() for name, value in network.state_dict().items()}
     zero_loss = float(data.labels_R[data.ends["stop"]].square().mean())
     for epoch in range(1, schedule.epochs + 1):
-        train_loss = _epoch(network, data, schedule, optimizer=optimizer, chance=chance, report=report)
+        train_loss = _epoch(network, data, schedule, optimizer=optimizer, pace=pace, chance=chance, report=report)
         stop_loss = score(network, data)
         if not (train_loss < float("inf") and stop_loss < float("inf")):
             raise TrainingError(
@@ -101,6 +103,7 @@ def _epoch(
     schedule: Schedule,
     *,
     optimizer: ClippedAdam,
+    pace: Pace | None,
     chance: torch.Generator,
     report: Report,
 ) -> float:
@@ -113,6 +116,8 @@ def _epoch(
     total = torch.zeros((), device=ends.device)
     for ends_N, length in zip(batches, lengths, strict=True):
         report.check()
+        if pace is not None:
+            pace.next_batch()
         optimizer.zero_grad()
         answers_N = network(data.batch(ends_N, length))[:, 0]
         loss = nn.functional.mse_loss(answers_N, data.labels_R[ends_N])

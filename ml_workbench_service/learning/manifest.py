@@ -8,6 +8,11 @@ from pathlib import Path
 from common_lib.exceptions import PredictionError
 
 MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+INT8_FILE = "model.int8.onnx"
+WEIGHTS_FILE = "weights.safetensors"
+NETWORK_FILE = "network.json"
+RECIPE_FILE = "recipe.json"
 
 
 def write_manifest(folder: Path) -> str:

@@ -33,6 +33,8 @@ from ml_workbench_service.serving.model import ServedModel
 
 STALE_BARS = 2
 """Features are stale when their newest bar became known more than this many bars of market time ago."""
+FIXINGS_PAUSE_BARS = 2
+"""Weekdays without a fixing in the longest scheduled pause (Easter, Christmas): no gap, so nothing gets stale by them."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +221,8 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
     reasons: list[AbstainReason] = []
     is_daily = model.timeframe_ms >= calendar.DAY_MS
     age_ms = int(calendar.market_ms(question.as_of_ms)) - int(calendar.market_ms(question.newest_known_ms))
-    if age_ms > STALE_BARS * model.timeframe_ms:
+    allowed_bars = STALE_BARS + (FIXINGS_PAUSE_BARS if model.card.calendar == "fixings" else 0)
+    if age_ms > allowed_bars * model.timeframe_ms:
         reasons.append("stale_features")
     if question.as_of_ms > to_ms(model.card.expires_at):
         reasons.append("model_expired")

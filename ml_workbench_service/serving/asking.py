@@ -89,7 +89,7 @@ def symbol_of(model: ServedModel, request: PredictRequest) -> str:
 
 
 def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
-    """The last `lookback` rows in the card's order, oldest first.
+    """The rows in the card's order, oldest first.
 
     Raises:
         DataValidationError: unknown or missing names, or unequal lengths; each with what to do.
@@ -137,7 +137,7 @@ def _check_timeframe(model: ServedModel, request: PredictRequest) -> None:
 def _volatility(model: ServedModel, columns: Mapping[str, list[float]]) -> float | None:
     """From the request's own closes, where it has as many as the kernel needs; else unknown."""
     close = columns.get("close")
-    if close is None or len(close) < EWMA_BARS or min(close) <= 0:
+    if close is None or len(close) <= EWMA_BARS or min(close) <= 0:
         return None
     value = float(target_volatility(ewma_volatility(np.array(close)), model.target)[-1])
     return value if np.isfinite(value) else None

@@ -16,14 +16,11 @@ from ml_workbench_service.contracts.market import Costs, Floats32
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import Predictor, RawPrediction
 from ml_workbench_service.contracts.training import Target, parse_target
-from ml_workbench_service.learning.export import INT8_FILE, MODEL_FILE
-from ml_workbench_service.learning.manifest import verify
+from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
 from ml_workbench_service.learning.runtime import OnnxNetwork
 from ml_workbench_service.learning.scaling import RowScaler
 from ml_workbench_service.learning.uncertainty import Uncertainty
 from ml_workbench_service.market.costs import round_trip_cost
-
-RECIPE_FILE = "recipe.json"
 
 
 @dataclass(frozen=True)

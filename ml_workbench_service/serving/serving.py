@@ -9,6 +9,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -86,7 +87,8 @@ class Serving:
         if version is None and live is not None:
             version = live.version
         if version is not None and (model := self._models.get((model_id, version))) is not None:
-            self._models.move_to_end((model_id, version))
+            with suppress(KeyError):  # another thread may just have made room
+                self._models.move_to_end((model_id, version))
             return Chosen(model, live if live is not None and live.version == version else None)
         return await asyncio.to_thread(self._load, model_id, version, live)
 

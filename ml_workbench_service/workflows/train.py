@@ -23,6 +23,7 @@ from ml_workbench_service.learning.assessment import Assessment, assess, part_si
 from ml_workbench_service.learning.evaluation import headline
 from ml_workbench_service.learning.export import export
 from ml_workbench_service.learning.family import Family, Trained, family_for
+from ml_workbench_service.learning.manifest import NETWORK_FILE, RECIPE_FILE
 from ml_workbench_service.learning.windows import SymbolRows, Windows, build, describe_borders
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import resolved_costs
@@ -74,7 +75,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
             is_simulated=tables[0].data_source == "simulated",
         )  # fmt: skip
         _write_recipe(draft, spec, windows=windows, assessment=assessment, costs=costs, reference=reference)
-        (draft / "network.json").write_text(json.dumps(dict(trained.network), indent=1) + "\n", encoding="utf-8")
+        (draft / NETWORK_FILE).write_text(json.dumps(dict(trained.network), indent=1) + "\n", encoding="utf-8")
         report.say("publishing")
         card = _card(
             spec, request, family=family, trained=trained, windows=windows, assessment=assessment, tables=tables,
@@ -150,7 +151,7 @@ def _write_recipe(
         "reference_price": reference,
         "data_fingerprint": _fingerprint(windows),
     }
-    (draft / "recipe.json").write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+    (draft / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
 
 def _card(

@@ -61,8 +61,10 @@ def guarded(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -
             MAX_TRAINING_MEMORY="1",
             LOG_FORMAT="json",
         )
-        running.client.headers["X-API-Key"] = KEY.encode()
-        running.start()
-        yield Guarded(running, engine, redis)
-        running.close()
-    redis.stop()
+        running.client.headers["X-API-Key"] = KEY
+        try:
+            running.start()
+            yield Guarded(running, engine, redis)
+        finally:
+            running.close()
+            redis.stop()

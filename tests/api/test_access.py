@@ -3,11 +3,13 @@
 import ipaddress
 import re
 import socket
+from functools import lru_cache
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
+from fastapi import FastAPI
 
 from ml_workbench_service.app import create_app
 from ml_workbench_service.settings import Settings
@@ -65,8 +67,8 @@ def test_the_key_is_in_no_log(guarded: Guarded) -> None:
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "127.8.9.10", "::1", "::ffff:127.0.0.1"])
-async def test_without_a_key_loopback_is_answered(tmp_path: Path, address: str) -> None:
-    assert (await reached(tmp_path, server=address, client=address)).status_code == 200
+async def test_without_a_key_loopback_is_answered(address: str) -> None:
+    assert (await reached(server=address, client=address)).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -81,22 +83,27 @@ async def test_without_a_key_loopback_is_answered(tmp_path: Path, address: str) 
         ("127.0.0.1.example.org", "127.0.0.1"),
     ],
 )
-async def test_without_a_key_any_other_address_is_refused(tmp_path: Path, server: str, client: str) -> None:
+async def test_without_a_key_any_other_address_is_refused(server: str, client: str) -> None:
     for path in ("/health", "/api/v1/models", "/docs", "/nowhere"):
-        answer = await reached(tmp_path, server=server, client=client, path=path)
+        answer = await reached(server=server, client=client, path=path)
         assert "API_KEY" in assert_failure(answer, 401, "AUTHENTICATION_ERROR")["message"]
 
 
-async def test_with_a_key_any_address_is_answered(tmp_path: Path) -> None:
-    assert (await reached(tmp_path, server=AMONG_US, client=AMONG_US, api_key=KEY)).status_code == 200
+async def test_with_a_key_any_address_is_answered() -> None:
+    assert (await reached(server=AMONG_US, client=AMONG_US, api_key=KEY)).status_code == 200
+
+
+@lru_cache
+def app_behind(api_key: str | None) -> FastAPI:
+    """The app, never started: whoever is let in finds it closed, but for the probes."""
+    return create_app(Settings(API_KEY=api_key))
 
 
 async def reached(
-    folder: Path, *, server: str, client: str, path: str = "/health", api_key: str | None = None
+    *, server: str, client: str, path: str = "/health", api_key: str | None = None
 ) -> httpx.Response:
     """The answer of the app itself, told that the request reached `server` from `client`."""
-    settings = Settings(STATE_DIR=folder, LOG_DIR=folder, API_KEY=api_key, EXPERIMENT_TRACKING_URI="disabled")
-    transport = httpx.ASGITransport(create_app(settings), client=(client, 50_000))
+    transport = httpx.ASGITransport(app_behind(api_key), client=(client, 50_000))
     host = f"[{server}]" if ":" in server else server
     async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as caller:
         return await caller.get(path)

@@ -244,7 +244,7 @@ def test_each_type_has_one_default_and_it_comes_first() -> None:
 
 
 def test_an_unknown_family_is_refused_with_the_nearest() -> None:
-    with pytest.raises(DataValidationError, match="did you mean lstm?"):
+    with pytest.raises(DataValidationError, match=r"did you mean lstm\?"):
         family_for(ModelType.TIME_SERIES, "lsmt")
     with pytest.raises(DataValidationError, match="known: "):
         family_for(ModelType.TIME_SERIES, "?")

@@ -1,5 +1,6 @@
 """Rows with a signal that is really there, for tests of learning that need no feature store."""
 
+import os
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,6 +9,9 @@ from common_lib.exceptions import JobCancelled
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.windows import SymbolRows, Windows, build
+
+# Before torch is imported: threads that spin while they wait cost most of a busy machine's speed.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 HOUR_MS = 3_600_000
 START_MS = 1_600_000_000_000

@@ -1,0 +1,238 @@
+"""Which version answers: the live one, the newest, or the one asked for; loaded once, verified, swapped at a line."""
+
+import asyncio
+import json
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common_lib.exceptions import ModelNotFoundError, PredictionError, VersionNotFoundError
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.deployment import Deployment
+from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.prediction import RawPrediction
+from ml_workbench_service.integrations.deployment_history import DeploymentHistory
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.learning.export import quantize
+from ml_workbench_service.learning.manifest import write_manifest
+from ml_workbench_service.serving import serving as serving_module
+from ml_workbench_service.serving.answer import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.serving.history import SymbolHistory
+from ml_workbench_service.serving.model import ServedModel, load_model
+from ml_workbench_service.serving.serving import Chosen, Serving
+from ml_workbench_service.workbench import Workbench
+
+
+class Shelf:
+    """A copy of the shared registry that a test may deploy in and damage."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.history = DeploymentHistory(root)
+        self.registry = FolderModelRegistry(root, live_version=self.history.live_version)
+        self.serving = Serving(self.registry, live=self.history.live)
+
+    def deploy(self, version: str, **changes: Any) -> None:
+        """Appends the lines that make a version live."""
+        lines = []
+        live = self.history.live("small")
+        if live is not None:
+            lines.append(live.model_copy(update={"status": "superseded"}))
+        lines.append(
+            Deployment(
+                id=f"d-{version}-{len(self.history.of('small'))}",
+                model_id="small",
+                version=version,
+                deployment_target="local",
+                status="live",
+                previous_version=None,
+                created_at=utc_now(),
+                **changes,
+            )  # fmt: skip
+        )
+        self.history.append(*lines)
+
+
+@pytest.fixture
+def shelf(bench: Workbench, tmp_path: Path) -> Iterator[Shelf]:
+    shutil.copytree(bench.registry.root, tmp_path / "registry")
+    shelf = Shelf(tmp_path / "registry")
+    yield shelf
+    shelf.serving.close()
+
+
+async def test_nothing_deployed_the_newest_version_answers_as_a_candidate(shelf: Shelf) -> None:
+    chosen = await shelf.serving.choose("small", None)
+    assert chosen.model.card.version == "1.1.0"
+    circumstances = chosen.circumstances("c")
+    assert (circumstances.role, circumstances.scaling_factor, circumstances.deployment_id) == ("candidate", 1.0, None)
+
+
+async def test_the_live_version_answers_as_champion_with_its_scaling_factor(shelf: Shelf) -> None:
+    shelf.deploy("1.0.0", scaling_factor=0.25)
+    chosen = await shelf.serving.choose("small", None)
+    assert chosen.model.card.version == "1.0.0"
+    circumstances = chosen.circumstances("c")
+    assert (circumstances.role, circumstances.scaling_factor) == ("champion", 0.25)
+    assert circumstances.deployment_id == "d-1.0.0-0"
+    named = await shelf.serving.choose("small", "1.0.0")
+    assert named.circumstances("c").role == "champion"
+    other = await shelf.serving.choose("small", "1.1.0")
+    assert other.circumstances("c").role == "candidate"
+    assert other.circumstances("c").scaling_factor == 1.0
+
+
+async def test_a_swap_is_seen_at_the_next_question(shelf: Shelf, history: SymbolHistory) -> None:
+    question = history.question(500)
+    found = []
+    for version in ("1.0.0", "1.1.0", "1.0.0"):
+        shelf.deploy(version)
+        chosen = await shelf.serving.choose("small", None)
+        record = await shelf.serving.answer(chosen, question, "c")
+        assert record.version == version
+        found.append(record.prediction)
+    assert found[0] == found[2] != found[1]
+    assert shelf.serving.num_loaded == 2
+
+
+async def test_while_versions_swap_each_record_holds_one_versions_answer(shelf: Shelf, history: SymbolHistory) -> None:
+    question = history.question(500)
+    by_version = {}
+    for version in ("1.0.0", "1.1.0"):
+        chosen = await shelf.serving.choose("small", version)
+        by_version[version] = (await shelf.serving.answer(chosen, question, "c")).prediction
+    shelf.deploy("1.0.0")
+
+    async def ask() -> list[tuple[str, float | None, str | None]]:
+        seen = []
+        for _ in range(60):
+            record = await shelf.serving.answer(await shelf.serving.choose("small", None), question, "c")
+            seen.append((record.version, record.prediction, record.metadata.deployment_id))
+        return seen
+
+    async def swap() -> None:
+        for number in range(20):
+            await asyncio.to_thread(shelf.deploy, ("1.1.0", "1.0.0")[number % 2])
+
+    *answers, _ = await asyncio.gather(ask(), ask(), ask(), swap())
+    records = [each for seen in answers for each in seen]
+    assert len(records) == 180
+    assert {version for version, _, _ in records} == {"1.0.0", "1.1.0"}
+    for version, prediction, deployment_id in records:
+        assert prediction == by_version[version]
+        assert deployment_id is not None
+        assert deployment_id.startswith(f"d-{version}-")
+
+
+async def test_unknown_models_and_versions_are_not_found(shelf: Shelf) -> None:
+    with pytest.raises(ModelNotFoundError):
+        await shelf.serving.choose("smal", None)
+    with pytest.raises(VersionNotFoundError):
+        await shelf.serving.choose("small", "9.9.9")
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "recipe.json", "card.json"])
+async def test_a_changed_file_is_never_served(file: str, shelf: Shelf) -> None:
+    path = shelf.root / "small" / "1.0.0" / file
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(PredictionError):
+        await shelf.serving.choose("small", "1.0.0")
+    assert (await shelf.serving.choose("small", "1.1.0")).model.card.version == "1.1.0"
+
+
+async def test_a_version_is_loaded_once_however_many_ask_at_the_same_time(shelf: Shelf) -> None:
+    chosen = await asyncio.gather(*(shelf.serving.choose("small", "1.0.0") for _ in range(12)))
+    assert len({id(each.model) for each in chosen}) == 1
+    assert shelf.serving.num_loaded == 1
+
+
+async def test_the_least_recently_used_model_makes_room(shelf: Shelf, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serving_module, "MOST_LOADED", 2)
+    for number in (3, 4):
+        copy_bundle(shelf.root / "small" / "1.0.0", f"1.{number}.0")
+    first = await shelf.serving.choose("small", "1.0.0")
+    await shelf.serving.choose("small", "1.1.0")
+    await shelf.serving.choose("small", "1.0.0")
+    await shelf.serving.choose("small", "1.3.0")
+    assert shelf.serving.num_loaded == 2
+    assert (await shelf.serving.choose("small", "1.0.0")).model is first.model
+    await shelf.serving.choose("small", "1.4.0")
+    await shelf.serving.choose("small", "1.3.0")
+    assert (await shelf.serving.choose("small", "1.0.0")).model is not first.model
+
+
+def copy_bundle(source: Path, version: str, change: Callable[[Path], None] = lambda folder: None, **card: Any) -> Path:
+    """Publishes a copy of a bundle beside it, its card changed."""
+    folder = source.parent / version
+    shutil.copytree(source, folder)
+    change(folder)
+    plain = json.loads((folder / "card.json").read_text()) | {"version": version} | card
+    (folder / "card.json").write_text(json.dumps(plain))
+    write_manifest(folder)
+    return folder
+
+
+class Spy:
+    """A predictor that notes on which thread it runs."""
+
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+        self.threads: set[str] = set()
+
+    def predict(self, rows_NTF: Floats32) -> RawPrediction:
+        """The inner network's answer."""
+        self.threads.add(threading.current_thread().name)
+        answer: RawPrediction = self._inner.predict(rows_NTF)
+        return answer
+
+
+async def test_networks_run_on_one_thread_of_their_own(
+    shelf: Shelf, model: ServedModel, history: SymbolHistory
+) -> None:
+    spy = Spy(model.float32)
+    chosen = Chosen(replace(model, float32=spy, single=spy), None)
+    questions = [history.question(row) for row in range(500, 520)]
+    records = await asyncio.gather(*(shelf.serving.answer(chosen, each, "c") for each in questions))
+    prepared = [prepare(model, each) for each in questions]
+    together = await shelf.serving.answer_many(chosen, prepared, "c")
+    assert [each.prediction for each in records] == [each.prediction for each in together]
+    assert spy.threads == {"inference_0"}
+    assert {each.metadata.correlation_id for each in together} == {"c"}
+
+
+def test_int8_answers_single_windows_and_float32_answers_many(shelf: Shelf, history: SymbolHistory) -> None:
+    folder = copy_bundle(shelf.root / "small" / "1.0.0", "1.5.0", change=quantize, precision="int8")
+    served = load_model(folder, shelf.registry.card("small", "1.5.0"))
+    question = history.question(500)
+    live = Circumstances(role="candidate")
+    single, (many,) = answer(served, question, live), answer_many(served, [prepare(served, question)], live)
+    assert (single.metadata.precision, many.metadata.precision) == ("int8", "fp32")
+    rows = served.scaler.rows("EUR/USD", question.x_TF)[None]
+    assert single.prediction == float(served.single.predict(rows).outputs_NK[0, 0]) * served.label_scale("EUR/USD")
+    assert many.prediction == float(served.float32.predict(rows).outputs_NK[0, 0]) * served.label_scale("EUR/USD")
+    assert single.prediction != many.prediction
+
+
+def test_a_smoke_prediction_is_finite_in_every_size(model: ServedModel) -> None:
+    assert np.isfinite(model.smoke().outputs_NK).all()
+
+
+class Broken:
+    """A network whose answer is no number."""
+
+    def predict(self, rows_NTF: Floats32) -> RawPrediction:
+        """NaN."""
+        return RawPrediction(np.full((len(rows_NTF), 1), np.nan, np.float32), rows_NTF[:, -1])
+
+
+def test_a_smoke_prediction_that_is_no_number_fails(model: ServedModel) -> None:
+    with pytest.raises(PredictionError, match="not a finite number; train it again"):
+        replace(model, single=Broken()).smoke()
