@@ -188,17 +188,7 @@ def _card(
         precision="int8" if assessment.quantization.accepted else "fp32",
         quantization=assessment.quantization,
         evaluation=assessment.evaluation,
-        split=Split.model_validate(
-            {
-                "borders": describe_borders(windows.borders_ms),
-                "num_windows": part_sizes(windows),
-                "num_purged": windows.num_purged,
-                "num_dropped": {
-                    "label_spans_closure": sum(each.num_spanning_closure for each in labels),
-                    "label_meets_missing_bar": sum(each.num_missing_bar for each in labels),
-                },
-            }
-        ),
+        split=_split(windows, labels),
         data_source=tables[0].data_source,
         calendar=tables[0].calendar,
         fill=tables[0].fill,
@@ -214,6 +204,21 @@ def _card(
             parent_version=parent[0] if parent else None,
             library_versions={name: library_version(name) for name in LIBRARIES},
         ),
+    )
+
+
+def _split(windows: Windows, labels: Sequence[Labels]) -> Split:
+    """Borders, counts, and what was purged or dropped."""
+    return Split.model_validate(
+        {
+            "borders": describe_borders(windows.borders_ms),
+            "num_windows": part_sizes(windows),
+            "num_purged": windows.num_purged,
+            "num_dropped": {
+                "label_spans_closure": sum(each.num_spanning_closure for each in labels),
+                "label_meets_missing_bar": sum(each.num_missing_bar for each in labels),
+            },
+        }
     )
 
 

@@ -5,8 +5,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -22,36 +21,6 @@ from ml_workbench_service.processes import ProcessRecord
 Make = Callable[..., JobSpec]
 MakeBackend = Callable[[], LocalBackend]
 PATIENCE_S = 20.0
-
-
-class Service:
-    """One life of the service: a supervisor with its hooks' records."""
-
-    def __init__(self, store: JobStore, backend: LocalBackend, **limits: Any) -> None:
-        self.finished: list[Job] = []
-        self.activity: list[tuple[str, JobStatus]] = []
-        defaults: dict[str, Any] = {"max_workers": 1, "max_memory_gb": 16, "grace_s": 1.0, "poll_s": 0.02}
-        self.supervisor = Supervisor(
-            store,
-            backend,
-            **{**defaults, **limits},
-            on_finished=self.finished.append,
-            on_activity=lambda job: self.activity.append((job.id, job.status)),
-        )
-
-
-@pytest.fixture
-def serve(store: JobStore, make_backend: MakeBackend) -> Callable[..., Any]:
-    @asynccontextmanager
-    async def start(**limits: Any) -> AsyncIterator[Service]:
-        service = Service(store, make_backend(), **limits)
-        await service.supervisor.start()
-        try:
-            yield service
-        finally:
-            await service.supervisor.stop()
-
-    return start
 
 
 @pytest.fixture(autouse=True)

@@ -54,7 +54,7 @@ class Shelf:
                 previous_version=None,
                 created_at=utc_now(),
                 **changes,
-            )  # fmt: skip
+            )
         )
         self.history.append(*lines)
 

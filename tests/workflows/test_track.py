@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,15 @@ import pytest
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
-from ml_workbench_service.contracts.models import Evaluation, Lineage, ModelCard, Quantization, Split
+from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.workflows.track import Projection, disable, track
 from tests.integrations.mlflow_server import MlflowServer, shared_server
+from tests.model_cards import NOW, card_of
 
-NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 PATIENCE_S = 30.0
 
 
@@ -95,38 +94,6 @@ class House:
             live_version=self.history.live_version,
             champions=self.root / "champions.json",
         )
-
-
-def card_of(model_id: str, version: str, job_id: str) -> ModelCard:
-    """A card with all that a card must have."""
-    return ModelCard(
-        id=model_id,
-        name="LSTM",
-        type="time_series",
-        version=version,
-        created_at=NOW,
-        metrics={"mae": 0.0012, "loss": 0.5, "skill": None},
-        family="lstm",
-        symbols=("EUR/USD",),
-        timeframe="1h",
-        features=("sma_20",),
-        target="price_change_1h",
-        horizon=1,
-        lookback=24,
-        min_window=3,
-        outputs=("price_change_1h",),
-        precision="fp32",
-        quantization=Quantization(accepted=False, reason="slower"),
-        evaluation=Evaluation(test={}, baselines={}, skill={}, verdict="not_judged", reason=""),
-        split=Split(borders={}, num_windows={}, num_purged=0),
-        data_source="simulated",
-        calendar="fx",
-        fill="next_open",
-        expires_at=NOW,
-        hyperparameters={},
-        epochs_run=3,
-        lineage=Lineage(job_id=job_id, data_fingerprint="f", seeds=(0,), library_versions={}),
-    )
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,351 @@
+"""`/models/{id}/deploy` and `/deployments`: gates, compare-and-swap, the engine's consent, rollback, and swaps under load."""
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.conftest import KEY, Clone, Guarded
+from tests.api.failures import assert_failure
+from tests.conftest import registry_of
+from tests.integrations.bundles import flip_a_byte
+from tests.service_process import SEED_PREDICT, ServiceProcess
+
+DEPLOYMENT_KEYS = (
+    "id model_id version deployment_target status previous_version gate_results warnings digest created_at live_at"
+).split()
+SEED_DEPLOY = {
+    "version": "2.1.0",
+    "deployment_target": "strategy_engine",
+    "scaling_factor": 1.0,
+    "monitoring_level": "high",
+}
+
+
+def send(client: httpx.Client, model_id: str, version: str, key: str | None = None, **changes: Any) -> httpx.Response:
+    """A deployment to the target `local`; keyword arguments replace keys of the body."""
+    headers = {} if key is None else {"Idempotency-Key": key}
+    body = {"version": version, "deployment_target": "local", **changes}
+    return client.post(f"/api/v1/models/{model_id}/deploy", json=body, headers=headers)
+
+
+def deployed(client: httpx.Client, model_id: str, version: str, **changes: Any) -> dict[str, Any]:
+    """The deployment of a 200."""
+    answer = send(client, model_id, version, **changes)
+    assert answer.status_code == 200, answer.text
+    deployment: dict[str, Any] = answer.json()
+    return deployment
+
+
+def history(client: httpx.Client, **params: Any) -> list[dict[str, Any]]:
+    """`GET /deployments`, newest first."""
+    answer = client.get("/api/v1/deployments", params={"limit": 200, **params})
+    assert answer.status_code == 200, answer.text
+    found: list[dict[str, Any]] = answer.json()["deployments"]
+    return found
+
+
+def live_version(client: httpx.Client, model_id: str) -> str | None:
+    """What predictions are answered by."""
+    record = client.post(f"/api/v1/models/{model_id}/predict", json=SEED_PREDICT).json()
+    return str(record["version"]) if record["role"] == "champion" else None
+
+
+def test_the_seeds_body_deploys_as_printed(api: httpx.Client, clone: Clone) -> None:
+    clone("price_prediction_lstm_v2", "2.1.0")
+    answer = api.post("/api/v1/models/price_prediction_lstm_v2/deploy", json=SEED_DEPLOY)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()
+    assert list(found)[: len(DEPLOYMENT_KEYS) - 2] == DEPLOYMENT_KEYS[:-2]
+    assert set(DEPLOYMENT_KEYS) <= set(found)
+    assert (found["status"], found["version"], found["previous_version"]) == ("live", "2.1.0", None)
+    assert {"simulated_data", "strategy_engine_not_configured"} == set(found["warnings"])
+    gates = {gate["gate"]: gate for gate in found["gate_results"]}
+    assert list(gates) == ["digest", "smoke_prediction"]
+    assert all(set(gate) == {"gate", "value", "limit", "passed", "enforced"} for gate in gates.values())
+    assert all(gate["passed"] and gate["enforced"] for gate in gates.values())
+    card = api.get("/api/v1/models/price_prediction_lstm_v2").json()
+    assert (card["status"], card["digest"]) == ("deployed", found["digest"])
+    assert api.get(f"/api/v1/deployments/{found['id']}").json() == found
+
+
+def test_predictions_carry_the_deployments_settings(api: httpx.Client, clone: Clone) -> None:
+    deployment = deployed(api, clone("scaled"), "1.0.0", scaling_factor=0.25, monitoring_level="high")
+    record = api.post("/api/v1/models/scaled/predict", json=SEED_PREDICT).json()
+    assert (record["role"], record["version"], record["scaling_factor"]) == ("champion", "1.0.0", 0.25)
+    assert record["metadata"]["deployment_id"] == deployment["id"]
+    other = api.post("/api/v1/models/scaled/predict", json={**SEED_PREDICT, "version": "1.1.0"}).json()
+    assert (other["role"], other["scaling_factor"], other["metadata"]["deployment_id"]) == ("candidate", 1.0, None)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"version": "1.0"},
+        {"version": "١.0.0"},  # noqa: RUF001 – a digit, but none of ours
+        {"deployment_target": "moon"},
+        {"scaling_factor": 1.5},
+        {"scaling_factor": -0.1},
+        {"monitoring_level": "most"},
+        {"gates": {"digest": False}},
+        {"gates": {"luck": True}},
+        {"expected_current": "latest"},
+    ],
+)
+def test_what_cannot_be_deployed_is_refused(api: httpx.Client, changes: dict[str, Any]) -> None:
+    assert_failure(send(api, "small", "1.0.0", **changes), 422, "DATA_VALIDATION_ERROR")
+    assert live_version(api, "small") is None
+
+
+def test_an_unknown_model_or_version_is_a_404(api: httpx.Client) -> None:
+    assert_failure(send(api, "absent", "1.0.0"), 404, "MODEL_NOT_FOUND")
+    assert_failure(send(api, "small", "8.0.0"), 404, "VERSION_NOT_FOUND")
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "weights.safetensors", "card.json"])
+def test_a_changed_byte_fails_the_digest_gate(
+    api: httpx.Client, service: ServiceProcess, clone: Clone, file: str
+) -> None:
+    model_id = clone(f"gate_{file.partition('.')[0]}")
+    deployed(api, model_id, "1.0.0")
+    assert api.get(f"/api/v1/models/{model_id}/versions/1.1.0").status_code == 200  # the card is known by now
+    flip_a_byte(registry_of(service) / model_id / "1.1.0" / file)
+    found = assert_failure(send(api, model_id, "1.1.0", force=True), 409, "GATE_FAILED")
+    gates = {gate["gate"]: gate for gate in found["details"]["gates"]}
+    assert gates["digest"]["passed"] is False
+    assert file in gates["digest"]["value"]
+    assert live_version(api, model_id) == "1.0.0"
+    assert [each["version"] for each in history(api, model_id=model_id)] == ["1.0.0"]
+
+
+def test_a_file_more_or_less_fails_the_digest_gate(api: httpx.Client, service: ServiceProcess, clone: Clone) -> None:
+    home = registry_of(service) / clone("gate_files")
+    (home / "1.0.0" / "extra.py").write_text("print('code')")
+    (home / "1.1.0" / "recipe.json").unlink()
+    for version in ("1.0.0", "1.1.0"):
+        assert_failure(send(api, "gate_files", version), 409, "GATE_FAILED")
+
+
+def test_expected_current_must_be_live(api: httpx.Client, clone: Clone) -> None:
+    model_id = clone("expected")
+    found = assert_failure(send(api, model_id, "1.0.0", expected_current="1.1.0"), 409, "CONFLICT")
+    assert found["details"] == {"current": None}
+    deployed(api, model_id, "1.0.0")
+    assert_failure(send(api, model_id, "1.1.0", expected_current="1.1.0"), 409, "CONFLICT")
+    assert deployed(api, model_id, "1.1.0", expected_current="1.0.0")["previous_version"] == "1.0.0"
+
+
+def test_of_many_who_expect_the_same_current_one_wins(api: httpx.Client, clone: Clone) -> None:
+    model_id = clone("contested", *(f"1.{number}.0" for number in range(9)))
+    deployed(api, model_id, "1.0.0")
+    start = threading.Barrier(8)
+
+    def swap(number: int) -> httpx.Response:
+        start.wait()
+        return send(api, model_id, f"1.{number + 1}.0", expected_current="1.0.0")
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(swap, range(8)))
+    won = [answer.json() for answer in answers if answer.status_code == 200]
+    assert len(won) == 1
+    for answer in answers:
+        if answer.status_code != 200:
+            assert assert_failure(answer, 409, "CONFLICT")["details"]["current"] == won[0]["version"]
+    assert [each["status"] for each in history(api, model_id=model_id)] == ["live", "superseded"]
+
+
+def test_a_key_sent_again_gets_the_first_answer(api: httpx.Client, clone: Clone) -> None:
+    model_id = clone("keyed")
+    first = send(api, model_id, "1.0.0", key="deploy-1")
+    deployed(api, model_id, "1.1.0")
+    again = send(api, model_id, "1.0.0", key="deploy-1")
+    assert again.json() == first.json()
+    assert again.headers["Idempotency-Replayed"] == "true"
+    assert "Idempotency-Replayed" not in first.headers
+    assert live_version(api, model_id) == "1.1.0"  # replayed, not done again
+    assert_failure(send(api, model_id, "1.1.0", key="deploy-1"), 422, "IDEMPOTENCY_MISMATCH")
+    other = send(api, clone("keyed_too"), "1.0.0", key="deploy-1")  # another route, another thing
+    assert other.json()["model_id"] == "keyed_too"
+    assert_failure(send(api, model_id, "8.0.0", key="deploy-2"), 404, "VERSION_NOT_FOUND")
+    assert "Idempotency-Replayed" not in send(api, model_id, "1.0.0", key="deploy-2").headers
+
+
+def test_one_key_sent_many_times_at_once_is_one_deployment(api: httpx.Client, clone: Clone) -> None:
+    model_id = clone("keyed_race")
+    start = threading.Barrier(8)
+
+    def swap(_: int) -> httpx.Response:
+        start.wait()
+        return send(api, model_id, "1.0.0", key="deploy-race")
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(threads.map(swap, range(8)))
+    assert {answer.status_code for answer in answers} == {200}
+    assert len({answer.text for answer in answers}) == 1
+    assert sum("Idempotency-Replayed" not in answer.headers for answer in answers) == 1
+    assert len(history(api, model_id=model_id)) == 1
+
+
+def test_a_rollback_brings_the_version_before_back_with_its_settings(api: httpx.Client, clone: Clone) -> None:
+    model_id = clone("rolled")
+    first = deployed(api, model_id, "1.0.0", scaling_factor=0.5, monitoring_level="medium")
+    second = deployed(api, model_id, "1.1.0")
+    assert_failure(api.post(f"/api/v1/deployments/{first['id']}/rollback"), 409, "CONFLICT")
+    answer = api.post(f"/api/v1/deployments/{second['id']}/rollback")
+    assert answer.status_code == 200
+    back = answer.json()
+    assert (back["version"], back["status"], back["previous_version"]) == ("1.0.0", "live", "1.1.0")
+    assert (back["scaling_factor"], back["monitoring_level"]) == (0.5, "medium")
+    assert live_version(api, model_id) == "1.0.0"
+    statuses = {each["id"]: each["status"] for each in history(api, model_id=model_id)}
+    assert statuses == {back["id"]: "live", second["id"]: "rolled_back", first["id"]: "superseded"}
+    assert_failure(api.post(f"/api/v1/deployments/{second['id']}/rollback"), 409, "CONFLICT")
+
+
+def test_the_first_deployment_cannot_be_rolled_back(api: httpx.Client, clone: Clone) -> None:
+    only = deployed(api, clone("rolled_first"), "1.0.0")
+    assert_failure(api.post(f"/api/v1/deployments/{only['id']}/rollback"), 409, "CONFLICT")
+    assert live_version(api, "rolled_first") == "1.0.0"
+
+
+def test_the_history_is_filtered_and_tells_who_served_when(api: httpx.Client, clone: Clone) -> None:
+    model_id = clone("told", "1.0.0", "1.1.0", "1.2.0")
+    found = [deployed(api, model_id, version) for version in ("1.0.0", "1.1.0", "1.2.0")]
+    mine = {"model_id": model_id}
+    assert [each["version"] for each in history(api, **mine)] == ["1.2.0", "1.1.0", "1.0.0"]
+    assert [each["version"] for each in history(api, **mine, status="superseded")] == ["1.1.0", "1.0.0"]
+    assert history(api, **mine, deployment_target="analysis_engine") == []
+    for each in found:
+        assert [served["id"] for served in history(api, **mine, at=each["live_at"])] == [each["id"]]
+    assert history(api, **mine, at="2020-01-01T00:00:00Z") == []
+    assert [each["id"] for each in history(api, **mine, at="2099-01-01T00:00:00Z")] == [found[-1]["id"]]
+    assert found[-1]["id"] in {each["id"] for each in history(api, status="live")}
+    page = api.get("/api/v1/deployments", params={**mine, "limit": 2}).json()
+    rest = api.get("/api/v1/deployments", params={**mine, "cursor": page["next_cursor"]}).json()
+    assert [each["version"] for each in page["deployments"] + rest["deployments"]] == ["1.2.0", "1.1.0", "1.0.0"]
+
+
+@pytest.fixture
+def engine_model(guarded: Guarded) -> Iterator[str]:
+    """A model of the guarded service whose version 1.0.0 is live on the engine, which is in a good mood again after."""
+    guarded.engine.mood = "accept"
+    deployed(guarded.client, "engine_model", "1.0.0", deployment_target="strategy_engine")
+    yield "engine_model"
+    guarded.engine.mood = "accept"
+
+
+def test_the_engine_learns_what_it_needs(guarded: Guarded, engine_model: str) -> None:
+    answer = guarded.client.post(
+        f"/api/v1/models/{engine_model}/deploy",
+        json={**SEED_DEPLOY, "version": "1.1.0", "scaling_factor": 0.75},
+        headers={"X-Correlation-ID": "to-the-engine"},
+    )
+    found = answer.json()
+    headers, body = guarded.engine.received[-1]
+    assert body == {
+        "name": "Small",
+        "type": "ml_enhanced",
+        "instruments": ["EUR/USD", "GBP/USD"],
+        "timeframe": "1h",
+        "parameters": {
+            "model_id": engine_model,
+            "version": "1.1.0",
+            "digest": found["digest"],
+            "predict_url": f"{guarded.service.url}/api/v1/models/{engine_model}/predict",
+            "scaling_factor": 0.75,
+            "monitoring_level": "high",
+        },
+    }
+    assert headers["idempotency-key"] == found["id"]
+    assert headers["x-api-key"].encode("latin-1").decode() == KEY
+    assert headers["x-correlation-id"] == "to-the-engine"
+    assert "strategy_engine_not_configured" not in found["warnings"]
+    asked = guarded.client.post(body["parameters"]["predict_url"], json=SEED_PREDICT).json()
+    assert (asked["version"], asked["scaling_factor"]) == ("1.1.0", 0.75)
+
+
+def test_other_targets_do_not_tell_the_engine(guarded: Guarded, engine_model: str) -> None:
+    before = len(guarded.engine.received)
+    for target in ("ml_integration", "analysis_engine", "local"):
+        deployed(guarded.client, engine_model, "1.1.0", deployment_target=target)
+    assert len(guarded.engine.received) == before
+
+
+@pytest.mark.parametrize("mood", ["refuse", "redirect", "hang_up"])
+def test_an_engine_that_refuses_leaves_the_previous_version_live(
+    guarded: Guarded, engine_model: str, mood: Any
+) -> None:
+    guarded.engine.mood = mood
+    body = {"version": "1.1.0", "deployment_target": "strategy_engine"}
+    key = {"Idempotency-Key": f"refused-{mood}"}
+    path = f"/api/v1/models/{engine_model}/deploy"
+    assert_failure(guarded.client.post(path, json=body, headers=key), 502, "UPSTREAM_ERROR")
+    assert live_version(guarded.client, engine_model) == "1.0.0"
+    newest = history(guarded.client, model_id=engine_model)[0]
+    assert (newest["status"], newest["version"], newest["live_at"]) == ("failed", "1.1.0", None)
+    assert newest["error"]
+    assert_failure(api_again := guarded.client.post(path, json=body, headers=key), 502, "UPSTREAM_ERROR")
+    assert api_again.json()["message"] == newest["error"]
+    guarded.engine.mood = "accept"
+    assert deployed(guarded.client, engine_model, "1.1.0", deployment_target="strategy_engine")["status"] == "live"
+
+
+def test_each_deployment_is_one_entry_of_the_stream(guarded: Guarded, engine_model: str) -> None:
+    stream = guarded.redis.client()
+    last = stream.xrevrange("ml_workbench:deployments", count=1)[0][0]
+    live = deployed(guarded.client, engine_model, "1.1.0")
+    guarded.engine.mood = "refuse"
+    send(guarded.client, engine_model, "1.0.0", deployment_target="strategy_engine")
+    failed = history(guarded.client, model_id=engine_model)[0]
+    entries = [fields for _, fields in stream.xrange("ml_workbench:deployments", min=b"(" + last)]
+    stream.close()
+    told = [{key.decode(): value.decode() for key, value in fields.items()} for fields in entries]
+    assert [(each["deployment_id"], each["status"]) for each in told] == [(live["id"], "live"), (failed["id"], "failed")]
+    assert told[0]["model_id"] == engine_model
+    assert (told[0]["version"], told[0]["deployment_target"]) == ("1.1.0", "local")
+
+
+def test_two_hundred_swaps_under_four_predicting_clients(api: httpx.Client, service: ServiceProcess, clone: Clone) -> None:
+    path = f"/api/v1/models/{clone('swapped')}/predict"
+    factors = {"1.0.0": 1.0, "1.1.0": 0.5}
+    own = {
+        version: api.post(path, json={**SEED_PREDICT, "version": version}).json()["outputs"] for version in factors
+    }
+    assert own["1.0.0"] != own["1.1.0"]
+    deployment_versions = {deployed(api, "swapped", "1.0.0")["id"]: "1.0.0"}
+    done = threading.Event()
+
+    def predict_until_done() -> list[httpx.Response]:
+        answers = []
+        with httpx.Client(base_url=service.url, timeout=30) as client:
+            while not done.is_set():
+                answers.append(client.post(path, json=SEED_PREDICT))
+        return answers
+
+    began = time.monotonic()
+    with ThreadPoolExecutor(4) as threads:
+        clients = [threads.submit(predict_until_done) for _ in range(4)]
+        try:
+            for number in range(200):
+                version = ("1.1.0", "1.0.0")[number % 2]
+                found = deployed(api, "swapped", version, scaling_factor=factors[version])
+                deployment_versions[found["id"]] = version
+        finally:
+            done.set()
+        answers = [answer for client in clients for answer in client.result()]
+    elapsed_s = time.monotonic() - began
+    assert Counter(answer.status_code for answer in answers) == {200: len(answers)}
+    records = [answer.json() for answer in answers]
+    for record in records:
+        version = record["version"]
+        assert record["outputs"] == own[version]
+        assert (record["role"], record["scaling_factor"]) == ("champion", factors[version])
+        assert deployment_versions[record["metadata"]["deployment_id"]] == version
+    assert {record["version"] for record in records} == set(factors)
+    assert len({record["metadata"]["deployment_id"] for record in records}) > 50
+    assert elapsed_s < 60, f"{elapsed_s:.1f} s"
