@@ -87,7 +87,7 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
-    for resource in (predictions, models, catalogue, jobs, deployments, queue, agents):
+    for resource in (models, predictions, catalogue, jobs, deployments, queue, agents):
         api.include_router(resource.router)
     app.include_router(health.router)
     app.include_router(health.metrics_router(api_key))

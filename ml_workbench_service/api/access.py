@@ -11,7 +11,8 @@ import secrets
 import time
 from typing import Annotated
 
-from fastapi import Header
+from fastapi import Depends
+from fastapi.security import APIKeyHeader
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -89,13 +90,18 @@ def is_loopback(scope: Scope) -> bool:
     return True
 
 
+KEY_HEADER = APIKeyHeader(
+    name="X-API-Key", auto_error=False, description="The service's API_KEY; without one, loopback alone is answered."
+)
+
+
 class ApiKey:
     """The dependency that compares X-API-Key with the configured key, in constant time."""
 
     def __init__(self, key: str | None) -> None:
         self._key = key.encode() if key else None
 
-    async def __call__(self, x_api_key: Annotated[str | None, Header()] = None) -> None:
+    async def __call__(self, x_api_key: Annotated[str | None, Depends(KEY_HEADER)] = None) -> None:
         """Raises AuthenticationError for a missing or wrong key."""
         if self._key is None:
             return

@@ -134,9 +134,17 @@ def _before(service: Service, model_id: str, key: Idempotency | None) -> tuple[D
                 raise IdempotencyMismatchError.at(
                     "header.Idempotency-Key", "this key came with another body before; send a new key for a new request"
                 )
-            return found, identifier
+            return _once_settled(service, found), identifier
         generation += 1
     return None, identifier
+
+
+def _once_settled(service: Service, deployment: Deployment) -> Deployment:
+    """A pending deployment holds its model's lock until the target has answered."""
+    if deployment.status == "pending":
+        with service.workbench.history.locked(deployment.model_id):
+            return service.workbench.history.get(deployment.id)
+    return deployment
 
 
 def _first_answer(deployment: Deployment) -> Deployment:

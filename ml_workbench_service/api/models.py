@@ -24,7 +24,7 @@ from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import ModelCard, ModelList, ModelStatus, ModelSummary, VersionList
 from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.jobs.job import new_job_id
+from ml_workbench_service.jobs.job import JobStore, new_job_id
 from ml_workbench_service.workflows.plan import TrainingPlan, plan_training
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -61,7 +61,7 @@ async def list_models(
 @router.get("/{model_id}", summary="Show a model", responses=failures(404))
 async def show_model(model_id: ModelIdPath, service: ServiceDep, response: Response) -> ModelCard:
     """The full card of the live version, else of the newest."""
-    card = await asyncio.to_thread(service.workbench.registry.served_card, model_id)
+    card = await asyncio.to_thread(lambda: _with_run(service.workbench.registry.served_card(model_id), service.store))
     response.headers["ETag"] = f'"{card.digest}"'
     return card
 
@@ -142,7 +142,16 @@ def _card_and_past(service: Service, model_id: str, version: str) -> tuple[Model
     """The card, and whether the version never was live: then its status cannot have changed and changed back."""
     card = service.workbench.registry.card(model_id, version)
     past = service.workbench.history.of(model_id)
-    return card, not any(each.version == version and each.live_at for each in past)
+    return _with_run(card, service.store), not any(each.version == version and each.live_at for each in past)
+
+
+def _with_run(card: ModelCard, store: JobStore) -> ModelCard:
+    """The card with its MLflow run, which the tracker noted after the bundle was published and so never changed."""
+    try:
+        run_id = store.folder(card.lineage.job_id).tracking().run_id
+    except JobNotFoundError:
+        return card  # trained elsewhere, or its job folder is gone
+    return card.model_copy(update={"lineage": card.lineage.model_copy(update={"run_id": run_id})})
 
 
 def _plan(body: TrainRequest, service: Service) -> TrainingPlan:
@@ -162,6 +171,9 @@ def _spec(plan: TrainingPlan, key: Idempotency | None, job_id: str) -> JobSpec:
         plan={
             "model_id": plan.model_id,
             "version": plan.version,
+            "family": plan.family,
+            "timeframe": plan.timeframe,
+            "hyperparameters": plan.hyperparameters,
             "estimate": plan.estimate.model_dump(),
         },
         created_at=utc_now(),

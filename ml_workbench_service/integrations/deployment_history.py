@@ -7,8 +7,9 @@ last line (a kill in the middle of a write) is skipped, and the next writer begi
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -21,16 +22,28 @@ HISTORY_FILE = "deployments.jsonl"
 LOCK_TIMEOUT_S = 15.0
 
 
+@dataclass(frozen=True)
+class _Folded:
+    """What a model's file says, up to a size; never changed, so that readers need no lock."""
+
+    inode: int = 0
+    size: int = 0
+    changed_ns: int = 0
+    num_read: int = 0  # bytes of whole lines
+    by_id: Mapping[str, Deployment] = field(default_factory=dict)  # in the order of their first lines
+    live: Deployment | None = None
+
+
 class DeploymentHistory:
-    """Who served when, for every model of one registry."""
+    """Who served when, for every model of one registry. Only what was appended since the last look is read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._cache: dict[str, tuple[tuple[int, int], dict[str, Deployment]]] = {}
+        self._cache: dict[str, _Folded] = {}
 
     def of(self, model_id: str) -> list[Deployment]:
         """A model's deployments as they stand now, oldest first."""
-        return list(self._folded(model_id).values())
+        return list(self._folded(model_id).by_id.values())
 
     def everything(self) -> list[Deployment]:
         """All models' deployments, newest first."""
@@ -47,8 +60,7 @@ class DeploymentHistory:
 
     def live(self, model_id: str) -> Deployment | None:
         """What is served of a model, if anything."""
-        live = [each for each in self._folded(model_id).values() if each.status == "live"]
-        return live[-1] if live else None
+        return self._folded(model_id).live
 
     def live_version(self, model_id: str) -> str | None:
         """The served version of a model, if any."""
@@ -90,22 +102,35 @@ class DeploymentHistory:
     def _is_torn(descriptor: int, size: int) -> bool:
         return os.pread(descriptor, 1, size - 1) != b"\n"
 
-    def _folded(self, model_id: str) -> dict[str, Deployment]:
+    def _folded(self, model_id: str) -> _Folded:
         file = self.root / model_id / HISTORY_FILE
         try:
             stat = file.stat()
         except FileNotFoundError:
-            return {}
-        stamp = (stat.st_size, stat.st_mtime_ns)
-        cached = self._cache.get(model_id)
-        if cached is not None and cached[0] == stamp:
-            return cached[1]
-        folded: dict[str, Deployment] = {}
-        for line in file.read_bytes().splitlines():
+            return _Folded()
+        before = self._cache.get(model_id, _Folded())
+        if (stat.st_ino, stat.st_size, stat.st_mtime_ns) == (before.inode, before.size, before.changed_ns):
+            return before
+        if stat.st_ino != before.inode or stat.st_size <= before.size:
+            before = _Folded()  # another file, such as one restored from a backup
+        with file.open("rb") as stream:
+            stream.seek(before.num_read)
+            news = stream.read(stat.st_size - before.num_read)
+        by_id = dict(before.by_id)
+        for line in news.splitlines():
             try:
                 each = Deployment.model_validate_json(line)
             except ValidationError:
                 continue  # torn by a kill; the deployment's next line, or its absence, tells the rest
-            folded[each.id] = each
-        self._cache[model_id] = (stamp, folded)
+            by_id[each.id] = each
+        live = [each for each in by_id.values() if each.status == "live"]
+        folded = _Folded(
+            stat.st_ino,
+            stat.st_size,
+            stat.st_mtime_ns,
+            before.num_read + news.rfind(b"\n") + 1,
+            by_id,
+            live[-1] if live else None,
+        )
+        self._cache[model_id] = folded
         return folded

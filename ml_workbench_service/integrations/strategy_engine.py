@@ -29,7 +29,10 @@ class StrategyEngine:
         """
         import httpx
 
-        headers = {"Idempotency-Key": deployment.id, "X-Correlation-ID": correlation_id() or deployment.correlation_id}
+        headers = {
+            "Idempotency-Key": deployment.id,
+            "X-Correlation-ID": correlation_id() or deployment.correlation_id,
+        }
         if self._api_key:
             headers["X-API-Key"] = self._api_key
         transport = httpx.HTTPTransport(retries=RETRIES)
@@ -37,7 +40,9 @@ class StrategyEngine:
         try:
             with httpx.Client(transport=transport, timeout=timeout, follow_redirects=False) as client:
                 answer = client.post(
-                    f"{self._url}/api/v1/strategies/register", json=self._body(deployment, card), headers=headers
+                    f"{self._url}/api/v1/strategies/register",
+                    json=self._body(deployment, card),
+                    headers=httpx.Headers(headers, encoding="utf-8"),
                 )
         except httpx.TimeoutException as error:
             raise UpstreamTimeoutError(

@@ -69,7 +69,7 @@ def fit(network: nn.Module, windows: Windows, schedule: Schedule, *, device: tor
     data = _OnDevice(windows, device)
     optimizer = ClippedAdam(network, learning_rate=schedule.learning_rate)
     chance = torch.Generator().manual_seed(schedule.seed)
-    pace = Pace(torch.get_num_threads()) if device.type == "cpu" else None
+    pace = Pace(_usable_threads(network, data, schedule, report=report)) if device.type == "cpu" else None
     best, best_epoch, epoch = float("inf"), 0, 0
     kept = {name: value.clone() for name, value in network.state_dict().items()}
     zero_loss = float(data.labels_R[data.ends["stop"]].square().mean())
@@ -95,6 +95,32 @@ def fit(network: nn.Module, windows: Windows, schedule: Schedule, *, device: tor
             break
     network.load_state_dict(kept)
     return Outcome(epoch, best_epoch, best)
+
+
+def _usable_threads(network: nn.Module, data: _OnDevice, schedule: Schedule, *, report: Report) -> int:
+    """All threads, where they give one thread's gradients to the bit on batches of this training's shapes; else one.
+
+    Some of oneDNN's and MKL's kernels add up in another order with more threads (an LSTM over a single feature does);
+    since the pace depends on the clock, the weights would then too.
+    """
+    most, ends, lookback = torch.get_num_threads(), data.ends["train"], len(data.offsets_T1)
+    rest = len(ends) % schedule.batch_size or schedule.batch_size
+    shapes = [(schedule.batch_size, length) for length in sorted({schedule.shortest_window, lookback // 2, lookback})]
+    parameters = list(network.parameters())
+    network.train()
+
+    def gradients(threads: int, num: int, length: int) -> Tensor:
+        report.check()
+        torch.set_num_threads(threads)
+        with torch.random.fork_rng(devices=[]):
+            loss = nn.functional.mse_loss(network(data.batch(ends[:num], length))[:, 0], data.labels_R[ends[:num]])
+        return torch.cat([each.reshape(-1) for each in torch.autograd.grad(loss, parameters)])
+
+    if most > 1 and all(
+        torch.equal(gradients(1, *each), gradients(most, *each)) for each in [(rest, lookback), *shapes]
+    ):
+        return most
+    return 1
 
 
 def _epoch(

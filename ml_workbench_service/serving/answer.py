@@ -34,7 +34,7 @@ from ml_workbench_service.serving.model import ServedModel
 STALE_BARS = 2
 """Features are stale when their newest bar became known more than this many bars of market time ago."""
 FIXINGS_PAUSE_BARS = 2
-"""Weekdays without a fixing in the longest scheduled pause (Easter, Christmas): no gap, so nothing gets stale by them."""
+"""Weekdays without a fixing in the longest scheduled pause (Easter, Christmas): no gap, so nothing gets stale."""
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,9 @@ class TrainingPlan:
     request: TrainRequest
     model_id: str
     version: str
+    family: str
+    timeframe: str
+    hyperparameters: dict[str, Any]  # the defaults filled in
     estimate: TrainingEstimate
 
 
@@ -64,11 +67,14 @@ def plan_training(
     for symbol in request.symbols:
         resolved_costs(symbol, request.costs)
     model_id = request.model_id or slug(request.name)
-    estimate = _estimate(request, family, request.timeframe_for(target))
+    timeframe = request.timeframe_for(target)
+    estimate = _estimate(request, family, timeframe)
     if estimate.memory_gb > max_memory_gb:
         raise _too_large(request, family, estimate, max_memory_gb)
     version = _reserve(request, model_id, workbench, unfinished)
-    return TrainingPlan(request, model_id, version, estimate)
+    return TrainingPlan(
+        request, model_id, version, family.name, timeframe, family.hyperparameters.model_dump(), estimate
+    )
 
 
 def slug(name: str) -> str:

@@ -99,9 +99,7 @@ def app_behind(api_key: str | None) -> FastAPI:
     return create_app(Settings(API_KEY=api_key))
 
 
-async def reached(
-    *, server: str, client: str, path: str = "/health", api_key: str | None = None
-) -> httpx.Response:
+async def reached(*, server: str, client: str, path: str = "/health", api_key: str | None = None) -> httpx.Response:
     """The answer of the app itself, told that the request reached `server` from `client`."""
     transport = httpx.ASGITransport(app_behind(api_key), client=(client, 50_000))
     host = f"[{server}]" if ":" in server else server

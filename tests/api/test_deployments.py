@@ -98,7 +98,8 @@ def test_predictions_carry_the_deployments_settings(api: httpx.Client, clone: Cl
     ],
 )
 def test_what_cannot_be_deployed_is_refused(api: httpx.Client, changes: dict[str, Any]) -> None:
-    assert_failure(send(api, "small", "1.0.0", **changes), 422, "DATA_VALIDATION_ERROR")
+    body = {"version": "1.0.0", "deployment_target": "local", **changes}
+    assert_failure(api.post("/api/v1/models/small/deploy", json=body), 422, "DATA_VALIDATION_ERROR")
     assert live_version(api, "small") is None
 
 
@@ -305,17 +306,20 @@ def test_each_deployment_is_one_entry_of_the_stream(guarded: Guarded, engine_mod
     entries = [fields for _, fields in stream.xrange("ml_workbench:deployments", min=b"(" + last)]
     stream.close()
     told = [{key.decode(): value.decode() for key, value in fields.items()} for fields in entries]
-    assert [(each["deployment_id"], each["status"]) for each in told] == [(live["id"], "live"), (failed["id"], "failed")]
+    assert [(each["deployment_id"], each["status"]) for each in told] == [
+        (live["id"], "live"),
+        (failed["id"], "failed"),
+    ]
     assert told[0]["model_id"] == engine_model
     assert (told[0]["version"], told[0]["deployment_target"]) == ("1.1.0", "local")
 
 
-def test_two_hundred_swaps_under_four_predicting_clients(api: httpx.Client, service: ServiceProcess, clone: Clone) -> None:
+def test_two_hundred_swaps_under_four_predicting_clients(
+    api: httpx.Client, service: ServiceProcess, clone: Clone
+) -> None:
     path = f"/api/v1/models/{clone('swapped')}/predict"
     factors = {"1.0.0": 1.0, "1.1.0": 0.5}
-    own = {
-        version: api.post(path, json={**SEED_PREDICT, "version": version}).json()["outputs"] for version in factors
-    }
+    own = {version: api.post(path, json={**SEED_PREDICT, "version": version}).json()["outputs"] for version in factors}
     assert own["1.0.0"] != own["1.1.0"]
     deployment_versions = {deployed(api, "swapped", "1.0.0")["id"]: "1.0.0"}
     done = threading.Event()

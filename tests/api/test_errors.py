@@ -204,7 +204,12 @@ def test_a_time_without_a_zone_is_refused(api: httpx.Client, moment: object) -> 
         (TRAIN, {**NOT_TRAINED, "costs": {"spread_pip": 1}}, "body.costs.spread_pip", "spread_pips"),
         (TRAIN, {**NOT_TRAINED, "hyperparameters": {"epoch": 1}}, "body.hyperparameters.epoch", "epochs"),
         (PREDICT, {**SEED_PREDICT, "simbol": "EUR/USD"}, "body.simbol", "symbol"),
-        ("/api/v1/models/small/deploy", {"version": "1.0.0", "deploy_target": "x"}, "deploy_target", "deployment_target"),
+        (
+            "/api/v1/models/small/deploy",
+            {"version": "1.0.0", "deploy_target": "x"},
+            "deploy_target",
+            "deployment_target",
+        ),
         ("/api/v1/replays", {"model": "small"}, "body.model", "model_id"),
     ],
 )

@@ -167,9 +167,7 @@ def test_fewer_rows_than_the_least_are_refused_with_the_needed_number(api: httpx
         ({"version": "newest"}, "body.version"),
     ],
 )
-def test_what_cannot_be_answered_is_a_422(
-    api: httpx.Client, model: str, change: dict[str, Any], place: str
-) -> None:
+def test_what_cannot_be_answered_is_a_422(api: httpx.Client, model: str, change: dict[str, Any], place: str) -> None:
     found = assert_failure(api.post(f"{model}/predict", json={**SEED_PREDICT, **change}), 422, "DATA_VALIDATION_ERROR")
     assert any(path.endswith(place) for path in paths(found)), paths(found)
 

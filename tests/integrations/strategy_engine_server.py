@@ -1,8 +1,8 @@
 """A small real Strategy Execution Engine: `POST /api/v1/strategies/register` over a socket, with moods to switch on.
 
-    with StrategyEngineServer() as engine:
-        StrategyEngine(engine.url, …)
-        engine.mood = "refuse"
+with StrategyEngineServer() as engine:
+    StrategyEngine(engine.url, …)
+    engine.mood = "refuse"
 """
 
 import json

@@ -10,8 +10,8 @@ from torch import nn
 from common_lib.exceptions import JobCancelled, TrainingError
 from ml_workbench_service.learning.loop import Outcome, Schedule, _lengths, _OnDevice, fit, score
 from ml_workbench_service.learning.recurrent import RecurrentForecaster
-from ml_workbench_service.learning.windows import Windows
-from tests.learning.synthetic import IS_LEVEL, Recorder, cut, symbol_rows
+from ml_workbench_service.learning.windows import Windows, build
+from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
 
 CPU = torch.device("cpu")
 SCHEDULE = Schedule(learning_rate=0.01, batch_size=64, epochs=4, patience=10, shortest_window=3, seed=5)
@@ -127,6 +127,28 @@ def test_a_fifth_of_the_batches_is_shorter_and_no_length_is_left_out() -> None:
     assert np.mean(lengths < 24) == pytest.approx(0.2 * 21 / 22, abs=0.01)
     shorter = np.bincount(lengths[lengths < 24], minlength=24)[3:]
     assert shorter.min() > 0.7 * shorter.mean()
+
+
+@pytest.mark.parametrize("cell", ["LSTM", "GRU"])
+@pytest.mark.parametrize("num_features", [1, 3])
+@pytest.mark.parametrize("threads", [2, 3])
+def test_the_number_of_threads_changes_no_bit_of_the_weights(cell: str, num_features: int, threads: int) -> None:
+    """Which number is fastest the clock decides; what is learnt it must not."""
+    table = symbol_rows(num=1100)
+    windows = build(
+        [replace(table, x_NF=table.x_NF[:, :num_features])], features=FEATURES[:num_features],
+        is_level=IS_LEVEL[:num_features], lookback=24, validation_split=0.4,
+    )  # fmt: skip
+    weights = []
+    for number in (1, threads):
+        torch.set_num_threads(number)
+        torch.manual_seed(1)
+        network = RecurrentForecaster(
+            cell, is_level_F=IS_LEVEL[:num_features], units=8, layers=1, num_outputs=1, dropout=0.2
+        )
+        fitted(windows, replace(SCHEDULE, batch_size=32, epochs=2), network)
+        weights.append(torch.cat([value.reshape(-1) for value in network.state_dict().values()]))
+    assert torch.equal(*weights)
 
 
 @pytest.mark.parametrize("layers", [1, 2])

@@ -1,0 +1,178 @@
+"""`/openapi.json`: complete for people, true for programs; schemathesis sends what it allows and what it does not."""
+
+from typing import Any
+
+import httpx
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, settings
+from jsonschema import Draft202012Validator
+
+from ml_workbench_service.contracts.errors import ErrorBody
+from tests.api.failures import assert_body
+from tests.service_process import ServiceProcess
+
+METHODS = ("get", "post", "put", "patch", "delete")
+ROUTES = {
+    "GET /health",
+    "GET /health/live",
+    "GET /health/ready",
+    "GET /metrics",
+    "GET /api/v1/models",
+    "GET /api/v1/models/{model_id}",
+    "GET /api/v1/models/{model_id}/versions",
+    "GET /api/v1/models/{model_id}/versions/{version}",
+    "DELETE /api/v1/models/{model_id}/versions/{version}",
+    "POST /api/v1/models/train",
+    "POST /api/v1/models/{model_id}/predict",
+    "POST /api/v1/models/{model_id}/predict/batch",
+    "POST /api/v1/models/{model_id}/deploy",
+    "GET /api/v1/deployments",
+    "GET /api/v1/deployments/{deployment_id}",
+    "POST /api/v1/deployments/{deployment_id}/rollback",
+    "GET /api/v1/model-types",
+    "GET /api/v1/features",
+    "GET /api/v1/jobs",
+    "GET /api/v1/jobs/{job_id}",
+    "GET /api/v1/jobs/{job_id}/events",
+    "POST /api/v1/jobs/{job_id}/cancel",
+    "GET /api/v1/queue",
+    "POST /api/v1/replays",
+    "GET /api/v1/agents",
+    "GET /api/v1/agents/{agent_id}",
+}
+
+
+@pytest.fixture(scope="module")
+def document(service: ServiceProcess) -> dict[str, Any]:
+    """The served schema."""
+    found: dict[str, Any] = service.client.get("/openapi.json").json()
+    return found
+
+
+def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Every operation by method and path."""
+    return {
+        f"{method.upper()} {path}": operation
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        if method in METHODS
+    }
+
+
+def resolved(document: dict[str, Any], schema: Any) -> Any:
+    """A schema with its references followed."""
+    while "$ref" in schema:
+        schema = document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+    return schema
+
+
+def examples(document: dict[str, Any], operation: dict[str, Any]) -> list[Any]:
+    """The examples of an operation's body, wherever they stand."""
+    content = operation["requestBody"]["content"]["application/json"]
+    schema = resolved(document, content["schema"])
+    named = [each["value"] for each in content.get("examples", {}).values()]
+    own = [content["example"]] if "example" in content else []
+    return [*named, *own, *content["schema"].get("examples", []), *schema.get("examples", [])]
+
+
+def test_it_has_exactly_the_routes_of_the_contract(document: dict[str, Any]) -> None:
+    assert set(operations(document)) == ROUTES
+
+
+def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        assert operation["summary"], name
+        assert operation["description"], name
+        assert operation["tags"], name
+        assert operation["operationId"], name
+        for parameter in operation.get("parameters", []):
+            assert parameter["schema"], name
+        failures = {status: each for status, each in operation["responses"].items() if status >= "400"}
+        if "/api/v1" in name:
+            assert {"401", "422"} <= set(failures), name
+        if "{" in name:
+            assert "404" in failures, name
+        if "requestBody" in operation:
+            assert {"413", "415"} <= set(failures), name
+        for status, failure in failures.items():
+            schema = failure["content"]["application/json"]["schema"]
+            assert schema["$ref"].endswith("/ErrorBody"), (name, status)
+            assert failure["description"], (name, status)
+    assert set(document["components"]["schemas"]["ErrorBody"]["properties"]) == set(ErrorBody.model_fields)
+    assert "HTTPValidationError" not in document["components"]["schemas"]
+
+
+def test_every_body_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
+    with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
+    assert len(with_body) == 5
+    for name, operation in with_body.items():
+        schema = operation["requestBody"]["content"]["application/json"]["schema"]
+        found = examples(document, operation)
+        assert found, name
+        for example in found:
+            Draft202012Validator({**schema, "components": document["components"]}).validate(example)
+
+
+def test_the_examples_are_answered_as_they_stand(api: httpx.Client, document: dict[str, Any]) -> None:
+    path = "POST /api/v1/models/{model_id}/predict"
+    for example in examples(document, operations(document)[path]):
+        assert api.post("/api/v1/models/small/predict", json=example).status_code == 200
+    for example in examples(document, operations(document)[f"{path}/batch"]):
+        answer = api.post("/api/v1/models/small/predict/batch", json=example)
+        assert {each["status"] for each in answer.json()["predictions"]} == {"ok"}
+
+
+def test_health_is_exactly_the_seeds(api: httpx.Client) -> None:
+    answer = api.get("/health")
+    assert answer.text == '{"status":"healthy","version":"0.1.0"}'
+    things = api.get("/health/ready").json()["things"]
+    assert {name: thing["mode"] for name, thing in things.items()} == {
+        "feature_store": "embedded",
+        "experiment_tracking": "off",
+        "redis": "embedded",
+        "model_registry": "folder",
+        "strategy_engine": "off",
+        "agent": "embedded",
+    }
+
+
+class Harmless(httpx.Client):
+    """Sends what schemathesis made up, and cancels the jobs that came of it."""
+
+    def settle(self, answer: httpx.Response) -> None:
+        """Cancels the job of a 202."""
+        if answer.status_code == 202 and (job := answer.headers.get("Location")):
+            self.post(f"{job}/cancel")
+
+
+@pytest.mark.parametrize("name", sorted(ROUTES - {"GET /metrics", "GET /api/v1/jobs/{job_id}/events"}))
+def test_whatever_is_sent_no_answer_is_a_fault_of_the_server(service: ServiceProcess, document: Any, name: str) -> None:
+    method, _, path = name.partition(" ")
+    operation = schemathesis.openapi.from_dict(document)[path][method]
+    num_examples = 25 if "requestBody" in document["paths"][path][method.lower()] else 8
+    with Harmless(base_url=service.url, timeout=30) as client:
+
+        @settings(
+            max_examples=num_examples,
+            deadline=None,
+            database=None,
+            derandomize=True,
+            phases=[Phase.explicit, Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        def check(case: schemathesis.Case) -> None:
+            arguments = case.as_transport_kwargs(base_url=service.url)
+            arguments.pop("cookies", None)
+            answer = client.request(**arguments)
+            client.settle(answer)
+            assert answer.status_code < 500, answer.text
+            assert answer.headers["X-Correlation-ID"]
+            if answer.status_code >= 400 and method != "HEAD":
+                body = answer.json()
+                assert_body(body, body["error_code"])
+
+        operation.as_strategy()  # fails early, and clearly, where the schema cannot be read
+        from hypothesis import given
+
+        given(case=operation.as_strategy())(check)()
