@@ -67,5 +67,9 @@ def _schema(app: FastAPI) -> dict[str, Any]:
         schemas = schema.setdefault("components", {}).setdefault("schemas", {})
         schemas.pop("HTTPValidationError", None)
         schemas.pop("ValidationError", None)
+        for operation in (each for item in schema["paths"].values() for each in item.values()):
+            for status, response in operation["responses"].items():
+                if status >= "400":  # FastAPI writes the route's own media type; failures are JSON everywhere
+                    response["content"] = {"application/json": next(iter(response["content"].values()))}
         app.openapi_schema = schema
     return app.openapi_schema

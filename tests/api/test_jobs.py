@@ -22,9 +22,21 @@ LONG = {
     "start_date": "2024-12-01T00:00:00Z",
     "hyperparameters": {"lstm_units": 4, "batch_size": 256, "epochs": 10_000, "patience": 10_000},
 }
-JOB_KEYS = (
-    "id kind status progress request result error attempt created_at started_at finished_at tracking correlation_id"
-).split()
+JOB_KEYS = [
+    "id",
+    "kind",
+    "status",
+    "progress",
+    "request",
+    "result",
+    "error",
+    "attempt",
+    "created_at",
+    "started_at",
+    "finished_at",
+    "tracking",
+    "correlation_id",
+]
 
 
 def begin(api: httpx.Client, **changes: Any) -> str:

@@ -12,10 +12,24 @@ from tests.integrations.bundles import flip_a_byte
 from tests.service_process import SEED_TRAIN, ServiceProcess
 
 SEED_KEYS = ["id", "name", "type", "version", "status", "created_at", "metrics"]
-CARD_KEYS = (
-    "family symbols timeframe features target horizon lookback min_window outputs precision quantization evaluation "
-    "data_source lineage digest size_bytes"
-).split()
+CARD_KEYS = [
+    "family",
+    "symbols",
+    "timeframe",
+    "features",
+    "target",
+    "horizon",
+    "lookback",
+    "min_window",
+    "outputs",
+    "precision",
+    "quantization",
+    "evaluation",
+    "data_source",
+    "lineage",
+    "digest",
+    "size_bytes",
+]
 
 
 def listed(api: httpx.Client, **params: Any) -> list[str]:

@@ -18,11 +18,33 @@ from tests.service_process import SEED_PREDICT, ServiceProcess
 
 FEATURES = ("sma_20", "rsi_14", "macd", "bb_width")
 NOON = datetime(2025, 3, 5, 12, 30, tzinfo=UTC)  # a Wednesday, in the middle of a bar
-RECORD_KEYS = (
-    "prediction_id model_id version version_id role symbol timeframe target as_of valid_until timestamp price source "
-    "sample status prediction direction confidence outputs interval novelty warnings abstain_reasons scaling_factor "
-    "metadata"
-).split()
+RECORD_KEYS = [
+    "prediction_id",
+    "model_id",
+    "version",
+    "version_id",
+    "role",
+    "symbol",
+    "timeframe",
+    "target",
+    "as_of",
+    "valid_until",
+    "timestamp",
+    "price",
+    "source",
+    "sample",
+    "status",
+    "prediction",
+    "direction",
+    "confidence",
+    "outputs",
+    "interval",
+    "novelty",
+    "warnings",
+    "abstain_reasons",
+    "scaling_factor",
+    "metadata",
+]
 OF_THE_CALL = ("prediction_id", "timestamp", "metadata")
 
 

@@ -1,4 +1,4 @@
-"""`/queue`, `/replays` and `/agents`: live predictions and the past go through the queue to the agent; the books balance."""
+"""`/queue`, `/replays` and `/agents`: live records and the past reach the agent, and the books balance."""
 
 import json
 import time
@@ -84,7 +84,9 @@ def test_agents_are_listed(api: httpx.Client) -> None:
     assert [agent["id"] for agent in listed["agents"]] == ["default"]
     agent = api.get("/api/v1/agents/default").json()
     assert (agent["family"], agent["mode"], agent["status"]) == ("q_learning", "learn", "running")
-    assert {"learning_rate", "exploration_rate", "exploration_decay", "discount_factor"} <= set(agent["hyperparameters"])
+    assert {"learning_rate", "exploration_rate", "exploration_decay", "discount_factor"} <= set(
+        agent["hyperparameters"]
+    )
     assert 0 < agent["exploration_rate"] <= 1
 
 

@@ -84,7 +84,7 @@ def test_the_seeds_request_is_valid_as_printed(api: httpx.Client) -> None:
         ({"model_id": None, "name": "価格"}, "body.name"),
         ({"version": "1.0"}, "body.version"),
         ({"version": "01.0.0"}, "body.version"),
-        ({"version": "١.0.0"}, "body.version"),  # noqa: RUF001 – a digit, but none of ours
+        ({"version": "١.0.0"}, "body.version"),  # noqa: RUF001 - a digit, but none of ours
         ({"seeds": []}, "body.seeds"),
         ({"seeds": [-1]}, "body.seeds.0"),
         ({"name": ""}, "body.name"),

@@ -139,6 +139,19 @@ def test_a_last_row_scaled_by_fifty_is_novel(model: ServedModel, question: Quest
     assert answer(model, question, LIVE).novelty.score < 1.0  # type: ignore[union-attr]
 
 
+def test_novelty_begins_where_its_score_passes_one(model: ServedModel, question: Question) -> None:
+    scores = []
+    for step in range(60):
+        x_TF = question.x_TF.copy()
+        x_TF[-1, 0] += 0.1 * step
+        record = answer(model, replace(question, x_TF=x_TF), LIVE)
+        assert record.novelty is not None
+        scores.append(record.novelty.score)
+        assert (record.status == "abstain") == (scores[-1] > 1.0)
+    assert any(0.9 < score <= 1.0 for score in scores)
+    assert any(1.0 < score < 1.1 for score in scores)
+
+
 @pytest.mark.parametrize("column", [0, 1, 2])
 @pytest.mark.parametrize("absurd", [1e15, 1e300])
 def test_an_absurd_number_is_novel_and_nothing_else(

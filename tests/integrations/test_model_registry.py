@@ -1,0 +1,292 @@
+"""The model registry's promise: a version appears whole or not at all, and never changes after that."""
+
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from packaging.version import Version
+
+from common_lib.exceptions import (
+    ConflictError,
+    ModelNotFoundError,
+    PredictionError,
+    VersionExistsError,
+    VersionNotFoundError,
+)
+from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN
+from ml_workbench_service.integrations import model_registry
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry, next_version
+from ml_workbench_service.learning.manifest import MANIFEST_FILE, digest_of
+from tests.integrations.bundles import flip_a_byte
+from tests.integrations.model_cards import model_card
+
+NUMBERS = st.integers(0, 999_999)
+VERSIONS = st.builds(lambda *parts: ".".join(map(str, parts)), NUMBERS, NUMBERS, NUMBERS)
+
+
+@pytest.fixture
+def live() -> dict[str, str]:
+    """Which version of each model is deployed."""
+    return {}
+
+
+@pytest.fixture
+def registry(tmp_path: Path, live: dict[str, str]) -> FolderModelRegistry:
+    """An empty registry."""
+    return FolderModelRegistry(tmp_path / "registry", live_version=live.get)
+
+
+def publish(
+    registry: FolderModelRegistry, model_id: str = "model", version: str = "1.0.0", *, weights: str = "w"
+) -> None:
+    """Publishes a bundle of two files and the card."""
+    draft = registry.draft()
+    (draft / "weights.safetensors").write_text(weights)
+    (draft / "model.onnx").write_bytes(bytes(range(200)))
+    registry.publish(draft, model_card(model_id, version))
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    """Every file of a folder."""
+    return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
+
+
+def test_a_published_version_is_there_with_digest_and_size(registry: FolderModelRegistry) -> None:
+    publish(registry)
+    card = registry.card("model", "1.0.0")
+    folder = registry.folder("model", "1.0.0")
+    assert (card.status, card.digest) == ("experimental", digest_of(folder))
+    assert card.digest == registry.verify("model", "1.0.0")
+    assert card.size_bytes == sum(file.stat().st_size for file in folder.iterdir())
+    assert registry.model_ids() == ["model"]
+    assert registry.versions("model") == ["1.0.0"]
+    stored = json.loads((folder / "card.json").read_text())
+    assert (stored["digest"], stored["status"]) == ("", "experimental")  # neither is the bundle's to say
+    assert not list((registry.root / ".staging").iterdir())
+
+
+def test_a_published_version_never_changes(registry: FolderModelRegistry) -> None:
+    publish(registry, weights="first")
+    before = content(registry.folder("model", "1.0.0"))
+    with pytest.raises(VersionExistsError, match="leave `version` out"):
+        publish(registry, weights="second")
+    assert content(registry.folder("model", "1.0.0")) == before
+    registry.verify("model", "1.0.0")
+
+
+def test_of_many_who_publish_one_version_at_once_one_does(registry: FolderModelRegistry) -> None:
+    def attempt(number: int) -> bool:
+        try:
+            publish(registry, weights=str(number))
+        except VersionExistsError:
+            return False
+        return True
+
+    with ThreadPoolExecutor(8) as threads:
+        assert sum(threads.map(attempt, range(16))) == 1
+    registry.verify("model", "1.0.0")
+
+
+@pytest.mark.parametrize("step", ["write_manifest", "os.rename"])
+def test_a_failure_before_the_rename_leaves_nothing_visible(
+    registry: FolderModelRegistry, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left on device")
+
+    monkeypatch.setattr(f"{model_registry.__name__}.{step}", full)
+    with pytest.raises(OSError, match="no space"):
+        publish(registry)
+    assert registry.model_ids() == []
+    with pytest.raises(ModelNotFoundError):
+        registry.card("model", "1.0.0")
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from ml_workbench_service.integrations import model_registry
+from tests.integrations.model_cards import model_card
+def killed(*_): os.kill(os.getpid(), signal.SIGKILL)
+setattr(model_registry.os if sys.argv[2] == "rename" else model_registry, sys.argv[2], killed)
+registry = model_registry.FolderModelRegistry(Path(sys.argv[1]), live_version=lambda _: None)
+draft = registry.draft()
+(draft / "weights.safetensors").write_text("w")
+registry.publish(draft, model_card())
+"""
+
+
+@pytest.mark.parametrize(("step", "is_there"), [("rename", False), ("sync", True)])
+def test_a_kill_leaves_a_whole_version_or_none(registry: FolderModelRegistry, step: str, is_there: bool) -> None:
+    ended = subprocess.run([sys.executable, "-c", KILLED, str(registry.root), step], timeout=60, check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert registry.versions("model") == (["1.0.0"] if is_there else [])
+    if is_there:
+        registry.verify("model", "1.0.0")
+        return
+    publish(registry)  # nothing stands in the way of the next try
+    registry.verify("model", "1.0.0")
+
+
+def test_a_manifest_vouches_for_every_file(registry: FolderModelRegistry) -> None:
+    publish(registry)
+    files = sorted(content(registry.folder("model", "1.0.0")))
+    assert MANIFEST_FILE in files
+    for number, name in enumerate(files):
+        version = f"2.{number}.0"
+        publish(registry, version=version)
+        flip_a_byte(registry.folder("model", version) / name)
+        with pytest.raises(PredictionError, match="restore it from a backup"):
+            registry.verify("model", version)
+            assert digest_of(registry.folder("model", version)) == registry.card("model", "1.0.0").digest
+
+
+@pytest.mark.parametrize("damage", ["missing", "added", "renamed", "truncated", "no manifest", "manifest is a list"])
+def test_a_damaged_bundle_does_not_verify(registry: FolderModelRegistry, damage: str) -> None:
+    publish(registry)
+    folder = registry.folder("model", "1.0.0")
+    if damage == "missing":
+        (folder / "model.onnx").unlink()
+    elif damage == "added":
+        (folder / "model.pkl").write_text("surprise")
+    elif damage == "renamed":
+        (folder / "model.onnx").rename(folder / "model2.onnx")
+    elif damage == "truncated":
+        os.truncate(folder / "model.onnx", 10)
+    elif damage == "no manifest":
+        (folder / MANIFEST_FILE).unlink()
+    else:
+        (folder / MANIFEST_FILE).write_text("[]")
+    with pytest.raises(PredictionError, match=r"model/1\.0\.0"):
+        registry.verify("model", "1.0.0")
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(versions=st.lists(VERSIONS, min_size=1, max_size=6, unique=True))
+def test_versions_are_ordered_as_numbers_and_the_next_one_is_above_them_all(
+    tmp_path_factory: pytest.TempPathFactory, versions: list[str]
+) -> None:
+    registry = FolderModelRegistry(tmp_path_factory.mktemp("registry"), live_version=lambda _: None)
+    for version in versions:
+        publish(registry, version=version)
+    found = registry.versions("model")
+    assert found == sorted(versions, key=Version, reverse=True)
+    assert [card.version for card in registry.cards("model")] == found
+    assert registry.served_card("model").version == found[0]
+    following = next_version(versions)
+    assert re.fullmatch(VERSION_PATTERN, following)
+    assert Version(following) > Version(found[0])
+
+
+@pytest.mark.parametrize(
+    ("taken", "following"),
+    [
+        ([], "1.0.0"),
+        (["1.0.0"], "1.1.0"),
+        (["1.9.0", "1.10.3"], "1.11.0"),
+        (["0.0.1"], "0.1.0"),
+        (["1.999999.0"], "2.0.0"),
+    ],
+)
+def test_the_next_version_is_the_next_minor_one(taken: list[str], following: str) -> None:
+    assert next_version(taken) == following
+
+
+def test_after_the_last_version_none_follows() -> None:
+    with pytest.raises(ConflictError, match="send a `version`"):
+        next_version(["999999.999999.0"])
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["..", ".", "", "../model", "model/..", "/etc", "a/b", ".staging", "Model", "a\x00b", "x" * 65, "model\n", "ä"],
+)
+def test_a_name_that_is_none_reaches_no_path(registry: FolderModelRegistry, name: str) -> None:
+    publish(registry)
+    publish(registry, "other")
+    (registry.root / "Model").mkdir()
+    assert not re.fullmatch(NAME_PATTERN, name)
+    assert registry.versions(name) == []
+    for ask in (registry.cards, registry.served_card):
+        with pytest.raises(ModelNotFoundError):
+            ask(name)
+    with pytest.raises(ModelNotFoundError):
+        registry.folder(name, "1.0.0")
+    assert registry.model_ids() == ["model", "other"]
+
+
+@pytest.mark.parametrize("version", ["..", "../1.0.0", "1.0", "01.0.0", "1.0.0.0", "1.0.0\n", "latest", "١.0.0"])  # noqa: RUF001
+def test_a_version_that_is_none_reaches_no_path(registry: FolderModelRegistry, version: str) -> None:
+    publish(registry)
+    (registry.root / "model" / "latest").mkdir()
+    (registry.root / "model" / "9.9.9").mkdir()  # a folder without a card is no version
+    with pytest.raises(VersionNotFoundError, match="/api/v1/models/model/versions"):
+        registry.card("model", version)
+    assert registry.versions("model") == ["1.0.0"]
+
+
+def test_the_status_follows_deployment_and_archive(registry: FolderModelRegistry, live: dict[str, str]) -> None:
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        publish(registry, version=version)
+    live["model"] = "1.0.0"
+    registry.archive("model", "1.2.0")
+    assert [(card.version, card.status) for card in registry.cards("model")] == [
+        ("1.2.0", "archived"),
+        ("1.1.0", "experimental"),
+        ("1.0.0", "deployed"),
+    ]
+    assert registry.served_card("model").version == "1.0.0"
+    with pytest.raises(ConflictError, match="deploy another one first"):
+        registry.archive("model", "1.0.0")
+    live.clear()
+    assert registry.served_card("model").version == "1.1.0"
+    registry.archive("model", "1.1.0")
+    registry.archive("model", "1.0.0")
+    assert registry.served_card("model").version == "1.2.0"  # nothing else is left to show
+
+
+def test_archiving_survives_a_torn_line_and_a_restart(registry: FolderModelRegistry, live: dict[str, str]) -> None:
+    for version in ("1.0.0", "1.1.0", "1.2.0"):
+        publish(registry, version=version)
+    registry.archive("model", "1.0.0")
+    file = registry.root / "model" / "archived.jsonl"
+    with file.open("a") as stream:
+        stream.write('{"version": "1.1')  # a kill in the middle of a write
+    assert registry.card("model", "1.1.0").status == "experimental"
+    registry.archive("model", "1.2.0")
+    again = FolderModelRegistry(registry.root, live_version=live.get)
+    for each in (registry, again):
+        assert {card.version: card.status for card in each.cards("model")} == {
+            "1.2.0": "archived",
+            "1.1.0": "experimental",
+            "1.0.0": "archived",
+        }
+    registry.archive("model", "1.2.0")
+    assert file.read_text().count("1.2.0") == 1  # archiving again changes nothing
+
+
+def test_an_unreadable_version_is_left_out_of_lists(registry: FolderModelRegistry) -> None:
+    publish(registry)
+    publish(registry, version="1.1.0")
+    (registry.folder("model", "1.1.0") / "card.json").write_text("{")
+    assert [card.version for card in registry.cards("model")] == ["1.0.0"]
+    with pytest.raises(PredictionError, match="restore it from a backup"):
+        registry.card("model", "1.1.0")
+
+
+def test_old_drafts_are_swept_and_young_ones_kept(registry: FolderModelRegistry) -> None:
+    old, young = registry.draft(), registry.draft()
+    (old / "weights").write_text("w")
+    os.utime(old, (0, 0))
+    registry.draft()
+    assert not old.exists()
+    assert young.exists()
