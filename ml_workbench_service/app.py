@@ -55,6 +55,7 @@ MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
 """A reloading predecessor needs a moment to end its children."""
 REDIS_WATCH_S = 1.0
+TRACKER_DELAY_S = 2.0
 DESCRIPTION = (
     "Train models on exchange rates, learn honestly whether they have skill, deploy them, and let their live "
     "predictions feed a learning agent. Errors have one shape everywhere; times are ISO 8601 in UTC."

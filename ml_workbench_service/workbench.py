@@ -161,7 +161,7 @@ def open_feature_store(address: str, *, bars_timezone: str | None = None, api_ke
     Raises:
         DataValidationError: another kind of address, or a folder that is not there.
     """
-    from ml_workbench_service.integrations.feature_store import LocalFeatureStore, RemoteFeatureStore
+    from ml_workbench_service.integrations.feature_store import LocalFeatureStore
 
     if address == EMBEDDED:
         from ml_workbench_service.integrations.sample_rates import SampleRates
@@ -173,6 +173,8 @@ def open_feature_store(address: str, *, bars_timezone: str | None = None, api_ke
 
         return LocalFeatureStore(FolderBars(Path(unquote(parts.netloc + parts.path)), bars_timezone=bars_timezone))
     if parts.scheme in ("http", "https"):
+        from ml_workbench_service.integrations.remote_feature_store import RemoteFeatureStore
+
         return RemoteFeatureStore(address, api_key=api_key)
     raise DataValidationError.at(
         "FEATURE_STORE_URL", "FEATURE_STORE_URL must be `embedded`, file:///folder/of/bars, or an http(s) address"

@@ -41,11 +41,10 @@ def assess(
     *,
     target: Target,
     costs: dict[str, Costs],
-    reference_price: dict[str, float],
     is_simulated: bool,
 ) -> Assessment:
     """Decides on int8 (its file is removed where it lost), calibrates, and scores the test part."""
-    quantization = _quantization(float32, draft, windows, target=target, costs=costs, prices=reference_price)
+    quantization = _quantization(float32, draft, windows, target=target, costs=costs)
     int8 = OnnxNetwork(draft / INT8_FILE) if quantization.accepted else None
     if int8 is None:
         (draft / INT8_FILE).unlink()
@@ -78,19 +77,15 @@ def _quantization(
     *,
     target: Target,
     costs: dict[str, Costs],
-    prices: dict[str, float],
 ) -> Quantization:
     ends = evenly(windows.parts["calibrate"], MOST_COMPARED)
-    dead_zones = np.zeros(len(windows.symbols))
+    dead_zones = np.zeros(len(ends))
     if target.needs_price:
-        dead_zones = np.array(
-            [
-                round_trip_cost(costs[symbol], symbol, prices[symbol]) / windows.scaler.symbols[symbol].label_scale
-                for symbol in windows.symbols
-            ]
-        )
+        for place, row in enumerate(ends):
+            symbol = windows.symbols[int(windows.symbol_R[row])]
+            dead_zones[place] = round_trip_cost(costs[symbol], symbol, float(windows.close_R[row]))
     return judge_quantization(
-        float32, quantize(draft), windows.gather(ends), dead_zones_N=dead_zones[windows.symbol_R[ends]]
+        float32, quantize(draft), windows.gather(ends), dead_zones_N=dead_zones / windows.label_scale_R[ends]
     )
 
 

@@ -2,8 +2,8 @@
 
 On a quiet machine two threads train a small recurrent network half as fast again; beside a busy process they wait for
 each other at every operation and are 5 to 100 times slower. So the loop measures: a few batches with one thread, then
-several threads until they fall behind that. The weights do not depend on it: the kernels that these networks use give
-the same bits with any number of threads (kept by a test).
+several threads until they fall behind that. The caller makes sure that the number of threads changes no bit on its
+shapes (`loop` compares the gradients): otherwise the weights would depend on the clock.
 """
 
 import statistics

@@ -48,10 +48,13 @@ class ResidualDistribution:
         grid = np.quantile(ratios, np.linspace(0, 1, NUM_GRID)) if num > NUM_GRID else np.sort(ratios)
         return cls(grid, float(np.sort(np.abs(ratios))[rank - 1]))
 
-    def interval(self, prediction: float, scale: float) -> Interval:
-        """Prediction ± radius x scale."""
+    def interval(self, prediction: float, scale: float, *, may_be_negative: bool = True) -> Interval:
+        """Prediction ± radius x scale; what cannot be negative (a volatility) has no negative bound."""
+        lower = prediction - self.radius * scale
         return Interval(
-            level=INTERVAL_LEVEL, lower=prediction - self.radius * scale, upper=prediction + self.radius * scale
+            level=INTERVAL_LEVEL,
+            lower=lower if may_be_negative else max(lower, 0.0),
+            upper=prediction + self.radius * scale,
         )
 
     def probability(self, direction: Direction, prediction: float, *, scale: float, dead_zone: float) -> float:

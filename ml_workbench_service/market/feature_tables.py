@@ -9,12 +9,36 @@ from dataclasses import replace
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import iso_of_ms
+from ml_workbench_service.contracts.contract import iso_of_ms, normal_symbol, normal_timeframe, to_ms, utc_now
 from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats
 from ml_workbench_service.market.indicators import Indicator, resolve, unknown_feature
 
 SYNTHETIC_RANGE = "synthetic_range"
 """The warning on features that need high and low, computed from bars whose high and low were not observed."""
+
+
+Clock = Callable[[], int]
+
+
+def clock_ms() -> int:
+    """Now, in milliseconds since the epoch."""
+    return to_ms(utc_now())
+
+
+def normal_request(symbols: Sequence[str], timeframe: str) -> tuple[tuple[str, ...], str]:
+    """Symbols and timeframe as we spell them; raises DataValidationError."""
+    path = "timeframe"
+    try:
+        normal = normal_timeframe(timeframe)
+        path = "symbols"
+        return tuple(normal_symbol(symbol) for symbol in symbols), normal
+    except ValueError as error:
+        raise DataValidationError.at(path, str(error), code=f"unknown_{path.removesuffix('s')}") from error
+
+
+def known_by(as_of_ms: int | None, now_ms: int) -> int:
+    """The moment whose knowledge counts: never later than now, when bars are still forming."""
+    return now_ms if as_of_ms is None else min(as_of_ms, now_ms)
 
 
 def whole_table(

@@ -202,7 +202,7 @@ def _judge(model: ServedModel, question: Question, output: float | None, last_ro
         distribution, scale, warnings = uncertainty.conditional, question.volatility, ()
     value = output * label_scale
     novelty = uncertainty.novelty.novelty(last_row_F)
-    interval = distribution.interval(value, scale)
+    interval = distribution.interval(value, scale, may_be_negative=model.target.needs_price)
     if novelty.score > NOVELTY_THRESHOLD:
         reasons.insert(0, "novel_input")
     if distribution.radius * scale > TOO_WIDE * uncertainty.unconditional.radius * label_scale:

@@ -115,8 +115,10 @@ def run_gates(workbench: Workbench, card: ModelCard) -> tuple[GateResult, ...]:
     limit = "a finite answer, whole and shortest window"
     try:
         load_model(workbench.registry.folder(card.id, card.version), card).smoke()
-    except PlatformError as error:
-        return (*results, _gate("smoke_prediction", error.message, limit, passed=False))
+    except Exception as error:  # files as published, and still no model: whatever it says, it does not answer
+        _log.warning("the smoke prediction of %s %s failed", card.id, card.version, exc_info=error)
+        said = error.message if isinstance(error, PlatformError) else f"it cannot be loaded ({type(error).__name__})"
+        return (*results, _gate("smoke_prediction", said, limit, passed=False))
     return (*results, _gate("smoke_prediction", "finite", limit, passed=True))
 
 

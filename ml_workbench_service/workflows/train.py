@@ -71,9 +71,8 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         network = export(trained, draft, num_features=len(request.features), lengths=lengths, seed=request.seeds[0])
         reference = {table.symbol: float(table.columns["close"][-1]) for table in tables}
         assessment = assess(
-            network, draft, windows, target=target, costs=costs, reference_price=reference,
-            is_simulated=tables[0].data_source == "simulated",
-        )  # fmt: skip
+            network, draft, windows, target=target, costs=costs, is_simulated=tables[0].data_source == "simulated"
+        )
         _write_recipe(draft, spec, windows=windows, assessment=assessment, costs=costs, reference=reference)
         (draft / NETWORK_FILE).write_text(json.dumps(dict(trained.network), indent=1) + "\n", encoding="utf-8")
         report.say("publishing")

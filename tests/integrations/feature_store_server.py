@@ -29,7 +29,8 @@ from common_lib.exceptions import PlatformError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import ARROW, LocalFeatureStore
+from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+from ml_workbench_service.integrations.remote_feature_store import ARROW
 
 FAULTS = (
     "error",

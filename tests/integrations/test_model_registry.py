@@ -139,15 +139,22 @@ def test_a_kill_leaves_a_whole_version_or_none(registry: FolderModelRegistry, st
 
 def test_a_manifest_vouches_for_every_file(registry: FolderModelRegistry) -> None:
     publish(registry)
-    files = sorted(content(registry.folder("model", "1.0.0")))
-    assert MANIFEST_FILE in files
+    files = sorted(set(content(registry.folder("model", "1.0.0"))) - {MANIFEST_FILE})
+    assert len(files) == 3
     for number, name in enumerate(files):
         version = f"2.{number}.0"
         publish(registry, version=version)
         flip_a_byte(registry.folder("model", version) / name)
-        with pytest.raises(PredictionError, match="restore it from a backup"):
+        with pytest.raises(PredictionError, match=rf"{name}; restore it from a backup"):
             registry.verify("model", version)
-            assert digest_of(registry.folder("model", version)) == registry.card("model", "1.0.0").digest
+
+
+def test_the_digest_vouches_for_the_manifest(registry: FolderModelRegistry) -> None:
+    publish(registry)
+    digest = registry.verify("model", "1.0.0")
+    manifest = registry.folder("model", "1.0.0") / MANIFEST_FILE
+    manifest.write_text(manifest.read_text() + "\n")
+    assert registry.verify("model", "1.0.0") != digest
 
 
 @pytest.mark.parametrize("damage", ["missing", "added", "renamed", "truncated", "no manifest", "manifest is a list"])
@@ -278,9 +285,13 @@ def test_an_unreadable_version_is_left_out_of_lists(registry: FolderModelRegistr
     publish(registry)
     publish(registry, version="1.1.0")
     (registry.folder("model", "1.1.0") / "card.json").write_text("{")
-    assert [card.version for card in registry.cards("model")] == ["1.0.0"]
+    reader = FolderModelRegistry(registry.root, live_version=lambda _: None)
+    assert [card.version for card in reader.cards("model")] == ["1.0.0"]
     with pytest.raises(PredictionError, match="restore it from a backup"):
-        registry.card("model", "1.1.0")
+        reader.card("model", "1.1.0")
+    (reader.folder("model", "1.0.0") / MANIFEST_FILE).unlink()
+    with pytest.raises(PredictionError):
+        FolderModelRegistry(registry.root, live_version=lambda _: None).cards("model")
 
 
 def test_old_drafts_are_swept_and_young_ones_kept(registry: FolderModelRegistry) -> None:

@@ -1,0 +1,167 @@
+"""Planning: what cannot be trained is refused before it starts, and what is too large says what would fit."""
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common_lib.exceptions import DataValidationError, InsufficientMemoryError, VersionExistsError
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.workflows.plan import TrainingPlan, plan_training, slug
+from tests.service_process import SEED_TRAIN
+from tests.workflows.conftest import OpenBench
+
+GB = 16.0
+
+
+@pytest.fixture
+def bench(open_bench: OpenBench) -> Workbench:
+    """With versions 1.0.0 and 1.2.0 of `small`."""
+    return open_bench("1.0.0", "1.2.0")
+
+
+def plan(bench: Workbench, *unfinished: JobSpec, limit_gb: float = GB, **changes: Any) -> TrainingPlan:
+    """The seed's request, planned; keyword arguments replace keys."""
+    request = TrainRequest.model_validate({**SEED_TRAIN, **changes})
+    return plan_training(request, bench, unfinished=unfinished, max_memory_gb=limit_gb)
+
+
+def under_way(version: str, model_id: str = "small", kind: JobKind = JobKind.TRAIN) -> JobSpec:
+    """A job that has not ended."""
+    return JobSpec(
+        id="job",
+        kind=kind,
+        request={},
+        plan={"model_id": model_id, "version": version},
+        created_at=utc_now(),
+        correlation_id="",
+    )
+
+
+def test_the_seeds_request_makes_a_plan(bench: Workbench) -> None:
+    found = plan(bench)
+    assert (found.model_id, found.version) == ("lstm_price_predictor", "1.0.0")
+    assert found.estimate.num_windows == pytest.approx(2 * 2.16 * 52.18 * 120, rel=0.02)
+    assert found.estimate.duration_s > 10
+    assert 0.5 < found.estimate.memory_gb < 2
+
+
+@pytest.mark.parametrize(
+    ("name", "model_id"),
+    [
+        ("LSTM Price Predictor", "lstm_price_predictor"),
+        ("  EUR/USD -- v2!  ", "eur_usd_v2"),
+        ("..", None),
+        ("価格", None),
+        ("x" * 100, "x" * 64),
+        ("_a_", "a"),
+    ],
+)
+def test_a_name_makes_an_id(name: str, model_id: str | None) -> None:
+    if model_id is None:
+        with pytest.raises(DataValidationError, match="send a `model_id`"):
+            slug(name)
+        return
+    assert slug(name) == model_id
+
+
+@given(name=st.text(max_size=80))
+def test_an_id_made_of_any_name_is_a_valid_one(name: str) -> None:
+    try:
+        found = slug(name)
+    except DataValidationError:
+        return
+    request = {**SEED_TRAIN, "model_id": found}
+    assert TrainRequest.model_validate(request).model_id == found
+
+
+def test_versions_that_are_published_or_being_trained_are_taken(bench: Workbench) -> None:
+    assert plan(bench, model_id="small").version == "1.3.0"
+    assert plan(bench, under_way("1.3.0"), under_way("1.4.0"), model_id="small").version == "1.5.0"
+    assert plan(bench, under_way("7.0.0", "other"), model_id="small").version == "1.3.0"
+    assert plan(bench, under_way("7.0.0", kind=JobKind.REPLAY), model_id="small").version == "1.3.0"
+    for version in ("1.0.0", "1.2.0", "1.3.0"):
+        with pytest.raises(VersionExistsError, match="leave `version` out"):
+            plan(bench, under_way("1.3.0"), model_id="small", version=version)
+    assert plan(bench, model_id="small", version="0.9.0").version == "0.9.0"
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "hint"),
+    [
+        ({"features": ["sma_20", "rsi14"]}, "body.features.1", "rsi_14"),
+        ({"symbols": ["XXX/YYY"]}, "body.costs", "send all five"),
+        ({"target": "price_change_1h", "timeframe": "4h"}, "body.target", "leave `timeframe` out"),
+        ({"family": "gur"}, "body.family", "did you mean gru"),
+        ({"hyperparameters": {"dropuot": 0.1}}, "body.hyperparameters.dropuot", "did you mean dropout"),
+        ({"model_type": "anomaly_detection"}, "body.model_type", "installed types"),
+    ],
+)
+def test_a_refusal_names_the_place_and_what_to_send(
+    bench: Workbench, changes: dict[str, Any], path: str, hint: str
+) -> None:
+    with pytest.raises(DataValidationError) as caught:
+        plan(bench, **changes)
+    [found] = caught.value.details["errors"]
+    assert found["path"] == path
+    assert hint in found["message"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lookback=st.sampled_from([24, 200, 1024]),
+    units=st.sampled_from([8, 256, 2048]),
+    batch_size=st.sampled_from([32, 65_536]),
+    years=st.integers(1, 25),
+    timeframe=st.sampled_from(["1h", "15m", "1m"]),
+    limit_gb=st.floats(0.3, 8.0),
+)
+def test_the_change_that_a_507_proposes_fits(
+    sample_bench: Workbench, lookback: int, units: int, batch_size: int, years: int, timeframe: str, limit_gb: float
+) -> None:
+    end = utc_now()
+    body = {
+        "target": "log_return_1",
+        "timeframe": timeframe,
+        "start_date": (end - timedelta(days=365 * years)).isoformat(),
+        "end_date": end.isoformat(),
+        "hyperparameters": {"lookback": lookback, "lstm_units": units, "batch_size": batch_size},
+    }
+    try:
+        assert plan(sample_bench, limit_gb=limit_gb, **body).estimate.memory_gb <= limit_gb
+        return
+    except InsufficientMemoryError as error:
+        details = error.details
+        assert details["estimate"]["memory_gb"] > limit_gb == details["limit_gb"]
+    change = details["change"]
+    if change is None:
+        assert limit_gb < 0.8  # a worker's libraries alone need more
+        return
+    hyperparameters = {**body["hyperparameters"], **change.get("hyperparameters", {})}  # type: ignore[dict-item]
+    fitting = {**body, **change, "hyperparameters": hyperparameters}
+    assert plan(sample_bench, limit_gb=limit_gb, **fitting).estimate.memory_gb <= limit_gb
+
+
+@pytest.fixture(scope="module")
+def sample_bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    """A workbench without a model."""
+    from ml_workbench_service.settings import EMBEDDED, Settings
+    from ml_workbench_service.workbench import Addresses, open_workbench
+
+    addresses = Addresses(EMBEDDED, "disabled", False, None, False)
+    return open_workbench(Settings(MODEL_REGISTRY_PATH=tmp_path_factory.mktemp("registry")), addresses)
+
+
+def test_the_cheapest_change_comes_first(sample_bench: Workbench) -> None:
+    with pytest.raises(InsufficientMemoryError) as caught:
+        plan(sample_bench, limit_gb=1.5, hyperparameters={"lookback": 1024, "lstm_units": 64, "batch_size": 32})
+    assert caught.value.details["change"] == {"hyperparameters": {"lookback": 128}}
+    assert "lookback: 128" in caught.value.message
+    with pytest.raises(InsufficientMemoryError) as caught:
+        plan(sample_bench, limit_gb=2.0, hyperparameters={"lookback": 24, "lstm_units": 64, "batch_size": 65_536})
+    assert list(caught.value.details["change"]["hyperparameters"]) == ["batch_size"]
