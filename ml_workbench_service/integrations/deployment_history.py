@@ -20,16 +20,16 @@ from ml_workbench_service.contracts.deployment import Deployment
 
 HISTORY_FILE = "deployments.jsonl"
 LOCK_TIMEOUT_S = 15.0
+TAIL_BYTES = 512
 
 
 @dataclass(frozen=True)
 class _Folded:
     """What a model's file says, up to a size; never changed, so that readers need no lock."""
 
-    inode: int = 0
-    size: int = 0
-    changed_ns: int = 0
+    stamp: tuple[int, int, int] = (0, 0, 0)  # inode, size, time of the last change in nanoseconds
     num_read: int = 0  # bytes of whole lines
+    tail: bytes = b""  # the last of these bytes, by which the file is known again
     by_id: Mapping[str, Deployment] = field(default_factory=dict)  # in the order of their first lines
     live: Deployment | None = None
 
@@ -106,31 +106,39 @@ class DeploymentHistory:
         file = self.root / model_id / HISTORY_FILE
         try:
             stat = file.stat()
+            before = self._cache.get(model_id, _Folded())
+            if (stat.st_ino, stat.st_size, stat.st_mtime_ns) == before.stamp:
+                return before
+            begin = before.num_read - len(before.tail)
+            with file.open("rb") as stream:
+                stream.seek(begin)
+                news = stream.read(max(stat.st_size - begin, 0))
+                if not news.startswith(before.tail):  # another file, such as one restored from a backup
+                    before = _Folded()
+                    stream.seek(0)
+                    news = stream.read(stat.st_size)
         except FileNotFoundError:
             return _Folded()
-        before = self._cache.get(model_id, _Folded())
-        if (stat.st_ino, stat.st_size, stat.st_mtime_ns) == (before.inode, before.size, before.changed_ns):
-            return before
-        if stat.st_ino != before.inode or stat.st_size <= before.size:
-            before = _Folded()  # another file, such as one restored from a backup
-        with file.open("rb") as stream:
-            stream.seek(before.num_read)
-            news = stream.read(stat.st_size - before.num_read)
-        by_id = dict(before.by_id)
-        for line in news.splitlines():
-            try:
-                each = Deployment.model_validate_json(line)
-            except ValidationError:
-                continue  # torn by a kill; the deployment's next line, or its absence, tells the rest
-            by_id[each.id] = each
-        live = [each for each in by_id.values() if each.status == "live"]
-        folded = _Folded(
-            stat.st_ino,
-            stat.st_size,
-            stat.st_mtime_ns,
-            before.num_read + news.rfind(b"\n") + 1,
-            by_id,
-            live[-1] if live else None,
-        )
+        folded = _grown(before, news, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
         self._cache[model_id] = folded
         return folded
+
+
+def _grown(before: _Folded, news: bytes, stamp: tuple[int, int, int]) -> _Folded:
+    """What was known, and the lines that came since; `news` begins with the tail of what was known."""
+    by_id = dict(before.by_id)
+    for line in news[len(before.tail) :].splitlines():
+        try:
+            each = Deployment.model_validate_json(line)
+        except ValidationError:
+            continue  # torn by a kill; the deployment's next line, or its absence, tells the rest
+        by_id[each.id] = each
+    live = [each for each in by_id.values() if each.status == "live"]
+    whole = news.rfind(b"\n") + 1  # a line without its end is read again
+    return _Folded(
+        stamp,
+        num_read=before.num_read - len(before.tail) + whole,
+        tail=news[max(whole - TAIL_BYTES, 0) : whole],
+        by_id=by_id,
+        live=live[-1] if live else None,
+    )

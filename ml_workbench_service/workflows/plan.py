@@ -8,8 +8,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from common_lib.exceptions import DataValidationError, InsufficientMemoryError, VersionExistsError
 from ml_workbench_service import families as families  # loading the package registers every family
 from ml_workbench_service.contracts.contract import NAME_PATTERN, iso, to_ms
@@ -24,6 +22,8 @@ from ml_workbench_service.workbench import Workbench
 WORKER_GB = 0.55
 """Resident memory of a worker with torch loaded, before any data."""
 ROW_BYTES = 8
+SHARES_OF_RANGE = (*(percent / 100 for percent in range(95, 5, -5)), 0.05, 0.02, 0.01, 0.005, 0.002)
+"""How much of the range is tried where a training is too large, the most first."""
 ROW_COPIES = 4
 """Fetched columns, stacked rows, logarithms and scaled rows live at the same time."""
 
@@ -136,8 +136,9 @@ def _too_large(
     else:
         change = None
     if change is not None and "start_date" in change:
-        change = {"start_date": iso(change["start_date"])}
-    words = ", ".join(f"{name}: {value}" for name, value in (change or {}).get("hyperparameters", change or {}).items())
+        change = change | {"start_date": iso(change["start_date"])}
+    plain = {**(change or {}), **(change or {}).get("hyperparameters", {})}
+    words = ", ".join(f"{name}: {value}" for name, value in plain.items() if name != "hyperparameters")
     return InsufficientMemoryError(
         f"this training would need about {estimate.memory_gb} GB, over the limit of {max_memory_gb:g} GB; "
         + (f"send {words}, or raise MAX_TRAINING_MEMORY" if change else "raise MAX_TRAINING_MEMORY"),
@@ -147,7 +148,7 @@ def _too_large(
 
 def _smaller(request: TrainRequest, family: Family) -> Iterator[dict[str, Any]]:
     """Changes of the request, the cheapest first: a smaller batch, a shorter lookback, fewer units, all three, fewer
-    bars."""
+    bars, and everything at once."""
     plain = family.hyperparameters.model_dump()
     halved: dict[str, list[int]] = {}
     for name in ("batch_size", "lookback", f"{family.name}_units"):
@@ -162,6 +163,7 @@ def _smaller(request: TrainRequest, family: Family) -> Iterator[dict[str, Any]]:
         for value in values:
             together[name] = value
             yield {"hyperparameters": dict(together)}
-    for share in (*np.arange(0.95, 0.05, -0.05), 0.025, 0.01):
-        start = request.end_date - (request.end_date - request.start_date) * float(share)
-        yield {"start_date": start.replace(microsecond=0)}
+    for smallest in ({}, {"hyperparameters": together}):
+        for share in SHARES_OF_RANGE:
+            start = request.end_date - (request.end_date - request.start_date) * share
+            yield {**smallest, "start_date": start.replace(microsecond=0)}

@@ -108,6 +108,9 @@ def test_a_file_restored_from_a_backup_is_read_anew(history: DeploymentHistory) 
     assert history.live_version("model") == "1.1.0"
     file.write_bytes(backup)
     assert history.live_version("model") == "1.0.0"
+    file.write_bytes(b"".join(deployment(9, status).model_dump_json().encode() + b"\n" for status in STATUSES[:2]))
+    assert history.live_version("model") == "1.9.0"  # longer, and still another file
+    assert len(history.of("model")) == 1
     file.unlink()
     assert history.live_version("model") is None
     staged = file.with_suffix(".new")

@@ -23,6 +23,7 @@ from tests.integrations.strategy_engine_server import StrategyEngineServer
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 from tests.workflows.conftest import OpenBench
 
+NO_GATE = {"digest": False}
 _numbers = iter(range(1_000_000))
 
 
@@ -209,8 +210,9 @@ def test_whatever_happens_at_most_one_version_is_live_and_it_is_the_last_that_wa
                 elif step != "rollback":
                     go(bench, version)
                     stack.append(version)
-            except (ConflictError, UpstreamError) as error:
-                assert step in ("refused", "expecting", "rollback"), error
+            except (ConflictError, UpstreamError):
+                if step in ("deploy", "killed"):
+                    raise
             found = bench.history.of("small")
             assert [each.version for each in found if each.status == "live"] == stack[-1:]
             assert all(each.status != "pending" for each in found)
@@ -222,11 +224,7 @@ def test_whatever_happens_at_most_one_version_is_live_and_it_is_the_last_that_wa
 
 def test_every_refusal_is_one_of_ours(open_bench: OpenBench) -> None:
     bench = open_bench("1.0.0")
-    for version, changes in (
-        ("9.0.0", {}),
-        ("1.0.0", {"expected_current": "1.0.0"}),
-        ("1.0.0", {"gates": {"digest": 0}}),
-    ):
+    for version, changes in (("9.0.0", {}), ("1.0.0", {"expected_current": "1.0.0"}), ("1.0.0", {"gates": NO_GATE})):
         with pytest.raises(PlatformError):
             go(bench, version, **changes)
     assert told(bench) == []
