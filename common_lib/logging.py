@@ -111,8 +111,7 @@ def configure_logging(*, level: str, log_dir: Path | None, style: str = "console
     """
     formatter: logging.Formatter = JsonFormatter() if style == "json" else ConsoleFormatter()
     root = logging.getLogger()
-    for handler in list(root.handlers):
-        root.removeHandler(handler)
+    _detach_all(root)
     root.setLevel(level)
     if to_stderr:
         _attach(root, logging.StreamHandler(sys.stderr), formatter)
@@ -123,11 +122,17 @@ def configure_logging(*, level: str, log_dir: Path | None, style: str = "console
     _attach(root, _log_file(log_dir / "service.log"), formatter)
     for name, file in ((QUEUE_LOGGER, "queue_processing.log"), (RL_LOGGER, "rl_training.log")):
         logger = logging.getLogger(name)
-        for handler in list(logger.handlers):
-            logger.removeHandler(handler)
+        _detach_all(logger)
         logger.propagate = False
         logger.setLevel(logging.INFO)
         _attach(logger, _log_file(log_dir / file), formatter)
+
+
+def _detach_all(logger: logging.Logger) -> None:
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        if isinstance(handler, logging.FileHandler):
+            handler.close()
 
 
 def _log_file(path: Path) -> logging.Handler:

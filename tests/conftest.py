@@ -1,5 +1,6 @@
 """One small model trained once, and one running service, for all tests that need them."""
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,14 @@ SMALL_TRAIN: dict[str, Any] = {
     "start_date": "2024-06-01T00:00:00Z",
     "hyperparameters": {"lstm_units": 8, "epochs": 2, "batch_size": 128},
 }
+
+
+@pytest.fixture(autouse=True)
+def _denormals_as_before() -> Iterator[None]:
+    """Training in this process makes torch flush denormals; hypothesis needs them."""
+    yield
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_flush_denormal(False)
 
 
 @pytest.fixture(scope="session")

@@ -126,11 +126,20 @@ def _check_media_type(scope: Scope) -> None:
         raise UnsupportedMediaTypeError("send JSON with the header Content-Type: application/json")
 
 
+def _route(scope: Scope) -> str:
+    """The matched route's template with the prefixes of its routers, which FastAPI keeps to itself."""
+    template: str | None = getattr(scope.get("route"), "path", None)
+    if template is None:
+        return "unmatched"
+    words: list[str] = scope["path"].split("/")
+    return "/".join(words[: len(words) - len(template.split("/")) + 1]) + template
+
+
 def _count(scope: Scope, status: int, elapsed_s: float) -> None:
     service = getattr(scope["app"].state, "service", None) if "app" in scope else None
     if service is None:
         return
-    route = getattr(scope.get("route"), "path", "unmatched")
+    route = _route(scope)
     service.metrics.requests.labels(scope["method"], route, str(status)).inc()
     service.metrics.latency.labels(route).observe(elapsed_s)
     log.debug("answered", extra={"route": route, "status": status, "elapsed_ms": round(elapsed_s * 1000, 2)})

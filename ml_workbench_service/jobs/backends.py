@@ -108,14 +108,16 @@ class LocalBackend:
         return Handle(spec.id, ProcessRecord.of(child.pid))
 
     def poll(self, handle: Handle) -> WorkerState:
-        """Reaps our own child; tells an adopted worker by pid and start time."""
+        """Reaps our own child, whose end `waitpid` alone decides; tells an adopted worker by pid and start time.
+
+        A killed child is a zombie while its last threads end, and has no exit code until then.
+        """
         is_ours = self._children.get(handle.job_id) == handle.process.pid
-        exit_code = _reap(handle.process.pid) if is_ours else None
-        if exit_code is None and handle.process.is_alive:
+        has_ended, exit_code = _reap(handle.process.pid) if is_ours else (not handle.process.is_alive, None)
+        if not has_ended:
             self._press(handle)
             return WorkerState(is_alive=True)
         if is_ours:
-            exit_code = _reap(handle.process.pid) if exit_code is None else exit_code  # died between the two looks
             kill_orphans(handle.process)
             del self._children[handle.job_id]
         self._cancellations.pop(handle.job_id, None)
@@ -160,13 +162,13 @@ class _Cancellation:
     terminated: bool = False
 
 
-def _reap(pid: int) -> int | None:
-    """The exit code of our child (negative: the signal that ended it), or None while it runs or if nobody knows."""
+def _reap(pid: int) -> tuple[bool, int | None]:
+    """Whether our child has ended, and its exit code (negative: the signal that ended it; None: nobody knows)."""
     try:
         reaped, status = os.waitpid(pid, os.WNOHANG)
     except ChildProcessError:  # somebody else's wait took it
-        return None
-    return os.waitstatus_to_exitcode(status) if reaped else None
+        return True, None
+    return bool(reaped), os.waitstatus_to_exitcode(status) if reaped else None
 
 
 def _living_worker(folder: JobFolder) -> ProcessRecord | None:

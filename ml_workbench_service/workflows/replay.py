@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from common_lib.exceptions import QueueStalledError
+from common_lib.exceptions import DataValidationError, QueueStalledError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, to_ms
 from ml_workbench_service.contracts.jobs import JobSpec, ReplayRequest, ReplayResult, Report
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -49,6 +49,10 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     )
     report.say("fetching features")
     questions = list(_questions(model, request, spec.id, workbench=workbench))
+    if not questions:
+        raise DataValidationError.at(
+            "body.start_date", "no bar opens within this range; is the market closed then? Send a longer one"
+        )
     report.say("streaming")
     stream = _Stream(workbench, report, total=len(questions), speed=request.speed)
     num_skipped = 0

@@ -1,0 +1,129 @@
+"""Settings: the README's table of variables with its defaults, read from the environment and from nothing else."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from ml_workbench_service.settings import Settings
+
+README = Path(__file__).parents[1] / "README.md"
+SEED_DEFAULTS = {
+    "LOG_LEVEL": "INFO",
+    "PORT": 8005,
+    "FEATURE_STORE_URL": None,
+    "MODEL_REGISTRY_PATH": Path("model_registry"),
+    "EXPERIMENT_TRACKING_URI": None,
+    "API_KEY": None,
+    "MAX_TRAINING_MEMORY": 16,
+    "CUDA_VISIBLE_DEVICES": "0,1",
+}
+OUR_DEFAULTS = {
+    "HOST": "127.0.0.1",
+    "STATE_DIR": Path(".workbench"),
+    "LOG_DIR": Path("logs"),
+    "REDIS_URL": None,
+    "STRATEGY_ENGINE_URL": None,
+    "PREDICTION_QUEUE_CAPACITY": 100,
+    "PREDICTION_QUEUE_POLICY": "drop_oldest",
+    "TRAINING_WORKERS": 1,
+    "AGENT_AUTOSTART": True,
+}
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_defaults_are_the_seeds_and_the_designs() -> None:
+    found = Settings().model_dump()
+    assert {name: found[name] for name in SEED_DEFAULTS} == SEED_DEFAULTS
+    assert {name: found[name] for name in OUR_DEFAULTS} == OUR_DEFAULTS
+
+
+def test_the_readmes_table_has_every_variable() -> None:
+    table = set(re.findall(r"^\| *`([A-Z_]+)`", README.read_text(encoding="utf-8"), re.M))
+    assert table == set(Settings.model_fields)
+
+
+def test_every_variable_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    values = {
+        "LOG_LEVEL": "debug",
+        "PORT": "9001",
+        "FEATURE_STORE_URL": "http://store:1",
+        "MODEL_REGISTRY_PATH": str(tmp_path),
+        "API_KEY": "key",
+        "MAX_TRAINING_MEMORY": "2.5",
+        "AGENT_AUTOSTART": "false",
+        "TRAINING_WORKERS": "3",
+    }
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    found = Settings()
+    assert (found.LOG_LEVEL, found.PORT, found.MAX_TRAINING_MEMORY, found.TRAINING_WORKERS) == ("DEBUG", 9001, 2.5, 3)
+    assert found.API_KEY is not None
+    assert found.API_KEY.get_secret_value() == "key"
+    assert "key" not in repr(found).replace("API_KEY", "")
+    assert found.AGENT_AUTOSTART is False
+
+
+def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in Settings.model_fields:
+        monkeypatch.setenv(name, "")
+    assert Settings().model_dump() == {**Settings.model_construct().model_dump()}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PORT", "http"),
+        ("PORT", "70000"),
+        ("LOG_LEVEL", "LOUD"),
+        ("MAX_TRAINING_MEMORY", "0"),
+        ("MAX_TRAINING_MEMORY", "nan"),
+        ("PREDICTION_QUEUE_CAPACITY", "0"),
+        ("PREDICTION_QUEUE_POLICY", "drop_newest"),
+        ("TRAINING_WORKERS", "0"),
+        ("AGENT_AUTOSTART", "perhaps"),
+    ],
+)
+def test_a_wrong_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=name):
+        Settings()
+
+
+def test_the_service_says_which_variable_is_wrong_and_ends(tmp_path: Path) -> None:
+    environment = {**os.environ, "PORT": "over-there", "TRAINING_WORKERS": "-1", "STATE_DIR": str(tmp_path)}
+    ended = subprocess.run(
+        [sys.executable, "-m", "ml_workbench_service.main"],
+        env=environment, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    said = ended.stderr.splitlines()
+    assert [line.partition(":")[0] for line in said] == ["PORT", "TRAINING_WORKERS"]
+    assert all("correct the environment variable" in line for line in said)
+    assert "over-there" not in ended.stderr
+
+
+def test_a_child_gets_absolute_paths_and_resolved_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("API_KEY", "key")
+    changed = Settings(LOG_LEVEL="WARNING", MAX_TRAINING_MEMORY=3)
+    found = changed.environment(REDIS_URL="unix:///x", FEATURE_STORE_URL="e")
+    assert found["STATE_DIR"] == str(tmp_path / ".workbench")
+    assert found["LOG_DIR"] == str(tmp_path / "logs")
+    assert found["MODEL_REGISTRY_PATH"] == str(tmp_path / "model_registry")
+    assert (found["REDIS_URL"], found["FEATURE_STORE_URL"]) == ("unix:///x", "e")
+    assert (found["LOG_LEVEL"], found["MAX_TRAINING_MEMORY"]) == ("WARNING", "3.0")
+    assert found["CUDA_VISIBLE_DEVICES"] == "0,1"
+    monkeypatch.chdir("/")
+    for name in ("STATE_DIR", "LOG_LEVEL", "MAX_TRAINING_MEMORY"):
+        monkeypatch.setenv(name, found[name])
+    assert tmp_path / ".workbench" == Settings().STATE_DIR
