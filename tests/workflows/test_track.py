@@ -23,7 +23,7 @@ from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.workflows.track import Projection, disable, track
 from tests.integrations.mlflow_server import MlflowServer, shared_server
-from tests.model_cards import NOW, card_of
+from tests.integrations.model_cards import MOMENT, model_card
 
 PATIENCE_S = 30.0
 
@@ -60,7 +60,7 @@ class House:
             kind=kind,
             request=request,
             plan=plan,
-            created_at=NOW,
+            created_at=MOMENT,
             correlation_id=f"corr-{number}",
         )
         return self.store.create(spec)
@@ -68,7 +68,8 @@ class House:
     def publish(self, folder: JobFolder, version: str = "1.0.0") -> ModelCard:
         draft = self.registry.draft()
         (draft / "model.onnx").write_bytes(b"\x08\x01" * 50)
-        card = card_of(self.model_id, version, folder.id)
+        metrics = {"mae": 0.0012, "loss": 0.5, "skill": None}
+        card = model_card(self.model_id, version, metrics=metrics)
         published = self.registry.publish(draft, card)
         folder.append("succeeded", result={"model_id": self.model_id, "version": version, "href": "/"})
         return published
@@ -82,7 +83,7 @@ class House:
                 deployment_target="local",
                 status=status,
                 previous_version=None,
-                created_at=NOW,
+                created_at=MOMENT,
             )
         )
 
