@@ -17,6 +17,7 @@ import shutil
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from packaging.version import Version
@@ -54,8 +55,9 @@ class FolderModelRegistry:
         staging = self.root / STAGING
         staging.mkdir(parents=True, exist_ok=True)
         for leftover in staging.iterdir():
-            if time.time() - leftover.stat().st_mtime > STALE_DRAFT_S:
-                shutil.rmtree(leftover, ignore_errors=True)
+            with suppress(FileNotFoundError):  # another job's draft, published meanwhile
+                if time.time() - leftover.stat().st_mtime > STALE_DRAFT_S:
+                    shutil.rmtree(leftover, ignore_errors=True)
         folder = staging / uuid.uuid4().hex
         folder.mkdir()
         return folder

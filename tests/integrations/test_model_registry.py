@@ -96,6 +96,17 @@ def test_of_many_who_publish_one_version_at_once_one_does(registry: FolderModelR
     registry.verify("model", "1.0.0")
 
 
+def test_publishing_many_versions_at_once_disturbs_none(registry: FolderModelRegistry) -> None:
+    def several(first: int) -> None:
+        for number in range(first, first + 25):
+            publish(registry, version=f"1.{number}.0")
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(several, range(0, 200, 25)))
+    assert len(registry.versions("model")) == 200
+    assert not list((registry.root / ".staging").iterdir())
+
+
 @pytest.mark.parametrize("step", ["write_manifest", "os.rename"])
 def test_a_failure_before_the_rename_leaves_nothing_visible(
     registry: FolderModelRegistry, monkeypatch: pytest.MonkeyPatch, step: str
