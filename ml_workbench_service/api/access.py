@@ -10,6 +10,7 @@ import logging
 import secrets
 import time
 from typing import Annotated
+from urllib.parse import urlsplit
 
 from fastapi import Depends
 from fastapi.security import APIKeyHeader
@@ -61,7 +62,7 @@ class AtTheDoor:
             await send(message)
 
         try:
-            if self._needs_loopback and not is_loopback(scope):
+            if self._needs_loopback and not (is_loopback(scope) and _names_loopback(Headers(scope=scope))):
                 raise AuthenticationError(
                     "without an API_KEY the service answers loopback only; set API_KEY and send it as X-API-Key"
                 )
@@ -81,13 +82,25 @@ def is_loopback(scope: Scope) -> bool:
         address = scope.get(end)
         if address is None or address[0] in ("testserver", "testclient"):
             continue  # a Unix socket, or the in-process test transport
-        try:
-            number = ipaddress.ip_address(address[0])
-        except ValueError:
-            return False
-        if not (getattr(number, "ipv4_mapped", None) or number).is_loopback:  # ::ffff:127.0.0.1 is loopback too
+        if not _is_own(address[0]):
             return False
     return True
+
+
+def _is_own(address: str) -> bool:
+    """Whether an IP address is loopback; ::ffff:127.0.0.1 is too."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return (getattr(number, "ipv4_mapped", None) or number).is_loopback
+
+
+def _names_loopback(headers: Headers) -> bool:
+    """Whether the Host that the client believes to speak to is this machine: else a page of the web may have bound its
+    own name to 127.0.0.1, so that a browser lets it read the answers."""
+    host = urlsplit(f"//{headers.get('host', '')}").hostname or "localhost"
+    return host in ("localhost", "testserver") or host.endswith(".localhost") or _is_own(host)
 
 
 KEY_HEADER = APIKeyHeader(

@@ -19,6 +19,8 @@ from ml_workbench_service.workflows.deploy import DeployedAlready, Sender, deplo
 router = APIRouter(tags=["deployments"])
 DeploymentIdPath = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$", description="`id` of a deployment.")]
 KEPT_HOURS = 24
+KEPT_INSIDE = {"idempotency_key", "body_digest"}
+"""Of the history's lines; no caller needs another's key."""
 SEED_BODY = {
     "version": "1.0.0",
     "deployment_target": "strategy_engine",
@@ -28,7 +30,10 @@ SEED_BODY = {
 
 
 @router.post(
-    "/models/{model_id}/deploy", summary="Deploy a version", responses=failures(404, 409, 413, 415, 500, 502, 504)
+    "/models/{model_id}/deploy",
+    summary="Deploy a version",
+    responses=failures(404, 409, 413, 415, 500, 502, 504),
+    response_model_exclude=KEPT_INSIDE,
 )
 async def deploy_version(
     model_id: ModelIdPath,
@@ -60,7 +65,12 @@ async def deploy_version(
     return deployment
 
 
-@router.get("/deployments", summary="List the deployments", responses=failures())
+@router.get(
+    "/deployments",
+    summary="List the deployments",
+    responses=failures(),
+    response_model_exclude={"deployments": {"__all__": KEPT_INSIDE}},
+)
 async def list_deployments(
     service: ServiceDep,
     model_id: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
@@ -85,7 +95,12 @@ async def list_deployments(
     return DeploymentList(deployments=shown, next_cursor=following)
 
 
-@router.get("/deployments/{deployment_id}", summary="Show a deployment", responses=failures(404))
+@router.get(
+    "/deployments/{deployment_id}",
+    summary="Show a deployment",
+    responses=failures(404),
+    response_model_exclude=KEPT_INSIDE,
+)
 async def show_deployment(deployment_id: DeploymentIdPath, service: ServiceDep) -> Deployment:
     """One deployment as it stands now."""
     return await asyncio.to_thread(service.workbench.history.get, deployment_id)
@@ -95,6 +110,7 @@ async def show_deployment(deployment_id: DeploymentIdPath, service: ServiceDep) 
     "/deployments/{deployment_id}/rollback",
     summary="Roll a deployment back",
     responses=failures(404, 409, 500, 502, 504),
+    response_model_exclude=KEPT_INSIDE,
 )
 async def roll_back(deployment_id: DeploymentIdPath, service: ServiceDep) -> Deployment:
     """Deploys what was live before this deployment, with the settings it had; the new deployment is the answer."""

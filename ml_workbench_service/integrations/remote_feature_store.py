@@ -83,7 +83,7 @@ class RemoteFeatureStore:
         self._client = httpx.Client(
             transport=httpx.HTTPTransport(retries=2),
             timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
-            headers={"X-API-Key": api_key} if api_key else {},
+            headers=httpx.Headers({"X-API-Key": api_key} if api_key else {}, encoding="utf-8"),
             follow_redirects=False,
             trust_env=False,
         )

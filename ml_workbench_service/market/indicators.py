@@ -128,12 +128,20 @@ def describe() -> list[FeatureDescription]:
             name=entry.pattern,
             example=entry.name(),
             kind=entry.kind,
-            description=entry.description,
+            description=_described(entry),
             parameters=(entry.parameter,) if entry.parameter else (),
             needs_range=entry.needs_range,
         )
         for entry in _TABLE.values()
     ]
+
+
+def _described(entry: _Entry) -> str:
+    """The entry's sentence, and what its name without a number means."""
+    if entry.parameter is None:
+        return entry.description
+    plain = entry.pattern.partition("_{")[0]
+    return f"{entry.description} Plain `{plain}` is `{entry.name()}`."
 
 
 def _talib(function: str, *arrays: Floats, output: int = 0, **options: float) -> Floats:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from common_lib.exceptions import PredictionError
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -107,6 +108,11 @@ class Serving:
 
     def _load(self, model_id: str, version: str | None, live: Deployment | None) -> Chosen:
         card = self._registry.served_card(model_id) if version is None else self._registry.card(model_id, version)
+        if live is not None and live.version == card.version and live.digest not in ("", card.digest):
+            raise PredictionError(
+                f"version {card.version} of {model_id} is not what was deployed; "
+                "restore its files or deploy another version"
+            )
         key = (model_id, card.version)
         with self._loading:
             model = self._models.get(key)

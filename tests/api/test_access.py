@@ -128,3 +128,10 @@ def test_a_service_on_all_addresses_without_a_key_answers_loopback_alone(tmp_pat
         assert_failure(httpx.get(f"http://{address}:{service.port}/health"), 401, "AUTHENTICATION_ERROR")
     finally:
         service.close()
+
+
+@pytest.mark.parametrize(("host", "status"), [("localhost:8005", 200), ("rebound.example", 401), ("10.0.0.7", 401)])
+async def test_without_a_key_a_name_bound_to_loopback_by_a_page_of_the_web_is_refused(host: str, status: int) -> None:
+    transport = httpx.ASGITransport(app_behind(None), client=("127.0.0.1", 50_000))
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as caller:
+        assert (await caller.get("/health", headers={"Host": host})).status_code == status

@@ -88,6 +88,12 @@ async def test_the_live_version_answers_as_champion_with_its_scaling_factor(shel
     assert other.circumstances("c").scaling_factor == 1.0
 
 
+async def test_a_bundle_that_is_not_the_deployed_one_answers_nothing(shelf: Shelf) -> None:
+    shelf.deploy("1.0.0", digest="sha256:" + "0" * 64)
+    with pytest.raises(PredictionError, match="not what was deployed"):
+        await shelf.serving.choose("small", None)
+
+
 async def test_a_swap_is_seen_at_the_next_question(shelf: Shelf, history: SymbolHistory) -> None:
     question = history.question(500)
     found = []
