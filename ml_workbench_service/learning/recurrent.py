@@ -5,45 +5,34 @@ Legend: N windows, T rows, F features, H units, K outputs.
 
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats32
-from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.family import Trained
 from ml_workbench_service.learning.gru_kernel import GruPass
 from ml_workbench_service.learning.loop import Schedule, fit
 from ml_workbench_service.learning.onnx_graph import recurrent_graph
 from ml_workbench_service.learning.recurrent_family import MIN_WINDOW
+from ml_workbench_service.learning.windowed import WindowedNetwork
 from ml_workbench_service.learning.windows import Windows
 
 KERNEL_SIZE = 2_000_000
 """Steps x windows x units up to which the GRU's own kernel beats torch's on a processor."""
 
 
-class RecurrentForecaster(nn.Module):
+class RecurrentForecaster(WindowedNetwork):
     """Window stage, recurrent layers, dropout, one linear layer on the last state."""
 
     def __init__(
         self, cell: str, *, is_level_F: tuple[bool, ...], units: int, layers: int, num_outputs: int, dropout: float
     ) -> None:
-        super().__init__()
+        super().__init__(is_level_F)
         between = dropout if layers > 1 else 0.0
         self.rnn: nn.RNNBase = getattr(nn, cell)(len(is_level_F), units, layers, dropout=between)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(units, num_outputs)
-        self.is_level_F: Tensor
-        self.register_buffer("is_level_F", torch.tensor(is_level_F, dtype=torch.float32), persistent=False)
-        self._any_level = any(is_level_F)
-
-    def window_stage(self, rows_TNF: Tensor) -> Tensor:
-        """Level columns lose their mean over the window."""
-        if not self._any_level:
-            return rows_TNF
-        return rows_TNF - rows_TNF.mean(dim=0, keepdim=True) * self.is_level_F
 
     def forward(self, rows_TNF: Tensor) -> Tensor:
         """Time-major rows → (N, K) in units of the label scale."""
@@ -104,7 +93,7 @@ def train_recurrent(
     )
     outcome = fit(network, windows, schedule, device=device, report=report)
     network.eval().cpu()
-    weights = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
+    weights = network.weights()
     return Trained(
         outputs=targets,
         weights=weights,
@@ -119,13 +108,7 @@ def train_recurrent(
         graph=lambda: recurrent_graph(
             weights, cell=cell, num_layers=hyperparameters.layers, is_level_F=windows.scaler.is_level_F
         ),
-        predict=lambda rows_NTF: _predict(network, rows_NTF),
+        predict=network.answer,
         epochs_run=outcome.epochs_run,
         best_epoch=outcome.best_epoch,
     )
-
-
-@torch.inference_mode()
-def _predict(network: RecurrentForecaster, rows_NTF: Floats32) -> RawPrediction:
-    rows_TNF = torch.from_numpy(np.ascontiguousarray(rows_NTF.transpose(1, 0, 2)))
-    return RawPrediction(network(rows_TNF).numpy(), network.window_stage(rows_TNF)[-1].numpy())

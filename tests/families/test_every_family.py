@@ -70,6 +70,18 @@ def test_it_finds_nothing_where_nothing_is(kind: type[Family]) -> None:
 
 
 @every_family
+def test_its_float32_answers_do_not_depend_on_their_neighbours(
+    kind: type[Family], windows: Windows, tmp_path: Path
+) -> None:
+    family = quick(kind, epochs=1)
+    graph = export(trained(family, windows), tmp_path, num_features=3, lengths=[family.lookback], seed=0)
+    x_NTF = windows.gather(windows.parts["test"][:100])
+    together = graph.predict(x_NTF).outputs_NK
+    alone = np.concatenate([graph.predict(window[None]).outputs_NK for window in x_NTF])
+    assert together.tobytes() == alone.tobytes()
+
+
+@every_family
 def test_a_seed_decides_every_bit_of_the_weights(kind: type[Family], windows: Windows) -> None:
     first, again, other = (
         trained(quick(kind, epochs=2, dropout=0.2), windows, seed=seed).weights for seed in (3, 3, 4)

@@ -1,0 +1,62 @@
+"""`linear`: one linear layer over the window; the bar that recurrent networks often miss on exchange rates."""
+
+from typing import Any, ClassVar
+
+from pydantic import Field
+
+from ml_workbench_service.accelerators import Accelerator
+from ml_workbench_service.contracts.contract import Contract, Finite
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.family import Family, Trained
+from ml_workbench_service.learning.windows import Windows
+
+
+class Linear(Family):
+    """One linear layer over the whole window (Zeng et al., AAAI 2023, arXiv:2205.13504).
+
+    There to be compared with: in published comparisons of forecasters it is seldom beaten by much larger networks.
+    Fails where the signal is not additive over bars and features. Cost per window and epoch grows with the lookback.
+    """
+
+    name = "linear"
+    model_type = ModelType.TIME_SERIES
+    min_window: ClassVar[int] = 3
+
+    class Hyperparameters(Contract):
+        """Those of the training loop; the layer itself has none."""
+
+        learning_rate: Finite = Field(default=0.001, gt=0, le=1, description="Step of Adam.")
+        batch_size: int = Field(default=256, ge=1, le=65536, description="Windows per gradient step.")
+        epochs: int = Field(default=100, ge=1, le=10_000, description="Most passes over the training part.")
+        lookback: int = Field(default=24, ge=3, le=1024, description="Rows of a window, oldest first.")
+        patience: int = Field(
+            default=10, ge=1, le=10_000, description="Epochs without improvement on the stopping part until the end."
+        )
+
+    def train(
+        self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report
+    ) -> Trained:
+        """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
+        from ml_workbench_service.learning.linear import train_linear
+
+        return train_linear(
+            windows,
+            hyperparameters=self.hyperparameters,
+            shortest_window=self.min_window,
+            targets=targets,
+            seed=seed,
+            accelerator=accelerator,
+            report=report,
+        )
+
+    def memory_bytes(self, num_rows: int, num_features: int) -> int:
+        """The rows, and the largest batch's windows; scoring takes batches of at least 4,096."""
+        hyper: Any = self.hyperparameters
+        batch = max(hyper.batch_size, 4096)
+        return int(num_rows * (num_features + 8) * 16 + 16 * batch * hyper.lookback * num_features)
+
+    def seconds(self, num_windows: int) -> float:
+        """Half of the epochs asked for, at some 3,000 batches a second."""
+        hyper: Any = self.hyperparameters
+        return float(5.0 + 0.5 * hyper.epochs * num_windows / hyper.batch_size / 3000)
