@@ -158,7 +158,7 @@ def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
 async def _tracker(
     settings: Settings, addresses: Addresses, environment: dict[str, str], stack: AsyncExitStack
 ) -> Attendant | None:
-    """The tracker, awake at once for whatever happened while the service was away; None where tracking is off."""
+    """The tracker, awake soon for whatever happened while the service was away; None where tracking is off."""
     if addresses.tracking == "disabled":
         return None
     command = [sys.executable, "-m", "ml_workbench_service.jobs.tracker"]
@@ -166,7 +166,8 @@ async def _tracker(
     tracker = Attendant("tracker", command, environment, record, on_demand=True)
     await tracker.start()
     stack.push_async_callback(tracker.stop)
-    tracker.poke()
+    # A little later, so that start-up has the processor for itself.
+    stack.callback(asyncio.get_running_loop().call_later(TRACKER_DELAY_S, tracker.poke).cancel)
     return tracker
 
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
+from urllib.parse import urlsplit
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.market import FeatureStore
@@ -169,9 +169,9 @@ def open_feature_store(address: str, *, bars_timezone: str | None = None, api_ke
         return LocalFeatureStore(SampleRates())
     parts = urlsplit(address)
     if parts.scheme == "file":
-        from ml_workbench_service.integrations.bars import FolderBars
+        from ml_workbench_service.integrations.bars import FolderBars, folder_of_url
 
-        return LocalFeatureStore(FolderBars(Path(unquote(parts.netloc + parts.path)), bars_timezone=bars_timezone))
+        return LocalFeatureStore(FolderBars(folder_of_url(address), bars_timezone=bars_timezone))
     if parts.scheme in ("http", "https"):
         from ml_workbench_service.integrations.remote_feature_store import RemoteFeatureStore
 

@@ -293,7 +293,7 @@ def one_step(
     symbol: str, earlier: dict[str, str], later: dict[str, str], *, position_before: int
 ) -> tuple[float, float]:
     """Reward and cost of holding the earlier decision's position until the later one, from prices alone."""
-    spread_pips = {"EUR/USD": 0.2, "GBP/USD": 0.5}[symbol]
+    spread_pips = {"EUR/USD": 0.2, "GBP/USD": 0.6}[symbol]
     price, next_price, position = float(earlier["price"]), float(later["price"]), int(earlier["position"])
     per_unit = spread_pips * 0.0001 / 2 / price + (0.35 + 0.1) * 1e-4
     swap_pips = {"EUR/USD": 0.237, "GBP/USD": 0.28}[symbol]

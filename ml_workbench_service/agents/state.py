@@ -5,7 +5,6 @@ STATE_DIR/agents/<id>/
     process.json      which process it is, whether that one ended in an orderly way; touched as a heartbeat
 """
 
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -63,15 +62,6 @@ def read_agents(state_dir: Path) -> list[Agent]:
     root = state_dir / "agents"
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
     return [read_agent(folder) for folder in folders if Checkpoint.load(folder) is not None]
-
-
-def heartbeat_age_s(folder: Path) -> float | None:
-    """Seconds since the agent's process last said that it lives; None where it never ran."""
-    try:
-        touched = (folder / PROCESS_FILE).stat().st_mtime
-    except FileNotFoundError:
-        return None
-    return max(0.0, datetime.now(tz=UTC).timestamp() - touched)
 
 
 def _status(file: Path) -> Literal["running", "stopped", "failed"]:

@@ -38,9 +38,12 @@ class Linear(Family):
         self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report
     ) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
-        from ml_workbench_service.learning.linear import train_linear
+        from ml_workbench_service.learning.linear import LinearForecaster, linear_graph
+        from ml_workbench_service.learning.windowed import train
 
-        return train_linear(
+        is_level_F = windows.scaler.is_level_F
+        return train(
+            lambda: LinearForecaster(is_level_F=is_level_F, lookback=windows.lookback),
             windows,
             hyperparameters=self.hyperparameters,
             shortest_window=self.min_window,
@@ -48,6 +51,8 @@ class Linear(Family):
             seed=seed,
             accelerator=accelerator,
             report=report,
+            graph=lambda weights: linear_graph(weights, is_level_F=is_level_F),
+            description={"kind": "linear_forecaster", "lookback": windows.lookback},
         )
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:

@@ -7,20 +7,14 @@ Legend: N windows, T rows, L the lookback, F features, K outputs.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from ml_workbench_service.accelerators import Accelerator
-from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.loop import Schedule, fit
 from ml_workbench_service.learning.onnx_parts import Graph
 from ml_workbench_service.learning.windowed import WindowedNetwork
-from ml_workbench_service.learning.windows import Windows
 
 LAST = np.iinfo(np.int64).max
 
@@ -62,39 +56,3 @@ def linear_graph(weights: Mapping[str, np.ndarray], *, is_level_F: Sequence[bool
     graph.add("Add", ["sum", graph.constant("bias", weights["bias_K"])], ["answer"])
     graph.add("Reshape", ["answer", graph.constant("column", np.array([0, 1]))], ["outputs"])
     return graph.model("linear_forecaster", num_outputs=1)
-
-
-def train_linear(
-    windows: Windows,
-    *,
-    hyperparameters: Any,
-    shortest_window: int,
-    targets: tuple[str, ...],
-    seed: int,
-    accelerator: Accelerator,
-    report: Report,
-) -> Trained:
-    """Builds, fits and describes a linear forecaster; the same seed gives the same weights on the same hardware."""
-    device = accelerator.for_training()
-    torch.manual_seed(seed)
-    network = LinearForecaster(is_level_F=windows.scaler.is_level_F, lookback=windows.lookback).to(device)
-    schedule = Schedule(
-        learning_rate=hyperparameters.learning_rate,
-        batch_size=hyperparameters.batch_size,
-        epochs=hyperparameters.epochs,
-        patience=hyperparameters.patience,
-        shortest_window=shortest_window,
-        seed=seed,
-    )
-    outcome = fit(network, windows, schedule, device=device, report=report)
-    network.eval().cpu()
-    weights = network.weights()
-    return Trained(
-        outputs=targets,
-        weights=weights,
-        network={"kind": "linear_forecaster", "lookback": windows.lookback, "num_features": len(windows.features)},
-        graph=lambda: linear_graph(weights, is_level_F=windows.scaler.is_level_F),
-        predict=network.answer,
-        epochs_run=outcome.epochs_run,
-        best_epoch=outcome.best_epoch,
-    )

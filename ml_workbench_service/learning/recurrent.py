@@ -3,20 +3,10 @@
 Legend: N windows, T rows, F features, H units, K outputs.
 """
 
-from typing import Any
-
-import torch
 from torch import Tensor, nn
 
-from ml_workbench_service.accelerators import Accelerator
-from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.family import Trained
 from ml_workbench_service.learning.gru_kernel import GruPass
-from ml_workbench_service.learning.loop import Schedule, fit
-from ml_workbench_service.learning.onnx_graph import recurrent_graph
-from ml_workbench_service.learning.recurrent_family import MIN_WINDOW
 from ml_workbench_service.learning.windowed import WindowedNetwork
-from ml_workbench_service.learning.windows import Windows
 
 KERNEL_SIZE = 2_000_000
 """Steps x windows x units up to which the GRU's own kernel beats torch's on a processor."""
@@ -59,56 +49,3 @@ class RecurrentForecaster(WindowedNetwork):
             weights = (getattr(self.rnn, f"{name}_l{layer}") for name in names)
             states_TNX = GruPass.apply(states_TNX, *weights)  # type: ignore[no-untyped-call]
         return states_TNX
-
-
-def train_recurrent(
-    windows: Windows,
-    *,
-    cell: str,
-    units: int,
-    hyperparameters: Any,
-    targets: tuple[str, ...],
-    seed: int,
-    accelerator: Accelerator,
-    report: Report,
-) -> Trained:
-    """Builds, fits and describes a recurrent forecaster; the same seed gives the same weights on the same hardware."""
-    device = accelerator.for_training()
-    torch.manual_seed(seed)
-    network = RecurrentForecaster(
-        cell,
-        is_level_F=windows.scaler.is_level_F,
-        units=units,
-        layers=hyperparameters.layers,
-        num_outputs=len(targets),
-        dropout=hyperparameters.dropout,
-    ).to(device)
-    schedule = Schedule(
-        learning_rate=hyperparameters.learning_rate,
-        batch_size=hyperparameters.batch_size,
-        epochs=hyperparameters.epochs,
-        patience=hyperparameters.patience,
-        shortest_window=MIN_WINDOW,
-        seed=seed,
-    )
-    outcome = fit(network, windows, schedule, device=device, report=report)
-    network.eval().cpu()
-    weights = network.weights()
-    return Trained(
-        outputs=targets,
-        weights=weights,
-        network={
-            "kind": "recurrent_forecaster",
-            "cell": cell,
-            "units": units,
-            "layers": hyperparameters.layers,
-            "num_features": len(windows.features),
-            "num_outputs": len(targets),
-        },
-        graph=lambda: recurrent_graph(
-            weights, cell=cell, num_layers=hyperparameters.layers, is_level_F=windows.scaler.is_level_F
-        ),
-        predict=network.answer,
-        epochs_run=outcome.epochs_run,
-        best_epoch=outcome.best_epoch,
-    )

@@ -58,17 +58,37 @@ class RecurrentFamily(Family, abstract=True):
         self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report
     ) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
-        from ml_workbench_service.learning.recurrent import train_recurrent
+        from ml_workbench_service.learning.onnx_graph import recurrent_graph
+        from ml_workbench_service.learning.recurrent import RecurrentForecaster
+        from ml_workbench_service.learning.windowed import train
 
-        return train_recurrent(
+        hyper: Any = self.hyperparameters
+        is_level_F = windows.scaler.is_level_F
+        return train(
+            lambda: RecurrentForecaster(
+                self.cell,
+                is_level_F=is_level_F,
+                units=self.units,
+                layers=hyper.layers,
+                num_outputs=len(targets),
+                dropout=hyper.dropout,
+            ),
             windows,
-            cell=self.cell,
-            units=self.units,
-            hyperparameters=self.hyperparameters,
+            hyperparameters=hyper,
+            shortest_window=self.min_window,
             targets=targets,
             seed=seed,
             accelerator=accelerator,
             report=report,
+            graph=lambda weights: recurrent_graph(
+                weights, cell=self.cell, num_layers=hyper.layers, is_level_F=is_level_F
+            ),
+            description={
+                "kind": "recurrent_forecaster",
+                "cell": self.cell,
+                "units": self.units,
+                "layers": hyper.layers,
+            },
         )
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:

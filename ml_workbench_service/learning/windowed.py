@@ -1,14 +1,23 @@
-"""`WindowedNetwork`: what every torch network over windows begins with, and how it is asked from numpy.
+"""`WindowedNetwork`: what every torch network over windows begins with, how it is asked from numpy, and `train`.
 
 Legend: N windows, T rows, F features, K outputs.
 """
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import numpy as np
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 
+from ml_workbench_service.accelerators import Accelerator
+from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
+from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.loop import Schedule, fit
+from ml_workbench_service.learning.windows import Windows
 
 
 class WindowedNetwork(nn.Module):
@@ -35,3 +44,48 @@ class WindowedNetwork(nn.Module):
         """Outputs and last rows, as the exported graph must give them."""
         rows_TNF = torch.from_numpy(np.ascontiguousarray(rows_NTF.transpose(1, 0, 2)))
         return RawPrediction(self(rows_TNF).numpy(), self.window_stage(rows_TNF)[-1].numpy())
+
+
+def train(
+    build: Callable[[], WindowedNetwork],
+    windows: Windows,
+    *,
+    hyperparameters: Any,
+    shortest_window: int,
+    targets: tuple[str, ...],
+    seed: int,
+    accelerator: Accelerator,
+    report: Report,
+    graph: Callable[[Mapping[str, np.ndarray]], ModelProto],
+    description: Mapping[str, Any],
+) -> Trained:
+    """Builds, fits and describes a network; the same seed gives the same weights on the same hardware.
+
+    Args:
+        build: makes the network, with random weights.
+        graph: the ONNX graph of the network's weights.
+        description: what `network.json` says of it.
+    """
+    device = accelerator.for_training()
+    torch.manual_seed(seed)
+    network = build().to(device)
+    schedule = Schedule(
+        learning_rate=hyperparameters.learning_rate,
+        batch_size=hyperparameters.batch_size,
+        epochs=hyperparameters.epochs,
+        patience=hyperparameters.patience,
+        shortest_window=shortest_window,
+        seed=seed,
+    )
+    outcome = fit(network, windows, schedule, device=device, report=report)
+    network.eval().cpu()
+    weights = network.weights()
+    return Trained(
+        outputs=targets,
+        weights=weights,
+        network={**description, "num_features": len(windows.features), "num_outputs": len(targets)},
+        graph=lambda: graph(weights),
+        predict=network.answer,
+        epochs_run=outcome.epochs_run,
+        best_epoch=outcome.best_epoch,
+    )

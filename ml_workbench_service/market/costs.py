@@ -24,10 +24,12 @@ UNITS_PER_EUR = {
     "THB": 38.181, "ILS": 4.0067, "ZAR": 19.83, "MXN": 19.831, "BRL": 5.8283,
 }  # fmt: skip
 
-# Spread in pips: typical averages of retail ECN accounts in liquid hours. Order of magnitude, meant to be overridden
-# by the user's own figures or by a bars file's spread column.
+# Spread in pips on raw-spread (ECN) accounts. Sourced: EUR/USD the middle of 0.0 to 0.3 (kenmacro.com, "Spread vs
+# Commission", 2026); GBP/USD, AUD/USD, USD/JPY the published raw spreads of VT Markets ("Normal spreads on STP and ECN
+# accounts"). The other pairs are set beside these by their liquidity, not looked up. All are orders of magnitude, meant
+# to be overridden by the user's own figures or by a bars file's spread column.
 SPREAD_PIPS = {
-    "EUR/USD": 0.2, "USD/JPY": 0.3, "GBP/USD": 0.5, "USD/CHF": 0.5, "AUD/USD": 0.4, "USD/CAD": 0.5, "NZD/USD": 0.6,
+    "EUR/USD": 0.2, "USD/JPY": 0.5, "GBP/USD": 0.6, "USD/CHF": 0.5, "AUD/USD": 0.4, "USD/CAD": 0.5, "NZD/USD": 0.6,
     "EUR/GBP": 0.5, "EUR/JPY": 0.7, "EUR/CHF": 0.8, "EUR/AUD": 1.2, "EUR/CAD": 1.2, "GBP/JPY": 1.3, "AUD/JPY": 0.9,
 }  # fmt: skip
 
@@ -39,7 +41,7 @@ LEG_SPREAD_BP = {
     "PHP": 15.0, "THB": 8.0, "ILS": 6.0, "ZAR": 8.0, "MXN": 5.0, "BRL": 12.0,
 }  # fmt: skip
 
-COMMISSION_BP = 0.35  # 3.5 units per 100,000 and side, the usual commission of retail ECN accounts
+COMMISSION_BP = 0.35  # 3.50 per 100,000 and side, the usual raw-spread rate (forexcracked.com, glossary, "Commission")
 SLIPPAGE_BP = 0.1  # a tenth of a pip on EUR/USD: a small market order in liquid hours
 # Financing per year, charged on either side: the charge that retail brokers add to tom-next (about 0.5 to 1 %). The
 # interest differential itself is left out: it changed its sign in most pairs, so no constant is right for a history.

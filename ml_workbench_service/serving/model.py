@@ -12,7 +12,7 @@ import numpy as np
 
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Costs, Floats32
+from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import Predictor, RawPrediction
 from ml_workbench_service.contracts.training import Target, parse_target
@@ -90,8 +90,3 @@ def load_model(folder: Path, card: ModelCard) -> ServedModel:
         float32=float32,
         single=OnnxNetwork(folder / INT8_FILE) if card.precision == "int8" else float32,
     )
-
-
-def as_windows(rows_TF: Floats32) -> Floats32:
-    """One window as a batch of one."""
-    return np.ascontiguousarray(rows_TF[None])
