@@ -26,10 +26,10 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test lint format bench lock clean
+.PHONY: help setup serve test lint format bench gpu-check lock clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 setup: $(VENV)/.installed $(VENV)/.installed-dev ## virtual environment and packages, nothing else
 
@@ -52,6 +52,9 @@ format: $(VENV)/.installed-dev ## let ruff put the code in order
 
 bench: $(VENV)/.installed-dev ## all benchmarks beside their peers (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
+
+gpu-check: $(VENV)/.installed-dev ## every family on CUDA beside the processor; says so where there is no GPU
+	@$(BIN)/python -m tools.gpu_check
 
 lock: $(TOOLS)/.installed ## renew poetry.lock and both requirements files from pyproject.toml
 	@$(TOOLS)/bin/poetry lock

@@ -21,7 +21,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from common_lib.exceptions import PlatformError, UnavailableError
 from common_lib.logging import configure_logging
-from ml_workbench_service import __version__
+from ml_workbench_service import __version__, accelerators
 from ml_workbench_service.api import (
     agents,
     catalogue,
@@ -105,12 +105,15 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     redis = EmbeddedRedis(settings.STATE_DIR)
     stack.push_async_callback(asyncio.to_thread, redis.stop)
     addresses = await asyncio.to_thread(resolve, settings, redis)
+    if settings.ACCELERATOR:
+        accelerators.kind_of(settings.ACCELERATOR)  # a name nobody has is an error now, not at the first training
     workbench = await asyncio.to_thread(open_workbench, settings, addresses)
     stack.callback(close_workbench, workbench)
     await asyncio.to_thread(settle_interrupted, workbench)
     stopping = _stopping_event(stack)
     environment = _child_environment(settings, addresses)
-    serving = Serving(workbench.registry, live=workbench.history.live)
+    providers = accelerators.inference_providers(workbench.accelerator)
+    serving = Serving(workbench.registry, live=workbench.history.live, providers=providers)
     stack.callback(serving.close)
     publisher = await _publisher(workbench, stack)
     metrics = Metrics()

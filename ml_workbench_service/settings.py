@@ -26,6 +26,7 @@ class Settings(BaseSettings):
     MAX_TRAINING_MEMORY: Annotated[float, Field(gt=0, description="GB")] = 16
     CUDA_VISIBLE_DEVICES: str = "0,1"
 
+    ACCELERATOR: str | None = None
     HOST: str = "127.0.0.1"
     STATE_DIR: Path = Path(".workbench")
     LOG_DIR: Path = Path("logs")
@@ -50,7 +51,8 @@ class Settings(BaseSettings):
             STATE_DIR=str(self.STATE_DIR.resolve()),
             LOG_DIR=str(self.LOG_DIR.resolve()),
             MODEL_REGISTRY_PATH=str(self.MODEL_REGISTRY_PATH.resolve()),
-            CUDA_VISIBLE_DEVICES=self.CUDA_VISIBLE_DEVICES,
+            # Empty hides every GPU, and must not count as unset here.
+            CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", self.CUDA_VISIBLE_DEVICES),
             LOG_LEVEL=self.LOG_LEVEL,
             MAX_TRAINING_MEMORY=str(self.MAX_TRAINING_MEMORY),
             **resolved,

@@ -57,6 +57,7 @@ class Workbench:
     queue: RedisPredictionQueue | None
     deployments: DeploymentStream | None
     strategy_engine: StrategyEngine | None
+    accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
 
     def required_queue(self) -> RedisPredictionQueue:
         """The queue; raises UnavailableError where there is no Redis."""
@@ -89,6 +90,7 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
         queue=queue,
         deployments=deployments,
         strategy_engine=engine,
+        accelerator=settings.ACCELERATOR,
     )
 
 

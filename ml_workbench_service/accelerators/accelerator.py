@@ -1,13 +1,17 @@
-"""`Accelerator`: where a training runs. A class registers by being defined; the most preferred available one wins."""
+"""`Accelerator`: where a training runs, and which onnxruntime providers answer. A class registers by being defined."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
+
+Provider = str | tuple[str, Mapping[str, str]]
+"""An execution provider as onnxruntime takes it: its name, alone or with its options."""
 
 
 class Accelerator(ABC):
     """One kind of hardware. `preference` decides among those available: the highest wins.
 
-    Torch is imported inside the methods: the API process loads these classes too.
+    Torch is imported inside the methods: the API process loads these classes too, and asks for providers alone.
     """
 
     name: ClassVar[str]
@@ -25,14 +29,15 @@ class Accelerator(ABC):
 
     @abstractmethod
     def is_available(self) -> bool:
-        """Whether this machine has it, as far as `CUDA_VISIBLE_DEVICES` shows it."""
+        """Whether this machine has it for training, as far as `CUDA_VISIBLE_DEVICES` shows it."""
 
     @abstractmethod
     def for_training(self) -> Any:
         """The `torch.device` that a training uses, prepared (threads, denormals)."""
 
+    def inference_providers(self) -> Sequence[Provider]:
+        """What onnxruntime shall answer with, the best first; empty where it cannot answer on this hardware.
 
-def choose() -> Accelerator:
-    """The most preferred accelerator that is available."""
-    ranked = sorted(Accelerator.known.values(), key=lambda kind: -kind.preference)
-    return next(accelerator for accelerator in (kind() for kind in ranked) if accelerator.is_available())
+        The first provider must be able to run here: it is asked for by name, and a session that leaves it out warns.
+        """
+        return ()

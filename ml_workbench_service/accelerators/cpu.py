@@ -1,9 +1,10 @@
 """The processor: always there. Small networks gain from two threads on a quiet machine, and little from more."""
 
 import os
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-from ml_workbench_service.accelerators.accelerator import Accelerator
+from ml_workbench_service.accelerators.accelerator import Accelerator, Provider
 
 MOST_THREADS = 4
 
@@ -25,3 +26,7 @@ class Cpu(Accelerator):
         torch.set_num_threads(min(MOST_THREADS, len(os.sched_getaffinity(0))))
         torch.set_flush_denormal(True)
         return torch.device("cpu")
+
+    def inference_providers(self) -> Sequence[Provider]:
+        """onnxruntime's own."""
+        return ("CPUExecutionProvider",)

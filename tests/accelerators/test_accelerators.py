@@ -1,16 +1,21 @@
 """One conformance suite for every accelerator, and how the best available one is chosen."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import onnxruntime
 import pytest
 import torch
 
-from ml_workbench_service.accelerators import Accelerator, choose
+from ml_workbench_service.accelerators import Accelerator, choose, inference_providers
 from ml_workbench_service.accelerators.cpu import MOST_THREADS, Cpu
-from ml_workbench_service.accelerators.cuda import Cuda
+from ml_workbench_service.accelerators.cuda import Cuda, is_hidden
 
+ROOT = Path(__file__).resolve().parents[2]
 every_accelerator = pytest.mark.parametrize("kind", list(Accelerator.known.values()), ids=list(Accelerator.known))
 
 
@@ -65,6 +70,49 @@ def test_the_processor_is_always_there_and_takes_no_more_threads_than_help() -> 
 
 def test_cuda_says_what_torch_sees() -> None:
     assert Cuda().is_available() == torch.cuda.is_available()
+
+
+@pytest.mark.parametrize(
+    ("visible", "hidden"),
+    [
+        (None, False),
+        ("0,1", False),
+        ("GPU-5ebe9cd5", False),
+        ("", True),
+        ("-1", True),
+        (" -1,0", True),
+        ("0,-1", False),
+    ],
+)
+def test_what_cuda_visible_devices_hides(visible: str | None, hidden: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
+    assert is_hidden(environment) is hidden
+    if hidden and visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+        assert not Cuda().is_available()
+        assert Cuda().inference_providers() == ()
+
+
+@every_accelerator
+def test_the_providers_that_it_offers_run_here(kind: type[Accelerator]) -> None:
+    offered = [each if isinstance(each, str) else each[0] for each in kind().inference_providers()]
+    assert set(offered) <= set(onnxruntime.get_available_providers())
+    if offered:
+        assert offered[-1] == "CPUExecutionProvider", "what the hardware lacks, the processor does"
+        assert inference_providers(kind.name) == kind().inference_providers()
+    else:
+        assert inference_providers(kind.name) == ("CPUExecutionProvider",)
+
+
+def test_asking_what_answers_loads_no_torch() -> None:
+    code = (
+        "import sys; from ml_workbench_service import accelerators as a; a.inference_providers(); "
+        "a.inference_providers('cuda'); a.kind_of('cuda'); print({'torch', 'onnx', 'polars'} & set(sys.modules))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.strip() == "set()"
 
 
 def test_the_most_preferred_available_one_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

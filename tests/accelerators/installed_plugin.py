@@ -1,0 +1,35 @@
+"""Run in a process of its own, with the example plug-in on the path: chooses, trains, and says what it saw as JSON."""
+
+import json
+import os
+import sys
+
+from ml_workbench_service import accelerators
+from ml_workbench_service.accelerators import plugins
+from ml_workbench_service.families.linear import Linear
+from tests.learning.synthetic import Recorder, assignment, cut, symbol_rows
+
+is_light = "torch" not in sys.modules and plugins.faults() == {}
+providers = accelerators.inference_providers()
+is_light = is_light and "torch" not in sys.modules
+chosen, named = accelerators.choose(), accelerators.choose("cpu")
+windows = cut(symbol_rows(num=600))
+family = Linear({"epochs": 2, "lookback": 8})
+trained = family.train(assignment(windows), accelerator=chosen, report=Recorder())
+
+import torch  # noqa: E402 - only now: what was chosen so far needed none
+
+sys.stdout.write(
+    json.dumps(
+        {
+            "chosen": chosen.name,
+            "named": named.name,
+            "known": sorted(set(accelerators.Accelerator.known) - {"one_thread"}),
+            "is_light": is_light,
+            "providers": list(providers),
+            "epochs_run": trained.epochs_run,
+            "priority": os.getpriority(os.PRIO_PROCESS, 0),
+            "num_threads": torch.get_num_threads(),
+        }
+    )
+)

@@ -1,0 +1,196 @@
+"""Accelerators of other packages: found by their entry point, and left out loudly, never fatally, where broken."""
+
+import importlib
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common_lib.exceptions import DataValidationError, UnavailableError
+from ml_workbench_service.accelerators import Accelerator, choose, inference_providers, kind_of, plugins
+
+HERE = Path(__file__).parent
+ROOT = HERE.parents[1]
+WHOLE = """
+from ml_workbench_service.accelerators import Accelerator
+class {cls}(Accelerator):
+    name = "{name}"
+    preference = {preference}
+    def is_available(self):
+        return {available}
+    def for_training(self):
+        import torch
+        return torch.device("cpu")
+    def inference_providers(self):
+        return {providers}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _registry_as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What a test installs is unknown after it."""
+    plugins.faults()
+    monkeypatch.setattr(Accelerator, "known", dict(Accelerator.known))
+    before = dict(plugins._faults)
+    yield
+    plugins._faults.clear()
+    plugins._faults.update(before)
+
+
+Install = Callable[..., dict[str, str]]
+
+
+@pytest.fixture
+def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
+    """`install("fpga", source, points_to="fpga:Fpga")` makes a package and loads its entry point; the faults."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    modules: list[str] = []
+
+    def make(name: str, source: str, *, points_to: str | None = None) -> dict[str, str]:
+        module = f"plugged_{name}"
+        modules.append(module)
+        (tmp_path / f"{module}.py").write_text(source)
+        about = tmp_path / f"acme_{name}-1.0.dist-info"
+        about.mkdir()
+        (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 1.0\n")
+        (about / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{name} = {points_to or module}\n")
+        importlib.invalidate_caches()
+        faults = plugins.load(entry_points(group=plugins.GROUP, name=name))
+        plugins._faults.update(faults)
+        return faults
+
+    yield make
+    for module in modules:
+        sys.modules.pop(module, None)
+
+
+def source(name: str, **more: Any) -> str:
+    """The source of a whole plug-in."""
+    plain = {"cls": name.title(), "name": name, "preference": 50, "available": True, "providers": ()} | more
+    return WHOLE.format(**plain)
+
+
+def test_a_plug_in_installed_by_pip_is_chosen_and_trains(tmp_path: Path) -> None:
+    """What docs/integration_notes.md leads to, with the package that it shows."""
+    shutil.copytree(HERE / "example_plugin", tmp_path / "source")
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    command = [*pip, "--disable-pip-version-check", "--target", str(tmp_path / "site"), str(tmp_path / "source")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "-1"}
+    command = [sys.executable, str(HERE / "installed_plugin.py")]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {
+        "chosen": "background",
+        "named": "cpu",
+        "known": ["background", "cpu", "cuda"],
+        "is_light": True,
+        "providers": ["CPUExecutionProvider"],
+        "epochs_run": 2,
+        "priority": 10,
+        "num_threads": 1,
+    }
+
+
+def test_the_page_shows_the_package_as_it_is() -> None:
+    page = (ROOT / "docs" / "integration_notes.md").read_text(encoding="utf-8")
+    for file, language in (("ml_workbench_background.py", "python"), ("pyproject.toml", "toml")):
+        assert f"```{language}\n{(HERE / 'example_plugin' / file).read_text(encoding='utf-8')}```" in page
+
+
+@pytest.mark.parametrize("points_to", ["plugged_npu:Npu", "plugged_npu"])
+def test_an_entry_point_names_the_class_or_its_module(install: Install, points_to: str) -> None:
+    assert install("npu", source("npu", providers='("AzureExecutionProvider",)'), points_to=points_to) == {}
+    assert choose().name == "npu"
+    assert kind_of("npu").__module__ == "plugged_npu"
+    assert inference_providers() == inference_providers("npu") == ("AzureExecutionProvider",)
+    assert choose("cpu").name == "cpu"
+
+
+def test_one_that_answers_nothing_leaves_the_answers_to_the_processor(install: Install) -> None:
+    install("npu", source("npu"))
+    assert inference_providers("npu") == inference_providers("cpu") == ("CPUExecutionProvider",)
+
+
+BROKEN = {
+    "raises at its import": ("raise OSError('libnpu.so is missing')", None, "OSError: libnpu.so is missing"),
+    "does not exist": ("", "plugged_npu_of_yesterday", "No module named"),
+    "names what is missing": (source("npu"), "plugged_npu:Npv", "has no attribute 'Npv'"),
+    "is no accelerator": ("class Npu: pass", "plugged_npu:Npu", "is not, and does not define, an Accelerator called"),
+    "is not what it names": (source("npu") + "\nclass Other: pass", "plugged_npu:Other", "is not, and does not define"),
+    "has another name": (source("npu2", cls="Npu"), "plugged_npu:Npu", "an Accelerator called npu"),
+    "cannot train": (source("npu").replace("for_training", "for_trainings"), None, "lacks for_training"),
+    "takes a name that is taken": (source("cpu"), None, "two accelerators are called cpu"),
+    "defines one and then raises": (source("npu") + "\n1 / 0", None, "ZeroDivisionError"),
+}
+
+
+@pytest.mark.parametrize(("text", "points_to", "reason"), list(BROKEN.values()), ids=list(BROKEN))
+def test_a_broken_plug_in_is_left_out_loudly_and_is_an_error_only_where_it_is_asked_for(
+    install: Install, caplog: pytest.LogCaptureFixture, text: str, points_to: str | None, reason: str
+) -> None:
+    before = dict(Accelerator.known)
+    faults = install("npu", text, points_to=points_to)
+    assert reason in faults["npu"]
+    assert Accelerator.known == before
+    (record,) = (each for each in caplog.records if each.levelno == logging.ERROR)
+    assert record.getMessage() == "accelerator npu of package acme-npu is left out"
+    assert choose().name in before
+    for ask in (choose, inference_providers, kind_of):
+        with pytest.raises(DataValidationError, match="accelerator npu cannot be used") as caught:
+            ask("npu")
+        assert reason in caught.value.message
+        assert "package acme-npu" in caught.value.message
+        assert "cpu, cuda" in caught.value.message
+
+
+def test_one_that_imports_torch_with_its_module_is_told_what_that_costs(
+    install: Install, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch as torch  # so that there is something to put back
+
+    monkeypatch.delitem(sys.modules, "torch")
+    stands_in = "import sys, types; sys.modules['torch'] = types.ModuleType('torch')\n"  # torch loads once a process
+    assert install("npu", stands_in + source("npu")) == {}
+    assert "imports torch with its module" in caplog.text
+
+
+def test_one_that_fails_when_asked_is_passed_over_unless_it_was_named(
+    install: Install, caplog: pytest.LogCaptureFixture
+) -> None:
+    install("npu", source("npu", available="1 / 0", providers="1 / 0"))
+    assert choose().name != "npu"
+    assert inference_providers()
+    assert "accelerator npu failed where it was asked what it can do" in caplog.text
+    for ask in (choose, inference_providers):
+        with pytest.raises(UnavailableError, match=r"npu cannot be used \(ZeroDivisionError"):
+            ask("npu")
+
+
+def test_one_that_is_not_here_is_an_error_where_it_is_named(install: Install) -> None:
+    install("npu", source("npu", available=False))
+    assert choose().name != "npu"
+    with pytest.raises(UnavailableError, match=r"npu is not on this machine.* another one of cpu, cuda, npu"):
+        choose("npu")
+
+
+def test_an_unknown_name_is_answered_with_the_known_ones_and_the_nearest() -> None:
+    for ask in (choose, inference_providers, kind_of):
+        with pytest.raises(DataValidationError, match=r"did you mean cuda\? known: cpu, cuda"):
+            ask("cude")
+
+
+def test_equals_are_ranked_by_name_whatever_was_installed_first(install: Install) -> None:
+    install("zeta", source("zeta"))
+    install("alpha", source("alpha"))
+    assert choose().name == "alpha"
