@@ -45,6 +45,8 @@ from ml_workbench_service.processes import ProcessRecord
 
 JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 FRESH_BEAT_S = 10.0
+LOST = "worker_lost"
+"""The `code` of the warning that the supervisor leaves for each worker that died and was followed by another."""
 MAX_LIMIT = 200
 
 log = logging.getLogger(__name__)
@@ -190,6 +192,10 @@ class JobFolder:
         record = WorkerRecord(**ProcessRecord.of(os.getpid()).model_dump(), attempt=attempt)
         write_whole(self.path / "worker.json", record.model_dump_json().encode())
         return record
+
+    def num_lost(self) -> int:
+        """Workers that died in the middle and were, or are to be, followed by another; reads the whole log."""
+        return sum(event.type == "warning" and event.data.get("code") == LOST for event in self.events())
 
     def beat(self) -> None:
         """The worker's sign of life; needs no disk space once the file is there."""

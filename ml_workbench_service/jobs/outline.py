@@ -29,7 +29,7 @@ class Outline:
         if event.type == "started":
             self._status = JobStatus.RUNNING
             self._started_at = self._started_at or event.at
-            self._attempt += 1
+            self._attempt = max(self._attempt + 1, int(event.data.get("attempt", 0)))
         elif event.type == "progress":
             self._progress = _advanced(self._progress, event.data)
         elif event.type == "warning":

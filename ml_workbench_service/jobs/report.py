@@ -11,17 +11,20 @@ class EventReport:
     """Writes progress and warnings into the job's event log; satisfies `contracts.jobs.Report`.
 
     A step is written before the cancellation is looked for, so the last epoch is never lost. A metric that is not
-    finite is written as null.
+    finite is written as null. Steps that a killed predecessor has reported are the same to the bit and stay written
+    once.
     """
 
     def __init__(self, folder: JobFolder) -> None:
         self._folder = folder
+        self._reported = folder.job().progress.step  # by a worker before us that was killed
         self._terminated = threading.Event()
 
     def __call__(self, step: int, total: int, **metrics: float) -> None:
         """Records a step; raises JobCancelled when somebody asked for it."""
-        finite = {name: _finite(value) for name, value in metrics.items()}
-        self._folder.append("progress", step=int(step), total=int(total), metrics=finite)
+        if step > self._reported:
+            finite = {name: _finite(value) for name, value in metrics.items()}
+            self._folder.append("progress", step=int(step), total=int(total), metrics=finite)
         self.check()
 
     def say(self, message: str) -> None:

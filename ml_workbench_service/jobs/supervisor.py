@@ -1,12 +1,13 @@
-"""`Supervisor`: starts queued jobs, adopts workers that outlived us, cancels, watches memory, notices the dead.
+"""`Supervisor`: starts queued jobs, adopts workers that outlived us, cancels, watches memory, replaces the dead.
 
 Law: it writes events only before a worker's start and after its death. Workers outlive it: `stop` leaves them alone,
-and the next `start` adopts them. Everything that touches disk or processes runs in a thread, one turn at a time.
+and the next `start` adopts them. A training whose worker died without a final event gets another one, which finds the
+checkpoint; each such death is one warning in the log, and these warnings are the count. Everything that touches disk
+or processes runs in a thread, one turn at a time.
 """
 
 import asyncio
 import logging
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -16,10 +17,13 @@ from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobSpec, JobStatus
 from ml_workbench_service.jobs.backends import Handle, TrainingBackend
 from ml_workbench_service.jobs.event_log import FINAL_EVENTS
-from ml_workbench_service.jobs.job import JobFolder, JobStore
+from ml_workbench_service.jobs.job import LOST, JobFolder, JobStore
+from ml_workbench_service.jobs.worker import ending, failure
 from ml_workbench_service.processes import ProcessRecord
 
 LIMITED_KINDS = frozenset({JobKind.TRAIN})
+RESUMED_KINDS = frozenset({JobKind.TRAIN})  # a replay would publish what it has published
+MAX_ATTEMPTS = 3
 BYTES_PER_GB = 1_000_000_000
 MEMORY_PERIOD_S = 1.0
 FOLLOW_PERIOD_S = 0.2
@@ -48,6 +52,7 @@ class Supervisor:
     Args:
         max_workers: trainings that may run at a time; replays are not counted.
         max_memory_gb: resident memory (10⁹ bytes) of a worker and its descendants above which it is ended.
+        max_attempts: workers that a training may have; none follows one that was ended for its memory.
         grace_s: between asking a worker to stop and SIGTERM, and as long again until SIGKILL.
         on_finished: called in the event loop, once for each job whose final event appeared.
         on_activity: called in the event loop whenever a job's status changed, the final ones included.
@@ -60,6 +65,7 @@ class Supervisor:
         *,
         max_workers: int,
         max_memory_gb: float,
+        max_attempts: int = MAX_ATTEMPTS,
         grace_s: float = 10.0,
         poll_s: float = 0.2,
         on_finished: JobHook | None = None,
@@ -69,6 +75,7 @@ class Supervisor:
         self._backend = backend
         self._max_workers = max_workers
         self._max_memory_gb = max_memory_gb
+        self._max_attempts = max_attempts
         self._grace_s = grace_s
         self._poll_s = poll_s
         self._on_finished = on_finished
@@ -82,7 +89,7 @@ class Supervisor:
         self._stopping = False
 
     async def start(self) -> None:
-        """Adopts living workers, says of dead ones that they are lost, and begins to start what is queued."""
+        """Adopts living workers, replaces dead ones or says that they are lost, and begins to start what is queued."""
         self._stopping = False
         await self._in_turn(self._adopt)
         self._task = asyncio.create_task(self._watch_over(), name="job supervisor")
@@ -163,7 +170,8 @@ class Supervisor:
         living = {handle.job_id: handle for handle in self._backend.recover()}
         for folder in self.store.unfinished():
             record = folder.worker()
-            if record is None and folder.id not in living:
+            has_begun = record is not None and record.attempt > folder.num_lost()  # else its death is noted already
+            if not has_begun and folder.id not in living:
                 self._queue.append(folder)
                 continue
             handle = living.get(folder.id) or Handle(folder.id, record or ProcessRecord(pid=0, started_at=0))
@@ -197,7 +205,7 @@ class Supervisor:
                 run.handle = other
                 self._pass_on_cancel(run)
                 return
-            if not self._settle(run.folder, exit_code=run.exit_code, used_gb=run.used_gb):
+            if not self._settle(run):
                 return
         del self._runs[run.folder.id]
 
@@ -249,7 +257,7 @@ class Supervisor:
         try:
             handle = self._backend.submit(folder.spec)
         except OSError as error:
-            self._end(folder, "failed", **_failure("WORKER_LOST", _NOT_STARTED.format(error=error)))
+            self._write(folder, "failed", **failure("WORKER_LOST", _NOT_STARTED.format(error=error)))
             return False
         self._runs[folder.id] = _Run(folder, handle, folder.job().status)
         return True
@@ -263,29 +271,38 @@ class Supervisor:
             self._note(run)
             return
         folder.request_cancel()
-        if self._settle(folder) and folder in self._queue:
+        if self._write(folder, "cancelled") and folder in self._queue:
             self._queue.remove(folder)
 
-    def _settle(self, folder: JobFolder, *, exit_code: int | None = None, used_gb: float | None = None) -> bool:
-        """Writes the final event of a job that has no worker; False where the disk does not let us, to try again."""
+    def _settle(self, run: _Run) -> bool:
+        """What becomes of a job whose worker died; False where the disk does not let us say it, to try again."""
+        folder, how = run.folder, ending(run.exit_code)
         if folder.cancel_requested:
-            return self._end(folder, "cancelled")
-        if used_gb is not None:
-            message = _TOO_LARGE.format(used_gb=used_gb, limit_gb=self._max_memory_gb)
-            weight = {"used_gb": round(used_gb, 3), "limit_gb": self._max_memory_gb}
-            return self._end(folder, "failed", **_failure("WORKER_OUT_OF_MEMORY", message, **weight))
-        message = _LOST.format(ending=_ending(exit_code))
-        failure = _failure("WORKER_LOST", message, exit_code=exit_code, log_tail=folder.log_tail())
-        return self._end(folder, "failed", **failure)
+            return self._write(folder, "cancelled")
+        if run.used_gb is not None:
+            message = _TOO_LARGE.format(used_gb=run.used_gb, limit_gb=self._max_memory_gb)
+            weight = {"used_gb": round(run.used_gb, 3), "limit_gb": self._max_memory_gb}
+            return self._write(folder, "failed", **failure("WORKER_OUT_OF_MEMORY", message, **weight))
+        attempt = folder.num_lost() + 1
+        if folder.spec.kind in RESUMED_KINDS and attempt < self._max_attempts:
+            message = _RESUMED.format(ending=how, attempt=attempt + 1, most=self._max_attempts)
+            if not self._write(folder, "warning", code=LOST, message=message, exit_code=run.exit_code):
+                return False
+            self._queue[:0] = [folder] if folder.path.is_dir() else []
+            return True
+        message = _LOST.format(ending=how, attempt=f" (attempt {attempt})" if attempt > 1 else "")
+        lost = failure("WORKER_LOST", message, exit_code=run.exit_code, attempt=attempt, log_tail=folder.log_tail())
+        return self._write(folder, "failed", **lost)
 
-    def _end(self, folder: JobFolder, kind: Literal["failed", "cancelled"], **data: object) -> bool:
+    def _write(self, folder: JobFolder, kind: Literal["warning", "failed", "cancelled"], **data: object) -> bool:
+        """Adds an event to the log of a job that has no worker; False where the disk does not take it, to try again."""
         try:
             folder.append(kind, **data)
         except (UnavailableError, FileNotFoundError) as error:
-            log.error("the end of job %s could not be written: %s", folder.id, error)
+            log.error("what became of job %s could not be written: %s", folder.id, error)
             return isinstance(error, FileNotFoundError)  # the folder is gone: nothing to try again
-        if kind == "failed":
-            log.error("job %s failed: %s", folder.id, data["message"])
+        if kind != "cancelled":
+            log.log(logging.ERROR if kind == "failed" else logging.WARNING, "job %s: %s", folder.id, data["message"])
         self._news.append(folder.job())
         return True
 
@@ -306,13 +323,10 @@ _TOO_LARGE = (
     "or lookback, ask for fewer symbols or a shorter range, or raise MAX_TRAINING_MEMORY."
 )
 _LOST = (
-    "The worker process {ending} before it could finish the job: details.log_tail and worker.log in the job's folder "
-    "hold its last words; start the job again."
+    "The worker process {ending} before it could finish the job{attempt}: details.log_tail and worker.log in the job's "
+    "folder hold its last words; start the job again."
 )
-
-
-def _failure(code: str, message: str, **details: object) -> dict[str, object]:
-    return {"error_type": "TrainingError", "error_code": code, "message": message, "details": details}
+_RESUMED = "The worker process {ending}; the training goes on from its last checkpoint, attempt {attempt} of {most}."
 
 
 async def _follow(folder: JobFolder, after_seq: int, stopping: asyncio.Event) -> AsyncIterator[JobEvent]:
@@ -324,17 +338,6 @@ async def _follow(folder: JobFolder, after_seq: int, stopping: asyncio.Event) ->
             if event.type in FINAL_EVENTS:
                 return
         await _pause(stopping, FOLLOW_PERIOD_S)
-
-
-def _ending(exit_code: int | None) -> str:
-    """How a worker ended, in words."""
-    if exit_code is None:
-        return "disappeared"
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    name = signal.Signals(-exit_code).name
-    hint = " (often the system ran out of memory)" if name == "SIGKILL" else ""
-    return f"was ended by {name}{hint}"
 
 
 async def _pause(event: asyncio.Event, timeout_s: float | None) -> None:

@@ -4,6 +4,7 @@
 
 It holds a lock on its folder (two workers of one job cannot be), says who it is in worker.json, beats every second,
 and ends its log with `succeeded`, `failed` or `cancelled`. SIGTERM counts as a cancellation at the next report.
+One that dies without such an end may be followed by another, which finds the workflow's checkpoint in the folder.
 """
 
 import faulthandler
@@ -58,7 +59,7 @@ def run_worker(
         job = folder.job()
         if job.status.is_final:
             return 0
-        record = folder.record_worker(job.attempt + 1)
+        record = folder.record_worker(max(job.attempt, folder.num_lost()) + 1)
         report = EventReport(folder)
         signal.signal(signal.SIGTERM, lambda *_: report.terminate())
         with correlated(folder.spec.correlation_id), _beating(folder):
@@ -75,6 +76,26 @@ def run_worker(
                 return EXIT_FAILED
             folder.append("succeeded", result=result)
             return 0
+
+
+def failure(code: str, message: str, **details: object) -> dict[str, object]:
+    """The data of a `failed` event where a worker could not say itself why it ended."""
+    return {"error_type": "TrainingError", "error_code": code, "message": message, "details": details}
+
+
+def ending(exit_code: int | None) -> str:
+    """How a worker ended, in words: `was ended by SIGKILL (often the system ran out of memory)`.
+
+    Args:
+        exit_code: negative: the signal that ended it; None: nobody saw it end, as after a restart of the machine.
+    """
+    if exit_code is None:
+        return "disappeared"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    hint = " (often the system ran out of memory)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
 
 
 def _work(

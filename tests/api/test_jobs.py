@@ -139,15 +139,26 @@ def test_a_failed_job_is_a_200_with_its_reason(api: httpx.Client) -> None:
     assert job_id in {each["id"] for each in api.get("/api/v1/jobs?status=failed&kind=train").json()["jobs"]}
 
 
-def test_a_worker_that_is_killed_is_noticed(api: httpx.Client, service: ServiceProcess) -> None:
+def test_a_worker_that_is_killed_is_replaced_and_the_third_is_the_last(
+    api: httpx.Client, service: ServiceProcess
+) -> None:
     job_id = begin(api)
-    until(api, job_id, lambda job: job["status"] == "running")
-    record = json.loads((service.folder / "state" / "jobs" / job_id / "worker.json").read_text())
-    assert psutil.Process(record["pid"]).is_running()
-    os.kill(record["pid"], signal.SIGKILL)
+    pids = set()
+    for attempt in (1, 2, 3):
+        job = until(
+            api, job_id, lambda job, attempt=attempt: (job["status"], job["attempt"]) == ("running", attempt),
+            timeout_s=15,
+        )  # fmt: skip
+        assert len(job["warnings"]) == attempt - 1
+        record = json.loads((service.folder / "state" / "jobs" / job_id / "worker.json").read_text())
+        assert record["attempt"] == attempt
+        assert psutil.Process(record["pid"]).is_running()
+        pids.add(record["pid"])
+        os.kill(record["pid"], signal.SIGKILL)
     job = until(api, job_id, lambda job: job["status"] not in ("running", "queued"), timeout_s=15)
-    assert (job["status"], job["error"]["error_code"]) == ("failed", "WORKER_LOST")
+    assert (job["status"], job["error"]["error_code"], job["attempt"]) == ("failed", "WORKER_LOST", 3)
     assert "SIGKILL" in job["error"]["message"]
+    assert len(pids) == 3
     assert list(events(api, job_id))[-1]["event"] == "failed"
 
 

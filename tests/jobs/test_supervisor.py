@@ -1,4 +1,4 @@
-"""Real worker processes under the supervisor: started, adopted, cancelled, weighed, and noticed when they die."""
+"""Real worker processes under the supervisor: started, adopted, cancelled, weighed, and replaced when they die."""
 
 import asyncio
 import json
@@ -141,7 +141,7 @@ async def test_a_job_that_does_not_listen_is_ended_by_force(store: JobStore, mak
 
 
 async def test_a_dead_worker_is_noticed_and_the_next_job_starts(store: JobStore, make_spec: Make, serve: Any) -> None:
-    async with serve() as service:
+    async with serve(max_attempts=1) as service:
         job = await service.supervisor.submit(make_spec(do="ignore"))
         following = await service.supervisor.submit(make_spec(do="count", steps=1))
         await until_step(store.folder(job.id))
@@ -170,6 +170,7 @@ async def test_a_worker_over_the_memory_limit_is_ended_with_its_children(
     assert done.error.error_code == "WORKER_OUT_OF_MEMORY"
     assert done.error.details["used_gb"] > 0.15
     assert "MAX_TRAINING_MEMORY" in done.error.message
+    assert (done.attempt, done.warnings) == (1, ()), "another worker would grow as large"
     child = int(done.progress.metrics["child"] or 0)
     await until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
 
@@ -220,7 +221,7 @@ async def test_a_worker_that_died_while_the_service_was_away_is_lost(
     assert worker is not None
     os.kill(worker.pid, signal.SIGKILL)  # our own child: it stays a zombie, and a zombie is dead
     await until(lambda: psutil.Process(worker.pid).status() == psutil.STATUS_ZOMBIE)
-    async with serve() as after:
+    async with serve(max_attempts=1) as after:
         done = store.get(job.id)
         assert done.error is not None
         assert done.error.error_code == "WORKER_LOST"
@@ -236,7 +237,7 @@ async def test_a_pid_that_belongs_to_somebody_else_now_is_not_our_worker(
     folder.record_worker(1)  # this very process …
     record = ProcessRecord.of(os.getpid()).model_dump() | {"attempt": 1, "started_at": 1000.0}
     (folder.path / "worker.json").write_text(json.dumps(record))  # … but long ago
-    async with serve():
+    async with serve(max_attempts=1):
         done = await until_final(store, folder.id)
     assert done.error is not None
     assert done.error.error_code == "WORKER_LOST"

@@ -1,6 +1,7 @@
 """Small workflows that real worker processes run in the tests; `request` says what to do."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -59,4 +60,24 @@ def swell(request: dict[str, Any], checkpoint: Path, report: Report, workbench: 
     return {}
 
 
-ACTIONS = {"count": count, "ignore": ignore, "refuse": refuse, "stumble": stumble, "devour": devour, "swell": swell}
+def persist(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Goes on after the last step in its checkpoint, and kills itself at each step named in `dies_at`."""
+    done = checkpoint / "step"
+    first = int(done.read_text()) + 1 if done.exists() else 1
+    for step in range(first, request["steps"] + 1):
+        report(step, request["steps"])
+        done.write_text(str(step))
+        if step in request["dies_at"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+    return {"first": first}
+
+
+ACTIONS = {
+    "count": count,
+    "ignore": ignore,
+    "refuse": refuse,
+    "stumble": stumble,
+    "devour": devour,
+    "swell": swell,
+    "persist": persist,
+}
