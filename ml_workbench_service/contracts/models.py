@@ -72,7 +72,10 @@ class ModelCard(Contract):
     symbols: tuple[str, ...]
     timeframe: str
     features: tuple[str, ...]
-    target: str
+    target: str | None = Field(description="The headline target; null where nothing is forecast.")
+    targets: tuple[str, ...] = Field(default=(), description="Every target, where there are several.")
+    quantiles: tuple[Finite, ...] = ()
+    classes: tuple[str, ...] = Field(default=(), description="What a classifier tells apart, in order.")
     horizon: int
     lookback: int
     min_window: int
@@ -87,11 +90,17 @@ class ModelCard(Contract):
     expires_at: UtcDatetime
     hyperparameters: dict[str, Any]
     epochs_run: int
+    findings: dict[str, Any] = Field(default_factory=dict, description="What else the training found out.")
     warnings: tuple[str, ...] = ()
     notes: str = ""
     lineage: Lineage
     digest: str = ""
     size_bytes: int = 0
+
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """Every target; none where nothing is forecast."""
+        return self.targets or (() if self.target is None else (self.target,))
 
 
 class ModelSummary(Contract):
@@ -107,7 +116,7 @@ class ModelSummary(Contract):
     family: str
     symbols: tuple[str, ...]
     timeframe: str
-    target: str
+    target: str | None
     data_source: str
     verdict: str
     digest: str

@@ -53,6 +53,9 @@ class PredictRequest(Contract):
     version_id: Semver | None = Field(default=None, description="The same as `version`.")
     as_of: MarketDatetime | None = None
     price: Annotated[Finite, Field(gt=0)] | None = None
+    position: Annotated[Finite, Field(ge=-1, le=1)] | None = Field(
+        default=None, description="What is held already; read by reinforcement-learning models, flat unless given."
+    )
 
     @model_validator(mode="after")
     def _one_body(self) -> "PredictRequest":
@@ -101,6 +104,13 @@ class Novelty(Contract):
     top_features: tuple[str, ...] = ()
 
 
+class Driver(Contract):
+    """A feature's share in what makes an input unusual."""
+
+    feature: str
+    share: Finite
+
+
 class PredictionMetadata(Contract):
     """How the numbers came about."""
 
@@ -109,6 +119,7 @@ class PredictionMetadata(Contract):
     correlation_id: str = ""
     fill: Literal["next_open", "next_close"] = "next_open"
     volatility: Finite | None = None  # ex-ante standard deviation of the target over its horizon
+    strength: Finite | None = None  # -1 sell to 1 buy, where the prediction is no forecast: what an agent reads
     deployment_id: str | None = None
     costs: Costs | None = None  # what the model was judged with; the agent settles with the same
 
@@ -123,7 +134,7 @@ class PredictionRecord(Contract):
     role: Role
     symbol: str
     timeframe: str
-    target: str
+    target: str | None
     as_of: UtcDatetime
     valid_until: UtcDatetime
     timestamp: UtcDatetime
@@ -132,11 +143,13 @@ class PredictionRecord(Contract):
     sample: Sample
     status: Literal["ok", "abstain"]
     prediction: Finite | None
+    label: str | None = None  # the class or action that `prediction` numbers
     direction: Direction
     confidence: Finite | None
     outputs: dict[str, Finite | None]
     interval: Interval | None
     novelty: Novelty | None
+    drivers: tuple[Driver, ...] = ()  # what drove an anomaly score, most first
     warnings: tuple[str, ...] = ()
     abstain_reasons: tuple[AbstainReason, ...] = ()
     scaling_factor: Finite = 1.0
@@ -159,8 +172,12 @@ class RawPrediction:
 class Predictor(Protocol):
     """The serving life of a network: knows no optimiser and no torch."""
 
-    def predict(self, rows_NTF: Floats32) -> RawPrediction:
-        """Outputs for scaled rows; raises PredictionError where the runtime fails."""
+    def predict(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
+        """Outputs for scaled rows; a policy also reads the positions held (flat unless given).
+
+        Raises:
+            PredictionError: the runtime failed.
+        """
         ...
 
 

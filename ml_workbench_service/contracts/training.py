@@ -1,6 +1,7 @@
 """What a training asks for and what the service answers at once: `TrainRequest`, `TrainAccepted`, the parsed target."""
 
 import re
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Annotated, Any, Literal
 
@@ -18,7 +19,9 @@ from ml_workbench_service.contracts.contract import (
 )
 from ml_workbench_service.contracts.market import Costs
 
-FEATURE_PATTERN = r"^[A-Za-z][A-Za-z0-9_.]{0,63}$"
+FEATURE_PATTERN = r"^([A-Za-z][A-Za-z0-9_.]{0,63}|@[a-z0-9][a-z0-9_.-]{0,63}(:[0-9]+\.[0-9]+\.[0-9]+)?)$"
+"""A feature's name, or `@` with the id of a feature set and perhaps its version."""
+TargetName = Annotated[str, Field(min_length=1, max_length=64)]
 SEED_EXAMPLE: dict[str, Any] = {
     "name": "LSTM Price Predictor",
     "model_type": "time_series",
@@ -48,37 +51,54 @@ class ModelType(StrEnum):
     FEATURE_ENGINEERING = "feature_engineering"
 
 
+Measure = Literal["price_change", "log_return", "volatility", "direction", "triple_barrier", "market_regime"]
+CLASSES: Mapping[str, tuple[str, ...]] = {
+    "direction": ("sell", "hold", "buy"),
+    "triple_barrier": ("lower", "neither", "upper"),
+    "market_regime": ("trend_down", "calm", "volatile", "trend_up"),
+}
+"""The classes of each class target, in the order of a network's outputs."""
+TARGET_EXAMPLES = (
+    "price_change_<h>, log_return_<h>, volatility_<h>, direction_<h>, triple_barrier_<h> or market_regime, "
+    "such as price_change_1h"
+)
+
+
 class Target(Contract):
     """A parsed target: what is measured, over how many bars, and the timeframe its unit fixes (if it names one)."""
 
     name: str
-    measure: Literal["price_change", "log_return", "volatility"]
+    measure: Measure
     horizon: int
     timeframe: Timeframe | None
 
     @property
     def needs_price(self) -> bool:
         """Whether the value is a price move, against which the random walk says zero."""
-        return self.measure != "volatility"
+        return self.measure in ("price_change", "log_return")
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the classes; empty where the target is a number."""
+        return CLASSES.get(self.measure, ())
 
 
-_TARGET = re.compile(r"(price_change|log_return|volatility)_(\d{1,4})([mhd]?)")
+_TARGET = re.compile(r"(price_change|log_return|volatility|direction|triple_barrier|market_regime)_(\d{1,4})([mhd]?)")
 
 
 def parse_target(name: str, timeframe: str | None = None) -> Target:
     """`price_change_4h` is 4 bars of `1h`; `log_return_3` is 3 bars of whatever timeframe the request has.
 
     With `_Nh` and `_Nd` the bars are hours and days (finance.md); with a request's other timeframe h counts those
-    bars only where the whole unit fits: `price_change_1h` on 15-minute bars is 4 bars.
+    bars only where the whole unit fits: `price_change_1h` on 15-minute bars is 4 bars. `market_regime` alone is the
+    next bar's.
 
     Raises:
         ValueError: unknown measure, horizon zero, or a unit the timeframe does not divide.
     """
-    match = _TARGET.fullmatch(name)
+    match = _TARGET.fullmatch(name + "_1" if name == "market_regime" else name)
     if match is None:
-        raise ValueError(
-            "a time-series target is price_change_<h>, log_return_<h> or volatility_<h>, such as price_change_1h"
-        )
+        raise ValueError(f"a target is {TARGET_EXAMPLES}")
     measure, count, unit = match[1], int(match[2]), match[3]
     if count == 0:
         raise ValueError("a target looks at least one bar ahead, such as price_change_1h")
@@ -87,7 +107,15 @@ def parse_target(name: str, timeframe: str | None = None) -> Target:
     own = f"1{unit}" if unit else None
     if own is not None and timeframe is not None and normal_timeframe(timeframe) != own:
         raise ValueError(f"the target {measure}_{count}{unit} fixes the timeframe {own}; leave `timeframe` out")
-    return Target(name=name, measure=measure, horizon=count, timeframe=own)
+    return Target.model_validate({"name": name, "measure": measure, "horizon": count, "timeframe": own})
+
+
+class LabelOptions(Contract):
+    """How class targets are labelled."""
+
+    k: Finite = Field(
+        default=1.0, gt=0, le=20, description="Barriers of triple_barrier, in ex-ante volatilities of the horizon."
+    )
 
 
 class TrainRequest(Contract):
@@ -97,8 +125,19 @@ class TrainRequest(Contract):
 
     name: Annotated[str, Field(min_length=1, max_length=128, description="Title for people.")]
     model_type: ModelType
-    features: Annotated[list[Annotated[str, Field(pattern=FEATURE_PATTERN)]], Field(min_length=1, max_length=256)]
-    target: Annotated[str, Field(min_length=1, max_length=64)]
+    features: Annotated[
+        list[Annotated[str, Field(pattern=FEATURE_PATTERN)]],
+        Field(
+            max_length=256,
+            description="Names, or `@` and the id of a trained feature set (`@my_set`, `@my_set:1.0.0`). Feature "
+            "engineering may leave them out: then it searches all indicators.",
+        ),
+    ] = []  # noqa: RUF012
+    target: TargetName | Annotated[list[TargetName], Field(min_length=1, max_length=16)] | None = Field(
+        default=None,
+        description="What is forecast; a list trains one named output each. Anomaly detection and reinforcement "
+        "learning have none.",
+    )
     symbols: Annotated[list[Symbol], Field(min_length=1, max_length=64)]
     start_date: MarketDatetime = Field(description="First bar opening, inclusive.")
     end_date: MarketDatetime = Field(description="Bar openings before this.")
@@ -111,13 +150,17 @@ class TrainRequest(Contract):
     timeframe: Timeframe | None = Field(default=None, description="Default: the target's own unit, else 1h.")
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=1)] = [0]  # noqa: RUF012
     costs: Costs | None = Field(default=None, description="Overrides of the pair's default trading costs.")
+    quantiles: Annotated[list[Annotated[Finite, Field(gt=0, lt=1)]], Field(min_length=1, max_length=9)] | None = Field(
+        default=None, description="Quantile outputs of a time series, 0.5 among them, such as [0.05, 0.5, 0.95]."
+    )
+    label: LabelOptions | None = Field(default=None, description="How class targets are labelled.")
     as_of: MarketDatetime | None = Field(default=None, description="Use only bars known at this moment.")
     notes: Annotated[str, Field(max_length=4000)] = ""
 
-    @field_validator("features", "symbols")
+    @field_validator("features", "symbols", "quantiles")
     @classmethod
-    def _no_twins(cls, names: list[str]) -> list[str]:
-        if len(set(names)) != len(names):
+    def _no_twins(cls, names: list[Any] | None) -> list[Any] | None:
+        if names is not None and len(set(names)) != len(names):
             raise ValueError("a name stands twice; list each once")
         return names
 
@@ -127,9 +170,31 @@ class TrainRequest(Contract):
             raise ValueError("`end_date` must be later than `start_date`")
         return self
 
-    def timeframe_for(self, target: Target) -> str:
-        """The target's own unit, else the request's, else an hour."""
-        return target.timeframe or self.timeframe or "1h"
+    @property
+    def target_names(self) -> tuple[str, ...]:
+        """The targets as they were written; none, one or several."""
+        if self.target is None:
+            return ()
+        return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+
+    def parsed_targets(self) -> tuple[Target, ...]:
+        """The targets, which agree on one timeframe.
+
+        Raises:
+            ValueError: a target is not one, stands twice, or two fix different timeframes.
+        """
+        targets = tuple(parse_target(name, self.timeframe) for name in self.target_names)
+        if len({(each.measure, each.horizon) for each in targets}) < len(targets):
+            raise ValueError("a target stands twice; list each once")
+        units = sorted({each.timeframe for each in targets if each.timeframe})
+        if len(units) > 1:
+            raise ValueError(f"the targets fix different timeframes ({', '.join(units)}); train a model for each")
+        return targets
+
+    def timeframe_for(self, targets: Sequence[Target]) -> str:
+        """The targets' own unit, else the request's, else an hour."""
+        own = next((each.timeframe for each in targets if each.timeframe), None)
+        return own or self.timeframe or "1h"
 
 
 class TrainingEstimate(Contract):

@@ -15,7 +15,8 @@ from ml_workbench_service.market.indicators import Indicator, resolve, unknown_f
 
 SYNTHETIC_RANGE = "synthetic_range"
 """The warning on features that need high and low, computed from bars whose high and low were not observed."""
-
+SPREAD = "spread"
+"""The column of the bars' own spread, in price units."""
 
 Clock = Callable[[], int]
 
@@ -50,6 +51,8 @@ def whole_table(
 ) -> FeatureTable:
     """All bars with the asked columns; the bars' own extra columns win over indicators of the same name.
 
+    A spread column comes along unasked: it is what trading these bars costs.
+
     Args:
         own_columns: names the user's files have, for the error about a name nobody has.
         computed: an indicator's column over these bars; a place for a cache.
@@ -66,6 +69,8 @@ def whole_table(
         indicator = _resolved(name, bars, f"features.{position}", own_columns)
         columns[name] = computed(indicator)
         needs_range |= indicator.needs_range
+    if SPREAD in bars.extra:
+        columns.setdefault(SPREAD, bars.extra[SPREAD])
     return FeatureTable(
         symbol=bars.symbol,
         timeframe=bars.timeframe,

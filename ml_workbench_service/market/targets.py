@@ -60,6 +60,7 @@ def _measure(target: Target, close: Floats) -> Floats:
         return np.asarray(close[h:] / close[:-h] - 1.0)
     if target.measure == "log_return":
         return np.log(close[h:] / close[:-h])
+    assert target.measure == "volatility", "class targets are labelled in class_labels"
     squares = np.diff(np.log(close)) ** 2
     return np.asarray(np.sqrt(np.lib.stride_tricks.sliding_window_view(squares, h).sum(axis=1)))
 

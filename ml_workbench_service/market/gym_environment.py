@@ -1,0 +1,61 @@
+"""`TradingVectorEnv`: `TradingLanes` as a Gymnasium vector environment, so that any library that takes one can trade.
+
+Episodes that end begin anew in the same step (`AutoresetMode.SAME_STEP`): the observation returned is already the next
+episode's, and `infos["final_obs"][lane]` is the old one's last, with `infos["_final_obs"]` saying for which lanes.
+"""
+
+from typing import Any, ClassVar
+
+import numpy as np
+from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, VectorEnv
+
+from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.market.environment import TradingLanes
+from ml_workbench_service.market.tape import POSITIONS, Bools
+
+
+class TradingVectorEnv(VectorEnv[Floats32, Ints, Any]):  # type: ignore[misc]  # gymnasium is not read by mypy
+    """The lanes behind Gymnasium's interface.
+
+    Args:
+        lanes: what really steps; this environment is its only user.
+        copy: whether answers are the caller's to keep; without it they are buffers that the next step overwrites.
+    """
+
+    metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
+
+    def __init__(self, lanes: TradingLanes, *, copy: bool = True) -> None:
+        super().__init__()
+        self.lanes, self.copy, self.num_envs = lanes, copy, lanes.num_lanes
+        shape = (lanes.num_observed,)
+        self.single_observation_space = spaces.Box(-np.inf, np.inf, shape, dtype=np.float32)
+        self.observation_space = spaces.Box(-np.inf, np.inf, (self.num_envs, *shape), dtype=np.float32)
+        self.single_action_space = spaces.Discrete(len(POSITIONS))
+        self.action_space = spaces.MultiDiscrete([len(POSITIONS)] * self.num_envs)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Floats32, dict[str, Any]]:
+        """All lanes begin an episode; there are no options."""
+        super().reset(seed=seed)
+        return self._kept(self.lanes.reset(seed=seed)), {}
+
+    def step(self, actions: Ints) -> tuple[Floats32, Floats, Bools, Bools, dict[str, Any]]:
+        """One decision of every lane: 0 short, 1 flat, 2 long; rewards are log returns after costs."""
+        stepped = self.lanes.step(actions)
+        ended = stepped.terminated_N | stepped.truncated_N
+        infos: dict[str, Any] = {}
+        for lane in np.flatnonzero(ended):
+            final = {"final_obs": self.lanes.final_observation(int(lane)), "final_info": {}}
+            infos = self._add_info(infos, final, int(lane))
+        return (
+            self._kept(stepped.observations_NO),
+            self._kept(stepped.rewards_N),
+            self._kept(stepped.terminated_N),
+            self._kept(stepped.truncated_N),
+            infos,
+        )
+
+    def _kept(self, buffer: Any) -> Any:
+        return buffer.copy() if self.copy else buffer

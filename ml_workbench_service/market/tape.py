@@ -1,0 +1,221 @@
+"""`Tape`: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
+
+A decision at row t (bar t is known) sets the position a to -1, 0 or 1; the one before it is `held`. Its entry row e is
+t where signals are filled at the next open, and t + 1 where they are filled at the next close (fixings). It earns
+
+    log(1 + a * (close[e+1] / close[e] - 1) - unit_cost[e] * |a - held| - swap[e])
+
+A *stretch* is a series of consecutive rows in which decisions are allowed, in one run of one symbol; it begins flat.
+After its last decision the position is closed at row e + 1 and pays log(1 - unit_cost[e+1] * |a|) in the same reward.
+So no position is carried over a gap or out of a part. A weekend is no gap: it is held over, earns the jump, pays swap.
+Environment, walk, Q-learning and backtest all keep this rule; `agents/lanes.py` pays the same step live.
+
+Legend: R rows of all symbols, F features, N decision rows.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.market import Costs, FillRule, Floats, Floats32, Ints
+from ml_workbench_service.market.calendar import swap_days
+from ml_workbench_service.market.costs import BASIS_POINT, pip_size
+
+Bools = NDArray[np.bool_]
+
+POSITIONS = (-1, 0, 1)
+"""Of the actions 0, 1, 2: short, flat, long."""
+RUIN = 1e-6
+"""A step that leaves less than this share of the capital has lost it; its reward is the logarithm of this."""
+RUIN_LOG_RETURN = math.log(RUIN)
+
+
+@dataclass(frozen=True)
+class Tape:
+    """Contiguous arrays, one row a bar; costs are fractions of the price, positive where paid.
+
+    Attributes:
+        rows_RF: what a policy may look at, scaled.
+        close_R: prices.
+        move_R: relative change of the price to the next row; 0 where there is no next one.
+        unit_cost_R: of a change of position by one at this row's price.
+        swap_long_R: of holding one unit long to the next row; `swap_short_R` likewise.
+        next_ok_R: whether the next row is the next bar of the same symbol and run, both with a price.
+        spread_R: pips; NaN where the symbol's own spread holds.
+    """
+
+    rows_RF: Floats32
+    close_R: Floats
+    move_R: Floats
+    unit_cost_R: Floats
+    swap_long_R: Floats
+    swap_short_R: Floats
+    next_ok_R: Bools
+    known_ms_R: Ints
+    symbol_R: Ints  # position in `symbols`
+    spread_R: Floats
+    symbols: tuple[str, ...]
+    costs: Mapping[str, Costs]
+    fill: FillRule
+
+    @property
+    def num_rows(self) -> int:
+        """R."""
+        return len(self.close_R)
+
+    @property
+    def num_features(self) -> int:
+        """F."""
+        return int(self.rows_RF.shape[1])
+
+    @property
+    def delay(self) -> int:
+        """Rows from a decision to its fill."""
+        return 1 if self.fill == "next_close" else 0
+
+    def payable(self, rows: Ints, *, until_ms: int | None = None) -> Ints:
+        """Those of the rows whose decision can be paid: every bar up to its settling is there.
+
+        Args:
+            rows: decision rows, in any order.
+            until_ms: the settling price is known by then; give the border of a part, so that nothing looks over it.
+        """
+        rows = np.asarray(rows, dtype=np.int64)
+        entries = np.minimum(rows + self.delay, self.num_rows - 1)
+        possible = self.next_ok_R[rows] & self.next_ok_R[entries]
+        if until_ms is not None:
+            possible &= self.known_ms_R[np.minimum(entries + 1, self.num_rows - 1)] <= until_ms
+        return rows[possible]
+
+
+def build_tape(
+    rows_RF: Floats32,
+    *,
+    close_R: Floats,
+    known_ms_R: Ints,
+    runs_R: Ints,
+    symbol_R: Ints,
+    symbols: Sequence[str],
+    costs: Mapping[str, Costs],
+    fill: FillRule,
+    spread_R: Floats | None = None,
+) -> Tape:
+    """A tape of stacked symbols; equal, row by row, to the scalar functions of `market/costs.py`.
+
+    Args:
+        spread_R: the bars' own spread in price units, as bars and windows have it; NaN where the symbol's holds.
+
+    Raises:
+        DataValidationError: a symbol has no costs, or some are not resolved; the next step is `resolved_costs`.
+    """
+    table_SC = np.array([_five(symbol, costs) for symbol in symbols], dtype=np.float64)
+    spread, commission, slippage, long, short = table_SC[symbol_R].T
+    pip = np.array([pip_size(symbol) for symbol in symbols])[symbol_R]
+    own_spread = np.full(len(close_R), np.nan) if spread_R is None else np.asarray(spread_R, dtype=np.float64) / pip
+    spread = np.where(np.isfinite(own_spread), own_spread, spread)
+    next_ok = _has_next(close_R, runs_R=runs_R, symbol_R=symbol_R)
+    nights = np.zeros(len(close_R))
+    nights[:-1] = np.where(next_ok[:-1], swap_days(known_ms_R[:-1], known_ms_R[1:]), 0)
+    move = np.zeros(len(close_R))
+    here = np.flatnonzero(next_ok)
+    move[here] = close_R[here + 1] / close_R[here] - 1.0
+    return Tape(
+        rows_RF=np.ascontiguousarray(rows_RF, dtype=np.float32),
+        close_R=np.ascontiguousarray(close_R, dtype=np.float64),
+        move_R=move,
+        unit_cost_R=spread * pip / 2 / close_R + (commission + slippage) * BASIS_POINT,
+        swap_long_R=np.where(nights > 0, nights * long * pip / close_R, 0.0),
+        swap_short_R=np.where(nights > 0, nights * short * pip / close_R, 0.0),
+        next_ok_R=next_ok,
+        known_ms_R=np.asarray(known_ms_R, dtype=np.int64),
+        symbol_R=np.asarray(symbol_R, dtype=np.int64),
+        spread_R=own_spread,
+        symbols=tuple(symbols),
+        costs=dict(costs),
+        fill=fill,
+    )
+
+
+def stretch_starts(rows_N: Ints) -> Bools:
+    """Where a stretch begins: rows that do not follow the one before; rows ascending."""
+    starts: Bools = np.ones(len(rows_N), dtype=np.bool_)
+    starts[1:] = np.diff(rows_N) != 1
+    return starts
+
+
+def held_rewards(tape: Tape, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
+    """The log return of each decision, no closing included; `RUIN_LOG_RETURN` where it loses everything."""
+    entry = rows_N + tape.delay
+    swap = np.where(position_N > 0, tape.swap_long_R[entry], np.where(position_N < 0, tape.swap_short_R[entry], 0.0))
+    growth = 1.0 + position_N * tape.move_R[entry] - tape.unit_cost_R[entry] * np.abs(position_N - held_N) - swap
+    return _log(growth)
+
+
+def closing_rewards(tape: Tape, rows_N: Ints) -> Floats:
+    """The log return of closing one unit, long or short, after each decision."""
+    return _log(1.0 - tape.unit_cost_R[rows_N + tape.delay + 1])
+
+
+def step_rewards(tape: Tape, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
+    """The log return of each decision, with the closing where a stretch ends; rows payable and ascending."""
+    rewards = held_rewards(tape, rows_N, held_N=held_N, position_N=position_N)
+    ends = np.flatnonzero(np.append(stretch_starts(rows_N)[1:], True) & (position_N != 0))
+    rewards[ends] = np.maximum(rewards[ends] + closing_rewards(tape, rows_N[ends]), RUIN_LOG_RETURN)
+    return rewards
+
+
+def step_table(tape: Tape, rows_N: Ints) -> Floats:
+    """(N, 3, 3) every `step_rewards` of each decision, by held position and chosen position, both plus one."""
+    return _table(step_rewards, tape, rows_N)
+
+
+def held_table(tape: Tape, rows_N: Ints) -> Floats:
+    """(N, 3, 3) every `held_rewards` of each decision, likewise."""
+    return _table(held_rewards, tape, rows_N)
+
+
+def _table(rewards: Callable[..., Floats], tape: Tape, rows_N: Ints) -> Floats:
+    table = np.empty((len(rows_N), len(POSITIONS), len(POSITIONS)))
+    for held, position in product(POSITIONS, POSITIONS):
+        helds, positions = (np.full(len(rows_N), each) for each in (held, position))
+        table[:, held + 1, position + 1] = rewards(tape, rows_N, held_N=helds, position_N=positions)
+    return table
+
+
+def _log(growth: Floats) -> Floats:
+    ruined = ~((growth > RUIN) & (growth < np.inf))
+    rewards: Floats = np.log(np.where(ruined, 1.0, growth))
+    rewards[ruined] = RUIN_LOG_RETURN
+    return rewards
+
+
+def _has_next(close_R: Floats, *, runs_R: Ints, symbol_R: Ints) -> Bools:
+    priced = np.isfinite(close_R) & (close_R > 0)
+    has_next: Bools = np.zeros(len(close_R), dtype=np.bool_)
+    has_next[:-1] = (runs_R[1:] == runs_R[:-1]) & (symbol_R[1:] == symbol_R[:-1]) & priced[1:] & priced[:-1]
+    return has_next
+
+
+def _five(symbol: str, costs: Mapping[str, Costs]) -> tuple[float, ...]:
+    found = costs.get(symbol)
+    if found is None:
+        raise DataValidationError.at(
+            "costs", f"There are no costs for {symbol}; pass `resolved_costs` of every symbol of the tape."
+        )
+    ordered = (
+        found.spread_pips,
+        found.commission_bp,
+        found.slippage_bp,
+        found.swap_long_pips,
+        found.swap_short_pips,
+    )
+    if None in ordered:
+        raise DataValidationError.at(
+            "costs", f"A cost of {symbol} is not set; pass the costs through `resolved_costs` first."
+        )
+    return tuple(value for value in ordered if value is not None)

@@ -1,0 +1,118 @@
+"""The compiled inner loop of the environment. Needs numba, so only what trains imports it.
+
+It knows no money: what a decision earns is looked up, computed beforehand by the rule in `tape.py`. A logarithm and the
+branches around it would take as long as everything else in a step.
+
+Legend: N lanes, R rows, F features, O = lookback * F + 1 numbers of an observation.
+"""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numba
+import numpy as np
+
+from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.market.tape import Bools
+
+Kernel = TypeVar("Kernel", bound=Callable[..., object])
+
+ROW, HELD, LEFT = range(3)
+"""Columns of `lanes_N3`: the row of a lane's next decision, the action whose position is held, the decisions left."""
+FLAT = 1
+TERMINATED, TRUNCATED = range(2)
+"""Columns of `ends_N2`. Few arrays rather than many: numba unpacks each of them at each call."""
+
+
+def compiled(function: Kernel) -> Kernel:
+    """Compiled on first use and kept on disk; compiled anew by each process where no folder takes the cache.
+
+    numba looks for a writable folder when it decorates, and raises where it finds none (read-only installation). What
+    it keeps is compiled anew when the function's own file changes, no other: constants of other files are arguments.
+    """
+    try:
+        kept: Kernel = numba.njit(cache=True, error_model="numpy")(function)
+    except RuntimeError:
+        fresh: Kernel = numba.njit(error_model="numpy")(function)
+        return fresh
+    return kept
+
+
+@compiled
+def observe(
+    flat_rows: Floats32, num_features: int, row: int, lookback: int, held: int, flat_NO: Floats32, lane: int
+) -> None:
+    """Writes the window that ends at the row, oldest row first, and the position behind it.
+
+    Flat arrays with unsigned indices: numba turns negative indices round, and its check for them keeps the copy from
+    being vectorised (ten times slower).
+    """
+    width = np.uint64(lookback * num_features)
+    begin = np.uint64((row + 1 - lookback) * num_features)
+    place = np.uint64(lane) * (width + np.uint64(1))
+    for number in range(width):
+        flat_NO[place + number] = flat_rows[begin + number]
+    flat_NO[place + width] = held - FLAT
+
+
+@compiled
+def begin_lanes(
+    flat_rows: Floats32,
+    num_features: int,
+    lookback: int,
+    episode_length: int,
+    starts_N: Ints,
+    lanes_N3: Ints,
+    flat_NO: Floats32,
+) -> None:
+    """Every lane begins an episode at its row, flat."""
+    for lane in range(len(lanes_N3)):
+        lanes_N3[lane, ROW], lanes_N3[lane, HELD], lanes_N3[lane, LEFT] = starts_N[lane], FLAT, episode_length
+        observe(flat_rows, num_features, starts_N[lane], lookback, FLAT, flat_NO, lane)
+
+
+@compiled
+def step_lanes(
+    actions_N: Ints,
+    flat_rows: Floats32,
+    num_features: int,
+    rewards_R33: Floats,
+    closing_R: Floats,
+    ruin: float,
+    allowed_R: Bools,
+    lookback: int,
+    episode_length: int,
+    queue_Q: Ints,
+    cursor: int,
+    lanes_N3: Ints,
+    flat_NO: Floats32,
+    flat_finals_NO: Floats32,
+    rewards_N: Floats,
+    ends_N2: Bools,
+) -> int:
+    """One decision of every lane. Lanes that end begin anew at the queue's next row.
+
+    Returns the cursor in the queue, or -1 where an action is none of 0, 1, 2; then nothing has changed.
+    """
+    for lane in range(len(actions_N)):
+        if actions_N[lane] < 0 or actions_N[lane] > 2:
+            return -1
+    for lane in range(len(actions_N)):
+        row, held, action = lanes_N3[lane, ROW], lanes_N3[lane, HELD], actions_N[lane]
+        reward = rewards_R33[row, held, action]
+        left, following = lanes_N3[lane, LEFT] - 1, row + 1
+        ruined = reward <= ruin
+        ends = ruined or left == 0 or not allowed_R[following]
+        if ends:
+            if action != FLAT:
+                reward = max(reward + closing_R[row], ruin)
+                ruined = reward <= ruin
+            observe(flat_rows, num_features, following, lookback, FLAT, flat_finals_NO, lane)
+            following, action, left = queue_Q[cursor], FLAT, episode_length
+            cursor += 1
+        lanes_N3[lane, ROW], lanes_N3[lane, HELD], lanes_N3[lane, LEFT] = following, action, left
+        observe(flat_rows, num_features, following, lookback, action, flat_NO, lane)
+        rewards_N[lane] = reward
+        ends_N2[lane, TERMINATED] = ruined
+        ends_N2[lane, TRUNCATED] = ends and not ruined
+    return cursor
