@@ -17,7 +17,10 @@ MOST_LINES_OF_FUNCTION = 60
 DRAWERS = {"util", "utils", "helper", "helpers", "common", "base", "misc", "manager", "managers", "handler", "handlers"}
 CODE_IN_DATA = {"pickle", "cPickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
 FORKING = {"multiprocessing", "concurrent.futures.process"}
-KEPT_OUT_OF_THE_API = {"torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "optuna", "gymnasium"}
+KEPT_OUT_OF_THE_API = {
+    "torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "optuna", "gymnasium", "stable_baselines3",
+    "numba", "sklearn", "skl2onnx", "onnx",
+}  # fmt: skip
 API_ROOTS = ("ml_workbench_service.main", "ml_workbench_service.app")
 DISCOVERED = ("ml_workbench_service.families", "ml_workbench_service.accelerators", "ml_workbench_service.api")
 SHARED_MAY_IMPORT = {"pydantic", "common_lib"}

@@ -19,6 +19,7 @@ from ml_workbench_service.contracts.contract import iso_of_ms, utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.integrations.bars import FolderBars
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.feature_store import LocalFeatureStore
@@ -28,6 +29,7 @@ from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.workbench import Addresses, Workbench
 from ml_workbench_service.workflows import train
+from ml_workbench_service.workflows.plan import plan_training
 from tests.learning.synthetic import Recorder
 
 FIRST_MS = int(datetime(2020, 1, 5, 22, tzinfo=UTC).timestamp()) * 1000
@@ -103,14 +105,16 @@ def train_model(
     """Runs the real training workflow; the published card."""
     body = {
         "name": model_id,
+        "model_id": model_id,
         "model_type": "time_series",
         "target": "price_change_1h",
         "start_date": "2020-01-01T00:00:00Z",
         "end_date": "2025-01-01T00:00:00Z",
         **request,
     }
+    plan = plan_training(TrainRequest.model_validate(body), bench, unfinished=[], max_memory_gb=16)
     spec = JobSpec(
-        id=f"job-{model_id}", kind=JobKind.TRAIN, request=body, plan={"model_id": model_id, "version": version},
+        id=f"job-{model_id}", kind=JobKind.TRAIN, request=body, plan={**plan.to_json(), "version": version},
         created_at=utc_now(), correlation_id="test",
     )  # fmt: skip
     result = train.run(spec, checkpoint=checkpoint, report=Recorder(), workbench=bench)

@@ -125,6 +125,8 @@ class Learner:
     def _state(self, record: PredictionRecord, position: int) -> int:
         if _abstains(record) or record.prediction is None:
             return self.table.bins.state_of(None, None, position)
+        if record.metadata.strength is not None:  # no forecast: the model says itself which way it leans
+            return self.table.bins.state_of(record.metadata.strength, None, position)
         width = None if record.interval is None else record.interval.upper - record.interval.lower
         scale = record.metadata.volatility
         if not scale and width:

@@ -8,8 +8,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Family, Trained
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.family import Assignment, Family, Trained
 
 
 class Linear(Family):
@@ -34,31 +33,32 @@ class Linear(Family):
             default=10, ge=1, le=10_000, description="Epochs without improvement on the stopping part until the end."
         )
 
-    def train(
-        self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report
-    ) -> Trained:
+    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
+        from ml_workbench_service.learning.heads import head_for
         from ml_workbench_service.learning.linear import LinearForecaster, linear_graph
         from ml_workbench_service.learning.windowed import train
 
+        windows = assignment.windows
         is_level_F = windows.scaler.is_level_F
+        head = head_for(assignment)
         return train(
-            lambda: LinearForecaster(is_level_F=is_level_F, lookback=windows.lookback),
-            windows,
+            lambda: LinearForecaster(is_level_F=is_level_F, lookback=windows.lookback, head=head),
+            assignment,
             hyperparameters=self.hyperparameters,
             shortest_window=self.min_window,
-            targets=targets,
-            seed=seed,
+            outputs=head.names,
+            objective=head.objective,
             accelerator=accelerator,
             report=report,
-            graph=lambda weights: linear_graph(weights, is_level_F=is_level_F),
+            graph=lambda weights: linear_graph(weights, is_level_F=is_level_F, head=head),
             description={"kind": "linear_forecaster", "lookback": windows.lookback},
         )
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, and the largest batch's windows; scoring takes batches of at least 4,096."""
+        """The rows, and the largest batch's windows; scoring takes batches of 98,304 rows."""
         hyper: Any = self.hyperparameters
-        batch = max(hyper.batch_size, 4096)
+        batch = max(hyper.batch_size, 98_304 // hyper.lookback)
         return int(num_rows * (num_features + 8) * 16 + 16 * batch * hyper.lookback * num_features)
 
     def seconds(self, num_windows: int) -> float:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.contracts.models import Evaluation
+from ml_workbench_service.contracts.models import Evaluation, Verdict
 from ml_workbench_service.contracts.training import Target
 
 RANDOM_WALK = "random_walk"
@@ -45,7 +45,7 @@ def evaluate(
     labels_N: Floats,
     predictions_N: Floats,
     volatility_N: Floats,
-    covered_N: np.ndarray,
+    covered_N: np.ndarray | None,
     is_simulated: bool,
 ) -> Evaluation:
     """The card's evaluation block from the test part's rows of all symbols.
@@ -55,7 +55,7 @@ def evaluate(
         labels_N: realised values.
         predictions_N: forecasts, by the network that serves single predictions.
         volatility_N: ex-ante volatility of the target, NaN where unknown.
-        covered_N: whether the interval held the realised value.
+        covered_N: whether the interval held the realised value; None where there is no interval.
         is_simulated: whether the prices are simulated.
     """
     test: dict[str, float | None] = dict(errors(labels_N, predictions_N))
@@ -71,22 +71,29 @@ def evaluate(
         baseline_accuracy = None if ups is None else max(ups, 1 - ups)
         test["majority_direction"] = baseline_accuracy
     test["information_coefficient"] = information_coefficient(labels_N, predictions_N)
-    test["interval_coverage"] = float(np.mean(covered_N))
+    if covered_N is not None:
+        test["interval_coverage"] = float(np.mean(covered_N))
     test["num_windows"] = float(len(labels_N))
     skill = {
         f"mse_against_{name}": 1.0 - test["mse"] / baseline["mse"]
         if baseline["mse"] > 0 and test["mse"] is not None
         else None
     }
+    verdict, reason = verdict_of(is_simulated)
+    return Evaluation(test=test, baselines={name: _nullable(baseline)}, skill=skill, verdict=verdict, reason=reason)
+
+
+def verdict_of(is_simulated: bool) -> tuple[Verdict, str]:
+    """The verdict as far as it goes today, with the sentence that says why."""
     if is_simulated:
-        return Evaluation(
-            test=test, baselines={name: _nullable(baseline)}, skill=skill, verdict="not_applicable",
-            reason="the prices are simulated without drift: whatever a model finds in them is chance",
-        )  # fmt: skip
-    return Evaluation(
-        test=test, baselines={name: _nullable(baseline)}, skill=skill, verdict="not_judged",
-        reason="errors stand beside the baseline's on the same rows; no test of significance has been made",
-    )  # fmt: skip
+        return (
+            "not_applicable",
+            "the prices are simulated without drift: whatever a model finds in them is chance",
+        )
+    return (
+        "not_judged",
+        "figures stand beside the baseline's on the same rows; no test of significance has been made",
+    )
 
 
 def headline(evaluation: Evaluation) -> dict[str, float | None]:
@@ -95,8 +102,7 @@ def headline(evaluation: Evaluation) -> dict[str, float | None]:
     if "direction_accuracy" in metrics:
         metrics["accuracy"] = metrics["direction_accuracy"]
     for name, figures in evaluation.baselines.items():
-        metrics[f"{name}_mse"] = figures["mse"]
-        metrics[f"{name}_mae"] = figures["mae"]
+        metrics |= {f"{name}_{figure}": value for figure, value in figures.items() if figure != "rmse"}
     for name, value in evaluation.skill.items():
         metrics[f"skill_{name}"] = value
     return metrics

@@ -16,24 +16,76 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.market import Costs, FeatureTable, FillRule
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.contracts.training import ModelType, Target
+from ml_workbench_service.learning.checkpoint import Checkpoint
 from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.market.expression_grammar import Expression
+from ml_workbench_service.market.regimes import RegimeRule
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a training is about: the data, what is to be learnt from them, and everything that may change the outcome.
+
+    Attributes:
+        windows: rows, labels and parts.
+        targets: what is forecast; empty where nothing is (anomalies, reinforcement learning).
+        seed: decides every random number.
+        quantiles: the quantile outputs of a time series, ascending; empty: point forecasts.
+        costs: resolved trading costs of each symbol.
+        fill: when a signal is filled.
+        tables: what was fetched, by symbol, in the windows' order of rows.
+        candidates: what a feature search chooses from; nothing else has any.
+        regimes: each symbol's fitted rule, where a market regime is among the targets.
+        model_id: what the product will be called.
+        version: and its version.
+        checkpoint: where a training leaves what it needs to go on after its process was killed; None: nowhere.
+    """
+
+    windows: Windows
+    targets: tuple[Target, ...]
+    seed: int = 0
+    quantiles: tuple[float, ...] = ()
+    costs: Mapping[str, Costs] = field(default_factory=dict)
+    fill: FillRule = "next_open"
+    tables: tuple[FeatureTable, ...] = ()
+    candidates: tuple[Expression, ...] = ()
+    regimes: Mapping[str, RegimeRule] = field(default_factory=dict)
+    model_id: str = ""
+    version: str = ""
+    checkpoint: Checkpoint | None = None
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a family hands over: plain arrays, a description, an ONNX graph, and its own answers to check it against."""
+    """What a family hands over: plain arrays, a description, an ONNX graph, and its own answers to check it against.
+
+    Attributes:
+        outputs: names of the network's outputs.
+        weights: plain arrays by name.
+        network: `network.json`: kind, sizes; enough to rebuild it with the weights.
+        graph: makes the onnx.ModelProto: `rows` (N, T, F) → `outputs` (N, K), `last_rows` (N, F). A policy's graph
+            has a second input `positions` (N, 1).
+        predict: the network's own answers to scaled rows and positions held, to compare the graph with.
+        epochs_run: epochs, or whatever the family counts its passes in.
+        best_epoch: the one whose weights were kept.
+        warnings: for the card.
+        findings: what else the training found out, for the card; plain values.
+        can_quantize: whether int8 is worth trying: there are matrices in the graph.
+    """
 
     outputs: tuple[str, ...]
     weights: Mapping[str, np.ndarray]
-    network: Mapping[str, Any]  # network.json: kind, sizes; enough to rebuild it with the weights
-    graph: Callable[[], Any]  # () -> onnx.ModelProto: `rows` (N, T, F) -> `outputs` (N, K), `last_rows` (N, F)
-    predict: Callable[[Floats32], RawPrediction]
+    network: Mapping[str, Any]
+    graph: Callable[[], Any]
+    predict: Callable[..., RawPrediction]
     epochs_run: int
     best_epoch: int
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
+    findings: Mapping[str, Any] = field(default_factory=dict)
+    can_quantize: bool = True
 
 
 class Family(ABC):
@@ -68,7 +120,7 @@ class Family(ABC):
         bare = [name for name, each in fields.items() if not each.description or each.is_required()]
         if bare:
             raise TypeError(f"family {cls.name}: hyper-parameters {bare} need a default and a sentence")
-        if "lookback" not in fields:
+        if "lookback" not in fields and cls.model_type is not ModelType.FEATURE_ENGINEERING:
             raise TypeError(f"family {cls.name}: hyper-parameters need `lookback`")
         Family.known[cls.name] = cls
 
@@ -78,13 +130,11 @@ class Family(ABC):
 
     @property
     def lookback(self) -> int:
-        """Rows of a whole window."""
-        return int(self.hyperparameters.lookback)  # type: ignore[attr-defined]
+        """Rows of a whole window; a feature set's values stand in one row."""
+        return int(getattr(self.hyperparameters, "lookback", 1))
 
     @abstractmethod
-    def train(
-        self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report
-    ) -> Trained:
+    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Learns from the parts `train` and `stop` alone, reporting and looking for a cancellation as it goes."""
 
     @abstractmethod

@@ -13,6 +13,7 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from ml_workbench_service.learning.heads import Head
 from ml_workbench_service.learning.onnx_parts import Graph
 from ml_workbench_service.learning.windowed import WindowedNetwork
 
@@ -20,39 +21,44 @@ LAST = np.iinfo(np.int64).max
 
 
 class LinearForecaster(WindowedNetwork):
-    """Window stage, then one weight for each bar and feature, and a bias."""
+    """Window stage, then for each output one weight for each bar and feature, and a bias."""
 
-    def __init__(self, *, is_level_F: tuple[bool, ...], lookback: int) -> None:
+    def __init__(self, *, is_level_F: tuple[bool, ...], lookback: int, head: Head) -> None:
         super().__init__(is_level_F)
+        self.finish = head.finish
         bound = (lookback * len(is_level_F)) ** -0.5
-        self.weight_LF = nn.Parameter(torch.empty(lookback, len(is_level_F)).uniform_(-bound, bound) * 0.1)
-        self.bias_K = nn.Parameter(torch.zeros(1))
+        weight_KLF = torch.empty(head.num_raw, lookback, len(is_level_F)).uniform_(-bound, bound)
+        self.weight_KLF = nn.Parameter(weight_KLF * 0.1)
+        self.bias_K = nn.Parameter(torch.zeros(head.num_raw))
 
     def forward(self, rows_TNF: Tensor) -> Tensor:
-        """Time-major rows → (N, 1) in units of the label scale."""
+        """Time-major rows → (N, K) in units of the label scale."""
         windows_TNF = self.window_stage(rows_TNF)
-        answers_N = torch.einsum("tnf,tf->n", windows_TNF, self.weight_LF[-len(windows_TNF) :])
-        return (answers_N + self.bias_K)[:, None]
+        raw_NK = torch.einsum("tnf,ktf->nk", windows_TNF, self.weight_KLF[:, -len(windows_TNF) :])
+        return self.finish(raw_NK + self.bias_K)
 
 
-def linear_graph(weights: Mapping[str, np.ndarray], *, is_level_F: Sequence[bool]) -> ModelProto:
-    """`rows` (N, T, F) → `outputs` (N, 1) and `last_rows` (N, F).
+def linear_graph(weights: Mapping[str, np.ndarray], *, is_level_F: Sequence[bool], head: Head) -> ModelProto:
+    """`rows` (N, T, F) → `outputs` (N, K) and `last_rows` (N, F).
 
     The sum is a pooling over each window's own products, times their number: a matrix product's last bits would depend
     on the batch.
     """
     graph = Graph(is_level_F)
-    weight = graph.constant("weight", weights["weight_LF"])
+    weight = graph.constant("weight", weights["weight_KLF"])
     graph.add("Shape", ["rows"], ["num_rows"], start=1, end=2)
     graph.add("Neg", ["num_rows"], ["begin"])
-    ends = [graph.constant("end", np.array([LAST])), graph.constant("time", np.array([0]))]
+    ends = [graph.constant("end", np.array([LAST])), graph.constant("time", np.array([1]))]
     graph.add("Slice", [weight, "begin", *ends], ["weights_of_rows"])
-    graph.add("Mul", [graph.windows, "weights_of_rows"], ["products"])
-    graph.add("Reshape", ["products", graph.constant("one_channel", np.array([0, 1, -1]))], ["channel"])
-    graph.add("GlobalAveragePool", ["channel"], ["mean_product"])
-    graph.add("Size", ["weights_of_rows"], ["num_products"])
+    graph.add("Unsqueeze", [graph.windows, graph.constant("output_axis", np.array([1]))], ["windows_of_outputs"])
+    graph.add("Mul", ["windows_of_outputs", "weights_of_rows"], ["products"])
+    graph.add("GlobalAveragePool", ["products"], ["mean_products"])
+    graph.add("Flatten", ["mean_products"], ["means"])
+    graph.add("Size", [graph.windows], ["num_values"])
+    graph.add("Shape", ["rows"], ["num_windows"], start=0, end=1)
+    graph.add("Div", ["num_values", "num_windows"], ["num_products"])
     graph.add("Cast", ["num_products"], ["num_as_float"], to=1)
-    graph.add("Mul", ["mean_product", "num_as_float"], ["sum"])
-    graph.add("Add", ["sum", graph.constant("bias", weights["bias_K"])], ["answer"])
-    graph.add("Reshape", ["answer", graph.constant("column", np.array([0, 1]))], ["outputs"])
-    return graph.model("linear_forecaster", num_outputs=1)
+    graph.add("Mul", ["means", "num_as_float"], ["sums"])
+    graph.add("Add", ["sums", graph.constant("bias", weights["bias_K"])], ["raw"])
+    head.add_to(graph, "raw")
+    return graph.model("linear_forecaster", num_outputs=head.num_outputs)

@@ -1,26 +1,31 @@
 """The one torch loop: windows gathered by index on the device, Adam, gradient clipping, early stopping.
 
 No DataLoader (it costs up to 300 times the slicing), nothing materialised per window. A share of the batches is cut
-to a random shorter length, so that the network has met short windows before a request brings one.
+to a random shorter length, so that the network has met short windows before a request brings one. After an epoch
+everything that decides the rest goes into the checkpoint; a training that begins with one ends with the same weights.
 
-Legend: N windows of a batch, T rows, F features, K outputs.
+Legend: N windows of a batch, T rows, F features, K labels.
 """
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.autograd import backward
 
 from common_lib.exceptions import TrainingError
 from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.learning.checkpoint import Checkpoint
+from ml_workbench_service.learning.objectives import Objective
 from ml_workbench_service.learning.optimizer import ClippedAdam
 from ml_workbench_service.learning.pace import Pace
 from ml_workbench_service.learning.windows import Windows
 
 SHORT_SHARE = 0.2
 """Share of the batches that train on a shorter window."""
-SCORING_BATCH = 4096
+SCORING_ROWS = 4096 * 24
+"""Rows of a scoring batch, so that long windows need no more memory than short ones."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class _OnDevice:
 
     def __init__(self, windows: Windows, device: torch.device) -> None:
         self.rows_RF = torch.from_numpy(windows.rows_RF).to(device)
-        self.labels_R = torch.from_numpy(windows.labels_R).to(device)
+        self.labels_RK = torch.from_numpy(windows.labels_RK).to(device)
         self.ends = {part: torch.from_numpy(windows.parts[part]).to(device) for part in ("train", "stop")}
         self.offsets_T1 = torch.arange(1 - windows.lookback, 1, device=device)[:, None]
 
@@ -59,7 +64,64 @@ class _OnDevice:
         return self.rows_RF.index_select(0, rows_TN.reshape(-1)).view(length, len(ends_N), -1)
 
 
-def fit(network: nn.Module, windows: Windows, schedule: Schedule, *, device: torch.device, report: Report) -> Outcome:
+@dataclass
+class _Course:
+    """Where a training stands between two epochs."""
+
+    network: nn.Module
+    optimizer: ClippedAdam
+    chance: torch.Generator
+    kept: dict[str, Tensor]  # the best epoch's weights
+    best: float = float("inf")
+    best_epoch: int = 0
+    epoch: int = 0
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Everything that decides the rest, the random states included."""
+        arrays = {f"network.{name}": _array(value) for name, value in self.network.state_dict().items()}
+        arrays |= {f"kept.{name}": _array(value) for name, value in self.kept.items()}
+        arrays |= {f"optimizer.{name}": _array(value) for name, value in self.optimizer.state().items()}
+        arrays |= {"random.order": _array(self.chance.get_state()), "random.torch": _array(torch.get_rng_state())}
+        if torch.cuda.is_available():
+            arrays["random.cuda"] = _array(torch.cuda.get_rng_state())
+        checkpoint.save(arrays, {"epoch": self.epoch, "best": self.best, "best_epoch": self.best_epoch})
+
+    def restore(self, checkpoint: Checkpoint) -> bool:
+        """Goes on where a checkpoint was left; False where there is none."""
+        saved = checkpoint.load()
+        if saved is None:
+            return False
+        arrays, state = saved
+        tensors = {name: torch.from_numpy(np.array(value)) for name, value in arrays.items()}
+        for name, value in self.network.state_dict().items():  # in place: the parameters are views of one vector
+            value.copy_(tensors[f"network.{name}"])
+        self.kept = {name: tensors[f"kept.{name}"].to(value.device) for name, value in self.kept.items()}
+        prefix = "optimizer."
+        self.optimizer.restore(
+            {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+        )
+        self.chance.set_state(tensors["random.order"])
+        torch.set_rng_state(tensors["random.torch"])
+        if "random.cuda" in tensors and torch.cuda.is_available():
+            torch.cuda.set_rng_state(tensors["random.cuda"])
+        self.epoch, self.best, self.best_epoch = int(state["epoch"]), float(state["best"]), int(state["best_epoch"])
+        return True
+
+
+def _array(value: Tensor) -> np.ndarray:
+    return value.detach().cpu().numpy().copy()
+
+
+def fit(
+    network: nn.Module,
+    windows: Windows,
+    schedule: Schedule,
+    *,
+    device: torch.device,
+    report: Report,
+    objective: Objective,
+    checkpoint: Checkpoint | None = None,
+) -> Outcome:
     """Fits `network` in place and leaves it with the best epoch's weights.
 
     Raises:
@@ -67,37 +129,44 @@ def fit(network: nn.Module, windows: Windows, schedule: Schedule, *, device: tor
         JobCancelled: somebody asked for it, within one batch.
     """
     data = _OnDevice(windows, device)
-    optimizer = ClippedAdam(network, learning_rate=schedule.learning_rate)
     chance = torch.Generator().manual_seed(schedule.seed)
-    pace = Pace(_usable_threads(network, data, schedule, report=report)) if device.type == "cpu" else None
-    best, best_epoch, epoch = float("inf"), 0, 0
-    kept = {name: value.clone() for name, value in network.state_dict().items()}
-    zero_loss = float(data.labels_R[data.ends["stop"]].square().mean())
-    for epoch in range(1, schedule.epochs + 1):
-        train_loss = _epoch(network, data, schedule, optimizer=optimizer, pace=pace, chance=chance, report=report)
-        stop_loss = score(network, data)
+    course = _Course(network, ClippedAdam(network, learning_rate=schedule.learning_rate), chance, _copied(network))
+    threads = _usable_threads(network, data, schedule, objective=objective, report=report)
+    pace = Pace(threads) if device.type == "cpu" else None
+    if checkpoint is not None and course.restore(checkpoint):
+        report.say(f"going on after epoch {course.epoch}")
+    baseline = objective.baseline(data.labels_RK[data.ends["stop"]])
+    while course.epoch < schedule.epochs and course.epoch - course.best_epoch < schedule.patience:
+        train_loss = _epoch(course, data, schedule, objective=objective, pace=pace, report=report)
+        stop_loss = score(network, data, objective)
+        course.epoch += 1
         if not (train_loss < float("inf") and stop_loss < float("inf")):
             raise TrainingError(
-                f"the loss of epoch {epoch} is not a number; "
+                f"the loss of epoch {course.epoch} is not a number; "
                 "lower `learning_rate` or look for absurd values among the features"
             )
+        if stop_loss < course.best:
+            course.best, course.best_epoch, course.kept = stop_loss, course.epoch, _copied(network)
+        if checkpoint is not None and checkpoint.due():
+            course.save(checkpoint)
         report(
-            epoch,
+            course.epoch,
             schedule.epochs,
             train_loss=train_loss,
             stop_loss=stop_loss,
-            stop_skill=1 - stop_loss / zero_loss if zero_loss else 0.0,
+            stop_skill=1 - stop_loss / baseline if baseline else 0.0,
         )
-        if stop_loss < best:
-            best, best_epoch = stop_loss, epoch
-            kept = {name: value.clone() for name, value in network.state_dict().items()}
-        elif epoch - best_epoch >= schedule.patience:
-            break
-    network.load_state_dict(kept)
-    return Outcome(epoch, best_epoch, best)
+    network.load_state_dict(course.kept)
+    return Outcome(course.epoch, course.best_epoch, course.best)
 
 
-def _usable_threads(network: nn.Module, data: _OnDevice, schedule: Schedule, *, report: Report) -> int:
+def _copied(network: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in network.state_dict().items()}
+
+
+def _usable_threads(
+    network: nn.Module, data: _OnDevice, schedule: Schedule, *, objective: Objective, report: Report
+) -> int:
     """All threads, where they give one thread's gradients to the bit on batches of this training's shapes; else one.
 
     Some of oneDNN's and MKL's kernels add up in another order with more threads (an LSTM over a single feature does);
@@ -113,7 +182,7 @@ def _usable_threads(network: nn.Module, data: _OnDevice, schedule: Schedule, *, 
         report.check()
         torch.set_num_threads(threads)
         with torch.random.fork_rng(devices=[]):
-            loss = nn.functional.mse_loss(network(data.batch(ends[:num], length))[:, 0], data.labels_R[ends[:num]])
+            loss = objective.loss(network, data.batch(ends[:num], length), data.labels_RK[ends[:num]])
         return torch.cat([each.reshape(-1) for each in torch.autograd.grad(loss, parameters)])
 
     if most > 1 and all(
@@ -124,31 +193,23 @@ def _usable_threads(network: nn.Module, data: _OnDevice, schedule: Schedule, *, 
 
 
 def _epoch(
-    network: nn.Module,
-    data: _OnDevice,
-    schedule: Schedule,
-    *,
-    optimizer: ClippedAdam,
-    pace: Pace | None,
-    chance: torch.Generator,
-    report: Report,
+    course: _Course, data: _OnDevice, schedule: Schedule, *, objective: Objective, pace: Pace | None, report: Report
 ) -> float:
-    """One pass over the training part in random order; the mean squared error."""
-    network.train()
+    """One pass over the training part in random order; the mean loss."""
+    course.network.train()
     ends = data.ends["train"]
-    order = ends[torch.randperm(len(ends), generator=chance).to(ends.device)]
+    order = ends[torch.randperm(len(ends), generator=course.chance).to(ends.device)]
     batches = torch.split(order, schedule.batch_size)
-    lengths = _lengths(len(batches), len(data.offsets_T1), shortest=schedule.shortest_window, chance=chance)
+    lengths = _lengths(len(batches), len(data.offsets_T1), shortest=schedule.shortest_window, chance=course.chance)
     total = torch.zeros((), device=ends.device)
     for ends_N, length in zip(batches, lengths, strict=True):
         report.check()
         if pace is not None:
             pace.next_batch()
-        optimizer.zero_grad()
-        answers_N = network(data.batch(ends_N, length))[:, 0]
-        loss = nn.functional.mse_loss(answers_N, data.labels_R[ends_N])
+        course.optimizer.zero_grad()
+        loss = objective.loss(course.network, data.batch(ends_N, length), data.labels_RK[ends_N])
         backward(loss)
-        optimizer.step()
+        course.optimizer.step()
         total += loss.detach() * len(ends_N)
     return float(total) / len(ends)
 
@@ -162,12 +223,11 @@ def _lengths(num: int, lookback: int, *, shortest: int, chance: torch.Generator)
 
 
 @torch.no_grad()
-def score(network: nn.Module, data: _OnDevice) -> float:
-    """Mean squared error on the stopping part, over whole windows."""
+def score(network: nn.Module, data: _OnDevice, objective: Objective) -> float:
+    """Mean loss on the stopping part, over whole windows."""
     network.eval()
     ends, lookback = data.ends["stop"], len(data.offsets_T1)
     total = 0.0
-    for ends_N in torch.split(ends, SCORING_BATCH):
-        answers_N = network(data.batch(ends_N, lookback))[:, 0]
-        total += float((answers_N - data.labels_R[ends_N]).square().sum())
+    for ends_N in torch.split(ends, max(1, SCORING_ROWS // lookback)):
+        total += float(objective.loss(network, data.batch(ends_N, lookback), data.labels_RK[ends_N])) * len(ends_N)
     return total / len(ends)

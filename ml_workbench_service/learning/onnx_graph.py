@@ -8,13 +8,14 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from onnx import ModelProto
 
+from ml_workbench_service.learning.heads import Head
 from ml_workbench_service.learning.onnx_parts import Graph
 
 GATES_IN_ONNX_ORDER: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2)}
 
 
 def recurrent_graph(
-    weights: Mapping[str, np.ndarray], *, cell: str, num_layers: int, is_level_F: Sequence[bool]
+    weights: Mapping[str, np.ndarray], *, cell: str, num_layers: int, is_level_F: Sequence[bool], head: Head
 ) -> ModelProto:
     """`rows` (N, T, F) → `outputs` (N, K) and `last_rows` (N, F), the last row after the window stage.
 
@@ -23,16 +24,18 @@ def recurrent_graph(
         cell: "LSTM" or "GRU".
         num_layers: recurrent layers.
         is_level_F: the columns from which the window's mean is subtracted.
+        head: what becomes of the last layer's values.
     """
     graph = Graph(is_level_F)
-    num_outputs, num_units = weights["head.weight"].shape
+    num_units = weights["head.weight"].shape[1]
     graph.add("Transpose", [graph.windows], ["sequence_0"], perm=[1, 0, 2])
-    for layer in range(num_layers):
-        _recurrent_layer(graph, weights, cell=cell, layer=layer, is_last=layer == num_layers - 1, num_units=num_units)
+    for number in range(num_layers):
+        _recurrent_layer(graph, weights, cell=cell, layer=number, is_last=number == num_layers - 1, num_units=num_units)
     graph.add("Squeeze", ["final_state", graph.constant("direction", np.array([0], np.int64))], ["hidden"])
-    head = [graph.constant("head_weight", weights["head.weight"]), graph.constant("head_bias", weights["head.bias"])]
-    graph.add("Gemm", ["hidden", *head], ["outputs"], transB=1)
-    return graph.model(f"{cell.lower()}_forecaster", num_outputs=num_outputs)
+    layer = [graph.constant("head_weight", weights["head.weight"]), graph.constant("head_bias", weights["head.bias"])]
+    graph.add("Gemm", ["hidden", *layer], ["raw"], transB=1)
+    head.add_to(graph, "raw")
+    return graph.model(f"{cell.lower()}_forecaster", num_outputs=head.num_outputs)
 
 
 def _recurrent_layer(

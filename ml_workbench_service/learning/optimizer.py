@@ -5,6 +5,8 @@ gradients, are views of one flat vector each, so that clipping, Adam and zeroing
 parameters keep the layout that cuDNN wants.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
@@ -41,6 +43,29 @@ class ClippedAdam:
         nn.utils.clip_grad_norm_(self._parameters, GRADIENT_NORM, foreach=True)
         self._by_torch.step()
 
+    def state(self) -> dict[str, Tensor]:
+        """Everything but the parameters that decides the next steps: both moments and the number of steps."""
+        if self._by_torch is None:
+            return self._flat.state()
+        return {
+            f"{number}.{name}": value
+            for number, each in self._by_torch.state_dict()["state"].items()
+            for name, value in each.items()
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """The inverse of `state`, into a fresh optimizer of the same network."""
+        if self._by_torch is None:
+            for name, value in self._flat.state().items():
+                value.copy_(state[name])
+            return
+        whole = self._by_torch.state_dict()
+        whole["state"] = {}
+        for key, value in state.items():
+            number, name = key.split(".", 1)
+            whole["state"].setdefault(int(number), {})[name] = value
+        self._by_torch.load_state_dict(whole)
+
 
 class _FlatAdam:
     """Adam's state over one vector, stepped by torch's functional form.
@@ -53,6 +78,10 @@ class _FlatAdam:
         self._weights, self.gradient = _flattened(parameters)
         self._mean, self._square = torch.zeros_like(self._weights), torch.zeros_like(self._weights)
         self._num_steps = torch.zeros(())
+
+    def state(self) -> dict[str, Tensor]:
+        """The moments and the number of steps themselves, not copies."""
+        return {"mean": self._mean, "square": self._square, "num_steps": self._num_steps}
 
     @torch.no_grad()
     def step(self) -> None:

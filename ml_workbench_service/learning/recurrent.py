@@ -6,6 +6,7 @@ Legend: N windows, T rows, F features, H units, K outputs.
 from torch import Tensor, nn
 
 from ml_workbench_service.learning.gru_kernel import GruPass
+from ml_workbench_service.learning.heads import Head
 from ml_workbench_service.learning.windowed import WindowedNetwork
 
 KERNEL_SIZE = 2_000_000
@@ -16,13 +17,14 @@ class RecurrentForecaster(WindowedNetwork):
     """Window stage, recurrent layers, dropout, one linear layer on the last state."""
 
     def __init__(
-        self, cell: str, *, is_level_F: tuple[bool, ...], units: int, layers: int, num_outputs: int, dropout: float
+        self, cell: str, *, is_level_F: tuple[bool, ...], units: int, layers: int, head: Head, dropout: float
     ) -> None:
         super().__init__(is_level_F)
+        self.finish = head.finish
         between = dropout if layers > 1 else 0.0
         self.rnn: nn.RNNBase = getattr(nn, cell)(len(is_level_F), units, layers, dropout=between)
         self.dropout = nn.Dropout(dropout)
-        self.head = nn.Linear(units, num_outputs)
+        self.head = nn.Linear(units, head.num_raw)
 
     def forward(self, rows_TNF: Tensor) -> Tensor:
         """Time-major rows → (N, K) in units of the label scale."""
@@ -31,8 +33,7 @@ class RecurrentForecaster(WindowedNetwork):
             states_TNH = self._by_kernel(windows_TNF)
         else:
             states_TNH, _ = self.rnn(windows_TNF)
-        answer: Tensor = self.head(self.dropout(states_TNH[-1]))
-        return answer
+        return self.finish(self.head(self.dropout(states_TNH[-1])))
 
     def _suits_kernel(self, windows_TNF: Tensor) -> bool:
         """Training a GRU on a processor, as long as torch's bookkeeping rather than its arithmetic is the cost."""

@@ -3,7 +3,7 @@
 Free of torch at import; training loads it.
 """
 
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import Field
 
@@ -11,8 +11,10 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Family, Trained
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.family import Assignment, Family, Trained
+
+if TYPE_CHECKING:
+    from ml_workbench_service.learning.heads import Head
 
 MIN_WINDOW = 3
 """Recurrent families train on windows from this length up, so that a short request is no foreign input."""
@@ -52,36 +54,31 @@ class RecurrentFamily(Family, abstract=True):
     @property
     def units(self) -> int:
         """Hidden units of each layer."""
-        return int(getattr(self.hyperparameters, f"{self.name}_units"))
+        return int(getattr(self.hyperparameters, f"{self.cell.lower()}_units"))
 
-    def train(
-        self, windows: Windows, *, targets: tuple[str, ...], seed: int, accelerator: Accelerator, report: Report
-    ) -> Trained:
+    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
         from ml_workbench_service.learning.onnx_graph import recurrent_graph
         from ml_workbench_service.learning.recurrent import RecurrentForecaster
         from ml_workbench_service.learning.windowed import train
 
         hyper: Any = self.hyperparameters
-        is_level_F = windows.scaler.is_level_F
+        is_level_F = assignment.windows.scaler.is_level_F
+        head = self.head(assignment)
         return train(
             lambda: RecurrentForecaster(
-                self.cell,
-                is_level_F=is_level_F,
-                units=self.units,
-                layers=hyper.layers,
-                num_outputs=len(targets),
+                self.cell, is_level_F=is_level_F, units=self.units, layers=hyper.layers, head=head,
                 dropout=hyper.dropout,
             ),
-            windows,
+            assignment,
             hyperparameters=hyper,
             shortest_window=self.min_window,
-            targets=targets,
-            seed=seed,
+            outputs=head.names,
+            objective=head.objective,
             accelerator=accelerator,
             report=report,
             graph=lambda weights: recurrent_graph(
-                weights, cell=self.cell, num_layers=hyper.layers, is_level_F=is_level_F
+                weights, cell=self.cell, num_layers=hyper.layers, is_level_F=is_level_F, head=head
             ),
             description={
                 "kind": "recurrent_forecaster",
@@ -89,12 +86,18 @@ class RecurrentFamily(Family, abstract=True):
                 "units": self.units,
                 "layers": hyper.layers,
             },
-        )
+        )  # fmt: skip
+
+    def head(self, assignment: Assignment) -> "Head":
+        """What the last layer is for: forecasts, unless a subclass learns something else."""
+        from ml_workbench_service.learning.heads import head_for
+
+        return head_for(assignment)
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, and four copies of the largest batch's activations; scoring takes batches of at least 4,096."""
+        """The rows, and four copies of the largest batch's activations; scoring takes batches of 98,304 rows."""
         hyper: Any = self.hyperparameters
-        batch = max(hyper.batch_size, 4096)
+        batch = max(hyper.batch_size, 98_304 // hyper.lookback)
         activations = batch * hyper.lookback * (num_features + self.units * (self.gates + 2) * hyper.layers) * 4
         weights = self.gates * self.units * (num_features + self.units * (2 * hyper.layers - 1)) * 4
         return int(num_rows * (num_features + 8) * 16 + 4 * activations + 8 * weights)

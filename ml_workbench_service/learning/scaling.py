@@ -6,12 +6,12 @@ window's mean. The window stage is the network's first operation: it subtracts f
 the window, which makes it the log ratio to the window's own (geometric) mean. So a decade's drift of the price is no
 novelty, and training and serving share every operation.
 
-Legend: N rows, F features.
+Legend: N rows, F features, K labels.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -27,11 +27,11 @@ LARGEST_ROW = 1e9
 
 @dataclass(frozen=True)
 class SymbolScale:
-    """One symbol's centres and scales, and the unit of its label."""
+    """One symbol's centres and scales, and the units of its labels (1 for a class)."""
 
     center_F: Floats
     scale_F: Floats
-    label_scale: float
+    label_scale_K: Floats
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class RowScaler:
                 name: {
                     "center": scale.center_F.tolist(),
                     "scale": scale.scale_F.tolist(),
-                    "label_scale": scale.label_scale,
+                    "label_scale": scale.label_scale_K.tolist(),
                 }
                 for name, scale in self.symbols.items()
             },
@@ -76,10 +76,42 @@ class RowScaler:
             features=tuple(plain["features"]),
             is_level_F=tuple(plain["is_level"]),
             symbols={
-                name: SymbolScale(np.array(each["center"]), np.array(each["scale"]), float(each["label_scale"]))
+                name: SymbolScale(
+                    np.array(each["center"]), np.array(each["scale"]), np.atleast_1d(np.array(each["label_scale"]))
+                )
                 for name, each in plain["symbols"].items()
             },
         )
+
+
+@dataclass(frozen=True)
+class RawRows:
+    """No scaling: the rows of a feature set are its answer, to the last bit. Every symbol is known that it names."""
+
+    features: tuple[str, ...]
+    symbols: Mapping[str, SymbolScale]
+
+    def rows(self, symbol: str, x_NF: Floats) -> Floats32:
+        """The rows as they are, in double precision: what reads them takes both."""
+        return cast(Floats32, x_NF)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `recipe.json`."""
+        return {"raw": True, "features": list(self.features), "symbols": list(self.symbols)}
+
+    @classmethod
+    def of(cls, features: Sequence[str], symbols: Sequence[str]) -> "RawRows":
+        """For these columns and symbols."""
+        num = len(features)
+        unit = SymbolScale(np.zeros(num), np.ones(num), np.ones(num))
+        return cls(tuple(features), dict.fromkeys(symbols, unit))
+
+
+def load_scaler(plain: Mapping[str, Any]) -> RowScaler | RawRows:
+    """What a recipe describes."""
+    if plain.get("raw"):
+        return RawRows.of(plain["features"], plain["symbols"])
+    return RowScaler.from_json(plain)
 
 
 def to_logs(x_NF: Floats, features: Sequence[str], is_level_F: Sequence[bool]) -> Floats:
@@ -98,15 +130,24 @@ def to_logs(x_NF: Floats, features: Sequence[str], is_level_F: Sequence[bool]) -
     return x_NF
 
 
-def fit_symbol(x_NF: Floats, labels_N: Floats, ends: Ints, *, is_level_F: Sequence[bool], lookback: int) -> SymbolScale:
+def fit_symbol(
+    x_NF: Floats,
+    labels_NK: Floats,
+    ends: Ints,
+    *,
+    is_level_F: Sequence[bool],
+    lookback: int,
+    scales_K: Sequence[bool],
+) -> SymbolScale:
     """Centres and scales from the training windows that end at `ends`.
 
     Args:
         x_NF: rows of one symbol after `to_logs`.
-        labels_N: labels in their own unit.
+        labels_NK: labels in their own units.
         ends: row numbers of the training windows' last rows; every row of those windows is finite.
         is_level_F: which columns are levels.
         lookback: rows of a window.
+        scales_K: which labels have a unit; the others are classes, with unit 1.
     """
     rows = np.unique((ends[:, None] - np.arange(lookback)).ravel()) if len(ends) * lookback < 4_000_000 else ends
     center, scale = x_NF[rows].mean(axis=0), x_NF[rows].std(axis=0)
@@ -116,5 +157,6 @@ def fit_symbol(x_NF: Floats, labels_N: Floats, ends: Ints, *, is_level_F: Sequen
         last = values[ends] - (total[ends + 1] - total[ends + 1 - lookback]) / lookback
         scale[column] = np.sqrt(np.mean(last**2))
     scale = np.where(scale > ROUNDING * np.abs(center), scale, 1.0)
-    label_scale = float(np.sqrt(np.mean(labels_N[ends] ** 2)))
-    return SymbolScale(center, scale, label_scale if label_scale > SMALLEST_LABEL_SCALE else 1.0)
+    sizes = np.sqrt(np.mean(labels_NK[ends] ** 2, axis=0))
+    has_unit = np.array(scales_K, dtype=bool) & (sizes > SMALLEST_LABEL_SCALE)
+    return SymbolScale(center, scale, np.where(has_unit, sizes, 1.0))

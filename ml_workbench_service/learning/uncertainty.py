@@ -50,12 +50,19 @@ class ResidualDistribution:
 
     def interval(self, prediction: float, scale: float, *, may_be_negative: bool = True) -> Interval:
         """Prediction ± radius x scale; what cannot be negative (a volatility) has no negative bound."""
-        lower = prediction - self.radius * scale
-        return Interval(
-            level=INTERVAL_LEVEL,
-            lower=lower if may_be_negative else max(lower, 0.0),
-            upper=prediction + self.radius * scale,
-        )
+        lower, upper = prediction - self.radius * scale, prediction + self.radius * scale
+        if not may_be_negative:
+            lower, upper = max(lower, 0.0), max(upper, 0.0)
+        return Interval(level=INTERVAL_LEVEL, lower=lower, upper=upper)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `recipe.json`."""
+        return {"grid": self.grid_Q.tolist(), "radius": self.radius}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> "ResidualDistribution":
+        """The inverse of `to_json`."""
+        return cls(np.array(plain["grid"]), float(plain["radius"]))
 
     def probability(self, direction: Direction, prediction: float, *, scale: float, dead_zone: float) -> float:
         """How probable it is that the realised value lies above, below or inside ± `dead_zone`; never quite 0 or 1."""
@@ -109,54 +116,23 @@ class NoveltyDetector:
             top_features=tuple(self.features[int(number)] for number in worst),
         )
 
-
-@dataclass(frozen=True)
-class Uncertainty:
-    """Everything `recipe.json` keeps for intervals, confidence and novelty."""
-
-    conditional: ResidualDistribution | None  # scale: ex-ante volatility of the target
-    unconditional: ResidualDistribution  # scale: the symbol's label scale
-    novelty: NoveltyDetector
-
     def to_json(self) -> dict[str, Any]:
         """Plain values for `recipe.json`."""
         return {
-            "interval_level": INTERVAL_LEVEL,
-            "conditional": _plain(self.conditional),
-            "unconditional": _plain(self.unconditional),
-            "novelty": {
-                "features": list(self.novelty.features),
-                "mean": self.novelty.mean_F.tolist(),
-                "precision": self.novelty.precision_FF.tolist(),
-                "distance_quantile": self.novelty.distance_quantile,
-                "worst_quantile": self.novelty.worst_quantile,
-            },
+            "features": list(self.features),
+            "mean": self.mean_F.tolist(),
+            "precision": self.precision_FF.tolist(),
+            "distance_quantile": self.distance_quantile,
+            "worst_quantile": self.worst_quantile,
         }
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> "Uncertainty":
+    def from_json(cls, plain: Mapping[str, Any]) -> "NoveltyDetector":
         """The inverse of `to_json`."""
-        novelty = plain["novelty"]
-        unconditional = _distribution(plain["unconditional"])
-        assert unconditional is not None
         return cls(
-            _distribution(plain["conditional"]),
-            unconditional,
-            NoveltyDetector(
-                tuple(novelty["features"]),
-                np.array(novelty["mean"]),
-                np.array(novelty["precision"]),
-                float(novelty["distance_quantile"]),
-                float(novelty["worst_quantile"]),
-            ),
+            tuple(plain["features"]),
+            np.array(plain["mean"]),
+            np.array(plain["precision"]),
+            float(plain["distance_quantile"]),
+            float(plain["worst_quantile"]),
         )
-
-
-def _plain(distribution: ResidualDistribution | None) -> dict[str, Any] | None:
-    if distribution is None:
-        return None
-    return {"grid": distribution.grid_Q.tolist(), "radius": distribution.radius}
-
-
-def _distribution(plain: Mapping[str, Any] | None) -> ResidualDistribution | None:
-    return None if plain is None else ResidualDistribution(np.array(plain["grid"]), float(plain["radius"]))

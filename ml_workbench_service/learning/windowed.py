@@ -15,9 +15,9 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.family import Assignment, Trained
 from ml_workbench_service.learning.loop import Schedule, fit
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.objectives import Objective
 
 
 class WindowedNetwork(nn.Module):
@@ -40,20 +40,20 @@ class WindowedNetwork(nn.Module):
         return {name: value.detach().numpy().copy() for name, value in self.state_dict().items()}
 
     @torch.inference_mode()
-    def answer(self, rows_NTF: Floats32) -> RawPrediction:
-        """Outputs and last rows, as the exported graph must give them."""
+    def answer(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
+        """Outputs and last rows, as the exported graph must give them; what is held makes no difference here."""
         rows_TNF = torch.from_numpy(np.ascontiguousarray(rows_NTF.transpose(1, 0, 2)))
         return RawPrediction(self(rows_TNF).numpy(), self.window_stage(rows_TNF)[-1].numpy())
 
 
 def train(
     build: Callable[[], WindowedNetwork],
-    windows: Windows,
+    assignment: Assignment,
     *,
     hyperparameters: Any,
     shortest_window: int,
-    targets: tuple[str, ...],
-    seed: int,
+    outputs: tuple[str, ...],
+    objective: Objective,
     accelerator: Accelerator,
     report: Report,
     graph: Callable[[Mapping[str, np.ndarray]], ModelProto],
@@ -63,11 +63,16 @@ def train(
 
     Args:
         build: makes the network, with random weights.
+        assignment: the data, the seed, and where to leave checkpoints.
+        hyperparameters: `learning_rate`, `batch_size`, `epochs`, `patience`.
+        shortest_window: rows of the shortest window to train on.
+        outputs: names of the network's outputs.
+        objective: what to make small.
         graph: the ONNX graph of the network's weights.
         description: what `network.json` says of it.
     """
     device = accelerator.for_training()
-    torch.manual_seed(seed)
+    torch.manual_seed(assignment.seed)
     network = build().to(device)
     schedule = Schedule(
         learning_rate=hyperparameters.learning_rate,
@@ -75,15 +80,23 @@ def train(
         epochs=hyperparameters.epochs,
         patience=hyperparameters.patience,
         shortest_window=shortest_window,
-        seed=seed,
+        seed=assignment.seed,
     )
-    outcome = fit(network, windows, schedule, device=device, report=report)
+    outcome = fit(
+        network,
+        assignment.windows,
+        schedule,
+        device=device,
+        report=report,
+        objective=objective,
+        checkpoint=assignment.checkpoint,
+    )
     network.eval().cpu()
     weights = network.weights()
     return Trained(
-        outputs=targets,
+        outputs=outputs,
         weights=weights,
-        network={**description, "num_features": len(windows.features), "num_outputs": len(targets)},
+        network={**description, "num_features": len(assignment.windows.features), "num_outputs": len(outputs)},
         graph=lambda: graph(weights),
         predict=network.answer,
         epochs_run=outcome.epochs_run,

@@ -5,11 +5,12 @@ splits them by timestamps that are the same for all symbols, and purges the wind
 
     train | stop | calibrate | test        the last `validation_split` of the time: a quarter, a quarter, a half
 
-Legend: R rows of all symbols, F features, N windows of a part. A window is named by its last row.
+Legend: R rows of all symbols, F features, K labels of a row (none where nothing is forecast), N windows of a part. A
+window is named by its last row.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -33,12 +34,17 @@ class SymbolRows:
 
     symbol: str
     x_NF: Floats
-    labels_N: Floats
-    label_known_ms_N: Ints
+    labels_NK: Floats  # class targets hold the number of the class
+    label_known_ms_N: Ints  # when the last of a row's labels is known; without labels, when the row is
     known_ms_N: Ints
     runs_N: Ints
-    volatility_N: Floats  # ex-ante standard deviation of the target; NaN where unknown
+    bar_volatility_N: Floats  # ex-ante standard deviation of one bar's log return; NaN where unknown
     close_N: Floats
+    spread_N: Floats  # the bars' own spread in price units; NaN where they have none
+
+
+FinishLabels = Callable[[Mapping[str, int]], Sequence[Floats]]
+"""Labels (N, K) of each symbol, made once the borders are known: for rules that are fitted on the training part."""
 
 
 @dataclass(frozen=True)
@@ -46,12 +52,15 @@ class Windows:
     """Everything a family trains on, and everything it is judged on."""
 
     rows_RF: Floats32  # scaled by the row stage
-    labels_R: Floats32  # in units of the symbol's label scale
-    own_labels_R: Floats  # in the target's own unit
+    labels_RK: Floats32  # in units of the symbol's label scale
+    own_labels_RK: Floats  # in the targets' own units
     symbol_R: Ints  # position in `symbols`
     known_ms_R: Ints
-    volatility_R: Floats
+    label_known_ms_R: Ints
+    runs_R: Ints  # consecutive bars of one symbol share a number, which no other symbol has
+    bar_volatility_R: Floats
     close_R: Floats
+    spread_R: Floats
     parts: Mapping[Part, Ints]  # last rows of each part's windows, by time within each symbol
     borders_ms: Mapping[str, int]
     num_purged: int
@@ -65,9 +74,9 @@ class Windows:
         return self.scaler.features
 
     @property
-    def label_scale_R(self) -> Floats:
-        """The unit of each row's label."""
-        scales: Floats = np.array([self.scaler.symbols[symbol].label_scale for symbol in self.symbols])
+    def label_scale_RK(self) -> Floats:
+        """The unit of each row's labels."""
+        scales: Floats = np.stack([self.scaler.symbols[symbol].label_scale_K for symbol in self.symbols])
         return scales[self.symbol_R]
 
     def gather(self, ends: Ints, length: int | None = None) -> Floats32:
@@ -84,8 +93,19 @@ def build(
     is_level: Sequence[bool],
     lookback: int,
     validation_split: float,
+    scales_labels: Sequence[bool] | None = None,
+    finish_labels: FinishLabels | None = None,
 ) -> Windows:
     """Windows, parts and scaling; see the module.
+
+    Args:
+        tables: one symbol each.
+        features: names of the columns.
+        is_level: which of them are on the price's scale.
+        lookback: rows of a window.
+        validation_split: the last share of the time.
+        scales_labels: which labels are put into units of their symbol's typical size, if not all; classes are not.
+        finish_labels: replaces the tables' labels once the borders are known; a row that has a label keeps one.
 
     Raises:
         DataValidationError: a part has too few windows; the message says how to get more.
@@ -97,8 +117,11 @@ def build(
     if not sum(len(each) for each in ends):
         raise _too_few("train", 0, lookback)
     borders = _borders(np.concatenate(known), np.concatenate(label_known), validation_split)
+    if finish_labels is not None:
+        labels = finish_labels(borders)
+        tables = [replace(table, labels_NK=each) for table, each in zip(tables, labels, strict=True)]
     masks = [_masks(*each, borders) for each in zip(known, label_known, strict=True)]
-    offsets = np.cumsum([0] + [len(table.labels_N) for table in tables])
+    offsets = np.cumsum([0] + [len(table.labels_NK) for table in tables])
     parts = {
         part: np.concatenate(
             [each[mask[part]] + offset for each, mask, offset in zip(ends, masks, offsets, strict=False)]
@@ -111,13 +134,11 @@ def build(
     scales: dict[str, SymbolScale] = {}
     for x_NF, table, each, mask in zip(logs, tables, ends, masks, strict=True):
         if not mask["train"].any():
-            raise DataValidationError.at(
-                "body.symbols",
-                f"{table.symbol} has no complete window in the training part; leave it out or start earlier",
-            )
+            raise _no_training_window(table.symbol)
         scales[table.symbol] = fit_symbol(
-            x_NF, table.labels_N, each[mask["train"]], is_level_F=is_level, lookback=lookback
-        )
+            x_NF, table.labels_NK, each[mask["train"]], is_level_F=is_level, lookback=lookback,
+            scales_K=[True] * table.labels_NK.shape[1] if scales_labels is None else scales_labels,
+        )  # fmt: skip
     scaler = RowScaler(tuple(features), tuple(is_level), scales)
     num_kept = sum(len(each) for each in parts.values())
     return _stack(
@@ -134,18 +155,22 @@ def _stack(
     lookback: int,
     num_purged: int,
 ) -> Windows:
-    own_labels = np.concatenate([table.labels_N for table in tables])
-    symbol_R = np.concatenate([np.full(len(table.labels_N), number) for number, table in enumerate(tables)])
+    own_labels = np.concatenate([table.labels_NK for table in tables])
+    symbol_R = np.concatenate([np.full(len(table.labels_NK), number) for number, table in enumerate(tables)])
     rows = np.concatenate([scaler.rows(table.symbol, table.x_NF) for table in tables])
-    label_scale = np.array([scaler.symbols[table.symbol].label_scale for table in tables])[symbol_R]
+    label_scale = np.stack([scaler.symbols[table.symbol].label_scale_K for table in tables])[symbol_R]
+    first_runs = np.cumsum([0] + [int(table.runs_N.max(initial=-1)) + 1 for table in tables])
     return Windows(
         rows_RF=np.ascontiguousarray(np.nan_to_num(rows)),  # rows with gaps are in no window
-        labels_R=np.nan_to_num(own_labels / label_scale).astype(np.float32),
-        own_labels_R=own_labels,
+        labels_RK=np.nan_to_num(own_labels / label_scale).astype(np.float32),
+        own_labels_RK=own_labels,
         symbol_R=symbol_R.astype(np.int64),
         known_ms_R=np.concatenate([table.known_ms_N for table in tables]),
-        volatility_R=np.concatenate([table.volatility_N for table in tables]),
+        label_known_ms_R=np.concatenate([table.label_known_ms_N for table in tables]),
+        runs_R=np.concatenate([table.runs_N + first for table, first in zip(tables, first_runs, strict=False)]),
+        bar_volatility_R=np.concatenate([table.bar_volatility_N for table in tables]),
         close_R=np.concatenate([table.close_N for table in tables]),
+        spread_R=np.concatenate([table.spread_N for table in tables]),
         parts=parts,
         borders_ms=borders,
         num_purged=num_purged,
@@ -165,9 +190,9 @@ def streaks(complete_N: NDArray[np.bool_], runs_N: Ints) -> Ints:
 
 
 def _complete(x_NF: Floats, table: SymbolRows, lookback: int) -> Ints:
-    """Last rows of the windows with `lookback` complete rows and a label."""
+    """Last rows of the windows with `lookback` complete rows and all labels."""
     streak = streaks(np.asarray(np.isfinite(x_NF).all(axis=1)), table.runs_N)
-    return np.flatnonzero((streak >= lookback) & np.isfinite(table.labels_N))
+    return np.flatnonzero((streak >= lookback) & np.isfinite(table.labels_NK).all(axis=1))
 
 
 def _borders(known_ms: Ints, label_known_ms: Ints, validation_split: float) -> dict[str, int]:
@@ -192,6 +217,12 @@ def _too_few(part: Part, num: int, lookback: int) -> DataValidationError:
         f"the {part} part has {num} complete windows of {lookback} bars and needs {FEWEST_WINDOWS[part]}; "
         "ask for a longer range, a shorter lookback, or features with a shorter warm-up",
         code="too_few_windows",
+    )
+
+
+def _no_training_window(symbol: str) -> DataValidationError:
+    return DataValidationError.at(
+        "body.symbols", f"{symbol} has no complete window in the training part; leave it out or start earlier"
     )
 
 

@@ -18,15 +18,15 @@ from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.prediction import (
     AbstainReason,
-    Direction,
-    Interval,
     Novelty,
     Precision,
     PredictionMetadata,
     PredictionRecord,
+    RawPrediction,
     Role,
 )
-from ml_workbench_service.learning.uncertainty import NOVELTY_THRESHOLD, TOO_WIDE
+from ml_workbench_service.learning.judge import Judgement
+from ml_workbench_service.learning.uncertainty import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.windows import part_of
 from ml_workbench_service.market import calendar
 from ml_workbench_service.serving.model import ServedModel
@@ -45,8 +45,9 @@ class Question:
     x_TF: Floats  # features in their own units, in the card's order, oldest first
     as_of_ms: int
     price: float | None
-    volatility: float | None  # ex-ante standard deviation of the target
+    bar_volatility: float | None  # ex-ante standard deviation of one bar's log return
     newest_known_ms: int  # when the last row became known
+    position: float = 0.0  # what is held already; policies read it
     clock: bool = True  # whether the clock's abstentions apply
     warnings: tuple[str, ...] = ()
     prediction_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -96,13 +97,10 @@ def prepare(model: ServedModel, question: Question) -> Prepared:
 def answer(model: ServedModel, question: Question, circumstances: Circumstances) -> PredictionRecord:
     """One record, by the network for single windows (int8 where it was accepted)."""
     prepared = prepare(model, question)
-    if prepared.rows_TF is None:
-        return finish(model, prepared, circumstances, output=None, last_row_F=None, precision=model.card.precision)
-    raw = model.single.predict(prepared.rows_TF[None])
-    return finish(
-        model, prepared, circumstances, output=float(raw.outputs_NK[0, 0]), last_row_F=raw.last_rows_NF[0],
-        precision=model.card.precision,
-    )  # fmt: skip
+    raw = None
+    if prepared.rows_TF is not None:
+        raw = model.single.predict(prepared.rows_TF[None], _positions([prepared]))
+    return finish(model, prepared, circumstances, raw=raw, place=0, precision=model.card.precision)
 
 
 def answer_many(
@@ -113,15 +111,15 @@ def answer_many(
     for number, prepared in enumerate(questions):
         if prepared.rows_TF is not None:
             by_length.setdefault(len(prepared.rows_TF), []).append(number)
-    outputs: dict[int, tuple[float, Floats32]] = {}
+    answers: dict[int, tuple[RawPrediction, int]] = {}
     for numbers in by_length.values():
-        raw = model.float32.predict(np.stack([_rows(questions[number]) for number in numbers]))
-        for place, number in enumerate(numbers):
-            outputs[number] = float(raw.outputs_NK[place, 0]), raw.last_rows_NF[place]
+        asked = [questions[number] for number in numbers]
+        raw = model.float32.predict(np.stack([_rows(each) for each in asked]), _positions(asked))
+        answers |= {number: (raw, place) for place, number in enumerate(numbers)}
     records = []
     for number, prepared in enumerate(questions):
-        output, last_row_F = outputs.get(number, (None, None))
-        records.append(finish(model, prepared, circumstances, output=output, last_row_F=last_row_F, precision="fp32"))
+        answered, place = answers.get(number, (None, 0))
+        records.append(finish(model, prepared, circumstances, raw=answered, place=place, precision="fp32"))
     return records
 
 
@@ -130,16 +128,15 @@ def finish(
     prepared: Prepared,
     circumstances: Circumstances,
     *,
-    output: float | None,
-    last_row_F: Floats32 | None,
+    raw: RawPrediction | None,
+    place: int,
     precision: Precision,
 ) -> PredictionRecord:
-    """The whole record around a network's output; `None` means that the symbol is unknown."""
+    """The whole record around the outputs at `place`; no outputs mean that the symbol is unknown."""
     card, question = model.card, prepared.question
-    judgement = _judge(model, question, output, last_row_F)
-    abstains = bool(judgement.reasons)
-    prediction = None if abstains else judgement.value
-    warnings = prepared.warnings + judgement.warnings
+    judgement, novelty, reasons = _judge(model, question, raw, place)
+    abstains = bool(reasons) or judgement is None
+    stated = None if abstains else judgement
     return PredictionRecord.model_construct(
         prediction_id=question.prediction_id,
         model_id=card.id,
@@ -156,64 +153,45 @@ def finish(
         source=circumstances.source,
         sample=part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_known_ms),
         status="abstain" if abstains else "ok",
-        prediction=prediction,
-        direction="hold" if abstains else judgement.direction,
-        confidence=None if abstains else judgement.confidence,
-        outputs={card.outputs[0]: prediction},
-        interval=None if abstains else judgement.interval,
-        novelty=judgement.novelty,
-        warnings=warnings,
-        abstain_reasons=judgement.reasons,
+        prediction=None if stated is None else stated.prediction,
+        label=None if stated is None else stated.label,
+        direction="hold" if stated is None else stated.direction,
+        confidence=None if stated is None else stated.confidence,
+        outputs=dict.fromkeys(card.outputs) if stated is None else {**stated.outputs},
+        interval=None if stated is None else stated.interval,
+        novelty=novelty,
+        drivers=() if stated is None else stated.drivers,
+        warnings=prepared.warnings + (() if judgement is None else judgement.warnings),
+        abstain_reasons=reasons,
         scaling_factor=circumstances.scaling_factor,
         metadata=PredictionMetadata.model_construct(
             precision=precision,
             data_source=card.data_source,
             correlation_id=circumstances.correlation_id,
             fill=card.fill,
-            volatility=judgement.scale,
+            volatility=None if judgement is None else judgement.volatility,
+            strength=None if judgement is None else judgement.strength,
             deployment_id=circumstances.deployment_id,
             costs=model.costs.get(question.symbol),
         ),
     )
 
 
-@dataclass(frozen=True)
-class _Judgement:
-    value: float | None
-    scale: float | None
-    direction: Direction
-    confidence: float | None
-    interval: Interval | None
-    novelty: Novelty | None
-    reasons: tuple[AbstainReason, ...]
-    warnings: tuple[str, ...]
-
-
-def _judge(model: ServedModel, question: Question, output: float | None, last_row_F: Floats32 | None) -> _Judgement:
-    """Direction, confidence, interval, novelty and the reasons to abstain."""
+def _judge(
+    model: ServedModel, question: Question, raw: RawPrediction | None, place: int
+) -> tuple[Judgement | None, Novelty | None, tuple[AbstainReason, ...]]:
+    """What the outputs say, how unusual the input is, and the reasons to abstain."""
     reasons = list(_clock_reasons(model, question)) if question.clock else []
-    if output is None or last_row_F is None:
-        return _Judgement(None, None, "hold", None, None, None, ("unknown_symbol", *reasons), ())
-    uncertainty = model.uncertainty
-    label_scale = model.label_scale(question.symbol)
-    distribution, scale = uncertainty.unconditional, label_scale
-    warnings: tuple[str, ...] = ("unconditional_interval",)
-    if uncertainty.conditional is not None and question.volatility is not None and question.volatility > 0:
-        distribution, scale, warnings = uncertainty.conditional, question.volatility, ()
-    value = output * label_scale
-    novelty = uncertainty.novelty.novelty(last_row_F)
-    interval = distribution.interval(value, scale, may_be_negative=model.target.needs_price)
-    if novelty.score > NOVELTY_THRESHOLD:
+    if raw is None:
+        return None, None, ("unknown_symbol", *reasons)
+    situation = model.situation(
+        question.symbol, price=question.price, bar_volatility=question.bar_volatility, position=question.position
+    )
+    judgement = model.judge.judge(raw.outputs_NK[place], situation)
+    novelty = None if model.novelty is None else model.novelty.novelty(raw.last_rows_NF[place])
+    if novelty is not None and novelty.score > NOVELTY_THRESHOLD and model.judge.abstains_when_novel:
         reasons.insert(0, "novel_input")
-    if distribution.radius * scale > TOO_WIDE * uncertainty.unconditional.radius * label_scale:
-        reasons.append("interval_too_wide")
-    direction: Direction = "hold"
-    confidence = None
-    if model.target.needs_price:
-        dead_zone = model.dead_zone(question.symbol, question.price)
-        direction = "hold" if abs(value) <= dead_zone else ("buy" if value > 0 else "sell")
-        confidence = distribution.probability(direction, value, scale=scale, dead_zone=dead_zone)
-    return _Judgement(value, scale, direction, confidence, interval, novelty, tuple(reasons), warnings)
+    return judgement, novelty, (*reasons, *judgement.reasons)
 
 
 def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason]:
@@ -236,11 +214,15 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
 
 def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
     """When the horizon has passed: so much open-market time after `as_of`."""
-    return int(calendar.advance(as_of_ms, model.target.horizon * model.timeframe_ms))
+    return int(calendar.advance(as_of_ms, model.card.horizon * model.timeframe_ms))
 
 
 def _moment(moment_ms: int) -> datetime:
     return datetime.fromtimestamp(moment_ms / 1000, tz=UTC)
+
+
+def _positions(prepared: Sequence[Prepared]) -> Floats32:
+    return np.array([each.question.position for each in prepared], dtype=np.float32)
 
 
 def _rows(prepared: Prepared) -> Floats32:

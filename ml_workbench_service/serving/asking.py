@@ -13,7 +13,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import FeatureStore, Floats
 from ml_workbench_service.contracts.prediction import FeatureColumns, PredictRequest
-from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility, target_volatility
+from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
 from ml_workbench_service.serving.answer import Question
 from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
 from ml_workbench_service.serving.model import ServedModel
@@ -29,16 +29,21 @@ def question_of(model: ServedModel, request: PredictRequest) -> Question | None:
     _check_timeframe(model, request)
     if request.columns is None:
         return None
-    x_TF = matrix(model, request.columns, path="body.features" if request.features is not None else "body.inputs")
     now_ms = to_ms(utc_now())
     as_of_ms = to_ms(request.as_of) if request.as_of is not None else now_ms
+    path = "body.features" if request.features is not None else "body.inputs"
+    sent = request.columns
+    if model.derivation.expressions and set(sent) == set(model.derivation.base_columns):
+        sent = derived(model, sent, as_of_ms, path=path)
+    x_TF = matrix(model, sent, path=path)
     return Question(
         symbol=symbol,
         x_TF=x_TF,
         as_of_ms=as_of_ms,
         price=request.price,
-        volatility=_volatility(model, request.columns),
+        bar_volatility=_bar_volatility(request.columns),
         newest_known_ms=as_of_ms,
+        position=request.position or 0.0,
         clock=request.as_of is not None,
         warnings=() if request.as_of is not None else ("as_of_assumed",),
     )
@@ -66,9 +71,9 @@ def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureSt
         last=bars_needed(model),
     )[0]
     question = newest_question(model, table, as_of_ms=asked_ms)
-    if request.price is None:
-        return question
-    return replace(question, price=request.price)
+    if request.price is not None:
+        question = replace(question, price=request.price)
+    return replace(question, position=request.position or 0.0)
 
 
 def symbol_of(model: ServedModel, request: PredictRequest) -> str:
@@ -116,6 +121,41 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
     return np.column_stack([columns[name] for name in names]).astype(np.float64)
 
 
+def derived(model: ServedModel, columns: FeatureColumns, as_of_ms: int, *, path: str) -> FeatureColumns:
+    """The model's features from the columns that its expressions read, for the bars that have them all.
+
+    The bars are taken to follow one another up to `as_of`, which only the calendar's functions read.
+
+    Raises:
+        DataValidationError: unequal lengths, or too few rows for what the expressions reach back.
+    """
+    lengths = {len(values) for values in columns.values()}
+    needed = model.derivation.history + model.card.min_window
+    if len(lengths) > 1 or min(lengths) < needed:
+        raise DataValidationError.at(
+            path,
+            f"{model.card.id} evaluates expressions that reach back {model.derivation.history} bars: send at least "
+            f"{needed} rows, the same number of each column",
+            code="too_few_rows",
+        )
+    num = lengths.pop()
+    opened_ms = as_of_ms - model.timeframe_ms * np.arange(num, 0, -1)
+    found = model.derivation.read(
+        {name: np.array(values, dtype=np.float64) for name, values in columns.items()},
+        opened_ms=opened_ms,
+        runs=np.zeros(num, dtype=np.int64),
+    )
+    values = np.column_stack([found[name] for name in model.card.features])
+    whole = np.asarray(np.isfinite(values).all(axis=1))
+    num_whole = num if whole.all() else int(np.argmin(whole[::-1]))
+    if num_whole < model.card.min_window:
+        raise DataValidationError.at(
+            path, "an expression has no value on the newest rows (a division by zero, or nothing that varies); "
+            "send other rows", code="incomplete_window",
+        )  # fmt: skip
+    return {name: found[name][num - num_whole :].tolist() for name in model.card.features}
+
+
 def _unknown(name: str, names: tuple[str, ...], path: str) -> dict[str, str]:
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"the model reads {', '.join(names)}"
@@ -134,12 +174,12 @@ def _check_timeframe(model: ServedModel, request: PredictRequest) -> None:
         )
 
 
-def _volatility(model: ServedModel, columns: Mapping[str, list[float]]) -> float | None:
+def _bar_volatility(columns: Mapping[str, list[float]]) -> float | None:
     """From the request's own closes, where it has as many as the kernel needs; else unknown."""
     close = columns.get("close")
     if close is None or len(close) <= EWMA_BARS or min(close) <= 0:
         return None
-    value = float(target_volatility(ewma_volatility(np.array(close)), model.target)[-1])
+    value = float(ewma_volatility(np.array(close))[-1])
     return value if np.isfinite(value) else None
 
 

@@ -13,7 +13,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FeatureTable, Floats, Ints
 from ml_workbench_service.learning.windows import streaks
 from ml_workbench_service.market import calendar
-from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility, target_volatility
+from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
 from ml_workbench_service.serving.answer import Question
 from ml_workbench_service.serving.model import ServedModel
 
@@ -28,20 +28,20 @@ class SymbolHistory:
     table: FeatureTable
     x_NF: Floats
     close_N: Floats
-    volatility_N: Floats
+    bar_volatility_N: Floats
     streak_N: Ints  # complete consecutive rows that end at each bar
 
     def question(self, row: int, *, as_of_ms: int | None = None, prediction_id: str | None = None) -> Question:
         """The question that row `row` asks; a window shorter than the lookback where the run of bars is."""
         num_rows = min(int(self.streak_N[row]), self.model.card.lookback)
         known_ms = int(self.table.known_ms[row])
-        volatility = float(self.volatility_N[row])
+        volatility = float(self.bar_volatility_N[row])
         question = Question(
             symbol=self.table.symbol,
             x_TF=self.x_NF[row + 1 - num_rows : row + 1],
             as_of_ms=known_ms if as_of_ms is None else as_of_ms,
             price=float(self.close_N[row]),
-            volatility=volatility if np.isfinite(volatility) else None,
+            bar_volatility=volatility if np.isfinite(volatility) else None,
             newest_known_ms=known_ms,
             warnings=self.table.warnings,
         )
@@ -49,26 +49,27 @@ class SymbolHistory:
 
 
 def bars_needed(model: ServedModel) -> int:
-    """Bars to fetch for one answer: the window, and the volatility's kernel."""
-    return int(max(model.card.lookback, EWMA_BARS + 1)) + SPARE_BARS
+    """Bars to fetch for one answer: the window with what its expressions reach back, and the volatility's kernel."""
+    return int(max(model.card.lookback + model.derivation.history, EWMA_BARS + 1)) + SPARE_BARS
 
 
 def columns_needed(model: ServedModel) -> list[str]:
-    """Features in the card's order, and the close."""
-    return list(dict.fromkeys([*model.card.features, "close"]))
+    """What the features are or are made of, and the close."""
+    return list(dict.fromkeys([*model.derivation.base_columns, "close"]))
 
 
 def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:
     """Arrange a fetched table for a model."""
-    x_NF = np.column_stack([table.columns[name] for name in model.card.features])
     runs = calendar.runs(table.opened_ms, model.timeframe_ms, table.calendar)
+    columns = model.derivation.read(table.columns, opened_ms=table.opened_ms, runs=runs)
+    x_NF = np.column_stack([columns[name] for name in model.card.features])
     close = np.asarray(table.columns["close"])
     return SymbolHistory(
         model,
         table,
         x_NF,
         close,
-        target_volatility(ewma_volatility(close), model.target),
+        ewma_volatility(close),
         streaks(np.asarray(np.isfinite(x_NF).all(axis=1) & np.isfinite(close)), runs),
     )
 

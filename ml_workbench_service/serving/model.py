@@ -4,6 +4,7 @@ Legend: N windows, T rows, F features, K outputs.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,19 @@ from typing import Any
 import numpy as np
 
 from common_lib.exceptions import PredictionError
+from ml_workbench_service.accelerators import Provider
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Costs
+from ml_workbench_service.contracts.market import Costs, Floats32
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import Predictor, RawPrediction
-from ml_workbench_service.contracts.training import Target, parse_target
+from ml_workbench_service.learning import judges as judges  # loading the package registers every judge
+from ml_workbench_service.learning.judge import Judge, Situation, load_judge
 from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.scaling import RowScaler
-from ml_workbench_service.learning.uncertainty import Uncertainty
+from ml_workbench_service.learning.runtime import PROCESSOR, OnnxNetwork
+from ml_workbench_service.learning.scaling import RawRows, RowScaler, load_scaler
+from ml_workbench_service.learning.uncertainty import NoveltyDetector
 from ml_workbench_service.market.costs import round_trip_cost
+from ml_workbench_service.market.derivation import Derivation
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,10 @@ class ServedModel:
     """One version with everything an answer needs; immutable: a record's version and outputs belong together."""
 
     card: ModelCard
-    target: Target
-    scaler: RowScaler
-    uncertainty: Uncertainty
+    scaler: RowScaler | RawRows
+    derivation: Derivation
+    judge: Judge
+    novelty: NoveltyDetector | None  # None: whatever is asked is answered
     borders_ms: dict[str, int]
     last_known_ms: int
     costs: dict[str, Costs]
@@ -47,9 +52,16 @@ class ServedModel:
         """The round-trip cost as a fraction of the price: a smaller forecast is `hold`."""
         return round_trip_cost(self.costs[symbol], symbol, price or self.reference_price[symbol])
 
-    def label_scale(self, symbol: str) -> float:
-        """The unit of the network's outputs for this symbol."""
-        return self.scaler.symbols[symbol].label_scale
+    def situation(
+        self, symbol: str, *, price: float | None, bar_volatility: float | None, position: float = 0.0
+    ) -> Situation:
+        """What the judge is told beside the outputs."""
+        return Situation(
+            label_scale_K=self.scaler.symbols[symbol].label_scale_K,
+            bar_volatility=bar_volatility,
+            dead_zone=self.dead_zone(symbol, price),
+            position=position,
+        )
 
     def smoke(self) -> RawPrediction:
         """Answers for a window of zeros (every feature at its centre), whole and shortest, in both precisions.
@@ -69,20 +81,31 @@ class ServedModel:
         return answer
 
 
-def load_model(folder: Path, card: ModelCard) -> ServedModel:
-    """Verifies a version's files and opens its networks.
+class LastRow:
+    """The predictor of a feature set: the values that were asked about are the answer."""
+
+    def predict(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
+        """The last row of each window."""
+        return RawPrediction(rows_NTF[:, -1], rows_NTF[:, -1])
+
+
+def load_model(folder: Path, card: ModelCard, *, providers: Sequence[Provider] = PROCESSOR) -> ServedModel:
+    """Verifies a version's files and opens its networks; int8 runs on the processor, float32 where `providers` say.
 
     Raises:
         PredictionError: a file is missing or not what was published.
     """
     verify(folder)
     recipe: dict[str, Any] = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
-    float32 = OnnxNetwork(folder / MODEL_FILE)
+    has_network = (folder / MODEL_FILE).exists()
+    float32: Predictor = OnnxNetwork(folder / MODEL_FILE, providers=providers) if has_network else LastRow()
+    novelty = recipe["uncertainty"].get("novelty")
     return ServedModel(
         card=card,
-        target=parse_target(card.target, None),
-        scaler=RowScaler.from_json(recipe["scaler"]),
-        uncertainty=Uncertainty.from_json(recipe["uncertainty"]),
+        scaler=load_scaler(recipe["scaler"]),
+        derivation=Derivation(card.features, recipe.get("expressions", {})),
+        judge=load_judge(recipe["uncertainty"], card),
+        novelty=None if novelty is None else NoveltyDetector.from_json(novelty),
         borders_ms=recipe["borders_ms"],
         last_known_ms=recipe["last_known_ms"],
         costs={symbol: Costs.model_validate(each) for symbol, each in recipe["costs"].items()},

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from common_lib.exceptions import PredictionError
+from ml_workbench_service.accelerators import Provider
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.learning.runtime import PROCESSOR
 from ml_workbench_service.serving.answer import Circumstances, Prepared, Question, answer, answer_many
 from ml_workbench_service.serving.model import ServedModel, load_model
 
@@ -61,7 +63,14 @@ class Chosen:
 class Serving:
     """Loaded models of one process. At most `MOST_LOADED`; the least recently used one leaves."""
 
-    def __init__(self, registry: Registry, *, live: Callable[[str], Deployment | None]) -> None:
+    def __init__(
+        self,
+        registry: Registry,
+        *,
+        live: Callable[[str], Deployment | None],
+        providers: Sequence[Provider] = PROCESSOR,
+    ) -> None:
+        self._providers = providers
         self._registry = registry
         self._live = live
         self._models: OrderedDict[tuple[str, str], ServedModel] = OrderedDict()
@@ -117,7 +126,7 @@ class Serving:
         with self._loading:
             model = self._models.get(key)
             if model is None:
-                model = load_model(self._registry.folder(*key), card)
+                model = load_model(self._registry.folder(*key), card, providers=self._providers)
                 self._models[key] = model
                 while len(self._models) > MOST_LOADED:
                     self._models.popitem(last=False)

@@ -8,15 +8,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from common_lib.exceptions import DataValidationError, InsufficientMemoryError, VersionExistsError
+from common_lib.exceptions import DataValidationError, InsufficientMemoryError, NotFoundError, VersionExistsError
 from ml_workbench_service import families as families  # loading the package registers every family
 from ml_workbench_service.contracts.contract import NAME_PATTERN, iso, to_ms
+from ml_workbench_service.contracts.feature_sets import FeatureSet, is_reference, parse_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
-from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest, parse_target
+from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest
 from ml_workbench_service.integrations.model_registry import next_version
+from ml_workbench_service.learning import tasks as tasks
 from ml_workbench_service.learning.family import Family, family_for
+from ml_workbench_service.learning.task import task_for
 from ml_workbench_service.market.calendar import num_expected_bars
 from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.market.derivation import Derivation
 from ml_workbench_service.workbench import Workbench
 
 WORKER_GB = 0.55
@@ -39,6 +43,20 @@ class TrainingPlan:
     timeframe: str
     hyperparameters: dict[str, Any]  # the defaults filled in
     estimate: TrainingEstimate
+    derivation: Derivation  # the features, those of feature sets by their expressions
+
+    def to_json(self) -> dict[str, Any]:
+        """What the job's `request.json` keeps of it, so that the job depends on nothing that may change."""
+        return {
+            "model_id": self.model_id,
+            "version": self.version,
+            "family": self.family,
+            "timeframe": self.timeframe,
+            "hyperparameters": self.hyperparameters,
+            "features": list(self.derivation.features),
+            "expressions": dict(self.derivation.expressions),
+            "estimate": self.estimate.model_dump(),
+        }
 
 
 def plan_training(
@@ -58,22 +76,18 @@ def plan_training(
         InsufficientMemoryError: the estimate is over the limit.
     """
     family = family_for(request.model_type, request.family)(request.hyperparameters)
-    try:
-        target = parse_target(request.target, request.timeframe)
-    except ValueError as error:
-        raise DataValidationError.at("body.target", str(error)) from error
-    for number, feature in enumerate(request.features):
-        _known_feature(workbench, feature, number)
+    targets = task_for(request.model_type).check(request)
+    derivation = _derivation(request, workbench, timeframe=request.timeframe_for(targets))
     for symbol in request.symbols:
         resolved_costs(symbol, request.costs)
     model_id = request.model_id or slug(request.name)
-    timeframe = request.timeframe_for(target)
-    estimate = _estimate(request, family, timeframe)
+    timeframe = request.timeframe_for(targets)
+    estimate = _estimate(request, family, timeframe, num_features=len(derivation.features))
     if estimate.memory_gb > max_memory_gb:
-        raise _too_large(request, family, estimate, max_memory_gb)
+        raise _too_large(request, family, estimate, max_memory_gb, num_features=len(derivation.features))
     version = _reserve(request, model_id, workbench, unfinished)
     return TrainingPlan(
-        request, model_id, version, family.name, timeframe, family.hyperparameters.model_dump(), estimate
+        request, model_id, version, family.name, timeframe, family.hyperparameters.model_dump(), estimate, derivation
     )
 
 
@@ -85,6 +99,50 @@ def slug(name: str) -> str:
             "body.name", "no id can be made of this name; send a `model_id` such as eurusd_lstm"
         )
     return text
+
+
+def _derivation(request: TrainRequest, workbench: Workbench, *, timeframe: str) -> Derivation:
+    """The features by name: those of the store as they are, those of feature sets with their expressions.
+
+    Raises:
+        DataValidationError: a name nobody knows, a set that is none, or a set of other bars.
+    """
+    features: list[str] = []
+    expressions: dict[str, str] = {}
+    for number, feature in enumerate(request.features):
+        if not is_reference(feature):
+            _known_feature(workbench, feature, number)
+            features.append(feature)
+            continue
+        found = _feature_set(feature, workbench, path=f"body.features.{number}")
+        if found.timeframe != timeframe:
+            raise DataValidationError.at(
+                f"body.features.{number}",
+                f"{feature} was selected on {found.timeframe} bars and this training reads {timeframe}; "
+                "search features on those, or change the target's unit",
+            )
+        features += found.names
+        expressions |= {each.name: each.expression for each in found.expressions}
+    return Derivation(tuple(dict.fromkeys(features)), expressions)
+
+
+def _feature_set(feature: str, workbench: Workbench, *, path: str) -> FeatureSet:
+    """The named set, its newest or live version unless it names one."""
+    try:
+        model_id, version = parse_reference(feature)
+        registry = workbench.registry
+        card = registry.served_card(model_id) if version is None else registry.card(model_id, version)
+    except (ValueError, NotFoundError) as error:
+        raise DataValidationError.at(
+            path, f"there is no feature set {feature}; GET /api/v1/models?model_type=feature_engineering lists them",
+            code="unknown_feature",
+        ) from error  # fmt: skip
+    if "feature_set" not in card.findings:
+        raise DataValidationError.at(
+            path, f"{feature} is a model of type {card.type}, not a feature set; train one with feature_engineering",
+            code="unknown_feature",
+        )  # fmt: skip
+    return FeatureSet.model_validate(card.findings["feature_set"])
 
 
 def _known_feature(workbench: Workbench, feature: str, number: int) -> None:
@@ -111,11 +169,11 @@ def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinis
     return request.version
 
 
-def _estimate(request: TrainRequest, family: Family, timeframe: str) -> TrainingEstimate:
+def _estimate(request: TrainRequest, family: Family, timeframe: str, *, num_features: int) -> TrainingEstimate:
     bars = num_expected_bars(to_ms(request.start_date), to_ms(request.end_date), timeframe)
     num_rows = bars * len(request.symbols)
-    data = num_rows * (len(request.features) + 8) * ROW_BYTES * ROW_COPIES
-    memory = WORKER_GB + (data + family.memory_bytes(num_rows, len(request.features))) / 1e9
+    data = num_rows * (num_features + 8) * ROW_BYTES * ROW_COPIES
+    memory = WORKER_GB + (data + family.memory_bytes(num_rows, num_features)) / 1e9
     num_train = int(num_rows * (1 - request.validation_split))
     return TrainingEstimate(
         memory_gb=round(memory, 2), duration_s=round(family.seconds(num_train), 1), num_windows=num_rows
@@ -123,15 +181,16 @@ def _estimate(request: TrainRequest, family: Family, timeframe: str) -> Training
 
 
 def _too_large(
-    request: TrainRequest, family: Family, estimate: TrainingEstimate, max_memory_gb: float
+    request: TrainRequest, family: Family, estimate: TrainingEstimate, max_memory_gb: float, *, num_features: int
 ) -> InsufficientMemoryError:
     """The error with the cheapest change that fits; `details.change` is what to merge into the request's body."""
-    timeframe = request.timeframe_for(parse_target(request.target, request.timeframe))
+    timeframe = request.timeframe_for(request.parsed_targets())
     change: dict[str, Any] | None = None
     for change in _smaller(request, family):
         settings = family.hyperparameters.model_dump() | change.get("hyperparameters", {})
         asked = request.model_copy(update={"start_date": change.get("start_date", request.start_date)})
-        if _estimate(asked, type(family)(settings), timeframe).memory_gb <= max_memory_gb:
+        smaller = _estimate(asked, type(family)(settings), timeframe, num_features=num_features)
+        if smaller.memory_gb <= max_memory_gb:
             break
     else:
         change = None
@@ -151,7 +210,7 @@ def _smaller(request: TrainRequest, family: Family) -> Iterator[dict[str, Any]]:
     bars, and everything at once."""
     plain = family.hyperparameters.model_dump()
     halved: dict[str, list[int]] = {}
-    for name in ("batch_size", "lookback", f"{family.name}_units"):
+    for name in ("batch_size", "lookback", *(name for name in plain if name.endswith("_units"))):
         value = plain.get(name, 0)
         while value > max(16, family.min_window):
             value = max(value // 2, 16, family.min_window)

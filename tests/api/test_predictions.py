@@ -35,6 +35,7 @@ RECORD_KEYS = [
     "sample",
     "status",
     "prediction",
+    "label",
     "direction",
     "confidence",
     "outputs",

@@ -70,7 +70,7 @@ def test_the_seeds_request_is_valid_as_printed(api: httpx.Client) -> None:
         ({"end_date": SMALL_TRAIN["start_date"]}, "body"),
         ({"validation_split": 0.01}, "body.validation_split"),
         ({"validation_split": 0.99}, "body.validation_split"),
-        ({"model_type": "classification"}, "body.model_type"),
+        ({"model_type": "classification"}, "body.target"),
         ({"model_type": "oracle"}, "body.model_type"),
         ({"family": "lsmt"}, "body.family"),
         ({"hyperparameters": {"epochs": 0}}, "body.hyperparameters.epochs"),

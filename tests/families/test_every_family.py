@@ -8,160 +8,204 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from common_lib.exceptions import DataValidationError, JobCancelled
 from ml_workbench_service import families as families  # registers them
-from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning import tasks as tasks  # registers them
+from ml_workbench_service.learning.checkpoint import Checkpoint
 from ml_workbench_service.learning.export import export
 from ml_workbench_service.learning.family import Family, Trained, families_of, family_for
-from ml_workbench_service.learning.windows import Windows
-from tests.learning.synthetic import OneThread, Recorder, cut, skill, symbol_rows
-
-QUICK: dict[str, Any] = {
-    "epochs": 12,
-    "batch_size": 64,
-    "lookback": 8,
-    "learning_rate": 0.02,
-    "dropout": 0.0,
-    "patience": 4,
-}
-SMALL_UNITS = 8
-TARGETS = ("price_change_1h",)
-R2 = 0.3
+from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
+from ml_workbench_service.learning.runtime import OnnxNetwork
+from ml_workbench_service.learning.task import task_for
+from ml_workbench_service.learning.windows import SymbolRows, Windows
+from tests.families.probes import probe_of
+from tests.families.probes.probe import PAIRS
+from tests.learning.synthetic import OneThread, Recorder, symbol_rows
 
 every_family = pytest.mark.parametrize("kind", list(Family.known.values()), ids=list(Family.known))
+every_network = pytest.mark.parametrize(
+    "kind",
+    [kind for kind in Family.known.values() if kind.model_type is not ModelType.FEATURE_ENGINEERING],
+    ids=[name for name, kind in Family.known.items() if kind.model_type is not ModelType.FEATURE_ENGINEERING],
+)
+"""The families whose product is a network; that of feature engineering is a list of expressions."""
+_planted: dict[ModelType, Windows] = {}
+
+
+def planted(kind: type[Family]) -> Windows:
+    """Windows in which there is something to learn for this family's type."""
+    if kind.model_type not in _planted:
+        _planted[kind.model_type] = probe_of(kind).windows()
+    return _planted[kind.model_type]
 
 
 def quick(kind: type[Family], **changes: Any) -> Family:
-    """The family with few and small steps, as far as it has these hyper-parameters."""
-    fields = kind.Hyperparameters.model_fields
-    chosen = {name: value for name, value in (QUICK | changes).items() if name in fields}
-    return kind({name: SMALL_UNITS for name in fields if name.endswith("_units")} | chosen)
+    return probe_of(kind).family(kind, **changes)
 
 
-def trained(family: Family, windows: Windows, *, seed: int = 0, report: Recorder | None = None) -> Trained:
-    return family.train(windows, targets=TARGETS, seed=seed, accelerator=OneThread(), report=report or Recorder())
+def trained(family: Family, windows: Windows, **more: Any) -> Trained:
+    return probe_of(type(family)).train(family, windows, **more)
 
 
-def forecasts(model: Trained, windows: Windows, ends: Ints) -> Floats:
-    return model.predict(windows.gather(ends)).outputs_NK[:, 0].astype(np.float64) * windows.label_scale_R[ends]
+def same(first: Trained, second: Trained) -> bool:
+    """Whether all weights are equal to the last bit."""
+    assert set(first.weights) == set(second.weights)
+    return all(first.weights[name].tobytes() == second.weights[name].tobytes() for name in first.weights)
 
 
-def skill_on(part: Any, model: Trained, windows: Windows) -> float:
-    ends = windows.parts[part]
-    return skill(windows.own_labels_R[ends], forecasts(model, windows, ends))
+@every_network
+def test_it_learns_a_planted_signal(kind: type[Family]) -> None:
+    probe, windows = probe_of(kind), planted(kind)
+    assert probe.quality(trained(quick(kind), windows), windows) > probe.planted
 
 
-@pytest.fixture(scope="module")
-def windows() -> Windows:
-    return cut(symbol_rows(num=2000, r2=R2))
-
-
-@every_family
-def test_it_learns_a_planted_signal(kind: type[Family], windows: Windows) -> None:
-    assert skill_on("test", trained(quick(kind), windows), windows) > R2 / 2
-
-
-@every_family
+@every_network
 def test_it_finds_nothing_where_nothing_is(kind: type[Family]) -> None:
-    noise = cut(symbol_rows(num=2000, r2=0.0))
-    assert skill_on("test", trained(quick(kind), noise), noise) < 0.02
+    probe = probe_of(kind)
+    noise = probe.windows(r2=0.0)
+    assert probe.quality(trained(quick(kind), noise), noise) < probe.chance
 
 
-@every_family
-def test_its_float32_answers_do_not_depend_on_their_neighbours(
-    kind: type[Family], windows: Windows, tmp_path: Path
-) -> None:
-    family = quick(kind, epochs=1)
-    graph = export(trained(family, windows), tmp_path, num_features=3, lengths=[family.lookback], seed=0)
+@every_network
+def test_its_float32_answers_do_not_depend_on_their_neighbours(kind: type[Family], tmp_path: Path) -> None:
+    family, windows = quick(kind, epochs=1), planted(kind)
+    graph = export(
+        trained(family, windows), tmp_path, num_features=len(windows.features), lengths=[family.lookback], seed=0
+    )
     x_NTF = windows.gather(windows.parts["test"][:100])
     together = graph.predict(x_NTF).outputs_NK
     alone = np.concatenate([graph.predict(window[None]).outputs_NK for window in x_NTF])
     assert together.tobytes() == alone.tobytes()
 
 
-@every_family
-def test_a_seed_decides_every_bit_of_the_weights(kind: type[Family], windows: Windows) -> None:
-    first, again, other = (
-        trained(quick(kind, epochs=2, dropout=0.2), windows, seed=seed).weights for seed in (3, 3, 4)
-    )
-    assert set(first) == set(again)
-    assert all(first[name].tobytes() == again[name].tobytes() for name in first)
-    assert any(first[name].tobytes() != other[name].tobytes() for name in first)
+@every_network
+def test_a_seed_decides_every_bit_of_the_weights(kind: type[Family]) -> None:
+    first, again, other = (trained(quick(kind, epochs=2, dropout=0.2), planted(kind), seed=seed) for seed in (3, 3, 4))
+    assert same(first, again)
+    assert not same(first, other)
 
 
-@every_family
-def test_nothing_after_the_stopping_part_reaches_the_weights(kind: type[Family], windows: Windows) -> None:
+@every_network
+def test_nothing_after_the_stopping_part_reaches_the_weights(kind: type[Family]) -> None:
+    windows = planted(kind)
     later = windows.known_ms_R > windows.borders_ms["calibrate"]
     changed = {}
-    for name in ("rows_RF", "labels_R", "own_labels_R", "volatility_R", "close_R"):
+    for name in ("rows_RF", "labels_RK", "own_labels_RK", "bar_volatility_R", "close_R"):
         changed[name] = getattr(windows, name).copy()
         changed[name][later] = 7.0
-    first = trained(quick(kind, epochs=2), windows).weights
-    second = trained(quick(kind, epochs=2), replace(windows, **changed)).weights
-    assert all(first[name].tobytes() == second[name].tobytes() for name in first)
+    family = quick(kind, epochs=2)
+    assert same(trained(family, windows), trained(family, replace(windows, **changed)))
 
 
-@every_family
-def test_its_graph_answers_like_its_network(kind: type[Family], windows: Windows, tmp_path: Path) -> None:
-    family = quick(kind, epochs=1)
+@every_network
+def test_its_graph_answers_like_its_network(kind: type[Family], tmp_path: Path) -> None:
+    family, windows = quick(kind, epochs=1), planted(kind)
     model = trained(family, windows)
     lengths = range(family.min_window, family.lookback + 1)
-    graph = export(model, tmp_path, num_features=3, lengths=lengths, seed=0)
+    graph = export(model, tmp_path, num_features=len(windows.features), lengths=lengths, seed=0)
     ends = windows.parts["test"]
     for length in lengths:
-        x_NTF = windows.gather(ends, length)
-        found, wanted = graph.predict(x_NTF), model.predict(x_NTF)
-        np.testing.assert_allclose(found.outputs_NK, wanted.outputs_NK, atol=1e-4)
-        np.testing.assert_allclose(found.last_rows_NF, wanted.last_rows_NF, atol=1e-4)
+        for batch in (1, 5, 64):
+            x_NTF = windows.gather(ends[:batch], length)
+            found, wanted = graph.predict(x_NTF), model.predict(x_NTF)
+            np.testing.assert_allclose(found.outputs_NK, wanted.outputs_NK, atol=1e-4)
+            np.testing.assert_allclose(found.last_rows_NF, wanted.last_rows_NF, atol=1e-4)
     assert json.loads(json.dumps(dict(model.network))) == dict(model.network)
-    assert model.outputs == TARGETS
+    assert len(model.outputs) == found.outputs_NK.shape[1]
 
 
-@every_family
-def test_a_short_window_is_answered_nearly_as_well(kind: type[Family], windows: Windows) -> None:
-    """The planted signal is in the last row, so that even the shortest window tells it."""
-    family = quick(kind)
+@every_network
+def test_what_was_saved_answers_the_same(kind: type[Family], tmp_path: Path) -> None:
+    """The bundle's graph, opened again, and its weights, read again."""
+    family, windows = quick(kind, epochs=1), planted(kind)
     model = trained(family, windows)
-    ends = windows.parts["test"]
-    short = model.predict(windows.gather(ends, family.min_window)).outputs_NK[:, 0] * windows.label_scale_R[ends]
+    first = export(model, tmp_path, num_features=len(windows.features), lengths=[family.lookback], seed=0)
+    x_NTF = windows.gather(windows.parts["test"][:20])
+    again = OnnxNetwork(tmp_path / MODEL_FILE)
+    assert again.predict(x_NTF).outputs_NK.tobytes() == first.predict(x_NTF).outputs_NK.tobytes()
+    weights = load_file(tmp_path / WEIGHTS_FILE)
+    assert all(weights[name].tobytes() == value.tobytes() for name, value in model.weights.items())
+
+
+@every_network
+def test_its_int8_stays_within_its_bound_or_is_refused(kind: type[Family], tmp_path: Path) -> None:
+    probe, family, windows = probe_of(kind), quick(kind), planted(kind)
+    assignment = probe.assignment(windows)
+    model = family.train(assignment, accelerator=OneThread(), report=Recorder())
+    product = task_for(kind.model_type).package(
+        model, tmp_path, assignment, family=family, is_simulated=False, report=Recorder()
+    )
+    judged = product.quantization
+    assert judged.accepted == (tmp_path / INT8_FILE).exists()
+    assert judged.reason
+    if judged.accepted:
+        assert judged.mean_delta_std is not None
+        assert judged.mean_delta_std <= 0.05
+        assert judged.direction_agreement is not None
+        assert judged.direction_agreement >= 0.98
+        assert judged.speedup is not None
+        assert judged.speedup >= 1.15
+
+
+@every_network
+def test_a_short_window_is_answered_nearly_as_well(kind: type[Family]) -> None:
+    """The planted signal is in the last row, so that even the shortest window tells it."""
+    probe, family, windows = probe_of(kind), quick(kind), planted(kind)
     assert family.min_window < family.lookback
-    assert skill(windows.own_labels_R[ends], short) > R2 / 3
+    assert probe.quality(trained(family, windows), windows, length=family.min_window) > probe.planted * 2 / 3
 
 
-@every_family
-def test_it_reports_every_epoch_and_keeps_the_best(kind: type[Family], windows: Windows) -> None:
+@every_network
+def test_it_reports_its_progress(kind: type[Family]) -> None:
     report = Recorder()
-    family = quick(kind, learning_rate=0.1, batch_size=16, epochs=40, patience=2)
-    model = trained(family, windows, report=report)
-    assert [step for step, _, _ in report.steps] == list(range(1, model.epochs_run + 1))
-    assert {total for _, total, _ in report.steps} == {40}
-    losses = [metrics["stop_loss"] for _, _, metrics in report.steps]
-    assert model.epochs_run < 40
-    assert model.best_epoch == int(np.argmin(losses)) + 1
-    ends = windows.parts["stop"]
-    kept = model.predict(windows.gather(ends)).outputs_NK[:, 0] - windows.labels_R[ends]
-    assert np.mean(kept**2) == pytest.approx(min(losses), rel=1e-4)
+    model = trained(quick(kind), planted(kind), report=report)
+    steps = [step for step, _, _ in report.steps]
+    assert steps
+    assert steps == sorted(set(steps))
+    assert all(0 < step <= total for step, total, _ in report.steps)
+    assert all(np.isfinite(list(metrics.values())).all() and metrics for _, _, metrics in report.steps)
+    assert 0 <= model.best_epoch <= model.epochs_run
 
 
-@every_family
+@every_network
 @pytest.mark.parametrize("at_check", [1, 9])
-def test_a_cancellation_ends_it_at_once(kind: type[Family], at_check: int, windows: Windows) -> None:
+def test_a_cancellation_ends_it_at_once(kind: type[Family], at_check: int) -> None:
     report = Recorder(cancel_at_check=at_check)
     with pytest.raises(JobCancelled):
-        trained(quick(kind), windows, report=report)
+        trained(quick(kind), planted(kind), report=report)
     assert report.num_checks == at_check
+
+
+@every_network
+def test_a_killed_training_goes_on_to_the_same_weights(kind: type[Family], tmp_path: Path) -> None:
+    family, windows = quick(kind, epochs=6, patience=6, dropout=0.2), planted(kind)
+    whole = Recorder()
+    uninterrupted = trained(family, windows, report=whole)
+    checkpoint = Checkpoint(tmp_path, fingerprint={}, period_s=0)
+    for share in (0.4, 0.8):
+        halfway = Recorder(cancel_at_check=max(2, int(whole.num_checks * share)))
+        with pytest.raises(JobCancelled):
+            trained(family, windows, report=halfway, checkpoint=checkpoint)
+    last = Recorder()
+    resumed = trained(family, windows, report=last, checkpoint=checkpoint)
+    assert same(uninterrupted, resumed)
+    assert resumed.epochs_run == uninterrupted.epochs_run
+    assert last.num_checks < whole.num_checks
 
 
 @every_family
 def test_a_misspelt_hyperparameter_is_refused_with_the_nearest(kind: type[Family]) -> None:
+    name = max(kind.Hyperparameters.model_fields, key=len)
+    misspelt = name[:3] + name[4:]
     with pytest.raises(DataValidationError, match=f"family {kind.name}") as caught:
-        kind({"lokback": 24})
+        kind({misspelt: 7531})
     error = caught.value.details["errors"][0]
-    assert error["path"] == "body.hyperparameters.lokback"
-    assert "did you mean lookback?" in error["message"]
-    assert "24" not in error["message"]
+    assert error["path"] == f"body.hyperparameters.{misspelt}"
+    assert f"did you mean {name}?" in error["message"]
+    assert "7531" not in error["message"]
 
 
 @every_family
@@ -172,7 +216,7 @@ def test_absurd_hyperparameters_are_refused(kind: type[Family]) -> None:
         absurd: list[Any] = ["many", None, [1], float("nan"), float("inf")]
         absurd += [schema[bound] + sign for bound, sign in (("minimum", -1), ("maximum", 1)) if bound in schema]
         absurd += [schema[bound] for bound in ("exclusiveMinimum", "exclusiveMaximum") if bound in schema]
-        assert len(absurd) >= 7, f"{name} needs a lower and an upper bound"
+        assert len(absurd) >= 7 or "enum" in schema, f"{name} needs a lower and an upper bound"
         for value in absurd:
             with pytest.raises(DataValidationError) as caught:
                 kind({name: value})
@@ -187,7 +231,7 @@ def test_its_defaults_are_usable_and_said_in_its_schema(kind: type[Family]) -> N
     properties = kind.Hyperparameters.model_json_schema()["properties"]
     assert {name: each["default"] for name, each in properties.items()} == family.hyperparameters.model_dump()
     assert all(each["description"].endswith(".") for each in properties.values())
-    assert family.lookback == properties["lookback"]["default"]
+    assert family.lookback == properties.get("lookback", {"default": 1})["default"]
     assert 1 <= family.min_window <= family.lookback
 
 
@@ -206,46 +250,46 @@ def test_its_docstring_says_what_it_is_and_where_it_comes_from(kind: type[Family
     assert len(text.splitlines()) > 1
 
 
-def constant_column(seed: int = 0) -> Windows:
-    table = symbol_rows(num=1200, r2=R2, seed=seed)
+def constant_column(r2: float) -> list[SymbolRows]:
+    table = symbol_rows(num=1200, r2=r2)
     table.x_NF[:, 1] = 0.25
-    return cut(table)
+    return [table]
 
 
-def constant_everything() -> Windows:
-    table = symbol_rows(num=1200, r2=R2)
+def constant_everything(r2: float) -> list[SymbolRows]:
+    table = symbol_rows(num=1200, r2=r2)
     table.x_NF[:] = (0.0, 1e7, 1.0)
-    return cut(table)
+    return [table]
 
 
-def missing_values() -> Windows:
-    return cut(symbol_rows(num=1500, r2=R2, holes=range(40, 1500, 50), gaps=[200, 700]))
+def missing_values(r2: float) -> list[SymbolRows]:
+    return [symbol_rows(num=1500, r2=r2, holes=range(40, 1500, 50), gaps=[200, 700])]
 
 
-def many_symbols() -> Windows:
-    pairs = ("EUR/USD", "GBP/USD", "USD/JPY")
-    return cut(*(symbol_rows(pair, num=700, seed=n, r2=R2, deviation=10.0**-n / 500) for n, pair in enumerate(pairs)))
+def many_symbols(r2: float) -> list[SymbolRows]:
+    return [symbol_rows(pair, num=700, seed=n, r2=r2, deviation=10.0**-n / 500) for n, pair in enumerate(PAIRS)]
 
 
-@every_family
+@every_network
 @pytest.mark.parametrize("make", [constant_column, constant_everything, missing_values, many_symbols])
 def test_it_survives_unusual_data(kind: type[Family], make: Any) -> None:
-    unusual = make()
+    probe = probe_of(kind)
+    unusual = probe.windows(*make(probe.r2))
     model = trained(quick(kind), unusual)
-    answers = forecasts(model, unusual, unusual.parts["test"])
+    answers = model.predict(unusual.gather(unusual.parts["test"])).outputs_NK
     assert np.isfinite(answers).all()
     assert all(np.isfinite(each).all() for each in model.weights.values())
     if make is not constant_everything:
-        assert skill_on("test", model, unusual) > R2 / 3
+        assert probe.quality(model, unusual) > probe.planted * 2 / 3
 
 
-@every_family
-def test_each_symbol_is_forecast_in_its_own_unit(kind: type[Family]) -> None:
-    unusual = many_symbols()
-    model = trained(quick(kind), unusual)
-    for number in range(3):
-        ends = unusual.parts["test"][unusual.symbol_R[unusual.parts["test"]] == number]
-        assert skill(unusual.own_labels_R[ends], forecasts(model, unusual, ends)) > R2 / 4
+@every_network
+def test_each_symbol_is_learnt_in_its_own_unit(kind: type[Family]) -> None:
+    probe = probe_of(kind)
+    several = probe.windows(*many_symbols(probe.r2))
+    model = trained(quick(kind), several)
+    for number in range(len(PAIRS)):
+        assert probe.quality(model, several, symbols=[number]) > probe.planted / 2
 
 
 def test_each_type_has_one_default_and_it_comes_first() -> None:

@@ -2,13 +2,17 @@
 
 import os
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.learning.family import Assignment
 from ml_workbench_service.learning.windows import SymbolRows, Windows, build
+from ml_workbench_service.market.costs import resolved_costs
 
 # Before torch is imported: threads that spin while they wait cost most of a busy machine's speed.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -93,19 +97,20 @@ def symbol_rows(
     starts[list(gaps)] = 1
     runs: Ints = np.cumsum(starts)
     known = START_MS + HOUR_MS * (np.arange(num) + runs)
-    labels, label_known = np.full(num, np.nan), np.full(num, -1, dtype=np.int64)
+    labels, label_known = np.full(num, np.nan), known.copy()
     ahead = np.flatnonzero(runs[horizon:] == runs[:-horizon])
     labels[ahead] = close[ahead + horizon] / close[ahead] - 1
     label_known[ahead] = known[ahead + horizon]
     return SymbolRows(
         symbol=symbol,
         x_NF=np.column_stack([signal, noise, close]),
-        labels_N=labels,
+        labels_NK=labels[:, None],
         label_known_ms_N=label_known,
         known_ms_N=known,
         runs_N=runs,
-        volatility_N=np.full(num, deviation * np.sqrt(horizon)),
+        bar_volatility_N=np.full(num, deviation),
         close_N=close,
+        spread_N=np.full(num, np.nan),
     )
 
 
@@ -119,3 +124,10 @@ def cut(*tables: SymbolRows, lookback: int = 8, validation_split: float = 0.4) -
 def skill(labels_N: Floats, forecasts_N: Floats) -> float:
     """1 - MSE ÷ MSE of zero."""
     return float(1 - np.mean((labels_N - forecasts_N) ** 2) / np.mean(labels_N**2))
+
+
+def assignment(windows: Windows, *names: str, seed: int = 0, **more: Any) -> Assignment:
+    """What a family is asked to learn; `price_change_1h` unless targets are named."""
+    targets = tuple(parse_target(name) for name in names or ("price_change_1h",))
+    costs = {symbol: resolved_costs(symbol) for symbol in windows.symbols}
+    return Assignment(windows=windows, targets=targets, seed=seed, costs=costs, **more)

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from common_lib.exceptions import PredictionError, TrainingError
-from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.learning.assessment import _last_rows, evenly
+from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.learning.assessment import evenly, last_rows
 from ml_workbench_service.learning.export import (
     INT8_FILE,
     MODEL_FILE,
@@ -25,12 +26,15 @@ from ml_workbench_service.learning.export import (
     quantize,
 )
 from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.heads import forecast_head
 from ml_workbench_service.learning.onnx_graph import recurrent_graph
 from ml_workbench_service.learning.recurrent import RecurrentForecaster
 from ml_workbench_service.learning.runtime import OnnxNetwork
+from ml_workbench_service.learning.task import Predict
 from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
 
 UNITS = 6
+HEAD = forecast_head([parse_target("price_change_1h")], ())
 LOOKBACK = 12
 LENGTHS = (3, 4, 7, LOOKBACK)
 
@@ -39,16 +43,14 @@ def network_of(cell: str, *, layers: int = 1, is_level: tuple[bool, ...] = IS_LE
     """An untrained network with lively weights, as a family would hand it over."""
     torch.manual_seed(1)
     torch.set_num_threads(1)
-    network = RecurrentForecaster(
-        cell, is_level_F=is_level, units=units, layers=layers, num_outputs=1, dropout=0.0
-    ).eval()
+    network = RecurrentForecaster(cell, is_level_F=is_level, units=units, layers=layers, head=HEAD, dropout=0.0).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.mul_(1.5)
     weights = {name: value.detach().numpy().copy() for name, value in network.state_dict().items()}
 
     @torch.inference_mode()
-    def predict(rows_NTF: Floats32) -> RawPrediction:
+    def predict(rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         rows_TNF = torch.from_numpy(np.ascontiguousarray(rows_NTF.transpose(1, 0, 2)))
         return RawPrediction(network(rows_TNF).numpy(), network.window_stage(rows_TNF)[-1].numpy())
 
@@ -56,7 +58,7 @@ def network_of(cell: str, *, layers: int = 1, is_level: tuple[bool, ...] = IS_LE
         outputs=("price_change_1h",),
         weights=weights,
         network={},
-        graph=lambda: recurrent_graph(weights, cell=cell, num_layers=layers, is_level_F=is_level),
+        graph=lambda: recurrent_graph(weights, cell=cell, num_layers=layers, is_level_F=is_level, head=HEAD),
         predict=predict,
         epochs_run=1,
         best_epoch=1,
@@ -123,7 +125,7 @@ def test_the_window_stage_is_one_operation_in_three_places(tmp_path: Path) -> No
     ends = windows.parts["train"]
     trained = network_of("GRU")
     graph = export(trained, tmp_path, num_features=3, lengths=[LOOKBACK], seed=0)
-    numpy_rows = _last_rows(windows, ends)
+    numpy_rows = last_rows(windows, ends)
     x_NTF = windows.gather(ends)
     np.testing.assert_allclose(graph.predict(x_NTF).last_rows_NF, numpy_rows, atol=2e-5)
     np.testing.assert_allclose(trained.predict(x_NTF).last_rows_NF, numpy_rows, atol=2e-5)
@@ -146,7 +148,9 @@ def test_a_graph_that_answers_otherwise_is_never_published(tmp_path: Path) -> No
     trained = network_of("LSTM")
     weights = dict(trained.weights)
     weights["head.bias"] = weights["head.bias"] + np.float32(0.001)
-    wrong = replace(trained, graph=lambda: recurrent_graph(weights, cell="LSTM", num_layers=1, is_level_F=IS_LEVEL))
+    wrong = replace(
+        trained, graph=lambda: recurrent_graph(weights, cell="LSTM", num_layers=1, is_level_F=IS_LEVEL, head=HEAD)
+    )
     with pytest.raises(TrainingError, match=r"differs from the network by 0\.001 at batch 1, length 3"):
         export(wrong, tmp_path, num_features=3, lengths=LENGTHS, seed=0)
 
@@ -171,25 +175,30 @@ def test_the_int8_graph_really_quantises_the_lstm(layers: int, tmp_path: Path) -
 
 
 class Formula:
-    """A network for the rule alone: any function of the window's last value, and a pause."""
+    """A network for the rule alone: any functions of the window's last value, one an output, and a pause."""
 
-    def __init__(self, function: Callable[[float], float], *, pause_s: float = 0.0) -> None:
-        self._function = function
+    def __init__(self, *functions: Callable[[float], float], pause_s: float = 0.0) -> None:
+        self._functions = functions
         self._pause_s = pause_s
 
-    def predict(self, rows_NTF: Floats32) -> RawPrediction:
+    def predict(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         """The function of each window's last value."""
         if self._pause_s:
             until = time.perf_counter() + self._pause_s
             while time.perf_counter() < until:
                 pass
-        outputs = [[self._function(float(window[-1, 0]))] for window in rows_NTF]
+        outputs = [[each(float(window[-1, 0])) for each in self._functions] for window in rows_NTF]
         return RawPrediction(np.array(outputs, np.float32), rows_NTF[:, -1])
 
 
 def judged(exact: Any, rough: Any, *, dead_zone: float = 0.0) -> Any:
     windows_NTF = rows(400, 3)
-    return judge_quantization(exact, rough, windows_NTF, dead_zones_N=np.full(400, dead_zone))
+
+    def directions(outputs_NK: Floats) -> np.ndarray:
+        assert len(outputs_NK) == 400
+        return np.where(np.abs(outputs_NK[:, 0]) <= dead_zone, 0, np.sign(outputs_NK[:, 0]))
+
+    return judge_quantization(exact, rough, windows_NTF, decide=directions)
 
 
 SLOW = 0.0004
@@ -208,7 +217,7 @@ def test_int8_that_is_not_faster_is_refused_and_the_reason_says_so() -> None:
     verdict = judged(Formula(lambda x: x), Formula(lambda x: x, pause_s=SLOW))
     assert not verdict.accepted
     assert "times as fast, needs 1.15" in verdict.reason
-    assert "direction" not in verdict.reason
+    assert "decisions" not in verdict.reason
 
 
 def test_int8_that_is_far_off_is_refused() -> None:
@@ -218,10 +227,18 @@ def test_int8_that_is_far_off_is_refused() -> None:
     assert verdict.direction_agreement == 1.0
 
 
+def test_int8_that_is_far_off_in_one_output_of_many_is_refused() -> None:
+    exact = [lambda x: x] * 4 + [lambda x: 0.5]  # the last never varies: nothing to measure it by
+    verdict = judged(Formula(*exact, pause_s=SLOW), Formula(*exact[:3], lambda x: 1.1 * x, lambda x: 0.5))
+    assert not verdict.accepted
+    assert "of a deviation, at most 5%" in verdict.reason
+    assert verdict.mean_delta_std == pytest.approx(0.08, abs=0.02)
+
+
 def test_int8_that_turns_directions_is_refused() -> None:
     verdict = judged(Formula(lambda x: x, pause_s=SLOW), Formula(lambda x: x + 0.04 if x < 0 else x - 0.05))
     assert not verdict.accepted
-    assert "direction agrees on" in verdict.reason
+    assert "decisions agree on" in verdict.reason
     assert verdict.direction_agreement < 0.98
     assert verdict.mean_delta_std < 0.05
 
@@ -246,3 +263,24 @@ def test_a_sample_of_windows_is_spread_evenly_and_has_no_window_twice() -> None:
     assert (sample[0], sample[-1]) == (1000, 5999)
     assert np.ptp(np.diff(sample)) <= 1
     assert evenly(ends, 5000) is ends
+
+
+@pytest.mark.parametrize("length", [1, 7, 24])
+def test_a_batch_has_as_many_rows_however_long_the_windows_are(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a family estimates of its memory counts on it; int8 is asked one window at a time."""
+    monkeypatch.setattr(Predict, "ROWS", 48)
+    sizes: list[int] = []
+
+    class Counting(Formula):
+        def predict(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
+            sizes.append(len(rows_NTF))
+            return super().predict(rows_NTF, positions_N)
+
+    double, windows_NTF = Counting(lambda x: 2 * x), rows(101, length)
+    found = Predict(double, None)(windows_NTF)
+    np.testing.assert_array_equal(found[:, 0], (2 * windows_NTF[:, -1, 0]).astype(np.float64))
+    assert max(sizes) == 48 // length
+    assert sum(sizes) == 101
+    sizes.clear()
+    np.testing.assert_array_equal(Predict(Formula(lambda x: x), double)(windows_NTF), found)
+    assert sizes == [1] * 101

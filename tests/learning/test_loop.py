@@ -8,12 +8,16 @@ import torch
 from torch import nn
 
 from common_lib.exceptions import JobCancelled, TrainingError
+from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.learning.heads import forecast_head
 from ml_workbench_service.learning.loop import Outcome, Schedule, _lengths, _OnDevice, fit, score
+from ml_workbench_service.learning.objectives import SquaredError
 from ml_workbench_service.learning.recurrent import RecurrentForecaster
 from ml_workbench_service.learning.windows import Windows, build
 from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
 
 CPU = torch.device("cpu")
+HEAD = forecast_head([parse_target("price_change_1h")], ())
 SCHEDULE = Schedule(learning_rate=0.01, batch_size=64, epochs=4, patience=10, shortest_window=3, seed=5)
 
 
@@ -29,7 +33,7 @@ def windows() -> Windows:
 
 def forecaster(cell: str = "GRU", *, seed: int = 1) -> RecurrentForecaster:
     torch.manual_seed(seed)
-    return RecurrentForecaster(cell, is_level_F=IS_LEVEL, units=6, layers=1, num_outputs=1, dropout=0.1)
+    return RecurrentForecaster(cell, is_level_F=IS_LEVEL, units=6, layers=1, head=HEAD, dropout=0.1)
 
 
 def fitted(
@@ -37,7 +41,7 @@ def fitted(
 ) -> tuple[Outcome, Recorder, nn.Module]:
     report = Recorder()
     network = network or forecaster()
-    return fit(network, windows, schedule, device=CPU, report=report), report, network
+    return fit(network, windows, schedule, device=CPU, report=report, objective=SquaredError()), report, network
 
 
 def stop_loss(network: nn.Module, windows: Windows) -> float:
@@ -47,14 +51,14 @@ def stop_loss(network: nn.Module, windows: Windows) -> float:
     for end in windows.parts["stop"]:
         rows_TNF = torch.from_numpy(windows.rows_RF[end + 1 - windows.lookback : end + 1][:, None])
         with torch.no_grad():
-            errors.append((float(network(rows_TNF)[0, 0]) - float(windows.labels_R[end])) ** 2)
+            errors.append((float(network(rows_TNF)[0, 0]) - float(windows.labels_RK[end, 0])) ** 2)
     return float(np.mean(errors))
 
 
 def test_every_epoch_is_reported_with_its_losses_and_skill(windows: Windows) -> None:
     outcome, report, _ = fitted(windows, SCHEDULE)
     assert [(step, total) for step, total, _ in report.steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    zero = float(np.mean(windows.labels_R[windows.parts["stop"]] ** 2))
+    zero = float(np.mean(windows.labels_RK[windows.parts["stop"]] ** 2))
     for _, _, metrics in report.steps:
         assert set(metrics) == {"train_loss", "stop_loss", "stop_skill"}
         assert metrics["stop_skill"] == pytest.approx(1 - metrics["stop_loss"] / zero, abs=1e-5)
@@ -64,7 +68,9 @@ def test_every_epoch_is_reported_with_its_losses_and_skill(windows: Windows) -> 
 
 def test_the_stopping_parts_score_is_the_mean_over_its_windows(windows: Windows) -> None:
     network = forecaster()
-    assert score(network, _OnDevice(windows, CPU)) == pytest.approx(stop_loss(network, windows), rel=1e-5)
+    assert score(network, _OnDevice(windows, CPU), SquaredError()) == pytest.approx(
+        stop_loss(network, windows), rel=1e-5
+    )
 
 
 def test_training_ends_when_the_stopping_part_no_longer_improves_and_the_best_weights_stay(windows: Windows) -> None:
@@ -82,18 +88,18 @@ def test_only_train_and_stop_are_read(windows: Windows) -> None:
     """Rows and labels after the calibration border could be anything."""
     _, _, network = fitted(windows, SCHEDULE)
     later = windows.known_ms_R > windows.borders_ms["calibrate"]
-    rows, labels = windows.rows_RF.copy(), windows.labels_R.copy()
+    rows, labels = windows.rows_RF.copy(), windows.labels_RK.copy()
     rows[later], labels[later] = 99.0, -99.0
-    _, _, again = fitted(replace(windows, rows_RF=rows, labels_R=labels), SCHEDULE)
+    _, _, again = fitted(replace(windows, rows_RF=rows, labels_RK=labels), SCHEDULE)
     for mine, other in zip(network.state_dict().values(), again.state_dict().values(), strict=True):
         assert torch.equal(mine, other)
 
 
 def test_the_training_labels_do_reach_the_weights(windows: Windows) -> None:
-    labels = windows.labels_R.copy()
+    labels = windows.labels_RK.copy()
     labels[windows.parts["train"][0]] += 1.0
     _, _, network = fitted(windows, SCHEDULE)
-    _, _, again = fitted(replace(windows, labels_R=labels), SCHEDULE)
+    _, _, again = fitted(replace(windows, labels_RK=labels), SCHEDULE)
     assert not torch.equal(network.state_dict()["head.weight"], again.state_dict()["head.weight"])
 
 
@@ -101,17 +107,17 @@ def test_a_cancellation_is_seen_within_one_batch(windows: Windows) -> None:
     batches = -(-len(windows.parts["train"]) // SCHEDULE.batch_size)
     report = Recorder(cancel_at_check=batches + 3)  # the third batch of the second epoch
     with pytest.raises(JobCancelled):
-        fit(forecaster(), windows, SCHEDULE, device=CPU, report=report)
+        fit(forecaster(), windows, SCHEDULE, device=CPU, report=report, objective=SquaredError())
     assert report.num_checks == batches + 3
     assert len(report.steps) == 1
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_a_loss_that_is_no_number_is_an_error_with_what_to_do(windows: Windows) -> None:
-    labels = windows.labels_R.copy()
+    labels = windows.labels_RK.copy()
     labels[windows.parts["train"][3]] = np.inf
     with pytest.raises(TrainingError, match="the loss of epoch 1 is not a number; lower `learning_rate`"):
-        fitted(replace(windows, labels_R=labels), SCHEDULE)
+        fitted(replace(windows, labels_RK=labels), SCHEDULE)
 
 
 def test_a_batch_holds_the_windows_that_end_at_its_rows(windows: Windows) -> None:
@@ -144,7 +150,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_weights(cell: str, num_feat
         torch.set_num_threads(number)
         torch.manual_seed(1)
         network = RecurrentForecaster(
-            cell, is_level_F=IS_LEVEL[:num_features], units=8, layers=1, num_outputs=1, dropout=0.2
+            cell, is_level_F=IS_LEVEL[:num_features], units=8, layers=1, head=HEAD, dropout=0.2
         )
         fitted(windows, replace(SCHEDULE, batch_size=32, epochs=2), network)
         weights.append(torch.cat([value.reshape(-1) for value in network.state_dict().values()]))
@@ -155,7 +161,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_weights(cell: str, num_feat
 def test_the_grus_own_kernel_trains_like_torchs(layers: int, windows: Windows) -> None:
     """The forecaster in training mode (our kernel) against evaluation mode (torch's), without dropout."""
     torch.manual_seed(2)
-    network = RecurrentForecaster("GRU", is_level_F=IS_LEVEL, units=5, layers=layers, num_outputs=1, dropout=0.0)
+    network = RecurrentForecaster("GRU", is_level_F=IS_LEVEL, units=5, layers=layers, head=HEAD, dropout=0.0)
     rows_TNF = _OnDevice(windows, CPU).batch(torch.from_numpy(windows.parts["train"][:40]), 8)
     answers = []
     for mode in (True, False):

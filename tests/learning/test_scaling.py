@@ -42,9 +42,9 @@ def test_the_label_unit_is_the_training_labels_root_mean_square() -> None:
     table = symbol_rows(num=1500)
     windows = cut(table, lookback=LOOKBACK)
     ends = windows.parts["train"]
-    scale = windows.scaler.symbols["EUR/USD"].label_scale
-    assert scale == pytest.approx(np.sqrt(np.mean(table.labels_N[ends] ** 2)))
-    np.testing.assert_allclose(windows.labels_R[ends] * scale, table.labels_N[ends], rtol=1e-5)
+    scale = windows.scaler.symbols["EUR/USD"].label_scale_K[0]
+    assert scale == pytest.approx(np.sqrt(np.mean(table.labels_NK[ends] ** 2)))
+    np.testing.assert_allclose(windows.labels_RK[ends] * scale, table.labels_NK[ends], rtol=1e-5)
 
 
 def test_a_very_long_training_part_is_scaled_by_its_last_rows_alone() -> None:
@@ -52,7 +52,7 @@ def test_a_very_long_training_part_is_scaled_by_its_last_rows_alone() -> None:
     table = symbol_rows(num=5200)
     logs = to_logs(table.x_NF, FEATURES, IS_LEVEL)
     ends = np.arange(1023, 5199)
-    scale = fit_symbol(logs, table.labels_N, ends, is_level_F=IS_LEVEL, lookback=1024)
+    scale = fit_symbol(logs, table.labels_NK, ends, is_level_F=IS_LEVEL, lookback=1024, scales_K=[True])
     np.testing.assert_allclose(scale.center_F[:2], logs[ends, :2].mean(axis=0))
 
 

@@ -13,7 +13,6 @@ from ml_workbench_service.learning.uncertainty import (
     NOVELTY_THRESHOLD,
     NoveltyDetector,
     ResidualDistribution,
-    Uncertainty,
 )
 
 
@@ -67,6 +66,15 @@ def test_rows_without_a_deviation_are_left_out_and_too_few_make_no_distribution(
     assert fitted(residuals, scales).grid_Q.tolist() == list(range(4, 31))
     scales[:11] = np.nan
     assert ResidualDistribution.fit(residuals, scales) is None
+
+
+def test_what_cannot_be_negative_has_no_negative_bound() -> None:
+    distribution = fitted(np.arange(-12.0, 13.0), np.ones(25))
+    interval = distribution.interval(1.0, 0.5, may_be_negative=False)
+    assert (interval.lower, interval.upper) == (0.0, 1.0 + 0.5 * distribution.radius)
+    absurd = distribution.interval(-100.0, 1.0, may_be_negative=False)
+    assert (absurd.lower, absurd.upper) == (0.0, 0.0)
+    assert distribution.interval(-100.0, 1.0).upper < 0
 
 
 def realised(direction: Direction, outcomes: Floats, dead_zone: float) -> "np.ndarray":
@@ -169,19 +177,14 @@ def test_rows_that_never_vary_have_a_finite_score() -> None:
     assert single.novelty(np.array([50.0], np.float32)).top_features == ("one",)
 
 
-@pytest.mark.parametrize("with_volatility", [True, False])
-def test_json_gives_back_every_bit(with_volatility: bool) -> None:
+def test_json_gives_back_every_bit() -> None:
     forecasts, outcomes, deviation = heteroscedastic(3000, seed=7)
-    residuals = outcomes - forecasts
-    uncertainty = Uncertainty(
-        ResidualDistribution.fit(residuals, deviation) if with_volatility else None,
-        fitted(residuals, np.full(3000, 0.001)),
-        NoveltyDetector.fit(correlated(500, 1), FEATURES),
-    )
-    again = Uncertainty.from_json(json.loads(json.dumps(uncertainty.to_json())))
-    assert again.to_json() == uncertainty.to_json()
-    assert (again.conditional is None) == (not with_volatility)
-    assert again.unconditional.grid_Q.tobytes() == uncertainty.unconditional.grid_Q.tobytes()
-    assert again.novelty.precision_FF.tobytes() == uncertainty.novelty.precision_FF.tobytes()
+    residuals = fitted(outcomes - forecasts, deviation)
+    again = ResidualDistribution.from_json(json.loads(json.dumps(residuals.to_json())))
+    assert again.grid_Q.tobytes() == residuals.grid_Q.tobytes()
+    assert again.radius == residuals.radius
+    novelty = NoveltyDetector.fit(correlated(500, 1), FEATURES)
+    same = NoveltyDetector.from_json(json.loads(json.dumps(novelty.to_json())))
+    assert same.precision_FF.tobytes() == novelty.precision_FF.tobytes()
     row = correlated(1, 8)[0]
-    assert again.novelty.novelty(row) == uncertainty.novelty.novelty(row)
+    assert same.novelty(row) == novelty.novelty(row)

@@ -86,7 +86,7 @@ def test_every_window_is_complete_and_within_one_run(case: Case) -> None:
             assert end + 1 - case.lookback >= 0
             assert len(set(table.runs_N[rows].tolist())) == 1
             assert np.isfinite(table.x_NF[rows]).all()
-            assert np.isfinite(table.labels_N[end])
+            assert np.isfinite(table.labels_NK[end]).all()
 
 
 @steady
@@ -109,7 +109,8 @@ def test_only_windows_whose_label_crosses_a_border_are_purged(case: Case) -> Non
     table, windows = case.cut()
     kept = np.concatenate([windows.parts[part] for part in PARTS])
     complete = np.flatnonzero(
-        (streaks(np.isfinite(table.x_NF).all(axis=1), table.runs_N) >= case.lookback) & np.isfinite(table.labels_N)
+        (streaks(np.isfinite(table.x_NF).all(axis=1), table.runs_N) >= case.lookback)
+        & np.isfinite(table.labels_NK[:, 0])
     )
     purged = np.setdiff1d(complete, kept)
     assert len(purged) == windows.num_purged
@@ -140,25 +141,34 @@ def test_borders_are_the_same_moments_for_all_symbols() -> None:
             ends = windows.parts[part][windows.symbol_R[windows.parts[part]] == symbol]
             assert windows.known_ms_R[ends].min() == border + HOUR_MS - (border - windows.known_ms_R[0]) % HOUR_MS
     assert windows.symbols == ("EUR/USD", "GBP/USD")
-    assert windows.label_scale_R[0] == windows.scaler.symbols["EUR/USD"].label_scale
-    assert windows.label_scale_R[-1] == windows.scaler.symbols["GBP/USD"].label_scale
+    assert windows.label_scale_RK[0] == windows.scaler.symbols["EUR/USD"].label_scale_K
+    assert windows.label_scale_RK[-1] == windows.scaler.symbols["GBP/USD"].label_scale_K
 
 
 def test_nothing_after_the_first_border_reaches_the_scaler_or_the_training_rows() -> None:
     table = symbol_rows(num=1500, horizon=3, gaps=[200], holes=[50])
     windows = cut(table)
     after = table.known_ms_N > windows.borders_ms["stop"]
-    x_NF, labels = table.x_NF.copy(), table.labels_N.copy()
+    x_NF, labels = table.x_NF.copy(), table.labels_NK.copy()
     x_NF[after] *= np.random.default_rng(9).uniform(0.01, 100, x_NF[after].shape)
     labels[table.label_known_ms_N > windows.borders_ms["stop"]] *= -17
-    changed = cut(replace(table, x_NF=x_NF, labels_N=labels))
+    changed = cut(replace(table, x_NF=x_NF, labels_NK=labels))
     assert changed.scaler.to_json() == windows.scaler.to_json()
     assert changed.parts["train"].tolist() == windows.parts["train"].tolist()
     trained = ~after
     assert changed.rows_RF[trained].tobytes() == windows.rows_RF[trained].tobytes()
     ends = windows.parts["train"]
-    assert changed.labels_R[ends].tobytes() == windows.labels_R[ends].tobytes()
+    assert changed.labels_RK[ends].tobytes() == windows.labels_RK[ends].tobytes()
     assert not np.array_equal(changed.rows_RF[after], windows.rows_RF[after])
+
+
+def test_a_run_has_a_number_that_no_other_symbol_has() -> None:
+    """A gap is seen where the number changes, at the seam between two symbols too."""
+    first, second = symbol_rows(num=600, gaps=[100]), symbol_rows("GBP/USD", num=600, seed=1, gaps=[50, 300])
+    windows = cut(first, second)
+    starts = np.flatnonzero(np.diff(windows.runs_R)) + 1
+    assert starts.tolist() == [100, 600, 650, 900]
+    assert len(set(windows.runs_R.tolist())) == 5
 
 
 def test_a_training_row_does_reach_the_scaler() -> None:

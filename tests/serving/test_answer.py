@@ -10,6 +10,7 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.learning.judges.forecast import ForecastJudge
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.serving.answer import Circumstances, Question, answer, answer_many, prepare, valid_until_ms
@@ -29,6 +30,18 @@ def row_at(history: SymbolHistory, moment_ms: int) -> int:
 def question(history: SymbolHistory) -> Question:
     """An ordinary one, on a Tuesday morning."""
     return history.question(row_at(history, TUESDAY_MS), prediction_id="p-1")
+
+
+def forecast_judge(model: ServedModel) -> ForecastJudge:
+    """The judge, which is a forecast's."""
+    assert isinstance(model.judge, ForecastJudge)
+    return model.judge
+
+
+def label_scale(model: ServedModel) -> float:
+    """The unit of EUR/USD's price changes."""
+    (scale,) = model.scaler.symbols["EUR/USD"].label_scale_K
+    return float(scale)
 
 
 def essence(record: PredictionRecord) -> str:
@@ -54,7 +67,7 @@ def test_an_ordinary_question_has_a_whole_record(model: ServedModel, question: Q
     assert record.price == question.price
     assert (record.role, record.scaling_factor, record.prediction_id) == ("champion", 0.5, "p-1")
     assert (record.metadata.correlation_id, record.metadata.deployment_id) == ("c-1", "d-1")
-    assert record.metadata.volatility == question.volatility
+    assert record.metadata.volatility == question.bar_volatility
     assert record.metadata.data_source == "file"
     assert to_ms(record.as_of) == TUESDAY_MS
     assert to_ms(record.valid_until) == TUESDAY_MS + HOUR_MS
@@ -66,7 +79,7 @@ def test_an_ordinary_question_has_a_whole_record(model: ServedModel, question: Q
 
 def test_the_forecast_is_the_networks_answer_in_the_symbols_unit(model: ServedModel, question: Question) -> None:
     rows = model.scaler.rows("EUR/USD", question.x_TF)
-    wanted = float(model.float32.predict(rows[None]).outputs_NK[0, 0]) * model.label_scale("EUR/USD")
+    wanted = float(model.float32.predict(rows[None]).outputs_NK[0, 0]) * label_scale(model)
     assert answer(model, question, LIVE).prediction == wanted
 
 
@@ -213,8 +226,8 @@ def test_a_year_after_its_last_bar_a_model_has_expired(model: ServedModel, quest
 
 
 def test_an_interval_far_wider_than_usual_is_a_reason(model: ServedModel, question: Question) -> None:
-    assert question.volatility is not None
-    assert abstained(answer(model, replace(question, volatility=20 * question.volatility), LIVE)) == (
+    assert question.bar_volatility is not None
+    assert abstained(answer(model, replace(question, bar_volatility=20 * question.bar_volatility), LIVE)) == (
         "interval_too_wide",
     )
 
@@ -234,19 +247,19 @@ def test_several_reasons_stand_together(model: ServedModel, question: Question) 
 
 
 def test_without_a_volatility_the_interval_is_the_unconditional_one(model: ServedModel, question: Question) -> None:
-    record = answer(model, replace(question, volatility=None), LIVE)
+    record = answer(model, replace(question, bar_volatility=None), LIVE)
     assert record.warnings == ("unconditional_interval",)
     assert record.interval is not None
     half = (record.interval.upper - record.interval.lower) / 2
-    assert half == pytest.approx(model.uncertainty.unconditional.radius * model.label_scale("EUR/USD"))
-    assert record.metadata.volatility == model.label_scale("EUR/USD")
+    assert half == pytest.approx(forecast_judge(model).unconditional.radius * label_scale(model))
+    assert record.metadata.volatility == label_scale(model)
 
 
 def test_the_interval_grows_with_the_volatility(model: ServedModel, question: Question) -> None:
-    assert question.volatility is not None
+    assert question.bar_volatility is not None
     widths = []
     for factor in (1.0, 1.5):
-        record = answer(model, replace(question, volatility=factor * question.volatility), LIVE)
+        record = answer(model, replace(question, bar_volatility=factor * question.bar_volatility), LIVE)
         assert record.interval is not None
         widths.append(record.interval.upper - record.interval.lower)
     assert widths[1] == pytest.approx(1.5 * widths[0])
@@ -280,8 +293,9 @@ def test_dearer_trading_turns_a_direction_into_hold(model: ServedModel, history:
 def test_confidence_counts_the_residuals_that_make_the_direction_true(
     model: ServedModel, history: SymbolHistory
 ) -> None:
-    assert model.uncertainty.conditional is not None
-    grid = model.uncertainty.conditional.grid_Q
+    conditional = forecast_judge(model).conditional
+    assert conditional is not None
+    grid = conditional.grid_Q
     for kind in ("buy", "sell", "hold"):
         record = calm(model, history, lambda each, kind=kind: each.direction == kind)  # type: ignore[misc]
         outcomes = record.prediction + grid * record.metadata.volatility

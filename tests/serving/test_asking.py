@@ -137,9 +137,9 @@ def test_enough_closes_of_its_own_give_a_request_its_volatility(model: ServedMod
         columns = {name: history.table.columns[name][rows].tolist() for name in COLUMNS}
         question = question_of(model, body(features=columns))
         assert question is not None
-        assert question.volatility == (history.question(last).volatility if is_known else None)
+        assert question.bar_volatility == (history.question(last).bar_volatility if is_known else None)
     columns["close"] = [0.0] * 4
-    assert question_of(model, body(features=columns)).volatility is None  # type: ignore[union-attr]
+    assert question_of(model, body(features=columns)).bar_volatility is None  # type: ignore[union-attr]
 
 
 def test_the_service_fetches_the_newest_known_bars(
@@ -150,12 +150,12 @@ def test_the_service_fetches_the_newest_known_bars(
     fetched = fetch_question(model, body(features=None, as_of=moment + timedelta(minutes=30)), bench.feature_store)
     wanted = history.question(1000)
     assert fetched.x_TF.tolist() == wanted.x_TF.tolist()
-    assert (fetched.price, fetched.volatility) == (wanted.price, wanted.volatility)
+    assert (fetched.price, fetched.bar_volatility) == (wanted.price, wanted.bar_volatility)
     assert (fetched.as_of_ms, fetched.newest_known_ms) == (known_ms + 1_800_000, known_ms)
     assert fetched.clock
     priced = fetch_question(model, body(features=None, as_of=moment, price=1.5), bench.feature_store)
     assert priced.price == 1.5
-    assert priced.volatility == wanted.volatility
+    assert priced.bar_volatility == wanted.bar_volatility
 
 
 def test_without_as_of_the_service_takes_the_last_known_bar(

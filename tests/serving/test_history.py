@@ -11,6 +11,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.market.derivation import Derivation
 from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.answer import Circumstances, answer
 from ml_workbench_service.serving.history import (
@@ -87,12 +88,12 @@ def test_a_question_holds_the_bars_window_price_and_volatility(model: ServedMode
     assert question.as_of_ms == question.newest_known_ms == table.opened_ms[500] + HOUR_MS
     returns = np.diff(np.log(table.columns["close"][500 - EWMA_BARS : 501]))[::-1]
     weights = 0.94 ** np.arange(EWMA_BARS)
-    assert question.volatility == pytest.approx(np.sqrt(np.sum(weights * returns**2) / weights.sum()), rel=1e-9)
+    assert question.bar_volatility == pytest.approx(np.sqrt(np.sum(weights * returns**2) / weights.sum()), rel=1e-9)
 
 
 def test_the_first_bars_have_no_volatility(history: SymbolHistory) -> None:
-    assert history.question(20).volatility is None
-    assert history.question(EWMA_BARS).volatility is not None
+    assert history.question(20).bar_volatility is None
+    assert history.question(EWMA_BARS).bar_volatility is not None
 
 
 def test_enough_bars_are_fetched_for_the_window_and_the_kernel(model: ServedModel) -> None:
@@ -100,8 +101,11 @@ def test_enough_bars_are_fetched_for_the_window_and_the_kernel(model: ServedMode
     long = replace(model, card=model.card.model_copy(update={"lookback": 500}))
     assert bars_needed(long) > 500
     assert columns_needed(model) == ["signal", "close", "rsi_14"]
-    no_close = replace(model, card=model.card.model_copy(update={"features": ("rsi_14",)}))
+    no_close = replace(model, derivation=Derivation(("rsi_14",)))
     assert columns_needed(no_close) == ["rsi_14", "close"]
+    lagged = replace(model, derivation=Derivation(("far",), {"far": "lag(sma_20, 300)"}))
+    assert bars_needed(lagged) >= model.card.lookback + 300
+    assert columns_needed(lagged) == ["sma_20", "close"]
 
 
 def test_a_replay_asks_at_every_bar_from_its_start_once(model: ServedModel, history: SymbolHistory) -> None:

@@ -193,10 +193,10 @@ class Spy:
         self._inner = inner
         self.threads: set[str] = set()
 
-    def predict(self, rows_NTF: Floats32) -> RawPrediction:
+    def predict(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         """The inner network's answer."""
         self.threads.add(threading.current_thread().name)
-        answer: RawPrediction = self._inner.predict(rows_NTF)
+        answer: RawPrediction = self._inner.predict(rows_NTF, positions_N)
         return answer
 
 
@@ -222,9 +222,40 @@ def test_int8_answers_single_windows_and_float32_answers_many(shelf: Shelf, hist
     single, (many,) = answer(served, question, live), answer_many(served, [prepare(served, question)], live)
     assert (single.metadata.precision, many.metadata.precision) == ("int8", "fp32")
     rows = served.scaler.rows("EUR/USD", question.x_TF)[None]
-    assert single.prediction == float(served.single.predict(rows).outputs_NK[0, 0]) * served.label_scale("EUR/USD")
-    assert many.prediction == float(served.float32.predict(rows).outputs_NK[0, 0]) * served.label_scale("EUR/USD")
+    (scale,) = served.scaler.symbols["EUR/USD"].label_scale_K
+    assert single.prediction == float(served.single.predict(rows).outputs_NK[0, 0]) * float(scale)
+    assert many.prediction == float(served.float32.predict(rows).outputs_NK[0, 0]) * float(scale)
     assert single.prediction != many.prediction
+
+
+def as_published_before(folder: Path) -> None:
+    """The files as they were before judges had a kind and labels a number: one target, one unit a symbol."""
+    recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
+    for scale in recipe["scaler"]["symbols"].values():
+        (scale["label_scale"],) = scale["label_scale"]
+    del recipe["uncertainty"]["kind"], recipe["uncertainty"]["margin"], recipe["regimes"]
+    (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
+    card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    for name in ("targets", "quantiles", "classes", "findings"):
+        del card[name]
+    (folder / "card.json").write_text(json.dumps(card), encoding="utf-8")
+
+
+def test_a_version_published_before_there_were_several_targets_answers_as_it_did(
+    shelf: Shelf, history: SymbolHistory
+) -> None:
+    new = load_model(shelf.root / "small" / "1.0.0", shelf.registry.card("small", "1.0.0"))
+    folder = copy_bundle(shelf.root / "small" / "1.0.0", "1.6.0", change=as_published_before)
+    old = load_model(folder, shelf.registry.card("small", "1.6.0"))
+    assert (old.card.target_names, new.card.targets) == (("price_change_1h",), ("price_change_1h",))
+    live = Circumstances(role="candidate")
+    for row in range(500, 560):
+        question = history.question(row)
+        found, wanted = (
+            answer(model, question, live).model_dump(exclude={"version", "version_id", "timestamp"})
+            for model in (old, new)
+        )
+        assert found == wanted
 
 
 def test_a_smoke_prediction_is_finite_in_every_size(model: ServedModel) -> None:
@@ -234,7 +265,7 @@ def test_a_smoke_prediction_is_finite_in_every_size(model: ServedModel) -> None:
 class Broken:
     """A network whose answer is no number."""
 
-    def predict(self, rows_NTF: Floats32) -> RawPrediction:
+    def predict(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         """NaN."""
         return RawPrediction(np.full((len(rows_NTF), 1), np.nan, np.float32), rows_NTF[:, -1])
 

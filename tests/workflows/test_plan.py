@@ -98,6 +98,9 @@ def test_versions_that_are_published_or_being_trained_are_taken(bench: Workbench
         ({"features": ["sma_20", "rsi14"]}, "body.features.1", "rsi_14"),
         ({"symbols": ["XXX/YYY"]}, "body.costs", "send all five"),
         ({"target": "price_change_1h", "timeframe": "4h"}, "body.target", "leave `timeframe` out"),
+        ({"target": None}, "body.target", "time_series needs a target"),
+        ({"target": ["price_change_1h", "volatility_5d"]}, "body.target", "train a model for each"),
+        ({"quantiles": [0.1, 0.9]}, "body.quantiles", "add it"),
         ({"family": "gur"}, "body.family", "did you mean gru"),
         ({"hyperparameters": {"dropuot": 0.1}}, "body.hyperparameters.dropuot", "did you mean dropout"),
         ({"model_type": "anomaly_detection"}, "body.model_type", "installed types"),
@@ -157,9 +160,9 @@ def sample_bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
 
 def test_the_cheapest_change_comes_first(sample_bench: Workbench) -> None:
     with pytest.raises(InsufficientMemoryError) as caught:
-        plan(sample_bench, limit_gb=1.5, hyperparameters={"lookback": 1024, "lstm_units": 64, "batch_size": 32})
-    assert caught.value.details["change"] == {"hyperparameters": {"lookback": 32}}
-    assert "lookback: 32" in caught.value.message
+        plan(sample_bench, limit_gb=1.5, hyperparameters={"lookback": 1024, "lstm_units": 512, "batch_size": 32})
+    assert caught.value.details["change"] == {"hyperparameters": {"lstm_units": 64}}
+    assert "lstm_units: 64" in caught.value.message
     with pytest.raises(InsufficientMemoryError) as caught:
         plan(sample_bench, limit_gb=2.0, hyperparameters={"lookback": 24, "lstm_units": 64, "batch_size": 65_536})
     assert list(caught.value.details["change"]["hyperparameters"]) == ["batch_size"]

@@ -1,0 +1,20 @@
+"""`transformer_classifier`: a causal transformer encoder that tells classes apart."""
+
+from ml_workbench_service.learning.class_calibration import ClassWeights
+from ml_workbench_service.learning.classifier import Classifier, ClassWeightsChoice
+from ml_workbench_service.learning.transformer_family import TransformerFamily, TransformerHyperparameters
+
+
+class TransformerClassifier(Classifier, TransformerFamily):
+    """Attention over the window, with a probability for each class (Vaswani et al., NeurIPS 2017, arXiv:1706.03762).
+
+    Every bar is weighed against the newest one. Fails where data are few. Probabilities are calibrated by a temperature
+    (Guo et al., ICML 2017); without a signal they are the training frequencies.
+    """
+
+    name = "transformer_classifier"
+
+    class Hyperparameters(TransformerHyperparameters):
+        """The transformers' own, and `class_weights`."""
+
+        class_weights: ClassWeights = ClassWeightsChoice

@@ -1,0 +1,102 @@
+"""`Judge`: turns a network's outputs into what a record says, with what the calibration part taught it. Free of torch.
+
+One class for each kind of answer (a forecast, classes, an anomaly score, an action), in `learning/judges/`. A judge
+is fitted in training, kept in `recipe.json`, and asked by every path that predicts, the scoring of the test part too.
+
+Legend: K outputs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from ml_workbench_service.contracts.market import Floats, Floats32
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.prediction import AbstainReason, Direction, Driver, Interval
+
+
+@dataclass(frozen=True)
+class Situation:
+    """What is known beside the outputs.
+
+    Attributes:
+        label_scale_K: the units of the targets for this symbol.
+        bar_volatility: ex-ante standard deviation of one bar's log return; None where unknown.
+        dead_zone: the round-trip cost as a fraction of the price: a smaller forecast is `hold`.
+        position: what is held already, -1 to 1.
+    """
+
+    label_scale_K: Floats
+    bar_volatility: float | None
+    dead_zone: float
+    position: float = 0.0
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a record says of the outputs.
+
+    Attributes:
+        prediction: the headline number: a forecast, the number of a class, a score, a position.
+        outputs: every named output, in the unit that users read.
+        direction: buy, sell or hold.
+        confidence: calibrated probability of what is stated; None where the judge has none.
+        label: the name of the class or action stated; None for a number.
+        interval: where the realised value falls.
+        volatility: ex-ante standard deviation of the target over its horizon; None where there is none.
+        strength: how strongly it speaks for buying (to 1) or selling (to -1), 0 for neither, as an agent reads it;
+            None: the forecast in units of its volatility.
+        drivers: features that drove a score, most first.
+        reasons: why to abstain.
+        warnings: what to know.
+    """
+
+    prediction: float
+    outputs: dict[str, float]
+    direction: Direction = "hold"
+    confidence: float | None = None
+    label: str | None = None
+    interval: Interval | None = None
+    volatility: float | None = None
+    strength: float | None = None
+    drivers: tuple[Driver, ...] = ()
+    reasons: tuple[AbstainReason, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+class Judge(ABC):
+    """One kind of answer; registers by being defined.
+
+    Attributes:
+        kind: its name in `recipe.json`.
+        abstains_when_novel: whether an input far from the training part is no ground for an answer.
+    """
+
+    kind: ClassVar[str]
+    abstains_when_novel: ClassVar[bool] = True
+    known: ClassVar[dict[str, type["Judge"]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.kind in Judge.known:
+            raise TypeError(f"two judges are called {cls.kind}")
+        Judge.known[cls.kind] = cls
+
+    @abstractmethod
+    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+        """What one window's outputs say."""
+
+    @abstractmethod
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `recipe.json`."""
+
+    @classmethod
+    @abstractmethod
+    def from_json(cls, plain: Mapping[str, Any], card: ModelCard) -> Self:
+        """The inverse of `to_json`, for the version that this card describes."""
+
+
+def load_judge(plain: Mapping[str, Any], card: ModelCard) -> Judge:
+    """The judge that a recipe describes; recipes older than the name of the kind are forecasts'."""
+    return Judge.known[plain.get("kind", "forecast")].from_json(plain, card)

@@ -1,0 +1,55 @@
+"""`ActionJudge`: which position a policy takes next: the action it values most, flat among equals.
+
+It has nothing to calibrate and no confidence: a Q value is a sum of discounted rewards, and the probability with which
+a stochastic policy draws an action says how it explored, not how likely any event is.
+
+Legend: N windows, K = 3 outputs: short, flat, long.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ml_workbench_service.contracts.market import Floats32, Ints
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.prediction import Direction
+from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+
+LABELS = ("short", "flat", "long")
+DIRECTIONS: tuple[Direction, ...] = ("sell", "hold", "buy")
+FLAT = 1
+
+
+@dataclass(frozen=True)
+class ActionJudge(Judge):
+    """Says the greedy action of outputs that are named after the three actions, in this order."""
+
+    kind: ClassVar[str] = "action"
+    names: tuple[str, ...]
+
+    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+        """The next position, -1, 0 or 1; the position held has been read by the network already."""
+        action = int(greedy_actions(outputs_K[None])[0])
+        return Judgement(
+            prediction=float(action - FLAT),
+            outputs=dict(zip(self.names, outputs_K.astype(np.float64).tolist(), strict=True)),
+            direction=DIRECTIONS[action],
+            label=LABELS[action],
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Its kind alone."""
+        return {"kind": self.kind}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], card: ModelCard) -> Self:
+        """The card has the names."""
+        return cls(names=card.outputs)
+
+
+def greedy_actions(outputs_NK: np.ndarray) -> Ints:
+    """The best action (N,) in 0, 1, 2 of each row; flat where it is among the best."""
+    best = outputs_NK.argmax(axis=1)
+    return np.where(outputs_NK[:, FLAT] >= outputs_NK.max(axis=1), FLAT, best).astype(np.int64)

@@ -1,0 +1,54 @@
+"""`ClassJudge`: the most probable class, with a probability that holds.
+
+Legend: C classes.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+
+from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.learning.class_calibration import VALUE_OF, ClassCalibration, judge_classes
+from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+
+LEAD_TO_DEVIATIONS = float(np.sqrt(np.pi / 2))
+"""A normal move whose mean is a small share z of its deviation is up more often than down by z x root of 2 / pi."""
+
+
+@dataclass(frozen=True)
+class ClassJudge(Judge):
+    """Calibrated probabilities, and the class they state; no interval, for a class has none."""
+
+    kind: ClassVar[str] = "classes"
+    calibration: ClassCalibration
+
+    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+        """The stated class; `strength` is by how much up is more probable than down, in the units of a forecast."""
+        classes = self.calibration.classes
+        probabilities_C = self.calibration.probabilities(outputs_K)
+        stated = judge_classes(probabilities_C, classes)
+        lead = sum(
+            VALUE_OF[name][0] * probability
+            for name, probability in zip(classes, probabilities_C.tolist(), strict=True)
+            if name in VALUE_OF
+        )
+        return Judgement(
+            prediction=stated.prediction,
+            label=stated.label,
+            outputs=dict(zip(classes, probabilities_C.tolist(), strict=True)),
+            direction=stated.direction,
+            confidence=stated.confidence,
+            strength=float(np.clip(lead * LEAD_TO_DEVIATIONS, -1.0, 1.0)),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `recipe.json`."""
+        return {"kind": self.kind, **self.calibration.to_json()}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], card: ModelCard) -> Self:
+        """The inverse of `to_json`."""
+        return cls(ClassCalibration.from_json(plain))

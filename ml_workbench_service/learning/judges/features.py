@@ -1,0 +1,35 @@
+"""`FeaturesJudge`: the columns of a feature set are the answer.
+
+Legend: K columns.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+
+
+@dataclass(frozen=True)
+class FeaturesJudge(Judge):
+    """Every column under its name; the first, which the search found the most telling, is the prediction."""
+
+    kind: ClassVar[str] = "features"
+    abstains_when_novel: ClassVar[bool] = False
+    names: tuple[str, ...]
+
+    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+        """The values as they are; they lean neither to buying nor to selling."""
+        values = [float(value) for value in outputs_K]
+        return Judgement(prediction=values[0], outputs=dict(zip(self.names, values, strict=True)), strength=0.0)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `recipe.json`."""
+        return {"kind": self.kind}
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], card: ModelCard) -> Self:
+        """The inverse of `to_json`."""
+        return cls(card.outputs)

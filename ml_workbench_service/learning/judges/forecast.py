@@ -1,0 +1,173 @@
+"""`ForecastJudge`: a number with its interval, and the direction that is worth its costs.
+
+The first target is the headline: its value is the prediction, its interval is kept. With quantile outputs the
+interval is the outermost pair, widened or narrowed by one margin so that it covers as promised on the calibration part
+(conformalised quantile regression: Romano, Patterson and Candès, NeurIPS 2019).
+
+Legend: N windows, K outputs.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ml_workbench_service.contracts.market import Floats, Floats32
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.prediction import AbstainReason, Direction, Interval
+from ml_workbench_service.contracts.training import Target, parse_target
+from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+from ml_workbench_service.learning.uncertainty import INTERVAL_LEVEL, TOO_WIDE, ResidualDistribution
+
+
+@dataclass(frozen=True)
+class ForecastJudge(Judge):
+    """What the calibration part taught about the headline forecast.
+
+    Attributes:
+        targets: what is forecast, in the order of the outputs.
+        names: the outputs' names: one a target, or one a target and quantile.
+        quantiles: ascending; empty for point forecasts.
+        conditional: residuals in units of the ex-ante volatility of the target; None where too few rows have one.
+        unconditional: residuals in units of the label scale.
+        margin: what the outermost quantiles are moved out by, in units of the label scale; 0 for point forecasts.
+    """
+
+    kind: ClassVar[str] = "forecast"
+    targets: tuple[Target, ...]
+    names: tuple[str, ...]
+    quantiles: tuple[float, ...]
+    conditional: ResidualDistribution | None
+    unconditional: ResidualDistribution
+    margin: float = 0.0
+
+    @classmethod
+    def fit(
+        cls,
+        outputs_NK: Floats,
+        *,
+        targets: Sequence[Target],
+        names: Sequence[str],
+        quantiles: Sequence[float],
+        labels_N: Floats,
+        label_scale_N: Floats,
+        volatility_N: Floats,
+    ) -> Self:
+        """From the calibration part.
+
+        Args:
+            outputs_NK: the network's outputs, in units of the label scale.
+            labels_N: the first target's realised values, in its own unit.
+            label_scale_N: the first target's unit.
+            volatility_N: its ex-ante volatility over the horizon; NaN where unknown.
+        """
+        residuals = labels_N - outputs_NK[:, headline_column(quantiles)] * label_scale_N
+        unconditional = ResidualDistribution.fit(residuals, label_scale_N)
+        assert unconditional is not None, "windows.build lets no calibration part of under 20 windows pass"
+        margin = 0.0
+        if len(quantiles) > 1:
+            margin = _margin(outputs_NK, labels_N / label_scale_N, quantiles)
+        return cls(
+            tuple(targets),
+            tuple(names),
+            tuple(quantiles),
+            ResidualDistribution.fit(residuals, volatility_N),
+            unconditional,
+            margin,
+        )
+
+    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+        """The headline forecast with its interval, direction and confidence, and every output in its own unit."""
+        target, label_scale = self.targets[0], float(situation.label_scale_K[0])
+        per_target = len(self.names) // len(self.targets)
+        scales = np.repeat(situation.label_scale_K, per_target)
+        values = outputs_K.astype(np.float64) * scales
+        value = float(values[headline_column(self.quantiles)])
+        distribution, scale = self.unconditional, label_scale
+        warnings: tuple[str, ...] = ("unconditional_interval",)
+        if self.conditional is not None and situation.bar_volatility is not None and situation.bar_volatility > 0:
+            distribution, scale, warnings = self.conditional, situation.bar_volatility * target.horizon**0.5, ()
+        interval = distribution.interval(value, scale, may_be_negative=target.needs_price)
+        half_width = distribution.radius * scale
+        if len(self.quantiles) > 1:
+            lower, upper = self._band(outputs_K[None].astype(np.float64), np.array([label_scale]))
+            level = round(self.quantiles[-1] - self.quantiles[0], 9)
+            interval, warnings = Interval(level=level, lower=float(lower[0]), upper=float(upper[0])), ()
+            half_width = (interval.upper - interval.lower) / 2
+        reasons: tuple[AbstainReason, ...] = ()
+        if half_width > TOO_WIDE * self.unconditional.radius * label_scale:
+            reasons = ("interval_too_wide",)
+        direction: Direction = "hold"
+        confidence = None
+        if target.needs_price:
+            dead_zone = situation.dead_zone
+            direction = "hold" if abs(value) <= dead_zone else ("buy" if value > 0 else "sell")
+            confidence = distribution.probability(direction, value, scale=scale, dead_zone=dead_zone)
+        return Judgement(
+            prediction=value,
+            outputs=dict(zip(self.names, values.tolist(), strict=True)),
+            direction=direction,
+            confidence=confidence,
+            interval=interval,
+            volatility=scale,
+            reasons=reasons,
+            warnings=warnings,
+        )
+
+    def covers(
+        self, outputs_NK: Floats, labels_N: Floats, *, label_scale_N: Floats, volatility_N: Floats
+    ) -> NDArray[np.bool_]:
+        """Whether each realised value lies within its interval; the same bounds as `judge`'s."""
+        if len(self.quantiles) > 1:
+            lower_N, upper_N = self._band(outputs_NK, label_scale_N)
+            return (lower_N <= labels_N) & (labels_N <= upper_N)
+        radius = self.unconditional.radius * label_scale_N
+        if self.conditional is not None:
+            radius = np.where(np.isfinite(volatility_N), self.conditional.radius * np.nan_to_num(volatility_N), radius)
+        return np.abs(labels_N - outputs_NK[:, 0] * label_scale_N) <= radius
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for `recipe.json`."""
+        return {
+            "kind": self.kind,
+            "interval_level": INTERVAL_LEVEL,
+            "conditional": None if self.conditional is None else self.conditional.to_json(),
+            "unconditional": self.unconditional.to_json(),
+            "margin": self.margin,
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any], card: ModelCard) -> Self:
+        """The inverse of `to_json`."""
+        conditional = plain["conditional"]
+        return cls(
+            targets=tuple(parse_target(name) for name in card.target_names),
+            names=card.outputs,
+            quantiles=card.quantiles,
+            conditional=None if conditional is None else ResidualDistribution.from_json(conditional),
+            unconditional=ResidualDistribution.from_json(plain["unconditional"]),
+            margin=float(plain.get("margin", 0.0)),
+        )
+
+    def _band(self, outputs_NK: Floats, label_scale_N: Floats) -> tuple[Floats, Floats]:
+        """The outermost quantiles of the first target, moved by the margin; a margin below zero may turn them round."""
+        ends_N2 = outputs_NK[:, [0, len(self.quantiles) - 1]] + np.array([-self.margin, self.margin])
+        ends_N2 = np.sort(ends_N2, axis=1) * label_scale_N[:, None]
+        if not self.targets[0].needs_price:
+            ends_N2 = np.maximum(ends_N2, 0.0)
+        return ends_N2[:, 0], ends_N2[:, 1]
+
+
+def headline_column(quantiles: Sequence[float]) -> int:
+    """The first target's point forecast among the outputs: the median, or the only one."""
+    return tuple(quantiles).index(0.5) if quantiles else 0
+
+
+def _margin(outputs_NK: Floats, labels_N: Floats, quantiles: Sequence[float]) -> float:
+    """How far the outermost quantiles must move to cover their share of the calibration part."""
+    beyond = np.maximum(outputs_NK[:, 0] - labels_N, labels_N - outputs_NK[:, len(quantiles) - 1])
+    num, level = len(beyond), quantiles[-1] - quantiles[0]
+    rank = min(num, int(np.ceil((num + 1) * level)))
+    return float(np.sort(beyond)[rank - 1])

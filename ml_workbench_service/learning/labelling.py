@@ -1,0 +1,159 @@
+"""From fetched tables to rows with labels: one column for each target, numbers and classes alike.
+
+A row has labels only where all its targets have one; it is known when the last of them is. Rules that are fitted (the
+market regimes') are fitted on bars known by the end of the training part, once `windows.build` has drawn the borders.
+
+Legend: N bars of one symbol, F features, K targets.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
+from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
+from ml_workbench_service.contracts.training import Target
+from ml_workbench_service.learning.windows import SymbolRows
+from ml_workbench_service.market import calendar
+from ml_workbench_service.market.class_labels import (
+    break_even,
+    direction_labels,
+    price_moves,
+    regime_labels,
+    triple_barrier_labels,
+)
+from ml_workbench_service.market.feature_tables import SPREAD
+from ml_workbench_service.market.regimes import RegimeRule, regime_features
+from ml_workbench_service.market.targets import Labels, ewma_volatility, label
+
+
+@dataclass
+class Labelling:
+    """The rows of all symbols, why some have no label, and the rules that were fitted.
+
+    Attributes:
+        rows: one entry a symbol.
+        num_dropped: rows without label, by reason, over all symbols and targets.
+        regimes: each symbol's rule, once `finish` has been called; empty without a regime among the targets.
+    """
+
+    tables: Sequence[FeatureTable]
+    targets: tuple[Target, ...]
+    rows: list[SymbolRows]
+    num_dropped: dict[str, int]
+    regimes: dict[str, RegimeRule] = field(default_factory=dict)
+
+    def finish(self, borders_ms: Mapping[str, int]) -> list[Floats]:
+        """Labels (N, K) of each symbol, with the regimes' rule fitted on what is known by the end of `train`.
+
+        Raises:
+            DataValidationError: too few bars for a rule.
+        """
+        finished = []
+        for table, rows in zip(self.tables, self.rows, strict=True):
+            labels_NK = rows.labels_NK.copy()
+            for column, target in enumerate(self.targets):
+                if target.measure == "market_regime":
+                    labels_NK[:, column] = self._regimes(table, rows, target, until_ms=borders_ms["stop"])
+            finished.append(labels_NK)
+        return finished
+
+    def _regimes(self, table: FeatureTable, rows: SymbolRows, target: Target, *, until_ms: int) -> Floats:
+        trend_N, volatility_N = regime_features(rows.close_N, rows.runs_N)
+        known = table.known_ms <= until_ms
+        rule = RegimeRule.fit(trend_N[known], volatility_N[known])
+        self.regimes[table.symbol] = rule
+        classes_N = rule.classify(trend_N, volatility_N)
+        return regime_labels(target, _moves(target, table, rows), classes_N=classes_N).values
+
+
+def label_tables(
+    tables: Sequence[FeatureTable],
+    *,
+    features: Sequence[str],
+    columns: Sequence[Mapping[str, Floats]],
+    targets: tuple[Target, ...],
+    costs: Mapping[str, Costs],
+    barrier_width: float = 1.0,
+) -> Labelling:
+    """Rows with labels; give `finish` to `windows.build`.
+
+    Args:
+        tables: fetched bars with `close`, and `spread` where the bars have one.
+        features: names of the features, in order.
+        columns: the features' values of each table.
+        targets: what is forecast; none: every complete window counts.
+        costs: resolved costs of each symbol.
+        barrier_width: `label.k` of the request.
+
+    Raises:
+        DataValidationError: a feature has no value at all.
+    """
+    dropped = {"label_spans_closure": 0, "label_meets_missing_bar": 0}
+    all_rows = []
+    for table, own in zip(tables, columns, strict=True):
+        close = np.asarray(table.columns["close"])
+        rows = SymbolRows(
+            symbol=table.symbol,
+            x_NF=np.column_stack([own[name] for name in features]),
+            labels_NK=np.empty((len(table), len(targets))),
+            label_known_ms_N=table.known_ms.copy(),
+            known_ms_N=table.known_ms,
+            runs_N=calendar.runs(table.opened_ms, TIMEFRAMES_MS[table.timeframe], table.calendar),
+            bar_volatility_N=ewma_volatility(close),
+            close_N=close,
+            spread_N=np.asarray(table.columns.get(SPREAD, np.full(len(table), np.nan))),
+        )
+        _check_filled(rows, features)
+        for column, target in enumerate(targets):
+            labels = _labels(target, table, rows, costs=costs[table.symbol], barrier_width=barrier_width)
+            rows.labels_NK[:, column] = labels.values
+            rows.label_known_ms_N[:] = np.maximum(rows.label_known_ms_N, labels.known_ms)
+            dropped["label_spans_closure"] += labels.num_spanning_closure
+            dropped["label_meets_missing_bar"] += labels.num_missing_bar
+        all_rows.append(rows)
+    return Labelling(tables, targets, all_rows, dropped)
+
+
+def _labels(target: Target, table: FeatureTable, rows: SymbolRows, *, costs: Costs, barrier_width: float) -> Labels:
+    if not target.classes:
+        return label(
+            target, close=rows.close_N, opened_ms=table.opened_ms, known_ms=table.known_ms, runs=rows.runs_N,
+            timeframe=table.timeframe,
+        )  # fmt: skip
+    moves = _moves(target, table, rows)
+    if target.measure == "direction":
+        break_even_N = _break_even(costs, table.symbol, rows.close_N, rows.spread_N)
+        return direction_labels(moves, break_even_N=break_even_N)
+    if target.measure == "triple_barrier":
+        return triple_barrier_labels(
+            target, moves, close=rows.close_N, bar_volatility=rows.bar_volatility_N, width=barrier_width
+        )
+    trend_N, volatility_N = regime_features(rows.close_N, rows.runs_N)  # which rows will have a label
+    return regime_labels(target, moves, classes_N=trend_N * volatility_N)
+
+
+def _break_even(costs: Costs, symbol: str, close_N: Floats, spread_N: Floats) -> Floats:
+    """At every bar with a price; NaN elsewhere."""
+    break_even_N = np.full(len(close_N), np.nan)
+    priced = np.isfinite(close_N)
+    break_even_N[priced] = break_even(costs, symbol, close_N[priced], spread_N[priced])
+    return break_even_N
+
+
+def _moves(target: Target, table: FeatureTable, rows: SymbolRows) -> Labels:
+    return price_moves(
+        target, close=rows.close_N, opened_ms=table.opened_ms, known_ms=table.known_ms, runs=rows.runs_N,
+        timeframe=table.timeframe,
+    )  # fmt: skip
+
+
+def _check_filled(rows: SymbolRows, features: Sequence[str]) -> None:
+    filled = np.isfinite(rows.x_NF).any(axis=0)
+    if not filled.all():
+        empty = features[int(np.argmin(filled))]
+        raise DataValidationError.at(
+            "body.features", f"{empty} has no value for {rows.symbol} in this range; leave it out"
+        )

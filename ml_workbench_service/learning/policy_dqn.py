@@ -1,0 +1,186 @@
+"""`LanesDqn`: stable-baselines3's DQN over many lanes, with a lean update (Mnih et al., Nature 518, 2015).
+
+Exploration schedule, target network and rollouts are stable-baselines3's. Ours: each lane explores by itself (there
+one draw decides for all lanes at once), the replay buffer keeps rows instead of windows, the gradient is written out,
+clipping and Adam are one operation each. A test holds the update against stable-baselines3's own.
+
+Legend: N lanes, B decisions of a batch, O numbers of an observation.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from stable_baselines3 import DQN
+from torch import Tensor, nn
+
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.market import Floats32, Ints
+from ml_workbench_service.learning.optimizer import ClippedAdam
+from ml_workbench_service.learning.policy_environment import Later, MarketEnvironment, Watch, silent
+from ml_workbench_service.learning.policy_layers import Layers
+from ml_workbench_service.learning.policy_network import ObservedWindow, PolicyNetwork
+from ml_workbench_service.learning.policy_ppo import lanes_of, restore_network
+from ml_workbench_service.learning.policy_replay import RowReplay
+from ml_workbench_service.market.environment import generator_of, generator_words
+from ml_workbench_service.market.tape import Bools
+
+NUM_ACTIONS = 3
+
+
+class LanesDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
+    """A step or more of all lanes, then the gradient steps that are due for them, again and again.
+
+    Args:
+        environment: the lanes.
+        hyperparameters: those of the family `dqn`.
+        is_level_F: the columns from which the window's mean is subtracted.
+        total: decisions of the whole training.
+        seed: decides every random number.
+        device: a torch device.
+        report: hears of every step and batch.
+    """
+
+    def __init__(
+        self,
+        environment: MarketEnvironment,
+        hyperparameters: Any,
+        *,
+        is_level_F: tuple[bool, ...],
+        total: int,
+        seed: int,
+        device: Any,
+        report: Report,
+    ) -> None:
+        hyper, lanes = hyperparameters, environment.lanes
+        steps = max(1, hyper.decisions_per_update // lanes.num_lanes)
+        super().__init__(
+            "MlpPolicy",
+            environment,
+            learning_rate=hyper.learning_rate,
+            buffer_size=max(hyper.memory, lanes.num_lanes),
+            learning_starts=min(hyper.learning_starts, hyper.memory),
+            batch_size=hyper.batch_size,
+            gamma=hyper.discount_factor,
+            train_freq=steps,
+            gradient_steps=max(1, steps * lanes.num_lanes // hyper.decisions_per_update),
+            replay_buffer_class=RowReplay,
+            replay_buffer_kwargs={"rows_RF": lanes.tape.rows_RF, "lookback": lanes.lookback, "seed": seed},
+            target_update_interval=max(hyper.target_interval, lanes.num_lanes),
+            exploration_fraction=hyper.exploration_share,
+            exploration_initial_eps=hyper.exploration_rate,
+            exploration_final_eps=min(hyper.exploration_minimum, hyper.exploration_rate),
+            policy_kwargs={
+                "net_arch": [hyper.dqn_units] * hyper.layers,
+                "features_extractor_class": ObservedWindow,
+                "features_extractor_kwargs": {"is_level_F": is_level_F, "lookback": lanes.lookback},
+                "optimizer_class": Later,
+            },
+            seed=seed,
+            device=device,
+        )
+        self.set_logger(silent())
+        self.total, self._report = total, report
+        self.adam = ClippedAdam(self.q_net, learning_rate=hyper.learning_rate)
+        self.chance = np.random.Generator(np.random.PCG64(seed + 1))
+        self._held_N: Floats32 = np.zeros(lanes.num_lanes, dtype=np.float32)
+        layers, target = (
+            [each for each in net.q_net if isinstance(each, nn.Linear)] for net in (self.q_net, self.q_net_target)
+        )
+        self._target = Layers(target, "relu")
+        self.network = PolicyNetwork(
+            self.q_net.features_extractor.stage,
+            layers,
+            activation="relu",
+            gives_probabilities=False,
+        )
+        _, self._watch = self._setup_learn(total, Watch(report))
+
+    @property
+    def rollout_size(self) -> int:
+        """Decisions between two updates."""
+        return int(self.train_freq.frequency * self.n_envs)
+
+    def rollout(self) -> None:
+        """Collects, and learns once there is enough to learn from."""
+        self.collect_rollouts(
+            self.env, self._watch, self.train_freq, self.replay_buffer, learning_starts=self.learning_starts
+        )
+        if self.num_timesteps > self.learning_starts:
+            self.train(self.gradient_steps, self.batch_size)
+
+    def train(self, gradient_steps: int, batch_size: int = 64) -> None:
+        """So many gradient steps on batches of the replay buffer."""
+        self.policy.set_training_mode(True)
+        for _ in range(gradient_steps):
+            self._report.check()
+            self.differentiate(*self.replay_buffer.draw(batch_size))
+            self.adam.step()
+        self._n_updates += gradient_steps
+
+    @torch.no_grad()
+    def differentiate(self, both_O: Tensor, actions_B: Tensor, rewards_B: Tensor, is_ruin_B: Tensor) -> None:
+        """Writes the gradient of Huber's loss between the values chosen and reward plus discounted best next value."""
+        here_BO, next_BO = self.q_net.features_extractor(both_O).chunk(2)
+        following_B = self._target.forward(next_BO).amax(dim=1)
+        wanted_B = rewards_B + (1 - is_ruin_B) * self.gamma * following_B
+        values_BA = self.network.stack.forward(here_BO)
+        chosen_B1 = actions_B[:, None]
+        missed_B1 = values_BA.gather(1, chosen_B1) - wanted_B[:, None]
+        slopes_BA = torch.zeros_like(values_BA).scatter_(1, chosen_B1, missed_B1.clamp(-1, 1) / len(actions_B))
+        self.network.stack.backward(slopes_BA)
+
+    def _sample_action(self, learning_starts: int, action_noise: Any = None, n_envs: int = 1) -> tuple[Ints, Ints]:
+        rate = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
+        explores_N = self.chance.random(n_envs) < rate
+        actions_N = self.chance.integers(0, NUM_ACTIONS, n_envs)
+        self._held_N = self._last_obs[:, -1].copy()
+        if not explores_N.all():
+            with torch.no_grad():
+                values_NA = self.q_net(torch.from_numpy(self._last_obs).to(self.device))
+            actions_N = np.where(explores_N, actions_N, values_NA.argmax(dim=1).cpu().numpy())
+        return actions_N, actions_N
+
+    def _store_transition(
+        self,
+        replay_buffer: RowReplay,
+        buffer_action: Ints,
+        new_obs: Floats32,
+        reward: Floats32,
+        dones: Bools,
+        infos: list[dict[str, Any]],
+    ) -> None:
+        cut_N = np.array([info.get("TimeLimit.truncated", False) for info in infos])
+        replay_buffer.keep(
+            rows_N=self.env.decided_N,
+            held_N=self._held_N,
+            actions_N=buffer_action,
+            rewards_N=reward,
+            ended_N=dones,
+            ruined_N=dones & ~cut_N,
+        )
+        self._last_obs = new_obs
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that decides the rest of the training, as plain arrays."""
+        tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
+        tensors |= {f"adam.{name}": value for name, value in self.adam.state().items()}
+        arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
+        arrays |= {f"lanes.{name}": value for name, value in self.env.state().items()}
+        arrays |= {f"replay.{name}": value for name, value in self.replay_buffer.state().items()}
+        arrays["random.exploration"] = generator_words(self.chance)
+        counters = [self.num_timesteps, self._n_updates, self._n_calls, self._episode_num]
+        arrays["counters"] = np.array(counters, dtype=np.int64)
+        return arrays
+
+    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
+        """Goes on from a state."""
+        restore_network(self.policy, self.adam, arrays, prefix="policy.")
+        replay = {name.removeprefix("replay."): each for name, each in arrays.items() if name.startswith("replay.")}
+        self.replay_buffer.restore(replay)
+        self.chance = generator_of(arrays["random.exploration"])
+        self._last_obs = self.env.restore(lanes_of(arrays))
+        self.num_timesteps, self._n_updates, self._n_calls, self._episode_num = map(int, arrays["counters"])
+        self._update_current_progress_remaining(self.num_timesteps, self.total)
+        self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)

@@ -1,0 +1,141 @@
+"""`PolicyFamily`: what the families of reinforcement learning share: tape, units of reward. Free of torch.
+
+A policy maps a window and the position held to three numbers, one an action: short, flat, long. It is learnt by trading
+in `market/environment.py`, which pays net log returns; a step's reward is that return in units of the symbol's typical
+bar, so that every symbol is learnt in its own unit. The best policy is the one that earned most, net, in one walk over
+the part `stop`.
+
+Legend: R rows, N decisions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, NamedTuple
+
+import numpy as np
+from pydantic import Field
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import Contract, Finite
+from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.family import Assignment, Family
+from ml_workbench_service.learning.windows import Part
+from ml_workbench_service.market.tape import Tape, build_tape
+
+MIN_WINDOW = 3
+"""Rows that a short window lacks count as average; a level feature needs some rows for its mean."""
+SMALLEST_UNIT = 1e-9
+"""A symbol whose bars move less than this has no unit of its own."""
+NEXT_BORDER: Mapping[Part, str] = {"train": "stop", "stop": "calibrate", "calibrate": "test"}
+
+
+class PolicyHyperparameters(Contract):
+    """What all three families have."""
+
+    discount_factor: Finite = Field(default=0.9, ge=0, lt=1, description="Weight of the next state's value.")
+    epochs: int = Field(
+        default=50,
+        ge=1,
+        le=10_000,
+        description="Most epochs; one has about as many decisions as the training part has rows.",
+    )
+    patience: int = Field(
+        default=10, ge=1, le=10_000, description="Epochs without a better walk over the stopping part until the end."
+    )
+    lookback: int = Field(default=24, ge=MIN_WINDOW, le=1024, description="Rows of a window, oldest first.")
+
+
+class Budget(NamedTuple):
+    """What a sanity run may use: rows of the training part, and epochs."""
+
+    rows: int
+    epochs: int
+
+
+class PolicyFamily(Family, abstract=True):
+    """Learns when to be short, flat or long, paid net of spread, commission and swap.
+
+    Attributes:
+        budget: of each training of the sanity runs.
+    """
+
+    model_type = ModelType.REINFORCEMENT_LEARNING
+    min_window: ClassVar[int] = MIN_WINDOW
+    budget: ClassVar[Budget]
+
+    def check_features(self, num_features: int) -> None:
+        """Raises DataValidationError where this family cannot learn from so many features."""
+
+    def with_budget(self, *, epochs: int) -> "PolicyFamily":
+        """The same family and hyper-parameters, but at most so many epochs; for the sanity runs."""
+        plain = self.hyperparameters.model_dump()
+        return type(self)(plain | {"epochs": min(plain["epochs"], epochs)})
+
+
+@dataclass(frozen=True)
+class Market:
+    """What a policy trades on.
+
+    Attributes:
+        tape: prices, costs and scaled features.
+        train, stop: decision rows that can be paid without a look over the part's border, ascending.
+        units_R: one over the typical move of a bar, so that a reward times it is around one.
+    """
+
+    tape: Tape
+    train: Ints
+    stop: Ints
+    units_R: Floats
+
+    @classmethod
+    def of(cls, assignment: Assignment) -> "Market":
+        """Raises DataValidationError where no row of a part can be paid."""
+        tape = tape_of(assignment)
+        train, stop = (decision_rows(tape, assignment, part) for part in ("train", "stop"))
+        return cls(tape, train, stop, _units(tape, train))
+
+
+def tape_of(assignment: Assignment) -> Tape:
+    """The windows' rows with prices and costs; the bars' own spread wins where they have one."""
+    windows = assignment.windows
+    return build_tape(
+        windows.rows_RF,
+        close_R=windows.close_R,
+        known_ms_R=windows.known_ms_R,
+        runs_R=windows.runs_R,
+        symbol_R=windows.symbol_R,
+        symbols=windows.symbols,
+        costs=assignment.costs,
+        fill=assignment.fill,
+        spread_R=windows.spread_R,
+    )
+
+
+def decision_rows(tape: Tape, assignment: Assignment, part: Part) -> Ints:
+    """A part's rows whose decision is settled inside the part, ascending.
+
+    Raises:
+        DataValidationError: there is none.
+    """
+    windows = assignment.windows
+    border = NEXT_BORDER.get(part)
+    until_ms = None if border is None else windows.borders_ms[border]
+    rows = tape.payable(np.sort(windows.parts[part]), until_ms=until_ms)
+    if not len(rows):
+        raise DataValidationError.at(
+            "body.start_date", f"no decision of the {part} part can be settled inside it; ask for a longer range"
+        )
+    return rows
+
+
+def _units(tape: Tape, rows: Ints) -> Floats:
+    """One over the root mean square move of each symbol's bars in these rows."""
+    entries = rows + tape.delay
+    units_S = np.ones(len(tape.symbols))
+    for number in range(len(tape.symbols)):
+        moves = tape.move_R[entries[tape.symbol_R[rows] == number]]
+        size = float(np.sqrt(np.mean(moves**2))) if len(moves) else 0.0
+        units_S[number] = 1.0 / size if size > SMALLEST_UNIT else 1.0
+    units_R: Floats = units_S[tape.symbol_R]
+    return units_R

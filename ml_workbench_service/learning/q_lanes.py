@@ -1,0 +1,198 @@
+"""`QLanes`: tabular Q-learning of many settings and seeds over the same recorded market, each lane a table of its own.
+
+Idea: the market does not answer to what one agent does, so the sequence of market bins and every possible reward are
+computed once (`market.tape.step_table`), and a lane is nothing but a walk over them. A state is the market's bin and
+the position held; actions are short, flat, long. Update, exploration and the rule that flat wins among equals are those
+of `agents.q_table.QTable`, and a lane's table equals its table to the bit, for the same seed.
+
+It fails where the bins say nothing about the next return: then the table learns the costs, and stays flat.
+
+Cost: some 20 ns a row and lane, 100 bytes a row. Watkins and Dayan, "Q-learning", Machine Learning 8 (1992).
+
+Legend: N rows, L lanes, S = 3 * B states of B market bins, A = 3 actions, E epochs. Needs numba.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from itertools import product
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.agents import QLearningHyperparameters
+from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.learning.q_kernels import FLAT, NUM_ACTIONS, learn_pass
+from ml_workbench_service.market.environment import generator_words
+from ml_workbench_service.market.tape import Bools, Tape, step_table, stretch_starts
+
+
+@dataclass(frozen=True)
+class QSettings:
+    """One entry a lane of each hyper-parameter; bounds and meaning as in `QLearningHyperparameters`."""
+
+    learning_rate_L: Floats
+    exploration_rate_L: Floats
+    exploration_decay_L: Floats
+    exploration_minimum_L: Floats
+    discount_factor_L: Floats
+    seed_L: Ints
+
+    def __len__(self) -> int:
+        return len(self.seed_L)
+
+    @classmethod
+    def of(cls, hyperparameters: Sequence[QLearningHyperparameters]) -> "QSettings":
+        """One lane for each."""
+        names = [each.name.removesuffix("_L") for each in fields(cls)]
+        return cls(*(np.array([getattr(each, name) for each in hyperparameters]) for name in names))
+
+    @classmethod
+    def grid(
+        cls,
+        *,
+        learning_rates: Sequence[float],
+        exploration_rates: Sequence[float],
+        discount_factors: Sequence[float],
+        seeds: Sequence[int] = (0,),
+        **others: float,
+    ) -> "QSettings":
+        """Every combination, the last one named varying fastest; `others` are the same for all lanes."""
+        return cls.of(
+            [
+                QLearningHyperparameters(
+                    learning_rate=learning_rate,
+                    exploration_rate=exploration_rate,
+                    discount_factor=discount_factor,
+                    seed=seed,
+                    **others,
+                )
+                for learning_rate, exploration_rate, discount_factor, seed in product(
+                    learning_rates, exploration_rates, discount_factors, seeds
+                )
+            ]
+        )
+
+
+class QLanes:
+    """Tables that learn side by side, an epoch at a time; everything can be saved and restored exactly.
+
+    Args:
+        rewards_N33: `market.tape.step_table` of the rows.
+        bins_N: the market's bin at each row, 0 to B - 1.
+        starts_N: `market.tape.stretch_starts` of the rows.
+        num_bins: B.
+        settings: one lane each.
+        idle_B: bins in which nothing is chosen: the position is flat, no random number is drawn (an abstention).
+
+    Raises:
+        DataValidationError: the sequences differ in length, or a bin lies outside.
+    """
+
+    def __init__(
+        self,
+        rewards_N33: Floats,
+        bins_N: Ints,
+        starts_N: Bools,
+        *,
+        num_bins: int,
+        settings: QSettings,
+        idle_B: Bools | None = None,
+    ) -> None:
+        if not len(rewards_N33) == len(bins_N) == len(starts_N) > 0:
+            raise DataValidationError.at("bins", "Rewards, bins and starts need one entry for each row, and a row.")
+        if int(np.min(bins_N)) < 0 or int(np.max(bins_N)) >= num_bins:
+            raise DataValidationError.at("bins", f"A bin lies outside 0 to {num_bins - 1}; check the edges.")
+        self._rewards_N33 = np.ascontiguousarray(rewards_N33, dtype=np.float64)
+        self._bins_N = np.ascontiguousarray(bins_N, dtype=np.int64)
+        self._starts_N = np.ascontiguousarray(starts_N, dtype=np.bool_)
+        self._idle_B = np.zeros(num_bins, dtype=np.bool_) if idle_B is None else np.asarray(idle_B, dtype=np.bool_)
+        self.settings = settings
+        shape = (len(settings), num_bins * NUM_ACTIONS, NUM_ACTIONS)
+        self.values_LSA: Floats = np.zeros(shape, dtype=np.float64)
+        self.visits_LSA: Ints = np.zeros(shape, dtype=np.int64)
+        self.exploration_rate_L: Floats = np.array(settings.exploration_rate_L, dtype=np.float64)
+        self._words_L6 = np.stack(
+            [generator_words(np.random.Generator(np.random.PCG64(int(seed)))) for seed in settings.seed_L]
+        )
+
+    def epoch(self) -> Floats:
+        """One pass over all rows by every lane; the log return (L,) that each earned while it explored."""
+        settings, rewards_L = self.settings, np.zeros(len(self.settings))
+        for lane in range(len(settings)):
+            rewards_L[lane], self.exploration_rate_L[lane] = learn_pass(
+                self._rewards_N33,
+                self._bins_N,
+                self._starts_N,
+                self._idle_B,
+                self.values_LSA[lane],
+                self.visits_LSA[lane],
+                float(settings.learning_rate_L[lane]),
+                float(settings.discount_factor_L[lane]),
+                float(self.exploration_rate_L[lane]),
+                float(settings.exploration_decay_L[lane]),
+                float(settings.exploration_minimum_L[lane]),
+                self._words_L6[lane],
+            )
+        return rewards_L
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs to go on exactly here, as plain arrays."""
+        return {
+            "values": self.values_LSA.copy(),
+            "visits": self.visits_LSA.copy(),
+            "exploration_rate": self.exploration_rate_L.copy(),
+            "generators": self._words_L6.copy(),
+        }
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> None:
+        """Goes on from a state of lanes made with the same arguments.
+
+        Raises:
+            DataValidationError: the state belongs to other lanes or bins.
+        """
+        if state["values"].shape != self.values_LSA.shape:
+            raise DataValidationError.at(
+                "checkpoint", "The checkpoint belongs to another number of lanes or bins; start afresh."
+            )
+        self.values_LSA[:], self.visits_LSA[:] = state["values"], state["visits"]
+        self.exploration_rate_L[:] = state["exploration_rate"]
+        self._words_L6[:] = state["generators"]
+
+
+@dataclass(frozen=True)
+class QTables:
+    """What the lanes have learnt: values and visits by lane, state and action; log returns by lane and epoch."""
+
+    values_LSA: Floats
+    visits_LSA: Ints
+    rewards_LE: Floats
+    exploration_rate_L: Floats
+
+
+def learn_tables(
+    tape: Tape,
+    rows_N: Ints,
+    bins_N: Ints,
+    *,
+    num_bins: int,
+    settings: QSettings,
+    epochs: int,
+    idle_B: Bools | None = None,
+) -> QTables:
+    """All epochs over decision rows, which must be payable and ascending; see `QLanes`."""
+    lanes = QLanes(
+        step_table(tape, rows_N),
+        bins_N,
+        stretch_starts(rows_N),
+        num_bins=num_bins,
+        settings=settings,
+        idle_B=idle_B,
+    )
+    rewards = [lanes.epoch() for _ in range(epochs)]
+    return QTables(lanes.values_LSA, lanes.visits_LSA, np.stack(rewards, axis=1), lanes.exploration_rate_L)
+
+
+def greedy_actions(values_SA: Floats) -> Ints:
+    """The best action (S,) of each state of a table; among equals flat."""
+    best = values_SA.argmax(axis=-1)
+    return np.where(values_SA[..., FLAT] == values_SA.max(axis=-1), FLAT, best).astype(np.int64)

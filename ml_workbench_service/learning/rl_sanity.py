@@ -1,0 +1,263 @@
+"""Sanity runs of reinforcement learning, made before a policy is registered (finance.md, "RL sanity").
+
+    oracle    tomorrow's return is one more feature: at least half of the perfect policy's net profit out of sample
+    shuffled  returns without drift, drawn at random: the gross mean out of sample within two standard errors of zero
+    rewards   what training pays for a series of decisions is what the backtest says of the same decisions
+
+Each of 20 seeds trains the same family with the same hyper-parameters, on fewer rows and epochs (`Budget`). A correct
+family fails `shuffled` by chance about once in 17 trainings: that is what two standard errors of 20 values mean.
+`rewards` must hold exactly; the other two warn.
+
+Legend: R rows, N decisions, F features.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError, TrainingError
+from ml_workbench_service.accelerators.cpu import Cpu
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.learning.family import Assignment, Trained
+from ml_workbench_service.learning.judges.action import greedy_actions
+from ml_workbench_service.learning.policy_family import Market, PolicyFamily, decision_rows, tape_of
+from ml_workbench_service.learning.windows import Part, Windows
+from ml_workbench_service.market.tape import Tape, step_table, stretch_starts
+
+NUM_SEEDS = 20
+LEAST_SHARE = 0.5
+MOST_STANDARD_ERRORS = 2.0
+MOST_DIFFERENCE = 1e-9
+"""Of two log returns that come from the same formula in another order of operations."""
+ORACLE = "tomorrow"
+PART_SHARES: Mapping[Part, float] = {"train": 1.0, "stop": 0.25, "calibrate": 0.25, "test": 0.5}
+"""Rows of the other parts, in the budget's rows of the training part."""
+REWARD_ROWS = 500
+"""Decisions whose rewards are compared one by one."""
+
+
+@dataclass(frozen=True)
+class Sanity:
+    """What the runs found.
+
+    Attributes:
+        oracle_shares: of the perfect policy's net profit on the test part, one a seed.
+        shuffled_gross: mean gross log return of a decision on the test part, one a seed.
+        largest_difference: between a training reward and the backtest's, over all decisions compared.
+        num_rows: rows of the training part that were used.
+        epochs: most epochs of each training.
+    """
+
+    oracle_shares: tuple[float, ...]
+    shuffled_gross: tuple[float, ...]
+    largest_difference: float
+    num_rows: int
+    epochs: int
+
+    @property
+    def oracle_passed(self) -> bool:
+        """At least half of the perfect policy's net profit, in the mean."""
+        return float(np.mean(self.oracle_shares)) >= LEAST_SHARE
+
+    @property
+    def shuffled_passed(self) -> bool:
+        """Within two standard errors of zero."""
+        return abs(float(np.mean(self.shuffled_gross))) <= MOST_STANDARD_ERRORS * _standard_error(self.shuffled_gross)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For the card."""
+        failed = {"sanity_oracle_failed": self.oracle_passed, "sanity_shuffled_failed": self.shuffled_passed}
+        return tuple(name for name, passed in failed.items() if not passed)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The figures that the card shows beside the test part's."""
+        return {
+            "sanity_oracle_share": float(np.mean(self.oracle_shares)),
+            "sanity_shuffled_gross": float(np.mean(self.shuffled_gross)),
+            "sanity_shuffled_standard_error": _standard_error(self.shuffled_gross),
+            "sanity_reward_difference": self.largest_difference,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for the card."""
+        return {
+            "num_seeds": len(self.oracle_shares),
+            "num_rows": self.num_rows,
+            "epochs": self.epochs,
+            "oracle": _figures(self.oracle_shares) | {"passed": self.oracle_passed, "least": LEAST_SHARE},
+            "shuffled": _figures(self.shuffled_gross) | {"passed": self.shuffled_passed},
+            "rewards": {"largest_difference": self.largest_difference, "passed": True},
+        }
+
+
+def run(family: PolicyFamily, assignment: Assignment, *, report: Report, num_seeds: int = NUM_SEEDS) -> Sanity:
+    """All three runs.
+
+    Raises:
+        TrainingError: training pays something else than the backtest.
+        JobCancelled: somebody asked for it.
+    """
+    difference = reward_difference(assignment)
+    if not difference <= MOST_DIFFERENCE:
+        raise TrainingError(
+            f"a training reward differs from the backtest of the same decision by {difference:.2g}; nothing was "
+            "published; please report this with the request"
+        )
+    small = replace(assignment, windows=_fewer(assignment.windows, family.budget.rows), checkpoint=None)
+    agent = family.with_budget(epochs=family.budget.epochs)
+    told = with_oracle(small, family)
+    shares, gross = [], []
+    for number in range(num_seeds):
+        seed = assignment.seed + number
+        report.say(f"sanity runs: seed {number + 1} of {num_seeds}")
+        shares.append(_oracle_share(_trained(agent, told, seed=seed, report=report), told))
+        mixed = shuffled(small, seed=seed)
+        gross.append(_gross_mean(_trained(agent, mixed, seed=seed, report=report), mixed))
+    num_rows = len(small.windows.parts["train"])
+    return Sanity(tuple(shares), tuple(gross), difference, num_rows, int(agent.hyperparameters.epochs))  # type: ignore[attr-defined]
+
+
+def with_oracle(assignment: Assignment, family: PolicyFamily) -> Assignment:
+    """The same market, with the return that a decision will earn as the last feature, in the symbol's own unit.
+
+    A family that takes no more features loses its last one for it.
+    """
+    market, windows = Market.of(assignment), assignment.windows
+    entry = np.minimum(np.arange(market.tape.num_rows) + market.tape.delay, market.tape.num_rows - 1)
+    oracle_R = (market.tape.move_R[entry] * market.units_R).astype(np.float32)
+    num_kept = len(windows.features)
+    try:
+        family.check_features(num_kept + 1)
+    except DataValidationError:
+        num_kept -= 1
+    scaler = replace(
+        windows.scaler,
+        features=(*windows.features[:num_kept], ORACLE),
+        is_level_F=(*windows.scaler.is_level_F[:num_kept], False),
+    )
+    rows_RF = np.column_stack([windows.rows_RF[:, :num_kept], oracle_R])
+    return replace(assignment, windows=replace(windows, rows_RF=rows_RF, scaler=scaler))
+
+
+def shuffled(assignment: Assignment, *, seed: int) -> Assignment:
+    """The same features, beside prices whose returns lost their mean and are drawn at random; gaps stay where they are.
+
+    Drawn with replacement: the returns of a permutation add up to what they did before, so that a training part which
+    rises by chance would be followed by a test part which falls, and the mean out of sample would lie below zero.
+    """
+    windows, chance = assignment.windows, np.random.default_rng((seed, 1))  # training draws from (seed,)
+    close_R = windows.close_R.copy()
+    for run_number in np.unique(windows.runs_R):
+        rows = np.flatnonzero(windows.runs_R == run_number)
+        moves = np.diff(np.log(close_R[rows]))
+        mixed = chance.choice(moves - moves.mean(), len(moves)) if len(moves) else moves
+        close_R[rows[1:]] = close_R[rows[0]] * np.exp(np.cumsum(mixed))
+    return replace(assignment, windows=replace(windows, close_R=close_R))
+
+
+def perfect_net(tape: Tape, rows_N: Ints) -> float:
+    """Net log return of the best positions there were, costs included: by dynamic programming, exact.
+
+    Args:
+        tape: prices and costs.
+        rows_N: decision rows, payable and ascending; each stretch begins flat and is closed at its end.
+    """
+    rewards, starts = step_table(tape, rows_N).tolist(), stretch_starts(rows_N).tolist()
+    total, later = 0.0, [0.0, 0.0, 0.0]
+    for rewards_33, starts_here in zip(reversed(rewards), reversed(starts), strict=True):
+        later = [max(earned + value for earned, value in zip(row, later, strict=True)) for row in rewards_33]
+        if starts_here:
+            total += later[1]
+            later = [0.0, 0.0, 0.0]
+    return total
+
+
+def reward_difference(assignment: Assignment) -> float:
+    """The largest difference between what the environment, the table of steps and the backtest pay.
+
+    Random decisions over the newest rows of the training part, each stretch an episode of its own.
+    """
+    from ml_workbench_service.market.backtest import backtest
+    from ml_workbench_service.market.environment import TradingLanes
+
+    tape = tape_of(assignment)
+    rows = decision_rows(tape, assignment, "train")[-REWARD_ROWS:]
+    chance = np.random.default_rng(assignment.seed)
+    worst = 0.0
+    for stretch in np.split(rows, np.flatnonzero(stretch_starts(rows))[1:]):
+        positions = chance.integers(-1, 2, len(stretch))
+        judged = backtest(tape, stretch, positions, bars_per_year=1.0).net_N
+        lanes = TradingLanes(
+            tape, stretch, lookback=assignment.windows.lookback, num_lanes=1, episode_length=len(stretch),
+            seed=0, starts_N=stretch[:1],
+        )  # fmt: skip
+        lanes.reset()
+        paid = np.array([lanes.step(np.array([position + 1])).rewards_N[0] for position in positions])
+        held = np.concatenate([[0], positions[:-1]])
+        tabled = step_table(tape, stretch)[np.arange(len(stretch)), held + 1, positions + 1]
+        worst = max(worst, float(np.abs(paid - judged).max()), float(np.abs(tabled - judged).max()))
+    return worst
+
+
+def _trained(family: PolicyFamily, assignment: Assignment, *, seed: int, report: Report) -> Trained:
+    return family.train(replace(assignment, seed=seed), accelerator=Cpu(), report=_Quiet(report))
+
+
+def _oracle_share(model: Trained, assignment: Assignment) -> float:
+    tape = tape_of(assignment)
+    rows = decision_rows(tape, assignment, "test")
+    perfect = perfect_net(tape, rows)
+    earned = float(np.sum(_walk(model, tape, rows, assignment.windows.lookback).rewards_N))
+    return earned / perfect if perfect > 0 else 1.0
+
+
+def _gross_mean(model: Trained, assignment: Assignment) -> float:
+    tape = tape_of(assignment)
+    rows = decision_rows(tape, assignment, "test")
+    return float(np.mean(_walk(model, tape, rows, assignment.windows.lookback).gross_N))
+
+
+def _walk(model: Trained, tape: Tape, rows: Ints, lookback: int) -> Any:
+    from ml_workbench_service.market.environment import walk
+
+    return walk(
+        lambda windows_NTF, positions_N: greedy_actions(model.predict(windows_NTF, positions_N).outputs_NK),
+        tape, rows, lookback=lookback,
+    )  # fmt: skip
+
+
+def _fewer(windows: Windows, num_rows: int) -> Windows:
+    """The newest windows of each part, as many of each symbol."""
+    parts = {}
+    for part, ends in windows.parts.items():
+        most = max(1, round(num_rows * PART_SHARES[part] / len(windows.symbols)))
+        symbols = windows.symbol_R[ends]
+        parts[part] = np.concatenate([np.sort(ends[symbols == each])[-most:] for each in np.unique(symbols)])
+    return replace(windows, parts=parts)
+
+
+class _Quiet:
+    """Passes cancellations on and nothing else: the epochs of a sanity run are not the job's."""
+
+    def __init__(self, report: Report) -> None:
+        self.check, self.warn = report.check, report.warn
+
+    def __call__(self, step: int, total: int, **metrics: float) -> None:
+        self.check()
+
+    def say(self, message: str) -> None:
+        self.check()
+
+
+def _figures(values: tuple[float, ...]) -> dict[str, Any]:
+    return {"values": list(values), "mean": float(np.mean(values)), "standard_error": _standard_error(values)}
+
+
+def _standard_error(values: tuple[float, ...]) -> float:
+    floats: Floats = np.array(values)
+    return float(floats.std(ddof=1) / len(floats) ** 0.5) if len(floats) > 1 else 0.0

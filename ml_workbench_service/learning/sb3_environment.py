@@ -1,0 +1,112 @@
+"""`TradingVecEnv`: `TradingLanes` as stable-baselines3's vector environment, without an environment object a lane.
+
+Its convention: an episode that ends begins anew in the same step; the last observation of the old one is
+`infos[lane]["terminal_observation"]`, and `infos[lane]["TimeLimit.truncated"]` says that it was cut, so that its value
+is still estimated beyond the cut. Here every end but ruin is a cut.
+
+Legend: N lanes, O numbers of an observation (see `market/environment.py`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from stable_baselines3.common.vec_env import VecEnv
+
+from ml_workbench_service.contracts.market import Floats32, Ints
+from ml_workbench_service.market.environment import TradingLanes
+from ml_workbench_service.market.tape import POSITIONS, Bools
+
+
+class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
+    """The lanes behind stable-baselines3's interface; observations are copies, rewards float32.
+
+    Args:
+        lanes: what really steps; this environment is its only user.
+        reward_scale: factor on the log returns, which are around 1e-4 and too small for a network's loss as they are.
+    """
+
+    def __init__(self, lanes: TradingLanes, *, reward_scale: float = 1.0) -> None:
+        self.lanes, self.reward_scale = lanes, reward_scale
+        self.actions: Ints = np.ones(lanes.num_lanes, dtype=np.int64)
+        self._returns_N = np.zeros(lanes.num_lanes)
+        self._episode_returns: list[float] = []
+        super().__init__(
+            lanes.num_lanes,
+            spaces.Box(-np.inf, np.inf, (lanes.num_observed,), dtype=np.float32),
+            spaces.Discrete(len(POSITIONS)),
+        )
+
+    def reset(self) -> Floats32:
+        """All lanes begin an episode; a seed given to `seed` before starts the random rows anew."""
+        observations: Floats32 = self.lanes.reset(seed=self._seeds[0]).copy()
+        self._reset_seeds()
+        self._reset_options()
+        self._returns_N[:] = 0.0
+        return observations
+
+    def step_async(self, actions: Ints) -> None:
+        """Keeps the actions for `step_wait`."""
+        self.actions = actions
+
+    def step_wait(self) -> tuple[Floats32, Floats32, Bools, list[dict[str, Any]]]:
+        """One decision of every lane."""
+        stepped = self.lanes.step(self.actions)
+        dones: Bools = stepped.terminated_N | stepped.truncated_N
+        self._returns_N += stepped.rewards_N
+        infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
+        for lane in np.flatnonzero(dones).tolist():
+            infos[lane] = {
+                "terminal_observation": self.lanes.final_observation(lane),
+                "TimeLimit.truncated": bool(stepped.truncated_N[lane]),
+            }
+            self._episode_returns.append(float(self._returns_N[lane]))
+            self._returns_N[lane] = 0.0
+        rewards = (stepped.rewards_N * self.reward_scale).astype(np.float32)
+        return stepped.observations_NO.copy(), rewards, dones, infos
+
+    def take_episode_returns(self) -> list[float]:
+        """Log returns of the episodes that have ended since the last call, unscaled."""
+        taken, self._episode_returns = self._episode_returns, []
+        return taken
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything that `restore` needs to go on exactly here, as plain arrays."""
+        returns = {
+            "returns": self._returns_N.copy(),
+            "episode_returns": np.array(self._episode_returns, dtype=np.float64),
+        }
+        return self.lanes.state() | returns
+
+    def restore(self, state: Mapping[str, np.ndarray]) -> Floats32:
+        """Goes on from a state; answers with a copy of the observations at hand, which the algorithm last saw."""
+        observations: Floats32 = self.lanes.restore(state).copy()
+        self._returns_N[:] = state["returns"]
+        self._episode_returns = state["episode_returns"].tolist()
+        return observations
+
+    def close(self) -> None:
+        """There is nothing to close."""
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The same value for every asked lane: lanes have no attributes of their own."""
+        if attr_name == "render_mode":
+            return [None for _ in self._asked(indices)]
+        return [getattr(self.lanes, attr_name) for _ in self._asked(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Refused: lanes have no attributes of their own."""
+        raise AttributeError(f"trading lanes have no attribute {attr_name} to set; make new lanes instead")
+
+    def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
+        """Refused: lanes have no methods of their own."""
+        raise AttributeError(f"trading lanes have no method {method_name}; call the method of `.lanes`")
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """Never."""
+        return [False for _ in self._asked(indices)]
+
+    def _asked(self, indices: Any) -> Sequence[int]:
+        asked: Sequence[int] = self._get_indices(indices)
+        return asked

@@ -1,0 +1,193 @@
+"""`TabularPolicy`: Q-learning over bins of the last row's features; every row of the training part is one state.
+
+Bins are quantiles of the training windows' last rows after the window stage, so each has about as many rows as the
+next; the position held is part of the state. `learning/q_lanes.py` learns the table. Needs numba.
+
+Legend: R rows, N decisions, F features, E edges of a feature, S = 3 * bins states, A = 3 actions.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ml_workbench_service.contracts.agents import QLearningHyperparameters
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.prediction import RawPrediction
+from ml_workbench_service.learning.family import Assignment, Trained
+from ml_workbench_service.learning.judges.action import greedy_actions
+from ml_workbench_service.learning.policy_family import Market
+from ml_workbench_service.learning.policy_graph import NUM_ACTIONS, table_graph
+from ml_workbench_service.learning.q_lanes import QLanes, QSettings
+from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.market.environment import walk
+from ml_workbench_service.market.tape import step_table, stretch_starts
+
+MOST_ROWS = 200_000
+"""Rows that the quantiles are read from; more move no edge that matters."""
+SMALLEST_GAP = 1e-5
+"""Values nearer than this are one value: the rounding of a window's mean must not decide a bin."""
+NO_EDGE = np.finfo(np.float32).max
+"""Beyond any value: rows are cut at 1e9."""
+
+
+@dataclass(frozen=True)
+class TabularPolicy:
+    """A table of values and the edges of its bins.
+
+    Attributes:
+        values_SA: state = bin * 3 + position + 1.
+        edges_FE: ascending; the largest float32 where a feature has fewer bins.
+        is_level_F: the columns from which the window's mean is subtracted.
+    """
+
+    values_SA: Floats32
+    edges_FE: Floats32
+    is_level_F: tuple[bool, ...]
+
+    def answer(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
+        """Outputs and last rows, as the exported graph must give them; flat unless positions are given."""
+        last_NF = last_rows(rows_NTF, self.is_level_F)
+        held_N = np.zeros(len(last_NF)) if positions_N is None else np.clip(np.round(positions_N), -1, 1)
+        states_N = bins_of(last_NF, self.edges_FE) * NUM_ACTIONS + held_N.astype(np.int64) + 1
+        return RawPrediction(self.values_SA[states_N], last_NF)
+
+    def act(self, rows_NTF: Floats32, positions_N: Floats32) -> Ints:
+        """The greedy actions (N,)."""
+        return greedy_actions(self.answer(rows_NTF, positions_N).outputs_NK)
+
+
+def last_rows(rows_NTF: Floats32, is_level_F: tuple[bool, ...]) -> Floats32:
+    """The windows' last rows, level columns less their mean over the window."""
+    means_NF = rows_NTF.mean(axis=1) * np.array(is_level_F, dtype=np.float32)
+    last: Floats32 = rows_NTF[:, -1] - means_NF
+    return last
+
+
+def bins_of(last_NF: Floats32, edges_FE: Floats32) -> Ints:
+    """The bin (N,) of each row: one digit a feature, the last feature's varying fastest."""
+    bins = np.zeros(len(last_NF), dtype=np.int64)
+    for feature, edges_E in enumerate(edges_FE):
+        bins = bins * (len(edges_E) + 1) + np.searchsorted(edges_E, last_NF[:, feature], side="left")
+    return bins
+
+
+def quantile_edges(last_NF: Floats32, num_bins: int) -> Floats32:
+    """Edges (F, num_bins - 1) between values, never on one; equal shares of the rows as far as the values allow."""
+    edges_FE = np.full((last_NF.shape[1], num_bins - 1), NO_EDGE, dtype=np.float32)
+    shares = np.arange(1, num_bins) / num_bins
+    for feature, values_N in enumerate(last_NF.T):
+        distinct = np.unique(values_N)
+        distinct = distinct[np.append(True, np.diff(distinct) > SMALLEST_GAP)]
+        if len(distinct) < 2:
+            continue
+        places = np.clip(np.searchsorted(distinct, np.quantile(values_N, shares), side="right"), 1, len(distinct) - 1)
+        edges = np.unique((distinct[places - 1] + distinct[places]) / 2)
+        edges_FE[feature, : len(edges)] = edges
+    return edges_FE
+
+
+@dataclass
+class _Course:
+    lanes: QLanes
+    kept_SA: Floats
+    best: float = float("-inf")
+    best_epoch: int = 0
+    epoch: int = 0
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        return self.lanes.state() | {"kept": self.kept_SA}
+
+    def counts(self) -> dict[str, Any]:
+        return {"best": self.best, "best_epoch": self.best_epoch, "epoch": self.epoch}
+
+    def restore(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
+        self.lanes.restore(arrays)
+        self.kept_SA = np.array(arrays["kept"])
+        self.best, self.best_epoch, self.epoch = float(state["best"]), int(state["best_epoch"]), int(state["epoch"])
+
+
+def train(assignment: Assignment, *, hyperparameters: Any, outputs: tuple[str, ...], report: Report) -> Trained:
+    """Passes over the part `train` until `patience` of them brought no better walk over `stop`; the best table.
+
+    Args:
+        assignment: data, costs, seed, and where to leave checkpoints.
+        hyperparameters: those of the family `q_learning`.
+        outputs: names of the three outputs.
+        report: hears of every pass.
+    """
+    hyper, windows, market = hyperparameters, assignment.windows, Market.of(assignment)
+    edges_FE = quantile_edges(_last_rows(windows, _sampled(market.train)), hyper.bins)
+    num_bins = hyper.bins ** len(windows.features)
+    rewards = step_table(market.tape, market.train) * market.units_R[market.train][:, None, None]
+    lanes = QLanes(
+        rewards,
+        bins_of(_last_rows(windows, market.train), edges_FE),
+        stretch_starts(market.train),
+        num_bins=num_bins,
+        settings=QSettings.of([_settings(hyper, assignment.seed)]),
+    )
+    course = _Course(lanes, lanes.values_LSA[0].copy())
+    saved = None if assignment.checkpoint is None else assignment.checkpoint.load()
+    if saved is not None:
+        course.restore(*saved)
+        report.say(f"going on after epoch {course.epoch}")
+    while course.epoch < hyper.epochs and course.epoch - course.best_epoch < hyper.patience:
+        report.check()
+        (earned_in_training,) = lanes.epoch()
+        report.check()
+        policy = TabularPolicy(lanes.values_LSA[0].astype(np.float32), edges_FE, windows.scaler.is_level_F)
+        earned = walk(policy.act, market.tape, market.stop, lookback=windows.lookback)
+        course.epoch += 1
+        if float(earned.rewards_N.sum()) > course.best:
+            course.best, course.best_epoch = float(earned.rewards_N.sum()), course.epoch
+            course.kept_SA = lanes.values_LSA[0].copy()
+        if assignment.checkpoint is not None and assignment.checkpoint.due():
+            assignment.checkpoint.save(course.arrays(), course.counts())
+        report(
+            course.epoch,
+            hyper.epochs,
+            train_reward=float(earned_in_training) / len(market.train),
+            stop_net_log_return=float(earned.rewards_N.sum()),
+            stop_gross_log_return=float(earned.gross_N.sum()),
+            stop_share_in_market=float(np.mean(earned.positions_N != 0)),
+        )
+    policy = TabularPolicy(course.kept_SA.astype(np.float32), edges_FE, windows.scaler.is_level_F)
+    return _trained(policy, outputs=outputs, course=course)
+
+
+def _settings(hyper: Any, seed: int) -> QLearningHyperparameters:
+    names = [name for name in QLearningHyperparameters.model_fields if name != "seed"]
+    return QLearningHyperparameters(**{name: getattr(hyper, name) for name in names}, seed=seed)
+
+
+def _last_rows(windows: Windows, rows_N: Ints) -> Floats32:
+    """The last rows of the windows that end there, a batch at a time."""
+    batches = [rows_N[begin : begin + 4096] for begin in range(0, len(rows_N), 4096)]
+    return np.concatenate([last_rows(windows.gather(each), windows.scaler.is_level_F) for each in batches])
+
+
+def _sampled(rows_N: Ints) -> Ints:
+    return rows_N[:: len(rows_N) // MOST_ROWS + 1]
+
+
+def _trained(policy: TabularPolicy, *, outputs: tuple[str, ...], course: _Course) -> Trained:
+    num_visited = int(np.sum(course.lanes.visits_LSA[0].sum(axis=1) > 0))
+    return Trained(
+        outputs=outputs,
+        weights={"values": policy.values_SA, "edges": policy.edges_FE},
+        network={
+            "kind": "policy_table",
+            "num_states": len(policy.values_SA),
+            "num_features": len(policy.edges_FE),
+            "num_outputs": len(outputs),
+        },
+        graph=lambda: table_graph(policy.values_SA, policy.edges_FE, is_level_F=policy.is_level_F),
+        predict=policy.answer,
+        epochs_run=course.epoch,
+        best_epoch=course.best_epoch,
+        findings={"table": {"num_states": len(policy.values_SA), "num_visited": num_visited}},
+        can_quantize=False,
+    )

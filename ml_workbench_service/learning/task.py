@@ -1,0 +1,169 @@
+"""`Task`: what a model type means: which targets it takes, how its labels are made, how its product is judged.
+
+One class a model type, in `learning/tasks/`; a family belongs to the task of its `model_type`. Free of torch and onnx
+at import: the API checks requests with it.
+
+Legend: N windows, K outputs.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
+from ml_workbench_service.contracts.models import Evaluation, Quantization
+from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
+from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.judge import Judge
+from ml_workbench_service.market.derivation import Derivation
+from ml_workbench_service.market.expression_grammar import Expression
+
+
+@dataclass(frozen=True)
+class Product:
+    """What a training publishes: how it answers, how well, and what serving needs beside the network.
+
+    Attributes:
+        recipe: joins `recipe.json`.
+        derivation: the features that a prediction reads, where they are not the training's own.
+        findings: join the card's.
+    """
+
+    outputs: tuple[str, ...]
+    quantization: Quantization
+    evaluation: Evaluation
+    recipe: dict[str, Any]
+    derivation: Derivation | None = None
+    findings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def precision(self) -> Literal["int8", "fp32"]:
+        """What serves single predictions."""
+        return "int8" if self.quantization.accepted else "fp32"
+
+
+class Task(ABC):
+    """One model type; registers by being defined."""
+
+    model_type: ClassVar[ModelType]
+    needs_features: ClassVar[bool] = True
+    known: ClassVar[dict[ModelType, type["Task"]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        if cls.model_type in Task.known:
+            raise TypeError(f"two tasks are made for {cls.model_type}")
+        Task.known[cls.model_type] = cls
+
+    def check(self, request: TrainRequest) -> tuple[Target, ...]:
+        """The request's targets, once everything that belongs to this type is there and nothing else is.
+
+        Raises:
+            DataValidationError: naming the field and what to send instead.
+        """
+        if not request.features and self.needs_features:
+            raise DataValidationError.at(
+                "body.features", f"{self.model_type.value} needs features; GET /api/v1/features lists them",
+                code="missing",
+            )  # fmt: skip
+        if request.quantiles is not None and self.model_type is not ModelType.TIME_SERIES:
+            raise DataValidationError.at(
+                "body.quantiles", f"quantiles belong to time_series, not to {self.model_type.value}; leave them out"
+            )
+        try:
+            targets = request.parsed_targets()
+        except ValueError as error:
+            raise DataValidationError.at("body.target", str(error)) from error
+        if request.label is not None and not any(each.measure == "triple_barrier" for each in targets):
+            raise DataValidationError.at("body.label", "`label` belongs to the target triple_barrier; leave it out")
+        self.check_targets(targets)
+        return targets
+
+    def candidates(self, request: TrainRequest, family: Family, store: FeatureStore) -> tuple[Expression, ...]:
+        """What a feature search chooses from; the other types search nothing."""
+        return ()
+
+    @abstractmethod
+    def check_targets(self, targets: Sequence[Target]) -> None:
+        """Raises DataValidationError where this type does not learn these targets."""
+
+    def package(
+        self,
+        trained: Trained,
+        draft: Path,
+        assignment: Assignment,
+        *,
+        family: Family,
+        is_simulated: bool,
+        report: Report,
+    ) -> Product:
+        """Writes what is published into the draft folder and judges it: graph, int8, calibration, test part."""
+        from ml_workbench_service.learning.assessment import assess
+
+        report.say("exporting and judging")
+        return assess(
+            trained, draft, assignment, task=self, min_window=family.min_window, is_simulated=is_simulated,
+            report=report,
+        )  # fmt: skip
+
+    @abstractmethod
+    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
+        """What the outputs lead to (a direction, a class …): int8 must decide alike."""
+
+    @abstractmethod
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Judge:
+        """The judge, fitted on the calibration part's outputs alone."""
+
+    @abstractmethod
+    def evaluate(
+        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        *, is_simulated: bool, predict: "Predict",
+    ) -> Evaluation:  # fmt: skip
+        """The card's figures, from the untouched test part's outputs.
+
+        Args:
+            trained: what the family handed over.
+            judge: the fitted judge.
+            outputs_NK: the serving network's outputs on the test part.
+            ends: the test part's windows.
+            assignment: data and costs.
+            is_simulated: whether the prices are simulated, so that skill would be chance.
+            predict: the serving network, for tasks that ask it about other rows than the test part's own.
+        """
+
+
+class Predict:
+    """The network that serves single requests, asked about many windows: int8 one at a time, float32 in batches."""
+
+    ROWS = 4096 * 24
+    """Rows of a batch, whatever the windows' length: what the families' estimates of memory count on."""
+
+    def __init__(self, float32: Any, int8: Any | None) -> None:
+        self._float32, self._int8 = float32, int8
+
+    def __call__(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> Floats:
+        """Outputs (N, K) in float64, in units of the label scale."""
+        network, size = (
+            (self._float32, max(1, self.ROWS // rows_NTF.shape[1])) if self._int8 is None else (self._int8, 1)
+        )
+        parts = [
+            network.predict(
+                rows_NTF[begin : begin + size], None if positions_N is None else positions_N[begin : begin + size]
+            ).outputs_NK
+            for begin in range(0, len(rows_NTF), size)
+        ]
+        return np.concatenate(parts).astype(np.float64)
+
+
+def task_for(model_type: ModelType) -> Task:
+    """The type's task; raises DataValidationError where none is installed."""
+    kind = Task.known.get(model_type)
+    if kind is None:
+        raise DataValidationError.at("body.model_type", f"{model_type.value} is not installed here")
+    return kind()

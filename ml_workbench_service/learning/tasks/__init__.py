@@ -1,0 +1,7 @@
+"""ONE FILE A MODEL TYPE. Importing this package loads every file in it; each registers its task."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

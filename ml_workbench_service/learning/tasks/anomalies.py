@@ -1,0 +1,103 @@
+"""`AnomalyDetection`: which windows are strange, judged by planted anomalies.
+
+There is no target. Into copies of the untouched test part's windows anomalies of every kind are planted
+(`market/anomalies.py`); the card says how many are found, and how often untouched windows alarm.
+
+Legend: N windows, K = 1 + F outputs.
+"""
+
+from collections.abc import Sequence
+from typing import ClassVar
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.models import Evaluation
+from ml_workbench_service.contracts.training import ModelType, Target
+from ml_workbench_service.learning.anomaly_score import AnomalyScale, detection
+from ml_workbench_service.learning.family import Assignment, Trained
+from ml_workbench_service.learning.judge import Judge
+from ml_workbench_service.learning.judges.anomaly import AnomalyJudge
+from ml_workbench_service.learning.task import Predict, Task
+from ml_workbench_service.market.anomalies import KINDS, plant
+
+PLANTED_SHARE = 0.05
+"""How common anomalies are where precision is stated: one window in twenty."""
+MOST_TRAIN_WINDOWS = 20_000
+"""Training windows whose errors make the scale; its last thousandth then still stands on twenty of them."""
+
+
+class AnomalyDetection(Task):
+    """A score in [0, 1] and an alarm."""
+
+    model_type: ClassVar[ModelType] = ModelType.ANOMALY_DETECTION
+
+    def check_targets(self, targets: Sequence[Target]) -> None:
+        """None at all."""
+        if targets:
+            raise DataValidationError.at(
+                "body.target", "anomaly_detection has no target, it looks at the features alone; leave `target` out"
+            )
+
+    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
+        """The strangest twentieth; asked only where a family's graph can be quantised."""
+        return np.asarray(outputs_NK[:, 0] > np.quantile(outputs_NK[:, 0], 0.95))
+
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> AnomalyJudge:
+        """The training part's distribution, the calibration part's threshold."""
+        windows = assignment.windows
+        train, size = windows.parts["train"], max(1, Predict.ROWS // windows.lookback)
+        chosen = train[:: max(1, -(-len(train) // MOST_TRAIN_WINDOWS))]
+        known = np.concatenate(
+            [
+                trained.predict(windows.gather(chosen[begin : begin + size])).outputs_NK
+                for begin in range(0, len(chosen), size)
+            ]
+        ).astype(np.float64)
+        scale = AnomalyScale.fit(
+            known[:, 0],
+            known[:, 1:],
+            features=windows.features,
+            calibration_errors_N=outputs_NK[:, 0],
+            expected_alarm_rate=float(trained.findings["expected_alarm_rate"]),
+        )
+        return AnomalyJudge(trained.outputs, scale)
+
+    def evaluate(
+        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        *, is_simulated: bool, predict: Predict,
+    ) -> Evaluation:  # fmt: skip
+        """Precision, recall by kind and alarm rate; a detector that alarms by chance is the baseline."""
+        assert isinstance(judge, AnomalyJudge)
+        windows, scale = assignment.windows, judge.scale
+        planted = plant(
+            windows.rows_RF,
+            ends,
+            lookback=windows.lookback,
+            is_level_F=windows.scaler.is_level_F,
+            seed=assignment.seed,
+        )
+        scores_N = scale.scores(predict(planted.windows_NTF)[:, 0])
+        by_kind = {kind: scores_N[planted.of(kind)] for kind in KINDS if planted.of(kind).any()}
+        figures = detection(scale.scores(outputs_NK[:, 0]), by_kind, threshold=scale.threshold, share=PLANTED_SHARE)
+        chance = {
+            "precision": PLANTED_SHARE,
+            "recall": scale.expected_alarm_rate,
+            "alarm_rate": scale.expected_alarm_rate,
+            "average_precision": PLANTED_SHARE,
+        }
+        test: dict[str, float | None] = {
+            **figures,
+            "threshold": scale.threshold,
+            "expected_alarm_rate": scale.expected_alarm_rate,
+            "num_planted": float(len(planted.kind_N)),
+            "num_windows": float(len(ends)),
+        }
+        return Evaluation(
+            test=test,
+            baselines={"chance": dict(chance)},
+            skill={f"{name}_over_chance": figures[name] - chance[name] for name in ("recall", "average_precision")},
+            verdict="not_applicable",
+            reason="anomalies are planted, not real: the figures say what is found of them, not whether it pays",
+        )

@@ -1,0 +1,174 @@
+"""`FeatureEngineering`: its product is a feature set: later trainings name it, and it can be asked for its columns.
+
+Legend: N windows, K outputs.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
+from ml_workbench_service.contracts.feature_sets import FeatureSet, SelectionWindow, is_reference
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureStore, Floats, Ints
+from ml_workbench_service.contracts.models import Evaluation, Quantization
+from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
+from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.judge import Judge
+from ml_workbench_service.learning.judges.features import FeaturesJudge
+from ml_workbench_service.learning.scaling import RawRows
+from ml_workbench_service.learning.task import Predict, Product, Task
+from ml_workbench_service.market import indicators
+from ml_workbench_service.market.derivation import Derivation
+from ml_workbench_service.market.expression_grammar import Expression
+from ml_workbench_service.market.feature_tables import SYNTHETIC_RANGE
+
+FEATURE_SET_FILE = "feature_set.json"
+
+
+class FeatureEngineering(Task):
+    """A search over expressions; what is kept is data in a small grammar, never code."""
+
+    model_type: ClassVar[ModelType] = ModelType.FEATURE_ENGINEERING
+    needs_features: ClassVar[bool] = False
+
+    def check(self, request: TrainRequest) -> tuple[Target, ...]:
+        """As every task, and the columns to search are the store's own."""
+        for number, feature in enumerate(request.features):
+            if is_reference(feature):
+                raise DataValidationError.at(
+                    f"body.features.{number}",
+                    "a search starts from the store's columns, not from another set; name columns, or leave "
+                    "`features` out to search all",
+                )
+        return super().check(request)
+
+    def check_targets(self, targets: Sequence[Target]) -> None:
+        """Exactly one: what the columns shall tell about."""
+        if len(targets) != 1:
+            raise DataValidationError.at(
+                "body.target",
+                "feature_engineering needs one target that its columns shall tell about, such as volatility_24h",
+                code="missing" if not targets else "value_error",
+            )
+
+    def candidates(self, request: TrainRequest, family: Family, store: FeatureStore) -> tuple[Expression, ...]:
+        """Made from the named columns, or from everything that the store describes."""
+        from ml_workbench_service.market.feature_candidates import candidates
+
+        available = store.describe()
+        has_range = _has_range(store, request, available)
+        if request.features:
+            available = [
+                FeatureDescription(name=name, example=name, kind=store.kind_of(name), description="")
+                for name in request.features
+            ]
+        hyper = family.hyperparameters.model_dump()
+        found = candidates(
+            available,
+            timeframe=request.timeframe_for(request.parsed_targets()),
+            has_range=has_range,
+            max_candidates=hyper["max_candidates"],
+        )
+        return tuple(found)
+
+    def package(
+        self, trained: Trained, draft: Path, assignment: Assignment, *, family: Family, is_simulated: bool,
+        report: Report,
+    ) -> Product:  # fmt: skip
+        """Writes `feature_set.json`; there is no graph and nothing to calibrate."""
+        report.say("writing the feature set")
+        found = _feature_set(trained, assignment)
+        (draft / FEATURE_SET_FILE).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        derivation = Derivation(found.names, {each.name: each.expression for each in found.expressions})
+        recipe = {
+            "scaler": RawRows.of(found.names, found.symbols).to_json(),
+            "uncertainty": FeaturesJudge(found.names).to_json(),
+        }
+        return Product(
+            outputs=found.names,
+            quantization=Quantization(accepted=False, reason="a feature set has no network"),
+            evaluation=_evaluation(found),
+            recipe=recipe,
+            derivation=derivation,
+            findings={"feature_set": found.model_dump(mode="json")},
+        )
+
+    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
+        """None: there is no int8 to compare."""
+        return np.zeros(len(ends))
+
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Judge:
+        """Nothing is fitted."""
+        return FeaturesJudge(trained.outputs)
+
+    def evaluate(
+        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        *, is_simulated: bool, predict: Predict,
+    ) -> Evaluation:  # fmt: skip
+        """The search's own figures; columns forecast nothing by themselves."""
+        return _evaluation(_feature_set(trained, assignment))
+
+
+def _has_range(store: FeatureStore, request: TrainRequest, available: Sequence[FeatureDescription]) -> bool:
+    """Whether the bars' high and low were observed; the newest bar tells."""
+    probe = next((each.example for each in available if each.needs_range), None)
+    if probe is None:
+        return True
+    table = store.fetch(
+        request.symbols[:1], request.timeframe_for(request.parsed_targets()), start_ms=to_ms(request.start_date),
+        end_ms=to_ms(request.end_date), features=[probe], last=1,
+    )[0]  # fmt: skip
+    return SYNTHETIC_RANGE not in table.warnings
+
+
+def _feature_set(trained: Trained, assignment: Assignment) -> FeatureSet:
+    selection = trained.findings["selection"]
+    windows = assignment.windows
+    derivation = Derivation(trained.outputs, {each.expression.name: each.expression.text for each in selection.chosen})
+    return FeatureSet(
+        id=assignment.model_id,
+        version=assignment.version,
+        symbols=windows.symbols,
+        timeframe=assignment.tables[0].timeframe,
+        target=assignment.targets[0].name,
+        expressions=selection.features(_kind_of),
+        base_columns=derivation.base_columns,
+        history=derivation.history,
+        selection=SelectionWindow(
+            start=iso_of_ms(selection.start_ms),
+            end=iso_of_ms(selection.end_ms),
+            num_rows=selection.num_rows,
+            num_candidates=selection.num_candidates,
+            chance_level=selection.chance_level,
+            seed=assignment.seed,
+        ),
+        rejected=selection.rejected,
+        warnings=selection.warnings,
+    )
+
+
+def _kind_of(column: str) -> FeatureKind:
+    """By our table; a column of the user's own is stationary, as the store has it."""
+    try:
+        return indicators.kind_of(column)
+    except DataValidationError:
+        return "stationary"
+
+
+def _evaluation(found: FeatureSet) -> Evaluation:
+    scores = {each.name: each.score for each in found.expressions}
+    return Evaluation(
+        test={
+            "num_features": float(len(found.expressions)),
+            "num_candidates": float(found.selection.num_candidates),
+            "best_score": max((score for score in scores.values() if score is not None), default=None),
+        },
+        baselines={"chance": {"best_score": found.selection.chance_level}},
+        skill={},
+        verdict="not_applicable",
+        reason="columns forecast nothing by themselves; their held-out information stands beside what luck reaches",
+    )

@@ -1,0 +1,10 @@
+"""How each model type is probed by the conformance suite: one file a type, found by itself."""
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+from tests.families.probes.probe import Probe as Probe
+from tests.families.probes.probe import probe_of as probe_of
+
+for _module in iter_modules(__path__):
+    import_module(f"{__name__}.{_module.name}")

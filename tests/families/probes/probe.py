@@ -1,0 +1,86 @@
+"""`Probe`: what a model type is given to learn in the conformance suite, and how well it did: 0 the baseline, 1 all."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.checkpoint import Checkpoint
+from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.windows import Part, Windows
+from tests.learning.synthetic import OneThread, Recorder, cut, symbol_rows
+
+PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY")
+
+
+class Probe(ABC):
+    """One model type; registers by being defined.
+
+    Attributes:
+        quick: few and small steps, as far as the family has these hyper-parameters.
+        planted: the least quality where the signal was planted.
+        chance: the largest quality where there is none.
+        r2: share of the next bar's variance that the planted signal explains.
+    """
+
+    model_type: ClassVar[ModelType]
+    quick: ClassVar[dict[str, Any]] = {
+        "epochs": 12,
+        "batch_size": 64,
+        "lookback": 8,
+        "learning_rate": 0.02,
+        "dropout": 0.0,
+        "patience": 4,
+    }
+    units: ClassVar[int] = 8
+    planted: ClassVar[float]
+    chance: ClassVar[float]
+    r2: ClassVar[float] = 0.3
+    known: ClassVar[dict[ModelType, "Probe"]] = {}
+
+    def __init_subclass__(cls) -> None:
+        Probe.known[cls.model_type] = cls()
+
+    def family(self, kind: type[Family], **changes: Any) -> Family:
+        """The family with few and small steps."""
+        fields = kind.Hyperparameters.model_fields
+        chosen = {name: value for name, value in (self.quick | changes).items() if name in fields}
+        return kind({name: self.units for name in fields if name.endswith("_units")} | chosen)
+
+    def windows(self, *tables: Any, num: int = 2000, r2: float | None = None, seed: int = 0) -> Windows:
+        """Windows of these tables, or of one pair with a planted signal."""
+        return cut(*(tables or [symbol_rows(num=num, r2=self.r2 if r2 is None else r2, seed=seed)]))
+
+    @abstractmethod
+    def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:
+        """What the family is asked to learn."""
+
+    @abstractmethod
+    def quality(
+        self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,
+        symbols: Sequence[int] | None = None,
+    ) -> float:  # fmt: skip
+        """How much better than the baseline it is on a part: 0 no better, 1 all there is.
+
+        Args:
+            length: rows of the windows asked about, if not the lookback.
+            symbols: positions of the symbols asked about, if not all.
+        """
+
+    def train(
+        self,
+        family: Family,
+        windows: Windows,
+        *,
+        seed: int = 0,
+        report: Recorder | None = None,
+        checkpoint: Checkpoint | None = None,
+    ) -> Trained:
+        """One training on one thread."""
+        assignment = self.assignment(windows, seed=seed, checkpoint=checkpoint)
+        return family.train(assignment, accelerator=OneThread(), report=report or Recorder())
+
+
+def probe_of(kind: type[Family]) -> Probe:
+    """The probe of a family's type."""
+    return Probe.known[kind.model_type]

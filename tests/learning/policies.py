@@ -1,0 +1,43 @@
+"""A small market and small policies, for tests of reinforcement learning."""
+
+from dataclasses import replace
+from typing import Any
+
+from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.family import Assignment, Family, families_of
+from ml_workbench_service.learning.policy_environment import MarketEnvironment
+from ml_workbench_service.learning.policy_family import Market, PolicyFamily
+from tests.families.probes.control import ControlProbe
+from tests.learning.synthetic import Recorder, symbol_rows
+
+PROBE = ControlProbe()
+
+
+def market_of(*tables: Any, num: int = 500, seed: int = 0) -> Assignment:
+    """What a policy is asked to learn: a signal that explains 30 % of the next bar, costs of a twentieth of a bar."""
+    windows = PROBE.windows(*(tables or [symbol_rows(num=num, r2=0.3)]))
+    return replace(PROBE.assignment(windows), seed=seed)
+
+
+def policy_family(name: str, **changes: Any) -> PolicyFamily:
+    """The family with few and small steps."""
+    kinds: dict[str, type[Family]] = {kind.name: kind for kind in families_of(ModelType.REINFORCEMENT_LEARNING)}
+    family = PROBE.family(kinds[name], **changes)
+    assert isinstance(family, PolicyFamily)
+    return family
+
+
+def learner_of(kind: Any, name: str, assignment: Assignment, **changes: Any) -> Any:
+    """`LanesPpo` or `LanesDqn` on a market, before its first step."""
+    hyper: Any = policy_family(name, **changes).hyperparameters
+    environment = MarketEnvironment(
+        Market.of(assignment),
+        lookback=assignment.windows.lookback,
+        num_lanes=hyper.lanes,
+        episode_length=hyper.episode_length,
+        seed=assignment.seed,
+    )
+    return kind(
+        environment, hyper, is_level_F=assignment.windows.scaler.is_level_F, total=5000, seed=assignment.seed,
+        device="cpu", report=Recorder(),
+    )  # fmt: skip

@@ -1,0 +1,166 @@
+"""The task of classification: which targets it takes, what it measures, and how its judge answers."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.training import CLASSES, TrainRequest, parse_target
+from ml_workbench_service.learning import judges as judges  # registers them
+from ml_workbench_service.learning import tasks as tasks  # registers them
+from ml_workbench_service.learning.class_calibration import ClassCalibration
+from ml_workbench_service.learning.class_metrics import class_frequencies
+from ml_workbench_service.learning.family import Assignment, Trained
+from ml_workbench_service.learning.judge import Judge, Situation
+from ml_workbench_service.learning.judges.classes import ClassJudge
+from ml_workbench_service.learning.task import Predict, task_for
+from ml_workbench_service.learning.tasks.classification import Classification
+from ml_workbench_service.market.regimes import RegimeRule, regime_features
+from tests.families.probes.classification import ClassificationProbe
+
+SITUATION = Situation(label_scale_K=np.ones(1), bar_volatility=0.001, dead_zone=0.0)
+NO_NETWORK: Any = None
+
+
+def request(target: Any) -> TrainRequest:
+    return TrainRequest.model_validate(
+        {
+            "name": "Classes", "model_type": "classification", "features": ["rsi_14"], "target": target,
+            "symbols": ["EUR/USD"], "start_date": "2023-01-01T00:00:00Z", "end_date": "2025-01-01T00:00:00Z",
+        }
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["direction_1h", "triple_barrier_24", "market_regime", "market_regime_5d"])
+def test_a_target_with_classes_is_taken(name: str) -> None:
+    (target,) = task_for(request(name).model_type).check(request(name))
+    assert target.classes == CLASSES[target.measure]
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (None, "needs a target"),
+        ("price_change_1h", "send model_type time_series"),
+        (["direction_1h", "direction_2h"], "one target at a time"),
+    ],
+)
+def test_other_targets_are_refused_with_what_to_send(target: Any, message: str) -> None:
+    with pytest.raises(DataValidationError, match=message) as caught:
+        Classification().check(request(target))
+    assert caught.value.details["errors"][0]["path"] == "body.target"
+
+
+def judge_of(measure: str, temperature: float = 1.0) -> ClassJudge:
+    classes = CLASSES[measure]
+    return ClassJudge(ClassCalibration(classes, np.full(len(classes), 1 / len(classes)), temperature))
+
+
+def test_a_judgement_names_the_class_and_every_probability() -> None:
+    judged = judge_of("direction").judge(np.log(np.array([0.2, 0.1, 0.7], dtype=np.float32)), SITUATION)
+    assert (judged.prediction, judged.label, judged.direction) == (1.0, "buy", "buy")
+    assert judged.outputs == pytest.approx({"sell": 0.2, "hold": 0.1, "buy": 0.7})
+    assert judged.confidence == judged.outputs["buy"]
+    assert judged.interval is None
+    assert judged.strength == pytest.approx(0.5 * np.sqrt(np.pi / 2))
+
+
+def test_strength_is_that_of_a_forecast_with_the_same_odds() -> None:
+    """A standard normal move with mean 0.1 is up in 53.98 % of cases and down in 46.02 %."""
+    judged = judge_of("triple_barrier").judge(np.log(np.array([0.4602, 1e-9, 0.5398], dtype=np.float32)), SITUATION)
+    assert judged.strength == pytest.approx(0.1, rel=0.01)
+
+
+@pytest.mark.parametrize("sure", [0, 1, 2, 3])
+def test_a_regime_leans_to_no_side(sure: int) -> None:
+    judged = judge_of("market_regime").judge(np.eye(4, dtype=np.float32)[sure] * 50, SITUATION)
+    assert (judged.prediction, judged.label, judged.direction) == (float(sure), CLASSES["market_regime"][sure], "hold")
+    assert judged.strength == 0.0
+
+
+def test_certainty_has_a_strength_of_one_at_most() -> None:
+    assert judge_of("direction").judge(np.array([0.0, 0.0, 90.0], dtype=np.float32), SITUATION).strength == 1.0
+
+
+def test_a_judge_survives_its_own_json() -> None:
+    judge = judge_of("direction", temperature=2.5)
+    plain = json.loads(json.dumps(judge.to_json()))
+    again = Judge.known[plain["kind"]].from_json(plain, NO_NETWORK)
+    outputs = np.array([0.3, -0.2, 0.9], dtype=np.float32)
+    assert again.judge(outputs, SITUATION) == judge.judge(outputs, SITUATION)
+
+
+def trained(assignment: Assignment) -> Trained:
+    """Only its names are asked for: the outputs are made up here."""
+    return Trained(
+        outputs=assignment.targets[0].classes, weights={}, network={}, graph=dict, predict=NO_NETWORK, epochs_run=1,
+        best_epoch=1,
+    )  # fmt: skip
+
+
+def evaluated(assignment: Assignment, logits_RC: np.ndarray) -> tuple[ClassJudge, Any]:
+    task, model, windows = Classification(), trained(assignment), assignment.windows
+    calibrate, test = windows.parts["calibrate"], windows.parts["test"]
+    judge = task.calibrate(model, logits_RC[calibrate], calibrate, assignment)
+    predict = Predict(NO_NETWORK, None)
+    return judge, task.evaluate(
+        model, judge, logits_RC[test], test, assignment, is_simulated=False, predict=predict
+    )  # fmt: skip
+
+
+def test_the_judge_knows_how_frequent_the_classes_were_in_the_training_part() -> None:
+    probe = ClassificationProbe()
+    assignment = probe.assignment(probe.windows())
+    train = assignment.windows.parts["train"]
+    judge, _ = evaluated(assignment, np.zeros((len(assignment.windows.rows_RF), 3)))
+    frequencies = class_frequencies(assignment.windows.own_labels_RK[train, 0], 3)
+    assert judge.calibration.frequencies_C.tolist() == frequencies.tolist()
+
+
+def test_outputs_without_signal_end_at_the_baseline() -> None:
+    probe = ClassificationProbe()
+    assignment = probe.assignment(probe.windows())
+    noise = 3 * np.random.default_rng(1).standard_normal((len(assignment.windows.rows_RF), 3))
+    judge, found = evaluated(assignment, noise)
+    assert judge.calibration.temperature > 50
+    assert abs(found.skill["log_loss_against_majority_class"]) < 0.01
+    assert found.test["num_windows"] == len(assignment.windows.parts["test"])
+    assert set(found.baselines) == {"majority_class"}
+    assert found.verdict == "not_judged"
+
+
+def test_a_signal_is_seen_and_beats_the_majority() -> None:
+    probe = ClassificationProbe()
+    windows = probe.windows()
+    right = 2.0 * np.eye(3)[np.nan_to_num(windows.own_labels_RK[:, 0]).astype(int)]
+    _, found = evaluated(probe.assignment(windows), right)
+    assert found.test["accuracy"] == found.test["f1_score"] == found.test["balanced_accuracy"] == 1.0
+    assert found.skill["log_loss_against_majority_class"] > 0.9
+    assert found.baselines["majority_class"]["accuracy"] < 0.5
+
+
+def test_a_regime_stands_beside_persistence_by_each_symbols_own_rule() -> None:
+    probe = ClassificationProbe()
+    windows = probe.windows()
+    classes_R, rules = np.full(len(windows.close_R), np.nan), {}
+    for number, symbol in enumerate(windows.symbols):
+        own = windows.symbol_R == number
+        trend, volatility = regime_features(windows.close_R[own], windows.runs_R[own])
+        rules[symbol] = RegimeRule.fit(trend, volatility)
+        classes_R[own] = rules[symbol].classify(trend, volatility)
+    nexts_RK = np.nan_to_num(np.append(classes_R[1:], 0.0))[:, None]
+    assignment = replace(
+        probe.assignment(windows),
+        windows=replace(windows, own_labels_RK=nexts_RK),
+        targets=(parse_target("market_regime"),),
+        regimes=rules,
+    )
+    _, found = evaluated(assignment, np.zeros((len(classes_R), 4)))
+    test = windows.parts["test"]
+    stays = float(np.mean(nexts_RK[test, 0] == classes_R[test]))
+    assert stays > 0.7
+    assert found.baselines["persistence"]["accuracy"] == pytest.approx(stays)
+    assert found.skill["log_loss_against_persistence"] < -0.5 < found.skill["log_loss_against_majority_class"]

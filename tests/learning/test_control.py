@@ -1,0 +1,168 @@
+"""The task of reinforcement learning: what it refuses, what its judge says, and what the test part pays."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common_lib.exceptions import DataValidationError, TrainingError
+from ml_workbench_service import families as families  # registers them
+from ml_workbench_service.contracts.training import ModelType, TrainRequest
+from ml_workbench_service.learning.export import export
+from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.judge import Situation
+from ml_workbench_service.learning.judges.action import ActionJudge, greedy_actions
+from ml_workbench_service.learning.task import Predict, task_for
+from ml_workbench_service.learning.tasks import control
+from ml_workbench_service.learning.tasks.control import Control, bars_per_year
+from ml_workbench_service.market.tape import Tape
+from tests.learning.policies import market_of, policy_family
+from tests.learning.synthetic import OneThread, Recorder, symbol_rows
+
+NAMES = ("q_short", "q_flat", "q_long")
+
+
+def request(**changes: Any) -> TrainRequest:
+    body = {
+        "name": "Trader",
+        "model_type": "reinforcement_learning",
+        "features": ["rsi_14"],
+        "symbols": ["EUR/USD"],
+        "start_date": "2020-01-01T00:00:00Z",
+        "end_date": "2024-01-01T00:00:00Z",
+    }
+    return TrainRequest.model_validate(body | changes)
+
+
+def test_a_request_needs_features_and_nothing_to_forecast() -> None:
+    task = task_for(ModelType.REINFORCEMENT_LEARNING)
+    assert isinstance(task, Control)
+    assert task.check(request()) == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "words"),
+    [
+        ({"target": "price_change_1h"}, "body.target", "paid by the market; leave `target` out"),
+        ({"quantiles": [0.5]}, "body.quantiles", "quantiles belong to time_series"),
+        ({"label": {"k": 2.0}}, "body.label", "leave it out"),
+        ({"features": []}, "body.features", "needs features"),
+        ({"features": [f"sma_{n}" for n in range(2, 12)]}, "body.hyperparameters.bins", "send bins: 3"),
+    ],
+)
+def test_what_does_not_belong_is_refused(changes: dict[str, Any], path: str, words: str) -> None:
+    with pytest.raises(DataValidationError) as caught:
+        Control().check(request(**changes))
+    error = caught.value.details["errors"][0]
+    assert error["path"] == path
+    assert words in error["message"]
+
+
+def test_dqn_takes_any_number_of_features() -> None:
+    many = [f"sma_{n}" for n in range(2, 12)]
+    assert Control().check(request(features=many, family="dqn")) == ()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "label", "direction"),
+    [
+        ((3.0, 1.0, 2.0), "short", "sell"),
+        ((1.0, 3.0, 2.0), "flat", "hold"),
+        ((1.0, 2.0, 3.0), "long", "buy"),
+        ((2.0, 2.0, 1.0), "flat", "hold"),
+        ((0.0, 0.0, 0.0), "flat", "hold"),
+    ],
+)
+def test_the_judge_names_the_greedy_action(outputs: tuple[float, ...], label: str, direction: str) -> None:
+    judge = ActionJudge(NAMES)
+    situation = Situation(label_scale_K=np.ones(0), bar_volatility=None, dead_zone=0.0)
+    said = judge.judge(np.array(outputs, dtype=np.float32), situation)
+    assert (said.label, said.direction) == (label, direction)
+    assert said.prediction == {"short": -1, "flat": 0, "long": 1}[label]
+    assert said.outputs == dict(zip(NAMES, outputs, strict=True))
+    assert said.confidence is None
+    assert said.interval is None
+    assert judge.to_json() == {"kind": "action"}
+
+
+def test_ties_of_short_and_long_are_broken_the_same_way_everywhere() -> None:
+    assert greedy_actions(np.array([[1.0, 0.0, 1.0], [0.0, 0.0, -1.0]])).tolist() == [0, 1]
+
+
+def trained(**changes: Any) -> tuple[Trained, Any]:
+    tables = [symbol_rows("EUR/USD", num=800, r2=0.3), symbol_rows("GBP/USD", num=800, seed=2, r2=0.3)]
+    assignment = market_of(*tables)
+    family = policy_family("q_learning", **changes)
+    return family.train(assignment, accelerator=OneThread(), report=Recorder()), assignment
+
+
+def evaluated(model: Trained, assignment: Any, folder: Path) -> Any:
+    network = export(model, folder, num_features=3, lengths=[3, 8], seed=0)
+    task, ends = Control(), assignment.windows.parts["test"]
+    judge = task.calibrate(model, np.zeros((1, 3)), ends, assignment)
+    return task.evaluate(
+        model, judge, np.zeros((1, 3)), ends, assignment, is_simulated=False, predict=Predict(network, None)
+    )
+
+
+def test_the_test_part_is_walked_beside_its_baselines(tmp_path: Path) -> None:
+    model, assignment = trained()
+    found = evaluated(model, assignment, tmp_path)
+    test = found.test
+    assert test["net_log_return"] > 0
+    assert test["gross_log_return"] > test["net_log_return"]
+    assert test["turnover"] >= test["num_trades"] > 10
+    assert test["sharpe"] > 1
+    assert 0 <= test["max_drawdown"] < 0.5
+    assert 0.5 < test["hit_rate"] <= 1
+    assert 0 < test["share_in_market"] <= 1
+    assert {"EUR/USD_net_log_return", "GBP/USD_sharpe"} <= set(test)
+    flat, holding = found.baselines["flat"], found.baselines["buy_and_hold"]
+    assert flat["net_log_return"] == flat["turnover"] == 0
+    assert (flat["sharpe"], flat["hit_rate"]) == (None, None)
+    assert holding["share_in_market"] == 1
+    assert holding["turnover"] == 2 * len(assignment.windows.symbols)
+    assert found.skill["net_over_flat"] == test["net_log_return"]
+    assert found.skill["net_over_buy_and_hold"] == pytest.approx(test["net_log_return"] - holding["net_log_return"])
+    assert found.verdict == "not_judged"
+
+
+def test_a_walk_that_is_paid_something_else_than_the_backtest_is_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, assignment = trained(epochs=1)
+    honest = control.tape_of(assignment)
+
+    def generous(_: Any) -> Tape:
+        changed = dict(honest.__dict__)
+        return Tape(**changed | {"unit_cost_R": honest.unit_cost_R * 0.99})
+
+    monkeypatch.setattr(control, "tape_of", generous)
+    with pytest.raises(TrainingError, match="than the backtest says"):
+        evaluated(model, assignment, tmp_path)
+
+
+def test_a_package_holds_the_sanity_runs_and_warns_where_they_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from ml_workbench_service.learning import rl_sanity
+
+    monkeypatch.setattr(rl_sanity, "LEAST_SHARE", 1.5)
+    model, assignment = trained(epochs=2)
+    report = Recorder()
+    product = Control().package(
+        model, tmp_path, assignment, family=policy_family("q_learning", epochs=2), is_simulated=False, report=report
+    )
+    assert product.recipe["uncertainty"]["kind"] == "action"
+    assert product.findings["sanity"]["num_seeds"] == 20
+    assert report.warnings == ["sanity_oracle_failed"]
+    assert product.evaluation.test["sanity_oracle_share"] == product.findings["sanity"]["oracle"]["mean"]
+    assert not product.quantization.accepted
+
+
+def test_a_year_has_as_many_bars_as_the_moments_say() -> None:
+    day = 86_400_000
+    assert bars_per_year(np.arange(0, 366 * day, day)) == pytest.approx(365.25)
+    assert bars_per_year(np.repeat(np.arange(0, 366 * day, day), 2)) == pytest.approx(365.25)
+    assert bars_per_year(np.zeros(1, dtype=np.int64)) == 1.0

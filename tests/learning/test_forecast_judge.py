@@ -1,0 +1,340 @@
+"""What a forecast's outputs say: the headline, its interval and direction, the same for one window as for many."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.contracts.models import Evaluation
+from ml_workbench_service.contracts.training import TrainRequest, parse_target
+from ml_workbench_service.learning.family import Trained
+from ml_workbench_service.learning.judge import Judgement, Situation, load_judge
+from ml_workbench_service.learning.judges.forecast import ForecastJudge, headline_column
+from ml_workbench_service.learning.task import Predict, task_for
+from ml_workbench_service.learning.tasks.forecasting import Forecasting
+from ml_workbench_service.market.costs import resolved_costs, round_trip_cost
+from tests.integrations.model_cards import model_card
+from tests.learning.synthetic import assignment, cut, symbol_rows
+from tests.service_process import SEED_TRAIN
+
+LABEL_SCALE = 0.002
+QUANTILES = (0.05, 0.5, 0.95)
+NUM = 6000
+
+
+def names_of(targets: Sequence[str], quantiles: Sequence[float]) -> tuple[str, ...]:
+    return tuple(f"{name}_q{share:g}" for name in targets for share in quantiles) if quantiles else tuple(targets)
+
+
+def stormy(num: int = NUM, *, seed: int = 0) -> tuple[Floats, Floats, Floats]:
+    """Forecasts and labels in units of the label scale, and each row's deviation in that unit."""
+    chance = np.random.default_rng(seed)
+    deviation = np.exp(0.7 * chance.standard_normal(num))
+    forecasts = 0.3 * chance.standard_normal(num)
+    return forecasts, forecasts + deviation * chance.standard_t(4, num), deviation
+
+
+def judge_of(
+    outputs_NK: Floats,
+    labels_N: Floats,
+    *,
+    deviation_N: Floats | None = None,
+    targets: Sequence[str] = ("price_change_1h",),
+    quantiles: Sequence[float] = (),
+) -> ForecastJudge:
+    """Fitted with everything in units of the label scale, which is the same for all rows."""
+    num, horizon = len(labels_N), parse_target(targets[0]).horizon
+    return ForecastJudge.fit(
+        outputs_NK,
+        targets=[parse_target(name) for name in targets],
+        names=names_of(targets, quantiles),
+        quantiles=quantiles,
+        labels_N=labels_N * LABEL_SCALE,
+        label_scale_N=np.full(num, LABEL_SCALE),
+        volatility_N=np.full(num, np.nan) if deviation_N is None else deviation_N * LABEL_SCALE * horizon**0.5,
+    )
+
+
+def situation(deviation: float | None = None, *, dead_zone: float = 0.0, scales: Sequence[float] = ()) -> Situation:
+    bar_volatility = None if deviation is None else deviation * LABEL_SCALE
+    return Situation(np.array(scales or [LABEL_SCALE]), bar_volatility, dead_zone)
+
+
+def asked(judge: ForecastJudge, outputs: Sequence[float], *of: float | None, **more: float) -> Judgement:
+    scales = [LABEL_SCALE] * len(judge.targets)
+    return judge.judge(np.array(outputs, dtype=np.float32), situation(*of, scales=scales, **more))
+
+
+def banded(forecasts_N: Floats, half_width: float | Floats) -> Floats:
+    """Quantile outputs this far apart; one number knows nothing of storms."""
+    return np.column_stack([forecasts_N - half_width, forecasts_N, forecasts_N + half_width])
+
+
+@pytest.mark.parametrize("half_width", [0.0, 0.4, 1.5, 9.0])
+@pytest.mark.parametrize("level", [0.9, 0.5])
+def test_a_quantile_band_covers_as_promised_however_wrong_the_network_is(half_width: float, level: float) -> None:
+    quantiles = ((1 - level) / 2, 0.5, (1 + level) / 2)
+    forecasts, labels, _ = stormy(seed=1)
+    judge = judge_of(banded(forecasts, half_width), labels, quantiles=quantiles)
+    forecasts, labels, deviation = stormy(seed=2)
+    covered = judge.covers(
+        banded(forecasts, half_width), labels * LABEL_SCALE, label_scale_N=np.full(NUM, LABEL_SCALE),
+        volatility_N=deviation,
+    )  # fmt: skip
+    assert np.mean(covered) == pytest.approx(level, abs=0.015)
+    interval = asked(judge, banded(forecasts[:1], half_width)[0]).interval
+    assert interval is not None
+    assert interval.level == level
+
+
+def test_the_margin_is_the_conformal_rank_of_what_lies_beyond_the_band() -> None:
+    """With 20 labels rank ceil(21 x 0.9) = 19: of 0, 0.5 … 18.5 that is 17.5."""
+    labels = np.random.default_rng(0).permutation(np.append(np.arange(19) + 0.5, 0.0))
+    judge = judge_of(banded(np.zeros(20), 1.0), labels, quantiles=QUANTILES)
+    assert judge.margin == pytest.approx(17.5 - 1.0)
+    assert judge_of(banded(np.zeros(20), 30.0), labels, quantiles=QUANTILES).margin == pytest.approx(17.5 - 30.0)
+    assert judge_of(np.zeros((20, 1)), labels).margin == 0.0
+    assert judge_of(np.zeros((20, 1)), labels, quantiles=[0.5]).margin == 0.0
+
+
+@settings(deadline=None, derandomize=True, max_examples=60)
+@given(
+    seed=st.integers(0, 10_000),
+    half_width=st.sampled_from([0.0, 0.5, 3.0, 30.0]),
+    kind=st.sampled_from(["point", "median", "band"]),
+    target=st.sampled_from(["price_change_1h", "log_return_4h", "volatility_4h"]),
+    knows_volatility=st.booleans(),
+)
+def test_one_window_is_told_the_interval_that_the_score_counts(
+    seed: int, half_width: float, kind: str, target: str, knows_volatility: bool
+) -> None:
+    """Training scores with `covers`, serving answers with `judge`."""
+    horizon = parse_target(target).horizon
+    quantiles = {"point": (), "median": (0.5,), "band": QUANTILES}[kind]
+
+    def rows(seed: int) -> tuple[Floats, Floats, Floats]:
+        forecasts, labels, deviation = stormy(60, seed=seed)
+        if target.startswith("volatility"):
+            forecasts, labels = forecasts - 0.5, np.abs(labels)
+        wide = half_width * deviation**2  # a margin below zero turns the calm ones round
+        return (banded(forecasts, wide) if kind == "band" else forecasts[:, None]).astype(np.float32), labels, deviation
+
+    outputs, labels, deviation = rows(seed)
+    judge = judge_of(outputs, labels, deviation_N=deviation, targets=[target], quantiles=quantiles)
+    outputs, labels, deviation = rows(seed + 1)  # others: a calibration row may lie on the very border
+    ahead = deviation * LABEL_SCALE * horizon**0.5 if knows_volatility else np.full(60, np.nan)
+    covered = judge.covers(
+        outputs.astype(float), labels * LABEL_SCALE, label_scale_N=np.full(60, LABEL_SCALE), volatility_N=ahead
+    )
+    for row in range(60):
+        told = asked(judge, outputs[row], deviation[row] if knows_volatility else None)
+        assert told.interval is not None
+        assert told.interval.lower <= told.interval.upper
+        inside = told.interval.lower <= labels[row] * LABEL_SCALE <= told.interval.upper
+        assert inside == covered[row]
+        if target.startswith("volatility"):
+            assert told.interval.lower >= 0
+            assert (told.direction, told.confidence) == ("hold", None)
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_the_interval_is_as_wide_as_the_volatility_over_the_horizon(horizon: int) -> None:
+    forecasts, labels, deviation = stormy(400)
+    judge = judge_of(forecasts[:, None], labels, deviation_N=deviation, targets=[f"log_return_{horizon}"])
+    assert judge.conditional is not None
+    for each in (0.5, 2.0):
+        told = asked(judge, [0.1], each)
+        assert told.interval is not None
+        assert told.volatility == pytest.approx(each * LABEL_SCALE * horizon**0.5)
+        half = (told.interval.upper - told.interval.lower) / 2
+        assert half == pytest.approx(judge.conditional.radius * told.volatility)
+        assert told.warnings == ()
+
+
+@pytest.mark.parametrize("deviation", [None, 0.0])
+def test_without_a_volatility_the_label_scale_stands_in_with_a_warning(deviation: float | None) -> None:
+    forecasts, labels, deviations = stormy(400)
+    judge = judge_of(forecasts[:, None], labels, deviation_N=deviations)
+    told = asked(judge, [0.1], deviation)
+    assert told.warnings == ("unconditional_interval",)
+    assert told.volatility == LABEL_SCALE
+    assert told.interval is not None
+    assert (told.interval.upper - told.interval.lower) / 2 == pytest.approx(judge.unconditional.radius * LABEL_SCALE)
+    band = judge_of(banded(forecasts, 1.0), labels, deviation_N=deviations, quantiles=QUANTILES)
+    assert asked(band, [-1, 0.1, 1], deviation).warnings == ()  # a band needs no volatility
+
+
+def test_every_output_is_told_in_its_own_targets_unit_and_the_first_target_leads() -> None:
+    targets = ("price_change_1h", "volatility_4h")
+    forecasts, labels, _ = stormy(300)
+    scales = (0.002, 0.5)
+    judge = judge_of(np.column_stack([forecasts, forecasts]), labels, targets=targets)
+    told = judge.judge(np.array([2.0, 3.0], np.float32), situation(scales=scales))
+    assert told.outputs == {"price_change_1h": 0.004, "volatility_4h": 1.5}
+    assert told.prediction == 0.004
+    band = np.tile(banded(forecasts, 1.0), 2)
+    judge = judge_of(band, labels, targets=targets, quantiles=QUANTILES)
+    told = judge.judge(np.array([1, 2, 3, 4, 5, 6], np.float32), situation(scales=scales))
+    assert list(told.outputs.values()) == pytest.approx([0.002, 0.004, 0.006, 2.0, 2.5, 3.0])
+    assert list(told.outputs) == list(names_of(targets, QUANTILES))
+    assert told.prediction == pytest.approx(0.004)
+    assert told.interval is not None
+    assert told.interval.upper == pytest.approx(0.006 + judge.margin * 0.002)
+
+
+def test_the_headline_is_the_median_wherever_it_stands() -> None:
+    assert [headline_column(each) for each in ((), (0.5,), (0.1, 0.5), (0.5, 0.9), QUANTILES)] == [0, 0, 1, 0, 1]
+
+
+def test_a_direction_must_be_worth_the_round_trip_and_its_probability_comes_true() -> None:
+    forecasts, labels, deviation = stormy(5000, seed=3)
+    judge = judge_of(forecasts[:, None], labels, deviation_N=deviation)
+    zone = 0.2 * LABEL_SCALE
+    assert [asked(judge, [each], 1.0, dead_zone=zone).direction for each in (0.3, -0.3, 0.1, -0.1)] == [
+        "buy",
+        "sell",
+        "hold",
+        "hold",
+    ]
+    forecasts, labels, deviation = stormy(4000, seed=4)
+    stated, came_true = [], []
+    for forecast, label, each in zip(forecasts, labels, deviation, strict=True):
+        told = asked(judge, [forecast], each, dead_zone=zone)
+        assert told.confidence is not None
+        stated.append(told.confidence)
+        came_true.append({"buy": label > 0.2, "sell": label < -0.2, "hold": abs(label) <= 0.2}[told.direction])
+    assert np.mean(stated) == pytest.approx(np.mean(came_true), abs=0.03)
+
+
+@pytest.mark.parametrize("kind", ["point", "band"])
+def test_an_interval_far_wider_than_usual_is_a_reason_to_abstain(kind: str) -> None:
+    forecasts, labels, deviation = stormy(400)
+    if kind == "point":
+        judge = judge_of(forecasts[:, None], labels, deviation_N=deviation)
+        usual, wide = asked(judge, [0.1], 1.0), asked(judge, [0.1], 50.0)
+    else:
+        judge = judge_of(banded(forecasts, 1.0), labels, deviation_N=deviation, quantiles=QUANTILES)
+        usual, wide = asked(judge, [-1, 0.1, 1], 1.0), asked(judge, [-90, 0.1, 1], 1.0)
+    assert usual.reasons == ()
+    assert wide.reasons == ("interval_too_wide",)
+
+
+@pytest.mark.parametrize("quantiles", [(), QUANTILES])
+@pytest.mark.parametrize("has_volatility", [True, False])
+def test_a_judge_read_back_says_the_same_to_the_bit(quantiles: tuple[float, ...], has_volatility: bool) -> None:
+    targets = ("price_change_1h", "volatility_4h")
+    forecasts, labels, deviation = stormy(300)
+    outputs = np.tile(banded(forecasts, 1.0) if quantiles else forecasts[:, None], 2)
+    judge = judge_of(
+        outputs, labels, deviation_N=deviation if has_volatility else None, targets=targets, quantiles=quantiles
+    )
+    assert (judge.conditional is None) != has_volatility
+    card = model_card(target=targets[0], targets=targets, quantiles=quantiles, outputs=judge.names)
+    again = load_judge(json.loads(json.dumps(judge.to_json())), card)
+    assert isinstance(again, ForecastJudge)
+    assert again.to_json() == judge.to_json()
+    assert asked(again, outputs[0], 1.3, dead_zone=0.001) == asked(judge, outputs[0], 1.3, dead_zone=0.001)
+
+
+def test_a_recipe_older_than_the_names_of_the_kinds_is_a_forecasts() -> None:
+    forecasts, labels, deviation = stormy(300)
+    judge = judge_of(forecasts[:, None], labels, deviation_N=deviation)
+    old = {name: value for name, value in judge.to_json().items() if name not in ("kind", "margin")}
+    again = load_judge(old, model_card())
+    assert isinstance(again, ForecastJudge)
+    assert asked(again, [0.4], 1.3) == asked(judge, [0.4], 1.3)
+
+
+def test_int8_must_keep_each_symbols_direction_beyond_its_own_cost() -> None:
+    windows = cut(symbol_rows(num=600), symbol_rows("USD/JPY", num=600, seed=1, deviation=0.0003))
+    work, ends = assignment(windows), windows.parts["calibrate"]
+    outputs = np.random.default_rng(0).normal(0, 0.3, (len(ends), 1))
+    found = Forecasting().decisions(outputs, ends, work)
+    for place, row in enumerate(ends):
+        symbol = windows.symbols[windows.symbol_R[row]]
+        value = outputs[place, 0] * windows.scaler.symbols[symbol].label_scale_K[0]
+        zone = round_trip_cost(resolved_costs(symbol), symbol, float(windows.close_R[row]))
+        assert found[place] == int(value > zone) - int(value < -zone)
+    assert set(found.tolist()) == {-1, 0, 1}
+    assert set(Forecasting().decisions(outputs, ends, assignment(windows, "volatility_1h")).tolist()) == {-1, 1}
+
+
+def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastJudge, Evaluation]:
+    """By outputs that are right about the first target and wrong about the second."""
+    rows = symbol_rows(num=1200)
+    windows = cut(replace(rows, labels_NK=rows.labels_NK * [1.0, 0.5]))
+    work = assignment(windows, "price_change_1h", "log_return_1", quantiles=quantiles)
+    names = names_of(["price_change_1h", "log_return_1"], quantiles)
+    trained = Trained(names, {}, {}, lambda: None, lambda *_: None, 1, 1)
+    width = np.array([-0.1, 0.0, 0.1]) if quantiles else np.zeros(1)
+
+    def outputs(part: str) -> Floats:
+        known = windows.labels_RK[windows.parts[part]].astype(float)  # type: ignore[index]
+        right, wrong = 0.9 * known[:, :1] + width, -known[:, 1:] + width
+        return np.column_stack([right, wrong])
+
+    task = Forecasting()
+    judge = task.calibrate(trained, outputs("calibrate"), windows.parts["calibrate"], work)
+    return judge, task.evaluate(
+        trained, judge, outputs("test"), windows.parts["test"], work, is_simulated=False, predict=Predict(None, None)
+    )
+
+
+@pytest.mark.parametrize("quantiles", [(), QUANTILES])
+def test_the_card_has_the_figures_of_every_target(quantiles: tuple[float, ...]) -> None:
+    judge, evaluation = judged_on_two_targets(quantiles)
+    assert set(evaluation.baselines) == {"random_walk", "log_return_1_random_walk"}
+    figures = {**evaluation.test, **evaluation.skill}
+    assert figures["mse_against_random_walk"] == pytest.approx(0.99, abs=1e-3)
+    assert figures["log_return_1_mse_against_random_walk"] == pytest.approx(-3.0, abs=1e-3)
+    assert (figures["direction_accuracy"], figures["log_return_1_direction_accuracy"]) == (1.0, 0.0)
+    coverage = figures["interval_coverage"]
+    assert coverage is not None
+    assert 0.8 <= coverage <= 1.0
+    assert "log_return_1_interval_coverage" not in figures  # it has no interval
+    assert [name for name in figures if "num_windows" in name] == ["num_windows"]
+    if not quantiles:
+        assert "pinball_loss" not in figures
+        return
+    assert judge.margin != 0.0
+    assert figures["share_below_q0.5"] == pytest.approx(0.5, abs=0.1)
+    loss = figures["pinball_loss"]
+    assert loss is not None
+    assert loss > 0
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "hint"),
+    [
+        ({"target": None}, "body.target", "time_series needs a target, such as price_change_1h"),
+        ({"target": "direction_1h"}, "body.target", "direction_1h is a class, not a number; send model_type"),
+        ({"target": ["price_change_1h", "market_regime"]}, "body.target", "market_regime is a class"),
+        ({"target": ["price_change_1h", "price_change_1"]}, "body.target", "a target stands twice"),
+        ({"target": ["price_change_1h", "volatility_5d"]}, "body.target", "different timeframes (1d, 1h)"),
+        ({"target": "price_chnge_1h"}, "body.target", "a target is price_change_<h>"),
+        ({"quantiles": [0.1, 0.9]}, "body.quantiles", "quantiles need 0.5 among them"),
+        ({"label": {"k": 2.0}}, "body.label", "`label` belongs to the target triple_barrier"),
+        ({"features": []}, "body.features", "time_series needs features"),
+    ],
+)
+def test_what_no_forecast_can_be_made_of_is_refused_with_what_to_send(
+    changes: dict[str, object], path: str, hint: str
+) -> None:
+    request = TrainRequest.model_validate({**SEED_TRAIN, **changes})
+    with pytest.raises(DataValidationError) as caught:
+        task_for(request.model_type).check(request)
+    (error,) = caught.value.details["errors"]
+    assert error["path"] == path
+    assert hint in error["message"]
+    assert error["code"] == ("missing" if changes in ({"target": None}, {"features": []}) else "invalid")
+
+
+def test_a_list_of_targets_is_checked_in_its_order() -> None:
+    request = TrainRequest.model_validate({**SEED_TRAIN, "target": ["volatility_4h", "price_change_1h"]})
+    assert [each.name for each in task_for(request.model_type).check(request)] == ["volatility_4h", "price_change_1h"]

@@ -1,0 +1,284 @@
+"""Labels of several targets at once: side by side, known together, and nothing fitted on what comes after `train`."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
+from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
+from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.learning.labelling import Labelling, label_tables
+from ml_workbench_service.learning.windows import PARTS, Windows, build, streaks
+from ml_workbench_service.market import calendar
+from ml_workbench_service.market.costs import resolved_costs, round_trip_cost
+from ml_workbench_service.market.regimes import RegimeRule, regime_features
+from ml_workbench_service.market.targets import ewma_volatility
+
+HOUR_MS = TIMEFRAMES_MS["1h"]
+SUNDAY_MS = int(np.datetime64("2024-01-07T22:00", "ms").astype(np.int64))
+EVERY_KIND = (
+    "price_change_1h",
+    "log_return_3h",
+    "volatility_4h",
+    "direction_2h",
+    "triple_barrier_5h",
+    "market_regime_2h",
+)
+LOOKBACK = 6
+
+
+def table(
+    symbol: str = "EUR/USD", *, num: int = 900, seed: int = 0, missing: Sequence[int] = (), spread: float | None = None
+) -> FeatureTable:
+    """Hourly bars of the FX week with the feature `noise`; those at `missing` never came."""
+    hours = SUNDAY_MS + HOUR_MS * np.arange(2 * (num + len(missing)))
+    opened = np.delete(hours[calendar.is_open(hours)][: num + len(missing)], list(missing))
+    chance = np.random.default_rng(seed)
+    columns = {
+        "noise": chance.standard_normal(num),
+        "close": 1.1 * np.exp(np.cumsum(chance.normal(0, 0.001, num) * np.exp(0.3 * chance.standard_normal(num)))),
+    }
+    if spread is not None:
+        columns["spread"] = np.full(num, spread)
+    return FeatureTable(symbol, "1h", opened, opened + HOUR_MS, columns, data_source="file")
+
+
+def with_closes(of: FeatureTable, close: Floats) -> FeatureTable:
+    return replace(of, columns={**of.columns, "close": close})
+
+
+def labelled(*tables: FeatureTable, targets: Sequence[str], costs: Costs | None = None, k: float = 1.0) -> Labelling:
+    return label_tables(
+        tables,
+        features=["noise"],
+        columns=[each.columns for each in tables],
+        targets=tuple(parse_target(name) for name in targets),
+        costs={each.symbol: resolved_costs(each.symbol, costs) for each in tables},
+        barrier_width=k,
+    )
+
+
+def windows_of(labelling: Labelling) -> Windows:
+    return build(
+        labelling.rows,
+        features=["noise"],
+        is_level=[False],
+        lookback=LOOKBACK,
+        validation_split=0.4,
+        scales_labels=[not target.classes for target in labelling.targets],
+        finish_labels=labelling.finish,
+    )
+
+
+def labels_of(labelling: Labelling) -> Floats:
+    return labelling.rows[0].labels_NK
+
+
+def test_each_target_has_its_column_as_if_it_were_alone() -> None:
+    bars = table(missing=[200, 201, 500])
+    together = labels_of(labelled(bars, targets=EVERY_KIND))
+    assert together.shape == (900, len(EVERY_KIND))
+    for column, name in enumerate(EVERY_KIND):
+        np.testing.assert_array_equal(together[:, column], labels_of(labelled(bars, targets=[name]))[:, 0])
+
+
+def test_a_window_ends_only_where_every_target_has_a_label() -> None:
+    bars = table(missing=[200, 201, 500])
+    labelling = labelled(bars, targets=EVERY_KIND)
+    windows = windows_of(labelling)
+    finite = np.isfinite(labels_of(labelling))
+    assert (finite.sum(axis=0) > finite.all(axis=1).sum()).any()  # some targets have labels where others have none
+    kept = np.concatenate([windows.parts[part] for part in PARTS])
+    assert np.isfinite(windows.own_labels_RK[kept]).all()
+    runs = calendar.runs(bars.opened_ms, HOUR_MS, "fx")
+    complete = (streaks(np.ones(900, dtype=bool), runs) >= LOOKBACK) & finite.all(axis=1)
+    assert len(kept) + windows.num_purged == complete.sum()
+
+
+def test_a_row_is_known_when_the_last_of_its_labels_is() -> None:
+    bars = table()
+    rows = labelled(bars, targets=["price_change_1h", "log_return_24h"]).rows[0]
+    complete = np.isfinite(rows.labels_NK).all(axis=1)
+    assert complete.any()
+    np.testing.assert_array_equal(rows.label_known_ms_N[complete], bars.known_ms[complete] + 24 * HOUR_MS)
+
+
+def test_the_longest_horizon_is_purged_at_every_border() -> None:
+    bars = table(num=1400)
+    windows = windows_of(labelled(bars, targets=["price_change_1h", "log_return_24h"]))
+    borders = [*windows.borders_ms.values(), 2**62]
+    for part, border in zip(PARTS, borders, strict=True):
+        assert (windows.known_ms_R[windows.parts[part]] + 24 * HOUR_MS <= border).all()
+    short = windows_of(labelled(bars, targets=["price_change_1h"]))
+    assert windows.num_purged > short.num_purged
+
+
+def test_without_a_target_every_complete_window_counts_and_none_is_purged() -> None:
+    bars = table(missing=[200])
+    labelling = labelled(bars, targets=[])
+    windows = windows_of(labelling)
+    assert windows.labels_RK.shape == windows.label_scale_RK.shape == (900, 0)
+    np.testing.assert_array_equal(labelling.rows[0].label_known_ms_N, bars.known_ms)
+    assert windows.num_purged == 0
+    assert sum(len(windows.parts[part]) for part in PARTS) == 900 - 2 * (LOOKBACK - 1)  # two runs
+
+
+def test_classes_keep_their_numbers_and_only_numbers_are_scaled() -> None:
+    windows = windows_of(labelled(table(), targets=EVERY_KIND))
+    train = windows.parts["train"]
+    for column, name in enumerate(EVERY_KIND):
+        classes = parse_target(name).classes
+        labels, own = windows.labels_RK[train, column], windows.own_labels_RK[train, column]
+        if classes:
+            assert set(own.tolist()) == set(range(len(classes)))
+            np.testing.assert_array_equal(labels, own)
+            assert (windows.label_scale_RK[:, column] == 1.0).all()
+            continue
+        assert float(np.sqrt(np.mean(labels.astype(float) ** 2))) == pytest.approx(1.0)
+        np.testing.assert_allclose(labels * windows.label_scale_RK[train, column], own, rtol=1e-5)
+
+
+@pytest.mark.parametrize("spread", [None, 0.0006])
+def test_a_direction_is_worth_its_costs_and_the_bars_own_spread_wins(spread: float | None) -> None:
+    bars = table(spread=spread)
+    close = bars.columns["close"]
+    costs = resolved_costs("EUR/USD")
+    if spread is not None:
+        costs = costs.model_copy(update={"spread_pips": spread / 1e-4})
+    found = labels_of(labelled(bars, targets=["direction_1h"]))[:, 0]
+    rows = np.flatnonzero(np.isfinite(found))
+    zones = np.array([round_trip_cost(costs, "EUR/USD", float(price)) for price in close[rows]])
+    moves = close[rows + 1] / close[rows] - 1
+    np.testing.assert_array_equal(found[rows], 1.0 + (moves > zones) - (moves < -zones))
+    assert len(set(found[rows].tolist())) == 3
+
+
+def test_dearer_trading_makes_more_bars_a_hold() -> None:
+    shares = []
+    for pips in (0.1, 10.0):
+        labels = labels_of(labelled(table(), targets=["direction_1h"], costs=Costs(spread_pips=pips)))
+        shares.append(np.mean(labels[np.isfinite(labels)] == 1))
+    assert shares[1] > 2 * shares[0] > 0
+
+
+def test_the_requests_k_sets_the_barriers_apart() -> None:
+    shares = []
+    for k in (0.5, 1.0, 3.0):
+        labels = labels_of(labelled(table(), targets=["triple_barrier_4h"], k=k))
+        shares.append(np.mean(labels[np.isfinite(labels)] == 1))
+    assert shares == sorted(set(shares))
+
+
+def rule_and_training_labels(bars: FeatureTable) -> tuple[RegimeRule, Floats, Windows]:
+    labelling = labelled(bars, targets=["market_regime_2h", "price_change_1h"])
+    windows = windows_of(labelling)
+    return labelling.regimes["EUR/USD"], windows.own_labels_RK[windows.parts["train"]], windows
+
+
+def test_the_regimes_rule_knows_no_bar_after_the_end_of_train() -> None:
+    bars = table(num=1400)
+    rule, labels, windows = rule_and_training_labels(bars)
+    after = bars.known_ms > windows.borders_ms["stop"]
+    stormy = bars.columns["close"] * np.where(after, np.exp(np.random.default_rng(5).normal(0, 0.05, 1400)), 1.0)
+    again, same, other = rule_and_training_labels(with_closes(bars, stormy))
+    assert again == rule
+    np.testing.assert_array_equal(same, labels)
+    assert not np.array_equal(
+        other.own_labels_RK[other.parts["test"], 0], windows.own_labels_RK[windows.parts["test"], 0]
+    )
+    last = int(np.flatnonzero(~after)[-1])
+    close = bars.columns["close"].copy()
+    close[last - 60 : last + 1] *= np.linspace(1.0, 1.1, 61)
+    assert rule_and_training_labels(with_closes(bars, close))[0] != rule
+
+
+def test_the_rule_is_fitted_on_all_bars_known_by_the_end_of_train_and_labels_look_ahead() -> None:
+    bars = table(num=1400, missing=[300])
+    rule, _, windows = rule_and_training_labels(bars)
+    runs = calendar.runs(bars.opened_ms, HOUR_MS, "fx")
+    trend, volatility = regime_features(bars.columns["close"], runs)
+    known = bars.known_ms <= windows.borders_ms["stop"]
+    assert rule == RegimeRule.fit(trend[known], volatility[known])
+    kept = np.concatenate([windows.parts[part] for part in PARTS])
+    np.testing.assert_array_equal(windows.own_labels_RK[kept, 0], rule.classify(trend, volatility)[kept + 2])
+
+
+def test_finishing_gives_every_labelled_row_a_label_and_leaves_the_other_targets_alone() -> None:
+    labelling = labelled(table(missing=[300]), targets=EVERY_KIND)
+    (finished,) = labelling.finish({"stop": int(labelling.rows[0].known_ms_N[500])})
+    before, regime = labels_of(labelling), EVERY_KIND.index("market_regime_2h")
+    np.testing.assert_array_equal(np.isfinite(finished), np.isfinite(before))
+    np.testing.assert_array_equal(np.delete(finished, regime, axis=1), np.delete(before, regime, axis=1))
+    assert set(finished[np.isfinite(finished[:, regime]), regime].tolist()) <= {0.0, 1.0, 2.0, 3.0}
+
+
+def test_every_symbol_has_a_rule_of_its_own() -> None:
+    labelling = labelled(table(), table("GBP/USD", seed=1), targets=["market_regime"])
+    windows = windows_of(labelling)
+    assert set(labelling.regimes) == {"EUR/USD", "GBP/USD"}
+    assert labelling.regimes["EUR/USD"] != labelling.regimes["GBP/USD"]
+    alone = labelled(table("GBP/USD", seed=1), targets=["market_regime"])
+    assert windows_of(alone).borders_ms == windows.borders_ms
+    assert alone.regimes["GBP/USD"] == labelling.regimes["GBP/USD"]
+
+
+def test_too_few_bars_for_a_rule_are_refused() -> None:
+    labelling = labelled(table(), targets=["market_regime"])
+    with pytest.raises(DataValidationError, match="a rule for market regimes needs 60 bars"):
+        labelling.finish({"stop": int(labelling.rows[0].known_ms_N[80])})
+
+
+def test_dropped_rows_are_counted_over_symbols_and_targets() -> None:
+    first, second = table(missing=[200]), table("GBP/USD", seed=1, missing=[300, 301])
+    alone = [
+        labelled(each, targets=[name]).num_dropped
+        for each in (first, second)
+        for name in ("price_change_1h", "direction_5h")
+    ]
+    both = labelled(first, second, targets=["price_change_1h", "direction_5h"]).num_dropped
+    assert both == {reason: sum(each[reason] for each in alone) for reason in both}
+    assert set(both) == {"label_spans_closure", "label_meets_missing_bar"}
+    assert all(both.values())
+
+
+def test_rows_carry_one_bars_volatility_the_close_and_the_spread() -> None:
+    bars = table(spread=0.0002)
+    rows = labelled(bars, targets=["log_return_24h"]).rows[0]
+    np.testing.assert_array_equal(rows.bar_volatility_N, ewma_volatility(bars.columns["close"]))
+    np.testing.assert_array_equal(rows.close_N, bars.columns["close"])
+    np.testing.assert_array_equal(rows.spread_N, np.full(900, 0.0002))
+    assert np.isnan(labelled(table(), targets=[]).rows[0].spread_N).all()
+
+
+def test_a_feature_without_any_value_is_refused_by_name() -> None:
+    bars = table()
+    with pytest.raises(DataValidationError, match="noise has no value for EUR/USD in this range; leave it out"):
+        labelled(replace(bars, columns={**bars.columns, "noise": np.full(900, np.nan)}), targets=["price_change_1h"])
+
+
+@settings(deadline=None, derandomize=True, max_examples=15)
+@given(cut=st.integers(300, 880), seed=st.integers(0, 50), is_cut=st.booleans())
+def test_what_is_known_at_a_moment_does_not_move_when_the_future_does(cut: int, seed: int, is_cut: bool) -> None:
+    """All kinds but the regimes' classes, which wait for the borders: those only have to exist at the same rows."""
+    bars = table(seed=seed, missing=[250])
+    close = bars.columns["close"].copy()
+    close[cut:] *= np.exp(np.random.default_rng(seed).normal(0, 0.1, len(close) - cut))
+    future = with_closes(bars, close)
+    if is_cut:
+        columns = {name: column[:cut] for name, column in bars.columns.items()}
+        future = replace(bars, opened_ms=bars.opened_ms[:cut], known_ms=bars.known_ms[:cut], columns=columns)
+    before, after = (labelled(each, targets=EVERY_KIND).rows[0] for each in (bars, future))
+    known = np.flatnonzero(
+        np.isfinite(before.labels_NK).all(axis=1) & (before.label_known_ms_N <= bars.known_ms[cut - 1])
+    )
+    assert len(known) > 50
+    numbers = [column for column, name in enumerate(EVERY_KIND) if "regime" not in name]
+    np.testing.assert_array_equal(after.labels_NK[known][:, numbers], before.labels_NK[known][:, numbers])
+    assert np.isfinite(after.labels_NK[known]).all()
+    np.testing.assert_array_equal(after.label_known_ms_N[known], before.label_known_ms_N[known])
+    np.testing.assert_array_equal(after.bar_volatility_N[:cut], before.bar_volatility_N[:cut])

@@ -1,0 +1,138 @@
+"""The sanity runs: the perfect policy is exact, cheating pays, chance does not, and a wrong reward is found."""
+
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common_lib.exceptions import JobCancelled, TrainingError
+from ml_workbench_service import families as families  # registers them
+from ml_workbench_service.learning import rl_sanity
+from ml_workbench_service.learning.policy_family import Budget, decision_rows, tape_of
+from ml_workbench_service.learning.rl_sanity import Sanity, perfect_net, reward_difference, shuffled, with_oracle
+from ml_workbench_service.market.backtest import backtest
+from ml_workbench_service.market.environment import TradingLanes
+from tests.learning.policies import market_of, policy_family
+from tests.learning.synthetic import Recorder, symbol_rows
+from tests.market.tapes import tape_of as week_of
+from tests.market.tapes import window_ends
+
+
+@pytest.mark.parametrize("fill", ["next_open", "next_close"])
+def test_no_policy_earns_more_than_the_perfect_one(fill: Any) -> None:
+    tape = week_of(fill=fill, num_bars=80)
+    rows = tape.payable(window_ends(tape))
+    some = rows[np.isin(rows, np.r_[rows[:4], rows[10:13]])]  # two stretches
+    best = max(
+        float(backtest(tape, some, np.array(each), bars_per_year=1.0).net_N.sum())
+        for each in product((-1, 0, 1), repeat=len(some))
+    )
+    assert perfect_net(tape, some) == pytest.approx(best, abs=1e-12)
+
+
+def test_whoever_knows_tomorrow_earns_and_who_trades_chance_does_not() -> None:
+    family = policy_family("q_learning", bins=2)
+    found = rl_sanity.run(family, market_of(num=1500), report=Recorder())
+    assert len(found.oracle_shares) == len(found.shuffled_gross) == rl_sanity.NUM_SEEDS
+    assert min(found.oracle_shares) > 0.6
+    assert len(set(found.shuffled_gross)) > 10
+    standard_error = found.metrics["sanity_shuffled_standard_error"]
+    assert abs(found.metrics["sanity_shuffled_gross"]) < 4 * standard_error < 2e-4
+    assert found.largest_difference < 1e-12
+    plain = found.to_json()
+    assert plain["oracle"]["passed"]
+    assert plain["oracle"]["mean"] == pytest.approx(found.metrics["sanity_oracle_share"])
+    assert plain["num_seeds"] == 20
+
+
+def test_returns_that_a_feature_tells_do_not_pass_as_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rl_sanity, "shuffled", lambda assignment, seed: assignment)
+    found = rl_sanity.run(policy_family("q_learning", bins=2), market_of(num=1500), report=Recorder(), num_seeds=5)
+    assert found.warnings == ("sanity_shuffled_failed",)
+
+
+@pytest.mark.parametrize("name", ["dqn", "ppo"])
+def test_networks_pass_too(name: str) -> None:
+    found = rl_sanity.run(policy_family(name), market_of(num=900), report=Recorder(), num_seeds=2)
+    assert min(found.oracle_shares) > 0.5
+
+
+def test_the_oracle_is_the_move_that_the_decision_earns() -> None:
+    for fill, delay in (("next_open", 0), ("next_close", 1)):
+        assignment = replace(market_of(), fill=fill)  # type: ignore[arg-type]
+        told = with_oracle(assignment, policy_family("dqn"))
+        tape = tape_of(told)
+        rows = decision_rows(tape, told, "test")
+        moves = tape.close_R[rows + delay + 1] / tape.close_R[rows + delay] - 1
+        column = told.windows.rows_RF[rows, -1]
+        assert np.corrcoef(column, moves)[0, 1] > 1 - 1e-9
+        assert 0.7 < float(np.std(column)) < 1.4
+        assert told.windows.features[-1] == "tomorrow"
+
+
+def test_a_full_table_gives_its_last_feature_for_the_oracle() -> None:
+    told = with_oracle(market_of(), policy_family("q_learning", bins=40))
+    assert told.windows.features == ("signal", "noise", "tomorrow")
+
+
+def test_shuffling_keeps_features_and_gaps_and_takes_order_and_drift() -> None:
+    table = symbol_rows(num=600, r2=0.3, gaps=[200])
+    table.close_N[:] *= np.exp(0.01 * np.arange(600))
+    assignment = market_of(table)
+    mixed = shuffled(assignment, seed=1).windows
+    before, after = assignment.windows, mixed
+    np.testing.assert_array_equal(after.rows_RF, before.rows_RF)
+    for run_number in np.unique(before.runs_R):
+        own = before.runs_R == run_number
+        old, new = (np.diff(np.log(each.close_R[own])) for each in (before, after))
+        assert np.abs(new[:, None] - (old - old.mean())).min(axis=1).max() < 1e-12
+        assert abs(new.mean()) < 4 * old.std() / len(old) ** 0.5 < old.mean()
+        assert 0.4 < len(np.unique(new.round(12))) / len(old) < 0.9  # with replacement: 63 % of them
+        assert abs(np.corrcoef(old, new)[0, 1]) < 0.3
+    assert not np.array_equal(shuffled(assignment, seed=2).windows.close_R, mixed.close_R)
+
+
+@pytest.fixture
+def _generous(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An environment that pays a ten-thousandth of every gain on top."""
+    honest = TradingLanes.step
+
+    def step(self: TradingLanes, actions_N: Any) -> Any:
+        answer = honest(self, actions_N)
+        return replace(answer, rewards_N=answer.rewards_N * np.where(answer.rewards_N > 0, 1.0001, 1.0))
+
+    monkeypatch.setattr(TradingLanes, "step", step)
+
+
+@pytest.mark.usefixtures("_generous")
+def test_a_training_that_pays_too_much_is_an_error() -> None:
+    assert reward_difference(market_of()) > 1e-8
+    with pytest.raises(TrainingError, match="backtest"):
+        rl_sanity.run(policy_family("q_learning"), market_of(), report=Recorder(), num_seeds=1)
+
+
+def test_failures_are_named() -> None:
+    fine = Sanity((0.6, 0.9), (-1.0, 1.1), 0.0, 100, 5)
+    assert fine.warnings == ()
+    assert replace(fine, oracle_shares=(0.2, 0.7)).warnings == ("sanity_oracle_failed",)
+    assert replace(fine, shuffled_gross=(1.0, 1.1)).warnings == ("sanity_shuffled_failed",)
+    assert replace(fine, shuffled_gross=(0.0, 0.0)).warnings == ()
+
+
+def test_a_cancellation_is_seen_within_a_run() -> None:
+    report = Recorder(cancel_at_check=30)
+    with pytest.raises(JobCancelled):
+        rl_sanity.run(policy_family("ppo"), market_of(), report=report, num_seeds=1)
+    assert report.num_checks == 30
+
+
+def test_the_budget_bounds_rows_and_epochs() -> None:
+    family = policy_family("q_learning", epochs=7)
+    type(family).budget, before = Budget(rows=150, epochs=3), type(family).budget
+    try:
+        found = rl_sanity.run(family, market_of(num=900), report=Recorder(), num_seeds=2)
+    finally:
+        type(family).budget = before
+    assert (found.num_rows, found.epochs) == (150, 3)

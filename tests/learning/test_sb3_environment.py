@@ -1,0 +1,109 @@
+"""The lanes as stable-baselines3 sees them: its conventions at an episode's end, and its algorithms train on them."""
+
+import numpy as np
+import pytest
+from stable_baselines3 import DQN, PPO
+from stable_baselines3.common.vec_env import VecMonitor
+
+from ml_workbench_service.learning.sb3_environment import TradingVecEnv
+from ml_workbench_service.market.environment import TradingLanes
+from ml_workbench_service.market.tape import Tape
+from tests.market.tapes import LOOKBACK, tape_of, window_ends
+
+NUM_LANES, EPISODE = 6, 25
+
+
+def lanes_of(tape: Tape) -> TradingLanes:
+    return TradingLanes(tape, window_ends(tape), lookback=LOOKBACK, num_lanes=NUM_LANES, episode_length=EPISODE, seed=1)
+
+
+def test_an_episodes_end_is_told_in_the_convention_of_stable_baselines3() -> None:
+    tape = tape_of()
+    environment, plain = TradingVecEnv(lanes_of(tape), reward_scale=100.0), lanes_of(tape)
+    seen = environment.reset()
+    np.testing.assert_array_equal(seen, plain.reset())
+    chance, num_ended = np.random.default_rng(0), 0
+    for _ in range(120):
+        actions = chance.integers(0, 3, NUM_LANES)
+        before = seen.copy()
+        following, rewards, dones, infos = environment.step(actions)
+        np.testing.assert_array_equal(seen, before, err_msg="stable-baselines3 keeps observations over a step")
+        seen, stepped = following, plain.step(actions)
+        np.testing.assert_array_equal(seen, stepped.observations_NO)
+        assert rewards.dtype == np.float32
+        np.testing.assert_allclose(rewards, 100 * stepped.rewards_N, rtol=1e-6)
+        np.testing.assert_array_equal(dones, stepped.truncated_N)
+        for lane, info in enumerate(infos):
+            assert bool(info) == dones[lane]
+            if dones[lane]:
+                num_ended += 1
+                assert info["TimeLimit.truncated"] is True
+                np.testing.assert_array_equal(info["terminal_observation"], plain.final_observation(lane))
+                assert environment.observation_space.contains(info["terminal_observation"])
+    assert num_ended > NUM_LANES
+
+
+def test_episode_returns_agree_with_stable_baselines3s_monitor() -> None:
+    environment = TradingVecEnv(lanes_of(tape_of()))
+    monitor = VecMonitor(environment)
+    monitor.reset()
+    chance, counted = np.random.default_rng(0), []
+    for _ in range(80):
+        *_, infos = monitor.step(chance.integers(0, 3, NUM_LANES))
+        counted += [info["episode"]["r"] for info in infos if "episode" in info]
+    taken = environment.take_episode_returns()
+    assert len(taken) == len(counted) > NUM_LANES
+    assert taken == pytest.approx(counted, abs=1e-6)
+    assert environment.take_episode_returns() == []
+
+
+def test_a_seed_repeats_and_a_saved_state_goes_on_exactly() -> None:
+    tape = tape_of()
+    environment = TradingVecEnv(lanes_of(tape))
+    environment.seed(5)
+    first = environment.reset()
+    assert not np.array_equal(environment.reset(), first)
+    environment.seed(5)
+    np.testing.assert_array_equal(environment.reset(), first)
+    chance = np.random.default_rng(0)
+    for _ in range(40):
+        environment.step(chance.integers(0, 3, NUM_LANES))
+    other = TradingVecEnv(lanes_of(tape))
+    other.restore(environment.state())
+    for _ in range(60):
+        actions = chance.integers(0, 3, NUM_LANES)
+        ours, theirs = environment.step(actions), other.step(actions)
+        for one, two in zip(ours[:3], theirs[:3], strict=True):
+            np.testing.assert_array_equal(one, two)
+    assert environment.take_episode_returns() == other.take_episode_returns()
+
+
+def test_its_algorithms_train_on_it() -> None:
+    tape = tape_of()
+    policy = {"net_arch": [8]}
+    ppo = PPO(
+        "MlpPolicy", TradingVecEnv(lanes_of(tape)), n_steps=8, batch_size=48, n_epochs=1, policy_kwargs=policy,
+        device="cpu", seed=0,
+    )  # fmt: skip
+    ppo.learn(2 * 8 * NUM_LANES)
+    dqn = DQN(
+        "MlpPolicy", TradingVecEnv(lanes_of(tape)), learning_starts=30, train_freq=4, buffer_size=500,
+        policy_kwargs=policy, device="cpu", seed=0,
+    )  # fmt: skip
+    dqn.learn(96)
+    observations = TradingVecEnv(lanes_of(tape)).reset()
+    for algorithm in (ppo, dqn):
+        assert algorithm.num_timesteps == 96
+        actions, _ = algorithm.predict(observations, deterministic=True)
+        assert set(actions.tolist()) <= {0, 1, 2}
+
+
+def test_lanes_have_no_attributes_or_methods_of_their_own() -> None:
+    environment = TradingVecEnv(lanes_of(tape_of()))
+    assert environment.get_attr("episode_length", indices=[0, 2]) == [EPISODE, EPISODE]
+    assert environment.has_attr("render_mode")
+    assert environment.env_is_wrapped(VecMonitor) == [False] * NUM_LANES
+    with pytest.raises(AttributeError, match="make new lanes"):
+        environment.set_attr("episode_length", 3)
+    with pytest.raises(AttributeError, match=r"of `\.lanes`"):
+        environment.env_method("reset")

@@ -1,0 +1,174 @@
+"""A feature search, the models that name its set, and what both answer: the whole way over the user's own bars."""
+
+import numpy as np
+import pytest
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import iso_of_ms
+from ml_workbench_service.contracts.feature_sets import FeatureSet
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.prediction import PredictRequest
+from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.serving.answer import Circumstances, answer
+from ml_workbench_service.serving.asking import fetch_question, question_of
+from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.workflows.plan import plan_training
+from tests.trained_models import loaded, open_bench, planted_bars, train_model
+
+SYMBOL = "EUR/USD"
+SEARCH = {"max_candidates": 40, "max_features": 4, "num_shuffles": 40, "num_samples": 10}
+LIVE = Circumstances(role="candidate")
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
+    folder = tmp_path_factory.mktemp("sets")
+    bench = open_bench(folder)
+    bars = planted_bars(2970, seed=3, r2=0.3)
+    bars.write(folder / "bars", SYMBOL, signal=np.roll(bars.signal, -1))  # so that its lag is what tells
+    return bench
+
+
+@pytest.fixture(scope="module")
+def found(bench: Workbench, tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    return train_model(
+        bench, "my_set", checkpoint=tmp_path_factory.mktemp("search"), model_type="feature_engineering",
+        features=["signal", "rsi_14", "sma_20"], symbols=[SYMBOL], hyperparameters=SEARCH,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def reader(bench: Workbench, found: ModelCard, tmp_path_factory: pytest.TempPathFactory) -> ModelCard:
+    """A model trained on the set."""
+    return train_model(
+        bench, "reader", checkpoint=tmp_path_factory.mktemp("reader"), family="linear", features=["@my_set", "rsi_14"],
+        symbols=[SYMBOL], hyperparameters={"lookback": 6, "epochs": 12, "learning_rate": 0.01},
+    )  # fmt: skip
+
+
+def feature_set(card: ModelCard) -> FeatureSet:
+    return FeatureSet.model_validate(card.findings["feature_set"])
+
+
+def test_the_planted_column_is_found_and_stands_first(found: ModelCard) -> None:
+    product = feature_set(found)
+    assert product.expressions[0].expression == "lag(signal, 1)"
+    assert product.expressions[0].score is not None
+    assert product.expressions[0].score > product.selection.chance_level
+    assert (product.id, product.version) == ("my_set", "1.0.0")
+    assert found.outputs == found.features == product.names
+    assert found.evaluation.verdict == "not_applicable"
+
+
+def test_only_the_training_part_chose(found: ModelCard) -> None:
+    assert feature_set(found).selection.end <= found.split.borders["stop"]
+
+
+def test_asked_for_a_prediction_it_returns_its_columns_to_the_last_bit(bench: Workbench, found: ModelCard) -> None:
+    model = loaded(bench, found)
+    record = answer(model, fetch_question(model, newest(bench), bench.feature_store), LIVE)
+    table = bench.feature_store.fetch(
+        [SYMBOL], "1h", start_ms=None, end_ms=None, features=[*model.derivation.base_columns, "close"]
+    )[0]
+    wanted = {name: float(column[-1]) for name, column in model.derivation.read_table(table).items()}
+    assert record.outputs == wanted
+    assert record.prediction == wanted["lag.signal.1"]
+
+
+def test_a_model_reads_the_sets_expressions_and_keeps_them(
+    bench: Workbench, found: ModelCard, reader: ModelCard
+) -> None:
+    model = loaded(bench, reader)
+    assert reader.features == (*found.features, "rsi_14")
+    assert dict(model.derivation.expressions) == {each.name: each.expression for each in feature_set(found).expressions}
+    skill = reader.evaluation.skill["mse_against_random_walk"]
+    assert skill is not None
+    assert skill > 0.2
+
+
+def newest(bench: Workbench) -> PredictRequest:
+    """A question about the last bar, at the moment at which it was known."""
+    table = bench.feature_store.fetch([SYMBOL], "1h", start_ms=None, end_ms=None, features=["close"], last=1)[0]
+    return PredictRequest.model_validate(
+        {"symbol": SYMBOL, "timeframe": "1h", "as_of": iso_of_ms(int(table.known_ms[-1]))}
+    )
+
+
+def same_answer(model: ServedModel, bench: Workbench, columns: dict[str, list[float]]) -> None:
+    fetched = answer(model, fetch_question(model, newest(bench), bench.feature_store), LIVE)
+    assert fetched.status == "ok", fetched.abstain_reasons
+    asked = PredictRequest.model_validate(
+        {"symbol": SYMBOL, "timeframe": "1h", "features": columns, "as_of": fetched.as_of.isoformat()}
+    )
+    question = question_of(model, asked)
+    assert question is not None
+    assert answer(model, question, LIVE).outputs == fetched.outputs
+
+
+def test_columns_sent_by_the_caller_give_the_same_answer(bench: Workbench, reader: ModelCard) -> None:
+    """By the features' own names, or as the columns that the expressions read."""
+    model = loaded(bench, reader)
+    table = bench.feature_store.fetch(
+        [SYMBOL], "1h", start_ms=None, end_ms=None, features=[*model.derivation.base_columns, "close"], last=400
+    )[0]
+    derived = model.derivation.read_table(table)
+    same_answer(model, bench, {name: derived[name][-6:].tolist() for name in reader.features})
+    num = model.derivation.history + 6
+    base = {name: np.asarray(table.columns[name])[-num:].tolist() for name in model.derivation.base_columns}
+    same_answer(model, bench, base)
+
+
+def test_too_few_rows_of_base_columns_are_refused_with_the_number(bench: Workbench, reader: ModelCard) -> None:
+    model = loaded(bench, reader)
+    assert model.derivation.history > 0
+    sent = {name: [1.0, 1.1] for name in model.derivation.base_columns}
+    body = PredictRequest.model_validate({"symbol": SYMBOL, "timeframe": "1h", "features": sent})
+    with pytest.raises(DataValidationError, match="send at least"):
+        question_of(model, body)
+
+
+@pytest.mark.parametrize(
+    ("feature", "message"),
+    [
+        ("@nobody", "there is no feature set @nobody"),
+        ("@my_set:9.9.9", "there is no"),
+        ("@reader", "not a feature set"),
+    ],
+)
+def test_a_set_that_is_none_is_refused(feature: str, message: str, bench: Workbench, reader: ModelCard) -> None:
+    with pytest.raises(DataValidationError, match=message) as caught:
+        plan_training(request(features=["rsi_14", feature]), bench, unfinished=[], max_memory_gb=16)
+    assert caught.value.details["errors"][0]["path"] == "body.features.1"
+
+
+def test_a_set_of_other_bars_is_refused(bench: Workbench, found: ModelCard) -> None:
+    with pytest.raises(DataValidationError, match="selected on 1h bars"):
+        plan_training(request(features=["@my_set"], target="price_change_1d"), bench, unfinished=[], max_memory_gb=16)
+
+
+def test_a_search_over_another_set_or_without_a_target_is_refused(bench: Workbench) -> None:
+    for change, message in (
+        ({"features": ["@my_set"]}, "not from another set"),
+        ({"target": None}, "needs one target"),
+        ({"target": ["volatility_1h", "volatility_2h"]}, "needs one target"),
+    ):
+        with pytest.raises(DataValidationError, match=message):
+            plan_training(
+                request(**{"model_type": "feature_engineering", "features": [], **change}),
+                bench, unfinished=[], max_memory_gb=16,
+            )  # fmt: skip
+
+
+def request(**changes: object) -> TrainRequest:
+    body = {
+        "name": "reader",
+        "model_type": "time_series",
+        "features": ["rsi_14"],
+        "target": "price_change_1h",
+        "symbols": [SYMBOL],
+        "start_date": "2020-01-01T00:00:00Z",
+        "end_date": "2025-01-01T00:00:00Z",
+        **changes,
+    }
+    return TrainRequest.model_validate({name: value for name, value in body.items() if value is not None})
