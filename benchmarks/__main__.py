@@ -2,9 +2,15 @@
 
 import sys
 
-from benchmarks import inference_latency, startup, training_speed
+from benchmarks import environment, inference_latency, q_learning, startup, training_speed
 
-ALL = {"startup": startup.main, "inference_latency": inference_latency.main, "training_speed": training_speed.main}
+ALL = {
+    "startup": startup.main,
+    "inference_latency": inference_latency.main,
+    "training_speed": training_speed.main,
+    "environment": environment.main,
+    "q_learning": q_learning.main,
+}
 
 if __name__ == "__main__":
     names = sys.argv[1:] or list(ALL)

@@ -21,7 +21,9 @@ import torch
 from torch import nn
 
 from benchmarks.rounds import Goal, Rounds, conclude, show
+from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.learning.export import quantize
+from ml_workbench_service.learning.heads import forecast_head
 from ml_workbench_service.learning.onnx_graph import recurrent_graph
 from ml_workbench_service.learning.recurrent import RecurrentForecaster
 from ml_workbench_service.learning.runtime import OnnxNetwork
@@ -34,17 +36,19 @@ OURS, OURS_INT8 = "ours: onnxruntime fp32", "ours: onnxruntime int8"
 EAGER, LITERAL, FULL = "torch eager fp32", "torch int8 of Linear", "torch int8 of RNN and Linear"
 
 Call = Callable[[np.ndarray], np.ndarray]
+HEAD = forecast_head([parse_target("price_change_1h")], ())
 
 
 def contestants(cell: str, folder: Path) -> dict[str, Call]:
     """Every way to run one network: (T, F) in, outputs (K,) out; torch gets its tensor without a copy."""
     torch.manual_seed(0)
     network = RecurrentForecaster(
-        cell, is_level_F=(False,) * NUM_FEATURES, units=UNITS, layers=1, num_outputs=1, dropout=0.2
+        cell, is_level_F=(False,) * NUM_FEATURES, units=UNITS, layers=1, head=HEAD, dropout=0.2
     ).eval()
     weights = {name: value.detach().numpy() for name, value in network.state_dict().items()}
     onnx.save(
-        recurrent_graph(weights, cell=cell, num_layers=1, is_level_F=(False,) * NUM_FEATURES), folder / "model.onnx"
+        recurrent_graph(weights, cell=cell, num_layers=1, is_level_F=(False,) * NUM_FEATURES, head=HEAD),
+        folder / "model.onnx",
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch.quantization announces its end

@@ -15,10 +15,12 @@ from turns import BATCH, LEARNING_RATE, LOOKBACK, UNITS, play
 
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.families.gru import Gru
 from ml_workbench_service.families.lstm import Lstm
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.jobs.report import EventReport
+from ml_workbench_service.learning.family import Assignment
 from ml_workbench_service.learning.loop import SHORT_SHARE
 from ml_workbench_service.learning.recurrent_family import MIN_WINDOW
 from ml_workbench_service.learning.windows import SymbolRows, Windows, build
@@ -54,12 +56,13 @@ def windows_of(rows_RF: np.ndarray) -> Windows:
     table = SymbolRows(
         symbol="EUR/USD",
         x_NF=rows_RF[:-1].astype(np.float64),
-        labels_N=rows_RF[1:, 0].astype(np.float64),
+        labels_NK=rows_RF[1:, :1].astype(np.float64),
         label_known_ms_N=known_ms + HOUR_MS,
         known_ms_N=known_ms,
         runs_N=np.zeros(num, dtype=np.int64),
-        volatility_N=np.ones(num),
+        bar_volatility_N=np.ones(num),
         close_N=np.ones(num),
+        spread_N=np.full(num, np.nan),
     )
     features = [f"f{number}" for number in range(rows_RF.shape[1])]
     level = [False] * len(features)
@@ -78,7 +81,7 @@ def turn(cell: str, bars: str, num_batches: int) -> dict[str, Any]:
         )
         watch = Watch(EventReport(JobFolder.create(Path(root), spec)))
         trained = family({**hyperparameters, "learning_rate": LEARNING_RATE}).train(
-            windows, targets=("next",), seed=0, accelerator=Cpu(), report=watch
+            Assignment(windows, (parse_target("price_change_1h"),)), accelerator=Cpu(), report=watch
         )
     seconds = watch.ended[-1] - watch.ended[0]
     num_windows = len(windows.parts["train"]) * (EPOCHS - 1) * ROWS_SHARE

@@ -1,0 +1,209 @@
+"""Environment steps per second: ours beside gym-anytrading and gym-trading-env, with equal equity curves.
+
+    python -m benchmarks.environment
+
+The same hourly EUR/USD closes (the file that gym-anytrading ships), the same window of 10 rows of price and difference,
+the same flat or long decisions, the same fee of one basis point a side. The peers fill differently, and ours can do
+both, so each is compared under its own rule: gym-anytrading's StocksEnv fills an action at the next close, as we do for
+fixings; gym-trading-env fills it at the price it was decided on, as we do for bars. StocksEnv and not ForexEnv, because
+the latter pays nothing for longs or nothing for shorts; flat and long alone, because gym-trading-env keeps a short's
+units where we keep its share of the capital.
+
+One convention differs: on entry they take the fee out of the units bought, so that it moves with the first bar; we take
+it out of the capital. That is fee * move, about 1e-8 a trade, and exactly known. So the logarithms of the curves are
+compared without fee as they are, and with fee after that term; both must agree to 1e-9 at every step at which the
+position is flat (gym-anytrading books a trade when it is closed).
+
+Each peer runs in a process of its own without wrappers, logs or rendering. Ours runs on one thread, 1024 lanes at
+random rows with random actions; with fewer lanes, and behind Gymnasium's interface with its copies, it is shown beside.
+All are timed by processor time: nobody waits for anything, and what a busy machine does meanwhile is not theirs.
+"""
+
+import time
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.peers import python_with
+from benchmarks.rounds import WORKPLACE, Goal, Rounds, conclude, show
+from benchmarks.training_speed import Contestant
+from ml_workbench_service.contracts.market import Costs, FillRule, Floats, Ints
+from ml_workbench_service.market.environment import TradingLanes
+from ml_workbench_service.market.gym_environment import TradingVectorEnv
+from ml_workbench_service.market.tape import Tape, build_tape
+
+WINDOW, FEE = 10, 1e-4
+NUM_ROUNDS, NUM_STEPS = 7, 4000
+LANES = (1024, 64, 1)
+MOST_DIFFERENCE = 1e-9
+HOUR_MS, START_MS = 3_600_000, 1_483_308_000_000
+ANYTRADING, TRADING_ENV = "gym-anytrading 2.0", "gym-trading-env 0.3.5"
+OURS, GYMNASIUM = "ours, 1024 lanes", "ours, 1024 lanes, as Gymnasium's VectorEnv"
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A contestant, when it fills, and how many times faster we want to be."""
+
+    name: str
+    script: str
+    fill: FillRule
+    first_row: int
+    goal: float
+    requirements: tuple[str, ...]
+
+
+PEERS = (
+    Peer(ANYTRADING, "anytrading_environment", "next_close", WINDOW, 100, ("gym-anytrading==2.0.*",)),
+    Peer(
+        TRADING_ENV,
+        "trading_env_environment",
+        "next_open",
+        WINDOW - 1,
+        1000,
+        ("gym-trading-env==0.3.5",),
+    ),
+)
+
+
+def closes() -> Floats:
+    """Hourly EUR/USD of 2017, from the package's file; the package itself stays out."""
+    spec = find_spec("gym_anytrading")
+    if spec is None or spec.origin is None:
+        raise SystemExit("gym-anytrading is not installed; run `make install` for the development dependencies")
+    path = Path(spec.origin).parent / "datasets" / "data" / "FOREX_EURUSD_1H_ASK.csv"
+    return np.loadtxt(path, delimiter=",", skiprows=1, usecols=4)
+
+
+def tape_of(close: Floats, *, fill: FillRule, costs: Costs) -> Tape:
+    """The bars as one run; the features are the peers' own, price and difference."""
+    num, zeros = len(close), np.zeros(len(close), dtype=np.int64)
+    return build_tape(
+        np.column_stack([close, np.insert(np.diff(close), 0, 0)]).astype(np.float32),
+        close_R=close,
+        known_ms_R=START_MS + np.arange(num) * HOUR_MS,
+        runs_R=zeros,
+        symbol_R=zeros,
+        symbols=("EUR/USD",),
+        costs={"EUR/USD": costs},
+        fill=fill,
+    )
+
+
+def our_curve(tape: Tape, actions: Ints, *, first_row: int, fee: float) -> Floats:
+    """Log of the account after each decision, through the environment; all lanes do the same and must agree.
+
+    The term by which the peers' way to take the fee on entry differs is added.
+    """
+    rows = tape.payable(np.arange(first_row, tape.num_rows))
+    start = np.array([first_row])
+    lanes = TradingLanes(tape, rows, lookback=WINDOW, num_lanes=8, episode_length=len(rows), seed=0, starts_N=start)
+    lanes.reset()
+    rewards = []
+    for action in actions:
+        answer = lanes.step(np.full(8, action + 1))
+        rewards.append(answer.rewards_N.copy())
+    earned = np.array(rewards)
+    if not answer.truncated_N.all() or np.ptp(earned, axis=1).max() > 0:
+        raise SystemExit("our lanes disagree with each other")
+    entries = np.diff(actions, prepend=0) > 0
+    growth = 1.0 + tape.move_R[rows + tape.delay]
+    term = np.log((1 - fee) * growth / (growth - fee))
+    return np.cumsum(earned[:, 0] + np.where(entries, term, 0.0))
+
+
+def compare(peer: Peer, contestant: Contestant, request: dict[str, Any], close: Floats, actions: Ints) -> float:
+    """The largest difference between the curves' logarithms while flat, with fee; raises where they differ."""
+    worst = 0.0
+    for fee in (0.0, FEE):
+        contestant.turn(**{**request, "fee": fee})
+        theirs = np.load(request["curve"])
+        costs = Costs(spread_pips=0, commission_bp=fee * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
+        ours = our_curve(tape_of(close, fill=peer.fill, costs=costs), actions, first_row=peer.first_row, fee=fee)
+        flat = actions == 0
+        worst = float(np.abs(theirs - ours)[flat].max())
+        if worst > MOST_DIFFERENCE or np.ptp(ours) < 0.01:
+            raise SystemExit(f"{peer.name}: the equity curves differ by {worst:.2g} at a fee of {fee}")
+    return worst
+
+
+def our_speed(tape: Tape, *, num_lanes: int, gymnasium: bool = False) -> float:
+    """Steps per second over all lanes, random starts and actions, episodes of 500 steps."""
+    lanes = TradingLanes(
+        tape, np.arange(WINDOW, tape.num_rows), lookback=WINDOW, num_lanes=num_lanes, episode_length=500, seed=1
+    )
+    step = TradingVectorEnv(lanes).step if gymnasium else lanes.step
+    actions = np.random.default_rng(2).integers(1, 3, (16, num_lanes))
+    lanes.reset()
+    for number in range(10):
+        step(actions[number])
+    num_steps = NUM_STEPS if num_lanes == LANES[0] else 4 * NUM_STEPS
+    begun = time.process_time()
+    for number in range(num_steps):
+        step(actions[number % 16])
+    return num_steps * num_lanes / (time.process_time() - begun)
+
+
+def main() -> None:
+    """Compares the curves, measures, prints the table."""
+    close = closes()
+    WORKPLACE.mkdir(parents=True, exist_ok=True)
+    bars = WORKPLACE / "environment_bars.npy"
+    np.save(bars, np.column_stack([close, close, np.insert(np.diff(close), 0, 0)]))
+    contestants, requests, worst = {}, {}, {}
+    costs = Costs(spread_pips=0, commission_bp=1, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
+    rounds = Rounds(bigger_is_better=True)
+    try:
+        for peer in PEERS:
+            contestants[peer.name] = Contestant(
+                python_with(peer.script.removesuffix("_environment"), *peer.requirements), peer.script
+            )
+            tape = tape_of(close, fill=peer.fill, costs=costs)
+            num = len(tape.payable(np.arange(peer.first_row, len(close))))
+            actions = np.random.default_rng(peer.first_row).integers(0, 2, num)
+            actions[-1] = 0
+            np.save(WORKPLACE / f"{peer.script}_actions.npy", actions)
+            requests[peer.name] = {
+                "bars": str(bars),
+                "actions": str(WORKPLACE / f"{peer.script}_actions.npy"),
+                "window": WINDOW,
+                "fee": FEE,
+                "curve": str(WORKPLACE / f"{peer.script}_curve.npy"),
+            }
+            worst[peer.name] = compare(peer, contestants[peer.name], requests[peer.name], close, actions)
+        for _ in range(NUM_ROUNDS):
+            for name, each in contestants.items():
+                rounds.add(name, each.turn(**requests[name])["steps_per_s"])
+            for num_lanes in LANES:
+                name = OURS if num_lanes == LANES[0] else f"ours, {num_lanes} lanes"
+                rounds.add(name, our_speed(tape, num_lanes=num_lanes))
+            rounds.add(GYMNASIUM, our_speed(tape, num_lanes=LANES[0], gymnasium=True))
+    finally:
+        for each in contestants.values():
+            each.close()
+    _tell(rounds, worst)
+
+
+def _tell(rounds: Rounds, worst: dict[str, float]) -> None:
+    table = [
+        [
+            name,
+            f"{rounds.median(name):,.0f}",
+            f"{rounds.times_better(OURS, name):,.1f}",
+            f"{worst[name]:.1e}" if name in worst else "",
+        ]
+        for name in rounds.figures
+    ]
+    columns = ["contestant", "steps/s", f"{OURS}, is times faster", "equity differs by"]
+    show(f"EUR/USD hours, window {WINDOW}, fee {FEE:g}", columns, table)
+    goals = [
+        Goal(f"against {peer.name}, times faster", rounds.times_better(OURS, peer.name), peer.goal) for peer in PEERS
+    ]
+    conclude("environment", goals, {name: rounds.median(name) for name in rounds.figures} | {"differences": worst})
+
+
+if __name__ == "__main__":
+    main()

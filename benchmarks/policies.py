@@ -1,0 +1,172 @@
+"""Samples per second of PPO and DQN: ours beside stable-baselines3 on gym-anytrading.
+
+    python -m benchmarks.policies
+
+The same hourly EUR/USD closes, the same window of 10 rows of price and difference, a fee of one basis point a side, and
+stable-baselines3's default network, batch and number of gradient steps for each sample on both sides: two layers of 64
+units, PPO 10 passes in batches of 64 over rollouts of 2,048, DQN a batch of 32 for every fourth decision. Ours reads
+the position held and may also be short, which makes 2 to 3 % more weights. That the rewards mean the same is shown
+first: random decisions give equal equity curves in both environments (`benchmarks.environment.compare`).
+
+The peer trains on in its own process, set-up not counted. Ours is the family's whole `train`: set-up, checks for a
+cancellation at every step and batch, the walk over the stopping part after each epoch. Both use one thread, and
+processor time is counted, so that a busy machine slows nobody.
+"""
+
+import sys
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from benchmarks.environment import ANYTRADING, PEERS, WINDOW, closes, compare, tape_of
+from benchmarks.peers import python_with
+from benchmarks.rounds import WORKPLACE, Goal, Rounds, conclude, show
+from benchmarks.training_speed import TORCH, Contestant
+from ml_workbench_service import families as families  # registers them
+from ml_workbench_service.accelerators.cpu import Cpu
+from ml_workbench_service.contracts.market import Costs, Floats
+from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.windows import SymbolRows, build
+
+FEE = 1e-4
+NUM_ROUNDS = 5
+EPOCHS = 2
+THEIRS, OURS = "stable-baselines3 2.9 on gym-anytrading 2.0", "ours"
+GOALS = {"PPO": 4.0, "DQN": 3.0}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "PPO": {"batch_size": 64, "passes": 10, "ppo_units": 64, "layers": 2, "lanes": 32, "rollout_steps": 64},
+    "DQN": {"batch_size": 32, "decisions_per_update": 4, "dqn_units": 64, "layers": 2, "lanes": 16},
+}
+MOST_EXTRA_WEIGHTS = 0.03
+HOUR_MS, START_MS = 3_600_000, 1_483_308_000_000
+
+
+class Listener:
+    """A report that nobody cancels; it counts how often it was asked."""
+
+    def __init__(self) -> None:
+        self.num_checks = 0
+
+    def __call__(self, step: int, total: int, **metrics: float) -> None:
+        """Hears nothing."""
+
+    def say(self, message: str) -> None:
+        """Hears nothing."""
+
+    def warn(self, message: str) -> None:
+        """Hears nothing."""
+
+    def check(self) -> None:
+        """Goes on."""
+        self.num_checks += 1
+
+
+def assignment_of(close: Floats) -> Assignment:
+    """The peers' bars as a training job cuts them; costs as theirs."""
+    num = len(close)
+    known = START_MS + np.arange(num) * HOUR_MS
+    table = SymbolRows(
+        symbol="EUR/USD",
+        x_NF=np.column_stack([close, np.insert(np.diff(close), 0, 0)]),
+        labels_NK=np.empty((num, 0)),
+        label_known_ms_N=known,
+        known_ms_N=known,
+        runs_N=np.zeros(num, dtype=np.int64),
+        bar_volatility_N=np.full(num, np.nan),
+        close_N=close,
+        spread_N=np.full(num, np.nan),
+    )
+    windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, validation_split=0.1)
+    costs = Costs(spread_pips=0, commission_bp=FEE * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
+    return Assignment(windows=windows, targets=(), costs={"EUR/USD": costs}, fill="next_close")
+
+
+def our_turn(algorithm: str, assignment: Assignment) -> tuple[float, Trained]:
+    """Decisions a second of processor time over a whole training, and what it made."""
+    name = algorithm.lower()
+    family = Family.known[name]({**SETTINGS[algorithm], "lookback": WINDOW, "epochs": EPOCHS, "patience": EPOCHS})
+    begun = time.process_time()
+    trained = family.train(assignment, accelerator=Cpu(), report=Listener())
+    seconds = time.process_time() - begun
+    return EPOCHS * len(assignment.windows.parts["train"]) / seconds, trained
+
+
+def same_rewards(close: Floats) -> float:
+    """The largest difference between the two environments' equity curves; raises where they are not equal."""
+    peer = next(each for each in PEERS if each.name == ANYTRADING)
+    num = len(tape_of(close, fill=peer.fill, costs=assignment_of(close).costs["EUR/USD"]).payable(
+        np.arange(peer.first_row, len(close))
+    ))  # fmt: skip
+    actions = np.random.default_rng(peer.first_row).integers(0, 2, num)
+    actions[-1] = 0
+    np.save(WORKPLACE / "policies_actions.npy", actions)
+    request = {
+        "bars": str(WORKPLACE / "policies_bars.npy"),
+        "actions": str(WORKPLACE / "policies_actions.npy"),
+        "window": WINDOW,
+        "fee": FEE,
+        "curve": str(WORKPLACE / "policies_curve.npy"),
+    }
+    contestant = Contestant(python_with("anytrading", *peer.requirements), peer.script)
+    try:
+        return compare(peer, contestant, request, close, actions)
+    finally:
+        contestant.close()
+
+
+def same_work(algorithm: str, answer: dict[str, Any], ours: Trained) -> None:
+    """About the same number of weights, the same batch and as many gradient steps a sample; raises otherwise."""
+    settings = SETTINGS[algorithm]
+    # The policy alone is published; the critic has its sizes, with one output.
+    num_ours = sum(each.size for each in ours.weights.values())
+    if algorithm == "PPO":
+        num_ours += num_ours - 2 * (settings["ppo_units"] + 1)
+        ratio = round(settings["passes"] / settings["batch_size"], 2)
+    else:
+        ratio = round(1 / settings["decisions_per_update"], 2)
+    extra = num_ours / answer["num_parameters"] - 1
+    if not 0 <= extra <= MOST_EXTRA_WEIGHTS or answer["batch_size"] != settings["batch_size"]:
+        raise SystemExit(f"{algorithm}: the networks differ: ours has {num_ours} weights, theirs {answer}")
+    if abs(answer["updates_per_step"] - ratio) > 0.01:
+        raise SystemExit(f"{algorithm}: gradient steps a sample differ: ours {ratio}, theirs {answer}")
+
+
+def main() -> None:
+    """Compares rewards and work, measures, prints the table."""
+    close = closes()
+    WORKPLACE.mkdir(parents=True, exist_ok=True)
+    bars = WORKPLACE / "policies_bars.npy"
+    np.save(bars, np.column_stack([close, close, np.insert(np.diff(close), 0, 0)]))
+    worst, assignment = same_rewards(close), assignment_of(close)
+    python = python_with("anytrading_sb3", "gym-anytrading==2.0.*", "stable-baselines3==2.9.*", TORCH)
+    contestant = Contestant(python, "anytrading_policies")
+    goals, figures, table = [], {}, []
+    try:
+        for algorithm, wanted in GOALS.items():
+            request = {"algorithm": algorithm, "bars": str(bars), "window": WINDOW, "fee": FEE}
+            answer = contestant.turn(**request)
+            same_work(algorithm, answer, our_turn(algorithm, assignment)[1])
+            rounds = Rounds(bigger_is_better=True)
+            for number in range(NUM_ROUNDS):
+                rounds.add(THEIRS, contestant.turn(**request)["steps_per_s"])
+                rounds.add(OURS, our_turn(algorithm, replace(assignment, seed=number))[0])
+            ratio = rounds.times_better(OURS, THEIRS)
+            for name in (OURS, THEIRS):
+                share = rounds.times_better(OURS, name)
+                table.append([f"{algorithm}, {name}", f"{rounds.median(name):,.0f}", f"{share:.1f}"])
+            goals.append(Goal(f"{algorithm}, times faster", ratio, wanted))
+            figures[algorithm] = {name: rounds.median(name) for name in (OURS, THEIRS)} | {"times": ratio}
+    finally:
+        contestant.close()
+    show(
+        f"Training a policy, 2 x 64 units; equity curves differ by {worst:.1e}",
+        ["contestant", "samples/s", "ours is times faster"],
+        table,
+    )
+    conclude("policies", goals, figures)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
