@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import environment, inference_latency, q_learning, startup, training_speed
+from benchmarks import environment, inference_latency, policies, q_learning, startup, training_speed
 
 ALL = {
     "startup": startup.main,
@@ -10,6 +10,7 @@ ALL = {
     "training_speed": training_speed.main,
     "environment": environment.main,
     "q_learning": q_learning.main,
+    "policies": policies.main,
 }
 
 if __name__ == "__main__":

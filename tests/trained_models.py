@@ -112,6 +112,7 @@ def train_model(
         "end_date": "2025-01-01T00:00:00Z",
         **request,
     }
+    body = {name: value for name, value in body.items() if value is not None}
     plan = plan_training(TrainRequest.model_validate(body), bench, unfinished=[], max_memory_gb=16)
     spec = JobSpec(
         id=f"job-{model_id}", kind=JobKind.TRAIN, request=body, plan={**plan.to_json(), "version": version},

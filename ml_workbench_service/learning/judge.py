@@ -71,10 +71,12 @@ class Judge(ABC):
     Attributes:
         kind: its name in `recipe.json`.
         abstains_when_novel: whether an input far from the training part is no ground for an answer.
+        holds_positions: whether the prediction is a position, which the next answer is told of.
     """
 
     kind: ClassVar[str]
     abstains_when_novel: ClassVar[bool] = True
+    holds_positions: ClassVar[bool] = False
     known: ClassVar[dict[str, type["Judge"]]] = {}
 
     def __init_subclass__(cls) -> None:

@@ -176,7 +176,8 @@ def scored(
         for number, target_R in enumerate(shuffles):
             report.check()
             best[number] = max(best[number], on(target_R).mean(axis=1).max())
-        report(step, len(starts))
+        best_score = max(float(each.mean(axis=1).max()) for each in by_fold)
+        report(step, len(starts), best_score=best_score)
     return Scores(np.concatenate(by_fold), best)
 
 

@@ -33,6 +33,7 @@ class Product:
         recipe: joins `recipe.json`.
         derivation: the features that a prediction reads, where they are not the training's own.
         findings: join the card's.
+        warnings: join the card's.
     """
 
     outputs: tuple[str, ...]
@@ -41,6 +42,7 @@ class Product:
     recipe: dict[str, Any]
     derivation: Derivation | None = None
     findings: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def precision(self) -> Literal["int8", "fp32"]:

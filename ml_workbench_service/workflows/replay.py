@@ -7,12 +7,14 @@ fails with `QUEUE_STALLED` after a minute without any.
 import heapq
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common_lib.exceptions import DataValidationError, QueueStalledError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, to_ms
 from ml_workbench_service.contracts.jobs import JobSpec, ReplayRequest, ReplayResult, Report
+from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.market import calendar
 from ml_workbench_service.serving.answer import Circumstances, Question, answer
@@ -56,12 +58,17 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     report.say("streaming")
     stream = _Stream(workbench, report, total=len(questions), speed=request.speed)
     num_skipped = 0
-    for number, question in enumerate(questions):
+    held: dict[str, float] = {}  # what a policy has made of each symbol so far; flat after a gap
+    for number, (symbol, question) in enumerate(questions):
         stream.keep_pace(number)
         if question is None:
+            held.pop(symbol, None)
             num_skipped += 1
             continue
-        stream.send(number, answer(model, question, circumstances))
+        record = answer(model, replace(question, position=held.get(symbol, 0.0)), circumstances)
+        if model.judge.holds_positions:
+            held[symbol] = record.prediction or 0.0  # an abstention is flat
+        stream.send(number, record)
     stream.flush(len(questions))
     return ReplayResult(
         model_id=request.model_id,
@@ -76,7 +83,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
 
 def _questions(
     model: ServedModel, request: ReplayRequest, job_id: str, *, workbench: Workbench
-) -> Iterator[Question | None]:
+) -> Iterator[tuple[str, Question | None]]:
     """All symbols' bars in the order in which they became known; symbols in the request's order at one moment."""
     timeframe_ms = TIMEFRAMES_MS[model.card.timeframe]
     start_ms = to_ms(request.start_date)
@@ -88,16 +95,17 @@ def _questions(
         end_ms=to_ms(request.end_date),
         features=columns_needed(model),
     )
-    series = [
-        ((known_ms, place, question) for known_ms, question in _of(model, table, start_ms, job_id))
-        for place, table in enumerate(tables)
-    ]
-    for _, _, question in heapq.merge(*series, key=lambda each: (each[0], each[1])):
-        yield question
+    series = [_of(model, table, start_ms, job_id, place=place) for place, table in enumerate(tables)]
+    for _, place, question in heapq.merge(*series, key=lambda each: (each[0], each[1])):
+        yield tables[place].symbol, question
 
 
-def _of(model: ServedModel, table: Any, start_ms: int, job_id: str) -> Iterator[tuple[int, Question | None]]:
-    return replay_questions(read_history(model, table), from_ms=start_ms, job_id=job_id)
+def _of(
+    model: ServedModel, table: FeatureTable, start_ms: int, job_id: str, *, place: int
+) -> Iterator[tuple[int, int, Question | None]]:
+    """One symbol's bars: when each was known, the symbol's place in the request, and the question it asks."""
+    for known_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id=job_id):
+        yield known_ms, place, question
 
 
 class _Stream:

@@ -33,7 +33,7 @@ from ml_workbench_service.workbench import Workbench
 
 VALIDITY = timedelta(days=365)
 """A model abstains this long after the last bar it saw. A convention: an FX regime rarely outlives a year."""
-LIBRARIES = ("torch", "onnxruntime", "onnx", "numpy", "TA-Lib")
+LIBRARIES = ("torch", "onnxruntime", "onnx", "numpy", "TA-Lib", "scikit-learn", "stable-baselines3", "numba", "polars")
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
@@ -197,7 +197,9 @@ def _card(
 ) -> ModelCard:
     windows, targets, tables = assignment.windows, assignment.targets, assignment.tables
     last_known = datetime.fromtimestamp(int(windows.known_ms_R.max()) / 1000, tz=UTC)
-    warnings = sorted({warning for table in tables for warning in table.warnings} | set(trained.warnings))
+    warnings = sorted(
+        {warning for table in tables for warning in table.warnings} | {*trained.warnings, *product.warnings}
+    )
     return ModelCard(
         id=spec.plan["model_id"],
         name=request.name,

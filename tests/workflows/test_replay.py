@@ -3,10 +3,12 @@
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError, JobCancelled, QueueStalledError, UnavailableError
@@ -15,11 +17,14 @@ from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.serving.answer import Circumstances, answer
+from ml_workbench_service.serving.history import columns_needed, read_history
 from ml_workbench_service.workbench import Workbench, close_workbench
 from ml_workbench_service.workflows import replay
 from tests.integrations.model_cards import MOMENT
 from tests.learning.synthetic import Recorder
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
+from tests.trained_models import loaded, train_model
 from tests.workflows.conftest import OpenBench
 
 GROUP = "reader"
@@ -221,3 +226,30 @@ def test_a_range_without_bars_is_an_error(bench: Workbench) -> None:
 def test_without_redis_a_replay_says_so(open_bench: OpenBench) -> None:
     with pytest.raises(UnavailableError, match="Redis"):
         run(open_bench("1.0.0"), hours=2)
+
+
+def test_a_policy_is_told_what_it_holds_symbol_by_symbol(bench: Workbench, tmp_path: Path) -> None:
+    """Each answer is the one to the position of the record before; a policy that were always flat would differ."""
+    card = train_model(
+        bench, "trader", checkpoint=tmp_path, model_type="reinforcement_learning", target=None, timeframe="1h",
+        features=["return_1", "rsi_14"], symbols=list(BOTH), start_date="2024-01-01T00:00:00Z",
+        hyperparameters={"bins": 4, "epochs": 3},
+    )  # fmt: skip
+    run(bench, model_id="trader", hours=48)
+    records = taken(bench.required_queue())
+    model = loaded(bench, card)
+    tables = bench.feature_store.fetch(
+        list(BOTH), "1h", start_ms=to_ms(START - timedelta(days=30)), end_ms=to_ms(START + timedelta(hours=48)),
+        features=columns_needed(model),
+    )  # fmt: skip
+    differing = 0
+    for table in tables:
+        history, held = read_history(model, table), 0.0
+        for record in (each for each in records if each.symbol == table.symbol):
+            row = int(np.searchsorted(table.known_ms, to_ms(record.as_of)))
+            question = history.question(row)
+            told = answer(model, replace(question, position=held), Circumstances(role="candidate"))
+            differing += told.outputs != answer(model, question, Circumstances(role="candidate")).outputs
+            assert record.outputs == told.outputs
+            held = record.prediction or 0.0
+    assert differing > 0

@@ -27,6 +27,7 @@ class ActionJudge(Judge):
     """Says the greedy action of outputs that are named after the three actions, in this order."""
 
     kind: ClassVar[str] = "action"
+    holds_positions: ClassVar[bool] = True
     names: tuple[str, ...]
 
     def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:

@@ -37,6 +37,7 @@ class Control(Task):
     """Positions of -1, 0 or 1."""
 
     model_type: ClassVar[ModelType] = ModelType.REINFORCEMENT_LEARNING
+    sanity_seeds = 20  # of finance.md
 
     def check(self, request: TrainRequest) -> tuple[Target, ...]:
         """As every task, and no more features than the family can take."""
@@ -70,7 +71,7 @@ class Control(Task):
 
         product = super().package(trained, draft, assignment, family=family, is_simulated=is_simulated, report=report)
         assert isinstance(family, PolicyFamily), "families of reinforcement learning are policies"
-        sanity = rl_sanity.run(family, assignment, report=report)
+        sanity = rl_sanity.run(family, assignment, report=report, num_seeds=self.sanity_seeds)
         for warning in sanity.warnings:
             report.warn(warning)
         test = {**product.evaluation.test, **sanity.metrics}
@@ -78,6 +79,7 @@ class Control(Task):
             product,
             evaluation=product.evaluation.model_copy(update={"test": test}),
             findings={**product.findings, "sanity": sanity.to_json()},
+            warnings=tuple(sanity.warnings),
         )
 
     def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:

@@ -12,6 +12,8 @@ from ml_workbench_service.learning.family import Assignment, Trained
 from ml_workbench_service.learning.judges.action import greedy_actions
 from ml_workbench_service.learning.policy_family import tape_of
 from ml_workbench_service.learning.rl_sanity import perfect_net
+from ml_workbench_service.learning.task import Task
+from ml_workbench_service.learning.tasks.control import Control
 from ml_workbench_service.learning.windows import Part, Windows
 from ml_workbench_service.market.environment import walk
 from tests.families.probes.probe import Probe
@@ -42,6 +44,12 @@ class ControlProbe(Probe):
     }
     planted: ClassVar[float] = 0.3
     chance: ClassVar[float] = 0.15
+
+    def task(self) -> Task:
+        """With 2 sanity seeds; all 20 run in tests/learning/test_rl_sanity.py and in every job."""
+        task = Control()
+        task.sanity_seeds = 2
+        return task
 
     def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:
         costs = {}

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.checkpoint import Checkpoint
 from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.task import Task, task_for
 from ml_workbench_service.learning.windows import Part, Windows
 from tests.learning.synthetic import OneThread, Recorder, cut, symbol_rows
 
@@ -50,6 +51,10 @@ class Probe(ABC):
     def windows(self, *tables: Any, num: int = 2000, r2: float | None = None, seed: int = 0) -> Windows:
         """Windows of these tables, or of one pair with a planted signal."""
         return cut(*(tables or [symbol_rows(num=num, r2=self.r2 if r2 is None else r2, seed=seed)]))
+
+    def task(self) -> Task:
+        """The type's task, as cheap as it goes."""
+        return task_for(self.model_type)
 
     @abstractmethod
     def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:

@@ -1,0 +1,107 @@
+"""Prints the sanity runs of reinforcement learning for every family: `python -m tools.rl_sanity [family …]`.
+
+On real daily EUR/USD reference rates since 1999 (the embedded sample), and on a random walk of the same length. The
+table of docs/reinforcement_learning.md comes from here.
+"""
+
+import sys
+import time
+
+import numpy as np
+
+from ml_workbench_service import families as families  # registers them
+from ml_workbench_service.contracts.market import FeatureTable
+from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+from ml_workbench_service.integrations.sample_rates import SampleRates
+from ml_workbench_service.learning.family import Assignment, families_of
+from ml_workbench_service.learning.labelling import label_tables
+from ml_workbench_service.learning.policy_family import PolicyFamily
+from ml_workbench_service.learning.rl_sanity import Sanity, run
+from ml_workbench_service.learning.windows import build
+from ml_workbench_service.market.costs import resolved_costs
+
+SYMBOL = "EUR/USD"
+FEATURES = ("rsi_14", "macd", "return_1", "volatility_24")
+START_MS, END_MS = 0, 4_102_444_800_000  # 1970 to 2100: all there is
+VALIDATION_SPLIT = 0.2
+
+
+class Listener:
+    """A report that nobody cancels."""
+
+    def __call__(self, step: int, total: int, **metrics: float) -> None:
+        """Hears nothing."""
+
+    def say(self, message: str) -> None:
+        """Hears nothing."""
+
+    def warn(self, message: str) -> None:
+        """Hears nothing."""
+
+    def check(self) -> None:
+        """Goes on."""
+
+
+def real_rates(lookback: int) -> Assignment:
+    """Daily EUR/USD fixings with four indicators."""
+    store = LocalFeatureStore(SampleRates())
+    (table,) = store.fetch(
+        [SYMBOL], "1d", start_ms=START_MS, end_ms=END_MS, features=[*FEATURES, "close"], as_of_ms=None
+    )
+    return assignment_of(table, lookback=lookback, is_level=[store.kind_of(each) == "level" for each in FEATURES])
+
+
+def random_walk(lookback: int) -> Assignment:
+    """Normal daily returns without drift, beside four features of noise."""
+    chance, real = np.random.default_rng(3), real_rates(lookback).windows
+    num = len(real.close_R)
+    columns = {name: chance.standard_normal(num) for name in FEATURES}
+    columns["close"] = np.exp(np.cumsum(0.006 * chance.standard_normal(num)))
+    table = FeatureTable(SYMBOL, "1d", real.known_ms_R - 86_400_000, real.known_ms_R, columns, "simulated", "fixings")
+    return assignment_of(table, lookback=lookback, is_level=[False] * len(FEATURES))
+
+
+def assignment_of(table: FeatureTable, *, lookback: int, is_level: list[bool]) -> Assignment:
+    """Windows, parts and costs, as a training job cuts them."""
+    costs = {SYMBOL: resolved_costs(SYMBOL)}
+    labelling = label_tables([table], features=FEATURES, columns=[table.columns], targets=(), costs=costs)
+    windows = build(
+        labelling.rows, features=FEATURES, is_level=is_level, lookback=lookback, validation_split=VALIDATION_SPLIT
+    )
+    return Assignment(windows=windows, targets=(), costs=costs, fill=table.fill)
+
+
+def row(name: str, data: str, found: Sanity, seconds: float) -> str:
+    """One line of the table."""
+    plain = found.to_json()
+    oracle, mixed = plain["oracle"], plain["shuffled"]
+    cells = [
+        name,
+        data,
+        f"{oracle['mean']:.2f} ({min(oracle['values']):.2f} to {max(oracle['values']):.2f})",
+        f"{1e4 * mixed['mean']:+.2f} ± {1e4 * mixed['standard_error']:.2f}",
+        f"{found.largest_difference:.0e}",
+        f"{seconds:.0f}",
+        ", ".join(found.warnings) or "passed",
+    ]
+    return "| " + " | ".join(cells) + " |"
+
+
+def main() -> None:
+    """Every family, or those named."""
+    print("| family | prices | oracle: share of the perfect net | shuffled: gross, bp a day | rewards | s | |")
+    print("|---|---|---|---|---|---|---|")
+    for kind in families_of(ModelType.REINFORCEMENT_LEARNING):
+        if sys.argv[1:] and kind.name not in sys.argv[1:]:
+            continue
+        family = kind({})
+        assert isinstance(family, PolicyFamily)
+        for data, make in (("ECB, daily EUR/USD", real_rates), ("random walk", random_walk)):
+            begun = time.process_time()
+            found = run(family, make(family.lookback), report=Listener())
+            print(row(kind.name, data, found, time.process_time() - begun), flush=True)
+
+
+if __name__ == "__main__":
+    main()
