@@ -71,6 +71,6 @@ class QLearning(PolicyFamily):
         return int(num_rows * (num_features + 24) * 16 + table + 3 * 4096 * hyper.lookback * num_features * 4)
 
     def seconds(self, num_windows: int) -> float:
-        """Half of the epochs asked for, and the compiler's seconds."""
+        """Half of the epochs asked for, the sanity runs and the compiler's seconds."""
         hyper: Any = self.hyperparameters
-        return float(6.0 + 0.5 * hyper.epochs * num_windows * 2e-6)
+        return float(10.0 + 0.5 * hyper.epochs * num_windows * 2e-6)

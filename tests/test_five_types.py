@@ -1,0 +1,90 @@
+"""docs/api.md shows a train request for each of the five types; each is trained, listed, predicted with, deployed and
+queued here as it stands there, on the real daily rates of the European Central Bank."""
+
+import json
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.service_process import ServiceProcess
+
+PAGE = (Path(__file__).resolve().parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
+SECTION = PAGE.partition("## One request for each type")[2].partition("\n## ")[0]
+REQUESTS: list[dict[str, Any]] = [
+    json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", SECTION, re.S | re.M)
+]
+TYPES = {"time_series", "classification", "anomaly_detection", "feature_engineering", "reinforcement_learning"}
+APPLIED_WITHIN_S = 30
+
+every_request = pytest.mark.parametrize("request_body", REQUESTS, ids=[body["name"] for body in REQUESTS])
+
+
+@pytest.fixture(scope="module")
+def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """A service that has trained every request of the page, in its order: the last one reads the feature set."""
+    running = ServiceProcess(tmp_path_factory.mktemp("five_types")).start()
+    for body in REQUESTS:
+        running.train(body)
+    yield running
+    running.close()
+
+
+def model_of(body: dict[str, Any]) -> str:
+    return str(body["name"]).lower().replace(" ", "_")
+
+
+def test_the_page_has_every_type_and_a_model_that_reads_the_feature_set() -> None:
+    assert {body["model_type"] for body in REQUESTS} == TYPES
+    assert any(name.startswith("@") for body in REQUESTS for name in body.get("features", []))
+
+
+@every_request
+def test_it_is_listed_with_its_type_and_judged_on_real_rates(
+    request_body: dict[str, Any], workbench: ServiceProcess
+) -> None:
+    name = model_of(request_body)
+    listed = workbench.client.get("/api/v1/models", params={"model_type": request_body["model_type"]}).json()["models"]
+    assert name in [each["id"] for each in listed]
+    card = workbench.client.get(f"/api/v1/models/{name}").json()
+    assert card["data_source"] == "ecb_daily"
+    assert card["timeframe"] == "1d"
+    assert card["outputs"]
+    assert card["evaluation"]["verdict"] in ("not_judged", "not_applicable")
+    assert card["evaluation"]["reason"]
+    assert card["evaluation"]["test"]
+
+
+@every_request
+def test_it_predicts_from_the_services_own_features(request_body: dict[str, Any], workbench: ServiceProcess) -> None:
+    name = model_of(request_body)
+    for symbol in request_body["symbols"]:
+        asked = {"symbol": symbol, "timeframe": "1d"}
+        record = workbench.client.post(f"/api/v1/models/{name}/predict", json=asked).raise_for_status().json()
+        card = workbench.client.get(f"/api/v1/models/{name}").json()
+        assert set(record["outputs"]) == set(card["outputs"])
+        assert record["status"] == "ok", record["abstain_reasons"]
+        assert record["prediction"] is not None
+        assert all(isinstance(value, float | int) for value in record["outputs"].values())
+
+
+@every_request
+def test_it_deploys_and_its_live_predictions_reach_the_agent(
+    request_body: dict[str, Any], workbench: ServiceProcess
+) -> None:
+    name, client = model_of(request_body), workbench.client
+    body = {"version": "1.0.0", "deployment_target": "local", "scaling_factor": 1.0, "monitoring_level": "high"}
+    assert client.post(f"/api/v1/models/{name}/deploy", json=body).raise_for_status().json()["status"] == "live"
+    before = client.get("/api/v1/agents/default").json()["num_applied"]
+    asked = {"symbol": request_body["symbols"][0], "timeframe": "1d"}
+    assert client.post(f"/api/v1/models/{name}/predict", json=asked).json()["role"] == "champion"
+    deadline = time.monotonic() + APPLIED_WITHIN_S
+    while client.get("/api/v1/agents/default").json()["num_applied"] == before and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert client.get("/api/v1/agents/default").json()["num_applied"] == before + 1
+    books = client.get("/api/v1/queue").json()
+    assert books["groups"][0]["balance"] == 0
+    assert books["groups"][0]["dead_lettered"] == 0
