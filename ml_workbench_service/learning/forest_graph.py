@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 from onnx import ModelProto, TensorProto, checker, compose, helper, numpy_helper
-from onnxruntime import InferenceSession
+from onnxruntime import InferenceSession, SessionOptions
 
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
@@ -99,7 +99,11 @@ class _Derivation:
 
     def __init__(self, axes: Mapping[str, np.ndarray], is_level_F: Sequence[bool]) -> None:
         model = derive_graph(axes, is_level_F=is_level_F)
-        self._session = InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+        options = SessionOptions()  # as serving opens its sessions: other threads or denormals, other last bits
+        options.intra_op_num_threads = 1
+        options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        options.enable_cpu_mem_arena = False
+        self._session = InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
     def __call__(self, rows_NTF: Floats32) -> tuple[Floats32, Floats32]:
         """Derived values (N, D) and last rows (N, F)."""

@@ -70,7 +70,7 @@ def _save(forest: Any, checkpoint: Checkpoint) -> None:
 
     states = [estimator.tree_.__getstate__() for estimator in forest.estimators_]
     arrays = {
-        "nodes": np.concatenate([state["nodes"] for state in states]).view(np.uint8),
+        "nodes": np.frombuffer(b"".join(state["nodes"].tobytes() for state in states), dtype=np.uint8),
         "values": np.concatenate([state["values"].reshape(-1) for state in states]),
         "node_counts": np.array([state["node_count"] for state in states]),
         "depths": np.array([state["max_depth"] for state in states]),

@@ -14,7 +14,7 @@ from sklearn.ensemble import IsolationForest
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.learning.autoencoder_graph import ACTIVITY_FLOOR, ACTIVITY_ROOTS
-from ml_workbench_service.learning.export import WEIGHTS_FILE, export
+from ml_workbench_service.learning.export import export
 from ml_workbench_service.learning.family import Trained
 from ml_workbench_service.learning.forest_graph import (
     AXES,
@@ -25,6 +25,7 @@ from ml_workbench_service.learning.forest_graph import (
     tree_weights,
     whitening,
 )
+from ml_workbench_service.learning.manifest import WEIGHTS_FILE
 from ml_workbench_service.learning.runtime import OnnxNetwork
 from ml_workbench_service.learning.windows import Windows
 from ml_workbench_service.market.anomalies import KINDS, plant
@@ -231,7 +232,7 @@ def test_it_reports_ten_trees_at_a_time_and_a_cancellation_ends_it(windows: Wind
     report = Recorder()
     grown(windows, trees=25, report=report)
     assert [(step, total) for step, total, _ in report.steps] == [(10, 25), (20, 25), (25, 25)]
-    report = Recorder(cancel_at_check=2)
+    report = Recorder(cancel_at_check=3)  # one look at what is derived, one before each ten trees
     with pytest.raises(JobCancelled):
         grown(windows, report=report)
     assert [step for step, _, _ in report.steps] == [10]
