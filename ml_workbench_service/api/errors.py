@@ -6,6 +6,7 @@ surrogate in a key) is replaced, so that the error itself can be sent.
 
 import difflib
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -31,6 +32,8 @@ from common_lib.exceptions import (
 from common_lib.logging import correlation_id
 from ml_workbench_service.contracts.contract import Contract
 
+NOT_SENT = ("string_type", "list_type")
+"""What pydantic says of a shape that was not sent."""
 MOST_ERRORS = 50
 MOST_CHARACTERS = 200
 
@@ -121,9 +124,10 @@ def validation_error(errors: Sequence[Any], *, known: Sequence[str] = (), prefix
         known: names that a misspelt key is compared with.
         prefix: put before each path, such as "body".
     """
-    explained = [_explained(each, known, prefix) for each in errors[:MOST_ERRORS]]
+    told = _of_the_shape_sent(errors)
+    explained = [_explained(each, known, prefix) for each in told[:MOST_ERRORS]]
     first = explained[0] if explained else {"path": prefix, "message": "not usable", "code": "invalid"}
-    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
     return DataValidationError(
         f"{first['path']}: {first['message']}{more}; correct it and send the request again",
         details={"errors": explained},
@@ -144,6 +148,28 @@ def names_of(contract: type[Contract]) -> Iterator[str]:
         for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
             if isinstance(inner, type) and issubclass(inner, Contract):
                 yield from names_of(inner)
+
+
+def _of_the_shape_sent(errors: Sequence[Any]) -> list[Any]:
+    """Of a key that takes a text or a list, only what is said of the one that was sent, and under the key's own path.
+
+    Pydantic tells of both, each under a path that ends in its own name for the shape.
+    """
+    places = [tuple(part for part in each.get("loc", ()) if not _names_a_shape(part)) for each in errors]
+    told = []
+    for each, place in zip(errors, places, strict=True):
+        further = [
+            other
+            for other, other_place in zip(errors, places, strict=True)
+            if other_place[: len(place)] == place and (len(other_place) > len(place) or other["type"] not in NOT_SENT)
+        ]
+        if place == tuple(each.get("loc", ())) or each["type"] not in NOT_SENT or not further:
+            told.append({**each, "loc": place})
+    return told
+
+
+def _names_a_shape(part: object) -> bool:
+    return re.fullmatch(r"constrained-\w+|list\[constrained-\w+\]", str(part)) is not None
 
 
 def _explained(error: Mapping[str, Any], known: Sequence[str], prefix: str) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
     <root>/<model_id>/<semver>/            card.json · model.onnx · weights.safetensors · … · manifest.json
     <root>/<model_id>/archived.jsonl       append-only: which versions are archived
-    <root>/.staging/<random>/              drafts of running jobs
+    <root>/.staging/<job or random>/       drafts of running jobs
 
 `os.rename` onto a folder that is not empty fails, which makes it a lock-free exclusive publish; the target is never
 made beforehand, since onto an empty folder it would succeed.
@@ -50,15 +50,20 @@ class FolderModelRegistry:
         self._live_version = live_version
         self._cards: dict[tuple[str, str], ModelCard] = {}
 
-    def draft(self) -> Path:
-        """A new empty staging folder on the registry's own file system; leftovers of a week ago are removed."""
+    def draft(self, job_id: str | None = None) -> Path:
+        """A new empty staging folder on the registry's own file system; leftovers of a week ago are removed.
+
+        A job that was killed while it wrote gets its own folder again, emptied, so it leaves nothing behind.
+        """
         staging = self.root / STAGING
         staging.mkdir(parents=True, exist_ok=True)
         for leftover in staging.iterdir():
             with suppress(FileNotFoundError):  # another job's draft, published meanwhile
                 if time.time() - leftover.stat().st_mtime > STALE_DRAFT_S:
                     shutil.rmtree(leftover, ignore_errors=True)
-        folder = staging / uuid.uuid4().hex
+        folder = staging / (job_id or uuid.uuid4().hex)
+        if folder.exists():
+            shutil.rmtree(folder)
         folder.mkdir()
         return folder
 

@@ -133,6 +133,9 @@ class Family(ABC):
         """Rows of a whole window; a feature set's values stand in one row."""
         return int(getattr(self.hyperparameters, "lookback", 1))
 
+    def check_features(self, num_features: int) -> None:  # noqa: B027 - most families take any number
+        """Raises DataValidationError where this family cannot learn from so many features."""
+
     @abstractmethod
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Learns from the parts `train` and `stop` alone, reporting and looking for a cancellation as it goes."""

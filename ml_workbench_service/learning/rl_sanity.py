@@ -4,6 +4,9 @@
     shuffled  returns without drift, drawn at random: the gross mean out of sample within two standard errors of zero
     rewards   what training pays for a series of decisions is what the backtest says of the same decisions
 
+Out of sample is the part `calibrate`, which a policy does not learn from: the untouched test part stays untouched, not
+even its returns are shuffled into these runs.
+
 Each of 20 seeds trains the same family with the same hyper-parameters, on fewer rows and epochs (`Budget`). A correct
 family fails `shuffled` by chance about once in 17 trainings: that is what two standard errors of 20 values mean.
 `rewards` must hold exactly; the other two warn.
@@ -33,7 +36,8 @@ MOST_STANDARD_ERRORS = 2.0
 MOST_DIFFERENCE = 1e-9
 """Of two log returns that come from the same formula in another order of operations."""
 ORACLE = "tomorrow"
-PART_SHARES: Mapping[Part, float] = {"train": 1.0, "stop": 0.25, "calibrate": 0.25, "test": 0.5}
+OUT_OF_SAMPLE: Part = "calibrate"
+PART_SHARES: Mapping[Part, float] = {"train": 1.0, "stop": 0.25, OUT_OF_SAMPLE: 0.5, "test": 0.0}
 """Rows of the other parts, in the budget's rows of the training part."""
 REWARD_ROWS = 500
 """Decisions whose rewards are compared one by one."""
@@ -44,8 +48,8 @@ class Sanity:
     """What the runs found.
 
     Attributes:
-        oracle_shares: of the perfect policy's net profit on the test part, one a seed.
-        shuffled_gross: mean gross log return of a decision on the test part, one a seed.
+        oracle_shares: of the perfect policy's net profit out of sample, one a seed.
+        shuffled_gross: mean gross log return of a decision out of sample, one a seed.
         largest_difference: between a training reward and the backtest's, over all decisions compared.
         num_rows: rows of the training part that were used.
         epochs: most epochs of each training.
@@ -149,11 +153,13 @@ def shuffled(assignment: Assignment, *, seed: int) -> Assignment:
 
     Drawn with replacement: the returns of a permutation add up to what they did before, so that a training part which
     rises by chance would be followed by a test part which falls, and the mean out of sample would lie below zero.
+    Prices of the test part stay as they are, and out of the draw.
     """
     windows, chance = assignment.windows, np.random.default_rng((seed, 1))  # training draws from (seed,)
     close_R = windows.close_R.copy()
-    for run_number in np.unique(windows.runs_R):
-        rows = np.flatnonzero(windows.runs_R == run_number)
+    before_test_R = windows.known_ms_R <= windows.borders_ms["test"]
+    for run_number in np.unique(windows.runs_R[before_test_R]):
+        rows = np.flatnonzero((windows.runs_R == run_number) & before_test_R)
         moves = np.diff(np.log(close_R[rows]))
         mixed = chance.choice(moves - moves.mean(), len(moves)) if len(moves) else moves
         close_R[rows[1:]] = close_R[rows[0]] * np.exp(np.cumsum(mixed))
@@ -210,7 +216,7 @@ def _trained(family: PolicyFamily, assignment: Assignment, *, seed: int, report:
 
 def _oracle_share(model: Trained, assignment: Assignment) -> float:
     tape = tape_of(assignment)
-    rows = decision_rows(tape, assignment, "test")
+    rows = decision_rows(tape, assignment, OUT_OF_SAMPLE)
     perfect = perfect_net(tape, rows)
     earned = float(np.sum(_walk(model, tape, rows, assignment.windows.lookback).rewards_N))
     return earned / perfect if perfect > 0 else 1.0
@@ -218,7 +224,7 @@ def _oracle_share(model: Trained, assignment: Assignment) -> float:
 
 def _gross_mean(model: Trained, assignment: Assignment) -> float:
     tape = tape_of(assignment)
-    rows = decision_rows(tape, assignment, "test")
+    rows = decision_rows(tape, assignment, OUT_OF_SAMPLE)
     return float(np.mean(_walk(model, tape, rows, assignment.windows.lookback).gross_N))
 
 
@@ -232,9 +238,12 @@ def _walk(model: Trained, tape: Tape, rows: Ints, lookback: int) -> Any:
 
 
 def _fewer(windows: Windows, num_rows: int) -> Windows:
-    """The newest windows of each part, as many of each symbol."""
+    """The newest windows of each part, as many of each symbol; none of the test part."""
     parts = {}
     for part, ends in windows.parts.items():
+        if not PART_SHARES[part]:
+            parts[part] = ends[:0]
+            continue
         most = max(1, round(num_rows * PART_SHARES[part] / len(windows.symbols)))
         symbols = windows.symbol_R[ends]
         parts[part] = np.concatenate([np.sort(ends[symbols == each])[-most:] for each in np.unique(symbols)])

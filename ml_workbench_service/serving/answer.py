@@ -170,7 +170,7 @@ def finish(
             correlation_id=circumstances.correlation_id,
             fill=card.fill,
             volatility=None if judgement is None else judgement.volatility,
-            strength=None if judgement is None else judgement.strength,
+            strength=None if stated is None else stated.strength,
             deployment_id=circumstances.deployment_id,
             costs=model.costs.get(question.symbol),
         ),

@@ -10,7 +10,7 @@ from typing import Any
 
 from common_lib.exceptions import DataValidationError, InsufficientMemoryError, NotFoundError, VersionExistsError
 from ml_workbench_service import families as families  # loading the package registers every family
-from ml_workbench_service.contracts.contract import NAME_PATTERN, iso, to_ms
+from ml_workbench_service.contracts.contract import NAME_PATTERN, TIMEFRAMES_MS, iso, to_ms, utc_now
 from ml_workbench_service.contracts.feature_sets import FeatureSet, is_reference, parse_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest
@@ -18,6 +18,7 @@ from ml_workbench_service.integrations.model_registry import next_version
 from ml_workbench_service.learning import tasks as tasks
 from ml_workbench_service.learning.family import Family, family_for
 from ml_workbench_service.learning.task import task_for
+from ml_workbench_service.learning.windows import FEWEST_WINDOWS
 from ml_workbench_service.market.calendar import num_expected_bars
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.derivation import Derivation
@@ -26,6 +27,8 @@ from ml_workbench_service.workbench import Workbench
 WORKER_GB = 0.55
 """Resident memory of a worker with torch loaded, before any data."""
 ROW_BYTES = 8
+MOST_COST = 10_000
+"""Pips of a price near one, or basis points: all of what is traded."""
 SHARES_OF_RANGE = (*(percent / 100 for percent in range(95, 5, -5)), 0.05, 0.02, 0.01, 0.005, 0.002)
 """How much of the range is tried where a training is too large, the most first."""
 ROW_COPIES = 4
@@ -71,17 +74,19 @@ def plan_training(
         max_memory_gb: MAX_TRAINING_MEMORY.
 
     Raises:
-        DataValidationError: family, hyper-parameters, target, feature or costs are not usable.
+        DataValidationError: family, hyper-parameters, target, feature, costs, range or id are not usable.
         VersionExistsError: the version asked for exists or is being trained.
         InsufficientMemoryError: the estimate is over the limit.
     """
     family = family_for(request.model_type, request.family)(request.hyperparameters)
     targets = task_for(request.model_type).check(request)
-    derivation = _derivation(request, workbench, timeframe=request.timeframe_for(targets))
-    for symbol in request.symbols:
-        resolved_costs(symbol, request.costs)
-    model_id = request.model_id or slug(request.name)
     timeframe = request.timeframe_for(targets)
+    derivation = _derivation(request, workbench, timeframe=timeframe)
+    family.check_features(len(derivation.features))
+    _check_costs(request)
+    _check_range(request, family, timeframe, horizon=max((target.horizon for target in targets), default=1))
+    model_id = request.model_id or slug(request.name)
+    _check_type(request, model_id, workbench)
     estimate = _estimate(request, family, timeframe, num_features=len(derivation.features))
     if estimate.memory_gb > max_memory_gb:
         raise _too_large(request, family, estimate, max_memory_gb, num_features=len(derivation.features))
@@ -143,6 +148,56 @@ def _feature_set(feature: str, workbench: Workbench, *, path: str) -> FeatureSet
             code="unknown_feature",
         )  # fmt: skip
     return FeatureSet.model_validate(card.findings["feature_set"])
+
+
+def _check_costs(request: TrainRequest) -> None:
+    """Every symbol has costs, nobody is paid for trading, and no cost is larger than any price.
+
+    Raises:
+        DataValidationError: naming the cost.
+    """
+    for symbol in request.symbols:
+        resolved_costs(symbol, request.costs)
+    for name, cost in ({} if request.costs is None else request.costs.model_dump(exclude_none=True)).items():
+        least = -MOST_COST if name.startswith("swap") else 0
+        if not least <= cost <= MOST_COST:
+            raise DataValidationError.at(f"body.costs.{name}", f"{name} lies from {least} to {MOST_COST}; correct it")
+
+
+def _check_range(request: TrainRequest, family: Family, timeframe: str, *, horizon: int) -> None:
+    """Refuses ranges that hold too few windows even if a bar opened at every moment of the clock.
+
+    Raises:
+        DataValidationError: the range is too short, or begins after today.
+    """
+    if request.start_date > utc_now():
+        raise DataValidationError.at("body.start_date", "no bar is known yet in this range; start in the past")
+    span_ms = to_ms(request.end_date) - to_ms(request.start_date)
+    bars = -(-span_ms // TIMEFRAMES_MS[timeframe])
+    num_windows = len(request.symbols) * max(0, bars - (family.lookback - 1) - horizon)
+    if num_windows < sum(FEWEST_WINDOWS.values()):
+        raise DataValidationError.at(
+            "body.start_date",
+            f"this range has at most {num_windows} windows of {family.lookback} bars and a label {horizon} ahead, and "
+            f"a training needs {sum(FEWEST_WINDOWS.values())}; ask for a longer range or a shorter lookback",
+            code="too_few_windows",
+        )
+
+
+def _check_type(request: TrainRequest, model_id: str, workbench: Workbench) -> None:
+    """All versions of a model are of one type: who names it, or serves it, relies on that.
+
+    Raises:
+        DataValidationError: the id belongs to a model of another type.
+    """
+    for version in workbench.registry.versions(model_id)[:1]:
+        known = workbench.registry.card(model_id, version).type
+        if known != request.model_type.value:
+            raise DataValidationError.at(
+                "body.model_id",
+                f"{model_id} is a model of type {known}; send another `model_id` for one of type "
+                f"{request.model_type.value}",
+            )
 
 
 def _known_feature(workbench: Workbench, feature: str, number: int) -> None:

@@ -79,7 +79,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     report.say("training")
     trained = family.train(assignment, accelerator=accelerator, report=report)
     is_simulated = tables[0].data_source == "simulated"
-    draft = workbench.registry.draft()
+    draft = workbench.registry.draft(spec.id)
     try:
         product = task.package(trained, draft, assignment, family=family, is_simulated=is_simulated, report=report)
         derivation = product.derivation or derivation

@@ -220,6 +220,25 @@ def test_an_unknown_key_names_the_nearest(
     assert [f"did you mean {nearest}?" in each["message"] for each in found if each["path"].endswith(place)] == [True]
 
 
+@pytest.mark.parametrize(
+    ("target", "place", "code"),
+    [
+        ([], "body.target", "too_short"),
+        (["price_change_1h"] * 40, "body.target", "too_long"),
+        (["price_change_1h", 5], "body.target.1", "string_type"),
+        ("x" * 65, "body.target", "string_too_long"),
+        (5, "body.target", "string_type"),
+    ],
+)
+def test_a_key_of_two_shapes_is_explained_by_the_one_that_was_sent(
+    api: httpx.Client, target: object, place: str, code: str
+) -> None:
+    body = assert_failure(api.post(TRAIN, json={**NOT_TRAINED, "target": target}), 422, "DATA_VALIDATION_ERROR")
+    found = [(each["path"], each["code"]) for each in body["details"]["errors"] if "target" in each["path"]]
+    assert found[0] == (place, code)
+    assert {path for path, _ in found} == {place}
+
+
 @pytest.mark.parametrize("key", [*SMALL_TRAIN, "family", "version", "timeframe", "seeds", "costs", "as_of", "notes"])
 def test_a_rejected_value_is_never_echoed(api: httpx.Client, key: str) -> None:
     for value in ("zq-echo-zq", ["zq-echo-zq"], {"lookback": "zq-echo-zq"}):

@@ -305,6 +305,15 @@ def test_an_unreadable_version_is_left_out_of_lists(registry: FolderModelRegistr
         FolderModelRegistry(registry.root, live_version=lambda _: None).cards("model")
 
 
+def test_a_job_that_was_killed_while_it_wrote_gets_its_draft_again_empty(registry: FolderModelRegistry) -> None:
+    killed, other = registry.draft("job-1"), registry.draft("job-2")
+    (killed / "model.onnx").write_bytes(b"torn")
+    again = registry.draft("job-1")
+    assert not list(again.iterdir())
+    registry.publish(again, model_card())
+    assert list((registry.root / ".staging").iterdir()) == [other]
+
+
 def test_old_drafts_are_swept_and_young_ones_kept(registry: FolderModelRegistry) -> None:
     old, young = registry.draft(), registry.draft()
     (old / "weights").write_text("w")

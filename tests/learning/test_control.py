@@ -48,7 +48,6 @@ def test_a_request_needs_features_and_nothing_to_forecast() -> None:
         ({"quantiles": [0.5]}, "body.quantiles", "quantiles belong to time_series"),
         ({"label": {"k": 2.0}}, "body.label", "leave it out"),
         ({"features": []}, "body.features", "needs features"),
-        ({"features": [f"sma_{n}" for n in range(2, 12)]}, "body.hyperparameters.bins", "send bins: 3"),
     ],
 )
 def test_what_does_not_belong_is_refused(changes: dict[str, Any], path: str, words: str) -> None:
@@ -57,11 +56,6 @@ def test_what_does_not_belong_is_refused(changes: dict[str, Any], path: str, wor
     error = caught.value.details["errors"][0]
     assert error["path"] == path
     assert words in error["message"]
-
-
-def test_dqn_takes_any_number_of_features() -> None:
-    many = [f"sma_{n}" for n in range(2, 12)]
-    assert Control().check(request(features=many, family="dqn")) == ()
 
 
 @pytest.mark.parametrize(
@@ -79,7 +73,7 @@ def test_the_judge_names_the_greedy_action(outputs: tuple[float, ...], label: st
     situation = Situation(label_scale_K=np.ones(0), bar_volatility=None, dead_zone=0.0)
     said = judge.judge(np.array(outputs, dtype=np.float32), situation)
     assert (said.label, said.direction) == (label, direction)
-    assert said.prediction == {"short": -1, "flat": 0, "long": 1}[label]
+    assert said.prediction == said.strength == {"short": -1, "flat": 0, "long": 1}[label]
     assert said.outputs == dict(zip(NAMES, outputs, strict=True))
     assert said.confidence is None
     assert said.interval is None

@@ -167,7 +167,11 @@ def test_without_a_volatility_the_label_scale_stands_in_with_a_warning(deviation
     assert told.interval is not None
     assert (told.interval.upper - told.interval.lower) / 2 == pytest.approx(judge.unconditional.radius * LABEL_SCALE)
     band = judge_of(banded(forecasts, 1.0), labels, deviation_N=deviations, quantiles=QUANTILES)
-    assert asked(band, [-1, 0.1, 1], deviation).warnings == ()  # a band needs no volatility
+    told = asked(band, [-1, 0.1, 1], deviation)
+    assert told.warnings == ("unconditional_interval",)
+    assert told.interval is not None
+    ends = [(-1 - band.margin) * LABEL_SCALE, (1 + band.margin) * LABEL_SCALE]
+    assert [told.interval.lower, told.interval.upper] == pytest.approx(ends)
 
 
 def test_every_output_is_told_in_its_own_targets_unit_and_the_first_target_leads() -> None:
@@ -220,7 +224,8 @@ def test_an_interval_far_wider_than_usual_is_a_reason_to_abstain(kind: str) -> N
         usual, wide = asked(judge, [0.1], 1.0), asked(judge, [0.1], 50.0)
     else:
         judge = judge_of(banded(forecasts, 1.0), labels, deviation_N=deviation, quantiles=QUANTILES)
-        usual, wide = asked(judge, [-1, 0.1, 1], 1.0), asked(judge, [-90, 0.1, 1], 1.0)
+        usual, wide = asked(judge, [-1, 0.1, 1], 1.0), asked(judge, [-1, 0.1, 1], 50.0)
+        assert asked(judge, [-90, 0.1, 1], None).reasons == ("interval_too_wide",)
     assert usual.reasons == ()
     assert wide.reasons == ("interval_too_wide",)
 

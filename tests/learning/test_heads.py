@@ -160,7 +160,7 @@ def test_an_abstention_names_every_output_without_a_value(grown: Grown) -> None:
     assert record.outputs == dict.fromkeys(TARGETS)
 
 
-def test_quantiles_come_in_order_and_the_outermost_are_the_interval(tmp_path: Path) -> None:
+def test_quantiles_come_in_order_and_the_interval_is_as_wide_as_the_volatility(tmp_path: Path) -> None:
     bars = planted_bars(1500, seed=4, r2=0.3)
     bench = open_bench(tmp_path)
     bars.write(tmp_path / "bars", "EUR/USD")
@@ -168,7 +168,7 @@ def test_quantiles_come_in_order_and_the_outermost_are_the_interval(tmp_path: Pa
     assert grown.card.quantiles == (0.05, 0.5, 0.95)
     judge = grown.model.judge
     assert isinstance(judge, ForecastJudge)
-    scale = float(grown.model.scaler.symbols["EUR/USD"].label_scale_K[0])
+    assert judge.tails is not None
     num_answered = 0
     for row in range(1300, 1480):
         record = answer(grown.model, grown.history.question(row), LIVE)
@@ -179,7 +179,9 @@ def test_quantiles_come_in_order_and_the_outermost_are_the_interval(tmp_path: Pa
         assert low <= middle == record.prediction <= high
         assert volatilities == sorted(volatilities)
         assert record.interval is not None
-        ends = sorted((low - judge.margin * scale, high + judge.margin * scale))
+        volatility = record.metadata.volatility
+        assert volatility == pytest.approx(grown.history.bar_volatility_N[row])
+        ends = [middle + tail * volatility for tail in judge.tails]
         assert [record.interval.lower, record.interval.upper] == pytest.approx(ends)
         assert record.interval.level == 0.9
     assert num_answered > 100

@@ -59,9 +59,24 @@ def test_its_answers_name_an_action_and_read_the_position(trader: tuple[Workbenc
     records = answer_many(model, [prepare(model, each) for each in some], LIVE)
     assert [each.outputs for each in records] == [answer(model, each, LIVE).outputs for each in some]
     assert {each.label for each in records if each.status == "ok"} == {"short", "flat", "long"}
+    assert all(each.metadata.strength == each.prediction for each in records), "what an agent reads of a position"
     flat = [answer(model, replace(each, position=0.0), LIVE) for each in some]
     for number, (one, two) in enumerate(zip(records, flat, strict=True)):
         assert (one.outputs != two.outputs) == (number % 3 != 1 and one.status == "ok")
+
+
+def test_an_abstaining_policy_leans_nowhere(trader: tuple[Workbench, ModelCard]) -> None:
+    bench, card = trader
+    model = loaded(bench, card)
+    (table,) = bench.feature_store.fetch(
+        ["EUR/USD"], "1h", start_ms=0, end_ms=4_102_444_800_000, features=["signal", "sma_20", "close"]
+    )
+    question = replace(newest_question(model, table, as_of_ms=None), clock=False)
+    wild = question.x_TF.copy()
+    wild[-1, 0] = 1e6
+    record = answer(model, replace(question, x_TF=wild), LIVE)
+    assert record.abstain_reasons == ("novel_input",)
+    assert (record.prediction, record.label, record.metadata.strength) == (None, None, None)
 
 
 def test_the_bundle_holds_the_table_and_no_code(trader: tuple[Workbench, ModelCard]) -> None:

@@ -53,6 +53,27 @@ def test_returns_that_a_feature_tells_do_not_pass_as_shuffled(monkeypatch: pytes
     assert found.warnings == ("sanity_shuffled_failed",)
 
 
+def test_nothing_of_the_test_part_is_looked_at() -> None:
+    """Other prices, features and spreads after its border change no figure."""
+    assignment = market_of(num=700)
+    windows = assignment.windows
+    late_R = windows.known_ms_R > windows.borders_ms["test"]
+    chance = np.random.default_rng(1)
+    wild = replace(
+        windows,
+        close_R=np.where(late_R, windows.close_R * np.exp(0.1 * chance.standard_normal(len(late_R))), windows.close_R),
+        rows_RF=np.where(late_R[:, None], np.float32(9.0), windows.rows_RF),
+        spread_R=np.where(late_R, 0.01, windows.spread_R),
+    )
+    family = policy_family("q_learning", bins=2)
+    found, again = (
+        rl_sanity.run(family, replace(assignment, windows=each), report=Recorder(), num_seeds=2)
+        for each in (windows, wild)
+    )
+    assert found == again
+    assert found.oracle_shares[0] != found.oracle_shares[1] or found.shuffled_gross[0] != found.shuffled_gross[1]
+
+
 @pytest.mark.parametrize("name", ["dqn", "ppo"])
 def test_networks_pass_too(name: str) -> None:
     found = rl_sanity.run(policy_family(name), market_of(num=900), report=Recorder(), num_seeds=2)
@@ -85,12 +106,14 @@ def test_shuffling_keeps_features_and_gaps_and_takes_order_and_drift() -> None:
     before, after = assignment.windows, mixed
     np.testing.assert_array_equal(after.rows_RF, before.rows_RF)
     for run_number in np.unique(before.runs_R):
-        own = before.runs_R == run_number
+        own = (before.runs_R == run_number) & (before.known_ms_R <= before.borders_ms["test"])
         old, new = (np.diff(np.log(each.close_R[own])) for each in (before, after))
         assert np.abs(new[:, None] - (old - old.mean())).min(axis=1).max() < 1e-12
         assert abs(new.mean()) < 4 * old.std() / len(old) ** 0.5 < old.mean()
         assert 0.4 < len(np.unique(new.round(12))) / len(old) < 0.9  # with replacement: 63 % of them
         assert abs(np.corrcoef(old, new)[0, 1]) < 0.3
+    late = before.known_ms_R > before.borders_ms["test"]
+    np.testing.assert_array_equal(after.close_R[late], before.close_R[late])
     assert not np.array_equal(shuffled(assignment, seed=2).windows.close_R, mixed.close_R)
 
 

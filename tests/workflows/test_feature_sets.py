@@ -1,5 +1,7 @@
 """A feature search, the models that name its set, and what both answer: the whole way over the user's own bars."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -85,6 +87,23 @@ def test_a_model_reads_the_sets_expressions_and_keeps_them(
     skill = reader.evaluation.skill["mse_against_random_walk"]
     assert skill is not None
     assert skill > 0.2
+
+
+def test_a_table_counts_every_column_of_a_set(bench: Workbench, tmp_path: Path) -> None:
+    card = train_model(
+        bench, "several", checkpoint=tmp_path, model_type="feature_engineering", features=["rsi_14", "macd", "sma_20"],
+        symbols=[SYMBOL], hyperparameters=SEARCH,
+    )  # fmt: skip
+    num = len(card.features)
+    assert num >= 2
+    bins = int(65_536 ** (1 / num)) + 1  # one too many for the whole set, and few for one feature
+    body = {
+        "name": "Table", "model_type": "reinforcement_learning", "features": ["@several"], "timeframe": "1h",
+        "symbols": [SYMBOL], "start_date": "2020-01-01T00:00:00Z", "end_date": "2020-07-01T00:00:00Z",
+        "hyperparameters": {"bins": min(bins, 64)},
+    }  # fmt: skip
+    with pytest.raises(DataValidationError, match=f"{num} features in"):
+        plan_training(TrainRequest.model_validate(body), bench, unfinished=[], max_memory_gb=16)
 
 
 def newest(bench: Workbench) -> PredictRequest:

@@ -18,6 +18,9 @@ from tests.service_process import SEED_TRAIN
 from tests.workflows.conftest import OpenBench
 
 GB = 16.0
+A_CLASS: dict[str, Any] = {"model_type": "classification", "target": "direction_1h", "hyperparameters": {}}
+A_POLICY: dict[str, Any] = {"model_type": "reinforcement_learning", "target": None, "hyperparameters": {}}
+TEN_AVERAGES = [f"sma_{number}" for number in range(2, 12)]
 
 
 @pytest.fixture
@@ -103,7 +106,22 @@ def test_versions_that_are_published_or_being_trained_are_taken(bench: Workbench
         ({"quantiles": [0.1, 0.9]}, "body.quantiles", "add it"),
         ({"family": "gur"}, "body.family", "did you mean gru"),
         ({"hyperparameters": {"dropuot": 0.1}}, "body.hyperparameters.dropuot", "did you mean dropout"),
-        ({"model_type": "anomaly_detection"}, "body.model_type", "installed types"),
+        ({"costs": {"spread_pips": -1}}, "body.costs.spread_pips", "from 0 to"),
+        ({"costs": {"swap_long_pips": 1e300}}, "body.costs.swap_long_pips", "correct it"),
+        ({"target": "price_change_1d", "start_date": "2025-01-20T00:00:00Z"}, "body.start_date", "a longer range"),
+        ({"target": "price_change_9999d"}, "body.start_date", "at most 0 windows"),
+        (
+            {"start_date": "2098-01-01T00:00:00Z", "end_date": "2099-01-01T00:00:00Z"},
+            "body.start_date",
+            "start in the past",
+        ),
+        (
+            {**A_CLASS, "model_id": "small"},
+            "body.model_id",
+            "small is a model of type time_series; send another `model_id`",
+        ),
+        ({**A_POLICY, "features": TEN_AVERAGES}, "body.hyperparameters.bins", "send bins: 3"),
+        ({"model_type": "anomaly_detection", "hyperparameters": {}}, "body.target", "leave `target` out"),
     ],
 )
 def test_a_refusal_names_the_place_and_what_to_send(
@@ -114,6 +132,15 @@ def test_a_refusal_names_the_place_and_what_to_send(
     [found] = caught.value.details["errors"]
     assert found["path"] == path
     assert hint in found["message"]
+
+
+def test_a_policy_without_a_table_takes_any_number_of_features(bench: Workbench) -> None:
+    found = plan(bench, **A_POLICY, family="dqn", features=TEN_AVERAGES)
+    assert found.derivation.features == tuple(TEN_AVERAGES)
+
+
+def test_costs_at_the_borders_can_be_planned_with(bench: Workbench) -> None:
+    assert plan(bench, costs={"spread_pips": 0, "swap_short_pips": -2.5}).version == "1.0.0"
 
 
 @settings(max_examples=60, deadline=None)

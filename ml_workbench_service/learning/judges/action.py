@@ -38,6 +38,7 @@ class ActionJudge(Judge):
             outputs=dict(zip(self.names, outputs_K.astype(np.float64).tolist(), strict=True)),
             direction=DIRECTIONS[action],
             label=LABELS[action],
+            strength=float(action - FLAT),
         )
 
     def to_json(self) -> dict[str, Any]:

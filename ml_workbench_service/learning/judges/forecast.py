@@ -1,8 +1,13 @@
 """`ForecastJudge`: a number with its interval, and the direction that is worth its costs.
 
-The first target is the headline: its value is the prediction, its interval is kept. With quantile outputs the
-interval is the outermost pair, widened or narrowed by one margin so that it covers as promised on the calibration part
+The first target is the headline: its value is the prediction, its interval is kept. With quantile outputs the interval
+has the level of the outermost pair. Where the volatility is known its ends lie at fixed numbers of ex-ante volatilities
+from the median, the calibration part's conformal quantiles: one tail each, as the quantiles say. Without a volatility
+it is the outermost pair itself, moved by one margin so that it covers as promised on the calibration part
 (conformalised quantile regression: Romano, Patterson and Candès, NeurIPS 2019).
+
+Why not the pair and a margin in units of volatility: of a band as wide in calm as in storm, a calm calibration part
+asks for a margin below zero, which then narrows the band most in the storm that follows.
 
 Legend: N windows, K outputs.
 """
@@ -33,6 +38,8 @@ class ForecastJudge(Judge):
         conditional: residuals in units of the ex-ante volatility of the target; None where too few rows have one.
         unconditional: residuals in units of the label scale.
         margin: what the outermost quantiles are moved out by, in units of the label scale; 0 for point forecasts.
+        tails: where the interval of quantiles begins and ends, from the median, in units of the ex-ante volatility of
+            the target; None for point forecasts, and where too few rows have a volatility.
     """
 
     kind: ClassVar[str] = "forecast"
@@ -42,6 +49,7 @@ class ForecastJudge(Judge):
     conditional: ResidualDistribution | None
     unconditional: ResidualDistribution
     margin: float = 0.0
+    tails: tuple[float, float] | None = None
 
     @classmethod
     def fit(
@@ -66,9 +74,10 @@ class ForecastJudge(Judge):
         residuals = labels_N - outputs_NK[:, headline_column(quantiles)] * label_scale_N
         unconditional = ResidualDistribution.fit(residuals, label_scale_N)
         assert unconditional is not None, "windows.build lets no calibration part of under 20 windows pass"
-        margin = 0.0
+        margin, tails = 0.0, None
         if len(quantiles) > 1:
             margin = _margin(outputs_NK, labels_N / label_scale_N, quantiles)
+            tails = _tails(residuals, volatility_N, quantiles)
         return cls(
             tuple(targets),
             tuple(names),
@@ -76,6 +85,7 @@ class ForecastJudge(Judge):
             ResidualDistribution.fit(residuals, volatility_N),
             unconditional,
             margin,
+            tails,
         )
 
     def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
@@ -87,14 +97,20 @@ class ForecastJudge(Judge):
         value = float(values[headline_column(self.quantiles)])
         distribution, scale = self.unconditional, label_scale
         warnings: tuple[str, ...] = ("unconditional_interval",)
-        if self.conditional is not None and situation.bar_volatility is not None and situation.bar_volatility > 0:
-            distribution, scale, warnings = self.conditional, situation.bar_volatility * target.horizon**0.5, ()
+        volatility = np.nan
+        if situation.bar_volatility is not None and situation.bar_volatility > 0:
+            volatility = situation.bar_volatility * target.horizon**0.5
+        if self.conditional is not None and np.isfinite(volatility):
+            distribution, scale, warnings = self.conditional, volatility, ()
         interval = distribution.interval(value, scale, may_be_negative=target.needs_price)
         half_width = distribution.radius * scale
         if len(self.quantiles) > 1:
-            lower, upper = self._band(outputs_K[None].astype(np.float64), np.array([label_scale]))
+            lower, upper = self._band(
+                outputs_K[None].astype(np.float64), np.array([label_scale]), np.array([volatility])
+            )
             level = round(self.quantiles[-1] - self.quantiles[0], 9)
-            interval, warnings = Interval(level=level, lower=float(lower[0]), upper=float(upper[0])), ()
+            interval = Interval(level=level, lower=float(lower[0]), upper=float(upper[0]))
+            warnings = warnings if self.tails is not None else ()  # a band without tails never needs a volatility
             half_width = (interval.upper - interval.lower) / 2
         reasons: tuple[AbstainReason, ...] = ()
         if half_width > TOO_WIDE * self.unconditional.radius * label_scale:
@@ -121,7 +137,7 @@ class ForecastJudge(Judge):
     ) -> NDArray[np.bool_]:
         """Whether each realised value lies within its interval; the same bounds as `judge`'s."""
         if len(self.quantiles) > 1:
-            lower_N, upper_N = self._band(outputs_NK, label_scale_N)
+            lower_N, upper_N = self._band(outputs_NK, label_scale_N, volatility_N)
             return (lower_N <= labels_N) & (labels_N <= upper_N)
         radius = self.unconditional.radius * label_scale_N
         if self.conditional is not None:
@@ -136,12 +152,13 @@ class ForecastJudge(Judge):
             "conditional": None if self.conditional is None else self.conditional.to_json(),
             "unconditional": self.unconditional.to_json(),
             "margin": self.margin,
+            "tails": None if self.tails is None else list(self.tails),
         }
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any], card: ModelCard) -> Self:
         """The inverse of `to_json`."""
-        conditional = plain["conditional"]
+        conditional, tails = plain["conditional"], plain.get("tails")
         return cls(
             targets=tuple(parse_target(name) for name in card.target_names),
             names=card.outputs,
@@ -149,12 +166,20 @@ class ForecastJudge(Judge):
             conditional=None if conditional is None else ResidualDistribution.from_json(conditional),
             unconditional=ResidualDistribution.from_json(plain["unconditional"]),
             margin=float(plain.get("margin", 0.0)),
+            tails=None if tails is None else (float(tails[0]), float(tails[1])),
         )
 
-    def _band(self, outputs_NK: Floats, label_scale_N: Floats) -> tuple[Floats, Floats]:
-        """The outermost quantiles of the first target, moved by the margin; a margin below zero may turn them round."""
+    def _band(self, outputs_NK: Floats, label_scale_N: Floats, volatility_N: Floats) -> tuple[Floats, Floats]:
+        """The interval of quantile outputs, by tails where the volatility is known, else by the margin.
+
+        A margin below zero may turn the ends round: they are put in order again.
+        """
         ends_N2 = outputs_NK[:, [0, len(self.quantiles) - 1]] + np.array([-self.margin, self.margin])
         ends_N2 = np.sort(ends_N2, axis=1) * label_scale_N[:, None]
+        if self.tails is not None:
+            median_N = outputs_NK[:, headline_column(self.quantiles)] * label_scale_N
+            by_tails_N2 = median_N[:, None] + volatility_N[:, None] * np.array(self.tails)
+            ends_N2 = np.where(np.isfinite(volatility_N)[:, None], by_tails_N2, ends_N2)
         if not self.targets[0].needs_price:
             ends_N2 = np.maximum(ends_N2, 0.0)
         return ends_N2[:, 0], ends_N2[:, 1]
@@ -171,3 +196,18 @@ def _margin(outputs_NK: Floats, labels_N: Floats, quantiles: Sequence[float]) ->
     num, level = len(beyond), quantiles[-1] - quantiles[0]
     rank = min(num, int(np.ceil((num + 1) * level)))
     return float(np.sort(beyond)[rank - 1])
+
+
+def _tails(residuals_N: Floats, volatility_N: Floats, quantiles: Sequence[float]) -> tuple[float, float] | None:
+    """The outermost quantiles of what the calibration part's residuals are in volatilities, at conformal ranks.
+
+    None where fewer than 20 rows have a volatility, as for `ResidualDistribution`.
+    """
+    usable = np.isfinite(volatility_N) & (volatility_N > 0)
+    ratios = np.sort(residuals_N[usable] / volatility_N[usable])
+    num = len(ratios)
+    if num < 20:
+        return None
+    below = max(int(np.floor(round((num + 1) * quantiles[0], 9))), 1)
+    above = min(int(np.ceil(round((num + 1) * quantiles[-1], 9))), num)
+    return float(ratios[below - 1]), float(ratios[above - 1])

@@ -18,9 +18,9 @@ from common_lib.exceptions import DataValidationError, TrainingError
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Evaluation
-from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
+from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.learning import evaluation
-from ml_workbench_service.learning.family import Assignment, Family, Trained, family_for
+from ml_workbench_service.learning.family import Assignment, Family, Trained
 from ml_workbench_service.learning.judge import Judge
 from ml_workbench_service.learning.judges.action import ActionJudge, greedy_actions
 from ml_workbench_service.learning.policy_family import PolicyFamily, decision_rows, tape_of
@@ -38,14 +38,6 @@ class Control(Task):
 
     model_type: ClassVar[ModelType] = ModelType.REINFORCEMENT_LEARNING
     sanity_seeds = 20  # of finance.md
-
-    def check(self, request: TrainRequest) -> tuple[Target, ...]:
-        """As every task, and no more features than the family can take."""
-        targets = super().check(request)
-        family = family_for(request.model_type, request.family)(request.hyperparameters)
-        if isinstance(family, PolicyFamily):
-            family.check_features(len(request.features))
-        return targets
 
     def check_targets(self, targets: Sequence[Target]) -> None:
         """None at all."""
