@@ -184,11 +184,11 @@ class TrainRequest(Contract):
             ValueError: a target is not one, stands twice, or two fix different timeframes.
         """
         targets = tuple(parse_target(name, self.timeframe) for name in self.target_names)
-        if len({(each.measure, each.horizon) for each in targets}) < len(targets):
-            raise ValueError("a target stands twice; list each once")
         units = sorted({each.timeframe for each in targets if each.timeframe})
         if len(units) > 1:
             raise ValueError(f"the targets fix different timeframes ({', '.join(units)}); train a model for each")
+        if len({(each.measure, each.horizon) for each in targets}) < len(targets):
+            raise ValueError("a target stands twice; list each once")
         return targets
 
     def timeframe_for(self, targets: Sequence[Target]) -> str:

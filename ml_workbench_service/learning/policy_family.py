@@ -64,9 +64,6 @@ class PolicyFamily(Family, abstract=True):
     min_window: ClassVar[int] = MIN_WINDOW
     budget: ClassVar[Budget]
 
-    def check_features(self, num_features: int) -> None:
-        """Raises DataValidationError where this family cannot learn from so many features."""
-
     def with_budget(self, *, epochs: int) -> "PolicyFamily":
         """The same family and hyper-parameters, but at most so many epochs; for the sanity runs."""
         plain = self.hyperparameters.model_dump()

@@ -21,10 +21,15 @@ from ml_workbench_service.market.expressions import KindOf, evaluate, kind
 
 @dataclass(frozen=True)
 class Derivation:
-    """Features in order; `expressions` has the text of those that are evaluated, by name."""
+    """Features in order; `expressions` has the text of those that are evaluated, by name.
+
+    Attributes:
+        selected_until_ms: when the newest label was known that chose an expression; 0 where none was chosen by data.
+    """
 
     features: tuple[str, ...]
     expressions: Mapping[str, str] = field(default_factory=dict)
+    selected_until_ms: int = 0
 
     @cached_property
     def parsed(self) -> dict[str, Expression]:

@@ -48,6 +48,7 @@ class Question:
     bar_volatility: float | None  # ex-ante standard deviation of one bar's log return
     newest_known_ms: int  # when the last row became known
     position: float = 0.0  # what is held already; policies read it
+    spread: float | None = None  # the bar's own, in price units
     clock: bool = True  # whether the clock's abstentions apply
     warnings: tuple[str, ...] = ()
     prediction_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -172,7 +173,7 @@ def finish(
             volatility=None if judgement is None else judgement.volatility,
             strength=None if stated is None else stated.strength,
             deployment_id=circumstances.deployment_id,
-            costs=model.costs.get(question.symbol),
+            costs=model.costs_at(question.symbol, question.spread),
         ),
     )
 
@@ -185,7 +186,11 @@ def _judge(
     if raw is None:
         return None, None, ("unknown_symbol", *reasons)
     situation = model.situation(
-        question.symbol, price=question.price, bar_volatility=question.bar_volatility, position=question.position
+        question.symbol,
+        price=question.price,
+        bar_volatility=question.bar_volatility,
+        position=question.position,
+        spread=question.spread,
     )
     judgement = model.judge.judge(raw.outputs_NK[place], situation)
     novelty = None if model.novelty is None else model.novelty.novelty(raw.last_rows_NF[place])

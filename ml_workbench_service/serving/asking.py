@@ -139,7 +139,8 @@ def derived(model: ServedModel, columns: FeatureColumns, as_of_ms: int, *, path:
             code="too_few_rows",
         )
     num = lengths.pop()
-    opened_ms = as_of_ms - model.timeframe_ms * np.arange(num, 0, -1)
+    last_ms = as_of_ms // model.timeframe_ms * model.timeframe_ms
+    opened_ms = last_ms - model.timeframe_ms * np.arange(num, 0, -1)
     found = model.derivation.read(
         {name: np.array(values, dtype=np.float64) for name, values in columns.items()},
         opened_ms=opened_ms,

@@ -13,6 +13,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FeatureTable, Floats, Ints
 from ml_workbench_service.learning.windows import streaks
 from ml_workbench_service.market import calendar
+from ml_workbench_service.market.feature_tables import SPREAD
 from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
 from ml_workbench_service.serving.answer import Question
 from ml_workbench_service.serving.model import ServedModel
@@ -43,9 +44,17 @@ class SymbolHistory:
             price=float(self.close_N[row]),
             bar_volatility=volatility if np.isfinite(volatility) else None,
             newest_known_ms=known_ms,
+            spread=self._spread(row),
             warnings=self.table.warnings,
         )
         return question if prediction_id is None else replace(question, prediction_id=prediction_id)
+
+    def _spread(self, row: int) -> float | None:
+        """The bar's own spread, where its table has one."""
+        spread_N = self.table.columns.get(SPREAD)
+        if spread_N is None or not np.isfinite(spread_N[row]):
+            return None
+        return float(spread_N[row])
 
 
 def bars_needed(model: ServedModel) -> int:

@@ -23,7 +23,7 @@ from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, RECIPE
 from ml_workbench_service.learning.runtime import PROCESSOR, OnnxNetwork
 from ml_workbench_service.learning.scaling import RawRows, RowScaler, load_scaler
 from ml_workbench_service.learning.uncertainty import NoveltyDetector
-from ml_workbench_service.market.costs import round_trip_cost
+from ml_workbench_service.market.costs import pip_size, round_trip_cost
 from ml_workbench_service.market.derivation import Derivation
 
 
@@ -48,18 +48,33 @@ class ServedModel:
         """Length of a bar."""
         return TIMEFRAMES_MS[self.card.timeframe]
 
-    def dead_zone(self, symbol: str, price: float | None) -> float:
+    def costs_at(self, symbol: str, spread: float | None = None) -> Costs | None:
+        """What trading costs: the symbol's, with the bar's own spread (in price units) where it has one."""
+        costs = self.costs.get(symbol)
+        if costs is None or spread is None:
+            return costs
+        return costs.model_copy(update={"spread_pips": spread / pip_size(symbol)})
+
+    def dead_zone(self, symbol: str, price: float | None, spread: float | None = None) -> float:
         """The round-trip cost as a fraction of the price: a smaller forecast is `hold`."""
-        return round_trip_cost(self.costs[symbol], symbol, price or self.reference_price[symbol])
+        costs = self.costs_at(symbol, spread)
+        assert costs is not None, "a symbol with a scale has costs"
+        return round_trip_cost(costs, symbol, price or self.reference_price[symbol])
 
     def situation(
-        self, symbol: str, *, price: float | None, bar_volatility: float | None, position: float = 0.0
+        self,
+        symbol: str,
+        *,
+        price: float | None,
+        bar_volatility: float | None,
+        position: float = 0.0,
+        spread: float | None = None,
     ) -> Situation:
         """What the judge is told beside the outputs."""
         return Situation(
             label_scale_K=self.scaler.symbols[symbol].label_scale_K,
             bar_volatility=bar_volatility,
-            dead_zone=self.dead_zone(symbol, price),
+            dead_zone=self.dead_zone(symbol, price, spread),
             position=position,
         )
 

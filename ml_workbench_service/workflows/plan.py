@@ -58,6 +58,7 @@ class TrainingPlan:
             "hyperparameters": self.hyperparameters,
             "features": list(self.derivation.features),
             "expressions": dict(self.derivation.expressions),
+            "selected_until_ms": self.derivation.selected_until_ms,
             "estimate": self.estimate.model_dump(),
         }
 
@@ -114,6 +115,7 @@ def _derivation(request: TrainRequest, workbench: Workbench, *, timeframe: str) 
     """
     features: list[str] = []
     expressions: dict[str, str] = {}
+    selected_until_ms = 0
     for number, feature in enumerate(request.features):
         if not is_reference(feature):
             _known_feature(workbench, feature, number)
@@ -128,7 +130,8 @@ def _derivation(request: TrainRequest, workbench: Workbench, *, timeframe: str) 
             )
         features += found.names
         expressions |= {each.name: each.expression for each in found.expressions}
-    return Derivation(tuple(dict.fromkeys(features)), expressions)
+        selected_until_ms = max(selected_until_ms, to_ms(found.selection.end))
+    return Derivation(tuple(dict.fromkeys(features)), expressions, selected_until_ms)
 
 
 def _feature_set(feature: str, workbench: Workbench, *, path: str) -> FeatureSet:

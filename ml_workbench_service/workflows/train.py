@@ -33,6 +33,8 @@ from ml_workbench_service.workbench import Workbench
 
 VALIDITY = timedelta(days=365)
 """A model abstains this long after the last bar it saw. A convention: an FX regime rarely outlives a year."""
+SELECTION_SAW_TEST = "feature_set_saw_test_part"
+"""A feature set was selected on labels of this model's test part: its figures prove nothing about those features."""
 LIBRARIES = ("torch", "onnxruntime", "onnx", "numpy", "TA-Lib", "scikit-learn", "stable-baselines3", "numba", "polars")
 
 
@@ -53,8 +55,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     targets = task.check(request)
     family = family_for(request.model_type, request.family)(request.hyperparameters)
     costs = {symbol: resolved_costs(symbol, request.costs) for symbol in request.symbols}
-    names = tuple(spec.plan.get("features", request.features))
-    derivation = Derivation(names or ("close",), spec.plan.get("expressions", {}))
+    derivation = _derivation(spec, request)
     candidates = task.candidates(request, family, workbench.feature_store)
     report.say("fetching features")
     tables = _fetch(request, targets, [*derivation.base_columns, *columns_of(candidates)], workbench=workbench)
@@ -96,6 +97,12 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     if assignment.checkpoint is not None:
         assignment.checkpoint.clear()
     return result
+
+
+def _derivation(spec: JobSpec, request: TrainRequest) -> Derivation:
+    """The features as the plan resolved them; a search that names none cuts its windows by the close."""
+    names = tuple(spec.plan.get("features", request.features))
+    return Derivation(names or ("close",), spec.plan.get("expressions", {}), spec.plan.get("selected_until_ms", 0))
 
 
 def _is_published(spec: JobSpec, workbench: Workbench) -> bool:
@@ -200,6 +207,8 @@ def _card(
     warnings = sorted(
         {warning for table in tables for warning in table.warnings} | {*trained.warnings, *product.warnings}
     )
+    if derivation.selected_until_ms > windows.borders_ms["test"]:
+        warnings.append(SELECTION_SAW_TEST)
     return ModelCard(
         id=spec.plan["model_id"],
         name=request.name,

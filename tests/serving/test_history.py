@@ -170,3 +170,23 @@ def test_a_tables_warnings_travel_with_its_questions(model: ServedModel, tables:
     warned = replace(tables["EUR/USD"], warnings=("synthetic_range",))
     record = answer(model, newest_question(model, warned, as_of_ms=None), Circumstances(role="champion"))
     assert record.warnings == ("synthetic_range",)
+
+
+def test_the_bars_own_spread_decides_what_is_worth_acting_on(
+    model: ServedModel, tables: dict[str, FeatureTable]
+) -> None:
+    table = tables["EUR/USD"]
+    last = len(table) - 1
+    plain = read_history(model, table).question(last)
+    assert plain.spread is None
+    wide = replace(table, columns={**table.columns, "spread": np.full(len(table), 0.05)})
+    question = read_history(model, wide).question(last)
+    assert question.spread == 0.05
+    record = answer(model, question, Circumstances(role="candidate"))
+    assert record.direction == "hold"
+    assert record.metadata.costs is not None
+    assert record.metadata.costs.spread_pips == pytest.approx(500)
+    free = replace(table, columns={**table.columns, "spread": np.zeros(len(table))})
+    cheap = answer(model, read_history(model, free).question(last), Circumstances(role="candidate"))
+    assert model.dead_zone("EUR/USD", question.price, 0.0) < model.dead_zone("EUR/USD", question.price)
+    assert cheap.prediction == record.prediction

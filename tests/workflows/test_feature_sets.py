@@ -16,6 +16,7 @@ from ml_workbench_service.serving.asking import fetch_question, question_of
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.workbench import Workbench
 from ml_workbench_service.workflows.plan import plan_training
+from ml_workbench_service.workflows.train import SELECTION_SAW_TEST
 from tests.trained_models import loaded, open_bench, planted_bars, train_model
 
 SYMBOL = "EUR/USD"
@@ -145,6 +146,21 @@ def test_too_few_rows_of_base_columns_are_refused_with_the_number(bench: Workben
     body = PredictRequest.model_validate({"symbol": SYMBOL, "timeframe": "1h", "features": sent})
     with pytest.raises(DataValidationError, match="send at least"):
         question_of(model, body)
+
+
+def test_a_set_that_was_selected_on_the_test_part_is_said_on_the_card(
+    bench: Workbench, reader: ModelCard, tmp_path: Path
+) -> None:
+    train_model(
+        bench, "late_set", checkpoint=tmp_path, model_type="feature_engineering", features=["signal"],
+        symbols=[SYMBOL], hyperparameters=SEARCH, validation_split=0.1,
+    )  # fmt: skip
+    card = train_model(
+        bench, "late_reader", checkpoint=tmp_path, family="linear", features=["@late_set"], symbols=[SYMBOL],
+        hyperparameters={"lookback": 6, "epochs": 1}, validation_split=0.5,
+    )  # fmt: skip
+    assert SELECTION_SAW_TEST in card.warnings
+    assert SELECTION_SAW_TEST not in reader.warnings
 
 
 @pytest.mark.parametrize(

@@ -99,7 +99,8 @@ class Control(Task):
             for number, symbol in enumerate(tape.symbols):
                 own = tape.symbol_R[rows] == number
                 if own.any():
-                    figures = _figures(tape, rows[own], positions[own], per_year)
+                    own_year = bars_per_year(tape.known_ms_R[rows[own]])
+                    figures = _figures(tape, rows[own], positions[own], own_year)
                     test |= {f"{symbol}_{name}": value for name, value in figures.items()}
         test["num_windows"] = float(len(rows))
         baselines = {

@@ -18,7 +18,7 @@ from ml_workbench_service.learning.judge import Judge
 from ml_workbench_service.learning.judges.forecast import ForecastJudge, headline_column
 from ml_workbench_service.learning.task import Predict, Task
 from ml_workbench_service.learning.windows import Windows
-from ml_workbench_service.market.costs import round_trip_cost
+from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.targets import target_volatility
 
 
@@ -57,9 +57,12 @@ class Forecasting(Task):
         if not target.needs_price:
             return np.sign(values_N)
         dead_zones_N = np.empty(len(ends))
-        for place, row in enumerate(ends):
-            symbol = windows.symbols[int(windows.symbol_R[row])]
-            dead_zones_N[place] = round_trip_cost(assignment.costs[symbol], symbol, float(windows.close_R[row]))
+        for number, symbol in enumerate(windows.symbols):
+            here = windows.symbol_R[ends] == number
+            rows = ends[here]
+            dead_zones_N[here] = break_even(
+                assignment.costs[symbol], symbol, windows.close_R[rows], windows.spread_R[rows]
+            )
         dead_zones_N /= windows.label_scale_RK[ends, 0]
         return np.where(np.abs(values_N) <= dead_zones_N, 0, np.sign(values_N))
 
