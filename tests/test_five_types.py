@@ -25,10 +25,13 @@ every_request = pytest.mark.parametrize("request_body", REQUESTS, ids=[body["nam
 
 @pytest.fixture(scope="module")
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
-    """A service that has trained every request of the page, in its order: the last one reads the feature set."""
-    running = ServiceProcess(tmp_path_factory.mktemp("five_types")).start()
-    for body in REQUESTS:
-        running.train(body)
+    """A service that has trained every request of the page; the last one reads the feature set of the one before."""
+    running = ServiceProcess(tmp_path_factory.mktemp("five_types"), TRAINING_WORKERS="2").start()
+    accepted = [running.client.post("/api/v1/models/train", json=body).raise_for_status() for body in REQUESTS[:-1]]
+    for answer in accepted:
+        job = running.wait_for_job(answer.json()["job_id"])
+        assert job["status"] == "succeeded", job["error"]
+    running.train(REQUESTS[-1])
     yield running
     running.close()
 

@@ -129,7 +129,7 @@ def test_a_queued_job_is_cancelled_at_once(api: httpx.Client) -> None:
 
 
 def test_a_failed_job_is_a_200_with_its_reason(api: httpx.Client) -> None:
-    job_id = begin(api, start_date="2024-06-03T00:00:00Z", end_date="2024-06-05T00:00:00Z")
+    job_id = begin(api, start_date="2024-06-03T00:00:00Z", end_date="2024-06-13T00:00:00Z")
     job = until(api, job_id, lambda job: job["status"] == "failed")
     assert job["result"] is None
     assert set(job["error"]) == {"error_type", "error_code", "message", "details"}

@@ -41,6 +41,7 @@ RECORD_KEYS = [
     "outputs",
     "interval",
     "novelty",
+    "drivers",
     "warnings",
     "abstain_reasons",
     "scaling_factor",
