@@ -5,6 +5,7 @@ import pytest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
+from ml_workbench_service.learning.policy_environment import silent
 from ml_workbench_service.learning.sb3_environment import TradingVecEnv
 from ml_workbench_service.market.environment import TradingLanes
 from ml_workbench_service.market.tape import Tape
@@ -85,11 +86,13 @@ def test_its_algorithms_train_on_it() -> None:
         "MlpPolicy", TradingVecEnv(lanes_of(tape)), n_steps=8, batch_size=48, n_epochs=1, policy_kwargs=policy,
         device="cpu", seed=0,
     )  # fmt: skip
+    ppo.set_logger(silent())  # its own one makes a folder for each training
     ppo.learn(2 * 8 * NUM_LANES)
     dqn = DQN(
         "MlpPolicy", TradingVecEnv(lanes_of(tape)), learning_starts=30, train_freq=4, buffer_size=500,
         policy_kwargs=policy, device="cpu", seed=0,
     )  # fmt: skip
+    dqn.set_logger(silent())
     dqn.learn(96)
     observations = TradingVecEnv(lanes_of(tape)).reset()
     for algorithm in (ppo, dqn):
