@@ -6,6 +6,7 @@ from pkgutil import iter_modules
 
 from ml_workbench_service.accelerators.accelerator import Accelerator as Accelerator
 from ml_workbench_service.accelerators.accelerator import Provider as Provider
+from ml_workbench_service.accelerators.choice import PROCESSOR as PROCESSOR
 from ml_workbench_service.accelerators.choice import choose as choose
 from ml_workbench_service.accelerators.choice import inference_providers as inference_providers
 from ml_workbench_service.accelerators.choice import kind_of as kind_of

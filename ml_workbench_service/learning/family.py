@@ -72,7 +72,7 @@ class Trained:
         epochs_run: epochs, or whatever the family counts its passes in.
         best_epoch: the one whose weights were kept.
         warnings: for the card.
-        findings: what else the training found out, for the card; plain values.
+        findings: what else the training found out, for its task to put onto the card.
         can_quantize: whether int8 is worth trying: there are matrices in the graph.
     """
 

@@ -14,11 +14,9 @@ import numpy as np
 import onnxruntime
 
 from common_lib.exceptions import PredictionError
-from ml_workbench_service.accelerators import Provider
+from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
-
-PROCESSOR: Sequence[Provider] = ("CPUExecutionProvider",)
 
 onnxruntime.set_default_logger_severity(3)
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from common_lib.exceptions import PredictionError
-from ml_workbench_service.accelerators import Provider
+from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, Floats32
 from ml_workbench_service.contracts.models import ModelCard
@@ -20,7 +20,7 @@ from ml_workbench_service.contracts.prediction import Predictor, RawPrediction
 from ml_workbench_service.learning import judges as judges  # loading the package registers every judge
 from ml_workbench_service.learning.judge import Judge, Situation, load_judge
 from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
-from ml_workbench_service.learning.runtime import PROCESSOR, OnnxNetwork
+from ml_workbench_service.learning.runtime import OnnxNetwork
 from ml_workbench_service.learning.scaling import RawRows, RowScaler, load_scaler
 from ml_workbench_service.learning.uncertainty import NoveltyDetector
 from ml_workbench_service.market.costs import pip_size, round_trip_cost

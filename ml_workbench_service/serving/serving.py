@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from common_lib.exceptions import PredictionError
-from ml_workbench_service.accelerators import Provider
+from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.learning.runtime import PROCESSOR
 from ml_workbench_service.serving.answer import Circumstances, Prepared, Question, answer, answer_many
 from ml_workbench_service.serving.model import ServedModel, load_model
 
