@@ -16,6 +16,7 @@ class JobKind(StrEnum):
     """What a job does; each has one workflow."""
 
     TRAIN = "train"  # fetch, train, judge, export, publish one model version
+    EXPERIMENT = "experiment"  # try settings on the stopping part, train and judge the best
     REPLAY = "replay"  # stream past bars through the predict path into the queue
 
 

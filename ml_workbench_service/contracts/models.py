@@ -9,9 +9,9 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
+from ml_workbench_service.contracts.evaluation import Certificate, Evaluation
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
-Verdict = Literal["not_judged", "not_applicable"]
 
 
 class Quantization(Contract):
@@ -34,16 +34,6 @@ class Split(Contract):
     num_windows: dict[str, int]
     num_purged: int
     num_dropped: dict[str, int] = Field(default_factory=dict)
-
-
-class Evaluation(Contract):
-    """Figures of the untouched test part, the baselines' on the same rows, and the verdict."""
-
-    test: dict[str, Finite | None]
-    baselines: dict[str, dict[str, Finite | None]]
-    skill: dict[str, Finite | None]
-    verdict: Verdict
-    reason: str
 
 
 class Lineage(Contract):
@@ -83,6 +73,7 @@ class ModelCard(Contract):
     precision: Literal["int8", "fp32"]
     quantization: Quantization
     evaluation: Evaluation
+    certificate: Certificate | None = Field(default=None, description="Whether anything knew the future.")
     split: Split
     data_source: str
     calendar: Literal["fx", "fixings"]

@@ -118,6 +118,18 @@ class LabelOptions(Contract):
     )
 
 
+class CrossValidation(Contract):
+    """Walk forward over the data before the test part: trainings on ever longer pasts, each judged on what came next.
+
+    The purge is always as long as the label's horizon; `embargo` keeps further bars away from each border.
+    """
+
+    scheme: Literal["none", "walk_forward"] = "walk_forward"
+    folds: Annotated[int, Field(ge=2, le=20)] = 5
+    purge: Literal["auto"] = "auto"
+    embargo: Annotated[int, Field(ge=0, le=1000, description="Bars.")] = 0
+
+
 class TrainRequest(Contract):
     """A training request; the seed's keys, then the optional ones."""
 
@@ -148,7 +160,11 @@ class TrainRequest(Contract):
     model_id: ModelId | None = Field(default=None, description="Default: the slug of `name`.")
     version: Semver | None = Field(default=None, description="Default: 1.0.0, then the next minor version.")
     timeframe: Timeframe | None = Field(default=None, description="Default: the target's own unit, else 1h.")
-    seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=1)] = [0]  # noqa: RUF012
+    seeds: Annotated[
+        list[Annotated[int, Field(ge=0, le=2**31 - 1)]],
+        Field(min_length=1, max_length=20, description="One training each; their mean answers, and is judged."),
+    ] = [0]  # noqa: RUF012
+    cv: CrossValidation | None = Field(default=None, description="Walk forward too; not run unless asked for.")
     costs: Costs | None = Field(default=None, description="Overrides of the pair's default trading costs.")
     quantiles: Annotated[list[Annotated[Finite, Field(gt=0, lt=1)]], Field(min_length=1, max_length=9)] | None = Field(
         default=None, description="Quantile outputs of a time series, 0.5 among them, such as [0.05, 0.5, 0.95]."
@@ -157,11 +173,11 @@ class TrainRequest(Contract):
     as_of: MarketDatetime | None = Field(default=None, description="Use only bars known at this moment.")
     notes: Annotated[str, Field(max_length=4000)] = ""
 
-    @field_validator("features", "symbols", "quantiles")
+    @field_validator("features", "symbols", "quantiles", "seeds")
     @classmethod
     def _no_twins(cls, names: list[Any] | None) -> list[Any] | None:
         if names is not None and len(set(names)) != len(names):
-            raise ValueError("a name stands twice; list each once")
+            raise ValueError("something stands twice; list each once")
         return names
 
     @model_validator(mode="after")

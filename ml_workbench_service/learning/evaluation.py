@@ -9,8 +9,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from ml_workbench_service.contracts.evaluation import Evaluation, Verdict
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.contracts.models import Evaluation, Verdict
 from ml_workbench_service.contracts.training import Target
 
 RANDOM_WALK = "random_walk"

@@ -15,9 +15,10 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
-from ml_workbench_service.contracts.models import Evaluation, Quantization
+from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.family import Assignment, Family, Trained
 from ml_workbench_service.learning.judge import Judge

@@ -86,7 +86,10 @@ def test_silence_is_a_504_soon(server: StrategyEngineServer, monkeypatch: pytest
     assert time.monotonic() - began < 0.9  # no retry of what it may have taken
 
 
-@pytest.mark.parametrize("url", [f"http://127.0.0.1:{free_port()}", "http://[", "no-address", "ftp://127.0.0.1"])
+NO_ENGINE = {"a free port": f"http://127.0.0.1:{free_port()}", "half": "http://[", "a word": "no-address"}
+
+
+@pytest.mark.parametrize("url", [*NO_ENGINE.values(), "ftp://127.0.0.1"], ids=[*NO_ENGINE, "another scheme"])
 def test_absence_is_a_502(url: str) -> None:
     with pytest.raises(UpstreamError, match="STRATEGY_ENGINE_URL"):
         client(url).register(deployment(), model_card())

@@ -5,8 +5,8 @@ import math
 import numpy as np
 import pytest
 
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.contracts.models import Evaluation
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.learning.evaluation import (
     direction_accuracy,

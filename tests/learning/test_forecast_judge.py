@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.contracts.models import Evaluation
 from ml_workbench_service.contracts.training import TrainRequest, parse_target
 from ml_workbench_service.learning.family import Trained
 from ml_workbench_service.learning.judge import Judgement, Situation, load_judge

@@ -12,8 +12,8 @@ from typing import ClassVar
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.contracts.models import Evaluation
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.learning.anomaly_score import AnomalyScale, detection
 from ml_workbench_service.learning.family import Assignment, Trained

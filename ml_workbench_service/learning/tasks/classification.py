@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.contracts.models import Evaluation
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.learning.class_calibration import ClassCalibration
 from ml_workbench_service.learning.class_metrics import ClassBaseline, figures, majority, persistence, skill, stated

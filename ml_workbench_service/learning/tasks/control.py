@@ -15,9 +15,9 @@ from typing import ClassVar
 import numpy as np
 
 from common_lib.exceptions import DataValidationError, TrainingError
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
-from ml_workbench_service.contracts.models import Evaluation
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.learning import evaluation
 from ml_workbench_service.learning.family import Assignment, Family, Trained

@@ -11,10 +11,11 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.feature_sets import FeatureSet, SelectionWindow, is_reference
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureStore, Floats, Ints
-from ml_workbench_service.contracts.models import Evaluation, Quantization
+from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.family import Assignment, Family, Trained
 from ml_workbench_service.learning.judge import Judge

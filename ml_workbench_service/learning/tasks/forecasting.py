@@ -9,8 +9,8 @@ from typing import ClassVar
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.contracts.models import Evaluation
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning import evaluation
 from ml_workbench_service.learning.family import Assignment, Trained

@@ -1,0 +1,185 @@
+"""What a card says about skill: figures, comparisons with baselines, the backtest, and the verdict they lead to.
+
+Tests are one-sided: a small p-value speaks for the model. Every field but the first five is missing on cards that were
+published before it existed, and where it has no meaning for the model's type.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
+
+Verdict = Literal["skill", "no_skill", "insufficient_data", "not_applicable", "not_judged"]
+"""`not_judged` stands only on cards older than the verdicts."""
+Economic = Literal["profitable", "unprofitable", "unproven", "not_applicable"]
+Loss = Literal["squared_error", "brier", "log_loss", "net_return"]
+
+
+class SignificanceTest(Contract):
+    """One one-sided test of a mean over moments; symbols at one moment are one observation."""
+
+    statistic: Finite | None = Field(description="Mean over its HAC standard error; null where nothing varies.")
+    p_value: Finite | None
+    num_moments: int
+    lag: int = Field(description="Lags of the HAC variance, at least the horizon less one.")
+
+
+class Comparison(Contract):
+    """The model beside one baseline on the same rows of the test part."""
+
+    baseline: str
+    loss: Loss
+    model_loss: Finite | None
+    baseline_loss: Finite | None
+    skill: Finite | None = Field(description="1 - model's loss ÷ baseline's; the difference for net returns.")
+    diebold_mariano: SignificanceTest
+    clark_west: SignificanceTest | None = Field(default=None, description="Null for net returns, which nest nothing.")
+
+    @property
+    def decisive(self) -> SignificanceTest:
+        """Clark and West's where there is one."""
+        return self.clark_west or self.diebold_mariano
+
+
+class Significance(Contract):
+    """The comparison that decided: the baseline that was hardest to beat, and what its p-value had to bear."""
+
+    baseline: str
+    p_value: Finite | None
+    looks: int = Field(description="How often test parts that overlap this one were looked at, this time included.")
+    adjusted_p_value: Finite | None = Field(description="min(1, p x looks), after Bonferroni.")
+    alpha: Finite
+    num_moments: int
+    num_independent: Finite = Field(description="Moments over the horizon: overlapping labels are one observation.")
+    power: Finite = Field(description="Probability of finding an R² of `power_r2` at this size and level.")
+    power_r2: Finite
+
+
+class IntervalReport(Contract):
+    """How often the interval held the outcome, overall and where the market was calm, middling and stormy."""
+
+    level: Finite
+    coverage: Finite
+    coverage_by_tercile: dict[Literal["low", "middle", "high"], Finite | None] = Field(
+        description="By a past-only volatility that is not the interval's own."
+    )
+    mean_width: Finite
+
+
+class BacktestReport(Contract):
+    """What the signal would have earned on the test part after all costs. Log returns of one account."""
+
+    net_log_return: Finite
+    gross_log_return: Finite
+    sharpe: Finite | None = Field(description="Of daily net returns, per year.")
+    gross_sharpe: Finite | None = None
+    sortino: Finite | None = None
+    calmar: Finite | None = None
+    max_drawdown: Finite
+    turnover: Finite
+    num_trades: int
+    hit_rate: Finite | None = Field(default=None, description="Share of the bars in the market with a gross gain.")
+    share_in_market: Finite
+    mean_cost_bp: Finite
+    total_cost: Finite = Field(description="Of it all: spread, commission, slippage and swap, as a fraction.")
+    swap_cost: Finite
+    break_even_cost_bp: Finite | None = Field(
+        default=None, description="Cost per unit of turnover at which the net return is zero; null without a trade."
+    )
+    num_days: int
+    probabilistic_sharpe: Finite | None = Field(default=None, description="Probability that the true ratio exceeds 0.")
+    deflated_sharpe: Finite | None = Field(
+        default=None, description="The same against the best ratio to expect of so many looks without any skill."
+    )
+    p_value: Finite | None = Field(default=None, description="One-sided, HAC, of the mean daily net return.")
+
+
+class ValidationReport(Contract):
+    """What the stopping part says once the trials that were made on it are counted."""
+
+    num_trials: int = Field(description="Trials on stopping parts that overlap this one, of all jobs.")
+    sharpe: Finite | None = None
+    deflated_sharpe: Finite | None = None
+    probability_of_backtest_overfitting: Finite | None = Field(
+        default=None, description="By combinatorially symmetric cross-validation; null under 10 trials."
+    )
+
+
+class SeedSpread(Contract):
+    """One figure of the members of an ensemble, each judged alone."""
+
+    mean: Finite
+    std: Finite
+    minimum: Finite
+    maximum: Finite
+
+
+class Fold(Contract):
+    """One step of a walk forward."""
+
+    number: int
+    test_start: UtcDatetime
+    test_end: UtcDatetime
+    num_train: int
+    num_test: int
+    test: dict[str, Finite | None]
+    skill: dict[str, Finite | None]
+
+
+class WalkForwardReport(Contract):
+    """Trainings on ever longer pasts, each judged on what came next; all of it before the untouched test part."""
+
+    scheme: Literal["walk_forward"] = "walk_forward"
+    folds: tuple[Fold, ...]
+    purged_bars: int
+    embargo_bars: int
+    pooled: tuple[Comparison, ...] = Field(description="Over the rows of all folds.")
+
+
+CheckStatus = Literal["passed", "failed", "unprovable"]
+
+
+class CertificateCheck(Contract):
+    """One search for a leak."""
+
+    name: str
+    status: CheckStatus
+    detail: str = Field(description="One sentence: what was compared, or what moved that must not.")
+
+
+class Certificate(Contract):
+    """Whether anything that the model learnt or was judged on knew the future.
+
+    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars.
+    """
+
+    status: CheckStatus
+    checks: tuple[CertificateCheck, ...]
+
+    @classmethod
+    def of(cls, checks: "tuple[CertificateCheck, ...]") -> "Certificate":
+        """The worst of the checks."""
+        found = {each.status for each in checks}
+        status: CheckStatus = "failed" if "failed" in found else "unprovable" if "unprovable" in found else "passed"
+        return cls(status=status, checks=checks)
+
+
+class Evaluation(Contract):
+    """Figures of the untouched test part, the baselines' on the same rows, and the verdict with its reason."""
+
+    test: dict[str, Finite | None]
+    baselines: dict[str, dict[str, Finite | None]]
+    skill: dict[str, Finite | None]
+    verdict: Verdict
+    reason: str
+
+    economic: Economic | None = None
+    economic_reason: str = ""
+    comparisons: tuple[Comparison, ...] = ()
+    significance: Significance | None = None
+    interval: IntervalReport | None = None
+    backtest: BacktestReport | None = None
+    validation: ValidationReport | None = None
+    seeds: dict[str, SeedSpread] | None = Field(default=None, description="Each member alone; the ensemble is judged.")
+    walk_forward: WalkForwardReport | None = None

@@ -1,0 +1,67 @@
+"""Two append-only counters that nobody can type in: trials on stopping parts, looks at test parts.
+
+A part is named by what it is, an interval of time, symbols and a subject, never by a model's name: training again under
+another id, or over a slightly different range, reads the same data again, and counts. Lopez de Prado, "The deflated
+Sharpe ratio", Journal of Portfolio Management 40 (2014): a figure means little without the number of tries behind it.
+"""
+
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+from pydantic import Field
+
+from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
+from ml_workbench_service.contracts.training import Target
+
+Subject = Literal["price", "volatility", "regime"]
+"""What is bet on, at all horizons and in all wordings: who tries twenty horizons has tried twenty times."""
+
+
+def subject_of(targets: Sequence[Target]) -> Subject:
+    """By the headline target; policies, which have none, bet on the price."""
+    if not targets:
+        return "price"
+    measure = targets[0].measure
+    return "volatility" if measure == "volatility" else "regime" if measure == "market_regime" else "price"
+
+
+class PartRead(Contract):
+    """One reading of one part, by one job or trial."""
+
+    id: str = Field(description="The job's, or `job/trial`; the same id counts once, whatever is killed and resumed.")
+    subject: Subject
+    symbols: tuple[str, ...]
+    start_ms: int
+    end_ms: int
+    at: UtcDatetime
+    model_id: str = ""
+
+
+class Trial(Contract):
+    """A trial: the reading of a stopping part, and what its signal earned there."""
+
+    read: PartRead
+    sharpe: Finite | None = Field(default=None, description="Of daily net returns, per day (not annualised).")
+    daily_returns: dict[str, Finite] = Field(
+        default_factory=dict, description="Net log return of each UTC day, as 2024-03-01; empty without a signal."
+    )
+
+
+class Ledgers(Protocol):
+    """Both counters. Writing returns only when it is on disk."""
+
+    def look(self, read: PartRead) -> int:
+        """Notes a look before it happens; how many there are at parts that share time, a symbol and the subject."""
+        ...
+
+    def looks(self, read: PartRead) -> int:
+        """The same without noting anything; `read` itself is counted only if it was noted."""
+        ...
+
+    def try_(self, trial: Trial) -> None:
+        """Notes a trial; a second one of the same id replaces nothing and counts once."""
+        ...
+
+    def trials(self, read: PartRead) -> Sequence[Trial]:
+        """Trials on parts that share time, a symbol and the subject, oldest first."""
+        ...
