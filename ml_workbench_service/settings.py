@@ -38,6 +38,7 @@ class Settings(BaseSettings):
     PREDICTION_QUEUE_POLICY: Literal["drop_oldest"] = "drop_oldest"
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
     AGENT_AUTOSTART: bool = True
+    SKILL_GATE: Literal["warn", "enforce"] = "warn"
 
     @field_validator("LOG_LEVEL", mode="before")
     @classmethod

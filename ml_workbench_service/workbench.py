@@ -57,6 +57,7 @@ class Workbench:
     queue: RedisPredictionQueue | None
     deployments: DeploymentStream | None
     strategy_engine: StrategyEngine | None
+    enforces_skill: bool = False  # whether only models with proven skill are deployed, unless forced
     accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
 
     def required_queue(self) -> RedisPredictionQueue:
@@ -90,6 +91,7 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
         queue=queue,
         deployments=deployments,
         strategy_engine=engine,
+        enforces_skill=settings.SKILL_GATE == "enforce",
         accelerator=settings.ACCELERATOR,
     )
 

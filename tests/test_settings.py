@@ -32,6 +32,7 @@ OUR_DEFAULTS = {
     "PREDICTION_QUEUE_POLICY": "drop_oldest",
     "TRAINING_WORKERS": 1,
     "AGENT_AUTOSTART": True,
+    "SKILL_GATE": "warn",
 }
 
 

@@ -9,7 +9,9 @@ from ml_workbench_service.contracts.contract import Contract, Finite, Semver, Ut
 DeploymentTarget = Literal["strategy_engine", "ml_integration", "analysis_engine", "local"]
 MonitoringLevel = Literal["low", "medium", "high"]
 DeploymentStatus = Literal["pending", "live", "failed", "superseded", "rolled_back"]
-GateName = Literal["digest", "smoke_prediction"]
+GateName = Literal["digest", "smoke_prediction", "leakage_certificate", "skill"]
+SAFETY_GATES: frozenset[str] = frozenset({"digest", "smoke_prediction", "leakage_certificate"})
+"""Enforced whatever anybody says; `force` does not pass them."""
 
 
 class DeployRequest(Contract):
@@ -23,10 +25,12 @@ class DeployRequest(Contract):
         default=None, description="Deploy only if this version is live now; else 409."
     )
     gates: dict[GateName, bool] | None = Field(
-        default=None, description="Which gates are enforced; `digest` and `smoke_prediction` always are."
+        default=None,
+        description="Which gates are enforced. `digest`, `smoke_prediction` and `leakage_certificate` always are; "
+        "`skill` warns unless it is enforced here or by the setting SKILL_GATE.",
     )
     reason: Annotated[str, Field(max_length=1000)] = ""
-    force: bool = Field(default=False, description="Passes gates that are not safety gates; none so far.")
+    force: bool = Field(default=False, description="Deploys though the enforced gate `skill` fails; no other gate.")
 
 
 class GateResult(Contract):

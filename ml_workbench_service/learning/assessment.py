@@ -59,6 +59,11 @@ def outputs(predict: Predict, windows: Windows, ends: Ints) -> Floats:
     return np.concatenate(parts)
 
 
+def trained_outputs(trained: Trained, windows: Windows, ends: Ints) -> Floats:
+    """The same of a network that has not been exported."""
+    return outputs(Predict(trained, None), windows, ends)
+
+
 def _quantization(
     float32: OnnxNetwork, draft: Path, trained: Trained, assignment: Assignment, *, task: Task
 ) -> tuple[Quantization, OnnxNetwork | None]:

@@ -52,10 +52,18 @@ class Product:
 
 
 class Task(ABC):
-    """One model type; registers by being defined."""
+    """One model type; registers by being defined.
+
+    Attributes:
+        needs_features: whether a request must name features.
+        is_judged: whether its models bet on anything, so that trials and verdicts have a meaning.
+        averages_seeds: whether several seeds' networks can answer with their mean.
+    """
 
     model_type: ClassVar[ModelType]
     needs_features: ClassVar[bool] = True
+    is_judged: ClassVar[bool] = True
+    averages_seeds: ClassVar[bool] = True
     known: ClassVar[dict[ModelType, type["Task"]]] = {}
 
     def __init_subclass__(cls) -> None:
@@ -95,6 +103,20 @@ class Task(ABC):
     @abstractmethod
     def check_targets(self, targets: Sequence[Target]) -> None:
         """Raises DataValidationError where this type does not learn these targets."""
+
+    def positions(self, predict: "Predict", ends: Ints, assignment: Assignment) -> Ints | None:
+        """The signal at these windows: -1, 0 or 1 each, 0 where no decision can be settled; None: nothing is traded.
+
+        `predict` is the serving network's, or `Predict(trained, None)`.
+        """
+        return None
+
+    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+        """One number about these windows, more is better: what trials are ranked by, on the part `stop`.
+
+        `Predict(trained, None)` asks the network.
+        """
+        raise NotImplementedError
 
     def package(
         self,

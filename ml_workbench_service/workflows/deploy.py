@@ -10,11 +10,18 @@ from datetime import datetime
 
 from common_lib.exceptions import ConflictError, DataValidationError, GateFailedError, PlatformError
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.contracts.deployment import Deployment, DeployRequest, GateResult
+from ml_workbench_service.contracts.deployment import SAFETY_GATES, Deployment, DeployRequest, GateResult
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.queue import DeploymentNotice
 from ml_workbench_service.serving.model import load_model
 from ml_workbench_service.workbench import Workbench
+
+TYPES_WITHOUT_SKILL = frozenset({"anomaly_detection", "feature_engineering"})
+NEXT_STEPS = {
+    "leakage_certificate": "its figures knew the future: mend the data or features that the check names, and train "
+    "again",
+    "skill": "train on more data or better features, or send force if you know why it should serve all the same",
+}
 
 _log = logging.getLogger(__name__)
 
@@ -43,23 +50,14 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
         DeployedAlready: the deployment of this id was made meanwhile.
         UpstreamError, UpstreamTimeoutError: the target refused; the previous version stays live.
     """
-    if request.gates and not all(request.gates.values()):
-        raise DataValidationError.at(
-            "body.gates", "the gates digest and smoke_prediction are always enforced; leave them out or send true"
-        )
+    _check_gates(request)
     card = workbench.registry.card(model_id, request.version)
     if card.status == "archived":
         raise ConflictError(
             f"version {card.version} of {model_id} is archived; deploy another version or train a new one"
         )
-    gates = run_gates(workbench, card)
-    failed = [gate for gate in gates if gate.enforced and not gate.passed]
-    if failed:
-        raise GateFailedError(
-            f"version {card.version} of {model_id} did not pass: {', '.join(gate.gate for gate in failed)}; "
-            "train it again or restore its files",
-            details={"gates": [gate.model_dump() for gate in gates]},
-        )
+    gates = run_gates(workbench, card, enforces_skill=_enforces_skill(workbench, request))
+    _pass(card, gates)
     with workbench.history.locked(model_id):
         if any(each.id == sender.deployment_id for each in workbench.history.of(model_id)):
             raise DeployedAlready("a request with this Idempotency-Key came first; ask for its deployment")
@@ -104,22 +102,11 @@ def rollback(workbench: Workbench, deployment_id: str, sender: Sender) -> Deploy
     return deployment
 
 
-def run_gates(workbench: Workbench, card: ModelCard) -> tuple[GateResult, ...]:
-    """The digest verifies; the model answers a smoke prediction."""
-    results = []
-    try:
-        digest = workbench.registry.verify(card.id, card.version)
-    except PlatformError as error:
-        return (_gate("digest", error.message, "every file as published", passed=False),)
-    results.append(_gate("digest", digest, "every file as published", passed=True))
-    limit = "a finite answer, whole and shortest window"
-    try:
-        load_model(workbench.registry.folder(card.id, card.version), card).smoke()
-    except Exception as error:  # files as published, and still no model: whatever it says, it does not answer
-        _log.warning("the smoke prediction of %s %s failed", card.id, card.version, exc_info=error)
-        said = error.message if isinstance(error, PlatformError) else f"it cannot be loaded ({type(error).__name__})"
-        return (*results, _gate("smoke_prediction", said, limit, passed=False))
-    return (*results, _gate("smoke_prediction", "finite", limit, passed=True))
+def run_gates(workbench: Workbench, card: ModelCard, *, enforces_skill: bool = False) -> tuple[GateResult, ...]:
+    """The digest verifies; the model answers a smoke prediction; nothing knew the future; the model has skill."""
+    whole = _whole(workbench, card)
+    answers = [_answers(workbench, card)] if whole.passed else []
+    return (whole, *answers, _certified(card), _skilled(card, is_enforced=enforces_skill))
 
 
 def settle_interrupted(workbench: Workbench) -> None:
@@ -132,6 +119,70 @@ def settle_interrupted(workbench: Workbench) -> None:
             if now.status == "pending":  # else another service on this registry was at it, and has finished
                 error = "the service stopped before the target had answered; deploy again"
                 workbench.history.append(_ended(now, "failed", utc_now(), error=error))
+
+
+def _check_gates(request: DeployRequest) -> None:
+    """Raises DataValidationError where a request switches a safety gate off."""
+    off = sorted(name for name, is_on in (request.gates or {}).items() if not is_on and name in SAFETY_GATES)
+    if off:
+        raise DataValidationError.at(
+            f"body.gates.{off[0]}", f"the gate {off[0]} is always enforced; leave it out or send true"
+        )
+
+
+def _enforces_skill(workbench: Workbench, request: DeployRequest) -> bool:
+    """What the request says, else the setting; `force` lifts it."""
+    asked = (request.gates or {}).get("skill", workbench.enforces_skill)
+    return asked and not request.force
+
+
+def _pass(card: ModelCard, gates: tuple[GateResult, ...]) -> None:
+    """Raises GateFailedError where an enforced gate failed, with the next step of the first one."""
+    failed = [gate for gate in gates if gate.enforced and not gate.passed]
+    if not failed:
+        return
+    raise GateFailedError(
+        f"version {card.version} of {card.id} did not pass: {', '.join(gate.gate for gate in failed)}; "
+        + NEXT_STEPS.get(failed[0].gate, "train it again or restore its files"),
+        details={"gates": [gate.model_dump() for gate in gates]},
+    )
+
+
+def _whole(workbench: Workbench, card: ModelCard) -> GateResult:
+    limit = "every file as published"
+    try:
+        return _gate("digest", workbench.registry.verify(card.id, card.version), limit, passed=True)
+    except PlatformError as error:
+        return _gate("digest", error.message, limit, passed=False)
+
+
+def _answers(workbench: Workbench, card: ModelCard) -> GateResult:
+    limit = "a finite answer, whole and shortest window"
+    try:
+        load_model(workbench.registry.folder(card.id, card.version), card).smoke()
+    except Exception as error:  # files as published, and still no model: whatever it says, it does not answer
+        _log.warning("the smoke prediction of %s %s failed", card.id, card.version, exc_info=error)
+        said = error.message if isinstance(error, PlatformError) else f"it cannot be loaded ({type(error).__name__})"
+        return _gate("smoke_prediction", said, limit, passed=False)
+    return _gate("smoke_prediction", "finite", limit, passed=True)
+
+
+def _certified(card: ModelCard) -> GateResult:
+    """Cards older than the certificate have none, and pass: nothing is known against them."""
+    found = card.certificate
+    value = "none: trained before certificates existed" if found is None else found.status
+    if found is not None and found.status == "failed":
+        value += ": " + "; ".join(each.detail for each in found.checks if each.status == "failed")
+    passed = found is None or found.status != "failed"
+    return _gate("leakage_certificate", value, "no check failed", passed=passed)
+
+
+def _skilled(card: ModelCard, *, is_enforced: bool) -> GateResult:
+    """Types that bet on nothing pass; a model on simulated prices has shown nothing, and does not."""
+    verdict = card.evaluation.verdict
+    passed = verdict == "skill" or card.type in TYPES_WITHOUT_SKILL
+    value = f"{verdict}: {card.evaluation.reason}"
+    return GateResult(gate="skill", value=value, limit="the verdict `skill`", passed=passed, enforced=is_enforced)
 
 
 def _gate(name: str, value: str, limit: str, *, passed: bool) -> GateResult:
@@ -149,6 +200,8 @@ def _pending(
             details={"current": current},
         )
     warnings = ["simulated_data"] if card.data_source == "simulated" else []
+    if any(gate.gate == "skill" and not gate.passed for gate in gates):
+        warnings.append("no_proven_skill")
     if request.deployment_target == "strategy_engine" and workbench.strategy_engine is None:
         warnings.append("strategy_engine_not_configured")
     return Deployment(

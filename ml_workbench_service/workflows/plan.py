@@ -85,6 +85,7 @@ def plan_training(
     derivation = _derivation(request, workbench, timeframe=timeframe)
     family.check_features(len(derivation.features))
     _check_costs(request)
+    _check_repeats(request)
     _check_range(request, family, timeframe, horizon=max((target.horizon for target in targets), default=1))
     model_id = request.model_id or slug(request.name)
     _check_type(request, model_id, workbench)
@@ -167,6 +168,28 @@ def _check_costs(request: TrainRequest) -> None:
             raise DataValidationError.at(f"body.costs.{name}", f"{name} lies from {least} to {MOST_COST}; correct it")
 
 
+def _check_repeats(request: TrainRequest) -> None:
+    """Several seeds, and walking forward, need a type whose models can be averaged and judged.
+
+    Raises:
+        DataValidationError: this type's cannot.
+    """
+    task = task_for(request.model_type)
+    if len(request.seeds) > 1 and not task.averages_seeds:
+        raise DataValidationError.at(
+            "body.seeds", f"{request.model_type.value} makes columns, which have no mean; send one seed"
+        )
+    if _num_folds(request) and not task.is_judged:
+        raise DataValidationError.at(
+            "body.cv", f"{request.model_type.value} bets on nothing that could be judged step by step; leave `cv` out"
+        )
+
+
+def _num_folds(request: TrainRequest) -> int:
+    """Trainings of the walk forward; 0 where none is asked for."""
+    return 0 if request.cv is None or request.cv.scheme == "none" else request.cv.folds
+
+
 def _check_range(request: TrainRequest, family: Family, timeframe: str, *, horizon: int) -> None:
     """Refuses ranges that hold too few windows even if a bar opened at every moment of the clock.
 
@@ -233,8 +256,9 @@ def _estimate(request: TrainRequest, family: Family, timeframe: str, *, num_feat
     data = num_rows * (num_features + 8) * ROW_BYTES * ROW_COPIES
     memory = WORKER_GB + (data + family.memory_bytes(num_rows, num_features)) / 1e9
     num_train = int(num_rows * (1 - request.validation_split))
+    repeats = len(request.seeds) + 0.75 * _num_folds(request)  # folds see half to all of the data before the test part
     return TrainingEstimate(
-        memory_gb=round(memory, 2), duration_s=round(family.seconds(num_train), 1), num_windows=num_rows
+        memory_gb=round(memory, 2), duration_s=round(family.seconds(num_train) * repeats, 1), num_windows=num_rows
     )
 
 

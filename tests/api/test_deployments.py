@@ -45,10 +45,13 @@ def test_the_seeds_body_deploys_as_printed(api: httpx.Client, clone: Clone) -> N
     assert list(found)[: len(DEPLOYMENT_KEYS) - 2] == DEPLOYMENT_KEYS[:-2]
     assert set(DEPLOYMENT_KEYS) <= set(found)
     assert (found["status"], found["version"], found["previous_version"]) == ("live", "2.1.0", None)
-    assert {"simulated_data", "strategy_engine_not_configured"} == set(found["warnings"])
+    assert set(found["warnings"]) == {"simulated_data", "no_proven_skill", "strategy_engine_not_configured"}
     gates = {gate["gate"]: gate for gate in found["gate_results"]}
-    assert list(gates) == ["digest", "smoke_prediction"]
+    assert list(gates) == ["digest", "smoke_prediction", "leakage_certificate", "skill"]
     assert all(set(gate) == {"gate", "value", "limit", "passed", "enforced"} for gate in gates.values())
+    skill = gates.pop("skill")
+    assert (skill["passed"], skill["enforced"]) == (False, False)  # simulated prices show nothing
+    assert skill["value"].startswith("not_applicable: ")
     assert all(gate["passed"] and gate["enforced"] for gate in gates.values())
     card = api.get("/api/v1/models/price_prediction_lstm_v2").json()
     assert (card["status"], card["digest"]) == ("deployed", found["digest"])

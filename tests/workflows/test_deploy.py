@@ -118,10 +118,10 @@ def test_a_whole_bundle_that_does_not_answer_fails_the_smoke_gate(open_bench: Op
     (folder / file).write_text("{}")
     write_manifest(folder)
     gates = run_gates(bench, bench.registry.card("small", "1.1.0"))
-    assert [(gate.gate, gate.passed) for gate in gates] == [("digest", True), ("smoke_prediction", False)]
+    assert [(gate.gate, gate.passed) for gate in gates][:2] == [("digest", True), ("smoke_prediction", False)]
     with pytest.raises(GateFailedError, match="smoke_prediction") as caught:
         go(bench, "1.1.0")
-    assert [gate["passed"] for gate in caught.value.details["gates"]] == [True, False]
+    assert [gate["passed"] for gate in caught.value.details["gates"]][:2] == [True, False]
     assert told(bench) == [("1.0.0", "live")]
 
 
@@ -186,7 +186,7 @@ def test_whatever_happens_at_most_one_version_is_live_and_it_is_the_last_that_wa
 ) -> None:
     mood = Moody()
     bench = replace(open_bench("1.0.0", "1.1.0"), strategy_engine=cast(StrategyEngine, mood))
-    monkeypatch.setattr(workflow, "run_gates", lambda *_: ())  # these have their own tests, and take their time
+    monkeypatch.setattr(workflow, "run_gates", lambda *_, **__: ())  # these have their own tests, and take their time
 
     @settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
     @given(steps=STEPS)

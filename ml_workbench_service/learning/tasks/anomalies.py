@@ -32,6 +32,7 @@ class AnomalyDetection(Task):
     """A score in [0, 1] and an alarm."""
 
     model_type: ClassVar[ModelType] = ModelType.ANOMALY_DETECTION
+    is_judged: ClassVar[bool] = False
 
     def check_targets(self, targets: Sequence[Target]) -> None:
         """None at all."""
@@ -43,6 +44,19 @@ class AnomalyDetection(Task):
     def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
         """The strangest twentieth; asked only where a family's graph can be quantised."""
         return np.asarray(outputs_NK[:, 0] > np.quantile(outputs_NK[:, 0], 0.95))
+
+    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+        """Average precision among anomalies planted into these windows, by the raw errors: no threshold is needed."""
+        windows, predict = assignment.windows, Predict(trained, None)
+        planted = plant(
+            windows.rows_RF, ends, lookback=windows.lookback, is_level_F=windows.scaler.is_level_F,
+            seed=assignment.seed,
+        )  # fmt: skip
+        size = max(1, Predict.ROWS // windows.lookback)
+        clean = [predict(windows.gather(ends[begin : begin + size]))[:, 0] for begin in range(0, len(ends), size)]
+        found_N = predict(planted.windows_NTF)[:, 0]
+        by_kind = {kind: found_N[planted.of(kind)] for kind in KINDS if planted.of(kind).any()}
+        return detection(np.concatenate(clean), by_kind, threshold=np.inf, share=PLANTED_SHARE)["average_precision"]
 
     def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> AnomalyJudge:
         """The training part's distribution, the calibration part's threshold."""

@@ -35,6 +35,8 @@ class FeatureEngineering(Task):
 
     model_type: ClassVar[ModelType] = ModelType.FEATURE_ENGINEERING
     needs_features: ClassVar[bool] = False
+    is_judged: ClassVar[bool] = False
+    averages_seeds: ClassVar[bool] = False
 
     def check(self, request: TrainRequest) -> tuple[Target, ...]:
         """As every task, and the columns to search are the store's own."""
@@ -75,6 +77,12 @@ class FeatureEngineering(Task):
             max_candidates=hyper["max_candidates"],
         )
         return tuple(found)
+
+    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+        """What the kept columns tell, held out, beyond what luck reaches, added up; the search has scored itself."""
+        selection = trained.findings["selection"]
+        chance = selection.chance_level or 0.0
+        return float(sum(max(each.score - chance, 0.0) for each in selection.features(_kind_of)))
 
     def package(
         self, trained: Trained, draft: Path, assignment: Assignment, *, family: Family, is_simulated: bool,
