@@ -2,7 +2,7 @@
 #
 #   PYTHON           the interpreter to build .venv with (3.11 to 3.14); found by itself unless named
 #   PIP_FIND_LINKS   a folder or page of wheels to prefer, such as a CPU build of torch (docs/setup.md)
-#   ARGS             further arguments of `make test`
+#   ARGS             further arguments of `make test` and `make evaluate`
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -26,7 +26,7 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test lint format bench gpu-check lock clean
+.PHONY: help setup serve test lint format bench evaluate gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -37,7 +37,7 @@ serve: $(VENV)/.installed ## start the service; PORT, API_KEY … as in the READ
 	@exec $(BIN)/python -m ml_workbench_service.main
 
 test: $(VENV)/.installed-dev ## run the tests; ARGS="-k story" runs some
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style, types, floors, and that the requirements equal the lock
 	@$(BIN)/ruff check .
@@ -52,6 +52,9 @@ format: $(VENV)/.installed-dev ## let ruff put the code in order
 
 bench: $(VENV)/.installed-dev ## all benchmarks beside their peers (benchmarks/README.md)
 	@$(BIN)/python -m benchmarks
+
+evaluate: $(VENV)/.installed-dev ## how often verdicts are wrong where the truth is known; writes docs/evaluation.md
+	@$(BIN)/python -m evaluations $(ARGS)
 
 gpu-check: $(VENV)/.installed-dev ## every family on CUDA beside the processor; says so where there is no GPU
 	@$(BIN)/python -m tools.gpu_check
