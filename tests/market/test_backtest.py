@@ -95,25 +95,20 @@ def test_the_step_rule_in_arrays_equals_the_backtest_on_random_positions(fill: F
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> None:
-    tape = dataclasses.replace(tape_of(fill=fill, num_missing=0), spread_R=np.full(900, np.nan))
-    tape = build_tape(
-        tape.rows_RF,
-        close_R=tape.close_R,
-        known_ms_R=tape.known_ms_R,
-        runs_R=tape.symbol_R,
-        symbol_R=tape.symbol_R,
-        symbols=tape.symbols,
-        costs=tape.costs,
-        fill=fill,
-    )
+    """Each record brings the costs of its own bar; a step pays those of the bar at which it is filled."""
+    tape = tape_of(fill=fill, num_missing=0)
     rows = tape.payable(np.flatnonzero(tape.symbol_R == 1))
     positions = np.random.default_rng(2).integers(-1, 2, len(rows))
     lane, earned = Lane(), []
     for row, position in zip(rows, positions, strict=True):
-        price, at_ms = float(tape.close_R[row]), int(tape.known_ms_R[row])
-        settled, still_open = settle(lane, symbol="USD/JPY", costs=COSTS["USD/JPY"], price=price, at_ms=at_ms, state=0)
+        price, at_ms, spread = float(tape.close_R[row]), int(tape.known_ms_R[row]), float(tape.spread_R[row])
+        own = {} if math.isnan(spread) else {"spread_pips": spread}
+        costs = COSTS["USD/JPY"].model_copy(update=own)
+        settled, still_open = settle(lane, symbol="USD/JPY", costs=costs, price=price, at_ms=at_ms, state=0)
         earned += [each.reward for each in settled]
-        step = open_step(lane, state=0, action=0, exposure=float(position), fill=fill, price=price, at_ms=at_ms)
+        step = open_step(
+            lane, state=0, action=0, exposure=float(position), fill=fill, price=price, at_ms=at_ms, costs=costs
+        )
         lane = Lane(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
     judged = backtest(tape, rows, positions, bars_per_year=YEAR)
     assert len(earned) > 250

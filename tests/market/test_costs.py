@@ -3,6 +3,7 @@
 import math
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
@@ -10,10 +11,14 @@ from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.market.costs import (
     UNITS_PER_EUR,
+    ResolvedCosts,
     default_costs,
     pip_size,
     resolved_costs,
     round_trip_cost,
+    session_factor,
+    session_spread,
+    session_spread_at,
     step_log_return,
     swap_cost,
     unit_cost,
@@ -55,7 +60,7 @@ def test_an_unknown_pair_needs_all_its_costs() -> None:
     with pytest.raises(DataValidationError, match="all five fields") as caught:
         resolved_costs("EUR/XAU", Costs(spread_pips=1))
     assert caught.value.details["errors"][0]["code"] == "unknown_costs"
-    assert resolved_costs("EUR/XAU", OWN) == OWN
+    assert resolved_costs("EUR/XAU", OWN).model_dump() == {**OWN.model_dump(), "by_session": False}
 
 
 def test_an_override_wins_field_by_field() -> None:
@@ -63,7 +68,49 @@ def test_an_override_wins_field_by_field() -> None:
     defaults = default_costs("EUR/USD")
     assert (costs.spread_pips, costs.swap_long_pips) == (0.0, -1.0)
     assert (costs.commission_bp, costs.swap_short_pips) == (defaults.commission_bp, defaults.swap_short_pips)
-    assert resolved_costs("EUR/USD", None) == defaults
+    assert resolved_costs("EUR/USD", None).model_dump() == {**defaults.model_dump(), "by_session": True}
+
+
+def test_only_a_spread_that_nobody_named_follows_the_session() -> None:
+    assert resolved_costs("EUR/USD", Costs(commission_bp=1.0)).by_session
+    assert not resolved_costs("EUR/USD", Costs(spread_pips=0.2)).by_session
+    for costs in (resolved_costs("EUR/USD"), resolved_costs("EUR/USD", Costs(spread_pips=0.2))):
+        assert resolved_costs("EUR/USD", costs) == costs, "resolved once is resolved"
+        assert ResolvedCosts.model_validate(costs.model_dump()) == costs, "and survives the recipe"
+
+
+@pytest.mark.parametrize(
+    ("moment", "factor"),
+    [
+        ("2025-01-08T20:59", 1.2),  # winter: 17:00 New York is 22:00 UTC
+        ("2025-01-08T21:30", 5.0),
+        ("2025-01-08T22:00", 5.0),
+        ("2025-01-08T22:29", 5.0),
+        ("2025-01-08T22:30", 1.5),
+        ("2025-01-09T07:59", 1.5),
+        ("2025-01-09T08:00", 1.0),
+        ("2025-01-09T16:59", 1.0),
+        ("2025-01-09T17:00", 1.2),
+        ("2025-07-09T20:29", 1.2),  # summer: 21:00 UTC
+        ("2025-07-09T21:00", 5.0),
+        ("2025-07-10T06:59", 1.5),
+        ("2025-07-10T07:00", 1.0),
+        ("2025-01-12T22:00", 5.0),  # Sunday's opening
+    ],
+)
+def test_the_sessions_follow_new_yorks_clock(moment: str, factor: float) -> None:
+    assert session_factor(ms(moment)) == factor
+
+
+def test_sessions_of_many_moments_and_of_one_are_the_same_number() -> None:
+    costs = resolved_costs("USD/JPY")
+    moments = np.arange(ms("2025-03-01T00:07"), ms("2025-04-02T00:00"), 900_000)
+    spreads = session_spread(costs, "USD/JPY", moments, calendar="fx")
+    assert spreads.tolist() == [session_spread_at(costs, "USD/JPY", int(at), calendar="fx") for at in moments]
+    assert spreads.min() == pytest.approx(0.5 * 0.01)
+    for held, calendar in ((costs, "fixings"), (resolved_costs("USD/JPY", OWN), "fx"), (OWN, "fx")):
+        assert np.isnan(session_spread(held, "USD/JPY", moments, calendar=calendar)).all()
+        assert session_spread_at(held, "USD/JPY", int(moments[0]), calendar=calendar) is None
 
 
 def test_a_unit_pays_half_the_spread_commission_and_slippage() -> None:
