@@ -77,17 +77,17 @@ class BacktestReport(Contract):
     sortino: Finite | None = None
     calmar: Finite | None = None
     max_drawdown: Finite
-    turnover: Finite
+    turnover: Finite = Field(description="Sum of |change of position|; with S symbols each counts 1 / S.")
     num_trades: int
     hit_rate: Finite | None = Field(default=None, description="Share of the bars in the market with a gross gain.")
     share_in_market: Finite
-    mean_cost_bp: Finite
+    mean_cost_bp: Finite = Field(description="Per decision, swap included.")
     total_cost: Finite = Field(description="Of it all: spread, commission, slippage and swap, as a fraction.")
-    swap_cost: Finite
+    swap_cost: Finite = Field(description="Of it, at 17:00 New York; negative where more was received than paid.")
     break_even_cost_bp: Finite | None = Field(
         default=None, description="Cost per unit of turnover at which the net return is zero; null without a trade."
     )
-    num_days: int
+    num_days: int = Field(description="FX days, 17:00 to 17:00 New York; weekdays without a decision are days flat.")
     probabilistic_sharpe: Finite | None = Field(default=None, description="Probability that the true ratio exceeds 0.")
     deflated_sharpe: Finite | None = Field(
         default=None, description="The same against the best ratio to expect of so many looks without any skill."
@@ -99,8 +99,11 @@ class ValidationReport(Contract):
     """What the stopping part says once the trials that were made on it are counted."""
 
     num_trials: int = Field(description="Trials on stopping parts that overlap this one, of all jobs.")
-    sharpe: Finite | None = None
-    deflated_sharpe: Finite | None = None
+    sharpe: Finite | None = Field(default=None, description="Of daily net returns, per year.")
+    deflated_sharpe: Finite | None = Field(
+        default=None,
+        description="Probability that the true ratio exceeds the best to expect of so many trials by luck.",
+    )
     probability_of_backtest_overfitting: Finite | None = Field(
         default=None, description="By combinatorially symmetric cross-validation; null under 10 trials."
     )

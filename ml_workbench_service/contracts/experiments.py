@@ -5,7 +5,7 @@ A trial is scored on the stopping part alone (never on the test part); every tri
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from ml_workbench_service.contracts.contract import (
     Contract,
@@ -74,11 +74,19 @@ class RecordingRequest(Contract):
     )
 
 
+def _by_its_keys(base: Any) -> Any:
+    """What a recording has in common with no training decides, so that an error is told of the one that was meant."""
+    if not isinstance(base, dict):
+        return base
+    is_recording = "model_id" in base and not {"name", "model_type", "features", "target"} & base.keys()
+    return (RecordingRequest if is_recording else TrainRequest).model_validate(base)
+
+
 class ExperimentRequest(Contract):
     """`POST /experiments`. `base` is a train request, or a recording for an agent grid."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
-    base: TrainRequest | RecordingRequest
+    base: Annotated[TrainRequest | RecordingRequest, BeforeValidator(_by_its_keys)]
     search_space: Annotated[
         dict[str, SearchDimension],
         Field(
@@ -93,7 +101,9 @@ class ExperimentRequest(Contract):
     )
     pruner: PrunerName = "none"
     timeout_s: Annotated[Finite, Field(gt=0, le=30 * 86400)] | None = Field(
-        default=None, description="No further trial begins after so many seconds of work."
+        default=None,
+        description="No further trial begins after so many seconds of work, and those under way are ended as soon as "
+        "one is complete.",
     )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(default=0, description="Of the sampler.")
     preset: PresetName | None = Field(default=None, description="A ready-made search space and sampler.")
@@ -109,6 +119,8 @@ class ExperimentRequest(Contract):
             raise ValueError("`search_space` names no dimension; add one, or send a `preset`")
         if is_recording and self.preset is None and any(each.choices is None for each in self.search_space.values()):
             raise ValueError("an agent grid searches `choices`; ranges belong to train requests")
+        if is_recording and not {"sampler", "pruner", "num_trials"}.isdisjoint(self.model_fields_set):
+            raise ValueError("an agent grid runs every setting at once; leave `sampler`, `pruner` and `num_trials` out")
         return self
 
 
@@ -128,6 +140,21 @@ class ExperimentTrial(Contract):
     started_at: UtcDatetime | None = None
     finished_at: UtcDatetime | None = None
     run_id: str | None = None
+
+
+class TrialRecord(ExperimentTrial):
+    """One trial as a line of `trials.jsonl` keeps it; the last line of a number counts."""
+
+    curve_at_ms: tuple[int, ...] = Field(default=(), description="When each point of the curve was reported.")
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether nothing follows any more."""
+        return self.state != "running"
+
+    def shown(self, *, run_id: str | None = None) -> ExperimentTrial:
+        """Without what only the tracker needs."""
+        return ExperimentTrial(**{**self.model_dump(exclude={"curve_at_ms"}), "run_id": run_id})
 
 
 class Experiment(Contract):

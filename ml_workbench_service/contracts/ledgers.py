@@ -13,12 +13,15 @@ from pydantic import Field
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.training import Target
 
-Subject = Literal["price", "volatility", "regime"]
-"""What is bet on, at all horizons and in all wordings: who tries twenty horizons has tried twenty times."""
+Subject = Literal["price", "volatility", "regime", "simulated"]
+"""What is bet on, at all horizons and in all wordings: who tries twenty horizons has tried twenty times. Whatever is
+found in simulated prices tells nothing of real ones, and is counted apart."""
 
 
-def subject_of(targets: Sequence[Target]) -> Subject:
+def subject_of(targets: Sequence[Target], *, is_simulated: bool = False) -> Subject:
     """By the headline target; policies, which have none, bet on the price."""
+    if is_simulated:
+        return "simulated"
     if not targets:
         return "price"
     measure = targets[0].measure
@@ -43,7 +46,8 @@ class Trial(Contract):
     read: PartRead
     sharpe: Finite | None = Field(default=None, description="Of daily net returns, per day (not annualised).")
     daily_returns: dict[str, Finite] = Field(
-        default_factory=dict, description="Net log return of each UTC day, as 2024-03-01; empty without a signal."
+        default_factory=dict,
+        description="Net log return of each FX day, by the date of its end, as 2024-03-01; empty without a signal.",
     )
 
 
@@ -63,5 +67,8 @@ class Ledgers(Protocol):
         ...
 
     def trials(self, read: PartRead) -> Sequence[Trial]:
-        """Trials on parts that share time, a symbol and the subject, oldest first."""
+        """Trials on parts that share time, a symbol and the subject, oldest first.
+
+        All of them, with their Sharpe ratios; daily returns of the oldest may be left out.
+        """
         ...

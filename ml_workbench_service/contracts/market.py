@@ -4,9 +4,9 @@ Legend: N bars. Times are int64 milliseconds since the epoch, UTC. A bar is stam
 `known_ms`; missing values are NaN and stay missing.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -160,6 +160,15 @@ class FeatureStore(Protocol):
 
     def check(self) -> OutsideThing:
         """How it is, for `/health/ready`; never raises."""
+        ...
+
+
+@runtime_checkable
+class Recomputing(Protocol):
+    """A feature store that makes its columns itself, and so can make them again from altered bars."""
+
+    def altered(self, alter: Callable[[Bars], Bars]) -> FeatureStore:
+        """The same store over altered bars, sharing nothing that was computed over the true ones."""
         ...
 
 

@@ -47,6 +47,16 @@ class Lineage(Contract):
     library_versions: dict[str, str]
 
 
+class LiveIntervalReport(Contract):
+    """What became of a live version's intervals so far."""
+
+    level: Finite = Field(description="The share that is promised.")
+    coverage: Finite | None = Field(description="Of the newest outcomes; null before the first.")
+    num_outcomes: int
+    factor: Finite = Field(description="What live intervals are multiplied by at usual volatility.")
+    num_dropped: dict[str, int] = Field(default_factory=dict, description="What taught nothing, by reason.")
+
+
 class ModelCard(Contract):
     """A version's full card. Metrics are the test part's."""
 
@@ -84,6 +94,9 @@ class ModelCard(Contract):
     findings: dict[str, Any] = Field(default_factory=dict, description="What else the training found out.")
     warnings: tuple[str, ...] = ()
     notes: str = ""
+    live_intervals: LiveIntervalReport | None = Field(
+        default=None, description="Derived like `status`, not in the bundle: null unless the version has been live."
+    )
     lineage: Lineage
     digest: str = ""
     size_bytes: int = 0

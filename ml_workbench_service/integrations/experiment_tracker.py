@@ -2,6 +2,7 @@
 
     run                 found by its tag `job_id`, else created; named after the model
     metrics             with the events' own timestamps and steps; the same row sent again stays one row
+    nested runs         an experiment's trials, each found by its tag `job_id`: the experiment's id, a slash, its number
     bundle/             the published version's files as artifacts
     registered model    one MLflow version for each of ours, found by its run; its tag `version` says which it is
     alias `champion`    on the version that is served
@@ -9,6 +10,7 @@
 MLflow is imported when a tracker is opened (1 to 6 s, 250 MiB), so only the tracker process pays for it.
 """
 
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +20,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from common_lib.exceptions import NotFoundError, UnavailableError, UpstreamError
+from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.experiments import TrialRecord
+from ml_workbench_service.contracts.jobs import JobEvent
 
 EXPERIMENT = "ml-workbench"
 CHAMPION = "champion"
@@ -41,6 +46,7 @@ _LASTING = frozenset(
 _FOREIGN = re.compile(r"[^\w.\-/ ]", re.ASCII)
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
+TRIAL_STATUS: Mapping[str, RunStatus] = {"complete": "FINISHED", "pruned": "KILLED", "failed": "FAILED"}
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,29 @@ class ExperimentTracker:
             if not tracked.is_deleted:
                 self._log_params(tracked.id, params)
             return tracked
+
+    def send_trial(self, trial: TrialRecord, *, job_id: str, parent: str, name: str) -> str:
+        """A trial as a run below its experiment's (`parent`), with its curve at its own times; the run's id."""
+        begun_ms = to_ms(trial.started_at) if trial.started_at is not None else 0
+        ended_ms = to_ms(trial.finished_at) if trial.finished_at is not None else begun_ms
+        tags = {"mlflow.parentRunId": parent, "trial": str(trial.number), "state": trial.state}
+        if trial.message:
+            tags["message"] = trial.message
+        run = self.open_run(
+            f"{job_id}/{trial.number}", name=f"{name}/{trial.number}", started_ms=begun_ms, tags=tags,
+            params=flat_params(trial.params),
+        )  # fmt: skip
+        if run.is_deleted:
+            return run.id
+        points = [
+            Measurement("score", value, at_ms, step)
+            for (step, value), at_ms in zip(trial.curve, trial.curve_at_ms, strict=False)
+        ]
+        finals = {"value": trial.value, "spread": trial.spread, "sharpe": trial.sharpe}
+        points += [Measurement(key, value, ended_ms, 0) for key, value in finals.items() if value is not None]
+        self.log(run.id, points)
+        self.finish(run.id, TRIAL_STATUS.get(trial.state, "KILLED"), ended_ms=ended_ms)
+        return run.id
 
     def log(self, run_id: str, measurements: Sequence[Measurement]) -> None:
         """Sends points in batches."""
@@ -202,6 +231,19 @@ def flat_params(request: dict[str, Any]) -> dict[str, object]:
     for name, value in _flattened("", hyperparameters if isinstance(hyperparameters, dict) else {}):
         flat[name if name not in flat else f"hyperparameters.{name}"] = value
     return flat
+
+
+def points_of(event: JobEvent) -> list[Measurement]:
+    """A progress event's metrics at the event's own time; missing ones are left out, never made up."""
+    metrics = event.data.get("metrics")
+    if event.type != "progress" or not isinstance(metrics, dict):
+        return []
+    at_ms, step = to_ms(event.at), int(event.data.get("step", 0))
+    return [
+        Measurement(name, float(value), at_ms, step)
+        for name, value in metrics.items()
+        if isinstance(value, int | float) and math.isfinite(value)
+    ]
 
 
 def _flattened(prefix: str, nested: dict[str, Any]) -> Iterator[tuple[str, object]]:

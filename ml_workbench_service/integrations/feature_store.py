@@ -4,7 +4,7 @@ Indicators are computed over the whole history of a series and then sliced, so t
 bit, whatever range is asked for. Only bars known at `as_of`, or now, are served.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from common_lib.exceptions import DataValidationError
@@ -100,6 +100,10 @@ class LocalFeatureStore:
         """How the source is."""
         return self._source.check()
 
+    def altered(self, alter: Callable[[Bars], Bars]) -> "LocalFeatureStore":
+        """The same store over altered bars, with a cache of its own: what the leakage certificate computes again."""
+        return LocalFeatureStore(_AlteredBars(self._source, alter), clock=self._clock)
+
     def _computed(self, bars: Bars, indicator: indicators.Indicator) -> Floats:
         key = (bars.symbol, bars.timeframe, indicator.name)
         kept = self._columns.get(key)
@@ -108,3 +112,27 @@ class LocalFeatureStore:
         column = indicator(bars)
         self._columns.put(key, (bars, column), num_bytes=column.nbytes)
         return column
+
+
+class _AlteredBars:
+    """A source whose every series passes through a function."""
+
+    def __init__(self, source: BarSource, alter: Callable[[Bars], Bars]) -> None:
+        self._source = source
+        self._alter = alter
+
+    def bars(self, symbol: str, timeframe: str) -> Bars:
+        """The source's series, altered; raises what the source raises."""
+        return self._alter(self._source.bars(symbol, timeframe))
+
+    def own_columns(self) -> list[str]:
+        """The source's."""
+        return self._source.own_columns()
+
+    def now_ms(self) -> int | None:
+        """The source's."""
+        return self._source.now_ms()
+
+    def check(self) -> OutsideThing:
+        """How the source is."""
+        return self._source.check()

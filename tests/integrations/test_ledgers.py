@@ -1,0 +1,350 @@
+"""The ledgers: what was noted is never lost, never changed and never counted twice, whoever writes and whoever dies."""
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import tracemalloc
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from common_lib.exceptions import DataValidationError, UnavailableError
+from ml_workbench_service.contracts.ledgers import PartRead, Subject, Trial
+from ml_workbench_service.integrations import ledgers as module
+from ml_workbench_service.integrations.ledgers import SqliteLedgers
+
+AT = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
+ROOT = Path(__file__).resolve().parents[2]
+YEARS = {(datetime(2000, 1, 1) + timedelta(days=day)).strftime("%Y-%m-%d"): 1 / (day + 1) for day in range(1000)}
+
+
+def part(name: str = "job-1", *, start: int = 0, end: int = 100, subject: Subject = "price", at: datetime = AT,
+         symbols: tuple[str, ...] = ("EUR/USD",)) -> PartRead:  # fmt: skip
+    return PartRead(id=name, subject=subject, symbols=symbols, start_ms=start, end_ms=end, at=at, model_id="model")
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "state" / "ledgers.db"
+
+
+@pytest.fixture
+def ledgers(file: Path) -> SqliteLedgers:
+    return SqliteLedgers(file)
+
+
+def test_looks_at_overlapping_parts_add_up_and_the_same_id_counts_once(ledgers: SqliteLedgers) -> None:
+    assert ledgers.look(part("a", start=0, end=100)) == 1
+    assert ledgers.look(part("b", start=50, end=150)) == 2
+    assert ledgers.look(part("a", start=0, end=100)) == 2
+    assert ledgers.look(part("c", start=100, end=200)) == 2  # meets b, touches a
+    assert ledgers.looks(part("asks only", start=0, end=200)) == 3
+    assert ledgers.looks(part("asks only", start=200, end=300)) == 0
+    assert ledgers.looks(part("asks only", start=0, end=200)) == 3
+
+
+def test_a_shared_symbol_and_the_same_subject_make_an_overlap(ledgers: SqliteLedgers) -> None:
+    ledgers.look(part("a", symbols=("EUR/USD", "GBP/USD")))
+    assert ledgers.looks(part(symbols=("GBP/USD", "USD/JPY"))) == 1
+    assert ledgers.looks(part(symbols=("USD/JPY",))) == 0
+    assert ledgers.looks(part(symbols=("EUR/USD", "GBP/USD"), subject="volatility")) == 0
+
+
+def test_trials_come_back_as_they_were_noted_oldest_first(ledgers: SqliteLedgers) -> None:
+    days = {"2025-02-28": 1e-17, "2025-02-27": -3.3}
+    first = Trial(read=part("job/1", symbols=("USD/JPY", "EUR/USD")), sharpe=0.1 + 0.2, daily_returns=days)
+    second = Trial(read=part("job/0", symbols=("EUR/USD",)))
+    for trial in (first, second, first.model_copy(update={"sharpe": 9.0})):
+        ledgers.try_(trial)
+    found = ledgers.trials(part("asks only"))
+    assert [each.read.id for each in found] == ["job/1", "job/0"]
+    assert found[1] == second
+    assert found[0].model_copy(update={"read": second.read}) == first.model_copy(update={"read": second.read})
+    assert list(found[0].daily_returns) == ["2025-02-28", "2025-02-27"]
+    assert set(found[0].read.symbols) == {"USD/JPY", "EUR/USD"}
+    assert ledgers.num_trials(part("asks only")) == 2
+    assert ledgers.looks(part("asks only")) == 0, "trials are no looks"
+    assert ledgers.trials(part(symbols=("USD/JPY",)))[0].read.id == "job/1"
+
+
+Reads = st.builds(
+    lambda name, start, num, names, subject: part(name, start=start, end=start + num, symbols=names, subject=subject),
+    st.sampled_from([f"job-{number}" for number in range(12)]),
+    st.integers(-20, 20),
+    st.integers(1, 15),
+    st.lists(st.sampled_from(["EUR/USD", "GBP/USD", "USD/JPY"]), min_size=1, max_size=3, unique=True).map(tuple),
+    st.sampled_from(get_args(Subject)),
+)
+Steps = st.lists(st.tuples(st.sampled_from(["look", "looks", "try", "trials", "reopen"]), Reads), max_size=25)
+
+
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(steps=Steps)
+def test_they_agree_with_a_list_in_memory(
+    tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, PartRead]]
+) -> None:
+    file = tmp_path_factory.mktemp("ledgers") / "ledgers.db"
+    ledgers = SqliteLedgers(file)
+    noted: dict[str, dict[str, PartRead]] = {"look": {}, "trial": {}}
+
+    def overlapping(kind: str, read: PartRead) -> list[str]:
+        return [
+            each.id
+            for each in noted[kind].values()
+            if max(each.start_ms, read.start_ms) < min(each.end_ms, read.end_ms)
+            and set(each.symbols) & set(read.symbols)
+            and each.subject == read.subject
+        ]
+
+    for verb, read in steps:
+        if verb == "reopen":
+            ledgers = SqliteLedgers(file)
+        elif verb == "look":
+            noted["look"].setdefault(read.id, read)
+            assert ledgers.look(read) == len(overlapping("look", read))
+        elif verb == "try":
+            noted["trial"].setdefault(read.id, read)
+            ledgers.try_(Trial(read=read))
+        assert ledgers.looks(read) == len(overlapping("look", read))
+        assert [each.read.id for each in ledgers.trials(read)] == overlapping("trial", read)
+        assert ledgers.num_trials(read) == len(overlapping("trial", read))
+
+
+def test_nothing_is_created_before_the_first_row(ledgers: SqliteLedgers, file: Path) -> None:
+    assert (ledgers.looks(part()), ledgers.num_trials(part()), ledgers.trials(part())) == (0, 0, [])
+    assert not file.parent.exists()
+    ledgers.look(part())
+    assert sqlite3.connect(file).execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert sqlite3.connect(file).execute("PRAGMA user_version").fetchone() == (module.SCHEMA_VERSION,)
+
+
+@pytest.mark.parametrize(
+    "sentence",
+    [
+        "UPDATE readings SET end_ms = 1",
+        "UPDATE readings SET id = 'b'",
+        "DELETE FROM readings",
+        "UPDATE reading_symbols SET symbol = 'x'",
+        "DELETE FROM reading_symbols",
+    ],
+)
+def test_rows_cannot_be_changed_or_removed(ledgers: SqliteLedgers, file: Path, sentence: str) -> None:
+    ledgers.look(part("a"))
+    connection = sqlite3.connect(file)
+    with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+        connection.execute(sentence)
+    connection.close()
+    assert ledgers.looks(part()) == 1
+
+
+def test_not_even_a_replacing_insert_changes_a_row(ledgers: SqliteLedgers, file: Path) -> None:
+    ledgers.look(part("a"))
+    connection = sqlite3.connect(file, isolation_level=None)
+    connection.execute(
+        "INSERT OR REPLACE INTO readings (number, kind, id, subject, start_ms, end_ms, at, model_id) "
+        "VALUES (1, 'look', 'other', 'price', 900, 901, '', '')"
+    )
+    connection.execute(
+        "INSERT OR REPLACE INTO readings (kind, id, subject, start_ms, end_ms, at, model_id) "
+        "VALUES ('look', 'a', 'price', 900, 901, '', '')"
+    )
+    connection.close()
+    assert (ledgers.looks(part()), ledgers.looks(part(start=900, end=901))) == (1, 0)
+
+
+def test_parts_without_time_or_symbols_are_refused(ledgers: SqliteLedgers, file: Path) -> None:
+    for wrong in (part(start=5, end=5), part(start=6, end=5), part(symbols=())):
+        for ask in (ledgers.look, ledgers.looks, ledgers.trials, ledgers.num_trials):
+            with pytest.raises(DataValidationError, match="borders"):
+                ask(wrong)
+        with pytest.raises(DataValidationError, match="borders"):
+            ledgers.try_(Trial(read=wrong))
+    assert not file.exists()
+
+
+def run_python(script: str, *arguments: str) -> "subprocess.Popen[str]":
+    return subprocess.Popen([sys.executable, "-c", script, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+
+
+WRITER = """
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from ml_workbench_service.contracts.ledgers import PartRead, Trial
+from ml_workbench_service.integrations.ledgers import SqliteLedgers
+ledgers = SqliteLedgers(Path(sys.argv[1]))
+days = {f"2024-01-{day:02}": day / 7 for day in range(1, 29)}
+for number in range(int(sys.argv[3])):
+    read = PartRead(id=f"{sys.argv[2]}/{number}", subject="price", symbols=("EUR/USD", "GBP/USD"), start_ms=0, end_ms=9,
+                    at=datetime.now(tz=UTC))
+    counted = ledgers.look(read)
+    ledgers.try_(Trial(read=read, sharpe=0.5, daily_returns=days))
+    print(counted, flush=True)
+"""
+
+
+def test_several_processes_and_threads_write_at_once_from_the_very_first_row(file: Path) -> None:
+    processes = [run_python(WRITER, str(file), name, "15") for name in ("a", "b")]
+    counted: list[int] = []
+    lock = threading.Lock()
+
+    def write(name: str) -> None:
+        ledgers = SqliteLedgers(file)
+        for number in range(15):
+            found = ledgers.look(part(f"{name}/{number}", start=0, end=9))
+            with lock:
+                counted.append(found)
+
+    threads = [threading.Thread(target=write, args=(name,)) for name in ("d", "e")]
+    for thread in threads:
+        thread.start()
+    for process in processes:
+        out, _ = process.communicate(timeout=60)
+        assert process.returncode == 0
+        counted += map(int, out.split())
+    for thread in threads:
+        thread.join()
+    assert sorted(counted) == list(range(1, 61)), "every look has a number of its own"
+    assert SqliteLedgers(file).num_trials(part(start=0, end=9)) == 30
+
+
+def test_a_kill_in_the_middle_of_writing_loses_no_row_that_was_counted(file: Path) -> None:
+    done = 0
+    for attempt in range(2):
+        process = run_python(WRITER, str(file), f"life-{attempt}", "100000")
+        assert process.stdout is not None
+        said = [int(process.stdout.readline()) for _ in range(5 + 4 * attempt)]
+        os.kill(process.pid, signal.SIGKILL)
+        said += map(int, process.stdout.read().split())
+        process.wait()
+        process.stdout.close()
+        assert said[0] == done + 1, "the next life goes on where the last one ended"
+        ledgers = SqliteLedgers(file)
+        looks, trials = ledgers.looks(part(start=0, end=9)), ledgers.trials(part(start=0, end=9))
+        assert said[-1] <= looks <= said[-1] + 1
+        assert len(said) <= sum(each.read.id.startswith(f"life-{attempt}/") for each in trials) <= len(said) + 1
+        assert all(len(each.daily_returns) == 28 and len(each.read.symbols) == 2 for each in trials)
+        done = looks
+
+
+def test_a_full_disk_counts_nothing_and_says_so(ledgers: SqliteLedgers, file: Path) -> None:
+    """A real SQLITE_FULL: no page may be added to the file."""
+    ledgers.look(part("a"))
+
+    class Full(SqliteLedgers):
+        def _opened(self) -> sqlite3.Connection:
+            connection = super()._opened()
+            connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size at least
+            return connection
+
+    with pytest.raises(UnavailableError, match=r"disk is full.*nothing was counted.*free some space"):
+        Full(file).try_(Trial(read=part("t"), daily_returns=YEARS))
+    assert (ledgers.num_trials(part()), ledgers.looks(part())) == (0, 1)
+    ledgers.try_(Trial(read=part("t"), daily_returns=YEARS))
+    assert ledgers.num_trials(part()) == 1
+
+
+def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("a file where the folder should be")
+    with pytest.raises(UnavailableError, match="cannot be opened or written"):
+        SqliteLedgers(tmp_path / "state" / "ledgers.db").look(part())
+
+
+def test_a_process_that_holds_the_file_for_too_long_is_told_of(
+    ledgers: SqliteLedgers, file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledgers.look(part("a"))
+    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.1)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(UnavailableError, match="locked; try again") as caught:
+        ledgers.look(part("b"))
+    assert caught.value.retry_after_s == 5
+    assert ledgers.looks(part()) == 1, "reading goes on"
+    other.close()
+    assert ledgers.look(part("b")) == 2
+
+
+def damaged(file: Path, kind: str) -> None:
+    whole = file.read_bytes()
+    if kind == "empty":
+        file.write_bytes(b"")
+    elif kind == "text":
+        file.write_text("no database at all" * 100)
+    elif kind == "cut":
+        file.write_bytes(whole[: len(whole) // 2])
+    elif kind == "zeroes":
+        file.write_bytes(whole[:4096] + bytes(len(whole) - 4096))
+    elif kind == "index":  # a page of the index says that it holds one entry, and nothing else is wrong
+        [(page,)] = sqlite3.connect(file).execute(
+            "SELECT rootpage FROM sqlite_schema WHERE name = 'readings_by_subject'"
+        )
+        place = (page - 1) * 4096 + 3
+        file.write_bytes(whole[:place] + bytes((0, 1)) + whole[place + 2 :])
+    elif kind == "foreign":
+        file.unlink()
+        sqlite3.connect(file).executescript("CREATE TABLE t (x)")
+
+
+@pytest.mark.parametrize("kind", ["empty", "text", "cut", "zeroes", "index", "foreign"])
+def test_a_damaged_file_is_an_error_and_never_a_smaller_count(file: Path, kind: str) -> None:
+    first = SqliteLedgers(file)
+    for number in range(60):
+        first.look(part(f"job-{number}"))
+    damaged(file, kind)
+    for ask in (SqliteLedgers(file).looks, SqliteLedgers(file).look, SqliteLedgers(file).trials):
+        with pytest.raises(UnavailableError, match=r"damaged or no ledger.*(restore|move)"):
+            ask(part())
+
+
+def test_a_file_of_a_newer_version_is_left_alone(ledgers: SqliteLedgers, file: Path) -> None:
+    ledgers.look(part())
+    sqlite3.connect(file).execute(f"PRAGMA user_version = {module.SCHEMA_VERSION + 1}")
+    for ask in (ledgers.look, ledgers.looks):
+        with pytest.raises(UnavailableError, match="newer version"):
+            ask(part())
+
+
+def test_a_log_without_its_file_is_a_loss_and_said(ledgers: SqliteLedgers, file: Path) -> None:
+    ledgers.look(part())
+    reader = sqlite3.connect(file)  # keeps the log
+    reader.execute("SELECT count(*) FROM readings").fetchone()
+    ledgers.look(part("b"))
+    assert file.with_name("ledgers.db-wal").exists()
+    file.unlink()
+    for ask in (SqliteLedgers(file).look, SqliteLedgers(file).looks):
+        with pytest.raises(UnavailableError, match="restore both from a backup"):
+            ask(part())
+    reader.close()
+
+
+def test_daily_returns_of_older_trials_are_left_out_once_they_would_fill_the_memory(
+    ledgers: SqliteLedgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(60):
+        ledgers.try_(Trial(read=part(f"job/{number}"), sharpe=number / 7, daily_returns=YEARS))
+    monkeypatch.setattr(module, "MOST_DAYS", 10_000)
+    tracemalloc.start()
+    found = ledgers.trials(part())
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert [each.read.id for each in found] == [f"job/{number}" for number in range(60)], "all count"
+    assert [each.sharpe for each in found] == [number / 7 for number in range(60)]
+    assert [len(each.daily_returns) for each in found] == [0] * 50 + [1000] * 10
+    assert found[-1].daily_returns == YEARS
+    assert most < 3_000_000
+
+
+def test_a_note_waits_for_the_disk(ledgers: SqliteLedgers) -> None:
+    """`synchronous = FULL` on every connection; 2 is its number."""
+    ledgers.look(part())
+    connection = ledgers._opened()
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    connection.close()
