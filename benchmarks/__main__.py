@@ -2,7 +2,7 @@
 
 import sys
 
-from benchmarks import environment, inference_latency, policies, q_learning, startup, training_speed
+from benchmarks import agent_grid, environment, inference_latency, policies, q_learning, startup, sweep, training_speed
 
 ALL = {
     "startup": startup.main,
@@ -11,6 +11,8 @@ ALL = {
     "environment": environment.main,
     "q_learning": q_learning.main,
     "policies": policies.main,
+    "agent_grid": agent_grid.main,
+    "sweep": sweep.main,
 }
 
 if __name__ == "__main__":

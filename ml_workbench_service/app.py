@@ -28,6 +28,7 @@ from ml_workbench_service.api import (
     deployments,
     docs,
     errors,
+    experiments,
     health,
     jobs,
     models,
@@ -39,12 +40,13 @@ from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.service import Service
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.contracts.jobs import Job, JobKind
+from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.embedded import EmbeddedRedis
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.backends import LocalBackend
-from ml_workbench_service.jobs.job import JobStore, TrackingRecord
+from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
 from ml_workbench_service.jobs.supervisor import Supervisor
+from ml_workbench_service.serving.adaptive import LiveIntervals
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.serving.serving import Serving
 from ml_workbench_service.settings import Settings
@@ -88,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
-    for resource in (models, predictions, catalogue, jobs, deployments, queue, agents):
+    for resource in (models, predictions, catalogue, jobs, experiments, deployments, queue, agents):
         api.include_router(resource.router)
     app.include_router(health.router)
     app.include_router(health.metrics_router(api_key))
@@ -113,10 +115,12 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     stopping = _stopping_event(stack)
     environment = _child_environment(settings, addresses)
     providers = accelerators.inference_providers(workbench.accelerator)
-    serving = Serving(workbench.registry, live=workbench.history.live, providers=providers)
+    intervals = LiveIntervals(settings.STATE_DIR.resolve() / "adaptive")
+    serving = Serving(workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals)
     stack.callback(serving.close)
     publisher = await _publisher(workbench, stack)
     metrics = Metrics()
+    metrics.watch_intervals(intervals)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     tracker = await _tracker(settings, addresses, environment, stack)
     supervisor = Supervisor(
@@ -180,7 +184,7 @@ def _tell_tracker(tracker: Attendant | None, store: JobStore) -> Callable[[Job],
     def tell(job: Job) -> None:
         if tracker is not None:
             tracker.poke()
-        elif job.kind is JobKind.TRAIN and job.tracking.status == "pending":
+        elif job.kind in TRACKED_KINDS and job.tracking.status == "pending":
             store.folder(job.id).write_tracking(TrackingRecord(status="disabled", updated_at=utc_now()))
 
     return tell

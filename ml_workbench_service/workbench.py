@@ -14,10 +14,12 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common_lib.exceptions import DataValidationError, UnavailableError
+from ml_workbench_service.contracts.ledgers import Ledgers
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.embedded import EmbeddedRedis
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.deployment_stream import DeploymentStream
+from ml_workbench_service.integrations.ledgers import SqliteLedgers
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
@@ -57,6 +59,7 @@ class Workbench:
     queue: RedisPredictionQueue | None
     deployments: DeploymentStream | None
     strategy_engine: StrategyEngine | None
+    ledgers: Ledgers
     enforces_skill: bool = False  # whether only models with proven skill are deployed, unless forced
     accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
 
@@ -91,6 +94,7 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
         queue=queue,
         deployments=deployments,
         strategy_engine=engine,
+        ledgers=SqliteLedgers(settings.STATE_DIR.resolve() / "ledgers.db"),
         enforces_skill=settings.SKILL_GATE == "enforce",
         accelerator=settings.ACCELERATOR,
     )

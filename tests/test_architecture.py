@@ -11,12 +11,18 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ml_workbench_service", "common_lib")
-FOLDERS = (*PACKAGES, "tests", "tools", "benchmarks")
+PROGRAMS = (*PACKAGES, "tools", "benchmarks", "evaluations")
+FOLDERS = (*PROGRAMS, "tests")
 MOST_LINES_OF_FILE = 350
 MOST_LINES_OF_FUNCTION = 60
 DRAWERS = {"util", "utils", "helper", "helpers", "common", "base", "misc", "manager", "managers", "handler", "handlers"}
 CODE_IN_DATA = {"pickle", "cPickle", "joblib", "dill", "cloudpickle", "shelve", "marshal"}
-FORKING = {"multiprocessing", "concurrent.futures.process"}
+FORKING = {
+    "multiprocessing", "torch.multiprocessing", "concurrent.futures.process", "os.fork", "os.forkpty", "pty.fork",
+}  # fmt: skip
+SPAWNING = ("multiprocessing.get_context", "multiprocessing.connection", "multiprocessing.queues")
+WITH_SPAWN = {"get_context", "ProcessPoolExecutor"}
+NEVER = {"fork", "forkpty", "forkserver", "preexec_fn", "SubprocVecEnv"}
 KEPT_OUT_OF_THE_API = {
     "torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "optuna", "gymnasium", "stable_baselines3",
     "numba", "sklearn", "skl2onnx", "onnx",
@@ -135,14 +141,101 @@ def test_a_bundle_is_data_never_code() -> None:
     assert found == []
 
 
+def spawns(call: ast.Call) -> bool:
+    """`get_context("spawn")`, or a pool that is given a context, of which a file can have no other."""
+    name = last_name(call.func)
+    if name == "get_context":
+        return ast.unparse(call) == "get_context('spawn')"
+    context = [*call.args[1:2], *(each.value for each in call.keywords if each.arg == "mp_context")]
+    is_given = len(context) == 1 and not isinstance(context[0], ast.Constant | ast.Starred)
+    return name == "ProcessPoolExecutor" and is_given
+
+
+def last_name(node: ast.AST) -> str | None:
+    """`c` of `a.b.c`; None of what is no name."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else None
+
+
+def forks(module: ast.Module) -> Iterator[tuple[ast.AST, str]]:
+    """What begins a process with a copy of this one's memory, threads and locks, or lets the platform choose.
+
+    Of multiprocessing a file may import `get_context` and types, under their own names; whatever spawns is called on
+    the spot, so that no other name can stand for it.
+    """
+    called = {id(node.func) for node in ast.walk(module) if isinstance(node, ast.Call) and spawns(node)}
+    for node in ast.walk(module):
+        for name in imported(node):
+            if name.startswith(SPAWNING) or (isinstance(node, ast.ImportFrom) and name == "multiprocessing"):
+                continue  # what is taken from it comes next, by its own name
+            if any(f"{name}.".startswith(f"{each}.") for each in FORKING):
+                yield node, name
+        if isinstance(node, ast.alias) and node.asname and node.name in WITH_SPAWN:
+            yield node, node.name
+        name = last_name(node)
+        if name in NEVER or (name in WITH_SPAWN and id(node) not in called):
+            yield node, str(name)
+        if isinstance(node, ast.keyword) and node.arg in NEVER:
+            yield node, str(node.arg)
+        if isinstance(node, ast.Constant) and node.value in FORKING | NEVER:
+            yield node, str(node.value)
+
+
 def test_no_process_is_forked() -> None:
-    found = []
-    for path in files(*PACKAGES):
-        for node in ast.walk(tree(path)):
-            found += [f"{where(path)} {name}" for name in imported(node) if name in FORKING or name == "os.fork"]
-            if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.fork", "os.forkpty"):
-                found.append(where(path, node))
-    assert found == []
+    assert [f"{path.relative_to(ROOT)} {name}" for path in files(*PROGRAMS) for _, name in forks(tree(path))] == []
+
+
+@pytest.mark.parametrize(
+    "forking",
+    [
+        "import os\nos.fork()",
+        "from os import fork",
+        "import os\ngetattr(os, 'fork')()",
+        "import pty\npty.fork()",
+        "import multiprocessing\nmultiprocessing.Pool()",
+        "import multiprocessing as mp\nmp.get_context('spawn')",
+        "from multiprocessing import Pool",
+        "from multiprocessing import Process as Worker",
+        "from multiprocessing.pool import Pool",
+        "import multiprocessing.pool",
+        "import importlib\nimportlib.import_module('multiprocessing')",
+        "from multiprocessing import get_context\nget_context()",
+        "from multiprocessing import get_context\nget_context('fork')",
+        "from multiprocessing import get_context\nget_context(method)",
+        "from multiprocessing import get_context as context_of\ncontext_of('forkserver')",
+        "from multiprocessing import get_context\nother = get_context\nother()",
+        "from concurrent.futures import ProcessPoolExecutor\nProcessPoolExecutor()",
+        "from concurrent.futures import ProcessPoolExecutor\nProcessPoolExecutor(2)",
+        "from concurrent.futures import ProcessPoolExecutor\nProcessPoolExecutor(2, mp_context=None)",
+        "from concurrent.futures import ProcessPoolExecutor\nProcessPoolExecutor(*given)",
+        "from concurrent.futures import ProcessPoolExecutor as Pool\nPool(2)",
+        "from concurrent import futures\nfutures.ProcessPoolExecutor(2)",
+        "from concurrent import futures\nPool = futures.ProcessPoolExecutor\nPool(2)",
+        "from concurrent.futures.process import ProcessPoolExecutor",
+        "from torch.multiprocessing import spawn",
+        "from torch import multiprocessing",
+        "from stable_baselines3.common.vec_env import SubprocVecEnv\nSubprocVecEnv(envs)",
+        "import subprocess\nsubprocess.Popen(command, preexec_fn=begin)",
+    ],
+)
+def test_a_fork_would_be_found(forking: str) -> None:
+    assert list(forks(ast.parse(forking)))
+
+
+def test_fresh_interpreters_are_allowed() -> None:
+    spawning = """
+from concurrent import futures
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+context = get_context("spawn")
+queue: SimpleQueue[int] = context.SimpleQueue()
+context.Process(target=work).start()
+ProcessPoolExecutor(2, context)
+futures.ProcessPoolExecutor(mp_context=get_context("spawn"))
+ThreadPoolExecutor(2)
+subprocess.Popen(command, start_new_session=True)
+"""
+    assert list(forks(ast.parse(spawning))) == []
 
 
 def test_the_api_process_imports_no_heavy_library() -> None:

@@ -1,5 +1,5 @@
 """docs/api.md shows a train request for each of the five types; each is trained, listed, predicted with, deployed and
-queued here as it stands there, on the real daily rates of the European Central Bank."""
+queued here as it stands there, on the real daily rates of the European Central Bank. So do its experiments run."""
 
 import json
 import re
@@ -13,12 +13,19 @@ import pytest
 from tests.service_process import ServiceProcess
 
 PAGE = (Path(__file__).resolve().parents[1] / "docs" / "api.md").read_text(encoding="utf-8")
-SECTION = PAGE.partition("## One request for each type")[2].partition("\n## ")[0]
-REQUESTS: list[dict[str, Any]] = [
-    json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", SECTION, re.S | re.M)
-]
+
+
+def bodies(heading: str) -> list[dict[str, Any]]:
+    """The JSON blocks below a heading of the page."""
+    section = PAGE.partition(f"## {heading}\n")[2].partition("\n## ")[0]
+    return [json.loads(block) for block in re.findall(r"^```json\n(.*?)^```$", section, re.S | re.M)]
+
+
+REQUESTS = bodies("One request for each type")
+SEARCH, GRID = bodies("Experiments")
 TYPES = {"time_series", "classification", "anomaly_detection", "feature_engineering", "reinforcement_learning"}
 APPLIED_WITHIN_S = 30
+JUDGED = ("skill", "no_skill", "insufficient_data")
 
 every_request = pytest.mark.parametrize("request_body", REQUESTS, ids=[body["name"] for body in REQUESTS])
 
@@ -56,8 +63,13 @@ def test_it_is_listed_with_its_type_and_judged_on_real_rates(
     assert card["data_source"] == "ecb_daily"
     assert card["timeframe"] == "1d"
     assert card["outputs"]
-    assert card["evaluation"]["verdict"] in ("not_judged", "not_applicable")
+    bets = request_body["model_type"] not in ("anomaly_detection", "feature_engineering")
+    assert card["evaluation"]["verdict"] in (
+        ("skill", "no_skill", "insufficient_data") if bets else ("not_applicable",)
+    )
     assert card["evaluation"]["reason"]
+    assert card["certificate"]["status"] == "passed", card["certificate"]
+    assert bool(card["evaluation"]["comparisons"]) == bets
     assert card["evaluation"]["test"]
 
 
@@ -91,3 +103,27 @@ def test_it_deploys_and_its_live_predictions_reach_the_agent(
     books = client.get("/api/v1/queue").json()
     assert books["groups"][0]["balance"] == 0
     assert books["groups"][0]["dead_lettered"] == 0
+
+
+def test_the_search_of_the_page_finds_trains_and_judges_a_winner(workbench: ServiceProcess) -> None:
+    accepted = workbench.client.post("/api/v1/experiments", json=SEARCH).raise_for_status()
+    job = workbench.wait_for_job(accepted.json()["job_id"])
+    assert job["status"] == "succeeded", job["error"]
+    found = workbench.client.get(accepted.headers["Location"]).raise_for_status().json()
+    assert {each["state"] for each in found["trials"]} <= {"complete", "pruned"}
+    assert len(found["trials"]) == SEARCH["num_trials"]
+    assert found["best_trial"]["value"] == max(each["value"] for each in found["trials"] if each["value"] is not None)
+    card = workbench.client.get(found["result"]["href"]).raise_for_status().json()
+    assert card["hyperparameters"]["learning_rate"] == found["best_trial"]["params"]["learning_rate"]
+    assert card["evaluation"]["validation"]["num_trials"] >= SEARCH["num_trials"]
+    assert card["evaluation"]["verdict"] in JUDGED
+
+
+def test_the_agent_grid_of_the_page_ranks_27_settings_by_their_mean(workbench: ServiceProcess) -> None:
+    accepted = workbench.client.post("/api/v1/experiments", json=GRID).raise_for_status()
+    job = workbench.wait_for_job(accepted.json()["job_id"])
+    assert job["status"] == "succeeded", job["error"]
+    found = workbench.client.get(accepted.headers["Location"]).raise_for_status().json()
+    assert len({json.dumps(each["params"], sort_keys=True) for each in found["trials"]}) == 27
+    assert all(each["spread"] is not None for each in found["trials"])
+    assert found["best_trial"]["value"] == max(each["value"] for each in found["trials"])

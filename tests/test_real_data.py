@@ -30,10 +30,13 @@ def test_daily_fixings_of_26_years_train_predict_and_deploy(service: ServiceProc
         "start_date": "2000-01-01T00:00:00Z",
         "end_date": "2025-12-31T00:00:00Z",
         "hyperparameters": QUICK,
+        "validation_split": 0.5,
     }
     card = card_of(service, service.train(body))
     assert (card["data_source"], card["timeframe"], card["fill"]) == ("ecb_daily", "1d", "next_close")
-    assert card["evaluation"]["verdict"] == "not_judged"
+    assert card["certificate"]["status"] == "passed"
+    assert card["evaluation"]["verdict"] == "no_skill", card["evaluation"]["reason"]
+    assert card["evaluation"]["economic"] in ("unprofitable", "unproven")
     assert 0.87 <= card["metrics"]["interval_coverage"] <= 0.93
     assert abs(card["metrics"]["skill_mse_against_random_walk"]) < 0.03
     assert card["split"]["num_windows"]["test"] > 1200

@@ -23,6 +23,7 @@ from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.integrations.bars import FolderBars
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+from ml_workbench_service.integrations.ledgers import SqliteLedgers
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import HOUR_MS
@@ -96,6 +97,7 @@ def open_bench(folder: Path) -> Workbench:
         queue=None,
         deployments=None,
         strategy_engine=None,
+        ledgers=SqliteLedgers(folder / "state" / "ledgers.db"),
     )
 
 

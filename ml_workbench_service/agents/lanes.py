@@ -8,6 +8,7 @@ becomes a step that is filled and later settled:
     fill next_close   chosen at bar t, filled at p(t+1) (the next fixing), earns p(t+1) → p(t+2), settled at bar t+2
 
 "Next" is the lane's next record: a position is held through whatever bars were dropped on the way, and pays for it.
+A step pays the costs of the bar at which it is filled: the spread follows bars and sessions.
 """
 
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ class Step(Contract):
     fill: FillRule
     entry_price: Finite | None  # None: not filled yet
     entry_ms: int | None
+    costs: Costs | None = None  # of the fill; None: not filled yet, or a checkpoint from before they were kept
     next_state: int | None  # the state of the lane's next decision, once it is known
 
 
@@ -51,7 +53,15 @@ class Settlement:
 
 
 def open_step(
-    lane: Lane, *, state: int, action: int, exposure: float, fill: FillRule, price: float, at_ms: int
+    lane: Lane,
+    *,
+    state: int,
+    action: int,
+    exposure: float,
+    fill: FillRule,
+    price: float,
+    at_ms: int,
+    costs: Costs,
 ) -> Step:
     """The step that a decision on the bar at hand opens."""
     filled = fill == "next_open"
@@ -63,6 +73,7 @@ def open_step(
         fill=fill,
         entry_price=price if filled else None,
         entry_ms=at_ms if filled else None,
+        costs=costs if filled else None,
         next_state=None,
     )
 
@@ -75,7 +86,7 @@ def settle(
     Args:
         lane: the lane before this bar.
         symbol: whose pips the costs are in.
-        costs: resolved costs.
+        costs: resolved costs at that bar; steps that it fills pay them.
         price: the bar's price.
         at_ms: the bar's `as_of`, later than the lane's last one.
         state: the state of the decision that this bar asks for.
@@ -89,11 +100,14 @@ def settle(
         next_state = state if step.next_state is None else step.next_state
         if step.entry_price is None or step.entry_ms is None:
             still_open.append(
-                step.model_copy(update={"entry_price": price, "entry_ms": at_ms, "next_state": next_state})
+                step.model_copy(
+                    update={"entry_price": price, "entry_ms": at_ms, "costs": costs, "next_state": next_state}
+                )
             )
             continue
-        cost = unit_cost(costs, symbol, step.entry_price) * step.change
-        swap = swap_cost(costs, symbol, step.entry_price, step.exposure, step.entry_ms, at_ms)
+        paid = step.costs or costs
+        cost = unit_cost(paid, symbol, step.entry_price) * step.change
+        swap = swap_cost(paid, symbol, step.entry_price, step.exposure, step.entry_ms, at_ms)
         reward = step_log_return(step.exposure, step.entry_price, price, cost=cost, swap=swap)
         settled.append(Settlement(step.state, step.action, next_state, reward, cost + swap))
     return settled, tuple(still_open)

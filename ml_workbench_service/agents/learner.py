@@ -93,6 +93,7 @@ class Learner:
             fill=record.metadata.fill,
             price=record.price,
             at_ms=at_ms,
+            costs=costs,
         )
         self._keep(
             record.lane,
@@ -119,7 +120,8 @@ class Learner:
 
     def _costs_of(self, symbol: str) -> Costs:
         if symbol not in self._resolved:
-            self._resolved[symbol] = resolved_costs(symbol, self._costs)
+            resolved = resolved_costs(symbol, self._costs)
+            self._resolved[symbol] = Costs.model_validate(resolved.model_dump(exclude={"by_session"}))
         return self._resolved[symbol]
 
     def _state(self, record: PredictionRecord, position: int) -> int:

@@ -1,7 +1,13 @@
 """Prometheus metrics of one service, prefix `ml_workbench_`; a registry of its own, so that several apps can live in
 one process."""
 
+from collections.abc import Iterable, Iterator
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from ml_workbench_service.serving.outcomes import LiveCoverage
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -40,6 +46,38 @@ class Metrics:
         )  # fmt: skip
         self.queue_length = Gauge("ml_workbench_queue_length", "Entries in the stream.", registry=self.registry)
 
+    def watch_intervals(self, intervals: Iterable[tuple[str, str, LiveCoverage]]) -> None:
+        """Shows what became of live intervals; read anew at each scrape, so that only what is in memory has labels."""
+        self.registry.register(_Intervals(intervals))
+
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+class _Intervals(Collector):
+    """Coverage, outcomes and factor of each live version."""
+
+    def __init__(self, intervals: Iterable[tuple[str, str, LiveCoverage]]) -> None:
+        self._intervals = intervals
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each figure."""
+        labels = ["model_id", "version"]
+        coverage = GaugeMetricFamily(
+            "ml_workbench_interval_coverage",
+            "Share of the last live outcomes inside their interval.",
+            labels=labels,
+        )
+        outcomes = CounterMetricFamily(
+            "ml_workbench_interval_outcomes", "Live intervals whose outcome is known.", labels=labels
+        )
+        factor = GaugeMetricFamily(
+            "ml_workbench_interval_factor", "What live intervals are multiplied by at usual volatility.", labels=labels
+        )
+        for model_id, version, found in self._intervals:
+            if found.coverage is not None:
+                coverage.add_metric([model_id, version], found.coverage)
+            outcomes.add_metric([model_id, version], found.num_outcomes)
+            factor.add_metric([model_id, version], found.factor)
+        yield from (coverage, outcomes, factor)

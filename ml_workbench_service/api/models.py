@@ -2,35 +2,40 @@
 
 import asyncio
 from contextlib import suppress
-from datetime import timedelta
+from dataclasses import asdict
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from common_lib.exceptions import (
     DataValidationError,
-    IdempotencyMismatchError,
     JobNotFoundError,
     ModelNotFoundError,
     PredictionError,
 )
 from common_lib.logging import correlation_id
+from ml_workbench_service.api.idempotency import answered_before, fresh_id
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Service, ServiceDep
 from ml_workbench_service.contracts.contract import VERSION_PATTERN, normal_symbol, utc_now
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
-from ml_workbench_service.contracts.models import ModelCard, ModelList, ModelStatus, ModelSummary, VersionList
+from ml_workbench_service.contracts.models import (
+    LiveIntervalReport,
+    ModelCard,
+    ModelList,
+    ModelStatus,
+    ModelSummary,
+    VersionList,
+)
 from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.jobs.job import JobStore, new_job_id
+from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.workflows.plan import TrainingPlan, plan_training
 
 router = APIRouter(prefix="/models", tags=["models"])
 VersionPath = Annotated[str, Path(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]
-KEPT = timedelta(hours=24)
-"""How long an Idempotency-Key is remembered."""
 
 
 @router.get("", summary="List the models", responses=failures())
@@ -61,7 +66,7 @@ async def list_models(
 @router.get("/{model_id}", summary="Show a model", responses=failures(404))
 async def show_model(model_id: ModelIdPath, service: ServiceDep, response: Response) -> ModelCard:
     """The full card of the live version, else of the newest."""
-    card = await asyncio.to_thread(lambda: _with_run(service.workbench.registry.served_card(model_id), service.store))
+    card = await asyncio.to_thread(lambda: _as_of_now(service.workbench.registry.served_card(model_id), service))
     response.headers["ETag"] = f'"{card.digest}"'
     return card
 
@@ -114,11 +119,11 @@ async def archive_version(model_id: ModelIdPath, version: VersionPath, service: 
 async def train(body: TrainRequest, service: ServiceDep, response: Response, key: IdempotencyDep) -> TrainAccepted:
     """Accepts a training and answers at once; the job at `Location` tells how it goes."""
     async with service.planning:
-        if key is not None and (before := await _answered_before(service, key)) is not None:
+        if (before := await answered_before(service.store, key)) is not None:
             response.headers["Idempotency-Replayed"] = "true"
             return _accepted(before, response)
         plan = await asyncio.to_thread(_plan, body, service)
-        spec = _spec(plan, key, await _fresh_id(service, key))
+        spec = _spec(plan, key, await fresh_id(service.store, key))
         await service.supervisor.submit(spec)
     return _accepted(spec, response)
 
@@ -142,7 +147,14 @@ def _card_and_past(service: Service, model_id: str, version: str) -> tuple[Model
     """The card, and whether the version never was live: then its status cannot have changed and changed back."""
     card = service.workbench.registry.card(model_id, version)
     past = service.workbench.history.of(model_id)
-    return _with_run(card, service.store), not any(each.version == version and each.live_at for each in past)
+    return _as_of_now(card, service), not any(each.version == version and each.live_at for each in past)
+
+
+def _as_of_now(card: ModelCard, service: Service) -> ModelCard:
+    """The card with what is not in the bundle: its run, and what became of its live intervals."""
+    found = service.serving.live_intervals(card.id, card.version)
+    live = None if found is None else LiveIntervalReport.model_validate(asdict(found))
+    return _with_run(card, service.store).model_copy(update={"live_intervals": live})
 
 
 def _with_run(card: ModelCard, store: JobStore) -> ModelCard:
@@ -186,34 +198,6 @@ def _accepted(spec: JobSpec, response: Response) -> TrainAccepted:
         status="queued",
         estimate=spec.plan["estimate"],
     )
-
-
-async def _answered_before(service: Service, key: Idempotency) -> JobSpec | None:
-    """The job that this key made within the last day; raises IdempotencyMismatchError for another body."""
-    generations = await asyncio.to_thread(_generations, service, key)
-    if not generations or utc_now() - generations[-1].created_at > KEPT:
-        return None
-    if generations[-1].body_digest != key.body_digest:
-        raise IdempotencyMismatchError.at(
-            "header.Idempotency-Key", "this key came with another body before; send a new key for a new request"
-        )
-    return generations[-1]
-
-
-async def _fresh_id(service: Service, key: Idempotency | None) -> str:
-    if key is None:
-        return new_job_id(utc_now())
-    return key.identifier(len(await asyncio.to_thread(_generations, service, key)))
-
-
-def _generations(service: Service, key: Idempotency) -> list[JobSpec]:
-    """The jobs that this key has made, oldest first: one for each day on which it came."""
-    found: list[JobSpec] = []
-    while True:
-        try:
-            found.append(service.store.folder(key.identifier(len(found))).spec)
-        except JobNotFoundError:
-            return found
 
 
 def _symbol(text: str | None) -> str | None:

@@ -70,7 +70,8 @@ class LocalBackend:
     """Workers as subprocesses in sessions of their own: they outlive this process, which adopts them when it is back.
 
     Args:
-        environment: of every worker; `OMP_NUM_THREADS` is set on top: all CPUs for a training, one for the rest.
+        environment: of every worker; `OMP_NUM_THREADS` is set on top: one for a replay, all CPUs for the
+            rest.
         command: the worker's command, to which the job folder is appended.
         num_threads: threads of a training; by default the CPUs this process may use.
     """
@@ -93,7 +94,7 @@ class LocalBackend:
     def submit(self, spec: JobSpec) -> Handle:
         """Starts the worker; its output goes to worker.log."""
         folder = self._store.folder(spec.id)
-        num_threads = self._num_threads if spec.kind is JobKind.TRAIN else 1
+        num_threads = 1 if spec.kind is JobKind.REPLAY else self._num_threads
         with folder.worker_log.open("ab") as log:
             child = subprocess.Popen(
                 [*self._command, str(folder.path.resolve())],

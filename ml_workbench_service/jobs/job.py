@@ -6,7 +6,7 @@
         cancel          marker: somebody asked to stop
         worker.json     pid, start time and attempt of the worker; `beat` is touched every second while it lives
         worker.log      stdout and stderr of the worker
-        checkpoint/     the workflow's own
+        checkpoint/     the workflow's own; an experiment's trials.jsonl among it (jobs.trial_log)
         tracking.json   how far the tracking server knows the job; written by the tracker alone
 
 A folder appears whole (staged, then renamed), so a job exists with its request and its `queued` event or not at all.
@@ -24,7 +24,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError, JobNotFoundError
 from ml_workbench_service.contracts.contract import UtcDatetime, iso
@@ -41,9 +41,11 @@ from ml_workbench_service.contracts.jobs import (
 from ml_workbench_service.jobs.durable import clear_disk_errors, sync_folder, write_whole
 from ml_workbench_service.jobs.event_log import EventLog, EventReader, encode, has_ended
 from ml_workbench_service.jobs.outline import Outline
+from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
 from ml_workbench_service.processes import ProcessRecord
 
 JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+TRACKED_KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})  # those that the tracking server gets to know
 FRESH_BEAT_S = 10.0
 LOST = "worker_lost"
 """The `code` of the warning that the supervisor leaves for each worker that died and was followed by another."""
@@ -64,9 +66,13 @@ class WorkerRecord(ProcessRecord):
 
 
 class TrackingRecord(JobTracking):
-    """`tracking.json`: what the tracking server has of the job. `last_seq` is the last event that was sent."""
+    """`tracking.json`: what the tracking server has of the job. `last_seq` is the last event that was sent.
+
+    `trial_runs` are the nested runs of the trials that were sent, by the trials' numbers.
+    """
 
     last_seq: int = 0
+    trial_runs: dict[int, str] = Field(default_factory=dict)
     model_version: str | None = None
     problem: str = ""
     updated_at: UtcDatetime | None = None
@@ -80,6 +86,7 @@ class JobFolder:
         self.id = path.name
         self.checkpoint = path / "checkpoint"
         self.worker_log = path / "worker.log"
+        self.trials = TrialLog(self.checkpoint / TRIALS_FILE)
         self._events = path / "events.jsonl"
         self._log = EventLog(self._events)
         self._reader = EventReader(self._events)
@@ -231,7 +238,7 @@ class JobFolder:
             return ""
 
     def _tracked(self) -> JobTracking:
-        if self.spec.kind is not JobKind.TRAIN:
+        if self.spec.kind not in TRACKED_KINDS:
             return JobTracking(status="disabled")
         record = self.tracking()
         return JobTracking(status=record.status, run_id=record.run_id, url=record.url)

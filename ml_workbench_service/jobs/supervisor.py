@@ -1,9 +1,9 @@
 """`Supervisor`: starts queued jobs, adopts workers that outlived us, cancels, watches memory, replaces the dead.
 
 Law: it writes events only before a worker's start and after its death. Workers outlive it: `stop` leaves them alone,
-and the next `start` adopts them. A training whose worker died without a final event gets another one, which finds the
-checkpoint; each such death is one warning in the log, and these warnings are the count. Everything that touches disk
-or processes runs in a thread, one turn at a time.
+and the next `start` adopts them. A training or experiment whose worker died without a final event gets another one,
+which finds the checkpoint; each such death is one warning in the log, and these warnings are the count. Everything that
+touches disk or processes runs in a thread, one turn at a time.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from ml_workbench_service.jobs.job import LOST, JobFolder, JobStore
 from ml_workbench_service.jobs.worker import ending, failure
 from ml_workbench_service.processes import ProcessRecord
 
-LIMITED_KINDS = frozenset({JobKind.TRAIN})
-RESUMED_KINDS = frozenset({JobKind.TRAIN})  # a replay would publish what it has published
+LIMITED_KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})
+RESUMED_KINDS = LIMITED_KINDS  # a replay would publish what it has published
 MAX_ATTEMPTS = 3
 BYTES_PER_GB = 1_000_000_000
 MEMORY_PERIOD_S = 1.0
@@ -50,9 +50,9 @@ class Supervisor:
     """The life of every job between its folder and its final event.
 
     Args:
-        max_workers: trainings that may run at a time; replays are not counted.
+        max_workers: trainings and experiments that may run at a time; replays are not counted.
         max_memory_gb: resident memory (10⁹ bytes) of a worker and its descendants above which it is ended.
-        max_attempts: workers that a training may have; none follows one that was ended for its memory.
+        max_attempts: workers that a training or an experiment may have; none follows one that was ended for its memory.
         grace_s: between asking a worker to stop and SIGTERM, and as long again until SIGKILL.
         on_finished: called in the event loop, once for each job whose final event appeared.
         on_activity: called in the event loop whenever a job's status changed, the final ones included.
@@ -73,7 +73,7 @@ class Supervisor:
     ) -> None:
         self.store = store
         self._backend = backend
-        self._max_workers = max_workers
+        self.max_workers = max_workers
         self._max_memory_gb = max_memory_gb
         self._max_attempts = max_attempts
         self._grace_s = grace_s
@@ -244,7 +244,7 @@ class Supervisor:
             self._backend.kill(run.handle)
 
     def _start_queued(self) -> None:
-        free = self._max_workers - sum(run.folder.spec.kind in LIMITED_KINDS for run in self._runs.values())
+        free = self.max_workers - sum(run.folder.spec.kind in LIMITED_KINDS for run in self._runs.values())
         for folder in list(self._queue):
             limited = folder.spec.kind in LIMITED_KINDS
             if folder.cancel_requested:
@@ -326,7 +326,7 @@ _LOST = (
     "The worker process {ending} before it could finish the job{attempt}: details.log_tail and worker.log in the job's "
     "folder hold its last words; start the job again."
 )
-_RESUMED = "The worker process {ending}; the training goes on from its last checkpoint, attempt {attempt} of {most}."
+_RESUMED = "The worker process {ending}; the job goes on from its last checkpoint, attempt {attempt} of {most}."
 
 
 async def _follow(folder: JobFolder, after_seq: int, stopping: asyncio.Event) -> AsyncIterator[JobEvent]:

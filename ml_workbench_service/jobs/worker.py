@@ -28,6 +28,7 @@ from ml_workbench_service.settings import Settings
 
 WORKFLOWS: Mapping[JobKind, str] = {
     JobKind.TRAIN: "ml_workbench_service.workflows.train",
+    JobKind.EXPERIMENT: "ml_workbench_service.workflows.tune",
     JobKind.REPLAY: "ml_workbench_service.workflows.replay",
 }
 """Each module has `run(spec, *, checkpoint, report, workbench) -> dict`, the job's result."""

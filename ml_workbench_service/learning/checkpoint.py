@@ -1,6 +1,7 @@
 """`Checkpoint`: what a training needs to go on after its process was killed, in one file that is replaced in one step.
 
     <folder>/checkpoint.safetensors     arrays by name; in its metadata `document`: format, fingerprint, state, digest
+    <folder>/<stage>/                   the same for each training of several (`Checkpoint.stage`)
 
 Law: whoever reads sees a whole checkpoint of this very training, or none. A checkpoint of other data, other
 hyper-parameters, another seed or other library versions is ignored with a sentence in the log that names what differs;
@@ -70,6 +71,24 @@ class Checkpoint:
         self._period_s = period_s
         self._clock = clock
         self._due_at = clock() + period_s
+        self._stages: list[StageCheckpoint] = []
+
+    def stage(self, name: str, **facts: Any) -> "StageCheckpoint":
+        """The checkpoint of one training of several, in a folder of this name below; cleared along with this one.
+
+        Args:
+            name: the folder's.
+            facts: join the fingerprint.
+        """
+        made = StageCheckpoint(
+            self._folder / name,
+            fingerprint={**self._fingerprint, **facts},
+            warn=self._warn,
+            period_s=self._period_s,
+            clock=self._clock,
+        )
+        self._stages.append(made)
+        return made
 
     def due(self) -> bool:
         """Whether it is time to save again; as cheap as a look at the clock, so ask after every batch or epoch."""
@@ -113,6 +132,8 @@ class Checkpoint:
 
     def clear(self) -> None:
         """Removes it: the training is done, or shall begin anew."""
+        for stage in self._stages:
+            stage.clear()
         for file in (self._file, _staged(self._file)):
             file.unlink(missing_ok=True)
 
@@ -132,6 +153,34 @@ class Checkpoint:
             f"The training's progress cannot be kept on disk ({error.strerror or error}): it goes on, but begins anew "
             "should its process be killed. Free some space under STATE_DIR."
         )
+
+
+class StageCheckpoint(Checkpoint):
+    """Of one training of several: it also keeps how the training ended, so that a finished one is not repeated.
+
+    A training that begins with the state after its last epoch has nothing left to do, and hands over the same weights.
+    So the newest state is held in memory, one copy of it, until `finish` writes it; before that it is written when due.
+    """
+
+    _newest: tuple[Mapping[str, np.ndarray], Mapping[str, Any]] | None = None
+
+    def due(self) -> bool:
+        """Always: every state may be the last."""
+        return True
+
+    def save(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> bool:
+        """Holds the state, and replaces the checkpoint where it is time to."""
+        if not super().due():
+            self._newest = arrays, state
+            return True
+        self._newest = None
+        return super().save(arrays, state)
+
+    def finish(self) -> None:
+        """Writes the newest state, if it is not on disk: the training is over."""
+        if self._newest is not None:
+            super().save(*self._newest)
+        self._newest = None
 
 
 def _decoded(file: Path) -> tuple[Saved, dict[str, Any]]:

@@ -73,13 +73,13 @@ def figures(
         "f1_score": float(np.mean(2 * hits[either] / (happened + said)[either])),
         "log_loss": float(np.mean(log_losses(labels, probabilities_NC))),
         "brier": float(np.mean(np.sum((probabilities_NC - outcomes_NC) ** 2, axis=1))),
-        "calibration_error": _calibration_error(
+        "calibration_error": calibration_error(
             probabilities_NC[np.arange(len(labels)), classes], is_hit_N=labels == classes
         ),
     }
 
 
-def _calibration_error(confidence_N: Floats, *, is_hit_N: np.ndarray) -> float:
+def calibration_error(confidence_N: Floats, *, is_hit_N: np.ndarray) -> float:
     """Mean |accuracy - confidence| over the bins (low, high], each weighted by its rows."""
     bins = np.clip(np.ceil(confidence_N * NUM_BINS) - 1, 0, NUM_BINS - 1).astype(np.int64)
     surplus = np.bincount(bins, weights=is_hit_N - confidence_N, minlength=NUM_BINS)

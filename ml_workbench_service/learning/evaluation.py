@@ -1,20 +1,110 @@
-"""Figures of the test part, beside the baselines' on the same rows.
+"""Figures of the test part beside the baselines' on the same rows, and the comparisons that a verdict rests on.
 
 Against the random walk (Meese and Rogoff, Journal of International Economics 14, 1983): a price target's best plain
-forecast is "no change", a volatility's is its ex-ante EWMA estimate. The full verdict with its tests of significance
-is not part of this file: until then a card says `not_judged`, or `not_applicable` on simulated data.
+forecast is "no change", a volatility's is built on its own past. Here everything is measured and nothing decided: the
+rule that turns comparisons into a verdict is `learning/verdicts.py`'s; until it has spoken an evaluation says
+`not_judged`, or `not_applicable` on simulated data.
+
+Legend: N rows of all symbols, C classes, T moments.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
+from numpy.typing import NDArray
 
-from ml_workbench_service.contracts.evaluation import Evaluation, Verdict
-from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.contracts.evaluation import Comparison, Evaluation, IntervalReport, Loss, Verdict
+from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import Target
+from ml_workbench_service.market.skill import clark_west_gains, hac_mean, mean_by_moment, scaled_errors, wilson
 
-RANDOM_WALK = "random_walk"
-EWMA = "ewma"
+TERCILES = ("low", "middle", "high")
+
+
+@dataclass(frozen=True)
+class ForecastRows:
+    """One target's forecasts of some rows, what happened, and what else could have been said.
+
+    Attributes:
+        labels_N: realised values, in the target's own unit.
+        predictions_N: forecasts, by the network that serves single predictions.
+        baselines: each baseline's forecasts.
+        moments_N: when each row is known, ms; symbols at one moment are one observation.
+        units_N: the typical size of each row's label: losses of several symbols are compared in it, so that the
+            most volatile one does not decide alone.
+        naive_mae_N: the naive forecast's errors on the training part, of each row's symbol; `naive_rmse_N` likewise.
+    """
+
+    target: Target
+    labels_N: Floats
+    predictions_N: Floats
+    baselines: Mapping[str, Floats]
+    moments_N: Ints
+    units_N: Floats
+    naive_mae_N: Floats
+    naive_rmse_N: Floats
+
+
+@dataclass(frozen=True)
+class Differentials:
+    """The model's and one baseline's mean loss at each moment, ready to be tested, or pooled with a later part's first.
+
+    Attributes:
+        horizon: bars that one label spans.
+        model_T: losses; of `net_return` what was earned.
+        gain_T: Clark and West's; None for returns, which nest nothing.
+    """
+
+    baseline: str
+    loss: Loss
+    horizon: int
+    model_T: Floats
+    baseline_T: Floats
+    gain_T: Floats | None
+
+    @classmethod
+    def of_squares(
+        cls, name: str, outcomes: Floats, *, model: Floats, baseline: Floats, moments_N: Ints, horizon: int, loss: Loss
+    ) -> Self:
+        """Of numbers (N,), or of probabilities (N, C) and one-hot outcomes, whose squared error is the Brier score."""
+        errors_N = [((outcomes - each) ** 2).reshape(len(outcomes), -1).sum(axis=1) for each in (model, baseline)]
+        gains_N = clark_west_gains(outcomes, baseline=baseline, model=model)
+        return cls(name, loss, horizon, *(mean_by_moment(each, moments_N) for each in (*errors_N, gains_N)))
+
+    @classmethod
+    def of_returns(cls, name: str, model_T: Floats, baseline_T: Floats) -> Self:
+        """Of two accounts' net log returns at the same moments."""
+        return cls(name, "net_return", 1, model_T, baseline_T, None)
+
+    def then(self, later: Self) -> Self:
+        """Both, one after the other in time."""
+        assert (self.baseline, self.loss) == (later.baseline, later.loss), "only the same comparison is pooled"
+        gain_T = None
+        if self.gain_T is not None and later.gain_T is not None:
+            gain_T = np.concatenate([self.gain_T, later.gain_T])
+        return replace(
+            self,
+            model_T=np.concatenate([self.model_T, later.model_T]),
+            baseline_T=np.concatenate([self.baseline_T, later.baseline_T]),
+            gain_T=gain_T,
+        )
+
+    def comparison(self) -> Comparison:
+        """With its tests."""
+        model, baseline = float(np.mean(self.model_T)), float(np.mean(self.baseline_T))
+        earns = self.loss == "net_return"
+        better_T = self.model_T - self.baseline_T if earns else self.baseline_T - self.model_T
+        return Comparison(
+            baseline=self.baseline,
+            loss=self.loss,
+            model_loss=model,
+            baseline_loss=baseline,
+            skill=model - baseline if earns else _skill(model, baseline),
+            diebold_mariano=hac_mean(better_T, horizon=self.horizon),
+            clark_west=None if self.gain_T is None else hac_mean(self.gain_T, horizon=self.horizon),
+        )
 
 
 def errors(labels_N: Floats, predictions_N: Floats) -> dict[str, float]:
@@ -39,52 +129,68 @@ def information_coefficient(labels_N: Floats, predictions_N: Floats) -> float | 
     return float(np.corrcoef(labels_N, predictions_N)[0, 1])
 
 
-def evaluate(
-    target: Target,
-    *,
-    labels_N: Floats,
-    predictions_N: Floats,
-    volatility_N: Floats,
-    covered_N: np.ndarray | None,
-    is_simulated: bool,
-) -> Evaluation:
-    """The card's evaluation block from the test part's rows of all symbols.
-
-    Args:
-        target: what was forecast.
-        labels_N: realised values.
-        predictions_N: forecasts, by the network that serves single predictions.
-        volatility_N: ex-ante volatility of the target, NaN where unknown.
-        covered_N: whether the interval held the realised value; None where there is no interval.
-        is_simulated: whether the prices are simulated.
-    """
-    test: dict[str, float | None] = dict(errors(labels_N, predictions_N))
-    name, baseline_N = RANDOM_WALK, np.zeros_like(labels_N)
-    if not target.needs_price:
-        name = EWMA
-        typical = float(np.nanmedian(volatility_N)) if np.isfinite(volatility_N).any() else 0.0
-        baseline_N = np.where(np.isfinite(volatility_N), volatility_N, typical)
-    baseline = errors(labels_N, baseline_N)
-    if target.needs_price:
-        test["direction_accuracy"] = direction_accuracy(labels_N, predictions_N)
-        ups = direction_accuracy(labels_N, np.ones_like(labels_N))
-        baseline_accuracy = None if ups is None else max(ups, 1 - ups)
-        test["majority_direction"] = baseline_accuracy
-    test["information_coefficient"] = information_coefficient(labels_N, predictions_N)
-    if covered_N is not None:
-        test["interval_coverage"] = float(np.mean(covered_N))
-    test["num_windows"] = float(len(labels_N))
-    skill = {
-        f"mse_against_{name}": 1.0 - test["mse"] / baseline["mse"]
-        if baseline["mse"] > 0 and test["mse"] is not None
-        else None
+def evaluate(rows: ForecastRows, *, is_simulated: bool) -> Evaluation:
+    """The evaluation of one target's point forecasts: errors, directions, and a comparison with each baseline."""
+    test: dict[str, float | None] = dict(errors(rows.labels_N, rows.predictions_N))
+    test |= scaled_errors(
+        rows.labels_N - rows.predictions_N, naive_mae_N=rows.naive_mae_N, naive_rmse_N=rows.naive_rmse_N
+    )
+    if rows.target.needs_price:
+        test |= _directions(rows)
+    test["information_coefficient"] = information_coefficient(rows.labels_N, rows.predictions_N)
+    test["num_windows"] = float(len(rows.labels_N))
+    baselines: dict[str, dict[str, float | None]] = {
+        name: dict(errors(rows.labels_N, forecast_N)) for name, forecast_N in rows.baselines.items()
     }
     verdict, reason = verdict_of(is_simulated)
-    return Evaluation(test=test, baselines={name: _nullable(baseline)}, skill=skill, verdict=verdict, reason=reason)
+    return Evaluation(
+        test=test,
+        baselines=baselines,
+        skill={f"mse_against_{name}": _skill(test["mse"], each["mse"]) for name, each in baselines.items()},
+        verdict=verdict,
+        reason=reason,
+        comparisons=tuple(each.comparison() for each in forecast_differentials(rows)),
+    )
+
+
+def forecast_differentials(rows: ForecastRows) -> list[Differentials]:
+    """Squared errors beside each baseline's, in units of the labels."""
+    labels_N, model_N = rows.labels_N / rows.units_N, rows.predictions_N / rows.units_N
+    return [
+        Differentials.of_squares(
+            name, labels_N, model=model_N, baseline=forecast_N / rows.units_N, moments_N=rows.moments_N,
+            horizon=rows.target.horizon, loss="squared_error",
+        )
+        for name, forecast_N in rows.baselines.items()
+    ]  # fmt: skip
+
+
+def pooled(parts: Sequence[Sequence[Differentials]]) -> tuple[Comparison, ...]:
+    """One comparison with each baseline over all the parts, which follow one another in time."""
+    together = list(parts[0]) if parts else []
+    for later in parts[1:]:
+        together = [each.then(other) for each, other in zip(together, later, strict=True)]
+    return tuple(each.comparison() for each in together)
+
+
+def interval_report(
+    labels_N: Floats, lower_N: Floats, upper_N: Floats, *, level: float, terciles_N: Ints
+) -> IntervalReport:
+    """Coverage overall and by tercile of a volatility that is not the interval's own (-1: unknown)."""
+    covered_N: NDArray[np.bool_] = (lower_N <= labels_N) & (labels_N <= upper_N)
+    return IntervalReport(
+        level=level,
+        coverage=float(np.mean(covered_N)),
+        coverage_by_tercile={
+            name: float(np.mean(covered_N[terciles_N == number])) if (terciles_N == number).any() else None
+            for number, name in enumerate(TERCILES)
+        },
+        mean_width=float(np.mean(upper_N - lower_N)),
+    )
 
 
 def verdict_of(is_simulated: bool) -> tuple[Verdict, str]:
-    """The verdict as far as it goes today, with the sentence that says why."""
+    """What may be said before the rule is applied, with the sentence that says why."""
     if is_simulated:
         return (
             "not_applicable",
@@ -108,5 +214,23 @@ def headline(evaluation: Evaluation) -> dict[str, float | None]:
     return metrics
 
 
-def _nullable(figures: Mapping[str, float]) -> dict[str, float | None]:
-    return dict(figures)
+def _directions(rows: ForecastRows) -> dict[str, float | None]:
+    """Accuracy of the sign with Wilson's interval, by as many trials as there are independent moments."""
+    accuracy = direction_accuracy(rows.labels_N, rows.predictions_N)
+    ups = direction_accuracy(rows.labels_N, np.ones_like(rows.labels_N))
+    if accuracy is None or ups is None:
+        names = ("direction_accuracy", "direction_accuracy_low", "direction_accuracy_high", "majority_direction")
+        return dict.fromkeys(names)
+    num_moments = len(np.unique(rows.moments_N[rows.labels_N != 0]))
+    low, high = wilson(accuracy, num_moments / rows.target.horizon)
+    return {
+        "direction_accuracy": accuracy,
+        "direction_accuracy_low": low,
+        "direction_accuracy_high": high,
+        "majority_direction": max(ups, 1 - ups),
+    }
+
+
+def _skill(model: float | None, baseline: float | None) -> float | None:
+    """1 - loss ÷ the baseline's; None where the baseline never erred."""
+    return None if model is None or not baseline else 1.0 - model / baseline

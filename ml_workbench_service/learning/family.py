@@ -42,6 +42,7 @@ class Assignment:
         model_id: what the product will be called.
         version: and its version.
         checkpoint: where a training leaves what it needs to go on after its process was killed; None: nowhere.
+        looks: how often test parts that overlap this one were looked at, this time included; they deflate its figures.
     """
 
     windows: Windows
@@ -56,6 +57,7 @@ class Assignment:
     model_id: str = ""
     version: str = ""
     checkpoint: Checkpoint | None = None
+    looks: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ class Trained:
         warnings: for the card.
         findings: what else the training found out, for its task to put onto the card.
         can_quantize: whether int8 is worth trying: there are matrices in the graph.
+        members: the trainings of each seed, whose mean this is (`learning.ensemble`); empty where there was one.
     """
 
     outputs: tuple[str, ...]
@@ -86,6 +89,7 @@ class Trained:
     warnings: tuple[str, ...] = ()
     findings: Mapping[str, Any] = field(default_factory=dict)
     can_quantize: bool = True
+    members: tuple["Trained", ...] = ()
 
 
 class Family(ABC):

@@ -9,7 +9,7 @@ Legend: K outputs.
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.models import ModelCard
@@ -25,12 +25,26 @@ class Situation:
         bar_volatility: ex-ante standard deviation of one bar's log return; None where unknown.
         dead_zone: the round-trip cost as a fraction of the price: a smaller forecast is `hold`.
         position: what is held already, -1 to 1.
+        stretch: what the interval's half-widths are multiplied by; nothing else of an answer knows it.
     """
 
     label_scale_K: Floats
     bar_volatility: float | None
     dead_zone: float
     position: float = 0.0
+    stretch: float = 1.0
+
+
+class IntervalScale(NamedTuple):
+    """What an interval is stated in units of.
+
+    Attributes:
+        value: above zero, in the unit of the headline target.
+        is_volatility: whether it follows the market; otherwise it is the same for every bar.
+    """
+
+    value: float
+    is_volatility: bool
 
 
 @dataclass(frozen=True)
@@ -88,6 +102,10 @@ class Judge(ABC):
     @abstractmethod
     def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
         """What one window's outputs say."""
+
+    def interval_scale(self, situation: Situation) -> IntervalScale | None:
+        """What the interval is stated in units of in this situation; None where the judge states no interval."""
+        return None
 
     @abstractmethod
     def to_json(self) -> dict[str, Any]:

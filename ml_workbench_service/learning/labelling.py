@@ -24,6 +24,7 @@ from ml_workbench_service.market.class_labels import (
     regime_labels,
     triple_barrier_labels,
 )
+from ml_workbench_service.market.costs import session_spread
 from ml_workbench_service.market.feature_tables import SPREAD
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
 from ml_workbench_service.market.targets import Labels, ewma_volatility, label
@@ -104,7 +105,7 @@ def label_tables(
             runs_N=calendar.runs(table.opened_ms, TIMEFRAMES_MS[table.timeframe], table.calendar),
             bar_volatility_N=ewma_volatility(close),
             close_N=close,
-            spread_N=np.asarray(table.columns.get(SPREAD, np.full(len(table), np.nan))),
+            spread_N=_spread(table, costs[table.symbol]),
         )
         _check_filled(rows, features)
         for column, target in enumerate(targets):
@@ -115,6 +116,13 @@ def label_tables(
             dropped["label_meets_missing_bar"] += labels.num_missing_bar
         all_rows.append(rows)
     return Labelling(tables, targets, all_rows, dropped)
+
+
+def _spread(table: FeatureTable, costs: Costs) -> Floats:
+    """The bars' own, else the session's, in price units; NaN where the symbol's holds at all hours."""
+    session_N = session_spread(costs, table.symbol, table.known_ms, calendar=table.calendar)
+    own_N = table.columns.get(SPREAD)
+    return session_N if own_N is None else np.where(np.isfinite(own_N), own_N, session_N)
 
 
 def _labels(target: Target, table: FeatureTable, rows: SymbolRows, *, costs: Costs, barrier_width: float) -> Labels:

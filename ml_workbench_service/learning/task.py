@@ -20,6 +20,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
+from ml_workbench_service.learning.evaluation import Differentials
 from ml_workbench_service.learning.family import Assignment, Family, Trained
 from ml_workbench_service.learning.judge import Judge
 from ml_workbench_service.market.derivation import Derivation
@@ -111,12 +112,12 @@ class Task(ABC):
         """
         return None
 
+    @abstractmethod
     def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
         """One number about these windows, more is better: what trials are ranked by, on the part `stop`.
 
         `Predict(trained, None)` asks the network.
         """
-        raise NotImplementedError
 
     def package(
         self,
@@ -161,6 +162,14 @@ class Task(ABC):
             is_simulated: whether the prices are simulated, so that skill would be chance.
             predict: the serving network, for tasks that ask it about other rows than the test part's own.
         """
+
+    def differentials(
+        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        *, predict: "Predict",
+    ) -> list[Differentials]:  # fmt: skip
+        """What `evaluate`'s comparisons are made of, to be pooled with those of other stretches; none where nothing
+        is bet on."""
+        return []
 
 
 class Predict:

@@ -5,6 +5,9 @@ splits them by timestamps that are the same for all symbols, and purges the wind
 
     train | stop | calibrate | test        the last `validation_split` of the time: a quarter, a quarter, a half
 
+An embargo keeps each part further away from the one before it: windows that end on the first bars after a border
+belong to no part (Lopez de Prado, "Advances in financial machine learning", 2018, section 7.4.2).
+
 Legend: R rows of all symbols, F features, K labels of a row (none where nothing is forecast), N windows of a part. A
 window is named by its last row.
 """
@@ -92,7 +95,9 @@ def build(
     features: Sequence[str],
     is_level: Sequence[bool],
     lookback: int,
-    validation_split: float,
+    validation_split: float | None = None,
+    borders_ms: Mapping[str, int] | None = None,
+    embargo_bars: int = 0,
     scales_labels: Sequence[bool] | None = None,
     finish_labels: FinishLabels | None = None,
 ) -> Windows:
@@ -104,6 +109,8 @@ def build(
         is_level: which of them are on the price's scale.
         lookback: rows of a window.
         validation_split: the last share of the time.
+        borders_ms: the borders `stop`, `calibrate` and `test` themselves, in place of the share.
+        embargo_bars: of each symbol, after each border.
         scales_labels: which labels are put into units of their symbol's typical size, if not all; classes are not.
         finish_labels: replaces the tables' labels once the borders are known; a row that has a label keeps one.
 
@@ -116,12 +123,35 @@ def build(
     label_known = [table.label_known_ms_N[each] for table, each in zip(tables, ends, strict=True)]
     if not sum(len(each) for each in ends):
         raise _too_few("train", 0, lookback)
-    borders = _borders(np.concatenate(known), np.concatenate(label_known), validation_split)
+    assert (validation_split is None) != (borders_ms is None), "either a share or the borders decide the parts"
+    if validation_split is not None:
+        borders_ms = _borders(np.concatenate(known), np.concatenate(label_known), validation_split)
+    borders = dict(borders_ms or {})
     if finish_labels is not None:
         labels = finish_labels(borders)
         tables = [replace(table, labels_NK=each) for table, each in zip(tables, labels, strict=True)]
-    masks = [_masks(*each, borders) for each in zip(known, label_known, strict=True)]
-    offsets = np.cumsum([0] + [len(table.labels_NK) for table in tables])
+    barred = [
+        embargoed(table.known_ms_N, borders, embargo_bars)[each] for table, each in zip(tables, ends, strict=True)
+    ]
+    masks = [_masks(*each, borders) for each in zip(known, label_known, barred, strict=True)]
+    parts = _parts(ends, masks, lengths=[len(table.labels_NK) for table in tables], lookback=lookback)
+    has_unit = [True] * tables[0].labels_NK.shape[1] if scales_labels is None else scales_labels
+    scales = {
+        table.symbol: _scale(table, x_NF, each[mask["train"]], is_level=is_level, lookback=lookback, has_unit=has_unit)
+        for x_NF, table, each, mask in zip(logs, tables, ends, masks, strict=True)
+    }
+    scaler = RowScaler(tuple(features), tuple(is_level), scales)
+    num_kept = sum(len(each) for each in parts.values())
+    return _stack(
+        tables, scaler, parts=parts, borders=borders, lookback=lookback, num_purged=sum(map(len, ends)) - num_kept
+    )
+
+
+def _parts(
+    ends: Sequence[Ints], masks: Sequence[Mapping[Part, np.ndarray]], *, lengths: Sequence[int], lookback: int
+) -> dict[Part, Ints]:
+    """Each part's windows among the stacked rows; raises DataValidationError where one has too few."""
+    offsets = np.cumsum([0, *lengths])
     parts = {
         part: np.concatenate(
             [each[mask[part]] + offset for each, mask, offset in zip(ends, masks, offsets, strict=False)]
@@ -131,19 +161,15 @@ def build(
     for part in PARTS:
         if len(parts[part]) < FEWEST_WINDOWS[part]:
             raise _too_few(part, len(parts[part]), lookback)
-    scales: dict[str, SymbolScale] = {}
-    for x_NF, table, each, mask in zip(logs, tables, ends, masks, strict=True):
-        if not mask["train"].any():
-            raise _no_training_window(table.symbol)
-        scales[table.symbol] = fit_symbol(
-            x_NF, table.labels_NK, each[mask["train"]], is_level_F=is_level, lookback=lookback,
-            scales_K=[True] * table.labels_NK.shape[1] if scales_labels is None else scales_labels,
-        )  # fmt: skip
-    scaler = RowScaler(tuple(features), tuple(is_level), scales)
-    num_kept = sum(len(each) for each in parts.values())
-    return _stack(
-        tables, scaler, parts=parts, borders=borders, lookback=lookback, num_purged=sum(map(len, ends)) - num_kept
-    )
+    return parts
+
+
+def _scale(
+    table: SymbolRows, x_NF: Floats, ends: Ints, *, is_level: Sequence[bool], lookback: int, has_unit: Sequence[bool]
+) -> SymbolScale:
+    if not len(ends):
+        raise _no_training_window(table.symbol)
+    return fit_symbol(x_NF, table.labels_NK, ends, is_level_F=is_level, lookback=lookback, scales_K=has_unit)
 
 
 def _stack(
@@ -203,11 +229,22 @@ def _borders(known_ms: Ints, label_known_ms: Ints, validation_split: float) -> d
     return {name: last - round(span * validation_split * share) for name, share in shares.items()}
 
 
-def _masks(known_ms: Ints, label_known_ms: Ints, borders: Mapping[str, int]) -> dict[Part, np.ndarray]:
+def embargoed(known_ms_N: Ints, borders_ms: Mapping[str, int], embargo_bars: int) -> NDArray[np.bool_]:
+    """Which rows of one symbol are among its first bars after a border."""
+    barred_N = np.zeros(len(known_ms_N), dtype=bool)
+    for border in borders_ms.values():
+        barred_N[np.flatnonzero(known_ms_N > border)[:embargo_bars]] = True
+    return barred_N
+
+
+def _masks(
+    known_ms: Ints, label_known_ms: Ints, barred: NDArray[np.bool_], borders: Mapping[str, int]
+) -> dict[Part, np.ndarray]:
     """Which windows belong to which part; one whose label is known only after the next border belongs to none."""
     edges = [np.iinfo(np.int64).min, borders["stop"], borders["calibrate"], borders["test"], np.iinfo(np.int64).max]
     return {
-        part: (known_ms > edges[number]) & (label_known_ms <= edges[number + 1]) for number, part in enumerate(PARTS)
+        part: ~barred & (known_ms > edges[number]) & (label_known_ms <= edges[number + 1])
+        for number, part in enumerate(PARTS)
     }
 
 

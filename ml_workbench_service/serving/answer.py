@@ -7,8 +7,9 @@ Legend: N questions, T rows, F features.
 """
 
 import uuid
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
 import numpy as np
@@ -29,6 +30,7 @@ from ml_workbench_service.learning.judge import Judgement
 from ml_workbench_service.learning.uncertainty import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.windows import part_of
 from ml_workbench_service.market import calendar
+from ml_workbench_service.serving.adaptive import LiveIntervals, Moment
 from ml_workbench_service.serving.model import ServedModel
 
 STALE_BARS = 2
@@ -95,19 +97,32 @@ def prepare(model: ServedModel, question: Question) -> Prepared:
     return Prepared(question, model.scaler.rows(question.symbol, question.x_TF[-card.lookback :]), warnings)
 
 
-def answer(model: ServedModel, question: Question, circumstances: Circumstances) -> PredictionRecord:
-    """One record, by the network for single windows (int8 where it was accepted)."""
+def answer(
+    model: ServedModel, question: Question, circumstances: Circumstances, *, intervals: LiveIntervals | None = None
+) -> PredictionRecord:
+    """One record, by the network for single windows (int8 where it was accepted).
+
+    With `intervals`, a live champion's interval is stretched by what came true of those before it.
+    """
     prepared = prepare(model, question)
+    moment = _moment_of(model, question, circumstances, intervals)
     raw = None
     if prepared.rows_TF is not None:
         raw = model.single.predict(prepared.rows_TF[None], _positions([prepared]))
-    return finish(model, prepared, circumstances, raw=raw, place=0, precision=model.card.precision)
+    return finish(model, prepared, circumstances, raw=raw, place=0, precision=model.card.precision, moment=moment)
 
 
 def answer_many(
-    model: ServedModel, questions: Sequence[Prepared], circumstances: Circumstances
+    model: ServedModel,
+    questions: Sequence[Prepared],
+    circumstances: Circumstances,
+    *,
+    intervals: LiveIntervals | None = None,
 ) -> list[PredictionRecord]:
-    """Records by the float32 network, windows of one length in one run; bit-equal to one at a time in float32."""
+    """Records by the float32 network, windows of one length in one run; bit-equal to one at a time in float32.
+
+    A symbol asked about more than once is asked about its past: its intervals are as published.
+    """
     by_length: dict[int, list[int]] = {}
     for number, prepared in enumerate(questions):
         if prepared.rows_TF is not None:
@@ -117,10 +132,15 @@ def answer_many(
         asked = [questions[number] for number in numbers]
         raw = model.float32.predict(np.stack([_rows(each) for each in asked]), _positions(asked))
         answers |= {number: (raw, place) for place, number in enumerate(numbers)}
+    times_asked = Counter(each.question.symbol for each in questions)
     records = []
     for number, prepared in enumerate(questions):
         answered, place = answers.get(number, (None, 0))
-        records.append(finish(model, prepared, circumstances, raw=answered, place=place, precision="fp32"))
+        is_alone = times_asked[prepared.question.symbol] == 1
+        moment = _moment_of(model, prepared.question, circumstances, intervals if is_alone else None)
+        records.append(
+            finish(model, prepared, circumstances, raw=answered, place=place, precision="fp32", moment=moment)
+        )
     return records
 
 
@@ -132,13 +152,15 @@ def finish(
     raw: RawPrediction | None,
     place: int,
     precision: Precision,
+    moment: Moment | None = None,
 ) -> PredictionRecord:
     """The whole record around the outputs at `place`; no outputs mean that the symbol is unknown."""
     card, question = model.card, prepared.question
-    judgement, novelty, reasons = _judge(model, question, raw, place)
+    judgement, novelty, reasons = _judge(model, question, raw, place, moment)
     abstains = bool(reasons) or judgement is None
     stated = None if abstains else judgement
-    return PredictionRecord.model_construct(
+    due_ms = valid_until_ms(model, question.as_of_ms)
+    record = PredictionRecord.model_construct(
         prediction_id=question.prediction_id,
         model_id=card.id,
         version=card.version,
@@ -148,7 +170,7 @@ def finish(
         timeframe=card.timeframe,
         target=card.target,
         as_of=_moment(question.as_of_ms),
-        valid_until=_moment(valid_until_ms(model, question.as_of_ms)),
+        valid_until=_moment(due_ms),
         timestamp=utc_now(),
         price=question.price,
         source=circumstances.source,
@@ -173,13 +195,27 @@ def finish(
             volatility=None if judgement is None else judgement.volatility,
             strength=None if stated is None else stated.strength,
             deployment_id=circumstances.deployment_id,
-            costs=model.costs_at(question.symbol, question.spread),
+            costs=model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
         ),
     )
+    if moment is not None:
+        moment.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=card.horizon)
+    return record
+
+
+def _moment_of(
+    model: ServedModel, question: Question, circumstances: Circumstances, intervals: LiveIntervals | None
+) -> Moment | None:
+    """Where the question stands among those that the live version is asked; None for every other answer."""
+    if intervals is None or circumstances.role != "champion" or circumstances.source != "live":
+        return None
+    if question.as_of_ms <= model.last_known_ms:
+        return None
+    return intervals.ask(model, question.symbol, as_of_ms=question.as_of_ms, price=question.price)
 
 
 def _judge(
-    model: ServedModel, question: Question, raw: RawPrediction | None, place: int
+    model: ServedModel, question: Question, raw: RawPrediction | None, place: int, moment: Moment | None
 ) -> tuple[Judgement | None, Novelty | None, tuple[AbstainReason, ...]]:
     """What the outputs say, how unusual the input is, and the reasons to abstain."""
     reasons = list(_clock_reasons(model, question)) if question.clock else []
@@ -191,7 +227,10 @@ def _judge(
         bar_volatility=question.bar_volatility,
         position=question.position,
         spread=question.spread,
+        as_of_ms=question.as_of_ms,
     )
+    if moment is not None and (scale := model.judge.interval_scale(situation)) is not None:
+        situation = replace(situation, stretch=moment.stretch(scale))
     judgement = model.judge.judge(raw.outputs_NK[place], situation)
     novelty = None if model.novelty is None else model.novelty.novelty(raw.last_rows_NF[place])
     if novelty is not None and novelty.score > NOVELTY_THRESHOLD and model.judge.abstains_when_novel:

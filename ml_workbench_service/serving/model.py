@@ -4,7 +4,7 @@ Legend: N windows, T rows, F features, K outputs.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, RECIPE
 from ml_workbench_service.learning.runtime import OnnxNetwork
 from ml_workbench_service.learning.scaling import RawRows, RowScaler, load_scaler
 from ml_workbench_service.learning.uncertainty import NoveltyDetector
-from ml_workbench_service.market.costs import pip_size, round_trip_cost
+from ml_workbench_service.market.costs import ResolvedCosts, pip_size, round_trip_cost, session_spread_at
 from ml_workbench_service.market.derivation import Derivation
 
 
@@ -38,7 +38,7 @@ class ServedModel:
     novelty: NoveltyDetector | None  # None: whatever is asked is answered
     borders_ms: dict[str, int]
     last_known_ms: int
-    costs: dict[str, Costs]
+    costs: Mapping[str, Costs]
     reference_price: dict[str, float]
     float32: Predictor
     single: Predictor  # int8 where it was accepted, else float32; for one window at a time
@@ -48,16 +48,29 @@ class ServedModel:
         """Length of a bar."""
         return TIMEFRAMES_MS[self.card.timeframe]
 
-    def costs_at(self, symbol: str, spread: float | None = None) -> Costs | None:
-        """What trading costs: the symbol's, with the bar's own spread (in price units) where it has one."""
+    def costs_at(self, symbol: str, spread: float | None = None, *, as_of_ms: int | None = None) -> Costs | None:
+        """What trading costs at that moment: with the bar's own spread (in price units) where it has one, else the
+        session's where the spread is a default; without a moment the busy hours'.
+        """
         costs = self.costs.get(symbol)
-        if costs is None or spread is None:
-            return costs
-        return costs.model_copy(update={"spread_pips": spread / pip_size(symbol)})
+        if costs is None:
+            return None
+        if spread is None and as_of_ms is not None:
+            spread = session_spread_at(costs, symbol, as_of_ms, calendar=self.card.calendar)
+        pips = costs.spread_pips if spread is None else spread / pip_size(symbol)
+        return Costs.model_construct(
+            spread_pips=pips,
+            commission_bp=costs.commission_bp,
+            slippage_bp=costs.slippage_bp,
+            swap_long_pips=costs.swap_long_pips,
+            swap_short_pips=costs.swap_short_pips,
+        )
 
-    def dead_zone(self, symbol: str, price: float | None, spread: float | None = None) -> float:
+    def dead_zone(
+        self, symbol: str, price: float | None, spread: float | None = None, *, as_of_ms: int | None = None
+    ) -> float:
         """The round-trip cost as a fraction of the price: a smaller forecast is `hold`."""
-        costs = self.costs_at(symbol, spread)
+        costs = self.costs_at(symbol, spread, as_of_ms=as_of_ms)
         assert costs is not None, "a symbol with a scale has costs"
         return round_trip_cost(costs, symbol, price or self.reference_price[symbol])
 
@@ -69,12 +82,13 @@ class ServedModel:
         bar_volatility: float | None,
         position: float = 0.0,
         spread: float | None = None,
+        as_of_ms: int | None = None,
     ) -> Situation:
         """What the judge is told beside the outputs."""
         return Situation(
             label_scale_K=self.scaler.symbols[symbol].label_scale_K,
             bar_volatility=bar_volatility,
-            dead_zone=self.dead_zone(symbol, price, spread),
+            dead_zone=self.dead_zone(symbol, price, spread, as_of_ms=as_of_ms),
             position=position,
         )
 
@@ -123,7 +137,7 @@ def load_model(folder: Path, card: ModelCard, *, providers: Sequence[Provider] =
         novelty=None if novelty is None else NoveltyDetector.from_json(novelty),
         borders_ms=recipe["borders_ms"],
         last_known_ms=recipe["last_known_ms"],
-        costs={symbol: Costs.model_validate(each) for symbol, each in recipe["costs"].items()},
+        costs={symbol: ResolvedCosts.model_validate(each) for symbol, each in recipe["costs"].items()},
         reference_price=recipe["reference_price"],
         float32=float32,
         single=OnnxNetwork(folder / INT8_FILE) if card.precision == "int8" else float32,

@@ -19,8 +19,10 @@ from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.serving.adaptive import LiveIntervals
 from ml_workbench_service.serving.answer import Circumstances, Prepared, Question, answer, answer_many
 from ml_workbench_service.serving.model import ServedModel, load_model
+from ml_workbench_service.serving.outcomes import LiveCoverage
 
 MOST_LOADED = 32
 Answer = TypeVar("Answer")
@@ -60,7 +62,14 @@ class Chosen:
 
 
 class Serving:
-    """Loaded models of one process. At most `MOST_LOADED`; the least recently used one leaves."""
+    """Loaded models of one process. At most `MOST_LOADED`; the least recently used one leaves.
+
+    Args:
+        registry: where the versions lie.
+        live: a model's live deployment.
+        providers: where float32 networks run.
+        intervals: what became of live intervals; unless given, it is forgotten with the process.
+    """
 
     def __init__(
         self,
@@ -68,7 +77,9 @@ class Serving:
         *,
         live: Callable[[str], Deployment | None],
         providers: Sequence[Provider] = PROCESSOR,
+        intervals: LiveIntervals | None = None,
     ) -> None:
+        self.intervals = LiveIntervals() if intervals is None else intervals
         self._providers = providers
         self._registry = registry
         self._live = live
@@ -77,8 +88,13 @@ class Serving:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
 
     def close(self) -> None:
-        """Ends the inference thread after the answers at hand."""
+        """Ends the inference thread after the answers at hand, and writes what became of their intervals."""
         self._thread.shutdown(wait=True)
+        self.intervals.close()
+
+    def live_intervals(self, model_id: str, version: str) -> LiveCoverage | None:
+        """What became of a version's live intervals; None where it never was live, or states none."""
+        return self.intervals.coverage(model_id, version)
 
     @property
     def num_loaded(self) -> int:
@@ -103,13 +119,17 @@ class Serving:
 
     async def answer(self, chosen: Chosen, question: Question, correlation_id: str) -> PredictionRecord:
         """One record, on the inference thread."""
-        return await self._run(lambda: answer(chosen.model, question, chosen.circumstances(correlation_id)))
+        return await self._run(
+            lambda: answer(chosen.model, question, chosen.circumstances(correlation_id), intervals=self.intervals)
+        )
 
     async def answer_many(
         self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str
     ) -> list[PredictionRecord]:
         """Records of one version, on the inference thread, in float32."""
-        return await self._run(lambda: answer_many(chosen.model, questions, chosen.circumstances(correlation_id)))
+        return await self._run(
+            lambda: answer_many(chosen.model, questions, chosen.circumstances(correlation_id), intervals=self.intervals)
+        )
 
     async def _run(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -170,7 +170,7 @@ def _answers(workbench: Workbench, card: ModelCard) -> GateResult:
 def _certified(card: ModelCard) -> GateResult:
     """Cards older than the certificate have none, and pass: nothing is known against them."""
     found = card.certificate
-    value = "none: trained before certificates existed" if found is None else found.status
+    value: str = "none: trained before certificates existed" if found is None else found.status
     if found is not None and found.status == "failed":
         value += ": " + "; ".join(each.detail for each in found.checks if each.status == "failed")
     passed = found is None or found.status != "failed"

@@ -238,7 +238,7 @@ def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinis
     taken += [
         spec.plan["version"]
         for spec in unfinished
-        if spec.plan.get("model_id") == model_id and spec.kind is JobKind.TRAIN
+        if spec.plan.get("model_id") == model_id and spec.kind in (JobKind.TRAIN, JobKind.EXPERIMENT)
     ]
     if request.version is None:
         return next_version(taken)

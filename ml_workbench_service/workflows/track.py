@@ -1,14 +1,14 @@
 """Track: the job folders, projected to MLflow. The event logs are the truth; MLflow may be slow, down or restarted.
 
-One look sends, for every training: the run with its parameters, each progress event's metrics with the event's own
-time, and at the end the test part's metrics, the bundle and the registered version; then, for every model that
+One look sends, for every training and experiment: the run with its parameters, each progress event's metrics with the
+event's own time, an experiment's trials as nested runs as they end, and at the end the test part's metrics, the bundle
+and the registered version; then, for every model that
 MLflow knows, the alias `champion` on the version that is served. What was sent is noted in `tracking.json` afterwards,
 so that a crash in between sends again what then changes nothing.
 """
 
 import json
 import logging
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,20 +24,24 @@ from common_lib.exceptions import (
     VersionNotFoundError,
 )
 from ml_workbench_service.contracts.contract import to_ms, utc_now
-from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobStatus
+from ml_workbench_service.contracts.jobs import Job, JobKind, JobStatus
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.experiment_tracker import (
     ExperimentTracker,
     Measurement,
     RunStatus,
     flat_params,
+    points_of,
 )
 from ml_workbench_service.jobs.durable import write_whole
-from ml_workbench_service.jobs.job import JobFolder, JobStore, TrackingRecord
+from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, TrackingRecord
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 MAX_REFUSALS = 5
+RESOLVED = ("family", "timeframe", "hyperparameters", "model_id", "version")
+TRIALS_A_NOTE = 20
+"""Trials that are sent before what was sent is noted; a crash in between sends so many again."""
 RUN_STATUS: dict[JobStatus, RunStatus] = {
     JobStatus.SUCCEEDED: "FINISHED",
     JobStatus.FAILED: "FAILED",
@@ -90,9 +94,9 @@ def track(
 
 
 def disable(store: JobStore) -> None:
-    """Notes on every training that was not sent that tracking is switched off."""
+    """Notes on every training and experiment that was not sent that tracking is switched off."""
     for folder in store.folders():
-        if folder.spec.kind is JobKind.TRAIN and folder.tracking().status == "pending":
+        if folder.spec.kind in TRACKED_KINDS and folder.tracking().status == "pending":
             folder.write_tracking(TrackingRecord(status="disabled", updated_at=utc_now()))
 
 
@@ -151,7 +155,7 @@ class Projection:
         for folder in self._store.folders():
             if folder.id in self._settled:
                 continue
-            if folder.spec.kind is not JobKind.TRAIN:
+            if folder.spec.kind not in TRACKED_KINDS:
                 self._settled.add(folder.id)
                 continue
             yield folder
@@ -171,8 +175,10 @@ class Projection:
         events = [] if record.status == "synced" else folder.events(record.last_seq)
         assert record.run_id is not None
         if events:
-            self._mlflow.log(record.run_id, [point for event in events for point in _points(event)])
+            self._mlflow.log(record.run_id, [point for event in events for point in points_of(event)])
             record = record.model_copy(update={"last_seq": events[-1].seq})
+        if record.status == "pending":
+            record = self._send_trials(folder, job, record)
         if job.status.is_final and record.status == "pending":
             record = self._close(folder, job, record)
         folder.write_tracking(record.model_copy(update={"updated_at": utc_now()}))
@@ -190,7 +196,7 @@ class Projection:
         plan = folder.spec.plan
         run = self._mlflow.open_run(
             job.id,
-            name=str(plan.get("model_id", job.id)),
+            name=_name(folder, job),
             started_ms=to_ms(job.started_at or job.created_at),
             tags=_tags(folder, job),
             params=flat_params({**job.request, **_resolved(plan)}),
@@ -198,6 +204,25 @@ class Projection:
         status = "synced" if run.is_deleted else "pending"
         record = TrackingRecord(status=status, run_id=run.id, url=run.url, updated_at=utc_now())
         folder.write_tracking(record)
+        return record
+
+    def _send_trials(self, folder: JobFolder, job: Job, record: TrackingRecord) -> TrackingRecord:
+        """The trials that have ended since the last look, as nested runs; with the job, all of them."""
+        if folder.spec.kind is not JobKind.EXPERIMENT:
+            return record
+        assert record.run_id is not None
+        fresh = [
+            each if each.is_finished else each.model_copy(update={"finished_at": job.finished_at})
+            for each in folder.trials.trials()
+            if each.number not in record.trial_runs and (each.is_finished or job.status.is_final)
+        ]
+        for begin in range(0, len(fresh), TRIALS_A_NOTE):
+            sent = {
+                each.number: self._mlflow.send_trial(each, job_id=job.id, parent=record.run_id, name=_name(folder, job))
+                for each in fresh[begin : begin + TRIALS_A_NOTE]
+            }
+            record = record.model_copy(update={"trial_runs": {**record.trial_runs, **sent}, "updated_at": utc_now()})
+            folder.write_tracking(record)
         return record
 
     def _close(self, folder: JobFolder, job: Job, record: TrackingRecord) -> TrackingRecord:
@@ -208,7 +233,7 @@ class Projection:
         number = None
         if job.error is not None:
             tags |= {"error_code": job.error.error_code, "error": job.error.message}
-        if job.status is JobStatus.SUCCEEDED:
+        if job.status is JobStatus.SUCCEEDED and "recorded" not in folder.spec.plan:  # a grid publishes no model
             try:
                 number, about = self._hand_over(job, record.run_id)
                 tags |= about
@@ -253,7 +278,7 @@ class Projection:
         log.warning("job %s cannot be tracked: %s", folder.id, error)
         update: dict[str, Any] = {"problem": str(error), "updated_at": utc_now()}
         if isinstance(error, NotFoundError):
-            update |= {"run_id": None, "url": None, "last_seq": 0}
+            update |= {"run_id": None, "url": None, "last_seq": 0, "trial_runs": {}}
             self._tracker = None
         folder.write_tracking(folder.tracking().model_copy(update=update))
         refusals = self._refusals.setdefault(folder.id, _Refusals())
@@ -296,11 +321,23 @@ class _Refusals:
     retry_at: float = 0.0  # time.monotonic()
 
 
+def _name(folder: JobFolder, job: Job) -> str:
+    """Trainings are called after their model, experiments by their own name."""
+    if folder.spec.kind is JobKind.EXPERIMENT:
+        return str(job.request.get("name", job.id))
+    return str(folder.spec.plan.get("model_id", job.id))
+
+
 def _tags(folder: JobFolder, job: Job) -> dict[str, str]:
     plan, request = folder.spec.plan, job.request
     asked = {name: plan.get(name) or request.get(name) for name in ("model_id", "version", "family", "model_type")}
     tags = {name: str(value) for name, value in asked.items() if value is not None}
-    tags |= {"correlation_id": job.correlation_id, "status": job.status.value, "mlflow.source.type": "JOB"}
+    tags |= {
+        "kind": folder.spec.kind.value,
+        "correlation_id": job.correlation_id,
+        "status": job.status.value,
+        "mlflow.source.type": "JOB",
+    }
     if request.get("notes"):
         tags["mlflow.note.content"] = str(request["notes"])
     return tags
@@ -308,18 +345,4 @@ def _tags(folder: JobFolder, job: Job) -> dict[str, str]:
 
 def _resolved(plan: dict[str, Any]) -> dict[str, Any]:
     """What the service filled in where the request was silent."""
-    names = ("family", "timeframe", "hyperparameters", "model_id", "version")
-    return {name: plan[name] for name in names if plan.get(name) is not None}
-
-
-def _points(event: JobEvent) -> list[Measurement]:
-    """A progress event's metrics at the event's own time; missing ones are left out, never made up."""
-    metrics = event.data.get("metrics")
-    if event.type != "progress" or not isinstance(metrics, dict):
-        return []
-    at_ms, step = to_ms(event.at), int(event.data.get("step", 0))
-    return [
-        Measurement(name, float(value), at_ms, step)
-        for name, value in metrics.items()
-        if isinstance(value, int | float) and math.isfinite(value)
-    ]
+    return {name: plan[name] for name in RESOLVED if plan.get(name) is not None}

@@ -142,7 +142,7 @@ def test_a_stated_confidence_comes_true_as_often(family: str, folder: Path) -> N
     for record, outcome in zip(records, model.realised, strict=True):
         if record.status == "abstain":
             continue
-        zone = dead_zone(record.symbol, record.price)
+        zone = dead_zone(record.symbol, record.price, as_of_ms=to_ms(record.as_of))
         happened = "hold" if abs(outcome) <= zone else ("buy" if outcome > 0 else "sell")
         stated.append(record.confidence)
         came_true.append(happened == record.direction)

@@ -14,6 +14,7 @@ from ml_workbench_service.learning.class_metrics import (
     MAJORITY,
     NUM_BINS,
     PERSISTENCE,
+    calibration_error,
     class_frequencies,
     figures,
     log_losses,
@@ -124,6 +125,11 @@ def test_a_calibrated_answer_has_no_calibration_error() -> None:
     assert sure["calibration_error"] is not None
     assert found["calibration_error"] < 0.015
     assert sure["calibration_error"] == pytest.approx(0.249, abs=0.01)
+
+
+def test_a_confidence_is_compared_with_how_often_it_came_true() -> None:
+    confidence, is_hit = np.array([0.9, 0.9, 0.3, 0.3]), np.array([True, True, False, False])
+    assert calibration_error(confidence, is_hit_N=is_hit) == pytest.approx(0.5 * 0.1 + 0.5 * 0.3)
 
 
 def test_losses_of_single_rows_average_to_the_log_loss() -> None:

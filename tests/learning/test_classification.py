@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import CLASSES, TrainRequest, parse_target
 from ml_workbench_service.learning import judges as judges  # registers them
 from ml_workbench_service.learning import tasks as tasks  # registers them
@@ -18,6 +19,7 @@ from ml_workbench_service.learning.judge import Judge, Situation
 from ml_workbench_service.learning.judges.classes import ClassJudge
 from ml_workbench_service.learning.task import Predict, task_for
 from ml_workbench_service.learning.tasks.classification import Classification
+from ml_workbench_service.learning.windows import Windows
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
 from tests.families.probes.classification import ClassificationProbe
 
@@ -128,18 +130,103 @@ def test_outputs_without_signal_end_at_the_baseline() -> None:
     assert judge.calibration.temperature > 50
     assert abs(found.skill["log_loss_against_majority_class"]) < 0.01
     assert found.test["num_windows"] == len(assignment.windows.parts["test"])
-    assert set(found.baselines) == {"majority_class"}
+    assert set(found.baselines) == {"majority_class", "volatility_frequencies", "linear"}
     assert found.verdict == "not_judged"
+
+
+def right_outputs(windows: Windows) -> np.ndarray:
+    return 2.0 * np.eye(3)[np.nan_to_num(windows.own_labels_RK[:, 0]).astype(int)]
 
 
 def test_a_signal_is_seen_and_beats_the_majority() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
-    right = 2.0 * np.eye(3)[np.nan_to_num(windows.own_labels_RK[:, 0]).astype(int)]
-    _, found = evaluated(probe.assignment(windows), right)
+    _, found = evaluated(probe.assignment(windows), right_outputs(windows))
     assert found.test["accuracy"] == found.test["f1_score"] == found.test["balanced_accuracy"] == 1.0
     assert found.skill["log_loss_against_majority_class"] > 0.9
     assert found.baselines["majority_class"]["accuracy"] < 0.5
+
+
+def test_every_baseline_is_compared_and_the_side_taken_is_traded() -> None:
+    probe = ClassificationProbe()
+    windows = probe.windows()
+    _, found = evaluated(probe.assignment(windows), right_outputs(windows))
+    assert [each.baseline for each in found.comparisons] == ["majority_class", "volatility_frequencies", "linear"]
+    for each in found.comparisons:
+        assert each.loss == "brier"
+        assert each.decisive.p_value is not None
+        assert each.decisive.p_value < 1e-6
+        assert each.decisive.num_moments == len(windows.parts["test"])
+    assert found.backtest is not None
+    assert found.backtest.hit_rate == 1.0
+    assert found.backtest.net_log_return > 0
+
+
+def test_outputs_without_signal_are_not_significant() -> None:
+    probe = ClassificationProbe()
+    assignment = probe.assignment(probe.windows())
+    noise = np.random.default_rng(1).standard_normal((len(assignment.windows.rows_RF), 3))
+    _, found = evaluated(assignment, noise)
+    assert max(each.decisive.p_value or 1.0 for each in found.comparisons) > 0.025
+
+
+@pytest.mark.parametrize(
+    ("target", "sides"),
+    [("direction_1h", [-1, 0, 1]), ("triple_barrier_24", [-1, 0, 1]), ("market_regime", [-1, 0, 0, 1])],
+)
+def test_a_class_stands_for_a_side_of_the_market(target: str, sides: list[int]) -> None:
+    probe = ClassificationProbe()
+    windows = probe.windows(num=700)
+    assignment = replace(probe.assignment(windows), targets=(parse_target(target),))
+    ends = windows.parts["test"][: len(sides)]
+
+    class Answers:
+        def predict(self, rows_NTF: np.ndarray, positions_N: None) -> RawPrediction:
+            return RawPrediction(np.eye(len(sides), dtype=np.float32)[: len(rows_NTF)], rows_NTF[:, -1])
+
+    assert Classification().positions(Predict(Answers(), None), ends, assignment).tolist() == sides
+
+
+def test_a_trial_is_ranked_by_the_log_loss_that_is_gone() -> None:
+    probe = ClassificationProbe()
+    windows = probe.windows()
+    assignment, stop = probe.assignment(windows), windows.parts["stop"]
+    frequencies = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], 3)
+
+    def score(logits_NC: np.ndarray) -> float:
+        answers = iter(np.array_split(logits_NC.astype(np.float32), 1))
+        model = replace(trained(assignment), predict=lambda rows, _=None: RawPrediction(next(answers), rows[:, -1]))
+        return Classification().score(model, stop, assignment)
+
+    nothing = np.tile(np.log(frequencies), (len(stop), 1))
+    assert score(nothing) == pytest.approx(0.0, abs=1e-6)
+    assert score(nothing + right_outputs(windows)[stop]) > 0.5
+    assert score(nothing - right_outputs(windows)[stop]) < -0.5
+
+
+def test_several_seeds_are_each_measured_alone_and_their_mean_is_judged() -> None:
+    probe = ClassificationProbe()
+    windows = probe.windows()
+    assignment = probe.assignment(windows)
+    right = right_outputs(windows)
+
+    def member(strength: float) -> Trained:
+        def predict(rows_NTF: np.ndarray, _: None = None) -> RawPrediction:
+            part = "calibrate" if len(rows_NTF) == len(windows.parts["calibrate"]) else "test"
+            return RawPrediction((strength * right[windows.parts[part]]).astype(np.float32), rows_NTF[:, -1])
+
+        return replace(trained(assignment), predict=predict)
+
+    both = replace(trained(assignment), members=(member(1.0), member(0.0)))
+    test = windows.parts["test"]
+    judge = Classification().calibrate(both, right[windows.parts["calibrate"]], windows.parts["calibrate"], assignment)
+    found = Classification().evaluate(
+        both, judge, right[test], test, assignment, is_simulated=False, predict=Predict(NO_NETWORK, None)
+    )
+    assert found.seeds is not None
+    assert found.test["accuracy"] == found.seeds["accuracy"].maximum == 1.0
+    assert found.seeds["accuracy"].minimum < 0.5
+    assert found.seeds["accuracy"].std > 0
 
 
 def test_a_regime_stands_beside_persistence_by_each_symbols_own_rule() -> None:
@@ -164,3 +251,4 @@ def test_a_regime_stands_beside_persistence_by_each_symbols_own_rule() -> None:
     assert stays > 0.7
     assert found.baselines["persistence"]["accuracy"] == pytest.approx(stays)
     assert found.skill["log_loss_against_persistence"] < -0.5 < found.skill["log_loss_against_majority_class"]
+    assert [each.baseline for each in found.comparisons] == ["majority_class", "persistence", "linear"]

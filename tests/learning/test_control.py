@@ -1,5 +1,6 @@
 """The task of reinforcement learning: what it refuses, what its judge says, and what the test part pays."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ import pytest
 
 from common_lib.exceptions import DataValidationError, TrainingError
 from ml_workbench_service import families as families  # registers them
+from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType, TrainRequest
+from ml_workbench_service.learning import signal_backtest
 from ml_workbench_service.learning.export import export
 from ml_workbench_service.learning.family import Trained
 from ml_workbench_service.learning.judge import Situation
 from ml_workbench_service.learning.judges.action import ActionJudge, greedy_actions
+from ml_workbench_service.learning.policy_family import decision_rows, tape_of
 from ml_workbench_service.learning.task import Predict, task_for
 from ml_workbench_service.learning.tasks import control
 from ml_workbench_service.learning.tasks.control import Control, bars_per_year
@@ -120,6 +124,65 @@ def test_the_test_part_is_walked_beside_its_baselines(tmp_path: Path) -> None:
     assert found.skill["net_over_flat"] == test["net_log_return"]
     assert found.skill["net_over_buy_and_hold"] == pytest.approx(test["net_log_return"] - holding["net_log_return"])
     assert found.verdict == "not_judged"
+
+
+def test_the_walk_is_compared_with_every_plain_policy_by_its_net_returns(tmp_path: Path) -> None:
+    model, assignment = trained()
+    found = evaluated(model, assignment, tmp_path)
+    assert [each.baseline for each in found.comparisons] == ["flat", "buy_and_hold", "linear"] == list(found.baselines)
+    flat, _, linear = found.comparisons
+    num_moments = flat.decisive.num_moments
+    for each in found.comparisons:
+        assert (each.loss, each.clark_west) == ("net_return", None)
+        assert each.skill is not None
+        gained = found.skill[f"net_over_{each.baseline}"]
+        assert each.skill * num_moments == pytest.approx(gained, abs=1e-9)
+    assert flat.decisive.p_value is not None
+    assert flat.decisive.p_value < 0.025
+    assert linear.decisive.p_value is not None
+    assert linear.decisive.p_value > flat.decisive.p_value, "a planted signal is linear"
+    assert found.backtest is not None
+    assert found.backtest.net_log_return == pytest.approx(found.test["net_log_return"])
+    assert found.seeds is None
+
+
+def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> None:
+    model, assignment = trained()
+    task, stop, windows = Control(), assignment.windows.parts["stop"], assignment.windows
+    shuffled = np.random.default_rng(0).permutation(stop)
+    found = task.positions(Predict(model, None), shuffled, assignment)
+    ascending = task.positions(Predict(model, None), np.sort(stop), assignment)
+    np.testing.assert_array_equal(found[np.argsort(shuffled)], ascending)
+    rows = decision_rows(tape_of(assignment), assignment, "stop")
+    left_out = ~np.isin(np.sort(stop), rows)
+    assert not ascending[left_out].any()
+    assert ascending.any()
+    earned = signal_backtest.settle(ascending, np.sort(stop), assignment).net_M
+    assert task.score(model, stop, assignment) == pytest.approx(earned.mean())
+    worse, _ = trained(epochs=1, learning_rate=1e-6)
+    assert task.score(worse, stop, assignment) < task.score(model, stop, assignment)
+    assert windows.known_ms_R[rows].max() < windows.borders_ms["calibrate"]
+
+
+def test_several_seeds_are_each_walked_alone() -> None:
+    model, assignment = trained()
+    idle = replace(model, predict=lambda rows, positions: flat_answers(rows))
+    both = replace(model, members=(model, idle))
+    ends = assignment.windows.parts["test"]
+    found = Control().evaluate(
+        both, ActionJudge(NAMES), np.zeros((1, 3)), ends, assignment, is_simulated=False, predict=Predict(model, None)
+    )
+    assert found.seeds is not None
+    assert found.seeds["net_log_return"].maximum == pytest.approx(found.test["net_log_return"])
+    assert found.seeds["net_log_return"].minimum == 0.0
+    pooled = Control().differentials(
+        both, ActionJudge(NAMES), np.zeros((1, 3)), ends, assignment, predict=Predict(model, None)
+    )
+    assert tuple(each.comparison() for each in pooled) == found.comparisons
+
+
+def flat_answers(rows: Any) -> RawPrediction:
+    return RawPrediction(np.tile(np.array([0.0, 1.0, 0.0], dtype=np.float32), (len(rows), 1)), rows[:, -1])
 
 
 def test_a_walk_that_is_paid_something_else_than_the_backtest_is_an_error(

@@ -294,7 +294,8 @@ def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastJudge, 
 @pytest.mark.parametrize("quantiles", [(), QUANTILES])
 def test_the_card_has_the_figures_of_every_target(quantiles: tuple[float, ...]) -> None:
     judge, evaluation = judged_on_two_targets(quantiles)
-    assert set(evaluation.baselines) == {"random_walk", "log_return_1_random_walk"}
+    assert set(evaluation.baselines) == {"random_walk", "drift", "linear", "log_return_1_random_walk"}
+    assert [each.baseline for each in evaluation.comparisons] == ["random_walk", "drift", "linear"]
     figures = {**evaluation.test, **evaluation.skill}
     assert figures["mse_against_random_walk"] == pytest.approx(0.99, abs=1e-3)
     assert figures["log_return_1_mse_against_random_walk"] == pytest.approx(-3.0, abs=1e-3)
@@ -303,6 +304,8 @@ def test_the_card_has_the_figures_of_every_target(quantiles: tuple[float, ...]) 
     assert coverage is not None
     assert 0.8 <= coverage <= 1.0
     assert "log_return_1_interval_coverage" not in figures  # it has no interval
+    assert evaluation.interval is not None
+    assert evaluation.interval.coverage == coverage
     assert [name for name in figures if "num_windows" in name] == ["num_windows"]
     if not quantiles:
         assert "pinball_loss" not in figures

@@ -15,7 +15,7 @@ from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.learning.labelling import Labelling, label_tables
 from ml_workbench_service.learning.windows import PARTS, Windows, build, streaks
 from ml_workbench_service.market import calendar
-from ml_workbench_service.market.costs import resolved_costs, round_trip_cost
+from ml_workbench_service.market.costs import resolved_costs, round_trip_cost, session_factor
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
 from ml_workbench_service.market.targets import ewma_volatility
 
@@ -148,11 +148,16 @@ def test_a_direction_is_worth_its_costs_and_the_bars_own_spread_wins(spread: flo
     bars = table(spread=spread)
     close = bars.columns["close"]
     costs = resolved_costs("EUR/USD")
-    if spread is not None:
-        costs = costs.model_copy(update={"spread_pips": spread / 1e-4})
+    session = costs.spread_pips * session_factor(bars.known_ms)
+    pips = session if spread is None else np.full(len(close), spread / 1e-4)
     found = labels_of(labelled(bars, targets=["direction_1h"]))[:, 0]
     rows = np.flatnonzero(np.isfinite(found))
-    zones = np.array([round_trip_cost(costs, "EUR/USD", float(price)) for price in close[rows]])
+    zones = np.array(
+        [
+            round_trip_cost(costs.model_copy(update={"spread_pips": pips[row]}), "EUR/USD", float(close[row]))
+            for row in rows
+        ]
+    )
     moves = close[rows + 1] / close[rows] - 1
     np.testing.assert_array_equal(found[rows], 1.0 + (moves > zones) - (moves < -zones))
     assert len(set(found[rows].tolist())) == 3
@@ -252,7 +257,9 @@ def test_rows_carry_one_bars_volatility_the_close_and_the_spread() -> None:
     np.testing.assert_array_equal(rows.bar_volatility_N, ewma_volatility(bars.columns["close"]))
     np.testing.assert_array_equal(rows.close_N, bars.columns["close"])
     np.testing.assert_array_equal(rows.spread_N, np.full(900, 0.0002))
-    assert np.isnan(labelled(table(), targets=[]).rows[0].spread_N).all()
+    session = labelled(table(), targets=[]).rows[0].spread_N
+    np.testing.assert_array_equal(session, 0.2 * 1e-4 * session_factor(bars.known_ms))
+    assert np.isnan(labelled(table(), targets=[], costs=Costs(spread_pips=0.2)).rows[0].spread_N).all()
 
 
 def test_a_feature_without_any_value_is_refused_by_name() -> None:

@@ -15,11 +15,12 @@ from ml_workbench_service.learning.windows import (
     PARTS,
     SymbolRows,
     Windows,
+    build,
     describe_borders,
     part_of,
     streaks,
 )
-from tests.learning.synthetic import HOUR_MS, cut, symbol_rows
+from tests.learning.synthetic import FEATURES, HOUR_MS, IS_LEVEL, cut, symbol_rows
 
 steady = settings(deadline=None, derandomize=True, max_examples=40)
 NUM = 900
@@ -118,6 +119,65 @@ def test_only_windows_whose_label_crosses_a_border_are_purged(case: Case) -> Non
     borders = np.array(list(windows.borders_ms.values()))
     crosses = (table.known_ms_N[purged, None] <= borders) & (borders < table.label_known_ms_N[purged, None])
     assert crosses.any(axis=1).all()
+
+
+@steady
+@given(cases, st.integers(1, 30))
+def test_an_embargo_takes_the_first_bars_after_each_border_and_nothing_else(case: Case, embargo_bars: int) -> None:
+    table, free = case.cut()
+    try:
+        kept = embargoed_cut(table, case, embargo_bars)
+    except DataValidationError:
+        reject()
+    assert kept.borders_ms == free.borders_ms
+    num_taken = 0
+    for part in PARTS:
+        border = free.borders_ms.get(part)
+        later = [] if border is None else np.flatnonzero(table.known_ms_N > border)[:embargo_bars].tolist()
+        assert kept.parts[part].tolist() == [end for end in free.parts[part].tolist() if end not in later]
+        num_taken += len(free.parts[part]) - len(kept.parts[part])
+    assert kept.num_purged == free.num_purged + num_taken
+    assert num_taken > 0
+
+
+def embargoed_cut(table: SymbolRows, case: Case, embargo_bars: int) -> Windows:
+    return build(
+        [table], features=FEATURES, is_level=IS_LEVEL, lookback=case.lookback, validation_split=case.split,
+        embargo_bars=embargo_bars,
+    )  # fmt: skip
+
+
+def test_an_embargo_counts_each_symbols_own_bars() -> None:
+    """A symbol whose bars are missing after the border waits for as many bars as the others, not as many hours."""
+    whole, gappy = symbol_rows("EUR/USD", num=1500), symbol_rows("GBP/USD", num=1500, seed=1)
+    free = cut(whole, gappy)
+    border = free.borders_ms["test"]
+    late = gappy.known_ms_N > border
+    gappy = replace(
+        gappy,
+        known_ms_N=gappy.known_ms_N + np.where(late, 40 * HOUR_MS, 0),
+        label_known_ms_N=gappy.label_known_ms_N + np.where(gappy.label_known_ms_N > border, 40 * HOUR_MS, 0),
+    )
+    kept = build(
+        [whole, gappy], features=FEATURES, is_level=IS_LEVEL, lookback=8, borders_ms=free.borders_ms, embargo_bars=24
+    )
+    for number, table in enumerate((whole, gappy)):
+        ends = kept.parts["test"][kept.symbol_R[kept.parts["test"]] == number]
+        assert kept.known_ms_R[ends].min() == np.sort(table.known_ms_N[table.known_ms_N > border])[24]
+
+
+def test_borders_may_be_given_in_place_of_a_share() -> None:
+    table = symbol_rows(num=1500)
+    shared = cut(table, validation_split=0.4)
+    given_ = build([table], features=FEATURES, is_level=IS_LEVEL, lookback=8, borders_ms=shared.borders_ms)
+    assert given_.borders_ms == shared.borders_ms
+    assert all(given_.parts[part].tolist() == shared.parts[part].tolist() for part in PARTS)
+    later = {name: moment + 50 * HOUR_MS for name, moment in shared.borders_ms.items()}
+    moved = build([table], features=FEATURES, is_level=IS_LEVEL, lookback=8, borders_ms=later)
+    assert len(moved.parts["train"]) == len(shared.parts["train"]) + 50
+    for ways in ({}, {"validation_split": 0.4, "borders_ms": later}):
+        with pytest.raises(AssertionError, match="either a share or the borders"):
+            build([table], features=FEATURES, is_level=IS_LEVEL, lookback=8, **ways)
 
 
 def test_parts_have_the_shares_of_the_time_that_were_asked_for() -> None:

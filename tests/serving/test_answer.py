@@ -273,7 +273,7 @@ def test_a_forecast_within_the_round_trip_cost_is_hold(model: ServedModel, histo
     for kind in ("buy", "sell", "hold"):
         record = calm(model, history, lambda each, kind=kind: each.direction == kind)  # type: ignore[misc]
         assert record.prediction is not None
-        edge = model.dead_zone("EUR/USD", record.price)
+        edge = model.dead_zone("EUR/USD", record.price, as_of_ms=to_ms(record.as_of))
         assert {
             "buy": record.prediction > edge,
             "sell": record.prediction < -edge,
@@ -299,7 +299,7 @@ def test_confidence_counts_the_residuals_that_make_the_direction_true(
     for kind in ("buy", "sell", "hold"):
         record = calm(model, history, lambda each, kind=kind: each.direction == kind)  # type: ignore[misc]
         outcomes = record.prediction + grid * record.metadata.volatility
-        edge = model.dead_zone("EUR/USD", record.price)
+        edge = model.dead_zone("EUR/USD", record.price, as_of_ms=to_ms(record.as_of))
         true = {"buy": outcomes > edge, "sell": outcomes < -edge, "hold": np.abs(outcomes) <= edge}[kind]
         assert record.confidence == pytest.approx(np.mean(true), abs=2 / len(grid))
 

@@ -40,7 +40,9 @@ class House:
         self.history = DeploymentHistory(self.root / "registry")
         self.registry = FolderModelRegistry(self.root / "registry", live_version=self.history.live_version)
 
-    def train(self, version: str = "1.0.0", kind: JobKind = JobKind.TRAIN) -> JobFolder:
+    def train(
+        self, version: str = "1.0.0", kind: JobKind = JobKind.TRAIN, plan: dict[str, Any] | None = None
+    ) -> JobFolder:
         request = {
             "name": "LSTM",
             "model_type": "time_series",
@@ -48,7 +50,7 @@ class House:
             "hyperparameters": {"lstm_units": 64},
             "notes": "first try",
         }
-        plan = {
+        plan = plan or {
             "model_id": self.model_id,
             "version": version,
             "family": "lstm",

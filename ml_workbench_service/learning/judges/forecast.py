@@ -23,7 +23,7 @@ from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import AbstainReason, Direction, Interval
 from ml_workbench_service.contracts.training import Target, parse_target
-from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+from ml_workbench_service.learning.judge import IntervalScale, Judge, Judgement, Situation
 from ml_workbench_service.learning.uncertainty import INTERVAL_LEVEL, TOO_WIDE, ResidualDistribution
 
 
@@ -97,21 +97,20 @@ class ForecastJudge(Judge):
         value = float(values[headline_column(self.quantiles)])
         distribution, scale = self.unconditional, label_scale
         warnings: tuple[str, ...] = ("unconditional_interval",)
-        volatility = np.nan
-        if situation.bar_volatility is not None and situation.bar_volatility > 0:
-            volatility = situation.bar_volatility * target.horizon**0.5
+        volatility = self._volatility(situation)
         if self.conditional is not None and np.isfinite(volatility):
             distribution, scale, warnings = self.conditional, volatility, ()
-        interval = distribution.interval(value, scale, may_be_negative=target.needs_price)
+        stretch = situation.stretch
+        interval = distribution.interval(value, scale, may_be_negative=target.needs_price, stretch=stretch)
         half_width = distribution.radius * scale
         if len(self.quantiles) > 1:
-            lower, upper = self._band(
+            lower, upper = self.band(
                 outputs_K[None].astype(np.float64), np.array([label_scale]), np.array([volatility])
             )
             level = round(self.quantiles[-1] - self.quantiles[0], 9)
-            interval = Interval(level=level, lower=float(lower[0]), upper=float(upper[0]))
+            half_width = (float(upper[0]) - float(lower[0])) / 2
+            interval = self._stretched(value, float(lower[0]), float(upper[0]), stretch, level)
             warnings = warnings if self.tails is not None else ()  # a band without tails never needs a volatility
-            half_width = (interval.upper - interval.lower) / 2
         reasons: tuple[AbstainReason, ...] = ()
         if half_width > TOO_WIDE * self.unconditional.radius * label_scale:
             reasons = ("interval_too_wide",)
@@ -132,12 +131,20 @@ class ForecastJudge(Judge):
             warnings=warnings,
         )
 
+    def interval_scale(self, situation: Situation) -> IntervalScale:
+        """The ex-ante volatility of the target, where the interval is stated by it; else the label scale."""
+        volatility = self._volatility(situation)
+        knows = self.tails is not None if len(self.quantiles) > 1 else self.conditional is not None
+        if knows and np.isfinite(volatility):
+            return IntervalScale(volatility, is_volatility=True)
+        return IntervalScale(float(situation.label_scale_K[0]), is_volatility=False)
+
     def covers(
         self, outputs_NK: Floats, labels_N: Floats, *, label_scale_N: Floats, volatility_N: Floats
     ) -> NDArray[np.bool_]:
         """Whether each realised value lies within its interval; the same bounds as `judge`'s."""
         if len(self.quantiles) > 1:
-            lower_N, upper_N = self._band(outputs_NK, label_scale_N, volatility_N)
+            lower_N, upper_N = self.band(outputs_NK, label_scale_N, volatility_N)
             return (lower_N <= labels_N) & (labels_N <= upper_N)
         radius = self.unconditional.radius * label_scale_N
         if self.conditional is not None:
@@ -169,7 +176,21 @@ class ForecastJudge(Judge):
             tails=None if tails is None else (float(tails[0]), float(tails[1])),
         )
 
-    def _band(self, outputs_NK: Floats, label_scale_N: Floats, volatility_N: Floats) -> tuple[Floats, Floats]:
+    def _volatility(self, situation: Situation) -> float:
+        """Ex-ante standard deviation of the target over its horizon; NaN where unknown."""
+        if situation.bar_volatility is None or situation.bar_volatility <= 0:
+            return float("nan")
+        return float(situation.bar_volatility * self.targets[0].horizon ** 0.5)
+
+    def _stretched(self, median: float, lower: float, upper: float, stretch: float, level: float) -> Interval:
+        """Both ends moved away from the median by the same factor; an end never passes the other."""
+        if stretch != 1.0:
+            lower, upper = median + stretch * (lower - median), median + stretch * (upper - median)
+            if not self.targets[0].needs_price:
+                lower, upper = max(lower, 0.0), max(upper, 0.0)
+        return Interval(level=level, lower=lower, upper=upper)
+
+    def band(self, outputs_NK: Floats, label_scale_N: Floats, volatility_N: Floats) -> tuple[Floats, Floats]:
         """The interval of quantile outputs, by tails where the volatility is known, else by the margin.
 
         A margin below zero may turn the ends round: they are put in order again.

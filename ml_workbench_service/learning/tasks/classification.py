@@ -9,17 +9,30 @@ from typing import ClassVar
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.evaluation import Evaluation
+from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
+from ml_workbench_service.learning import signal_backtest
+from ml_workbench_service.learning.baselines import left_out
+from ml_workbench_service.learning.class_baselines import class_baselines
 from ml_workbench_service.learning.class_calibration import ClassCalibration
-from ml_workbench_service.learning.class_metrics import ClassBaseline, figures, majority, persistence, skill, stated
-from ml_workbench_service.learning.evaluation import verdict_of
+from ml_workbench_service.learning.class_metrics import (
+    ClassBaseline,
+    class_frequencies,
+    figures,
+    log_losses,
+    skill,
+    stated,
+)
+from ml_workbench_service.learning.ensemble import seed_spread
+from ml_workbench_service.learning.evaluation import Differentials, verdict_of
 from ml_workbench_service.learning.family import Assignment, Trained
 from ml_workbench_service.learning.judge import Judge
 from ml_workbench_service.learning.judges.classes import ClassJudge
 from ml_workbench_service.learning.task import Predict, Task
-from ml_workbench_service.market.regimes import regime_features
+
+SIDE_OF = {"sell": -1, "lower": -1, "trend_down": -1, "buy": 1, "upper": 1, "trend_up": 1}
+"""The side of the market that a class speaks for; the others for none."""
 
 
 class Classification(Task):
@@ -60,46 +73,91 @@ class Classification(Task):
             )
         )
 
+    def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints:
+        """Short where a fall is the most probable class, long where a rise is, else flat."""
+        return self._positions(_outputs(predict, ends, assignment), ends, assignment)
+
+    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+        """1 - log loss ÷ that of the training part's frequencies, before any temperature."""
+        windows, (target,) = assignment.windows, assignment.targets
+        labels_N = windows.own_labels_RK[ends, 0]
+        frequencies_C = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], len(target.classes))
+        calibration = ClassCalibration(trained.outputs, frequencies_C)
+        said_NC = calibration.probabilities(_outputs(Predict(trained, None), ends, assignment))
+        plain_NC = np.broadcast_to(frequencies_C, said_NC.shape)
+        return 1 - float(np.mean(log_losses(labels_N, said_NC)) / np.mean(log_losses(labels_N, plain_NC)))
+
     def evaluate(
         self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
-        """Every figure beside the majority class's, and beside persistence's where the target is a regime."""
-        assert isinstance(judge, ClassJudge)
+        """Every figure beside each baseline's on the same rows, Brier scores compared, and what the signal earned."""
         labels_N = assignment.windows.own_labels_RK[ends, 0]
-        test = figures(labels_N, judge.calibration.probabilities(outputs_NK))
-        baselines = {each.name: each.figures(labels_N) for each in _baselines(ends, assignment)}
+        plain = class_baselines(assignment, ends, without=left_out(trained.network))
+        test = _figures(judge, outputs_NK, labels_N)
+        baselines = {each.name: each.figures(labels_N) for each in plain}
+        differentials = _differentials(judge, outputs_NK, ends, assignment, baselines=plain)
         verdict, reason = verdict_of(is_simulated)
         return Evaluation(
-            test={**test, "temperature": judge.calibration.temperature, "num_windows": float(len(labels_N))},
+            test=test,
             baselines=baselines,
             skill={
                 key: value for name, each in baselines.items() for key, value in skill(test, each, name=name).items()
             },
             verdict=verdict,
             reason=reason,
+            comparisons=tuple(each.comparison() for each in differentials),
+            backtest=self._backtest(outputs_NK, ends, assignment),
+            seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, assignment)),
         )
 
+    def differentials(
+        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        *, predict: Predict,
+    ) -> list[Differentials]:  # fmt: skip
+        """What the comparisons are made of, to be pooled with those of other stretches of time."""
+        plain = class_baselines(assignment, ends, without=left_out(trained.network))
+        return _differentials(judge, outputs_NK, ends, assignment, baselines=plain)
 
-def _baselines(ends: Ints, assignment: Assignment) -> list[ClassBaseline]:
-    (target,), windows = assignment.targets, assignment.windows
-    train = windows.parts["train"]
-    train_labels_N, num_classes = windows.own_labels_RK[train, 0], len(target.classes)
-    baselines = [majority(train_labels_N, num_rows=len(ends), num_classes=num_classes)]
-    if target.measure == "market_regime":
-        present_R = _present_regimes(assignment)
-        baselines.append(
-            persistence(train_labels_N, present_R[train], present_N=present_R[ends], num_classes=num_classes)
+    def _positions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Ints:
+        sides_C = np.array([SIDE_OF.get(name, 0) for name in assignment.targets[0].classes], dtype=np.int64)
+        return np.asarray(sides_C[self.decisions(outputs_NK, ends, assignment)])
+
+    def _backtest(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> BacktestReport:
+        return signal_backtest.report(
+            self._positions(outputs_NK, ends, assignment), ends, assignment, looks=assignment.looks
         )
-    return baselines
+
+    def _member_figures(self, member: Trained, ends: Ints, assignment: Assignment) -> dict[str, float | None]:
+        """One seed alone, with a temperature of its own."""
+        predict, calibrate = Predict(member, None), assignment.windows.parts["calibrate"]
+        judge = self.calibrate(member, _outputs(predict, calibrate, assignment), calibrate, assignment)
+        return _figures(judge, _outputs(predict, ends, assignment), assignment.windows.own_labels_RK[ends, 0])
 
 
-def _present_regimes(assignment: Assignment) -> Floats:
-    """(R,) the regime that each row itself is in, by its symbol's rule."""
-    windows = assignment.windows
-    present_R = np.full(len(windows.close_R), np.nan)
-    for number, symbol in enumerate(windows.symbols):
-        own = windows.symbol_R == number
-        features = regime_features(windows.close_R[own], windows.runs_R[own])
-        present_R[own] = assignment.regimes[symbol].classify(*features)
-    return present_R
+def _outputs(predict: Predict, ends: Ints, assignment: Assignment) -> Floats:
+    from ml_workbench_service.learning.assessment import outputs  # exporting, and with it onnx, is no API process's
+
+    return outputs(predict, assignment.windows, ends)
+
+
+def _figures(judge: Judge, outputs_NK: Floats, labels_N: Floats) -> dict[str, float | None]:
+    assert isinstance(judge, ClassJudge)
+    found = figures(labels_N, judge.calibration.probabilities(outputs_NK))
+    return {**found, "temperature": judge.calibration.temperature, "num_windows": float(len(labels_N))}
+
+
+def _differentials(
+    judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment, *, baselines: Sequence[ClassBaseline]
+) -> list[Differentials]:
+    assert isinstance(judge, ClassJudge)
+    windows, (target,) = assignment.windows, assignment.targets
+    said_NC = judge.calibration.probabilities(outputs_NK)
+    outcomes_NC = np.eye(len(target.classes))[windows.own_labels_RK[ends, 0].astype(np.int64)]
+    return [
+        Differentials.of_squares(
+            each.name, outcomes_NC, model=said_NC, baseline=each.probabilities_NC, moments_N=windows.known_ms_R[ends],
+            horizon=target.horizon, loss="brier",
+        )
+        for each in baselines
+    ]  # fmt: skip

@@ -7,10 +7,10 @@ functions, and must agree. Before anything is published the sanity runs are made
 Legend: N windows or decisions, K = 3 outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
@@ -19,7 +19,10 @@ from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
-from ml_workbench_service.learning import evaluation
+from ml_workbench_service.learning import evaluation, signal_backtest
+from ml_workbench_service.learning.baselines import LINEAR, linear_positions
+from ml_workbench_service.learning.ensemble import seed_spread
+from ml_workbench_service.learning.evaluation import Differentials
 from ml_workbench_service.learning.family import Assignment, Family, Trained
 from ml_workbench_service.learning.judge import Judge
 from ml_workbench_service.learning.judges.action import ActionJudge, greedy_actions
@@ -27,10 +30,13 @@ from ml_workbench_service.learning.policy_family import PolicyFamily, decision_r
 from ml_workbench_service.learning.task import Predict, Product, Task
 from ml_workbench_service.market.tape import Tape
 
+if TYPE_CHECKING:
+    from ml_workbench_service.market.environment import Walk
+
 MOST_DIFFERENCE = 1e-9
 YEAR_MS = 365.25 * 86_400_000
 BASELINES = {"flat": 0, "buy_and_hold": 1}
-"""Baselines and the position that each holds all the time."""
+"""Baselines that hold one position all the time; `linear` is a policy of its own."""
 
 
 class Control(Task):
@@ -82,11 +88,25 @@ class Control(Task):
         """An action needs no calibration."""
         return ActionJudge(trained.outputs)
 
+    def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints:
+        """Those of a walk over these windows, its own position fed back; 0 where no decision can be settled."""
+        rows, positions = _walk_over(ends, tape_of(assignment), assignment, predict)
+        order = np.argsort(ends)
+        found_N = np.zeros(len(ends), dtype=np.int64)
+        found_N[order[np.searchsorted(np.asarray(ends)[order], rows)]] = positions
+        return found_N
+
+    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+        """Net log return of the account per moment of a walk over these windows."""
+        tape = tape_of(assignment)
+        rows, positions = _walk_over(ends, tape, assignment, Predict(trained, None))
+        return float(np.mean(signal_backtest.settle(positions, rows, assignment).net_M))
+
     def evaluate(
         self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
-        """One walk over the test part, beside being flat and holding on, on the same rows.
+        """One walk over the test part, beside being flat, holding on and a linear policy, on the same rows.
 
         Raises:
             TrainingError: the walk was paid something else than the backtest says.
@@ -103,16 +123,55 @@ class Control(Task):
                     figures = _figures(tape, rows[own], positions[own], own_year)
                     test |= {f"{symbol}_{name}": value for name, value in figures.items()}
         test["num_windows"] = float(len(rows))
-        baselines = {
-            name: _figures(tape, rows, np.full_like(positions, position), per_year)
-            for name, position in BASELINES.items()
-        }
+        plain = _plain_positions(tape, rows, assignment)
+        baselines = {name: _figures(tape, rows, held, per_year) for name, held in plain.items()}
         earned = test["net_log_return"] or 0.0
         skill: dict[str, float | None] = {
             f"net_over_{name}": earned - (figures["net_log_return"] or 0.0) for name, figures in baselines.items()
         }
         verdict, reason = evaluation.verdict_of(is_simulated)
-        return Evaluation(test=test, baselines=baselines, skill=skill, verdict=verdict, reason=reason)
+        return Evaluation(
+            test=test,
+            baselines=baselines,
+            skill=skill,
+            verdict=verdict,
+            reason=reason,
+            comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, assignment)),
+            backtest=signal_backtest.report(positions, rows, assignment, looks=assignment.looks),
+            seeds=seed_spread(trained, lambda member: _member_figures(member, tape, assignment, per_year)),
+        )
+
+    def differentials(
+        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        *, predict: Predict,
+    ) -> list[Differentials]:  # fmt: skip
+        """What the comparisons are made of, to be pooled with those of other stretches of time."""
+        tape = tape_of(assignment)
+        rows, positions = _walked(tape, assignment, predict)
+        return _differentials(rows, positions, _plain_positions(tape, rows, assignment), assignment)
+
+
+def _plain_positions(tape: Tape, rows: Ints, assignment: Assignment) -> dict[str, Ints]:
+    """What each baseline holds at these rows."""
+    held = {name: np.full(len(rows), position, dtype=np.int64) for name, position in BASELINES.items()}
+    return {**held, LINEAR: linear_positions(tape, rows, windows=assignment.windows)}
+
+
+def _differentials(
+    rows: Ints, positions: Ints, plain: Mapping[str, Ints], assignment: Assignment
+) -> list[Differentials]:
+    """Net log returns of the account at each moment beside each baseline's."""
+    earned_T = signal_backtest.settle(positions, rows, assignment).net_M
+    return [
+        Differentials.of_returns(name, earned_T, signal_backtest.settle(held, rows, assignment).net_M)
+        for name, held in plain.items()
+    ]
+
+
+def _member_figures(member: Trained, tape: Tape, assignment: Assignment, per_year: float) -> dict[str, float | None]:
+    """One seed's own walk over the test part."""
+    rows, positions = _walked(tape, assignment, Predict(member, None))
+    return _figures(tape, rows, positions, per_year)
 
 
 def bars_per_year(known_ms_N: Ints) -> float:
@@ -126,13 +185,8 @@ def bars_per_year(known_ms_N: Ints) -> float:
 def _walked(tape: Tape, assignment: Assignment, predict: Predict) -> tuple[Ints, Ints]:
     """Rows and positions of the walk over the test part, judged by the backtest."""
     from ml_workbench_service.market.backtest import backtest
-    from ml_workbench_service.market.environment import walk
 
-    def policy(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
-        return greedy_actions(predict(windows_NTF, positions_N))
-
-    rows = decision_rows(tape, assignment, "test")
-    done = walk(policy, tape, rows, lookback=assignment.windows.lookback)
+    done = _walk(decision_rows(tape, assignment, "test"), tape, assignment, predict)
     judged = backtest(tape, done.rows_N, done.positions_N, bars_per_year=1.0)
     difference = float(np.abs(done.rewards_N - judged.net_N).max())
     if not difference <= MOST_DIFFERENCE:
@@ -141,6 +195,29 @@ def _walked(tape: Tape, assignment: Assignment, predict: Predict) -> tuple[Ints,
             "published; please report this with the request"
         )
     return done.rows_N, done.positions_N
+
+
+def _walk_over(ends: Ints, tape: Tape, assignment: Assignment, predict: Predict) -> tuple[Ints, Ints]:
+    """Rows that are settled before the next border, ascending, and the positions of a walk over them.
+
+    Raises:
+        DataValidationError: no decision can be settled.
+    """
+    borders_ms = assignment.windows.borders_ms.values()
+    last_ms = int(tape.known_ms_R[ends].max())
+    until_ms = min((border for border in borders_ms if border >= last_ms), default=None)
+    rows = tape.payable(np.sort(ends), until_ms=until_ms)
+    done = _walk(rows, tape, assignment, predict)
+    return done.rows_N, done.positions_N
+
+
+def _walk(rows: Ints, tape: Tape, assignment: Assignment, predict: Predict) -> "Walk":
+    from ml_workbench_service.market.environment import walk  # numba is no API process's
+
+    def policy(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
+        return greedy_actions(predict(windows_NTF, positions_N))
+
+    return walk(policy, tape, rows, lookback=assignment.windows.lookback)
 
 
 def _figures(tape: Tape, rows: Ints, positions: Ints, per_year: float) -> dict[str, float | None]:

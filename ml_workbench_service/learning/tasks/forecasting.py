@@ -1,25 +1,33 @@
 """`Forecasting`: time series. One named output for each target, or for each target and quantile.
 
+The first target is the headline: it is compared with every baseline, traded and judged; the others keep their figures.
+
 Legend: N windows, K outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.evaluation import Evaluation
+from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
-from ml_workbench_service.learning import evaluation
+from ml_workbench_service.learning import baselines, evaluation, signal_backtest
+from ml_workbench_service.learning.distribution_figures import JudgedRows, train_quantiles
+from ml_workbench_service.learning.ensemble import seed_spread
+from ml_workbench_service.learning.evaluation import Differentials, ForecastRows
 from ml_workbench_service.learning.family import Assignment, Trained
 from ml_workbench_service.learning.judge import Judge
 from ml_workbench_service.learning.judges.forecast import ForecastJudge, headline_column
 from ml_workbench_service.learning.task import Predict, Task
-from ml_workbench_service.learning.windows import Windows
 from ml_workbench_service.market.class_labels import break_even
+from ml_workbench_service.market.skill import pinball
 from ml_workbench_service.market.targets import target_volatility
+
+NOT_PLAIN = (baselines.DRIFT, baselines.HAR, baselines.LINEAR)
+"""Left out, they leave one baseline: the random walk, or a volatility's EWMA."""
 
 
 class Forecasting(Task):
@@ -52,19 +60,35 @@ class Forecasting(Task):
 
     def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
         """The headline's direction, 0 inside the round-trip cost."""
-        target, windows = assignment.targets[0], assignment.windows
         values_N = outputs_NK[:, headline_column(assignment.quantiles)]
-        if not target.needs_price:
+        if not assignment.targets[0].needs_price:
             return np.sign(values_N)
-        dead_zones_N = np.empty(len(ends))
-        for number, symbol in enumerate(windows.symbols):
-            here = windows.symbol_R[ends] == number
-            rows = ends[here]
-            dead_zones_N[here] = break_even(
-                assignment.costs[symbol], symbol, windows.close_R[rows], windows.spread_R[rows]
-            )
-        dead_zones_N /= windows.label_scale_RK[ends, 0]
+        dead_zones_N = _dead_zones(ends, assignment) / assignment.windows.label_scale_RK[ends, 0]
         return np.where(np.abs(values_N) <= dead_zones_N, 0, np.sign(values_N))
+
+    def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints | None:
+        """The directions; None of a volatility, which nobody is long of here."""
+        if not assignment.targets[0].needs_price:
+            return None
+        return self._positions(_outputs(predict, ends, assignment), ends, assignment)
+
+    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+        """1 - MSE ÷ that of no change, or of a volatility's EWMA, in units of the labels.
+
+        With quantiles 1 - pinball loss ÷ that of the training part's own quantiles.
+        """
+        outputs_NK, windows = _outputs(Predict(trained, None), ends, assignment), assignment.windows
+        labels_N, quantiles = windows.labels_RK[ends, 0].astype(np.float64), assignment.quantiles
+        if quantiles:
+            plain_NQ = np.broadcast_to(train_quantiles(windows, quantiles), (len(ends), len(quantiles)))
+            model, plain = (
+                float(np.mean(pinball(labels_N, each, quantiles=quantiles)))
+                for each in (outputs_NK[:, : len(quantiles)], plain_NQ)
+            )
+            return 1 - model / plain
+        (plain_N,) = baselines.forecasts(assignment, ends, without=NOT_PLAIN).values()
+        plain_N = plain_N / windows.label_scale_RK[ends, 0]
+        return 1 - float(np.mean((labels_N - outputs_NK[:, 0]) ** 2) / np.mean((labels_N - plain_N) ** 2))
 
     def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ForecastJudge:
         """Residuals of the headline."""
@@ -83,54 +107,107 @@ class Forecasting(Task):
         self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
-        """Errors beside the baseline's on the same rows; further targets under their own names."""
+        """Errors beside the baselines' on the same rows, what the intervals held, and what the signal earned.
+
+        Further targets stand under their own names, beside the plainest baseline.
+        """
         assert isinstance(judge, ForecastJudge)
-        windows, target = assignment.windows, assignment.targets[0]
-        labels_N, scale_N = windows.own_labels_RK[ends, 0], windows.label_scale_RK[ends, 0]
-        volatility_N = target_volatility(windows.bar_volatility_R[ends], target)
-        whole = evaluation.evaluate(
-            target,
-            labels_N=labels_N,
-            predictions_N=outputs_NK[:, headline_column(assignment.quantiles)] * scale_N,
-            volatility_N=volatility_N,
-            covered_N=judge.covers(outputs_NK, labels_N, label_scale_N=scale_N, volatility_N=volatility_N),
-            is_simulated=is_simulated,
-        )
-        test, baselines, skill = dict(whole.test), dict(whole.baselines), dict(whole.skill)
-        if assignment.quantiles:
-            test |= _pinball(outputs_NK[:, : len(assignment.quantiles)], labels_N / scale_N, assignment.quantiles)
+        rows = _rows(0, outputs_NK, ends, assignment, without=baselines.left_out(trained.network))
+        whole = evaluation.evaluate(rows, is_simulated=is_simulated)
+        judged = _judged(judge, outputs_NK, ends, assignment)
+        interval = judged.interval(assignment.windows, ends)
+        test = {**whole.test, "crps": judged.crps(), "interval_coverage": interval.coverage, **judged.pinball()}
+        if rows.target.needs_price:
+            test["calibration_error"] = judged.calibration_error(_dead_zones(ends, assignment))
+        plain, skill = dict(whole.baselines), dict(whole.skill)
         for number in range(1, len(assignment.targets)):
-            further = _further(number, outputs_NK, ends, windows, assignment, is_simulated=is_simulated)
+            further = evaluation.evaluate(
+                _rows(number, outputs_NK, ends, assignment, without=NOT_PLAIN), is_simulated=is_simulated
+            )
             name = assignment.targets[number].name
             test |= {f"{name}_{key}": value for key, value in further.test.items() if key != "num_windows"}
-            baselines |= {f"{name}_{key}": value for key, value in further.baselines.items()}
+            plain |= {f"{name}_{key}": value for key, value in further.baselines.items()}
             skill |= {f"{name}_{key}": value for key, value in further.skill.items()}
-        return whole.model_copy(update={"test": test, "baselines": baselines, "skill": skill})
+        return whole.model_copy(
+            update={
+                "test": test,
+                "baselines": plain,
+                "skill": skill,
+                "interval": interval,
+                "backtest": self._backtest(outputs_NK, ends, assignment),
+                "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, assignment)),
+            }
+        )
+
+    def differentials(
+        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        *, predict: Predict,
+    ) -> list[Differentials]:  # fmt: skip
+        """What the headline's comparisons are made of, to be pooled with those of other stretches of time."""
+        rows = _rows(0, outputs_NK, ends, assignment, without=baselines.left_out(trained.network))
+        return evaluation.forecast_differentials(rows)
+
+    def _positions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Ints:
+        return np.asarray(self.decisions(outputs_NK, ends, assignment), dtype=np.int64)
+
+    def _backtest(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> BacktestReport | None:
+        if not assignment.targets[0].needs_price:
+            return None
+        return signal_backtest.report(
+            self._positions(outputs_NK, ends, assignment), ends, assignment, looks=assignment.looks
+        )
 
 
-def _further(
-    number: int, outputs_NK: Floats, ends: Ints, windows: Windows, assignment: Assignment, *, is_simulated: bool
-) -> Evaluation:
-    """The figures of one more target, without an interval."""
-    target, per_target = assignment.targets[number], max(len(assignment.quantiles), 1)
+def _outputs(predict: Predict, ends: Ints, assignment: Assignment) -> Floats:
+    from ml_workbench_service.learning.assessment import outputs  # exporting, and with it onnx, is no API process's
+
+    return outputs(predict, assignment.windows, ends)
+
+
+def _rows(
+    number: int, outputs_NK: Floats, ends: Ints, assignment: Assignment, *, without: Collection[str]
+) -> ForecastRows:
+    """One target's point forecasts, with what else could have been said."""
+    windows, per_target = assignment.windows, max(len(assignment.quantiles), 1)
     column = number * per_target + headline_column(assignment.quantiles)
-    return evaluation.evaluate(
-        target,
+    naive_mae_N, naive_rmse_N = baselines.naive_errors(assignment, ends, number=number)
+    units_N = windows.label_scale_RK[ends, number]
+    return ForecastRows(
+        target=assignment.targets[number],
         labels_N=windows.own_labels_RK[ends, number],
-        predictions_N=outputs_NK[:, column] * windows.label_scale_RK[ends, number],
-        volatility_N=target_volatility(windows.bar_volatility_R[ends], target),
-        covered_N=None,
-        is_simulated=is_simulated,
+        predictions_N=outputs_NK[:, column] * units_N,
+        baselines=baselines.forecasts(assignment, ends, number=number, without=without),
+        moments_N=windows.known_ms_R[ends],
+        units_N=units_N,
+        naive_mae_N=naive_mae_N,
+        naive_rmse_N=naive_rmse_N,
     )
 
 
-def _pinball(outputs_NQ: Floats, labels_N: Floats, quantiles: Sequence[float]) -> dict[str, float | None]:
-    """Mean pinball loss over all quantiles, in units of the label scale, and the share below each quantile."""
-    beyond_NQ = labels_N[:, None] - outputs_NQ
-    share_Q = np.array(quantiles)
-    figures: dict[str, float | None] = {
-        "pinball_loss": float(np.maximum(share_Q * beyond_NQ, (share_Q - 1) * beyond_NQ).mean())
-    }
-    for quantile, below in zip(quantiles, (beyond_NQ < 0).mean(axis=0), strict=True):
-        figures[f"share_below_q{quantile:g}"] = float(below)
-    return figures
+def _judged(judge: ForecastJudge, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> JudgedRows:
+    windows = assignment.windows
+    return JudgedRows(
+        judge=judge,
+        outputs_NK=outputs_NK,
+        labels_N=windows.own_labels_RK[ends, 0],
+        label_scale_N=windows.label_scale_RK[ends, 0],
+        volatility_N=target_volatility(windows.bar_volatility_R[ends], assignment.targets[0]),
+    )
+
+
+def _dead_zones(ends: Ints, assignment: Assignment) -> Floats:
+    """(N,) the round-trip cost at each row, as a fraction of the price."""
+    windows = assignment.windows
+    dead_zones_N = np.empty(len(ends))
+    for number, symbol in enumerate(windows.symbols):
+        here = windows.symbol_R[ends] == number
+        rows = ends[here]
+        dead_zones_N[here] = break_even(assignment.costs[symbol], symbol, windows.close_R[rows], windows.spread_R[rows])
+    return dead_zones_N
+
+
+def _member_figures(member: Trained, ends: Ints, assignment: Assignment) -> dict[str, float | None]:
+    """One seed's headline alone, beside the plainest baseline."""
+    outputs_NK = _outputs(Predict(member, None), ends, assignment)
+    alone = evaluation.evaluate(_rows(0, outputs_NK, ends, assignment, without=NOT_PLAIN), is_simulated=False)
+    return {**alone.test, **alone.skill}

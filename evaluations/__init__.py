@@ -1,0 +1,1 @@
+"""What the service's verdicts, certificates and intervals are worth, as tables: `make evaluate`, docs/evaluation.md."""

@@ -1,0 +1,59 @@
+"""Makes the tables of docs/evaluation.md: `python -m evaluations [--seed N] [--only table,…] [--quick]`.
+
+Two processes of one core each; under half an hour. Ends with 1 where a table does not show what it must. `--quick`
+makes every table very small, to see that all of it runs: it judges nothing, and the document stays as it is.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from evaluations import interval_coverage, null_series, planted_leaks, planted_signal, real_data
+from evaluations.tables import Run, Table, print_line, write
+
+DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "evaluation.md"
+ALL: dict[str, Callable[[Run], list[Table]]] = {
+    "null_series": null_series.tables,
+    "planted_signal": planted_signal.tables,
+    "planted_leaks": planted_leaks.tables,
+    "intervals": interval_coverage.tables,
+    "real_data": real_data.tables,
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Makes, prints and writes the tables asked for; the exit code."""
+    asked = _parser().parse_args(arguments)
+    names = list(ALL) if asked.only is None else asked.only.split(",")
+    unknown = sorted(set(names) - set(ALL))
+    if unknown:
+        print_line(f"no table is called {', '.join(unknown)}; there are {', '.join(ALL)}")
+        return 2
+    run = Run(seed=asked.seed, is_quick=asked.quick, say=print_line)
+    missed = 0
+    for name in names:
+        begun = time.perf_counter()
+        print_line(f"{name}: begun")
+        made = ALL[name](run)
+        for table in made:
+            print_line(f"\n## {table.title}\n\n{table.markdown(run)}\n")
+            missed += sum(not goal.is_met for goal in table.goals)
+        print_line(f"{name}: {time.perf_counter() - begun:.0f} s")
+        if not run.is_quick:
+            write(asked.document, made, run)
+    return 1 if missed and not run.is_quick else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m evaluations", description="The tables of docs/evaluation.md.")
+    parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default 0)")
+    parser.add_argument("--only", help=f"tables by name, with commas: {', '.join(ALL)}")
+    parser.add_argument("--quick", action="store_true", help="very small, judges and writes nothing")
+    parser.add_argument("--document", type=Path, default=DOCUMENT, help="where the tables stand")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

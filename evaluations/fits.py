@@ -1,0 +1,147 @@
+"""Trainings as the service does them, on bars of our own: plan, workflow, published card. Nothing here is a short cut.
+
+Each series has a folder of its own with bars, registry and state, so that its ledgers know one look and nobody else's
+trials.
+"""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.experiments import ExperimentRequest
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec, Report
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.settings import EMBEDDED, Settings
+from ml_workbench_service.workbench import Addresses, Workbench, close_workbench, open_workbench
+from ml_workbench_service.workflows import train, tune
+from ml_workbench_service.workflows.plan import TrainingPlan, plan_training
+from ml_workbench_service.workflows.plan_experiment import plan_experiment
+
+MEMORY_GB = 16.0
+
+
+class Notes:
+    """A `Report` that keeps the best of each figure it hears; nobody cancels."""
+
+    def __init__(self) -> None:
+        self.best: dict[str, float] = {}
+        self.warnings: list[str] = []
+
+    def __call__(self, step: int, total: int, **metrics: float) -> None:
+        """Keeps what is larger than before."""
+        for name, value in metrics.items():
+            self.best[name] = max(value, self.best.get(name, value))
+
+    def say(self, message: str) -> None:
+        """Nobody reads along."""
+
+    def warn(self, message: str) -> None:
+        """Keeps the warning."""
+        self.warnings.append(message)
+
+    def check(self) -> None:
+        """Nobody cancels."""
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What a search came to: the winner's card, the job's result, and the folder with the trials' log."""
+
+    card: ModelCard
+    result: dict[str, Any]
+    folder: Path
+
+
+@contextmanager
+def bench_on(write: Callable[[Path], None] | None) -> Iterator[Workbench]:
+    """A workbench whose state is new and goes away.
+
+    Args:
+        write: puts bars into the folder that it gets; None: the embedded sample.
+    """
+    root = Path(tempfile.mkdtemp(prefix="evaluate-"))
+    try:
+        if write is not None:
+            write(root / "bars")
+        with bench_at(root, EMBEDDED if write is None else f"file://{root / 'bars'}") as workbench:
+            yield workbench
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+@contextmanager
+def bench_at(root: Path, store: str) -> Iterator[Workbench]:
+    """A workbench without Redis and tracking, on the processor, whose registry and state lie in `root`.
+
+    Args:
+        store: as FEATURE_STORE_URL names it.
+    """
+    settings = Settings(
+        MODEL_REGISTRY_PATH=root / "registry", STATE_DIR=root / "state", ACCELERATOR="cpu", STRATEGY_ENGINE_URL=None
+    )
+    addresses = Addresses(
+        feature_store=store, tracking="disabled", tracking_is_embedded=False, redis=None, redis_is_embedded=False
+    )
+    workbench = open_workbench(settings, addresses)
+    try:
+        yield workbench
+    finally:
+        close_workbench(workbench)
+
+
+def train_once(workbench: Workbench, body: dict[str, Any], *, report: Report | None = None) -> ModelCard:
+    """Runs the training workflow as a job's worker does; the published card.
+
+    Raises:
+        DataValidationError, TrainingError: as the workflow does.
+    """
+    plan = _plan(TrainRequest.model_validate(body), workbench)
+    spec = _spec(JobKind.TRAIN, body, plan.to_json())
+    train.run(spec, checkpoint=_folder(workbench, spec), report=report or Notes(), workbench=workbench)
+    return workbench.registry.card(plan.model_id, plan.version)
+
+
+def tune_once(
+    workbench: Workbench, body: dict[str, Any], *, report: Report | None = None, max_workers: int = 1
+) -> Tuned:
+    """Runs the tuning workflow as a job's worker does.
+
+    Args:
+        max_workers: trials at a time; more than one are made by processes that read addresses from the environment.
+
+    Raises:
+        DataValidationError, TrainingError: as the workflow does.
+    """
+    plan = plan_experiment(
+        ExperimentRequest.model_validate(body),
+        workbench,
+        plan_training=partial(_plan, workbench=workbench),
+        max_workers=max_workers,
+        max_memory_gb=MEMORY_GB,
+    )
+    spec = _spec(JobKind.EXPERIMENT, body, plan.to_json())
+    folder = _folder(workbench, spec)
+    result = tune.run(spec, checkpoint=folder, report=report or Notes(), workbench=workbench)
+    return Tuned(workbench.registry.card(result["model_id"], result["version"]), result, folder)
+
+
+def _plan(request: TrainRequest, workbench: Workbench) -> TrainingPlan:
+    return plan_training(request, workbench, unfinished=[], max_memory_gb=MEMORY_GB)
+
+
+def _spec(kind: JobKind, body: dict[str, Any], plan: dict[str, Any]) -> JobSpec:
+    name = f"job-{plan['model_id']}-{plan['version']}"
+    return JobSpec(id=name, kind=kind, request=body, plan=plan, created_at=utc_now(), correlation_id="evaluate")
+
+
+def _folder(workbench: Workbench, spec: JobSpec) -> Path:
+    folder = workbench.state_dir / "checkpoints" / spec.id
+    folder.mkdir(parents=True)
+    return folder

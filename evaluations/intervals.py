@@ -1,0 +1,260 @@
+"""Whether live intervals keep covering nine of ten, in calm and in storm: ours beside MAPIE's on the same residuals.
+
+    python -m evaluations.intervals [--seed 0] [--bars FOLDER]
+
+Residuals are those of the random walk over one bar and over four, on simulated series of `evaluations.series` (GARCH
+with jumps, with regimes, with both), on the ECB's daily rates, and on a folder of real bars where one is named. Each
+series is walked in blocks: calibrate on some bars, then be live on the next, which are twice as many.
+
+- split: MAPIE's split conformal intervals on the absolute residual, in an environment of its own. Before anything else
+  our own radius on unscaled residuals must equal its half-width.
+- published: split conformal on |residual| ÷ EWMA volatility, what a card's test part is judged with.
+- live: the same, stretched by the service's own `VersionIntervals`, which sees one bar's price after the other.
+
+Terciles are of each block's bars by another ex-ante volatility than the interval's own. Widths are means over all bars.
+
+Legend: N bars; y the log return over the horizon that begins at a bar.
+"""
+
+import argparse
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from benchmarks.peers import python_with
+from evaluations.series import KINDS, null_series
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
+from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.training import Target, parse_target
+from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+from ml_workbench_service.integrations.sample_rates import SampleRates
+from ml_workbench_service.learning.uncertainty import INTERVAL_LEVEL, ResidualDistribution
+from ml_workbench_service.market.targets import ewma_volatility
+from ml_workbench_service.serving.outcomes import Lane, StatedInterval, VersionIntervals
+
+PEER = "mapie==1.6.*"
+MOST_DIFFERENCE = 1e-12
+BAR_MS = TIMEFRAMES_MS["1h"]
+PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY")
+HORIZONS = (1, 4)
+NUM_SERIES = 5
+"""Of each simulated kind."""
+NUM_BARS = 12_000
+FIRST = 1200
+"""Bars before the first block: what a training would have learnt from."""
+SIZES = {"daily": (600, 1200), "intraday": (1200, 2400)}
+"""Bars to calibrate on, and live bars, of a block."""
+SIMULATED, REAL = "all simulated", "all real"
+MAIN = "60 bars"
+"""The judging volatility of the goals; the others are listed beside it."""
+
+ASK_PEER = """
+import sys
+import numpy as np
+from mapie.regression import SplitConformalRegressor
+from sklearn.dummy import DummyRegressor
+
+with np.load(sys.argv[1]) as blocks:
+    reach = []
+    zero = DummyRegressor(strategy="constant", constant=0.0).fit(np.zeros((1, 1)), np.zeros(1))
+    for number in range(len(blocks.files)):
+        residuals = blocks[f"arr_{number}"]
+        mapie = SplitConformalRegressor(zero, confidence_level=float(sys.argv[3]), prefit=True)
+        mapie.conformalize(np.zeros((len(residuals), 1)), residuals)
+        _, ends = mapie.predict_interval(np.zeros((1, 1)))
+        reach.append(ends.ravel())
+np.save(sys.argv[2], np.array(reach))
+"""
+
+
+@dataclass(frozen=True)
+class Block:
+    """One stretch of one series: residuals to calibrate on, and the live ones with what was known before each."""
+
+    group: str
+    horizon: int
+    calibration: Floats
+    calibration_scale: Floats
+    close: Floats  # (N,)
+    y: Floats  # (N,)
+    scale: Floats  # (N,) ex-ante volatility over the horizon
+    judging: Mapping[str, Floats]  # each (N,)
+
+
+@dataclass(frozen=True)
+class Covered:
+    """Whether each live residual lay inside, and how wide the intervals were."""
+
+    inside: np.ndarray
+    half_width: Floats
+
+
+def rows(
+    seed: int, *, num_series: int = NUM_SERIES, num_bars: int = NUM_BARS, bars: Path | None = None
+) -> list[dict[str, Any]]:
+    """One row for each group of series and horizon, and for all simulated and all real ones.
+
+    Args:
+        seed: of the simulated series.
+        num_series: of each simulated kind.
+        num_bars: of each simulated series.
+        bars: a folder of `*_4h.parquet` with a column `close`; its rows say `real 4h`.
+
+    Raises:
+        RuntimeError: our split conformal radius is not MAPIE's.
+    """
+    blocks = [
+        block
+        for group, kind, close in series(seed, num_series=num_series, num_bars=num_bars, bars=bars)
+        for horizon in HORIZONS
+        for block in blocks_of(group, close, horizon=horizon, sizes=SIZES[kind])
+    ]
+    grouped: dict[tuple[str, int], list[tuple[Block, float]]] = defaultdict(list)
+    for block, reach in zip(blocks, split_conformal(blocks), strict=True):
+        grouped[block.group, block.horizon].append((block, reach))
+        grouped[SIMULATED if block.group in KINDS else REAL, block.horizon].append((block, reach))
+    return [_row(group, members) for (group, _), members in sorted(grouped.items())]
+
+
+def series(seed: int, *, num_series: int, num_bars: int, bars: Path | None) -> Iterator[tuple[str, str, Floats]]:
+    """Group, daily or intraday, and closes."""
+    for number in range(num_series * len(KINDS)):
+        simulated = null_series(num_bars, seed=seed, number=number)
+        yield simulated.kind, "intraday", simulated.close
+    store = LocalFeatureStore(SampleRates())
+    for table in store.fetch(PAIRS, "1d", start_ms=None, end_ms=None, features=["close"]):
+        yield "ECB daily", "daily", np.asarray(table.columns["close"])
+    for path in sorted(bars.glob("*_4h.parquet")) if bars else ():
+        yield "real 4h", "intraday", pl.read_parquet(path)["close"].to_numpy().astype(np.float64)
+
+
+def blocks_of(group: str, close: Floats, *, horizon: int, sizes: tuple[int, int]) -> Iterator[Block]:
+    """Calibration and live stretches, one after the other, without an overlap of live ones; labels purged between."""
+    logs = np.log(close)
+    y = logs[horizon:] - logs[:-horizon]
+    moves = np.diff(logs, prepend=logs[0])[: len(y)]
+    scale = ewma_volatility(close)[: len(y)] * horizon**0.5
+    usable = np.isfinite(scale)
+    scale = np.where(usable, scale, np.nanmedian(scale))
+    judging = {"20 bars": _rolling(moves**2, 20) ** 0.5, MAIN: _rolling(moves**2, 60) ** 0.5,
+               "mean of 40": _rolling(np.abs(moves), 40)}  # fmt: skip
+    num_calibration, num_live = sizes
+    for begin in range(FIRST, len(y) - num_calibration - num_live + 1, num_live):
+        border = begin + num_calibration
+        past, live = slice(begin, border - horizon + 1), slice(border, border + num_live)
+        yield Block(
+            group, horizon, y[past], scale[past], close[live], y[live], scale[live],
+            {name: values[live] for name, values in judging.items()},
+        )  # fmt: skip
+
+
+def split_conformal(blocks: Sequence[Block]) -> list[float]:
+    """MAPIE's half-widths, once ours on the same residuals are found to be the same."""
+    python = python_with("mapie", PEER)
+    with TemporaryDirectory() as name:
+        sent, received = Path(name) / "residuals.npz", Path(name) / "intervals.npy"
+        np.savez(sent, *(block.calibration for block in blocks))
+        subprocess.run([str(python), "-c", ASK_PEER, str(sent), str(received), str(INTERVAL_LEVEL)], check=True)
+        ends = np.load(received)
+    reaches = []
+    for block, (lower, upper) in zip(blocks, ends, strict=True):
+        ours = ResidualDistribution.fit(block.calibration, np.ones(len(block.calibration)))
+        if ours is None or max(abs(upper - ours.radius), abs(lower + ours.radius)) > MOST_DIFFERENCE:
+            raise RuntimeError(f"split conformal intervals differ: MAPIE ({lower}, {upper}), ours {ours}")
+        reaches.append(float(upper))
+    return reaches
+
+
+def published(block: Block, radius: float) -> Covered:
+    """Without anything learnt from outcomes."""
+    half_width = radius * block.scale
+    return Covered(np.abs(block.y) <= half_width, half_width)
+
+
+def live(block: Block, radius: float) -> Covered:
+    """Bar after bar through the service's own books: first what the price makes known, then the next interval."""
+    target: Target = parse_target(f"log_return_{block.horizon}")
+    state, lane = VersionIntervals("evaluation", "1.0.0", ""), Lane()
+    half_width = np.empty(len(block.y))
+    for number, (price, scale) in enumerate(zip(block.close.tolist(), block.scale.tolist(), strict=True)):
+        as_of_ms = number * BAR_MS
+        state.price(lane, target, as_of_ms=as_of_ms, price=price, bar_ms=BAR_MS)
+        stretch = lane.by_volatility.stretch(scale)
+        reach = radius * scale * stretch.factor
+        stated = StatedInterval(
+            as_of_ms + block.horizon * BAR_MS, price, -reach, reach, INTERVAL_LEVEL, stretch.lean, True, 0.0, 0
+        )
+        lane.scale = scale
+        state.expect(lane, stated, as_of_ms=as_of_ms, bar_ms=BAR_MS, horizon=block.horizon)
+        half_width[number] = reach
+    return Covered(np.abs(block.y) <= half_width, half_width)
+
+
+def _row(group: str, members: Sequence[tuple[Block, float]]) -> dict[str, Any]:
+    """Figures over all blocks of a group: each block counts the same."""
+    found: dict[str, list[Covered]] = {"split": [], "published": [], "live": []}
+    for block, reach in members:
+        distribution = ResidualDistribution.fit(block.calibration, block.calibration_scale)
+        assert distribution is not None, "a block has hundreds of rows"
+        found["split"].append(Covered(np.abs(block.y) <= reach, np.full(len(block.y), reach)))
+        found["published"].append(published(block, distribution.radius))
+        found["live"].append(live(block, distribution.radius))
+    blocks = [block for block, _ in members]
+    row: dict[str, Any] = {"group": group, "horizon": blocks[0].horizon, "num_blocks": len(blocks)}
+    for name, covered in found.items():
+        row[f"{name}_coverage"] = float(np.mean([each.inside.mean() for each in covered]))
+        row[f"{name}_terciles"] = _terciles(blocks, covered, MAIN).tolist()
+    for name in ("published", "live"):
+        for judge in blocks[0].judging:
+            ours, split = (float(np.ptp(_terciles(blocks, found[each], judge))) for each in (name, "split"))
+            row[f"{name}_spread_ratio_{judge.replace(' ', '_')}"] = ours / split
+        widths = [float(np.mean([each.half_width.mean() for each in found[of]])) for of in (name, "split")]
+        row[f"{name}_width_ratio"] = widths[0] / widths[1]
+    return row
+
+
+def _terciles(blocks: Sequence[Block], covered: Sequence[Covered], judge: str) -> Floats:
+    """(3,) coverage where the judging volatility was low, middling and high."""
+    shares = []
+    for block, each in zip(blocks, covered, strict=True):
+        volatility = block.judging[judge]
+        tercile: Ints = np.digitize(volatility, np.quantile(volatility, [1 / 3, 2 / 3]))
+        shares.append([each.inside[tercile == number].mean() for number in range(3)])
+    return np.asarray(np.mean(shares, axis=0))
+
+
+def _rolling(values: Floats, length: int) -> Floats:
+    """(N,) mean of the last `length` values up to each; of all so far at the start."""
+    sums = np.cumsum(np.insert(values, 0, 0.0))
+    ends = np.arange(1, len(values) + 1)
+    begins = np.maximum(ends - length, 0)
+    return np.asarray(np.maximum(sums[ends] - sums[begins], 0.0) / (ends - begins))
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description="Live intervals beside split conformal ones.")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--bars", type=Path, default=None, help="a folder of *_4h.parquet")
+    wanted = parser.parse_args()
+    for row in rows(wanted.seed, bars=wanted.bars):
+        text = "  ".join(f"{name} {_shown(value)}" for name, value in row.items())
+        sys.stdout.write(text + "\n")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list):
+        return "/".join(f"{each:.3f}" for each in value)
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    main()

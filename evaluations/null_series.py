@@ -1,0 +1,158 @@
+"""Null series: where nobody can have skill, at most one model in twenty may be told that it has.
+
+Every series is another driftless market (`series.null_series`), with a registry and ledgers of its own: one training,
+one look. The naive rule that the verdict is compared with is what most tools show: the best validation score beats the
+random walk.
+"""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from evaluations.fits import Notes, bench_on, train_once, tune_once
+from evaluations.series import SYMBOL, null_series
+from evaluations.tables import Goal, Run, Table, names, of_all, share
+from evaluations.workers import in_workers
+from ml_workbench_service.contracts.models import ModelCard
+
+NUM_BARS = 10_000
+"""Some 1,950 test moments: power over 0.85 against R² = 0.5 %, so that few verdicts are `insufficient_data`."""
+NUM_SERIES = 200
+NUM_TUNED = 40
+NUM_TRIALS = 27
+MOST_SKILL = 0.05
+FEATURES = ["return_1", "volatility_24", "rsi_14"]
+HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "linear": {"lookback": 8},
+    "gru": {"lookback": 8, "gru_units": 8, "batch_size": 512, "epochs": 10, "learning_rate": 0.003},
+}
+SEARCH_SPACE: dict[str, dict[str, Any]] = {
+    "learning_rate": {"low": 3e-4, "high": 0.03, "log": True},
+    "batch_size": {"choices": [128, 512, 2048]},
+    "lookback": {"choices": [3, 8, 24]},
+    "features": {"choices": [["return_1"], FEATURES, [*FEATURES, "macd", "bb_percent", "roc_10"]]},
+}
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One series, and what is done with it."""
+
+    number: int
+    seed: int
+    num_bars: int
+    family: str
+    num_trials: int = 0  # 0: one training instead of a search
+
+
+@dataclass(frozen=True)
+class Judged:
+    """What the card says, and what the naive rule would have said."""
+
+    kind: str
+    verdict: str
+    economic: str
+    certificate: str
+    validation_beats_walk: bool
+    test_beats_walk: bool
+
+
+def request_of(family: str) -> dict[str, Any]:
+    """The training request, the same for every series."""
+    return {
+        "name": "Null",
+        "model_type": "time_series",
+        "family": family,
+        "target": "price_change_1h",
+        "features": FEATURES,
+        "symbols": [SYMBOL],
+        "start_date": "2012-01-01T00:00:00Z",
+        "end_date": "2016-01-01T00:00:00Z",
+        "validation_split": 0.4,
+        "hyperparameters": HYPERPARAMETERS[family],
+    }
+
+
+def judge(trial: Trial) -> Judged:
+    """Makes the series, trains or tunes on it through the workflow, and reads the card."""
+    series = null_series(trial.num_bars, seed=trial.seed, number=trial.number)
+    with bench_on(series.write) as workbench:
+        if trial.num_trials:
+            tuned = tune_once(workbench, _search(trial))
+            card, validation_skill = tuned.card, tuned.result["best_value"]
+        else:
+            notes = Notes()
+            card = train_once(workbench, request_of(trial.family), report=notes)
+            validation_skill = notes.best["stop_skill"]
+    return _judged(series.kind, card, validation_skill)
+
+
+def tables(run: Run) -> list[Table]:
+    """One table: `linear`, a small gru, and `linear` after a search."""
+    num_bars = NUM_BARS if not run.is_quick else 4_000
+    kinds = [
+        ("`linear`", "linear", run.size(NUM_SERIES, quick=4), 0),
+        ("small `gru`", "gru", run.size(NUM_SERIES, quick=4), 0),
+        (f"`linear`, best of {NUM_TRIALS} trials", "linear", run.size(NUM_TUNED, quick=2), NUM_TRIALS),
+    ]
+    rows, goals = [], []
+    for place, (title, family, num_series, num_trials) in enumerate(kinds):
+        tries = run.size(num_trials, quick=min(num_trials, 3))
+        numbers = range(place * NUM_SERIES, place * NUM_SERIES + num_series)
+        trials = [Trial(number, run.seed, num_bars, family, tries) for number in numbers]
+        found = in_workers(judge, trials, progress=run.progress(f"null series, {title}"), num_workers=run.num_workers)
+        rows.append(_row(title, found))
+        rate = sum(each.verdict == "skill" for each in found) / len(found)
+        goals.append(Goal(f"null series, {title}: share with skill", rate, MOST_SKILL, at_most=True))
+    caption = (
+        f"Driftless series of {num_bars:,} hourly bars: GARCH with Student's t and leverage, in turn alone, with "
+        "jumps, with hidden regimes and with both; each with parameters of its own. `price_change_1h` from "
+        f"{names(FEATURES)}, lookback 8, `validation_split` 0.4. The search goes over learning rate, batch size, "
+        "lookback and features. "
+        "Every series is judged once (`looks` is 1)."
+    )
+    columns = [
+        "model", "`skill`", "exact 95 % interval", "`insufficient_data`", "certificate failed", "`profitable`",
+        "naive: validation beats random walk", "naive: test error under random walk's",
+    ]  # fmt: skip
+    return [Table("null_series", "Null series", caption, columns, rows, goals)]
+
+
+def _search(trial: Trial) -> dict[str, Any]:
+    base = request_of(trial.family)
+    return {
+        "name": "Null",
+        "base": {**base, "hyperparameters": {}},
+        "search_space": SEARCH_SPACE,
+        "sampler": "tpe",
+        "num_trials": trial.num_trials,
+        "seed": trial.number,
+    }
+
+
+def _judged(kind: str, card: ModelCard, validation_skill: float) -> Judged:
+    skill = card.evaluation.skill.get("mse_against_random_walk")
+    return Judged(
+        kind=kind,
+        verdict=card.evaluation.verdict,
+        economic=card.evaluation.economic or "none",
+        certificate=card.certificate.status if card.certificate is not None else "none",
+        validation_beats_walk=validation_skill > 0,
+        test_beats_walk=skill is not None and skill > 0,
+    )
+
+
+def _row(title: str, found: list[Judged]) -> list[str]:
+    is_skill = [each.verdict == "skill" for each in found]
+    kinds = Counter(each.kind for each in found if each.verdict == "skill")
+    where = f" ({', '.join(f'{kind}: {num}' for kind, num in sorted(kinds.items()))})" if kinds else ""
+    return [
+        title,
+        of_all(is_skill) + where,
+        share(is_skill),
+        of_all([each.verdict == "insufficient_data" for each in found]),
+        of_all([each.certificate == "failed" for each in found]),
+        of_all([each.economic == "profitable" for each in found]),
+        of_all([each.validation_beats_walk for each in found]),
+        of_all([each.test_beats_walk for each in found]),
+    ]

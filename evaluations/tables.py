@@ -1,0 +1,128 @@
+"""How a table is made, judged and written: rows, the goals it has to meet, and its place in docs/evaluation.md.
+
+A table stands between `<!-- name: written by make evaluate -->` and `<!-- end -->`; what people wrote around it stays.
+"""
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from scipy.stats import binomtest
+
+from evaluations.workers import NUM_WORKERS
+
+END = "<!-- end -->"
+
+
+@dataclass(frozen=True)
+class Goal:
+    """What a table must show."""
+
+    name: str
+    reached: float
+    wanted: float
+    at_most: bool = False
+
+    @property
+    def is_met(self) -> bool:
+        """Whether it shows it; a figure that is not a number never does."""
+        return self.reached <= self.wanted if self.at_most else self.reached >= self.wanted
+
+    def __str__(self) -> str:
+        bound = "at most" if self.at_most else "at least"
+        return f"{'met' if self.is_met else '**missed**'}: {self.name} {self.reached:.3g}, {bound} {self.wanted:g}"
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table, its sentence and its goals."""
+
+    name: str
+    title: str
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    goals: Sequence[Goal] = ()
+
+    def markdown(self, run: "Run") -> str:
+        """As it stands in the document."""
+        lines = ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
+        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
+        parts = [f"{self.caption} Seed {run.seed}.", "\n".join(lines)]
+        if self.goals:
+            parts.append("\n".join(f"- {goal}" for goal in self.goals))
+        return "\n\n".join(parts)
+
+
+@dataclass(frozen=True)
+class Run:
+    """What all tables of one run share."""
+
+    seed: int = 0
+    is_quick: bool = False
+    num_workers: int = NUM_WORKERS
+    say: Callable[[str], None] = field(default=lambda _: None)
+
+    def size(self, whole: int, *, quick: int) -> int:
+        """How many: all, or as few as show that everything runs."""
+        return quick if self.is_quick else whole
+
+    def progress(self, what: str) -> Callable[[int, int], None]:
+        """Says every tenth of the way how far it is."""
+        begun = time.perf_counter()
+
+        def heard(done: int, total: int) -> None:
+            if done == total or done * 10 // total != (done - 1) * 10 // total:
+                self.say(f"  {what}: {done} of {total}, {time.perf_counter() - begun:.0f} s")
+
+        return heard
+
+
+def print_line(text: str) -> None:
+    """A line of progress at once."""
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
+
+
+def share(outcomes: Sequence[bool]) -> str:
+    """Exact 95 % interval of a rate (Clopper and Pearson, Biometrika 26, 1934)."""
+    interval = binomtest(sum(outcomes), len(outcomes)).proportion_ci(0.95, method="exact")
+    return f"{100 * interval.low:.1f} to {100 * interval.high:.1f} %"
+
+
+def of_all(outcomes: Sequence[bool]) -> str:
+    """How many, and the rate: `3 of 200 (1.5 %)`."""
+    return f"{sum(outcomes)} of {len(outcomes)} ({100 * sum(outcomes) / len(outcomes):.1f} %)"
+
+
+def figure(value: float | None, digits: int = 2) -> str:
+    """A number, or a dash where there is none."""
+    return "-" if value is None else f"{value:.{digits}f}"
+
+
+def names(features: Sequence[str]) -> str:
+    """A list of names as the document sets them."""
+    return ", ".join(f"`{name}`" for name in features)
+
+
+def begin(name: str) -> str:
+    """The marker above a table."""
+    return f"<!-- {name}: written by make evaluate -->"
+
+
+def write(document: Path, tables: Sequence[Table], run: Run) -> None:
+    """Puts each table between its markers.
+
+    Raises:
+        ValueError: the document has no such markers.
+    """
+    text = document.read_text(encoding="utf-8")
+    for table in tables:
+        before, marker, rest = text.partition(begin(table.name) + "\n")
+        _, end, after = rest.partition(END)
+        if not (marker and end):
+            raise ValueError(f"{document.name} has no place for {table.name}; add {begin(table.name)} and {END}")
+        text = f"{before}{marker}\n{table.markdown(run)}\n\n{end}{after}"
+    document.write_text(text, encoding="utf-8")

@@ -1,0 +1,190 @@
+"""`/experiments`: searches over settings, their trials, and what came of them. An experiment is a job of that kind."""
+
+import asyncio
+from functools import partial
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Body, Query, Response
+
+from common_lib.exceptions import JobNotFoundError
+from common_lib.logging import correlation_id
+from ml_workbench_service.api.idempotency import answered_before, fresh_id
+from ml_workbench_service.api.jobs import JobIdPath
+from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Service, ServiceDep
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.experiments import (
+    Experiment,
+    ExperimentAccepted,
+    ExperimentList,
+    ExperimentRequest,
+    ExperimentSummary,
+    ExperimentTrial,
+    TrialRecord,
+)
+from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec
+from ml_workbench_service.contracts.training import SEED_EXAMPLE
+from ml_workbench_service.jobs.job import JobFolder
+from ml_workbench_service.workflows.plan import plan_training
+from ml_workbench_service.workflows.plan_experiment import ExperimentPlan, plan_experiment
+
+router = APIRouter(prefix="/experiments", tags=["experiments"])
+EXAMPLE: dict[str, Any] = {
+    "name": "LSTM, units and learning rate",
+    "base": SEED_EXAMPLE,
+    "search_space": {
+        "lstm_units": {"choices": [16, 32, 64]},
+        "learning_rate": {"low": 0.0003, "high": 0.01, "log": True},
+        "lookback": {"low": 8, "high": 48, "step": 8},
+    },
+    "num_trials": 27,
+    "pruner": "median",
+}
+CUT_SHORT = "the experiment ended before this trial did"
+
+
+@router.post("", status_code=202, summary="Start an experiment", responses=failures(409, 413, 415, 507))
+async def start_experiment(
+    body: Annotated[ExperimentRequest, Body(examples=[EXAMPLE])],
+    service: ServiceDep,
+    response: Response,
+    key: IdempotencyDep,
+) -> ExperimentAccepted:
+    """Accepts a search and answers at once. Trials are scored on the stopping part; the winner is judged on the test
+    part, once, and published."""
+    async with service.planning:
+        before = await answered_before(service.store, key)
+        if before is not None:
+            response.headers["Idempotency-Replayed"] = "true"
+            return _accepted(before, response)
+        plan = await asyncio.to_thread(_plan, body, service)
+        spec = _spec(plan, key, await fresh_id(service.store, key))
+        await service.supervisor.submit(spec)
+    return _accepted(spec, response)
+
+
+@router.get("", summary="List the experiments", responses=failures())
+async def list_experiments(
+    service: ServiceDep,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    cursor: Annotated[str | None, Query(max_length=512)] = None,
+) -> ExperimentList:
+    """Newest first."""
+    return await asyncio.to_thread(_list, service, limit, cursor)
+
+
+@router.get("/{experiment_id}", summary="Show an experiment", responses=failures(404))
+async def show_experiment(experiment_id: JobIdPath, service: ServiceDep) -> Experiment:
+    """Every trial with its parameters, score and curve; what mattered; the winner's model once it is judged."""
+    return await asyncio.to_thread(_shown, service, experiment_id)
+
+
+def _plan(body: ExperimentRequest, service: Service) -> ExperimentPlan:
+    unfinished = [folder.spec for folder in service.store.unfinished()]
+    return plan_experiment(
+        body,
+        service.workbench,
+        plan_training=lambda request: plan_training(
+            request, service.workbench, unfinished=unfinished, max_memory_gb=service.max_memory_gb
+        ),
+        max_workers=service.supervisor.max_workers,
+        max_memory_gb=service.max_memory_gb,
+    )
+
+
+def _spec(plan: ExperimentPlan, key: Idempotency | None, job_id: str) -> JobSpec:
+    return JobSpec(
+        id=job_id,
+        kind=JobKind.EXPERIMENT,
+        request=plan.request.model_dump(mode="json", exclude_unset=True),
+        plan=plan.to_json(),
+        created_at=utc_now(),
+        correlation_id=correlation_id(),
+        idempotency_key=key.key if key else None,
+        body_digest=key.body_digest if key else None,
+    )
+
+
+def _accepted(spec: JobSpec, response: Response) -> ExperimentAccepted:
+    response.headers["Location"] = f"/api/v1/experiments/{spec.id}"
+    response.headers["Retry-After"] = "2"
+    return ExperimentAccepted(
+        job_id=spec.id, experiment_id=spec.id, status="queued", num_trials=spec.plan["num_trials"]
+    )
+
+
+def _list(service: Service, limit: int, cursor: str | None) -> ExperimentList:
+    jobs = service.store.page(kind=JobKind.EXPERIMENT, limit=limit, cursor=cursor)
+    lines = [_summary(service.store.folder(job.id), job) for job in jobs.jobs]
+    return ExperimentList(experiments=tuple(lines), next_cursor=jobs.next_cursor)
+
+
+def _summary(folder: JobFolder, job: Job) -> ExperimentSummary:
+    trials = folder.trials.trials()
+    best = _best(trials, job)
+    return ExperimentSummary(
+        id=job.id,
+        name=str(job.request["name"]),
+        status=job.status,
+        created_at=job.created_at,
+        num_trials=folder.spec.plan["num_trials"],
+        num_finished=sum(each.is_finished for each in trials),
+        best_value=None if best is None else best.value,
+        result=_told(job),
+    )
+
+
+def _shown(service: Service, experiment_id: str) -> Experiment:
+    folder = service.store.folder(experiment_id)
+    if folder.spec.kind is not JobKind.EXPERIMENT:
+        raise JobNotFoundError(f"{experiment_id} is no experiment; list them at /api/v1/experiments")
+    job, runs = folder.job(), folder.tracking().trial_runs
+    records = folder.trials.trials()
+    shown = partial(_trial, job=job, runs=runs)
+    best = _best(records, job)
+    result = job.result or {}
+    validation = result.get("validation") or {}
+    return Experiment(
+        id=job.id,
+        name=str(job.request["name"]),
+        status=job.status,
+        job_href=f"/api/v1/jobs/{job.id}",
+        created_at=job.created_at,
+        finished_at=job.finished_at,
+        sampler=job.request.get("sampler", "grid" if "recorded" in folder.spec.plan else "tpe"),
+        num_trials=folder.spec.plan["num_trials"],
+        objective=folder.spec.plan["objective"],
+        trials=tuple(map(shown, records)),
+        best_trial=None if best is None else shown(best),
+        importance=result.get("importance", {}),
+        num_trials_ever=validation.get("num_trials"),
+        deflated_sharpe=validation.get("deflated_sharpe"),
+        probability_of_backtest_overfitting=validation.get("probability_of_backtest_overfitting"),
+        test_looks=result.get("test_looks"),
+        result=_told(job),
+        error=job.error,
+        tracking=job.tracking,
+    )
+
+
+def _trial(record: TrialRecord, *, job: Job, runs: dict[int, str]) -> ExperimentTrial:
+    """As it is listed; nothing runs any more once the job has ended."""
+    if not record.is_finished and job.status.is_final:
+        record = record.model_copy(update={"state": "failed", "message": CUT_SHORT, "finished_at": job.finished_at})
+    return record.shown(run_id=runs.get(record.number))
+
+
+def _best(records: list[TrialRecord], job: Job) -> TrialRecord | None:
+    """The winner once there is one, till then the best so far."""
+    chosen = (job.result or {}).get("best_trial")
+    if chosen is not None:
+        return next((each for each in records if each.number == chosen), None)
+    complete = [each for each in records if each.state == "complete" and each.value is not None]
+    return max(complete, key=lambda each: (each.value or 0.0, -each.number), default=None)
+
+
+def _told(job: Job) -> dict[str, Any] | None:
+    """The result without what stands beside it."""
+    if job.result is None:
+        return None
+    return {name: value for name, value in job.result.items() if name not in ("importance", "validation")}

@@ -1,0 +1,66 @@
+"""`trials.jsonl`: an experiment's trials, one line when a trial begins and one when it has ended; the last one counts.
+
+Law: one writer at a time (the job's worker). A torn last line is skipped by readers, and the next writer begins with a
+newline. A finished trial is on disk when `append` returns, before anything else is told of it, so a worker that
+follows a killed one repeats none.
+"""
+
+import os
+import threading
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from ml_workbench_service.contracts.experiments import TrialRecord
+from ml_workbench_service.jobs.durable import clear_disk_errors
+
+TRIALS_FILE = "trials.jsonl"
+
+
+class TrialLog:
+    """One experiment's trials on disk; reading again is cheap where nothing was added. Safe for several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._lock = threading.Lock()
+        self._offset = 0  # bytes of complete lines that were read
+        self._trials: dict[int, TrialRecord] = {}
+
+    def append(self, record: TrialRecord) -> None:
+        """Adds one line; a finished trial is on disk when this returns.
+
+        Raises:
+            UnavailableError: the disk is full; the log stays readable.
+        """
+        with self._lock, clear_disk_errors(self._path), self._path.open("ab+") as file:
+            end = file.seek(0, os.SEEK_END)
+            file.seek(max(0, end - 1))
+            torn = file.read(1) not in (b"", b"\n")
+            file.write((b"\n" if torn else b"") + record.model_dump_json().encode() + b"\n")
+            file.flush()
+            if record.is_finished:
+                os.fsync(file.fileno())
+
+    def trials(self) -> list[TrialRecord]:
+        """The newest of every trial, by number; none where nothing has begun."""
+        with self._lock:
+            for line in self._new_lines():
+                try:
+                    record = TrialRecord.model_validate_json(line)
+                except ValidationError:  # torn by a kill; its trial is made again
+                    continue
+                self._trials[record.number] = record
+            return [self._trials[number] for number in sorted(self._trials)]
+
+    def _new_lines(self) -> list[bytes]:
+        try:
+            if self._path.stat().st_size <= self._offset:
+                return []
+        except FileNotFoundError:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            chunk = file.read()
+        end = chunk.rfind(b"\n") + 1
+        self._offset += end
+        return [line for line in chunk[:end].split(b"\n") if line]

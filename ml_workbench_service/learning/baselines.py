@@ -1,0 +1,185 @@
+"""What somebody without the model would have forecast: the plain forecasts that a verdict sets a model against.
+
+    price targets   random_walk   no change (Meese and Rogoff, Journal of International Economics 14, 1983)
+                    drift         each symbol's mean over the training part
+    volatility      ewma          RiskMetrics' ex-ante volatility, rescaled by least squares: the root of few summed
+                                  squares lies below the standard deviation on average
+                    har           regression on realised volatility of the last bar, day, week and month (Corsi,
+                                  Journal of Financial Econometrics 7, 2009), in bars of the timeframe
+    both            linear        ridge regression on the very same windows (`learning/ridge.py`)
+    policies        linear        the sign of such a regression of the next bar's move, where the forecast is worth
+                                  the round trip
+
+Everything is fitted on `train` (a penalty chosen on `stop`) and answers for whatever rows it is asked about. Symbols
+are pooled in units of their labels' typical size.
+
+Legend: N rows asked about, R rows of all symbols, J regressors.
+"""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+import numpy as np
+
+from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.training import Target
+from ml_workbench_service.learning.family import Assignment
+from ml_workbench_service.learning.ridge import Ridge
+from ml_workbench_service.learning.windows import Part, Windows
+from ml_workbench_service.market.calendar import DAY_MS
+from ml_workbench_service.market.tape import Tape
+from ml_workbench_service.market.targets import target_volatility
+
+RANDOM_WALK, DRIFT, EWMA, HAR, LINEAR = "random_walk", "drift", "ewma", "har", "linear"
+FITTED: dict[Part, str] = {"train": "stop", "stop": "calibrate"}
+"""Parts that a baseline learns from, and the border that each ends at."""
+HAR_DAYS = (1, 5, 22)
+"""Trading days of Corsi's day, week and month."""
+FAMILY_OF_LINEAR = "linear_forecaster"
+"""The network of the family `linear`, which is not compared with itself."""
+
+
+def left_out(network: Mapping[str, Any]) -> tuple[str, ...]:
+    """Baselines that such a network, or an ensemble of such, is not compared with."""
+    kinds = {each["kind"] for each in network.get("members", [network]) if "kind" in each}
+    return (LINEAR,) if FAMILY_OF_LINEAR in kinds else ()
+
+
+def forecasts(
+    assignment: Assignment, ends: Ints, *, number: int = 0, without: Collection[str] = ()
+) -> dict[str, Floats]:
+    """Each baseline's forecasts (N,) of one target, in the target's own unit.
+
+    Args:
+        assignment: data and targets.
+        ends: the rows asked about.
+        number: which of the targets.
+        without: baselines that are not asked for.
+    """
+    windows, target = assignment.windows, assignment.targets[number]
+    makers = (
+        {RANDOM_WALK: _zeros, DRIFT: _drift, LINEAR: _linear}
+        if target.needs_price
+        else {EWMA: _ewma, HAR: _har, LINEAR: _linear}
+    )
+    units_N = windows.label_scale_RK[ends, number]
+    return {name: make(windows, target, number, ends) * units_N for name, make in makers.items() if name not in without}
+
+
+def naive_errors(assignment: Assignment, ends: Ints, *, number: int = 0) -> tuple[Floats, Floats]:
+    """Mean absolute and root mean squared error (N,) of the naive forecast over the training part of each row's symbol.
+
+    Naive is the last known value: of a price no change, of a volatility that of as many bars before.
+    """
+    windows, target = assignment.windows, assignment.targets[number]
+    train = windows.parts["train"]
+    errors_N = windows.own_labels_RK[train, number]
+    if not target.needs_price:
+        errors_N = errors_N - realised_volatility(windows, target.horizon)[train] * np.sqrt(target.horizon)
+    known_N = np.isfinite(errors_N)
+    mae_S, rmse_S = np.zeros(len(windows.symbols)), np.zeros(len(windows.symbols))
+    for symbol in range(len(windows.symbols)):
+        own = errors_N[known_N & (windows.symbol_R[train] == symbol)]
+        if len(own):
+            mae_S[symbol], rmse_S[symbol] = np.mean(np.abs(own)), np.sqrt(np.mean(own**2))
+    return mae_S[windows.symbol_R[ends]], rmse_S[windows.symbol_R[ends]]
+
+
+def linear_positions(tape: Tape, rows: Ints, *, windows: Windows) -> Ints:
+    """The sign of a ridge forecast of the move that each decision is paid by, 0 where it is not worth a round trip.
+
+    Args:
+        tape: prices and costs.
+        rows: decision rows (N,), all payable.
+        windows: rows and parts the regression is fitted on.
+    """
+    moves_R, train = np.full(tape.num_rows, np.nan), windows.parts["train"]
+    for part, border in FITTED.items():
+        paid = tape.payable(windows.parts[part], until_ms=windows.borders_ms[border])
+        moves_R[paid] = tape.move_R[paid + tape.delay]
+    units_S = np.ones(len(tape.symbols))
+    for symbol in range(len(tape.symbols)):
+        own = moves_R[train[tape.symbol_R[train] == symbol]]
+        size = float(np.sqrt(np.nanmean(own**2))) if np.isfinite(own).any() else 0.0
+        units_S[symbol] = size or 1.0
+    units_R = units_S[tape.symbol_R]
+    found_N = Ridge.fit(windows, moves_R / units_R).forecasts(rows) * units_R[rows]
+    worth_N = np.abs(found_N) > 2 * tape.unit_cost_R[rows + tape.delay]
+    return np.where(worth_N, np.sign(found_N), 0).astype(np.int64)
+
+
+def realised_volatility(windows: Windows, bars: int) -> Floats:
+    """(R,) root mean squared log return of each symbol's last `bars` bars, of those that are there; NaN without any."""
+    found_R = np.full(len(windows.close_R), np.nan)
+    for symbol in range(len(windows.symbols)):
+        own = windows.symbol_R == symbol
+        found_R[own] = _trailing_rms(windows.close_R[own], bars)
+    return found_R
+
+
+def _zeros(windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
+    return np.zeros(len(ends))
+
+
+def _drift(windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
+    return np.asarray(_symbol_means(windows, number)[windows.symbol_R[ends]])
+
+
+def _linear(windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
+    found_N = Ridge.fit(windows, windows.labels_RK[:, number].astype(np.float64)).forecasts(ends)
+    return found_N if target.needs_price else np.asarray(np.maximum(found_N, 0.0))
+
+
+def _ewma(windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
+    """The training part's mean stands in where the volatility is unknown."""
+    train = windows.parts["train"]
+    scales_R = windows.label_scale_RK[:, number]
+    ratio_R = target_volatility(windows.bar_volatility_R, target) / scales_R
+    known = train[np.isfinite(ratio_R[train])]
+    labels_N, square = windows.labels_RK[known, number].astype(np.float64), float(ratio_R[known] @ ratio_R[known])
+    factor = float(labels_N @ ratio_R[known]) / square if square > 0 else 1.0
+    found_N = factor * ratio_R[ends]
+    return np.where(np.isfinite(found_N), found_N, _drift(windows, target, number, ends))
+
+
+def _har(windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
+    """Least squares with an intercept; what is unknown at a row counts as the training part's mean."""
+    train = windows.parts["train"]
+    day = bars_per_day(windows)
+    spans = sorted({1, target.horizon, *(days * day for days in HAR_DAYS)})
+    unit_R = np.sqrt(target.horizon) / windows.label_scale_RK[:, number]
+    x_RJ = np.column_stack([realised_volatility(windows, bars) * unit_R for bars in spans])
+    with_values = np.isfinite(x_RJ[train]).any(axis=0)
+    x_RJ = x_RJ[:, with_values]
+    center_J = np.nanmean(x_RJ[train], axis=0)
+    x_RJ = np.where(np.isfinite(x_RJ), x_RJ, center_J) - center_J
+    labels_N = windows.labels_RK[train, number].astype(np.float64)
+    weights_J = np.linalg.lstsq(x_RJ[train], labels_N - labels_N.mean(), rcond=None)[0]
+    return np.asarray(np.maximum(x_RJ[ends] @ weights_J + labels_N.mean(), 0.0))
+
+
+def bars_per_day(windows: Windows) -> int:
+    """Bars of a trading day, by the usual distance of two bars; 1 for days and longer."""
+    distances = np.diff(windows.known_ms_R)
+    distances = distances[distances > 0]  # a step back begins another symbol
+    return max(1, round(DAY_MS / float(np.median(distances)))) if len(distances) else 1
+
+
+def _symbol_means(windows: Windows, number: int) -> Floats:
+    """(S,) mean label of each symbol's training part, in units of its label scale."""
+    train = windows.parts["train"]
+    num_symbols = len(windows.symbols)
+    counts_S = np.bincount(windows.symbol_R[train], minlength=num_symbols)
+    totals_S = np.bincount(windows.symbol_R[train], weights=windows.labels_RK[train, number], minlength=num_symbols)
+    return np.asarray(totals_S / np.maximum(counts_S, 1))
+
+
+def _trailing_rms(close_N: Floats, bars: int) -> Floats:
+    squares_N = np.full(len(close_N), np.nan)
+    squares_N[1:] = np.diff(np.log(close_N)) ** 2
+    known_N = np.isfinite(squares_N)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known_N, squares_N, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known_N)])
+    begin_N = np.maximum(np.arange(1, len(close_N) + 1) - bars, 0)
+    total_N, num_N = np.maximum(sums[1:] - sums[begin_N], 0.0), counts[1:] - counts[begin_N]
+    return np.where(num_N > 0, np.sqrt(total_N / np.maximum(num_N, 1)), np.nan)

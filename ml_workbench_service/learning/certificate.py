@@ -1,0 +1,232 @@
+"""The leakage certificate: whether anything that a training learns or is judged on knew the future.
+
+It starts at the delivered bars and calls the very objects that made the training's matrix, so it knows no list of
+leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when what it reads is replaced.
+
+    bar_times                   no bar counts as known before it ended
+    features_future_replaced    columns and features, with every later bar replaced     (`learning.recomputation`)
+    features_future_cut         the same, with the later bars cut off
+    labels_known                labels that are known by then
+    scaling                     scaler, fitted rules, parts, and the rows as a network reads them
+    labels_own_bars             a label moves with its own bars and no others           (`learning.label_support`)
+    purged_borders              no label of a part reaches over its border
+    selection                   a feature search made again: the same choice
+    selected_before_test        no feature set was chosen on labels of this test part
+    ready_made_columns          what nobody can make again: `unprovable`
+    near_copies                 what such columns tell of the target                    (`market.leakage`)
+    look_ahead_joins            and, where they move in steps, of the time until their next one
+
+When it fails: a leak may be idle at every sampled moment, and a ready-made column may know the future and tell little.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ml_workbench_service.accelerators.cpu import Cpu
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
+from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck, CheckStatus
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.learning import label_support
+from ml_workbench_service.learning.family import Assignment, Trained
+from ml_workbench_service.learning.recomputation import Recomputation
+from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
+from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.market.expression_grammar import Expression
+from ml_workbench_service.market.leakage import Outcome, Past, Telling, joined_ahead, near_copy
+
+SELECTION_CANDIDATES = 16
+"""Of a search, evenly from its list, when it is made twice: each is scored by itself."""
+EARLIEST_FIXING_MS = 12 * HOUR_MS + HOUR_MS // 4
+"""A fixing's bar is stamped 00:00Z and fixed at 14:15 in Frankfurt, in summer."""
+MARKET_COLUMNS = frozenset({"open", "high", "low", "close", "volume", "spread"})
+"""What a bar is, as the market left it; every other column was made, by the store or by the user."""
+
+
+def certify(
+    order: TrainingOrder, data: TrainingData, store: FeatureStore, *, report: Report, seed: int | None = None
+) -> Certificate:
+    """Every check, on the data that the training reads.
+
+    Args:
+        order: what is trained.
+        data: its matrix, as `training_data.prepare` made it from `store`.
+        store: where the bars come from; one that cannot make its columns again leaves them `unprovable`.
+        report: cancels between recomputations.
+        seed: of the moments and replacements; the request's first seed unless given.
+
+    Raises:
+        JobCancelled: somebody asked for it.
+        DataValidationError: the data are too few for a feature search, which the training itself would say next.
+    """
+    seed = order.request.seeds[0] if seed is None else seed
+    again = Recomputation(order, data, store, report, seed)
+    again.run()
+    return Certificate.of(
+        (
+            _bar_times(data.tables),
+            *_recomputed(again),
+            *label_support.checks(order, data, store.kind_of, seed=seed),
+            label_support.purged_borders(order, data),
+            *_selection(again),
+            _selected_before_test(order, data),
+            *_ready_made(again),
+        )
+    )
+
+
+def _check(name: str, failures: Sequence[str], passed: str, *, otherwise: CheckStatus = "passed") -> CertificateCheck:
+    return CertificateCheck(
+        name=name, status="failed" if failures else otherwise, detail="; ".join(failures) if failures else passed
+    )
+
+
+def _bar_times(tables: Sequence[FeatureTable]) -> CertificateCheck:
+    failures = []
+    for table in tables:
+        whole_ms = EARLIEST_FIXING_MS if table.calendar == "fixings" else TIMEFRAMES_MS[table.timeframe]
+        if (np.diff(table.opened_ms) <= 0).any() or (np.diff(table.known_ms) < 0).any():
+            failures.append(f"bars of {table.symbol} stand twice, or not in the order of time")
+        early = int(np.sum(table.known_ms < table.opened_ms + whole_ms))
+        if early:
+            failures.append(f"{early} bars of {table.symbol} count as known before they ended")
+    return _check("bar_times", failures, "every bar stands once, in order, and counts as known when it has ended")
+
+
+def _recomputed(again: Recomputation) -> list[CertificateCheck]:
+    """What moved when later bars were others, or missing."""
+    replaced, cut = again.num_compared["replaced"], again.num_compared["cut"]
+    can, moved = isinstance(again.store, Recomputing), again.moved
+    trivial: CheckStatus = "passed" if can else "unprovable"
+    by_hand = "" if can else "; the feature store made the columns, and it cannot make them again from other bars"
+    unseen: CheckStatus = "passed" if can and cut else "unprovable"
+
+    def failures(kind: str) -> list[str]:
+        return [moved[kind]] if kind in moved else []
+
+    columns = "columns, features, past volatility and spread stayed the same"
+    checks = [
+        _check(
+            "features_future_replaced", failures("features"),
+            f"{columns} up to {replaced} moments after which every bar was replaced{by_hand}", otherwise=trivial,
+        ),
+        _check("features_future_cut", failures("cut"), f"{columns} up to {cut} moments at which the bars were cut off"
+               f"{by_hand}", otherwise=unseen),
+    ]  # fmt: skip
+    if again.order.targets:
+        checks.append(_check("labels_known", failures("labels"), "labels known by those moments stayed the same"))
+    scaling = "scaler, fitted rules, parts and scaled rows stayed the same when every bar after `stop` was replaced"
+    return [*checks, _check("scaling", failures("scaling"), scaling)]
+
+
+def _selection(again: Recomputation) -> list[CertificateCheck]:
+    """A search among some of its candidates, on the true bars and on bars that are others after the training part."""
+    candidates = again.order.candidates
+    if not candidates:
+        return []
+    some = candidates[:: -(-len(candidates) // SELECTION_CANDIDATES)]
+    true = _searched(again, again.data, some)
+    other = _searched(again, again.replaced(again.data.windows.borders_ms["stop"]), some)
+    same = true.outputs == other.outputs and true.findings == other.findings
+    failures = [] if same else ["the search chose or scored features otherwise when bars after `stop` were replaced"]
+    return [_check("selection", failures, f"a search among {len(some)} candidates, made again, came out the same")]
+
+
+def _searched(again: Recomputation, data: TrainingData, candidates: Sequence[Expression]) -> Trained:
+    assignment = Assignment(
+        windows=data.windows,
+        targets=again.order.targets,
+        seed=again.seed,
+        costs=again.order.costs,
+        fill=data.tables[0].fill,
+        tables=data.tables,
+        candidates=tuple(candidates),
+        regimes=data.labelling.regimes,
+    )
+    return again.order.family.train(assignment, accelerator=Cpu(), report=_Silent(again.report))
+
+
+class _Silent:
+    """A report that only cancels: the search within a check is not the job's progress."""
+
+    def __init__(self, report: Report) -> None:
+        self._report = report
+
+    def __call__(self, step: int, total: int, **metrics: float) -> None:
+        """Looks for a cancellation."""
+        self._report.check()
+
+    def say(self, message: str) -> None:
+        """Looks for a cancellation."""
+        self._report.check()
+
+    def warn(self, message: str) -> None:
+        """Looks for a cancellation."""
+        self._report.check()
+
+    def check(self) -> None:
+        """Looks for a cancellation."""
+        self._report.check()
+
+
+def _selected_before_test(order: TrainingOrder, data: TrainingData) -> CertificateCheck:
+    until_ms, test_ms = order.derivation.selected_until_ms, data.windows.borders_ms["test"]
+    failures = []
+    if until_ms > test_ms:
+        failures.append(
+            f"a feature set was chosen on labels known until {iso_of_ms(until_ms)}, and this test part begins at "
+            f"{iso_of_ms(test_ms)}: search features again on data before it"
+        )
+    return _check("selected_before_test", failures, "no feature set was chosen on labels of this test part")
+
+
+def _ready_made(again: Recomputation) -> list[CertificateCheck]:
+    """The columns that nobody can make again, and what they and the features made of them tell."""
+    tables, derivation = again.data.tables, again.order.derivation
+    delivered = {name for table in tables for name in table.columns}
+    made = (delivered & again.own_columns if isinstance(again.store, Recomputing) else delivered) - MARKET_COLUMNS
+    if not made:
+        return [_check("ready_made_columns", [], "every column was made from bars, and made again")]
+    derived = [name for name, each in derivation.parsed.items() if made & set(each.base_columns)]
+    copies, joins = [], []
+    for table, rows, past in zip(tables, again.data.labelling.rows, _pasts(again), strict=True):
+        values = {**table.columns, **dict(zip(derivation.features, rows.x_NF.T, strict=True))}
+        for name in dict.fromkeys([*sorted(made), *derived]):
+            again.report.check()
+            if name in values:
+                copies += _told(name, table.symbol, near_copy(np.asarray(values[name]), past))
+                joins += _told(name, table.symbol, joined_ahead(np.asarray(values[name]), past))
+    names = ", ".join(sorted(made)[:5]) + (" …" if len(made) > 5 else "")
+    return [
+        _check("ready_made_columns", [], f"nobody can make these again from bars: {names}", otherwise="unprovable"),
+        _check("near_copies", copies, "none of them tells more of the target than is plausible"),
+        _check("look_ahead_joins", joins, "none of them tells at its steps what happens until the next"),
+    ]
+
+
+def _told(name: str, symbol: str, telling: Telling | None) -> list[str]:
+    if telling is None:
+        return []
+    how = f" ({telling.how})" if telling.how else ""
+    return [
+        f"{name} of {symbol} tells {telling.share:.0%} of {telling.outcome}{how}, which no honest column does: look at "
+        "when its values were known"
+    ]
+
+
+def _pasts(again: Recomputation) -> list[Past]:
+    """What each symbol's columns are asked against, up to the untouched test part."""
+    windows, found, begin = again.data.windows, [], 0
+    test_ms = windows.borders_ms["test"]
+    for table in again.data.tables:
+        rows = slice(begin, begin + len(table))
+        begin = rows.stop
+        known_N = windows.label_known_ms_R[rows] <= test_ms
+        outcomes = [
+            Outcome(target.name, np.where(known_N, windows.own_labels_RK[rows, number], np.nan), target.horizon)
+            for number, target in enumerate(again.order.targets)
+        ]
+        until = int(np.searchsorted(table.known_ms, test_ms, side="right"))
+        found.append(Past(np.asarray(table.columns["close"]), outcomes, until, again.order.family.lookback))
+    return found

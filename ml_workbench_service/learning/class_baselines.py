@@ -1,0 +1,168 @@
+"""What somebody without the model would have said of the next class.
+
+    majority_class           the training part's frequencies
+    persistence              regimes: the present one, with the training part's frequencies of leaving it
+    volatility_frequencies   directions and barriers: the frequencies that each symbol's training part had when the
+                             market was as calm or as wild as now. How often a move pays its costs follows volatility,
+                             which everybody knows beforehand: forecasting that alone is no skill at direction
+    linear                   multinomial logistic regression (scikit-learn) on the very same windows, its penalty
+                             chosen by log loss on `stop`
+
+All are fitted on `train`. A window of too many values enters the regression as into `learning/ridge.py`'s, and of very
+many windows an even share is fitted on.
+
+Legend: N rows asked about, R rows of all symbols, C classes, B bins, P columns.
+"""
+
+import warnings
+from collections.abc import Collection, Iterator
+from copy import deepcopy
+from typing import Any
+
+import numpy as np
+
+from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.learning.baselines import LINEAR
+from ml_workbench_service.learning.class_metrics import (
+    ClassBaseline,
+    class_frequencies,
+    log_losses,
+    majority,
+    persistence,
+    stated,
+)
+from ml_workbench_service.learning.family import Assignment
+from ml_workbench_service.learning.ridge import WindowColumns, evenly
+from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.market.class_labels import break_even
+from ml_workbench_service.market.regimes import regime_features
+
+VOLATILITY_FREQUENCIES = "volatility_frequencies"
+NUM_BINS = 10
+"""Deciles: a tenth of a training part still has enough rows for three frequencies."""
+PRIOR_ROWS = 20.0
+"""Rows' worth of the symbol's overall frequencies in each bin."""
+MOST_VALUES = 10_000_000
+"""Windows x columns that the regression is fitted on: 40 MB."""
+PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
+"""Per row, strongest first; each fit goes on where the last one ended, until the stopping part's log loss rises."""
+MOST_ITERATIONS = 100
+TOLERANCE = 1e-3
+
+
+def class_baselines(assignment: Assignment, ends: Ints, *, without: Collection[str] = ()) -> list[ClassBaseline]:
+    """What each baseline says of the rows asked about.
+
+    Args:
+        assignment: data and the one target.
+        ends: the rows asked about.
+        without: baselines that are not asked for.
+    """
+    (target,), windows = assignment.targets, assignment.windows
+    train = windows.parts["train"]
+    train_labels_N, num_classes = windows.own_labels_RK[train, 0], len(target.classes)
+    found = [majority(train_labels_N, num_rows=len(ends), num_classes=num_classes)]
+    if target.measure == "market_regime":
+        present_R = _present_regimes(assignment)
+        found.append(persistence(train_labels_N, present_R[train], present_N=present_R[ends], num_classes=num_classes))
+    if target.measure != "market_regime":
+        found.append(_volatility_frequencies(assignment, ends))
+    if LINEAR not in without:
+        found.append(_linear(windows, ends, num_classes=num_classes))
+    return found
+
+
+def _volatility_frequencies(assignment: Assignment, ends: Ints) -> ClassBaseline:
+    """By deciles of each symbol's ex-ante volatility; of a direction's in units of what the move must pay."""
+    (target,), windows = assignment.targets, assignment.windows
+    num_classes, labels_R = len(target.classes), windows.own_labels_RK[:, 0]
+    strength_R = windows.bar_volatility_R / (_break_evens(assignment) if target.measure == "direction" else 1.0)
+    probabilities_NC = np.empty((len(ends), num_classes))
+    for number in range(len(windows.symbols)):
+        train = windows.parts["train"]
+        train = train[windows.symbol_R[train] == number]
+        asked = windows.symbol_R[ends] == number
+        overall_C = class_frequencies(labels_R[train], num_classes)
+        known = train[np.isfinite(strength_R[train])]
+        edges = np.quantile(strength_R[known], np.linspace(0, 1, NUM_BINS + 1)[1:-1]) if len(known) else np.zeros(0)
+        counts_BC = np.tile(PRIOR_ROWS * overall_C, (len(edges) + 1, 1))
+        np.add.at(counts_BC, (np.searchsorted(edges, strength_R[known]), labels_R[known].astype(np.int64)), 1.0)
+        by_bin_NC = (counts_BC / counts_BC.sum(axis=1, keepdims=True))[np.searchsorted(edges, strength_R[ends[asked]])]
+        is_known = np.isfinite(strength_R[ends[asked]])
+        probabilities_NC[asked] = np.where(is_known[:, None], by_bin_NC, overall_C)
+    return ClassBaseline(VOLATILITY_FREQUENCIES, stated(probabilities_NC), probabilities_NC)
+
+
+def _break_evens(assignment: Assignment) -> Floats:
+    """(R,) round-trip cost at each row, as a fraction of the price; NaN without a price."""
+    windows = assignment.windows
+    found_R = np.full(len(windows.close_R), np.nan)
+    priced_R = np.isfinite(windows.close_R)
+    for number, symbol in enumerate(windows.symbols):
+        own = priced_R & (windows.symbol_R == number)
+        found_R[own] = break_even(assignment.costs[symbol], symbol, windows.close_R[own], windows.spread_R[own])
+    return np.where(found_R > 0, found_R, np.nan)
+
+
+def _linear(windows: Windows, ends: Ints, *, num_classes: int) -> ClassBaseline:
+    """Where no penalty beats the frequencies on the stopping part, and of a single class, those answer."""
+    columns = WindowColumns.of(windows)
+    most = max(1000, MOST_VALUES // columns.num)
+    train, stop = (evenly(windows.parts[part], most) for part in ("train", "stop"))
+    labels_N, stop_labels_N = (windows.own_labels_RK[part, 0].astype(np.int64) for part in (train, stop))
+    frequencies_C = class_frequencies(labels_N, num_classes)
+    best, stop_NP = None, _gathered(columns, stop)
+    best_loss = float(np.mean(log_losses(stop_labels_N, np.tile(frequencies_C, (len(stop), 1)))))
+    for model in _regressions(_gathered(columns, train), labels_N):
+        loss = float(np.mean(log_losses(stop_labels_N, _probabilities(model, stop_NP, frequencies_C))))
+        if loss >= best_loss:
+            break
+        best, best_loss = deepcopy(model), loss
+    probabilities_NC = np.tile(frequencies_C, (len(ends), 1))
+    if best is not None:
+        for place, values_NP in columns.blocks(ends):
+            probabilities_NC[place] = _probabilities(best, values_NP.astype(np.float32), frequencies_C)
+    return ClassBaseline(LINEAR, stated(probabilities_NC), probabilities_NC)
+
+
+def _regressions(x_NP: Floats32, labels_N: Ints) -> Iterator[Any]:
+    """The same regression at weaker and weaker penalties; none where there is nothing to tell apart."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    if len(np.unique(labels_N)) < 2:
+        return
+    model = LogisticRegression(warm_start=True, max_iter=MOST_ITERATIONS, tol=TOLERANCE)
+    for penalty in PENALTIES:
+        model.set_params(C=1 / (penalty * len(labels_N)))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # stopped early it is a smoother one, judged on `stop`
+            model.fit(x_NP, labels_N)
+        yield model
+
+
+def _probabilities(model: Any, x_NP: Floats32, frequencies_C: Floats) -> Floats:
+    """(N, C); classes that the training part never had keep the share that their frequencies give them."""
+    known_K = np.asarray(model.classes_, dtype=np.int64)
+    probabilities_NC = np.tile(frequencies_C, (len(x_NP), 1))
+    said_NK = np.asarray(model.predict_proba(x_NP), dtype=np.float64)
+    probabilities_NC[:, known_K] = said_NK * float(frequencies_C[known_K].sum())
+    return np.asarray(probabilities_NC / probabilities_NC.sum(axis=1, keepdims=True))
+
+
+def _gathered(columns: WindowColumns, ends: Ints) -> Floats32:
+    values_NP = np.empty((len(ends), columns.num), dtype=np.float32)
+    for place, block_NP in columns.blocks(ends):
+        values_NP[place] = block_NP
+    return values_NP
+
+
+def _present_regimes(assignment: Assignment) -> Floats:
+    """(R,) the regime that each row itself is in, by its symbol's rule."""
+    windows = assignment.windows
+    present_R = np.full(len(windows.close_R), np.nan)
+    for number, symbol in enumerate(windows.symbols):
+        own = windows.symbol_R == number
+        features = regime_features(windows.close_R[own], windows.runs_R[own])
+        present_R[own] = assignment.regimes[symbol].classify(*features)
+    return present_R

@@ -1,0 +1,150 @@
+"""What a version is published with: its card, `recipe.json`, and the fingerprint of the data behind both."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from importlib.metadata import version as library_version
+from pathlib import Path
+
+import numpy as np
+
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.evaluation import Certificate
+from ml_workbench_service.contracts.jobs import JobSpec
+from ml_workbench_service.contracts.models import Lineage, ModelCard, Split
+from ml_workbench_service.learning.assessment import part_sizes
+from ml_workbench_service.learning.checkpoint import Checkpoint
+from ml_workbench_service.learning.evaluation import headline
+from ml_workbench_service.learning.family import Assignment, Trained
+from ml_workbench_service.learning.labelling import Labelling
+from ml_workbench_service.learning.manifest import RECIPE_FILE
+from ml_workbench_service.learning.task import Product
+from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
+from ml_workbench_service.learning.windows import Windows, describe_borders
+
+VALIDITY = timedelta(days=365)
+"""A model abstains this long after the last bar it saw. A convention: an FX regime rarely outlives a year."""
+SELECTION_SAW_TEST = "feature_set_saw_test_part"
+"""A feature set was selected on labels of this model's test part: its figures prove nothing about those features."""
+LEAKAGE_UNPROVABLE = "leakage_unprovable"
+"""Ready-made columns could not be recomputed from bars; nothing suspicious was found in them."""
+LEAKAGE_FAILED = "leakage_certificate_failed"
+LIBRARIES = ("torch", "onnxruntime", "onnx", "numpy", "TA-Lib", "scikit-learn", "stable-baselines3", "numba", "polars")
+
+
+def checkpoint(order: TrainingOrder, windows: Windows, folder: Path, *, warn: Callable[[str], None]) -> Checkpoint:
+    """Where the training leaves what it needs to go on; a checkpoint of other data or libraries is not used."""
+    about = {
+        "job_id": order.job_id,
+        "data": fingerprint(windows),
+        "family": order.family.name,
+        "hyperparameters": order.family.hyperparameters.model_dump(),
+        "libraries": {name: library_version(name) for name in LIBRARIES},
+    }
+    return Checkpoint(folder, fingerprint=about, warn=warn)
+
+
+def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, assignment: Assignment, product: Product) -> None:
+    """`recipe.json`: the request and everything serving needs beside the network."""
+    windows, derivation = assignment.windows, product.derivation or order.derivation
+    recipe = {
+        "request": spec.request,
+        "plan": spec.plan,
+        "scaler": windows.scaler.to_json(),
+        "expressions": dict(derivation.expressions),
+        **product.recipe,
+        "regimes": {symbol: rule.to_json() for symbol, rule in assignment.regimes.items()},
+        "borders_ms": dict(windows.borders_ms),
+        "last_known_ms": int(windows.known_ms_R.max()),
+        "costs": {symbol: each.model_dump() for symbol, each in assignment.costs.items()},
+        "reference_price": {table.symbol: float(table.columns["close"][-1]) for table in assignment.tables},
+        "data_fingerprint": fingerprint(windows),
+    }
+    (draft / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
+
+
+def card(
+    order: TrainingOrder,
+    data: TrainingData,
+    trained: Trained,
+    product: Product,
+    *,
+    certificate: Certificate,
+    parent: list[str],
+) -> ModelCard:
+    """The version's card; `parent` is the version before it, if there is one."""
+    request, targets, tables, family = order.request, order.targets, data.tables, order.family
+    last_known = datetime.fromtimestamp(int(data.windows.known_ms_R.max()) / 1000, tz=UTC)
+    return ModelCard(
+        id=order.model_id,
+        name=request.name,
+        type=request.model_type.value,
+        version=order.version,
+        created_at=utc_now(),
+        metrics=headline(product.evaluation),
+        family=family.name,
+        symbols=tuple(request.symbols),
+        timeframe=tables[0].timeframe,
+        features=(product.derivation or order.derivation).features,
+        target=targets[0].name if targets else None,
+        targets=tuple(target.name for target in targets),
+        quantiles=tuple(sorted(request.quantiles or ())),
+        classes=targets[0].classes if targets else (),
+        horizon=targets[0].horizon if targets else 1,
+        lookback=family.lookback,
+        min_window=family.min_window,
+        outputs=product.outputs,
+        precision=product.precision,
+        quantization=product.quantization,
+        evaluation=product.evaluation,
+        certificate=certificate,
+        split=_split(data.windows, data.labelling),
+        data_source=tables[0].data_source,
+        calendar=tables[0].calendar,
+        fill=tables[0].fill,
+        expires_at=last_known + VALIDITY,
+        hyperparameters=family.hyperparameters.model_dump(),
+        epochs_run=trained.epochs_run,
+        findings=dict(product.findings),
+        warnings=_warnings(order, data, trained, product, certificate),
+        notes=request.notes,
+        lineage=Lineage(
+            job_id=order.job_id,
+            data_fingerprint=fingerprint(data.windows),
+            seeds=tuple(request.seeds),
+            parent_version=parent[0] if parent else None,
+            library_versions={name: library_version(name) for name in LIBRARIES},
+        ),
+    )
+
+
+def fingerprint(windows: Windows) -> str:
+    """sha256 over the scaled rows, labels, prices and times that the training saw."""
+    digest = hashlib.sha256()
+    for array in (windows.rows_RF, windows.own_labels_RK, windows.close_R, windows.known_ms_R):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return "sha256:" + digest.hexdigest()
+
+
+def _warnings(
+    order: TrainingOrder, data: TrainingData, trained: Trained, product: Product, certificate: Certificate
+) -> tuple[str, ...]:
+    from_data = {warning for table in data.tables for warning in table.warnings}
+    warnings = sorted(from_data | {*trained.warnings, *product.warnings})
+    if (product.derivation or order.derivation).selected_until_ms > data.windows.borders_ms["test"]:
+        warnings.append(SELECTION_SAW_TEST)
+    of_certificate = {"failed": LEAKAGE_FAILED, "unprovable": LEAKAGE_UNPROVABLE}.get(certificate.status)
+    return (*warnings, *([of_certificate] if of_certificate else []))
+
+
+def _split(windows: Windows, labelling: Labelling) -> Split:
+    """Borders, counts, and what was purged or dropped."""
+    return Split.model_validate(
+        {
+            "borders": describe_borders(windows.borders_ms),
+            "num_windows": part_sizes(windows),
+            "num_purged": windows.num_purged,
+            "num_dropped": labelling.num_dropped,
+        }
+    )

@@ -1,0 +1,143 @@
+"""`SearchCourse`: trials from their beginning to their end, in this process or some at a time in others.
+
+Law: a trial is in the ledger and in the log, with all that came of it, before anybody is told; whoever goes on after a
+kill repeats none that has ended.
+"""
+
+import time
+from collections.abc import Callable
+from functools import partial
+
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.experiments import TrialRecord
+from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.ledgers import Ledgers
+from ml_workbench_service.learning.crew import Crew, Done, Maker, OpenMaker, Score
+from ml_workbench_service.learning.search import Proposal, Search
+from ml_workbench_service.learning.trial import TrialEnd, TrialReport
+
+POLL_S = 0.2
+"""How often a cancellation is looked for while the trials run in other processes."""
+UNPROMISING = "pruned: its scores so far were worse than other trials' at the same step"
+OUT_OF_TIME = "ended because timeout_s was over"
+
+
+class SearchCourse:
+    """Where a search stands: what goes into the log, the ledger and the job's progress, and in which order.
+
+    Args:
+        note: puts a trial's record on disk.
+        num_trials: of the whole search.
+        num_parallel: trials at a time, by which the work of an earlier life is told in seconds.
+        timeout_s: seconds of work after which no further trial begins; the first one that completes is waited for.
+    """
+
+    def __init__(
+        self,
+        search: Search,
+        *,
+        note: Callable[[TrialRecord], None],
+        ledgers: Ledgers,
+        report: Report,
+        num_trials: int,
+        num_parallel: int = 1,
+        timeout_s: float | None = None,
+    ) -> None:
+        self.search = search
+        self.report = report
+        self._note = note
+        self._ledgers = ledgers
+        self._num_trials = num_trials
+        self._begun: dict[int, TrialRecord] = {}
+        worked_s = sum(map(_seconds, search.finished.values())) / num_parallel
+        self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s - worked_s
+
+    @property
+    def is_out_of_time(self) -> bool:
+        """Whether no further trial begins."""
+        return self._ends_at is not None and time.monotonic() >= self._ends_at
+
+    @property
+    def num_running(self) -> int:
+        """Trials under way."""
+        return len(self._begun)
+
+    def begin(self) -> Proposal | None:
+        """The next trial, noted; None where there is none to begin any more."""
+        self.report.check()
+        if self.is_out_of_time and self.search.best is not None:
+            return None
+        proposal = self.search.next()
+        if proposal is not None:
+            record = TrialRecord(number=proposal.number, state="running", params=proposal.params, started_at=utc_now())
+            self._begun[proposal.number] = record
+            self._note(record)
+        return proposal
+
+    def hear(self, number: int, step: int, value: float) -> str:
+        """An intermediate score; why the trial is to be given up, or the empty sentence."""
+        if self.search.heard(number, step, value):
+            return UNPROMISING
+        return OUT_OF_TIME if self.is_out_of_time and self.search.best is not None else ""
+
+    def end(self, number: int, end: TrialEnd) -> None:
+        """What came of a trial: first to the ledger and the log, then to everybody."""
+        record = self._begun.pop(number).model_copy(
+            update={
+                "state": end.state, "value": end.value, "message": end.message, "sharpe": end.sharpe,
+                "curve": end.curve, "curve_at_ms": end.curve_at_ms, "finished_at": utc_now(),
+            }
+        )  # fmt: skip
+        if end.noted is not None:
+            self._ledgers.try_(end.noted)
+        self._note(record)
+        self.search.ended(record)
+        best = self.search.best
+        figures = {"trial": float(number), "value": record.value, "best_value": None if best is None else best.value}
+        self.report(
+            len(self.search.finished),
+            self._num_trials,
+            **{name: value for name, value in figures.items() if value is not None},
+        )
+
+
+def in_turn(course: SearchCourse, maker: Maker) -> None:
+    """One trial at a time, in this process."""
+    while (proposal := course.begin()) is not None:
+        hear = partial(course.hear, proposal.number)
+        course.end(
+            proposal.number, maker.make(proposal.number, proposal.params, TrialReport(course.report.check, hear))
+        )
+
+
+def side_by_side(course: SearchCourse, open_maker: OpenMaker, *, num_parallel: int) -> None:
+    """Some trials at a time, each in a process of its own; what the sampler draws then depends on who is done first."""
+    import torch
+
+    num_threads = max(1, torch.get_num_threads() // num_parallel)
+    with Crew(num_parallel, open_maker, num_threads=num_threads) as crew:
+        while True:
+            while crew.has_room and (proposal := course.begin()) is not None:
+                crew.give(proposal.number, proposal.params)
+            if course.num_running == 0:
+                return
+            for news in crew.news(POLL_S):
+                _take(news, course, crew)
+            course.report.check()
+
+
+def _take(news: Score | Done, course: SearchCourse, crew: Crew) -> None:
+    if isinstance(news, Score):
+        crew.answer(news.number, course.hear(news.number, news.step, news.value))
+        return
+    if news.error is not None:
+        raise news.error
+    assert news.end is not None
+    course.end(news.number, news.end)
+
+
+def _seconds(record: TrialRecord) -> float:
+    """How long a finished trial took."""
+    if record.started_at is None or record.finished_at is None:
+        return 0.0
+    return max(0.0, (record.finished_at - record.started_at).total_seconds())

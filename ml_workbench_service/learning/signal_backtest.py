@@ -1,0 +1,182 @@
+"""What a signal would have earned, net of everything, on the bars it was given for: from positions to a report.
+
+Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/tape.py` says, decided anew
+at the next bar whatever the forecast's horizon. Bars without a window in between are spent flat: what is held before
+them is closed and paid. A signal for hours whose labels may not span a weekend therefore holds over none; daily signals
+and policies do, earn the gap and pay swap. All symbols are one account with equal weights, rebalanced at each moment; a
+symbol without a decision then is flat.
+
+Everything is in arrays; `market/backtest.py` says the same with the scalar functions of `market/costs.py`.
+
+Legend: N decisions, M moments, S symbols, D days.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.evaluation import BacktestReport
+from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.learning.family import Assignment
+from ml_workbench_service.learning.policy_family import tape_of
+from ml_workbench_service.market import performance
+from ml_workbench_service.market.costs import BASIS_POINT
+from ml_workbench_service.market.skill import hac_mean
+from ml_workbench_service.market.tape import POSITIONS, RUIN, Tape, step_rewards, stretch_starts
+
+
+@dataclass(frozen=True)
+class Account:
+    """What the positions came to, decision by decision and for the account at each moment of filling.
+
+    Attributes:
+        rows_N: decisions that can be paid, ascending; `positions_N` belong to them.
+        net_N: each decision's log return after costs, as `tape.step_rewards`.
+        gross_N: the same without any cost.
+        trading_N: spread, commission and slippage, a fraction; the closing of a stretch included.
+        swap_N: swap, a fraction; negative where more is received than paid.
+        turnover_N: change of position, closings included.
+        net_M: log return of the account.
+        gross_M: the same without any cost.
+        gain_M: relative gain of the account after swap, before the costs of trading.
+        turnover_M: of the account: a symbol's change counts 1 / S.
+        settled_ms_M: when the account's step is settled.
+    """
+
+    rows_N: Ints
+    positions_N: Ints
+    net_N: Floats
+    gross_N: Floats
+    trading_N: Floats
+    swap_N: Floats
+    turnover_N: Floats
+    net_M: Floats
+    gross_M: Floats
+    gain_M: Floats
+    turnover_M: Floats
+    settled_ms_M: Ints
+    num_trades: int
+    num_symbols: int
+
+
+def report(positions_N: Ints, ends: Ints, assignment: Assignment, *, looks: int = 1) -> BacktestReport:
+    """The cost-true backtest of a signal, as cards show it.
+
+    Turnover and costs are the account's: with S symbols a change of one symbol's position counts 1 / S, so that net =
+    gross - costs holds for relative returns, exactly per step and to second order in the sum of logarithms.
+    `mean_cost_bp` is per decision, swap included; `break_even_cost_bp` per unit of turnover, with swap as it was.
+
+    Args:
+        positions_N: -1, 0 or 1 at each window.
+        ends: the windows' last rows, in any order.
+        assignment: prices, costs and the fill rule.
+        looks: how often test parts overlapping this one were looked at, this time included; deflates the Sharpe ratio.
+
+    Raises:
+        DataValidationError: a position is none, or no decision can be paid.
+    """
+    account = settle(positions_N, ends, assignment)
+    daily_D = np.array(list(_daily(account).values()))
+    held = account.positions_N != 0
+    num_decisions, share = len(account.rows_N), 1.0 / account.num_symbols
+    swap, trading = float(account.swap_N.sum()) * share, float(account.trading_N.sum()) * share
+    return BacktestReport(
+        net_log_return=float(account.net_M.sum()),
+        gross_log_return=float(account.gross_M.sum()),
+        sharpe=performance.annual(performance.sharpe(daily_D)),
+        gross_sharpe=performance.annual(performance.sharpe(_values(account.gross_M, account))),
+        sortino=performance.annual(performance.sortino(daily_D)),
+        calmar=performance.calmar(daily_D),
+        max_drawdown=performance.max_drawdown(account.net_M),
+        turnover=float(account.turnover_M.sum()),
+        num_trades=account.num_trades,
+        hit_rate=float(np.mean(account.gross_N[held] > 0)) if held.any() else None,
+        share_in_market=float(np.mean(held)),
+        mean_cost_bp=float((account.trading_N + account.swap_N).sum()) / num_decisions / BASIS_POINT,
+        total_cost=trading + swap,
+        swap_cost=swap,
+        break_even_cost_bp=performance.break_even_cost_bp(account.gain_M, account.turnover_M),
+        num_days=len(daily_D),
+        probabilistic_sharpe=performance.probabilistic_sharpe(daily_D),
+        deflated_sharpe=performance.deflated_sharpe(daily_D, num_trials=looks),
+        p_value=hac_mean(daily_D).p_value,
+    )
+
+
+def daily_net(positions_N: Ints, ends: Ints, assignment: Assignment) -> dict[str, float]:
+    """Net log return of each FX day, by its date, oldest first, days flat included: what the ledger keeps of a trial.
+
+    Raises:
+        DataValidationError: as `report`.
+    """
+    return _daily(settle(positions_N, ends, assignment))
+
+
+def settle(positions_N: Ints, ends: Ints, assignment: Assignment) -> Account:
+    """Pays the positions; decisions whose settling bar is missing, or lies beyond the part's border, are left out.
+
+    Raises:
+        DataValidationError: as `report`.
+    """
+    if len(positions_N) != len(ends) or not np.isin(positions_N, POSITIONS).all():
+        raise DataValidationError.at("positions", "A signal is -1, 0 or 1 at each of its windows; correct it.")
+    tape, order = tape_of(assignment), np.argsort(ends)
+    ascending, positions = np.asarray(ends)[order], np.asarray(positions_N)[order].astype(np.int64)
+    rows = tape.payable(ascending, until_ms=_border_after(ascending, assignment))
+    if not len(rows):
+        raise DataValidationError.at(
+            "rows", "No decision can be paid: the bars after the windows are missing; ask for a longer range."
+        )
+    return _account(tape, rows, positions[np.searchsorted(ascending, rows)])
+
+
+def _border_after(ends: Ints, assignment: Assignment) -> int | None:
+    """The border of the part in which the last window lies; None in the test part, where the data end."""
+    if not len(ends):
+        return None
+    last_ms = int(assignment.windows.known_ms_R[ends].max())
+    return min((border for border in assignment.windows.borders_ms.values() if border >= last_ms), default=None)
+
+
+def _account(tape: Tape, rows_N: Ints, positions_N: Ints) -> Account:
+    starts = stretch_starts(rows_N)
+    held_N = np.where(starts, 0, np.roll(positions_N, 1))
+    closed_N = np.where(np.append(starts[1:], True), np.abs(positions_N), 0)
+    entry = rows_N + tape.delay
+    changed_N = np.abs(positions_N - held_N)
+    swap_N = np.where(positions_N > 0, tape.swap_long_R[entry], np.where(positions_N < 0, tape.swap_short_R[entry], 0))
+    gross_N = np.maximum(positions_N * tape.move_R[entry], RUIN - 1.0)
+    turnover_N = (changed_N + closed_N).astype(np.float64)
+    net_N = step_rewards(tape, rows_N, held_N=held_N, position_N=positions_N)
+
+    moments, first_N, place_N = np.unique(tape.known_ms_R[entry], return_index=True, return_inverse=True)
+    num_symbols = len(np.unique(tape.symbol_R[rows_N]))
+
+    def shared(values_N: Floats) -> Floats:
+        return np.asarray(np.bincount(place_N, weights=values_N, minlength=len(moments)) / num_symbols)
+
+    return Account(
+        rows_N=rows_N,
+        positions_N=positions_N,
+        net_N=net_N,
+        gross_N=np.log1p(gross_N),
+        trading_N=tape.unit_cost_R[entry] * changed_N + tape.unit_cost_R[entry + 1] * closed_N,
+        swap_N=swap_N,
+        turnover_N=turnover_N,
+        net_M=np.log1p(shared(np.expm1(net_N))),
+        gross_M=np.log1p(shared(gross_N)),
+        gain_M=shared(gross_N - swap_N),
+        turnover_M=shared(turnover_N),
+        settled_ms_M=tape.known_ms_R[entry[first_N] + 1],
+        num_trades=int((changed_N > 0).sum() + (closed_N > 0).sum()),
+        num_symbols=num_symbols,
+    )
+
+
+def _daily(account: Account) -> dict[str, float]:
+    return performance.daily_returns(account.net_M, account.settled_ms_M)
+
+
+def _values(log_return_M: Floats, account: Account) -> Floats:
+    return np.array(list(performance.daily_returns(log_return_M, account.settled_ms_M).values()))

@@ -1,0 +1,170 @@
+"""One training from its data to a published version: certificate → learn → look → judge → publish.
+
+What the workflows `train` and `tune` share. The test part is read once, at the end, and the look is written into the
+ledger before it happens: a kill in between counts as a look, never as none.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ml_workbench_service.accelerators import Accelerator
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.evaluation import Certificate, Evaluation, ValidationReport, WalkForwardReport
+from ml_workbench_service.contracts.jobs import JobSpec, Report
+from ml_workbench_service.contracts.ledgers import Ledgers, PartRead, Trial, subject_of
+from ml_workbench_service.contracts.market import FeatureStore
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.learning import publication
+from ml_workbench_service.learning.certificate import certify
+from ml_workbench_service.learning.checkpoint import Checkpoint
+from ml_workbench_service.learning.ensemble import train_seeds
+from ml_workbench_service.learning.family import Assignment, Trained
+from ml_workbench_service.learning.manifest import NETWORK_FILE
+from ml_workbench_service.learning.signal_backtest import daily_net
+from ml_workbench_service.learning.task import Predict
+from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder, assignment_for
+from ml_workbench_service.learning.verdicts import settle
+from ml_workbench_service.learning.walk_forward import walk_forward
+from ml_workbench_service.learning.windows import Part
+from ml_workbench_service.market.performance import sharpe, validation_report
+
+
+class Registry(Protocol):
+    """What a training asks the model registry."""
+
+    def draft(self, name: str) -> Path:
+        """A fresh folder for files that are not published yet."""
+        ...
+
+    def publish(self, draft: Path, card: ModelCard) -> ModelCard:
+        """Puts them in place, never to change again."""
+        ...
+
+    def versions(self, model_id: str) -> list[str]:
+        """Published versions, newest first."""
+        ...
+
+
+@dataclass(frozen=True)
+class Means:
+    """What a training works with."""
+
+    store: FeatureStore
+    registry: Registry
+    ledgers: Ledgers
+    accelerator: Accelerator
+    checkpoint: Path
+    report: Report
+
+
+def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, means: Means) -> ModelCard:
+    """Trains every seed, judges their mean, publishes it; the card as published.
+
+    Raises:
+        DataValidationError: the data are unusable.
+        TrainingError: the training went wrong.
+        JobCancelled: somebody asked for it.
+    """
+    report, registry = means.report, means.registry
+    report.say("looking for leaks")
+    certificate = certify(order, data, means.store, report=report)
+    left = publication.checkpoint(order, data.windows, means.checkpoint, warn=report.warn)
+    walked = _walk(order, data, means, left)
+    assignment = assignment_for(order, data, checkpoint=left)
+    report.say("training")
+    trained = train_seeds(order.family, assignment, order.request.seeds, accelerator=means.accelerator, report=report)
+    validation = _tried(order, trained, assignment, means.ledgers)
+    looks = means.ledgers.look(part_read(order, assignment, "test")) if order.task.is_judged else 1
+    assignment = replace(assignment, looks=looks)
+    draft = registry.draft(order.job_id)
+    try:
+        product = order.task.package(
+            trained, draft, assignment, family=order.family, is_simulated=data.is_simulated, report=report
+        )
+        evaluation = _judged(product.evaluation, order, data, looks, certificate, validation, walked)
+        product = replace(product, evaluation=evaluation)
+        publication.write_recipe(draft, spec, order, assignment, product)
+        (draft / NETWORK_FILE).write_text(json.dumps(dict(trained.network), indent=1) + "\n", encoding="utf-8")
+        report.say("publishing")
+        card = publication.card(
+            order, data, trained, product, certificate=certificate, parent=registry.versions(order.model_id)[:1]
+        )
+        card = registry.publish(draft, card)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    left.clear()
+    return card
+
+
+def part_read(order: TrainingOrder, assignment: Assignment, part: Part, *, trial: str = "") -> PartRead:
+    """The reading of a part by this job, or by one of its trials, as the ledgers keep it."""
+    windows = assignment.windows
+    borders = windows.borders_ms
+    ends = {"train": borders["stop"], "stop": borders["calibrate"], "calibrate": borders["test"]}
+    return PartRead(
+        id=f"{order.job_id}/{trial}" if trial else order.job_id,
+        subject=subject_of(order.targets, is_simulated=assignment.tables[0].data_source == "simulated"),
+        symbols=tuple(sorted(windows.symbols)),
+        start_ms=borders.get(part, int(windows.known_ms_R.min())),
+        end_ms=ends.get(part, int(windows.label_known_ms_R.max()) + 1),
+        at=utc_now(),
+        model_id=order.model_id,
+    )
+
+
+def trial_of(order: TrainingOrder, trained: Trained, assignment: Assignment, *, trial: str = "") -> Trial:
+    """What a trained network's signal earned on the stopping part, day by day."""
+    ends = assignment.windows.parts["stop"]
+    positions = order.task.positions(Predict(trained, None), ends, assignment)
+    daily = {} if positions is None else daily_net(positions, ends, assignment)
+    return Trial(
+        read=part_read(order, assignment, "stop", trial=trial),
+        sharpe=sharpe(np.array(list(daily.values()))),
+        daily_returns=daily,
+    )
+
+
+def _walk(order: TrainingOrder, data: TrainingData, means: Means, left: Checkpoint) -> WalkForwardReport | None:
+    cv = order.request.cv
+    if cv is None or cv.scheme == "none":
+        return None
+    means.report.say("walking forward")
+    return walk_forward(
+        order, data, cv=cv, accelerator=means.accelerator, report=means.report, kind_of=means.store.kind_of,
+        checkpoint=left,
+    )  # fmt: skip
+
+
+def _tried(order: TrainingOrder, trained: Trained, assignment: Assignment, ledgers: Ledgers) -> ValidationReport | None:
+    """Notes this training as a trial on its stopping part; what all the trials there leave of its figures."""
+    if not order.task.is_judged:
+        return None
+    own = trial_of(order, trained, assignment)
+    ledgers.try_(own)
+    trials: Sequence[Trial] = ledgers.trials(own.read)
+    return validation_report(trials, own.read.id)
+
+
+def _judged(
+    evaluation: Evaluation,
+    order: TrainingOrder,
+    data: TrainingData,
+    looks: int,
+    certificate: Certificate,
+    validation: ValidationReport | None,
+    walked: WalkForwardReport | None,
+) -> Evaluation:
+    update: dict[str, Any] = {"validation": validation, "walk_forward": walked}
+    return settle(
+        evaluation.model_copy(update=update),
+        looks=looks,
+        certificate=certificate,
+        is_simulated=data.is_simulated,
+        horizon=order.targets[0].horizon if order.targets else 1,
+    )

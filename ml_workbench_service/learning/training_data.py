@@ -1,0 +1,168 @@
+"""From a training request to windows: what it orders, what was delivered, what was labelled and cut.
+
+Everything goes through the modules' own names (`labelling.label_tables`, `windows.build`, the store's `fetch`), so that
+the leakage certificate, which does it all again over altered bars, calls the very objects that made the training's
+matrix.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureStore, FeatureTable
+from ml_workbench_service.contracts.training import Target, TrainRequest
+from ml_workbench_service.learning import labelling, windows
+from ml_workbench_service.learning.checkpoint import Checkpoint
+from ml_workbench_service.learning.family import Assignment, Family, family_for
+from ml_workbench_service.learning.labelling import Labelling
+from ml_workbench_service.learning.task import Task, task_for
+from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.market.derivation import Derivation, columns_of
+from ml_workbench_service.market.expression_grammar import Expression
+
+
+@dataclass(frozen=True)
+class TrainingOrder:
+    """What a request means, decided once.
+
+    Attributes:
+        costs: resolved, of each symbol.
+        derivation: the features, those of feature sets by their expressions.
+        candidates: what a feature search chooses from; nothing else has any.
+    """
+
+    request: TrainRequest
+    task: Task
+    family: Family
+    targets: tuple[Target, ...]
+    costs: Mapping[str, Costs]
+    derivation: Derivation
+    candidates: tuple[Expression, ...]
+    timeframe: str
+    job_id: str
+    model_id: str
+    version: str
+
+    @classmethod
+    def of(cls, request: TrainRequest, plan: Mapping[str, Any], *, job_id: str, store: FeatureStore) -> "TrainingOrder":
+        """From a checked request and the plan that was made for it.
+
+        Raises:
+            DataValidationError: the request is none that can be trained.
+        """
+        task = task_for(request.model_type)
+        targets = task.check(request)
+        family = family_for(request.model_type, request.family)(request.hyperparameters)
+        names = tuple(plan.get("features", request.features))
+        return cls(
+            request=request,
+            task=task,
+            family=family,
+            targets=targets,
+            costs={symbol: resolved_costs(symbol, request.costs) for symbol in request.symbols},
+            # a search that names no feature cuts its windows by the close
+            derivation=Derivation(names or ("close",), plan.get("expressions", {}), plan.get("selected_until_ms", 0)),
+            candidates=task.candidates(request, family, store),
+            timeframe=request.timeframe_for(targets),
+            job_id=job_id,
+            model_id=str(plan["model_id"]),
+            version=str(plan["version"]),
+        )
+
+    @property
+    def horizon(self) -> int:
+        """Bars until the last of the labels is known; 1 where nothing is forecast."""
+        return max((target.horizon for target in self.targets), default=1)
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What was delivered, what was labelled, what was cut; in this order."""
+
+    tables: tuple[FeatureTable, ...]
+    labelling: Labelling
+    windows: Windows
+
+    @property
+    def is_simulated(self) -> bool:
+        """Whether the prices are simulated, so that skill would be chance."""
+        return self.tables[0].data_source == "simulated"
+
+
+def prepare(order: TrainingOrder, store: FeatureStore) -> TrainingData:
+    """Fetches and assembles; raises what the store raises, and DataValidationError where the data are too short."""
+    return assemble(order, fetch(order, store), kind_of=store.kind_of)
+
+
+def fetch(order: TrainingOrder, store: FeatureStore) -> list[FeatureTable]:
+    """One table a symbol, with every column that features, candidates and prices need."""
+    request = order.request
+    columns = [*order.derivation.base_columns, *columns_of(order.candidates), "close"]
+    return store.fetch(
+        request.symbols,
+        order.timeframe,
+        start_ms=to_ms(request.start_date),
+        end_ms=to_ms(request.end_date),
+        features=list(dict.fromkeys(columns)),
+        as_of_ms=None if request.as_of is None else to_ms(request.as_of),
+    )
+
+
+def assemble(
+    order: TrainingOrder, tables: Sequence[FeatureTable], *, kind_of: Callable[[str], FeatureKind]
+) -> TrainingData:
+    """Labels the tables and cuts the windows.
+
+    Raises:
+        DataValidationError: a feature has no value, or a part has too few windows.
+    """
+    labelled = label(order, tables)
+    return TrainingData(tuple(tables), labelled, cut(order, labelled, kind_of=kind_of))
+
+
+def label(order: TrainingOrder, tables: Sequence[FeatureTable]) -> Labelling:
+    """Rows with labels; the rules that are fitted come with the windows."""
+    request = order.request
+    return labelling.label_tables(
+        tables,
+        features=order.derivation.features,
+        columns=[order.derivation.read_table(table) for table in tables],
+        targets=order.targets,
+        costs=order.costs,
+        barrier_width=1.0 if request.label is None else request.label.k,
+    )
+
+
+def cut(order: TrainingOrder, labelled: Labelling, *, kind_of: Callable[[str], FeatureKind]) -> Windows:
+    """Windows, parts and scaling."""
+    return windows.build(
+        labelled.rows,
+        features=order.derivation.features,
+        is_level=[kind == "level" for kind in order.derivation.kinds(kind_of)],
+        lookback=order.family.lookback,
+        validation_split=order.request.validation_split,
+        scales_labels=[not target.classes for target in order.targets],
+        finish_labels=labelled.finish,
+    )
+
+
+def assignment_for(
+    order: TrainingOrder, data: TrainingData, *, seed: int | None = None, checkpoint: Checkpoint | None = None
+) -> Assignment:
+    """What a family is asked to learn; the request's first seed unless another is named."""
+    return Assignment(
+        windows=data.windows,
+        targets=order.targets,
+        seed=order.request.seeds[0] if seed is None else seed,
+        quantiles=tuple(sorted(order.request.quantiles or ())),
+        costs=order.costs,
+        fill=data.tables[0].fill,
+        tables=data.tables,
+        candidates=order.candidates,
+        regimes=data.labelling.regimes,
+        model_id=order.model_id,
+        version=order.version,
+        checkpoint=checkpoint,
+    )

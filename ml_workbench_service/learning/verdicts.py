@@ -1,0 +1,210 @@
+"""The rule that turns measurements into a verdict, and the sentences that say why.
+
+    not_applicable      the prices are simulated, or nothing is bet on
+    skill               the leakage certificate did not fail, the model's loss is below every baseline's, and the
+                        largest p-value over the baselines, times the looks at the test part, is at most `ALPHA`
+    insufficient_data   else, where a true R² of 0.5 % would have been found with a probability under 80 %
+    no_skill            else
+
+A model must beat every baseline, the best one too: the largest p-value is a test of that at its own level without any
+correction (intersection-union test; Berger, Technometrics 24, 1982). Each look at an overlapping test part was another
+chance to be lucky: p-values are multiplied by their number (Bonferroni), and the power counts at the level that is
+left. That nobody leaked the future is a condition, no test: a failed certificate forbids `skill`, and so does none at
+all; one that could not be completed for ready-made columns is said aloud.
+
+`economic` stands apart: what the signal earned after all costs, tested in the same way. A model can have skill that
+costs more to trade than it is worth, and earn without skill by holding what rose.
+
+When it fails: looks are those that the ledger knows; who peeks elsewhere is not counted.
+"""
+
+from ml_workbench_service.contracts.evaluation import (
+    BacktestReport,
+    Certificate,
+    Comparison,
+    Economic,
+    Evaluation,
+    Significance,
+    Verdict,
+)
+from ml_workbench_service.market.skill import power
+
+ALPHA = 0.025
+"""finance.md: one-sided, hence the usual 5 % two-sided."""
+POWER = 0.8
+"""finance.md; Cohen, Statistical Power Analysis for the Behavioral Sciences (1988), makes it the convention."""
+POWER_R2 = 0.005
+"""finance.md: a monthly R² of half a percent already raises an investor's return visibly (Campbell and Thompson,
+Review of Financial Studies 21, 2008)."""
+SIMULATED = "the prices are simulated without drift: whatever a model finds in them is chance"
+NAMES = {
+    "random_walk": "the random walk", "drift": "the training part's mean", "ewma": "an EWMA of past volatility",
+    "har": "the HAR regression", "linear": "a linear model on the same windows",
+    "majority_class": "the training part's frequencies", "persistence": "persistence",
+    "volatility_frequencies": "the frequencies at this volatility", "flat": "staying flat",
+    "buy_and_hold": "holding on",
+}  # fmt: skip
+"""How sentences call the baselines."""
+
+
+def settle(
+    evaluation: Evaluation,
+    *,
+    looks: int,
+    certificate: Certificate | None,
+    is_simulated: bool,
+    horizon: int,
+) -> Evaluation:
+    """The evaluation with its significance, verdict, economic verdict, and a sentence for each.
+
+    Args:
+        evaluation: as its task measured it. One without comparisons that calls itself `not_applicable` keeps its
+            reason.
+        looks: how often overlapping test parts were looked at, this time included.
+        certificate: None: none was made, which forbids `skill`.
+        is_simulated: whether the prices are.
+        horizon: bars that one label spans.
+    """
+    assert looks >= 1, "a test part that was judged was looked at"
+    if is_simulated:
+        return evaluation.model_copy(update=_apart("not_applicable", SIMULATED, evaluation.backtest))
+    if not evaluation.comparisons:
+        assert evaluation.verdict == "not_applicable", "what is bet on is compared with something"
+        return evaluation.model_copy(update=_apart("not_applicable", evaluation.reason, evaluation.backtest))
+    hardest = max(evaluation.comparisons, key=_difficulty)
+    found = _significance(hardest, looks=looks, horizon=horizon)
+    verdict, why = _verdict(evaluation.comparisons, found, certificate)
+    reason = f"{_outcome(hardest, found)}: {why}"
+    tried = evaluation.validation
+    if tried is not None and tried.num_trials > 1:
+        reason += f"; {tried.num_trials} trials were ranked on the stopping part, none on this one"
+    economic, economic_reason = _economic(evaluation.backtest, looks=looks, certificate=certificate)
+    return evaluation.model_copy(
+        update={
+            "significance": found,
+            "verdict": verdict,
+            "reason": reason,
+            "economic": economic,
+            "economic_reason": economic_reason,
+        }
+    )
+
+
+def _apart(verdict: Verdict, reason: str, backtest: BacktestReport | None) -> dict[str, object]:
+    economic_reason = reason if backtest is not None else "there is no signal to trade"
+    return {
+        "verdict": verdict, "reason": reason, "economic": "not_applicable", "economic_reason": economic_reason,
+        "significance": None,
+    }  # fmt: skip
+
+
+def _difficulty(comparison: Comparison) -> tuple[float, float]:
+    """The p-value, and of equal ones how little was gained."""
+    p_value, skill = comparison.decisive.p_value, comparison.skill
+    return 1.0 if p_value is None else p_value, float("inf") if skill is None else -skill
+
+
+def _significance(hardest: Comparison, *, looks: int, horizon: int) -> Significance:
+    test = hardest.decisive
+    by_sign = hardest.loss == "net_return"
+    return Significance(
+        baseline=hardest.baseline,
+        p_value=test.p_value,
+        looks=looks,
+        adjusted_p_value=None if test.p_value is None else min(1.0, test.p_value * looks),
+        alpha=ALPHA,
+        num_moments=test.num_moments,
+        num_independent=test.num_moments / horizon,
+        power=power(test.num_moments / horizon, alpha=ALPHA / looks, r2=POWER_R2, by_sign=by_sign),
+        power_r2=POWER_R2,
+    )
+
+
+def _verdict(
+    comparisons: tuple[Comparison, ...], found: Significance, certificate: Certificate | None
+) -> tuple[Verdict, str]:
+    """With what it means and what to do next."""
+    is_significant = found.adjusted_p_value is not None and found.adjusted_p_value <= found.alpha
+    worse = [each.baseline for each in comparisons if each.skill is None or each.skill <= 0]
+    if is_significant and not worse and certificate is not None and certificate.status != "failed":
+        unproven = [each.name for each in certificate.checks if each.status == "unprovable"]
+        but = f", though leaks could not be excluded where columns came ready-made ({', '.join(unproven)})"
+        return "skill", "it knows something that none of the baselines does" + (but if unproven else "")
+    if is_significant and not worse:
+        why = _uncertified(certificate)
+    elif is_significant:
+        why = f"its loss is not below that of {_listed(worse)}, whatever it knows: cool its forecasts, or blend them"
+    else:
+        why = "chance explains it"
+    if found.power < POWER:
+        return "insufficient_data", f"{why}; {_short_of_data(found)}"
+    if is_significant:
+        return "no_skill", why
+    return "no_skill", (
+        f"{why}, and an R² of {POWER_R2:.1%} would have been found with a probability of {found.power:.0%}; try other "
+        "features or another horizon rather than more of the same, for each look at this part raises the bar"
+    )
+
+
+def _uncertified(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "no leakage certificate was made, without which nothing counts as skill; train through a job"
+    failed = [f"{each.name}: {each.detail.rstrip('.')}" for each in certificate.checks if each.status == "failed"]
+    return f"the leakage certificate failed ({'; '.join(failed)}); mend that first, for leaked figures prove nothing"
+
+
+def _short_of_data(found: Significance) -> str:
+    return (
+        f"{found.num_independent:,.0f} independent moments and {_times(found.looks)} at them find an R² of "
+        f"{POWER_R2:.1%} with a probability of only {found.power:.0%}, under {POWER:.0%}; ask for a longer range or a "
+        "larger validation_split"
+    )
+
+
+def _outcome(hardest: Comparison, found: Significance) -> str:
+    """The hardest baseline and its figures."""
+    name = NAMES.get(hardest.baseline, hardest.baseline)
+    if found.p_value is None:
+        return f"against {name}, the hardest baseline, nothing could be tested ({found.num_moments} moments)"
+    margin = "equal" if hardest.skill is None else f"{hardest.skill:+.2%}"
+    if hardest.loss == "net_return":
+        margin = f"{hardest.skill or 0.0:+.2e} net log return a bar"
+    adjusted = f", {_p(found.adjusted_p_value)} after {_times(found.looks)}" if found.looks > 1 else ""
+    return (
+        f"against {name}, the hardest baseline, skill is {margin} with p = {_p(found.p_value)}{adjusted} "
+        f"(at most {found.alpha} counts; {found.num_moments:,} moments)"
+    )
+
+
+def _economic(backtest: BacktestReport | None, *, looks: int, certificate: Certificate | None) -> tuple[Economic, str]:
+    if backtest is None:
+        return "not_applicable", "there is no signal to trade"
+    if backtest.num_trades == 0:
+        return "unproven", "the signal never traded: no forecast was worth its costs"
+    earned = (
+        f"{backtest.net_log_return:+.2%} net of {backtest.total_cost:.2%} costs over {backtest.num_days:,} days and "
+        f"{backtest.num_trades:,} trades"
+    )
+    if backtest.net_log_return <= 0:
+        even = backtest.break_even_cost_bp
+        hint = "" if even is None else f"; it breaks even at {even:.2f} bp a trade"
+        return "unprofitable", f"{earned}{hint}"
+    adjusted = 1.0 if backtest.p_value is None else min(1.0, backtest.p_value * looks)
+    tested = f"{earned}, p = {_p(adjusted)} after {_times(looks)}"
+    if adjusted > ALPHA:
+        return "unproven", f"{tested}: luck is not excluded"
+    if certificate is None or certificate.status == "failed":
+        return "unproven", f"{tested}, but without a leakage certificate that holds no gain counts"
+    return "profitable", tested
+
+
+def _listed(baselines: list[str]) -> str:
+    return ", ".join(NAMES.get(each, each) for each in baselines)
+
+
+def _times(looks: int) -> str:
+    return f"{looks} look{'s' if looks > 1 else ''}"
+
+
+def _p(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"

@@ -1,0 +1,242 @@
+"""`LiveIntervals`: what became of the live versions' intervals, and how far the next ones are stretched for it.
+
+An answer of the live deployed version leaves its interval with its price. The question about the bar at which its
+horizon ends brings that bar's price: then the outcome is known, is counted, once, and teaches the symbol's tracker
+(`learning/adaptive.py`). So an interval never knows its own outcome, and nothing but questions with prices is needed;
+a ledger of outcomes may say them too (`mature`), whichever comes first.
+
+What is no clean pair of bars teaches nothing and is counted by its reason (`outcomes.REASONS`). Candidates, replays and
+questions about the past get the published interval, the same to the bit on every path.
+
+    <folder>/<model_id>/<version>.json      written whole, at most every `SAVE_EVERY_S`, and at the end
+"""
+
+import logging
+import os
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from ml_workbench_service.contracts.prediction import Interval
+from ml_workbench_service.contracts.training import Target, parse_target
+from ml_workbench_service.learning.adaptive import PUBLISHED
+from ml_workbench_service.learning.judge import IntervalScale
+from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.outcomes import Lane, LiveCoverage, StatedInterval, VersionIntervals, slack_ms
+
+MOST_VERSIONS = 64
+"""Versions kept in memory, and so label values of the metrics; the least recently asked one is written and leaves."""
+SAVE_EVERY_S = 5.0
+"""A service that is killed forgets what it learnt since; one bar later it has been written."""
+MEASURES = ("price_change", "log_return", "volatility")
+"""Targets whose outcome follows from prices and that have an interval."""
+_FILE = TypeAdapter(VersionIntervals)
+
+log = logging.getLogger(__name__)
+
+
+class Moment:
+    """One question to the live version: how its interval is stretched, and what is left behind for its outcome."""
+
+    __slots__ = ("_as_of_ms", "_is_volatility", "_lane", "_lean", "_owner", "_price", "_scale", "_state")
+
+    def __init__(
+        self, owner: "LiveIntervals", state: VersionIntervals, lane: Lane, *, as_of_ms: int, price: float | None
+    ) -> None:
+        self._owner, self._state, self._lane = owner, state, lane
+        self._as_of_ms = as_of_ms
+        self._price = price  # None: no bar of its own, whose price is known
+        self._scale, self._lean, self._is_volatility = 0.0, PUBLISHED.lean, False
+
+    def stretch(self, scale: IntervalScale) -> float:
+        """What the interval's half-widths are multiplied by."""
+        stretch = self._lane.tracker(is_volatility=scale.is_volatility).stretch(scale.value)
+        self._scale, self._lean, self._is_volatility = scale.value, stretch.lean, scale.is_volatility
+        return stretch.factor
+
+    def stated(self, interval: Interval | None, *, due_ms: int, bar_ms: int, horizon: int) -> None:
+        """Keeps the record's interval until its outcome is known, when the horizon ends; an abstention has none."""
+        if self._price is None:
+            return
+        lane = self._lane
+        with self._owner.lock:
+            if self._is_volatility:
+                lane.scale = self._scale
+            if interval is not None:
+                stated = StatedInterval(
+                    due_ms, self._price, interval.lower, interval.upper, interval.level,
+                    self._lean, self._is_volatility, lane.path, lane.run,
+                )  # fmt: skip
+                self._state.expect(lane, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
+        self._owner.save_soon(self._state)
+
+
+class LiveIntervals:
+    """Of all live versions of one process; every method may be called from any thread.
+
+    Args:
+        folder: where they are kept over restarts; None keeps them in memory alone.
+    """
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self.lock = threading.Lock()
+        self._folder = folder
+        self._states: OrderedDict[tuple[str, str], VersionIntervals] = OrderedDict()
+        self._targets: dict[str, Target | None] = {}
+        self._saved_at: dict[tuple[str, str], float] = {}
+        self._writer: ThreadPoolExecutor | None = None
+
+    def ask(self, model: ServedModel, symbol: str, *, as_of_ms: int, price: float | None) -> Moment | None:
+        """A question to the live version: what its price makes known is learnt first.
+
+        None where the published interval holds: the model states none that prices could judge, or the question is about
+        the past or, by the clock, about the future, which would make late whatever is asked until then.
+        """
+        target = self._target(model.card.target)
+        if target is None or symbol not in model.scaler.symbols:
+            return None
+        if as_of_ms > time.time() * 1000 + model.timeframe_ms:
+            return None
+        with self.lock:
+            state = self._of(model)
+            lane = state.lanes.setdefault(symbol, Lane())
+            is_first, passed_ms = lane.newest_ms < 0, as_of_ms - lane.newest_ms
+            if not is_first and passed_ms < 0:
+                state.drop("late")
+                return None
+            if not is_first and passed_ms < model.timeframe_ms - slack_ms(model.timeframe_ms):
+                state.drop("repeated")
+                price = None
+            if price is not None:
+                state.price(lane, target, as_of_ms=as_of_ms, price=price, bar_ms=model.timeframe_ms)
+            return Moment(self, state, lane, as_of_ms=as_of_ms, price=price)
+
+    def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
+        """An outcome from elsewhere, for the answer given as of that moment; False where none waits for it any more.
+
+        Args:
+            realised: the value of the model's target.
+        """
+        key = (model_id, version)
+        with self.lock:
+            state = self._states.get(key) or self._read(*key)
+            lane = None if state is None else state.lanes.get(symbol)
+            stated = None if lane is None else lane.waiting.pop(as_of_ms, None)
+            if state is None or lane is None or stated is None:
+                return False
+            self._keep(state)
+            state.count(lane, stated, realised)
+        self.save_soon(state)
+        return True
+
+    def coverage(self, model_id: str, version: str) -> LiveCoverage | None:
+        """Of one version, in memory or on disk; None where it never was live, or states no such intervals."""
+        with self.lock:
+            state = self._states.get((model_id, version))
+            if state is not None:
+                return state.coverage()
+        state = self._read(model_id, version)
+        return None if state is None else state.coverage()
+
+    def __iter__(self) -> Iterator[tuple[str, str, LiveCoverage]]:
+        """Model, version and coverage of what is in memory: at most `MOST_VERSIONS`."""
+        with self.lock:
+            found = [(state.model_id, state.version, state.coverage()) for state in self._states.values()]
+        return iter(found)
+
+    def save_soon(self, state: VersionIntervals) -> None:
+        """Has the state written by a thread of its own, unless it was a moment ago."""
+        if self._folder is None:
+            return
+        with self.lock:
+            if time.monotonic() - self._saved_at.get((state.model_id, state.version), -SAVE_EVERY_S) >= SAVE_EVERY_S:
+                self._submit(state)
+
+    def close(self) -> None:
+        """Writes every state and ends the writer."""
+        if self._writer is not None:
+            self._writer.shutdown(wait=True)
+            self._writer = None
+        for state in list(self._states.values()):
+            self._write(state)
+
+    def _target(self, name: str | None) -> Target | None:
+        """The target whose outcome prices tell; None for classes, actions and scores."""
+        if name is None:
+            return None
+        if name not in self._targets:
+            target = parse_target(name)
+            self._targets[name] = target if target.measure in MEASURES else None
+        return self._targets[name]
+
+    def _of(self, model: ServedModel) -> VersionIntervals:
+        """The version's: in memory, else from its file, else new. Needs the lock."""
+        card = model.card
+        key = (card.id, card.version)
+        state = self._states.get(key) or self._read(*key)
+        if state is None or state.digest != card.digest:
+            if state is not None:
+                log.warning("live intervals of %s %s are of another bundle and start anew", *key)
+            state = VersionIntervals(card.id, card.version, card.digest)
+        self._keep(state)
+        return state
+
+    def _keep(self, state: VersionIntervals) -> None:
+        """As the one asked last; the one asked longest ago may have to leave. Needs the lock."""
+        key = (state.model_id, state.version)
+        self._states[key] = state
+        self._states.move_to_end(key)
+        if len(self._states) > MOST_VERSIONS:
+            old, leaving = self._states.popitem(last=False)
+            self._submit(leaving)
+            self._saved_at.pop(old, None)
+
+    def _submit(self, state: VersionIntervals) -> None:
+        """To the writer. Needs the lock."""
+        if self._folder is None:
+            return
+        if self._writer is None:
+            self._writer = ThreadPoolExecutor(1, thread_name_prefix="live-intervals")
+        self._saved_at[state.model_id, state.version] = time.monotonic()
+        self._writer.submit(self._write, state)
+
+    def _path(self, model_id: str, version: str) -> Path | None:
+        return None if self._folder is None else self._folder / model_id / f"{version}.json"
+
+    def _write(self, state: VersionIntervals) -> None:
+        """The whole file or none of it; a disk that refuses costs the memory of some outcomes, not the service."""
+        path = self._path(state.model_id, state.version)
+        if path is None:
+            return
+        with self.lock:
+            payload = _FILE.dump_json(state)
+        staged = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            staged.write_bytes(payload)
+            staged.replace(path)
+        except OSError as error:
+            log.warning("live intervals of %s %s were not written: %s", state.model_id, state.version, error)
+            with suppress(OSError):
+                staged.unlink(missing_ok=True)
+
+    def _read(self, model_id: str, version: str) -> VersionIntervals | None:
+        """What the file says; None, with a line in the log, where it is torn or about something else."""
+        path = self._path(model_id, version)
+        if path is None or not path.exists():
+            return None
+        try:
+            state = _FILE.validate_json(path.read_bytes())
+        except (OSError, ValidationError) as error:
+            log.warning("live intervals of %s %s cannot be read and start anew: %s", model_id, version, error)
+            return None
+        if (state.model_id, state.version) != (model_id, version):
+            log.warning("live intervals of %s %s start anew: their file is another's", model_id, version)
+            return None
+        return state

@@ -1,0 +1,49 @@
+"""The smallest size of each table: a real training, a real search, and a forecast asked of what was published."""
+
+import pytest
+
+from evaluations import null_series, planted_signal, real_data
+from evaluations.null_series import Trial
+from evaluations.planted_signal import Planting
+
+
+def test_a_null_series_is_judged_by_the_product() -> None:
+    judged = null_series.judge(Trial(number=1, seed=0, num_bars=3_000, family="linear"))
+    assert judged.kind == "garch and jumps"
+    assert judged.certificate == "passed"
+    assert judged.verdict == "insufficient_data"  # 600 test moments cannot tell
+    assert judged.economic != "profitable"
+
+
+def test_a_search_on_a_null_series_is_judged_too() -> None:
+    judged = null_series.judge(Trial(number=0, seed=0, num_bars=3_000, family="linear", num_trials=3))
+    assert judged.verdict in ("insufficient_data", "no_skill")
+    assert judged.certificate == "passed"
+
+
+def test_a_planted_signal_is_recovered_by_what_was_published() -> None:
+    found = planted_signal.find(Planting(number=0, seed=0, num_bars=8_000, lookback=4))
+    assert found.certificate == "unprovable"  # a column of the user's own
+    assert 0.2 < found.recovery < 1
+    assert 0 < found.found_r2 < 0.03
+    assert found.best_r2 == pytest.approx(0.01, abs=0.01)
+
+
+def test_the_rows_of_real_data_name_every_family() -> None:
+    from ml_workbench_service import families as families
+    from ml_workbench_service.learning.family import Family
+
+    assert {entry.family for entry in real_data.ROWS} == set(Family.known)
+
+
+def test_a_row_of_real_data_says_what_the_card_says() -> None:
+    entry = real_data.Entry("linear", "time_series", "price_change_1d", {"lookback": 3, "epochs": 2})
+    (card,) = real_data.train_all((entry,))
+    cells = real_data.row(entry, card)
+    significance = card.evaluation.significance
+    assert significance is not None
+    assert card.data_source == "ecb_daily"
+    assert cells[0] == "`linear`"
+    assert f"`{card.evaluation.verdict}`" in cells
+    assert cells[6] == "1" == str(significance.looks)
+    assert cells[5] == f"{significance.adjusted_p_value:.3f}"

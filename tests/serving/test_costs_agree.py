@@ -1,0 +1,89 @@
+"""One formula everywhere: what training, backtest, record and live agent pay for the same bars, to the bit."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ml_workbench_service.agents.lanes import Lane, open_step, settle
+from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.market import Costs, FeatureTable
+from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.learning import signal_backtest
+from ml_workbench_service.learning.family import Assignment
+from ml_workbench_service.learning.labelling import label_tables
+from ml_workbench_service.learning.policy_family import tape_of
+from ml_workbench_service.learning.windows import build
+from ml_workbench_service.market.costs import resolved_costs, session_factor, unit_cost
+from ml_workbench_service.serving.answer import Circumstances, answer_many, prepare
+from ml_workbench_service.serving.history import read_history, replay_questions
+from ml_workbench_service.serving.model import ServedModel
+
+REPLAY = Circumstances(role="champion", source="replay:job")
+
+
+def records_of(model: ServedModel, table: FeatureTable) -> list[PredictionRecord]:
+    """What a replay of the whole table publishes."""
+    questions = replay_questions(read_history(model, table), from_ms=0, job_id="job")
+    return answer_many(model, [prepare(model, each) for _, each in questions if each is not None], REPLAY)
+
+
+def assignment_of(table: FeatureTable, costs: Costs) -> Assignment:
+    """Windows of one bar, as a training with these costs labels and cuts them."""
+    labelling = label_tables(
+        [table], features=["signal"], columns=[table.columns], targets=(), costs={table.symbol: costs}
+    )
+    windows = build(labelling.rows, features=["signal"], is_level=[False], lookback=1, validation_split=0.4)
+    return Assignment(windows=windows, targets=(), costs={table.symbol: costs})
+
+
+def test_a_records_costs_follow_the_session_and_name_what_is_paid(
+    model: ServedModel, tables: dict[str, FeatureTable]
+) -> None:
+    records = records_of(model, tables["EUR/USD"])
+    pips = [record.metadata.costs.spread_pips for record in records if record.metadata.costs]
+    wanted = 0.2 * session_factor(np.array([to_ms(record.as_of) for record in records]))
+    np.testing.assert_allclose(pips, wanted, rtol=1e-14)
+    assert len(set(np.round(wanted, 6))) == 4
+    assert all(type(record.metadata.costs) is Costs for record in records)
+    fixings = replace(model, card=model.card.model_copy(update={"calendar": "fixings"}))
+    assert fixings.costs_at("EUR/USD", as_of_ms=to_ms(records[0].as_of)) == Costs(
+        **model.costs_at("EUR/USD").model_dump()
+    )
+
+
+@pytest.mark.parametrize("spread", ["session", "own", "named"])
+def test_training_backtest_record_and_agent_pay_the_same(
+    model: ServedModel, tables: dict[str, FeatureTable], spread: str
+) -> None:
+    table = tables["EUR/USD"]
+    if spread == "own":
+        own = np.where(np.arange(len(table)) % 2 == 0, 0.0004, np.nan)
+        table = replace(table, columns={**table.columns, "spread": own})
+    costs = resolved_costs("EUR/USD", Costs(spread_pips=0.9) if spread == "named" else None)
+    served = replace(model, costs={"EUR/USD": costs})
+    records = records_of(served, table)
+    given = assignment_of(table, costs)
+    tape = tape_of(given)
+    rows = np.searchsorted(tape.known_ms_R, [to_ms(record.as_of) for record in records])
+    for row, record in zip(rows, records, strict=True):
+        assert record.metadata.costs is not None
+        assert record.price is not None
+        assert unit_cost(record.metadata.costs, "EUR/USD", record.price) == pytest.approx(
+            tape.unit_cost_R[row], rel=1e-14
+        )
+
+    positions = np.random.default_rng(0).integers(-1, 2, len(rows))
+    lane, earned = Lane(), []
+    for record, position in zip(records, positions, strict=True):
+        price, at_ms, paid = float(record.price or 0), to_ms(record.as_of), record.metadata.costs
+        assert paid is not None
+        settled, still_open = settle(lane, symbol="EUR/USD", costs=paid, price=price, at_ms=at_ms, state=0)
+        earned += [each.reward for each in settled]
+        step = open_step(
+            lane, state=0, action=0, exposure=float(position), fill="next_open", price=price, at_ms=at_ms, costs=paid
+        )
+        lane = Lane(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
+    paid = signal_backtest.settle(positions, rows, given)
+    assert len(earned) == len(paid.net_N) > 2000, "the newest decision waits for its bar"
+    np.testing.assert_allclose(earned[:-1], paid.net_N[:-1], rtol=0, atol=1e-15)
