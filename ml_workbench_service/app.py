@@ -116,6 +116,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     environment = _child_environment(settings, addresses)
     providers = accelerators.inference_providers(workbench.accelerator)
     intervals = LiveIntervals(settings.STATE_DIR.resolve() / "adaptive")
+    live = (each for each in workbench.history.everything() if each.status == "live")
+    await asyncio.to_thread(intervals.recall, ((each.model_id, each.version) for each in live))
     serving = Serving(workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals)
     stack.callback(serving.close)
     publisher = await _publisher(workbench, stack)

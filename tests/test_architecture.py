@@ -25,7 +25,7 @@ WITH_SPAWN = {"get_context", "ProcessPoolExecutor"}
 NEVER = {"fork", "forkpty", "forkserver", "preexec_fn", "SubprocVecEnv"}
 KEPT_OUT_OF_THE_API = {
     "torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "optuna", "gymnasium", "stable_baselines3",
-    "numba", "sklearn", "skl2onnx", "onnx",
+    "numba", "sklearn", "skl2onnx", "onnx", "scipy",
 }  # fmt: skip
 API_ROOTS = ("ml_workbench_service.main", "ml_workbench_service.app")
 DISCOVERED = ("ml_workbench_service.families", "ml_workbench_service.accelerators", "ml_workbench_service.api")

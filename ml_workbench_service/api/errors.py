@@ -21,6 +21,7 @@ from common_lib.exceptions import (
     AuthorizationError,
     ConflictError,
     DataValidationError,
+    InsufficientMemoryError,
     MethodNotAllowedError,
     PayloadTooLargeError,
     PlatformError,
@@ -66,8 +67,8 @@ def install(app: FastAPI) -> None:
 
 
 def render(error: PlatformError) -> Response:
-    """The answer for an error; logs those that are the service's own fault."""
-    if error.status >= 500:
+    """The answer for an error; logs those that are not the request's own fault, as asking for too much memory is."""
+    if error.status >= 500 and not isinstance(error, InsufficientMemoryError):
         log.error(error.message, extra={"error_code": error.error_code}, exc_info=error if error.__cause__ else None)
     headers = {}
     if error.retry_after_s is not None or error.status in (429, 503):

@@ -7,11 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 
 from common_lib.exceptions import JobNotFoundError
-from common_lib.logging import correlation_id
-from ml_workbench_service.api.idempotency import answered_before, fresh_id
+from ml_workbench_service.api.idempotency import answered_before, fresh_id, spec_of
 from ml_workbench_service.api.jobs import JobIdPath
-from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Service, ServiceDep
-from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.api.service import IdempotencyDep, Service, ServiceDep
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.experiments import (
     Experiment,
@@ -58,7 +56,8 @@ async def start_experiment(
             response.headers["Idempotency-Replayed"] = "true"
             return _accepted(before, response)
         plan = await asyncio.to_thread(_plan, body, service)
-        spec = _spec(plan, key, await fresh_id(service.store, key))
+        job_id = await fresh_id(service.store, key)
+        spec = spec_of(JobKind.EXPERIMENT, job_id, plan.request, plan.to_json(), key=key)
         await service.supervisor.submit(spec)
     return _accepted(spec, response)
 
@@ -89,19 +88,6 @@ def _plan(body: ExperimentRequest, service: Service) -> ExperimentPlan:
         ),
         max_workers=service.supervisor.max_workers,
         max_memory_gb=service.max_memory_gb,
-    )
-
-
-def _spec(plan: ExperimentPlan, key: Idempotency | None, job_id: str) -> JobSpec:
-    return JobSpec(
-        id=job_id,
-        kind=JobKind.EXPERIMENT,
-        request=plan.request.model_dump(mode="json", exclude_unset=True),
-        plan=plan.to_json(),
-        created_at=utc_now(),
-        correlation_id=correlation_id(),
-        idempotency_key=key.key if key else None,
-        body_digest=key.body_digest if key else None,
     )
 
 

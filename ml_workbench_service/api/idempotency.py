@@ -2,11 +2,13 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 from common_lib.exceptions import IdempotencyMismatchError, JobNotFoundError
+from common_lib.logging import correlation_id
 from ml_workbench_service.api.service import Idempotency
-from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.contracts.jobs import JobSpec
+from ml_workbench_service.contracts.contract import Contract, utc_now
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.jobs.job import JobStore, new_job_id
 
 KEPT = timedelta(hours=24)
@@ -32,6 +34,20 @@ async def fresh_id(store: JobStore, key: Idempotency | None) -> str:
     if key is None:
         return new_job_id(utc_now())
     return key.identifier(len(await asyncio.to_thread(_generations, store, key)))
+
+
+def spec_of(kind: JobKind, job_id: str, request: Contract, plan: dict[str, Any], *, key: Idempotency | None) -> JobSpec:
+    """A job as it is submitted: it remembers the key it came with, so that the key finds it again."""
+    return JobSpec(
+        id=job_id,
+        kind=kind,
+        request=request.model_dump(mode="json", exclude_unset=True),
+        plan=plan,
+        created_at=utc_now(),
+        correlation_id=correlation_id(),
+        idempotency_key=key.key if key else None,
+        body_digest=key.body_digest if key else None,
+    )
 
 
 def _generations(store: JobStore, key: Idempotency) -> list[JobSpec]:

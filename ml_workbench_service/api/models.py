@@ -13,12 +13,11 @@ from common_lib.exceptions import (
     ModelNotFoundError,
     PredictionError,
 )
-from common_lib.logging import correlation_id
-from ml_workbench_service.api.idempotency import answered_before, fresh_id
+from ml_workbench_service.api.idempotency import answered_before, fresh_id, spec_of
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Service, ServiceDep
-from ml_workbench_service.contracts.contract import VERSION_PATTERN, normal_symbol, utc_now
+from ml_workbench_service.api.service import IdempotencyDep, Service, ServiceDep
+from ml_workbench_service.contracts.contract import VERSION_PATTERN, normal_symbol
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import (
@@ -123,7 +122,8 @@ async def train(body: TrainRequest, service: ServiceDep, response: Response, key
             response.headers["Idempotency-Replayed"] = "true"
             return _accepted(before, response)
         plan = await asyncio.to_thread(_plan, body, service)
-        spec = _spec(plan, key, await fresh_id(service.store, key))
+        job_id = await fresh_id(service.store, key)
+        spec = spec_of(JobKind.TRAIN, job_id, plan.request, plan.to_json(), key=key)
         await service.supervisor.submit(spec)
     return _accepted(spec, response)
 
@@ -172,19 +172,6 @@ def _plan(body: TrainRequest, service: Service) -> TrainingPlan:
         service.workbench,
         unfinished=[folder.spec for folder in service.store.unfinished()],
         max_memory_gb=service.max_memory_gb,
-    )
-
-
-def _spec(plan: TrainingPlan, key: Idempotency | None, job_id: str) -> JobSpec:
-    return JobSpec(
-        id=job_id,
-        kind=JobKind.TRAIN,
-        request=plan.request.model_dump(mode="json", exclude_unset=True),
-        plan=plan.to_json(),
-        created_at=utc_now(),
-        correlation_id=correlation_id(),
-        idempotency_key=key.key if key else None,
-        body_digest=key.body_digest if key else None,
     )
 
 

@@ -47,7 +47,9 @@ class Significance(Contract):
 
     baseline: str
     p_value: Finite | None
-    looks: int = Field(description="How often test parts that overlap this one were looked at, this time included.")
+    looks: int = Field(
+        description="How often parts that overlap this test part were looked at, or tried on, this time included."
+    )
     adjusted_p_value: Finite | None = Field(description="min(1, p x looks), after Bonferroni.")
     alpha: Finite
     num_moments: int

@@ -3,9 +3,10 @@
 A trial is scored on the stopping part alone (never on the test part); every trial is counted by the ledgers.
 """
 
+import math
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ml_workbench_service.contracts.contract import (
     Contract,
@@ -23,9 +24,23 @@ from ml_workbench_service.contracts.training import TrainRequest
 MOST_TRIALS = 10_000
 SamplerName = Literal["tpe", "random", "grid"]
 PrunerName = Literal["none", "median", "hyperband"]
+OF_A_SEARCH = frozenset({"sampler", "pruner", "num_trials", "timeout_s", "seed"})
+"""What has no meaning for an agent grid."""
 PresetName = Literal["q_learning_grid"]
 TrialState = Literal["running", "complete", "pruned", "failed"]
-Choice = str | bool | int | Finite | list[str] | None
+
+
+def _is_choice(value: Any) -> Any:
+    """Says in one sentence what a union would say once for each of its members."""
+    is_list = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    if not is_list and not isinstance(value, str | bool | int | float | None):
+        raise ValueError("a choice is a text, a number, true, false or null; of features a list of names")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a choice must be a finite number")
+    return value
+
+
+Choice = Annotated[str | bool | int | Finite | list[str] | None, BeforeValidator(_is_choice)]
 
 
 class SearchDimension(Contract):
@@ -73,11 +88,20 @@ class RecordingRequest(Contract):
         default=False, description="Also learn from predictions of data that the model was fitted on."
     )
 
+    @field_validator("symbols", "seeds")
+    @classmethod
+    def _no_twins(cls, values: list[Any]) -> list[Any]:
+        if len(set(values)) != len(values):
+            raise ValueError("something stands twice; list each once")
+        return values
+
 
 def _by_its_keys(base: Any) -> Any:
     """What a recording has in common with no training decides, so that an error is told of the one that was meant."""
-    if not isinstance(base, dict):
+    if isinstance(base, TrainRequest | RecordingRequest):
         return base
+    if not isinstance(base, dict):
+        raise ValueError("`base` is a train request, or a recording for an agent grid: model_id, symbols, dates")
     is_recording = "model_id" in base and not {"name", "model_type", "features", "target"} & base.keys()
     return (RecordingRequest if is_recording else TrainRequest).model_validate(base)
 
@@ -119,8 +143,9 @@ class ExperimentRequest(Contract):
             raise ValueError("`search_space` names no dimension; add one, or send a `preset`")
         if is_recording and self.preset is None and any(each.choices is None for each in self.search_space.values()):
             raise ValueError("an agent grid searches `choices`; ranges belong to train requests")
-        if is_recording and not {"sampler", "pruner", "num_trials"}.isdisjoint(self.model_fields_set):
-            raise ValueError("an agent grid runs every setting at once; leave `sampler`, `pruner` and `num_trials` out")
+        given = sorted(OF_A_SEARCH & self.model_fields_set)
+        if is_recording and given:
+            raise ValueError(f"an agent grid runs every setting at once; leave {', '.join(given)} out")
         return self
 
 

@@ -8,7 +8,7 @@ Sharpe ratio", Journal of Portfolio Management 40 (2014): a figure means little 
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.training import Target
@@ -31,13 +31,22 @@ def subject_of(targets: Sequence[Target], *, is_simulated: bool = False) -> Subj
 class PartRead(Contract):
     """One reading of one part, by one job or trial."""
 
-    id: str = Field(description="The job's, or `job/trial`; the same id counts once, whatever is killed and resumed.")
+    id: str = Field(
+        description="The job's, `job/trial` or `job/agent/setting`; the same id counts once, whatever is killed and "
+        "resumed."
+    )
     subject: Subject
     symbols: tuple[str, ...]
     start_ms: int
     end_ms: int
     at: UtcDatetime
     model_id: str = ""
+
+    @field_validator("symbols")
+    @classmethod
+    def _one_name_a_pair(cls, symbols: tuple[str, ...]) -> tuple[str, ...]:
+        """USD/EUR are the prices of EUR/USD: each pair under its currencies in alphabetic order."""
+        return tuple(sorted({"/".join(sorted(each.split("/"))) for each in symbols}))
 
 
 class Trial(Contract):

@@ -172,6 +172,10 @@ class Recomputing(Protocol):
         ...
 
 
+MOST_COST = 10_000
+"""Pips of a price near one, or basis points: all of what is traded."""
+
+
 class Costs(Contract):
     """What trading costs: pips for spread and swap per night, basis points of the traded value for the rest."""
 
@@ -180,3 +184,12 @@ class Costs(Contract):
     slippage_bp: Finite | None = None
     swap_long_pips: Finite | None = None
     swap_short_pips: Finite | None = None
+
+    def nonsense(self) -> dict[str, str]:
+        """By field a sentence about each cost at which nobody trades: paid for trading, or more than any price."""
+        bounds = {name: (-MOST_COST if name.startswith("swap") else 0, MOST_COST) for name in Costs.model_fields}
+        return {
+            name: f"{name} lies from {least} to {most}; correct it"
+            for name, (least, most) in bounds.items()
+            if not least <= (getattr(self, name) or 0.0) <= most
+        }

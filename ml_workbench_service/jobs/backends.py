@@ -70,8 +70,7 @@ class LocalBackend:
     """Workers as subprocesses in sessions of their own: they outlive this process, which adopts them when it is back.
 
     Args:
-        environment: of every worker; `OMP_NUM_THREADS` is set on top: one for a replay, all CPUs for the
-            rest.
+        environment: of every worker; `OMP_NUM_THREADS` is set on top: one for a replay, all CPUs for the rest.
         command: the worker's command, to which the job folder is appended.
         num_threads: threads of a training; by default the CPUs this process may use.
     """

@@ -3,10 +3,15 @@
 Law: one writer at a time (the job's worker). A torn last line is skipped by readers, and the next writer begins with a
 newline. A finished trial is on disk when `append` returns, before anything else is told of it, so a worker that
 follows a killed one repeats none.
+
+    <name>.jsonl        what began and what ended
+    under_way.jsonl     the curves of trials under way so far, replaced whole; nothing but watching depends on it
 """
 
+import logging
 import os
 import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,6 +20,9 @@ from ml_workbench_service.contracts.experiments import TrialRecord
 from ml_workbench_service.jobs.durable import clear_disk_errors
 
 TRIALS_FILE = "trials.jsonl"
+UNDER_WAY_FILE = "under_way.jsonl"
+
+log = logging.getLogger(__name__)
 
 
 class TrialLog:
@@ -22,6 +30,7 @@ class TrialLog:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._under_way = path.with_name(UNDER_WAY_FILE)
         self._lock = threading.Lock()
         self._offset = 0  # bytes of complete lines that were read
         self._trials: dict[int, TrialRecord] = {}
@@ -41,6 +50,15 @@ class TrialLog:
             if record.is_finished:
                 os.fsync(file.fileno())
 
+    def sketch(self, records: Sequence[TrialRecord]) -> None:
+        """What the trials under way have reported so far; a disk that refuses costs the view of it alone."""
+        staged = self._under_way.with_name(f".{UNDER_WAY_FILE}")
+        try:
+            staged.write_text("".join(each.model_dump_json() + "\n" for each in records), encoding="utf-8")
+            staged.replace(self._under_way)
+        except OSError as error:
+            log.warning("the curves of the trials under way were not written: %s", error)
+
     def trials(self) -> list[TrialRecord]:
         """The newest of every trial, by number; none where nothing has begun."""
         with self._lock:
@@ -50,7 +68,20 @@ class TrialLog:
                 except ValidationError:  # torn by a kill; its trial is made again
                     continue
                 self._trials[record.number] = record
-            return [self._trials[number] for number in sorted(self._trials)]
+            found = dict(self._trials)
+        for record in self._sketched():
+            known = found.get(record.number)
+            if known is not None and not known.is_finished and known.started_at == record.started_at:
+                found[record.number] = record
+        return [found[number] for number in sorted(found)]
+
+    def _sketched(self) -> Iterator[TrialRecord]:
+        try:
+            lines = self._under_way.read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return
+        for line in lines:
+            yield TrialRecord.model_validate_json(line)
 
     def _new_lines(self) -> list[bytes]:
         try:

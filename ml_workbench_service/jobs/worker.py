@@ -72,7 +72,8 @@ def run_worker(
                 folder.append("cancelled")
                 return 0
             except Exception as error:
-                log.exception("job %s failed", folder.id)
+                is_foreseen = isinstance(error, PlatformError) and error.status < 500
+                log.error("job %s failed: %s", folder.id, error, exc_info=not is_foreseen)
                 folder.append("failed", **_reason(error))
                 return EXIT_FAILED
             folder.append("succeeded", result=result)

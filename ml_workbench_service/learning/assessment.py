@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.learning.export import MOST_COMPARED, export, judge_quantization, quantize
 from ml_workbench_service.learning.family import Assignment, Trained
@@ -18,7 +18,7 @@ from ml_workbench_service.learning.manifest import INT8_FILE
 from ml_workbench_service.learning.runtime import OnnxNetwork
 from ml_workbench_service.learning.task import Predict, Product, Task
 from ml_workbench_service.learning.uncertainty import NoveltyDetector
-from ml_workbench_service.learning.windows import PARTS, Windows
+from ml_workbench_service.learning.windows import PARTS, Windows, evenly
 
 MOST_NOVELTY_WINDOWS = 50_000
 
@@ -41,27 +41,15 @@ def assess(
     predict = Predict(float32, int8)
     report.check()
     ends = windows.parts["calibrate"]
-    judge = task.calibrate(trained, outputs(predict, windows, ends), ends, assignment)
+    judge = task.calibrate(trained, predict.over(windows, ends), ends, assignment)
     novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
     report.check()
     ends = windows.parts["test"]
     evaluation = task.evaluate(
-        trained, judge, outputs(predict, windows, ends), ends, assignment, is_simulated=is_simulated, predict=predict
+        trained, judge, predict.over(windows, ends), ends, assignment, is_simulated=is_simulated, predict=predict
     )
     recipe = {"uncertainty": {**judge.to_json(), "novelty": novelty.to_json()}}
     return Product(trained.outputs, quantization, evaluation, recipe, findings=trained.findings)
-
-
-def outputs(predict: Predict, windows: Windows, ends: Ints) -> Floats:
-    """The serving network's outputs for the windows that end there, gathered a batch at a time."""
-    size = _batch_size(windows)
-    parts = [predict(windows.gather(ends[begin : begin + size])) for begin in range(0, len(ends), size)]
-    return np.concatenate(parts)
-
-
-def trained_outputs(trained: Trained, windows: Windows, ends: Ints) -> Floats:
-    """The same of a network that has not been exported."""
-    return outputs(Predict(trained, None), windows, ends)
 
 
 def _quantization(
@@ -87,23 +75,11 @@ def last_rows(windows: Windows, ends: Ints) -> Floats32:
     chosen = evenly(ends, MOST_NOVELTY_WINDOWS)
     level = np.flatnonzero(windows.scaler.is_level_F)
     rows = windows.rows_RF[chosen].copy()
-    size = _batch_size(windows)
-    for begin in range(0, len(chosen), size):
-        part = chosen[begin : begin + size]
-        rows[begin : begin + len(part), level] -= windows.gather(part)[:, :, level].mean(axis=1)
+    begin = 0
+    for batch in Predict.batches(windows, chosen):
+        rows[begin : begin + len(batch), level] -= windows.gather(batch)[:, :, level].mean(axis=1)
+        begin += len(batch)
     return rows
-
-
-def _batch_size(windows: Windows) -> int:
-    """Windows that are gathered at a time."""
-    return max(1, Predict.ROWS // windows.lookback)
-
-
-def evenly(ends: Ints, most: int) -> Ints:
-    """At most this many of them, spread evenly."""
-    if len(ends) <= most:
-        return ends
-    return ends[np.linspace(0, len(ends) - 1, most).round().astype(np.int64)]
 
 
 def part_sizes(windows: Windows) -> dict[str, int]:

@@ -6,6 +6,8 @@
                                   squares lies below the standard deviation on average
                     har           regression on realised volatility of the last bar, day, week and month (Corsi,
                                   Journal of Financial Econometrics 7, 2009), in bars of the timeframe
+                    ewma_har      the same regression with the EWMA beside them. Of a GARCH market each of the two
+                                  leaves something that the other knows; who blends them has found nothing new
     both            linear        ridge regression on the very same windows (`learning/ridge.py`)
     policies        linear        the sign of such a regression of the next bar's move, where the forecast is worth
                                   the round trip
@@ -30,7 +32,7 @@ from ml_workbench_service.market.calendar import DAY_MS
 from ml_workbench_service.market.tape import Tape
 from ml_workbench_service.market.targets import target_volatility
 
-RANDOM_WALK, DRIFT, EWMA, HAR, LINEAR = "random_walk", "drift", "ewma", "har", "linear"
+RANDOM_WALK, DRIFT, EWMA, HAR, EWMA_HAR, LINEAR = "random_walk", "drift", "ewma", "har", "ewma_har", "linear"
 FITTED: dict[Part, str] = {"train": "stop", "stop": "calibrate"}
 """Parts that a baseline learns from, and the border that each ends at."""
 HAR_DAYS = (1, 5, 22)
@@ -60,7 +62,7 @@ def forecasts(
     makers = (
         {RANDOM_WALK: _zeros, DRIFT: _drift, LINEAR: _linear}
         if target.needs_price
-        else {EWMA: _ewma, HAR: _har, LINEAR: _linear}
+        else {EWMA: _ewma, HAR: _har, EWMA_HAR: _ewma_har, LINEAR: _linear}
     )
     units_N = windows.label_scale_RK[ends, number]
     return {name: make(windows, target, number, ends) * units_N for name, make in makers.items() if name not in without}
@@ -143,14 +145,26 @@ def _ewma(windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
 
 
 def _har(windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
-    """Least squares with an intercept; what is unknown at a row counts as the training part's mean."""
-    train = windows.parts["train"]
+    return _least_squares(_realised(windows, target), windows, target, number, ends)
+
+
+def _ewma_har(windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
+    x_RJ = np.column_stack([_realised(windows, target), windows.bar_volatility_R])
+    return _least_squares(x_RJ, windows, target, number, ends)
+
+
+def _realised(windows: Windows, target: Target) -> Floats:
+    """(R, J) of one bar, over the last bar, the horizon, and the day, week and month."""
     day = bars_per_day(windows)
     spans = sorted({1, target.horizon, *(days * day for days in HAR_DAYS)})
-    unit_R = np.sqrt(target.horizon) / windows.label_scale_RK[:, number]
-    x_RJ = np.column_stack([realised_volatility(windows, bars) * unit_R for bars in spans])
-    with_values = np.isfinite(x_RJ[train]).any(axis=0)
-    x_RJ = x_RJ[:, with_values]
+    return np.column_stack([realised_volatility(windows, bars) for bars in spans])
+
+
+def _least_squares(x_RJ: Floats, windows: Windows, target: Target, number: int, ends: Ints) -> Floats:
+    """With an intercept; what is unknown at a row counts as the training part's mean."""
+    train = windows.parts["train"]
+    x_RJ = x_RJ * (np.sqrt(target.horizon) / windows.label_scale_RK[:, number])[:, None]
+    x_RJ = x_RJ[:, np.isfinite(x_RJ[train]).any(axis=0)]
     center_J = np.nanmean(x_RJ[train], axis=0)
     x_RJ = np.where(np.isfinite(x_RJ), x_RJ, center_J) - center_J
     labels_N = windows.labels_RK[train, number].astype(np.float64)

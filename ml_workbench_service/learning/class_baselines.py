@@ -5,11 +5,15 @@
     volatility_frequencies   directions and barriers: the frequencies that each symbol's training part had when the
                              market was as calm or as wild as now. How often a move pays its costs follows volatility,
                              which everybody knows beforehand: forecasting that alone is no skill at direction
+    undirected               directions and barriers: the model's own probability that nothing happens, the rest split
+                             between the sides as the training part was. Volatility can be foretold better than by
+                             deciles, by the hour of the day for one; whoever does not beat this has foretold nothing
+                             else, and volatility is the target `volatility_<h>`
     linear                   multinomial logistic regression (scikit-learn) on the very same windows, its penalty
                              chosen by log loss on `stop`
 
-All are fitted on `train`. A window of too many values enters the regression as into `learning/ridge.py`'s, and of very
-many windows an even share is fitted on.
+All but `undirected` are fitted on `train`. A window of too many values enters the regression as into
+`learning/ridge.py`'s, and of very many windows an even share is fitted on.
 
 Legend: N rows asked about, R rows of all symbols, C classes, B bins, P columns.
 """
@@ -32,12 +36,13 @@ from ml_workbench_service.learning.class_metrics import (
     stated,
 )
 from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.ridge import WindowColumns, evenly
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.ridge import WindowColumns
+from ml_workbench_service.learning.windows import Windows, evenly
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.regimes import regime_features
 
 VOLATILITY_FREQUENCIES = "volatility_frequencies"
+UNDIRECTED = "undirected"
 NUM_BINS = 10
 """Deciles: a tenth of a training part still has enough rows for three frequencies."""
 PRIOR_ROWS = 20.0
@@ -51,7 +56,7 @@ TOLERANCE = 1e-3
 
 
 def class_baselines(assignment: Assignment, ends: Ints, *, without: Collection[str] = ()) -> list[ClassBaseline]:
-    """What each baseline says of the rows asked about.
+    """What each baseline says of the rows asked about; `undirected` needs the model's answers and is asked by itself.
 
     Args:
         assignment: data and the one target.
@@ -70,6 +75,18 @@ def class_baselines(assignment: Assignment, ends: Ints, *, without: Collection[s
     if LINEAR not in without:
         found.append(_linear(windows, ends, num_classes=num_classes))
     return found
+
+
+def undirected(said_NC: Floats, train_labels_N: Floats) -> ClassBaseline:
+    """The model's own probabilities of (fall, neither, rise), the two sides made as frequent as they were in training.
+
+    Beside it a model's hold on volatility, good or bad, falls out of the comparison: what is left is the side.
+    """
+    frequencies_C = class_frequencies(train_labels_N, said_NC.shape[1])
+    sides_C = frequencies_C * (1.0, 0.0, 1.0) / (frequencies_C[0] + frequencies_C[2])
+    probabilities_NC = (1.0 - said_NC[:, 1:2]) * sides_C
+    probabilities_NC[:, 1] = said_NC[:, 1]
+    return ClassBaseline(UNDIRECTED, stated(probabilities_NC), probabilities_NC)
 
 
 def _volatility_frequencies(assignment: Assignment, ends: Ints) -> ClassBaseline:

@@ -36,6 +36,7 @@ from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.part_report import PartReport
 from ml_workbench_service.learning.windows import Windows
 
 if TYPE_CHECKING:
@@ -163,30 +164,17 @@ def seed_spread(
     return spread
 
 
-class _MemberReport:
-    """A `Report` for one member: its steps follow those of the members before it, its messages say whose they are."""
+class _MemberReport(PartReport):
+    """Of one member: its steps follow those of the members before it."""
 
     def __init__(self, report: Report, name: str, number: int, num_members: int) -> None:
-        self._report = report
-        self._name = name
+        super().__init__(report, name)
         self._number = number
         self._num_members = num_members
 
     def __call__(self, step: int, total: int, **metrics: float) -> None:
         """A step of all members' steps."""
         self._report(self._number * total + step, self._num_members * total, **metrics)
-
-    def say(self, message: str) -> None:
-        """The message and the member's name."""
-        self._report.say(f"{message} ({self._name})")
-
-    def warn(self, message: str) -> None:
-        """As it is."""
-        self._report.warn(message)
-
-    def check(self) -> None:
-        """As it is."""
-        self._report.check()
 
 
 def _answer(

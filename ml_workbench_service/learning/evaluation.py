@@ -21,6 +21,7 @@ from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.market.skill import clark_west_gains, hac_mean, mean_by_moment, scaled_errors, wilson
 
 TERCILES = ("low", "middle", "high")
+SIMULATED = "the prices are simulated without drift: whatever a model finds in them is chance"
 
 
 @dataclass(frozen=True)
@@ -192,14 +193,8 @@ def interval_report(
 def verdict_of(is_simulated: bool) -> tuple[Verdict, str]:
     """What may be said before the rule is applied, with the sentence that says why."""
     if is_simulated:
-        return (
-            "not_applicable",
-            "the prices are simulated without drift: whatever a model finds in them is chance",
-        )
-    return (
-        "not_judged",
-        "figures stand beside the baseline's on the same rows; no test of significance has been made",
-    )
+        return "not_applicable", SIMULATED
+    return "not_judged", "measured beside its baselines; the rule that makes a verdict of it has not been applied"
 
 
 def headline(evaluation: Evaluation) -> dict[str, float | None]:

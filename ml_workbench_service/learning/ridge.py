@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.windows import Windows, evenly
 
 MOST_COLUMNS = 512
 """A system of this size is solved in a fraction of a second."""
@@ -145,10 +145,3 @@ class _Sums:
 def _labelled(ends: Ints, labels_R: Floats) -> Ints:
     """Those with a label, thinned evenly to `MOST_WINDOWS`."""
     return evenly(ends[np.isfinite(labels_R[ends])], MOST_WINDOWS)
-
-
-def evenly(ends: Ints, most: int) -> Ints:
-    """At most this many of them, spread evenly over time."""
-    if len(ends) <= most:
-        return ends
-    return ends[np.linspace(0, len(ends) - 1, most).round().astype(np.int64)]

@@ -5,7 +5,7 @@ kill repeats none that has ended.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 
 from ml_workbench_service.contracts.contract import utc_now
@@ -14,11 +14,13 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.ledgers import Ledgers
 from ml_workbench_service.learning.crew import Crew, Done, Maker, OpenMaker, Score
 from ml_workbench_service.learning.search import Proposal, Search
-from ml_workbench_service.learning.trial import TrialEnd, TrialReport
+from ml_workbench_service.learning.trial import TrialEnd, TrialReport, thinned
 
 POLL_S = 0.2
 """How often a cancellation is looked for while the trials run in other processes."""
 UNPROMISING = "pruned: its scores so far were worse than other trials' at the same step"
+SHOW_EVERY_S = 1.0
+"""How often the curves of the trials under way are put where they can be watched."""
 OUT_OF_TIME = "ended because timeout_s was over"
 
 
@@ -27,6 +29,7 @@ class SearchCourse:
 
     Args:
         note: puts a trial's record on disk.
+        sketch: puts where they can be watched the records of the trials under way, with their curves so far.
         num_trials: of the whole search.
         num_parallel: trials at a time, by which the work of an earlier life is told in seconds.
         timeout_s: seconds of work after which no further trial begins; the first one that completes is waited for.
@@ -37,6 +40,7 @@ class SearchCourse:
         search: Search,
         *,
         note: Callable[[TrialRecord], None],
+        sketch: Callable[[Sequence[TrialRecord]], None],
         ledgers: Ledgers,
         report: Report,
         num_trials: int,
@@ -45,10 +49,12 @@ class SearchCourse:
     ) -> None:
         self.search = search
         self.report = report
-        self._note = note
+        self._note, self._sketch = note, sketch
         self._ledgers = ledgers
         self._num_trials = num_trials
         self._begun: dict[int, TrialRecord] = {}
+        self._curves: dict[int, list[tuple[int, float]]] = {}
+        self._shown_at = time.monotonic()
         worked_s = sum(map(_seconds, search.finished.values())) / num_parallel
         self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s - worked_s
 
@@ -70,18 +76,21 @@ class SearchCourse:
         proposal = self.search.next()
         if proposal is not None:
             record = TrialRecord(number=proposal.number, state="running", params=proposal.params, started_at=utc_now())
-            self._begun[proposal.number] = record
+            self._begun[proposal.number], self._curves[proposal.number] = record, []
             self._note(record)
         return proposal
 
     def hear(self, number: int, step: int, value: float) -> str:
         """An intermediate score; why the trial is to be given up, or the empty sentence."""
+        self._curves[number].append((step, value))
+        self._show()
         if self.search.heard(number, step, value):
             return UNPROMISING
         return OUT_OF_TIME if self.is_out_of_time and self.search.best is not None else ""
 
     def end(self, number: int, end: TrialEnd) -> None:
         """What came of a trial: first to the ledger and the log, then to everybody."""
+        del self._curves[number]
         record = self._begun.pop(number).model_copy(
             update={
                 "state": end.state, "value": end.value, "message": end.message, "sharpe": end.sharpe,
@@ -98,6 +107,18 @@ class SearchCourse:
             len(self.search.finished),
             self._num_trials,
             **{name: value for name, value in figures.items() if value is not None},
+        )
+
+    def _show(self) -> None:
+        """The curves of the trials under way, now and then."""
+        if time.monotonic() - self._shown_at < SHOW_EVERY_S:
+            return
+        self._shown_at = time.monotonic()
+        self._sketch(
+            [
+                record.model_copy(update={"curve": tuple(thinned(self._curves[number]))})
+                for number, record in self._begun.items()
+            ]
         )
 
 

@@ -176,7 +176,7 @@ def _range(name: str, asked: SearchDimension, *, is_whole: bool) -> Dimension:
     if asked.choices is not None:
         if any(isinstance(each, list) for each in asked.choices):
             raise _at(name, f"{name} takes single values, not lists; only features takes lists")
-        if name == HORIZON and not all(isinstance(each, int) and each >= 1 for each in asked.choices):
+        if name == HORIZON and not all(type(each) is int and each >= 1 for each in asked.choices):
             raise _at(name, "a horizon is a whole number of bars, at least 1")
         return Dimension(name, "choice", choices=_distinct(name, asked.choices))
     assert asked.low is not None

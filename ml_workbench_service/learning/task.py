@@ -23,6 +23,7 @@ from ml_workbench_service.contracts.training import ModelType, Target, TrainRequ
 from ml_workbench_service.learning.evaluation import Differentials
 from ml_workbench_service.learning.family import Assignment, Family, Trained
 from ml_workbench_service.learning.judge import Judge
+from ml_workbench_service.learning.windows import Windows
 from ml_workbench_service.market.derivation import Derivation
 from ml_workbench_service.market.expression_grammar import Expression
 
@@ -193,6 +194,16 @@ class Predict:
             for begin in range(0, len(rows_NTF), size)
         ]
         return np.concatenate(parts).astype(np.float64)
+
+    def over(self, windows: Windows, ends: Ints) -> Floats:
+        """Outputs (N, K) for the windows that end there, gathered a batch at a time."""
+        return np.concatenate([self(windows.gather(batch)) for batch in self.batches(windows, ends)])
+
+    @classmethod
+    def batches(cls, windows: Windows, ends: Ints) -> list[Ints]:
+        """As many windows at a time as a batch has rows for."""
+        size = max(1, cls.ROWS // windows.lookback)
+        return [ends[begin : begin + size] for begin in range(0, len(ends), size)]
 
 
 def task_for(model_type: ModelType) -> Task:

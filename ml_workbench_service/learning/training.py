@@ -30,9 +30,12 @@ from ml_workbench_service.learning.signal_backtest import daily_net
 from ml_workbench_service.learning.task import Predict
 from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder, assignment_for
 from ml_workbench_service.learning.verdicts import settle
-from ml_workbench_service.learning.walk_forward import walk_forward
+from ml_workbench_service.learning.walk_forward import spans_of, walk_forward
 from ml_workbench_service.learning.windows import Part
 from ml_workbench_service.market.performance import sharpe, validation_report
+
+AGENT_TRIAL = "/agent/"
+"""Between the job's id and the setting's number, in the id of a trial of an agent's grid."""
 
 
 class Registry(Protocol):
@@ -80,7 +83,7 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, means: Mean
     report.say("training")
     trained = train_seeds(order.family, assignment, order.request.seeds, accelerator=means.accelerator, report=report)
     validation = _tried(order, trained, assignment, means.ledgers)
-    looks = means.ledgers.look(part_read(order, assignment, "test")) if order.task.is_judged else 1
+    looks = _looked(order, assignment, means.ledgers) if order.task.is_judged else 1
     assignment = replace(assignment, looks=looks)
     draft = registry.draft(order.job_id)
     try:
@@ -102,14 +105,16 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, means: Mean
     return card
 
 
-def part_read(order: TrainingOrder, assignment: Assignment, part: Part, *, trial: str = "") -> PartRead:
-    """The reading of a part by this job, or by one of its trials, as the ledgers keep it."""
+def part_read(
+    order: TrainingOrder, assignment: Assignment, part: Part, *, trial: str = "", target: int = 0
+) -> PartRead:
+    """The reading of a part by this job, or by one of its trials, as the ledgers keep it; of the headline target."""
     windows = assignment.windows
     borders = windows.borders_ms
     ends = {"train": borders["stop"], "stop": borders["calibrate"], "calibrate": borders["test"]}
     return PartRead(
         id=f"{order.job_id}/{trial}" if trial else order.job_id,
-        subject=subject_of(order.targets, is_simulated=assignment.tables[0].data_source == "simulated"),
+        subject=subject_of(order.targets[target:], is_simulated=assignment.tables[0].data_source == "simulated"),
         symbols=tuple(sorted(windows.symbols)),
         start_ms=borders.get(part, int(windows.known_ms_R.min())),
         end_ms=ends.get(part, int(windows.label_known_ms_R.max()) + 1),
@@ -134,11 +139,20 @@ def _walk(order: TrainingOrder, data: TrainingData, means: Means, left: Checkpoi
     cv = order.request.cv
     if cv is None or cv.scheme == "none":
         return None
+    if order.task.is_judged:
+        means.ledgers.look(_walk_read(order, assignment_for(order, data), folds=cv.folds, data=data))
     means.report.say("walking forward")
     return walk_forward(
         order, data, cv=cv, accelerator=means.accelerator, report=means.report, kind_of=means.store.kind_of,
         checkpoint=left,
     )  # fmt: skip
+
+
+def _walk_read(order: TrainingOrder, assignment: Assignment, *, folds: int, data: TrainingData) -> PartRead:
+    """The folds tell what would have been found before the test part: a look at that time, for whoever tests there."""
+    start_ms, end_ms = spans_of(data, num_folds=folds)[0].start_ms, data.windows.borders_ms["test"]
+    read = part_read(order, assignment, "test", trial="walk")
+    return read.model_copy(update={"start_ms": start_ms, "end_ms": end_ms})
 
 
 def _tried(order: TrainingOrder, trained: Trained, assignment: Assignment, ledgers: Ledgers) -> ValidationReport | None:
@@ -149,6 +163,23 @@ def _tried(order: TrainingOrder, trained: Trained, assignment: Assignment, ledge
     ledgers.try_(own)
     trials: Sequence[Trial] = ledgers.trials(own.read)
     return validation_report(trials, own.read.id)
+
+
+def _looked(order: TrainingOrder, assignment: Assignment, ledgers: Ledgers) -> int:
+    """Notes this look at the test part; how many there were, and what other jobs tried on it.
+
+    Figures of further targets stand on the card too: who forecasts a volatility beside a price has looked at both.
+    A search whose stopping part lies in this test part has chosen by it, one look a trial. The settings of an agent's
+    grid all tell of one model, and the grid has noted that look.
+    """
+    read = part_read(order, assignment, "test")
+    for number in range(1, len(order.targets)):
+        further = part_read(order, assignment, "test", target=number)
+        if further.subject != read.subject:
+            ledgers.look(further.model_copy(update={"id": f"{further.id}/{further.subject}"}))
+    looks = ledgers.look(read)
+    tried = [each.read.id for each in ledgers.trials(read) if AGENT_TRIAL not in each.read.id]
+    return looks + sum(each.partition("/")[0] != order.job_id for each in tried)
 
 
 def _judged(

@@ -135,14 +135,23 @@ def label(order: TrainingOrder, tables: Sequence[FeatureTable]) -> Labelling:
     )
 
 
-def cut(order: TrainingOrder, labelled: Labelling, *, kind_of: Callable[[str], FeatureKind]) -> Windows:
-    """Windows, parts and scaling."""
+def cut(
+    order: TrainingOrder,
+    labelled: Labelling,
+    *,
+    kind_of: Callable[[str], FeatureKind],
+    borders_ms: Mapping[str, int] | None = None,
+    embargo_bars: int = 0,
+) -> Windows:
+    """Windows, parts and scaling; between these borders instead of the request's, where there are some."""
     return windows.build(
         labelled.rows,
         features=order.derivation.features,
         is_level=[kind == "level" for kind in order.derivation.kinds(kind_of)],
         lookback=order.family.lookback,
-        validation_split=order.request.validation_split,
+        validation_split=order.request.validation_split if borders_ms is None else None,
+        borders_ms=borders_ms,
+        embargo_bars=embargo_bars,
         scales_labels=[not target.classes for target in order.targets],
         finish_labels=labelled.finish,
     )

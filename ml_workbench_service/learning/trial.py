@@ -10,7 +10,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeVar
 
@@ -47,6 +47,7 @@ OUTAGES = (UnavailableError, UpstreamError, UpstreamTimeoutError)
 
 log = logging.getLogger(__name__)
 Kept = TypeVar("Kept")
+Point = TypeVar("Point")
 
 
 class GivenUp(Exception):
@@ -117,10 +118,14 @@ class TrialReport:
 
     def thinned(self) -> tuple[tuple[tuple[int, float], ...], tuple[int, ...]]:
         """Curve and moments, at most MOST_POINTS of them, the last one among them."""
-        if len(self.curve) <= MOST_POINTS:
-            return tuple(self.curve), tuple(self.at_ms)
-        chosen = np.linspace(0, len(self.curve) - 1, MOST_POINTS).round().astype(int)
-        return tuple(self.curve[each] for each in chosen), tuple(self.at_ms[each] for each in chosen)
+        return tuple(thinned(self.curve)), tuple(thinned(self.at_ms))
+
+
+def thinned(points: Sequence[Point]) -> Sequence[Point]:
+    """At most MOST_POINTS of a curve, evenly, the first and the last among them."""
+    if len(points) <= MOST_POINTS:
+        return points
+    return [points[each] for each in np.linspace(0, len(points) - 1, MOST_POINTS).round().astype(int)]
 
 
 class TrialMaker:

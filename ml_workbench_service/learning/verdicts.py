@@ -27,7 +27,8 @@ from ml_workbench_service.contracts.evaluation import (
     Significance,
     Verdict,
 )
-from ml_workbench_service.market.skill import power
+from ml_workbench_service.learning.evaluation import SIMULATED
+from ml_workbench_service.market.skill import FEWEST_MOMENTS, power
 
 ALPHA = 0.025
 """finance.md: one-sided, hence the usual 5 % two-sided."""
@@ -36,13 +37,14 @@ POWER = 0.8
 POWER_R2 = 0.005
 """finance.md: a monthly R² of half a percent already raises an investor's return visibly (Campbell and Thompson,
 Review of Financial Studies 21, 2008)."""
-SIMULATED = "the prices are simulated without drift: whatever a model finds in them is chance"
+FAR_BELOW = -100.0
+"""A skill under this is not worth a figure."""
 NAMES = {
     "random_walk": "the random walk", "drift": "the training part's mean", "ewma": "an EWMA of past volatility",
-    "har": "the HAR regression", "linear": "a linear model on the same windows",
+    "har": "the HAR regression", "ewma_har": "EWMA and HAR together", "linear": "a linear model on the same windows",
     "majority_class": "the training part's frequencies", "persistence": "persistence",
-    "volatility_frequencies": "the frequencies at this volatility", "flat": "staying flat",
-    "buy_and_hold": "holding on",
+    "volatility_frequencies": "the frequencies at this volatility", "undirected": "its own answers without their side",
+    "flat": "staying flat", "buy_and_hold": "holding on",
 }  # fmt: skip
 """How sentences call the baselines."""
 
@@ -77,7 +79,7 @@ def settle(
     reason = f"{_outcome(hardest, found)}: {why}"
     tried = evaluation.validation
     if tried is not None and tried.num_trials > 1:
-        reason += f"; {tried.num_trials} trials were ranked on the stopping part, none on this one"
+        reason += f"; {tried.num_trials} trials are known on its stopping part, which `validation` bears in mind"
     economic, economic_reason = _economic(evaluation.backtest, looks=looks, certificate=certificate)
     return evaluation.model_copy(
         update={
@@ -130,7 +132,9 @@ def _verdict(
         unproven = [each.name for each in certificate.checks if each.status == "unprovable"]
         but = f", though leaks could not be excluded where columns came ready-made ({', '.join(unproven)})"
         return "skill", "it knows something that none of the baselines does" + (but if unproven else "")
-    if is_significant and not worse:
+    if found.p_value is None:
+        why = "nothing is proved"
+    elif is_significant and not worse:
         why = _uncertified(certificate)
     elif is_significant:
         why = f"its loss is not below that of {_listed(worse)}, whatever it knows: cool its forecasts, or blend them"
@@ -154,9 +158,10 @@ def _uncertified(certificate: Certificate | None) -> str:
 
 
 def _short_of_data(found: Significance) -> str:
+    percent = int(100 * found.power)  # 79.6 % is not 80 %
     return (
         f"{found.num_independent:,.0f} independent moments and {_times(found.looks)} at them find an R² of "
-        f"{POWER_R2:.1%} with a probability of only {found.power:.0%}, under {POWER:.0%}; ask for a longer range or a "
+        f"{POWER_R2:.1%} with a probability of only {percent}%, under {POWER:.0%}; ask for a longer range or a "
         "larger validation_split"
     )
 
@@ -165,8 +170,9 @@ def _outcome(hardest: Comparison, found: Significance) -> str:
     """The hardest baseline and its figures."""
     name = NAMES.get(hardest.baseline, hardest.baseline)
     if found.p_value is None:
-        return f"against {name}, the hardest baseline, nothing could be tested ({found.num_moments} moments)"
-    margin = "equal" if hardest.skill is None else f"{hardest.skill:+.2%}"
+        why = "are too few" if found.num_moments < FEWEST_MOMENTS else "know no difference that varies"
+        return f"against {name}, the hardest baseline, nothing could be tested: {found.num_moments:,} moments {why}"
+    margin = "without a measure, for that never errs," if hardest.skill is None else _signed(hardest.skill)
     if hardest.loss == "net_return":
         margin = f"{hardest.skill or 0.0:+.2e} net log return a bar"
     adjusted = f", {_p(found.adjusted_p_value)} after {_times(found.looks)}" if found.looks > 1 else ""
@@ -180,15 +186,15 @@ def _economic(backtest: BacktestReport | None, *, looks: int, certificate: Certi
     if backtest is None:
         return "not_applicable", "there is no signal to trade"
     if backtest.num_trades == 0:
-        return "unproven", "the signal never traded: no forecast was worth its costs"
+        return "unproven", "the signal never traded: it was flat all the time"
+    cost = _signed(abs(backtest.total_cost)).removeprefix("+")
+    costs = f"net of {cost} costs" if backtest.total_cost >= 0 else f"with {cost} more swap received than costs paid"
     earned = (
-        f"{backtest.net_log_return:+.2%} net of {backtest.total_cost:.2%} costs over {backtest.num_days:,} days and "
+        f"{_signed(backtest.net_log_return)} log return {costs} over {backtest.num_days:,} days and "
         f"{backtest.num_trades:,} trades"
     )
     if backtest.net_log_return <= 0:
-        even = backtest.break_even_cost_bp
-        hint = "" if even is None else f"; it breaks even at {even:.2f} bp a trade"
-        return "unprofitable", f"{earned}{hint}"
+        return "unprofitable", f"{earned}; {_break_even(backtest)}"
     adjusted = 1.0 if backtest.p_value is None else min(1.0, backtest.p_value * looks)
     tested = f"{earned}, p = {_p(adjusted)} after {_times(looks)}"
     if adjusted > ALPHA:
@@ -196,6 +202,23 @@ def _economic(backtest: BacktestReport | None, *, looks: int, certificate: Certi
     if certificate is None or certificate.status == "failed":
         return "unproven", f"{tested}, but without a leakage certificate that holds no gain counts"
     return "profitable", tested
+
+
+def _break_even(backtest: BacktestReport) -> str:
+    """What trading may have cost for nothing to be lost."""
+    even = backtest.break_even_cost_bp
+    if even is None or even <= 0:
+        return "no cost of trading is low enough for it"
+    return f"it breaks even where a change of position by one costs {even:.2f} bp"
+
+
+def _signed(share: float) -> str:
+    """A share in percent; what percents would show as nothing in powers of ten, and zero without a sign."""
+    if share == 0:
+        return "0%"
+    if share < FAR_BELOW:  # the other's loss is next to nothing
+        return f"under {FAR_BELOW:,.0%}"
+    return f"{share:+.2%}" if abs(share) >= 0.00005 else f"{share:+.1e}"
 
 
 def _listed(baselines: list[str]) -> str:
@@ -207,4 +230,7 @@ def _times(looks: int) -> str:
 
 
 def _p(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:.3f}" if value >= 0.001 else f"{value:.0e}"
+    if value is None:
+        return "unknown"
+    digits = 5 if round(value, 3) == ALPHA else 3  # on which side of the limit it lies is to be seen
+    return f"{value:.{digits}f}" if value >= 0.001 else f"{value:.0e}"

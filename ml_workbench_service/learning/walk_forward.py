@@ -32,10 +32,10 @@ from ml_workbench_service.contracts.evaluation import Evaluation, Fold, WalkForw
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable
 from ml_workbench_service.contracts.training import CrossValidation, ModelType
-from ml_workbench_service.learning import training_data, windows
-from ml_workbench_service.learning.assessment import outputs
+from ml_workbench_service.learning import training_data
 from ml_workbench_service.learning.checkpoint import Checkpoint
 from ml_workbench_service.learning.evaluation import Differentials, pooled
+from ml_workbench_service.learning.part_report import PartReport
 from ml_workbench_service.learning.task import Predict
 from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
 
@@ -90,7 +90,9 @@ def walk_forward(
         TrainingError, JobCancelled: as the family's.
     """
     if order.request.model_type is ModelType.FEATURE_ENGINEERING:
-        raise DataValidationError.at("body.cv", "a search for features forecasts nothing to walk forward with")
+        raise DataValidationError.at(
+            "body.cv", "a search for features forecasts nothing to walk forward with; leave `cv` out"
+        )
     spans = spans_of(data, num_folds=cv.folds)
     _check_all_fit(order, data, spans, embargo_bars=cv.embargo, kind_of=kind_of)
     if order.derivation.selected_until_ms > spans[0].start_ms:
@@ -101,7 +103,7 @@ def walk_forward(
         report.say(f"walking forward, {name}")
         known = cut_at(order, data, span, embargo_bars=cv.embargo, kind_of=kind_of)
         stage = None if checkpoint is None else checkpoint.stage(f"fold-{number}", fold=span)
-        heard = _FoldReport(report, name)
+        heard = PartReport(report, name)
         evaluation, found = _judged(order, known, accelerator=accelerator, report=heard, checkpoint=stage)
         if stage is not None:
             stage.finish()
@@ -132,20 +134,8 @@ def cut_at(order: TrainingOrder, data: TrainingData, span: Span, *, embargo_bars
     """
     tables = [_until(table, span.end_ms) for table in data.tables]
     labelled = training_data.label(order, tables)
-    return TrainingData(
-        tuple(tables),
-        labelled,
-        windows.build(
-            labelled.rows,
-            features=order.derivation.features,
-            is_level=[kind == "level" for kind in order.derivation.kinds(kind_of)],
-            lookback=order.family.lookback,
-            borders_ms=span.borders_ms,
-            embargo_bars=embargo_bars,
-            scales_labels=[not target.classes for target in order.targets],
-            finish_labels=labelled.finish,
-        ),
-    )
+    windows = training_data.cut(order, labelled, kind_of=kind_of, borders_ms=span.borders_ms, embargo_bars=embargo_bars)
+    return TrainingData(tuple(tables), labelled, windows)
 
 
 def _until(table: FeatureTable, end_ms: int) -> FeatureTable:
@@ -202,9 +192,9 @@ def _judged(
     predict = Predict(trained, None)
     report.check()
     ends = known.windows.parts["calibrate"]
-    judge = order.task.calibrate(trained, outputs(predict, known.windows, ends), ends, assignment)
+    judge = order.task.calibrate(trained, predict.over(known.windows, ends), ends, assignment)
     ends = known.windows.parts["test"]
-    outputs_NK = outputs(predict, known.windows, ends)
+    outputs_NK = predict.over(known.windows, ends)
     report.check()
     evaluation = order.task.evaluate(
         trained, judge, outputs_NK, ends, assignment, is_simulated=known.is_simulated, predict=predict
@@ -224,27 +214,3 @@ def _fold(number: int, span: Span, known: TrainingData, evaluation: Evaluation) 
         test=evaluation.test,
         skill=evaluation.skill,
     )
-
-
-class _FoldReport:
-    """A `Report` that keeps the steps of a fold to itself: they are none of the training's that is followed."""
-
-    def __init__(self, report: Report, name: str) -> None:
-        self._report = report
-        self._name = name
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Only looks for a cancellation."""
-        self._report.check()
-
-    def say(self, message: str) -> None:
-        """The message and the fold's name."""
-        self._report.say(f"{message} ({self._name})")
-
-    def warn(self, message: str) -> None:
-        """As it is."""
-        self._report.warn(message)
-
-    def check(self) -> None:
-        """As it is."""
-        self._report.check()

@@ -82,6 +82,22 @@ class Windows:
         scales: Floats = np.stack([self.scaler.symbols[symbol].label_scale_K for symbol in self.symbols])
         return scales[self.symbol_R]
 
+    def moments(self, ends: Ints) -> Ints:
+        """(N,) the moment of each window, ms: bars that become known within half a bar of each other share one.
+
+        A store may deliver one symbol's bar some seconds after another's; it is the same bar of the market's time.
+        """
+        known_N, symbol_N = self.known_ms_R[ends], self.symbol_R[ends]
+        times = np.unique(known_N)
+        distances = np.diff(known_N)[np.diff(symbol_N) == 0]
+        half_bar = float(np.median(np.abs(distances))) / 2 if len(distances) else 0.0
+        first_T, begin = times.copy(), 0
+        while begin < len(times):
+            end = max(int(np.searchsorted(times, times[begin] + half_bar)), begin + 1)
+            first_T[begin:end] = times[begin]
+            begin = end
+        return first_T[np.searchsorted(times, known_N)]
+
     def gather(self, ends: Ints, length: int | None = None) -> Floats32:
         """The windows (N, T, F) that end at these rows; for slices only, training gathers on its device."""
         offsets = np.arange(1 - (length or self.lookback), 1)
@@ -277,3 +293,10 @@ def part_of(moment_ms: int, borders_ms: Mapping[str, int], *, last_ms: int) -> S
 def describe_borders(borders_ms: Mapping[str, int]) -> dict[str, str]:
     """Borders in ISO 8601, for the card."""
     return {name: iso_of_ms(moment) for name, moment in borders_ms.items()}
+
+
+def evenly(ends: Ints, most: int) -> Ints:
+    """At most this many of these windows, spread evenly."""
+    if len(ends) <= most:
+        return ends
+    return ends[np.linspace(0, len(ends) - 1, most).round().astype(np.int64)]

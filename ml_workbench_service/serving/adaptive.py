@@ -8,7 +8,7 @@ a ledger of outcomes may say them too (`mature`), whichever comes first.
 What is no clean pair of bars teaches nothing and is counted by its reason (`outcomes.REASONS`). Candidates, replays and
 questions about the past get the published interval, the same to the bit on every path.
 
-    <folder>/<model_id>/<version>.json      written whole, at most every `SAVE_EVERY_S`, and at the end
+    <folder>/<model_id>/<version>.json      written whole, every `SAVE_EVERY_S` while it changes, and at the end
 """
 
 import logging
@@ -16,7 +16,7 @@ import os
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -33,7 +33,7 @@ from ml_workbench_service.serving.outcomes import Lane, LiveCoverage, StatedInte
 MOST_VERSIONS = 64
 """Versions kept in memory, and so label values of the metrics; the least recently asked one is written and leaves."""
 SAVE_EVERY_S = 5.0
-"""A service that is killed forgets what it learnt since; one bar later it has been written."""
+"""What a service that is killed may forget: the last thing learnt is written so long after the write before it."""
 MEASURES = ("price_change", "log_return", "volatility")
 """Targets whose outcome follows from prices and that have an interval."""
 _FILE = TypeAdapter(VersionIntervals)
@@ -91,6 +91,15 @@ class LiveIntervals:
         self._targets: dict[str, Target | None] = {}
         self._saved_at: dict[tuple[str, str], float] = {}
         self._writer: ThreadPoolExecutor | None = None
+        self._later: dict[tuple[str, str], threading.Timer] = {}
+
+    def recall(self, versions: Iterable[tuple[str, str]]) -> None:
+        """Reads what is on disk of these live versions, so that the metrics show them before anybody asks."""
+        with self.lock:
+            for key in versions:
+                state = None if key in self._states else self._read(*key)
+                if state is not None:
+                    self._keep(state)
 
     def ask(self, model: ServedModel, symbol: str, *, as_of_ms: int, price: float | None) -> Moment | None:
         """A question to the live version: what its price makes known is learnt first.
@@ -151,15 +160,31 @@ class LiveIntervals:
         return iter(found)
 
     def save_soon(self, state: VersionIntervals) -> None:
-        """Has the state written by a thread of its own, unless it was a moment ago."""
+        """Has the state written by a thread of its own: now, or where that was a moment ago, a moment later."""
         if self._folder is None:
             return
+        key = (state.model_id, state.version)
         with self.lock:
-            if time.monotonic() - self._saved_at.get((state.model_id, state.version), -SAVE_EVERY_S) >= SAVE_EVERY_S:
+            wait_s = self._saved_at.get(key, -SAVE_EVERY_S) + SAVE_EVERY_S - time.monotonic()
+            if wait_s <= 0:
+                self._submit(state)
+            elif key not in self._later:
+                timer = self._later[key] = threading.Timer(wait_s, self._save_at_last, (key,))
+                timer.daemon = True
+                timer.start()
+
+    def _save_at_last(self, key: tuple[str, str]) -> None:
+        with self.lock:
+            state = self._states.get(key)  # None: it left memory for its file
+            if self._later.pop(key, None) is not None and state is not None:
                 self._submit(state)
 
     def close(self) -> None:
         """Writes every state and ends the writer."""
+        with self.lock:
+            for timer in self._later.values():
+                timer.cancel()
+            self._later.clear()
         if self._writer is not None:
             self._writer.shutdown(wait=True)
             self._writer = None

@@ -93,6 +93,7 @@ def rollback(workbench: Workbench, deployment_id: str, sender: Sender) -> Deploy
         scaling_factor=earlier[-1].scaling_factor,
         monitoring_level=earlier[-1].monitoring_level,
         expected_current=ended.version,
+        gates={"skill": False},  # it went live once, and going back must not wait for a training
         reason=f"rollback of {ended.id}",
     )
     deployment = deploy(workbench, ended.model_id, request, sender)

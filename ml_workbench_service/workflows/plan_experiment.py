@@ -11,15 +11,23 @@ from typing import Any, Protocol, TypeVar
 
 from pydantic import ValidationError
 
-from common_lib.exceptions import DataValidationError, InsufficientMemoryError, NotFoundError
+from common_lib.exceptions import (
+    DataValidationError,
+    InsufficientMemoryError,
+    ModelNotFoundError,
+    VersionNotFoundError,
+)
 from ml_workbench_service import families as families  # loading the package registers every family
+from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.experiments import ExperimentRequest, RecordingRequest
+from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import ModelType, TrainingEstimate, TrainRequest
 from ml_workbench_service.learning import tasks as tasks
 from ml_workbench_service.learning.agent_grid import Q_LEARNING_GRID, grid_settings
 from ml_workbench_service.learning.family import Family, family_for
 from ml_workbench_service.learning.search_space import (
     FEATURES,
+    HORIZON,
     Dimension,
     choice_label,
     dimensions,
@@ -111,6 +119,7 @@ def plan_experiment(
         _Corner(path, change, _at(path, lambda change=change: plan_training(_merged(base, first | change))))  # type: ignore[misc]
         for path, change in variants(found)
     ]
+    _check_twins(found, corners)
     memory_gb = _largest_gb(base, found, first, corners, plan_training, max_memory_gb=max_memory_gb)
     details = planned.to_json()
     details["hyperparameters"] = {
@@ -119,7 +128,7 @@ def plan_experiment(
     details |= {
         "estimate": planned.estimate.model_copy(update={"memory_gb": memory_gb}).model_dump(),
         "max_parallel": _num_parallel(memory_gb, max_workers=max_workers, max_memory_gb=max_memory_gb),
-        "most_steps": _most_steps(family, base, found),
+        "most_steps": _of_base(lambda: _most_steps(family, base, found)),
         "feature_choices": {
             choice_label(each.change[FEATURES]): _features_of(each.planned)
             for each in corners
@@ -143,15 +152,9 @@ def _plan_grid(request: ExperimentRequest, base: RecordingRequest, workbench: Wo
     """The recorded version is fixed now; the settings are made once, to see that they can be."""
     if base.end_date <= base.start_date:
         raise DataValidationError.at("body.base.end_date", "`end_date` must be later than `start_date`")
-    try:
-        registry = workbench.registry
-        card = (
-            registry.served_card(base.model_id) if base.version is None else registry.card(base.model_id, base.version)
-        )
-    except NotFoundError as error:
-        raise DataValidationError.at(
-            "body.base.model_id", f"{error.message}; GET /api/v1/models lists them", code="unknown_model"
-        ) from error
+    if base.start_date > utc_now():
+        raise DataValidationError.at("body.base.start_date", "no bar is known yet in this range; start in the past")
+    card = _recorded_card(base, workbench)
     if card.type in UNRECORDED:
         raise DataValidationError.at(
             "body.base.model_id", f"{card.id} is a model of type {card.type}, which tells an agent no direction"
@@ -163,10 +166,41 @@ def _plan_grid(request: ExperimentRequest, base: RecordingRequest, workbench: Wo
                 code="unknown_symbol",
             )  # fmt: skip
         resolved_costs(symbol, base.costs)
+    for name, sentence in ({} if base.costs is None else base.costs.nonsense()).items():
+        raise DataValidationError.at(f"body.base.costs.{name}", sentence)
     choices = {name: each.choices or [] for name, each in request.search_space.items()} or Q_LEARNING_GRID
     settings = grid_settings(choices, fixed=base.hyperparameters)
+    if len({setting.model_dump_json() for _, setting in settings}) < len(settings):
+        raise DataValidationError.at("body.search_space", "two choices mean the same setting; list each value once")
     recorded = {"model_id": card.id, "version": card.version}
     return ExperimentPlan(request, len(settings), {"recorded": recorded, "objective": GRID_OBJECTIVE})
+
+
+def _recorded_card(base: RecordingRequest, workbench: Workbench) -> ModelCard:
+    """The version that is recorded; raises DataValidationError where there is none."""
+    registry = workbench.registry
+    try:
+        if base.version is None:
+            return registry.served_card(base.model_id)
+        return registry.card(base.model_id, base.version)
+    except ModelNotFoundError as error:
+        raise DataValidationError.at("body.base.model_id", error.message, code="unknown_model") from error
+    except VersionNotFoundError as error:
+        raise DataValidationError.at("body.base.version", error.message, code="unknown_version") from error
+
+
+def _check_twins(found: Sequence[Dimension], corners: Sequence[_Corner]) -> None:
+    """Refuses two choices that the family reads as the same value, such as 1 and 1.0: both would be trained."""
+    for each in found:
+        if each.kind != "choice" or each.name in (FEATURES, HORIZON):
+            continue
+        read = [
+            corner.planned.to_json()["hyperparameters"][each.name] for corner in corners if each.name in corner.change
+        ]
+        if len(set(map(choice_label, read))) < len(read):
+            raise DataValidationError.at(
+                f"body.search_space.{each.name}", "two choices mean the same value; list each value once"
+            )
 
 
 def _merged(base: TrainRequest, params: Mapping[str, Any]) -> TrainRequest:
@@ -176,7 +210,8 @@ def _merged(base: TrainRequest, params: Mapping[str, Any]) -> TrainRequest:
     except ValidationError as error:
         first = error.errors()[0]
         path = ".".join(map(str, ("body", *first["loc"])))
-        raise DataValidationError.at(path, str(first["msg"]).removeprefix("Value error, ")) from error
+        message = str(first["msg"]).removeprefix("Value error, ")
+        raise DataValidationError.at(path, message, code=str(first["type"])) from error
 
 
 def _of_base(make: Callable[[], Made], found: Sequence[Dimension] = ()) -> Made:
@@ -205,9 +240,17 @@ def _at(path: str, make: Callable[[], Made]) -> Made:
         return make()
     except DataValidationError as error:
         first = (error.details.get("errors") or [{"message": error.message, "code": "invalid"}])[0]
-        raise DataValidationError.at(path, str(first["message"]), code=str(first["code"])) from error
+        raise _unusable(path, str(first["message"]), code=str(first["code"])) from error
     except InsufficientMemoryError as error:
         raise _too_large(path, error) from error
+
+
+def _unusable(path: str, message: str, *, code: str) -> DataValidationError:
+    """As the API words what pydantic finds."""
+    return DataValidationError(
+        f"{path}: {message}; correct it and send the request again",
+        details={"errors": [{"path": path, "message": message, "code": code}]},
+    )
 
 
 def _largest_gb(

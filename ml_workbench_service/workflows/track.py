@@ -2,9 +2,8 @@
 
 One look sends, for every training and experiment: the run with its parameters, each progress event's metrics with the
 event's own time, an experiment's trials as nested runs as they end, and at the end the test part's metrics, the bundle
-and the registered version; then, for every model that
-MLflow knows, the alias `champion` on the version that is served. What was sent is noted in `tracking.json` afterwards,
-so that a crash in between sends again what then changes nothing.
+and the registered version; then, for every model that MLflow knows, the alias `champion` on the version that is served.
+What was sent is noted in `tracking.json` afterwards, so that a crash in between sends again what then changes nothing.
 """
 
 import json

@@ -30,7 +30,7 @@ from ml_workbench_service.learning.family import family_for
 from ml_workbench_service.learning.search import Search
 from ml_workbench_service.learning.search_course import SearchCourse, in_turn, side_by_side
 from ml_workbench_service.learning.search_space import dimensions, trial_request
-from ml_workbench_service.learning.training import Means, produce
+from ml_workbench_service.learning.training import AGENT_TRIAL, Means, produce
 from ml_workbench_service.learning.trial import TrialMaker
 from ml_workbench_service.market.performance import annual, validation_report
 from ml_workbench_service.settings import Settings
@@ -65,6 +65,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     course = SearchCourse(
         search,
         note=log.append,
+        sketch=log.sketch,
         ledgers=workbench.ledgers,
         report=report,
         num_trials=num_trials,
@@ -164,7 +165,7 @@ def _setting(row: GridRow, begun: datetime) -> TrialRecord:
 
 def _setting_tried(spec: JobSpec, row: GridRow, recording: Recording) -> Trial:
     """A setting was tried on this stretch of time like any other bet on it."""
-    read = _read(f"{spec.id}/{row.number}", recording)
+    read = _read(f"{spec.id}{AGENT_TRIAL}{row.number}", recording)
     return Trial(read=read, sharpe=row.sharpe, daily_returns=dict(row.daily_returns))
 
 

@@ -77,10 +77,14 @@ def test_a_cancelled_experiment_shows_what_it_had(service: ServiceProcess) -> No
     base = {**REQUEST["base"], "model_id": "given_up", "hyperparameters": {"epochs": 5000, "patience": 5000}}
     body = {**REQUEST, "base": base, "num_trials": 50}
     job_id = service.client.post(ROUTE, json=body).json()["job_id"]
+    lengths: set[int] = set()
     for _ in range(600):
-        if service.client.get(f"{ROUTE}/{job_id}").json()["trials"]:
+        trials = service.client.get(f"{ROUTE}/{job_id}").json()["trials"]
+        lengths |= {len(each["curve"]) for each in trials if each["state"] == "running"}
+        if len(lengths) >= 3:
             break
         time.sleep(0.1)
+    assert len(lengths) >= 3, "the curve of the trial under way grows"
     service.client.post(f"/api/v1/jobs/{job_id}/cancel")
     assert service.wait_for_job(job_id)["status"] == "cancelled"
     shown = service.client.get(f"{ROUTE}/{job_id}").json()
@@ -98,6 +102,14 @@ def test_a_cancelled_experiment_shows_what_it_had(service: ServiceProcess) -> No
         ({"base": {**REQUEST["base"], "symbols": ["EUR"]}}, "body.base.symbols.0"),
         ({"preset": "q_learning_grid"}, "body"),
         ({"sampler": "grid"}, "body.search_space.learning_rate"),
+        ({"base": "x"}, "body.base"),
+        ({"base": {**REQUEST["base"], "hyperparameters": {"learning_rate": "x"}}},
+         "body.base.hyperparameters.learning_rate"),
+        ({"search_space": {"batch_size": {"choices": [32, {"a": 1}]}}}, "body.search_space.batch_size.choices.1"),
+        ({"search_space": {"batch_size": {"choices": [[1]]}}}, "body.search_space.batch_size.choices.0"),
+        ({"search_space": {"batch_size": {"choices": [32, 32.0]}}}, "body.search_space.batch_size"),
+        ({"search_space": {"horizon": {"choices": [1, True]}}}, "body.search_space.horizon"),
+        ({"search_space": {"epochs": {"low": 1, "high": 20_000}}}, "body.search_space.epochs"),
         ({"base": {"model_id": "nobody", "symbols": ["EUR/USD"], "start_date": "2024-01-01T00:00:00Z",
                    "end_date": "2024-02-01T00:00:00Z"}, "search_space": {}, "preset": "q_learning_grid",
           "num_trials": None}, "body"),
@@ -109,12 +121,39 @@ def test_what_cannot_work_is_refused_by_its_path(api: httpx.Client, change: dict
     assert [each["path"] for each in answer.json()["details"]["errors"]] == [path]
 
 
-def test_a_recording_of_an_unknown_model_is_refused(api: httpx.Client) -> None:
-    base = {"symbols": ["EUR/USD"], "start_date": "2024-01-01T00:00:00Z", "end_date": "2024-02-01T00:00:00Z"}
-    body = {"name": "x", "preset": "q_learning_grid", "base": {**base, "model_id": "nobody"}}
-    answer = api.post(ROUTE, json=body)
-    assert answer.status_code == 422
-    assert answer.json()["details"]["errors"][0]["path"] == "body.base.model_id"
+@pytest.mark.parametrize(
+    ("base", "body", "path"),
+    [
+        ({"model_id": "nobody"}, {}, "body.base.model_id"),
+        ({"version": "9.9.9"}, {}, "body.base.version"),
+        ({"symbols": ["USD/JPY"]}, {}, "body.base.symbols.0"),
+        ({"symbols": ["EUR/USD", "EURUSD"]}, {}, "body.base.symbols"),
+        ({"seeds": [1, 1]}, {}, "body.base.seeds"),
+        ({"costs": {"spread_pips": -1}}, {}, "body.base.costs.spread_pips"),
+        ({"start_date": "2090-01-01T00:00:00Z", "end_date": "2091-01-01T00:00:00Z"}, {}, "body.base.start_date"),
+        ({}, {"timeout_s": 60}, "body"),
+        ({}, {"seed": 3}, "body"),
+        ({}, {"preset": None, "search_space": {"learning_rate": {"choices": [0.1, 0.1]}}}, "body.search_space"),
+        ({}, {"preset": None, "search_space": {"lerning_rate": {"choices": [0.1]}}}, "body.search_space.lerning_rate"),
+    ],
+)
+def test_a_recording_that_cannot_be_made_is_refused_by_its_path(
+    api: httpx.Client, base: dict[str, Any], body: dict[str, Any], path: str
+) -> None:
+    dates = {"start_date": "2024-01-01T00:00:00Z", "end_date": "2024-02-01T00:00:00Z"}
+    whole = {"model_id": "small", "symbols": ["EUR/USD"], **dates, **base}
+    answer = api.post(ROUTE, json={"name": "x", "preset": "q_learning_grid", "base": whole, **body})
+    assert answer.status_code == 422, answer.text
+    assert [each["path"] for each in answer.json()["details"]["errors"]] == [path]
+
+
+def test_a_space_too_large_for_the_machine_is_refused_and_the_log_stays_quiet(service: ServiceProcess) -> None:
+    large = {"lookback": {"low": 3, "high": 1024}, "batch_size": {"choices": [65536]}}
+    base = {**REQUEST["base"], "family": "transformer", "start_date": "2000-01-01T00:00:00Z", "hyperparameters": {}}
+    answer = service.client.post(ROUTE, json={**REQUEST, "base": base, "search_space": large})
+    assert (answer.status_code, answer.json()["error_code"]) == (507, "INSUFFICIENT_MEMORY")
+    assert answer.json()["details"]["estimate"]["memory_gb"] > 16
+    assert answer.json()["correlation_id"] not in service.output.read_text()
 
 
 def test_a_job_that_is_no_experiment_is_not_shown_as_one(api: httpx.Client) -> None:

@@ -145,17 +145,14 @@ def test_a_worker_that_is_killed_is_replaced_and_the_third_is_the_last(
     job_id = begin(api)
     pids = set()
     for attempt in (1, 2, 3):
-        job = until(
-            api, job_id, lambda job, attempt=attempt: (job["status"], job["attempt"]) == ("running", attempt),
-            timeout_s=15,
-        )  # fmt: skip
+        job = until(api, job_id, lambda job, attempt=attempt: (job["status"], job["attempt"]) == ("running", attempt))
         assert len(job["warnings"]) == attempt - 1
         record = json.loads((service.folder / "state" / "jobs" / job_id / "worker.json").read_text())
         assert record["attempt"] == attempt
         assert psutil.Process(record["pid"]).is_running()
         pids.add(record["pid"])
         os.kill(record["pid"], signal.SIGKILL)
-    job = until(api, job_id, lambda job: job["status"] not in ("running", "queued"), timeout_s=15)
+    job = until(api, job_id, lambda job: job["status"] not in ("running", "queued"))
     assert (job["status"], job["error"]["error_code"], job["attempt"]) == ("failed", "WORKER_LOST", 3)
     assert "SIGKILL" in job["error"]["message"]
     assert len(pids) == 3

@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {
     "model_id": "restarted",
     "symbols": ["EUR/USD"],
     "start_date": "2024-11-01T00:00:00Z",
-    "hyperparameters": {"lstm_units": 4, "batch_size": 256, "epochs": 40, "patience": 40},
+    "hyperparameters": {"lstm_units": 4, "batch_size": 256, "epochs": 120, "patience": 120},
 }
 LONG = {**QUICK, "hyperparameters": {**QUICK["hyperparameters"], "epochs": 10_000, "patience": 10_000}}
 
@@ -97,11 +97,11 @@ def test_sigterm_ends_the_service_though_a_client_follows_a_job_and_the_training
 
     client = threading.Thread(target=follow)
     client.start()
-    assert following.wait(10)
+    assert following.wait(30)
     began = time.monotonic()
     mortal.stop()
-    assert time.monotonic() - began < 8
-    client.join(timeout=5)
+    assert time.monotonic() - began < 20, "the follower would have kept it until the training's end, or for good"
+    client.join(timeout=15)
     assert not client.is_alive()
     assert "event: started" in told
     assert set(processes_of(mortal)) == {"worker"}
@@ -147,12 +147,12 @@ def test_after_a_kill_nothing_runs_twice_and_nothing_is_lost(mortal: ServiceProc
     assert client.post("/api/v1/models/small/predict", json=SEED_PREDICT).json()["role"] == "champion"
     until(mortal, "/api/v1/agents/default", lambda agent: agent["num_applied"] == 8)
     client.post(f"/api/v1/jobs/{job_id}/cancel")
-    assert mortal.wait_for_job(job_id, timeout_s=30)["status"] == "cancelled"
+    assert mortal.wait_for_job(job_id)["status"] == "cancelled"
 
 
 def test_after_a_stop_nothing_is_left(mortal: ServiceProcess) -> None:
     mortal.stop()
-    deadline = time.monotonic() + 15
+    deadline = time.monotonic() + 60
     while (left := processes_of(mortal)) and time.monotonic() < deadline:
         assert set(left) == {"worker"}  # that of the test before, whose interpreter takes its time to end
         time.sleep(0.1)

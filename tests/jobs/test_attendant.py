@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,11 @@ STUBBORN = (
     "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
 )
 COUNT = "open({!r}, 'a').write('x'); raise SystemExit({})"
+NOTE_TIME = "import time; open({!r}, 'a').write(f'{{time.time()}} '); raise SystemExit(3)"
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.01)
@@ -74,12 +76,13 @@ async def test_it_is_started_again_when_it_dies(attend: Any) -> None:
 
 async def test_the_pause_doubles_while_it_keeps_failing(tmp_path: Path, attend: Any) -> None:
     lives = tmp_path / "lives"
-    thing = attend((sys.executable, "-S", "-c", COUNT.format(str(lives), 3)), first_pause_s=0.2)
+    thing = attend((sys.executable, "-S", "-c", NOTE_TIME.format(str(lives))), first_pause_s=0.1)
     await thing.start()
-    await until(lambda: thing.num_failures == 3)
-    await asyncio.sleep(0.3)
+    await until(lambda: thing.num_failures == 4)
     assert thing.state == "failing"
-    assert lives.read_text() == "xxx"
+    began = [float(each) for each in lives.read_text().split()]
+    pauses = [later - earlier for earlier, later in pairwise(began)]
+    assert [pause >= least for pause, least in zip(pauses, (0.1, 0.2, 0.4), strict=True)] == [True] * 3, pauses
 
 
 async def test_a_clean_end_rests_until_the_next_poke(
@@ -115,7 +118,7 @@ async def test_what_a_killed_predecessor_left_running_is_ended_and_nothing_else(
         ProcessRecord.of(leftover.pid).write(record)
         thing = attend(SLEEP)
         await thing.start()
-        assert leftover.wait(timeout=5) == -signal.SIGTERM
+        assert leftover.wait(timeout=30) == -signal.SIGTERM
         await thing.stop()
         ProcessRecord(pid=stranger.pid, started_at=1000.0).write(record)
         await thing.start()

@@ -37,15 +37,7 @@ class RemoteStore:
         self.num_fetches = 0
 
     def fetch(
-        self,
-        symbols: Sequence[str],
-        timeframe: str,
-        *,
-        start_ms: int | None,
-        end_ms: int | None,
-        features: Sequence[str],
-        as_of_ms: int | None = None,
-        last: int | None = None,
+        self, symbols: Sequence[str], timeframe: str, *, as_of_ms: int | None = None, **asked: Any
     ) -> list[FeatureTable]:
         """From the bars known by then."""
         self.num_fetches += 1
@@ -53,9 +45,7 @@ class RemoteStore:
             raise UpstreamError("the feature store answers no more")
         until_ms = np.iinfo(np.int64).max if as_of_ms is None else as_of_ms
         store = self._local.altered(lambda bars: cut_after(bars, until_ms))
-        return store.fetch(
-            symbols, timeframe, start_ms=start_ms, end_ms=end_ms, features=features, as_of_ms=as_of_ms, last=last
-        )
+        return store.fetch(symbols, timeframe, as_of_ms=as_of_ms, **asked)
 
     def describe(self) -> list[FeatureDescription]:
         """The local store's."""

@@ -11,6 +11,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import CLASSES, TrainRequest, parse_target
 from ml_workbench_service.learning import judges as judges  # registers them
+from ml_workbench_service.learning import signal_backtest
 from ml_workbench_service.learning import tasks as tasks  # registers them
 from ml_workbench_service.learning.class_calibration import ClassCalibration
 from ml_workbench_service.learning.class_metrics import class_frequencies
@@ -130,7 +131,7 @@ def test_outputs_without_signal_end_at_the_baseline() -> None:
     assert judge.calibration.temperature > 50
     assert abs(found.skill["log_loss_against_majority_class"]) < 0.01
     assert found.test["num_windows"] == len(assignment.windows.parts["test"])
-    assert set(found.baselines) == {"majority_class", "volatility_frequencies", "linear"}
+    assert set(found.baselines) == {"majority_class", "volatility_frequencies", "linear", "undirected"}
     assert found.verdict == "not_judged"
 
 
@@ -151,7 +152,8 @@ def test_every_baseline_is_compared_and_the_side_taken_is_traded() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
     _, found = evaluated(probe.assignment(windows), right_outputs(windows))
-    assert [each.baseline for each in found.comparisons] == ["majority_class", "volatility_frequencies", "linear"]
+    names = ["majority_class", "volatility_frequencies", "linear", "undirected"]
+    assert [each.baseline for each in found.comparisons] == names
     for each in found.comparisons:
         assert each.loss == "brier"
         assert each.decisive.p_value is not None
@@ -172,19 +174,54 @@ def test_outputs_without_signal_are_not_significant() -> None:
 
 @pytest.mark.parametrize(
     ("target", "sides"),
-    [("direction_1h", [-1, 0, 1]), ("triple_barrier_24", [-1, 0, 1]), ("market_regime", [-1, 0, 0, 1])],
+    [("direction_1h", [-1, 0, 1]), ("triple_barrier_24", [-1, 0, 1]), ("market_regime", None)],
 )
-def test_a_class_stands_for_a_side_of_the_market(target: str, sides: list[int]) -> None:
+def test_a_class_stands_for_a_side_of_the_market_and_a_regime_for_none(target: str, sides: list[int] | None) -> None:
     probe = ClassificationProbe()
     windows = probe.windows(num=700)
     assignment = replace(probe.assignment(windows), targets=(parse_target(target),))
-    ends = windows.parts["test"][: len(sides)]
+    num_classes = len(assignment.targets[0].classes)
 
     class Answers:
         def predict(self, rows_NTF: np.ndarray, positions_N: None) -> RawPrediction:
-            return RawPrediction(np.eye(len(sides), dtype=np.float32)[: len(rows_NTF)], rows_NTF[:, -1])
+            return RawPrediction(np.eye(num_classes, dtype=np.float32)[: len(rows_NTF)], rows_NTF[:, -1])
 
-    assert Classification().positions(Predict(Answers(), None), ends, assignment).tolist() == sides
+    ends = windows.parts["test"][:num_classes]
+    found = Classification().positions(Predict(Answers(), None), ends, assignment)
+    assert (None if found is None else found.tolist()) == sides
+
+
+def test_who_knows_how_far_the_price_goes_but_not_where_beats_everything_but_itself_without_a_side() -> None:
+    probe = ClassificationProbe()
+    windows = probe.windows()
+    chance = np.random.default_rng(3)
+    labels = np.where(chance.random(len(windows.rows_RF)) < 0.5, 1.0, 2.0 * (chance.random(len(windows.rows_RF)) < 0.5))
+    windows = replace(windows, own_labels_RK=labels[:, None], labels_RK=labels[:, None].astype(np.float32))
+    size = np.where(labels == 1.0, 1.5, -1.5) + chance.standard_normal(len(labels))
+    knows_size = np.column_stack([np.zeros(len(labels)), size, np.zeros(len(labels))])
+    knows_size[:, 2] += 0.5 * chance.standard_normal(len(labels))
+    p_values = {
+        each.baseline: each.decisive.p_value for each in evaluated(probe.assignment(windows), knows_size)[1].comparisons
+    }
+    assert max(p_values[name] for name in ("majority_class", "volatility_frequencies", "linear")) < 1e-6
+    assert p_values["undirected"] > 0.025
+    knows_side = knows_size + 0.5 * (np.eye(3)[labels.astype(int)] - 1 / 3)
+    _, found = evaluated(probe.assignment(windows), knows_side)
+    assert max(each.decisive.p_value for each in found.comparisons) < 1e-6
+
+
+def test_the_backtest_trades_the_classes_that_records_state() -> None:
+    probe = ClassificationProbe()
+    assignment = probe.assignment(probe.windows())
+    windows, test = assignment.windows, assignment.windows.parts["test"]
+    labels = np.nan_to_num(windows.own_labels_RK[:, 0]).astype(int)
+    frequencies = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], 3)
+    loud = 1.5 * np.random.default_rng(2).standard_normal((len(labels), 3)) + np.eye(3)[labels]
+    outputs = np.log(frequencies) + loud
+    judge, found = evaluated(assignment, outputs)
+    said = np.array([judge.judge(row.astype(np.float32), SITUATION).prediction for row in outputs[test]])
+    assert (said != outputs[test].argmax(axis=1) - 1.0).any(), "cooling changes what is stated"
+    assert found.backtest == signal_backtest.report(said.astype(np.int64), test, assignment)
 
 
 def test_a_trial_is_ranked_by_the_log_loss_that_is_gone() -> None:

@@ -143,7 +143,7 @@ def test_a_volatility_forecast_is_compared_and_never_traded() -> None:
     rows = symbol_rows(num=1500)
     work = assignment(cut(replace(rows, labels_NK=np.abs(rows.labels_NK))), "volatility_1h")
     found = measured(work, work.windows.labels_RK.astype(float))
-    assert [each.baseline for each in found.comparisons] == ["ewma", "har", "linear"]
+    assert [each.baseline for each in found.comparisons] == ["ewma", "har", "ewma_har", "linear"]
     assert found.backtest is None
     assert "calibration_error" not in found.test
     assert Forecasting().positions(Predict(None, None), work.windows.parts["stop"], work) is None

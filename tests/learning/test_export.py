@@ -15,7 +15,7 @@ from common_lib.exceptions import PredictionError, TrainingError
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.assessment import evenly, last_rows
+from ml_workbench_service.learning.assessment import last_rows
 from ml_workbench_service.learning.export import (
     INT8_FILE,
     MODEL_FILE,
@@ -31,6 +31,7 @@ from ml_workbench_service.learning.onnx_graph import recurrent_graph
 from ml_workbench_service.learning.recurrent import RecurrentForecaster
 from ml_workbench_service.learning.runtime import OnnxNetwork
 from ml_workbench_service.learning.task import Predict
+from ml_workbench_service.learning.windows import evenly
 from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
 
 UNITS = 6

@@ -16,7 +16,11 @@ from ml_workbench_service.contracts.evaluation import (
 )
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.learning import baselines
+from ml_workbench_service.learning.class_baselines import UNDIRECTED, VOLATILITY_FREQUENCIES
+from ml_workbench_service.learning.class_metrics import MAJORITY, PERSISTENCE
 from ml_workbench_service.learning.evaluation import ForecastRows, evaluate
+from ml_workbench_service.learning.tasks import control
 from ml_workbench_service.learning.verdicts import ALPHA, NAMES, POWER, POWER_R2, settle
 from ml_workbench_service.market.skill import power
 from tests.market.test_skill import storms
@@ -161,7 +165,7 @@ def test_nothing_testable_is_nothing_found() -> None:
 
 def test_trials_are_mentioned_where_there_were_some() -> None:
     found = settled(compared("random_walk", 0.001), validation=ValidationReport(num_trials=27))
-    assert "27 trials were ranked on the stopping part" in found.reason
+    assert "27 trials are known on its stopping part" in found.reason
     assert "trials" not in settled(compared("random_walk", 0.001), validation=ValidationReport(num_trials=1)).reason
 
 
@@ -172,8 +176,16 @@ def test_trials_are_mentioned_where_there_were_some() -> None:
         (earned(), 30, "unproven", "luck is not excluded"),
         (earned(p_value=0.03), 1, "unproven", "luck is not excluded"),
         (earned(p_value=None), 1, "unproven", "luck is not excluded"),
-        (earned(net_log_return=-0.01, break_even_cost_bp=0.4), 1, "unprofitable", "breaks even at 0.40 bp"),
-        (earned(net_log_return=0.0), 1, "unprofitable", "net of 10.00% costs"),
+        (
+            earned(net_log_return=-0.01, break_even_cost_bp=0.4),
+            1,
+            "unprofitable",
+            "where a change of position by one costs 0.40 bp",
+        ),
+        (earned(net_log_return=-0.01, break_even_cost_bp=-0.4), 1, "unprofitable", "no cost of trading is low enough"),
+        (earned(net_log_return=0.0), 1, "unprofitable", "0% log return net of 10.00% costs"),
+        (earned(net_log_return=-1e-6), 1, "unprofitable", "-1.0e-06 log return"),
+        (earned(total_cost=-0.02), 1, "profitable", "with 2.00% more swap received than costs paid"),
         (earned(net_log_return=0.0, num_trades=0, p_value=None), 1, "unproven", "never traded"),
         (None, 1, "not_applicable", "no signal to trade"),
     ],
@@ -202,8 +214,32 @@ def test_policies_are_judged_by_their_returns_and_need_more_data() -> None:
     assert "against holding on, the hardest baseline, skill is +9.00e-05 net log return a bar" in found.reason
 
 
+@pytest.mark.parametrize(("skill", "words"), [(-1e-6, "skill is -1.0e-06"), (-1e27, "skill is under -10,000%"),
+                                              (0.0, "skill is 0%"), (None, "that never errs")])  # fmt: skip
+def test_no_figure_of_a_sentence_is_nonsense(skill: float | None, words: str) -> None:
+    assert words in settled(compared("drift", 0.3, skill=skill)).reason
+
+
+@pytest.mark.parametrize(
+    ("p_value", "shown"), [(0.02504, "p = 0.02504 "), (0.02496, "p = 0.02496 "), (0.2, "p = 0.200")]
+)
+def test_a_p_value_shows_on_which_side_of_the_limit_it_lies(p_value: float, shown: str) -> None:
+    assert shown in settled(compared("drift", p_value)).reason
+
+
+def test_a_power_just_under_the_limit_is_not_rounded_up_to_it() -> None:
+    num = next(num for num in range(1000, 3000) if power(num, alpha=ALPHA, r2=POWER_R2) > 0.797)
+    found = settled(compared("drift", 0.3, num_moments=num))
+    assert "a probability of only 79%, under 80%" in found.reason
+
+
 def test_every_baseline_has_a_name_for_people() -> None:
-    assert len(set(NAMES.values())) == len(NAMES) == 10
+    assert len(set(NAMES.values())) == len(NAMES)
+    assert set(NAMES) == {
+        *(baselines.RANDOM_WALK, baselines.DRIFT, baselines.EWMA, baselines.HAR, baselines.EWMA_HAR, baselines.LINEAR),
+        *(MAJORITY, PERSISTENCE, VOLATILITY_FREQUENCIES, UNDIRECTED),
+        *control.BASELINES,
+    }
 
 
 def judged(returns: Floats, forecasts: Floats) -> Evaluation:

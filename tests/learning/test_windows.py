@@ -25,6 +25,8 @@ from tests.learning.synthetic import FEATURES, HOUR_MS, IS_LEVEL, cut, symbol_ro
 steady = settings(deadline=None, derandomize=True, max_examples=40)
 NUM = 900
 
+PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY")
+
 
 @dataclass(frozen=True)
 class Case:
@@ -281,6 +283,23 @@ def test_a_moment_belongs_to_the_part_its_windows_belong_to() -> None:
     assert part_of(last_ms, windows.borders_ms, last_ms=last_ms) == "test"
     assert part_of(last_ms + 1, windows.borders_ms, last_ms=last_ms) == "live"
     assert part_of(0, windows.borders_ms, last_ms=last_ms) == "train"
+
+
+def test_bars_of_one_time_that_are_delivered_seconds_apart_share_a_moment() -> None:
+    first, second, third = (symbol_rows(name, num=600, seed=number) for number, name in enumerate(PAIRS))
+    at_once = cut(first, second, third)
+    ends = np.concatenate([at_once.parts["test"], at_once.parts["train"]])
+    assert np.array_equal(at_once.moments(ends), at_once.known_ms_R[ends])
+    late = [
+        replace(table, known_ms_N=table.known_ms_N + delay, label_known_ms_N=table.label_known_ms_N + delay)
+        for table, delay in ((first, 0), (second, 7_000), (third, 20 * 60_000))
+    ]
+    windows = cut(*late)
+    assert len(np.unique(windows.known_ms_R[windows.parts["test"]])) > 500
+    moments = windows.moments(windows.parts["test"])
+    counts = np.unique(moments, return_counts=True)[1]
+    assert np.median(counts) == 3
+    assert len(counts) <= len(windows.parts["test"]) / 3 + 2, "at the part's ends a symbol may be alone"
 
 
 def test_borders_are_told_in_iso_8601() -> None:

@@ -4,6 +4,7 @@ import json
 import logging
 import shutil
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -219,6 +220,36 @@ def test_files_are_written_now_and_then_and_a_disk_that_refuses_stops_nothing(
     intervals.close()
     assert "were not written" in caplog.text
     assert found(intervals).num_outcomes == 3
+
+
+def test_a_killed_service_forgets_only_the_last_moments(
+    model: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptive, "SAVE_EVERY_S", 0.2)
+    intervals = LiveIntervals(tmp_path)
+    for hour in range(20):  # within the moment after the first was written
+        told(intervals, model, MONDAY_MS + hour * HOUR_MS, 1.0)
+    after_a_kill = LiveIntervals(tmp_path)
+    deadline = time.monotonic() + 10
+    while after_a_kill.coverage("small", "1.0.0") != found(intervals) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert after_a_kill.coverage("small", "1.0.0") == found(intervals)
+    assert found(intervals).num_outcomes == 19
+    intervals.close()
+
+
+def test_live_versions_are_in_the_metrics_again_before_anybody_asks(model: ServedModel, tmp_path: Path) -> None:
+    first = LiveIntervals(tmp_path)
+    for hour in range(5):
+        told(first, model, MONDAY_MS + hour * HOUR_MS, 1.0)
+    first.close()
+    second, metrics = LiveIntervals(tmp_path), Metrics()
+    second.recall([("small", "1.0.0"), ("never_asked", "1.0.0")])
+    metrics.watch_intervals(second)
+    assert 'interval_outcomes_total{model_id="small",version="1.0.0"} 4.0' in metrics.render().decode()
+    told(second, model, MONDAY_MS + 5 * HOUR_MS, 1.0)
+    assert found(second).num_outcomes == 5
+    second.close()
 
 
 def test_the_least_asked_version_leaves_memory_for_its_file(model: ServedModel, tmp_path: Path) -> None:

@@ -11,6 +11,9 @@ from ml_workbench_service.serving.publisher import PredictionPublisher
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
 
+PATIENCE_S = 30.0
+"""For what must come true; nothing is slower because of it."""
+
 
 def drained(queue: RedisPredictionQueue) -> list[str]:
     ids: list[str] = []
@@ -21,7 +24,7 @@ def drained(queue: RedisPredictionQueue) -> list[str]:
 
 
 async def until_sent(publisher: PredictionPublisher) -> None:
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + PATIENCE_S
     while publisher.outbox:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.005)
@@ -78,8 +81,8 @@ async def test_an_outage_keeps_the_newest_records_and_their_order(
         publisher.publish(prediction_record(number), "")
         slowest = max(slowest, time.perf_counter() - started)
         await asyncio.sleep(0.001)
-    assert slowest < 0.1
-    deadline = time.monotonic() + 10  # a batch in flight comes back when its call has failed
+    assert slowest < 1.0, "a busy machine takes its time; whoever waits for Redis takes seconds"
+    deadline = time.monotonic() + PATIENCE_S  # a batch in flight comes back when its call has failed
     while publisher.outbox > 50 and time.monotonic() < deadline:
         await asyncio.sleep(0.02)
     assert (publisher.outbox, publisher.outbox_dropped) == (50, 30)
@@ -90,20 +93,21 @@ async def test_an_outage_keeps_the_newest_records_and_their_order(
 
 
 async def test_a_queue_that_hangs_blocks_neither_publish_nor_stop() -> None:
-    release = threading.Event()
+    hangs, release = threading.Event(), threading.Event()
 
     def enqueue(batch: Sequence[Outgoing]) -> int:
-        release.wait(10)
+        hangs.set()
+        release.wait(PATIENCE_S)
         return len(batch)
 
     publisher = PredictionPublisher(enqueue)
     await publisher.start()
     publisher.publish(prediction_record(0), "")
-    await asyncio.sleep(0.05)
+    assert await asyncio.to_thread(hangs.wait, PATIENCE_S)
     started = time.monotonic()
     publisher.publish(prediction_record(1), "")
     await publisher.stop(drain_s=0.1)
-    assert time.monotonic() - started < 1.0
+    assert time.monotonic() - started < PATIENCE_S / 3
     assert publisher.outbox == 2, "records that were not confirmed count as unsent"
     release.set()
 

@@ -10,7 +10,7 @@ from common_lib.exceptions import DataValidationError, GateFailedError
 from ml_workbench_service.contracts.deployment import Deployment, DeployRequest
 from ml_workbench_service.learning.manifest import write_manifest
 from ml_workbench_service.workbench import Workbench
-from ml_workbench_service.workflows.deploy import Sender, deploy
+from ml_workbench_service.workflows.deploy import Sender, deploy, rollback
 from tests.workflows.conftest import OpenBench
 
 FAILED = {
@@ -22,9 +22,11 @@ FAILED = {
 }
 
 
-def bench_with(open_bench: OpenBench, *, verdict: str, certificate: dict[str, Any] | None = None) -> Workbench:
-    """A version of `small` whose card says so; its files are whole."""
-    bench = open_bench("1.0.0")
+def bench_with(
+    open_bench: OpenBench, *versions: str, verdict: str, certificate: dict[str, Any] | None = None
+) -> Workbench:
+    """Version 1.0.0 of `small` whose card says so, and further ones as they come; its files are whole."""
+    bench = open_bench(*(versions or ("1.0.0",)))
     folder = bench.registry.folder("small", "1.0.0")
     card = json.loads((folder / "card.json").read_text())
     card["evaluation"] |= {"verdict": verdict, "reason": "so it was judged"}
@@ -75,6 +77,16 @@ def test_the_setting_enforces_it_a_request_may_lift_it_and_so_may_force(open_ben
 def test_force_passes_the_setting_and_still_warns(open_bench: OpenBench) -> None:
     bench = replace(bench_with(open_bench, verdict="no_skill"), enforces_skill=True)
     assert "no_proven_skill" in go(bench, force=True).warnings
+
+
+def test_a_rollback_goes_back_to_what_was_forced_live(open_bench: OpenBench) -> None:
+    bench = replace(bench_with(open_bench, "1.0.0", "1.1.0", verdict="no_skill"), enforces_skill=True)
+    go(bench, force=True)
+    newer = DeployRequest.model_validate({"version": "1.1.0", "deployment_target": "local", "force": True})
+    deploy(bench, "small", newer, Sender(deployment_id="two", correlation_id="corr"))
+    back = rollback(bench, "two", Sender(deployment_id="three", correlation_id="corr"))
+    assert (back.version, back.status) == ("1.0.0", "live")
+    assert "no_proven_skill" in back.warnings
 
 
 def test_a_failed_certificate_is_passed_by_nobody(open_bench: OpenBench) -> None:

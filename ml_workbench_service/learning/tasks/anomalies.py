@@ -52,23 +52,15 @@ class AnomalyDetection(Task):
             windows.rows_RF, ends, lookback=windows.lookback, is_level_F=windows.scaler.is_level_F,
             seed=assignment.seed,
         )  # fmt: skip
-        size = max(1, Predict.ROWS // windows.lookback)
-        clean = [predict(windows.gather(ends[begin : begin + size]))[:, 0] for begin in range(0, len(ends), size)]
-        found_N = predict(planted.windows_NTF)[:, 0]
+        clean_N, found_N = predict.over(windows, ends)[:, 0], predict(planted.windows_NTF)[:, 0]
         by_kind = {kind: found_N[planted.of(kind)] for kind in KINDS if planted.of(kind).any()}
-        return detection(np.concatenate(clean), by_kind, threshold=np.inf, share=PLANTED_SHARE)["average_precision"]
+        return detection(clean_N, by_kind, threshold=np.inf, share=PLANTED_SHARE)["average_precision"]
 
     def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> AnomalyJudge:
         """The training part's distribution, the calibration part's threshold."""
         windows = assignment.windows
-        train, size = windows.parts["train"], max(1, Predict.ROWS // windows.lookback)
-        chosen = train[:: max(1, -(-len(train) // MOST_TRAIN_WINDOWS))]
-        known = np.concatenate(
-            [
-                trained.predict(windows.gather(chosen[begin : begin + size])).outputs_NK
-                for begin in range(0, len(chosen), size)
-            ]
-        ).astype(np.float64)
+        train = windows.parts["train"]
+        known = Predict(trained, None).over(windows, train[:: max(1, -(-len(train) // MOST_TRAIN_WINDOWS))])
         scale = AnomalyScale.fit(
             known[:, 0],
             known[:, 1:],

@@ -14,7 +14,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.learning import signal_backtest
 from ml_workbench_service.learning.baselines import left_out
-from ml_workbench_service.learning.class_baselines import class_baselines
+from ml_workbench_service.learning.class_baselines import class_baselines, undirected
 from ml_workbench_service.learning.class_calibration import ClassCalibration
 from ml_workbench_service.learning.class_metrics import (
     ClassBaseline,
@@ -31,8 +31,9 @@ from ml_workbench_service.learning.judge import Judge
 from ml_workbench_service.learning.judges.classes import ClassJudge
 from ml_workbench_service.learning.task import Predict, Task
 
-SIDE_OF = {"sell": -1, "lower": -1, "trend_down": -1, "buy": 1, "upper": 1, "trend_up": 1}
-"""The side of the market that a class speaks for; the others for none."""
+SIDE_OF = {"sell": -1, "lower": -1, "buy": 1, "upper": 1}
+"""The side of the market that a class speaks for; the others for none. A regime names the state of the market up to its
+bar, most of which has happened when it is forecast: its records say `hold`, so nothing is traded."""
 
 
 class Classification(Task):
@@ -73,9 +74,12 @@ class Classification(Task):
             )
         )
 
-    def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints:
-        """Short where a fall is the most probable class, long where a rise is, else flat."""
-        return self._positions(_outputs(predict, ends, assignment), ends, assignment)
+    def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints | None:
+        """Short where a fall is the most probable class, before any temperature, long where a rise is, else flat.
+
+        None of a regime, which speaks for no side.
+        """
+        return _positions(predict.over(assignment.windows, ends), assignment)
 
     def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
         """1 - log loss ÷ that of the training part's frequencies, before any temperature."""
@@ -83,7 +87,7 @@ class Classification(Task):
         labels_N = windows.own_labels_RK[ends, 0]
         frequencies_C = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], len(target.classes))
         calibration = ClassCalibration(trained.outputs, frequencies_C)
-        said_NC = calibration.probabilities(_outputs(Predict(trained, None), ends, assignment))
+        said_NC = calibration.probabilities(Predict(trained, None).over(assignment.windows, ends))
         plain_NC = np.broadcast_to(frequencies_C, said_NC.shape)
         return 1 - float(np.mean(log_losses(labels_N, said_NC)) / np.mean(log_losses(labels_N, plain_NC)))
 
@@ -92,11 +96,13 @@ class Classification(Task):
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """Every figure beside each baseline's on the same rows, Brier scores compared, and what the signal earned."""
+        assert isinstance(judge, ClassJudge)
         labels_N = assignment.windows.own_labels_RK[ends, 0]
-        plain = class_baselines(assignment, ends, without=left_out(trained.network))
-        test = _figures(judge, outputs_NK, labels_N)
+        said_NC = judge.calibration.probabilities(outputs_NK)
+        plain = _plain(said_NC, trained, ends, assignment)
+        test = _figures(judge, said_NC, labels_N)
         baselines = {each.name: each.figures(labels_N) for each in plain}
-        differentials = _differentials(judge, outputs_NK, ends, assignment, baselines=plain)
+        differentials = _differentials(said_NC, ends, assignment, baselines=plain)
         verdict, reason = verdict_of(is_simulated)
         return Evaluation(
             test=test,
@@ -107,7 +113,7 @@ class Classification(Task):
             verdict=verdict,
             reason=reason,
             comparisons=tuple(each.comparison() for each in differentials),
-            backtest=self._backtest(outputs_NK, ends, assignment),
+            backtest=_backtest(said_NC, ends, assignment),
             seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, assignment)),
         )
 
@@ -116,47 +122,60 @@ class Classification(Task):
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
         """What the comparisons are made of, to be pooled with those of other stretches of time."""
-        plain = class_baselines(assignment, ends, without=left_out(trained.network))
-        return _differentials(judge, outputs_NK, ends, assignment, baselines=plain)
-
-    def _positions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Ints:
-        sides_C = np.array([SIDE_OF.get(name, 0) for name in assignment.targets[0].classes], dtype=np.int64)
-        return np.asarray(sides_C[self.decisions(outputs_NK, ends, assignment)])
-
-    def _backtest(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> BacktestReport:
-        return signal_backtest.report(
-            self._positions(outputs_NK, ends, assignment), ends, assignment, looks=assignment.looks
-        )
+        assert isinstance(judge, ClassJudge)
+        said_NC = judge.calibration.probabilities(outputs_NK)
+        plain = _plain(said_NC, trained, ends, assignment)
+        return _differentials(said_NC, ends, assignment, baselines=plain)
 
     def _member_figures(self, member: Trained, ends: Ints, assignment: Assignment) -> dict[str, float | None]:
         """One seed alone, with a temperature of its own."""
         predict, calibrate = Predict(member, None), assignment.windows.parts["calibrate"]
-        judge = self.calibrate(member, _outputs(predict, calibrate, assignment), calibrate, assignment)
-        return _figures(judge, _outputs(predict, ends, assignment), assignment.windows.own_labels_RK[ends, 0])
+        judge = self.calibrate(member, predict.over(assignment.windows, calibrate), calibrate, assignment)
+        said_NC = judge.calibration.probabilities(predict.over(assignment.windows, ends))
+        return _figures(judge, said_NC, assignment.windows.own_labels_RK[ends, 0])
 
 
-def _outputs(predict: Predict, ends: Ints, assignment: Assignment) -> Floats:
-    from ml_workbench_service.learning.assessment import outputs  # exporting, and with it onnx, is no API process's
+def _plain(said_NC: Floats, trained: Trained, ends: Ints, assignment: Assignment) -> list[ClassBaseline]:
+    """The baselines of these rows; where classes have sides, the model's own answers without theirs among them."""
+    found = class_baselines(assignment, ends, without=left_out(trained.network))
+    if _sides(assignment).any():
+        windows = assignment.windows
+        found.append(undirected(said_NC, windows.own_labels_RK[windows.parts["train"], 0]))
+    return found
 
-    return outputs(predict, assignment.windows, ends)
+
+def _sides(assignment: Assignment) -> Ints:
+    """(C,) of each class."""
+    return np.array([SIDE_OF.get(name, 0) for name in assignment.targets[0].classes], dtype=np.int64)
 
 
-def _figures(judge: Judge, outputs_NK: Floats, labels_N: Floats) -> dict[str, float | None]:
-    assert isinstance(judge, ClassJudge)
-    found = figures(labels_N, judge.calibration.probabilities(outputs_NK))
+def _positions(scores_NC: Floats, assignment: Assignment) -> Ints | None:
+    """The side of each row's most probable class; None where no class speaks for one."""
+    sides_C = _sides(assignment)
+    return np.asarray(sides_C[stated(scores_NC)]) if sides_C.any() else None
+
+
+def _backtest(said_NC: Floats, ends: Ints, assignment: Assignment) -> BacktestReport | None:
+    """Of what records state: the class that is the most probable one once the temperature has spoken."""
+    positions = _positions(said_NC, assignment)
+    if positions is None:
+        return None
+    return signal_backtest.report(positions, ends, assignment, looks=assignment.looks)
+
+
+def _figures(judge: ClassJudge, said_NC: Floats, labels_N: Floats) -> dict[str, float | None]:
+    found = figures(labels_N, said_NC)
     return {**found, "temperature": judge.calibration.temperature, "num_windows": float(len(labels_N))}
 
 
 def _differentials(
-    judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment, *, baselines: Sequence[ClassBaseline]
+    said_NC: Floats, ends: Ints, assignment: Assignment, *, baselines: Sequence[ClassBaseline]
 ) -> list[Differentials]:
-    assert isinstance(judge, ClassJudge)
     windows, (target,) = assignment.windows, assignment.targets
-    said_NC = judge.calibration.probabilities(outputs_NK)
     outcomes_NC = np.eye(len(target.classes))[windows.own_labels_RK[ends, 0].astype(np.int64)]
     return [
         Differentials.of_squares(
-            each.name, outcomes_NC, model=said_NC, baseline=each.probabilities_NC, moments_N=windows.known_ms_R[ends],
+            each.name, outcomes_NC, model=said_NC, baseline=each.probabilities_NC, moments_N=windows.moments(ends),
             horizon=target.horizon, loss="brier",
         )
         for each in baselines

@@ -26,7 +26,7 @@ from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.skill import pinball
 from ml_workbench_service.market.targets import target_volatility
 
-NOT_PLAIN = (baselines.DRIFT, baselines.HAR, baselines.LINEAR)
+NOT_PLAIN = (baselines.DRIFT, baselines.HAR, baselines.EWMA_HAR, baselines.LINEAR)
 """Left out, they leave one baseline: the random walk, or a volatility's EWMA."""
 
 
@@ -70,14 +70,14 @@ class Forecasting(Task):
         """The directions; None of a volatility, which nobody is long of here."""
         if not assignment.targets[0].needs_price:
             return None
-        return self._positions(_outputs(predict, ends, assignment), ends, assignment)
+        return self._positions(predict.over(assignment.windows, ends), ends, assignment)
 
     def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
         """1 - MSE ÷ that of no change, or of a volatility's EWMA, in units of the labels.
 
         With quantiles 1 - pinball loss ÷ that of the training part's own quantiles.
         """
-        outputs_NK, windows = _outputs(Predict(trained, None), ends, assignment), assignment.windows
+        outputs_NK, windows = Predict(trained, None).over(assignment.windows, ends), assignment.windows
         labels_N, quantiles = windows.labels_RK[ends, 0].astype(np.float64), assignment.quantiles
         if quantiles:
             plain_NQ = np.broadcast_to(train_quantiles(windows, quantiles), (len(ends), len(quantiles)))
@@ -158,12 +158,6 @@ class Forecasting(Task):
         )
 
 
-def _outputs(predict: Predict, ends: Ints, assignment: Assignment) -> Floats:
-    from ml_workbench_service.learning.assessment import outputs  # exporting, and with it onnx, is no API process's
-
-    return outputs(predict, assignment.windows, ends)
-
-
 def _rows(
     number: int, outputs_NK: Floats, ends: Ints, assignment: Assignment, *, without: Collection[str]
 ) -> ForecastRows:
@@ -177,7 +171,7 @@ def _rows(
         labels_N=windows.own_labels_RK[ends, number],
         predictions_N=outputs_NK[:, column] * units_N,
         baselines=baselines.forecasts(assignment, ends, number=number, without=without),
-        moments_N=windows.known_ms_R[ends],
+        moments_N=windows.moments(ends),
         units_N=units_N,
         naive_mae_N=naive_mae_N,
         naive_rmse_N=naive_rmse_N,
@@ -208,6 +202,6 @@ def _dead_zones(ends: Ints, assignment: Assignment) -> Floats:
 
 def _member_figures(member: Trained, ends: Ints, assignment: Assignment) -> dict[str, float | None]:
     """One seed's headline alone, beside the plainest baseline."""
-    outputs_NK = _outputs(Predict(member, None), ends, assignment)
+    outputs_NK = Predict(member, None).over(assignment.windows, ends)
     alone = evaluation.evaluate(_rows(0, outputs_NK, ends, assignment, without=NOT_PLAIN), is_simulated=False)
     return {**alone.test, **alone.skill}

@@ -1,0 +1,62 @@
+"""What counts as a look: whatever of a stretch of time somebody could have chosen by, under any name."""
+
+import pytest
+
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.ledgers import PartRead, Subject
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.workbench import Workbench
+from tests.trained_models import loaded, open_bench, planted_bars, train_model
+
+NUM_BARS = 700
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, ModelCard]:
+    """A price and a volatility at once, and a walk forward."""
+    folder = tmp_path_factory.mktemp("looks")
+    bench = open_bench(folder)
+    planted_bars(NUM_BARS, seed=5).write(folder / "bars", "EUR/USD")
+    card = train_model(
+        bench, "looker", checkpoint=folder / "checkpoint", family="linear", features=["signal"],
+        target=["price_change_1h", "volatility_5h"], symbols=["EUR/USD"], validation_split=0.4,
+        hyperparameters={"lookback": 3, "epochs": 1}, cv={"folds": 2},
+    )  # fmt: skip
+    return bench, card
+
+
+def part(start_ms: int, end_ms: int, *, subject: Subject = "price", symbol: str = "EUR/USD") -> PartRead:
+    """What somebody else would read."""
+    return PartRead(id="else", subject=subject, symbols=(symbol,), start_ms=start_ms, end_ms=end_ms, at=utc_now())
+
+
+def borders(bench: Workbench, card: ModelCard) -> dict[str, int]:
+    """Of the published training's parts."""
+    return loaded(bench, card).borders_ms
+
+
+def test_every_subject_whose_figures_stand_on_the_card_was_looked_at(trained: tuple[Workbench, ModelCard]) -> None:
+    bench, card = trained
+    test_ms = borders(bench, card)["test"]
+    for subject in ("price", "volatility"):
+        assert bench.ledgers.looks(part(test_ms, test_ms + 1, subject=subject)) == 1
+    assert bench.ledgers.looks(part(test_ms, test_ms + 1, subject="regime")) == 0
+
+
+def test_folds_are_looks_at_the_time_that_they_judged(trained: tuple[Workbench, ModelCard]) -> None:
+    bench, card = trained
+    walked, test_ms = card.evaluation.walk_forward, borders(bench, card)["test"]
+    assert walked is not None
+    first_ms = int(walked.folds[0].test_start.timestamp() * 1000)
+    assert bench.ledgers.looks(part(first_ms, first_ms + 1)) == 1
+    assert bench.ledgers.looks(part(test_ms - 1, test_ms)) == 1
+    assert bench.ledgers.looks(part(first_ms - 1, first_ms)) == 0
+    assert card.evaluation.significance is not None
+    assert card.evaluation.significance.looks == 1, "its own folds end where its test part begins"
+
+
+def test_a_pair_the_other_way_round_is_the_same_pair(trained: tuple[Workbench, ModelCard]) -> None:
+    bench, card = trained
+    test_ms = borders(bench, card)["test"]
+    assert bench.ledgers.looks(part(test_ms, test_ms + 1, symbol="USD/EUR")) == 1
+    assert bench.ledgers.looks(part(test_ms, test_ms + 1, symbol="EUR/GBP")) == 0
