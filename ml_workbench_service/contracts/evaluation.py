@@ -107,7 +107,7 @@ class ValidationReport(Contract):
         description="Probability that the true ratio exceeds the best to expect of so many trials by luck.",
     )
     probability_of_backtest_overfitting: Finite | None = Field(
-        default=None, description="By combinatorially symmetric cross-validation; null under 10 trials."
+        default=None, description="By combinatorially symmetric cross-validation; null under 10 trials or 50 days."
     )
 
 

@@ -13,6 +13,7 @@ Everything is computed in `learning/agent_lanes.py`; nothing here needs numba be
 Legend: M records, S settings, L lanes (a setting and a seed each), D days, K figures of a lane.
 """
 
+import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -317,5 +318,9 @@ def _refused(error: ValidationError, choices: Mapping[str, Sequence[Any]]) -> Da
     first = error.errors()[0]
     name = str(first["loc"][0])
     path = f"body.search_space.{name}" if name in choices else f"body.base.hyperparameters.{name}"
-    known = ", ".join(each for each in QLearningHyperparameters.model_fields if each != "seed")
-    return DataValidationError.at(path, f"{name}: {first['msg']}; the agent q_learning has {known}", code=first["type"])
+    known = [each for each in QLearningHyperparameters.model_fields if each != "seed"]
+    near = difflib.get_close_matches(name, known, n=1)
+    said = f"did you mean {near[0]}?" if near and name not in known else f"{first['msg']};"
+    return DataValidationError.at(
+        path, f"{name}: {said} the agent q_learning has {', '.join(known)}", code=first["type"]
+    )

@@ -170,7 +170,8 @@ def _check_all_fit(
     asked = len(spans)
     others = [*range(asked - 1, 1, -1), *range(asked + 1, MOST_FOLDS + 1)]
     fitting = next((num for num in others if misfit(spans_of(data, num_folds=num)) is None), None)
-    hint = f"send {fitting}" if fitting else "neither does any other number: leave `cv` out"
+    last_resort = "send a shorter `embargo`, or leave `cv` out" if embargo_bars else "leave `cv` out"
+    hint = f"send {fitting}" if fitting else f"neither does any other number: {last_resort}"
     raise DataValidationError.at(
         "body.cv.folds",
         f"{asked} folds do not fit into these data; {hint}. In fold {found[0]} {found[1].message}",

@@ -68,7 +68,7 @@ def test_trials_come_back_as_they_were_noted_oldest_first(ledgers: SqliteLedgers
     assert found[1] == second
     assert found[0].model_copy(update={"read": second.read}) == first.model_copy(update={"read": second.read})
     assert list(found[0].daily_returns) == ["2025-02-28", "2025-02-27"]
-    assert set(found[0].read.symbols) == {"USD/JPY", "EUR/USD"}
+    assert set(found[0].read.symbols) == {"JPY/USD", "EUR/USD"}
     assert ledgers.num_trials(part("asks only")) == 2
     assert ledgers.looks(part("asks only")) == 0, "trials are no looks"
     assert ledgers.trials(part(symbols=("USD/JPY",)))[0].read.id == "job/1"

@@ -121,6 +121,21 @@ def test_har_regresses_on_the_last_bar_day_week_and_month(stormy: Assignment) ->
     assert mse["har"] < 0.97 * constant
 
 
+def test_ewma_and_har_together_are_one_regression(stormy: Assignment) -> None:
+    windows, test, train = stormy.windows, stormy.windows.parts["test"], stormy.windows.parts["train"]
+    spans = [realised_volatility(windows, bars) for bars in (1, HORIZON, 24, 120, 528)]
+    x = np.column_stack([*spans, windows.bar_volatility_R]) / windows.label_scale_RK[:, :1]
+    x = np.where(np.isfinite(x), x, np.nanmean(x[train], axis=0))
+    labels = windows.labels_RK[train, 0].astype(float)
+    weights = np.linalg.lstsq(np.column_stack([np.ones(len(train)), x[train]]), labels, rcond=None)[0]
+    wanted = np.column_stack([np.ones(len(test)), x[test]]) @ weights * windows.label_scale_RK[test, 0]
+    found = forecasts(stormy, test)
+    np.testing.assert_allclose(found["ewma_har"], wanted, rtol=1e-6)
+    own = windows.own_labels_RK[test, 0]
+    mse = {name: float(np.mean((own - each) ** 2)) for name, each in found.items()}
+    assert mse["ewma_har"] < 1.01 * min(mse["ewma"], mse["har"])
+
+
 def test_realised_volatility_is_each_symbols_own_and_causal(stormy: Assignment) -> None:
     windows = stormy.windows
     found = realised_volatility(windows, 5)

@@ -21,6 +21,7 @@ NUM_BARS = 1400
 QUICK = {"lookback": 6, "epochs": 2}
 REQUESTS: dict[str, dict[str, Any]] = {
     "quantiles": {"family": "linear", "target": ["price_change_3h", "volatility_7h"], "quantiles": [0.05, 0.5, 0.95]},
+    "ensemble": {"family": "linear", "target": "price_change_5h", "seeds": [0, 1], "cv": {"folds": 2, "embargo": 3}},
     "regimes": {"model_type": "classification", "family": "gru_classifier", "target": "market_regime_3h"},
     "barriers": {"model_type": "classification", "family": "gru_classifier", "target": "triple_barrier_5h"},
     "policy": {"model_type": "reinforcement_learning", "family": "q_learning", "target": None, "features": ["signal"]},
@@ -33,7 +34,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 }
 FITTED_ON_TRAIN = ("scaler", "regimes", "novelty", "feature_set")
 FITTED_BEFORE_CALIBRATION = (*FITTED_ON_TRAIN, "weights", "epochs")
-FITTED_BEFORE_TEST = (*FITTED_BEFORE_CALIBRATION, "judge", "precision")
+FITTED_BEFORE_TEST = (*FITTED_BEFORE_CALIBRATION, "judge", "precision", "folds", "validation")
 
 
 def written(folder: Path, *, wild_after_ms: int | None) -> None:
@@ -80,6 +81,8 @@ def product_of(name: str, folder: Path, *, wild_after_ms: int | None = None) -> 
         "epochs": card.epochs_run,
         "judge": uncertainty,
         "precision": card.precision,
+        "folds": card.evaluation.walk_forward,
+        "validation": card.evaluation.validation,
         "test": card.evaluation.test,
     }
 
