@@ -44,7 +44,7 @@ def test_a_training_and_an_open_stream_survive_a_reload(reloading: ServiceProces
     before = api_process(reloading)
     (tmp_path / "watched" / "touched.py").write_text("# changed\n")
     wait_until(lambda: not before.is_running() or before.status() == psutil.STATUS_ZOMBIE)
-    follower.join(timeout=10)
+    follower.join(timeout=60)
     assert not follower.is_alive(), "the stream ended with the old API process"
     wait_until(lambda: is_up(reloading))
     step = reloading.client.get(f"/api/v1/jobs/{job_id}").json()["progress"]["step"]

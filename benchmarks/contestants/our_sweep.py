@@ -17,8 +17,10 @@ from evaluations.fits import bench_at, tune_once
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
 
+_warm: list[bool] = []
 
-def turn(
+
+def sweep(
     bars: str,
     space: dict[str, list[Any]],
     features: list[str],
@@ -68,6 +70,14 @@ def turn(
     ]
     windows = {name: tuned.card.split.num_windows[name] for name in ("train", "stop")}
     return {"total_s": total_s, "trials": finished, "windows": windows, "num_rows": num_rows}
+
+
+def turn(space: dict[str, list[Any]], **asked: Any) -> dict[str, Any]:
+    """One sweep; before the first, the middle setting alone, so that libraries are loaded on both sides."""
+    if not _warm:
+        sweep(space={name: [sorted(choices)[len(choices) // 2]] for name, choices in space.items()}, **asked)
+        _warm.append(True)
+    return sweep(space=space, **asked)
 
 
 if __name__ == "__main__":  # processes of parallel trials import this file
