@@ -39,7 +39,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         made = ALL[name](run)
         for table in made:
             print_line(f"\n## {table.title}\n\n{table.markdown(run)}\n")
-            missed += sum(not goal.is_met for goal in table.goals)
+            missed += sum(not goal.met for goal in table.goals)
         print_line(f"{name}: {time.perf_counter() - begun:.0f} s")
         if not run.is_quick:
             write(asked.document, made, run)

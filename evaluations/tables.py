@@ -11,28 +11,18 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
+from benchmarks import rounds
 from evaluations.workers import NUM_WORKERS
 
 END = "<!-- end -->"
 
 
-@dataclass(frozen=True)
-class Goal:
-    """What a table must show."""
-
-    name: str
-    reached: float
-    wanted: float
-    at_most: bool = False
-
-    @property
-    def is_met(self) -> bool:
-        """Whether it shows it; a figure that is not a number never does."""
-        return self.reached <= self.wanted if self.at_most else self.reached >= self.wanted
+class Goal(rounds.Goal):
+    """What a table must show, as it stands in the document; a figure that is not a number never does."""
 
     def __str__(self) -> str:
         bound = "at most" if self.at_most else "at least"
-        return f"{'met' if self.is_met else '**missed**'}: {self.name} {self.reached:.3g}, {bound} {self.wanted:g}"
+        return f"{'met' if self.met else '**missed**'}: {self.name} {self.reached:.3g}, {bound} {self.wanted:g}"
 
 
 @dataclass(frozen=True)

@@ -22,12 +22,12 @@ def test_an_exact_interval_is_the_one_in_the_books() -> None:
 
 
 def test_a_goal_is_met_at_its_bound_and_never_by_what_is_not_a_number() -> None:
-    assert Goal("rate", 0.05, 0.05, at_most=True).is_met
-    assert not Goal("rate", 0.051, 0.05, at_most=True).is_met
-    assert Goal("share", 0.8, 0.8).is_met
-    assert not Goal("share", 0.79, 0.8).is_met
-    assert not Goal("share", float("nan"), 0.8).is_met
-    assert not Goal("share", float("nan"), 0.8, at_most=True).is_met
+    assert Goal("rate", 0.05, 0.05, at_most=True).met
+    assert not Goal("rate", 0.051, 0.05, at_most=True).met
+    assert Goal("share", 0.8, 0.8).met
+    assert not Goal("share", 0.79, 0.8).met
+    assert not Goal("share", float("nan"), 0.8).met
+    assert not Goal("share", float("nan"), 0.8, at_most=True).met
     assert str(Goal("share", 0.79, 0.8)) == "**missed**: share 0.79, at least 0.8"
 
 
