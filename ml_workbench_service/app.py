@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -41,6 +42,7 @@ from ml_workbench_service.api.service import Service
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
+from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.embedded import EmbeddedRedis
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.backends import LocalBackend
@@ -120,8 +122,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     await asyncio.to_thread(intervals.recall, ((each.model_id, each.version) for each in live))
     serving = Serving(workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals)
     stack.callback(serving.close)
-    publisher = await _publisher(workbench, stack)
     metrics = Metrics()
+    publisher = await _publisher(workbench, settings.PREDICTION_QUEUE_POLICY, metrics, stack)
     metrics.watch_intervals(intervals)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     tracker = await _tracker(settings, addresses, environment, stack)
@@ -147,6 +149,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         metrics=metrics,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,
+        queue_policy=settings.PREDICTION_QUEUE_POLICY,
         agent=agent,
         tracker=tracker,
     )
@@ -192,10 +195,14 @@ def _tell_tracker(tracker: Attendant | None, store: JobStore) -> Callable[[Job],
     return tell
 
 
-async def _publisher(workbench: Workbench, stack: AsyncExitStack) -> PredictionPublisher | None:
+async def _publisher(
+    workbench: Workbench, policy: QueuePolicy, metrics: Metrics, stack: AsyncExitStack
+) -> PredictionPublisher | None:
     if workbench.queue is None:
         return None
-    publisher = PredictionPublisher(workbench.queue.enqueue)
+    full: FullMode = "wait" if policy == "block" else policy
+    publisher = PredictionPublisher(partial(workbench.queue.enqueue, full=full), observe=metrics.enqueue.observe)
+    metrics.watch_queue(workbench.queue, publisher)
     await publisher.start()
     stack.push_async_callback(publisher.stop)
     return publisher

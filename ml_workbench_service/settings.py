@@ -35,7 +35,9 @@ class Settings(BaseSettings):
     STRATEGY_ENGINE_URL: str | None = None
     BARS_TIMEZONE: str | None = None
     PREDICTION_QUEUE_CAPACITY: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    PREDICTION_QUEUE_POLICY: Literal["drop_oldest"] = "drop_oldest"
+    PREDICTION_QUEUE_POLICY: Literal["drop_oldest", "reject", "block"] = "drop_oldest"
+    PREDICTION_QUEUE_TTL_S: Annotated[float, Field(gt=0, le=31_536_000, description="seconds")] | None = None
+    PREDICTION_QUEUE_SHARDS: Annotated[int, Field(ge=1, le=64)] = 1
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
     AGENT_AUTOSTART: bool = True
     SKILL_GATE: Literal["warn", "enforce"] = "warn"

@@ -1,8 +1,8 @@
 """What the API shows of an agent: read from its folder alone, whether or not its process or Redis runs.
 
 STATE_DIR/agents/<id>/
-    checkpoint.json   everything it knows, after its last read batch
-    process.json      which process it is, whether that one ended in an orderly way; touched as a heartbeat
+    checkpoint.<term>.json   everything it knows, after its last read batch
+    process.json             which process it is, whether that one ended in an orderly way; touched as a heartbeat
 """
 
 from pathlib import Path
@@ -20,6 +20,12 @@ GROUP_PREFIX = "agent:"
 def agent_folder(state_dir: Path, agent_id: str) -> Path:
     """Where an agent's files lie."""
     return state_dir / "agents" / agent_id
+
+
+def shard_folder(state_dir: Path, agent_id: str, *, shard: int, num_shards: int) -> Path:
+    """Where the files of an agent's process on one shard lie: in the agent's folder itself where there is one shard."""
+    folder = agent_folder(state_dir, agent_id)
+    return folder if num_shards == 1 else folder / f"shard{shard}of{num_shards}"
 
 
 def agent_group(agent_id: str) -> str:
