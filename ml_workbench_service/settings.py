@@ -31,6 +31,8 @@ class Settings(BaseSettings):
     STATE_DIR: Path = Path(".workbench")
     LOG_DIR: Path = Path("logs")
     LOG_FORMAT: Literal["console", "json"] = "console"
+    LOG_MAX_MB: Annotated[float, Field(ge=0.001, le=100_000)] = 50
+    LOG_FILES_KEPT: Annotated[int, Field(ge=1, le=1000)] = 5
     REDIS_URL: str | None = None
     STRATEGY_ENGINE_URL: str | None = None
     BARS_TIMEZONE: str | None = None
