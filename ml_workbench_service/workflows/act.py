@@ -23,7 +23,7 @@ from functools import partial
 from pathlib import Path
 
 from common_lib.exceptions import LeaseLostError, PlatformError, UnavailableError
-from common_lib.logging import RL_LOGGER, correlated
+from common_lib.logging import RL_LOGGER, correlated, log_events
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.learner import Learner
 from ml_workbench_service.agents.state import agent_group
@@ -246,8 +246,7 @@ class _Loop:
         num_new = self._decisions.write(
             self._agent_id, decided, stream=self._queue.stream, epoch=self._epoch, lease=self._lease
         )
-        for _, decision in decided[len(decided) - num_new :]:
-            _log_decision(decision)
+        _log_decisions([decision for _, decision in decided[len(decided) - num_new :]])
 
     def _dead_letter(self, delivery: Delivery, fault: str) -> None:
         self._queue.dead_letter(self._group, delivery, fault, lease=self._lease)
@@ -299,21 +298,22 @@ class _Loop:
         self._stop.wait(AWAY_PAUSE_S)
 
 
-def _log_decision(decision: Decision) -> None:
-    if rl_log.isEnabledFor(logging.INFO):
-        rl_log.info(
-            "Action=%s, Reward=%s, Cumulative Reward=%s",
-            decision.action,
-            decision.reward,
-            decision.cumulative_reward,
-            extra={
-                "agent_id": decision.agent_id,
-                "prediction_id": decision.prediction_id,
-                "lane": decision.lane,
-                "position": decision.position,
-                "mode": decision.mode,
-                "explored": decision.explored,
-                "cost": decision.cost,
-                "exploration_rate": round(decision.exploration_rate, 6),
-            },
+def _log_decisions(decisions: Sequence[Decision]) -> None:
+    if not rl_log.isEnabledFor(logging.INFO):
+        return
+    names = ("agent_id", "prediction_id", "lane", "position", "mode", "explored", "cost", "exploration_rate")
+    events = [
+        (
+            f"Action={each.action}, Reward={each.reward}, Cumulative Reward={each.cumulative_reward}",
+            each.agent_id,
+            each.prediction_id,
+            each.lane,
+            each.position,
+            each.mode,
+            each.explored,
+            each.cost,
+            round(each.exploration_rate, 6),
         )
+        for each in decisions
+    ]
+    log_events(rl_log, logging.INFO, names, events)

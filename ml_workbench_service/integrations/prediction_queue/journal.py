@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
-from common_lib.logging import QUEUE_LOGGER
+from common_lib.logging import QUEUE_LOGGER, log_events
 from ml_workbench_service.contracts.entries import unflatten
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Delivery, Outgoing
@@ -15,6 +15,7 @@ from ml_workbench_service.contracts.queue import Delivery, Outgoing
 queue_log = logging.getLogger(QUEUE_LOGGER)
 
 REFUSED = b"!"
+_WORDS = {b"": "duplicate", REFUSED: "refused"}
 Entry = tuple[bytes, list[bytes], int]
 """Id, names and values alternating, how often it was delivered."""
 
@@ -27,19 +28,20 @@ def deliveries_of(group: str, entries: Sequence[Entry], *, redelivered: bool) ->
     ]
     if queue_log.isEnabledFor(logging.INFO):
         now = datetime.now(tz=UTC)
-        for delivery in deliveries:
-            waited = None if delivery.enqueued_at is None else (now - delivery.enqueued_at).total_seconds() * 1000
-            queue_log.info(
+        names = ("group", "prediction_id", "entry_id", "latency_ms", "redelivered", "correlation_id")
+        events = [
+            (
                 "dequeue",
-                extra={
-                    "group": group,
-                    "prediction_id": delivery.record.prediction_id if delivery.record is not None else None,
-                    "entry_id": delivery.entry_id,
-                    "latency_ms": None if waited is None else round(waited, 3),
-                    "redelivered": redelivered,
-                    "correlation_id": delivery.correlation_id,
-                },
+                group,
+                None if delivery.record is None else delivery.record.prediction_id,
+                delivery.entry_id,
+                None if delivery.enqueued_at is None else round((now - delivery.enqueued_at).total_seconds() * 1000, 3),
+                redelivered,
+                delivery.correlation_id,
             )
+            for delivery in deliveries
+        ]
+        log_events(queue_log, logging.INFO, names, events)
     return deliveries
 
 
@@ -61,15 +63,19 @@ def log_enqueued(batch: Sequence[Outgoing], ids: Sequence[bytes], evicted: Seque
     if not queue_log.isEnabledFor(logging.INFO):
         return
     now = time.time()
-    for item, entry_id in zip(batch, ids, strict=False):
-        queue_log.info(
-            {b"": "duplicate", REFUSED: "refused"}.get(entry_id, "enqueue"),
-            extra={
-                "prediction_id": item.record.prediction_id,
-                "entry_id": None if entry_id in (b"", REFUSED) else entry_id.decode(),
-                "latency_ms": round((now - item.offered_at) * 1000, 3),
-                "correlation_id": item.correlation_id,
-            },
+    events = [
+        (
+            _WORDS.get(entry_id, "enqueue"),
+            item.record.prediction_id,
+            None if entry_id in _WORDS else entry_id.decode(),
+            round((now - item.offered_at) * 1000, 3),
+            item.correlation_id,
         )
-    for entry_id, prediction_id in zip(evicted[::2], evicted[1::2], strict=True):
-        queue_log.warning("drop_oldest", extra={"entry_id": entry_id.decode(), "prediction_id": prediction_id.decode()})
+        for item, entry_id in zip(batch, ids, strict=False)
+    ]
+    log_events(queue_log, logging.INFO, ("prediction_id", "entry_id", "latency_ms", "correlation_id"), events)
+    dropped = [
+        ("drop_oldest", entry_id.decode(), prediction_id.decode())
+        for entry_id, prediction_id in zip(evicted[::2], evicted[1::2], strict=True)
+    ]
+    log_events(queue_log, logging.WARNING, ("entry_id", "prediction_id"), dropped)
