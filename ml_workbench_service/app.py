@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from common_lib.exceptions import PlatformError, UnavailableError
+from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
 from ml_workbench_service import __version__, accelerators
 from ml_workbench_service.api import (
@@ -59,6 +60,7 @@ MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
 """A reloading predecessor needs a moment to end its children."""
 REDIS_WATCH_S = 1.0
+LOG_WATCH_S = 5.0
 TRACKER_DELAY_S = 2.0
 DESCRIPTION = (
     "Train models on exchange rates, learn honestly whether they have skill, deploy them, and let their live "
@@ -106,6 +108,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
+    rotation = LogRotation(settings.LOG_DIR, max_bytes=settings.LOG_MAX_MB * 10**6, num_kept=settings.LOG_FILES_KEPT)
+    _repeat("log rotation", LOG_WATCH_S, rotation.rotate_if_due, stack)
     redis = EmbeddedRedis(settings.STATE_DIR)
     stack.push_async_callback(asyncio.to_thread, redis.stop)
     addresses = await asyncio.to_thread(resolve, settings, redis)
@@ -139,7 +143,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
     if addresses.redis_is_embedded and addresses.redis is not None:
-        _start_watch(redis, stack)
+        _repeat("redis watch", REDIS_WATCH_S, _revived(redis), stack)
     return Service(
         workbench=workbench,
         store=store,
@@ -260,20 +264,34 @@ def _stopping_event(stack: AsyncExitStack) -> asyncio.Event:
     return stopping
 
 
-def _start_watch(redis: EmbeddedRedis, stack: AsyncExitStack) -> None:
-    async def watch() -> None:
-        while True:
-            await asyncio.sleep(REDIS_WATCH_S)
-            if redis.is_running:
-                continue
-            log.warning("the embedded redis-server ended; it is started again with its data")
-            try:
-                await asyncio.to_thread(redis.stop)
-                await asyncio.to_thread(redis.start)
-            except PlatformError as error:
-                log.error("the embedded redis-server cannot be started: %s", error.message)
+def _revived(redis: EmbeddedRedis) -> Callable[[], None]:
+    """What brings the embedded server back when it has ended."""
 
-    task = asyncio.create_task(watch(), name="redis watch")
+    def look() -> None:
+        if redis.is_running:
+            return
+        log.warning("the embedded redis-server ended; it is started again with its data")
+        try:
+            redis.stop()
+            redis.start()
+        except PlatformError as error:
+            log.error("the embedded redis-server cannot be started: %s", error.message)
+
+    return look
+
+
+def _repeat(name: str, every_s: float, work: Callable[[], object], stack: AsyncExitStack) -> None:
+    """Does work again and again, in a thread, for as long as the service lives; a turn that fails is logged."""
+
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await asyncio.to_thread(work)
+            except Exception:  # the next turn may go well
+                log.exception("a turn of the %s failed; it goes on with the next", name)
+
+    task = asyncio.create_task(run(), name=name)
 
     async def end() -> None:
         task.cancel()
