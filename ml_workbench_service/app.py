@@ -45,6 +45,7 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.backends import LocalBackend
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
@@ -203,11 +204,16 @@ def _tell_tracker(tracker: Attendant | None, store: JobStore) -> Callable[[Job],
 async def _publisher(
     workbench: Workbench, policy: QueuePolicy, metrics: Metrics, stack: AsyncExitStack
 ) -> PredictionPublisher | None:
-    if workbench.queue is None:
+    queue, url = workbench.queue, workbench.addresses.redis
+    if queue is None or url is None:
         return None
+    try:
+        await asyncio.to_thread(move_to, queue, url)
+    except PlatformError as error:
+        log.warning("entries of another number of shards stay where they are until the next start: %s", error.message)
     full: FullMode = "wait" if policy == "block" else policy
-    publisher = PredictionPublisher(partial(workbench.queue.enqueue, full=full), observe=metrics.enqueue.observe)
-    metrics.watch_queue(workbench.queue, publisher)
+    publisher = PredictionPublisher(partial(queue.enqueue, full=full), observe=metrics.enqueue.observe)
+    metrics.watch_queue(queue, publisher)
     await publisher.start()
     stack.push_async_callback(publisher.stop)
     return publisher

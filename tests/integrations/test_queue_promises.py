@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.queue import (
     shard_of,
     stream_names,
 )
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue, move_to
 from ml_workbench_service.integrations.prediction_queue.books import SLOTS
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
@@ -271,4 +271,45 @@ def test_letters_of_several_shards_are_paged_and_named(redis_server: RedisForTes
             queue.requeue(name)
     with pytest.raises(DataValidationError):
         queue.discard("first")
+    queue.close()
+
+
+def test_another_number_of_shards_takes_over_what_waits_and_what_was_given_up(redis_server: RedisForTests) -> None:
+    old = ShardedQueue(redis_server.url, capacity=50, num_shards=2)
+    old.create_group("g")
+    records = [prediction_record(number, symbol=pair) for number in range(3) for pair in PAIRS]
+    old.enqueue([Outgoing(record, f"c-{record.prediction_id}", time.time()) for record in records])
+    for shard in old.shards:
+        first = shard.consume("g", "a", count=1, block_ms=0)
+        shard.dead_letter("g", first[0], "why not")
+    new = ShardedQueue(redis_server.url, capacity=50)
+    assert move_to(new, redis_server.url) == len(records) - 2
+    assert move_to(new, redis_server.url) == 0
+    new.create_group("g")
+    deliveries = new.shards[0].consume("g", "a", count=50, block_ms=0)
+    assert all(each.record and each.correlation_id == f"c-{each.record.prediction_id}" for each in deliveries)
+    for pair in PAIRS:
+        moments = [each.record.as_of for each in deliveries if each.record and each.record.symbol == pair]
+        assert moments == sorted(moments)
+    assert len(deliveries) == len(records) - 2
+    assert len(new.dead_letters(None, limit=9)) == 2
+    client = redis_server.client()
+    assert client.keys("*of2*") == []
+    client.close()
+    old.close()
+    new.close()
+
+
+def test_books_are_read_while_writes_are_paused_where_the_server_can(redis_server: RedisForTests) -> None:
+    queue = RedisPredictionQueue(redis_server.url, capacity=50)
+    queue.create_group("g")
+    queue.publish([prediction_record(0)])
+    client = redis_server.client()
+    version = int(client.info("server")["redis_version"].split(".")[0])
+    client.execute_command("CLIENT", "PAUSE", 1500, "WRITE")
+    began = time.monotonic()
+    assert books_of(queue).enqueued == 1
+    waited_s = time.monotonic() - began
+    assert waited_s < 1.0 if version >= 7 else waited_s < 5.0
+    client.close()
     queue.close()

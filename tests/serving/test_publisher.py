@@ -4,9 +4,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
+import pytest
+
+from common_lib.exceptions import QueueFullError, UnavailableError
 from ml_workbench_service.contracts.queue import Enqueued, Outgoing
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
@@ -146,3 +150,86 @@ async def test_threads_may_publish_too_and_stop_drains(prediction_queue: RedisPr
     publisher.publish(prediction_record(99), "")
     assert publisher.outbox == 1
     assert sorted(drained(prediction_queue)) == sorted(f"EUR/USD-{n}" for n in range(20))
+
+
+async def test_a_delivery_returns_once_the_record_is_in_the_stream_in_its_turn(
+    prediction_queue: RedisPredictionQueue,
+) -> None:
+    prediction_queue.create_group("g")
+    publisher = PredictionPublisher(sending(prediction_queue))
+    await publisher.start()
+    publisher.publish(prediction_record(0), "")
+    await publisher.deliver(prediction_record(1), "")
+    assert await asyncio.to_thread(drained, prediction_queue) == ["EUR/USD-0", "EUR/USD-1"]
+    await publisher.stop()
+
+
+async def test_a_refused_delivery_says_so_and_a_refused_record_is_only_counted(redis_server: RedisForTests) -> None:
+    queue = ShardedQueue(redis_server.url, capacity=2)
+    queue.create_group("g")
+    publisher = PredictionPublisher(partial(queue.enqueue, full="reject"))
+    await publisher.start()
+    for number in range(3):
+        publisher.publish(prediction_record(number), "")
+    with pytest.raises(QueueFullError) as caught:
+        await publisher.deliver(prediction_record(3), "", timeout_s=PATIENCE_S)
+    assert caught.value.retry_after_s
+    assert queue.books().refused_by_symbol == {"EUR/USD": 2}
+    assert await asyncio.to_thread(drained, queue.shards[0]) == ["EUR/USD-0", "EUR/USD-1"]
+    await publisher.deliver(prediction_record(4), "", timeout_s=PATIENCE_S)
+    await publisher.stop()
+    queue.close()
+
+
+async def test_blocked_records_wait_in_order_and_a_delivery_that_waits_too_long_is_withdrawn(
+    redis_server: RedisForTests,
+) -> None:
+    queue = ShardedQueue(redis_server.url, capacity=2)
+    queue.create_group("g")
+    publisher = PredictionPublisher(partial(queue.enqueue, full="wait"), batch_size=4)
+    await publisher.start()
+    for number in range(12):
+        publisher.publish(prediction_record(number), "")
+    with pytest.raises(QueueFullError):
+        await publisher.deliver(prediction_record(99), "", timeout_s=0.2)
+    assert queue.books().groups[0].dropped_oldest == 0
+    found: list[str] = []
+    deadline = time.monotonic() + PATIENCE_S
+    while publisher.outbox or len(found) < 12:
+        assert time.monotonic() < deadline
+        found += await asyncio.to_thread(drained, queue.shards[0])
+        await asyncio.sleep(0.005)
+    await publisher.stop()
+    assert found == [f"EUR/USD-{number}" for number in range(12)]
+    assert publisher.outbox_dropped == 0
+    queue.close()
+
+
+async def test_a_delivery_fails_at_once_where_the_queue_is_known_to_be_away(
+    prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
+) -> None:
+    publisher = PredictionPublisher(sending(prediction_queue), outbox_capacity=3)
+    await publisher.start()
+    await asyncio.to_thread(redis_server.kill)
+    with pytest.raises(UnavailableError, match=r"away|answer"):
+        await publisher.deliver(prediction_record(0), "", timeout_s=PATIENCE_S / 10)
+    began = time.monotonic()
+    with pytest.raises(UnavailableError, match="away"):
+        await publisher.deliver(prediction_record(1), "", timeout_s=PATIENCE_S)
+    assert time.monotonic() - began < PATIENCE_S / 2
+    for number in range(2, 8):
+        publisher.publish(prediction_record(number, symbol="GBP/USD"), "")
+    await publisher.stop(drain_s=0.05)
+    assert publisher.outbox_dropped_by_symbol["GBP/USD"] >= 1
+
+
+async def test_each_record_that_left_the_outbox_is_observed_once(prediction_queue: RedisPredictionQueue) -> None:
+    seconds: list[float] = []
+    publisher = PredictionPublisher(sending(prediction_queue), observe=seconds.append)
+    await publisher.start()
+    for number in range(100):
+        publisher.publish(prediction_record(number), "")
+    await until_sent(publisher)
+    await publisher.stop()
+    assert len(seconds) == 100
+    assert all(0 <= each < PATIENCE_S for each in seconds)

@@ -21,5 +21,6 @@ own that was delayed on the way changes nothing any more.
 """
 
 from ml_workbench_service.integrations.prediction_queue.books import summed as summed
+from ml_workbench_service.integrations.prediction_queue.layout import move_to as move_to
 from ml_workbench_service.integrations.prediction_queue.shards import ShardedQueue as ShardedQueue
 from ml_workbench_service.integrations.prediction_queue.stream import RedisPredictionQueue as RedisPredictionQueue

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from pydantic import ValidationError
@@ -23,7 +23,7 @@ Entry = tuple[bytes, list[bytes], int]
 def deliveries_of(group: str, entries: Sequence[Entry], *, redelivered: bool) -> list[Delivery]:
     """The entries as deliveries, each logged with how long it waited."""
     deliveries = [
-        _delivery(entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), times)
+        delivery_of(entry_id.decode(), dict(zip(flat[::2], flat[1::2], strict=True)), times)
         for entry_id, flat, times in entries
     ]
     if queue_log.isEnabledFor(logging.INFO):
@@ -45,7 +45,8 @@ def deliveries_of(group: str, entries: Sequence[Entry], *, redelivered: bool) ->
     return deliveries
 
 
-def _delivery(entry_id: str, fields: dict[bytes, bytes], times: int) -> Delivery:
+def delivery_of(entry_id: str, fields: Mapping[bytes, bytes], times: int) -> Delivery:
+    """The entry as it is handed to a consumer; with the fault where its fields are no record."""
     correlation_id = fields.get(b"correlation_id", b"").decode("utf-8", "replace")
     try:
         record = unflatten(PredictionRecord, fields)

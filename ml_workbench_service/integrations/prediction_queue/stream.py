@@ -26,7 +26,13 @@ from ml_workbench_service.contracts.queue import (
     StreamBooks,
 )
 from ml_workbench_service.integrations.prediction_queue.books import stream_books
-from ml_workbench_service.integrations.prediction_queue.connection import as_any, client, script, translated
+from ml_workbench_service.integrations.prediction_queue.connection import (
+    ReadOnlyScript,
+    as_any,
+    client,
+    script,
+    translated,
+)
 from ml_workbench_service.integrations.prediction_queue.dead_letters import DeadLetters
 from ml_workbench_service.integrations.prediction_queue.journal import REFUSED, Entry, deliveries_of, log_enqueued
 
@@ -69,8 +75,9 @@ class RedisPredictionQueue:
         self._dedupe_window = dedupe_window
         self._redis = client(url, Retry(ExponentialBackoff(cap=0.2, base=0.02), 2))
         self._reader = client(url, Retry(NoBackoff(), 0))
-        names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "release", "books")
+        names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "release")
         self._scripts = {name: script(self._redis, name) for name in names}
+        self._read_books = ReadOnlyScript(self._redis, "books")
         self.dead_letters = DeadLetters(self._redis, stream, capacity=capacity)
         self._cursors: dict[tuple[str, str], _Cursor] = {}
 
@@ -212,7 +219,7 @@ class RedisPredictionQueue:
     def books(self) -> StreamBooks:
         """Length, age of the oldest entry, what was refused, and every group's books, read in one step."""
         with translated("read the books of"):
-            return stream_books(self.stream, self._run("books", []))
+            return stream_books(self.stream, self._read_books(self.stream))
 
     def ping(self) -> float:
         """Round-trip time in seconds."""
