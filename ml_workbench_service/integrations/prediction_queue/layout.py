@@ -61,7 +61,12 @@ def _move_entries(queue: ShardedQueue, connection: redis.Redis, stream: str) -> 
             for entry_id, fields in entries:
                 delivery = delivery_of(entry_id.decode(), fields, 1)
                 if delivery.record is None:
-                    letter: dict[Any, Any] = {"entry_id": entry_id, "group": "moved", "reason": delivery.fault, **_texts(fields)}
+                    letter: dict[Any, Any] = {
+                        "entry_id": entry_id,
+                        "group": "moved",
+                        "reason": delivery.fault,
+                        **_texts(fields),
+                    }
                     connection.xadd(queue.shards[0].stream + ":dead", letter)
                 else:
                     done, _ = queue.enqueue([Outgoing(delivery.record, delivery.correlation_id, time.time())])
