@@ -38,10 +38,10 @@ from ml_workbench_service.api import (
 from ml_workbench_service.api.access import ApiKey, AtTheDoor
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.service import Service
-from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.jobs.agent_crew import AgentCrew
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.backends import LocalBackend
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
@@ -133,7 +133,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         on_activity=_tell_tracker(tracker, store),
         on_finished=_counter(metrics),
     )
-    agent = await _agent(settings, addresses, environment, stack)
+    crew = await _crew(settings, workbench, environment, stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
     if addresses.redis_is_embedded and addresses.redis is not None:
@@ -147,7 +147,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         metrics=metrics,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,
-        agent=agent,
+        crew=crew,
         tracker=tracker,
     )
 
@@ -201,18 +201,20 @@ async def _publisher(workbench: Workbench, stack: AsyncExitStack) -> PredictionP
     return publisher
 
 
-async def _agent(
-    settings: Settings, addresses: Addresses, environment: dict[str, str], stack: AsyncExitStack
-) -> Attendant | None:
-    if not settings.AGENT_AUTOSTART or addresses.redis is None:
+async def _crew(
+    settings: Settings, workbench: Workbench, environment: dict[str, str], stack: AsyncExitStack
+) -> AgentCrew | None:
+    if workbench.queue is None:
         return None
-    folder = settings.STATE_DIR.resolve() / "agents" / DEFAULT_AGENT_ID
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", DEFAULT_AGENT_ID]
-    agent = Attendant("agent", command, environment, folder / "attendant.json")
-    await agent.start()
-    stack.push_async_callback(agent.stop)
-    return agent
+    crew = AgentCrew(
+        settings.STATE_DIR.resolve(),
+        environment,
+        make_group=workbench.queue.create_group,
+        give_up_group=getattr(workbench.queue, "remove_group", None),
+    )
+    stack.push_async_callback(crew.stop)
+    await crew.start(autostart=settings.AGENT_AUTOSTART)
+    return crew
 
 
 def _child_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:

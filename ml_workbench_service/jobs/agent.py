@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.definition import open_mind
 from ml_workbench_service.agents.state import PROCESS_FILE, agent_folder
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import NAME_PATTERN
@@ -70,9 +70,8 @@ def _run_locked(
     decisions: DecisionStream,
     stop: threading.Event,
 ) -> None:
-    checkpoint = Checkpoint.load(folder)
-    learner = Learner(agent_id) if checkpoint is None else Learner.restored(checkpoint)
-    if checkpoint is None:
+    learner = open_mind(folder, agent_id)
+    if Checkpoint.load(folder) is None:
         learner.checkpoint().save(folder)
     record = ProcessRecord.of(os.getpid())
     record.write(folder / PROCESS_FILE)

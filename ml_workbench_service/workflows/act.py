@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common_lib.exceptions import PlatformError, UnavailableError
 from common_lib.logging import RL_LOGGER, correlated
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.mind import Mind
 from ml_workbench_service.agents.state import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.queue import Delivery, PredictionQueue
@@ -35,7 +35,7 @@ rl_log = logging.getLogger(RL_LOGGER)
 
 
 def act(
-    learner: Learner,
+    learner: Mind,
     folder: Path,
     *,
     queue: PredictionQueue,
@@ -71,7 +71,7 @@ class _Loop:
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Mind,
         folder: Path,
         *,
         queue: PredictionQueue,

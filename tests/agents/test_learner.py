@@ -12,7 +12,8 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.agents.checkpoint import CHECKPOINT_FILE, Checkpoint
-from ml_workbench_service.agents.learner import MAX_REPLAY_LANES, Learner
+from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.mind import MAX_REPLAY_LANES
 from ml_workbench_service.contracts.agents import Decision, QLearningHyperparameters
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord

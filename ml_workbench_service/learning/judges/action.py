@@ -41,6 +41,10 @@ class ActionJudge(Judge):
             strength=float(action - FLAT),
         )
 
+    def next_positions(self, outputs_NK: Floats32) -> tuple[int, ...]:
+        """The greedy action of each row, as a position."""
+        return tuple((greedy_actions(outputs_NK) - FLAT).tolist())
+
     def to_json(self) -> dict[str, Any]:
         """Its kind alone."""
         return {"kind": self.kind}
