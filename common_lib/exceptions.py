@@ -7,11 +7,13 @@
     ├── AuthorizationError               403
     ├── NotFoundError                    404
     │   ├── RouteNotFoundError · ModelNotFoundError · VersionNotFoundError
-    │   └── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
+    │   ├── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
+    │   └── DeadLetterNotFoundError
     ├── MethodNotAllowedError            405
     ├── ConflictError                    409
-    │   ├── NoConsumerError · GateFailedError
-    │   └── VersionExistsError
+    │   ├── NoConsumerError · GateFailedError · NotLiveError
+    │   ├── VersionExistsError
+    │   └── LeaseLostError                      another process consumes for the group
     ├── PayloadTooLargeError             413
     ├── UnsupportedMediaTypeError        415
     ├── RateLimitError                   429   Retry-After
@@ -21,6 +23,7 @@
     ├── QueueStalledError                500   a replay found no room for too long
     ├── UpstreamError                    502   another server answered with an error or with nonsense
     ├── UnavailableError                 503   Retry-After
+    │   └── QueueFullError                         the prediction queue has no room
     ├── UpstreamTimeoutError             504
     └── InsufficientMemoryError          507   details: the estimate and the cheapest change that fits
 
@@ -128,6 +131,10 @@ class AgentNotFoundError(NotFoundError):
     """No agent of that id."""
 
 
+class DeadLetterNotFoundError(NotFoundError):
+    """No dead letter of that id."""
+
+
 class MethodNotAllowedError(PlatformError):
     """The route exists, but not with this method."""
 
@@ -150,6 +157,14 @@ class GateFailedError(ConflictError):
 
 class VersionExistsError(ConflictError):
     """That version is published already; published versions never change."""
+
+
+class NotLiveError(ConflictError):
+    """Only the live version's records enter the prediction queue."""
+
+
+class LeaseLostError(ConflictError):
+    """Another process consumes for this group by now; what was asked for has not happened."""
 
 
 class PayloadTooLargeError(PlatformError):
@@ -203,6 +218,10 @@ class UnavailableError(PlatformError):
     """Something this request needs is not there at the moment."""
 
     status = 503
+
+
+class QueueFullError(UnavailableError):
+    """The prediction queue has no room for a record that must not be dropped."""
 
 
 class UpstreamTimeoutError(PlatformError):

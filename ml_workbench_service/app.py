@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,6 +21,7 @@ from filelock import FileLock, Timeout
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from common_lib.exceptions import PlatformError, UnavailableError
+from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
 from ml_workbench_service import __version__, accelerators
 from ml_workbench_service.api import (
@@ -40,6 +42,7 @@ from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.service import Service
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
+from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.embedded import EmbeddedRedis
 from ml_workbench_service.jobs.agent_crew import AgentCrew
 from ml_workbench_service.jobs.attendant import Attendant
@@ -57,6 +60,7 @@ MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
 """A reloading predecessor needs a moment to end its children."""
 REDIS_WATCH_S = 1.0
+LOG_WATCH_S = 5.0
 TRACKER_DELAY_S = 2.0
 DESCRIPTION = (
     "Train models on exchange rates, learn honestly whether they have skill, deploy them, and let their live "
@@ -104,6 +108,9 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
+    most_bytes = round(settings.LOG_MAX_MB * 1e6)
+    rotation = LogRotation(settings.LOG_DIR, max_bytes=most_bytes, num_kept=settings.LOG_FILES_KEPT)
+    _repeat("log rotation", LOG_WATCH_S, rotation.rotate_if_due, stack)
     redis = EmbeddedRedis(settings.STATE_DIR)
     stack.push_async_callback(asyncio.to_thread, redis.stop)
     addresses = await asyncio.to_thread(resolve, settings, redis)
@@ -120,8 +127,8 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     await asyncio.to_thread(intervals.recall, ((each.model_id, each.version) for each in live))
     serving = Serving(workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals)
     stack.callback(serving.close)
-    publisher = await _publisher(workbench, stack)
     metrics = Metrics()
+    publisher = await _publisher(workbench, settings.PREDICTION_QUEUE_POLICY, metrics, stack)
     metrics.watch_intervals(intervals)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     tracker = await _tracker(settings, addresses, environment, stack)
@@ -137,7 +144,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
     if addresses.redis_is_embedded and addresses.redis is not None:
-        _start_watch(redis, stack)
+        _repeat("redis watch", REDIS_WATCH_S, _revived(redis), stack)
     return Service(
         workbench=workbench,
         store=store,
@@ -147,6 +154,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         metrics=metrics,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,
+        queue_policy=settings.PREDICTION_QUEUE_POLICY,
         crew=crew,
         tracker=tracker,
     )
@@ -192,10 +200,14 @@ def _tell_tracker(tracker: Attendant | None, store: JobStore) -> Callable[[Job],
     return tell
 
 
-async def _publisher(workbench: Workbench, stack: AsyncExitStack) -> PredictionPublisher | None:
+async def _publisher(
+    workbench: Workbench, policy: QueuePolicy, metrics: Metrics, stack: AsyncExitStack
+) -> PredictionPublisher | None:
     if workbench.queue is None:
         return None
-    publisher = PredictionPublisher(workbench.queue.enqueue)
+    full: FullMode = "wait" if policy == "block" else policy
+    publisher = PredictionPublisher(partial(workbench.queue.enqueue, full=full), observe=metrics.enqueue.observe)
+    metrics.watch_queue(workbench.queue, publisher)
     await publisher.start()
     stack.push_async_callback(publisher.stop)
     return publisher
@@ -209,8 +221,9 @@ async def _crew(
     crew = AgentCrew(
         settings.STATE_DIR.resolve(),
         environment,
+        num_shards=settings.PREDICTION_QUEUE_SHARDS,
         make_group=workbench.queue.create_group,
-        give_up_group=getattr(workbench.queue, "remove_group", None),
+        give_up_group=workbench.queue.remove_group,
     )
     stack.push_async_callback(crew.stop)
     await crew.start(autostart=settings.AGENT_AUTOSTART)
@@ -255,20 +268,34 @@ def _stopping_event(stack: AsyncExitStack) -> asyncio.Event:
     return stopping
 
 
-def _start_watch(redis: EmbeddedRedis, stack: AsyncExitStack) -> None:
-    async def watch() -> None:
-        while True:
-            await asyncio.sleep(REDIS_WATCH_S)
-            if redis.is_running:
-                continue
-            log.warning("the embedded redis-server ended; it is started again with its data")
-            try:
-                await asyncio.to_thread(redis.stop)
-                await asyncio.to_thread(redis.start)
-            except PlatformError as error:
-                log.error("the embedded redis-server cannot be started: %s", error.message)
+def _revived(redis: EmbeddedRedis) -> Callable[[], None]:
+    """What brings the embedded server back when it has ended."""
 
-    task = asyncio.create_task(watch(), name="redis watch")
+    def look() -> None:
+        if redis.is_running:
+            return
+        log.warning("the embedded redis-server ended; it is started again with its data")
+        try:
+            redis.stop()
+            redis.start()
+        except PlatformError as error:
+            log.error("the embedded redis-server cannot be started: %s", error.message)
+
+    return look
+
+
+def _repeat(name: str, every_s: float, work: Callable[[], object], stack: AsyncExitStack) -> None:
+    """Does work again and again, in a thread, for as long as the service lives; a turn that fails is logged."""
+
+    async def run() -> None:
+        while True:
+            await asyncio.sleep(every_s)
+            try:
+                await asyncio.to_thread(work)
+            except Exception:  # the next turn may go well
+                log.exception("a turn of the %s failed; it goes on with the next", name)
+
+    task = asyncio.create_task(run(), name=name)
 
     async def end() -> None:
         task.cancel()

@@ -31,11 +31,15 @@ class Settings(BaseSettings):
     STATE_DIR: Path = Path(".workbench")
     LOG_DIR: Path = Path("logs")
     LOG_FORMAT: Literal["console", "json"] = "console"
+    LOG_MAX_MB: Annotated[float, Field(ge=0.001, le=100_000)] = 50
+    LOG_FILES_KEPT: Annotated[int, Field(ge=1, le=1000)] = 5
     REDIS_URL: str | None = None
     STRATEGY_ENGINE_URL: str | None = None
     BARS_TIMEZONE: str | None = None
     PREDICTION_QUEUE_CAPACITY: Annotated[int, Field(ge=1, le=1_000_000)] = 100
-    PREDICTION_QUEUE_POLICY: Literal["drop_oldest"] = "drop_oldest"
+    PREDICTION_QUEUE_POLICY: Literal["drop_oldest", "reject", "block"] = "drop_oldest"
+    PREDICTION_QUEUE_TTL_S: Annotated[float, Field(gt=0, le=31_536_000, description="seconds")] | None = None
+    PREDICTION_QUEUE_SHARDS: Annotated[int, Field(ge=1, le=64)] = 1
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
     AGENT_AUTOSTART: bool = True
     SKILL_GATE: Literal["warn", "enforce"] = "warn"

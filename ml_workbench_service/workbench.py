@@ -21,7 +21,7 @@ from ml_workbench_service.integrations.deployment_history import DeploymentHisto
 from ml_workbench_service.integrations.deployment_stream import DeploymentStream
 from ml_workbench_service.integrations.ledgers import SqliteLedgers
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
 from ml_workbench_service.settings import (
     DEFAULT_EXPERIMENT_TRACKING_URI,
@@ -56,14 +56,14 @@ class Workbench:
     history: DeploymentHistory
     registry: FolderModelRegistry
     state_dir: Path
-    queue: RedisPredictionQueue | None
+    queue: ShardedQueue | None
     deployments: DeploymentStream | None
     strategy_engine: StrategyEngine | None
     ledgers: Ledgers
     enforces_skill: bool = False  # whether only models with proven skill are deployed, unless forced
     accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
 
-    def required_queue(self) -> RedisPredictionQueue:
+    def required_queue(self) -> ShardedQueue:
         """The queue; raises UnavailableError where there is no Redis."""
         if self.queue is None:
             raise UnavailableError(
@@ -78,7 +78,12 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
     api_key = settings.API_KEY.get_secret_value() if settings.API_KEY else None
     queue = deployments = engine = None
     if addresses.redis is not None:
-        queue = RedisPredictionQueue(addresses.redis, capacity=settings.PREDICTION_QUEUE_CAPACITY)
+        queue = ShardedQueue(
+            addresses.redis,
+            capacity=settings.PREDICTION_QUEUE_CAPACITY,
+            num_shards=settings.PREDICTION_QUEUE_SHARDS,
+            ttl_s=settings.PREDICTION_QUEUE_TTL_S,
+        )
         deployments = DeploymentStream(addresses.redis)
     if settings.STRATEGY_ENGINE_URL:
         own_url = f"http://{settings.HOST}:{settings.PORT}"

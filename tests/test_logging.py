@@ -5,6 +5,7 @@ import io
 import json
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from common_lib.logging import (
     configure_logging,
     correlated,
     correlation_id,
+    log_events,
     new_correlation_id,
 )
 
@@ -175,3 +177,57 @@ def test_an_exception_is_part_of_its_line_in_json_and_follows_it_on_the_console(
 )
 def test_correlation_ids_are_1_to_64_plain_characters(text: str, is_valid: bool) -> None:
     assert bool(CORRELATION_PATTERN.fullmatch(text)) is is_valid
+
+
+NAMES = ("text", "number", "flag", "nothing", "nested", "correlation_id")
+EVENTS = [
+    ("enqueue", "plain", 0.125, True, None, {"a": [1, "b"]}, "c-1"),
+    ("100 % of it", NASTY, float("nan"), False, float("-inf"), Path("/x y"), ""),
+    ("two words", "two words", 10**30, 1e-7, "", (1, 2.5), "c-2"),
+    (NASTY, "%s %(x)s {}", -3, 1e300, "ü", [None], "c-3"),
+]
+
+
+@pytest.mark.parametrize("around", ["", "outer"])
+@pytest.mark.parametrize("named", [NAMES, NAMES[:-1]])
+@pytest.mark.parametrize("style", ["json", "console"])
+def test_a_batch_of_events_is_the_lines_of_as_many_calls(
+    folder: Path, style: str, named: tuple[str, ...], around: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.time", lambda: 1_750_000_000.25)
+    if sys.version_info >= (3, 13):
+        monkeypatch.setattr("time.time_ns", lambda: 1_750_000_000_250_000_000)
+    configure_logging(level="INFO", log_dir=folder, style=style, to_stderr=False)
+    queue = logging.getLogger(QUEUE_LOGGER)
+    events = [event[: len(named) + 1] for event in EVENTS]
+    with correlated(around):
+        for event in events:
+            queue.info(event[0].replace("%", "%%"), extra=dict(zip(named, event[1:], strict=True)))
+        one_by_one = (folder / "queue_processing.log").read_bytes()
+        log_events(queue, logging.INFO, named, events)
+    batch = (folder / "queue_processing.log").read_bytes()[len(one_by_one) :]
+    assert batch == one_by_one.replace(b"%%", b"%")
+    assert len(batch.splitlines()) >= len(EVENTS)
+
+
+def test_a_batch_goes_where_single_events_go_and_is_filtered_like_them(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    configure_logging(level="INFO", log_dir=folder, style="json", to_stderr=False)
+    logging.getLogger().addHandler(caplog.handler)
+    log_events(log, logging.DEBUG, ("number",), [("unheard", 1)])
+    log_events(log, logging.INFO, ("number",), [])
+    log_events(log, logging.WARNING, ("number",), [("heard", 1), ("heard", 2)])
+    assert [(each.message, each.levelname, each.__dict__["number"]) for each in caplog.records] == [
+        ("heard", "WARNING", 1), ("heard", "WARNING", 2),
+    ]  # fmt: skip
+    handler = logging.getLogger(QUEUE_LOGGER).handlers[0]
+    handler.addFilter(lambda each: each.__dict__["number"] != 2)
+    log_events(logging.getLogger(QUEUE_LOGGER), logging.INFO, ("number",), [("one", 1), ("two", 2), ("three", 3)])
+    assert [json.loads(line)["message"] for line in lines(folder / "service.log")] == ["heard", "heard"]
+    assert [json.loads(line)["message"] for line in lines(folder / "queue_processing.log")] == ["one", "three"]
+
+
+def test_an_extra_cannot_take_the_place_of_the_lines_own_fields() -> None:
+    parsed = formatted(JsonFormatter(), time="never", level=3)
+    assert (parsed["level"], parsed["level_"], parsed["time_"]) == ("INFO", 3, "never")

@@ -26,6 +26,8 @@ OUR_DEFAULTS = {
     "HOST": "127.0.0.1",
     "STATE_DIR": Path(".workbench"),
     "LOG_DIR": Path("logs"),
+    "LOG_MAX_MB": 50,
+    "LOG_FILES_KEPT": 5,
     "REDIS_URL": None,
     "STRATEGY_ENGINE_URL": None,
     "PREDICTION_QUEUE_CAPACITY": 100,
@@ -91,6 +93,8 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("PREDICTION_QUEUE_CAPACITY", "0"),
         ("PREDICTION_QUEUE_POLICY", "drop_newest"),
         ("TRAINING_WORKERS", "0"),
+        ("LOG_MAX_MB", "0"),
+        ("LOG_FILES_KEPT", "0"),
         ("AGENT_AUTOSTART", "perhaps"),
     ],
 )

@@ -1,11 +1,15 @@
 """`Checkpoint`: everything an agent knows, in one JSON file that is replaced in one step.
 
-STATE_DIR/agents/<id>/checkpoint.json holds the Q table, its bins and visits, the random state, every lane, the
+STATE_DIR/agents/<id>/checkpoint.<term>.json holds the Q table, its bins and visits, the random state, every lane, the
 counters and the last applied stream entry together: whoever reads it sees the agent after a whole number of entries,
 and an agent that continues from it behaves as if it had never stopped. JSON keeps every float to the bit.
+
+The term is that of the lease under which it was written. The highest counts: a process that was frozen, lost its lease
+and wakes up may still write its own file, and changes nothing by it.
 """
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +22,8 @@ from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, QLearn
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.market import Costs
 
-CHECKPOINT_FILE = "checkpoint.json"
+CHECKPOINT_PATTERN = re.compile(r"checkpoint(?:\.(\d+))?\.json")
+"""Without a term: of a version that had none."""
 
 
 @dataclass(slots=True)
@@ -59,17 +64,31 @@ class Checkpoint(Contract):
     positions: dict[str, int]
     counters: Counters = Field(default_factory=Counters)
     last_applied_id: str | None
+    term: int = 0
+    stream_epoch: str = ""  # of the stream that `last_applied_id` belongs to
     saved_at: UtcDatetime
 
     def save(self, folder: Path) -> None:
-        """Replaces the folder's checkpoint; on return it survives a power cut."""
+        """Replaces the folder's checkpoint of this term, and removes earlier terms'; it survives a power cut.
+
+        Raises:
+            OSError: the disk is full; what was there is untouched.
+        """
         folder.mkdir(parents=True, exist_ok=True)
-        staged = folder / f".{CHECKPOINT_FILE}"
-        with staged.open("wb") as file:
-            file.write(self.model_dump_json().encode())
-            file.flush()
-            os.fsync(file.fileno())
-        staged.replace(folder / CHECKPOINT_FILE)
+        file = folder / f"checkpoint.{self.term}.json"
+        staged = folder / f".{file.name}"
+        try:
+            with staged.open("wb") as opened:
+                opened.write(self.model_dump_json().encode())
+                opened.flush()
+                os.fsync(opened.fileno())
+            staged.replace(file)
+        except OSError:
+            staged.unlink(missing_ok=True)
+            raise
+        for term, earlier in _files(folder):
+            if term < self.term or earlier.name == "checkpoint.json":
+                earlier.unlink(missing_ok=True)
         directory = os.open(folder, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -83,13 +102,25 @@ class Checkpoint(Contract):
         Raises:
             DataValidationError: the file is not a checkpoint of this version.
         """
-        file = folder / CHECKPOINT_FILE
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            raise DataValidationError(
-                f"The checkpoint of agent {folder.name} cannot be read ({error.error_count()} faults); move "
-                f"agents/{folder.name}/{CHECKPOINT_FILE} in STATE_DIR away to begin anew, or restore a copy of it."
-            ) from error
+        while True:
+            files = _files(folder)
+            if not files:
+                return None
+            file = files[-1][1]
+            try:
+                return cls.model_validate_json(file.read_bytes())
+            except FileNotFoundError:  # a later term has just taken its place
+                continue
+            except ValidationError as error:
+                raise DataValidationError(
+                    f"The checkpoint of agent {folder.name} cannot be read ({error.error_count()} faults); move "
+                    f"{file.name} in agents/{folder.name} of STATE_DIR away to begin anew, or restore a copy of it."
+                ) from error
+
+
+def _files(folder: Path) -> list[tuple[int, Path]]:
+    """Every term's file, the one that counts last."""
+    if not folder.is_dir():
+        return []
+    found = [(match, name) for name in os.listdir(folder) if (match := CHECKPOINT_PATTERN.fullmatch(name))]
+    return sorted(((-1 if match[1] is None else int(match[1])), folder / name) for match, name in found)

@@ -8,6 +8,7 @@ STATE_DIR/agents/<id>/
 A definition is written whole, after its beginning and before the first process starts: what has one can be started.
 """
 
+import logging
 import os
 import re
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ DEFINITION_FILE = "agent.json"
 BEGINNING_FILE = "beginning.json"
 AnyContract = TypeVar("AnyContract", bound=Contract)
 
+log = logging.getLogger(__name__)
+
 
 class Beginning(Contract):
     """What a copy's table begins with, and the bins that it was learnt in."""
@@ -58,6 +61,7 @@ def open_mind(folder: Path, agent_id: str) -> Mind:
     """
     checkpoint = Checkpoint.load(folder)
     if checkpoint is not None:
+        log.info("agent %s goes on after %d applied entries", agent_id, checkpoint.counters.num_applied)
         kind = Learner if checkpoint.family == "q_learning" else PolicyMind
         return kind.restored(checkpoint)
     home = folder.parent if re.fullmatch(r"shard\d+of\d+", folder.name) else folder

@@ -60,8 +60,13 @@ class Mind(ABC):
 
     @property
     def last_applied_id(self) -> str | None:
-        """The newest entry of the stream that counts; None before the first."""
+        """The newest entry that was applied; None before the first, and where a stream has begun anew."""
         return self._last_applied_id
+
+    @last_applied_id.setter
+    def last_applied_id(self, entry_id: str | None) -> None:
+        self._last_applied_id = entry_id
+        self._last_order = (-1, -1) if entry_id is None else _id_order(entry_id)
 
     @property
     @abstractmethod
@@ -141,7 +146,7 @@ class Mind(ABC):
         """
         if record is not None:
             self._lanes.pop(record.lane, None)
-        self._passed(entry_id)
+        self.last_applied_id = entry_id
 
     def checkpoint(self) -> Checkpoint:
         """Everything, as of the last applied entry: a copy, which is checked where it is read from disk."""
@@ -163,8 +168,7 @@ class Mind(ABC):
         self.counters = checkpoint.counters
         self._lanes = dict(checkpoint.lanes)
         self._positions = dict(checkpoint.positions)
-        if checkpoint.last_applied_id is not None:
-            self._passed(checkpoint.last_applied_id)
+        self.last_applied_id = checkpoint.last_applied_id
 
     def _costs_at(self, record: PredictionRecord) -> Costs:
         if self._costs is None and record.metadata.costs is not None:
@@ -201,7 +205,7 @@ class Mind(ABC):
             num_repeated=old.num_repeated + num_repeated,
             num_out_of_order=old.num_out_of_order + num_out_of_order,
         )
-        self._passed(entry_id)
+        self.last_applied_id = entry_id
 
     def _count_action(self, entry_id: str, num_settled: int, *, reward: float, cost: float) -> None:
         old = self.counters
@@ -216,7 +220,7 @@ class Mind(ABC):
             cumulative_reward=old.cumulative_reward + reward,
             cumulative_cost=old.cumulative_cost + cost,
         )
-        self._passed(entry_id)
+        self.last_applied_id = entry_id
 
     def _decision(self, record: PredictionRecord, price: float, decided: "_Decided") -> Decision:
         trades = self.mode == "frozen"
@@ -241,10 +245,6 @@ class Mind(ABC):
             cumulative_reward=self.counters.cumulative_reward,
             exploration_rate=self.exploration_rate,
         )
-
-    def _passed(self, entry_id: str) -> None:
-        self._last_applied_id = entry_id
-        self._last_order = _id_order(entry_id)
 
 
 class _Decided(NamedTuple):

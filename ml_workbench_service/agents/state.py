@@ -1,10 +1,10 @@
 """What the API shows of an agent: read from its folder alone, whether or not its process or Redis runs.
 
 STATE_DIR/agents/<id>/
-    agent.json        what it is (agents.definition)
-    checkpoint        everything it knows, after its last read batch
-    process.json      which process it is, whether that one ended in an orderly way; touched as a heartbeat
-    shard<k>of<K>/    checkpoint and process of shard k, where the prediction queue has K > 1 streams
+    agent.json               what it is (agents.definition)
+    checkpoint.<term>.json   everything it knows, after its last read batch
+    process.json             which process it is, whether that one ended in an orderly way; touched as a heartbeat
+    shard<k>of<K>/           checkpoint and process of shard k, where the prediction queue has K > 1 streams
 An agent with a process for each shard is shown as one: counters added up, positions put together. Where the number of
 shards was changed, what was learnt under another number stays on disk and is not shown.
 """
@@ -41,9 +41,10 @@ def agent_folder(state_dir: Path, agent_id: str) -> Path:
     return state_dir / "agents" / agent_id
 
 
-def process_folder(home: Path, shard: int, num_shards: int) -> Path:
-    """Where one of its processes keeps its files: the agent's folder, or the shard's inside it."""
-    return home if num_shards == 1 else home / f"shard{shard}of{num_shards}"
+def shard_folder(state_dir: Path, agent_id: str, *, shard: int, num_shards: int) -> Path:
+    """Where the files of an agent's process on one shard lie: in the agent's folder itself where there is one shard."""
+    folder = agent_folder(state_dir, agent_id)
+    return folder if num_shards == 1 else folder / f"shard{shard}of{num_shards}"
 
 
 def agent_group(agent_id: str) -> str:

@@ -124,24 +124,4 @@ def _agent(service: Service) -> OutsideThing:
 def _scrape(service: Service) -> bytes:
     metrics = service.metrics
     metrics.loaded_models.set(service.serving.num_loaded)
-    if service.publisher is not None:
-        metrics.outbox.set(service.publisher.outbox)
-        metrics.outbox_dropped.set(service.publisher.outbox_dropped)
-    if service.workbench.queue is not None:
-        try:
-            length, _, groups = service.workbench.queue.books()
-        except PlatformError:
-            return metrics.render()  # Redis is away: the outbox gauges above say so
-        metrics.queue_length.set(length)
-        for group in groups:
-            for state in (
-                "enqueued",
-                "acked",
-                "pending",
-                "undelivered",
-                "dropped_oldest",
-                "dead_lettered",
-                "duplicates",
-            ):
-                metrics.queue.labels(group.group, state).set(getattr(group, state))
     return metrics.render()

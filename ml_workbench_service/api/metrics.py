@@ -7,7 +7,10 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ml_workbench_service.api.queue_metrics import QueueCollector
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.outcomes import LiveCoverage
+from ml_workbench_service.serving.publisher import PredictionPublisher
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -34,17 +37,14 @@ class Metrics:
         )
         self.jobs = Counter("ml_workbench_jobs", "Jobs that ended.", ["kind", "status"], registry=self.registry)
         self.loaded_models = Gauge("ml_workbench_loaded_models", "Versions in memory.", registry=self.registry)
-        self.outbox = Gauge("ml_workbench_queue_outbox", "Records not yet in the stream.", registry=self.registry)
-        self.outbox_dropped = Gauge(
-            "ml_workbench_queue_outbox_dropped",
-            "Records the outbox had to drop since the start.",
-            registry=self.registry,
-        )
-        self.queue = Gauge(
-            "ml_workbench_queue_records", "The queue's books, by consumer group.", ["group", "state"],
-            registry=self.registry,
+        self.enqueue = Histogram(
+            "ml_workbench_queue_enqueue_seconds", "From the prediction to its place in the stream.",
+            buckets=LATENCY_BUCKETS_S, registry=self.registry,
         )  # fmt: skip
-        self.queue_length = Gauge("ml_workbench_queue_length", "Entries in the stream.", registry=self.registry)
+
+    def watch_queue(self, queue: ShardedQueue, publisher: PredictionPublisher) -> None:
+        """Shows the queue's books and the outbox, read anew at each scrape."""
+        self.registry.register(QueueCollector(queue, publisher))
 
     def watch_intervals(self, intervals: Iterable[tuple[str, str, LiveCoverage]]) -> None:
         """Shows what became of live intervals; read anew at each scrape, so that only what is in memory has labels."""

@@ -33,11 +33,32 @@ def page(
     begin = 0 if cursor is None else _after(cursor, [name(item) for item in items])
     kept = [item for item in items[begin:] if keep(item)]
     chosen = tuple(kept[:limit])
-    return chosen, base64.urlsafe_b64encode(name(chosen[-1]).encode()).decode() if len(kept) > limit else None
+    return chosen, cursor_of(name(chosen[-1])) if len(kept) > limit else None
+
+
+def cursor_of(name: str) -> str:
+    """The cursor that names the last item of a page."""
+    return base64.urlsafe_b64encode(name.encode()).decode()
+
+
+def named_by(cursor: str) -> str:
+    """The item that a cursor names.
+
+    Raises:
+        DataValidationError: it names none.
+    """
+    try:
+        return base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+    except (binascii.Error, ValueError) as error:
+        raise _foreign() from error
 
 
 def _after(cursor: str, names: Sequence[str]) -> int:
     try:
-        return names.index(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()) + 1
-    except (binascii.Error, ValueError) as error:
-        raise DataValidationError.at("query.cursor", "not a cursor of this list; start without one") from error
+        return names.index(named_by(cursor)) + 1
+    except ValueError as error:
+        raise _foreign() from error
+
+
+def _foreign() -> DataValidationError:
+    return DataValidationError.at("query.cursor", "not a cursor of this list; start without one")

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import random
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Path, Response
+from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import ValidationError
 
-from common_lib.exceptions import PlatformError
+from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.errors import of_pydantic
 from ml_workbench_service.api.service import Service, ServiceDep
@@ -26,6 +26,13 @@ from ml_workbench_service.serving.serving import Chosen
 
 router = APIRouter(prefix="/models", tags=["models"])
 ModelIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's id, such as lstm_price_predictor.")]
+Enqueue = Annotated[
+    Literal["best_effort", "guaranteed"],
+    Query(
+        description="`guaranteed` answers once the record is in the queue, and with 503 where that could not be; "
+        "`best_effort` answers at once, and the queue's policy decides."
+    ),
+]
 
 MONITORED_SHARE = {"low": 0.01, "medium": 0.1, "high": 1.0}
 monitor_log = logging.getLogger("ml_workbench.monitoring")
@@ -54,21 +61,24 @@ EXAMPLES = {
     "/{model_id}/predict",
     summary="Predict once",
     response_model=PredictionRecord,
-    responses=failures(404, 413, 415, 500, 502, 504),
+    responses=failures(404, 409, 413, 415, 500, 502, 503, 504),
 )
 async def predict(
     model_id: ModelIdPath,
     body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)],
     service: ServiceDep,
+    enqueue: Enqueue = "best_effort",
 ) -> Response:
     """One record from the live version (or the one named): forecast, direction, confidence, interval, novelty.
 
     Abstaining is an answer too: `status: abstain`, with the reasons. Records of the live version enter the queue.
     """
     chosen = await service.serving.choose(model_id, body.wanted_version)
+    _check_live(chosen, enqueue)
     question = await _question(chosen, body, service)
     record = await service.serving.answer(chosen, question, correlation_id())
     _follow_up(service, chosen, record)
+    await _publish(service, chosen, record, enqueue)
     return Response(record.model_dump_json(), media_type="application/json")
 
 
@@ -82,10 +92,12 @@ async def predict_batch(
     model_id: ModelIdPath,
     body: Annotated[PredictBatchRequest, Body(examples=[{"items": [SEED_BODY, SEED_BODY]}])],
     service: ServiceDep,
+    enqueue: Enqueue = "best_effort",
 ) -> BatchAnswer:
     """Records in the order of the items; a bad item fails alone, with the error body in its place.
 
-    Batches run in float32, where sharing a run changes no bit.
+    Batches run in float32, where sharing a run changes no bit. An item whose record could not be enqueued as it was
+    asked for fails alone too.
     """
     answers: dict[int, PredictionRecord | dict[str, Any]] = {}
     groups: dict[str, tuple[Chosen, list[tuple[int, Prepared]]]] = {}
@@ -93,6 +105,7 @@ async def predict_batch(
         try:
             request = _item(item, number)
             chosen = await service.serving.choose(model_id, request.wanted_version)
+            _check_live(chosen, enqueue)
             prepared = prepare(chosen.model, await _question(chosen, request, service))
         except PlatformError as error:
             if error.status == 404 and not item.get("version") and not item.get("version_id"):
@@ -105,6 +118,13 @@ async def predict_batch(
         for (number, _), record in zip(members, records, strict=True):
             answers[number] = record
             _follow_up(service, chosen, record)
+        published = (_publish(service, chosen, record, enqueue) for record in records)
+        outcomes = await asyncio.gather(*published, return_exceptions=True)
+        for (number, _), outcome in zip(members, outcomes, strict=True):
+            if isinstance(outcome, PlatformError):
+                answers[number] = outcome.body(correlation_id())
+            elif outcome is not None:
+                raise outcome
     return BatchAnswer.model_construct(predictions=tuple(answers[number] for number in range(len(body.items))))
 
 
@@ -122,15 +142,34 @@ async def _question(chosen: Chosen, request: PredictRequest, service: Service) -
     return await asyncio.to_thread(fetch_question, chosen.model, request, service.workbench.feature_store)
 
 
+def _check_live(chosen: Chosen, enqueue: str) -> None:
+    if enqueue == "guaranteed" and chosen.deployment is None:
+        card = chosen.model.card
+        raise NotLiveError(
+            f"version {card.version} of {card.id} is not live, and only the live version's records enter the queue; "
+            "deploy it, or leave `enqueue` out"
+        )
+
+
+async def _publish(service: Service, chosen: Chosen, record: PredictionRecord, enqueue: str) -> None:
+    """A live record joins the queue: for certain, or as it can."""
+    if chosen.deployment is None:
+        return
+    if enqueue == "guaranteed":
+        service.workbench.required_queue()
+        assert service.publisher is not None, "a queue has a publisher"
+        await service.publisher.deliver(record, record.metadata.correlation_id)
+    elif service.publisher is not None:
+        service.publisher.publish(record, record.metadata.correlation_id)
+
+
 def _follow_up(service: Service, chosen: Chosen, record: PredictionRecord) -> None:
-    """Counts the record; one of the live version joins the queue and, by its level, the monitoring log."""
+    """Counts the record; one of the live version joins, by its level, the monitoring log."""
     service.metrics.predictions.labels(record.model_id, record.version, record.status, record.direction).inc()
     for reason in record.abstain_reasons:
         service.metrics.abstentions.labels(record.model_id, reason).inc()
     if chosen.deployment is None:
         return
-    if service.publisher is not None:
-        service.publisher.publish(record, record.metadata.correlation_id)
     if random.random() < MONITORED_SHARE[chosen.deployment.monitoring_level]:
         monitor_log.info(
             "prediction",

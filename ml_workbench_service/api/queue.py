@@ -1,22 +1,34 @@
-"""`/queue` and `/replays`: the queue's books, and the past streamed through it."""
+"""`/queue`, its dead letters, and `/replays`: books, what was given up, and the past streamed through the queue."""
 
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Body, Response
+from fastapi import APIRouter, Body, Path, Response
 
 from common_lib.exceptions import DataValidationError, NoConsumerError
 from common_lib.logging import correlation_id
 from ml_workbench_service.agents.state import agent_group, read_agents
+from ml_workbench_service.api.pages import Cursor, Limit, cursor_of, named_by
 from ml_workbench_service.api.service import Service, ServiceDep
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import normal_symbol, utc_now
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, ReplayRequest
-from ml_workbench_service.contracts.queue import QueueBooks
+from ml_workbench_service.contracts.queue import (
+    DeadLetterList,
+    GroupBooks,
+    QueueBooks,
+    Requeued,
+    ShardBooks,
+    StreamBooks,
+)
+from ml_workbench_service.integrations.prediction_queue import summed
 from ml_workbench_service.jobs.job import new_job_id
 
 router = APIRouter()
+LetterId = Annotated[
+    str, Path(pattern=r"^(\d{1,4}\.)?\d{1,19}-\d{1,19}$", description="As /queue/dead-letters shows it.")
+]
 REPLAY_EXAMPLE = {
     "model_id": "lstm_price_predictor",
     "symbols": ["EUR/USD", "GBP/USD"],
@@ -29,18 +41,68 @@ REPLAY_EXAMPLE = {
 async def show_queue(service: ServiceDep) -> QueueBooks:
     """Length, outbox and each consumer group's counters; `balance` is 0 at every quiet moment."""
     queue = service.workbench.required_queue()
-    length, oldest_age_s, groups = await asyncio.to_thread(queue.books)
-    default = next((group for group in groups if group.group == agent_group(DEFAULT_AGENT_ID)), None)
+    shards = await asyncio.to_thread(queue.shard_books)
+    books = summed(shards)
+    default = next((group for group in books.groups if group.group == agent_group(DEFAULT_AGENT_ID)), None)
+    publisher = service.publisher
     return QueueBooks(
-        length=length,
+        length=books.length,
         capacity=queue.capacity,
-        policy="drop_oldest",
-        outbox=service.publisher.outbox if service.publisher else 0,
-        outbox_dropped=service.publisher.outbox_dropped if service.publisher else 0,
-        oldest_age_s=oldest_age_s,
-        groups=tuple(groups),
-        **(default.model_dump() if default else {}),
+        policy=service.queue_policy,
+        outbox=publisher.outbox if publisher else 0,
+        outbox_dropped=publisher.outbox_dropped if publisher else 0,
+        outbox_dropped_by_symbol=dict(publisher.outbox_dropped_by_symbol) if publisher else {},
+        refused=sum(books.refused_by_symbol.values()),
+        refused_by_symbol=books.refused_by_symbol,
+        dead_letters=books.num_dead_letters,
+        oldest_age_s=books.oldest_age_s,
+        num_shards=len(shards),
+        groups=books.groups,
+        shards=tuple(_shard(each) for each in shards) if len(shards) > 1 else (),
+        **({} if default is None else {name: getattr(default, name) for name in GroupBooks.model_fields}),
     )
+
+
+def _shard(books: StreamBooks) -> ShardBooks:
+    return ShardBooks(stream=books.stream, length=books.length, oldest_age_s=books.oldest_age_s, groups=books.groups)
+
+
+@router.get("/queue/dead-letters", tags=["queue"], summary="What was given up", responses=failures(503))
+async def list_dead_letters(service: ServiceDep, limit: Limit = 50, cursor: Cursor = None) -> DeadLetterList:
+    """Entries that an agent could not apply in five deliveries, oldest first, each with the reason."""
+    queue = service.workbench.required_queue()
+    after = None if cursor is None else named_by(cursor)
+    letters = await asyncio.to_thread(queue.dead_letters, after, limit=limit + 1)
+    more = len(letters) > limit
+    return DeadLetterList(
+        dead_letters=tuple(letters[:limit]), next_cursor=cursor_of(letters[limit - 1].id) if more else None
+    )
+
+
+@router.post(
+    "/queue/dead-letters/{letter_id}/requeue",
+    tags=["queue"],
+    summary="Try a dead letter again",
+    responses=failures(404, 409, 503),
+)
+async def requeue(letter_id: LetterId, service: ServiceDep) -> Requeued:
+    """Puts it back as the newest entry, for the group that gave it up and for no other; nothing is evicted for it.
+
+    A bar that is older than its lane's newest one by then is counted as late and settles nothing.
+    """
+    return await asyncio.to_thread(service.workbench.required_queue().requeue, letter_id)
+
+
+@router.delete(
+    "/queue/dead-letters/{letter_id}",
+    tags=["queue"],
+    status_code=204,
+    summary="Throw a dead letter away",
+    responses=failures(404, 503),
+)
+async def discard(letter_id: LetterId, service: ServiceDep) -> None:
+    """Deletes it for good; its group's books go on counting it."""
+    await asyncio.to_thread(service.workbench.required_queue().discard, letter_id)
 
 
 @router.post(

@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Request
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
+from ml_workbench_service.contracts.queue import QueuePolicy
 from ml_workbench_service.jobs.agent_crew import AgentCrew
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.job import JobStore
@@ -30,6 +31,7 @@ class Service:
     metrics: Metrics
     max_memory_gb: float
     stopping: asyncio.Event
+    queue_policy: QueuePolicy = "drop_oldest"
     crew: AgentCrew | None = None  # None: there is no Redis
     tracker: Attendant | None = None
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)

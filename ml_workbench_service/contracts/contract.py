@@ -8,6 +8,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fin
 from pydantic import Field as Field
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
+_DATE = re.compile(r"\d-\d")
 VERSION_PATTERN = r"^(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})\.(0|[1-9][0-9]{0,5})$"
 
 
@@ -19,7 +20,8 @@ class Contract(BaseModel):
 
 def iso(moment: datetime) -> str:
     """ISO 8601 in UTC with `Z`; fractions of a second only where there are any."""
-    return moment.astimezone(UTC).isoformat().replace("+00:00", "Z")
+    in_utc = moment if moment.tzinfo is UTC else moment.astimezone(UTC)
+    return in_utc.isoformat().replace("+00:00", "Z")
 
 
 def iso_of_ms(moment_ms: int) -> str:
@@ -39,8 +41,8 @@ def utc_now() -> datetime:
 
 def _written(moment: Any) -> Any:
     """Numbers are refused: `2024` would count as seconds since 1970."""
-    is_number = isinstance(moment, str) and not re.search(r"\d-\d", moment)
-    if is_number or not isinstance(moment, str | datetime):
+    is_written = _DATE.search(moment) if isinstance(moment, str) else isinstance(moment, datetime)
+    if not is_written:
         raise ValueError("write a time as 2025-03-01T00:00:00Z")
     return moment
 

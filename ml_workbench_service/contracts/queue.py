@@ -1,16 +1,19 @@
-"""The prediction queue's promises: `PredictionQueue`, `Delivery` and the books that must balance.
+"""The prediction queue's promises: `PredictionQueue`, `Delivery`, `Lease` and the books that must balance.
 
-Stream `ml_workbench:predictions`; an entry has the PredictionRecord's keys as fields (contracts.entries), and
-`correlation_id` and `enqueued_at` (ISO 8601). Decisions go to `ml_workbench:decisions`, deployments to
-`ml_workbench:deployments`.
+Stream `ml_workbench:predictions` (or one for each shard, see `stream_names`); an entry has the PredictionRecord's keys
+as fields (contracts.entries), and `correlation_id` and `enqueued_at` (ISO 8601). Decisions go to
+`ml_workbench:decisions`, deployments to `ml_workbench:deployments`.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, Protocol
+from zlib import crc32
 
-from ml_workbench_service.contracts.contract import Contract, UtcDatetime
+from pydantic import Field
+
+from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.prediction import PredictionRecord
 
 KEY_PREFIX = "ml_workbench:"
@@ -19,7 +22,44 @@ DECISIONS_STREAM = KEY_PREFIX + "decisions"
 DEPLOYMENTS_STREAM = KEY_PREFIX + "deployments"
 DEAD_LETTERS_STREAM = PREDICTIONS_STREAM + ":dead"
 
-QueuePolicy = Literal["drop_oldest"]
+LATENCY_BOUNDS_MS = (1, 2, 5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000, 30_000, 60_000)
+"""Upper bounds of the histogram that the scripts keep; Redis stamps entries to the millisecond."""
+
+QueuePolicy = Literal["drop_oldest", "reject", "block"]
+"""What becomes of a record when the queue is at its capacity: it takes the place of the oldest entry · it is refused
+and counted · it waits in the outbox of whoever publishes it."""
+FullMode = Literal["drop_oldest", "reject", "wait"]
+"""How one call behaves at capacity: evicts · refuses, and counts, what has no room · takes what fits and stops."""
+
+
+def stream_names(num_shards: int) -> tuple[str, ...]:
+    """The streams of so many shards: one has the plain name; several are named by place and number."""
+    if num_shards == 1:
+        return (PREDICTIONS_STREAM,)
+    return tuple(f"{PREDICTIONS_STREAM}:shard{place}of{num_shards}" for place in range(num_shards))
+
+
+def shard_of(symbol: str, num_shards: int) -> int:
+    """Where a symbol's records go: CRC-32 of its name, so that every process and language finds the same place."""
+    return crc32(symbol.encode()) % num_shards
+
+
+@dataclass(frozen=True)
+class Lease:
+    """The right to consume for a group. Of two holders the scripts know the later one by its higher term."""
+
+    group: str
+    owner: str
+    term: int
+
+
+@dataclass(frozen=True)
+class LeaseHolder:
+    """Who holds a lease at the moment: a beat that stands still while time passes says that the holder is dead."""
+
+    owner: str
+    term: int
+    beat: int
 
 
 @dataclass(frozen=True)
@@ -31,6 +71,7 @@ class Delivery:
     enqueued_at: datetime | None
     correlation_id: str
     fault: str = ""
+    num_deliveries: int = 1  # how often it was handed out, this time included
 
 
 @dataclass(frozen=True)
@@ -40,6 +81,34 @@ class Outgoing:
     record: PredictionRecord
     correlation_id: str
     offered_at: float  # seconds since the epoch, when /predict handed it over
+
+
+@dataclass(frozen=True)
+class Enqueued:
+    """What became of the records of one call: the first `num_handled` of them entered, were known, or were refused."""
+
+    num_handled: int
+    refused: tuple[str, ...] = ()  # prediction ids; at capacity, in mode `reject`
+    evicted: tuple[str, ...] = ()  # prediction ids; what gave way to them
+
+
+class SymbolBooks(Contract):
+    """What one symbol lost in one group."""
+
+    dropped_oldest: int = 0
+    expired: int = 0
+    dead_lettered: int = 0
+
+
+class LatencyHistogram(Contract):
+    """From enqueueing to acknowledgment, by the server's clock: how many took at most each bound, and longer."""
+
+    bounds_ms: tuple[int, ...] = LATENCY_BOUNDS_MS
+    counts: tuple[int, ...] = Field(
+        default=(0,) * (len(LATENCY_BOUNDS_MS) + 1), description="One for each bound, and one for what took longer."
+    )
+    num: int = 0
+    sum_ms: Finite = 0.0
 
 
 class GroupBooks(Contract):
@@ -55,18 +124,35 @@ class GroupBooks(Contract):
     dead_lettered: int
     duplicates: int
     balance: int
+    by_symbol: dict[str, SymbolBooks] = Field(default_factory=dict, description="Symbols that lost something.")
+    latency: LatencyHistogram = LatencyHistogram()
+
+
+class ShardBooks(Contract):
+    """One stream of several."""
+
+    stream: str
+    length: int
+    oldest_age_s: float | None
+    groups: tuple[GroupBooks, ...]
 
 
 class QueueBooks(Contract):
-    """`GET /queue`: the stream, the publisher's outbox, every group, and the default agent's figures on top."""
+    """`GET /queue`: streams, the publisher's outbox, every group, and the default agent's figures on top."""
 
     length: int
-    capacity: int
+    capacity: int = Field(description="Of each shard.")
     policy: QueuePolicy
     outbox: int
     outbox_dropped: int
+    outbox_dropped_by_symbol: dict[str, int] = Field(default_factory=dict)
+    refused: int = Field(default=0, description="Records refused at capacity, by the policy `reject`.")
+    refused_by_symbol: dict[str, int] = Field(default_factory=dict)
+    dead_letters: int = Field(default=0, description="Kept at the moment; see /queue/dead-letters.")
     oldest_age_s: float | None
+    num_shards: int = 1
     groups: tuple[GroupBooks, ...]
+    shards: tuple[ShardBooks, ...] = Field(default=(), description="Each stream by itself, where there are several.")
     group: str | None = None
     enqueued: int = 0
     acked: int = 0
@@ -77,38 +163,95 @@ class QueueBooks(Contract):
     dead_lettered: int = 0
     duplicates: int = 0
     balance: int = 0
+    by_symbol: dict[str, SymbolBooks] = Field(default_factory=dict)
+    latency: LatencyHistogram = LatencyHistogram()
+
+
+@dataclass(frozen=True)
+class StreamBooks:
+    """Everything the books of one stream say, read in one step."""
+
+    stream: str
+    length: int
+    oldest_age_s: float | None
+    refused_by_symbol: dict[str, int]
+    num_dead_letters: int
+    groups: tuple[GroupBooks, ...]
+
+
+class DeadLetter(Contract):
+    """An entry that a group gave up, with the reason; `fields` are the entry's own, as texts."""
+
+    id: str
+    entry_id: str
+    group: str
+    reason: str
+    prediction_id: str | None
+    symbol: str | None
+    model_id: str | None
+    at: UtcDatetime
+    fields: dict[str, str]
+
+
+class DeadLetterList(Contract):
+    """`GET /queue/dead-letters`, oldest first."""
+
+    dead_letters: tuple[DeadLetter, ...]
+    next_cursor: str | None = None
+
+
+class Requeued(Contract):
+    """A dead letter that is back in the stream, for the group that gave it up."""
+
+    id: str
+    group: str
+    entry_id: str
 
 
 class PredictionQueue(Protocol):
-    """What producers and consumers of predictions rely on; blocking calls, one connection for each purpose."""
+    """What producers and consumers of predictions rely on; blocking calls, one connection for each purpose.
 
-    def publish(self, records: Sequence[PredictionRecord], *, drop_oldest: bool = True) -> int:
+    With a lease, `consume`, `ack` and `dead_letter` act only for its holder, and raise LeaseLostError otherwise.
+    """
+
+    def publish(self, records: Sequence[PredictionRecord], *, full: FullMode = "drop_oldest") -> int:
         """Appends records in order; returns how many were taken.
 
-        With `drop_oldest` all are taken and the oldest entries beyond the capacity are evicted, settled for every
-        group and counted. Without it only as many as there is room for are taken. A `prediction_id` seen within the
-        dedupe window counts as taken and as a duplicate, and adds no entry.
+        `drop_oldest` takes all and evicts the oldest entries beyond the capacity, settled for every group and counted;
+        `reject` takes those that have room, and counts the others; `wait` takes the first ones, until there is no
+        room. A `prediction_id` seen within the dedupe window counts as taken and as a duplicate, and adds no entry.
         """
         ...
 
-    def consume(self, group: str, consumer: str, *, count: int = 64, block_ms: int = 1000) -> list[Delivery]:
-        """The next deliveries: the consumer's own pending entries first, then new ones; empty after `block_ms`."""
+    def consume(
+        self, group: str, consumer: str, *, count: int = 64, block_ms: int = 1000, lease: Lease | None = None
+    ) -> list[Delivery]:
+        """The next deliveries: the group's pending entries first, then new ones; empty after `block_ms`."""
         ...
 
-    def ack(self, group: str, entry_ids: Sequence[str]) -> int:
+    def ack(self, group: str, entry_ids: Sequence[str], *, lease: Lease | None = None) -> int:
         """Settles entries for the group; deletes those no group needs any more. Acknowledging twice counts once."""
         ...
 
-    def dead_letter(self, group: str, delivery: Delivery, reason: str) -> None:
+    def dead_letter(self, group: str, delivery: Delivery, reason: str, *, lease: Lease | None = None) -> None:
         """Moves one entry to the dead letters with the reason, settled and counted for the group."""
         ...
 
-    def create_group(self, group: str) -> None:
-        """Makes the group where it is missing; its `enqueued` starts from the stream's present length."""
+    def create_group(self, group: str, *, last_known_id: str | None = None) -> str:
+        """Makes the group where it is missing; its `enqueued` starts from the stream's present length.
+
+        Returns the stream's epoch: another one than before means that the server lost its data in between.
+        """
         ...
 
-    def books(self) -> tuple[int, float | None, list[GroupBooks]]:
-        """Length, age of the oldest entry in seconds, and every group's books, read in one step."""
+    def acquire(
+        self, group: str, owner: str, *, known_term: int = 0, instead_of: LeaseHolder | None = None
+    ) -> Lease | LeaseHolder:
+        """The lease, where nobody holds it or the holder is still as the caller saw it; else who holds it."""
+        ...
+
+    def release(self, lease: Lease) -> None:
+        """Gives a lease back, so that the next process need not wait."""
         ...
 
 

@@ -3,8 +3,8 @@
 An entry has the Decision's keys as fields (contracts.entries).
 
 An agent that was killed between writing and saving its checkpoint decides the same again after its restart. The
-script therefore keeps the last decided prediction entry under `ml_workbench:agent:<id>:last_decided` and appends
-only what lies after it, in the same atomic step.
+script therefore keeps the last decided prediction entry under `<predictions stream>:decided:<agent>:<epoch>` and
+appends only what lies after it, in the same atomic step, and only for the holder of the agent's lease.
 """
 
 from collections.abc import Sequence
@@ -15,10 +15,10 @@ import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from common_lib.exceptions import UnavailableError
+from common_lib.exceptions import LeaseLostError, UnavailableError
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.entries import flatten, unflatten
-from ml_workbench_service.contracts.queue import DECISIONS_STREAM, KEY_PREFIX
+from ml_workbench_service.contracts.queue import DECISIONS_STREAM, PREDICTIONS_STREAM, Lease
 
 DECISIONS_KEPT = 10_000
 SOCKET_TIMEOUT_S = 5.0
@@ -32,7 +32,8 @@ class DecisionStream:
         UnavailableError: when the server is away or refuses; writing again is safe.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, num_kept: int = DECISIONS_KEPT) -> None:
+        self._num_kept = num_kept
         self._redis = redis.Redis.from_url(
             url,
             socket_timeout=SOCKET_TIMEOUT_S,
@@ -44,18 +45,38 @@ class DecisionStream:
         source = (folder / "groups.lua").read_text("utf-8") + (folder / "decide.lua").read_text("utf-8")
         self._decide = self._redis.register_script(source)
 
-    def write(self, agent_id: str, decisions: Sequence[tuple[str, Decision]]) -> int:
-        """Appends (prediction entry id, decision) pairs, ids rising; returns how many were new: the last ones."""
+    def write(
+        self,
+        agent_id: str,
+        decisions: Sequence[tuple[str, Decision]],
+        *,
+        stream: str = PREDICTIONS_STREAM,
+        epoch: str = "",
+        lease: Lease | None = None,
+    ) -> int:
+        """Appends (prediction entry id, decision) pairs, ids rising; returns how many were new: the last ones.
+
+        Args:
+            stream: the predictions' stream, whose ids they are.
+            epoch: of that stream.
+            lease: without it nobody asks who writes.
+
+        Raises:
+            LeaseLostError: somebody else holds the lease by now; nothing was written.
+        """
         written = 0
+        fence = ("", "", "") if lease is None else (lease.group, lease.owner, lease.term)
         for start in range(0, len(decisions), DECISIONS_PER_CALL):
-            arguments: list[Any] = [DECISIONS_KEPT]
+            arguments: list[Any] = [*fence, self._num_kept]
             for entry_id, decision in decisions[start : start + DECISIONS_PER_CALL]:
                 fields = flatten(decision)
                 arguments += [entry_id, len(fields), *fields]
-            keys = [DECISIONS_STREAM, f"{KEY_PREFIX}agent:{agent_id}:last_decided"]
+            keys = [stream, DECISIONS_STREAM, f"{stream}:decided:{agent_id}:{epoch}"]
             try:
                 answer: Any = self._decide(keys=keys, args=arguments)
             except redis.RedisError as error:
+                if "LEASELOST" in str(error):
+                    raise LeaseLostError("Another process decides for this agent meanwhile.") from error
                 raise _away(error) from error
             written += int(answer)
         return written

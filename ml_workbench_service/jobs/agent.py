@@ -1,8 +1,9 @@
 """The agent process: `python -m ml_workbench_service.jobs.agent --agent default`.
 
 Reads the settings from the environment (`REDIS_URL` must be set: the service passes its own), continues from the
-agent's checkpoint, and ends at SIGTERM or SIGINT after the batch at hand. `STATE_DIR/agents/<id>/process.json` says
-which process it is; its modification time is the heartbeat.
+agent's checkpoint, and ends at SIGTERM or SIGINT after the batch at hand. A second process of the same agent stands by
+and takes over when the first one dies or freezes; both need the same STATE_DIR. `process.json` in the agent's folder
+says which process leads; its modification time is the heartbeat.
 """
 
 import argparse
@@ -10,82 +11,116 @@ import logging
 import os
 import re
 import signal
+import socket
 import sys
 import threading
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from types import FrameType
 
-from filelock import FileLock, Timeout
-
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
-from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.definition import open_mind
-from ml_workbench_service.agents.state import PROCESS_FILE, agent_folder
+from ml_workbench_service.agents.state import PROCESS_FILE, shard_folder
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import NAME_PATTERN
+from ml_workbench_service.contracts.queue import stream_names
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.processes import ProcessRecord
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.act import act
 
-LOCK_TIMEOUT_S = 2.0  # a predecessor that was just told to end may still be at its last batch
-
 log = logging.getLogger(__name__)
 
 
-def run_agent(agent_id: str, settings: Settings, *, stop: threading.Event) -> None:
-    """Runs one agent until `stop` is set.
+def run_agent(agent_id: str, settings: Settings, *, stop: threading.Event, shard: int = 0) -> None:
+    """Runs one agent on one shard until `stop` is set.
 
     Raises:
-        DataValidationError: the id is not a name, or the checkpoint cannot be read.
-        UnavailableError: no REDIS_URL, or another process runs this agent.
+        DataValidationError: the id is not a name, there is no such shard, or the checkpoint cannot be read.
+        UnavailableError: no REDIS_URL.
     """
+    num_shards = settings.PREDICTION_QUEUE_SHARDS
     if not re.fullmatch(NAME_PATTERN, agent_id):
         raise DataValidationError.at("agent", "An agent's id is lower case letters, digits, `_`, `.` and `-`.")
+    if not 0 <= shard < num_shards:
+        raise DataValidationError.at("shard", f"PREDICTION_QUEUE_SHARDS is {num_shards}: shards count from 0.")
     if settings.REDIS_URL is None:
         raise UnavailableError("The agent process needs REDIS_URL; the service sets it for the agents that it starts.")
-    folder = agent_folder(settings.STATE_DIR, agent_id)
+    folder = shard_folder(settings.STATE_DIR, agent_id, shard=shard, num_shards=num_shards)
     folder.mkdir(parents=True, exist_ok=True)
-    queue = RedisPredictionQueue(settings.REDIS_URL, capacity=settings.PREDICTION_QUEUE_CAPACITY)
+    queue = RedisPredictionQueue(
+        settings.REDIS_URL,
+        capacity=settings.PREDICTION_QUEUE_CAPACITY,
+        stream=stream_names(num_shards)[shard],
+        ttl_s=settings.PREDICTION_QUEUE_TTL_S,
+    )
     decisions = DecisionStream(settings.REDIS_URL)
-    lock = FileLock(folder / "lock")
+    sign = _Sign(folder / PROCESS_FILE)
     try:
-        with lock.acquire(timeout=LOCK_TIMEOUT_S):
-            _run_locked(agent_id, folder, queue=queue, decisions=decisions, stop=stop)
-    except Timeout as error:
-        raise UnavailableError(f"Another process runs the agent {agent_id}; stop it first.") from error
+        act(
+            agent_id,
+            folder,
+            open_mind=partial(open_mind, folder, agent_id),
+            queue=queue,
+            decisions=decisions,
+            stop=stop,
+            owner=sign.owner,
+            is_dead=is_dead,
+            on_lead=sign.lead,
+            beat=sign.beat,
+        )
+        sign.end()
     finally:
         queue.close()
         decisions.close()
 
 
-def _run_locked(
-    agent_id: str,
-    folder: Path,
-    *,
-    queue: RedisPredictionQueue,
-    decisions: DecisionStream,
-    stop: threading.Event,
-) -> None:
-    learner = open_mind(folder, agent_id)
-    if Checkpoint.load(folder) is None:
-        learner.checkpoint().save(folder)
-    record = ProcessRecord.of(os.getpid())
-    record.write(folder / PROCESS_FILE)
-    log.info("agent %s runs after %d applied entries", agent_id, learner.counters.num_applied)
-    act(learner, folder, queue=queue, decisions=decisions, stop=stop, beat=partial(os.utime, folder / PROCESS_FILE))
-    record.model_copy(update={"ended": True}).write(folder / PROCESS_FILE)
-    log.info("agent %s ended after %d applied entries", agent_id, learner.counters.num_applied)
+class _Sign:
+    """`process.json`: which process leads the agent, and that it lives; and this process's name in the lease."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._record = ProcessRecord.of(os.getpid())
+        self._has_led = False
+        self.owner = f"{socket.gethostname()}/{self._record.pid}/{self._record.started_at}"
+
+    def lead(self) -> None:
+        """This process leads from now on."""
+        self._has_led = True
+        self._record.write(self._file)
+
+    def beat(self) -> None:
+        """A sign of life."""
+        with suppress(OSError):  # a full disk or a removed file: the agent itself says what it waits for
+            os.utime(self._file)
+
+    def end(self) -> None:
+        """The orderly end, where no other process leads by now."""
+        if self._has_led and ProcessRecord.read(self._file) == self._record:
+            self._record.model_copy(update={"ended": True}).write(self._file)
+
+
+def is_dead(owner: str) -> bool:
+    """Whether the process of that name was one of this machine and has ended; of other machines nobody knows."""
+    host, *process = owner.split("/")
+    if host != socket.gethostname() or len(process) != 2:
+        return False
+    try:
+        return not ProcessRecord(pid=int(process[0]), started_at=float(process[1])).is_alive
+    except ValueError:
+        return False
 
 
 def main() -> int:
     """Parses the command line, runs the agent, and returns the exit code."""
     parser = argparse.ArgumentParser(description="Runs one agent on the prediction stream.")
     parser.add_argument("--agent", default=DEFAULT_AGENT_ID, help="the agent's id")
-    agent_id = parser.parse_args().agent
+    parser.add_argument("--shard", type=int, default=0, help="which stream, where PREDICTION_QUEUE_SHARDS is above 1")
+    arguments = parser.parse_args()
+    agent_id: str = arguments.agent
     settings = Settings()
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     stop = threading.Event()
@@ -96,7 +131,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     try:
-        run_agent(agent_id, settings, stop=stop)
+        run_agent(agent_id, settings, stop=stop, shard=arguments.shard)
     except PlatformError as error:
         log.error("agent %s cannot run: %s", agent_id, error.message)
         return 1

@@ -18,7 +18,7 @@ from ml_workbench_service.agents.state import (
     agent_folders,
     agent_group,
     known_definition,
-    process_folder,
+    shard_folder,
 )
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, QLearningHyperparameters
 from ml_workbench_service.contracts.contract import utc_now
@@ -186,7 +186,7 @@ class AgentCrew:
     async def _begin(self, agent_id: str) -> None:
         attendants = []
         for shard in range(self._num_shards):
-            folder = process_folder(self._home(agent_id), shard, self._num_shards)
+            folder = shard_folder(self._state_dir, agent_id, shard=shard, num_shards=self._num_shards)
             folder.mkdir(parents=True, exist_ok=True)
             (folder / PROCESS_FILE).unlink(missing_ok=True)  # of the process before, which has ended
             command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", agent_id]

@@ -3,26 +3,31 @@
     publish(record) ─► outbox (bounded, in order) ─► up to 64 records or 1 ms ─► one script call in a thread of its own
 
 While the queue is away the outbox keeps the newest 10,000 records, drops the oldest and counts them; when it is back
-they go out in order. A batch whose answer was lost is sent again: the queue knows its prediction ids.
+they go out in order. A batch whose answer was lost is sent again: the queue knows its prediction ids. What the queue
+has no room for is refused by it (policy `reject`) or waits here in its turn (`block`).
+
+`deliver` is for callers who must know: it returns once the record is in the stream, or raises.
 """
 
 import asyncio
 import logging
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from common_lib.exceptions import UnavailableError
+from common_lib.exceptions import QueueFullError, UnavailableError
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.contracts.queue import Outgoing
+from ml_workbench_service.contracts.queue import Enqueued, Outgoing
 
 OUTBOX_CAPACITY = 10_000
 BATCH_SIZE = 64
 LINGER_S = 0.001
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
+NO_ROOM_PAUSE_S = 0.005
+DELIVERY_TIMEOUT_S = 2.0
 
 log = logging.getLogger(__name__)
 
@@ -31,29 +36,34 @@ class PredictionPublisher:
     """The API process's side of the queue.
 
     Args:
-        enqueue: blocking call that appends a batch in order and returns how many it took (`enqueue` of a queue);
-            raises UnavailableError while the queue is away.
+        enqueue: blocking call that appends a batch in order; returns what became of it, and the records that found no
+            room yet. Raises UnavailableError while the queue is away.
         outbox_capacity: records kept while the queue is away.
         batch_size: records per call.
         linger_s: how long the first record of a batch waits for company.
+        observe: told for each record that left the outbox how many seconds it had been there.
     """
 
     def __init__(
         self,
-        enqueue: Callable[[Sequence[Outgoing]], int],
+        enqueue: Callable[[Sequence[Outgoing]], tuple[Enqueued, list[Outgoing]]],
         *,
         outbox_capacity: int = OUTBOX_CAPACITY,
         batch_size: int = BATCH_SIZE,
         linger_s: float = LINGER_S,
+        observe: Callable[[float], None] = lambda seconds: None,
     ) -> None:
         self._enqueue = enqueue
         self._capacity = outbox_capacity
         self._batch_size = batch_size
         self._linger_s = linger_s
+        self._observe = observe
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: list[Outgoing] = []
-        self._dropped = 0
-        self._away = False
+        self._promised: dict[str, asyncio.Future[None]] = {}
+        self._withdrawn: set[str] = set()
+        self._dropped: Counter[str] = Counter()
+        self._is_away = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -67,7 +77,12 @@ class PredictionPublisher:
     @property
     def outbox_dropped(self) -> int:
         """Records dropped from the outbox since the start, the oldest first."""
-        return self._dropped
+        return self._dropped.total()
+
+    @property
+    def outbox_dropped_by_symbol(self) -> Mapping[str, int]:
+        """The same, by symbol."""
+        return dict(self._dropped)
 
     def publish(self, record: PredictionRecord, correlation_id: str) -> None:
         """Leaves the record in the outbox; from any thread, in microseconds, without an error."""
@@ -77,6 +92,32 @@ class PredictionPublisher:
         if self._loop is not None and not self._wake.is_set():
             with suppress(RuntimeError):  # the loop closed meanwhile: the record stays in the outbox
                 self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def deliver(
+        self, record: PredictionRecord, correlation_id: str, *, timeout_s: float = DELIVERY_TIMEOUT_S
+    ) -> None:
+        """Like `publish`, in order with it; returns once the record is in the stream. Call it in the event loop.
+
+        Raises:
+            QueueFullError: there was no room (at once where the queue refuses, else within `timeout_s`).
+            UnavailableError: the queue is away, or did not answer in time: the record may be in the stream all the
+                same, once.
+        """
+        if self._is_away:
+            raise UnavailableError("the prediction queue is away; try again in a moment", retry_after_s=2)
+        promise = self._promised[record.prediction_id] = asyncio.get_running_loop().create_future()
+        self.publish(record, correlation_id)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await promise
+        except TimeoutError as error:
+            if self._withdraw(record.prediction_id) and not self._is_away:
+                raise _full() from error
+            raise UnavailableError(
+                "the prediction queue did not answer in time; the record may be in it all the same", retry_after_s=2
+            ) from error
+        finally:
+            del self._promised[record.prediction_id]
 
     async def start(self) -> None:
         """Begins to send; what was published before goes out first."""
@@ -107,49 +148,98 @@ class PredictionPublisher:
                 await asyncio.sleep(self._linger_s)
             self._wake.clear()
             while self._waiting:
-                if await self._send():
+                has_room = await self._send()
+                if not self._is_away:
                     retry_s = FIRST_RETRY_S
+                    if not has_room:
+                        await asyncio.sleep(NO_ROOM_PAUSE_S)
                     continue
                 await asyncio.sleep(retry_s)
                 retry_s = min(2 * retry_s, LAST_RETRY_S)
 
     async def _send(self) -> bool:
-        """One batch; returns False, with the batch back at the front of the outbox, where the queue is away."""
+        """One batch. False, with what is left of it back at the front, where the queue is away or has no room."""
         assert self._loop is not None
-        self._in_flight = self._take()
-        sent = False
+        self._in_flight = left = self._take()
+        is_away = True
         try:
-            await self._loop.run_in_executor(self._thread, self._enqueue, self._in_flight)
-            sent = True
+            done, left = await self._loop.run_in_executor(self._thread, self._enqueue, self._in_flight)
+            is_away = False
+            self._settle(done, left)
         except UnavailableError as error:
-            if not self._away:
+            if not self._is_away:
                 log.warning("predictions wait in the outbox: %s", error.message)
         except Exception:
             # A fault of ours must not end the sending for good; the log has its place, the outbox stays bounded.
             log.exception("a batch of predictions could not be written and is tried again")
         finally:
-            batch, self._in_flight = self._in_flight, []
-            if not sent:
-                self._waiting.extendleft(reversed(batch))
-                while len(self._waiting) > self._capacity:
-                    self._drop_oldest()
-        if sent and self._away:
+            self._in_flight = []
+            self._waiting.extendleft(reversed(left))
+            while len(self._waiting) > self._capacity:
+                self._drop_oldest()
+        if self._is_away and not is_away:
             log.info("the prediction queue is back; %d records wait in the outbox", self.outbox)
-        self._away = not sent
-        return sent
+        self._is_away = is_away
+        return not left
+
+    def _settle(self, done: Enqueued, left: Sequence[Outgoing]) -> None:
+        """Tells whoever waits what became of the batch in flight."""
+        now = time.time()
+        waiting = {item.record.prediction_id for item in left}
+        for item in self._in_flight:
+            name = item.record.prediction_id
+            if name in waiting:
+                continue
+            self._observe(max(0.0, now - item.offered_at))
+            promise = self._promised.get(name)
+            if promise is None or promise.done():
+                continue
+            if name in done.refused:
+                promise.set_exception(_full())
+            else:
+                promise.set_result(None)
 
     def _take(self) -> list[Outgoing]:
         batch: list[Outgoing] = []
         with suppress(IndexError):  # another thread may drop what was counted a moment ago
             while len(batch) < self._batch_size:
-                batch.append(self._waiting.popleft())
+                item = self._waiting.popleft()
+                if item.record.prediction_id in self._withdrawn:
+                    self._withdrawn.discard(item.record.prediction_id)
+                    continue
+                batch.append(item)
         return batch
 
     def _drop_oldest(self) -> None:
         try:
-            self._waiting.popleft()
+            item = self._waiting.popleft()
         except IndexError:  # the sender took the last one meanwhile
             return
-        self._dropped += 1
-        if self._dropped % 1000 == 1:
-            log.warning("the outbox is full: %d of its oldest predictions are dropped so far", self._dropped)
+        if item.record.prediction_id in self._withdrawn:
+            self._withdrawn.discard(item.record.prediction_id)
+            return
+        self._dropped[item.record.symbol] += 1
+        if self._promised and self._loop is not None:
+            self._loop.call_soon_threadsafe(self._break_promise, item.record.prediction_id)
+        if self.outbox_dropped % 1000 == 1:
+            log.warning("the outbox is full: %d of its oldest predictions are dropped so far", self.outbox_dropped)
+
+    def _break_promise(self, prediction_id: str) -> None:
+        promise = self._promised.get(prediction_id)
+        if promise is not None and not promise.done():
+            promise.set_exception(_full())
+
+    def _withdraw(self, prediction_id: str) -> bool:
+        """Has a record left out when its turn comes; False where it is on its way already."""
+        if all(item.record.prediction_id != prediction_id for item in list(self._waiting)):
+            return False
+        self._withdrawn.add(prediction_id)
+        return True
+
+
+def _full() -> QueueFullError:
+    return QueueFullError(
+        "the prediction queue has no room for this record; try again once its consumers have caught up "
+        "(GET /api/v1/queue)",
+        retry_after_s=1,
+    )

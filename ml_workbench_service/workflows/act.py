@@ -1,69 +1,89 @@
 """`act`: predictions in, decisions out, each stream entry applied exactly once.
 
-    consume → apply each → write the decisions → dead-letter what failed → save one checkpoint → acknowledge
+    take the lease → read the checkpoint → consume → apply each → write the decisions → dead-letter what failed
+    → save one checkpoint → acknowledge → consume …
 
 Why a crash at any point counts nothing twice and loses nothing:
     before the decisions      the checkpoint is old, the entries are still pending: they are applied again
     before the checkpoint     the same, with the same random state; the decisions stream knows what it has
     before the acknowledgment the checkpoint holds the entries: they are acknowledged without effect
 The one exception is the queue's own: entries evicted at capacity while the agent was down are gone, and counted.
+
+Why two processes do no harm: one holds the lease, the other stands by. Reading, deciding and acknowledging ask for the
+lease's term inside Redis; the checkpoint's file is named by it. A holder that was frozen and is overtaken finds out at
+its next step. Time is measured by one's own monotonic clock alone: a holder counts as dead when its beat has stood
+still for `LEASE_S`, or when it is a process of this machine that has ended.
 """
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
-from common_lib.exceptions import PlatformError, UnavailableError
-from common_lib.logging import RL_LOGGER, correlated
+from common_lib.exceptions import LeaseLostError, PlatformError, UnavailableError
+from common_lib.logging import RL_LOGGER, correlated, log_events
+from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.mind import Mind
 from ml_workbench_service.agents.state import agent_group
 from ml_workbench_service.contracts.agents import Decision
-from ml_workbench_service.contracts.queue import Delivery, PredictionQueue
+from ml_workbench_service.contracts.queue import Delivery, Lease, LeaseHolder
 from ml_workbench_service.integrations.decision_stream import DecisionStream
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 
-CONSUMER = "agent"  # always the same name, so that a restarted agent finds its own pending entries
+CONSUMER = "agent"  # always the same name, so that whoever takes the lease finds what its predecessor left pending
 BATCH_SIZE = 64
 BLOCK_MS = 500  # also how long a stop may take to be seen
 MAX_TRIES = 5
 RETRY_PAUSE_S = 0.01  # doubles with every try
 AWAY_PAUSE_S = 0.2
+LEASE_S = 3.0
+"""A holder beats at least twice a second; six missed beats are no hiccup."""
+STAND_BY_PAUSE_S = 0.25
 
 log = logging.getLogger(__name__)
 rl_log = logging.getLogger(RL_LOGGER)
 
 
 def act(
-    learner: Mind,
+    agent_id: str,
     folder: Path,
     *,
-    queue: PredictionQueue,
+    open_mind: Callable[[], Mind],
+    queue: RedisPredictionQueue,
     decisions: DecisionStream,
     stop: threading.Event,
+    owner: str = "this process",
+    is_dead: Callable[[str], bool] = lambda owner: False,
+    on_lead: Callable[[], None] = lambda: None,
     beat: Callable[[], None] = lambda: None,
 ) -> None:
-    """Runs the agent until `stop` is set; a queue that is away is waited for.
+    """Runs the agent until `stop` is set; a queue that is away, a full disk and another holder are waited for.
 
     Args:
-        learner: the agent's mind, restored from its checkpoint or new.
+        agent_id: whose group's lease is asked for.
         folder: where its checkpoint lies.
+        open_mind: the agent's mind as of its checkpoint, or a new one; asked for each time the lease is taken.
         queue: predictions; the agent's group is made where it is missing.
         decisions: where decisions go.
         stop: ends the loop between two batches.
-        beat: called at least once a second while the loop lives.
+        owner: this process's name in the lease, like no other's.
+        is_dead: whether the process of that name is known to have ended.
+        on_lead: called whenever this process takes the lease.
+        beat: called at least once a second while this process holds the lease.
     """
-    loop = _Loop(learner, folder, queue=queue, decisions=decisions, stop=stop, beat=beat)
-    loop.make_group()
+    loop = _Loop(agent_id, folder, queue=queue, decisions=decisions, stop=stop, owner=owner, beat=beat)
     while not stop.is_set():
-        beat()
+        if not loop.take_lease(is_dead):
+            return
+        on_lead()
         try:
-            batch = queue.consume(loop.group, CONSUMER, count=BATCH_SIZE, block_ms=BLOCK_MS)
-        except UnavailableError as error:
-            loop.wait_for_queue(error)
-            continue
-        if batch:
-            loop.apply(batch)
+            loop.lead(open_mind)
+        except LeaseLostError as error:
+            log.warning("agent %s: %s", agent_id, error.message)
+        else:
+            loop.give_back()
 
 
 class _Loop:
@@ -71,68 +91,141 @@ class _Loop:
 
     def __init__(
         self,
-        learner: Mind,
+        agent_id: str,
         folder: Path,
         *,
-        queue: PredictionQueue,
+        queue: RedisPredictionQueue,
         decisions: DecisionStream,
         stop: threading.Event,
+        owner: str,
         beat: Callable[[], None],
     ) -> None:
-        self.group = agent_group(learner.agent_id)
-        self._learner = learner
+        self._agent_id = agent_id
+        self._group = agent_group(agent_id)
         self._folder = folder
         self._queue = queue
         self._decisions = decisions
         self._stop = stop
+        self._owner = owner
         self._beat = beat
-        self._away = False
+        self._is_away = False
+        self._waits_for = ""
+        self._lease: Lease | None = None
+        self._epoch = ""
+        self._mind: Mind | None = None
 
-    def make_group(self) -> None:
-        """Makes the agent's group at once, so that nothing published from now on can miss it."""
-        self._insist(partial(self._queue.create_group, self.group))
+    @property
+    def mind(self) -> Mind:
+        """The agent's mind; there is one while the lease is held."""
+        assert self._mind is not None
+        return self._mind
 
-    def wait_for_queue(self, error: UnavailableError) -> None:
-        """One pause while the queue is away; says so once."""
-        if not self._away:
-            log.warning("agent %s waits for the queue: %s", self._learner.agent_id, error.message)
-        self._away = True
-        self._beat()
-        self._stop.wait(AWAY_PAUSE_S)
+    def take_lease(self, is_dead: Callable[[str], bool]) -> bool:
+        """Stands by until the lease is ours; False where the agent was stopped first."""
+        self._lease = self._mind = None
+        self._is_away, self._waits_for = False, ""
+        seen: LeaseHolder | None = None
+        since = time.monotonic()
+        while not self._stop.is_set():
+            overdue = seen is not None and (is_dead(seen.owner) or time.monotonic() - since > LEASE_S)
+            checkpoint = Checkpoint.load(self._folder)
+            try:
+                answer = self._queue.acquire(
+                    self._group,
+                    self._owner,
+                    known_term=0 if checkpoint is None else checkpoint.term,
+                    instead_of=seen if overdue else None,
+                )
+            except UnavailableError as error:
+                self._wait_for("the queue", error.message)
+                seen, since = None, time.monotonic()
+                continue
+            if isinstance(answer, Lease):
+                self._lease = answer
+                return True
+            if answer != seen:
+                if seen is None or answer.term != seen.term:
+                    log.info("agent %s stands by: %s holds its lease", self._agent_id, answer.owner)
+                seen, since = answer, time.monotonic()
+            if not is_dead(answer.owner):
+                self._stop.wait(STAND_BY_PAUSE_S)
+        return False
 
-    def apply(self, batch: Sequence[Delivery]) -> None:
+    def lead(self, open_mind: Callable[[], Mind]) -> None:
+        """Consumes as the holder of the lease until the agent is stopped.
+
+        Raises:
+            LeaseLostError: another process holds it by now.
+        """
+        self._mind = open_mind()
+        checkpoint = Checkpoint.load(self._folder)
+        self._epoch = "" if checkpoint is None else checkpoint.stream_epoch
+        if not self._insist(self._meet_stream) or not self._insist(self._save):
+            return
+        is_recovering = True
+        while not self._stop.is_set():
+            self._beat()
+            batch: list[Delivery] = []
+            # What a predecessor left pending goes one by one: an entry that ends the process is told from others.
+            if not self._insist(partial(self._read, batch, 1 if is_recovering else BATCH_SIZE)):
+                return
+            is_recovering = is_recovering and bool(batch) and batch[0].num_deliveries > 1
+            if batch:
+                self._apply(batch)
+
+    def give_back(self) -> None:
+        """The orderly end: the next process need not wait."""
+        if self._lease is not None:
+            try:
+                self._queue.release(self._lease)
+            except PlatformError as error:
+                log.warning("agent %s could not give its lease back: %s", self._agent_id, error.message)
+
+    def _meet_stream(self) -> None:
+        """Makes the group, so that nothing published from now on can miss it; in a new stream nothing was applied."""
+        epoch = self._queue.create_group(self._group, last_known_id=self.mind.last_applied_id)
+        if self._epoch not in ("", epoch):
+            log.warning("agent %s: the server lost the stream; its entries count from the beginning", self._agent_id)
+            self.mind.last_applied_id = None
+        self._epoch = epoch
+
+    def _read(self, into: list[Delivery], count: int) -> None:
+        into[:] = self._queue.consume(self._group, CONSUMER, count=count, block_ms=BLOCK_MS, lease=self._lease)
+
+    def _apply(self, batch: Sequence[Delivery]) -> None:
         """One read batch, from the first entry to the acknowledgment."""
-        self._away = False
         decided: list[tuple[str, Decision]] = []
         failed: list[tuple[Delivery, str]] = []
-        fresh = [delivery for delivery in batch if not self._learner.has_applied(delivery.entry_id)]
+        fresh = [delivery for delivery in batch if not self.mind.has_applied(delivery.entry_id)]
         if len(fresh) < len(batch):
             log.warning("%d entries were applied before and are only acknowledged", len(batch) - len(fresh))
         for delivery in fresh:
             with correlated(delivery.correlation_id):
                 fault = self._apply_one(delivery, decided)
             if fault is not None:
-                self._learner.reject(delivery.entry_id, delivery.record)
+                self.mind.reject(delivery.entry_id, delivery.record)
                 failed.append((delivery, fault))
         if not self._insist(partial(self._write, decided)):
             return  # stopped while the queue was away: nothing is saved, the next start applies the batch again
         for delivery, fault in failed:
             if not self._insist(partial(self._dead_letter, delivery, fault)):
                 return
-        if fresh:
-            self._learner.checkpoint().save(self._folder)
+        if fresh and not self._insist(self._save):
+            return
         self._insist(partial(self._ack, batch))
 
     def _apply_one(self, delivery: Delivery, decided: list[tuple[str, Decision]]) -> str | None:
         """Applies one entry, with retries; returns why it failed for good, or None."""
         if delivery.record is None:
             return delivery.fault  # unreadable now is unreadable later
+        if delivery.num_deliveries > MAX_TRIES:
+            return f"the process that applied it ended {MAX_TRIES} times"
         fault = ""
         for attempt in range(MAX_TRIES):
             if attempt:
                 self._stop.wait(RETRY_PAUSE_S * 2**attempt)
             try:
-                decision = self._learner.apply(delivery.entry_id, delivery.record)
+                decision = self.mind.apply(delivery.entry_id, delivery.record)
             except PlatformError as error:
                 fault = f"{error.error_code}: {error.message}"
                 log.warning("entry %s failed (try %d): %s", delivery.entry_id, attempt + 1, fault)
@@ -150,45 +243,77 @@ class _Loop:
     def _write(self, decided: Sequence[tuple[str, Decision]]) -> None:
         if not decided:
             return
-        num_new = self._decisions.write(self._learner.agent_id, decided)
-        for _, decision in decided[len(decided) - num_new :]:
-            _log_decision(decision)
+        num_new = self._decisions.write(
+            self._agent_id, decided, stream=self._queue.stream, epoch=self._epoch, lease=self._lease
+        )
+        _log_decisions([decision for _, decision in decided[len(decided) - num_new :]])
 
     def _dead_letter(self, delivery: Delivery, fault: str) -> None:
-        self._queue.dead_letter(self.group, delivery, fault)
+        self._queue.dead_letter(self._group, delivery, fault, lease=self._lease)
+
+    def _save(self) -> None:
+        assert self._lease is not None
+        named = {"term": self._lease.term, "stream_epoch": self._epoch}
+        self.mind.checkpoint().model_copy(update=named).save(self._folder)
 
     def _ack(self, batch: Sequence[Delivery]) -> None:
-        self._queue.ack(self.group, [delivery.entry_id for delivery in batch])
+        self._queue.ack(self._group, [delivery.entry_id for delivery in batch], lease=self._lease)
 
     def _insist(self, step: Callable[[], None]) -> bool:
-        """Repeats a step until the queue answers; False where the agent was stopped instead."""
+        """Repeats a step until queue and disk allow it; False where the agent was stopped instead.
+
+        After the queue was away the lease is taken anew, under a higher term: a request of ours that was delayed on the
+        way must not be carried out behind our back.
+        """
         while True:
             try:
+                if self._is_away:
+                    self._renew()
                 step()
             except UnavailableError as error:
-                if self._stop.is_set():
-                    return False
-                self.wait_for_queue(error)
-                continue
-            self._away = False
-            return True
+                self._is_away = True
+                self._wait_for("the queue", error.message)
+            except OSError as error:
+                self._wait_for("its disk", str(error))
+            else:
+                self._is_away, self._waits_for = False, ""
+                return True
+            if self._stop.is_set():
+                return False
+
+    def _renew(self) -> None:
+        assert self._lease is not None
+        answer = self._queue.acquire(self._group, self._owner, known_term=self._lease.term)
+        if not isinstance(answer, Lease):
+            raise LeaseLostError("Another process took the lease while the queue was away.")
+        self._lease = answer
+        self._meet_stream()
+
+    def _wait_for(self, what: str, reason: str) -> None:
+        """One pause; says so once."""
+        if self._waits_for != what:
+            log.warning("agent %s waits for %s: %s", self._agent_id, what, reason)
+        self._waits_for = what
+        self._beat()
+        self._stop.wait(AWAY_PAUSE_S)
 
 
-def _log_decision(decision: Decision) -> None:
-    if rl_log.isEnabledFor(logging.INFO):
-        rl_log.info(
-            "Action=%s, Reward=%s, Cumulative Reward=%s",
-            decision.action,
-            decision.reward,
-            decision.cumulative_reward,
-            extra={
-                "agent_id": decision.agent_id,
-                "prediction_id": decision.prediction_id,
-                "lane": decision.lane,
-                "position": decision.position,
-                "mode": decision.mode,
-                "explored": decision.explored,
-                "cost": decision.cost,
-                "exploration_rate": round(decision.exploration_rate, 6),
-            },
+def _log_decisions(decisions: Sequence[Decision]) -> None:
+    if not rl_log.isEnabledFor(logging.INFO):
+        return
+    names = ("agent_id", "prediction_id", "lane", "position", "mode", "explored", "cost", "exploration_rate")
+    events = [
+        (
+            f"Action={each.action}, Reward={each.reward}, Cumulative Reward={each.cumulative_reward}",
+            each.agent_id,
+            each.prediction_id,
+            each.lane,
+            each.position,
+            each.mode,
+            each.explored,
+            each.cost,
+            round(each.exploration_rate, 6),
         )
+        for each in decisions
+    ]
+    log_events(rl_log, logging.INFO, names, events)

@@ -16,6 +16,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol
 from ml_workbench_service.contracts.jobs import JobSpec, ReplayRequest, ReplayResult, Report
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.contracts.queue import Outgoing
 from ml_workbench_service.market import calendar
 from ml_workbench_service.serving.answer import Circumstances, Question, answer
 from ml_workbench_service.serving.history import bars_needed, columns_needed, read_history, replay_questions
@@ -140,15 +141,23 @@ class _Stream:
         if len(self._waiting) >= BATCH:
             self.flush(number)
 
+    def _publish(self) -> list[PredictionRecord]:
+        """Sends what waits; returns what found no room."""
+        now = time.time()
+        outgoing = [Outgoing(record, record.metadata.correlation_id, now) for record in self._waiting]
+        _, left = self._queue.enqueue(outgoing, full="wait")
+        return [item.record for item in left]
+
     def flush(self, number: int) -> None:
         """Publishes what waits, as room permits."""
         patience = time.monotonic() + STALLED_S
         while self._waiting:
             self._report.check()
-            taken = self._queue.publish(self._waiting, drop_oldest=False)
+            left = self._publish()
+            taken = len(self._waiting) - len(left)
+            self._waiting = left
+            self.num_published += taken
             if taken:
-                del self._waiting[:taken]
-                self.num_published += taken
                 patience = time.monotonic() + STALLED_S
                 continue
             if time.monotonic() > patience:

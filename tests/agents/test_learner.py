@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.checkpoint import CHECKPOINT_FILE, Checkpoint
+from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.learner import Learner
 from ml_workbench_service.agents.mind import MAX_REPLAY_LANES
 from ml_workbench_service.contracts.agents import Decision, QLearningHyperparameters, RewardSettings
@@ -242,7 +242,7 @@ def test_a_checkpoint_of_the_first_format_goes_on(tmp_path: Path) -> None:
         del plain[name]
     for name in ("num_repeated", "num_out_of_order"):
         del plain["counters"][name]
-    (tmp_path / CHECKPOINT_FILE).write_text(json.dumps(plain | {"format": 1}))
+    (tmp_path / "checkpoint.json").write_text(json.dumps(plain | {"format": 1}))
     loaded = Checkpoint.load(tmp_path)
     assert loaded is not None
     continued = Learner.restored(loaded)
@@ -256,7 +256,7 @@ def test_a_checkpoint_is_checked_when_it_is_read(tmp_path: Path) -> None:
     lane = next(iter(plain["lanes"].values()))
     for broken in ({"steps": [{**lane["steps"][0], "exposure": "much"}]}, {"position": None}, {"unknown": 1}):
         changed = {**plain, "lanes": {"live|model|EUR/USD|1h": {**lane, **broken}}}
-        (tmp_path / CHECKPOINT_FILE).write_text(json.dumps(changed))
+        (tmp_path / "checkpoint.json").write_text(json.dumps(changed))
         with pytest.raises(DataValidationError, match="1 faults"):
             Checkpoint.load(tmp_path)
 
@@ -360,7 +360,7 @@ def test_a_checkpoint_continues_to_the_bit(tmp_path: Path) -> None:
 
 def test_an_unreadable_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     assert Checkpoint.load(tmp_path) is None
-    (tmp_path / CHECKPOINT_FILE).write_text('{"format": 2}')
+    (tmp_path / "checkpoint.json").write_text('{"format": 2}')
     with pytest.raises(DataValidationError, match="move"):
         Checkpoint.load(tmp_path)
 

@@ -9,7 +9,7 @@ import pytest
 from common_lib.exceptions import AgentNotFoundError
 from ml_workbench_service.agents.definition import write_definition
 from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.state import PROCESS_FILE, process_folder, read_agent, read_agents
+from ml_workbench_service.agents.state import PROCESS_FILE, read_agent, read_agents, shard_folder
 from ml_workbench_service.contracts.agents import AgentDefinition, QLearningHyperparameters
 from ml_workbench_service.processes import ProcessRecord
 from tests.agents.test_learner import applied, series, week_of_hours
@@ -47,7 +47,7 @@ def test_shards_are_shown_as_one_agent(tmp_path: Path) -> None:
     for shard, symbol in enumerate(SYMBOLS):
         learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.5, seed=shard))
         applied(learner, series(week_of_hours()[: 20 + 5 * shard], seed=shard, symbol=symbol), first_id=100 - shard)
-        folder = process_folder(home, shard, len(SYMBOLS))
+        folder = shard_folder(tmp_path, "a", shard=shard, num_shards=len(SYMBOLS))
         learner.checkpoint().save(folder)
         runs(folder)
         learners.append(learner)
@@ -60,7 +60,7 @@ def test_shards_are_shown_as_one_agent(tmp_path: Path) -> None:
     assert agent.last_applied_id == "127-0"
     assert agent.exploration_rate == pytest.approx(sum(each.exploration_rate for each in learners) / 3)
     assert agent.status == "running"
-    (process_folder(home, 1, 3) / PROCESS_FILE).write_text('{"pid": 1, "started_at": 1.0}')
+    (shard_folder(tmp_path, "a", shard=1, num_shards=3) / PROCESS_FILE).write_text('{"pid": 1, "started_at": 1.0}')
     assert read_agent(home).status == "failed", "one of its processes has died"
 
 
@@ -68,10 +68,10 @@ def test_what_was_learnt_under_another_number_of_shards_is_not_shown(tmp_path: P
     home = tmp_path / "agents" / "a"
     old = Learner("a")
     applied(old, series(week_of_hours(), seed=1))
-    old.checkpoint().save(process_folder(home, 0, 1))
+    old.checkpoint().save(shard_folder(tmp_path, "a", shard=0, num_shards=1))
     new = Learner("a")
     applied(new, series(week_of_hours()[:3], seed=1))
-    new.checkpoint().save(process_folder(home, 1, 2))
+    new.checkpoint().save(shard_folder(tmp_path, "a", shard=1, num_shards=2))
     agent = read_agent(home)
     assert (agent.num_applied, agent.num_processes) == (3, 1)
 

@@ -23,7 +23,7 @@ from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_se
 
 
 def books_of(queue: PredictionQueue, group: str) -> GroupBooks:
-    return next(books for books in queue.books()[2] if books.group == group)
+    return next(books for books in queue.books().groups if books.group == group)
 
 
 def names(deliveries: list[Delivery]) -> list[str]:
@@ -46,7 +46,7 @@ def test_records_arrive_in_order_and_unchanged(prediction_queue: RedisPrediction
     assert [delivery.record for delivery in deliveries] == records
     assert [delivery.correlation_id for delivery in deliveries] == [f"c-{number}" for number in range(25)]
     assert all(delivery.enqueued_at is not None for delivery in deliveries)
-    assert prediction_queue.books()[:2] == (0, None)
+    assert (prediction_queue.books().length, prediction_queue.books().oldest_age_s) == (0, None)
     assert books_of(prediction_queue, "g").acked == 25
 
 
@@ -65,10 +65,10 @@ def test_at_capacity_the_oldest_is_dropped_and_counted(prediction_queue: RedisPr
 def test_without_dropping_only_what_has_room_is_taken(prediction_queue: RedisPredictionQueue) -> None:
     prediction_queue.create_group("g")
     records = [prediction_record(number) for number in range(130)]
-    assert prediction_queue.publish(records, drop_oldest=False) == 100
-    assert prediction_queue.publish(records[100:], drop_oldest=False) == 0
+    assert prediction_queue.publish(records, full="wait") == 100
+    assert prediction_queue.publish(records[100:], full="wait") == 0
     consume_all(prediction_queue, "g")
-    assert prediction_queue.publish(records[100:], drop_oldest=False) == 30
+    assert prediction_queue.publish(records[100:], full="wait") == 30
     assert books_of(prediction_queue, "g").dropped_oldest == 0
 
 
@@ -76,8 +76,8 @@ def test_a_record_published_again_is_a_duplicate_and_adds_no_entry(prediction_qu
     prediction_queue.create_group("g")
     records = [prediction_record(number) for number in range(5)]
     prediction_queue.publish(records)
-    assert prediction_queue.publish(records, drop_oldest=False) == 5
-    assert prediction_queue.books()[0] == 5
+    assert prediction_queue.publish(records, full="wait") == 5
+    assert prediction_queue.books().length == 5
     assert books_of(prediction_queue, "g").duplicates == 5
 
 
@@ -114,10 +114,10 @@ def test_a_new_group_starts_from_the_present_length_and_every_group_gets_everyth
     prediction_queue.create_group("late")
     assert books_of(prediction_queue, "late").enqueued == 3
     assert names(consume_all(prediction_queue, "late")) == ["EUR/USD-0", "EUR/USD-2", "EUR/USD-3"]
-    assert prediction_queue.books()[0] == 3, "an entry that a group still needs was deleted"
+    assert prediction_queue.books().length == 3, "an entry that a group still needs was deleted"
     prediction_queue.ack("early", [delivery.entry_id for delivery in taken])
-    assert prediction_queue.books()[0] == 0
-    assert all(books.balance == 0 for books in prediction_queue.books()[2])
+    assert prediction_queue.books().length == 0
+    assert all(books.balance == 0 for books in prediction_queue.books().groups)
 
 
 def test_a_dead_letter_keeps_the_record_and_the_reason(
@@ -133,7 +133,7 @@ def test_a_dead_letter_keeps_the_record_and_the_reason(
     client.close()
     assert (fields[b"reason"], fields[b"group"], fields[b"prediction_id"]) == (b"no costs", b"g", b"EUR/USD-0")
     books = books_of(prediction_queue, "g")
-    assert (books.dead_lettered, books.acked, books.balance, prediction_queue.books()[0]) == (1, 0, 0, 0)
+    assert (books.dead_lettered, books.acked, books.balance, prediction_queue.books().length) == (1, 0, 0, 0)
 
 
 def test_an_entry_that_is_no_record_is_delivered_with_its_fault(
@@ -229,7 +229,7 @@ def test_entry_ids_carry_the_time(prediction_queue: RedisPredictionQueue) -> Non
     (delivery,) = prediction_queue.consume("g", "a", block_ms=0)
     assert delivery.enqueued_at is not None
     assert abs(int(delivery.entry_id.split("-")[0]) - to_ms(delivery.enqueued_at)) < 2000
-    assert prediction_queue.books()[1] is not None
+    assert prediction_queue.books().oldest_age_s is not None
     assert prediction_queue.ping() < 1.0
 
 

@@ -74,7 +74,9 @@ class Books(RuleBasedStateMachine):
             *range(max(0, self.next_number - again), self.next_number),
             *range(self.next_number, self.next_number + count),
         ]
-        taken = self.queue.publish([prediction_record(number) for number in numbers], drop_oldest=drop_oldest)
+        taken = self.queue.publish(
+            [prediction_record(number) for number in numbers], full="drop_oldest" if drop_oldest else "wait"
+        )
         expected = 0
         for number in numbers:
             if number < self.next_number:
@@ -166,10 +168,10 @@ class Books(RuleBasedStateMachine):
     def books_are_right(self) -> None:
         if not hasattr(self, "queue"):
             return
-        length, _, books = self.queue.books()
-        assert length == len(self.stream)
-        assert {book.group for book in books} == set(self.groups)
-        for book in books:
+        books = self.queue.books()
+        assert books.length == len(self.stream)
+        assert {book.group for book in books.groups} == set(self.groups)
+        for book in books.groups:
             group = self.groups[book.group]
             assert book.balance == 0
             assert (book.pending, book.undelivered) == (len(group.pending), len(group.undelivered))

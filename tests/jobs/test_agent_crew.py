@@ -11,7 +11,7 @@ import pytest
 
 from common_lib.exceptions import AgentNotFoundError, ConflictError, UnavailableError
 from ml_workbench_service.agents.definition import define, read_definition
-from ml_workbench_service.agents.state import agent_folder, agent_group, process_folder, read_agent
+from ml_workbench_service.agents.state import agent_folder, agent_group, read_agent, shard_folder
 from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.integrations.decision_stream import DecisionStream
@@ -107,7 +107,7 @@ async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_on
     agent = read_agent(agent_folder(tmp_path, "bound"))
     assert (agent.status, agent.wanted, agent.num_applied) == ("stopped", "stopped", 20)
     await following.stop()
-    by_group = {books.group: books for books in prediction_queue.books()[2]}
+    by_group = {books.group: books for books in prediction_queue.books().groups}
     assert set(by_group) == {agent_group("eager"), agent_group("bound")}
     assert by_group[agent_group("eager")].acked == 30
 
@@ -160,8 +160,8 @@ async def test_there_is_room_for_so_many_processes_and_no_more(tmp_path: Path) -
     with pytest.raises(ConflictError, match="4 of at most 4 processes; stop one first"):
         await crew.hire(definition("three"), None, is_named=True)
     assert read_definition(agent_folder(tmp_path, "three")) is None
-    home = agent_folder(tmp_path, "one")
-    assert all((process_folder(home, shard, 2) / "attendant.log").exists() for shard in range(2))
+    folders = [shard_folder(tmp_path, "one", shard=shard, num_shards=2) for shard in range(2)]
+    assert all((folder / "attendant.log").exists() for folder in folders)
     await crew.dismiss("one")
     await crew.hire(definition("three"), None, is_named=True)
     with pytest.raises(ConflictError, match="stop one first"):

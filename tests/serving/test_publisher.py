@@ -3,9 +3,9 @@
 import asyncio
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from ml_workbench_service.contracts.queue import Outgoing
+from ml_workbench_service.contracts.queue import Enqueued, Outgoing
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from tests.prediction_records import prediction_record
@@ -23,6 +23,14 @@ def drained(queue: RedisPredictionQueue) -> list[str]:
     return ids
 
 
+def sending(queue: RedisPredictionQueue) -> Callable[[Sequence[Outgoing]], tuple[Enqueued, list[Outgoing]]]:
+    def send(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        done = queue.enqueue(batch)
+        return done, list(batch[done.num_handled :])
+
+    return send
+
+
 async def until_sent(publisher: PredictionPublisher) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while publisher.outbox:
@@ -34,7 +42,7 @@ async def test_records_reach_the_stream_in_order_with_their_correlation_ids(
     prediction_queue: RedisPredictionQueue,
 ) -> None:
     prediction_queue.create_group("g")
-    publisher = PredictionPublisher(prediction_queue.enqueue)
+    publisher = PredictionPublisher(sending(prediction_queue))
     publisher.publish(prediction_record(0), "before the start")
     await publisher.start()
     for number in range(1, 100):
@@ -49,9 +57,9 @@ async def test_records_reach_the_stream_in_order_with_their_correlation_ids(
 async def test_what_comes_together_goes_in_one_call_of_at_most_64() -> None:
     sizes: list[int] = []
 
-    def enqueue(batch: Sequence[Outgoing]) -> int:
+    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         sizes.append(len(batch))
-        return len(batch)
+        return Enqueued(len(batch)), []
 
     publisher = PredictionPublisher(enqueue)
     await publisher.start()
@@ -70,7 +78,7 @@ async def test_an_outage_keeps_the_newest_records_and_their_order(
     prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
 ) -> None:
     prediction_queue.create_group("g")
-    publisher = PredictionPublisher(prediction_queue.enqueue, outbox_capacity=50)
+    publisher = PredictionPublisher(sending(prediction_queue), outbox_capacity=50)
     await publisher.start()
     publisher.publish(prediction_record(0), "")
     await until_sent(publisher)
@@ -95,10 +103,10 @@ async def test_an_outage_keeps_the_newest_records_and_their_order(
 async def test_a_queue_that_hangs_blocks_neither_publish_nor_stop() -> None:
     hangs, release = threading.Event(), threading.Event()
 
-    def enqueue(batch: Sequence[Outgoing]) -> int:
+    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         hangs.set()
         release.wait(PATIENCE_S)
-        return len(batch)
+        return Enqueued(len(batch)), []
 
     publisher = PredictionPublisher(enqueue)
     await publisher.start()
@@ -115,11 +123,11 @@ async def test_a_queue_that_hangs_blocks_neither_publish_nor_stop() -> None:
 async def test_a_fault_inside_the_queue_ends_nothing() -> None:
     calls: list[int] = []
 
-    def enqueue(batch: Sequence[Outgoing]) -> int:
+    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         calls.append(len(batch))
         if len(calls) == 1:
             raise ValueError("a bug")
-        return len(batch)
+        return Enqueued(len(batch)), []
 
     publisher = PredictionPublisher(enqueue)
     await publisher.start()
@@ -131,7 +139,7 @@ async def test_a_fault_inside_the_queue_ends_nothing() -> None:
 
 async def test_threads_may_publish_too_and_stop_drains(prediction_queue: RedisPredictionQueue) -> None:
     prediction_queue.create_group("g")
-    publisher = PredictionPublisher(prediction_queue.enqueue)
+    publisher = PredictionPublisher(sending(prediction_queue))
     await publisher.start()
     await asyncio.gather(*(asyncio.to_thread(publisher.publish, prediction_record(n), "") for n in range(20)))
     await publisher.stop()

@@ -16,7 +16,7 @@ from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.answer import Circumstances, answer
 from ml_workbench_service.serving.history import columns_needed, read_history
 from ml_workbench_service.workbench import Workbench, close_workbench
@@ -62,15 +62,15 @@ def run(bench: Workbench, report: Recorder | None = None, *, job_id: str = "job-
     return replay.run(spec, checkpoint=Path("unused"), report=report or Recorder(), workbench=bench)
 
 
-def taken(queue: RedisPredictionQueue, *, settle: bool = True) -> list[PredictionRecord]:
+def taken(queue: ShardedQueue, *, settle: bool = True) -> list[PredictionRecord]:
     """Everything that waits for the group, acknowledged."""
     found: list[PredictionRecord] = []
-    while deliveries := queue.consume(GROUP, "one", block_ms=20):
+    while deliveries := queue.shards[0].consume(GROUP, "one", block_ms=20):
         assert all(each.record for each in deliveries)
         found += [each.record for each in deliveries if each.record]
         if not settle:
             break
-        queue.ack(GROUP, [each.entry_id for each in deliveries])
+        queue.shards[0].ack(GROUP, [each.entry_id for each in deliveries])
     return found
 
 
@@ -138,7 +138,7 @@ def test_repeating_a_replay_repeats_nothing_and_another_one_is_another(bench: Wo
     again = run(bench)
     assert again["num_published"] == 48  # taken, and known already
     assert taken(queue) == []
-    [books] = [group for group in queue.books()[2] if group.group == GROUP]
+    [books] = [group for group in queue.books().groups if group.group == GROUP]
     assert (books.enqueued, books.acked, books.duplicates, books.balance) == (48, 48, 48, 0)
     run(bench, job_id="job-2")
     second = taken(queue)
@@ -154,13 +154,13 @@ def test_a_replay_longer_than_the_queue_waits_for_room_and_drops_nothing(bench: 
 
     def read_once_it_is_full() -> None:
         nonlocal longest
-        while queue.books()[0] < queue.capacity and not done.is_set():
+        while queue.books().length < queue.capacity and not done.is_set():
             time.sleep(0.005)
-        while not done.is_set() or queue.books()[0]:
-            longest = max(longest, queue.books()[0])
-            deliveries = queue.consume(GROUP, "one", count=7, block_ms=20)
+        while not done.is_set() or queue.books().length:
+            longest = max(longest, queue.books().length)
+            deliveries = queue.shards[0].consume(GROUP, "one", count=7, block_ms=20)
             found.extend(each.record for each in deliveries if each.record)
-            queue.ack(GROUP, [each.entry_id for each in deliveries])
+            queue.shards[0].ack(GROUP, [each.entry_id for each in deliveries])
 
     reader = threading.Thread(target=read_once_it_is_full)
     reader.start()
@@ -173,7 +173,7 @@ def test_a_replay_longer_than_the_queue_waits_for_room_and_drops_nothing(bench: 
     assert len({record.prediction_id for record in found}) == len(found) == 240
     assert [record.as_of for record in found] == sorted(record.as_of for record in found)
     assert longest == queue.capacity
-    [books] = [group for group in queue.books()[2] if group.group == GROUP]
+    [books] = [group for group in queue.books().groups if group.group == GROUP]
     assert (books.enqueued, books.acked, books.dropped_oldest, books.balance) == (240, 240, 0, 0)
 
 
@@ -183,15 +183,15 @@ def test_a_replay_that_finds_no_room_for_too_long_fails(bench: Workbench, monkey
         run(bench, hours=120)
     assert caught.value.error_code == "QUEUE_STALLED"
     queue = bench.required_queue()
-    assert queue.books()[0] == queue.capacity
-    assert queue.books()[2][0].dropped_oldest == 0
+    assert queue.books().length == queue.capacity
+    assert queue.books().groups[0].dropped_oldest == 0
 
 
 def test_a_waiting_replay_is_cancelled(bench: Workbench) -> None:
     report = Recorder(cancel_at_check=10)
     with pytest.raises(JobCancelled):
         run(bench, report, hours=120)
-    assert bench.required_queue().books()[0] <= bench.required_queue().capacity
+    assert bench.required_queue().books().length <= bench.required_queue().capacity
 
 
 def test_a_speed_is_kept_and_a_sleeping_replay_is_cancelled_soon(bench: Workbench) -> None:

@@ -1,6 +1,7 @@
 -- Reads the books of every group in one step; changes nothing.
--- KEYS: stream. ARGV: prefix of the books.
--- Answer: length, age of the oldest entry in milliseconds (-1: none), {name, pending, undelivered, fields} per group.
+-- KEYS: stream.
+-- Answer: length, age of the oldest entry in milliseconds (-1: none), refused records by symbol, number of dead
+--         letters, and per group {name, pending, undelivered, counters, counters by symbol, latencies}.
 
 local stream = KEYS[1]
 local length = redis.call('XLEN', stream)
@@ -25,11 +26,10 @@ end
 local groups = {}
 for _, group in ipairs(groups_of(stream)) do
   groups[#groups + 1] = {group.name, group.pending, undelivered(group.last_delivered),
-                         redis.call('HGETALL', ARGV[1] .. group.name)}
+                         redis.call('HGETALL', stream .. ':books:' .. group.name),
+                         redis.call('HGETALL', stream .. ':symbols:' .. group.name),
+                         redis.call('HGETALL', stream .. ':latency:' .. group.name)}
 end
 local age, oldest = -1, redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-if oldest then
-  local now = redis.call('TIME')
-  age = math.max(0, now[1] * 1000 + math.floor(now[2] / 1000) - tonumber(oldest[1]:match('^%d+')))
-end
-return {length, age, groups}
+if oldest then age = age_ms(oldest[1], now_ms()) end
+return {length, age, redis.call('HGETALL', stream .. ':refused'), redis.call('XLEN', stream .. ':dead'), groups}

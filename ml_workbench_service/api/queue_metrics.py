@@ -1,0 +1,94 @@
+"""Prometheus figures of the prediction queue: the books of every group, what was lost by symbol, latencies, the outbox.
+
+The counters live in Redis and change in the scripts alone, so every producer and consumer is in them, whichever process
+it is. While Redis is away only the outbox is shown.
+"""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common_lib.exceptions import PlatformError
+from ml_workbench_service.contracts.queue import GroupBooks, StreamBooks
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue, summed
+from ml_workbench_service.serving.publisher import PredictionPublisher
+
+STATES = ("enqueued", "acked", "pending", "undelivered", "dropped_oldest", "expired", "dead_lettered", "duplicates")
+LOSSES = ("dropped_oldest", "expired", "dead_lettered")
+
+
+class QueueCollector(Collector):
+    """Reads the books at each scrape, in one step for each stream."""
+
+    def __init__(self, queue: ShardedQueue, publisher: PredictionPublisher) -> None:
+        self._queue = queue
+        self._publisher = publisher
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each figure."""
+        yield from self._outbox()
+        try:
+            shards = self._queue.shard_books()
+        except PlatformError:
+            yield GaugeMetricFamily("ml_workbench_queue_up", "Whether Redis answers.", value=0)
+            return
+        yield GaugeMetricFamily("ml_workbench_queue_up", "Whether Redis answers.", value=1)
+        yield from _streams(shards)
+        yield from _groups(summed(shards).groups)
+        refused = CounterMetricFamily(
+            "ml_workbench_queue_refused", "Records refused at capacity (policy reject).", labels=["symbol"]
+        )
+        for symbol, count in summed(shards).refused_by_symbol.items():
+            refused.add_metric([symbol], count)
+        yield refused
+
+    def _outbox(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily(
+            "ml_workbench_queue_outbox", "Records not yet in the stream.", value=self._publisher.outbox
+        )
+        dropped = CounterMetricFamily(
+            "ml_workbench_queue_outbox_dropped", "Records the outbox had to drop since the start.", labels=["symbol"]
+        )
+        for symbol, count in self._publisher.outbox_dropped_by_symbol.items():
+            dropped.add_metric([symbol], count)
+        yield dropped
+
+
+def _streams(shards: Iterable[StreamBooks]) -> Iterator[Metric]:
+    length = GaugeMetricFamily("ml_workbench_queue_length", "Entries in the stream.", labels=["stream"])
+    age = GaugeMetricFamily("ml_workbench_queue_oldest_age_seconds", "Age of the oldest entry.", labels=["stream"])
+    dead = GaugeMetricFamily("ml_workbench_queue_dead_letters", "Dead letters that are kept.", labels=["stream"])
+    for each in shards:
+        length.add_metric([each.stream], each.length)
+        age.add_metric([each.stream], each.oldest_age_s or 0.0)
+        dead.add_metric([each.stream], each.num_dead_letters)
+    yield from (length, age, dead)
+
+
+def _groups(groups: Iterable[GroupBooks]) -> Iterator[Metric]:
+    records = GaugeMetricFamily(
+        "ml_workbench_queue_records", "The queue's books, by consumer group.", labels=["group", "state"]
+    )
+    balance = GaugeMetricFamily("ml_workbench_queue_balance", "0 at every quiet moment.", labels=["group"])
+    lost = CounterMetricFamily(
+        "ml_workbench_queue_lost", "What a group never applied.", labels=["group", "symbol", "reason"]
+    )
+    applied = HistogramMetricFamily(
+        "ml_workbench_queue_applied_seconds", "From enqueueing to acknowledgment.", labels=["group"]
+    )
+    for each in groups:
+        for state in STATES:
+            records.add_metric([each.group, state], getattr(each, state))
+        balance.add_metric([each.group], each.balance)
+        for symbol, losses in each.by_symbol.items():
+            for reason in LOSSES:
+                if count := getattr(losses, reason):
+                    lost.add_metric([each.group, symbol, reason], count)
+        buckets, so_far = [], 0
+        bounds = [*(str(bound / 1000) for bound in each.latency.bounds_ms), "+Inf"]
+        for bound, count in zip(bounds, each.latency.counts, strict=True):
+            so_far += count
+            buckets.append((bound, float(so_far)))
+        applied.add_metric([each.group], buckets, each.latency.sum_ms / 1000)
+    yield from (records, balance, lost, applied)

@@ -1,0 +1,121 @@
+"""`ShardedQueue`: every stream of a service as one queue; a symbol's records all go to one of them, in order."""
+
+import re
+from collections.abc import Sequence
+
+from common_lib.exceptions import DataValidationError, DeadLetterNotFoundError
+from ml_workbench_service.contracts.queue import (
+    DeadLetter,
+    Enqueued,
+    FullMode,
+    Outgoing,
+    Requeued,
+    StreamBooks,
+    shard_of,
+    stream_names,
+)
+from ml_workbench_service.integrations.prediction_queue.books import summed
+from ml_workbench_service.integrations.prediction_queue.stream import RedisPredictionQueue
+
+
+class ShardedQueue:
+    """The producers' and operators' side of the queue; consumers open the stream of their shard.
+
+    Args:
+        url: of the server.
+        capacity: of each stream.
+        num_shards: how many streams.
+        ttl_s: see `RedisPredictionQueue`.
+    """
+
+    def __init__(self, url: str, *, capacity: int, num_shards: int = 1, ttl_s: float | None = None) -> None:
+        self.capacity = capacity
+        self.shards = tuple(
+            RedisPredictionQueue(url, capacity=capacity, stream=name, ttl_s=ttl_s) for name in stream_names(num_shards)
+        )
+
+    def enqueue(
+        self, outgoing: Sequence[Outgoing], *, full: FullMode = "drop_oldest"
+    ) -> tuple[Enqueued, list[Outgoing]]:
+        """Appends records, in order for each symbol; returns what became of them, and which found no room yet (`wait`).
+
+        Raises:
+            UnavailableError: a stream could not be reached; sending all of them again is safe.
+        """
+        if len(self.shards) == 1:
+            done = self.shards[0].enqueue(outgoing, full=full)
+            return done, list(outgoing[done.num_handled :])
+        parts: dict[int, list[Outgoing]] = {}
+        for item in outgoing:
+            parts.setdefault(shard_of(item.record.symbol, len(self.shards)), []).append(item)
+        handled, waiting = [], []
+        for place, part in parts.items():
+            done = self.shards[place].enqueue(part, full=full)
+            handled.append(done)
+            waiting += part[done.num_handled :]
+        return Enqueued(
+            sum(each.num_handled for each in handled),
+            tuple(name for each in handled for name in each.refused),
+            tuple(name for each in handled for name in each.evicted),
+        ), waiting
+
+    def books(self) -> StreamBooks:
+        """All streams as one."""
+        return summed(self.shard_books())
+
+    def shard_books(self) -> list[StreamBooks]:
+        """Each stream by itself."""
+        return [shard.books() for shard in self.shards]
+
+    def create_group(self, group: str) -> None:
+        """Makes the group on every stream where it is missing."""
+        for shard in self.shards:
+            shard.create_group(group)
+
+    def remove_group(self, group: str) -> int:
+        """Ends the group on every stream; returns how many entries only it still needed."""
+        return sum(shard.remove_group(group) for shard in self.shards)
+
+    def dead_letters(self, after: str | None, *, limit: int) -> list[DeadLetter]:
+        """At most so many after that one: shard by shard, oldest first within each."""
+        place, letter_id = (0, None) if after is None else self._placed(after)
+        found: list[DeadLetter] = []
+        for number in range(place, len(self.shards)):
+            letters = self.shards[number].dead_letters.after(letter_id, limit=limit - len(found))
+            found += [each.model_copy(update={"id": self._name(number, each.id)}) for each in letters]
+            letter_id = None
+            if len(found) == limit:
+                break
+        return found
+
+    def requeue(self, letter_id: str) -> Requeued:
+        """See `DeadLetters.requeue`."""
+        place, local = self._placed(letter_id)
+        return self.shards[place].dead_letters.requeue(local).model_copy(update={"id": letter_id})
+
+    def discard(self, letter_id: str) -> None:
+        """See `DeadLetters.discard`."""
+        place, local = self._placed(letter_id)
+        self.shards[place].dead_letters.discard(local)
+
+    def ping(self) -> float:
+        """Round-trip time in seconds."""
+        return self.shards[0].ping()
+
+    def close(self) -> None:
+        """Closes all connections."""
+        for shard in self.shards:
+            shard.close()
+
+    def _name(self, place: int, letter_id: str) -> str:
+        return letter_id if len(self.shards) == 1 else f"{place}.{letter_id}"
+
+    def _placed(self, name: str) -> tuple[int, str]:
+        """The shard and the id within it of a letter's name."""
+        match = re.fullmatch(r"(?:(\d{1,4})\.)?(\d{1,19}-\d{1,19})", name)
+        if match is None:
+            raise DataValidationError.at("path.id", "a dead letter's id is as /queue/dead-letters shows it")
+        place = int(match[1] or 0)
+        if place >= len(self.shards):
+            raise DeadLetterNotFoundError(f"there is no dead letter {name}; GET /api/v1/queue/dead-letters lists them")
+        return place, match[2]

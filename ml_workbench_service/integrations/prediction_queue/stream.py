@@ -1,0 +1,242 @@
+"""`RedisPredictionQueue`: one stream, for producers and for the one consuming process of each group."""
+
+import logging
+import secrets
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import redis
+from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.retry import Retry
+
+from ml_workbench_service.contracts.contract import iso
+from ml_workbench_service.contracts.entries import flatten
+from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.contracts.queue import (
+    PREDICTIONS_STREAM,
+    Delivery,
+    Enqueued,
+    FullMode,
+    Lease,
+    LeaseHolder,
+    Outgoing,
+    StreamBooks,
+)
+from ml_workbench_service.integrations.prediction_queue.books import stream_books
+from ml_workbench_service.integrations.prediction_queue.connection import as_any, client, script, translated
+from ml_workbench_service.integrations.prediction_queue.dead_letters import DeadLetters
+from ml_workbench_service.integrations.prediction_queue.journal import REFUSED, Entry, deliveries_of, log_enqueued
+
+DEDUPE_WINDOW = 10_000  # prediction ids remembered
+DEAD_LETTERS_KEPT = 10_000
+MAX_BLOCK_MS = 2000  # below redis-py's socket timeout, which would end a longer wait with an error
+RECORDS_PER_CALL = 256  # bounds how long one script holds the server
+
+log = logging.getLogger(__name__)
+
+
+class RedisPredictionQueue:
+    """Implements `contracts.queue.PredictionQueue`; threads may share it for everything but `consume`.
+
+    Args:
+        url: of the server.
+        capacity: entries before the policy decides.
+        stream: its key.
+        ttl_s: entries that waited longer are settled as expired instead of delivered; None: they never are.
+        dedupe_window: prediction ids remembered.
+
+    Raises:
+        UnavailableError: from every method, when the server is away or refuses; `publish` and `ack` may be repeated
+            (a record seen before adds no entry, an entry settled before counts no second time).
+        LeaseLostError: from what is done under a lease that somebody else holds by now.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        capacity: int,
+        stream: str = PREDICTIONS_STREAM,
+        ttl_s: float | None = None,
+        dedupe_window: int = DEDUPE_WINDOW,
+    ) -> None:
+        self.capacity = capacity
+        self.stream = stream
+        self._ttl_ms = 0 if ttl_s is None else max(1, round(ttl_s * 1000))
+        self._dedupe_window = dedupe_window
+        self._redis = client(url, Retry(ExponentialBackoff(cap=0.2, base=0.02), 2))
+        self._reader = client(url, Retry(NoBackoff(), 0))
+        names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "release", "books")
+        self._scripts = {name: script(self._redis, name) for name in names}
+        self.dead_letters = DeadLetters(self._redis, stream, capacity=capacity)
+        self._cursors: dict[tuple[str, str], _Cursor] = {}
+
+    def publish(self, records: Sequence[PredictionRecord], *, full: FullMode = "drop_oldest") -> int:
+        """Appends records in order; see the protocol. The correlation id is the record's own."""
+        now = time.time()
+        outgoing = [Outgoing(record, record.metadata.correlation_id, now) for record in records]
+        done = self.enqueue(outgoing, full=full)
+        return done.num_handled - len(done.refused)
+
+    def enqueue(self, outgoing: Sequence[Outgoing], *, full: FullMode = "drop_oldest") -> Enqueued:
+        """Like `publish`, with the caller's correlation ids, and latencies counted from when each was offered."""
+        num_handled = 0
+        refused: list[str] = []
+        evicted: list[str] = []
+        for start in range(0, len(outgoing), RECORDS_PER_CALL):
+            batch = outgoing[start : start + RECORDS_PER_CALL]
+            ids, gone = self._enqueue_batch(batch, full=full)
+            num_handled += len(ids)
+            refused += [
+                item.record.prediction_id for item, entry_id in zip(batch, ids, strict=False) if entry_id == REFUSED
+            ]
+            evicted += [prediction_id.decode() for prediction_id in gone[1::2]]
+            if len(ids) < len(batch):
+                break
+        return Enqueued(num_handled, tuple(refused), tuple(evicted))
+
+    def _enqueue_batch(self, batch: Sequence[Outgoing], *, full: FullMode) -> tuple[list[bytes], list[bytes]]:
+        arguments: list[Any] = [self.capacity, self._dedupe_window, full, self._ttl_ms]
+        enqueued_at = iso(datetime.now(tz=UTC))
+        for item in batch:
+            fields = flatten(item.record)
+            fields += ("correlation_id", item.correlation_id, "enqueued_at", enqueued_at)
+            arguments += [item.record.prediction_id, item.record.symbol, len(fields), *fields]
+        with translated("publish to"):
+            ids, evicted = self._run("publish", arguments)
+        log_enqueued(batch, ids, evicted)
+        return ids, evicted
+
+    def consume(
+        self, group: str, consumer: str, *, count: int = 64, block_ms: int = 1000, lease: Lease | None = None
+    ) -> list[Delivery]:
+        """The group's pending entries first (at start and after an error), then new ones; see the protocol.
+
+        May return nothing although entries wait, where those just read had expired.
+        """
+        try:
+            cursor = self._cursor(group, consumer, lease)
+            while cursor.pending is not None:
+                entries, _, num_read, last = self._deliver(group, consumer, lease, after=cursor.pending, count=count)
+                cursor.pending = last if num_read else None
+                if entries:
+                    return deliveries_of(group, entries, redelivered=True)
+            entries, newest, num_read, _ = self._deliver(group, consumer, lease, after=">", count=count)
+            if not num_read and block_ms > 0 and self._wait(newest, min(block_ms, MAX_BLOCK_MS)):
+                entries, *_ = self._deliver(group, consumer, lease, after=">", count=count)
+            return deliveries_of(group, entries, redelivered=False)
+        except BaseException:
+            self._cursors.pop((group, consumer), None)
+            raise
+
+    def _cursor(self, group: str, consumer: str, lease: Lease | None) -> "_Cursor":
+        """Where this reader stands: before the pending list at first, after an error, and with a new lease."""
+        term = 0 if lease is None else lease.term
+        cursor = self._cursors.get((group, consumer))
+        if cursor is None or cursor.term != term:
+            with translated("read from"):
+                # An answer to PING shows that a read of ours which was cut off no longer waits in the server.
+                self._reader.ping()
+            cursor = self._cursors[group, consumer] = _Cursor(term, "0")
+        return cursor
+
+    def _deliver(
+        self, group: str, consumer: str, lease: Lease | None, *, after: str, count: int
+    ) -> tuple[list[Entry], str, int, str]:
+        with translated("read from"):
+            try:
+                arguments = [group, *_fence(lease), consumer, after, count, self._ttl_ms]
+                entries, newest, num_read, last = self._run("deliver", arguments, on=self._reader)
+            except redis.ResponseError as error:
+                if "NOGROUP" not in str(error):
+                    raise
+                log.warning("consumer group %s was gone and is made again", group)
+                self.create_group(group)
+                return [], "0-0", 0, ""
+        return entries, newest.decode(), num_read, last.decode()
+
+    def _wait(self, newest: str, block_ms: int) -> bool:
+        """Until an entry lies after the group's newest one; whether one does."""
+        with translated("read from"):
+            return bool(self._reader.xread({self.stream: newest}, count=1, block=block_ms))
+
+    def ack(self, group: str, entry_ids: Sequence[str], *, lease: Lease | None = None) -> int:
+        """Settles entries for the group; see the protocol. Returns how many were settled by this call."""
+        return self._settle(group, entry_ids, lease, counter="acked")
+
+    def dead_letter(self, group: str, delivery: Delivery, reason: str, *, lease: Lease | None = None) -> None:
+        """Moves one entry to the dead letters with the reason, settled and counted for the group."""
+        if self._settle(group, [delivery.entry_id], lease, counter="dead_lettered", reason=reason):
+            log.error("entry %s is dead-lettered for group %s: %s", delivery.entry_id, group, reason)
+
+    def _settle(
+        self, group: str, entry_ids: Sequence[str], lease: Lease | None, *, counter: str, reason: str = ""
+    ) -> int:
+        settled: int = 0
+        for start in range(0, len(entry_ids), RECORDS_PER_CALL):
+            arguments: list[Any] = [group, *_fence(lease), counter, reason, DEAD_LETTERS_KEPT]
+            with translated("acknowledge to"):
+                settled += int(self._run("acknowledge", [*arguments, *entry_ids[start : start + RECORDS_PER_CALL]]))
+        return settled
+
+    def create_group(self, group: str, *, last_known_id: str | None = None) -> str:
+        """Makes the group where it is missing; see the protocol. Returns the stream's epoch."""
+        with translated("make a group in"):
+            _, epoch = self._run("create_group", [group, secrets.token_hex(8), last_known_id or ""])
+        return str(epoch.decode())
+
+    def remove_group(self, group: str) -> int:
+        """Ends the group and its books; returns how many entries only it still needed (they are deleted)."""
+        with translated("remove a group from"):
+            return max(0, int(self._run("remove_group", [group])))
+
+    def acquire(
+        self, group: str, owner: str, *, known_term: int = 0, instead_of: LeaseHolder | None = None
+    ) -> Lease | LeaseHolder:
+        """The lease or who holds it; see the protocol. `known_term` is the highest of the consumer's checkpoint."""
+        seen = ("", "") if instead_of is None else (instead_of.term, instead_of.beat)
+        with translated("take a lease of"):
+            granted, holder, term, beat = self._run("acquire", [group, owner, known_term, *seen])
+        if granted:
+            return Lease(group, owner, int(term))
+        return LeaseHolder(holder.decode(), int(term), int(beat))
+
+    def release(self, lease: Lease) -> None:
+        """Gives the lease back; nothing happens where it was lost."""
+        with translated("give a lease back to"):
+            self._run("release", [lease.group, *_fence(lease)])
+
+    def books(self) -> StreamBooks:
+        """Length, age of the oldest entry, what was refused, and every group's books, read in one step."""
+        with translated("read the books of"):
+            return stream_books(self.stream, self._run("books", []))
+
+    def ping(self) -> float:
+        """Round-trip time in seconds."""
+        started = time.perf_counter()
+        with translated("reach"):
+            self._redis.ping()
+        return time.perf_counter() - started
+
+    def close(self) -> None:
+        """Closes all connections."""
+        self._redis.close()
+        self._reader.close()
+
+    def _run(self, name: str, arguments: list[Any], *, on: redis.Redis | None = None) -> Any:
+        return as_any(self._scripts[name](keys=[self.stream], args=arguments, client=on or self._redis))
+
+
+@dataclass
+class _Cursor:
+    """Of one reader: its lease's term, and the pending entry after which it goes on (None: it reads new ones)."""
+
+    term: int
+    pending: str | None
+
+
+def _fence(lease: Lease | None) -> tuple[str, str | int]:
+    return ("", "") if lease is None else (lease.owner, lease.term)

@@ -1,0 +1,274 @@
+"""What the queue promises beyond order and books: leases, policies, expiry, losses by symbol, letters that go back."""
+
+import time
+
+import pytest
+
+from common_lib.exceptions import (
+    ConflictError,
+    DataValidationError,
+    DeadLetterNotFoundError,
+    LeaseLostError,
+    QueueFullError,
+)
+from ml_workbench_service.contracts.queue import (
+    LATENCY_BOUNDS_MS,
+    DeadLetter,
+    GroupBooks,
+    Lease,
+    LeaseHolder,
+    Outgoing,
+    shard_of,
+    stream_names,
+)
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
+from ml_workbench_service.integrations.prediction_queue.books import SLOTS
+from tests.prediction_records import prediction_record
+from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
+
+PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY", "AUD/USD", "USD/CHF", "NZD/USD")
+
+
+def books_of(queue: RedisPredictionQueue | ShardedQueue, group: str = "g") -> GroupBooks:
+    return next(books for books in queue.books().groups if books.group == group)
+
+
+def granted(answer: Lease | LeaseHolder) -> Lease:
+    assert isinstance(answer, Lease)
+    return answer
+
+
+def ids(queue: RedisPredictionQueue, group: str = "g", lease: Lease | None = None) -> list[str]:
+    deliveries = queue.consume(group, "a", block_ms=0, lease=lease)
+    return [delivery.record.prediction_id for delivery in deliveries if delivery.record is not None]
+
+
+def test_a_lease_has_one_holder_and_a_higher_term_each_time(prediction_queue: RedisPredictionQueue) -> None:
+    first = granted(prediction_queue.acquire("g", "one", known_term=4))
+    assert first.term == 5
+    holder = prediction_queue.acquire("g", "two")
+    assert isinstance(holder, LeaseHolder)
+    assert (holder.owner, holder.term) == ("one", 5)
+    assert granted(prediction_queue.acquire("g", "one")).term == 6, "a holder that lost touch takes it anew"
+    prediction_queue.release(first)  # of a term that has passed: nothing happens
+    assert isinstance(prediction_queue.acquire("g", "two"), LeaseHolder)
+    prediction_queue.release(Lease("g", "one", 6))
+    assert granted(prediction_queue.acquire("g", "two")).term == 7
+
+
+def test_a_lease_is_taken_over_only_from_a_holder_that_does_not_beat(prediction_queue: RedisPredictionQueue) -> None:
+    prediction_queue.create_group("g")
+    lease = granted(prediction_queue.acquire("g", "one"))
+    seen = prediction_queue.acquire("g", "two")
+    assert isinstance(seen, LeaseHolder)
+    prediction_queue.consume("g", "a", block_ms=0, lease=lease)
+    still = prediction_queue.acquire("g", "two", instead_of=seen)
+    assert isinstance(still, LeaseHolder), "the holder had beaten meanwhile"
+    taken = granted(prediction_queue.acquire("g", "two", instead_of=still))
+    assert taken.term == lease.term + 1
+
+
+def test_whoever_lost_the_lease_reads_settles_and_gives_up_nothing(prediction_queue: RedisPredictionQueue) -> None:
+    prediction_queue.create_group("g")
+    prediction_queue.publish([prediction_record(number) for number in range(3)])
+    old = granted(prediction_queue.acquire("g", "one"))
+    (delivery,) = prediction_queue.consume("g", "a", count=1, block_ms=0, lease=old)
+    new = granted(prediction_queue.acquire("g", "one"))
+    with pytest.raises(LeaseLostError):
+        prediction_queue.consume("g", "a", block_ms=0, lease=old)
+    with pytest.raises(LeaseLostError):
+        prediction_queue.ack("g", [delivery.entry_id], lease=old)
+    with pytest.raises(LeaseLostError):
+        prediction_queue.dead_letter("g", delivery, "no", lease=old)
+    assert books_of(prediction_queue).pending == 1
+    assert ids(prediction_queue, lease=new) == ["EUR/USD-0"], "a new lease begins with what is pending"
+    assert ids(prediction_queue, lease=new) == ["EUR/USD-1", "EUR/USD-2"]
+
+
+def test_refused_records_are_counted_by_symbol_and_known_ones_are_not_refused(
+    prediction_queue: RedisPredictionQueue,
+) -> None:
+    prediction_queue.create_group("g")
+    prediction_queue.publish([prediction_record(number) for number in range(99)])
+    last = [prediction_record(99), prediction_record(5), prediction_record(0, symbol="GBP/USD"), prediction_record(100)]
+    done = prediction_queue.enqueue([Outgoing(record, "", time.time()) for record in last], full="reject")
+    assert (done.num_handled, done.refused) == (4, ("GBP/USD-0", "EUR/USD-100"))
+    books = prediction_queue.books()
+    assert (books.length, books.refused_by_symbol) == (100, {"GBP/USD": 1, "EUR/USD": 1})
+    assert (books.groups[0].enqueued, books.groups[0].dropped_oldest, books.groups[0].balance) == (100, 0, 0)
+
+
+def test_what_is_dropped_is_named_and_counted_by_symbol(redis_server: RedisForTests) -> None:
+    queue = RedisPredictionQueue(redis_server.url, capacity=4)
+    queue.create_group("g")
+    records = [prediction_record(number, symbol=PAIRS[number % 2]) for number in range(4)]
+    queue.publish(records)
+    done = queue.enqueue([Outgoing(prediction_record(9, symbol="USD/JPY"), "", time.time())] * 1)
+    assert done.evicted == ("EUR/USD-0",)
+    queue.publish([prediction_record(number) for number in range(10, 12)])
+    found = {symbol: books.dropped_oldest for symbol, books in books_of(queue).by_symbol.items()}
+    assert found == {"EUR/USD": 2, "GBP/USD": 1}
+    queue.close()
+
+
+def test_entries_that_waited_too_long_expire_unseen_and_pending_ones_do_not(redis_server: RedisForTests) -> None:
+    queue = RedisPredictionQueue(redis_server.url, capacity=6, ttl_s=0.2)
+    for group in ("g", "other"):
+        queue.create_group(group)
+    queue.publish([prediction_record(number) for number in range(2)])
+    (taken,) = queue.consume("g", "a", count=1, block_ms=0)
+    time.sleep(0.25)
+    assert ids(queue) == [], "the second one was too old"
+    queue.publish([prediction_record(2)])
+    assert ids(queue) == ["EUR/USD-2"]
+    assert queue.ack("g", [taken.entry_id]) == 1, "what is in a consumer's hands may have been applied"
+    queue.publish([prediction_record(number) for number in range(3, 9)])  # the other group's old ones give way
+    books = {group: books_of(queue, group) for group in ("g", "other")}
+    assert (books["g"].expired, books["g"].acked, books["g"].dropped_oldest) == (1, 1, 1)
+    assert (books["other"].expired, books["other"].dropped_oldest) == (2, 1)
+    assert all(each.balance == 0 for each in books.values())
+    assert books["other"].by_symbol["EUR/USD"].expired == 2
+    queue.close()
+
+
+@pytest.fixture
+def with_letter(prediction_queue: RedisPredictionQueue) -> tuple[RedisPredictionQueue, DeadLetter]:
+    """Two groups; the first gave up the second of three records, and both settled the rest."""
+    for group in ("g", "other"):
+        prediction_queue.create_group(group)
+    prediction_queue.publish([prediction_record(number) for number in range(3)])
+    for group in ("g", "other"):
+        deliveries = prediction_queue.consume(group, "a", block_ms=0)
+        if group == "g":
+            prediction_queue.dead_letter("g", deliveries.pop(1), "no costs")
+        prediction_queue.ack(group, [delivery.entry_id for delivery in deliveries])
+    (letter,) = prediction_queue.dead_letters.after(None, limit=5)
+    return prediction_queue, letter
+
+
+def test_a_requeued_letter_comes_back_to_its_group_alone(
+    with_letter: tuple[RedisPredictionQueue, DeadLetter],
+) -> None:
+    queue, letter = with_letter
+    assert (letter.prediction_id, letter.reason, letter.symbol) == ("EUR/USD-1", "no costs", "EUR/USD")
+    assert letter.fields["model_id"] == letter.model_id == "model"
+    back = queue.dead_letters.requeue(letter.id)
+    assert back.group == "g"
+    assert queue.dead_letters.after(None, limit=5) == []
+    queue.publish([prediction_record(3)])
+    assert ids(queue) == ["EUR/USD-1", "EUR/USD-3"]
+    assert ids(queue, "other") == ["EUR/USD-3"], "the other group had applied it"
+    for group in ("g", "other"):
+        books = books_of(queue, group)
+        assert (books.enqueued, books.balance) == (5, 0)
+    assert books_of(queue).by_symbol["EUR/USD"].dead_lettered == 1
+    with pytest.raises(DeadLetterNotFoundError, match="dead-letters"):
+        queue.dead_letters.requeue(letter.id)
+
+
+def test_a_letter_that_fails_again_is_a_letter_again(with_letter: tuple[RedisPredictionQueue, DeadLetter]) -> None:
+    queue, letter = with_letter
+    queue.dead_letters.requeue(letter.id)
+    (delivery,) = queue.consume("g", "a", block_ms=0)
+    queue.dead_letter("g", delivery, "still no costs")
+    (again,) = queue.dead_letters.after(None, limit=5)
+    assert (again.reason, again.group, again.prediction_id) == ("still no costs", "g", "EUR/USD-1")
+    queue.dead_letters.requeue(again.id)
+    assert ids(queue) == ["EUR/USD-1"]
+    assert books_of(queue).balance == 0
+
+
+def test_nothing_is_evicted_for_a_letter_and_none_goes_to_a_group_that_ended(
+    with_letter: tuple[RedisPredictionQueue, DeadLetter],
+) -> None:
+    queue, letter = with_letter
+    queue.publish([prediction_record(number) for number in range(10, 110)])
+    with pytest.raises(QueueFullError):
+        queue.dead_letters.requeue(letter.id)
+    queue.remove_group("g")
+    with pytest.raises(ConflictError, match="ended"):
+        queue.dead_letters.requeue(letter.id)
+    queue.dead_letters.discard(letter.id)
+    with pytest.raises(DeadLetterNotFoundError):
+        queue.dead_letters.discard(letter.id)
+
+
+def test_a_group_that_ends_releases_what_only_it_needed(prediction_queue: RedisPredictionQueue) -> None:
+    for group in ("g", "slow"):
+        prediction_queue.create_group(group)
+    prediction_queue.publish([prediction_record(number) for number in range(60)])
+    taken = prediction_queue.consume("g", "a", count=50, block_ms=0)
+    prediction_queue.ack("g", [delivery.entry_id for delivery in taken[:40]])
+    assert prediction_queue.books().length == 60
+    assert prediction_queue.remove_group("slow") == 40
+    assert (prediction_queue.books().length, books_of(prediction_queue).balance) == (20, 0)
+    assert prediction_queue.remove_group("slow") == 0
+    assert prediction_queue.remove_group("g") == 0
+    assert prediction_queue.books().length == 20, "the last group's entries stay for the next one"
+    prediction_queue.create_group("next")
+    assert books_of(prediction_queue, "next").enqueued == 20
+
+
+def test_latencies_are_counted_in_the_scripts_slots(prediction_queue: RedisPredictionQueue) -> None:
+    prediction_queue.create_group("g")
+    prediction_queue.publish([prediction_record(0)])
+    (delivery,) = prediction_queue.consume("g", "a", block_ms=0)
+    time.sleep(0.06)
+    prediction_queue.ack("g", [delivery.entry_id])
+    latency = books_of(prediction_queue).latency
+    slot = latency.counts.index(1)
+    assert (latency.num, latency.bounds_ms, len(latency.counts)) == (1, LATENCY_BOUNDS_MS, len(SLOTS))
+    assert latency.bounds_ms[slot - 1] < latency.sum_ms <= latency.bounds_ms[slot]
+    assert latency.sum_ms >= 60
+
+
+def test_symbols_keep_to_their_shard_in_order_and_the_books_are_sums(redis_server: RedisForTests) -> None:
+    queue = ShardedQueue(redis_server.url, capacity=10, num_shards=3)
+    queue.create_group("g")
+    records = [prediction_record(number, symbol=pair) for number in range(4) for pair in PAIRS]
+    places = {pair: shard_of(pair, 3) for pair in PAIRS}
+    fullest = max(sum(place == each for place in places.values()) for each in range(3))
+    assert (len(set(places.values())), fullest) == (3, 3), "the pairs of this test are spread"
+    outgoing = [Outgoing(record, "", time.time()) for record in records]
+    done, waiting = queue.enqueue(outgoing, full="wait")
+    assert (done.num_handled, len(waiting)) == (22, 2)
+    for place, shard in enumerate(queue.shards):
+        assert shard.stream == stream_names(3)[place]
+        found = [each.record for each in shard.consume("g", "a", block_ms=0) if each.record is not None]
+        assert {each.symbol for each in found} == {pair for pair in PAIRS if places[pair] == place}
+        for pair in PAIRS:
+            numbers = [each.as_of for each in found if each.symbol == pair]
+            assert numbers == sorted(numbers)
+    summed = queue.books()
+    assert (summed.length, books_of(queue).enqueued, books_of(queue).pending, books_of(queue).balance) == (
+        22,
+        22,
+        22,
+        0,
+    )
+    assert queue.remove_group("g") == 0
+    queue.close()
+
+
+def test_letters_of_several_shards_are_paged_and_named(redis_server: RedisForTests) -> None:
+    queue = ShardedQueue(redis_server.url, capacity=50, num_shards=2)
+    queue.create_group("g")
+    queue.enqueue([Outgoing(prediction_record(0, symbol=pair), "", time.time()) for pair in PAIRS])
+    for shard in queue.shards:
+        for delivery in shard.consume("g", "a", block_ms=0):
+            shard.dead_letter("g", delivery, "why not")
+    letters = queue.dead_letters(None, limit=10)
+    assert sorted(str(each.symbol) for each in letters) == sorted(PAIRS)
+    paged: list[DeadLetter] = []
+    while page := queue.dead_letters(paged[-1].id if paged else None, limit=2):
+        paged += page
+    assert paged == letters
+    assert queue.requeue(letters[-1].id).id == letters[-1].id
+    queue.discard(letters[0].id)
+    assert len(queue.dead_letters(None, limit=10)) == len(PAIRS) - 2
+    for name in ("7.1-0", "1.0-1"):
+        with pytest.raises(DeadLetterNotFoundError):
+            queue.requeue(name)
+    with pytest.raises(DataValidationError):
+        queue.discard("first")
+    queue.close()
