@@ -40,12 +40,12 @@ from ml_workbench_service.api import (
 from ml_workbench_service.api.access import ApiKey, AtTheDoor
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.service import Service
-from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.embedded import EmbeddedRedis
 from ml_workbench_service.integrations.prediction_queue import move_to
+from ml_workbench_service.jobs.agent_crew import AgentCrew
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.backends import LocalBackend
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
@@ -141,7 +141,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         on_activity=_tell_tracker(tracker, store),
         on_finished=_counter(metrics),
     )
-    agent = await _agent(settings, addresses, environment, stack)
+    crew = await _crew(settings, workbench, environment, stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
     if addresses.redis_is_embedded and addresses.redis is not None:
@@ -156,7 +156,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
-        agent=agent,
+        crew=crew,
         tracker=tracker,
     )
 
@@ -219,18 +219,21 @@ async def _publisher(
     return publisher
 
 
-async def _agent(
-    settings: Settings, addresses: Addresses, environment: dict[str, str], stack: AsyncExitStack
-) -> Attendant | None:
-    if not settings.AGENT_AUTOSTART or addresses.redis is None:
+async def _crew(
+    settings: Settings, workbench: Workbench, environment: dict[str, str], stack: AsyncExitStack
+) -> AgentCrew | None:
+    if workbench.queue is None:
         return None
-    folder = settings.STATE_DIR.resolve() / "agents" / DEFAULT_AGENT_ID
-    folder.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", DEFAULT_AGENT_ID]
-    agent = Attendant("agent", command, environment, folder / "attendant.json")
-    await agent.start()
-    stack.push_async_callback(agent.stop)
-    return agent
+    crew = AgentCrew(
+        settings.STATE_DIR.resolve(),
+        environment,
+        num_shards=settings.PREDICTION_QUEUE_SHARDS,
+        make_group=workbench.queue.create_group,
+        give_up_group=workbench.queue.remove_group,
+    )
+    stack.push_async_callback(crew.stop)
+    await crew.start(autostart=settings.AGENT_AUTOSTART)
+    return crew
 
 
 def _child_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:

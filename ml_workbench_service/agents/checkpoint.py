@@ -10,14 +10,15 @@ and wakes up may still write its own file, and changes nothing by it.
 
 import os
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.agents.lanes import Lane
-from ml_workbench_service.contracts.agents import AgentMode, QLearningHyperparameters
+from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.market import Costs
 
@@ -25,32 +26,40 @@ CHECKPOINT_PATTERN = re.compile(r"checkpoint(?:\.(\d+))?\.json")
 """Without a term: of a version that had none."""
 
 
-class Counters(Contract):
-    """What an agent has counted since it began."""
+@dataclass(slots=True)
+class Counters:
+    """What an agent has counted since it began; a value: each entry makes a new one."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     num_applied: int = 0
     num_actions: int = 0
     num_observed: int = 0
-    num_late: int = 0
+    num_late: int = 0  # those of before the two kinds were told apart included
+    num_repeated: int = 0
+    num_out_of_order: int = 0
     num_settled: int = 0
     cumulative_reward: Finite = 0.0
     cumulative_cost: Finite = 0.0
 
 
 class Checkpoint(Contract):
-    """An agent after its last applied entry."""
+    """An agent after its last applied entry. What only a Q table has is empty for an agent that executes a policy."""
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2  # 1 knew one family, no filter by model, no reward settings and one count of late bars
     agent_id: str
+    family: AgentFamily = "q_learning"
     mode: AgentMode
-    hyperparameters: QLearningHyperparameters
+    model_id: str | None = None
+    hyperparameters: QLearningHyperparameters | None = None
     costs: Costs | None  # the agent's own costs; None: each pair's defaults
-    strength_edges: tuple[Finite, ...]
-    width_edges: tuple[Finite, ...]
-    values_SA: list[list[Finite]]
-    visits_SA: list[list[int]]
-    exploration_rate: Finite
-    random_state: dict[str, Any]
+    reward: RewardSettings = RewardSettings()
+    strength_edges: tuple[Finite, ...] = ()
+    width_edges: tuple[Finite, ...] = ()
+    values_SA: list[list[Finite]] = Field(default_factory=list)
+    visits_SA: list[list[int]] = Field(default_factory=list)
+    exploration_rate: Finite = 0.0
+    random_state: dict[str, Any] = Field(default_factory=dict)
     lanes: dict[str, Lane]  # in the order of their last use
     positions: dict[str, int]
     counters: Counters = Field(default_factory=Counters)

@@ -9,17 +9,26 @@ becomes a step that is filled and later settled:
 
 "Next" is the lane's next record: a position is held through whatever bars were dropped on the way, and pays for it.
 A step pays the costs of the bar at which it is filled: the spread follows bars and sessions.
+
+Lanes and steps are values: nobody changes one, a bar makes new ones. They are plain slotted dataclasses (an agent makes
+two with every record), which pydantic checks where a checkpoint is read.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from ml_workbench_service.contracts.contract import Contract, Finite
+from pydantic import ConfigDict
+
+from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.market import Costs, FillRule
 from ml_workbench_service.market.costs import step_log_return, swap_cost, unit_cost
 
 
-class Step(Contract):
+@dataclass(slots=True)
+class Step:
     """One chosen exposure on its way to its reward."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     state: int
     action: int
@@ -29,11 +38,14 @@ class Step(Contract):
     entry_price: Finite | None  # None: not filled yet
     entry_ms: int | None
     costs: Costs | None = None  # of the fill; None: not filled yet, or a checkpoint from before they were kept
-    next_state: int | None  # the state of the lane's next decision, once it is known
+    next_state: int | None = None  # the state of the lane's next decision, once it is known
 
 
-class Lane(Contract):
+@dataclass(slots=True)
+class Lane:
     """Where one lane stands; `last_ms` is the newest bar's `as_of` (None: no bar yet)."""
+
+    __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     last_ms: int | None = None
     position: int = 0
@@ -41,8 +53,7 @@ class Lane(Contract):
     steps: tuple[Step, ...] = ()
 
 
-@dataclass(frozen=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What one step earned: its log return after costs, and the costs (trading and swap) as a fraction."""
 
     state: int
@@ -65,17 +76,10 @@ def open_step(
 ) -> Step:
     """The step that a decision on the bar at hand opens."""
     filled = fill == "next_open"
-    return Step(
-        state=state,
-        action=action,
-        exposure=exposure,
-        change=abs(exposure - lane.exposure),
-        fill=fill,
-        entry_price=price if filled else None,
-        entry_ms=at_ms if filled else None,
-        costs=costs if filled else None,
-        next_state=None,
-    )
+    change = abs(exposure - lane.exposure)
+    if filled:
+        return Step(state, action, exposure, change, fill, price, at_ms, costs)
+    return Step(state, action, exposure, change, fill, None, None)
 
 
 def settle(
@@ -100,9 +104,7 @@ def settle(
         next_state = state if step.next_state is None else step.next_state
         if step.entry_price is None or step.entry_ms is None:
             still_open.append(
-                step.model_copy(
-                    update={"entry_price": price, "entry_ms": at_ms, "costs": costs, "next_state": next_state}
-                )
+                Step(step.state, step.action, step.exposure, step.change, step.fill, price, at_ms, costs, next_state)
             )
             continue
         paid = step.costs or costs

@@ -7,6 +7,7 @@ position held. An abstention is a state of its own, in which only `flat` can be 
 Shape legend: S states, A = 3 actions (short, flat, long, in this order).
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,19 +52,26 @@ class StateBins:
         width_bin = _bin(USUAL_WIDTH if width is None or strength is None else width, self.width_edges)
         return (strength_bin * (len(self.width_edges) + 1) + width_bin) * len(POSITIONS) + position + 1
 
+    @property
+    def first_abstention(self) -> int:
+        """From this state on the model abstained: the last strength bin."""
+        return (len(self.strength_edges) + 1) * (len(self.width_edges) + 1) * len(POSITIONS)
+
     def is_abstention(self, state: int) -> bool:
         """Whether the model abstained in this state."""
-        return state // len(POSITIONS) // (len(self.width_edges) + 1) == len(self.strength_edges) + 1
+        return state >= self.first_abstention
 
 
 def _bin(value: float, edges: tuple[float, ...]) -> int:
-    return sum(value > edge for edge in edges)
+    """How many edges lie below the value; none where it is no number."""
+    return bisect_left(edges, value)
 
 
 class QTable:
     """Values, visits, exploration rate and random state of one agent.
 
-    The result depends on the order of `choose` and `learn` alone; every number here goes into the checkpoint.
+    The result depends on the order of `choose` and `learn` alone; every number here goes into the checkpoint. Single
+    values are read and written through memory views of the arrays, at a tenth of what indexing an array costs.
     """
 
     def __init__(self, hyperparameters: QLearningHyperparameters, bins: StateBins | None = None) -> None:
@@ -71,6 +79,9 @@ class QTable:
         self.bins = StateBins() if bins is None else bins
         self.values_SA: Floats = np.zeros((self.bins.num_states, NUM_ACTIONS), dtype=np.float64)
         self.visits_SA: Ints = np.zeros((self.bins.num_states, NUM_ACTIONS), dtype=np.int64)
+        self._values: Any = self.values_SA.data
+        self._visits: Any = self.visits_SA.data
+        self._first_abstention = self.bins.first_abstention
         self.exploration_rate = hyperparameters.exploration_rate
         self._rng = np.random.Generator(np.random.PCG64(hyperparameters.seed))
 
@@ -85,9 +96,11 @@ class QTable:
 
     def greedy(self, state: int) -> int:
         """The best action; among equals flat, so that a state never seen risks nothing."""
-        row = self.values_SA[state]
-        best = int(row.argmax())
-        return FLAT if row[FLAT] == row[best] else best
+        values = self._values
+        short, flat, long = values[state, 0], values[state, FLAT], values[state, 2]
+        if flat >= short and flat >= long:
+            return FLAT
+        return 0 if short >= long else 2
 
     def choose(self, state: int) -> tuple[int, bool]:
         """An action, and whether it was a random one; lowers the exploration rate."""
@@ -100,11 +113,12 @@ class QTable:
 
     def learn(self, state: int, action: int, *, reward: float, next_state: int) -> None:
         """One update with the realised reward."""
-        old = float(self.values_SA[state, action])
+        old: float = self._values[state, action]
         target = reward + self.hyperparameters.discount_factor * self._value(next_state)
-        self.values_SA[state, action] = old + self.hyperparameters.learning_rate * (target - old)
-        self.visits_SA[state, action] += 1
+        self._values[state, action] = old + self.hyperparameters.learning_rate * (target - old)
+        self._visits[state, action] += 1
 
     def _value(self, state: int) -> float:
-        row = self.values_SA[state]
-        return float(row[FLAT] if self.bins.is_abstention(state) else row.max())
+        values = self._values
+        flat: float = values[state, FLAT]
+        return flat if state >= self._first_abstention else max(values[state, 0], flat, values[state, 2])

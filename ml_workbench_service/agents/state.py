@@ -1,20 +1,39 @@
 """What the API shows of an agent: read from its folder alone, whether or not its process or Redis runs.
 
 STATE_DIR/agents/<id>/
+    agent.json               what it is (agents.definition)
     checkpoint.<term>.json   everything it knows, after its last read batch
     process.json             which process it is, whether that one ended in an orderly way; touched as a heartbeat
+    shard<k>of<K>/           checkpoint and process of shard k, where the prediction queue has K > 1 streams
+An agent with a process for each shard is shown as one: counters added up, positions put together. Where the number of
+shards was changed, what was learnt under another number stays on disk and is not shown.
 """
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from common_lib.exceptions import AgentNotFoundError
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.contracts.agents import Agent
+from ml_workbench_service.agents.definition import DEFINITION_FILE, read_definition
+from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentStatus
+from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.processes import ProcessRecord
 
 PROCESS_FILE = "process.json"
 GROUP_PREFIX = "agent:"
+_COUNTS = (
+    "num_applied",
+    "num_actions",
+    "num_observed",
+    "num_late",
+    "num_repeated",
+    "num_out_of_order",
+    "num_settled",
+    "cumulative_reward",
+    "cumulative_cost",
+)
+_WORST_FIRST: tuple[AgentStatus, ...] = ("failed", "starting", "stopped", "running")
 
 
 def agent_folder(state_dir: Path, agent_id: str) -> Path:
@@ -33,45 +52,136 @@ def agent_group(agent_id: str) -> str:
     return GROUP_PREFIX + agent_id
 
 
+def checkpoints_of(folder: Path) -> list[Checkpoint]:
+    """An agent's checkpoints, one for each process that has begun.
+
+    Raises:
+        DataValidationError: one cannot be read.
+    """
+    return [checkpoint for _, checkpoint in _processes(folder)]
+
+
+def known_definition(folder: Path) -> AgentDefinition:
+    """What an agent is: its definition, else what its checkpoint says, which is so for the autostarted one.
+
+    Raises:
+        AgentNotFoundError: no agent of that id was defined or has begun.
+        DataValidationError: a file of it cannot be read.
+    """
+    definition = read_definition(folder)
+    if definition is not None:
+        return definition
+    checkpoints = checkpoints_of(folder)
+    if not checkpoints:
+        raise AgentNotFoundError(f"There is no agent {folder.name}; GET /api/v1/agents lists the known ones.")
+    first = checkpoints[0]
+    return AgentDefinition(
+        id=first.agent_id,
+        family=first.family,
+        mode=first.mode,
+        model_id=first.model_id,
+        hyperparameters=first.hyperparameters,
+        costs=first.costs,
+        reward=first.reward,
+        created_at=utc_now(),
+    )
+
+
 def read_agent(folder: Path) -> Agent:
     """The agent as `GET /agents/{id}` shows it.
 
     Raises:
-        AgentNotFoundError: no agent of that id has begun.
-        DataValidationError: its checkpoint cannot be read.
+        AgentNotFoundError: no agent of that id was defined or has begun.
+        DataValidationError: a file of it cannot be read.
     """
-    checkpoint = Checkpoint.load(folder)
-    if checkpoint is None:
-        raise AgentNotFoundError(f"There is no agent {folder.name}; GET /api/v1/agents lists the known ones.")
-    counters = checkpoint.counters
+    processes = _processes(folder)
+    definition = known_definition(folder)
+    is_defined = (folder / DEFINITION_FILE).exists()
+    checkpoints = [checkpoint for _, checkpoint in processes]
+    folders = [place for place, _ in processes] or [folder]
+    started = definition.hyperparameters.exploration_rate if definition.hyperparameters else 0.0
+    ids = [each.last_applied_id for each in checkpoints if each.last_applied_id is not None]
     return Agent(
-        id=checkpoint.agent_id,
-        mode=checkpoint.mode,
-        status=_status(folder / PROCESS_FILE),
-        hyperparameters=checkpoint.hyperparameters,
-        num_applied=counters.num_applied,
-        num_actions=counters.num_actions,
-        num_observed=counters.num_observed,
-        num_late=counters.num_late,
-        num_settled=counters.num_settled,
-        cumulative_reward=counters.cumulative_reward,
-        cumulative_cost=counters.cumulative_cost,
-        exploration_rate=checkpoint.exploration_rate,
-        last_applied_id=checkpoint.last_applied_id,
-        positions=checkpoint.positions,
-        updated_at=checkpoint.saved_at,
+        id=definition.id,
+        family=definition.family,
+        mode=definition.mode,
+        model_id=definition.model_id,
+        status=_status_of([_status(each, definition, is_defined=is_defined) for each in folders]),
+        wanted=definition.wanted,
+        hyperparameters=definition.hyperparameters,
+        costs=definition.costs,
+        reward=definition.reward,
+        copy_of=definition.copy_of,
+        num_processes=len(folders),
+        exploration_rate=sum(each.exploration_rate for each in checkpoints) / len(checkpoints)
+        if checkpoints
+        else started,
+        last_applied_id=max(ids, key=_id_order, default=None),
+        positions={symbol: held for each in checkpoints for symbol, held in each.positions.items()},
+        created_at=definition.created_at if is_defined else None,
+        updated_at=max((each.saved_at for each in checkpoints), default=None),
+        **_counted(checkpoints),
     )
 
 
 def read_agents(state_dir: Path) -> list[Agent]:
-    """Every agent that has begun, by id."""
+    """Every agent that was defined or has begun, by id."""
+    return [read_agent(folder) for folder in agent_folders(state_dir)]
+
+
+def agent_folders(state_dir: Path) -> list[Path]:
+    """The folders of the agents that were defined or have begun, by id."""
     root = state_dir / "agents"
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
-    return [read_agent(folder) for folder in folders if Checkpoint.load(folder) is not None]
+    return [folder for folder in folders if read_definition(folder) is not None or _processes(folder)]
 
 
-def _status(file: Path) -> Literal["running", "stopped", "failed"]:
-    record = ProcessRecord.read(file)
-    if record is None or record.ended:
+def _processes(folder: Path) -> list[tuple[Path, Checkpoint]]:
+    """The folders of the processes that belong together and have begun, with their checkpoints.
+
+    Those of another number of shards are from before; the number whose checkpoint is the newest holds.
+    """
+    by_number: dict[str, list[Path]] = {"1": [folder]}
+    for place in sorted(folder.glob("shard*of*"), key=_shard):
+        by_number.setdefault(place.name.rpartition("of")[2], []).append(place)
+    found: list[tuple[Path, Checkpoint]] = []
+    for places in by_number.values():
+        loaded = [(place, checkpoint) for place in places if (checkpoint := Checkpoint.load(place)) is not None]
+        if loaded and (not found or _newest(loaded) > _newest(found)):
+            found = loaded
+    return found
+
+
+def _newest(processes: Sequence[tuple[Path, Checkpoint]]) -> float:
+    return max(checkpoint.saved_at.timestamp() for _, checkpoint in processes)
+
+
+def _shard(place: Path) -> int:
+    found = re.match(r"shard(\d+)of", place.name)
+    return int(found[1]) if found else -1
+
+
+def _counted(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
+    if len(checkpoints) == 1:
+        return {name: getattr(checkpoints[0].counters, name) for name in _COUNTS}
+    return {name: sum(getattr(each.counters, name) for each in checkpoints) for name in _COUNTS}
+
+
+def _status(folder: Path, definition: AgentDefinition, *, is_defined: bool) -> AgentStatus:
+    record = ProcessRecord.read(folder / PROCESS_FILE)
+    if record is not None and record.is_alive:
+        return "running"
+    if definition.wanted == "stopped":
         return "stopped"
-    return "running" if record.is_alive else "failed"
+    if record is None:
+        return "starting" if is_defined else "stopped"
+    return "stopped" if record.ended else "failed"
+
+
+def _status_of(statuses: Sequence[AgentStatus]) -> AgentStatus:
+    return min(statuses, key=_WORST_FIRST.index)
+
+
+def _id_order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

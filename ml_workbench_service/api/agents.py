@@ -1,31 +1,129 @@
-"""`/agents`: what the agents on the prediction stream have applied, earned and decided."""
+"""`/agents`: agents on the prediction stream: start them, stop them, and what they have applied, earned and decided."""
 
 import asyncio
 from typing import Annotated
 
-from fastapi import APIRouter, Path
+from fastapi import APIRouter, Body, Path, Response
 
-from ml_workbench_service.agents.state import agent_folder, read_agent, read_agents
+from common_lib.exceptions import ConflictError, DataValidationError, UnavailableError
+from ml_workbench_service.agents.definition import Beginning, define
+from ml_workbench_service.agents.state import (
+    agent_folder,
+    checkpoints_of,
+    known_definition,
+    read_agent,
+    read_agents,
+)
 from ml_workbench_service.api.pages import Cursor, Limit, page
-from ml_workbench_service.api.service import ServiceDep
-from ml_workbench_service.contracts.agents import Agent, AgentList
-from ml_workbench_service.contracts.contract import NAME_PATTERN
+from ml_workbench_service.api.service import Service, ServiceDep
+from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentList, AgentRequest
+from ml_workbench_service.contracts.contract import NAME_PATTERN, utc_now
 from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.jobs.agent_crew import AgentCrew
 
 router = APIRouter(prefix="/agents", tags=["agents"])
+AgentIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="Such as `default`.")]
+EXAMPLES = {
+    "learns": {
+        "summary": "An agent that learns on the stream, more slowly and with an aversion to risk",
+        "value": {
+            "id": "careful",
+            "hyperparameters": {"learning_rate": 0.05, "exploration_rate": 0.5, "discount_factor": 0.9},
+            "reward": {"risk_aversion": 1000},
+        },
+    },
+    "frozen": {
+        "summary": "What another agent has learnt, for trading",
+        "value": {"id": "trading", "mode": "frozen", "copy_of": "careful"},
+    },
+    "policy": {
+        "summary": "A deployed policy on the stream, only watched",
+        "value": {"id": "trader", "family": "dqn", "model_id": "eur_usd_trader", "mode": "shadow"},
+    },
+}
 
 
 @router.get("", summary="List the agents", responses=failures())
 async def list_agents(service: ServiceDep, limit: Limit = 50, cursor: Cursor = None) -> AgentList:
-    """Every agent that has begun, by id."""
+    """Every agent that was started once, by id."""
     agents = await asyncio.to_thread(read_agents, service.workbench.state_dir)
     shown, following = page(agents, limit=limit, cursor=cursor, name=lambda agent: agent.id)
     return AgentList(agents=shown, next_cursor=following)
 
 
-@router.get("/{agent_id}", summary="Show an agent", responses=failures(404))
-async def show_agent(
-    agent_id: Annotated[str, Path(pattern=NAME_PATTERN, description="Such as `default`.")], service: ServiceDep
+@router.post("", status_code=201, summary="Start a new agent", responses=failures(404, 409, 413, 415, 503))
+async def create_agent(
+    body: Annotated[AgentRequest, Body(openapi_examples=EXAMPLES)], service: ServiceDep, response: Response
 ) -> Agent:
-    """Mode, counters, cumulative reward and cost, exploration, positions; as of its last checkpoint."""
+    """One more process with a consumer group of its own: it gets every prediction from now on, whatever others do."""
+    crew = _crew(service)
+    definition, beginning = await asyncio.to_thread(_defined, body, service)
+    agent_id = await crew.hire(definition, beginning, is_named=body.id is not None)
+    response.headers["Location"] = f"/api/v1/agents/{agent_id}"
+    return await _shown(service, agent_id)
+
+
+@router.get("/{agent_id}", summary="Show an agent", responses=failures(404))
+async def show_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
+    """What it is, its counters, cumulative reward and cost, exploration, positions; as of its last checkpoint."""
+    return await _shown(service, agent_id)
+
+
+@router.post("/{agent_id}/start", summary="Start a stopped agent", responses=failures(404, 409, 503))
+async def start_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
+    """It goes on with what it knows and holds, and gets what is predicted from now on; a running one is left alone."""
+    await _crew(service).resume(agent_id)
+    return await _shown(service, agent_id)
+
+
+@router.post("/{agent_id}/stop", summary="Stop an agent", responses=failures(404, 503))
+async def stop_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
+    """Ends its process after the batch at hand and gives its consumer group up; it stays stopped until it is started.
+
+    What it has learnt and what it holds stay in its checkpoint.
+    """
+    await _crew(service).dismiss(agent_id)
+    return await _shown(service, agent_id)
+
+
+async def _shown(service: Service, agent_id: str) -> Agent:
     return await asyncio.to_thread(read_agent, agent_folder(service.workbench.state_dir, agent_id))
+
+
+def _crew(service: Service) -> AgentCrew:
+    if service.crew is None:
+        service.workbench.required_queue()  # says why there is none
+        raise UnavailableError("agents need the prediction queue; set REDIS_URL", retry_after_s=30)
+    return service.crew
+
+
+def _defined(body: AgentRequest, service: Service) -> tuple[AgentDefinition, Beginning | None]:
+    """The definition behind a body, its model and the agent that it copies looked up."""
+    copied = []
+    if body.copy_of is not None:
+        folder = agent_folder(service.workbench.state_dir, body.copy_of)
+        known_definition(folder)  # 404 where there is none
+        copied = checkpoints_of(folder)
+    stem = body.id or (body.family if body.model_id is None else f"{body.family}-{body.model_id}")
+    defined = define(body, agent_id=stem, created_at=utc_now(), copied=copied)
+    if body.model_id is not None:
+        _check_model(body.model_id, body, service)
+    return defined
+
+
+def _check_model(model_id: str, body: AgentRequest, service: Service) -> None:
+    """That there is such a model, and for an agent that executes it, that it is live and of the agent's family."""
+    served = service.workbench.registry.served_card(model_id)
+    if body.family == "q_learning":
+        return
+    if served.family != body.family:
+        raise DataValidationError.at(
+            "body.model_id",
+            f"{model_id} is a {served.family} model of the type {served.type}; a {body.family} agent executes a "
+            f"reinforcement-learning model of the family {body.family}",
+        )
+    if service.workbench.history.live(model_id) is None:
+        raise ConflictError(
+            f"{model_id} is not deployed, so none of its predictions is acted on; deploy it first: POST "
+            f"/api/v1/models/{model_id}/deploy"
+        )

@@ -11,7 +11,6 @@ from ml_workbench_service import __version__
 from ml_workbench_service.agents.state import agent_folder, read_agent
 from ml_workbench_service.api.access import ApiKey
 from ml_workbench_service.api.service import Service, ServiceDep
-from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
@@ -107,13 +106,19 @@ def _redis(service: Service) -> OutsideThing:
 
 
 def _agent(service: Service) -> OutsideThing:
-    if service.agent is None:
-        return OutsideThing(mode="off", state="disabled", detail="AGENT_AUTOSTART is off, or there is no Redis")
+    wanted = () if service.crew is None else service.crew.wanted
+    if not wanted:
+        return OutsideThing(
+            mode="off", state="disabled", detail="AGENT_AUTOSTART is off and no agent was started, or there is no Redis"
+        )
     try:
-        agent = read_agent(agent_folder(service.workbench.state_dir, DEFAULT_AGENT_ID))
+        agents = [read_agent(agent_folder(service.workbench.state_dir, agent_id)) for agent_id in wanted]
     except PlatformError as error:
         return OutsideThing(mode="embedded", state="degraded", detail=error.message)
-    return OutsideThing(mode="embedded", state="ok" if agent.status == "running" else "degraded", detail=agent.status)
+    others = [f"{agent.id} {agent.status}" for agent in agents if agent.status != "running"]
+    if others:
+        return OutsideThing(mode="embedded", state="degraded", detail=", ".join(others))
+    return OutsideThing(mode="embedded", state="ok", detail="running" if len(agents) == 1 else f"{len(agents)} running")
 
 
 def _scrape(service: Service) -> bytes:

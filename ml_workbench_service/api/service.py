@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Request
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import QueuePolicy
+from ml_workbench_service.jobs.agent_crew import AgentCrew
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.jobs.supervisor import Supervisor
@@ -31,7 +32,7 @@ class Service:
     max_memory_gb: float
     stopping: asyncio.Event
     queue_policy: QueuePolicy = "drop_oldest"
-    agent: Attendant | None = None
+    crew: AgentCrew | None = None  # None: there is no Redis
     tracker: Attendant | None = None
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 

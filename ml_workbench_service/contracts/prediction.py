@@ -111,8 +111,12 @@ class Driver(Contract):
     share: Finite
 
 
+Action = Literal[-1, 0, 1]
+ActionsByPosition = tuple[Action, Action, Action]
+
+
 class PredictionMetadata(Contract):
-    """How the numbers came about."""
+    """How the numbers came about; `actions_by_position` stands in records of reinforcement-learning models alone."""
 
     precision: Precision
     data_source: str
@@ -120,6 +124,11 @@ class PredictionMetadata(Contract):
     fill: Literal["next_open", "next_close"] = "next_open"
     volatility: Finite | None = None  # ex-ante standard deviation of the target over its horizon
     strength: Finite | None = None  # -1 sell to 1 buy, where the prediction is no forecast: what an agent reads
+    actions_by_position: ActionsByPosition | None = Field(
+        default=None,
+        exclude_if=lambda actions: actions is None,
+        description="The next position of one who holds -1, 0 and 1; an agent takes that of its own position.",
+    )
     deployment_id: str | None = None
     costs: Costs | None = None  # what the model was judged with; the agent settles with the same
 

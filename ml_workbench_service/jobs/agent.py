@@ -21,8 +21,7 @@ from types import FrameType
 
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
-from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.definition import open_mind
 from ml_workbench_service.agents.state import PROCESS_FILE, shard_folder
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import NAME_PATTERN
@@ -77,15 +76,6 @@ def run_agent(agent_id: str, settings: Settings, *, stop: threading.Event, shard
     finally:
         queue.close()
         decisions.close()
-
-
-def open_mind(folder: Path, agent_id: str) -> Learner:
-    """As of the folder's checkpoint, or new."""
-    checkpoint = Checkpoint.load(folder)
-    if checkpoint is None:
-        return Learner(agent_id)
-    log.info("agent %s goes on after %d applied entries", agent_id, checkpoint.counters.num_applied)
-    return Learner.restored(checkpoint)
 
 
 class _Sign:

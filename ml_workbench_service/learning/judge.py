@@ -103,6 +103,10 @@ class Judge(ABC):
     def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
         """What one window's outputs say."""
 
+    def next_positions(self, outputs_NK: Floats32) -> tuple[int, ...]:
+        """Which position (-1, 0 or 1) follows from each row of outputs; none where the judge holds no positions."""
+        return ()
+
     def interval_scale(self, situation: Situation) -> IntervalScale | None:
         """What the interval is stated in units of in this situation; None where the judge states no interval."""
         return None

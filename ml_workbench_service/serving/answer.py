@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from typing import cast
 
 import numpy as np
 
@@ -19,17 +20,18 @@ from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.prediction import (
     AbstainReason,
+    ActionsByPosition,
     Novelty,
     Precision,
     PredictionMetadata,
     PredictionRecord,
-    RawPrediction,
     Role,
 )
 from ml_workbench_service.learning.judge import Judgement
 from ml_workbench_service.learning.uncertainty import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.windows import part_of
 from ml_workbench_service.market import calendar
+from ml_workbench_service.market.tape import POSITIONS
 from ml_workbench_service.serving.adaptive import LiveIntervals, Moment
 from ml_workbench_service.serving.model import ServedModel
 
@@ -97,6 +99,52 @@ def prepare(model: ServedModel, question: Question) -> Prepared:
     return Prepared(question, model.scaler.rows(question.symbol, question.x_TF[-card.lookback :]), warnings)
 
 
+@dataclass(frozen=True)
+class Said:
+    """What the network said to one question; a policy also what it says to each position that may be held."""
+
+    outputs_K: Floats32 | None
+    last_row_F: Floats32 | None
+    actions: ActionsByPosition | None = None
+
+
+NOTHING_SAID = Said(None, None)
+
+
+def ask(model: ServedModel, asked: Sequence[Prepared]) -> list[Said]:
+    """The float32 network's word on windows of one length, in one run; rows do not change each other's bits.
+
+    A policy reads each window four times: for the position that the question names, and for -1, 0 and 1.
+    """
+    rows_NTF = np.stack([_rows(each) for each in asked])
+    if not model.judge.holds_positions:
+        raw = model.float32.predict(rows_NTF, None)
+        return [Said(outputs_K, row_F) for outputs_K, row_F in zip(raw.outputs_NK, raw.last_rows_NF, strict=True)]
+    positions_N4 = np.array([(each.question.position, *POSITIONS) for each in asked], dtype=np.float32)
+    raw = model.float32.predict(np.repeat(rows_NTF, positions_N4.shape[1], axis=0), positions_N4.reshape(-1))
+    outputs_N4K = raw.outputs_NK.reshape(*positions_N4.shape, -1)
+    last_rows_NF = raw.last_rows_NF[:: positions_N4.shape[1]]
+    return [
+        Said(outputs_4K[0], row_F, _actions(model, outputs_4K[1:]))
+        for outputs_4K, row_F in zip(outputs_N4K, last_rows_NF, strict=True)
+    ]
+
+
+def ask_alone(model: ServedModel, asked: Prepared) -> Said:
+    """The int8 network's word on one window: one run for each position, since its rows do change each other's bits."""
+    rows_1TF = _rows(asked)[None]
+    raw = model.single.predict(rows_1TF, np.array([asked.question.position], dtype=np.float32))
+    if not model.judge.holds_positions:
+        return Said(raw.outputs_NK[0], raw.last_rows_NF[0])
+    each_K = [model.single.predict(rows_1TF, np.array([held], dtype=np.float32)).outputs_NK[0] for held in POSITIONS]
+    return Said(raw.outputs_NK[0], raw.last_rows_NF[0], _actions(model, np.stack(each_K)))
+
+
+def _actions(model: ServedModel, outputs_3K: Floats32) -> ActionsByPosition:
+    short, flat, long = model.judge.next_positions(outputs_3K)
+    return cast(ActionsByPosition, (short, flat, long))
+
+
 def answer(
     model: ServedModel, question: Question, circumstances: Circumstances, *, intervals: LiveIntervals | None = None
 ) -> PredictionRecord:
@@ -106,10 +154,10 @@ def answer(
     """
     prepared = prepare(model, question)
     moment = _moment_of(model, question, circumstances, intervals)
-    raw = None
+    precision, said = model.card.precision, NOTHING_SAID
     if prepared.rows_TF is not None:
-        raw = model.single.predict(prepared.rows_TF[None], _positions([prepared]))
-    return finish(model, prepared, circumstances, raw=raw, place=0, precision=model.card.precision, moment=moment)
+        (said,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
+    return finish(model, prepared, circumstances, said=said, precision=precision, moment=moment)
 
 
 def answer_many(
@@ -127,20 +175,16 @@ def answer_many(
     for number, prepared in enumerate(questions):
         if prepared.rows_TF is not None:
             by_length.setdefault(len(prepared.rows_TF), []).append(number)
-    answers: dict[int, tuple[RawPrediction, int]] = {}
+    answers: dict[int, Said] = {}
     for numbers in by_length.values():
-        asked = [questions[number] for number in numbers]
-        raw = model.float32.predict(np.stack([_rows(each) for each in asked]), _positions(asked))
-        answers |= {number: (raw, place) for place, number in enumerate(numbers)}
+        answers |= dict(zip(numbers, ask(model, [questions[number] for number in numbers]), strict=True))
     times_asked = Counter(each.question.symbol for each in questions)
     records = []
     for number, prepared in enumerate(questions):
-        answered, place = answers.get(number, (None, 0))
+        said = answers.get(number, NOTHING_SAID)
         is_alone = times_asked[prepared.question.symbol] == 1
         moment = _moment_of(model, prepared.question, circumstances, intervals if is_alone else None)
-        records.append(
-            finish(model, prepared, circumstances, raw=answered, place=place, precision="fp32", moment=moment)
-        )
+        records.append(finish(model, prepared, circumstances, said=said, precision="fp32", moment=moment))
     return records
 
 
@@ -149,14 +193,13 @@ def finish(
     prepared: Prepared,
     circumstances: Circumstances,
     *,
-    raw: RawPrediction | None,
-    place: int,
+    said: Said,
     precision: Precision,
     moment: Moment | None = None,
 ) -> PredictionRecord:
-    """The whole record around the outputs at `place`; no outputs mean that the symbol is unknown."""
+    """The whole record around what the network said; no outputs mean that the symbol is unknown."""
     card, question = model.card, prepared.question
-    judgement, novelty, reasons = _judge(model, question, raw, place, moment)
+    judgement, novelty, reasons = _judge(model, question, said, moment)
     abstains = bool(reasons) or judgement is None
     stated = None if abstains else judgement
     due_ms = valid_until_ms(model, question.as_of_ms)
@@ -194,6 +237,7 @@ def finish(
             fill=card.fill,
             volatility=None if judgement is None else judgement.volatility,
             strength=None if stated is None else stated.strength,
+            actions_by_position=None if stated is None else said.actions,
             deployment_id=circumstances.deployment_id,
             costs=model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
         ),
@@ -215,11 +259,11 @@ def _moment_of(
 
 
 def _judge(
-    model: ServedModel, question: Question, raw: RawPrediction | None, place: int, moment: Moment | None
+    model: ServedModel, question: Question, said: Said, moment: Moment | None
 ) -> tuple[Judgement | None, Novelty | None, tuple[AbstainReason, ...]]:
     """What the outputs say, how unusual the input is, and the reasons to abstain."""
     reasons = list(_clock_reasons(model, question)) if question.clock else []
-    if raw is None:
+    if said.outputs_K is None or said.last_row_F is None:
         return None, None, ("unknown_symbol", *reasons)
     situation = model.situation(
         question.symbol,
@@ -231,8 +275,8 @@ def _judge(
     )
     if moment is not None and (scale := model.judge.interval_scale(situation)) is not None:
         situation = replace(situation, stretch=moment.stretch(scale))
-    judgement = model.judge.judge(raw.outputs_NK[place], situation)
-    novelty = None if model.novelty is None else model.novelty.novelty(raw.last_rows_NF[place])
+    judgement = model.judge.judge(said.outputs_K, situation)
+    novelty = None if model.novelty is None else model.novelty.novelty(said.last_row_F)
     if novelty is not None and novelty.score > NOVELTY_THRESHOLD and model.judge.abstains_when_novel:
         reasons.insert(0, "novel_input")
     return judgement, novelty, (*reasons, *judgement.reasons)
@@ -263,10 +307,6 @@ def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
 
 def _moment(moment_ms: int) -> datetime:
     return datetime.fromtimestamp(moment_ms / 1000, tz=UTC)
-
-
-def _positions(prepared: Sequence[Prepared]) -> Floats32:
-    return np.array([each.question.position for each in prepared], dtype=np.float32)
 
 
 def _rows(prepared: Prepared) -> Floats32:

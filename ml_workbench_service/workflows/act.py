@@ -25,7 +25,7 @@ from pathlib import Path
 from common_lib.exceptions import LeaseLostError, PlatformError, UnavailableError
 from common_lib.logging import RL_LOGGER, correlated, log_events
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.mind import Mind
 from ml_workbench_service.agents.state import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.queue import Delivery, Lease, LeaseHolder
@@ -50,7 +50,7 @@ def act(
     agent_id: str,
     folder: Path,
     *,
-    open_mind: Callable[[], Learner],
+    open_mind: Callable[[], Mind],
     queue: RedisPredictionQueue,
     decisions: DecisionStream,
     stop: threading.Event,
@@ -112,10 +112,10 @@ class _Loop:
         self._waits_for = ""
         self._lease: Lease | None = None
         self._epoch = ""
-        self._mind: Learner | None = None
+        self._mind: Mind | None = None
 
     @property
-    def mind(self) -> Learner:
+    def mind(self) -> Mind:
         """The agent's mind; there is one while the lease is held."""
         assert self._mind is not None
         return self._mind
@@ -151,7 +151,7 @@ class _Loop:
                 self._stop.wait(STAND_BY_PAUSE_S)
         return False
 
-    def lead(self, open_mind: Callable[[], Learner]) -> None:
+    def lead(self, open_mind: Callable[[], Mind]) -> None:
         """Consumes as the holder of the lease until the agent is stopped.
 
         Raises:

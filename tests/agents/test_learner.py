@@ -1,6 +1,7 @@
 """The learner: rewards and costs against a straightforward computation from prices, and what counts as what."""
 
 import itertools
+import json
 import math
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.checkpoint import CHECKPOINT_FILE, Checkpoint
-from ml_workbench_service.agents.learner import MAX_REPLAY_LANES, Learner
-from ml_workbench_service.contracts.agents import Decision, QLearningHyperparameters
+from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.mind import MAX_REPLAY_LANES
+from ml_workbench_service.contracts.agents import Decision, QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from tests.prediction_records import prediction_record
@@ -158,17 +160,105 @@ def test_only_predictions_of_the_live_version_with_a_price_cause_actions() -> No
     assert (counters.num_applied, counters.num_observed, counters.num_actions) == (3, 2, 1)
 
 
-def test_late_and_repeated_bars_are_counted_and_settle_nothing() -> None:
-    learner = _always_long()
-    first, second = prediction_record(5), prediction_record(6, price=1.2)
-    applied(learner, [first, second])
-    before = learner.counters
+def test_late_and_repeated_bars_change_nothing_but_their_counters() -> None:
+    learner = Learner("a", costs=COSTS)
+    applied(learner, [prediction_record(number, price=1.1 + number / 1000) for number in range(7)])
+    before = learner.checkpoint()
     assert learner.apply("8-0", prediction_record(6, price=1.5, prediction_id="again")) is None
     assert learner.apply("9-0", prediction_record(3, price=1.5)) is None
-    counters = learner.counters
-    assert counters.num_late == 2
-    assert (counters.num_settled, counters.cumulative_reward) == (before.num_settled, before.cumulative_reward)
-    assert counters.num_applied == before.num_applied + 2
+    assert learner.apply("10-0", prediction_record(5, price=0.5, status="abstain", prediction=None)) is None
+    after = learner.checkpoint()
+    counters = after.counters
+    assert (counters.num_late, counters.num_repeated, counters.num_out_of_order) == (3, 1, 2)
+    counters.num_applied -= 3
+    counters.num_late = counters.num_repeated = counters.num_out_of_order = 0
+    unmoved = {"saved_at": None, "last_applied_id": None}
+    assert after.model_copy(update=unmoved) == before.model_copy(update=unmoved)
+
+
+def test_friday_to_monday_is_one_bar_with_the_gap_and_one_night() -> None:
+    friday, monday = datetime(2025, 3, 7, 15, tzinfo=UTC), datetime(2025, 3, 10, 15, tzinfo=UTC)
+    over, within = _always_long(), _always_long()
+    rows = [
+        (over, friday, monday),
+        (within, datetime(2025, 3, 5, 15, tzinfo=UTC), datetime(2025, 3, 5, 16, tzinfo=UTC)),
+    ]
+    found = []
+    for learner, start, end in rows:
+        decisions = applied(
+            learner, [prediction_record(0, as_of=start), prediction_record(1, as_of=end, price=1.1 * 1.01)]
+        )
+        assert (learner.counters.num_actions, learner.counters.num_settled) == (2, 1)
+        found.append(decisions[1])
+    night = 0.7e-4 / 1.1
+    assert found[0].cost == pytest.approx((found[1].cost or 0) + night, abs=1e-15), "Friday's roll and no other"
+    gains = [math.expm1(each.reward or 0) + (each.cost or 0) for each in found]
+    assert gains == pytest.approx([0.01, 0.01], abs=1e-12), "the gap as it is, whatever time has passed"
+
+
+def test_an_agent_bound_to_a_model_observes_the_others() -> None:
+    learner = Learner("a", model_id="mine")
+    assert learner.apply("1-0", prediction_record(0)) is None
+    assert learner.apply("2-0", prediction_record(0, model_id="mine")) is not None
+    assert (learner.counters.num_observed, learner.counters.num_actions) == (1, 1)
+
+
+def test_a_decision_says_what_it_answers_what_it_would_cost_and_until_when_it_holds() -> None:
+    record = prediction_record(0, scaling_factor=0.5, version="1.2.0", version_id="1.2.0")
+    first, second = applied(_always_long(), [record, prediction_record(1, scaling_factor=0.5)])
+    assert (first.model_id, first.version, first.symbol) == ("model", "1.2.0", "EUR/USD")
+    assert (first.prediction_id, first.as_of, first.valid_until) == (
+        record.prediction_id,
+        record.as_of,
+        record.valid_until,
+    )
+    assert first.expected_cost == 0.5 * (1.2e-4 / 2 / 1.1 + 0.7e-4)
+    assert (second.position, second.expected_cost, second.cost) == (1, 0.0, first.expected_cost)
+
+
+def test_risk_aversion_shapes_what_is_learnt_and_not_what_is_reported() -> None:
+    greedy = QLearningHyperparameters(learning_rate=1.0, discount_factor=0.0, exploration_rate=0.0)
+    learners = []
+    for aversion in (0.0, 300.0):
+        learner = Learner("a", costs=COSTS, hyperparameters=greedy, reward=RewardSettings(risk_aversion=aversion))
+        learner.table.values_SA[:, 2] = 1.0
+        applied(learner, [prediction_record(0), prediction_record(1, price=1.11)])
+        learners.append(learner)
+    plain, averse = learners
+    earned = plain.counters.cumulative_reward
+    assert averse.counters == plain.counters
+    assert earned > 0
+    state = int(np.flatnonzero(plain.table.visits_SA[:, 2])[0])
+    assert plain.table.values_SA[state, 2] == pytest.approx(earned, abs=1e-16)
+    assert averse.table.values_SA[state, 2] == pytest.approx(earned - 150 * earned**2, abs=1e-16)
+
+
+def test_a_checkpoint_of_the_first_format_goes_on(tmp_path: Path) -> None:
+    records = series(week_of_hours(), seed=8)
+    learner, whole = Learner("a"), Learner("a")
+    applied(learner, records[:50])
+    plain = json.loads(learner.checkpoint().model_dump_json())
+    for name in ("family", "model_id", "reward"):
+        del plain[name]
+    for name in ("num_repeated", "num_out_of_order"):
+        del plain["counters"][name]
+    (tmp_path / "checkpoint.json").write_text(json.dumps(plain | {"format": 1}))
+    loaded = Checkpoint.load(tmp_path)
+    assert loaded is not None
+    continued = Learner.restored(loaded)
+    assert applied(continued, records[50:], first_id=51) == applied(whole, records)[50:]
+
+
+def test_a_checkpoint_is_checked_when_it_is_read(tmp_path: Path) -> None:
+    learner = Learner("a")
+    applied(learner, [prediction_record(0)])
+    plain = json.loads(learner.checkpoint().model_dump_json())
+    lane = next(iter(plain["lanes"].values()))
+    for broken in ({"steps": [{**lane["steps"][0], "exposure": "much"}]}, {"position": None}, {"unknown": 1}):
+        changed = {**plain, "lanes": {"live|model|EUR/USD|1h": {**lane, **broken}}}
+        (tmp_path / "checkpoint.json").write_text(json.dumps(changed))
+        with pytest.raises(DataValidationError, match="1 faults"):
+            Checkpoint.load(tmp_path)
 
 
 def test_an_abstention_goes_flat_and_pays_for_it() -> None:
@@ -270,7 +360,7 @@ def test_a_checkpoint_continues_to_the_bit(tmp_path: Path) -> None:
 
 def test_an_unreadable_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     assert Checkpoint.load(tmp_path) is None
-    (tmp_path / CHECKPOINT_FILE).write_text('{"format": 2}')
+    (tmp_path / "checkpoint.json").write_text('{"format": 2}')
     with pytest.raises(DataValidationError, match="move"):
         Checkpoint.load(tmp_path)
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.agents.definition import open_mind
 from ml_workbench_service.agents.learner import Learner
 from ml_workbench_service.agents.state import agent_group
 from ml_workbench_service.contracts.agents import Decision
@@ -19,7 +20,6 @@ from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import GroupBooks
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.jobs.agent import open_mind
 from ml_workbench_service.processes import ProcessRecord
 from ml_workbench_service.workflows.act import act
 from tests.prediction_records import prediction_record

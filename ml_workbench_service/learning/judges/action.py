@@ -41,6 +41,13 @@ class ActionJudge(Judge):
             strength=float(action - FLAT),
         )
 
+    def next_positions(self, outputs_NK: Floats32) -> tuple[int, ...]:
+        """`greedy_actions` of each row, as a position; in plain numbers, since an answer asks for three rows."""
+        return tuple(
+            0 if flat >= short and flat >= long else -1 if short >= long else 1
+            for short, flat, long in outputs_NK.tolist()
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Its kind alone."""
         return {"kind": self.kind}

@@ -1,0 +1,232 @@
+"""What an agent is, apart from what has become of it: `agent.json`, and the mind that begins or continues with it.
+
+STATE_DIR/agents/<id>/
+    agent.json        the AgentDefinition: what was asked for, and whether it shall run; the autostarted agent `default`
+                      needs none
+    beginning.json    the table that a copy begins with
+    checkpoint …      what has become of it since; in shard<k>of<K>/ where the prediction queue has K streams
+A definition is written whole, after its beginning and before the first process starts: what has one can be started.
+"""
+
+import logging
+import os
+import re
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from pydantic import ValidationError
+
+from common_lib.exceptions import ConflictError, DataValidationError
+from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.mind import Mind
+from ml_workbench_service.agents.policy_mind import PolicyMind
+from ml_workbench_service.agents.q_table import StateBins
+from ml_workbench_service.contracts.agents import (
+    AgentDefinition,
+    AgentRequest,
+    QLearningHyperparameters,
+    RewardSettings,
+)
+from ml_workbench_service.contracts.contract import Contract, Finite
+
+DEFINITION_FILE = "agent.json"
+BEGINNING_FILE = "beginning.json"
+AnyContract = TypeVar("AnyContract", bound=Contract)
+
+log = logging.getLogger(__name__)
+
+
+class Beginning(Contract):
+    """What a copy's table begins with, and the bins that it was learnt in."""
+
+    strength_edges: tuple[Finite, ...]
+    width_edges: tuple[Finite, ...]
+    values_SA: list[list[Finite]]
+    visits_SA: list[list[int]]
+
+
+def open_mind(folder: Path, agent_id: str) -> Mind:
+    """The mind whose checkpoint lies in the folder, exactly where it stood; a new one of its definition otherwise.
+
+    Args:
+        folder: of the agent's process: the agent's own, or the shard's inside it.
+        agent_id: of the agent; without a definition it is a Q-learning agent with every default.
+
+    Raises:
+        DataValidationError: a file cannot be read.
+    """
+    checkpoint = Checkpoint.load(folder)
+    if checkpoint is not None:
+        log.info("agent %s goes on after %d applied entries", agent_id, checkpoint.counters.num_applied)
+        kind = Learner if checkpoint.family == "q_learning" else PolicyMind
+        return kind.restored(checkpoint)
+    home = folder.parent if re.fullmatch(r"shard\d+of\d+", folder.name) else folder
+    definition = read_definition(home)
+    if definition is None:
+        return Learner(agent_id)
+    if definition.family != "q_learning":
+        assert definition.model_id is not None, "no policy is defined without its model"
+        return PolicyMind(
+            agent_id,
+            family=definition.family,
+            model_id=definition.model_id,
+            mode=definition.mode,
+            costs=definition.costs,
+        )
+    beginning = _read(Beginning, home / BEGINNING_FILE)
+    learner = Learner(
+        agent_id,
+        mode=definition.mode,
+        hyperparameters=definition.hyperparameters,
+        costs=definition.costs,
+        bins=None if beginning is None else StateBins(beginning.strength_edges, beginning.width_edges),
+        model_id=definition.model_id,
+        reward=definition.reward,
+    )
+    if beginning is not None:
+        learner.table.values_SA[:] = beginning.values_SA
+        learner.table.visits_SA[:] = beginning.visits_SA
+    return learner
+
+
+def define(
+    request: AgentRequest, *, agent_id: str, created_at: datetime, copied: Sequence[Checkpoint] = ()
+) -> tuple[AgentDefinition, Beginning | None]:
+    """The definition behind a request, and the table that it begins with.
+
+    Args:
+        agent_id: the request's, or a derived one.
+        created_at: now.
+        copied: checkpoints of the agent that `copy_of` names, one for each of its processes.
+
+    Raises:
+        DataValidationError: settings that do not go together, or that such an agent would have to ignore.
+        ConflictError: the agent to be copied has learnt nothing yet.
+    """
+    learns_here = request.family == "q_learning"
+    mode = request.mode or ("learn" if learns_here else "shadow")
+    _check_mode(request, mode)
+    beginning = None if request.copy_of is None else beginning_of(request.copy_of, copied)
+    hyperparameters = request.hyperparameters
+    if learns_here and hyperparameters is None:
+        hyperparameters = copied[0].hyperparameters if copied and mode != "learn" else QLearningHyperparameters()
+    return AgentDefinition(
+        id=agent_id,
+        family=request.family,
+        mode=mode,
+        model_id=request.model_id,
+        hyperparameters=hyperparameters,
+        costs=request.costs,
+        reward=request.reward or RewardSettings(),
+        copy_of=request.copy_of,
+        created_at=created_at,
+    ), beginning
+
+
+def beginning_of(agent_id: str, copied: Sequence[Checkpoint]) -> Beginning:
+    """The table that an agent's processes have learnt: the one, or of several the mean weighted by visits.
+
+    Raises:
+        DataValidationError: the agent executes a policy and has no table.
+        ConflictError: it has not learnt from any step yet, or its processes sort records into different bins.
+    """
+    if any(each.family != "q_learning" for each in copied):
+        raise DataValidationError.at(
+            "body.copy_of",
+            f"{agent_id} executes a policy and has no table to copy; start another agent of its family and model_id",
+        )
+    visits_PSA = [np.array(each.visits_SA, dtype=np.int64) for each in copied]
+    if not any(visits_SA.any() for visits_SA in visits_PSA):
+        raise ConflictError(
+            f"{agent_id} has not learnt from any step yet, so there is nothing to copy; let it run on live predictions "
+            "or on a replay first"
+        )
+    if len({(each.strength_edges, each.width_edges) for each in copied}) > 1:
+        raise ConflictError(f"the shards of {agent_id} sort records into different bins; copy an agent that began anew")
+    values_SA = np.array(copied[0].values_SA)
+    visits_SA = np.sum(visits_PSA, axis=0)
+    if len(copied) > 1:
+        weighted_SA = sum(np.array(each.values_SA) * visits for each, visits in zip(copied, visits_PSA, strict=True))
+        values_SA = np.where(visits_SA > 0, weighted_SA / np.maximum(visits_SA, 1), 0.0)
+    return Beginning(
+        strength_edges=copied[0].strength_edges,
+        width_edges=copied[0].width_edges,
+        values_SA=values_SA.tolist(),
+        visits_SA=visits_SA.tolist(),
+    )
+
+
+def read_definition(home: Path) -> AgentDefinition | None:
+    """The agent's definition; None where it has none.
+
+    Raises:
+        DataValidationError: the file is no definition.
+    """
+    return _read(AgentDefinition, home / DEFINITION_FILE)
+
+
+def write_definition(home: Path, definition: AgentDefinition, beginning: Beginning | None = None) -> None:
+    """Writes the definition, after its beginning; on return both survive a power cut."""
+    home.mkdir(parents=True, exist_ok=True)
+    if beginning is not None:
+        _write(home / BEGINNING_FILE, beginning)
+    _write(home / DEFINITION_FILE, definition)
+
+
+def _check_mode(request: AgentRequest, mode: str) -> None:
+    """Refuses what an agent of this family and mode would have to ignore, or could never do."""
+    executes = request.family != "q_learning"
+    refused: dict[str, str] = {}
+    if executes and request.model_id is None:
+        refused["model_id"] = f"a {request.family} agent executes a deployed model; name it as `model_id`"
+    if executes and mode == "learn":
+        refused["mode"] = (
+            f"a {request.family} agent executes what its model learnt in training and cannot learn on the stream; send "
+            "`shadow` or `frozen`, and train the next version with POST /api/v1/models/train"
+        )
+    if executes and request.copy_of is not None:
+        refused["copy_of"] = f"a {request.family} agent has no table to begin with; leave `copy_of` out"
+    if not executes and mode != "learn" and request.copy_of is None:
+        refused["copy_of"] = (
+            f"an agent that is {mode} from the start would always stay flat, for its table is empty; name as `copy_of` "
+            "an agent that has learnt"
+        )
+    if mode != "learn":
+        for name in ("hyperparameters", "reward"):
+            if getattr(request, name) is not None:
+                refused.setdefault(name, f"only an agent that learns has `{name}`; leave it out, or send mode `learn`")
+    if request.costs is not None:
+        refused |= {f"costs.{name}": said for name, said in request.costs.nonsense().items()}
+    if refused:
+        errors = [{"path": f"body.{each}", "message": said, "code": "invalid"} for each, said in refused.items()]
+        raise DataValidationError(errors[0]["message"], details={"errors": errors})
+
+
+def _read(kind: type[AnyContract], file: Path) -> AnyContract | None:
+    try:
+        return kind.model_validate_json(file.read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        raise DataValidationError(
+            f"{file.name} of agent {file.parent.name} cannot be read ({error.error_count()} faults); restore a copy of "
+            f"agents/{file.parent.name}/{file.name} in STATE_DIR, or move that folder away."
+        ) from error
+
+
+def _write(file: Path, contract: Contract) -> None:
+    staged = file.with_name(f".{file.name}")
+    with staged.open("wb") as stream:
+        stream.write(contract.model_dump_json().encode())
+        stream.flush()
+        os.fsync(stream.fileno())
+    staged.replace(file)
+    directory = os.open(file.parent, os.O_RDONLY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -1,0 +1,268 @@
+"""`Mind`: applies one prediction at a time: settle what it makes known, learn from it, choose, decide.
+
+Only predictions of the live deployed version (`role` champion) with a price cause actions, and of one model where the
+agent is bound to one; others are counted as observed. A bar not after its lane's last one is counted as late, as
+repeated or as out of order, and settles nothing. An abstention goes flat. What a position has earned is settled at the
+next bar of its lane, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by time.
+
+The result depends on the order of the entries alone, not on how they were batched or how often the process was
+restarted. An entry that fails leaves everything as it was.
+
+Cost: some 10 µs an entry, of which settling a step takes a third.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
+
+from ml_workbench_service.agents.checkpoint import Checkpoint, Counters
+from ml_workbench_service.agents.lanes import Lane, Settlement, open_step, settle
+from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision
+from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.market import Costs
+from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.market.costs import resolved_costs, unit_cost
+
+MAX_REPLAY_LANES = 256  # a replay's lanes are of no use after it; the longest unused go first, live lanes stay
+_ACTION_NAMES: dict[int, Literal["short", "flat", "long"]] = {-1: "short", 0: "flat", 1: "long"}
+
+
+class Mind(ABC):
+    """One agent's mind: lanes, positions, counters and the last applied entry; a subclass says what it chooses.
+
+    Modes: `learn` explores and learns, and only recommends (its decisions say `shadow`, size 0); `frozen` takes the
+    best known action and its decisions are for trading; `shadow` is a frozen agent that is only watched (size 0).
+
+    Args:
+        agent_id: its name, in decisions and in its group's name.
+        mode: see above.
+        model_id: acts on this model's predictions only; None: on every live model's.
+        costs: the agent's own costs, whose open fields take each pair's defaults; None means the model's, else the
+            defaults.
+    """
+
+    family: AgentFamily
+
+    def __init__(
+        self, agent_id: str, *, mode: AgentMode, model_id: str | None = None, costs: Costs | None = None
+    ) -> None:
+        self.agent_id = agent_id
+        self.mode: AgentMode = mode
+        self.model_id = model_id
+        self.counters = Counters()
+        self._last_applied_id: str | None = None
+        self._last_order = (-1, -1)
+        self._costs = costs
+        self._resolved: dict[str, Costs] = {}
+        self._lanes: dict[str, Lane] = {}
+        self._positions: dict[str, int] = {}
+
+    @property
+    def last_applied_id(self) -> str | None:
+        """The newest entry that was applied; None before the first, and where a stream has begun anew."""
+        return self._last_applied_id
+
+    @last_applied_id.setter
+    def last_applied_id(self, entry_id: str | None) -> None:
+        self._last_applied_id = entry_id
+        self._last_order = (-1, -1) if entry_id is None else _id_order(entry_id)
+
+    @property
+    @abstractmethod
+    def exploration_rate(self) -> float:
+        """Share of random choices at the moment."""
+
+    @abstractmethod
+    def _state(self, record: PredictionRecord, position: int) -> int:
+        """The number of what is known and held; may fail, changes nothing."""
+
+    @abstractmethod
+    def _learn(self, settled: Sequence[Settlement]) -> None:
+        """Takes what steps have earned; must not fail."""
+
+    @abstractmethod
+    def _choose(self, record: PredictionRecord, state: int, held: int) -> tuple[int, bool]:
+        """The next position of a record that does not abstain, and whether it was drawn at random; must not fail."""
+
+    @abstractmethod
+    def _knowledge(self) -> dict[str, Any]:
+        """The checkpoint's fields of this kind of mind."""
+
+    def _acts_on(self, record: PredictionRecord) -> bool:
+        """Whether the record may cause an action, if it has a price."""
+        return record.role == "champion" and self.model_id in (None, record.model_id)
+
+    def has_applied(self, entry_id: str) -> bool:
+        """Whether the entry (or a later one) was applied already; entries come in the order of their ids."""
+        return _id_order(entry_id) <= self._last_order
+
+    def apply(self, entry_id: str, record: PredictionRecord) -> Decision | None:
+        """Applies one entry; the decision it causes, or None where it is observed or late.
+
+        Raises:
+            DataValidationError: a pair without costs, a price that is not positive, or a step that lost everything;
+                the mind is as before.
+        """
+        price = record.price
+        if price is None or not self._acts_on(record):
+            self._count_one(entry_id, num_observed=1)
+            return None
+        key, at_ms = record.lane, to_ms(record.as_of)
+        lane = self._lanes.get(key) or Lane()
+        if lane.last_ms is not None and at_ms <= lane.last_ms:
+            repeated = int(at_ms == lane.last_ms)
+            self._count_one(entry_id, num_late=1, num_repeated=repeated, num_out_of_order=1 - repeated)
+            return None
+        costs, held = self._costs_at(record), lane.position
+        unit = unit_cost(costs, record.symbol, price)
+        state = self._state(record, held)
+        settled, still_open = settle(lane, symbol=record.symbol, costs=costs, price=price, at_ms=at_ms, state=state)
+        # Nothing below can fail: the entry is applied as a whole or not at all.
+        self._learn(settled)
+        position, explored = (0, False) if says_nothing(record) else self._choose(record, state, held)
+        step = open_step(
+            lane,
+            state=state,
+            action=position + 1,
+            exposure=position * record.scaling_factor,
+            fill=record.metadata.fill,
+            price=price,
+            at_ms=at_ms,
+            costs=costs,
+        )
+        self._keep(key, Lane(at_ms, position, step.exposure, (*still_open, step)))
+        self._positions[record.symbol] = position
+        earned = sum([each.reward for each in settled]) if settled else None
+        paid = sum([each.cost for each in settled]) if settled else None
+        self._count_action(entry_id, len(settled), reward=earned or 0.0, cost=paid or 0.0)
+        decided = _Decided(position, step.exposure, explored, unit * step.change, earned, paid)
+        return self._decision(record, price, decided)
+
+    def reject(self, entry_id: str, record: PredictionRecord | None) -> None:
+        """Steps over an entry that cannot be applied; its lane begins anew, flat, since what it held cannot be paid.
+
+        Without that, one wrong price that ruined a step would fail every later entry of the lane.
+        """
+        if record is not None:
+            self._lanes.pop(record.lane, None)
+        self.last_applied_id = entry_id
+
+    def checkpoint(self) -> Checkpoint:
+        """Everything, as of the last applied entry: a copy, which is checked where it is read from disk."""
+        return Checkpoint.model_construct(
+            agent_id=self.agent_id,
+            mode=self.mode,
+            model_id=self.model_id,
+            costs=self._costs,
+            lanes=dict(self._lanes),
+            positions=dict(self._positions),
+            counters=self.counters,
+            last_applied_id=self._last_applied_id,
+            saved_at=utc_now(),
+            **self._knowledge(),
+        )
+
+    def _continue(self, checkpoint: Checkpoint) -> None:
+        """Stands where the checkpoint was taken."""
+        self.counters = checkpoint.counters
+        self._lanes = dict(checkpoint.lanes)
+        self._positions = dict(checkpoint.positions)
+        self.last_applied_id = checkpoint.last_applied_id
+
+    def _costs_at(self, record: PredictionRecord) -> Costs:
+        if self._costs is None and record.metadata.costs is not None:
+            return record.metadata.costs
+        symbol = record.symbol
+        if symbol not in self._resolved:
+            resolved = resolved_costs(symbol, self._costs)
+            self._resolved[symbol] = Costs.model_validate(resolved.model_dump(exclude={"by_session"}))
+        return self._resolved[symbol]
+
+    def _keep(self, key: str, lane: Lane) -> None:
+        is_new = self._lanes.pop(key, None) is None
+        self._lanes[key] = lane  # the newest last
+        if is_new and len(self._lanes) > MAX_REPLAY_LANES:
+            replays = [each for each in self._lanes if not each.startswith("live|")]
+            for each in replays[: max(0, len(replays) - MAX_REPLAY_LANES)]:
+                del self._lanes[each]
+
+    def _count_one(
+        self,
+        entry_id: str,
+        *,
+        num_observed: int = 0,
+        num_late: int = 0,
+        num_repeated: int = 0,
+        num_out_of_order: int = 0,
+    ) -> None:
+        old = self.counters
+        self.counters = replace(
+            old,
+            num_applied=old.num_applied + 1,
+            num_observed=old.num_observed + num_observed,
+            num_late=old.num_late + num_late,
+            num_repeated=old.num_repeated + num_repeated,
+            num_out_of_order=old.num_out_of_order + num_out_of_order,
+        )
+        self.last_applied_id = entry_id
+
+    def _count_action(self, entry_id: str, num_settled: int, *, reward: float, cost: float) -> None:
+        old = self.counters
+        self.counters = Counters(
+            num_applied=old.num_applied + 1,
+            num_actions=old.num_actions + 1,
+            num_observed=old.num_observed,
+            num_late=old.num_late,
+            num_repeated=old.num_repeated,
+            num_out_of_order=old.num_out_of_order,
+            num_settled=old.num_settled + num_settled,
+            cumulative_reward=old.cumulative_reward + reward,
+            cumulative_cost=old.cumulative_cost + cost,
+        )
+        self.last_applied_id = entry_id
+
+    def _decision(self, record: PredictionRecord, price: float, decided: "_Decided") -> Decision:
+        trades = self.mode == "frozen"
+        return Decision.model_construct(
+            agent_id=self.agent_id,
+            prediction_id=record.prediction_id,
+            model_id=record.model_id,
+            version=record.version,
+            symbol=record.symbol,
+            lane=record.lane,
+            as_of=record.as_of,
+            valid_until=record.valid_until,
+            price=price,
+            action=_ACTION_NAMES[decided.position],
+            position=decided.position,
+            size=decided.exposure if trades else 0.0,
+            mode="frozen" if trades else "shadow",
+            explored=decided.explored,
+            expected_cost=decided.expected_cost,
+            reward=decided.reward,
+            cost=decided.cost,
+            cumulative_reward=self.counters.cumulative_reward,
+            exploration_rate=self.exploration_rate,
+        )
+
+
+class _Decided(NamedTuple):
+    """What came out of one record, before it is worded."""
+
+    position: int
+    exposure: float
+    explored: bool
+    expected_cost: float
+    reward: float | None
+    cost: float | None
+
+
+def says_nothing(record: PredictionRecord) -> bool:
+    """Whether the model abstained."""
+    return record.status == "abstain" or record.prediction is None
+
+
+def _id_order(entry_id: str) -> tuple[int, int]:
+    milliseconds, _, sequence = entry_id.partition("-")
+    return int(milliseconds), int(sequence)

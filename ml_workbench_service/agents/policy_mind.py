@@ -1,0 +1,78 @@
+"""`PolicyMind`: executes a deployed reinforcement-learning model on the stream: it learns nothing, it holds positions.
+
+A record of such a model says which position follows for one who holds -1, 0 and 1 (`metadata.actions_by_position`). The
+agent takes the one of the position that it holds itself in the record's lane, whatever position the caller of /predict
+named. So over consecutive bars it does what the card's backtest of the same version did, and earns the same; unlike the
+backtest it does not close at a gap in the bars, where it holds on and settles at the next bar.
+
+It fails where records carry no such actions, as those of other models: they are counted as observed.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.agents.lanes import Settlement
+from ml_workbench_service.agents.mind import Mind, says_nothing
+from ml_workbench_service.contracts.agents import AgentFamily, AgentMode
+from ml_workbench_service.contracts.market import Costs
+from ml_workbench_service.contracts.prediction import PredictionRecord
+
+
+class PolicyMind(Mind):
+    """One deployed policy's hand.
+
+    Args:
+        agent_id, costs: as every mind's.
+        family: of the model.
+        model_id: whose predictions it acts on.
+        mode: `shadow` or `frozen`.
+    """
+
+    def __init__(
+        self,
+        agent_id: str,
+        *,
+        family: AgentFamily,
+        model_id: str,
+        mode: AgentMode = "shadow",
+        costs: Costs | None = None,
+    ) -> None:
+        super().__init__(agent_id, mode=mode, model_id=model_id, costs=costs)
+        self.family = family
+
+    @property
+    def exploration_rate(self) -> float:
+        """It explores nothing."""
+        return 0.0
+
+    def _acts_on(self, record: PredictionRecord) -> bool:
+        return super()._acts_on(record) and (record.metadata.actions_by_position is not None or says_nothing(record))
+
+    def _state(self, record: PredictionRecord, position: int) -> int:
+        return 0
+
+    def _learn(self, settled: Sequence[Settlement]) -> None:
+        pass
+
+    def _choose(self, record: PredictionRecord, state: int, held: int) -> tuple[int, bool]:
+        actions = record.metadata.actions_by_position
+        assert actions is not None, "only records with actions are acted on"
+        return actions[held + 1], False
+
+    def _knowledge(self) -> dict[str, Any]:
+        return {"family": self.family}
+
+    @classmethod
+    def restored(cls, checkpoint: Checkpoint) -> "PolicyMind":
+        """The mind that continues exactly where the checkpoint was taken."""
+        assert checkpoint.model_id is not None, "a policy's agent is bound to its model"
+        mind = cls(
+            checkpoint.agent_id,
+            family=checkpoint.family,
+            model_id=checkpoint.model_id,
+            mode=checkpoint.mode,
+            costs=checkpoint.costs,
+        )
+        mind._continue(checkpoint)
+        return mind

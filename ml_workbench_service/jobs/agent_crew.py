@@ -1,0 +1,218 @@
+"""`AgentCrew`: the agents' processes: one for each agent, or one for each agent and shard of the prediction queue.
+
+Agents start and stop with the service; each is wanted running or stopped (`agent.json`), and every wanted one starts
+again with the service. An agent that is stopped by a request gives its consumer group up, so that the queue keeps
+nothing for it any more; one that ends with the service keeps it, and finds what came in between.
+"""
+
+import asyncio
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from common_lib.exceptions import AgentNotFoundError, ConflictError
+from ml_workbench_service.agents.definition import Beginning, read_definition, write_definition
+from ml_workbench_service.agents.state import (
+    PROCESS_FILE,
+    agent_folder,
+    agent_folders,
+    agent_group,
+    known_definition,
+    shard_folder,
+)
+from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, QLearningHyperparameters
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.jobs.attendant import Attendant
+from ml_workbench_service.processes import end_leftover
+
+MOST_PROCESSES = 16
+"""A process takes some 80 MiB and half a second of a processor to start; and the queue keeps an entry until every
+group is done with it, so that each agent more is one more that can hold it up."""
+MOST_AGENTS = 200
+"""Folders are read to list the agents; none is ever removed by the service, for it holds what an agent has learnt."""
+LONGEST_STEM = 56
+
+GroupChange = Callable[[str], object]
+
+
+class AgentCrew:
+    """Starts agents, keeps their processes running, stops them. Its methods belong to one event loop.
+
+    Args:
+        state_dir: agents' folders lie in `agents/` of it.
+        environment: of the processes.
+        num_shards: streams of the prediction queue.
+        make_group: makes a consumer group on every stream of the queue, where it is missing.
+        give_up_group: removes one from every stream; what only that group needed is released.
+        most_processes: of all agents together.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path,
+        environment: Mapping[str, str],
+        *,
+        num_shards: int = 1,
+        make_group: GroupChange | None = None,
+        give_up_group: GroupChange | None = None,
+        most_processes: int = MOST_PROCESSES,
+    ) -> None:
+        self._state_dir = state_dir
+        self._environment = dict(environment)
+        self._num_shards = num_shards
+        self._make_group = make_group
+        self._give_up_group = give_up_group
+        self._most_processes = most_processes
+        self._attendants: dict[str, list[Attendant]] = {}
+        self._changing = asyncio.Lock()
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Agents that shall run, in the order in which they were started."""
+        return tuple(self._attendants)
+
+    async def start(self, *, autostart: bool) -> None:
+        """Ends what a killed predecessor left running, and starts every agent that is wanted.
+
+        Args:
+            autostart: whether `default` is wanted where nobody has said otherwise.
+        """
+        wanted = await asyncio.to_thread(self._found, autostart=autostart)
+        async with self._changing:
+            for agent_id in wanted:
+                await self._begin(agent_id)
+
+    async def stop(self) -> None:
+        """Ends every process; the agents stay wanted and keep their groups."""
+        async with self._changing:
+            everyone = [each for attendants in self._attendants.values() for each in attendants]
+            self._attendants.clear()
+            await asyncio.gather(*(each.stop() for each in everyone))
+
+    async def hire(self, definition: AgentDefinition, beginning: Beginning | None, *, is_named: bool) -> str:
+        """Writes a new agent's definition and starts it; its id.
+
+        Args:
+            definition: what it is to be.
+            beginning: the table it begins with.
+            is_named: whether it must have the definition's id; otherwise a number is added where that one is taken.
+
+        Raises:
+            ConflictError: the id is taken, or there are too many agents.
+            UnavailableError: the queue cannot be reached; nothing was made.
+        """
+        async with self._changing:
+            taken = {folder.name for folder in await asyncio.to_thread(agent_folders, self._state_dir)}
+            taken.update(self._attendants)
+            if is_named and definition.id in taken:
+                raise ConflictError(
+                    f"there is an agent {definition.id} already; choose another id, or start it with POST "
+                    f"/api/v1/agents/{definition.id}/start"
+                )
+            if len(taken) >= MOST_AGENTS:
+                raise ConflictError(
+                    f"there are {MOST_AGENTS} agents; move the folder of a stopped one that is of no more use out of "
+                    "agents/ in STATE_DIR"
+                )
+            self._check_room()
+            agent_id = definition.id if is_named else _free(definition.id, taken)
+            definition = definition.model_copy(update={"id": agent_id})
+            await self._change(self._make_group, agent_id)  # so that nothing predicted after the answer is missed
+            await asyncio.to_thread(write_definition, self._home(agent_id), definition, beginning)
+            await self._begin(agent_id)
+            return agent_id
+
+    async def resume(self, agent_id: str) -> None:
+        """Starts an agent that was stopped; nothing where it runs.
+
+        Raises:
+            AgentNotFoundError: there is none of that id.
+            ConflictError: there is no room for its processes.
+            UnavailableError: the queue cannot be reached; the agent stays stopped.
+        """
+        async with self._changing:
+            if agent_id in self._attendants:
+                return
+            definition = await asyncio.to_thread(known_definition, self._home(agent_id))
+            self._check_room()
+            await self._change(self._make_group, agent_id)
+            await self._want(definition, "running")
+            await self._begin(agent_id)
+
+    async def dismiss(self, agent_id: str) -> None:
+        """Stops an agent after its batch and gives its group up; again for one that is stopped changes nothing.
+
+        Raises:
+            AgentNotFoundError: there is none of that id.
+            UnavailableError: the agent is stopped, but its group could not be given up; calling again does.
+        """
+        async with self._changing:
+            await self._want(await asyncio.to_thread(self._definition, agent_id), "stopped")
+            attendants = self._attendants.pop(agent_id, [])
+            await asyncio.gather(*(each.stop() for each in attendants))
+            await self._change(self._give_up_group, agent_id)
+
+    def _found(self, *, autostart: bool) -> list[str]:
+        root = self._state_dir / "agents"
+        for record in (*root.glob("*/attendant.json"), *root.glob("*/shard*of*/attendant.json")):
+            end_leftover(record)
+        wanted = {DEFAULT_AGENT_ID: None} if autostart else {}
+        for folder in agent_folders(self._state_dir):
+            definition = read_definition(folder)
+            if definition is not None:
+                wanted[folder.name] = None
+                if definition.wanted == "stopped":
+                    del wanted[folder.name]
+        return list(wanted)
+
+    def _definition(self, agent_id: str) -> AgentDefinition:
+        try:
+            return known_definition(self._home(agent_id))
+        except AgentNotFoundError:
+            if agent_id not in self._attendants:
+                raise
+            # The autostarted agent, before its process has begun.
+            return AgentDefinition(id=agent_id, hyperparameters=QLearningHyperparameters(), created_at=utc_now())
+
+    async def _want(self, definition: AgentDefinition, wanted: str) -> None:
+        if definition.wanted != wanted:
+            changed = definition.model_copy(update={"wanted": wanted})
+            await asyncio.to_thread(write_definition, self._home(definition.id), changed)
+
+    async def _change(self, change: GroupChange | None, agent_id: str) -> None:
+        if change is not None:
+            await asyncio.to_thread(change, agent_group(agent_id))
+
+    async def _begin(self, agent_id: str) -> None:
+        attendants = []
+        for shard in range(self._num_shards):
+            folder = shard_folder(self._state_dir, agent_id, shard=shard, num_shards=self._num_shards)
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / PROCESS_FILE).unlink(missing_ok=True)  # of the process before, which has ended
+            command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", agent_id]
+            if self._num_shards > 1:
+                command += ["--shard", str(shard)]
+            name = f"agent {agent_id}" if self._num_shards == 1 else f"agent {agent_id}, shard {shard}"
+            attendants.append(Attendant(name, command, self._environment, folder / "attendant.json"))
+        self._attendants[agent_id] = attendants
+        for each in attendants:
+            await each.start()
+
+    def _check_room(self) -> None:
+        if (len(self._attendants) + 1) * self._num_shards > self._most_processes:
+            raise ConflictError(
+                f"the agents that run have {len(self._attendants) * self._num_shards} of at most "
+                f"{self._most_processes} processes; stop one first: POST /api/v1/agents/{{id}}/stop"
+            )
+
+    def _home(self, agent_id: str) -> Path:
+        return agent_folder(self._state_dir, agent_id)
+
+
+def _free(stem: str, taken: set[str]) -> str:
+    stem, number = stem[:LONGEST_STEM].rstrip(".-_"), 2
+    if stem not in taken:
+        return stem
+    while f"{stem}-{number}" in taken:
+        number += 1
+    return f"{stem}-{number}"

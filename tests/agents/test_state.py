@@ -1,0 +1,88 @@
+"""What is shown of an agent: of one process, of several shards together, before it has begun and after a stop."""
+
+import os
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from common_lib.exceptions import AgentNotFoundError
+from ml_workbench_service.agents.definition import write_definition
+from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.state import PROCESS_FILE, read_agent, read_agents, shard_folder
+from ml_workbench_service.contracts.agents import AgentDefinition, QLearningHyperparameters
+from ml_workbench_service.processes import ProcessRecord
+from tests.agents.test_learner import applied, series, week_of_hours
+
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
+SYMBOLS = ("EUR/USD", "GBP/USD", "AUD/USD")
+
+
+def definition(**changes: object) -> AgentDefinition:
+    body = {"id": "a", "hyperparameters": {"exploration_rate": 0.5}, "created_at": "2026-01-02T00:00:00Z", **changes}
+    return AgentDefinition.model_validate(body)
+
+
+def runs(folder: Path, *, ended: bool = False) -> None:
+    ProcessRecord.of(os.getpid()).model_copy(update={"ended": ended}).write(folder / PROCESS_FILE)
+
+
+def test_an_agent_is_shown_from_its_definition_before_its_process_has_begun(tmp_path: Path) -> None:
+    home = tmp_path / "agents" / "a"
+    with pytest.raises(AgentNotFoundError):
+        read_agent(home)
+    write_definition(home, definition())
+    agent = read_agent(home)
+    assert (agent.status, agent.wanted, agent.num_applied, agent.exploration_rate) == ("starting", "running", 0, 0.5)
+    assert (agent.created_at, agent.updated_at, agent.last_applied_id) == (NOW, None, None)
+    write_definition(home, definition(wanted="stopped"))
+    assert read_agent(home).status == "stopped"
+    assert [each.id for each in read_agents(tmp_path)] == ["a"]
+
+
+def test_shards_are_shown_as_one_agent(tmp_path: Path) -> None:
+    home = tmp_path / "agents" / "a"
+    write_definition(home, definition())
+    learners = []
+    for shard, symbol in enumerate(SYMBOLS):
+        learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.5, seed=shard))
+        applied(learner, series(week_of_hours()[: 20 + 5 * shard], seed=shard, symbol=symbol), first_id=100 - shard)
+        folder = shard_folder(tmp_path, "a", shard=shard, num_shards=len(SYMBOLS))
+        learner.checkpoint().save(folder)
+        runs(folder)
+        learners.append(learner)
+    agent = read_agent(home)
+    assert agent.num_processes == 3
+    assert agent.num_applied == 20 + 25 + 30
+    assert agent.num_settled == 19 + 24 + 29
+    assert agent.cumulative_reward == sum(each.counters.cumulative_reward for each in learners)
+    assert set(agent.positions) == set(SYMBOLS)
+    assert agent.last_applied_id == "127-0"
+    assert agent.exploration_rate == pytest.approx(sum(each.exploration_rate for each in learners) / 3)
+    assert agent.status == "running"
+    (shard_folder(tmp_path, "a", shard=1, num_shards=3) / PROCESS_FILE).write_text('{"pid": 1, "started_at": 1.0}')
+    assert read_agent(home).status == "failed", "one of its processes has died"
+
+
+def test_what_was_learnt_under_another_number_of_shards_is_not_shown(tmp_path: Path) -> None:
+    home = tmp_path / "agents" / "a"
+    old = Learner("a")
+    applied(old, series(week_of_hours(), seed=1))
+    old.checkpoint().save(shard_folder(tmp_path, "a", shard=0, num_shards=1))
+    new = Learner("a")
+    applied(new, series(week_of_hours()[:3], seed=1))
+    new.checkpoint().save(shard_folder(tmp_path, "a", shard=1, num_shards=2))
+    agent = read_agent(home)
+    assert (agent.num_applied, agent.num_processes) == (3, 1)
+
+
+def test_an_agent_that_was_stopped_is_stopped_even_if_it_had_to_be_killed(tmp_path: Path) -> None:
+    home = tmp_path / "agents" / "a"
+    write_definition(home, definition(wanted="stopped"))
+    Learner("a").checkpoint().save(home)
+    (home / PROCESS_FILE).write_text('{"pid": 1, "started_at": 1.0}')
+    assert read_agent(home).status == "stopped"
+    write_definition(home, definition())
+    assert read_agent(home).status == "failed"
+    runs(home)
+    assert read_agent(home).status == "running"

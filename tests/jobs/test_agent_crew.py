@@ -1,0 +1,187 @@
+"""The crew: several agents on one stream by their own groups, stopped and started, and there again with the service."""
+
+import asyncio
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common_lib.exceptions import AgentNotFoundError, ConflictError, UnavailableError
+from ml_workbench_service.agents.definition import define, read_definition
+from ml_workbench_service.agents.state import agent_folder, agent_group, read_agent, shard_folder
+from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.integrations.decision_stream import DecisionStream
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.jobs.agent_crew import AgentCrew
+from ml_workbench_service.processes import ProcessRecord
+from tests.prediction_records import prediction_record
+from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
+
+
+def definition(agent_id: str, **request: Any) -> AgentDefinition:
+    made, _ = define(AgentRequest.model_validate(request), agent_id=agent_id, created_at=utc_now())
+    return made
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 40
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        await asyncio.sleep(0.02)
+
+
+class Groups:
+    """What is asked of the queue; away while `is_away`."""
+
+    def __init__(self) -> None:
+        self.made: list[str] = []
+        self.given_up: list[str] = []
+        self.is_away = False
+
+    def make(self, group: str) -> None:
+        self._check()
+        self.made.append(group)
+
+    def give_up(self, group: str) -> None:
+        self._check()
+        self.given_up.append(group)
+
+    def _check(self) -> None:
+        if self.is_away:
+            raise UnavailableError("the queue is away")
+
+
+def crew_without_processes(state_dir: Path, groups: Groups, **options: Any) -> AgentCrew:
+    """Its processes end at once, for there is no Redis that they know of."""
+    environment = {**os.environ, "STATE_DIR": str(state_dir), "PYTHONPATH": "/nowhere"}
+    environment.pop("REDIS_URL", None)
+    return AgentCrew(state_dir, environment, make_group=groups.make, give_up_group=groups.give_up, **options)
+
+
+async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_ones_come_back(
+    tmp_path: Path, redis_server: RedisForTests, prediction_queue: RedisPredictionQueue
+) -> None:
+    environment = {
+        **os.environ,
+        "REDIS_URL": redis_server.url,
+        "STATE_DIR": str(tmp_path),
+        "LOG_DIR": str(tmp_path / "logs"),
+    }
+
+    def crew_of_a_service() -> AgentCrew:
+        return AgentCrew(tmp_path, environment, make_group=prediction_queue.create_group)
+
+    def all_applied(number: int, *agents: str) -> bool:
+        shown = [read_agent(agent_folder(tmp_path, agent)) for agent in agents]
+        return all(agent.status == "running" and agent.num_applied == number for agent in shown)
+
+    crew = crew_of_a_service()
+    await crew.start(autostart=False)
+    for agent_id, request in (("eager", {}), ("bound", {"model_id": "another"})):
+        assert await crew.hire(definition(agent_id, **request), None, is_named=True) == agent_id
+    assert crew.wanted == ("eager", "bound")
+    prediction_queue.publish([prediction_record(number) for number in range(20)])  # while their processes still start
+    await until(lambda: all_applied(20, "eager", "bound"))
+    eager, bound = (read_agent(agent_folder(tmp_path, agent)) for agent in ("eager", "bound"))
+    assert (eager.num_actions, bound.num_actions, bound.num_observed) == (20, 0, 20)
+    decisions = DecisionStream(redis_server.url)
+    assert {each.agent_id for each in decisions.read()} == {"eager"}
+    decisions.close()
+
+    await crew.dismiss("bound")
+    stopped = ProcessRecord.read(agent_folder(tmp_path, "bound") / "process.json")
+    assert stopped is not None
+    assert not stopped.is_alive
+    await crew.stop()
+    assert read_agent(agent_folder(tmp_path, "eager")).status == "stopped"
+
+    following = crew_of_a_service()
+    await following.start(autostart=False)
+    assert following.wanted == ("eager",)
+    prediction_queue.publish([prediction_record(number) for number in range(20, 30)])
+    await until(lambda: all_applied(30, "eager"))
+    agent = read_agent(agent_folder(tmp_path, "bound"))
+    assert (agent.status, agent.wanted, agent.num_applied) == ("stopped", "stopped", 20)
+    await following.stop()
+    by_group = {books.group: books for books in prediction_queue.books().groups}
+    assert set(by_group) == {agent_group("eager"), agent_group("bound")}
+    assert by_group[agent_group("eager")].acked == 30
+
+
+async def test_stopping_and_starting_are_idempotent_and_change_the_group(tmp_path: Path) -> None:
+    groups = Groups()
+    crew = crew_without_processes(tmp_path, groups)
+    await crew.start(autostart=True)
+    assert crew.wanted == ("default",)
+    await crew.dismiss("default")
+    await crew.dismiss("default")
+    assert (crew.wanted, groups.given_up) == ((), ["agent:default"] * 2)
+    found = read_definition(agent_folder(tmp_path, "default"))
+    assert found is not None
+    assert found.wanted == "stopped"
+    await crew.stop()
+
+    following = crew_without_processes(tmp_path, groups)
+    await following.start(autostart=True)
+    assert following.wanted == (), "whoever stopped it meant it"
+    for _ in range(2):
+        await following.resume("default")
+    assert (following.wanted, groups.made) == (("default",), ["agent:default"])
+    for change in (following.dismiss, following.resume):
+        with pytest.raises(AgentNotFoundError):
+            await change("absent")
+    await following.stop()
+
+
+async def test_ids_are_taken_once_and_derived_ones_get_a_number(tmp_path: Path) -> None:
+    crew = crew_without_processes(tmp_path, Groups())
+    await crew.start(autostart=True)
+    for taken in ("default", "mine"):
+        if taken == "mine":
+            await crew.hire(definition("mine"), None, is_named=True)
+        with pytest.raises(ConflictError, match="another id"):
+            await crew.hire(definition(taken), None, is_named=True)
+    ids = [await crew.hire(definition("q_learning-small"), None, is_named=False) for _ in range(3)]
+    assert ids == ["q_learning-small", "q_learning-small-2", "q_learning-small-3"]
+    long = "q_learning-" + "m" * 64
+    assert [len(await crew.hire(definition(long), None, is_named=False)) for _ in range(2)] == [56, 58]
+    await crew.stop()
+
+
+async def test_there_is_room_for_so_many_processes_and_no_more(tmp_path: Path) -> None:
+    crew = crew_without_processes(tmp_path, Groups(), num_shards=2, most_processes=4)
+    await crew.start(autostart=False)
+    for agent_id in ("one", "two"):
+        await crew.hire(definition(agent_id), None, is_named=True)
+    with pytest.raises(ConflictError, match="4 of at most 4 processes; stop one first"):
+        await crew.hire(definition("three"), None, is_named=True)
+    assert read_definition(agent_folder(tmp_path, "three")) is None
+    folders = [shard_folder(tmp_path, "one", shard=shard, num_shards=2) for shard in range(2)]
+    assert all((folder / "attendant.log").exists() for folder in folders)
+    await crew.dismiss("one")
+    await crew.hire(definition("three"), None, is_named=True)
+    with pytest.raises(ConflictError, match="stop one first"):
+        await crew.resume("one")
+    await crew.stop()
+
+
+async def test_while_the_queue_is_away_nothing_new_begins_and_a_stop_can_be_sent_again(tmp_path: Path) -> None:
+    groups = Groups()
+    crew = crew_without_processes(tmp_path, groups)
+    await crew.start(autostart=False)
+    await crew.hire(definition("mine"), None, is_named=True)
+    groups.is_away = True
+    with pytest.raises(UnavailableError):
+        await crew.hire(definition("other"), None, is_named=True)
+    with pytest.raises(UnavailableError):
+        await crew.dismiss("mine")
+    assert crew.wanted == ()
+    assert read_definition(agent_folder(tmp_path, "other")) is None
+    groups.is_away = False
+    await crew.dismiss("mine")
+    assert groups.given_up == ["agent:mine"]
+    await crew.stop()
