@@ -64,6 +64,7 @@ class Checkpoint(Contract):
     positions: dict[str, int]
     counters: Counters = Field(default_factory=Counters)
     last_applied_id: str | None
+    given_up: dict[str, str] = Field(default_factory=dict)  # entries passed over, not yet dead letters, with the reason
     term: int = 0
     stream_epoch: str = ""  # of the stream that `last_applied_id` belongs to
     saved_at: UtcDatetime

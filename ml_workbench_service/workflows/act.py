@@ -1,12 +1,12 @@
 """`act`: predictions in, decisions out, each stream entry applied exactly once.
 
-    take the lease → read the checkpoint → consume → apply each → write the decisions → dead-letter what failed
-    → save one checkpoint → acknowledge → consume …
+    take the lease → read the checkpoint → consume → apply each → write the decisions → have the checkpoint saved
+    → consume … and acknowledge, or dead-letter, what a saved checkpoint holds
 
 Why a crash at any point counts nothing twice and loses nothing:
     before the decisions      the checkpoint is old, the entries are still pending: they are applied again
     before the checkpoint     the same, with the same random state; the decisions stream knows what it has
-    before the acknowledgment the checkpoint holds the entries: they are acknowledged without effect
+    before the acknowledgment the checkpoint holds the entries: they are settled without effect
 The one exception is the queue's own: entries evicted at capacity while the agent was down are gone, and counted.
 
 Why two processes do no harm: one holds the lease, the other stands by. Reading, deciding and acknowledging ask for the
@@ -23,8 +23,10 @@ from functools import partial
 from pathlib import Path
 
 from common_lib.exceptions import LeaseLostError, PlatformError, UnavailableError
-from common_lib.logging import RL_LOGGER, correlated, log_events
+from common_lib.logging import correlated
 from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.agents.decision_log import log_decisions
+from ml_workbench_service.agents.keeper import MOST_UNSAVED, Keeper
 from ml_workbench_service.agents.mind import Mind
 from ml_workbench_service.agents.state import agent_group
 from ml_workbench_service.contracts.agents import Decision
@@ -38,12 +40,12 @@ BLOCK_MS = 500  # also how long a stop may take to be seen
 MAX_TRIES = 5
 RETRY_PAUSE_S = 0.01  # doubles with every try
 AWAY_PAUSE_S = 0.2
+DISK_PAUSE_S = 0.001
 LEASE_S = 3.0
 """A holder beats at least twice a second; six missed beats are no hiccup."""
 STAND_BY_PAUSE_S = 0.25
 
 log = logging.getLogger(__name__)
-rl_log = logging.getLogger(RL_LOGGER)
 
 
 def act(
@@ -113,6 +115,14 @@ class _Loop:
         self._lease: Lease | None = None
         self._epoch = ""
         self._mind: Mind | None = None
+        self._keeper: Keeper | None = None
+        self._given_up: dict[str, str] = {}
+
+    @property
+    def keeper(self) -> Keeper:
+        """What saves the mind; there is one while the lease is held."""
+        assert self._keeper is not None
+        return self._keeper
 
     @property
     def mind(self) -> Mind:
@@ -160,18 +170,31 @@ class _Loop:
         self._mind = open_mind()
         checkpoint = Checkpoint.load(self._folder)
         self._epoch = "" if checkpoint is None else checkpoint.stream_epoch
+        self._given_up = {} if checkpoint is None else dict(checkpoint.given_up)
         if not self._insist(self._meet_stream) or not self._insist(self._save):
             return
+        self._keeper = Keeper(self._folder)
+        try:
+            self._consume()
+        finally:
+            self._keeper.end()
+
+    def _consume(self) -> None:
         is_recovering = True
         while not self._stop.is_set():
             self._beat()
             batch: list[Delivery] = []
             # What a predecessor left pending goes one by one: an entry that ends the process is told from others.
-            if not self._insist(partial(self._read, batch, 1 if is_recovering else BATCH_SIZE)):
+            count = 1 if is_recovering else BATCH_SIZE
+            block_ms = 0 if self.keeper.num_unsaved else BLOCK_MS
+            if not self._insist(partial(self._read, batch, count=count, block_ms=block_ms)):
                 return
             is_recovering = is_recovering and bool(batch) and batch[0].num_deliveries > 1
-            if batch:
-                self._apply(batch)
+            if batch and not self._apply(batch):
+                return
+            if not self._settle(wait_for_all=is_recovering or self.keeper.num_unsaved > MOST_UNSAVED, idle=not batch):
+                return
+        self._settle(wait_for_all=True, idle=True)
 
     def give_back(self) -> None:
         """The orderly end: the next process need not wait."""
@@ -189,30 +212,45 @@ class _Loop:
             self.mind.last_applied_id = None
         self._epoch = epoch
 
-    def _read(self, into: list[Delivery], count: int) -> None:
-        into[:] = self._queue.consume(self._group, CONSUMER, count=count, block_ms=BLOCK_MS, lease=self._lease)
+    def _read(self, into: list[Delivery], *, count: int, block_ms: int) -> None:
+        into[:] = self._queue.consume(self._group, CONSUMER, count=count, block_ms=block_ms, lease=self._lease)
 
-    def _apply(self, batch: Sequence[Delivery]) -> None:
-        """One read batch, from the first entry to the acknowledgment."""
+    def _apply(self, batch: Sequence[Delivery]) -> bool:
+        """One read batch: applied, decided, on its way to the disk; False where the agent was stopped instead."""
         decided: list[tuple[str, Decision]] = []
-        failed: list[tuple[Delivery, str]] = []
         fresh = [delivery for delivery in batch if not self.mind.has_applied(delivery.entry_id)]
         if len(fresh) < len(batch):
-            log.warning("%d entries were applied before and are only acknowledged", len(batch) - len(fresh))
+            log.warning("%d entries were applied before and are only settled", len(batch) - len(fresh))
         for delivery in fresh:
             with correlated(delivery.correlation_id):
                 fault = self._apply_one(delivery, decided)
             if fault is not None:
                 self.mind.reject(delivery.entry_id, delivery.record)
-                failed.append((delivery, fault))
+                self._given_up[delivery.entry_id] = fault
         if not self._insist(partial(self._write, decided)):
-            return  # stopped while the queue was away: nothing is saved, the next start applies the batch again
-        for delivery, fault in failed:
-            if not self._insist(partial(self._dead_letter, delivery, fault)):
-                return
-        if fresh and not self._insist(self._save):
-            return
-        self._insist(partial(self._ack, batch))
+            return False  # stopped while the queue was away: the next start applies the batch again
+        self.keeper.keep(self._checkpoint(), batch)
+        return True
+
+    def _settle(self, *, wait_for_all: bool, idle: bool) -> bool:
+        """Acknowledges or dead-letters what is safe on disk; False where the agent was stopped before it was done.
+
+        With nothing to read it waits a moment for the disk, so that the last entries are not kept pending.
+        """
+        while True:
+            safe = self.keeper.take_safe(timeout_s=AWAY_PAUSE_S if wait_for_all else DISK_PAUSE_S if idle else 0.0)
+            for delivery in safe:
+                if delivery.entry_id in self._given_up:
+                    if not self._insist(partial(self._dead_letter, delivery)):
+                        return False
+                    del self._given_up[delivery.entry_id]
+            if safe and not self._insist(partial(self._ack, safe)):
+                return False
+            if not wait_for_all or not self.keeper.num_unsaved:
+                return True
+            self._beat()
+            if self._stop.is_set() and not safe:
+                return False  # the disk is full, and somebody wants us to end
 
     def _apply_one(self, delivery: Delivery, decided: list[tuple[str, Decision]]) -> str | None:
         """Applies one entry, with retries; returns why it failed for good, or None."""
@@ -246,15 +284,18 @@ class _Loop:
         num_new = self._decisions.write(
             self._agent_id, decided, stream=self._queue.stream, epoch=self._epoch, lease=self._lease
         )
-        _log_decisions([decision for _, decision in decided[len(decided) - num_new :]])
+        log_decisions([decision for _, decision in decided[len(decided) - num_new :]])
 
-    def _dead_letter(self, delivery: Delivery, fault: str) -> None:
-        self._queue.dead_letter(self._group, delivery, fault, lease=self._lease)
+    def _dead_letter(self, delivery: Delivery) -> None:
+        self._queue.dead_letter(self._group, delivery, self._given_up[delivery.entry_id], lease=self._lease)
+
+    def _checkpoint(self) -> Checkpoint:
+        assert self._lease is not None
+        named = {"term": self._lease.term, "stream_epoch": self._epoch, "given_up": dict(self._given_up)}
+        return self.mind.checkpoint().model_copy(update=named)
 
     def _save(self) -> None:
-        assert self._lease is not None
-        named = {"term": self._lease.term, "stream_epoch": self._epoch}
-        self.mind.checkpoint().model_copy(update=named).save(self._folder)
+        self._checkpoint().save(self._folder)
 
     def _ack(self, batch: Sequence[Delivery]) -> None:
         self._queue.ack(self._group, [delivery.entry_id for delivery in batch], lease=self._lease)
@@ -296,24 +337,3 @@ class _Loop:
         self._waits_for = what
         self._beat()
         self._stop.wait(AWAY_PAUSE_S)
-
-
-def _log_decisions(decisions: Sequence[Decision]) -> None:
-    if not rl_log.isEnabledFor(logging.INFO):
-        return
-    names = ("agent_id", "prediction_id", "lane", "position", "mode", "explored", "cost", "exploration_rate")
-    events = [
-        (
-            f"Action={each.action}, Reward={each.reward}, Cumulative Reward={each.cumulative_reward}",
-            each.agent_id,
-            each.prediction_id,
-            each.lane,
-            each.position,
-            each.mode,
-            each.explored,
-            each.cost,
-            round(each.exploration_rate, 6),
-        )
-        for each in decisions
-    ]
-    log_events(rl_log, logging.INFO, names, events)
