@@ -279,6 +279,8 @@ def test_a_learning_agent_only_recommends_and_a_frozen_one_trades() -> None:
     table = frozen.table.values_SA.copy()
     applied(frozen, [prediction_record(n) for n in range(1, 9)])
     assert np.array_equal(frozen.table.values_SA, table), "a frozen agent learned"
+    (decision,) = applied(_always_long(), [prediction_record(0, source="replay:job")])
+    assert (decision.mode, decision.size, decision.position) == ("shadow", 0.0, 1), "nobody trades on a replay"
     shadow = Learner("a", mode="shadow")
     shadow.table.values_SA[:, 2] = 1.0
     (decision,) = applied(shadow, [prediction_record(0)])
