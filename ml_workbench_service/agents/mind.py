@@ -32,7 +32,8 @@ class Mind(ABC):
     """One agent's mind: lanes, positions, counters and the last applied entry; a subclass says what it chooses.
 
     Modes: `learn` explores and learns, and only recommends (its decisions say `shadow`, size 0); `frozen` takes the
-    best known action and its decisions are for trading; `shadow` is a frozen agent that is only watched (size 0).
+    best known action and its decisions are for trading, those on replays excepted; `shadow` is a frozen agent that is
+    only watched (size 0).
 
     Args:
         agent_id: its name, in decisions and in its group's name.
@@ -223,7 +224,7 @@ class Mind(ABC):
         self.last_applied_id = entry_id
 
     def _decision(self, record: PredictionRecord, price: float, decided: "_Decided") -> Decision:
-        trades = self.mode == "frozen"
+        trades = self.mode == "frozen" and record.source == "live"  # a replay is history
         return Decision.model_construct(
             agent_id=self.agent_id,
             prediction_id=record.prediction_id,

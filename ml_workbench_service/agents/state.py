@@ -99,7 +99,8 @@ def read_agent(folder: Path) -> Agent:
     is_defined = (folder / DEFINITION_FILE).exists()
     checkpoints = [checkpoint for _, checkpoint in processes]
     folders = [place for place, _ in processes] or [folder]
-    started = definition.hyperparameters.exploration_rate if definition.hyperparameters else 0.0
+    explores = definition.hyperparameters if definition.mode == "learn" else None
+    started = 0.0 if explores is None else explores.exploration_rate
     ids = [each.last_applied_id for each in checkpoints if each.last_applied_id is not None]
     return Agent(
         id=definition.id,

@@ -147,5 +147,8 @@ def _checked(body: ReplayRequest, service: Service) -> tuple[str, list[str]]:
     if len(set(symbols)) != len(symbols):
         raise DataValidationError.at("body.symbols", "a symbol stands twice; list each once")
     if not any(agent.status == "running" for agent in read_agents(service.workbench.state_dir)):
-        raise NoConsumerError("no agent is running to consume the replay; start the service with AGENT_AUTOSTART=true")
+        raise NoConsumerError(
+            "no agent is running to consume the replay; start one with POST /api/v1/agents, or the service with "
+            "AGENT_AUTOSTART=true"
+        )
     return card.version, symbols

@@ -26,7 +26,7 @@ from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.processes import end_leftover
 
 MOST_PROCESSES = 16
-"""A process takes some 80 MiB and half a second of a processor to start; and the queue keeps an entry until every
+"""A process takes some 75 MiB and half a second of a processor to start; and the queue keeps an entry until every
 group is done with it, so that each agent more is one more that can hold it up."""
 MOST_AGENTS = 200
 """Folders are read to list the agents; none is ever removed by the service, for it holds what an agent has learnt."""

@@ -20,7 +20,7 @@ from ml_workbench_service.agents.definition import (
 from ml_workbench_service.agents.learner import Learner
 from ml_workbench_service.agents.policy_mind import PolicyMind
 from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest, QLearningHyperparameters
-from tests.agents.test_learner import applied, series, week_of_hours
+from tests.agents.weeks import applied, series, week_of_hours
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 

@@ -1,85 +1,19 @@
 """The learner: rewards and costs against a straightforward computation from prices, and what counts as what."""
 
 import itertools
-import json
 import math
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.learner import Learner
 from ml_workbench_service.agents.mind import MAX_REPLAY_LANES
-from ml_workbench_service.contracts.agents import Decision, QLearningHyperparameters, RewardSettings
-from ml_workbench_service.contracts.market import Costs
-from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.contracts.agents import QLearningHyperparameters, RewardSettings
+from tests.agents.weeks import COSTS, always_long, applied, expected_steps, nights, series, week_of_hours
 from tests.prediction_records import prediction_record
-
-COSTS = Costs(spread_pips=1.2, commission_bp=0.4, slippage_bp=0.3, swap_long_pips=0.7, swap_short_pips=0.3)
-NEW_YORK = ZoneInfo("America/New_York")
-
-
-def nights(start: datetime, end: datetime) -> int:
-    """Minute by minute: 17:00 New York from Monday to Friday, Wednesday three times."""
-    days = 0
-    moment = start
-    while moment < end:
-        moment += timedelta(minutes=15)
-        local = moment.astimezone(NEW_YORK)
-        if (local.hour, local.minute) == (17, 0) and local.weekday() < 5:
-            days += 3 if local.weekday() == 2 else 1
-    return days
-
-
-def week_of_hours() -> list[datetime]:
-    """Every open hour from Tuesday to the next Tuesday: a Wednesday roll and a weekend lie inside."""
-    hours = [datetime(2025, 3, 4, tzinfo=UTC) + timedelta(hours=hour) for hour in range(7 * 24)]
-    closed_from, closed_to = datetime(2025, 3, 7, 22, tzinfo=UTC), datetime(2025, 3, 9, 21, tzinfo=UTC)
-    return [hour for hour in hours if not closed_from < hour <= closed_to]
-
-
-def series(times: list[datetime], *, seed: int, **changes: Any) -> list[PredictionRecord]:
-    """Records with a random price path and random forecasts, and an abstention now and then."""
-    rng = np.random.default_rng(seed)
-    prices = 1.1 * np.exp(np.cumsum(rng.normal(0, 0.001, len(times))))
-    forecasts = rng.normal(0, 0.0002, len(times))
-    abstains = rng.random(len(times)) < 0.05
-    records = []
-    for number, time in enumerate(times):
-        abstention = {"status": "abstain", "prediction": None, "abstain_reasons": ("novel_input",)}
-        body = {"prediction": float(forecasts[number])} | (abstention if abstains[number] else {}) | changes
-        records.append(prediction_record(number, as_of=time, price=float(prices[number]), **body))
-    return records
-
-
-def applied(learner: Learner, records: list[PredictionRecord], *, first_id: int = 1) -> list[Decision]:
-    decisions = [learner.apply(f"{first_id + number}-0", record) for number, record in enumerate(records)]
-    return [decision for decision in decisions if decision is not None]
-
-
-def expected_steps(
-    decisions: list[Decision], *, pip: float, fill: str, scaling: list[float]
-) -> list[tuple[float, float] | None]:
-    """Reward and cost that each bar settles, from the decisions' positions, times and prices alone."""
-    delay = 0 if fill == "next_open" else 1
-    results: list[tuple[float, float] | None] = []
-    for bar in range(len(decisions)):
-        chosen = bar - 1 - delay
-        if chosen < 0:
-            results.append(None)
-            continue
-        start, end = decisions[bar - 1], decisions[bar]
-        size = decisions[chosen].position * scaling[chosen]
-        before = decisions[chosen - 1].position * scaling[chosen - 1] if chosen > 0 else 0.0
-        cost = (1.2 * pip / 2 / start.price + 0.7e-4) * abs(size - before)
-        swap = abs(size) * nights(start.as_of, end.as_of) * (0.7 if size > 0 else 0.3) * pip / start.price
-        results.append((math.log(1 + size * (end.price / start.price - 1) - cost - swap), cost + swap))
-    return results
 
 
 @pytest.mark.parametrize(("fill", "scaling"), [("next_open", 1.0), ("next_close", 1.0), ("next_open", 0.25)])
@@ -107,7 +41,7 @@ def test_rewards_and_costs_are_those_of_the_prices_over_a_week_with_its_triple_s
 
 
 def test_a_position_held_over_the_weekend_earns_the_gap_and_pays_fridays_roll() -> None:
-    learner = _always_long()
+    learner = always_long()
     friday, sunday = datetime(2025, 3, 7, 21, tzinfo=UTC), datetime(2025, 3, 9, 22, tzinfo=UTC)
     records = [prediction_record(0, as_of=friday, price=150.0, symbol="USD/JPY")]
     records.append(prediction_record(1, as_of=sunday, price=151.0, symbol="USD/JPY"))
@@ -118,7 +52,7 @@ def test_a_position_held_over_the_weekend_earns_the_gap_and_pays_fridays_roll() 
 
 
 def test_a_changed_scaling_factor_pays_for_the_difference_alone() -> None:
-    learner = _always_long()
+    learner = always_long()
     scaling = [1.0, 0.5, 0.5, 0.0]
     records = [prediction_record(n, scaling_factor=factor) for n, factor in enumerate([*scaling, 0.0])]
     decisions = applied(learner, records)
@@ -133,9 +67,9 @@ def test_lanes_do_not_mix() -> None:
     separate.append(series(times, seed=4, source="replay:job"))
     greedy = {"hyperparameters": QLearningHyperparameters(exploration_rate=0.0), "costs": COSTS}
     mixed = [record for records in zip(*separate, strict=True) for record in records]
-    together = applied(_always_long(**greedy), mixed)
+    together = applied(always_long(**greedy), mixed)
     for records in separate:
-        alone = applied(_always_long(**greedy), records)
+        alone = applied(always_long(**greedy), records)
         lane = [decision for decision in together if decision.lane == records[0].lane]
         assert [d.reward for d in lane] == [d.reward for d in alone]
 
@@ -178,7 +112,7 @@ def test_late_and_repeated_bars_change_nothing_but_their_counters() -> None:
 
 def test_friday_to_monday_is_one_bar_with_the_gap_and_one_night() -> None:
     friday, monday = datetime(2025, 3, 7, 15, tzinfo=UTC), datetime(2025, 3, 10, 15, tzinfo=UTC)
-    over, within = _always_long(), _always_long()
+    over, within = always_long(), always_long()
     rows = [
         (over, friday, monday),
         (within, datetime(2025, 3, 5, 15, tzinfo=UTC), datetime(2025, 3, 5, 16, tzinfo=UTC)),
@@ -205,7 +139,7 @@ def test_an_agent_bound_to_a_model_observes_the_others() -> None:
 
 def test_a_decision_says_what_it_answers_what_it_would_cost_and_until_when_it_holds() -> None:
     record = prediction_record(0, scaling_factor=0.5, version="1.2.0", version_id="1.2.0")
-    first, second = applied(_always_long(), [record, prediction_record(1, scaling_factor=0.5)])
+    first, second = applied(always_long(), [record, prediction_record(1, scaling_factor=0.5)])
     assert (first.model_id, first.version, first.symbol) == ("model", "1.2.0", "EUR/USD")
     assert (first.prediction_id, first.as_of, first.valid_until) == (
         record.prediction_id,
@@ -233,36 +167,8 @@ def test_risk_aversion_shapes_what_is_learnt_and_not_what_is_reported() -> None:
     assert averse.table.values_SA[state, 2] == pytest.approx(earned - 150 * earned**2, abs=1e-16)
 
 
-def test_a_checkpoint_of_the_first_format_goes_on(tmp_path: Path) -> None:
-    records = series(week_of_hours(), seed=8)
-    learner, whole = Learner("a"), Learner("a")
-    applied(learner, records[:50])
-    plain = json.loads(learner.checkpoint().model_dump_json())
-    for name in ("family", "model_id", "reward"):
-        del plain[name]
-    for name in ("num_repeated", "num_out_of_order"):
-        del plain["counters"][name]
-    (tmp_path / "checkpoint.json").write_text(json.dumps(plain | {"format": 1}))
-    loaded = Checkpoint.load(tmp_path)
-    assert loaded is not None
-    continued = Learner.restored(loaded)
-    assert applied(continued, records[50:], first_id=51) == applied(whole, records)[50:]
-
-
-def test_a_checkpoint_is_checked_when_it_is_read(tmp_path: Path) -> None:
-    learner = Learner("a")
-    applied(learner, [prediction_record(0)])
-    plain = json.loads(learner.checkpoint().model_dump_json())
-    lane = next(iter(plain["lanes"].values()))
-    for broken in ({"steps": [{**lane["steps"][0], "exposure": "much"}]}, {"position": None}, {"unknown": 1}):
-        changed = {**plain, "lanes": {"live|model|EUR/USD|1h": {**lane, **broken}}}
-        (tmp_path / "checkpoint.json").write_text(json.dumps(changed))
-        with pytest.raises(DataValidationError, match="1 faults"):
-            Checkpoint.load(tmp_path)
-
-
 def test_an_abstention_goes_flat_and_pays_for_it() -> None:
-    learner = _always_long()
+    learner = always_long()
     abstention = {"status": "abstain", "prediction": None, "abstain_reasons": ("novel_input",)}
     decisions = applied(learner, [prediction_record(0), prediction_record(1, **abstention), prediction_record(2)])
     assert [(d.action, d.position, d.explored) for d in decisions][:2] == [("long", 1, False), ("flat", 0, False)]
@@ -273,12 +179,14 @@ def test_a_learning_agent_only_recommends_and_a_frozen_one_trades() -> None:
     learning = applied(Learner("a"), [prediction_record(n) for n in range(50)])
     assert {(d.mode, d.size) for d in learning} == {("shadow", 0.0)}
     assert any(d.explored for d in learning)
-    frozen = _always_long()
+    frozen = always_long()
     (decision,) = applied(frozen, [prediction_record(0, scaling_factor=0.5)])
     assert (decision.mode, decision.size, decision.explored) == ("frozen", 0.5, False)
     table = frozen.table.values_SA.copy()
     applied(frozen, [prediction_record(n) for n in range(1, 9)])
     assert np.array_equal(frozen.table.values_SA, table), "a frozen agent learned"
+    (decision,) = applied(always_long(), [prediction_record(0, source="replay:job")])
+    assert (decision.mode, decision.size, decision.position) == ("shadow", 0.0, 1), "nobody trades on a replay"
     shadow = Learner("a", mode="shadow")
     shadow.table.values_SA[:, 2] = 1.0
     (decision,) = applied(shadow, [prediction_record(0)])
@@ -340,31 +248,6 @@ def test_missing_volatility_falls_back_to_the_interval_and_then_to_no_opinion() 
     assert blind == state(prediction=0.0, interval=None)
 
 
-def test_a_checkpoint_continues_to_the_bit(tmp_path: Path) -> None:
-    records = series(week_of_hours(), seed=6) + series(week_of_hours(), seed=7, symbol="GBP/USD")
-    whole = Learner("a")
-    expected = applied(whole, records)
-    broken = Learner("a")
-    decisions: list[Decision] = []
-    for start in range(0, len(records), 37):
-        decisions += applied(broken, records[start : start + 37], first_id=1 + start)
-        broken.checkpoint().save(tmp_path)
-        loaded = Checkpoint.load(tmp_path)
-        assert loaded is not None
-        broken = Learner.restored(loaded)
-    assert decisions == expected
-    assert broken.checkpoint().model_copy(update={"saved_at": None}) == whole.checkpoint().model_copy(
-        update={"saved_at": None}
-    )
-
-
-def test_an_unreadable_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
-    assert Checkpoint.load(tmp_path) is None
-    (tmp_path / "checkpoint.json").write_text('{"format": 2}')
-    with pytest.raises(DataValidationError, match="move"):
-        Checkpoint.load(tmp_path)
-
-
 def test_replay_lanes_are_bounded_and_live_ones_stay() -> None:
     learner = Learner("a")
     learner.apply("1-0", prediction_record(0))
@@ -374,9 +257,3 @@ def test_replay_lanes_are_bounded_and_live_ones_stay() -> None:
     assert len(lanes) == MAX_REPLAY_LANES + 1
     assert prediction_record(0).lane in lanes
     assert "replay:0|model|EUR/USD|1h" not in lanes
-
-
-def _always_long(**changes: Any) -> Learner:
-    learner = Learner("a", mode="frozen", **({"costs": COSTS} | changes))
-    learner.table.values_SA[:, 2] = 1.0
-    return learner

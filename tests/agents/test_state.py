@@ -12,7 +12,7 @@ from ml_workbench_service.agents.learner import Learner
 from ml_workbench_service.agents.state import PROCESS_FILE, read_agent, read_agents, shard_folder
 from ml_workbench_service.contracts.agents import AgentDefinition, QLearningHyperparameters
 from ml_workbench_service.processes import ProcessRecord
-from tests.agents.test_learner import applied, series, week_of_hours
+from tests.agents.weeks import applied, series, week_of_hours
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)
 SYMBOLS = ("EUR/USD", "GBP/USD", "AUD/USD")

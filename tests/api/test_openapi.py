@@ -44,7 +44,10 @@ ROUTES = {
     "GET /api/v1/queue",
     "POST /api/v1/replays",
     "GET /api/v1/agents",
+    "POST /api/v1/agents",
     "GET /api/v1/agents/{agent_id}",
+    "POST /api/v1/agents/{agent_id}/start",
+    "POST /api/v1/agents/{agent_id}/stop",
 }
 
 
@@ -110,7 +113,7 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
 
 def test_every_body_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
-    assert len(with_body) == 6
+    assert len(with_body) == 7
     for name, operation in with_body.items():
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         found = examples(document, operation)
@@ -172,6 +175,8 @@ def test_whatever_is_sent_no_answer_is_a_fault_of_the_server(
         answer = case.call(base_url=service.url, timeout=30)
         for job in answer.headers.get("location", []) if answer.status_code == 202 else []:
             api.post(f"{job}/cancel").raise_for_status()
+        for agent in answer.headers.get("location", []) if answer.status_code == 201 else []:
+            api.post(f"{agent}/stop").raise_for_status()
         assert answer.status_code < 500, answer.text
         if answer.status_code >= 400:
             body = answer.json()

@@ -14,8 +14,9 @@ from ml_workbench_service.agents.definition import define, read_definition
 from ml_workbench_service.agents.state import agent_folder, agent_group, read_agent, shard_folder
 from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest
 from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.queue import Outgoing, shard_of
 from ml_workbench_service.integrations.decision_stream import DecisionStream
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
 from ml_workbench_service.jobs.agent_crew import AgentCrew
 from ml_workbench_service.processes import ProcessRecord
 from tests.prediction_records import prediction_record
@@ -110,6 +111,38 @@ async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_on
     by_group = {books.group: books for books in prediction_queue.books().groups}
     assert set(by_group) == {agent_group("eager"), agent_group("bound")}
     assert by_group[agent_group("eager")].acked == 30
+
+
+async def test_with_shards_an_agent_has_a_process_for_each_and_is_shown_as_one(
+    tmp_path: Path, redis_server: RedisForTests
+) -> None:
+    queue = ShardedQueue(redis_server.url, capacity=100, num_shards=2)
+    environment = {
+        **os.environ,
+        "REDIS_URL": redis_server.url,
+        "PREDICTION_QUEUE_SHARDS": "2",
+        "STATE_DIR": str(tmp_path),
+        "LOG_DIR": str(tmp_path / "logs"),
+    }
+    crew = AgentCrew(
+        tmp_path, environment, num_shards=2, make_group=queue.create_group, give_up_group=queue.remove_group
+    )
+    await crew.start(autostart=False)
+    await crew.hire(definition("mine"), None, is_named=True)
+    symbols = ("EUR/USD", "USD/JPY", "GBP/USD", "AUD/USD")
+    assert {shard_of(symbol, 2) for symbol in symbols} == {0, 1}
+    records = [prediction_record(number, symbol=symbol) for number in range(10) for symbol in symbols]
+    queue.enqueue([Outgoing(record, "", time.time()) for record in records])
+    home = agent_folder(tmp_path, "mine")
+    await until(lambda: (agent := read_agent(home)).num_applied == 40 and agent.status == "running")
+    agent = read_agent(home)
+    assert (agent.num_processes, agent.num_actions, agent.num_settled) == (2, 40, 36)
+    assert set(agent.positions) == set(symbols)
+    await crew.dismiss("mine")
+    assert read_agent(home).status == "stopped"
+    assert queue.books().groups == ()
+    await crew.stop()
+    queue.close()
 
 
 async def test_stopping_and_starting_are_idempotent_and_change_the_group(tmp_path: Path) -> None:
