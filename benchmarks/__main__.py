@@ -2,7 +2,20 @@
 
 import sys
 
-from benchmarks import agent_grid, environment, inference_latency, policies, q_learning, startup, sweep, training_speed
+from benchmarks import (
+    agent_grid,
+    environment,
+    inference_latency,
+    policies,
+    predict_overhead,
+    publishing,
+    q_learning,
+    queue_latency,
+    startup,
+    sweep,
+    training_speed,
+    year_replay,
+)
 
 ALL = {
     "startup": startup.main,
@@ -13,6 +26,10 @@ ALL = {
     "policies": policies.main,
     "agent_grid": agent_grid.main,
     "sweep": sweep.main,
+    "publishing": publishing.main,
+    "queue_latency": queue_latency.main,
+    "predict_overhead": predict_overhead.main,
+    "year_replay": year_replay.main,
 }
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from benchmarks.rounds import ROOT, Goal, Rounds, conclude, show
 NUM_ROUNDS = 5
 MOST_SECONDS = 60.0
 SETTLED_S = 1.0
+PROGRAM = ("-m", "ml_workbench_service.main")
 HEAVY = ("torch", "mlflow", "talib", "polars", "pandas", "currency_converter")
 NEVER = ("torch", "mlflow")
 
@@ -40,8 +41,10 @@ def free_port() -> int:
 
 
 @contextmanager
-def service(*flags: str, errors: Path) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
-    """The running service, its address, and when it was started."""
+def service(
+    *flags: str, errors: Path, program: tuple[str, ...] = PROGRAM, **variables: str
+) -> Iterator[tuple[subprocess.Popen[bytes], str, float]]:
+    """The running service, its address, and when it was started; `variables` are added to its environment."""
     port = free_port()
     with tempfile.TemporaryDirectory() as folder, errors.open("wb") as sink:
         environment = {
@@ -54,10 +57,11 @@ def service(*flags: str, errors: Path) -> Iterator[tuple[subprocess.Popen[bytes]
             "MODEL_REGISTRY_PATH": f"{folder}/registry",
             "FEATURE_STORE_URL": "embedded",
             "EXPERIMENT_TRACKING_URI": "embedded",
+            **variables,
         }
         begun = time.perf_counter()
         process = subprocess.Popen(
-            [sys.executable, *flags, "-m", "ml_workbench_service.main"],
+            [sys.executable, *flags, *program],
             cwd=folder,
             env=environment,
             stdout=subprocess.DEVNULL,

@@ -37,6 +37,7 @@ class Contestant:
 
     def __init__(self, python: Path, script: str) -> None:
         folder = Path(__file__).parent / "contestants"
+        WORKPLACE.mkdir(parents=True, exist_ok=True)
         self._errors = WORKPLACE / f"{script}.log"
         with self._errors.open("w", encoding="utf-8") as errors:
             self._process = subprocess.Popen(

@@ -23,6 +23,8 @@ FORKING = {
 SPAWNING = ("multiprocessing.get_context", "multiprocessing.connection", "multiprocessing.queues")
 WITH_SPAWN = {"get_context", "ProcessPoolExecutor"}
 NEVER = {"fork", "forkpty", "forkserver", "preexec_fn", "SubprocVecEnv"}
+NEVER_STARTED = ("benchmarks/contestants/manager_publishing.py", "multiprocessing.managers")
+"""The first seed's queue, rebuilt to be measured: its manager serves in a process begun by subprocess, never forked."""
 KEPT_OUT_OF_THE_API = {
     "torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "optuna", "gymnasium", "stable_baselines3",
     "numba", "sklearn", "skl2onnx", "onnx", "scipy",
@@ -181,7 +183,12 @@ def forks(module: ast.Module) -> Iterator[tuple[ast.AST, str]]:
 
 
 def test_no_process_is_forked() -> None:
-    assert [f"{path.relative_to(ROOT)} {name}" for path in files(*PROGRAMS) for _, name in forks(tree(path))] == []
+    file, module = NEVER_STARTED
+    found = {f"{path.relative_to(ROOT)} {name}" for path in files(*PROGRAMS) for _, name in forks(tree(path))}
+    assert found == {f"{file} {module}", f"{file} {module}.BaseManager"}
+    used = {last_name(node) for node in ast.walk(tree(ROOT / file))}
+    assert "get_server" in used
+    assert "start" not in used  # a manager that is started forks
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,16 @@
+"""The service on a machine that has no redis-server: it starts and predicts, and has no queue to publish to."""
+
+from common_lib.exceptions import UnavailableError
+from ml_workbench_service import embedded
+from ml_workbench_service.main import main
+
+
+def nowhere() -> None:
+    """There is none."""
+    raise UnavailableError("this contestant has no redis-server")
+
+
+embedded.find_redis_server = nowhere  # type: ignore[assignment]
+
+if __name__ == "__main__":
+    main()
