@@ -37,6 +37,9 @@ class ResilienceRequest(Contract):
     outbox_capacity: int = Field(default=10_000, ge=1, le=1_000_000, description="Records kept while Redis is away.")
     num_symbols: int = Field(default=4, ge=1, le=64)
     num_agents: int = Field(default=1, ge=1, le=4)
+    num_standbys: int = Field(default=0, ge=0, le=2, description="Further processes of each agent that stand by.")
+    num_shards: int = Field(default=1, ge=1, le=4, description="Streams; each agent has a process for each.")
+    ttl_s: Finite | None = Field(default=None, gt=0, le=3600, description="Entries that waited longer are expired.")
     fsync: Literal["always", "everysec"] = Field(
         default="always", description="Of the run's Redis. With `always`, acknowledged means on disk."
     )
@@ -136,6 +139,7 @@ class ResilienceReport(Contract):
     verdicts: tuple[Verdict, ...]
     num_offered: int
     num_acknowledged: int = Field(description="Records of which a producer was told that the queue has them.")
+    num_refused: int = Field(default=0, description="For want of room, by the policy `reject`.")
     num_outbox_dropped: int
     num_poison: int
     accounts: tuple[GroupAccount, ...]

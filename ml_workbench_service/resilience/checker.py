@@ -14,7 +14,7 @@ state_exact     an agent fed once with exactly these entries, in the stream's or
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.learner import Learner
@@ -22,29 +22,43 @@ from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import GroupBooks
 from ml_workbench_service.contracts.resilience import GroupAccount, Invariant, Verdict
-from ml_workbench_service.resilience.history import COUNTED, GroupHistory, ProducerHistory, ServerHistory
+from ml_workbench_service.resilience.history import (
+    COUNTED,
+    Entry,
+    GroupHistory,
+    GroupKey,
+    ProducerHistory,
+    ServerHistory,
+)
 from ml_workbench_service.resilience.synthetic import number_of, prediction_id
 
 MOST_EXAMPLES = 5
+NOT_LEARNT = {"saved_at", "term", "stream_epoch"}
+"""Fields of a checkpoint that say who wrote it and when."""
 
 
 @dataclass(frozen=True)
 class BooksSample:
-    """The queue's books at one moment."""
+    """The books of every stream at one moment."""
 
     at_s: float
     length: int
-    groups: tuple[GroupBooks, ...]
+    groups: Mapping[GroupKey, GroupBooks]
 
 
 @dataclass(frozen=True)
 class AgentEnd:
-    """One agent: its group, where it began and where it ended."""
+    """One agent on one stream: its group, where it began and where it ended."""
 
     agent_id: str
-    group: str
+    group: GroupKey
     begun: Checkpoint
     ended: Checkpoint | None
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.agent_id} on {self.group[0]}"
 
 
 @dataclass(frozen=True)
@@ -67,21 +81,24 @@ class Evidence:
     poison: frozenset[str] = frozenset()
     samples: Sequence[BooksSample] = ()
     last: BooksSample | None = None
-    decisions_of: Mapping[str, list[Decision]] = field(init=False)
 
-    def __post_init__(self) -> None:
-        found: dict[str, list[Decision]] = {agent.agent_id: [] for agent in self.agents}
-        for decided in self.server.decided:
-            found.setdefault(decided.decision.agent_id, []).append(decided.decision)
-        object.__setattr__(self, "decisions_of", found)
+    def group(self, agent: AgentEnd) -> GroupHistory:
+        """Its group's history; an empty one where it has none."""
+        return self.server.groups.get(agent.group, GroupHistory())
 
-    def group(self, name: str) -> GroupHistory:
-        """A group's history; an empty one where it has none."""
-        return self.server.groups.get(name, GroupHistory())
+    def entries_for(self, agent: AgentEnd) -> list[tuple[int, Entry]]:
+        """The entries of its stream, with their places."""
+        return [each for each in enumerate(self.server.entries) if each[1].stream == agent.group[0]]
 
-    def decided_by(self, agent_id: str) -> set[str]:
-        """Prediction ids that the agent decided on."""
-        return {each.prediction_id for each in self.decisions_of[agent_id]}
+    def decisions_of(self, agent: AgentEnd) -> list[Decision]:
+        """What it decided, in order; a decision that answers no entry of any stream belongs to every stream."""
+        stream_of = {entry.prediction_id: entry.stream for entry in self.server.entries}
+        return [
+            each.decision
+            for each in self.server.decided
+            if each.decision.agent_id == agent.agent_id
+            and stream_of.get(each.decision.prediction_id, agent.group[0]) == agent.group[0]
+        ]
 
 
 Look = Callable[[Evidence], Iterator[str | None]]
@@ -124,10 +141,12 @@ def accounts(evidence: Evidence) -> tuple[GroupAccount, ...]:
 
 
 def _account(evidence: Evidence, agent: AgentEnd) -> GroupAccount:
-    group, decided = evidence.group(agent.group), evidence.decided_by(agent.agent_id)
+    group = evidence.group(agent)
+    decided = {each.prediction_id for each in evidence.decisions_of(agent)}
+    entries = evidence.entries_for(agent)
     ends: Counter[str] = Counter()
     applied_then_evicted = 0
-    for place, entry in enumerate(evidence.server.entries):
+    for place, entry in entries:
         outcome = group.outcomes.get(place)
         if entry.prediction_id in decided:
             ends["applied"] += 1
@@ -136,8 +155,8 @@ def _account(evidence: Evidence, agent: AgentEnd) -> GroupAccount:
             ends["missing" if outcome in (None, "acked") else str(outcome)] += 1
     named = ("applied", "dropped_oldest", "expired", "dead_lettered", "flushed", "missing")
     return GroupAccount(
-        group=agent.group,
-        taken=len(evidence.server.entries),
+        group=agent.name,
+        taken=len(entries),
         applied_then_evicted=applied_then_evicted,
         **{name: ends[name] for name in named},
     )
@@ -152,22 +171,22 @@ def _nothing_lost(evidence: Evidence) -> Iterator[str | None]:
     for entry in evidence.server.entries:
         yield None if entry.is_as_offered else f"{entry.prediction_id} is not in the stream as it was offered"
     for agent in evidence.agents:
-        decided = evidence.decided_by(agent.agent_id)
-        outcomes = evidence.group(agent.group).outcomes
-        for place, entry in enumerate(evidence.server.entries):
+        decided = {each.prediction_id for each in evidence.decisions_of(agent)}
+        outcomes = evidence.group(agent).outcomes
+        for place, entry in evidence.entries_for(agent):
             outcome = outcomes.get(place)
             if entry.prediction_id in decided or outcome in ("dropped_oldest", "expired", "dead_lettered", "flushed"):
                 yield None
             else:
                 fate = outcome or "still open"
-                yield f"{entry.prediction_id} ({entry.entry_id}) was never applied for {agent.group}; it is {fate}"
+                yield f"{entry.prediction_id} ({entry.entry_id}) was never applied by {agent.name}; it is {fate}"
 
 
 def _applied_once(evidence: Evidence) -> Iterator[str | None]:
     for agent in evidence.agents:
-        decisions = Counter(each.prediction_id for each in evidence.decisions_of[agent.agent_id])
+        decisions = Counter(each.prediction_id for each in evidence.decisions_of(agent))
         for identifier, count in decisions.items():
-            yield None if count == 1 else f"{identifier} caused {count} decisions of {agent.agent_id}"
+            yield None if count == 1 else f"{identifier} caused {count} decisions of {agent.name}"
     entered = Counter(entry.prediction_id for entry in evidence.server.entries)
     for identifier, count in entered.items():
         yield None if count == 1 else f"{identifier} entered the stream {count} times"
@@ -176,8 +195,8 @@ def _applied_once(evidence: Evidence) -> Iterator[str | None]:
 def _order(evidence: Evidence) -> Iterator[str | None]:
     streams = {"the stream": [entry.prediction_id for entry in evidence.server.entries]}
     for agent in evidence.agents:
-        decisions = evidence.decisions_of[agent.agent_id]
-        streams[f"the decisions of {agent.agent_id}"] = [each.prediction_id for each in decisions]
+        decisions = evidence.decisions_of(agent)
+        streams[f"the decisions of {agent.name}"] = [each.prediction_id for each in decisions]
     for name, identifiers in streams.items():
         newest: dict[str, int] = {}
         for number in _numbers(identifiers):
@@ -193,22 +212,20 @@ def _numbers(identifiers: Iterable[str]) -> list[int]:
 
 def _books_balance(evidence: Evidence) -> Iterator[str | None]:
     for sample in [*evidence.samples, *([evidence.last] if evidence.last else [])]:
-        for books in sample.groups:
+        for books in sample.groups.values():
             yield None if books.balance == 0 else f"at {sample.at_s:.2f} s: {books.model_dump()}"
-    last = {books.group: books for books in evidence.last.groups} if evidence.last else {}
+    last = evidence.last.groups if evidence.last else {}
     for agent in evidence.agents:
-        history = evidence.group(agent.group)
+        history = evidence.group(agent)
         yield from history.faults
         found = last.get(agent.group)
         if found is None:
-            yield f"{agent.group} has no books at the end"
+            yield f"{agent.name} has no books at the end"
             continue
         counts = {outcome: history.count(outcome) for outcome in COUNTED} | {"enqueued": len(history.members)}
         for name, count in counts.items():
             said = getattr(found, name)
-            yield (
-                None if said == count else f"{agent.group}: {name} is {said} in the books, {count} in the server's log"
-            )
+            yield (None if said == count else f"{agent.name}: {name} is {said} in the books, {count} in the log")
 
 
 def _pending_empty(evidence: Evidence) -> Iterator[str | None]:
@@ -217,28 +234,27 @@ def _pending_empty(evidence: Evidence) -> Iterator[str | None]:
         return
     length = evidence.last.length
     yield None if length == 0 else f"{length} entries are left in the stream"
-    for books in evidence.last.groups:
+    for (stream, group), books in evidence.last.groups.items():
         is_empty = books.pending == 0 and books.undelivered == 0
-        yield (
-            None if is_empty else f"{books.group}: {books.pending} pending, {books.undelivered} undelivered at the end"
-        )
+        left = f"{books.pending} pending, {books.undelivered} undelivered"
+        yield None if is_empty else f"{group} on {stream}: {left} at the end"
 
 
 def _dead_letters(evidence: Evidence) -> Iterator[str | None]:
     for letter in evidence.server.dead_letters:
         is_poison = letter.prediction_id in evidence.poison
-        yield None if is_poison else f"{letter.prediction_id} is dead for {letter.group} and no poison: {letter.reason}"
-        yield None if letter.reason.strip() else f"{letter.prediction_id} is dead for {letter.group} without a reason"
+        yield None if is_poison else f"{letter.prediction_id} is dead and no poison: {letter.reason}"
+        yield None if letter.reason.strip() else f"{letter.prediction_id} is dead without a reason"
     for agent in evidence.agents:
-        outcomes = evidence.group(agent.group).outcomes
+        outcomes = evidence.group(agent).outcomes
         buried = Counter(each.prediction_id for each in evidence.server.dead_letters if each.group == agent.group)
-        for place, entry in enumerate(evidence.server.entries):
+        for place, entry in evidence.entries_for(agent):
             if entry.prediction_id not in evidence.poison:
                 continue
             wanted = 0 if outcomes.get(place) in ("dropped_oldest", "expired", "flushed") else 1
             count = buried[entry.prediction_id]
             yield (
-                None if count == wanted else f"the poison {entry.prediction_id}: {count} dead letters of {agent.group}"
+                None if count == wanted else f"the poison {entry.prediction_id}: {count} dead letters of {agent.name}"
             )
 
 
@@ -249,13 +265,13 @@ def _outbox(evidence: Evidence) -> Iterator[str | None]:
         if not producer.ended:
             continue  # killed: nobody knows what it had in hand
         num_open = producer.num_offered - len(acked)
-        is_explained = num_open == producer.outbox_dropped + producer.outbox
+        is_explained = num_open == producer.outbox_dropped + producer.outbox + len(set(producer.refused) - acked)
         yield (
             None
             if is_explained
             else (
                 f"producer {place}: {num_open} of {producer.num_offered} records were not acknowledged, but its outbox "
-                f"dropped {producer.outbox_dropped} and holds {producer.outbox}"
+                f"dropped {producer.outbox_dropped} and holds {producer.outbox}, {len(producer.refused)} were refused"
             )
         )
 
@@ -263,24 +279,25 @@ def _outbox(evidence: Evidence) -> Iterator[str | None]:
 def _state_exact(evidence: Evidence) -> Iterator[str | None]:
     for agent in evidence.agents:
         wanted, expected = _reference(evidence, agent)
-        found = evidence.decisions_of[agent.agent_id]
+        found = evidence.decisions_of(agent)
         same = len(found) == len(expected)
-        yield None if same else f"{agent.agent_id} decided {len(found)} times, {len(expected)} follow from its entries"
+        yield None if same else f"{agent.name} decided {len(found)} times, {len(expected)} follow from its entries"
         for real, due in zip(found, expected, strict=False):
-            yield None if real == due else f"{agent.agent_id} decided {_brief(real)} where {_brief(due)} follows"
+            yield None if real == due else f"{agent.name} decided {_brief(real)} where {_brief(due)} follows"
         if agent.ended is None:
-            yield f"{agent.agent_id} left no checkpoint"
+            yield f"{agent.name} left no checkpoint"
             continue
         wrong = _differences(wanted, agent.ended)
-        yield None if not wrong else f"the checkpoint of {agent.agent_id} differs in {', '.join(wrong)}"
+        yield None if not wrong else f"the checkpoint of {agent.name} differs in {', '.join(wrong)}"
 
 
 def _reference(evidence: Evidence, agent: AgentEnd) -> tuple[Checkpoint, list[Decision]]:
     """The agent fed once with every entry that it says it applied, in the stream's order."""
-    group, decided = evidence.group(agent.group), evidence.decided_by(agent.agent_id)
+    group = evidence.group(agent)
+    decided = {each.prediction_id for each in evidence.decisions_of(agent)}
     learner = Learner.restored(agent.begun)
     decisions: list[Decision] = []
-    for place, entry in enumerate(evidence.server.entries):
+    for place, entry in evidence.entries_for(agent):
         outcome = group.outcomes.get(place)
         if outcome == "dead_lettered":
             learner.reject(entry.entry_id, _record(evidence, entry.prediction_id))
@@ -299,7 +316,7 @@ def _differences(wanted: Checkpoint, found: Checkpoint) -> list[str]:
     return [
         f"{name} ({_short(getattr(found, name))} instead of {_short(getattr(wanted, name))})"
         for name in type(wanted).model_fields
-        if name != "saved_at" and getattr(wanted, name) != getattr(found, name)
+        if name not in NOT_LEARNT and getattr(wanted, name) != getattr(found, name)
     ]
 
 

@@ -105,11 +105,16 @@ class Child:
 
 
 class AgentProcess(Child):
-    """A real agent: `python -m ml_workbench_service.jobs.agent`."""
+    """A real agent on one shard: `python -m ml_workbench_service.jobs.agent`; `place` above 0 stands by at first."""
 
-    def __init__(self, agent_id: str, environment: Mapping[str, str], output: Path) -> None:
-        command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", agent_id]
-        super().__init__(agent_id, command, environment, output)
+    def __init__(
+        self, agent_id: str, environment: Mapping[str, str], folder: Path, *, shard: int = 0, place: int = 0
+    ) -> None:
+        command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", agent_id, "--shard", str(shard)]
+        name = f"{agent_id}.{shard}.{place}"
+        super().__init__(name, command, environment, folder / f"{name}.out")
+        self.agent_id = agent_id
+        self.shard = shard
 
 
 class ProducerProcess(Child):

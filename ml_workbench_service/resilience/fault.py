@@ -24,6 +24,7 @@ class Need(Enum):
     PROXY = "producers and agents reach the server through a fault proxy"
     CLOCK = "the processes' clock can be stepped"
     AGENT_DISK = "the agents' state and logs lie on a disk that can be filled"
+    STANDBY = "every agent has a process that stands by"
     SERVER_DISK = "the server's data lie on a disk that can be filled"
 
 

@@ -38,10 +38,12 @@ class FakeClock:
         if self._library is None:
             return {}
         return {
-            "LD_PRELOAD": str(self._library),
+            # The C library's own malloc, before any other's: Redis' jemalloc asks for the time before it can be used.
+            "LD_PRELOAD": f"{self._library} libc.so.6",
             "FAKETIME_TIMESTAMP_FILE": str(self._file),
             "FAKETIME_NO_CACHE": "1",
             "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+            "DONT_FAKE_MONOTONIC": "1",  # as versions before 0.9.9 call it
         }
 
     def step(self, offset_s: int) -> None:

@@ -4,7 +4,7 @@
 
 The history is a file of JSON lines, each in the file before the next step, so that a process killed with -9 has told
 everything that it knew:
-    {"acked": [numbers], "at": seconds}          the queue answered that it has them
+    {"acked": [numbers], "refused": [numbers]}   the queue answered that it has them, or has no room for them
     {"offered": n, "late_ms": [...]}             records up to n were handed to the publisher, and how late each was
     {"ended": true, "outbox": n, "outbox_dropped": n}
 """
@@ -18,9 +18,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from ml_workbench_service.contracts.contract import Contract, Finite
-from ml_workbench_service.contracts.queue import Outgoing
+from ml_workbench_service.contracts.queue import Enqueued, FullMode, Outgoing
 from ml_workbench_service.contracts.resilience import ResilienceRequest
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.resilience.schedule import Burst, due_times
 from ml_workbench_service.resilience.synthetic import SyntheticPredictions, number_of
 from ml_workbench_service.serving.publisher import PredictionPublisher
@@ -28,6 +28,7 @@ from ml_workbench_service.serving.publisher import PredictionPublisher
 DRAIN_S = 60.0  # for the outbox, once everything is offered
 LONGEST_SLEEP_S = 0.05
 POLL_S = 0.005
+Enqueue = Callable[[Sequence[Outgoing]], tuple[Enqueued, list[Outgoing]]]
 
 
 class ProducerPlan(Contract):
@@ -59,15 +60,16 @@ class HistoryFile:
         os.close(self._file)
 
 
-def acknowledging(
-    enqueue: Callable[[Sequence[Outgoing]], int], history: HistoryFile
-) -> Callable[[Sequence[Outgoing]], int]:
+def noting(queue: ShardedQueue, full: FullMode, history: HistoryFile) -> Enqueue:
     """The queue's `enqueue`, whose answers are noted before the publisher hears them."""
 
-    def call(batch: Sequence[Outgoing]) -> int:
-        taken = enqueue(batch)
-        history.write(acked=[number_of(item.record.prediction_id) for item in batch[:taken]], at=time.monotonic())
-        return taken
+    def call(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        done, waiting = queue.enqueue(batch, full=full)
+        open_ids = {*done.refused, *(item.record.prediction_id for item in waiting)}
+        identifiers = [item.record.prediction_id for item in batch]
+        acked = [number_of(each) for each in identifiers if each not in open_ids]
+        history.write(acked=acked, refused=[number_of(each) for each in done.refused])
+        return done, waiting
 
     return call
 
@@ -84,8 +86,9 @@ async def produce(plan: ProducerPlan) -> None:
     )
     records = SyntheticPredictions(plan.seed, num_symbols=request.num_symbols, num_records=len(due))
     history = HistoryFile(plan.history)
-    queue = RedisPredictionQueue(plan.url, capacity=request.capacity)
-    publisher = PredictionPublisher(acknowledging(queue.enqueue, history), outbox_capacity=request.outbox_capacity)
+    queue = ShardedQueue(plan.url, capacity=request.capacity, num_shards=request.num_shards, ttl_s=request.ttl_s)
+    full: FullMode = "wait" if request.policy == "block" else request.policy
+    publisher = PredictionPublisher(noting(queue, full, history), outbox_capacity=request.outbox_capacity)
     await publisher.start()
     due += await _beginning(plan.beginning)
     number, total = plan.first, len(due)

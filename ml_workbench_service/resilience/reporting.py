@@ -40,6 +40,7 @@ def report_of(rig: Rig, evidence: Evidence, *, duration_s: float) -> ResilienceR
         verdicts=verdicts,
         num_offered=max((producer.offered_up_to for producer in evidence.producers), default=-1) + 1,
         num_acknowledged=len({number for producer in evidence.producers for number in producer.acked}),
+        num_refused=len({number for producer in evidence.producers for number in producer.refused}),
         num_outbox_dropped=sum(producer.outbox_dropped for producer in evidence.producers),
         num_poison=len(evidence.poison),
         accounts=accounts(evidence),
@@ -71,8 +72,8 @@ def table(report: ResilienceReport) -> str:
     lines = [
         f"{request.scenario} {request.rate_per_s:g}/s for {request.duration_s:g} s, capacity {request.capacity}, "
         f"faults: {', '.join(request.faults) or 'none'}, seed {report.seed}",
-        f"offered {report.num_offered}, acknowledged {report.num_acknowledged}, dropped by the outbox "
-        f"{report.num_outbox_dropped}, poison {report.num_poison}",
+        f"offered {report.num_offered}, acknowledged {report.num_acknowledged}, refused {report.num_refused}, dropped "
+        f"by the outbox {report.num_outbox_dropped}, poison {report.num_poison}",
         "",
         *(_verdict_line(verdict) for verdict in report.verdicts),
         "",
@@ -122,8 +123,8 @@ def _depth(samples: Sequence[BooksSample]) -> tuple[DepthSample, ...]:
         DepthSample(
             at_s=round(sample.at_s, 3),
             length=sample.length,
-            pending=max((books.pending for books in sample.groups), default=0),
-            undelivered=max((books.undelivered for books in sample.groups), default=0),
+            pending=max((books.pending for books in sample.groups.values()), default=0),
+            undelivered=max((books.undelivered for books in sample.groups.values()), default=0),
         )
         for sample in samples[::step]
     )
@@ -152,7 +153,7 @@ def _throughput(rig: Rig, evidence: Evidence) -> Throughput:
     span_s = max(rig.request.duration_s, float(rig.due_s[-1]))
     decided = [_ms(each.entry_id) for each in evidence.server.decided]
     entered = [_ms(each.entry_id) for each in evidence.server.entries]
-    num_agents = max(1, len(evidence.agents))
+    num_agents = max(1, len({agent.agent_id for agent in evidence.agents}))
     return Throughput(
         offered_per_s=round(len(rig.due_s) / span_s, 1),
         taken_per_s=_rate(entered),

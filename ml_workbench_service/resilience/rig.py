@@ -14,25 +14,25 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Any
 
 from common_lib.exceptions import PlatformError, UnavailableError
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.state import agent_folder, agent_group
-from ml_workbench_service.contracts.entries import unflatten
+from ml_workbench_service.agents.state import PROCESS_FILE, agent_group, shard_folder
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.contracts.queue import Outgoing, stream_names
 from ml_workbench_service.contracts.resilience import FaultEvent, ResilienceRequest
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.resilience.checker import AgentEnd, BooksSample, Evidence
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
+from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.resilience.checker import BooksSample
 from ml_workbench_service.resilience.children import AgentProcess, PrivateRedis, ProducerProcess
 from ml_workbench_service.resilience.fault import Fault, Need
-from ml_workbench_service.resilience.history import ServerHistory
+from ml_workbench_service.resilience.history import GroupKey
 from ml_workbench_service.resilience.machine import FakeClock, SmallDisk
 from ml_workbench_service.resilience.producer import ProducerPlan
 from ml_workbench_service.resilience.proxy import FaultProxy
 from ml_workbench_service.resilience.schedule import due_times
-from ml_workbench_service.resilience.synthetic import SyntheticPredictions, number_of
+from ml_workbench_service.resilience.synthetic import SyntheticPredictions
 
 START_TIMEOUT_S = 60.0
 SETTLE_S = 60.0
@@ -52,6 +52,8 @@ class Rig:
     Attributes:
         ends_at: the flood's planned end, in time.monotonic().
         poison: prediction ids of entries made to fail.
+        begun: the checkpoints with which the agents began, by their folders.
+        last: the books at the end.
     """
 
     def __init__(self, folder: Path, request: ResilienceRequest, faults: Sequence[Fault], *, seed: int) -> None:
@@ -98,8 +100,9 @@ class Rig:
         self._needs_proxy = Need.PROXY in needs
         self.agents: list[AgentProcess] = []
         self.producers: list[ProducerProcess] = []
-        self._begun: dict[str, Checkpoint] = {}
-        self._books: RedisPredictionQueue | None = None
+        self._num_standbys = max(self.request.num_standbys, int(Need.STANDBY in needs))
+        self.begun: dict[Path, Checkpoint] = {}
+        self._books: ShardedQueue | None = None
         self._threads: list[threading.Thread] = []
 
     def _environment(self, **more: str) -> Mapping[str, str]:
@@ -152,24 +155,51 @@ class Rig:
         if self._needs_proxy:
             self.proxy = FaultProxy(self.redis.socket)
             self.proxy.start()
-        self._books = RedisPredictionQueue(self.redis.url, capacity=self.request.capacity)
+        self._books = self.open_queue()
         environment = self._environment(
             STATE_DIR=str(self._folder / "agents" / "state"),
             LOG_DIR=str(self._folder / "agents" / "logs"),
             REDIS_URL=self.url,
             PREDICTION_QUEUE_CAPACITY=str(self.request.capacity),
+            PREDICTION_QUEUE_SHARDS=str(self.request.num_shards),
+            PREDICTION_QUEUE_TTL_S="" if self.request.ttl_s is None else str(self.request.ttl_s),
             LOG_LEVEL="WARNING",
         )
-        for number in range(self.request.num_agents):
-            agent = AgentProcess(f"agent{number}", environment, self._folder / f"agent{number}.out")
-            self.agents.append(agent)
-            agent.start()
         self.start_producer(first=0)
-        self._await("the agents' groups", self._has_groups)
-        for agent in self.agents:
-            begun = Checkpoint.load(self._state_of(agent))
-            assert begun is not None, "an agent saves its first checkpoint before it makes its group"
-            self._begun[agent.name] = begun
+        for place in range(1 + self._num_standbys):
+            for number in range(self.request.num_agents):
+                for shard in range(self.request.num_shards):
+                    agent = AgentProcess(f"agent{number}", environment, self._folder, shard=shard, place=place)
+                    self.agents.append(agent)
+                    agent.start()
+            self._await("the agents", self._has_begun)
+
+    def open_queue(self) -> ShardedQueue:
+        """A connection past every fault; the caller closes it."""
+        return ShardedQueue(self.redis.url, capacity=self.request.capacity, num_shards=self.request.num_shards)
+
+    def plant(self, record: PredictionRecord) -> None:
+        """Publishes an entry made to fail, past every fault."""
+        self.poison.add(record.prediction_id)
+        queue = self.open_queue()
+        queue.enqueue([Outgoing(record, record.prediction_id, time.time())])
+        queue.close()
+
+    def entry_of(self, identifier: str) -> str | None:
+        """The entry id of a prediction among the newest of all streams; None where it is gone."""
+        client = self.redis.client()
+        for stream in stream_names(self.request.num_shards):
+            entries: Any = client.xrevrange(stream, count=1000)
+            for entry_id, fields in entries:
+                if fields[b"prediction_id"].decode() == identifier:
+                    return str(entry_id.decode())
+        return None
+
+    def leader(self, agent: AgentProcess) -> AgentProcess:
+        """Of an agent's processes on one shard the one that leads, by its own word; else the one given."""
+        record = ProcessRecord.read(self.state_of(agent) / PROCESS_FILE)
+        peers = [each for each in self.agents if (each.agent_id, each.shard) == (agent.agent_id, agent.shard)]
+        return next((each for each in peers if record is not None and each.pid == record.pid), agent)
 
     def start_producer(self, *, first: int) -> ProducerProcess:
         """One more producer, which offers the records from number `first` on."""
@@ -217,7 +247,7 @@ class Rig:
         while time.monotonic() < deadline:
             self._go_on(heard)
             sample = self._sample()
-            if sample is not None and _is_quiet(sample, len(self.agents)):
+            if sample is not None and _is_quiet(sample, len(self.begun)):
                 self.last = sample
                 break
         else:
@@ -228,54 +258,32 @@ class Rig:
             if code != 0:
                 self.notes.append(f"{agent.name} ended with exit code {code} when asked to stop")
 
-    def evidence(self) -> Evidence:
-        """What the run left behind; after `settle`."""
-        agents = [
-            AgentEnd(each.name, agent_group(each.name), self._begun[each.name], Checkpoint.load(self._state_of(each)))
-            for each in self.agents
-        ]
-        server = ServerHistory.read(
-            self.redis.folder, [agent.group for agent in agents], is_as_offered=self._is_as_offered
-        )
-        return Evidence(
-            record_of=self._record_of,
-            symbol_of=self.records.symbol_of,
-            producers=[producer.history() for producer in self.producers],
-            server=server,
-            agents=agents,
-            poison=frozenset(self.poison),
-            samples=self.samples,
-            last=self.last,
-        )
+    def state_of(self, agent: AgentProcess) -> Path:
+        """The folder of the agent's checkpoint."""
+        state_dir, num_shards = self._folder / "agents" / "state", self.request.num_shards
+        return shard_folder(state_dir, agent.agent_id, shard=agent.shard, num_shards=num_shards)
 
-    def _state_of(self, agent: AgentProcess) -> Path:
-        return agent_folder(self._folder / "agents" / "state", agent.name)
+    def group_of(self, agent: AgentProcess) -> GroupKey:
+        """The stream of the agent's shard, and its group."""
+        return stream_names(self.request.num_shards)[agent.shard], agent_group(agent.agent_id)
 
-    def _record_of(self, identifier: str) -> PredictionRecord:
-        number = number_of(identifier)
-        if number is None or number >= self.num_records:
-            raise KeyError(identifier)
-        return self.records.record(number)
-
-    def _is_as_offered(self, identifier: str, fields: Mapping[bytes, bytes]) -> bool:
-        number = number_of(identifier)
-        if number is None:
-            return identifier in self.poison
-        try:
-            return number < self.num_records and unflatten(PredictionRecord, fields) == self.records.record(number)
-        except ValidationError:
-            return False
-
-    def _has_groups(self) -> bool:
+    def _has_begun(self) -> bool:
+        """Whether every agent has its group and its first checkpoint, which is kept."""
+        for agent in self.agents:
+            folder = self.state_of(agent)
+            if folder not in self.begun and (begun := Checkpoint.load(folder)) is not None:
+                self.begun[folder] = begun
         sample = self._sample()
-        return sample is not None and len(sample.groups) == len(self.agents)
+        return sample is not None and len(sample.groups) == len({self.state_of(each) for each in self.agents}) == len(
+            self.begun
+        )
 
     def _await(self, what: str, condition: Callable[[], bool]) -> None:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not condition():
             if time.monotonic() > deadline:
                 raise UnavailableError(
-                    f"The run waited {START_TIMEOUT_S:.0f} s for {what}; see agent0.out in its folder."
+                    f"The run waited {START_TIMEOUT_S:.0f} s for {what}; see agent0.0.0.out in its folder."
                 )
             self.sleep(POLL_S)
 
@@ -322,12 +330,16 @@ class Rig:
     def _sample(self) -> BooksSample | None:
         assert self._books is not None
         try:
-            length, _, groups = self._books.books()
+            books = self._books.shard_books()
         except UnavailableError:
             return None
-        return BooksSample(time.monotonic() - self.begun_at, length, tuple(groups))
+        return BooksSample(
+            at_s=time.monotonic() - self.begun_at,
+            length=sum(each.length for each in books),
+            groups={(each.stream, group.group): group for each in books for group in each.groups},
+        )
 
 
 def _is_quiet(sample: BooksSample, num_groups: int) -> bool:
-    is_done = all(books.pending == 0 and books.undelivered == 0 for books in sample.groups)
+    is_done = all(books.pending == 0 and books.undelivered == 0 for books in sample.groups.values())
     return is_done and sample.length == 0 and len(sample.groups) >= num_groups

@@ -14,6 +14,7 @@ from ml_workbench_service.contracts.jobs import JobSpec, Report
 from ml_workbench_service.contracts.resilience import ResilienceReport, ResilienceRequest
 from ml_workbench_service.resilience import faults as faults  # loading the package registers every fault
 from ml_workbench_service.resilience.fault import fault_named
+from ml_workbench_service.resilience.gathering import gather
 from ml_workbench_service.resilience.reporting import report_of
 from ml_workbench_service.resilience.rig import Rig
 from ml_workbench_service.workbench import Workbench
@@ -54,7 +55,7 @@ def flood(request: ResilienceRequest, folder: Path, report: Report) -> Resilienc
         report.say("waiting until the queue is empty")
         rig.settle(lambda _: report.check())
         report.say("checking the histories")
-        return report_of(rig, rig.evidence(), duration_s=time.monotonic() - begun)
+        return report_of(rig, gather(rig), duration_s=time.monotonic() - begun)
 
 
 class _Progress:

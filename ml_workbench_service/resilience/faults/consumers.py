@@ -2,13 +2,15 @@
 
 import math
 import signal
+import time
+from typing import Any
 
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.resilience.fault import Fault
+from ml_workbench_service.resilience.fault import Fault, Need
 from ml_workbench_service.resilience.rig import Rig
 
 FREEZE_S = 10.0
+DEADLY_S = 30.0
 
 
 class AgentKilled(Fault):
@@ -19,23 +21,25 @@ class AgentKilled(Fault):
     def run(self, rig: Rig) -> None:
         """See the class."""
         while self.pauses(rig, shortest_s=0.05, longest_s=1.2):
-            agent = self.rng.choice(rig.agents)
+            agent = rig.leader(self.rng.choice(rig.agents))
             if agent.kill():
                 rig.note(self.name, f"{agent.name} killed")
 
 
 class ConsumerFrozen(Fault):
-    """An agent's process stands still (SIGSTOP) for 10 s and goes on (SIGCONT)."""
+    """The leading process of an agent stands still (SIGSTOP) for 10 s, another takes over, and it goes on (SIGCONT)."""
 
     name = "consumer_frozen"
+    needs = frozenset({Need.STANDBY})
 
     def run(self, rig: Rig) -> None:
         """See the class."""
         rig.sleep(self.rng.uniform(0.1, 0.9) * rig.request.duration_s)
-        agent = self.rng.choice(rig.agents)
+        agent = rig.leader(self.rng.choice(rig.agents))
         agent.send(signal.SIGSTOP)
         rig.note(self.name, f"{agent.name} frozen for {FREEZE_S:.0f} s")
         rig.sleep(FREEZE_S)
+        rig.note(self.name, f"{rig.leader(agent).name} leads")
         agent.send(signal.SIGCONT)
         rig.note(self.name, f"{agent.name} thawed")
 
@@ -80,21 +84,48 @@ class Poison(Fault):
 
     def run(self, rig: Rig) -> None:
         """See the class."""
-        queue = RedisPredictionQueue(rig.redis.url, capacity=rig.request.capacity)
         while self.pauses(rig, shortest_s=0.1, longest_s=0.8):
-            record = self._unreadable(rig) if self.rng.random() < 0.5 else self._costless(rig)
-            rig.poison.add(record.prediction_id)
-            queue.publish([record])
+            record = self._unreadable(rig) if self.rng.random() < 0.5 else costless(rig)
+            rig.plant(record)
             rig.note(self.name, f"{record.prediction_id} planted")
-        queue.close()
 
     def _unreadable(self, rig: Rig) -> PredictionRecord:
         name = f"poison-unreadable-{len(rig.poison)}"
         # written as null, which no reader takes for a size
         return rig.records.record(0).model_copy(update={"prediction_id": name, "scaling_factor": math.inf})
 
-    def _costless(self, rig: Rig) -> PredictionRecord:
-        record = rig.records.record(0)
-        metadata = record.metadata.model_copy(update={"costs": None})
-        name = f"poison-costless-{len(rig.poison)}"
-        return record.model_copy(update={"prediction_id": name, "symbol": "EUR/XAU", "metadata": metadata})
+
+class DeadlyPoison(Fault):
+    """A record that ends the agent's process whenever it is handed out (killed with -9 while it is pending)."""
+
+    name = "deadly_poison"
+
+    def run(self, rig: Rig) -> None:
+        """See the class."""
+        rig.sleep(self.rng.uniform(0.1, 0.6) * rig.request.duration_s)
+        agent = self.rng.choice(rig.agents)
+        stream, group = rig.group_of(agent)
+        client = rig.redis.client()
+        record = costless(rig)
+        rig.plant(record)
+        entry_id = rig.entry_of(record.prediction_id)
+        rig.note(self.name, f"{record.prediction_id} planted as {entry_id}")
+        times_handed_out, num_kills = 0, 0
+        deadline = time.monotonic() + DEADLY_S
+        while entry_id is not None and time.monotonic() < deadline and rig.sleep(0.002):
+            pending: Any = client.xpending_range(stream, group, entry_id, entry_id, 1)
+            if not pending and times_handed_out:
+                break
+            if pending and pending[0]["times_delivered"] > times_handed_out:
+                times_handed_out = pending[0]["times_delivered"]
+                num_kills += rig.leader(agent).kill()
+        client.close()
+        rig.note(self.name, f"{record.prediction_id} ended {num_kills} processes")
+
+
+def costless(rig: Rig) -> PredictionRecord:
+    """A record of a pair that has no costs: it is tried five times, which takes 0.3 s, and never applied."""
+    record = rig.records.record(0)
+    metadata = record.metadata.model_copy(update={"costs": None})
+    name = f"poison-costless-{len(rig.poison)}"
+    return record.model_copy(update={"prediction_id": name, "symbol": "EUR/XAU", "metadata": metadata})
