@@ -43,6 +43,8 @@ ROUTES = {
     "POST /api/v1/jobs/{job_id}/cancel",
     "GET /api/v1/queue",
     "POST /api/v1/replays",
+    "POST /api/v1/resilience",
+    "GET /api/v1/resilience/faults",
     "GET /api/v1/agents",
     "POST /api/v1/agents",
     "GET /api/v1/agents/{agent_id}",
