@@ -42,6 +42,9 @@ ROUTES = {
     "GET /api/v1/jobs/{job_id}/events",
     "POST /api/v1/jobs/{job_id}/cancel",
     "GET /api/v1/queue",
+    "GET /api/v1/queue/dead-letters",
+    "POST /api/v1/queue/dead-letters/{letter_id}/requeue",
+    "DELETE /api/v1/queue/dead-letters/{letter_id}",
     "POST /api/v1/replays",
     "POST /api/v1/resilience",
     "GET /api/v1/resilience/faults",
@@ -115,7 +118,7 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
 
 def test_every_body_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
-    assert len(with_body) == 7
+    assert len(with_body) == 8
     for name, operation in with_body.items():
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         found = examples(document, operation)
