@@ -49,7 +49,8 @@ COSTS = st.builds(Costs, spread_pips=maybe(NUMBERS), commission_bp=maybe(NUMBERS
 METADATA = st.builds(
     PredictionMetadata, precision=st.sampled_from(["int8", "fp32"]), data_source=TEXTS, correlation_id=TEXTS,
     volatility=maybe(NUMBERS), strength=maybe(NUMBERS),
-    actions_by_position=maybe(st.tuples(*[st.sampled_from((-1, 0, 1))] * 3)), deployment_id=maybe(TEXTS), costs=maybe(COSTS),
+    actions_by_position=maybe(st.tuples(*[st.sampled_from((-1, 0, 1))] * 3)),
+    deployment_id=maybe(TEXTS), costs=maybe(COSTS),
 )  # fmt: skip
 RECORDS = st.builds(
     PredictionRecord, prediction_id=TEXTS, model_id=TEXTS, version=TEXTS, version_id=TEXTS,
