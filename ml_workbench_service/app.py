@@ -132,6 +132,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     metrics = Metrics()
     publisher = await _publisher(workbench, settings.PREDICTION_QUEUE_POLICY, metrics, stack)
     metrics.watch_intervals(intervals)
+    metrics.watch_agents(settings.STATE_DIR.resolve())
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     tracker = await _tracker(settings, addresses, environment, stack)
     supervisor = Supervisor(

@@ -33,7 +33,7 @@ from ml_workbench_service.resilience.history import (
 from ml_workbench_service.resilience.synthetic import number_of, prediction_id
 
 MOST_EXAMPLES = 5
-NOT_LEARNT = {"saved_at", "term", "stream_epoch"}
+NOT_LEARNT = {"saved_at", "term", "stream_epoch", "given_up"}
 """Fields of a checkpoint that say who wrote it and when."""
 
 
