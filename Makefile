@@ -2,7 +2,7 @@
 #
 #   PYTHON           the interpreter to build .venv with (3.11 to 3.14); found by itself unless named
 #   PIP_FIND_LINKS   a folder or page of wheels to prefer, such as a CPU build of torch (docs/setup.md)
-#   ARGS             further arguments of `make test` and `make evaluate`
+#   ARGS             further arguments of `make test`, `make evaluate` and `make chaos`
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -26,7 +26,7 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test lint format bench evaluate gpu-check lock clean
+.PHONY: help setup serve test lint format bench evaluate chaos gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -55,6 +55,9 @@ bench: $(VENV)/.installed-dev ## all benchmarks beside their peers (benchmarks/R
 
 evaluate: $(VENV)/.installed-dev ## how often verdicts are wrong where the truth is known; writes docs/evaluation.md
 	@$(BIN)/python -m evaluations $(ARGS)
+
+chaos: $(VENV)/.installed-dev ## every fault against every promise of the queue; ARGS="--runs 3 --only redis_killed"
+	@$(BIN)/python -m chaos $(ARGS)
 
 gpu-check: $(VENV)/.installed-dev ## every family on CUDA beside the processor; says so where there is no GPU
 	@$(BIN)/python -m tools.gpu_check

@@ -36,6 +36,7 @@ from ml_workbench_service.api import (
     models,
     predictions,
     queue,
+    resilience,
 )
 from ml_workbench_service.api.access import ApiKey, AtTheDoor
 from ml_workbench_service.api.metrics import Metrics
@@ -95,7 +96,7 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
-    for resource in (models, predictions, catalogue, jobs, experiments, deployments, queue, agents):
+    for resource in (models, predictions, catalogue, jobs, experiments, deployments, queue, agents, resilience):
         api.include_router(resource.router)
     app.include_router(health.router)
     app.include_router(health.metrics_router(api_key))

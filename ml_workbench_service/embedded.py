@@ -18,6 +18,7 @@ import stat
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,10 +65,26 @@ class EmbeddedRedis:
 
     It lives in a session of its own, so that a signal to the service's terminal does not take it away before the
     service has stopped using it.
+
+    Args:
+        state_dir: below which its data lie.
+        options: of the server, by name, over our own: `{"appendfsync": "always"}`.
+        environment: of the process; this one's by default.
+        own_session: False leaves it in the caller's session, to be ended with it.
     """
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(
+        self,
+        state_dir: Path,
+        *,
+        options: Mapping[str, str] | None = None,
+        environment: Mapping[str, str] | None = None,
+        own_session: bool = True,
+    ) -> None:
         self._state_dir = state_dir.resolve()
+        self._options = dict(options or {})
+        self._environment = None if environment is None else dict(environment)
+        self._own_session = own_session
         self._folder = self._state_dir / "redis"
         self._record = self._folder / "server.json"
         self._child: subprocess.Popen[bytes] | None = None
@@ -102,7 +119,8 @@ class EmbeddedRedis:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,
+                env=self._environment,
+                start_new_session=self._own_session,
             )
         try:
             ProcessRecord.of(self._child.pid).write(self._record)
@@ -143,6 +161,7 @@ class EmbeddedRedis:
             "save": "",
             "daemonize": "no",
             "maxmemory-policy": "noeviction",
+            **self._options,
         }
         return [str(binary), *(word for name, value in options.items() for word in (f"--{name}", value))]
 

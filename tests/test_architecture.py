@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ml_workbench_service", "common_lib")
-PROGRAMS = (*PACKAGES, "tools", "benchmarks", "evaluations")
+PROGRAMS = (*PACKAGES, "tools", "benchmarks", "evaluations", "chaos")
 FOLDERS = (*PROGRAMS, "tests")
 MOST_LINES_OF_FILE = 350
 MOST_LINES_OF_FUNCTION = 60

@@ -18,6 +18,7 @@ class JobKind(StrEnum):
     TRAIN = "train"  # fetch, train, judge, export, publish one model version
     EXPERIMENT = "experiment"  # try settings on the stopping part, train and judge the best
     REPLAY = "replay"  # stream past bars through the predict path into the queue
+    RESILIENCE = "resilience"  # flood a private queue, break things, and prove what became of every record
 
 
 class JobStatus(StrEnum):

@@ -19,6 +19,7 @@ from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.sessions import kill_orphans, kill_session, resident_bytes, terminate_leader
 from ml_workbench_service.processes import ProcessRecord
 
+SINGLE_THREADED = frozenset({JobKind.REPLAY, JobKind.RESILIENCE})
 WORKER_COMMAND = (sys.executable, "-m", "ml_workbench_service.jobs.worker")
 
 
@@ -93,7 +94,7 @@ class LocalBackend:
     def submit(self, spec: JobSpec) -> Handle:
         """Starts the worker; its output goes to worker.log."""
         folder = self._store.folder(spec.id)
-        num_threads = 1 if spec.kind is JobKind.REPLAY else self._num_threads
+        num_threads = 1 if spec.kind in SINGLE_THREADED else self._num_threads
         with folder.worker_log.open("ab") as log:
             child = subprocess.Popen(
                 [*self._command, str(folder.path.resolve())],

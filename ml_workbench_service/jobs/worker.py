@@ -30,6 +30,7 @@ WORKFLOWS: Mapping[JobKind, str] = {
     JobKind.TRAIN: "ml_workbench_service.workflows.train",
     JobKind.EXPERIMENT: "ml_workbench_service.workflows.tune",
     JobKind.REPLAY: "ml_workbench_service.workflows.replay",
+    JobKind.RESILIENCE: "ml_workbench_service.workflows.flood",
 }
 """Each module has `run(spec, *, checkpoint, report, workbench) -> dict`, the job's result."""
 

@@ -46,6 +46,8 @@ ROUTES = {
     "POST /api/v1/queue/dead-letters/{letter_id}/requeue",
     "DELETE /api/v1/queue/dead-letters/{letter_id}",
     "POST /api/v1/replays",
+    "POST /api/v1/resilience",
+    "GET /api/v1/resilience/faults",
     "GET /api/v1/agents",
     "POST /api/v1/agents",
     "GET /api/v1/agents/{agent_id}",
@@ -116,7 +118,7 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
 
 def test_every_body_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
-    assert len(with_body) == 7
+    assert len(with_body) == 8
     for name, operation in with_body.items():
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         found = examples(document, operation)

@@ -1,0 +1,1 @@
+"""`make chaos`: every fault against every promise of the queue, many times, at random moments with printed seeds."""

@@ -1,0 +1,56 @@
+"""`/resilience`: floods and faults on a private queue, as a job whose result is the proof."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Body, Response
+
+from common_lib.logging import correlation_id
+from ml_workbench_service.api.service import ServiceDep
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec
+from ml_workbench_service.contracts.resilience import FaultList, ResilienceRequest
+from ml_workbench_service.embedded import find_redis_server
+from ml_workbench_service.jobs.job import new_job_id
+from ml_workbench_service.resilience import faults as faults  # loading the package registers every fault
+from ml_workbench_service.resilience.fault import described, fault_named
+
+router = APIRouter(prefix="/resilience", tags=["queue"])
+EXAMPLE = {
+    "scenario": "flood",
+    "rate_per_s": 500,
+    "duration_s": 5,
+    "faults": ["redis_killed", "agent_killed"],
+    "seed": 7,
+}
+
+
+@router.post("", status_code=202, summary="Test the pipeline's promises", responses=failures(413, 415, 503))
+async def test_resilience(
+    body: Annotated[ResilienceRequest, Body(examples=[EXAMPLE])], service: ServiceDep, response: Response
+) -> Job:
+    """Floods a queue of the job's own while faults happen to it, and proves what became of every record.
+
+    The service's own queue and agents are not touched; they share the machine with the test. The job's result is
+    the report: a verdict on each invariant, throughput, latencies, depth over time, and a table for people.
+    """
+    for place, name in enumerate(body.faults):
+        fault_named(name, path=f"body.faults.{place}")
+    find_redis_server()
+    spec = JobSpec(
+        id=new_job_id(utc_now()),
+        kind=JobKind.RESILIENCE,
+        request=body.model_dump(mode="json", exclude_unset=True),
+        created_at=utc_now(),
+        correlation_id=correlation_id(),
+    )
+    job = await service.supervisor.submit(spec)
+    response.headers["Location"] = f"/api/v1/jobs/{spec.id}"
+    response.headers["Retry-After"] = "1"
+    return job
+
+
+@router.get("/faults", summary="What can be broken", responses=failures())
+async def list_faults() -> FaultList:
+    """Every fault that a test can inject, with a sentence each."""
+    return FaultList(faults=described())
