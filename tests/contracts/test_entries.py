@@ -48,8 +48,9 @@ def several(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 COSTS = st.builds(Costs, spread_pips=maybe(NUMBERS), commission_bp=maybe(NUMBERS), swap_long_pips=maybe(NUMBERS))
 METADATA = st.builds(
     PredictionMetadata, precision=st.sampled_from(["int8", "fp32"]), data_source=TEXTS, correlation_id=TEXTS,
-    volatility=maybe(NUMBERS), strength=maybe(NUMBERS), deployment_id=maybe(TEXTS), costs=maybe(COSTS),
+    volatility=maybe(NUMBERS), strength=maybe(NUMBERS),
     actions_by_position=maybe(st.tuples(*[st.sampled_from((-1, 0, 1))] * 3)),
+    deployment_id=maybe(TEXTS), costs=maybe(COSTS),
 )  # fmt: skip
 RECORDS = st.builds(
     PredictionRecord, prediction_id=TEXTS, model_id=TEXTS, version=TEXTS, version_id=TEXTS,
@@ -64,11 +65,11 @@ RECORDS = st.builds(
     abstain_reasons=several(st.sampled_from(get_args(AbstainReason))), scaling_factor=NUMBERS, metadata=METADATA,
 )  # fmt: skip
 DECISIONS = st.builds(
-    Decision, agent_id=TEXTS, prediction_id=TEXTS, lane=TEXTS, as_of=MOMENTS, price=NUMBERS,
+    Decision, agent_id=TEXTS, prediction_id=TEXTS, model_id=TEXTS, version=TEXTS, symbol=TEXTS, lane=TEXTS,
+    as_of=MOMENTS, valid_until=MOMENTS, price=NUMBERS, expected_cost=NUMBERS,
     action=st.sampled_from(["short", "flat", "long"]), position=st.integers(-1, 1), size=NUMBERS,
     mode=st.sampled_from(get_args(AgentMode)), explored=st.booleans(), reward=maybe(NUMBERS), cost=maybe(NUMBERS),
-    cumulative_reward=NUMBERS, exploration_rate=NUMBERS, valid_until=MOMENTS, expected_cost=NUMBERS, model_id=TEXTS,
-    version=TEXTS, symbol=TEXTS,
+    cumulative_reward=NUMBERS, exploration_rate=NUMBERS,
 )  # fmt: skip
 NOTICES = st.builds(
     DeploymentNotice, deployment_id=TEXTS, model_id=TEXTS, version=TEXTS, status=TEXTS, deployment_target=TEXTS,
