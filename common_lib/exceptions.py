@@ -7,10 +7,11 @@
     ├── AuthorizationError               403
     ├── NotFoundError                    404
     │   ├── RouteNotFoundError · ModelNotFoundError · VersionNotFoundError
-    │   └── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
+    │   ├── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
+    │   └── PredictionNotFoundError
     ├── MethodNotAllowedError            405
     ├── ConflictError                    409
-    │   ├── NoConsumerError · GateFailedError
+    │   ├── NoConsumerError · GateFailedError · OutcomeConflictError
     │   └── VersionExistsError
     ├── PayloadTooLargeError             413
     ├── UnsupportedMediaTypeError        415
@@ -128,6 +129,10 @@ class AgentNotFoundError(NotFoundError):
     """No agent of that id."""
 
 
+class PredictionNotFoundError(NotFoundError):
+    """The ledger has no prediction of that id."""
+
+
 class MethodNotAllowedError(PlatformError):
     """The route exists, but not with this method."""
 
@@ -146,6 +151,10 @@ class NoConsumerError(ConflictError):
 
 class GateFailedError(ConflictError):
     """An enforced deployment gate failed."""
+
+
+class OutcomeConflictError(ConflictError):
+    """The prediction has another outcome already, or can have none."""
 
 
 class VersionExistsError(ConflictError):

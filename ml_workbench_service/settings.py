@@ -36,6 +36,7 @@ class Settings(BaseSettings):
     BARS_TIMEZONE: str | None = None
     PREDICTION_QUEUE_CAPACITY: Annotated[int, Field(ge=1, le=1_000_000)] = 100
     PREDICTION_QUEUE_POLICY: Literal["drop_oldest"] = "drop_oldest"
+    PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
     AGENT_AUTOSTART: bool = True
     SKILL_GATE: Literal["warn", "enforce"] = "warn"

@@ -36,8 +36,34 @@ def page(
     return chosen, base64.urlsafe_b64encode(name(chosen[-1]).encode()).decode() if len(kept) > limit else None
 
 
+def numbered(number: int | None) -> str | None:
+    """The cursor of a list whose items are numbered and paged where they are stored; None: nothing follows."""
+    return None if number is None else base64.urlsafe_b64encode(str(number).encode()).decode()
+
+
+def number_of(cursor: str | None) -> int | None:
+    """The inverse of `numbered`.
+
+    Raises:
+        DataValidationError: the cursor is not one of such a list.
+    """
+    if cursor is None:
+        return None
+    try:
+        text = base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()
+        if not (text.isascii() and text.isdigit() and len(text) < 19):
+            raise ValueError("no number")
+    except (binascii.Error, ValueError) as error:
+        raise _no_cursor() from error
+    return int(text)
+
+
 def _after(cursor: str, names: Sequence[str]) -> int:
     try:
         return names.index(base64.b64decode(cursor.encode(), altchars=b"-_", validate=True).decode()) + 1
     except (binascii.Error, ValueError) as error:
-        raise DataValidationError.at("query.cursor", "not a cursor of this list; start without one") from error
+        raise _no_cursor() from error
+
+
+def _no_cursor() -> DataValidationError:
+    return DataValidationError.at("query.cursor", "not a cursor of this list; start without one")

@@ -9,6 +9,7 @@ from fastapi import Depends, Header, Request
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
+from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.jobs.supervisor import Supervisor
@@ -25,6 +26,7 @@ class Service:
     store: JobStore
     supervisor: Supervisor
     serving: Serving
+    ledger: PredictionLedger
     publisher: PredictionPublisher | None
     metrics: Metrics
     max_memory_gb: float
