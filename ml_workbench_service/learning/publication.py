@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, utc_now
 from ml_workbench_service.contracts.evaluation import Certificate
 from ml_workbench_service.contracts.jobs import JobSpec
 from ml_workbench_service.contracts.models import Lineage, ModelCard, Split
@@ -24,6 +24,7 @@ from ml_workbench_service.learning.reference import InputReference
 from ml_workbench_service.learning.task import Product
 from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
 from ml_workbench_service.learning.windows import Windows, describe_borders, evenly
+from ml_workbench_service.market.live_figures import bar_numbers
 
 VALIDITY = timedelta(days=365)
 """A model abstains this long after the last bar it saw. A convention: an FX regime rarely outlives a year."""
@@ -63,7 +64,7 @@ def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, assignment: A
         "reference_price": {table.symbol: float(table.columns["close"][-1]) for table in assignment.tables},
         "data_fingerprint": fingerprint(windows),
         "barrier_width": 1.0 if order.request.label is None else order.request.label.k,
-        "reference": _reference(windows, product),
+        "reference": _reference(windows, product, assignment.tables[0].timeframe),
     }
     (draft / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
@@ -131,12 +132,13 @@ def fingerprint(windows: Windows) -> str:
     return "sha256:" + digest.hexdigest()
 
 
-def _reference(windows: Windows, product: Product) -> dict[str, Any] | None:
+def _reference(windows: Windows, product: Product, timeframe: str) -> dict[str, Any] | None:
     """How the network's last inputs were distributed in training; None of a feature set, which has no network."""
     if product.derivation is not None:
         return None
     ends = evenly(windows.parts["train"], MOST_NOVELTY_WINDOWS)
-    return InputReference.fit(last_rows(windows, ends), windows.known_ms_R[ends], windows.features).to_json()
+    bars = bar_numbers(windows.known_ms_R[ends], TIMEFRAMES_MS[timeframe])
+    return InputReference.fit(last_rows(windows, ends), bars, windows.features).to_json()
 
 
 def _warnings(

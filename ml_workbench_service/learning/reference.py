@@ -13,7 +13,7 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.outcomes import Drift, FeatureDrift
-from ml_workbench_service.market.drift import Reference, drift_of, num_effective
+from ml_workbench_service.market.drift import Reference, drift_of
 
 NUM_GRID = 201
 """Quantiles in steps of half a percent: a distance of distribution functions is known to a quarter of one."""
@@ -33,20 +33,18 @@ class InputReference:
     num_rows: int
 
     @classmethod
-    def fit(cls, last_rows_NF: Floats32, moments_N: Ints, features: Sequence[str]) -> Self:
+    def fit(cls, last_rows_NF: Floats32, bars_N: Ints, features: Sequence[str]) -> Self:
         """From the training windows' last rows, after the window stage.
 
         Args:
-            moments_N: when each is known; rows of several symbols at one moment count as one.
+            bars_N: number of the bar of each; rows of several symbols at one bar count as one.
         """
-        in_time = np.argsort(moments_N, kind="stable")
-        references = []
-        for column_N in last_rows_NF[in_time].T.astype(np.float64):
-            grid_Q = np.quantile(column_N, np.linspace(0, 1, NUM_GRID), method="inverted_cdf")
-            unknown = Reference(grid_Q, 1.0)
-            ranks_N = (unknown.below(column_N, inclusive=False) + unknown.below(column_N, inclusive=True)) / 2
-            references.append(Reference(grid_Q, num_effective(ranks_N, moments_N[in_time])))
-        return cls(tuple(features), tuple(references), len(last_rows_NF))
+        in_time = np.argsort(bars_N, kind="stable")
+        references = tuple(
+            Reference.fit(column_N, bars_N[in_time], num_grid=NUM_GRID)
+            for column_N in last_rows_NF[in_time].T.astype(np.float64)
+        )
+        return cls(tuple(features), references, len(last_rows_NF))
 
     def drift(self, rows_MF: Floats32, bars_M: Ints) -> Drift:
         """Every feature's drift, worst first; rows in the order of time, with the bar of each."""
@@ -64,6 +62,7 @@ class InputReference:
             "features": list(self.features),
             "num_rows": self.num_rows,
             "num_effective": [round(each.num_effective, 1) for each in self.references],
+            "persistence": [round(each.persistence, 6) for each in self.references],
             "grids": [[float(str(np.float32(value))) for value in each.grid_Q] for each in self.references],
         }
 
@@ -71,7 +70,7 @@ class InputReference:
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         grids = [np.array(grid, dtype=np.float32).astype(np.float64) for grid in plain["grids"]]
-        references = tuple(map(Reference, grids, plain["num_effective"]))
+        references = tuple(map(Reference, grids, plain["num_effective"], plain["persistence"]))
         return cls(tuple(plain["features"]), references, int(plain["num_rows"]))
 
 

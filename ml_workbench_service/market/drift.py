@@ -6,12 +6,14 @@
 Conventions for the PSI: under 0.1 no change, 0.1 to 0.25 some, above a major one (Siddiqi, Credit Risk Scorecards,
 2006). They hold for many rows only: without any drift the PSI of B bins is about chi-squared with B - 1 degrees of
 freedom times (1/n + 1/m), so B - 1 times that in the mean (Yurdakul and Naranjo, Journal of Risk Model Validation 14,
-2020). So a state needs both: the convention, and a PSI that is rarer than chance allows.
+2020). So an alarm needs both: the convention, and a PSI that is rarer than chance allows; and where chance alone might
+look like a major change, the absence of an alarm is `insufficient_data`, not `stable`.
 
 Rows are no independent draws: neighbouring bars resemble each other, and so do symbols at one bar. What both tests are
 told is the effective number of rows: as many independent ones would leave the mean of the feature's ranks as unsure.
-Ranks, since both tests look at nothing else. Its long memory is what short windows cannot see: drift is then found
-where the market is only in another of its usual moods, which is why `major` is a reason to look and not to stop.
+Ranks, since both tests look at nothing else. A short stretch cannot see how long its own memory is, so it is taken to
+be at least as long as training's. What training itself was too short to see, moods of a year or more, looks like drift:
+`major` is a reason to look and not to stop.
 
 Legend: N live rows in time order, Q grid points, B bins, T bars.
 """
@@ -28,10 +30,12 @@ NUM_BINS = 10
 PSI_MODERATE, PSI_MAJOR = 0.1, 0.25
 FALSE_ALARMS = 0.01
 """Of a whole report, by chance: the threshold of each feature is Bonferroni's."""
-FEWEST_EFFECTIVE = 30.0
-"""Effective rows under which nothing is said: three a bin."""
+FEWEST_EFFECTIVE = 10.0
+"""Effective rows under which nothing is said: one a bin."""
 WINDOW_TIMES = 5.0
 """Autocorrelations are summed up to this many correlation times (Sokal, Monte Carlo methods, 1996, section 3)."""
+SAME_RANK = 1e-12
+"""Variance of ranks that is nothing but rounding."""
 PRIOR_COUNT = 0.5
 """Added to each bin's live rows, so that an empty one has a logarithm (Jeffreys)."""
 
@@ -43,10 +47,26 @@ class Reference:
     Attributes:
         grid_Q: values at equal steps of probability from 0 to 1, each one that occurred.
         num_effective: as many independent rows would tell as much.
+        persistence: correlation of one bar's mean rank with the next bar's, if it fades evenly.
     """
 
     grid_Q: Floats
     num_effective: float
+    persistence: float = 0.0
+
+    @classmethod
+    def fit(cls, values_N: Floats, bars_N: Ints, *, num_grid: int) -> "Reference":
+        """From rows in the order of time, with the bar of each."""
+        grid_Q = np.quantile(values_N, np.linspace(0, 1, num_grid), method="inverted_cdf")
+        ranks_N = cls(grid_Q, 1.0).ranks(values_N)
+        means_T = mean_by_moment(ranks_N, bars_N)
+        time = correlation_time(means_T)
+        persistence = ((time - 1) / (time + 1)) ** (1 / _bars_apart(bars_N))
+        return cls(grid_Q, num_effective(ranks_N, bars_N), persistence)
+
+    def ranks(self, values: Floats) -> Floats:
+        """The share of training below each value, with half of what equals it."""
+        return (self.below(values, inclusive=False) + self.below(values, inclusive=True)) / 2
 
     def below(self, values: Floats, *, inclusive: bool) -> Floats:
         """The share of training below each value, or below and at it; linear between grid points."""
@@ -72,8 +92,7 @@ def drift_of(feature: str, values_N: Floats, bars_N: Ints, reference: Reference,
     """
     low, high = float(reference.grid_Q[0]), float(reference.grid_Q[-1])
     outside = float(np.mean((values_N < low) | (values_N > high))) if len(values_N) else 0.0
-    ranks_N = (reference.below(values_N, inclusive=False) + reference.below(values_N, inclusive=True)) / 2
-    effective = num_effective(ranks_N, bars_N)
+    effective = num_effective(reference.ranks(values_N), bars_N, persistence=reference.persistence)
     psi = psi_by_chance = psi_threshold = statistic = p_value = None
     state: DriftState = "insufficient_data"
     if low == high:
@@ -129,20 +148,23 @@ def ks_distance(values_N: Floats, reference: Reference) -> float:
     return float(np.max(distances))
 
 
-def num_effective(ranks_N: Floats, bars_N: Ints) -> float:
+def num_effective(ranks_N: Floats, bars_N: Ints, *, persistence: float = 0.0) -> float:
     """As many independent rows would leave the mean rank as unsure as these do; at most as many as there are.
 
-    Rows of one bar are averaged first, which counts what symbols share; then the bars' autocorrelation is summed.
+    Rows of one bar are averaged first, which counts what symbols share; then the bars' autocorrelation is summed, and
+    taken to be no less than a process of this persistence has at these bars' distance.
     """
     num = len(ranks_N)
     if num < 2:
         return float(num)
     means_T = mean_by_moment(ranks_N, bars_N)
     variance = float(np.var(ranks_N))
-    of_means = float(np.var(means_T)) * correlation_time(means_T)
-    if variance <= 0:
-        return float(len(means_T))
-    if of_means <= 0:
+    kept = persistence ** _bars_apart(bars_N)
+    time = max(correlation_time(means_T), (1 + kept) / (1 - kept))
+    of_means = float(np.var(means_T)) * time
+    if variance < SAME_RANK:
+        return float(len(means_T))  # it is stuck
+    if of_means < SAME_RANK / num:
         return float(num)
     return float(min(variance * len(means_T) / of_means, num))
 
@@ -154,15 +176,22 @@ def correlation_time(values_T: Floats) -> float:
     total = float(centred @ centred)
     if num < 3 or total <= 0:
         return 1.0
-    padded = np.fft.rfft(centred, n=2 * num)
-    correlations = np.fft.irfft(padded * np.conj(padded), n=2 * num)[:num] / total
+    size = 1 << (2 * num - 1).bit_length()  # zeros behind, so that nothing wraps around
+    spectrum = np.fft.rfft(centred, n=size)
+    correlations = np.fft.irfft(spectrum * np.conj(spectrum), n=size)[:num] / total
     times = 1 + 2 * np.cumsum(correlations[1:])
     ends = np.flatnonzero(np.arange(1, num) >= WINDOW_TIMES * times)
     time = float(times[ends[0]]) if len(ends) else float(times.max())
     return max(time, 1.0)
 
 
+def _bars_apart(bars_N: Ints) -> float:
+    """Bars from one that has rows to the next, in the mean; closures are counted alike in training and live."""
+    num = len(np.unique(bars_N))
+    return max(float(bars_N[-1] - bars_N[0]) / (num - 1), 1.0) if num > 1 else 1.0
+
+
 def _state(psi: float, threshold: float) -> DriftState:
     if psi < PSI_MODERATE or psi <= threshold:
-        return "stable"
+        return "stable" if threshold <= PSI_MAJOR else "insufficient_data"
     return "major" if psi >= PSI_MAJOR else "moderate"

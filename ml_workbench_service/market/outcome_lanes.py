@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from ml_workbench_service.contracts.training import Target
+from ml_workbench_service.market import calendar
 from ml_workbench_service.market.realised import (
     PATHS,
     ClassStretch,
@@ -101,10 +102,12 @@ class OutcomeLanes:
         target = asked.target
         if target is None or not has_outcome_in_prices(target):
             return found
+        if lane.newest_ms < 0 or abs(asked.as_of_ms - lane.newest_ms) > slack_ms(asked.bar_ms):
+            return found
         if meets_closure(asked.as_of_ms, asked.due_ms, bar_ms=asked.bar_ms, horizon=asked.horizon):
-            return [*found, Found(asked.prediction_id, None, asked.due_ms, "closure")]
-        is_its_bar = lane.newest_ms >= 0 and abs(asked.as_of_ms - lane.newest_ms) <= slack_ms(asked.bar_ms)
-        if is_its_bar and not (target.measure == "triple_barrier" and asked.barrier is None):
+            if _spans_closure(asked):
+                found.append(Found(asked.prediction_id, None, asked.due_ms, "closure"))
+        elif target.measure != "triple_barrier" or asked.barrier is not None:
             _wait(lane, asked, target, price=lane.price, run=lane.run)
         return found
 
@@ -121,6 +124,13 @@ class OutcomeLanes:
                 self._lanes.popitem(last=False)
         self._lanes.move_to_end(key)
         return lane
+
+
+def _spans_closure(asked: Asked) -> bool:
+    """Whether the bar's own horizon meets a closure, and not only that of a caller who came some seconds after it."""
+    bar_at_ms = asked.as_of_ms - slack_ms(asked.bar_ms)
+    due_ms = int(calendar.advance(bar_at_ms, asked.horizon * asked.bar_ms))
+    return meets_closure(bar_at_ms, due_ms, bar_ms=asked.bar_ms, horizon=asked.horizon)
 
 
 def _wait(lane: _Lane, asked: Asked, target: Target, *, price: float, run: int) -> None:

@@ -54,18 +54,18 @@ class PriceLane:
 
     def add(self, as_of_ms: int, price: float, bar_ms: int) -> None:
         """A new bar's price."""
-        follows = self.newest_ms >= 0 and abs(as_of_ms - _next_ms(self.newest_ms, bar_ms)) <= slack_ms(bar_ms)
+        follows = self.newest_ms >= 0 and abs(_passed_ms(self.newest_ms, as_of_ms, bar_ms) - bar_ms) <= slack_ms(bar_ms)
         self.path = self.path + log(price / self.price) ** 2 if follows else 0.0
         self.run += not follows
         self.newest_ms, self.price = as_of_ms, price
 
     def end(self, stretch: "Stretch", target: Target, bar_ms: int) -> End:
         """Whether the stretch is over with the newest bar."""
-        slack = slack_ms(bar_ms)
-        if self.newest_ms < stretch.due_ms - slack:
+        over_ms, slack = _passed_ms(stretch.due_ms, self.newest_ms, bar_ms), slack_ms(bar_ms)
+        if over_ms < -slack:
             return "waits"
         is_broken = target.measure in PATHS and stretch.run != self.run
-        return "gap" if is_broken or self.newest_ms > stretch.due_ms + slack else "ended"
+        return "gap" if is_broken or over_ms > slack else "ended"
 
     def realised(self, stretch: "Stretch", target: Target) -> float:
         """The target's value over a stretch that ended with the newest bar; classes by their number, -1, 0 or 1."""
@@ -140,6 +140,12 @@ def meets_closure(as_of_ms: int, due_ms: int, *, bar_ms: int, horizon: int) -> b
     return bar_ms < calendar.DAY_MS and due_ms - as_of_ms != horizon * bar_ms
 
 
-def _next_ms(known_ms: int, bar_ms: int) -> int:
-    """When the bar after the one known at this moment is known."""
-    return known_ms + bar_ms if bar_ms < calendar.DAY_MS else int(calendar.advance(known_ms, bar_ms))
+def _passed_ms(from_ms: int, to_ms: int, bar_ms: int) -> int:
+    """From one moment to another; for daily bars in market time.
+
+    A bar that is stamped with midnight UTC becomes known on Saturday, while the market is closed, and a horizon of
+    market time ends on Monday in its place.
+    """
+    if bar_ms < calendar.DAY_MS:
+        return to_ms - from_ms
+    return int(calendar.market_ms(to_ms)) - int(calendar.market_ms(from_ms))
