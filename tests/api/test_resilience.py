@@ -45,7 +45,7 @@ def test_the_faults_are_listed_with_a_sentence_each(service: ServiceProcess) -> 
 def test_an_unknown_fault_is_refused_with_the_known_ones_and_the_nearest(service: ServiceProcess) -> None:
     answer = service.client.post("/api/v1/resilience", json={"faults": ["agent_killed", "redis_kiled"]})
     assert answer.status_code == 422
-    assert_body(answer)
+    assert_body(answer.json(), "DATA_VALIDATION_ERROR")
     (error,) = answer.json()["details"]["errors"]
     assert error["path"] == "body.faults.1"
     assert "did you mean redis_killed?" in error["message"]
@@ -68,7 +68,7 @@ def test_an_unknown_fault_is_refused_with_the_known_ones_and_the_nearest(service
 def test_a_request_beyond_its_limits_is_refused(service: ServiceProcess, body: dict[str, object]) -> None:
     answer = service.client.post("/api/v1/resilience", json=body)
     assert answer.status_code == 422, answer.text
-    assert_body(answer)
+    assert_body(answer.json(), "DATA_VALIDATION_ERROR")
 
 
 def test_a_test_that_is_cancelled_ends_with_its_processes(service: ServiceProcess) -> None:
