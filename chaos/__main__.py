@@ -1,4 +1,4 @@
-"""Makes the table of faults and invariants: `python -m chaos [--runs N] [--only cell,…] [--seed N] [--exactly SEED]`.
+"""Makes the table of faults and invariants: `python -m chaos [--runs N] [--only "cell;…"] [--seed N] [--exactly SEED]`.
 
 Two runs at a time. Every run's seed is printed; `--only CELL --exactly SEED` repeats one. Ends with 1 where an
 invariant was violated or a run could not be made. A whole run writes its table into docs/resilience.md.
@@ -102,7 +102,7 @@ def _as_json(done: Sequence[Done], base: int) -> dict[str, object]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m chaos", description="Faults and invariants of the queue.")
     parser.add_argument("--runs", type=int, default=USUAL_RUNS, help=f"of each cell (default {USUAL_RUNS})")
-    parser.add_argument("--only", help="cells by name, with commas")
+    parser.add_argument("--only", help="cells by name, with semicolons")
     parser.add_argument("--seed", type=int, help="from which the runs' seeds follow; drawn unless given")
     parser.add_argument("--exactly", type=int, help="one run of each cell, with this very seed")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time (default 2)")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.api.failures import assert_body
+from tests.api.failures import assert_body, assert_failure
 from tests.service_process import ServiceProcess
 
 
@@ -71,8 +71,9 @@ def test_a_request_beyond_its_limits_is_refused(service: ServiceProcess, body: d
     assert_body(answer.json(), "DATA_VALIDATION_ERROR")
 
 
-def test_a_test_that_is_cancelled_ends_with_its_processes(service: ServiceProcess) -> None:
+def test_one_test_runs_at_a_time_and_ends_when_it_is_cancelled(service: ServiceProcess) -> None:
     body = {"rate_per_s": 50, "duration_s": 300}
     job_id = service.client.post("/api/v1/resilience", json=body).json()["id"]
+    assert_failure(service.client.post("/api/v1/resilience", json=body), 409, "CONFLICT")
     assert service.client.post(f"/api/v1/jobs/{job_id}/cancel").status_code == 202
     assert service.wait_for_job(job_id, timeout_s=60)["status"] == "cancelled"
