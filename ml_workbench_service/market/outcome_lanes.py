@@ -42,7 +42,7 @@ class Asked:
     Attributes:
         price: of its bar; None: nothing is learnt from it.
         target: None: nothing that prices could tell is forecast, or nobody wants to know.
-        break_even: of a class by direction, what a move must exceed.
+        break_even: of a class by direction, what a move must exceed; None where the costs are unknown.
         barrier: of a triple barrier, its distance in log price; None where the volatility is unknown.
     """
 
@@ -54,7 +54,7 @@ class Asked:
     horizon: int
     price: float | None
     target: Target | None = None
-    break_even: float = 0.0
+    break_even: float | None = None
     barrier: float | None = None
 
 
@@ -138,7 +138,7 @@ def _wait(lane: _Lane, asked: Asked, target: Target, *, price: float, run: int) 
         del lane.waiting[next(iter(lane.waiting))]
     if target.classes:
         stretch: Stretch = ClassStretch(
-            asked.due_ms, price, lane.path, run, break_even=asked.break_even, barrier=asked.barrier or 0.0
+            asked.due_ms, price, lane.path, run, break_even=asked.break_even or 0.0, barrier=asked.barrier or 0.0
         )
     else:
         stretch = Stretch(asked.due_ms, price, lane.path, run)

@@ -228,7 +228,7 @@ class PredictionLedger(LedgerReader):
         asked = rows.asked_of(answered, making, is_sampled=is_sampled)
         found = self._lanes.take(asked, now_ms=time.time_ns() // 1_000_000)
         if is_sampled:
-            self._rows.append((rows.series_key(answered.record, making), rows.row_of(answered, making)))
+            self._rows.append((rows.series_key(answered.record, making), rows.row_of(answered, asked)))
         self._outcomes.extend(_outcome(each, "stream", each.missing) for each in found)
 
     def _write(self) -> None:
