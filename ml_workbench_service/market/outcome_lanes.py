@@ -10,6 +10,7 @@ and forgotten with the process; what waits and needs its own price alone is give
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, NamedTuple
 
 from ml_workbench_service.contracts.training import Target
@@ -155,6 +156,6 @@ def _matured(lane: _Lane, bar_ms: int) -> list[Found]:
         if end == "waits":
             continue
         del lane.waiting[prediction_id]
-        if end == "ended":
-            found.append(Found(prediction_id, lane.realised(stretch, target), lane.newest_ms))
+        if end == "ended" and isfinite(realised := lane.realised(stretch, target)):
+            found.append(Found(prediction_id, realised, lane.newest_ms))
     return found

@@ -140,6 +140,10 @@ class Settlement:
                     log.warning("outcomes are not settled just now, and are tried again: %s", error.message)
                 self.num_failures = min(self.num_failures + 1, 16)
                 continue
+            except Exception:  # the thread's end would go unnoticed
+                log.exception("outcomes are not settled just now, and are tried again")
+                self.num_failures = min(self.num_failures + 1, 16)
+                continue
             if self.num_failures:
                 log.info("outcomes are settled again")
             self.num_failures = 0

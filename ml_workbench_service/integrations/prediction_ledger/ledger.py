@@ -215,7 +215,7 @@ class PredictionLedger(LedgerReader):
                 continue
             try:
                 self._enter(*item)
-            except (PlatformError, ArithmeticError, ValueError, TypeError):
+            except Exception:  # one answer that cannot be kept must not end the keeping of all others
                 log.exception("a prediction was not entered into the ledger")
                 self._num_unwritten += item[2]
         if (excess := len(self._rows) - self._capacity) > 0:
