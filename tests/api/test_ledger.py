@@ -10,6 +10,7 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.ledger import _check_possible
 from ml_workbench_service.contracts.contract import iso
+from ml_workbench_service.learning.manifest import write_manifest
 from tests.api.conftest import Clone
 from tests.api.deploying import deployed
 from tests.api.failures import assert_failure, paths
@@ -180,8 +181,6 @@ def test_a_version_without_rows_or_without_a_reference_says_so(
 
 def copy_older(service: ServiceProcess, model_id: str) -> Any:
     """A bundle as it was published before inputs were kept."""
-    from ml_workbench_service.learning.manifest import write_manifest
-
     root = registry_of(service)
     folder = copy_version(root / "small" / "1.0.0", root, model_id, "1.0.0")
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
