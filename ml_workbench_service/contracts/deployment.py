@@ -1,6 +1,6 @@
 """Deployments: an append-only history per model; the last live line is what is served."""
 
-import hashlib
+import zlib
 from collections.abc import Mapping
 from typing import Annotated, Literal
 
@@ -81,4 +81,4 @@ class DeploymentList(Contract):
 def is_monitored(prediction_id: str, level: MonitoringLevel) -> bool:
     """Whether the level's sample has this prediction: by a hash of its id, so that anybody may find out again."""
     share = MONITORED_SHARE[level]
-    return share >= 1.0 or int.from_bytes(hashlib.sha256(prediction_id.encode()).digest()[:8]) < share * 2**64
+    return share >= 1.0 or zlib.crc32(prediction_id.encode()) < share * 2**32

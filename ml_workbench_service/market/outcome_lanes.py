@@ -10,6 +10,7 @@ and forgotten with the process; what waits and needs its own price alone is give
 
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from math import isfinite
 from typing import Literal, NamedTuple
 
 from ml_workbench_service.contracts.training import Target
@@ -42,7 +43,7 @@ class Asked:
     Attributes:
         price: of its bar; None: nothing is learnt from it.
         target: None: nothing that prices could tell is forecast, or nobody wants to know.
-        break_even: of a class by direction, what a move must exceed.
+        break_even: of a class by direction, what a move must exceed; None where the costs are unknown.
         barrier: of a triple barrier, its distance in log price; None where the volatility is unknown.
     """
 
@@ -54,7 +55,7 @@ class Asked:
     horizon: int
     price: float | None
     target: Target | None = None
-    break_even: float = 0.0
+    break_even: float | None = None
     barrier: float | None = None
 
 
@@ -138,7 +139,7 @@ def _wait(lane: _Lane, asked: Asked, target: Target, *, price: float, run: int) 
         del lane.waiting[next(iter(lane.waiting))]
     if target.classes:
         stretch: Stretch = ClassStretch(
-            asked.due_ms, price, lane.path, run, break_even=asked.break_even, barrier=asked.barrier or 0.0
+            asked.due_ms, price, lane.path, run, break_even=asked.break_even or 0.0, barrier=asked.barrier or 0.0
         )
     else:
         stretch = Stretch(asked.due_ms, price, lane.path, run)
@@ -155,6 +156,6 @@ def _matured(lane: _Lane, bar_ms: int) -> list[Found]:
         if end == "waits":
             continue
         del lane.waiting[prediction_id]
-        if end == "ended":
-            found.append(Found(prediction_id, lane.realised(stretch, target), lane.newest_ms))
+        if end == "ended" and isfinite(realised := lane.realised(stretch, target)):
+            found.append(Found(prediction_id, realised, lane.newest_ms))
     return found

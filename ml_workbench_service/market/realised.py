@@ -7,7 +7,7 @@ for price changes, to rounding for logarithms and volatilities (tests/market/tes
 """
 
 from dataclasses import dataclass
-from math import log
+from math import copysign, inf, log
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -55,7 +55,7 @@ class PriceLane:
     def add(self, as_of_ms: int, price: float, bar_ms: int) -> None:
         """A new bar's price."""
         follows = self.newest_ms >= 0 and abs(_passed_ms(self.newest_ms, as_of_ms, bar_ms) - bar_ms) <= slack_ms(bar_ms)
-        self.path = self.path + log(price / self.price) ** 2 if follows else 0.0
+        self.path = self.path + (log(price) - log(self.price)) ** 2 if follows else 0.0
         self.run += not follows
         self.newest_ms, self.price = as_of_ms, price
 
@@ -68,17 +68,21 @@ class PriceLane:
         return "gap" if is_broken or over_ms > slack else "ended"
 
     def realised(self, stretch: "Stretch", target: Target) -> float:
-        """The target's value over a stretch that ended with the newest bar; classes by their number, -1, 0 or 1."""
+        """The target's value over a stretch that ended with the newest bar; classes by their number, -1, 0 or 1.
+
+        Infinite where a price is no price of the other's market.
+        """
+        ratio = self.price / stretch.price
         if target.measure == "price_change":
-            return self.price / stretch.price - 1.0
+            return ratio - 1.0
         if target.measure == "log_return":
-            return log(self.price / stretch.price)
+            return log(ratio) if 0.0 < ratio < inf else copysign(inf, ratio - 1.0)
         if target.measure == "volatility":
             return float(max(self.path - stretch.path, 0.0) ** 0.5)
         assert isinstance(stretch, ClassStretch), "regimes, scores and actions have no outcome in prices"
         if target.measure == "triple_barrier":
             return float(stretch.touched)
-        move = self.price / stretch.price - 1.0
+        move = ratio - 1.0
         return float((move > stretch.break_even) - (move < -stretch.break_even))
 
 

@@ -36,9 +36,10 @@ MOST_SPAN_BARS = 10_000
 FIRST_RETRY_MS, LAST_RETRY_MS = 60_000, 6 * calendar.HOUR_MS
 GIVE_UP_MS = 3 * calendar.DAY_MS
 """A bar that a store has not delivered so long after its time is missing for good."""
-MOST_PRICE_GAP = 0.005
-"""A record's price so far from the store's close is of another market, or of simulated bars. Bid, ask and different
-sources of one pair differ by a fiftieth of it."""
+MOST_PRICE_GAP, MOST_BARS_MOVED, USUAL_BAR = 0.002, 6.0, 0.005
+"""A record's price farther than this share, and six standard deviations of one bar, from the store's close is of
+another market or of simulated bars: sides and sources of one pair differ by a twentieth of the share, and within a bar
+the price has moved on. The last is a bar's deviation where none is known, a daily one's."""
 FIXINGS_PAUSE_BARS = 2
 """Days without a fixing within the FX week, at Easter and Christmas."""
 
@@ -139,6 +140,10 @@ class Settlement:
                     log.warning("outcomes are not settled just now, and are tried again: %s", error.message)
                 self.num_failures = min(self.num_failures + 1, 16)
                 continue
+            except Exception:  # the thread's end would go unnoticed
+                log.exception("outcomes are not settled just now, and are tried again")
+                self.num_failures = min(self.num_failures + 1, 16)
+                continue
             if self.num_failures:
                 log.info("outcomes are settled again")
             self.num_failures = 0
@@ -170,16 +175,20 @@ def _judged(rows: Sequence[Waiting], store: FeatureStore) -> list[_Verdict]:
     places = [_place(row, table, bar_ms) for row in rows]
     found = [place for place in places if place is not None]
     labels = iter(_labels(rows, places, found, table, runs))
+    allowed_N = MOST_PRICE_GAP + MOST_BARS_MOVED * np.nan_to_num(ewma_volatility(_close(table)), nan=USUAL_BAR)
     verdicts = []
     for row, place in zip(rows, places, strict=True):
         if place is None:
             verdicts.append(_Verdict(row, None, row.due_ms, "no_bar"))
             continue
         value, known_ms = next(labels)
-        if np.isfinite(value) and not _differs(row, place, table):
+        close = float(_close(table)[place])
+        if row.price is not None and abs(row.price / close - 1) > allowed_N[place]:
+            verdicts.append(_Verdict(row, None, row.due_ms, "other_prices"))
+        elif np.isfinite(value):
             verdicts.append(_Verdict(row, value, known_ms, None))
-            continue
-        verdicts.append(_Verdict(row, None, row.due_ms, _why_not(row, place, table, runs)))
+        else:
+            verdicts.append(_Verdict(row, None, row.due_ms, _why_not(row, place, table, runs)))
     return verdicts
 
 
@@ -201,7 +210,7 @@ def _labels(
     runs: Ints,
 ) -> list[tuple[float, int]]:
     """Value and moment of each row that has a place, by training's own functions; NaN where there is no label."""
-    target, close = rows[0].target, np.asarray(table.columns["close"])
+    target, close = rows[0].target, _close(table)
     at = np.array(found, dtype=np.int64)
     if not target.classes:
         labels = label(
@@ -227,19 +236,16 @@ def _pairs(values: Floats, known_ms: Ints) -> list[tuple[float, int]]:
     return list(zip(values.tolist(), known_ms.tolist(), strict=True))
 
 
-def _differs(row: Waiting, place: int, table: FeatureTable) -> bool:
-    close = float(table.columns["close"][place])
-    return row.price is not None and abs(row.price / close - 1) > MOST_PRICE_GAP
+def _close(table: FeatureTable) -> Floats:
+    return np.asarray(table.columns["close"])
 
 
 def _why_not(row: Waiting, place: int, table: FeatureTable, runs: Ints) -> Reason:
     """Why a bar that is there has no label for this row."""
-    if _differs(row, place, table):
-        return "other_prices"
     end = place + row.horizon
     if end >= len(table):
         return "not_known_yet"
-    if runs[end] != runs[place] or not np.isfinite(table.columns["close"][place : end + 1]).all():
+    if runs[end] != runs[place] or not np.isfinite(_close(table)[place : end + 1]).all():
         return "missing_bar"
     is_intraday = TIMEFRAMES_MS[row.timeframe] < calendar.DAY_MS
     spans = table.opened_ms[end] - table.opened_ms[place] != row.horizon * TIMEFRAMES_MS[row.timeframe]

@@ -7,7 +7,10 @@ from typing import Any
 import httpx
 import pytest
 
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.api.ledger import _check_possible
 from ml_workbench_service.contracts.contract import iso
+from ml_workbench_service.learning.manifest import write_manifest
 from tests.api.conftest import Clone
 from tests.api.deploying import deployed
 from tests.api.failures import assert_failure, paths
@@ -178,8 +181,6 @@ def test_a_version_without_rows_or_without_a_reference_says_so(
 
 def copy_older(service: ServiceProcess, model_id: str) -> Any:
     """A bundle as it was published before inputs were kept."""
-    from ml_workbench_service.learning.manifest import write_manifest
-
     root = registry_of(service)
     folder = copy_version(root / "small" / "1.0.0", root, model_id, "1.0.0")
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
@@ -217,3 +218,25 @@ def test_the_metrics_show_rows_by_outcome_and_each_live_version(api: httpx.Clien
     assert "ml_workbench_ledger_unwritten_total 0.0" in text
     for name in ("live_mae", "live_mae_ratio", "live_coverage"):
         assert f'ml_workbench_{name}{{model_id="{watched}",version="1.0.0"}}' in text
+
+
+@pytest.mark.parametrize(
+    ("target", "possible", "impossible"),
+    [
+        ("direction_1h", (-1, 0, 1), (2, 0.5)),
+        ("triple_barrier_4h", (-1, 0, 1), (3, -0.1)),
+        ("market_regime", (0, 1, 2, 3), (-1, 4)),
+        ("volatility_4h", (0, 0.01), (-0.01,)),
+        ("price_change_1h", (-0.5, 0, 3), (-1, -2)),
+        ("log_return_1h", (-5, 0, 3), ()),
+        (None, (17,), ()),
+    ],
+)
+def test_an_outcome_must_be_possible(
+    target: str | None, possible: tuple[float, ...], impossible: tuple[float, ...]
+) -> None:
+    for realised in possible:
+        _check_possible(target, realised)
+    for realised in impossible:
+        with pytest.raises(DataValidationError):
+            _check_possible(target, realised)

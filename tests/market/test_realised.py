@@ -215,3 +215,11 @@ def test_what_waits_is_bounded() -> None:
     assert lanes.num_waiting == MOST_WAITING
     found = lanes.take(asked(series, 1, None), now_ms=NOW_MS)
     assert {each.prediction_id for each in found} == {str(number) for number in range(50, MOST_WAITING + 50)}
+
+
+@pytest.mark.parametrize("measure", ["price_change", "log_return", "volatility", "direction", "triple_barrier"])
+def test_prices_of_no_market_break_nothing_and_are_no_outcome_on_the_wire(measure: str) -> None:
+    series = Series(hourly(8, seed=1).opened_ms, np.array([1e308, 1e-300, 5e-324, 1e308, 1.1, 1.2, 1e-308, 1.1]), "1h")
+    for each in told(series, parse_target(f"{measure}_1h")).values():
+        assert each.realised is not None
+        assert np.isfinite(each.realised)

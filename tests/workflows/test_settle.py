@@ -1,11 +1,13 @@
 """Outcomes from the feature store: training's own labels, once, and an end to asking for what never comes."""
 
 import logging
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,19 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import UpstreamError
-from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.outcomes import PredictionOutcome
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.integrations.bars import FolderBars
 from ml_workbench_service.integrations.feature_store import LocalFeatureStore
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
+from ml_workbench_service.integrations.sample_rates import SampleRates
 from ml_workbench_service.learning.labelling import label_tables
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
-from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.market.class_labels import break_even
+from ml_workbench_service.market.costs import resolved_costs, session_spread
 from ml_workbench_service.workflows.settle import GIVE_UP_MS, Settled, Settlement, settle_overdue
 from tests.ledger_entries import answered, keep, making, opened
 from tests.trained_models import PlantedBars, planted_bars
@@ -80,7 +84,7 @@ def moment(at_ms: int) -> datetime:
 
 def ask(ledger: PredictionLedger, at_ms: Sequence[int], target: str, **changes: Any) -> None:
     """Answers without a price, as of these moments; their ids are their places."""
-    parsed = parse_target(target)
+    parsed, bar_ms = parse_target(target), TIMEFRAMES_MS[changes.get("timeframe", "1h")]
     entries = [
         answered(
             prediction_id=f"{place}",
@@ -88,7 +92,7 @@ def ask(ledger: PredictionLedger, at_ms: Sequence[int], target: str, **changes: 
             **{
                 "as_of": moment(as_of_ms),
                 "timestamp": moment(as_of_ms),
-                "valid_until": moment(int(calendar.advance(as_of_ms, parsed.horizon * HOUR_MS))),
+                "valid_until": moment(int(calendar.advance(as_of_ms, parsed.horizon * bar_ms))),
                 "price": None,
                 **changes,
             },
@@ -136,14 +140,22 @@ def test_what_is_settled_is_what_training_would_have_labelled(
     assert any(each.reason == "closure" for each in found)
 
 
+def test_daily_fixings_are_settled_over_weekends_holidays_and_changes_of_the_clock(ledger: PredictionLedger) -> None:
+    """The embedded sample's real rates: every answer of two years, as training labels it."""
+    store, target = LocalFeatureStore(SampleRates()), parse_target("log_return_2d")
+    start_ms = to_ms(datetime(2022, 1, 1, tzinfo=UTC))
+    table = store.fetch(["EUR/USD"], "1d", start_ms=start_ms, end_ms=None, features=["close"], as_of_ms=None)[0]
+    costs = {"EUR/USD": resolved_costs("EUR/USD")}
+    labels = label_tables(
+        [table], features=["close"], columns=[table.columns], targets=(target,), costs=costs
+    ).rows[0].labels_NK[:500, 0]  # fmt: skip
+    ask(ledger, table.known_ms[:500].tolist(), "log_return_2d", timeframe="1d")
+    assert settle_overdue(ledger, store, Intervals()).num_known == 500
+    assert [each.realised for each in outcomes(ledger, 500)] == labels.tolist()
+
+
 def with_costs(ledger: PredictionLedger, table: FeatureTable, rows: Any, as_of: Sequence[int]) -> None:
     """Gives each row the break-even that training takes at its bar."""
-    import sqlite3
-    from contextlib import closing
-
-    from ml_workbench_service.market.class_labels import break_even
-    from ml_workbench_service.market.costs import session_spread
-
     costs = resolved_costs("EUR/USD")
     spread = session_spread(costs, "EUR/USD", table.known_ms, calendar="fx")
     values = break_even(costs, "EUR/USD", np.asarray(table.columns["close"]), spread)

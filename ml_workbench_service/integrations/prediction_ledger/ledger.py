@@ -215,7 +215,7 @@ class PredictionLedger(LedgerReader):
                 continue
             try:
                 self._enter(*item)
-            except (PlatformError, ArithmeticError, ValueError, TypeError):
+            except Exception:  # one answer that cannot be kept must not end the keeping of all others
                 log.exception("a prediction was not entered into the ledger")
                 self._num_unwritten += item[2]
         if (excess := len(self._rows) - self._capacity) > 0:
@@ -228,7 +228,7 @@ class PredictionLedger(LedgerReader):
         asked = rows.asked_of(answered, making, is_sampled=is_sampled)
         found = self._lanes.take(asked, now_ms=time.time_ns() // 1_000_000)
         if is_sampled:
-            self._rows.append((rows.series_key(answered.record, making), rows.row_of(answered, making)))
+            self._rows.append((rows.series_key(answered.record, making), rows.row_of(answered, asked)))
         self._outcomes.extend(_outcome(each, "stream", each.missing) for each in found)
 
     def _write(self) -> None:

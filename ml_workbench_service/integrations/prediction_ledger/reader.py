@@ -1,6 +1,7 @@
 """`LedgerReader`: questions to the ledger's file. Every method opens it for itself, so any thread may ask."""
 
 import sqlite3
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,12 +15,10 @@ from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
 from ml_workbench_service.market.live_figures import LiveRows
 
 _FIGURES = (
-    "SELECT p.as_of_ms, p.state, p.abstain_reasons IS NOT NULL, p.prediction, p.realised, p.direction, p.confidence, "
-    "p.level, p.lower, p.upper, p.volatility, p.break_even, p.inputs FROM predictions AS p WHERE p.number IN ("
-    "SELECT number FROM predictions WHERE series IN (SELECT id FROM series WHERE model_id = ? AND version = ?) "
-    "AND sample = 'live' AND as_of_ms >= ? AND as_of_ms <= ? ORDER BY number DESC LIMIT ?) ORDER BY p.as_of_ms"
+    "SELECT p.number, p.as_of_ms, p.state, p.abstain_reasons IS NOT NULL, p.prediction, p.realised, p.direction, "
+    "p.confidence, p.level, p.lower, p.upper, p.volatility, p.break_even, p.inputs FROM predictions AS p"
 )
-FIRST_MS, LAST_MS = -(2**62), 2**62
+_SERIES = ("model_id", "version", "symbol")
 
 
 @dataclass(frozen=True)
@@ -74,19 +73,14 @@ class LedgerReader:
     ) -> tuple[list[RecordedPrediction], int | None]:
         """Rows newest first, and the number before which the next page begins, where more follow."""
         clauses = {
-            "s.model_id = ?": wanted.model_id,
-            "s.version = ?": wanted.version,
-            "s.symbol = ?": wanted.symbol,
             "p.as_of_ms >= ?": wanted.from_ms,
             "p.as_of_ms <= ?": wanted.to_ms,
             "p.state = ?": None if wanted.is_known is None else rows.KNOWN if wanted.is_known else rows.OPEN,
             "p.number < ?": before,
         }
-        used = {clause: value for clause, value in clauses.items() if value is not None}
-        where = f"WHERE {' AND '.join(used)}" if used else ""
-        query = f"{rows.WIRE} {where} ORDER BY p.number DESC LIMIT ?"
+        of_series = {name: getattr(wanted, name) for name in _SERIES}
         with file.reading(self.path) as connection:
-            found = [] if connection is None else connection.execute(query, (*used.values(), limit + 1)).fetchall()
+            found = [] if connection is None else _newest(connection, rows.WIRE, of_series, clauses, limit=limit + 1)
         shown = [rows.on_the_wire(row) for row in found[:limit]]
         return shown, int(found[limit - 1][0]) if len(found) > limit else None
 
@@ -111,13 +105,60 @@ class LedgerReader:
     def live_rows(
         self, model_id: str, version: str, *, from_ms: int | None = None, to_ms: int | None = None, limit: int
     ) -> LiveRows:
-        """The newest rows about moments that the training did not know, in the order of those moments."""
-        wanted = (
-            model_id, version, FIRST_MS if from_ms is None else from_ms, LAST_MS if to_ms is None else to_ms, limit
-        )  # fmt: skip
+        """The newest rows about moments that the training did not know, in the order of those moments.
+
+        Without a range only the version's newest rows are looked at, `limit` of them.
+        """
+        of_series = {"model_id": model_id, "version": version}
+        clauses: dict[str, Any] = {"p.sample = ?": "live", "p.as_of_ms >= ?": from_ms, "p.as_of_ms <= ?": to_ms}
         with file.reading(self.path) as connection:
-            found = [] if connection is None else connection.execute(_FIGURES, wanted).fetchall()
+            if connection is None:
+                return _live_rows([])
+            if from_ms is None and to_ms is None:
+                clauses["p.number >= ?"] = _first_of_newest(connection, model_id, version, limit=limit)
+            found = _newest(connection, _FIGURES, of_series, clauses, limit=limit)
         return _live_rows(found)
+
+
+def _first_of_newest(connection: sqlite3.Connection, model_id: str, version: str, *, limit: int) -> int:
+    """The number of the oldest of a version's newest rows, from the index alone."""
+    series = connection.execute("SELECT id FROM series WHERE model_id = ? AND version = ?", (model_id, version))
+    numbers: list[int] = []
+    for (number,) in series.fetchall():
+        query = "SELECT number FROM predictions WHERE series = ? ORDER BY number DESC LIMIT ?"
+        numbers += [row[0] for row in connection.execute(query, (number, limit))]
+    numbers.sort(reverse=True)
+    return numbers[:limit][-1] if numbers else 0
+
+
+def _newest(
+    connection: sqlite3.Connection,
+    query: str,
+    of_series: Mapping[str, str | None],
+    clauses: Mapping[str, Any],
+    *,
+    limit: int,
+) -> list[tuple[Any, ...]]:
+    """The newest rows under these conditions, newest first; whoever has None is no condition.
+
+    Each series is asked for its own newest rows, which its index has in order: one question about several would have
+    all of their rows sorted.
+    """
+    names = {name: value for name, value in of_series.items() if value is not None}
+    used = {clause: value for clause, value in clauses.items() if value is not None}
+    ordered = "ORDER BY p.number DESC LIMIT ?"
+    if not names:
+        where = f"WHERE {' AND '.join(used)}" if used else ""
+        return connection.execute(f"{query} {where} {ordered}", (*used.values(), limit)).fetchall()
+    series = connection.execute(
+        f"SELECT id FROM series WHERE {' AND '.join(f'{name} = ?' for name in names)}", tuple(names.values())
+    ).fetchall()
+    where = " AND ".join(["p.series = ?", *used])
+    found: list[tuple[Any, ...]] = []
+    for (number,) in series:
+        found += connection.execute(f"{query} WHERE {where} {ordered}", (number, *used.values(), limit))
+    found.sort(key=lambda row: -int(row[0]))
+    return found[:limit]
 
 
 def one(connection: sqlite3.Connection, prediction_id: str) -> RecordedPrediction | None:
@@ -135,7 +176,8 @@ def unknown() -> PredictionNotFoundError:
 
 
 def _live_rows(found: list[tuple[Any, ...]]) -> LiveRows:
-    columns = list(zip(*found, strict=True)) if found else [()] * 13
+    by_moment = sorted((row[1:] for row in found), key=lambda row: int(row[0]))
+    columns = list(zip(*by_moment, strict=True)) if found else [()] * 13
     numbers = [np.array(column, dtype=np.float64) for column in columns[3:5] + columns[6:12]]  # None becomes NaN
     blobs = [(as_of_ms, row) for as_of_ms, row in zip(columns[0], columns[12], strict=True) if row is not None]
     width = max((len(row) for _, row in blobs), default=0)

@@ -48,7 +48,8 @@ CREATE TABLE predictions (
     state INTEGER NOT NULL, realised REAL, known_ms INTEGER, source TEXT, reason TEXT,
     settle_ms INTEGER, num_tries INTEGER NOT NULL DEFAULT 0
 );
-CREATE INDEX predictions_by_series ON predictions (series, as_of_ms);
+CREATE INDEX predictions_by_series ON predictions (series);
+CREATE INDEX predictions_not_live ON predictions (series) WHERE sample != 'live';
 CREATE INDEX predictions_to_settle ON predictions (settle_ms) WHERE state = 0 AND settle_ms IS NOT NULL;
 """
 INSERT_SERIES = (
@@ -103,26 +104,21 @@ class Waiting(NamedTuple):
         """As a lane reads it."""
         return Asked(
             self.prediction_id, (self.model_id, self.timeframe, self.symbol), self.as_of_ms, self.due_ms,
-            TIMEFRAMES_MS[self.timeframe], self.horizon, self.price, self.target, self.break_even or 0.0, self.barrier,
+            TIMEFRAMES_MS[self.timeframe], self.horizon, self.price, self.target, self.break_even, self.barrier,
         )  # fmt: skip
 
 
 def asked_of(answered: Answered, making: Making, *, is_sampled: bool) -> Asked:
     """What a lane reads of a served record; of one that is not sampled its price alone."""
     record = answered.record
-    target = making.target if is_sampled and record.status == "ok" else None
+    lane, as_of_ms = (record.model_id, record.timeframe, record.symbol), to_ms(record.as_of)
+    bar_ms = TIMEFRAMES_MS[record.timeframe]
+    if not is_sampled:
+        return Asked(record.prediction_id, lane, as_of_ms, as_of_ms, bar_ms, making.horizon, record.price)
     return Asked(
-        record.prediction_id,
-        (record.model_id, record.timeframe, record.symbol),
-        to_ms(record.as_of),
-        to_ms(record.valid_until),
-        TIMEFRAMES_MS[record.timeframe],
-        making.horizon,
-        record.price,
-        target,
-        _break_even(answered) or 0.0,
-        _barrier(answered, making),
-    )
+        record.prediction_id, lane, as_of_ms, to_ms(record.valid_until), bar_ms, making.horizon, record.price,
+        making.target if record.status == "ok" else None, _break_even(answered), _barrier(answered, making),
+    )  # fmt: skip
 
 
 def series_key(record: PredictionRecord, making: Making) -> SeriesKey:
@@ -133,23 +129,21 @@ def series_key(record: PredictionRecord, making: Making) -> SeriesKey:
     )  # fmt: skip
 
 
-def row_of(answered: Answered, making: Making) -> tuple[Any, ...]:
+def row_of(answered: Answered, asked: Asked) -> tuple[Any, ...]:
     """The values of `INSERT` after the series."""
     record, interval = answered.record, answered.record.interval
-    abstains = record.status == "abstain"
-    due_ms, answered_ms = to_ms(record.valid_until), to_ms(record.timestamp)
-    is_open = not abstains and making.target is not None
+    answered_ms = to_ms(record.timestamp)
     settle_ms = None
-    if making.target is not None and is_open and has_outcome_in_prices(making.target):
-        settle_ms = max(due_ms + TIMEFRAMES_MS[record.timeframe], answered_ms + SETTLE_GRACE_MS)
+    if asked.target is not None and has_outcome_in_prices(asked.target):
+        settle_ms = max(asked.due_ms + asked.bar_ms, answered_ms + SETTLE_GRACE_MS)
     inputs = answered.last_row_F
     return (
         record.prediction_id,
-        to_ms(record.as_of),
-        due_ms,
+        asked.as_of_ms,
+        asked.due_ms,
         answered_ms,
         record.sample,
-        json.dumps(record.abstain_reasons) if abstains else None,
+        json.dumps(record.abstain_reasons) if record.status == "abstain" else None,
         record.price,
         record.prediction,
         record.label,
@@ -159,11 +153,11 @@ def row_of(answered: Answered, making: Making) -> tuple[Any, ...]:
         None if interval is None else interval.lower,
         None if interval is None else interval.upper,
         record.metadata.volatility,
-        _break_even(answered),
-        _barrier(answered, making),
+        asked.break_even,
+        asked.barrier,
         None if record.novelty is None else record.novelty.score,
         None if inputs is None else np.asarray(inputs, dtype="<f4").tobytes(),
-        OPEN if is_open else NONE,
+        NONE if asked.target is None else OPEN,
         settle_ms,
     )
 
