@@ -10,6 +10,7 @@ other class through that dump, with the same result.
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
+from operator import attrgetter
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
@@ -80,11 +81,9 @@ def _writers(kind: type[Contract]) -> tuple[tuple[str, Write | None], ...] | Non
     if not _is_plain(kind):
         return None
     shapes = {name: _shapes(field.annotation, field.metadata) - {"null"} for name, field in kind.model_fields.items()}
-    if any(len(found) > 1 and not found <= {"leaves", "nested"} for found in shapes.values()):
+    if any(len(found) > 1 and not found <= set(_JSON) for found in shapes.values()):
         return None  # a text stands as it is, everything else as JSON: what may be either is for the dump
-    return tuple(
-        (name, _WRITE["nested" if "nested" in found else next(iter(found), "leaves")]) for name, found in shapes.items()
-    )
+    return tuple((name, _WRITE[max(found, key=list(_WRITE).index, default="leaves")]) for name, found in shapes.items())
 
 
 def _moment(value: datetime) -> str | bytes:
@@ -93,16 +92,19 @@ def _moment(value: datetime) -> str | bytes:
     return iso(value)
 
 
-def _nested(value: Any) -> bytes:
+_state = attrgetter("__dict__")  # pydantic's own isinstance would take as long as all the rest
+
+
+def _parts(value: Any) -> bytes:
+    return orjson.dumps(value, _state)
+
+
+def _dated(value: Any) -> bytes:
     return orjson.dumps(value, _state_of, orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 def _state_of(value: Any) -> Any:
-    if Contract in type(value).__mro__:  # pydantic's own isinstance takes as long as all the rest
-        return value.__dict__
-    if isinstance(value, datetime):
-        return iso(value)
-    raise TypeError(f"{type(value).__name__} is no part of an entry")
+    return iso(value) if isinstance(value, datetime) else _state(value)
 
 
 def _is_plain(kind: type[Contract]) -> bool:
@@ -121,8 +123,8 @@ def _is_plain(kind: type[Contract]) -> bool:
 def _shapes(annotation: Any, metadata: Sequence[Any] = ()) -> set[str]:
     """What a field of this type may hold.
 
-    text, moment, null; leaves: numbers, and lists and dicts of texts and numbers; nested: contracts or moments within;
-    other: anything else.
+    text, moment, null; leaves: numbers, and lists and dicts of texts and numbers; parts: contracts within; dated:
+    moments within, perhaps in contracts; other: anything else.
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -143,10 +145,22 @@ def _shapes(annotation: Any, metadata: Sequence[Any] = ()) -> set[str]:
         parts = set().union(*(_shapes(each) for each in arguments if each is not Ellipsis))
         if not is_named or "other" in parts:
             return {"other"}
-        return {"nested"} if parts & {"nested", "moment"} else {"leaves"}
+        return {"dated" if parts & {"dated", "moment"} else "parts" if "parts" in parts else "leaves"}
     is_contract = isinstance(annotation, type) and issubclass(annotation, Contract)
-    return {"nested"} if is_contract and _is_plain(annotation) else {"other"}
+    return _shapes_of_contract(annotation) if is_contract else {"other"}
+
+
+def _shapes_of_contract(kind: type[Contract]) -> set[str]:
+    if not _is_plain(kind):
+        return {"other"}
+    parts = set().union(*(_shapes(field.annotation, field.metadata) for field in kind.model_fields.values()))
+    return {"dated" if parts & {"dated", "moment"} else "parts"}
 
 
 _LEAVES = {str: "text", NoneType: "null", int: "leaves", float: "leaves", bool: "leaves"}
-_WRITE: dict[str, Write | None] = {"text": None, "moment": _moment, "leaves": orjson.dumps, "nested": _nested}
+_JSON: dict[str, Write] = {
+    "leaves": orjson.dumps,
+    "parts": _parts,
+    "dated": _dated,
+}  # each can what the ones before can
+_WRITE: dict[str, Write | None] = {"text": None, "moment": _moment, **_JSON}
