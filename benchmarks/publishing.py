@@ -3,7 +3,7 @@
     python -m benchmarks.publishing
 
 The same full record each time (`live_records`), made beforehand; what is timed begins with the record in hand and ends
-with its entry in the queue. Ours goes through `PredictionPublisher` and `RedisPredictionQueue`, a group without a
+with its entry in the queue. Ours goes through `PredictionPublisher` and `ShardedQueue`, a group without a
 consumer keeps the books, and each record is logged as in production; once more without logs. The peers:
 
     redis.asyncio       one awaited XADD of each record, MAXLEN at the same capacity, nothing logged, no books
@@ -26,7 +26,7 @@ from benchmarks.rounds import Goal, Rounds, conclude, show
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM
 from ml_workbench_service.embedded import EmbeddedRedis
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 
 CAPACITY = 20_000
 OURS, UNLOGGED = "ours, logged", "ours, without logs"
@@ -42,7 +42,7 @@ class Field:
         self._embedded = EmbeddedRedis(folder / "state")
         self._url = self._embedded.start()
         self._redis = redis.Redis.from_url(self._url, protocol=2)
-        self._queue = RedisPredictionQueue(self._url, capacity=CAPACITY)
+        self._queue = ShardedQueue(self._url, capacity=CAPACITY)
         python = Path(sys.executable)
         self._ours = Contestant(python, "our_publishing")
         self._xadd = Contestant(python, "asyncio_publishing")
@@ -66,9 +66,10 @@ class Field:
         return spent, [fields[b"prediction_id"].decode() for _, fields in entries]
 
     def _check_books(self, num: int) -> None:
-        length, _, groups = self._queue.books()
-        if (length, groups[0].enqueued, groups[0].undelivered, groups[0].balance) != (num, num, num, 0):
-            raise SystemExit(f"the books do not balance: {length} entries, {groups}")
+        books = self._queue.books()
+        group = books.groups[0]
+        if (books.length, group.enqueued, group.undelivered, group.balance) != (num, num, num, 0):
+            raise SystemExit(f"the books do not balance: {books}")
 
     def close(self) -> None:
         """Ends everything."""

@@ -24,7 +24,7 @@ from benchmarks.rounds import Goal, Rounds, conclude, show
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.embedded import EmbeddedRedis
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.settings import Settings
 
 RATE_PER_S, WARM_UP_S = 2000.0, 1.0
@@ -38,14 +38,14 @@ CAPACITY = int(Settings.model_fields["PREDICTION_QUEUE_CAPACITY"].default)
 class Depth:
     """The stream's length over time, read as `GET /queue` reads it."""
 
-    queue: RedisPredictionQueue
+    queue: ShardedQueue
     lengths: list[int] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
         """Reads the books until it is ended."""
         while not self.ended.wait(WATCH_S):
-            self.lengths.append(self.queue.books()[0])
+            self.lengths.append(self.queue.books().length)
 
 
 @dataclass(frozen=True)
@@ -61,15 +61,15 @@ class Run:
     agent_load: float
 
 
-def wait_until_settled(queue: RedisPredictionQueue) -> int:
+def wait_until_settled(queue: ShardedQueue) -> int:
     """Waits until the agent has done all that is in the stream; how many entries were dropped before it could."""
     patience = threading.Event()
     for _ in range(int(PATIENCE_S / WATCH_S)):
-        length, _, groups = queue.books()
-        if length == 0:
-            if groups[0].balance:
-                raise SystemExit(f"the books do not balance: {groups}")
-            return groups[0].dropped_oldest
+        books = queue.books()
+        if books.length == 0:
+            if books.groups[0].balance:
+                raise SystemExit(f"the books do not balance: {books}")
+            return books.groups[0].dropped_oldest
         patience.wait(WATCH_S)
     raise SystemExit(f"the agent had not applied everything after {PATIENCE_S:.0f} s: {queue.books()}")
 
@@ -78,7 +78,7 @@ def run(folder: Path, publisher: Contestant, agent: Contestant, *, rate_per_s: f
     """One run over a fresh server and a fresh agent."""
     embedded = EmbeddedRedis(folder / "state")
     url = embedded.start()
-    queue = RedisPredictionQueue(url, capacity=CAPACITY)
+    queue = ShardedQueue(url, capacity=CAPACITY)
     depth = Depth(queue)
     watch = threading.Thread(target=depth.watch)
     shared = {"url": url, "capacity": CAPACITY, "log_dir": str(folder / "logs")}

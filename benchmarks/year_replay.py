@@ -85,7 +85,7 @@ def replay(service: RunningService, queue: RedisPredictionQueue, request: dict[s
     begun = time.monotonic()
     try:
         result = service.job("/api/v1/replays", request)["result"]
-        while queue.books()[0] and time.monotonic() - begun < result["duration_s"] + PATIENCE_S:
+        while queue.books().length and time.monotonic() - begun < result["duration_s"] + PATIENCE_S:
             time.sleep(0.02)
         return result, time.monotonic() - begun
     finally:

@@ -18,6 +18,8 @@ from ml_workbench_service.contracts.entries import flatten
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM
 
+LOOP = uvloop.new_event_loop()  # one for the process: what a server does
+
 
 def turn(url: str, capacity: int, num: int, prefix: str) -> dict[str, Any]:
     """Publishes the records; processor and wall seconds."""
@@ -25,7 +27,7 @@ def turn(url: str, capacity: int, num: int, prefix: str) -> dict[str, Any]:
     gc.collect()
     gc.freeze()
     try:
-        return {**uvloop.run(_publish(records, url, capacity)), "hiredis": hiredis.__version__}
+        return {**LOOP.run_until_complete(_publish(records, url, capacity)), "hiredis": hiredis.__version__}
     finally:
         gc.unfreeze()
 

@@ -14,22 +14,24 @@ import uvloop
 from benchmarks.contestants.turns import play
 from benchmarks.live_records import live_records
 from common_lib.logging import configure_logging
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.publisher import PredictionPublisher
+
+LOOP = uvloop.new_event_loop()  # one for the process: what a server does
 
 
 def turn(url: str, capacity: int, rate_per_s: float, duration_s: float, prefix: str, log_dir: str) -> dict[str, Any]:
     """Publishes for so long, then lets the outbox empty."""
     configure_logging(level="INFO", log_dir=Path(log_dir), style="json", to_stderr=False)
-    queue = RedisPredictionQueue(url, capacity=capacity)
+    queue = ShardedQueue(url, capacity=capacity)
     queue.ping()
     try:
-        return uvloop.run(_publish(queue, rate_per_s, int(rate_per_s * duration_s), prefix))
+        return LOOP.run_until_complete(_publish(queue, rate_per_s, int(rate_per_s * duration_s), prefix))
     finally:
         queue.close()
 
 
-async def _publish(queue: RedisPredictionQueue, rate_per_s: float, num: int, prefix: str) -> dict[str, Any]:
+async def _publish(queue: ShardedQueue, rate_per_s: float, num: int, prefix: str) -> dict[str, Any]:
     publisher = PredictionPublisher(queue.enqueue)
     await publisher.start()
     published_ns: dict[str, int] = {}

@@ -1,6 +1,6 @@
 """Publishing: ours, from `publish()` in an event loop to the script's answer.
 
-As the service does it: `PredictionPublisher` over `RedisPredictionQueue`, on uvloop. The producer hands over 64 records
+As the service does it: `PredictionPublisher` over `ShardedQueue`, on uvloop. The producer hands over 64 records
 between two turns of the loop, and sleeps while the outbox is half full.
 """
 
@@ -17,11 +17,13 @@ from benchmarks.contestants.turns import play
 from benchmarks.live_records import live_records
 from common_lib.logging import QUEUE_LOGGER, configure_logging
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.publisher import OUTBOX_CAPACITY, PredictionPublisher
 
 BATCH = 64
 PAUSE_S = 0.005
+
+LOOP = uvloop.new_event_loop()  # one for the process: what a server does
 
 
 def turn(url: str, capacity: int, num: int, prefix: str, log_dir: str | None) -> dict[str, Any]:
@@ -29,18 +31,18 @@ def turn(url: str, capacity: int, num: int, prefix: str, log_dir: str | None) ->
     configure_logging(level="INFO", log_dir=None if log_dir is None else Path(log_dir), style="json", to_stderr=False)
     logging.getLogger(QUEUE_LOGGER).disabled = log_dir is None
     records = list(live_records(num, prefix=prefix))
-    queue = RedisPredictionQueue(url, capacity=capacity)
+    queue = ShardedQueue(url, capacity=capacity)
     queue.ping()
     gc.collect()
     gc.freeze()  # the records made beforehand are not the publisher's garbage
     try:
-        return uvloop.run(_publish(records, queue))
+        return LOOP.run_until_complete(_publish(records, queue))
     finally:
         gc.unfreeze()
         queue.close()
 
 
-async def _publish(records: list[PredictionRecord], queue: RedisPredictionQueue) -> dict[str, Any]:
+async def _publish(records: list[PredictionRecord], queue: ShardedQueue) -> dict[str, Any]:
     publisher = PredictionPublisher(queue.enqueue)
     await publisher.start()
     wall, processor = time.perf_counter(), time.process_time()

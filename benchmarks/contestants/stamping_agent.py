@@ -12,6 +12,7 @@ from typing import Any
 from benchmarks.contestants.turns import play
 from common_lib.logging import configure_logging
 from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.state import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.integrations.decision_stream import DecisionStream
@@ -42,13 +43,20 @@ class RunningAgent:
         self._queue = RedisPredictionQueue(url, capacity=capacity)
         self._decisions = DecisionStream(url)
         folder.mkdir(parents=True)
-        self._queue.create_group("agent:default")
+        self._queue.create_group(agent_group("default"))
         self._thread = threading.Thread(target=self._run, args=(folder,), name="agent")
         self._thread.start()
         self._begun_s = time.process_time()
 
     def _run(self, folder: Path) -> None:
-        act(self._learner, folder, queue=self._queue, decisions=self._decisions, stop=self._stop)
+        act(
+            "default",
+            folder,
+            open_mind=lambda: self._learner,
+            queue=self._queue,
+            decisions=self._decisions,
+            stop=self._stop,
+        )
 
     def end(self) -> dict[str, Any]:
         """Stops after the batch at hand."""
