@@ -1,4 +1,4 @@
-"""Makes the table of faults and invariants: `python -m chaos [--runs N] [--only cell,…] [--seed N] [--exactly SEED]`.
+"""Makes the table of faults and invariants: `python -m chaos [--runs N] [--only "cell;…"] [--seed N] [--exactly SEED]`.
 
 Two runs at a time. Every run's seed is printed; `--only CELL --exactly SEED` repeats one. Ends with 1 where an
 invariant was violated or a run could not be made. A whole run writes its table into docs/resilience.md.
@@ -7,76 +7,22 @@ invariant was violated or a run could not be made. A whole run writes its table 
 import argparse
 import json
 import secrets
-import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from multiprocessing import get_context
 from pathlib import Path
 
 from chaos.cells import CELLS, Cell, cells_named
+from chaos.runs import Done, run_once
 from chaos.tables import markdown, write
-from ml_workbench_service.contracts.resilience import ResilienceReport
-from ml_workbench_service.workflows.flood import flood
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".bench" / "results" / "chaos.json"
-KEPT = ROOT / ".bench" / "chaos"
 DOCUMENT = ROOT / "docs" / "resilience.md"
 USUAL_RUNS = 20
-
-
-@dataclass(frozen=True)
-class Done:
-    """One run: its report, or why there is none."""
-
-    cell: str
-    seed: int
-    report: ResilienceReport | None
-    fault: str = ""
-    kept: str = ""  # where the histories of a violation lie
-
-
-class Quiet:
-    """A report that nobody hears."""
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Says nothing."""
-
-    def say(self, message: str) -> None:
-        """Says nothing."""
-
-    def warn(self, message: str) -> None:
-        """Says nothing."""
-
-    def check(self) -> None:
-        """Nobody cancels."""
-
-
-def run_once(cell: Cell, seed: int) -> Done:
-    """One run in a folder of its own, kept where an invariant was violated."""
-    folder = Path(tempfile.mkdtemp(prefix="chaos-"))
-    try:
-        report = flood(cell.request(seed), folder / "run", Quiet())
-    except Exception as error:  # a run that cannot be made is a row's failure, and must not end the others
-        return Done(cell.name, seed, None, f"{type(error).__name__}: {error}", str(_keep(folder, cell, seed)))
-    if report.passed or not cell.is_promised:
-        shutil.rmtree(folder)
-        return Done(cell.name, seed, report)
-    (folder / "report.txt").write_text(report.table, encoding="utf-8")
-    return Done(cell.name, seed, report, kept=str(_keep(folder, cell, seed)))
-
-
-def _keep(folder: Path, cell: Cell, seed: int) -> Path:
-    kept = KEPT / f"{cell.name.replace(' ', '_')}-{seed}"
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    shutil.move(str(folder), kept)
-    return kept
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -95,12 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for seed in ([asked.exactly] if asked.exactly is not None else cell.seeds(base, asked.runs))
     ]
     done = _run_all(wanted, num_workers=asked.workers)
+    RESULTS.parent.mkdir(parents=True, exist_ok=True)
+    RESULTS.write_text(json.dumps(_as_json(done, base), indent=1), encoding="utf-8")
     text = markdown(cells, {cell.name: [each.report for each in done if each.cell == cell.name] for cell in cells})
     say("\n" + text)
     elapsed_s = time.monotonic() - begun
     say(f"\n{len(done)} runs in {elapsed_s / 60:.1f} minutes")
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(_as_json(done, base), indent=1), encoding="utf-8")
     if len(cells) == len(CELLS) and asked.runs >= USUAL_RUNS:
         when = datetime.now(tz=UTC).date().isoformat()
         command = f"python -m chaos --runs {asked.runs} --seed {base}"
@@ -156,7 +102,7 @@ def _as_json(done: Sequence[Done], base: int) -> dict[str, object]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m chaos", description="Faults and invariants of the queue.")
     parser.add_argument("--runs", type=int, default=USUAL_RUNS, help=f"of each cell (default {USUAL_RUNS})")
-    parser.add_argument("--only", help="cells by name, with commas")
+    parser.add_argument("--only", help="cells by name, with semicolons")
     parser.add_argument("--seed", type=int, help="from which the runs' seeds follow; drawn unless given")
     parser.add_argument("--exactly", type=int, help="one run of each cell, with this very seed")
     parser.add_argument("--workers", type=int, default=2, help="runs at a time (default 2)")

@@ -83,6 +83,6 @@ CELLS = (
 
 
 def cells_named(wanted: str | None) -> tuple[Cell, ...]:
-    """The cells whose names begin with one of the words between commas; all for None."""
-    words = None if wanted is None else [word.strip() for word in wanted.split(",")]
+    """The cells whose names are between the semicolons; all for None."""
+    words = None if wanted is None else [word.strip() for word in wanted.split(";")]
     return tuple(cell for cell in CELLS if words is None or cell.name in words)

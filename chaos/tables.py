@@ -36,8 +36,10 @@ def _row(cell: Cell, reports: Reports) -> list[str]:
     missing = len(reports) - len(made)
     name = cell.name if not missing else f"{cell.name} ({missing} not run)"
     timed = [report.latency for report in made if report.latency is not None]
-    figures = [f"{median(each.p50_ms for each in timed):.0f}", f"{median(each.p99_ms for each in timed):.0f}"]
-    return [name, *counts, f"{sum(report.num_acknowledged for report in made):,}", *(figures if timed else ["-", "-"])]
+    figures = ["-", "-"]
+    if timed:
+        figures = [f"{median(each.p50_ms for each in timed):.0f}", f"{median(each.p99_ms for each in timed):.0f}"]
+    return [name, *counts, f"{sum(report.num_acknowledged for report in made):,}", *figures]
 
 
 def _measured(cell: Cell, reports: Reports) -> str:

@@ -8,11 +8,11 @@
     ├── NotFoundError                    404
     │   ├── RouteNotFoundError · ModelNotFoundError · VersionNotFoundError
     │   ├── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
-    │   └── DeadLetterNotFoundError
+    │   └── DeadLetterNotFoundError · PredictionNotFoundError
     ├── MethodNotAllowedError            405
     ├── ConflictError                    409
     │   ├── NoConsumerError · GateFailedError · NotLiveError
-    │   ├── VersionExistsError
+    │   ├── VersionExistsError · OutcomeConflictError
     │   └── LeaseLostError                      another process consumes for the group
     ├── PayloadTooLargeError             413
     ├── UnsupportedMediaTypeError        415
@@ -135,6 +135,10 @@ class DeadLetterNotFoundError(NotFoundError):
     """No dead letter of that id."""
 
 
+class PredictionNotFoundError(NotFoundError):
+    """The ledger has no prediction of that id."""
+
+
 class MethodNotAllowedError(PlatformError):
     """The route exists, but not with this method."""
 
@@ -153,6 +157,10 @@ class NoConsumerError(ConflictError):
 
 class GateFailedError(ConflictError):
     """An enforced deployment gate failed."""
+
+
+class OutcomeConflictError(ConflictError):
+    """The prediction has another outcome already, or can have none."""
 
 
 class VersionExistsError(ConflictError):

@@ -190,7 +190,7 @@ def live(block: Block, radius: float) -> Covered:
         stretch = lane.by_volatility.stretch(scale)
         reach = radius * scale * stretch.factor
         stated = StatedInterval(
-            as_of_ms + block.horizon * BAR_MS, price, -reach, reach, INTERVAL_LEVEL, stretch.lean, True, 0.0, 0
+            as_of_ms + block.horizon * BAR_MS, price, 0.0, 0, -reach, reach, INTERVAL_LEVEL, stretch.lean, True
         )
         lane.scale = scale
         state.expect(lane, stated, as_of_ms=as_of_ms, bar_ms=BAR_MS, horizon=block.horizon)

@@ -33,18 +33,21 @@ from ml_workbench_service.api import (
     experiments,
     health,
     jobs,
+    ledger,
     models,
     predictions,
     queue,
     resilience,
 )
 from ml_workbench_service.api.access import ApiKey, AtTheDoor
+from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.service import Service
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.agent_crew import AgentCrew
 from ml_workbench_service.jobs.attendant import Attendant
@@ -57,6 +60,7 @@ from ml_workbench_service.serving.serving import Serving
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workbench import Addresses, Workbench, close_workbench, open_workbench, resolve
 from ml_workbench_service.workflows.deploy import settle_interrupted
+from ml_workbench_service.workflows.settle import Settlement
 
 MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
@@ -96,7 +100,9 @@ def create_app(settings: Settings) -> FastAPI:
     docs.install(app)
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
-    for resource in (models, predictions, catalogue, jobs, experiments, deployments, queue, agents, resilience):
+    for resource in (
+        models, predictions, ledger, catalogue, jobs, experiments, deployments, queue, agents, resilience,
+    ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router)
     app.include_router(health.metrics_router(api_key))
@@ -127,11 +133,16 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     intervals = LiveIntervals(settings.STATE_DIR.resolve() / "adaptive")
     live = (each for each in workbench.history.everything() if each.status == "live")
     await asyncio.to_thread(intervals.recall, ((each.model_id, each.version) for each in live))
-    serving = Serving(workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals)
-    stack.callback(serving.close)
     metrics = Metrics()
     publisher = await _publisher(workbench, settings.PREDICTION_QUEUE_POLICY, metrics, stack)
     metrics.watch_intervals(intervals)
+    metrics.watch_agents(settings.STATE_DIR.resolve())
+    predictions_kept = _ledger(settings, workbench, intervals, metrics, stack)
+    serving = Serving(
+        workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals,
+        ledger=predictions_kept,
+    )  # fmt: skip
+    stack.callback(serving.close)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     tracker = await _tracker(settings, addresses, environment, stack)
     supervisor = Supervisor(
@@ -152,6 +163,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         store=store,
         supervisor=supervisor,
         serving=serving,
+        ledger=predictions_kept,
         publisher=publisher,
         metrics=metrics,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
@@ -172,6 +184,20 @@ def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
             f"another service works in {state_dir}; stop it, or give this one a STATE_DIR of its own"
         ) from error
     stack.callback(lock.release)
+
+
+def _ledger(
+    settings: Settings, workbench: Workbench, intervals: LiveIntervals, metrics: Metrics, stack: AsyncExitStack
+) -> PredictionLedger:
+    """Where live answers are kept, and who settles their outcomes; closed after serving."""
+    found = PredictionLedger(workbench.state_dir / "predictions.db", max_rows=settings.PREDICTION_LEDGER_ROWS)
+    found.start()
+    stack.callback(found.close)
+    settlement = Settlement(found, workbench.feature_store, intervals)
+    settlement.start()
+    stack.callback(settlement.stop)
+    metrics.registry.register(LedgerMetrics(workbench, found))
+    return found
 
 
 async def _tracker(

@@ -40,6 +40,7 @@ class Settings(BaseSettings):
     PREDICTION_QUEUE_POLICY: Literal["drop_oldest", "reject", "block"] = "drop_oldest"
     PREDICTION_QUEUE_TTL_S: Annotated[float, Field(gt=0, le=31_536_000, description="seconds")] | None = None
     PREDICTION_QUEUE_SHARDS: Annotated[int, Field(ge=1, le=64)] = 1
+    PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
     AGENT_AUTOSTART: bool = True
     SKILL_GATE: Literal["warn", "enforce"] = "warn"

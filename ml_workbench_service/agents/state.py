@@ -9,8 +9,10 @@ An agent with a process for each shard is shown as one: counters added up, posit
 shards was changed, what was learnt under another number stays on disk and is not shown.
 """
 
+import math
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from common_lib.exceptions import AgentNotFoundError
@@ -33,6 +35,7 @@ _COUNTS = (
     "cumulative_reward",
     "cumulative_cost",
 )
+_SHARD_NAME = re.compile(r"shard\d+of(\d+)")
 _WORST_FIRST: tuple[AgentStatus, ...] = ("failed", "starting", "stopped", "running")
 
 
@@ -58,7 +61,7 @@ def checkpoints_of(folder: Path) -> list[Checkpoint]:
     Raises:
         DataValidationError: one cannot be read.
     """
-    return [checkpoint for _, checkpoint in _processes(folder)]
+    return list(_processes(folder).checkpoints)
 
 
 def known_definition(folder: Path) -> AgentDefinition:
@@ -97,8 +100,7 @@ def read_agent(folder: Path) -> Agent:
     processes = _processes(folder)
     definition = known_definition(folder)
     is_defined = (folder / DEFINITION_FILE).exists()
-    checkpoints = [checkpoint for _, checkpoint in processes]
-    folders = [place for place, _ in processes] or [folder]
+    checkpoints = processes.checkpoints
     explores = definition.hyperparameters if definition.mode == "learn" else None
     started = 0.0 if explores is None else explores.exploration_rate
     ids = [each.last_applied_id for each in checkpoints if each.last_applied_id is not None]
@@ -107,13 +109,13 @@ def read_agent(folder: Path) -> Agent:
         family=definition.family,
         mode=definition.mode,
         model_id=definition.model_id,
-        status=_status_of([_status(each, definition, is_defined=is_defined) for each in folders]),
+        status=_status_of([_status(each, definition, is_defined=is_defined) for each in processes.folders]),
         wanted=definition.wanted,
         hyperparameters=definition.hyperparameters,
         costs=definition.costs,
         reward=definition.reward,
         copy_of=definition.copy_of,
-        num_processes=len(folders),
+        num_processes=len(processes.folders),
         exploration_rate=sum(each.exploration_rate for each in checkpoints) / len(checkpoints)
         if checkpoints
         else started,
@@ -134,32 +136,33 @@ def agent_folders(state_dir: Path) -> list[Path]:
     """The folders of the agents that were defined or have begun, by id."""
     root = state_dir / "agents"
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
-    return [folder for folder in folders if read_definition(folder) is not None or _processes(folder)]
+    return [folder for folder in folders if read_definition(folder) is not None or checkpoints_of(folder)]
 
 
-def _processes(folder: Path) -> list[tuple[Path, Checkpoint]]:
-    """The folders of the processes that belong together and have begun, with their checkpoints.
+@dataclass(frozen=True)
+class _Processes:
+    """The processes of an agent that belong together: their folders, and the checkpoints of those that have begun."""
 
-    Those of another number of shards are from before; the number whose checkpoint is the newest holds.
-    """
-    by_number: dict[str, list[Path]] = {"1": [folder]}
-    for place in sorted(folder.glob("shard*of*"), key=_shard):
-        by_number.setdefault(place.name.rpartition("of")[2], []).append(place)
-    found: list[tuple[Path, Checkpoint]] = []
-    for places in by_number.values():
-        loaded = [(place, checkpoint) for place in places if (checkpoint := Checkpoint.load(place)) is not None]
-        if loaded and (not found or _newest(loaded) > _newest(found)):
-            found = loaded
-    return found
+    folders: tuple[Path, ...]
+    checkpoints: tuple[Checkpoint, ...]
+
+    @property
+    def newest(self) -> float:
+        """When the last of them was saved; before any time where none has begun."""
+        return max((each.saved_at.timestamp() for each in self.checkpoints), default=-math.inf)
 
 
-def _newest(processes: Sequence[tuple[Path, Checkpoint]]) -> float:
-    return max(checkpoint.saved_at.timestamp() for _, checkpoint in processes)
-
-
-def _shard(place: Path) -> int:
-    found = re.match(r"shard(\d+)of", place.name)
-    return int(found[1]) if found else -1
+def _processes(folder: Path) -> _Processes:
+    """Those of one number of shards: the one under which the newest checkpoint was saved, else the largest."""
+    by_number: dict[int, list[Path]] = {1: [folder]}
+    for place in sorted(folder.glob("shard*of*")):
+        if named := _SHARD_NAME.fullmatch(place.name):
+            by_number.setdefault(int(named[1]), []).append(place)
+    found = []
+    for _, places in sorted(by_number.items(), reverse=True):
+        loaded = [checkpoint for place in places if (checkpoint := Checkpoint.load(place)) is not None]
+        found.append(_Processes(tuple(places), tuple(loaded)))
+    return max(found, key=lambda each: each.newest)
 
 
 def _counted(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:

@@ -2,11 +2,13 @@
 one process."""
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from ml_workbench_service.api.agent_metrics import AgentCollector
 from ml_workbench_service.api.queue_metrics import QueueCollector
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.outcomes import LiveCoverage
@@ -41,6 +43,10 @@ class Metrics:
             "ml_workbench_queue_enqueue_seconds", "From the prediction to its place in the stream.",
             buckets=LATENCY_BUCKETS_S, registry=self.registry,
         )  # fmt: skip
+
+    def watch_agents(self, state_dir: Path) -> None:
+        """Shows what the agents have applied and earned, read anew at each scrape."""
+        self.registry.register(AgentCollector(state_dir))
 
     def watch_queue(self, queue: ShardedQueue, publisher: PredictionPublisher) -> None:
         """Shows the queue's books and the outbox, read anew at each scrape."""

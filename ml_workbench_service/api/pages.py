@@ -53,6 +53,25 @@ def named_by(cursor: str) -> str:
         raise _foreign() from error
 
 
+def numbered(number: int | None) -> str | None:
+    """The cursor of a list whose items are numbered and paged where they are stored; None: nothing follows."""
+    return None if number is None else cursor_of(str(number))
+
+
+def number_of(cursor: str | None) -> int | None:
+    """The inverse of `numbered`.
+
+    Raises:
+        DataValidationError: the cursor is not one of such a list.
+    """
+    if cursor is None:
+        return None
+    text = named_by(cursor)
+    if not (text.isascii() and text.isdigit() and len(text) < 19):
+        raise _foreign()
+    return int(text)
+
+
 def _after(cursor: str, names: Sequence[str]) -> int:
     try:
         return names.index(named_by(cursor)) + 1

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import random
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Query, Response
@@ -13,6 +12,7 @@ from common_lib.logging import correlation_id
 from ml_workbench_service.api.errors import of_pydantic
 from ml_workbench_service.api.service import Service, ServiceDep
 from ml_workbench_service.contracts.contract import NAME_PATTERN
+from ml_workbench_service.contracts.deployment import is_monitored
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.prediction import (
     BatchAnswer,
@@ -34,7 +34,6 @@ Enqueue = Annotated[
     ),
 ]
 
-MONITORED_SHARE = {"low": 0.01, "medium": 0.1, "high": 1.0}
 monitor_log = logging.getLogger("ml_workbench.monitoring")
 
 SEED_BODY = {
@@ -170,7 +169,7 @@ def _follow_up(service: Service, chosen: Chosen, record: PredictionRecord) -> No
         service.metrics.abstentions.labels(record.model_id, reason).inc()
     if chosen.deployment is None:
         return
-    if random.random() < MONITORED_SHARE[chosen.deployment.monitoring_level]:
+    if is_monitored(record.prediction_id, chosen.deployment.monitoring_level):
         monitor_log.info(
             "prediction",
             extra={

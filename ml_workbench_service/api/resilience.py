@@ -1,9 +1,11 @@
 """`/resilience`: floods and faults on a private queue, as a job whose result is the proof."""
 
+import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Response
 
+from common_lib.exceptions import ConflictError
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.service import ServiceDep
 from ml_workbench_service.contracts.contract import utc_now
@@ -25,18 +27,21 @@ EXAMPLE = {
 }
 
 
-@router.post("", status_code=202, summary="Test the pipeline's promises", responses=failures(413, 415, 503))
+@router.post("", status_code=202, summary="Test the pipeline's promises", responses=failures(409, 413, 415, 503))
 async def test_resilience(
     body: Annotated[ResilienceRequest, Body(examples=[EXAMPLE])], service: ServiceDep, response: Response
 ) -> Job:
     """Floods a queue of the job's own while faults happen to it, and proves what became of every record.
 
     The service's own queue and agents are not touched; they share the machine with the test. The job's result is
-    the report: a verdict on each invariant, throughput, latencies, depth over time, and a table for people.
+    the report: a verdict on each invariant, throughput, latencies, depth over time, and a table for people. One test
+    at a time.
     """
     for place, name in enumerate(body.faults):
         fault_named(name, path=f"body.faults.{place}")
     find_redis_server()
+    if any(folder.spec.kind is JobKind.RESILIENCE for folder in await asyncio.to_thread(service.store.unfinished)):
+        raise ConflictError("a resilience test is running, and two would disturb each other; GET /api/v1/jobs shows it")
     spec = JobSpec(
         id=new_job_id(utc_now()),
         kind=JobKind.RESILIENCE,

@@ -10,6 +10,7 @@ from fastapi import Depends, Header, Request
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import QueuePolicy
+from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.agent_crew import AgentCrew
 from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.job import JobStore
@@ -27,6 +28,7 @@ class Service:
     store: JobStore
     supervisor: Supervisor
     serving: Serving
+    ledger: PredictionLedger
     publisher: PredictionPublisher | None
     metrics: Metrics
     max_memory_gb: float

@@ -1,5 +1,7 @@
 """Deployments: an append-only history per model; the last live line is what is served."""
 
+import hashlib
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -9,6 +11,8 @@ from ml_workbench_service.contracts.contract import Contract, Finite, Semver, Ut
 DeploymentTarget = Literal["strategy_engine", "ml_integration", "analysis_engine", "local"]
 MonitoringLevel = Literal["low", "medium", "high"]
 DeploymentStatus = Literal["pending", "live", "failed", "superseded", "rolled_back"]
+MONITORED_SHARE: Mapping[MonitoringLevel, float] = {"low": 0.01, "medium": 0.1, "high": 1.0}
+"""The share of predictions that a level samples."""
 GateName = Literal["digest", "smoke_prediction", "leakage_certificate", "skill"]
 SAFETY_GATES: frozenset[str] = frozenset({"digest", "smoke_prediction", "leakage_certificate"})
 """Enforced whatever anybody says; `force` does not pass them."""
@@ -72,3 +76,9 @@ class DeploymentList(Contract):
 
     deployments: tuple[Deployment, ...]
     next_cursor: str | None = None
+
+
+def is_monitored(prediction_id: str, level: MonitoringLevel) -> bool:
+    """Whether the level's sample has this prediction: by a hash of its id, so that anybody may find out again."""
+    share = MONITORED_SHARE[level]
+    return share >= 1.0 or int.from_bytes(hashlib.sha256(prediction_id.encode()).digest()[:8]) < share * 2**64

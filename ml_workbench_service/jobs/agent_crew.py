@@ -6,6 +6,7 @@ nothing for it any more; one that ends with the service keeps it, and finds what
 """
 
 import asyncio
+import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +33,7 @@ MOST_AGENTS = 200
 """Folders are read to list the agents; none is ever removed by the service, for it holds what an agent has learnt."""
 LONGEST_STEM = 56
 
+log = logging.getLogger(__name__)
 GroupChange = Callable[[str], object]
 
 
@@ -44,7 +46,7 @@ class AgentCrew:
         num_shards: streams of the prediction queue.
         make_group: makes a consumer group on every stream of the queue, where it is missing.
         give_up_group: removes one from every stream; what only that group needed is released.
-        most_processes: of all agents together.
+        most_processes: of all agents together; one agent has room with any number of shards.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class AgentCrew:
         self._num_shards = num_shards
         self._make_group = make_group
         self._give_up_group = give_up_group
-        self._most_processes = most_processes
+        self._most_processes = max(most_processes, num_shards)
         self._attendants: dict[str, list[Attendant]] = {}
         self._changing = asyncio.Lock()
 
@@ -72,7 +74,9 @@ class AgentCrew:
         return tuple(self._attendants)
 
     async def start(self, *, autostart: bool) -> None:
-        """Ends what a killed predecessor left running, and starts every agent that is wanted.
+        """Ends what a killed predecessor left running, and starts every agent that is wanted and finds room.
+
+        With more shards than before there may be room for fewer agents; the log names those that were left out.
 
         Args:
             autostart: whether `default` is wanted where nobody has said otherwise.
@@ -80,6 +84,11 @@ class AgentCrew:
         wanted = await asyncio.to_thread(self._found, autostart=autostart)
         async with self._changing:
             for agent_id in wanted:
+                try:
+                    self._check_room()
+                except ConflictError as error:
+                    log.error("agent %s is wanted and was not started: %s", agent_id, error.message)
+                    continue
                 await self._begin(agent_id)
 
     async def stop(self) -> None:

@@ -86,11 +86,13 @@ class Judge(ABC):
         kind: its name in `recipe.json`.
         abstains_when_novel: whether an input far from the training part is no ground for an answer.
         holds_positions: whether the prediction is a position, which the next answer is told of.
+        foretells: whether the prediction is a value of the headline target, which may come true.
     """
 
     kind: ClassVar[str]
     abstains_when_novel: ClassVar[bool] = True
     holds_positions: ClassVar[bool] = False
+    foretells: ClassVar[bool] = False
     known: ClassVar[dict[str, type["Judge"]]] = {}
 
     def __init_subclass__(cls) -> None:

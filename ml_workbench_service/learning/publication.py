@@ -6,22 +6,25 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as library_version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, utc_now
 from ml_workbench_service.contracts.evaluation import Certificate
 from ml_workbench_service.contracts.jobs import JobSpec
 from ml_workbench_service.contracts.models import Lineage, ModelCard, Split
-from ml_workbench_service.learning.assessment import part_sizes
+from ml_workbench_service.learning.assessment import MOST_NOVELTY_WINDOWS, last_rows, part_sizes
 from ml_workbench_service.learning.checkpoint import Checkpoint
 from ml_workbench_service.learning.evaluation import headline
 from ml_workbench_service.learning.family import Assignment, Trained
 from ml_workbench_service.learning.labelling import Labelling
 from ml_workbench_service.learning.manifest import RECIPE_FILE
+from ml_workbench_service.learning.reference import InputReference
 from ml_workbench_service.learning.task import Product
 from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
-from ml_workbench_service.learning.windows import Windows, describe_borders
+from ml_workbench_service.learning.windows import Windows, describe_borders, evenly
+from ml_workbench_service.market.live_figures import bar_numbers
 
 VALIDITY = timedelta(days=365)
 """A model abstains this long after the last bar it saw. A convention: an FX regime rarely outlives a year."""
@@ -60,6 +63,8 @@ def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, assignment: A
         "costs": {symbol: each.model_dump() for symbol, each in assignment.costs.items()},
         "reference_price": {table.symbol: float(table.columns["close"][-1]) for table in assignment.tables},
         "data_fingerprint": fingerprint(windows),
+        "barrier_width": 1.0 if order.request.label is None else order.request.label.k,
+        "reference": _reference(windows, product, assignment.tables[0].timeframe),
     }
     (draft / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 
@@ -125,6 +130,15 @@ def fingerprint(windows: Windows) -> str:
     for array in (windows.rows_RF, windows.own_labels_RK, windows.close_R, windows.known_ms_R):
         digest.update(np.ascontiguousarray(array).tobytes())
     return "sha256:" + digest.hexdigest()
+
+
+def _reference(windows: Windows, product: Product, timeframe: str) -> dict[str, Any] | None:
+    """How the network's last inputs were distributed in training; None of a feature set, which has no network."""
+    if product.derivation is not None:
+        return None
+    ends = evenly(windows.parts["train"], MOST_NOVELTY_WINDOWS)
+    bars = bar_numbers(windows.known_ms_R[ends], TIMEFRAMES_MS[timeframe])
+    return InputReference.fit(last_rows(windows, ends), bars, windows.features).to_json()
 
 
 def _warnings(

@@ -28,7 +28,7 @@ from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.learning.adaptive import PUBLISHED
 from ml_workbench_service.learning.judge import IntervalScale
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.outcomes import Lane, LiveCoverage, StatedInterval, VersionIntervals, slack_ms
+from ml_workbench_service.serving.outcomes import Lane, LiveCoverage, StatedInterval, VersionIntervals
 
 MOST_VERSIONS = 64
 """Versions kept in memory, and so label values of the metrics; the least recently asked one is written and leaves."""
@@ -70,8 +70,8 @@ class Moment:
                 lane.scale = self._scale
             if interval is not None:
                 stated = StatedInterval(
-                    due_ms, self._price, interval.lower, interval.upper, interval.level,
-                    self._lean, self._is_volatility, lane.path, lane.run,
+                    due_ms, self._price, lane.path, lane.run, interval.lower, interval.upper, interval.level,
+                    self._lean, self._is_volatility,
                 )  # fmt: skip
                 self._state.expect(lane, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
         self._owner.save_soon(self._state)
@@ -115,11 +115,11 @@ class LiveIntervals:
         with self.lock:
             state = self._of(model)
             lane = state.lanes.setdefault(symbol, Lane())
-            is_first, passed_ms = lane.newest_ms < 0, as_of_ms - lane.newest_ms
-            if not is_first and passed_ms < 0:
+            standing = lane.standing(as_of_ms, model.timeframe_ms)
+            if standing == "late":
                 state.drop("late")
                 return None
-            if not is_first and passed_ms < model.timeframe_ms - slack_ms(model.timeframe_ms):
+            if standing == "repeated":
                 state.drop("repeated")
                 price = None
             if price is not None:

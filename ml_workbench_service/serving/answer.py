@@ -18,6 +18,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Floats, Floats32
+from ml_workbench_service.contracts.outcomes import Answered
 from ml_workbench_service.contracts.prediction import (
     AbstainReason,
     ActionsByPosition,
@@ -152,12 +153,20 @@ def answer(
 
     With `intervals`, a live champion's interval is stretched by what came true of those before it.
     """
+    return answered(model, question, circumstances, intervals=intervals).record
+
+
+def answered(
+    model: ServedModel, question: Question, circumstances: Circumstances, *, intervals: LiveIntervals | None = None
+) -> Answered:
+    """`answer`, with what the ledger keeps beside the record."""
     prepared = prepare(model, question)
     moment = _moment_of(model, question, circumstances, intervals)
     precision, said = model.card.precision, NOTHING_SAID
     if prepared.rows_TF is not None:
         (said,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
-    return finish(model, prepared, circumstances, said=said, precision=precision, moment=moment)
+    record = finish(model, prepared, circumstances, said=said, precision=precision, moment=moment)
+    return _with_inputs(model, question, record, said)
 
 
 def answer_many(
@@ -171,6 +180,17 @@ def answer_many(
 
     A symbol asked about more than once is asked about its past: its intervals are as published.
     """
+    return [each.record for each in answered_many(model, questions, circumstances, intervals=intervals)]
+
+
+def answered_many(
+    model: ServedModel,
+    questions: Sequence[Prepared],
+    circumstances: Circumstances,
+    *,
+    intervals: LiveIntervals | None = None,
+) -> list[Answered]:
+    """`answer_many`, with what the ledger keeps beside each record."""
     by_length: dict[int, list[int]] = {}
     for number, prepared in enumerate(questions):
         if prepared.rows_TF is not None:
@@ -184,7 +204,8 @@ def answer_many(
         said = answers.get(number, NOTHING_SAID)
         is_alone = times_asked[prepared.question.symbol] == 1
         moment = _moment_of(model, prepared.question, circumstances, intervals if is_alone else None)
-        records.append(finish(model, prepared, circumstances, said=said, precision="fp32", moment=moment))
+        record = finish(model, prepared, circumstances, said=said, precision="fp32", moment=moment)
+        records.append(_with_inputs(model, prepared.question, record, said))
     return records
 
 
@@ -245,6 +266,10 @@ def finish(
     if moment is not None:
         moment.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=card.horizon)
     return record
+
+
+def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, said: Said) -> Answered:
+    return Answered(record, said.last_row_F, question.bar_volatility, model.reference_price.get(question.symbol))
 
 
 def _moment_of(

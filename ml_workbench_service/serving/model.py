@@ -6,6 +6,7 @@ Legend: N windows, T rows, F features, K outputs.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,9 @@ from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, Floats32
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.outcomes import Making
 from ml_workbench_service.contracts.prediction import Predictor, RawPrediction
+from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.learning import judges as judges  # loading the package registers every judge
 from ml_workbench_service.learning.judge import Judge, Situation, load_judge
 from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
@@ -42,6 +45,13 @@ class ServedModel:
     reference_price: dict[str, float]
     float32: Predictor
     single: Predictor  # int8 where it was accepted, else float32; for one window at a time
+    barrier_width: float = 1.0
+
+    @cached_property
+    def making(self) -> Making:
+        """What the ledger must know to find out what came true."""
+        target = parse_target(self.card.target) if self.judge.foretells and self.card.target is not None else None
+        return Making(target=target, horizon=self.card.horizon, barrier_width=self.barrier_width)
 
     @property
     def timeframe_ms(self) -> int:
@@ -141,4 +151,5 @@ def load_model(folder: Path, card: ModelCard, *, providers: Sequence[Provider] =
         reference_price=recipe["reference_price"],
         float32=float32,
         single=OnnxNetwork(folder / INT8_FILE) if card.precision == "int8" else float32,
+        barrier_width=recipe.get("barrier_width") or (recipe["request"].get("label") or {}).get("k", 1.0),
     )

@@ -16,11 +16,12 @@ from typing import Protocol, TypeVar
 
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
-from ml_workbench_service.contracts.deployment import Deployment
+from ml_workbench_service.contracts.deployment import Deployment, is_monitored
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.outcomes import Answered, Ledger
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.serving.adaptive import LiveIntervals
-from ml_workbench_service.serving.answer import Circumstances, Prepared, Question, answer, answer_many
+from ml_workbench_service.serving.answer import Circumstances, Prepared, Question, answered, answered_many
 from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.serving.outcomes import LiveCoverage
 
@@ -69,6 +70,7 @@ class Serving:
         live: a model's live deployment.
         providers: where float32 networks run.
         intervals: what became of live intervals; unless given, it is forgotten with the process.
+        ledger: where the live versions' answers are left; None: nowhere.
     """
 
     def __init__(
@@ -78,8 +80,10 @@ class Serving:
         live: Callable[[str], Deployment | None],
         providers: Sequence[Provider] = PROCESSOR,
         intervals: LiveIntervals | None = None,
+        ledger: Ledger | None = None,
     ) -> None:
         self.intervals = LiveIntervals() if intervals is None else intervals
+        self._ledger = ledger
         self._providers = providers
         self._registry = registry
         self._live = live
@@ -119,17 +123,31 @@ class Serving:
 
     async def answer(self, chosen: Chosen, question: Question, correlation_id: str) -> PredictionRecord:
         """One record, on the inference thread."""
-        return await self._run(
-            lambda: answer(chosen.model, question, chosen.circumstances(correlation_id), intervals=self.intervals)
-        )
+        return await self._run(lambda: self._answer(chosen, question, correlation_id))
 
     async def answer_many(
         self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str
     ) -> list[PredictionRecord]:
         """Records of one version, on the inference thread, in float32."""
-        return await self._run(
-            lambda: answer_many(chosen.model, questions, chosen.circumstances(correlation_id), intervals=self.intervals)
-        )
+        return await self._run(lambda: self._answer_many(chosen, questions, correlation_id))
+
+    def _answer(self, chosen: Chosen, question: Question, correlation_id: str) -> PredictionRecord:
+        found = answered(chosen.model, question, chosen.circumstances(correlation_id), intervals=self.intervals)
+        return self._recorded(chosen, found)
+
+    def _answer_many(
+        self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str
+    ) -> list[PredictionRecord]:
+        circumstances = chosen.circumstances(correlation_id)
+        found = answered_many(chosen.model, questions, circumstances, intervals=self.intervals)
+        return [self._recorded(chosen, each) for each in found]
+
+    def _recorded(self, chosen: Chosen, found: Answered) -> PredictionRecord:
+        """The record; a live version's is in the ledger's hands, in the order in which intervals learn of prices."""
+        if self._ledger is not None and chosen.deployment is not None:
+            is_sampled = is_monitored(found.record.prediction_id, chosen.deployment.monitoring_level)
+            self._ledger.record(found, chosen.model.making, is_sampled=is_sampled)
+        return found.record
 
     async def _run(self, work: Callable[[], Answer]) -> Answer:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

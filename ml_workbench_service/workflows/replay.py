@@ -1,7 +1,7 @@
 """Replay: the past, bar by bar, through exactly the predict path, into the queue. The live pipeline without a feed.
 
-All symbols advance together in the order in which bars became known. A replay never drops: it waits for room, and
-fails with `QUEUE_STALLED` after a minute without any.
+All symbols advance together in the order in which bars became known. A replay never drops: it waits for room, and for
+a queue that is away, and fails with `QUEUE_STALLED` after a minute without progress.
 """
 
 import heapq
@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from common_lib.exceptions import DataValidationError, QueueStalledError
+from common_lib.exceptions import DataValidationError, QueueStalledError, UnavailableError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, to_ms
 from ml_workbench_service.contracts.jobs import JobSpec, ReplayRequest, ReplayResult, Report
 from ml_workbench_service.contracts.market import FeatureTable
@@ -26,6 +26,7 @@ from ml_workbench_service.workbench import Workbench
 BATCH = 64
 STALLED_S = 60.0
 PAUSE_S = 0.005
+AWAY_PAUSE_S = 0.2
 REPORT_EVERY_S = 0.5
 
 
@@ -119,6 +120,7 @@ class _Stream:
         self._speed = speed
         self._waiting: list[PredictionRecord] = []
         self._reported = 0.0
+        self._is_away = False
         self.begun = time.monotonic()
         self.num_published = 0
         self.num_abstained = 0
@@ -142,10 +144,20 @@ class _Stream:
             self.flush(number)
 
     def _publish(self) -> list[PredictionRecord]:
-        """Sends what waits; returns what found no room."""
+        """Sends what waits; returns what found no room, all of it while the queue is away.
+
+        Sending again doubles nothing: the queue knows its prediction ids.
+        """
         now = time.time()
         outgoing = [Outgoing(record, record.metadata.correlation_id, now) for record in self._waiting]
-        _, left = self._queue.enqueue(outgoing, full="wait")
+        try:
+            _, left = self._queue.enqueue(outgoing, full="wait")
+        except UnavailableError as error:
+            if not self._is_away:
+                self._report.warn(f"the replay waits for the queue: {error.message}")
+            self._is_away = True
+            return self._waiting
+        self._is_away = False
         return [item.record for item in left]
 
     def flush(self, number: int) -> None:
@@ -164,7 +176,7 @@ class _Stream:
                 raise QueueStalledError(
                     "the prediction queue had no room for 60 s; GET /api/v1/queue shows which group does not consume"
                 )
-            time.sleep(PAUSE_S)
+            time.sleep(AWAY_PAUSE_S if self._is_away else PAUSE_S)
         if time.monotonic() - self._reported > REPORT_EVERY_S or number == self._total:
             self._reported = time.monotonic()
             self._report(number, self._total, num_published=float(self.num_published))

@@ -64,6 +64,20 @@ def test_shards_are_shown_as_one_agent(tmp_path: Path) -> None:
     assert read_agent(home).status == "failed", "one of its processes has died"
 
 
+def test_an_agent_is_starting_until_each_of_its_processes_has_begun(tmp_path: Path) -> None:
+    home = tmp_path / "agents" / "a"
+    write_definition(home, definition())
+    folders = [shard_folder(tmp_path, "a", shard=shard, num_shards=2) for shard in range(2)]
+    for number, folder in enumerate(folders):
+        folder.mkdir()
+        assert (read_agent(home).status, read_agent(home).num_processes) == ("starting", number + 1)
+    Learner("a").checkpoint().save(folders[1])
+    runs(folders[1])
+    assert (read_agent(home).status, read_agent(home).num_processes) == ("starting", 2)
+    runs(folders[0])
+    assert read_agent(home).status == "running"
+
+
 def test_what_was_learnt_under_another_number_of_shards_is_not_shown(tmp_path: Path) -> None:
     home = tmp_path / "agents" / "a"
     old = Learner("a")

@@ -29,6 +29,9 @@ ROUTES = {
     "POST /api/v1/models/{model_id}/predict",
     "POST /api/v1/models/{model_id}/predict/batch",
     "POST /api/v1/models/{model_id}/deploy",
+    "GET /api/v1/models/{model_id}/monitoring",
+    "GET /api/v1/predictions",
+    "POST /api/v1/predictions/{prediction_id}/outcome",
     "GET /api/v1/deployments",
     "GET /api/v1/deployments/{deployment_id}",
     "POST /api/v1/deployments/{deployment_id}/rollback",
@@ -42,6 +45,9 @@ ROUTES = {
     "GET /api/v1/jobs/{job_id}/events",
     "POST /api/v1/jobs/{job_id}/cancel",
     "GET /api/v1/queue",
+    "GET /api/v1/queue/dead-letters",
+    "POST /api/v1/queue/dead-letters/{letter_id}/requeue",
+    "DELETE /api/v1/queue/dead-letters/{letter_id}",
     "POST /api/v1/replays",
     "POST /api/v1/resilience",
     "GET /api/v1/resilience/faults",
@@ -115,7 +121,7 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
 
 def test_every_body_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
-    assert len(with_body) == 7
+    assert len(with_body) == 9
     for name, operation in with_body.items():
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         found = examples(document, operation)

@@ -1,6 +1,7 @@
 """`/queue`, `/replays` and `/agents`: live records and the past reach the agent, and the books balance."""
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -77,6 +78,17 @@ def test_the_books_balance_and_show_the_default_agents_group_on_top(api: httpx.C
         assert each["enqueued"] == sum(each[name] for name in BOOKS) + each["balance"]
         assert each["balance"] == 0
     assert books["length"] == 0
+
+
+def test_the_agents_figures_and_latencies_are_scraped(api: httpx.Client) -> None:
+    agent = api.get("/api/v1/agents/default").json()
+    text = api.get("/metrics").text
+    figures = dict(re.findall(r'^ml_workbench_(\w+)\{(?:agent="default"|group="agent:default")\} (\S+)$', text, re.M))
+    assert float(figures["agent_up"]) == 1
+    assert float(figures["agent_applied_total"]) >= agent["num_applied"] > 0
+    assert float(figures["queue_applied_seconds_count"]) >= agent["num_applied"]
+    assert float(figures["queue_balance"]) == 0
+    assert {"agent_cumulative_reward", "agent_exploration_rate", "agent_out_of_order_total"} <= set(figures)
 
 
 def test_agents_are_listed(api: httpx.Client) -> None:

@@ -2,8 +2,6 @@
 
 import random
 from collections import deque
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, Phase, settings
@@ -18,10 +16,10 @@ from hypothesis.stateful import (
 )
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service.contracts.queue import Delivery
+from ml_workbench_service.contracts.queue import Delivery, FullMode
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from tests.prediction_records import prediction_record
-from tests.redis_server import RedisForTests
+from tests.redis_server import RedisForTests, every_redis_server_fixture  # noqa: F401
 
 CAPACITY = 6
 GROUPS = ("one", "two")
@@ -53,6 +51,8 @@ class Books(RuleBasedStateMachine):
         self.queue = RedisPredictionQueue(self.server.url, capacity=CAPACITY)
         self.stream: deque[int] = deque()
         self.groups: dict[str, ModelGroup] = {}
+        self.known: set[int] = set()
+        self.num_refused = 0
         self.next_number = 0
         self.next_kill = 10
         self.entry_ids: dict[int, Delivery] = {}
@@ -68,26 +68,26 @@ class Books(RuleBasedStateMachine):
         self.queue.create_group(group)
         self.groups[group] = ModelGroup(list(self.stream))
 
-    @rule(count=st.integers(1, 9), again=st.integers(0, 3), drop_oldest=st.booleans())
-    def publish(self, count: int, again: int, drop_oldest: bool) -> None:
-        numbers = [
-            *range(max(0, self.next_number - again), self.next_number),
-            *range(self.next_number, self.next_number + count),
-        ]
-        taken = self.queue.publish(
-            [prediction_record(number) for number in numbers], full="drop_oldest" if drop_oldest else "wait"
-        )
+    @rule(count=st.integers(1, 9), again=st.integers(0, 3), full=st.sampled_from(("drop_oldest", "wait", "reject")))
+    def publish(self, count: int, again: int, full: FullMode) -> None:
+        numbers = range(max(0, self.next_number - again), self.next_number + count)
+        taken = self.queue.publish([prediction_record(number) for number in numbers], full=full)
         expected = 0
         for number in numbers:
-            if number < self.next_number:
+            has_room = len(self.stream) < CAPACITY
+            if number in self.known:
                 for group in self.groups.values():
                     group.counts["duplicates"] += 1
-            elif not drop_oldest and len(self.stream) >= CAPACITY:
+            elif full == "wait" and not has_room:
                 break
+            elif full == "reject" and not has_room:
+                self.num_refused += 1
+                continue
             else:
                 self._add(number)
             expected += 1
         assert taken == expected
+        self.next_number = max(self.next_number, *self.known, 0)
 
     def _add(self, number: int) -> None:
         if len(self.stream) >= CAPACITY:
@@ -98,7 +98,7 @@ class Books(RuleBasedStateMachine):
                     group.undelivered = [n for n in group.undelivered if n != evicted]
                     group.pending = [n for n in group.pending if n != evicted]
         self.stream.append(number)
-        self.next_number = number + 1
+        self.known.add(number)
         for group in self.groups.values():
             group.undelivered.append(number)
             group.counts["enqueued"] += 1
@@ -170,6 +170,7 @@ class Books(RuleBasedStateMachine):
             return
         books = self.queue.books()
         assert books.length == len(self.stream)
+        assert sum(books.refused_by_symbol.values()) == self.num_refused
         assert {book.group for book in books.groups} == set(self.groups)
         for book in books.groups:
             group = self.groups[book.group]
@@ -179,10 +180,8 @@ class Books(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def random_books(tmp_path: Path) -> Iterator[type[Books]]:
-    server = RedisForTests(tmp_path)
-    yield type("BooksOnServer", (Books,), {"server": server})
-    server.stop()
+def random_books(redis_server: RedisForTests) -> type[Books]:
+    return type("BooksOnServer", (Books,), {"server": redis_server})
 
 
 def test_the_books_balance_whatever_happens(random_books: type[Books]) -> None:
@@ -211,7 +210,7 @@ def test_the_books_balance_on_a_long_walk(random_books: type[Books]) -> None:
         if step in (3, 40):
             walk.create_group()
         elif operation == "publish":
-            walk.publish(chance.randint(1, 4), chance.randint(0, 2), chance.random() < 0.5)
+            walk.publish(chance.randint(1, 4), chance.randint(0, 2), chance.choice(("drop_oldest", "wait", "reject")))
         elif operation == "consume" and walk.groups:
             walk.consume(chance.randint(0, 1), chance.randint(1, 4))
         elif operation == "settle" and any(group.pending for group in walk.groups.values()):

@@ -24,7 +24,7 @@ from ml_workbench_service.contracts.queue import (
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue, move_to
 from ml_workbench_service.integrations.prediction_queue.books import SLOTS
 from tests.prediction_records import prediction_record
-from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
+from tests.redis_server import RedisForTests, every_redis_server_fixture, prediction_queue_fixture  # noqa: F401
 
 PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY", "AUD/USD", "USD/CHF", "NZD/USD")
 

@@ -200,6 +200,10 @@ async def test_there_is_room_for_so_many_processes_and_no_more(tmp_path: Path) -
     with pytest.raises(ConflictError, match="stop one first"):
         await crew.resume("one")
     await crew.stop()
+    wider = crew_without_processes(tmp_path, Groups(), num_shards=5, most_processes=4)
+    await wider.start(autostart=False)
+    assert len(wider.wanted) == 1, "one has room with any number of shards, and no second one"
+    await wider.stop()
 
 
 async def test_while_the_queue_is_away_nothing_new_begins_and_a_stop_can_be_sent_again(tmp_path: Path) -> None:

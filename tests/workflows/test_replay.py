@@ -187,6 +187,30 @@ def test_a_replay_that_finds_no_room_for_too_long_fails(bench: Workbench, monkey
     assert queue.books().groups[0].dropped_oldest == 0
 
 
+def test_a_replay_outlives_a_restart_of_the_server(bench: Workbench, redis_server: RedisForTests) -> None:
+    queue = bench.required_queue()
+    restarted = threading.Event()
+
+    def restart() -> None:
+        while queue.books().length < 20:
+            time.sleep(0.005)
+        redis_server.kill()
+        time.sleep(0.3)
+        redis_server.start()
+        restarted.set()
+
+    thread = threading.Thread(target=restart)
+    thread.start()
+    report = Recorder()
+    result = run(bench, report, hours=48, speed=200)
+    thread.join()
+    assert restarted.is_set()
+    assert result["num_published"] == 96
+    assert any("waits for the queue" in each for each in report.warnings)
+    found = [record.prediction_id for record in taken(queue)]
+    assert len(set(found)) == len(found) == 96
+
+
 def test_a_waiting_replay_is_cancelled(bench: Workbench) -> None:
     report = Recorder(cancel_at_check=10)
     with pytest.raises(JobCancelled):

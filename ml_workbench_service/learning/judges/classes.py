@@ -23,6 +23,7 @@ class ClassJudge(Judge):
     """Calibrated probabilities, and the class they state; no interval, for a class has none."""
 
     kind: ClassVar[str] = "classes"
+    foretells: ClassVar[bool] = True
     calibration: ClassCalibration
 
     def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:

@@ -43,6 +43,7 @@ class ForecastJudge(Judge):
     """
 
     kind: ClassVar[str] = "forecast"
+    foretells: ClassVar[bool] = True
     targets: tuple[Target, ...]
     names: tuple[str, ...]
     quantiles: tuple[float, ...]

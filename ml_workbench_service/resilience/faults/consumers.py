@@ -11,6 +11,7 @@ from ml_workbench_service.resilience.rig import Rig
 
 FREEZE_S = 10.0
 DEADLY_S = 30.0
+NUM_DEATHS = 5
 
 
 class AgentKilled(Fault):
@@ -96,7 +97,10 @@ class Poison(Fault):
 
 
 class DeadlyPoison(Fault):
-    """A record that ends the agent's process whenever it is handed out (killed with -9 while it is pending)."""
+    """A record that ends the process that applies it: killed with -9 at each of its first five deliveries.
+
+    After that nobody may apply it: it is dead-lettered untried, and so ends nothing any more.
+    """
 
     name = "deadly_poison"
 
@@ -118,7 +122,8 @@ class DeadlyPoison(Fault):
                 break
             if pending and pending[0]["times_delivered"] > times_handed_out:
                 times_handed_out = pending[0]["times_delivered"]
-                num_kills += rig.leader(agent).kill()
+                if times_handed_out <= NUM_DEATHS:
+                    num_kills += rig.leader(agent).kill()
         client.close()
         rig.note(self.name, f"{record.prediction_id} ended {num_kills} processes")
 

@@ -1,0 +1,161 @@
+"""`LedgerReader`: questions to the ledger's file. Every method opens it for itself, so any thread may ask."""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common_lib.exceptions import PredictionNotFoundError
+from ml_workbench_service.contracts.outcomes import RecordedPrediction
+from ml_workbench_service.integrations.prediction_ledger import file, rows
+from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
+from ml_workbench_service.market.live_figures import LiveRows
+
+_FIGURES = (
+    "SELECT p.as_of_ms, p.state, p.abstain_reasons IS NOT NULL, p.prediction, p.realised, p.direction, p.confidence, "
+    "p.level, p.lower, p.upper, p.volatility, p.break_even, p.inputs FROM predictions AS p WHERE p.number IN ("
+    "SELECT number FROM predictions WHERE series IN (SELECT id FROM series WHERE model_id = ? AND version = ?) "
+    "AND sample = 'live' AND as_of_ms >= ? AND as_of_ms <= ? ORDER BY number DESC LIMIT ?) ORDER BY p.as_of_ms"
+)
+FIRST_MS, LAST_MS = -(2**62), 2**62
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Which rows a list shows; None: all.
+
+    Attributes:
+        from_ms, to_ms: of `as_of`, both inclusive.
+        is_known: whether the outcome is known, or still open.
+    """
+
+    model_id: str | None = None
+    version: str | None = None
+    symbol: str | None = None
+    from_ms: int | None = None
+    to_ms: int | None = None
+    is_known: bool | None = None
+
+
+@dataclass(frozen=True)
+class RecordedVersion:
+    """A version that has rows: what it foretells, over how many bars, and how many rows no figure reads."""
+
+    version: str
+    target: str | None
+    foretells: bool
+    horizon: int
+    timeframe: str
+    num_not_live: int
+
+
+class LedgerReader:
+    """Reads a ledger; all methods raise UnavailableError where the file cannot be read.
+
+    Args:
+        path: of the database; one that is not there has no rows.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def get(self, prediction_id: str) -> RecordedPrediction:
+        """One row; raises PredictionNotFoundError where there is none of this id."""
+        with file.reading(self.path) as connection:
+            found = None if connection is None else one(connection, prediction_id)
+        if found is None:
+            raise unknown()
+        return found
+
+    def page(
+        self, wanted: Wanted, *, limit: int, before: int | None = None
+    ) -> tuple[list[RecordedPrediction], int | None]:
+        """Rows newest first, and the number before which the next page begins, where more follow."""
+        clauses = {
+            "s.model_id = ?": wanted.model_id,
+            "s.version = ?": wanted.version,
+            "s.symbol = ?": wanted.symbol,
+            "p.as_of_ms >= ?": wanted.from_ms,
+            "p.as_of_ms <= ?": wanted.to_ms,
+            "p.state = ?": None if wanted.is_known is None else rows.KNOWN if wanted.is_known else rows.OPEN,
+            "p.number < ?": before,
+        }
+        used = {clause: value for clause, value in clauses.items() if value is not None}
+        where = f"WHERE {' AND '.join(used)}" if used else ""
+        query = f"{rows.WIRE} {where} ORDER BY p.number DESC LIMIT ?"
+        with file.reading(self.path) as connection:
+            found = [] if connection is None else connection.execute(query, (*used.values(), limit + 1)).fetchall()
+        shown = [rows.on_the_wire(row) for row in found[:limit]]
+        return shown, int(found[limit - 1][0]) if len(found) > limit else None
+
+    def overdue(self, now_ms: int, *, limit: int) -> list[Waiting]:
+        """Rows whose outcome no record's price has told in time, longest overdue first."""
+        query = f"{rows.WAITING} AND p.settle_ms <= ? ORDER BY p.settle_ms LIMIT ?"
+        with file.reading(self.path) as connection:
+            found = [] if connection is None else connection.execute(query, (now_ms, limit)).fetchall()
+        return [Waiting(*row) for row in found]
+
+    def versions(self, model_id: str) -> list[RecordedVersion]:
+        """The versions of a model that have rows, in no order."""
+        query = (
+            "SELECT version, max(target), max(foretells), max(horizon), max(timeframe), sum((SELECT count(*) FROM "
+            "predictions WHERE series = series.id AND sample != 'live')) FROM series WHERE model_id = ? AND EXISTS "
+            "(SELECT 1 FROM predictions WHERE series = series.id) GROUP BY version"
+        )
+        with file.reading(self.path) as connection:
+            found = [] if connection is None else connection.execute(query, (model_id,)).fetchall()
+        return [RecordedVersion(row[0], row[1] or None, bool(row[2]), *row[3:]) for row in found]
+
+    def live_rows(
+        self, model_id: str, version: str, *, from_ms: int | None = None, to_ms: int | None = None, limit: int
+    ) -> LiveRows:
+        """The newest rows about moments that the training did not know, in the order of those moments."""
+        wanted = (
+            model_id, version, FIRST_MS if from_ms is None else from_ms, LAST_MS if to_ms is None else to_ms, limit
+        )  # fmt: skip
+        with file.reading(self.path) as connection:
+            found = [] if connection is None else connection.execute(_FIGURES, wanted).fetchall()
+        return _live_rows(found)
+
+
+def one(connection: sqlite3.Connection, prediction_id: str) -> RecordedPrediction | None:
+    """A row by its id."""
+    row = connection.execute(f"{rows.WIRE} WHERE p.prediction_id = ?", (prediction_id,)).fetchone()
+    return None if row is None else rows.on_the_wire(row)
+
+
+def unknown() -> PredictionNotFoundError:
+    """The error about an id that the ledger does not have."""
+    return PredictionNotFoundError(
+        "the ledger has no prediction of this id: it was not sampled (monitoring_level), not of a live version, or is "
+        "older than what is kept; GET /api/v1/predictions lists what there is"
+    )
+
+
+def _live_rows(found: list[tuple[Any, ...]]) -> LiveRows:
+    columns = list(zip(*found, strict=True)) if found else [()] * 13
+    numbers = [np.array(column, dtype=np.float64) for column in columns[3:5] + columns[6:12]]  # None becomes NaN
+    blobs = [(as_of_ms, row) for as_of_ms, row in zip(columns[0], columns[12], strict=True) if row is not None]
+    width = max((len(row) for _, row in blobs), default=0)
+    blobs = [(as_of_ms, row) for as_of_ms, row in blobs if len(row) == width]
+    inputs = np.frombuffer(b"".join(row for _, row in blobs), dtype="<f4")
+    return LiveRows(
+        as_of_ms_N=np.array(columns[0], dtype=np.int64),
+        is_known_N=np.array(columns[1], dtype=np.int64) == rows.KNOWN,
+        is_open_N=np.array(columns[1], dtype=np.int64) == rows.OPEN,
+        is_unavailable_N=np.array(columns[1], dtype=np.int64) == rows.UNAVAILABLE,
+        abstains_N=np.array(columns[2], dtype=np.bool_),
+        prediction_N=numbers[0],
+        realised_N=numbers[1],
+        side_N=np.array([{"buy": 1, "sell": -1}.get(each, 0) for each in columns[5]], dtype=np.int64),
+        confidence_N=numbers[2],
+        level_N=numbers[3],
+        lower_N=numbers[4],
+        upper_N=numbers[5],
+        volatility_N=numbers[6],
+        break_even_N=numbers[7],
+        inputs_MF=inputs.reshape(len(blobs), width // 4).astype(np.float32),
+        inputs_ms_M=np.array([as_of_ms for as_of_ms, _ in blobs], dtype=np.int64),
+    )

@@ -1,0 +1,160 @@
+"""`OutcomeLanes`: the ledger's predictions that wait for a later price, one lane a model, timeframe and symbol.
+
+A model's versions share a lane: when another version goes live, its questions still tell what became of the answers
+before. Different models do not: their callers may read different prices.
+
+A prediction waits from the newest priced bar, if it was made at that bar (`realised.slack_ms`); one made within a bar,
+or without any price, is left to the feature store, and so is one whose end is never priced. Everything here is bounded
+and forgotten with the process; what waits and needs its own price alone is given back at the next start (`recall`).
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from ml_workbench_service.contracts.training import Target
+from ml_workbench_service.market import calendar
+from ml_workbench_service.market.realised import (
+    PATHS,
+    ClassStretch,
+    PriceLane,
+    Stretch,
+    has_outcome_in_prices,
+    meets_closure,
+    slack_ms,
+)
+
+MOST_LANES = 4096
+"""The lane asked longest ago leaves; its predictions are settled from the feature store."""
+MOST_WAITING = 512
+"""Of one lane: the oldest is left to the feature store."""
+
+LaneKey = tuple[str, str, str]
+"""Model, timeframe, symbol."""
+Missing = Literal["closure"]
+"""The horizon spans a closure of an intraday market, as no label of training does."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """What a lane reads of one record.
+
+    Attributes:
+        price: of its bar; None: nothing is learnt from it.
+        target: None: nothing that prices could tell is forecast, or nobody wants to know.
+        break_even: of a class by direction, what a move must exceed.
+        barrier: of a triple barrier, its distance in log price; None where the volatility is unknown.
+    """
+
+    prediction_id: str
+    lane: LaneKey
+    as_of_ms: int
+    due_ms: int
+    bar_ms: int
+    horizon: int
+    price: float | None
+    target: Target | None = None
+    break_even: float = 0.0
+    barrier: float | None = None
+
+
+class Found(NamedTuple):
+    """An outcome, or why there never will be one.
+
+    Attributes:
+        realised: the target's value; None: there is none, for the reason `missing`.
+        at_ms: when it became known.
+    """
+
+    prediction_id: str
+    realised: float | None
+    at_ms: int
+    missing: Missing | None = None
+
+
+@dataclass(slots=True)
+class _Lane(PriceLane):
+    waiting: dict[str, tuple[Stretch, Target]] = field(default_factory=dict)
+
+
+class OutcomeLanes:
+    """All lanes of one process; for one thread."""
+
+    def __init__(self) -> None:
+        self._lanes: OrderedDict[LaneKey, _Lane] = OrderedDict()
+
+    @property
+    def num_waiting(self) -> int:
+        """Predictions that a later price may settle."""
+        return sum(len(lane.waiting) for lane in self._lanes.values())
+
+    def take(self, asked: Asked, *, now_ms: int) -> list[Found]:
+        """The outcomes that this record's price makes known; from then on it waits for its own.
+
+        A question about the future, by the clock, says nothing of prices: it would make late whatever comes until then.
+        """
+        lane = self._lane(asked.lane)
+        found: list[Found] = []
+        is_timely = asked.as_of_ms <= now_ms + asked.bar_ms
+        if asked.price is not None and is_timely and lane.standing(asked.as_of_ms, asked.bar_ms) == "new":
+            lane.add(asked.as_of_ms, asked.price, asked.bar_ms)
+            found = _matured(lane, asked.bar_ms)
+        target = asked.target
+        if target is None or not has_outcome_in_prices(target):
+            return found
+        if lane.newest_ms < 0 or abs(asked.as_of_ms - lane.newest_ms) > slack_ms(asked.bar_ms):
+            return found
+        if meets_closure(asked.as_of_ms, asked.due_ms, bar_ms=asked.bar_ms, horizon=asked.horizon):
+            if _spans_closure(asked):
+                found.append(Found(asked.prediction_id, None, asked.due_ms, "closure"))
+        elif target.measure != "triple_barrier" or asked.barrier is not None:
+            _wait(lane, asked, target, price=lane.price, run=lane.run)
+        return found
+
+    def recall(self, asked: Asked) -> None:
+        """A prediction of before the start waits again; of one that needs every bar in between the run is broken."""
+        if asked.price is not None and asked.target is not None and asked.target.measure not in PATHS:
+            _wait(self._lane(asked.lane), asked, asked.target, price=asked.price, run=-1)
+
+    def _lane(self, key: LaneKey) -> _Lane:
+        lane = self._lanes.get(key)
+        if lane is None:
+            lane = self._lanes[key] = _Lane()
+            if len(self._lanes) > MOST_LANES:
+                self._lanes.popitem(last=False)
+        self._lanes.move_to_end(key)
+        return lane
+
+
+def _spans_closure(asked: Asked) -> bool:
+    """Whether the bar's own horizon meets a closure, and not only that of a caller who came some seconds after it."""
+    bar_at_ms = asked.as_of_ms - slack_ms(asked.bar_ms)
+    due_ms = int(calendar.advance(bar_at_ms, asked.horizon * asked.bar_ms))
+    return meets_closure(bar_at_ms, due_ms, bar_ms=asked.bar_ms, horizon=asked.horizon)
+
+
+def _wait(lane: _Lane, asked: Asked, target: Target, *, price: float, run: int) -> None:
+    if len(lane.waiting) >= MOST_WAITING:
+        del lane.waiting[next(iter(lane.waiting))]
+    if target.classes:
+        stretch: Stretch = ClassStretch(
+            asked.due_ms, price, lane.path, run, break_even=asked.break_even, barrier=asked.barrier or 0.0
+        )
+    else:
+        stretch = Stretch(asked.due_ms, price, lane.path, run)
+    lane.waiting[asked.prediction_id] = (stretch, target)
+
+
+def _matured(lane: _Lane, bar_ms: int) -> list[Found]:
+    """What ends with the newest bar; what has no end any more is forgotten."""
+    found = []
+    for prediction_id, (stretch, target) in list(lane.waiting.items()):
+        if isinstance(stretch, ClassStretch):
+            stretch.pass_by(lane.price)
+        end = lane.end(stretch, target, bar_ms)
+        if end == "waits":
+            continue
+        del lane.waiting[prediction_id]
+        if end == "ended":
+            found.append(Found(prediction_id, lane.realised(stretch, target), lane.newest_ms))
+    return found

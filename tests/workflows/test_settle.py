@@ -1,0 +1,261 @@
+"""Outcomes from the feature store: training's own labels, once, and an end to asking for what never comes."""
+
+import logging
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from common_lib.exceptions import UpstreamError
+from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.market import FeatureTable
+from ml_workbench_service.contracts.outcomes import PredictionOutcome
+from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.integrations.bars import FolderBars
+from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
+from ml_workbench_service.learning.labelling import label_tables
+from ml_workbench_service.market import calendar
+from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
+from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.workflows.settle import GIVE_UP_MS, Settled, Settlement, settle_overdue
+from tests.ledger_entries import answered, keep, making, opened
+from tests.trained_models import PlantedBars, planted_bars
+
+NUM_BARS = 400
+MISSING = (200, 201, 260)
+Matured = list[tuple[str, str, str, int, float]]
+
+
+class Intervals:
+    """Remembers what it was taught."""
+
+    def __init__(self) -> None:
+        self.matured: Matured = []
+
+    def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
+        """See `LiveIntervals`."""
+        self.matured.append((model_id, version, symbol, as_of_ms, realised))
+        return True
+
+
+class Away:
+    """A feature store that is not there."""
+
+    def fetch(self, *_: Any, **__: Any) -> list[FeatureTable]:
+        """Fails."""
+        raise UpstreamError("the feature store is away; start it")
+
+    def __getattr__(self, name: str) -> Any:
+        raise AssertionError(f"{name} is not needed")
+
+
+@pytest.fixture(scope="module")
+def bars(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedBars, LocalFeatureStore]:
+    """Hours of EUR/USD with some missing, in a folder."""
+    whole = planted_bars(NUM_BARS, seed=1)
+    kept = np.delete(np.arange(NUM_BARS), MISSING)
+    found = PlantedBars(whole.opened_ms[kept], whole.close[kept], whole.signal[kept], whole.r2)
+    folder = tmp_path_factory.mktemp("bars")
+    found.write(folder, "EUR/USD")
+    return found, LocalFeatureStore(FolderBars(folder))
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[PredictionLedger]:
+    with opened(tmp_path / "predictions.db") as ledger:
+        yield ledger
+
+
+def moment(at_ms: int) -> datetime:
+    return datetime.fromtimestamp(at_ms / 1000, tz=UTC)
+
+
+def ask(ledger: PredictionLedger, at_ms: Sequence[int], target: str, **changes: Any) -> None:
+    """Answers without a price, as of these moments; their ids are their places."""
+    parsed = parse_target(target)
+    entries = [
+        answered(
+            prediction_id=f"{place}",
+            target=target,
+            **{
+                "as_of": moment(as_of_ms),
+                "timestamp": moment(as_of_ms),
+                "valid_until": moment(int(calendar.advance(as_of_ms, parsed.horizon * HOUR_MS))),
+                "price": None,
+                **changes,
+            },
+        )
+        for place, as_of_ms in enumerate(at_ms)
+    ]
+    keep(ledger, *entries, of=making(target, barrier_width=0.5))
+
+
+def outcomes(ledger: PredictionLedger, num: int) -> list[PredictionOutcome]:
+    return [ledger.get(f"{place}").outcome for place in range(num)]
+
+
+@pytest.mark.parametrize(
+    "target", ["price_change_1h", "log_return_4h", "volatility_3h", "direction_2h", "triple_barrier_5h"]
+)
+def test_what_is_settled_is_what_training_would_have_labelled(
+    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore], target: str
+) -> None:
+    """Every bar that training labels, to the bit, weekends and gaps included; of the others, why there is none."""
+    _, store = bars
+    table = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"])[0]
+    costs = {"EUR/USD": resolved_costs("EUR/USD")}
+    labelling = label_tables(
+        [table], features=["close"], columns=[table.columns], targets=(parse_target(target),), costs=costs,
+        barrier_width=0.5,
+    )  # fmt: skip
+    labels = labelling.rows[0].labels_NK[:, 0] - (1 if parse_target(target).classes else 0)
+    intervals, rows = Intervals(), np.arange(130, len(table))
+    as_of = [int(table.known_ms[row]) + 90_000 * (row % 3) for row in rows]  # some callers come late
+    ask(ledger, as_of, target, price=None)
+    if target == "direction_2h":  # training's costs follow the session, which a record states
+        with_costs(ledger, table, rows, as_of)
+    settled = settle_overdue(ledger, store, intervals, now_ms=int(table.known_ms[-1]) + DAY_MS)
+    found = outcomes(ledger, len(rows))
+    for row, each in zip(rows.tolist(), found, strict=True):
+        if each.state == "known":
+            assert each.realised == labels[row]
+            assert each.source == "feature_store"
+        else:
+            assert np.isnan(labels[row])
+            assert each.state == "open" or each.reason in ("closure", "missing_bar")
+    assert settled.num_known == int(np.isfinite(labels[rows]).sum()) == len(intervals.matured)
+    assert {each[4] for each in intervals.matured} <= set(labels[rows].tolist())
+    assert any(each.reason == "closure" for each in found)
+
+
+def with_costs(ledger: PredictionLedger, table: FeatureTable, rows: Any, as_of: Sequence[int]) -> None:
+    """Gives each row the break-even that training takes at its bar."""
+    import sqlite3
+    from contextlib import closing
+
+    from ml_workbench_service.market.class_labels import break_even
+    from ml_workbench_service.market.costs import session_spread
+
+    costs = resolved_costs("EUR/USD")
+    spread = session_spread(costs, "EUR/USD", table.known_ms, calendar="fx")
+    values = break_even(costs, "EUR/USD", np.asarray(table.columns["close"]), spread)
+    assert len(rows) == len(as_of)
+    with closing(sqlite3.connect(ledger.path)) as connection, connection:
+        connection.executemany(
+            "UPDATE predictions SET break_even = ? WHERE prediction_id = ?",
+            [(float(values[row]), f"{place}") for place, row in enumerate(rows.tolist())],
+        )
+
+
+def test_a_bar_that_is_missing_for_good_ends_the_asking_with_its_reason(
+    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore]
+) -> None:
+    planted, store = bars
+    before_gap, last = int(planted.opened_ms[199]) + HOUR_MS, int(planted.opened_ms[-1]) + HOUR_MS
+    within_gap = before_gap + HOUR_MS + 60_000
+    ask(ledger, [before_gap, within_gap, last], "price_change_1h", timestamp=moment(last))
+    now_ms = last + 2 * HOUR_MS
+    assert settle_overdue(ledger, store, Intervals(), now_ms=now_ms) == Settled(num_postponed=3)
+    assert settle_overdue(ledger, store, Intervals(), now_ms=now_ms) == Settled(), "not asked again at once"
+    pauses = []
+    while (due := ledger.overdue(2**60, limit=9)) and len(pauses) < 6:
+        pauses.append(due[-1].num_tries)
+        now_ms += HOUR_MS
+        settle_overdue(ledger, store, Intervals(), now_ms=now_ms)
+    assert pauses == [1, 2, 3, 4, 5, 6]
+    assert settle_overdue(ledger, store, Intervals(), now_ms=last + HOUR_MS + GIVE_UP_MS + DAY_MS) == Settled(
+        num_unavailable=3
+    )
+    assert [each.reason for each in outcomes(ledger, 3)] == ["missing_bar", "no_bar", "not_known_yet"]
+    assert ledger.overdue(2**60, limit=9) == []
+
+
+def test_a_price_of_another_market_is_not_settled_with_this_stores_closes(
+    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore]
+) -> None:
+    planted, store = bars
+    as_of_ms = int(planted.opened_ms[150]) + HOUR_MS
+    close = float(planted.close[150])
+    ask(ledger, [as_of_ms], "price_change_1h", price=close * 1.02)
+    assert settle_overdue(ledger, store, Intervals()).num_unavailable == 1
+    assert outcomes(ledger, 1)[0].reason == "other_prices"
+
+
+def test_a_symbol_that_the_store_does_not_serve_waits_and_is_given_up(
+    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore]
+) -> None:
+    _, store = bars
+    ask(ledger, [int(bars[0].opened_ms[150])], "price_change_1h", symbol="GBP/USD")
+    settle_overdue(ledger, store, Intervals(), now_ms=int(bars[0].opened_ms[150]) + DAY_MS)
+    assert outcomes(ledger, 1)[0].state == "open"
+    settle_overdue(ledger, store, Intervals())
+    assert outcomes(ledger, 1)[0].reason == "not_served"
+
+
+def test_an_outcome_that_a_price_or_a_caller_told_first_is_not_asked_for_and_teaches_once(
+    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore]
+) -> None:
+    planted, store = bars
+    ask(ledger, (planted.opened_ms[150:153] + HOUR_MS).tolist(), "price_change_1h")
+    ledger.tell("1", 0.5, at_ms=0)
+    intervals = Intervals()
+    settle_overdue(ledger, store, intervals)
+    settle_overdue(ledger, store, intervals)
+    assert len(intervals.matured) == 2
+    assert outcomes(ledger, 3)[1].realised == 0.5
+
+
+def test_a_store_that_is_away_is_said_once_and_tried_again_with_growing_pauses(
+    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    planted, store = bars
+    ask(ledger, [int(planted.opened_ms[150]) + HOUR_MS], "price_change_1h")
+    settlement = Settlement(ledger, Away(), Intervals(), every_s=0.02)
+    with caplog.at_level(logging.INFO):
+        settlement.start()
+        wait_for(lambda: settlement.num_failures >= 3)
+        settlement._store = store
+        wait_for(lambda: ledger.get("0").outcome.state == "known")
+        settlement.stop()
+    said = [each.getMessage() for each in caplog.records if "settled" in each.getMessage()]
+    assert len([each for each in said if "the feature store is away" in each]) == 1
+
+
+def wait_for(is_true: Any, timeout_s: float = 20.0) -> None:
+    """Waits until something holds."""
+    deadline = time.monotonic() + timeout_s
+    while not is_true():
+        assert time.monotonic() < deadline, "it never came true"
+        threading.Event().wait(0.01)
+
+
+def test_nothing_overdue_asks_nobody(ledger: PredictionLedger) -> None:
+    assert settle_overdue(ledger, Away(), Intervals()) == Settled()
+    keep(ledger, answered(0))
+    assert settle_overdue(ledger, Away(), Intervals(), now_ms=to_ms(answered(0).record.as_of)) == Settled()
+
+
+LIGHT = """
+import sys
+from pathlib import Path
+from ml_workbench_service.integrations.bars import FolderBars
+from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+from ml_workbench_service.workflows.settle import settle_overdue
+store = LocalFeatureStore(FolderBars(Path(sys.argv[1])))
+store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"])
+heavy = {"torch", "mlflow", "talib", "sklearn", "optuna"} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_closes_are_fetched_without_indicators_or_torch(tmp_path: Path) -> None:
+    planted_bars(50, seed=1).write(tmp_path, "EUR/USD")
+    subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], check=True, timeout=60, cwd=Path(__file__).parents[2])
