@@ -44,7 +44,7 @@ class RunningAgent:
         self._decisions = DecisionStream(url)
         folder.mkdir(parents=True)
         self._queue.create_group(agent_group("default"))
-        self._thread = threading.Thread(target=self._run, args=(folder,), name="agent")
+        self._thread = threading.Thread(target=self._run, args=(folder,), name="agent", daemon=True)
         self._thread.start()
         self._begun_s = time.process_time()
 

@@ -78,7 +78,7 @@ def _types(schema: Mapping[str, Any]) -> set[str]:
 @lru_cache(maxsize=16)
 def _writers(kind: type[Contract]) -> tuple[tuple[str, Write | None], ...] | None:
     """How each field is written, None for a text; None for all where pydantic's dump has to do it."""
-    if not _is_plain(kind):
+    if not _is_plain(kind) or _conditions(kind):
         return None
     shapes = {name: _shapes(field.annotation, field.metadata) - {"null"} for name, field in kind.model_fields.items()}
     if any(len(found) > 1 and not found <= set(_JSON) for found in shapes.values()):
@@ -99,16 +99,28 @@ def _parts(value: Any) -> bytes:
     return orjson.dumps(value, _state)
 
 
-def _dated(value: Any) -> bytes:
+def _special(value: Any) -> bytes:
     return orjson.dumps(value, _state_of, orjson.OPT_PASSTHROUGH_DATETIME)
 
 
 def _state_of(value: Any) -> Any:
-    return iso(value) if isinstance(value, datetime) else _state(value)
+    if isinstance(value, datetime):
+        return iso(value)
+    kind: type[Contract] = type(value)
+    conditions = _conditions(kind)
+    if not conditions:
+        return _state(value)
+    return {name: each for name, each in _state(value).items() if name not in conditions or not conditions[name](each)}
+
+
+@lru_cache(maxsize=64)
+def _conditions(kind: type[Contract]) -> dict[str, Callable[[Any], bool]]:
+    """The fields that pydantic leaves out on a condition."""
+    return {name: field.exclude_if for name, field in kind.model_fields.items() if field.exclude_if is not None}
 
 
 def _is_plain(kind: type[Contract]) -> bool:
-    """Whether an instance's `__dict__` is what pydantic would dump of it, moments aside."""
+    """Whether an instance's `__dict__` is what pydantic would dump of it, moments and `_conditions` aside."""
     custom = kind.__pydantic_decorators__
     if custom.field_serializers or custom.model_serializers or custom.computed_fields:
         return False
@@ -123,8 +135,8 @@ def _is_plain(kind: type[Contract]) -> bool:
 def _shapes(annotation: Any, metadata: Sequence[Any] = ()) -> set[str]:
     """What a field of this type may hold.
 
-    text, moment, null; leaves: numbers, and lists and dicts of texts and numbers; parts: contracts within; dated:
-    moments within, perhaps in contracts; other: anything else.
+    text, moment, null; leaves: numbers, and lists and dicts of texts and numbers; parts: contracts within;
+    special: moments within, or contracts that leave fields out; other: anything else.
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -137,7 +149,7 @@ def _shapes(annotation: Any, metadata: Sequence[Any] = ()) -> set[str]:
     if annotation in _LEAVES:
         return {_LEAVES[annotation]}
     if origin is Literal:
-        return {"text"} if all(type(each) is str for each in arguments) else {"other"}
+        return {_LEAVES.get(type(each), "other") for each in arguments}
     if origin in (Union, UnionType):
         return set().union(*map(_shapes, arguments))
     if origin in (list, tuple, dict):
@@ -145,7 +157,7 @@ def _shapes(annotation: Any, metadata: Sequence[Any] = ()) -> set[str]:
         parts = set().union(*(_shapes(each) for each in arguments if each is not Ellipsis))
         if not is_named or "other" in parts:
             return {"other"}
-        return {"dated" if parts & {"dated", "moment"} else "parts" if "parts" in parts else "leaves"}
+        return {"special" if parts & _SPECIAL else "parts" if "parts" in parts else "leaves"}
     is_contract = isinstance(annotation, type) and issubclass(annotation, Contract)
     return _shapes_of_contract(annotation) if is_contract else {"other"}
 
@@ -154,13 +166,11 @@ def _shapes_of_contract(kind: type[Contract]) -> set[str]:
     if not _is_plain(kind):
         return {"other"}
     parts = set().union(*(_shapes(field.annotation, field.metadata) for field in kind.model_fields.values()))
-    return {"dated" if parts & {"dated", "moment"} else "parts"}
+    return {"special" if parts & _SPECIAL or _conditions(kind) else "parts"}
 
 
 _LEAVES = {str: "text", NoneType: "null", int: "leaves", float: "leaves", bool: "leaves"}
-_JSON: dict[str, Write] = {
-    "leaves": orjson.dumps,
-    "parts": _parts,
-    "dated": _dated,
-}  # each can what the ones before can
+_SPECIAL = {"special", "moment"}
+# Each writes what the ones before it write, too.
+_JSON: dict[str, Write] = {"leaves": orjson.dumps, "parts": _parts, "special": _special}
 _WRITE: dict[str, Write | None] = {"text": None, "moment": _moment, **_JSON}

@@ -1,0 +1,36 @@
+"""The queue's benchmarks run: in small, so that what they compare and count is checked, whatever the figures are."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import publishing, queue_latency, rounds, training_speed
+
+
+@pytest.fixture
+def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Results and contestants' logs go here instead of over the last real run's."""
+    for module in (rounds, training_speed):
+        monkeypatch.setattr(module, "WORKPLACE", tmp_path)
+    return tmp_path / "results"
+
+
+def figures(results: Path, name: str) -> dict[str, Any]:
+    """What the benchmark kept."""
+    kept: dict[str, Any] = json.loads((results / f"{name}.json").read_text(encoding="utf-8"))["figures"]
+    return kept
+
+
+def test_publishing_keeps_the_same_records_whoever_publishes_them(results: Path) -> None:
+    publishing.main(num=300, num_rounds=1)
+    by_clock = figures(results, "publishing")["per_second"]
+    assert set(by_clock) == set(publishing.CONTESTANTS)
+    assert all(each > 0 for rates in by_clock.values() for each in rates)
+
+
+def test_each_record_published_at_a_rate_is_applied_or_counted(results: Path) -> None:
+    queue_latency.main(rate_per_s=200.0, duration_s=2.0, num_rounds=1)
+    found = figures(results, "queue_latency")
+    assert 0 < found["p50_ms"][0] <= found["p99_ms"][0]
