@@ -13,7 +13,7 @@ from pydantic import Field, PlainSerializer, ValidationError, computed_field, fi
 
 from ml_workbench_service.contracts.agents import AgentMode, Decision
 from ml_workbench_service.contracts.contract import Contract, UtcDatetime
-from ml_workbench_service.contracts.entries import flatten, unflatten
+from ml_workbench_service.contracts.entries import flatten, row, unflatten
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import (
     AbstainReason,
@@ -200,6 +200,8 @@ def entry(contract: Contract) -> list[tuple[bytes, bytes]]:
 def test_every_entry_is_what_the_plain_way_gives_and_the_contract_again(contract: Contract) -> None:
     assert entry(contract) == plainly(contract)
     assert unflatten(type(contract), dict(entry(contract))) == contract
+    names, values = row(contract)
+    assert list(zip(map(str.encode, names), values, strict=True)) == plainly(contract)
 
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
@@ -252,6 +254,7 @@ MOMENT = datetime(2025, 3, 1, 12, 30, 0, 25, tzinfo=UTC)
 )  # fmt: skip
 def test_every_kind_of_field_is_written_as_pydantic_dumps_it(contract: Contract) -> None:
     assert entry(contract) == plainly(contract)
+    assert row(contract)[1] == [value for _, value in plainly(contract)]
 
 
 def test_what_a_part_remembers_is_not_written() -> None:

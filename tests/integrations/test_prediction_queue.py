@@ -50,6 +50,17 @@ def test_records_arrive_in_order_and_unchanged(prediction_queue: RedisPrediction
     assert books_of(prediction_queue, "g").acked == 25
 
 
+def test_whatever_is_in_a_record_arrives_as_it_was(prediction_queue: RedisPredictionQueue) -> None:
+    texts = ["", "\x1e", "a\x1eb\x1e", "\x00", '"\\', "%s {} %", "\u20ac \u2028", "\x1e" * 30]
+    records = [
+        prediction_record(number, label=text, target=None if number % 2 else text, warnings=(text,), price=None)
+        for number, text in enumerate(texts)
+    ]
+    prediction_queue.create_group("g")
+    assert prediction_queue.publish(records) == len(records)
+    assert [delivery.record for delivery in consume_all(prediction_queue, "g")] == records
+
+
 def test_at_capacity_the_oldest_is_dropped_and_counted(prediction_queue: RedisPredictionQueue) -> None:
     prediction_queue.create_group("g")
     prediction_queue.publish([prediction_record(number) for number in range(60)])

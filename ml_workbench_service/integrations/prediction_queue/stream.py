@@ -13,7 +13,7 @@ from redis.backoff import ExponentialBackoff, NoBackoff
 from redis.retry import Retry
 
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.contracts.entries import flatten
+from ml_workbench_service.contracts.entries import row
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import (
     PREDICTIONS_STREAM,
@@ -39,6 +39,7 @@ from ml_workbench_service.integrations.prediction_queue.journal import REFUSED, 
 DEDUPE_WINDOW = 10_000  # prediction ids remembered
 DEAD_LETTERS_KEPT = 10_000
 MAX_BLOCK_MS = 2000  # below redis-py's socket timeout, which would end a longer wait with an error
+SEPARATOR = b"\x1e"  # ASCII's record separator, as publish.lua knows it; JSON never holds it bare
 RECORDS_PER_CALL = 256  # bounds how long one script holds the server
 
 log = logging.getLogger(__name__)
@@ -106,12 +107,20 @@ class RedisPredictionQueue:
         return Enqueued(num_handled, tuple(refused), tuple(evicted))
 
     def _enqueue_batch(self, batch: Sequence[Outgoing], *, full: FullMode) -> tuple[list[bytes], list[bytes]]:
-        arguments: list[Any] = [self.capacity, self._dedupe_window, full, self._ttl_ms]
-        enqueued_at = iso(datetime.now(tz=UTC))
+        enqueued_at = iso(datetime.now(tz=UTC)).encode()
+        shapes: dict[tuple[str, ...], int] = {}
+        records: list[Any] = []
         for item in batch:
-            fields = flatten(item.record)
-            fields += ("correlation_id", item.correlation_id, "enqueued_at", enqueued_at)
-            arguments += [item.record.prediction_id, item.record.symbol, len(fields), *fields]
+            names, values = row(item.record)
+            values += (item.correlation_id.encode(), enqueued_at)
+            whole = SEPARATOR.join(values)
+            parts = (whole + SEPARATOR,) if whole.count(SEPARATOR) == len(values) - 1 else values
+            number = shapes.setdefault(names, len(shapes) + 1)
+            records += (item.record.prediction_id, item.record.symbol, number, len(parts), *parts)
+        arguments: list[Any] = [self.capacity, self._dedupe_window, full, self._ttl_ms, len(shapes)]
+        for names in shapes:
+            arguments += (len(names) + 2, *names, "correlation_id", "enqueued_at")
+        arguments += records
         with translated("publish to"):
             ids, evicted = self._run("publish", arguments)
         log_enqueued(batch, ids, evicted)

@@ -1,8 +1,10 @@
 -- Appends records and keeps the books: counts them for each group, evicts the oldest entries beyond the capacity and
 -- settles each evicted entry for every group that was not done with it.
 -- KEYS: stream.
--- ARGV: capacity, dedupe window, mode, age in ms after which entries are expired (0: never), then per record:
---       prediction_id, symbol, how many values its entry has, and those: names and values of the fields, alternating.
+-- ARGV: capacity, dedupe window, mode, age in ms after which entries are expired (0: never), how many shapes there are,
+--       of each shape how many names it has and those, then per record: prediction_id, symbol, the number of its shape,
+--       how many parts follow, and those: its values, or all of them in one part, each ended by the separator (one
+--       argument a value costs the client most of what publishing costs).
 -- Modes: drop_oldest evicts; reject refuses what has no room, and counts it; wait takes what fits and stops.
 -- Answer: {id, '' (a duplicate) or '!' (refused) of each record handled, in order}, {evicted id, its prediction_id, …}.
 
@@ -11,53 +13,105 @@ local seen, clock = stream .. ':seen', stream .. ':clock'
 local capacity, window, mode, ttl = tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local groups = groups_of(stream)
 local length = redis.call('XLEN', stream)
-local ids, evicted, added, duplicates, lost = {}, {}, 0, 0, {}
+local ids, evicted, duplicates, lost, by_symbol = {}, {}, 0, {}, {}
 local now = ttl > 0 and now_ms() or 0
 
-local function evict_oldest()
-  local entry = redis.call('XRANGE', stream, '-', '+', 'COUNT', 1)[1]
-  local id, fields = entry[1], entry[2]
-  local counter = (ttl > 0 and age_ms(id, now) > ttl) and 'expired' or 'dropped_oldest'
-  for _, group in ipairs(groups) do
-    if redis.call('XACK', stream, group.name, id) == 1 or later(id, group.last_delivered) then
-      lost[group.name] = lost[group.name] or {dropped_oldest = 0, expired = 0}
-      lost[group.name][counter] = lost[group.name][counter] + 1
-      count_symbol(stream, group.name, counter, fields)
-    end
-  end
-  redis.call('XDEL', stream, id)
-  evicted[#evicted + 1] = id
-  evicted[#evicted + 1] = field_of(fields, 'prediction_id') or ''
-  length = length - 1
+local function lose(group, counter, symbol)
+  lost[group] = lost[group] or {dropped_oldest = 0, expired = 0}
+  lost[group][counter] = lost[group][counter] + 1
+  by_symbol[group] = by_symbol[group] or {}
+  local field = counter .. '|' .. symbol
+  by_symbol[group][field] = (by_symbol[group][field] or 0) + 1
 end
 
-local i = 5
+local function evict(num)  -- the oldest so many
+  local gone = {}
+  for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', num)) do
+    local id, fields = entry[1], entry[2]
+    local counter = (ttl > 0 and age_ms(id, now) > ttl) and 'expired' or 'dropped_oldest'
+    for _, group in ipairs(groups) do
+      if later(id, group.last_delivered) or redis.call('XACK', stream, group.name, id) == 1 then
+        lose(group.name, counter, field_of(fields, 'symbol') or '')
+      end
+    end
+    gone[#gone + 1] = id
+    evicted[#evicted + 1] = id
+    evicted[#evicted + 1] = field_of(fields, 'prediction_id') or ''
+  end
+  redis.call('XDEL', stream, unpack(gone))
+  length = length - #gone
+end
+
+local shapes, i = {}, 6
+for number = 1, tonumber(ARGV[5]) do
+  local num_names, fields = tonumber(ARGV[i]), {}
+  for place = 1, num_names do fields[2 * place - 1] = ARGV[i + place] end
+  shapes[tostring(number)] = fields
+  i = i + 1 + num_names
+end
+
+local function fields_of(at)  -- of the record whose arguments begin there: names and values, alternating
+  local fields, num_parts = shapes[ARGV[at + 2]], tonumber(ARGV[at + 3])
+  if num_parts > 1 then
+    for place = 1, num_parts do fields[2 * place] = ARGV[at + 3 + place] end
+    return fields
+  end
+  local place = 0
+  for value in ARGV[at + 4]:gmatch('([^\30]*)\30') do
+    place = place + 2
+    fields[place] = value
+  end
+  return fields
+end
+
+-- What becomes of each record: those that are new enter, in order, below.
+local fresh, known, room = {}, {}, capacity - length
 while i <= #ARGV do
-  local first, last = i + 3, i + 2 + tonumber(ARGV[i + 2])
-  if redis.call('ZSCORE', seen, ARGV[i]) then
+  local name = ARGV[i]
+  if known[name] or redis.call('ZSCORE', seen, name) then
     duplicates = duplicates + 1
     ids[#ids + 1] = ''
-  elseif mode == 'reject' and length >= capacity then
+  elseif mode == 'drop_oldest' or #fresh < room then
+    known[name] = true
+    fresh[#fresh + 1] = {i, #ids + 1}
+    ids[#ids + 1] = ''
+  elseif mode == 'reject' then
     redis.call('HINCRBY', stream .. ':refused', ARGV[i + 1], 1)
     ids[#ids + 1] = '!'
-  elseif mode == 'wait' and length >= capacity then
-    break
   else
-    while length >= capacity do evict_oldest() end
-    ids[#ids + 1] = redis.call('XADD', stream, '*', unpack(ARGV, first, last))
-    redis.call('ZADD', seen, redis.call('INCR', clock), ARGV[i])
-    length, added = length + 1, added + 1
+    break
   end
-  i = last + 1
+  i = i + 4 + tonumber(ARGV[i + 3])
 end
 
-if added > 0 then redis.call('ZREMRANGEBYRANK', seen, 0, -window - 1) end
+for first = 1, #fresh, capacity do  -- never more at a time than there is room for at all
+  local last = math.min(first + capacity - 1, #fresh)
+  local surplus = length + last - first + 1 - capacity
+  if surplus > 0 then evict(surplus) end
+  for number = first, last do
+    local at, place = fresh[number][1], fresh[number][2]
+    ids[place] = redis.call('XADD', stream, '*', unpack(fields_of(at)))
+    length = length + 1
+  end
+end
+
+if #fresh > 0 then
+  local newest, members = redis.call('INCRBY', clock, #fresh), {}
+  for number, each in ipairs(fresh) do
+    members[2 * number - 1], members[2 * number] = newest - #fresh + number, ARGV[each[1]]
+  end
+  redis.call('ZADD', seen, unpack(members))
+  redis.call('ZREMRANGEBYRANK', seen, 0, -window - 1)
+end
 for _, group in ipairs(groups) do
   local key = stream .. ':books:' .. group.name
-  if added > 0 then redis.call('HINCRBY', key, 'enqueued', added) end
+  if #fresh > 0 then redis.call('HINCRBY', key, 'enqueued', #fresh) end
   if duplicates > 0 then redis.call('HINCRBY', key, 'duplicates', duplicates) end
   for counter, count in pairs(lost[group.name] or {}) do
     if count > 0 then redis.call('HINCRBY', key, counter, count) end
+  end
+  for field, count in pairs(by_symbol[group.name] or {}) do
+    redis.call('HINCRBY', stream .. ':symbols:' .. group.name, field, count)
   end
 end
 return {ids, evicted}
