@@ -78,7 +78,7 @@ CELLS = (
     Cell("clock_step + redis_killed", ("clock_step", "redis_killed")),
     Cell("flush + clock_step", ("flush", "clock_step")),
     Cell("disk_full + redis_killed", ("disk_full", "redis_killed")),
-    Cell("everysec, redis_killed", ("redis_killed",), {"fsync": "everysec"}, is_promised=False),
+    Cell("everysec, redis_killed", ("redis_killed",), {"fsync": "everysec", "rate_per_s": 2000}, is_promised=False),
 )
 
 

@@ -9,6 +9,7 @@ Below the run's folder: server/redis (data), agents/state and agents/logs, the p
 
 import logging
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -197,9 +198,13 @@ class Rig:
 
     def leader(self, agent: AgentProcess) -> AgentProcess:
         """Of an agent's processes on one shard the one that leads, by its own word; else the one given."""
-        record = ProcessRecord.read(self.state_of(agent) / PROCESS_FILE)
         peers = [each for each in self.agents if (each.agent_id, each.shard) == (agent.agent_id, agent.shard)]
-        return next((each for each in peers if record is not None and each.pid == record.pid), agent)
+        return next((each for each in peers if self.leads(each)), agent)
+
+    def leads(self, agent: AgentProcess) -> bool:
+        """Whether this very process leads, by its own word."""
+        record = ProcessRecord.read(self.state_of(agent) / PROCESS_FILE)
+        return record is not None and record.pid == agent.pid
 
     def start_producer(self, *, first: int) -> ProducerProcess:
         """One more producer, which offers the records from number `first` on."""
@@ -255,7 +260,7 @@ class Rig:
             self.notes.append(f"the queue was not empty {SETTLE_S:.0f} s after the last record")
         for agent in self.agents:
             code = agent.end()
-            if code != 0:
+            if code not in (0, -signal.SIGTERM):  # the latter: it had not even begun
                 self.notes.append(f"{agent.name} ended with exit code {code} when asked to stop")
 
     def state_of(self, agent: AgentProcess) -> Path:

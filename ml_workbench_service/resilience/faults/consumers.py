@@ -9,20 +9,26 @@ from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.resilience.fault import Fault, Need
 from ml_workbench_service.resilience.rig import Rig
 
+AT_WORK = 0.8
 FREEZE_S = 10.0
 DEADLY_S = 30.0
 NUM_DEATHS = 5
 
 
 class AgentKilled(Fault):
-    """An agent's process is killed with -9 at random moments and started again."""
+    """An agent's leading process is killed with -9 at random moments, mostly at work, and started again."""
 
     name = "agent_killed"
 
     def run(self, rig: Rig) -> None:
         """See the class."""
-        while self.pauses(rig, shortest_s=0.05, longest_s=1.2):
-            agent = rig.leader(self.rng.choice(rig.agents))
+        while self.pauses(rig, shortest_s=0.01, longest_s=0.5):
+            agent = self.rng.choice(rig.agents)
+            if self.rng.random() < AT_WORK:  # else also one that is only starting, whose start takes the most time
+                while rig.is_flooding and not rig.leads(rig.leader(agent)):
+                    rig.sleep(0.01)
+                rig.sleep(self.rng.uniform(0.0, 0.3))
+            agent = rig.leader(agent)
             if agent.kill():
                 rig.note(self.name, f"{agent.name} killed")
 
