@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from ml_workbench_service.api.agent_metrics import AgentCollector
-from ml_workbench_service.api.queue_metrics import QueueCollector
+from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.outcomes import LiveCoverage
 from ml_workbench_service.serving.publisher import PredictionPublisher
@@ -39,10 +39,7 @@ class Metrics:
         )
         self.jobs = Counter("ml_workbench_jobs", "Jobs that ended.", ["kind", "status"], registry=self.registry)
         self.loaded_models = Gauge("ml_workbench_loaded_models", "Versions in memory.", registry=self.registry)
-        self.enqueue = Histogram(
-            "ml_workbench_queue_enqueue_seconds", "From the prediction to its place in the stream.",
-            buckets=LATENCY_BUCKETS_S, registry=self.registry,
-        )  # fmt: skip
+        self.enqueue = Latencies()
 
     def watch_agents(self, state_dir: Path) -> None:
         """Shows what the agents have applied and earned, read anew at each scrape."""
@@ -50,7 +47,7 @@ class Metrics:
 
     def watch_queue(self, queue: ShardedQueue, publisher: PredictionPublisher) -> None:
         """Shows the queue's books and the outbox, read anew at each scrape."""
-        self.registry.register(QueueCollector(queue, publisher))
+        self.registry.register(QueueCollector(queue, publisher, self.enqueue))
 
     def watch_intervals(self, intervals: Iterable[tuple[str, str, LiveCoverage]]) -> None:
         """Shows what became of live intervals; read anew at each scrape, so that only what is in memory has labels."""

@@ -4,7 +4,9 @@ The counters live in Redis and change in the scripts alone, so every producer an
 it is. While Redis is away only the outbox is shown.
 """
 
-from collections.abc import Iterable, Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -15,15 +17,35 @@ from ml_workbench_service.integrations.prediction_queue import ShardedQueue, sum
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
 STATES = ("enqueued", "acked", "pending", "undelivered", "dropped_oldest", "expired", "dead_lettered", "duplicates")
+BOUNDS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 60.0)
 LOSSES = ("dropped_oldest", "expired", "dead_lettered")
+
+
+class Latencies:
+    """A histogram that takes a batch at a time, in a tenth of what the client library's takes for each; one writer."""
+
+    def __init__(self) -> None:
+        self._counts = [0] * (len(BOUNDS_S) + 1)
+        self._sum_s = 0.0
+
+    def observe(self, seconds: Sequence[float]) -> None:
+        """Counts each."""
+        for each in seconds:
+            self._counts[bisect_left(BOUNDS_S, each)] += 1
+        self._sum_s += sum(seconds)
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """As Prometheus wants them: how many took at most each bound, and the sum in seconds."""
+        return _cumulated([*map(str, BOUNDS_S), "+Inf"], self._counts), self._sum_s
 
 
 class QueueCollector(Collector):
     """Reads the books at each scrape, in one step for each stream."""
 
-    def __init__(self, queue: ShardedQueue, publisher: PredictionPublisher) -> None:
+    def __init__(self, queue: ShardedQueue, publisher: PredictionPublisher, enqueued: Latencies) -> None:
         self._queue = queue
         self._publisher = publisher
+        self._enqueued = enqueued
 
     def collect(self) -> Iterator[Metric]:
         """One family for each figure."""
@@ -53,6 +75,13 @@ class QueueCollector(Collector):
         for symbol, count in self._publisher.outbox_dropped_by_symbol.items():
             dropped.add_metric([symbol], count)
         yield dropped
+        buckets, sum_s = self._enqueued.buckets()
+        yield HistogramMetricFamily(
+            "ml_workbench_queue_enqueue_seconds",
+            "From the prediction to its place in the stream.",
+            buckets=buckets,
+            sum_value=sum_s,
+        )
 
 
 def _streams(shards: Iterable[StreamBooks]) -> Iterator[Metric]:
@@ -85,10 +114,10 @@ def _groups(groups: Iterable[GroupBooks]) -> Iterator[Metric]:
             for reason in LOSSES:
                 if count := getattr(losses, reason):
                     lost.add_metric([each.group, symbol, reason], count)
-        buckets, so_far = [], 0
         bounds = [*(str(bound / 1000) for bound in each.latency.bounds_ms), "+Inf"]
-        for bound, count in zip(bounds, each.latency.counts, strict=True):
-            so_far += count
-            buckets.append((bound, float(so_far)))
-        applied.add_metric([each.group], buckets, each.latency.sum_ms / 1000)
+        applied.add_metric([each.group], _cumulated(bounds, each.latency.counts), each.latency.sum_ms / 1000)
     yield from (records, balance, lost, applied)
+
+
+def _cumulated(bounds: Sequence[str], counts: Sequence[int]) -> list[tuple[str, float]]:
+    return list(zip(bounds, map(float, accumulate(counts)), strict=True))

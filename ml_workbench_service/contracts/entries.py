@@ -95,7 +95,7 @@ def _types(schema: Mapping[str, Any]) -> set[str]:
 @lru_cache(maxsize=16)
 def _writers(kind: type[Contract]) -> tuple[tuple[str, Write | None], ...] | None:
     """How each field is written, None for a text; None for all where pydantic's dump has to do it."""
-    if not _is_plain(kind) or _conditions(kind):
+    if not _is_plain(kind):
         return None
     shapes = {name: _shapes(field.annotation, field.metadata) - {"null"} for name, field in kind.model_fields.items()}
     if any(len(found) > 1 and not found <= set(_JSON) for found in shapes.values()):
@@ -143,30 +143,21 @@ def _special(value: Any) -> bytes:
 
 
 def _state_of(value: Any) -> Any:
-    if isinstance(value, datetime):
-        return iso(value)
-    kind: type[Contract] = type(value)
-    conditions = _conditions(kind)
-    if not conditions:
-        return _state(value)
-    return {name: each for name, each in _state(value).items() if name not in conditions or not conditions[name](each)}
-
-
-@lru_cache(maxsize=64)
-def _conditions(kind: type[Contract]) -> dict[str, Callable[[Any], bool]]:
-    """The fields that pydantic leaves out on a condition."""
-    return {name: field.exclude_if for name, field in kind.model_fields.items() if field.exclude_if is not None}
+    return iso(value) if isinstance(value, datetime) else _state(value)
 
 
 def _is_plain(kind: type[Contract]) -> bool:
-    """Whether an instance's `__dict__` is what pydantic would dump of it, moments and `_conditions` aside."""
+    """Whether an instance's `__dict__` is what pydantic would dump of it, moments aside."""
     custom = kind.__pydantic_decorators__
     if custom.field_serializers or custom.model_serializers or custom.computed_fields:
         return False
     if any(isinstance(each, cached_property) for base in kind.__mro__ for each in vars(base).values()):
         return False
     return not any(
-        field.exclude or field.serialization_alias or "other" in _shapes(field.annotation, field.metadata)
+        field.exclude
+        or field.exclude_if
+        or field.serialization_alias
+        or "other" in _shapes(field.annotation, field.metadata)
         for field in kind.model_fields.values()
     )
 
@@ -175,7 +166,7 @@ def _shapes(annotation: Any, metadata: Sequence[Any] = ()) -> set[str]:
     """What a field of this type may hold.
 
     text, moment, null; leaves: numbers, and lists and dicts of texts and numbers; parts: contracts within;
-    special: moments within, or contracts that leave fields out; other: anything else.
+    special: moments within; other: anything else.
     """
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
@@ -205,7 +196,7 @@ def _shapes_of_contract(kind: type[Contract]) -> set[str]:
     if not _is_plain(kind):
         return {"other"}
     parts = set().union(*(_shapes(field.annotation, field.metadata) for field in kind.model_fields.values()))
-    return {"special" if parts & _SPECIAL or _conditions(kind) else "parts"}
+    return {"special" if parts & _SPECIAL else "parts"}
 
 
 _LEAVES = {str: "text", NoneType: "null", int: "leaves", float: "leaves", bool: "leaves"}

@@ -126,7 +126,6 @@ class PredictionMetadata(Contract):
     strength: Finite | None = None  # -1 sell to 1 buy, where the prediction is no forecast: what an agent reads
     actions_by_position: ActionsByPosition | None = Field(
         default=None,
-        exclude_if=lambda actions: actions is None,
         description="The next position of one who holds -1, 0 and 1; an agent takes that of its own position.",
     )
     deployment_id: str | None = None

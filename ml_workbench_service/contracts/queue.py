@@ -8,7 +8,7 @@ as fields (contracts.entries), and `correlation_id` and `enqueued_at` (ISO 8601)
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, Protocol
+from typing import Literal, NamedTuple, Protocol
 from zlib import crc32
 
 from pydantic import Field
@@ -74,8 +74,7 @@ class Delivery:
     num_deliveries: int = 1  # how often it was handed out, this time included
 
 
-@dataclass(frozen=True)
-class Outgoing:
+class Outgoing(NamedTuple):
     """One record on its way into the stream."""
 
     record: PredictionRecord

@@ -41,7 +41,7 @@ class PredictionPublisher:
         outbox_capacity: records kept while the queue is away.
         batch_size: records per call.
         linger_s: how long the first record of a batch waits for company.
-        observe: told for each record that left the outbox how many seconds it had been there.
+        observe: told of the records that left the outbox together how many seconds each had been there.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class PredictionPublisher:
         outbox_capacity: int = OUTBOX_CAPACITY,
         batch_size: int = BATCH_SIZE,
         linger_s: float = LINGER_S,
-        observe: Callable[[float], None] = lambda seconds: None,
+        observe: Callable[[Sequence[float]], None] = lambda seconds: None,
     ) -> None:
         self._enqueue = enqueue
         self._capacity = outbox_capacity
@@ -186,11 +186,12 @@ class PredictionPublisher:
         """Tells whoever waits what became of the batch in flight."""
         now = time.time()
         waiting = {item.record.prediction_id for item in left}
-        for item in self._in_flight:
+        gone = self._in_flight
+        if left:
+            gone = [item for item in gone if item.record.prediction_id not in waiting]
+        self._observe([max(0.0, now - item.offered_at) for item in gone])
+        for item in gone if self._promised else ():
             name = item.record.prediction_id
-            if name in waiting:
-                continue
-            self._observe(max(0.0, now - item.offered_at))
             promise = self._promised.get(name)
             if promise is None or promise.done():
                 continue

@@ -205,7 +205,7 @@ def test_records_of_other_models_have_no_such_field_and_streams_keep_it() -> Non
     from ml_workbench_service.contracts.entries import flatten, unflatten
 
     plain = prediction_record(0)
-    assert "actions_by_position" not in plain.model_dump(mode="json")["metadata"]
+    assert plain.metadata.actions_by_position is None
     said = policy_record(0, (0, 1, -1))
     fields = flatten(said)
     pairs = {

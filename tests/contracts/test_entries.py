@@ -101,14 +101,14 @@ class Plain(Contract):
 
 
 class Leaving(Contract):
-    """Leaves a field out where it says nothing."""
+    """Needs the dump: leaves a field out where it says nothing."""
 
     number: float
     remark: str | None = Field(default=None, exclude_if=lambda remark: remark is None)
 
 
 class AroundLeaving(Contract):
-    """Has such parts."""
+    """Needs the dump, because of what it holds."""
 
     within: tuple[Leaving, ...]
     choice: Literal[-1, 0, 1, "none"] | None = None

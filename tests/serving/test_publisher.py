@@ -225,7 +225,7 @@ async def test_a_delivery_fails_at_once_where_the_queue_is_known_to_be_away(
 
 async def test_each_record_that_left_the_outbox_is_observed_once(prediction_queue: RedisPredictionQueue) -> None:
     seconds: list[float] = []
-    publisher = PredictionPublisher(sending(prediction_queue), observe=seconds.append)
+    publisher = PredictionPublisher(sending(prediction_queue), observe=seconds.extend)
     await publisher.start()
     for number in range(100):
         publisher.publish(prediction_record(number), "")

@@ -74,7 +74,9 @@ class RedisPredictionQueue:
         self.stream = stream
         self._ttl_ms = 0 if ttl_s is None else max(1, round(ttl_s * 1000))
         self._dedupe_window = dedupe_window
-        self._redis = client(url, Retry(ExponentialBackoff(cap=0.2, base=0.02), 2))
+        self._url = url
+        self._redis = client(url, _patient())
+        self._publishing: redis.Redis | None = None
         self._reader = client(url, Retry(NoBackoff(), 0))
         names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "release")
         self._scripts = {name: script(self._redis, name) for name in names}
@@ -122,7 +124,9 @@ class RedisPredictionQueue:
             arguments += (len(names) + 2, *names, "correlation_id", "enqueued_at")
         arguments += records
         with translated("publish to"):
-            ids, evicted = self._run("publish", arguments)
+            if self._publishing is None:
+                self._publishing = client(self._url, _patient(), is_single=True)
+            ids, evicted = self._run("publish", arguments, on=self._publishing)
         log_enqueued(batch, ids, evicted)
         return ids, evicted
 
@@ -239,8 +243,9 @@ class RedisPredictionQueue:
 
     def close(self) -> None:
         """Closes all connections."""
-        self._redis.close()
-        self._reader.close()
+        for each in (self._redis, self._reader, self._publishing):
+            if each is not None:
+                each.close()
 
     def _run(self, name: str, arguments: list[Any], *, on: redis.Redis | None = None) -> Any:
         return as_any(self._scripts[name](keys=[self.stream], args=arguments, client=on or self._redis))
@@ -252,6 +257,10 @@ class _Cursor:
 
     term: int
     pending: str | None
+
+
+def _patient() -> Retry:
+    return Retry(ExponentialBackoff(cap=0.2, base=0.02), 2)
 
 
 def _fence(lease: Lease | None) -> tuple[str, str | int]:
