@@ -189,7 +189,9 @@ class _Loop:
             block_ms = 0 if self.keeper.num_unsaved else BLOCK_MS
             if not self._insist(partial(self._read, batch, count=count, block_ms=block_ms)):
                 return
-            is_recovering = is_recovering and bool(batch) and batch[0].num_deliveries > 1
+            if is_recovering and not (batch and batch[0].num_deliveries > 1):
+                is_recovering = False
+                self._given_up.clear()  # of entries that were settled before, or are gone
             if batch and not self._apply(batch):
                 return
             if not self._settle(wait_for_all=is_recovering or self.keeper.num_unsaved > MOST_UNSAVED, idle=not batch):

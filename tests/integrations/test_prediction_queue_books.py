@@ -72,36 +72,46 @@ class Books(RuleBasedStateMachine):
     def publish(self, count: int, again: int, full: FullMode) -> None:
         numbers = range(max(0, self.next_number - again), self.next_number + count)
         taken = self.queue.publish([prediction_record(number) for number in numbers], full=full)
-        expected = 0
+        expected, fresh = 0, []
+        room = CAPACITY - self.num_waiting
         for number in numbers:
-            has_room = len(self.stream) < CAPACITY
             if number in self.known:
                 for group in self.groups.values():
                     group.counts["duplicates"] += 1
-            elif full == "wait" and not has_room:
+            elif full == "wait" and len(fresh) >= room:
                 break
-            elif full == "reject" and not has_room:
+            elif full == "reject" and len(fresh) >= room:
                 self.num_refused += 1
                 continue
             else:
-                self._add(number)
+                fresh.append(number)
             expected += 1
+        for start in range(0, len(fresh), CAPACITY):
+            self._add(fresh[start : start + CAPACITY])
         assert taken == expected
         self.next_number = max(self.next_number, *self.known, 0)
 
-    def _add(self, number: int) -> None:
-        if len(self.stream) >= CAPACITY:
-            evicted = self.stream.popleft()
+    @property
+    def num_waiting(self) -> int:
+        """Entries that count towards the capacity: all but what the fullest hand holds."""
+        return len(self.stream) - max((len(group.pending) for group in self.groups.values()), default=0)
+
+    def _add(self, numbers: list[int]) -> None:
+        """The oldest entries that nobody has in hand give way; then the new ones come."""
+        in_hand = {number for group in self.groups.values() for number in group.pending}
+        free = [number for number in self.stream if number not in in_hand]
+        for number in free[: max(0, self.num_waiting + len(numbers) - CAPACITY)]:
+            self.stream.remove(number)
             for group in self.groups.values():
-                if group.needs(evicted):
+                if number in group.undelivered:
+                    group.undelivered.remove(number)
                     group.counts["dropped_oldest"] += 1
-                    group.undelivered = [n for n in group.undelivered if n != evicted]
-                    group.pending = [n for n in group.pending if n != evicted]
-        self.stream.append(number)
-        self.known.add(number)
-        for group in self.groups.values():
-            group.undelivered.append(number)
-            group.counts["enqueued"] += 1
+        for number in numbers:
+            self.stream.append(number)
+            self.known.add(number)
+            for group in self.groups.values():
+                group.undelivered.append(number)
+                group.counts["enqueued"] += 1
 
     @precondition(lambda self: self.groups)
     @rule(which=st.integers(0, 1), count=st.integers(1, 4))

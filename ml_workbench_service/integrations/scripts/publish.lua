@@ -1,5 +1,6 @@
--- Appends records and keeps the books: counts them for each group, evicts the oldest entries beyond the capacity and
--- settles each evicted entry for every group that was not done with it.
+-- Appends records and keeps the books: counts them for each group, evicts the oldest waiting entries beyond the capacity
+-- and settles each evicted entry for every group that was not done with it. What a group has in hand (pending) is no part
+-- of the backlog: it does not count towards the capacity, and is never evicted, for it may have been applied already.
 -- KEYS: stream.
 -- ARGV: capacity, dedupe window, mode, age in ms after which entries are expired (0: never), how many shapes there are,
 --       of each shape how many names it has and those, then per record: prediction_id, symbol, the number of its shape,
@@ -24,21 +25,45 @@ local function lose(group, counter, symbol)
   by_symbol[group][field] = (by_symbol[group][field] or 0) + 1
 end
 
-local function evict(num)  -- the oldest so many
+-- Entries up to the slowest group's last delivered one are there because somebody has them in hand.
+local in_hand, begin = 0, nil
+for _, group in ipairs(groups) do
+  in_hand = math.max(in_hand, group.pending)
+  if not begin or later(begin, group.last_delivered) then begin = group.last_delivered end
+end
+begin = begin and '(' .. begin or '-'
+
+local function waits(id)  -- for nobody pending
+  for _, group in ipairs(groups) do
+    local is_pending = group.pending > 0 and not later(id, group.last_delivered)
+    if is_pending and #redis.call('XPENDING', stream, group.name, id, id, 1) > 0 then return false end
+  end
+  return true
+end
+
+local function evict_one(id, fields)
+  local counter = (ttl > 0 and age_ms(id, now) > ttl) and 'expired' or 'dropped_oldest'
+  for _, group in ipairs(groups) do
+    if later(id, group.last_delivered) then lose(group.name, counter, field_of(fields, 'symbol') or '') end
+  end
+  evicted[#evicted + 1] = id
+  evicted[#evicted + 1] = field_of(fields, 'prediction_id') or ''
+end
+
+local function evict(num)  -- the oldest so many that wait; fewer where more are in hand
   local gone = {}
-  for _, entry in ipairs(redis.call('XRANGE', stream, '-', '+', 'COUNT', num)) do
-    local id, fields = entry[1], entry[2]
-    local counter = (ttl > 0 and age_ms(id, now) > ttl) and 'expired' or 'dropped_oldest'
-    for _, group in ipairs(groups) do
-      if later(id, group.last_delivered) or redis.call('XACK', stream, group.name, id) == 1 then
-        lose(group.name, counter, field_of(fields, 'symbol') or '')
+  while #gone < num do
+    local entries = redis.call('XRANGE', stream, begin, '+', 'COUNT', num - #gone)
+    for _, entry in ipairs(entries) do
+      begin = '(' .. entry[1]
+      if waits(entry[1]) then
+        evict_one(entry[1], entry[2])
+        gone[#gone + 1] = entry[1]
       end
     end
-    gone[#gone + 1] = id
-    evicted[#evicted + 1] = id
-    evicted[#evicted + 1] = field_of(fields, 'prediction_id') or ''
+    if #entries == 0 then break end
   end
-  redis.call('XDEL', stream, unpack(gone))
+  if #gone > 0 then redis.call('XDEL', stream, unpack(gone)) end
   length = length - #gone
 end
 
@@ -65,7 +90,7 @@ local function fields_of(at)  -- of the record whose arguments begin there: name
 end
 
 -- What becomes of each record: those that are new enter, in order, below.
-local fresh, known, room = {}, {}, capacity - length
+local fresh, known, room = {}, {}, capacity - (length - in_hand)
 while i <= #ARGV do
   local name = ARGV[i]
   if known[name] or redis.call('ZSCORE', seen, name) then
@@ -86,7 +111,7 @@ end
 
 for first = 1, #fresh, capacity do  -- never more at a time than there is room for at all
   local last = math.min(first + capacity - 1, #fresh)
-  local surplus = length + last - first + 1 - capacity
+  local surplus = length - in_hand + last - first + 1 - capacity
   if surplus > 0 then evict(surplus) end
   for number = first, last do
     local at, place = fresh[number][1], fresh[number][2]

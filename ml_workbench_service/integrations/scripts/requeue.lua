@@ -8,10 +8,12 @@ if not letter then return {'missing'} end
 local fields, kept = letter[2], {}
 local name = field_of(fields, 'group') or ''
 local groups = groups_of(stream)
-local found = false
-for _, group in ipairs(groups) do found = found or group.name == name end
+local found, in_hand = false, 0
+for _, group in ipairs(groups) do
+  found, in_hand = found or group.name == name, math.max(in_hand, group.pending)
+end
 if not found then return {'no group', name} end
-if redis.call('XLEN', stream) >= tonumber(ARGV[2]) then return {'full'} end
+if redis.call('XLEN', stream) - in_hand >= tonumber(ARGV[2]) then return {'full'} end
 for i = 7, #fields, 2 do  -- after entry_id, group and reason
   if fields[i] ~= 'requeued_for' then
     kept[#kept + 1], kept[#kept + 2] = fields[i], fields[i + 1]
