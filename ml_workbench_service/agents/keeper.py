@@ -57,10 +57,9 @@ class Keeper:
             return safe
 
     def end(self) -> None:
-        """Stops saving; what is unsaved stays so."""
+        """Saves the newest checkpoint, if the disk takes it at once, and stops."""
         with self._changed:
             self._ended = True
-            self._next = None
             self._changed.notify_all()
         self._thread.join()
 

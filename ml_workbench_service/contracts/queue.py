@@ -249,6 +249,14 @@ class PredictionQueue(Protocol):
         """The lease, where nobody holds it or the holder is still as the caller saw it; else who holds it."""
         ...
 
+    def renew(self, lease: Lease) -> Lease | LeaseHolder:
+        """The same lease under a higher term; who holds it by now, where that is somebody else or another term."""
+        ...
+
+    def beat(self, lease: Lease) -> None:
+        """Shows that the holder lives, where it has nothing else to ask for."""
+        ...
+
     def release(self, lease: Lease) -> None:
         """Gives a lease back, so that the next process need not wait."""
         ...

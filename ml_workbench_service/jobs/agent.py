@@ -21,8 +21,8 @@ from types import FrameType
 
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
-from ml_workbench_service.agents.definition import open_mind
-from ml_workbench_service.agents.state import PROCESS_FILE, shard_folder
+from ml_workbench_service.agents.definition import open_mind, read_definition
+from ml_workbench_service.agents.state import PROCESS_FILE, agent_folder, shard_folder
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.queue import stream_names
@@ -69,6 +69,7 @@ def run_agent(agent_id: str, settings: Settings, *, stop: threading.Event, shard
             stop=stop,
             owner=sign.owner,
             is_dead=is_dead,
+            may_lead=partial(_is_wanted, agent_folder(settings.STATE_DIR, agent_id)),
             on_lead=sign.lead,
             beat=sign.beat,
         )
@@ -78,29 +79,41 @@ def run_agent(agent_id: str, settings: Settings, *, stop: threading.Event, shard
         decisions.close()
 
 
+def _is_wanted(home: Path) -> bool:
+    definition = read_definition(home)
+    return definition is None or definition.wanted == "running"
+
+
 class _Sign:
-    """`process.json`: which process leads the agent, and that it lives; and this process's name in the lease."""
+    """`process.json`: which process leads the agent, and that it lives; and this process's name in the lease.
+
+    A disk without room costs the sign, not the agent, which says itself what it waits for.
+    """
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._record = ProcessRecord.of(os.getpid())
-        self._has_led = False
+        self._has_led = self._is_shown = False
         self.owner = f"{socket.gethostname()}/{self._record.pid}/{self._record.started_at}"
 
     def lead(self) -> None:
         """This process leads from now on."""
-        self._has_led = True
-        self._record.write(self._file)
+        self._has_led, self._is_shown = True, False
+        self.beat()
 
     def beat(self) -> None:
         """A sign of life."""
-        with suppress(OSError):  # a full disk or a removed file: the agent itself says what it waits for
+        with suppress(OSError):
+            if not self._is_shown:
+                self._record.write(self._file)
+                self._is_shown = True
             os.utime(self._file)
 
     def end(self) -> None:
         """The orderly end, where no other process leads by now."""
         if self._has_led and ProcessRecord.read(self._file) == self._record:
-            self._record.model_copy(update={"ended": True}).write(self._file)
+            with suppress(OSError):
+                self._record.model_copy(update={"ended": True}).write(self._file)
 
 
 def is_dead(owner: str) -> bool:

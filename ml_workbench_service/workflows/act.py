@@ -9,28 +9,29 @@ Why a crash at any point counts nothing twice and loses nothing:
     before the acknowledgment the checkpoint holds the entries: they are settled without effect
 The one exception is the queue's own: entries evicted at capacity while the agent was down are gone, and counted.
 
-Why two processes do no harm: one holds the lease, the other stands by. Reading, deciding and acknowledging ask for the
-lease's term inside Redis; the checkpoint's file is named by it. A holder that was frozen and is overtaken finds out at
-its next step. Time is measured by one's own monotonic clock alone: a holder counts as dead when its beat has stood
-still for `LEASE_S`, or when it is a process of this machine that has ended.
+Why two processes do no harm: one holds the lease, the other stands by (`agents/standby.py`). Each step asks for the
+lease's term inside Redis, and checkpoints are named by it: whoever was overtaken finds out, and reads the newest one.
 """
 
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from common_lib.exceptions import LeaseLostError, PlatformError, UnavailableError
+from common_lib.exceptions import DataValidationError, LeaseLostError, PlatformError, UnavailableError
 from common_lib.logging import correlated
+from ml_workbench_service.agents.attempts import Attempts
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.decision_log import log_decisions
 from ml_workbench_service.agents.keeper import MOST_UNSAVED, Keeper
 from ml_workbench_service.agents.mind import Mind
+from ml_workbench_service.agents.standby import StandBy
 from ml_workbench_service.agents.state import agent_group
 from ml_workbench_service.contracts.agents import Decision
-from ml_workbench_service.contracts.queue import Delivery, Lease, LeaseHolder
+from ml_workbench_service.contracts.queue import Delivery, Lease
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 
@@ -40,10 +41,9 @@ BLOCK_MS = 500  # also how long a stop may take to be seen
 MAX_TRIES = 5
 RETRY_PAUSE_S = 0.01  # doubles with every try
 AWAY_PAUSE_S = 0.2
-DISK_PAUSE_S = 0.001
-LEASE_S = 3.0
-"""A holder beats at least twice a second; six missed beats are no hiccup."""
-STAND_BY_PAUSE_S = 0.25
+DISK_PAUSE_S = 0.001  # doubles while nothing becomes safe
+LONGEST_DISK_PAUSE_S = 0.05
+BEAT_PERIOD_S = 0.5
 
 log = logging.getLogger(__name__)
 
@@ -58,26 +58,24 @@ def act(
     stop: threading.Event,
     owner: str = "this process",
     is_dead: Callable[[str], bool] = lambda owner: False,
+    may_lead: Callable[[], bool] = lambda: True,
     on_lead: Callable[[], None] = lambda: None,
     beat: Callable[[], None] = lambda: None,
 ) -> None:
     """Runs the agent until `stop` is set; a queue that is away, a full disk and another holder are waited for.
 
     Args:
-        agent_id: whose group's lease is asked for.
-        folder: where its checkpoint lies.
+        agent_id, folder: whose lease is asked for, and where its checkpoint lies.
         open_mind: the agent's mind as of its checkpoint, or a new one; asked for each time the lease is taken.
-        queue: predictions; the agent's group is made where it is missing.
-        decisions: where decisions go.
+        queue, decisions: where predictions come from (the group is made where it is missing), where decisions go.
         stop: ends the loop between two batches.
-        owner: this process's name in the lease, like no other's.
-        is_dead: whether the process of that name is known to have ended.
+        owner, is_dead, may_lead: see `StandBy`.
         on_lead: called whenever this process takes the lease.
         beat: called at least once a second while this process holds the lease.
     """
     loop = _Loop(agent_id, folder, queue=queue, decisions=decisions, stop=stop, owner=owner, beat=beat)
     while not stop.is_set():
-        if not loop.take_lease(is_dead):
+        if not loop.take_lease(is_dead, may_lead):
             return
         on_lead()
         try:
@@ -117,48 +115,37 @@ class _Loop:
         self._mind: Mind | None = None
         self._keeper: Keeper | None = None
         self._given_up: dict[str, str] = {}
+        self._is_recovering = True
+        self._alive_at = 0.0
+        self._disk_pause_s = DISK_PAUSE_S
 
     @property
     def keeper(self) -> Keeper:
-        """What saves the mind; there is one while the lease is held."""
+        """What saves the mind; there is one while the lease is held, as there is a mind."""
         assert self._keeper is not None
         return self._keeper
 
     @property
     def mind(self) -> Mind:
-        """The agent's mind; there is one while the lease is held."""
+        """The agent's mind."""
         assert self._mind is not None
         return self._mind
 
-    def take_lease(self, is_dead: Callable[[str], bool]) -> bool:
+    def take_lease(self, is_dead: Callable[[str], bool], may_lead: Callable[[], bool]) -> bool:
         """Stands by until the lease is ours; False where the agent was stopped first."""
         self._lease = self._mind = None
         self._is_away, self._waits_for = False, ""
-        seen: LeaseHolder | None = None
-        since = time.monotonic()
+        by = StandBy(self._queue, self._group, self._owner, is_dead=is_dead, may_lead=may_lead)
         while not self._stop.is_set():
-            overdue = seen is not None and (is_dead(seen.owner) or time.monotonic() - since > LEASE_S)
             checkpoint = Checkpoint.load(self._folder)
             try:
-                answer = self._queue.acquire(
-                    self._group,
-                    self._owner,
-                    known_term=0 if checkpoint is None else checkpoint.term,
-                    instead_of=seen if overdue else None,
-                )
+                self._lease = by.ask(0 if checkpoint is None else checkpoint.term)
             except UnavailableError as error:
                 self._wait_for("the queue", error.message)
-                seen, since = None, time.monotonic()
                 continue
-            if isinstance(answer, Lease):
-                self._lease = answer
+            if self._lease is not None:
                 return True
-            if answer != seen:
-                if seen is None or answer.term != seen.term:
-                    log.info("agent %s stands by: %s holds its lease", self._agent_id, answer.owner)
-                seen, since = answer, time.monotonic()
-            if not is_dead(answer.owner):
-                self._stop.wait(STAND_BY_PAUSE_S)
+            self._stop.wait(by.pause_s)
         return False
 
     def lead(self, open_mind: Callable[[], Mind]) -> None:
@@ -180,21 +167,22 @@ class _Loop:
             self._keeper.end()
 
     def _consume(self) -> None:
-        is_recovering = True
+        self._is_recovering = True
         while not self._stop.is_set():
             self._beat()
             batch: list[Delivery] = []
-            # What a predecessor left pending goes one by one: an entry that ends the process is told from others.
-            count = 1 if is_recovering else BATCH_SIZE
+            # What was left pending goes one by one: an entry that ends the process is told from others.
+            count = 1 if self._is_recovering else BATCH_SIZE
             block_ms = 0 if self.keeper.num_unsaved else BLOCK_MS
             if not self._insist(partial(self._read, batch, count=count, block_ms=block_ms)):
                 return
-            if is_recovering and not (batch and batch[0].num_deliveries > 1):
-                is_recovering = False
+            if self._is_recovering and not (batch and batch[0].num_deliveries > 1):
+                self._is_recovering = False
                 self._given_up.clear()  # of entries that were settled before, or are gone
             if batch and not self._apply(batch):
                 return
-            if not self._settle(wait_for_all=is_recovering or self.keeper.num_unsaved > MOST_UNSAVED, idle=not batch):
+            too_many = self.keeper.num_unsaved > MOST_UNSAVED
+            if not self._settle(wait_for_all=self._is_recovering or too_many, idle=not batch):
                 return
         self._settle(wait_for_all=True, idle=True)
 
@@ -224,6 +212,7 @@ class _Loop:
         if len(fresh) < len(batch):
             log.warning("%d entries were applied before and are only settled", len(batch) - len(fresh))
         for delivery in fresh:
+            self._keep_alive()
             with correlated(delivery.correlation_id):
                 fault = self._apply_one(delivery, decided)
             if fault is not None:
@@ -235,12 +224,11 @@ class _Loop:
         return True
 
     def _settle(self, *, wait_for_all: bool, idle: bool) -> bool:
-        """Acknowledges or dead-letters what is safe on disk; False where the agent was stopped before it was done.
-
-        With nothing to read it waits a moment for the disk, so that the last entries are not kept pending.
-        """
+        """Acknowledges or dead-letters what is safe on disk; False where the agent was stopped before it was done."""
         while True:
-            safe = self.keeper.take_safe(timeout_s=AWAY_PAUSE_S if wait_for_all else DISK_PAUSE_S if idle else 0.0)
+            pause_s = AWAY_PAUSE_S if wait_for_all else self._disk_pause_s if idle else 0.0
+            safe = self.keeper.take_safe(timeout_s=pause_s)
+            self._disk_pause_s = DISK_PAUSE_S if safe else min(2 * self._disk_pause_s, LONGEST_DISK_PAUSE_S)
             for delivery in safe:
                 if delivery.entry_id in self._given_up:
                     if not self._insist(partial(self._dead_letter, delivery)):
@@ -250,35 +238,53 @@ class _Loop:
                 return False
             if not wait_for_all or not self.keeper.num_unsaved:
                 return True
-            self._beat()
+            self._keep_alive()
             if self._stop.is_set() and not safe:
                 return False  # the disk is full, and somebody wants us to end
+
+    def _keep_alive(self) -> None:
+        """Shows that this process lives, where applying or saving takes its time.
+
+        Raises:
+            LeaseLostError: another process holds the lease by now.
+        """
+        if time.monotonic() - self._alive_at < BEAT_PERIOD_S or self._lease is None:
+            return
+        self._alive_at = time.monotonic()
+        self._beat()
+        with suppress(UnavailableError):  # the next step sees it, and waits
+            self._queue.beat(self._lease)
 
     def _apply_one(self, delivery: Delivery, decided: list[tuple[str, Decision]]) -> str | None:
         """Applies one entry, with retries; returns why it failed for good, or None."""
         if delivery.record is None:
             return delivery.fault  # unreadable now is unreadable later
-        if delivery.num_deliveries > MAX_TRIES:
+        if self._is_recovering and not self._begins(delivery):
             return f"the process that applied it ended {MAX_TRIES} times"
         fault = ""
         for attempt in range(MAX_TRIES):
-            if attempt:
-                self._stop.wait(RETRY_PAUSE_S * 2**attempt)
+            self._keep_alive()
             try:
                 decision = self.mind.apply(delivery.entry_id, delivery.record)
-            except PlatformError as error:
-                fault = f"{error.error_code}: {error.message}"
-                log.warning("entry %s failed (try %d): %s", delivery.entry_id, attempt + 1, fault)
-                continue
             except Exception as error:
                 # One poisonous entry must not stop the agent at every restart; the dead letters keep it.
-                fault = f"{type(error).__name__}: {error}"
-                log.exception("entry %s failed (try %d)", delivery.entry_id, attempt + 1)
+                fault = f"{getattr(error, 'error_code', type(error).__name__)}: {error}"
+                unforeseen = not isinstance(error, PlatformError)
+                log.warning("entry %s failed (try %d): %s", delivery.entry_id, attempt + 1, fault, exc_info=unforeseen)
+                if not isinstance(error, DataValidationError):  # what is wrong with the data stays wrong
+                    self._stop.wait(RETRY_PAUSE_S * 2**attempt)
                 continue
             if decision is not None:
                 decided.append((delivery.entry_id, decision))
             return None
         return fault
+
+    def _begins(self, delivery: Delivery) -> bool:
+        """Whether one more attempt at an entry left behind is due; the first, among others, was not written down."""
+        attempts = Attempts.next(self._folder, delivery.entry_id)
+        if attempts.num < MAX_TRIES:
+            self._insist(partial(attempts.write, self._folder))
+        return attempts.num < MAX_TRIES
 
     def _write(self, decided: Sequence[tuple[str, Decision]]) -> None:
         if not decided:
@@ -318,6 +324,7 @@ class _Loop:
                 self._wait_for("the queue", error.message)
             except OSError as error:
                 self._wait_for("its disk", str(error))
+                self._keep_alive()
             else:
                 self._is_away, self._waits_for = False, ""
                 return True
@@ -326,11 +333,13 @@ class _Loop:
 
     def _renew(self) -> None:
         assert self._lease is not None
-        answer = self._queue.acquire(self._group, self._owner, known_term=self._lease.term)
+        answer = self._queue.renew(self._lease)
         if not isinstance(answer, Lease):
-            raise LeaseLostError("Another process took the lease while the queue was away.")
+            raise LeaseLostError("The lease changed hands while the queue was away; the checkpoint is read again.")
         self._lease = answer
-        self._meet_stream()
+        self._is_recovering = True  # a read whose answer was lost left entries pending
+        if self._queue.create_group(self._group, last_known_id=self.mind.last_applied_id) != self._epoch:
+            raise LeaseLostError("The server lost the stream while it was away; the checkpoint is read again.")
 
     def _wait_for(self, what: str, reason: str) -> None:
         """One pause; says so once."""

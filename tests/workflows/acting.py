@@ -75,7 +75,7 @@ class RunningAct:
         self.stop = threading.Event()
         arguments: dict[str, Any] = {"queue": self.queue, "decisions": self.decisions, "stop": self.stop}
         arguments |= {"open_mind": lambda: open_mind(folder, "default"), "owner": f"test/{id(self)}"} | more
-        self.thread = threading.Thread(target=act, args=("default", folder), kwargs=arguments)
+        self.thread = threading.Thread(target=act, args=("default", folder), kwargs=arguments, daemon=True)
         self.thread.start()
 
     def books(self) -> GroupBooks:

@@ -13,13 +13,10 @@ import pytest
 from common_lib.exceptions import AgentNotFoundError
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.state import PROCESS_FILE, agent_folder, agent_group, read_agent, read_agents
-from ml_workbench_service.contracts.queue import DEAD_LETTERS_STREAM
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.processes import end_leftover
-from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 from tests.workflows.acting import (
-    RunningAct,
     pid_in,
     running_decisions,
     start_agent,
@@ -146,33 +143,6 @@ def test_a_frozen_process_is_overtaken_and_changes_nothing_when_it_wakes(
     assert running_decisions(redis_server) == decisions
     (books,) = queue.books().groups
     assert (books.acked, books.pending, books.balance) == (len(records), 0, 0)
-    queue.close()
-
-
-def test_an_entry_that_ends_the_process_five_times_is_dead_lettered_untried(
-    redis_server: RedisForTests, tmp_path: Path
-) -> None:
-    """Its neighbours of the same batch are applied, each of them once."""
-    queue = RedisPredictionQueue(redis_server.url, capacity=100)
-    group = agent_group("default")
-    queue.create_group(group)
-    queue.publish([prediction_record(number) for number in range(6)])
-    assert len(queue.consume(group, "agent", count=6, block_ms=0)) == 6  # the batch in which the process died
-    for _ in range(4):  # what each start after it does: settle what goes well, die at the same entry
-        again = RedisPredictionQueue(redis_server.url, capacity=100)
-        (delivery,) = again.consume(group, "agent", count=1, block_ms=0)
-        while delivery.record is not None and delivery.record.prediction_id != "EUR/USD-3":
-            again.ack(group, [delivery.entry_id])
-            (delivery,) = again.consume(group, "agent", count=1, block_ms=0)
-        again.close()
-    running = RunningAct(redis_server, tmp_path)
-    running.wait_for(6)
-    running.end()
-    client = redis_server.client()
-    ((_, letter),) = client.xrange(DEAD_LETTERS_STREAM)
-    assert (letter[b"prediction_id"], b"ended 5 times" in letter[b"reason"]) == (b"EUR/USD-3", True)
-    assert read_agent(tmp_path).num_applied == 2
-    client.close()
     queue.close()
 
 

@@ -1,12 +1,15 @@
 """`move_to`: what waits in streams of another number of shards goes into the present ones when the service starts.
 
-Only a service that changed PREDICTION_QUEUE_SHARDS has such streams. Each entry is published by its prediction id and
-deleted behind it, so a move that was cut off goes on at the next start and doubles nothing. Dead letters move too.
+Only a service that changed PREDICTION_QUEUE_SHARDS has such streams. They move before anything new is published, so
+that each symbol keeps its order, and beyond the capacity where need be: the groups move first, so that what gives way
+afterwards is counted. Each entry is published by its prediction id and deleted behind it: a move that was cut off goes
+on at the next start and doubles nothing. Dead letters move too.
 """
 
 import logging
 import re
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -20,6 +23,7 @@ from ml_workbench_service.integrations.prediction_queue.shards import ShardedQue
 
 STREAM_PATTERN = re.compile(re.escape(PREDICTIONS_STREAM) + r"(:shard\d+of\d+)?")
 PAGE = 64
+BOUNDLESS = 10**9  # entries: nothing gives way to what is moved
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +44,14 @@ def move_to(queue: ShardedQueue, url: str) -> int:
         present = {shard.stream for shard in queue.shards}
         old = sorted(name for name in found if STREAM_PATTERN.fullmatch(name) and name not in present)
         letters = sorted(name for name in found if _is_of(name, ":dead") and name.removesuffix(":dead") not in present)
-        num_moved = sum(_move_entries(queue, connection, name) for name in old)
+        num_moved = 0
+        if old:
+            boundless = ShardedQueue(url, capacity=BOUNDLESS, num_shards=len(queue.shards))
+            try:
+                _move_groups(boundless, connection, old)
+                num_moved = sum(_move_entries(boundless, connection, name) for name in old)
+            finally:
+                boundless.close()
         for name in letters:
             _move_letters(queue, connection, name)
     finally:
@@ -54,26 +65,28 @@ def _is_of(name: str, ending: str) -> bool:
     return name.endswith(ending) and STREAM_PATTERN.fullmatch(name.removesuffix(ending)) is not None
 
 
+def _move_groups(queue: ShardedQueue, connection: redis.Redis, streams: Sequence[str]) -> None:
+    with translated("move the groups of"):
+        names = {group["name"].decode() for stream in streams for group in as_any(connection.xinfo_groups(stream))}
+    for name in sorted(names):
+        queue.create_group(name)
+
+
 def _move_entries(queue: ShardedQueue, connection: redis.Redis, stream: str) -> int:
     num_moved = 0
     with translated("move the entries of"):
         while entries := as_any(connection.xrange(stream, count=PAGE)):
+            outgoing = []
             for entry_id, fields in entries:
                 delivery = delivery_of(entry_id.decode(), fields, 1)
-                if delivery.record is None:
-                    letter: dict[Any, Any] = {
-                        "entry_id": entry_id,
-                        "group": "moved",
-                        "reason": delivery.fault,
-                        **_texts(fields),
-                    }
-                    connection.xadd(queue.shards[0].stream + ":dead", letter)
-                else:
-                    done, _ = queue.enqueue([Outgoing(delivery.record, delivery.correlation_id, time.time())])
-                    if done.evicted:
-                        log.warning("%s gave way at capacity to what was moved", ", ".join(done.evicted))
-                connection.xdel(stream, entry_id)
-                num_moved += 1
+                if delivery.record is not None:
+                    outgoing.append(Outgoing(delivery.record, delivery.correlation_id, time.time()))
+                    continue
+                letter: dict[Any, Any] = {"entry_id": entry_id, "group": "moved", "reason": delivery.fault}
+                connection.xadd(queue.shards[0].stream + ":dead", letter | _texts(fields))
+            queue.enqueue(outgoing)
+            connection.xdel(stream, *(entry_id for entry_id, _ in entries))
+            num_moved += len(entries)
         beside = [f"{stream}:{name}" for name in ("refused", "seen", "clock", "epoch")]
         for name in ("books", "symbols", "latency", "lease", "decided"):
             beside += [key.decode() for key in connection.scan_iter(match=f"{stream}:{name}:*")]

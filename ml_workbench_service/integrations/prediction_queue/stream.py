@@ -78,7 +78,7 @@ class RedisPredictionQueue:
         self._redis = client(url, _patient())
         self._publishing: redis.Redis | None = None
         self._reader = client(url, Retry(NoBackoff(), 0))
-        names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "release")
+        names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "beat", "release")
         self._scripts = {name: script(self._redis, name) for name in names}
         self._read_books = ReadOnlyScript(self._redis, "books")
         self.dead_letters = DeadLetters(self._redis, stream, capacity=capacity)
@@ -218,11 +218,23 @@ class RedisPredictionQueue:
     ) -> Lease | LeaseHolder:
         """The lease or who holds it; see the protocol. `known_term` is the highest of the consumer's checkpoint."""
         seen = ("", "") if instead_of is None else (instead_of.term, instead_of.beat)
+        return self._acquire(group, owner, known_term, *seen, 0)
+
+    def renew(self, lease: Lease) -> Lease | LeaseHolder:
+        """The same lease under a higher term; who holds it by now, where that is somebody else or another term."""
+        return self._acquire(lease.group, lease.owner, lease.term, "", "", 1)
+
+    def _acquire(self, group: str, owner: str, *more: Any) -> Lease | LeaseHolder:
         with translated("take a lease of"):
-            granted, holder, term, beat = self._run("acquire", [group, owner, known_term, *seen])
+            granted, holder, term, beat = self._run("acquire", [group, owner, *more])
         if granted:
             return Lease(group, owner, int(term))
         return LeaseHolder(holder.decode(), int(term), int(beat))
+
+    def beat(self, lease: Lease) -> None:
+        """Shows that the holder lives; whatever else it asks for under its lease shows that too."""
+        with translated("beat in"):
+            self._run("beat", [lease.group, *_fence(lease)])
 
     def release(self, lease: Lease) -> None:
         """Gives the lease back; nothing happens where it was lost."""

@@ -4,6 +4,7 @@
 -- Answer: {1 where it was made, the stream's epoch}. An epoch is another one after the server lost its data.
 
 local stream = KEYS[1]
+passes_memory_limit(stream .. ':books:' .. ARGV[1])
 redis.call('SET', stream .. ':epoch', ARGV[2], 'NX')
 local epoch = redis.call('GET', stream .. ':epoch')
 local made = 0

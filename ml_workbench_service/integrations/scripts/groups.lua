@@ -65,10 +65,17 @@ local function count_symbol(stream, group, counter, fields)
   redis.call('HINCRBY', stream .. ':symbols:' .. group, counter .. '|' .. symbol, 1)
 end
 
+-- A server at its memory limit refuses a script at its first write that may need memory. This one needs none, and lets the
+-- rest of a consumer's script pass: consuming is what frees memory.
+local function passes_memory_limit(hash)
+  redis.call('HDEL', hash, '')
+end
+
 -- Whether the caller still holds the group's lease; without an owner nobody asks. `beat` shows that the holder lives.
 local function holds(stream, group, owner, term, beats)
-  if owner == '' then return true end
   local key = stream .. ':lease:' .. group
+  passes_memory_limit(key)
+  if owner == '' then return true end
   local lease = redis.call('HMGET', key, 'owner', 'term')
   if lease[1] ~= owner or lease[2] ~= term then return false end
   if beats then redis.call('HINCRBY', key, 'beat', 1) end
