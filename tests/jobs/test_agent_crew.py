@@ -1,6 +1,7 @@
 """The crew: several agents on one stream by their own groups, stopped and started, and there again with the service."""
 
 import asyncio
+import errno
 import os
 import time
 from collections.abc import Callable
@@ -10,14 +11,16 @@ from typing import Any
 import pytest
 
 from common_lib.exceptions import AgentNotFoundError, ConflictError, UnavailableError
-from ml_workbench_service.agents.definition import define, read_definition
-from ml_workbench_service.agents.state import agent_folder, agent_group, read_agent, shard_folder
+from ml_workbench_service.agents.definition import define, read_definition, write_definition
+from ml_workbench_service.agents.state import agent_folder, agent_folders, agent_group, read_agent, shard_folder
 from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.queue import Outgoing, shard_of
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
+from ml_workbench_service.jobs import agent_crew as module
 from ml_workbench_service.jobs.agent_crew import AgentCrew
+from ml_workbench_service.jobs.hiring import begin_hiring, unfinished_hires
 from ml_workbench_service.processes import ProcessRecord
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
@@ -36,20 +39,26 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Groups:
-    """What is asked of the queue; away while `is_away`."""
+    """What is asked of the queue; away while `is_away`, and while `is_late` it answers too late, having done it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *existing: str) -> None:
         self.made: list[str] = []
         self.given_up: list[str] = []
+        self.existing = set(existing)
         self.is_away = False
+        self.is_late = False
 
     def make(self, group: str) -> None:
         self._check()
         self.made.append(group)
+        self.existing.add(group)
+        if self.is_late:
+            raise UnavailableError("the answer comes too late")
 
     def give_up(self, group: str) -> None:
         self._check()
         self.given_up.append(group)
+        self.existing.discard(group)
 
     def _check(self) -> None:
         if self.is_away:
@@ -60,7 +69,8 @@ def crew_without_processes(state_dir: Path, groups: Groups, **options: Any) -> A
     """Its processes end at once, for there is no Redis that they know of."""
     environment = {**os.environ, "STATE_DIR": str(state_dir), "PYTHONPATH": "/nowhere"}
     environment.pop("REDIS_URL", None)
-    return AgentCrew(state_dir, environment, make_group=groups.make, give_up_group=groups.give_up, **options)
+    changes = {"make_group": groups.make, "give_up_group": groups.give_up}
+    return AgentCrew(state_dir, environment, **{**changes, **options})
 
 
 async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_ones_come_back(
@@ -152,7 +162,8 @@ async def test_stopping_and_starting_are_idempotent_and_change_the_group(tmp_pat
     assert crew.wanted == ("default",)
     await crew.dismiss("default")
     await crew.dismiss("default")
-    assert (crew.wanted, groups.given_up) == ((), ["agent:default"] * 2)
+    assert crew.wanted == ()
+    assert set(groups.given_up) == {"agent:default"}
     found = read_definition(agent_folder(tmp_path, "default"))
     assert found is not None
     assert found.wanted == "stopped"
@@ -220,5 +231,142 @@ async def test_while_the_queue_is_away_nothing_new_begins_and_a_stop_can_be_sent
     assert read_definition(agent_folder(tmp_path, "other")) is None
     groups.is_away = False
     await crew.dismiss("mine")
-    assert groups.given_up == ["agent:mine"]
+    assert "agent:mine" in groups.given_up
+    await crew.stop()
+
+
+async def test_the_group_of_a_stop_that_failed_is_given_up_by_itself_and_nobody_elses(
+    tmp_path: Path, redis_server: RedisForTests, prediction_queue: RedisPredictionQueue
+) -> None:
+    groups = Groups()
+    crew = crew_without_processes(tmp_path, groups)
+    await crew.start(autostart=True)
+    await crew.hire(definition("mine"), None, is_named=True)
+    await crew.hire(definition("goes_on"), None, is_named=True)
+    groups.is_away = True
+    with pytest.raises(UnavailableError):
+        await crew.dismiss("mine")
+    with pytest.raises(UnavailableError):
+        await crew.reconcile()
+    await crew.stop()
+
+    for name in ("agent:mine", "agent:goes_on", "agent:default", "agent:of_another_service"):
+        prediction_queue.create_group(name)
+    real = {"make_group": prediction_queue.create_group, "give_up_group": prediction_queue.remove_group}
+    following = crew_without_processes(tmp_path, groups, **real)
+    await following.start(autostart=False)
+    await until(lambda: "agent:mine" not in {books.group for books in prediction_queue.books().groups})
+    await following.reconcile()
+    await following.stop()
+    left = {books.group for books in prediction_queue.books().groups}
+    assert left == {"agent:goes_on", "agent:default", "agent:of_another_service"}
+
+
+async def test_a_start_whose_answer_came_too_late_leaves_no_group_however_late_it_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups, home = Groups("agent:theirs"), agent_folder(tmp_path, "mine")
+    crew = crew_without_processes(tmp_path, groups)
+    await crew.start(autostart=False)
+    groups.is_late = True
+    with pytest.raises(UnavailableError):
+        await crew.hire(definition("mine"), None, is_named=True)
+    assert groups.existing == {"agent:mine", "agent:theirs"}
+    for _ in range(2):
+        await crew.reconcile()
+        assert groups.existing == {"agent:theirs"}
+        groups.existing.add("agent:mine")  # the request was still under way
+    monkeypatch.setattr(module, "LATE_S", 0.0)
+    groups.is_away = True
+    with pytest.raises(UnavailableError):
+        await crew.reconcile()
+    assert home.exists(), "not before the group is gone"
+    groups.is_away = groups.is_late = False
+    await crew.reconcile()
+    assert (groups.existing, home.exists()) == ({"agent:theirs"}, False)
+    monkeypatch.undo()
+
+    groups.is_late = True
+    with pytest.raises(UnavailableError):
+        await crew.hire(definition("mine"), None, is_named=True)
+    groups.is_late = False
+    await crew.hire(definition("mine"), None, is_named=True)
+    await crew.reconcile()
+    assert groups.existing == {"agent:mine", "agent:theirs"}, "the second try made it"
+    groups.is_late = True
+    await crew.dismiss("mine")
+    with pytest.raises(UnavailableError):
+        await crew.resume("mine")
+    await crew.reconcile()
+    assert groups.existing == {"agent:theirs"}
+    await crew.stop()
+
+
+async def test_the_group_of_a_start_that_was_killed_is_given_up_by_the_next_service(tmp_path: Path) -> None:
+    groups = Groups()
+    for agent_id, is_defined in (("killed_before", False), ("killed_after", True)):
+        begin_hiring(agent_folder(tmp_path, agent_id))
+        groups.make(agent_group(agent_id))
+        if is_defined:
+            write_definition(agent_folder(tmp_path, agent_id), definition(agent_id))
+    following = crew_without_processes(tmp_path, groups)
+    await following.start(autostart=False)
+    await until(lambda: groups.existing == {"agent:killed_after"})
+    assert following.wanted == ("killed_after",)
+    await following.reconcile()
+    assert [home.name for home in unfinished_hires(tmp_path)] == ["killed_before"]
+    await following.stop()
+
+
+@pytest.mark.parametrize("is_away", [False, True])
+async def test_on_a_full_disk_an_agent_is_not_made_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_away: bool
+) -> None:
+    groups = Groups()
+    crew = crew_without_processes(tmp_path, groups)
+    await crew.start(autostart=False)
+
+    def full(home: Path, *_: object) -> None:
+        write_definition(home, definition("mine"))  # all but the folder's own entry is on disk
+        groups.is_away = is_away
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "write_definition", full)
+    with pytest.raises(UnavailableError, match="disk is full"):
+        await crew.hire(definition("mine"), None, is_named=True)
+    groups.is_away = False
+    assert (crew.wanted, agent_folders(tmp_path)) == ((), [])
+    await crew.reconcile()
+    assert groups.existing == set()
+    assert bool(unfinished_hires(tmp_path)) == is_away
+    await crew.stop()
+
+
+async def test_an_agent_that_cannot_be_read_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    groups = Groups("agent:empty")
+    write_definition(agent_folder(tmp_path, "fine"), definition("fine"))
+    for name, file in (("default", "checkpoint.1.json"), ("empty", "agent.json")):
+        agent_folder(tmp_path, name).mkdir()
+        (agent_folder(tmp_path, name) / file).write_text("")
+    crew = crew_without_processes(tmp_path, groups)
+    await crew.start(autostart=True)
+    assert crew.wanted == ("default", "fine")
+    with pytest.raises(ConflictError, match="another id"):
+        await crew.hire(definition("empty"), None, is_named=True)
+    await crew.hire(definition("mine"), None, is_named=True)
+    await crew.reconcile()
+    assert "agent:empty" in groups.existing, "nobody knows whether it was stopped"
+    await crew.stop()
+
+
+async def test_the_record_of_a_stand_by_that_leads_is_left_and_that_of_a_dead_process_is_not(tmp_path: Path) -> None:
+    living, dead = agent_folder(tmp_path, "living"), agent_folder(tmp_path, "dead")
+    for home in (living, dead):
+        write_definition(home, definition(home.name))
+        ProcessRecord.of(os.getpid()).write(home / "process.json")
+    ProcessRecord(pid=os.getpid(), started_at=1.0, boot_id="an-earlier-one").write(dead / "process.json")
+    crew = crew_without_processes(tmp_path, Groups())
+    await crew.start(autostart=False)
+    assert read_agent(living).status == "running"
+    assert (read_agent(dead).status, (dead / "process.json").exists()) == ("starting", False)
     await crew.stop()
