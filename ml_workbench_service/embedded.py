@@ -168,9 +168,9 @@ class EmbeddedRedis:
         version = _major_version(binary)
         if version is not None and version < FIRST_WITH_A_FOLDER:
             raise UnavailableError(
-                f"The queue's data in redis/appendonlydir of STATE_DIR were written by Redis 7 or newer, and {binary} "
-                f"is of version {version} and would begin empty beside them. Install Redis 7 or newer so that "
-                "`redis-server` is on the PATH, set REDIS_URL, or move appendonlydir away to begin anew."
+                "The queue's data in redis/appendonlydir of STATE_DIR were written by Redis 7 or newer, and the "
+                f"redis-server at hand is of version {version} and would begin empty beside them. Install Redis 7 or "
+                "newer so that `redis-server` is on the PATH, set REDIS_URL, or move appendonlydir away to begin anew."
             )
 
     def _command(self, binary: Path, socket: Path) -> list[str]:
@@ -237,7 +237,8 @@ def _major_version(binary: Path) -> int | None:
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise UnavailableError(
-            f"{binary} does not say its version ({error}); install Redis 7 or newer, or set REDIS_URL."
+            f"The redis-server at hand does not say its version ({type(error).__name__}); install Redis 7 or newer, "
+            "or set REDIS_URL."
         ) from error
     found = re.search(r"\bv=(\d+)\.", told.stdout)
     return None if found is None else int(found[1])

@@ -213,9 +213,10 @@ def _read(kind: type[AnyContract], file: Path) -> AnyContract | None:
         return None
     except (OSError, ValidationError) as error:
         faults = error.strerror if isinstance(error, OSError) else f"{error.error_count()} faults"
-        raise DataValidationError(
+        raise DataValidationError.at(
+            f"agents/{file.parent.name}/{file.name}",
             f"{file.name} of agent {file.parent.name} cannot be read ({faults}); restore a copy of "
-            f"agents/{file.parent.name}/{file.name} in STATE_DIR, or move that folder away."
+            f"agents/{file.parent.name}/{file.name} in STATE_DIR, or move that folder away.",
         ) from error
 
 

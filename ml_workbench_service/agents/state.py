@@ -204,9 +204,10 @@ def _loaded(place: Path) -> Checkpoint | None:
     try:
         return Checkpoint.load(place)
     except OSError as error:
-        raise DataValidationError(
+        raise DataValidationError.at(
+            f"agents/{place.name}",
             f"The checkpoint of agent {place.name} cannot be read ({error.strerror}); give the service the right to "
-            f"read {place.name} under agents/ in STATE_DIR, or move that folder away."
+            f"read {place.name} under agents/ in STATE_DIR, or move that folder away.",
         ) from error
 
 
