@@ -1,10 +1,13 @@
 """`EmbeddedRedis`: a private redis-server child for a service to which no Redis server was named.
 
-    STATE_DIR/redis/appendonly.aof    the data (on disk once a second), there again after a restart
+    STATE_DIR/redis/appendonly.aof    the data (on disk once a second), there again after a restart: of Redis 6
+    STATE_DIR/redis/appendonlydir/    the same of Redis 7 and later, which take a file of Redis 6 over into it
     STATE_DIR/redis/server.json       pid and start time of the child
-    STATE_DIR/redis/server.log        what the server said
+    STATE_DIR/redis/server.log        what the server said; server.log.1: what the one before it said
     <temp>/ml_workbench-<hash>/       0700, holds the Unix socket; named by STATE_DIR's hash, since a socket path of
                                       108 bytes or more is cut silently while Redis says ready
+
+Redis 6 does not see the folder of Redis 7 and would begin empty beside it, so it is refused there.
 
 Nobody else's Redis is touched, and no port is opened. The caller holds the lock on STATE_DIR: a live server named by
 `server.json` is then one that a killed predecessor left behind, and is ended first.
@@ -13,6 +16,7 @@ Nobody else's Redis is touched, and no port is opened. The caller holds the lock
 import hashlib
 import logging
 import os
+import re
 import shutil
 import stat
 import subprocess
@@ -35,6 +39,9 @@ SOCKET_NAME = "redis.sock"
 MAX_SOCKET_PATH_BYTES = 103  # sun_path is 108 bytes on Linux and 104 on macOS, with the closing zero
 START_TIMEOUT_S = 30.0  # a large append-only file takes its time to load
 STOP_TIMEOUT_S = 10.0
+VERSION_TIMEOUT_S = 10.0
+FIRST_WITH_A_FOLDER = 7
+"""The major version of Redis from which the append-only file is a folder of files."""
 POLL_S = 0.01
 
 log = logging.getLogger(__name__)
@@ -104,16 +111,21 @@ class EmbeddedRedis:
         """Ends a leftover server, starts the child, and returns its `unix://` URL once it answers with its data.
 
         Raises:
-            UnavailableError: no binary, no safe place for the socket, or the server does not come up.
+            UnavailableError: no binary, or one that cannot read the data, no safe place for the socket, or the server
+                does not come up.
         """
         if self.is_running:
             return self._url()
         binary = find_redis_server()
         self._folder.mkdir(parents=True, exist_ok=True)
+        self._check_layout(binary)
         end_leftover(self._record)
         socket = self._socket = self._private_socket()
         socket.unlink(missing_ok=True)
-        with (self._folder / "server.log").open("wb") as output:
+        said = self._folder / "server.log"
+        if said.exists():  # after a crash its report, which the revived server's output would erase
+            said.replace(said.with_name("server.log.1"))
+        with said.open("wb") as output:
             self._child = subprocess.Popen(
                 self._command(binary, socket),
                 stdin=subprocess.DEVNULL,
@@ -149,6 +161,17 @@ class EmbeddedRedis:
             self._socket.unlink(missing_ok=True)
             with suppress(OSError):  # somebody put a file there: it stays
                 self._socket.parent.rmdir()
+
+    def _check_layout(self, binary: Path) -> None:
+        if not (self._folder / "appendonlydir").exists():
+            return
+        version = _major_version(binary)
+        if version is not None and version < FIRST_WITH_A_FOLDER:
+            raise UnavailableError(
+                "The queue's data in redis/appendonlydir of STATE_DIR were written by Redis 7 or newer, and the "
+                f"redis-server at hand is of version {version} and would begin empty beside them. Install Redis 7 or "
+                "newer so that `redis-server` is on the PATH, set REDIS_URL, or move appendonlydir away to begin anew."
+            )
 
     def _command(self, binary: Path, socket: Path) -> list[str]:
         options = {
@@ -204,3 +227,18 @@ class EmbeddedRedis:
             "The embedded redis-server did not come up; see redis/server.log in STATE_DIR, or set REDIS_URL. It said: "
             + " | ".join(last_words),
         )
+
+
+def _major_version(binary: Path) -> int | None:
+    """As the binary says itself; None where it says none that can be read, as no known one below 7 does."""
+    try:
+        told = subprocess.run(
+            [str(binary), "--version"], capture_output=True, text=True, timeout=VERSION_TIMEOUT_S, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnavailableError(
+            f"The redis-server at hand does not say its version ({type(error).__name__}); install Redis 7 or newer, "
+            "or set REDIS_URL."
+        ) from error
+    found = re.search(r"\bv=(\d+)\.", told.stdout)
+    return None if found is None else int(found[1])

@@ -2,6 +2,9 @@
 
 The service writes one such file for each process that stops and starts with it (`redis/server.json`,
 `agents/<id>/process.json`, the tracker's), and ends by it what a killed predecessor left running.
+
+No wall clock takes part where there is a /proc: a clock that is set, by hand or by a time server, changes the start
+times that psutil derives from it, and living processes would look dead.
 """
 
 import logging
@@ -14,23 +17,38 @@ from pydantic import ValidationError
 
 from ml_workbench_service.contracts.contract import Contract
 
-START_TOLERANCE_S = 1.0  # process start times are derived from the boot time and wander by some hundredths
+START_TOLERANCE_S = 1.0  # psutil's start times are derived from the boot time and wander by some hundredths
+START_FIELD = 22  # of /proc/<pid>/stat, counted from 1: clock ticks from the boot to the process's start
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 POLL_S = 0.01
 
 log = logging.getLogger(__name__)
 
 
 class ProcessRecord(Contract):
-    """One process; `ended` is set by the process itself when it stops in an orderly way."""
+    """One process; `ended` is set by the process itself when it stops in an orderly way.
+
+    `started_at` are seconds from the machine's boot to the process's start, exact to the clock tick, and belong to that
+    boot: a record of another boot is of a process that has ended. Where there is no /proc they are psutil's, since the
+    epoch, without a `boot_id`.
+
+    Records that an earlier version wrote have no `boot_id` either and are compared as that version did, with psutil's
+    start time: one that agrees within a second is that process (so that what was left running before an upgrade is
+    ended); any other counts as ended and nothing is done to it, also to a living one if the clock was set since.
+    """
 
     pid: int
-    started_at: float  # seconds since the epoch, as psutil tells it
+    started_at: float
+    boot_id: str = ""
     ended: bool = False
 
     @classmethod
     def of(cls, pid: int) -> "ProcessRecord":
         """The record of a living process; raises psutil.NoSuchProcess otherwise."""
-        return cls(pid=pid, started_at=psutil.Process(pid).create_time())
+        ticks = _start_ticks(pid)
+        if ticks is None:
+            return cls(pid=pid, started_at=psutil.Process(pid).create_time())
+        return cls(pid=pid, started_at=_seconds(ticks), boot_id=this_boot())
 
     def write(self, file: Path) -> None:
         """Replaces the file in one step."""
@@ -54,15 +72,29 @@ class ProcessRecord(Contract):
         """The living process of this record; None where it ended, is a zombie, or its pid belongs to another now."""
         try:
             process = psutil.Process(self.pid)
-            same = abs(process.create_time() - self.started_at) <= START_TOLERANCE_S
+            same = self._is_start_of(process)
         except psutil.NoSuchProcess:
             return None
         return process if same and _runs(process) else None
+
+    def _is_start_of(self, process: psutil.Process) -> bool:
+        if not self.boot_id:
+            return bool(abs(process.create_time() - self.started_at) <= START_TOLERANCE_S)
+        ticks = _start_ticks(process.pid)
+        return ticks is not None and self.boot_id == this_boot() and self.started_at == _seconds(ticks)
 
     @property
     def is_alive(self) -> bool:
         """Whether that very process still runs."""
         return self.process() is not None
+
+
+def this_boot() -> str:
+    """The kernel's name for the time since the machine was started; empty where there is no /proc."""
+    try:
+        return BOOT_ID.read_text("ascii").strip()
+    except OSError:
+        return ""
 
 
 def end_leftover(file: Path, *, grace_s: float = 5.0) -> bool:
@@ -92,6 +124,26 @@ def end_process(process: psutil.Process, *, grace_s: float) -> None:
                 return
             time.sleep(POLL_S)
     log.warning("process %d does not end although it was killed", process.pid)
+
+
+def _start_ticks(pid: int) -> int | None:
+    """Clock ticks from the boot to the process's start; None where there is no /proc with a boot's name.
+
+    Raises:
+        psutil.NoSuchProcess: there is none of that pid.
+    """
+    if not this_boot():
+        return None
+    try:
+        line = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError) as error:
+        raise psutil.NoSuchProcess(pid) from error
+    after_name = line[line.rindex(b")") + 1 :].split()  # field 2 is the name, which may hold blanks and parentheses
+    return int(after_name[START_FIELD - 3])
+
+
+def _seconds(ticks: int) -> float:
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _runs(process: psutil.Process) -> bool:

@@ -130,6 +130,51 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     assert not server.is_running
 
 
+def server_of_version(folder: Path, version: str) -> None:
+    """A `redis-server` that says its version and, when it is to serve, that it was started."""
+    folder.mkdir()
+    binary = folder / "redis-server"
+    said = f"Redis server v={version} sha=00000000:0 malloc=jemalloc-5.1.0 bits=64"
+    binary.write_text(f"#!/bin/sh\n[ \"$1\" = --version ] && echo '{said}' && exit\necho was started anyway\nexit 1\n")
+    binary.chmod(0o755)
+
+
+@pytest.mark.parametrize(
+    ("version", "layout", "said"),
+    [
+        ("6.2.14", "appendonlydir", r"version 6 .*Install Redis 7 or newer.*REDIS_URL"),
+        ("6.2.14", "appendonly.aof", "was started anyway"),
+        ("7.0.0", "appendonlydir", "was started anyway"),
+        ("10.1.0", "appendonlydir", "was started anyway"),
+    ],
+)
+def test_a_server_too_old_to_see_the_data_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, layout: str, said: str
+) -> None:
+    server_of_version(tmp_path / "bin", version)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=os.pathsep)
+    (tmp_path / "redis" / layout).mkdir(parents=True)
+    with pytest.raises(UnavailableError, match=said):
+        EmbeddedRedis(tmp_path).start()
+    assert (tmp_path / "redis" / "server.log").exists() == (said == "was started anyway")
+
+
+def test_what_a_crashed_server_said_is_kept_when_it_is_revived(tmp_path: Path) -> None:
+    server = EmbeddedRedis(tmp_path)
+    server.start()
+    assert server.pid is not None
+    os.kill(server.pid, signal.SIGSEGV)
+    deadline = time.monotonic() + 30
+    while server.is_running:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    server.stop()
+    server.start()
+    server.stop()
+    kept = (tmp_path / "redis" / "server.log.1").read_text("utf-8", "replace")
+    assert "crashed by signal: 11" in kept
+
+
 def test_too_long_a_temporary_folder_is_refused_rather_than_cut(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -113,9 +113,10 @@ class Checkpoint(Contract):
             except FileNotFoundError:  # a later term has just taken its place
                 continue
             except ValidationError as error:
-                raise DataValidationError(
+                raise DataValidationError.at(
+                    f"agents/{folder.name}/{file.name}",
                     f"The checkpoint of agent {folder.name} cannot be read ({error.error_count()} faults); move "
-                    f"{file.name} in agents/{folder.name} of STATE_DIR away to begin anew, or restore a copy of it."
+                    f"{file.name} in agents/{folder.name} of STATE_DIR away to begin anew, or restore a copy of it.",
                 ) from error
 
 

@@ -211,10 +211,12 @@ def _read(kind: type[AnyContract], file: Path) -> AnyContract | None:
         return kind.model_validate_json(file.read_bytes())
     except FileNotFoundError:
         return None
-    except ValidationError as error:
-        raise DataValidationError(
-            f"{file.name} of agent {file.parent.name} cannot be read ({error.error_count()} faults); restore a copy of "
-            f"agents/{file.parent.name}/{file.name} in STATE_DIR, or move that folder away."
+    except (OSError, ValidationError) as error:
+        faults = error.strerror if isinstance(error, OSError) else f"{error.error_count()} faults"
+        raise DataValidationError.at(
+            f"agents/{file.parent.name}/{file.name}",
+            f"{file.name} of agent {file.parent.name} cannot be read ({faults}); restore a copy of "
+            f"agents/{file.parent.name}/{file.name} in STATE_DIR, or move that folder away.",
         ) from error
 
 

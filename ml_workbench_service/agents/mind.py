@@ -67,7 +67,7 @@ class Mind(ABC):
     @last_applied_id.setter
     def last_applied_id(self, entry_id: str | None) -> None:
         self._last_applied_id = entry_id
-        self._last_order = (-1, -1) if entry_id is None else _id_order(entry_id)
+        self._last_order = (-1, -1) if entry_id is None else id_order(entry_id)
 
     @property
     @abstractmethod
@@ -96,7 +96,7 @@ class Mind(ABC):
 
     def has_applied(self, entry_id: str) -> bool:
         """Whether the entry (or a later one) was applied already; entries come in the order of their ids."""
-        return _id_order(entry_id) <= self._last_order
+        return id_order(entry_id) <= self._last_order
 
     def apply(self, entry_id: str, record: PredictionRecord) -> Decision | None:
         """Applies one entry; the decision it causes, or None where it is observed or late.
@@ -145,8 +145,8 @@ class Mind(ABC):
 
         Without that, one wrong price that ruined a step would fail every later entry of the lane.
         """
-        if record is not None:
-            self._lanes.pop(record.lane, None)
+        if record is not None and self._lanes.pop(record.lane, None) is not None:
+            self._show_position(record.symbol)
         self.last_applied_id = entry_id
 
     def checkpoint(self) -> Checkpoint:
@@ -170,6 +170,13 @@ class Mind(ABC):
         self._lanes = dict(checkpoint.lanes)
         self._positions = dict(checkpoint.positions)
         self.last_applied_id = checkpoint.last_applied_id
+
+    def _show_position(self, symbol: str) -> None:
+        """Of a symbol that lost a lane: the position of the lane used last, or none where it was the only one."""
+        left = [lane.position for key, lane in self._lanes.items() if key.split("|")[2] == symbol]
+        self._positions.pop(symbol, None)
+        if left:
+            self._positions[symbol] = left[-1]
 
     def _costs_at(self, record: PredictionRecord) -> Costs:
         if self._costs is None and record.metadata.costs is not None:
@@ -264,6 +271,7 @@ def says_nothing(record: PredictionRecord) -> bool:
     return record.status == "abstain" or record.prediction is None
 
 
-def _id_order(entry_id: str) -> tuple[int, int]:
+def id_order(entry_id: str) -> tuple[int, int]:
+    """What ids of stream entries are ordered by: their milliseconds, then their number within one."""
     milliseconds, _, sequence = entry_id.partition("-")
     return int(milliseconds), int(sequence)

@@ -9,15 +9,19 @@ An agent with a process for each shard is shown as one: counters added up, posit
 shards was changed, what was learnt under another number stays on disk and is not shown.
 """
 
+import logging
 import math
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
-from common_lib.exceptions import AgentNotFoundError
-from ml_workbench_service.agents.checkpoint import Checkpoint
+from common_lib.exceptions import AgentNotFoundError, DataValidationError
+from ml_workbench_service.agents.checkpoint import CHECKPOINT_PATTERN, Checkpoint
 from ml_workbench_service.agents.definition import DEFINITION_FILE, read_definition
+from ml_workbench_service.agents.mind import id_order
 from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentStatus
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.processes import ProcessRecord
@@ -37,6 +41,8 @@ _COUNTS = (
 )
 _SHARD_NAME = re.compile(r"shard\d+of(\d+)")
 _WORST_FIRST: tuple[AgentStatus, ...] = ("failed", "starting", "stopped", "running")
+
+log = logging.getLogger(__name__)
 
 
 def agent_folder(state_dir: Path, agent_id: str) -> Path:
@@ -119,7 +125,7 @@ def read_agent(folder: Path) -> Agent:
         exploration_rate=sum(each.exploration_rate for each in checkpoints) / len(checkpoints)
         if checkpoints
         else started,
-        last_applied_id=max(ids, key=_id_order, default=None),
+        last_applied_id=max(ids, key=id_order, default=None),
         positions={symbol: held for each in checkpoints for symbol, held in each.positions.items()},
         created_at=definition.created_at if is_defined else None,
         updated_at=max((each.saved_at for each in checkpoints), default=None),
@@ -128,15 +134,29 @@ def read_agent(folder: Path) -> Agent:
 
 
 def read_agents(state_dir: Path) -> list[Agent]:
-    """Every agent that was defined or has begun, by id."""
-    return [read_agent(folder) for folder in agent_folders(state_dir)]
+    """Every agent that was defined or has begun, by id; one that cannot be read is logged once and left out."""
+    agents = []
+    for folder in agent_folders(state_dir):
+        try:
+            agents.append(read_agent(folder))
+        except AgentNotFoundError:  # its folder was moved away in between
+            continue
+        except DataValidationError as error:
+            log_unreadable(folder, error.message)
+    return agents
 
 
 def agent_folders(state_dir: Path) -> list[Path]:
-    """The folders of the agents that were defined or have begun, by id."""
+    """The folders that hold a definition or a checkpoint, by id: whether or not these can be read."""
     root = state_dir / "agents"
     folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
-    return [folder for folder in folders if read_definition(folder) is not None or checkpoints_of(folder)]
+    return [folder for folder in folders if _holds_an_agent(folder)]
+
+
+@lru_cache(maxsize=1024)
+def log_unreadable(folder: Path, reason: str) -> None:
+    """Says once for each folder and reason why it is left out: lists are read again and again."""
+    log.error("the agent in %s cannot be read and is left out: %s", folder, reason)
 
 
 @dataclass(frozen=True)
@@ -160,9 +180,35 @@ def _processes(folder: Path) -> _Processes:
             by_number.setdefault(int(named[1]), []).append(place)
     found = []
     for _, places in sorted(by_number.items(), reverse=True):
-        loaded = [checkpoint for place in places if (checkpoint := Checkpoint.load(place)) is not None]
+        loaded = [checkpoint for place in places if (checkpoint := _loaded(place)) is not None]
         found.append(_Processes(tuple(places), tuple(loaded)))
     return max(found, key=lambda each: each.newest)
+
+
+def _holds_an_agent(folder: Path) -> bool:
+    try:
+        names = [name for place in (folder, *folder.glob("shard*of*")) for name in _names(place)]
+    except PermissionError:
+        return True  # of somebody else; its name is taken
+    return any(name == DEFINITION_FILE or CHECKPOINT_PATTERN.fullmatch(name) for name in names)
+
+
+def _names(place: Path) -> list[str]:
+    try:
+        return os.listdir(place)
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def _loaded(place: Path) -> Checkpoint | None:
+    try:
+        return Checkpoint.load(place)
+    except OSError as error:
+        raise DataValidationError.at(
+            f"agents/{place.name}",
+            f"The checkpoint of agent {place.name} cannot be read ({error.strerror}); give the service the right to "
+            f"read {place.name} under agents/ in STATE_DIR, or move that folder away.",
+        ) from error
 
 
 def _counted(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
@@ -184,8 +230,3 @@ def _status(folder: Path, definition: AgentDefinition, *, is_defined: bool) -> A
 
 def _status_of(statuses: Sequence[AgentStatus]) -> AgentStatus:
     return min(statuses, key=_WORST_FIRST.index)
-
-
-def _id_order(entry_id: str) -> tuple[int, int]:
-    milliseconds, _, sequence = entry_id.partition("-")
-    return int(milliseconds), int(sequence)

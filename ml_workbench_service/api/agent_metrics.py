@@ -42,7 +42,7 @@ class AgentCollector(Collector):
             name: GaugeMetricFamily(f"ml_workbench_agent_{short}", text, labels=labels)
             for name, (short, text) in GAUGES.items()
         }
-        for folder in self._folders():
+        for folder in agent_folders(self._state_dir):
             try:
                 agent = read_agent(folder)
             except PlatformError:
@@ -54,10 +54,3 @@ class AgentCollector(Collector):
             for name, gauge in gauges.items():
                 gauge.add_metric([agent.id], getattr(agent, name))
         yield from (up, *counters.values(), *gauges.values())
-
-    def _folders(self) -> list[Path]:
-        try:
-            return agent_folders(self._state_dir)
-        except PlatformError:  # a checkpoint that cannot be read: the list itself is not to be had
-            root = self._state_dir / "agents"
-            return sorted(folder for folder in root.iterdir() if folder.is_dir())

@@ -45,7 +45,7 @@ EXAMPLES = {
 
 @router.get("", summary="List the agents", responses=failures())
 async def list_agents(service: ServiceDep, limit: Limit = 50, cursor: Cursor = None) -> AgentList:
-    """Every agent that was started once, by id."""
+    """Every agent that was started once, by id; one whose files cannot be read is left out, and a 422 by itself."""
     agents = await asyncio.to_thread(read_agents, service.workbench.state_dir)
     shown, following = page(agents, limit=limit, cursor=cursor, name=lambda agent: agent.id)
     return AgentList(agents=shown, next_cursor=following)
@@ -55,7 +55,10 @@ async def list_agents(service: ServiceDep, limit: Limit = 50, cursor: Cursor = N
 async def create_agent(
     body: Annotated[AgentRequest, Body(openapi_examples=EXAMPLES)], service: ServiceDep, response: Response
 ) -> Agent:
-    """One more process with a consumer group of its own: it gets every prediction from now on, whatever others do."""
+    """One more process with a group of its own: it gets what waits in the queue and what is predicted from now on.
+
+    Whatever other agents do.
+    """
     crew = _crew(service)
     definition, beginning = await asyncio.to_thread(_defined, body, service)
     agent_id = await crew.hire(definition, beginning, is_named=body.id is not None)
@@ -71,7 +74,10 @@ async def show_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
 
 @router.post("/{agent_id}/start", summary="Start a stopped agent", responses=failures(404, 409, 503))
 async def start_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
-    """It goes on with what it knows and holds, and gets what is predicted from now on; a running one is left alone."""
+    """It goes on with what it knows and holds, and gets what waits in the queue and what is predicted from now on.
+
+    A running one is left alone.
+    """
     await _crew(service).resume(agent_id)
     return await _shown(service, agent_id)
 

@@ -111,14 +111,18 @@ def _agent(service: Service) -> OutsideThing:
         return OutsideThing(
             mode="off", state="disabled", detail="AGENT_AUTOSTART is off and no agent was started, or there is no Redis"
         )
-    try:
-        agents = [read_agent(agent_folder(service.workbench.state_dir, agent_id)) for agent_id in wanted]
-    except PlatformError as error:
-        return OutsideThing(mode="embedded", state="degraded", detail=error.message)
-    others = [f"{agent.id} {agent.status}" for agent in agents if agent.status != "running"]
+    others = []
+    for agent_id in wanted:
+        try:
+            agent = read_agent(agent_folder(service.workbench.state_dir, agent_id))
+        except PlatformError as error:
+            others.append(f"{agent_id}: {error.message}")
+            continue
+        if agent.status != "running":
+            others.append(f"{agent.id} {agent.status}")
     if others:
         return OutsideThing(mode="embedded", state="degraded", detail=", ".join(others))
-    return OutsideThing(mode="embedded", state="ok", detail="running" if len(agents) == 1 else f"{len(agents)} running")
+    return OutsideThing(mode="embedded", state="ok", detail="running" if len(wanted) == 1 else f"{len(wanted)} running")
 
 
 def _scrape(service: Service) -> bytes:

@@ -94,7 +94,7 @@ class _Sign:
         self._file = file
         self._record = ProcessRecord.of(os.getpid())
         self._has_led = self._is_shown = False
-        self.owner = f"{socket.gethostname()}/{self._record.pid}/{self._record.started_at}"
+        self.owner = f"{socket.gethostname()}/{self._record.boot_id}/{self._record.pid}/{self._record.started_at}"
 
     def lead(self) -> None:
         """This process leads from now on."""
@@ -117,12 +117,16 @@ class _Sign:
 
 
 def is_dead(owner: str) -> bool:
-    """Whether the process of that name was one of this machine and has ended; of other machines nobody knows."""
+    """Whether the process of that name was one of this machine and has ended; of other machines nobody knows.
+
+    Nor of names that are made in another way, by a version before this one: their lease is waited for.
+    """
     host, *process = owner.split("/")
-    if host != socket.gethostname() or len(process) != 2:
+    if host != socket.gethostname() or len(process) != 3:
         return False
+    boot_id, pid, started_at = process
     try:
-        return not ProcessRecord(pid=int(process[0]), started_at=float(process[1])).is_alive
+        return not ProcessRecord(pid=int(pid), started_at=float(started_at), boot_id=boot_id).is_alive
     except ValueError:
         return False
 

@@ -3,28 +3,36 @@
 Agents start and stop with the service; each is wanted running or stopped (`agent.json`), and every wanted one starts
 again with the service. An agent that is stopped by a request gives its consumer group up, so that the queue keeps
 nothing for it any more; one that ends with the service keeps it, and finds what came in between.
+
+A group that nobody reads would hold every entry. Whatever fails or is killed between a group and the definition that
+says whether it is wanted, `reconcile` gives it up later. It looks at agents of this STATE_DIR alone: other services may
+have groups of their own on the same Redis.
 """
 
 import asyncio
 import logging
 import sys
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from common_lib.exceptions import AgentNotFoundError, ConflictError
-from ml_workbench_service.agents.definition import Beginning, read_definition, write_definition
+from common_lib.exceptions import AgentNotFoundError, ConflictError, DataValidationError, PlatformError
+from ml_workbench_service.agents.definition import DEFINITION_FILE, Beginning, read_definition, write_definition
 from ml_workbench_service.agents.state import (
     PROCESS_FILE,
     agent_folder,
     agent_folders,
     agent_group,
     known_definition,
+    log_unreadable,
     shard_folder,
 )
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, QLearningHyperparameters
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.jobs.attendant import Attendant
-from ml_workbench_service.processes import end_leftover
+from ml_workbench_service.jobs.durable import clear_disk_errors
+from ml_workbench_service.jobs.hiring import begin_hiring, end_hiring, undo_definition, unfinished_hires
+from ml_workbench_service.processes import ProcessRecord, end_leftover
 
 MOST_PROCESSES = 16
 """A process takes some 75 MiB and half a second of a processor to start; and the queue keeps an entry until every
@@ -32,6 +40,8 @@ group is done with it, so that each agent more is one more that can hold it up."
 MOST_AGENTS = 200
 """Folders are read to list the agents; none is ever removed by the service, for it holds what an agent has learnt."""
 LONGEST_STEM = 56
+RECONCILE_EVERY_S = 30.0
+LATE_S = 60.0  # a request to Redis that nobody waits for any more may still arrive so long
 
 log = logging.getLogger(__name__)
 GroupChange = Callable[[str], object]
@@ -67,6 +77,8 @@ class AgentCrew:
         self._most_processes = max(most_processes, num_shards)
         self._attendants: dict[str, list[Attendant]] = {}
         self._changing = asyncio.Lock()
+        self._reconciling: asyncio.Task[None] | None = None
+        self._unfinished_since: dict[str, float] = {}  # by time.monotonic()
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -90,9 +102,14 @@ class AgentCrew:
                     log.error("agent %s is wanted and was not started: %s", agent_id, error.message)
                     continue
                 await self._begin(agent_id)
+        self._reconciling = asyncio.create_task(self._keep_reconciling(), name="agents' groups")
 
     async def stop(self) -> None:
         """Ends every process; the agents stay wanted and keep their groups."""
+        if self._reconciling is not None:
+            self._reconciling.cancel()
+            await asyncio.gather(self._reconciling, return_exceptions=True)
+            self._reconciling = None
         async with self._changing:
             everyone = [each for attendants in self._attendants.values() for each in attendants]
             self._attendants.clear()
@@ -108,7 +125,7 @@ class AgentCrew:
 
         Raises:
             ConflictError: the id is taken, or there are too many agents.
-            UnavailableError: the queue cannot be reached; nothing was made.
+            UnavailableError: the queue cannot be reached, or the disk is full; there is no such agent then.
         """
         async with self._changing:
             taken = {folder.name for folder in await asyncio.to_thread(agent_folders, self._state_dir)}
@@ -126,8 +143,10 @@ class AgentCrew:
             self._check_room()
             agent_id = definition.id if is_named else _free(definition.id, taken)
             definition = definition.model_copy(update={"id": agent_id})
+            await asyncio.to_thread(begin_hiring, self._home(agent_id))
+            self._unfinished_since.pop(agent_id, None)
             await self._change(self._make_group, agent_id)  # so that nothing predicted after the answer is missed
-            await asyncio.to_thread(write_definition, self._home(agent_id), definition, beginning)
+            await self._define(definition, beginning)
             await self._begin(agent_id)
             return agent_id
 
@@ -161,13 +180,81 @@ class AgentCrew:
             await asyncio.gather(*(each.stop() for each in attendants))
             await self._change(self._give_up_group, agent_id)
 
+    async def reconcile(self) -> None:
+        """Gives up the groups of agents that are not wanted: of stopped ones, and of those that were never made.
+
+        Raises:
+            UnavailableError: the queue cannot be reached; the next turn does it.
+        """
+        async with self._changing:
+            stopped, unfinished = await asyncio.to_thread(self._unwanted)
+            for agent_id in stopped:
+                await self._change(self._give_up_group, agent_id)
+            self._unfinished_since = {
+                agent_id: self._unfinished_since.get(agent_id, time.monotonic()) for agent_id in unfinished
+            }
+            for agent_id, since in list(self._unfinished_since.items()):
+                was_late = time.monotonic() - since > LATE_S  # and so still is when the group is given up
+                await self._change(self._give_up_group, agent_id)
+                if was_late:
+                    log.info("agent %s was never made, and its group is given up", agent_id)
+                    await asyncio.to_thread(undo_definition, self._home(agent_id))
+                    await asyncio.to_thread(end_hiring, self._home(agent_id))
+                    del self._unfinished_since[agent_id]
+
+    async def _keep_reconciling(self) -> None:
+        while True:
+            try:
+                await self.reconcile()
+            except PlatformError as error:
+                log.warning("groups of agents that are not wanted stay until the next turn: %s", error.message)
+            except Exception:  # the next turn may go well
+                log.exception("a look at the agents' groups failed; the next turn goes on")
+            await asyncio.sleep(RECONCILE_EVERY_S)
+
+    def _unwanted(self) -> tuple[list[str], list[str]]:
+        """Agents that are stopped, and those of unfinished hires; markers of finished ones are removed."""
+        known, stopped = agent_folders(self._state_dir), []
+        for folder in known:
+            definition = _readable(folder)
+            if definition is not None and definition.wanted == "stopped" and folder.name not in self._attendants:
+                stopped.append(folder.name)
+        unfinished = []
+        for home in unfinished_hires(self._state_dir):
+            if home in known:
+                end_hiring(home)
+            elif home.name not in self._attendants:
+                unfinished.append(home.name)
+        return stopped, unfinished
+
+    async def _define(self, definition: AgentDefinition, beginning: Beginning | None) -> None:
+        """Writes a new agent's definition, after which it is made; otherwise takes back what was made so far."""
+        home = self._home(definition.id)
+        try:
+            await asyncio.to_thread(_write_new, home, definition, beginning)
+        except (OSError, PlatformError):
+            await asyncio.to_thread(undo_definition, home)
+            try:
+                await self._change(self._give_up_group, definition.id)
+            except PlatformError as error:
+                log.warning("the group of agent %s stays until the next turn: %s", definition.id, error.message)
+            else:
+                await asyncio.to_thread(end_hiring, home)
+            raise
+        await asyncio.to_thread(end_hiring, home)
+
     def _found(self, *, autostart: bool) -> list[str]:
         root = self._state_dir / "agents"
         for record in (*root.glob("*/attendant.json"), *root.glob("*/shard*of*/attendant.json")):
             end_leftover(record)
         wanted = {DEFAULT_AGENT_ID: None} if autostart else {}
         for folder in agent_folders(self._state_dir):
-            definition = read_definition(folder)
+            try:
+                definition = read_definition(folder)
+            except DataValidationError as error:
+                log_unreadable(folder, error.message)
+                wanted.pop(folder.name, None)  # who knows whether it was stopped
+                continue
             if definition is not None:
                 wanted[folder.name] = None
                 if definition.wanted == "stopped":
@@ -197,7 +284,9 @@ class AgentCrew:
         for shard in range(self._num_shards):
             folder = shard_folder(self._state_dir, agent_id, shard=shard, num_shards=self._num_shards)
             folder.mkdir(parents=True, exist_ok=True)
-            (folder / PROCESS_FILE).unlink(missing_ok=True)  # of the process before, which has ended
+            leader = ProcessRecord.read(folder / PROCESS_FILE)
+            if leader is None or not leader.is_alive:  # a stand-by that leads is left alone
+                (folder / PROCESS_FILE).unlink(missing_ok=True)
             command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", agent_id]
             if self._num_shards > 1:
                 command += ["--shard", str(shard)]
@@ -216,6 +305,21 @@ class AgentCrew:
 
     def _home(self, agent_id: str) -> Path:
         return agent_folder(self._state_dir, agent_id)
+
+
+def _write_new(home: Path, definition: AgentDefinition, beginning: Beginning | None) -> None:
+    undo_definition(home)  # what a killed attempt may have left of a table to begin with
+    with clear_disk_errors(home / DEFINITION_FILE):
+        write_definition(home, definition, beginning)
+
+
+def _readable(folder: Path) -> AgentDefinition | None:
+    """The definition; None where there is none, or where it says nothing."""
+    try:
+        return read_definition(folder)
+    except DataValidationError as error:
+        log_unreadable(folder, error.message)
+        return None
 
 
 def _free(stem: str, taken: set[str]) -> str:

@@ -142,7 +142,15 @@ class Attendant:
                 cwd=os.getcwd(),
                 start_new_session=True,
             )
-        ProcessRecord.of(self._child.pid).write(self._record)
+        try:
+            ProcessRecord.of(self._child.pid).write(self._record)
+        except (
+            BaseException
+        ):  # on a full disk, say: nobody would find a process without a record, and each try made one
+            self._child.kill()
+            self._child.wait()
+            self._child = None
+            raise
         log.info("%s runs as process %d", self.name, self._child.pid)
 
     async def _exit_code(self) -> int:

@@ -173,7 +173,10 @@ def _reap(pid: int) -> tuple[bool, int | None]:
 
 
 def _living_worker(folder: JobFolder) -> ProcessRecord | None:
-    """The job's worker by pid and start time; where the clock was set meanwhile, by beat, pid and command line."""
+    """The job's worker by pid and start time; where these do not tell any more, by beat, pid and command line.
+
+    That is so of a record of an earlier version after the clock was set, and where there is no /proc.
+    """
     record = folder.worker()
     if record is None or record.is_alive:
         return record

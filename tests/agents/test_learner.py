@@ -12,6 +12,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.agents.learner import Learner
 from ml_workbench_service.agents.mind import MAX_REPLAY_LANES
 from ml_workbench_service.contracts.agents import QLearningHyperparameters, RewardSettings
+from ml_workbench_service.contracts.prediction import PredictionRecord
 from tests.agents.weeks import COSTS, always_long, applied, expected_steps, nights, series, week_of_hours
 from tests.prediction_records import prediction_record
 
@@ -235,6 +236,25 @@ def test_a_rejected_entry_gives_its_lane_a_new_start() -> None:
     decision = learner.apply("3-0", prediction_record(2))
     assert decision is not None
     assert decision.reward is None
+
+
+def test_the_position_of_a_rejected_lane_is_shown_no_longer_unless_another_lane_of_the_symbol_holds_one() -> None:
+    def of(model_id: str, number: int, **changes: Any) -> PredictionRecord:
+        return prediction_record(number, model_id=model_id, **changes)
+
+    learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
+    learner.table.values_SA[:, 0] = 1.0
+    entries = [of("one", 0), of("two", 0, status="abstain"), of("two", 0, symbol="USD/JPY", price=150.0)]
+    applied(learner, entries)
+    held = {"EUR/USD": 0, "USD/JPY": -1}
+    assert learner.checkpoint().positions == held
+    learner.reject("7-0", of("two", 1, symbol="USD/CHF"))
+    learner.reject("8-0", None)
+    assert learner.checkpoint().positions == held, "no lane was dropped"
+    learner.reject("9-0", of("two", 1))
+    assert learner.checkpoint().positions == {"EUR/USD": -1, "USD/JPY": -1}, "the other model's lane is short"
+    learner.reject("10-0", of("one", 1))
+    assert learner.checkpoint().positions == {"USD/JPY": -1}
 
 
 def test_missing_volatility_falls_back_to_the_interval_and_then_to_no_opinion() -> None:

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from common_lib.exceptions import AgentNotFoundError
+from common_lib.exceptions import AgentNotFoundError, DataValidationError
 from ml_workbench_service.agents.definition import write_definition
 from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.state import PROCESS_FILE, read_agent, read_agents, shard_folder
+from ml_workbench_service.agents.state import PROCESS_FILE, agent_folders, read_agent, read_agents, shard_folder
+from ml_workbench_service.api.agent_metrics import AgentCollector
 from ml_workbench_service.contracts.agents import AgentDefinition, QLearningHyperparameters
 from ml_workbench_service.processes import ProcessRecord
 from tests.agents.weeks import applied, series, week_of_hours
@@ -100,3 +101,28 @@ def test_an_agent_that_was_stopped_is_stopped_even_if_it_had_to_be_killed(tmp_pa
     assert read_agent(home).status == "failed"
     runs(home)
     assert read_agent(home).status == "running"
+
+
+def test_an_agent_that_cannot_be_read_is_said_once_and_left_out_while_the_others_are_shown(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    agents = tmp_path / "agents"
+    write_definition(agents / "fine", definition(id="fine"))
+    for name, file in (("empty", "agent.json"), ("foreign", "checkpoint.1.json")):
+        (agents / name).mkdir()
+        (agents / name / file).write_text("" if name == "empty" else '{"format": 3}')
+    (agents / "sharded" / "shard1of2" / "checkpoint.7.json").mkdir(parents=True)  # reading it is an OSError
+    (agents / "odd" / "agent.json").mkdir(parents=True)
+    (agents / "no_agent" / "shard0of2").mkdir(parents=True)
+    for _ in range(3):
+        assert [agent.id for agent in read_agents(tmp_path)] == ["fine"]
+    assert [folder.name for folder in agent_folders(tmp_path)] == ["empty", "fine", "foreign", "odd", "sharded"]
+    broken = ("empty", "foreign", "odd", "sharded")
+    for name in broken:
+        with pytest.raises(DataValidationError, match=r"away|restore"):
+            read_agent(agents / name)
+        assert sum(f"agents/{name} " in message for message in caplog.messages) == 1
+    families = {family.name: family for family in AgentCollector(tmp_path).collect()}
+    up = {sample.labels["agent"]: sample.value for sample in families["ml_workbench_agent_up"].samples}
+    assert up == dict.fromkeys((*broken, "fine"), 0)
+    assert {sample.labels["agent"] for sample in families["ml_workbench_agent_applied"].samples} == {"fine"}

@@ -1,5 +1,6 @@
 """`/agents`: start agents of each kind, stop them, start them again; what cannot work is refused with the next step."""
 
+import shutil
 import time
 from typing import Any
 
@@ -108,6 +109,27 @@ def test_an_agent_begins_learns_is_stopped_and_goes_on(api: httpx.Client, clone:
 def test_what_cannot_be_an_agent_is_refused(api: httpx.Client, body: dict[str, Any], place: str) -> None:
     failure = assert_failure(api.post("/api/v1/agents", json=body), 422, "DATA_VALIDATION_ERROR")
     assert place in paths(failure)
+
+
+def test_an_agent_that_cannot_be_read_is_a_422_and_hides_no_other(api: httpx.Client, service: ServiceProcess) -> None:
+    broken = service.folder / "state" / "agents" / "broken"
+    broken.mkdir()
+    try:
+        for file, text in (("checkpoint.1.json", '{"format": 3}'), ("agent.json", "")):
+            (broken / file).write_text(text)
+            answer = api.get("/api/v1/agents/broken")
+            assert paths(assert_failure(answer, 422, "DATA_VALIDATION_ERROR")) == [f"agents/broken/{file}"]
+            assert "STATE_DIR" in answer.json()["message"]
+            (broken / file).rename(broken / f"{file}.away")
+        (broken / "agent.json").touch()
+        listed = [agent["id"] for agent in api.get("/api/v1/agents").raise_for_status().json()["agents"]]
+        assert "default" in listed
+        assert "broken" not in listed
+        assert_failure(api.post("/api/v1/agents", json={"id": "broken"}), 409, "CONFLICT")
+        assert 'ml_workbench_agent_up{agent="broken"} 0.0' in api.get("/metrics").raise_for_status().text
+        assert "broken" not in api.get("/health/ready").json()["things"]["agent"]["detail"]
+    finally:
+        shutil.rmtree(broken)
 
 
 def test_what_does_not_exist_is_a_404(api: httpx.Client) -> None:

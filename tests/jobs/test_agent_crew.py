@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common_lib.exceptions import AgentNotFoundError, ConflictError, UnavailableError
-from ml_workbench_service.agents.definition import define, read_definition
+from ml_workbench_service.agents.definition import define, read_definition, write_definition
 from ml_workbench_service.agents.state import agent_folder, agent_group, read_agent, shard_folder
 from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest
 from ml_workbench_service.contracts.contract import utc_now
@@ -36,20 +36,26 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 class Groups:
-    """What is asked of the queue; away while `is_away`."""
+    """What is asked of the queue; away while `is_away`, and while `is_late` it answers too late, having done it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *existing: str) -> None:
         self.made: list[str] = []
         self.given_up: list[str] = []
+        self.existing = set(existing)
         self.is_away = False
+        self.is_late = False
 
     def make(self, group: str) -> None:
         self._check()
         self.made.append(group)
+        self.existing.add(group)
+        if self.is_late:
+            raise UnavailableError("the answer comes too late")
 
     def give_up(self, group: str) -> None:
         self._check()
         self.given_up.append(group)
+        self.existing.discard(group)
 
     def _check(self) -> None:
         if self.is_away:
@@ -60,7 +66,8 @@ def crew_without_processes(state_dir: Path, groups: Groups, **options: Any) -> A
     """Its processes end at once, for there is no Redis that they know of."""
     environment = {**os.environ, "STATE_DIR": str(state_dir), "PYTHONPATH": "/nowhere"}
     environment.pop("REDIS_URL", None)
-    return AgentCrew(state_dir, environment, make_group=groups.make, give_up_group=groups.give_up, **options)
+    changes = {"make_group": groups.make, "give_up_group": groups.give_up}
+    return AgentCrew(state_dir, environment, **{**changes, **options})
 
 
 async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_ones_come_back(
@@ -152,7 +159,8 @@ async def test_stopping_and_starting_are_idempotent_and_change_the_group(tmp_pat
     assert crew.wanted == ("default",)
     await crew.dismiss("default")
     await crew.dismiss("default")
-    assert (crew.wanted, groups.given_up) == ((), ["agent:default"] * 2)
+    assert crew.wanted == ()
+    assert set(groups.given_up) == {"agent:default"}
     found = read_definition(agent_folder(tmp_path, "default"))
     assert found is not None
     assert found.wanted == "stopped"
@@ -220,5 +228,35 @@ async def test_while_the_queue_is_away_nothing_new_begins_and_a_stop_can_be_sent
     assert read_definition(agent_folder(tmp_path, "other")) is None
     groups.is_away = False
     await crew.dismiss("mine")
-    assert groups.given_up == ["agent:mine"]
+    assert "agent:mine" in groups.given_up
+    await crew.stop()
+
+
+async def test_an_agent_that_cannot_be_read_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    groups = Groups("agent:empty")
+    write_definition(agent_folder(tmp_path, "fine"), definition("fine"))
+    for name, file in (("default", "checkpoint.1.json"), ("empty", "agent.json")):
+        agent_folder(tmp_path, name).mkdir()
+        (agent_folder(tmp_path, name) / file).write_text("")
+    crew = crew_without_processes(tmp_path, groups)
+    await crew.start(autostart=True)
+    assert crew.wanted == ("default", "fine")
+    with pytest.raises(ConflictError, match="another id"):
+        await crew.hire(definition("empty"), None, is_named=True)
+    await crew.hire(definition("mine"), None, is_named=True)
+    await crew.reconcile()
+    assert "agent:empty" in groups.existing, "nobody knows whether it was stopped"
+    await crew.stop()
+
+
+async def test_the_record_of_a_stand_by_that_leads_is_left_and_that_of_a_dead_process_is_not(tmp_path: Path) -> None:
+    living, dead = agent_folder(tmp_path, "living"), agent_folder(tmp_path, "dead")
+    for home in (living, dead):
+        write_definition(home, definition(home.name))
+        ProcessRecord.of(os.getpid()).write(home / "process.json")
+    ProcessRecord(pid=os.getpid(), started_at=1.0, boot_id="an-earlier-one").write(dead / "process.json")
+    crew = crew_without_processes(tmp_path, Groups())
+    await crew.start(autostart=False)
+    assert read_agent(living).status == "running"
+    assert (read_agent(dead).status, (dead / "process.json").exists()) == ("starting", False)
     await crew.stop()

@@ -142,3 +142,18 @@ async def test_a_command_that_does_not_exist_is_tried_again(attend: Any) -> None
     await thing.start()
     await until(lambda: thing.num_failures >= 2)
     assert thing.state == "failing"
+
+
+async def test_a_process_whose_record_cannot_be_written_is_ended_before_the_next_try(
+    tmp_path: Path, attend: Any
+) -> None:
+    in_the_way = tmp_path / "thing" / f".process.json.{os.getpid()}"  # as on a full disk, writing ends with an OSError
+    in_the_way.mkdir(parents=True)
+    before = set(psutil.Process().children())
+    thing = attend(SLEEP)
+    await thing.start()
+    await until(lambda: thing.num_failures >= 3)
+    assert (thing.state, set(psutil.Process().children()) - before) == ("failing", set())
+    in_the_way.rmdir()
+    await until(lambda: thing.state == "running")
+    assert [child.pid for child in set(psutil.Process().children()) - before] == [thing.pid]
