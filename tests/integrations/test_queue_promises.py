@@ -1,6 +1,8 @@
 """What the queue promises beyond order and books: leases, policies, expiry, losses by symbol, letters that go back."""
 
+import os
 import time
+from pathlib import Path
 
 import pytest
 
@@ -10,6 +12,7 @@ from common_lib.exceptions import (
     DeadLetterNotFoundError,
     LeaseLostError,
     QueueFullError,
+    UnavailableError,
 )
 from ml_workbench_service.contracts.queue import (
     LATENCY_BOUNDS_MS,
@@ -120,11 +123,12 @@ def test_entries_that_waited_too_long_expire_unseen_and_pending_ones_do_not(redi
     time.sleep(0.25)
     assert ids(queue) == [], "the second one was too old"
     queue.publish([prediction_record(2)])
-    assert ids(queue) == ["EUR/USD-2"]
+    (young,) = queue.consume("g", "a", block_ms=0)
     assert queue.ack("g", [taken.entry_id]) == 1, "what is in a consumer's hands may have been applied"
+    assert queue.ack("g", [young.entry_id]) == 1
     queue.publish([prediction_record(number) for number in range(3, 9)])  # what only the other group needs gives way
     books = {group: books_of(queue, group) for group in ("g", "other")}
-    assert (books["g"].expired, books["g"].acked, books["g"].dropped_oldest) == (1, 1, 0)
+    assert (books["g"].expired, books["g"].acked, books["g"].dropped_oldest) == (1, 2, 0)
     assert (books["other"].expired, books["other"].dropped_oldest) == (2, 1)
     assert all(each.balance == 0 for each in books.values())
     assert books["other"].by_symbol["EUR/USD"].expired == 2
@@ -209,6 +213,77 @@ def test_a_group_that_ends_releases_what_only_it_needed(prediction_queue: RedisP
     assert books_of(prediction_queue, "next").enqueued == 20
 
 
+def test_a_group_ends_at_once_and_its_entries_page_by_page(redis_server: RedisForTests) -> None:
+    queue = RedisPredictionQueue(redis_server.url, capacity=2000)
+    for group in ("g", "slow"):
+        queue.create_group(group)
+    queue.publish([prediction_record(number) for number in range(1300)])
+    queue.ack("g", [delivery.entry_id for delivery in queue.consume("g", "a", count=1250, block_ms=0)])
+    first = queue._run("remove_group", ["slow", "", 100])
+    assert first[0] == 100
+    books = queue.books()
+    assert ([each.group for each in books.groups], books.length) == (["g"], 1200)
+    assert (books.groups[0].undelivered, books.groups[0].balance) == (50, 0)
+    queue.create_group("again")
+    assert queue._run("remove_group", ["again-not", first[1], 100]) == [0, b""], "a group made since needs them all"
+    assert queue.remove_group("again") == 1150, "what a call that was cut off left behind is found by the next"
+    assert (queue.books().length, books_of(queue).balance) == (50, 0)
+    assert queue.remove_group("never there") == 0
+    queue.close()
+
+
+def test_after_the_capacity_was_lowered_by_much_a_call_evicts_a_thousand_at_most(redis_server: RedisForTests) -> None:
+    before = RedisPredictionQueue(redis_server.url, capacity=2000)
+    before.create_group("g")
+    before.publish([prediction_record(number) for number in range(1500)])
+    after = RedisPredictionQueue(redis_server.url, capacity=10)
+    for number, length in ((1500, 501), (1501, 10)):
+        assert len(after.enqueue([Outgoing(prediction_record(number), "", time.time())]).evicted) <= 1000
+        books = after.books()
+        assert (books.length, books.groups[0].undelivered, books.groups[0].balance) == (length, length, 0)
+    assert ids(after) == [f"EUR/USD-{number}" for number in range(1492, 1502)]
+    before.close()
+    after.close()
+
+
+def test_what_named_no_symbol_is_added_up_over_the_shards(redis_server: RedisForTests) -> None:
+    queue = ShardedQueue(redis_server.url, capacity=10, num_shards=2)
+    queue.create_group("g")
+    client = redis_server.client()
+    for shard in queue.shards:
+        client.xadd(shard.stream, {"nothing": "of use"})
+        (delivery,) = shard.consume("g", "a", block_ms=0)
+        shard.dead_letter("g", delivery, delivery.fault)
+    client.close()
+    assert books_of(queue).by_symbol["?"].dead_lettered == 2
+    queue.close()
+
+
+def test_a_client_that_meets_a_replica_looks_for_the_primary_anew(redis_server: RedisForTests, tmp_path: Path) -> None:
+    queue = RedisPredictionQueue(redis_server.url, capacity=10)
+    queue.create_group("g")
+    queue.publish([prediction_record(0)])
+    queue.consume("g", "a", block_ms=0)
+    client = redis_server.client()
+    client.execute_command("REPLICAOF", "127.0.0.1", "1")
+    client.close()
+    successor = RedisForTests(tmp_path / "successor")
+    os.replace(successor.url.removeprefix("unix://"), redis_server.url.removeprefix("unix://"))
+    try:
+        with pytest.raises(UnavailableError):
+            queue.publish([prediction_record(1)])
+        assert queue.publish([prediction_record(1)]) == 1
+        with pytest.raises(UnavailableError):
+            queue.create_group("g")
+        queue.create_group("g")
+        with pytest.raises(UnavailableError):
+            queue.consume("g", "a", block_ms=0)
+        assert ids(queue) == ["EUR/USD-1"]
+    finally:
+        successor.stop()
+        queue.close()
+
+
 def test_latencies_are_counted_in_the_scripts_slots(prediction_queue: RedisPredictionQueue) -> None:
     prediction_queue.create_group("g")
     prediction_queue.publish([prediction_record(0)])
@@ -269,8 +344,13 @@ def test_letters_of_several_shards_are_paged_and_named(redis_server: RedisForTes
     for name in ("7.1-0", "1.0-1"):
         with pytest.raises(DeadLetterNotFoundError):
             queue.requeue(name)
-    with pytest.raises(DataValidationError):
-        queue.discard("first")
+    for name in ("first", "\u0661-\u0661"):  # digits of another script are none to the server
+        with pytest.raises(DataValidationError, match="dead letter's id"):
+            queue.discard(name)
+    for name in ("first", "\u0661-\u0661", "7.1-0"):
+        with pytest.raises(DataValidationError) as caught:
+            queue.dead_letters(name, limit=1)
+        assert caught.value.details["errors"][0]["path"] == "query.cursor"
     queue.close()
 
 
