@@ -42,7 +42,7 @@ from ml_workbench_service.api import (
 from ml_workbench_service.api.access import ApiKey, AtTheDoor
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
-from ml_workbench_service.api.service import QueueThreads, Service
+from ml_workbench_service.api.service import Service
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
@@ -82,7 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.service = await _open(settings, stack)
+            opened = app.state.service = await _open(settings, stack)
+            stack.callback(opened.queue_threads.close)
             _say_where(settings)
             yield
             app.state.service.stopping.set()
@@ -126,8 +127,6 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         accelerators.kind_of(settings.ACCELERATOR)  # a name nobody has is an error now, not at the first training
     workbench = await asyncio.to_thread(open_workbench, settings, addresses)
     stack.callback(close_workbench, workbench)
-    queue_threads = QueueThreads()
-    stack.callback(queue_threads.close)
     await asyncio.to_thread(settle_interrupted, workbench)
     stopping = _stopping_event(stack)
     environment = _child_environment(settings, addresses)
@@ -170,7 +169,6 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         metrics=metrics,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,
-        queue_threads=queue_threads,
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
         crew=crew,
         tracker=tracker,

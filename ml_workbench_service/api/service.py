@@ -61,10 +61,10 @@ class Service:
     metrics: Metrics
     max_memory_gb: float
     stopping: asyncio.Event
-    queue_threads: QueueThreads
     queue_policy: QueuePolicy = "drop_oldest"
     crew: AgentCrew | None = None  # None: there is no Redis
     tracker: Attendant | None = None
+    queue_threads: QueueThreads = field(default_factory=QueueThreads)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
