@@ -82,7 +82,8 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            app.state.service = await _open(settings, stack)
+            opened = app.state.service = await _open(settings, stack)
+            stack.callback(opened.queue_threads.close)
             _say_where(settings)
             yield
             app.state.service.stopping.set()

@@ -36,7 +36,8 @@ class Settings(BaseSettings):
     REDIS_URL: str | None = None
     STRATEGY_ENGINE_URL: str | None = None
     BARS_TIMEZONE: str | None = None
-    PREDICTION_QUEUE_CAPACITY: Annotated[int, Field(ge=1, le=1_000_000)] = 100
+    # One script counts through a backlog, and the server waits for it: see "Choosing" in docs/operations.md.
+    PREDICTION_QUEUE_CAPACITY: Annotated[int, Field(ge=1, le=50_000)] = 100
     PREDICTION_QUEUE_POLICY: Literal["drop_oldest", "reject", "block"] = "drop_oldest"
     PREDICTION_QUEUE_TTL_S: Annotated[float, Field(gt=0, le=31_536_000, description="seconds")] | None = None
     PREDICTION_QUEUE_SHARDS: Annotated[int, Field(ge=1, le=64)] = 1

@@ -92,6 +92,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("MAX_TRAINING_MEMORY", "0"),
         ("MAX_TRAINING_MEMORY", "nan"),
         ("PREDICTION_QUEUE_CAPACITY", "0"),
+        ("PREDICTION_QUEUE_CAPACITY", "50001"),  # one script counts through a backlog
         ("PREDICTION_QUEUE_POLICY", "drop_newest"),
         ("PREDICTION_LEDGER_ROWS", "0"),
         ("TRAINING_WORKERS", "0"),

@@ -49,7 +49,8 @@ async def live() -> Health:
 @router.get("/health/ready", summary="What does it work with?", responses={503: failures(503)[503]})
 async def ready(service: ServiceDep) -> Readiness:
     """Names the feature store, the tracking server, Redis, the registry and the agent, each with mode and state."""
-    things = await asyncio.to_thread(_things, service)
+    redis = await service.queue_threads.run(_redis, service)
+    things = await asyncio.to_thread(_things, service, redis)
     degraded = any(thing.state in ("degraded", "down") for thing in things.values())
     return Readiness(status="degraded" if degraded else "ready", things=things)
 
@@ -61,13 +62,13 @@ def metrics_router(api_key: ApiKey) -> APIRouter:
     @metrics_only.get("/metrics", summary="Prometheus metrics", responses=failures(503), response_class=Response)
     async def metrics(service: ServiceDep) -> Response:
         """Text for Prometheus, every name with the prefix `ml_workbench_`."""
-        body = await asyncio.to_thread(_scrape, service)
+        body = await service.queue_threads.run(_scrape, service)
         return Response(body, media_type=CONTENT_TYPE_LATEST)
 
     return metrics_only
 
 
-def _things(service: Service) -> dict[str, OutsideThing]:
+def _things(service: Service, redis: OutsideThing) -> dict[str, OutsideThing]:
     addresses = service.workbench.addresses
     tracking_mode: Literal["embedded", "remote", "off"] = "embedded" if addresses.tracking_is_embedded else "remote"
     things = {
@@ -77,7 +78,7 @@ def _things(service: Service) -> dict[str, OutsideThing]:
             state="disabled" if addresses.tracking == "disabled" else "ok",
             detail="projected by the tracker process whenever there is something to tell",
         ),
-        "redis": _redis(service),
+        "redis": redis,
         "model_registry": OutsideThing(
             mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"
         ),

@@ -27,7 +27,7 @@ from ml_workbench_service.jobs.job import new_job_id
 
 router = APIRouter()
 LetterId = Annotated[
-    str, Path(pattern=r"^(\d{1,4}\.)?\d{1,19}-\d{1,19}$", description="As /queue/dead-letters shows it.")
+    str, Path(pattern=r"^([0-9]{1,4}\.)?[0-9]{1,19}-[0-9]{1,19}$", description="As /queue/dead-letters shows it.")
 ]
 REPLAY_EXAMPLE = {
     "model_id": "lstm_price_predictor",
@@ -41,7 +41,7 @@ REPLAY_EXAMPLE = {
 async def show_queue(service: ServiceDep) -> QueueBooks:
     """Length, outbox and each consumer group's counters; `balance` is 0 at every quiet moment."""
     queue = service.workbench.required_queue()
-    shards = await asyncio.to_thread(queue.shard_books)
+    shards = await service.queue_threads.run(queue.shard_books)
     books = summed(shards)
     default = next((group for group in books.groups if group.group == agent_group(DEFAULT_AGENT_ID)), None)
     publisher = service.publisher
@@ -72,7 +72,7 @@ async def list_dead_letters(service: ServiceDep, limit: Limit = 50, cursor: Curs
     """Entries that an agent could not apply in five deliveries, oldest first, each with the reason."""
     queue = service.workbench.required_queue()
     after = None if cursor is None else named_by(cursor)
-    letters = await asyncio.to_thread(queue.dead_letters, after, limit=limit + 1)
+    letters = await service.queue_threads.run(queue.dead_letters, after, limit=limit + 1)
     more = len(letters) > limit
     return DeadLetterList(
         dead_letters=tuple(letters[:limit]), next_cursor=cursor_of(letters[limit - 1].id) if more else None
@@ -90,7 +90,7 @@ async def requeue(letter_id: LetterId, service: ServiceDep) -> Requeued:
 
     A bar that is older than its lane's newest one by then is counted as late and settles nothing.
     """
-    return await asyncio.to_thread(service.workbench.required_queue().requeue, letter_id)
+    return await service.queue_threads.run(service.workbench.required_queue().requeue, letter_id)
 
 
 @router.delete(
@@ -102,7 +102,7 @@ async def requeue(letter_id: LetterId, service: ServiceDep) -> Requeued:
 )
 async def discard(letter_id: LetterId, service: ServiceDep) -> None:
     """Deletes it for good; its group's books go on counting it."""
-    await asyncio.to_thread(service.workbench.required_queue().discard, letter_id)
+    await service.queue_threads.run(service.workbench.required_queue().discard, letter_id)
 
 
 @router.post(
@@ -112,6 +112,7 @@ async def replay(
     body: Annotated[ReplayRequest, Body(examples=[REPLAY_EXAMPLE])], service: ServiceDep, response: Response
 ) -> Job:
     """Streams past bars through the predict path into the queue, as a job; it waits for room instead of dropping."""
+    await service.queue_threads.run(service.workbench.required_queue().ping)
     version, symbols = await asyncio.to_thread(_checked, body, service)
     spec = JobSpec(
         id=new_job_id(utc_now()),
@@ -130,7 +131,6 @@ async def replay(
 def _checked(body: ReplayRequest, service: Service) -> tuple[str, list[str]]:
     """The version to replay and the symbols as we spell them; refuses what cannot work."""
     registry = service.workbench.registry
-    service.workbench.required_queue().ping()
     if body.end_date <= body.start_date:
         raise DataValidationError.at("body.end_date", "`end_date` must be later than `start_date`")
     card = registry.card(body.model_id, body.version) if body.version else registry.served_card(body.model_id)

@@ -2,8 +2,11 @@
 
 import asyncio
 import hashlib
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Header, Request
 
@@ -18,6 +21,31 @@ from ml_workbench_service.jobs.supervisor import Supervisor
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.serving.serving import Serving
 from ml_workbench_service.workbench import Workbench
+
+NUM_QUEUE_THREADS = 2
+Given = ParamSpec("Given")
+Answer = TypeVar("Answer")
+
+
+class QueueThreads:
+    """Threads of their own for whatever waits for the queue, so that a server that hangs holds up nothing else.
+
+    The loop's own threads read files, load models and fetch features; there are only a few of them.
+    """
+
+    def __init__(self, num: int = NUM_QUEUE_THREADS) -> None:
+        self._threads = ThreadPoolExecutor(num, thread_name_prefix="queue-asker")
+
+    async def run(self, work: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
+        """Like `asyncio.to_thread`, there."""
+        context = copy_context()
+        return await asyncio.get_running_loop().run_in_executor(
+            self._threads, lambda: context.run(work, *args, **kwargs)
+        )
+
+    def close(self) -> None:
+        """Ends them; who still waits in line gets no answer."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass
@@ -36,6 +64,7 @@ class Service:
     queue_policy: QueuePolicy = "drop_oldest"
     crew: AgentCrew | None = None  # None: there is no Redis
     tracker: Attendant | None = None
+    queue_threads: QueueThreads = field(default_factory=QueueThreads)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 

@@ -32,7 +32,7 @@ class ResilienceRequest(Contract):
     seed: int | None = Field(
         default=None, ge=0, le=2**31 - 1, description="Of every random moment; unset: drawn, and in the report."
     )
-    capacity: int = Field(default=10_000, ge=1, le=1_000_000, description="Of the run's queue.")
+    capacity: int = Field(default=10_000, ge=1, le=50_000, description="Of the run's queue.")
     policy: QueuePolicy = "drop_oldest"
     outbox_capacity: int = Field(default=10_000, ge=1, le=1_000_000, description="Records kept while Redis is away.")
     num_symbols: int = Field(default=4, ge=1, le=64)

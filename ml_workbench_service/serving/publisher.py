@@ -4,7 +4,8 @@
 
 While the queue is away the outbox keeps the newest 10,000 records, drops the oldest and counts them; when it is back
 they go out in order. A batch whose answer was lost is sent again: the queue knows its prediction ids. What the queue
-has no room for is refused by it (policy `reject`) or waits here in its turn (`block`).
+has no room for is refused by it (policy `reject`) or waits here in its turn (`block`). A batch that fails for another
+reason is sent one by one: the record that fails alone too is dropped and counted, and those behind it go on.
 
 `deliver` is for callers who must know: it returns once the record is in the stream, or raises.
 """
@@ -17,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 
-from common_lib.exceptions import QueueFullError, UnavailableError
+from common_lib.exceptions import PredictionError, QueueFullError, UnavailableError
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Enqueued, Outgoing
 
@@ -26,7 +27,8 @@ BATCH_SIZE = 64
 LINGER_S = 0.001
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
-NO_ROOM_PAUSE_S = 0.005
+FIRST_FULL_PAUSE_S = 0.005
+LAST_FULL_PAUSE_S = 0.2  # a queue that stays full is asked five times a second
 DELIVERY_TIMEOUT_S = 2.0
 
 log = logging.getLogger(__name__)
@@ -61,9 +63,10 @@ class PredictionPublisher:
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: list[Outgoing] = []
         self._promised: dict[str, asyncio.Future[None]] = {}
-        self._withdrawn: set[str] = set()
         self._dropped: Counter[str] = Counter()
         self._is_away = False
+        self._absence = _Pauses(FIRST_RETRY_S, LAST_RETRY_S)
+        self._fullness = _Pauses(FIRST_FULL_PAUSE_S, LAST_FULL_PAUSE_S)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
@@ -76,7 +79,7 @@ class PredictionPublisher:
 
     @property
     def outbox_dropped(self) -> int:
-        """Records dropped from the outbox since the start, the oldest first."""
+        """Records dropped from the outbox since the start: the oldest of a full one, and what could not be written."""
         return self._dropped.total()
 
     @property
@@ -102,22 +105,27 @@ class PredictionPublisher:
             QueueFullError: there was no room (at once where the queue refuses, else within `timeout_s`).
             UnavailableError: the queue is away, or did not answer in time: the record may be in the stream all the
                 same, once.
+            PredictionError: this record cannot be written at all.
         """
         if self._is_away:
             raise UnavailableError("the prediction queue is away; try again in a moment", retry_after_s=2)
-        promise = self._promised[record.prediction_id] = asyncio.get_running_loop().create_future()
+        name = record.prediction_id
+        promise = self._promised[name] = asyncio.get_running_loop().create_future()
         self.publish(record, correlation_id)
         try:
-            async with asyncio.timeout(timeout_s):
-                await promise
-        except TimeoutError as error:
-            if self._withdraw(record.prediction_id) and not self._is_away:
-                raise _full() from error
-            raise UnavailableError(
-                "the prediction queue did not answer in time; the record may be in it all the same", retry_after_s=2
-            ) from error
+            await asyncio.wait((promise,), timeout=timeout_s)
+            if promise.done():
+                promise.result()  # or the error
+                return
+            promise.cancel()  # and stays: the record is left out when its turn comes
         finally:
-            del self._promised[record.prediction_id]
+            if not promise.cancelled():
+                self._promised.pop(name, None)
+        if not self._is_away and all(item.record.prediction_id != name for item in self._in_flight):
+            raise _full()
+        raise UnavailableError(
+            "the prediction queue did not answer in time; the record may be in it all the same", retry_after_s=2
+        )
 
     async def start(self) -> None:
         """Begins to send; what was published before goes out first."""
@@ -141,74 +149,105 @@ class PredictionPublisher:
             log.warning("the prediction queue stayed away: %d records of the outbox are lost", self.outbox)
 
     async def _run(self) -> None:
-        retry_s = FIRST_RETRY_S
         while True:
             await self._wake.wait()
             if len(self._waiting) < self._batch_size:
                 await asyncio.sleep(self._linger_s)
             self._wake.clear()
             while self._waiting:
-                has_room = await self._send()
-                if not self._is_away:
-                    retry_s = FIRST_RETRY_S
-                    if not has_room:
-                        await asyncio.sleep(NO_ROOM_PAUSE_S)
-                    continue
-                await asyncio.sleep(retry_s)
-                retry_s = min(2 * retry_s, LAST_RETRY_S)
+                if pause_s := await self._send():
+                    await asyncio.sleep(pause_s)
 
-    async def _send(self) -> bool:
-        """One batch. False, with what is left of it back at the front, where the queue is away or has no room."""
-        assert self._loop is not None
-        self._in_flight = left = self._take()
+    async def _send(self) -> float:
+        """One batch; what is left of it comes back to the front. Returns how long to wait before the next."""
+        batch = self._in_flight = self._take()
+        if not batch:
+            return 0.0
         is_away = True
         try:
-            done, left = await self._loop.run_in_executor(self._thread, self._enqueue, self._in_flight)
+            await self._write(batch)
             is_away = False
-            self._settle(done, left)
         except UnavailableError as error:
             if not self._is_away:
                 log.warning("predictions wait in the outbox: %s", error.message)
         except Exception:
-            # A fault of ours must not end the sending for good; the log has its place, the outbox stays bounded.
-            log.exception("a batch of predictions could not be written and is tried again")
+            # A fault of ours must not end the sending for good; what was written has left the batch by now.
+            log.exception("what became of a batch of predictions could not be told")
+            is_away = False
         finally:
-            self._in_flight = []
+            left, self._in_flight = self._in_flight, []
             self._waiting.extendleft(reversed(left))
             while len(self._waiting) > self._capacity:
                 self._drop_oldest()
         if self._is_away and not is_away:
             log.info("the prediction queue is back; %d records wait in the outbox", self.outbox)
         self._is_away = is_away
-        return not left
+        if is_away:
+            return self._absence.grown()
+        self._absence.reset()
+        if len(left) < len(batch):
+            self._fullness.reset()
+        return self._fullness.grown() if left else 0.0
 
-    def _settle(self, done: Enqueued, left: Sequence[Outgoing]) -> None:
-        """Tells whoever waits what became of the batch in flight."""
+    async def _write(self, batch: list[Outgoing]) -> None:
+        """Offers a batch to the queue; `_in_flight` is what is left of it, whatever happens.
+
+        Raises:
+            UnavailableError: the queue is away.
+        """
+        try:
+            done, left = await self._offer(batch)
+        except UnavailableError:
+            raise
+        except Exception:
+            log.exception("a batch of %d predictions could not be written; they are tried one by one", len(batch))
+            await self._write_singly(batch)
+            return
+        self._in_flight = left
+        self._settle(batch, done, left)
+
+    async def _write_singly(self, batch: list[Outgoing]) -> None:
+        for place, item in enumerate(batch):
+            try:
+                done, left = await self._offer([item])
+            except UnavailableError:
+                raise
+            except Exception as error:
+                self._in_flight = batch[place + 1 :]
+                self._give_up(item, error)
+                continue
+            if left:
+                return
+            self._in_flight = batch[place + 1 :]
+            self._settle([item], done, left)
+
+    async def _offer(self, batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        assert self._loop is not None
+        return await self._loop.run_in_executor(self._thread, self._enqueue, batch)
+
+    def _settle(self, batch: Sequence[Outgoing], done: Enqueued, left: list[Outgoing]) -> None:
+        """Tells whoever waits for what left the outbox."""
         now = time.time()
         waiting = {item.record.prediction_id for item in left}
-        gone = self._in_flight
-        if left:
-            gone = [item for item in gone if item.record.prediction_id not in waiting]
-        self._observe([max(0.0, now - item.offered_at) for item in gone])
+        gone = [item for item in batch if item.record.prediction_id not in waiting] if left else batch
         for item in gone if self._promised else ():
             name = item.record.prediction_id
-            promise = self._promised.get(name)
+            promise = self._promised.pop(name, None)
             if promise is None or promise.done():
                 continue
             if name in done.refused:
                 promise.set_exception(_full())
             else:
                 promise.set_result(None)
+        self._observe([max(0.0, now - item.offered_at) for item in gone])
 
     def _take(self) -> list[Outgoing]:
         batch: list[Outgoing] = []
         with suppress(IndexError):  # another thread may drop what was counted a moment ago
             while len(batch) < self._batch_size:
                 item = self._waiting.popleft()
-                if item.record.prediction_id in self._withdrawn:
-                    self._withdrawn.discard(item.record.prediction_id)
-                    continue
-                batch.append(item)
+                if not self._is_withdrawn(item):
+                    batch.append(item)
         return batch
 
     def _drop_oldest(self) -> None:
@@ -216,26 +255,57 @@ class PredictionPublisher:
             item = self._waiting.popleft()
         except IndexError:  # the sender took the last one meanwhile
             return
-        if item.record.prediction_id in self._withdrawn:
-            self._withdrawn.discard(item.record.prediction_id)
+        if self._is_withdrawn(item):
             return
         self._dropped[item.record.symbol] += 1
         if self._promised and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._break_promise, item.record.prediction_id)
+            self._loop.call_soon_threadsafe(self._break_promise, item, _full())
         if self.outbox_dropped % 1000 == 1:
             log.warning("the outbox is full: %d of its oldest predictions are dropped so far", self.outbox_dropped)
 
-    def _break_promise(self, prediction_id: str) -> None:
-        promise = self._promised.get(prediction_id)
-        if promise is not None and not promise.done():
-            promise.set_exception(_full())
+    def _give_up(self, item: Outgoing, error: Exception) -> None:
+        """Drops what cannot be written even alone."""
+        if self._is_withdrawn(item):
+            return
+        name, reason = item.record.prediction_id, f"{type(error).__name__}: {error}"
+        self._dropped[item.record.symbol] += 1
+        log.error("prediction %s cannot be written to the queue and is dropped (%s)", name, reason)
+        self._break_promise(
+            item,
+            PredictionError(
+                f"the prediction {name} cannot be written to the queue ({reason}); it is dropped and counted in "
+                "`outbox_dropped` (GET /api/v1/queue); correct what it was made from"
+            ),
+        )
 
-    def _withdraw(self, prediction_id: str) -> bool:
-        """Has a record left out when its turn comes; False where it is on its way already."""
-        if all(item.record.prediction_id != prediction_id for item in list(self._waiting)):
+    def _break_promise(self, item: Outgoing, error: Exception) -> None:
+        promise = self._promised.pop(item.record.prediction_id, None)
+        if promise is not None and not promise.done():
+            promise.set_exception(error)
+
+    def _is_withdrawn(self, item: Outgoing) -> bool:
+        """Whether whoever waited for the record gave up; it is forgotten with that."""
+        promise = self._promised.get(item.record.prediction_id)
+        if promise is None or not promise.cancelled():
             return False
-        self._withdrawn.add(prediction_id)
+        self._promised.pop(item.record.prediction_id, None)
         return True
+
+
+class _Pauses:
+    """Pauses that double up to a bound, and begin anew after progress."""
+
+    def __init__(self, first_s: float, last_s: float) -> None:
+        self._first_s, self._last_s = first_s, last_s
+        self._next_s = first_s
+
+    def grown(self) -> float:
+        pause_s = self._next_s
+        self._next_s = min(2 * pause_s, self._last_s)
+        return pause_s
+
+    def reset(self) -> None:
+        self._next_s = self._first_s
 
 
 def _full() -> QueueFullError:

@@ -1,15 +1,20 @@
 """Dead letters and guaranteed enqueueing over HTTP, and the queue's figures in `/metrics`."""
 
+import os
 import re
+import signal
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
 import pytest
 
+from ml_workbench_service.api.pages import cursor_of
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from tests.api.conftest import Guarded
-from tests.api.failures import assert_failure
+from tests.api.conftest import KEY, Guarded
+from tests.api.failures import assert_failure, paths
 from tests.api.test_queue import deploy
 from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version
@@ -70,7 +75,36 @@ def test_letters_that_are_not_there_are_not_found(guarded: Guarded, queue: Redis
     assert_failure(guarded.client.post(f"{LETTERS}/1-0/requeue"), 404, "DEAD_LETTER_NOT_FOUND")
     assert_failure(guarded.client.delete(f"{LETTERS}/1-0"), 404, "DEAD_LETTER_NOT_FOUND")
     assert_failure(guarded.client.delete(f"{LETTERS}/first"), 422, "DATA_VALIDATION_ERROR")
-    assert_failure(guarded.client.get(LETTERS, params={"cursor": "???"}), 422, "DATA_VALIDATION_ERROR")
+    assert_failure(guarded.client.delete(f"{LETTERS}/\u0661-\u0661"), 422, "DATA_VALIDATION_ERROR")
+    for cursor in ("???", cursor_of("nonsense"), cursor_of("\u0661-\u0661"), cursor_of("7.1-0")):
+        answer = guarded.client.get(LETTERS, params={"cursor": cursor})
+        assert paths(assert_failure(answer, 422, "DATA_VALIDATION_ERROR")) == ["query.cursor"]
+
+
+def test_a_redis_that_hangs_holds_up_whoever_asks_for_it_and_nobody_else(
+    guarded: Guarded, queue: RedisPredictionQueue
+) -> None:
+    url = guarded.client.base_url
+    request = (
+        f"GET /api/v1/queue HTTP/1.1\r\nHost: {url.netloc.decode()}\r\nX-API-Key: {KEY}\r\nConnection: close\r\n\r\n"
+    )
+    assert guarded.redis.embedded.pid is not None
+    os.kill(guarded.redis.embedded.pid, signal.SIGSTOP)
+    try:
+        asking = [socket.create_connection((url.host, url.port or 80)) for _ in range(30)]
+        for each in asking:
+            each.sendall(request.encode())
+        guarded.client.get("/health").raise_for_status()  # the loop has read the requests before this one
+        began = time.monotonic()
+        guarded.client.get("/api/v1/models").raise_for_status()
+        waited_s = time.monotonic() - began
+    finally:
+        os.kill(guarded.redis.embedded.pid, signal.SIGCONT)
+    assert waited_s < 4.0, "it waited for threads that wait for Redis"
+    for each in asking:
+        each.settimeout(30)
+        assert each.recv(12) in (b"HTTP/1.1 200", b"HTTP/1.1 503")
+        each.close()
 
 
 def test_a_guaranteed_record_is_in_the_stream_when_the_answer_comes(

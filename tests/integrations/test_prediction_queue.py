@@ -1,8 +1,11 @@
 """The prediction queue on a real Redis: what it promises to producers and consumers, and books that always balance."""
 
 import logging
+import os
+import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -201,6 +204,49 @@ def test_a_killed_server_is_an_unavailable_error_and_loses_nothing(
     redis_server.start()
     assert names(consume_all(prediction_queue, "g")) == ["EUR/USD-1", "EUR/USD-2", "EUR/USD-3"]
     assert books_of(prediction_queue, "g").acked == 4
+
+
+def test_whoever_only_looks_gives_up_soon_where_the_server_hangs(
+    prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
+) -> None:
+    looks = (
+        prediction_queue.books,
+        prediction_queue.ping,
+        lambda: prediction_queue.dead_letters.after(None, limit=1),
+        lambda: prediction_queue.dead_letters.discard("1-0"),
+    )
+    assert redis_server.embedded.pid is not None
+    os.kill(redis_server.embedded.pid, signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        with ThreadPoolExecutor(len(looks)) as threads:
+            failures = [answer.exception() for answer in [threads.submit(look) for look in looks]]
+    finally:
+        os.kill(redis_server.embedded.pid, signal.SIGCONT)
+    assert all(isinstance(failure, UnavailableError) for failure in failures)
+    assert 1.5 < time.monotonic() - began < 4.5
+
+
+def test_a_call_whose_answer_was_lost_counts_what_it_refused_once(
+    redis_server: RedisForTests,
+) -> None:
+    queue = RedisPredictionQueue(redis_server.url, capacity=1)
+    queue.publish([prediction_record(0)])
+    assert queue._publishing is not None
+    assert queue._publishing.connection is not None
+    queue._publishing.connection._sock.settimeout(0.2)  # type: ignore[attr-defined]
+    assert redis_server.embedded.pid is not None
+    os.kill(redis_server.embedded.pid, signal.SIGSTOP)
+    thaw = threading.Timer(0.5, os.kill, [redis_server.embedded.pid, signal.SIGCONT])
+    thaw.start()  # in time for whoever would try again
+    with pytest.raises(UnavailableError, match="Timeout"):
+        queue.publish([prediction_record(1)], full="reject")
+    thaw.join()
+    deadline = time.monotonic() + 30
+    while not (refused := queue.books().refused_by_symbol) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert refused == {"EUR/USD": 1}
+    queue.close()
 
 
 def test_the_undelivered_count_is_right_on_both_sides_of_long_backlogs(redis_server: RedisForTests) -> None:

@@ -1,14 +1,16 @@
 """The publisher: never blocks or fails a prediction, batches, and keeps order through an outage."""
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import pytest
 
-from common_lib.exceptions import QueueFullError, UnavailableError
+from common_lib.exceptions import PredictionError, QueueFullError, UnavailableError
 from ml_workbench_service.contracts.queue import Enqueued, Outgoing
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
 from ml_workbench_service.serving.publisher import PredictionPublisher
@@ -139,6 +141,100 @@ async def test_a_fault_inside_the_queue_ends_nothing() -> None:
     await until_sent(publisher)
     await publisher.stop()
     assert calls == [1, 1]
+
+
+async def test_a_record_that_cannot_be_written_is_dropped_alone_and_those_behind_it_go_on(
+    prediction_queue: RedisPredictionQueue, caplog: pytest.LogCaptureFixture
+) -> None:
+    prediction_queue.create_group("g")
+    publisher = PredictionPublisher(sending(prediction_queue))
+    bad = prediction_record(1, symbol="GBP/USD", metadata={"data_source": "file:///caf\udce9"})
+    for record in (prediction_record(0), bad, *(prediction_record(number) for number in range(2, 6))):
+        publisher.publish(record, "")
+    await publisher.start()
+    await until_sent(publisher)
+    assert drained(prediction_queue) == [f"EUR/USD-{number}" for number in (0, 2, 3, 4, 5)]
+    assert (publisher.outbox_dropped, dict(publisher.outbox_dropped_by_symbol)) == (1, {"GBP/USD": 1})
+    assert len([line for line in caplog.records if "prediction GBP/USD-1 cannot" in line.getMessage()]) == 1
+    with pytest.raises(PredictionError, match="GBP/USD-1 cannot be written"):
+        await publisher.deliver(bad, "", timeout_s=PATIENCE_S)
+    await publisher.deliver(prediction_record(6), "", timeout_s=PATIENCE_S)
+    await publisher.stop()
+    assert publisher.outbox_dropped == 2
+
+
+async def test_records_tried_one_by_one_keep_their_order_through_an_outage_and_want_of_room() -> None:
+    taken: list[str] = []
+    answers = iter(["bug", "take", "away", "bug", "take", "full", "bug", "bug", "take"])
+
+    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        answer = next(answers)
+        if answer == "bug":
+            raise ValueError("a bug")
+        if answer == "away":
+            raise UnavailableError("away")
+        if answer == "full":
+            return Enqueued(0), list(batch)
+        taken.extend(item.record.prediction_id for item in batch)
+        return Enqueued(len(batch)), []
+
+    publisher = PredictionPublisher(enqueue)
+    for number in range(4):
+        publisher.publish(prediction_record(number), "")
+    await publisher.start()
+    await until_sent(publisher)
+    await publisher.stop()
+    assert taken == ["EUR/USD-0", "EUR/USD-1", "EUR/USD-3"]
+    assert publisher.outbox_dropped == 1
+
+
+async def test_a_queue_that_stays_full_is_asked_ever_less_often_until_there_is_progress() -> None:
+    asked_at: list[float] = []
+    num_taken = 0
+
+    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        asked_at.append(time.monotonic())
+        return Enqueued(num_taken), list(batch[num_taken:])
+
+    async def until_asked(times: int) -> None:
+        deadline = time.monotonic() + PATIENCE_S
+        while len(asked_at) < times:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.005)
+
+    publisher = PredictionPublisher(enqueue)
+    for number in range(40):
+        publisher.publish(prediction_record(number), "")
+    await publisher.start()
+    await until_asked(8)
+    num_taken = 1
+    await until_asked(20)
+    await publisher.stop(drain_s=0)
+    gaps = [after - before for before, after in pairwise(asked_at)]
+    for gap, least in zip(gaps, (0.005, 0.01, 0.02, 0.04, 0.08, 0.16, 0.2), strict=False):
+        assert gap >= 0.9 * least
+    assert min(gaps[8:]) < 0.1
+
+
+async def test_withdrawn_records_are_left_out_and_tell_nothing_about_the_queue(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        if batch:
+            raise UnavailableError("away")
+        return Enqueued(0), []  # as the queue itself: nothing to send, nobody to ask
+
+    publisher = PredictionPublisher(enqueue)
+    await publisher.start()
+    with caplog.at_level(logging.INFO), pytest.raises(UnavailableError):
+        await publisher.deliver(prediction_record(0), "", timeout_s=0.1)
+    with caplog.at_level(logging.INFO):
+        await until_sent(publisher)
+    with pytest.raises(UnavailableError, match="is away"):
+        await publisher.deliver(prediction_record(1), "", timeout_s=PATIENCE_S)
+    await publisher.stop()
+    assert "is back" not in caplog.text
+    assert publisher.outbox_dropped == 0
 
 
 async def test_threads_may_publish_too_and_stop_drains(prediction_queue: RedisPredictionQueue) -> None:

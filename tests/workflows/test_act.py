@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from common_lib.exceptions import UnavailableError
 from common_lib.logging import RL_LOGGER
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.learner import Learner
@@ -101,6 +102,8 @@ def test_a_killed_redis_is_waited_for_and_nothing_is_lost(redis_server: RedisFor
             redis_server.kill()
             time.sleep(0.1)
             redis_server.start()
+            with pytest.raises(UnavailableError):
+                queue.publish(records[start : start + 50])  # on the connection of before; whoever publishes tries again
     running.wait_for(len(records))
     books = running.books()
     written = running.decisions.read()

@@ -53,8 +53,12 @@ def summed(books: Sequence[StreamBooks]) -> StreamBooks:
 def _summed_group(name: str, parts: Sequence[GroupBooks]) -> GroupBooks:
     figures = ("enqueued", "pending", "undelivered", "duplicates", "balance", *SETTLED)
     by_symbol: dict[str, SymbolBooks] = {}
-    for part in parts:
-        by_symbol |= part.by_symbol  # a symbol lives in one shard
+    for part in parts:  # a symbol lives in one shard, but what named none may lie in several
+        for symbol, found in part.by_symbol.items():
+            before = by_symbol.get(symbol, SymbolBooks())
+            by_symbol[symbol] = SymbolBooks(
+                **{loss: getattr(before, loss) + getattr(found, loss) for loss in SymbolBooks.model_fields}
+            )
     return GroupBooks(
         group=name,
         by_symbol=by_symbol,

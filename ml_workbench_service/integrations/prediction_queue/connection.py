@@ -6,30 +6,51 @@ from importlib.resources import files
 from typing import Any
 
 import redis
+from redis.backoff import NoBackoff
 from redis.commands.core import Script
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, ReadOnlyError
 from redis.retry import Retry
 
 from common_lib.exceptions import LeaseLostError, UnavailableError
 
 SOCKET_TIMEOUT_S = 5.0
+ASKING_TIMEOUT_S = 2.0  # for whoever only looks: an answer that late is of no use to a person or a probe
 CONNECT_TIMEOUT_S = 2.0
+NO_RETRY = Retry(NoBackoff(), 0)
 
 
-def client(url: str, retry: Retry, *, is_single: bool = False) -> redis.Redis:
+def client(
+    url: str, retry: Retry, *, is_single: bool = False, socket_timeout_s: float = SOCKET_TIMEOUT_S
+) -> redis.Redis:
     """A client that repeats a command as `retry` says.
 
     Args:
+        retry: NO_RETRY for what must not be done twice, and for callers who try again themselves.
         is_single: holds one connection, which is opened at once and costs less to use; threads take turns.
+        socket_timeout_s: how long an answer may take.
     """
     return redis.Redis.from_url(
         url,
-        socket_timeout=SOCKET_TIMEOUT_S,
+        socket_timeout=socket_timeout_s,
         socket_connect_timeout=CONNECT_TIMEOUT_S,
         retry=retry,
         protocol=2,
         single_connection_client=is_single,
     )
+
+
+@contextmanager
+def renewing(connection: redis.Redis) -> Iterator[None]:
+    """Drops a client's connections where a replica answers: its name may lead to another server after a failover.
+
+    The next call resolves the name again. Redis 6.2 wraps the error of a script in a plain one.
+    """
+    try:
+        yield
+    except redis.ResponseError as error:
+        if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
+            connection.connection_pool.disconnect()
+        raise
 
 
 def script(of: redis.Redis, name: str) -> Script:

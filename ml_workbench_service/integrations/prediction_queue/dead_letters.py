@@ -6,7 +6,7 @@ import redis
 
 from common_lib.exceptions import ConflictError, DeadLetterNotFoundError, QueueFullError
 from ml_workbench_service.contracts.queue import DeadLetter, Requeued
-from ml_workbench_service.integrations.prediction_queue.connection import as_any, script, translated
+from ml_workbench_service.integrations.prediction_queue.connection import as_any, renewing, script, translated
 
 
 class DeadLetters:
@@ -38,8 +38,7 @@ class DeadLetters:
             QueueFullError: there is no room; nothing is evicted for a letter.
             ConflictError: its group has ended.
         """
-        letters = [each for each in self._found(letter_id)]
-        with translated("requeue a dead letter in"):
+        with translated("requeue a dead letter in"), renewing(self._redis):
             outcome, *more = as_any(self._requeue(keys=[self._stream], args=[letter_id, self._capacity]))
         if outcome == b"missing":
             raise _missing(letter_id)
@@ -49,7 +48,8 @@ class DeadLetters:
             raise ConflictError(
                 f"the group {more[0].decode()} that gave this letter up has ended; start its agent again, then requeue"
             )
-        return Requeued(id=letter_id, group=letters[0].group, entry_id=more[0].decode())
+        entry_id, group = more
+        return Requeued(id=letter_id, group=group.decode(), entry_id=entry_id.decode())
 
     def discard(self, letter_id: str) -> None:
         """Deletes one for good; it stays counted in its group's books.
@@ -57,16 +57,9 @@ class DeadLetters:
         Raises:
             DeadLetterNotFoundError: there is no such letter.
         """
-        with translated("delete a dead letter of"):
+        with translated("delete a dead letter of"), renewing(self._redis):
             if not self._redis.xdel(self._key, letter_id):
                 raise _missing(letter_id)
-
-    def _found(self, letter_id: str) -> list[DeadLetter]:
-        with translated("read the dead letters of"):
-            entries = as_any(self._redis.xrange(self._key, min=letter_id, max=letter_id))
-        if not entries:
-            raise _missing(letter_id)
-        return [_letter(entry_id.decode(), fields) for entry_id, fields in entries]
 
 
 def _missing(letter_id: str) -> DeadLetterNotFoundError:

@@ -17,6 +17,9 @@ from ml_workbench_service.contracts.queue import (
 from ml_workbench_service.integrations.prediction_queue.books import summed
 from ml_workbench_service.integrations.prediction_queue.stream import RedisPredictionQueue
 
+LETTER_NAME = re.compile(r"(?:([0-9]{1,4})\.)?([0-9]{1,19}-[0-9]{1,19})")
+"""A dead letter's: its shard where there are several, and its id within it."""
+
 
 class ShardedQueue:
     """The producers' and operators' side of the queue; consumers open the stream of their shard.
@@ -77,8 +80,12 @@ class ShardedQueue:
         return sum(shard.remove_group(group) for shard in self.shards)
 
     def dead_letters(self, after: str | None, *, limit: int) -> list[DeadLetter]:
-        """At most so many after that one: shard by shard, oldest first within each."""
-        place, letter_id = (0, None) if after is None else self._placed(after)
+        """At most so many after that one: shard by shard, oldest first within each.
+
+        Raises:
+            DataValidationError: `after` names no place of this list; blamed on `query.cursor`.
+        """
+        place, letter_id = (0, None) if after is None else self._after(after)
         found: list[DeadLetter] = []
         for number in range(place, len(self.shards)):
             letters = self.shards[number].dead_letters.after(letter_id, limit=limit - len(found))
@@ -112,10 +119,16 @@ class ShardedQueue:
 
     def _placed(self, name: str) -> tuple[int, str]:
         """The shard and the id within it of a letter's name."""
-        match = re.fullmatch(r"(?:(\d{1,4})\.)?(\d{1,19}-\d{1,19})", name)
+        match = LETTER_NAME.fullmatch(name)
         if match is None:
-            raise DataValidationError.at("path.id", "a dead letter's id is as /queue/dead-letters shows it")
+            raise DataValidationError.at("path.letter_id", "a dead letter's id is as /queue/dead-letters shows it")
         place = int(match[1] or 0)
         if place >= len(self.shards):
             raise DeadLetterNotFoundError(f"there is no dead letter {name}; GET /api/v1/queue/dead-letters lists them")
         return place, match[2]
+
+    def _after(self, name: str) -> tuple[int, str]:
+        match = LETTER_NAME.fullmatch(name)
+        if match is None or int(match[1] or 0) >= len(self.shards):
+            raise DataValidationError.at("query.cursor", "not a cursor of this list; start without one")
+        return int(match[1] or 0), match[2]

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 import redis
-from redis.backoff import ExponentialBackoff, NoBackoff
+from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
 from ml_workbench_service.contracts.contract import iso
@@ -27,9 +27,12 @@ from ml_workbench_service.contracts.queue import (
 )
 from ml_workbench_service.integrations.prediction_queue.books import stream_books
 from ml_workbench_service.integrations.prediction_queue.connection import (
+    ASKING_TIMEOUT_S,
+    NO_RETRY,
     ReadOnlyScript,
     as_any,
     client,
+    renewing,
     script,
     translated,
 )
@@ -41,6 +44,7 @@ DEAD_LETTERS_KEPT = 10_000
 MAX_BLOCK_MS = 2000  # below redis-py's socket timeout, which would end a longer wait with an error
 SEPARATOR = b"\x1e"  # ASCII's record separator, as publish.lua knows it; JSON never holds it bare
 RECORDS_PER_CALL = 256  # bounds how long one script holds the server
+ENTRIES_PER_CALL = 1000  # the same, of those that are looked through
 
 log = logging.getLogger(__name__)
 
@@ -75,13 +79,14 @@ class RedisPredictionQueue:
         self._ttl_ms = 0 if ttl_s is None else max(1, round(ttl_s * 1000))
         self._dedupe_window = dedupe_window
         self._url = url
-        self._redis = client(url, _patient())
+        self._redis = client(url, Retry(ExponentialBackoff(cap=0.2, base=0.02), 2))
+        self._asking = client(url, NO_RETRY, socket_timeout_s=ASKING_TIMEOUT_S)
         self._publishing: redis.Redis | None = None
-        self._reader = client(url, Retry(NoBackoff(), 0))
+        self._reader = client(url, NO_RETRY)
         names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "beat", "release")
         self._scripts = {name: script(self._redis, name) for name in names}
-        self._read_books = ReadOnlyScript(self._redis, "books")
-        self.dead_letters = DeadLetters(self._redis, stream, capacity=capacity)
+        self._read_books = ReadOnlyScript(self._asking, "books")
+        self.dead_letters = DeadLetters(self._asking, stream, capacity=capacity)
         self._cursors: dict[tuple[str, str], _Cursor] = {}
 
     def publish(self, records: Sequence[PredictionRecord], *, full: FullMode = "drop_oldest") -> int:
@@ -124,8 +129,8 @@ class RedisPredictionQueue:
             arguments += (len(names) + 2, *names, "correlation_id", "enqueued_at")
         arguments += records
         with translated("publish to"):
-            if self._publishing is None:
-                self._publishing = client(self._url, _patient(), is_single=True)
+            if self._publishing is None:  # a repeated call whose answer was lost would count `refused` twice
+                self._publishing = client(self._url, NO_RETRY, is_single=True)
             ids, evicted = self._run("publish", arguments, on=self._publishing)
         log_enqueued(batch, ids, evicted)
         return ids, evicted
@@ -209,9 +214,17 @@ class RedisPredictionQueue:
         return str(epoch.decode())
 
     def remove_group(self, group: str) -> int:
-        """Ends the group and its books; returns how many entries only it still needed (they are deleted)."""
+        """Ends the group and its books; returns how many entries only it still needed (they are deleted).
+
+        The group is gone after the first of several steps; a call that was cut off is repeated to delete the rest.
+        """
+        num_released, after = 0, b""
         with translated("remove a group from"):
-            return max(0, int(self._run("remove_group", [group])))
+            while True:
+                released, after = self._run("remove_group", [group, after, ENTRIES_PER_CALL])
+                num_released += int(released)
+                if not after:
+                    return num_released
 
     def acquire(
         self, group: str, owner: str, *, known_term: int = 0, instead_of: LeaseHolder | None = None
@@ -250,17 +263,19 @@ class RedisPredictionQueue:
         """Round-trip time in seconds."""
         started = time.perf_counter()
         with translated("reach"):
-            self._redis.ping()
+            self._asking.ping()
         return time.perf_counter() - started
 
     def close(self) -> None:
         """Closes all connections."""
-        for each in (self._redis, self._reader, self._publishing):
+        for each in (self._redis, self._asking, self._reader, self._publishing):
             if each is not None:
                 each.close()
 
     def _run(self, name: str, arguments: list[Any], *, on: redis.Redis | None = None) -> Any:
-        return as_any(self._scripts[name](keys=[self.stream], args=arguments, client=on or self._redis))
+        connection = self._redis if on is None else on
+        with renewing(connection):
+            return as_any(self._scripts[name](keys=[self.stream], args=arguments, client=connection))
 
 
 @dataclass
@@ -269,10 +284,6 @@ class _Cursor:
 
     term: int
     pending: str | None
-
-
-def _patient() -> Retry:
-    return Retry(ExponentialBackoff(cap=0.2, base=0.02), 2)
 
 
 def _fence(lease: Lease | None) -> tuple[str, str | int]:

@@ -50,8 +50,14 @@ local function evict_one(id, fields)
   evicted[#evicted + 1] = field_of(fields, 'prediction_id') or ''
 end
 
-local function evict(num)  -- the oldest so many that wait; fewer where more are in hand
+-- The oldest so many that wait; fewer where more are in hand, and at most 1,000 in one call: after the capacity was
+-- lowered by much the rest follows with the next ones (no call brings so many records).
+local evictions_left = 1000
+
+local function evict(num)
   local gone = {}
+  num = math.min(num, evictions_left)
+  evictions_left = evictions_left - num
   while #gone < num do
     local entries = redis.call('XRANGE', stream, begin, '+', 'COUNT', num - #gone)
     for _, entry in ipairs(entries) do

@@ -1,6 +1,6 @@
 -- Puts a dead letter back into the stream, for the group that gave it up and for no other, and deletes the letter.
 -- KEYS: stream. ARGV: id of the dead letter, capacity.
--- Answer: {'ok', new id}, {'missing'}, {'full'} or {'no group', name}.
+-- Answer: {'ok', new id, group}, {'missing'}, {'full'} or {'no group', name}.
 
 local stream, dead = KEYS[1], KEYS[1] .. ':dead'
 local letter = redis.call('XRANGE', dead, ARGV[1], ARGV[1])[1]
@@ -23,4 +23,4 @@ kept[#kept + 1], kept[#kept + 2] = 'requeued_for', name
 local id = redis.call('XADD', stream, '*', unpack(kept))
 for _, group in ipairs(groups) do redis.call('HINCRBY', stream .. ':books:' .. group.name, 'enqueued', 1) end
 redis.call('XDEL', dead, ARGV[1])
-return {'ok', id}
+return {'ok', id, name}
