@@ -4,6 +4,7 @@
 `apply`. One turn begins it, the next ends it and tells the stamps, in nanoseconds of the machine's monotonic clock.
 """
 
+import gc
 import threading
 import time
 from pathlib import Path
@@ -46,6 +47,8 @@ class RunningAgent:
         self._queue.create_group(agent_group("default"))
         self._thread = threading.Thread(target=self._run, args=(folder,), name="agent", daemon=True)
         self._thread.start()
+        gc.collect()
+        gc.freeze()  # as the agent's process does
         self._begun_s = time.process_time()
 
     def _run(self, folder: Path) -> None:

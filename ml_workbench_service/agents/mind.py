@@ -12,7 +12,7 @@ Cost: some 10 µs an entry, of which settling a step takes a third.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
@@ -149,9 +149,15 @@ class Mind(ABC):
             self._show_position(record.symbol)
         self.last_applied_id = entry_id
 
-    def checkpoint(self) -> Checkpoint:
+    def checkpoint(
+        self, *, given_up: Mapping[str, str] | None = None, term: int = 0, stream_epoch: str = ""
+    ) -> Checkpoint:
         """Everything, as of the last applied entry: a copy, which is checked where it is read from disk."""
         return Checkpoint.model_construct(
+            format=2,
+            given_up=dict(given_up or {}),
+            term=term,
+            stream_epoch=stream_epoch,
             agent_id=self.agent_id,
             mode=self.mode,
             model_id=self.model_id,

@@ -41,8 +41,8 @@ BLOCK_MS = 500  # also how long a stop may take to be seen
 MAX_TRIES = 5
 RETRY_PAUSE_S = 0.01  # doubles with every try
 AWAY_PAUSE_S = 0.2
-DISK_PAUSE_S = 0.001  # doubles while nothing becomes safe
-LONGEST_DISK_PAUSE_S = 0.05
+UNSAVED_BLOCK_MS = 5  # while entries wait for the disk, to settle them soon after; doubles while none becomes safe
+LONGEST_BLOCK_MS = 160
 BEAT_PERIOD_S = 0.5
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ class _Loop:
         self._given_up: dict[str, str] = {}
         self._is_recovering = True
         self._alive_at = 0.0
-        self._disk_pause_s = DISK_PAUSE_S
+        self._unsaved_block_ms = UNSAVED_BLOCK_MS
 
     @property
     def keeper(self) -> Keeper:
@@ -173,7 +173,7 @@ class _Loop:
             batch: list[Delivery] = []
             # What was left pending goes one by one: an entry that ends the process is told from others.
             count = 1 if self._is_recovering else BATCH_SIZE
-            block_ms = 0 if self.keeper.num_unsaved else BLOCK_MS
+            block_ms = self._unsaved_block_ms if self.keeper.num_unsaved else BLOCK_MS
             if not self._insist(partial(self._read, batch, count=count, block_ms=block_ms)):
                 return
             if self._is_recovering and not (batch and batch[0].num_deliveries > 1):
@@ -182,9 +182,9 @@ class _Loop:
             if batch and not self._apply(batch):
                 return
             too_many = self.keeper.num_unsaved > MOST_UNSAVED
-            if not self._settle(wait_for_all=self._is_recovering or too_many, idle=not batch):
+            if not self._settle(wait_for_all=self._is_recovering or too_many):
                 return
-        self._settle(wait_for_all=True, idle=True)
+        self._settle(wait_for_all=True)
 
     def give_back(self) -> None:
         """The orderly end: the next process need not wait."""
@@ -223,12 +223,13 @@ class _Loop:
         self.keeper.keep(self._checkpoint(), batch)
         return True
 
-    def _settle(self, *, wait_for_all: bool, idle: bool) -> bool:
+    def _settle(self, *, wait_for_all: bool) -> bool:
         """Acknowledges or dead-letters what is safe on disk; False where the agent was stopped before it was done."""
         while True:
-            pause_s = AWAY_PAUSE_S if wait_for_all else self._disk_pause_s if idle else 0.0
-            safe = self.keeper.take_safe(timeout_s=pause_s)
-            self._disk_pause_s = DISK_PAUSE_S if safe else min(2 * self._disk_pause_s, LONGEST_DISK_PAUSE_S)
+            if wait_for_all:
+                self.keeper.hurry()
+            safe = self.keeper.take_safe(timeout_s=AWAY_PAUSE_S if wait_for_all else 0.0)
+            self._unsaved_block_ms = UNSAVED_BLOCK_MS if safe else min(2 * self._unsaved_block_ms, LONGEST_BLOCK_MS)
             for delivery in safe:
                 if delivery.entry_id in self._given_up:
                     if not self._insist(partial(self._dead_letter, delivery)):
@@ -299,8 +300,7 @@ class _Loop:
 
     def _checkpoint(self) -> Checkpoint:
         assert self._lease is not None
-        named = {"term": self._lease.term, "stream_epoch": self._epoch, "given_up": dict(self._given_up)}
-        return self.mind.checkpoint().model_copy(update=named)
+        return self.mind.checkpoint(given_up=self._given_up, term=self._lease.term, stream_epoch=self._epoch)
 
     def _save(self) -> None:
         self._checkpoint().save(self._folder)

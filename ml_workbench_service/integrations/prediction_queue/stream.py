@@ -82,7 +82,7 @@ class RedisPredictionQueue:
         self._redis = client(url, Retry(ExponentialBackoff(cap=0.2, base=0.02), 2))
         self._asking = client(url, NO_RETRY, socket_timeout_s=ASKING_TIMEOUT_S)
         self._publishing: redis.Redis | None = None
-        self._reader = client(url, NO_RETRY)
+        self._reading: redis.Redis | None = None
         names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "beat", "release")
         self._scripts = {name: script(self._redis, name) for name in names}
         self._read_books = ReadOnlyScript(self._asking, "books")
@@ -164,7 +164,7 @@ class RedisPredictionQueue:
         if cursor is None or cursor.term != term:
             with translated("read from"):
                 # An answer to PING shows that a read of ours which was cut off no longer waits in the server.
-                self._reader.ping()
+                self._reader().ping()
             cursor = self._cursors[group, consumer] = _Cursor(term, "0")
         return cursor
 
@@ -174,7 +174,7 @@ class RedisPredictionQueue:
         with translated("read from"):
             try:
                 arguments = [group, *_fence(lease), consumer, after, count, self._ttl_ms]
-                entries, newest, num_read, last = self._run("deliver", arguments, on=self._reader)
+                entries, newest, num_read, last = self._run("deliver", arguments, on=self._reader())
             except redis.ResponseError as error:
                 if "NOGROUP" not in str(error):
                     raise
@@ -183,10 +183,16 @@ class RedisPredictionQueue:
                 return [], "0-0", 0, ""
         return entries, newest.decode(), num_read, last.decode()
 
+    def _reader(self) -> redis.Redis:
+        """The consumer's own connection: held, for it is used at every step, and opened when it is first asked for."""
+        if self._reading is None:
+            self._reading = client(self._url, NO_RETRY, is_single=True)
+        return self._reading
+
     def _wait(self, newest: str, block_ms: int) -> bool:
         """Until an entry lies after the group's newest one; whether one does."""
         with translated("read from"):
-            return bool(self._reader.xread({self.stream: newest}, count=1, block=block_ms))
+            return bool(self._reader().xread({self.stream: newest}, count=1, block=block_ms))
 
     def ack(self, group: str, entry_ids: Sequence[str], *, lease: Lease | None = None) -> int:
         """Settles entries for the group; see the protocol. Returns how many were settled by this call."""
@@ -268,7 +274,7 @@ class RedisPredictionQueue:
 
     def close(self) -> None:
         """Closes all connections."""
-        for each in (self._redis, self._asking, self._reader, self._publishing):
+        for each in (self._redis, self._asking, self._reading, self._publishing):
             if each is not None:
                 each.close()
 
