@@ -115,9 +115,9 @@ def test_candidates_and_replays_of_nobody_enter_and_low_levels_sample(api: httpx
 
 
 def test_a_reported_outcome_is_taken_once_and_teaches_the_live_interval(api: httpx.Client, clone: Clone) -> None:
-    clone("told")
-    deployed(api, "told", "1.0.0", monitoring_level="high")
-    record = ask(api, "told", NOON)
+    clone("told_outcomes")
+    deployed(api, "told_outcomes", "1.0.0", monitoring_level="high")
+    record = ask(api, "told_outcomes", NOON)
     end = NOON + timedelta(hours=1)
     assert_failure(report(api, record["prediction_id"], 0.001, NOON), 422, "DATA_VALIDATION_ERROR")
     too_early = report(api, record["prediction_id"], 0.001, end - timedelta(seconds=1))
@@ -131,10 +131,10 @@ def test_a_reported_outcome_is_taken_once_and_teaches_the_live_interval(api: htt
     assert report(api, record["prediction_id"], 0.001, end + timedelta(hours=1)).json() == told.json()
     assert_failure(report(api, record["prediction_id"], 0.002, end), 409, "OUTCOME_CONFLICT")
     assert_failure(report(api, "nobody", 0.0, end), 404, "PREDICTION_NOT_FOUND")
-    ask(api, "told", end)
+    ask(api, "told_outcomes", end)
     card = api.get("/api/v1/models/told").json()
     assert card["live_intervals"]["num_outcomes"] == 1, "the next price taught nothing again"
-    row = next(row for row in listed(api, model_id="told") if row["prediction_id"] == record["prediction_id"])
+    row = next(row for row in listed(api, model_id="told_outcomes") if row["prediction_id"] == record["prediction_id"])
     assert row["outcome"]["realised"] == 0.001
 
 

@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {
     "model_id": "restarted",
     "symbols": ["EUR/USD"],
     "start_date": "2024-11-01T00:00:00Z",
-    "hyperparameters": {"lstm_units": 4, "batch_size": 256, "epochs": 120, "patience": 120},
+    "hyperparameters": {"lstm_units": 4, "batch_size": 256, "epochs": 240, "patience": 240},
 }
 LONG = {**QUICK, "hyperparameters": {**QUICK["hyperparameters"], "epochs": 10_000, "patience": 10_000}}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM, Outgoing
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.resilience.children import PrivateRedis
@@ -54,13 +55,13 @@ def test_every_end_of_an_entry_is_told_apart(server: PrivateRedis, queue: RedisP
     first = queue.consume("agent:a", "x", count=3, block_ms=0)
     queue.ack("agent:a", [first[0].entry_id])
     queue.dead_letter("agent:a", first[1], "bad")
-    put(queue, 3, 4, 5)  # two too many: record-0, done for a, and record-1, dead for a, give way
-    put(queue, 6)  # record-2, pending for a and undelivered for b
+    put(queue, 3, 4, 5)  # one too many beside record-2, which a has in hand: record-0, done for a, gives way
+    put(queue, 6, 7)  # record-1, dead for a, and record-3, which nobody has read
     history = history_of(server)
-    assert outcomes(history, 0) == {"record-0": "acked", "record-1": "dead_lettered", "record-2": "dropped_oldest"}
-    assert outcomes(history, 1) == dict.fromkeys(("record-0", "record-1", "record-2"), "dropped_oldest")
+    assert outcomes(history, 0) == {"record-0": "acked", "record-1": "dead_lettered", "record-3": "dropped_oldest"}
+    assert outcomes(history, 1) == dict.fromkeys(("record-0", "record-1", "record-3"), "dropped_oldest")
     assert [letter.reason for letter in history.dead_letters] == ["bad"]
-    assert [entry.is_as_offered for entry in history.entries] == [True] * 7
+    assert [entry.is_as_offered for entry in history.entries] == [True] * 8
     assert all(not group.faults for group in history.groups.values())
     for place, (_, name) in enumerate(GROUPS):
         books = next(each for each in queue.books().groups if each.group == name)
@@ -109,6 +110,8 @@ def test_a_server_killed_with_minus_nine_has_every_acknowledged_record(
     server.kill()
     assert [entry.prediction_id for entry in history_of(server).entries] == ["record-0", "record-1", "record-2"]
     server.start()
+    with pytest.raises(UnavailableError):
+        put(queue, 2)  # on the connection of before
     put(queue, 2, 3)
     assert [entry.prediction_id for entry in history_of(server).entries][-1] == "record-3"
 
