@@ -132,7 +132,7 @@ def test_a_reported_outcome_is_taken_once_and_teaches_the_live_interval(api: htt
     assert_failure(report(api, record["prediction_id"], 0.002, end), 409, "OUTCOME_CONFLICT")
     assert_failure(report(api, "nobody", 0.0, end), 404, "PREDICTION_NOT_FOUND")
     ask(api, "told_outcomes", end)
-    card = api.get("/api/v1/models/told").json()
+    card = api.get("/api/v1/models/told_outcomes").json()
     assert card["live_intervals"]["num_outcomes"] == 1, "the next price taught nothing again"
     row = next(row for row in listed(api, model_id="told_outcomes") if row["prediction_id"] == record["prediction_id"])
     assert row["outcome"]["realised"] == 0.001
