@@ -63,6 +63,7 @@ def compare(on: KeptConnection, off: KeptConnection) -> None:
 def turn(connection: KeptConnection, num: int) -> float:
     """The median time of a request, in milliseconds."""
     elapsed_s = np.empty(num)
+    connection.rest()
     for number in range(num):
         begun = time.perf_counter()
         connection.ask()

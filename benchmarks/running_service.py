@@ -80,8 +80,17 @@ class KeptConnection:
         content = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
         self._request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
-        self._socket = socket.create_connection((parts.hostname, parts.port), timeout=30)
+        self._place = (parts.hostname, parts.port)
+        self._open()
+
+    def _open(self) -> None:
+        self._socket = socket.create_connection(self._place, timeout=30)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def rest(self) -> None:
+        """A new connection: the service closes one that rested for seconds, as one does while the others have turns."""
+        self._socket.close()
+        self._open()
 
     def ask(self) -> bytes:
         """One request; the body of the answer. Ends the benchmark where it is refused."""
