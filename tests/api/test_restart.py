@@ -25,7 +25,7 @@ QUICK: dict[str, Any] = {
     "model_id": "restarted",
     "symbols": ["EUR/USD"],
     "start_date": "2024-11-01T00:00:00Z",
-    "hyperparameters": {"lstm_units": 4, "batch_size": 256, "epochs": 240, "patience": 240},
+    "hyperparameters": {"lstm_units": 4, "batch_size": 256, "epochs": 500, "patience": 500},
 }
 LONG = {**QUICK, "hyperparameters": {**QUICK["hyperparameters"], "epochs": 10_000, "patience": 10_000}}
 
