@@ -257,6 +257,9 @@ def test_a2_the_api_process_never_met_torch_or_mlflow(story: Story) -> None:
 def test_a3_after_a_restart_everything_is_there_again(story: Story) -> None:
     client = story.service.client
     before = [client.get(path).json() for path in ("/api/v1/models", "/api/v1/jobs", "/api/v1/deployments")]
+    deadline = time.monotonic() + 20
+    while client.get("/api/v1/queue").json()["length"] and time.monotonic() < deadline:
+        time.sleep(0.05)  # the last prediction is on its way to the agent
     agent = client.get("/api/v1/agents/default").json()
     assert story.service.stop() in (0, -signal.SIGTERM)  # uvicorn raises the signal again once all is closed
     story.service.start(story.command)
