@@ -88,7 +88,7 @@ class GroupAccount(Contract):
     """Where the records that the server took went, for one agent's group.
 
     taken = applied + dropped_oldest + expired + dead_lettered + flushed + missing; a record that was applied and then
-    evicted before it could be acknowledged counts as applied here, and as dropped in the queue's books.
+    wiped out by FLUSHALL before it could be acknowledged counts as applied here.
     """
 
     group: str
