@@ -56,12 +56,13 @@ class QueueCollector(Collector):
             yield GaugeMetricFamily("ml_workbench_queue_up", "Whether Redis answers.", value=0)
             return
         yield GaugeMetricFamily("ml_workbench_queue_up", "Whether Redis answers.", value=1)
+        books = summed(shards)
         yield from _streams(shards)
-        yield from _groups(summed(shards).groups)
+        yield from _groups(books.groups)
         refused = CounterMetricFamily(
             "ml_workbench_queue_refused", "Records refused at capacity (policy reject).", labels=["symbol"]
         )
-        for symbol, count in summed(shards).refused_by_symbol.items():
+        for symbol, count in books.refused_by_symbol.items():
             refused.add_metric([symbol], count)
         yield refused
 
