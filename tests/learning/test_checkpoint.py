@@ -219,12 +219,12 @@ def test_a_reader_sees_a_whole_checkpoint_at_any_moment_and_so_does_who_comes_af
         while not (tmp_path / CHECKPOINT_FILE).exists():
             assert time.monotonic() < deadline, "the process saved nothing"
             time.sleep(0.01)
-        for _ in range(100):
+        while len(set(steps)) <= 10:  # a busy machine may let the process save only rarely
+            assert time.monotonic() < deadline, "the process did not save while it was read"
             steps.append(step_of(checkpoint))
         process.send_signal(signal.SIGKILL)
     steps.append(step_of(checkpoint))
     assert steps == sorted(steps)
-    assert len(set(steps)) > 10, "the process did not save while it was read"
     checkpoint.clear()
     assert list(tmp_path.iterdir()) == []
 
