@@ -67,6 +67,11 @@ def _stamp(created_s: float) -> str:
     return datetime.fromtimestamp(created_s, tz=UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def _stamps(times_s: Sequence[float]) -> list[str]:
+    stamps = {each: _stamp(each) for each in set(times_s)}  # a batch's events are of few moments
+    return [stamps[each] for each in times_s]
+
+
 def _json_value(value: Any) -> str:
     """JSON knows no NaN and no infinity: they are written as words."""
     kind = type(value)
@@ -97,17 +102,20 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             extras["exception"] = self.formatException(record.exc_info)
         event = (record.getMessage(), *extras.values())
-        return self.lines(record.name, record.levelname, record.created, tuple(extras), [event])[0]
+        return self.lines(record.name, record.levelname, [record.created], tuple(extras), [event])[0]
 
     def lines(
-        self, logger: str, level: str, created_s: float, names: Sequence[str], events: Sequence[tuple[Any, ...]]
+        self, logger: str, level: str, times_s: Sequence[float], names: Sequence[str], events: Sequence[tuple[Any, ...]]
     ) -> list[str]:
-        """The lines of events of one moment; an event is its message and a value for each name."""
+        """The lines of events, each of its moment; an event is its message and a value for each name."""
         keys = [_encoded(name + "_" if name in _RESERVED else name) for name in names]
-        moment = f'"time": "{_stamp(created_s)}", "level": {_encoded(level)}, "logger": {_encoded(logger)}'
-        fixed = [f'{{{moment}, "message": ', *(f", {key}: " for key in keys)]
-        template = "%s".join([text.replace("%", "%%") for text in [*fixed, "}"]])
-        return [template % tuple([_json_value(value) for value in event]) for event in events]
+        origin = f'", "level": {_encoded(level)}, "logger": {_encoded(logger)}, "message": '
+        fixed = ['{"time": "', origin, *(f", {key}: " for key in keys), "}"]
+        template = "%s".join([text.replace("%", "%%") for text in fixed])
+        return [
+            template % (stamp, *[_json_value(value) for value in event])
+            for stamp, event in zip(_stamps(times_s), events, strict=True)
+        ]
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -117,17 +125,18 @@ class ConsoleFormatter(logging.Formatter):
         """One line; an exception follows on its own lines."""
         extras = _extras(record)
         event = (record.getMessage(), *extras.values())
-        line = self.lines(record.name, record.levelname, record.created, tuple(extras), [event])[0]
+        line = self.lines(record.name, record.levelname, [record.created], tuple(extras), [event])[0]
         return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
 
     def lines(
-        self, logger: str, level: str, created_s: float, names: Sequence[str], events: Sequence[tuple[Any, ...]]
+        self, logger: str, level: str, times_s: Sequence[float], names: Sequence[str], events: Sequence[tuple[Any, ...]]
     ) -> list[str]:
-        """The lines of events of one moment; an event is its message and a value for each name."""
-        head = f"{_stamp(created_s)} {level:<7} {logger}: "
+        """The lines of events, each of its moment; an event is its message and a value for each name."""
+        head = f" {level:<7} {logger}: "
         template = "%s".join([text.replace("%", "%%") for text in ["", *(f" {name}=" for name in names), ""]])
         return [
-            head + _one_line(template % (event[0], *[_console_value(value) for value in event[1:]])) for event in events
+            stamp + head + _one_line(template % (event[0], *[_console_value(value) for value in event[1:]]))
+            for stamp, event in zip(_stamps(times_s), events, strict=True)
         ]
 
 
@@ -170,8 +179,15 @@ def configure_logging(*, level: str, log_dir: Path | None, style: str = "console
         _attach(logger, LogFile(path), formatter)
 
 
-def log_events(logger: logging.Logger, level: int, names: Sequence[str], events: Sequence[tuple[Any, ...]]) -> None:
-    """Logs events of one moment: the lines that as many calls with `extra` would write, in order, in one write.
+def log_events(
+    logger: logging.Logger,
+    level: int,
+    names: Sequence[str],
+    events: Sequence[tuple[Any, ...]],
+    *,
+    times_s: Sequence[float] | None = None,
+) -> None:
+    """Logs events at once: the lines that as many calls with `extra` would write, in order, in one write.
 
     A log file takes them as a batch, at 1 to 3 microseconds a line; any other handler, and whoever filters records, is
     given each event as a record of its own.
@@ -181,21 +197,23 @@ def log_events(logger: logging.Logger, level: int, names: Sequence[str], events:
         level: of all of them.
         names: of the values that follow an event's message.
         events: each a message, which is written as it is, and a value for each name.
+        times_s: when each happened, in seconds since the epoch; None: all of them now.
     """
     if not events or not logger.isEnabledFor(level):
         return
     if correlation_id() and "correlation_id" not in names:
         names = [*names, "correlation_id"]
         events = [(*event, correlation_id()) for event in events]
-    created_s = time.time()
+    if times_s is None:
+        times_s = [time.time()] * len(events)
     level_name = logging.getLevelName(level)
     for handler in _handlers_of(logger, level):
         formatter = handler.formatter
         is_filtered = handler.filters or logger.filters
         if isinstance(handler, LogFile) and isinstance(formatter, _LINES) and not is_filtered:
-            handler.append(formatter.lines(logger.name, level_name, created_s, names, events))
+            handler.append(formatter.lines(logger.name, level_name, times_s, names, events))
             continue
-        for event in events:
+        for created_s, event in zip(times_s, events, strict=True):
             extras = dict(zip(names, event[1:], strict=True))
             record = logging.makeLogRecord(extras | _plain(logger.name, level, created_s, event[0]))
             if logger.filter(record):

@@ -11,7 +11,6 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -240,7 +239,9 @@ async def _publisher(
     except PlatformError as error:
         log.warning("entries of another number of shards stay where they are until the next start: %s", error.message)
     full: FullMode = "wait" if policy == "block" else policy
-    publisher = PredictionPublisher(partial(queue.enqueue, full=full), observe=metrics.enqueue.observe)
+    writer = queue.writer(full)
+    stack.push_async_callback(writer.close)
+    publisher = PredictionPublisher(writer.enqueue, observe=metrics.enqueue.observe)
     metrics.watch_queue(queue, publisher)
     await publisher.start()
     stack.push_async_callback(publisher.stop)

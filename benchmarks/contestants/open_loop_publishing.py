@@ -38,7 +38,8 @@ def turn(url: str, capacity: int, rate_per_s: float, duration_s: float, prefix: 
 
 
 async def _publish(queue: ShardedQueue, rate_per_s: float, num: int, prefix: str) -> dict[str, Any]:
-    publisher = PredictionPublisher(queue.enqueue)
+    writer = queue.writer()
+    publisher = PredictionPublisher(writer.enqueue)
     await publisher.start()
     published_ns: dict[str, int] = {}
     late_ns: list[int] = []
@@ -58,6 +59,7 @@ async def _publish(queue: ShardedQueue, rate_per_s: float, num: int, prefix: str
     processor_s = time.process_time() - processor_s
     dropped = publisher.outbox_dropped
     await publisher.stop(10.0)
+    await writer.close()
     return {
         "published_ns": published_ns,
         "late_ns": late_ns,

@@ -43,7 +43,8 @@ def turn(url: str, capacity: int, num: int, prefix: str, log_dir: str | None) ->
 
 
 async def _publish(records: list[PredictionRecord], queue: ShardedQueue) -> dict[str, Any]:
-    publisher = PredictionPublisher(queue.enqueue)
+    writer = queue.writer()
+    publisher = PredictionPublisher(writer.enqueue)
     await publisher.start()
     wall, processor = time.perf_counter(), time.process_time()
     for start in range(0, len(records), BATCH):
@@ -57,6 +58,7 @@ async def _publish(records: list[PredictionRecord], queue: ShardedQueue) -> dict
     spent = {"processor_s": time.process_time() - processor, "wall_s": time.perf_counter() - wall}
     dropped = publisher.outbox_dropped
     await publisher.stop()
+    await writer.close()
     return {**spent, "dropped": dropped}
 
 

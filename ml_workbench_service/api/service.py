@@ -68,8 +68,8 @@ class Service:
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-def service(request: Request) -> Service:
-    """The running service; 503 while it starts or stops."""
+async def service(request: Request) -> Service:
+    """The running service; 503 while it starts or stops. (A plain function would cost every request a thread.)"""
     running = getattr(request.app.state, "service", None)
     if not isinstance(running, Service):
         raise UnavailableError("the service is starting or stopping; try again in a moment", retry_after_s=1)

@@ -14,13 +14,13 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.queue import Enqueued, FullMode, Outgoing
 from ml_workbench_service.contracts.resilience import ResilienceRequest
-from ml_workbench_service.integrations.prediction_queue import ShardedQueue
+from ml_workbench_service.integrations.prediction_queue import QueueWriter
 from ml_workbench_service.resilience.schedule import Burst, due_times
 from ml_workbench_service.resilience.synthetic import SyntheticPredictions, number_of
 from ml_workbench_service.serving.publisher import PredictionPublisher
@@ -28,7 +28,7 @@ from ml_workbench_service.serving.publisher import PredictionPublisher
 DRAIN_S = 60.0  # for the outbox, once everything is offered
 LONGEST_SLEEP_S = 0.05
 POLL_S = 0.005
-Enqueue = Callable[[Sequence[Outgoing]], tuple[Enqueued, list[Outgoing]]]
+Enqueue = Callable[[Sequence[Outgoing]], Awaitable[tuple[Enqueued, list[Outgoing]]]]
 
 
 class ProducerPlan(Contract):
@@ -60,11 +60,11 @@ class HistoryFile:
         os.close(self._file)
 
 
-def noting(queue: ShardedQueue, full: FullMode, history: HistoryFile) -> Enqueue:
-    """The queue's `enqueue`, whose answers are noted before the publisher hears them."""
+def noting(writer: QueueWriter, history: HistoryFile) -> Enqueue:
+    """The writer's `enqueue`, whose answers are noted before the publisher hears them."""
 
-    def call(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
-        done, waiting = queue.enqueue(batch, full=full)
+    async def call(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        done, waiting = await writer.enqueue(batch)
         open_ids = {*done.refused, *(item.record.prediction_id for item in waiting)}
         identifiers = [item.record.prediction_id for item in batch]
         acked = [number_of(each) for each in identifiers if each not in open_ids]
@@ -86,9 +86,11 @@ async def produce(plan: ProducerPlan) -> None:
     )
     records = SyntheticPredictions(plan.seed, num_symbols=request.num_symbols, num_records=len(due))
     history = HistoryFile(plan.history)
-    queue = ShardedQueue(plan.url, capacity=request.capacity, num_shards=request.num_shards, ttl_s=request.ttl_s)
     full: FullMode = "wait" if request.policy == "block" else request.policy
-    publisher = PredictionPublisher(noting(queue, full, history), outbox_capacity=request.outbox_capacity)
+    writer = QueueWriter(
+        plan.url, capacity=request.capacity, full=full, num_shards=request.num_shards, ttl_s=request.ttl_s
+    )
+    publisher = PredictionPublisher(noting(writer, history), outbox_capacity=request.outbox_capacity)
     await publisher.start()
     due += await _beginning(plan.beginning)
     number, total = plan.first, len(due)
@@ -109,7 +111,7 @@ async def produce(plan: ProducerPlan) -> None:
     await publisher.stop(drain_s=DRAIN_S)
     history.write(ended=True, outbox=publisher.outbox, outbox_dropped=publisher.outbox_dropped)
     history.close()
-    queue.close()
+    await writer.close()
 
 
 async def _beginning(file: Path) -> float:

@@ -1,6 +1,10 @@
 """`PredictionPublisher`: hands records to the queue without ever blocking or failing the prediction they belong to.
 
-    publish(record) ─► outbox (bounded, in order) ─► up to 64 records or 1 ms ─► one script call in a thread of its own
+    publish(record) ─► outbox (bounded, in order) ─► up to 64 records, or what came within 1 ms ─► one write
+
+All of it happens in the event loop, between requests: a thread would compete with them for the interpreter. A record
+that comes alone leaves at once, after its own response; where records follow each other closely, a batch leaves with
+the first one that finds it a millisecond old, or by a timer. One batch is on its way at a time.
 
 While the queue is away the outbox keeps the newest 10,000 records, drops the oldest and counts them; when it is back
 they go out in order. A batch whose answer was lost is sent again: the queue knows its prediction ids. What the queue
@@ -12,10 +16,10 @@ reason is sent one by one: the record that fails alone too is dropped and counte
 
 import asyncio
 import logging
+import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from common_lib.exceptions import PredictionError, QueueFullError, UnavailableError
@@ -25,6 +29,7 @@ from ml_workbench_service.contracts.queue import Enqueued, Outgoing
 OUTBOX_CAPACITY = 10_000
 BATCH_SIZE = 64
 LINGER_S = 0.001
+LONG_AGO = float("-inf")
 FIRST_RETRY_S = 0.05
 LAST_RETRY_S = 1.0
 FIRST_FULL_PAUSE_S = 0.005
@@ -38,17 +43,17 @@ class PredictionPublisher:
     """The API process's side of the queue.
 
     Args:
-        enqueue: blocking call that appends a batch in order; returns what became of it, and the records that found no
-            room yet. Raises UnavailableError while the queue is away.
+        enqueue: appends a batch in order; returns what became of it, and the records that found no room yet. Raises
+            UnavailableError while the queue is away. One call at a time.
         outbox_capacity: records kept while the queue is away.
         batch_size: records per call.
-        linger_s: how long the first record of a batch waits for company.
+        linger_s: how long records that follow others closely wait for company.
         observe: told of the records that left the outbox together how many seconds each had been there.
     """
 
     def __init__(
         self,
-        enqueue: Callable[[Sequence[Outgoing]], tuple[Enqueued, list[Outgoing]]],
+        enqueue: Callable[[Sequence[Outgoing]], Awaitable[tuple[Enqueued, list[Outgoing]]]],
         *,
         outbox_capacity: int = OUTBOX_CAPACITY,
         batch_size: int = BATCH_SIZE,
@@ -69,8 +74,10 @@ class PredictionPublisher:
         self._fullness = _Pauses(FIRST_FULL_PAUSE_S, LAST_FULL_PAUSE_S)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
+        self._timer: asyncio.TimerHandle | None = None
+        self._lingers_since = self._left_at = LONG_AGO
         self._task: asyncio.Task[None] | None = None
-        self._thread: ThreadPoolExecutor | None = None
+        self._loop_thread = 0
 
     @property
     def outbox(self) -> int:
@@ -92,9 +99,13 @@ class PredictionPublisher:
         self._waiting.append(Outgoing(record, correlation_id, time.time()))
         if len(self._waiting) > self._capacity:  # a batch in flight is older still: it is dropped if it comes back
             self._drop_oldest()
-        if self._loop is not None and not self._wake.is_set():
+        if self._loop is None:
+            return
+        if threading.get_ident() == self._loop_thread:
+            self._poke()
+        else:
             with suppress(RuntimeError):  # the loop closed meanwhile: the record stays in the outbox
-                self._loop.call_soon_threadsafe(self._wake.set)
+                self._loop.call_soon_threadsafe(self._poke)
 
     async def deliver(
         self, record: PredictionRecord, correlation_id: str, *, timeout_s: float = DELIVERY_TIMEOUT_S
@@ -130,33 +141,52 @@ class PredictionPublisher:
     async def start(self) -> None:
         """Begins to send; what was published before goes out first."""
         self._loop = asyncio.get_running_loop()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="prediction-publisher")
+        self._loop_thread = threading.get_ident()
         self._wake.set()
         self._task = self._loop.create_task(self._run(), name="prediction-publisher")
 
     async def stop(self, drain_s: float = 2.0) -> None:
         """Gives the outbox `drain_s` to empty, then ends; what is left is counted in one log line."""
-        if self._task is None or self._thread is None:
+        if self._task is None:
             return
         deadline = time.monotonic() + drain_s
         while self.outbox and time.monotonic() < deadline:
             await asyncio.sleep(0.005)
         self._task.cancel()
         await asyncio.gather(self._task, return_exceptions=True)
-        self._thread.shutdown(wait=False)
+        self._end_timer()
         self._task = self._loop = None
         if self.outbox:
             log.warning("the prediction queue stayed away: %d records of the outbox are lost", self.outbox)
 
+    def _poke(self) -> None:
+        """Has a batch sent that is complete, has waited long enough, or need not wait; else a timer will."""
+        if self._loop is None or self._wake.is_set():
+            return
+        now = time.monotonic()
+        if self._timer is None and now - self._left_at < 2 * self._linger_s:
+            self._lingers_since = now
+            # Timers know whole milliseconds, counted from the loop's last turn: they may be early by one.
+            self._timer = self._loop.call_later(2 * self._linger_s, self._wake.set)
+        if now - self._lingers_since >= self._linger_s or len(self._waiting) >= self._batch_size:
+            self._wake.set()
+
     async def _run(self) -> None:
         while True:
             await self._wake.wait()
-            if len(self._waiting) < self._batch_size:
-                await asyncio.sleep(self._linger_s)
             self._wake.clear()
-            while self._waiting:
-                if pause_s := await self._send():
-                    await asyncio.sleep(pause_s)
+            self._end_timer()
+            self._left_at = time.monotonic()
+            if pause_s := await self._send():
+                await asyncio.sleep(pause_s)
+                self._wake.set()
+            elif self._waiting:
+                self._poke()
+
+    def _end_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer, self._lingers_since = None, LONG_AGO
 
     async def _send(self) -> float:
         """One batch; what is left of it comes back to the front. Returns how long to wait before the next."""
@@ -196,7 +226,7 @@ class PredictionPublisher:
             UnavailableError: the queue is away.
         """
         try:
-            done, left = await self._offer(batch)
+            done, left = await self._enqueue(batch)
         except UnavailableError:
             raise
         except Exception:
@@ -209,7 +239,7 @@ class PredictionPublisher:
     async def _write_singly(self, batch: list[Outgoing]) -> None:
         for place, item in enumerate(batch):
             try:
-                done, left = await self._offer([item])
+                done, left = await self._enqueue([item])
             except UnavailableError:
                 raise
             except Exception as error:
@@ -220,10 +250,6 @@ class PredictionPublisher:
                 return
             self._in_flight = batch[place + 1 :]
             self._settle([item], done, left)
-
-    async def _offer(self, batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
-        assert self._loop is not None
-        return await self._loop.run_in_executor(self._thread, self._enqueue, batch)
 
     def _settle(self, batch: Sequence[Outgoing], done: Enqueued, left: list[Outgoing]) -> None:
         """Tells whoever waits for what left the outbox."""

@@ -2,21 +2,20 @@
 
 import asyncio
 import logging
-import threading
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from itertools import pairwise
 
 import pytest
 
 from common_lib.exceptions import PredictionError, QueueFullError, UnavailableError
-from ml_workbench_service.contracts.queue import Enqueued, Outgoing
-from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
+from ml_workbench_service.contracts.queue import Enqueued, FullMode, Outgoing
+from ml_workbench_service.integrations.prediction_queue import QueueWriter, RedisPredictionQueue, ShardedQueue
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
 
+Enqueue = Callable[[Sequence[Outgoing]], Awaitable[tuple[Enqueued, list[Outgoing]]]]
 PATIENCE_S = 30.0
 """For what must come true; nothing is slower because of it."""
 
@@ -29,12 +28,18 @@ def drained(queue: RedisPredictionQueue) -> list[str]:
     return ids
 
 
-def sending(queue: RedisPredictionQueue) -> Callable[[Sequence[Outgoing]], tuple[Enqueued, list[Outgoing]]]:
-    def send(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
-        done = queue.enqueue(batch)
-        return done, list(batch[done.num_handled :])
+@pytest.fixture
+async def sending() -> AsyncIterator[Callable[..., Enqueue]]:
+    """Writers to a queue, which are closed after the test."""
+    writers: list[QueueWriter] = []
 
-    return send
+    def made(queue: RedisPredictionQueue | ShardedQueue, full: FullMode = "drop_oldest") -> Enqueue:
+        writers.append(QueueWriter(queue._url, capacity=queue.capacity, full=full))
+        return writers[-1].enqueue
+
+    yield made
+    for each in writers:
+        await each.close()
 
 
 async def until_sent(publisher: PredictionPublisher) -> None:
@@ -45,7 +50,7 @@ async def until_sent(publisher: PredictionPublisher) -> None:
 
 
 async def test_records_reach_the_stream_in_order_with_their_correlation_ids(
-    prediction_queue: RedisPredictionQueue,
+    prediction_queue: RedisPredictionQueue, sending: Callable[..., Enqueue]
 ) -> None:
     prediction_queue.create_group("g")
     publisher = PredictionPublisher(sending(prediction_queue))
@@ -63,7 +68,7 @@ async def test_records_reach_the_stream_in_order_with_their_correlation_ids(
 async def test_what_comes_together_goes_in_one_call_of_at_most_64() -> None:
     sizes: list[int] = []
 
-    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         sizes.append(len(batch))
         return Enqueued(len(batch)), []
 
@@ -80,8 +85,39 @@ async def test_what_comes_together_goes_in_one_call_of_at_most_64() -> None:
     assert sizes[1:] == [64, 64, 22]
 
 
+async def test_a_lone_record_leaves_at_once_and_close_ones_wait_a_moment_for_company() -> None:
+    batches: list[tuple[float, int]] = []
+
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        batches.append((time.monotonic(), len(batch)))
+        return Enqueued(len(batch)), []
+
+    publisher = PredictionPublisher(enqueue, linger_s=0.2)
+    await publisher.start()
+    await asyncio.sleep(0.45)  # the start itself counts as a batch that left
+    offered_at = time.monotonic()
+    publisher.publish(prediction_record(0), "")
+    await until_sent(publisher)
+    assert batches[-1][0] - offered_at < 0.15
+    offered_at = time.monotonic()
+    for number in (1, 2, 3):
+        publisher.publish(prediction_record(number), "")
+        await asyncio.sleep(0.02)
+    await until_sent(publisher)
+    assert batches[-1][1] == 3
+    assert 0.2 <= batches[-1][0] - offered_at < 0.2 + PATIENCE_S
+    first_at = time.monotonic()
+    publisher.publish(prediction_record(4), "")
+    await asyncio.sleep(0.25)  # old enough: the next one takes it along, before the timer would
+    publisher.publish(prediction_record(5), "")
+    await until_sent(publisher)
+    await publisher.stop()
+    assert batches[-1][1] == 2
+    assert batches[-1][0] - first_at >= 0.25
+
+
 async def test_an_outage_keeps_the_newest_records_and_their_order(
-    prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
+    prediction_queue: RedisPredictionQueue, redis_server: RedisForTests, sending: Callable[..., Enqueue]
 ) -> None:
     prediction_queue.create_group("g")
     publisher = PredictionPublisher(sending(prediction_queue), outbox_capacity=50)
@@ -107,29 +143,28 @@ async def test_an_outage_keeps_the_newest_records_and_their_order(
 
 
 async def test_a_queue_that_hangs_blocks_neither_publish_nor_stop() -> None:
-    hangs, release = threading.Event(), threading.Event()
+    hangs = asyncio.Event()
 
-    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         hangs.set()
-        release.wait(PATIENCE_S)
+        await asyncio.sleep(PATIENCE_S)
         return Enqueued(len(batch)), []
 
     publisher = PredictionPublisher(enqueue)
     await publisher.start()
     publisher.publish(prediction_record(0), "")
-    assert await asyncio.to_thread(hangs.wait, PATIENCE_S)
+    await asyncio.wait_for(hangs.wait(), PATIENCE_S)
     started = time.monotonic()
     publisher.publish(prediction_record(1), "")
     await publisher.stop(drain_s=0.1)
     assert time.monotonic() - started < PATIENCE_S / 3
     assert publisher.outbox == 2, "records that were not confirmed count as unsent"
-    release.set()
 
 
 async def test_a_fault_inside_the_queue_ends_nothing() -> None:
     calls: list[int] = []
 
-    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         calls.append(len(batch))
         if len(calls) == 1:
             raise ValueError("a bug")
@@ -144,7 +179,7 @@ async def test_a_fault_inside_the_queue_ends_nothing() -> None:
 
 
 async def test_a_record_that_cannot_be_written_is_dropped_alone_and_those_behind_it_go_on(
-    prediction_queue: RedisPredictionQueue, caplog: pytest.LogCaptureFixture
+    prediction_queue: RedisPredictionQueue, caplog: pytest.LogCaptureFixture, sending: Callable[..., Enqueue]
 ) -> None:
     prediction_queue.create_group("g")
     publisher = PredictionPublisher(sending(prediction_queue))
@@ -167,7 +202,7 @@ async def test_records_tried_one_by_one_keep_their_order_through_an_outage_and_w
     taken: list[str] = []
     answers = iter(["bug", "take", "away", "bug", "take", "full", "bug", "bug", "take"])
 
-    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         answer = next(answers)
         if answer == "bug":
             raise ValueError("a bug")
@@ -192,7 +227,7 @@ async def test_a_queue_that_stays_full_is_asked_ever_less_often_until_there_is_p
     asked_at: list[float] = []
     num_taken = 0
 
-    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         asked_at.append(time.monotonic())
         return Enqueued(num_taken), list(batch[num_taken:])
 
@@ -219,7 +254,7 @@ async def test_a_queue_that_stays_full_is_asked_ever_less_often_until_there_is_p
 async def test_withdrawn_records_are_left_out_and_tell_nothing_about_the_queue(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
         if batch:
             raise UnavailableError("away")
         return Enqueued(0), []  # as the queue itself: nothing to send, nobody to ask
@@ -237,7 +272,9 @@ async def test_withdrawn_records_are_left_out_and_tell_nothing_about_the_queue(
     assert publisher.outbox_dropped == 0
 
 
-async def test_threads_may_publish_too_and_stop_drains(prediction_queue: RedisPredictionQueue) -> None:
+async def test_threads_may_publish_too_and_stop_drains(
+    prediction_queue: RedisPredictionQueue, sending: Callable[..., Enqueue]
+) -> None:
     prediction_queue.create_group("g")
     publisher = PredictionPublisher(sending(prediction_queue))
     await publisher.start()
@@ -249,7 +286,7 @@ async def test_threads_may_publish_too_and_stop_drains(prediction_queue: RedisPr
 
 
 async def test_a_delivery_returns_once_the_record_is_in_the_stream_in_its_turn(
-    prediction_queue: RedisPredictionQueue,
+    prediction_queue: RedisPredictionQueue, sending: Callable[..., Enqueue]
 ) -> None:
     prediction_queue.create_group("g")
     publisher = PredictionPublisher(sending(prediction_queue))
@@ -260,10 +297,12 @@ async def test_a_delivery_returns_once_the_record_is_in_the_stream_in_its_turn(
     await publisher.stop()
 
 
-async def test_a_refused_delivery_says_so_and_a_refused_record_is_only_counted(redis_server: RedisForTests) -> None:
+async def test_a_refused_delivery_says_so_and_a_refused_record_is_only_counted(
+    redis_server: RedisForTests, sending: Callable[..., Enqueue]
+) -> None:
     queue = ShardedQueue(redis_server.url, capacity=2)
     queue.create_group("g")
-    publisher = PredictionPublisher(partial(queue.enqueue, full="reject"))
+    publisher = PredictionPublisher(sending(queue, "reject"))
     await publisher.start()
     for number in range(3):
         publisher.publish(prediction_record(number), "")
@@ -278,11 +317,11 @@ async def test_a_refused_delivery_says_so_and_a_refused_record_is_only_counted(r
 
 
 async def test_blocked_records_wait_in_order_and_a_delivery_that_waits_too_long_is_withdrawn(
-    redis_server: RedisForTests,
+    redis_server: RedisForTests, sending: Callable[..., Enqueue]
 ) -> None:
     queue = ShardedQueue(redis_server.url, capacity=2)
     queue.create_group("g")
-    publisher = PredictionPublisher(partial(queue.enqueue, full="wait"), batch_size=4)
+    publisher = PredictionPublisher(sending(queue, "wait"), batch_size=4)
     await publisher.start()
     for number in range(12):
         publisher.publish(prediction_record(number), "")
@@ -302,7 +341,7 @@ async def test_blocked_records_wait_in_order_and_a_delivery_that_waits_too_long_
 
 
 async def test_a_delivery_fails_at_once_where_the_queue_is_known_to_be_away(
-    prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
+    prediction_queue: RedisPredictionQueue, redis_server: RedisForTests, sending: Callable[..., Enqueue]
 ) -> None:
     publisher = PredictionPublisher(sending(prediction_queue), outbox_capacity=3)
     await publisher.start()
@@ -319,7 +358,9 @@ async def test_a_delivery_fails_at_once_where_the_queue_is_known_to_be_away(
     assert publisher.outbox_dropped_by_symbol["GBP/USD"] >= 1
 
 
-async def test_each_record_that_left_the_outbox_is_observed_once(prediction_queue: RedisPredictionQueue) -> None:
+async def test_each_record_that_left_the_outbox_is_observed_once(
+    prediction_queue: RedisPredictionQueue, sending: Callable[..., Enqueue]
+) -> None:
     seconds: list[float] = []
     publisher = PredictionPublisher(sending(prediction_queue), observe=seconds.extend)
     await publisher.start()

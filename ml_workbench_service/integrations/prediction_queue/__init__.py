@@ -24,3 +24,4 @@ from ml_workbench_service.integrations.prediction_queue.books import summed as s
 from ml_workbench_service.integrations.prediction_queue.layout import move_to as move_to
 from ml_workbench_service.integrations.prediction_queue.shards import ShardedQueue as ShardedQueue
 from ml_workbench_service.integrations.prediction_queue.stream import RedisPredictionQueue as RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue.writer import QueueWriter as QueueWriter

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha1
 from importlib.resources import files
 from typing import Any
 
@@ -43,20 +44,35 @@ def client(
 def renewing(connection: redis.Redis) -> Iterator[None]:
     """Drops a client's connections where a replica answers: its name may lead to another server after a failover.
 
-    The next call resolves the name again. Redis 6.2 wraps the error of a script in a plain one.
+    The next call resolves the name again.
     """
     try:
         yield
     except redis.ResponseError as error:
-        if isinstance(error, ReadOnlyError) or "READONLY" in str(error):
+        if is_of_replica(error):
             connection.connection_pool.disconnect()
         raise
 
 
-def script(of: redis.Redis, name: str) -> Script:
-    """The script of that name, behind the head that all share; loaded again by itself where the server forgot it."""
+def is_of_replica(error: redis.ResponseError) -> bool:
+    """Whether it says that the server takes no writes; Redis 6.2 wraps the error of a script in a plain one."""
+    return isinstance(error, ReadOnlyError) or "READONLY" in str(error)
+
+
+def script_text(name: str) -> str:
+    """The script of that name, behind the head that all share."""
     folder = files("ml_workbench_service.integrations") / "scripts"
-    return of.register_script((folder / "groups.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8"))
+    return (folder / "groups.lua").read_text("utf-8") + (folder / f"{name}.lua").read_text("utf-8")
+
+
+def sha_of(text: str) -> str:
+    """The name under which the server keeps a script."""
+    return sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+def script(of: redis.Redis, name: str) -> Script:
+    """The script of that name; loaded again by itself where the server forgot it."""
+    return of.register_script(script_text(name))
 
 
 class ReadOnlyScript:

@@ -1,9 +1,10 @@
 """What the queue says in `queue_processing.log` of each entry, and how an entry becomes a `Delivery`."""
 
+import asyncio
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
@@ -14,6 +15,8 @@ from ml_workbench_service.contracts.queue import Delivery, Outgoing
 
 queue_log = logging.getLogger(QUEUE_LOGGER)
 
+LATE_S = 0.1
+MAX_LATE_LINES = 256
 REFUSED = b"!"
 _WORDS = {b"": "duplicate", REFUSED: "refused"}
 Entry = tuple[bytes, list[bytes], int]
@@ -59,24 +62,67 @@ def delivery_of(entry_id: str, fields: Mapping[bytes, bytes], times: int) -> Del
     return Delivery(entry_id, record, enqueued_at, correlation_id, num_deliveries=times)
 
 
-def log_enqueued(batch: Sequence[Outgoing], ids: Sequence[bytes], evicted: Sequence[bytes]) -> None:
+class Answered(NamedTuple):
+    """What the queue said of a batch."""
+
+    at_s: float  # seconds since the epoch
+    batch: Sequence[Outgoing]
+    ids: Sequence[bytes]
+    evicted: Sequence[bytes]  # entry id and prediction id, alternating
+
+
+def log_enqueued(answers: Sequence[Answered]) -> None:
     """A line for each record that entered, was known or was refused, and for each entry that gave way."""
     if not queue_log.isEnabledFor(logging.INFO):
         return
-    now = time.time()
-    events = [
-        (
-            _WORDS.get(entry_id, "enqueue"),
-            item.record.prediction_id,
-            None if entry_id in _WORDS else entry_id.decode(),
-            round((now - item.offered_at) * 1000, 3),
-            item.correlation_id,
-        )
-        for item, entry_id in zip(batch, ids, strict=False)
-    ]
-    log_events(queue_log, logging.INFO, ("prediction_id", "entry_id", "latency_ms", "correlation_id"), events)
+    times_s: list[float] = []
+    events: list[tuple[Any, ...]] = []
+    for at_s, batch, ids, _ in answers:
+        times_s += [at_s] * len(ids)
+        events += [
+            (
+                _WORDS.get(entry_id, "enqueue"),
+                item.record.prediction_id,
+                None if entry_id in _WORDS else entry_id.decode(),
+                round((at_s - item.offered_at) * 1000, 3),
+                item.correlation_id,
+            )
+            for item, entry_id in zip(batch, ids, strict=False)
+        ]
+    entered = ("prediction_id", "entry_id", "latency_ms", "correlation_id")
+    log_events(queue_log, logging.INFO, entered, events, times_s=times_s)
     dropped = [
-        ("drop_oldest", entry_id.decode(), prediction_id.decode())
+        (at_s, ("drop_oldest", entry_id.decode(), prediction_id.decode()))
+        for at_s, _, _, evicted in answers
         for entry_id, prediction_id in zip(evicted[::2], evicted[1::2], strict=True)
     ]
-    log_events(queue_log, logging.WARNING, ("entry_id", "prediction_id"), dropped)
+    gone, moments = [event for _, event in dropped], [at_s for at_s, _ in dropped]
+    log_events(queue_log, logging.WARNING, ("entry_id", "prediction_id"), gone, times_s=moments)
+
+
+class LateJournal:
+    """The same lines a tenth of a second later: many batches' in one write, apart from the requests they belong to.
+
+    A process that is killed takes the last of them along; the stream has the entries themselves.
+    """
+
+    def __init__(self) -> None:
+        self._answers: list[Answered] = []
+        self._num = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def note(self, answer: Answered) -> None:
+        """Keeps the lines of a batch for a moment; call it in the event loop."""
+        self._answers.append(answer)
+        self._num += len(answer.batch)
+        if self._num >= MAX_LATE_LINES:
+            self.write()
+        elif self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(LATE_S, self.write)
+
+    def write(self) -> None:
+        """Writes what is kept."""
+        if self._timer is not None:
+            self._timer.cancel()
+        answers, self._answers, self._num, self._timer = self._answers, [], 0, None
+        log_enqueued(answers)

@@ -11,11 +11,11 @@ from ml_workbench_service.contracts.queue import (
     Outgoing,
     Requeued,
     StreamBooks,
-    shard_of,
     stream_names,
 )
 from ml_workbench_service.integrations.prediction_queue.books import summed
 from ml_workbench_service.integrations.prediction_queue.stream import RedisPredictionQueue
+from ml_workbench_service.integrations.prediction_queue.writer import QueueWriter, added, by_shard
 
 LETTER_NAME = re.compile(r"(?:([0-9]{1,4})\.)?([0-9]{1,19}-[0-9]{1,19})")
 """A dead letter's: its shard where there are several, and its id within it."""
@@ -33,6 +33,7 @@ class ShardedQueue:
 
     def __init__(self, url: str, *, capacity: int, num_shards: int = 1, ttl_s: float | None = None) -> None:
         self.capacity = capacity
+        self._url, self._ttl_s = url, ttl_s
         self.shards = tuple(
             RedisPredictionQueue(url, capacity=capacity, stream=name, ttl_s=ttl_s) for name in stream_names(num_shards)
         )
@@ -45,22 +46,17 @@ class ShardedQueue:
         Raises:
             UnavailableError: a stream could not be reached; sending all of them again is safe.
         """
-        if len(self.shards) == 1:
-            done = self.shards[0].enqueue(outgoing, full=full)
-            return done, list(outgoing[done.num_handled :])
-        parts: dict[int, list[Outgoing]] = {}
-        for item in outgoing:
-            parts.setdefault(shard_of(item.record.symbol, len(self.shards)), []).append(item)
-        handled, waiting = [], []
-        for place, part in parts.items():
-            done = self.shards[place].enqueue(part, full=full)
-            handled.append(done)
-            waiting += part[done.num_handled :]
-        return Enqueued(
-            sum(each.num_handled for each in handled),
-            tuple(name for each in handled for name in each.refused),
-            tuple(name for each in handled for name in each.evicted),
-        ), waiting
+        outcomes: list[Enqueued] = []
+        left: list[Outgoing] = []
+        for place, part in by_shard(outgoing, len(self.shards)):
+            outcome = self.shards[place].enqueue(part, full=full)
+            outcomes.append(outcome)
+            left += part[outcome.num_handled :]
+        return added(outcomes), left
+
+    def writer(self, full: FullMode = "drop_oldest") -> QueueWriter:
+        """The same streams for the publisher of an event loop."""
+        return QueueWriter(self._url, capacity=self.capacity, full=full, num_shards=len(self.shards), ttl_s=self._ttl_s)
 
     def books(self) -> StreamBooks:
         """All streams as one."""

@@ -5,15 +5,12 @@ import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
 from redis.retry import Retry
 
-from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.contracts.entries import row
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import (
     PREDICTIONS_STREAM,
@@ -37,13 +34,19 @@ from ml_workbench_service.integrations.prediction_queue.connection import (
     translated,
 )
 from ml_workbench_service.integrations.prediction_queue.dead_letters import DeadLetters
-from ml_workbench_service.integrations.prediction_queue.journal import REFUSED, Entry, deliveries_of, log_enqueued
+from ml_workbench_service.integrations.prediction_queue.journal import Answered, Entry, deliveries_of, log_enqueued
+from ml_workbench_service.integrations.prediction_queue.writer import (
+    DEDUPE_WINDOW,
+    RECORDS_PER_CALL,
+    Terms,
+    added,
+    arguments_of,
+    milliseconds,
+    outcome_of,
+)
 
-DEDUPE_WINDOW = 10_000  # prediction ids remembered
 DEAD_LETTERS_KEPT = 10_000
 MAX_BLOCK_MS = 2000  # below redis-py's socket timeout, which would end a longer wait with an error
-SEPARATOR = b"\x1e"  # ASCII's record separator, as publish.lua knows it; JSON never holds it bare
-RECORDS_PER_CALL = 256  # bounds how long one script holds the server
 ENTRIES_PER_CALL = 1000  # the same, of those that are looked through
 
 log = logging.getLogger(__name__)
@@ -76,8 +79,7 @@ class RedisPredictionQueue:
     ) -> None:
         self.capacity = capacity
         self.stream = stream
-        self._ttl_ms = 0 if ttl_s is None else max(1, round(ttl_s * 1000))
-        self._dedupe_window = dedupe_window
+        self._terms = Terms(capacity, dedupe_window, "drop_oldest", milliseconds(ttl_s))
         self._url = url
         self._redis = client(url, Retry(ExponentialBackoff(cap=0.2, base=0.02), 2))
         self._asking = client(url, NO_RETRY, socket_timeout_s=ASKING_TIMEOUT_S)
@@ -98,42 +100,20 @@ class RedisPredictionQueue:
 
     def enqueue(self, outgoing: Sequence[Outgoing], *, full: FullMode = "drop_oldest") -> Enqueued:
         """Like `publish`, with the caller's correlation ids, and latencies counted from when each was offered."""
-        num_handled = 0
-        refused: list[str] = []
-        evicted: list[str] = []
+        outcomes: list[Enqueued] = []
         for start in range(0, len(outgoing), RECORDS_PER_CALL):
             batch = outgoing[start : start + RECORDS_PER_CALL]
-            ids, gone = self._enqueue_batch(batch, full=full)
-            num_handled += len(ids)
-            refused += [
-                item.record.prediction_id for item, entry_id in zip(batch, ids, strict=False) if entry_id == REFUSED
-            ]
-            evicted += [prediction_id.decode() for prediction_id in gone[1::2]]
-            if len(ids) < len(batch):
+            arguments = arguments_of(batch, self._terms._replace(full=full))
+            with translated("publish to"):
+                if self._publishing is None:  # a repeated call whose answer was lost would count `refused` twice
+                    self._publishing = client(self._url, NO_RETRY, is_single=True)
+                answer = self._run("publish", arguments, on=self._publishing)
+            answered = Answered(time.time(), batch, *answer)
+            log_enqueued([answered])
+            outcomes.append(outcome_of(answered))
+            if outcomes[-1].num_handled < len(batch):
                 break
-        return Enqueued(num_handled, tuple(refused), tuple(evicted))
-
-    def _enqueue_batch(self, batch: Sequence[Outgoing], *, full: FullMode) -> tuple[list[bytes], list[bytes]]:
-        enqueued_at = iso(datetime.now(tz=UTC)).encode()
-        shapes: dict[tuple[str, ...], int] = {}
-        records: list[Any] = []
-        for item in batch:
-            names, values = row(item.record)
-            values += (item.correlation_id.encode(), enqueued_at)
-            whole = SEPARATOR.join(values)
-            parts = (whole + SEPARATOR,) if whole.count(SEPARATOR) == len(values) - 1 else values
-            number = shapes.setdefault(names, len(shapes) + 1)
-            records += (item.record.prediction_id, item.record.symbol, number, len(parts), *parts)
-        arguments: list[Any] = [self.capacity, self._dedupe_window, full, self._ttl_ms, len(shapes)]
-        for names in shapes:
-            arguments += (len(names) + 2, *names, "correlation_id", "enqueued_at")
-        arguments += records
-        with translated("publish to"):
-            if self._publishing is None:  # a repeated call whose answer was lost would count `refused` twice
-                self._publishing = client(self._url, NO_RETRY, is_single=True)
-            ids, evicted = self._run("publish", arguments, on=self._publishing)
-        log_enqueued(batch, ids, evicted)
-        return ids, evicted
+        return added(outcomes)
 
     def consume(
         self, group: str, consumer: str, *, count: int = 64, block_ms: int = 1000, lease: Lease | None = None
@@ -173,7 +153,7 @@ class RedisPredictionQueue:
     ) -> tuple[list[Entry], str, int, str]:
         with translated("read from"):
             try:
-                arguments = [group, *_fence(lease), consumer, after, count, self._ttl_ms]
+                arguments = [group, *_fence(lease), consumer, after, count, self._terms.ttl_ms]
                 entries, newest, num_read, last = self._run("deliver", arguments, on=self._reader())
             except redis.ResponseError as error:
                 if "NOGROUP" not in str(error):
