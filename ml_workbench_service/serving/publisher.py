@@ -2,9 +2,9 @@
 
     publish(record) ─► outbox (bounded, in order) ─► up to 64 records, or what came within 1 ms ─► one write
 
-All of it happens in the event loop, between requests: a thread would compete with them for the interpreter. A record
-that comes alone leaves at once, after its own response; where records follow each other closely, a batch leaves with
-the first one that finds it a millisecond old, or by a timer. One batch is on its way at a time.
+All of it happens in the event loop, between requests: a thread would compete with them for the interpreter. One batch
+is on its way at a time. While the loop has time, a record leaves at once, after its own response. Where the loop is
+busy, so that company saves what is scarce, the next record takes along what is a millisecond old, or a timer does.
 
 While the queue is away the outbox keeps the newest 10,000 records, drops the oldest and counts them; when it is back
 they go out in order. A batch whose answer was lost is sent again: the queue knows its prediction ids. What the queue
@@ -25,6 +25,7 @@ from contextlib import suppress
 from common_lib.exceptions import PredictionError, QueueFullError, UnavailableError
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Enqueued, Outgoing
+from ml_workbench_service.serving.pacing import Load, Pauses
 
 OUTBOX_CAPACITY = 10_000
 BATCH_SIZE = 64
@@ -47,7 +48,7 @@ class PredictionPublisher:
             UnavailableError while the queue is away. One call at a time.
         outbox_capacity: records kept while the queue is away.
         batch_size: records per call.
-        linger_s: how long records that follow others closely wait for company.
+        linger_s: how long a record waits for company while the loop is busy.
         observe: told of the records that left the outbox together how many seconds each had been there.
     """
 
@@ -70,12 +71,13 @@ class PredictionPublisher:
         self._promised: dict[str, asyncio.Future[None]] = {}
         self._dropped: Counter[str] = Counter()
         self._is_away = False
-        self._absence = _Pauses(FIRST_RETRY_S, LAST_RETRY_S)
-        self._fullness = _Pauses(FIRST_FULL_PAUSE_S, LAST_FULL_PAUSE_S)
+        self._absence = Pauses(FIRST_RETRY_S, LAST_RETRY_S)
+        self._fullness = Pauses(FIRST_FULL_PAUSE_S, LAST_FULL_PAUSE_S)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
-        self._lingers_since = self._left_at = LONG_AGO
+        self._lingers_since = LONG_AGO
+        self._load = Load()
         self._task: asyncio.Task[None] | None = None
         self._loop_thread = 0
 
@@ -161,10 +163,10 @@ class PredictionPublisher:
 
     def _poke(self) -> None:
         """Has a batch sent that is complete, has waited long enough, or need not wait; else a timer will."""
-        if self._loop is None or self._wake.is_set():
+        if self._loop is None or self._in_flight or self._wake.is_set():
             return
         now = time.monotonic()
-        if self._timer is None and now - self._left_at < 2 * self._linger_s:
+        if self._timer is None and self._load.is_high(now):
             self._lingers_since = now
             # Timers know whole milliseconds, counted from the loop's last turn: they may be early by one.
             self._timer = self._loop.call_later(2 * self._linger_s, self._wake.set)
@@ -176,7 +178,6 @@ class PredictionPublisher:
             await self._wake.wait()
             self._wake.clear()
             self._end_timer()
-            self._left_at = time.monotonic()
             if pause_s := await self._send():
                 await asyncio.sleep(pause_s)
                 self._wake.set()
@@ -316,22 +317,6 @@ class PredictionPublisher:
             return False
         self._promised.pop(item.record.prediction_id, None)
         return True
-
-
-class _Pauses:
-    """Pauses that double up to a bound, and begin anew after progress."""
-
-    def __init__(self, first_s: float, last_s: float) -> None:
-        self._first_s, self._last_s = first_s, last_s
-        self._next_s = first_s
-
-    def grown(self) -> float:
-        pause_s = self._next_s
-        self._next_s = min(2 * pause_s, self._last_s)
-        return pause_s
-
-    def reset(self) -> None:
-        self._next_s = self._first_s
 
 
 def _full() -> QueueFullError:

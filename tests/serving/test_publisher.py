@@ -85,35 +85,61 @@ async def test_what_comes_together_goes_in_one_call_of_at_most_64() -> None:
     assert sizes[1:] == [64, 64, 22]
 
 
-async def test_a_lone_record_leaves_at_once_and_close_ones_wait_a_moment_for_company() -> None:
-    batches: list[tuple[float, int]] = []
+async def test_a_record_leaves_at_once_while_the_loop_has_time_and_waits_for_company_where_it_is_busy(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    left: list[tuple[float, int]] = []
 
     async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
-        batches.append((time.monotonic(), len(batch)))
+        left.append((time.monotonic(), len(batch)))
         return Enqueued(len(batch)), []
 
-    publisher = PredictionPublisher(enqueue, linger_s=0.2)
+    publisher = PredictionPublisher(enqueue, linger_s=5.0)
     await publisher.start()
-    await asyncio.sleep(0.45)  # the start itself counts as a batch that left
-    offered_at = time.monotonic()
-    publisher.publish(prediction_record(0), "")
-    await until_sent(publisher)
-    assert batches[-1][0] - offered_at < 0.15
-    offered_at = time.monotonic()
-    for number in (1, 2, 3):
+    monkeypatch.setattr(time, "thread_time", lambda: 0.0)
+    for number in range(3):
+        await asyncio.sleep(0.02)
+        publisher.publish(prediction_record(number), "")
+        while publisher.outbox:
+            await asyncio.sleep(0)
+    assert [size for _, size in left] == [1, 1, 1]
+    publisher._linger_s = 0.3
+    monkeypatch.setattr(time, "thread_time", time.monotonic)  # it works all the time
+    await asyncio.sleep(0.02)
+    published_at = time.monotonic()
+    for number in (3, 4):
         publisher.publish(prediction_record(number), "")
         await asyncio.sleep(0.02)
-    await until_sent(publisher)
-    assert batches[-1][1] == 3
-    assert 0.2 <= batches[-1][0] - offered_at < 0.2 + PATIENCE_S
-    first_at = time.monotonic()
-    publisher.publish(prediction_record(4), "")
-    await asyncio.sleep(0.25)  # old enough: the next one takes it along, before the timer would
+    await until_sent(publisher)  # by the timer
     publisher.publish(prediction_record(5), "")
+    await asyncio.sleep(0.35)
+    publisher.publish(prediction_record(6), "")  # finds it old enough
     await until_sent(publisher)
     await publisher.stop()
-    assert batches[-1][1] == 2
-    assert batches[-1][0] - first_at >= 0.25
+    assert [size for _, size in left[3:]] == [2, 2]
+    assert left[3][0] - published_at >= 0.3
+    assert left[4][0] - left[3][0] >= 0.35
+
+
+async def test_what_comes_while_a_batch_is_on_its_way_leaves_together_afterwards() -> None:
+    sizes: list[int] = []
+    answered = asyncio.Event()
+
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        sizes.append(len(batch))
+        await answered.wait()
+        return Enqueued(len(batch)), []
+
+    publisher = PredictionPublisher(enqueue)
+    await publisher.start()
+    for number in range(5):
+        publisher.publish(prediction_record(number), "")
+        await asyncio.sleep(0.02)
+    assert sizes == [1]
+    answered.set()
+    await until_sent(publisher)
+    await publisher.stop()
+    assert sizes == [1, 4]
 
 
 async def test_an_outage_keeps_the_newest_records_and_their_order(
