@@ -7,13 +7,18 @@ agent, which apply what is published meanwhile; the other on a machine without a
 published and everything else is the same (a candidate, which is not published either, would also be spared what only a
 live version does: its intervals' upkeep and the monitoring log). The first seed's LSTM and its three-row request.
 
-One connection each, one request after the other, turns of 250 requests in turn; all four processes share the cores.
-Answers are compared before anything is timed. A ratio is taken of two neighbouring turns' medians.
+One connection each, at stated rates (a request is sent when it is due, and timed from there) and back to back (the next
+request as soon as the answer is read, which is all that one connection can ask). The publisher, the redis-server and
+the agent do their work after a response and before the next: at an ordinary rate there is time for it, back to back
+there is none, and what they do on the same two cores is seen in full. The goal is of an ordinary rate, 200 a second.
+
+Turns in turn; answers are compared before anything is timed. A ratio is taken of two neighbouring turns' medians.
 """
 
 import json
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +51,9 @@ ASK: dict[str, Any] = {
     "price": 1.1021,
 }
 ON, OFF = "publishing on", "publishing off"
-PER_TURN = 250
+PACES: dict[str, float | None] = {"100/s": 100.0, "200/s": 200.0, "400/s": 400.0, "back to back": None}
+PACE_OF_GOAL = "200/s"
+PER_TURN = 200
 GOAL = 1.10
 OWN = ("prediction_id", "timestamp", "as_of", "valid_until", "metadata")
 WITHOUT_QUEUE = str(Path(contestants).with_name("service_without_queue.py"))
@@ -60,11 +67,15 @@ def compare(on: KeptConnection, off: KeptConnection) -> None:
         raise SystemExit(f"the services differ: {first} and {second}")
 
 
-def turn(connection: KeptConnection, num: int) -> float:
+def turn(connection: KeptConnection, num: int, rate_per_s: float | None) -> float:
     """The median time of a request, in milliseconds."""
     elapsed_s = np.empty(num)
     connection.rest()
+    due = time.perf_counter()
     for number in range(num):
+        if rate_per_s is not None:
+            due += 1 / rate_per_s
+            time.sleep(max(0.0, due - time.perf_counter()))
         begun = time.perf_counter()
         connection.ask()
         elapsed_s[number] = time.perf_counter() - begun
@@ -79,9 +90,9 @@ def published(service: RunningService) -> int:
     return int(books["groups"][0]["enqueued"])
 
 
-def main(*, num_rounds: int = 60, per_turn: int = PER_TURN) -> None:
-    """Measures turns of both and prints the table."""
-    figures = Rounds(bigger_is_better=False)
+def main(*, num_rounds: int = 20, per_turn: int = PER_TURN) -> None:
+    """Measures turns of both at every pace and prints the table."""
+    figures = {pace: Rounds(bigger_is_better=False) for pace in PACES}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         registry = {"MODEL_REGISTRY_PATH": str(folder / "registry")}
@@ -96,21 +107,24 @@ def main(*, num_rounds: int = 60, per_turn: int = PER_TURN) -> None:
             compare(connections[ON], connections[OFF])
             for number in range(num_rounds + 1):
                 order = (ON, OFF) if number % 2 else (OFF, ON)
-                for name in order:
-                    median = turn(connections[name], per_turn)
+                for (pace, rate_per_s), name in product(PACES.items(), order):
+                    median = turn(connections[name], per_turn, rate_per_s)
                     if number:  # the first turns warm up
-                        figures.add(name, median)
-                time.sleep(0.02)  # the agent ends its last batch
+                        figures[pace].add(name, median)
+                    time.sleep(0.02)  # the agent ends its last batch
             for each in connections.values():
                 each.close()
             num_published = published(on)
-            if num_published != (num_rounds + 1) * per_turn + 1:
+            if num_published != (num_rounds + 1) * per_turn * len(PACES) + 1:
                 raise SystemExit(f"only {num_published} records were published")
-    ratio = 1 / figures.times_better(ON, OFF)
-    rows = [[name, f"{figures.median(name):.3f}", f"{min(figures.figures[name]):.3f}"] for name in (ON, OFF)]
-    show("/predict, one connection", ["", "p50, ms", "quickest turn's p50, ms"], rows)
-    goals = [Goal("p50 with publishing on over off", ratio, GOAL, at_most=True)]
-    conclude("predict_overhead", goals, figures.figures)
+    ratios = {pace: 1 / rounds.times_better(ON, OFF) for pace, rounds in figures.items()}
+    rows = [
+        [pace, f"{rounds.median(ON):.3f}", f"{rounds.median(OFF):.3f}", f"{ratios[pace]:.2f}"]
+        for pace, rounds in figures.items()
+    ]
+    show("/predict, one connection: p50, ms", ["", ON, OFF, "on over off"], rows)
+    goals = [Goal(f"p50 with publishing on over off, at {PACE_OF_GOAL}", ratios[PACE_OF_GOAL], GOAL, at_most=True)]
+    conclude("predict_overhead", goals, {pace: rounds.figures for pace, rounds in figures.items()})
 
 
 if __name__ == "__main__":

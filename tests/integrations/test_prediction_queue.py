@@ -280,6 +280,54 @@ def test_every_enqueue_dequeue_and_drop_is_logged_with_its_latency(
     queue.close()
 
 
+def test_a_reader_that_had_to_wait_waits_first_the_next_time_and_misses_nothing(
+    prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
+) -> None:
+    prediction_queue.create_group("g")
+
+    def soon(number: int) -> threading.Timer:
+        timer = threading.Timer(0.05, prediction_queue.publish, [[prediction_record(number)]])
+        timer.start()
+        return timer
+
+    def read(block_ms: int = 2000) -> list[str]:
+        found = prediction_queue.consume("g", "a", block_ms=block_ms)
+        return [each.record.prediction_id for each in found if each.record is not None]
+
+    def waits() -> bool:
+        return prediction_queue._cursors["g", "a"].waits
+
+    for number in range(3):
+        timer = soon(number)
+        assert read() == [f"EUR/USD-{number}"]
+        timer.join()
+        assert waits()
+    prediction_queue.publish([prediction_record(number) for number in (3, 4)])
+    assert read() == ["EUR/USD-3", "EUR/USD-4"]
+    timer = soon(5)
+    assert read() == ["EUR/USD-5"]
+    timer.join()
+    assert read(block_ms=0) == []
+    prediction_queue.publish([prediction_record(6)])
+    assert read(block_ms=0) == ["EUR/USD-6"]
+    timer = soon(7)
+    assert read() == ["EUR/USD-7"]
+    timer.join()
+    began = time.monotonic()
+    assert read(block_ms=200) == []
+    assert time.monotonic() - began >= 0.19
+    assert not waits(), "nothing came: it looks first"
+    timer = soon(8)
+    assert read() == ["EUR/USD-8"]
+    timer.join()
+    redis_server.client().flushall()
+    prediction_queue.publish([prediction_record(9)])
+    deadline = time.monotonic() + 30
+    while not (found := read(block_ms=100)):
+        assert time.monotonic() < deadline
+    assert found == ["EUR/USD-9"]
+
+
 def test_entry_ids_carry_the_time(prediction_queue: RedisPredictionQueue) -> None:
     prediction_queue.create_group("g")
     prediction_queue.publish([prediction_record(0)])

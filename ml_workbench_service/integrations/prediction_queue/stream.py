@@ -46,6 +46,7 @@ from ml_workbench_service.integrations.prediction_queue.writer import (
 )
 
 DEAD_LETTERS_KEPT = 10_000
+AT_ONCE_S = 0.0003  # a server that has something to say has said it by then
 MAX_BLOCK_MS = 2000  # below redis-py's socket timeout, which would end a longer wait with an error
 ENTRIES_PER_CALL = 1000  # the same, of those that are looked through
 
@@ -129,13 +130,33 @@ class RedisPredictionQueue:
                 cursor.pending = last if num_read else None
                 if entries:
                     return deliveries_of(group, entries, redelivered=True)
-            entries, newest, num_read, _ = self._deliver(group, consumer, lease, after=">", count=count)
-            if not num_read and block_ms > 0 and self._wait(newest, min(block_ms, MAX_BLOCK_MS)):
-                entries, *_ = self._deliver(group, consumer, lease, after=">", count=count)
+            if not cursor.waits or block_ms <= 0:
+                entries, num_read = self._take_new(cursor, group, consumer, lease, count=count)
+                if num_read or block_ms <= 0:
+                    return deliveries_of(group, entries, redelivered=False)
+            entries = self._await_new(cursor, group, consumer, lease, count=count, block_ms=block_ms)
             return deliveries_of(group, entries, redelivered=False)
         except BaseException:
             self._cursors.pop((group, consumer), None)
             raise
+
+    def _await_new(
+        self, cursor: "_Cursor", group: str, consumer: str, lease: Lease | None, *, count: int, block_ms: int
+    ) -> list[Entry]:
+        """What comes within that time. Who had to wait for it waits the next time, too, before looking for more."""
+        began = time.monotonic()
+        has_come = self._wait(cursor.newest, min(block_ms, MAX_BLOCK_MS))
+        has_looked, cursor.waits = not cursor.waits, has_come and time.monotonic() - began > AT_ONCE_S
+        if not has_come and has_looked:
+            return []
+        return self._take_new(cursor, group, consumer, lease, count=count)[0]
+
+    def _take_new(
+        self, cursor: "_Cursor", group: str, consumer: str, lease: Lease | None, *, count: int
+    ) -> tuple[list[Entry], int]:
+        entries, before, num_read, last = self._deliver(group, consumer, lease, after=">", count=count)
+        cursor.newest = last or before
+        return entries, num_read
 
     def _cursor(self, group: str, consumer: str, lease: Lease | None) -> "_Cursor":
         """Where this reader stands: before the pending list at first, after an error, and with a new lease."""
@@ -266,10 +287,12 @@ class RedisPredictionQueue:
 
 @dataclass
 class _Cursor:
-    """Of one reader: its lease's term, and the pending entry after which it goes on (None: it reads new ones)."""
+    """Of one reader, and the term of its lease."""
 
     term: int
-    pending: str | None
+    pending: str | None  # the pending entry after which it goes on; None: it reads new ones
+    newest: str = "0-0"  # the last entry that the group was given
+    waits: bool = False  # whether entries come so rarely that it waits for one before it looks for more
 
 
 def _fence(lease: Lease | None) -> tuple[str, str | int]:

@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import redis
@@ -58,9 +59,12 @@ def arguments_of(batch: Sequence[Outgoing], terms: Terms) -> list[Any]:
         number = shapes.setdefault(names, len(shapes) + 1)
         records += (item.record.prediction_id, item.record.symbol, number, len(parts), *parts)
     arguments: list[Any] = [terms.capacity, terms.dedupe_window, terms.full, terms.ttl_ms, len(shapes)]
-    for names in shapes:
-        arguments += (len(names) + 2, *names, "correlation_id", "enqueued_at")
-    return arguments + records
+    return [*arguments, *map(_joined, shapes), *records]
+
+
+@lru_cache(maxsize=64)
+def _joined(names: tuple[str, ...]) -> bytes:
+    return b"".join(name.encode() + SEPARATOR for name in (*names, "correlation_id", "enqueued_at"))
 
 
 def outcome_of(answer: Answered) -> Enqueued:

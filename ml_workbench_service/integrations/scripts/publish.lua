@@ -3,9 +3,9 @@
 -- of the backlog: it does not count towards the capacity, and is never evicted, for it may have been applied already.
 -- KEYS: stream.
 -- ARGV: capacity, dedupe window, mode, age in ms after which entries are expired (0: never), how many shapes there are,
---       of each shape how many names it has and those, then per record: prediction_id, symbol, the number of its shape,
---       how many parts follow, and those: its values, or all of them in one part, each ended by the separator (one
---       argument a value costs the client most of what publishing costs).
+--       the names of each in one part, each ended by the separator, then per record: prediction_id, symbol, the number
+--       of its shape, how many parts follow, and those: its values, or all of them in one part, each ended by the
+--       separator (one argument a value costs the client most of what publishing costs).
 -- Modes: drop_oldest evicts; reject refuses what has no room, and counts it; wait takes what fits and stops.
 -- Answer: {id, '' (a duplicate) or '!' (refused) of each record handled, in order}, {evicted id, its prediction_id, …}.
 
@@ -74,11 +74,14 @@ local function evict(num)
 end
 
 local shapes, i = {}, 6
-for number = 1, tonumber(ARGV[5]) do
-  local num_names, fields = tonumber(ARGV[i]), {}
-  for place = 1, num_names do fields[2 * place - 1] = ARGV[i + place] end
-  shapes[tostring(number)] = fields
-  i = i + 1 + num_names
+while i < 6 + tonumber(ARGV[5]) do
+  local fields, place = {}, -1
+  for name in ARGV[i]:gmatch('([^\30]*)\30') do
+    place = place + 2
+    fields[place] = name
+  end
+  shapes[tostring(i - 5)] = fields
+  i = i + 1
 end
 
 local function fields_of(at)  -- of the record whose arguments begin there: names and values, alternating
