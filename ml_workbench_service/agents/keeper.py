@@ -15,7 +15,7 @@ from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.contracts.queue import Delivery
 
 RETRY_PAUSE_S = 0.2
-PERIOD_S = 0.02
+PERIOD_S = 0.05
 """Between two saves: each costs the disk two syncs, and the processor as much as some ten entries."""
 MOST_UNSAVED = 2048
 """Entries applied ahead of the disk; what a restart would have to apply again."""
