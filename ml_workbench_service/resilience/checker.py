@@ -2,7 +2,8 @@
 
 nothing_lost    what a producer was told is in the queue was applied, or is counted as dropped, expired, dead-
                 lettered or wiped out by the operator: each record on its own
-applied_once    no record caused two decisions of one agent; no entry ended twice
+applied_once    no record caused two decisions of one agent, or was applied and counted as dropped or expired as well
+                (what an agent has in hand is never evicted); no entry ended twice
 order           per symbol, in the stream and in the decisions
 books_balance   balance 0 whenever the books were read; at the end every counter equals the entries that ended so
 pending_empty   at the end nothing is pending, undelivered or left in the stream
@@ -187,6 +188,11 @@ def _applied_once(evidence: Evidence) -> Iterator[str | None]:
         decisions = Counter(each.prediction_id for each in evidence.decisions_of(agent))
         for identifier, count in decisions.items():
             yield None if count == 1 else f"{identifier} caused {count} decisions of {agent.name}"
+        outcomes = evidence.group(agent).outcomes
+        for place, entry in evidence.entries_for(agent):
+            if outcomes.get(place) in ("dropped_oldest", "expired"):
+                is_one = entry.prediction_id not in decisions
+                yield None if is_one else f"{entry.prediction_id} was applied by {agent.name}, and is {outcomes[place]}"
     entered = Counter(entry.prediction_id for entry in evidence.server.entries)
     for identifier, count in entered.items():
         yield None if count == 1 else f"{identifier} entered the stream {count} times"

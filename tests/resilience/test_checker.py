@@ -211,7 +211,9 @@ def test_a_checkpoint_without_the_last_entry_is_found() -> None:
     made.lose(NUM_RECORDS - 1, "dropped_oldest")
     decided = flawless().server.decided
     made.server.decided.append(decided[-1])  # decided before it was evicted, and never learnt
-    assert set(violated(made)) == {"state_exact"}
+    found = violated(made)
+    assert set(found) == {"applied_once", "state_exact"}
+    assert "was applied by" in found["applied_once"].counter_examples[0]
 
 
 def test_a_decision_that_does_not_follow_from_the_state_is_found() -> None:
