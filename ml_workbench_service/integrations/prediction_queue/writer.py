@@ -178,11 +178,11 @@ class QueueWriter:
 
     async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
         """An answer to each, the server's refusals among them."""
+        packed = [part for command in commands for part in _pack(*command)]
         connection = self._connection
         answers: list[Any] = []
         try:
             async with asyncio.timeout(self._timeout_s):
-                packed = [part for command in commands for part in _pack(*command)]
                 await connection.send_packed_command(packed, check_health=False)
                 for _ in commands:
                     try:
