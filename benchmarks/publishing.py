@@ -3,7 +3,7 @@
     python -m benchmarks.publishing
 
 The same full record each time (`live_records`), made beforehand; what is timed begins with the record in hand and ends
-with its entry in the queue. Ours goes through `PredictionPublisher` and `ShardedQueue`, a group without a
+with its entry in the queue. Ours goes through `PredictionPublisher` and `QueueWriter`, a group without a
 consumer keeps the books, and each record is logged as in production; once more without logs. The peers:
 
     redis.asyncio       one awaited XADD of each record, MAXLEN at the same capacity, nothing logged, no books

@@ -1,6 +1,6 @@
 """Publishing: ours, from `publish()` in an event loop to the script's answer.
 
-As the service does it: `PredictionPublisher` over `ShardedQueue`, on uvloop. The producer hands over 64 records
+As the service does it: `PredictionPublisher` over `QueueWriter`, on uvloop. The producer hands over 64 records
 between two turns of the loop, and sleeps while the outbox is half full.
 """
 

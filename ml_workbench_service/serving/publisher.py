@@ -1,10 +1,10 @@
 """`PredictionPublisher`: hands records to the queue without ever blocking or failing the prediction they belong to.
 
-    publish(record) ─► outbox (bounded, in order) ─► up to 64 records, or what came within 1 ms ─► one write
+    publish(record) ─► outbox (bounded, in order) ─► up to 64 records, or what came in a moment ─► one write
 
 All of it happens in the event loop, between requests: a thread would compete with them for the interpreter. One batch
 is on its way at a time. While the loop has time, a record leaves at once, after its own response. Where the loop is
-busy, so that company saves what is scarce, the next record takes along what is a millisecond old, or a timer does.
+busy, so that company saves what is scarce, the next record takes along what waited for a millisecond, or a timer does.
 
 While the queue is away the outbox keeps the newest 10,000 records, drops the oldest and counts them; when it is back
 they go out in order. A batch whose answer was lost is sent again: the queue knows its prediction ids. What the queue
@@ -101,13 +101,14 @@ class PredictionPublisher:
         self._waiting.append(Outgoing(record, correlation_id, time.time()))
         if len(self._waiting) > self._capacity:  # a batch in flight is older still: it is dropped if it comes back
             self._drop_oldest()
-        if self._loop is None:
+        loop = self._loop
+        if loop is None:
             return
         if threading.get_ident() == self._loop_thread:
             self._poke()
         else:
             with suppress(RuntimeError):  # the loop closed meanwhile: the record stays in the outbox
-                self._loop.call_soon_threadsafe(self._poke)
+                loop.call_soon_threadsafe(self._poke)
 
     async def deliver(
         self, record: PredictionRecord, correlation_id: str, *, timeout_s: float = DELIVERY_TIMEOUT_S
@@ -120,7 +121,7 @@ class PredictionPublisher:
                 same, once.
             PredictionError: this record cannot be written at all.
         """
-        if self._is_away:
+        if self._is_away and self.outbox:  # with an empty one this record is the next to ask
             raise UnavailableError("the prediction queue is away; try again in a moment", retry_after_s=2)
         name = record.prediction_id
         promise = self._promised[name] = asyncio.get_running_loop().create_future()
@@ -144,6 +145,7 @@ class PredictionPublisher:
         """Begins to send; what was published before goes out first."""
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
+        self._wake = asyncio.Event()  # it belongs to the loop that waits for it first
         self._wake.set()
         self._task = self._loop.create_task(self._run(), name="prediction-publisher")
 
@@ -285,8 +287,10 @@ class PredictionPublisher:
         if self._is_withdrawn(item):
             return
         self._dropped[item.record.symbol] += 1
-        if self._promised and self._loop is not None:
-            self._loop.call_soon_threadsafe(self._break_promise, item, _full())
+        loop = self._loop
+        if self._promised and loop is not None:
+            with suppress(RuntimeError):  # the loop closed meanwhile, and nobody waits any more
+                loop.call_soon_threadsafe(self._break_promise, item, _full())
         if self.outbox_dropped % 1000 == 1:
             log.warning("the outbox is full: %d of its oldest predictions are dropped so far", self.outbox_dropped)
 

@@ -4,10 +4,17 @@ import asyncio
 import json
 import os
 import signal
+import socket
+import socketserver
+import struct
+import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from common_lib.exceptions import UnavailableError
 from common_lib.logging import configure_logging
@@ -140,6 +147,95 @@ async def test_a_late_answer_is_never_taken_for_the_next_ones(redis_server: Redi
     assert books.length == 8
     await writer.close()
     queue.close()
+
+
+async def test_what_one_stream_took_is_logged_where_another_refuses(
+    redis_server: RedisForTests, tmp_path: Path
+) -> None:
+    configure_logging(level="INFO", log_dir=tmp_path / "logs", style="json", to_stderr=False)
+    queue = ShardedQueue(redis_server.url, capacity=100, num_shards=3)
+    writer = queue.writer()
+    batch = [Outgoing(prediction_record(n, symbol=PAIRS[n % len(PAIRS)]), "", 0.0) for n in range(12)]
+    with redis_server.client() as client:
+        client.set(queue.shards[0].stream, "no stream")
+    with pytest.raises(UnavailableError, match="WRONGTYPE"):
+        await writer.enqueue(batch)
+    with redis_server.client() as client:
+        client.delete(queue.shards[0].stream)
+    taken = sum(shard.books().length for shard in queue.shards)
+    assert 0 < taken < 12
+    await writer.enqueue(batch)
+    await writer.close()
+    queue.close()
+    lines = (tmp_path / "logs" / "queue_processing.log").read_text("utf-8").splitlines()
+    said = [json.loads(line)["message"] for line in lines]
+    assert (said.count("enqueue"), said.count("duplicate")) == (12, taken)
+
+
+async def test_a_script_that_may_not_be_loaded_is_said(redis_server: RedisForTests) -> None:
+    with redis_server.client() as client:
+        client.acl_setuser("producer", enabled=True, nopass=True, keys="*", commands=["+@all", "-script"])
+    writer = QueueWriter(redis_server.url.replace("unix://", "unix://producer:x@"), capacity=100, full="drop_oldest")
+    with pytest.raises(UnavailableError, match="NoPermission"):
+        await writer.enqueue(outgoing(0, 1))
+    await writer.close()
+
+
+@pytest.mark.parametrize("make_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_a_connection_that_was_reset_while_it_rested_is_opened_again(
+    redis_server: RedisForTests, make_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    path = redis_server.url.removeprefix("unix://")
+
+    class Resetting(socketserver.BaseRequestHandler):
+        """Passes bytes on to the server until it is told to reset."""
+
+        def handle(self) -> None:
+            with socket.socket(socket.AF_UNIX) as server:
+                server.connect(path)
+                passing = threading.Thread(target=self.back, args=(server,), daemon=True)
+                passing.start()
+                while not cut.is_set():
+                    self.request.settimeout(0.01)
+                    with suppress(TimeoutError):
+                        received = self.request.recv(65536)
+                        if not received:
+                            return
+                        server.sendall(received)
+                server.shutdown(socket.SHUT_RDWR)
+                passing.join()
+            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.request.close()
+            cut.clear()
+
+        def back(self, server: socket.socket) -> None:
+            while received := server.recv(65536):
+                self.request.sendall(received)
+
+    cut = threading.Event()
+
+    async def run(port: int) -> None:
+        writer = QueueWriter(f"redis://127.0.0.1:{port}/0", capacity=100, full="drop_oldest")
+        await writer.enqueue(outgoing(0, 1))
+        cut.set()
+        while cut.is_set():
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        with pytest.raises(UnavailableError, match="ConnectionError"):
+            await writer.enqueue(outgoing(1, 1))
+        done, _ = await writer.enqueue(outgoing(1, 1))
+        assert done.num_handled == 1
+        await writer.close()
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Resetting) as proxy:
+        proxy.daemon_threads = True
+        threading.Thread(target=proxy.serve_forever, daemon=True).start()
+        loop = make_loop()
+        try:
+            loop.run_until_complete(run(proxy.server_address[1]))
+        finally:
+            loop.close()
+            proxy.shutdown()
 
 
 async def test_a_replica_is_left_for_whatever_the_name_leads_to_next(redis_server: RedisForTests) -> None:

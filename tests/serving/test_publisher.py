@@ -280,10 +280,12 @@ async def test_a_queue_that_stays_full_is_asked_ever_less_often_until_there_is_p
 async def test_withdrawn_records_are_left_out_and_tell_nothing_about_the_queue(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
+    is_away = True
+
     async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
-        if batch:
+        if batch and is_away:
             raise UnavailableError("away")
-        return Enqueued(0), []  # as the queue itself: nothing to send, nobody to ask
+        return Enqueued(len(batch)), []
 
     publisher = PredictionPublisher(enqueue)
     await publisher.start()
@@ -291,11 +293,33 @@ async def test_withdrawn_records_are_left_out_and_tell_nothing_about_the_queue(
         await publisher.deliver(prediction_record(0), "", timeout_s=0.1)
     with caplog.at_level(logging.INFO):
         await until_sent(publisher)
-    with pytest.raises(UnavailableError, match="is away"):
-        await publisher.deliver(prediction_record(1), "", timeout_s=PATIENCE_S)
-    await publisher.stop()
     assert "is back" not in caplog.text
+    publisher.publish(prediction_record(1), "")
+    with pytest.raises(UnavailableError, match="is away"):
+        await publisher.deliver(prediction_record(2), "", timeout_s=PATIENCE_S)
+    await publisher.stop(drain_s=0)
     assert publisher.outbox_dropped == 0
+
+
+async def test_those_who_must_know_find_out_by_themselves_that_the_queue_is_back() -> None:
+    is_away = True
+    taken: list[str] = []
+
+    async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
+        if is_away:
+            raise UnavailableError("away")
+        taken.extend(item.record.prediction_id for item in batch)
+        return Enqueued(len(batch)), []
+
+    publisher = PredictionPublisher(enqueue)
+    await publisher.start()
+    with pytest.raises(UnavailableError):
+        await publisher.deliver(prediction_record(0), "", timeout_s=0.05)
+    await until_sent(publisher)  # it was withdrawn: nothing else asks the queue any more
+    is_away = False
+    await publisher.deliver(prediction_record(1), "", timeout_s=PATIENCE_S)
+    await publisher.stop()
+    assert taken == ["EUR/USD-1"]
 
 
 async def test_threads_may_publish_too_and_stop_drains(

@@ -46,7 +46,7 @@ from ml_workbench_service.integrations.prediction_queue.writer import (
 )
 
 DEAD_LETTERS_KEPT = 10_000
-AT_ONCE_S = 0.0003  # a server that has something to say has said it by then
+AT_ONCE_S = 0.0003  # a server near by that has something to say has said it by then
 MAX_BLOCK_MS = 2000  # below redis-py's socket timeout, which would end a longer wait with an error
 ENTRIES_PER_CALL = 1000  # the same, of those that are looked through
 
@@ -146,10 +146,13 @@ class RedisPredictionQueue:
         """What comes within that time. Who had to wait for it waits the next time, too, before looking for more."""
         began = time.monotonic()
         has_come = self._wait(cursor.newest, min(block_ms, MAX_BLOCK_MS))
-        has_looked, cursor.waits = not cursor.waits, has_come and time.monotonic() - began > AT_ONCE_S
+        has_waited, has_looked = time.monotonic() - began > AT_ONCE_S, not cursor.waits
+        cursor.waits = False
         if not has_come and has_looked:
             return []
-        return self._take_new(cursor, group, consumer, lease, count=count)[0]
+        entries, num_read = self._take_new(cursor, group, consumer, lease, count=count)
+        cursor.waits = has_come and has_waited and num_read < count  # else there is a backlog, and more to be had
+        return entries
 
     def _take_new(
         self, cursor: "_Cursor", group: str, consumer: str, lease: Lease | None, *, count: int

@@ -147,12 +147,15 @@ class QueueWriter:
             parts = list(by_shard(batch, len(self._streams)))
             with translated("publish to"):
                 answers = await self._ask([(place, arguments_of(part, self._terms)) for place, part in parts])
-            now = time.time()
-            for (_, part), answer in zip(parts, answers, strict=True):
-                answered = Answered(now, part, *answer)
-                self._journal.note(answered)
-                outcomes.append(outcome_of(answered))
-                left += part[outcomes[-1].num_handled :]
+                for (_, part), answer in zip(parts, answers, strict=True):
+                    if not isinstance(answer, redis.ResponseError):
+                        answered = Answered(time.time(), part, *answer)
+                        self._journal.note(answered)
+                        outcomes.append(outcome_of(answered))
+                        left += part[outcomes[-1].num_handled :]
+                for answer in answers:
+                    if isinstance(answer, redis.ResponseError):
+                        raise answer  # what other streams took they will know when it comes again
         return added(outcomes), left
 
     async def close(self) -> None:
@@ -161,19 +164,17 @@ class QueueWriter:
         await self._connection.disconnect(nowait=True)
 
     async def _ask(self, calls: Sequence[tuple[int, list[Any]]]) -> list[Any]:
+        """The script's answer, or the server's refusal, to each call."""
         commands = [("EVALSHA", self._sha, 1, self._streams[place], *arguments) for place, arguments in calls]
         answers = await self._exchange(commands)
         forgotten = [place for place, answer in enumerate(answers) if isinstance(answer, NoScriptError)]
         if forgotten:
             again = [commands[place] for place in forgotten]
-            _, *anew = await self._exchange([("SCRIPT", "LOAD", self._script), *again])
+            loaded, *anew = await self._exchange([("SCRIPT", "LOAD", self._script), *again])
             for place, answer in zip(forgotten, anew, strict=True):
-                answers[place] = answer
-        for answer in answers:
-            if isinstance(answer, redis.ResponseError):
-                if is_of_replica(answer):  # the name may lead to another server after a failover
-                    await self._connection.disconnect(nowait=True)
-                raise answer
+                answers[place] = loaded if isinstance(loaded, redis.ResponseError) else answer
+        if any(isinstance(each, redis.ResponseError) and is_of_replica(each) for each in answers):
+            await self._connection.disconnect(nowait=True)  # the name may lead to another server after a failover
         return answers
 
     async def _exchange(self, commands: Sequence[tuple[Any, ...]]) -> list[Any]:
@@ -194,6 +195,8 @@ class QueueWriter:
             await connection.disconnect(nowait=True)
             if isinstance(error, TimeoutError):
                 raise redis.TimeoutError(f"no answer in {self._timeout_s:g} s") from error
+            if isinstance(error, RuntimeError):  # what uvloop says of a connection that was reset while it rested
+                raise redis.ConnectionError(f"the connection is gone ({error})") from error
             raise
         return answers
 
