@@ -30,9 +30,11 @@ class Pauses:
         self._next_s = first_s
 
     def grown(self) -> float:
+        """The next pause, in seconds; the one after it is twice as long."""
         pause_s = self._next_s
         self._next_s = min(2 * pause_s, self._last_s)
         return pause_s
 
     def reset(self) -> None:
+        """Begins anew: there was progress."""
         self._next_s = self._first_s
