@@ -54,7 +54,7 @@ bench: $(VENV)/.installed-dev ## all benchmarks beside their peers (benchmarks/R
 	@$(BIN)/python -m benchmarks
 
 evaluate: $(VENV)/.installed-dev ## how often verdicts are wrong where the truth is known; writes docs/evaluation.md
-	@$(BIN)/python -m evaluations $(ARGS)
+	@$(BIN)/python -m studies $(ARGS)
 
 chaos: $(VENV)/.installed-dev ## every fault against every promise of the queue; ARGS="--runs 3 --only redis_killed"
 	@$(BIN)/python -m chaos $(ARGS)

@@ -20,16 +20,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from benchmarks.rounds import Goal, Rounds, conclude, show
 from ml_workbench_service.agents.q_table import FLAT, StateBins
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.recordings import SAMPLES, Recording
-from ml_workbench_service.learning.agent_grid import grid_settings, records_of, run_grid
-from ml_workbench_service.learning.agent_lanes import NET, walk_lanes
-from ml_workbench_service.learning.q_lanes import QSettings
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import default_costs, swap_cost, unit_cost
+from ml_workbench_service.reinforcement.agent_simulator import NET, walk_lanes
+from ml_workbench_service.reinforcement.agent_sweep import grid_settings, records_of, run_grid
+from ml_workbench_service.reinforcement.tabular_q import QSettings
+from tools.interleaved_rounds import Goal, Rounds, conclude, show
 
 SYMBOLS = ("EUR/USD", "GBP/USD")
 NUM_BARS, SEEDS, NUM_ROUNDS = 20_000, (0, 1, 2, 3, 4), 3

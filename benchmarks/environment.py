@@ -27,13 +27,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import python_with
-from benchmarks.rounds import WORKPLACE, Goal, Rounds, conclude, show
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.market import Costs, FillRule, Floats, Ints
-from ml_workbench_service.market.environment import TradingLanes
-from ml_workbench_service.market.gym_environment import TradingVectorEnv
-from ml_workbench_service.market.tape import Tape, build_tape
+from ml_workbench_service.market.trading_series import Tape, build_tape
+from ml_workbench_service.reinforcement.environment import TradingLanes
+from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
+from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
+from tools.peer_environments import python_with
 
 WINDOW, FEE = 10, 1e-4
 NUM_ROUNDS, NUM_STEPS = 7, 4000

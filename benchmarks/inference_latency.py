@@ -20,13 +20,12 @@ import onnx
 import torch
 from torch import nn
 
-from benchmarks.rounds import Goal, Rounds, conclude, show
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.export import quantize
-from ml_workbench_service.learning.heads import forecast_head
-from ml_workbench_service.learning.onnx_graph import recurrent_graph
-from ml_workbench_service.learning.recurrent import RecurrentForecaster
-from ml_workbench_service.learning.runtime import OnnxNetwork
+from ml_workbench_service.learning.bundle.export import quantize
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.networks.heads import forecast_head
+from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster, recurrent_graph
+from tools.interleaved_rounds import Goal, Rounds, conclude, show
 
 NUM_FEATURES, UNITS = 4, 64
 LENGTHS = (60, 24)

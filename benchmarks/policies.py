@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import ANYTRADING, PEERS, WINDOW, closes, compare, tape_of
-from benchmarks.peers import python_with
-from benchmarks.rounds import WORKPLACE, Goal, Rounds, conclude, show
 from benchmarks.training_speed import TORCH, Contestant
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.market import Costs, Floats
-from ml_workbench_service.learning.family import Assignment, Family, Trained
-from ml_workbench_service.learning.windows import SymbolRows, build
+from ml_workbench_service.learning.data.windows import SymbolRows, build
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
+from tools.peer_environments import python_with
 
 FEE = 1e-4
 NUM_ROUNDS = 5

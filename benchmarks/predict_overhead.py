@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.contestants import __file__ as contestants
-from benchmarks.rounds import Goal, Rounds, conclude, show
 from benchmarks.running_service import KeptConnection, RunningService, started
+from tools.interleaved_rounds import Goal, Rounds, conclude, show
 
 TRAIN: dict[str, Any] = {
     "name": "LSTM Price Predictor",

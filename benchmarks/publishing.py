@@ -22,12 +22,12 @@ from typing import Any
 
 import redis
 
-from benchmarks.rounds import Goal, Rounds, conclude, show
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM
-from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.settings import Settings
+from tools.interleaved_rounds import Goal, Rounds, conclude, show
 
 CAPACITY = int(Settings.model_fields["PREDICTION_QUEUE_CAPACITY"].default)
 OURS, UNLOGGED = "ours, logged", "ours, without logs"

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.environment import WINDOW, closes, tape_of
-from benchmarks.peers import python_with
-from benchmarks.rounds import WORKPLACE, Goal, Rounds, conclude, show
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.q_lanes import QSettings, learn_tables
 from ml_workbench_service.market.costs import default_costs
-from ml_workbench_service.market.tape import Tape
+from ml_workbench_service.market.trading_series import Tape
+from ml_workbench_service.reinforcement.tabular_q import QSettings, learn_tables
+from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
+from tools.peer_environments import python_with
 
 LEARNING_RATES, EXPLORATION_RATES, DISCOUNT_FACTORS = (0.01, 0.1, 0.5), (1.0, 0.8, 0.5), (0.9, 0.95, 0.99)
 EPOCHS, NUM_ROUNDS, REPEATS = 10, 5, 10

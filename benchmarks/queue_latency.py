@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.rounds import Goal, Rounds, conclude, show
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.settings import Settings
+from tools.interleaved_rounds import Goal, Rounds, conclude, show
 
 RATE_PER_S, WARM_UP_S = 2000.0, 1.0
 GOAL_MS = 5.0

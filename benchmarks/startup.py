@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from benchmarks.rounds import ROOT, Goal, Rounds, conclude, show
+from tools.interleaved_rounds import ROOT, Goal, Rounds, conclude, show
 
 NUM_ROUNDS = 5
 MOST_SECONDS = 60.0

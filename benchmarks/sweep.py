@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.peers import python_with
-from benchmarks.rounds import WORKPLACE, Goal, Rounds, conclude, show
 from benchmarks.training_speed import TORCH, Contestant
+from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
+from tools.peer_environments import python_with
 
 OURS = "ours"
 AT_A_TIME = {1: "ours, one trial at a time", 2: "ours, two at a time"}

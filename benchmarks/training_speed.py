@@ -20,8 +20,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.peers import python_with
-from benchmarks.rounds import ROOT, WORKPLACE, Goal, Rounds, conclude, show
+from tools.interleaved_rounds import ROOT, WORKPLACE, Goal, Rounds, conclude, show
+from tools.peer_environments import python_with
 
 NUM_BATCHES = 160
 NUM_ROUNDS = 5

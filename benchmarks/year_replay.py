@@ -13,7 +13,7 @@ embedded sample's simulated hours, deployed, and `POST /replays` streams a year:
 
 The replayed records are read from the stream by a group of the benchmark's own. `/predict` is asked by `as_of`, so that
 the service fetches the same bars again; the year lies within what the model has seen, since a live interval of later
-bars is stretched by what came true before it, which is asked about in its place (tests/serving/test_adaptive.py).
+bars is stretched by what came true before it, which is asked about in its place (tests/serving/test_live_intervals.py).
 """
 
 import tempfile
@@ -24,11 +24,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.live_records import PAIRS
-from benchmarks.rounds import Goal, conclude, show
 from benchmarks.running_service import RunningService, started
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from tools.interleaved_rounds import Goal, conclude, show
 
 TRAIN: dict[str, Any] = {
     "name": "year",

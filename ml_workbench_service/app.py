@@ -38,28 +38,28 @@ from ml_workbench_service.api import (
     queue,
     resilience,
 )
-from ml_workbench_service.api.access import ApiKey, AtTheDoor
+from ml_workbench_service.api.app_state import Service
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
-from ml_workbench_service.api.service import Service
+from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
-from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_queue import move_to
-from ml_workbench_service.jobs.agent_crew import AgentCrew
-from ml_workbench_service.jobs.attendant import Attendant
-from ml_workbench_service.jobs.backends import LocalBackend
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
-from ml_workbench_service.jobs.supervisor import Supervisor
-from ml_workbench_service.serving.adaptive import LiveIntervals
+from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
+from ml_workbench_service.runtime.agent_supervisor import AgentCrew
+from ml_workbench_service.runtime.child_process import Attendant
+from ml_workbench_service.runtime.job_supervisor import Supervisor
+from ml_workbench_service.runtime.training_backends import LocalBackend
+from ml_workbench_service.serving.live_intervals import LiveIntervals
+from ml_workbench_service.serving.model_server import Serving
 from ml_workbench_service.serving.publisher import PredictionPublisher
-from ml_workbench_service.serving.serving import Serving
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workbench import Addresses, Workbench, close_workbench, open_workbench, resolve
 from ml_workbench_service.workflows.deploy import settle_interrupted
-from ml_workbench_service.workflows.settle import Settlement
+from ml_workbench_service.workflows.settle_outcomes import Settlement
 
 MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
@@ -206,7 +206,7 @@ async def _tracker(
     """The tracker, awake soon for whatever happened while the service was away; None where tracking is off."""
     if addresses.tracking == "disabled":
         return None
-    command = [sys.executable, "-m", "ml_workbench_service.jobs.tracker"]
+    command = [sys.executable, "-m", "ml_workbench_service.runtime.tracker_worker"]
     record = settings.STATE_DIR.resolve() / "tracker.json"
     tracker = Attendant("tracker", command, environment, record, on_demand=True)
     await tracker.start()

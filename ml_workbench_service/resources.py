@@ -14,13 +14,13 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common_lib.exceptions import DataValidationError, UnavailableError
-from ml_workbench_service.contracts.ledgers import Ledgers
 from ml_workbench_service.contracts.market import FeatureStore
-from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.contracts.multiple_testing import Ledgers
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.deployment_stream import DeploymentStream
-from ml_workbench_service.integrations.ledgers import SqliteLedgers
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.integrations.multiple_testing_log import SqliteLedgers
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
 from ml_workbench_service.settings import (
@@ -174,19 +174,19 @@ def open_feature_store(address: str, *, bars_timezone: str | None = None, api_ke
     Raises:
         DataValidationError: another kind of address, or a folder that is not there.
     """
-    from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+    from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 
     if address == EMBEDDED:
-        from ml_workbench_service.integrations.sample_rates import SampleRates
+        from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 
         return LocalFeatureStore(SampleRates())
     parts = urlsplit(address)
     if parts.scheme == "file":
-        from ml_workbench_service.integrations.bars import FolderBars, folder_of_url
+        from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 
         return LocalFeatureStore(FolderBars(folder_of_url(address), bars_timezone=bars_timezone))
     if parts.scheme in ("http", "https"):
-        from ml_workbench_service.integrations.remote_feature_store import RemoteFeatureStore
+        from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
 
         return RemoteFeatureStore(address, api_key=api_key)
     raise DataValidationError.at(

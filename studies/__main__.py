@@ -1,4 +1,4 @@
-"""Makes the tables of docs/evaluation.md: `python -m evaluations [--seed N] [--only table,…] [--quick]`.
+"""Makes the tables of docs/evaluation.md: `python -m studies [--seed N] [--only table,…] [--quick]`.
 
 Two processes of one core each; under half an hour. Ends with 1 where a table does not show what it must. `--quick`
 makes every table very small, to see that all of it runs: it judges nothing, and the document stays as it is.
@@ -10,14 +10,14 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from evaluations import interval_coverage, null_series, planted_leaks, planted_signal, real_data
-from evaluations.tables import Run, Table, print_line, write
+from studies import certificate_on_leaks, injected_signal, interval_coverage, null_series, real_data
+from studies.tables import Run, Table, print_line, write
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "evaluation.md"
 ALL: dict[str, Callable[[Run], list[Table]]] = {
     "null_series": null_series.tables,
-    "planted_signal": planted_signal.tables,
-    "planted_leaks": planted_leaks.tables,
+    "injected_signal": injected_signal.tables,
+    "injected_leaks": certificate_on_leaks.tables,
     "intervals": interval_coverage.tables,
     "real_data": real_data.tables,
 }
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="python -m evaluations", description="The tables of docs/evaluation.md.")
+    parser = argparse.ArgumentParser(prog="python -m studies", description="The tables of docs/evaluation.md.")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default 0)")
     parser.add_argument("--only", help=f"tables by name, with commas: {', '.join(ALL)}")
     parser.add_argument("--quick", action="store_true", help="very small, judges and writes nothing")

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from evaluations import clean_pipelines
-from evaluations.clean_pipelines import INDICATORS, PIPELINES
-from evaluations.fits import bench_on, train_once
-from evaluations.plants import FEATURES, PLANTS, columns, honest_columns
-from evaluations.series import SYMBOL, null_series
-from evaluations.tables import Goal, Run, Table, of_all, share
-from evaluations.workers import in_workers
 from ml_workbench_service.contracts.models import ModelCard
+from studies import clean_pipelines
+from studies.clean_pipelines import INDICATORS, PIPELINES
+from studies.fits import bench_on, train_once
+from studies.injected_leaks import FEATURES, PLANTS, columns, honest_columns
+from studies.series import SYMBOL, null_series
+from studies.tables import Goal, Run, Table, of_all, share
+from studies.workers import in_workers
 
 NUM_BARS = 9_000
 PLANT, COLUMN, HONEST, CLEAN = "plant", "column", "honest", "clean"
@@ -101,7 +101,7 @@ def _leaks(found: list[Certified]) -> Table:
         "skill alone would have said: without the certificate, 0.025 or less would be `skill`."
     )
     goals = [Goal("planted leaks: share found", sum(is_found) / len(found), 1.0)]
-    return Table("planted_leaks", "Planted leaks", caption, ["leak", "found", "by", "p", "verdict"], rows, goals)
+    return Table("injected_leaks", "Planted leaks", caption, ["leak", "found", "by", "p", "verdict"], rows, goals)
 
 
 def _alarms(clean: list[Certified], honest: list[Certified]) -> Table:

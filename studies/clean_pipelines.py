@@ -6,9 +6,9 @@ Whatever the certificate finds here is a false alarm. Settings are small: nobody
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluations.fits import bench_on, train_once
-from evaluations.series import SYMBOL, null_series, planted_series
 from ml_workbench_service.contracts.models import ModelCard
+from studies.fits import bench_on, train_once
+from studies.series import SYMBOL, null_series, planted_series
 
 NUM_BARS = 3_000
 SHORT = {"lookback": 6, "epochs": 2, "batch_size": 256}

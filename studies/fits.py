@@ -18,11 +18,12 @@ from ml_workbench_service.contracts.experiments import ExperimentRequest
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec, Report
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench
 from ml_workbench_service.settings import EMBEDDED, Settings
-from ml_workbench_service.workbench import Addresses, Workbench, close_workbench, open_workbench
-from ml_workbench_service.workflows import train, tune
-from ml_workbench_service.workflows.plan import TrainingPlan, plan_training
+from ml_workbench_service.workflows import run_experiment as tune
+from ml_workbench_service.workflows import train
 from ml_workbench_service.workflows.plan_experiment import plan_experiment
+from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training
 
 MEMORY_GB = 16.0
 

@@ -16,13 +16,14 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.learning import feature_selection, labelling, windows
-from ml_workbench_service.learning.labelling import Labelling
-from ml_workbench_service.learning.scaling import RowScaler
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.learning.data import labelling, windows
+from ml_workbench_service.learning.data.labelling import Labelling
+from ml_workbench_service.learning.data.scaling import RowScaler
+from ml_workbench_service.learning.feature_search import selection as feature_selection
 from ml_workbench_service.market.calendar import DAY_MS
-from ml_workbench_service.market.derivation import Derivation
-from ml_workbench_service.market.indicators import Indicator
+from ml_workbench_service.market.features.derivation import Derivation
+from ml_workbench_service.market.features.indicators import Indicator
 from ml_workbench_service.market.targets import Labels
 
 FEATURES = ("sma_20", "rsi_14", "high_low_range")

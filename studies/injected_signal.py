@@ -13,17 +13,17 @@ from typing import Any
 
 import numpy as np
 
-from evaluations.fits import bench_on, train_once
-from evaluations.series import SYMBOL, Series, planted_series
-from evaluations.tables import Goal, Run, Table, names, of_all, share
-from evaluations.workers import in_workers
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.serving.answer import Circumstances, answer_many, prepare
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.model import load_model
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
+from studies.fits import bench_on, train_once
+from studies.series import SYMBOL, Series, planted_series
+from studies.tables import Goal, Run, Table, names, of_all, share
+from studies.workers import in_workers
 
 R2 = 0.01
 NUM_BARS = 20_000
@@ -138,7 +138,7 @@ def tables(run: Run) -> list[Table]:
         "recovery, median (quartiles)", "R² of f", "R² of the model",
     ]  # fmt: skip
     rows = [_row(lookback, each) for lookback, each in found.items()]
-    return [Table("planted_signal", "Planted signal", caption, columns, rows, goals)]
+    return [Table("injected_signal", "Planted signal", caption, columns, rows, goals)]
 
 
 def _row(lookback: int, found: list[Found]) -> list[str]:

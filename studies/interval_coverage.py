@@ -1,12 +1,12 @@
-"""Intervals as a table: `evaluations.intervals` measures, this says what it must show.
+"""Intervals as a table: `studies.intervals` measures, this says what it must show.
 
 Judged are the service's live intervals, over all simulated and all real series, for each horizon; groups stand beside.
 """
 
 from typing import Any
 
-from evaluations.intervals import MAIN, NUM_BARS, NUM_SERIES, REAL, SIMULATED, rows
-from evaluations.tables import Goal, Run, Table
+from studies.intervals import MAIN, NUM_BARS, NUM_SERIES, REAL, SIMULATED, rows
+from studies.tables import Goal, Run, Table
 
 LEVEL = 0.9
 MOST_GAP = 0.015

@@ -1,8 +1,8 @@
 """Whether live intervals keep covering nine of ten, in calm and in storm: ours beside MAPIE's on the same residuals.
 
-    python -m evaluations.intervals [--seed 0] [--bars FOLDER]
+    python -m studies.intervals [--seed 0] [--bars FOLDER]
 
-Residuals are those of the random walk over one bar and over four, on simulated series of `evaluations.series` (GARCH
+Residuals are those of the random walk over one bar and over four, on simulated series of `studies.series` (GARCH
 with jumps, with regimes, with both), on the ECB's daily rates, and on a folder of real bars where one is named. Each
 series is walked in blocks: calibrate on some bars, then be live on the next, which are twice as many.
 
@@ -29,16 +29,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from benchmarks.peers import python_with
-from evaluations.series import KINDS, null_series
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import Target, parse_target
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.sample_rates import SampleRates
-from ml_workbench_service.learning.uncertainty import INTERVAL_LEVEL, ResidualDistribution
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
+from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, ResidualDistribution
 from ml_workbench_service.market.targets import ewma_volatility
-from ml_workbench_service.serving.outcomes import Lane, StatedInterval, VersionIntervals
+from ml_workbench_service.serving.interval_outcomes import Lane, StatedInterval, VersionIntervals
+from studies.series import KINDS, null_series
+from tools.peer_environments import python_with
 
 PEER = "mapie==1.6.*"
 MOST_DIFFERENCE = 1e-12

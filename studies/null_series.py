@@ -9,11 +9,11 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
-from evaluations.fits import Notes, bench_on, train_once, tune_once
-from evaluations.series import SYMBOL, null_series
-from evaluations.tables import Goal, Run, Table, names, of_all, share
-from evaluations.workers import in_workers
 from ml_workbench_service.contracts.models import ModelCard
+from studies.fits import Notes, bench_on, train_once, tune_once
+from studies.series import SYMBOL, null_series
+from studies.tables import Goal, Run, Table, names, of_all, share
+from studies.workers import in_workers
 
 NUM_BARS = 10_000
 """Some 1,950 test moments: power over 0.85 against R² = 0.5 %, so that few verdicts are `insufficient_data`."""

@@ -7,11 +7,11 @@ price reads the same test part once more, and its p-value is multiplied by the l
 from dataclasses import dataclass, field
 from typing import Any
 
-from evaluations.fits import bench_on, train_once
-from evaluations.tables import Run, Table, figure
-from evaluations.workers import in_workers
 from ml_workbench_service.contracts.evaluation import Comparison, Evaluation
 from ml_workbench_service.contracts.models import ModelCard
+from studies.fits import bench_on, train_once
+from studies.tables import Run, Table, figure
+from studies.workers import in_workers
 
 SYMBOLS = ["EUR/USD", "GBP/USD", "USD/JPY"]
 START, END = "1999-01-04T00:00:00Z", "2026-01-01T00:00:00Z"

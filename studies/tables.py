@@ -11,8 +11,8 @@ from pathlib import Path
 
 from scipy.stats import binomtest
 
-from benchmarks import rounds
-from evaluations.workers import NUM_WORKERS
+from studies.workers import NUM_WORKERS
+from tools import interleaved_rounds as rounds
 
 END = "<!-- end -->"
 

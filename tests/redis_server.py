@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 
 

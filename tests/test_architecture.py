@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("ml_workbench_service", "common_lib")
-PROGRAMS = (*PACKAGES, "tools", "benchmarks", "evaluations", "chaos")
+PROGRAMS = (*PACKAGES, "tools", "benchmarks", "studies", "chaos")
 FOLDERS = (*PROGRAMS, "tests")
 MOST_LINES_OF_FILE = 350
 MOST_LINES_OF_FUNCTION = 60
@@ -260,8 +260,8 @@ def test_the_api_process_imports_no_heavy_library() -> None:
 
 
 def test_the_walk_over_imports_would_find_torch() -> None:
-    chains = closure(["ml_workbench_service.learning.recurrent"])
-    path = file_of("ml_workbench_service.learning.recurrent")
+    chains = closure(["ml_workbench_service.learning.networks.recurrent"])
+    path = file_of("ml_workbench_service.learning.networks.recurrent")
     assert path is not None
     assert "torch" in {name for _, name in loaded_at_import(path)}
     assert "ml_workbench_service.contracts.contract" in chains

@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from benchmarks import publishing, queue_latency, rounds, training_speed
+from benchmarks import publishing, queue_latency, training_speed
+from tools import interleaved_rounds as rounds
 
 
 @pytest.fixture

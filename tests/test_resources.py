@@ -11,12 +11,11 @@ from pathlib import Path
 import pytest
 
 from common_lib.exceptions import DataValidationError, UnavailableError
-from ml_workbench_service import workbench
-from ml_workbench_service.embedded import EmbeddedRedis
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.remote_feature_store import RemoteFeatureStore
-from ml_workbench_service.settings import EMBEDDED, Settings
-from ml_workbench_service.workbench import (
+from ml_workbench_service import resources as workbench
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
+from ml_workbench_service.resources import (
     Addresses,
     close_workbench,
     open_feature_store,
@@ -24,7 +23,8 @@ from ml_workbench_service.workbench import (
     open_workbench,
     resolve,
 )
-from tests.integrations.bar_files import bars_frame, write_plain
+from ml_workbench_service.settings import EMBEDDED, Settings
+from tests.integrations.feature_store.bar_files import bars_frame, write_plain
 from tests.service_process import free_port
 
 STORE = json.dumps({"status": "healthy", "service": "feature-store"})
@@ -152,8 +152,8 @@ def test_each_choice_is_one_line_without_a_password(tmp_path: Path, caplog: pyte
 
 
 def test_without_redis_the_rest_opens_and_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ml_workbench_service.embedded.shutil.which", lambda _: None)
-    monkeypatch.setattr("ml_workbench_service.embedded.find_spec", lambda _: None)
+    monkeypatch.setattr("ml_workbench_service.integrations.embedded_redis.shutil.which", lambda _: None)
+    monkeypatch.setattr("ml_workbench_service.integrations.embedded_redis.find_spec", lambda _: None)
     settings = Settings(STATE_DIR=tmp_path, MODEL_REGISTRY_PATH=tmp_path / "registry")
     found = resolve(settings, EmbeddedRedis(tmp_path))
     assert (found.redis, found.redis_is_embedded) == (None, True)

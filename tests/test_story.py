@@ -20,8 +20,8 @@ from zoneinfo import ZoneInfo
 import pytest
 import redis
 
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.sample_rates import SampleRates
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 from tests.integrations.mlflow_server import shared_server
 from tests.redis_server import RedisForTests
 from tests.service_process import SEED_PREDICT, SEED_TRAIN, ServiceProcess

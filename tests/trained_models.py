@@ -20,17 +20,17 @@ from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.integrations.bars import FolderBars
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.ledgers import SqliteLedgers
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.integrations.multiple_testing_log import SqliteLedgers
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.resources import Addresses, Workbench
 from ml_workbench_service.serving.model import ServedModel, load_model
-from ml_workbench_service.workbench import Addresses, Workbench
 from ml_workbench_service.workflows import train
-from ml_workbench_service.workflows.plan import plan_training
+from ml_workbench_service.workflows.plan_training import plan_training
 from tests.learning.synthetic import Recorder
 
 FIRST_MS = int(datetime(2020, 1, 5, 22, tzinfo=UTC).timestamp()) * 1000

@@ -32,15 +32,15 @@ from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.accelerators.cuda import is_hidden
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.training import ModelType, parse_target
-from ml_workbench_service.learning.export import TOLERANCE as ANSWERED
-from ml_workbench_service.learning.export import export
-from ml_workbench_service.learning.family import Assignment, Family, Trained
-from ml_workbench_service.learning.labelling import label_tables
-from ml_workbench_service.learning.manifest import MODEL_FILE
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.windows import build
+from ml_workbench_service.learning.bundle.export import TOLERANCE as ANSWERED
+from ml_workbench_service.learning.bundle.export import export
+from ml_workbench_service.learning.bundle.manifest import MODEL_FILE
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.data.labelling import label_tables
+from ml_workbench_service.learning.data.windows import build
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 from ml_workbench_service.market.costs import resolved_costs
-from ml_workbench_service.workbench import open_feature_store
+from ml_workbench_service.resources import open_feature_store
 
 TRAINED = 1e-3
 """On the processor, rows changed by 10⁻⁶ of their value move lstm, gru and linear by 5 · 10⁻⁶ at most; factors cut to

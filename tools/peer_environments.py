@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from benchmarks.rounds import WORKPLACE
+from tools.interleaved_rounds import WORKPLACE
 
 
 def python_with(name: str, *requirements: str) -> Path:

@@ -12,14 +12,14 @@ import numpy as np
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.sample_rates import SampleRates
-from ml_workbench_service.learning.family import Assignment, families_of
-from ml_workbench_service.learning.labelling import label_tables
-from ml_workbench_service.learning.policy_family import PolicyFamily
-from ml_workbench_service.learning.rl_sanity import Sanity, run
-from ml_workbench_service.learning.windows import build
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
+from ml_workbench_service.learning.data.labelling import label_tables
+from ml_workbench_service.learning.data.windows import build
+from ml_workbench_service.learning.interfaces.family import Assignment, families_of
 from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.reinforcement.policy_family import PolicyFamily
+from ml_workbench_service.reinforcement.sanity_checks import Sanity, run
 
 SYMBOL = "EUR/USD"
 FEATURES = ("rsi_14", "macd", "return_1", "volatility_24")

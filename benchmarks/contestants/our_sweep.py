@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from turns import LOOKBACK, play
 
-from evaluations.fits import bench_at, tune_once
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
+from studies.fits import bench_at, tune_once
 
 _warm: list[bool] = []
 

@@ -18,12 +18,12 @@ from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.families.gru import Gru
 from ml_workbench_service.families.lstm import Lstm
+from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
-from ml_workbench_service.jobs.report import EventReport
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.loop import SHORT_SHARE
-from ml_workbench_service.learning.recurrent_family import MIN_WINDOW
-from ml_workbench_service.learning.windows import SymbolRows, Windows, build
+from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
+from ml_workbench_service.learning.fitting.loop import SHORT_SHARE
+from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.networks.recurrent_family import MIN_WINDOW
 
 HOUR_MS = 3_600_000
 FAMILIES: dict[str, tuple[type[Any], str]] = {"LSTM": (Lstm, "lstm_units"), "GRU": (Gru, "gru_units")}

@@ -1,7 +1,7 @@
 """The service on a machine that has no redis-server: it starts and predicts, and has no queue to publish to."""
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service import embedded
+from ml_workbench_service.integrations import embedded_redis as embedded
 from ml_workbench_service.main import main
 
 

@@ -1,6 +1,6 @@
 """The agent's own loop in a process of its own, which notes when each record was applied.
 
-`act` with a `Learner`, its checkpoint, its decisions and its logs, as `jobs/agent.py` runs it; a subclass stamps after
+`act` with a `Learner`, its checkpoint, its decisions and its logs, as `runtime/agent_worker.py` runs it; a subclass stamps after
 `apply`. One turn begins it, the next ends it and tells the stamps, in nanoseconds of the machine's monotonic clock.
 """
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from benchmarks.contestants.turns import play
 from common_lib.logging import configure_logging
-from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.state import agent_group
+from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.workflows.act import act
+from ml_workbench_service.workflows.run_agent import act
 
 
 class StampingLearner(Learner):

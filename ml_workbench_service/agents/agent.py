@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from ml_workbench_service.agents.checkpoint import Checkpoint, Counters
-from ml_workbench_service.agents.lanes import Lane, Settlement, open_step, settle
+from ml_workbench_service.agents.positions import Lane, Settlement, open_step, settle
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Costs

@@ -20,10 +20,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError
+from ml_workbench_service.agents.agent import Mind
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.mind import Mind
-from ml_workbench_service.agents.policy_mind import PolicyMind
+from ml_workbench_service.agents.policy_agent import PolicyMind
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.agents.q_table import StateBins
 from ml_workbench_service.contracts.agents import (
     AgentDefinition,

@@ -11,9 +11,9 @@ It fails where records carry no such actions, as those of other models: they are
 from collections.abc import Sequence
 from typing import Any
 
+from ml_workbench_service.agents.agent import Mind, says_nothing
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.lanes import Settlement
-from ml_workbench_service.agents.mind import Mind, says_nothing
+from ml_workbench_service.agents.positions import Settlement
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord

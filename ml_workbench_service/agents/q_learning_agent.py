@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ml_workbench_service.agents.agent import Mind, says_nothing
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.lanes import Settlement
-from ml_workbench_service.agents.mind import Mind, says_nothing
+from ml_workbench_service.agents.positions import Settlement
 from ml_workbench_service.agents.q_table import POSITIONS, USUAL_WIDTH, QTable, StateBins
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.market import Costs

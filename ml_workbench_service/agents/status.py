@@ -19,12 +19,12 @@ from functools import lru_cache
 from pathlib import Path
 
 from common_lib.exceptions import AgentNotFoundError, DataValidationError
+from ml_workbench_service.agents.agent import id_order
 from ml_workbench_service.agents.checkpoint import CHECKPOINT_PATTERN, Checkpoint
 from ml_workbench_service.agents.definition import DEFINITION_FILE, read_definition
-from ml_workbench_service.agents.mind import id_order
 from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentStatus
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord
 
 PROCESS_FILE = "process.json"
 GROUP_PREFIX = "agent:"

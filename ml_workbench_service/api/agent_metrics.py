@@ -7,7 +7,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from common_lib.exceptions import PlatformError
-from ml_workbench_service.agents.state import agent_folders, read_agent
+from ml_workbench_service.agents.status import agent_folders, read_agent
 
 COUNTERS = {
     "num_applied": ("applied", "Stream entries applied, each once."),

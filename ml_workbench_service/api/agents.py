@@ -7,19 +7,19 @@ from fastapi import APIRouter, Body, Path, Response
 
 from common_lib.exceptions import ConflictError, DataValidationError, UnavailableError
 from ml_workbench_service.agents.definition import Beginning, define
-from ml_workbench_service.agents.state import (
+from ml_workbench_service.agents.status import (
     agent_folder,
     checkpoints_of,
     known_definition,
     read_agent,
     read_agents,
 )
+from ml_workbench_service.api.app_state import Service, ServiceDep
 from ml_workbench_service.api.pages import Cursor, Limit, page
-from ml_workbench_service.api.service import Service, ServiceDep
 from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentList, AgentRequest
 from ml_workbench_service.contracts.contract import NAME_PATTERN, utc_now
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.jobs.agent_crew import AgentCrew
+from ml_workbench_service.runtime.agent_supervisor import AgentCrew
 
 router = APIRouter(prefix="/agents", tags=["agents"])
 AgentIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="Such as `default`.")]

@@ -14,13 +14,13 @@ from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import QueuePolicy
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
-from ml_workbench_service.jobs.agent_crew import AgentCrew
-from ml_workbench_service.jobs.attendant import Attendant
 from ml_workbench_service.jobs.job import JobStore
-from ml_workbench_service.jobs.supervisor import Supervisor
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.runtime.agent_supervisor import AgentCrew
+from ml_workbench_service.runtime.child_process import Attendant
+from ml_workbench_service.runtime.job_supervisor import Supervisor
+from ml_workbench_service.serving.model_server import Serving
 from ml_workbench_service.serving.publisher import PredictionPublisher
-from ml_workbench_service.serving.serving import Serving
-from ml_workbench_service.workbench import Workbench
 
 NUM_QUEUE_THREADS = 2
 Given = ParamSpec("Given")

@@ -5,13 +5,13 @@ import asyncio
 from fastapi import APIRouter
 
 from ml_workbench_service import families as families  # loading the package registers every family
-from ml_workbench_service.api.service import ServiceDep
+from ml_workbench_service.api.app_state import ServiceDep
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import FeatureDescription
 from ml_workbench_service.contracts.models import FamilyDescription, ModelTypeDescription, ModelTypeList
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import families_of
+from ml_workbench_service.learning.interfaces.family import families_of
 
 
 class FeatureList(Contract):

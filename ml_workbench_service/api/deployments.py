@@ -8,9 +8,9 @@ from fastapi import APIRouter, Body, Path, Query, Response
 
 from common_lib.exceptions import ConflictError, IdempotencyMismatchError, UpstreamError
 from common_lib.logging import correlation_id
+from ml_workbench_service.api.app_state import Idempotency, IdempotencyDep, Service, ServiceDep
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.api.service import Idempotency, IdempotencyDep, Service, ServiceDep
 from ml_workbench_service.contracts.contract import NAME_PATTERN, UtcDatetime, utc_now
 from ml_workbench_service.contracts.deployment import Deployment, DeploymentList, DeploymentTarget, DeployRequest
 from ml_workbench_service.contracts.errors import failures

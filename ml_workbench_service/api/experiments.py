@@ -7,9 +7,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 
 from common_lib.exceptions import JobNotFoundError
+from ml_workbench_service.api.app_state import IdempotencyDep, Service, ServiceDep
 from ml_workbench_service.api.idempotency import answered_before, fresh_id, spec_of
 from ml_workbench_service.api.jobs import JobIdPath
-from ml_workbench_service.api.service import IdempotencyDep, Service, ServiceDep
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.experiments import (
     Experiment,
@@ -23,8 +23,8 @@ from ml_workbench_service.contracts.experiments import (
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec
 from ml_workbench_service.contracts.training import SEED_EXAMPLE
 from ml_workbench_service.jobs.job import JobFolder
-from ml_workbench_service.workflows.plan import plan_training
 from ml_workbench_service.workflows.plan_experiment import ExperimentPlan, plan_experiment
+from ml_workbench_service.workflows.plan_training import plan_training
 
 router = APIRouter(prefix="/experiments", tags=["experiments"])
 EXAMPLE: dict[str, Any] = {

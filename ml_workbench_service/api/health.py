@@ -8,9 +8,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from common_lib.exceptions import PlatformError
 from ml_workbench_service import __version__
-from ml_workbench_service.agents.state import agent_folder, read_agent
-from ml_workbench_service.api.access import ApiKey
-from ml_workbench_service.api.service import Service, ServiceDep
+from ml_workbench_service.agents.status import agent_folder, read_agent
+from ml_workbench_service.api.app_state import Service, ServiceDep
+from ml_workbench_service.api.middleware import ApiKey
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing

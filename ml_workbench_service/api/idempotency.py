@@ -6,7 +6,7 @@ from typing import Any
 
 from common_lib.exceptions import IdempotencyMismatchError, JobNotFoundError
 from common_lib.logging import correlation_id
-from ml_workbench_service.api.service import Idempotency
+from ml_workbench_service.api.app_state import Idempotency
 from ml_workbench_service.contracts.contract import Contract, utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.jobs.job import JobStore, new_job_id

@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from ml_workbench_service.api.service import ServiceDep
+from ml_workbench_service.api.app_state import ServiceDep
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobList, JobStatus
 

@@ -6,9 +6,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body, Path, Query
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.api.app_state import Service, ServiceDep
 from ml_workbench_service.api.pages import Cursor, Limit, number_of, numbered
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.api.service import Service, ServiceDep
 from ml_workbench_service.contracts.contract import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -27,8 +27,8 @@ from ml_workbench_service.contracts.outcomes import (
 )
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.integrations.prediction_ledger.reader import Wanted
-from ml_workbench_service.learning.class_calibration import VALUE_OF
-from ml_workbench_service.workflows.monitor import monitor
+from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF
+from ml_workbench_service.workflows.monitor_model import monitor
 
 router = APIRouter(tags=["predictions"])
 PredictionIdPath = Annotated[

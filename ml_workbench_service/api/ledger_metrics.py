@@ -9,8 +9,8 @@ from prometheus_client.registry import Collector
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.contracts.outcomes import VersionMonitoring
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
-from ml_workbench_service.workbench import Workbench
-from ml_workbench_service.workflows.monitor import monitor
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.workflows.monitor_model import monitor
 
 MOST_ROWS = 5000
 """Newest rows behind a scraped figure."""

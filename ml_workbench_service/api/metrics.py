@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 from ml_workbench_service.api.agent_metrics import AgentCollector
 from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
-from ml_workbench_service.serving.outcomes import LiveCoverage
+from ml_workbench_service.serving.interval_outcomes import LiveCoverage
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

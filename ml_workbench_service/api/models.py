@@ -13,10 +13,10 @@ from common_lib.exceptions import (
     ModelNotFoundError,
     PredictionError,
 )
+from ml_workbench_service.api.app_state import IdempotencyDep, Service, ServiceDep
 from ml_workbench_service.api.idempotency import answered_before, fresh_id, spec_of
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.api.service import IdempotencyDep, Service, ServiceDep
 from ml_workbench_service.contracts.contract import VERSION_PATTERN, normal_symbol
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
@@ -31,7 +31,7 @@ from ml_workbench_service.contracts.models import (
 from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
-from ml_workbench_service.workflows.plan import TrainingPlan, plan_training
+from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training
 
 router = APIRouter(prefix="/models", tags=["models"])
 VersionPath = Annotated[str, Path(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]

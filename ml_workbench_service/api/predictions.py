@@ -9,8 +9,8 @@ from pydantic import ValidationError
 
 from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
+from ml_workbench_service.api.app_state import Service, ServiceDep
 from ml_workbench_service.api.errors import of_pydantic
-from ml_workbench_service.api.service import Service, ServiceDep
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.deployment import is_monitored
 from ml_workbench_service.contracts.errors import failures
@@ -20,9 +20,9 @@ from ml_workbench_service.contracts.prediction import (
     PredictionRecord,
     PredictRequest,
 )
-from ml_workbench_service.serving.answer import Prepared, Question, prepare
-from ml_workbench_service.serving.asking import fetch_question, question_of
-from ml_workbench_service.serving.serving import Chosen
+from ml_workbench_service.serving.model_server import Chosen
+from ml_workbench_service.serving.predict import Prepared, Question, prepare
+from ml_workbench_service.serving.request_to_windows import fetch_question, question_of
 
 router = APIRouter(prefix="/models", tags=["models"])
 ModelIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's id, such as lstm_price_predictor.")]

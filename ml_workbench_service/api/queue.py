@@ -7,9 +7,9 @@ from fastapi import APIRouter, Body, Path, Response
 
 from common_lib.exceptions import DataValidationError, NoConsumerError
 from common_lib.logging import correlation_id
-from ml_workbench_service.agents.state import agent_group, read_agents
+from ml_workbench_service.agents.status import agent_group, read_agents
+from ml_workbench_service.api.app_state import Service, ServiceDep
 from ml_workbench_service.api.pages import Cursor, Limit, cursor_of, named_by
-from ml_workbench_service.api.service import Service, ServiceDep
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import normal_symbol, utc_now
 from ml_workbench_service.contracts.errors import failures

@@ -7,12 +7,12 @@ from fastapi import APIRouter, Body, Response
 
 from common_lib.exceptions import ConflictError
 from common_lib.logging import correlation_id
-from ml_workbench_service.api.service import ServiceDep
+from ml_workbench_service.api.app_state import ServiceDep
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec
 from ml_workbench_service.contracts.resilience import FaultList, ResilienceRequest
-from ml_workbench_service.embedded import find_redis_server
+from ml_workbench_service.integrations.embedded_redis import find_redis_server
 from ml_workbench_service.jobs.job import new_job_id
 from ml_workbench_service.resilience import faults as faults  # loading the package registers every fault
 from ml_workbench_service.resilience.fault import described, fault_named

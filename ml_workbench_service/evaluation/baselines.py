@@ -8,7 +8,7 @@
                                   Journal of Financial Econometrics 7, 2009), in bars of the timeframe
                     ewma_har      the same regression with the EWMA beside them. Of a GARCH market each of the two
                                   leaves something that the other knows; who blends them has found nothing new
-    both            linear        ridge regression on the very same windows (`learning/ridge.py`)
+    both            linear        ridge regression on the very same windows (`evaluation/ridge.py`)
     policies        linear        the sign of such a regression of the next bar's move, where the forecast is worth
                                   the round trip
 
@@ -25,12 +25,12 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.ridge import Ridge
-from ml_workbench_service.learning.windows import Part, Windows
+from ml_workbench_service.evaluation.ridge import Ridge
+from ml_workbench_service.learning.data.windows import Part, Windows
+from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market.calendar import DAY_MS
-from ml_workbench_service.market.tape import Tape
 from ml_workbench_service.market.targets import target_volatility
+from ml_workbench_service.market.trading_series import Tape
 
 RANDOM_WALK, DRIFT, EWMA, HAR, EWMA_HAR, LINEAR = "random_walk", "drift", "ewma", "har", "ewma_har", "linear"
 FITTED: dict[Part, str] = {"train": "stop", "stop": "calibrate"}

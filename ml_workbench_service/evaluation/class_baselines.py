@@ -13,7 +13,7 @@
                              chosen by log loss on `stop`
 
 All but `undirected` are fitted on `train`. A window of too many values enters the regression as into
-`learning/ridge.py`'s, and of very many windows an even share is fitted on.
+`evaluation/ridge.py`'s, and of very many windows an even share is fitted on.
 
 Legend: N rows asked about, R rows of all symbols, C classes, B bins, P columns.
 """
@@ -26,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
-from ml_workbench_service.learning.baselines import LINEAR
-from ml_workbench_service.learning.class_metrics import (
+from ml_workbench_service.evaluation.baselines import LINEAR
+from ml_workbench_service.evaluation.ridge import WindowColumns
+from ml_workbench_service.learning.calibration.class_metrics import (
     ClassBaseline,
     class_frequencies,
     log_losses,
@@ -35,9 +36,8 @@ from ml_workbench_service.learning.class_metrics import (
     persistence,
     stated,
 )
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.ridge import WindowColumns
-from ml_workbench_service.learning.windows import Windows, evenly
+from ml_workbench_service.learning.data.windows import Windows, evenly
+from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.regimes import regime_features
 

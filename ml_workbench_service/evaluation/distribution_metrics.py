@@ -19,12 +19,12 @@ import numpy as np
 
 from ml_workbench_service.contracts.evaluation import IntervalReport
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.class_metrics import calibration_error
-from ml_workbench_service.learning.evaluation import interval_report
-from ml_workbench_service.learning.judges.forecast import ForecastJudge, headline_column
-from ml_workbench_service.learning.uncertainty import INTERVAL_LEVEL, ResidualDistribution
-from ml_workbench_service.learning.windows import Windows
-from ml_workbench_service.market.skill import crps, pinball, terciles, trailing_move
+from ml_workbench_service.evaluation.forecast_metrics import interval_report
+from ml_workbench_service.learning.calibration.class_metrics import calibration_error
+from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, ResidualDistribution
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.decoders.forecast import ForecastJudge, headline_column
+from ml_workbench_service.market.significance import crps, pinball, terciles, trailing_move
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class JudgedRows:
 
 
 def volatility_terciles(windows: Windows, ends: Ints) -> Ints:
-    """(N,) each row's tercile among its symbol's rows, by `market.skill.trailing_move`; -1 where unknown."""
+    """(N,) each row's tercile among its symbol's rows, by `market.significance.trailing_move`; -1 where unknown."""
     found_N = np.full(len(ends), -1, dtype=np.int64)
     for number in range(len(windows.symbols)):
         here = windows.symbol_R == number

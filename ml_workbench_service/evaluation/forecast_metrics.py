@@ -2,7 +2,7 @@
 
 Against the random walk (Meese and Rogoff, Journal of International Economics 14, 1983): a price target's best plain
 forecast is "no change", a volatility's is built on its own past. Here everything is measured and nothing decided: the
-rule that turns comparisons into a verdict is `learning/verdicts.py`'s; until it has spoken an evaluation says
+rule that turns comparisons into a verdict is `evaluation/verdict.py`'s; until it has spoken an evaluation says
 `not_judged`, or `not_applicable` on simulated data.
 
 Legend: N rows of all symbols, C classes, T moments.
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from ml_workbench_service.contracts.evaluation import Comparison, Evaluation, IntervalReport, Loss, Verdict
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.market.skill import clark_west_gains, hac_mean, mean_by_moment, scaled_errors, wilson
+from ml_workbench_service.market.significance import clark_west_gains, hac_mean, mean_by_moment, scaled_errors, wilson
 
 TERCILES = ("low", "middle", "high")
 SIMULATED = "the prices are simulated without drift: whatever a model finds in them is chance"

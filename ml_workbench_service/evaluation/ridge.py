@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.windows import Windows, evenly
+from ml_workbench_service.learning.data.windows import Windows, evenly
 
 MOST_COLUMNS = 512
 """A system of this size is solved in a fraction of a second."""

@@ -1,6 +1,6 @@
 """What a signal would have earned, net of everything, on the bars it was given for: from positions to a report.
 
-Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/tape.py` says, decided anew
+Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/trading_series.py` says, decided anew
 at the next bar whatever the forecast's horizon. Bars without a window in between are spent flat: what is held before
 them is closed and paid. A signal for hours whose labels may not span a weekend therefore holds over none; daily signals
 and policies do, earn the gap and pay swap. All symbols are one account with equal weights, rebalanced at each moment; a
@@ -18,12 +18,12 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.policy_family import tape_of
+from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market import performance
 from ml_workbench_service.market.costs import BASIS_POINT
-from ml_workbench_service.market.skill import hac_mean
-from ml_workbench_service.market.tape import POSITIONS, RUIN, Tape, step_rewards, stretch_starts
+from ml_workbench_service.market.significance import hac_mean
+from ml_workbench_service.market.trading_series import POSITIONS, RUIN, Tape, step_rewards, stretch_starts
+from ml_workbench_service.reinforcement.policy_family import tape_of
 
 
 @dataclass(frozen=True)

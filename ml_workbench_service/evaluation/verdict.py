@@ -27,8 +27,8 @@ from ml_workbench_service.contracts.evaluation import (
     Significance,
     Verdict,
 )
-from ml_workbench_service.learning.evaluation import SIMULATED
-from ml_workbench_service.market.skill import FEWEST_MOMENTS, power
+from ml_workbench_service.evaluation.forecast_metrics import SIMULATED
+from ml_workbench_service.market.significance import FEWEST_MOMENTS, power
 
 ALPHA = 0.025
 """finance.md: one-sided, hence the usual 5 % two-sided."""

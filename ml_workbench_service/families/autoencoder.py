@@ -9,7 +9,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 
 
 class Autoencoder(Family):
@@ -46,7 +46,7 @@ class Autoencoder(Family):
 
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
-        from ml_workbench_service.learning.autoencoder import train_autoencoder
+        from ml_workbench_service.learning.networks.autoencoder import train_autoencoder
 
         hyper: Any = self.hyperparameters
         trained = train_autoencoder(

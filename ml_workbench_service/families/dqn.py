@@ -7,8 +7,8 @@ from pydantic import Field
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.policy_family import Budget, PolicyFamily, PolicyHyperparameters
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily, PolicyHyperparameters
 
 
 class Dqn(PolicyFamily):
@@ -46,8 +46,8 @@ class Dqn(PolicyFamily):
 
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Replayed decisions of the part `train`, the best walk over the part `stop`."""
-        from ml_workbench_service.learning.policy_dqn import LanesDqn
-        from ml_workbench_service.learning.policy_training import train
+        from ml_workbench_service.reinforcement.dqn import LanesDqn
+        from ml_workbench_service.reinforcement.policy_training import train
 
         return train(
             LanesDqn,

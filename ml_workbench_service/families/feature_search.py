@@ -10,7 +10,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 from ml_workbench_service.market import calendar
 
 
@@ -41,8 +41,8 @@ class FeatureSearch(Family):
 
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """One selection over all symbols; what is found stands in `findings["selection"]`."""
-        from ml_workbench_service.learning.feature_selection import select
-        from ml_workbench_service.learning.selection_scores import SelectionRows
+        from ml_workbench_service.learning.feature_search.scores import SelectionRows
+        from ml_workbench_service.learning.feature_search.selection import select
 
         hyper: Any = self.hyperparameters
         windows, target = assignment.windows, assignment.targets[0]

@@ -2,7 +2,7 @@
 
 from typing import ClassVar
 
-from ml_workbench_service.learning.recurrent_family import RecurrentFamily, RecurrentHyperparameters, Units
+from ml_workbench_service.learning.networks.recurrent_family import RecurrentFamily, RecurrentHyperparameters, Units
 
 
 class Gru(RecurrentFamily):

@@ -9,7 +9,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 
 
 class IsolationForest(Family):
@@ -37,7 +37,7 @@ class IsolationForest(Family):
 
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Grows on the part `train` alone, on the processor whatever the accelerator."""
-        from ml_workbench_service.learning.forest_graph import train_forest
+        from ml_workbench_service.learning.networks.isolation_forest import train_forest
 
         hyper: Any = self.hyperparameters
         trained = train_forest(assignment, num_trees=hyper.trees, max_samples=hyper.max_samples, report=report)

@@ -8,7 +8,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 
 
 class Linear(Family):
@@ -35,9 +35,9 @@ class Linear(Family):
 
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
-        from ml_workbench_service.learning.heads import head_for
-        from ml_workbench_service.learning.linear import LinearForecaster, linear_graph
-        from ml_workbench_service.learning.windowed import train
+        from ml_workbench_service.learning.networks.heads import head_for
+        from ml_workbench_service.learning.networks.linear import LinearForecaster, linear_graph
+        from ml_workbench_service.learning.networks.windowed import train
 
         windows = assignment.windows
         is_level_F = windows.scaler.is_level_F

@@ -2,9 +2,9 @@
 
 from typing import ClassVar
 
-from ml_workbench_service.learning.class_calibration import ClassWeights
-from ml_workbench_service.learning.classifier import Classifier, ClassWeightsChoice
-from ml_workbench_service.learning.recurrent_family import RecurrentFamily, RecurrentHyperparameters, Units
+from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights
+from ml_workbench_service.learning.networks.classifier_family import Classifier, ClassWeightsChoice
+from ml_workbench_service.learning.networks.recurrent_family import RecurrentFamily, RecurrentHyperparameters, Units
 
 
 class LstmClassifier(Classifier, RecurrentFamily):

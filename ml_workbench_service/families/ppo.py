@@ -7,8 +7,8 @@ from pydantic import Field
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.policy_family import Budget, PolicyFamily, PolicyHyperparameters
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily, PolicyHyperparameters
 
 
 class Ppo(PolicyFamily):
@@ -44,8 +44,8 @@ class Ppo(PolicyFamily):
 
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Rollouts over the part `train`, the best walk over the part `stop`."""
-        from ml_workbench_service.learning.policy_ppo import LanesPpo
-        from ml_workbench_service.learning.policy_training import train
+        from ml_workbench_service.reinforcement.policy_training import train
+        from ml_workbench_service.reinforcement.ppo import LanesPpo
 
         return train(
             LanesPpo,

@@ -8,8 +8,8 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.policy_family import Budget, PolicyFamily, PolicyHyperparameters
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily, PolicyHyperparameters
 
 MOST_BINS = 65_536
 """Market bins of a table: 14 MB while it learns; more would never be visited."""
@@ -54,7 +54,7 @@ class QLearning(PolicyFamily):
 
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Passes over the part `train` in the order of time, the best walk over the part `stop`."""
-        from ml_workbench_service.learning.tabular_policy import train
+        from ml_workbench_service.reinforcement.tabular_policy import train
 
         self.check_features(len(assignment.windows.features))
         return train(

@@ -1,7 +1,7 @@
 """`transformer`: a causal encoder whose newest bar looks back at all others."""
 
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.transformer_family import TransformerFamily, TransformerHyperparameters
+from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
 
 
 class Transformer(TransformerFamily):

@@ -1,8 +1,8 @@
 """`transformer_classifier`: a causal transformer encoder that tells classes apart."""
 
-from ml_workbench_service.learning.class_calibration import ClassWeights
-from ml_workbench_service.learning.classifier import Classifier, ClassWeightsChoice
-from ml_workbench_service.learning.transformer_family import TransformerFamily, TransformerHyperparameters
+from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights
+from ml_workbench_service.learning.networks.classifier_family import Classifier, ClassWeightsChoice
+from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
 
 
 class TransformerClassifier(Classifier, TransformerFamily):

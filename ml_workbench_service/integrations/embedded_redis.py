@@ -32,8 +32,8 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service.processes import ProcessRecord
-from ml_workbench_service.processes import end_leftover as end_leftover
+from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.jobs.process_record import end_leftover as end_leftover
 
 SOCKET_NAME = "redis.sock"
 MAX_SOCKET_PATH_BYTES = 103  # sun_path is 108 bytes on Linux and 104 on macOS, with the closing zero

@@ -31,7 +31,7 @@ from common_lib.exceptions import (
 )
 from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN, iso, utc_now
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.learning.manifest import digest_of, size_of, sync, verify, write_manifest
+from ml_workbench_service.learning.bundle.manifest import digest_of, size_of, sync, verify, write_manifest
 
 CARD_FILE = "card.json"
 STAGING = ".staging"

@@ -26,7 +26,7 @@ from filelock import FileLock, Timeout
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.contracts.ledgers import PartRead, Trial
+from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
 
 SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 15.0
@@ -80,7 +80,7 @@ _Kind = Literal["look", "trial"]
 
 
 class SqliteLedgers:
-    """The ledgers of one state folder (see `contracts.ledgers.Ledgers`); safe for threads and processes.
+    """The ledgers of one state folder (see `contracts.multiple_testing.Ledgers`); safe for threads and processes.
 
     Nothing is opened or created before it is needed; a file that is not there counts nothing.
 

@@ -15,7 +15,7 @@ import orjson
 
 from ml_workbench_service.contracts.contract import iso, utc_now
 from ml_workbench_service.contracts.jobs import EventType, JobEvent
-from ml_workbench_service.jobs.durable import clear_disk_errors
+from ml_workbench_service.jobs.durable_files import clear_disk_errors
 
 FINAL_EVENTS: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 _TYPES = frozenset(get_args(EventType))

@@ -38,11 +38,11 @@ from ml_workbench_service.contracts.jobs import (
     JobStatus,
     JobTracking,
 )
-from ml_workbench_service.jobs.durable import clear_disk_errors, sync_folder, write_whole
+from ml_workbench_service.jobs.durable_files import clear_disk_errors, sync_folder, write_whole
 from ml_workbench_service.jobs.event_log import EventLog, EventReader, encode, has_ended
-from ml_workbench_service.jobs.outline import Outline
+from ml_workbench_service.jobs.job_projection import Outline
+from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
-from ml_workbench_service.processes import ProcessRecord
 
 JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 TRACKED_KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})  # those that the tracking server gets to know

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ml_workbench_service.contracts.experiments import TrialRecord
-from ml_workbench_service.jobs.durable import clear_disk_errors
+from ml_workbench_service.jobs.durable_files import clear_disk_errors
 
 TRIALS_FILE = "trials.jsonl"
 UNDER_WAY_FILE = "under_way.jsonl"

@@ -1,1 +1,1 @@
-"""What families share. `family`, `scaling`, `windows`, `uncertainty` and `evaluation` are free of torch."""
+"""What families are made of: data, networks, fitting, calibration, decoders, interfaces, feature search, bundle."""

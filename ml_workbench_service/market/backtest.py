@@ -14,7 +14,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Costs, Floats, Ints
 from ml_workbench_service.market.costs import step_log_return, swap_cost, unit_cost
-from ml_workbench_service.market.tape import Tape
+from ml_workbench_service.market.trading_series import Tape
 
 
 @dataclass(frozen=True)

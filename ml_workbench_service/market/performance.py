@@ -16,8 +16,8 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import ValidationReport
-from ml_workbench_service.contracts.ledgers import Trial
 from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.multiple_testing import Trial
 from ml_workbench_service.market.calendar import DAY_MS, trading_day_opening
 
 DAYS_PER_YEAR = 365.25 * 5 / 7

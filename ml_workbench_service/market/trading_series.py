@@ -8,7 +8,7 @@ t where signals are filled at the next open, and t + 1 where they are filled at 
 A *stretch* is a series of consecutive rows in which decisions are allowed, in one run of one symbol; it begins flat.
 After its last decision the position is closed at row e + 1 and pays log(1 - unit_cost[e+1] * |a|) in the same reward.
 So no position is carried over a gap or out of a part. A weekend is no gap: it is held over, earns the jump, pays swap.
-Environment, walk, Q-learning and backtest all keep this rule; `agents/lanes.py` pays the same step live.
+Environment, walk, Q-learning and backtest all keep this rule; `agents/positions.py` pays the same step live.
 
 Legend: R rows of all symbols, F features, N decision rows.
 """

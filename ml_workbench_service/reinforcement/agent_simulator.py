@@ -1,7 +1,7 @@
 """Agent lanes: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
 
 What an agent does changes neither prices nor predictions, so bins and every possible reward are computed once, and a
-lane is a walk over them. A lane does what `agents.learner.Learner` does record by record: symbols share one table, one
+lane is a walk over them. A lane does what `agents.q_learning_agent.Learner` does record by record: symbols share one table, one
 exploration rate and one generator, each holds a position of its own, and an abstention goes flat without drawing a
 random number. A record settles what was chosen one bar earlier (two where signals fill at the next close), the table
 learns from it, then an action is chosen. The table, the visits and the sum of rewards equal the agent's to the bit; so
@@ -24,10 +24,10 @@ import numba
 import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.q_kernels import FLAT, NUM_ACTIONS, _next_word
-from ml_workbench_service.learning.q_lanes import QSettings
-from ml_workbench_service.market.environment import generator_words
-from ml_workbench_service.market.tape import RUIN, RUIN_LOG_RETURN, Bools
+from ml_workbench_service.market.trading_series import RUIN, RUIN_LOG_RETURN, Bools
+from ml_workbench_service.reinforcement.environment import generator_words
+from ml_workbench_service.reinforcement.tabular_q import QSettings
+from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS, _next_word
 
 NET, LATE_NET, GROSS, EXPLORATION, TURNOVER, NUM_HELD, NUM_SETTLED = range(7)
 """Columns of `figures_LK`: log return after costs, of the last half of the records alone, before costs; the exploration
@@ -107,7 +107,7 @@ def walk_lanes(records: Records, settings: QSettings, *, num_threads: int = 1) -
 def reward_table(
     move_M: Floats, unit_cost_M: Floats, swap_long_M: Floats, swap_short_M: Floats
 ) -> tuple[Floats, Floats]:
-    """Rewards (M, 3, 3) and gross ones (M, 3) of holding a position over each record's step, by `market.tape`'s rule.
+    """Rewards (M, 3, 3) and gross ones (M, 3) of holding a position over each record's step, by `market.trading_series`'s rule.
 
     Args:
         move_M: relative change of the price over the step.
@@ -172,7 +172,7 @@ def _counted(visits_GSA: Ints) -> Ints:
 
 
 def _compiled(function: Kernel) -> Kernel:
-    """`market.trading_kernels.compiled`, without Python's lock."""
+    """`reinforcement.environment_kernels.compiled`, without Python's lock."""
     try:
         kept: Kernel = numba.njit(cache=True, error_model="numpy", nogil=True)(function)
     except RuntimeError:  # no folder takes the cache

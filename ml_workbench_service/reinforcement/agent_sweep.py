@@ -8,7 +8,7 @@ setting is ranked by its mean over the seeds, between equals by the smaller spre
 It fails where the predictions say nothing: then all settings lose their costs, and the first is the most timid one. The
 best of 27 means is itself a choice: `GridRow.daily_returns` are for deflating it (`market.performance`).
 
-Everything is computed in `learning/agent_lanes.py`; nothing here needs numba before a grid runs.
+Everything is computed in `reinforcement/agent_simulator.py`; nothing here needs numba before a grid runs.
 
 Legend: M records, S settings, L lanes (a setting and a seed each), D days, K figures of a lane.
 """
@@ -34,7 +34,7 @@ from ml_workbench_service.market.costs import BASIS_POINT, pip_size
 from ml_workbench_service.market.performance import daily_returns, sharpe
 
 if TYPE_CHECKING:  # it needs numba, the API does not
-    from ml_workbench_service.learning.agent_lanes import Records
+    from ml_workbench_service.reinforcement.agent_simulator import Records
 
 Q_LEARNING_GRID: Mapping[str, tuple[float, ...]] = {
     "learning_rate": (0.01, 0.1, 0.5),
@@ -171,8 +171,8 @@ def run_grid(
         raise DataValidationError.at(
             "body.search_space", "a grid needs a setting and a seed; send at least one of each"
         )
-    from ml_workbench_service.learning.agent_lanes import NUM_FIGURES, walk_lanes
-    from ml_workbench_service.learning.q_lanes import QSettings
+    from ml_workbench_service.reinforcement.agent_simulator import NUM_FIGURES, walk_lanes
+    from ml_workbench_service.reinforcement.tabular_q import QSettings
 
     records, days = records_of(recording, bins=bins, costs=costs)
     lanes = [each.model_copy(update={"seed": int(seed)}) for _, each in settings for seed in seeds]
@@ -206,7 +206,7 @@ def records_of(
     A step begins at the record before its symbol's, whatever bars are missing in between, and pays what trading cost
     there.
     """
-    from ml_workbench_service.learning.agent_lanes import Records, reward_table
+    from ml_workbench_service.reinforcement.agent_simulator import Records, reward_table
 
     delay = 1 if recording.fill == "next_close" else 0
     before_M, rank_M = _before(recording.symbol_M, len(recording.symbols))
@@ -234,7 +234,7 @@ def records_of(
 
 
 def market_bins(recording: Recording, bins: BinEdges) -> Ints:
-    """The agent's state of each record but for the position: strength bin, then width bin (`agents.learner`).
+    """The agent's state of each record but for the position: strength bin, then width bin (`agents.q_learning_agent`).
 
     Without a volatility the interval's width stands for it; with neither the forecast is of unknown strength, 0.
     """
@@ -289,7 +289,7 @@ def _days(as_of_ms_M: Ints, settles_M: Any) -> tuple[tuple[str, ...], Ints]:
 
 
 def _row(number: int, params: Mapping[str, Any], figures_NK: Floats, days: tuple[str, ...], daily_D: Floats) -> GridRow:
-    from ml_workbench_service.learning import agent_lanes as column
+    from ml_workbench_service.reinforcement import agent_simulator as column
 
     means_K = figures_NK.mean(axis=0)
     spreads_K = figures_NK.std(axis=0, ddof=1) if len(figures_NK) > 1 else np.zeros(len(means_K))

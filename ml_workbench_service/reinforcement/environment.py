@@ -19,7 +19,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
-from ml_workbench_service.market.tape import (
+from ml_workbench_service.market.trading_series import (
     POSITIONS,
     RUIN_LOG_RETURN,
     Bools,
@@ -29,7 +29,7 @@ from ml_workbench_service.market.tape import (
     step_rewards,
     stretch_starts,
 )
-from ml_workbench_service.market.trading_kernels import ROW, TERMINATED, TRUNCATED, begin_lanes, step_lanes
+from ml_workbench_service.reinforcement.environment_kernels import ROW, TERMINATED, TRUNCATED, begin_lanes, step_lanes
 
 QUEUE_LENGTH = 4096
 """Starting rows drawn at once; a call of the generator for every episode would cost more than the episode's steps."""

@@ -13,7 +13,7 @@ import numba
 import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
-from ml_workbench_service.market.tape import Bools
+from ml_workbench_service.market.trading_series import Bools
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 

@@ -11,8 +11,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
-from ml_workbench_service.market.environment import TradingLanes
-from ml_workbench_service.market.tape import POSITIONS, Bools
+from ml_workbench_service.market.trading_series import POSITIONS, Bools
+from ml_workbench_service.reinforcement.environment import TradingLanes
 
 
 class TradingVectorEnv(VectorEnv[Floats32, Ints, Any]):  # type: ignore[misc]  # gymnasium is not read by mypy

@@ -1,7 +1,7 @@
 """`PolicyFamily`: what the families of reinforcement learning share: tape, units of reward. Free of torch.
 
 A policy maps a window and the position held to three numbers, one an action: short, flat, long. It is learnt by trading
-in `market/environment.py`, which pays net log returns; a step's reward is that return in units of the symbol's typical
+in `reinforcement/environment.py`, which pays net log returns; a step's reward is that return in units of the symbol's typical
 bar, so that every symbol is learnt in its own unit. The best policy is the one that earned most, net, in one walk over
 the part `stop`.
 
@@ -19,9 +19,9 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Assignment, Family
-from ml_workbench_service.learning.windows import Part
-from ml_workbench_service.market.tape import Tape, build_tape
+from ml_workbench_service.learning.data.windows import Part
+from ml_workbench_service.learning.interfaces.family import Assignment, Family
+from ml_workbench_service.market.trading_series import Tape, build_tape
 
 MIN_WINDOW = 3
 """Rows that a short window lacks count as average; a level feature needs some rows for its mean."""

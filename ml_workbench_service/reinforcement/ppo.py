@@ -17,10 +17,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.optimizer import ClippedAdam
-from ml_workbench_service.learning.policy_environment import Later, MarketEnvironment, Watch, silent
-from ml_workbench_service.learning.policy_layers import Layers
-from ml_workbench_service.learning.policy_network import ObservedWindow, PolicyNetwork
+from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
+from ml_workbench_service.reinforcement.policy_network import Layers, ObservedWindow, PolicyNetwork
+from ml_workbench_service.reinforcement.sb3_environment import Later, MarketEnvironment, Watch, silent
 
 SMALL = 1e-8
 

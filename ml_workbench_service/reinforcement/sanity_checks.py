@@ -24,11 +24,11 @@ from common_lib.exceptions import DataValidationError, TrainingError
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.judges.action import greedy_actions
-from ml_workbench_service.learning.policy_family import Market, PolicyFamily, decision_rows, tape_of
-from ml_workbench_service.learning.windows import Part, Windows
-from ml_workbench_service.market.tape import Tape, step_table, stretch_starts
+from ml_workbench_service.learning.data.windows import Part, Windows
+from ml_workbench_service.learning.decoders.action import greedy_actions
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.market.trading_series import Tape, step_table, stretch_starts
+from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily, decision_rows, tape_of
 
 NUM_SEEDS = 20
 LEAST_SHARE = 0.5
@@ -189,7 +189,7 @@ def reward_difference(assignment: Assignment) -> float:
     Random decisions over the newest rows of the training part, each stretch an episode of its own.
     """
     from ml_workbench_service.market.backtest import backtest
-    from ml_workbench_service.market.environment import TradingLanes
+    from ml_workbench_service.reinforcement.environment import TradingLanes
 
     tape = tape_of(assignment)
     rows = decision_rows(tape, assignment, "train")[-REWARD_ROWS:]
@@ -229,7 +229,7 @@ def _gross_mean(model: Trained, assignment: Assignment) -> float:
 
 
 def _walk(model: Trained, tape: Tape, rows: Ints, lookback: int) -> Any:
-    from ml_workbench_service.market.environment import walk
+    from ml_workbench_service.reinforcement.environment import walk
 
     return walk(
         lambda windows_NTF, positions_N: greedy_actions(model.predict(windows_NTF, positions_N).outputs_NK),

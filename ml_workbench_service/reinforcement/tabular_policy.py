@@ -1,7 +1,7 @@
 """`TabularPolicy`: Q-learning over bins of the last row's features; every row of the training part is one state.
 
 Bins are quantiles of the training windows' last rows after the window stage, so each has about as many rows as the
-next; the position held is part of the state. `learning/q_lanes.py` learns the table. Needs numba.
+next; the position held is part of the state. `reinforcement/tabular_q.py` learns the table. Needs numba.
 
 Legend: R rows, N decisions, F features, E edges of a feature, S = 3 * bins states, A = 3 actions.
 """
@@ -16,14 +16,14 @@ from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.judges.action import greedy_actions
-from ml_workbench_service.learning.policy_family import Market
-from ml_workbench_service.learning.policy_graph import NUM_ACTIONS, table_graph
-from ml_workbench_service.learning.q_lanes import QLanes, QSettings
-from ml_workbench_service.learning.windows import Windows
-from ml_workbench_service.market.environment import walk
-from ml_workbench_service.market.tape import step_table, stretch_starts
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.decoders.action import greedy_actions
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.market.trading_series import step_table, stretch_starts
+from ml_workbench_service.reinforcement.environment import walk
+from ml_workbench_service.reinforcement.policy_family import Market
+from ml_workbench_service.reinforcement.policy_network import NUM_ACTIONS, table_graph
+from ml_workbench_service.reinforcement.tabular_q import QLanes, QSettings
 
 MOST_ROWS = 200_000
 """Rows that the quantiles are read from; more move no edge that matters."""

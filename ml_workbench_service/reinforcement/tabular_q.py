@@ -1,7 +1,7 @@
 """`QLanes`: tabular Q-learning of many settings and seeds over the same recorded market, each lane a table of its own.
 
 Idea: the market does not answer to what one agent does, so the sequence of market bins and every possible reward are
-computed once (`market.tape.step_table`), and a lane is nothing but a walk over them. A state is the market's bin and
+computed once (`market.trading_series.step_table`), and a lane is nothing but a walk over them. A state is the market's bin and
 the position held; actions are short, flat, long. Update, exploration and the rule that flat wins among equals are those
 of `agents.q_table.QTable`, and a lane's table equals its table to the bit, for the same seed.
 
@@ -21,9 +21,9 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.q_kernels import FLAT, NUM_ACTIONS, learn_pass
-from ml_workbench_service.market.environment import generator_words
-from ml_workbench_service.market.tape import Bools, Tape, step_table, stretch_starts
+from ml_workbench_service.market.trading_series import Bools, Tape, step_table, stretch_starts
+from ml_workbench_service.reinforcement.environment import generator_words
+from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS, learn_pass
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class QLanes:
     """Tables that learn side by side, an epoch at a time; everything can be saved and restored exactly.
 
     Args:
-        rewards_N33: `market.tape.step_table` of the rows.
+        rewards_N33: `market.trading_series.step_table` of the rows.
         bins_N: the market's bin at each row, 0 to B - 1.
-        starts_N: `market.tape.stretch_starts` of the rows.
+        starts_N: `market.trading_series.stretch_starts` of the rows.
         num_bins: B.
         settings: one lane each.
         idle_B: bins in which nothing is chosen: the position is flat, no random number is drawn (an abstention).

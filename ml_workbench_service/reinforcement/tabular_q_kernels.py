@@ -1,6 +1,6 @@
 """The compiled inner loop of tabular Q-learning: one lane, one pass over the rows, in the order of time.
 
-It draws its random numbers itself, from the words of NumPy's PCG64 (`market.environment.generator_words`), and the
+It draws its random numbers itself, from the words of NumPy's PCG64 (`reinforcement.environment.generator_words`), and the
 numbers are NumPy's: numba can call a NumPy generator too, but takes most of a microsecond for one small integer.
 O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms for Random Number Generation"
 (2014); Lemire, "Fast Random Integer Generation in an Interval", ACM TOMACS 29 (2019).
@@ -11,8 +11,8 @@ Legend: N rows, S states, A = 3 actions, B market bins. A state is bin * 3 + hel
 import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.market.tape import Bools
-from ml_workbench_service.market.trading_kernels import compiled
+from ml_workbench_service.market.trading_series import Bools
+from ml_workbench_service.reinforcement.environment_kernels import compiled
 
 FLAT, NUM_ACTIONS = 1, 3
 STATE_HIGH, STATE_LOW, INCREMENT_HIGH, INCREMENT_LOW, HAS_HALF, HALF = range(6)

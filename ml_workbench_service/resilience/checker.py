@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import GroupBooks

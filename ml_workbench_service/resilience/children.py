@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service.embedded import EmbeddedRedis
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.resilience.history import ProducerHistory
 from ml_workbench_service.resilience.producer import ProducerPlan
 from ml_workbench_service.resilience.server_log import NEVER_REWRITTEN
@@ -105,12 +105,20 @@ class Child:
 
 
 class AgentProcess(Child):
-    """A real agent on one shard: `python -m ml_workbench_service.jobs.agent`; `place` above 0 stands by at first."""
+    """A real agent on one shard: `python -m ml_workbench_service.runtime.agent_worker`; `place` above 0 stands by at first."""
 
     def __init__(
         self, agent_id: str, environment: Mapping[str, str], folder: Path, *, shard: int = 0, place: int = 0
     ) -> None:
-        command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", agent_id, "--shard", str(shard)]
+        command = [
+            sys.executable,
+            "-m",
+            "ml_workbench_service.runtime.agent_worker",
+            "--agent",
+            agent_id,
+            "--shard",
+            str(shard),
+        ]
         name = f"{agent_id}.{shard}.{place}"
         super().__init__(name, command, environment, folder / f"{name}.out")
         self.agent_id = agent_id

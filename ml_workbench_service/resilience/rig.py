@@ -19,12 +19,12 @@ from typing import Any
 
 from common_lib.exceptions import PlatformError, UnavailableError
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.state import PROCESS_FILE, agent_group, shard_folder
+from ml_workbench_service.agents.status import PROCESS_FILE, agent_group, shard_folder
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Outgoing, stream_names
 from ml_workbench_service.contracts.resilience import FaultEvent, ResilienceRequest
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
-from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.resilience.checker import BooksSample
 from ml_workbench_service.resilience.children import AgentProcess, PrivateRedis, ProducerProcess
 from ml_workbench_service.resilience.fault import Fault, Need

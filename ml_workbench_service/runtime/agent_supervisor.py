@@ -7,6 +7,14 @@ nothing for it any more; one that ends with the service keeps it, and finds what
 A group that nobody reads would hold every entry. Whatever fails or is killed between a group and the definition that
 says whether it is wanted, `reconcile` gives it up later. It looks at agents of this STATE_DIR alone: other services may
 have groups of their own on the same Redis.
+
+The marker of an agent that is being made: one whose making is cut short must not leave a consumer group behind.
+
+    STATE_DIR/agents/<id>/hiring    empty; there from before the agent's group is made until its definition is written
+
+A marker beside a definition is of an agent that was made, and only the marker's end was cut short. One without a
+definition is of an agent that never was: its group is given up, until no request that was on its way can arrive any
+more, and then the marker goes.
 """
 
 import asyncio
@@ -14,11 +22,18 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from common_lib.exceptions import AgentNotFoundError, ConflictError, DataValidationError, PlatformError
-from ml_workbench_service.agents.definition import DEFINITION_FILE, Beginning, read_definition, write_definition
-from ml_workbench_service.agents.state import (
+from ml_workbench_service.agents.definition import (
+    BEGINNING_FILE,
+    DEFINITION_FILE,
+    Beginning,
+    read_definition,
+    write_definition,
+)
+from ml_workbench_service.agents.status import (
     PROCESS_FILE,
     agent_folder,
     agent_folders,
@@ -29,10 +44,41 @@ from ml_workbench_service.agents.state import (
 )
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, QLearningHyperparameters
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.jobs.attendant import Attendant
-from ml_workbench_service.jobs.durable import clear_disk_errors
-from ml_workbench_service.jobs.hiring import begin_hiring, end_hiring, undo_definition, unfinished_hires
-from ml_workbench_service.processes import ProcessRecord, end_leftover
+from ml_workbench_service.jobs.durable_files import clear_disk_errors, write_whole
+from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover
+from ml_workbench_service.runtime.child_process import Attendant
+
+MARKER_FILE = "hiring"
+
+
+def begin_hiring(home: Path) -> None:
+    """Leaves the marker, on disk when this returns.
+
+    Raises:
+        UnavailableError: the disk is full.
+    """
+    home.mkdir(parents=True, exist_ok=True)
+    write_whole(home / MARKER_FILE, b"", durable=True)
+
+
+def end_hiring(home: Path) -> None:
+    """The agent is made, or its group was given up."""
+    (home / MARKER_FILE).unlink(missing_ok=True)
+    with suppress(OSError):  # an agent's folder, which is not empty
+        home.rmdir()
+
+
+def undo_definition(home: Path) -> None:
+    """Removes what was written of an agent that could not be made; its marker stays."""
+    for name in (DEFINITION_FILE, BEGINNING_FILE):
+        (home / name).unlink(missing_ok=True)
+        (home / f".{name}").unlink(missing_ok=True)
+
+
+def unfinished_hires(state_dir: Path) -> list[Path]:
+    """The folders in which a marker lies."""
+    return sorted(marker.parent for marker in (state_dir / "agents").glob(f"*/{MARKER_FILE}"))
+
 
 MOST_PROCESSES = 16
 """A process takes some 75 MiB and half a second of a processor to start; and the queue keeps an entry until every
@@ -287,7 +333,7 @@ class AgentCrew:
             leader = ProcessRecord.read(folder / PROCESS_FILE)
             if leader is None or not leader.is_alive:  # a stand-by that leads is left alone
                 (folder / PROCESS_FILE).unlink(missing_ok=True)
-            command = [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", agent_id]
+            command = [sys.executable, "-m", "ml_workbench_service.runtime.agent_worker", "--agent", agent_id]
             if self._num_shards > 1:
                 command += ["--shard", str(shard)]
             name = f"agent {agent_id}" if self._num_shards == 1 else f"agent {agent_id}, shard {shard}"

@@ -1,4 +1,4 @@
-"""The agent process: `python -m ml_workbench_service.jobs.agent --agent default`.
+"""The agent process: `python -m ml_workbench_service.runtime.agent_worker --agent default`.
 
 Reads the settings from the environment (`REDIS_URL` must be set: the service passes its own), continues from the
 agent's checkpoint, and ends at SIGTERM or SIGINT after the batch at hand. A second process of the same agent stands by
@@ -23,15 +23,15 @@ from types import FrameType
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
 from ml_workbench_service.agents.definition import open_mind, read_definition
-from ml_workbench_service.agents.state import PROCESS_FILE, agent_folder, shard_folder
+from ml_workbench_service.agents.status import PROCESS_FILE, agent_folder, shard_folder
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.queue import stream_names
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workflows.act import act
+from ml_workbench_service.workflows.run_agent import act
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
-from ml_workbench_service.processes import ProcessRecord, end_leftover, end_process
+from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover, end_process
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0

@@ -15,11 +15,11 @@ from typing import Literal
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobSpec, JobStatus
-from ml_workbench_service.jobs.backends import Handle, TrainingBackend
 from ml_workbench_service.jobs.event_log import FINAL_EVENTS
 from ml_workbench_service.jobs.job import LOST, JobFolder, JobStore
-from ml_workbench_service.jobs.worker import ending, failure
-from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.runtime.job_worker import ending, failure
+from ml_workbench_service.runtime.training_backends import Handle, TrainingBackend
 
 LIMITED_KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})
 RESUMED_KINDS = LIMITED_KINDS  # a replay would publish what it has published

@@ -1,6 +1,6 @@
 """The worker: one process that does one job and says everything it does in the job's event log.
 
-    python -m ml_workbench_service.jobs.worker <job folder>
+    python -m ml_workbench_service.runtime.job_worker <job folder>
 
 It holds a lock on its folder (two workers of one job cannot be), says who it is in worker.json, beats every second,
 and ends its log with `succeeded`, `failed` or `cancelled`. SIGTERM counts as a cancellation at the next report.
@@ -22,15 +22,15 @@ from typing import Any
 from common_lib.exceptions import JobCancelled, PlatformError
 from common_lib.logging import configure_logging, correlated
 from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
-from ml_workbench_service.jobs.report import EventReport
 from ml_workbench_service.settings import Settings
 
 WORKFLOWS: Mapping[JobKind, str] = {
     JobKind.TRAIN: "ml_workbench_service.workflows.train",
-    JobKind.EXPERIMENT: "ml_workbench_service.workflows.tune",
+    JobKind.EXPERIMENT: "ml_workbench_service.workflows.run_experiment",
     JobKind.REPLAY: "ml_workbench_service.workflows.replay",
-    JobKind.RESILIENCE: "ml_workbench_service.workflows.flood",
+    JobKind.RESILIENCE: "ml_workbench_service.workflows.run_resilience_test",
 }
 """Each module has `run(spec, *, checkpoint, report, workbench) -> dict`, the job's result."""
 
@@ -176,7 +176,7 @@ def _beating(folder: JobFolder) -> Iterator[None]:
 
 def main() -> int:
     """Reads the settings, sets up logging and does the job named by the first argument."""
-    from ml_workbench_service.workbench import open_for_worker
+    from ml_workbench_service.resources import open_for_worker
 
     faulthandler.enable()
     settings = Settings()

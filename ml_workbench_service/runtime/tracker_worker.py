@@ -1,6 +1,6 @@
 """The tracker: a process that keeps MLflow up to date with the job folders, and ends when there is nothing to do.
 
-    python -m ml_workbench_service.jobs.tracker
+    python -m ml_workbench_service.runtime.tracker_worker
 
 It is started on demand and belongs to the service; the environment names everything, EXPERIMENT_TRACKING_URI included
 (`disabled` is a value too). Exit code 0: idle, or asked to stop.
@@ -19,7 +19,7 @@ from ml_workbench_service.integrations.experiment_tracker import ExperimentTrack
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workflows.track import Projection, disable, track
+from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, track
 
 DISABLED = "disabled"
 NICENESS = 10  # a training beside us on the same cores goes first

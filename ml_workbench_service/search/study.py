@@ -19,7 +19,7 @@ import optuna
 from optuna.trial import TrialState
 
 from ml_workbench_service.contracts.experiments import PrunerName, SamplerName, TrialRecord
-from ml_workbench_service.learning.search_space import Dimension, choice_label, grid_points
+from ml_workbench_service.search.space import Dimension, choice_label, grid_points
 
 RANDOM_FIRST = 10
 """Trials that TPE draws at random before it trusts its own picture; Bergstra's 20 would leave short searches none."""

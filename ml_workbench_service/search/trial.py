@@ -25,16 +25,22 @@ from common_lib.exceptions import (
     UpstreamTimeoutError,
 )
 from ml_workbench_service.accelerators import Accelerator
-from ml_workbench_service.contracts.ledgers import Trial
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
+from ml_workbench_service.contracts.multiple_testing import Trial
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.search_space import FEATURES, choice_label, trial_request
-from ml_workbench_service.learning.training import part_read, trial_of
-from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder, assemble, assignment_for, fetch
-from ml_workbench_service.learning.windows import Windows
-from ml_workbench_service.market.derivation import columns_of
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.interfaces.dataset import (
+    TrainingData,
+    TrainingOrder,
+    assemble,
+    assignment_for,
+    fetch,
+)
+from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.market.features.derivation import columns_of
 from ml_workbench_service.market.performance import annual
+from ml_workbench_service.search.space import FEATURES, choice_label, trial_request
+from ml_workbench_service.training.pipeline import part_read, trial_of
 
 MOST_KEPT = 4
 """Fetched tables, and cut windows, that are kept for further trials."""

@@ -11,10 +11,10 @@ from functools import partial
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.experiments import TrialRecord
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.ledgers import Ledgers
-from ml_workbench_service.learning.crew import Crew, Done, Maker, OpenMaker, Score
-from ml_workbench_service.learning.search import Proposal, Search
-from ml_workbench_service.learning.trial import TrialEnd, TrialReport, thinned
+from ml_workbench_service.contracts.multiple_testing import Ledgers
+from ml_workbench_service.search.study import Proposal, Search
+from ml_workbench_service.search.trial import TrialEnd, TrialReport, thinned
+from ml_workbench_service.search.worker_pool import Crew, Done, Maker, OpenMaker, Score
 
 POLL_S = 0.2
 """How often a cancellation is looked for while the trials run in other processes."""

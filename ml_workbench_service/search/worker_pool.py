@@ -25,12 +25,12 @@ from pydantic import TypeAdapter
 
 from common_lib import exceptions
 from common_lib.exceptions import JobCancelled, PlatformError
-from ml_workbench_service.learning.trial import TrialEnd, TrialReport
+from ml_workbench_service.search.trial import TrialEnd, TrialReport
 
 PR_SET_PDEATHSIG = 1
 """linux/prctl.h"""
 GRACE_S = 2.0
-ENTRY = "import sys; from ml_workbench_service.learning.crew import work; work(int(sys.argv[1]))"
+ENTRY = "import sys; from ml_workbench_service.search.worker_pool import work; work(int(sys.argv[1]))"
 _END = TypeAdapter(TrialEnd)
 log = logging.getLogger(__name__)
 

@@ -25,11 +25,11 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Costs, FeatureStore, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.recordings import OUT_OF_SAMPLE, SAMPLES, Recording
-from ml_workbench_service.learning.windows import part_of
+from ml_workbench_service.learning.data.windows import part_of
 from ml_workbench_service.market import calendar
-from ml_workbench_service.serving.answer import Circumstances, Question, answer, answer_many, prepare
 from ml_workbench_service.serving.history import bars_needed, columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
 
 BATCH = 256
 REPORT_EVERY_S = 0.5

@@ -11,12 +11,12 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FeatureTable, Floats, Ints
-from ml_workbench_service.learning.windows import streaks
+from ml_workbench_service.learning.data.windows import streaks
 from ml_workbench_service.market import calendar
-from ml_workbench_service.market.feature_tables import SPREAD
+from ml_workbench_service.market.features.tables import SPREAD
 from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
-from ml_workbench_service.serving.answer import Question
 from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.predict import Question
 
 SPARE_BARS = 8
 

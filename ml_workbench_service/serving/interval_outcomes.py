@@ -2,7 +2,7 @@
 
 One lane a symbol, no files. A bar's price matures the intervals whose horizon ends there; an interval whose end passes
 without a price is dropped, and so is one for a volatility that misses a bar in between. As it stands it is written as
-JSON (`serving/adaptive.py`). When a stretch is over and what came true of it is the rule of `market/realised.py`.
+JSON (`serving/live_intervals.py`). When a stretch is over and what came true of it is the rule of `market/outcomes/realised.py`.
 """
 
 from dataclasses import dataclass, field
@@ -12,9 +12,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import ConfigDict, Field
 
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.learning.adaptive import IntervalTracker
-from ml_workbench_service.learning.uncertainty import INTERVAL_LEVEL
-from ml_workbench_service.market.realised import FROM_FILE, Positive, PriceLane, Stretch, meets_closure
+from ml_workbench_service.learning.calibration.adaptive_intervals import IntervalTracker
+from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL
+from ml_workbench_service.market.outcomes.realised import FROM_FILE, Positive, PriceLane, Stretch, meets_closure
 
 NUM_RECENT = 500
 """Outcomes behind the live coverage: its standard error is 1.3 points at 90 %."""
@@ -51,7 +51,7 @@ class StatedInterval(Stretch):
 
     Attributes:
         level: the share it promises.
-        lean: how unusual the volatility was (`learning/adaptive.py`).
+        lean: how unusual the volatility was (`learning/calibration/adaptive_intervals.py`).
         is_volatility: whether it was stated in units of a volatility.
     """
 

@@ -2,7 +2,7 @@
 
 An answer of the live deployed version leaves its interval with its price. The question about the bar at which its
 horizon ends brings that bar's price: then the outcome is known, is counted, once, and teaches the symbol's tracker
-(`learning/adaptive.py`). So an interval never knows its own outcome, and nothing but questions with prices is needed;
+(`learning/calibration/adaptive_intervals.py`). So an interval never knows its own outcome, and nothing but questions with prices is needed;
 a ledger of outcomes may say them too (`mature`), whichever comes first.
 
 What is no clean pair of bars teaches nothing and is counted by its reason (`outcomes.REASONS`). Candidates, replays and
@@ -25,10 +25,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from ml_workbench_service.contracts.prediction import Interval
 from ml_workbench_service.contracts.training import Target, parse_target
-from ml_workbench_service.learning.adaptive import PUBLISHED
-from ml_workbench_service.learning.judge import IntervalScale
+from ml_workbench_service.learning.calibration.adaptive_intervals import PUBLISHED
+from ml_workbench_service.learning.decoders.decoder import IntervalScale
+from ml_workbench_service.serving.interval_outcomes import Lane, LiveCoverage, StatedInterval, VersionIntervals
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.outcomes import Lane, LiveCoverage, StatedInterval, VersionIntervals
 
 MOST_VERSIONS = 64
 """Versions kept in memory, and so label values of the metrics; the least recently asked one is written and leaves."""

@@ -20,14 +20,13 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Making
 from ml_workbench_service.contracts.prediction import Predictor, RawPrediction
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning import judges as judges  # loading the package registers every judge
-from ml_workbench_service.learning.judge import Judge, Situation, load_judge
-from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.scaling import RawRows, RowScaler, load_scaler
-from ml_workbench_service.learning.uncertainty import NoveltyDetector
+from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
+from ml_workbench_service.learning.data.scaling import RawRows, RowScaler, load_scaler
+from ml_workbench_service.learning.decoders.decoder import Judge, Situation, load_judge
 from ml_workbench_service.market.costs import ResolvedCosts, pip_size, round_trip_cost, session_spread_at
-from ml_workbench_service.market.derivation import Derivation
+from ml_workbench_service.market.features.derivation import Derivation
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,10 @@ from ml_workbench_service.contracts.deployment import Deployment, is_monitored
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Answered, Ledger
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.serving.adaptive import LiveIntervals
-from ml_workbench_service.serving.answer import Circumstances, Prepared, Question, answered, answered_many
+from ml_workbench_service.serving.interval_outcomes import LiveCoverage
+from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel, load_model
-from ml_workbench_service.serving.outcomes import LiveCoverage
+from ml_workbench_service.serving.predict import Circumstances, Prepared, Question, answered, answered_many
 
 MOST_LOADED = 32
 Answer = TypeVar("Answer")

@@ -28,12 +28,12 @@ from ml_workbench_service.contracts.prediction import (
     PredictionRecord,
     Role,
 )
-from ml_workbench_service.learning.judge import Judgement
-from ml_workbench_service.learning.uncertainty import NOVELTY_THRESHOLD
-from ml_workbench_service.learning.windows import part_of
+from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD
+from ml_workbench_service.learning.data.windows import part_of
+from ml_workbench_service.learning.decoders.decoder import Judgement
 from ml_workbench_service.market import calendar
-from ml_workbench_service.market.tape import POSITIONS
-from ml_workbench_service.serving.adaptive import LiveIntervals, Moment
+from ml_workbench_service.market.trading_series import POSITIONS
+from ml_workbench_service.serving.live_intervals import LiveIntervals, Moment
 from ml_workbench_service.serving.model import ServedModel
 
 STALE_BARS = 2

@@ -14,9 +14,9 @@ from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import FeatureStore, Floats
 from ml_workbench_service.contracts.prediction import FeatureColumns, PredictRequest
 from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
-from ml_workbench_service.serving.answer import Question
 from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
 from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.predict import Question
 
 
 def question_of(model: ServedModel, request: PredictRequest) -> Question | None:

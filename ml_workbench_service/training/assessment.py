@@ -12,13 +12,13 @@ import numpy as np
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
-from ml_workbench_service.learning.export import MOST_COMPARED, export, judge_quantization, quantize
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.manifest import INT8_FILE
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.task import Predict, Product, Task
-from ml_workbench_service.learning.uncertainty import NoveltyDetector
-from ml_workbench_service.learning.windows import PARTS, Windows, evenly
+from ml_workbench_service.learning.bundle.export import MOST_COMPARED, export, judge_quantization, quantize
+from ml_workbench_service.learning.bundle.manifest import INT8_FILE
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
+from ml_workbench_service.learning.data.windows import PARTS, Windows, evenly
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
 
 MOST_NOVELTY_WINDOWS = 50_000
 

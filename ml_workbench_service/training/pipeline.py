@@ -17,22 +17,22 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.evaluation import Certificate, Evaluation, ValidationReport, WalkForwardReport
 from ml_workbench_service.contracts.jobs import JobSpec, Report
-from ml_workbench_service.contracts.ledgers import Ledgers, PartRead, Trial, subject_of
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.learning import publication
-from ml_workbench_service.learning.certificate import certify
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.ensemble import train_seeds
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.manifest import NETWORK_FILE
-from ml_workbench_service.learning.signal_backtest import daily_net
-from ml_workbench_service.learning.task import Predict
-from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder, assignment_for
-from ml_workbench_service.learning.verdicts import settle
-from ml_workbench_service.learning.walk_forward import spans_of, walk_forward
-from ml_workbench_service.learning.windows import Part
+from ml_workbench_service.contracts.multiple_testing import Ledgers, PartRead, Trial, subject_of
+from ml_workbench_service.evaluation.leakage.certificate import certify
+from ml_workbench_service.evaluation.signal_backtest import daily_net
+from ml_workbench_service.evaluation.verdict import settle
+from ml_workbench_service.learning.bundle.manifest import NETWORK_FILE
+from ml_workbench_service.learning.data.windows import Part
+from ml_workbench_service.learning.fitting.ensemble import train_seeds
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder, assignment_for
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.performance import sharpe, validation_report
+from ml_workbench_service.training import publishing as publication
+from ml_workbench_service.training.walk_forward import spans_of, walk_forward
 
 AGENT_TRIAL = "/agent/"
 """Between the job's id and the setting's number, in the id of a trial of an agent's grid."""

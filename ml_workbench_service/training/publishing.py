@@ -14,17 +14,17 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, utc_now
 from ml_workbench_service.contracts.evaluation import Certificate
 from ml_workbench_service.contracts.jobs import JobSpec
 from ml_workbench_service.contracts.models import Lineage, ModelCard, Split
-from ml_workbench_service.learning.assessment import MOST_NOVELTY_WINDOWS, last_rows, part_sizes
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.evaluation import headline
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.labelling import Labelling
-from ml_workbench_service.learning.manifest import RECIPE_FILE
-from ml_workbench_service.learning.reference import InputReference
-from ml_workbench_service.learning.task import Product
-from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
-from ml_workbench_service.learning.windows import Windows, describe_borders, evenly
-from ml_workbench_service.market.live_figures import bar_numbers
+from ml_workbench_service.evaluation.drift import InputReference
+from ml_workbench_service.evaluation.forecast_metrics import headline
+from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
+from ml_workbench_service.learning.data.labelling import Labelling
+from ml_workbench_service.learning.data.windows import Windows, describe_borders, evenly
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.task import Product
+from ml_workbench_service.market.outcomes.live_metrics import bar_numbers
+from ml_workbench_service.training.assessment import MOST_NOVELTY_WINDOWS, last_rows, part_sizes
 
 VALIDITY = timedelta(days=365)
 """A model abstains this long after the last bar it saw. A convention: an FX regime rarely outlives a year."""

@@ -32,12 +32,12 @@ from ml_workbench_service.contracts.evaluation import Evaluation, Fold, WalkForw
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable
 from ml_workbench_service.contracts.training import CrossValidation, ModelType
-from ml_workbench_service.learning import training_data
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.evaluation import Differentials, pooled
-from ml_workbench_service.learning.part_report import PartReport
-from ml_workbench_service.learning.task import Predict
-from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
+from ml_workbench_service.evaluation.forecast_metrics import Differentials, pooled
+from ml_workbench_service.learning.fitting.progress import PartReport
+from ml_workbench_service.learning.interfaces import dataset as training_data
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
+from ml_workbench_service.learning.interfaces.task import Predict
 
 KindOf = Callable[[str], FeatureKind]
 FIRST_SHARE = 0.5

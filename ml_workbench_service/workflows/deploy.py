@@ -13,8 +13,8 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.deployment import SAFETY_GATES, Deployment, DeployRequest, GateResult
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.queue import DeploymentNotice
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
-from ml_workbench_service.workbench import Workbench
 
 TYPES_WITHOUT_SKILL = frozenset({"anomaly_detection", "feature_engineering"})
 NEXT_STEPS = {

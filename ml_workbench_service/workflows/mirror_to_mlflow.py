@@ -32,7 +32,7 @@ from ml_workbench_service.integrations.experiment_tracker import (
     flat_params,
     points_of,
 )
-from ml_workbench_service.jobs.durable import write_whole
+from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, TrackingRecord
 
 FIRST_PAUSE_S = 0.5

@@ -9,11 +9,17 @@ from packaging.version import Version
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.outcomes import Drift, MonitoringReport, VersionMonitoring
 from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.evaluation.drift import InputReference
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, RecordedVersion
-from ml_workbench_service.learning.manifest import RECIPE_FILE
-from ml_workbench_service.learning.reference import InputReference
-from ml_workbench_service.market.live_figures import LiveFigures, LiveRows, bar_numbers, live_figures, warnings_of
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
+from ml_workbench_service.market.outcomes.live_metrics import (
+    LiveFigures,
+    LiveRows,
+    bar_numbers,
+    live_figures,
+    warnings_of,
+)
+from ml_workbench_service.resources import Workbench
 
 MOST_ROWS = 50_000
 """Rows behind a version's figures, the newest."""

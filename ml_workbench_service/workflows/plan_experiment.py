@@ -22,10 +22,11 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.experiments import ExperimentRequest, RecordingRequest
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import ModelType, TrainingEstimate, TrainRequest
-from ml_workbench_service.learning import tasks as tasks
-from ml_workbench_service.learning.agent_grid import Q_LEARNING_GRID, grid_settings
-from ml_workbench_service.learning.family import Family, family_for
-from ml_workbench_service.learning.search_space import (
+from ml_workbench_service.learning.interfaces.family import Family, family_for
+from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.reinforcement.agent_sweep import Q_LEARNING_GRID, grid_settings
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.search.space import (
     FEATURES,
     HORIZON,
     Dimension,
@@ -35,8 +36,7 @@ from ml_workbench_service.learning.search_space import (
     trial_request,
     variants,
 )
-from ml_workbench_service.market.costs import resolved_costs
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.training import tasks as tasks
 
 NUM_TRIALS = 20
 """Where the request says nothing: ten at random, ten by what they have shown."""
@@ -55,7 +55,7 @@ GRID_OBJECTIVE = "net log return over the recording, mean over the seeds"
 
 
 class PlannedTraining(Protocol):
-    """What planning a training gives: `workflows.plan.TrainingPlan`."""
+    """What planning a training gives: `workflows.plan_training.TrainingPlan`."""
 
     @property
     def estimate(self) -> TrainingEstimate:
@@ -97,7 +97,7 @@ def plan_experiment(
     Args:
         request: the parsed body.
         workbench: for the registry.
-        plan_training: plans one training, or refuses it; `workflows.plan.plan_training` with everything but a request.
+        plan_training: plans one training, or refuses it; `workflows.plan_training.plan_training` with everything but a request.
         max_workers: trials that may run at a time.
         max_memory_gb: of all of them together.
 

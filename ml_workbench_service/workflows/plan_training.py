@@ -15,14 +15,14 @@ from ml_workbench_service.contracts.feature_sets import FeatureSet, is_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest
 from ml_workbench_service.integrations.model_registry import next_version
-from ml_workbench_service.learning import tasks as tasks
-from ml_workbench_service.learning.family import Family, family_for
-from ml_workbench_service.learning.task import task_for
-from ml_workbench_service.learning.windows import FEWEST_WINDOWS
+from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
+from ml_workbench_service.learning.interfaces.family import Family, family_for
+from ml_workbench_service.learning.interfaces.task import task_for
 from ml_workbench_service.market.calendar import num_expected_bars
 from ml_workbench_service.market.costs import resolved_costs
-from ml_workbench_service.market.derivation import Derivation
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.market.features.derivation import Derivation
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.training import tasks as tasks
 
 WORKER_GB = 0.55
 """Resident memory of a worker with torch loaded, before any data."""

@@ -18,10 +18,10 @@ from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Outgoing
 from ml_workbench_service.market import calendar
-from ml_workbench_service.serving.answer import Circumstances, Question, answer
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import bars_needed, columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel, load_model
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.predict import Circumstances, Question, answer
 
 BATCH = 64
 STALLED_S = 60.0

@@ -9,7 +9,7 @@ Why a crash at any point counts nothing twice and loses nothing:
     before the acknowledgment the checkpoint holds the entries: they are settled without effect
 The one exception is the queue's own: entries evicted at capacity while the agent was down are gone, and counted.
 
-Why two processes do no harm: one holds the lease, the other stands by (`agents/standby.py`). Each step asks for the
+Why two processes do no harm: one holds the lease, the other stands by (`agents/leader_election.py`). Each step asks for the
 lease's term inside Redis, and checkpoints are named by it: whoever was overtaken finds out, and reads the newest one.
 """
 
@@ -23,13 +23,13 @@ from pathlib import Path
 
 from common_lib.exceptions import DataValidationError, LeaseLostError, PlatformError, UnavailableError
 from common_lib.logging import correlated
-from ml_workbench_service.agents.attempts import Attempts
+from ml_workbench_service.agents.agent import Mind
 from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.agents.checkpoint_writer import MOST_UNSAVED, Keeper
 from ml_workbench_service.agents.decision_log import log_decisions
-from ml_workbench_service.agents.keeper import MOST_UNSAVED, Keeper
-from ml_workbench_service.agents.mind import Mind
-from ml_workbench_service.agents.standby import StandBy
-from ml_workbench_service.agents.state import agent_group
+from ml_workbench_service.agents.delivery_attempts import Attempts
+from ml_workbench_service.agents.leader_election import StandBy
+from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.queue import Delivery, Lease
 from ml_workbench_service.integrations.decision_stream import DecisionStream

@@ -18,23 +18,23 @@ from ml_workbench_service import families as families  # loading the packages re
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.experiments import ExperimentRequest, RecordingRequest, TrialRecord
 from ml_workbench_service.contracts.jobs import JobSpec, Report
-from ml_workbench_service.contracts.ledgers import PartRead, Trial, subject_of
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.multiple_testing import PartRead, Trial, subject_of
 from ml_workbench_service.contracts.recordings import Recording
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
-from ml_workbench_service.learning import tasks as tasks
-from ml_workbench_service.learning.agent_grid import Q_LEARNING_GRID, GridRow, grid_settings, run_grid
-from ml_workbench_service.learning.crew import OpenMaker
-from ml_workbench_service.learning.family import family_for
-from ml_workbench_service.learning.search import Search
-from ml_workbench_service.learning.search_course import SearchCourse, in_turn, side_by_side
-from ml_workbench_service.learning.search_space import dimensions, trial_request
-from ml_workbench_service.learning.training import AGENT_TRIAL, Means, produce
-from ml_workbench_service.learning.trial import TrialMaker
+from ml_workbench_service.learning.interfaces.family import family_for
 from ml_workbench_service.market.performance import annual, validation_report
+from ml_workbench_service.reinforcement.agent_sweep import Q_LEARNING_GRID, GridRow, grid_settings, run_grid
+from ml_workbench_service.resources import Workbench, open_for_worker
+from ml_workbench_service.search.space import dimensions, trial_request
+from ml_workbench_service.search.study import Search
+from ml_workbench_service.search.trial import TrialMaker
+from ml_workbench_service.search.trial_runner import SearchCourse, in_turn, side_by_side
+from ml_workbench_service.search.worker_pool import OpenMaker
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workbench import Workbench, open_for_worker
+from ml_workbench_service.training import tasks as tasks
+from ml_workbench_service.training.pipeline import AGENT_TRIAL, Means, produce
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
@@ -113,8 +113,8 @@ def _agent_grid(
     A trial's value is its mean over the seeds and its spread their standard deviation.
     """
     from ml_workbench_service.agents.q_table import StateBins
+    from ml_workbench_service.serving.backfill import fetch_past, record
     from ml_workbench_service.serving.model import load_model
-    from ml_workbench_service.serving.recording import fetch_past, record
 
     model_id, version = spec.plan["recorded"]["model_id"], spec.plan["recorded"]["version"]
     card = workbench.registry.card(model_id, version)

@@ -17,7 +17,7 @@ from ml_workbench_service.resilience.fault import fault_named
 from ml_workbench_service.resilience.gathering import gather
 from ml_workbench_service.resilience.reporting import report_of
 from ml_workbench_service.resilience.rig import Rig
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.resources import Workbench
 
 REPORT_EVERY_S = 0.5
 

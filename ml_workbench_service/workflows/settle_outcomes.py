@@ -24,7 +24,7 @@ from ml_workbench_service.integrations.prediction_ledger.ledger import Predictio
 from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.class_labels import direction_labels, price_moves, triple_barrier_labels
-from ml_workbench_service.market.outcome_lanes import Found
+from ml_workbench_service.market.outcomes.pending import Found
 from ml_workbench_service.market.targets import EWMA_BARS, Labels, ewma_volatility, label
 
 EVERY_S = 60.0
@@ -55,7 +55,7 @@ class Intervals(Protocol):
     """What learns from an outcome."""
 
     def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
-        """See `serving.adaptive.LiveIntervals`."""
+        """See `serving.live_intervals.LiveIntervals`."""
         ...
 
 

@@ -7,10 +7,10 @@ from ml_workbench_service import accelerators
 from ml_workbench_service import families as families  # loading the packages registers every family and task
 from ml_workbench_service.contracts.jobs import JobSpec, Report
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.learning import tasks as tasks
-from ml_workbench_service.learning.training import Means, produce
-from ml_workbench_service.learning.training_data import TrainingOrder, assemble, fetch
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.learning.interfaces.dataset import TrainingOrder, assemble, fetch
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.training import tasks as tasks
+from ml_workbench_service.training.pipeline import Means, produce
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from ml_workbench_service.accelerators.cuda import is_hidden
-from ml_workbench_service.learning.export import export
-from ml_workbench_service.learning.family import Family
-from ml_workbench_service.learning.manifest import MODEL_FILE
-from ml_workbench_service.learning.runtime import OnnxNetwork
+from ml_workbench_service.learning.bundle.export import export
+from ml_workbench_service.learning.bundle.manifest import MODEL_FILE
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.interfaces.family import Family
 from tests.learning.synthetic import OneThread
 from tools import gpu_check
 

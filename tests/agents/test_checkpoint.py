@@ -7,7 +7,7 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.contracts.agents import Decision
 from tests.agents.weeks import applied, series, week_of_hours
 from tests.prediction_records import prediction_record

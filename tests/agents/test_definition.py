@@ -17,8 +17,8 @@ from ml_workbench_service.agents.definition import (
     read_definition,
     write_definition,
 )
-from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.policy_mind import PolicyMind
+from ml_workbench_service.agents.policy_agent import PolicyMind
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest, QLearningHyperparameters
 from tests.agents.weeks import applied, series, week_of_hours
 

@@ -10,30 +10,30 @@ import pytest
 
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.policy_mind import PolicyMind
+from ml_workbench_service.agents.policy_agent import PolicyMind
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.learning import signal_backtest
-from ml_workbench_service.learning.export import export
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.judges.action import ActionJudge, greedy_actions
-from ml_workbench_service.learning.labelling import label_tables
-from ml_workbench_service.learning.policy_family import decision_rows, tape_of
-from ml_workbench_service.learning.windows import build
+from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.learning.bundle.export import export
+from ml_workbench_service.learning.data.labelling import label_tables
+from ml_workbench_service.learning.data.windows import build
+from ml_workbench_service.learning.decoders.action import ActionJudge, greedy_actions
+from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market.costs import resolved_costs
-from ml_workbench_service.market.derivation import Derivation
-from ml_workbench_service.market.environment import walk
-from ml_workbench_service.serving.answer import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.market.features.derivation import Derivation
+from ml_workbench_service.reinforcement.environment import walk
+from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
 from tests.integrations.model_cards import model_card
-from tests.learning.policies import policy_family
 from tests.learning.synthetic import OneThread, Recorder
 from tests.prediction_records import prediction_record
+from tests.reinforcement.policies import policy_family
 from tests.trained_models import planted_bars
 
 LIVE = Circumstances(role="champion")

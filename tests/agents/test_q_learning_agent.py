@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.mind import MAX_REPLAY_LANES
+from ml_workbench_service.agents.agent import MAX_REPLAY_LANES
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.contracts.agents import QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from tests.agents.weeks import COSTS, always_long, applied, expected_steps, nights, series, week_of_hours

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord

@@ -10,7 +10,7 @@ import pytest
 from fastapi import FastAPI
 
 from ml_workbench_service.api import errors
-from ml_workbench_service.api.access import AtTheDoor
+from ml_workbench_service.api.middleware import AtTheDoor
 from tests.api.failures import assert_body, assert_failure, paths
 from tests.conftest import SMALL_TRAIN
 from tests.service_process import SEED_PREDICT

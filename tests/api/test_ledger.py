@@ -10,7 +10,7 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.ledger import _check_possible
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.learning.manifest import write_manifest
+from ml_workbench_service.learning.bundle.manifest import write_manifest
 from tests.api.conftest import Clone
 from tests.api.deploying import deployed
 from tests.api.failures import assert_failure, paths

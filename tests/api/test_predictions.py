@@ -9,8 +9,8 @@ import pytest
 
 from ml_workbench_service.contracts.contract import iso, to_ms
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.sample_rates import SampleRates
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 from tests.api.failures import assert_body, assert_failure, paths
 from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version

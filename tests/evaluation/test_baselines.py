@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning import baselines
-from ml_workbench_service.learning.baselines import (
+from ml_workbench_service.evaluation import baselines
+from ml_workbench_service.evaluation.baselines import (
     bars_per_day,
     forecasts,
     left_out,
@@ -16,14 +16,14 @@ from ml_workbench_service.learning.baselines import (
     naive_errors,
     realised_volatility,
 )
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.policy_family import decision_rows, tape_of
-from ml_workbench_service.learning.ridge import Ridge
-from ml_workbench_service.learning.windows import SymbolRows, Windows
+from ml_workbench_service.evaluation.ridge import Ridge
+from ml_workbench_service.learning.data.windows import SymbolRows, Windows
+from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.targets import ewma_volatility
-from tests.learning.policies import market_of
+from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
 from tests.learning.synthetic import DEVIATION, assignment, cut, symbol_rows
+from tests.reinforcement.policies import market_of
 
 HORIZON = 2
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import numpy as np
 from sklearn.linear_model import LogisticRegression
 
-from ml_workbench_service.learning.class_baselines import PRIOR_ROWS, class_baselines
-from ml_workbench_service.learning.class_metrics import class_frequencies
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.windows import SymbolRows, Windows, build
+from ml_workbench_service.evaluation.class_baselines import PRIOR_ROWS, class_baselines
+from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
+from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
+from ml_workbench_service.learning.interfaces.family import Assignment
+from tests.evaluation.test_ridge import design
 from tests.families.probes.classification import ClassificationProbe
 from tests.learning.synthetic import DEVIATION, FEATURES, IS_LEVEL, assignment, symbol_rows
-from tests.learning.test_ridge import design
 
 
 def classed(windows: Windows) -> Assignment:

@@ -9,15 +9,15 @@ import pytest
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.learning.distribution_figures import JudgedRows, volatility_terciles
-from ml_workbench_service.learning.evaluation import pooled
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.judge import Situation
-from ml_workbench_service.learning.task import Predict
-from ml_workbench_service.learning.tasks.forecasting import Forecasting
-from ml_workbench_service.market.skill import trailing_move
+from ml_workbench_service.evaluation.distribution_metrics import JudgedRows, volatility_terciles
+from ml_workbench_service.evaluation.forecast_metrics import pooled
+from ml_workbench_service.learning.decoders.decoder import Situation
+from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.interfaces.task import Predict
+from ml_workbench_service.market.significance import trailing_move
+from ml_workbench_service.training.tasks.time_series import Forecasting
+from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, judge_of, names_of, stormy
 from tests.learning.synthetic import assignment, cut, symbol_rows
-from tests.learning.test_forecast_judge import LABEL_SCALE, QUANTILES, banded, judge_of, names_of, stormy
 
 NUM = 80
 

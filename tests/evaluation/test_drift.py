@@ -5,9 +5,10 @@ import pytest
 from scipy import signal, stats
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning.reference import NUM_GRID, InputReference
-from ml_workbench_service.market.drift import (
+from ml_workbench_service.evaluation.drift import (
+    NUM_GRID,
     PSI_MAJOR,
+    InputReference,
     Reference,
     correlation_time,
     ks_distance,

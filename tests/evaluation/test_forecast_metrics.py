@@ -10,7 +10,7 @@ import pytest
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.evaluation import (
+from ml_workbench_service.evaluation.forecast_metrics import (
     Differentials,
     ForecastRows,
     direction_accuracy,
@@ -22,7 +22,7 @@ from ml_workbench_service.learning.evaluation import (
     interval_report,
     pooled,
 )
-from ml_workbench_service.market.skill import clark_west, diebold_mariano, hac_mean
+from ml_workbench_service.market.significance import clark_west, diebold_mariano, hac_mean
 
 LABELS = np.array([0.002, -0.001, 0.0, 0.003, -0.004])
 FORECASTS = np.array([0.001, 0.001, 0.001, 0.002, -0.001])

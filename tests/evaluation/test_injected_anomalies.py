@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.contracts.market import Floats32, Ints
-from ml_workbench_service.market.anomalies import (
+from ml_workbench_service.evaluation.injected_anomalies import (
     BURST_FACTOR,
     KINDS,
     LONGEST_EPISODE,

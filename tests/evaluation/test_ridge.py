@@ -7,9 +7,9 @@ import pytest
 from sklearn.linear_model import Ridge as ScikitRidge
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning import ridge
-from ml_workbench_service.learning.ridge import Ridge, WindowColumns, evenly
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.evaluation import ridge
+from ml_workbench_service.evaluation.ridge import Ridge, WindowColumns, evenly
+from ml_workbench_service.learning.data.windows import Windows
 from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
 
 

@@ -12,15 +12,15 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FeatureTable, FillRule, Floats, Ints
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.labelling import label_tables
-from ml_workbench_service.learning.policy_family import decision_rows, tape_of
-from ml_workbench_service.learning.signal_backtest import daily_net, report, settle
-from ml_workbench_service.learning.windows import Part, Windows, build
+from ml_workbench_service.evaluation.signal_backtest import daily_net, report, settle
+from ml_workbench_service.learning.data.labelling import label_tables
+from ml_workbench_service.learning.data.windows import Part, Windows, build
+from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market import calendar, performance
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, resolved_costs, session_factor
-from ml_workbench_service.market.skill import hac_mean
+from ml_workbench_service.market.significance import hac_mean
+from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
 
 HOUR_MS = TIMEFRAMES_MS["1h"]
 DAY_MS = 24 * HOUR_MS

@@ -16,14 +16,14 @@ from ml_workbench_service.contracts.evaluation import (
 )
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning import baselines
-from ml_workbench_service.learning.class_baselines import UNDIRECTED, VOLATILITY_FREQUENCIES
-from ml_workbench_service.learning.class_metrics import MAJORITY, PERSISTENCE
-from ml_workbench_service.learning.evaluation import ForecastRows, evaluate
-from ml_workbench_service.learning.tasks import control
-from ml_workbench_service.learning.verdicts import ALPHA, NAMES, POWER, POWER_R2, settle
-from ml_workbench_service.market.skill import power
-from tests.market.test_skill import storms
+from ml_workbench_service.evaluation import baselines
+from ml_workbench_service.evaluation.class_baselines import UNDIRECTED, VOLATILITY_FREQUENCIES
+from ml_workbench_service.evaluation.forecast_metrics import ForecastRows, evaluate
+from ml_workbench_service.evaluation.verdict import ALPHA, NAMES, POWER, POWER_R2, settle
+from ml_workbench_service.learning.calibration.class_metrics import MAJORITY, PERSISTENCE
+from ml_workbench_service.market.significance import power
+from ml_workbench_service.training.tasks import reinforcement_learning as control
+from tests.market.test_significance import storms
 
 MOMENTS = 5000
 PASSED = Certificate.of((CertificateCheck(name="features", status="passed", detail="Nothing moved."),))

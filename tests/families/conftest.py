@@ -42,6 +42,6 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def _families() -> list[str]:
     from ml_workbench_service import families as families
-    from ml_workbench_service.learning.family import Family
+    from ml_workbench_service.learning.interfaces.family import Family
 
     return list(Family.known)

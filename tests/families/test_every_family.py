@@ -13,13 +13,13 @@ from safetensors.numpy import load_file
 from common_lib.exceptions import DataValidationError, JobCancelled
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning import tasks as tasks  # registers them
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.export import export
-from ml_workbench_service.learning.family import Family, Trained, families_of, family_for
-from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.windows import SymbolRows, Windows
+from ml_workbench_service.learning.bundle.export import export
+from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.data.windows import SymbolRows, Windows
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.family import Family, Trained, families_of, family_for
+from ml_workbench_service.training import tasks as tasks  # registers them
 from tests.families.probes import probe_of
 from tests.families.probes.probe import PAIRS
 from tests.learning.synthetic import OneThread, Recorder, symbol_rows

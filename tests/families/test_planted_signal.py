@@ -15,9 +15,9 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.serving.answer import Circumstances, answer_many, prepare
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
 from tests.learning.synthetic import skill
 from tests.trained_models import PLANTED_R2, PlantedBars, loaded, open_bench, planted_bars, train_model
 

@@ -6,7 +6,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from ml_workbench_service.learning.manifest import write_manifest
+from ml_workbench_service.learning.bundle.manifest import write_manifest
 
 
 def copy_version(source: Path, root: Path, model_id: str, version: str, **card: Any) -> Path:

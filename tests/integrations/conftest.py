@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 
 from ml_workbench_service.contracts.market import FeatureStore
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.remote_feature_store import RemoteFeatureStore
-from ml_workbench_service.integrations.sample_rates import SampleRates
-from tests.integrations.bar_files import bars_frame, write_plain
-from tests.integrations.feature_store_server import Behaviour, FeatureStoreServer
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
+from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
+from tests.integrations.feature_store.bar_files import bars_frame, write_plain
+from tests.integrations.feature_store.feature_store_server import Behaviour, FeatureStoreServer
 
 STORES = ("sample", "folder", "remote-json", "remote-arrow", "remote-single")
 

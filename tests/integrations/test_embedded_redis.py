@@ -13,8 +13,8 @@ import pytest
 import redis
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service.embedded import EmbeddedRedis, end_leftover, find_redis_server
-from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis, end_leftover, find_redis_server
+from ml_workbench_service.jobs.process_record import ProcessRecord
 
 
 def test_it_answers_on_a_private_socket_and_opens_no_port(tmp_path: Path) -> None:
@@ -50,7 +50,7 @@ def test_the_data_are_there_again_after_a_restart(tmp_path: Path) -> None:
 
 def test_a_server_left_behind_is_ended_and_its_data_taken_over(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ml_workbench_service.embedded import EmbeddedRedis\n"
+        "import sys; from pathlib import Path; from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis\n"
         "server = EmbeddedRedis(Path(sys.argv[1])); print(server.start(), server.pid, flush=True); sys.stdin.read()"
     )
     service = subprocess.Popen(

@@ -15,7 +15,7 @@ from ml_workbench_service.integrations.experiment_tracker import (
     Measurement,
     flat_params,
 )
-from ml_workbench_service.jobs.tracker import open_tracker
+from ml_workbench_service.runtime.tracker_worker import open_tracker
 from tests.integrations.mlflow_server import shared_server
 
 pytestmark = pytest.mark.filterwarnings(

@@ -25,7 +25,7 @@ from common_lib.exceptions import (
 from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN
 from ml_workbench_service.integrations import model_registry
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry, next_version
-from ml_workbench_service.learning.manifest import MANIFEST_FILE, digest_of
+from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE, digest_of
 from tests.integrations.bundles import flip_a_byte
 from tests.integrations.model_cards import model_card
 

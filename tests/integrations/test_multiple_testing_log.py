@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError, UnavailableError
-from ml_workbench_service.contracts.ledgers import PartRead, Subject, Trial
-from ml_workbench_service.integrations import ledgers as module
-from ml_workbench_service.integrations.ledgers import SqliteLedgers
+from ml_workbench_service.contracts.multiple_testing import PartRead, Subject, Trial
+from ml_workbench_service.integrations import multiple_testing_log as module
+from ml_workbench_service.integrations.multiple_testing_log import SqliteLedgers
 
 AT = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
@@ -177,8 +177,8 @@ WRITER = """
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from ml_workbench_service.contracts.ledgers import PartRead, Trial
-from ml_workbench_service.integrations.ledgers import SqliteLedgers
+from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
+from ml_workbench_service.integrations.multiple_testing_log import SqliteLedgers
 ledgers = SqliteLedgers(Path(sys.argv[1]))
 days = {f"2024-01-{day:02}": day / 7 for day in range(1, 29)}
 for number in range(int(sys.argv[3])):

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, JobStatus
-from ml_workbench_service.jobs.backends import LocalBackend
 from ml_workbench_service.jobs.job import JobStore
-from ml_workbench_service.jobs.supervisor import Supervisor
+from ml_workbench_service.runtime.job_supervisor import Supervisor
+from ml_workbench_service.runtime.training_backends import LocalBackend
 
 HERE = Path(__file__).parent
 WORKER = (sys.executable, str(HERE / "worker_for_tests.py"))

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from common_lib.exceptions import ConflictError, DataValidationError, JobCancelled, JobNotFoundError, UnavailableError
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec, JobStatus
-from ml_workbench_service.jobs.durable import clear_disk_errors
+from ml_workbench_service.jobs.durable_files import clear_disk_errors
 from ml_workbench_service.jobs.event_log import EventLog, EventReader
+from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder, JobStore, TrackingRecord, new_job_id
-from ml_workbench_service.jobs.report import EventReport
 
 Make = Callable[..., JobSpec]
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from ml_workbench_service import processes
-from ml_workbench_service.jobs.agent import is_dead
+from ml_workbench_service.jobs import process_record as processes
 from ml_workbench_service.jobs.job import WorkerRecord
-from ml_workbench_service.processes import ProcessRecord, end_leftover
+from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover
+from ml_workbench_service.runtime.agent_worker import is_dead
 
 
 @pytest.fixture

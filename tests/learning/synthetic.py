@@ -10,8 +10,8 @@ from common_lib.exceptions import JobCancelled
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.windows import SymbolRows, Windows, build
+from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
+from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market.costs import resolved_costs
 
 # Before torch is imported: threads that spin while they wait cost most of a busy machine's speed.

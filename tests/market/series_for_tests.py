@@ -8,7 +8,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FillRule, Ints
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import pip_size
-from ml_workbench_service.market.tape import Tape, build_tape
+from ml_workbench_service.market.trading_series import Tape, build_tape
 
 HOUR_MS = TIMEFRAMES_MS["1h"]
 START_MS = 1_704_067_200_000  # Monday 1 January 2024, 00:00 UTC
@@ -61,7 +61,7 @@ def tape_of(
 
 
 def window_ends(tape: Tape, lookback: int = LOOKBACK) -> Ints:
-    """Rows that end a window of consecutive bars, as `learning.windows` finds them."""
+    """Rows that end a window of consecutive bars, as `learning.data.windows` finds them."""
     joined = np.concatenate([[False], tape.next_ok_R[:-1]])
     rows = np.arange(tape.num_rows)
     since = rows - np.maximum.accumulate(np.where(joined, 0, rows))

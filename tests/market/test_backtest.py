@@ -9,12 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.lanes import Lane, open_step, settle
+from ml_workbench_service.agents.positions import Lane, open_step, settle
 from ml_workbench_service.contracts.market import Costs, FillRule
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, swap_cost, unit_cost
-from ml_workbench_service.market.tape import RUIN_LOG_RETURN, Tape, build_tape, step_rewards, step_table, stretch_starts
-from tests.market.tapes import COSTS, HOUR_MS, START_MS, hours, tape_of, window_ends
+from ml_workbench_service.market.trading_series import (
+    RUIN_LOG_RETURN,
+    Tape,
+    build_tape,
+    step_rewards,
+    step_table,
+    stretch_starts,
+)
+from tests.market.series_for_tests import COSTS, HOUR_MS, START_MS, hours, tape_of, window_ends
 
 YEAR = 6240.0
 FILLS: tuple[FillRule, ...] = ("next_open", "next_close")

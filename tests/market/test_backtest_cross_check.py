@@ -5,7 +5,7 @@ price, the rebalancing free of charge) and the fee of each change; its own cash 
 at our capital at every bar. It is lent idle cash, since it refuses to buy with what it still owes as a fee.
 
 Left to size its orders itself it differs in second order, which is shown too: it buys capital ÷ (1 + cost) where we pay
-the cost beside the whole position. It knows no swap; `tests/learning/test_signal_backtest.py` has that by hand.
+the cost beside the whole position. It knows no swap; `tests/evaluation/test_signal_backtest.py` has that by hand.
 
 vectorbt runs in a process of its own without its compiler: compiling takes half a minute, a few hundred bars do not.
 """
@@ -22,8 +22,8 @@ import pytest
 
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
 from ml_workbench_service.market.backtest import Backtest, backtest
-from ml_workbench_service.market.tape import Tape, build_tape
-from tests.market.tapes import COSTS, HOUR_MS, hours
+from ml_workbench_service.market.trading_series import Tape, build_tape
+from tests.market.series_for_tests import COSTS, HOUR_MS, hours
 
 NUM = 600
 IDLE_CASH = 9.0

@@ -12,8 +12,8 @@ from scipy import stats
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.contracts.ledgers import PartRead, Trial
 from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.market.performance import (
     DAYS_PER_YEAR,

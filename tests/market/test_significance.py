@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.market.skill import (
+from ml_workbench_service.market.significance import (
     FEWEST_MOMENTS,
     clark_west,
     clark_west_gains,

@@ -4,9 +4,9 @@ from dataclasses import replace
 from typing import Any
 
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Assignment, Family, families_of
-from ml_workbench_service.learning.policy_environment import MarketEnvironment
-from ml_workbench_service.learning.policy_family import Market, PolicyFamily
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, families_of
+from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily
+from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 from tests.families.probes.control import ControlProbe
 from tests.learning.synthetic import Recorder, symbol_rows
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError, JobCancelled
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.agents.q_table import USUAL_WIDTH as AGENT_USUAL_WIDTH
 from ml_workbench_service.agents.q_table import StateBins
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
@@ -17,17 +17,9 @@ from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.recordings import SAMPLES, Recording
-from ml_workbench_service.learning import agent_grid
-from ml_workbench_service.learning.agent_grid import (
-    Q_LEARNING_GRID,
-    GridOutcome,
-    GridRow,
-    grid_settings,
-    market_bins,
-    records_of,
-    run_grid,
-)
-from ml_workbench_service.learning.agent_lanes import (
+from ml_workbench_service.market.performance import daily_returns
+from ml_workbench_service.reinforcement import agent_sweep as agent_grid
+from ml_workbench_service.reinforcement.agent_simulator import (
     EXPLORATION,
     GROSS,
     NET,
@@ -36,10 +28,18 @@ from ml_workbench_service.learning.agent_lanes import (
     TURNOVER,
     walk_lanes,
 )
-from ml_workbench_service.learning.q_lanes import QSettings
-from ml_workbench_service.market.performance import daily_returns
+from ml_workbench_service.reinforcement.agent_sweep import (
+    Q_LEARNING_GRID,
+    GridOutcome,
+    GridRow,
+    grid_settings,
+    market_bins,
+    records_of,
+    run_grid,
+)
+from ml_workbench_service.reinforcement.tabular_q import QSettings
 from tests.learning.synthetic import Recorder
-from tests.market.tapes import HOUR_MS, hours
+from tests.market.series_for_tests import HOUR_MS, hours
 from tests.prediction_records import prediction_record
 
 COSTS = Costs(spread_pips=0.6, commission_bp=0.35, slippage_bp=0.1, swap_long_pips=0.7, swap_short_pips=-0.2)

@@ -11,11 +11,11 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FillRule, Floats32, Ints
 from ml_workbench_service.market.backtest import backtest
-from ml_workbench_service.market.environment import TradingLanes, generator_of, generator_words, walk
-from ml_workbench_service.market.gym_environment import TradingVectorEnv
-from ml_workbench_service.market.tape import RUIN_LOG_RETURN, Tape, build_tape
-from ml_workbench_service.market.trading_kernels import compiled
-from tests.market.tapes import COSTS, LOOKBACK, START_MS, tape_of, window_ends
+from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, Tape, build_tape
+from ml_workbench_service.reinforcement.environment import TradingLanes, generator_of, generator_words, walk
+from ml_workbench_service.reinforcement.environment_kernels import compiled
+from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
+from tests.market.series_for_tests import COSTS, LOOKBACK, START_MS, tape_of, window_ends
 
 YEAR = 6240.0
 NUM_LANES, EPISODE = 5, 37

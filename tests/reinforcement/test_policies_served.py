@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.serving.answer import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import newest_question, read_history, replay_questions
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
 from tests.trained_models import loaded, open_bench, planted_bars, train_model
 
 LIVE = Circumstances(role="champion")

@@ -8,9 +8,9 @@ import torch
 
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service import families as families  # registers them
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from tests.learning.policies import PROBE, market_of, policy_family
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from tests.learning.synthetic import Recorder
+from tests.reinforcement.policies import PROBE, market_of, policy_family
 
 
 def checkpoint_in(folder: Path) -> Checkpoint:

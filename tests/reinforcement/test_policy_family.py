@@ -10,12 +10,11 @@ import torch
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service import families as families  # registers them
-from ml_workbench_service.learning.policy_family import Market, decision_rows, tape_of
-from ml_workbench_service.learning.policy_graph import layers_graph
-from ml_workbench_service.learning.policy_network import PolicyNetwork, WindowStage
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from tests.learning.policies import market_of, policy_family
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.reinforcement.policy_family import Market, decision_rows, tape_of
+from ml_workbench_service.reinforcement.policy_network import PolicyNetwork, WindowStage, layers_graph
 from tests.learning.synthetic import symbol_rows
+from tests.reinforcement.policies import market_of, policy_family
 
 
 @pytest.mark.parametrize("fill", ["next_open", "next_close"])

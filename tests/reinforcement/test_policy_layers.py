@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ml_workbench_service.learning.policy_layers import ACTIVATIONS, Activation, Layers
+from ml_workbench_service.reinforcement.policy_network import ACTIVATIONS, Activation, Layers
 
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))

@@ -9,14 +9,14 @@ from stable_baselines3 import DQN, PPO
 
 from common_lib.exceptions import TrainingError
 from ml_workbench_service import families as families  # registers them
-from ml_workbench_service.learning.policy_dqn import LanesDqn
-from ml_workbench_service.learning.policy_environment import MarketEnvironment
-from ml_workbench_service.learning.policy_family import Market
-from ml_workbench_service.learning.policy_ppo import LanesPpo
-from ml_workbench_service.learning.policy_training import Schedule, fit
-from ml_workbench_service.market.environment import generator_of, generator_words
-from tests.learning.policies import learner_of, market_of
+from ml_workbench_service.reinforcement.dqn import LanesDqn
+from ml_workbench_service.reinforcement.environment import generator_of, generator_words
+from ml_workbench_service.reinforcement.policy_family import Market
+from ml_workbench_service.reinforcement.policy_training import Schedule, fit
+from ml_workbench_service.reinforcement.ppo import LanesPpo
+from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 from tests.learning.synthetic import Recorder, symbol_rows
+from tests.reinforcement.policies import learner_of, market_of
 
 FAR = 1e9
 """A bound on gradients that none reaches."""

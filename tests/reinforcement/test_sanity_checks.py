@@ -9,15 +9,21 @@ import pytest
 
 from common_lib.exceptions import JobCancelled, TrainingError
 from ml_workbench_service import families as families  # registers them
-from ml_workbench_service.learning import rl_sanity
-from ml_workbench_service.learning.policy_family import Budget, decision_rows, tape_of
-from ml_workbench_service.learning.rl_sanity import Sanity, perfect_net, reward_difference, shuffled, with_oracle
 from ml_workbench_service.market.backtest import backtest
-from ml_workbench_service.market.environment import TradingLanes
-from tests.learning.policies import market_of, policy_family
+from ml_workbench_service.reinforcement import sanity_checks as rl_sanity
+from ml_workbench_service.reinforcement.environment import TradingLanes
+from ml_workbench_service.reinforcement.policy_family import Budget, decision_rows, tape_of
+from ml_workbench_service.reinforcement.sanity_checks import (
+    Sanity,
+    perfect_net,
+    reward_difference,
+    shuffled,
+    with_oracle,
+)
 from tests.learning.synthetic import Recorder, symbol_rows
-from tests.market.tapes import tape_of as week_of
-from tests.market.tapes import window_ends
+from tests.market.series_for_tests import tape_of as week_of
+from tests.market.series_for_tests import window_ends
+from tests.reinforcement.policies import market_of, policy_family
 
 
 @pytest.mark.parametrize("fill", ["next_open", "next_close"])

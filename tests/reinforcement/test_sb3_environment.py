@@ -5,11 +5,10 @@ import pytest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
-from ml_workbench_service.learning.policy_environment import silent
-from ml_workbench_service.learning.sb3_environment import TradingVecEnv
-from ml_workbench_service.market.environment import TradingLanes
-from ml_workbench_service.market.tape import Tape
-from tests.market.tapes import LOOKBACK, tape_of, window_ends
+from ml_workbench_service.market.trading_series import Tape
+from ml_workbench_service.reinforcement.environment import TradingLanes
+from ml_workbench_service.reinforcement.sb3_environment import TradingVecEnv, silent
+from tests.market.series_for_tests import LOOKBACK, tape_of, window_ends
 
 NUM_LANES, EPISODE = 6, 25
 

@@ -8,11 +8,11 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service import families as families  # registers them
-from ml_workbench_service.learning.policy_graph import table_graph
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.tabular_policy import TabularPolicy, bins_of, quantile_edges
-from tests.learning.policies import market_of, policy_family
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.reinforcement.policy_network import table_graph
+from ml_workbench_service.reinforcement.tabular_policy import TabularPolicy, bins_of, quantile_edges
 from tests.learning.synthetic import OneThread, Recorder
+from tests.reinforcement.policies import market_of, policy_family
 
 
 def test_bins_have_equal_shares_and_no_edge_lies_on_a_value() -> None:

@@ -7,12 +7,12 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.agents.q_table import FLAT, QTable
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.q_kernels import random_action, random_share
-from ml_workbench_service.learning.q_lanes import QLanes, QSettings, greedy_actions, learn_tables
 from ml_workbench_service.market.backtest import backtest
-from ml_workbench_service.market.environment import generator_words, walk
-from ml_workbench_service.market.tape import Bools, Tape, step_table, stretch_starts
-from tests.market.tapes import tape_of, window_ends
+from ml_workbench_service.market.trading_series import Bools, Tape, step_table, stretch_starts
+from ml_workbench_service.reinforcement.environment import generator_words, walk
+from ml_workbench_service.reinforcement.tabular_q import QLanes, QSettings, greedy_actions, learn_tables
+from ml_workbench_service.reinforcement.tabular_q_kernels import random_action, random_share
+from tests.market.series_for_tests import tape_of, window_ends
 
 NUM_BINS = 24
 """Those of `StateBins`: seven strengths and the abstention, three widths each."""

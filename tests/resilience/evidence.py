@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM, GroupBooks
 from ml_workbench_service.resilience.checker import AgentEnd, BooksSample, Evidence
 from ml_workbench_service.resilience.history import (

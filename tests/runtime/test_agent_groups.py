@@ -7,12 +7,12 @@ import pytest
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.agents.definition import write_definition
-from ml_workbench_service.agents.state import agent_folder, agent_folders, agent_group
+from ml_workbench_service.agents.status import agent_folder, agent_folders, agent_group
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.jobs import agent_crew as module
-from ml_workbench_service.jobs.hiring import begin_hiring, unfinished_hires
-from tests.jobs.test_agent_crew import Groups, crew_without_processes, definition, until
+from ml_workbench_service.runtime import agent_supervisor as module
+from ml_workbench_service.runtime.agent_supervisor import begin_hiring, unfinished_hires
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
+from tests.runtime.test_agent_supervisor import Groups, crew_without_processes, definition, until
 
 
 async def test_the_group_of_a_stop_that_failed_is_given_up_by_itself_and_nobody_elses(

@@ -11,14 +11,14 @@ import pytest
 
 from common_lib.exceptions import AgentNotFoundError, ConflictError, UnavailableError
 from ml_workbench_service.agents.definition import define, read_definition, write_definition
-from ml_workbench_service.agents.state import agent_folder, agent_group, read_agent, shard_folder
+from ml_workbench_service.agents.status import agent_folder, agent_group, read_agent, shard_folder
 from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.queue import Outgoing, shard_of
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
-from ml_workbench_service.jobs.agent_crew import AgentCrew
-from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.runtime.agent_supervisor import AgentCrew
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
 

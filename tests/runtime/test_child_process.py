@@ -14,9 +14,9 @@ from typing import Any
 import psutil
 import pytest
 
-from ml_workbench_service.jobs import attendant as module
-from ml_workbench_service.jobs.attendant import Attendant
-from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.runtime import child_process as module
+from ml_workbench_service.runtime.child_process import Attendant
 
 SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
 STUBBORN = (

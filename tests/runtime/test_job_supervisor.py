@@ -13,10 +13,10 @@ import pytest
 
 from common_lib.exceptions import JobNotFoundError
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, JobStatus
-from ml_workbench_service.jobs.backends import LocalBackend
 from ml_workbench_service.jobs.job import JobFolder, JobStore
-from ml_workbench_service.jobs.supervisor import Supervisor
-from ml_workbench_service.processes import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.runtime.job_supervisor import Supervisor
+from ml_workbench_service.runtime.training_backends import LocalBackend
 
 Make = Callable[..., JobSpec]
 MakeBackend = Callable[[], LocalBackend]

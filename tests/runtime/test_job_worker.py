@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from ml_workbench_service.contracts.jobs import JobSpec, JobStatus
-from ml_workbench_service.jobs.backends import WORKER_COMMAND
 from ml_workbench_service.jobs.job import JobFolder, JobStore
-from ml_workbench_service.jobs.worker import EXIT_LOCKED
+from ml_workbench_service.runtime.job_worker import EXIT_LOCKED
+from ml_workbench_service.runtime.training_backends import WORKER_COMMAND
 
 Make = Callable[..., JobSpec]
 

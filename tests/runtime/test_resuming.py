@@ -11,12 +11,12 @@ import psutil
 import pytest
 
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec, JobStatus
-from ml_workbench_service.jobs.backends import LocalBackend
 from ml_workbench_service.jobs.job import LOST, JobFolder, JobStore, WorkerRecord
-from ml_workbench_service.jobs.supervisor import MAX_ATTEMPTS, Supervisor
-from ml_workbench_service.jobs.worker import ending
-from tests.jobs.test_supervisor import no_worker_survives as no_worker_survives
-from tests.jobs.test_supervisor import until, until_final, until_step
+from ml_workbench_service.runtime.job_supervisor import MAX_ATTEMPTS, Supervisor
+from ml_workbench_service.runtime.job_worker import ending
+from ml_workbench_service.runtime.training_backends import LocalBackend
+from tests.runtime.test_job_supervisor import no_worker_survives as no_worker_survives
+from tests.runtime.test_job_supervisor import until, until_final, until_step
 
 Make = Callable[..., JobSpec]
 KILL_THEMSELVES = (sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)")

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 from ml_workbench_service.contracts.jobs import JobKind
-from ml_workbench_service.jobs.worker import run_worker
+from ml_workbench_service.runtime.job_worker import run_worker
 
 sys.exit(
     run_worker(

@@ -8,7 +8,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.experiments import SearchDimension
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.families.lstm import Lstm
-from ml_workbench_service.learning.search_space import (
+from ml_workbench_service.search.space import (
     Dimension,
     dimensions,
     grid_points,

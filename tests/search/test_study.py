@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from ml_workbench_service.contracts.experiments import TrialRecord
-from ml_workbench_service.learning.search import Search
-from ml_workbench_service.learning.search_space import Dimension
+from ml_workbench_service.search.space import Dimension
+from ml_workbench_service.search.study import Search
 
 RATE = Dimension("rate", "float", 1e-4, 1e-1, is_log=True)
 UNITS = Dimension("units", "int", 4, 64)

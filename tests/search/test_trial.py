@@ -10,10 +10,10 @@ from common_lib.exceptions import UnavailableError
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.learning.search_space import choice_label
-from ml_workbench_service.learning.trial import TrialMaker, TrialReport, without_future
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.search.space import choice_label
+from ml_workbench_service.search.trial import TrialMaker, TrialReport, without_future
 from tests.learning.synthetic import assignment, cut, symbol_rows
 from tests.trained_models import planted_bars
 

@@ -11,8 +11,8 @@ import psutil
 import pytest
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service.learning.crew import Crew, Done, OpenMaker, Score
-from ml_workbench_service.learning.trial import GivenUp, TrialEnd, TrialReport
+from ml_workbench_service.search.trial import GivenUp, TrialEnd, TrialReport
+from ml_workbench_service.search.worker_pool import Crew, Done, OpenMaker, Score
 
 
 class Counter:

@@ -7,9 +7,9 @@ import pytest
 
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory, columns_needed, read_history
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.workbench import Workbench
 from tests.trained_models import loaded, open_bench, planted_bars, train_model
 
 SYMBOLS = ("EUR/USD", "GBP/USD")

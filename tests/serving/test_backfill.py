@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError, JobCancelled
-from ml_workbench_service.agents.learner import Learner
+from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.agents.q_table import StateBins
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.market import Costs, FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.recordings import SAMPLES, Recording
-from ml_workbench_service.learning.agent_grid import grid_settings, run_grid
-from ml_workbench_service.serving.answer import Circumstances, answer
+from ml_workbench_service.reinforcement.agent_sweep import grid_settings, run_grid
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.serving.backfill import fetch_past, first_usable_ms, record
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.recording import fetch_past, first_usable_ms, record
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.predict import Circumstances, answer
 from tests.learning.synthetic import Recorder
 from tests.serving.conftest import LOOKBACK, SYMBOLS
 from tests.trained_models import loaded, train_model

@@ -5,19 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ml_workbench_service.agents.lanes import Lane, open_step, settle
+from ml_workbench_service.agents.positions import Lane, open_step, settle
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import Costs, FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.learning import signal_backtest
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.labelling import label_tables
-from ml_workbench_service.learning.policy_family import tape_of
-from ml_workbench_service.learning.windows import build
+from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.learning.data.labelling import label_tables
+from ml_workbench_service.learning.data.windows import build
+from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market.costs import resolved_costs, session_factor, unit_cost
-from ml_workbench_service.serving.answer import Circumstances, answer_many, prepare
+from ml_workbench_service.reinforcement.policy_family import tape_of
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
 
 REPLAY = Circumstances(role="champion", source="replay:job")
 

@@ -11,9 +11,9 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.market.derivation import Derivation
+from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.targets import EWMA_BARS
-from ml_workbench_service.serving.answer import Circumstances, answer
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import (
     SymbolHistory,
     bars_needed,
@@ -23,7 +23,7 @@ from ml_workbench_service.serving.history import (
     replay_questions,
 )
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.predict import Circumstances, answer
 
 Tables = Mapping[str, FeatureTable]
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.contracts.prediction import Interval
-from ml_workbench_service.learning.judge import IntervalScale
+from ml_workbench_service.learning.decoders.decoder import IntervalScale
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
-from ml_workbench_service.serving.adaptive import LiveIntervals
+from ml_workbench_service.serving.interval_outcomes import SPARE_WAITING, LiveCoverage
+from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.outcomes import SPARE_WAITING, LiveCoverage
 
 MONDAY_MS = int(np.datetime64("2020-03-02T10:00", "ms").astype(np.int64))
 SCALE = IntervalScale(0.001, is_volatility=True)

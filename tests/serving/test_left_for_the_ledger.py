@@ -10,15 +10,15 @@ import pytest
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, utc_now
 from ml_workbench_service.contracts.deployment import Deployment, MonitoringLevel, is_monitored
 from ml_workbench_service.contracts.outcomes import Answered, Making
+from ml_workbench_service.evaluation.drift import InputReference
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.learning.reference import InputReference
-from ml_workbench_service.market.live_figures import bar_numbers
-from ml_workbench_service.serving.answer import prepare
+from ml_workbench_service.market.outcomes.live_metrics import bar_numbers
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory
-from ml_workbench_service.serving.serving import Serving
-from ml_workbench_service.workbench import Workbench
-from ml_workbench_service.workflows.monitor import _reference
+from ml_workbench_service.serving.model_server import Serving
+from ml_workbench_service.serving.predict import prepare
+from ml_workbench_service.workflows.monitor_model import _reference
 
 Left = list[tuple[Answered, Making, bool]]
 

@@ -17,19 +17,19 @@ import pytest
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.prediction import Interval, PredictionRecord
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
-from ml_workbench_service.learning.adaptive import IntervalTracker
+from ml_workbench_service.learning.calibration.adaptive_intervals import IntervalTracker
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
-from ml_workbench_service.serving import adaptive
-from ml_workbench_service.serving.adaptive import LiveIntervals
-from ml_workbench_service.serving.answer import Circumstances, Question, answer, answer_many, prepare
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.serving import live_intervals as adaptive
 from ml_workbench_service.serving.history import SymbolHistory
+from ml_workbench_service.serving.interval_outcomes import NUM_RECENT, REASONS
+from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.outcomes import NUM_RECENT, REASONS
-from ml_workbench_service.serving.serving import Serving
-from ml_workbench_service.workbench import Workbench
-from tests.serving.test_answer import essence
-from tests.serving.test_outcomes import MONDAY_MS, SCALE, found, of_target, told
-from tests.serving.test_serving import Shelf
+from ml_workbench_service.serving.model_server import Serving
+from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
+from tests.serving.test_interval_outcomes import MONDAY_MS, SCALE, found, of_target, told
+from tests.serving.test_model_server import Shelf
+from tests.serving.test_predict import essence
 
 CHAMPION = Circumstances(role="champion", deployment_id="d-1")
 FIRST = 301

@@ -19,14 +19,14 @@ from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.learning.export import quantize
-from ml_workbench_service.learning.manifest import write_manifest
-from ml_workbench_service.serving import serving as serving_module
-from ml_workbench_service.serving.answer import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.learning.bundle.export import quantize
+from ml_workbench_service.learning.bundle.manifest import write_manifest
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.serving import model_server as serving_module
 from ml_workbench_service.serving.history import SymbolHistory
 from ml_workbench_service.serving.model import ServedModel, load_model
-from ml_workbench_service.serving.serving import Chosen, Serving
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.model_server import Chosen, Serving
+from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
 
 
 class Shelf:

@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from ml_workbench_service.serving.pacing import Load, Pauses
+from ml_workbench_service.serving.publisher import Load, Pauses
 
 
 def test_the_load_is_high_where_the_thread_worked_for_most_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:

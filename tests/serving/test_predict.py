@@ -10,12 +10,12 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.learning.judges.forecast import ForecastJudge
+from ml_workbench_service.learning.decoders.forecast import ForecastJudge
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
-from ml_workbench_service.serving.answer import Circumstances, Question, answer, answer_many, prepare, valid_until_ms
 from ml_workbench_service.serving.history import SymbolHistory, read_history
 from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare, valid_until_ms
 
 LIVE = Circumstances(role="champion", correlation_id="c-1", scaling_factor=0.5, deployment_id="d-1")
 TUESDAY_MS = int(np.datetime64("2020-04-14T10:00", "ms").astype(np.int64))

@@ -11,11 +11,11 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.prediction import PredictRequest
 from ml_workbench_service.market.targets import EWMA_BARS
-from ml_workbench_service.serving.answer import Circumstances, answer, prepare
-from ml_workbench_service.serving.asking import fetch_question, question_of, symbol_of
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory, newest_question
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.predict import Circumstances, answer, prepare
+from ml_workbench_service.serving.request_to_windows import fetch_question, question_of, symbol_of
 
 COLUMNS: dict[str, list[float]] = {
     "signal": [0.1, -0.2, 0.3, 0.5],

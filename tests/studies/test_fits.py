@@ -2,9 +2,9 @@
 
 import pytest
 
-from evaluations import null_series, planted_signal, real_data
-from evaluations.null_series import Trial
-from evaluations.planted_signal import Planting
+from studies import injected_signal, null_series, real_data
+from studies.injected_signal import Planting
+from studies.null_series import Trial
 
 
 def test_a_null_series_is_judged_by_the_product() -> None:
@@ -22,7 +22,7 @@ def test_a_search_on_a_null_series_is_judged_too() -> None:
 
 
 def test_a_planted_signal_is_recovered_by_what_was_published() -> None:
-    found = planted_signal.find(Planting(number=0, seed=0, num_bars=8_000, lookback=4))
+    found = injected_signal.find(Planting(number=0, seed=0, num_bars=8_000, lookback=4))
     assert found.certificate == "unprovable"  # a column of the user's own
     assert 0.2 < found.recovery < 1
     assert 0 < found.found_r2 < 0.03
@@ -31,7 +31,7 @@ def test_a_planted_signal_is_recovered_by_what_was_published() -> None:
 
 def test_the_rows_of_real_data_name_every_family() -> None:
     from ml_workbench_service import families as families
-    from ml_workbench_service.learning.family import Family
+    from ml_workbench_service.learning.interfaces.family import Family
 
     assert {entry.family for entry in real_data.ROWS} == set(Family.known)
 

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluations.series import DEVIATION, KINDS, SYMBOL, null_series, planted_series
-from ml_workbench_service.integrations.bars import FolderBars
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from studies.series import DEVIATION, KINDS, SYMBOL, null_series, planted_series
 
 NUM_BARS = 6_000
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from evaluations.__main__ import ALL, DOCUMENT, main
-from evaluations.tables import END, Goal, Run, Table, begin, of_all, share, write
+from studies.__main__ import ALL, DOCUMENT, main
+from studies.tables import END, Goal, Run, Table, begin, of_all, share, write
 
 RUN = Run(seed=3)
 
@@ -72,6 +72,6 @@ def test_a_missed_goal_ends_with_one_unless_everything_was_tiny(
 
 def test_the_document_has_a_place_for_every_table() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    for name in ("null_series", "planted_signal", "planted_leaks", "clean_pipelines", "intervals", "real_data"):
+    for name in ("null_series", "injected_signal", "injected_leaks", "clean_pipelines", "intervals", "real_data"):
         assert text.count(begin(name)) == 1
     assert text.count(END) == text.count("written by make evaluate -->")

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from evaluations.workers import in_workers
+from studies.workers import in_workers
 
 
 def core_of(number: int) -> tuple[int, int]:

@@ -15,15 +15,15 @@ from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.evaluation import Comparison, WalkForwardReport
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable
 from ml_workbench_service.contracts.training import CrossValidation, TrainRequest
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.sample_rates import SampleRates
-from ml_workbench_service.learning import tasks as tasks  # registers them
-from ml_workbench_service.learning.checkpoint import CHECKPOINT_FILE, Checkpoint
-from ml_workbench_service.learning.training import assignment_for
-from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder, assemble
-from ml_workbench_service.learning.walk_forward import cut_at, spans_of, walk_forward
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
+from ml_workbench_service.learning.interfaces.checkpoint import CHECKPOINT_FILE, Checkpoint
+from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder, assemble
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.market.skill import clark_west
+from ml_workbench_service.market.significance import clark_west
+from ml_workbench_service.training import tasks as tasks  # registers them
+from ml_workbench_service.training.pipeline import assignment_for
+from ml_workbench_service.training.walk_forward import cut_at, spans_of, walk_forward
 from tests.learning.synthetic import OneThread, Recorder
 from tests.trained_models import planted_bars
 

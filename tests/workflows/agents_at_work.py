@@ -13,15 +13,15 @@ import numpy as np
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.definition import open_mind
-from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.state import agent_group
+from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import GroupBooks
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.processes import ProcessRecord
-from ml_workbench_service.workflows.act import act
+from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.workflows.run_agent import act
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 
@@ -114,7 +114,7 @@ def start_agent(server: RedisForTests, state_dir: Path) -> subprocess.Popen[byte
     }
     with (state_dir / "agent.out").open("ab") as output:
         return subprocess.Popen(
-            [sys.executable, "-m", "ml_workbench_service.jobs.agent", "--agent", "default"],
+            [sys.executable, "-m", "ml_workbench_service.runtime.agent_worker", "--agent", "default"],
             env=environment,
             stdout=output,
             stderr=output,

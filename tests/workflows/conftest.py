@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ml_workbench_service.resources import Addresses, Workbench, open_workbench
 from ml_workbench_service.settings import EMBEDDED, Settings
-from ml_workbench_service.workbench import Addresses, Workbench, open_workbench
 from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version
 from tests.service_process import ServiceProcess

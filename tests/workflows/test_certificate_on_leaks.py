@@ -8,16 +8,16 @@ import numpy as np
 import polars as pl
 import pytest
 
-from evaluations.plants import FEATURES, PLANTS, Planted, columns
 from ml_workbench_service import families as families
 from ml_workbench_service.contracts.contract import iso_of_ms
 from ml_workbench_service.contracts.evaluation import Certificate
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.learning import tasks as tasks
-from ml_workbench_service.learning import training_data
-from ml_workbench_service.learning.certificate import certify
+from ml_workbench_service.evaluation.leakage.certificate import certify
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.learning.interfaces import dataset as training_data
+from ml_workbench_service.training import tasks as tasks
+from studies.injected_leaks import FEATURES, PLANTS, Planted, columns
 from tests.learning.synthetic import Recorder
 from tests.trained_models import planted_bars
 
@@ -129,7 +129,7 @@ def test_a_near_copy_of_the_target_among_the_users_columns_is_found(name: str, t
 def test_holes_in_a_users_column_that_something_fills_from_behind_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ml_workbench_service.market.derivation import Derivation
+    from ml_workbench_service.market.features.derivation import Derivation
 
     own = np.random.default_rng(4).standard_normal(NUM_BARS)
     own[700:708] = np.nan

@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from ml_workbench_service.contracts.contract import to_ms, utc_now
-from ml_workbench_service.contracts.ledgers import PartRead, Trial
+from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
 from tests.trained_models import open_bench, planted_bars, train_model
-from tests.workflows.test_tune import BASE, NUM_BARS, experiment, run
+from tests.workflows.test_run_experiment import BASE, NUM_BARS, experiment, run
 
 
 def test_trials_that_were_ranked_on_what_is_a_test_part_now_count_as_looks_at_it(tmp_path: Path) -> None:

@@ -15,8 +15,8 @@ from common_lib.exceptions import ConflictError, GateFailedError, PlatformError,
 from ml_workbench_service.contracts.deployment import Deployment, DeployRequest
 from ml_workbench_service.integrations import strategy_engine
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
-from ml_workbench_service.learning.manifest import write_manifest
-from ml_workbench_service.workbench import Workbench, close_workbench
+from ml_workbench_service.learning.bundle.manifest import write_manifest
+from ml_workbench_service.resources import Workbench, close_workbench
 from ml_workbench_service.workflows import deploy as workflow
 from ml_workbench_service.workflows.deploy import Sender, deploy, rollback, run_gates, settle_interrupted
 from tests.integrations.strategy_engine_server import StrategyEngineServer

@@ -11,12 +11,12 @@ from ml_workbench_service.contracts.feature_sets import FeatureSet
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictRequest
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.learning.publication import SELECTION_SAW_TEST
-from ml_workbench_service.serving.answer import Circumstances, answer
-from ml_workbench_service.serving.asking import fetch_question, question_of
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.workbench import Workbench
-from ml_workbench_service.workflows.plan import plan_training
+from ml_workbench_service.serving.predict import Circumstances, answer
+from ml_workbench_service.serving.request_to_windows import fetch_question, question_of
+from ml_workbench_service.training.publishing import SELECTION_SAW_TEST
+from ml_workbench_service.workflows.plan_training import plan_training
 from tests.trained_models import loaded, open_bench, planted_bars, train_model
 
 SYMBOL = "EUR/USD"

@@ -10,10 +10,10 @@ from ml_workbench_service.integrations.experiment_tracker import ExperimentTrack
 from ml_workbench_service.jobs.job import JobFolder
 from tests.integrations.mlflow_server import MlflowServer
 from tests.integrations.model_cards import MOMENT
-from tests.workflows.test_track import House, runs_of
-from tests.workflows.test_track import client as client
-from tests.workflows.test_track import house as house
-from tests.workflows.test_track import server as server
+from tests.workflows.test_mirror_to_mlflow import House, runs_of
+from tests.workflows.test_mirror_to_mlflow import client as client
+from tests.workflows.test_mirror_to_mlflow import house as house
+from tests.workflows.test_mirror_to_mlflow import server as server
 
 
 def finished_trial(number: int, state: str = "complete") -> TrialRecord:

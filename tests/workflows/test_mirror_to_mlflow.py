@@ -21,7 +21,7 @@ from ml_workbench_service.integrations.deployment_history import DeploymentHisto
 from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
-from ml_workbench_service.workflows.track import Projection, disable, track
+from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, track
 from tests.integrations.mlflow_server import MlflowServer, shared_server
 from tests.integrations.model_cards import MOMENT, model_card
 
@@ -318,7 +318,7 @@ def test_the_process_ends_at_once_where_tracking_is_off(house: House, tmp_path: 
         "LOG_DIR": str(tmp_path / "logs"),
         "EXPERIMENT_TRACKING_URI": "disabled",
     }
-    command = [sys.executable, "-m", "ml_workbench_service.jobs.tracker"]
+    command = [sys.executable, "-m", "ml_workbench_service.runtime.tracker_worker"]
     done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert folder.job().tracking.status == "disabled"

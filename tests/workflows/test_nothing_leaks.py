@@ -13,8 +13,8 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
-from ml_workbench_service.learning.tasks.control import Control
 from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.training.tasks.reinforcement_learning import Control
 from tests.trained_models import open_bench, planted_bars, train_model
 
 NUM_BARS = 1400

@@ -11,9 +11,9 @@ from common_lib.exceptions import DataValidationError, InsufficientMemoryError, 
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.resources import Addresses, Workbench, open_workbench
 from ml_workbench_service.settings import EMBEDDED, Settings
-from ml_workbench_service.workbench import Addresses, Workbench, open_workbench
-from ml_workbench_service.workflows.plan import TrainingPlan, plan_training, slug
+from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training, slug
 from tests.service_process import SEED_TRAIN
 from tests.workflows.conftest import OpenBench
 

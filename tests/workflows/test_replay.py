@@ -17,9 +17,9 @@ from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
-from ml_workbench_service.serving.answer import Circumstances, answer
+from ml_workbench_service.resources import Workbench, close_workbench
 from ml_workbench_service.serving.history import columns_needed, read_history
-from ml_workbench_service.workbench import Workbench, close_workbench
+from ml_workbench_service.serving.predict import Circumstances, answer
 from ml_workbench_service.workflows import replay
 from tests.integrations.model_cards import MOMENT
 from tests.learning.synthetic import Recorder

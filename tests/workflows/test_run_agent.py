@@ -9,14 +9,14 @@ import pytest
 from common_lib.exceptions import UnavailableError
 from common_lib.logging import RL_LOGGER
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.state import agent_group, read_agent
+from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.status import agent_group, read_agent
 from ml_workbench_service.contracts.queue import DEAD_LETTERS_STREAM, PREDICTIONS_STREAM
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
-from tests.workflows.acting import (
+from tests.workflows.agents_at_work import (
     RunningAct,
     running_decisions,
     timeless,

@@ -8,17 +8,17 @@ import pytest
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.learner import Learner
-from ml_workbench_service.agents.state import agent_group, read_agent
+from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.status import agent_group, read_agent
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import DEAD_LETTERS_STREAM
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.workflows.act import act
+from ml_workbench_service.workflows.run_agent import act
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
-from tests.workflows.acting import RunningAct, running_decisions, timeless, two_symbols, uninterrupted, until
+from tests.workflows.agents_at_work import RunningAct, running_decisions, timeless, two_symbols, uninterrupted, until
 
 
 class Died(BaseException):

@@ -12,11 +12,11 @@ import pytest
 
 from common_lib.exceptions import AgentNotFoundError
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.state import PROCESS_FILE, agent_folder, agent_group, read_agent, read_agents
+from ml_workbench_service.agents.status import PROCESS_FILE, agent_folder, agent_group, read_agent, read_agents
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.processes import end_leftover
+from ml_workbench_service.jobs.process_record import end_leftover
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
-from tests.workflows.acting import (
+from tests.workflows.agents_at_work import (
     pid_in,
     running_decisions,
     start_agent,

@@ -21,11 +21,11 @@ from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
-from ml_workbench_service.learning.trial import TrialEnd, TrialMaker, TrialReport
-from ml_workbench_service.workbench import Workbench
-from ml_workbench_service.workflows import tune
-from ml_workbench_service.workflows.plan import plan_training
+from ml_workbench_service.resources import Workbench
+from ml_workbench_service.search.trial import TrialEnd, TrialMaker, TrialReport
+from ml_workbench_service.workflows import run_experiment as tune
 from ml_workbench_service.workflows.plan_experiment import plan_experiment
+from ml_workbench_service.workflows.plan_training import plan_training
 from tests.learning.synthetic import Recorder
 from tests.trained_models import PlantedBars, open_bench, planted_bars, train_model
 
@@ -198,7 +198,7 @@ def test_a_pruned_trial_is_finished_and_counts(bench: Workbench, tmp_path: Path)
 
 
 def _read_of(bench: Workbench, spec: JobSpec) -> Any:
-    from ml_workbench_service.contracts.ledgers import PartRead
+    from ml_workbench_service.contracts.multiple_testing import PartRead
 
     return PartRead(id="anybody", subject="price", symbols=("EUR/USD",), start_ms=0, end_ms=2**52, at=utc_now())
 
@@ -304,7 +304,7 @@ def _start_worker(folder: JobFolder, home: Path) -> "subprocess.Popen[bytes]":
     }
     with folder.worker_log.open("ab") as log:
         return subprocess.Popen(
-            [sys.executable, "-m", "ml_workbench_service.jobs.worker", str(folder.path)],
+            [sys.executable, "-m", "ml_workbench_service.runtime.job_worker", str(folder.path)],
             env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
 

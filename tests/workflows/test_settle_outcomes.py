@@ -20,16 +20,16 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.outcomes import PredictionOutcome
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
-from ml_workbench_service.integrations.sample_rates import SampleRates
-from ml_workbench_service.learning.labelling import label_tables
+from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.costs import resolved_costs, session_spread
-from ml_workbench_service.workflows.settle import GIVE_UP_MS, Settled, Settlement, settle_overdue
+from ml_workbench_service.workflows.settle_outcomes import GIVE_UP_MS, Settled, Settlement, settle_overdue
 from tests.ledger_entries import answered, keep, making, opened
 from tests.trained_models import PlantedBars, planted_bars
 
@@ -258,9 +258,9 @@ def test_nothing_overdue_asks_nobody(ledger: PredictionLedger) -> None:
 LIGHT = """
 import sys
 from pathlib import Path
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.workflows.settle import settle_overdue
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.workflows.settle_outcomes import settle_overdue
 store = LocalFeatureStore(FolderBars(Path(sys.argv[1])))
 store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"])
 heavy = {"torch", "mlflow", "talib", "sklearn", "optuna"} & set(sys.modules)

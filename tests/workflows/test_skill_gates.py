@@ -8,8 +8,8 @@ import pytest
 
 from common_lib.exceptions import DataValidationError, GateFailedError
 from ml_workbench_service.contracts.deployment import Deployment, DeployRequest
-from ml_workbench_service.learning.manifest import write_manifest
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.learning.bundle.manifest import write_manifest
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.workflows.deploy import Sender, deploy, rollback
 from tests.workflows.conftest import OpenBench
 

@@ -3,9 +3,9 @@
 import pytest
 
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.contracts.ledgers import PartRead, Subject
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.contracts.multiple_testing import PartRead, Subject
+from ml_workbench_service.resources import Workbench
 from tests.trained_models import loaded, open_bench, planted_bars, train_model
 
 NUM_BARS = 700

@@ -20,10 +20,10 @@ from ml_workbench_service.contracts.contract import iso_of_ms
 from ml_workbench_service.contracts.evaluation import CertificateCheck
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.learning import training_data
-from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
-from ml_workbench_service.learning.windows import PARTS
-from ml_workbench_service.market.alterations import lifted, mirrored, wild_elsewhere
+from ml_workbench_service.evaluation.leakage.perturbations import lifted, mirrored, wild_elsewhere
+from ml_workbench_service.learning.data.windows import PARTS
+from ml_workbench_service.learning.interfaces import dataset as training_data
+from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.market.regimes import TREND_BARS
 from ml_workbench_service.market.targets import EWMA_BARS
 

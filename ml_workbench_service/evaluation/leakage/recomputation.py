@@ -25,11 +25,11 @@ from common_lib.exceptions import DataValidationError, UpstreamError, UpstreamTi
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Bars, FeatureStore, FeatureTable, Recomputing
-from ml_workbench_service.learning import training_data
-from ml_workbench_service.learning.labelling import Labelling
-from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
-from ml_workbench_service.learning.windows import PARTS, Windows
-from ml_workbench_service.market.alterations import cut_after, replaced_after, table_replaced_after
+from ml_workbench_service.evaluation.leakage.perturbations import cut_after, replaced_after, table_replaced_after
+from ml_workbench_service.learning.data.labelling import Labelling
+from ml_workbench_service.learning.data.windows import PARTS, Windows
+from ml_workbench_service.learning.interfaces import dataset as training_data
+from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 
 ROUNDING = 1e-9
 """Of a value and its column's spread; a double's last place is 1e-16, and no use of the future is as small as this."""

@@ -18,9 +18,14 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, Floats, Ints
-from ml_workbench_service.market.bar_formats import PRICES, RawBars, bad_file
-from ml_workbench_service.market.bar_times import MISSING_MS
-from ml_workbench_service.market.bar_zones import MAX_OUTSIDE_SHARE, infer_zone, outside, to_utc
+from ml_workbench_service.integrations.feature_store.bar_formats import PRICES, RawBars, bad_file
+from ml_workbench_service.integrations.feature_store.bar_time_zones import (
+    MAX_OUTSIDE_SHARE,
+    infer_zone,
+    outside,
+    to_utc,
+)
+from ml_workbench_service.integrations.feature_store.bar_times import MISSING_MS
 from ml_workbench_service.market.calendar import Bools
 
 MAX_SPREAD_SHARE = 0.01  # of the price; a wider median spread is not in price units

@@ -1,9 +1,9 @@
 """The user's own bars: a folder of Parquet and CSV files, read as exported, checked, and resampled where needed.
 
 A file's name says symbol and timeframe: `EURUSD_1h.csv`, `EUR_USD-H1.parquet`, `FOREX_EURUSD_1H_ASK.csv`,
-`DAT_ASCII_EURUSD_M1_2023.csv`; several files of one series (one a year, say) are joined. Layouts: `market.bar_formats`.
+`DAT_ASCII_EURUSD_M1_2023.csv`; several files of one series (one a year, say) are joined. Layouts: `integrations.feature_store.bar_formats`.
 
-Every file is checked by `market.bar_checks`; an error names file and line.
+Every file is checked by `integrations.feature_store.bar_checks`; an error names file and line.
 """
 
 import re
@@ -15,11 +15,11 @@ from urllib.parse import unquote
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, normal_timeframe
 from ml_workbench_service.contracts.market import Bars, OutsideThing
-from ml_workbench_service.market.bar_checks import checked_bars
-from ml_workbench_service.market.bar_formats import read_bars
-from ml_workbench_service.market.bar_zones import parse_zone
-from ml_workbench_service.market.resampling import resample
-from ml_workbench_service.market.series_cache import SeriesCache, bars_bytes
+from ml_workbench_service.integrations.feature_store.bar_checks import checked_bars
+from ml_workbench_service.integrations.feature_store.bar_formats import read_bars
+from ml_workbench_service.integrations.feature_store.bar_time_zones import parse_zone
+from ml_workbench_service.integrations.feature_store.resampling import resample
+from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache, bars_bytes
 
 CACHE_BYTES = 256 * 2**20
 SUFFIXES = (".csv", ".txt", ".tsv", ".parquet")

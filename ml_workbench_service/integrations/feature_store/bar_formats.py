@@ -20,7 +20,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.market.bar_times import Fail, TimeColumn, read_times
+from ml_workbench_service.integrations.feature_store.bar_times import Fail, TimeColumn, read_times
 
 if TYPE_CHECKING:
     import polars as pl

@@ -17,8 +17,9 @@ from ml_workbench_service.contracts.market import (
     Floats,
     OutsideThing,
 )
-from ml_workbench_service.market import indicators
-from ml_workbench_service.market.feature_tables import (
+from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache
+from ml_workbench_service.market.features import indicators
+from ml_workbench_service.market.features.tables import (
     Clock,
     clock_ms,
     known_by,
@@ -27,7 +28,6 @@ from ml_workbench_service.market.feature_tables import (
     sliced,
     whole_table,
 )
-from ml_workbench_service.market.series_cache import SeriesCache
 
 CACHE_BYTES = 128 * 2**20
 

@@ -25,21 +25,21 @@ from ml_workbench_service.contracts.market import (
     FeatureTable,
     OutsideThing,
 )
-from ml_workbench_service.market import indicators
-from ml_workbench_service.market.calendar import DAY_MS, advance
-from ml_workbench_service.market.feature_tables import (
-    Clock,
-    clock_ms,
-    known_by,
-    normal_request,
-    sliced,
-)
-from ml_workbench_service.market.feature_wire import (
+from ml_workbench_service.integrations.feature_store.remote_format import (
     Asked,
     descriptions_of_json,
     refusal,
     tables_of_arrow,
     tables_of_json,
+)
+from ml_workbench_service.market.calendar import DAY_MS, advance
+from ml_workbench_service.market.features import indicators
+from ml_workbench_service.market.features.tables import (
+    Clock,
+    clock_ms,
+    known_by,
+    normal_request,
+    sliced,
 )
 
 ARROW = "application/vnd.apache.arrow.stream"

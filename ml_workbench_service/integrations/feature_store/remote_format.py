@@ -19,7 +19,7 @@ from pydantic import ValidationError
 from common_lib.exceptions import DataValidationError, UpstreamError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, normal_timeframe, to_ms
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureTable, Floats, Ints
-from ml_workbench_service.market.indicators import describe
+from ml_workbench_service.market.features.indicators import describe
 
 DATA_SOURCE = "feature_store"
 _EARLIEST_MS, _LATEST_MS = 0, 4_102_444_800_000  # 1970 to 2100

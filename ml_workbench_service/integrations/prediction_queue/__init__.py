@@ -20,8 +20,8 @@ and term; a holder that lost touch with the server takes the lease anew, with a 
 own that was delayed on the way changes nothing any more.
 """
 
-from ml_workbench_service.integrations.prediction_queue.books import summed as summed
-from ml_workbench_service.integrations.prediction_queue.layout import move_to as move_to
+from ml_workbench_service.integrations.prediction_queue.accounting import summed as summed
+from ml_workbench_service.integrations.prediction_queue.resharding import move_to as move_to
 from ml_workbench_service.integrations.prediction_queue.shards import ShardedQueue as ShardedQueue
 from ml_workbench_service.integrations.prediction_queue.stream import RedisPredictionQueue as RedisPredictionQueue
 from ml_workbench_service.integrations.prediction_queue.writer import QueueWriter as QueueWriter

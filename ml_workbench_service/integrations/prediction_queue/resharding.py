@@ -18,7 +18,7 @@ from redis.retry import Retry
 
 from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM, Outgoing, shard_of
 from ml_workbench_service.integrations.prediction_queue.connection import as_any, client, translated
-from ml_workbench_service.integrations.prediction_queue.journal import delivery_of
+from ml_workbench_service.integrations.prediction_queue.queue_log import delivery_of
 from ml_workbench_service.integrations.prediction_queue.shards import ShardedQueue
 
 STREAM_PATTERN = re.compile(re.escape(PREDICTIONS_STREAM) + r"(:shard\d+of\d+)?")

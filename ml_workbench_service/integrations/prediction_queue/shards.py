@@ -13,7 +13,7 @@ from ml_workbench_service.contracts.queue import (
     StreamBooks,
     stream_names,
 )
-from ml_workbench_service.integrations.prediction_queue.books import summed
+from ml_workbench_service.integrations.prediction_queue.accounting import summed
 from ml_workbench_service.integrations.prediction_queue.stream import RedisPredictionQueue
 from ml_workbench_service.integrations.prediction_queue.writer import QueueWriter, added, by_shard
 

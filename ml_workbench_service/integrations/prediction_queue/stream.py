@@ -22,7 +22,7 @@ from ml_workbench_service.contracts.queue import (
     Outgoing,
     StreamBooks,
 )
-from ml_workbench_service.integrations.prediction_queue.books import stream_books
+from ml_workbench_service.integrations.prediction_queue.accounting import stream_books
 from ml_workbench_service.integrations.prediction_queue.connection import (
     ASKING_TIMEOUT_S,
     NO_RETRY,
@@ -34,7 +34,7 @@ from ml_workbench_service.integrations.prediction_queue.connection import (
     translated,
 )
 from ml_workbench_service.integrations.prediction_queue.dead_letters import DeadLetters
-from ml_workbench_service.integrations.prediction_queue.journal import Answered, Entry, deliveries_of, log_enqueued
+from ml_workbench_service.integrations.prediction_queue.queue_log import Answered, Entry, deliveries_of, log_enqueued
 from ml_workbench_service.integrations.prediction_queue.writer import (
     DEDUPE_WINDOW,
     RECORDS_PER_CALL,

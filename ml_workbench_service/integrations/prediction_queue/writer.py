@@ -28,7 +28,7 @@ from ml_workbench_service.integrations.prediction_queue.connection import (
     sha_of,
     translated,
 )
-from ml_workbench_service.integrations.prediction_queue.journal import REFUSED, Answered, LateJournal
+from ml_workbench_service.integrations.prediction_queue.queue_log import REFUSED, Answered, LateJournal
 
 DEDUPE_WINDOW = 10_000  # prediction ids remembered
 RECORDS_PER_CALL = 256  # bounds how long one script holds the server

@@ -18,9 +18,9 @@ from common_lib.exceptions import TrainingError
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.manifest import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
-from ml_workbench_service.learning.runtime import OnnxNetwork
+from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.interfaces.family import Trained
 
 BATCHES = (1, 5, 64)
 TOLERANCE = 1e-4

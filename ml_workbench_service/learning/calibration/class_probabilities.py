@@ -29,7 +29,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import Direction
-from ml_workbench_service.learning.class_metrics import class_frequencies
+from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
 
 ClassWeights = Literal["none", "balanced"]
 

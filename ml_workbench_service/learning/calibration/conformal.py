@@ -2,7 +2,7 @@
 
 Intervals: split conformal on |residual| ÷ ex-ante volatility (Papadopoulos et al., 2002; Lei et al., JASA 113, 2018),
 from the calibration part alone. Without a volatility the symbol's label scale stands in: the unconditional interval.
-A live version's intervals are stretched by what came true meanwhile (`learning/adaptive.py`).
+A live version's intervals are stretched by what came true meanwhile (`learning/calibration/adaptive_intervals.py`).
 Novelty: Mahalanobis distance of the last row from the training part's, and the worst single feature, each in units of
 its own 99.9 % quantile.
 

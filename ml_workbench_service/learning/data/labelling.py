@@ -15,7 +15,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.learning.windows import SymbolRows
+from ml_workbench_service.learning.data.windows import SymbolRows
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.class_labels import (
     break_even,
@@ -25,7 +25,7 @@ from ml_workbench_service.market.class_labels import (
     triple_barrier_labels,
 )
 from ml_workbench_service.market.costs import session_spread
-from ml_workbench_service.market.feature_tables import SPREAD
+from ml_workbench_service.market.features.tables import SPREAD
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
 from ml_workbench_service.market.targets import Labels, ewma_volatility, label
 

@@ -23,7 +23,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import Sample
-from ml_workbench_service.learning.scaling import RowScaler, SymbolScale, fit_symbol, to_logs
+from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale, fit_symbol, to_logs
 
 Part = Literal["train", "stop", "calibrate", "test"]
 PARTS: tuple[Part, ...] = ("train", "stop", "calibrate", "test")

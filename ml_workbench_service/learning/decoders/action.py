@@ -15,7 +15,7 @@ import numpy as np
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import Direction
-from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+from ml_workbench_service.learning.decoders.decoder import Judge, Judgement, Situation
 
 LABELS = ("short", "flat", "long")
 DIRECTIONS: tuple[Direction, ...] = ("sell", "hold", "buy")

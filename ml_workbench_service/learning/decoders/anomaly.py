@@ -13,8 +13,8 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.learning.anomaly_score import AnomalyScale
-from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale
+from ml_workbench_service.learning.decoders.decoder import Judge, Judgement, Situation
 
 LABELS = ("usual", "anomaly")
 

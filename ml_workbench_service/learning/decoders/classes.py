@@ -11,8 +11,8 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.learning.class_calibration import VALUE_OF, ClassCalibration, judge_classes
-from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF, ClassCalibration, judge_classes
+from ml_workbench_service.learning.decoders.decoder import Judge, Judgement, Situation
 
 LEAD_TO_DEVIATIONS = float(np.sqrt(np.pi / 2))
 """A normal move whose mean is a small share z of its deviation is up more often than down by z x root of 2 / pi."""

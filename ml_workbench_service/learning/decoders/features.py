@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Self
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.learning.judge import Judge, Judgement, Situation
+from ml_workbench_service.learning.decoders.decoder import Judge, Judgement, Situation
 
 
 @dataclass(frozen=True)

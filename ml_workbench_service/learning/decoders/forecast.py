@@ -23,8 +23,8 @@ from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import AbstainReason, Direction, Interval
 from ml_workbench_service.contracts.training import Target, parse_target
-from ml_workbench_service.learning.judge import IntervalScale, Judge, Judgement, Situation
-from ml_workbench_service.learning.uncertainty import INTERVAL_LEVEL, TOO_WIDE, ResidualDistribution
+from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, TOO_WIDE, ResidualDistribution
+from ml_workbench_service.learning.decoders.decoder import IntervalScale, Judge, Judgement, Situation
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """How much each column tells of the target out of its own time, what luck reaches, and how both vary over resamples.
 
-Three figures over the same rows, all by counting (`learning.mutual_information`): held-out information by fold, the
+Three figures over the same rows, all by counting (`learning.feature_search.mutual_information`): held-out information by fold, the
 best of all columns on targets shuffled in blocks of time, and in-sample information of block-bootstrap samples.
 
 Legend: N bars of a symbol, R rows of all symbols, C columns, K folds, B blocks, S shuffles or samples, T moments.
@@ -14,7 +14,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.mutual_information import (
+from ml_workbench_service.learning.feature_search.mutual_information import (
     COLUMN_BINS,
     MOVE_BINS,
     TARGET_BINS,

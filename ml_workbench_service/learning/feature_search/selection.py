@@ -27,10 +27,10 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.feature_sets import FeatureExpression, RejectedCandidate, Rejection
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning.mutual_information import COLUMN_BINS, Bins, ranked, shared
-from ml_workbench_service.learning.selection_scores import LabelledRows, SelectionRows, labelled, resampled, scored
-from ml_workbench_service.market.expression_grammar import Expression
-from ml_workbench_service.market.expressions import KindOf, evaluate, kind
+from ml_workbench_service.learning.feature_search.mutual_information import COLUMN_BINS, Bins, ranked, shared
+from ml_workbench_service.learning.feature_search.scores import LabelledRows, SelectionRows, labelled, resampled, scored
+from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.features.expressions import KindOf, evaluate, kind
 
 CHANCE_QUANTILE = 0.975
 """As strict as the verdicts on skill: one search in 40 over pure noise lets something through."""
@@ -105,7 +105,7 @@ def select(
     """The expressions that tell something about the target, at most `max_features`; the best few if none does.
 
     Args:
-        candidates: different expressions, such as `market.feature_candidates` makes.
+        candidates: different expressions, such as `learning.feature_search.candidates` makes.
         tables: one for each symbol, all with the same base columns.
         end_ms: the training part's border; only labels known by then are used.
         seed: of shuffles and samples.

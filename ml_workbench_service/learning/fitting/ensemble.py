@@ -20,13 +20,22 @@ When it fails: seeds share their data, so that their mean removes the luck of th
 Serving costs as much as all members.
 
 Legend: N windows, T rows, F features, K outputs, M members.
+
+The ONNX graph of an ensemble: its members' graphs side by side over the same rows, and their weighted mean.
+
+Every name inside a member gets the member's prefix; only the inputs `rows` (and `positions`) are shared. The mean is
+made of products with a constant and sums of two, in the members' order: onnxruntime rounds each element by itself, so
+that an answer does not depend on the windows beside it where the members' do not.
+
+Legend: N windows, T rows, F features, K outputs, M members.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator
@@ -35,9 +44,64 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Assignment, Family, Trained
-from ml_workbench_service.learning.part_report import PartReport
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.fitting.progress import PartReport
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+
+SHARED = {"rows", "positions", ""}
+"""The inputs, and what stands for an input or output that a node leaves out."""
+
+
+def mean_graph(graphs: Sequence[ModelProto], weights_M: Floats32) -> ModelProto:
+    """`rows` (N, T, F), perhaps `positions` (N, 1) → `outputs` (N, K), the weighted mean, and `last_rows` (N, F).
+
+    Args:
+        graphs: the members' graphs, which have the same inputs, outputs and versions of operators; two or more.
+        weights_M: what each member's outputs count.
+    """
+    first = graphs[0]
+    nodes: list[NodeProto] = []
+    constants: list[TensorProto] = []
+    for number, model in enumerate(graphs):
+        assert model.opset_import == first.opset_import, "members of one family are written for one set of operators"
+        names = {"last_rows": "last_rows"} if number == 0 else {}
+        nodes += [_renamed(node, f"member{number}_", names) for node in model.graph.node]
+        constants += [_moved(each, f"member{number}_") for each in model.graph.initializer]
+        constants.append(numpy_helper.from_array(np.array(weights_M[number], dtype=np.float32), f"weight_{number}"))
+        nodes.append(helper.make_node("Mul", [f"member{number}_outputs", f"weight_{number}"], [f"share_{number}"]))
+    total = "share_0"
+    for number in range(1, len(graphs)):
+        summed = "outputs" if number == len(graphs) - 1 else f"sum_{number}"
+        nodes.append(helper.make_node("Add", [total, f"share_{number}"], [summed]))
+        total = summed
+    model = helper.make_model(
+        helper.make_graph(nodes, "ensemble", list(first.graph.input), list(first.graph.output), constants),
+        opset_imports=list(first.opset_import),
+        ir_version=first.ir_version,
+        producer_name=first.producer_name,
+    )
+    checker.check_model(model, full_check=True)
+    return model
+
+
+def _renamed(node: NodeProto, prefix: str, names: Mapping[str, str]) -> NodeProto:
+    """A copy whose values have the prefix, but for the shared ones and those with a name of their own."""
+    assert not any(each.type == AttributeProto.GRAPH for each in node.attribute), "a graph inside a node has own names"
+    copy = NodeProto()
+    copy.CopyFrom(node)
+    for values in (copy.input, copy.output):
+        values[:] = [name if name in SHARED else names.get(name, prefix + name) for name in values]
+    if copy.name:
+        copy.name = prefix + copy.name
+    return copy
+
+
+def _moved(constant: TensorProto, prefix: str) -> TensorProto:
+    copy = TensorProto()
+    copy.CopyFrom(constant)
+    copy.name = prefix + constant.name
+    return copy
+
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -188,7 +252,6 @@ def _answer(
 
 
 def _graph(members: Sequence[Trained], weights_M: Floats32) -> "ModelProto":
-    from ml_workbench_service.learning.ensemble_graph import mean_graph
 
     return mean_graph([each.graph() for each in members], weights_M)
 

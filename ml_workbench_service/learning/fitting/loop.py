@@ -16,11 +16,11 @@ from torch.autograd import backward
 
 from common_lib.exceptions import TrainingError
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.objectives import Objective
-from ml_workbench_service.learning.optimizer import ClippedAdam
-from ml_workbench_service.learning.pace import Pace
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.fitting.objectives import Objective
+from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
+from ml_workbench_service.learning.fitting.thread_tuning import Pace
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 
 SHORT_SHARE = 0.2
 """Share of the batches that train on a shorter window."""

@@ -12,15 +12,15 @@ from typing import Any
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureStore, FeatureTable
 from ml_workbench_service.contracts.training import Target, TrainRequest
-from ml_workbench_service.learning import labelling, windows
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.family import Assignment, Family, family_for
-from ml_workbench_service.learning.labelling import Labelling
-from ml_workbench_service.learning.task import Task, task_for
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.data import labelling, windows
+from ml_workbench_service.learning.data.labelling import Labelling
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, family_for
+from ml_workbench_service.learning.interfaces.task import Task, task_for
 from ml_workbench_service.market.costs import resolved_costs
-from ml_workbench_service.market.derivation import Derivation, columns_of
-from ml_workbench_service.market.expression_grammar import Expression
+from ml_workbench_service.market.features.derivation import Derivation, columns_of
+from ml_workbench_service.market.features.expression_grammar import Expression
 
 
 @dataclass(frozen=True)

@@ -19,9 +19,9 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Costs, FeatureTable, FillRule
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType, Target
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.windows import Windows
-from ml_workbench_service.market.expression_grammar import Expression
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.market.features.expression_grammar import Expression
 from ml_workbench_service.market.regimes import RegimeRule
 
 
@@ -76,7 +76,7 @@ class Trained:
         warnings: for the card.
         findings: what else the training found out, for its task to put onto the card.
         can_quantize: whether int8 is worth trying: there are matrices in the graph.
-        members: the trainings of each seed, whose mean this is (`learning.ensemble`); empty where there was one.
+        members: the trainings of each seed, whose mean this is (`learning.fitting.ensemble`); empty where there was one.
     """
 
     outputs: tuple[str, ...]

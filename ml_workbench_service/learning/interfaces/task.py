@@ -20,12 +20,12 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
-from ml_workbench_service.learning.evaluation import Differentials
-from ml_workbench_service.learning.family import Assignment, Family, Trained
-from ml_workbench_service.learning.judge import Judge
-from ml_workbench_service.learning.windows import Windows
-from ml_workbench_service.market.derivation import Derivation
-from ml_workbench_service.market.expression_grammar import Expression
+from ml_workbench_service.evaluation.forecast_metrics import Differentials
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.market.features.derivation import Derivation
+from ml_workbench_service.market.features.expression_grammar import Expression
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Task(ABC):
         report: Report,
     ) -> Product:
         """Writes what is published into the draft folder and judges it: graph, int8, calibration, test part."""
-        from ml_workbench_service.learning.assessment import assess
+        from ml_workbench_service.training.assessment import assess
 
         report.say("exporting and judging")
         return assess(

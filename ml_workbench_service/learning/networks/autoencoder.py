@@ -29,17 +29,17 @@ from torch import Tensor, nn
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Ints
-from ml_workbench_service.learning.autoencoder_graph import (
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.fitting.loop import Schedule, fit
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.networks.autoencoder_graph import (
     ACTIVITY_FLOOR,
     ACTIVITY_ROOTS,
     ACTIVITY_ROWS,
     autoencoder_graph,
     recency,
 )
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.loop import Schedule, fit
-from ml_workbench_service.learning.windowed import WindowedNetwork
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.networks.windowed import WindowedNetwork
 
 MOST_WINDOWS = 20_000
 """Training windows from which the activity's scale and the residuals' covariance are estimated."""

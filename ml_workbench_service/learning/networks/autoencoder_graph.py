@@ -13,8 +13,8 @@ import numpy as np
 from onnx import ModelProto
 
 from ml_workbench_service.contracts.market import Floats32
-from ml_workbench_service.learning.onnx_graph import GATES_IN_ONNX_ORDER
-from ml_workbench_service.learning.onnx_parts import Graph
+from ml_workbench_service.learning.networks.onnx_builder import Graph
+from ml_workbench_service.learning.networks.recurrent import GATES_IN_ONNX_ORDER
 
 ACTIVITY_ROWS = 4
 """Changes whose mean square is the activity."""

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import Field
 
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.class_calibration import ClassWeights
-from ml_workbench_service.learning.family import Assignment
+from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights
+from ml_workbench_service.learning.interfaces.family import Assignment
 
 if TYPE_CHECKING:
-    from ml_workbench_service.learning.heads import Head
+    from ml_workbench_service.learning.networks.heads import Head
 
 _AS_THEY_COME: ClassWeights = "none"
 ClassWeightsChoice = Field(
@@ -31,6 +31,6 @@ class Classifier:
 
     def head(self, assignment: Assignment) -> "Head":
         """Cross-entropy over the target's classes."""
-        from ml_workbench_service.learning.class_head import class_head
+        from ml_workbench_service.learning.networks.heads import class_head
 
         return class_head(assignment, self.hyperparameters.class_weights)

@@ -1,18 +1,44 @@
 """Heads: what becomes of a network's last linear layer, in torch and in its graph, and what it is trained for.
 
 Legend: N windows, K outputs. `raw` are the values of the last layer.
+
+`ClassHead`: logits that begin at the training part's frequencies, trained by cross-entropy with class weights.
+
+The last layer learns the evidence alone: log frequencies are added to it, so that an untrained network answers as the
+baseline does and no step is spent on finding out how rare a class is (Lin et al., Focal loss, ICCV 2017, section 4.1).
+Weights are answered for inside the loss, which adds log w to the logits: where it is least, the logits themselves
+speak of the true frequencies, whatever the weights (`class_calibration` says why).
+
+Legend: N windows, C classes.
+
+Quantiles that never cross: a median for each target, and how far every other quantile is from its neighbour.
+
+A network's raw values are, target by target and quantiles ascending, the median itself and elsewhere a raw step. A step
+is made positive by squareplus, (x + sqrt(x² + 4)) / 2 (Barron 2021, arXiv:2112.11687), and steps are added up from the
+median outward: a higher quantile is never below a lower one, by construction and to the last bit, in training and in
+serving (a sum with one more step that is not negative is rounded to no less). Not softplus: onnxruntime's depends in
+its last bit on a value's place in the batch, while squareplus is made of operations that it rounds exactly.
+
+The loss is the pinball loss (Koenker and Bassett, Econometrica 46(1), 1978), least in the mean at the quantile. Fails
+where the tail is thin: a 1 % quantile learns from one window in a hundred.
+
+Legend: N windows, K targets, Q quantiles, R = K x Q raw values.
 """
 
 from collections.abc import Sequence
+from decimal import Decimal
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.learning.family import Assignment
-from ml_workbench_service.learning.objectives import Objective, SquaredError
-from ml_workbench_service.learning.onnx_parts import Graph
+from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
+from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights, class_counts, class_weights
+from ml_workbench_service.learning.fitting.objectives import Objective, SquaredError
+from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 
 class Head:
@@ -77,6 +103,155 @@ def forecast_head(targets: Sequence[Target], quantiles: Sequence[float]) -> Head
     """One point forecast of each target, or its quantiles."""
     if not quantiles:
         return Head([target.name for target in targets], SquaredError())
-    from ml_workbench_service.learning.quantile_head import QuantileHead
 
     return QuantileHead([target.name for target in targets], quantiles)
+
+
+MEDIAN = 0.5
+
+
+class QuantileHead(Head):
+    """Outputs target by target, quantiles ascending, trained by the pinball loss.
+
+    Args:
+        targets: names.
+        quantiles: ascending, 0.5 among them.
+    """
+
+    def __init__(self, targets: Sequence[str], quantiles: Sequence[float]) -> None:
+        super().__init__(quantile_names(targets, quantiles), PinballLoss(quantiles))
+        self._num_targets = len(targets)
+        self._quantiles = tuple(quantiles)
+
+    def finish(self, raw_NR: Tensor) -> Tensor:
+        """Raw values → quantiles (N, K x Q)."""
+        return quantiles_from_raw(raw_NR, num_targets=self._num_targets, quantiles=self._quantiles)
+
+    def add_to(self, graph: Graph, raw: str) -> None:
+        """The same as nodes."""
+        add_quantile_nodes(graph, raw, num_targets=self._num_targets, quantiles=self._quantiles)
+
+
+class PinballLoss:
+    """Each quantile's pinball loss: q of what the label is above the answer, 1 - q of what it is below."""
+
+    def __init__(self, quantiles: Sequence[float]) -> None:
+        self._quantiles = tuple(quantiles)
+
+    def loss(self, network: nn.Module, rows_TNF: Tensor, labels_NK: Tensor) -> Tensor:
+        """Mean over windows, targets and quantiles."""
+        return self._mean_loss(network(rows_TNF).view(*labels_NK.shape, -1), labels_NK)
+
+    def baseline(self, labels_NK: Tensor) -> float:
+        """The loss of the best constants there are: these labels' own quantiles."""
+        levels_Q = labels_NK.new_tensor(self._quantiles, dtype=torch.float64)
+        constants_KQ = torch.quantile(labels_NK.double(), levels_Q, dim=0).T
+        return float(self._mean_loss(constants_KQ, labels_NK.double()))
+
+    def _mean_loss(self, answers_NKQ: Tensor, labels_NK: Tensor) -> Tensor:
+        above_NKQ = labels_NK[..., None] - answers_NKQ
+        levels_Q = above_NKQ.new_tensor(self._quantiles)
+        return torch.maximum(levels_Q * above_NKQ, (levels_Q - 1) * above_NKQ).mean()
+
+
+def num_raw(num_targets: int, quantiles: Sequence[float]) -> int:
+    """Raw values that a network's last layer needs."""
+    return num_targets * len(quantiles)
+
+
+def quantile_names(targets: Sequence[str], quantiles: Sequence[float]) -> tuple[str, ...]:
+    """`<target>_q` and the quantile's decimals, two at least: 0.05 → `_q05`, 0.5 → `_q50`, 0.025 → `_q025`."""
+    decimals = [format(Decimal(str(quantile)), "f").partition(".")[2].ljust(2, "0") for quantile in quantiles]
+    return tuple(f"{target}_q{each}" for target in targets for each in decimals)
+
+
+def quantiles_from_raw(raw_NR: Tensor, *, num_targets: int, quantiles: Sequence[float]) -> Tensor:
+    """Raw values → quantiles (N, K x Q), target by target and ascending."""
+    sizes = _sizes(quantiles)
+    raw_NKQ = raw_NR.view(len(raw_NR), num_targets, len(quantiles))
+    roots_NKQ = (raw_NKQ * raw_NKQ + 4).sqrt()
+    steps_NKQ = ((raw_NKQ + roots_NKQ) * 0.5).clamp(min=0)  # torch's root, unlike the graph's, may be a last bit short
+    _, median_NK1, _ = torch.split(raw_NKQ, sizes, dim=2)
+    down, _, up = torch.split(steps_NKQ, sizes, dim=2)
+    lower, upper = median_NK1 - down.flip(2).cumsum(2).flip(2), median_NK1 + up.cumsum(2)
+    return torch.cat((lower, median_NK1, upper), dim=2).flatten(1)
+
+
+def add_quantile_nodes(
+    graph: Graph, raw: str, *, num_targets: int, quantiles: Sequence[float], outputs: str = "outputs"
+) -> None:
+    """The same as nodes, from the value called `raw` to the one called `outputs`."""
+    shape = graph.constant("targets_by_quantiles", np.array([-1, num_targets, len(quantiles)]))
+    sizes = graph.constant("below_median_above", np.array(_sizes(quantiles)))
+    by_quantile = graph.constant("by_quantile", np.int64(2))
+    graph.add("Reshape", [raw, shape], ["raw_steps"])
+    graph.add("Mul", ["raw_steps", "raw_steps"], ["squares"])
+    graph.add("Add", ["squares", graph.constant("four", np.float32(4))], ["squares_plus"])
+    graph.add("Sqrt", ["squares_plus"], ["roots"])
+    graph.add("Add", ["raw_steps", "roots"], ["twice_the_steps"])
+    graph.add("Mul", ["twice_the_steps", graph.constant("half", np.float32(0.5))], ["steps"])
+    graph.add("Split", ["raw_steps", sizes], ["raw_down", "median", "raw_up"], axis=2)
+    graph.add("Split", ["steps", sizes], ["steps_down", "step_of_median", "steps_up"], axis=2)
+    graph.add("CumSum", ["steps_down", by_quantile], ["down"], reverse=1)
+    graph.add("CumSum", ["steps_up", by_quantile], ["up"])
+    graph.add("Sub", ["median", "down"], ["lower"])
+    graph.add("Add", ["median", "up"], ["upper"])
+    graph.add("Concat", ["lower", "median", "upper"], ["quantiles"], axis=2)
+    graph.add("Flatten", ["quantiles"], [outputs])
+
+
+def _sizes(quantiles: Sequence[float]) -> list[int]:
+    """How many quantiles are below the median, one, and how many above it."""
+    below = tuple(quantiles).index(MEDIAN)
+    return [below, 1, len(quantiles) - below - 1]
+
+
+class CrossEntropy:
+    """Mean over the windows of w · -log p of the class that happened, p the softmax of logits + log w."""
+
+    def __init__(self, frequencies_C: Floats, weights_C: Floats) -> None:
+        self._weights_C = torch.tensor(weights_C, dtype=torch.float32)
+        self._log_weights_C = self._weights_C.log()
+        self._log_frequencies_C = torch.tensor(np.log(frequencies_C), dtype=torch.float32)
+
+    def loss(self, network: nn.Module, rows_TNF: Tensor, labels_NK: Tensor) -> Tensor:
+        """Of the first label, a class number."""
+        return self._loss(network(rows_TNF), labels_NK)
+
+    def baseline(self, labels_NK: Tensor) -> float:
+        """What the training part's frequencies lose on these labels."""
+        logits_NC = self._log_frequencies_C.to(labels_NK.device).expand(len(labels_NK), -1)
+        return float(self._loss(logits_NC, labels_NK))
+
+    def _loss(self, logits_NC: Tensor, labels_NK: Tensor) -> Tensor:
+        weights_C, log_weights_C = self._weights_C.to(logits_NC.device), self._log_weights_C.to(logits_NC.device)
+        total = nn.functional.cross_entropy(
+            logits_NC + log_weights_C, labels_NK[:, 0].long(), weight=weights_C, reduction="sum"
+        )
+        return total / len(labels_NK)
+
+
+class ClassHead(Head):
+    """One logit a class: the raw value and the class's log frequency."""
+
+    def __init__(self, classes: Sequence[str], frequencies_C: Floats, weights_C: Floats) -> None:
+        super().__init__(classes, CrossEntropy(frequencies_C, weights_C))
+        self._offset_C = np.log(frequencies_C).astype(np.float32)
+
+    def finish(self, raw_NR: Tensor) -> Tensor:
+        """Raw values → logits."""
+        return raw_NR + torch.from_numpy(self._offset_C).to(raw_NR.device)
+
+    def add_to(self, graph: Graph, raw: str) -> None:
+        """The same as a node."""
+        graph.add("Add", [raw, graph.constant("log_frequencies", self._offset_C)], ["outputs"])
+
+
+def class_head(assignment: Assignment, scheme: ClassWeights) -> ClassHead:
+    """For the classes of the only target, as frequent as in the training part."""
+    (target,), windows = assignment.targets, assignment.windows
+    labels_N = windows.own_labels_RK[windows.parts["train"], 0]
+    num = len(target.classes)
+    return ClassHead(
+        target.classes, class_frequencies(labels_N, num), class_weights(class_counts(labels_N, num), scheme)
+    )

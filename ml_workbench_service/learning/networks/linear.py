@@ -13,9 +13,9 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from ml_workbench_service.learning.heads import Head
-from ml_workbench_service.learning.onnx_parts import Graph
-from ml_workbench_service.learning.windowed import WindowedNetwork
+from ml_workbench_service.learning.networks.heads import Head
+from ml_workbench_service.learning.networks.onnx_builder import Graph
+from ml_workbench_service.learning.networks.windowed import WindowedNetwork
 
 LAST = np.iinfo(np.int64).max
 

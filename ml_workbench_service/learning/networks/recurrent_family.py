@@ -11,10 +11,10 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 
 if TYPE_CHECKING:
-    from ml_workbench_service.learning.heads import Head
+    from ml_workbench_service.learning.networks.heads import Head
 
 MIN_WINDOW = 3
 """Recurrent families train on windows from this length up, so that a short request is no foreign input."""
@@ -58,9 +58,8 @@ class RecurrentFamily(Family, abstract=True):
 
     def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
-        from ml_workbench_service.learning.onnx_graph import recurrent_graph
-        from ml_workbench_service.learning.recurrent import RecurrentForecaster
-        from ml_workbench_service.learning.windowed import train
+        from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster, recurrent_graph
+        from ml_workbench_service.learning.networks.windowed import train
 
         hyper: Any = self.hyperparameters
         is_level_F = assignment.windows.scaler.is_level_F
@@ -90,7 +89,7 @@ class RecurrentFamily(Family, abstract=True):
 
     def head(self, assignment: Assignment) -> "Head":
         """What the last layer is for: forecasts, unless a subclass learns something else."""
-        from ml_workbench_service.learning.heads import head_for
+        from ml_workbench_service.learning.networks.heads import head_for
 
         return head_for(assignment)
 

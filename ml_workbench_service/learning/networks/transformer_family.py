@@ -10,11 +10,11 @@ from pydantic import Field, ValidationInfo, field_validator
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 
 if TYPE_CHECKING:
-    from ml_workbench_service.learning.heads import Head
-    from ml_workbench_service.learning.transformer import TransformerShape
+    from ml_workbench_service.learning.networks.heads import Head
+    from ml_workbench_service.learning.networks.transformer import TransformerShape
 
 MIN_WINDOW = 3
 """Transformers train on windows from this length up, so that a short request is no foreign input."""
@@ -72,9 +72,8 @@ class TransformerFamily(Family, abstract=True):
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
         from dataclasses import asdict
 
-        from ml_workbench_service.learning.transformer import TransformerEncoderNetwork
-        from ml_workbench_service.learning.transformer_graph import transformer_graph
-        from ml_workbench_service.learning.windowed import train
+        from ml_workbench_service.learning.networks.transformer import TransformerEncoderNetwork, transformer_graph
+        from ml_workbench_service.learning.networks.windowed import train
 
         hyper: Any = self.hyperparameters
         is_level_F = assignment.windows.scaler.is_level_F
@@ -94,13 +93,13 @@ class TransformerFamily(Family, abstract=True):
 
     def head(self, assignment: Assignment) -> "Head":
         """What the last layer is for: forecasts, unless a subclass learns something else."""
-        from ml_workbench_service.learning.heads import head_for
+        from ml_workbench_service.learning.networks.heads import head_for
 
         return head_for(assignment)
 
     def shape(self) -> "TransformerShape":
         """The network's sizes."""
-        from ml_workbench_service.learning.transformer import TransformerShape
+        from ml_workbench_service.learning.networks.transformer import TransformerShape
 
         hyper: Any = self.hyperparameters
         return TransformerShape(

@@ -15,9 +15,9 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.loop import Schedule, fit
-from ml_workbench_service.learning.objectives import Objective
+from ml_workbench_service.learning.fitting.loop import Schedule, fit
+from ml_workbench_service.learning.fitting.objectives import Objective
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
 
 
 class WindowedNetwork(nn.Module):

@@ -15,8 +15,8 @@ import numpy as np
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable, Floats, Ints
 from ml_workbench_service.market import calendar
-from ml_workbench_service.market.expression_grammar import Expression, parse
-from ml_workbench_service.market.expressions import KindOf, evaluate, kind
+from ml_workbench_service.market.features.expression_grammar import Expression, parse
+from ml_workbench_service.market.features.expressions import KindOf, evaluate, kind
 
 
 @dataclass(frozen=True)

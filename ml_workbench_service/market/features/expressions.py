@@ -23,7 +23,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FeatureKind, Floats, Ints
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, trading_day_opening, week_opening
-from ml_workbench_service.market.expression_grammar import OPERATORS, Call, Column, Expression, Node
+from ml_workbench_service.market.features.expression_grammar import OPERATORS, Call, Column, Expression, Node
 
 if TYPE_CHECKING:
     from polars import Series
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 Kind = Literal["stationary", "level", "move"]
 KindOf = Callable[[str], FeatureKind]
 ROUNDING = 1e-13
-"""A deviation smaller than this share of the mean is a constant's rounding error, as in `learning.scaling`."""
+"""A deviation smaller than this share of the mean is a constant's rounding error, as in `learning.data.scaling`."""
 
 
 def kind(expression: Expression, kind_of: KindOf, *, path: str = "expression") -> FeatureKind:

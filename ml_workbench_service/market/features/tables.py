@@ -11,7 +11,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, normal_symbol, normal_timeframe, to_ms, utc_now
 from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats
-from ml_workbench_service.market.indicators import Indicator, resolve, unknown_feature
+from ml_workbench_service.market.features.indicators import Indicator, resolve, unknown_feature
 
 SYNTHETIC_RANGE = "synthetic_range"
 """The warning on features that need high and low, computed from bars whose high and low were not observed."""

@@ -1,7 +1,7 @@
 """How a live version fares, from its rows of the ledger: error, direction, coverage, calibration (docs/monitoring.md).
 
 Standard errors count the rows of one bar as one observation and allow for overlapping horizons: Newey and West's
-variance with the lags of `market/skill.py`. They know nothing of what was not sampled.
+variance with the lags of `market/significance.py`. They know nothing of what was not sampled.
 
 Legend: N rows in the order of their `as_of`, M rows that kept their inputs, F features, T bars.
 """
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.outcomes import Calibration, LiveCoverageReport, LiveError, ReliabilityBin, Share
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.market.skill import FEWEST_MOMENTS, lags, long_run_variance, mean_by_moment
+from ml_workbench_service.market.significance import FEWEST_MOMENTS, lags, long_run_variance, mean_by_moment
 
 NUM_BINS = 10
 """Equal bins of confidence, as in Guo et al., ICML 2017."""

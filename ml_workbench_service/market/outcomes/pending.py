@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple
 
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.market import calendar
-from ml_workbench_service.market.realised import (
+from ml_workbench_service.market.outcomes.realised import (
     PATHS,
     ClassStretch,
     PriceLane,

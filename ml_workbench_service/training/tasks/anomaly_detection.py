@@ -1,7 +1,7 @@
 """`AnomalyDetection`: which windows are strange, judged by planted anomalies.
 
 There is no target. Into copies of the untouched test part's windows anomalies of every kind are planted
-(`market/anomalies.py`); the card says how many are found, and how often untouched windows alarm.
+(`evaluation/injected_anomalies.py`); the card says how many are found, and how often untouched windows alarm.
 
 Legend: N windows, K = 1 + F outputs.
 """
@@ -15,12 +15,12 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
-from ml_workbench_service.learning.anomaly_score import AnomalyScale, detection
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.judge import Judge
-from ml_workbench_service.learning.judges.anomaly import AnomalyJudge
-from ml_workbench_service.learning.task import Predict, Task
-from ml_workbench_service.market.anomalies import KINDS, plant
+from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
+from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale, detection
+from ml_workbench_service.learning.decoders.anomaly import AnomalyJudge
+from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.task import Predict, Task
 
 PLANTED_SHARE = 0.05
 """How common anomalies are where precision is stated: one window in twenty."""

@@ -12,11 +12,11 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
-from ml_workbench_service.learning import signal_backtest
-from ml_workbench_service.learning.baselines import left_out
-from ml_workbench_service.learning.class_baselines import class_baselines, undirected
-from ml_workbench_service.learning.class_calibration import ClassCalibration
-from ml_workbench_service.learning.class_metrics import (
+from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.evaluation.baselines import left_out
+from ml_workbench_service.evaluation.class_baselines import class_baselines, undirected
+from ml_workbench_service.evaluation.forecast_metrics import Differentials, verdict_of
+from ml_workbench_service.learning.calibration.class_metrics import (
     ClassBaseline,
     class_frequencies,
     figures,
@@ -24,12 +24,12 @@ from ml_workbench_service.learning.class_metrics import (
     skill,
     stated,
 )
-from ml_workbench_service.learning.ensemble import seed_spread
-from ml_workbench_service.learning.evaluation import Differentials, verdict_of
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.judge import Judge
-from ml_workbench_service.learning.judges.classes import ClassJudge
-from ml_workbench_service.learning.task import Predict, Task
+from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
+from ml_workbench_service.learning.decoders.classes import ClassJudge
+from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.fitting.ensemble import seed_spread
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.task import Predict, Task
 
 SIDE_OF = {"sell": -1, "lower": -1, "buy": 1, "upper": 1}
 """The side of the market that a class speaks for; the others for none. A regime names the state of the market up to its

@@ -17,15 +17,15 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureStore, Floats, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
-from ml_workbench_service.learning.family import Assignment, Family, Trained
-from ml_workbench_service.learning.judge import Judge
-from ml_workbench_service.learning.judges.features import FeaturesJudge
-from ml_workbench_service.learning.scaling import RawRows
-from ml_workbench_service.learning.task import Predict, Product, Task
-from ml_workbench_service.market import indicators
-from ml_workbench_service.market.derivation import Derivation
-from ml_workbench_service.market.expression_grammar import Expression
-from ml_workbench_service.market.feature_tables import SYNTHETIC_RANGE
+from ml_workbench_service.learning.data.scaling import RawRows
+from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.decoders.features import FeaturesJudge
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
+from ml_workbench_service.market.features import indicators
+from ml_workbench_service.market.features.derivation import Derivation
+from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.features.tables import SYNTHETIC_RANGE
 
 FEATURE_SET_FILE = "feature_set.json"
 
@@ -60,7 +60,7 @@ class FeatureEngineering(Task):
 
     def candidates(self, request: TrainRequest, family: Family, store: FeatureStore) -> tuple[Expression, ...]:
         """Made from the named columns, or from everything that the store describes."""
-        from ml_workbench_service.market.feature_candidates import candidates
+        from ml_workbench_service.learning.feature_search.candidates import candidates
 
         available = store.describe()
         has_range = _has_range(store, request, available)

@@ -2,7 +2,7 @@
 
 There is no target: the market pays, net of spread, commission and swap. The test part is walked through once, in order,
 by the serving network with its own position fed back; the backtest judges the same positions with the scalar cost
-functions, and must agree. Before anything is published the sanity runs are made (`learning/rl_sanity.py`).
+functions, and must agree. Before anything is published the sanity runs are made (`reinforcement/sanity_checks.py`).
 
 Legend: N windows or decisions, K = 3 outputs.
 """
@@ -19,19 +19,20 @@ from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
-from ml_workbench_service.learning import evaluation, signal_backtest
-from ml_workbench_service.learning.baselines import LINEAR, linear_positions
-from ml_workbench_service.learning.ensemble import seed_spread
-from ml_workbench_service.learning.evaluation import Differentials
-from ml_workbench_service.learning.family import Assignment, Family, Trained
-from ml_workbench_service.learning.judge import Judge
-from ml_workbench_service.learning.judges.action import ActionJudge, greedy_actions
-from ml_workbench_service.learning.policy_family import PolicyFamily, decision_rows, tape_of
-from ml_workbench_service.learning.task import Predict, Product, Task
-from ml_workbench_service.market.tape import Tape
+from ml_workbench_service.evaluation import forecast_metrics as evaluation
+from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.evaluation.baselines import LINEAR, linear_positions
+from ml_workbench_service.evaluation.forecast_metrics import Differentials
+from ml_workbench_service.learning.decoders.action import ActionJudge, greedy_actions
+from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.fitting.ensemble import seed_spread
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
+from ml_workbench_service.market.trading_series import Tape
+from ml_workbench_service.reinforcement.policy_family import PolicyFamily, decision_rows, tape_of
 
 if TYPE_CHECKING:
-    from ml_workbench_service.market.environment import Walk
+    from ml_workbench_service.reinforcement.environment import Walk
 
 MOST_DIFFERENCE = 1e-9
 YEAR_MS = 365.25 * 86_400_000
@@ -65,7 +66,7 @@ class Control(Task):
         report: Report,
     ) -> Product:
         """As every task; then the sanity runs, whose figures join the test part's."""
-        from ml_workbench_service.learning import rl_sanity
+        from ml_workbench_service.reinforcement import sanity_checks as rl_sanity
 
         product = super().package(trained, draft, assignment, family=family, is_simulated=is_simulated, report=report)
         assert isinstance(family, PolicyFamily), "families of reinforcement learning are policies"
@@ -212,7 +213,7 @@ def _walk_over(ends: Ints, tape: Tape, assignment: Assignment, predict: Predict)
 
 
 def _walk(rows: Ints, tape: Tape, assignment: Assignment, predict: Predict) -> "Walk":
-    from ml_workbench_service.market.environment import walk  # numba is no API process's
+    from ml_workbench_service.reinforcement.environment import walk  # numba is no API process's
 
     def policy(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
         return greedy_actions(predict(windows_NTF, positions_N))

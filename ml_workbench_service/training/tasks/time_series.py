@@ -14,16 +14,17 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
-from ml_workbench_service.learning import baselines, evaluation, signal_backtest
-from ml_workbench_service.learning.distribution_figures import JudgedRows, train_quantiles
-from ml_workbench_service.learning.ensemble import seed_spread
-from ml_workbench_service.learning.evaluation import Differentials, ForecastRows
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.judge import Judge
-from ml_workbench_service.learning.judges.forecast import ForecastJudge, headline_column
-from ml_workbench_service.learning.task import Predict, Task
+from ml_workbench_service.evaluation import baselines, signal_backtest
+from ml_workbench_service.evaluation import forecast_metrics as evaluation
+from ml_workbench_service.evaluation.distribution_metrics import JudgedRows, train_quantiles
+from ml_workbench_service.evaluation.forecast_metrics import Differentials, ForecastRows
+from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.decoders.forecast import ForecastJudge, headline_column
+from ml_workbench_service.learning.fitting.ensemble import seed_spread
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.task import Predict, Task
 from ml_workbench_service.market.class_labels import break_even
-from ml_workbench_service.market.skill import pinball
+from ml_workbench_service.market.significance import pinball
 from ml_workbench_service.market.targets import target_volatility
 
 NOT_PLAIN = (baselines.DRIFT, baselines.HAR, baselines.EWMA_HAR, baselines.LINEAR)

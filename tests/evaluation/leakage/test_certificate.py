@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import JobCancelled, UpstreamError
-from evaluations.plants import PLANTS
 from ml_workbench_service import families as families
 from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureTable, OutsideThing
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.sample_rates import SampleRates
-from ml_workbench_service.learning import tasks as tasks
-from ml_workbench_service.learning import training_data
-from ml_workbench_service.learning.certificate import certify
-from ml_workbench_service.learning.training_data import TrainingData, TrainingOrder
-from ml_workbench_service.market.alterations import cut_after, replaced_after
+from ml_workbench_service.evaluation.leakage.certificate import certify
+from ml_workbench_service.evaluation.leakage.perturbations import cut_after, replaced_after
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
+from ml_workbench_service.learning.interfaces import dataset as training_data
+from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
+from ml_workbench_service.training import tasks as tasks
+from studies.injected_leaks import PLANTS
 from tests.learning.synthetic import Recorder
 from tests.trained_models import planted_bars
 

@@ -3,10 +3,17 @@
 import numpy as np
 import pytest
 
-from evaluations.plants import columns, honest_columns
 from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.evaluation.leakage.column_checks import (
+    IMPLAUSIBLE,
+    Outcome,
+    Past,
+    Telling,
+    joined_ahead,
+    near_copy,
+)
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.market.leakage import IMPLAUSIBLE, Outcome, Past, Telling, joined_ahead, near_copy
+from studies.injected_leaks import columns, honest_columns
 from tests.trained_models import PlantedBars, planted_bars
 
 NUM = 2000

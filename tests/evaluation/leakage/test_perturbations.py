@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.contracts.market import Bars, Floats
-from ml_workbench_service.market.alterations import (
+from ml_workbench_service.evaluation.leakage.perturbations import (
     JUMP,
     cut_after,
     lifted,

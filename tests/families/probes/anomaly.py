@@ -8,11 +8,11 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.anomaly_score import detection
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.windows import Part, Windows, build
-from ml_workbench_service.market.anomalies import KINDS, plant
+from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
+from ml_workbench_service.learning.calibration.anomaly_score import detection
+from ml_workbench_service.learning.data.windows import Part, Windows, build
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
 from tests.families.probes.probe import Probe
 from tests.learning.synthetic import FEATURES, IS_LEVEL, symbol_rows
 

@@ -7,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.class_calibration import ClassCalibration
-from ml_workbench_service.learning.class_metrics import figures, majority, skill
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.windows import Part, Windows, build
+from ml_workbench_service.learning.calibration.class_metrics import figures, majority, skill
+from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
+from ml_workbench_service.learning.data.windows import Part, Windows, build
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
 from tests.families.probes.probe import Probe
 from tests.learning.synthetic import FEATURES, IS_LEVEL, assignment, symbol_rows
 

@@ -7,15 +7,15 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.judges.action import greedy_actions
-from ml_workbench_service.learning.policy_family import tape_of
-from ml_workbench_service.learning.rl_sanity import perfect_net
-from ml_workbench_service.learning.task import Task
-from ml_workbench_service.learning.tasks.control import Control
-from ml_workbench_service.learning.windows import Part, Windows
-from ml_workbench_service.market.environment import walk
+from ml_workbench_service.learning.data.windows import Part, Windows
+from ml_workbench_service.learning.decoders.action import greedy_actions
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.task import Task
+from ml_workbench_service.reinforcement.environment import walk
+from ml_workbench_service.reinforcement.policy_family import tape_of
+from ml_workbench_service.reinforcement.sanity_checks import perfect_net
+from ml_workbench_service.training.tasks.reinforcement_learning import Control
 from tests.families.probes.probe import Probe
 
 COST_SHARE = 0.05
@@ -46,7 +46,7 @@ class ControlProbe(Probe):
     chance: ClassVar[float] = 0.15
 
     def task(self) -> Task:
-        """With 2 sanity seeds; all 20 run in tests/learning/test_rl_sanity.py and in every job."""
+        """With 2 sanity seeds; all 20 run in tests/reinforcement/test_sanity_checks.py and in every job."""
         task = Control()
         task.sanity_seeds = 2
         return task

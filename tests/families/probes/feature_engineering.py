@@ -8,10 +8,10 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.windows import Part, Windows
-from ml_workbench_service.market.expression_grammar import parse
+from ml_workbench_service.learning.data.windows import Part, Windows
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.market.features.expression_grammar import parse
 from tests.families.probes.probe import Probe
 from tests.learning.synthetic import HOUR_MS, assignment
 

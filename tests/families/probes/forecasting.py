@@ -6,9 +6,9 @@ from typing import ClassVar
 import numpy as np
 
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.windows import Part, Windows
+from ml_workbench_service.learning.data.windows import Part, Windows
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
 from tests.families.probes.probe import Probe
 from tests.learning.synthetic import assignment, skill
 

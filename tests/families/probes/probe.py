@@ -5,10 +5,10 @@ from collections.abc import Sequence
 from typing import Any, ClassVar
 
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.family import Assignment, Family, Trained
-from ml_workbench_service.learning.task import Task, task_for
-from ml_workbench_service.learning.windows import Part, Windows
+from ml_workbench_service.learning.data.windows import Part, Windows
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.task import Task, task_for
 from tests.learning.synthetic import OneThread, Recorder, cut, symbol_rows
 
 PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY")

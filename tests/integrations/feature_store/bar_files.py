@@ -7,7 +7,7 @@ import polars as pl
 
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Ints
-from ml_workbench_service.market import simulation
+from ml_workbench_service.integrations.feature_store import simulation
 
 FIRST_MS = int(np.datetime64("2022-12-04T22:00", "ms").astype(np.int64))  # a Sunday evening
 

@@ -3,7 +3,7 @@
     with FeatureStoreServer(store) as server:
         RemoteFeatureStore(server.url)
 
-By hand: `python -m tests.integrations.feature_store_server FOLDER --port 8001` serves a folder of bars.
+By hand: `python -m tests.integrations.feature_store.feature_store_server FOLDER --port 8001` serves a folder of bars.
 """
 
 import argparse
@@ -28,9 +28,9 @@ from fastapi.responses import JSONResponse, RedirectResponse, Response, Streamin
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
-from ml_workbench_service.integrations.bars import FolderBars
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.remote_feature_store import ARROW
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.remote import ARROW
 
 FAULTS = (
     "error",

@@ -11,10 +11,10 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bars
-from ml_workbench_service.integrations.bars import FolderBars, folder_of_url, series_of_name
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url, series_of_name
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.market.calendar import runs
-from tests.integrations.bar_files import FIRST_MS, bars_frame, local_texts, write_metatrader, write_plain
+from tests.integrations.feature_store.bar_files import FIRST_MS, bars_frame, local_texts, write_metatrader, write_plain
 
 HOUR_MS = 3_600_000
 PRICES = ("open", "high", "low", "close")

@@ -9,8 +9,8 @@ import pytest
 from common_lib.exceptions import DataValidationError, PlatformError, UpstreamError, UpstreamTimeoutError
 from common_lib.logging import correlated
 from ml_workbench_service.contracts.market import FeatureTable
-from ml_workbench_service.integrations.remote_feature_store import RemoteFeatureStore, answers_as_feature_store
-from tests.integrations.feature_store_server import FeatureStoreServer
+from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore, answers_as_feature_store
+from tests.integrations.feature_store.feature_store_server import FeatureStoreServer
 
 START_MS, END_MS = (int(np.datetime64(day, "ms").astype(np.int64)) for day in ("2023-01-09", "2023-01-14"))
 

@@ -5,8 +5,8 @@ import pytest
 
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars
+from ml_workbench_service.integrations.feature_store.resampling import resample
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, market_ms, runs
-from ml_workbench_service.market.resampling import resample
 
 
 def utc(text: str) -> int:

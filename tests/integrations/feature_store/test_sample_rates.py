@@ -11,11 +11,11 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, Floats
-from ml_workbench_service.integrations.feature_store import LocalFeatureStore
-from ml_workbench_service.integrations.sample_rates import INTRADAY, SampleRates
-from ml_workbench_service.market import simulation
+from ml_workbench_service.integrations.feature_store import simulation
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.integrations.feature_store.resampling import resample
+from ml_workbench_service.integrations.feature_store.sample_rates import INTRADAY, SampleRates
 from ml_workbench_service.market.calendar import market_ms, runs, trading_day_opening
-from ml_workbench_service.market.resampling import resample
 
 HOURS = 24
 PAIRS = ("EUR/USD", "GBP/USD")

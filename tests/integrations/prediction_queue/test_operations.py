@@ -9,7 +9,7 @@ import pytest
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.queue import Outgoing
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from tests.integrations.test_queue_promises import books_of, ids
+from tests.integrations.prediction_queue.test_promises import books_of, ids
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, every_redis_server_fixture  # noqa: F401
 

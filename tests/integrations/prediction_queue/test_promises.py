@@ -22,7 +22,7 @@ from ml_workbench_service.contracts.queue import (
     stream_names,
 )
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue, move_to
-from ml_workbench_service.integrations.prediction_queue.books import SLOTS
+from ml_workbench_service.integrations.prediction_queue.accounting import SLOTS
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, every_redis_server_fixture, prediction_queue_fixture  # noqa: F401
 

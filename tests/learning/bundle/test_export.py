@@ -15,8 +15,7 @@ from common_lib.exceptions import PredictionError, TrainingError
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.assessment import last_rows
-from ml_workbench_service.learning.export import (
+from ml_workbench_service.learning.bundle.export import (
     INT8_FILE,
     MODEL_FILE,
     TOLERANCE,
@@ -25,13 +24,13 @@ from ml_workbench_service.learning.export import (
     judge_quantization,
     quantize,
 )
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.heads import forecast_head
-from ml_workbench_service.learning.onnx_graph import recurrent_graph
-from ml_workbench_service.learning.recurrent import RecurrentForecaster
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.task import Predict
-from ml_workbench_service.learning.windows import evenly
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.data.windows import evenly
+from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.interfaces.task import Predict
+from ml_workbench_service.learning.networks.heads import forecast_head
+from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster, recurrent_graph
+from ml_workbench_service.training.assessment import last_rows
 from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
 
 UNITS = 6

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import inference_providers
-from ml_workbench_service.learning.runtime import OnnxNetwork
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning.adaptive import (
+from ml_workbench_service.learning.calibration.adaptive_intervals import (
     LEVEL_STEP,
     MOST_LEVEL,
     PUBLISHED,
@@ -17,8 +17,8 @@ from ml_workbench_service.learning.adaptive import (
     START_SLOPE,
     IntervalTracker,
 )
-from ml_workbench_service.learning.judge import IntervalScale, Situation
-from tests.learning.test_forecast_judge import LABEL_SCALE, QUANTILES, banded, judge_of, stormy
+from ml_workbench_service.learning.decoders.decoder import IntervalScale, Situation
+from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, judge_of, stormy
 
 RADIUS = 1.6449
 FILE: TypeAdapter[IntervalTracker] = TypeAdapter(IntervalTracker)

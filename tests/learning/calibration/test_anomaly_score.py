@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning.anomaly_score import AnomalyScale, detection
+from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale, detection
 
 FEATURES = ("calm", "loud", "odd")
 

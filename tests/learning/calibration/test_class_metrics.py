@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn import metrics
 
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.class_metrics import (
+from ml_workbench_service.learning.calibration.class_metrics import (
     MAJORITY,
     NUM_BINS,
     PERSISTENCE,

@@ -10,7 +10,8 @@ from sklearn.utils.class_weight import compute_class_weight
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import CLASSES
-from ml_workbench_service.learning.class_calibration import (
+from ml_workbench_service.learning.calibration.class_metrics import figures, majority, stated
+from ml_workbench_service.learning.calibration.class_probabilities import (
     LEAST_TEMPERATURE,
     MOST_TEMPERATURE,
     ClassCalibration,
@@ -19,7 +20,6 @@ from ml_workbench_service.learning.class_calibration import (
     class_weights,
     judge_classes,
 )
-from ml_workbench_service.learning.class_metrics import figures, majority, stated
 
 DIRECTION = CLASSES["direction"]
 UNEVEN = np.array([0.2, 0.1, 0.7])

@@ -8,7 +8,7 @@ import pytest
 
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.prediction import Direction
-from ml_workbench_service.learning.uncertainty import (
+from ml_workbench_service.learning.calibration.conformal import (
     INTERVAL_LEVEL,
     NOVELTY_THRESHOLD,
     NoveltyDetector,

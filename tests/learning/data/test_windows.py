@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Ints
-from ml_workbench_service.learning.windows import (
+from ml_workbench_service.learning.data.windows import (
     FEWEST_WINDOWS,
     PARTS,
     SymbolRows,

@@ -13,12 +13,12 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.training import TrainRequest, parse_target
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.judge import Judgement, Situation, load_judge
-from ml_workbench_service.learning.judges.forecast import ForecastJudge, headline_column
-from ml_workbench_service.learning.task import Predict, task_for
-from ml_workbench_service.learning.tasks.forecasting import Forecasting
+from ml_workbench_service.learning.decoders.decoder import Judgement, Situation, load_judge
+from ml_workbench_service.learning.decoders.forecast import ForecastJudge, headline_column
+from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.costs import resolved_costs, round_trip_cost
+from ml_workbench_service.training.tasks.time_series import Forecasting
 from tests.integrations.model_cards import model_card
 from tests.learning.synthetic import assignment, cut, symbol_rows
 from tests.service_process import SEED_TRAIN

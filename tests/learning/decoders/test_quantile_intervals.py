@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning.judge import load_judge
+from ml_workbench_service.learning.decoders.decoder import load_judge
 from tests.integrations.model_cards import model_card
-from tests.learning.test_forecast_judge import LABEL_SCALE, NUM, QUANTILES, asked, banded, judge_of, stormy
+from tests.learning.decoders.test_forecast import LABEL_SCALE, NUM, QUANTILES, asked, banded, judge_of, stormy
 
 
 @pytest.mark.parametrize("calm_first", [True, False])

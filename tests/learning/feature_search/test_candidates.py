@@ -3,10 +3,10 @@
 import pytest
 
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureParameter
-from ml_workbench_service.market.expression_grammar import parse
-from ml_workbench_service.market.expressions import kind
-from ml_workbench_service.market.feature_candidates import Grid, candidates
-from ml_workbench_service.market.indicators import describe, kind_of
+from ml_workbench_service.learning.feature_search.candidates import Grid, candidates
+from ml_workbench_service.market.features.expression_grammar import parse
+from ml_workbench_service.market.features.expressions import kind
+from ml_workbench_service.market.features.indicators import describe, kind_of
 
 OWN = FeatureDescription(
     name="my_signal", example="my_signal", kind="stationary", description="A column of your files."

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from ml_workbench_service.learning.mutual_information import (
+from ml_workbench_service.learning.feature_search.mutual_information import (
     COLUMN_BINS,
     Counter,
     bias,

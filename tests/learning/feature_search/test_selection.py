@@ -10,15 +10,15 @@ from pydantic import ValidationError
 from common_lib.exceptions import DataValidationError, JobCancelled
 from ml_workbench_service.contracts.feature_sets import FeatureSet, SelectionWindow, is_reference, parse_reference
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning.feature_selection import (
+from ml_workbench_service.learning.feature_search.scores import EMBARGO, NUM_FOLDS, SelectionRows, labelled
+from ml_workbench_service.learning.feature_search.selection import (
     NO_BETTER_THAN_CHANCE,
     NUM_BEST_OF_NOISE,
     Selection,
     mrmr,
     select,
 )
-from ml_workbench_service.learning.selection_scores import EMBARGO, NUM_FOLDS, SelectionRows, labelled
-from ml_workbench_service.market.expression_grammar import Expression, parse
+from ml_workbench_service.market.features.expression_grammar import Expression, parse
 from tests.learning.synthetic import HOUR_MS, START_MS, Recorder
 
 NUM = 1600

@@ -15,11 +15,11 @@ from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.checkpoint import CHECKPOINT_FILE, Checkpoint
-from ml_workbench_service.learning.ensemble import action_weights, combine, seed_spread, train_seeds
-from ml_workbench_service.learning.export import export
-from ml_workbench_service.learning.family import Family, Trained, families_of
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.learning.bundle.export import export
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.fitting.ensemble import action_weights, combine, seed_spread, train_seeds
+from ml_workbench_service.learning.interfaces.checkpoint import CHECKPOINT_FILE, Checkpoint
+from ml_workbench_service.learning.interfaces.family import Family, Trained, families_of
 from tests.families.probes import probe_of
 from tests.learning.synthetic import OneThread, Recorder, assignment, cut, symbol_rows
 

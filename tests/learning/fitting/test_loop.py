@@ -9,11 +9,11 @@ from torch import nn
 
 from common_lib.exceptions import JobCancelled, TrainingError
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.heads import forecast_head
-from ml_workbench_service.learning.loop import Outcome, Schedule, _lengths, _OnDevice, fit, score
-from ml_workbench_service.learning.objectives import SquaredError
-from ml_workbench_service.learning.recurrent import RecurrentForecaster
-from ml_workbench_service.learning.windows import Windows, build
+from ml_workbench_service.learning.data.windows import Windows, build
+from ml_workbench_service.learning.fitting.loop import Outcome, Schedule, _lengths, _OnDevice, fit, score
+from ml_workbench_service.learning.fitting.objectives import SquaredError
+from ml_workbench_service.learning.networks.heads import forecast_head
+from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster
 from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
 
 CPU = torch.device("cpu")

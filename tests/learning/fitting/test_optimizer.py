@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ml_workbench_service.learning.optimizer import GRADIENT_NORM, ClippedAdam
+from ml_workbench_service.learning.fitting.optimizer import GRADIENT_NORM, ClippedAdam
 
 
 class Net(nn.Module):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ml_workbench_service.learning.pace import PATIENCE, PROBE, SHORTEST, Pace
+from ml_workbench_service.learning.fitting.thread_tuning import PATIENCE, PROBE, SHORTEST, Pace
 
 
 @pytest.fixture(autouse=True)

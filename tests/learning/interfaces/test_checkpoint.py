@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from ml_workbench_service.learning.checkpoint import CHECKPOINT_FILE, Checkpoint
+from ml_workbench_service.learning.interfaces.checkpoint import CHECKPOINT_FILE, Checkpoint
 
 FACTS = {"data": "sha256:ab", "family": "lstm", "seed": 3, "hyperparameters": {"units": 8, "rate": 0.1}}
 ROOT = Path(__file__).parents[2]
@@ -25,7 +25,7 @@ SAVES_FOREVER = """
 import sys
 from pathlib import Path
 import numpy as np
-from ml_workbench_service.learning.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 checkpoint = Checkpoint(Path(sys.argv[1]), fingerprint={"seed": 1})
 for step in range(1, 10**9):
     checkpoint.save({"weights": np.full(50_000, step), "more": np.full((3, 5), step, np.float32)}, {"step": step})
@@ -111,7 +111,9 @@ def test_a_checkpoint_of_another_training_is_ignored_and_the_log_says_what_diffe
 
 def test_other_library_versions_make_another_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     filled(tmp_path)
-    monkeypatch.setattr("ml_workbench_service.learning.checkpoint.version", lambda name: f"{name} of tomorrow")
+    monkeypatch.setattr(
+        "ml_workbench_service.learning.interfaces.checkpoint.version", lambda name: f"{name} of tomorrow"
+    )
     assert made(tmp_path).load() is None
 
 

@@ -11,13 +11,18 @@ import torch
 
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service.contracts.market import Floats, Floats32
-from ml_workbench_service.learning.autoencoder import Autoencoder, fit_activity, train_autoencoder
-from ml_workbench_service.learning.autoencoder_graph import ACTIVITY_FLOOR, ACTIVITY_ROOTS, autoencoder_graph, recency
-from ml_workbench_service.learning.export import TOLERANCE, export
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.windows import Windows
-from ml_workbench_service.market.anomalies import KINDS, plant
+from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
+from ml_workbench_service.learning.bundle.export import TOLERANCE, export
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.networks.autoencoder import Autoencoder, fit_activity, train_autoencoder
+from ml_workbench_service.learning.networks.autoencoder_graph import (
+    ACTIVITY_FLOOR,
+    ACTIVITY_ROOTS,
+    autoencoder_graph,
+    recency,
+)
 from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, assignment, cut, symbol_rows
 
 LOOKBACK = 12

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ml_workbench_service.learning.class_calibration import ClassWeights, class_counts, class_weights
-from ml_workbench_service.learning.class_head import ClassHead, CrossEntropy, class_head
-from ml_workbench_service.learning.class_metrics import class_frequencies
-from ml_workbench_service.learning.onnx_parts import Graph
+from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
+from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights, class_counts, class_weights
+from ml_workbench_service.learning.networks.heads import ClassHead, CrossEntropy, class_head
+from ml_workbench_service.learning.networks.onnx_builder import Graph
 from tests.families.probes.classification import ClassificationProbe
 
 CLASSES = ("sell", "hold", "buy")

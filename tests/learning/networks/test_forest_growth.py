@@ -7,8 +7,8 @@ import pytest
 import sklearn
 
 from common_lib.exceptions import JobCancelled
-from ml_workbench_service.learning.checkpoint import Checkpoint
-from ml_workbench_service.learning.forest_growth import grow_forest
+from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.networks.isolation_forest import grow_forest
 from tests.learning.synthetic import Recorder
 
 DERIVED_ND = np.random.default_rng(0).standard_normal((700, 6)).astype(np.float32)

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ml_workbench_service.learning import gru_kernel
-from ml_workbench_service.learning.gru_kernel import GruPass
+from ml_workbench_service.learning.networks import gru_kernel
+from ml_workbench_service.learning.networks.gru_kernel import GruPass
 
 PARAMETERS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 

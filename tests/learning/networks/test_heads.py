@@ -12,16 +12,16 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.families.linear import Linear
-from ml_workbench_service.learning.export import export
-from ml_workbench_service.learning.family import Family, Trained
-from ml_workbench_service.learning.heads import Head, forecast_head, head_for
-from ml_workbench_service.learning.judges.forecast import ForecastJudge
-from ml_workbench_service.learning.objectives import SquaredError
-from ml_workbench_service.learning.windows import Windows, build
-from ml_workbench_service.serving.answer import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.learning.bundle.export import export
+from ml_workbench_service.learning.data.windows import Windows, build
+from ml_workbench_service.learning.decoders.forecast import ForecastJudge
+from ml_workbench_service.learning.fitting.objectives import SquaredError
+from ml_workbench_service.learning.interfaces.family import Family, Trained
+from ml_workbench_service.learning.networks.heads import Head, forecast_head, head_for
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory, columns_needed, read_history
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.workbench import Workbench
+from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
 from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, assignment, skill, symbol_rows
 from tests.trained_models import PlantedBars, loaded, open_bench, planted_bars, train_model
 

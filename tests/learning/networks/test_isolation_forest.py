@@ -13,10 +13,14 @@ from sklearn.ensemble import IsolationForest
 
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service.contracts.market import Floats32
-from ml_workbench_service.learning.autoencoder_graph import ACTIVITY_FLOOR, ACTIVITY_ROOTS
-from ml_workbench_service.learning.export import export
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.forest_graph import (
+from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
+from ml_workbench_service.learning.bundle.export import export
+from ml_workbench_service.learning.bundle.manifest import WEIGHTS_FILE
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.networks.autoencoder_graph import ACTIVITY_FLOOR, ACTIVITY_ROOTS
+from ml_workbench_service.learning.networks.isolation_forest import (
     AXES,
     PATH_STEP,
     derive_graph,
@@ -25,10 +29,6 @@ from ml_workbench_service.learning.forest_graph import (
     tree_weights,
     whitening,
 )
-from ml_workbench_service.learning.manifest import WEIGHTS_FILE
-from ml_workbench_service.learning.runtime import OnnxNetwork
-from ml_workbench_service.learning.windows import Windows
-from ml_workbench_service.market.anomalies import KINDS, plant
 from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, assignment, cut, symbol_rows
 
 LOOKBACK = 12

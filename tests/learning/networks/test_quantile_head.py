@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.heads import forecast_head
-from ml_workbench_service.learning.onnx_parts import Graph
-from ml_workbench_service.learning.optimizer import ClippedAdam
-from ml_workbench_service.learning.quantile_head import (
+from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
+from ml_workbench_service.learning.networks.heads import (
     PinballLoss,
     QuantileHead,
     add_quantile_nodes,
+    forecast_head,
     num_raw,
     quantile_names,
     quantiles_from_raw,
 )
-from ml_workbench_service.learning.runtime import OnnxNetwork
+from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 CASES = [
     (1, (0.05, 0.5, 0.95)),

@@ -13,15 +13,18 @@ from scipy.special import erf, softmax
 from common_lib.exceptions import DataValidationError, PredictionError
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.export import INT8_FILE, TOLERANCE, export, quantize
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.heads import Head
-from ml_workbench_service.learning.objectives import SquaredError
-from ml_workbench_service.learning.optimizer import ClippedAdam
-from ml_workbench_service.learning.quantile_head import QuantileHead
-from ml_workbench_service.learning.transformer import TransformerEncoderNetwork, TransformerShape, rotary_angles
-from ml_workbench_service.learning.transformer_family import TransformerFamily, TransformerHyperparameters
-from ml_workbench_service.learning.transformer_graph import transformer_graph
+from ml_workbench_service.learning.bundle.export import INT8_FILE, TOLERANCE, export, quantize
+from ml_workbench_service.learning.fitting.objectives import SquaredError
+from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
+from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.networks.heads import Head, QuantileHead
+from ml_workbench_service.learning.networks.transformer import (
+    TransformerEncoderNetwork,
+    TransformerShape,
+    rotary_angles,
+    transformer_graph,
+)
+from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
 from tests.learning.synthetic import IS_LEVEL, OneThread, Recorder, assignment, cut, symbol_rows
 
 LOOKBACK = 12

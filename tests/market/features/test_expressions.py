@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.feature_sets import FEATURE_NAME_PATTERN
 from ml_workbench_service.contracts.market import FeatureKind, Floats, Ints
-from ml_workbench_service.market import indicators
-from ml_workbench_service.market.expression_grammar import (
+from ml_workbench_service.market.features import indicators
+from ml_workbench_service.market.features.expression_grammar import (
     DEEPEST,
     FUNCTIONS,
     LONGEST_REACH,
@@ -22,7 +22,7 @@ from ml_workbench_service.market.expression_grammar import (
     Node,
     parse,
 )
-from ml_workbench_service.market.expressions import evaluate, kind
+from ml_workbench_service.market.features.expressions import evaluate, kind
 
 HOUR_MS = 3_600_000
 START_MS = 1_704_664_800_000  # Sunday 17:00 New York

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bars
-from ml_workbench_service.market import indicators
+from ml_workbench_service.market.features import indicators
 
 NAMES = [entry.example for entry in indicators.describe() if entry.name not in ("volume", "spread")]
 HOUR_MS = 3_600_000

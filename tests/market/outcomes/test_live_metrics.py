@@ -7,7 +7,7 @@ import pytest
 
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.market.live_figures import LiveRows, calibration, live_figures, share_of, warnings_of
+from ml_workbench_service.market.outcomes.live_metrics import LiveRows, calibration, live_figures, share_of, warnings_of
 
 PRICE = parse_target("price_change_1h")
 

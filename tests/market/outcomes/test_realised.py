@@ -14,7 +14,7 @@ from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.market.class_labels import direction_labels, price_moves, triple_barrier_labels
-from ml_workbench_service.market.outcome_lanes import MOST_WAITING, Asked, Found, OutcomeLanes
+from ml_workbench_service.market.outcomes.pending import MOST_WAITING, Asked, Found, OutcomeLanes
 from ml_workbench_service.market.targets import Labels, label, target_volatility
 
 WEDNESDAY_MS = int(np.datetime64("2024-01-10T00:00", "ms").astype(np.int64))

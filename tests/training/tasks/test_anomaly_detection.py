@@ -13,13 +13,13 @@ from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.learning.judges.anomaly import AnomalyJudge
-from ml_workbench_service.market.anomalies import KINDS
-from ml_workbench_service.serving.answer import Circumstances, Question, answer, answer_many, prepare
+from ml_workbench_service.evaluation.injected_anomalies import KINDS
+from ml_workbench_service.learning.decoders.anomaly import AnomalyJudge
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.workbench import Workbench
-from ml_workbench_service.workflows.plan import plan_training
+from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
+from ml_workbench_service.workflows.plan_training import plan_training
 from tests.trained_models import PlantedBars, loaded, open_bench, planted_bars, train_model
 
 SYMBOL = "EUR/USD"

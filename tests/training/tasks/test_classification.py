@@ -10,18 +10,17 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import CLASSES, TrainRequest, parse_target
-from ml_workbench_service.learning import judges as judges  # registers them
-from ml_workbench_service.learning import signal_backtest
-from ml_workbench_service.learning import tasks as tasks  # registers them
-from ml_workbench_service.learning.class_calibration import ClassCalibration
-from ml_workbench_service.learning.class_metrics import class_frequencies
-from ml_workbench_service.learning.family import Assignment, Trained
-from ml_workbench_service.learning.judge import Judge, Situation
-from ml_workbench_service.learning.judges.classes import ClassJudge
-from ml_workbench_service.learning.task import Predict, task_for
-from ml_workbench_service.learning.tasks.classification import Classification
-from ml_workbench_service.learning.windows import Windows
+from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
+from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
+from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.decoders.classes import ClassJudge
+from ml_workbench_service.learning.decoders.decoder import Judge, Situation
+from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
+from ml_workbench_service.training import tasks as tasks  # registers them
+from ml_workbench_service.training.tasks.classification import Classification
 from tests.families.probes.classification import ClassificationProbe
 
 SITUATION = Situation(label_scale_K=np.ones(1), bar_volatility=0.001, dead_zone=0.0)

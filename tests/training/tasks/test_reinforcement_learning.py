@@ -11,18 +11,18 @@ from common_lib.exceptions import DataValidationError, TrainingError
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType, TrainRequest
-from ml_workbench_service.learning import signal_backtest
-from ml_workbench_service.learning.export import export
-from ml_workbench_service.learning.family import Trained
-from ml_workbench_service.learning.judge import Situation
-from ml_workbench_service.learning.judges.action import ActionJudge, greedy_actions
-from ml_workbench_service.learning.policy_family import decision_rows, tape_of
-from ml_workbench_service.learning.task import Predict, task_for
-from ml_workbench_service.learning.tasks import control
-from ml_workbench_service.learning.tasks.control import Control, bars_per_year
-from ml_workbench_service.market.tape import Tape
-from tests.learning.policies import market_of, policy_family
+from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.learning.bundle.export import export
+from ml_workbench_service.learning.decoders.action import ActionJudge, greedy_actions
+from ml_workbench_service.learning.decoders.decoder import Situation
+from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.interfaces.task import Predict, task_for
+from ml_workbench_service.market.trading_series import Tape
+from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
+from ml_workbench_service.training.tasks import reinforcement_learning as control
+from ml_workbench_service.training.tasks.reinforcement_learning import Control, bars_per_year
 from tests.learning.synthetic import OneThread, Recorder, symbol_rows
+from tests.reinforcement.policies import market_of, policy_family
 
 NAMES = ("q_short", "q_flat", "q_long")
 
@@ -203,7 +203,7 @@ def test_a_walk_that_is_paid_something_else_than_the_backtest_is_an_error(
 def test_a_package_holds_the_sanity_runs_and_warns_where_they_fail(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from ml_workbench_service.learning import rl_sanity
+    from ml_workbench_service.reinforcement import sanity_checks as rl_sanity
 
     monkeypatch.setattr(rl_sanity, "LEAST_SHARE", 1.5)
     model, assignment = trained(epochs=2)

@@ -1,0 +1,1 @@
+"""Look-ahead: the certificate, and the perturbations and checks that it rests on."""

@@ -1,0 +1,1 @@
+"""What the calibration part is for: conformal intervals, class probabilities, anomaly thresholds."""

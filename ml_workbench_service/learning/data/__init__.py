@@ -1,0 +1,1 @@
+"""From a feature table to windows: labels, scaling, chronological purged parts."""

@@ -1,0 +1,1 @@
+"""The torch loop: objectives, optimizer, thread tuning, progress, and the ensemble over seeds."""

@@ -1,0 +1,1 @@
+"""Networks, each beside its ONNX graph."""

@@ -1,0 +1,1 @@
+"""Features of bars: indicators by name, expressions over columns, their tables and derivation."""

@@ -1,0 +1,1 @@
+"""What became of predictions: realised moves, pending ones, and live metrics."""

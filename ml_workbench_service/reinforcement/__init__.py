@@ -1,0 +1,1 @@
+"""Trading as reinforcement learning: environment, policies, tabular Q-learning, sweeps and sanity checks."""

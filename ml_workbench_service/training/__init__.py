@@ -1,0 +1,1 @@
+"""One training step by step: pipeline, assessment, walk-forward, publishing; `tasks` by model type."""
