@@ -1,7 +1,8 @@
 """The agent's own loop in a process of its own, which notes when each record was applied.
 
-`act` with a `Learner`, its checkpoint, its decisions and its logs, as `runtime/agent_worker.py` runs it; a subclass stamps after
-`apply`. One turn begins it, the next ends it and tells the stamps, in nanoseconds of the machine's monotonic clock.
+`act` with a `Learner`, its checkpoint, its decisions and its logs, as `runtime/agent_worker.py` runs it; a subclass
+stamps after `apply`. One turn begins it, the next ends it and tells the stamps, in nanoseconds of the machine's
+monotonic clock.
 """
 
 import gc

@@ -1,1 +1,1 @@
-"""Measuring and judging a version: metrics, baselines, backtest of the signal, drift, and `verdict`, which alone says `skill`."""
+"""Measuring and judging a version: metrics, baselines, backtest, drift, and `verdict`, which alone says `skill`."""

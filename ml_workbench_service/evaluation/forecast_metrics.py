@@ -9,16 +9,16 @@ Legend: N rows of all symbols, C classes, T moments.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ml_workbench_service.contracts.evaluation import Comparison, Evaluation, IntervalReport, Loss, Verdict
+from ml_workbench_service.contracts.evaluation import Comparison, Evaluation, IntervalReport, Verdict
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.market.significance import clark_west_gains, hac_mean, mean_by_moment, scaled_errors, wilson
+from ml_workbench_service.learning.interfaces.task import Differentials, relative_skill
+from ml_workbench_service.market.significance import scaled_errors, wilson
 
 TERCILES = ("low", "middle", "high")
 SIMULATED = "the prices are simulated without drift: whatever a model finds in them is chance"
@@ -46,66 +46,6 @@ class ForecastRows:
     units_N: Floats
     naive_mae_N: Floats
     naive_rmse_N: Floats
-
-
-@dataclass(frozen=True)
-class Differentials:
-    """The model's and one baseline's mean loss at each moment, ready to be tested, or pooled with a later part's first.
-
-    Attributes:
-        horizon: bars that one label spans.
-        model_T: losses; of `net_return` what was earned.
-        gain_T: Clark and West's; None for returns, which nest nothing.
-    """
-
-    baseline: str
-    loss: Loss
-    horizon: int
-    model_T: Floats
-    baseline_T: Floats
-    gain_T: Floats | None
-
-    @classmethod
-    def of_squares(
-        cls, name: str, outcomes: Floats, *, model: Floats, baseline: Floats, moments_N: Ints, horizon: int, loss: Loss
-    ) -> Self:
-        """Of numbers (N,), or of probabilities (N, C) and one-hot outcomes, whose squared error is the Brier score."""
-        errors_N = [((outcomes - each) ** 2).reshape(len(outcomes), -1).sum(axis=1) for each in (model, baseline)]
-        gains_N = clark_west_gains(outcomes, baseline=baseline, model=model)
-        return cls(name, loss, horizon, *(mean_by_moment(each, moments_N) for each in (*errors_N, gains_N)))
-
-    @classmethod
-    def of_returns(cls, name: str, model_T: Floats, baseline_T: Floats) -> Self:
-        """Of two accounts' net log returns at the same moments."""
-        return cls(name, "net_return", 1, model_T, baseline_T, None)
-
-    def then(self, later: Self) -> Self:
-        """Both, one after the other in time."""
-        assert (self.baseline, self.loss) == (later.baseline, later.loss), "only the same comparison is pooled"
-        gain_T = None
-        if self.gain_T is not None and later.gain_T is not None:
-            gain_T = np.concatenate([self.gain_T, later.gain_T])
-        return replace(
-            self,
-            model_T=np.concatenate([self.model_T, later.model_T]),
-            baseline_T=np.concatenate([self.baseline_T, later.baseline_T]),
-            gain_T=gain_T,
-        )
-
-    def comparison(self) -> Comparison:
-        """With its tests."""
-        model, baseline = float(np.mean(self.model_T)), float(np.mean(self.baseline_T))
-        earns = self.loss == "net_return"
-        better_T = self.model_T - self.baseline_T if earns else self.baseline_T - self.model_T
-        return Comparison(
-            baseline=self.baseline,
-            loss=self.loss,
-            model_loss=model,
-            baseline_loss=baseline,
-            skill=model - baseline if earns else _skill(model, baseline),
-            diebold_mariano=hac_mean(better_T, horizon=self.horizon),
-            clark_west=None if self.gain_T is None else hac_mean(self.gain_T, horizon=self.horizon),
-        )
 
 
 def errors(labels_N: Floats, predictions_N: Floats) -> dict[str, float]:
@@ -147,7 +87,7 @@ def evaluate(rows: ForecastRows, *, is_simulated: bool) -> Evaluation:
     return Evaluation(
         test=test,
         baselines=baselines,
-        skill={f"mse_against_{name}": _skill(test["mse"], each["mse"]) for name, each in baselines.items()},
+        skill={f"mse_against_{name}": relative_skill(test["mse"], each["mse"]) for name, each in baselines.items()},
         verdict=verdict,
         reason=reason,
         comparisons=tuple(each.comparison() for each in forecast_differentials(rows)),
@@ -224,8 +164,3 @@ def _directions(rows: ForecastRows) -> dict[str, float | None]:
         "direction_accuracy_high": high,
         "majority_direction": max(ups, 1 - ups),
     }
-
-
-def _skill(model: float | None, baseline: float | None) -> float | None:
-    """1 - loss ÷ the baseline's; None where the baseline never erred."""
-    return None if model is None or not baseline else 1.0 - model / baseline

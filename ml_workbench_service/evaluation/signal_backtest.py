@@ -1,10 +1,10 @@
 """What a signal would have earned, net of everything, on the bars it was given for: from positions to a report.
 
-Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/trading_series.py` says, decided anew
-at the next bar whatever the forecast's horizon. Bars without a window in between are spent flat: what is held before
-them is closed and paid. A signal for hours whose labels may not span a weekend therefore holds over none; daily signals
-and policies do, earn the gap and pay swap. All symbols are one account with equal weights, rebalanced at each moment; a
-symbol without a decision then is flat.
+Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/trading_series.py` says,
+decided anew at the next bar whatever the forecast's horizon. Bars without a window in between are spent flat: what is
+held before them is closed and paid. A signal for hours whose labels may not span a weekend therefore holds over none;
+daily signals and policies do, earn the gap and pay swap. All symbols are one account with equal weights, rebalanced at
+each moment; a symbol without a decision then is flat.
 
 Everything is in arrays; `market/backtest.py` says the same with the scalar functions of `market/costs.py`.
 

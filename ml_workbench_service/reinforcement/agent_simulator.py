@@ -1,11 +1,12 @@
 """Agent lanes: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
 
 What an agent does changes neither prices nor predictions, so bins and every possible reward are computed once, and a
-lane is a walk over them. A lane does what `agents.q_learning_agent.Learner` does record by record: symbols share one table, one
-exploration rate and one generator, each holds a position of its own, and an abstention goes flat without drawing a
-random number. A record settles what was chosen one bar earlier (two where signals fill at the next close), the table
-learns from it, then an action is chosen. The table, the visits and the sum of rewards equal the agent's to the bit; so
-logarithms are taken one by one with C's routine, where NumPy's for vectors rounds differently on some processors.
+lane is a walk over them. A lane does what `agents.q_learning_agent.Learner` does record by record: symbols share one
+table, one exploration rate and one generator, each holds a position of its own, and an abstention goes flat without
+drawing a random number. A record settles what was chosen one bar earlier (two where signals fill at the next close),
+the table learns from it, then an action is chosen. The table, the visits and the sum of rewards equal the agent's to
+the bit; so logarithms are taken one by one with C's routine, where NumPy's for vectors rounds differently on some
+processors.
 
 Nothing is closed at the end and no gap is an end: the agent's lanes know neither. Needs numba.
 
@@ -107,7 +108,8 @@ def walk_lanes(records: Records, settings: QSettings, *, num_threads: int = 1) -
 def reward_table(
     move_M: Floats, unit_cost_M: Floats, swap_long_M: Floats, swap_short_M: Floats
 ) -> tuple[Floats, Floats]:
-    """Rewards (M, 3, 3) and gross ones (M, 3) of holding a position over each record's step, by `market.trading_series`'s rule.
+    """Rewards (M, 3, 3) and gross ones (M, 3) of holding a position over each record's step, by
+    `market.trading_series`'s rule.
 
     Args:
         move_M: relative change of the price over the step.

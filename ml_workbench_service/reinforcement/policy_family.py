@@ -1,9 +1,9 @@
 """`PolicyFamily`: what the families of reinforcement learning share: tape, units of reward. Free of torch.
 
 A policy maps a window and the position held to three numbers, one an action: short, flat, long. It is learnt by trading
-in `reinforcement/environment.py`, which pays net log returns; a step's reward is that return in units of the symbol's typical
-bar, so that every symbol is learnt in its own unit. The best policy is the one that earned most, net, in one walk over
-the part `stop`.
+in `reinforcement/environment.py`, which pays net log returns; a step's reward is that return in units of the symbol's
+typical bar, so that every symbol is learnt in its own unit. The best policy is the one that earned most, net, in one
+walk over the part `stop`.
 
 Legend: R rows, N decisions.
 """

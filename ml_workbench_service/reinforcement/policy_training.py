@@ -5,7 +5,8 @@ costs; training ends when `patience` epochs brought no better one. After an epoc
 into the checkpoint, so that a killed training ends with the same weights. One thread: more change nothing for networks
 of this size.
 
-`PolicyCheckpoint`: a policy's training between two epochs, as plain arrays in a `learning.interfaces.checkpoint.Checkpoint`.
+`PolicyCheckpoint`: a policy's training between two epochs, as plain arrays in a
+`learning.interfaces.checkpoint.Checkpoint`.
 
 Parameters, Adam's moments, the lanes, the replay buffer, counters and every random state are the learner's own
 `state`; here the best weights so far and torch's random state join them. stable-baselines3's own save files hold

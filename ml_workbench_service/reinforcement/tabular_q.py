@@ -1,9 +1,9 @@
 """`QLanes`: tabular Q-learning of many settings and seeds over the same recorded market, each lane a table of its own.
 
 Idea: the market does not answer to what one agent does, so the sequence of market bins and every possible reward are
-computed once (`market.trading_series.step_table`), and a lane is nothing but a walk over them. A state is the market's bin and
-the position held; actions are short, flat, long. Update, exploration and the rule that flat wins among equals are those
-of `agents.q_table.QTable`, and a lane's table equals its table to the bit, for the same seed.
+computed once (`market.trading_series.step_table`), and a lane is nothing but a walk over them. A state is the market's
+bin and the position held; actions are short, flat, long. Update, exploration and the rule that flat wins among equals
+are those of `agents.q_table.QTable`, and a lane's table equals its table to the bit, for the same seed.
 
 It fails where the bins say nothing about the next return: then the table learns the costs, and stays flat.
 

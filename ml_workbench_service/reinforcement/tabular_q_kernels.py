@@ -1,7 +1,7 @@
 """The compiled inner loop of tabular Q-learning: one lane, one pass over the rows, in the order of time.
 
-It draws its random numbers itself, from the words of NumPy's PCG64 (`reinforcement.environment.generator_words`), and the
-numbers are NumPy's: numba can call a NumPy generator too, but takes most of a microsecond for one small integer.
+It draws its random numbers itself, from the words of NumPy's PCG64 (`reinforcement.environment.generator_words`), and
+the numbers are NumPy's: numba can call a NumPy generator too, but takes most of a microsecond for one small integer.
 O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms for Random Number Generation"
 (2014); Lemire, "Fast Random Integer Generation in an Interval", ACM TOMACS 29 (2019).
 

@@ -105,7 +105,7 @@ class Child:
 
 
 class AgentProcess(Child):
-    """A real agent on one shard: `python -m ml_workbench_service.runtime.agent_worker`; `place` above 0 stands by at first."""
+    """A real agent on one shard (`runtime/agent_worker.py`); `place` above 0 stands by at first."""
 
     def __init__(
         self, agent_id: str, environment: Mapping[str, str], folder: Path, *, shard: int = 0, place: int = 0

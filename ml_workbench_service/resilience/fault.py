@@ -7,25 +7,12 @@ what it broke when `run` returns. Its random moments come from its own generator
 import difflib
 import random
 from abc import ABC, abstractmethod
-from enum import Enum
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.resilience import FaultDescription, ResilienceRequest
+from ml_workbench_service.resilience.rig import Need, Rig
 from ml_workbench_service.resilience.schedule import Burst
-
-if TYPE_CHECKING:
-    from ml_workbench_service.resilience.rig import Rig
-
-
-class Need(Enum):
-    """What a fault needs the rig to be set up with."""
-
-    PROXY = "producers and agents reach the server through a fault proxy"
-    CLOCK = "the processes' clock can be stepped"
-    AGENT_DISK = "the agents' state and logs lie on a disk that can be filled"
-    STANDBY = "every agent has a process that stands by"
-    SERVER_DISK = "the server's data lie on a disk that can be filled"
 
 
 class Fault(ABC):
@@ -57,10 +44,10 @@ class Fault(ABC):
         return []
 
     @abstractmethod
-    def run(self, rig: "Rig") -> None:
+    def run(self, rig: Rig) -> None:
         """Breaks and heals, at random moments until the flood's planned end (`rig.ends_at`) or somewhat later."""
 
-    def pauses(self, rig: "Rig", *, shortest_s: float, longest_s: float) -> bool:
+    def pauses(self, rig: Rig, *, shortest_s: float, longest_s: float) -> bool:
         """Waits a random time; False once the flood's planned end is reached."""
         return rig.sleep(self.rng.uniform(shortest_s, longest_s)) and rig.is_flooding
 

@@ -13,9 +13,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from enum import Enum
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from common_lib.exceptions import PlatformError, UnavailableError
 from ml_workbench_service.agents.checkpoint import Checkpoint
@@ -27,12 +28,11 @@ from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.resilience.checker import BooksSample
 from ml_workbench_service.resilience.children import AgentProcess, PrivateRedis, ProducerProcess
-from ml_workbench_service.resilience.fault import Fault, Need
 from ml_workbench_service.resilience.history import GroupKey
 from ml_workbench_service.resilience.machine import FakeClock, SmallDisk
 from ml_workbench_service.resilience.producer import ProducerPlan
 from ml_workbench_service.resilience.proxy import FaultProxy
-from ml_workbench_service.resilience.schedule import due_times
+from ml_workbench_service.resilience.schedule import Burst, due_times
 from ml_workbench_service.resilience.synthetic import SyntheticPredictions
 
 START_TIMEOUT_S = 60.0
@@ -47,6 +47,32 @@ SECRETS = {"API_KEY", "REDIS_URL"}
 log = logging.getLogger(__name__)
 
 
+class Need(Enum):
+    """What a fault needs the rig to be set up with."""
+
+    PROXY = "producers and agents reach the server through a fault proxy"
+    CLOCK = "the processes' clock can be stepped"
+    AGENT_DISK = "the agents' state and logs lie on a disk that can be filled"
+    STANDBY = "every agent has a process that stands by"
+    SERVER_DISK = "the server's data lie on a disk that can be filled"
+
+
+class Breakage(Protocol):
+    """What the rig knows of a fault (`resilience/fault.py`)."""
+
+    name: ClassVar[str]
+    needs: ClassVar[frozenset[Need]]
+    fsync: ClassVar[str | None]
+
+    def bursts(self, request: ResilienceRequest) -> list[Burst]:
+        """Records that it adds to the flood."""
+        ...
+
+    def run(self, rig: "Rig") -> None:
+        """Breaks and heals."""
+        ...
+
+
 class Rig:
     """One run's set-up; a context that leaves no process, mount or thread behind.
 
@@ -57,7 +83,7 @@ class Rig:
         last: the books at the end.
     """
 
-    def __init__(self, folder: Path, request: ResilienceRequest, faults: Sequence[Fault], *, seed: int) -> None:
+    def __init__(self, folder: Path, request: ResilienceRequest, faults: Sequence[Breakage], *, seed: int) -> None:
         self.request = request
         self.seed = seed
         self.timeline: list[FaultEvent] = []

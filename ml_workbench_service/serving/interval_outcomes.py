@@ -2,7 +2,8 @@
 
 One lane a symbol, no files. A bar's price matures the intervals whose horizon ends there; an interval whose end passes
 without a price is dropped, and so is one for a volatility that misses a bar in between. As it stands it is written as
-JSON (`serving/live_intervals.py`). When a stretch is over and what came true of it is the rule of `market/outcomes/realised.py`.
+JSON (`serving/live_intervals.py`). When a stretch is over and what came true of it is the rule of
+`market/outcomes/realised.py`.
 """
 
 from dataclasses import dataclass, field

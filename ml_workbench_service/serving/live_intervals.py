@@ -2,8 +2,8 @@
 
 An answer of the live deployed version leaves its interval with its price. The question about the bar at which its
 horizon ends brings that bar's price: then the outcome is known, is counted, once, and teaches the symbol's tracker
-(`learning/calibration/adaptive_intervals.py`). So an interval never knows its own outcome, and nothing but questions with prices is needed;
-a ledger of outcomes may say them too (`mature`), whichever comes first.
+(`learning/calibration/adaptive_intervals.py`). So an interval never knows its own outcome, and nothing but questions
+with prices is needed; a ledger of outcomes may say them too (`mature`), whichever comes first.
 
 What is no clean pair of bars teaches nothing and is counted by its reason (`outcomes.REASONS`). Candidates, replays and
 questions about the past get the published interval, the same to the bit on every path.

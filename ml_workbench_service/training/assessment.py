@@ -1,68 +1,38 @@
-"""After the training: the graph, the precision that serves, the judge, and what the untouched test part says.
-
-Order matters: int8 is judged and the judge is fitted on the calibration part; the test part is read once, last.
+"""After the training: the precision that serves, and the rows that novelty is measured from.
 
 Legend: N windows, T rows, F features, K outputs.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
-from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats32, Ints
+from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
-from ml_workbench_service.learning.bundle.export import MOST_COMPARED, export, judge_quantization, quantize
+from ml_workbench_service.learning.bundle.export import MOST_COMPARED, judge_quantization, quantize
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
-from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
 from ml_workbench_service.learning.data.windows import PARTS, Windows, evenly
 from ml_workbench_service.learning.interfaces.family import Assignment, Trained
-from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
+from ml_workbench_service.learning.interfaces.task import Predict
 
 MOST_NOVELTY_WINDOWS = 50_000
+Decisions = Callable[[Floats, Ints, Assignment], np.ndarray]
+"""What outputs (N, K) of the windows that end there lead to."""
 
 
-def assess(
-    trained: Trained,
-    draft: Path,
-    assignment: Assignment,
-    *,
-    task: Task,
-    min_window: int,
-    is_simulated: bool,
-    report: Report,
-) -> Product:
-    """Exports the graph, decides on int8 (its file is removed where it lost), calibrates, and scores the test part."""
-    windows = assignment.windows
-    lengths = sorted({min_window, (min_window + windows.lookback) // 2, windows.lookback})
-    float32 = export(trained, draft, num_features=len(windows.features), lengths=lengths, seed=assignment.seed)
-    quantization, int8 = _quantization(float32, draft, trained, assignment, task=task)
-    predict = Predict(float32, int8)
-    report.check()
-    ends = windows.parts["calibrate"]
-    judge = task.calibrate(trained, predict.over(windows, ends), ends, assignment)
-    novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
-    report.check()
-    ends = windows.parts["test"]
-    evaluation = task.evaluate(
-        trained, judge, predict.over(windows, ends), ends, assignment, is_simulated=is_simulated, predict=predict
-    )
-    recipe = {"uncertainty": {**judge.to_json(), "novelty": novelty.to_json()}}
-    return Product(trained.outputs, quantization, evaluation, recipe, findings=trained.findings)
-
-
-def _quantization(
-    float32: OnnxNetwork, draft: Path, trained: Trained, assignment: Assignment, *, task: Task
+def decide_on_int8(
+    float32: OnnxNetwork, draft: Path, trained: Trained, assignment: Assignment, *, decisions: Decisions
 ) -> tuple[Quantization, OnnxNetwork | None]:
-    """The judgement, and the int8 network where it was accepted."""
+    """The judgement, and the int8 network where it was accepted; its file is removed where it lost."""
     if not trained.can_quantize:
         return Quantization(accepted=False, reason="this family's answers are not put into int8"), None
     windows = assignment.windows
     ends = evenly(windows.parts["calibrate"], MOST_COMPARED)
     int8 = quantize(draft)
     quantization = judge_quantization(
-        float32, int8, windows.gather(ends), decide=lambda outputs_NK: task.decisions(outputs_NK, ends, assignment)
+        float32, int8, windows.gather(ends), decide=lambda outputs_NK: decisions(outputs_NK, ends, assignment)
     )
     if not quantization.accepted:
         (draft / INT8_FILE).unlink()

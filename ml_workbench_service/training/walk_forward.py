@@ -31,13 +31,14 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.evaluation import Evaluation, Fold, WalkForwardReport
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable
-from ml_workbench_service.contracts.training import CrossValidation, ModelType
-from ml_workbench_service.evaluation.forecast_metrics import Differentials, pooled
+from ml_workbench_service.contracts.training import CrossValidation
+from ml_workbench_service.evaluation.forecast_metrics import pooled
 from ml_workbench_service.learning.fitting.progress import PartReport
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
-from ml_workbench_service.learning.interfaces.task import Predict
+from ml_workbench_service.learning.interfaces.task import Differentials, Predict
+from ml_workbench_service.training.tasks.network_task import NetworkTask
 
 KindOf = Callable[[str], FeatureKind]
 FIRST_SHARE = 0.5
@@ -89,7 +90,8 @@ def walk_forward(
         DataValidationError: the data are too short for so many folds; the message says how many fit.
         TrainingError, JobCancelled: as the family's.
     """
-    if order.request.model_type is ModelType.FEATURE_ENGINEERING:
+    task = order.task
+    if not isinstance(task, NetworkTask):
         raise DataValidationError.at(
             "body.cv", "a search for features forecasts nothing to walk forward with; leave `cv` out"
         )
@@ -104,7 +106,7 @@ def walk_forward(
         known = cut_at(order, data, span, embargo_bars=cv.embargo, kind_of=kind_of)
         stage = None if checkpoint is None else checkpoint.stage(f"fold-{number}", fold=span)
         heard = PartReport(report, name)
-        evaluation, found = _judged(order, known, accelerator=accelerator, report=heard, checkpoint=stage)
+        evaluation, found = _judged(task, order, known, accelerator=accelerator, report=heard, checkpoint=stage)
         if stage is not None:
             stage.finish()
         folds.append(_fold(number, span, known, evaluation))
@@ -180,6 +182,7 @@ def _check_all_fit(
 
 
 def _judged(
+    task: NetworkTask,
     order: TrainingOrder,
     known: TrainingData,
     *,
@@ -193,16 +196,16 @@ def _judged(
     predict = Predict(trained, None)
     report.check()
     ends = known.windows.parts["calibrate"]
-    judge = order.task.calibrate(trained, predict.over(known.windows, ends), ends, assignment)
+    judge = task.calibrate(trained, predict.over(known.windows, ends), ends, assignment)
     ends = known.windows.parts["test"]
     outputs_NK = predict.over(known.windows, ends)
     report.check()
-    evaluation = order.task.evaluate(
+    evaluation = task.evaluate(
         trained, judge, outputs_NK, ends, assignment, is_simulated=known.is_simulated, predict=predict
     )
-    if not order.task.is_judged:
+    if not task.is_judged:
         return evaluation, []
-    return evaluation, order.task.differentials(trained, judge, outputs_NK, ends, assignment, predict=predict)
+    return evaluation, task.differentials(trained, judge, outputs_NK, ends, assignment, predict=predict)
 
 
 def _fold(number: int, span: Span, known: TrainingData, evaluation: Evaluation) -> Fold:

@@ -9,8 +9,9 @@ Why a crash at any point counts nothing twice and loses nothing:
     before the acknowledgment the checkpoint holds the entries: they are settled without effect
 The one exception is the queue's own: entries evicted at capacity while the agent was down are gone, and counted.
 
-Why two processes do no harm: one holds the lease, the other stands by (`agents/leader_election.py`). Each step asks for the
-lease's term inside Redis, and checkpoints are named by it: whoever was overtaken finds out, and reads the newest one.
+Why two processes do no harm: one holds the lease, the other stands by (`agents/leader_election.py`). Each step asks for
+the lease's term inside Redis, and checkpoints are named by it: whoever was overtaken finds out, and reads the newest
+one.
 """
 
 import logging

@@ -50,7 +50,8 @@ def test_the_data_are_there_again_after_a_restart(tmp_path: Path) -> None:
 
 def test_a_server_left_behind_is_ended_and_its_data_taken_over(tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis\n"
+        "import sys; from pathlib import Path\n"
+        "from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis\n"
         "server = EmbeddedRedis(Path(sys.argv[1])); print(server.start(), server.pid, flush=True); sys.stdin.read()"
     )
     service = subprocess.Popen(

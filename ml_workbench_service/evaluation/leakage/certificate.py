@@ -4,16 +4,16 @@ It starts at the delivered bars and calls the very objects that made the trainin
 leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when what it reads is replaced.
 
     bar_times                   no bar counts as known before it ended
-    features_future_replaced    columns and features, with every later bar replaced     (`evaluation.leakage.recomputation`)
+    features_future_replaced    columns and features, with every later bar replaced  (`leakage.recomputation`)
     features_future_cut         the same, with the later bars cut off
     labels_known                labels that are known by then
     scaling                     scaler, fitted rules, parts, and the rows as a network reads them
-    labels_own_bars             a label moves with its own bars and no others           (`evaluation.leakage.label_checks`)
+    labels_own_bars             a label moves with its own bars and no others        (`leakage.label_checks`)
     purged_borders              no label of a part reaches over its border
     selection                   a feature search made again: the same choice
     selected_before_test        no feature set was chosen on labels of this test part
     ready_made_columns          what nobody can make again: `unprovable`
-    near_copies                 what such columns tell of the target                    (`evaluation.leakage.column_checks`)
+    near_copies                 what such columns tell of the target                 (`leakage.column_checks`)
     look_ahead_joins            and, where they move in steps, of the time until their next one
 
 When it fails: a leak may be idle at every sampled moment, and a ready-made column may know the future and tell little.

@@ -1,7 +1,8 @@
 """The user's own bars: a folder of Parquet and CSV files, read as exported, checked, and resampled where needed.
 
 A file's name says symbol and timeframe: `EURUSD_1h.csv`, `EUR_USD-H1.parquet`, `FOREX_EURUSD_1H_ASK.csv`,
-`DAT_ASCII_EURUSD_M1_2023.csv`; several files of one series (one a year, say) are joined. Layouts: `integrations.feature_store.bar_formats`.
+`DAT_ASCII_EURUSD_M1_2023.csv`; several files of one series (one a year, say) are joined. Layouts:
+`integrations.feature_store.bar_formats`.
 
 Every file is checked by `integrations.feature_store.bar_checks`; an error names file and line.
 """

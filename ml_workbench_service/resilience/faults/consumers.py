@@ -6,8 +6,8 @@ import time
 from typing import Any
 
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.resilience.fault import Fault, Need
-from ml_workbench_service.resilience.rig import Rig
+from ml_workbench_service.resilience.fault import Fault
+from ml_workbench_service.resilience.rig import Need, Rig
 
 AT_WORK = 0.8
 FREEZE_S = 10.0

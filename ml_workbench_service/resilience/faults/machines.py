@@ -6,9 +6,9 @@ from typing import Any
 import redis
 
 from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM
-from ml_workbench_service.resilience.fault import Fault, Need
+from ml_workbench_service.resilience.fault import Fault
 from ml_workbench_service.resilience.machine import SmallDisk
-from ml_workbench_service.resilience.rig import Rig
+from ml_workbench_service.resilience.rig import Need, Rig
 
 HOUR_S = 3600
 

@@ -20,7 +20,8 @@ from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale
 from ml_workbench_service.learning.decoders.anomaly import AnomalyJudge
 from ml_workbench_service.learning.decoders.decoder import Judge
 from ml_workbench_service.learning.interfaces.family import Assignment, Trained
-from ml_workbench_service.learning.interfaces.task import Predict, Task
+from ml_workbench_service.learning.interfaces.task import Predict
+from ml_workbench_service.training.tasks.network_task import NetworkTask
 
 PLANTED_SHARE = 0.05
 """How common anomalies are where precision is stated: one window in twenty."""
@@ -28,7 +29,7 @@ MOST_TRAIN_WINDOWS = 20_000
 """Training windows whose errors make the scale; its last thousandth then still stands on twenty of them."""
 
 
-class AnomalyDetection(Task):
+class AnomalyDetection(NetworkTask):
     """A score in [0, 1] and an alarm."""
 
     model_type: ClassVar[ModelType] = ModelType.ANOMALY_DETECTION

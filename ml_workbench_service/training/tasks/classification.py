@@ -15,7 +15,7 @@ from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.evaluation import signal_backtest
 from ml_workbench_service.evaluation.baselines import left_out
 from ml_workbench_service.evaluation.class_baselines import class_baselines, undirected
-from ml_workbench_service.evaluation.forecast_metrics import Differentials, verdict_of
+from ml_workbench_service.evaluation.forecast_metrics import verdict_of
 from ml_workbench_service.learning.calibration.class_metrics import (
     ClassBaseline,
     class_frequencies,
@@ -29,14 +29,15 @@ from ml_workbench_service.learning.decoders.classes import ClassJudge
 from ml_workbench_service.learning.decoders.decoder import Judge
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.family import Assignment, Trained
-from ml_workbench_service.learning.interfaces.task import Predict, Task
+from ml_workbench_service.learning.interfaces.task import Differentials, Predict
+from ml_workbench_service.training.tasks.network_task import NetworkTask
 
 SIDE_OF = {"sell": -1, "lower": -1, "buy": 1, "upper": 1}
 """The side of the market that a class speaks for; the others for none. A regime names the state of the market up to its
 bar, most of which has happened when it is forecast: its records say `hold`, so nothing is traded."""
 
 
-class Classification(Task):
+class Classification(NetworkTask):
     """The next move's direction, the first barrier touched, the regime to come."""
 
     model_type: ClassVar[ModelType] = ModelType.CLASSIFICATION

@@ -7,21 +7,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
-import numpy as np
-
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.feature_sets import FeatureSet, SelectionWindow, is_reference
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureStore, Floats, Ints
+from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureStore, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.scaling import RawRows
-from ml_workbench_service.learning.decoders.decoder import Judge
 from ml_workbench_service.learning.decoders.features import FeaturesJudge
 from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
-from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
+from ml_workbench_service.learning.interfaces.task import Product, Task
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.expression_grammar import Expression
@@ -105,21 +102,6 @@ class FeatureEngineering(Task):
             derivation=derivation,
             findings={"feature_set": found.model_dump(mode="json")},
         )
-
-    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
-        """None: there is no int8 to compare."""
-        return np.zeros(len(ends))
-
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Judge:
-        """Nothing is fitted."""
-        return FeaturesJudge(trained.outputs)
-
-    def evaluate(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
-        *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
-        """The search's own figures; columns forecast nothing by themselves."""
-        return _evaluation(_feature_set(trained, assignment))
 
 
 def _has_range(store: FeatureStore, request: TrainRequest, available: Sequence[FeatureDescription]) -> bool:

@@ -22,14 +22,14 @@ from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
 from ml_workbench_service.evaluation import signal_backtest
 from ml_workbench_service.evaluation.baselines import LINEAR, linear_positions
-from ml_workbench_service.evaluation.forecast_metrics import Differentials
 from ml_workbench_service.learning.decoders.action import ActionJudge, greedy_actions
 from ml_workbench_service.learning.decoders.decoder import Judge
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
-from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
+from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product
 from ml_workbench_service.market.trading_series import Tape
 from ml_workbench_service.reinforcement.policy_family import PolicyFamily, decision_rows, tape_of
+from ml_workbench_service.training.tasks.network_task import NetworkTask
 
 if TYPE_CHECKING:
     from ml_workbench_service.reinforcement.environment import Walk
@@ -40,7 +40,7 @@ BASELINES = {"flat": 0, "buy_and_hold": 1}
 """Baselines that hold one position all the time; `linear` is a policy of its own."""
 
 
-class Control(Task):
+class Control(NetworkTask):
     """Positions of -1, 0 or 1."""
 
     model_type: ClassVar[ModelType] = ModelType.REINFORCEMENT_LEARNING

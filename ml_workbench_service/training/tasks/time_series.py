@@ -17,21 +17,22 @@ from ml_workbench_service.contracts.training import ModelType, Target, TrainRequ
 from ml_workbench_service.evaluation import baselines, signal_backtest
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
 from ml_workbench_service.evaluation.distribution_metrics import JudgedRows, train_quantiles
-from ml_workbench_service.evaluation.forecast_metrics import Differentials, ForecastRows
+from ml_workbench_service.evaluation.forecast_metrics import ForecastRows
 from ml_workbench_service.learning.decoders.decoder import Judge
 from ml_workbench_service.learning.decoders.forecast import ForecastJudge, headline_column
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.family import Assignment, Trained
-from ml_workbench_service.learning.interfaces.task import Predict, Task
+from ml_workbench_service.learning.interfaces.task import Differentials, Predict
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.significance import pinball
 from ml_workbench_service.market.targets import target_volatility
+from ml_workbench_service.training.tasks.network_task import NetworkTask
 
 NOT_PLAIN = (baselines.DRIFT, baselines.HAR, baselines.EWMA_HAR, baselines.LINEAR)
 """Left out, they leave one baseline: the random walk, or a volatility's EWMA."""
 
 
-class Forecasting(Task):
+class Forecasting(NetworkTask):
     """Numbers about the next bars: price changes, log returns, volatilities."""
 
     model_type: ClassVar[ModelType] = ModelType.TIME_SERIES
