@@ -1,7 +1,7 @@
 """Makes the tables of docs/evaluation.md: `python -m studies [--seed N] [--only table,…] [--quick]`.
 
 Two processes of one core each; under half an hour. Ends with 1 where a table does not show what it must. `--quick`
-makes every table very small, to see that all of it runs: it judges nothing, and the document stays as it is.
+makes every table very small, to see that all of it runs: it decoders nothing, and the document stays as it is.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studies", description="The tables of docs/evaluation.md.")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default 0)")
     parser.add_argument("--only", help=f"tables by name, with commas: {', '.join(ALL)}")
-    parser.add_argument("--quick", action="store_true", help="very small, judges and writes nothing")
+    parser.add_argument("--quick", action="store_true", help="very small, decoders and writes nothing")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="where the tables stand")
     return parser
 

@@ -213,19 +213,19 @@ def _row(group: str, members: Sequence[tuple[Block, float]]) -> dict[str, Any]:
         row[f"{name}_coverage"] = float(np.mean([each.inside.mean() for each in covered]))
         row[f"{name}_terciles"] = _terciles(blocks, covered, MAIN).tolist()
     for name in ("published", "live"):
-        for judge in blocks[0].judging:
-            ours, split = (float(np.ptp(_terciles(blocks, found[each], judge))) for each in (name, "split"))
+        for decoder in blocks[0].judging:
+            ours, split = (float(np.ptp(_terciles(blocks, found[each], decoder))) for each in (name, "split"))
             row[f"{name}_spread_ratio_{judge.replace(' ', '_')}"] = ours / split
         widths = [float(np.mean([each.half_width.mean() for each in found[of]])) for of in (name, "split")]
         row[f"{name}_width_ratio"] = widths[0] / widths[1]
     return row
 
 
-def _terciles(blocks: Sequence[Block], covered: Sequence[Covered], judge: str) -> Floats:
+def _terciles(blocks: Sequence[Block], covered: Sequence[Covered], decoder: str) -> Floats:
     """(3,) coverage where the judging volatility was low, middling and high."""
     shares = []
     for block, each in zip(blocks, covered, strict=True):
-        volatility = block.judging[judge]
+        volatility = block.judging[decoder]
         tercile: Ints = np.digitize(volatility, np.quantile(volatility, [1 / 3, 2 / 3]))
         shares.append([each.inside[tercile == number].mean() for number in range(3)])
     return np.asarray(np.mean(shares, axis=0))

@@ -46,7 +46,7 @@ class Trial:
 
 
 @dataclass(frozen=True)
-class Judged:
+class Finding:
     """What the card says, and what the naive rule would have said."""
 
     kind: str
@@ -73,7 +73,7 @@ def request_of(family: str) -> dict[str, Any]:
     }
 
 
-def judge(trial: Trial) -> Judged:
+def reach_verdict(trial: Trial) -> Finding:
     """Makes the series, trains or tunes on it through the workflow, and reads the card."""
     series = null_series(trial.num_bars, seed=trial.seed, number=trial.number)
     with bench_on(series.write) as workbench:
@@ -84,7 +84,7 @@ def judge(trial: Trial) -> Judged:
             notes = Notes()
             card = train_once(workbench, request_of(trial.family), report=notes)
             validation_skill = notes.best["stop_skill"]
-    return _judged(series.kind, card, validation_skill)
+    return _finding(series.kind, card, validation_skill)
 
 
 def tables(run: Run) -> list[Table]:
@@ -100,7 +100,9 @@ def tables(run: Run) -> list[Table]:
         tries = run.size(num_trials, quick=min(num_trials, 3))
         numbers = range(place * NUM_SERIES, place * NUM_SERIES + num_series)
         trials = [Trial(number, run.seed, num_bars, family, tries) for number in numbers]
-        found = in_workers(judge, trials, progress=run.progress(f"null series, {title}"), num_workers=run.num_workers)
+        found = in_workers(
+            reach_verdict, trials, progress=run.progress(f"null series, {title}"), num_workers=run.num_workers
+        )
         rows.append(_row(title, found))
         rate = sum(each.verdict == "skill" for each in found) / len(found)
         goals.append(Goal(f"null series, {title}: share with skill", rate, MOST_SKILL, at_most=True))
@@ -130,9 +132,9 @@ def _search(trial: Trial) -> dict[str, Any]:
     }
 
 
-def _judged(kind: str, card: ModelCard, validation_skill: float) -> Judged:
+def _finding(kind: str, card: ModelCard, validation_skill: float) -> Finding:
     skill = card.evaluation.skill.get("mse_against_random_walk")
-    return Judged(
+    return Finding(
         kind=kind,
         verdict=card.evaluation.verdict,
         economic=card.evaluation.economic or "none",
@@ -142,7 +144,7 @@ def _judged(kind: str, card: ModelCard, validation_skill: float) -> Judged:
     )
 
 
-def _row(title: str, found: list[Judged]) -> list[str]:
+def _row(title: str, found: list[Finding]) -> list[str]:
     is_skill = [each.verdict == "skill" for each in found]
     kinds = Counter(each.kind for each in found if each.verdict == "skill")
     where = f" ({', '.join(f'{kind}: {num}' for kind, num in sorted(kinds.items()))})" if kinds else ""

@@ -15,8 +15,8 @@ from ml_workbench_service.contracts.contract import Contract, Finite, MarketDate
 class JobKind(StrEnum):
     """What a job does; each has one workflow."""
 
-    TRAIN = "train"  # fetch, train, judge, export, publish one model version
-    EXPERIMENT = "experiment"  # try settings on the stopping part, train and judge the best
+    TRAIN = "train"  # fetch, train, decoder, export, publish one model version
+    EXPERIMENT = "experiment"  # try settings on the stopping part, train and decoder the best
     REPLAY = "replay"  # stream past bars through the predict path into the queue
     RESILIENCE = "resilience"  # flood a private queue, break things, and prove what became of every record
 

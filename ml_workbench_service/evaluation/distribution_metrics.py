@@ -23,23 +23,23 @@ from ml_workbench_service.evaluation.forecast_metrics import interval_report
 from ml_workbench_service.learning.calibration.class_metrics import calibration_error
 from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, ResidualDistribution
 from ml_workbench_service.learning.data.windows import Windows
-from ml_workbench_service.learning.decoders.forecast import ForecastJudge, headline_column
+from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.market.significance import crps, pinball, terciles, trailing_move
 
 
 @dataclass(frozen=True)
-class JudgedRows:
-    """The headline's outputs on some rows, as its judge reads them.
+class DecodedRows:
+    """The headline's outputs on some rows, as its decoder reads them.
 
     Attributes:
-        judge: fitted on the calibration part.
+        decoder: fitted on the calibration part.
         outputs_NK: the network's outputs.
         labels_N: realised values, in the target's own unit.
         label_scale_N: the unit of the outputs.
         volatility_N: ex-ante volatility of the target; NaN where unknown.
     """
 
-    judge: ForecastJudge
+    decoder: ForecastDecoder
     outputs_NK: Floats
     labels_N: Floats
     label_scale_N: Floats
@@ -48,16 +48,16 @@ class JudgedRows:
     @property
     def predictions_N(self) -> Floats:
         """The point forecasts, in the target's own unit."""
-        return np.asarray(self.outputs_NK[:, headline_column(self.judge.quantiles)] * self.label_scale_N)
+        return np.asarray(self.outputs_NK[:, headline_column(self.decoder.quantiles)] * self.label_scale_N)
 
     def distributions(self) -> list[tuple[np.ndarray, ResidualDistribution, Floats]]:
         """Which rows answer with which residuals, and the scale of each row: conditional where that is known."""
-        judge, known_N = self.judge, np.isfinite(self.volatility_N) & (self.volatility_N > 0)
-        if judge.conditional is None:
-            return [(np.full(len(self.labels_N), True), judge.unconditional, self.label_scale_N)]
+        decoder, known_N = self.decoder, np.isfinite(self.volatility_N) & (self.volatility_N > 0)
+        if decoder.conditional is None:
+            return [(np.full(len(self.labels_N), True), decoder.unconditional, self.label_scale_N)]
         return [
-            (known_N, judge.conditional, self.volatility_N),
-            (~known_N, judge.unconditional, self.label_scale_N),
+            (known_N, decoder.conditional, self.volatility_N),
+            (~known_N, decoder.unconditional, self.label_scale_N),
         ]
 
     def crps(self) -> float:
@@ -85,7 +85,7 @@ class JudgedRows:
 
     def pinball(self) -> dict[str, float | None]:
         """Mean pinball loss, and the share below each quantile; nothing for point forecasts."""
-        quantiles = self.judge.quantiles
+        quantiles = self.decoder.quantiles
         if not quantiles:
             return {}
         own_NQ, labels_N = self.outputs_NK[:, : len(quantiles)], self.labels_N / self.label_scale_N
@@ -97,16 +97,16 @@ class JudgedRows:
         return figures
 
     def bounds(self) -> tuple[float, Floats, Floats]:
-        """Level, lower and upper end of each row's interval: the judge's own, for all rows at once."""
-        judge = self.judge
-        if len(judge.quantiles) > 1:
-            level = round(judge.quantiles[-1] - judge.quantiles[0], 9)
-            return (level, *judge.band(self.outputs_NK, self.label_scale_N, self.volatility_N))
+        """Level, lower and upper end of each row's interval: the decoder's own, for all rows at once."""
+        decoder = self.decoder
+        if len(decoder.quantiles) > 1:
+            level = round(decoder.quantiles[-1] - decoder.quantiles[0], 9)
+            return (level, *decoder.band(self.outputs_NK, self.label_scale_N, self.volatility_N))
         radius_N = np.empty(len(self.labels_N))
         for mask_N, distribution, scale_N in self.distributions():
             radius_N[mask_N] = distribution.radius * scale_N[mask_N]
         lower_N, upper_N = self.predictions_N - radius_N, self.predictions_N + radius_N
-        if not judge.targets[0].needs_price:
+        if not decoder.targets[0].needs_price:
             lower_N, upper_N = np.maximum(lower_N, 0.0), np.maximum(upper_N, 0.0)
         return INTERVAL_LEVEL, lower_N, upper_N
 

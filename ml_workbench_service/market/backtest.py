@@ -1,6 +1,6 @@
 """What positions would have earned: bar by bar, with the scalar functions of `market/costs.py` and nothing else.
 
-The judge of the environment: it takes prices, times and costs from the tape and none of its arithmetic, yet pays the
+The decoder of the environment: it takes prices, times and costs from the tape and none of its arithmetic, yet pays the
 rule that stands in `tape.py`. It is slow on purpose (some microseconds a bar).
 
 Legend: N decisions, ascending rows.

@@ -131,7 +131,7 @@ def probability_of_overfitting(daily_DN: Floats) -> float | None:
     """How often the trial that was best on half of the time is worse than the median trial on the other half.
 
     Combinatorially symmetric cross-validation: the days are cut into blocks, each half of the blocks chooses, the rest
-    judges. 0.5 is what pure luck gives; a trial at the very median counts half. None under 10 trials or 50 days.
+    decoders. 0.5 is what pure luck gives; a trial at the very median counts half. None under 10 trials or 50 days.
     Bailey, Borwein, López de Prado and Zhu, "The probability of backtest overfitting", Journal of Computational Finance
     20 (2017).
     """

@@ -114,7 +114,7 @@ class _Course:
     def __init__(self, model: ServedModel, *, allow_in_sample: bool) -> None:
         self._model = model
         self._allow_in_sample = allow_in_sample
-        self._alone = model.judge.holds_positions or model.card.precision == "int8"
+        self._alone = model.decoder.holds_positions or model.card.precision == "int8"
         self._held: dict[str, float] = {}  # what a policy has made of each symbol so far
         self.num_seen = 0
         self.num_skipped = 0
@@ -151,7 +151,7 @@ class _Course:
         for question, after_gap in batch:
             position = 0.0 if after_gap else self._held.get(question.symbol, 0.0)
             told = answer(self._model, replace(question, position=position), _RECORDED)
-            if self._model.judge.holds_positions:
+            if self._model.decoder.holds_positions:
                 self._held[question.symbol] = told.prediction or 0.0  # an abstention is flat
             records.append(told)
         return records

@@ -104,8 +104,8 @@ class LiveIntervals:
     def ask(self, model: ServedModel, symbol: str, *, as_of_ms: int, price: float | None) -> Moment | None:
         """A question to the live version: what its price makes known is learnt first.
 
-        None where the published interval holds: the model states none that prices could judge, or the question is about
-        the past or, by the clock, about the future, which would make late whatever is asked until then.
+        None where the published interval holds: the model states none that prices could decoder, or the question is
+        about the past or, by the clock, about the future, which would make late whatever is asked until then.
         """
         target = self._target(model.card.target)
         if target is None or symbol not in model.scaler.symbols:

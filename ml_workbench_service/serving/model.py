@@ -24,7 +24,7 @@ from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE,
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
 from ml_workbench_service.learning.data.scaling import RawRows, RowScaler, load_scaler
-from ml_workbench_service.learning.decoders.decoder import Judge, Situation, load_judge
+from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingContext, load_decoder
 from ml_workbench_service.market.costs import ResolvedCosts, pip_size, round_trip_cost, session_spread_at
 from ml_workbench_service.market.features.derivation import Derivation
 
@@ -36,7 +36,7 @@ class ServedModel:
     card: ModelCard
     scaler: RowScaler | RawRows
     derivation: Derivation
-    judge: Judge
+    decoder: Decoder
     novelty: NoveltyDetector | None  # None: whatever is asked is answered
     borders_ms: dict[str, int]
     last_known_ms: int
@@ -49,7 +49,7 @@ class ServedModel:
     @cached_property
     def making(self) -> Making:
         """What the ledger must know to find out what came true."""
-        target = parse_target(self.card.target) if self.judge.foretells and self.card.target is not None else None
+        target = parse_target(self.card.target) if self.decoder.foretells and self.card.target is not None else None
         return Making(target=target, horizon=self.card.horizon, barrier_width=self.barrier_width)
 
     @property
@@ -83,7 +83,7 @@ class ServedModel:
         assert costs is not None, "a symbol with a scale has costs"
         return round_trip_cost(costs, symbol, price or self.reference_price[symbol])
 
-    def situation(
+    def context(
         self,
         symbol: str,
         *,
@@ -92,9 +92,9 @@ class ServedModel:
         position: float = 0.0,
         spread: float | None = None,
         as_of_ms: int | None = None,
-    ) -> Situation:
-        """What the judge is told beside the outputs."""
-        return Situation(
+    ) -> DecodingContext:
+        """What the decoder is told beside the outputs."""
+        return DecodingContext(
             label_scale_K=self.scaler.symbols[symbol].label_scale_K,
             bar_volatility=bar_volatility,
             dead_zone=self.dead_zone(symbol, price, spread, as_of_ms=as_of_ms),
@@ -142,7 +142,7 @@ def load_model(folder: Path, card: ModelCard, *, providers: Sequence[Provider] =
         card=card,
         scaler=load_scaler(recipe["scaler"]),
         derivation=Derivation(card.features, recipe.get("expressions", {})),
-        judge=load_judge(recipe["uncertainty"], card),
+        decoder=load_decoder(recipe["uncertainty"], card),
         novelty=None if novelty is None else NoveltyDetector.from_json(novelty),
         borders_ms=recipe["borders_ms"],
         last_known_ms=recipe["last_known_ms"],

@@ -30,7 +30,7 @@ from ml_workbench_service.contracts.prediction import (
 )
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.data.windows import part_of
-from ml_workbench_service.learning.decoders.decoder import Judgement
+from ml_workbench_service.learning.decoders.decoder import Decoded
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.serving.live_intervals import LiveIntervals, Moment
@@ -118,7 +118,7 @@ def ask(model: ServedModel, asked: Sequence[Prepared]) -> list[Said]:
     A policy reads each window four times: for the position that the question names, and for -1, 0 and 1.
     """
     rows_NTF = np.stack([_rows(each) for each in asked])
-    if not model.judge.holds_positions:
+    if not model.decoder.holds_positions:
         raw = model.float32.predict(rows_NTF, None)
         return [Said(outputs_K, row_F) for outputs_K, row_F in zip(raw.outputs_NK, raw.last_rows_NF, strict=True)]
     positions_N4 = np.array([(each.question.position, *POSITIONS) for each in asked], dtype=np.float32)
@@ -135,14 +135,14 @@ def ask_alone(model: ServedModel, asked: Prepared) -> Said:
     """The int8 network's word on one window: one run for each position, since its rows do change each other's bits."""
     rows_1TF = _rows(asked)[None]
     raw = model.single.predict(rows_1TF, np.array([asked.question.position], dtype=np.float32))
-    if not model.judge.holds_positions:
+    if not model.decoder.holds_positions:
         return Said(raw.outputs_NK[0], raw.last_rows_NF[0])
     each_K = [model.single.predict(rows_1TF, np.array([held], dtype=np.float32)).outputs_NK[0] for held in POSITIONS]
     return Said(raw.outputs_NK[0], raw.last_rows_NF[0], _actions(model, np.stack(each_K)))
 
 
 def _actions(model: ServedModel, outputs_3K: Floats32) -> ActionsByPosition:
-    short, flat, long = model.judge.next_positions(outputs_3K)
+    short, flat, long = model.decoder.next_positions(outputs_3K)
     return cast(ActionsByPosition, (short, flat, long))
 
 
@@ -220,9 +220,9 @@ def finish(
 ) -> PredictionRecord:
     """The whole record around what the network said; no outputs mean that the symbol is unknown."""
     card, question = model.card, prepared.question
-    judgement, novelty, reasons = _judge(model, question, said, moment)
-    abstains = bool(reasons) or judgement is None
-    stated = None if abstains else judgement
+    decoded, novelty, reasons = _judge(model, question, said, moment)
+    abstains = bool(reasons) or decoded is None
+    stated = None if abstains else decoded
     due_ms = valid_until_ms(model, question.as_of_ms)
     record = PredictionRecord.model_construct(
         prediction_id=question.prediction_id,
@@ -248,7 +248,7 @@ def finish(
         interval=None if stated is None else stated.interval,
         novelty=novelty,
         drivers=() if stated is None else stated.drivers,
-        warnings=prepared.warnings + (() if judgement is None else judgement.warnings),
+        warnings=prepared.warnings + (() if decoded is None else decoded.warnings),
         abstain_reasons=reasons,
         scaling_factor=circumstances.scaling_factor,
         metadata=PredictionMetadata.model_construct(
@@ -256,7 +256,7 @@ def finish(
             data_source=card.data_source,
             correlation_id=circumstances.correlation_id,
             fill=card.fill,
-            volatility=None if judgement is None else judgement.volatility,
+            volatility=None if decoded is None else decoded.volatility,
             strength=None if stated is None else stated.strength,
             actions_by_position=None if stated is None else said.actions,
             deployment_id=circumstances.deployment_id,
@@ -285,12 +285,12 @@ def _moment_of(
 
 def _judge(
     model: ServedModel, question: Question, said: Said, moment: Moment | None
-) -> tuple[Judgement | None, Novelty | None, tuple[AbstainReason, ...]]:
+) -> tuple[Decoded | None, Novelty | None, tuple[AbstainReason, ...]]:
     """What the outputs say, how unusual the input is, and the reasons to abstain."""
     reasons = list(_clock_reasons(model, question)) if question.clock else []
     if said.outputs_K is None or said.last_row_F is None:
         return None, None, ("unknown_symbol", *reasons)
-    situation = model.situation(
+    context = model.context(
         question.symbol,
         price=question.price,
         bar_volatility=question.bar_volatility,
@@ -298,13 +298,13 @@ def _judge(
         spread=question.spread,
         as_of_ms=question.as_of_ms,
     )
-    if moment is not None and (scale := model.judge.interval_scale(situation)) is not None:
-        situation = replace(situation, stretch=moment.stretch(scale))
-    judgement = model.judge.judge(said.outputs_K, situation)
+    if moment is not None and (scale := model.decoder.interval_scale(context)) is not None:
+        context = replace(context, stretch=moment.stretch(scale))
+    decoded = model.decoder.decode(said.outputs_K, context)
     novelty = None if model.novelty is None else model.novelty.novelty(said.last_row_F)
-    if novelty is not None and novelty.score > NOVELTY_THRESHOLD and model.judge.abstains_when_novel:
+    if novelty is not None and novelty.score > NOVELTY_THRESHOLD and model.decoder.abstains_when_novel:
         reasons.insert(0, "novel_input")
-    return judgement, novelty, (*reasons, *judgement.reasons)
+    return decoded, novelty, (*reasons, *decoded.reasons)
 
 
 def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
-from ml_workbench_service.learning.bundle.export import MOST_COMPARED, judge_quantization, quantize
+from ml_workbench_service.learning.bundle.export import MOST_COMPARED, measure_quantization, quantize
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import PARTS, Windows, evenly
@@ -31,7 +31,7 @@ def decide_on_int8(
     windows = assignment.windows
     ends = evenly(windows.parts["calibrate"], MOST_COMPARED)
     int8 = quantize(draft)
-    quantization = judge_quantization(
+    quantization = measure_quantization(
         float32, int8, windows.gather(ends), decide=lambda outputs_NK: decisions(outputs_NK, ends, assignment)
     )
     if not quantization.accepted:

@@ -1,4 +1,4 @@
-"""One training from its data to a published version: certificate → learn → look → judge → publish.
+"""One training from its data to a published version: certificate → learn → look → decoder → publish.
 
 What the workflows `train` and `tune` share. The test part is read once, at the end, and the look is written into the
 ledger before it happens: a kill in between counts as a look, never as none.
@@ -67,7 +67,7 @@ class Means:
 
 
 def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, means: Means) -> ModelCard:
-    """Trains every seed, judges their mean, publishes it; the card as published.
+    """Trains every seed, decoders their mean, publishes it; the card as published.
 
     Raises:
         DataValidationError: the data are unusable.
@@ -83,7 +83,7 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, means: Mean
     report.say("training")
     trained = train_seeds(order.family, assignment, order.request.seeds, accelerator=means.accelerator, report=report)
     validation = _tried(order, trained, assignment, means.ledgers)
-    looks = _looked(order, assignment, means.ledgers) if order.task.is_judged else 1
+    looks = _looked(order, assignment, means.ledgers) if order.task.has_verdict else 1
     assignment = replace(assignment, looks=looks)
     draft = registry.draft(order.job_id)
     try:
@@ -139,7 +139,7 @@ def _walk(order: TrainingOrder, data: TrainingData, means: Means, left: Checkpoi
     cv = order.request.cv
     if cv is None or cv.scheme == "none":
         return None
-    if order.task.is_judged:
+    if order.task.has_verdict:
         means.ledgers.look(_walk_read(order, assignment_for(order, data), folds=cv.folds, data=data))
     means.report.say("walking forward")
     return walk_forward(
@@ -157,7 +157,7 @@ def _walk_read(order: TrainingOrder, assignment: Assignment, *, folds: int, data
 
 def _tried(order: TrainingOrder, trained: Trained, assignment: Assignment, ledgers: Ledgers) -> ValidationReport | None:
     """Notes this training as a trial on its stopping part; what all the trials there leave of its figures."""
-    if not order.task.is_judged:
+    if not order.task.has_verdict:
         return None
     own = trial_of(order, trained, assignment)
     ledgers.try_(own)

@@ -75,7 +75,7 @@ def walk_forward(
     kind_of: KindOf,
     checkpoint: Checkpoint | None = None,
 ) -> WalkForwardReport:
-    """Trains and judges every fold; nothing that becomes known after the test border of `data` is read.
+    """Trains and decoders every fold; nothing that becomes known after the test border of `data` is read.
 
     Args:
         order: what is trained.
@@ -196,16 +196,16 @@ def _judged(
     predict = Predict(trained, None)
     report.check()
     ends = known.windows.parts["calibrate"]
-    judge = task.calibrate(trained, predict.over(known.windows, ends), ends, assignment)
+    decoder = task.calibrate(trained, predict.over(known.windows, ends), ends, assignment)
     ends = known.windows.parts["test"]
     outputs_NK = predict.over(known.windows, ends)
     report.check()
     evaluation = task.evaluate(
-        trained, judge, outputs_NK, ends, assignment, is_simulated=known.is_simulated, predict=predict
+        trained, decoder, outputs_NK, ends, assignment, is_simulated=known.is_simulated, predict=predict
     )
-    if not task.is_judged:
+    if not task.has_verdict:
         return evaluation, []
-    return evaluation, task.differentials(trained, judge, outputs_NK, ends, assignment, predict=predict)
+    return evaluation, task.differentials(trained, decoder, outputs_NK, ends, assignment, predict=predict)
 
 
 def _fold(number: int, span: Span, known: TrainingData, evaluation: Evaluation) -> Fold:

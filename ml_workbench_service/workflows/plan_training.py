@@ -175,7 +175,7 @@ def _check_repeats(request: TrainRequest) -> None:
         raise DataValidationError.at(
             "body.seeds", f"{request.model_type.value} makes columns, which have no mean; send one seed"
         )
-    if _num_folds(request) and not task.is_judged:
+    if _num_folds(request) and not task.has_verdict:
         raise DataValidationError.at(
             "body.cv", f"{request.model_type.value} bets on nothing that could be judged step by step; leave `cv` out"
         )

@@ -68,7 +68,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
             num_skipped += 1
             continue
         record = answer(model, replace(question, position=held.get(symbol, 0.0)), circumstances)
-        if model.judge.holds_positions:
+        if model.decoder.holds_positions:
             held[symbol] = record.prediction or 0.0  # an abstention is flat
         stream.send(number, record)
     stream.flush(len(questions))

@@ -38,7 +38,7 @@ from ml_workbench_service.training.pipeline import AGENT_TRIAL, Means, produce
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
-    """Searches, then trains, judges and publishes the winner; the job's result.
+    """Searches, then trains, decoders and publishes the winner; the job's result.
 
     Raises:
         DataValidationError: the data are too short or unusable.
@@ -214,7 +214,7 @@ def _winner(
     report: Report,
     workbench: Workbench,
 ) -> ModelCard:
-    """Trains the best setting with every seed, judges the ensemble on the test part, publishes it."""
+    """Trains the best setting with every seed, decoders the ensemble on the test part, publishes it."""
     report.say(f"training the best setting, trial {best.number}")
     order = maker.order(best.params)
     request = trial_request(base, best.params)

@@ -1,4 +1,4 @@
-"""Train: fetch → label → split → certify → learn → judge → publish. One straight line, run by a job's worker."""
+"""Train: fetch → label → split → certify → learn → decoder → publish. One straight line, run by a job's worker."""
 
 from pathlib import Path
 from typing import Any

@@ -21,7 +21,7 @@ from ml_workbench_service.integrations.feature_store.local import LocalFeatureSt
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import build
-from ml_workbench_service.learning.decoders.action import ActionJudge, greedy_actions
+from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
 from ml_workbench_service.learning.interfaces.family import Assignment
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation
@@ -137,9 +137,10 @@ def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         outputs=trained.outputs, fill=fill,
     )  # fmt: skip
     model = ServedModel(
-        card=card, scaler=windows.scaler, derivation=Derivation(("signal",), {}), judge=ActionJudge(trained.outputs),
-        novelty=None, borders_ms=dict(windows.borders_ms), last_known_ms=int(table.known_ms[-1]), costs=costs,
-        reference_price={"EUR/USD": 1.1}, float32=network, single=network,
+        card=card, scaler=windows.scaler, derivation=Derivation(("signal",), {}),
+        decoder=ActionDecoder(trained.outputs), novelty=None, borders_ms=dict(windows.borders_ms),
+        last_known_ms=int(table.known_ms[-1]), costs=costs, reference_price={"EUR/USD": 1.1}, float32=network,
+        single=network,
     )  # fmt: skip
     return Trader(model, assignment, table)
 
@@ -196,7 +197,7 @@ def test_a_records_actions_are_its_answers_to_each_position_one_by_one(trader: T
 
 def test_positions_follow_from_outputs_as_actions_do() -> None:
     outputs = np.random.default_rng(0).integers(0, 3, (300, 3)).astype(np.float32)
-    found = ActionJudge(("q_short", "q_flat", "q_long")).next_positions(outputs)
+    found = ActionDecoder(("q_short", "q_flat", "q_long")).next_positions(outputs)
     assert list(found) == (greedy_actions(outputs) - 1).tolist()
     assert set(found) == {-1, 0, 1}
 

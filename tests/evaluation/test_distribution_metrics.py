@@ -1,4 +1,4 @@
-"""What is measured over many rows is what the judge says of each; and what a forecasting task measures with it."""
+"""What is measured over many rows is what the decoder says of each; and what a forecasting task measures with it."""
 
 from dataclasses import replace
 from typing import Any
@@ -9,21 +9,21 @@ import pytest
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.evaluation.distribution_metrics import JudgedRows, volatility_terciles
+from ml_workbench_service.evaluation.distribution_metrics import DecodedRows, volatility_terciles
 from ml_workbench_service.evaluation.forecast_metrics import pooled
-from ml_workbench_service.learning.decoders.decoder import Situation
+from ml_workbench_service.learning.decoders.decoder import DecodingContext
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.significance import trailing_move
 from ml_workbench_service.training.tasks.time_series import Forecasting
-from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, judge_of, names_of, stormy
+from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, decoder_of, names_of, stormy
 from tests.learning.synthetic import assignment, cut, symbol_rows
 
 NUM = 80
 
 
-def judged(kind: str, target: str, *, knows_volatility: bool) -> tuple[JudgedRows, Floats]:
-    """Rows as their judge reads them, every third without a volatility; and each row's volatility of one bar."""
+def judged(kind: str, target: str, *, knows_volatility: bool) -> tuple[DecodedRows, Floats]:
+    """Rows as their decoder reads them, every third without a volatility; and each row's volatility of one bar."""
     quantiles = QUANTILES if kind == "band" else ()
 
     def rows(seed: int) -> tuple[Floats, Floats, Floats]:
@@ -32,20 +32,20 @@ def judged(kind: str, target: str, *, knows_volatility: bool) -> tuple[JudgedRow
         return banded(forecasts, deviation) if kind == "band" else forecasts[:, None], labels, deviation
 
     outputs, labels, deviation = rows(1)
-    judge = judge_of(
+    decoder = decoder_of(
         outputs, labels, deviation_N=deviation if knows_volatility else None, targets=[target], quantiles=quantiles
     )
     outputs, labels, deviation = rows(2)
     bars = np.where(np.arange(NUM) % 3 == 0, np.nan, deviation * LABEL_SCALE)
-    ahead = bars * judge.targets[0].horizon ** 0.5
+    ahead = bars * decoder.targets[0].horizon ** 0.5
     outputs = outputs.astype(np.float32).astype(np.float64)
-    return JudgedRows(judge, outputs, labels * LABEL_SCALE, np.full(NUM, LABEL_SCALE), ahead), bars
+    return DecodedRows(decoder, outputs, labels * LABEL_SCALE, np.full(NUM, LABEL_SCALE), ahead), bars
 
 
-def told(rows: JudgedRows, bars: Floats, row: int, *, dead_zone: float = 0.0) -> Any:
+def told(rows: DecodedRows, bars: Floats, row: int, *, dead_zone: float = 0.0) -> Any:
     known = bars[row] if np.isfinite(bars[row]) else None
-    situation = Situation(label_scale_K=np.array([LABEL_SCALE]), bar_volatility=known, dead_zone=dead_zone)
-    return rows.judge.judge(rows.outputs_NK[row].astype(np.float32), situation)
+    context = DecodingContext(label_scale_K=np.array([LABEL_SCALE]), bar_volatility=known, dead_zone=dead_zone)
+    return rows.decoder.decode(rows.outputs_NK[row].astype(np.float32), context)
 
 
 @pytest.mark.parametrize("knows_volatility", [True, False])
@@ -111,10 +111,12 @@ def measured(work: Any, outputs_RK: Floats, **more: Any) -> Evaluation:
     windows, task = work.windows, Forecasting()
     model = network(outputs_RK, work, **more)
     calibrate, test = windows.parts["calibrate"], windows.parts["test"]
-    judge = task.calibrate(model, outputs_RK[calibrate], calibrate, work)
-    found = task.evaluate(model, judge, outputs_RK[test], test, work, is_simulated=False, predict=Predict(model, None))
+    decoder = task.calibrate(model, outputs_RK[calibrate], calibrate, work)
+    found = task.evaluate(
+        model, decoder, outputs_RK[test], test, work, is_simulated=False, predict=Predict(model, None)
+    )
     folds = [
-        task.differentials(model, judge, outputs_RK[part], part, work, predict=Predict(model, None))
+        task.differentials(model, decoder, outputs_RK[part], part, work, predict=Predict(model, None))
         for part in np.array_split(test, 2)
     ]
     assert [each.baseline for each in pooled(folds)] == [each.baseline for each in found.comparisons]

@@ -38,7 +38,7 @@ def replayed(model: ServedModel, tables: Sequence[FeatureTable], start_ms: int) 
                 held = 0.0
                 continue
             told = answer(model, replace(question, position=held), circumstances)
-            held = (told.prediction or 0.0) if model.judge.holds_positions else 0.0
+            held = (told.prediction or 0.0) if model.decoder.holds_positions else 0.0
             found.append((known_ms, place, told))
     return [each for _, _, each in sorted(found, key=lambda each: each[:2])]
 

@@ -229,7 +229,7 @@ def test_int8_answers_single_windows_and_float32_answers_many(shelf: Shelf, hist
 
 
 def as_published_before(folder: Path) -> None:
-    """The files as they were before judges had a kind and labels a number: one target, one unit a symbol."""
+    """The files as they were before decoders had a kind and labels a number: one target, one unit a symbol."""
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     for scale in recipe["scaler"]["symbols"].values():
         (scale["label_scale"],) = scale["label_scale"]

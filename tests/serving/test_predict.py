@@ -10,7 +10,7 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.learning.decoders.forecast import ForecastJudge
+from ml_workbench_service.learning.decoders.forecast import ForecastDecoder
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.serving.history import SymbolHistory, read_history
@@ -32,10 +32,10 @@ def question(history: SymbolHistory) -> Question:
     return history.question(row_at(history, TUESDAY_MS), prediction_id="p-1")
 
 
-def forecast_judge(model: ServedModel) -> ForecastJudge:
-    """The judge, which is a forecast's."""
-    assert isinstance(model.judge, ForecastJudge)
-    return model.judge
+def forecast_decoder(model: ServedModel) -> ForecastDecoder:
+    """The decoder, which is a forecast's."""
+    assert isinstance(model.decoder, ForecastDecoder)
+    return model.decoder
 
 
 def label_scale(model: ServedModel) -> float:
@@ -251,7 +251,7 @@ def test_without_a_volatility_the_interval_is_the_unconditional_one(model: Serve
     assert record.warnings == ("unconditional_interval",)
     assert record.interval is not None
     half = (record.interval.upper - record.interval.lower) / 2
-    assert half == pytest.approx(forecast_judge(model).unconditional.radius * label_scale(model))
+    assert half == pytest.approx(forecast_decoder(model).unconditional.radius * label_scale(model))
     assert record.metadata.volatility == label_scale(model)
 
 
@@ -293,7 +293,7 @@ def test_dearer_trading_turns_a_direction_into_hold(model: ServedModel, history:
 def test_confidence_counts_the_residuals_that_make_the_direction_true(
     model: ServedModel, history: SymbolHistory
 ) -> None:
-    conditional = forecast_judge(model).conditional
+    conditional = forecast_decoder(model).conditional
     assert conditional is not None
     grid = conditional.grid_Q
     for kind in ("buy", "sell", "hold"):

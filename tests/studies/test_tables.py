@@ -1,4 +1,4 @@
-"""Tables say what they found, judge themselves, and find their place in the document."""
+"""Tables say what they found, decoder themselves, and find their place in the document."""
 
 from pathlib import Path
 

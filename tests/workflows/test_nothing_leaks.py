@@ -79,7 +79,7 @@ def product_of(name: str, folder: Path, *, wild_after_ms: int | None = None) -> 
         "feature_set": chosen.read_text(encoding="utf-8") if chosen.exists() else None,
         "weights": {key: value.tobytes() for key, value in load_file(weights).items()} if weights.exists() else None,
         "epochs": card.epochs_run,
-        "judge": uncertainty,
+        "decoder": uncertainty,
         "precision": card.precision,
         "folds": card.evaluation.walk_forward,
         "validation": card.evaluation.validation,

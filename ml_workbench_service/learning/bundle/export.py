@@ -74,7 +74,7 @@ def quantize(draft: Path) -> OnnxNetwork:
     return OnnxNetwork(draft / INT8_FILE)
 
 
-def judge_quantization(
+def measure_quantization(
     float32: OnnxNetwork, int8: OnnxNetwork, windows_NTF: Floats32, *, decide: Callable[[Floats], np.ndarray]
 ) -> Quantization:
     """finance.md's rule on windows of the calibration part, one by one.

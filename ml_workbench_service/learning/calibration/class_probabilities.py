@@ -129,7 +129,7 @@ class ClassCalibration:
 
 
 @dataclass(frozen=True)
-class ClassJudgement:
+class DecodedClass:
     """What a row of probabilities comes to."""
 
     label: str
@@ -138,7 +138,7 @@ class ClassJudgement:
     confidence: float  # calibrated probability of the stated class
 
 
-def judge_classes(probabilities_C: Floats, classes: Sequence[str]) -> ClassJudgement:
+def decode_classes(probabilities_C: Floats, classes: Sequence[str]) -> DecodedClass:
     """The most probable class, of equals the first, as `class_metrics.stated` has it.
 
     A regime's direction is `hold`: it names the state of the market up to its bar, most of which has already happened
@@ -154,7 +154,7 @@ def judge_classes(probabilities_C: Floats, classes: Sequence[str]) -> ClassJudge
         )
     number = int(np.argmax(probabilities_C))
     value, direction = VALUE_OF.get(classes[number], (float(number), "hold"))
-    return ClassJudgement(classes[number], value, direction, float(probabilities_C[number]))
+    return DecodedClass(classes[number], value, direction, float(probabilities_C[number]))
 
 
 def _evidence(logits: Floats | Floats32, frequencies_C: Floats) -> Floats:

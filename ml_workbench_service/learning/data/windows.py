@@ -33,7 +33,7 @@ FEWEST_WINDOWS: Mapping[Part, int] = {"train": 100, "stop": 20, "calibrate": 20,
 
 @dataclass(frozen=True)
 class SymbolRows:
-    """One symbol's rows before scaling: features in their own units, labels, and what the judge needs."""
+    """One symbol's rows before scaling: features in their own units, labels, and what the decoder needs."""
 
     symbol: str
     x_NF: Floats

@@ -1,4 +1,4 @@
-"""`ActionJudge`: which position a policy takes next: the action it values most, flat among equals.
+"""`ActionDecoder`: which position a policy takes next: the action it values most, flat among equals.
 
 It has nothing to calibrate and no confidence: a Q value is a sum of discounted rewards, and the probability with which
 a stochastic policy draws an action says how it explored, not how likely any event is.
@@ -15,7 +15,7 @@ import numpy as np
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import Direction
-from ml_workbench_service.learning.decoders.decoder import Judge, Judgement, Situation
+from ml_workbench_service.learning.decoders.decoder import Decoded, Decoder, DecodingContext
 
 LABELS = ("short", "flat", "long")
 DIRECTIONS: tuple[Direction, ...] = ("sell", "hold", "buy")
@@ -23,17 +23,17 @@ FLAT = 1
 
 
 @dataclass(frozen=True)
-class ActionJudge(Judge):
+class ActionDecoder(Decoder):
     """Says the greedy action of outputs that are named after the three actions, in this order."""
 
     kind: ClassVar[str] = "action"
     holds_positions: ClassVar[bool] = True
     names: tuple[str, ...]
 
-    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+    def decode(self, outputs_K: Floats32, context: DecodingContext) -> Decoded:
         """The next position, -1, 0 or 1; the position held has been read by the network already."""
         action = int(greedy_actions(outputs_K[None])[0])
-        return Judgement(
+        return Decoded(
             prediction=float(action - FLAT),
             outputs=dict(zip(self.names, outputs_K.astype(np.float64).tolist(), strict=True)),
             direction=DIRECTIONS[action],

@@ -1,4 +1,4 @@
-"""`AnomalyJudge`: how strange a window is, and whether that is an alarm.
+"""`AnomalyDecoder`: how strange a window is, and whether that is an alarm.
 
 A novel input is no ground to abstain here: novelty is what is asked for.
 
@@ -14,13 +14,13 @@ import numpy as np
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale
-from ml_workbench_service.learning.decoders.decoder import Judge, Judgement, Situation
+from ml_workbench_service.learning.decoders.decoder import Decoded, Decoder, DecodingContext
 
 LABELS = ("usual", "anomaly")
 
 
 @dataclass(frozen=True)
-class AnomalyJudge(Judge):
+class AnomalyDecoder(Decoder):
     """Says the score in [0, 1] as the prediction, and `anomaly` where it exceeds the threshold; it never trades."""
 
     kind: ClassVar[str] = "anomaly"
@@ -28,11 +28,11 @@ class AnomalyJudge(Judge):
     names: tuple[str, ...]
     scale: AnomalyScale
 
-    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+    def decode(self, outputs_K: Floats32, context: DecodingContext) -> Decoded:
         """The score, its label, what drove it, and every error as the network gave it."""
         values = outputs_K.astype(np.float64)
         score = self.scale.score(float(values[0]))
-        return Judgement(
+        return Decoded(
             prediction=score,
             label=LABELS[score > self.scale.threshold],
             outputs=dict(zip(self.names, values.tolist(), strict=True)),

@@ -1,4 +1,4 @@
-"""`ClassJudge`: the most probable class, with a probability that holds.
+"""`ClassDecoder`: the most probable class, with a probability that holds.
 
 Legend: C classes.
 """
@@ -11,32 +11,32 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF, ClassCalibration, judge_classes
-from ml_workbench_service.learning.decoders.decoder import Judge, Judgement, Situation
+from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF, ClassCalibration, decode_classes
+from ml_workbench_service.learning.decoders.decoder import Decoded, Decoder, DecodingContext
 
 LEAD_TO_DEVIATIONS = float(np.sqrt(np.pi / 2))
 """A normal move whose mean is a small share z of its deviation is up more often than down by z x root of 2 / pi."""
 
 
 @dataclass(frozen=True)
-class ClassJudge(Judge):
+class ClassDecoder(Decoder):
     """Calibrated probabilities, and the class they state; no interval, for a class has none."""
 
     kind: ClassVar[str] = "classes"
     foretells: ClassVar[bool] = True
     calibration: ClassCalibration
 
-    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+    def decode(self, outputs_K: Floats32, context: DecodingContext) -> Decoded:
         """The stated class; `strength` is by how much up is more probable than down, in the units of a forecast."""
         classes = self.calibration.classes
         probabilities_C = self.calibration.probabilities(outputs_K)
-        stated = judge_classes(probabilities_C, classes)
+        stated = decode_classes(probabilities_C, classes)
         lead = sum(
             VALUE_OF[name][0] * probability
             for name, probability in zip(classes, probabilities_C.tolist(), strict=True)
             if name in VALUE_OF
         )
-        return Judgement(
+        return Decoded(
             prediction=stated.prediction,
             label=stated.label,
             outputs=dict(zip(classes, probabilities_C.tolist(), strict=True)),

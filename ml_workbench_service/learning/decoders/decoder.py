@@ -1,6 +1,7 @@
-"""`Judge`: turns a network's outputs into what a record says, with what the calibration part taught it. Free of torch.
+"""`Decoder`: turns a network's outputs into what a record says, with what the calibration part taught it. Free of
+torch.
 
-One class for each kind of answer (a forecast, classes, an anomaly score, an action), in `learning/judges/`. A judge
+One class for each kind of answer (a forecast, classes, an anomaly score, an action), in `learning/decoders/`. A decoder
 is fitted in training, kept in `recipe.json`, and asked by every path that predicts, the scoring of the test part too.
 
 Legend: K outputs.
@@ -17,7 +18,7 @@ from ml_workbench_service.contracts.prediction import AbstainReason, Direction, 
 
 
 @dataclass(frozen=True)
-class Situation:
+class DecodingContext:
     """What is known beside the outputs.
 
     Attributes:
@@ -48,14 +49,14 @@ class IntervalScale(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Decoded:
     """What a record says of the outputs.
 
     Attributes:
         prediction: the headline number: a forecast, the number of a class, a score, a position.
         outputs: every named output, in the unit that users read.
         direction: buy, sell or hold.
-        confidence: calibrated probability of what is stated; None where the judge has none.
+        confidence: calibrated probability of what is stated; None where the decoder has none.
         label: the name of the class or action stated; None for a number.
         interval: where the realised value falls.
         volatility: ex-ante standard deviation of the target over its horizon; None where there is none.
@@ -79,7 +80,7 @@ class Judgement:
     warnings: tuple[str, ...] = ()
 
 
-class Judge(ABC):
+class Decoder(ABC):
     """One kind of answer; registers by being defined.
 
     Attributes:
@@ -93,24 +94,24 @@ class Judge(ABC):
     abstains_when_novel: ClassVar[bool] = True
     holds_positions: ClassVar[bool] = False
     foretells: ClassVar[bool] = False
-    known: ClassVar[dict[str, type["Judge"]]] = {}
+    known: ClassVar[dict[str, type["Decoder"]]] = {}
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        if cls.kind in Judge.known:
-            raise TypeError(f"two judges are called {cls.kind}")
-        Judge.known[cls.kind] = cls
+        if cls.kind in Decoder.known:
+            raise TypeError(f"two decoders are called {cls.kind}")
+        Decoder.known[cls.kind] = cls
 
     @abstractmethod
-    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+    def decode(self, outputs_K: Floats32, context: DecodingContext) -> Decoded:
         """What one window's outputs say."""
 
     def next_positions(self, outputs_NK: Floats32) -> tuple[int, ...]:
-        """Which position (-1, 0 or 1) follows from each row of outputs; none where the judge holds no positions."""
+        """Which position (-1, 0 or 1) follows from each row of outputs; none where the decoder holds no positions."""
         return ()
 
-    def interval_scale(self, situation: Situation) -> IntervalScale | None:
-        """What the interval is stated in units of in this situation; None where the judge states no interval."""
+    def interval_scale(self, context: DecodingContext) -> IntervalScale | None:
+        """What the interval is stated in units of in this situation; None where the decoder states no interval."""
         return None
 
     @abstractmethod
@@ -123,6 +124,6 @@ class Judge(ABC):
         """The inverse of `to_json`, for the version that this card describes."""
 
 
-def load_judge(plain: Mapping[str, Any], card: ModelCard) -> Judge:
-    """The judge that a recipe describes; recipes older than the name of the kind are forecasts'."""
-    return Judge.known[plain.get("kind", "forecast")].from_json(plain, card)
+def load_decoder(plain: Mapping[str, Any], card: ModelCard) -> Decoder:
+    """The decoder that a recipe describes; recipes older than the name of the kind are forecasts'."""
+    return Decoder.known[plain.get("kind", "forecast")].from_json(plain, card)

@@ -1,4 +1,4 @@
-"""`FeaturesJudge`: the columns of a feature set are the answer.
+"""`FeaturesDecoder`: the columns of a feature set are the answer.
 
 Legend: K columns.
 """
@@ -9,21 +9,21 @@ from typing import Any, ClassVar, Self
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.learning.decoders.decoder import Judge, Judgement, Situation
+from ml_workbench_service.learning.decoders.decoder import Decoded, Decoder, DecodingContext
 
 
 @dataclass(frozen=True)
-class FeaturesJudge(Judge):
+class FeaturesDecoder(Decoder):
     """Every column under its name; the first, which the search found the most telling, is the prediction."""
 
     kind: ClassVar[str] = "features"
     abstains_when_novel: ClassVar[bool] = False
     names: tuple[str, ...]
 
-    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+    def decode(self, outputs_K: Floats32, context: DecodingContext) -> Decoded:
         """The values as they are; they lean neither to buying nor to selling."""
         values = [float(value) for value in outputs_K]
-        return Judgement(prediction=values[0], outputs=dict(zip(self.names, values, strict=True)), strength=0.0)
+        return Decoded(prediction=values[0], outputs=dict(zip(self.names, values, strict=True)), strength=0.0)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `recipe.json`."""

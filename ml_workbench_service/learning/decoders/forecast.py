@@ -1,4 +1,4 @@
-"""`ForecastJudge`: a number with its interval, and the direction that is worth its costs.
+"""`ForecastDecoder`: a number with its interval, and the direction that is worth its costs.
 
 The first target is the headline: its value is the prediction, its interval is kept. With quantile outputs the interval
 has the level of the outermost pair. Where the volatility is known its ends lie at fixed numbers of ex-ante volatilities
@@ -24,11 +24,11 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import AbstainReason, Direction, Interval
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, TOO_WIDE, ResidualDistribution
-from ml_workbench_service.learning.decoders.decoder import IntervalScale, Judge, Judgement, Situation
+from ml_workbench_service.learning.decoders.decoder import Decoded, Decoder, DecodingContext, IntervalScale
 
 
 @dataclass(frozen=True)
-class ForecastJudge(Judge):
+class ForecastDecoder(Decoder):
     """What the calibration part taught about the headline forecast.
 
     Attributes:
@@ -89,19 +89,19 @@ class ForecastJudge(Judge):
             tails,
         )
 
-    def judge(self, outputs_K: Floats32, situation: Situation) -> Judgement:
+    def decode(self, outputs_K: Floats32, context: DecodingContext) -> Decoded:
         """The headline forecast with its interval, direction and confidence, and every output in its own unit."""
-        target, label_scale = self.targets[0], float(situation.label_scale_K[0])
+        target, label_scale = self.targets[0], float(context.label_scale_K[0])
         per_target = len(self.names) // len(self.targets)
-        scales = np.repeat(situation.label_scale_K, per_target)
+        scales = np.repeat(context.label_scale_K, per_target)
         values = outputs_K.astype(np.float64) * scales
         value = float(values[headline_column(self.quantiles)])
         distribution, scale = self.unconditional, label_scale
         warnings: tuple[str, ...] = ("unconditional_interval",)
-        volatility = self._volatility(situation)
+        volatility = self._volatility(context)
         if self.conditional is not None and np.isfinite(volatility):
             distribution, scale, warnings = self.conditional, volatility, ()
-        stretch = situation.stretch
+        stretch = context.stretch
         interval = distribution.interval(value, scale, may_be_negative=target.needs_price, stretch=stretch)
         half_width = distribution.radius * scale
         if len(self.quantiles) > 1:
@@ -118,10 +118,10 @@ class ForecastJudge(Judge):
         direction: Direction = "hold"
         confidence = None
         if target.needs_price:
-            dead_zone = situation.dead_zone
+            dead_zone = context.dead_zone
             direction = "hold" if abs(value) <= dead_zone else ("buy" if value > 0 else "sell")
             confidence = distribution.probability(direction, value, scale=scale, dead_zone=dead_zone)
-        return Judgement(
+        return Decoded(
             prediction=value,
             outputs=dict(zip(self.names, values.tolist(), strict=True)),
             direction=direction,
@@ -132,18 +132,18 @@ class ForecastJudge(Judge):
             warnings=warnings,
         )
 
-    def interval_scale(self, situation: Situation) -> IntervalScale:
+    def interval_scale(self, context: DecodingContext) -> IntervalScale:
         """The ex-ante volatility of the target, where the interval is stated by it; else the label scale."""
-        volatility = self._volatility(situation)
+        volatility = self._volatility(context)
         knows = self.tails is not None if len(self.quantiles) > 1 else self.conditional is not None
         if knows and np.isfinite(volatility):
             return IntervalScale(volatility, is_volatility=True)
-        return IntervalScale(float(situation.label_scale_K[0]), is_volatility=False)
+        return IntervalScale(float(context.label_scale_K[0]), is_volatility=False)
 
     def covers(
         self, outputs_NK: Floats, labels_N: Floats, *, label_scale_N: Floats, volatility_N: Floats
     ) -> NDArray[np.bool_]:
-        """Whether each realised value lies within its interval; the same bounds as `judge`'s."""
+        """Whether each realised value lies within its interval; the same bounds as `decoder`'s."""
         if len(self.quantiles) > 1:
             lower_N, upper_N = self.band(outputs_NK, label_scale_N, volatility_N)
             return (lower_N <= labels_N) & (labels_N <= upper_N)
@@ -177,11 +177,11 @@ class ForecastJudge(Judge):
             tails=None if tails is None else (float(tails[0]), float(tails[1])),
         )
 
-    def _volatility(self, situation: Situation) -> float:
+    def _volatility(self, context: DecodingContext) -> float:
         """Ex-ante standard deviation of the target over its horizon; NaN where unknown."""
-        if situation.bar_volatility is None or situation.bar_volatility <= 0:
+        if context.bar_volatility is None or context.bar_volatility <= 0:
             return float("nan")
-        return float(situation.bar_volatility * self.targets[0].horizon ** 0.5)
+        return float(context.bar_volatility * self.targets[0].horizon ** 0.5)
 
     def _stretched(self, median: float, lower: float, upper: float, stretch: float, level: float) -> Interval:
         """Both ends moved away from the median by the same factor; an end never passes the other."""

@@ -63,7 +63,7 @@ class Task(ABC):
 
     model_type: ClassVar[ModelType]
     needs_features: ClassVar[bool] = True
-    is_judged: ClassVar[bool] = True
+    has_verdict: ClassVar[bool] = True
     averages_seeds: ClassVar[bool] = True
     known: ClassVar[dict[ModelType, type["Task"]]] = {}
 
@@ -126,7 +126,7 @@ class Task(ABC):
         self, trained: Trained, draft: Path, assignment: Assignment, *, family: Family, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
-        """Writes what is published into the draft folder and judges it."""
+        """Writes what is published into the draft folder and decoders it."""
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ longer decide what is said; they only let a rare class be learnt from more, at t
 
 
 class Classifier:
-    """One logit a class in place of forecasts; probabilities come from the judge's calibration."""
+    """One logit a class in place of forecasts; probabilities come from the decoder's calibration."""
 
     model_type = ModelType.CLASSIFICATION
     hyperparameters: Any

@@ -17,8 +17,8 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
 from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale, detection
-from ml_workbench_service.learning.decoders.anomaly import AnomalyJudge
-from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.decoders.anomaly import AnomalyDecoder
+from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.interfaces.family import Assignment, Trained
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.training.tasks.network_task import NetworkTask
@@ -33,7 +33,7 @@ class AnomalyDetection(NetworkTask):
     """A score in [0, 1] and an alarm."""
 
     model_type: ClassVar[ModelType] = ModelType.ANOMALY_DETECTION
-    is_judged: ClassVar[bool] = False
+    has_verdict: ClassVar[bool] = False
 
     def check_targets(self, targets: Sequence[Target]) -> None:
         """None at all."""
@@ -57,7 +57,7 @@ class AnomalyDetection(NetworkTask):
         by_kind = {kind: found_N[planted.of(kind)] for kind in KINDS if planted.of(kind).any()}
         return detection(clean_N, by_kind, threshold=np.inf, share=PLANTED_SHARE)["average_precision"]
 
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> AnomalyJudge:
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> AnomalyDecoder:
         """The training part's distribution, the calibration part's threshold."""
         windows = assignment.windows
         train = windows.parts["train"]
@@ -69,15 +69,15 @@ class AnomalyDetection(NetworkTask):
             calibration_errors_N=outputs_NK[:, 0],
             expected_alarm_rate=float(trained.findings["expected_alarm_rate"]),
         )
-        return AnomalyJudge(trained.outputs, scale)
+        return AnomalyDecoder(trained.outputs, scale)
 
     def evaluate(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """Precision, recall by kind and alarm rate; a detector that alarms by chance is the baseline."""
-        assert isinstance(judge, AnomalyJudge)
-        windows, scale = assignment.windows, judge.scale
+        assert isinstance(decoder, AnomalyDecoder)
+        windows, scale = assignment.windows, decoder.scale
         planted = plant(
             windows.rows_RF,
             ends,

@@ -25,8 +25,8 @@ from ml_workbench_service.learning.calibration.class_metrics import (
     stated,
 )
 from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
-from ml_workbench_service.learning.decoders.classes import ClassJudge
-from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.decoders.classes import ClassDecoder
+from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.family import Assignment, Trained
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict
@@ -63,10 +63,10 @@ class Classification(NetworkTask):
         """The most probable class, before any temperature."""
         return stated(outputs_NK)
 
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ClassJudge:
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ClassDecoder:
         """The temperature with the least log loss."""
         windows = assignment.windows
-        return ClassJudge(
+        return ClassDecoder(
             ClassCalibration.fit(
                 outputs_NK,
                 windows.own_labels_RK[ends, 0],
@@ -93,15 +93,15 @@ class Classification(NetworkTask):
         return 1 - float(np.mean(log_losses(labels_N, said_NC)) / np.mean(log_losses(labels_N, plain_NC)))
 
     def evaluate(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """Every figure beside each baseline's on the same rows, Brier scores compared, and what the signal earned."""
-        assert isinstance(judge, ClassJudge)
+        assert isinstance(decoder, ClassDecoder)
         labels_N = assignment.windows.own_labels_RK[ends, 0]
-        said_NC = judge.calibration.probabilities(outputs_NK)
+        said_NC = decoder.calibration.probabilities(outputs_NK)
         plain = _plain(said_NC, trained, ends, assignment)
-        test = _figures(judge, said_NC, labels_N)
+        test = _figures(decoder, said_NC, labels_N)
         baselines = {each.name: each.figures(labels_N) for each in plain}
         differentials = _differentials(said_NC, ends, assignment, baselines=plain)
         verdict, reason = verdict_of(is_simulated)
@@ -119,21 +119,21 @@ class Classification(NetworkTask):
         )
 
     def differentials(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
         """What the comparisons are made of, to be pooled with those of other stretches of time."""
-        assert isinstance(judge, ClassJudge)
-        said_NC = judge.calibration.probabilities(outputs_NK)
+        assert isinstance(decoder, ClassDecoder)
+        said_NC = decoder.calibration.probabilities(outputs_NK)
         plain = _plain(said_NC, trained, ends, assignment)
         return _differentials(said_NC, ends, assignment, baselines=plain)
 
     def _member_figures(self, member: Trained, ends: Ints, assignment: Assignment) -> dict[str, float | None]:
         """One seed alone, with a temperature of its own."""
         predict, calibrate = Predict(member, None), assignment.windows.parts["calibrate"]
-        judge = self.calibrate(member, predict.over(assignment.windows, calibrate), calibrate, assignment)
-        said_NC = judge.calibration.probabilities(predict.over(assignment.windows, ends))
-        return _figures(judge, said_NC, assignment.windows.own_labels_RK[ends, 0])
+        decoder = self.calibrate(member, predict.over(assignment.windows, calibrate), calibrate, assignment)
+        said_NC = decoder.calibration.probabilities(predict.over(assignment.windows, ends))
+        return _figures(decoder, said_NC, assignment.windows.own_labels_RK[ends, 0])
 
 
 def _plain(said_NC: Floats, trained: Trained, ends: Ints, assignment: Assignment) -> list[ClassBaseline]:
@@ -164,9 +164,9 @@ def _backtest(said_NC: Floats, ends: Ints, assignment: Assignment) -> BacktestRe
     return signal_backtest.report(positions, ends, assignment, looks=assignment.looks)
 
 
-def _figures(judge: ClassJudge, said_NC: Floats, labels_N: Floats) -> dict[str, float | None]:
+def _figures(decoder: ClassDecoder, said_NC: Floats, labels_N: Floats) -> dict[str, float | None]:
     found = figures(labels_N, said_NC)
-    return {**found, "temperature": judge.calibration.temperature, "num_windows": float(len(labels_N))}
+    return {**found, "temperature": decoder.calibration.temperature, "num_windows": float(len(labels_N))}
 
 
 def _differentials(

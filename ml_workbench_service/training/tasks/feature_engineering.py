@@ -16,7 +16,7 @@ from ml_workbench_service.contracts.market import FeatureDescription, FeatureKin
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.scaling import RawRows
-from ml_workbench_service.learning.decoders.features import FeaturesJudge
+from ml_workbench_service.learning.decoders.features import FeaturesDecoder
 from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 from ml_workbench_service.learning.interfaces.task import Product, Task
 from ml_workbench_service.market.features import indicators
@@ -32,7 +32,7 @@ class FeatureEngineering(Task):
 
     model_type: ClassVar[ModelType] = ModelType.FEATURE_ENGINEERING
     needs_features: ClassVar[bool] = False
-    is_judged: ClassVar[bool] = False
+    has_verdict: ClassVar[bool] = False
     averages_seeds: ClassVar[bool] = False
 
     def check(self, request: TrainRequest) -> tuple[Target, ...]:
@@ -92,7 +92,7 @@ class FeatureEngineering(Task):
         derivation = Derivation(found.names, {each.name: each.expression for each in found.expressions})
         recipe = {
             "scaler": RawRows.of(found.names, found.symbols).to_json(),
-            "uncertainty": FeaturesJudge(found.names).to_json(),
+            "uncertainty": FeaturesDecoder(found.names).to_json(),
         }
         return Product(
             outputs=found.names,

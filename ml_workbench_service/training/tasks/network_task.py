@@ -13,7 +13,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
-from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product, Task
 from ml_workbench_service.training.assessment import decide_on_int8, last_rows
@@ -28,7 +28,8 @@ class NetworkTask(Task, registers=False):
     ) -> Product:  # fmt: skip
         """Exports the graph, decides on int8, calibrates, and scores the test part.
 
-        Order matters: int8 is judged and the judge is fitted on the calibration part; the test part is read once, last.
+        Order matters: int8 is judged and the decoder is fitted on the calibration part; the test part is read once,
+        last.
         """
         report.say("exporting and judging")
         windows = assignment.windows
@@ -38,14 +39,14 @@ class NetworkTask(Task, registers=False):
         predict = Predict(float32, int8)
         report.check()
         ends = windows.parts["calibrate"]
-        judge = self.calibrate(trained, predict.over(windows, ends), ends, assignment)
+        decoder = self.calibrate(trained, predict.over(windows, ends), ends, assignment)
         novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
         report.check()
         ends = windows.parts["test"]
         evaluation = self.evaluate(
-            trained, judge, predict.over(windows, ends), ends, assignment, is_simulated=is_simulated, predict=predict
+            trained, decoder, predict.over(windows, ends), ends, assignment, is_simulated=is_simulated, predict=predict
         )
-        recipe = {"uncertainty": {**judge.to_json(), "novelty": novelty.to_json()}}
+        recipe = {"uncertainty": {**decoder.to_json(), "novelty": novelty.to_json()}}
         return Product(trained.outputs, quantization, evaluation, recipe, findings=trained.findings)
 
     @abstractmethod
@@ -53,19 +54,19 @@ class NetworkTask(Task, registers=False):
         """What the outputs lead to (a direction, a class …): int8 must decide alike."""
 
     @abstractmethod
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Judge:
-        """The judge, fitted on the calibration part's outputs alone."""
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Decoder:
+        """The decoder, fitted on the calibration part's outputs alone."""
 
     @abstractmethod
     def evaluate(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, is_simulated: bool, predict: "Predict",
     ) -> Evaluation:  # fmt: skip
         """The card's figures, from the untouched test part's outputs.
 
         Args:
             trained: what the family handed over.
-            judge: the fitted judge.
+            decoder: the fitted decoder.
             outputs_NK: the serving network's outputs on the test part.
             ends: the test part's windows.
             assignment: data and costs.
@@ -74,7 +75,7 @@ class NetworkTask(Task, registers=False):
         """
 
     def differentials(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, predict: "Predict",
     ) -> list[Differentials]:  # fmt: skip
         """What `evaluate`'s comparisons are made of, to be pooled with those of other stretches; none where nothing

@@ -1,7 +1,7 @@
 """`Control`: reinforcement learning: when to be short, flat or long, judged by what the untouched test part pays.
 
 There is no target: the market pays, net of spread, commission and swap. The test part is walked through once, in order,
-by the serving network with its own position fed back; the backtest judges the same positions with the scalar cost
+by the serving network with its own position fed back; the backtest decoders the same positions with the scalar cost
 functions, and must agree. Before anything is published the sanity runs are made (`reinforcement/sanity_checks.py`).
 
 Legend: N windows or decisions, K = 3 outputs.
@@ -22,8 +22,8 @@ from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
 from ml_workbench_service.evaluation import signal_backtest
 from ml_workbench_service.evaluation.baselines import LINEAR, linear_positions
-from ml_workbench_service.learning.decoders.action import ActionJudge, greedy_actions
-from ml_workbench_service.learning.decoders.decoder import Judge
+from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
+from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product
@@ -85,9 +85,9 @@ class Control(NetworkTask):
         """The greedy actions."""
         return greedy_actions(outputs_NK)
 
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ActionJudge:
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ActionDecoder:
         """An action needs no calibration."""
-        return ActionJudge(trained.outputs)
+        return ActionDecoder(trained.outputs)
 
     def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints:
         """Those of a walk over these windows, its own position fed back; 0 where no decision can be settled."""
@@ -104,7 +104,7 @@ class Control(NetworkTask):
         return float(np.mean(signal_backtest.settle(positions, rows, assignment).net_M))
 
     def evaluate(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """One walk over the test part, beside being flat, holding on and a linear policy, on the same rows.
@@ -143,7 +143,7 @@ class Control(NetworkTask):
         )
 
     def differentials(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
         """What the comparisons are made of, to be pooled with those of other stretches of time."""

@@ -16,10 +16,10 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.evaluation import baselines, signal_backtest
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
-from ml_workbench_service.evaluation.distribution_metrics import JudgedRows, train_quantiles
+from ml_workbench_service.evaluation.distribution_metrics import DecodedRows, train_quantiles
 from ml_workbench_service.evaluation.forecast_metrics import ForecastRows
-from ml_workbench_service.learning.decoders.decoder import Judge
-from ml_workbench_service.learning.decoders.forecast import ForecastJudge, headline_column
+from ml_workbench_service.learning.decoders.decoder import Decoder
+from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.family import Assignment, Trained
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict
@@ -92,10 +92,10 @@ class Forecasting(NetworkTask):
         plain_N = plain_N / windows.label_scale_RK[ends, 0]
         return 1 - float(np.mean((labels_N - outputs_NK[:, 0]) ** 2) / np.mean((labels_N - plain_N) ** 2))
 
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ForecastJudge:
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ForecastDecoder:
         """Residuals of the headline."""
         windows, target = assignment.windows, assignment.targets[0]
-        return ForecastJudge.fit(
+        return ForecastDecoder.fit(
             outputs_NK,
             targets=assignment.targets,
             names=trained.outputs,
@@ -106,17 +106,17 @@ class Forecasting(NetworkTask):
         )
 
     def evaluate(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """Errors beside the baselines' on the same rows, what the intervals held, and what the signal earned.
 
         Further targets stand under their own names, beside the plainest baseline.
         """
-        assert isinstance(judge, ForecastJudge)
+        assert isinstance(decoder, ForecastDecoder)
         rows = _rows(0, outputs_NK, ends, assignment, without=baselines.left_out(trained.network))
         whole = evaluation.evaluate(rows, is_simulated=is_simulated)
-        judged = _judged(judge, outputs_NK, ends, assignment)
+        judged = _judged(decoder, outputs_NK, ends, assignment)
         interval = judged.interval(assignment.windows, ends)
         test = {**whole.test, "crps": judged.crps(), "interval_coverage": interval.coverage, **judged.pinball()}
         if rows.target.needs_price:
@@ -142,7 +142,7 @@ class Forecasting(NetworkTask):
         )
 
     def differentials(
-        self, trained: Trained, judge: Judge, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
         """What the headline's comparisons are made of, to be pooled with those of other stretches of time."""
@@ -180,10 +180,10 @@ def _rows(
     )
 
 
-def _judged(judge: ForecastJudge, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> JudgedRows:
+def _judged(decoder: ForecastDecoder, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> DecodedRows:
     windows = assignment.windows
-    return JudgedRows(
-        judge=judge,
+    return DecodedRows(
+        decoder=decoder,
         outputs_NK=outputs_NK,
         labels_N=windows.own_labels_RK[ends, 0],
         label_scale_N=windows.label_scale_RK[ends, 0],

@@ -21,7 +21,7 @@ from ml_workbench_service.learning.bundle.export import (
     TOLERANCE,
     WEIGHTS_FILE,
     export,
-    judge_quantization,
+    measure_quantization,
     quantize,
 )
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
@@ -198,7 +198,7 @@ def judged(exact: Any, rough: Any, *, dead_zone: float = 0.0) -> Any:
         assert len(outputs_NK) == 400
         return np.where(np.abs(outputs_NK[:, 0]) <= dead_zone, 0, np.sign(outputs_NK[:, 0]))
 
-    return judge_quantization(exact, rough, windows_NTF, decide=directions)
+    return measure_quantization(exact, rough, windows_NTF, decide=directions)
 
 
 SLOW = 0.0004

@@ -17,8 +17,8 @@ from ml_workbench_service.learning.calibration.adaptive_intervals import (
     START_SLOPE,
     IntervalTracker,
 )
-from ml_workbench_service.learning.decoders.decoder import IntervalScale, Situation
-from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, judge_of, stormy
+from ml_workbench_service.learning.decoders.decoder import DecodingContext, IntervalScale
+from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, decoder_of, stormy
 
 RADIUS = 1.6449
 FILE: TypeAdapter[IntervalTracker] = TypeAdapter(IntervalTracker)
@@ -136,10 +136,10 @@ def test_a_state_comes_back_from_json_to_the_bit_and_nonsense_does_not() -> None
 
 def test_a_stretch_moves_both_ends_and_nothing_else_of_a_point_forecast() -> None:
     forecasts, labels, deviation = stormy(400)
-    judge = judge_of(forecasts[:, None], labels, deviation_N=deviation)
+    decoder = decoder_of(forecasts[:, None], labels, deviation_N=deviation)
     outputs = np.array([0.4], np.float32)
     plain, wide = (
-        judge.judge(outputs, Situation(np.array([LABEL_SCALE]), 1.3 * LABEL_SCALE, 0.0, stretch=stretch))
+        decoder.decode(outputs, DecodingContext(np.array([LABEL_SCALE]), 1.3 * LABEL_SCALE, 0.0, stretch=stretch))
         for stretch in (1.0, 40.0)
     )
     assert plain.interval is not None
@@ -153,11 +153,13 @@ def test_a_stretch_moves_both_ends_and_nothing_else_of_a_point_forecast() -> Non
 def test_a_stretch_moves_each_tail_of_a_quantile_band_from_its_median(target: str) -> None:
     forecasts, labels, deviation = stormy(400)
     forecasts, labels = (forecasts, labels) if target.startswith("price") else (np.abs(forecasts), np.abs(labels))
-    judge = judge_of(banded(forecasts, 1.0), labels, deviation_N=deviation, targets=[target], quantiles=QUANTILES)
+    decoder = decoder_of(banded(forecasts, 1.0), labels, deviation_N=deviation, targets=[target], quantiles=QUANTILES)
     outputs = np.array([-1.0, 0.2, 1.5], np.float32)
     ends = []
     for stretch in (1.0, 0.5, 40.0):
-        told = judge.judge(outputs, Situation(np.array([LABEL_SCALE]), 1.3 * LABEL_SCALE, 0.0, stretch=stretch))
+        told = decoder.decode(
+            outputs, DecodingContext(np.array([LABEL_SCALE]), 1.3 * LABEL_SCALE, 0.0, stretch=stretch)
+        )
         assert told.interval is not None
         ends.append((told.interval.lower - told.prediction, told.interval.upper - told.prediction))
     assert ends[1] == pytest.approx((ends[0][0] / 2, ends[0][1] / 2))
@@ -168,11 +170,11 @@ def test_a_stretch_moves_each_tail_of_a_quantile_band_from_its_median(target: st
 
 def test_a_judge_says_what_its_interval_is_stated_in() -> None:
     forecasts, labels, deviation = stormy(400)
-    known, unknown = (Situation(np.array([LABEL_SCALE]), each, 0.0) for each in (0.003, None))
-    by_volatility = judge_of(forecasts[:, None], labels, deviation_N=deviation, targets=["log_return_4h"])
+    known, unknown = (DecodingContext(np.array([LABEL_SCALE]), each, 0.0) for each in (0.003, None))
+    by_volatility = decoder_of(forecasts[:, None], labels, deviation_N=deviation, targets=["log_return_4h"])
     assert by_volatility.interval_scale(known) == IntervalScale(0.006, is_volatility=True)
     assert by_volatility.interval_scale(unknown) == IntervalScale(LABEL_SCALE, is_volatility=False)
-    never_known = judge_of(forecasts[:, None], labels)
-    band = judge_of(banded(forecasts, 1.0), labels, quantiles=QUANTILES)
-    for judge in (never_known, band):
-        assert judge.interval_scale(known) == IntervalScale(LABEL_SCALE, is_volatility=False)
+    never_known = decoder_of(forecasts[:, None], labels)
+    band = decoder_of(banded(forecasts, 1.0), labels, quantiles=QUANTILES)
+    for decoder in (never_known, band):
+        assert decoder.interval_scale(known) == IntervalScale(LABEL_SCALE, is_volatility=False)

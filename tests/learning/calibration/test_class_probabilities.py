@@ -18,7 +18,7 @@ from ml_workbench_service.learning.calibration.class_probabilities import (
     ClassWeights,
     class_counts,
     class_weights,
-    judge_classes,
+    decode_classes,
 )
 
 DIRECTION = CLASSES["direction"]
@@ -219,17 +219,17 @@ def test_the_most_probable_class_is_stated_with_its_own_probability(
 ) -> None:
     probabilities = np.full(len(CLASSES[measure]), 0.1)
     probabilities[number] = 1 - probabilities.sum() + 0.1
-    found = judge_classes(probabilities, CLASSES[measure])
+    found = decode_classes(probabilities, CLASSES[measure])
     assert (found.label, found.prediction, found.direction) == (label, prediction, direction)
     assert found.confidence == probabilities[number]
 
 
 def test_what_is_judged_is_what_the_figures_count() -> None:
     probabilities = np.random.default_rng(12).dirichlet(np.ones(3), size=200).round(1)
-    labels = [judge_classes(row, DIRECTION).label for row in probabilities]
+    labels = [decode_classes(row, DIRECTION).label for row in probabilities]
     assert labels == [DIRECTION[number] for number in stated(probabilities)]
 
 
 def test_another_number_of_outputs_than_classes_is_refused() -> None:
     with pytest.raises(DataValidationError, match="2 outputs for 3 classes"):
-        judge_classes(np.array([0.5, 0.5]), DIRECTION)
+        decode_classes(np.array([0.5, 0.5]), DIRECTION)

@@ -13,8 +13,8 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.training import TrainRequest, parse_target
-from ml_workbench_service.learning.decoders.decoder import Judgement, Situation, load_judge
-from ml_workbench_service.learning.decoders.forecast import ForecastJudge, headline_column
+from ml_workbench_service.learning.decoders.decoder import Decoded, DecodingContext, load_decoder
+from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.costs import resolved_costs, round_trip_cost
@@ -40,17 +40,17 @@ def stormy(num: int = NUM, *, seed: int = 0) -> tuple[Floats, Floats, Floats]:
     return forecasts, forecasts + deviation * chance.standard_t(4, num), deviation
 
 
-def judge_of(
+def decoder_of(
     outputs_NK: Floats,
     labels_N: Floats,
     *,
     deviation_N: Floats | None = None,
     targets: Sequence[str] = ("price_change_1h",),
     quantiles: Sequence[float] = (),
-) -> ForecastJudge:
+) -> ForecastDecoder:
     """Fitted with everything in units of the label scale, which is the same for all rows."""
     num, horizon = len(labels_N), parse_target(targets[0]).horizon
-    return ForecastJudge.fit(
+    return ForecastDecoder.fit(
         outputs_NK,
         targets=[parse_target(name) for name in targets],
         names=names_of(targets, quantiles),
@@ -61,14 +61,14 @@ def judge_of(
     )
 
 
-def situation(deviation: float | None = None, *, dead_zone: float = 0.0, scales: Sequence[float] = ()) -> Situation:
+def context(deviation: float | None = None, *, dead_zone: float = 0.0, scales: Sequence[float] = ()) -> DecodingContext:
     bar_volatility = None if deviation is None else deviation * LABEL_SCALE
-    return Situation(np.array(scales or [LABEL_SCALE]), bar_volatility, dead_zone)
+    return DecodingContext(np.array(scales or [LABEL_SCALE]), bar_volatility, dead_zone)
 
 
-def asked(judge: ForecastJudge, outputs: Sequence[float], *of: float | None, **more: float) -> Judgement:
-    scales = [LABEL_SCALE] * len(judge.targets)
-    return judge.judge(np.array(outputs, dtype=np.float32), situation(*of, scales=scales, **more))
+def asked(decoder: ForecastDecoder, outputs: Sequence[float], *of: float | None, **more: float) -> Decoded:
+    scales = [LABEL_SCALE] * len(decoder.targets)
+    return decoder.decode(np.array(outputs, dtype=np.float32), context(*of, scales=scales, **more))
 
 
 def banded(forecasts_N: Floats, half_width: float | Floats) -> Floats:
@@ -81,14 +81,14 @@ def banded(forecasts_N: Floats, half_width: float | Floats) -> Floats:
 def test_a_quantile_band_covers_as_promised_however_wrong_the_network_is(half_width: float, level: float) -> None:
     quantiles = ((1 - level) / 2, 0.5, (1 + level) / 2)
     forecasts, labels, _ = stormy(seed=1)
-    judge = judge_of(banded(forecasts, half_width), labels, quantiles=quantiles)
+    decoder = decoder_of(banded(forecasts, half_width), labels, quantiles=quantiles)
     forecasts, labels, deviation = stormy(seed=2)
-    covered = judge.covers(
+    covered = decoder.covers(
         banded(forecasts, half_width), labels * LABEL_SCALE, label_scale_N=np.full(NUM, LABEL_SCALE),
         volatility_N=deviation,
     )  # fmt: skip
     assert np.mean(covered) == pytest.approx(level, abs=0.015)
-    interval = asked(judge, banded(forecasts[:1], half_width)[0]).interval
+    interval = asked(decoder, banded(forecasts[:1], half_width)[0]).interval
     assert interval is not None
     assert interval.level == level
 
@@ -96,11 +96,11 @@ def test_a_quantile_band_covers_as_promised_however_wrong_the_network_is(half_wi
 def test_the_margin_is_the_conformal_rank_of_what_lies_beyond_the_band() -> None:
     """With 20 labels rank ceil(21 x 0.9) = 19: of 0, 0.5 … 18.5 that is 17.5."""
     labels = np.random.default_rng(0).permutation(np.append(np.arange(19) + 0.5, 0.0))
-    judge = judge_of(banded(np.zeros(20), 1.0), labels, quantiles=QUANTILES)
-    assert judge.margin == pytest.approx(17.5 - 1.0)
-    assert judge_of(banded(np.zeros(20), 30.0), labels, quantiles=QUANTILES).margin == pytest.approx(17.5 - 30.0)
-    assert judge_of(np.zeros((20, 1)), labels).margin == 0.0
-    assert judge_of(np.zeros((20, 1)), labels, quantiles=[0.5]).margin == 0.0
+    decoder = decoder_of(banded(np.zeros(20), 1.0), labels, quantiles=QUANTILES)
+    assert decoder.margin == pytest.approx(17.5 - 1.0)
+    assert decoder_of(banded(np.zeros(20), 30.0), labels, quantiles=QUANTILES).margin == pytest.approx(17.5 - 30.0)
+    assert decoder_of(np.zeros((20, 1)), labels).margin == 0.0
+    assert decoder_of(np.zeros((20, 1)), labels, quantiles=[0.5]).margin == 0.0
 
 
 @settings(deadline=None, derandomize=True, max_examples=60)
@@ -114,7 +114,7 @@ def test_the_margin_is_the_conformal_rank_of_what_lies_beyond_the_band() -> None
 def test_one_window_is_told_the_interval_that_the_score_counts(
     seed: int, half_width: float, kind: str, target: str, knows_volatility: bool
 ) -> None:
-    """Training scores with `covers`, serving answers with `judge`."""
+    """Training scores with `covers`, serving answers with `decoder`."""
     horizon = parse_target(target).horizon
     quantiles = {"point": (), "median": (0.5,), "band": QUANTILES}[kind]
 
@@ -126,14 +126,14 @@ def test_one_window_is_told_the_interval_that_the_score_counts(
         return (banded(forecasts, wide) if kind == "band" else forecasts[:, None]).astype(np.float32), labels, deviation
 
     outputs, labels, deviation = rows(seed)
-    judge = judge_of(outputs, labels, deviation_N=deviation, targets=[target], quantiles=quantiles)
+    decoder = decoder_of(outputs, labels, deviation_N=deviation, targets=[target], quantiles=quantiles)
     outputs, labels, deviation = rows(seed + 1)  # others: a calibration row may lie on the very border
     ahead = deviation * LABEL_SCALE * horizon**0.5 if knows_volatility else np.full(60, np.nan)
-    covered = judge.covers(
+    covered = decoder.covers(
         outputs.astype(float), labels * LABEL_SCALE, label_scale_N=np.full(60, LABEL_SCALE), volatility_N=ahead
     )
     for row in range(60):
-        told = asked(judge, outputs[row], deviation[row] if knows_volatility else None)
+        told = asked(decoder, outputs[row], deviation[row] if knows_volatility else None)
         assert told.interval is not None
         assert told.interval.lower <= told.interval.upper
         inside = told.interval.lower <= labels[row] * LABEL_SCALE <= told.interval.upper
@@ -146,27 +146,27 @@ def test_one_window_is_told_the_interval_that_the_score_counts(
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_the_interval_is_as_wide_as_the_volatility_over_the_horizon(horizon: int) -> None:
     forecasts, labels, deviation = stormy(400)
-    judge = judge_of(forecasts[:, None], labels, deviation_N=deviation, targets=[f"log_return_{horizon}"])
-    assert judge.conditional is not None
+    decoder = decoder_of(forecasts[:, None], labels, deviation_N=deviation, targets=[f"log_return_{horizon}"])
+    assert decoder.conditional is not None
     for each in (0.5, 2.0):
-        told = asked(judge, [0.1], each)
+        told = asked(decoder, [0.1], each)
         assert told.interval is not None
         assert told.volatility == pytest.approx(each * LABEL_SCALE * horizon**0.5)
         half = (told.interval.upper - told.interval.lower) / 2
-        assert half == pytest.approx(judge.conditional.radius * told.volatility)
+        assert half == pytest.approx(decoder.conditional.radius * told.volatility)
         assert told.warnings == ()
 
 
 @pytest.mark.parametrize("deviation", [None, 0.0])
 def test_without_a_volatility_the_label_scale_stands_in_with_a_warning(deviation: float | None) -> None:
     forecasts, labels, deviations = stormy(400)
-    judge = judge_of(forecasts[:, None], labels, deviation_N=deviations)
-    told = asked(judge, [0.1], deviation)
+    decoder = decoder_of(forecasts[:, None], labels, deviation_N=deviations)
+    told = asked(decoder, [0.1], deviation)
     assert told.warnings == ("unconditional_interval",)
     assert told.volatility == LABEL_SCALE
     assert told.interval is not None
-    assert (told.interval.upper - told.interval.lower) / 2 == pytest.approx(judge.unconditional.radius * LABEL_SCALE)
-    band = judge_of(banded(forecasts, 1.0), labels, deviation_N=deviations, quantiles=QUANTILES)
+    assert (told.interval.upper - told.interval.lower) / 2 == pytest.approx(decoder.unconditional.radius * LABEL_SCALE)
+    band = decoder_of(banded(forecasts, 1.0), labels, deviation_N=deviations, quantiles=QUANTILES)
     told = asked(band, [-1, 0.1, 1], deviation)
     assert told.warnings == ("unconditional_interval",)
     assert told.interval is not None
@@ -178,18 +178,18 @@ def test_every_output_is_told_in_its_own_targets_unit_and_the_first_target_leads
     targets = ("price_change_1h", "volatility_4h")
     forecasts, labels, _ = stormy(300)
     scales = (0.002, 0.5)
-    judge = judge_of(np.column_stack([forecasts, forecasts]), labels, targets=targets)
-    told = judge.judge(np.array([2.0, 3.0], np.float32), situation(scales=scales))
+    decoder = decoder_of(np.column_stack([forecasts, forecasts]), labels, targets=targets)
+    told = decoder.decode(np.array([2.0, 3.0], np.float32), context(scales=scales))
     assert told.outputs == {"price_change_1h": 0.004, "volatility_4h": 1.5}
     assert told.prediction == 0.004
     band = np.tile(banded(forecasts, 1.0), 2)
-    judge = judge_of(band, labels, targets=targets, quantiles=QUANTILES)
-    told = judge.judge(np.array([1, 2, 3, 4, 5, 6], np.float32), situation(scales=scales))
+    decoder = decoder_of(band, labels, targets=targets, quantiles=QUANTILES)
+    told = decoder.decode(np.array([1, 2, 3, 4, 5, 6], np.float32), context(scales=scales))
     assert list(told.outputs.values()) == pytest.approx([0.002, 0.004, 0.006, 2.0, 2.5, 3.0])
     assert list(told.outputs) == list(names_of(targets, QUANTILES))
     assert told.prediction == pytest.approx(0.004)
     assert told.interval is not None
-    assert told.interval.upper == pytest.approx(0.006 + judge.margin * 0.002)
+    assert told.interval.upper == pytest.approx(0.006 + decoder.margin * 0.002)
 
 
 def test_the_headline_is_the_median_wherever_it_stands() -> None:
@@ -198,9 +198,9 @@ def test_the_headline_is_the_median_wherever_it_stands() -> None:
 
 def test_a_direction_must_be_worth_the_round_trip_and_its_probability_comes_true() -> None:
     forecasts, labels, deviation = stormy(5000, seed=3)
-    judge = judge_of(forecasts[:, None], labels, deviation_N=deviation)
+    decoder = decoder_of(forecasts[:, None], labels, deviation_N=deviation)
     zone = 0.2 * LABEL_SCALE
-    assert [asked(judge, [each], 1.0, dead_zone=zone).direction for each in (0.3, -0.3, 0.1, -0.1)] == [
+    assert [asked(decoder, [each], 1.0, dead_zone=zone).direction for each in (0.3, -0.3, 0.1, -0.1)] == [
         "buy",
         "sell",
         "hold",
@@ -209,7 +209,7 @@ def test_a_direction_must_be_worth_the_round_trip_and_its_probability_comes_true
     forecasts, labels, deviation = stormy(4000, seed=4)
     stated, came_true = [], []
     for forecast, label, each in zip(forecasts, labels, deviation, strict=True):
-        told = asked(judge, [forecast], each, dead_zone=zone)
+        told = asked(decoder, [forecast], each, dead_zone=zone)
         assert told.confidence is not None
         stated.append(told.confidence)
         came_true.append({"buy": label > 0.2, "sell": label < -0.2, "hold": abs(label) <= 0.2}[told.direction])
@@ -220,12 +220,12 @@ def test_a_direction_must_be_worth_the_round_trip_and_its_probability_comes_true
 def test_an_interval_far_wider_than_usual_is_a_reason_to_abstain(kind: str) -> None:
     forecasts, labels, deviation = stormy(400)
     if kind == "point":
-        judge = judge_of(forecasts[:, None], labels, deviation_N=deviation)
-        usual, wide = asked(judge, [0.1], 1.0), asked(judge, [0.1], 50.0)
+        decoder = decoder_of(forecasts[:, None], labels, deviation_N=deviation)
+        usual, wide = asked(decoder, [0.1], 1.0), asked(decoder, [0.1], 50.0)
     else:
-        judge = judge_of(banded(forecasts, 1.0), labels, deviation_N=deviation, quantiles=QUANTILES)
-        usual, wide = asked(judge, [-1, 0.1, 1], 1.0), asked(judge, [-1, 0.1, 1], 50.0)
-        assert asked(judge, [-90, 0.1, 1], None).reasons == ("interval_too_wide",)
+        decoder = decoder_of(banded(forecasts, 1.0), labels, deviation_N=deviation, quantiles=QUANTILES)
+        usual, wide = asked(decoder, [-1, 0.1, 1], 1.0), asked(decoder, [-1, 0.1, 1], 50.0)
+        assert asked(decoder, [-90, 0.1, 1], None).reasons == ("interval_too_wide",)
     assert usual.reasons == ()
     assert wide.reasons == ("interval_too_wide",)
 
@@ -236,24 +236,24 @@ def test_a_judge_read_back_says_the_same_to_the_bit(quantiles: tuple[float, ...]
     targets = ("price_change_1h", "volatility_4h")
     forecasts, labels, deviation = stormy(300)
     outputs = np.tile(banded(forecasts, 1.0) if quantiles else forecasts[:, None], 2)
-    judge = judge_of(
+    decoder = decoder_of(
         outputs, labels, deviation_N=deviation if has_volatility else None, targets=targets, quantiles=quantiles
     )
-    assert (judge.conditional is None) != has_volatility
-    card = model_card(target=targets[0], targets=targets, quantiles=quantiles, outputs=judge.names)
-    again = load_judge(json.loads(json.dumps(judge.to_json())), card)
-    assert isinstance(again, ForecastJudge)
-    assert again.to_json() == judge.to_json()
-    assert asked(again, outputs[0], 1.3, dead_zone=0.001) == asked(judge, outputs[0], 1.3, dead_zone=0.001)
+    assert (decoder.conditional is None) != has_volatility
+    card = model_card(target=targets[0], targets=targets, quantiles=quantiles, outputs=decoder.names)
+    again = load_decoder(json.loads(json.dumps(decoder.to_json())), card)
+    assert isinstance(again, ForecastDecoder)
+    assert again.to_json() == decoder.to_json()
+    assert asked(again, outputs[0], 1.3, dead_zone=0.001) == asked(decoder, outputs[0], 1.3, dead_zone=0.001)
 
 
 def test_a_recipe_older_than_the_names_of_the_kinds_is_a_forecasts() -> None:
     forecasts, labels, deviation = stormy(300)
-    judge = judge_of(forecasts[:, None], labels, deviation_N=deviation)
-    old = {name: value for name, value in judge.to_json().items() if name not in ("kind", "margin")}
-    again = load_judge(old, model_card())
-    assert isinstance(again, ForecastJudge)
-    assert asked(again, [0.4], 1.3) == asked(judge, [0.4], 1.3)
+    decoder = decoder_of(forecasts[:, None], labels, deviation_N=deviation)
+    old = {name: value for name, value in decoder.to_json().items() if name not in ("kind", "margin")}
+    again = load_decoder(old, model_card())
+    assert isinstance(again, ForecastDecoder)
+    assert asked(again, [0.4], 1.3) == asked(decoder, [0.4], 1.3)
 
 
 def test_int8_must_keep_each_symbols_direction_beyond_its_own_cost() -> None:
@@ -270,7 +270,7 @@ def test_int8_must_keep_each_symbols_direction_beyond_its_own_cost() -> None:
     assert set(Forecasting().decisions(outputs, ends, assignment(windows, "volatility_1h")).tolist()) == {-1, 1}
 
 
-def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastJudge, Evaluation]:
+def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastDecoder, Evaluation]:
     """By outputs that are right about the first target and wrong about the second."""
     rows = symbol_rows(num=1200)
     windows = cut(replace(rows, labels_NK=rows.labels_NK * [1.0, 0.5]))
@@ -285,15 +285,15 @@ def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastJudge, 
         return np.column_stack([right, wrong])
 
     task = Forecasting()
-    judge = task.calibrate(trained, outputs("calibrate"), windows.parts["calibrate"], work)
-    return judge, task.evaluate(
-        trained, judge, outputs("test"), windows.parts["test"], work, is_simulated=False, predict=Predict(None, None)
+    decoder = task.calibrate(trained, outputs("calibrate"), windows.parts["calibrate"], work)
+    return decoder, task.evaluate(
+        trained, decoder, outputs("test"), windows.parts["test"], work, is_simulated=False, predict=Predict(None, None)
     )
 
 
 @pytest.mark.parametrize("quantiles", [(), QUANTILES])
 def test_the_card_has_the_figures_of_every_target(quantiles: tuple[float, ...]) -> None:
-    judge, evaluation = judged_on_two_targets(quantiles)
+    decoder, evaluation = judged_on_two_targets(quantiles)
     assert set(evaluation.baselines) == {"random_walk", "drift", "linear", "log_return_1_random_walk"}
     assert [each.baseline for each in evaluation.comparisons] == ["random_walk", "drift", "linear"]
     figures = {**evaluation.test, **evaluation.skill}
@@ -310,7 +310,7 @@ def test_the_card_has_the_figures_of_every_target(quantiles: tuple[float, ...]) 
     if not quantiles:
         assert "pinball_loss" not in figures
         return
-    assert judge.margin != 0.0
+    assert decoder.margin != 0.0
     assert figures["share_below_q0.5"] == pytest.approx(0.5, abs=0.1)
     loss = figures["pinball_loss"]
     assert loss is not None

@@ -14,7 +14,7 @@ from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.families.linear import Linear
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.data.windows import Windows, build
-from ml_workbench_service.learning.decoders.forecast import ForecastJudge
+from ml_workbench_service.learning.decoders.forecast import ForecastDecoder
 from ml_workbench_service.learning.fitting.objectives import SquaredError
 from ml_workbench_service.learning.interfaces.family import Family, Trained
 from ml_workbench_service.learning.networks.heads import Head, forecast_head, head_for
@@ -166,9 +166,9 @@ def test_quantiles_come_in_order_and_the_interval_is_as_wide_as_the_volatility(t
     bars.write(tmp_path / "bars", "EUR/USD")
     grown = grow(bench, bars, target=["price_change_1h", "volatility_4h"], quantiles=[0.95, 0.5, 0.05])
     assert grown.card.quantiles == (0.05, 0.5, 0.95)
-    judge = grown.model.judge
-    assert isinstance(judge, ForecastJudge)
-    assert judge.tails is not None
+    decoder = grown.model.decoder
+    assert isinstance(decoder, ForecastDecoder)
+    assert decoder.tails is not None
     num_answered = 0
     for row in range(1300, 1480):
         record = answer(grown.model, grown.history.question(row), LIVE)
@@ -181,7 +181,7 @@ def test_quantiles_come_in_order_and_the_interval_is_as_wide_as_the_volatility(t
         assert record.interval is not None
         volatility = record.metadata.volatility
         assert volatility == pytest.approx(grown.history.bar_volatility_N[row])
-        ends = [middle + tail * volatility for tail in judge.tails]
+        ends = [middle + tail * volatility for tail in decoder.tails]
         assert [record.interval.lower, record.interval.upper] == pytest.approx(ends)
         assert record.interval.level == 0.9
     assert num_answered > 100

@@ -14,7 +14,7 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.evaluation.injected_anomalies import KINDS
-from ml_workbench_service.learning.decoders.anomaly import AnomalyJudge
+from ml_workbench_service.learning.decoders.anomaly import AnomalyDecoder
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
@@ -79,9 +79,9 @@ def answers(model: ServedModel, questions: list[Question]) -> list[PredictionRec
     return answer_many(model, [prepare(model, each) for each in questions], LIVE)
 
 
-def scale_of(model: ServedModel) -> AnomalyJudge:
-    assert isinstance(model.judge, AnomalyJudge)
-    return model.judge
+def scale_of(model: ServedModel) -> AnomalyDecoder:
+    assert isinstance(model.decoder, AnomalyDecoder)
+    return model.decoder
 
 
 @both

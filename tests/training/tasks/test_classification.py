@@ -1,4 +1,4 @@
-"""The task of classification: which targets it takes, what it measures, and how its judge answers."""
+"""The task of classification: which targets it takes, what it measures, and how its decoder answers."""
 
 import json
 from dataclasses import replace
@@ -14,8 +14,8 @@ from ml_workbench_service.evaluation import signal_backtest
 from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
 from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
 from ml_workbench_service.learning.data.windows import Windows
-from ml_workbench_service.learning.decoders.classes import ClassJudge
-from ml_workbench_service.learning.decoders.decoder import Judge, Situation
+from ml_workbench_service.learning.decoders.classes import ClassDecoder
+from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingContext
 from ml_workbench_service.learning.interfaces.family import Assignment, Trained
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
@@ -23,7 +23,7 @@ from ml_workbench_service.training import tasks as tasks  # registers them
 from ml_workbench_service.training.tasks.classification import Classification
 from tests.families.probes.classification import ClassificationProbe
 
-SITUATION = Situation(label_scale_K=np.ones(1), bar_volatility=0.001, dead_zone=0.0)
+CONTEXT = DecodingContext(label_scale_K=np.ones(1), bar_volatility=0.001, dead_zone=0.0)
 NO_NETWORK: Any = None
 
 
@@ -56,13 +56,13 @@ def test_other_targets_are_refused_with_what_to_send(target: Any, message: str) 
     assert caught.value.details["errors"][0]["path"] == "body.target"
 
 
-def judge_of(measure: str, temperature: float = 1.0) -> ClassJudge:
+def decoder_of(measure: str, temperature: float = 1.0) -> ClassDecoder:
     classes = CLASSES[measure]
-    return ClassJudge(ClassCalibration(classes, np.full(len(classes), 1 / len(classes)), temperature))
+    return ClassDecoder(ClassCalibration(classes, np.full(len(classes), 1 / len(classes)), temperature))
 
 
 def test_a_judgement_names_the_class_and_every_probability() -> None:
-    judged = judge_of("direction").judge(np.log(np.array([0.2, 0.1, 0.7], dtype=np.float32)), SITUATION)
+    judged = decoder_of("direction").decode(np.log(np.array([0.2, 0.1, 0.7], dtype=np.float32)), CONTEXT)
     assert (judged.prediction, judged.label, judged.direction) == (1.0, "buy", "buy")
     assert judged.outputs == pytest.approx({"sell": 0.2, "hold": 0.1, "buy": 0.7})
     assert judged.confidence == judged.outputs["buy"]
@@ -72,27 +72,27 @@ def test_a_judgement_names_the_class_and_every_probability() -> None:
 
 def test_strength_is_that_of_a_forecast_with_the_same_odds() -> None:
     """A standard normal move with mean 0.1 is up in 53.98 % of cases and down in 46.02 %."""
-    judged = judge_of("triple_barrier").judge(np.log(np.array([0.4602, 1e-9, 0.5398], dtype=np.float32)), SITUATION)
+    judged = decoder_of("triple_barrier").decode(np.log(np.array([0.4602, 1e-9, 0.5398], dtype=np.float32)), CONTEXT)
     assert judged.strength == pytest.approx(0.1, rel=0.01)
 
 
 @pytest.mark.parametrize("sure", [0, 1, 2, 3])
 def test_a_regime_leans_to_no_side(sure: int) -> None:
-    judged = judge_of("market_regime").judge(np.eye(4, dtype=np.float32)[sure] * 50, SITUATION)
+    judged = decoder_of("market_regime").decode(np.eye(4, dtype=np.float32)[sure] * 50, CONTEXT)
     assert (judged.prediction, judged.label, judged.direction) == (float(sure), CLASSES["market_regime"][sure], "hold")
     assert judged.strength == 0.0
 
 
 def test_certainty_has_a_strength_of_one_at_most() -> None:
-    assert judge_of("direction").judge(np.array([0.0, 0.0, 90.0], dtype=np.float32), SITUATION).strength == 1.0
+    assert decoder_of("direction").decode(np.array([0.0, 0.0, 90.0], dtype=np.float32), CONTEXT).strength == 1.0
 
 
 def test_a_judge_survives_its_own_json() -> None:
-    judge = judge_of("direction", temperature=2.5)
-    plain = json.loads(json.dumps(judge.to_json()))
-    again = Judge.known[plain["kind"]].from_json(plain, NO_NETWORK)
+    decoder = decoder_of("direction", temperature=2.5)
+    plain = json.loads(json.dumps(decoder.to_json()))
+    again = Decoder.known[plain["kind"]].from_json(plain, NO_NETWORK)
     outputs = np.array([0.3, -0.2, 0.9], dtype=np.float32)
-    assert again.judge(outputs, SITUATION) == judge.judge(outputs, SITUATION)
+    assert again.decode(outputs, CONTEXT) == decoder.decode(outputs, CONTEXT)
 
 
 def trained(assignment: Assignment) -> Trained:
@@ -103,13 +103,13 @@ def trained(assignment: Assignment) -> Trained:
     )  # fmt: skip
 
 
-def evaluated(assignment: Assignment, logits_RC: np.ndarray) -> tuple[ClassJudge, Any]:
+def evaluated(assignment: Assignment, logits_RC: np.ndarray) -> tuple[ClassDecoder, Any]:
     task, model, windows = Classification(), trained(assignment), assignment.windows
     calibrate, test = windows.parts["calibrate"], windows.parts["test"]
-    judge = task.calibrate(model, logits_RC[calibrate], calibrate, assignment)
+    decoder = task.calibrate(model, logits_RC[calibrate], calibrate, assignment)
     predict = Predict(NO_NETWORK, None)
-    return judge, task.evaluate(
-        model, judge, logits_RC[test], test, assignment, is_simulated=False, predict=predict
+    return decoder, task.evaluate(
+        model, decoder, logits_RC[test], test, assignment, is_simulated=False, predict=predict
     )  # fmt: skip
 
 
@@ -117,17 +117,17 @@ def test_the_judge_knows_how_frequent_the_classes_were_in_the_training_part() ->
     probe = ClassificationProbe()
     assignment = probe.assignment(probe.windows())
     train = assignment.windows.parts["train"]
-    judge, _ = evaluated(assignment, np.zeros((len(assignment.windows.rows_RF), 3)))
+    decoder, _ = evaluated(assignment, np.zeros((len(assignment.windows.rows_RF), 3)))
     frequencies = class_frequencies(assignment.windows.own_labels_RK[train, 0], 3)
-    assert judge.calibration.frequencies_C.tolist() == frequencies.tolist()
+    assert decoder.calibration.frequencies_C.tolist() == frequencies.tolist()
 
 
 def test_outputs_without_signal_end_at_the_baseline() -> None:
     probe = ClassificationProbe()
     assignment = probe.assignment(probe.windows())
     noise = 3 * np.random.default_rng(1).standard_normal((len(assignment.windows.rows_RF), 3))
-    judge, found = evaluated(assignment, noise)
-    assert judge.calibration.temperature > 50
+    decoder, found = evaluated(assignment, noise)
+    assert decoder.calibration.temperature > 50
     assert abs(found.skill["log_loss_against_majority_class"]) < 0.01
     assert found.test["num_windows"] == len(assignment.windows.parts["test"])
     assert set(found.baselines) == {"majority_class", "volatility_frequencies", "linear", "undirected"}
@@ -217,8 +217,8 @@ def test_the_backtest_trades_the_classes_that_records_state() -> None:
     frequencies = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], 3)
     loud = 1.5 * np.random.default_rng(2).standard_normal((len(labels), 3)) + np.eye(3)[labels]
     outputs = np.log(frequencies) + loud
-    judge, found = evaluated(assignment, outputs)
-    said = np.array([judge.judge(row.astype(np.float32), SITUATION).prediction for row in outputs[test]])
+    decoder, found = evaluated(assignment, outputs)
+    said = np.array([decoder.decode(row.astype(np.float32), CONTEXT).prediction for row in outputs[test]])
     assert (said != outputs[test].argmax(axis=1) - 1.0).any(), "cooling changes what is stated"
     assert found.backtest == signal_backtest.report(said.astype(np.int64), test, assignment)
 
@@ -255,9 +255,11 @@ def test_several_seeds_are_each_measured_alone_and_their_mean_is_judged() -> Non
 
     both = replace(trained(assignment), members=(member(1.0), member(0.0)))
     test = windows.parts["test"]
-    judge = Classification().calibrate(both, right[windows.parts["calibrate"]], windows.parts["calibrate"], assignment)
+    decoder = Classification().calibrate(
+        both, right[windows.parts["calibrate"]], windows.parts["calibrate"], assignment
+    )
     found = Classification().evaluate(
-        both, judge, right[test], test, assignment, is_simulated=False, predict=Predict(NO_NETWORK, None)
+        both, decoder, right[test], test, assignment, is_simulated=False, predict=Predict(NO_NETWORK, None)
     )
     assert found.seeds is not None
     assert found.test["accuracy"] == found.seeds["accuracy"].maximum == 1.0

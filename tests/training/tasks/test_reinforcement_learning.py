@@ -1,4 +1,4 @@
-"""The task of reinforcement learning: what it refuses, what its judge says, and what the test part pays."""
+"""The task of reinforcement learning: what it refuses, what its decoder says, and what the test part pays."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -13,8 +13,8 @@ from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType, TrainRequest
 from ml_workbench_service.evaluation import signal_backtest
 from ml_workbench_service.learning.bundle.export import export
-from ml_workbench_service.learning.decoders.action import ActionJudge, greedy_actions
-from ml_workbench_service.learning.decoders.decoder import Situation
+from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
+from ml_workbench_service.learning.decoders.decoder import DecodingContext
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.trading_series import Tape
@@ -73,15 +73,15 @@ def test_what_does_not_belong_is_refused(changes: dict[str, Any], path: str, wor
     ],
 )
 def test_the_judge_names_the_greedy_action(outputs: tuple[float, ...], label: str, direction: str) -> None:
-    judge = ActionJudge(NAMES)
-    situation = Situation(label_scale_K=np.ones(0), bar_volatility=None, dead_zone=0.0)
-    said = judge.judge(np.array(outputs, dtype=np.float32), situation)
+    decoder = ActionDecoder(NAMES)
+    context = DecodingContext(label_scale_K=np.ones(0), bar_volatility=None, dead_zone=0.0)
+    said = decoder.decode(np.array(outputs, dtype=np.float32), context)
     assert (said.label, said.direction) == (label, direction)
     assert said.prediction == said.strength == {"short": -1, "flat": 0, "long": 1}[label]
     assert said.outputs == dict(zip(NAMES, outputs, strict=True))
     assert said.confidence is None
     assert said.interval is None
-    assert judge.to_json() == {"kind": "action"}
+    assert decoder.to_json() == {"kind": "action"}
 
 
 def test_ties_of_short_and_long_are_broken_the_same_way_everywhere() -> None:
@@ -98,9 +98,9 @@ def trained(**changes: Any) -> tuple[Trained, Any]:
 def evaluated(model: Trained, assignment: Any, folder: Path) -> Any:
     network = export(model, folder, num_features=3, lengths=[3, 8], seed=0)
     task, ends = Control(), assignment.windows.parts["test"]
-    judge = task.calibrate(model, np.zeros((1, 3)), ends, assignment)
+    decoder = task.calibrate(model, np.zeros((1, 3)), ends, assignment)
     return task.evaluate(
-        model, judge, np.zeros((1, 3)), ends, assignment, is_simulated=False, predict=Predict(network, None)
+        model, decoder, np.zeros((1, 3)), ends, assignment, is_simulated=False, predict=Predict(network, None)
     )
 
 
@@ -170,13 +170,13 @@ def test_several_seeds_are_each_walked_alone() -> None:
     both = replace(model, members=(model, idle))
     ends = assignment.windows.parts["test"]
     found = Control().evaluate(
-        both, ActionJudge(NAMES), np.zeros((1, 3)), ends, assignment, is_simulated=False, predict=Predict(model, None)
+        both, ActionDecoder(NAMES), np.zeros((1, 3)), ends, assignment, is_simulated=False, predict=Predict(model, None)
     )
     assert found.seeds is not None
     assert found.seeds["net_log_return"].maximum == pytest.approx(found.test["net_log_return"])
     assert found.seeds["net_log_return"].minimum == 0.0
     pooled = Control().differentials(
-        both, ActionJudge(NAMES), np.zeros((1, 3)), ends, assignment, predict=Predict(model, None)
+        both, ActionDecoder(NAMES), np.zeros((1, 3)), ends, assignment, predict=Predict(model, None)
     )
     assert tuple(each.comparison() for each in pooled) == found.comparisons
 
