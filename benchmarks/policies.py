@@ -26,7 +26,7 @@ from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.market import Costs, Floats
 from ml_workbench_service.learning.data.windows import SymbolRows, build
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
 from tools.peer_environments import python_with
 
@@ -63,7 +63,7 @@ class Listener:
         self.num_checks += 1
 
 
-def assignment_of(close: Floats) -> Assignment:
+def problem_of(close: Floats) -> TrainingProblem:
     """The peers' bars as a training job cuts them; costs as theirs."""
     num = len(close)
     known = START_MS + np.arange(num) * HOUR_MS
@@ -80,23 +80,23 @@ def assignment_of(close: Floats) -> Assignment:
     )
     windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, validation_split=0.1)
     costs = Costs(spread_pips=0, commission_bp=FEE * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
-    return Assignment(windows=windows, targets=(), costs={"EUR/USD": costs}, fill="next_close")
+    return TrainingProblem(windows=windows, targets=(), costs={"EUR/USD": costs}, fill="next_close")
 
 
-def our_turn(algorithm: str, assignment: Assignment) -> tuple[float, Trained]:
+def our_turn(algorithm: str, problem: TrainingProblem) -> tuple[float, Trained]:
     """Decisions a second of processor time over a whole training, and what it made."""
     name = algorithm.lower()
     family = Family.known[name]({**SETTINGS[algorithm], "lookback": WINDOW, "epochs": EPOCHS, "patience": EPOCHS})
     begun = time.process_time()
-    trained = family.train(assignment, accelerator=Cpu(), report=Listener())
+    trained = family.train(problem, accelerator=Cpu(), report=Listener())
     seconds = time.process_time() - begun
-    return EPOCHS * len(assignment.windows.parts["train"]) / seconds, trained
+    return EPOCHS * len(problem.windows.parts["train"]) / seconds, trained
 
 
 def same_rewards(close: Floats) -> float:
     """The largest difference between the two environments' equity curves; raises where they are not equal."""
     peer = next(each for each in PEERS if each.name == ANYTRADING)
-    num = len(tape_of(close, fill=peer.fill, costs=assignment_of(close).costs["EUR/USD"]).payable(
+    num = len(tape_of(close, fill=peer.fill, costs=problem_of(close).costs["EUR/USD"]).payable(
         np.arange(peer.first_row, len(close))
     ))  # fmt: skip
     actions = np.random.default_rng(peer.first_row).integers(0, 2, num)
@@ -139,7 +139,7 @@ def main() -> None:
     WORKPLACE.mkdir(parents=True, exist_ok=True)
     bars = WORKPLACE / "policies_bars.npy"
     np.save(bars, np.column_stack([close, close, np.insert(np.diff(close), 0, 0)]))
-    worst, assignment = same_rewards(close), assignment_of(close)
+    worst, problem = same_rewards(close), problem_of(close)
     python = python_with("anytrading_sb3", "gym-anytrading==2.0.*", "stable-baselines3==2.9.*", TORCH)
     contestant = Contestant(python, "anytrading_policies")
     goals, figures, table = [], {}, []
@@ -147,11 +147,11 @@ def main() -> None:
         for algorithm, wanted in GOALS.items():
             request = {"algorithm": algorithm, "bars": str(bars), "window": WINDOW, "fee": FEE}
             answer = contestant.turn(**request)
-            same_work(algorithm, answer, our_turn(algorithm, assignment)[1])
+            same_work(algorithm, answer, our_turn(algorithm, problem)[1])
             rounds = Rounds(bigger_is_better=True)
             for number in range(NUM_ROUNDS):
                 rounds.add(THEIRS, contestant.turn(**request)["steps_per_s"])
-                rounds.add(OURS, our_turn(algorithm, replace(assignment, seed=number))[0])
+                rounds.add(OURS, our_turn(algorithm, replace(problem, seed=number))[0])
             ratio = rounds.times_better(OURS, THEIRS)
             for name in (OURS, THEIRS):
                 share = rounds.times_better(OURS, name)

@@ -38,7 +38,7 @@ from ml_workbench_service.learning.bundle.manifest import MODEL_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import build
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.resources import open_feature_store
 
@@ -134,15 +134,15 @@ def check(kind: type[Family], accelerator: Accelerator) -> Iterator[tuple[bool, 
         yield True, "its product is no network"
         return
     family, processor = small(kind), Watched()
-    assignment = task_for_check(family)
-    wanted = family.train(assignment, accelerator=processor, report=Silent())
+    problem = task_for_check(family)
+    wanted = family.train(problem, accelerator=processor, report=Silent())
     if not processor.was_asked:
         yield True, "learns without torch: no accelerator is asked for"
         return
     begun = time.perf_counter()
-    found = family.train(assignment, accelerator=accelerator, report=Silent())
+    found = family.train(problem, accelerator=accelerator, report=Silent())
     seconds = time.perf_counter() - begun
-    windows_NTF = assignment.windows.gather(assignment.windows.parts["test"])
+    windows_NTF = problem.windows.gather(problem.windows.parts["test"])
     if kind.model_type is ModelType.REINFORCEMENT_LEARNING:
         yield True, f"training   runs ({seconds:.1f} s); draws its actions on the device, so nothing to compare"
     else:
@@ -162,7 +162,7 @@ def small(kind: type[Family]) -> Family:
     return kind(units | {name: value for name, value in SMALL.items() if name in fields})
 
 
-def task_for_check(family: Family) -> Assignment:
+def task_for_check(family: Family) -> TrainingProblem:
     """Five years of daily rates, cut for this family."""
     store = open_feature_store("embedded")
     table = store.fetch([SYMBOL], "1d", start_ms=RANGE_MS[0], end_ms=RANGE_MS[1], features=[*FEATURES], as_of_ms=None)[
@@ -181,7 +181,7 @@ def task_for_check(family: Family) -> Assignment:
         scales_labels=[not target.classes for target in targets],
         finish_labels=labelling.finish,
     )
-    return Assignment(windows=windows, targets=targets, seed=0, costs=costs, fill=table.fill)
+    return TrainingProblem(windows=windows, targets=targets, seed=0, costs=costs, fill=table.fill)
 
 
 def difference(found: Trained, wanted: Trained, windows_NTF: Floats32) -> float:

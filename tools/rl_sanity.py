@@ -16,7 +16,7 @@ from ml_workbench_service.integrations.feature_store.local import LocalFeatureSt
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import build
-from ml_workbench_service.learning.interfaces.family import Assignment, families_of
+from ml_workbench_service.learning.interfaces.family import TrainingProblem, families_of
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.reinforcement.policy_family import PolicyFamily
 from ml_workbench_service.reinforcement.sanity_checks import Sanity, run
@@ -43,33 +43,33 @@ class Listener:
         """Goes on."""
 
 
-def real_rates(lookback: int) -> Assignment:
+def real_rates(lookback: int) -> TrainingProblem:
     """Daily EUR/USD fixings with four indicators."""
     store = LocalFeatureStore(SampleRates())
     (table,) = store.fetch(
         [SYMBOL], "1d", start_ms=START_MS, end_ms=END_MS, features=[*FEATURES, "close"], as_of_ms=None
     )
-    return assignment_of(table, lookback=lookback, is_level=[store.kind_of(each) == "level" for each in FEATURES])
+    return problem_of(table, lookback=lookback, is_level=[store.kind_of(each) == "level" for each in FEATURES])
 
 
-def random_walk(lookback: int) -> Assignment:
+def random_walk(lookback: int) -> TrainingProblem:
     """Normal daily returns without drift, beside four features of noise."""
     chance, real = np.random.default_rng(3), real_rates(lookback).windows
     num = len(real.close_R)
     columns = {name: chance.standard_normal(num) for name in FEATURES}
     columns["close"] = np.exp(np.cumsum(0.006 * chance.standard_normal(num)))
     table = FeatureTable(SYMBOL, "1d", real.known_ms_R - 86_400_000, real.known_ms_R, columns, "simulated", "fixings")
-    return assignment_of(table, lookback=lookback, is_level=[False] * len(FEATURES))
+    return problem_of(table, lookback=lookback, is_level=[False] * len(FEATURES))
 
 
-def assignment_of(table: FeatureTable, *, lookback: int, is_level: list[bool]) -> Assignment:
+def problem_of(table: FeatureTable, *, lookback: int, is_level: list[bool]) -> TrainingProblem:
     """Windows, parts and costs, as a training job cuts them."""
     costs = {SYMBOL: resolved_costs(SYMBOL)}
     labelling = label_tables([table], features=FEATURES, columns=[table.columns], targets=(), costs=costs)
     windows = build(
         labelling.rows, features=FEATURES, is_level=is_level, lookback=lookback, validation_split=VALIDATION_SPLIT
     )
-    return Assignment(windows=windows, targets=(), costs=costs, fill=table.fill)
+    return TrainingProblem(windows=windows, targets=(), costs=costs, fill=table.fill)
 
 
 def row(name: str, data: str, found: Sanity, seconds: float) -> str:

@@ -22,7 +22,7 @@ from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
 from ml_workbench_service.learning.fitting.loop import SHORT_SHARE
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.learning.networks.recurrent_family import MIN_WINDOW
 
 HOUR_MS = 3_600_000
@@ -81,7 +81,7 @@ def turn(cell: str, bars: str, num_batches: int) -> dict[str, Any]:
         )
         watch = Watch(EventReport(JobFolder.create(Path(root), spec)))
         trained = family({**hyperparameters, "learning_rate": LEARNING_RATE}).train(
-            Assignment(windows, (parse_target("price_change_1h"),)), accelerator=Cpu(), report=watch
+            TrainingProblem(windows, (parse_target("price_change_1h"),)), accelerator=Cpu(), report=watch
         )
     seconds = watch.ended[-1] - watch.ended[0]
     num_windows = len(windows.parts["train"]) * (EPOCHS - 1) * ROWS_SHARE

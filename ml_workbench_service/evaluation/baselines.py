@@ -27,7 +27,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.evaluation.ridge import Ridge
 from ml_workbench_service.learning.data.windows import Part, Windows
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.calendar import DAY_MS
 from ml_workbench_service.market.targets import target_volatility
 from ml_workbench_service.market.trading_series import Tape
@@ -48,17 +48,17 @@ def left_out(network: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def forecasts(
-    assignment: Assignment, ends: Ints, *, number: int = 0, without: Collection[str] = ()
+    problem: TrainingProblem, ends: Ints, *, number: int = 0, without: Collection[str] = ()
 ) -> dict[str, Floats]:
     """Each baseline's forecasts (N,) of one target, in the target's own unit.
 
     Args:
-        assignment: data and targets.
+        problem: data and targets.
         ends: the rows asked about.
         number: which of the targets.
         without: baselines that are not asked for.
     """
-    windows, target = assignment.windows, assignment.targets[number]
+    windows, target = problem.windows, problem.targets[number]
     makers = (
         {RANDOM_WALK: _zeros, DRIFT: _drift, LINEAR: _linear}
         if target.needs_price
@@ -68,12 +68,12 @@ def forecasts(
     return {name: make(windows, target, number, ends) * units_N for name, make in makers.items() if name not in without}
 
 
-def naive_errors(assignment: Assignment, ends: Ints, *, number: int = 0) -> tuple[Floats, Floats]:
+def naive_errors(problem: TrainingProblem, ends: Ints, *, number: int = 0) -> tuple[Floats, Floats]:
     """Mean absolute and root mean squared error (N,) of the naive forecast over the training part of each row's symbol.
 
     Naive is the last known value: of a price no change, of a volatility that of as many bars before.
     """
-    windows, target = assignment.windows, assignment.targets[number]
+    windows, target = problem.windows, problem.targets[number]
     train = windows.parts["train"]
     errors_N = windows.own_labels_RK[train, number]
     if not target.needs_price:

@@ -37,7 +37,7 @@ from ml_workbench_service.learning.calibration.class_metrics import (
     stated,
 )
 from ml_workbench_service.learning.data.windows import Windows, evenly
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.regimes import regime_features
 
@@ -55,23 +55,23 @@ MOST_ITERATIONS = 100
 TOLERANCE = 1e-3
 
 
-def class_baselines(assignment: Assignment, ends: Ints, *, without: Collection[str] = ()) -> list[ClassBaseline]:
+def class_baselines(problem: TrainingProblem, ends: Ints, *, without: Collection[str] = ()) -> list[ClassBaseline]:
     """What each baseline says of the rows asked about; `undirected` needs the model's answers and is asked by itself.
 
     Args:
-        assignment: data and the one target.
+        problem: data and the one target.
         ends: the rows asked about.
         without: baselines that are not asked for.
     """
-    (target,), windows = assignment.targets, assignment.windows
+    (target,), windows = problem.targets, problem.windows
     train = windows.parts["train"]
     train_labels_N, num_classes = windows.own_labels_RK[train, 0], len(target.classes)
     found = [majority(train_labels_N, num_rows=len(ends), num_classes=num_classes)]
     if target.measure == "market_regime":
-        present_R = _present_regimes(assignment)
+        present_R = _present_regimes(problem)
         found.append(persistence(train_labels_N, present_R[train], present_N=present_R[ends], num_classes=num_classes))
     if target.measure != "market_regime":
-        found.append(_volatility_frequencies(assignment, ends))
+        found.append(_volatility_frequencies(problem, ends))
     if LINEAR not in without:
         found.append(_linear(windows, ends, num_classes=num_classes))
     return found
@@ -89,11 +89,11 @@ def undirected(said_NC: Floats, train_labels_N: Floats) -> ClassBaseline:
     return ClassBaseline(UNDIRECTED, stated(probabilities_NC), probabilities_NC)
 
 
-def _volatility_frequencies(assignment: Assignment, ends: Ints) -> ClassBaseline:
+def _volatility_frequencies(problem: TrainingProblem, ends: Ints) -> ClassBaseline:
     """By deciles of each symbol's ex-ante volatility; of a direction's in units of what the move must pay."""
-    (target,), windows = assignment.targets, assignment.windows
+    (target,), windows = problem.targets, problem.windows
     num_classes, labels_R = len(target.classes), windows.own_labels_RK[:, 0]
-    strength_R = windows.bar_volatility_R / (_break_evens(assignment) if target.measure == "direction" else 1.0)
+    strength_R = windows.bar_volatility_R / (_break_evens(problem) if target.measure == "direction" else 1.0)
     probabilities_NC = np.empty((len(ends), num_classes))
     for number in range(len(windows.symbols)):
         train = windows.parts["train"]
@@ -110,14 +110,14 @@ def _volatility_frequencies(assignment: Assignment, ends: Ints) -> ClassBaseline
     return ClassBaseline(VOLATILITY_FREQUENCIES, stated(probabilities_NC), probabilities_NC)
 
 
-def _break_evens(assignment: Assignment) -> Floats:
+def _break_evens(problem: TrainingProblem) -> Floats:
     """(R,) round-trip cost at each row, as a fraction of the price; NaN without a price."""
-    windows = assignment.windows
+    windows = problem.windows
     found_R = np.full(len(windows.close_R), np.nan)
     priced_R = np.isfinite(windows.close_R)
     for number, symbol in enumerate(windows.symbols):
         own = priced_R & (windows.symbol_R == number)
-        found_R[own] = break_even(assignment.costs[symbol], symbol, windows.close_R[own], windows.spread_R[own])
+        found_R[own] = break_even(problem.costs[symbol], symbol, windows.close_R[own], windows.spread_R[own])
     return np.where(found_R > 0, found_R, np.nan)
 
 
@@ -174,12 +174,12 @@ def _gathered(columns: WindowColumns, ends: Ints) -> Floats32:
     return values_NP
 
 
-def _present_regimes(assignment: Assignment) -> Floats:
+def _present_regimes(problem: TrainingProblem) -> Floats:
     """(R,) the regime that each row itself is in, by its symbol's rule."""
-    windows = assignment.windows
+    windows = problem.windows
     present_R = np.full(len(windows.close_R), np.nan)
     for number, symbol in enumerate(windows.symbols):
         own = windows.symbol_R == number
         features = regime_features(windows.close_R[own], windows.runs_R[own])
-        present_R[own] = assignment.regimes[symbol].classify(*features)
+        present_R[own] = problem.regimes[symbol].classify(*features)
     return present_R

@@ -18,7 +18,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market import performance
 from ml_workbench_service.market.costs import BASIS_POINT
 from ml_workbench_service.market.significance import hac_mean
@@ -60,7 +60,7 @@ class Account:
     num_symbols: int
 
 
-def report(positions_N: Ints, ends: Ints, assignment: Assignment, *, looks: int = 1) -> BacktestReport:
+def report(positions_N: Ints, ends: Ints, problem: TrainingProblem, *, looks: int = 1) -> BacktestReport:
     """The cost-true backtest of a signal, as cards show it.
 
     Turnover and costs are the account's: with S symbols a change of one symbol's position counts 1 / S, so that net =
@@ -70,13 +70,13 @@ def report(positions_N: Ints, ends: Ints, assignment: Assignment, *, looks: int 
     Args:
         positions_N: -1, 0 or 1 at each window.
         ends: the windows' last rows, in any order.
-        assignment: prices, costs and the fill rule.
+        problem: prices, costs and the fill rule.
         looks: how often test parts overlapping this one were looked at, this time included; deflates the Sharpe ratio.
 
     Raises:
         DataValidationError: a position is none, or no decision can be paid.
     """
-    account = settle(positions_N, ends, assignment)
+    account = settle(positions_N, ends, problem)
     daily_D = np.array(list(_daily(account).values()))
     held = account.positions_N != 0
     num_decisions, share = len(account.rows_N), 1.0 / account.num_symbols
@@ -104,16 +104,16 @@ def report(positions_N: Ints, ends: Ints, assignment: Assignment, *, looks: int 
     )
 
 
-def daily_net(positions_N: Ints, ends: Ints, assignment: Assignment) -> dict[str, float]:
+def daily_net(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> dict[str, float]:
     """Net log return of each FX day, by its date, oldest first, days flat included: what the ledger keeps of a trial.
 
     Raises:
         DataValidationError: as `report`.
     """
-    return _daily(settle(positions_N, ends, assignment))
+    return _daily(settle(positions_N, ends, problem))
 
 
-def settle(positions_N: Ints, ends: Ints, assignment: Assignment) -> Account:
+def settle(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
     """Pays the positions; decisions whose settling bar is missing, or lies beyond the part's border, are left out.
 
     Raises:
@@ -121,9 +121,9 @@ def settle(positions_N: Ints, ends: Ints, assignment: Assignment) -> Account:
     """
     if len(positions_N) != len(ends) or not np.isin(positions_N, POSITIONS).all():
         raise DataValidationError.at("positions", "A signal is -1, 0 or 1 at each of its windows; correct it.")
-    tape, order = tape_of(assignment), np.argsort(ends)
+    tape, order = tape_of(problem), np.argsort(ends)
     ascending, positions = np.asarray(ends)[order], np.asarray(positions_N)[order].astype(np.int64)
-    rows = tape.payable(ascending, until_ms=_border_after(ascending, assignment))
+    rows = tape.payable(ascending, until_ms=_border_after(ascending, problem))
     if not len(rows):
         raise DataValidationError.at(
             "rows", "No decision can be paid: the bars after the windows are missing; ask for a longer range."
@@ -131,12 +131,12 @@ def settle(positions_N: Ints, ends: Ints, assignment: Assignment) -> Account:
     return _account(tape, rows, positions[np.searchsorted(ascending, rows)])
 
 
-def _border_after(ends: Ints, assignment: Assignment) -> int | None:
+def _border_after(ends: Ints, problem: TrainingProblem) -> int | None:
     """The border of the part in which the last window lies; None in the test part, where the data end."""
     if not len(ends):
         return None
-    last_ms = int(assignment.windows.known_ms_R[ends].max())
-    return min((border for border in assignment.windows.borders_ms.values() if border >= last_ms), default=None)
+    last_ms = int(problem.windows.known_ms_R[ends].max())
+    return min((border for border in problem.windows.borders_ms.values() if border >= last_ms), default=None)
 
 
 def _account(tape: Tape, rows_N: Ints, positions_N: Ints) -> Account:

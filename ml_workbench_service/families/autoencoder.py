@@ -9,7 +9,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 
 
 class Autoencoder(Family):
@@ -44,13 +44,13 @@ class Autoencoder(Family):
             default=5, ge=1, le=10_000, description="Epochs without improvement on the stopping part until the end."
         )
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
         from ml_workbench_service.learning.networks.autoencoder import train_autoencoder
 
         hyper: Any = self.hyperparameters
         trained = train_autoencoder(
-            assignment,
+            problem,
             hyperparameters=hyper,
             shortest_window=self.min_window,
             accelerator=accelerator,

@@ -7,7 +7,7 @@ from pydantic import Field
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily, PolicyHyperparameters
 
 
@@ -44,14 +44,14 @@ class Dqn(PolicyFamily):
             default=0.1, gt=0, le=1, description="Share of the training over which exploration falls to its minimum."
         )
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Replayed decisions of the part `train`, the best walk over the part `stop`."""
         from ml_workbench_service.reinforcement.dqn import LanesDqn
         from ml_workbench_service.reinforcement.policy_training import train
 
         return train(
             LanesDqn,
-            assignment,
+            problem,
             hyperparameters=self.hyperparameters,
             outputs=("q_short", "q_flat", "q_long"),
             accelerator=accelerator,

@@ -10,7 +10,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from ml_workbench_service.market import calendar
 
 
@@ -39,15 +39,15 @@ class FeatureSearch(Family):
             default=50, ge=10, le=500, description="Resamples of the data that must choose a feature again."
         )
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """One selection over all symbols; what is found stands in `findings["selection"]`."""
         from ml_workbench_service.learning.feature_search.scores import SelectionRows
         from ml_workbench_service.learning.feature_search.selection import select
 
         hyper: Any = self.hyperparameters
-        windows, target = assignment.windows, assignment.targets[0]
+        windows, target = problem.windows, problem.targets[0]
         tables, begin = [], 0
-        for table in assignment.tables:
+        for table in problem.tables:
             rows = slice(begin, begin + len(table))
             begin = rows.stop
             tables.append(
@@ -63,10 +63,10 @@ class FeatureSearch(Family):
                 )
             )
         selection = select(
-            assignment.candidates,
+            problem.candidates,
             tables,
             end_ms=windows.borders_ms["stop"],
-            seed=assignment.seed,
+            seed=problem.seed,
             report=report,
             is_move=target.needs_price,
             num_classes=len(target.classes),

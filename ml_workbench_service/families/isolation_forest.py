@@ -9,7 +9,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 
 
 class IsolationForest(Family):
@@ -35,12 +35,12 @@ class IsolationForest(Family):
         )
         lookback: int = Field(default=24, ge=3, le=1024, description="Rows of a window, oldest first.")
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Grows on the part `train` alone, on the processor whatever the accelerator."""
         from ml_workbench_service.learning.networks.isolation_forest import train_forest
 
         hyper: Any = self.hyperparameters
-        trained = train_forest(assignment, num_trees=hyper.trees, max_samples=hyper.max_samples, report=report)
+        trained = train_forest(problem, num_trees=hyper.trees, max_samples=hyper.max_samples, report=report)
         return replace(trained, findings={"expected_alarm_rate": hyper.expected_alarm_rate})
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:

@@ -8,7 +8,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 
 
 class Linear(Family):
@@ -33,18 +33,18 @@ class Linear(Family):
             default=10, ge=1, le=10_000, description="Epochs without improvement on the stopping part until the end."
         )
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
         from ml_workbench_service.learning.networks.heads import head_for
         from ml_workbench_service.learning.networks.linear import LinearForecaster, linear_graph
         from ml_workbench_service.learning.networks.windowed import train
 
-        windows = assignment.windows
+        windows = problem.windows
         is_level_F = windows.scaler.is_level_F
-        head = head_for(assignment)
+        head = head_for(problem)
         return train(
             lambda: LinearForecaster(is_level_F=is_level_F, lookback=windows.lookback, head=head),
-            assignment,
+            problem,
             hyperparameters=self.hyperparameters,
             shortest_window=self.min_window,
             outputs=head.names,

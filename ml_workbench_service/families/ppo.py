@@ -7,7 +7,7 @@ from pydantic import Field
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily, PolicyHyperparameters
 
 
@@ -42,14 +42,14 @@ class Ppo(PolicyFamily):
         entropy_coefficient: Finite = Field(default=0.01, ge=0, le=1, description="Weight of the policy's entropy.")
         value_coefficient: Finite = Field(default=0.5, ge=0, le=10, description="Weight of the critic's error.")
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Rollouts over the part `train`, the best walk over the part `stop`."""
         from ml_workbench_service.reinforcement.policy_training import train
         from ml_workbench_service.reinforcement.ppo import LanesPpo
 
         return train(
             LanesPpo,
-            assignment,
+            problem,
             hyperparameters=self.hyperparameters,
             outputs=("p_short", "p_flat", "p_long"),
             accelerator=accelerator,

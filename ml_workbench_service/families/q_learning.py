@@ -8,7 +8,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily, PolicyHyperparameters
 
 MOST_BINS = 65_536
@@ -52,13 +52,13 @@ class QLearning(PolicyFamily):
             code="table_too_large",
         )
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Passes over the part `train` in the order of time, the best walk over the part `stop`."""
         from ml_workbench_service.reinforcement.tabular_policy import train
 
-        self.check_features(len(assignment.windows.features))
+        self.check_features(len(problem.windows.features))
         return train(
-            assignment,
+            problem,
             hyperparameters=self.hyperparameters,
             outputs=("q_short", "q_flat", "q_long"),
             report=report,

@@ -20,7 +20,7 @@ from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part
-from ml_workbench_service.learning.interfaces.family import Assignment, Family
+from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem
 from ml_workbench_service.market.trading_series import Tape, build_tape
 
 MIN_WINDOW = 3
@@ -86,16 +86,16 @@ class Market:
     units_R: Floats
 
     @classmethod
-    def of(cls, assignment: Assignment) -> "Market":
+    def of(cls, problem: TrainingProblem) -> "Market":
         """Raises DataValidationError where no row of a part can be paid."""
-        tape = tape_of(assignment)
-        train, stop = (decision_rows(tape, assignment, part) for part in ("train", "stop"))
+        tape = tape_of(problem)
+        train, stop = (decision_rows(tape, problem, part) for part in ("train", "stop"))
         return cls(tape, train, stop, _units(tape, train))
 
 
-def tape_of(assignment: Assignment) -> Tape:
+def tape_of(problem: TrainingProblem) -> Tape:
     """The windows' rows with prices and costs; the bars' own spread wins where they have one."""
-    windows = assignment.windows
+    windows = problem.windows
     return build_tape(
         windows.rows_RF,
         close_R=windows.close_R,
@@ -103,19 +103,19 @@ def tape_of(assignment: Assignment) -> Tape:
         runs_R=windows.runs_R,
         symbol_R=windows.symbol_R,
         symbols=windows.symbols,
-        costs=assignment.costs,
-        fill=assignment.fill,
+        costs=problem.costs,
+        fill=problem.fill,
         spread_R=windows.spread_R,
     )
 
 
-def decision_rows(tape: Tape, assignment: Assignment, part: Part) -> Ints:
+def decision_rows(tape: Tape, problem: TrainingProblem, part: Part) -> Ints:
     """A part's rows whose decision is settled inside the part, ascending.
 
     Raises:
         DataValidationError: there is none.
     """
-    windows = assignment.windows
+    windows = problem.windows
     border = NEXT_BORDER.get(part)
     until_ms = None if border is None else windows.borders_ms[border]
     rows = tape.payable(np.sort(windows.parts[part]), until_ms=until_ms)

@@ -24,7 +24,7 @@ from common_lib.exceptions import TrainingError
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.reinforcement.environment import Walk, walk
 from ml_workbench_service.reinforcement.policy_family import Market
 from ml_workbench_service.reinforcement.policy_network import PolicyNetwork, layers_graph
@@ -122,7 +122,7 @@ class Schedule:
 
 def train(
     kind: Any,
-    assignment: Assignment,
+    problem: TrainingProblem,
     *,
     hyperparameters: Any,
     outputs: tuple[str, ...],
@@ -133,7 +133,7 @@ def train(
 
     Args:
         kind: `LanesPpo` or `LanesDqn`.
-        assignment: data, costs, seed, and where to leave checkpoints.
+        problem: data, costs, seed, and where to leave checkpoints.
         hyperparameters: the family's.
         outputs: names of the three outputs.
         accelerator: where.
@@ -146,27 +146,27 @@ def train(
     device = accelerator.for_training()
     if device.type == "cpu":
         torch.set_num_threads(1)
-    hyper, windows, market = hyperparameters, assignment.windows, Market.of(assignment)
+    hyper, windows, market = hyperparameters, problem.windows, Market.of(problem)
     environment = MarketEnvironment(
         market,
         lookback=windows.lookback,
         num_lanes=hyper.lanes,
         episode_length=hyper.episode_length,
-        seed=assignment.seed,
+        seed=problem.seed,
     )
     learner = kind(
         environment,
         hyper,
         is_level_F=windows.scaler.is_level_F,
         total=hyper.epochs * len(market.train),
-        seed=assignment.seed,
+        seed=problem.seed,
         device=device,
         report=report,
     )
     standing = fit(
-        learner, market, Schedule(hyper.epochs, hyper.patience), report=report, checkpoint=assignment.checkpoint
+        learner, market, Schedule(hyper.epochs, hyper.patience), report=report, checkpoint=problem.checkpoint
     )
-    return _trained(learner.network.cpu(), assignment, outputs=outputs, standing=standing)
+    return _trained(learner.network.cpu(), problem, outputs=outputs, standing=standing)
 
 
 def fit(
@@ -211,10 +211,10 @@ def walk_over(network: PolicyNetwork, market: Market) -> Walk:
 
 
 def _trained(
-    network: PolicyNetwork, assignment: Assignment, *, outputs: tuple[str, ...], standing: Standing
+    network: PolicyNetwork, problem: TrainingProblem, *, outputs: tuple[str, ...], standing: Standing
 ) -> Trained:
-    weights, is_level_F = network.weights(), assignment.windows.scaler.is_level_F
-    lookback = assignment.windows.lookback
+    weights, is_level_F = network.weights(), problem.windows.scaler.is_level_F
+    lookback = problem.windows.lookback
     return Trained(
         outputs=outputs,
         weights=weights,

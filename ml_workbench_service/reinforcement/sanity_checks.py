@@ -26,7 +26,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.decoders.action import greedy_actions
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.trading_series import Tape, step_table, stretch_starts
 from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily, decision_rows, tape_of
 
@@ -99,25 +99,25 @@ class Sanity:
         }
 
 
-def run(family: PolicyFamily, assignment: Assignment, *, report: Report, num_seeds: int = NUM_SEEDS) -> Sanity:
+def run(family: PolicyFamily, problem: TrainingProblem, *, report: Report, num_seeds: int = NUM_SEEDS) -> Sanity:
     """All three runs.
 
     Raises:
         TrainingError: training pays something else than the backtest.
         JobCancelled: somebody asked for it.
     """
-    difference = reward_difference(assignment)
+    difference = reward_difference(problem)
     if not difference <= MOST_DIFFERENCE:
         raise TrainingError(
             f"a training reward differs from the backtest of the same decision by {difference:.2g}; nothing was "
             "published; please report this with the request"
         )
-    small = replace(assignment, windows=_fewer(assignment.windows, family.budget.rows), checkpoint=None)
+    small = replace(problem, windows=_fewer(problem.windows, family.budget.rows), checkpoint=None)
     agent = family.with_budget(epochs=family.budget.epochs)
     told = with_oracle(small, family)
     shares, gross = [], []
     for number in range(num_seeds):
-        seed = assignment.seed + number
+        seed = problem.seed + number
         report.say(f"sanity runs: seed {number + 1} of {num_seeds}")
         shares.append(_oracle_share(_trained(agent, told, seed=seed, report=report), told))
         mixed = shuffled(small, seed=seed)
@@ -126,12 +126,12 @@ def run(family: PolicyFamily, assignment: Assignment, *, report: Report, num_see
     return Sanity(tuple(shares), tuple(gross), difference, num_rows, int(agent.hyperparameters.epochs))  # type: ignore[attr-defined]
 
 
-def with_oracle(assignment: Assignment, family: PolicyFamily) -> Assignment:
+def with_oracle(problem: TrainingProblem, family: PolicyFamily) -> TrainingProblem:
     """The same market, with the return that a decision will earn as the last feature, in the symbol's own unit.
 
     A family that takes no more features loses its last one for it.
     """
-    market, windows = Market.of(assignment), assignment.windows
+    market, windows = Market.of(problem), problem.windows
     entry = np.minimum(np.arange(market.tape.num_rows) + market.tape.delay, market.tape.num_rows - 1)
     oracle_R = (market.tape.move_R[entry] * market.units_R).astype(np.float32)
     num_kept = len(windows.features)
@@ -145,17 +145,17 @@ def with_oracle(assignment: Assignment, family: PolicyFamily) -> Assignment:
         is_level_F=(*windows.scaler.is_level_F[:num_kept], False),
     )
     rows_RF = np.column_stack([windows.rows_RF[:, :num_kept], oracle_R])
-    return replace(assignment, windows=replace(windows, rows_RF=rows_RF, scaler=scaler))
+    return replace(problem, windows=replace(windows, rows_RF=rows_RF, scaler=scaler))
 
 
-def shuffled(assignment: Assignment, *, seed: int) -> Assignment:
+def shuffled(problem: TrainingProblem, *, seed: int) -> TrainingProblem:
     """The same features, beside prices whose returns lost their mean and are drawn at random; gaps stay where they are.
 
     Drawn with replacement: the returns of a permutation add up to what they did before, so that a training part which
     rises by chance would be followed by a test part which falls, and the mean out of sample would lie below zero.
     Prices of the test part stay as they are, and out of the draw.
     """
-    windows, chance = assignment.windows, np.random.default_rng((seed, 1))  # training draws from (seed,)
+    windows, chance = problem.windows, np.random.default_rng((seed, 1))  # training draws from (seed,)
     close_R = windows.close_R.copy()
     before_test_R = windows.known_ms_R <= windows.borders_ms["test"]
     for run_number in np.unique(windows.runs_R[before_test_R]):
@@ -163,7 +163,7 @@ def shuffled(assignment: Assignment, *, seed: int) -> Assignment:
         moves = np.diff(np.log(close_R[rows]))
         mixed = chance.choice(moves - moves.mean(), len(moves)) if len(moves) else moves
         close_R[rows[1:]] = close_R[rows[0]] * np.exp(np.cumsum(mixed))
-    return replace(assignment, windows=replace(windows, close_R=close_R))
+    return replace(problem, windows=replace(windows, close_R=close_R))
 
 
 def perfect_net(tape: Tape, rows_N: Ints) -> float:
@@ -183,7 +183,7 @@ def perfect_net(tape: Tape, rows_N: Ints) -> float:
     return total
 
 
-def reward_difference(assignment: Assignment) -> float:
+def reward_difference(problem: TrainingProblem) -> float:
     """The largest difference between what the environment, the table of steps and the backtest pay.
 
     Random decisions over the newest rows of the training part, each stretch an episode of its own.
@@ -191,15 +191,15 @@ def reward_difference(assignment: Assignment) -> float:
     from ml_workbench_service.market.backtest import backtest
     from ml_workbench_service.reinforcement.environment import TradingLanes
 
-    tape = tape_of(assignment)
-    rows = decision_rows(tape, assignment, "train")[-REWARD_ROWS:]
-    chance = np.random.default_rng(assignment.seed)
+    tape = tape_of(problem)
+    rows = decision_rows(tape, problem, "train")[-REWARD_ROWS:]
+    chance = np.random.default_rng(problem.seed)
     worst = 0.0
     for stretch in np.split(rows, np.flatnonzero(stretch_starts(rows))[1:]):
         positions = chance.integers(-1, 2, len(stretch))
         judged = backtest(tape, stretch, positions, bars_per_year=1.0).net_N
         lanes = TradingLanes(
-            tape, stretch, lookback=assignment.windows.lookback, num_lanes=1, episode_length=len(stretch),
+            tape, stretch, lookback=problem.windows.lookback, num_lanes=1, episode_length=len(stretch),
             seed=0, starts_N=stretch[:1],
         )  # fmt: skip
         lanes.reset()
@@ -210,22 +210,22 @@ def reward_difference(assignment: Assignment) -> float:
     return worst
 
 
-def _trained(family: PolicyFamily, assignment: Assignment, *, seed: int, report: Report) -> Trained:
-    return family.train(replace(assignment, seed=seed), accelerator=Cpu(), report=_Quiet(report))
+def _trained(family: PolicyFamily, problem: TrainingProblem, *, seed: int, report: Report) -> Trained:
+    return family.train(replace(problem, seed=seed), accelerator=Cpu(), report=_Quiet(report))
 
 
-def _oracle_share(model: Trained, assignment: Assignment) -> float:
-    tape = tape_of(assignment)
-    rows = decision_rows(tape, assignment, OUT_OF_SAMPLE)
+def _oracle_share(model: Trained, problem: TrainingProblem) -> float:
+    tape = tape_of(problem)
+    rows = decision_rows(tape, problem, OUT_OF_SAMPLE)
     perfect = perfect_net(tape, rows)
-    earned = float(np.sum(_walk(model, tape, rows, assignment.windows.lookback).rewards_N))
+    earned = float(np.sum(_walk(model, tape, rows, problem.windows.lookback).rewards_N))
     return earned / perfect if perfect > 0 else 1.0
 
 
-def _gross_mean(model: Trained, assignment: Assignment) -> float:
-    tape = tape_of(assignment)
-    rows = decision_rows(tape, assignment, OUT_OF_SAMPLE)
-    return float(np.mean(_walk(model, tape, rows, assignment.windows.lookback).gross_N))
+def _gross_mean(model: Trained, problem: TrainingProblem) -> float:
+    tape = tape_of(problem)
+    rows = decision_rows(tape, problem, OUT_OF_SAMPLE)
+    return float(np.mean(_walk(model, tape, rows, problem.windows.lookback).gross_N))
 
 
 def _walk(model: Trained, tape: Tape, rows: Ints, lookback: int) -> Any:

@@ -18,7 +18,7 @@ from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.decoders.action import greedy_actions
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.trading_series import step_table, stretch_starts
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.policy_family import Market
@@ -109,16 +109,16 @@ class _Course:
         self.best, self.best_epoch, self.epoch = float(state["best"]), int(state["best_epoch"]), int(state["epoch"])
 
 
-def train(assignment: Assignment, *, hyperparameters: Any, outputs: tuple[str, ...], report: Report) -> Trained:
+def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str, ...], report: Report) -> Trained:
     """Passes over the part `train` until `patience` of them brought no better walk over `stop`; the best table.
 
     Args:
-        assignment: data, costs, seed, and where to leave checkpoints.
+        problem: data, costs, seed, and where to leave checkpoints.
         hyperparameters: those of the family `q_learning`.
         outputs: names of the three outputs.
         report: hears of every pass.
     """
-    hyper, windows, market = hyperparameters, assignment.windows, Market.of(assignment)
+    hyper, windows, market = hyperparameters, problem.windows, Market.of(problem)
     edges_FE = quantile_edges(_last_rows(windows, _sampled(market.train)), hyper.bins)
     num_bins = hyper.bins ** len(windows.features)
     rewards = step_table(market.tape, market.train) * market.units_R[market.train][:, None, None]
@@ -127,10 +127,10 @@ def train(assignment: Assignment, *, hyperparameters: Any, outputs: tuple[str, .
         bins_of(_last_rows(windows, market.train), edges_FE),
         stretch_starts(market.train),
         num_bins=num_bins,
-        settings=QSettings.of([_settings(hyper, assignment.seed)]),
+        settings=QSettings.of([_settings(hyper, problem.seed)]),
     )
     course = _Course(lanes, lanes.values_LSA[0].copy())
-    saved = None if assignment.checkpoint is None else assignment.checkpoint.load()
+    saved = None if problem.checkpoint is None else problem.checkpoint.load()
     if saved is not None:
         course.restore(*saved)
         report.say(f"going on after epoch {course.epoch}")
@@ -144,8 +144,8 @@ def train(assignment: Assignment, *, hyperparameters: Any, outputs: tuple[str, .
         if float(earned.rewards_N.sum()) > course.best:
             course.best, course.best_epoch = float(earned.rewards_N.sum()), course.epoch
             course.kept_SA = lanes.values_LSA[0].copy()
-        if assignment.checkpoint is not None and assignment.checkpoint.due():
-            assignment.checkpoint.save(course.arrays(), course.counts())
+        if problem.checkpoint is not None and problem.checkpoint.due():
+            problem.checkpoint.save(course.arrays(), course.counts())
         report(
             course.epoch,
             hyper.epochs,

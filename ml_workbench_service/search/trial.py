@@ -33,10 +33,10 @@ from ml_workbench_service.learning.interfaces.dataset import (
     TrainingData,
     TrainingOrder,
     assemble,
-    assignment_for,
     fetch,
+    problem_for,
 )
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.features.derivation import columns_of
 from ml_workbench_service.market.performance import annual
 from ml_workbench_service.search.space import FEATURES, choice_label, trial_request
@@ -154,7 +154,7 @@ class TrialMaker:
         self._base, self._plan, self._job_id = base, plan, job_id
         self._store, self._accelerator = store, accelerator
         self._tables: dict[object, list[FeatureTable]] = {}
-        self._assignments: dict[object, Assignment] = {}
+        self._problems: dict[object, TrainingProblem] = {}
 
     def order(self, params: Mapping[str, Any]) -> TrainingOrder:
         """What these parameters mean; raises DataValidationError where they make no training together."""
@@ -182,11 +182,11 @@ class TrialMaker:
         try:
             order = self.order(params)
             order.family.check_features(len(order.derivation.features))
-            assignment = self._blind(order)
-            noted = Trial(read=part_read(order, assignment, "stop", trial=str(number)))
-            trained = order.family.train(assignment, accelerator=self._accelerator, report=report)
-            value = order.task.score(trained, assignment.windows.parts["stop"], assignment)
-            noted = trial_of(order, trained, assignment, trial=str(number))
+            problem = self._blind(order)
+            noted = Trial(read=part_read(order, problem, "stop", trial=str(number)))
+            trained = order.family.train(problem, accelerator=self._accelerator, report=report)
+            value = order.task.score(trained, problem.windows.parts["stop"], problem)
+            noted = trial_of(order, trained, problem, trial=str(number))
             if not math.isfinite(value):
                 raise TrainingError("the score of the stopping part is not a number; narrow the search space")
             end = TrialEnd("complete", float(value))
@@ -206,7 +206,7 @@ class TrialMaker:
         log.warning("trial %d failed", number, exc_info=error)
         if isinstance(error, MemoryError):
             self._tables.clear()
-            self._assignments.clear()
+            self._problems.clear()
             return "the machine had no memory left for this trial; narrow the search space or run fewer at a time"
         return f"{type(error).__name__}: {error}"[:500]
 
@@ -214,7 +214,7 @@ class TrialMaker:
         columns = (*order.derivation.base_columns, *columns_of(order.candidates))
         return _kept(self._tables, columns, lambda: fetch(order, self._store))
 
-    def _blind(self, order: TrainingOrder) -> Assignment:
+    def _blind(self, order: TrainingOrder) -> TrainingProblem:
         derivation = order.derivation
         key = (
             derivation.features,
@@ -223,19 +223,19 @@ class TrialMaker:
             order.family.lookback,
             order.candidates,
         )
-        return _kept(self._assignments, key, lambda: without_future(assignment_for(order, self.data(order))))
+        return _kept(self._problems, key, lambda: without_future(problem_for(order, self.data(order))))
 
 
-def without_future(assignment: Assignment) -> Assignment:
-    """The same assignment with nothing in it that was not known at the end of the stopping part.
+def without_future(problem: TrainingProblem) -> TrainingProblem:
+    """The same problem with nothing in it that was not known at the end of the stopping part.
 
     Its parts `calibrate` and `test` are empty.
     """
-    windows, border_ms = assignment.windows, assignment.windows.borders_ms["calibrate"]
+    windows, border_ms = problem.windows, problem.windows.borders_ms["calibrate"]
     return replace(
-        assignment,
+        problem,
         windows=_cut_windows(windows, windows.known_ms_R <= border_ms, border_ms),
-        tables=tuple(_cut_table(table, border_ms) for table in assignment.tables),
+        tables=tuple(_cut_table(table, border_ms) for table in problem.tables),
     )
 
 

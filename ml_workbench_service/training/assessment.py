@@ -14,25 +14,25 @@ from ml_workbench_service.learning.bundle.export import MOST_COMPARED, measure_q
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import PARTS, Windows, evenly
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict
 
 MOST_NOVELTY_WINDOWS = 50_000
-Decisions = Callable[[Floats, Ints, Assignment], np.ndarray]
+Decisions = Callable[[Floats, Ints, TrainingProblem], np.ndarray]
 """What outputs (N, K) of the windows that end there lead to."""
 
 
 def decide_on_int8(
-    float32: OnnxNetwork, draft: Path, trained: Trained, assignment: Assignment, *, decisions: Decisions
+    float32: OnnxNetwork, draft: Path, trained: Trained, problem: TrainingProblem, *, decisions: Decisions
 ) -> tuple[Quantization, OnnxNetwork | None]:
     """The judgement, and the int8 network where it was accepted; its file is removed where it lost."""
     if not trained.can_quantize:
         return Quantization(accepted=False, reason="this family's answers are not put into int8"), None
-    windows = assignment.windows
+    windows = problem.windows
     ends = evenly(windows.parts["calibrate"], MOST_COMPARED)
     int8 = quantize(draft)
     quantization = measure_quantization(
-        float32, int8, windows.gather(ends), decide=lambda outputs_NK: decisions(outputs_NK, ends, assignment)
+        float32, int8, windows.gather(ends), decide=lambda outputs_NK: decisions(outputs_NK, ends, problem)
     )
     if not quantization.accepted:
         (draft / INT8_FILE).unlink()

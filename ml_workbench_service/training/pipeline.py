@@ -27,8 +27,8 @@ from ml_workbench_service.learning.bundle.manifest import NETWORK_FILE
 from ml_workbench_service.learning.data.windows import Part
 from ml_workbench_service.learning.fitting.ensemble import train_seeds
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder, assignment_for
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder, problem_for
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.performance import sharpe, validation_report
 from ml_workbench_service.training import publishing as publication
@@ -55,7 +55,7 @@ class Registry(Protocol):
 
 
 @dataclass(frozen=True)
-class Means:
+class TrainingDependencies:
     """What a training works with."""
 
     store: FeatureStore
@@ -66,7 +66,7 @@ class Means:
     report: Report
 
 
-def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, means: Means) -> ModelCard:
+def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencies: TrainingDependencies) -> ModelCard:
     """Trains every seed, decoders their mean, publishes it; the card as published.
 
     Raises:
@@ -74,25 +74,27 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, means: Mean
         TrainingError: the training went wrong.
         JobCancelled: somebody asked for it.
     """
-    report, registry = means.report, means.registry
+    report, registry = dependencies.report, dependencies.registry
     report.say("looking for leaks")
-    certificate = certify(order, data, means.store, report=report)
-    left = publication.checkpoint(order, data.windows, means.checkpoint, warn=report.warn)
-    walked = _walk(order, data, means, left)
-    assignment = assignment_for(order, data, checkpoint=left)
+    certificate = certify(order, data, dependencies.store, report=report)
+    left = publication.checkpoint(order, data.windows, dependencies.checkpoint, warn=report.warn)
+    walked = _walk(order, data, dependencies, left)
+    problem = problem_for(order, data, checkpoint=left)
     report.say("training")
-    trained = train_seeds(order.family, assignment, order.request.seeds, accelerator=means.accelerator, report=report)
-    validation = _tried(order, trained, assignment, means.ledgers)
-    looks = _looked(order, assignment, means.ledgers) if order.task.has_verdict else 1
-    assignment = replace(assignment, looks=looks)
+    trained = train_seeds(
+        order.family, problem, order.request.seeds, accelerator=dependencies.accelerator, report=report
+    )
+    validation = _tried(order, trained, problem, dependencies.ledgers)
+    looks = _looked(order, problem, dependencies.ledgers) if order.task.has_verdict else 1
+    problem = replace(problem, looks=looks)
     draft = registry.draft(order.job_id)
     try:
         product = order.task.package(
-            trained, draft, assignment, family=order.family, is_simulated=data.is_simulated, report=report
+            trained, draft, problem, family=order.family, is_simulated=data.is_simulated, report=report
         )
         evaluation = _judged(product.evaluation, order, data, looks, certificate, validation, walked)
         product = replace(product, evaluation=evaluation)
-        publication.write_recipe(draft, spec, order, assignment, product)
+        publication.write_recipe(draft, spec, order, problem, product)
         (draft / NETWORK_FILE).write_text(json.dumps(dict(trained.network), indent=1) + "\n", encoding="utf-8")
         report.say("publishing")
         card = publication.card(
@@ -106,15 +108,15 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, means: Mean
 
 
 def part_read(
-    order: TrainingOrder, assignment: Assignment, part: Part, *, trial: str = "", target: int = 0
+    order: TrainingOrder, problem: TrainingProblem, part: Part, *, trial: str = "", target: int = 0
 ) -> PartRead:
     """The reading of a part by this job, or by one of its trials, as the ledgers keep it; of the headline target."""
-    windows = assignment.windows
+    windows = problem.windows
     borders = windows.borders_ms
     ends = {"train": borders["stop"], "stop": borders["calibrate"], "calibrate": borders["test"]}
     return PartRead(
         id=f"{order.job_id}/{trial}" if trial else order.job_id,
-        subject=subject_of(order.targets[target:], is_simulated=assignment.tables[0].data_source == "simulated"),
+        subject=subject_of(order.targets[target:], is_simulated=problem.tables[0].data_source == "simulated"),
         symbols=tuple(sorted(windows.symbols)),
         start_ms=borders.get(part, int(windows.known_ms_R.min())),
         end_ms=ends.get(part, int(windows.label_known_ms_R.max()) + 1),
@@ -123,58 +125,62 @@ def part_read(
     )
 
 
-def trial_of(order: TrainingOrder, trained: Trained, assignment: Assignment, *, trial: str = "") -> Trial:
+def trial_of(order: TrainingOrder, trained: Trained, problem: TrainingProblem, *, trial: str = "") -> Trial:
     """What a trained network's signal earned on the stopping part, day by day."""
-    ends = assignment.windows.parts["stop"]
-    positions = order.task.positions(Predict(trained, None), ends, assignment)
-    daily = {} if positions is None else daily_net(positions, ends, assignment)
+    ends = problem.windows.parts["stop"]
+    positions = order.task.positions(Predict(trained, None), ends, problem)
+    daily = {} if positions is None else daily_net(positions, ends, problem)
     return Trial(
-        read=part_read(order, assignment, "stop", trial=trial),
+        read=part_read(order, problem, "stop", trial=trial),
         sharpe=sharpe(np.array(list(daily.values()))),
         daily_returns=daily,
     )
 
 
-def _walk(order: TrainingOrder, data: TrainingData, means: Means, left: Checkpoint) -> WalkForwardReport | None:
+def _walk(
+    order: TrainingOrder, data: TrainingData, dependencies: TrainingDependencies, left: Checkpoint
+) -> WalkForwardReport | None:
     cv = order.request.cv
     if cv is None or cv.scheme == "none":
         return None
     if order.task.has_verdict:
-        means.ledgers.look(_walk_read(order, assignment_for(order, data), folds=cv.folds, data=data))
-    means.report.say("walking forward")
+        dependencies.ledgers.look(_walk_read(order, problem_for(order, data), folds=cv.folds, data=data))
+    dependencies.report.say("walking forward")
     return walk_forward(
-        order, data, cv=cv, accelerator=means.accelerator, report=means.report, kind_of=means.store.kind_of,
-        checkpoint=left,
+        order, data, cv=cv, accelerator=dependencies.accelerator, report=dependencies.report,
+        kind_of=dependencies.store.kind_of, checkpoint=left,
     )  # fmt: skip
 
 
-def _walk_read(order: TrainingOrder, assignment: Assignment, *, folds: int, data: TrainingData) -> PartRead:
+def _walk_read(order: TrainingOrder, problem: TrainingProblem, *, folds: int, data: TrainingData) -> PartRead:
     """The folds tell what would have been found before the test part: a look at that time, for whoever tests there."""
     start_ms, end_ms = spans_of(data, num_folds=folds)[0].start_ms, data.windows.borders_ms["test"]
-    read = part_read(order, assignment, "test", trial="walk")
+    read = part_read(order, problem, "test", trial="walk")
     return read.model_copy(update={"start_ms": start_ms, "end_ms": end_ms})
 
 
-def _tried(order: TrainingOrder, trained: Trained, assignment: Assignment, ledgers: Ledgers) -> ValidationReport | None:
+def _tried(
+    order: TrainingOrder, trained: Trained, problem: TrainingProblem, ledgers: Ledgers
+) -> ValidationReport | None:
     """Notes this training as a trial on its stopping part; what all the trials there leave of its figures."""
     if not order.task.has_verdict:
         return None
-    own = trial_of(order, trained, assignment)
+    own = trial_of(order, trained, problem)
     ledgers.try_(own)
     trials: Sequence[Trial] = ledgers.trials(own.read)
     return validation_report(trials, own.read.id)
 
 
-def _looked(order: TrainingOrder, assignment: Assignment, ledgers: Ledgers) -> int:
+def _looked(order: TrainingOrder, problem: TrainingProblem, ledgers: Ledgers) -> int:
     """Notes this look at the test part; how many there were, and what other jobs tried on it.
 
     Figures of further targets stand on the card too: who forecasts a volatility beside a price has looked at both.
     A search whose stopping part lies in this test part has chosen by it, one look a trial. The settings of an agent's
     grid all tell of one model, and the grid has noted that look.
     """
-    read = part_read(order, assignment, "test")
+    read = part_read(order, problem, "test")
     for number in range(1, len(order.targets)):
-        further = part_read(order, assignment, "test", target=number)
+        further = part_read(order, problem, "test", target=number)
         if further.subject != read.subject:
             ledgers.look(further.model_copy(update={"id": f"{further.id}/{further.subject}"}))
     looks = ledgers.look(read)

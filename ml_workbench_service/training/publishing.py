@@ -21,7 +21,7 @@ from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.windows import Windows, describe_borders, evenly
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Product
 from ml_workbench_service.market.outcomes.live_metrics import bar_numbers
 from ml_workbench_service.training.assessment import MOST_NOVELTY_WINDOWS, last_rows, part_sizes
@@ -48,23 +48,23 @@ def checkpoint(order: TrainingOrder, windows: Windows, folder: Path, *, warn: Ca
     return Checkpoint(folder, fingerprint=about, warn=warn)
 
 
-def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, assignment: Assignment, product: Product) -> None:
+def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, problem: TrainingProblem, product: Product) -> None:
     """`recipe.json`: the request and everything serving needs beside the network."""
-    windows, derivation = assignment.windows, product.derivation or order.derivation
+    windows, derivation = problem.windows, product.derivation or order.derivation
     recipe = {
         "request": spec.request,
         "plan": spec.plan,
         "scaler": windows.scaler.to_json(),
         "expressions": dict(derivation.expressions),
         **product.recipe,
-        "regimes": {symbol: rule.to_json() for symbol, rule in assignment.regimes.items()},
+        "regimes": {symbol: rule.to_json() for symbol, rule in problem.regimes.items()},
         "borders_ms": dict(windows.borders_ms),
         "last_known_ms": int(windows.known_ms_R.max()),
-        "costs": {symbol: each.model_dump() for symbol, each in assignment.costs.items()},
-        "reference_price": {table.symbol: float(table.columns["close"][-1]) for table in assignment.tables},
+        "costs": {symbol: each.model_dump() for symbol, each in problem.costs.items()},
+        "reference_price": {table.symbol: float(table.columns["close"][-1]) for table in problem.tables},
         "data_fingerprint": fingerprint(windows),
         "barrier_width": 1.0 if order.request.label is None else order.request.label.k,
-        "reference": _reference(windows, product, assignment.tables[0].timeframe),
+        "reference": _reference(windows, product, problem.tables[0].timeframe),
     }
     (draft / RECIPE_FILE).write_text(json.dumps(recipe, indent=1) + "\n", encoding="utf-8")
 

@@ -191,21 +191,21 @@ def _judged(
     checkpoint: Checkpoint | None,
 ) -> tuple[Evaluation, list[Differentials]]:
     """Trains on a fold's past, calibrates, and measures on what came next; in plain numpy, no graph is made."""
-    assignment = training_data.assignment_for(order, known, checkpoint=checkpoint)
-    trained = order.family.train(assignment, accelerator=accelerator, report=report)
+    problem = training_data.problem_for(order, known, checkpoint=checkpoint)
+    trained = order.family.train(problem, accelerator=accelerator, report=report)
     predict = Predict(trained, None)
     report.check()
     ends = known.windows.parts["calibrate"]
-    decoder = task.calibrate(trained, predict.over(known.windows, ends), ends, assignment)
+    decoder = task.calibrate(trained, predict.over(known.windows, ends), ends, problem)
     ends = known.windows.parts["test"]
     outputs_NK = predict.over(known.windows, ends)
     report.check()
     evaluation = task.evaluate(
-        trained, decoder, outputs_NK, ends, assignment, is_simulated=known.is_simulated, predict=predict
+        trained, decoder, outputs_NK, ends, problem, is_simulated=known.is_simulated, predict=predict
     )
     if not task.has_verdict:
         return evaluation, []
-    return evaluation, task.differentials(trained, decoder, outputs_NK, ends, assignment, predict=predict)
+    return evaluation, task.differentials(trained, decoder, outputs_NK, ends, problem, predict=predict)
 
 
 def _fold(number: int, span: Span, known: TrainingData, evaluation: Evaluation) -> Fold:

@@ -34,7 +34,7 @@ from ml_workbench_service.search.trial_runner import SearchCourse, in_turn, side
 from ml_workbench_service.search.worker_pool import OpenMaker
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.training import tasks as tasks
-from ml_workbench_service.training.pipeline import AGENT_TRIAL, Means, produce
+from ml_workbench_service.training.pipeline import AGENT_TRIAL, TrainingDependencies, produce
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
@@ -227,7 +227,7 @@ def _winner(
     )
     folder = checkpoint / "winner"
     folder.mkdir(exist_ok=True)
-    means = Means(
+    dependencies = TrainingDependencies(
         store=workbench.feature_store,
         registry=workbench.registry,
         ledgers=workbench.ledgers,
@@ -235,7 +235,7 @@ def _winner(
         checkpoint=folder,
         report=LaterReport(report, offset=int(spec.plan["num_trials"])),
     )
-    return produce(order, maker.data(order), own, means)
+    return produce(order, maker.data(order), own, dependencies)
 
 
 def _published(spec: JobSpec, workbench: Workbench) -> ModelCard | None:

@@ -10,7 +10,7 @@ from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.learning.interfaces.dataset import TrainingOrder, assemble, fetch
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.training import tasks as tasks
-from ml_workbench_service.training.pipeline import Means, produce
+from ml_workbench_service.training.pipeline import TrainingDependencies, produce
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
@@ -31,7 +31,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     tables = fetch(order, store)
     report.say("cutting windows")
     data = assemble(order, tables, kind_of=store.kind_of)
-    means = Means(
+    dependencies = TrainingDependencies(
         store=store,
         registry=workbench.registry,
         ledgers=workbench.ledgers,
@@ -39,7 +39,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         checkpoint=checkpoint,
         report=report,
     )
-    produce(order, data, spec, means)
+    produce(order, data, spec, dependencies)
     return result
 
 

@@ -7,7 +7,7 @@ import sys
 from ml_workbench_service import accelerators
 from ml_workbench_service.accelerators import plugins
 from ml_workbench_service.families.linear import Linear
-from tests.learning.synthetic import Recorder, assignment, cut, symbol_rows
+from tests.learning.synthetic import Recorder, cut, problem, symbol_rows
 
 is_light = "torch" not in sys.modules and plugins.faults() == {}
 providers = accelerators.inference_providers()
@@ -15,7 +15,7 @@ is_light = is_light and "torch" not in sys.modules
 chosen, named = accelerators.choose(), accelerators.choose("cpu")
 windows = cut(symbol_rows(num=600))
 family = Linear({"epochs": 2, "lookback": 8})
-trained = family.train(assignment(windows), accelerator=chosen, report=Recorder())
+trained = family.train(problem(windows), accelerator=chosen, report=Recorder())
 
 import torch  # noqa: E402 - only now: what was chosen so far needed none
 

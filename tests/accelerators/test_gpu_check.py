@@ -60,11 +60,11 @@ def test_a_family_that_cannot_train_there_is_a_failure(capsys: pytest.CaptureFix
 
 def test_another_network_is_found_to_differ_in_training_and_in_its_answers(tmp_path: Path) -> None:
     family = gpu_check.small(Family.known["linear"])
-    assignment = gpu_check.task_for_check(family)
-    trained = family.train(assignment, accelerator=OneThread(), report=gpu_check.Silent())
-    windows_NTF = assignment.windows.gather(assignment.windows.parts["test"])
+    problem = gpu_check.task_for_check(family)
+    trained = family.train(problem, accelerator=OneThread(), report=gpu_check.Silent())
+    windows_NTF = problem.windows.gather(problem.windows.parts["test"])
     assert gpu_check.difference(trained, trained, windows_NTF) == 0
-    other = family.train(replace(assignment, seed=1), accelerator=OneThread(), report=gpu_check.Silent())
+    other = family.train(replace(problem, seed=1), accelerator=OneThread(), report=gpu_check.Silent())
     assert gpu_check.difference(other, trained, windows_NTF) > gpu_check.TRAINED
     lengths = [family.lookback]
     export(other, tmp_path, num_features=len(gpu_check.FEATURES), lengths=lengths, seed=0)

@@ -22,7 +22,7 @@ from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import build
 from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.reinforcement.environment import walk
@@ -114,7 +114,7 @@ class Trader:
     """A policy trained on a planted signal, as it is served, with the bars and windows of its training."""
 
     model: ServedModel
-    assignment: Assignment
+    problem: TrainingProblem
     table: FeatureTable
 
 
@@ -128,9 +128,9 @@ def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     costs = {"EUR/USD": resolved_costs("EUR/USD")}
     labelling = label_tables([table], features=["signal"], columns=[table.columns], targets=(), costs=costs)
     windows = build(labelling.rows, features=["signal"], is_level=[False], lookback=LOOKBACK, validation_split=0.4)
-    assignment = Assignment(windows=windows, targets=(), costs=costs, fill=fill)
+    problem = TrainingProblem(windows=windows, targets=(), costs=costs, fill=fill)
     family = policy_family(name, epochs=3, patience=3, lookback=LOOKBACK)
-    trained = family.train(assignment, accelerator=OneThread(), report=Recorder())
+    trained = family.train(problem, accelerator=OneThread(), report=Recorder())
     network = export(trained, folder, num_features=1, lengths=[LOOKBACK], seed=0)
     card = model_card(
         "trader", type="reinforcement_learning", family=name, features=("signal",), target=None, lookback=LOOKBACK,
@@ -142,18 +142,18 @@ def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         last_known_ms=int(table.known_ms[-1]), costs=costs, reference_price={"EUR/USD": 1.1}, float32=network,
         single=network,
     )  # fmt: skip
-    return Trader(model, assignment, table)
+    return Trader(model, problem, table)
 
 
 def test_on_the_test_part_it_does_and_earns_what_the_backtest_of_its_policy_says(trader: Trader) -> None:
-    model, tape = trader.model, tape_of(trader.assignment)
-    rows = decision_rows(tape, trader.assignment, "test")
+    model, tape = trader.model, tape_of(trader.problem)
+    rows = decision_rows(tape, trader.problem, "test")
     assert (np.diff(rows) == 1).all(), "one stretch, weekends among it"
     walked = walk(
         lambda rows_NTF, positions_N: greedy_actions(model.float32.predict(rows_NTF, positions_N).outputs_NK),
         tape, rows, lookback=LOOKBACK,
     )  # fmt: skip
-    backtest = signal_backtest.settle(walked.positions_N, rows, trader.assignment)
+    backtest = signal_backtest.settle(walked.positions_N, rows, trader.problem)
     asked = [each for _, each in replay_questions(read_history(model, trader.table), from_ms=0, job_id="j") if each]
     first_ms, last_ms = int(tape.known_ms_R[rows[0]]), int(tape.known_ms_R[rows[-1]])
     chance = np.random.default_rng(0)

@@ -18,11 +18,11 @@ from ml_workbench_service.evaluation.baselines import (
 )
 from ml_workbench_service.evaluation.ridge import Ridge
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.targets import ewma_volatility
 from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
-from tests.learning.synthetic import DEVIATION, assignment, cut, symbol_rows
+from tests.learning.synthetic import DEVIATION, cut, problem, symbol_rows
 from tests.reinforcement.policies import market_of
 
 HORIZON = 2
@@ -47,8 +47,8 @@ def stormy_rows(symbol: str = "EUR/USD", *, num: int = 3000, seed: int = 0) -> S
 
 
 @pytest.fixture(scope="module")
-def stormy() -> Assignment:
-    return assignment(cut(stormy_rows(), stormy_rows("USD/JPY", seed=1)), f"volatility_{HORIZON}")
+def stormy() -> TrainingProblem:
+    return problem(cut(stormy_rows(), stormy_rows("USD/JPY", seed=1)), f"volatility_{HORIZON}")
 
 
 def without_the_future(windows: Windows, after: str) -> Windows:
@@ -67,7 +67,7 @@ def without_the_future(windows: Windows, after: str) -> Windows:
 
 def test_a_price_has_no_change_each_symbols_mean_and_a_regression() -> None:
     windows = cut(symbol_rows(num=900), symbol_rows("USD/JPY", num=900, seed=1, deviation=0.01))
-    work, test = assignment(windows), windows.parts["test"]
+    work, test = problem(windows), windows.parts["test"]
     found = forecasts(work, test)
     assert list(found) == ["random_walk", "drift", "linear"]
     assert not found["random_walk"].any()
@@ -82,7 +82,7 @@ def test_a_price_has_no_change_each_symbols_mean_and_a_regression() -> None:
     assert list(forecasts(work, test, without=("drift", "linear"))) == ["random_walk"]
 
 
-def test_an_ewma_is_rescaled_to_what_the_training_part_saw(stormy: Assignment) -> None:
+def test_an_ewma_is_rescaled_to_what_the_training_part_saw(stormy: TrainingProblem) -> None:
     windows, test = stormy.windows, stormy.windows.parts["test"]
     train = windows.parts["train"]
     raw = windows.bar_volatility_R * np.sqrt(HORIZON) / windows.label_scale_RK[:, 0]
@@ -96,7 +96,7 @@ def test_an_ewma_is_rescaled_to_what_the_training_part_saw(stormy: Assignment) -
     assert np.mean((own - found) ** 2) < np.mean((own - windows.bar_volatility_R[test] * np.sqrt(HORIZON)) ** 2)
 
 
-def test_where_no_volatility_is_known_the_training_mean_stands_in(stormy: Assignment) -> None:
+def test_where_no_volatility_is_known_the_training_mean_stands_in(stormy: TrainingProblem) -> None:
     windows = replace(stormy.windows, bar_volatility_R=np.full_like(stormy.windows.bar_volatility_R, np.nan))
     train, test = windows.parts["train"], windows.parts["test"]
     own = test[windows.symbol_R[test] == 1]
@@ -104,7 +104,7 @@ def test_where_no_volatility_is_known_the_training_mean_stands_in(stormy: Assign
     np.testing.assert_allclose(forecasts(replace(stormy, windows=windows), own)["ewma"], mean, rtol=1e-5)
 
 
-def test_har_regresses_on_the_last_bar_day_week_and_month(stormy: Assignment) -> None:
+def test_har_regresses_on_the_last_bar_day_week_and_month(stormy: TrainingProblem) -> None:
     windows, test = stormy.windows, stormy.windows.parts["test"]
     assert bars_per_day(windows) == 24
     found = forecasts(stormy, test)["har"]
@@ -121,7 +121,7 @@ def test_har_regresses_on_the_last_bar_day_week_and_month(stormy: Assignment) ->
     assert mse["har"] < 0.97 * constant
 
 
-def test_ewma_and_har_together_are_one_regression(stormy: Assignment) -> None:
+def test_ewma_and_har_together_are_one_regression(stormy: TrainingProblem) -> None:
     windows, test, train = stormy.windows, stormy.windows.parts["test"], stormy.windows.parts["train"]
     spans = [realised_volatility(windows, bars) for bars in (1, HORIZON, 24, 120, 528)]
     x = np.column_stack([*spans, windows.bar_volatility_R]) / windows.label_scale_RK[:, :1]
@@ -136,7 +136,7 @@ def test_ewma_and_har_together_are_one_regression(stormy: Assignment) -> None:
     assert mse["ewma_har"] < 1.01 * min(mse["ewma"], mse["har"])
 
 
-def test_realised_volatility_is_each_symbols_own_and_causal(stormy: Assignment) -> None:
+def test_realised_volatility_is_each_symbols_own_and_causal(stormy: TrainingProblem) -> None:
     windows = stormy.windows
     found = realised_volatility(windows, 5)
     second = np.flatnonzero(windows.symbol_R == 1)
@@ -150,8 +150,8 @@ def test_realised_volatility_is_each_symbols_own_and_causal(stormy: Assignment) 
 
 
 @pytest.mark.parametrize("kind", ["price", "volatility"])
-def test_what_comes_after_the_stopping_part_changes_no_forecast_of_it(kind: str, stormy: Assignment) -> None:
-    work = stormy if kind == "volatility" else assignment(cut(symbol_rows(num=900)))
+def test_what_comes_after_the_stopping_part_changes_no_forecast_of_it(kind: str, stormy: TrainingProblem) -> None:
+    work = stormy if kind == "volatility" else problem(cut(symbol_rows(num=900)))
     windows = work.windows
     blind = replace(work, windows=without_the_future(windows, "calibrate"))
     stop = windows.parts["stop"]
@@ -161,10 +161,10 @@ def test_what_comes_after_the_stopping_part_changes_no_forecast_of_it(kind: str,
     assert any((before[name] != 0).any() for name in before)
 
 
-def test_naive_errors_come_from_the_training_part_of_each_rows_symbol(stormy: Assignment) -> None:
+def test_naive_errors_come_from_the_training_part_of_each_rows_symbol(stormy: TrainingProblem) -> None:
     windows = cut(symbol_rows(num=900), symbol_rows("USD/JPY", num=900, seed=1, deviation=0.01))
     test, train = windows.parts["test"], windows.parts["train"]
-    mae, rmse = naive_errors(assignment(windows), test)
+    mae, rmse = naive_errors(problem(windows), test)
     for number in (0, 1):
         own = windows.own_labels_RK[train[windows.symbol_R[train] == number], 0]
         assert set(mae[windows.symbol_R[test] == number]) == {np.abs(own).mean()}

@@ -8,14 +8,14 @@ from sklearn.linear_model import LogisticRegression
 from ml_workbench_service.evaluation.class_baselines import PRIOR_ROWS, class_baselines
 from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from tests.evaluation.test_ridge import design
 from tests.families.probes.classification import ClassificationProbe
-from tests.learning.synthetic import DEVIATION, FEATURES, IS_LEVEL, assignment, symbol_rows
+from tests.learning.synthetic import DEVIATION, FEATURES, IS_LEVEL, problem, symbol_rows
 
 
-def classed(windows: Windows) -> Assignment:
-    return assignment(windows, "direction_1h")
+def classed(windows: Windows) -> TrainingProblem:
+    return problem(windows, "direction_1h")
 
 
 def held_by_volatility(num: int = 4000, *, seed: int = 0) -> SymbolRows:
@@ -66,7 +66,7 @@ def test_an_unknown_volatility_is_answered_by_the_symbols_frequencies() -> None:
 def test_logistic_regression_is_scikit_learns_and_finds_the_signal() -> None:
     probe = ClassificationProbe()
     windows = probe.windows(num=1200)
-    work, test = probe.assignment(windows), windows.parts["test"]
+    work, test = probe.problem(windows), windows.parts["test"]
     found = {each.name: each for each in class_baselines(work, test)}["linear"]
     labels = windows.own_labels_RK[:, 0]
     train, stop = windows.parts["train"], windows.parts["stop"]
@@ -89,7 +89,7 @@ def test_of_one_class_alone_and_of_noise_the_frequencies_answer() -> None:
     alone = windows.own_labels_RK.copy()
     alone[train] = 1.0
     constant = replace(windows, own_labels_RK=alone)
-    found = {each.name: each for each in class_baselines(probe.assignment(constant), test)}["linear"]
+    found = {each.name: each for each in class_baselines(probe.problem(constant), test)}["linear"]
     frequencies = class_frequencies(alone[train, 0], 3)
     np.testing.assert_allclose(found.probabilities_NC, np.tile(frequencies, (len(test), 1)))
 
@@ -100,7 +100,7 @@ def test_a_class_that_training_lacks_keeps_its_small_share() -> None:
     two = windows.own_labels_RK.copy()
     train = windows.parts["train"]
     two[train[two[train, 0] == 1], 0] = 2.0
-    found = {each.name: each for each in class_baselines(probe.assignment(replace(windows, own_labels_RK=two)), train)}
+    found = {each.name: each for each in class_baselines(probe.problem(replace(windows, own_labels_RK=two)), train)}
     probabilities = found["linear"].probabilities_NC
     np.testing.assert_allclose(probabilities[:, 1], 1 / (len(train) + 3))
     np.testing.assert_allclose(probabilities.sum(axis=1), 1.0)
@@ -117,6 +117,6 @@ def test_class_baselines_know_nothing_of_later_parts() -> None:
     blind = replace(windows, own_labels_RK=labels, rows_RF=rows)
     stop = windows.parts["stop"]
     for before, after in zip(
-        class_baselines(probe.assignment(windows), stop), class_baselines(probe.assignment(blind), stop), strict=True
+        class_baselines(probe.problem(windows), stop), class_baselines(probe.problem(blind), stop), strict=True
     ):
         np.testing.assert_array_equal(before.probabilities_NC, after.probabilities_NC)

@@ -17,7 +17,7 @@ from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.significance import trailing_move
 from ml_workbench_service.training.tasks.time_series import Forecasting
 from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, decoder_of, names_of, stormy
-from tests.learning.synthetic import assignment, cut, symbol_rows
+from tests.learning.synthetic import cut, problem, symbol_rows
 
 NUM = 80
 
@@ -125,7 +125,7 @@ def measured(work: Any, outputs_RK: Floats, **more: Any) -> Evaluation:
 
 
 def test_a_price_forecast_is_measured_traded_and_compared() -> None:
-    work = assignment(cut(symbol_rows(num=1500, r2=0.3)))
+    work = problem(cut(symbol_rows(num=1500, r2=0.3)))
     known = 0.3 * work.windows.labels_RK.astype(float)
     found = measured(work, known)
     assert [each.baseline for each in found.comparisons] == ["random_walk", "drift", "linear"]
@@ -143,7 +143,7 @@ def test_a_price_forecast_is_measured_traded_and_compared() -> None:
 
 def test_a_volatility_forecast_is_compared_and_never_traded() -> None:
     rows = symbol_rows(num=1500)
-    work = assignment(cut(replace(rows, labels_NK=np.abs(rows.labels_NK))), "volatility_1h")
+    work = problem(cut(replace(rows, labels_NK=np.abs(rows.labels_NK))), "volatility_1h")
     found = measured(work, work.windows.labels_RK.astype(float))
     assert [each.baseline for each in found.comparisons] == ["ewma", "har", "ewma_har", "linear"]
     assert found.backtest is None
@@ -152,7 +152,7 @@ def test_a_volatility_forecast_is_compared_and_never_traded() -> None:
 
 
 def test_seeds_are_measured_each_alone() -> None:
-    work = assignment(cut(symbol_rows(num=900)))
+    work = problem(cut(symbol_rows(num=900)))
     labels = work.windows.labels_RK.astype(float)
     members = tuple(network(strength * labels, work) for strength in (1.0, 0.0, 0.5))
     found = measured(work, 0.5 * labels, members=members)
@@ -163,7 +163,7 @@ def test_seeds_are_measured_each_alone() -> None:
 
 
 def test_the_signal_is_the_direction_beyond_its_costs() -> None:
-    work = assignment(cut(symbol_rows(num=900)))
+    work = problem(cut(symbol_rows(num=900)))
     outputs, stop = 0.1 * np.random.default_rng(0).standard_normal((900, 1)), work.windows.parts["stop"]
     found = Forecasting().positions(Predict(network(outputs, work), None), stop, work)
     assert found is not None
@@ -176,7 +176,7 @@ def test_the_signal_is_the_direction_beyond_its_costs() -> None:
 def test_a_trial_is_ranked_by_the_loss_that_is_gone(target: str, quantiles: tuple[float, ...]) -> None:
     rows = symbol_rows(num=900)
     rows = replace(rows, labels_NK=np.abs(rows.labels_NK)) if target.startswith("volatility") else rows
-    work = assignment(cut(rows), target, quantiles=quantiles)
+    work = problem(cut(rows), target, quantiles=quantiles)
     labels, stop = work.windows.labels_RK.astype(float), work.windows.parts["stop"]
     columns = max(len(quantiles), 1)
 

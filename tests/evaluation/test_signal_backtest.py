@@ -15,7 +15,7 @@ from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.evaluation.signal_backtest import daily_net, report, settle
 from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import Part, Windows, build
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market import calendar, performance
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, resolved_costs, session_factor
@@ -46,9 +46,9 @@ def with_column(of: FeatureTable, name: str, values: Floats) -> FeatureTable:
     return replace(of, columns={**of.columns, name: values})
 
 
-def assignment(
+def problem(
     *tables: FeatureTable, target: str | None = "direction_2h", fill: FillRule = "next_open", **costs: float
-) -> Assignment:
+) -> TrainingProblem:
     """Windows of four bars; default costs but for those that are named."""
     targets = () if target is None else (parse_target(target),)
     resolved = {each.symbol: resolved_costs(each.symbol, Costs(**costs)) for each in tables}
@@ -58,10 +58,10 @@ def assignment(
     windows = build(
         labelling.rows, features=["noise"], is_level=[False], lookback=4, validation_split=0.4, scales_labels=[False]
     )
-    return Assignment(windows=windows, targets=targets, costs=resolved, fill=fill, tables=tables)
+    return TrainingProblem(windows=windows, targets=targets, costs=resolved, fill=fill, tables=tables)
 
 
-def signal(of: Assignment, part: Part = "test", *, seed: int = 1) -> tuple[Ints, Ints]:
+def signal(of: TrainingProblem, part: Part = "test", *, seed: int = 1) -> tuple[Ints, Ints]:
     """Random positions at the part's windows, in the windows' own order."""
     ends = of.windows.parts[part]
     return np.random.default_rng(seed).integers(-1, 2, len(ends)), ends
@@ -70,7 +70,7 @@ def signal(of: Assignment, part: Part = "test", *, seed: int = 1) -> tuple[Ints,
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_report_says_what_the_scalar_backtest_says(fill: FillRule) -> None:
     spread = np.where(np.arange(900) % 3 == 0, 0.0003, np.nan)
-    given = assignment(
+    given = problem(
         with_column(table(missing=[700, 820]), "spread", spread), table("USD/JPY", seed=1, missing=[710]), fill=fill
     )
     positions, ends = signal(given)
@@ -99,7 +99,7 @@ def test_the_report_says_what_the_scalar_backtest_says(fill: FillRule) -> None:
 
 
 def test_the_ratios_are_those_of_the_days() -> None:
-    given = assignment(table(num=2000))
+    given = problem(table(num=2000))
     positions, ends = signal(given)
     found, days = report(positions, ends, given, looks=5), daily_net(positions, ends, given)
     daily_D = np.array(list(days.values()))
@@ -126,7 +126,7 @@ def test_doubling_the_spread_costs_turnover_times_half_the_spread() -> None:
     half = 0.7e-4
     bars = table(num=2000)
     single, double = (
-        assignment(with_column(bars, "spread", factor * 2 * half * bars.columns["close"]), target=None, **no_swap())
+        problem(with_column(bars, "spread", factor * 2 * half * bars.columns["close"]), target=None, **no_swap())
         for factor in (1, 2)
     )
     positions, ends = signal(single)
@@ -146,7 +146,7 @@ def no_swap() -> dict[str, float]:
 
 
 def test_net_is_gross_less_costs_and_every_cost_has_its_place() -> None:
-    given = assignment(table(num=2000), target=None, swap_long_pips=0.9, swap_short_pips=-0.4)
+    given = problem(table(num=2000), target=None, swap_long_pips=0.9, swap_short_pips=-0.4)
     positions, ends = signal(given)
     account, found = settle(positions, ends, given), report(positions, ends, given)
     inside = slice(0, -1)
@@ -165,13 +165,13 @@ def test_net_is_gross_less_costs_and_every_cost_has_its_place() -> None:
     assert found.net_log_return == pytest.approx(found.gross_log_return - found.total_cost, rel=0.01)
 
 
-def without_spread(given: Assignment) -> Windows:
+def without_spread(given: TrainingProblem) -> Windows:
     return replace(given.windows, spread_R=np.full(len(given.windows.spread_R), np.nan))
 
 
 def test_at_the_break_even_cost_nothing_is_left() -> None:
     bars = table(num=2000)
-    foresight = assignment(bars, target=None, spread_pips=0, slippage_bp=0, commission_bp=0)
+    foresight = problem(bars, target=None, spread_pips=0, slippage_bp=0, commission_bp=0)
     ends = foresight.windows.parts["test"][:-1]
     rng = np.random.default_rng(0)
     positions = np.where(rng.random(len(ends)) < 0.7, 1, -1) * np.sign(np.diff(bars.columns["close"])[ends]).astype(int)
@@ -187,7 +187,7 @@ def test_at_the_break_even_cost_nothing_is_left() -> None:
 
 
 def test_every_wednesday_roll_charges_three_nights_in_summer_and_in_winter() -> None:
-    given = assignment(table(num=6240), target=None, swap_long_pips=1.0, spread_pips=0)
+    given = problem(table(num=6240), target=None, swap_long_pips=1.0, spread_pips=0)
     everything = np.sort(np.concatenate([*given.windows.parts.values()]))
     account = settle(np.ones(len(everything), dtype=np.int64), everything, given)
     tape = tape_of(given)
@@ -205,7 +205,7 @@ def test_every_wednesday_roll_charges_three_nights_in_summer_and_in_winter() -> 
 
 @pytest.mark.parametrize("wednesday", ["2024-03-06", "2024-03-13", "2024-07-10", "2024-10-30", "2024-11-06"])
 def test_a_few_hours_around_wednesday_17_00_new_york_cost_three_days_of_swap(wednesday: str) -> None:
-    given = assignment(table(num=6240), target=None, swap_long_pips=0.8, swap_short_pips=-0.3)
+    given = problem(table(num=6240), target=None, swap_long_pips=0.8, swap_short_pips=-0.3)
     roll_ms = int(datetime.fromisoformat(f"{wednesday}T17:00").replace(tzinfo=calendar.NEW_YORK).timestamp() * 1000)
     known = given.windows.known_ms_R
     price = given.windows.close_R[np.flatnonzero(known == roll_ms - HOUR_MS)[0]]
@@ -224,13 +224,13 @@ def test_a_policy_earns_the_weekends_gap_and_an_hourly_label_never_holds_over_it
     close[gap + 1 :] = 1.12
     bars = with_column(bars, "close", close)
     for target, earned in ((None, math.log(1.12 / 1.1)), ("price_change_1h", 0.0)):
-        given = assignment(bars, target=target)
+        given = problem(bars, target=target)
         ends = given.windows.parts["test"]
         found = report(np.ones(len(ends), dtype=np.int64), ends, given)
         assert found.gross_log_return == pytest.approx(earned)
         assert found.num_trades == (2 if target is None else 2 * (1 + (np.diff(ends) > 1).sum()))
     monday = str((bars.opened_ms[gap + 1] + DAY_MS // 2).astype("datetime64[ms]").astype("datetime64[D]"))
-    given = assignment(bars, target=None, **no_swap())
+    given = problem(bars, target=None, **no_swap())
     ends = given.windows.parts["test"]
     days = daily_net(np.ones(len(ends), dtype=np.int64), ends, given)
     assert days[monday] == pytest.approx(math.log(1.12 / 1.1))
@@ -246,7 +246,7 @@ def test_the_default_spread_follows_the_session_and_the_bars_own_or_a_named_one_
     assert set(np.round(session / (pips * 1e-4), 6)) == {1.0, 1.2, 1.5, 5.0}
 
     def spread_of(of: FeatureTable, **costs: float) -> Floats:
-        return assignment(of, **costs).windows.spread_R
+        return problem(of, **costs).windows.spread_R
 
     np.testing.assert_array_equal(spread_of(bars), session)
     np.testing.assert_array_equal(spread_of(bars, commission_bp=0.0), session)
@@ -256,13 +256,13 @@ def test_the_default_spread_follows_the_session_and_the_bars_own_or_a_named_one_
     assert np.isnan(spread_of(bars, spread_pips=pips)).all(), "named, though it is the default's number"
     assert np.isnan(spread_of(replace(bars, calendar="fixings"))).all()
     half = spread_of(bars) / 2 / bars.columns["close"]
-    np.testing.assert_allclose(tape_of(assignment(bars)).unit_cost_R, half + (0.35 + 0.1) * 1e-4, rtol=1e-12)
+    np.testing.assert_allclose(tape_of(problem(bars)).unit_cost_R, half + (0.35 + 0.1) * 1e-4, rtol=1e-12)
 
 
 def test_directions_are_worth_the_sessions_round_trip() -> None:
     bars = table(num=2000)
-    given = assignment(bars, target="direction_1h", commission_bp=0.0, slippage_bp=0.0)
-    named = assignment(bars, target="direction_1h", commission_bp=0.0, slippage_bp=0.0, spread_pips=0.2)
+    given = problem(bars, target="direction_1h", commission_bp=0.0, slippage_bp=0.0)
+    named = problem(bars, target="direction_1h", commission_bp=0.0, slippage_bp=0.0, spread_pips=0.2)
     roll = session_factor(bars.known_ms) == 5.0
     differs = given.windows.own_labels_RK[:, 0] != named.windows.own_labels_RK[:, 0]
     known = np.isfinite(named.windows.own_labels_RK[:, 0])
@@ -279,7 +279,7 @@ def test_directions_are_worth_the_sessions_round_trip() -> None:
 @pytest.mark.parametrize("part", ["train", "stop", "calibrate"])
 def test_nothing_beyond_the_parts_border_is_read(fill: FillRule, part: Part) -> None:
     bars = table(num=1500)
-    given = assignment(bars, target=None, fill=fill)
+    given = problem(bars, target=None, fill=fill)
     positions, ends = signal(given, part)
     border = next(
         each for each in sorted(given.windows.borders_ms.values()) if each >= given.windows.known_ms_R[ends].max()
@@ -292,7 +292,7 @@ def test_nothing_beyond_the_parts_border_is_read(fill: FillRule, part: Part) -> 
 
 
 def test_what_is_no_signal_is_refused() -> None:
-    given = assignment(table())
+    given = problem(table())
     positions, ends = signal(given)
     with pytest.raises(DataValidationError, match="-1, 0 or 1"):
         report(positions * 2, ends, given)

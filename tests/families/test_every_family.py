@@ -134,9 +134,9 @@ def test_what_was_saved_answers_the_same(kind: type[Family], tmp_path: Path) -> 
 @every_network
 def test_its_int8_stays_within_its_bound_or_is_refused(kind: type[Family], tmp_path: Path) -> None:
     probe, family, windows = probe_of(kind), quick(kind), planted(kind)
-    assignment = probe.assignment(windows)
-    model = family.train(assignment, accelerator=OneThread(), report=Recorder())
-    product = probe.task().package(model, tmp_path, assignment, family=family, is_simulated=False, report=Recorder())
+    problem = probe.problem(windows)
+    model = family.train(problem, accelerator=OneThread(), report=Recorder())
+    product = probe.task().package(model, tmp_path, problem, family=family, is_simulated=False, report=Recorder())
     judged = product.quantization
     assert judged.accepted == (tmp_path / INT8_FILE).exists()
     assert judged.reason

@@ -11,7 +11,7 @@ from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import resolved_costs
 
 # Before torch is imported: threads that spin while they wait cost most of a busy machine's speed.
@@ -126,8 +126,8 @@ def skill(labels_N: Floats, forecasts_N: Floats) -> float:
     return float(1 - np.mean((labels_N - forecasts_N) ** 2) / np.mean(labels_N**2))
 
 
-def assignment(windows: Windows, *names: str, seed: int = 0, **more: Any) -> Assignment:
+def problem(windows: Windows, *names: str, seed: int = 0, **more: Any) -> TrainingProblem:
     """What a family is asked to learn; `price_change_1h` unless targets are named."""
     targets = tuple(parse_target(name) for name in names or ("price_change_1h",))
     costs = {symbol: resolved_costs(symbol) for symbol in windows.symbols}
-    return Assignment(windows=windows, targets=targets, seed=seed, costs=costs, **more)
+    return TrainingProblem(windows=windows, targets=targets, seed=seed, costs=costs, **more)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Any
 
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, families_of
+from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem, families_of
 from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 from tests.families.probes.control import ControlProbe
@@ -13,10 +13,10 @@ from tests.learning.synthetic import Recorder, symbol_rows
 PROBE = ControlProbe()
 
 
-def market_of(*tables: Any, num: int = 500, seed: int = 0) -> Assignment:
+def market_of(*tables: Any, num: int = 500, seed: int = 0) -> TrainingProblem:
     """What a policy is asked to learn: a signal that explains 30 % of the next bar, costs of a twentieth of a bar."""
     windows = PROBE.windows(*(tables or [symbol_rows(num=num, r2=0.3)]))
-    return replace(PROBE.assignment(windows), seed=seed)
+    return replace(PROBE.problem(windows), seed=seed)
 
 
 def policy_family(name: str, **changes: Any) -> PolicyFamily:
@@ -27,17 +27,17 @@ def policy_family(name: str, **changes: Any) -> PolicyFamily:
     return family
 
 
-def learner_of(kind: Any, name: str, assignment: Assignment, **changes: Any) -> Any:
+def learner_of(kind: Any, name: str, problem: TrainingProblem, **changes: Any) -> Any:
     """`LanesPpo` or `LanesDqn` on a market, before its first step."""
     hyper: Any = policy_family(name, **changes).hyperparameters
     environment = MarketEnvironment(
-        Market.of(assignment),
-        lookback=assignment.windows.lookback,
+        Market.of(problem),
+        lookback=problem.windows.lookback,
         num_lanes=hyper.lanes,
         episode_length=hyper.episode_length,
-        seed=assignment.seed,
+        seed=problem.seed,
     )
     return kind(
-        environment, hyper, is_level_F=assignment.windows.scaler.is_level_F, total=5000, seed=assignment.seed,
+        environment, hyper, is_level_F=problem.windows.scaler.is_level_F, total=5000, seed=problem.seed,
         device="cpu", report=Recorder(),
     )  # fmt: skip

@@ -20,10 +20,10 @@ def checkpoint_in(folder: Path) -> Checkpoint:
 
 @pytest.mark.parametrize("name", ["q_learning", "dqn", "ppo"])
 def test_killed_in_every_epoch_it_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
-    assignment = market_of(num=600)
+    problem = market_of(num=600)
     family = policy_family(name, epochs=4, memory=400)
     whole = Recorder()
-    uninterrupted = PROBE.train(family, assignment.windows, report=whole)
+    uninterrupted = PROBE.train(family, problem.windows, report=whole)
     per_epoch = whole.num_checks // 4
     num_killed, reported = 0, []
     for _ in range(20):
@@ -31,7 +31,7 @@ def test_killed_in_every_epoch_it_ends_with_the_same_bits(name: str, tmp_path: P
         torch.manual_seed(num_killed)  # another process would begin with another state
         np.random.seed(num_killed)
         try:
-            resumed = PROBE.train(family, assignment.windows, report=report, checkpoint=checkpoint_in(tmp_path))
+            resumed = PROBE.train(family, problem.windows, report=report, checkpoint=checkpoint_in(tmp_path))
         except JobCancelled:
             num_killed += 1
             reported += report.steps

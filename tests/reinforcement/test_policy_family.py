@@ -19,8 +19,8 @@ from tests.reinforcement.policies import market_of, policy_family
 
 @pytest.mark.parametrize("fill", ["next_open", "next_close"])
 def test_every_decision_is_settled_inside_its_part(fill: str) -> None:
-    assignment = replace(market_of(), fill=fill)  # type: ignore[arg-type]
-    market, windows = Market.of(assignment), assignment.windows
+    problem = replace(market_of(), fill=fill)  # type: ignore[arg-type]
+    market, windows = Market.of(problem), problem.windows
     for rows, border in ((market.train, "stop"), (market.stop, "calibrate")):
         settled = rows + market.tape.delay + 1
         assert (windows.known_ms_R[settled] <= windows.borders_ms[border]).all()
@@ -29,9 +29,9 @@ def test_every_decision_is_settled_inside_its_part(fill: str) -> None:
 
 
 def test_a_part_without_a_decision_says_what_to_do() -> None:
-    assignment = market_of()
-    parts = {**assignment.windows.parts, "stop": assignment.windows.parts["stop"][-1:]}
-    alone = replace(assignment, windows=replace(assignment.windows, parts=parts), fill="next_close")
+    problem = market_of()
+    parts = {**problem.windows.parts, "stop": problem.windows.parts["stop"][-1:]}
+    alone = replace(problem, windows=replace(problem.windows, parts=parts), fill="next_close")
     with pytest.raises(DataValidationError, match="ask for a longer range"):
         decision_rows(tape_of(alone), alone, "stop")
 

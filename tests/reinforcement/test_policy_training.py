@@ -135,13 +135,13 @@ def test_rewards_are_in_units_of_each_symbols_bar() -> None:
 
 
 def test_weights_that_are_no_numbers_end_the_training() -> None:
-    assignment = market_of()
-    learner = learner_of(LanesPpo, "ppo", assignment)
+    problem = market_of()
+    learner = learner_of(LanesPpo, "ppo", problem)
     with torch.no_grad():
         next(iter(learner.network.layers)).weight[0, 0] = float("nan")
     learner.rollout = lambda: None
     with pytest.raises(TrainingError, match="learning_rate"):
-        fit(learner, Market.of(assignment), Schedule(1, 1), report=Recorder(), checkpoint=None)
+        fit(learner, Market.of(problem), Schedule(1, 1), report=Recorder(), checkpoint=None)
 
 
 def test_the_position_held_is_read() -> None:

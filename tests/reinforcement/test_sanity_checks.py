@@ -54,15 +54,15 @@ def test_whoever_knows_tomorrow_earns_and_who_trades_chance_does_not() -> None:
 
 
 def test_returns_that_a_feature_tells_do_not_pass_as_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl_sanity, "shuffled", lambda assignment, seed: assignment)
+    monkeypatch.setattr(rl_sanity, "shuffled", lambda problem, seed: problem)
     found = rl_sanity.run(policy_family("q_learning", bins=2), market_of(num=1500), report=Recorder(), num_seeds=5)
     assert found.warnings == ("sanity_shuffled_failed",)
 
 
 def test_nothing_of_the_test_part_is_looked_at() -> None:
     """Other prices, features and spreads after its border change no figure."""
-    assignment = market_of(num=700)
-    windows = assignment.windows
+    problem = market_of(num=700)
+    windows = problem.windows
     late_R = windows.known_ms_R > windows.borders_ms["test"]
     chance = np.random.default_rng(1)
     wild = replace(
@@ -73,7 +73,7 @@ def test_nothing_of_the_test_part_is_looked_at() -> None:
     )
     family = policy_family("q_learning", bins=2)
     found, again = (
-        rl_sanity.run(family, replace(assignment, windows=each), report=Recorder(), num_seeds=2)
+        rl_sanity.run(family, replace(problem, windows=each), report=Recorder(), num_seeds=2)
         for each in (windows, wild)
     )
     assert found == again
@@ -88,8 +88,8 @@ def test_networks_pass_too(name: str) -> None:
 
 def test_the_oracle_is_the_move_that_the_decision_earns() -> None:
     for fill, delay in (("next_open", 0), ("next_close", 1)):
-        assignment = replace(market_of(), fill=fill)  # type: ignore[arg-type]
-        told = with_oracle(assignment, policy_family("dqn"))
+        problem = replace(market_of(), fill=fill)  # type: ignore[arg-type]
+        told = with_oracle(problem, policy_family("dqn"))
         tape = tape_of(told)
         rows = decision_rows(tape, told, "test")
         moves = tape.close_R[rows + delay + 1] / tape.close_R[rows + delay] - 1
@@ -107,9 +107,9 @@ def test_a_full_table_gives_its_last_feature_for_the_oracle() -> None:
 def test_shuffling_keeps_features_and_gaps_and_takes_order_and_drift() -> None:
     table = symbol_rows(num=600, r2=0.3, gaps=[200])
     table.close_N[:] *= np.exp(0.01 * np.arange(600))
-    assignment = market_of(table)
-    mixed = shuffled(assignment, seed=1).windows
-    before, after = assignment.windows, mixed
+    problem = market_of(table)
+    mixed = shuffled(problem, seed=1).windows
+    before, after = problem.windows, mixed
     np.testing.assert_array_equal(after.rows_RF, before.rows_RF)
     for run_number in np.unique(before.runs_R):
         own = (before.runs_R == run_number) & (before.known_ms_R <= before.borders_ms["test"])
@@ -120,7 +120,7 @@ def test_shuffling_keeps_features_and_gaps_and_takes_order_and_drift() -> None:
         assert abs(np.corrcoef(old, new)[0, 1]) < 0.3
     late = before.known_ms_R > before.borders_ms["test"]
     np.testing.assert_array_equal(after.close_R[late], before.close_R[late])
-    assert not np.array_equal(shuffled(assignment, seed=2).windows.close_R, mixed.close_R)
+    assert not np.array_equal(shuffled(problem, seed=2).windows.close_R, mixed.close_R)
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from ml_workbench_service.integrations.feature_store.bar_folder import FolderBar
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.search.space import choice_label
 from ml_workbench_service.search.trial import TrialMaker, TrialReport, without_future
-from tests.learning.synthetic import assignment, cut, symbol_rows
+from tests.learning.synthetic import cut, problem, symbol_rows
 from tests.trained_models import planted_bars
 
 
@@ -27,7 +27,7 @@ def test_rows_and_labels_that_come_after_the_stopping_part_are_not_there() -> No
     rows = [symbol_rows("EUR/USD", horizon=5), symbol_rows("GBP/USD", num=1200, seed=1, horizon=5, gaps=[700])]
     windows = cut(*rows)
     tables = tuple(table_of(each.symbol, each.known_ms_N) for each in rows)
-    whole = assignment(windows, "price_change_5h", tables=tables)
+    whole = problem(windows, "price_change_5h", tables=tables)
     blind = without_future(whole)
     border_ms = windows.borders_ms["calibrate"]
     seen = blind.windows

@@ -12,7 +12,7 @@ from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.evaluation import signal_backtest
 from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import build
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import resolved_costs, session_factor, unit_cost
 from ml_workbench_service.reinforcement.policy_family import tape_of
 from ml_workbench_service.serving.history import read_history, replay_questions
@@ -28,13 +28,13 @@ def records_of(model: ServedModel, table: FeatureTable) -> list[PredictionRecord
     return answer_many(model, [prepare(model, each) for _, each in questions if each is not None], REPLAY)
 
 
-def assignment_of(table: FeatureTable, costs: Costs) -> Assignment:
+def problem_of(table: FeatureTable, costs: Costs) -> TrainingProblem:
     """Windows of one bar, as a training with these costs labels and cuts them."""
     labelling = label_tables(
         [table], features=["signal"], columns=[table.columns], targets=(), costs={table.symbol: costs}
     )
     windows = build(labelling.rows, features=["signal"], is_level=[False], lookback=1, validation_split=0.4)
-    return Assignment(windows=windows, targets=(), costs={table.symbol: costs})
+    return TrainingProblem(windows=windows, targets=(), costs={table.symbol: costs})
 
 
 def test_a_records_costs_follow_the_session_and_name_what_is_paid(
@@ -63,7 +63,7 @@ def test_training_backtest_record_and_agent_pay_the_same(
     costs = resolved_costs("EUR/USD", Costs(spread_pips=0.9) if spread == "named" else None)
     served = replace(model, costs={"EUR/USD": costs})
     records = records_of(served, table)
-    given = assignment_of(table, costs)
+    given = problem_of(table, costs)
     tape = tape_of(given)
     rows = np.searchsorted(tape.known_ms_R, [to_ms(record.as_of) for record in records])
     for row, record in zip(rows, records, strict=True):

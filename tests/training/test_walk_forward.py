@@ -22,7 +22,7 @@ from ml_workbench_service.learning.interfaces.dataset import TrainingData, Train
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.market.significance import clark_west
 from ml_workbench_service.training import tasks as tasks  # registers them
-from ml_workbench_service.training.pipeline import assignment_for
+from ml_workbench_service.training.pipeline import problem_for
 from ml_workbench_service.training.walk_forward import cut_at, spans_of, walk_forward
 from tests.learning.synthetic import OneThread, Recorder
 from tests.trained_models import planted_bars
@@ -184,7 +184,7 @@ def test_the_pooled_comparison_is_over_the_rows_of_all_folds() -> None:
     labels, forecasts, moments = [], [], []
     for span in spans_of(data, num_folds=3):
         known = cut_at(order, data, span, embargo_bars=0, kind_of=kind_of)
-        trained = order.family.train(assignment_for(order, known), accelerator=OneThread(), report=Recorder())
+        trained = order.family.train(problem_for(order, known), accelerator=OneThread(), report=Recorder())
         ends = known.windows.parts["test"]
         labels.append(known.windows.own_labels_RK[ends, 0] / known.windows.label_scale_RK[ends, 0])
         forecasts.append(trained.predict(known.windows.gather(ends)).outputs_NK[:, 0].astype(np.float64))

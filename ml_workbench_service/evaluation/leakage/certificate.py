@@ -32,7 +32,7 @@ from ml_workbench_service.evaluation.leakage import label_checks as label_suppor
 from ml_workbench_service.evaluation.leakage.column_checks import Outcome, Past, Telling, joined_ahead, near_copy
 from ml_workbench_service.evaluation.leakage.recomputation import Recomputation
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.market.features.expression_grammar import Expression
 
@@ -134,7 +134,7 @@ def _selection(again: Recomputation) -> list[CertificateCheck]:
 
 
 def _searched(again: Recomputation, data: TrainingData, candidates: Sequence[Expression]) -> Trained:
-    assignment = Assignment(
+    problem = TrainingProblem(
         windows=data.windows,
         targets=again.order.targets,
         seed=again.seed,
@@ -144,7 +144,7 @@ def _searched(again: Recomputation, data: TrainingData, candidates: Sequence[Exp
         candidates=tuple(candidates),
         regimes=data.labelling.regimes,
     )
-    return again.order.family.train(assignment, accelerator=Cpu(), report=_Silent(again.report))
+    return again.order.family.train(problem, accelerator=Cpu(), report=_Silent(again.report))
 
 
 class _Silent:

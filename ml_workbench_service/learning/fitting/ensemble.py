@@ -46,7 +46,7 @@ from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.fitting.progress import PartReport
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 
 SHARED = {"rows", "positions", ""}
 """The inputs, and what stands for an input or output that a node leaves out."""
@@ -112,7 +112,7 @@ POSITIONS = (-1.0, 0.0, 1.0)
 
 
 def train_seeds(
-    family: Family, assignment: Assignment, seeds: Sequence[int], *, accelerator: Accelerator, report: Report
+    family: Family, problem: TrainingProblem, seeds: Sequence[int], *, accelerator: Accelerator, report: Report
 ) -> Trained:
     """Trains once for each seed; of several, the ensemble. With one seed it is `family.train` and nothing else.
 
@@ -120,7 +120,7 @@ def train_seeds(
 
     Args:
         family: what trains.
-        assignment: data and checkpoint; its seed is not read.
+        problem: data and checkpoint; its seed is not read.
         seeds: one or more, each once.
         accelerator: where.
         report: hears of every step of all members, one after the other.
@@ -130,21 +130,21 @@ def train_seeds(
         TrainingError, JobCancelled: as the family's.
     """
     if len(seeds) == 1:
-        return family.train(replace(assignment, seed=seeds[0]), accelerator=accelerator, report=report)
+        return family.train(replace(problem, seed=seeds[0]), accelerator=accelerator, report=report)
     if family.model_type is ModelType.FEATURE_ENGINEERING:
         raise DataValidationError.at("body.seeds", "lists of features have no mean; send one seed")
     members = []
     for number, seed in enumerate(seeds):
         report.say(f"training seed {seed}, {number + 1} of {len(seeds)}")
-        stage = None if assignment.checkpoint is None else assignment.checkpoint.stage(f"seed-{seed}", seed=seed)
-        own = replace(assignment, seed=seed, checkpoint=stage)
+        stage = None if problem.checkpoint is None else problem.checkpoint.stage(f"seed-{seed}", seed=seed)
+        own = replace(problem, seed=seed, checkpoint=stage)
         heard = _MemberReport(report, f"seed {seed}, {number + 1} of {len(seeds)}", number, len(seeds))
         members.append(family.train(own, accelerator=accelerator, report=heard))
         if stage is not None:
             stage.finish()
     weights_M = np.full(len(members), 1 / len(members), dtype=np.float32)
     if family.model_type is ModelType.REINFORCEMENT_LEARNING:
-        weights_M = action_weights(members, assignment.windows)
+        weights_M = action_weights(members, problem.windows)
     return combine(members, seeds, weights_M=weights_M)
 
 

@@ -16,7 +16,7 @@ from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, family_for
+from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem, family_for
 from ml_workbench_service.learning.interfaces.task import Task, task_for
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation, columns_of
@@ -157,11 +157,11 @@ def cut(
     )
 
 
-def assignment_for(
+def problem_for(
     order: TrainingOrder, data: TrainingData, *, seed: int | None = None, checkpoint: Checkpoint | None = None
-) -> Assignment:
+) -> TrainingProblem:
     """What a family is asked to learn; the request's first seed unless another is named."""
-    return Assignment(
+    return TrainingProblem(
         windows=data.windows,
         targets=order.targets,
         seed=order.request.seeds[0] if seed is None else seed,

@@ -26,7 +26,7 @@ from ml_workbench_service.market.regimes import RegimeRule
 
 
 @dataclass(frozen=True)
-class Assignment:
+class TrainingProblem:
     """What a training is about: the data, what is to be learnt from them, and everything that may change the outcome.
 
     Attributes:
@@ -139,7 +139,7 @@ class Family(ABC):
         """Raises DataValidationError where this family cannot learn from so many features."""
 
     @abstractmethod
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Learns from the parts `train` and `stop` alone, reporting and looking for a cancellation as it goes."""
 
     @abstractmethod

@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.windows import Windows
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.expression_grammar import Expression
 from ml_workbench_service.market.significance import clark_west_gains, hac_mean, mean_by_moment
@@ -107,7 +107,7 @@ class Task(ABC):
     def check_targets(self, targets: Sequence[Target]) -> None:
         """Raises DataValidationError where this type does not learn these targets."""
 
-    def positions(self, predict: "Predict", ends: Ints, assignment: Assignment) -> Ints | None:
+    def positions(self, predict: "Predict", ends: Ints, problem: TrainingProblem) -> Ints | None:
         """The signal at these windows: -1, 0 or 1 each, 0 where no decision can be settled; None: nothing is traded.
 
         `predict` is the serving network's, or `Predict(trained, None)`.
@@ -115,7 +115,7 @@ class Task(ABC):
         return None
 
     @abstractmethod
-    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+    def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """One number about these windows, more is better: what trials are ranked by, on the part `stop`.
 
         `Predict(trained, None)` asks the network.
@@ -123,7 +123,7 @@ class Task(ABC):
 
     @abstractmethod
     def package(
-        self, trained: Trained, draft: Path, assignment: Assignment, *, family: Family, is_simulated: bool,
+        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: Family, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
         """Writes what is published into the draft folder and decoders it."""

@@ -31,7 +31,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Ints
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.fitting.loop import Schedule, fit
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.networks.autoencoder_graph import (
     ACTIVITY_FLOOR,
     ACTIVITY_ROOTS,
@@ -122,7 +122,7 @@ class ReconstructionError:
 
 
 def train_autoencoder(
-    assignment: Assignment,
+    problem: TrainingProblem,
     *,
     hyperparameters: Any,
     shortest_window: int,
@@ -134,15 +134,15 @@ def train_autoencoder(
     A bottleneck as wide as the window can copy it, faults included: the warning `bottleneck_too_wide`.
 
     Args:
-        assignment: the data, the seed, and where to leave checkpoints.
+        problem: the data, the seed, and where to leave checkpoints.
         hyperparameters: `autoencoder_units`, `bottleneck`, `learning_rate`, `batch_size`, `epochs`, `patience`.
         shortest_window: rows of the shortest window to train on.
         accelerator: where to train.
         report: hears of every epoch.
     """
-    windows = assignment.windows
+    windows = problem.windows
     device = accelerator.for_training()
-    torch.manual_seed(assignment.seed)
+    torch.manual_seed(problem.seed)
     is_level_F, units, bottleneck = (
         windows.scaler.is_level_F,
         hyperparameters.autoencoder_units,
@@ -158,10 +158,10 @@ def train_autoencoder(
         epochs=hyperparameters.epochs,
         patience=hyperparameters.patience,
         shortest_window=shortest_window,
-        seed=assignment.seed,
+        seed=problem.seed,
     )
     outcome = fit(
-        network, windows, schedule, device=device, report=report, objective=objective, checkpoint=assignment.checkpoint
+        network, windows, schedule, device=device, report=report, objective=objective, checkpoint=problem.checkpoint
     )
     network.eval().cpu()
     fit_whitening(network, windows, report=report)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 
 if TYPE_CHECKING:
     from ml_workbench_service.learning.networks.heads import Head
@@ -29,8 +29,8 @@ class Classifier:
     model_type = ModelType.CLASSIFICATION
     hyperparameters: Any
 
-    def head(self, assignment: Assignment) -> "Head":
+    def head(self, problem: TrainingProblem) -> "Head":
         """Cross-entropy over the target's classes."""
         from ml_workbench_service.learning.networks.heads import class_head
 
-        return class_head(assignment, self.hyperparameters.class_weights)
+        return class_head(problem, self.hyperparameters.class_weights)

@@ -37,7 +37,7 @@ from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
 from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights, class_counts, class_weights
 from ml_workbench_service.learning.fitting.objectives import Objective, SquaredError
-from ml_workbench_service.learning.interfaces.family import Assignment
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 
@@ -89,11 +89,11 @@ class OffsetHead(Head):
         graph.add("Add", [raw, graph.constant("offsets", self.offsets_K)], ["outputs"])
 
 
-def head_for(assignment: Assignment) -> Head:
-    """The forecasts that an assignment asks for; what is no price move begins at its mean in the training part."""
-    targets, windows = assignment.targets, assignment.windows
-    if assignment.quantiles or all(target.needs_price for target in targets):
-        return forecast_head(targets, assignment.quantiles)
+def head_for(problem: TrainingProblem) -> Head:
+    """The forecasts that an problem asks for; what is no price move begins at its mean in the training part."""
+    targets, windows = problem.targets, problem.windows
+    if problem.quantiles or all(target.needs_price for target in targets):
+        return forecast_head(targets, problem.quantiles)
     means_K = windows.labels_RK[windows.parts["train"]].mean(axis=0, dtype=np.float64)
     offsets = [0.0 if target.needs_price else float(mean) for target, mean in zip(targets, means_K, strict=True)]
     return OffsetHead([target.name for target in targets], SquaredError(), offsets=offsets)
@@ -247,9 +247,9 @@ class ClassHead(Head):
         graph.add("Add", [raw, graph.constant("log_frequencies", self._offset_C)], ["outputs"])
 
 
-def class_head(assignment: Assignment, scheme: ClassWeights) -> ClassHead:
+def class_head(problem: TrainingProblem, scheme: ClassWeights) -> ClassHead:
     """For the classes of the only target, as frequent as in the training part."""
-    (target,), windows = assignment.targets, assignment.windows
+    (target,), windows = problem.targets, problem.windows
     labels_N = windows.own_labels_RK[windows.parts["train"], 0]
     num = len(target.classes)
     return ClassHead(

@@ -38,7 +38,7 @@ from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.networks.autoencoder_graph import add_activity
 from ml_workbench_service.learning.networks.onnx_builder import IR_VERSION, OPSET, Graph
 
@@ -149,12 +149,12 @@ BATCH_ROWS = 4096 * 24
 AXES = ("apart", "move", "activity")
 
 
-def train_forest(assignment: Assignment, *, num_trees: int, max_samples: int, report: Report) -> Trained:
+def train_forest(problem: TrainingProblem, *, num_trees: int, max_samples: int, report: Report) -> Trained:
     """Fits the axes and grows the forest on the part `train`; a forest has no epochs, its trees are counted instead.
 
     The network's own answers are scikit-learn's, on values derived by the very graph that serving runs.
     """
-    windows = assignment.windows
+    windows = problem.windows
     is_level_F, ends = windows.scaler.is_level_F, windows.parts["train"]
     axes: dict[str, np.ndarray] = {}
     for name, values in zip(("apart", "move"), _last_rows_and_moves(windows, ends), strict=True):
@@ -165,9 +165,9 @@ def train_forest(assignment: Assignment, *, num_trees: int, max_samples: int, re
         derived_ND,
         num_trees=num_trees,
         max_samples=max_samples,
-        seed=assignment.seed,
+        seed=problem.seed,
         report=report,
-        checkpoint=assignment.checkpoint,
+        checkpoint=problem.checkpoint,
     )
     weights = axes | tree_weights(forest) | {"median": np.median(derived_ND, axis=0)}
     outputs = ("isolation_score", *(f"error_{feature}" for feature in windows.features))

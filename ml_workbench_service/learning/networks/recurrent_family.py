@@ -11,7 +11,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 
 if TYPE_CHECKING:
     from ml_workbench_service.learning.networks.heads import Head
@@ -56,20 +56,20 @@ class RecurrentFamily(Family, abstract=True):
         """Hidden units of each layer."""
         return int(getattr(self.hyperparameters, f"{self.cell.lower()}_units"))
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
         from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster, recurrent_graph
         from ml_workbench_service.learning.networks.windowed import train
 
         hyper: Any = self.hyperparameters
-        is_level_F = assignment.windows.scaler.is_level_F
-        head = self.head(assignment)
+        is_level_F = problem.windows.scaler.is_level_F
+        head = self.head(problem)
         return train(
             lambda: RecurrentForecaster(
                 self.cell, is_level_F=is_level_F, units=self.units, layers=hyper.layers, head=head,
                 dropout=hyper.dropout,
             ),
-            assignment,
+            problem,
             hyperparameters=hyper,
             shortest_window=self.min_window,
             outputs=head.names,
@@ -87,11 +87,11 @@ class RecurrentFamily(Family, abstract=True):
             },
         )  # fmt: skip
 
-    def head(self, assignment: Assignment) -> "Head":
+    def head(self, problem: TrainingProblem) -> "Head":
         """What the last layer is for: forecasts, unless a subclass learns something else."""
         from ml_workbench_service.learning.networks.heads import head_for
 
-        return head_for(assignment)
+        return head_for(problem)
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
         """The rows, and four copies of the largest batch's activations; scoring takes batches of 98,304 rows."""

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationInfo, field_validator
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 
 if TYPE_CHECKING:
     from ml_workbench_service.learning.networks.heads import Head
@@ -68,7 +68,7 @@ class TransformerFamily(Family, abstract=True):
 
     min_window: ClassVar[int] = MIN_WINDOW
 
-    def train(self, assignment: Assignment, *, accelerator: Accelerator, report: Report) -> Trained:
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the part `stop`, the best epoch's weights."""
         from dataclasses import asdict
 
@@ -76,11 +76,11 @@ class TransformerFamily(Family, abstract=True):
         from ml_workbench_service.learning.networks.windowed import train
 
         hyper: Any = self.hyperparameters
-        is_level_F = assignment.windows.scaler.is_level_F
-        shape, head = self.shape(), self.head(assignment)
+        is_level_F = problem.windows.scaler.is_level_F
+        shape, head = self.shape(), self.head(problem)
         return train(
             lambda: TransformerEncoderNetwork(is_level_F, shape=shape, head=head, dropout=hyper.dropout),
-            assignment,
+            problem,
             hyperparameters=hyper,
             shortest_window=self.min_window,
             outputs=head.names,
@@ -91,11 +91,11 @@ class TransformerFamily(Family, abstract=True):
             description={"kind": "transformer_encoder", **asdict(shape)},
         )
 
-    def head(self, assignment: Assignment) -> "Head":
+    def head(self, problem: TrainingProblem) -> "Head":
         """What the last layer is for: forecasts, unless a subclass learns something else."""
         from ml_workbench_service.learning.networks.heads import head_for
 
-        return head_for(assignment)
+        return head_for(problem)
 
     def shape(self) -> "TransformerShape":
         """The network's sizes."""

@@ -17,7 +17,7 @@ from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.fitting.loop import Schedule, fit
 from ml_workbench_service.learning.fitting.objectives import Objective
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 
 
 class WindowedNetwork(nn.Module):
@@ -48,7 +48,7 @@ class WindowedNetwork(nn.Module):
 
 def train(
     build: Callable[[], WindowedNetwork],
-    assignment: Assignment,
+    problem: TrainingProblem,
     *,
     hyperparameters: Any,
     shortest_window: int,
@@ -63,7 +63,7 @@ def train(
 
     Args:
         build: makes the network, with random weights.
-        assignment: the data, the seed, and where to leave checkpoints.
+        problem: the data, the seed, and where to leave checkpoints.
         hyperparameters: `learning_rate`, `batch_size`, `epochs`, `patience`.
         shortest_window: rows of the shortest window to train on.
         outputs: names of the network's outputs.
@@ -72,7 +72,7 @@ def train(
         description: what `network.json` says of it.
     """
     device = accelerator.for_training()
-    torch.manual_seed(assignment.seed)
+    torch.manual_seed(problem.seed)
     network = build().to(device)
     schedule = Schedule(
         learning_rate=hyperparameters.learning_rate,
@@ -80,23 +80,23 @@ def train(
         epochs=hyperparameters.epochs,
         patience=hyperparameters.patience,
         shortest_window=shortest_window,
-        seed=assignment.seed,
+        seed=problem.seed,
     )
     outcome = fit(
         network,
-        assignment.windows,
+        problem.windows,
         schedule,
         device=device,
         report=report,
         objective=objective,
-        checkpoint=assignment.checkpoint,
+        checkpoint=problem.checkpoint,
     )
     network.eval().cpu()
     weights = network.weights()
     return Trained(
         outputs=outputs,
         weights=weights,
-        network={**description, "num_features": len(assignment.windows.features), "num_outputs": len(outputs)},
+        network={**description, "num_features": len(problem.windows.features), "num_outputs": len(outputs)},
         graph=lambda: graph(weights),
         predict=network.answer,
         epochs_run=outcome.epochs_run,

@@ -19,7 +19,7 @@ from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
 from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale, detection
 from ml_workbench_service.learning.decoders.anomaly import AnomalyDecoder
 from ml_workbench_service.learning.decoders.decoder import Decoder
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.training.tasks.network_task import NetworkTask
 
@@ -42,24 +42,24 @@ class AnomalyDetection(NetworkTask):
                 "body.target", "anomaly_detection has no target, it looks at the features alone; leave `target` out"
             )
 
-    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
+    def decisions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> np.ndarray:
         """The strangest twentieth; asked only where a family's graph can be quantised."""
         return np.asarray(outputs_NK[:, 0] > np.quantile(outputs_NK[:, 0], 0.95))
 
-    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+    def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """Average precision among anomalies planted into these windows, by the raw errors: no threshold is needed."""
-        windows, predict = assignment.windows, Predict(trained, None)
+        windows, predict = problem.windows, Predict(trained, None)
         planted = plant(
             windows.rows_RF, ends, lookback=windows.lookback, is_level_F=windows.scaler.is_level_F,
-            seed=assignment.seed,
+            seed=problem.seed,
         )  # fmt: skip
         clean_N, found_N = predict.over(windows, ends)[:, 0], predict(planted.windows_NTF)[:, 0]
         by_kind = {kind: found_N[planted.of(kind)] for kind in KINDS if planted.of(kind).any()}
         return detection(clean_N, by_kind, threshold=np.inf, share=PLANTED_SHARE)["average_precision"]
 
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> AnomalyDecoder:
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> AnomalyDecoder:
         """The training part's distribution, the calibration part's threshold."""
-        windows = assignment.windows
+        windows = problem.windows
         train = windows.parts["train"]
         known = Predict(trained, None).over(windows, train[:: max(1, -(-len(train) // MOST_TRAIN_WINDOWS))])
         scale = AnomalyScale.fit(
@@ -72,18 +72,18 @@ class AnomalyDetection(NetworkTask):
         return AnomalyDecoder(trained.outputs, scale)
 
     def evaluate(
-        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """Precision, recall by kind and alarm rate; a detector that alarms by chance is the baseline."""
         assert isinstance(decoder, AnomalyDecoder)
-        windows, scale = assignment.windows, decoder.scale
+        windows, scale = problem.windows, decoder.scale
         planted = plant(
             windows.rows_RF,
             ends,
             lookback=windows.lookback,
             is_level_F=windows.scaler.is_level_F,
-            seed=assignment.seed,
+            seed=problem.seed,
         )
         scores_N = scale.scores(predict(planted.windows_NTF)[:, 0])
         by_kind = {kind: scores_N[planted.of(kind)] for kind in KINDS if planted.of(kind).any()}

@@ -28,7 +28,7 @@ from ml_workbench_service.learning.calibration.class_probabilities import ClassC
 from ml_workbench_service.learning.decoders.classes import ClassDecoder
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict
 from ml_workbench_service.training.tasks.network_task import NetworkTask
 
@@ -59,13 +59,13 @@ class Classification(NetworkTask):
                 "triple_barrier_<h> or market_regime",
             )
 
-    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
+    def decisions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> np.ndarray:
         """The most probable class, before any temperature."""
         return stated(outputs_NK)
 
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ClassDecoder:
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> ClassDecoder:
         """The temperature with the least log loss."""
-        windows = assignment.windows
+        windows = problem.windows
         return ClassDecoder(
             ClassCalibration.fit(
                 outputs_NK,
@@ -75,35 +75,35 @@ class Classification(NetworkTask):
             )
         )
 
-    def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints | None:
+    def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints | None:
         """Short where a fall is the most probable class, before any temperature, long where a rise is, else flat.
 
         None of a regime, which speaks for no side.
         """
-        return _positions(predict.over(assignment.windows, ends), assignment)
+        return _positions(predict.over(problem.windows, ends), problem)
 
-    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+    def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """1 - log loss ÷ that of the training part's frequencies, before any temperature."""
-        windows, (target,) = assignment.windows, assignment.targets
+        windows, (target,) = problem.windows, problem.targets
         labels_N = windows.own_labels_RK[ends, 0]
         frequencies_C = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], len(target.classes))
         calibration = ClassCalibration(trained.outputs, frequencies_C)
-        said_NC = calibration.probabilities(Predict(trained, None).over(assignment.windows, ends))
+        said_NC = calibration.probabilities(Predict(trained, None).over(problem.windows, ends))
         plain_NC = np.broadcast_to(frequencies_C, said_NC.shape)
         return 1 - float(np.mean(log_losses(labels_N, said_NC)) / np.mean(log_losses(labels_N, plain_NC)))
 
     def evaluate(
-        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """Every figure beside each baseline's on the same rows, Brier scores compared, and what the signal earned."""
         assert isinstance(decoder, ClassDecoder)
-        labels_N = assignment.windows.own_labels_RK[ends, 0]
+        labels_N = problem.windows.own_labels_RK[ends, 0]
         said_NC = decoder.calibration.probabilities(outputs_NK)
-        plain = _plain(said_NC, trained, ends, assignment)
+        plain = _plain(said_NC, trained, ends, problem)
         test = _figures(decoder, said_NC, labels_N)
         baselines = {each.name: each.figures(labels_N) for each in plain}
-        differentials = _differentials(said_NC, ends, assignment, baselines=plain)
+        differentials = _differentials(said_NC, ends, problem, baselines=plain)
         verdict, reason = verdict_of(is_simulated)
         return Evaluation(
             test=test,
@@ -114,54 +114,54 @@ class Classification(NetworkTask):
             verdict=verdict,
             reason=reason,
             comparisons=tuple(each.comparison() for each in differentials),
-            backtest=_backtest(said_NC, ends, assignment),
-            seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, assignment)),
+            backtest=_backtest(said_NC, ends, problem),
+            seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, problem)),
         )
 
     def differentials(
-        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
         """What the comparisons are made of, to be pooled with those of other stretches of time."""
         assert isinstance(decoder, ClassDecoder)
         said_NC = decoder.calibration.probabilities(outputs_NK)
-        plain = _plain(said_NC, trained, ends, assignment)
-        return _differentials(said_NC, ends, assignment, baselines=plain)
+        plain = _plain(said_NC, trained, ends, problem)
+        return _differentials(said_NC, ends, problem, baselines=plain)
 
-    def _member_figures(self, member: Trained, ends: Ints, assignment: Assignment) -> dict[str, float | None]:
+    def _member_figures(self, member: Trained, ends: Ints, problem: TrainingProblem) -> dict[str, float | None]:
         """One seed alone, with a temperature of its own."""
-        predict, calibrate = Predict(member, None), assignment.windows.parts["calibrate"]
-        decoder = self.calibrate(member, predict.over(assignment.windows, calibrate), calibrate, assignment)
-        said_NC = decoder.calibration.probabilities(predict.over(assignment.windows, ends))
-        return _figures(decoder, said_NC, assignment.windows.own_labels_RK[ends, 0])
+        predict, calibrate = Predict(member, None), problem.windows.parts["calibrate"]
+        decoder = self.calibrate(member, predict.over(problem.windows, calibrate), calibrate, problem)
+        said_NC = decoder.calibration.probabilities(predict.over(problem.windows, ends))
+        return _figures(decoder, said_NC, problem.windows.own_labels_RK[ends, 0])
 
 
-def _plain(said_NC: Floats, trained: Trained, ends: Ints, assignment: Assignment) -> list[ClassBaseline]:
+def _plain(said_NC: Floats, trained: Trained, ends: Ints, problem: TrainingProblem) -> list[ClassBaseline]:
     """The baselines of these rows; where classes have sides, the model's own answers without theirs among them."""
-    found = class_baselines(assignment, ends, without=left_out(trained.network))
-    if _sides(assignment).any():
-        windows = assignment.windows
+    found = class_baselines(problem, ends, without=left_out(trained.network))
+    if _sides(problem).any():
+        windows = problem.windows
         found.append(undirected(said_NC, windows.own_labels_RK[windows.parts["train"], 0]))
     return found
 
 
-def _sides(assignment: Assignment) -> Ints:
+def _sides(problem: TrainingProblem) -> Ints:
     """(C,) of each class."""
-    return np.array([SIDE_OF.get(name, 0) for name in assignment.targets[0].classes], dtype=np.int64)
+    return np.array([SIDE_OF.get(name, 0) for name in problem.targets[0].classes], dtype=np.int64)
 
 
-def _positions(scores_NC: Floats, assignment: Assignment) -> Ints | None:
+def _positions(scores_NC: Floats, problem: TrainingProblem) -> Ints | None:
     """The side of each row's most probable class; None where no class speaks for one."""
-    sides_C = _sides(assignment)
+    sides_C = _sides(problem)
     return np.asarray(sides_C[stated(scores_NC)]) if sides_C.any() else None
 
 
-def _backtest(said_NC: Floats, ends: Ints, assignment: Assignment) -> BacktestReport | None:
+def _backtest(said_NC: Floats, ends: Ints, problem: TrainingProblem) -> BacktestReport | None:
     """Of what records state: the class that is the most probable one once the temperature has spoken."""
-    positions = _positions(said_NC, assignment)
+    positions = _positions(said_NC, problem)
     if positions is None:
         return None
-    return signal_backtest.report(positions, ends, assignment, looks=assignment.looks)
+    return signal_backtest.report(positions, ends, problem, looks=problem.looks)
 
 
 def _figures(decoder: ClassDecoder, said_NC: Floats, labels_N: Floats) -> dict[str, float | None]:
@@ -170,9 +170,9 @@ def _figures(decoder: ClassDecoder, said_NC: Floats, labels_N: Floats) -> dict[s
 
 
 def _differentials(
-    said_NC: Floats, ends: Ints, assignment: Assignment, *, baselines: Sequence[ClassBaseline]
+    said_NC: Floats, ends: Ints, problem: TrainingProblem, *, baselines: Sequence[ClassBaseline]
 ) -> list[Differentials]:
-    windows, (target,) = assignment.windows, assignment.targets
+    windows, (target,) = problem.windows, problem.targets
     outcomes_NC = np.eye(len(target.classes))[windows.own_labels_RK[ends, 0].astype(np.int64)]
     return [
         Differentials.of_squares(

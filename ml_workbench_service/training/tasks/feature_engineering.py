@@ -17,7 +17,7 @@ from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.scaling import RawRows
 from ml_workbench_service.learning.decoders.features import FeaturesDecoder
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Product, Task
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.derivation import Derivation
@@ -75,19 +75,19 @@ class FeatureEngineering(Task):
         )
         return tuple(found)
 
-    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+    def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """What the kept columns tell, held out, beyond what luck reaches, added up; the search has scored itself."""
         selection = trained.findings["selection"]
         chance = selection.chance_level or 0.0
         return float(sum(max(each.score - chance, 0.0) for each in selection.features(_kind_of)))
 
     def package(
-        self, trained: Trained, draft: Path, assignment: Assignment, *, family: Family, is_simulated: bool,
+        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: Family, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
         """Writes `feature_set.json`; there is no graph and nothing to calibrate."""
         report.say("writing the feature set")
-        found = _feature_set(trained, assignment)
+        found = _feature_set(trained, problem)
         (draft / FEATURE_SET_FILE).write_text(found.model_dump_json(indent=1) + "\n", encoding="utf-8")
         derivation = Derivation(found.names, {each.name: each.expression for each in found.expressions})
         recipe = {
@@ -116,16 +116,16 @@ def _has_range(store: FeatureStore, request: TrainRequest, available: Sequence[F
     return SYNTHETIC_RANGE not in table.warnings
 
 
-def _feature_set(trained: Trained, assignment: Assignment) -> FeatureSet:
+def _feature_set(trained: Trained, problem: TrainingProblem) -> FeatureSet:
     selection = trained.findings["selection"]
-    windows = assignment.windows
+    windows = problem.windows
     derivation = Derivation(trained.outputs, {each.expression.name: each.expression.text for each in selection.chosen})
     return FeatureSet(
-        id=assignment.model_id,
-        version=assignment.version,
+        id=problem.model_id,
+        version=problem.version,
         symbols=windows.symbols,
-        timeframe=assignment.tables[0].timeframe,
-        target=assignment.targets[0].name,
+        timeframe=problem.tables[0].timeframe,
+        target=problem.targets[0].name,
         expressions=selection.features(_kind_of),
         base_columns=derivation.base_columns,
         history=derivation.history,
@@ -135,7 +135,7 @@ def _feature_set(trained: Trained, assignment: Assignment) -> FeatureSet:
             num_rows=selection.num_rows,
             num_candidates=selection.num_candidates,
             chance_level=selection.chance_level,
-            seed=assignment.seed,
+            seed=problem.seed,
         ),
         rejected=selection.rejected,
         warnings=selection.warnings,

@@ -25,7 +25,7 @@ from ml_workbench_service.evaluation.baselines import LINEAR, linear_positions
 from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product
 from ml_workbench_service.market.trading_series import Tape
 from ml_workbench_service.reinforcement.policy_family import PolicyFamily, decision_rows, tape_of
@@ -59,7 +59,7 @@ class Control(NetworkTask):
         self,
         trained: Trained,
         draft: Path,
-        assignment: Assignment,
+        problem: TrainingProblem,
         *,
         family: Family,
         is_simulated: bool,
@@ -68,9 +68,9 @@ class Control(NetworkTask):
         """As every task; then the sanity runs, whose figures join the test part's."""
         from ml_workbench_service.reinforcement import sanity_checks as rl_sanity
 
-        product = super().package(trained, draft, assignment, family=family, is_simulated=is_simulated, report=report)
+        product = super().package(trained, draft, problem, family=family, is_simulated=is_simulated, report=report)
         assert isinstance(family, PolicyFamily), "families of reinforcement learning are policies"
-        sanity = rl_sanity.run(family, assignment, report=report, num_seeds=self.sanity_seeds)
+        sanity = rl_sanity.run(family, problem, report=report, num_seeds=self.sanity_seeds)
         for warning in sanity.warnings:
             report.warn(warning)
         test = {**product.evaluation.test, **sanity.metrics}
@@ -81,30 +81,30 @@ class Control(NetworkTask):
             warnings=tuple(sanity.warnings),
         )
 
-    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
+    def decisions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> np.ndarray:
         """The greedy actions."""
         return greedy_actions(outputs_NK)
 
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ActionDecoder:
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> ActionDecoder:
         """An action needs no calibration."""
         return ActionDecoder(trained.outputs)
 
-    def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints:
+    def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints:
         """Those of a walk over these windows, its own position fed back; 0 where no decision can be settled."""
-        rows, positions = _walk_over(ends, tape_of(assignment), assignment, predict)
+        rows, positions = _walk_over(ends, tape_of(problem), problem, predict)
         order = np.argsort(ends)
         found_N = np.zeros(len(ends), dtype=np.int64)
         found_N[order[np.searchsorted(np.asarray(ends)[order], rows)]] = positions
         return found_N
 
-    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+    def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """Net log return of the account per moment of a walk over these windows."""
-        tape = tape_of(assignment)
-        rows, positions = _walk_over(ends, tape, assignment, Predict(trained, None))
-        return float(np.mean(signal_backtest.settle(positions, rows, assignment).net_M))
+        tape = tape_of(problem)
+        rows, positions = _walk_over(ends, tape, problem, Predict(trained, None))
+        return float(np.mean(signal_backtest.settle(positions, rows, problem).net_M))
 
     def evaluate(
-        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """One walk over the test part, beside being flat, holding on and a linear policy, on the same rows.
@@ -112,8 +112,8 @@ class Control(NetworkTask):
         Raises:
             TrainingError: the walk was paid something else than the backtest says.
         """
-        tape = tape_of(assignment)
-        rows, positions = _walked(tape, assignment, predict)
+        tape = tape_of(problem)
+        rows, positions = _walked(tape, problem, predict)
         per_year = bars_per_year(tape.known_ms_R[rows])
         test: dict[str, float | None] = _figures(tape, rows, positions, per_year)
         if len(tape.symbols) > 1:
@@ -124,7 +124,7 @@ class Control(NetworkTask):
                     figures = _figures(tape, rows[own], positions[own], own_year)
                     test |= {f"{symbol}_{name}": value for name, value in figures.items()}
         test["num_windows"] = float(len(rows))
-        plain = _plain_positions(tape, rows, assignment)
+        plain = _plain_positions(tape, rows, problem)
         baselines = {name: _figures(tape, rows, held, per_year) for name, held in plain.items()}
         earned = test["net_log_return"] or 0.0
         skill: dict[str, float | None] = {
@@ -137,41 +137,41 @@ class Control(NetworkTask):
             skill=skill,
             verdict=verdict,
             reason=reason,
-            comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, assignment)),
-            backtest=signal_backtest.report(positions, rows, assignment, looks=assignment.looks),
-            seeds=seed_spread(trained, lambda member: _member_figures(member, tape, assignment, per_year)),
+            comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, problem)),
+            backtest=signal_backtest.report(positions, rows, problem, looks=problem.looks),
+            seeds=seed_spread(trained, lambda member: _member_figures(member, tape, problem, per_year)),
         )
 
     def differentials(
-        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
         """What the comparisons are made of, to be pooled with those of other stretches of time."""
-        tape = tape_of(assignment)
-        rows, positions = _walked(tape, assignment, predict)
-        return _differentials(rows, positions, _plain_positions(tape, rows, assignment), assignment)
+        tape = tape_of(problem)
+        rows, positions = _walked(tape, problem, predict)
+        return _differentials(rows, positions, _plain_positions(tape, rows, problem), problem)
 
 
-def _plain_positions(tape: Tape, rows: Ints, assignment: Assignment) -> dict[str, Ints]:
+def _plain_positions(tape: Tape, rows: Ints, problem: TrainingProblem) -> dict[str, Ints]:
     """What each baseline holds at these rows."""
     held = {name: np.full(len(rows), position, dtype=np.int64) for name, position in BASELINES.items()}
-    return {**held, LINEAR: linear_positions(tape, rows, windows=assignment.windows)}
+    return {**held, LINEAR: linear_positions(tape, rows, windows=problem.windows)}
 
 
 def _differentials(
-    rows: Ints, positions: Ints, plain: Mapping[str, Ints], assignment: Assignment
+    rows: Ints, positions: Ints, plain: Mapping[str, Ints], problem: TrainingProblem
 ) -> list[Differentials]:
     """Net log returns of the account at each moment beside each baseline's."""
-    earned_T = signal_backtest.settle(positions, rows, assignment).net_M
+    earned_T = signal_backtest.settle(positions, rows, problem).net_M
     return [
-        Differentials.of_returns(name, earned_T, signal_backtest.settle(held, rows, assignment).net_M)
+        Differentials.of_returns(name, earned_T, signal_backtest.settle(held, rows, problem).net_M)
         for name, held in plain.items()
     ]
 
 
-def _member_figures(member: Trained, tape: Tape, assignment: Assignment, per_year: float) -> dict[str, float | None]:
+def _member_figures(member: Trained, tape: Tape, problem: TrainingProblem, per_year: float) -> dict[str, float | None]:
     """One seed's own walk over the test part."""
-    rows, positions = _walked(tape, assignment, Predict(member, None))
+    rows, positions = _walked(tape, problem, Predict(member, None))
     return _figures(tape, rows, positions, per_year)
 
 
@@ -183,11 +183,11 @@ def bars_per_year(known_ms_N: Ints) -> float:
     return float((len(moments) - 1) * YEAR_MS / (moments[-1] - moments[0]))
 
 
-def _walked(tape: Tape, assignment: Assignment, predict: Predict) -> tuple[Ints, Ints]:
+def _walked(tape: Tape, problem: TrainingProblem, predict: Predict) -> tuple[Ints, Ints]:
     """Rows and positions of the walk over the test part, judged by the backtest."""
     from ml_workbench_service.market.backtest import backtest
 
-    done = _walk(decision_rows(tape, assignment, "test"), tape, assignment, predict)
+    done = _walk(decision_rows(tape, problem, "test"), tape, problem, predict)
     judged = backtest(tape, done.rows_N, done.positions_N, bars_per_year=1.0)
     difference = float(np.abs(done.rewards_N - judged.net_N).max())
     if not difference <= MOST_DIFFERENCE:
@@ -198,27 +198,27 @@ def _walked(tape: Tape, assignment: Assignment, predict: Predict) -> tuple[Ints,
     return done.rows_N, done.positions_N
 
 
-def _walk_over(ends: Ints, tape: Tape, assignment: Assignment, predict: Predict) -> tuple[Ints, Ints]:
+def _walk_over(ends: Ints, tape: Tape, problem: TrainingProblem, predict: Predict) -> tuple[Ints, Ints]:
     """Rows that are settled before the next border, ascending, and the positions of a walk over them.
 
     Raises:
         DataValidationError: no decision can be settled.
     """
-    borders_ms = assignment.windows.borders_ms.values()
+    borders_ms = problem.windows.borders_ms.values()
     last_ms = int(tape.known_ms_R[ends].max())
     until_ms = min((border for border in borders_ms if border >= last_ms), default=None)
     rows = tape.payable(np.sort(ends), until_ms=until_ms)
-    done = _walk(rows, tape, assignment, predict)
+    done = _walk(rows, tape, problem, predict)
     return done.rows_N, done.positions_N
 
 
-def _walk(rows: Ints, tape: Tape, assignment: Assignment, predict: Predict) -> "Walk":
+def _walk(rows: Ints, tape: Tape, problem: TrainingProblem, predict: Predict) -> "Walk":
     from ml_workbench_service.reinforcement.environment import walk  # numba is no API process's
 
     def policy(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
         return greedy_actions(predict(windows_NTF, positions_N))
 
-    return walk(policy, tape, rows, lookback=assignment.windows.lookback)
+    return walk(policy, tape, rows, lookback=problem.windows.lookback)
 
 
 def _figures(tape: Tape, rows: Ints, positions: Ints, per_year: float) -> dict[str, float | None]:

@@ -21,7 +21,7 @@ from ml_workbench_service.evaluation.forecast_metrics import ForecastRows
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.significance import pinball
@@ -60,27 +60,27 @@ class Forecasting(NetworkTask):
                     "price_change_1h",
                 )
 
-    def decisions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> np.ndarray:
+    def decisions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> np.ndarray:
         """The headline's direction, 0 inside the round-trip cost."""
-        values_N = outputs_NK[:, headline_column(assignment.quantiles)]
-        if not assignment.targets[0].needs_price:
+        values_N = outputs_NK[:, headline_column(problem.quantiles)]
+        if not problem.targets[0].needs_price:
             return np.sign(values_N)
-        dead_zones_N = _dead_zones(ends, assignment) / assignment.windows.label_scale_RK[ends, 0]
+        dead_zones_N = _dead_zones(ends, problem) / problem.windows.label_scale_RK[ends, 0]
         return np.where(np.abs(values_N) <= dead_zones_N, 0, np.sign(values_N))
 
-    def positions(self, predict: Predict, ends: Ints, assignment: Assignment) -> Ints | None:
+    def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints | None:
         """The directions; None of a volatility, which nobody is long of here."""
-        if not assignment.targets[0].needs_price:
+        if not problem.targets[0].needs_price:
             return None
-        return self._positions(predict.over(assignment.windows, ends), ends, assignment)
+        return self._positions(predict.over(problem.windows, ends), ends, problem)
 
-    def score(self, trained: Trained, ends: Ints, assignment: Assignment) -> float:
+    def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """1 - MSE ÷ that of no change, or of a volatility's EWMA, in units of the labels.
 
         With quantiles 1 - pinball loss ÷ that of the training part's own quantiles.
         """
-        outputs_NK, windows = Predict(trained, None).over(assignment.windows, ends), assignment.windows
-        labels_N, quantiles = windows.labels_RK[ends, 0].astype(np.float64), assignment.quantiles
+        outputs_NK, windows = Predict(trained, None).over(problem.windows, ends), problem.windows
+        labels_N, quantiles = windows.labels_RK[ends, 0].astype(np.float64), problem.quantiles
         if quantiles:
             plain_NQ = np.broadcast_to(train_quantiles(windows, quantiles), (len(ends), len(quantiles)))
             model, plain = (
@@ -88,25 +88,25 @@ class Forecasting(NetworkTask):
                 for each in (outputs_NK[:, : len(quantiles)], plain_NQ)
             )
             return 1 - model / plain
-        (plain_N,) = baselines.forecasts(assignment, ends, without=NOT_PLAIN).values()
+        (plain_N,) = baselines.forecasts(problem, ends, without=NOT_PLAIN).values()
         plain_N = plain_N / windows.label_scale_RK[ends, 0]
         return 1 - float(np.mean((labels_N - outputs_NK[:, 0]) ** 2) / np.mean((labels_N - plain_N) ** 2))
 
-    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> ForecastDecoder:
+    def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> ForecastDecoder:
         """Residuals of the headline."""
-        windows, target = assignment.windows, assignment.targets[0]
+        windows, target = problem.windows, problem.targets[0]
         return ForecastDecoder.fit(
             outputs_NK,
-            targets=assignment.targets,
+            targets=problem.targets,
             names=trained.outputs,
-            quantiles=assignment.quantiles,
+            quantiles=problem.quantiles,
             labels_N=windows.own_labels_RK[ends, 0],
             label_scale_N=windows.label_scale_RK[ends, 0],
             volatility_N=target_volatility(windows.bar_volatility_R[ends], target),
         )
 
     def evaluate(
-        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
     ) -> Evaluation:  # fmt: skip
         """Errors beside the baselines' on the same rows, what the intervals held, and what the signal earned.
@@ -114,19 +114,19 @@ class Forecasting(NetworkTask):
         Further targets stand under their own names, beside the plainest baseline.
         """
         assert isinstance(decoder, ForecastDecoder)
-        rows = _rows(0, outputs_NK, ends, assignment, without=baselines.left_out(trained.network))
+        rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
         whole = evaluation.evaluate(rows, is_simulated=is_simulated)
-        judged = _judged(decoder, outputs_NK, ends, assignment)
-        interval = judged.interval(assignment.windows, ends)
+        judged = _judged(decoder, outputs_NK, ends, problem)
+        interval = judged.interval(problem.windows, ends)
         test = {**whole.test, "crps": judged.crps(), "interval_coverage": interval.coverage, **judged.pinball()}
         if rows.target.needs_price:
-            test["calibration_error"] = judged.calibration_error(_dead_zones(ends, assignment))
+            test["calibration_error"] = judged.calibration_error(_dead_zones(ends, problem))
         plain, skill = dict(whole.baselines), dict(whole.skill)
-        for number in range(1, len(assignment.targets)):
+        for number in range(1, len(problem.targets)):
             further = evaluation.evaluate(
-                _rows(number, outputs_NK, ends, assignment, without=NOT_PLAIN), is_simulated=is_simulated
+                _rows(number, outputs_NK, ends, problem, without=NOT_PLAIN), is_simulated=is_simulated
             )
-            name = assignment.targets[number].name
+            name = problem.targets[number].name
             test |= {f"{name}_{key}": value for key, value in further.test.items() if key != "num_windows"}
             plain |= {f"{name}_{key}": value for key, value in further.baselines.items()}
             skill |= {f"{name}_{key}": value for key, value in further.skill.items()}
@@ -136,43 +136,41 @@ class Forecasting(NetworkTask):
                 "baselines": plain,
                 "skill": skill,
                 "interval": interval,
-                "backtest": self._backtest(outputs_NK, ends, assignment),
-                "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, assignment)),
+                "backtest": self._backtest(outputs_NK, ends, problem),
+                "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, problem)),
             }
         )
 
     def differentials(
-        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, assignment: Assignment,
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
         """What the headline's comparisons are made of, to be pooled with those of other stretches of time."""
-        rows = _rows(0, outputs_NK, ends, assignment, without=baselines.left_out(trained.network))
+        rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
         return evaluation.forecast_differentials(rows)
 
-    def _positions(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> Ints:
-        return np.asarray(self.decisions(outputs_NK, ends, assignment), dtype=np.int64)
+    def _positions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Ints:
+        return np.asarray(self.decisions(outputs_NK, ends, problem), dtype=np.int64)
 
-    def _backtest(self, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> BacktestReport | None:
-        if not assignment.targets[0].needs_price:
+    def _backtest(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> BacktestReport | None:
+        if not problem.targets[0].needs_price:
             return None
-        return signal_backtest.report(
-            self._positions(outputs_NK, ends, assignment), ends, assignment, looks=assignment.looks
-        )
+        return signal_backtest.report(self._positions(outputs_NK, ends, problem), ends, problem, looks=problem.looks)
 
 
 def _rows(
-    number: int, outputs_NK: Floats, ends: Ints, assignment: Assignment, *, without: Collection[str]
+    number: int, outputs_NK: Floats, ends: Ints, problem: TrainingProblem, *, without: Collection[str]
 ) -> ForecastRows:
     """One target's point forecasts, with what else could have been said."""
-    windows, per_target = assignment.windows, max(len(assignment.quantiles), 1)
-    column = number * per_target + headline_column(assignment.quantiles)
-    naive_mae_N, naive_rmse_N = baselines.naive_errors(assignment, ends, number=number)
+    windows, per_target = problem.windows, max(len(problem.quantiles), 1)
+    column = number * per_target + headline_column(problem.quantiles)
+    naive_mae_N, naive_rmse_N = baselines.naive_errors(problem, ends, number=number)
     units_N = windows.label_scale_RK[ends, number]
     return ForecastRows(
-        target=assignment.targets[number],
+        target=problem.targets[number],
         labels_N=windows.own_labels_RK[ends, number],
         predictions_N=outputs_NK[:, column] * units_N,
-        baselines=baselines.forecasts(assignment, ends, number=number, without=without),
+        baselines=baselines.forecasts(problem, ends, number=number, without=without),
         moments_N=windows.moments(ends),
         units_N=units_N,
         naive_mae_N=naive_mae_N,
@@ -180,30 +178,30 @@ def _rows(
     )
 
 
-def _judged(decoder: ForecastDecoder, outputs_NK: Floats, ends: Ints, assignment: Assignment) -> DecodedRows:
-    windows = assignment.windows
+def _judged(decoder: ForecastDecoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> DecodedRows:
+    windows = problem.windows
     return DecodedRows(
         decoder=decoder,
         outputs_NK=outputs_NK,
         labels_N=windows.own_labels_RK[ends, 0],
         label_scale_N=windows.label_scale_RK[ends, 0],
-        volatility_N=target_volatility(windows.bar_volatility_R[ends], assignment.targets[0]),
+        volatility_N=target_volatility(windows.bar_volatility_R[ends], problem.targets[0]),
     )
 
 
-def _dead_zones(ends: Ints, assignment: Assignment) -> Floats:
+def _dead_zones(ends: Ints, problem: TrainingProblem) -> Floats:
     """(N,) the round-trip cost at each row, as a fraction of the price."""
-    windows = assignment.windows
+    windows = problem.windows
     dead_zones_N = np.empty(len(ends))
     for number, symbol in enumerate(windows.symbols):
         here = windows.symbol_R[ends] == number
         rows = ends[here]
-        dead_zones_N[here] = break_even(assignment.costs[symbol], symbol, windows.close_R[rows], windows.spread_R[rows])
+        dead_zones_N[here] = break_even(problem.costs[symbol], symbol, windows.close_R[rows], windows.spread_R[rows])
     return dead_zones_N
 
 
-def _member_figures(member: Trained, ends: Ints, assignment: Assignment) -> dict[str, float | None]:
+def _member_figures(member: Trained, ends: Ints, problem: TrainingProblem) -> dict[str, float | None]:
     """One seed's headline alone, beside the plainest baseline."""
-    outputs_NK = Predict(member, None).over(assignment.windows, ends)
-    alone = evaluation.evaluate(_rows(0, outputs_NK, ends, assignment, without=NOT_PLAIN), is_simulated=False)
+    outputs_NK = Predict(member, None).over(problem.windows, ends)
+    alone = evaluation.evaluate(_rows(0, outputs_NK, ends, problem, without=NOT_PLAIN), is_simulated=False)
     return {**alone.test, **alone.skill}

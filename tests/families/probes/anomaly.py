@@ -12,7 +12,7 @@ from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
 from ml_workbench_service.learning.calibration.anomaly_score import detection
 from ml_workbench_service.learning.data.windows import Part, Windows, build
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from tests.families.probes.probe import Probe
 from tests.learning.synthetic import FEATURES, IS_LEVEL, symbol_rows
 
@@ -43,8 +43,8 @@ class AnomalyProbe(Probe):
             made, features=FEATURES, is_level=IS_LEVEL, lookback=8, validation_split=0.4, scales_labels=[False]
         )
 
-    def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:
-        return Assignment(windows=windows, targets=(), seed=seed, checkpoint=checkpoint)
+    def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
+        return TrainingProblem(windows=windows, targets=(), seed=seed, checkpoint=checkpoint)
 
     def quality(
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,

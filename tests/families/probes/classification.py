@@ -11,9 +11,9 @@ from ml_workbench_service.learning.calibration.class_metrics import figures, maj
 from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
 from ml_workbench_service.learning.data.windows import Part, Windows, build
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from tests.families.probes.probe import Probe
-from tests.learning.synthetic import FEATURES, IS_LEVEL, assignment, symbol_rows
+from tests.learning.synthetic import FEATURES, IS_LEVEL, problem, symbol_rows
 
 NUM_CLASSES = 3
 FLAT = 0.3
@@ -39,8 +39,8 @@ class ClassificationProbe(Probe):
             classed, features=FEATURES, is_level=IS_LEVEL, lookback=8, validation_split=0.4, scales_labels=[False]
         )
 
-    def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:
-        return assignment(windows, "direction_1h", seed=seed, checkpoint=checkpoint)
+    def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
+        return problem(windows, "direction_1h", seed=seed, checkpoint=checkpoint)
 
     def quality(
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,

@@ -10,7 +10,7 @@ from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Task
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.policy_family import tape_of
@@ -51,20 +51,20 @@ class ControlProbe(Probe):
         task.sanity_seeds = 2
         return task
 
-    def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:
+    def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
         costs = {}
         for number, symbol in enumerate(windows.symbols):
             rows = windows.parts["train"][windows.symbol_R[windows.parts["train"]] == number]
             typical = float(np.median(np.abs(np.diff(np.log(windows.close_R[rows])))))
             free = Costs(spread_pips=0, commission_bp=0, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
             costs[symbol] = free.model_copy(update={"commission_bp": 1e4 * COST_SHARE * typical})
-        return Assignment(windows=windows, targets=(), seed=seed, costs=costs, checkpoint=checkpoint)
+        return TrainingProblem(windows=windows, targets=(), seed=seed, costs=costs, checkpoint=checkpoint)
 
     def quality(
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,
         symbols: Sequence[int] | None = None,
     ) -> float:  # fmt: skip
-        tape = tape_of(self.assignment(windows))
+        tape = tape_of(self.problem(windows))
         rows = np.sort(windows.parts[part])
         if symbols is not None:
             rows = rows[np.isin(windows.symbol_R[rows], symbols)]

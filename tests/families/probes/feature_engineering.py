@@ -10,10 +10,10 @@ from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.features.expression_grammar import parse
 from tests.families.probes.probe import Probe
-from tests.learning.synthetic import HOUR_MS, assignment
+from tests.learning.synthetic import HOUR_MS, problem
 
 CANDIDATES = tuple(
     parse(text)
@@ -28,7 +28,7 @@ class FeatureEngineeringProbe(Probe):
     planted: ClassVar[float] = 0.5
     chance: ClassVar[float] = 0.5
 
-    def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:
+    def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
         tables = []
         for number, symbol in enumerate(windows.symbols):
             rows = np.flatnonzero(windows.symbol_R == number)
@@ -44,7 +44,7 @@ class FeatureEngineeringProbe(Probe):
                     "file",
                 )
             )
-        asked = assignment(windows, "price_change_1h", seed=seed, checkpoint=checkpoint)
+        asked = problem(windows, "price_change_1h", seed=seed, checkpoint=checkpoint)
         return replace(asked, tables=tuple(tables), candidates=CANDIDATES)
 
     def quality(

@@ -8,9 +8,9 @@ import numpy as np
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from tests.families.probes.probe import Probe
-from tests.learning.synthetic import assignment, skill
+from tests.learning.synthetic import problem, skill
 
 
 class ForecastingProbe(Probe):
@@ -20,8 +20,8 @@ class ForecastingProbe(Probe):
     planted: ClassVar[float] = 0.15
     chance: ClassVar[float] = 0.02
 
-    def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:
-        return assignment(windows, "price_change_1h", seed=seed, checkpoint=checkpoint)
+    def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
+        return problem(windows, "price_change_1h", seed=seed, checkpoint=checkpoint)
 
     def quality(
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,

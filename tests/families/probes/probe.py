@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Assignment, Family, Trained
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Task, task_for
 from tests.learning.synthetic import OneThread, Recorder, cut, symbol_rows
 
@@ -57,7 +57,7 @@ class Probe(ABC):
         return task_for(self.model_type)
 
     @abstractmethod
-    def assignment(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> Assignment:
+    def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
         """What the family is asked to learn."""
 
     @abstractmethod
@@ -82,8 +82,8 @@ class Probe(ABC):
         checkpoint: Checkpoint | None = None,
     ) -> Trained:
         """One training on one thread."""
-        assignment = self.assignment(windows, seed=seed, checkpoint=checkpoint)
-        return family.train(assignment, accelerator=OneThread(), report=report or Recorder())
+        problem = self.problem(windows, seed=seed, checkpoint=checkpoint)
+        return family.train(problem, accelerator=OneThread(), report=report or Recorder())
 
 
 def probe_of(kind: type[Family]) -> Probe:

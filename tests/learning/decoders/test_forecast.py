@@ -20,7 +20,7 @@ from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.costs import resolved_costs, round_trip_cost
 from ml_workbench_service.training.tasks.time_series import Forecasting
 from tests.integrations.model_cards import model_card
-from tests.learning.synthetic import assignment, cut, symbol_rows
+from tests.learning.synthetic import cut, problem, symbol_rows
 from tests.service_process import SEED_TRAIN
 
 LABEL_SCALE = 0.002
@@ -258,7 +258,7 @@ def test_a_recipe_older_than_the_names_of_the_kinds_is_a_forecasts() -> None:
 
 def test_int8_must_keep_each_symbols_direction_beyond_its_own_cost() -> None:
     windows = cut(symbol_rows(num=600), symbol_rows("USD/JPY", num=600, seed=1, deviation=0.0003))
-    work, ends = assignment(windows), windows.parts["calibrate"]
+    work, ends = problem(windows), windows.parts["calibrate"]
     outputs = np.random.default_rng(0).normal(0, 0.3, (len(ends), 1))
     found = Forecasting().decisions(outputs, ends, work)
     for place, row in enumerate(ends):
@@ -267,14 +267,14 @@ def test_int8_must_keep_each_symbols_direction_beyond_its_own_cost() -> None:
         zone = round_trip_cost(resolved_costs(symbol), symbol, float(windows.close_R[row]))
         assert found[place] == int(value > zone) - int(value < -zone)
     assert set(found.tolist()) == {-1, 0, 1}
-    assert set(Forecasting().decisions(outputs, ends, assignment(windows, "volatility_1h")).tolist()) == {-1, 1}
+    assert set(Forecasting().decisions(outputs, ends, problem(windows, "volatility_1h")).tolist()) == {-1, 1}
 
 
 def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastDecoder, Evaluation]:
     """By outputs that are right about the first target and wrong about the second."""
     rows = symbol_rows(num=1200)
     windows = cut(replace(rows, labels_NK=rows.labels_NK * [1.0, 0.5]))
-    work = assignment(windows, "price_change_1h", "log_return_1", quantiles=quantiles)
+    work = problem(windows, "price_change_1h", "log_return_1", quantiles=quantiles)
     names = names_of(["price_change_1h", "log_return_1"], quantiles)
     trained = Trained(names, {}, {}, lambda: None, lambda *_: None, 1, 1)
     width = np.array([-0.1, 0.0, 0.1]) if quantiles else np.zeros(1)

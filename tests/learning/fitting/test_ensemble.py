@@ -21,7 +21,7 @@ from ml_workbench_service.learning.fitting.ensemble import action_weights, combi
 from ml_workbench_service.learning.interfaces.checkpoint import CHECKPOINT_FILE, Checkpoint
 from ml_workbench_service.learning.interfaces.family import Family, Trained, families_of
 from tests.families.probes import probe_of
-from tests.learning.synthetic import OneThread, Recorder, assignment, cut, symbol_rows
+from tests.learning.synthetic import OneThread, Recorder, cut, problem, symbol_rows
 
 SEEDS = (3, 8, 5)
 HELD = np.array([-1, 0, 1, 0, -1, 1, 1], dtype=np.float32)
@@ -51,7 +51,7 @@ def train(
     checkpoint: Checkpoint | None = None,
     **changes: Any,
 ) -> Trained:
-    asked = replace(probe_of(kind).assignment(small(kind)), checkpoint=checkpoint)
+    asked = replace(probe_of(kind).problem(small(kind)), checkpoint=checkpoint)
     return train_seeds(quick(kind, **changes), asked, seeds, accelerator=OneThread(), report=report or Recorder())
 
 
@@ -127,7 +127,7 @@ def test_the_ensemble_says_who_its_members_are(kind: type[Family]) -> None:
 
 @every_network
 def test_one_seed_is_a_training_as_ever(kind: type[Family]) -> None:
-    family, asked = quick(kind), probe_of(kind).assignment(small(kind), seed=4)
+    family, asked = quick(kind), probe_of(kind).problem(small(kind), seed=4)
     plain = family.train(asked, accelerator=OneThread(), report=Recorder())
     assert equal(train(kind, [4]), plain)
 
@@ -181,7 +181,7 @@ def test_a_cancellation_ends_whichever_member_is_at_it(share: float) -> None:
 
 def test_the_mean_of_quantiles_that_do_not_cross_does_not_cross() -> None:
     kind, windows = kind_named("linear"), cut(symbol_rows(num=600))
-    asked = assignment(windows, "price_change_1h", quantiles=(0.05, 0.5, 0.95))
+    asked = problem(windows, "price_change_1h", quantiles=(0.05, 0.5, 0.95))
     model = train_seeds(quick(kind), asked, SEEDS, accelerator=OneThread(), report=Recorder())
     outputs_NK = model.predict(windows.gather(windows.parts["test"])).outputs_NK
     assert len(model.outputs) == 3
@@ -191,7 +191,7 @@ def test_the_mean_of_quantiles_that_do_not_cross_does_not_cross() -> None:
 
 def test_lists_of_features_have_no_mean_and_several_seeds_are_refused() -> None:
     (kind,) = families_of(ModelType.FEATURE_ENGINEERING)
-    asked = probe_of(kind).assignment(small(kind))
+    asked = probe_of(kind).problem(small(kind))
     with pytest.raises(DataValidationError, match="send one seed") as caught:
         train_seeds(quick(kind), asked, [1, 2], accelerator=OneThread(), report=Recorder())
     assert caught.value.details["errors"][0]["path"] == "body.seeds"

@@ -23,7 +23,7 @@ from ml_workbench_service.learning.networks.autoencoder_graph import (
     autoencoder_graph,
     recency,
 )
-from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, assignment, cut, symbol_rows
+from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
 
 LOOKBACK = 12
 SHORTEST = 3
@@ -45,7 +45,7 @@ def related_windows(num: int = 1600) -> Windows:
 
 def trained(windows: Windows, *, report: Recorder | None = None, seed: int = 0, **changes: float) -> Trained:
     return train_autoencoder(
-        assignment(windows, seed=seed),
+        problem(windows, seed=seed),
         hyperparameters=SimpleNamespace(**(QUICK | changes)),
         shortest_window=SHORTEST,
         accelerator=OneThread(),

@@ -118,6 +118,6 @@ def test_a_head_knows_the_training_part_alone() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
     train = windows.own_labels_RK[windows.parts["train"], 0]
-    head = class_head(probe.assignment(windows), "balanced")
+    head = class_head(probe.problem(windows), "balanced")
     assert head.names == CLASSES
     np.testing.assert_allclose(head.finish(torch.zeros(1, 3)).exp().numpy()[0], class_frequencies(train, 3), rtol=1e-5)

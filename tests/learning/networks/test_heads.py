@@ -22,7 +22,7 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory, columns_needed, read_history
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
-from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, assignment, skill, symbol_rows
+from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, problem, skill, symbol_rows
 from tests.trained_models import PlantedBars, loaded, open_bench, planted_bars, train_model
 
 TARGETS = ("price_change_1h", "log_return_2h", "volatility_4h")
@@ -44,7 +44,7 @@ def windows_of_three() -> Windows:
 
 def trained(windows: Windows, *names: str) -> Trained:
     family: Family = Linear(QUICK)
-    return family.train(assignment(windows, *names), accelerator=OneThread(), report=Recorder())
+    return family.train(problem(windows, *names), accelerator=OneThread(), report=Recorder())
 
 
 def test_a_point_forecasts_head_passes_the_raw_values_on() -> None:
@@ -80,7 +80,7 @@ def test_the_graph_has_every_output_in_the_networks_order(family: str, tmp_path:
     kind = Family.known[family]
     fields = kind.Hyperparameters.model_fields
     settings = {name: value for name, value in {**QUICK, "epochs": 1, f"{family}_units": 4}.items() if name in fields}
-    model = kind(settings).train(assignment(windows, *TARGETS), accelerator=OneThread(), report=Recorder())
+    model = kind(settings).train(problem(windows, *TARGETS), accelerator=OneThread(), report=Recorder())
     graph = export(model, tmp_path, num_features=3, lengths=[3, 6], seed=0)
     x_NTF = windows.gather(windows.parts["test"][:50])
     found, wanted = graph.predict(x_NTF).outputs_NK, model.predict(x_NTF).outputs_NK
@@ -189,9 +189,9 @@ def test_quantiles_come_in_order_and_the_interval_is_as_wide_as_the_volatility(t
 
 def test_a_volatility_begins_at_its_training_mean_and_a_price_move_at_zero() -> None:
     windows = windows_of_three()
-    head = head_for(assignment(windows, *TARGETS))
+    head = head_for(problem(windows, *TARGETS))
     answered = head.finish(torch.zeros(2, 3))
     mean = windows.labels_RK[windows.parts["train"], 2].mean()
     assert mean > 0.5
     assert answered.tolist() == [[0.0, 0.0, pytest.approx(float(mean))]] * 2
-    assert type(head_for(assignment(windows, *TARGETS[:2]))) is Head
+    assert type(head_for(problem(windows, *TARGETS[:2]))) is Head

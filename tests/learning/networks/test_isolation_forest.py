@@ -29,7 +29,7 @@ from ml_workbench_service.learning.networks.isolation_forest import (
     tree_weights,
     whitening,
 )
-from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, assignment, cut, symbol_rows
+from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, cut, problem, symbol_rows
 
 LOOKBACK = 12
 NUM_TREES = 60
@@ -47,7 +47,7 @@ def related_windows(num: int = 1600) -> Windows:
 
 
 def grown(windows: Windows, *, seed: int = 0, trees: int = NUM_TREES, report: Recorder | None = None) -> Trained:
-    return train_forest(assignment(windows, seed=seed), num_trees=trees, max_samples=512, report=report or Recorder())
+    return train_forest(problem(windows, seed=seed), num_trees=trees, max_samples=512, report=report or Recorder())
 
 
 @pytest.fixture(scope="module")

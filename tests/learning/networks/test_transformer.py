@@ -25,7 +25,7 @@ from ml_workbench_service.learning.networks.transformer import (
     transformer_graph,
 )
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
-from tests.learning.synthetic import IS_LEVEL, OneThread, Recorder, assignment, cut, symbol_rows
+from tests.learning.synthetic import IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
 
 LOOKBACK = 12
 SHAPE = TransformerShape(units=12, heads=3, layers=2, feedforward_units=20, lookback=LOOKBACK)
@@ -286,7 +286,7 @@ def test_units_that_heads_cannot_share_are_refused_with_the_nearest_that_they_ca
 
 def test_a_family_trains_every_output_of_its_targets_and_describes_the_network(tmp_path: Path) -> None:
     family = Probe({"transformer_units": 8, "heads": 2, "lookback": 8, "epochs": 1, "batch_size": 64})
-    asked = assignment(cut(symbol_rows(num=600)), "price_change_1h", quantiles=(0.1, 0.5, 0.9))
+    asked = problem(cut(symbol_rows(num=600)), "price_change_1h", quantiles=(0.1, 0.5, 0.9))
     trained = family.train(asked, accelerator=OneThread(), report=Recorder())
     assert trained.outputs == ("price_change_1h_q10", "price_change_1h_q50", "price_change_1h_q90")
     assert trained.network == {

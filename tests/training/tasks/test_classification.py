@@ -16,7 +16,7 @@ from ml_workbench_service.learning.calibration.class_probabilities import ClassC
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.decoders.classes import ClassDecoder
 from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingContext
-from ml_workbench_service.learning.interfaces.family import Assignment, Trained
+from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
 from ml_workbench_service.training import tasks as tasks  # registers them
@@ -95,41 +95,41 @@ def test_a_judge_survives_its_own_json() -> None:
     assert again.decode(outputs, CONTEXT) == decoder.decode(outputs, CONTEXT)
 
 
-def trained(assignment: Assignment) -> Trained:
+def trained(problem: TrainingProblem) -> Trained:
     """Only its names are asked for: the outputs are made up here."""
     return Trained(
-        outputs=assignment.targets[0].classes, weights={}, network={}, graph=dict, predict=NO_NETWORK, epochs_run=1,
+        outputs=problem.targets[0].classes, weights={}, network={}, graph=dict, predict=NO_NETWORK, epochs_run=1,
         best_epoch=1,
     )  # fmt: skip
 
 
-def evaluated(assignment: Assignment, logits_RC: np.ndarray) -> tuple[ClassDecoder, Any]:
-    task, model, windows = Classification(), trained(assignment), assignment.windows
+def evaluated(problem: TrainingProblem, logits_RC: np.ndarray) -> tuple[ClassDecoder, Any]:
+    task, model, windows = Classification(), trained(problem), problem.windows
     calibrate, test = windows.parts["calibrate"], windows.parts["test"]
-    decoder = task.calibrate(model, logits_RC[calibrate], calibrate, assignment)
+    decoder = task.calibrate(model, logits_RC[calibrate], calibrate, problem)
     predict = Predict(NO_NETWORK, None)
     return decoder, task.evaluate(
-        model, decoder, logits_RC[test], test, assignment, is_simulated=False, predict=predict
+        model, decoder, logits_RC[test], test, problem, is_simulated=False, predict=predict
     )  # fmt: skip
 
 
 def test_the_judge_knows_how_frequent_the_classes_were_in_the_training_part() -> None:
     probe = ClassificationProbe()
-    assignment = probe.assignment(probe.windows())
-    train = assignment.windows.parts["train"]
-    decoder, _ = evaluated(assignment, np.zeros((len(assignment.windows.rows_RF), 3)))
-    frequencies = class_frequencies(assignment.windows.own_labels_RK[train, 0], 3)
+    problem = probe.problem(probe.windows())
+    train = problem.windows.parts["train"]
+    decoder, _ = evaluated(problem, np.zeros((len(problem.windows.rows_RF), 3)))
+    frequencies = class_frequencies(problem.windows.own_labels_RK[train, 0], 3)
     assert decoder.calibration.frequencies_C.tolist() == frequencies.tolist()
 
 
 def test_outputs_without_signal_end_at_the_baseline() -> None:
     probe = ClassificationProbe()
-    assignment = probe.assignment(probe.windows())
-    noise = 3 * np.random.default_rng(1).standard_normal((len(assignment.windows.rows_RF), 3))
-    decoder, found = evaluated(assignment, noise)
+    problem = probe.problem(probe.windows())
+    noise = 3 * np.random.default_rng(1).standard_normal((len(problem.windows.rows_RF), 3))
+    decoder, found = evaluated(problem, noise)
     assert decoder.calibration.temperature > 50
     assert abs(found.skill["log_loss_against_majority_class"]) < 0.01
-    assert found.test["num_windows"] == len(assignment.windows.parts["test"])
+    assert found.test["num_windows"] == len(problem.windows.parts["test"])
     assert set(found.baselines) == {"majority_class", "volatility_frequencies", "linear", "undirected"}
     assert found.verdict == "not_judged"
 
@@ -141,7 +141,7 @@ def right_outputs(windows: Windows) -> np.ndarray:
 def test_a_signal_is_seen_and_beats_the_majority() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
-    _, found = evaluated(probe.assignment(windows), right_outputs(windows))
+    _, found = evaluated(probe.problem(windows), right_outputs(windows))
     assert found.test["accuracy"] == found.test["f1_score"] == found.test["balanced_accuracy"] == 1.0
     assert found.skill["log_loss_against_majority_class"] > 0.9
     assert found.baselines["majority_class"]["accuracy"] < 0.5
@@ -150,7 +150,7 @@ def test_a_signal_is_seen_and_beats_the_majority() -> None:
 def test_every_baseline_is_compared_and_the_side_taken_is_traded() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
-    _, found = evaluated(probe.assignment(windows), right_outputs(windows))
+    _, found = evaluated(probe.problem(windows), right_outputs(windows))
     names = ["majority_class", "volatility_frequencies", "linear", "undirected"]
     assert [each.baseline for each in found.comparisons] == names
     for each in found.comparisons:
@@ -165,9 +165,9 @@ def test_every_baseline_is_compared_and_the_side_taken_is_traded() -> None:
 
 def test_outputs_without_signal_are_not_significant() -> None:
     probe = ClassificationProbe()
-    assignment = probe.assignment(probe.windows())
-    noise = np.random.default_rng(1).standard_normal((len(assignment.windows.rows_RF), 3))
-    _, found = evaluated(assignment, noise)
+    problem = probe.problem(probe.windows())
+    noise = np.random.default_rng(1).standard_normal((len(problem.windows.rows_RF), 3))
+    _, found = evaluated(problem, noise)
     assert max(each.decisive.p_value or 1.0 for each in found.comparisons) > 0.025
 
 
@@ -178,15 +178,15 @@ def test_outputs_without_signal_are_not_significant() -> None:
 def test_a_class_stands_for_a_side_of_the_market_and_a_regime_for_none(target: str, sides: list[int] | None) -> None:
     probe = ClassificationProbe()
     windows = probe.windows(num=700)
-    assignment = replace(probe.assignment(windows), targets=(parse_target(target),))
-    num_classes = len(assignment.targets[0].classes)
+    problem = replace(probe.problem(windows), targets=(parse_target(target),))
+    num_classes = len(problem.targets[0].classes)
 
     class Answers:
         def predict(self, rows_NTF: np.ndarray, positions_N: None) -> RawPrediction:
             return RawPrediction(np.eye(num_classes, dtype=np.float32)[: len(rows_NTF)], rows_NTF[:, -1])
 
     ends = windows.parts["test"][:num_classes]
-    found = Classification().positions(Predict(Answers(), None), ends, assignment)
+    found = Classification().positions(Predict(Answers(), None), ends, problem)
     assert (None if found is None else found.tolist()) == sides
 
 
@@ -200,39 +200,39 @@ def test_who_knows_how_far_the_price_goes_but_not_where_beats_everything_but_its
     knows_size = np.column_stack([np.zeros(len(labels)), size, np.zeros(len(labels))])
     knows_size[:, 2] += 0.5 * chance.standard_normal(len(labels))
     p_values = {
-        each.baseline: each.decisive.p_value for each in evaluated(probe.assignment(windows), knows_size)[1].comparisons
+        each.baseline: each.decisive.p_value for each in evaluated(probe.problem(windows), knows_size)[1].comparisons
     }
     assert max(p_values[name] for name in ("majority_class", "volatility_frequencies", "linear")) < 1e-6
     assert p_values["undirected"] > 0.025
     knows_side = knows_size + 0.5 * (np.eye(3)[labels.astype(int)] - 1 / 3)
-    _, found = evaluated(probe.assignment(windows), knows_side)
+    _, found = evaluated(probe.problem(windows), knows_side)
     assert max(each.decisive.p_value for each in found.comparisons) < 1e-6
 
 
 def test_the_backtest_trades_the_classes_that_records_state() -> None:
     probe = ClassificationProbe()
-    assignment = probe.assignment(probe.windows())
-    windows, test = assignment.windows, assignment.windows.parts["test"]
+    problem = probe.problem(probe.windows())
+    windows, test = problem.windows, problem.windows.parts["test"]
     labels = np.nan_to_num(windows.own_labels_RK[:, 0]).astype(int)
     frequencies = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], 3)
     loud = 1.5 * np.random.default_rng(2).standard_normal((len(labels), 3)) + np.eye(3)[labels]
     outputs = np.log(frequencies) + loud
-    decoder, found = evaluated(assignment, outputs)
+    decoder, found = evaluated(problem, outputs)
     said = np.array([decoder.decode(row.astype(np.float32), CONTEXT).prediction for row in outputs[test]])
     assert (said != outputs[test].argmax(axis=1) - 1.0).any(), "cooling changes what is stated"
-    assert found.backtest == signal_backtest.report(said.astype(np.int64), test, assignment)
+    assert found.backtest == signal_backtest.report(said.astype(np.int64), test, problem)
 
 
 def test_a_trial_is_ranked_by_the_log_loss_that_is_gone() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
-    assignment, stop = probe.assignment(windows), windows.parts["stop"]
+    problem, stop = probe.problem(windows), windows.parts["stop"]
     frequencies = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], 3)
 
     def score(logits_NC: np.ndarray) -> float:
         answers = iter(np.array_split(logits_NC.astype(np.float32), 1))
-        model = replace(trained(assignment), predict=lambda rows, _=None: RawPrediction(next(answers), rows[:, -1]))
-        return Classification().score(model, stop, assignment)
+        model = replace(trained(problem), predict=lambda rows, _=None: RawPrediction(next(answers), rows[:, -1]))
+        return Classification().score(model, stop, problem)
 
     nothing = np.tile(np.log(frequencies), (len(stop), 1))
     assert score(nothing) == pytest.approx(0.0, abs=1e-6)
@@ -243,7 +243,7 @@ def test_a_trial_is_ranked_by_the_log_loss_that_is_gone() -> None:
 def test_several_seeds_are_each_measured_alone_and_their_mean_is_judged() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
-    assignment = probe.assignment(windows)
+    problem = probe.problem(windows)
     right = right_outputs(windows)
 
     def member(strength: float) -> Trained:
@@ -251,15 +251,13 @@ def test_several_seeds_are_each_measured_alone_and_their_mean_is_judged() -> Non
             part = "calibrate" if len(rows_NTF) == len(windows.parts["calibrate"]) else "test"
             return RawPrediction((strength * right[windows.parts[part]]).astype(np.float32), rows_NTF[:, -1])
 
-        return replace(trained(assignment), predict=predict)
+        return replace(trained(problem), predict=predict)
 
-    both = replace(trained(assignment), members=(member(1.0), member(0.0)))
+    both = replace(trained(problem), members=(member(1.0), member(0.0)))
     test = windows.parts["test"]
-    decoder = Classification().calibrate(
-        both, right[windows.parts["calibrate"]], windows.parts["calibrate"], assignment
-    )
+    decoder = Classification().calibrate(both, right[windows.parts["calibrate"]], windows.parts["calibrate"], problem)
     found = Classification().evaluate(
-        both, decoder, right[test], test, assignment, is_simulated=False, predict=Predict(NO_NETWORK, None)
+        both, decoder, right[test], test, problem, is_simulated=False, predict=Predict(NO_NETWORK, None)
     )
     assert found.seeds is not None
     assert found.test["accuracy"] == found.seeds["accuracy"].maximum == 1.0
@@ -277,13 +275,13 @@ def test_a_regime_stands_beside_persistence_by_each_symbols_own_rule() -> None:
         rules[symbol] = RegimeRule.fit(trend, volatility)
         classes_R[own] = rules[symbol].classify(trend, volatility)
     nexts_RK = np.nan_to_num(np.append(classes_R[1:], 0.0))[:, None]
-    assignment = replace(
-        probe.assignment(windows),
+    problem = replace(
+        probe.problem(windows),
         windows=replace(windows, own_labels_RK=nexts_RK),
         targets=(parse_target("market_regime"),),
         regimes=rules,
     )
-    _, found = evaluated(assignment, np.zeros((len(classes_R), 4)))
+    _, found = evaluated(problem, np.zeros((len(classes_R), 4)))
     test = windows.parts["test"]
     stays = float(np.mean(nexts_RK[test, 0] == classes_R[test]))
     assert stays > 0.7

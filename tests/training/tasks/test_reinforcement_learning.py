@@ -90,23 +90,23 @@ def test_ties_of_short_and_long_are_broken_the_same_way_everywhere() -> None:
 
 def trained(**changes: Any) -> tuple[Trained, Any]:
     tables = [symbol_rows("EUR/USD", num=800, r2=0.3), symbol_rows("GBP/USD", num=800, seed=2, r2=0.3)]
-    assignment = market_of(*tables)
+    problem = market_of(*tables)
     family = policy_family("q_learning", **changes)
-    return family.train(assignment, accelerator=OneThread(), report=Recorder()), assignment
+    return family.train(problem, accelerator=OneThread(), report=Recorder()), problem
 
 
-def evaluated(model: Trained, assignment: Any, folder: Path) -> Any:
+def evaluated(model: Trained, problem: Any, folder: Path) -> Any:
     network = export(model, folder, num_features=3, lengths=[3, 8], seed=0)
-    task, ends = Control(), assignment.windows.parts["test"]
-    decoder = task.calibrate(model, np.zeros((1, 3)), ends, assignment)
+    task, ends = Control(), problem.windows.parts["test"]
+    decoder = task.calibrate(model, np.zeros((1, 3)), ends, problem)
     return task.evaluate(
-        model, decoder, np.zeros((1, 3)), ends, assignment, is_simulated=False, predict=Predict(network, None)
+        model, decoder, np.zeros((1, 3)), ends, problem, is_simulated=False, predict=Predict(network, None)
     )
 
 
 def test_the_test_part_is_walked_beside_its_baselines(tmp_path: Path) -> None:
-    model, assignment = trained()
-    found = evaluated(model, assignment, tmp_path)
+    model, problem = trained()
+    found = evaluated(model, problem, tmp_path)
     test = found.test
     assert test["net_log_return"] > 0
     assert test["gross_log_return"] > test["net_log_return"]
@@ -120,15 +120,15 @@ def test_the_test_part_is_walked_beside_its_baselines(tmp_path: Path) -> None:
     assert flat["net_log_return"] == flat["turnover"] == 0
     assert (flat["sharpe"], flat["hit_rate"]) == (None, None)
     assert holding["share_in_market"] == 1
-    assert holding["turnover"] == 2 * len(assignment.windows.symbols)
+    assert holding["turnover"] == 2 * len(problem.windows.symbols)
     assert found.skill["net_over_flat"] == test["net_log_return"]
     assert found.skill["net_over_buy_and_hold"] == pytest.approx(test["net_log_return"] - holding["net_log_return"])
     assert found.verdict == "not_judged"
 
 
 def test_the_walk_is_compared_with_every_plain_policy_by_its_net_returns(tmp_path: Path) -> None:
-    model, assignment = trained()
-    found = evaluated(model, assignment, tmp_path)
+    model, problem = trained()
+    found = evaluated(model, problem, tmp_path)
     assert [each.baseline for each in found.comparisons] == ["flat", "buy_and_hold", "linear"] == list(found.baselines)
     flat, _, linear = found.comparisons
     num_moments = flat.decisive.num_moments
@@ -147,36 +147,36 @@ def test_the_walk_is_compared_with_every_plain_policy_by_its_net_returns(tmp_pat
 
 
 def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> None:
-    model, assignment = trained()
-    task, stop, windows = Control(), assignment.windows.parts["stop"], assignment.windows
+    model, problem = trained()
+    task, stop, windows = Control(), problem.windows.parts["stop"], problem.windows
     shuffled = np.random.default_rng(0).permutation(stop)
-    found = task.positions(Predict(model, None), shuffled, assignment)
-    ascending = task.positions(Predict(model, None), np.sort(stop), assignment)
+    found = task.positions(Predict(model, None), shuffled, problem)
+    ascending = task.positions(Predict(model, None), np.sort(stop), problem)
     np.testing.assert_array_equal(found[np.argsort(shuffled)], ascending)
-    rows = decision_rows(tape_of(assignment), assignment, "stop")
+    rows = decision_rows(tape_of(problem), problem, "stop")
     left_out = ~np.isin(np.sort(stop), rows)
     assert not ascending[left_out].any()
     assert ascending.any()
-    earned = signal_backtest.settle(ascending, np.sort(stop), assignment).net_M
-    assert task.score(model, stop, assignment) == pytest.approx(earned.mean())
+    earned = signal_backtest.settle(ascending, np.sort(stop), problem).net_M
+    assert task.score(model, stop, problem) == pytest.approx(earned.mean())
     worse, _ = trained(epochs=1, learning_rate=1e-6)
-    assert task.score(worse, stop, assignment) < task.score(model, stop, assignment)
+    assert task.score(worse, stop, problem) < task.score(model, stop, problem)
     assert windows.known_ms_R[rows].max() < windows.borders_ms["calibrate"]
 
 
 def test_several_seeds_are_each_walked_alone() -> None:
-    model, assignment = trained()
+    model, problem = trained()
     idle = replace(model, predict=lambda rows, positions: flat_answers(rows))
     both = replace(model, members=(model, idle))
-    ends = assignment.windows.parts["test"]
+    ends = problem.windows.parts["test"]
     found = Control().evaluate(
-        both, ActionDecoder(NAMES), np.zeros((1, 3)), ends, assignment, is_simulated=False, predict=Predict(model, None)
+        both, ActionDecoder(NAMES), np.zeros((1, 3)), ends, problem, is_simulated=False, predict=Predict(model, None)
     )
     assert found.seeds is not None
     assert found.seeds["net_log_return"].maximum == pytest.approx(found.test["net_log_return"])
     assert found.seeds["net_log_return"].minimum == 0.0
     pooled = Control().differentials(
-        both, ActionDecoder(NAMES), np.zeros((1, 3)), ends, assignment, predict=Predict(model, None)
+        both, ActionDecoder(NAMES), np.zeros((1, 3)), ends, problem, predict=Predict(model, None)
     )
     assert tuple(each.comparison() for each in pooled) == found.comparisons
 
@@ -188,8 +188,8 @@ def flat_answers(rows: Any) -> RawPrediction:
 def test_a_walk_that_is_paid_something_else_than_the_backtest_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, assignment = trained(epochs=1)
-    honest = control.tape_of(assignment)
+    model, problem = trained(epochs=1)
+    honest = control.tape_of(problem)
 
     def generous(_: Any) -> Tape:
         changed = dict(honest.__dict__)
@@ -197,7 +197,7 @@ def test_a_walk_that_is_paid_something_else_than_the_backtest_is_an_error(
 
     monkeypatch.setattr(control, "tape_of", generous)
     with pytest.raises(TrainingError, match="than the backtest says"):
-        evaluated(model, assignment, tmp_path)
+        evaluated(model, problem, tmp_path)
 
 
 def test_a_package_holds_the_sanity_runs_and_warns_where_they_fail(
@@ -206,10 +206,10 @@ def test_a_package_holds_the_sanity_runs_and_warns_where_they_fail(
     from ml_workbench_service.reinforcement import sanity_checks as rl_sanity
 
     monkeypatch.setattr(rl_sanity, "LEAST_SHARE", 1.5)
-    model, assignment = trained(epochs=2)
+    model, problem = trained(epochs=2)
     report = Recorder()
     product = Control().package(
-        model, tmp_path, assignment, family=policy_family("q_learning", epochs=2), is_simulated=False, report=report
+        model, tmp_path, problem, family=policy_family("q_learning", epochs=2), is_simulated=False, report=report
     )
     assert product.recipe["uncertainty"]["kind"] == "action"
     assert product.findings["sanity"]["num_seeds"] == 20
