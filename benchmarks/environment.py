@@ -29,7 +29,7 @@ import numpy as np
 
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.market import Costs, FillRule, Floats, Ints
-from ml_workbench_service.market.trading_series import Tape, build_tape
+from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
 from ml_workbench_service.reinforcement.environment import TradingLanes
 from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
 from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
@@ -78,10 +78,10 @@ def closes() -> Floats:
     return np.loadtxt(path, delimiter=",", skiprows=1, usecols=4)
 
 
-def tape_of(close: Floats, *, fill: FillRule, costs: Costs) -> Tape:
+def series_of(close: Floats, *, fill: FillRule, costs: Costs) -> TradingSeries:
     """The bars as one run; the features are the peers' own, price and difference."""
     num, zeros = len(close), np.zeros(len(close), dtype=np.int64)
-    return build_tape(
+    return build_trading_series(
         np.column_stack([close, np.insert(np.diff(close), 0, 0)]).astype(np.float32),
         close_R=close,
         known_ms_R=START_MS + np.arange(num) * HOUR_MS,
@@ -93,14 +93,14 @@ def tape_of(close: Floats, *, fill: FillRule, costs: Costs) -> Tape:
     )
 
 
-def our_curve(tape: Tape, actions: Ints, *, first_row: int, fee: float) -> Floats:
+def our_curve(series: TradingSeries, actions: Ints, *, first_row: int, fee: float) -> Floats:
     """Log of the account after each decision, through the environment; all lanes do the same and must agree.
 
     The term by which the peers' way to take the fee on entry differs is added.
     """
-    rows = tape.payable(np.arange(first_row, tape.num_rows))
+    rows = series.payable(np.arange(first_row, series.num_rows))
     start = np.array([first_row])
-    lanes = TradingLanes(tape, rows, lookback=WINDOW, num_lanes=8, episode_length=len(rows), seed=0, starts_N=start)
+    lanes = TradingLanes(series, rows, lookback=WINDOW, num_lanes=8, episode_length=len(rows), seed=0, starts_N=start)
     lanes.reset()
     rewards = []
     for action in actions:
@@ -110,7 +110,7 @@ def our_curve(tape: Tape, actions: Ints, *, first_row: int, fee: float) -> Float
     if not answer.truncated_N.all() or np.ptp(earned, axis=1).max() > 0:
         raise SystemExit("our lanes disagree with each other")
     entries = np.diff(actions, prepend=0) > 0
-    growth = 1.0 + tape.move_R[rows + tape.delay]
+    growth = 1.0 + series.move_R[rows + series.delay]
     term = np.log((1 - fee) * growth / (growth - fee))
     return np.cumsum(earned[:, 0] + np.where(entries, term, 0.0))
 
@@ -122,7 +122,7 @@ def compare(peer: Peer, contestant: Contestant, request: dict[str, Any], close: 
         contestant.turn(**{**request, "fee": fee})
         theirs = np.load(request["curve"])
         costs = Costs(spread_pips=0, commission_bp=fee * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
-        ours = our_curve(tape_of(close, fill=peer.fill, costs=costs), actions, first_row=peer.first_row, fee=fee)
+        ours = our_curve(series_of(close, fill=peer.fill, costs=costs), actions, first_row=peer.first_row, fee=fee)
         flat = actions == 0
         worst = float(np.abs(theirs - ours)[flat].max())
         if worst > MOST_DIFFERENCE or np.ptp(ours) < 0.01:
@@ -130,10 +130,10 @@ def compare(peer: Peer, contestant: Contestant, request: dict[str, Any], close: 
     return worst
 
 
-def our_speed(tape: Tape, *, num_lanes: int, gymnasium: bool = False) -> float:
+def our_speed(series: TradingSeries, *, num_lanes: int, gymnasium: bool = False) -> float:
     """Steps per second over all lanes, random starts and actions, episodes of 500 steps."""
     lanes = TradingLanes(
-        tape, np.arange(WINDOW, tape.num_rows), lookback=WINDOW, num_lanes=num_lanes, episode_length=500, seed=1
+        series, np.arange(WINDOW, series.num_rows), lookback=WINDOW, num_lanes=num_lanes, episode_length=500, seed=1
     )
     step = TradingVectorEnv(lanes).step if gymnasium else lanes.step
     actions = np.random.default_rng(2).integers(1, 3, (16, num_lanes))
@@ -161,8 +161,8 @@ def main() -> None:
             contestants[peer.name] = Contestant(
                 python_with(peer.script.removesuffix("_environment"), *peer.requirements), peer.script
             )
-            tape = tape_of(close, fill=peer.fill, costs=costs)
-            num = len(tape.payable(np.arange(peer.first_row, len(close))))
+            series = series_of(close, fill=peer.fill, costs=costs)
+            num = len(series.payable(np.arange(peer.first_row, len(close))))
             actions = np.random.default_rng(peer.first_row).integers(0, 2, num)
             actions[-1] = 0
             np.save(WORKPLACE / f"{peer.script}_actions.npy", actions)
@@ -179,8 +179,8 @@ def main() -> None:
                 rounds.add(name, each.turn(**requests[name])["steps_per_s"])
             for num_lanes in LANES:
                 name = OURS if num_lanes == LANES[0] else f"ours, {num_lanes} lanes"
-                rounds.add(name, our_speed(tape, num_lanes=num_lanes))
-            rounds.add(GYMNASIUM, our_speed(tape, num_lanes=LANES[0], gymnasium=True))
+                rounds.add(name, our_speed(series, num_lanes=num_lanes))
+            rounds.add(GYMNASIUM, our_speed(series, num_lanes=LANES[0], gymnasium=True))
     finally:
         for each in contestants.values():
             each.close()

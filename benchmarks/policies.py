@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import ANYTRADING, PEERS, WINDOW, closes, compare, tape_of
+from benchmarks.environment import ANYTRADING, PEERS, WINDOW, closes, compare, series_of
 from benchmarks.training_speed import TORCH, Contestant
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.accelerators.cpu import Cpu
@@ -96,7 +96,7 @@ def our_turn(algorithm: str, problem: TrainingProblem) -> tuple[float, Trained]:
 def same_rewards(close: Floats) -> float:
     """The largest difference between the two environments' equity curves; raises where they are not equal."""
     peer = next(each for each in PEERS if each.name == ANYTRADING)
-    num = len(tape_of(close, fill=peer.fill, costs=problem_of(close).costs["EUR/USD"]).payable(
+    num = len(series_of(close, fill=peer.fill, costs=problem_of(close).costs["EUR/USD"]).payable(
         np.arange(peer.first_row, len(close))
     ))  # fmt: skip
     actions = np.random.default_rng(peer.first_row).integers(0, 2, num)

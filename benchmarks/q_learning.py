@@ -7,7 +7,7 @@ ten epochs over hourly EUR/USD, the same market bins, costs (spread, commission,
 tables must be the same: to 1e-15, since the peer takes its logarithms one by one with another routine.
 
 The peer is as fast as we could make it: bins, costs and tables are lists, nothing is rendered or logged; the larger
-part of its time is the library's own step. Ours is everything from the tape on: rewards, tables, random numbers. Both
+part of its time is the library's own step. Ours is everything from the series on: rewards, tables, random numbers. Both
 run on one thread and are timed by processor time.
 """
 
@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import WINDOW, closes, tape_of
+from benchmarks.environment import WINDOW, closes, series_of
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.market.costs import default_costs
-from ml_workbench_service.market.trading_series import Tape
+from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.tabular_q import QSettings, learn_tables
 from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
 from tools.peer_environments import python_with
@@ -55,11 +55,11 @@ def market_bins(close: Floats, rows: Ints) -> Ints:
     return strength[rows] * (len(EDGES) + 1) + strength[rows - 1]
 
 
-def our_turn(tape: Tape, rows: Ints, bins: Ints, settings: QSettings) -> tuple[Floats, float]:
+def our_turn(series: TradingSeries, rows: Ints, bins: Ints, settings: QSettings) -> tuple[Floats, float]:
     """All tables, several times over; updates per second."""
     begun = time.process_time()
     for _ in range(REPEATS):
-        learnt = learn_tables(tape, rows, bins, num_bins=NUM_BINS, settings=settings, epochs=EPOCHS)
+        learnt = learn_tables(series, rows, bins, num_bins=NUM_BINS, settings=settings, epochs=EPOCHS)
     seconds = time.process_time() - begun
     return learnt.values_LSA, REPEATS * len(settings) * EPOCHS * len(rows) / seconds
 
@@ -67,8 +67,8 @@ def our_turn(tape: Tape, rows: Ints, bins: Ints, settings: QSettings) -> tuple[F
 def main() -> None:
     """Compares the tables, measures, prints."""
     close = closes()
-    tape = tape_of(close, fill="next_open", costs=default_costs("EUR/USD"))
-    rows = tape.payable(np.arange(WINDOW, len(close)))
+    series = series_of(close, fill="next_open", costs=default_costs("EUR/USD"))
+    rows = series.payable(np.arange(WINDOW, len(close)))
     bins, chosen = market_bins(close, rows), hyperparameters()
     settings = QSettings.of(chosen)
     WORKPLACE.mkdir(parents=True, exist_ok=True)
@@ -76,9 +76,9 @@ def main() -> None:
     np.savez(
         bars,
         close=close,
-        unit_cost=tape.unit_cost_R,
-        swap_long=tape.swap_long_R,
-        swap_short=tape.swap_short_R,
+        unit_cost=series.unit_cost_R,
+        swap_long=series.swap_long_R,
+        swap_short=series.swap_short_R,
         bins=bins,
     )
     request: dict[str, Any] = {
@@ -92,10 +92,10 @@ def main() -> None:
     rounds = Rounds(bigger_is_better=True)
     peer = Contestant(python_with("anytrading", "gym-anytrading==2.0.*"), "anytrading_q_learning")
     try:
-        ours, _ = our_turn(tape, rows, bins, settings)  # compiles
+        ours, _ = our_turn(series, rows, bins, settings)  # compiles
         for _ in range(NUM_ROUNDS):
             rounds.add(ANYTRADING, peer.turn(**request)["updates_per_s"])
-            ours, speed = our_turn(tape, rows, bins, settings)
+            ours, speed = our_turn(series, rows, bins, settings)
             rounds.add(OURS, speed)
             difference = float(np.abs(np.load(tables) - ours).max())
             if difference > MOST_DIFFERENCE or not np.any(ours):

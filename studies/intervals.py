@@ -77,7 +77,7 @@ np.save(sys.argv[2], np.array(reach))
 
 @dataclass(frozen=True)
 class Block:
-    """One stretch of one series: residuals to calibrate on, and the live ones with what was known before each."""
+    """One segment of one series: residuals to calibrate on, and the live ones with what was known before each."""
 
     group: str
     horizon: int
@@ -137,7 +137,7 @@ def series(seed: int, *, num_series: int, num_bars: int, bars: Path | None) -> I
 
 
 def blocks_of(group: str, close: Floats, *, horizon: int, sizes: tuple[int, int]) -> Iterator[Block]:
-    """Calibration and live stretches, one after the other, without an overlap of live ones; labels purged between."""
+    """Calibration and live segments, one after the other, without an overlap of live ones; labels purged between."""
     logs = np.log(close)
     y = logs[horizon:] - logs[:-horizon]
     moves = np.diff(logs, prepend=logs[0])[: len(y)]
@@ -187,10 +187,10 @@ def live(block: Block, radius: float) -> Covered:
     for number, (price, scale) in enumerate(zip(block.close.tolist(), block.scale.tolist(), strict=True)):
         as_of_ms = number * BAR_MS
         state.price(lane, target, as_of_ms=as_of_ms, price=price, bar_ms=BAR_MS)
-        stretch = lane.by_volatility.stretch(scale)
-        reach = radius * scale * stretch.factor
+        segment = lane.by_volatility.segment(scale)
+        reach = radius * scale * segment.factor
         stated = StatedInterval(
-            as_of_ms + block.horizon * BAR_MS, price, 0.0, 0, -reach, reach, INTERVAL_LEVEL, stretch.lean, True
+            as_of_ms + block.horizon * BAR_MS, price, 0.0, 0, -reach, reach, INTERVAL_LEVEL, segment.lean, True
         )
         lane.scale = scale
         state.expect(lane, stated, as_of_ms=as_of_ms, bar_ms=BAR_MS, horizon=block.horizon)

@@ -30,7 +30,7 @@ from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.calendar import DAY_MS
 from ml_workbench_service.market.targets import target_volatility
-from ml_workbench_service.market.trading_series import Tape
+from ml_workbench_service.market.trading_series import TradingSeries
 
 RANDOM_WALK, DRIFT, EWMA, HAR, EWMA_HAR, LINEAR = "random_walk", "drift", "ewma", "har", "ewma_har", "linear"
 FITTED: dict[Part, str] = {"train": "stop", "stop": "calibrate"}
@@ -87,26 +87,26 @@ def naive_errors(problem: TrainingProblem, ends: Ints, *, number: int = 0) -> tu
     return mae_S[windows.symbol_R[ends]], rmse_S[windows.symbol_R[ends]]
 
 
-def linear_positions(tape: Tape, rows: Ints, *, windows: Windows) -> Ints:
+def linear_positions(series: TradingSeries, rows: Ints, *, windows: Windows) -> Ints:
     """The sign of a ridge forecast of the move that each decision is paid by, 0 where it is not worth a round trip.
 
     Args:
-        tape: prices and costs.
+        series: prices and costs.
         rows: decision rows (N,), all payable.
         windows: rows and parts the regression is fitted on.
     """
-    moves_R, train = np.full(tape.num_rows, np.nan), windows.parts["train"]
+    moves_R, train = np.full(series.num_rows, np.nan), windows.parts["train"]
     for part, border in FITTED.items():
-        paid = tape.payable(windows.parts[part], until_ms=windows.borders_ms[border])
-        moves_R[paid] = tape.move_R[paid + tape.delay]
-    units_S = np.ones(len(tape.symbols))
-    for symbol in range(len(tape.symbols)):
-        own = moves_R[train[tape.symbol_R[train] == symbol]]
+        paid = series.payable(windows.parts[part], until_ms=windows.borders_ms[border])
+        moves_R[paid] = series.move_R[paid + series.delay]
+    units_S = np.ones(len(series.symbols))
+    for symbol in range(len(series.symbols)):
+        own = moves_R[train[series.symbol_R[train] == symbol]]
         size = float(np.sqrt(np.nanmean(own**2))) if np.isfinite(own).any() else 0.0
         units_S[symbol] = size or 1.0
-    units_R = units_S[tape.symbol_R]
+    units_R = units_S[series.symbol_R]
     found_N = Ridge.fit(windows, moves_R / units_R).forecasts(rows) * units_R[rows]
-    worth_N = np.abs(found_N) > 2 * tape.unit_cost_R[rows + tape.delay]
+    worth_N = np.abs(found_N) > 2 * series.unit_cost_R[rows + series.delay]
     return np.where(worth_N, np.sign(found_N), 0).astype(np.int64)
 
 

@@ -17,7 +17,7 @@ look like a major change, the absence of an alarm is `insufficient_data`, not `s
 
 Rows are no independent draws: neighbouring bars resemble each other, and so do symbols at one bar. What both tests are
 told is the effective number of rows: as many independent ones would leave the mean of the feature's ranks as unsure.
-Ranks, since both tests look at nothing else. A short stretch cannot see how long its own memory is, so it is taken to
+Ranks, since both tests look at nothing else. A short segment cannot see how long its own memory is, so it is taken to
 be at least as long as training's. What training itself was too short to see, moods of a year or more, looks like drift:
 `major` is a reason to look and not to stop.
 

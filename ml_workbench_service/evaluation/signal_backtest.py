@@ -22,8 +22,8 @@ from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market import performance
 from ml_workbench_service.market.costs import BASIS_POINT
 from ml_workbench_service.market.significance import hac_mean
-from ml_workbench_service.market.trading_series import POSITIONS, RUIN, Tape, step_rewards, stretch_starts
-from ml_workbench_service.reinforcement.policy_family import tape_of
+from ml_workbench_service.market.trading_series import POSITIONS, RUIN, TradingSeries, segment_starts, step_rewards
+from ml_workbench_service.reinforcement.policy_family import series_of
 
 
 @dataclass(frozen=True)
@@ -32,9 +32,9 @@ class Account:
 
     Attributes:
         rows_N: decisions that can be paid, ascending; `positions_N` belong to them.
-        net_N: each decision's log return after costs, as `tape.step_rewards`.
+        net_N: each decision's log return after costs, as `series.step_rewards`.
         gross_N: the same without any cost.
-        trading_N: spread, commission and slippage, a fraction; the closing of a stretch included.
+        trading_N: spread, commission and slippage, a fraction; the closing of a segment included.
         swap_N: swap, a fraction; negative where more is received than paid.
         turnover_N: change of position, closings included.
         net_M: log return of the account.
@@ -121,14 +121,14 @@ def settle(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
     """
     if len(positions_N) != len(ends) or not np.isin(positions_N, POSITIONS).all():
         raise DataValidationError.at("positions", "A signal is -1, 0 or 1 at each of its windows; correct it.")
-    tape, order = tape_of(problem), np.argsort(ends)
+    series, order = series_of(problem), np.argsort(ends)
     ascending, positions = np.asarray(ends)[order], np.asarray(positions_N)[order].astype(np.int64)
-    rows = tape.payable(ascending, until_ms=_border_after(ascending, problem))
+    rows = series.payable(ascending, until_ms=_border_after(ascending, problem))
     if not len(rows):
         raise DataValidationError.at(
             "rows", "No decision can be paid: the bars after the windows are missing; ask for a longer range."
         )
-    return _account(tape, rows, positions[np.searchsorted(ascending, rows)])
+    return _account(series, rows, positions[np.searchsorted(ascending, rows)])
 
 
 def _border_after(ends: Ints, problem: TrainingProblem) -> int | None:
@@ -139,19 +139,21 @@ def _border_after(ends: Ints, problem: TrainingProblem) -> int | None:
     return min((border for border in problem.windows.borders_ms.values() if border >= last_ms), default=None)
 
 
-def _account(tape: Tape, rows_N: Ints, positions_N: Ints) -> Account:
-    starts = stretch_starts(rows_N)
+def _account(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
+    starts = segment_starts(rows_N)
     held_N = np.where(starts, 0, np.roll(positions_N, 1))
     closed_N = np.where(np.append(starts[1:], True), np.abs(positions_N), 0)
-    entry = rows_N + tape.delay
+    entry = rows_N + series.delay
     changed_N = np.abs(positions_N - held_N)
-    swap_N = np.where(positions_N > 0, tape.swap_long_R[entry], np.where(positions_N < 0, tape.swap_short_R[entry], 0))
-    gross_N = np.maximum(positions_N * tape.move_R[entry], RUIN - 1.0)
+    swap_N = np.where(
+        positions_N > 0, series.swap_long_R[entry], np.where(positions_N < 0, series.swap_short_R[entry], 0)
+    )
+    gross_N = np.maximum(positions_N * series.move_R[entry], RUIN - 1.0)
     turnover_N = (changed_N + closed_N).astype(np.float64)
-    net_N = step_rewards(tape, rows_N, held_N=held_N, position_N=positions_N)
+    net_N = step_rewards(series, rows_N, held_N=held_N, position_N=positions_N)
 
-    moments, first_N, place_N = np.unique(tape.known_ms_R[entry], return_index=True, return_inverse=True)
-    num_symbols = len(np.unique(tape.symbol_R[rows_N]))
+    moments, first_N, place_N = np.unique(series.known_ms_R[entry], return_index=True, return_inverse=True)
+    num_symbols = len(np.unique(series.symbol_R[rows_N]))
 
     def shared(values_N: Floats) -> Floats:
         return np.asarray(np.bincount(place_N, weights=values_N, minlength=len(moments)) / num_symbols)
@@ -161,14 +163,14 @@ def _account(tape: Tape, rows_N: Ints, positions_N: Ints) -> Account:
         positions_N=positions_N,
         net_N=net_N,
         gross_N=np.log1p(gross_N),
-        trading_N=tape.unit_cost_R[entry] * changed_N + tape.unit_cost_R[entry + 1] * closed_N,
+        trading_N=series.unit_cost_R[entry] * changed_N + series.unit_cost_R[entry + 1] * closed_N,
         swap_N=swap_N,
         turnover_N=turnover_N,
         net_M=np.log1p(shared(np.expm1(net_N))),
         gross_M=np.log1p(shared(gross_N)),
         gain_M=shared(gross_N - swap_N),
         turnover_M=shared(turnover_N),
-        settled_ms_M=tape.known_ms_R[entry[first_N] + 1],
+        settled_ms_M=series.known_ms_R[entry[first_N] + 1],
         num_trades=int((changed_N > 0).sum() + (closed_N > 0).sum()),
         num_symbols=num_symbols,
     )

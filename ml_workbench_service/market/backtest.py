@@ -1,7 +1,7 @@
 """What positions would have earned: bar by bar, with the scalar functions of `market/costs.py` and nothing else.
 
-The decoder of the environment: it takes prices, times and costs from the tape and none of its arithmetic, yet pays the
-rule that stands in `tape.py`. It is slow on purpose (some microseconds a bar).
+The decoder of the environment: it takes prices, times and costs from the series and none of its arithmetic, yet pays
+the rule that stands in `series.py`. It is slow on purpose (some microseconds a bar).
 
 Legend: N decisions, ascending rows.
 """
@@ -14,7 +14,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Costs, Floats, Ints
 from ml_workbench_service.market.costs import step_log_return, swap_cost, unit_cost
-from ml_workbench_service.market.trading_series import Tape
+from ml_workbench_service.market.trading_series import TradingSeries
 
 
 @dataclass(frozen=True)
@@ -49,24 +49,25 @@ class Backtest:
     summary: BacktestSummary
 
 
-def backtest(tape: Tape, rows_N: Ints, positions_N: Ints, *, bars_per_year: float) -> Backtest:
-    """Runs the positions over the tape's prices.
+def backtest(series: TradingSeries, rows_N: Ints, positions_N: Ints, *, bars_per_year: float) -> Backtest:
+    """Runs the positions over the series's prices.
 
     Args:
-        tape: prices, times, costs and the fill rule.
-        rows_N: decision rows, ascending; all of them payable (`Tape.payable`).
+        series: prices, times, costs and the fill rule.
+        rows_N: decision rows, ascending; all of them payable (`TradingSeries.payable`).
         positions_N: -1, 0 or 1 each.
         bars_per_year: scales the Sharpe ratio.
 
     Raises:
         DataValidationError: a row cannot be paid, or a step lost the whole capital.
     """
-    if len(rows_N) == 0 or len(tape.payable(rows_N)) != len(rows_N) or np.any(np.diff(rows_N) <= 0):
+    if len(rows_N) == 0 or len(series.payable(rows_N)) != len(rows_N) or np.any(np.diff(rows_N) <= 0):
         raise DataValidationError.at(
-            "rows", "A backtest needs rows in ascending order that can be paid; pass them through `Tape.payable`."
+            "rows",
+            "A backtest needs rows in ascending order that can be paid; pass them through `TradingSeries.payable`.",
         )
     net, gross, cost, turnover, num_trades = [], [], [], [], 0
-    account = _Account(tape)
+    account = _Account(series)
     for number, row in enumerate(map(int, rows_N)):
         if number == 0 or row != rows_N[number - 1] + 1:
             account.held = 0
@@ -78,10 +79,10 @@ def backtest(tape: Tape, rows_N: Ints, positions_N: Ints, *, bars_per_year: floa
         turnover.append(paid.turnover)
         num_trades += paid.num_trades
     net_N, gross_N, cost_N, turnover_N = (np.array(each, dtype=np.float64) for each in (net, gross, cost, turnover))
-    entries = rows_N + tape.delay
-    num_symbols = len(np.unique(tape.symbol_R[rows_N]))
+    entries = rows_N + series.delay
+    num_symbols = len(np.unique(series.symbol_R[rows_N]))
     account_net, account_gross = _account_returns(
-        net_N, gross_N, times=tape.known_ms_R[entries], num_symbols=num_symbols
+        net_N, gross_N, times=series.known_ms_R[entries], num_symbols=num_symbols
     )
     equity = np.concatenate([[0.0], np.cumsum(np.log1p(account_net))])
     deviation = float(account_net.std(ddof=1)) if len(account_net) > 1 else 0.0
@@ -109,20 +110,22 @@ class _Paid:
 class _Account:
     """Holds a position and pays for it."""
 
-    def __init__(self, tape: Tape) -> None:
-        self._tape = tape
+    def __init__(self, series: TradingSeries) -> None:
+        self._series = series
         self._with_spread: dict[tuple[int, float], Costs] = {}
         self.held = 0
 
     def decide(self, row: int, position: int, *, closes: bool) -> _Paid:
-        tape = self._tape
-        symbol = tape.symbols[int(tape.symbol_R[row])]
-        entry = row + tape.delay
-        price, next_price = float(tape.close_R[entry]), float(tape.close_R[entry + 1])
+        series = self._series
+        symbol = series.symbols[int(series.symbol_R[row])]
+        entry = row + series.delay
+        price, next_price = float(series.close_R[entry]), float(series.close_R[entry + 1])
         costs = self._costs(entry)
         change = abs(position - self.held)
         cost = unit_cost(costs, symbol, price) * change
-        swap = swap_cost(costs, symbol, price, position, int(tape.known_ms_R[entry]), int(tape.known_ms_R[entry + 1]))
+        swap = swap_cost(
+            costs, symbol, price, position, int(series.known_ms_R[entry]), int(series.known_ms_R[entry + 1])
+        )
         net = step_log_return(position, price, next_price, cost=cost, swap=swap)
         gross = step_log_return(position, price, next_price, cost=0.0)
         self.held = position
@@ -136,8 +139,8 @@ class _Account:
 
     def _costs(self, row: int) -> Costs:
         """The symbol's, with the bar's own spread where there is one."""
-        number, spread = int(self._tape.symbol_R[row]), float(self._tape.spread_R[row])
-        costs = self._tape.costs[self._tape.symbols[number]]
+        number, spread = int(self._series.symbol_R[row]), float(self._series.spread_R[row])
+        costs = self._series.costs[self._series.symbols[number]]
         if not math.isfinite(spread):
             return costs
         if (number, spread) not in self._with_spread:

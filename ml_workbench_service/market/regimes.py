@@ -25,7 +25,7 @@ from ml_workbench_service.market.targets import ewma_volatility
 REGIMES = CLASSES["market_regime"]
 TREND_BARS = 20
 """Bars of the trend: a month of daily ones, and about the 16 bars that are the mean age of the EWMA's squares, so that
-the move and the volatility it is measured by speak of the same stretch."""
+the move and the volatility it is measured by speak of the same segment."""
 TREND_QUANTILE = 2 / 3
 """A third of the training part's bars is in a trend, by its strength alone."""
 VOLATILITY_QUANTILE = 2 / 3

@@ -1,11 +1,11 @@
-"""`Tape`: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
+"""`TradingSeries`: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
 
 A decision at row t (bar t is known) sets the position a to -1, 0 or 1; the one before it is `held`. Its entry row e is
 t where signals are filled at the next open, and t + 1 where they are filled at the next close (fixings). It earns
 
     log(1 + a * (close[e+1] / close[e] - 1) - unit_cost[e] * |a - held| - swap[e])
 
-A *stretch* is a series of consecutive rows in which decisions are allowed, in one run of one symbol; it begins flat.
+A *segment* is a series of consecutive rows in which decisions are allowed, in one run of one symbol; it begins flat.
 After its last decision the position is closed at row e + 1 and pays log(1 - unit_cost[e+1] * |a|) in the same reward.
 So no position is carried over a gap or out of a part. A weekend is no gap: it is held over, earns the jump, pays swap.
 Environment, walk, Q-learning and backtest all keep this rule; `agents/positions.py` pays the same step live.
@@ -36,7 +36,7 @@ RUIN_LOG_RETURN = math.log(RUIN)
 
 
 @dataclass(frozen=True)
-class Tape:
+class TradingSeries:
     """Contiguous arrays, one row a bar; costs are fractions of the price, positive where paid.
 
     Attributes:
@@ -93,7 +93,7 @@ class Tape:
         return rows[possible]
 
 
-def build_tape(
+def build_trading_series(
     rows_RF: Floats32,
     *,
     close_R: Floats,
@@ -104,8 +104,8 @@ def build_tape(
     costs: Mapping[str, Costs],
     fill: FillRule,
     spread_R: Floats | None = None,
-) -> Tape:
-    """A tape of stacked symbols; equal, row by row, to the scalar functions of `market/costs.py`.
+) -> TradingSeries:
+    """A series of stacked symbols; equal, row by row, to the scalar functions of `market/costs.py`.
 
     Args:
         spread_R: the bars' own spread in price units, as bars and windows have it; NaN where the symbol's holds.
@@ -124,7 +124,7 @@ def build_tape(
     move = np.zeros(len(close_R))
     here = np.flatnonzero(next_ok)
     move[here] = close_R[here + 1] / close_R[here] - 1.0
-    return Tape(
+    return TradingSeries(
         rows_RF=np.ascontiguousarray(rows_RF, dtype=np.float32),
         close_R=np.ascontiguousarray(close_R, dtype=np.float64),
         move_R=move,
@@ -141,49 +141,51 @@ def build_tape(
     )
 
 
-def stretch_starts(rows_N: Ints) -> Bools:
-    """Where a stretch begins: rows that do not follow the one before; rows ascending."""
+def segment_starts(rows_N: Ints) -> Bools:
+    """Where a segment begins: rows that do not follow the one before; rows ascending."""
     starts: Bools = np.ones(len(rows_N), dtype=np.bool_)
     starts[1:] = np.diff(rows_N) != 1
     return starts
 
 
-def held_rewards(tape: Tape, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
+def held_rewards(series: TradingSeries, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
     """The log return of each decision, no closing included; `RUIN_LOG_RETURN` where it loses everything."""
-    entry = rows_N + tape.delay
-    swap = np.where(position_N > 0, tape.swap_long_R[entry], np.where(position_N < 0, tape.swap_short_R[entry], 0.0))
-    growth = 1.0 + position_N * tape.move_R[entry] - tape.unit_cost_R[entry] * np.abs(position_N - held_N) - swap
+    entry = rows_N + series.delay
+    swap = np.where(
+        position_N > 0, series.swap_long_R[entry], np.where(position_N < 0, series.swap_short_R[entry], 0.0)
+    )
+    growth = 1.0 + position_N * series.move_R[entry] - series.unit_cost_R[entry] * np.abs(position_N - held_N) - swap
     return _log(growth)
 
 
-def closing_rewards(tape: Tape, rows_N: Ints) -> Floats:
+def closing_rewards(series: TradingSeries, rows_N: Ints) -> Floats:
     """The log return of closing one unit, long or short, after each decision."""
-    return _log(1.0 - tape.unit_cost_R[rows_N + tape.delay + 1])
+    return _log(1.0 - series.unit_cost_R[rows_N + series.delay + 1])
 
 
-def step_rewards(tape: Tape, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
-    """The log return of each decision, with the closing where a stretch ends; rows payable and ascending."""
-    rewards = held_rewards(tape, rows_N, held_N=held_N, position_N=position_N)
-    ends = np.flatnonzero(np.append(stretch_starts(rows_N)[1:], True) & (position_N != 0))
-    rewards[ends] = np.maximum(rewards[ends] + closing_rewards(tape, rows_N[ends]), RUIN_LOG_RETURN)
+def step_rewards(series: TradingSeries, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
+    """The log return of each decision, with the closing where a segment ends; rows payable and ascending."""
+    rewards = held_rewards(series, rows_N, held_N=held_N, position_N=position_N)
+    ends = np.flatnonzero(np.append(segment_starts(rows_N)[1:], True) & (position_N != 0))
+    rewards[ends] = np.maximum(rewards[ends] + closing_rewards(series, rows_N[ends]), RUIN_LOG_RETURN)
     return rewards
 
 
-def step_table(tape: Tape, rows_N: Ints) -> Floats:
+def step_table(series: TradingSeries, rows_N: Ints) -> Floats:
     """(N, 3, 3) every `step_rewards` of each decision, by held position and chosen position, both plus one."""
-    return _table(step_rewards, tape, rows_N)
+    return _table(step_rewards, series, rows_N)
 
 
-def held_table(tape: Tape, rows_N: Ints) -> Floats:
+def held_table(series: TradingSeries, rows_N: Ints) -> Floats:
     """(N, 3, 3) every `held_rewards` of each decision, likewise."""
-    return _table(held_rewards, tape, rows_N)
+    return _table(held_rewards, series, rows_N)
 
 
-def _table(rewards: Callable[..., Floats], tape: Tape, rows_N: Ints) -> Floats:
+def _table(rewards: Callable[..., Floats], series: TradingSeries, rows_N: Ints) -> Floats:
     table = np.empty((len(rows_N), len(POSITIONS), len(POSITIONS)))
     for held, position in product(POSITIONS, POSITIONS):
         helds, positions = (np.full(len(rows_N), each) for each in (held, position))
-        table[:, held + 1, position + 1] = rewards(tape, rows_N, held_N=helds, position_N=positions)
+        table[:, held + 1, position + 1] = rewards(series, rows_N, held_N=helds, position_N=positions)
     return table
 
 
@@ -205,7 +207,7 @@ def _five(symbol: str, costs: Mapping[str, Costs]) -> tuple[float, ...]:
     found = costs.get(symbol)
     if found is None:
         raise DataValidationError.at(
-            "costs", f"There are no costs for {symbol}; pass `resolved_costs` of every symbol of the tape."
+            "costs", f"There are no costs for {symbol}; pass `resolved_costs` of every symbol of the series."
         )
     ordered = (
         found.spread_pips,

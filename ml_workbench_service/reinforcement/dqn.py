@@ -8,7 +8,7 @@ Legend: N lanes, B decisions of a batch, O numbers of an observation.
 
 `RowReplay`: a replay buffer that keeps where each decision was made, not what was seen there.
 
-An observation is a window of rows that lie on the tape anyway, and the position held. So a decision takes 32 bytes
+An observation is a window of rows that lie on the series anyway, and the position held. So a decision takes 32 bytes
 instead of two windows (800 bytes at 24 rows of 4 features), and a checkpoint holds the whole buffer.
 
 Legend: M decisions kept, N lanes, B of a batch, L the lookback, F features, O = L * F + 1.
@@ -49,7 +49,7 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
     Args:
         buffer_size: decisions kept.
         observation_space, action_space, device, n_envs: as stable-baselines3 gives them.
-        rows_RF: the tape's rows.
+        rows_RF: the series's rows.
         lookback: rows of a window.
         seed: of the batches drawn.
         others: what stable-baselines3 says to buffers of its own kind.
@@ -169,7 +169,7 @@ class LanesDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by m
             train_freq=steps,
             gradient_steps=max(1, steps * lanes.num_lanes // hyper.decisions_per_update),
             replay_buffer_class=RowReplay,
-            replay_buffer_kwargs={"rows_RF": lanes.tape.rows_RF, "lookback": lanes.lookback, "seed": seed},
+            replay_buffer_kwargs={"rows_RF": lanes.series.rows_RF, "lookback": lanes.lookback, "seed": seed},
             target_update_interval=max(hyper.target_interval, lanes.num_lanes),
             exploration_fraction=hyper.exploration_share,
             exploration_initial_eps=hyper.exploration_rate,

@@ -1,12 +1,12 @@
-"""`TradingLanes`: many trading episodes at once on one tape; `walk`: one policy in order over a part.
+"""`TradingLanes`: many trading episodes at once on one series; `walk`: one policy in order over a part.
 
-What a step earns, when an episode ends and what closing costs stands in `tape.py`. An episode starts flat at a row
-drawn at random and lasts `episode_length` decisions, or until its stretch ends; then it is truncated, the position
+What a step earns, when an episode ends and what closing costs stands in `series.py`. An episode starts flat at a row
+drawn at random and lasts `episode_length` decisions, or until its segment ends; then it is truncated, the position
 closed and paid for, and the lane begins its next episode in the same step. It is terminated only by ruin.
 
 An observation is the window of `lookback` rows, oldest first, then the position (-1, 0, 1), all float32.
 
-Memory: the tape, 80 bytes a row of the tape, and two observations a lane.
+Memory: the series, 80 bytes a row of the series, and two observations a lane.
 
 Legend: N lanes (in `walk`: N decisions), R rows, T = lookback, F features, O = T * F + 1.
 Needs numba; import it where training happens, never where the API starts.
@@ -23,11 +23,11 @@ from ml_workbench_service.market.trading_series import (
     POSITIONS,
     RUIN_LOG_RETURN,
     Bools,
-    Tape,
+    TradingSeries,
     closing_rewards,
     held_table,
+    segment_starts,
     step_rewards,
-    stretch_starts,
 )
 from ml_workbench_service.reinforcement.environment_kernels import ROW, TERMINATED, TRUNCATED, begin_lanes, step_lanes
 
@@ -57,7 +57,7 @@ class TradingLanes:
     """Episodes side by side, one thread, reproducible from the seed.
 
     Args:
-        tape: prices, costs, features.
+        series: prices, costs, features.
         rows_N: rows in which decisions are allowed, such as a part's windows; those that cannot be paid are left out.
         lookback: rows of a window.
         num_lanes: episodes at once.
@@ -66,12 +66,12 @@ class TradingLanes:
         starts_N: rows at which episodes may begin; all allowed ones unless given.
 
     Raises:
-        DataValidationError: no row is left, or a window would begin before the tape.
+        DataValidationError: no row is left, or a window would begin before the series.
     """
 
     def __init__(
         self,
-        tape: Tape,
+        series: TradingSeries,
         rows_N: Ints,
         *,
         lookback: int,
@@ -80,17 +80,17 @@ class TradingLanes:
         seed: int,
         starts_N: Ints | None = None,
     ) -> None:
-        allowed = tape.payable(rows_N)
+        allowed = series.payable(rows_N)
         self._starts = allowed if starts_N is None else np.intersect1d(allowed, starts_N)
         _check(self._starts, allowed, lookback=lookback, num_lanes=num_lanes, episode_length=episode_length)
-        self.tape, self.lookback = tape, lookback
+        self.series, self.lookback = series, lookback
         self.num_lanes, self.episode_length = num_lanes, episode_length
-        self.num_observed = lookback * tape.num_features + 1
-        self._flat_rows = tape.rows_RF.reshape(-1)
-        self._rewards_R33, self._closing_R = np.zeros((tape.num_rows, 3, 3)), np.zeros(tape.num_rows)
-        self._rewards_R33[allowed] = held_table(tape, allowed)
-        self._closing_R[allowed] = closing_rewards(tape, allowed)
-        self._allowed_R = np.zeros(tape.num_rows, dtype=np.bool_)
+        self.num_observed = lookback * series.num_features + 1
+        self._flat_rows = series.rows_RF.reshape(-1)
+        self._rewards_R33, self._closing_R = np.zeros((series.num_rows, 3, 3)), np.zeros(series.num_rows)
+        self._rewards_R33[allowed] = held_table(series, allowed)
+        self._closing_R[allowed] = closing_rewards(series, allowed)
+        self._allowed_R = np.zeros(series.num_rows, dtype=np.bool_)
         self._allowed_R[allowed] = True
         self._lanes_N3 = np.zeros((num_lanes, 3), dtype=np.int64)
         self._ends_N2 = np.zeros((num_lanes, 2), dtype=np.bool_)
@@ -118,7 +118,7 @@ class TradingLanes:
         self._cursor += self.num_lanes
         begin_lanes(
             self._flat_rows,
-            self.tape.num_features,
+            self.series.num_features,
             self.lookback,
             self.episode_length,
             starts,
@@ -143,7 +143,7 @@ class TradingLanes:
         cursor = step_lanes(
             actions,
             self._flat_rows,
-            self.tape.num_features,
+            self.series.num_features,
             self._rewards_R33,
             self._closing_R,
             RUIN_LOG_RETURN,
@@ -223,32 +223,32 @@ class Walk:
     gross_N: Floats
 
 
-def walk(policy: Policy, tape: Tape, rows_N: Ints, *, lookback: int, chunk: int = 4096) -> Walk:
-    """Runs a policy in order over rows, its position fed back; each stretch starts flat and is closed at its end.
+def walk(policy: Policy, series: TradingSeries, rows_N: Ints, *, lookback: int, chunk: int = 4096) -> Walk:
+    """Runs a policy in order over rows, its position fed back; each segment starts flat and is closed at its end.
 
     A policy here is a function of window and position alone. So it is asked in batches, for all three positions at
     each row, and the answers are then followed row by row: the same walk, without a batch of one at every bar.
 
     Args:
         policy: its greedy choice.
-        tape: prices, costs, features.
+        series: prices, costs, features.
         rows_N: decision rows, ascending; those that cannot be paid are left out.
         lookback: rows of a window.
         chunk: rows asked at once.
     """
-    rows = tape.payable(rows_N)
+    rows = series.payable(rows_N)
     _check(rows, rows, lookback=lookback, num_lanes=1, episode_length=1)
     choices_N3 = np.empty((len(rows), len(POSITIONS)), dtype=np.int64)
     offsets = np.arange(1 - lookback, 1)
     for begin in range(0, len(rows), chunk):
         asked = rows[begin : begin + chunk]
-        windows_NTF = tape.rows_RF[asked[:, None] + offsets]
+        windows_NTF = series.rows_RF[asked[:, None] + offsets]
         for held in POSITIONS:
             actions = policy(windows_NTF, np.full(len(asked), held, dtype=np.float32))
             choices_N3[begin : begin + chunk, held + 1] = np.asarray(actions, dtype=np.int64) - 1
-    starts = stretch_starts(rows)
+    starts = segment_starts(rows)
     positions, held_N = _followed(choices_N3, starts)
-    return _paid(tape, rows, positions, held_N)
+    return _paid(series, rows, positions, held_N)
 
 
 def _followed(choices_N3: Ints, starts_N: Bools) -> tuple[Ints, Ints]:
@@ -261,17 +261,17 @@ def _followed(choices_N3: Ints, starts_N: Bools) -> tuple[Ints, Ints]:
     return np.array(positions, dtype=np.int64), np.array(before, dtype=np.int64)
 
 
-def _paid(tape: Tape, rows: Ints, positions: Ints, held_N: Ints) -> Walk:
-    entry = rows + tape.delay
-    ends = np.append(stretch_starts(rows)[1:], True)
-    swap = np.where(positions > 0, tape.swap_long_R[entry], np.where(positions < 0, tape.swap_short_R[entry], 0.0))
-    closing = np.where(ends, tape.unit_cost_R[entry + 1] * np.abs(positions), 0.0)
+def _paid(series: TradingSeries, rows: Ints, positions: Ints, held_N: Ints) -> Walk:
+    entry = rows + series.delay
+    ends = np.append(segment_starts(rows)[1:], True)
+    swap = np.where(positions > 0, series.swap_long_R[entry], np.where(positions < 0, series.swap_short_R[entry], 0.0))
+    closing = np.where(ends, series.unit_cost_R[entry + 1] * np.abs(positions), 0.0)
     return Walk(
         rows_N=rows,
         positions_N=positions,
-        rewards_N=step_rewards(tape, rows, held_N=held_N, position_N=positions),
-        costs_N=tape.unit_cost_R[entry] * np.abs(positions - held_N) + swap + closing,
-        gross_N=np.log1p(positions * tape.move_R[entry]),
+        rewards_N=step_rewards(series, rows, held_N=held_N, position_N=positions),
+        costs_N=series.unit_cost_R[entry] * np.abs(positions - held_N) + swap + closing,
+        gross_N=np.log1p(positions * series.move_R[entry]),
     )
 
 

@@ -1,7 +1,7 @@
 """The compiled inner loop of the environment. Needs numba, so only what trains imports it.
 
-It knows no money: what a decision earns is looked up, computed beforehand by the rule in `tape.py`. A logarithm and the
-branches around it would take as long as everything else in a step.
+It knows no money: what a decision earns is looked up, computed beforehand by the rule in `series.py`. A logarithm and
+the branches around it would take as long as everything else in a step.
 
 Legend: N lanes, R rows, F features, O = lookback * F + 1 numbers of an observation.
 """

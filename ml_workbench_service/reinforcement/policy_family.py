@@ -1,4 +1,4 @@
-"""`PolicyFamily`: what the families of reinforcement learning share: tape, units of reward. Free of torch.
+"""`PolicyFamily`: what the families of reinforcement learning share: series, units of reward. Free of torch.
 
 A policy maps a window and the position held to three numbers, one an action: short, flat, long. It is learnt by trading
 in `reinforcement/environment.py`, which pays net log returns; a step's reward is that return in units of the symbol's
@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part
 from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem
-from ml_workbench_service.market.trading_series import Tape, build_tape
+from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
 
 MIN_WINDOW = 3
 """Rows that a short window lacks count as average; a level feature needs some rows for its mean."""
@@ -75,12 +75,12 @@ class Market:
     """What a policy trades on.
 
     Attributes:
-        tape: prices, costs and scaled features.
+        series: prices, costs and scaled features.
         train, stop: decision rows that can be paid without a look over the part's border, ascending.
         units_R: one over the typical move of a bar, so that a reward times it is around one.
     """
 
-    tape: Tape
+    series: TradingSeries
     train: Ints
     stop: Ints
     units_R: Floats
@@ -88,15 +88,15 @@ class Market:
     @classmethod
     def of(cls, problem: TrainingProblem) -> "Market":
         """Raises DataValidationError where no row of a part can be paid."""
-        tape = tape_of(problem)
-        train, stop = (decision_rows(tape, problem, part) for part in ("train", "stop"))
-        return cls(tape, train, stop, _units(tape, train))
+        series = series_of(problem)
+        train, stop = (decision_rows(series, problem, part) for part in ("train", "stop"))
+        return cls(series, train, stop, _units(series, train))
 
 
-def tape_of(problem: TrainingProblem) -> Tape:
+def series_of(problem: TrainingProblem) -> TradingSeries:
     """The windows' rows with prices and costs; the bars' own spread wins where they have one."""
     windows = problem.windows
-    return build_tape(
+    return build_trading_series(
         windows.rows_RF,
         close_R=windows.close_R,
         known_ms_R=windows.known_ms_R,
@@ -109,7 +109,7 @@ def tape_of(problem: TrainingProblem) -> Tape:
     )
 
 
-def decision_rows(tape: Tape, problem: TrainingProblem, part: Part) -> Ints:
+def decision_rows(series: TradingSeries, problem: TrainingProblem, part: Part) -> Ints:
     """A part's rows whose decision is settled inside the part, ascending.
 
     Raises:
@@ -118,7 +118,7 @@ def decision_rows(tape: Tape, problem: TrainingProblem, part: Part) -> Ints:
     windows = problem.windows
     border = NEXT_BORDER.get(part)
     until_ms = None if border is None else windows.borders_ms[border]
-    rows = tape.payable(np.sort(windows.parts[part]), until_ms=until_ms)
+    rows = series.payable(np.sort(windows.parts[part]), until_ms=until_ms)
     if not len(rows):
         raise DataValidationError.at(
             "body.start_date", f"no decision of the {part} part can be settled inside it; ask for a longer range"
@@ -126,13 +126,13 @@ def decision_rows(tape: Tape, problem: TrainingProblem, part: Part) -> Ints:
     return rows
 
 
-def _units(tape: Tape, rows: Ints) -> Floats:
+def _units(series: TradingSeries, rows: Ints) -> Floats:
     """One over the root mean square move of each symbol's bars in these rows."""
-    entries = rows + tape.delay
-    units_S = np.ones(len(tape.symbols))
-    for number in range(len(tape.symbols)):
-        moves = tape.move_R[entries[tape.symbol_R[rows] == number]]
+    entries = rows + series.delay
+    units_S = np.ones(len(series.symbols))
+    for number in range(len(series.symbols)):
+        moves = series.move_R[entries[series.symbol_R[rows] == number]]
         size = float(np.sqrt(np.mean(moves**2))) if len(moves) else 0.0
         units_S[number] = 1.0 / size if size > SMALLEST_UNIT else 1.0
-    units_R: Floats = units_S[tape.symbol_R]
+    units_R: Floats = units_S[series.symbol_R]
     return units_R

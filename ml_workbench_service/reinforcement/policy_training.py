@@ -207,7 +207,7 @@ def fit(
 
 def walk_over(network: PolicyNetwork, market: Market) -> Walk:
     """What the network earns on the part `stop`, in order."""
-    return walk(network.act, market.tape, market.stop, lookback=network.stage.lookback)
+    return walk(network.act, market.series, market.stop, lookback=network.stage.lookback)
 
 
 def _trained(

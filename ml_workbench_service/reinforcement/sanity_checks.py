@@ -27,8 +27,8 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.market.trading_series import Tape, step_table, stretch_starts
-from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily, decision_rows, tape_of
+from ml_workbench_service.market.trading_series import TradingSeries, segment_starts, step_table
+from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily, decision_rows, series_of
 
 NUM_SEEDS = 20
 LEAST_SHARE = 0.5
@@ -132,8 +132,8 @@ def with_oracle(problem: TrainingProblem, family: PolicyFamily) -> TrainingProbl
     A family that takes no more features loses its last one for it.
     """
     market, windows = Market.of(problem), problem.windows
-    entry = np.minimum(np.arange(market.tape.num_rows) + market.tape.delay, market.tape.num_rows - 1)
-    oracle_R = (market.tape.move_R[entry] * market.units_R).astype(np.float32)
+    entry = np.minimum(np.arange(market.series.num_rows) + market.series.delay, market.series.num_rows - 1)
+    oracle_R = (market.series.move_R[entry] * market.units_R).astype(np.float32)
     num_kept = len(windows.features)
     try:
         family.check_features(num_kept + 1)
@@ -166,14 +166,14 @@ def shuffled(problem: TrainingProblem, *, seed: int) -> TrainingProblem:
     return replace(problem, windows=replace(windows, close_R=close_R))
 
 
-def perfect_net(tape: Tape, rows_N: Ints) -> float:
+def perfect_net(series: TradingSeries, rows_N: Ints) -> float:
     """Net log return of the best positions there were, costs included: by dynamic programming, exact.
 
     Args:
-        tape: prices and costs.
-        rows_N: decision rows, payable and ascending; each stretch begins flat and is closed at its end.
+        series: prices and costs.
+        rows_N: decision rows, payable and ascending; each segment begins flat and is closed at its end.
     """
-    rewards, starts = step_table(tape, rows_N).tolist(), stretch_starts(rows_N).tolist()
+    rewards, starts = step_table(series, rows_N).tolist(), segment_starts(rows_N).tolist()
     total, later = 0.0, [0.0, 0.0, 0.0]
     for rewards_33, starts_here in zip(reversed(rewards), reversed(starts), strict=True):
         later = [max(earned + value for earned, value in zip(row, later, strict=True)) for row in rewards_33]
@@ -186,26 +186,26 @@ def perfect_net(tape: Tape, rows_N: Ints) -> float:
 def reward_difference(problem: TrainingProblem) -> float:
     """The largest difference between what the environment, the table of steps and the backtest pay.
 
-    Random decisions over the newest rows of the training part, each stretch an episode of its own.
+    Random decisions over the newest rows of the training part, each segment an episode of its own.
     """
     from ml_workbench_service.market.backtest import backtest
     from ml_workbench_service.reinforcement.environment import TradingLanes
 
-    tape = tape_of(problem)
-    rows = decision_rows(tape, problem, "train")[-REWARD_ROWS:]
+    series = series_of(problem)
+    rows = decision_rows(series, problem, "train")[-REWARD_ROWS:]
     chance = np.random.default_rng(problem.seed)
     worst = 0.0
-    for stretch in np.split(rows, np.flatnonzero(stretch_starts(rows))[1:]):
-        positions = chance.integers(-1, 2, len(stretch))
-        judged = backtest(tape, stretch, positions, bars_per_year=1.0).net_N
+    for segment in np.split(rows, np.flatnonzero(segment_starts(rows))[1:]):
+        positions = chance.integers(-1, 2, len(segment))
+        judged = backtest(series, segment, positions, bars_per_year=1.0).net_N
         lanes = TradingLanes(
-            tape, stretch, lookback=problem.windows.lookback, num_lanes=1, episode_length=len(stretch),
-            seed=0, starts_N=stretch[:1],
+            series, segment, lookback=problem.windows.lookback, num_lanes=1, episode_length=len(segment),
+            seed=0, starts_N=segment[:1],
         )  # fmt: skip
         lanes.reset()
         paid = np.array([lanes.step(np.array([position + 1])).rewards_N[0] for position in positions])
         held = np.concatenate([[0], positions[:-1]])
-        tabled = step_table(tape, stretch)[np.arange(len(stretch)), held + 1, positions + 1]
+        tabled = step_table(series, segment)[np.arange(len(segment)), held + 1, positions + 1]
         worst = max(worst, float(np.abs(paid - judged).max()), float(np.abs(tabled - judged).max()))
     return worst
 
@@ -215,25 +215,25 @@ def _trained(family: PolicyFamily, problem: TrainingProblem, *, seed: int, repor
 
 
 def _oracle_share(model: Trained, problem: TrainingProblem) -> float:
-    tape = tape_of(problem)
-    rows = decision_rows(tape, problem, OUT_OF_SAMPLE)
-    perfect = perfect_net(tape, rows)
-    earned = float(np.sum(_walk(model, tape, rows, problem.windows.lookback).rewards_N))
+    series = series_of(problem)
+    rows = decision_rows(series, problem, OUT_OF_SAMPLE)
+    perfect = perfect_net(series, rows)
+    earned = float(np.sum(_walk(model, series, rows, problem.windows.lookback).rewards_N))
     return earned / perfect if perfect > 0 else 1.0
 
 
 def _gross_mean(model: Trained, problem: TrainingProblem) -> float:
-    tape = tape_of(problem)
-    rows = decision_rows(tape, problem, OUT_OF_SAMPLE)
-    return float(np.mean(_walk(model, tape, rows, problem.windows.lookback).gross_N))
+    series = series_of(problem)
+    rows = decision_rows(series, problem, OUT_OF_SAMPLE)
+    return float(np.mean(_walk(model, series, rows, problem.windows.lookback).gross_N))
 
 
-def _walk(model: Trained, tape: Tape, rows: Ints, lookback: int) -> Any:
+def _walk(model: Trained, series: TradingSeries, rows: Ints, lookback: int) -> Any:
     from ml_workbench_service.reinforcement.environment import walk
 
     return walk(
         lambda windows_NTF, positions_N: greedy_actions(model.predict(windows_NTF, positions_N).outputs_NK),
-        tape, rows, lookback=lookback,
+        series, rows, lookback=lookback,
     )  # fmt: skip
 
 

@@ -125,7 +125,12 @@ class MarketEnvironment(TradingVecEnv):
 
     def __init__(self, market: Market, *, lookback: int, num_lanes: int, episode_length: int, seed: int) -> None:
         lanes = TradingLanes(
-            market.tape, market.train, lookback=lookback, num_lanes=num_lanes, episode_length=episode_length, seed=seed
+            market.series,
+            market.train,
+            lookback=lookback,
+            num_lanes=num_lanes,
+            episode_length=episode_length,
+            seed=seed,
         )
         super().__init__(lanes)
         self._units_R = market.units_R.astype(np.float32)

@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.market.trading_series import step_table, stretch_starts
+from ml_workbench_service.market.trading_series import segment_starts, step_table
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.policy_family import Market
 from ml_workbench_service.reinforcement.policy_network import NUM_ACTIONS, table_graph
@@ -121,11 +121,11 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
     hyper, windows, market = hyperparameters, problem.windows, Market.of(problem)
     edges_FE = quantile_edges(_last_rows(windows, _sampled(market.train)), hyper.bins)
     num_bins = hyper.bins ** len(windows.features)
-    rewards = step_table(market.tape, market.train) * market.units_R[market.train][:, None, None]
+    rewards = step_table(market.series, market.train) * market.units_R[market.train][:, None, None]
     lanes = QLanes(
         rewards,
         bins_of(_last_rows(windows, market.train), edges_FE),
-        stretch_starts(market.train),
+        segment_starts(market.train),
         num_bins=num_bins,
         settings=QSettings.of([_settings(hyper, problem.seed)]),
     )
@@ -139,7 +139,7 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
         (earned_in_training,) = lanes.epoch()
         report.check()
         policy = TabularPolicy(lanes.values_LSA[0].astype(np.float32), edges_FE, windows.scaler.is_level_F)
-        earned = walk(policy.act, market.tape, market.stop, lookback=windows.lookback)
+        earned = walk(policy.act, market.series, market.stop, lookback=windows.lookback)
         course.epoch += 1
         if float(earned.rewards_N.sum()) > course.best:
             course.best, course.best_epoch = float(earned.rewards_N.sum()), course.epoch

@@ -21,7 +21,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.market.trading_series import Bools, Tape, step_table, stretch_starts
+from ml_workbench_service.market.trading_series import Bools, TradingSeries, segment_starts, step_table
 from ml_workbench_service.reinforcement.environment import generator_words
 from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS, learn_pass
 
@@ -170,7 +170,7 @@ class QTables:
 
 
 def learn_tables(
-    tape: Tape,
+    series: TradingSeries,
     rows_N: Ints,
     bins_N: Ints,
     *,
@@ -181,9 +181,9 @@ def learn_tables(
 ) -> QTables:
     """All epochs over decision rows, which must be payable and ascending; see `QLanes`."""
     lanes = QLanes(
-        step_table(tape, rows_N),
+        step_table(series, rows_N),
         bins_N,
-        stretch_starts(rows_N),
+        segment_starts(rows_N),
         num_bins=num_bins,
         settings=settings,
         idle_B=idle_B,

@@ -91,7 +91,7 @@ def learn_pass(
     """Learns in place; the log return earned on the way, and the exploration rate it ends with.
 
     The arithmetic and the order of random numbers are those of `agents.q_table.QTable`, so that the tables are equal
-    to the bit: choose, pay, learn. After a stretch's last row nothing follows, so its target is the reward alone.
+    to the bit: choose, pay, learn. After a segment's last row nothing follows, so its target is the reward alone.
     """
     num_rows = len(bins_N)
     total, held = 0.0, FLAT

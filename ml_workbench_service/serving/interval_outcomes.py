@@ -2,7 +2,7 @@
 
 One lane a symbol, no files. A bar's price matures the intervals whose horizon ends there; an interval whose end passes
 without a price is dropped, and so is one for a volatility that misses a bar in between. As it stands it is written as
-JSON (`serving/live_intervals.py`). When a stretch is over and what came true of it is the rule of
+JSON (`serving/live_intervals.py`). When a segment is over and what came true of it is the rule of
 `market/outcomes/realised.py`.
 """
 
@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.learning.calibration.adaptive_intervals import IntervalTracker
 from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL
-from ml_workbench_service.market.outcomes.realised import FROM_FILE, Positive, PriceLane, Stretch, meets_closure
+from ml_workbench_service.market.outcomes.realised import FROM_FILE, Positive, PriceLane, Segment, meets_closure
 
 NUM_RECENT = 500
 """Outcomes behind the live coverage: its standard error is 1.3 points at 90 %."""
@@ -47,7 +47,7 @@ class LiveCoverage:
 
 
 @dataclass(slots=True)
-class StatedInterval(Stretch):
+class StatedInterval(Segment):
     """An interval whose outcome is not known yet.
 
     Attributes:

@@ -1,4 +1,4 @@
-"""`LiveIntervals`: what became of the live versions' intervals, and how far the next ones are stretched for it.
+"""`LiveIntervals`: what became of the live versions' intervals, and how far the next ones are widened for it.
 
 An answer of the live deployed version leaves its interval with its price. The question about the bar at which its
 horizon ends brings that bar's price: then the outcome is known, is counted, once, and teaches the symbol's tracker
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 
 
 class Moment:
-    """One question to the live version: how its interval is stretched, and what is left behind for its outcome."""
+    """One question to the live version: how its interval is widened, and what is left behind for its outcome."""
 
     __slots__ = ("_as_of_ms", "_is_volatility", "_lane", "_lean", "_owner", "_price", "_scale", "_state")
 
@@ -54,11 +54,11 @@ class Moment:
         self._price = price  # None: no bar of its own, whose price is known
         self._scale, self._lean, self._is_volatility = 0.0, PUBLISHED.lean, False
 
-    def stretch(self, scale: IntervalScale) -> float:
+    def widening(self, scale: IntervalScale) -> float:
         """What the interval's half-widths are multiplied by."""
-        stretch = self._lane.tracker(is_volatility=scale.is_volatility).stretch(scale.value)
-        self._scale, self._lean, self._is_volatility = scale.value, stretch.lean, scale.is_volatility
-        return stretch.factor
+        widening = self._lane.tracker(is_volatility=scale.is_volatility).widening(scale.value)
+        self._scale, self._lean, self._is_volatility = scale.value, widening.lean, scale.is_volatility
+        return widening.factor
 
     def stated(self, interval: Interval | None, *, due_ms: int, bar_ms: int, horizon: int) -> None:
         """Keeps the record's interval until its outcome is known, when the horizon ends; an abstention has none."""

@@ -151,7 +151,7 @@ def answer(
 ) -> PredictionRecord:
     """One record, by the network for single windows (int8 where it was accepted).
 
-    With `intervals`, a live champion's interval is stretched by what came true of those before it.
+    With `intervals`, a live champion's interval is widened by what came true of those before it.
     """
     return answered(model, question, circumstances, intervals=intervals).record
 
@@ -299,7 +299,7 @@ def _judge(
         as_of_ms=question.as_of_ms,
     )
     if moment is not None and (scale := model.decoder.interval_scale(context)) is not None:
-        context = replace(context, stretch=moment.stretch(scale))
+        context = replace(context, widening=moment.widening(scale))
     decoded = model.decoder.decode(said.outputs_K, context)
     novelty = None if model.novelty is None else model.novelty.novelty(said.last_row_F)
     if novelty is not None and novelty.score > NOVELTY_THRESHOLD and model.decoder.abstains_when_novel:

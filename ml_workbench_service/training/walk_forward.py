@@ -1,6 +1,6 @@
-"""Walking forward: the same training on ever longer pasts, each judged on the stretch of time that came next.
+"""Walking forward: the same training on ever longer pasts, each judged on the segment of time that came next.
 
-One test part is one stretch of history; folds say whether what was found there was found before, too. They tile the
+One test part is one segment of history; folds say whether what was found there was found before, too. They tile the
 second half of the span before the test border, so that the first of five still learns from two fifths of it, and none
 reads a bar of the untouched test part (Tashman, "Out-of-sample tests of forecasting accuracy", International Journal
 of Forecasting 16, 2000). The past expands rather than slides: it is what a retraining at that moment would have had.

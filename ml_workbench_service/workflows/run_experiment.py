@@ -164,7 +164,7 @@ def _setting(row: GridRow, begun: datetime) -> TrialRecord:
 
 
 def _setting_tried(spec: JobSpec, row: GridRow, recording: Recording) -> Trial:
-    """A setting was tried on this stretch of time like any other bet on it."""
+    """A setting was tried on this segment of time like any other bet on it."""
     read = _read(f"{spec.id}{AGENT_TRIAL}{row.number}", recording)
     return Trial(read=read, sharpe=row.sharpe, daily_returns=dict(row.daily_returns))
 

@@ -26,7 +26,7 @@ from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.reinforcement.environment import walk
-from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
+from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
@@ -146,29 +146,29 @@ def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_on_the_test_part_it_does_and_earns_what_the_backtest_of_its_policy_says(trader: Trader) -> None:
-    model, tape = trader.model, tape_of(trader.problem)
-    rows = decision_rows(tape, trader.problem, "test")
-    assert (np.diff(rows) == 1).all(), "one stretch, weekends among it"
+    model, series = trader.model, series_of(trader.problem)
+    rows = decision_rows(series, trader.problem, "test")
+    assert (np.diff(rows) == 1).all(), "one segment, weekends among it"
     walked = walk(
         lambda rows_NTF, positions_N: greedy_actions(model.float32.predict(rows_NTF, positions_N).outputs_NK),
-        tape, rows, lookback=LOOKBACK,
+        series, rows, lookback=LOOKBACK,
     )  # fmt: skip
     backtest = signal_backtest.settle(walked.positions_N, rows, trader.problem)
     asked = [each for _, each in replay_questions(read_history(model, trader.table), from_ms=0, job_id="j") if each]
-    first_ms, last_ms = int(tape.known_ms_R[rows[0]]), int(tape.known_ms_R[rows[-1]])
+    first_ms, last_ms = int(series.known_ms_R[rows[0]]), int(series.known_ms_R[rows[-1]])
     chance = np.random.default_rng(0)
     records = [  # whatever position the callers named
         answer(model, replace(each, position=float(chance.integers(-1, 2)), clock=False), LIVE)
         for each in asked
         if first_ms <= each.as_of_ms <= last_ms
     ]
-    assert [to_ms(each.as_of) for each in records] == tape.known_ms_R[rows].tolist()
+    assert [to_ms(each.as_of) for each in records] == series.known_ms_R[rows].tolist()
     mind = PolicyMind("a", family="dqn", model_id="trader", mode="frozen")
     decisions = applied(mind, records)
     assert [each.position for each in decisions] == walked.positions_N.tolist()
     assert len(set(walked.positions_N.tolist())) > 1
     assert np.abs(np.diff(walked.positions_N)).sum() > 20
-    num_settled = len(rows) - 1 - tape.delay
+    num_settled = len(rows) - 1 - series.delay
     rewards = [each.reward for each in decisions if each.reward is not None]
     np.testing.assert_allclose(rewards, backtest.net_N[:num_settled], rtol=0, atol=1e-15)
     assert mind.counters.num_settled == num_settled > 150

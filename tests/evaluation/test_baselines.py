@@ -21,7 +21,7 @@ from ml_workbench_service.learning.data.windows import SymbolRows, Windows
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.targets import ewma_volatility
-from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
+from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
 from tests.learning.synthetic import DEVIATION, cut, problem, symbol_rows
 from tests.reinforcement.policies import market_of
 
@@ -177,26 +177,26 @@ def test_naive_errors_come_from_the_training_part_of_each_rows_symbol(stormy: Tr
 
 def test_a_linear_policy_moves_where_a_forecast_is_worth_the_round_trip() -> None:
     work = market_of(symbol_rows(num=900, r2=0.3), symbol_rows("USD/JPY", num=900, seed=1, r2=0.3))
-    tape = tape_of(work)
-    rows = decision_rows(tape, work, "test")
-    held = linear_positions(tape, rows, windows=work.windows)
+    series = series_of(work)
+    rows = decision_rows(series, work, "test")
+    held = linear_positions(series, rows, windows=work.windows)
     assert set(held.tolist()) == {-1, 0, 1}
-    earned = held * tape.move_R[rows + tape.delay]
+    earned = held * series.move_R[rows + series.delay]
     assert earned.mean() > 5 * earned.std() / np.sqrt(len(rows))
     dear = {symbol: each.model_copy(update={"spread_pips": 1000.0}) for symbol, each in work.costs.items()}
-    expensive = tape_of(replace(work, costs=dear))
+    expensive = series_of(replace(work, costs=dear))
     assert not linear_positions(expensive, rows, windows=work.windows).any()
-    zone = 2 * tape.unit_cost_R[rows + tape.delay]
-    assert zone[0] == pytest.approx(round_trip_cost(work.costs["EUR/USD"], "EUR/USD", float(tape.close_R[rows[0]])))
+    zone = 2 * series.unit_cost_R[rows + series.delay]
+    assert zone[0] == pytest.approx(round_trip_cost(work.costs["EUR/USD"], "EUR/USD", float(series.close_R[rows[0]])))
 
 
 def test_a_linear_policy_learns_nothing_from_later_parts() -> None:
     work = market_of(symbol_rows(num=900, r2=0.3))
-    tape, stop = tape_of(work), decision_rows(tape_of(work), work, "stop")
+    series, stop = series_of(work), decision_rows(series_of(work), work, "stop")
     blind = replace(work, windows=without_the_future(work.windows, "calibrate"))
     np.testing.assert_array_equal(
-        linear_positions(tape, stop, windows=work.windows),
-        linear_positions(tape_of(blind), stop, windows=blind.windows),
+        linear_positions(series, stop, windows=work.windows),
+        linear_positions(series_of(blind), stop, windows=blind.windows),
     )
 
 
@@ -204,7 +204,7 @@ def test_a_linear_policy_learns_from_moves_that_are_settled_inside_their_part(mo
     rows = symbol_rows(num=900, r2=0.3)
     unlabelled = replace(rows, labels_NK=np.empty((900, 0)), label_known_ms_N=rows.known_ms_N)  # as policies' are
     work = market_of(unlabelled)
-    tape, windows, seen = tape_of(work), work.windows, []
+    series, windows, seen = series_of(work), work.windows, []
     fit = Ridge.fit
 
     def watched(windows: Windows, labels_R: Floats) -> Ridge:
@@ -212,11 +212,11 @@ def test_a_linear_policy_learns_from_moves_that_are_settled_inside_their_part(mo
         return fit(windows, labels_R)
 
     monkeypatch.setattr(Ridge, "fit", watched)
-    linear_positions(tape, decision_rows(tape, work, "test"), windows=windows)
+    linear_positions(series, decision_rows(series, work, "test"), windows=windows)
     (learnt,) = (np.flatnonzero(np.isfinite(each)) for each in seen)
-    wanted = np.concatenate([decision_rows(tape, work, part) for part in ("train", "stop")])
+    wanted = np.concatenate([decision_rows(series, work, part) for part in ("train", "stop")])
     assert learnt.tolist() == wanted.tolist()
-    assert (windows.known_ms_R[learnt[-1] + tape.delay + 1]) <= windows.borders_ms["calibrate"]
+    assert (windows.known_ms_R[learnt[-1] + series.delay + 1]) <= windows.borders_ms["calibrate"]
 
 
 def test_the_family_linear_is_not_compared_with_itself_alone_or_as_an_ensemble() -> None:

@@ -20,7 +20,7 @@ from ml_workbench_service.market import calendar, performance
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, resolved_costs, session_factor
 from ml_workbench_service.market.significance import hac_mean
-from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
+from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
 
 HOUR_MS = TIMEFRAMES_MS["1h"]
 DAY_MS = 24 * HOUR_MS
@@ -77,10 +77,10 @@ def test_the_report_says_what_the_scalar_backtest_says(fill: FillRule) -> None:
     shuffled = np.random.default_rng(0).permutation(len(ends))
     found = report(positions[shuffled], ends[shuffled], given)
 
-    tape, order = tape_of(given), np.argsort(ends)
-    rows = tape.payable(ends[order])
+    series, order = series_of(given), np.argsort(ends)
+    rows = series.payable(ends[order])
     payable = positions[order][np.isin(ends[order], rows)]
-    judged = backtest(tape, rows, payable, bars_per_year=1.0)
+    judged = backtest(series, rows, payable, bars_per_year=1.0)
     summary, held = judged.summary, payable != 0
     account = settle(positions, ends, given)
     np.testing.assert_allclose(account.net_N, judged.net_N, rtol=0, atol=2e-16)
@@ -190,11 +190,12 @@ def test_every_wednesday_roll_charges_three_nights_in_summer_and_in_winter() -> 
     given = problem(table(num=6240), target=None, swap_long_pips=1.0, spread_pips=0)
     everything = np.sort(np.concatenate([*given.windows.parts.values()]))
     account = settle(np.ones(len(everything), dtype=np.int64), everything, given)
-    tape = tape_of(given)
-    nights = np.round(account.swap_N / (1e-4 / tape.close_R[account.rows_N]), 9)
+    series = series_of(given)
+    nights = np.round(account.swap_N / (1e-4 / series.close_R[account.rows_N]), 9)
     charged = np.flatnonzero(nights)
     rolls = [
-        datetime.fromtimestamp(tape.known_ms_R[account.rows_N[row] + 1] / 1000, tz=calendar.NEW_YORK) for row in charged
+        datetime.fromtimestamp(series.known_ms_R[account.rows_N[row] + 1] / 1000, tz=calendar.NEW_YORK)
+        for row in charged
     ]
     assert {(at.hour, at.minute) for at in rolls} == {(17, 0)}
     assert {at.utcoffset() for at in rolls} == {at.utcoffset() for at in (rolls[0], rolls[len(rolls) // 2])}
@@ -256,7 +257,7 @@ def test_the_default_spread_follows_the_session_and_the_bars_own_or_a_named_one_
     assert np.isnan(spread_of(bars, spread_pips=pips)).all(), "named, though it is the default's number"
     assert np.isnan(spread_of(replace(bars, calendar="fixings"))).all()
     half = spread_of(bars) / 2 / bars.columns["close"]
-    np.testing.assert_allclose(tape_of(problem(bars)).unit_cost_R, half + (0.35 + 0.1) * 1e-4, rtol=1e-12)
+    np.testing.assert_allclose(series_of(problem(bars)).unit_cost_R, half + (0.35 + 0.1) * 1e-4, rtol=1e-12)
 
 
 def test_directions_are_worth_the_sessions_round_trip() -> None:
@@ -288,7 +289,7 @@ def test_nothing_beyond_the_parts_border_is_read(fill: FillRule, part: Part) -> 
     blind = replace(given.windows, close_R=np.where(later, 1e6, given.windows.close_R))
     assert report(positions, ends, replace(given, windows=blind)) == report(positions, ends, given)
     rows = settle(positions, ends, given).rows_N
-    np.testing.assert_array_equal(rows, decision_rows(tape_of(given), given, part))
+    np.testing.assert_array_equal(rows, decision_rows(series_of(given), given, part))
 
 
 def test_what_is_no_signal_is_refused() -> None:

@@ -8,7 +8,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FillRule, Ints
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import pip_size
-from ml_workbench_service.market.trading_series import Tape, build_tape
+from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
 
 HOUR_MS = TIMEFRAMES_MS["1h"]
 START_MS = 1_704_067_200_000  # Monday 1 January 2024, 00:00 UTC
@@ -27,9 +27,9 @@ def hours(num: int) -> Ints:
     return every[calendar.is_open(every)][:num]
 
 
-def tape_of(
+def series_of(
     *, seed: int = 0, fill: FillRule = "next_open", num_bars: int = 300, num_missing: int = 4, num_features: int = 2
-) -> Tape:
+) -> TradingSeries:
     """Three symbols stacked; each misses other bars, and one bar in three has a spread of its own."""
     chance = np.random.default_rng(seed)
     close, known, runs, symbols, spread = [], [], [], [], []
@@ -47,7 +47,7 @@ def tape_of(
             )
         )
     num_rows = sum(map(len, close))
-    return build_tape(
+    return build_trading_series(
         chance.standard_normal((num_rows, num_features)).astype(np.float32),
         close_R=np.concatenate(close),
         known_ms_R=np.concatenate(known),
@@ -60,9 +60,9 @@ def tape_of(
     )
 
 
-def window_ends(tape: Tape, lookback: int = LOOKBACK) -> Ints:
+def window_ends(series: TradingSeries, lookback: int = LOOKBACK) -> Ints:
     """Rows that end a window of consecutive bars, as `learning.data.windows` finds them."""
-    joined = np.concatenate([[False], tape.next_ok_R[:-1]])
-    rows = np.arange(tape.num_rows)
+    joined = np.concatenate([[False], series.next_ok_R[:-1]])
+    rows = np.arange(series.num_rows)
     since = rows - np.maximum.accumulate(np.where(joined, 0, rows))
     return np.flatnonzero(since >= lookback - 1)

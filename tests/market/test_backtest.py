@@ -1,4 +1,4 @@
-"""Tape and backtest: what a step pays, where a position is closed, and that the live agent pays the same."""
+"""TradingSeries and backtest: what a step pays, where a position is closed, and that the live agent pays the same."""
 
 import dataclasses
 import math
@@ -15,22 +15,22 @@ from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, swap_cost, unit_cost
 from ml_workbench_service.market.trading_series import (
     RUIN_LOG_RETURN,
-    Tape,
-    build_tape,
+    TradingSeries,
+    build_trading_series,
+    segment_starts,
     step_rewards,
     step_table,
-    stretch_starts,
 )
-from tests.market.series_for_tests import COSTS, HOUR_MS, START_MS, hours, tape_of, window_ends
+from tests.market.series_for_tests import COSTS, HOUR_MS, START_MS, hours, series_of, window_ends
 
 YEAR = 6240.0
 FILLS: tuple[FillRule, ...] = ("next_open", "next_close")
 
 
-def small(prices: list[float], *, start_ms: int = START_MS, costs: Costs = COSTS["EUR/USD"]) -> Tape:
+def small(prices: list[float], *, start_ms: int = START_MS, costs: Costs = COSTS["EUR/USD"]) -> TradingSeries:
     """Consecutive hours of EUR/USD."""
     num = len(prices)
-    return build_tape(
+    return build_trading_series(
         np.zeros((num, 1), dtype=np.float32),
         close_R=np.array(prices),
         known_ms_R=start_ms + np.arange(num) * HOUR_MS,
@@ -60,7 +60,7 @@ def test_every_row_costs_what_the_scalar_functions_say(data: st.DataObject) -> N
     known = START_MS + np.cumsum(data.draw(st.lists(st.integers(1, 200), min_size=len(prices), max_size=len(prices))))
     known = known * 1 + np.arange(len(prices)) * 37 * HOUR_MS
     spreads = data.draw(st.lists(st.one_of(st.just(math.nan), st.floats(0, 9)), min_size=len(prices), max_size=99))
-    tape = build_tape(
+    series = build_trading_series(
         np.zeros((len(prices), 1), dtype=np.float32),
         close_R=np.array(prices),
         known_ms_R=known,
@@ -73,42 +73,42 @@ def test_every_row_costs_what_the_scalar_functions_say(data: st.DataObject) -> N
     )
     for row, price in enumerate(prices):
         here = costs if math.isnan(spreads[row]) else costs.model_copy(update={"spread_pips": spreads[row]})
-        assert tape.unit_cost_R[row] == pytest.approx(unit_cost(here, symbol, price), rel=1e-14)
+        assert series.unit_cost_R[row] == pytest.approx(unit_cost(here, symbol, price), rel=1e-14)
         if row + 1 < len(prices):
             from_ms, to_ms = int(known[row]), int(known[row + 1])
-            assert tape.swap_long_R[row] == swap_cost(here, symbol, price, 1, from_ms, to_ms)
-            assert tape.swap_short_R[row] == swap_cost(here, symbol, price, -1, from_ms, to_ms)
-            assert tape.move_R[row] == prices[row + 1] / price - 1.0
+            assert series.swap_long_R[row] == swap_cost(here, symbol, price, 1, from_ms, to_ms)
+            assert series.swap_short_R[row] == swap_cost(here, symbol, price, -1, from_ms, to_ms)
+            assert series.move_R[row] == prices[row + 1] / price - 1.0
 
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_step_rule_in_arrays_equals_the_backtest_on_random_positions(fill: FillRule) -> None:
-    tape = tape_of(fill=fill)
-    rows = tape.payable(window_ends(tape))
+    series = series_of(fill=fill)
+    rows = series.payable(window_ends(series))
     positions = np.random.default_rng(1).integers(-1, 2, len(rows))
-    starts = stretch_starts(rows)
+    starts = segment_starts(rows)
     held = np.where(starts, 0, np.roll(positions, 1))
-    judged = backtest(tape, rows, positions, bars_per_year=YEAR)
+    judged = backtest(series, rows, positions, bars_per_year=YEAR)
     assert starts.sum() == 3 * 5, "four gaps in each of three symbols"
     np.testing.assert_allclose(
-        step_rewards(tape, rows, held_N=held, position_N=positions), judged.net_N, rtol=0, atol=2e-16
+        step_rewards(series, rows, held_N=held, position_N=positions), judged.net_N, rtol=0, atol=2e-16
     )
-    table = step_table(tape, rows)
+    table = step_table(series, rows)
     np.testing.assert_array_equal(
         table[np.arange(len(rows)), held + 1, positions + 1],
-        step_rewards(tape, rows, held_N=held, position_N=positions),
+        step_rewards(series, rows, held_N=held, position_N=positions),
     )
 
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> None:
     """Each record brings the costs of its own bar; a step pays those of the bar at which it is filled."""
-    tape = tape_of(fill=fill, num_missing=0)
-    rows = tape.payable(np.flatnonzero(tape.symbol_R == 1))
+    series = series_of(fill=fill, num_missing=0)
+    rows = series.payable(np.flatnonzero(series.symbol_R == 1))
     positions = np.random.default_rng(2).integers(-1, 2, len(rows))
     lane, earned = Lane(), []
     for row, position in zip(rows, positions, strict=True):
-        price, at_ms, spread = float(tape.close_R[row]), int(tape.known_ms_R[row]), float(tape.spread_R[row])
+        price, at_ms, spread = float(series.close_R[row]), int(series.known_ms_R[row]), float(series.spread_R[row])
         own = {} if math.isnan(spread) else {"spread_pips": spread}
         costs = COSTS["USD/JPY"].model_copy(update=own)
         settled, still_open = settle(lane, symbol="USD/JPY", costs=costs, price=price, at_ms=at_ms, state=0)
@@ -117,14 +117,14 @@ def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> 
             lane, state=0, action=0, exposure=float(position), fill=fill, price=price, at_ms=at_ms, costs=costs
         )
         lane = Lane(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
-    judged = backtest(tape, rows, positions, bars_per_year=YEAR)
+    judged = backtest(series, rows, positions, bars_per_year=YEAR)
     assert len(earned) > 250
     np.testing.assert_allclose(earned, judged.net_N[: len(earned)], rtol=0, atol=1e-16)
 
 
 def test_a_long_bar_and_its_closing_pay_by_hand() -> None:
-    tape = small([1.10, 1.11, 1.12, 1.13])
-    judged = backtest(tape, np.array([0, 1, 2]), np.array([1, 1, 0]), bars_per_year=YEAR)
+    series = small([1.10, 1.11, 1.12, 1.13])
+    judged = backtest(series, np.array([0, 1, 2]), np.array([1, 1, 0]), bars_per_year=YEAR)
     unit = 0.4e-4 / 2 / 1.10 + 0.45e-4
     assert judged.net_N[0] == pytest.approx(math.log(1.11 / 1.10 - unit))
     assert judged.net_N[1] == pytest.approx(math.log(1.12 / 1.11))
@@ -135,9 +135,9 @@ def test_a_long_bar_and_its_closing_pay_by_hand() -> None:
 
 
 def test_the_position_is_closed_and_paid_where_a_stretch_ends() -> None:
-    tape = small([1.10, 1.10, 1.10, 1.10, 1.10, 1.10])
+    series = small([1.10, 1.10, 1.10, 1.10, 1.10, 1.10])
     unit = unit_cost(COSTS["EUR/USD"], "EUR/USD", 1.10)
-    judged = backtest(tape, np.array([0, 1, 3, 4]), np.array([1, 1, 1, -1]), bars_per_year=YEAR)
+    judged = backtest(series, np.array([0, 1, 3, 4]), np.array([1, 1, 1, -1]), bars_per_year=YEAR)
     assert judged.cost_N == pytest.approx([unit, unit, unit, 3 * unit])
     assert judged.turnover_N.tolist() == [1, 1, 1, 3]
     assert judged.summary.num_trades == 5
@@ -148,7 +148,7 @@ def test_a_position_held_over_the_weekend_earns_the_jump_and_pays_no_night_of_th
     jump = int(np.flatnonzero(np.diff(opened) > HOUR_MS)[0])
     prices = np.full(145, 1.10)
     prices[jump + 1 :] = 1.12
-    tape = build_tape(
+    series = build_trading_series(
         np.zeros((145, 1), dtype=np.float32),
         close_R=prices,
         known_ms_R=opened + HOUR_MS,
@@ -158,20 +158,20 @@ def test_a_position_held_over_the_weekend_earns_the_jump_and_pays_no_night_of_th
         costs=COSTS,
         fill="next_open",
     )
-    rows = tape.payable(np.arange(145))
-    judged = backtest(tape, rows, np.ones(len(rows), dtype=np.int64), bars_per_year=YEAR)
+    rows = series.payable(np.arange(145))
+    judged = backtest(series, rows, np.ones(len(rows), dtype=np.int64), bars_per_year=YEAR)
     assert judged.gross_N[jump] == pytest.approx(math.log(1.12 / 1.10))
-    nights = tape.swap_long_R / (0.6e-4 / prices)
+    nights = series.swap_long_R / (0.6e-4 / prices)
     assert np.round(nights[nights > 0.5]).tolist() == [1, 1, 3, 1, 1, 1], "Monday to Friday, then Monday"
 
 
 def test_no_step_is_payable_over_a_gap_or_beyond_the_border() -> None:
     for fill, last in zip(FILLS, (3, 2), strict=True):
-        tape = dataclasses.replace(small([1.0] * 5), fill=fill)
-        assert tape.payable(np.arange(5)).tolist() == list(range(last + 1))
-        border = int(tape.known_ms_R[3])
-        assert tape.payable(np.arange(5), until_ms=border).tolist() == list(range(last))
-    gap = build_tape(
+        series = dataclasses.replace(small([1.0] * 5), fill=fill)
+        assert series.payable(np.arange(5)).tolist() == list(range(last + 1))
+        border = int(series.known_ms_R[3])
+        assert series.payable(np.arange(5), until_ms=border).tolist() == list(range(last))
+    gap = build_trading_series(
         np.zeros((5, 1), dtype=np.float32),
         close_R=np.array([1.0, 1.0, 1.0, math.nan, 1.0]),
         known_ms_R=START_MS + np.arange(5),
@@ -185,10 +185,10 @@ def test_no_step_is_payable_over_a_gap_or_beyond_the_border() -> None:
 
 
 def test_the_account_weighs_the_symbols_of_a_moment_equally() -> None:
-    tape = tape_of(num_missing=0)
-    rows = tape.payable(np.arange(tape.num_rows))
-    positions = np.where(tape.symbol_R[rows] == 2, 0, 1)
-    judged = backtest(tape, rows, positions, bars_per_year=YEAR)
+    series = series_of(num_missing=0)
+    rows = series.payable(np.arange(series.num_rows))
+    positions = np.where(series.symbol_R[rows] == 2, 0, 1)
+    judged = backtest(series, rows, positions, bars_per_year=YEAR)
     net = np.expm1(judged.net_N).reshape(3, -1).mean(axis=0)
     assert judged.summary.net_log_return == pytest.approx(np.log1p(net).sum())
     assert judged.summary.sharpe == pytest.approx(net.mean() / net.std(ddof=1) * math.sqrt(YEAR))
@@ -196,26 +196,26 @@ def test_the_account_weighs_the_symbols_of_a_moment_equally() -> None:
 
 def test_the_drawdown_is_the_largest_loss_from_a_peak() -> None:
     free = Costs(spread_pips=0, commission_bp=0, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
-    tape = small([1.0, 1.2, 0.9, 1.1, 0.8, 1.5], costs=free)
-    judged = backtest(tape, np.arange(5), np.ones(5, dtype=np.int64), bars_per_year=YEAR)
+    series = small([1.0, 1.2, 0.9, 1.1, 0.8, 1.5], costs=free)
+    judged = backtest(series, np.arange(5), np.ones(5, dtype=np.int64), bars_per_year=YEAR)
     assert judged.summary.max_drawdown == pytest.approx(1 - 0.8 / 1.2)
-    flat = backtest(tape, np.arange(5), np.zeros(5, dtype=np.int64), bars_per_year=YEAR).summary
+    flat = backtest(series, np.arange(5), np.zeros(5, dtype=np.int64), bars_per_year=YEAR).summary
     assert (flat.net_log_return, flat.max_drawdown, flat.sharpe, flat.num_trades) == (0.0, 0.0, None, 0)
 
 
 def test_what_cannot_be_paid_is_refused_with_the_next_step() -> None:
-    tape = small([1.0, 1.0, 2.5])
+    series = small([1.0, 1.0, 2.5])
     with pytest.raises(DataValidationError, match=r"Tape\.payable"):
-        backtest(tape, np.array([1, 2]), np.array([0, 0]), bars_per_year=YEAR)
+        backtest(series, np.array([1, 2]), np.array([0, 0]), bars_per_year=YEAR)
     with pytest.raises(DataValidationError, match=r"Tape\.payable"):
-        backtest(tape, np.array([1, 0]), np.array([0, 0]), bars_per_year=YEAR)
+        backtest(series, np.array([1, 0]), np.array([0, 0]), bars_per_year=YEAR)
     with pytest.raises(DataValidationError, match="lost the whole capital"):
-        backtest(tape, np.array([1]), np.array([-1]), bars_per_year=YEAR)
-    assert step_rewards(tape, np.array([1]), held_N=np.array([0]), position_N=np.array([-1])) == RUIN_LOG_RETURN
+        backtest(series, np.array([1]), np.array([-1]), bars_per_year=YEAR)
+    assert step_rewards(series, np.array([1]), held_N=np.array([0]), position_N=np.array([-1])) == RUIN_LOG_RETURN
     with pytest.raises(DataValidationError, match="resolved_costs"):
         small([1.0, 1.0], costs=Costs(spread_pips=1.0))
     with pytest.raises(DataValidationError, match="no costs for EUR/USD"):
-        build_tape(
+        build_trading_series(
             np.zeros((1, 1), dtype=np.float32),
             close_R=np.ones(1),
             known_ms_R=np.array([START_MS]),

@@ -22,7 +22,7 @@ import pytest
 
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
 from ml_workbench_service.market.backtest import Backtest, backtest
-from ml_workbench_service.market.trading_series import Tape, build_tape
+from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
 from tests.market.series_for_tests import COSTS, HOUR_MS, hours
 
 NUM = 600
@@ -42,14 +42,14 @@ json.dump(answers, sys.stdout)
 
 @dataclass(frozen=True)
 class Case:
-    """A tape with its signal, what the backtest makes of it, and the orders that vectorbt is given."""
+    """A series with its signal, what the backtest makes of it, and the orders that vectorbt is given."""
 
-    tape: Tape
+    series: TradingSeries
     rows: Ints
     positions: Ints
     judged: Backtest
     orders: dict[str, Any]
-    ours: Floats  # what our account holds at each bar, fees just paid; NaN out of the market's stretches
+    ours: Floats  # what our account holds at each bar, fees just paid; NaN out of the market's segments
 
 
 @dataclass(frozen=True)
@@ -84,12 +84,12 @@ def answers(cases: dict[str, Case]) -> dict[str, Answer]:
     }
 
 
-def tape_of(fill: FillRule = "next_open", *, seed: int = 0) -> Tape:
+def series_of(fill: FillRule = "next_open", *, seed: int = 0) -> TradingSeries:
     """Hours of EUR/USD over five weeks; every third bar has a spread of its own, nobody charges swap."""
     chance = np.random.default_rng(seed)
     opened = hours(NUM)
     free_nights = COSTS["EUR/USD"].model_copy(update={"swap_long_pips": 0.0, "swap_short_pips": 0.0})
-    return build_tape(
+    return build_trading_series(
         np.zeros((NUM, 1), dtype=np.float32),
         close_R=1.1 * np.exp(np.cumsum(chance.normal(0, 0.003, NUM))),
         known_ms_R=opened + HOUR_MS,
@@ -102,54 +102,54 @@ def tape_of(fill: FillRule = "next_open", *, seed: int = 0) -> Tape:
     )
 
 
-def decisions(tape: Tape, *, seed: int = 1, lowest: int = -1) -> tuple[Ints, Ints]:
-    """Positions held for some bars each, in three stretches."""
+def decisions(series: TradingSeries, *, seed: int = 1, lowest: int = -1) -> tuple[Ints, Ints]:
+    """Positions held for some bars each, in three segments."""
     chance = np.random.default_rng(seed)
-    rows = tape.payable(np.concatenate([np.arange(3, 200), np.arange(220, 221), np.arange(240, NUM)]))
+    rows = series.payable(np.concatenate([np.arange(3, 200), np.arange(220, 221), np.arange(240, NUM)]))
     return rows, np.repeat(chance.integers(lowest, 2, len(rows)), chance.integers(1, 6, len(rows)))[: len(rows)]
 
 
 def with_our_sizes(fill: FillRule) -> Case:
     """Orders of capital x position ÷ price at each bar, with a fee for each change of position."""
-    tape = tape_of(fill)
-    rows, positions = decisions(tape)
-    judged = backtest(tape, rows, positions, bars_per_year=1.0)
+    series = series_of(fill)
+    rows, positions = decisions(series)
+    judged = backtest(series, rows, positions, bars_per_year=1.0)
     capital = capital_of(judged)
     size, fee, ours = np.zeros(NUM), np.zeros(NUM), np.full(NUM, np.nan)
     units, held = 0.0, 0
     for number, row in enumerate(rows):
-        entry, position = int(row) + tape.delay, int(positions[number])
-        wanted = position * capital[number] / tape.close_R[entry]
+        entry, position = int(row) + series.delay, int(positions[number])
+        wanted = position * capital[number] / series.close_R[entry]
         size[entry], units = wanted - units, wanted
-        fee[entry] = tape.unit_cost_R[entry] * abs(position - held) * capital[number]
+        fee[entry] = series.unit_cost_R[entry] * abs(position - held) * capital[number]
         ours[entry] = capital[number] - fee[entry]
         held = position
         if number + 1 == len(rows) or rows[number + 1] != row + 1:
-            worth = ours[entry] + units * (tape.close_R[entry + 1] - tape.close_R[entry])
+            worth = ours[entry] + units * (series.close_R[entry + 1] - series.close_R[entry])
             size[entry + 1], units, held = -units, 0.0, 0
-            fee[entry + 1] = tape.unit_cost_R[entry + 1] * abs(position) * worth
+            fee[entry + 1] = series.unit_cost_R[entry + 1] * abs(position) * worth
             ours[entry + 1] = capital[number + 1]
     orders = {
-        "close": tape.close_R.tolist(), "price": tape.close_R.tolist(), "size": size.tolist(), "size_type": "amount",
+        "close": series.close_R.tolist(), "price": series.close_R.tolist(), "size": size.tolist(), "size_type": "amount",
         "direction": "both", "fees": 0.0, "fixed_fees": fee.tolist(), "init_cash": 1.0 + IDLE_CASH,
     }  # fmt: skip
-    return Case(tape, rows, positions, judged, orders, ours)
+    return Case(series, rows, positions, judged, orders, ours)
 
 
 def own_sizes() -> Case:
-    """One stretch, long or flat: all of the capital at each entry, fees as a share of the order."""
-    tape = tape_of()
-    rows, positions = (each[-300:] for each in decisions(tape, lowest=0))
+    """One segment, long or flat: all of the capital at each entry, fees as a share of the order."""
+    series = series_of()
+    rows, positions = (each[-300:] for each in decisions(series, lowest=0))
     target = np.full(NUM, np.nan)
     changes = np.flatnonzero(np.diff(positions, prepend=0))
     target[rows[changes]] = positions[changes]
     target[rows[-1] + 1] = 0.0
     orders = {
-        "close": tape.close_R.tolist(), "price": tape.close_R.tolist(), "size": target.tolist(),
-        "size_type": "targetpercent", "direction": "longonly", "fees": tape.unit_cost_R.tolist(), "init_cash": 1.0,
+        "close": series.close_R.tolist(), "price": series.close_R.tolist(), "size": target.tolist(),
+        "size_type": "targetpercent", "direction": "longonly", "fees": series.unit_cost_R.tolist(), "init_cash": 1.0,
     }  # fmt: skip
-    judged = backtest(tape, rows, positions, bars_per_year=1.0)
-    return Case(tape, rows, positions, judged, orders, np.full(NUM, np.nan))
+    judged = backtest(series, rows, positions, bars_per_year=1.0)
+    return Case(series, rows, positions, judged, orders, np.full(NUM, np.nan))
 
 
 def capital_of(judged: Backtest) -> Floats:
@@ -179,9 +179,9 @@ def test_vectorbt_pays_what_we_count_as_cost(fill: str, cases: dict[str, Case], 
 def test_left_to_its_own_sizes_vectorbt_differs_in_second_order(
     cases: dict[str, Case], answers: dict[str, Answer]
 ) -> None:
-    case, tape = cases["own_sizes"], cases["own_sizes"].tape
+    case, series = cases["own_sizes"], cases["own_sizes"].series
     bought = case.rows[np.diff(case.positions, prepend=0) == 1]
-    cost, move = tape.unit_cost_R[bought], tape.move_R[bought]
+    cost, move = series.unit_cost_R[bought], series.move_R[bought]
     explained = float(np.sum(np.log((1 + move) / (1 + cost)) - np.log(1 + move - cost)))
     difference = float(np.log(answers["own_sizes"].value[-1])) - case.judged.summary.net_log_return
     assert len(bought) > 20

@@ -14,7 +14,7 @@ from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
 
 TREND_DOWN, CALM, VOLATILE, TREND_UP = (REGIMES.index(name) for name in ("trend_down", "calm", "volatile", "trend_up"))
 NUM_TRAIN = 3000
-STRETCH = 200
+SEGMENT = 200
 
 
 def walk(num: int, seed: int = 0, deviation: float = 0.001) -> Floats:
@@ -37,9 +37,9 @@ def classified(close: Floats, num_train: int = NUM_TRAIN) -> tuple[RegimeRule, F
 )
 def test_a_planted_regime_is_found(drift: float, deviation: float, regime: int) -> None:
     chance = np.random.default_rng(1)
-    returns = np.concatenate([chance.normal(0, 0.001, NUM_TRAIN), chance.normal(drift, deviation, STRETCH)])
+    returns = np.concatenate([chance.normal(0, 0.001, NUM_TRAIN), chance.normal(drift, deviation, SEGMENT)])
     if drift == 0:  # back and forth: a random walk now and then trends by itself
-        returns[-STRETCH:] = deviation * (-1.0) ** np.arange(STRETCH)
+        returns[-SEGMENT:] = deviation * (-1.0) ** np.arange(SEGMENT)
     _, classes = classified(np.asarray(1.1 * np.exp(np.cumsum(returns))))
     settled = classes[NUM_TRAIN + EWMA_BARS // 2 :]
     assert np.mean(settled == regime) > 0.9

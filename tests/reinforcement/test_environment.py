@@ -11,20 +11,20 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FillRule, Floats32, Ints
 from ml_workbench_service.market.backtest import backtest
-from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, Tape, build_tape
+from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, TradingSeries, build_trading_series
 from ml_workbench_service.reinforcement.environment import TradingLanes, generator_of, generator_words, walk
 from ml_workbench_service.reinforcement.environment_kernels import compiled
 from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
-from tests.market.series_for_tests import COSTS, LOOKBACK, START_MS, tape_of, window_ends
+from tests.market.series_for_tests import COSTS, LOOKBACK, START_MS, series_of, window_ends
 
 YEAR = 6240.0
 NUM_LANES, EPISODE = 5, 37
 FILLS: tuple[FillRule, ...] = ("next_open", "next_close")
 
 
-def lanes_of(tape: Tape, *, seed: int = 3, num_lanes: int = NUM_LANES) -> TradingLanes:
+def lanes_of(series: TradingSeries, *, seed: int = 3, num_lanes: int = NUM_LANES) -> TradingLanes:
     return TradingLanes(
-        tape, window_ends(tape), lookback=LOOKBACK, num_lanes=num_lanes, episode_length=EPISODE, seed=seed
+        series, window_ends(series), lookback=LOOKBACK, num_lanes=num_lanes, episode_length=EPISODE, seed=seed
     )
 
 
@@ -63,59 +63,59 @@ def episodes(lanes: TradingLanes, *, num_steps: int, seed: int = 4) -> Iterator[
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_rewards_equal_the_backtest_of_the_same_actions(fill: FillRule) -> None:
-    tape = tape_of(fill=fill)
-    done = list(episodes(lanes_of(tape), num_steps=600))
+    series = series_of(fill=fill)
+    done = list(episodes(lanes_of(series), num_steps=600))
     lengths = {len(each.rows) for each in done}
     assert max(lengths) == EPISODE, "some end by length"
     assert min(lengths) < EPISODE, "some end at a gap or at the end of the symbol"
     for each in done:
-        judged = backtest(tape, np.array(each.rows), np.array(each.positions), bars_per_year=YEAR)
+        judged = backtest(series, np.array(each.rows), np.array(each.positions), bars_per_year=YEAR)
         np.testing.assert_allclose(each.rewards, judged.net_N, rtol=0, atol=3e-16)
 
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_an_episode_stays_in_one_run_and_in_the_allowed_rows(fill: FillRule) -> None:
-    tape = tape_of(fill=fill)
-    allowed = set(tape.payable(window_ends(tape)).tolist())
-    for each in episodes(lanes_of(tape), num_steps=400):
+    series = series_of(fill=fill)
+    allowed = set(series.payable(window_ends(series)).tolist())
+    for each in episodes(lanes_of(series), num_steps=400):
         assert each.rows == list(range(each.rows[0], each.rows[-1] + 1))
         assert set(each.rows) <= allowed
-        assert tape.next_ok_R[each.rows[0] : each.rows[-1] + 1 + tape.delay].all()
+        assert series.next_ok_R[each.rows[0] : each.rows[-1] + 1 + series.delay].all()
         if len(each.rows) < EPISODE:
             assert each.rows[-1] + 1 not in allowed, "it went on as long as it could"
 
 
 def test_an_observation_is_the_window_and_the_position() -> None:
-    tape = tape_of()
-    for each in episodes(lanes_of(tape), num_steps=200):
+    series = series_of()
+    for each in episodes(lanes_of(series), num_steps=200):
         assert each.final is not None
         held = [0, *each.positions[:-1], 0]
         seen = [*each.observations, each.final]
         for row, position, observation in zip([*each.rows, each.rows[-1] + 1], held, seen, strict=True):
-            window = tape.rows_RF[row - LOOKBACK + 1 : row + 1]
+            window = series.rows_RF[row - LOOKBACK + 1 : row + 1]
             np.testing.assert_array_equal(observation, [*window.ravel(), position])
 
 
 def test_the_same_seed_repeats_and_another_differs() -> None:
-    tape = tape_of()
+    series = series_of()
 
     def starts(seed: int) -> list[int]:
-        return [each.rows[0] for each in episodes(lanes_of(tape, seed=seed), num_steps=150)]
+        return [each.rows[0] for each in episodes(lanes_of(series, seed=seed), num_steps=150)]
 
     assert starts(1) == starts(1) != starts(2)
-    lanes = lanes_of(tape, seed=1)
+    lanes = lanes_of(series, seed=1)
     first = lanes.reset(seed=9).copy()
     assert not np.array_equal(lanes.reset(), first)
     np.testing.assert_array_equal(lanes.reset(seed=9), first)
 
 
 def test_starting_rows_cover_all_that_are_allowed_and_only_those_given() -> None:
-    tape = tape_of(num_bars=60, num_missing=0)
-    lanes = lanes_of(tape, num_lanes=4000)
+    series = series_of(num_bars=60, num_missing=0)
+    lanes = lanes_of(series, num_lanes=4000)
     lanes.reset()
-    assert set(lanes.rows_N) == set(tape.payable(window_ends(tape)))
+    assert set(lanes.rows_N) == set(series.payable(window_ends(series)))
     few = TradingLanes(
-        tape, window_ends(tape), lookback=4, num_lanes=100, episode_length=9, seed=0, starts_N=np.array([10, 70])
+        series, window_ends(series), lookback=4, num_lanes=100, episode_length=9, seed=0, starts_N=np.array([10, 70])
     )
     few.reset()
     assert set(few.rows_N) == {10, 70}
@@ -123,15 +123,15 @@ def test_starting_rows_cover_all_that_are_allowed_and_only_those_given() -> None
 
 @pytest.mark.parametrize("num_steps", [3, 1800])  # before and after more starting rows had to be drawn
 def test_a_saved_state_goes_on_exactly(num_steps: int) -> None:
-    tape = tape_of()
-    lanes = lanes_of(tape, num_lanes=100)
+    series = series_of()
+    lanes = lanes_of(series, num_lanes=100)
     chance = np.random.default_rng(0)
     lanes.reset()
     for _ in range(num_steps):
         lanes.step(chance.integers(0, 3, 100))
     saved = lanes.state()
     assert all(isinstance(each, np.ndarray) and each.dtype != object for each in saved.values())
-    other = lanes_of(tape, num_lanes=100, seed=77)
+    other = lanes_of(series, num_lanes=100, seed=77)
     np.testing.assert_array_equal(other.restore(saved), saved["observations"])
     for _ in range(1700):
         actions = chance.integers(0, 3, 100)
@@ -139,7 +139,7 @@ def test_a_saved_state_goes_on_exactly(num_steps: int) -> None:
         np.testing.assert_array_equal(ours.observations_NO, theirs.observations_NO)
         np.testing.assert_array_equal(ours.rewards_N, theirs.rewards_N)
     with pytest.raises(DataValidationError, match="start afresh"):
-        lanes_of(tape).restore(saved)
+        lanes_of(series).restore(saved)
 
 
 def test_a_generator_in_words_draws_the_same_numbers() -> None:
@@ -150,8 +150,8 @@ def test_a_generator_in_words_draws_the_same_numbers() -> None:
     assert generator.random(50).tolist() == other.random(50).tolist()
 
 
-def prices(values: list[float]) -> Tape:
-    return build_tape(
+def prices(values: list[float]) -> TradingSeries:
+    return build_trading_series(
         np.zeros((len(values), 1), dtype=np.float32),
         close_R=np.array(values),
         known_ms_R=START_MS + np.arange(len(values)) * 60_000,
@@ -164,8 +164,10 @@ def prices(values: list[float]) -> Tape:
 
 
 def test_only_ruin_terminates() -> None:
-    tape = prices([1.0, 1.0, 2.5, 2.5])
-    lanes = TradingLanes(tape, np.arange(4), lookback=1, num_lanes=2, episode_length=9, seed=0, starts_N=np.array([1]))
+    series = prices([1.0, 1.0, 2.5, 2.5])
+    lanes = TradingLanes(
+        series, np.arange(4), lookback=1, num_lanes=2, episode_length=9, seed=0, starts_N=np.array([1])
+    )
     lanes.reset()
     stepped = lanes.step(np.array([0, 2]))
     assert stepped.terminated_N.tolist() == [True, False]
@@ -175,7 +177,7 @@ def test_only_ruin_terminates() -> None:
 
 
 def test_wrong_actions_change_nothing() -> None:
-    lanes = lanes_of(tape_of())
+    lanes = lanes_of(series_of())
     with pytest.raises(DataValidationError, match="after `reset`"):
         lanes.step(np.ones(NUM_LANES, dtype=np.int64))
     lanes.reset()
@@ -188,10 +190,10 @@ def test_wrong_actions_change_nothing() -> None:
 
 
 def test_lanes_without_a_payable_row_or_a_whole_window_are_refused() -> None:
-    tape = prices([1.0, 1.1, 1.2])
+    series = prices([1.0, 1.1, 1.2])
     for rows, lookback in ((np.array([2]), 1), (np.array([0, 1]), 2)):
         with pytest.raises(DataValidationError, match=r"No row is left|before the first row"):
-            TradingLanes(tape, rows, lookback=lookback, num_lanes=1, episode_length=5, seed=0)
+            TradingLanes(series, rows, lookback=lookback, num_lanes=1, episode_length=5, seed=0)
 
 
 def wilful(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
@@ -201,26 +203,26 @@ def wilful(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_a_walk_is_what_stepping_row_by_row_gives(fill: FillRule) -> None:
-    tape = tape_of(fill=fill)
-    walked = walk(wilful, tape, window_ends(tape), lookback=LOOKBACK, chunk=100)
+    series = series_of(fill=fill)
+    walked = walk(wilful, series, window_ends(series), lookback=LOOKBACK, chunk=100)
     held, expected = 0, []
     for number, row in enumerate(walked.rows_N):
         if number == 0 or walked.rows_N[number - 1] + 1 != row:
             held = 0
-        window = tape.rows_RF[row - LOOKBACK + 1 : row + 1][None]
+        window = series.rows_RF[row - LOOKBACK + 1 : row + 1][None]
         held = int(wilful(window, np.array([held], dtype=np.float32))[0]) - 1
         expected.append(held)
     assert walked.positions_N.tolist() == expected
-    judged = backtest(tape, walked.rows_N, walked.positions_N, bars_per_year=YEAR)
+    judged = backtest(series, walked.rows_N, walked.positions_N, bars_per_year=YEAR)
     np.testing.assert_allclose(walked.rewards_N, judged.net_N, rtol=0, atol=3e-16)
     np.testing.assert_allclose(walked.gross_N, judged.gross_N, rtol=0, atol=3e-16)
     np.testing.assert_allclose(walked.costs_N, judged.cost_N, rtol=0, atol=1e-18)
 
 
 def test_gymnasium_counts_the_episodes_as_they_were() -> None:
-    tape = tape_of()
-    environment = RecordEpisodeStatistics(TradingVectorEnv(lanes_of(tape)))
-    plain = lanes_of(tape)
+    series = series_of()
+    environment = RecordEpisodeStatistics(TradingVectorEnv(lanes_of(series)))
+    plain = lanes_of(series)
     observations, infos = environment.reset(seed=3)
     np.testing.assert_array_equal(observations, plain.reset())
     assert infos == {}
@@ -246,7 +248,7 @@ def test_gymnasium_counts_the_episodes_as_they_were() -> None:
 
 
 def test_infos_have_the_form_of_gymnasiums_own_environment() -> None:
-    ours = TradingVectorEnv(lanes_of(tape_of()))
+    ours = TradingVectorEnv(lanes_of(series_of()))
     assert ours.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     gymnasium = pytest.importorskip("gymnasium")
     theirs = SyncVectorEnv(

@@ -11,7 +11,7 @@ import torch
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
-from ml_workbench_service.reinforcement.policy_family import Market, decision_rows, tape_of
+from ml_workbench_service.reinforcement.policy_family import Market, decision_rows, series_of
 from ml_workbench_service.reinforcement.policy_network import PolicyNetwork, WindowStage, layers_graph
 from tests.learning.synthetic import symbol_rows
 from tests.reinforcement.policies import market_of, policy_family
@@ -22,7 +22,7 @@ def test_every_decision_is_settled_inside_its_part(fill: str) -> None:
     problem = replace(market_of(), fill=fill)  # type: ignore[arg-type]
     market, windows = Market.of(problem), problem.windows
     for rows, border in ((market.train, "stop"), (market.stop, "calibrate")):
-        settled = rows + market.tape.delay + 1
+        settled = rows + market.series.delay + 1
         assert (windows.known_ms_R[settled] <= windows.borders_ms[border]).all()
         beyond = windows.known_ms_R[settled.max() + 1]
         assert beyond > windows.borders_ms[border], "as many decisions as there can be"
@@ -33,7 +33,7 @@ def test_a_part_without_a_decision_says_what_to_do() -> None:
     parts = {**problem.windows.parts, "stop": problem.windows.parts["stop"][-1:]}
     alone = replace(problem, windows=replace(problem.windows, parts=parts), fill="next_close")
     with pytest.raises(DataValidationError, match="ask for a longer range"):
-        decision_rows(tape_of(alone), alone, "stop")
+        decision_rows(series_of(alone), alone, "stop")
 
 
 def test_the_bars_own_spread_is_paid_in_price_units() -> None:
@@ -41,10 +41,12 @@ def test_the_bars_own_spread_is_paid_in_price_units() -> None:
     table.close_N[:] *= 100
     table.x_NF[:, 2] *= 100
     table.spread_N[:250] = 0.02  # two pips of a yen pair
-    tape = tape_of(market_of(table))
-    np.testing.assert_allclose(tape.spread_R[:250], 2.0)
-    assert np.isnan(tape.spread_R[250:]).all()
-    own = (tape.unit_cost_R * tape.close_R)[:250] - 1e-4 * tape.costs["USD/JPY"].commission_bp * tape.close_R[:250]
+    series = series_of(market_of(table))
+    np.testing.assert_allclose(series.spread_R[:250], 2.0)
+    assert np.isnan(series.spread_R[250:]).all()
+    own = (series.unit_cost_R * series.close_R)[:250] - 1e-4 * series.costs["USD/JPY"].commission_bp * series.close_R[
+        :250
+    ]
     np.testing.assert_allclose(own, 0.01, rtol=1e-9)
 
 

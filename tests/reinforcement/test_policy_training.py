@@ -126,7 +126,7 @@ def test_rewards_are_in_units_of_each_symbols_bar() -> None:
         actions = chance.integers(0, 3, 64)
         _, rewards, _, _ = environment.step(actions)
         stepped = plain.lanes.step(actions)
-        symbols = market.tape.symbol_R[environment.decided_N]
+        symbols = market.series.symbol_R[environment.decided_N]
         np.testing.assert_allclose(rewards, stepped.rewards_N * market.units_R[environment.decided_N], rtol=1e-5)
         for symbol, held in sizes.items():
             held += np.abs(rewards[(symbols == symbol) & (actions != 1)]).tolist()

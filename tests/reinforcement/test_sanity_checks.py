@@ -12,7 +12,7 @@ from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.reinforcement import sanity_checks as rl_sanity
 from ml_workbench_service.reinforcement.environment import TradingLanes
-from ml_workbench_service.reinforcement.policy_family import Budget, decision_rows, tape_of
+from ml_workbench_service.reinforcement.policy_family import Budget, decision_rows, series_of
 from ml_workbench_service.reinforcement.sanity_checks import (
     Sanity,
     perfect_net,
@@ -21,21 +21,21 @@ from ml_workbench_service.reinforcement.sanity_checks import (
     with_oracle,
 )
 from tests.learning.synthetic import Recorder, symbol_rows
-from tests.market.series_for_tests import tape_of as week_of
+from tests.market.series_for_tests import series_of as week_of
 from tests.market.series_for_tests import window_ends
 from tests.reinforcement.policies import market_of, policy_family
 
 
 @pytest.mark.parametrize("fill", ["next_open", "next_close"])
 def test_no_policy_earns_more_than_the_perfect_one(fill: Any) -> None:
-    tape = week_of(fill=fill, num_bars=80)
-    rows = tape.payable(window_ends(tape))
-    some = rows[np.isin(rows, np.r_[rows[:4], rows[10:13]])]  # two stretches
+    series = week_of(fill=fill, num_bars=80)
+    rows = series.payable(window_ends(series))
+    some = rows[np.isin(rows, np.r_[rows[:4], rows[10:13]])]  # two segments
     best = max(
-        float(backtest(tape, some, np.array(each), bars_per_year=1.0).net_N.sum())
+        float(backtest(series, some, np.array(each), bars_per_year=1.0).net_N.sum())
         for each in product((-1, 0, 1), repeat=len(some))
     )
-    assert perfect_net(tape, some) == pytest.approx(best, abs=1e-12)
+    assert perfect_net(series, some) == pytest.approx(best, abs=1e-12)
 
 
 def test_whoever_knows_tomorrow_earns_and_who_trades_chance_does_not() -> None:
@@ -90,9 +90,9 @@ def test_the_oracle_is_the_move_that_the_decision_earns() -> None:
     for fill, delay in (("next_open", 0), ("next_close", 1)):
         problem = replace(market_of(), fill=fill)  # type: ignore[arg-type]
         told = with_oracle(problem, policy_family("dqn"))
-        tape = tape_of(told)
-        rows = decision_rows(tape, told, "test")
-        moves = tape.close_R[rows + delay + 1] / tape.close_R[rows + delay] - 1
+        series = series_of(told)
+        rows = decision_rows(series, told, "test")
+        moves = series.close_R[rows + delay + 1] / series.close_R[rows + delay] - 1
         column = told.windows.rows_RF[rows, -1]
         assert np.corrcoef(column, moves)[0, 1] > 1 - 1e-9
         assert 0.7 < float(np.std(column)) < 1.4

@@ -5,21 +5,23 @@ import pytest
 from stable_baselines3 import DQN, PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
-from ml_workbench_service.market.trading_series import Tape
+from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.environment import TradingLanes
 from ml_workbench_service.reinforcement.sb3_environment import TradingVecEnv, silent
-from tests.market.series_for_tests import LOOKBACK, tape_of, window_ends
+from tests.market.series_for_tests import LOOKBACK, series_of, window_ends
 
 NUM_LANES, EPISODE = 6, 25
 
 
-def lanes_of(tape: Tape) -> TradingLanes:
-    return TradingLanes(tape, window_ends(tape), lookback=LOOKBACK, num_lanes=NUM_LANES, episode_length=EPISODE, seed=1)
+def lanes_of(series: TradingSeries) -> TradingLanes:
+    return TradingLanes(
+        series, window_ends(series), lookback=LOOKBACK, num_lanes=NUM_LANES, episode_length=EPISODE, seed=1
+    )
 
 
 def test_an_episodes_end_is_told_in_the_convention_of_stable_baselines3() -> None:
-    tape = tape_of()
-    environment, plain = TradingVecEnv(lanes_of(tape), reward_scale=100.0), lanes_of(tape)
+    series = series_of()
+    environment, plain = TradingVecEnv(lanes_of(series), reward_scale=100.0), lanes_of(series)
     seen = environment.reset()
     np.testing.assert_array_equal(seen, plain.reset())
     chance, num_ended = np.random.default_rng(0), 0
@@ -44,7 +46,7 @@ def test_an_episodes_end_is_told_in_the_convention_of_stable_baselines3() -> Non
 
 
 def test_episode_returns_agree_with_stable_baselines3s_monitor() -> None:
-    environment = TradingVecEnv(lanes_of(tape_of()))
+    environment = TradingVecEnv(lanes_of(series_of()))
     monitor = VecMonitor(environment)
     monitor.reset()
     chance, counted = np.random.default_rng(0), []
@@ -58,8 +60,8 @@ def test_episode_returns_agree_with_stable_baselines3s_monitor() -> None:
 
 
 def test_a_seed_repeats_and_a_saved_state_goes_on_exactly() -> None:
-    tape = tape_of()
-    environment = TradingVecEnv(lanes_of(tape))
+    series = series_of()
+    environment = TradingVecEnv(lanes_of(series))
     environment.seed(5)
     first = environment.reset()
     assert not np.array_equal(environment.reset(), first)
@@ -68,7 +70,7 @@ def test_a_seed_repeats_and_a_saved_state_goes_on_exactly() -> None:
     chance = np.random.default_rng(0)
     for _ in range(40):
         environment.step(chance.integers(0, 3, NUM_LANES))
-    other = TradingVecEnv(lanes_of(tape))
+    other = TradingVecEnv(lanes_of(series))
     other.restore(environment.state())
     for _ in range(60):
         actions = chance.integers(0, 3, NUM_LANES)
@@ -79,21 +81,21 @@ def test_a_seed_repeats_and_a_saved_state_goes_on_exactly() -> None:
 
 
 def test_its_algorithms_train_on_it() -> None:
-    tape = tape_of()
+    series = series_of()
     policy = {"net_arch": [8]}
     ppo = PPO(
-        "MlpPolicy", TradingVecEnv(lanes_of(tape)), n_steps=8, batch_size=48, n_epochs=1, policy_kwargs=policy,
+        "MlpPolicy", TradingVecEnv(lanes_of(series)), n_steps=8, batch_size=48, n_epochs=1, policy_kwargs=policy,
         device="cpu", seed=0,
     )  # fmt: skip
     ppo.set_logger(silent())  # its own one makes a folder for each training
     ppo.learn(2 * 8 * NUM_LANES)
     dqn = DQN(
-        "MlpPolicy", TradingVecEnv(lanes_of(tape)), learning_starts=30, train_freq=4, buffer_size=500,
+        "MlpPolicy", TradingVecEnv(lanes_of(series)), learning_starts=30, train_freq=4, buffer_size=500,
         policy_kwargs=policy, device="cpu", seed=0,
     )  # fmt: skip
     dqn.set_logger(silent())
     dqn.learn(96)
-    observations = TradingVecEnv(lanes_of(tape)).reset()
+    observations = TradingVecEnv(lanes_of(series)).reset()
     for algorithm in (ppo, dqn):
         assert algorithm.num_timesteps == 96
         actions, _ = algorithm.predict(observations, deterministic=True)
@@ -101,7 +103,7 @@ def test_its_algorithms_train_on_it() -> None:
 
 
 def test_lanes_have_no_attributes_or_methods_of_their_own() -> None:
-    environment = TradingVecEnv(lanes_of(tape_of()))
+    environment = TradingVecEnv(lanes_of(series_of()))
     assert environment.get_attr("episode_length", indices=[0, 2]) == [EPISODE, EPISODE]
     assert environment.has_attr("render_mode")
     assert environment.env_is_wrapped(VecMonitor) == [False] * NUM_LANES

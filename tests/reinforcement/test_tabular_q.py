@@ -8,11 +8,11 @@ from ml_workbench_service.agents.q_table import FLAT, QTable
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.market.backtest import backtest
-from ml_workbench_service.market.trading_series import Bools, Tape, step_table, stretch_starts
+from ml_workbench_service.market.trading_series import Bools, TradingSeries, segment_starts, step_table
 from ml_workbench_service.reinforcement.environment import generator_words, walk
 from ml_workbench_service.reinforcement.tabular_q import QLanes, QSettings, greedy_actions, learn_tables
 from ml_workbench_service.reinforcement.tabular_q_kernels import random_action, random_share
-from tests.market.series_for_tests import tape_of, window_ends
+from tests.market.series_for_tests import series_of, window_ends
 
 NUM_BINS = 24
 """Those of `StateBins`: seven strengths and the abstention, three widths each."""
@@ -27,11 +27,11 @@ SETTINGS = [
 ] + [QLearningHyperparameters(exploration_rate=0.01, exploration_minimum=0.3, exploration_decay=0.5, seed=9)]
 
 
-def market(seed: int = 0) -> tuple[Tape, Ints, Ints]:
-    """A tape with gaps, its payable rows, and a bin for each."""
-    tape = tape_of(seed=seed)
-    rows = tape.payable(window_ends(tape))
-    return tape, rows, np.random.default_rng(seed).integers(0, NUM_BINS, len(rows))
+def market(seed: int = 0) -> tuple[TradingSeries, Ints, Ints]:
+    """A series with gaps, its payable rows, and a bin for each."""
+    series = series_of(seed=seed)
+    rows = series.payable(window_ends(series))
+    return series, rows, np.random.default_rng(seed).integers(0, NUM_BINS, len(rows))
 
 
 def plain(table: QTable, rewards_N33: Floats, bins_N: Ints, starts_N: Bools) -> float:
@@ -54,13 +54,13 @@ def plain(table: QTable, rewards_N33: Floats, bins_N: Ints, starts_N: Bools) -> 
 
 
 def test_every_lane_learns_the_table_of_the_agent_to_the_bit() -> None:
-    tape, rows, bins = market()
+    series, rows, bins = market()
     idle = np.arange(NUM_BINS) // 3 == 7
     assert idle[bins].any()
-    learnt = learn_tables(tape, rows, bins, num_bins=NUM_BINS, settings=QSettings.of(SETTINGS), epochs=3, idle_B=idle)
+    learnt = learn_tables(series, rows, bins, num_bins=NUM_BINS, settings=QSettings.of(SETTINGS), epochs=3, idle_B=idle)
     for lane, each in enumerate(SETTINGS):
         table = QTable(each)
-        totals = [plain(table, step_table(tape, rows), bins, stretch_starts(rows)) for _ in range(3)]
+        totals = [plain(table, step_table(series, rows), bins, segment_starts(rows)) for _ in range(3)]
         assert np.array_equal(learnt.values_LSA[lane], table.values_SA), each
         assert np.array_equal(learnt.visits_LSA[lane], table.visits_SA)
         assert learnt.rewards_LE[lane].tolist() == totals
@@ -87,21 +87,21 @@ def test_its_random_numbers_are_numpys() -> None:
 
 
 def test_a_lane_does_not_depend_on_its_neighbours() -> None:
-    tape, rows, bins = market()
-    together = learn_tables(tape, rows, bins, num_bins=NUM_BINS, settings=QSettings.of(SETTINGS), epochs=2)
+    series, rows, bins = market()
+    together = learn_tables(series, rows, bins, num_bins=NUM_BINS, settings=QSettings.of(SETTINGS), epochs=2)
     for lane, each in enumerate(SETTINGS):
-        alone = learn_tables(tape, rows, bins, num_bins=NUM_BINS, settings=QSettings.of([each]), epochs=2)
+        alone = learn_tables(series, rows, bins, num_bins=NUM_BINS, settings=QSettings.of([each]), epochs=2)
         assert np.array_equal(alone.values_LSA[0], together.values_LSA[lane])
 
 
 def test_lanes_saved_between_epochs_go_on_exactly() -> None:
-    tape, rows, bins = market()
+    series, rows, bins = market()
 
     def lanes() -> QLanes:
         return QLanes(
-            step_table(tape, rows),
+            step_table(series, rows),
             bins,
-            stretch_starts(rows),
+            segment_starts(rows),
             num_bins=NUM_BINS,
             settings=QSettings.of(SETTINGS),
         )
@@ -113,35 +113,35 @@ def test_lanes_saved_between_epochs_go_on_exactly() -> None:
     assert resumed.epoch().tolist() == straight.epoch().tolist()
     assert np.array_equal(resumed.values_LSA, straight.values_LSA)
     assert np.array_equal(resumed.visits_LSA, straight.visits_LSA)
-    other = QLanes(step_table(tape, rows), bins, stretch_starts(rows), num_bins=30, settings=QSettings.of(SETTINGS))
+    other = QLanes(step_table(series, rows), bins, segment_starts(rows), num_bins=30, settings=QSettings.of(SETTINGS))
     with pytest.raises(DataValidationError, match="start afresh"):
         other.restore(broken.state())
 
 
 def test_tables_learn_a_market_that_its_bins_foretell_and_stay_flat_in_one_they_do_not() -> None:
-    tape, rows, _ = market()
+    series, rows, _ = market()
     settings = QSettings.grid(
         learning_rates=(0.02,), exploration_rates=(1.0,), discount_factors=(0.9,), seeds=(0, 1, 2)
     )
-    move = tape.move_R[rows]
+    move = series.move_R[rows]
     told = np.digitize(move, (-0.002, 0.0, 0.002))
     net, perfect = [], []
-    for values in learn_tables(tape, rows, told, num_bins=4, settings=settings, epochs=40).values_LSA:
+    for values in learn_tables(series, rows, told, num_bins=4, settings=settings, epochs=40).values_LSA:
         actions = greedy_actions(values)
         place = {int(row): number for number, row in enumerate(rows)}
         positions = np.zeros(len(rows), dtype=np.int64)
         held = 0
-        for row, starts in zip(rows, stretch_starts(rows), strict=True):
+        for row, starts in zip(rows, segment_starts(rows), strict=True):
             number = place[int(row)]
             held = 0 if starts else held
             positions[number] = held = int(actions[told[number] * 3 + held + 1]) - 1
-        net.append(backtest(tape, rows, positions, bars_per_year=6240).net_N.sum())
-        perfect.append(backtest(tape, rows, np.sign(move).astype(np.int64), bars_per_year=6240).net_N.sum())
+        net.append(backtest(series, rows, positions, bars_per_year=6240).net_N.sum())
+        perfect.append(backtest(series, rows, np.sign(move).astype(np.int64), bars_per_year=6240).net_N.sum())
     assert min(np.array(net) / np.array(perfect)) > 0.9
-    nothing = learn_tables(tape, rows, np.zeros_like(told), num_bins=1, settings=settings, epochs=40)
+    nothing = learn_tables(series, rows, np.zeros_like(told), num_bins=1, settings=settings, epochs=40)
     blind = walk(
         lambda windows, positions: greedy_actions(nothing.values_LSA[0])[positions.astype(np.int64) + 1],
-        tape,
+        series,
         rows,
         lookback=1,
     )
@@ -159,7 +159,7 @@ def test_a_grid_is_every_combination_and_checks_its_bounds() -> None:
 
 
 def test_bins_that_do_not_fit_are_refused() -> None:
-    tape, rows, bins = market()
+    series, rows, bins = market()
     for wrong in (bins[:-1], bins - 1, bins + 1):
         with pytest.raises(DataValidationError, match=r"one entry for each row|lies outside"):
-            learn_tables(tape, rows, wrong, num_bins=NUM_BINS, settings=QSettings.of(SETTINGS), epochs=1)
+            learn_tables(series, rows, wrong, num_bins=NUM_BINS, settings=QSettings.of(SETTINGS), epochs=1)

@@ -14,7 +14,7 @@ from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import build
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import resolved_costs, session_factor, unit_cost
-from ml_workbench_service.reinforcement.policy_family import tape_of
+from ml_workbench_service.reinforcement.policy_family import series_of
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
@@ -64,13 +64,13 @@ def test_training_backtest_record_and_agent_pay_the_same(
     served = replace(model, costs={"EUR/USD": costs})
     records = records_of(served, table)
     given = problem_of(table, costs)
-    tape = tape_of(given)
-    rows = np.searchsorted(tape.known_ms_R, [to_ms(record.as_of) for record in records])
+    series = series_of(given)
+    rows = np.searchsorted(series.known_ms_R, [to_ms(record.as_of) for record in records])
     for row, record in zip(rows, records, strict=True):
         assert record.metadata.costs is not None
         assert record.price is not None
         assert unit_cost(record.metadata.costs, "EUR/USD", record.price) == pytest.approx(
-            tape.unit_cost_R[row], rel=1e-14
+            series.unit_cost_R[row], rel=1e-14
         )
 
     positions = np.random.default_rng(0).integers(-1, 2, len(rows))

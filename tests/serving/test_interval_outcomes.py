@@ -39,15 +39,15 @@ def told(
     reach: float = 1.0,
     ok: bool = True,
 ) -> float | None:
-    """A question and its interval, without a network; the stretch, or None where the published interval holds."""
+    """A question and its interval, without a network; the widening, or None where the published interval holds."""
     moment = intervals.ask(model, "EUR/USD", as_of_ms=as_of_ms, price=price)
     if moment is None:
         return None
-    stretch = moment.stretch(SCALE)
+    widening = moment.widening(SCALE)
     interval = Interval(level=0.9, lower=-reach, upper=reach) if ok else None
     due_ms = int(calendar.advance(as_of_ms, model.card.horizon * model.timeframe_ms))
     moment.stated(interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=model.card.horizon)
-    return stretch
+    return widening
 
 
 Step = tuple[float, float | None]  # hours after Monday 10:00, price
@@ -160,7 +160,7 @@ def test_a_bar_without_a_volatility_teaches_the_other_kind_of_interval(model: Se
     for hour, is_volatility in enumerate((True, False, False, False)):
         moment = intervals.ask(model, "EUR/USD", as_of_ms=MONDAY_MS + hour * HOUR_MS, price=1.0)
         assert moment is not None
-        moment.stretch(IntervalScale(0.001, is_volatility=is_volatility))
+        moment.widening(IntervalScale(0.001, is_volatility=is_volatility))
         due_ms = MONDAY_MS + (hour + 1) * HOUR_MS
         moment.stated(Interval(level=0.9, lower=-1, upper=1), due_ms=due_ms, bar_ms=HOUR_MS, horizon=1)
     lane = intervals._states["small", "1.0.0"].lanes["EUR/USD"]

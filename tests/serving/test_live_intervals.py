@@ -69,15 +69,15 @@ def test_coverage_factor_and_intervals_are_those_of_the_rule_done_by_hand(
             waiting = None
         scale = published.metadata.volatility
         assert scale is not None
-        stretch = tracker.stretch(scale)
+        widening = tracker.widening(scale)
         tracker.saw(scale)
         if record.interval is None or record.prediction is None or published.interval is None:
             assert record.status == published.status == "abstain"
             continue
-        reach = stretch.factor * (published.interval.upper - record.prediction)
+        reach = widening.factor * (published.interval.upper - record.prediction)
         assert record.interval.upper - record.prediction == pytest.approx(reach, rel=1e-9)
         assert record.interval.lower - record.prediction == pytest.approx(-reach, rel=1e-9)
-        waiting = (record, stretch.lean, question.price)
+        waiting = (record, widening.lean, question.price)
     coverage = found(intervals)
     assert len(inside) > 350
     assert coverage.num_outcomes == len(inside)
@@ -276,7 +276,7 @@ def test_questions_and_outcomes_from_many_threads_are_each_counted_once(model: S
         for as_of_ms in range(MONDAY_MS, MONDAY_MS + num * HOUR_MS, HOUR_MS):
             moment = intervals.ask(model, symbol, as_of_ms=as_of_ms, price=1.0)
             assert moment is not None
-            moment.stretch(SCALE)
+            moment.widening(SCALE)
             moment.stated(stated, due_ms=as_of_ms + HOUR_MS, bar_ms=HOUR_MS, horizon=1)
 
     def settle() -> None:

@@ -1,4 +1,4 @@
-"""What counts as a look: whatever of a stretch of time somebody could have chosen by, under any name."""
+"""What counts as a look: whatever of a segment of time somebody could have chosen by, under any name."""
 
 import pytest
 

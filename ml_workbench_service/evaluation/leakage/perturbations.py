@@ -116,7 +116,7 @@ def _changed(columns: Mapping[str, Floats], late_N: Bools, chance: np.random.Gen
             factor_N = np.exp((path_N + np.append(path_N[:1], path_N[:-1])) / 2)
         changed[name] = np.where(late_N, values_N * factor_N, values_N)
     if "high" in columns and "low" in columns:
-        _stretch(changed, late_N & (columns["high"] > columns["low"]), columns, chance)
+        _segment(changed, late_N & (columns["high"] > columns["low"]), columns, chance)
     return changed
 
 
@@ -139,7 +139,7 @@ def _noise(values_N: Floats, chance: np.random.Generator) -> Floats:
     return factor_N[np.maximum.accumulate(np.where(starts_N, np.arange(len(values_N)), 0))]
 
 
-def _stretch(
+def _segment(
     changed: dict[str, Floats], late_N: Bools, true: Mapping[str, Floats], chance: np.random.Generator
 ) -> None:
     """Other ranges within the late bars that have one; high and low still hold the bar's ends."""

@@ -1,6 +1,6 @@
-"""`IntervalTracker`: stretches an interval so that it keeps covering what it promises, by what came true so far.
+"""`IntervalTracker`: widens an interval so that it keeps covering what it promises, by what came true so far.
 
-    stretch = exp(level + slope · lean)         lean = log scale - its long mean, cut to ±1; scale: ex-ante volatility
+    widening = exp(level + slope · lean)         lean = log scale - its long mean, cut to ±1; scale: ex-ante volatility
 
     after each outcome, surprise = (1 outside the interval, 0 inside) - (1 - promised), lean as it was when stated:
     level += LEVEL_STEP · surprise              slope += SLOPE_STEP · surprise · lean
@@ -38,17 +38,17 @@ SCALE_MEMORY = 1000
 MOST_LEAN = 1.0
 SLOPES = (-1.0, 0.5)
 MOST_LEVEL = log(4.0)
-"""A stretch stays within a quarter and four times; beyond it the model, not its interval, is what is wrong."""
+"""A widening stays within a quarter and four times; beyond it the model, not its interval, is what is wrong."""
 
 
-class Stretch(NamedTuple):
-    """How an interval was stretched, and what learning from its outcome needs."""
+class Widening(NamedTuple):
+    """How an interval was widened, and what learning from its outcome needs."""
 
     factor: float
     lean: float
 
 
-PUBLISHED = Stretch(1.0, 0.0)
+PUBLISHED = Widening(1.0, 0.0)
 """The interval as it was published."""
 
 
@@ -58,7 +58,7 @@ class IntervalTracker:
 
     Attributes:
         has_scale: whether the intervals are stated in units of a volatility; without, there is no slope.
-        level: log of the stretch at the usual scale.
+        level: log of the widening at the usual scale.
         slope: what the log of the scale, less its long mean, adds to it.
         usual: long mean of the log of the scale.
         num_scales: scales seen, up to `SCALE_MEMORY`.
@@ -74,14 +74,14 @@ class IntervalTracker:
     num_scales: Annotated[int, Field(ge=0, le=SCALE_MEMORY)] = 0
     num_outcomes: Annotated[int, Field(ge=0)] = 0
 
-    def stretch(self, scale: float) -> Stretch:
+    def widening(self, scale: float) -> Widening:
         """For an interval of this scale (above zero); changes nothing. One, until an outcome was learnt from."""
         if not self.has_scale:
-            return Stretch(exp(self.level), 0.0)
+            return Widening(exp(self.level), 0.0)
         if not self.num_scales:
             return PUBLISHED
         lean = min(max(log(scale) - self.usual, -MOST_LEAN), MOST_LEAN)
-        return Stretch(exp(self.level + self.slope * lean) if self.num_outcomes else 1.0, lean)
+        return Widening(exp(self.level + self.slope * lean) if self.num_outcomes else 1.0, lean)
 
     def saw(self, scale: float) -> None:
         """The scale of one more bar; once a bar."""

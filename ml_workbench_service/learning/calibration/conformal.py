@@ -2,7 +2,7 @@
 
 Intervals: split conformal on |residual| ÷ ex-ante volatility (Papadopoulos et al., 2002; Lei et al., JASA 113, 2018),
 from the calibration part alone. Without a volatility the symbol's label scale stands in: the unconditional interval.
-A live version's intervals are stretched by what came true meanwhile (`learning/calibration/adaptive_intervals.py`).
+A live version's intervals are widened by what came true meanwhile (`learning/calibration/adaptive_intervals.py`).
 Novelty: Mahalanobis distance of the last row from the training part's, and the worst single feature, each in units of
 its own 99.9 % quantile.
 
@@ -50,10 +50,10 @@ class ResidualDistribution:
         return cls(grid, float(np.sort(np.abs(ratios))[rank - 1]))
 
     def interval(
-        self, prediction: float, scale: float, *, may_be_negative: bool = True, stretch: float = 1.0
+        self, prediction: float, scale: float, *, may_be_negative: bool = True, widening: float = 1.0
     ) -> Interval:
-        """Prediction ± stretch x radius x scale; what cannot be negative (a volatility) has no negative bound."""
-        reach = self.radius * scale * stretch
+        """Prediction ± widening x radius x scale; what cannot be negative (a volatility) has no negative bound."""
+        reach = self.radius * scale * widening
         lower, upper = prediction - reach, prediction + reach
         if not may_be_negative:
             lower, upper = max(lower, 0.0), max(upper, 0.0)

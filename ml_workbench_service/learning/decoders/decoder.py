@@ -26,14 +26,14 @@ class DecodingContext:
         bar_volatility: ex-ante standard deviation of one bar's log return; None where unknown.
         dead_zone: the round-trip cost as a fraction of the price: a smaller forecast is `hold`.
         position: what is held already, -1 to 1.
-        stretch: what the interval's half-widths are multiplied by; nothing else of an answer knows it.
+        widening: what the interval's half-widths are multiplied by; nothing else of an answer knows it.
     """
 
     label_scale_K: Floats
     bar_volatility: float | None
     dead_zone: float
     position: float = 0.0
-    stretch: float = 1.0
+    widening: float = 1.0
 
 
 class IntervalScale(NamedTuple):

@@ -101,8 +101,8 @@ class ForecastDecoder(Decoder):
         volatility = self._volatility(context)
         if self.conditional is not None and np.isfinite(volatility):
             distribution, scale, warnings = self.conditional, volatility, ()
-        stretch = context.stretch
-        interval = distribution.interval(value, scale, may_be_negative=target.needs_price, stretch=stretch)
+        widening = context.widening
+        interval = distribution.interval(value, scale, may_be_negative=target.needs_price, widening=widening)
         half_width = distribution.radius * scale
         if len(self.quantiles) > 1:
             lower, upper = self.band(
@@ -110,7 +110,7 @@ class ForecastDecoder(Decoder):
             )
             level = round(self.quantiles[-1] - self.quantiles[0], 9)
             half_width = (float(upper[0]) - float(lower[0])) / 2
-            interval = self._stretched(value, float(lower[0]), float(upper[0]), stretch, level)
+            interval = self._widened(value, float(lower[0]), float(upper[0]), widening, level)
             warnings = warnings if self.tails is not None else ()  # a band without tails never needs a volatility
         reasons: tuple[AbstainReason, ...] = ()
         if half_width > TOO_WIDE * self.unconditional.radius * label_scale:
@@ -183,10 +183,10 @@ class ForecastDecoder(Decoder):
             return float("nan")
         return float(context.bar_volatility * self.targets[0].horizon ** 0.5)
 
-    def _stretched(self, median: float, lower: float, upper: float, stretch: float, level: float) -> Interval:
+    def _widened(self, median: float, lower: float, upper: float, widening: float, level: float) -> Interval:
         """Both ends moved away from the median by the same factor; an end never passes the other."""
-        if stretch != 1.0:
-            lower, upper = median + stretch * (lower - median), median + stretch * (upper - median)
+        if widening != 1.0:
+            lower, upper = median + widening * (lower - median), median + widening * (upper - median)
             if not self.targets[0].needs_price:
                 lower, upper = max(lower, 0.0), max(upper, 0.0)
         return Interval(level=level, lower=lower, upper=upper)

@@ -17,9 +17,9 @@ from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.outcomes.realised import (
     PATHS,
-    ClassStretch,
+    ClassSegment,
     PriceLane,
-    Stretch,
+    Segment,
     has_outcome_in_prices,
     meets_closure,
     slack_ms,
@@ -75,7 +75,7 @@ class Found(NamedTuple):
 
 @dataclass(slots=True)
 class _Lane(PriceLane):
-    waiting: dict[str, tuple[Stretch, Target]] = field(default_factory=dict)
+    waiting: dict[str, tuple[Segment, Target]] = field(default_factory=dict)
 
 
 class OutcomeLanes:
@@ -138,24 +138,24 @@ def _wait(lane: _Lane, asked: Asked, target: Target, *, price: float, run: int) 
     if len(lane.waiting) >= MOST_WAITING:
         del lane.waiting[next(iter(lane.waiting))]
     if target.classes:
-        stretch: Stretch = ClassStretch(
+        segment: Segment = ClassSegment(
             asked.due_ms, price, lane.path, run, break_even=asked.break_even or 0.0, barrier=asked.barrier or 0.0
         )
     else:
-        stretch = Stretch(asked.due_ms, price, lane.path, run)
-    lane.waiting[asked.prediction_id] = (stretch, target)
+        segment = Segment(asked.due_ms, price, lane.path, run)
+    lane.waiting[asked.prediction_id] = (segment, target)
 
 
 def _matured(lane: _Lane, bar_ms: int) -> list[Found]:
     """What ends with the newest bar; what has no end any more is forgotten."""
     found = []
-    for prediction_id, (stretch, target) in list(lane.waiting.items()):
-        if isinstance(stretch, ClassStretch):
-            stretch.pass_by(lane.price)
-        end = lane.end(stretch, target, bar_ms)
+    for prediction_id, (segment, target) in list(lane.waiting.items()):
+        if isinstance(segment, ClassSegment):
+            segment.pass_by(lane.price)
+        end = lane.end(segment, target, bar_ms)
         if end == "waits":
             continue
         del lane.waiting[prediction_id]
-        if end == "ended" and isfinite(realised := lane.realised(stretch, target)):
+        if end == "ended" and isfinite(realised := lane.realised(segment, target)):
             found.append(Found(prediction_id, realised, lane.newest_ms))
     return found

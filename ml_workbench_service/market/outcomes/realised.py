@@ -1,7 +1,7 @@
-"""`PriceLane`: one symbol's priced bars as they become known, and what came true over a stretch of them.
+"""`PriceLane`: one symbol's priced bars as they become known, and what came true over a segment of them.
 
 The one rule by which live answers meet their outcome, for the intervals that adapt (`serving/interval_outcomes.py`) and
-for the ledger (`market/outcomes/pending.py`): a stretch begins at a priced bar and ends with the bar whose moment is
+for the ledger (`market/outcomes/pending.py`): a segment begins at a priced bar and ends with the bar whose moment is
 the end of its horizon, give or take `slack_ms`. Where a label of training exists over the same bars, both are equal: to
 the bit for price changes, to rounding for logarithms and volatilities (tests/market/outcomes/test_realised.py).
 """
@@ -20,7 +20,7 @@ Standing = Literal["new", "late", "repeated"]
 End = Literal["waits", "ended", "gap"]
 """Not over yet · over, with the newest bar · the end was never priced, or for a path a bar within."""
 PATHS = ("volatility", "triple_barrier")
-"""Measures that read every bar of the stretch, not its ends alone."""
+"""Measures that read every bar of the segment, not its ends alone."""
 FROM_FILE = ConfigDict(allow_inf_nan=False, extra="forbid")
 Positive = Annotated[float, Field(gt=0)]
 
@@ -59,35 +59,35 @@ class PriceLane:
         self.run += not follows
         self.newest_ms, self.price = as_of_ms, price
 
-    def end(self, stretch: "Stretch", target: Target, bar_ms: int) -> End:
-        """Whether the stretch is over with the newest bar."""
-        over_ms, slack = _passed_ms(stretch.due_ms, self.newest_ms, bar_ms), slack_ms(bar_ms)
+    def end(self, segment: "Segment", target: Target, bar_ms: int) -> End:
+        """Whether the segment is over with the newest bar."""
+        over_ms, slack = _passed_ms(segment.due_ms, self.newest_ms, bar_ms), slack_ms(bar_ms)
         if over_ms < -slack:
             return "waits"
-        is_broken = target.measure in PATHS and stretch.run != self.run
+        is_broken = target.measure in PATHS and segment.run != self.run
         return "gap" if is_broken or over_ms > slack else "ended"
 
-    def realised(self, stretch: "Stretch", target: Target) -> float:
-        """The target's value over a stretch that ended with the newest bar; classes by their number, -1, 0 or 1.
+    def realised(self, segment: "Segment", target: Target) -> float:
+        """The target's value over a segment that ended with the newest bar; classes by their number, -1, 0 or 1.
 
         Infinite where a price is no price of the other's market.
         """
-        ratio = self.price / stretch.price
+        ratio = self.price / segment.price
         if target.measure == "price_change":
             return ratio - 1.0
         if target.measure == "log_return":
             return log(ratio) if 0.0 < ratio < inf else copysign(inf, ratio - 1.0)
         if target.measure == "volatility":
-            return float(max(self.path - stretch.path, 0.0) ** 0.5)
-        assert isinstance(stretch, ClassStretch), "regimes, scores and actions have no outcome in prices"
+            return float(max(self.path - segment.path, 0.0) ** 0.5)
+        assert isinstance(segment, ClassSegment), "regimes, scores and actions have no outcome in prices"
         if target.measure == "triple_barrier":
-            return float(stretch.touched)
+            return float(segment.touched)
         move = ratio - 1.0
-        return float((move > stretch.break_even) - (move < -stretch.break_even))
+        return float((move > segment.break_even) - (move < -segment.break_even))
 
 
 @dataclass(slots=True)
-class Stretch:
+class Segment:
     """From a priced bar to the end of a horizon.
 
     Attributes:
@@ -105,8 +105,8 @@ class Stretch:
 
 
 @dataclass(slots=True)
-class ClassStretch(Stretch):
-    """A stretch of which a class tells.
+class ClassSegment(Segment):
+    """A segment of which a class tells.
 
     Attributes:
         break_even: what a move must exceed to pay for its costs.
@@ -119,7 +119,7 @@ class ClassStretch(Stretch):
     touched: int = 0
 
     def pass_by(self, price: float) -> None:
-        """The close of a bar within the stretch."""
+        """The close of a bar within the segment."""
         if self.barrier and not self.touched:
             moved = log(price) - log(self.price)
             self.touched = (moved >= self.barrier) - (moved <= -self.barrier)

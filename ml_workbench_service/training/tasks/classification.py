@@ -122,7 +122,7 @@ class Classification(NetworkTask):
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
-        """What the comparisons are made of, to be pooled with those of other stretches of time."""
+        """What the comparisons are made of, to be pooled with those of other segments of time."""
         assert isinstance(decoder, ClassDecoder)
         said_NC = decoder.calibration.probabilities(outputs_NK)
         plain = _plain(said_NC, trained, ends, problem)

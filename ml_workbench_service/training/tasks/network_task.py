@@ -78,6 +78,6 @@ class NetworkTask(Task, registers=False):
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, predict: "Predict",
     ) -> list[Differentials]:  # fmt: skip
-        """What `evaluate`'s comparisons are made of, to be pooled with those of other stretches; none where nothing
+        """What `evaluate`'s comparisons are made of, to be pooled with those of other segments; none where nothing
         is bet on."""
         return []

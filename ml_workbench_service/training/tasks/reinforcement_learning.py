@@ -27,8 +27,8 @@ from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product
-from ml_workbench_service.market.trading_series import Tape
-from ml_workbench_service.reinforcement.policy_family import PolicyFamily, decision_rows, tape_of
+from ml_workbench_service.market.trading_series import TradingSeries
+from ml_workbench_service.reinforcement.policy_family import PolicyFamily, decision_rows, series_of
 from ml_workbench_service.training.tasks.network_task import NetworkTask
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class Control(NetworkTask):
 
     def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints:
         """Those of a walk over these windows, its own position fed back; 0 where no decision can be settled."""
-        rows, positions = _walk_over(ends, tape_of(problem), problem, predict)
+        rows, positions = _walk_over(ends, series_of(problem), problem, predict)
         order = np.argsort(ends)
         found_N = np.zeros(len(ends), dtype=np.int64)
         found_N[order[np.searchsorted(np.asarray(ends)[order], rows)]] = positions
@@ -99,8 +99,8 @@ class Control(NetworkTask):
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """Net log return of the account per moment of a walk over these windows."""
-        tape = tape_of(problem)
-        rows, positions = _walk_over(ends, tape, problem, Predict(trained, None))
+        series = series_of(problem)
+        rows, positions = _walk_over(ends, series, problem, Predict(trained, None))
         return float(np.mean(signal_backtest.settle(positions, rows, problem).net_M))
 
     def evaluate(
@@ -112,20 +112,20 @@ class Control(NetworkTask):
         Raises:
             TrainingError: the walk was paid something else than the backtest says.
         """
-        tape = tape_of(problem)
-        rows, positions = _walked(tape, problem, predict)
-        per_year = bars_per_year(tape.known_ms_R[rows])
-        test: dict[str, float | None] = _figures(tape, rows, positions, per_year)
-        if len(tape.symbols) > 1:
-            for number, symbol in enumerate(tape.symbols):
-                own = tape.symbol_R[rows] == number
+        series = series_of(problem)
+        rows, positions = _walked(series, problem, predict)
+        per_year = bars_per_year(series.known_ms_R[rows])
+        test: dict[str, float | None] = _figures(series, rows, positions, per_year)
+        if len(series.symbols) > 1:
+            for number, symbol in enumerate(series.symbols):
+                own = series.symbol_R[rows] == number
                 if own.any():
-                    own_year = bars_per_year(tape.known_ms_R[rows[own]])
-                    figures = _figures(tape, rows[own], positions[own], own_year)
+                    own_year = bars_per_year(series.known_ms_R[rows[own]])
+                    figures = _figures(series, rows[own], positions[own], own_year)
                     test |= {f"{symbol}_{name}": value for name, value in figures.items()}
         test["num_windows"] = float(len(rows))
-        plain = _plain_positions(tape, rows, problem)
-        baselines = {name: _figures(tape, rows, held, per_year) for name, held in plain.items()}
+        plain = _plain_positions(series, rows, problem)
+        baselines = {name: _figures(series, rows, held, per_year) for name, held in plain.items()}
         earned = test["net_log_return"] or 0.0
         skill: dict[str, float | None] = {
             f"net_over_{name}": earned - (figures["net_log_return"] or 0.0) for name, figures in baselines.items()
@@ -139,23 +139,23 @@ class Control(NetworkTask):
             reason=reason,
             comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, problem)),
             backtest=signal_backtest.report(positions, rows, problem, looks=problem.looks),
-            seeds=seed_spread(trained, lambda member: _member_figures(member, tape, problem, per_year)),
+            seeds=seed_spread(trained, lambda member: _member_figures(member, series, problem, per_year)),
         )
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
-        """What the comparisons are made of, to be pooled with those of other stretches of time."""
-        tape = tape_of(problem)
-        rows, positions = _walked(tape, problem, predict)
-        return _differentials(rows, positions, _plain_positions(tape, rows, problem), problem)
+        """What the comparisons are made of, to be pooled with those of other segments of time."""
+        series = series_of(problem)
+        rows, positions = _walked(series, problem, predict)
+        return _differentials(rows, positions, _plain_positions(series, rows, problem), problem)
 
 
-def _plain_positions(tape: Tape, rows: Ints, problem: TrainingProblem) -> dict[str, Ints]:
+def _plain_positions(series: TradingSeries, rows: Ints, problem: TrainingProblem) -> dict[str, Ints]:
     """What each baseline holds at these rows."""
     held = {name: np.full(len(rows), position, dtype=np.int64) for name, position in BASELINES.items()}
-    return {**held, LINEAR: linear_positions(tape, rows, windows=problem.windows)}
+    return {**held, LINEAR: linear_positions(series, rows, windows=problem.windows)}
 
 
 def _differentials(
@@ -169,10 +169,12 @@ def _differentials(
     ]
 
 
-def _member_figures(member: Trained, tape: Tape, problem: TrainingProblem, per_year: float) -> dict[str, float | None]:
+def _member_figures(
+    member: Trained, series: TradingSeries, problem: TrainingProblem, per_year: float
+) -> dict[str, float | None]:
     """One seed's own walk over the test part."""
-    rows, positions = _walked(tape, problem, Predict(member, None))
-    return _figures(tape, rows, positions, per_year)
+    rows, positions = _walked(series, problem, Predict(member, None))
+    return _figures(series, rows, positions, per_year)
 
 
 def bars_per_year(known_ms_N: Ints) -> float:
@@ -183,12 +185,12 @@ def bars_per_year(known_ms_N: Ints) -> float:
     return float((len(moments) - 1) * YEAR_MS / (moments[-1] - moments[0]))
 
 
-def _walked(tape: Tape, problem: TrainingProblem, predict: Predict) -> tuple[Ints, Ints]:
+def _walked(series: TradingSeries, problem: TrainingProblem, predict: Predict) -> tuple[Ints, Ints]:
     """Rows and positions of the walk over the test part, judged by the backtest."""
     from ml_workbench_service.market.backtest import backtest
 
-    done = _walk(decision_rows(tape, problem, "test"), tape, problem, predict)
-    judged = backtest(tape, done.rows_N, done.positions_N, bars_per_year=1.0)
+    done = _walk(decision_rows(series, problem, "test"), series, problem, predict)
+    judged = backtest(series, done.rows_N, done.positions_N, bars_per_year=1.0)
     difference = float(np.abs(done.rewards_N - judged.net_N).max())
     if not difference <= MOST_DIFFERENCE:
         raise TrainingError(
@@ -198,33 +200,33 @@ def _walked(tape: Tape, problem: TrainingProblem, predict: Predict) -> tuple[Int
     return done.rows_N, done.positions_N
 
 
-def _walk_over(ends: Ints, tape: Tape, problem: TrainingProblem, predict: Predict) -> tuple[Ints, Ints]:
+def _walk_over(ends: Ints, series: TradingSeries, problem: TrainingProblem, predict: Predict) -> tuple[Ints, Ints]:
     """Rows that are settled before the next border, ascending, and the positions of a walk over them.
 
     Raises:
         DataValidationError: no decision can be settled.
     """
     borders_ms = problem.windows.borders_ms.values()
-    last_ms = int(tape.known_ms_R[ends].max())
+    last_ms = int(series.known_ms_R[ends].max())
     until_ms = min((border for border in borders_ms if border >= last_ms), default=None)
-    rows = tape.payable(np.sort(ends), until_ms=until_ms)
-    done = _walk(rows, tape, problem, predict)
+    rows = series.payable(np.sort(ends), until_ms=until_ms)
+    done = _walk(rows, series, problem, predict)
     return done.rows_N, done.positions_N
 
 
-def _walk(rows: Ints, tape: Tape, problem: TrainingProblem, predict: Predict) -> "Walk":
+def _walk(rows: Ints, series: TradingSeries, problem: TrainingProblem, predict: Predict) -> "Walk":
     from ml_workbench_service.reinforcement.environment import walk  # numba is no API process's
 
     def policy(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
         return greedy_actions(predict(windows_NTF, positions_N))
 
-    return walk(policy, tape, rows, lookback=problem.windows.lookback)
+    return walk(policy, series, rows, lookback=problem.windows.lookback)
 
 
-def _figures(tape: Tape, rows: Ints, positions: Ints, per_year: float) -> dict[str, float | None]:
+def _figures(series: TradingSeries, rows: Ints, positions: Ints, per_year: float) -> dict[str, float | None]:
     from ml_workbench_service.market.backtest import backtest
 
-    judged = backtest(tape, rows, positions, bars_per_year=per_year)
+    judged = backtest(series, rows, positions, bars_per_year=per_year)
     held = positions != 0
     summary = judged.summary
     return {

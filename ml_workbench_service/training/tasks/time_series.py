@@ -145,7 +145,7 @@ class Forecasting(NetworkTask):
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, predict: Predict,
     ) -> list[Differentials]:  # fmt: skip
-        """What the headline's comparisons are made of, to be pooled with those of other stretches of time."""
+        """What the headline's comparisons are made of, to be pooled with those of other segments of time."""
         rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
         return evaluation.forecast_differentials(rows)
 

@@ -13,7 +13,7 @@ from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Task
 from ml_workbench_service.reinforcement.environment import walk
-from ml_workbench_service.reinforcement.policy_family import tape_of
+from ml_workbench_service.reinforcement.policy_family import series_of
 from ml_workbench_service.reinforcement.sanity_checks import perfect_net
 from ml_workbench_service.training.tasks.reinforcement_learning import Control
 from tests.families.probes.probe import Probe
@@ -64,14 +64,14 @@ class ControlProbe(Probe):
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,
         symbols: Sequence[int] | None = None,
     ) -> float:  # fmt: skip
-        tape = tape_of(self.problem(windows))
+        series = series_of(self.problem(windows))
         rows = np.sort(windows.parts[part])
         if symbols is not None:
             rows = rows[np.isin(windows.symbol_R[rows], symbols)]
         done = walk(
             lambda rows_NTF, positions_N: greedy_actions(model.predict(rows_NTF, positions_N).outputs_NK),
-            tape,
+            series,
             rows,
             lookback=length or windows.lookback,
         )
-        return float(done.rewards_N.sum()) / perfect_net(tape, done.rows_N)
+        return float(done.rewards_N.sum()) / perfect_net(series, done.rows_N)

@@ -25,15 +25,15 @@ FILE: TypeAdapter[IntervalTracker] = TypeAdapter(IntervalTracker)
 
 
 def followed(tracker: IntervalTracker, moves: Floats, scales: Floats) -> tuple[np.ndarray, Floats]:
-    """Whether each move lay within radius x scale x stretch, and the stretches; each outcome known before the next."""
-    inside, stretches = np.empty(len(moves), dtype=bool), np.empty(len(moves))
+    """Whether each move lay within radius x scale x widening, and the widens; each outcome known before the next."""
+    inside, widenings = np.empty(len(moves), dtype=bool), np.empty(len(moves))
     for number, (move, scale) in enumerate(zip(moves.tolist(), scales.tolist(), strict=True)):
-        stretch = tracker.stretch(scale)
-        inside[number] = abs(move) <= RADIUS * scale * stretch.factor
-        stretches[number] = stretch.factor
+        widening = tracker.widening(scale)
+        inside[number] = abs(move) <= RADIUS * scale * widening.factor
+        widenings[number] = widening.factor
         tracker.saw(scale)
-        tracker.learn(stretch.lean, is_covered=bool(inside[number]), promised=0.9)
-    return inside, stretches
+        tracker.learn(widening.lean, is_covered=bool(inside[number]), promised=0.9)
+    return inside, widenings
 
 
 def wandering(num: int, seed: int, *, spread: float = 0.4) -> Floats:
@@ -47,11 +47,11 @@ def wandering(num: int, seed: int, *, spread: float = 0.4) -> Floats:
 
 def test_until_the_first_outcome_the_interval_is_as_published() -> None:
     tracker = IntervalTracker()
-    assert tracker.stretch(0.7) == PUBLISHED
+    assert tracker.widening(0.7) == PUBLISHED
     tracker.saw(0.7)
-    assert tracker.stretch(1.4).factor == 1.0
+    assert tracker.widening(1.4).factor == 1.0
     tracker.learn(0.0, is_covered=True, promised=0.9)
-    assert tracker.stretch(0.7).factor == pytest.approx(math.exp(-0.1 * LEVEL_STEP))
+    assert tracker.widening(0.7).factor == pytest.approx(math.exp(-0.1 * LEVEL_STEP))
 
 
 def test_one_outcome_moves_the_state_by_the_written_rule() -> None:
@@ -61,10 +61,10 @@ def test_one_outcome_moves_the_state_by_the_written_rule() -> None:
     tracker.learn(-0.5, is_covered=True, promised=0.8)
     assert tracker.level == pytest.approx((0.9 - 0.2) * LEVEL_STEP)
     assert tracker.slope == pytest.approx(START_SLOPE + SLOPE_STEP * (0.9 * 0.5 + 0.2 * 0.5))
-    told = tracker.stretch(math.exp(0.3))
+    told = tracker.widening(math.exp(0.3))
     assert told.lean == pytest.approx(0.3)
     assert told.factor == pytest.approx(math.exp(tracker.level + 0.3 * tracker.slope))
-    assert tracker.stretch(math.exp(7.0)).lean == 1.0
+    assert tracker.widening(math.exp(7.0)).lean == 1.0
 
 
 def test_the_long_mean_is_of_all_scales_until_there_are_as_many_as_it_remembers() -> None:
@@ -81,9 +81,9 @@ def test_the_long_mean_is_of_all_scales_until_there_are_as_many_as_it_remembers(
 def test_a_radius_that_is_wrong_is_made_right(wrong_by: float) -> None:
     scales = wandering(12_000, 2)
     moves = wrong_by * scales * np.random.default_rng(3).standard_normal(len(scales))
-    inside, stretches = followed(IntervalTracker(slope=0.0), moves, scales)
+    inside, widenings = followed(IntervalTracker(slope=0.0), moves, scales)
     assert inside[-6000:].mean() == pytest.approx(0.9, abs=0.01)
-    assert np.median(stretches[-3000:]) == pytest.approx(wrong_by, rel=0.12)
+    assert np.median(widenings[-3000:]) == pytest.approx(wrong_by, rel=0.12)
 
 
 def test_a_volatility_that_overshoots_is_leaned_to_its_mean_until_calm_and_storm_cover_alike() -> None:
@@ -104,9 +104,9 @@ def test_an_interval_without_a_volatility_follows_the_market_by_its_level() -> N
     deviation = np.repeat([1.0, 2.5, 0.6], 3000)
     moves = deviation * np.random.default_rng(6).standard_normal(len(deviation))
     tracker = IntervalTracker(has_scale=False)
-    inside, stretches = followed(tracker, moves, np.ones(len(moves)))
+    inside, widenings = followed(tracker, moves, np.ones(len(moves)))
     assert inside.mean() == pytest.approx(0.9, abs=0.01)
-    assert [np.median(part[-1500:]) for part in np.array_split(stretches, 3)] == pytest.approx([1, 2.5, 0.6], rel=0.15)
+    assert [np.median(part[-1500:]) for part in np.array_split(widenings, 3)] == pytest.approx([1, 2.5, 0.6], rel=0.15)
     assert (tracker.slope, tracker.usual) == (START_SLOPE, 0.0)
 
 
@@ -119,7 +119,7 @@ def test_a_state_never_leaves_its_bounds(is_covered: bool) -> None:
         tracker.saw(1e9)
     assert abs(tracker.level) == MOST_LEVEL
     assert tracker.slope == (SLOPES[0] if is_covered else SLOPES[1])
-    assert 0.05 < tracker.stretch(1e9).factor < 20
+    assert 0.05 < tracker.widening(1e9).factor < 20
 
 
 def test_a_state_comes_back_from_json_to_the_bit_and_nonsense_does_not() -> None:
@@ -139,8 +139,8 @@ def test_a_stretch_moves_both_ends_and_nothing_else_of_a_point_forecast() -> Non
     decoder = decoder_of(forecasts[:, None], labels, deviation_N=deviation)
     outputs = np.array([0.4], np.float32)
     plain, wide = (
-        decoder.decode(outputs, DecodingContext(np.array([LABEL_SCALE]), 1.3 * LABEL_SCALE, 0.0, stretch=stretch))
-        for stretch in (1.0, 40.0)
+        decoder.decode(outputs, DecodingContext(np.array([LABEL_SCALE]), 1.3 * LABEL_SCALE, 0.0, widening=widening))
+        for widening in (1.0, 40.0)
     )
     assert plain.interval is not None
     assert wide.interval is not None
@@ -156,9 +156,9 @@ def test_a_stretch_moves_each_tail_of_a_quantile_band_from_its_median(target: st
     decoder = decoder_of(banded(forecasts, 1.0), labels, deviation_N=deviation, targets=[target], quantiles=QUANTILES)
     outputs = np.array([-1.0, 0.2, 1.5], np.float32)
     ends = []
-    for stretch in (1.0, 0.5, 40.0):
+    for widening in (1.0, 0.5, 40.0):
         told = decoder.decode(
-            outputs, DecodingContext(np.array([LABEL_SCALE]), 1.3 * LABEL_SCALE, 0.0, stretch=stretch)
+            outputs, DecodingContext(np.array([LABEL_SCALE]), 1.3 * LABEL_SCALE, 0.0, widening=widening)
         )
         assert told.interval is not None
         ends.append((told.interval.lower - told.prediction, told.interval.upper - told.prediction))

@@ -17,8 +17,8 @@ from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_
 from ml_workbench_service.learning.decoders.decoder import DecodingContext
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
-from ml_workbench_service.market.trading_series import Tape
-from ml_workbench_service.reinforcement.policy_family import decision_rows, tape_of
+from ml_workbench_service.market.trading_series import TradingSeries
+from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
 from ml_workbench_service.training.tasks import reinforcement_learning as control
 from ml_workbench_service.training.tasks.reinforcement_learning import Control, bars_per_year
 from tests.learning.synthetic import OneThread, Recorder, symbol_rows
@@ -153,7 +153,7 @@ def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> No
     found = task.positions(Predict(model, None), shuffled, problem)
     ascending = task.positions(Predict(model, None), np.sort(stop), problem)
     np.testing.assert_array_equal(found[np.argsort(shuffled)], ascending)
-    rows = decision_rows(tape_of(problem), problem, "stop")
+    rows = decision_rows(series_of(problem), problem, "stop")
     left_out = ~np.isin(np.sort(stop), rows)
     assert not ascending[left_out].any()
     assert ascending.any()
@@ -189,11 +189,11 @@ def test_a_walk_that_is_paid_something_else_than_the_backtest_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model, problem = trained(epochs=1)
-    honest = control.tape_of(problem)
+    honest = control.series_of(problem)
 
-    def generous(_: Any) -> Tape:
+    def generous(_: Any) -> TradingSeries:
         changed = dict(honest.__dict__)
-        return Tape(**changed | {"unit_cost_R": honest.unit_cost_R * 0.99})
+        return TradingSeries(**changed | {"unit_cost_R": honest.unit_cost_R * 0.99})
 
     monkeypatch.setattr(control, "tape_of", generous)
     with pytest.raises(TrainingError, match="than the backtest says"):
