@@ -3,7 +3,7 @@
     python -m benchmarks.agent_grid
 
 27 settings with five seeds each over 20,000 hours of two symbols, once: predictions with a weak signal, abstentions
-among them. Both begin with the recording's arrays and end with the tables and what each lane earned: every table must
+among them. Both begin with the recording's arrays and end with the tables and what each run earned: every table must
 be equal to the bit, and so must the agent's reward.
 
 The loop is what one writes for a Q-learning agent: one setting after the other, a step at a time, NumPy's generator.
@@ -26,7 +26,7 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.recordings import SAMPLES, Recording
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import default_costs, swap_cost, unit_cost
-from ml_workbench_service.reinforcement.agent_simulator import NET, walk_lanes
+from ml_workbench_service.reinforcement.agent_simulator import NET, walk_runs
 from ml_workbench_service.reinforcement.agent_sweep import grid_settings, records_of, run_grid
 from ml_workbench_service.reinforcement.tabular_q import QSettings
 from tools.interleaved_rounds import Goal, Rounds, conclude, show
@@ -111,7 +111,7 @@ def columns(spoken: Recording, bins: StateBins) -> Column:
 
 
 def numpy_loop(data: Column, setting: QLearningHyperparameters, num_states: int) -> tuple[Floats, float]:
-    """One lane with a NumPy table; the table and the log return earned."""
+    """One run with a NumPy table; the table and the log return earned."""
     rng = np.random.default_rng(setting.seed)
     table = np.zeros((num_states, 3))
     idle_bins = {market_bin for market_bin, idle in zip(data.market_bin, data.idle, strict=True) if idle}
@@ -179,20 +179,18 @@ def list_loop(data: Column, setting: QLearningHyperparameters, num_states: int) 
 Loop = Callable[[Column, QLearningHyperparameters, int], tuple[Floats, float]]
 
 
-def their_turn(
-    loop: Loop, spoken: Recording, lanes: Sequence[QLearningHyperparameters]
-) -> tuple[Floats, Floats, float]:
-    """Tables and log returns of all lanes, one after the other, and the seconds they took."""
+def their_turn(loop: Loop, spoken: Recording, runs: Sequence[QLearningHyperparameters]) -> tuple[Floats, Floats, float]:
+    """Tables and log returns of all runs, one after the other, and the seconds they took."""
     bins = StateBins()
     begun = time.process_time()
     data = columns(spoken, bins)
-    learnt = [loop(data, lane, bins.num_states) for lane in lanes]
+    learnt = [loop(data, run, bins.num_states) for run in runs]
     seconds = time.process_time() - begun
     return np.stack([table for table, _ in learnt]), np.array([total for _, total in learnt]), seconds
 
 
 def our_turn(spoken: Recording) -> tuple[Floats, float]:
-    """The whole grid, ranked; every lane's log return in the grid's order, and the seconds it took."""
+    """The whole grid, ranked; every run's log return in the grid's order, and the seconds it took."""
     begun = time.process_time()
     outcome = run_grid(spoken, grid_settings(), seeds=SEEDS, bins=StateBins(), num_threads=1)
     seconds = time.process_time() - begun
@@ -203,25 +201,25 @@ def our_turn(spoken: Recording) -> tuple[Floats, float]:
 def main() -> None:
     """Compares the tables, measures, prints."""
     spoken = recording()
-    lanes = [setting.model_copy(update={"seed": seed}) for _, setting in grid_settings() for seed in SEEDS]
-    walked = walk_lanes(records_of(spoken, bins=StateBins())[0], QSettings.of(lanes))
+    runs = [setting.model_copy(update={"seed": seed}) for _, setting in grid_settings() for seed in SEEDS]
+    walked = walk_runs(records_of(spoken, bins=StateBins())[0], QSettings.of(runs))
     our_turn(spoken)  # compiles
     rounds = Rounds(bigger_is_better=False)
     for _ in range(NUM_ROUNDS):
         for name, loop in ((NUMPY_LOOP, numpy_loop), (LIST_LOOP, list_loop)):
-            tables, nets, seconds = their_turn(loop, spoken, lanes)
+            tables, nets, seconds = their_turn(loop, spoken, runs)
             rounds.add(name, seconds)
             if not np.array_equal(tables, walked.values_LSA) or not np.array_equal(nets, walked.figures_LK[:, NET]):
                 sys.exit(f"the tables of the {name} differ from ours")
         nets, seconds = our_turn(spoken)
         rounds.add(OURS, seconds)
         if not np.array_equal(nets, walked.figures_LK[:, NET]):
-            sys.exit("what our lanes earned differs from one run to the next")
+            sys.exit("what our runs earned differs from one run to the next")
     table = [
         [name, f"{rounds.median(name):,.3f}", f"{rounds.times_better(OURS, name):,.1f}"]
         for name in (OURS, LIST_LOOP, NUMPY_LOOP)
     ]
-    title = f"{len(lanes)} lanes over {len(spoken):,} records; tables and rewards equal to the bit"
+    title = f"{len(runs)} runs over {len(spoken):,} records; tables and rewards equal to the bit"
     show(title, ["contestant", "seconds", "ours is times faster"], table)
     goal = Goal("against the Python loop, times faster", rounds.times_better(OURS, NUMPY_LOOP), 300)
     figures = {name: rounds.median(name) for name in rounds.figures} | {

@@ -14,9 +14,10 @@ it out of the capital. That is fee * move, about 1e-8 a trade, and exactly known
 compared without fee as they are, and with fee after that term; both must agree to 1e-9 at every step at which the
 position is flat (gym-anytrading books a trade when it is closed).
 
-Each peer runs in a process of its own without wrappers, logs or rendering. Ours runs on one thread, 1024 lanes at
-random rows with random actions; with fewer lanes, and behind Gymnasium's interface with its copies, it is shown beside.
-All are timed by processor time: nobody waits for anything, and what a busy machine does meanwhile is not theirs.
+Each peer runs in a process of its own without wrappers, logs or rendering. Ours runs on one thread, 1024 environments
+at random rows with random actions; with fewer environments, and behind Gymnasium's interface with its copies, it is
+shown beside. All are timed by processor time: nobody waits for anything, and what a busy machine does meanwhile is not
+theirs.
 """
 
 import time
@@ -30,18 +31,18 @@ import numpy as np
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.market import Costs, FillRule, Floats, Ints
 from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
-from ml_workbench_service.reinforcement.environment import TradingLanes
+from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
 from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
 from tools.peer_environments import python_with
 
 WINDOW, FEE = 10, 1e-4
 NUM_ROUNDS, NUM_STEPS = 7, 4000
-LANES = (1024, 64, 1)
+NUM_ENVS = (1024, 64, 1)
 MOST_DIFFERENCE = 1e-9
 HOUR_MS, START_MS = 3_600_000, 1_483_308_000_000
 ANYTRADING, TRADING_ENV = "gym-anytrading 2.0", "gym-trading-env 0.3.5"
-OURS, GYMNASIUM = "ours, 1024 lanes", "ours, 1024 lanes, as Gymnasium's VectorEnv"
+OURS, GYMNASIUM = "ours, 1024 environments", "ours, 1024 environments, as Gymnasium's VectorEnv"
 
 
 @dataclass(frozen=True)
@@ -94,21 +95,23 @@ def series_of(close: Floats, *, fill: FillRule, costs: Costs) -> TradingSeries:
 
 
 def our_curve(series: TradingSeries, actions: Ints, *, first_row: int, fee: float) -> Floats:
-    """Log of the account after each decision, through the environment; all lanes do the same and must agree.
+    """Log of the account after each decision, through the environment; all environments do the same and must agree.
 
     The term by which the peers' way to take the fee on entry differs is added.
     """
     rows = series.payable(np.arange(first_row, series.num_rows))
     start = np.array([first_row])
-    lanes = TradingLanes(series, rows, lookback=WINDOW, num_lanes=8, episode_length=len(rows), seed=0, starts_N=start)
-    lanes.reset()
+    envs = VectorTradingEnvironment(
+        series, rows, lookback=WINDOW, num_envs=8, episode_length=len(rows), seed=0, starts_N=start
+    )
+    envs.reset()
     rewards = []
     for action in actions:
-        answer = lanes.step(np.full(8, action + 1))
+        answer = envs.step(np.full(8, action + 1))
         rewards.append(answer.rewards_N.copy())
     earned = np.array(rewards)
     if not answer.truncated_N.all() or np.ptp(earned, axis=1).max() > 0:
-        raise SystemExit("our lanes disagree with each other")
+        raise SystemExit("our environments disagree with each other")
     entries = np.diff(actions, prepend=0) > 0
     growth = 1.0 + series.move_R[rows + series.delay]
     term = np.log((1 - fee) * growth / (growth - fee))
@@ -130,21 +133,21 @@ def compare(peer: Peer, contestant: Contestant, request: dict[str, Any], close: 
     return worst
 
 
-def our_speed(series: TradingSeries, *, num_lanes: int, gymnasium: bool = False) -> float:
-    """Steps per second over all lanes, random starts and actions, episodes of 500 steps."""
-    lanes = TradingLanes(
-        series, np.arange(WINDOW, series.num_rows), lookback=WINDOW, num_lanes=num_lanes, episode_length=500, seed=1
+def our_speed(series: TradingSeries, *, num_envs: int, gymnasium: bool = False) -> float:
+    """Steps per second over all environments, random starts and actions, episodes of 500 steps."""
+    envs = VectorTradingEnvironment(
+        series, np.arange(WINDOW, series.num_rows), lookback=WINDOW, num_envs=num_envs, episode_length=500, seed=1
     )
-    step = TradingVectorEnv(lanes).step if gymnasium else lanes.step
-    actions = np.random.default_rng(2).integers(1, 3, (16, num_lanes))
-    lanes.reset()
+    step = TradingVectorEnv(envs).step if gymnasium else envs.step
+    actions = np.random.default_rng(2).integers(1, 3, (16, num_envs))
+    envs.reset()
     for number in range(10):
         step(actions[number])
-    num_steps = NUM_STEPS if num_lanes == LANES[0] else 4 * NUM_STEPS
+    num_steps = NUM_STEPS if num_envs == NUM_ENVS[0] else 4 * NUM_STEPS
     begun = time.process_time()
     for number in range(num_steps):
         step(actions[number % 16])
-    return num_steps * num_lanes / (time.process_time() - begun)
+    return num_steps * num_envs / (time.process_time() - begun)
 
 
 def main() -> None:
@@ -177,10 +180,10 @@ def main() -> None:
         for _ in range(NUM_ROUNDS):
             for name, each in contestants.items():
                 rounds.add(name, each.turn(**requests[name])["steps_per_s"])
-            for num_lanes in LANES:
-                name = OURS if num_lanes == LANES[0] else f"ours, {num_lanes} lanes"
-                rounds.add(name, our_speed(series, num_lanes=num_lanes))
-            rounds.add(GYMNASIUM, our_speed(series, num_lanes=LANES[0], gymnasium=True))
+            for num_envs in NUM_ENVS:
+                name = OURS if num_envs == NUM_ENVS[0] else f"ours, {num_envs} environments"
+                rounds.add(name, our_speed(series, num_envs=num_envs))
+            rounds.add(GYMNASIUM, our_speed(series, num_envs=NUM_ENVS[0], gymnasium=True))
     finally:
         for each in contestants.values():
             each.close()

@@ -36,7 +36,7 @@ from ml_workbench_service.integrations.feature_store.local import LocalFeatureSt
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, ResidualDistribution
 from ml_workbench_service.market.targets import ewma_volatility
-from ml_workbench_service.serving.interval_outcomes import Lane, StatedInterval, VersionIntervals
+from ml_workbench_service.serving.interval_outcomes import IntervalSeries, StatedInterval, VersionIntervals
 from studies.series import KINDS, null_series
 from tools.peer_environments import python_with
 
@@ -182,18 +182,18 @@ def published(block: Block, radius: float) -> Covered:
 def live(block: Block, radius: float) -> Covered:
     """Bar after bar through the service's own books: first what the price makes known, then the next interval."""
     target: Target = parse_target(f"log_return_{block.horizon}")
-    state, lane = VersionIntervals("evaluation", "1.0.0", ""), Lane()
+    state, series = VersionIntervals("evaluation", "1.0.0", ""), IntervalSeries()
     half_width = np.empty(len(block.y))
     for number, (price, scale) in enumerate(zip(block.close.tolist(), block.scale.tolist(), strict=True)):
         as_of_ms = number * BAR_MS
-        state.price(lane, target, as_of_ms=as_of_ms, price=price, bar_ms=BAR_MS)
-        segment = lane.by_volatility.segment(scale)
+        state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=BAR_MS)
+        segment = series.by_volatility.segment(scale)
         reach = radius * scale * segment.factor
         stated = StatedInterval(
             as_of_ms + block.horizon * BAR_MS, price, 0.0, 0, -reach, reach, INTERVAL_LEVEL, segment.lean, True
         )
-        lane.scale = scale
-        state.expect(lane, stated, as_of_ms=as_of_ms, bar_ms=BAR_MS, horizon=block.horizon)
+        series.scale = scale
+        state.expect(series, stated, as_of_ms=as_of_ms, bar_ms=BAR_MS, horizon=block.horizon)
         half_width[number] = reach
     return Covered(np.abs(block.y) <= half_width, half_width)
 

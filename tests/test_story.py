@@ -272,7 +272,7 @@ def test_a3_after_a_restart_everything_is_there_again(story: Story) -> None:
 
 
 def replayed_lanes(client: "redis.Redis") -> dict[str, list[dict[str, str]]]:
-    """Decisions on replays, by lane, in order."""
+    """Decisions on replays, by series, in order."""
     lanes: dict[str, list[dict[str, str]]] = {}
     for _, fields in client.xrange("ml_workbench:decisions"):
         decision = {name.decode(): value.decode() for name, value in fields.items()}

@@ -1,1 +1,1 @@
-"""Agents that learn from predictions: Q table, lanes, and the checkpoint that makes each entry count once."""
+"""Agents that learn from predictions: Q table, series, and the checkpoint that makes each entry count once."""

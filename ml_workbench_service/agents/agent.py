@@ -1,9 +1,10 @@
 """`Mind`: applies one prediction at a time: settle what it makes known, learn from it, choose, decide.
 
 Only predictions of the live deployed version (`role` champion) with a price cause actions, and of one model where the
-agent is bound to one; others are counted as observed. A bar not after its lane's last one is counted as late, as
+agent is bound to one; others are counted as observed. A bar not after its series's last one is counted as late, as
 repeated or as out of order, and settles nothing. An abstention goes flat. What a position has earned is settled at the
-next bar of its lane, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by time.
+next bar of its series, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by
+time.
 
 The result depends on the order of the entries alone, not on how they were batched or how often the process was
 restarted. An entry that fails leaves everything as it was.
@@ -17,19 +18,19 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from ml_workbench_service.agents.checkpoint import Checkpoint, Counters
-from ml_workbench_service.agents.positions import Lane, Settlement, open_step, settle
+from ml_workbench_service.agents.positions import Position, Settlement, open_step, settle
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.market.costs import resolved_costs, unit_cost
 
-MAX_REPLAY_LANES = 256  # a replay's lanes are of no use after it; the longest unused go first, live lanes stay
+MAX_REPLAY_SERIES = 256  # a replay's series are of no use after it; the longest unused go first, live series stay
 _ACTION_NAMES: dict[int, Literal["short", "flat", "long"]] = {-1: "short", 0: "flat", 1: "long"}
 
 
 class Mind(ABC):
-    """One agent's mind: lanes, positions, counters and the last applied entry; a subclass says what it chooses.
+    """One agent's mind: series, positions, counters and the last applied entry; a subclass says what it chooses.
 
     Modes: `learn` explores and learns, and only recommends (its decisions say `shadow`, size 0); `frozen` takes the
     best known action and its decisions are for trading, those on replays excepted; `shadow` is a frozen agent that is
@@ -56,7 +57,7 @@ class Mind(ABC):
         self._last_order = (-1, -1)
         self._costs = costs
         self._resolved: dict[str, Costs] = {}
-        self._lanes: dict[str, Lane] = {}
+        self._positions_by_series: dict[str, Position] = {}
         self._positions: dict[str, int] = {}
 
     @property
@@ -109,21 +110,21 @@ class Mind(ABC):
         if price is None or not self._acts_on(record):
             self._count_one(entry_id, num_observed=1)
             return None
-        key, at_ms = record.lane, to_ms(record.as_of)
-        lane = self._lanes.get(key) or Lane()
-        if lane.last_ms is not None and at_ms <= lane.last_ms:
-            repeated = int(at_ms == lane.last_ms)
+        key, at_ms = record.position_key, to_ms(record.as_of)
+        standing = self._positions_by_series.get(key) or Position()
+        if standing.last_ms is not None and at_ms <= standing.last_ms:
+            repeated = int(at_ms == standing.last_ms)
             self._count_one(entry_id, num_late=1, num_repeated=repeated, num_out_of_order=1 - repeated)
             return None
-        costs, held = self._costs_at(record), lane.position
+        costs, held = self._costs_at(record), standing.position
         unit = unit_cost(costs, record.symbol, price)
         state = self._state(record, held)
-        settled, still_open = settle(lane, symbol=record.symbol, costs=costs, price=price, at_ms=at_ms, state=state)
+        settled, still_open = settle(standing, symbol=record.symbol, costs=costs, price=price, at_ms=at_ms, state=state)
         # Nothing below can fail: the entry is applied as a whole or not at all.
         self._learn(settled)
         position, explored = (0, False) if says_nothing(record) else self._choose(record, state, held)
         step = open_step(
-            lane,
+            standing,
             state=state,
             action=position + 1,
             exposure=position * record.scaling_factor,
@@ -132,7 +133,7 @@ class Mind(ABC):
             at_ms=at_ms,
             costs=costs,
         )
-        self._keep(key, Lane(at_ms, position, step.exposure, (*still_open, step)))
+        self._keep(key, Position(at_ms, position, step.exposure, (*still_open, step)))
         self._positions[record.symbol] = position
         earned = sum([each.reward for each in settled]) if settled else None
         paid = sum([each.cost for each in settled]) if settled else None
@@ -141,11 +142,11 @@ class Mind(ABC):
         return self._decision(record, price, decided)
 
     def reject(self, entry_id: str, record: PredictionRecord | None) -> None:
-        """Steps over an entry that cannot be applied; its lane begins anew, flat, since what it held cannot be paid.
+        """Steps over an entry that cannot be applied; its series begins anew, flat, since what it held cannot be paid.
 
-        Without that, one wrong price that ruined a step would fail every later entry of the lane.
+        Without that, one wrong price that ruined a step would fail every later entry of the series.
         """
-        if record is not None and self._lanes.pop(record.lane, None) is not None:
+        if record is not None and self._positions_by_series.pop(record.position_key, None) is not None:
             self._show_position(record.symbol)
         self.last_applied_id = entry_id
 
@@ -162,7 +163,7 @@ class Mind(ABC):
             mode=self.mode,
             model_id=self.model_id,
             costs=self._costs,
-            lanes=dict(self._lanes),
+            lanes=dict(self._positions_by_series),
             positions=dict(self._positions),
             counters=self.counters,
             last_applied_id=self._last_applied_id,
@@ -173,13 +174,13 @@ class Mind(ABC):
     def _continue(self, checkpoint: Checkpoint) -> None:
         """Stands where the checkpoint was taken."""
         self.counters = checkpoint.counters
-        self._lanes = dict(checkpoint.lanes)
+        self._positions_by_series = dict(checkpoint.lanes)
         self._positions = dict(checkpoint.positions)
         self.last_applied_id = checkpoint.last_applied_id
 
     def _show_position(self, symbol: str) -> None:
-        """Of a symbol that lost a lane: the position of the lane used last, or none where it was the only one."""
-        left = [lane.position for key, lane in self._lanes.items() if key.split("|")[2] == symbol]
+        """Of a symbol that lost a series: the position of the series used last, or none where it was the only one."""
+        left = [standing.position for key, standing in self._positions_by_series.items() if key.split("|")[2] == symbol]
         self._positions.pop(symbol, None)
         if left:
             self._positions[symbol] = left[-1]
@@ -193,13 +194,13 @@ class Mind(ABC):
             self._resolved[symbol] = Costs.model_validate(resolved.model_dump(exclude={"by_session"}))
         return self._resolved[symbol]
 
-    def _keep(self, key: str, lane: Lane) -> None:
-        is_new = self._lanes.pop(key, None) is None
-        self._lanes[key] = lane  # the newest last
-        if is_new and len(self._lanes) > MAX_REPLAY_LANES:
-            replays = [each for each in self._lanes if not each.startswith("live|")]
-            for each in replays[: max(0, len(replays) - MAX_REPLAY_LANES)]:
-                del self._lanes[each]
+    def _keep(self, key: str, standing: Position) -> None:
+        is_new = self._positions_by_series.pop(key, None) is None
+        self._positions_by_series[key] = standing  # the newest last
+        if is_new and len(self._positions_by_series) > MAX_REPLAY_SERIES:
+            replays = [each for each in self._positions_by_series if not each.startswith("live|")]
+            for each in replays[: max(0, len(replays) - MAX_REPLAY_SERIES)]:
+                del self._positions_by_series[each]
 
     def _count_one(
         self,
@@ -244,7 +245,7 @@ class Mind(ABC):
             model_id=record.model_id,
             version=record.version,
             symbol=record.symbol,
-            lane=record.lane,
+            lane=record.position_key,
             as_of=record.as_of,
             valid_until=record.valid_until,
             price=price,

@@ -1,6 +1,6 @@
 """`Checkpoint`: everything an agent knows, in one JSON file that is replaced in one step.
 
-STATE_DIR/agents/<id>/checkpoint.<term>.json holds the Q table, its bins and visits, the random state, every lane, the
+STATE_DIR/agents/<id>/checkpoint.<term>.json holds the Q table, its bins and visits, the random state, every series, the
 counters and the last applied stream entry together: whoever reads it sees the agent after a whole number of entries,
 and an agent that continues from it behaves as if it had never stopped. JSON keeps every float to the bit.
 
@@ -17,7 +17,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, Field, ValidationError
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.positions import Lane
+from ml_workbench_service.agents.positions import Position
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.market import Costs
@@ -60,7 +60,7 @@ class Checkpoint(Contract):
     visits_SA: list[list[int]] = Field(default_factory=list)
     exploration_rate: Finite = 0.0
     random_state: dict[str, Any] = Field(default_factory=dict)
-    lanes: dict[str, Lane]  # in the order of their last use
+    lanes: dict[str, Position]  # in the order of their last use
     positions: dict[str, int]
     counters: Counters = Field(default_factory=Counters)
     last_applied_id: str | None

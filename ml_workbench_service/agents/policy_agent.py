@@ -1,9 +1,9 @@
 """`PolicyMind`: executes a deployed reinforcement-learning model on the stream: it learns nothing, it holds positions.
 
 A record of such a model says which position follows for one who holds -1, 0 and 1 (`metadata.actions_by_position`). The
-agent takes the one of the position that it holds itself in the record's lane, whatever position the caller of /predict
-named. So over consecutive bars it does what the card's backtest of the same version did, and earns the same; unlike the
-backtest it does not close at a gap in the bars, where it holds on and settles at the next bar.
+agent takes the one of the position that it holds itself in the record's series, whatever position the caller of
+/predict named. So over consecutive bars it does what the card's backtest of the same version did, and earns the same;
+unlike the backtest it does not close at a gap in the bars, where it holds on and settles at the next bar.
 
 It fails where records carry no such actions, as those of other models: they are counted as observed.
 """

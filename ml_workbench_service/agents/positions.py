@@ -1,17 +1,18 @@
-"""`Lane`: one agent's position on one series of predictions, and `settle`, which pays what a later price makes known.
+"""`Position`: one agent's position on one series of predictions, and `settle`, which pays what a later price makes
+known.
 
-A lane is (source, model, symbol, timeframe). Its *position* is the last one chosen (-1, 0, 1); its *exposure* is the
+A series is (source, model, symbol, timeframe). Its *position* is the last one chosen (-1, 0, 1); its *exposure* is the
 position times the record's `scaling_factor`, and is what costs, swap and reward are charged on. A chosen exposure
 becomes a step that is filled and later settled:
 
     fill next_open    chosen at bar t, filled there (the next open), earns p(t) → p(t+1), settled at bar t+1
     fill next_close   chosen at bar t, filled at p(t+1) (the next fixing), earns p(t+1) → p(t+2), settled at bar t+2
 
-"Next" is the lane's next record: a position is held through whatever bars were dropped on the way, and pays for it.
+"Next" is the series's next record: a position is held through whatever bars were dropped on the way, and pays for it.
 A step pays the costs of the bar at which it is filled: the spread follows bars and sessions.
 
-Lanes and steps are values: nobody changes one, a bar makes new ones. They are plain slotted dataclasses (an agent makes
-two with every record), which pydantic checks where a checkpoint is read.
+Series and steps are values: nobody changes one, a bar makes new ones. They are plain slotted dataclasses (an agent
+makes two with every record), which pydantic checks where a checkpoint is read.
 """
 
 from dataclasses import dataclass
@@ -38,12 +39,12 @@ class Step:
     entry_price: Finite | None  # None: not filled yet
     entry_ms: int | None
     costs: Costs | None = None  # of the fill; None: not filled yet, or a checkpoint from before they were kept
-    next_state: int | None = None  # the state of the lane's next decision, once it is known
+    next_state: int | None = None  # the state of the series's next decision, once it is known
 
 
 @dataclass(slots=True)
-class Lane:
-    """Where one lane stands; `last_ms` is the newest bar's `as_of` (None: no bar yet)."""
+class Position:
+    """Where one series stands; `last_ms` is the newest bar's `as_of` (None: no bar yet)."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -64,7 +65,7 @@ class Settlement(NamedTuple):
 
 
 def open_step(
-    lane: Lane,
+    standing: Position,
     *,
     state: int,
     action: int,
@@ -76,23 +77,23 @@ def open_step(
 ) -> Step:
     """The step that a decision on the bar at hand opens."""
     filled = fill == "next_open"
-    change = abs(exposure - lane.exposure)
+    change = abs(exposure - standing.exposure)
     if filled:
         return Step(state, action, exposure, change, fill, price, at_ms, costs)
     return Step(state, action, exposure, change, fill, None, None)
 
 
 def settle(
-    lane: Lane, *, symbol: str, costs: Costs, price: float, at_ms: int, state: int
+    standing: Position, *, symbol: str, costs: Costs, price: float, at_ms: int, state: int
 ) -> tuple[list[Settlement], tuple[Step, ...]]:
     """What the bar at hand settles, and the steps that stay open; changes nothing.
 
     Args:
-        lane: the lane before this bar.
+        series: the series before this bar.
         symbol: whose pips the costs are in.
         costs: resolved costs at that bar; steps that it fills pay them.
         price: the bar's price.
-        at_ms: the bar's `as_of`, later than the lane's last one.
+        at_ms: the bar's `as_of`, later than the series's last one.
         state: the state of the decision that this bar asks for.
 
     Raises:
@@ -100,7 +101,7 @@ def settle(
     """
     settled: list[Settlement] = []
     still_open: list[Step] = []
-    for step in lane.steps:
+    for step in standing.steps:
         next_state = state if step.next_state is None else step.next_state
         if step.entry_price is None or step.entry_ms is None:
             still_open.append(

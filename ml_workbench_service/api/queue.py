@@ -88,7 +88,7 @@ async def list_dead_letters(service: ServiceDep, limit: Limit = 50, cursor: Curs
 async def requeue(letter_id: LetterId, service: ServiceDep) -> Requeued:
     """Puts it back as the newest entry, for the group that gave it up and for no other; nothing is evicted for it.
 
-    A bar that is older than its lane's newest one by then is counted as late and settles nothing.
+    A bar that is older than its series's newest one by then is counted as late and settles nothing.
     """
     return await service.queue_threads.run(service.workbench.required_queue().requeue, letter_id)
 

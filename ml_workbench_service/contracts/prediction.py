@@ -164,7 +164,7 @@ class PredictionRecord(Contract):
     metadata: PredictionMetadata
 
     @property
-    def lane(self) -> str:
+    def position_key(self) -> str:
         """Source, model, symbol and timeframe; an agent keeps one position and one last price for each."""
         return "|".join((self.source, self.model_id, self.symbol, self.timeframe))
 

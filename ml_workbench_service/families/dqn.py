@@ -1,4 +1,4 @@
-"""`dqn`: a network of action values, trained by stable-baselines3's DQN over many lanes."""
+"""`dqn`: a network of action values, trained by stable-baselines3's DQN over many environments."""
 
 from typing import Any, ClassVar
 
@@ -12,7 +12,7 @@ from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamil
 
 
 class Dqn(PolicyFamily):
-    """Deep Q-learning (Mnih et al., Nature 518, 2015), by stable-baselines3 over many lanes.
+    """Deep Q-learning (Mnih et al., Nature 518, 2015), by stable-baselines3 over many environments.
 
     Outputs are the values of the three actions, discounted sums of rewards in units of the symbol's typical bar; the
     best is taken, flat among equals. Fails where returns carry no signal, and where `discount_factor` is so near to
@@ -30,7 +30,7 @@ class Dqn(PolicyFamily):
         batch_size: int = Field(default=64, ge=1, le=65536, description="Decisions per gradient step.")
         dqn_units: int = Field(default=64, ge=1, le=2048, description="Hidden units of each layer.")
         layers: int = Field(default=2, ge=1, le=8, description="Hidden layers.")
-        lanes: int = Field(default=16, ge=1, le=4096, description="Episodes side by side.")
+        envs: int = Field(default=16, ge=1, le=4096, description="Episodes side by side.")
         episode_length: int = Field(default=256, ge=1, le=1_000_000, description="Most decisions of an episode.")
         decisions_per_update: int = Field(default=4, ge=1, le=65536, description="Decisions for each gradient step.")
         memory: int = Field(default=50_000, ge=1, le=10_000_000, description="Decisions that are remembered.")
@@ -46,11 +46,11 @@ class Dqn(PolicyFamily):
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Replayed decisions of the part `train`, the best walk over the part `stop`."""
-        from ml_workbench_service.reinforcement.dqn import LanesDqn
+        from ml_workbench_service.reinforcement.dqn import VectorDqn
         from ml_workbench_service.reinforcement.policy_training import train
 
         return train(
-            LanesDqn,
+            VectorDqn,
             problem,
             hyperparameters=self.hyperparameters,
             outputs=("q_short", "q_flat", "q_long"),
@@ -67,8 +67,8 @@ class Dqn(PolicyFamily):
         return int(num_rows * (num_features + 8) * 32 + hyper.memory * 32 + batches + 4 * weights)
 
     def seconds(self, num_windows: int) -> float:
-        """Half of the epochs asked for, and the sanity runs; 0.6 ms a gradient step, 0.4 ms a step of the lanes."""
+        """Half of the epochs asked for, and the sanity runs; 0.6 ms a gradient step, 0.4 ms a step of the environments."""
         hyper: Any = self.hyperparameters
         work = (hyper.lookback / 24 * hyper.dqn_units / 64 * hyper.batch_size / 64) ** 0.5 * hyper.layers / 2
-        decision = (0.0006 / hyper.decisions_per_update + 0.0004 / hyper.lanes) * (0.5 + 0.5 * work)
+        decision = (0.0006 / hyper.decisions_per_update + 0.0004 / hyper.envs) * (0.5 + 0.5 * work)
         return float(45.0 + 0.5 * hyper.epochs * num_windows * decision)

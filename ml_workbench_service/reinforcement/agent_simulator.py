@@ -1,16 +1,16 @@
-"""Agent lanes: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
+"""Agent runs: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
 
 What an agent does changes neither prices nor predictions, so bins and every possible reward are computed once, and a
-lane is a walk over them. A lane does what `agents.q_learning_agent.Learner` does record by record: symbols share one
+run is a walk over them. A run does what `agents.q_learning_agent.Learner` does record by record: symbols share one
 table, one exploration rate and one generator, each holds a position of its own, and an abstention goes flat without
 drawing a random number. A record settles what was chosen one bar earlier (two where signals fill at the next close),
 the table learns from it, then an action is chosen. The table, the visits and the sum of rewards equal the agent's to
 the bit; so logarithms are taken one by one with C's routine, where NumPy's for vectors rounds differently on some
 processors.
 
-Nothing is closed at the end and no gap is an end: the agent's lanes know neither. Needs numba.
+Nothing is closed at the end and no gap is an end: the agent's runs know neither. Needs numba.
 
-Legend: M records in order, L lanes, G lanes of one seed side by side, S = 3 * B states of B market bins, A = 3 actions,
+Legend: M records in order, L runs, G runs of one seed side by side, S = 3 * B states of B market bins, A = 3 actions,
 X = S * A, D days on which a step settles, W random words, F flat: several axes in one.
 """
 
@@ -35,7 +35,7 @@ NET, LATE_NET, GROSS, EXPLORATION, TURNOVER, NUM_HELD, NUM_SETTLED = range(7)
 rate at the end; sum of the changes of position; steps with a position, all steps."""
 NUM_EARNED, NUM_FIGURES = 4, 7
 GROUP = 16
-"""Lanes that take turns at a record: while one waits for its table the processor is busy with the next."""
+"""Runs that take turns at a record: while one waits for its table the processor is busy with the next."""
 SPARE_WORDS = 1024
 """A record draws a word and a half at most, and a rejected number (one in 2**32) another half."""
 NONE = np.uint64(2**63)
@@ -49,7 +49,7 @@ Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 @dataclass(frozen=True)
 class Records:
-    """What a lane walks over.
+    """What a run walks over.
 
     Attributes:
         rewards_M33: log return of the step that a record settles, by position held before it and position chosen,
@@ -75,7 +75,7 @@ class Records:
 
 @dataclass(frozen=True)
 class Walked:
-    """What lanes learnt and earned; `days_LD` is the net log return of each day."""
+    """What runs learnt and earned; `days_LD` is the net log return of each day."""
 
     values_LSA: Floats
     visits_LSA: Ints
@@ -83,18 +83,18 @@ class Walked:
     days_LD: Floats
 
 
-def walk_lanes(records: Records, settings: QSettings, *, num_threads: int = 1) -> Walked:
-    """One pass of every lane over the records; the same to the bit whatever the number of threads."""
-    num_lanes, num_states = len(settings), len(records.idle_B) * NUM_ACTIONS
+def walk_runs(records: Records, settings: QSettings, *, num_threads: int = 1) -> Walked:
+    """One pass of every run over the records; the same to the bit whatever the number of threads."""
+    num_runs, num_states = len(settings), len(records.idle_B) * NUM_ACTIONS
     walked = Walked(
-        np.zeros((num_lanes, num_states, NUM_ACTIONS)),
-        np.zeros((num_lanes, num_states, NUM_ACTIONS), dtype=np.int64),
-        np.zeros((num_lanes, NUM_FIGURES)),
-        np.zeros((num_lanes, records.num_days)),
+        np.zeros((num_runs, num_states, NUM_ACTIONS)),
+        np.zeros((num_runs, num_states, NUM_ACTIONS), dtype=np.int64),
+        np.zeros((num_runs, NUM_FIGURES)),
+        np.zeros((num_runs, records.num_days)),
     )
     seeds_L = np.asarray(settings.seed_L, dtype=np.int64)
     alike = [np.flatnonzero(seeds_L == seed) for seed in np.unique(seeds_L)]
-    groups = [group for lanes in alike for group in np.array_split(lanes, -(-len(lanes) // GROUP))]
+    groups = [group for runs in alike for group in np.array_split(runs, -(-len(runs) // GROUP))]
     walk = partial(_walk_group, records, settings, walked)
     if num_threads == 1 or len(groups) == 1:
         for group in groups:
@@ -121,15 +121,15 @@ def reward_table(
     return rewards_M33, gross_M3
 
 
-def _walk_group(records: Records, settings: QSettings, walked: Walked, lanes_G: Ints) -> None:
-    """Lanes of one seed, side by side: they draw from the same sequence of words, each at a place of its own."""
-    num_records, num_lanes = len(records.bins_M), len(lanes_G)
-    words = generator_words(np.random.Generator(np.random.PCG64(int(settings.seed_L[lanes_G[0]]))))
+def _walk_group(records: Records, settings: QSettings, walked: Walked, runs_G: Ints) -> None:
+    """Runs of one seed, side by side: they draw from the same sequence of words, each at a place of its own."""
+    num_records, num_runs = len(records.bins_M), len(runs_G)
+    words = generator_words(np.random.Generator(np.random.PCG64(int(settings.seed_L[runs_G[0]]))))
     stream_W = np.empty(num_records + num_records // 2 + SPARE_WORDS, dtype=np.uint64)
     _fill_words(words, stream_W)
-    values_GX = np.zeros((num_lanes, walked.values_LSA[0].size))
+    values_GX = np.zeros((num_runs, walked.values_LSA[0].size))
     visits_GX = np.zeros(values_GX.shape, dtype=np.int64)
-    earned_GK, days_GD = np.zeros((num_lanes, NUM_EARNED)), np.zeros((num_lanes, records.num_days))
+    earned_GK, days_GD = np.zeros((num_runs, NUM_EARNED)), np.zeros((num_runs, records.num_days))
     _walk(
         records.rewards_M33.ravel(),
         records.gross_M3.ravel(),
@@ -140,20 +140,20 @@ def _walk_group(records: Records, settings: QSettings, walked: Walked, lanes_G: 
         records.num_symbols,
         records.delay,
         stream_W,
-        _rates(settings, lanes_G),
+        _rates(settings, runs_G),
         values_GX,
         visits_GX,
         earned_GK,
         days_GD,
     )
-    visits_GSA = visits_GX.reshape(num_lanes, -1, NUM_ACTIONS)
-    walked.values_LSA[lanes_G], walked.visits_LSA[lanes_G] = values_GX.reshape(visits_GSA.shape), visits_GSA
-    walked.figures_LK[lanes_G, :NUM_EARNED] = earned_GK
-    walked.figures_LK[lanes_G, NUM_EARNED:] = _counted(visits_GSA)
-    walked.days_LD[lanes_G] = days_GD
+    visits_GSA = visits_GX.reshape(num_runs, -1, NUM_ACTIONS)
+    walked.values_LSA[runs_G], walked.visits_LSA[runs_G] = values_GX.reshape(visits_GSA.shape), visits_GSA
+    walked.figures_LK[runs_G, :NUM_EARNED] = earned_GK
+    walked.figures_LK[runs_G, NUM_EARNED:] = _counted(visits_GSA)
+    walked.days_LD[runs_G] = days_GD
 
 
-def _rates(settings: QSettings, lanes_G: Ints) -> Floats:
+def _rates(settings: QSettings, runs_G: Ints) -> Floats:
     """(5, G) learning rate, discount, exploration rate, its decay, its minimum."""
     columns = (
         settings.learning_rate_L,
@@ -162,7 +162,7 @@ def _rates(settings: QSettings, lanes_G: Ints) -> Floats:
         settings.exploration_decay_L,
         settings.exploration_minimum_L,
     )
-    return np.stack([column[lanes_G].astype(np.float64) for column in columns])
+    return np.stack([column[runs_G].astype(np.float64) for column in columns])
 
 
 def _counted(visits_GSA: Ints) -> Ints:
@@ -235,16 +235,16 @@ def _walk(
     A step is one number, state * 3 + action; so step % 9 is held * 3 + action, and step // 9 the market's bin.
     """
     values_F, visits_F, days_F = values_GX.reshape(-1), visits_GX.reshape(-1), days_GD.reshape(-1)
-    num_lanes, width, num_days = np.uint64(len(values_GX)), np.uint64(values_GX.shape[1]), np.uint64(days_GD.shape[1])
+    num_runs, width, num_days = np.uint64(len(values_GX)), np.uint64(values_GX.shape[1]), np.uint64(days_GD.shape[1])
     newest_F, before_F = np.full(num_symbols * len(values_GX), NONE), np.full(num_symbols * len(values_GX), NONE)
     places_G2 = np.zeros((len(values_GX), 2), dtype=np.uint64)
     for row in range(len(bins_M)):
         if row == len(bins_M) // 2:
             earned_GK[:, LATE_NET] = earned_GK[:, NET]
-        market_bin, pending, paid = bins_M[row], symbol_M[row] * num_lanes, np.uint64(row) * _9
+        market_bin, pending, paid = bins_M[row], symbol_M[row] * num_runs, np.uint64(row) * _9
         is_idle = idle_B[market_bin]
-        for lane in range(len(values_GX)):
-            unsigned = np.uint64(lane)
+        for run in range(len(values_GX)):
+            unsigned = np.uint64(run)
             table, wait = unsigned * width, pending + unsigned
             last = newest_F[wait]
             state = (market_bin * _3 + (last % _3 if last != NONE else _1)) * _3
@@ -255,20 +255,20 @@ def _walk(
                     following, is_silent = last // _3 * _3, idle_B[last // _9]
             if settled != NONE:
                 reward, place = rewards_F[paid + settled % _9], table + settled
-                target = reward + rates_5G[1, lane] * _worth(values_F, table + following, is_silent)
-                values_F[place] += rates_5G[0, lane] * (target - values_F[place])
+                target = reward + rates_5G[1, run] * _worth(values_F, table + following, is_silent)
+                values_F[place] += rates_5G[0, run] * (target - values_F[place])
                 visits_F[place] += 1
                 days_F[unsigned * num_days + day_M[row]] += reward
-                earned_GK[lane, NET] += reward
-                earned_GK[lane, GROSS] += gross_F[np.uint64(row) * _3 + settled % _3]
+                earned_GK[run, NET] += reward
+                earned_GK[run, GROSS] += gross_F[np.uint64(row) * _3 + settled % _3]
             chosen = _1
             if not is_idle:
-                exploration = rates_5G[2, lane]
-                share = float(stream_W[places_G2[lane, 0]] >> _11) * _DOUBLE
-                places_G2[lane, 0] += _1
+                exploration = rates_5G[2, run]
+                share = float(stream_W[places_G2[run, 0]] >> _11) * _DOUBLE
+                places_G2[run, 0] += _1
                 explores = share < exploration
-                chosen = _draw(stream_W, places_G2[lane]) if explores else _best(values_F, table + state)
-                rates_5G[2, lane] = min(exploration, max(rates_5G[4, lane], exploration * rates_5G[3, lane]))
+                chosen = _draw(stream_W, places_G2[run]) if explores else _best(values_F, table + state)
+                rates_5G[2, run] = min(exploration, max(rates_5G[4, run], exploration * rates_5G[3, run]))
             newest_F[wait] = state + chosen
     earned_GK[:, LATE_NET] = earned_GK[:, NET] - earned_GK[:, LATE_NET]
     earned_GK[:, EXPLORATION] = rates_5G[2]

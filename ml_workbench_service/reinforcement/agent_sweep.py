@@ -1,7 +1,7 @@
 """Agent grid: many settings of the Q-learning agent on one recording, each with several seeds, ranked without luck.
 
 Every setting meets the recording once, as the live agent would have: each decision is taken before the table has seen
-what follows, so what a lane earns while it learns is out of its sample (prequential: Dawid, "Statistical theory: the
+what follows, so what a run earns while it learns is out of its sample (prequential: Dawid, "Statistical theory: the
 prequential approach", Journal of the Royal Statistical Society A 147, 1984), and the grid ends with the recording. A
 setting is ranked by its mean over the seeds, between equals by the smaller spread; its luckiest run counts for nothing.
 
@@ -10,7 +10,7 @@ best of 27 means is itself a choice: `GridRow.daily_returns` are for deflating i
 
 Everything is computed in `reinforcement/agent_simulator.py`; nothing here needs numba before a grid runs.
 
-Legend: M records, S settings, L lanes (a setting and a seed each), D days, K figures of a lane.
+Legend: M records, S settings, L runs (a setting and a seed each), D days, K figures of a run.
 """
 
 import difflib
@@ -46,7 +46,7 @@ USUAL_WIDTH = 3.29
 """Width of the 90 % interval in volatilities, for normal residuals; that of `agents.q_table`."""
 MOST_SETTINGS = 10_000
 STEPS_AT_ONCE = 20_000_000
-"""Records times lanes between two looks for a cancellation; some 0.3 s."""
+"""Records times runs between two looks for a cancellation; some 0.3 s."""
 
 
 class BinEdges(Protocol):
@@ -160,7 +160,7 @@ def run_grid(
         seeds: of the exploration; each setting gets a table for each.
         bins: the agent's.
         costs: fields that replace those of the records; what is left open stays as the records have it.
-        report: hears of lanes done; may cancel.
+        report: hears of runs done; may cancel.
         num_threads: default: one for each processor at hand; they change no bit of the outcome.
 
     Raises:
@@ -171,24 +171,24 @@ def run_grid(
         raise DataValidationError.at(
             "body.search_space", "a grid needs a setting and a seed; send at least one of each"
         )
-    from ml_workbench_service.reinforcement.agent_simulator import NUM_FIGURES, walk_lanes
+    from ml_workbench_service.reinforcement.agent_simulator import NUM_FIGURES, walk_runs
     from ml_workbench_service.reinforcement.tabular_q import QSettings
 
     records, days = records_of(recording, bins=bins, costs=costs)
-    lanes = [each.model_copy(update={"seed": int(seed)}) for _, each in settings for seed in seeds]
+    runs = [each.model_copy(update={"seed": int(seed)}) for _, each in settings for seed in seeds]
     threads = num_threads or _num_processors()
     at_once = max(threads, STEPS_AT_ONCE // len(recording))
-    figures_LK = np.zeros((len(lanes), NUM_FIGURES))
+    figures_LK = np.zeros((len(runs), NUM_FIGURES))
     days_SD = np.zeros((len(settings), len(days)))
-    for begin in range(0, len(lanes), at_once):
+    for begin in range(0, len(runs), at_once):
         if report is not None:
             report.check()
-        walked = walk_lanes(records, QSettings.of(lanes[begin : begin + at_once]), num_threads=threads)
+        walked = walk_runs(records, QSettings.of(runs[begin : begin + at_once]), num_threads=threads)
         end = begin + len(walked.figures_LK)
         figures_LK[begin:end] = walked.figures_LK
         np.add.at(days_SD, np.arange(begin, end) // len(seeds), walked.days_LD)
         if report is not None:
-            report(end, len(lanes))
+            report(end, len(runs))
     days_SD /= len(seeds) * len(recording.symbols)
     rows = [
         _row(number, params, figures_LK[number * len(seeds) : (number + 1) * len(seeds)], days, days_SD[number])
@@ -201,7 +201,7 @@ def run_grid(
 def records_of(
     recording: Recording, *, bins: BinEdges, costs: Costs | None = None
 ) -> tuple["Records", tuple[str, ...]]:
-    """A recording as lanes walk over it, and the names of its days; see `run_grid`.
+    """A recording as runs walk over it, and the names of its days; see `run_grid`.
 
     A step begins at the record before its symbol's, whatever bars are missing in between, and pays what trading cost
     there.

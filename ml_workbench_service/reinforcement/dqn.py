@@ -1,17 +1,17 @@
-"""`LanesDqn`: stable-baselines3's DQN over many lanes, with a lean update (Mnih et al., Nature 518, 2015).
+"""`VectorDqn`: stable-baselines3's DQN over many environments, with a lean update (Mnih et al., Nature 518, 2015).
 
-Exploration schedule, target network and rollouts are stable-baselines3's. Ours: each lane explores by itself (there
-one draw decides for all lanes at once), the replay buffer keeps rows instead of windows, the gradient is written out,
-clipping and Adam are one operation each. A test holds the update against stable-baselines3's own.
+Exploration schedule, target network and rollouts are stable-baselines3's. Ours: each environment explores by itself
+(there one draw decides for all environments at once), the replay buffer keeps rows instead of windows, the gradient is
+written out, clipping and Adam are one operation each. A test holds the update against stable-baselines3's own.
 
-Legend: N lanes, B decisions of a batch, O numbers of an observation.
+Legend: N environments, B decisions of a batch, O numbers of an observation.
 
 `RowReplay`: a replay buffer that keeps where each decision was made, not what was seen there.
 
 An observation is a window of rows that lie on the series anyway, and the position held. So a decision takes 32 bytes
 instead of two windows (800 bytes at 24 rows of 4 features), and a checkpoint holds the whole buffer.
 
-Legend: M decisions kept, N lanes, B of a batch, L the lookback, F features, O = L * F + 1.
+Legend: M decisions kept, N environments, B of a batch, L the lookback, F features, O = L * F + 1.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
 from ml_workbench_service.market.trading_series import Bools
 from ml_workbench_service.reinforcement.environment import generator_of, generator_words
 from ml_workbench_service.reinforcement.policy_network import Layers, ObservedWindow, PolicyNetwork
-from ml_workbench_service.reinforcement.ppo import lanes_of, restore_network
+from ml_workbench_service.reinforcement.ppo import environment_of, restore_network
 from ml_workbench_service.reinforcement.sb3_environment import Later, MarketEnvironment, Watch, silent
 
 FIELDS: Mapping[str, Any] = {
@@ -44,7 +44,7 @@ FIELDS: Mapping[str, Any] = {
 
 
 class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """The newest decisions of all lanes; the oldest are overwritten.
+    """The newest decisions of all environments; the oldest are overwritten.
 
     Args:
         buffer_size: decisions kept.
@@ -78,7 +78,7 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
     def keep(
         self, *, rows_N: Ints, held_N: Floats32, actions_N: Ints, rewards_N: Floats32, ended_N: Bools, ruined_N: Bools
     ) -> None:
-        """One decision of every lane; an episode that was cut goes on flat at the next row, as its value shall."""
+        """One decision of every environment; an episode that was cut goes on flat at the next row, as its value shall."""
         here = slice(self.pos, self.pos + self.n_envs)
         next_held_N = np.where(ended_N, 0.0, actions_N - 1)
         values = (rows_N, held_N, actions_N, rewards_N, next_held_N, ruined_N)
@@ -132,11 +132,11 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
 NUM_ACTIONS = 3
 
 
-class LanesDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """A step or more of all lanes, then the gradient steps that are due for them, again and again.
+class VectorDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
+    """A step or more of all environments, then the gradient steps that are due for them, again and again.
 
     Args:
-        environment: the lanes.
+        environment: the environments.
         hyperparameters: those of the family `dqn`.
         is_level_F: the columns from which the window's mean is subtracted.
         total: decisions of the whole training.
@@ -156,28 +156,28 @@ class LanesDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by m
         device: Any,
         report: Report,
     ) -> None:
-        hyper, lanes = hyperparameters, environment.lanes
-        steps = max(1, hyper.decisions_per_update // lanes.num_lanes)
+        hyper, envs = hyperparameters, environment.envs
+        steps = max(1, hyper.decisions_per_update // envs.num_envs)
         super().__init__(
             "MlpPolicy",
             environment,
             learning_rate=hyper.learning_rate,
-            buffer_size=max(hyper.memory, lanes.num_lanes),
+            buffer_size=max(hyper.memory, envs.num_envs),
             learning_starts=min(hyper.learning_starts, hyper.memory),
             batch_size=hyper.batch_size,
             gamma=hyper.discount_factor,
             train_freq=steps,
-            gradient_steps=max(1, steps * lanes.num_lanes // hyper.decisions_per_update),
+            gradient_steps=max(1, steps * envs.num_envs // hyper.decisions_per_update),
             replay_buffer_class=RowReplay,
-            replay_buffer_kwargs={"rows_RF": lanes.series.rows_RF, "lookback": lanes.lookback, "seed": seed},
-            target_update_interval=max(hyper.target_interval, lanes.num_lanes),
+            replay_buffer_kwargs={"rows_RF": envs.series.rows_RF, "lookback": envs.lookback, "seed": seed},
+            target_update_interval=max(hyper.target_interval, envs.num_envs),
             exploration_fraction=hyper.exploration_share,
             exploration_initial_eps=hyper.exploration_rate,
             exploration_final_eps=min(hyper.exploration_minimum, hyper.exploration_rate),
             policy_kwargs={
                 "net_arch": [hyper.dqn_units] * hyper.layers,
                 "features_extractor_class": ObservedWindow,
-                "features_extractor_kwargs": {"is_level_F": is_level_F, "lookback": lanes.lookback},
+                "features_extractor_kwargs": {"is_level_F": is_level_F, "lookback": envs.lookback},
                 "optimizer_class": Later,
             },
             seed=seed,
@@ -187,7 +187,7 @@ class LanesDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by m
         self.total, self._report = total, report
         self.adam = ClippedAdam(self.q_net, learning_rate=hyper.learning_rate)
         self.chance = np.random.Generator(np.random.PCG64(seed + 1))
-        self._held_N: Floats32 = np.zeros(lanes.num_lanes, dtype=np.float32)
+        self._held_N: Floats32 = np.zeros(envs.num_envs, dtype=np.float32)
         layers, target = (
             [each for each in net.q_net if isinstance(each, nn.Linear)] for net in (self.q_net, self.q_net_target)
         )
@@ -270,7 +270,7 @@ class LanesDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by m
         tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
         tensors |= {f"adam.{name}": value for name, value in self.adam.state().items()}
         arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
-        arrays |= {f"lanes.{name}": value for name, value in self.env.state().items()}
+        arrays |= {f"environments.{name}": value for name, value in self.env.state().items()}
         arrays |= {f"replay.{name}": value for name, value in self.replay_buffer.state().items()}
         arrays["random.exploration"] = generator_words(self.chance)
         counters = [self.num_timesteps, self._n_updates, self._n_calls, self._episode_num]
@@ -283,7 +283,7 @@ class LanesDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by m
         replay = {name.removeprefix("replay."): each for name, each in arrays.items() if name.startswith("replay.")}
         self.replay_buffer.restore(replay)
         self.chance = generator_of(arrays["random.exploration"])
-        self._last_obs = self.env.restore(lanes_of(arrays))
+        self._last_obs = self.env.restore(environment_of(arrays))
         self.num_timesteps, self._n_updates, self._n_calls, self._episode_num = map(int, arrays["counters"])
         self._update_current_progress_remaining(self.num_timesteps, self.total)
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)

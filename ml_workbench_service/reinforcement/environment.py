@@ -1,14 +1,14 @@
-"""`TradingLanes`: many trading episodes at once on one series; `walk`: one policy in order over a part.
+"""`VectorTradingEnvironment`: many trading episodes at once on one series; `walk`: one policy in order over a part.
 
 What a step earns, when an episode ends and what closing costs stands in `series.py`. An episode starts flat at a row
 drawn at random and lasts `episode_length` decisions, or until its segment ends; then it is truncated, the position
-closed and paid for, and the lane begins its next episode in the same step. It is terminated only by ruin.
+closed and paid for, and the environment begins its next episode in the same step. It is terminated only by ruin.
 
 An observation is the window of `lookback` rows, oldest first, then the position (-1, 0, 1), all float32.
 
-Memory: the series, 80 bytes a row of the series, and two observations a lane.
+Memory: the series, 80 bytes a row of the series, and two observations a environment.
 
-Legend: N lanes (in `walk`: N decisions), R rows, T = lookback, F features, O = T * F + 1.
+Legend: N environments (in `walk`: N decisions), R rows, T = lookback, F features, O = T * F + 1.
 Needs numba; import it where training happens, never where the API starts.
 """
 
@@ -29,7 +29,7 @@ from ml_workbench_service.market.trading_series import (
     segment_starts,
     step_rewards,
 )
-from ml_workbench_service.reinforcement.environment_kernels import ROW, TERMINATED, TRUNCATED, begin_lanes, step_lanes
+from ml_workbench_service.reinforcement.environment_kernels import ROW, TERMINATED, TRUNCATED, begin_envs, step_envs
 
 QUEUE_LENGTH = 4096
 """Starting rows drawn at once; a call of the generator for every episode would cost more than the episode's steps."""
@@ -43,8 +43,8 @@ Policy = Callable[[Floats32, Floats32], Ints]
 class Stepped:
     """What a step answers: the environment's own buffers, overwritten by the next step. Copy what you keep.
 
-    `observations_NO` of a lane that has ended belongs to its next episode; the last one of the old episode is
-    `TradingLanes.final_observation`.
+    `observations_NO` of a environment that has ended belongs to its next episode; the last one of the old episode is
+    `VectorTradingEnvironment.final_observation`.
     """
 
     observations_NO: Floats32
@@ -53,7 +53,7 @@ class Stepped:
     truncated_N: Bools
 
 
-class TradingLanes:
+class VectorTradingEnvironment:
     """Episodes side by side, one thread, reproducible from the seed.
 
     Args:
@@ -75,16 +75,16 @@ class TradingLanes:
         rows_N: Ints,
         *,
         lookback: int,
-        num_lanes: int,
+        num_envs: int,
         episode_length: int,
         seed: int,
         starts_N: Ints | None = None,
     ) -> None:
         allowed = series.payable(rows_N)
         self._starts = allowed if starts_N is None else np.intersect1d(allowed, starts_N)
-        _check(self._starts, allowed, lookback=lookback, num_lanes=num_lanes, episode_length=episode_length)
+        _check(self._starts, allowed, lookback=lookback, num_envs=num_envs, episode_length=episode_length)
         self.series, self.lookback = series, lookback
-        self.num_lanes, self.episode_length = num_lanes, episode_length
+        self.num_envs, self.episode_length = num_envs, episode_length
         self.num_observed = lookback * series.num_features + 1
         self._flat_rows = series.rows_RF.reshape(-1)
         self._rewards_R33, self._closing_R = np.zeros((series.num_rows, 3, 3)), np.zeros(series.num_rows)
@@ -92,14 +92,12 @@ class TradingLanes:
         self._closing_R[allowed] = closing_rewards(series, allowed)
         self._allowed_R = np.zeros(series.num_rows, dtype=np.bool_)
         self._allowed_R[allowed] = True
-        self._lanes_N3 = np.zeros((num_lanes, 3), dtype=np.int64)
-        self._ends_N2 = np.zeros((num_lanes, 2), dtype=np.bool_)
-        observations_NO, self._finals_NO = (
-            np.zeros((num_lanes, self.num_observed), dtype=np.float32) for _ in range(2)
-        )
+        self._envs_N3 = np.zeros((num_envs, 3), dtype=np.int64)
+        self._ends_N2 = np.zeros((num_envs, 2), dtype=np.bool_)
+        observations_NO, self._finals_NO = (np.zeros((num_envs, self.num_observed), dtype=np.float32) for _ in range(2))
         self._flat_NO, self._flat_finals_NO = observations_NO.reshape(-1), self._finals_NO.reshape(-1)
         self._stepped = Stepped(
-            observations_NO, np.zeros(num_lanes), self._ends_N2[:, TERMINATED], self._ends_N2[:, TRUNCATED]
+            observations_NO, np.zeros(num_envs), self._ends_N2[:, TERMINATED], self._ends_N2[:, TRUNCATED]
         )
         self._begun = False
         self._queue: Ints = np.zeros(0, dtype=np.int64)
@@ -107,40 +105,40 @@ class TradingLanes:
         self._seed(seed)
 
     def reset(self, *, seed: int | None = None) -> Floats32:
-        """All lanes begin an episode; the observations (N, O), a buffer that the next step overwrites.
+        """All environments begin an episode; the observations (N, O), a buffer that the next step overwrites.
 
         A seed starts the random rows anew; without one they go on from where they are.
         """
         if seed is not None:
             self._seed(seed)
         self._refill()
-        starts = self._queue[self._cursor : self._cursor + self.num_lanes]
-        self._cursor += self.num_lanes
-        begin_lanes(
+        starts = self._queue[self._cursor : self._cursor + self.num_envs]
+        self._cursor += self.num_envs
+        begin_envs(
             self._flat_rows,
             self.series.num_features,
             self.lookback,
             self.episode_length,
             starts,
-            self._lanes_N3,
+            self._envs_N3,
             self._flat_NO,
         )
         self._begun = True
         return self._stepped.observations_NO
 
     def step(self, actions_N: Ints) -> Stepped:
-        """One decision of every lane: 0 short, 1 flat, 2 long.
+        """One decision of every environment: 0 short, 1 flat, 2 long.
 
         Raises:
             DataValidationError: wrong actions; nothing has changed.
         """
         actions = np.ascontiguousarray(actions_N, dtype=np.int64)
-        if actions.shape != (self.num_lanes,) or not self._begun:
+        if actions.shape != (self.num_envs,) or not self._begun:
             raise DataValidationError.at(
-                "actions", f"A step needs {self.num_lanes} actions in one array, after `reset`; got {actions.shape}."
+                "actions", f"A step needs {self.num_envs} actions in one array, after `reset`; got {actions.shape}."
             )
         self._refill()
-        cursor = step_lanes(
+        cursor = step_envs(
             actions,
             self._flat_rows,
             self.series.num_features,
@@ -152,7 +150,7 @@ class TradingLanes:
             self.episode_length,
             self._queue,
             self._cursor,
-            self._lanes_N3,
+            self._envs_N3,
             self._flat_NO,
             self._flat_finals_NO,
             self._stepped.rewards_N,
@@ -163,37 +161,38 @@ class TradingLanes:
         self._cursor = cursor
         return self._stepped
 
-    def final_observation(self, lane: int) -> Floats32:
-        """A copy of the last observation (O,) of the episode that ended in this lane's last step; its position is 0."""
-        final: Floats32 = self._finals_NO[lane].copy()
+    def final_observation(self, env: int) -> Floats32:
+        """A copy of the last observation (O,) of the episode that ended in this environment's last step; its position is 0."""
+        final: Floats32 = self._finals_NO[env].copy()
         return final
 
     @property
     def rows_N(self) -> Ints:
-        """The row of each lane's next decision, a copy."""
-        rows: Ints = self._lanes_N3[:, ROW].copy()
+        """The row of each environment's next decision, a copy."""
+        rows: Ints = self._envs_N3[:, ROW].copy()
         return rows
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs to go on exactly here, as plain arrays."""
         return {
-            "lanes": self._lanes_N3.copy(),
+            "environments": self._envs_N3.copy(),
             "queue": self._queue[self._cursor :].copy(),
             "generator": generator_words(self._generator),
             "observations": self._stepped.observations_NO.copy(),
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> Floats32:
-        """Goes on from a state of lanes made with the same arguments; answers with the observations at hand.
+        """Goes on from a state of environments made with the same arguments; answers with the observations at hand.
 
         Raises:
-            DataValidationError: the state belongs to lanes of another size.
+            DataValidationError: the state belongs to environments of another size.
         """
         if state["observations"].shape != self._stepped.observations_NO.shape:
             raise DataValidationError.at(
-                "checkpoint", "The checkpoint belongs to another number of lanes or another window; start afresh."
+                "checkpoint",
+                "The checkpoint belongs to another number of environments or another window; start afresh.",
             )
-        self._lanes_N3[:] = state["lanes"]
+        self._envs_N3[:] = state["lanes"]
         self._stepped.observations_NO[:] = state["observations"]
         self._queue, self._cursor = np.array(state["queue"], dtype=np.int64), 0
         self._generator = generator_of(state["generator"])
@@ -205,8 +204,8 @@ class TradingLanes:
         self._queue, self._cursor = np.zeros(0, dtype=np.int64), 0
 
     def _refill(self) -> None:
-        """At least one row for every lane in the queue; what is drawn does not depend on when."""
-        while len(self._queue) - self._cursor < self.num_lanes:
+        """At least one row for every environment in the queue; what is drawn does not depend on when."""
+        while len(self._queue) - self._cursor < self.num_envs:
             drawn = self._starts[self._generator.integers(len(self._starts), size=QUEUE_LENGTH)]
             self._queue = np.concatenate([self._queue[self._cursor :], drawn])
             self._cursor = 0
@@ -237,7 +236,7 @@ def walk(policy: Policy, series: TradingSeries, rows_N: Ints, *, lookback: int, 
         chunk: rows asked at once.
     """
     rows = series.payable(rows_N)
-    _check(rows, rows, lookback=lookback, num_lanes=1, episode_length=1)
+    _check(rows, rows, lookback=lookback, num_envs=1, episode_length=1)
     choices_N3 = np.empty((len(rows), len(POSITIONS)), dtype=np.int64)
     offsets = np.arange(1 - lookback, 1)
     for begin in range(0, len(rows), chunk):
@@ -296,12 +295,12 @@ def generator_of(words: np.ndarray) -> np.random.Generator:
     return generator
 
 
-def _check(starts: Ints, allowed: Ints, *, lookback: int, num_lanes: int, episode_length: int) -> None:
+def _check(starts: Ints, allowed: Ints, *, lookback: int, num_envs: int, episode_length: int) -> None:
     if len(starts) == 0:
         raise DataValidationError.at(
             "rows", "No row is left in which a decision could be paid; give a longer part or bars without gaps."
         )
     if int(allowed.min()) < lookback - 1:
         raise DataValidationError.at("rows", "A window would begin before the first row; give the part's windows.")
-    if min(lookback, num_lanes, episode_length) < 1:
-        raise DataValidationError.at("lanes", "Lookback, lanes and episode length must be at least 1.")
+    if min(lookback, num_envs, episode_length) < 1:
+        raise DataValidationError.at("lanes", "Lookback, environments and episode length must be at least 1.")

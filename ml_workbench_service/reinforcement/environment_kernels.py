@@ -3,7 +3,7 @@
 It knows no money: what a decision earns is looked up, computed beforehand by the rule in `series.py`. A logarithm and
 the branches around it would take as long as everything else in a step.
 
-Legend: N lanes, R rows, F features, O = lookback * F + 1 numbers of an observation.
+Legend: N environments, R rows, F features, O = lookback * F + 1 numbers of an observation.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from ml_workbench_service.market.trading_series import Bools
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 ROW, HELD, LEFT = range(3)
-"""Columns of `lanes_N3`: the row of a lane's next decision, the action whose position is held, the decisions left."""
+"""Columns of `envs_N3`: the row of a environment's next decision, the action whose position is held, the decisions left."""
 FLAT = 1
 TERMINATED, TRUNCATED = range(2)
 """Columns of `ends_N2`. Few arrays rather than many: numba unpacks each of them at each call."""
@@ -40,7 +40,7 @@ def compiled(function: Kernel) -> Kernel:
 
 @compiled
 def observe(
-    flat_rows: Floats32, num_features: int, row: int, lookback: int, held: int, flat_NO: Floats32, lane: int
+    flat_rows: Floats32, num_features: int, row: int, lookback: int, held: int, flat_NO: Floats32, env: int
 ) -> None:
     """Writes the window that ends at the row, oldest row first, and the position behind it.
 
@@ -49,30 +49,30 @@ def observe(
     """
     width = np.uint64(lookback * num_features)
     begin = np.uint64((row + 1 - lookback) * num_features)
-    place = np.uint64(lane) * (width + np.uint64(1))
+    place = np.uint64(env) * (width + np.uint64(1))
     for number in range(width):
         flat_NO[place + number] = flat_rows[begin + number]
     flat_NO[place + width] = held - FLAT
 
 
 @compiled
-def begin_lanes(
+def begin_envs(
     flat_rows: Floats32,
     num_features: int,
     lookback: int,
     episode_length: int,
     starts_N: Ints,
-    lanes_N3: Ints,
+    envs_N3: Ints,
     flat_NO: Floats32,
 ) -> None:
-    """Every lane begins an episode at its row, flat."""
-    for lane in range(len(lanes_N3)):
-        lanes_N3[lane, ROW], lanes_N3[lane, HELD], lanes_N3[lane, LEFT] = starts_N[lane], FLAT, episode_length
-        observe(flat_rows, num_features, starts_N[lane], lookback, FLAT, flat_NO, lane)
+    """Every environment begins an episode at its row, flat."""
+    for env in range(len(envs_N3)):
+        envs_N3[env, ROW], envs_N3[env, HELD], envs_N3[env, LEFT] = starts_N[env], FLAT, episode_length
+        observe(flat_rows, num_features, starts_N[env], lookback, FLAT, flat_NO, env)
 
 
 @compiled
-def step_lanes(
+def step_envs(
     actions_N: Ints,
     flat_rows: Floats32,
     num_features: int,
@@ -84,35 +84,35 @@ def step_lanes(
     episode_length: int,
     queue_Q: Ints,
     cursor: int,
-    lanes_N3: Ints,
+    envs_N3: Ints,
     flat_NO: Floats32,
     flat_finals_NO: Floats32,
     rewards_N: Floats,
     ends_N2: Bools,
 ) -> int:
-    """One decision of every lane. Lanes that end begin anew at the queue's next row.
+    """One decision of every environment. Environments that end begin anew at the queue's next row.
 
     Returns the cursor in the queue, or -1 where an action is none of 0, 1, 2; then nothing has changed.
     """
-    for lane in range(len(actions_N)):
-        if actions_N[lane] < 0 or actions_N[lane] > 2:
+    for env in range(len(actions_N)):
+        if actions_N[env] < 0 or actions_N[env] > 2:
             return -1
-    for lane in range(len(actions_N)):
-        row, held, action = lanes_N3[lane, ROW], lanes_N3[lane, HELD], actions_N[lane]
+    for env in range(len(actions_N)):
+        row, held, action = envs_N3[env, ROW], envs_N3[env, HELD], actions_N[env]
         reward = rewards_R33[row, held, action]
-        left, following = lanes_N3[lane, LEFT] - 1, row + 1
+        left, following = envs_N3[env, LEFT] - 1, row + 1
         ruined = reward <= ruin
         ends = ruined or left == 0 or not allowed_R[following]
         if ends:
             if action != FLAT:
                 reward = max(reward + closing_R[row], ruin)
                 ruined = reward <= ruin
-            observe(flat_rows, num_features, following, lookback, FLAT, flat_finals_NO, lane)
+            observe(flat_rows, num_features, following, lookback, FLAT, flat_finals_NO, env)
             following, action, left = queue_Q[cursor], FLAT, episode_length
             cursor += 1
-        lanes_N3[lane, ROW], lanes_N3[lane, HELD], lanes_N3[lane, LEFT] = following, action, left
-        observe(flat_rows, num_features, following, lookback, action, flat_NO, lane)
-        rewards_N[lane] = reward
-        ends_N2[lane, TERMINATED] = ruined
-        ends_N2[lane, TRUNCATED] = ends and not ruined
+        envs_N3[env, ROW], envs_N3[env, HELD], envs_N3[env, LEFT] = following, action, left
+        observe(flat_rows, num_features, following, lookback, action, flat_NO, env)
+        rewards_N[env] = reward
+        ends_N2[env, TERMINATED] = ruined
+        ends_N2[env, TRUNCATED] = ends and not ruined
     return cursor

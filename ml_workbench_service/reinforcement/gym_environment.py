@@ -1,7 +1,9 @@
-"""`TradingVectorEnv`: `TradingLanes` as a Gymnasium vector environment, so that any library that takes one can trade.
+"""`TradingVectorEnv`: `VectorTradingEnvironment` as a Gymnasium vector environment, so that any library that takes one
+can trade.
 
 Episodes that end begin anew in the same step (`AutoresetMode.SAME_STEP`): the observation returned is already the next
-episode's, and `infos["final_obs"][lane]` is the old one's last, with `infos["_final_obs"]` saying for which lanes.
+episode's, and `infos["final_obs"][environment]` is the old one's last, with `infos["_final_obs"]` saying for which
+environments.
 """
 
 from typing import Any, ClassVar
@@ -12,23 +14,23 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.market.trading_series import POSITIONS, Bools
-from ml_workbench_service.reinforcement.environment import TradingLanes
+from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 
 
 class TradingVectorEnv(VectorEnv[Floats32, Ints, Any]):  # type: ignore[misc]  # gymnasium is not read by mypy
-    """The lanes behind Gymnasium's interface.
+    """The environments behind Gymnasium's interface.
 
     Args:
-        lanes: what really steps; this environment is its only user.
+        environments: what really steps; this environment is its only user.
         copy: whether answers are the caller's to keep; without it they are buffers that the next step overwrites.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
 
-    def __init__(self, lanes: TradingLanes, *, copy: bool = True) -> None:
+    def __init__(self, envs: VectorTradingEnvironment, *, copy: bool = True) -> None:
         super().__init__()
-        self.lanes, self.copy, self.num_envs = lanes, copy, lanes.num_lanes
-        shape = (lanes.num_observed,)
+        self.envs, self.copy, self.num_envs = envs, copy, envs.num_envs
+        shape = (envs.num_observed,)
         self.single_observation_space = spaces.Box(-np.inf, np.inf, shape, dtype=np.float32)
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.num_envs, *shape), dtype=np.float32)
         self.single_action_space = spaces.Discrete(len(POSITIONS))
@@ -37,18 +39,18 @@ class TradingVectorEnv(VectorEnv[Floats32, Ints, Any]):  # type: ignore[misc]  #
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Floats32, dict[str, Any]]:
-        """All lanes begin an episode; there are no options."""
+        """All environments begin an episode; there are no options."""
         super().reset(seed=seed)
-        return self._kept(self.lanes.reset(seed=seed)), {}
+        return self._kept(self.envs.reset(seed=seed)), {}
 
     def step(self, actions: Ints) -> tuple[Floats32, Floats, Bools, Bools, dict[str, Any]]:
-        """One decision of every lane: 0 short, 1 flat, 2 long; rewards are log returns after costs."""
-        stepped = self.lanes.step(actions)
+        """One decision of every environment: 0 short, 1 flat, 2 long; rewards are log returns after costs."""
+        stepped = self.envs.step(actions)
         ended = stepped.terminated_N | stepped.truncated_N
         infos: dict[str, Any] = {}
-        for lane in np.flatnonzero(ended):
-            final = {"final_obs": self.lanes.final_observation(int(lane)), "final_info": {}}
-            infos = self._add_info(infos, final, int(lane))
+        for env in np.flatnonzero(ended):
+            final = {"final_obs": self.envs.final_observation(int(env)), "final_info": {}}
+            infos = self._add_info(infos, final, int(env))
         return (
             self._kept(stepped.observations_NO),
             self._kept(stepped.rewards_N),

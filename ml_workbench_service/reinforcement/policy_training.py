@@ -8,7 +8,7 @@ of this size.
 `PolicyCheckpoint`: a policy's training between two epochs, as plain arrays in a
 `learning.interfaces.checkpoint.Checkpoint`.
 
-Parameters, Adam's moments, the lanes, the replay buffer, counters and every random state are the learner's own
+Parameters, Adam's moments, the environments, the replay buffer, counters and every random state are the learner's own
 `state`; here the best weights so far and torch's random state join them. stable-baselines3's own save files hold
 pickles and are never written or read.
 """
@@ -89,7 +89,7 @@ def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
 
 
 class Learner(Protocol):
-    """An algorithm that learns from rollouts: `LanesPpo`, `LanesDqn`."""
+    """An algorithm that learns from rollouts: `VectorPpo`, `VectorDqn`."""
 
     network: PolicyNetwork
     env: Any
@@ -132,7 +132,7 @@ def train(
     """Trains a policy; the same seed gives the same weights on the same hardware.
 
     Args:
-        kind: `LanesPpo` or `LanesDqn`.
+        kind: `VectorPpo` or `VectorDqn`.
         problem: data, costs, seed, and where to leave checkpoints.
         hyperparameters: the family's.
         outputs: names of the three outputs.
@@ -150,7 +150,7 @@ def train(
     environment = MarketEnvironment(
         market,
         lookback=windows.lookback,
-        num_lanes=hyper.lanes,
+        num_envs=hyper.envs,
         episode_length=hyper.episode_length,
         seed=problem.seed,
     )

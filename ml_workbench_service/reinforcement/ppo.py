@@ -1,4 +1,4 @@
-"""`LanesPpo`: stable-baselines3's PPO over many lanes, with a lean update (Schulman et al., arXiv:1707.06347).
+"""`VectorPpo`: stable-baselines3's PPO over many environments, with a lean update (Schulman et al., arXiv:1707.06347).
 
 Rollouts, advantages and bootstrapping at an episode's cut are stable-baselines3's. The update is the same arithmetic
 with less around it: the window stage, which has nothing to learn, runs once a rollout instead of once a batch; the
@@ -28,11 +28,11 @@ class _Policy(ActorCriticPolicy):  # type: ignore[misc]  # stable-baselines3 is 
     """Another name alone: for its own one stable-baselines3 advises against a GPU, which was somebody's choice."""
 
 
-class LanesPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """One rollout of all lanes, then `passes` over it in batches, again and again.
+class VectorPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
+    """One rollout of all environments, then `passes` over it in batches, again and again.
 
     Args:
-        environment: the lanes.
+        environment: the environments.
         hyperparameters: those of the family `ppo`.
         is_level_F: the columns from which the window's mean is subtracted.
         total: decisions of the whole training.
@@ -69,7 +69,7 @@ class LanesPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by m
             policy_kwargs={
                 "net_arch": {"pi": units, "vf": units},
                 "features_extractor_class": ObservedWindow,
-                "features_extractor_kwargs": {"is_level_F": is_level_F, "lookback": environment.lanes.lookback},
+                "features_extractor_kwargs": {"is_level_F": is_level_F, "lookback": environment.envs.lookback},
                 "optimizer_class": Later,
             },
             seed=seed,
@@ -161,7 +161,7 @@ class LanesPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by m
         tensors |= {f"adam.{name}": value for name, value in self.adam.state().items()}
         tensors["random.order"] = self.chance.get_state()
         arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
-        arrays |= {f"lanes.{name}": value for name, value in environment.state().items()}
+        arrays |= {f"environments.{name}": value for name, value in environment.state().items()}
         arrays["episode_starts"] = np.array(self._last_episode_starts)
         arrays["counters"] = np.array([self.num_timesteps, self._n_updates], dtype=np.int64)
         return arrays
@@ -170,7 +170,7 @@ class LanesPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by m
         """Goes on from a state."""
         restore_network(self.policy, self.adam, arrays, prefix="policy.")
         self.chance.set_state(torch.from_numpy(np.array(arrays["random.order"])))
-        self._last_obs = self.env.restore(lanes_of(arrays))
+        self._last_obs = self.env.restore(environment_of(arrays))
         self._last_episode_starts = np.array(arrays["episode_starts"])
         self.num_timesteps, self._n_updates = (int(each) for each in arrays["counters"])
         self._update_current_progress_remaining(self.num_timesteps, self.total)
@@ -184,6 +184,6 @@ def restore_network(network: nn.Module, adam: ClippedAdam, arrays: Mapping[str, 
     adam.restore({name.removeprefix("adam."): torch.from_numpy(np.array(value)) for name, value in moments.items()})
 
 
-def lanes_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The lanes' part of a state."""
+def environment_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The environments' part of a state."""
     return {name.removeprefix("lanes."): value for name, value in arrays.items() if name.startswith("lanes.")}

@@ -189,7 +189,7 @@ def reward_difference(problem: TrainingProblem) -> float:
     Random decisions over the newest rows of the training part, each segment an episode of its own.
     """
     from ml_workbench_service.market.backtest import backtest
-    from ml_workbench_service.reinforcement.environment import TradingLanes
+    from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 
     series = series_of(problem)
     rows = decision_rows(series, problem, "train")[-REWARD_ROWS:]
@@ -198,12 +198,12 @@ def reward_difference(problem: TrainingProblem) -> float:
     for segment in np.split(rows, np.flatnonzero(segment_starts(rows))[1:]):
         positions = chance.integers(-1, 2, len(segment))
         judged = backtest(series, segment, positions, bars_per_year=1.0).net_N
-        lanes = TradingLanes(
-            series, segment, lookback=problem.windows.lookback, num_lanes=1, episode_length=len(segment),
+        envs = VectorTradingEnvironment(
+            series, segment, lookback=problem.windows.lookback, num_envs=1, episode_length=len(segment),
             seed=0, starts_N=segment[:1],
         )  # fmt: skip
-        lanes.reset()
-        paid = np.array([lanes.step(np.array([position + 1])).rewards_N[0] for position in positions])
+        envs.reset()
+        paid = np.array([envs.step(np.array([position + 1])).rewards_N[0] for position in positions])
         held = np.concatenate([[0], positions[:-1]])
         tabled = step_table(series, segment)[np.arange(len(segment)), held + 1, positions + 1]
         worst = max(worst, float(np.abs(paid - judged).max()), float(np.abs(tabled - judged).max()))

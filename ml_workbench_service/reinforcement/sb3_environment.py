@@ -1,14 +1,16 @@
-"""`TradingVecEnv`: `TradingLanes` as stable-baselines3's vector environment, without an environment object a lane.
+"""`TradingVecEnv`: `VectorTradingEnvironment` as stable-baselines3's vector environment, without an environment object
+a environment.
 
 Its convention: an episode that ends begins anew in the same step; the last observation of the old one is
-`infos[lane]["terminal_observation"]`, and `infos[lane]["TimeLimit.truncated"]` says that it was cut, so that its value
-is still estimated beyond the cut. Here every end but ruin is a cut.
+`infos[environment]["terminal_observation"]`, and `infos[environment]["TimeLimit.truncated"]` says that it was cut, so
+that its value is still estimated beyond the cut. Here every end but ruin is a cut.
 
-Legend: N lanes, O numbers of an observation (see `reinforcement/environment.py`).
+Legend: N environments, O numbers of an observation (see `reinforcement/environment.py`).
 
-`MarketEnvironment`: the trading lanes as the policies' algorithms see them, with rewards in the symbols' own units.
+`MarketEnvironment`: the trading environments as the policies' algorithms see them, with rewards in the symbols' own
+units.
 
-Legend: N lanes, R rows.
+Legend: N environments, R rows.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,32 +25,32 @@ from stable_baselines3.common.vec_env import VecEnv
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.market.trading_series import POSITIONS, Bools
-from ml_workbench_service.reinforcement.environment import TradingLanes
+from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 from ml_workbench_service.reinforcement.policy_family import Market
 
 
 class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """The lanes behind stable-baselines3's interface; observations are copies, rewards float32.
+    """The environments behind stable-baselines3's interface; observations are copies, rewards float32.
 
     Args:
-        lanes: what really steps; this environment is its only user.
+        environments: what really steps; this environment is its only user.
         reward_scale: factor on the log returns, which are around 1e-4 and too small for a network's loss as they are.
     """
 
-    def __init__(self, lanes: TradingLanes, *, reward_scale: float = 1.0) -> None:
-        self.lanes, self.reward_scale = lanes, reward_scale
-        self.actions: Ints = np.ones(lanes.num_lanes, dtype=np.int64)
-        self._returns_N = np.zeros(lanes.num_lanes)
+    def __init__(self, envs: VectorTradingEnvironment, *, reward_scale: float = 1.0) -> None:
+        self.envs, self.reward_scale = envs, reward_scale
+        self.actions: Ints = np.ones(envs.num_envs, dtype=np.int64)
+        self._returns_N = np.zeros(envs.num_envs)
         self._episode_returns: list[float] = []
         super().__init__(
-            lanes.num_lanes,
-            spaces.Box(-np.inf, np.inf, (lanes.num_observed,), dtype=np.float32),
+            envs.num_envs,
+            spaces.Box(-np.inf, np.inf, (envs.num_observed,), dtype=np.float32),
             spaces.Discrete(len(POSITIONS)),
         )
 
     def reset(self) -> Floats32:
-        """All lanes begin an episode; a seed given to `seed` before starts the random rows anew."""
-        observations: Floats32 = self.lanes.reset(seed=self._seeds[0]).copy()
+        """All environments begin an episode; a seed given to `seed` before starts the random rows anew."""
+        observations: Floats32 = self.envs.reset(seed=self._seeds[0]).copy()
         self._reset_seeds()
         self._reset_options()
         self._returns_N[:] = 0.0
@@ -59,18 +61,18 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
         self.actions = actions
 
     def step_wait(self) -> tuple[Floats32, Floats32, Bools, list[dict[str, Any]]]:
-        """One decision of every lane."""
-        stepped = self.lanes.step(self.actions)
+        """One decision of every environment."""
+        stepped = self.envs.step(self.actions)
         dones: Bools = stepped.terminated_N | stepped.truncated_N
         self._returns_N += stepped.rewards_N
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
-        for lane in np.flatnonzero(dones).tolist():
-            infos[lane] = {
-                "terminal_observation": self.lanes.final_observation(lane),
-                "TimeLimit.truncated": bool(stepped.truncated_N[lane]),
+        for env in np.flatnonzero(dones).tolist():
+            infos[env] = {
+                "terminal_observation": self.envs.final_observation(env),
+                "TimeLimit.truncated": bool(stepped.truncated_N[env]),
             }
-            self._episode_returns.append(float(self._returns_N[lane]))
-            self._returns_N[lane] = 0.0
+            self._episode_returns.append(float(self._returns_N[env]))
+            self._returns_N[env] = 0.0
         rewards = (stepped.rewards_N * self.reward_scale).astype(np.float32)
         return stepped.observations_NO.copy(), rewards, dones, infos
 
@@ -85,11 +87,11 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
             "returns": self._returns_N.copy(),
             "episode_returns": np.array(self._episode_returns, dtype=np.float64),
         }
-        return self.lanes.state() | returns
+        return self.envs.state() | returns
 
     def restore(self, state: Mapping[str, np.ndarray]) -> Floats32:
         """Goes on from a state; answers with a copy of the observations at hand, which the algorithm last saw."""
-        observations: Floats32 = self.lanes.restore(state).copy()
+        observations: Floats32 = self.envs.restore(state).copy()
         self._returns_N[:] = state["returns"]
         self._episode_returns = state["episode_returns"].tolist()
         return observations
@@ -98,18 +100,20 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
         """There is nothing to close."""
 
     def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The same value for every asked lane: lanes have no attributes of their own."""
+        """The same value for every asked environment: environments have no attributes of their own."""
         if attr_name == "render_mode":
             return [None for _ in self._asked(indices)]
-        return [getattr(self.lanes, attr_name) for _ in self._asked(indices)]
+        return [getattr(self.envs, attr_name) for _ in self._asked(indices)]
 
     def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Refused: lanes have no attributes of their own."""
-        raise AttributeError(f"trading lanes have no attribute {attr_name} to set; make new lanes instead")
+        """Refused: environments have no attributes of their own."""
+        raise AttributeError(
+            f"trading environments have no attribute {attr_name} to set; make new environments instead"
+        )
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
-        """Refused: lanes have no methods of their own."""
-        raise AttributeError(f"trading lanes have no method {method_name}; call the method of `.lanes`")
+        """Refused: environments have no methods of their own."""
+        raise AttributeError(f"trading environments have no method {method_name}; call the method of `.environments`")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """Never."""
@@ -123,28 +127,28 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
 class MarketEnvironment(TradingVecEnv):
     """Episodes begin anywhere in the training part; a reward is a net log return in units of the symbol's bar."""
 
-    def __init__(self, market: Market, *, lookback: int, num_lanes: int, episode_length: int, seed: int) -> None:
-        lanes = TradingLanes(
+    def __init__(self, market: Market, *, lookback: int, num_envs: int, episode_length: int, seed: int) -> None:
+        envs = VectorTradingEnvironment(
             market.series,
             market.train,
             lookback=lookback,
-            num_lanes=num_lanes,
+            num_envs=num_envs,
             episode_length=episode_length,
             seed=seed,
         )
-        super().__init__(lanes)
+        super().__init__(envs)
         self._units_R = market.units_R.astype(np.float32)
-        self.decided_N: Ints = np.zeros(num_lanes, dtype=np.int64)
+        self.decided_N: Ints = np.zeros(num_envs, dtype=np.int64)
 
     def step_wait(self) -> tuple[Floats32, Floats32, Bools, list[dict[str, Any]]]:
-        """One decision of every lane; its rows stay in `decided_N`."""
-        self.decided_N = self.lanes.rows_N
+        """One decision of every environment; its rows stay in `decided_N`."""
+        self.decided_N = self.envs.rows_N
         observations, rewards, dones, infos = super().step_wait()
         return observations, rewards * self._units_R[self.decided_N], dones, infos
 
 
 class Watch(BaseCallback):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """Looks for a cancellation at every step of the lanes."""
+    """Looks for a cancellation at every step of the environments."""
 
     def __init__(self, report: Report) -> None:
         super().__init__()

@@ -23,7 +23,7 @@ from ml_workbench_service.market.trading_series import segment_starts, step_tabl
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.policy_family import Market
 from ml_workbench_service.reinforcement.policy_network import NUM_ACTIONS, table_graph
-from ml_workbench_service.reinforcement.tabular_q import QLanes, QSettings
+from ml_workbench_service.reinforcement.tabular_q import QSettings, VectorTabularQ
 
 MOST_ROWS = 200_000
 """Rows that the quantiles are read from; more move no edge that matters."""
@@ -91,20 +91,20 @@ def quantile_edges(last_NF: Floats32, num_bins: int) -> Floats32:
 
 @dataclass
 class _Course:
-    lanes: QLanes
+    runs: VectorTabularQ
     kept_SA: Floats
     best: float = float("-inf")
     best_epoch: int = 0
     epoch: int = 0
 
     def arrays(self) -> dict[str, np.ndarray]:
-        return self.lanes.state() | {"kept": self.kept_SA}
+        return self.runs.state() | {"kept": self.kept_SA}
 
     def counts(self) -> dict[str, Any]:
         return {"best": self.best, "best_epoch": self.best_epoch, "epoch": self.epoch}
 
     def restore(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        self.lanes.restore(arrays)
+        self.runs.restore(arrays)
         self.kept_SA = np.array(arrays["kept"])
         self.best, self.best_epoch, self.epoch = float(state["best"]), int(state["best_epoch"]), int(state["epoch"])
 
@@ -122,28 +122,28 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
     edges_FE = quantile_edges(_last_rows(windows, _sampled(market.train)), hyper.bins)
     num_bins = hyper.bins ** len(windows.features)
     rewards = step_table(market.series, market.train) * market.units_R[market.train][:, None, None]
-    lanes = QLanes(
+    runs = VectorTabularQ(
         rewards,
         bins_of(_last_rows(windows, market.train), edges_FE),
         segment_starts(market.train),
         num_bins=num_bins,
         settings=QSettings.of([_settings(hyper, problem.seed)]),
     )
-    course = _Course(lanes, lanes.values_LSA[0].copy())
+    course = _Course(runs, runs.values_LSA[0].copy())
     saved = None if problem.checkpoint is None else problem.checkpoint.load()
     if saved is not None:
         course.restore(*saved)
         report.say(f"going on after epoch {course.epoch}")
     while course.epoch < hyper.epochs and course.epoch - course.best_epoch < hyper.patience:
         report.check()
-        (earned_in_training,) = lanes.epoch()
+        (earned_in_training,) = runs.epoch()
         report.check()
-        policy = TabularPolicy(lanes.values_LSA[0].astype(np.float32), edges_FE, windows.scaler.is_level_F)
+        policy = TabularPolicy(runs.values_LSA[0].astype(np.float32), edges_FE, windows.scaler.is_level_F)
         earned = walk(policy.act, market.series, market.stop, lookback=windows.lookback)
         course.epoch += 1
         if float(earned.rewards_N.sum()) > course.best:
             course.best, course.best_epoch = float(earned.rewards_N.sum()), course.epoch
-            course.kept_SA = lanes.values_LSA[0].copy()
+            course.kept_SA = runs.values_LSA[0].copy()
         if problem.checkpoint is not None and problem.checkpoint.due():
             problem.checkpoint.save(course.arrays(), course.counts())
         report(
@@ -174,7 +174,7 @@ def _sampled(rows_N: Ints) -> Ints:
 
 
 def _trained(policy: TabularPolicy, *, outputs: tuple[str, ...], course: _Course) -> Trained:
-    num_visited = int(np.sum(course.lanes.visits_LSA[0].sum(axis=1) > 0))
+    num_visited = int(np.sum(course.runs.visits_LSA[0].sum(axis=1) > 0))
     return Trained(
         outputs=outputs,
         weights={"values": policy.values_SA, "edges": policy.edges_FE},

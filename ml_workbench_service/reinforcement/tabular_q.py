@@ -1,15 +1,16 @@
-"""`QLanes`: tabular Q-learning of many settings and seeds over the same recorded market, each lane a table of its own.
+"""`VectorTabularQ`: tabular Q-learning of many settings and seeds over the same recorded market, each run a table of
+its own.
 
 Idea: the market does not answer to what one agent does, so the sequence of market bins and every possible reward are
-computed once (`market.trading_series.step_table`), and a lane is nothing but a walk over them. A state is the market's
+computed once (`market.trading_series.step_table`), and a run is nothing but a walk over them. A state is the market's
 bin and the position held; actions are short, flat, long. Update, exploration and the rule that flat wins among equals
-are those of `agents.q_table.QTable`, and a lane's table equals its table to the bit, for the same seed.
+are those of `agents.q_table.QTable`, and a run's table equals its table to the bit, for the same seed.
 
 It fails where the bins say nothing about the next return: then the table learns the costs, and stays flat.
 
-Cost: some 20 ns a row and lane, 100 bytes a row. Watkins and Dayan, "Q-learning", Machine Learning 8 (1992).
+Cost: some 20 ns a row and run, 100 bytes a row. Watkins and Dayan, "Q-learning", Machine Learning 8 (1992).
 
-Legend: N rows, L lanes, S = 3 * B states of B market bins, A = 3 actions, E epochs. Needs numba.
+Legend: N rows, L runs, S = 3 * B states of B market bins, A = 3 actions, E epochs. Needs numba.
 """
 
 from collections.abc import Mapping, Sequence
@@ -28,7 +29,7 @@ from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIO
 
 @dataclass(frozen=True)
 class QSettings:
-    """One entry a lane of each hyper-parameter; bounds and meaning as in `QLearningHyperparameters`."""
+    """One entry a run of each hyper-parameter; bounds and meaning as in `QLearningHyperparameters`."""
 
     learning_rate_L: Floats
     exploration_rate_L: Floats
@@ -42,7 +43,7 @@ class QSettings:
 
     @classmethod
     def of(cls, hyperparameters: Sequence[QLearningHyperparameters]) -> "QSettings":
-        """One lane for each."""
+        """One run for each."""
         names = [each.name.removesuffix("_L") for each in fields(cls)]
         return cls(*(np.array([getattr(each, name) for each in hyperparameters]) for name in names))
 
@@ -56,7 +57,7 @@ class QSettings:
         seeds: Sequence[int] = (0,),
         **others: float,
     ) -> "QSettings":
-        """Every combination, the last one named varying fastest; `others` are the same for all lanes."""
+        """Every combination, the last one named varying fastest; `others` are the same for all runs."""
         return cls.of(
             [
                 QLearningHyperparameters(
@@ -73,7 +74,7 @@ class QSettings:
         )
 
 
-class QLanes:
+class VectorTabularQ:
     """Tables that learn side by side, an epoch at a time; everything can be saved and restored exactly.
 
     Args:
@@ -81,7 +82,7 @@ class QLanes:
         bins_N: the market's bin at each row, 0 to B - 1.
         starts_N: `market.trading_series.stretch_starts` of the rows.
         num_bins: B.
-        settings: one lane each.
+        settings: one run each.
         idle_B: bins in which nothing is chosen: the position is flat, no random number is drawn (an abstention).
 
     Raises:
@@ -116,22 +117,22 @@ class QLanes:
         )
 
     def epoch(self) -> Floats:
-        """One pass over all rows by every lane; the log return (L,) that each earned while it explored."""
+        """One pass over all rows by every run; the log return (L,) that each earned while it explored."""
         settings, rewards_L = self.settings, np.zeros(len(self.settings))
-        for lane in range(len(settings)):
-            rewards_L[lane], self.exploration_rate_L[lane] = learn_pass(
+        for run in range(len(settings)):
+            rewards_L[run], self.exploration_rate_L[run] = learn_pass(
                 self._rewards_N33,
                 self._bins_N,
                 self._starts_N,
                 self._idle_B,
-                self.values_LSA[lane],
-                self.visits_LSA[lane],
-                float(settings.learning_rate_L[lane]),
-                float(settings.discount_factor_L[lane]),
-                float(self.exploration_rate_L[lane]),
-                float(settings.exploration_decay_L[lane]),
-                float(settings.exploration_minimum_L[lane]),
-                self._words_L6[lane],
+                self.values_LSA[run],
+                self.visits_LSA[run],
+                float(settings.learning_rate_L[run]),
+                float(settings.discount_factor_L[run]),
+                float(self.exploration_rate_L[run]),
+                float(settings.exploration_decay_L[run]),
+                float(settings.exploration_minimum_L[run]),
+                self._words_L6[run],
             )
         return rewards_L
 
@@ -145,14 +146,14 @@ class QLanes:
         }
 
     def restore(self, state: Mapping[str, np.ndarray]) -> None:
-        """Goes on from a state of lanes made with the same arguments.
+        """Goes on from a state of runs made with the same arguments.
 
         Raises:
-            DataValidationError: the state belongs to other lanes or bins.
+            DataValidationError: the state belongs to other runs or bins.
         """
         if state["values"].shape != self.values_LSA.shape:
             raise DataValidationError.at(
-                "checkpoint", "The checkpoint belongs to another number of lanes or bins; start afresh."
+                "checkpoint", "The checkpoint belongs to another number of runs or bins; start afresh."
             )
         self.values_LSA[:], self.visits_LSA[:] = state["values"], state["visits"]
         self.exploration_rate_L[:] = state["exploration_rate"]
@@ -161,7 +162,7 @@ class QLanes:
 
 @dataclass(frozen=True)
 class QTables:
-    """What the lanes have learnt: values and visits by lane, state and action; log returns by lane and epoch."""
+    """What the runs have learnt: values and visits by run, state and action; log returns by run and epoch."""
 
     values_LSA: Floats
     visits_LSA: Ints
@@ -179,8 +180,8 @@ def learn_tables(
     epochs: int,
     idle_B: Bools | None = None,
 ) -> QTables:
-    """All epochs over decision rows, which must be payable and ascending; see `QLanes`."""
-    lanes = QLanes(
+    """All epochs over decision rows, which must be payable and ascending; see `VectorTabularQ`."""
+    runs = VectorTabularQ(
         step_table(series, rows_N),
         bins_N,
         segment_starts(rows_N),
@@ -188,8 +189,8 @@ def learn_tables(
         settings=settings,
         idle_B=idle_B,
     )
-    rewards = [lanes.epoch() for _ in range(epochs)]
-    return QTables(lanes.values_LSA, lanes.visits_LSA, np.stack(rewards, axis=1), lanes.exploration_rate_L)
+    rewards = [runs.epoch() for _ in range(epochs)]
+    return QTables(runs.values_LSA, runs.visits_LSA, np.stack(rewards, axis=1), runs.exploration_rate_L)
 
 
 def greedy_actions(values_SA: Floats) -> Ints:

@@ -1,8 +1,8 @@
 """`VersionIntervals`: the intervals that a live version stated, which of them held, and what that taught.
 
-One lane a symbol, no files. A bar's price matures the intervals whose horizon ends there; an interval whose end passes
-without a price is dropped, and so is one for a volatility that misses a bar in between. As it stands it is written as
-JSON (`serving/live_intervals.py`). When a segment is over and what came true of it is the rule of
+One series a symbol, no files. A bar's price matures the intervals whose horizon ends there; an interval whose end
+passes without a price is dropped, and so is one for a volatility that misses a bar in between. As it stands it is
+written as JSON (`serving/live_intervals.py`). When a segment is over and what came true of it is the rule of
 `market/outcomes/realised.py`.
 """
 
@@ -15,7 +15,7 @@ from pydantic import ConfigDict, Field
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.learning.calibration.adaptive_intervals import IntervalTracker
 from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL
-from ml_workbench_service.market.outcomes.realised import FROM_FILE, Positive, PriceLane, Segment, meets_closure
+from ml_workbench_service.market.outcomes.realised import FROM_FILE, Positive, PriceSeries, Segment, meets_closure
 
 NUM_RECENT = 500
 """Outcomes behind the live coverage: its standard error is 1.3 points at 90 %."""
@@ -64,7 +64,7 @@ class StatedInterval(Segment):
 
 
 @dataclass(slots=True)
-class Lane(PriceLane):
+class IntervalSeries(PriceSeries):
     """One symbol: its priced bars, what waits, and a tracker for each kind of interval.
 
     Attributes:
@@ -98,7 +98,7 @@ class VersionIntervals:
     version: str
     digest: str
     level: float = INTERVAL_LEVEL
-    lanes: dict[str, Lane] = field(default_factory=dict)
+    lanes: dict[str, IntervalSeries] = field(default_factory=dict)
     recent: Annotated[str, Field(pattern="^[01]*$", max_length=NUM_RECENT)] = ""
     num_outcomes: Annotated[int, Field(ge=0)] = 0
     num_dropped: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
@@ -107,36 +107,38 @@ class VersionIntervals:
         """One more that taught nothing."""
         self.num_dropped[reason] = self.num_dropped.get(reason, 0) + 1
 
-    def price(self, lane: Lane, target: Target, *, as_of_ms: int, price: float, bar_ms: int) -> None:
+    def price(self, series: IntervalSeries, target: Target, *, as_of_ms: int, price: float, bar_ms: int) -> None:
         """A new bar's price: the path grows, what is due matures, what has no end any more is dropped."""
-        if lane.scale is not None:
-            lane.by_volatility.saw(lane.scale)
-            lane.scale = None
-        lane.add(as_of_ms, price, bar_ms)
-        for stated_ms, stated in list(lane.waiting.items()):
-            end = lane.end(stated, target, bar_ms)
+        if series.scale is not None:
+            series.by_volatility.saw(series.scale)
+            series.scale = None
+        series.add(as_of_ms, price, bar_ms)
+        for stated_ms, stated in list(series.waiting.items()):
+            end = series.end(stated, target, bar_ms)
             if end == "waits":
                 break
-            del lane.waiting[stated_ms]
+            del series.waiting[stated_ms]
             if end == "gap":
                 self.drop("gap")
                 continue
-            self.count(lane, stated, lane.realised(stated, target))
+            self.count(series, stated, series.realised(stated, target))
 
-    def expect(self, lane: Lane, stated: StatedInterval, *, as_of_ms: int, bar_ms: int, horizon: int) -> None:
+    def expect(
+        self, series: IntervalSeries, stated: StatedInterval, *, as_of_ms: int, bar_ms: int, horizon: int
+    ) -> None:
         """Keeps an interval until its outcome is known; one that spans a closure of an intraday market has none."""
         if meets_closure(as_of_ms, stated.due_ms, bar_ms=bar_ms, horizon=horizon):
             self.drop("closure")
             return
-        if len(lane.waiting) >= horizon + SPARE_WAITING:
-            del lane.waiting[next(iter(lane.waiting))]
+        if len(series.waiting) >= horizon + SPARE_WAITING:
+            del series.waiting[next(iter(series.waiting))]
             self.drop("crowded")
-        lane.waiting[as_of_ms] = stated
+        series.waiting[as_of_ms] = stated
 
-    def count(self, lane: Lane, stated: StatedInterval, realised: float) -> None:
+    def count(self, series: IntervalSeries, stated: StatedInterval, realised: float) -> None:
         """One outcome, into the coverage and the tracker."""
         is_covered = stated.lower <= realised <= stated.upper
-        tracker = lane.tracker(is_volatility=stated.is_volatility)
+        tracker = series.tracker(is_volatility=stated.is_volatility)
         tracker.learn(stated.lean, is_covered=is_covered, promised=stated.level)
         self.level = stated.level
         self.num_outcomes += 1
@@ -144,7 +146,7 @@ class VersionIntervals:
 
     def coverage(self) -> LiveCoverage:
         """The figures so far."""
-        trackers = [each for lane in self.lanes.values() for each in (lane.by_volatility, lane.plain)]
+        trackers = [each for series in self.lanes.values() for each in (series.by_volatility, series.plain)]
         levels = [each.level for each in trackers if each.num_outcomes] or [0.0]
         return LiveCoverage(
             level=self.level,

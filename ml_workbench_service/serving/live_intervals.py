@@ -27,7 +27,12 @@ from ml_workbench_service.contracts.prediction import Interval
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.learning.calibration.adaptive_intervals import PUBLISHED
 from ml_workbench_service.learning.decoders.decoder import IntervalScale
-from ml_workbench_service.serving.interval_outcomes import Lane, LiveCoverage, StatedInterval, VersionIntervals
+from ml_workbench_service.serving.interval_outcomes import (
+    IntervalSeries,
+    LiveCoverage,
+    StatedInterval,
+    VersionIntervals,
+)
 from ml_workbench_service.serving.model import ServedModel
 
 MOST_VERSIONS = 64
@@ -44,19 +49,25 @@ log = logging.getLogger(__name__)
 class Moment:
     """One question to the live version: how its interval is widened, and what is left behind for its outcome."""
 
-    __slots__ = ("_as_of_ms", "_is_volatility", "_lane", "_lean", "_owner", "_price", "_scale", "_state")
+    __slots__ = ("_as_of_ms", "_is_volatility", "_series", "_lean", "_owner", "_price", "_scale", "_state")
 
     def __init__(
-        self, owner: "LiveIntervals", state: VersionIntervals, lane: Lane, *, as_of_ms: int, price: float | None
+        self,
+        owner: "LiveIntervals",
+        state: VersionIntervals,
+        series: IntervalSeries,
+        *,
+        as_of_ms: int,
+        price: float | None,
     ) -> None:
-        self._owner, self._state, self._lane = owner, state, lane
+        self._owner, self._state, self._series = owner, state, series
         self._as_of_ms = as_of_ms
         self._price = price  # None: no bar of its own, whose price is known
         self._scale, self._lean, self._is_volatility = 0.0, PUBLISHED.lean, False
 
     def widening(self, scale: IntervalScale) -> float:
         """What the interval's half-widths are multiplied by."""
-        widening = self._lane.tracker(is_volatility=scale.is_volatility).widening(scale.value)
+        widening = self._series.tracker(is_volatility=scale.is_volatility).widening(scale.value)
         self._scale, self._lean, self._is_volatility = scale.value, widening.lean, scale.is_volatility
         return widening.factor
 
@@ -64,16 +75,16 @@ class Moment:
         """Keeps the record's interval until its outcome is known, when the horizon ends; an abstention has none."""
         if self._price is None:
             return
-        lane = self._lane
+        series = self._series
         with self._owner.lock:
             if self._is_volatility:
-                lane.scale = self._scale
+                series.scale = self._scale
             if interval is not None:
                 stated = StatedInterval(
-                    due_ms, self._price, lane.path, lane.run, interval.lower, interval.upper, interval.level,
+                    due_ms, self._price, series.path, series.run, interval.lower, interval.upper, interval.level,
                     self._lean, self._is_volatility,
                 )  # fmt: skip
-                self._state.expect(lane, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
+                self._state.expect(series, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
         self._owner.save_soon(self._state)
 
 
@@ -114,8 +125,8 @@ class LiveIntervals:
             return None
         with self.lock:
             state = self._of(model)
-            lane = state.lanes.setdefault(symbol, Lane())
-            standing = lane.standing(as_of_ms, model.timeframe_ms)
+            series = state.lanes.setdefault(symbol, IntervalSeries())
+            standing = series.standing(as_of_ms, model.timeframe_ms)
             if standing == "late":
                 state.drop("late")
                 return None
@@ -123,8 +134,8 @@ class LiveIntervals:
                 state.drop("repeated")
                 price = None
             if price is not None:
-                state.price(lane, target, as_of_ms=as_of_ms, price=price, bar_ms=model.timeframe_ms)
-            return Moment(self, state, lane, as_of_ms=as_of_ms, price=price)
+                state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=model.timeframe_ms)
+            return Moment(self, state, series, as_of_ms=as_of_ms, price=price)
 
     def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
         """An outcome from elsewhere, for the answer given as of that moment; False where none waits for it any more.
@@ -135,12 +146,12 @@ class LiveIntervals:
         key = (model_id, version)
         with self.lock:
             state = self._states.get(key) or self._read(*key)
-            lane = None if state is None else state.lanes.get(symbol)
-            stated = None if lane is None else lane.waiting.pop(as_of_ms, None)
-            if state is None or lane is None or stated is None:
+            series = None if state is None else state.lanes.get(symbol)
+            stated = None if series is None else series.waiting.pop(as_of_ms, None)
+            if state is None or series is None or stated is None:
                 return False
             self._keep(state)
-            state.count(lane, stated, realised)
+            state.count(series, stated, realised)
         self.save_soon(state)
         return True
 

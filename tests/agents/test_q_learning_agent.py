@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.agent import MAX_REPLAY_LANES
+from ml_workbench_service.agents.agent import MAX_REPLAY_SERIES
 from ml_workbench_service.agents.q_learning_agent import Learner
 from ml_workbench_service.contracts.agents import QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -71,8 +71,8 @@ def test_lanes_do_not_mix() -> None:
     together = applied(always_long(**greedy), mixed)
     for records in separate:
         alone = applied(always_long(**greedy), records)
-        lane = [decision for decision in together if decision.lane == records[0].lane]
-        assert [d.reward for d in lane] == [d.reward for d in alone]
+        standing = [decision for decision in together if decision.standing == records[0].standing]
+        assert [d.reward for d in standing] == [d.reward for d in alone]
 
 
 def test_the_q_table_learns_from_each_settled_step_with_the_next_decisions_state() -> None:
@@ -250,9 +250,9 @@ def test_the_position_of_a_rejected_lane_is_shown_no_longer_unless_another_lane_
     assert learner.checkpoint().positions == held
     learner.reject("7-0", of("two", 1, symbol="USD/CHF"))
     learner.reject("8-0", None)
-    assert learner.checkpoint().positions == held, "no lane was dropped"
+    assert learner.checkpoint().positions == held, "no series was dropped"
     learner.reject("9-0", of("two", 1))
-    assert learner.checkpoint().positions == {"EUR/USD": -1, "USD/JPY": -1}, "the other model's lane is short"
+    assert learner.checkpoint().positions == {"EUR/USD": -1, "USD/JPY": -1}, "the other model's series is short"
     learner.reject("10-0", of("one", 1))
     assert learner.checkpoint().positions == {"USD/JPY": -1}
 
@@ -271,9 +271,9 @@ def test_missing_volatility_falls_back_to_the_interval_and_then_to_no_opinion() 
 def test_replay_lanes_are_bounded_and_live_ones_stay() -> None:
     learner = Learner("a")
     learner.apply("1-0", prediction_record(0))
-    for number in range(MAX_REPLAY_LANES + 20):
+    for number in range(MAX_REPLAY_SERIES + 20):
         learner.apply(f"{number + 2}-0", prediction_record(0, source=f"replay:{number}"))
     lanes = learner.checkpoint().lanes
-    assert len(lanes) == MAX_REPLAY_LANES + 1
-    assert prediction_record(0).lane in lanes
+    assert len(lanes) == MAX_REPLAY_SERIES + 1
+    assert prediction_record(0).standing in lanes
     assert "replay:0|model|EUR/USD|1h" not in lanes

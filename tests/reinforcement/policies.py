@@ -28,12 +28,12 @@ def policy_family(name: str, **changes: Any) -> PolicyFamily:
 
 
 def learner_of(kind: Any, name: str, problem: TrainingProblem, **changes: Any) -> Any:
-    """`LanesPpo` or `LanesDqn` on a market, before its first step."""
+    """`VectorPpo` or `VectorDqn` on a market, before its first step."""
     hyper: Any = policy_family(name, **changes).hyperparameters
     environment = MarketEnvironment(
         Market.of(problem),
         lookback=problem.windows.lookback,
-        num_lanes=hyper.lanes,
+        num_envs=hyper.envs,
         episode_length=hyper.episode_length,
         seed=problem.seed,
     )

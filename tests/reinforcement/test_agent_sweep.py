@@ -1,4 +1,4 @@
-"""The agent grid: each lane is the live agent on the same records, to the bit; means rank settings, never luck."""
+"""The agent grid: each run is the live agent on the same records, to the bit; means rank settings, never luck."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -26,7 +26,7 @@ from ml_workbench_service.reinforcement.agent_simulator import (
     NUM_HELD,
     NUM_SETTLED,
     TURNOVER,
-    walk_lanes,
+    walk_runs,
 )
 from ml_workbench_service.reinforcement.agent_sweep import (
     Q_LEARNING_GRID,
@@ -132,13 +132,13 @@ def applied(
 def test_every_lane_is_the_live_agent_to_the_bit(fill: str) -> None:
     spoken = records(fill=fill)
     track, _ = records_of(recording_of(spoken), bins=StateBins())
-    walked = walk_lanes(track, QSettings.of(SETTINGS))
-    for lane, setting in enumerate(SETTINGS):
+    walked = walk_runs(track, QSettings.of(SETTINGS))
+    for run, setting in enumerate(SETTINGS):
         learner = applied(spoken, setting)
         assert learner.counters.num_actions == len(spoken)
-        assert np.array_equal(walked.values_LSA[lane], learner.table.values_SA), setting
-        assert np.array_equal(walked.visits_LSA[lane], learner.table.visits_SA)
-        figures_K = walked.figures_LK[lane]
+        assert np.array_equal(walked.values_LSA[run], learner.table.values_SA), setting
+        assert np.array_equal(walked.visits_LSA[run], learner.table.visits_SA)
+        figures_K = walked.figures_LK[run]
         assert figures_K[NET] == learner.counters.cumulative_reward
         assert figures_K[NUM_SETTLED] == learner.counters.num_settled
         assert figures_K[EXPLORATION] == learner.table.exploration_rate
@@ -175,7 +175,7 @@ def test_turnover_and_time_in_the_market_are_those_of_the_agents_decisions() -> 
         held += (settled != 0).sum()
         gross += np.log1p(settled * (np.divide(prices[symbol][1:], prices[symbol][:-1]) - 1)).sum()
     track, _ = records_of(recording_of(spoken), bins=StateBins())
-    figures_K = walk_lanes(track, QSettings.of(SETTINGS[:1])).figures_LK[0]
+    figures_K = walk_runs(track, QSettings.of(SETTINGS[:1])).figures_LK[0]
     assert (figures_K[TURNOVER], figures_K[NUM_HELD]) == (turnover, held)
     assert figures_K[GROSS] == pytest.approx(gross, abs=1e-12)
 

@@ -1,4 +1,4 @@
-"""PPO and DQN over the lanes: their updates are stable-baselines3's, their rewards are in the symbols' own units."""
+"""PPO and DQN over the environments: their updates are stable-baselines3's, their rewards are in the symbols' own units."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from stable_baselines3 import DQN, PPO
 
 from common_lib.exceptions import TrainingError
 from ml_workbench_service import families as families  # registers them
-from ml_workbench_service.reinforcement.dqn import LanesDqn
+from ml_workbench_service.reinforcement.dqn import VectorDqn
 from ml_workbench_service.reinforcement.environment import generator_of, generator_words
 from ml_workbench_service.reinforcement.policy_family import Market
 from ml_workbench_service.reinforcement.policy_training import Schedule, fit
-from ml_workbench_service.reinforcement.ppo import LanesPpo
+from ml_workbench_service.reinforcement.ppo import VectorPpo
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 from tests.learning.synthetic import Recorder, symbol_rows
 from tests.reinforcement.policies import learner_of, market_of
@@ -43,7 +43,7 @@ def gradients(parameters: Any) -> list[torch.Tensor]:
 
 
 def test_ppos_gradient_is_that_of_stable_baselines3() -> None:
-    learner = learner_of(LanesPpo, "ppo", market_of(), passes=1, batch_size=4096, entropy_coefficient=0.02)
+    learner = learner_of(VectorPpo, "ppo", market_of(), passes=1, batch_size=4096, entropy_coefficient=0.02)
     learner.rollout()  # away from the first policy, where no probability has moved
     learner.collect_rollouts(learner.env, learner._watch, learner.rollout_buffer, learner.n_steps)
     with torch.no_grad():
@@ -63,7 +63,7 @@ def test_ppos_gradient_is_that_of_stable_baselines3() -> None:
 
 
 def test_dqns_gradient_is_that_of_stable_baselines3() -> None:
-    learner = learner_of(LanesDqn, "dqn", market_of())
+    learner = learner_of(VectorDqn, "dqn", market_of())
     for _ in range(30):
         learner.rollout()
     parameters = list(learner.q_net.parameters())
@@ -80,7 +80,7 @@ def test_dqns_gradient_is_that_of_stable_baselines3() -> None:
 
 
 def test_the_replay_shows_what_the_lanes_showed() -> None:
-    learner = learner_of(LanesDqn, "dqn", market_of(), episode_length=7, learning_starts=1000, memory=640, lanes=16)
+    learner = learner_of(VectorDqn, "dqn", market_of(), episode_length=7, learning_starts=1000, memory=640, envs=16)
     seen: list[tuple[np.ndarray, ...]] = []
     for _ in range(30):
         before = learner._last_obs.copy()
@@ -104,28 +104,28 @@ def test_the_replay_shows_what_the_lanes_showed() -> None:
 
 
 def test_each_lane_explores_by_itself() -> None:
-    learner = learner_of(LanesDqn, "dqn", market_of(), lanes=64, learning_starts=0, exploration_share=0.5)
+    learner = learner_of(VectorDqn, "dqn", market_of(), envs=64, learning_starts=0, exploration_share=0.5)
     learner.exploration_rate, shares = 0.5, []
     for _ in range(20):
         greedy = learner.network.stack(learner.q_net.features_extractor(torch.from_numpy(learner._last_obs))).argmax(1)
         actions, _ = learner._sample_action(0, n_envs=64)
         shares.append(np.mean(actions != greedy.numpy()))
     assert 0.2 < np.mean(shares) < 0.46  # half explore, and a third of those hit the greedy action
-    assert np.std(shares) < 0.15  # one draw for all lanes would give 0 or 2 / 3
+    assert np.std(shares) < 0.15  # one draw for all environments would give 0 or 2 / 3
 
 
 def test_rewards_are_in_units_of_each_symbols_bar() -> None:
     tables = [symbol_rows("EUR/USD", num=500, deviation=1e-3), symbol_rows("GBP/USD", num=500, seed=1, deviation=1e-5)]
     market = Market.of(market_of(*tables))
-    environment = MarketEnvironment(market, lookback=8, num_lanes=64, episode_length=20, seed=0)
-    plain = MarketEnvironment(market, lookback=8, num_lanes=64, episode_length=20, seed=0)
+    environment = MarketEnvironment(market, lookback=8, num_envs=64, episode_length=20, seed=0)
+    plain = MarketEnvironment(market, lookback=8, num_envs=64, episode_length=20, seed=0)
     environment.reset()
-    plain.lanes.reset()
+    plain.envs.reset()
     chance, sizes = np.random.default_rng(0), {0: [], 1: []}
     for _ in range(60):
         actions = chance.integers(0, 3, 64)
         _, rewards, _, _ = environment.step(actions)
-        stepped = plain.lanes.step(actions)
+        stepped = plain.envs.step(actions)
         symbols = market.series.symbol_R[environment.decided_N]
         np.testing.assert_allclose(rewards, stepped.rewards_N * market.units_R[environment.decided_N], rtol=1e-5)
         for symbol, held in sizes.items():
@@ -136,7 +136,7 @@ def test_rewards_are_in_units_of_each_symbols_bar() -> None:
 
 def test_weights_that_are_no_numbers_end_the_training() -> None:
     problem = market_of()
-    learner = learner_of(LanesPpo, "ppo", problem)
+    learner = learner_of(VectorPpo, "ppo", problem)
     with torch.no_grad():
         next(iter(learner.network.layers)).weight[0, 0] = float("nan")
     learner.rollout = lambda: None
@@ -145,7 +145,7 @@ def test_weights_that_are_no_numbers_end_the_training() -> None:
 
 
 def test_the_position_held_is_read() -> None:
-    learner = learner_of(LanesDqn, "dqn", market_of())
+    learner = learner_of(VectorDqn, "dqn", market_of())
     rows = np.random.default_rng(0).standard_normal((9, 8, 3)).astype(np.float32)
     flat, long = (learner.network.answer(rows, np.full(9, held, np.float32)).outputs_NK for held in (0, 1))
     assert (flat != long).all()

@@ -11,7 +11,7 @@ from common_lib.exceptions import JobCancelled, TrainingError
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.reinforcement import sanity_checks as rl_sanity
-from ml_workbench_service.reinforcement.environment import TradingLanes
+from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 from ml_workbench_service.reinforcement.policy_family import Budget, decision_rows, series_of
 from ml_workbench_service.reinforcement.sanity_checks import (
     Sanity,
@@ -126,13 +126,13 @@ def test_shuffling_keeps_features_and_gaps_and_takes_order_and_drift() -> None:
 @pytest.fixture
 def _generous(monkeypatch: pytest.MonkeyPatch) -> None:
     """An environment that pays a ten-thousandth of every gain on top."""
-    honest = TradingLanes.step
+    honest = VectorTradingEnvironment.step
 
-    def step(self: TradingLanes, actions_N: Any) -> Any:
+    def step(self: VectorTradingEnvironment, actions_N: Any) -> Any:
         answer = honest(self, actions_N)
         return replace(answer, rewards_N=answer.rewards_N * np.where(answer.rewards_N > 0, 1.0001, 1.0))
 
-    monkeypatch.setattr(TradingLanes, "step", step)
+    monkeypatch.setattr(VectorTradingEnvironment, "step", step)
 
 
 @pytest.mark.usefixtures("_generous")

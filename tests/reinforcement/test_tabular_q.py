@@ -1,4 +1,4 @@
-"""Q lanes: equal to the agent's own table, number by number; each lane its own; saved and restored exactly."""
+"""Q runs: equal to the agent's own table, number by number; each run its own; saved and restored exactly."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.trading_series import Bools, TradingSeries, segment_starts, step_table
 from ml_workbench_service.reinforcement.environment import generator_words, walk
-from ml_workbench_service.reinforcement.tabular_q import QLanes, QSettings, greedy_actions, learn_tables
+from ml_workbench_service.reinforcement.tabular_q import QSettings, VectorTabularQ, greedy_actions, learn_tables
 from ml_workbench_service.reinforcement.tabular_q_kernels import random_action, random_share
 from tests.market.series_for_tests import series_of, window_ends
 
@@ -58,14 +58,14 @@ def test_every_lane_learns_the_table_of_the_agent_to_the_bit() -> None:
     idle = np.arange(NUM_BINS) // 3 == 7
     assert idle[bins].any()
     learnt = learn_tables(series, rows, bins, num_bins=NUM_BINS, settings=QSettings.of(SETTINGS), epochs=3, idle_B=idle)
-    for lane, each in enumerate(SETTINGS):
+    for run, each in enumerate(SETTINGS):
         table = QTable(each)
         totals = [plain(table, step_table(series, rows), bins, segment_starts(rows)) for _ in range(3)]
-        assert np.array_equal(learnt.values_LSA[lane], table.values_SA), each
-        assert np.array_equal(learnt.visits_LSA[lane], table.visits_SA)
-        assert learnt.rewards_LE[lane].tolist() == totals
-        assert learnt.exploration_rate_L[lane] == table.exploration_rate
-        assert greedy_actions(learnt.values_LSA[lane]).tolist() == [table.greedy(state) for state in range(72)]
+        assert np.array_equal(learnt.values_LSA[run], table.values_SA), each
+        assert np.array_equal(learnt.visits_LSA[run], table.visits_SA)
+        assert learnt.rewards_LE[run].tolist() == totals
+        assert learnt.exploration_rate_L[run] == table.exploration_rate
+        assert greedy_actions(learnt.values_LSA[run]).tolist() == [table.greedy(state) for state in range(72)]
 
 
 def test_the_states_are_those_of_the_live_agent() -> None:
@@ -89,16 +89,16 @@ def test_its_random_numbers_are_numpys() -> None:
 def test_a_lane_does_not_depend_on_its_neighbours() -> None:
     series, rows, bins = market()
     together = learn_tables(series, rows, bins, num_bins=NUM_BINS, settings=QSettings.of(SETTINGS), epochs=2)
-    for lane, each in enumerate(SETTINGS):
+    for run, each in enumerate(SETTINGS):
         alone = learn_tables(series, rows, bins, num_bins=NUM_BINS, settings=QSettings.of([each]), epochs=2)
-        assert np.array_equal(alone.values_LSA[0], together.values_LSA[lane])
+        assert np.array_equal(alone.values_LSA[0], together.values_LSA[run])
 
 
 def test_lanes_saved_between_epochs_go_on_exactly() -> None:
     series, rows, bins = market()
 
-    def lanes() -> QLanes:
-        return QLanes(
+    def runs() -> VectorTabularQ:
+        return VectorTabularQ(
             step_table(series, rows),
             bins,
             segment_starts(rows),
@@ -106,14 +106,16 @@ def test_lanes_saved_between_epochs_go_on_exactly() -> None:
             settings=QSettings.of(SETTINGS),
         )
 
-    straight, broken = lanes(), lanes()
+    straight, broken = runs(), runs()
     straight.epoch(), broken.epoch()
-    resumed = lanes()
+    resumed = runs()
     resumed.restore(broken.state())
     assert resumed.epoch().tolist() == straight.epoch().tolist()
     assert np.array_equal(resumed.values_LSA, straight.values_LSA)
     assert np.array_equal(resumed.visits_LSA, straight.visits_LSA)
-    other = QLanes(step_table(series, rows), bins, segment_starts(rows), num_bins=30, settings=QSettings.of(SETTINGS))
+    other = VectorTabularQ(
+        step_table(series, rows), bins, segment_starts(rows), num_bins=30, settings=QSettings.of(SETTINGS)
+    )
     with pytest.raises(DataValidationError, match="start afresh"):
         other.restore(broken.state())
 

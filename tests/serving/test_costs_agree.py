@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ml_workbench_service.agents.positions import Lane, open_step, settle
+from ml_workbench_service.agents.positions import Position, open_step, settle
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import Costs, FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -74,16 +74,23 @@ def test_training_backtest_record_and_agent_pay_the_same(
         )
 
     positions = np.random.default_rng(0).integers(-1, 2, len(rows))
-    lane, earned = Lane(), []
+    standing, earned = Position(), []
     for record, position in zip(records, positions, strict=True):
         price, at_ms, paid = float(record.price or 0), to_ms(record.as_of), record.metadata.costs
         assert paid is not None
-        settled, still_open = settle(lane, symbol="EUR/USD", costs=paid, price=price, at_ms=at_ms, state=0)
+        settled, still_open = settle(standing, symbol="EUR/USD", costs=paid, price=price, at_ms=at_ms, state=0)
         earned += [each.reward for each in settled]
         step = open_step(
-            lane, state=0, action=0, exposure=float(position), fill="next_open", price=price, at_ms=at_ms, costs=paid
+            standing,
+            state=0,
+            action=0,
+            exposure=float(position),
+            fill="next_open",
+            price=price,
+            at_ms=at_ms,
+            costs=paid,
         )
-        lane = Lane(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
+        standing = Position(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
     paid = signal_backtest.settle(positions, rows, given)
     assert len(earned) == len(paid.net_N) > 2000, "the newest decision waits for its bar"
     np.testing.assert_allclose(earned[:-1], paid.net_N[:-1], rtol=0, atol=1e-15)

@@ -163,9 +163,9 @@ def test_a_bar_without_a_volatility_teaches_the_other_kind_of_interval(model: Se
         moment.widening(IntervalScale(0.001, is_volatility=is_volatility))
         due_ms = MONDAY_MS + (hour + 1) * HOUR_MS
         moment.stated(Interval(level=0.9, lower=-1, upper=1), due_ms=due_ms, bar_ms=HOUR_MS, horizon=1)
-    lane = intervals._states["small", "1.0.0"].lanes["EUR/USD"]
-    assert (lane.by_volatility.num_outcomes, lane.by_volatility.num_scales) == (1, 1)
-    assert (lane.plain.num_outcomes, lane.plain.num_scales) == (2, 0)
+    series = intervals._states["small", "1.0.0"].lanes["EUR/USD"]
+    assert (series.by_volatility.num_outcomes, series.by_volatility.num_scales) == (1, 1)
+    assert (series.plain.num_outcomes, series.plain.num_scales) == (2, 0)
 
 
 def test_what_waits_is_bounded_by_the_horizon(model: ServedModel) -> None:

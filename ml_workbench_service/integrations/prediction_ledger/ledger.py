@@ -1,6 +1,6 @@
 """`PredictionLedger`: every sampled answer of a live version, and what came true of it, in one bounded SQLite file.
 
-    record(…) ─► queue (bounded) ─► one thread: lanes of prices, outcomes ─► one transaction a batch ─► predictions.db
+    record(…) ─► queue (bounded) ─► one thread: series of prices, outcomes ─► one transaction a batch ─► predictions.db
 
 Laws: `record` costs the predict path microseconds and never fails it. What cannot be written (a full disk, a locked
 file) waits in memory, is tried again with pauses, and is counted once it had to be dropped (`num_unwritten`). The
@@ -24,11 +24,11 @@ from ml_workbench_service.contracts.outcomes import Answered, Making, OutcomeSou
 from ml_workbench_service.integrations.prediction_ledger import file, rows
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, one, unknown
 from ml_workbench_service.integrations.prediction_ledger.writer import KNOW, LedgerWriter, NewRow
-from ml_workbench_service.market.outcomes.pending import Found, OutcomeLanes
+from ml_workbench_service.market.outcomes.pending import Found, PendingOutcomes
 
 MAX_ROWS = 1_000_000
 QUEUE_CAPACITY = 10_000
-"""Answers in memory, before and after the lanes, while the disk is slow or away."""
+"""Answers in memory, before and after the series, while the disk is slow or away."""
 GATHER_S = 0.1
 """How long the first answer of a batch waits for company."""
 FIRST_RETRY_S, LAST_RETRY_S = 0.25, 15.0
@@ -61,7 +61,7 @@ class PredictionLedger(LedgerReader):
         self._thread: threading.Thread | None = None
         self._num_unwritten = 0
         self._num_failures = 0
-        self._lanes = OutcomeLanes()
+        self._series_by_key = PendingOutcomes()
         self._rows: list[NewRow] = []
         self._outcomes: list[tuple[Any, ...]] = []
 
@@ -187,7 +187,7 @@ class PredictionLedger(LedgerReader):
 
     def _recall(self) -> None:
         for each in self._writer.newest_waiting(MOST_RECALLED):
-            self._lanes.recall(each.asked())
+            self._series_by_key.recall(each.asked())
 
     def _turn(self) -> None:
         """One batch."""
@@ -206,7 +206,7 @@ class PredictionLedger(LedgerReader):
         return float(min(FIRST_RETRY_S * 2 ** min(self._num_failures, 16), LAST_RETRY_S))
 
     def _take(self) -> list[threading.Event]:
-        """Everything in the queue goes through the lanes, in order; who waits for it to be written."""
+        """Everything in the queue goes through the series, in order; who waits for it to be written."""
         markers: list[threading.Event] = []
         for _ in range(len(self._queue)):
             item = self._queue.popleft()
@@ -226,7 +226,7 @@ class PredictionLedger(LedgerReader):
 
     def _enter(self, answered: Answered, making: Making, is_sampled: bool) -> None:
         asked = rows.asked_of(answered, making, is_sampled=is_sampled)
-        found = self._lanes.take(asked, now_ms=time.time_ns() // 1_000_000)
+        found = self._series_by_key.take(asked, now_ms=time.time_ns() // 1_000_000)
         if is_sampled:
             self._rows.append((rows.series_key(answered.record, making), rows.row_of(answered, asked)))
         self._outcomes.extend(_outcome(each, "stream", each.missing) for each in found)

@@ -101,7 +101,7 @@ class Waiting(NamedTuple):
         return parse_target(self.target_name)
 
     def asked(self) -> Asked:
-        """As a lane reads it."""
+        """As a series reads it."""
         return Asked(
             self.prediction_id, (self.model_id, self.timeframe, self.symbol), self.as_of_ms, self.due_ms,
             TIMEFRAMES_MS[self.timeframe], self.horizon, self.price, self.target, self.break_even, self.barrier,
@@ -109,14 +109,14 @@ class Waiting(NamedTuple):
 
 
 def asked_of(answered: Answered, making: Making, *, is_sampled: bool) -> Asked:
-    """What a lane reads of a served record; of one that is not sampled its price alone."""
+    """What a series reads of a served record; of one that is not sampled its price alone."""
     record = answered.record
-    lane, as_of_ms = (record.model_id, record.timeframe, record.symbol), to_ms(record.as_of)
+    series, as_of_ms = (record.model_id, record.timeframe, record.symbol), to_ms(record.as_of)
     bar_ms = TIMEFRAMES_MS[record.timeframe]
     if not is_sampled:
-        return Asked(record.prediction_id, lane, as_of_ms, as_of_ms, bar_ms, making.horizon, record.price)
+        return Asked(record.prediction_id, series, as_of_ms, as_of_ms, bar_ms, making.horizon, record.price)
     return Asked(
-        record.prediction_id, lane, as_of_ms, to_ms(record.valid_until), bar_ms, making.horizon, record.price,
+        record.prediction_id, series, as_of_ms, to_ms(record.valid_until), bar_ms, making.horizon, record.price,
         making.target if record.status == "ok" else None, _break_even(answered), _barrier(answered, making),
     )  # fmt: skip
 

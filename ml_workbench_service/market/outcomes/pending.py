@@ -1,6 +1,6 @@
-"""`OutcomeLanes`: the ledger's predictions that wait for a later price, one lane a model, timeframe and symbol.
+"""`PendingOutcomes`: the ledger's predictions that wait for a later price, one series a model, timeframe and symbol.
 
-A model's versions share a lane: when another version goes live, its questions still tell what became of the answers
+A model's versions share a series: when another version goes live, its questions still tell what became of the answers
 before. Different models do not: their callers may read different prices.
 
 A prediction waits from the newest priced bar, if it was made at that bar (`realised.slack_ms`); one made within a bar,
@@ -18,19 +18,19 @@ from ml_workbench_service.market import calendar
 from ml_workbench_service.market.outcomes.realised import (
     PATHS,
     ClassSegment,
-    PriceLane,
+    PriceSeries,
     Segment,
     has_outcome_in_prices,
     meets_closure,
     slack_ms,
 )
 
-MOST_LANES = 4096
-"""The lane asked longest ago leaves; its predictions are settled from the feature store."""
+MOST_SERIES = 4096
+"""The series asked longest ago leaves; its predictions are settled from the feature store."""
 MOST_WAITING = 512
-"""Of one lane: the oldest is left to the feature store."""
+"""Of one series: the oldest is left to the feature store."""
 
-LaneKey = tuple[str, str, str]
+SeriesKey = tuple[str, str, str]
 """Model, timeframe, symbol."""
 Missing = Literal["closure"]
 """The horizon spans a closure of an intraday market, as no label of training does."""
@@ -38,7 +38,7 @@ Missing = Literal["closure"]
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What a lane reads of one record.
+    """What a series reads of one record.
 
     Attributes:
         price: of its bar; None: nothing is learnt from it.
@@ -48,7 +48,7 @@ class Asked:
     """
 
     prediction_id: str
-    lane: LaneKey
+    series: SeriesKey
     as_of_ms: int
     due_ms: int
     bar_ms: int
@@ -74,57 +74,57 @@ class Found(NamedTuple):
 
 
 @dataclass(slots=True)
-class _Lane(PriceLane):
+class _PendingSeries(PriceSeries):
     waiting: dict[str, tuple[Segment, Target]] = field(default_factory=dict)
 
 
-class OutcomeLanes:
-    """All lanes of one process; for one thread."""
+class PendingOutcomes:
+    """All series of one process; for one thread."""
 
     def __init__(self) -> None:
-        self._lanes: OrderedDict[LaneKey, _Lane] = OrderedDict()
+        self._series_by_key: OrderedDict[SeriesKey, _PendingSeries] = OrderedDict()
 
     @property
     def num_waiting(self) -> int:
         """Predictions that a later price may settle."""
-        return sum(len(lane.waiting) for lane in self._lanes.values())
+        return sum(len(series.waiting) for series in self._series_by_key.values())
 
     def take(self, asked: Asked, *, now_ms: int) -> list[Found]:
         """The outcomes that this record's price makes known; from then on it waits for its own.
 
         A question about the future, by the clock, says nothing of prices: it would make late whatever comes until then.
         """
-        lane = self._lane(asked.lane)
+        series = self._series(asked.series)
         found: list[Found] = []
         is_timely = asked.as_of_ms <= now_ms + asked.bar_ms
-        if asked.price is not None and is_timely and lane.standing(asked.as_of_ms, asked.bar_ms) == "new":
-            lane.add(asked.as_of_ms, asked.price, asked.bar_ms)
-            found = _matured(lane, asked.bar_ms)
+        if asked.price is not None and is_timely and series.standing(asked.as_of_ms, asked.bar_ms) == "new":
+            series.add(asked.as_of_ms, asked.price, asked.bar_ms)
+            found = _matured(series, asked.bar_ms)
         target = asked.target
         if target is None or not has_outcome_in_prices(target):
             return found
-        if lane.newest_ms < 0 or abs(asked.as_of_ms - lane.newest_ms) > slack_ms(asked.bar_ms):
+        if series.newest_ms < 0 or abs(asked.as_of_ms - series.newest_ms) > slack_ms(asked.bar_ms):
             return found
         if meets_closure(asked.as_of_ms, asked.due_ms, bar_ms=asked.bar_ms, horizon=asked.horizon):
             if _spans_closure(asked):
                 found.append(Found(asked.prediction_id, None, asked.due_ms, "closure"))
         elif target.measure != "triple_barrier" or asked.barrier is not None:
-            _wait(lane, asked, target, price=lane.price, run=lane.run)
+            _wait(series, asked, target, price=series.price, run=series.run)
         return found
 
     def recall(self, asked: Asked) -> None:
         """A prediction of before the start waits again; of one that needs every bar in between the run is broken."""
         if asked.price is not None and asked.target is not None and asked.target.measure not in PATHS:
-            _wait(self._lane(asked.lane), asked, asked.target, price=asked.price, run=-1)
+            _wait(self._series(asked.series), asked, asked.target, price=asked.price, run=-1)
 
-    def _lane(self, key: LaneKey) -> _Lane:
-        lane = self._lanes.get(key)
-        if lane is None:
-            lane = self._lanes[key] = _Lane()
-            if len(self._lanes) > MOST_LANES:
-                self._lanes.popitem(last=False)
-        self._lanes.move_to_end(key)
-        return lane
+    def _series(self, key: SeriesKey) -> _PendingSeries:
+        series = self._series_by_key.get(key)
+        if series is None:
+            series = self._series_by_key[key] = _PendingSeries()
+            if len(self._series_by_key) > MOST_SERIES:
+                self._series_by_key.popitem(last=False)
+        self._series_by_key.move_to_end(key)
+        return series
 
 
 def _spans_closure(asked: Asked) -> bool:
@@ -134,28 +134,28 @@ def _spans_closure(asked: Asked) -> bool:
     return meets_closure(bar_at_ms, due_ms, bar_ms=asked.bar_ms, horizon=asked.horizon)
 
 
-def _wait(lane: _Lane, asked: Asked, target: Target, *, price: float, run: int) -> None:
-    if len(lane.waiting) >= MOST_WAITING:
-        del lane.waiting[next(iter(lane.waiting))]
+def _wait(series: _PendingSeries, asked: Asked, target: Target, *, price: float, run: int) -> None:
+    if len(series.waiting) >= MOST_WAITING:
+        del series.waiting[next(iter(series.waiting))]
     if target.classes:
         segment: Segment = ClassSegment(
-            asked.due_ms, price, lane.path, run, break_even=asked.break_even or 0.0, barrier=asked.barrier or 0.0
+            asked.due_ms, price, series.path, run, break_even=asked.break_even or 0.0, barrier=asked.barrier or 0.0
         )
     else:
-        segment = Segment(asked.due_ms, price, lane.path, run)
-    lane.waiting[asked.prediction_id] = (segment, target)
+        segment = Segment(asked.due_ms, price, series.path, run)
+    series.waiting[asked.prediction_id] = (segment, target)
 
 
-def _matured(lane: _Lane, bar_ms: int) -> list[Found]:
+def _matured(series: _PendingSeries, bar_ms: int) -> list[Found]:
     """What ends with the newest bar; what has no end any more is forgotten."""
     found = []
-    for prediction_id, (segment, target) in list(lane.waiting.items()):
+    for prediction_id, (segment, target) in list(series.waiting.items()):
         if isinstance(segment, ClassSegment):
-            segment.pass_by(lane.price)
-        end = lane.end(segment, target, bar_ms)
+            segment.pass_by(series.price)
+        end = series.end(segment, target, bar_ms)
         if end == "waits":
             continue
-        del lane.waiting[prediction_id]
-        if end == "ended" and isfinite(realised := lane.realised(segment, target)):
-            found.append(Found(prediction_id, realised, lane.newest_ms))
+        del series.waiting[prediction_id]
+        if end == "ended" and isfinite(realised := series.realised(segment, target)):
+            found.append(Found(prediction_id, realised, series.newest_ms))
     return found
