@@ -43,7 +43,7 @@ def recording() -> Recording:
     """Hours of two symbols in the order in which they became known."""
     chance = np.random.default_rng(0)
     every = START_MS + np.arange(2 * NUM_BARS) * calendar.HOUR_MS
-    known_ms = every[calendar.is_open(every)][:NUM_BARS] + calendar.HOUR_MS
+    available_at_ms = every[calendar.is_open(every)][:NUM_BARS] + calendar.HOUR_MS
     moves_NS = chance.normal(0, DEVIATION, (NUM_BARS, 2))
     close_NS = np.array([1.1, 1.3]) * np.exp(np.cumsum(moves_NS, axis=0))
     noise_NS = chance.normal(0, DEVIATION, close_NS.shape)
@@ -58,7 +58,7 @@ def recording() -> Recording:
         symbols=SYMBOLS,
         fill="next_open",
         data_source="simulated",
-        as_of_ms_M=np.repeat(known_ms, 2),
+        as_of_ms_M=np.repeat(available_at_ms, 2),
         symbol_M=np.tile([0, 1], NUM_BARS),
         price_M=close_NS.ravel(),
         prediction_M=np.where(abstained, np.nan, predicted_NS.ravel()),

@@ -85,7 +85,7 @@ def series_of(close: Floats, *, fill: FillRule, costs: Costs) -> TradingSeries:
     return build_trading_series(
         np.column_stack([close, np.insert(np.diff(close), 0, 0)]).astype(np.float32),
         close_R=close,
-        known_ms_R=START_MS + np.arange(num) * HOUR_MS,
+        available_at_ms_R=START_MS + np.arange(num) * HOUR_MS,
         runs_R=zeros,
         symbol_R=zeros,
         symbols=("EUR/USD",),

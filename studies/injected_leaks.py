@@ -170,8 +170,8 @@ def _moved_label(make: Callable[..., Labels], bars: int) -> Any:
 def _never_purged(masks: Callable[..., Mapping[str, Any]]) -> Any:
     """The parts follow one another without a gap, however long the labels are."""
 
-    def leaking(known_ms: Ints, label_known_ms: Ints, *more: Any) -> Mapping[str, Any]:
-        return masks(known_ms, known_ms, *more)
+    def leaking(available_at_ms: Ints, label_available_at_ms: Ints, *more: Any) -> Mapping[str, Any]:
+        return masks(available_at_ms, available_at_ms, *more)
 
     return leaking
 
@@ -179,9 +179,9 @@ def _never_purged(masks: Callable[..., Mapping[str, Any]]) -> Any:
 def _shuffled(masks: Callable[..., Mapping[str, Any]]) -> Any:
     """Windows go to the parts by chance, in the usual shares."""
 
-    def leaking(known_ms: Ints, label_known_ms: Ints, *more: Any) -> Mapping[str, Any]:
-        true = masks(known_ms, label_known_ms, *more)
-        order = np.random.default_rng(0).permutation(len(known_ms))
+    def leaking(available_at_ms: Ints, label_available_at_ms: Ints, *more: Any) -> Mapping[str, Any]:
+        true = masks(available_at_ms, label_available_at_ms, *more)
+        order = np.random.default_rng(0).permutation(len(available_at_ms))
         return {part: mask[order] for part, mask in true.items()}
 
     return leaking
@@ -231,7 +231,7 @@ def _known_at_opening(bars_of: Callable[..., Bars]) -> Any:
 
     def leaking(self: FolderBars, symbol: str, timeframe: str) -> Bars:
         bars = bars_of(self, symbol, timeframe)
-        return replace(bars, known_ms=bars.opened_ms.copy())
+        return replace(bars, available_at_ms=bars.opened_ms.copy())
 
     return leaking
 

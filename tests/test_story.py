@@ -290,7 +290,7 @@ def true_closes(symbols: list[str]) -> dict[str, dict[str, float]]:
     return {
         table.symbol: {
             (epoch + timedelta(milliseconds=int(known))).isoformat() + "Z": float(close)
-            for known, close in zip(table.known_ms, table.columns["close"], strict=True)
+            for known, close in zip(table.available_at_ms, table.columns["close"], strict=True)
         }
         for table in tables
     }

@@ -58,7 +58,9 @@ def random_walk(lookback: int) -> TrainingProblem:
     num = len(real.close_R)
     columns = {name: chance.standard_normal(num) for name in FEATURES}
     columns["close"] = np.exp(np.cumsum(0.006 * chance.standard_normal(num)))
-    table = FeatureTable(SYMBOL, "1d", real.known_ms_R - 86_400_000, real.known_ms_R, columns, "simulated", "fixings")
+    table = FeatureTable(
+        SYMBOL, "1d", real.available_at_ms_R - 86_400_000, real.available_at_ms_R, columns, "simulated", "fixings"
+    )
     return problem_of(table, lookback=lookback, is_level=[False] * len(FEATURES))
 
 

@@ -52,10 +52,10 @@ def sweep(
         begun, begun_ms = time.perf_counter(), to_ms(utc_now())
         tuned = tune_once(workbench, body, max_workers=trials_at_a_time)
         total_s = time.perf_counter() - begun
-        known_ms = workbench.feature_store.fetch(["EUR/USD"], "1d", start_ms=None, end_ms=None, features=["close"])[
-            0
-        ].known_ms
-        num_rows = int(np.sum(known_ms <= to_ms(tuned.card.split.borders["calibrate"])))
+        available_at_ms = workbench.feature_store.fetch(
+            ["EUR/USD"], "1d", start_ms=None, end_ms=None, features=["close"]
+        )[0].available_at_ms
+        num_rows = int(np.sum(available_at_ms <= to_ms(tuned.card.split.borders["calibrate"])))
         records = TrialLog(tuned.folder / TRIALS_FILE).trials()
     finished = [
         {

@@ -52,13 +52,13 @@ class Watch:
 def windows_of(rows_RF: np.ndarray) -> Windows:
     """The same rows as the peers', the next row's first column as the label."""
     num = len(rows_RF) - 1
-    known_ms = np.arange(1, num + 1, dtype=np.int64) * HOUR_MS
+    available_at_ms = np.arange(1, num + 1, dtype=np.int64) * HOUR_MS
     table = SymbolRows(
         symbol="EUR/USD",
         x_NF=rows_RF[:-1].astype(np.float64),
         labels_NK=rows_RF[1:, :1].astype(np.float64),
-        label_known_ms_N=known_ms + HOUR_MS,
-        known_ms_N=known_ms,
+        label_available_at_ms_N=available_at_ms + HOUR_MS,
+        available_at_ms_N=available_at_ms,
         runs_N=np.zeros(num, dtype=np.int64),
         bar_volatility_N=np.ones(num),
         close_N=np.ones(num),

@@ -1,7 +1,7 @@
 """What a feature store delivers: `FeatureTable`, one symbol's bars and features by column, and the store's protocol.
 
 Legend: N bars. Times are int64 milliseconds since the epoch, UTC. A bar is stamped with its opening and known at
-`known_ms`; missing values are NaN and stay missing.
+`available_at_ms`; missing values are NaN and stay missing.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -35,7 +35,7 @@ class FeatureTable:
     symbol: Symbol
     timeframe: Timeframe
     opened_ms: Ints  # (N,) strictly increasing
-    known_ms: Ints  # (N,) opening + timeframe, or later
+    available_at_ms: Ints  # (N,) opening + timeframe, or later
     columns: Mapping[str, Floats]  # each (N,)
     data_source: str  # "ecb_daily", "simulated", "file", "feature_store"
     calendar: Literal["fx", "fixings"] = "fx"
@@ -53,7 +53,7 @@ class Bars:
     symbol: Symbol
     timeframe: Timeframe
     opened_ms: Ints  # (N,) strictly increasing
-    known_ms: Ints  # (N,)
+    available_at_ms: Ints  # (N,)
     open: Floats
     high: Floats
     low: Floats

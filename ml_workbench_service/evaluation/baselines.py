@@ -174,7 +174,7 @@ def _least_squares(x_RJ: Floats, windows: Windows, target: Target, number: int, 
 
 def bars_per_day(windows: Windows) -> int:
     """Bars of a trading day, by the usual distance of two bars; 1 for days and longer."""
-    distances = np.diff(windows.known_ms_R)
+    distances = np.diff(windows.available_at_ms_R)
     distances = distances[distances > 0]  # a step back begins another symbol
     return max(1, round(DAY_MS / float(np.median(distances)))) if len(distances) else 1
 

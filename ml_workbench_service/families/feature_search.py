@@ -54,11 +54,11 @@ class FeatureSearch(Family):
                 SelectionRows(
                     columns=table.columns,
                     opened_ms=table.opened_ms,
-                    known_ms=table.known_ms,
+                    available_at_ms=table.available_at_ms,
                     runs=calendar.runs(table.opened_ms, TIMEFRAMES_MS[table.timeframe], table.calendar),
                     labels=windows.own_labels_RK[rows, 0],
-                    label_known_ms=np.where(
-                        np.isfinite(windows.own_labels_RK[rows, 0]), windows.label_known_ms_R[rows], -1
+                    label_available_at_ms=np.where(
+                        np.isfinite(windows.own_labels_RK[rows, 0]), windows.label_available_at_ms_R[rows], -1
                     ),
                 )
             )

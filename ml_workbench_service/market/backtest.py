@@ -82,7 +82,7 @@ def backtest(series: TradingSeries, rows_N: Ints, positions_N: Ints, *, bars_per
     entries = rows_N + series.delay
     num_symbols = len(np.unique(series.symbol_R[rows_N]))
     account_net, account_gross = _account_returns(
-        net_N, gross_N, times=series.known_ms_R[entries], num_symbols=num_symbols
+        net_N, gross_N, times=series.available_at_ms_R[entries], num_symbols=num_symbols
     )
     equity = np.concatenate([[0.0], np.cumsum(np.log1p(account_net))])
     deviation = float(account_net.std(ddof=1)) if len(account_net) > 1 else 0.0
@@ -124,7 +124,12 @@ class _Account:
         change = abs(position - self.held)
         cost = unit_cost(costs, symbol, price) * change
         swap = swap_cost(
-            costs, symbol, price, position, int(series.known_ms_R[entry]), int(series.known_ms_R[entry + 1])
+            costs,
+            symbol,
+            price,
+            position,
+            int(series.available_at_ms_R[entry]),
+            int(series.available_at_ms_R[entry + 1]),
         )
         net = step_log_return(position, price, next_price, cost=cost, swap=swap)
         gross = step_log_return(position, price, next_price, cost=0.0)

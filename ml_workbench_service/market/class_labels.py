@@ -25,11 +25,13 @@ _LOWER, _NEITHER, _UPPER = (float(CLASSES["triple_barrier"].index(name)) for nam
 
 
 def price_moves(
-    target: Target, *, close: Floats, opened_ms: Ints, known_ms: Ints, runs: Ints, timeframe: str
+    target: Target, *, close: Floats, opened_ms: Ints, available_at_ms: Ints, runs: Ints, timeframe: str
 ) -> Labels:
     """The price change over the target's horizon, with `label`'s arguments: what all classes are made from."""
     change = parse_target(f"price_change_{target.horizon}")
-    return label(change, close=close, opened_ms=opened_ms, known_ms=known_ms, runs=runs, timeframe=timeframe)
+    return label(
+        change, close=close, opened_ms=opened_ms, available_at_ms=available_at_ms, runs=runs, timeframe=timeframe
+    )
 
 
 def break_even(costs: Costs, symbol: str, close: Floats, spread: Floats | None = None) -> Floats:
@@ -115,4 +117,6 @@ def regime_labels(target: Target, moves: Labels, *, classes_N: Floats) -> Labels
 def _labelled(moves: Labels, classes: Floats, exists: np.ndarray) -> Labels:
     """The classes where there is a move and the class exists."""
     labelled = np.isfinite(moves.values) & exists
-    return replace(moves, values=np.where(labelled, classes, np.nan), known_ms=np.where(labelled, moves.known_ms, -1))
+    return replace(
+        moves, values=np.where(labelled, classes, np.nan), available_at_ms=np.where(labelled, moves.available_at_ms, -1)
+    )

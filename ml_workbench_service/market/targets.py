@@ -26,12 +26,14 @@ class Labels:
     """Labels with NaN where there is none, when each is known, and why rows have none."""
 
     values: Floats  # (N,)
-    known_ms: Ints  # (N,) when the label is known; -1 where there is none
+    available_at_ms: Ints  # (N,) when the label is known; -1 where there is none
     num_spanning_closure: int
     num_missing_bar: int
 
 
-def label(target: Target, *, close: Floats, opened_ms: Ints, known_ms: Ints, runs: Ints, timeframe: str) -> Labels:
+def label(
+    target: Target, *, close: Floats, opened_ms: Ints, available_at_ms: Ints, runs: Ints, timeframe: str
+) -> Labels:
     """Labels of one symbol's bars; `runs` numbers the runs of consecutive bars (a missing bar starts a new one)."""
     num, h = len(close), target.horizon
     values = np.full(num, np.nan)
@@ -44,7 +46,7 @@ def label(target: Target, *, close: Floats, opened_ms: Ints, known_ms: Ints, run
         unbroken = opened_ms[h:] - opened_ms[:-h] == h * TIMEFRAMES_MS[timeframe]
     usable = same_run & unbroken
     values[:-h] = np.where(usable, _measure(target, close), np.nan)
-    label_known[:-h] = np.where(usable, known_ms[h:], -1)
+    label_known[:-h] = np.where(usable, available_at_ms[h:], -1)
     return Labels(
         values,
         label_known,

@@ -56,7 +56,7 @@ class TradingSeries:
     swap_long_R: Floats
     swap_short_R: Floats
     next_ok_R: Bools
-    known_ms_R: Ints
+    available_at_ms_R: Ints
     symbol_R: Ints  # position in `symbols`
     spread_R: Floats
     symbols: tuple[str, ...]
@@ -89,7 +89,7 @@ class TradingSeries:
         entries = np.minimum(rows + self.delay, self.num_rows - 1)
         possible = self.next_ok_R[rows] & self.next_ok_R[entries]
         if until_ms is not None:
-            possible &= self.known_ms_R[np.minimum(entries + 1, self.num_rows - 1)] <= until_ms
+            possible &= self.available_at_ms_R[np.minimum(entries + 1, self.num_rows - 1)] <= until_ms
         return rows[possible]
 
 
@@ -97,7 +97,7 @@ def build_trading_series(
     rows_RF: Floats32,
     *,
     close_R: Floats,
-    known_ms_R: Ints,
+    available_at_ms_R: Ints,
     runs_R: Ints,
     symbol_R: Ints,
     symbols: Sequence[str],
@@ -120,7 +120,7 @@ def build_trading_series(
     spread = np.where(np.isfinite(own_spread), own_spread, spread)
     next_ok = _has_next(close_R, runs_R=runs_R, symbol_R=symbol_R)
     nights = np.zeros(len(close_R))
-    nights[:-1] = np.where(next_ok[:-1], swap_days(known_ms_R[:-1], known_ms_R[1:]), 0)
+    nights[:-1] = np.where(next_ok[:-1], swap_days(available_at_ms_R[:-1], available_at_ms_R[1:]), 0)
     move = np.zeros(len(close_R))
     here = np.flatnonzero(next_ok)
     move[here] = close_R[here + 1] / close_R[here] - 1.0
@@ -132,7 +132,7 @@ def build_trading_series(
         swap_long_R=np.where(nights > 0, nights * long * pip / close_R, 0.0),
         swap_short_R=np.where(nights > 0, nights * short * pip / close_R, 0.0),
         next_ok_R=next_ok,
-        known_ms_R=np.asarray(known_ms_R, dtype=np.int64),
+        available_at_ms_R=np.asarray(available_at_ms_R, dtype=np.int64),
         symbol_R=np.asarray(symbol_R, dtype=np.int64),
         spread_R=own_spread,
         symbols=tuple(symbols),

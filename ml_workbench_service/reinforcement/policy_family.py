@@ -99,7 +99,7 @@ def series_of(problem: TrainingProblem) -> TradingSeries:
     return build_trading_series(
         windows.rows_RF,
         close_R=windows.close_R,
-        known_ms_R=windows.known_ms_R,
+        available_at_ms_R=windows.available_at_ms_R,
         runs_R=windows.runs_R,
         symbol_R=windows.symbol_R,
         symbols=windows.symbols,

@@ -157,7 +157,7 @@ def shuffled(problem: TrainingProblem, *, seed: int) -> TrainingProblem:
     """
     windows, chance = problem.windows, np.random.default_rng((seed, 1))  # training draws from (seed,)
     close_R = windows.close_R.copy()
-    before_test_R = windows.known_ms_R <= windows.borders_ms["test"]
+    before_test_R = windows.available_at_ms_R <= windows.borders_ms["test"]
     for run_number in np.unique(windows.runs_R[before_test_R]):
         rows = np.flatnonzero((windows.runs_R == run_number) & before_test_R)
         moves = np.diff(np.log(close_R[rows]))

@@ -234,7 +234,7 @@ def without_future(problem: TrainingProblem) -> TrainingProblem:
     windows, border_ms = problem.windows, problem.windows.borders_ms["calibrate"]
     return replace(
         problem,
-        windows=_cut_windows(windows, windows.known_ms_R <= border_ms, border_ms),
+        windows=_cut_windows(windows, windows.available_at_ms_R <= border_ms, border_ms),
         tables=tuple(_cut_table(table, border_ms) for table in problem.tables),
     )
 
@@ -255,9 +255,11 @@ def _cut_windows(windows: Windows, keep_R: np.ndarray, border_ms: int) -> Window
 
 
 def _cut_table(table: FeatureTable, border_ms: int) -> FeatureTable:
-    keep_N = table.known_ms <= border_ms
+    keep_N = table.available_at_ms <= border_ms
     columns = {name: values[keep_N] for name, values in table.columns.items()}
-    return replace(table, opened_ms=table.opened_ms[keep_N], known_ms=table.known_ms[keep_N], columns=columns)
+    return replace(
+        table, opened_ms=table.opened_ms[keep_N], available_at_ms=table.available_at_ms[keep_N], columns=columns
+    )
 
 
 def _kept(cache: dict[object, Kept], key: object, make: Callable[[], Kept]) -> Kept:

@@ -127,16 +127,16 @@ class _Course:
         """
         series = [_of(self._model, table, start_ms, place) for place, table in enumerate(tables)]
         newest, after_gap = [-1] * len(tables), [False] * len(tables)
-        for known_ms, place, question in heapq.merge(*series, key=lambda each: (each[0], each[1])):
+        for available_at_ms, place, question in heapq.merge(*series, key=lambda each: (each[0], each[1])):
             self.num_seen += 1
             if question is None:
                 self.num_skipped += 1
                 after_gap[place] = True
                 continue
-            if known_ms <= newest[place]:
+            if available_at_ms <= newest[place]:
                 continue
-            newest[place] = known_ms
-            sample = part_of(known_ms, self._model.borders_ms, last_ms=self._model.last_known_ms)
+            newest[place] = available_at_ms
+            sample = part_of(available_at_ms, self._model.borders_ms, last_ms=self._model.last_available_at_ms)
             if sample not in OUT_OF_SAMPLE and not self._allow_in_sample:
                 self.num_in_sample += 1
                 continue
@@ -160,8 +160,8 @@ class _Course:
 def _of(
     model: ServedModel, table: FeatureTable, start_ms: int, place: int
 ) -> Iterator[tuple[int, int, Question | None]]:
-    for known_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id=""):
-        yield known_ms, place, question
+    for available_at_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id=""):
+        yield available_at_ms, place, question
 
 
 def _nothing(model: ServedModel, course: _Course) -> DataValidationError:

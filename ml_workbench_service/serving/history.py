@@ -35,15 +35,15 @@ class SymbolHistory:
     def question(self, row: int, *, as_of_ms: int | None = None, prediction_id: str | None = None) -> Question:
         """The question that row `row` asks; a window shorter than the lookback where the run of bars is."""
         num_rows = min(int(self.streak_N[row]), self.model.card.lookback)
-        known_ms = int(self.table.known_ms[row])
+        available_at_ms = int(self.table.available_at_ms[row])
         volatility = float(self.bar_volatility_N[row])
         question = Question(
             symbol=self.table.symbol,
             x_TF=self.x_NF[row + 1 - num_rows : row + 1],
-            as_of_ms=known_ms if as_of_ms is None else as_of_ms,
+            as_of_ms=available_at_ms if as_of_ms is None else as_of_ms,
             price=float(self.close_N[row]),
             bar_volatility=volatility if np.isfinite(volatility) else None,
-            newest_known_ms=known_ms,
+            newest_available_at_ms=available_at_ms,
             spread=self._spread(row),
             warnings=self.table.warnings,
         )
@@ -101,14 +101,14 @@ def newest_question(model: ServedModel, table: FeatureTable, *, as_of_ms: int | 
 
 
 def replay_questions(history: SymbolHistory, *, from_ms: int, job_id: str) -> Iterator[tuple[int, Question | None]]:
-    """Every bar opened at or after `from_ms`, oldest first, as (known_ms, question); None where no window ends.
+    """Every bar opened at or after `from_ms`, oldest first, as (available_at_ms, question); None where no window ends.
 
     Prediction ids follow from job, symbol and bar, so that a replay sent twice is deduplicated by the queue.
     """
     for row in range(int(np.searchsorted(history.table.opened_ms, from_ms)), len(history.table)):
-        known_ms = int(history.table.known_ms[row])
+        available_at_ms = int(history.table.available_at_ms[row])
         if history.streak_N[row] < history.model.card.lookback:
-            yield known_ms, None
+            yield available_at_ms, None
             continue
-        name = f"{job_id}|{history.table.symbol}|{known_ms}"
-        yield known_ms, history.question(row, prediction_id=hashlib.sha256(name.encode()).hexdigest()[:32])
+        name = f"{job_id}|{history.table.symbol}|{available_at_ms}"
+        yield available_at_ms, history.question(row, prediction_id=hashlib.sha256(name.encode()).hexdigest()[:32])

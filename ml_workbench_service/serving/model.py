@@ -39,7 +39,7 @@ class ServedModel:
     decoder: Decoder
     novelty: NoveltyDetector | None  # None: whatever is asked is answered
     borders_ms: dict[str, int]
-    last_known_ms: int
+    last_available_at_ms: int
     costs: Mapping[str, Costs]
     reference_price: dict[str, float]
     float32: Predictor
@@ -145,7 +145,7 @@ def load_model(folder: Path, card: ModelCard, *, providers: Sequence[Provider] =
         decoder=load_decoder(recipe["uncertainty"], card),
         novelty=None if novelty is None else NoveltyDetector.from_json(novelty),
         borders_ms=recipe["borders_ms"],
-        last_known_ms=recipe["last_known_ms"],
+        last_available_at_ms=recipe["last_known_ms"],
         costs={symbol: ResolvedCosts.model_validate(each) for symbol, each in recipe["costs"].items()},
         reference_price=recipe["reference_price"],
         float32=float32,

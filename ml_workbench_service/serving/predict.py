@@ -51,7 +51,7 @@ class Question:
     as_of_ms: int
     price: float | None
     bar_volatility: float | None  # ex-ante standard deviation of one bar's log return
-    newest_known_ms: int  # when the last row became known
+    newest_available_at_ms: int  # when the last row became known
     position: float = 0.0  # what is held already; policies read it
     spread: float | None = None  # the bar's own, in price units
     clock: bool = True  # whether the clock's abstentions apply
@@ -238,7 +238,7 @@ def finish(
         timestamp=utc_now(),
         price=question.price,
         source=circumstances.source,
-        sample=part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_known_ms),
+        sample=part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms),
         status="abstain" if abstains else "ok",
         prediction=None if stated is None else stated.prediction,
         label=None if stated is None else stated.label,
@@ -278,7 +278,7 @@ def _moment_of(
     """Where the question stands among those that the live version is asked; None for every other answer."""
     if intervals is None or circumstances.role != "champion" or circumstances.source != "live":
         return None
-    if question.as_of_ms <= model.last_known_ms:
+    if question.as_of_ms <= model.last_available_at_ms:
         return None
     return intervals.ask(model, question.symbol, as_of_ms=question.as_of_ms, price=question.price)
 
@@ -311,7 +311,7 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
     """What the time of asking alone forbids."""
     reasons: list[AbstainReason] = []
     is_daily = model.timeframe_ms >= calendar.DAY_MS
-    age_ms = int(calendar.market_ms(question.as_of_ms)) - int(calendar.market_ms(question.newest_known_ms))
+    age_ms = int(calendar.market_ms(question.as_of_ms)) - int(calendar.market_ms(question.newest_available_at_ms))
     allowed_bars = STALE_BARS + (FIXINGS_PAUSE_BARS if model.card.calendar == "fixings" else 0)
     if age_ms > allowed_bars * model.timeframe_ms:
         reasons.append("stale_features")
@@ -319,7 +319,7 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
         reasons.append("model_expired")
     # A daily bar may become known just after Friday's close; asked at that very moment it is Monday's forecast.
     if not bool(calendar.is_open(question.as_of_ms)) and not (
-        is_daily and question.as_of_ms == question.newest_known_ms
+        is_daily and question.as_of_ms == question.newest_available_at_ms
     ):
         reasons.append("market_closed")
     return reasons

@@ -42,7 +42,7 @@ def question_of(model: ServedModel, request: PredictRequest) -> Question | None:
         as_of_ms=as_of_ms,
         price=request.price,
         bar_volatility=_bar_volatility(request.columns),
-        newest_known_ms=as_of_ms,
+        newest_available_at_ms=as_of_ms,
         position=request.position or 0.0,
         clock=request.as_of is not None,
         warnings=() if request.as_of is not None else ("as_of_assumed",),

@@ -118,8 +118,8 @@ def part_read(
         id=f"{order.job_id}/{trial}" if trial else order.job_id,
         subject=subject_of(order.targets[target:], is_simulated=problem.tables[0].data_source == "simulated"),
         symbols=tuple(sorted(windows.symbols)),
-        start_ms=borders.get(part, int(windows.known_ms_R.min())),
-        end_ms=ends.get(part, int(windows.label_known_ms_R.max()) + 1),
+        start_ms=borders.get(part, int(windows.available_at_ms_R.min())),
+        end_ms=ends.get(part, int(windows.label_available_at_ms_R.max()) + 1),
         at=utc_now(),
         model_id=order.model_id,
     )

@@ -59,7 +59,7 @@ def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, problem: Trai
         **product.recipe,
         "regimes": {symbol: rule.to_json() for symbol, rule in problem.regimes.items()},
         "borders_ms": dict(windows.borders_ms),
-        "last_known_ms": int(windows.known_ms_R.max()),
+        "last_known_ms": int(windows.available_at_ms_R.max()),
         "costs": {symbol: each.model_dump() for symbol, each in problem.costs.items()},
         "reference_price": {table.symbol: float(table.columns["close"][-1]) for table in problem.tables},
         "data_fingerprint": fingerprint(windows),
@@ -80,7 +80,7 @@ def card(
 ) -> ModelCard:
     """The version's card; `parent` is the version before it, if there is one."""
     request, targets, tables, family = order.request, order.targets, data.tables, order.family
-    last_known = datetime.fromtimestamp(int(data.windows.known_ms_R.max()) / 1000, tz=UTC)
+    last_known = datetime.fromtimestamp(int(data.windows.available_at_ms_R.max()) / 1000, tz=UTC)
     return ModelCard(
         id=order.model_id,
         name=request.name,
@@ -127,7 +127,7 @@ def card(
 def fingerprint(windows: Windows) -> str:
     """sha256 over the scaled rows, labels, prices and times that the training saw."""
     digest = hashlib.sha256()
-    for array in (windows.rows_RF, windows.own_labels_RK, windows.close_R, windows.known_ms_R):
+    for array in (windows.rows_RF, windows.own_labels_RK, windows.close_R, windows.available_at_ms_R):
         digest.update(np.ascontiguousarray(array).tobytes())
     return "sha256:" + digest.hexdigest()
 
@@ -137,7 +137,7 @@ def _reference(windows: Windows, product: Product, timeframe: str) -> dict[str, 
     if product.derivation is not None:
         return None
     ends = evenly(windows.parts["train"], MOST_NOVELTY_WINDOWS)
-    bars = bar_numbers(windows.known_ms_R[ends], TIMEFRAMES_MS[timeframe])
+    bars = bar_numbers(windows.available_at_ms_R[ends], TIMEFRAMES_MS[timeframe])
     return InputReference.fit(last_rows(windows, ends), bars, windows.features).to_json()
 
 

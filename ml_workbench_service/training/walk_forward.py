@@ -121,7 +121,7 @@ def walk_forward(
 
 def spans_of(data: TrainingData, *, num_folds: int) -> list[Span]:
     """Equal spans over the second half of the time before the test border, the last of which ends there."""
-    first_ms = int(data.windows.known_ms_R[data.windows.parts["train"]].min())
+    first_ms = int(data.windows.available_at_ms_R[data.windows.parts["train"]].min())
     until_ms = data.windows.borders_ms["test"]
     length = int((until_ms - first_ms) * (1 - FIRST_SHARE)) // num_folds
     ends = [until_ms - length * left for left in reversed(range(num_folds))]
@@ -142,13 +142,13 @@ def cut_at(order: TrainingOrder, data: TrainingData, span: Span, *, embargo_bars
 
 def _until(table: FeatureTable, end_ms: int) -> FeatureTable:
     """The bars that are known by then."""
-    known_N = table.known_ms <= end_ms
+    known_N = table.available_at_ms <= end_ms
     if not known_N.any():
         raise DataValidationError.at("body.symbols", f"{table.symbol} has no bar yet")
     return replace(
         table,
         opened_ms=table.opened_ms[known_N],
-        known_ms=table.known_ms[known_N],
+        available_at_ms=table.available_at_ms[known_N],
         columns={name: np.asarray(values)[known_N] for name, values in table.columns.items()},
     )
 

@@ -106,8 +106,8 @@ def _of(
     model: ServedModel, table: FeatureTable, start_ms: int, job_id: str, *, place: int
 ) -> Iterator[tuple[int, int, Question | None]]:
     """One symbol's bars: when each was known, the symbol's place in the request, and the question it asks."""
-    for known_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id=job_id):
-        yield known_ms, place, question
+    for available_at_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id=job_id):
+        yield available_at_ms, place, question
 
 
 class _Stream:

@@ -181,12 +181,12 @@ def _judged(rows: Sequence[Waiting], store: FeatureStore) -> list[_Verdict]:
         if place is None:
             verdicts.append(_Verdict(row, None, row.due_ms, "no_bar"))
             continue
-        value, known_ms = next(labels)
+        value, available_at_ms = next(labels)
         close = float(_close(table)[place])
         if row.price is not None and abs(row.price / close - 1) > allowed_N[place]:
             verdicts.append(_Verdict(row, None, row.due_ms, "other_prices"))
         elif np.isfinite(value):
-            verdicts.append(_Verdict(row, value, known_ms, None))
+            verdicts.append(_Verdict(row, value, available_at_ms, None))
         else:
             verdicts.append(_Verdict(row, None, row.due_ms, _why_not(row, place, table, runs)))
     return verdicts
@@ -194,10 +194,10 @@ def _judged(rows: Sequence[Waiting], store: FeatureStore) -> list[_Verdict]:
 
 def _place(row: Waiting, table: FeatureTable, bar_ms: int) -> int | None:
     """The last bar known at the row's moment; None where that is more than a bar of market time ago."""
-    place = int(np.searchsorted(table.known_ms, row.as_of_ms, side="right")) - 1
+    place = int(np.searchsorted(table.available_at_ms, row.as_of_ms, side="right")) - 1
     if place < 0:
         return None
-    age_ms = int(calendar.market_ms(row.as_of_ms)) - int(calendar.market_ms(int(table.known_ms[place])))
+    age_ms = int(calendar.market_ms(row.as_of_ms)) - int(calendar.market_ms(int(table.available_at_ms[place])))
     allowed_bars = 1 + (FIXINGS_PAUSE_BARS if table.calendar == "fixings" else 0)
     return place if age_ms < allowed_bars * bar_ms else None
 
@@ -214,26 +214,31 @@ def _labels(
     at = np.array(found, dtype=np.int64)
     if not target.classes:
         labels = label(
-            target, close=close, opened_ms=table.opened_ms, known_ms=table.known_ms, runs=runs,
+            target, close=close, opened_ms=table.opened_ms, available_at_ms=table.available_at_ms, runs=runs,
             timeframe=table.timeframe,
         )  # fmt: skip
-        return _pairs(labels.values[at], labels.known_ms[at])
+        return _pairs(labels.values[at], labels.available_at_ms[at])
     moves = price_moves(
-        target, close=close, opened_ms=table.opened_ms, known_ms=table.known_ms, runs=runs, timeframe=table.timeframe
+        target,
+        close=close,
+        opened_ms=table.opened_ms,
+        available_at_ms=table.available_at_ms,
+        runs=runs,
+        timeframe=table.timeframe,
     )
     if target.measure == "direction":
         costs = [row.break_even for row, place in zip(rows, places, strict=True) if place is not None]
-        own = Labels(moves.values[at], moves.known_ms[at], 0, 0)
+        own = Labels(moves.values[at], moves.available_at_ms[at], 0, 0)
         labels = direction_labels(own, break_even_N=np.array(costs, dtype=np.float64))
-        return _pairs(labels.values - 1, own.known_ms)
+        return _pairs(labels.values - 1, own.available_at_ms)
     labels = triple_barrier_labels(
         target, moves, close=close, bar_volatility=ewma_volatility(close), width=rows[0].barrier_width
     )
-    return _pairs(labels.values[at] - 1, labels.known_ms[at])  # sell hold buy, lower neither upper: -1 0 1
+    return _pairs(labels.values[at] - 1, labels.available_at_ms[at])  # sell hold buy, lower neither upper: -1 0 1
 
 
-def _pairs(values: Floats, known_ms: Ints) -> list[tuple[float, int]]:
-    return list(zip(values.tolist(), known_ms.tolist(), strict=True))
+def _pairs(values: Floats, available_at_ms: Ints) -> list[tuple[float, int]]:
+    return list(zip(values.tolist(), available_at_ms.tolist(), strict=True))
 
 
 def _close(table: FeatureTable) -> Floats:

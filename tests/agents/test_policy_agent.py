@@ -139,8 +139,8 @@ def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model = ServedModel(
         card=card, scaler=windows.scaler, derivation=Derivation(("signal",), {}),
         decoder=ActionDecoder(trained.outputs), novelty=None, borders_ms=dict(windows.borders_ms),
-        last_known_ms=int(table.known_ms[-1]), costs=costs, reference_price={"EUR/USD": 1.1}, float32=network,
-        single=network,
+        last_available_at_ms=int(table.available_at_ms[-1]), costs=costs, reference_price={"EUR/USD": 1.1},
+        float32=network, single=network,
     )  # fmt: skip
     return Trader(model, problem, table)
 
@@ -155,14 +155,14 @@ def test_on_the_test_part_it_does_and_earns_what_the_backtest_of_its_policy_says
     )  # fmt: skip
     backtest = signal_backtest.settle(walked.positions_N, rows, trader.problem)
     asked = [each for _, each in replay_questions(read_history(model, trader.table), from_ms=0, job_id="j") if each]
-    first_ms, last_ms = int(series.known_ms_R[rows[0]]), int(series.known_ms_R[rows[-1]])
+    first_ms, last_ms = int(series.available_at_ms_R[rows[0]]), int(series.available_at_ms_R[rows[-1]])
     chance = np.random.default_rng(0)
     records = [  # whatever position the callers named
         answer(model, replace(each, position=float(chance.integers(-1, 2)), clock=False), LIVE)
         for each in asked
         if first_ms <= each.as_of_ms <= last_ms
     ]
-    assert [to_ms(each.as_of) for each in records] == series.known_ms_R[rows].tolist()
+    assert [to_ms(each.as_of) for each in records] == series.available_at_ms_R[rows].tolist()
     mind = PolicyMind("a", family="dqn", model_id="trader", mode="frozen")
     decisions = applied(mind, records)
     assert [each.position for each in decisions] == walked.positions_N.tolist()

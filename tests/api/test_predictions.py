@@ -144,7 +144,7 @@ def test_without_as_of_the_service_fetches_up_to_the_last_known_bar(api: httpx.C
     assert now_ms is not None
     table = store().fetch(["GBP/USD"], "1h", start_ms=None, end_ms=None, features=["close"], last=1)[0]
     assert record["price"] == table.columns["close"][-1]
-    assert to_ms(datetime.fromisoformat(record["as_of"])) == table.known_ms[-1] <= now_ms
+    assert to_ms(datetime.fromisoformat(record["as_of"])) == table.available_at_ms[-1] <= now_ms
     assert "as_of_assumed" not in record["warnings"]
 
 

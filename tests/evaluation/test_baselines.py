@@ -53,7 +53,7 @@ def stormy() -> TrainingProblem:
 
 def without_the_future(windows: Windows, after: str) -> Windows:
     """The same with everything after a border made up."""
-    later = windows.known_ms_R > windows.borders_ms[after]
+    later = windows.available_at_ms_R > windows.borders_ms[after]
     chance = np.random.default_rng(99)
 
     def altered(values: Any) -> Any:
@@ -144,8 +144,10 @@ def test_realised_volatility_is_each_symbols_own_and_causal(stormy: TrainingProb
     moves = np.diff(np.log(windows.close_R[second]))
     assert found[second[50]] == pytest.approx(np.sqrt(np.mean(moves[45:50] ** 2)))
     np.testing.assert_array_equal(
-        found[windows.known_ms_R <= windows.borders_ms["test"]],
-        realised_volatility(without_the_future(windows, "test"), 5)[windows.known_ms_R <= windows.borders_ms["test"]],
+        found[windows.available_at_ms_R <= windows.borders_ms["test"]],
+        realised_volatility(without_the_future(windows, "test"), 5)[
+            windows.available_at_ms_R <= windows.borders_ms["test"]
+        ],
     )
 
 
@@ -202,7 +204,9 @@ def test_a_linear_policy_learns_nothing_from_later_parts() -> None:
 
 def test_a_linear_policy_learns_from_moves_that_are_settled_inside_their_part(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = symbol_rows(num=900, r2=0.3)
-    unlabelled = replace(rows, labels_NK=np.empty((900, 0)), label_known_ms_N=rows.known_ms_N)  # as policies' are
+    unlabelled = replace(
+        rows, labels_NK=np.empty((900, 0)), label_available_at_ms_N=rows.available_at_ms_N
+    )  # as policies' are
     work = market_of(unlabelled)
     series, windows, seen = series_of(work), work.windows, []
     fit = Ridge.fit
@@ -216,7 +220,7 @@ def test_a_linear_policy_learns_from_moves_that_are_settled_inside_their_part(mo
     (learnt,) = (np.flatnonzero(np.isfinite(each)) for each in seen)
     wanted = np.concatenate([decision_rows(series, work, part) for part in ("train", "stop")])
     assert learnt.tolist() == wanted.tolist()
-    assert (windows.known_ms_R[learnt[-1] + series.delay + 1]) <= windows.borders_ms["calibrate"]
+    assert (windows.available_at_ms_R[learnt[-1] + series.delay + 1]) <= windows.borders_ms["calibrate"]
 
 
 def test_the_family_linear_is_not_compared_with_itself_alone_or_as_an_ensemble() -> None:

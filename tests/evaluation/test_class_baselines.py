@@ -109,7 +109,7 @@ def test_a_class_that_training_lacks_keeps_its_small_share() -> None:
 def test_class_baselines_know_nothing_of_later_parts() -> None:
     probe = ClassificationProbe()
     windows = probe.windows(num=700)
-    later = windows.known_ms_R > windows.borders_ms["calibrate"]
+    later = windows.available_at_ms_R > windows.borders_ms["calibrate"]
     labels = windows.own_labels_RK.copy()
     labels[later] = 0.0
     rows = windows.rows_RF.copy()

@@ -194,7 +194,7 @@ def test_every_wednesday_roll_charges_three_nights_in_summer_and_in_winter() -> 
     nights = np.round(account.swap_N / (1e-4 / series.close_R[account.rows_N]), 9)
     charged = np.flatnonzero(nights)
     rolls = [
-        datetime.fromtimestamp(series.known_ms_R[account.rows_N[row] + 1] / 1000, tz=calendar.NEW_YORK)
+        datetime.fromtimestamp(series.available_at_ms_R[account.rows_N[row] + 1] / 1000, tz=calendar.NEW_YORK)
         for row in charged
     ]
     assert {(at.hour, at.minute) for at in rolls} == {(17, 0)}
@@ -208,7 +208,7 @@ def test_every_wednesday_roll_charges_three_nights_in_summer_and_in_winter() -> 
 def test_a_few_hours_around_wednesday_17_00_new_york_cost_three_days_of_swap(wednesday: str) -> None:
     given = problem(table(num=6240), target=None, swap_long_pips=0.8, swap_short_pips=-0.3)
     roll_ms = int(datetime.fromisoformat(f"{wednesday}T17:00").replace(tzinfo=calendar.NEW_YORK).timestamp() * 1000)
-    known = given.windows.known_ms_R
+    known = given.windows.available_at_ms_R
     price = given.windows.close_R[np.flatnonzero(known == roll_ms - HOUR_MS)[0]]
     before = np.flatnonzero((known >= roll_ms - 3 * HOUR_MS) & (known < roll_ms))
     after = np.flatnonzero((known >= roll_ms) & (known < roll_ms + 3 * HOUR_MS))
@@ -243,7 +243,7 @@ def test_the_default_spread_follows_the_session_and_the_bars_own_or_a_named_one_
     own = np.where(np.arange(900) % 2 == 0, 0.0007, np.nan)
     pips = resolved_costs("EUR/USD").spread_pips
     assert pips is not None
-    session = pips * 1e-4 * session_factor(bars.known_ms)
+    session = pips * 1e-4 * session_factor(bars.available_at_ms)
     assert set(np.round(session / (pips * 1e-4), 6)) == {1.0, 1.2, 1.5, 5.0}
 
     def spread_of(of: FeatureTable, **costs: float) -> Floats:
@@ -264,7 +264,7 @@ def test_directions_are_worth_the_sessions_round_trip() -> None:
     bars = table(num=2000)
     given = problem(bars, target="direction_1h", commission_bp=0.0, slippage_bp=0.0)
     named = problem(bars, target="direction_1h", commission_bp=0.0, slippage_bp=0.0, spread_pips=0.2)
-    roll = session_factor(bars.known_ms) == 5.0
+    roll = session_factor(bars.available_at_ms) == 5.0
     differs = given.windows.own_labels_RK[:, 0] != named.windows.own_labels_RK[:, 0]
     known = np.isfinite(named.windows.own_labels_RK[:, 0])
     assert (given.windows.own_labels_RK[differs & known, 0] == 1.0).all(), "a dearer hour only turns moves into holds"
@@ -283,9 +283,11 @@ def test_nothing_beyond_the_parts_border_is_read(fill: FillRule, part: Part) -> 
     given = problem(bars, target=None, fill=fill)
     positions, ends = signal(given, part)
     border = next(
-        each for each in sorted(given.windows.borders_ms.values()) if each >= given.windows.known_ms_R[ends].max()
+        each
+        for each in sorted(given.windows.borders_ms.values())
+        if each >= given.windows.available_at_ms_R[ends].max()
     )
-    later = given.windows.known_ms_R > border
+    later = given.windows.available_at_ms_R > border
     blind = replace(given.windows, close_R=np.where(later, 1e6, given.windows.close_R))
     assert report(positions, ends, replace(given, windows=blind)) == report(positions, ends, given)
     rows = settle(positions, ends, given).rows_N

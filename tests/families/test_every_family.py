@@ -92,7 +92,7 @@ def test_a_seed_decides_every_bit_of_the_weights(kind: type[Family]) -> None:
 @every_family
 def test_nothing_after_the_stopping_part_reaches_the_weights(kind: type[Family]) -> None:
     windows = planted(kind)
-    later = windows.known_ms_R > windows.borders_ms["calibrate"]
+    later = windows.available_at_ms_R > windows.borders_ms["calibrate"]
     changed = {}
     for name in ("rows_RF", "labels_RK", "own_labels_RK", "bar_volatility_R", "close_R"):
         changed[name] = getattr(windows, name).copy()

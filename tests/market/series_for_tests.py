@@ -50,7 +50,7 @@ def series_of(
     return build_trading_series(
         chance.standard_normal((num_rows, num_features)).astype(np.float32),
         close_R=np.concatenate(close),
-        known_ms_R=np.concatenate(known),
+        available_at_ms_R=np.concatenate(known),
         runs_R=np.concatenate(runs),
         symbol_R=np.concatenate(symbols),
         symbols=tuple(LEVELS),

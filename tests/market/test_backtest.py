@@ -33,7 +33,7 @@ def small(prices: list[float], *, start_ms: int = START_MS, costs: Costs = COSTS
     return build_trading_series(
         np.zeros((num, 1), dtype=np.float32),
         close_R=np.array(prices),
-        known_ms_R=start_ms + np.arange(num) * HOUR_MS,
+        available_at_ms_R=start_ms + np.arange(num) * HOUR_MS,
         runs_R=np.zeros(num, dtype=np.int64),
         symbol_R=np.zeros(num, dtype=np.int64),
         symbols=("EUR/USD",),
@@ -63,7 +63,7 @@ def test_every_row_costs_what_the_scalar_functions_say(data: st.DataObject) -> N
     series = build_trading_series(
         np.zeros((len(prices), 1), dtype=np.float32),
         close_R=np.array(prices),
-        known_ms_R=known,
+        available_at_ms_R=known,
         runs_R=np.zeros(len(prices), dtype=np.int64),
         symbol_R=np.zeros(len(prices), dtype=np.int64),
         symbols=(symbol,),
@@ -108,7 +108,11 @@ def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> 
     positions = np.random.default_rng(2).integers(-1, 2, len(rows))
     lane, earned = Lane(), []
     for row, position in zip(rows, positions, strict=True):
-        price, at_ms, spread = float(series.close_R[row]), int(series.known_ms_R[row]), float(series.spread_R[row])
+        price, at_ms, spread = (
+            float(series.close_R[row]),
+            int(series.available_at_ms_R[row]),
+            float(series.spread_R[row]),
+        )
         own = {} if math.isnan(spread) else {"spread_pips": spread}
         costs = COSTS["USD/JPY"].model_copy(update=own)
         settled, still_open = settle(lane, symbol="USD/JPY", costs=costs, price=price, at_ms=at_ms, state=0)
@@ -151,7 +155,7 @@ def test_a_position_held_over_the_weekend_earns_the_jump_and_pays_no_night_of_th
     series = build_trading_series(
         np.zeros((145, 1), dtype=np.float32),
         close_R=prices,
-        known_ms_R=opened + HOUR_MS,
+        available_at_ms_R=opened + HOUR_MS,
         runs_R=np.zeros(145, dtype=np.int64),
         symbol_R=np.zeros(145, dtype=np.int64),
         symbols=("EUR/USD",),
@@ -169,12 +173,12 @@ def test_no_step_is_payable_over_a_gap_or_beyond_the_border() -> None:
     for fill, last in zip(FILLS, (3, 2), strict=True):
         series = dataclasses.replace(small([1.0] * 5), fill=fill)
         assert series.payable(np.arange(5)).tolist() == list(range(last + 1))
-        border = int(series.known_ms_R[3])
+        border = int(series.available_at_ms_R[3])
         assert series.payable(np.arange(5), until_ms=border).tolist() == list(range(last))
     gap = build_trading_series(
         np.zeros((5, 1), dtype=np.float32),
         close_R=np.array([1.0, 1.0, 1.0, math.nan, 1.0]),
-        known_ms_R=START_MS + np.arange(5),
+        available_at_ms_R=START_MS + np.arange(5),
         runs_R=np.array([0, 0, 0, 0, 1]),
         symbol_R=np.zeros(5, dtype=np.int64),
         symbols=("EUR/USD",),
@@ -218,7 +222,7 @@ def test_what_cannot_be_paid_is_refused_with_the_next_step() -> None:
         build_trading_series(
             np.zeros((1, 1), dtype=np.float32),
             close_R=np.ones(1),
-            known_ms_R=np.array([START_MS]),
+            available_at_ms_R=np.array([START_MS]),
             runs_R=np.zeros(1, dtype=np.int64),
             symbol_R=np.zeros(1, dtype=np.int64),
             symbols=("EUR/USD",),

@@ -92,7 +92,7 @@ def series_of(fill: FillRule = "next_open", *, seed: int = 0) -> TradingSeries:
     return build_trading_series(
         np.zeros((NUM, 1), dtype=np.float32),
         close_R=1.1 * np.exp(np.cumsum(chance.normal(0, 0.003, NUM))),
-        known_ms_R=opened + HOUR_MS,
+        available_at_ms_R=opened + HOUR_MS,
         runs_R=np.zeros(NUM, dtype=np.int64),
         symbol_R=np.zeros(NUM, dtype=np.int64),
         symbols=("EUR/USD",),

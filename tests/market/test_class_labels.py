@@ -40,7 +40,9 @@ def hours(num: int, *, missing: tuple[int, ...] = ()) -> Ints:
 def moves_of(target: Target, close: Floats, opened_ms: Ints | None = None) -> Labels:
     opened = hours(len(close)) if opened_ms is None else opened_ms
     runs = calendar.runs(opened, HOUR_MS, "fx")
-    return price_moves(target, close=close, opened_ms=opened, known_ms=opened + HOUR_MS, runs=runs, timeframe="1h")
+    return price_moves(
+        target, close=close, opened_ms=opened, available_at_ms=opened + HOUR_MS, runs=runs, timeframe="1h"
+    )
 
 
 def labelled(measure: str, h: int, close: Floats, opened_ms: Ints | None = None) -> Labels:
@@ -115,7 +117,7 @@ def test_a_triple_barrier_is_the_first_touch_of_a_plain_loop(h: int, width: floa
     for t in range(300 - h):
         if np.isnan(volatility[t]):
             assert np.isnan(labels.values[t])
-            assert labels.known_ms[t] == -1
+            assert labels.available_at_ms[t] == -1
             continue
         assert labels.values[t] == first_touch(close, t, h, width * volatility[t] * math.sqrt(h))
     assert set(labels.values[np.isfinite(labels.values)]) == {LOWER, NEITHER, UPPER}
@@ -160,7 +162,7 @@ def test_no_class_looks_over_a_missing_bar(measure: str, h: int) -> None:
     unbroken = opened[h:] - opened[:-h] == h * HOUR_MS
     assert np.isfinite(labels.values[:-h]).tolist() == unbroken.tolist()
     assert np.isnan(labels.values[-h:]).all()
-    assert labels.known_ms[:-h].tolist() == np.where(unbroken, opened[h:] + HOUR_MS, -1).tolist()
+    assert labels.available_at_ms[:-h].tolist() == np.where(unbroken, opened[h:] + HOUR_MS, -1).tolist()
     assert (labels.num_missing_bar, labels.num_spanning_closure) == (h, 0)
 
 
@@ -196,7 +198,7 @@ def test_a_regimes_label_is_the_class_that_many_bars_on() -> None:
     target = parse_target("market_regime_2")
     labels = regime_labels(target, moves_of(target, prices(6)), classes_N=classes)
     np.testing.assert_array_equal(labels.values, [np.nan, 2.0, 0.0, 1.0, np.nan, np.nan])
-    assert (labels.known_ms >= 0).tolist() == np.isfinite(labels.values).tolist()
+    assert (labels.available_at_ms >= 0).tolist() == np.isfinite(labels.values).tolist()
 
 
 def test_market_regime_alone_means_the_next_bars() -> None:
@@ -211,7 +213,7 @@ def test_too_few_bars_have_no_class(measure: str, num: int) -> None:
     labels = labelled(measure, 3, prices(num))
     assert len(labels.values) == num
     assert np.isnan(labels.values).all()
-    assert labels.known_ms.tolist() == [-1] * num
+    assert labels.available_at_ms.tolist() == [-1] * num
 
 
 @settings(deadline=None, derandomize=True, max_examples=30)

@@ -47,7 +47,7 @@ def labelled(name: str, close: Floats, opened_ms: Ints, timeframe: str = "1h") -
     length_ms = TIMEFRAMES_MS[timeframe]
     runs = calendar.runs(opened_ms, length_ms, "fx")
     return label(
-        parse_target(name), close=close, opened_ms=opened_ms, known_ms=opened_ms + length_ms, runs=runs,
+        parse_target(name), close=close, opened_ms=opened_ms, available_at_ms=opened_ms + length_ms, runs=runs,
         timeframe=timeframe,
     )  # fmt: skip
 
@@ -60,8 +60,8 @@ def test_labels_equal_a_plain_loop(measure: str, h: int) -> None:
     labels = labelled(f"{measure}_{h}h", close, opened)
     wanted = [by_hand(measure, close, t, h) for t in range(40 - h)] + [math.nan] * h
     np.testing.assert_allclose(labels.values, wanted, rtol=0, atol=1e-15)
-    assert labels.known_ms[:-h].tolist() == (opened[h:] + HOUR_MS).tolist()
-    assert labels.known_ms[-h:].tolist() == [-1] * h
+    assert labels.available_at_ms[:-h].tolist() == (opened[h:] + HOUR_MS).tolist()
+    assert labels.available_at_ms[-h:].tolist() == [-1] * h
     assert (labels.num_missing_bar, labels.num_spanning_closure) == (0, 0)
 
 
@@ -74,7 +74,7 @@ def test_no_label_looks_over_a_missing_bar(measure: str, h: int) -> None:
     for t in range(28 - h):
         unbroken = opened[t + h] - opened[t] == h * HOUR_MS
         assert np.isfinite(labels.values[t]) == unbroken
-        assert (labels.known_ms[t] >= 0) == unbroken
+        assert (labels.available_at_ms[t] >= 0) == unbroken
         if unbroken:
             assert labels.values[t] == pytest.approx(by_hand(measure, close, t, h), abs=1e-15)
     assert labels.num_missing_bar == h
@@ -107,7 +107,7 @@ def test_too_few_bars_have_no_label(num: int) -> None:
     labels = labelled("price_change_3h", prices(num), opened)
     assert len(labels.values) == num
     assert np.isnan(labels.values).all()
-    assert labels.known_ms.tolist() == [-1] * num
+    assert labels.available_at_ms.tolist() == [-1] * num
 
 
 def test_a_label_is_known_when_its_last_bar_is_even_if_that_is_late() -> None:
@@ -116,9 +116,14 @@ def test_a_label_is_known_when_its_last_bar_is_even_if_that_is_late() -> None:
     known[6:] += 1_800_000
     runs = np.zeros(10, dtype=np.int64)
     labels = label(
-        parse_target("log_return_2h"), close=prices(10), opened_ms=opened, known_ms=known, runs=runs, timeframe="1h"
+        parse_target("log_return_2h"),
+        close=prices(10),
+        opened_ms=opened,
+        available_at_ms=known,
+        runs=runs,
+        timeframe="1h",
     )
-    assert labels.known_ms[:8].tolist() == known[2:].tolist()
+    assert labels.available_at_ms[:8].tolist() == known[2:].tolist()
 
 
 def ewma_by_hand(close: Floats, t: int) -> float:

@@ -154,7 +154,7 @@ def prices(values: list[float]) -> TradingSeries:
     return build_trading_series(
         np.zeros((len(values), 1), dtype=np.float32),
         close_R=np.array(values),
-        known_ms_R=START_MS + np.arange(len(values)) * 60_000,
+        available_at_ms_R=START_MS + np.arange(len(values)) * 60_000,
         runs_R=np.zeros(len(values), dtype=np.int64),
         symbol_R=np.zeros(len(values), dtype=np.int64),
         symbols=("EUR/USD",),

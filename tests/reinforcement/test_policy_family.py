@@ -23,8 +23,8 @@ def test_every_decision_is_settled_inside_its_part(fill: str) -> None:
     market, windows = Market.of(problem), problem.windows
     for rows, border in ((market.train, "stop"), (market.stop, "calibrate")):
         settled = rows + market.series.delay + 1
-        assert (windows.known_ms_R[settled] <= windows.borders_ms[border]).all()
-        beyond = windows.known_ms_R[settled.max() + 1]
+        assert (windows.available_at_ms_R[settled] <= windows.borders_ms[border]).all()
+        beyond = windows.available_at_ms_R[settled.max() + 1]
         assert beyond > windows.borders_ms[border], "as many decisions as there can be"
 
 

@@ -63,7 +63,7 @@ def test_nothing_of_the_test_part_is_looked_at() -> None:
     """Other prices, features and spreads after its border change no figure."""
     problem = market_of(num=700)
     windows = problem.windows
-    late_R = windows.known_ms_R > windows.borders_ms["test"]
+    late_R = windows.available_at_ms_R > windows.borders_ms["test"]
     chance = np.random.default_rng(1)
     wild = replace(
         windows,
@@ -112,13 +112,13 @@ def test_shuffling_keeps_features_and_gaps_and_takes_order_and_drift() -> None:
     before, after = problem.windows, mixed
     np.testing.assert_array_equal(after.rows_RF, before.rows_RF)
     for run_number in np.unique(before.runs_R):
-        own = (before.runs_R == run_number) & (before.known_ms_R <= before.borders_ms["test"])
+        own = (before.runs_R == run_number) & (before.available_at_ms_R <= before.borders_ms["test"])
         old, new = (np.diff(np.log(each.close_R[own])) for each in (before, after))
         assert np.abs(new[:, None] - (old - old.mean())).min(axis=1).max() < 1e-12
         assert abs(new.mean()) < 4 * old.std() / len(old) ** 0.5 < old.mean()
         assert 0.4 < len(np.unique(new.round(12))) / len(old) < 0.9  # with replacement: 63 % of them
         assert abs(np.corrcoef(old, new)[0, 1]) < 0.3
-    late = before.known_ms_R > before.borders_ms["test"]
+    late = before.available_at_ms_R > before.borders_ms["test"]
     np.testing.assert_array_equal(after.close_R[late], before.close_R[late])
     assert not np.array_equal(shuffled(problem, seed=2).windows.close_R, mixed.close_R)
 

@@ -18,23 +18,23 @@ from tests.learning.synthetic import cut, problem, symbol_rows
 from tests.trained_models import planted_bars
 
 
-def table_of(symbol: str, known_ms: np.ndarray) -> FeatureTable:
-    close = np.arange(len(known_ms), dtype=float)
-    return FeatureTable(symbol, "1h", known_ms - 3_600_000, known_ms, {"close": close}, "file")
+def table_of(symbol: str, available_at_ms: np.ndarray) -> FeatureTable:
+    close = np.arange(len(available_at_ms), dtype=float)
+    return FeatureTable(symbol, "1h", available_at_ms - 3_600_000, available_at_ms, {"close": close}, "file")
 
 
 def test_rows_and_labels_that_come_after_the_stopping_part_are_not_there() -> None:
     rows = [symbol_rows("EUR/USD", horizon=5), symbol_rows("GBP/USD", num=1200, seed=1, horizon=5, gaps=[700])]
     windows = cut(*rows)
-    tables = tuple(table_of(each.symbol, each.known_ms_N) for each in rows)
+    tables = tuple(table_of(each.symbol, each.available_at_ms_N) for each in rows)
     whole = problem(windows, "price_change_5h", tables=tables)
     blind = without_future(whole)
     border_ms = windows.borders_ms["calibrate"]
     seen = blind.windows
-    assert seen.known_ms_R.max() <= border_ms < windows.known_ms_R.max()
-    assert all(table.known_ms.max() <= border_ms for table in blind.tables)
+    assert seen.available_at_ms_R.max() <= border_ms < windows.available_at_ms_R.max()
+    assert all(table.available_at_ms.max() <= border_ms for table in blind.tables)
     assert sum(map(len, blind.tables)) == len(seen.rows_RF) == len(seen.close_R) == len(seen.symbol_R)
-    reaches_over = seen.label_known_ms_R > border_ms
+    reaches_over = seen.label_available_at_ms_R > border_ms
     assert 0 < reaches_over.sum() <= 10
     assert np.isnan(seen.own_labels_RK[reaches_over]).all()
     assert (seen.labels_RK[reaches_over] == 0).all()

@@ -33,13 +33,13 @@ def replayed(model: ServedModel, tables: Sequence[FeatureTable], start_ms: int) 
     found: list[tuple[int, int, PredictionRecord]] = []
     for place, table in enumerate(tables):
         held = 0.0
-        for known_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id="job"):
+        for available_at_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id="job"):
             if question is None:
                 held = 0.0
                 continue
             told = answer(model, replace(question, position=held), circumstances)
             held = (told.prediction or 0.0) if model.decoder.holds_positions else 0.0
-            found.append((known_ms, place, told))
+            found.append((available_at_ms, place, told))
     return [each for _, _, each in sorted(found, key=lambda each: each[:2])]
 
 
@@ -115,7 +115,7 @@ def with_gaps(table: FeatureTable, start_ms: int, *, after: Sequence[int]) -> Fe
     return replace(
         table,
         opened_ms=np.delete(table.opened_ms, rows),
-        known_ms=np.delete(table.known_ms, rows),
+        available_at_ms=np.delete(table.available_at_ms, rows),
         columns={name: np.delete(values, rows) for name, values in table.columns.items()},
     )
 
@@ -150,7 +150,7 @@ def test_a_range_that_taught_the_model_is_refused_with_the_first_usable_moment(
 ) -> None:
     table = tables["EUR/USD"]
     early = replace(
-        table, opened_ms=table.opened_ms[:600], known_ms=table.known_ms[:600],
+        table, opened_ms=table.opened_ms[:600], available_at_ms=table.available_at_ms[:600],
         columns={name: values[:600] for name, values in table.columns.items()},
     )  # fmt: skip
     first = iso_of_ms(first_usable_ms(model))
@@ -168,7 +168,7 @@ def test_ranges_without_bars_or_windows_and_unknown_symbols_are_refused(
     with pytest.raises(DataValidationError, match="no bar opens"):
         record(model, [table], start_ms=int(table.opened_ms[-1]) + 1)
     short = replace(
-        table, opened_ms=table.opened_ms[-5:], known_ms=table.known_ms[-5:],
+        table, opened_ms=table.opened_ms[-5:], available_at_ms=table.available_at_ms[-5:],
         columns={name: values[-5:] for name, values in table.columns.items()},
     )  # fmt: skip
     with pytest.raises(DataValidationError, match="whole bars"):
@@ -192,9 +192,9 @@ def test_what_is_fetched_reaches_back_far_enough(bench: Workbench, model: Served
 
 def test_late_bars_are_left_out_as_agents_count_them(model: ServedModel, tables: Tables) -> None:
     table = tables["EUR/USD"]
-    known_ms = table.known_ms.copy()
-    known_ms[-10] = known_ms[-8]  # known with the bar after the next one
-    recording = record(model, [replace(table, known_ms=known_ms)], start_ms=int(table.opened_ms[-20]))
+    available_at_ms = table.available_at_ms.copy()
+    available_at_ms[-10] = available_at_ms[-8]  # known with the bar after the next one
+    recording = record(model, [replace(table, available_at_ms=available_at_ms)], start_ms=int(table.opened_ms[-20]))
     assert len(recording) == 18
     assert (np.diff(recording.as_of_ms_M) > 0).all()
 

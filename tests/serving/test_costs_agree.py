@@ -65,7 +65,7 @@ def test_training_backtest_record_and_agent_pay_the_same(
     records = records_of(served, table)
     given = problem_of(table, costs)
     series = series_of(given)
-    rows = np.searchsorted(series.known_ms_R, [to_ms(record.as_of) for record in records])
+    rows = np.searchsorted(series.available_at_ms_R, [to_ms(record.as_of) for record in records])
     for row, record in zip(rows, records, strict=True):
         assert record.metadata.costs is not None
         assert record.price is not None

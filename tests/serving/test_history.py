@@ -32,7 +32,7 @@ def without_bars(table: FeatureTable, rows: list[int]) -> FeatureTable:
     return replace(
         table,
         opened_ms=np.delete(table.opened_ms, rows),
-        known_ms=np.delete(table.known_ms, rows),
+        available_at_ms=np.delete(table.available_at_ms, rows),
         columns={name: np.delete(values, rows) for name, values in table.columns.items()},
     )
 
@@ -63,14 +63,14 @@ def test_a_replay_tells_what_a_live_request_would_have_been_told(
     replayed = dict(replay_questions(history, from_ms=int(history.table.opened_ms[first]), job_id="job"))
     num_ok = 0
     for row in range(first, len(history.table), 37):
-        known_ms = int(history.table.known_ms[row])
+        available_at_ms = int(history.table.available_at_ms[row])
         fetched = bench.feature_store.fetch(
-            [symbol], "1h", start_ms=None, end_ms=None, features=columns_needed(model), as_of_ms=known_ms,
+            [symbol], "1h", start_ms=None, end_ms=None, features=columns_needed(model), as_of_ms=available_at_ms,
             last=bars_needed(model),
         )[0]  # fmt: skip
         assert len(fetched) == bars_needed(model) < row
         live = answer(model, newest_question(model, fetched, as_of_ms=None), Circumstances(role="champion"))
-        question = replayed[known_ms]
+        question = replayed[available_at_ms]
         assert question is not None
         past = answer(model, question, Circumstances(role="champion", source="replay:job"))
         assert essence(past) == essence(live)
@@ -85,7 +85,7 @@ def test_a_question_holds_the_bars_window_price_and_volatility(model: ServedMode
     for column, name in enumerate(("signal", "close", "rsi_14")):
         assert question.x_TF[:, column].tolist() == table.columns[name][491:501].tolist()
     assert question.price == table.columns["close"][500]
-    assert question.as_of_ms == question.newest_known_ms == table.opened_ms[500] + HOUR_MS
+    assert question.as_of_ms == question.newest_available_at_ms == table.opened_ms[500] + HOUR_MS
     returns = np.diff(np.log(table.columns["close"][500 - EWMA_BARS : 501]))[::-1]
     weights = 0.94 ** np.arange(EWMA_BARS)
     assert question.bar_volatility == pytest.approx(np.sqrt(np.sum(weights * returns**2) / weights.sum()), rel=1e-9)
@@ -111,9 +111,9 @@ def test_enough_bars_are_fetched_for_the_window_and_the_kernel(model: ServedMode
 def test_a_replay_asks_at_every_bar_from_its_start_once(model: ServedModel, history: SymbolHistory) -> None:
     start_ms = int(history.table.opened_ms[600])
     for from_ms in (start_ms, start_ms - 1):
-        moments = [known_ms for known_ms, _ in replay_questions(history, from_ms=from_ms, job_id="j")]
-        assert moments == history.table.known_ms[600:].tolist()
-    assert next(replay_questions(history, from_ms=start_ms + 1, job_id="j"))[0] == history.table.known_ms[601]
+        moments = [available_at_ms for available_at_ms, _ in replay_questions(history, from_ms=from_ms, job_id="j")]
+        assert moments == history.table.available_at_ms[600:].tolist()
+    assert next(replay_questions(history, from_ms=start_ms + 1, job_id="j"))[0] == history.table.available_at_ms[601]
 
 
 def test_ids_follow_from_job_symbol_and_bar(model: ServedModel, tables: Tables) -> None:
@@ -147,7 +147,7 @@ def test_a_live_request_after_a_gap_gets_the_shorter_window(model: ServedModel, 
     table = tables["EUR/USD"]
     rows = np.arange(100, 300)
     cut = replace(
-        table, opened_ms=table.opened_ms[rows], known_ms=table.known_ms[rows],
+        table, opened_ms=table.opened_ms[rows], available_at_ms=table.available_at_ms[rows],
         columns={name: values[rows] for name, values in table.columns.items()},
     )  # fmt: skip
     question = newest_question(model, with_missing(cut, "signal", 195), as_of_ms=None)
@@ -161,9 +161,9 @@ def test_a_live_request_after_a_gap_gets_the_shorter_window(model: ServedModel, 
 
 def test_asked_for_a_later_moment_the_question_keeps_it(model: ServedModel, tables: Tables) -> None:
     table = tables["EUR/USD"]
-    last_ms = int(table.known_ms[-1])
+    last_ms = int(table.available_at_ms[-1])
     question = newest_question(model, table, as_of_ms=last_ms + 1234)
-    assert (question.as_of_ms, question.newest_known_ms) == (last_ms + 1234, last_ms)
+    assert (question.as_of_ms, question.newest_available_at_ms) == (last_ms + 1234, last_ms)
 
 
 def test_a_tables_warnings_travel_with_its_questions(model: ServedModel, tables: Tables) -> None:

@@ -40,7 +40,7 @@ AFTER_MS = 20 * 7 * DAY_MS
 @pytest.fixture
 def live_model(model: ServedModel, history: SymbolHistory) -> ServedModel:
     """Version 1.0.0 as if its training had ended with bar 300."""
-    return replace(model, last_known_ms=int(history.table.known_ms[FIRST - 1]))
+    return replace(model, last_available_at_ms=int(history.table.available_at_ms[FIRST - 1]))
 
 
 def questions(history: SymbolHistory, num: int) -> list[Question]:
@@ -320,7 +320,7 @@ async def test_serving_follows_the_deployed_version_alone(shelf: Shelf, history:
         shelf.registry, live=DeploymentHistory(shelf.root).live, intervals=LiveIntervals(tmp_path / "adaptive")
     )
     later = [
-        replace(each, as_of_ms=each.as_of_ms + AFTER_MS, newest_known_ms=each.newest_known_ms + AFTER_MS)
+        replace(each, as_of_ms=each.as_of_ms + AFTER_MS, newest_available_at_ms=each.newest_available_at_ms + AFTER_MS)
         for each in questions(history, 30)
     ]
     for version in ("1.0.0", "1.1.0"):

@@ -23,7 +23,7 @@ TUESDAY_MS = int(np.datetime64("2020-04-14T10:00", "ms").astype(np.int64))
 
 def row_at(history: SymbolHistory, moment_ms: int) -> int:
     """The bar that became known at that moment."""
-    return int(np.flatnonzero(history.table.known_ms == moment_ms)[0])
+    return int(np.flatnonzero(history.table.available_at_ms == moment_ms)[0])
 
 
 @pytest.fixture
@@ -198,9 +198,9 @@ def test_fixings_do_not_get_stale_over_easter(model: ServedModel, question: Ques
     """No fixing on Good Friday and Easter Monday: on Tuesday noon Thursday's is still the newest there can be."""
     daily = replace(model, card=model.card.model_copy(update={"calendar": "fixings", "timeframe": "1d"}))
     thursday = int(np.datetime64("2020-04-09T14:00", "ms").astype(np.int64))
-    on_tuesday = replace(question, as_of_ms=thursday + 5 * DAY_MS - HOUR_MS, newest_known_ms=thursday)
+    on_tuesday = replace(question, as_of_ms=thursday + 5 * DAY_MS - HOUR_MS, newest_available_at_ms=thursday)
     assert answer(daily, on_tuesday, LIVE).status == "ok"
-    late = replace(question, as_of_ms=thursday + 7 * DAY_MS, newest_known_ms=thursday)
+    late = replace(question, as_of_ms=thursday + 7 * DAY_MS, newest_available_at_ms=thursday)
     assert abstained(answer(daily, late, LIVE)) == ("stale_features",)
 
 
@@ -216,13 +216,13 @@ def test_fridays_last_bar_is_fresh_on_sunday_evening(model: ServedModel, history
 
 def test_a_year_after_its_last_bar_a_model_has_expired(model: ServedModel, question: Question) -> None:
     expiry_ms = to_ms(model.card.expires_at)
-    assert expiry_ms == int(model.last_known_ms) + 365 * DAY_MS
+    assert expiry_ms == int(model.last_available_at_ms) + 365 * DAY_MS
     late_ms, early_ms = (int(calendar.advance(expiry_ms, hours * HOUR_MS)) for hours in (30, -30))
     assert calendar.is_open(np.array([late_ms, early_ms])).all()
-    late = replace(question, as_of_ms=late_ms, newest_known_ms=late_ms)
+    late = replace(question, as_of_ms=late_ms, newest_available_at_ms=late_ms)
     assert abstained(answer(model, late, LIVE)) == ("model_expired",)
     assert answer(model, replace(late, clock=False), LIVE).status == "ok"
-    assert answer(model, replace(late, as_of_ms=early_ms, newest_known_ms=early_ms), LIVE).status == "ok"
+    assert answer(model, replace(late, as_of_ms=early_ms, newest_available_at_ms=early_ms), LIVE).status == "ok"
 
 
 def test_an_interval_far_wider_than_usual_is_a_reason(model: ServedModel, question: Question) -> None:

@@ -145,13 +145,13 @@ def test_enough_closes_of_its_own_give_a_request_its_volatility(model: ServedMod
 def test_the_service_fetches_the_newest_known_bars(
     bench: Workbench, model: ServedModel, history: SymbolHistory
 ) -> None:
-    known_ms = int(history.table.known_ms[1000])
-    moment = datetime.fromtimestamp(known_ms / 1000, tz=UTC)
+    available_at_ms = int(history.table.available_at_ms[1000])
+    moment = datetime.fromtimestamp(available_at_ms / 1000, tz=UTC)
     fetched = fetch_question(model, body(features=None, as_of=moment + timedelta(minutes=30)), bench.feature_store)
     wanted = history.question(1000)
     assert fetched.x_TF.tolist() == wanted.x_TF.tolist()
     assert (fetched.price, fetched.bar_volatility) == (wanted.price, wanted.bar_volatility)
-    assert (fetched.as_of_ms, fetched.newest_known_ms) == (known_ms + 1_800_000, known_ms)
+    assert (fetched.as_of_ms, fetched.newest_available_at_ms) == (available_at_ms + 1_800_000, available_at_ms)
     assert fetched.clock
     priced = fetch_question(model, body(features=None, as_of=moment, price=1.5), bench.feature_store)
     assert priced.price == 1.5
@@ -163,7 +163,7 @@ def test_without_as_of_the_service_takes_the_last_known_bar(
 ) -> None:
     question = fetch_question(model, body(symbol="GBP/USD", features=None), bench.feature_store)
     wanted = newest_question(model, tables["GBP/USD"], as_of_ms=None)
-    assert question.as_of_ms == wanted.as_of_ms == tables["GBP/USD"].known_ms[-1]
+    assert question.as_of_ms == wanted.as_of_ms == tables["GBP/USD"].available_at_ms[-1]
     assert question.x_TF.tolist() == wanted.x_TF.tolist()
 
 

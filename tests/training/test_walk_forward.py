@@ -103,7 +103,7 @@ def wild_after(moment_ms: int) -> list[FeatureTable]:
     """The same bars, but for absurd ones that become known after the moment."""
     changed = []
     for table in tables():
-        late = table.known_ms > moment_ms
+        late = table.available_at_ms > moment_ms
         chance = np.random.default_rng(5)
         close = table.columns["close"] * np.exp(np.cumsum(np.where(late, 0.01 * chance.standard_normal(len(late)), 0)))
         signal = np.where(late, 9 * chance.standard_normal(len(late)) + 4, table.columns["signal"])
@@ -133,7 +133,7 @@ def test_a_fold_knows_nothing_of_the_next_one(name: str) -> None:
 def test_folds_tile_the_second_half_before_the_test_part(name: str) -> None:
     data = prepared(order_for(name))
     windows = data.windows
-    first_ms, until_ms = int(windows.known_ms_R[windows.parts["train"]].min()), windows.borders_ms["test"]
+    first_ms, until_ms = int(windows.available_at_ms_R[windows.parts["train"]].min()), windows.borders_ms["test"]
     folds = walked(name).folds
     assert [each.number for each in folds] == [1, 2, 3]
     assert to_ms(folds[-1].test_end) == until_ms
@@ -154,10 +154,10 @@ def test_a_folds_parts_lie_before_it_and_no_label_reaches_out_of_its_part() -> N
         edges = [0, *span.borders_ms.values(), span.end_ms]
         for number, part in enumerate(("train", "stop", "calibrate", "test")):
             ends = windows.parts[part]
-            assert windows.known_ms_R[ends].min() > edges[number]
-            assert windows.label_known_ms_R[ends].max() <= edges[number + 1]
-        assert max(table.known_ms.max() for table in known.tables) <= span.end_ms
-        assert windows.known_ms_R.max() <= span.end_ms
+            assert windows.available_at_ms_R[ends].min() > edges[number]
+            assert windows.label_available_at_ms_R[ends].max() <= edges[number + 1]
+        assert max(table.available_at_ms.max() for table in known.tables) <= span.end_ms
+        assert windows.available_at_ms_R.max() <= span.end_ms
         assert fold.num_train == len(windows.parts["train"])
         assert fold.num_test == len(windows.parts["test"])
         assert 0 < windows.num_purged <= 3 * 3  # a label of 3 bars reaches over each of three borders
@@ -188,7 +188,7 @@ def test_the_pooled_comparison_is_over_the_rows_of_all_folds() -> None:
         ends = known.windows.parts["test"]
         labels.append(known.windows.own_labels_RK[ends, 0] / known.windows.label_scale_RK[ends, 0])
         forecasts.append(trained.predict(known.windows.gather(ends)).outputs_NK[:, 0].astype(np.float64))
-        moments.append(known.windows.known_ms_R[ends])
+        moments.append(known.windows.available_at_ms_R[ends])
     y, m, t = map(np.concatenate, (labels, forecasts, moments))
     found = of(walked("number").pooled, "random_walk")
     wanted = clark_west(y, baseline=np.zeros_like(y), model=m, moments_N=t, horizon=3)
@@ -271,7 +271,7 @@ def test_a_symbol_that_begins_late_is_named() -> None:
     first, second = tables(symbols=("EUR/USD", "GBP/USD"))
     late = slice(len(second) // 2, None)
     second = replace(
-        second, opened_ms=second.opened_ms[late], known_ms=second.known_ms[late],
+        second, opened_ms=second.opened_ms[late], available_at_ms=second.available_at_ms[late],
         columns={name: column[late] for name, column in second.columns.items()},
     )  # fmt: skip
     with pytest.raises(DataValidationError, match="GBP/USD has no"):

@@ -111,7 +111,7 @@ def newest(bench: Workbench) -> PredictRequest:
     """A question about the last bar, at the moment at which it was known."""
     table = bench.feature_store.fetch([SYMBOL], "1h", start_ms=None, end_ms=None, features=["close"], last=1)[0]
     return PredictRequest.model_validate(
-        {"symbol": SYMBOL, "timeframe": "1h", "as_of": iso_of_ms(int(table.known_ms[-1]))}
+        {"symbol": SYMBOL, "timeframe": "1h", "as_of": iso_of_ms(int(table.available_at_ms[-1]))}
     )
 
 

@@ -115,7 +115,7 @@ def test_records_say_where_they_come_from_and_carry_the_bars_close(bench: Workbe
         assert record.scaling_factor == 0.5
         assert "as_of_assumed" not in record.warnings
     closes = {
-        table.symbol: dict(zip(table.known_ms.tolist(), table.columns["close"].tolist(), strict=True))
+        table.symbol: dict(zip(table.available_at_ms.tolist(), table.columns["close"].tolist(), strict=True))
         for table in bench.feature_store.fetch(
             BOTH, "1h", start_ms=to_ms(START), end_ms=to_ms(START + timedelta(hours=24)), features=["close"]
         )
@@ -270,7 +270,7 @@ def test_a_policy_is_told_what_it_holds_symbol_by_symbol(bench: Workbench, tmp_p
     for table in tables:
         history, held = read_history(model, table), 0.0
         for record in (each for each in records if each.symbol == table.symbol):
-            row = int(np.searchsorted(table.known_ms, to_ms(record.as_of)))
+            row = int(np.searchsorted(table.available_at_ms, to_ms(record.as_of)))
             question = history.question(row)
             told = answer(model, replace(question, position=held), Circumstances(role="candidate"))
             differing += told.outputs != answer(model, question, Circumstances(role="candidate")).outputs

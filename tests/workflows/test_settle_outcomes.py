@@ -122,11 +122,11 @@ def test_what_is_settled_is_what_training_would_have_labelled(
     )  # fmt: skip
     labels = labelling.rows[0].labels_NK[:, 0] - (1 if parse_target(target).classes else 0)
     intervals, rows = Intervals(), np.arange(130, len(table))
-    as_of = [int(table.known_ms[row]) + 90_000 * (row % 3) for row in rows]  # some callers come late
+    as_of = [int(table.available_at_ms[row]) + 90_000 * (row % 3) for row in rows]  # some callers come late
     ask(ledger, as_of, target, price=None)
     if target == "direction_2h":  # training's costs follow the session, which a record states
         with_costs(ledger, table, rows, as_of)
-    settled = settle_overdue(ledger, store, intervals, now_ms=int(table.known_ms[-1]) + DAY_MS)
+    settled = settle_overdue(ledger, store, intervals, now_ms=int(table.available_at_ms[-1]) + DAY_MS)
     found = outcomes(ledger, len(rows))
     for row, each in zip(rows.tolist(), found, strict=True):
         if each.state == "known":
@@ -149,7 +149,7 @@ def test_daily_fixings_are_settled_over_weekends_holidays_and_changes_of_the_clo
     labels = label_tables(
         [table], features=["close"], columns=[table.columns], targets=(target,), costs=costs
     ).rows[0].labels_NK[:500, 0]  # fmt: skip
-    ask(ledger, table.known_ms[:500].tolist(), "log_return_2d", timeframe="1d")
+    ask(ledger, table.available_at_ms[:500].tolist(), "log_return_2d", timeframe="1d")
     assert settle_overdue(ledger, store, Intervals()).num_known == 500
     assert [each.realised for each in outcomes(ledger, 500)] == labels.tolist()
 
@@ -157,7 +157,7 @@ def test_daily_fixings_are_settled_over_weekends_holidays_and_changes_of_the_clo
 def with_costs(ledger: PredictionLedger, table: FeatureTable, rows: Any, as_of: Sequence[int]) -> None:
     """Gives each row the break-even that training takes at its bar."""
     costs = resolved_costs("EUR/USD")
-    spread = session_spread(costs, "EUR/USD", table.known_ms, calendar="fx")
+    spread = session_spread(costs, "EUR/USD", table.available_at_ms, calendar="fx")
     values = break_even(costs, "EUR/USD", np.asarray(table.columns["close"]), spread)
     assert len(rows) == len(as_of)
     with closing(sqlite3.connect(ledger.path)) as connection, connection:

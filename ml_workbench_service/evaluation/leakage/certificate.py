@@ -86,9 +86,9 @@ def _bar_times(tables: Sequence[FeatureTable]) -> CertificateCheck:
     failures = []
     for table in tables:
         whole_ms = EARLIEST_FIXING_MS if table.calendar == "fixings" else TIMEFRAMES_MS[table.timeframe]
-        if (np.diff(table.opened_ms) <= 0).any() or (np.diff(table.known_ms) < 0).any():
+        if (np.diff(table.opened_ms) <= 0).any() or (np.diff(table.available_at_ms) < 0).any():
             failures.append(f"bars of {table.symbol} stand twice, or not in the order of time")
-        early = int(np.sum(table.known_ms < table.opened_ms + whole_ms))
+        early = int(np.sum(table.available_at_ms < table.opened_ms + whole_ms))
         if early:
             failures.append(f"{early} bars of {table.symbol} count as known before they ended")
     return _check("bar_times", failures, "every bar stands once, in order, and counts as known when it has ended")
@@ -222,11 +222,11 @@ def _pasts(again: Recomputation) -> list[Past]:
     for table in again.data.tables:
         rows = slice(begin, begin + len(table))
         begin = rows.stop
-        known_N = windows.label_known_ms_R[rows] <= test_ms
+        known_N = windows.label_available_at_ms_R[rows] <= test_ms
         outcomes = [
             Outcome(target.name, np.where(known_N, windows.own_labels_RK[rows, number], np.nan), target.horizon)
             for number, target in enumerate(again.order.targets)
         ]
-        until = int(np.searchsorted(table.known_ms, test_ms, side="right"))
+        until = int(np.searchsorted(table.available_at_ms, test_ms, side="right"))
         found.append(Past(np.asarray(table.columns["close"]), outcomes, until, again.order.family.lookback))
     return found

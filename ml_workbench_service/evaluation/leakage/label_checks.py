@@ -66,7 +66,7 @@ def _apart(data: TrainingData, first: int, between: int, *, after_ms: int = -1) 
     """Rows of windows, of each symbol from its `first` on, with more than `between` bars between them."""
     windows, begin, found = data.windows, 0, []
     ends = np.sort(np.concatenate([windows.parts[part] for part in PARTS]))
-    ends = ends[windows.known_ms_R[ends] > after_ms]
+    ends = ends[windows.available_at_ms_R[ends] > after_ms]
     for table in data.tables:
         own = ends[(ends >= begin) & (ends < begin + len(table))]
         free = (int(own[0]) if len(own) else 0) + first
@@ -125,7 +125,7 @@ class _Support:
             first = int(rows_R[int(np.argmax(far))]) if far.any() and first is None else first
         if first is None or moved <= MOVES_WITH_OTHERS * num:
             return []
-        at = iso_of_ms(int(self.data.windows.known_ms_R[first]))
+        at = iso_of_ms(int(self.data.windows.available_at_ms_R[first]))
         name = self.target.name
         return [f"{moved} of {num} labels {name} moved with bars that they are not about, the first at {at}"]
 
@@ -167,7 +167,7 @@ def purged_borders(order: TrainingOrder, data: TrainingData) -> CertificateCheck
     """
     windows = data.windows
     ahead = max((target.horizon for target in order.targets), default=0)
-    symbol_known = [table.known_ms for table in data.tables]
+    symbol_known = [table.available_at_ms for table in data.tables]
     known_R = np.concatenate(symbol_known)
     label_known_R = np.concatenate(
         [np.append(known[ahead:], np.full(min(ahead, len(known)), -1)) for known in symbol_known]

@@ -37,11 +37,11 @@ _PRICES = ("open", "high", "low", "close")
 
 def cut_after(bars: Bars, moment_ms: int) -> Bars:
     """The bars known by the moment, and no others."""
-    kept = bars.known_ms <= moment_ms
+    kept = bars.available_at_ms <= moment_ms
     return replace(
         bars,
         opened_ms=bars.opened_ms[kept],
-        known_ms=bars.known_ms[kept],
+        available_at_ms=bars.available_at_ms[kept],
         open=bars.open[kept],
         high=bars.high[kept],
         low=bars.low[kept],
@@ -53,7 +53,7 @@ def cut_after(bars: Bars, moment_ms: int) -> Bars:
 def replaced_after(bars: Bars, moment_ms: int, *, seed: int) -> Bars:
     """The same bars up to the moment, and others after it: prices, volume, spread and the user's own columns."""
     columns = {**bars.extra, **{name: getattr(bars, name) for name in _PRICES}}
-    changed = _changed(columns, bars.known_ms > moment_ms, _chance(seed, bars.symbol))
+    changed = _changed(columns, bars.available_at_ms > moment_ms, _chance(seed, bars.symbol))
     return replace(
         bars,
         open=changed["open"],
@@ -66,7 +66,9 @@ def replaced_after(bars: Bars, moment_ms: int, *, seed: int) -> Bars:
 
 def table_replaced_after(table: FeatureTable, moment_ms: int, *, seed: int) -> FeatureTable:
     """The same for delivered columns, where the bars that they were made of are out of reach."""
-    return replace(table, columns=_changed(table.columns, table.known_ms > moment_ms, _chance(seed, table.symbol)))
+    return replace(
+        table, columns=_changed(table.columns, table.available_at_ms > moment_ms, _chance(seed, table.symbol))
+    )
 
 
 def lifted(close_N: Floats, rows: Ints, horizon: int) -> Floats:

@@ -65,7 +65,7 @@ class Recomputation:
 
     def __post_init__(self) -> None:
         if self.order.request.as_of is None:  # bars that arrive meanwhile are not part of this training
-            self.order = self._known_by(max(int(table.known_ms.max()) for table in self.data.tables))
+            self.order = self._known_by(max(int(table.available_at_ms.max()) for table in self.data.tables))
 
     def run(self) -> None:
         """Compares at every moment; afterwards `moved` has what moved.
@@ -107,17 +107,17 @@ class Recomputation:
         self.own_columns |= set(bars.extra)
         for values_N in bars.extra.values():
             missing_N = ~np.isfinite(values_N)
-            self._fills_ms |= set(bars.known_ms[:-1][missing_N[:-1] & ~missing_N[1:]].tolist())
+            self._fills_ms |= set(bars.available_at_ms[:-1][missing_N[:-1] & ~missing_N[1:]].tolist())
         return bars
 
     def _random_moments(self) -> list[int]:
         """Moments of windows, one or two in each part, once every symbol has bars."""
         windows, chance = self.data.windows, np.random.default_rng(self.seed)
-        began_ms = max(int(table.known_ms[0]) for table in self.data.tables)
+        began_ms = max(int(table.available_at_ms[0]) for table in self.data.tables)
         num = 1 if windows.rows_RF.size > CELLS else 2
         moments: list[int] = []
         for part in PARTS:
-            known = windows.known_ms_R[windows.parts[part]]
+            known = windows.available_at_ms_R[windows.parts[part]]
             moments += chance.choice(known[known >= min(began_ms, known.max())], size=num).tolist()
         return moments
 
@@ -125,14 +125,14 @@ class Recomputation:
         """Where the first window begins, and one moment each before a missing bar and before a value that follows a
         hole."""
         windows, chance = self.data.windows, np.random.default_rng([self.seed, 1])
-        begins = windows.known_ms_R[windows.parts["train"] - windows.lookback + 1]
+        begins = windows.available_at_ms_R[windows.parts["train"] - windows.lookback + 1]
         span_ms = TIMEFRAMES_MS[self.data.tables[0].timeframe]
         pauses = {
             moment
             for table in self.data.tables
-            for moment in table.known_ms[:-1][np.diff(table.opened_ms) > span_ms].tolist()
+            for moment in table.available_at_ms[:-1][np.diff(table.opened_ms) > span_ms].tolist()
         }
-        last_ms = int(windows.known_ms_R.max())
+        last_ms = int(windows.available_at_ms_R.max())
         moments = [int(begins.min())]
         for odd in (pauses, self._fills_ms):
             inside = sorted(moment for moment in odd if begins.min() <= moment < last_ms)
@@ -162,8 +162,8 @@ class Recomputation:
             return  # too little is left of a symbol, or the server answers no more: counted as not compared
         self.num_compared["cut"] += 1
         for table, true, short, cut in zip(self.data.tables, self.data.labelling.rows, tables, rows, strict=True):
-            num = int((table.known_ms <= moment_ms).sum())
-            if not np.array_equal(short.known_ms, table.known_ms[:num]):
+            num = int((table.available_at_ms <= moment_ms).sum())
+            if not np.array_equal(short.available_at_ms, table.available_at_ms[:num]):
                 self._note("cut", f"the bars of {table.symbol}", None, moment_ms, "were cut off")
                 continue
             pairs = {name: (table.columns[name], short.columns[name]) for name in table.columns}
@@ -172,14 +172,16 @@ class Recomputation:
             pairs["the past volatility"] = (true.bar_volatility_N, cut.bar_volatility_N)
             for name, (before, after) in pairs.items():
                 for row in np.flatnonzero(_far(before[:num], after))[:1]:
-                    self._note("cut", f"{name} of {table.symbol}", table.known_ms[row], moment_ms, "were cut off")
+                    self._note(
+                        "cut", f"{name} of {table.symbol}", table.available_at_ms[row], moment_ms, "were cut off"
+                    )
             for column, target in enumerate(self.order.targets):
                 before, after = true.labels_NK[:num, column], cut.labels_NK[:, column]
                 is_known_N = np.arange(num) + target.horizon < num
                 early_N = np.where(is_known_N, _far(before, after), np.isfinite(after))
                 for row in np.flatnonzero(early_N)[:1]:
                     what = f"the label {target.name} of {table.symbol}"
-                    self._note("labels", what, table.known_ms[row], moment_ms, "were cut off")
+                    self._note("labels", what, table.available_at_ms[row], moment_ms, "were cut off")
 
     def _moved_windows(
         self, again: Windows, labelled: Labelling, moment_ms: int
@@ -193,12 +195,12 @@ class Recomputation:
             yield "scaling", "the scaler", None
         if self.data.labelling.regimes != labelled.regimes:
             yield "scaling", "the regimes' rule", None
-        labelled_R = true.label_known_ms_R <= moment_ms
+        labelled_R = true.label_available_at_ms_R <= moment_ms
         for part in PARTS:
             ends, others = true.parts[part], again.parts[part]
             if not np.array_equal(ends[labelled_R[ends]], others[labelled_R[others]]):
                 yield "scaling", f"the windows of the part {part}", None
-        known_R = true.known_ms_R <= moment_ms
+        known_R = true.available_at_ms_R <= moment_ms
         for name, before, after, rows_R in (
             ("the scaled rows", true.rows_RF, again.rows_RF, known_R),
             ("the past volatility of the windows", true.bar_volatility_R, again.bar_volatility_R, known_R),
@@ -207,7 +209,7 @@ class Recomputation:
             ("the labels of the windows", true.own_labels_RK, again.own_labels_RK, labelled_R),
         ):
             for row in np.flatnonzero(rows_R & _differ(before, after))[:1]:
-                yield "labels" if "labels" in name else "scaling", name, int(true.known_ms_R[row])
+                yield "labels" if "labels" in name else "scaling", name, int(true.available_at_ms_R[row])
 
     def _note(self, kind: str, what: str, at_ms: int | None, moment_ms: int, how: str) -> None:
         when = "" if at_ms is None else f" at {iso_of_ms(int(at_ms))}"
@@ -220,10 +222,10 @@ def _moved_rows(
 ) -> Iterator[tuple[str, str, int | None]]:
     """Kind, name and moment of each column, feature or label that is another before the moment."""
     for table, rows, table_again, again in zip(true.tables, true.labelling.rows, tables, labelled.rows, strict=True):
-        if not np.array_equal(table.known_ms, table_again.known_ms):
+        if not np.array_equal(table.available_at_ms, table_again.available_at_ms):
             yield "features", f"the times of {table.symbol}'s bars", None
             continue
-        known_N = table.known_ms <= moment_ms
+        known_N = table.available_at_ms <= moment_ms
         pairs = {name: (table.columns[name], table_again.columns[name]) for name in table.columns}
         names = true.windows.features
         pairs |= {name: (rows.x_NF[:, f], again.x_NF[:, f]) for f, name in enumerate(names)}
@@ -231,10 +233,10 @@ def _moved_rows(
         pairs["the spread"] = (rows.spread_N, again.spread_N)
         for name, (before, after) in pairs.items():
             for row in np.flatnonzero(known_N & _differ(before, after))[:1]:
-                yield "features", f"{name} of {table.symbol}", int(table.known_ms[row])
-        labelled_N = (rows.label_known_ms_N <= moment_ms) | (again.label_known_ms_N <= moment_ms)
+                yield "features", f"{name} of {table.symbol}", int(table.available_at_ms[row])
+        labelled_N = (rows.label_available_at_ms_N <= moment_ms) | (again.label_available_at_ms_N <= moment_ms)
         for row in np.flatnonzero(known_N & labelled_N & _differ(rows.labels_NK, again.labels_NK))[:1]:
-            yield "labels", f"a label of {table.symbol}", int(table.known_ms[row])
+            yield "labels", f"a label of {table.symbol}", int(table.available_at_ms[row])
 
 
 def _differ(before: Array, after: Array) -> NDArray[np.bool_]:

@@ -37,7 +37,7 @@ class _Rows:
     """Rows in UTC and where each stands."""
 
     opened_ms: Ints  # (N,)
-    known_ms: Ints  # (N,)
+    available_at_ms: Ints  # (N,)
     columns: dict[str, Floats]  # each (N,): prices and extras
     file: Ints  # (N,) index into the files
     row: Ints  # (N,) row within the file
@@ -45,7 +45,7 @@ class _Rows:
     def taken(self, chosen: "Ints | Bools") -> "_Rows":
         """Some of the rows, or all in another order."""
         columns = {name: column[chosen] for name, column in self.columns.items()}
-        return _Rows(self.opened_ms[chosen], self.known_ms[chosen], columns, self.file[chosen], self.row[chosen])
+        return _Rows(self.opened_ms[chosen], self.available_at_ms[chosen], columns, self.file[chosen], self.row[chosen])
 
 
 def checked_bars(files: Sequence[RawBars], *, symbol: str, timeframe: str, zone: str | None) -> Bars:
@@ -70,7 +70,7 @@ def checked_bars(files: Sequence[RawBars], *, symbol: str, timeframe: str, zone:
         symbol=symbol,
         timeframe=timeframe,
         opened_ms=rows.opened_ms,
-        known_ms=np.maximum.accumulate(rows.known_ms),  # a row's indicators use every bar before it
+        available_at_ms=np.maximum.accumulate(rows.available_at_ms),  # a row's indicators use every bar before it
         open=rows.columns["open"],
         high=rows.columns["high"],
         low=rows.columns["low"],
@@ -150,7 +150,7 @@ def _joined(parts: Sequence[_Rows]) -> _Rows:
     }
     rows = _Rows(
         np.concatenate([part.opened_ms for part in parts]),
-        np.concatenate([part.known_ms for part in parts]),
+        np.concatenate([part.available_at_ms for part in parts]),
         columns,
         np.concatenate([part.file for part in parts]),
         np.concatenate([part.row for part in parts]),

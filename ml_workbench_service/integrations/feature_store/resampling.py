@@ -36,12 +36,12 @@ def resample(fine: Bars, timeframe: str) -> Bars:
     opened = group[firsts]
     whole = _is_whole(fine, opened, firsts, counts, fine_ms=fine_ms, coarse_ms=coarse_ms)
     lasts = firsts + counts - 1
-    known = np.maximum(opened + coarse_ms, np.maximum.reduceat(fine.known_ms, firsts))
+    known = np.maximum(opened + coarse_ms, np.maximum.reduceat(fine.available_at_ms, firsts))
     return Bars(
         symbol=fine.symbol,
         timeframe=timeframe,
         opened_ms=opened[whole],
-        known_ms=known[whole],
+        available_at_ms=known[whole],
         open=fine.open[firsts][whole],
         high=np.maximum.reduceat(fine.high, firsts)[whole],
         low=np.minimum.reduceat(fine.low, firsts)[whole],

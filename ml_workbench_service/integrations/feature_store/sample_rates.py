@@ -50,7 +50,7 @@ class _Fixings:
     """All rates of the file: units of each currency for one euro; NaN where there was no fixing."""
 
     opened_ms: Ints  # (D,) 00:00Z of each fixing day, increasing
-    known_ms: Ints  # (D,)
+    available_at_ms: Ints  # (D,)
     per_euro: dict[str, Floats]  # each (D,)
 
 
@@ -82,7 +82,7 @@ class SampleRates:
 
     def now_ms(self) -> int | None:
         """When the last fixing was published; the sample knows nothing later."""
-        return int(_fixings().known_ms[-1])
+        return int(_fixings().available_at_ms[-1])
 
     def check(self) -> OutsideThing:
         """Whether the file is there, without reading it."""
@@ -112,7 +112,9 @@ def _fixings() -> _Fixings:
     per_euro = {name: table[:, k].copy() for k, name in enumerate(header[1:]) if name}
     return _Fixings(
         opened_ms=np.array([to_ms(day.replace(tzinfo=UTC)) for day in days], dtype=np.int64),
-        known_ms=np.array([to_ms(day.replace(hour=PUBLISHED_HOUR, tzinfo=_FRANKFURT)) for day in days], dtype=np.int64),
+        available_at_ms=np.array(
+            [to_ms(day.replace(hour=PUBLISHED_HOUR, tzinfo=_FRANKFURT)) for day in days], dtype=np.int64
+        ),
         per_euro={"EUR": np.ones(len(rows)), **per_euro},
     )
 
@@ -143,7 +145,7 @@ def _daily(symbol: str, base: str, quote: str) -> Bars:
         symbol=symbol,
         timeframe="1d",
         opened_ms=opened[follows],
-        known_ms=fixings.known_ms[days][follows],
+        available_at_ms=fixings.available_at_ms[days][follows],
         open=previous,
         high=np.maximum(previous, close),
         low=np.minimum(previous, close),
@@ -157,7 +159,7 @@ def _daily(symbol: str, base: str, quote: str) -> Bars:
 
 
 def _intraday(symbol: str, timeframe: str, base: str, quote: str) -> Bars:
-    end_ms = min(_last_known_ms(base), _last_known_ms(quote))
+    end_ms = min(_last_available_at_ms(base), _last_available_at_ms(quote))
     steps = simulation.step_openings(ORIGIN_MS, end_ms)
     path = simulation.cross(base=_leg_path(base, steps), quote=_leg_path(quote, steps))
     length_ms = TIMEFRAMES_MS[timeframe]
@@ -168,7 +170,7 @@ def _intraday(symbol: str, timeframe: str, base: str, quote: str) -> Bars:
         symbol=symbol,
         timeframe=timeframe,
         opened_ms=opened[whole],
-        known_ms=opened[whole] + length_ms,
+        available_at_ms=opened[whole] + length_ms,
         open=open_,
         high=high,
         low=low,
@@ -179,9 +181,9 @@ def _intraday(symbol: str, timeframe: str, base: str, quote: str) -> Bars:
     )
 
 
-def _last_known_ms(currency: str) -> int:
+def _last_available_at_ms(currency: str) -> int:
     fixings = _fixings()
-    return int(fixings.known_ms[np.flatnonzero(np.isfinite(fixings.per_euro[currency]))[-1]])
+    return int(fixings.available_at_ms[np.flatnonzero(np.isfinite(fixings.per_euro[currency]))[-1]])
 
 
 def _leg_path(currency: str, steps: Ints) -> simulation.Path | None:
@@ -189,7 +191,7 @@ def _leg_path(currency: str, steps: Ints) -> simulation.Path | None:
     if currency == "EUR":
         return None
     fixings = _fixings()
-    before = fixings.known_ms <= ORIGIN_MS
+    before = fixings.available_at_ms <= ORIGIN_MS
     rates = fixings.per_euro[currency][before]
     rates, days = rates[np.isfinite(rates)], fixings.opened_ms[before][np.isfinite(rates)]
     if len(rates) < FEWEST_FIXINGS or ORIGIN_MS - days[-1] > MAX_FIXINGS_JUMP_MS or steps[-1] < ORIGIN_MS + DAY_MS:

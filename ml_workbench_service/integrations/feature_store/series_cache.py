@@ -47,5 +47,5 @@ class SeriesCache(Generic[V]):
 
 def bars_bytes(bars: Bars) -> int:
     """What one series weighs in memory."""
-    own = (bars.opened_ms, bars.known_ms, bars.open, bars.high, bars.low, bars.close)
+    own = (bars.opened_ms, bars.available_at_ms, bars.open, bars.high, bars.low, bars.close)
     return sum(column.nbytes for column in (*own, *bars.extra.values()))

@@ -166,7 +166,7 @@ def on_the_wire(row: tuple[Any, ...]) -> RecordedPrediction:
     """A row of `WIRE`; it was checked when it was written."""
     (
         _, prediction_id, model_id, version, symbol, timeframe, target, as_of_ms, due_ms, answered_ms, sample, reasons,
-        price, prediction, label, direction, confidence, level, lower, upper, novelty, state, realised, known_ms,
+        price, prediction, label, direction, confidence, level, lower, upper, novelty, state, realised, available_at_ms,
         source, reason,
     ) = row  # fmt: skip
     return RecordedPrediction(
@@ -192,7 +192,7 @@ def on_the_wire(row: tuple[Any, ...]) -> RecordedPrediction:
         outcome=PredictionOutcome(
             state=STATES[state],
             realised=realised,
-            at=None if known_ms is None else _moment(known_ms),
+            at=None if available_at_ms is None else _moment(available_at_ms),
             source=source,
             reason=reason,
         ),

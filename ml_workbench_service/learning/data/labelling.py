@@ -63,7 +63,7 @@ class Labelling:
 
     def _regimes(self, table: FeatureTable, rows: SymbolRows, target: Target, *, until_ms: int) -> Floats:
         trend_N, volatility_N = regime_features(rows.close_N, rows.runs_N)
-        known = table.known_ms <= until_ms
+        known = table.available_at_ms <= until_ms
         rule = RegimeRule.fit(trend_N[known], volatility_N[known])
         self.regimes[table.symbol] = rule
         classes_N = rule.classify(trend_N, volatility_N)
@@ -100,8 +100,8 @@ def label_tables(
             symbol=table.symbol,
             x_NF=np.column_stack([own[name] for name in features]),
             labels_NK=np.empty((len(table), len(targets))),
-            label_known_ms_N=table.known_ms.copy(),
-            known_ms_N=table.known_ms,
+            label_available_at_ms_N=table.available_at_ms.copy(),
+            available_at_ms_N=table.available_at_ms,
             runs_N=calendar.runs(table.opened_ms, TIMEFRAMES_MS[table.timeframe], table.calendar),
             bar_volatility_N=ewma_volatility(close),
             close_N=close,
@@ -111,7 +111,7 @@ def label_tables(
         for column, target in enumerate(targets):
             labels = _labels(target, table, rows, costs=costs[table.symbol], barrier_width=barrier_width)
             rows.labels_NK[:, column] = labels.values
-            rows.label_known_ms_N[:] = np.maximum(rows.label_known_ms_N, labels.known_ms)
+            rows.label_available_at_ms_N[:] = np.maximum(rows.label_available_at_ms_N, labels.available_at_ms)
             dropped["label_spans_closure"] += labels.num_spanning_closure
             dropped["label_meets_missing_bar"] += labels.num_missing_bar
         all_rows.append(rows)
@@ -120,7 +120,7 @@ def label_tables(
 
 def _spread(table: FeatureTable, costs: Costs) -> Floats:
     """The bars' own, else the session's, in price units; NaN where the symbol's holds at all hours."""
-    session_N = session_spread(costs, table.symbol, table.known_ms, calendar=table.calendar)
+    session_N = session_spread(costs, table.symbol, table.available_at_ms, calendar=table.calendar)
     own_N = table.columns.get(SPREAD)
     return session_N if own_N is None else np.where(np.isfinite(own_N), own_N, session_N)
 
@@ -128,8 +128,8 @@ def _spread(table: FeatureTable, costs: Costs) -> Floats:
 def _labels(target: Target, table: FeatureTable, rows: SymbolRows, *, costs: Costs, barrier_width: float) -> Labels:
     if not target.classes:
         return label(
-            target, close=rows.close_N, opened_ms=table.opened_ms, known_ms=table.known_ms, runs=rows.runs_N,
-            timeframe=table.timeframe,
+            target, close=rows.close_N, opened_ms=table.opened_ms, available_at_ms=table.available_at_ms,
+            runs=rows.runs_N, timeframe=table.timeframe,
         )  # fmt: skip
     moves = _moves(target, table, rows)
     if target.measure == "direction":
@@ -153,7 +153,7 @@ def _break_even(costs: Costs, symbol: str, close_N: Floats, spread_N: Floats) ->
 
 def _moves(target: Target, table: FeatureTable, rows: SymbolRows) -> Labels:
     return price_moves(
-        target, close=rows.close_N, opened_ms=table.opened_ms, known_ms=table.known_ms, runs=rows.runs_N,
+        target, close=rows.close_N, opened_ms=table.opened_ms, available_at_ms=table.available_at_ms, runs=rows.runs_N,
         timeframe=table.timeframe,
     )  # fmt: skip
 

@@ -38,8 +38,8 @@ class SymbolRows:
     symbol: str
     x_NF: Floats
     labels_NK: Floats  # class targets hold the number of the class
-    label_known_ms_N: Ints  # when the last of a row's labels is known; without labels, when the row is
-    known_ms_N: Ints
+    label_available_at_ms_N: Ints  # when the last of a row's labels is known; without labels, when the row is
+    available_at_ms_N: Ints
     runs_N: Ints
     bar_volatility_N: Floats  # ex-ante standard deviation of one bar's log return; NaN where unknown
     close_N: Floats
@@ -58,8 +58,8 @@ class Windows:
     labels_RK: Floats32  # in units of the symbol's label scale
     own_labels_RK: Floats  # in the targets' own units
     symbol_R: Ints  # position in `symbols`
-    known_ms_R: Ints
-    label_known_ms_R: Ints
+    available_at_ms_R: Ints
+    label_available_at_ms_R: Ints
     runs_R: Ints  # consecutive bars of one symbol share a number, which no other symbol has
     bar_volatility_R: Floats
     close_R: Floats
@@ -87,7 +87,7 @@ class Windows:
 
         A store may deliver one symbol's bar some seconds after another's; it is the same bar of the market's time.
         """
-        known_N, symbol_N = self.known_ms_R[ends], self.symbol_R[ends]
+        known_N, symbol_N = self.available_at_ms_R[ends], self.symbol_R[ends]
         times = np.unique(known_N)
         distances = np.diff(known_N)[np.diff(symbol_N) == 0]
         half_bar = float(np.median(np.abs(distances))) / 2 if len(distances) else 0.0
@@ -135,8 +135,8 @@ def build(
     """
     logs = [to_logs(table.x_NF, features, is_level) for table in tables]
     ends = [_complete(x_NF, table, lookback) for x_NF, table in zip(logs, tables, strict=True)]
-    known = [table.known_ms_N[each] for table, each in zip(tables, ends, strict=True)]
-    label_known = [table.label_known_ms_N[each] for table, each in zip(tables, ends, strict=True)]
+    known = [table.available_at_ms_N[each] for table, each in zip(tables, ends, strict=True)]
+    label_known = [table.label_available_at_ms_N[each] for table, each in zip(tables, ends, strict=True)]
     if not sum(len(each) for each in ends):
         raise _too_few("train", 0, lookback)
     assert (validation_split is None) != (borders_ms is None), "either a share or the borders decide the parts"
@@ -147,7 +147,8 @@ def build(
         labels = finish_labels(borders)
         tables = [replace(table, labels_NK=each) for table, each in zip(tables, labels, strict=True)]
     barred = [
-        embargoed(table.known_ms_N, borders, embargo_bars)[each] for table, each in zip(tables, ends, strict=True)
+        embargoed(table.available_at_ms_N, borders, embargo_bars)[each]
+        for table, each in zip(tables, ends, strict=True)
     ]
     masks = [_masks(*each, borders) for each in zip(known, label_known, barred, strict=True)]
     parts = _parts(ends, masks, lengths=[len(table.labels_NK) for table in tables], lookback=lookback)
@@ -207,8 +208,8 @@ def _stack(
         labels_RK=np.nan_to_num(own_labels / label_scale).astype(np.float32),
         own_labels_RK=own_labels,
         symbol_R=symbol_R.astype(np.int64),
-        known_ms_R=np.concatenate([table.known_ms_N for table in tables]),
-        label_known_ms_R=np.concatenate([table.label_known_ms_N for table in tables]),
+        available_at_ms_R=np.concatenate([table.available_at_ms_N for table in tables]),
+        label_available_at_ms_R=np.concatenate([table.label_available_at_ms_N for table in tables]),
         runs_R=np.concatenate([table.runs_N + first for table, first in zip(tables, first_runs, strict=False)]),
         bar_volatility_R=np.concatenate([table.bar_volatility_N for table in tables]),
         close_R=np.concatenate([table.close_N for table in tables]),
@@ -237,29 +238,29 @@ def _complete(x_NF: Floats, table: SymbolRows, lookback: int) -> Ints:
     return np.flatnonzero((streak >= lookback) & np.isfinite(table.labels_NK).all(axis=1))
 
 
-def _borders(known_ms: Ints, label_known_ms: Ints, validation_split: float) -> dict[str, int]:
+def _borders(available_at_ms: Ints, label_available_at_ms: Ints, validation_split: float) -> dict[str, int]:
     """The three borders, as moments; a window belongs to the part in which its last row becomes known."""
-    first, last = int(known_ms.min()), int(label_known_ms.max())
+    first, last = int(available_at_ms.min()), int(label_available_at_ms.max())
     span = last - first
     shares = {"stop": 1.0, "calibrate": 0.75, "test": 0.5}
     return {name: last - round(span * validation_split * share) for name, share in shares.items()}
 
 
-def embargoed(known_ms_N: Ints, borders_ms: Mapping[str, int], embargo_bars: int) -> NDArray[np.bool_]:
+def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[str, int], embargo_bars: int) -> NDArray[np.bool_]:
     """Which rows of one symbol are among its first bars after a border."""
-    barred_N = np.zeros(len(known_ms_N), dtype=bool)
+    barred_N = np.zeros(len(available_at_ms_N), dtype=bool)
     for border in borders_ms.values():
-        barred_N[np.flatnonzero(known_ms_N > border)[:embargo_bars]] = True
+        barred_N[np.flatnonzero(available_at_ms_N > border)[:embargo_bars]] = True
     return barred_N
 
 
 def _masks(
-    known_ms: Ints, label_known_ms: Ints, barred: NDArray[np.bool_], borders: Mapping[str, int]
+    available_at_ms: Ints, label_available_at_ms: Ints, barred: NDArray[np.bool_], borders: Mapping[str, int]
 ) -> dict[Part, np.ndarray]:
     """Which windows belong to which part; one whose label is known only after the next border belongs to none."""
     edges = [np.iinfo(np.int64).min, borders["stop"], borders["calibrate"], borders["test"], np.iinfo(np.int64).max]
     return {
-        part: ~barred & (known_ms > edges[number]) & (label_known_ms <= edges[number + 1])
+        part: ~barred & (available_at_ms > edges[number]) & (label_available_at_ms <= edges[number + 1])
         for number, part in enumerate(PARTS)
     }
 

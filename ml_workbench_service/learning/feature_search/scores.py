@@ -45,19 +45,19 @@ class SelectionRows:
 
     columns: Mapping[str, Floats]  # (N,) each
     opened_ms: Ints
-    known_ms: Ints
+    available_at_ms: Ints
     runs: Ints
     labels: Floats  # NaN where there is none; class numbers where the target has classes
-    label_known_ms: Ints
+    label_available_at_ms: Ints
 
     def until(self, end_ms: int) -> "SelectionRows":
         """The bars known by then, and of their labels those known by then."""
-        num = int(np.searchsorted(self.known_ms, end_ms, side="right"))
-        label_known = self.label_known_ms[:num]
+        num = int(np.searchsorted(self.available_at_ms, end_ms, side="right"))
+        label_known = self.label_available_at_ms[:num]
         return SelectionRows(
             {name: column[:num] for name, column in self.columns.items()},
             self.opened_ms[:num],
-            self.known_ms[:num],
+            self.available_at_ms[:num],
             self.runs[:num],
             np.where(label_known <= end_ms, self.labels[:num], np.nan),
             label_known,
@@ -71,8 +71,8 @@ class LabelledRows:
     target_R: Bins
     num_targets: int
     symbol_R: Ints
-    known_ms_R: Ints
-    label_known_ms_R: Ints
+    available_at_ms_R: Ints
+    label_available_at_ms_R: Ints
     moments_ms_T: Ints
     moment_R: Ints
     block: int  # moments
@@ -92,11 +92,13 @@ class LabelledRows:
         rows, folds = [], []
         for fold in range(NUM_FOLDS):
             held_R = self.fold_R == fold
-            first_ms = self.known_ms_R[held_R].min()
-            last = int(np.searchsorted(self.moments_ms_T, self.label_known_ms_R[held_R].max()))
+            first_ms = self.available_at_ms_R[held_R].min()
+            last = int(np.searchsorted(self.moments_ms_T, self.label_available_at_ms_R[held_R].max()))
             last += round(EMBARGO * len(self.moments_ms_T))
             end_ms = self.moments_ms_T[last] if last < len(self.moments_ms_T) else np.iinfo(np.int64).max
-            near = np.flatnonzero(~held_R & (self.label_known_ms_R > first_ms) & (self.known_ms_R < end_ms))
+            near = np.flatnonzero(
+                ~held_R & (self.label_available_at_ms_R > first_ms) & (self.available_at_ms_R < end_ms)
+            )
             rows.append(near)
             folds.append(np.full(len(near), fold))
         return np.concatenate(rows), np.concatenate(folds)
@@ -120,8 +122,8 @@ def labelled(tables: Sequence[SelectionRows], *, num_classes: int, is_move: bool
     """
     kept = [np.isfinite(table.labels) for table in tables]
     labels = [table.labels[keep] for table, keep in zip(tables, kept, strict=True)]
-    known = np.concatenate([table.known_ms[keep] for table, keep in zip(tables, kept, strict=True)])
-    label_known = np.concatenate([table.label_known_ms[keep] for table, keep in zip(tables, kept, strict=True)])
+    known = np.concatenate([table.available_at_ms[keep] for table, keep in zip(tables, kept, strict=True)])
+    label_known = np.concatenate([table.label_available_at_ms[keep] for table, keep in zip(tables, kept, strict=True)])
     moments, moment_R = np.unique(known, return_inverse=True)
     horizon = int(np.median(np.searchsorted(moments, label_known) - moment_R)) if len(moments) else 1
     block = max(len(moments) // NUM_BLOCKS, BLOCK_HORIZONS * max(horizon, 1))
@@ -139,8 +141,8 @@ def labelled(tables: Sequence[SelectionRows], *, num_classes: int, is_move: bool
         target_R=np.concatenate(targets),
         num_targets=num_targets,
         symbol_R=np.repeat(np.arange(len(tables)), [len(each) for each in labels]),
-        known_ms_R=known,
-        label_known_ms_R=label_known,
+        available_at_ms_R=known,
+        label_available_at_ms_R=label_known,
         moments_ms_T=moments,
         moment_R=moment_R,
         block=block,

@@ -194,8 +194,8 @@ class _Judged:
             chance_level=self.chance_level,
             num_candidates=len(self.candidates) + len(self.unusable),
             num_rows=len(rows.target_R),
-            start_ms=int(rows.known_ms_R.min()),
-            end_ms=int(rows.label_known_ms_R.max()),
+            start_ms=int(rows.available_at_ms_R.min()),
+            end_ms=int(rows.label_available_at_ms_R.max()),
             warnings=() if order else (NO_BETTER_THAN_CHANCE,),
         )
 

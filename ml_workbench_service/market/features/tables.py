@@ -75,7 +75,7 @@ def whole_table(
         symbol=bars.symbol,
         timeframe=bars.timeframe,
         opened_ms=bars.opened_ms,
-        known_ms=bars.known_ms,
+        available_at_ms=bars.available_at_ms,
         columns=columns,
         data_source=bars.data_source,
         calendar=bars.calendar,
@@ -101,7 +101,7 @@ def sliced(
     table: FeatureTable, *, start_ms: int | None, end_ms: int | None, as_of_ms: int, last: int | None
 ) -> FeatureTable:
     """The rows asked for; may be empty."""
-    wanted = table.known_ms <= as_of_ms
+    wanted = table.available_at_ms <= as_of_ms
     if start_ms is not None:
         wanted &= table.opened_ms >= start_ms
     if end_ms is not None:
@@ -109,7 +109,7 @@ def sliced(
     rows = np.flatnonzero(wanted)
     rows = rows if last is None else rows[max(0, len(rows) - last) :]
     columns = {name: column[rows] for name, column in table.columns.items()}
-    return replace(table, opened_ms=table.opened_ms[rows], known_ms=table.known_ms[rows], columns=columns)
+    return replace(table, opened_ms=table.opened_ms[rows], available_at_ms=table.available_at_ms[rows], columns=columns)
 
 
 def no_bars(bars: Bars, as_of_ms: int) -> DataValidationError:

@@ -114,13 +114,13 @@ class Control(NetworkTask):
         """
         series = series_of(problem)
         rows, positions = _walked(series, problem, predict)
-        per_year = bars_per_year(series.known_ms_R[rows])
+        per_year = bars_per_year(series.available_at_ms_R[rows])
         test: dict[str, float | None] = _figures(series, rows, positions, per_year)
         if len(series.symbols) > 1:
             for number, symbol in enumerate(series.symbols):
                 own = series.symbol_R[rows] == number
                 if own.any():
-                    own_year = bars_per_year(series.known_ms_R[rows[own]])
+                    own_year = bars_per_year(series.available_at_ms_R[rows[own]])
                     figures = _figures(series, rows[own], positions[own], own_year)
                     test |= {f"{symbol}_{name}": value for name, value in figures.items()}
         test["num_windows"] = float(len(rows))
@@ -177,9 +177,9 @@ def _member_figures(
     return _figures(series, rows, positions, per_year)
 
 
-def bars_per_year(known_ms_N: Ints) -> float:
+def bars_per_year(available_at_ms_N: Ints) -> float:
     """Moments of decision in a year, by their own span."""
-    moments = np.unique(known_ms_N)
+    moments = np.unique(available_at_ms_N)
     if len(moments) < 2:
         return 1.0
     return float((len(moments) - 1) * YEAR_MS / (moments[-1] - moments[0]))
@@ -207,7 +207,7 @@ def _walk_over(ends: Ints, series: TradingSeries, problem: TrainingProblem, pred
         DataValidationError: no decision can be settled.
     """
     borders_ms = problem.windows.borders_ms.values()
-    last_ms = int(series.known_ms_R[ends].max())
+    last_ms = int(series.available_at_ms_R[ends].max())
     until_ms = min((border for border in borders_ms if border >= last_ms), default=None)
     rows = series.payable(np.sort(ends), until_ms=until_ms)
     done = _walk(rows, series, problem, predict)

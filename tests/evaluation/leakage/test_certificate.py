@@ -99,7 +99,7 @@ def test_the_samples_bars_are_altered_without_touching_the_true_ones() -> None:
     store = LocalFeatureStore(SampleRates())
     asked: dict[str, Any] = {"start_ms": None, "end_ms": None, "features": ["sma_20", "close"], "last": 500}
     before = store.fetch(["EUR/USD"], "1d", **asked)[0]
-    moment_ms = int(before.known_ms[300])
+    moment_ms = int(before.available_at_ms[300])
     other = store.altered(lambda bars: replaced_after(bars, moment_ms, seed=1)).fetch(["EUR/USD"], "1d", **asked)[0]
     again = store.fetch(["EUR/USD"], "1d", **asked)[0]
     for name in asked["features"]:

@@ -29,7 +29,7 @@ def bars(close: Floats | None = None, **extra: Floats) -> Bars:
     opened = np.append(close[:1], close[:-1])
     times = HOUR_MS * np.arange(1, len(close) + 1)
     return Bars(
-        symbol="EUR/USD", timeframe="1h", opened_ms=times, known_ms=times + HOUR_MS, open=opened,
+        symbol="EUR/USD", timeframe="1h", opened_ms=times, available_at_ms=times + HOUR_MS, open=opened,
         high=np.maximum(opened, close), low=np.minimum(opened, close), close=close, data_source="file", extra=extra,
     )  # fmt: skip
 
@@ -41,18 +41,18 @@ def columns(of: Bars, names: Sequence[str] = PRICES) -> list[Floats]:
 
 def test_replacing_leaves_the_past_as_it_was_and_changes_every_later_price() -> None:
     true = bars(own=np.random.default_rng(1).standard_normal(NUM), spread=np.full(NUM, 2e-5))
-    other = replaced_after(true, int(true.known_ms[MOMENT]), seed=5)
+    other = replaced_after(true, int(true.available_at_ms[MOMENT]), seed=5)
     for before, after in zip(columns(true), columns(other), strict=True):
         np.testing.assert_array_equal(before[: MOMENT + 1], after[: MOMENT + 1])
         assert (before[MOMENT + 1 :] != after[MOMENT + 1 :]).all()
-    np.testing.assert_array_equal(true.known_ms, other.known_ms)
+    np.testing.assert_array_equal(true.available_at_ms, other.available_at_ms)
 
 
 def test_the_first_replaced_bar_jumps_and_the_price_stays_within_reach_of_the_true_one() -> None:
     true = bars()
     typical = float(np.median(np.abs(np.diff(np.log(true.close)))))
     for seed in range(5):
-        other = replaced_after(true, int(true.known_ms[MOMENT]), seed=seed)
+        other = replaced_after(true, int(true.available_at_ms[MOMENT]), seed=seed)
         path = np.log(other.close / true.close)
         assert abs(path[MOMENT + 1]) == pytest.approx(JUMP * typical, rel=0.01)
         assert np.abs(path).max() < 2.0
@@ -67,7 +67,7 @@ def test_replaced_bars_are_possible_bars() -> None:
 
 def test_a_price_that_stands_still_stands_still_in_another_future() -> None:
     close = np.append(bars().close[:300], np.full(100, 1.1))
-    other = replaced_after(bars(close), int(bars().known_ms[MOMENT]), seed=5)
+    other = replaced_after(bars(close), int(bars().available_at_ms[MOMENT]), seed=5)
     assert len(np.unique(other.close[300:])) == 1
     flat = slice(301, None)
     np.testing.assert_array_equal(other.high[flat], other.low[flat])
@@ -88,7 +88,7 @@ def test_two_seeds_are_two_futures() -> None:
 
 def test_cutting_keeps_what_is_known_and_nothing_else() -> None:
     true = bars(own=np.arange(NUM, dtype=np.float64))
-    cut = cut_after(true, int(true.known_ms[MOMENT]))
+    cut = cut_after(true, int(true.available_at_ms[MOMENT]))
     assert len(cut) == MOMENT + 1
     for before, after in zip(columns(true), columns(cut), strict=True):
         np.testing.assert_array_equal(before[: MOMENT + 1], after)

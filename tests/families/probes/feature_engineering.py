@@ -32,7 +32,7 @@ class FeatureEngineeringProbe(Probe):
         tables = []
         for number, symbol in enumerate(windows.symbols):
             rows = np.flatnonzero(windows.symbol_R == number)
-            known = windows.known_ms_R[rows]
+            known = windows.available_at_ms_R[rows]
             columns = {"signal": windows.rows_RF[rows, 0], "noise": windows.rows_RF[rows, 1]}
             tables.append(
                 FeatureTable(

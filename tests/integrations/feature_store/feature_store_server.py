@@ -165,7 +165,9 @@ def _result(table: FeatureTable, behaviour: Behaviour) -> dict[str, Any]:
         "features": features,
     }
     if behaviour.available_after_ms is not None:
-        result["available_at"] = [iso_of_ms(int(moment) + behaviour.available_after_ms) for moment in table.known_ms]
+        result["available_at"] = [
+            iso_of_ms(int(moment) + behaviour.available_after_ms) for moment in table.available_at_ms
+        ]
     return result
 
 

@@ -298,7 +298,7 @@ def test_available_at_delays_a_bar_and_all_that_build_on_it(tmp_path: Path) -> N
     late[10] = late[14]
     write_plain(tmp_path, "EURUSD_1h.csv", frame, available_at=late)
     bars = FolderBars(tmp_path).bars("EUR/USD", "1h")
-    delays = (bars.known_ms - bars.opened_ms) // HOUR_MS
+    delays = (bars.available_at_ms - bars.opened_ms) // HOUR_MS
     assert delays[8:16].tolist() == [2, 2, 6, 5, 4, 3, 2, 2]
     assert "available_at" not in bars.extra
 

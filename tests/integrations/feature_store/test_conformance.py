@@ -35,7 +35,7 @@ def test_columns_are_the_asked_ones_in_order_and_as_long_as_the_bars(shelf: Shel
         assert tuple(table.columns) == FEATURES
         assert all(column.dtype == np.float64 and len(column) == len(table) for column in table.columns.values())
         assert np.all(np.diff(table.opened_ms) > 0)
-        assert np.array_equal(table.known_ms, table.opened_ms + HOUR_MS)
+        assert np.array_equal(table.available_at_ms, table.opened_ms + HOUR_MS)
         assert len(table) > 300
         assert np.all(table.columns["close"] > 0)
 
@@ -55,7 +55,7 @@ def test_a_row_is_the_same_to_the_bit_whatever_range_is_asked_for(shelf: Shelf) 
 
 def test_only_bars_known_at_as_of_are_served(shelf: Shelf) -> None:
     whole = fetch(shelf)[0]
-    moment = int(whole.known_ms[50])
+    moment = int(whole.available_at_ms[50])
     assert fetch(shelf, as_of_ms=moment)[0].opened_ms[-1] == whole.opened_ms[50]
     assert fetch(shelf, as_of_ms=moment - 1)[0].opened_ms[-1] == whole.opened_ms[49]
 
@@ -69,7 +69,7 @@ def test_an_as_of_in_the_future_brings_no_bar_that_is_not_over(shelf: Shelf) -> 
 def test_last_keeps_the_newest_bars_of_what_is_left(shelf: Shelf) -> None:
     whole = fetch(shelf)[0]
     assert fetch(shelf, last=7)[0].opened_ms.tolist() == whole.opened_ms[-7:].tolist()
-    backwards = fetch(shelf, start_ms=None, last=30, as_of_ms=int(whole.known_ms[-1]))[0]
+    backwards = fetch(shelf, start_ms=None, last=30, as_of_ms=int(whole.available_at_ms[-1]))[0]
     assert backwards.opened_ms.tolist() == whole.opened_ms[-30:].tolist()
 
 

@@ -131,7 +131,7 @@ class RemoteStore:
 def test_available_at_makes_a_bar_known_later(server: FeatureStoreServer, store: RemoteFeatureStore) -> None:
     server.behaviour.available_after_ms = 1_800_000
     table = fetch(store)
-    assert np.array_equal(table.known_ms, table.opened_ms + 3_600_000 + 1_800_000)
+    assert np.array_equal(table.available_at_ms, table.opened_ms + 3_600_000 + 1_800_000)
     assert len(fetch(store, as_of_ms=int(table.opened_ms[10]) + 3_600_000)) == 10
 
 

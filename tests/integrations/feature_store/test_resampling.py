@@ -24,7 +24,7 @@ def week_bars(timeframe: str, *, start: str = "2024-01-07T16:00", end: str = "20
         symbol="EUR/USD",
         timeframe=timeframe,
         opened_ms=opened,
-        known_ms=opened + length_ms,
+        available_at_ms=opened + length_ms,
         open=prices[0],
         high=prices.max(axis=0) + 1e-4,
         low=prices.min(axis=0) - 1e-4,
@@ -56,7 +56,7 @@ def test_a_bar_holds_what_its_parts_held() -> None:
     assert coarse.extra["volume"][row] == 4
     assert coarse.extra["spread"][row] == pytest.approx(2e-4)
     assert coarse.extra["signal"][row] == fine.extra["signal"][parts][-1]
-    assert coarse.known_ms[row] == utc("2024-01-10T12:00")
+    assert coarse.available_at_ms[row] == utc("2024-01-10T12:00")
 
 
 @pytest.mark.parametrize("timeframe", ["2h", "4h", "1d"])
@@ -109,17 +109,17 @@ def test_minutes_without_a_tick_do_not_spoil_an_hour_but_a_hole_does() -> None:
 
 def test_bars_off_the_grid_are_left_out() -> None:
     fine = week_bars("2h")
-    shifted = Bars(**{**vars(fine), "opened_ms": fine.opened_ms + HOUR_MS, "known_ms": fine.known_ms + HOUR_MS})
+    shifted = Bars(**{**vars(fine), "opened_ms": fine.opened_ms + HOUR_MS, "known_ms": fine.available_at_ms + HOUR_MS})
     assert len(resample(shifted, "4h")) == 0
 
 
 def test_a_bar_is_known_no_earlier_than_its_latest_part() -> None:
     fine = week_bars("1h")
-    late = fine.known_ms.copy()
+    late = fine.available_at_ms.copy()
     late[fine.opened_ms == utc("2024-01-10T09:00")] += 10 * HOUR_MS
     coarse = resample(Bars(**{**vars(fine), "known_ms": late}), "4h")
     row = int(np.flatnonzero(coarse.opened_ms == utc("2024-01-10T08:00"))[0])
-    assert coarse.known_ms[row] == utc("2024-01-10T20:00")
+    assert coarse.available_at_ms[row] == utc("2024-01-10T20:00")
 
 
 def test_no_bars_resample_to_no_bars() -> None:

@@ -56,7 +56,7 @@ def test_a_daily_bar_is_the_fixing_of_its_day_opened_at_the_previous_one(sample_
 @pytest.mark.parametrize(("day", "known"), [("2024-01-15", "2024-01-15T15:00"), ("2024-07-15", "2024-07-15T14:00")])
 def test_a_daily_bar_is_known_at_four_in_frankfurt(sample_source: SampleRates, day: str, known: str) -> None:
     bars = sample_source.bars("EUR/USD", "1d")
-    assert bars.known_ms[at(bars, day)] == utc(known)
+    assert bars.available_at_ms[at(bars, day)] == utc(known)
 
 
 def test_other_pairs_cross_through_the_euro(sample_source: SampleRates) -> None:
@@ -79,18 +79,18 @@ def test_days_without_a_fixing_of_a_leg_have_no_bar_and_a_suspension_gives_no_op
 
 def test_now_is_the_publication_of_the_last_fixing_for_both_kinds_of_bars(sample_source: SampleRates) -> None:
     now = sample_source.now_ms()
-    assert now == sample_source.bars("EUR/USD", "1d").known_ms[-1]
+    assert now == sample_source.bars("EUR/USD", "1d").available_at_ms[-1]
     for timeframe in INTRADAY:
         bars = sample_source.bars("EUR/USD", timeframe)
         assert now is not None
-        assert now - TIMEFRAMES_MS[timeframe] < bars.known_ms[-1] <= now
+        assert now - TIMEFRAMES_MS[timeframe] < bars.available_at_ms[-1] <= now
 
 
 def test_intraday_bars_say_that_they_are_simulated_and_fill_the_week(sample_source: SampleRates) -> None:
     bars = sample_source.bars("EUR/USD", "1h")
     assert (bars.data_source, bars.calendar, bars.fill, bars.synthetic_range) == ("simulated", "fx", "next_open", False)
     assert runs(bars.opened_ms, TIMEFRAMES_MS["1h"], "fx").max() == 0
-    assert np.all(market_ms(bars.known_ms) - market_ms(bars.opened_ms) == TIMEFRAMES_MS["1h"])
+    assert np.all(market_ms(bars.available_at_ms) - market_ms(bars.opened_ms) == TIMEFRAMES_MS["1h"])
     assert np.all((bars.low <= np.minimum(bars.open, bars.close)) & (bars.high >= np.maximum(bars.open, bars.close)))
     within_week = np.diff(bars.opened_ms) == TIMEFRAMES_MS["1h"]
     assert np.array_equal(bars.open[1:][within_week], bars.close[:-1][within_week])

@@ -105,7 +105,7 @@ def test_a_row_is_known_when_the_last_of_its_labels_is() -> None:
     rows = labelled(bars, targets=["price_change_1h", "log_return_24h"]).rows[0]
     complete = np.isfinite(rows.labels_NK).all(axis=1)
     assert complete.any()
-    np.testing.assert_array_equal(rows.label_known_ms_N[complete], bars.known_ms[complete] + 24 * HOUR_MS)
+    np.testing.assert_array_equal(rows.label_available_at_ms_N[complete], bars.available_at_ms[complete] + 24 * HOUR_MS)
 
 
 def test_the_longest_horizon_is_purged_at_every_border() -> None:
@@ -113,7 +113,7 @@ def test_the_longest_horizon_is_purged_at_every_border() -> None:
     windows = windows_of(labelled(bars, targets=["price_change_1h", "log_return_24h"]))
     borders = [*windows.borders_ms.values(), 2**62]
     for part, border in zip(PARTS, borders, strict=True):
-        assert (windows.known_ms_R[windows.parts[part]] + 24 * HOUR_MS <= border).all()
+        assert (windows.available_at_ms_R[windows.parts[part]] + 24 * HOUR_MS <= border).all()
     short = windows_of(labelled(bars, targets=["price_change_1h"]))
     assert windows.num_purged > short.num_purged
 
@@ -123,7 +123,7 @@ def test_without_a_target_every_complete_window_counts_and_none_is_purged() -> N
     labelling = labelled(bars, targets=[])
     windows = windows_of(labelling)
     assert windows.labels_RK.shape == windows.label_scale_RK.shape == (900, 0)
-    np.testing.assert_array_equal(labelling.rows[0].label_known_ms_N, bars.known_ms)
+    np.testing.assert_array_equal(labelling.rows[0].label_available_at_ms_N, bars.available_at_ms)
     assert windows.num_purged == 0
     assert sum(len(windows.parts[part]) for part in PARTS) == 900 - 2 * (LOOKBACK - 1)  # two runs
 
@@ -148,7 +148,7 @@ def test_a_direction_is_worth_its_costs_and_the_bars_own_spread_wins(spread: flo
     bars = table(spread=spread)
     close = bars.columns["close"]
     costs = resolved_costs("EUR/USD")
-    session = costs.spread_pips * session_factor(bars.known_ms)
+    session = costs.spread_pips * session_factor(bars.available_at_ms)
     pips = session if spread is None else np.full(len(close), spread / 1e-4)
     found = labels_of(labelled(bars, targets=["direction_1h"]))[:, 0]
     rows = np.flatnonzero(np.isfinite(found))
@@ -188,7 +188,7 @@ def rule_and_training_labels(bars: FeatureTable) -> tuple[RegimeRule, Floats, Wi
 def test_the_regimes_rule_knows_no_bar_after_the_end_of_train() -> None:
     bars = table(num=1400)
     rule, labels, windows = rule_and_training_labels(bars)
-    after = bars.known_ms > windows.borders_ms["stop"]
+    after = bars.available_at_ms > windows.borders_ms["stop"]
     stormy = bars.columns["close"] * np.where(after, np.exp(np.random.default_rng(5).normal(0, 0.05, 1400)), 1.0)
     again, same, other = rule_and_training_labels(with_closes(bars, stormy))
     assert again == rule
@@ -207,7 +207,7 @@ def test_the_rule_is_fitted_on_all_bars_known_by_the_end_of_train_and_labels_loo
     rule, _, windows = rule_and_training_labels(bars)
     runs = calendar.runs(bars.opened_ms, HOUR_MS, "fx")
     trend, volatility = regime_features(bars.columns["close"], runs)
-    known = bars.known_ms <= windows.borders_ms["stop"]
+    known = bars.available_at_ms <= windows.borders_ms["stop"]
     assert rule == RegimeRule.fit(trend[known], volatility[known])
     kept = np.concatenate([windows.parts[part] for part in PARTS])
     np.testing.assert_array_equal(windows.own_labels_RK[kept, 0], rule.classify(trend, volatility)[kept + 2])
@@ -215,7 +215,7 @@ def test_the_rule_is_fitted_on_all_bars_known_by_the_end_of_train_and_labels_loo
 
 def test_finishing_gives_every_labelled_row_a_label_and_leaves_the_other_targets_alone() -> None:
     labelling = labelled(table(missing=[300]), targets=EVERY_KIND)
-    (finished,) = labelling.finish({"stop": int(labelling.rows[0].known_ms_N[500])})
+    (finished,) = labelling.finish({"stop": int(labelling.rows[0].available_at_ms_N[500])})
     before, regime = labels_of(labelling), EVERY_KIND.index("market_regime_2h")
     np.testing.assert_array_equal(np.isfinite(finished), np.isfinite(before))
     np.testing.assert_array_equal(np.delete(finished, regime, axis=1), np.delete(before, regime, axis=1))
@@ -235,7 +235,7 @@ def test_every_symbol_has_a_rule_of_its_own() -> None:
 def test_too_few_bars_for_a_rule_are_refused() -> None:
     labelling = labelled(table(), targets=["market_regime"])
     with pytest.raises(DataValidationError, match="a rule for market regimes needs 60 bars"):
-        labelling.finish({"stop": int(labelling.rows[0].known_ms_N[80])})
+        labelling.finish({"stop": int(labelling.rows[0].available_at_ms_N[80])})
 
 
 def test_dropped_rows_are_counted_over_symbols_and_targets() -> None:
@@ -258,7 +258,7 @@ def test_rows_carry_one_bars_volatility_the_close_and_the_spread() -> None:
     np.testing.assert_array_equal(rows.close_N, bars.columns["close"])
     np.testing.assert_array_equal(rows.spread_N, np.full(900, 0.0002))
     session = labelled(table(), targets=[]).rows[0].spread_N
-    np.testing.assert_array_equal(session, 0.2 * 1e-4 * session_factor(bars.known_ms))
+    np.testing.assert_array_equal(session, 0.2 * 1e-4 * session_factor(bars.available_at_ms))
     assert np.isnan(labelled(table(), targets=[], costs=Costs(spread_pips=0.2)).rows[0].spread_N).all()
 
 
@@ -278,14 +278,16 @@ def test_what_is_known_at_a_moment_does_not_move_when_the_future_does(cut: int, 
     future = with_closes(bars, close)
     if is_cut:
         columns = {name: column[:cut] for name, column in bars.columns.items()}
-        future = replace(bars, opened_ms=bars.opened_ms[:cut], known_ms=bars.known_ms[:cut], columns=columns)
+        future = replace(
+            bars, opened_ms=bars.opened_ms[:cut], available_at_ms=bars.available_at_ms[:cut], columns=columns
+        )
     before, after = (labelled(each, targets=EVERY_KIND).rows[0] for each in (bars, future))
     known = np.flatnonzero(
-        np.isfinite(before.labels_NK).all(axis=1) & (before.label_known_ms_N <= bars.known_ms[cut - 1])
+        np.isfinite(before.labels_NK).all(axis=1) & (before.label_available_at_ms_N <= bars.available_at_ms[cut - 1])
     )
     assert len(known) > 50
     numbers = [column for column, name in enumerate(EVERY_KIND) if "regime" not in name]
     np.testing.assert_array_equal(after.labels_NK[known][:, numbers], before.labels_NK[known][:, numbers])
     assert np.isfinite(after.labels_NK[known]).all()
-    np.testing.assert_array_equal(after.label_known_ms_N[known], before.label_known_ms_N[known])
+    np.testing.assert_array_equal(after.label_available_at_ms_N[known], before.label_available_at_ms_N[known])
     np.testing.assert_array_equal(after.bar_volatility_N[:cut], before.bar_volatility_N[:cut])

@@ -60,7 +60,7 @@ cases = st.builds(
 
 
 def label_known(windows: Windows, *tables: SymbolRows) -> Ints:
-    return np.concatenate([table.label_known_ms_N for table in tables])
+    return np.concatenate([table.label_available_at_ms_N for table in tables])
 
 
 @steady
@@ -97,7 +97,7 @@ def test_every_window_is_complete_and_within_one_run(case: Case) -> None:
 def test_no_label_is_known_after_its_parts_border(case: Case) -> None:
     table, windows = case.cut()
     edges = [-1, *(windows.borders_ms[part] for part in PARTS[1:]), 2**62]
-    known, closing = windows.known_ms_R, label_known(windows, table)
+    known, closing = windows.available_at_ms_R, label_known(windows, table)
     for number, part in enumerate(PARTS):
         ends = windows.parts[part]
         assert (known[ends] > edges[number]).all()
@@ -119,7 +119,9 @@ def test_only_windows_whose_label_crosses_a_border_are_purged(case: Case) -> Non
     assert len(purged) == windows.num_purged
     assert np.setdiff1d(kept, complete).size == 0
     borders = np.array(list(windows.borders_ms.values()))
-    crosses = (table.known_ms_N[purged, None] <= borders) & (borders < table.label_known_ms_N[purged, None])
+    crosses = (table.available_at_ms_N[purged, None] <= borders) & (
+        borders < table.label_available_at_ms_N[purged, None]
+    )
     assert crosses.any(axis=1).all()
 
 
@@ -135,7 +137,7 @@ def test_an_embargo_takes_the_first_bars_after_each_border_and_nothing_else(case
     num_taken = 0
     for part in PARTS:
         border = free.borders_ms.get(part)
-        later = [] if border is None else np.flatnonzero(table.known_ms_N > border)[:embargo_bars].tolist()
+        later = [] if border is None else np.flatnonzero(table.available_at_ms_N > border)[:embargo_bars].tolist()
         assert kept.parts[part].tolist() == [end for end in free.parts[part].tolist() if end not in later]
         num_taken += len(free.parts[part]) - len(kept.parts[part])
     assert kept.num_purged == free.num_purged + num_taken
@@ -154,18 +156,21 @@ def test_an_embargo_counts_each_symbols_own_bars() -> None:
     whole, gappy = symbol_rows("EUR/USD", num=1500), symbol_rows("GBP/USD", num=1500, seed=1)
     free = cut(whole, gappy)
     border = free.borders_ms["test"]
-    late = gappy.known_ms_N > border
+    late = gappy.available_at_ms_N > border
     gappy = replace(
         gappy,
-        known_ms_N=gappy.known_ms_N + np.where(late, 40 * HOUR_MS, 0),
-        label_known_ms_N=gappy.label_known_ms_N + np.where(gappy.label_known_ms_N > border, 40 * HOUR_MS, 0),
+        available_at_ms_N=gappy.available_at_ms_N + np.where(late, 40 * HOUR_MS, 0),
+        label_available_at_ms_N=gappy.label_available_at_ms_N
+        + np.where(gappy.label_available_at_ms_N > border, 40 * HOUR_MS, 0),
     )
     kept = build(
         [whole, gappy], features=FEATURES, is_level=IS_LEVEL, lookback=8, borders_ms=free.borders_ms, embargo_bars=24
     )
     for number, table in enumerate((whole, gappy)):
         ends = kept.parts["test"][kept.symbol_R[kept.parts["test"]] == number]
-        assert kept.known_ms_R[ends].min() == np.sort(table.known_ms_N[table.known_ms_N > border])[24]
+        assert (
+            kept.available_at_ms_R[ends].min() == np.sort(table.available_at_ms_N[table.available_at_ms_N > border])[24]
+        )
 
 
 def test_borders_may_be_given_in_place_of_a_share() -> None:
@@ -194,14 +199,17 @@ def test_borders_are_the_same_moments_for_all_symbols() -> None:
     shift = 300 * HOUR_MS
     late = replace(
         late,
-        known_ms_N=late.known_ms_N + shift,
-        label_known_ms_N=np.where(late.label_known_ms_N < 0, -1, late.label_known_ms_N + shift),
+        available_at_ms_N=late.available_at_ms_N + shift,
+        label_available_at_ms_N=np.where(late.label_available_at_ms_N < 0, -1, late.label_available_at_ms_N + shift),
     )
     windows = cut(early, late)
     for part, border in zip(PARTS[1:], windows.borders_ms.values(), strict=True):
         for symbol in (0, 1):
             ends = windows.parts[part][windows.symbol_R[windows.parts[part]] == symbol]
-            assert windows.known_ms_R[ends].min() == border + HOUR_MS - (border - windows.known_ms_R[0]) % HOUR_MS
+            assert (
+                windows.available_at_ms_R[ends].min()
+                == border + HOUR_MS - (border - windows.available_at_ms_R[0]) % HOUR_MS
+            )
     assert windows.symbols == ("EUR/USD", "GBP/USD")
     assert windows.label_scale_RK[0] == windows.scaler.symbols["EUR/USD"].label_scale_K
     assert windows.label_scale_RK[-1] == windows.scaler.symbols["GBP/USD"].label_scale_K
@@ -210,10 +218,10 @@ def test_borders_are_the_same_moments_for_all_symbols() -> None:
 def test_nothing_after_the_first_border_reaches_the_scaler_or_the_training_rows() -> None:
     table = symbol_rows(num=1500, horizon=3, gaps=[200], holes=[50])
     windows = cut(table)
-    after = table.known_ms_N > windows.borders_ms["stop"]
+    after = table.available_at_ms_N > windows.borders_ms["stop"]
     x_NF, labels = table.x_NF.copy(), table.labels_NK.copy()
     x_NF[after] *= np.random.default_rng(9).uniform(0.01, 100, x_NF[after].shape)
-    labels[table.label_known_ms_N > windows.borders_ms["stop"]] *= -17
+    labels[table.label_available_at_ms_N > windows.borders_ms["stop"]] *= -17
     changed = cut(replace(table, x_NF=x_NF, labels_NK=labels))
     assert changed.scaler.to_json() == windows.scaler.to_json()
     assert changed.parts["train"].tolist() == windows.parts["train"].tolist()
@@ -264,8 +272,10 @@ def test_a_symbol_without_a_training_window_is_named() -> None:
     late = symbol_rows("GBP/USD", num=300, seed=1)
     late = replace(
         late,
-        known_ms_N=late.known_ms_N + 1200 * HOUR_MS,
-        label_known_ms_N=np.where(late.label_known_ms_N < 0, -1, late.label_known_ms_N + 1200 * HOUR_MS),
+        available_at_ms_N=late.available_at_ms_N + 1200 * HOUR_MS,
+        label_available_at_ms_N=np.where(
+            late.label_available_at_ms_N < 0, -1, late.label_available_at_ms_N + 1200 * HOUR_MS
+        ),
     )
     with pytest.raises(DataValidationError, match="GBP/USD has no complete window in the training part"):
         cut(symbol_rows("EUR/USD", num=1500), late)
@@ -274,10 +284,11 @@ def test_a_symbol_without_a_training_window_is_named() -> None:
 def test_a_moment_belongs_to_the_part_its_windows_belong_to() -> None:
     table = symbol_rows(num=1500)
     windows = cut(table)
-    last_ms = int(table.known_ms_N.max())
+    last_ms = int(table.available_at_ms_N.max())
     for part in PARTS:
         found = {
-            part_of(int(known), windows.borders_ms, last_ms=last_ms) for known in table.known_ms_N[windows.parts[part]]
+            part_of(int(known), windows.borders_ms, last_ms=last_ms)
+            for known in table.available_at_ms_N[windows.parts[part]]
         }
         assert found == {part}
     assert part_of(last_ms, windows.borders_ms, last_ms=last_ms) == "test"
@@ -289,13 +300,17 @@ def test_bars_of_one_time_that_are_delivered_seconds_apart_share_a_moment() -> N
     first, second, third = (symbol_rows(name, num=600, seed=number) for number, name in enumerate(PAIRS))
     at_once = cut(first, second, third)
     ends = np.concatenate([at_once.parts["test"], at_once.parts["train"]])
-    assert np.array_equal(at_once.moments(ends), at_once.known_ms_R[ends])
+    assert np.array_equal(at_once.moments(ends), at_once.available_at_ms_R[ends])
     late = [
-        replace(table, known_ms_N=table.known_ms_N + delay, label_known_ms_N=table.label_known_ms_N + delay)
+        replace(
+            table,
+            available_at_ms_N=table.available_at_ms_N + delay,
+            label_available_at_ms_N=table.label_available_at_ms_N + delay,
+        )
         for table, delay in ((first, 0), (second, 7_000), (third, 20 * 60_000))
     ]
     windows = cut(*late)
-    assert len(np.unique(windows.known_ms_R[windows.parts["test"]])) == len(windows.parts["test"])
+    assert len(np.unique(windows.available_at_ms_R[windows.parts["test"]])) == len(windows.parts["test"])
     moments = windows.moments(windows.parts["test"])
     counts = np.unique(moments, return_counts=True)[1]
     assert np.median(counts) == 3

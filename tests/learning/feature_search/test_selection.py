@@ -46,10 +46,10 @@ def rows_of(columns: Mapping[str, Floats], labels: Floats, *, horizon: int = 1) 
     return SelectionRows(
         columns=columns,
         opened_ms=known - HOUR_MS,
-        known_ms=known,
+        available_at_ms=known,
         runs=np.zeros(num, dtype=np.int64),
         labels=labels,
-        label_known_ms=np.where(np.isfinite(labels), known + horizon * HOUR_MS, -1),
+        label_available_at_ms=np.where(np.isfinite(labels), known + horizon * HOUR_MS, -1),
     )
 
 
@@ -65,7 +65,7 @@ def search(
     *tables: SelectionRows, texts: Sequence[str] = TEXTS, end_ms: int | None = None, seed: int = 0, **options: object
 ) -> Selection:
     defaults = {"is_move": True, "num_shuffles": 40, "num_samples": 20, "report": Recorder()}
-    end_ms = int(tables[0].known_ms[-1]) if end_ms is None else end_ms
+    end_ms = int(tables[0].available_at_ms[-1]) if end_ms is None else end_ms
     return select([parse(text) for text in texts], tables, end_ms=end_ms, seed=seed, **{**defaults, **options})  # type: ignore[arg-type]
 
 
@@ -174,9 +174,9 @@ def test_noise_scores_below_nothing_since_nothing_is_learnt_from_what_is_held_ou
 def test_nothing_after_the_training_part_changes_anything() -> None:
     whole, border = planted(horizon=5), START_MS + HOUR_MS * 1200
     before = search(whole, end_ms=border)
-    late = whole.known_ms > border
+    late = whole.available_at_ms > border
     columns = {name: np.where(late, 7 * column[::-1] + 1, column) for name, column in whole.columns.items()}
-    unknown = whole.label_known_ms > border
+    unknown = whole.label_available_at_ms > border
     other = replace(whole, columns=columns, labels=np.where(unknown, -whole.labels, whole.labels))
     assert search(other, end_ms=border) == before
     cut = SelectionRows(
@@ -205,10 +205,10 @@ def test_a_fold_learns_from_no_row_whose_label_reaches_into_it_nor_from_its_emba
         held = rows.fold_R == fold
         learnt = ~held
         learnt[purged[purged_from == fold]] = False
-        first_ms, last_ms = rows.known_ms_R[held].min(), rows.label_known_ms_R[held].max()
-        before = rows.known_ms_R < first_ms
-        assert (rows.label_known_ms_R[learnt & before] <= first_ms).all()
-        assert (rows.known_ms_R[learnt & ~before] >= last_ms + embargo_ms).all()
+        first_ms, last_ms = rows.available_at_ms_R[held].min(), rows.label_available_at_ms_R[held].max()
+        before = rows.available_at_ms_R < first_ms
+        assert (rows.label_available_at_ms_R[learnt & before] <= first_ms).all()
+        assert (rows.available_at_ms_R[learnt & ~before] >= last_ms + embargo_ms).all()
         assert learnt.sum() >= (~held).sum() - 2 * 7 - 2 * round(EMBARGO * NUM)
     assert len(purged) > 4 * 7
 

@@ -87,7 +87,7 @@ def test_training_ends_when_the_stopping_part_no_longer_improves_and_the_best_we
 def test_only_train_and_stop_are_read(windows: Windows) -> None:
     """Rows and labels after the calibration border could be anything."""
     _, _, network = fitted(windows, SCHEDULE)
-    later = windows.known_ms_R > windows.borders_ms["calibrate"]
+    later = windows.available_at_ms_R > windows.borders_ms["calibrate"]
     rows, labels = windows.rows_RF.copy(), windows.labels_RK.copy()
     rows[later], labels[later] = 99.0, -99.0
     _, _, again = fitted(replace(windows, rows_RF=rows, labels_RK=labels), SCHEDULE)

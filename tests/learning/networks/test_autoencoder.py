@@ -208,7 +208,7 @@ def test_a_seed_decides_every_bit_of_the_weights(windows: Windows) -> None:
 
 def test_nothing_after_the_stopping_part_reaches_the_weights(windows: Windows) -> None:
     rows = windows.rows_RF.copy()
-    rows[windows.known_ms_R > windows.borders_ms["calibrate"]] = 7.0
+    rows[windows.available_at_ms_R > windows.borders_ms["calibrate"]] = 7.0
     first, second = (trained(each, epochs=1).weights for each in (windows, replace(windows, rows_RF=rows)))
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 

@@ -23,7 +23,7 @@ def random_bars(num: int = 400, *, seed: int = 0) -> Bars:
         symbol="EUR/USD",
         timeframe="1h",
         opened_ms=opened,
-        known_ms=opened + HOUR_MS,
+        available_at_ms=opened + HOUR_MS,
         open=open_,
         high=np.maximum(open_, close) + reach[0],
         low=np.minimum(open_, close) - reach[1],

@@ -35,7 +35,7 @@ class Series(NamedTuple):
         return TIMEFRAMES_MS[self.timeframe]
 
     @property
-    def known_ms(self) -> Ints:
+    def available_at_ms(self) -> Ints:
         """When each is known."""
         return self.opened_ms + self.bar_ms
 
@@ -50,22 +50,26 @@ def hourly(num: int, *, seed: int, missing: Sequence[int] = ()) -> Series:
 
 def labels_of(target: Target, series: Series) -> Labels:
     """As training labels these bars; classes as -1, 0 and 1."""
-    opened, known, close = series.opened_ms, series.known_ms, series.close
+    opened, known, close = series.opened_ms, series.available_at_ms, series.close
     runs = calendar.runs(opened, series.bar_ms, "fx")
     if not target.classes:
-        return label(target, close=close, opened_ms=opened, known_ms=known, runs=runs, timeframe=series.timeframe)
-    moves = price_moves(target, close=close, opened_ms=opened, known_ms=known, runs=runs, timeframe=series.timeframe)
+        return label(
+            target, close=close, opened_ms=opened, available_at_ms=known, runs=runs, timeframe=series.timeframe
+        )
+    moves = price_moves(
+        target, close=close, opened_ms=opened, available_at_ms=known, runs=runs, timeframe=series.timeframe
+    )
     if target.measure == "direction":
         found = direction_labels(moves, break_even_N=np.full(len(close), BREAK_EVEN))
     else:
         volatility = np.full(len(close), BAR_VOLATILITY)
         found = triple_barrier_labels(target, moves, close=close, bar_volatility=volatility)
-    return Labels(found.values - 1, found.known_ms, 0, 0)
+    return Labels(found.values - 1, found.available_at_ms, 0, 0)
 
 
 def asked(series: Series, row: int, target: Target | None, *, prediction_id: str = "", price: bool = True) -> Asked:
     """The question about a bar, as the ledger puts it to a series."""
-    as_of_ms = int(series.known_ms[row])
+    as_of_ms = int(series.available_at_ms[row])
     barrier = None
     if target is not None and target.measure == "triple_barrier":
         barrier = float(target_volatility(np.array(BAR_VOLATILITY), target))
@@ -111,7 +115,7 @@ def test_where_training_has_a_label_the_stream_tells_the_same(
             assert realised == labels.values[row]
         else:
             assert realised == pytest.approx(labels.values[row], abs=1e-12, rel=1e-9)
-        assert known[row].at_ms == labels.known_ms[row]
+        assert known[row].at_ms == labels.available_at_ms[row]
     if measure in ("volatility", "triple_barrier"):
         assert set(known) == set(labelled)
     assert {each.missing for each in found.values() if each.realised is None} <= {"closure"}
@@ -191,7 +195,7 @@ def test_late_prices_and_prices_of_the_future_change_nothing() -> None:
     series, target, lanes = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
     lanes.take(asked(series, 2, target), now_ms=NOW_MS)
     assert lanes.take(asked(series, 1, None), now_ms=NOW_MS) == []
-    assert lanes.take(asked(series, 5, None), now_ms=int(series.known_ms[3])) == []
+    assert lanes.take(asked(series, 5, None), now_ms=int(series.available_at_ms[3])) == []
     found = lanes.take(asked(series, 3, None), now_ms=NOW_MS)
     assert [each.realised for each in found] == [series.close[3] / series.close[2] - 1]
 

@@ -161,7 +161,7 @@ def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> No
     assert task.score(model, stop, problem) == pytest.approx(earned.mean())
     worse, _ = trained(epochs=1, learning_rate=1e-6)
     assert task.score(worse, stop, problem) < task.score(model, stop, problem)
-    assert windows.known_ms_R[rows].max() < windows.borders_ms["calibrate"]
+    assert windows.available_at_ms_R[rows].max() < windows.borders_ms["calibrate"]
 
 
 def test_several_seeds_are_each_walked_alone() -> None:
