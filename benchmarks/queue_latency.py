@@ -7,9 +7,10 @@ and all), and the agent's own loop with its decisions, its checkpoint and its lo
 pairs in turn, each record an hour later than its pair's last, so that all but the first of each settle a step and
 update the table. The queue has its default capacity: what comes too fast is dropped, counted here, and a failure.
 
-A latency begins when `publish()` is called and ends when `Learner.apply` has returned in the agent's process, both by
-the machine's monotonic clock. How long after its due time a record was published is told beside: the clock's ticks
-of a millisecond, and what else the machine did. Latencies are counted from the second second on, the first warms up.
+A latency begins when `publish()` is called and ends when `QLearningAgent.apply` has returned in the agent's process,
+both by the machine's monotonic clock. How long after its due time a record was published is told beside: the clock's
+ticks of a millisecond, and what else the machine did. Latencies are counted from the second second on, the first warms
+up.
 """
 
 import sys

@@ -1,8 +1,8 @@
 """The agent's own loop in a process of its own, which notes when each record was applied.
 
-`act` with a `Learner`, its checkpoint, its decisions and its logs, as `runtime/agent_worker.py` runs it; a subclass
-stamps after `apply`. One turn begins it, the next ends it and tells the stamps, in nanoseconds of the machine's
-monotonic clock.
+`act` with a `QLearningAgent`, its checkpoint, its decisions and its logs, as `runtime/agent_worker.py` runs it; a
+subclass stamps after `apply`. One turn begins it, the next ends it and tells the stamps, in nanoseconds of the
+machine's monotonic clock.
 """
 
 import gc
@@ -13,7 +13,7 @@ from typing import Any
 
 from benchmarks.contestants.turns import play
 from common_lib.logging import configure_logging
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -22,7 +22,7 @@ from ml_workbench_service.integrations.prediction_queue import RedisPredictionQu
 from ml_workbench_service.workflows.run_agent import act
 
 
-class StampingLearner(Learner):
+class StampingAgent(QLearningAgent):
     """Notes when `apply` returned."""
 
     def __init__(self, agent_id: str) -> None:
@@ -40,7 +40,7 @@ class RunningAgent:
     """One agent's loop in a thread."""
 
     def __init__(self, url: str, capacity: int, folder: Path) -> None:
-        self._learner = StampingLearner("default")
+        self._agent = StampingAgent("default")
         self._stop = threading.Event()
         self._queue = RedisPredictionQueue(url, capacity=capacity)
         self._decisions = DecisionStream(url)
@@ -56,7 +56,7 @@ class RunningAgent:
         act(
             "default",
             folder,
-            open_mind=lambda: self._learner,
+            open_agent=lambda: self._agent,
             queue=self._queue,
             decisions=self._decisions,
             stop=self._stop,
@@ -69,9 +69,9 @@ class RunningAgent:
         self._thread.join()
         self._queue.close()
         self._decisions.close()
-        counters = self._learner.counters
+        counters = self._agent.counters
         return {
-            "applied_ns": self._learner.applied_ns,
+            "applied_ns": self._agent.applied_ns,
             "num_applied": counters.num_applied,
             "num_settled": counters.num_settled,
             "processor_s": spent_s,

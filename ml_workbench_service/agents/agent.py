@@ -1,4 +1,4 @@
-"""`Mind`: applies one prediction at a time: settle what it makes known, learn from it, choose, decide.
+"""`Agent`: applies one prediction at a time: settle what it makes known, learn from it, choose, decide.
 
 Only predictions of the live deployed version (`role` champion) with a price cause actions, and of one model where the
 agent is bound to one; others are counted as observed. A bar not after its series's last one is counted as late, as
@@ -29,8 +29,8 @@ MAX_REPLAY_SERIES = 256  # a replay's series are of no use after it; the longest
 _ACTION_NAMES: dict[int, Literal["short", "flat", "long"]] = {-1: "short", 0: "flat", 1: "long"}
 
 
-class Mind(ABC):
-    """One agent's mind: series, positions, counters and the last applied entry; a subclass says what it chooses.
+class Agent(ABC):
+    """One agent's agent: series, positions, counters and the last applied entry; a subclass says what it chooses.
 
     Modes: `learn` explores and learns, and only recommends (its decisions say `shadow`, size 0); `frozen` takes the
     best known action and its decisions are for trading, those on replays excepted; `shadow` is a frozen agent that is
@@ -89,7 +89,7 @@ class Mind(ABC):
 
     @abstractmethod
     def _knowledge(self) -> dict[str, Any]:
-        """The checkpoint's fields of this kind of mind."""
+        """The checkpoint's fields of this kind of agent."""
 
     def _acts_on(self, record: PredictionRecord) -> bool:
         """Whether the record may cause an action, if it has a price."""
@@ -104,7 +104,7 @@ class Mind(ABC):
 
         Raises:
             DataValidationError: a pair without costs, a price that is not positive, or a step that lost everything;
-                the mind is as before.
+                the agent is as before.
         """
         price = record.price
         if price is None or not self._acts_on(record):

@@ -1,4 +1,5 @@
-"""`Keeper`: puts an agent's checkpoints on disk while the agent goes on, and says whose entries are safe there.
+"""`CheckpointWriter`: puts an agent's checkpoints on disk while the agent goes on, and says whose entries are safe
+there.
 
 A checkpoint costs some milliseconds of waiting for the disk; an agent that waited for each could not apply a record
 within milliseconds of its publication. So a thread saves the newest checkpoint as soon as the one before is on disk,
@@ -23,7 +24,7 @@ MOST_UNSAVED = 2048
 log = logging.getLogger(__name__)
 
 
-class Keeper:
+class CheckpointWriter:
     """One thread that saves; its methods belong to one other thread."""
 
     def __init__(self, folder: Path) -> None:

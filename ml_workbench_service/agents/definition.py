@@ -1,4 +1,4 @@
-"""What an agent is, apart from what has become of it: `agent.json`, and the mind that begins or continues with it.
+"""What an agent is, apart from what has become of it: `agent.json`, and the agent that begins or continues with it.
 
 STATE_DIR/agents/<id>/
     agent.json        the AgentDefinition: what was asked for, and whether it shall run; the autostarted agent `default`
@@ -20,10 +20,10 @@ import numpy as np
 from pydantic import ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError
-from ml_workbench_service.agents.agent import Mind
+from ml_workbench_service.agents.agent import Agent
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.policy_agent import PolicyMind
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.policy_agent import PolicyAgent
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.q_table import StateBins
 from ml_workbench_service.contracts.agents import (
     AgentDefinition,
@@ -49,8 +49,8 @@ class Beginning(Contract):
     visits_SA: list[list[int]]
 
 
-def open_mind(folder: Path, agent_id: str) -> Mind:
-    """The mind whose checkpoint lies in the folder, exactly where it stood; a new one of its definition otherwise.
+def open_agent(folder: Path, agent_id: str) -> Agent:
+    """The agent whose checkpoint lies in the folder, exactly where it stood; a new one of its definition otherwise.
 
     Args:
         folder: of the agent's process: the agent's own, or the shard's inside it.
@@ -62,15 +62,15 @@ def open_mind(folder: Path, agent_id: str) -> Mind:
     checkpoint = Checkpoint.load(folder)
     if checkpoint is not None:
         log.info("agent %s goes on after %d applied entries", agent_id, checkpoint.counters.num_applied)
-        kind = Learner if checkpoint.family == "q_learning" else PolicyMind
+        kind = QLearningAgent if checkpoint.family == "q_learning" else PolicyAgent
         return kind.restored(checkpoint)
     home = folder.parent if re.fullmatch(r"shard\d+of\d+", folder.name) else folder
     definition = read_definition(home)
     if definition is None:
-        return Learner(agent_id)
+        return QLearningAgent(agent_id)
     if definition.family != "q_learning":
         assert definition.model_id is not None, "no policy is defined without its model"
-        return PolicyMind(
+        return PolicyAgent(
             agent_id,
             family=definition.family,
             model_id=definition.model_id,
@@ -78,7 +78,7 @@ def open_mind(folder: Path, agent_id: str) -> Mind:
             costs=definition.costs,
         )
     beginning = _read(Beginning, home / BEGINNING_FILE)
-    learner = Learner(
+    agent = QLearningAgent(
         agent_id,
         mode=definition.mode,
         hyperparameters=definition.hyperparameters,
@@ -88,9 +88,9 @@ def open_mind(folder: Path, agent_id: str) -> Mind:
         reward=definition.reward,
     )
     if beginning is not None:
-        learner.table.values_SA[:] = beginning.values_SA
-        learner.table.visits_SA[:] = beginning.visits_SA
-    return learner
+        agent.table.values_SA[:] = beginning.values_SA
+        agent.table.visits_SA[:] = beginning.visits_SA
+    return agent
 
 
 def define(

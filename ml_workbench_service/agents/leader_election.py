@@ -1,4 +1,4 @@
-"""`StandBy`: waits for an agent's lease, and takes it over from a holder that is dead.
+"""`LeaderElection`: waits for an agent's lease, and takes it over from a holder that is dead.
 
 Time is measured by one's own monotonic clock alone; no clock of the server or of other machines is trusted. A holder
 counts as dead when its beat has stood still for `LEASE_S`, or when it is a process of this machine that has ended.
@@ -18,7 +18,7 @@ PAUSE_S = 0.25
 log = logging.getLogger(__name__)
 
 
-class StandBy:
+class LeaderElection:
     """One process's wait for one group's lease.
 
     Args:

@@ -1,4 +1,4 @@
-"""`PolicyMind`: executes a deployed reinforcement-learning model on the stream: it learns nothing, it holds positions.
+"""`PolicyAgent`: executes a deployed reinforcement-learning model on the stream: it learns nothing, it holds positions.
 
 A record of such a model says which position follows for one who holds -1, 0 and 1 (`metadata.actions_by_position`). The
 agent takes the one of the position that it holds itself in the record's series, whatever position the caller of
@@ -11,7 +11,7 @@ It fails where records carry no such actions, as those of other models: they are
 from collections.abc import Sequence
 from typing import Any
 
-from ml_workbench_service.agents.agent import Mind, says_nothing
+from ml_workbench_service.agents.agent import Agent, says_nothing
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.positions import Settlement
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode
@@ -19,11 +19,11 @@ from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
 
 
-class PolicyMind(Mind):
+class PolicyAgent(Agent):
     """One deployed policy's hand.
 
     Args:
-        agent_id, costs: as every mind's.
+        agent_id, costs: as every agent's.
         family: of the model.
         model_id: whose predictions it acts on.
         mode: `shadow` or `frozen`.
@@ -64,15 +64,15 @@ class PolicyMind(Mind):
         return {"family": self.family}
 
     @classmethod
-    def restored(cls, checkpoint: Checkpoint) -> "PolicyMind":
-        """The mind that continues exactly where the checkpoint was taken."""
+    def restored(cls, checkpoint: Checkpoint) -> "PolicyAgent":
+        """The agent that continues exactly where the checkpoint was taken."""
         assert checkpoint.model_id is not None, "a policy's agent is bound to its model"
-        mind = cls(
+        agent = cls(
             checkpoint.agent_id,
             family=checkpoint.family,
             model_id=checkpoint.model_id,
             mode=checkpoint.mode,
             costs=checkpoint.costs,
         )
-        mind._continue(checkpoint)
-        return mind
+        agent._continue(checkpoint)
+        return agent

@@ -1,9 +1,9 @@
-"""`Learner`: the mind that learns a Q table from what its own steps earn, on the stream, one record at a time."""
+"""`QLearningAgent`: the agent that learns a Q table from what its own steps earn, on the stream, one record at a time."""
 
 from collections.abc import Sequence
 from typing import Any
 
-from ml_workbench_service.agents.agent import Mind, says_nothing
+from ml_workbench_service.agents.agent import Agent, says_nothing
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.positions import Settlement
 from ml_workbench_service.agents.q_table import POSITIONS, USUAL_WIDTH, QTable, StateBins
@@ -12,11 +12,11 @@ from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
 
 
-class Learner(Mind):
+class QLearningAgent(Agent):
     """Reads a forecast in units of its volatility, the width of its interval and its own position.
 
     Args:
-        agent_id, mode, model_id, costs: as every mind's.
+        agent_id, mode, model_id, costs: as every agent's.
         hyperparameters: of the Q table.
         reward: what it wants; what it reports is the log return, whatever this says.
         bins: how records become states.
@@ -88,9 +88,9 @@ class Learner(Mind):
         }
 
     @classmethod
-    def restored(cls, checkpoint: Checkpoint) -> "Learner":
-        """The learner that continues exactly where the checkpoint was taken."""
-        learner = cls(
+    def restored(cls, checkpoint: Checkpoint) -> "QLearningAgent":
+        """The agent that continues exactly where the checkpoint was taken."""
+        agent = cls(
             checkpoint.agent_id,
             mode=checkpoint.mode,
             hyperparameters=checkpoint.hyperparameters,
@@ -99,9 +99,9 @@ class Learner(Mind):
             model_id=checkpoint.model_id,
             reward=checkpoint.reward,
         )
-        learner.table.values_SA[:] = checkpoint.values_SA
-        learner.table.visits_SA[:] = checkpoint.visits_SA
-        learner.table.exploration_rate = checkpoint.exploration_rate
-        learner.table.random_state = checkpoint.random_state
-        learner._continue(checkpoint)
-        return learner
+        agent.table.values_SA[:] = checkpoint.values_SA
+        agent.table.visits_SA[:] = checkpoint.visits_SA
+        agent.table.exploration_rate = checkpoint.exploration_rate
+        agent.table.random_state = checkpoint.random_state
+        agent._continue(checkpoint)
+        return agent

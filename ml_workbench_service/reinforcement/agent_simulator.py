@@ -1,8 +1,8 @@
 """Agent runs: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
 
 What an agent does changes neither prices nor predictions, so bins and every possible reward are computed once, and a
-run is a walk over them. A run does what `agents.q_learning_agent.Learner` does record by record: symbols share one
-table, one exploration rate and one generator, each holds a position of its own, and an abstention goes flat without
+run is a walk over them. A run does what `agents.q_learning_agent.QLearningAgent` does record by record: symbols share
+one table, one exploration rate and one generator, each holds a position of its own, and an abstention goes flat without
 drawing a random number. A record settles what was chosen one bar earlier (two where signals fill at the next close),
 the table learns from it, then an action is chosen. The table, the visits and the sum of rewards equal the agent's to
 the bit; so logarithms are taken one by one with C's routine, where NumPy's for vectors rounds differently on some

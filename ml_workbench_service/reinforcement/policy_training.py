@@ -8,7 +8,7 @@ of this size.
 `PolicyCheckpoint`: a policy's training between two epochs, as plain arrays in a
 `learning.interfaces.checkpoint.Checkpoint`.
 
-Parameters, Adam's moments, the environments, the replay buffer, counters and every random state are the learner's own
+Parameters, Adam's moments, the environments, the replay buffer, counters and every random state are the algorithm's own
 `state`; here the best weights so far and torch's random state join them. stable-baselines3's own save files hold
 pickles and are never written or read.
 """
@@ -48,14 +48,14 @@ class Standing:
 
 
 class PolicyCheckpoint:
-    """Saves and restores a learner with `state` and `restore`, and its standing."""
+    """Saves and restores a algorithm with `state` and `restore`, and its standing."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
 
-    def save(self, learner: Any, standing: Standing) -> None:
+    def save(self, algorithm: Any, standing: Standing) -> None:
         """Everything that decides the rest."""
-        arrays = {f"learner.{name}": value for name, value in learner.state().items()}
+        arrays = {f"algorithm.{name}": value for name, value in algorithm.state().items()}
         arrays |= {f"kept.{name}": value for name, value in standing.kept.items()}
         arrays["random.torch"] = torch.get_rng_state().numpy()
         if torch.cuda.is_available():
@@ -69,12 +69,12 @@ class PolicyCheckpoint:
             },
         )
 
-    def restore(self, learner: Any, standing: Standing) -> bool:
+    def restore(self, algorithm: Any, standing: Standing) -> bool:
         """Goes on where a checkpoint was left; False where there is none."""
         saved = self.checkpoint.load()
         if saved is None:
             return False
-        learner.restore(_below("learner.", saved.arrays))
+        algorithm.restore(_below("learner.", saved.arrays))
         standing.kept = _below("kept.", saved.arrays)
         standing.best, standing.best_epoch = float(saved.state["best"]), int(saved.state["best_epoch"])
         standing.epoch = int(saved.state["epoch"])
@@ -88,7 +88,7 @@ def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarra
     return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
 
 
-class Learner(Protocol):
+class PolicyAlgorithm(Protocol):
     """An algorithm that learns from rollouts: `VectorPpo`, `VectorDqn`."""
 
     network: PolicyNetwork
@@ -154,7 +154,7 @@ def train(
         episode_length=hyper.episode_length,
         seed=problem.seed,
     )
-    learner = kind(
+    algorithm = kind(
         environment,
         hyper,
         is_level_F=windows.scaler.is_level_F,
@@ -164,35 +164,35 @@ def train(
         report=report,
     )
     standing = fit(
-        learner, market, Schedule(hyper.epochs, hyper.patience), report=report, checkpoint=problem.checkpoint
+        algorithm, market, Schedule(hyper.epochs, hyper.patience), report=report, checkpoint=problem.checkpoint
     )
-    return _trained(learner.network.cpu(), problem, outputs=outputs, standing=standing)
+    return _trained(algorithm.network.cpu(), problem, outputs=outputs, standing=standing)
 
 
 def fit(
-    learner: Learner, market: Market, schedule: Schedule, *, report: Report, checkpoint: Checkpoint | None
+    algorithm: PolicyAlgorithm, market: Market, schedule: Schedule, *, report: Report, checkpoint: Checkpoint | None
 ) -> Standing:
-    """Fits the learner's network in place and leaves it with the best epoch's weights."""
-    standing = Standing(kept=learner.network.weights())
+    """Fits the algorithm's network in place and leaves it with the best epoch's weights."""
+    standing = Standing(kept=algorithm.network.weights())
     saved = None if checkpoint is None else PolicyCheckpoint(checkpoint)
-    if saved is not None and saved.restore(learner, standing):
+    if saved is not None and saved.restore(algorithm, standing):
         report.say(f"going on after epoch {standing.epoch}")
-    rollouts = max(1, round(len(market.train) / learner.rollout_size))
+    rollouts = max(1, round(len(market.train) / algorithm.rollout_size))
     while standing.epoch < schedule.epochs and standing.epoch - standing.best_epoch < schedule.patience:
         for _ in range(rollouts):
-            learner.rollout()
+            algorithm.rollout()
         report.check()
-        weights = learner.network.weights()
+        weights = algorithm.network.weights()
         if not all(np.isfinite(each).all() for each in weights.values()):
             raise TrainingError(
                 f"the weights of epoch {standing.epoch + 1} are not numbers; lower `learning_rate` or look for absurd "
                 "values among the features"
             )
-        earned = walk_over(learner.network, market)
+        earned = walk_over(algorithm.network, market)
         standing.end_epoch(float(earned.rewards_N.sum()), weights)
-        returns = learner.env.take_episode_returns()  # before the checkpoint, which would tell them again
+        returns = algorithm.env.take_episode_returns()  # before the checkpoint, which would tell them again
         if saved is not None and saved.checkpoint.due():
-            saved.save(learner, standing)
+            saved.save(algorithm, standing)
         report(
             standing.epoch,
             schedule.epochs,
@@ -201,7 +201,7 @@ def fit(
             stop_gross_log_return=float(earned.gross_N.sum()),
             stop_share_in_market=float(np.mean(earned.positions_N != 0)),
         )
-    learner.network.load_state_dict({name: torch.from_numpy(value) for name, value in standing.kept.items()})
+    algorithm.network.load_state_dict({name: torch.from_numpy(value) for name, value in standing.kept.items()})
     return standing
 
 

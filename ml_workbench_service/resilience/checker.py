@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import GroupBooks
@@ -301,17 +301,17 @@ def _reference(evidence: Evidence, agent: AgentEnd) -> tuple[Checkpoint, list[De
     """The agent fed once with every entry that it says it applied, in the stream's order."""
     group = evidence.group(agent)
     decided = {each.prediction_id for each in evidence.decisions_of(agent)}
-    learner = Learner.restored(agent.begun)
+    agent = QLearningAgent.restored(agent.begun)
     decisions: list[Decision] = []
     for place, entry in evidence.entries_for(agent):
         outcome = group.outcomes.get(place)
         if outcome == "dead_lettered":
-            learner.reject(entry.entry_id, _record(evidence, entry.prediction_id))
+            agent.reject(entry.entry_id, _record(evidence, entry.prediction_id))
         elif (outcome == "acked" or entry.prediction_id in decided) and entry.prediction_id not in evidence.poison:
-            decision = learner.apply(entry.entry_id, evidence.record_of(entry.prediction_id))
+            decision = agent.apply(entry.entry_id, evidence.record_of(entry.prediction_id))
             if decision is not None:
                 decisions.append(decision)
-    return learner.checkpoint(), decisions
+    return agent.checkpoint(), decisions
 
 
 def _record(evidence: Evidence, identifier: str) -> PredictionRecord | None:

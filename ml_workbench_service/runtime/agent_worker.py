@@ -22,7 +22,7 @@ from types import FrameType
 
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
-from ml_workbench_service.agents.definition import open_mind, read_definition
+from ml_workbench_service.agents.definition import open_agent, read_definition
 from ml_workbench_service.agents.status import PROCESS_FILE, agent_folder, shard_folder
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import NAME_PATTERN
@@ -64,7 +64,7 @@ def run_agent(agent_id: str, settings: Settings, *, stop: threading.Event, shard
         act(
             agent_id,
             folder,
-            open_mind=partial(open_mind, folder, agent_id),
+            open_agent=partial(open_agent, folder, agent_id),
             queue=queue,
             decisions=decisions,
             stop=stop,

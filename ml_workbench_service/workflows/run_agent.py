@@ -24,12 +24,12 @@ from pathlib import Path
 
 from common_lib.exceptions import DataValidationError, LeaseLostError, PlatformError, UnavailableError
 from common_lib.logging import correlated
-from ml_workbench_service.agents.agent import Mind
+from ml_workbench_service.agents.agent import Agent
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.checkpoint_writer import MOST_UNSAVED, Keeper
+from ml_workbench_service.agents.checkpoint_writer import MOST_UNSAVED, CheckpointWriter
 from ml_workbench_service.agents.decision_log import log_decisions
 from ml_workbench_service.agents.delivery_attempts import Attempts
-from ml_workbench_service.agents.leader_election import StandBy
+from ml_workbench_service.agents.leader_election import LeaderElection
 from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.queue import Delivery, Lease
@@ -53,7 +53,7 @@ def act(
     agent_id: str,
     folder: Path,
     *,
-    open_mind: Callable[[], Mind],
+    open_agent: Callable[[], Agent],
     queue: RedisPredictionQueue,
     decisions: DecisionStream,
     stop: threading.Event,
@@ -67,10 +67,10 @@ def act(
 
     Args:
         agent_id, folder: whose lease is asked for, and where its checkpoint lies.
-        open_mind: the agent's mind as of its checkpoint, or a new one; asked for each time the lease is taken.
+        open_mind: the agent's agent as of its checkpoint, or a new one; asked for each time the lease is taken.
         queue, decisions: where predictions come from (the group is made where it is missing), where decisions go.
         stop: ends the loop between two batches.
-        owner, is_dead, may_lead: see `StandBy`.
+        owner, is_dead, may_lead: see `LeaderElection`.
         on_lead: called whenever this process takes the lease.
         beat: called at least once a second while this process holds the lease.
     """
@@ -80,7 +80,7 @@ def act(
             return
         on_lead()
         try:
-            loop.lead(open_mind)
+            loop.lead(open_agent)
         except LeaseLostError as error:
             log.warning("agent %s: %s", agent_id, error.message)
         else:
@@ -113,30 +113,30 @@ class _Loop:
         self._waits_for = ""
         self._lease: Lease | None = None
         self._epoch = ""
-        self._mind: Mind | None = None
-        self._keeper: Keeper | None = None
+        self._agent: Agent | None = None
+        self._checkpoint_writer: CheckpointWriter | None = None
         self._given_up: dict[str, str] = {}
         self._is_recovering = True
         self._alive_at = 0.0
         self._unsaved_block_ms = UNSAVED_BLOCK_MS
 
     @property
-    def keeper(self) -> Keeper:
-        """What saves the mind; there is one while the lease is held, as there is a mind."""
-        assert self._keeper is not None
-        return self._keeper
+    def checkpoint_writer(self) -> CheckpointWriter:
+        """What saves the agent; there is one while the lease is held, as there is a agent."""
+        assert self._checkpoint_writer is not None
+        return self._checkpoint_writer
 
     @property
-    def mind(self) -> Mind:
-        """The agent's mind."""
-        assert self._mind is not None
-        return self._mind
+    def agent(self) -> Agent:
+        """The agent's agent."""
+        assert self._agent is not None
+        return self._agent
 
     def take_lease(self, is_dead: Callable[[str], bool], may_lead: Callable[[], bool]) -> bool:
         """Stands by until the lease is ours; False where the agent was stopped first."""
-        self._lease = self._mind = None
+        self._lease = self._agent = None
         self._is_away, self._waits_for = False, ""
-        by = StandBy(self._queue, self._group, self._owner, is_dead=is_dead, may_lead=may_lead)
+        by = LeaderElection(self._queue, self._group, self._owner, is_dead=is_dead, may_lead=may_lead)
         while not self._stop.is_set():
             checkpoint = Checkpoint.load(self._folder)
             try:
@@ -149,23 +149,23 @@ class _Loop:
             self._stop.wait(by.pause_s)
         return False
 
-    def lead(self, open_mind: Callable[[], Mind]) -> None:
+    def lead(self, open_agent: Callable[[], Agent]) -> None:
         """Consumes as the holder of the lease until the agent is stopped.
 
         Raises:
             LeaseLostError: another process holds it by now.
         """
-        self._mind = open_mind()
+        self._agent = open_agent()
         checkpoint = Checkpoint.load(self._folder)
         self._epoch = "" if checkpoint is None else checkpoint.stream_epoch
         self._given_up = {} if checkpoint is None else dict(checkpoint.given_up)
         if not self._insist(self._meet_stream) or not self._insist(self._save):
             return
-        self._keeper = Keeper(self._folder)
+        self._checkpoint_writer = CheckpointWriter(self._folder)
         try:
             self._consume()
         finally:
-            self._keeper.end()
+            self._checkpoint_writer.end()
 
     def _consume(self) -> None:
         self._is_recovering = True
@@ -174,7 +174,7 @@ class _Loop:
             batch: list[Delivery] = []
             # What was left pending goes one by one: an entry that ends the process is told from others.
             count = 1 if self._is_recovering else BATCH_SIZE
-            block_ms = self._unsaved_block_ms if self.keeper.num_unsaved else BLOCK_MS
+            block_ms = self._unsaved_block_ms if self.checkpoint_writer.num_unsaved else BLOCK_MS
             if not self._insist(partial(self._read, batch, count=count, block_ms=block_ms)):
                 return
             if self._is_recovering and not (batch and batch[0].num_deliveries > 1):
@@ -182,7 +182,7 @@ class _Loop:
                 self._given_up.clear()  # of entries that were settled before, or are gone
             if batch and not self._apply(batch):
                 return
-            too_many = self.keeper.num_unsaved > MOST_UNSAVED
+            too_many = self.checkpoint_writer.num_unsaved > MOST_UNSAVED
             if not self._settle(wait_for_all=self._is_recovering or too_many):
                 return
         self._settle(wait_for_all=True)
@@ -197,10 +197,10 @@ class _Loop:
 
     def _meet_stream(self) -> None:
         """Makes the group, so that nothing published from now on can miss it; in a new stream nothing was applied."""
-        epoch = self._queue.create_group(self._group, last_known_id=self.mind.last_applied_id)
+        epoch = self._queue.create_group(self._group, last_known_id=self.agent.last_applied_id)
         if self._epoch not in ("", epoch):
             log.warning("agent %s: the server lost the stream; its entries count from the beginning", self._agent_id)
-            self.mind.last_applied_id = None
+            self.agent.last_applied_id = None
         self._epoch = epoch
 
     def _read(self, into: list[Delivery], *, count: int, block_ms: int) -> None:
@@ -209,7 +209,7 @@ class _Loop:
     def _apply(self, batch: Sequence[Delivery]) -> bool:
         """One read batch: applied, decided, on its way to the disk; False where the agent was stopped instead."""
         decided: list[tuple[str, Decision]] = []
-        fresh = [delivery for delivery in batch if not self.mind.has_applied(delivery.entry_id)]
+        fresh = [delivery for delivery in batch if not self.agent.has_applied(delivery.entry_id)]
         if len(fresh) < len(batch):
             log.warning("%d entries were applied before and are only settled", len(batch) - len(fresh))
         for delivery in fresh:
@@ -217,19 +217,19 @@ class _Loop:
             with correlated(delivery.correlation_id):
                 fault = self._apply_one(delivery, decided)
             if fault is not None:
-                self.mind.reject(delivery.entry_id, delivery.record)
+                self.agent.reject(delivery.entry_id, delivery.record)
                 self._given_up[delivery.entry_id] = fault
         if not self._insist(partial(self._write, decided)):
             return False  # stopped while the queue was away: the next start applies the batch again
-        self.keeper.keep(self._checkpoint(), batch)
+        self.checkpoint_writer.keep(self._checkpoint(), batch)
         return True
 
     def _settle(self, *, wait_for_all: bool) -> bool:
         """Acknowledges or dead-letters what is safe on disk; False where the agent was stopped before it was done."""
         while True:
             if wait_for_all:
-                self.keeper.hurry()
-            safe = self.keeper.take_safe(timeout_s=AWAY_PAUSE_S if wait_for_all else 0.0)
+                self.checkpoint_writer.hurry()
+            safe = self.checkpoint_writer.take_safe(timeout_s=AWAY_PAUSE_S if wait_for_all else 0.0)
             self._unsaved_block_ms = UNSAVED_BLOCK_MS if safe else min(2 * self._unsaved_block_ms, LONGEST_BLOCK_MS)
             for delivery in safe:
                 if delivery.entry_id in self._given_up:
@@ -238,7 +238,7 @@ class _Loop:
                     del self._given_up[delivery.entry_id]
             if safe and not self._insist(partial(self._ack, safe)):
                 return False
-            if not wait_for_all or not self.keeper.num_unsaved:
+            if not wait_for_all or not self.checkpoint_writer.num_unsaved:
                 return True
             self._keep_alive()
             if self._stop.is_set() and not safe:
@@ -267,7 +267,7 @@ class _Loop:
         for attempt in range(MAX_TRIES):
             self._keep_alive()
             try:
-                decision = self.mind.apply(delivery.entry_id, delivery.record)
+                decision = self.agent.apply(delivery.entry_id, delivery.record)
             except Exception as error:
                 # One poisonous entry must not stop the agent at every restart; the dead letters keep it.
                 fault = f"{getattr(error, 'error_code', type(error).__name__)}: {error}"
@@ -301,7 +301,7 @@ class _Loop:
 
     def _checkpoint(self) -> Checkpoint:
         assert self._lease is not None
-        return self.mind.checkpoint(given_up=self._given_up, term=self._lease.term, stream_epoch=self._epoch)
+        return self.agent.checkpoint(given_up=self._given_up, term=self._lease.term, stream_epoch=self._epoch)
 
     def _save(self) -> None:
         self._checkpoint().save(self._folder)
@@ -339,7 +339,7 @@ class _Loop:
             raise LeaseLostError("The lease changed hands while the queue was away; the checkpoint is read again.")
         self._lease = answer
         self._is_recovering = True  # a read whose answer was lost left entries pending
-        if self._queue.create_group(self._group, last_known_id=self.mind.last_applied_id) != self._epoch:
+        if self._queue.create_group(self._group, last_known_id=self.agent.last_applied_id) != self._epoch:
             raise LeaseLostError("The server lost the stream while it was away; the checkpoint is read again.")
 
     def _wait_for(self, what: str, reason: str) -> None:

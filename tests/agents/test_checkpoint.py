@@ -7,7 +7,7 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.contracts.agents import Decision
 from tests.agents.weeks import applied, series, week_of_hours
 from tests.prediction_records import prediction_record
@@ -15,9 +15,9 @@ from tests.prediction_records import prediction_record
 
 def test_a_checkpoint_of_the_first_format_goes_on(tmp_path: Path) -> None:
     records = series(week_of_hours(), seed=8)
-    learner, whole = Learner("a"), Learner("a")
-    applied(learner, records[:50])
-    plain = json.loads(learner.checkpoint().model_dump_json())
+    agent, whole = QLearningAgent("a"), QLearningAgent("a")
+    applied(agent, records[:50])
+    plain = json.loads(agent.checkpoint().model_dump_json())
     for name in ("family", "model_id", "reward"):
         del plain[name]
     for name in ("num_repeated", "num_out_of_order"):
@@ -25,14 +25,14 @@ def test_a_checkpoint_of_the_first_format_goes_on(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.json").write_text(json.dumps(plain | {"format": 1}))
     loaded = Checkpoint.load(tmp_path)
     assert loaded is not None
-    continued = Learner.restored(loaded)
+    continued = QLearningAgent.restored(loaded)
     assert applied(continued, records[50:], first_id=51) == applied(whole, records)[50:]
 
 
 def test_a_checkpoint_is_checked_when_it_is_read(tmp_path: Path) -> None:
-    learner = Learner("a")
-    applied(learner, [prediction_record(0)])
-    plain = json.loads(learner.checkpoint().model_dump_json())
+    agent = QLearningAgent("a")
+    applied(agent, [prediction_record(0)])
+    plain = json.loads(agent.checkpoint().model_dump_json())
     lane = next(iter(plain["lanes"].values()))
     for broken in ({"steps": [{**lane["steps"][0], "exposure": "much"}]}, {"position": None}, {"unknown": 1}):
         changed = {**plain, "lanes": {"live|model|EUR/USD|1h": {**lane, **broken}}}
@@ -43,16 +43,16 @@ def test_a_checkpoint_is_checked_when_it_is_read(tmp_path: Path) -> None:
 
 def test_a_checkpoint_continues_to_the_bit(tmp_path: Path) -> None:
     records = series(week_of_hours(), seed=6) + series(week_of_hours(), seed=7, symbol="GBP/USD")
-    whole = Learner("a")
+    whole = QLearningAgent("a")
     expected = applied(whole, records)
-    broken = Learner("a")
+    broken = QLearningAgent("a")
     decisions: list[Decision] = []
     for start in range(0, len(records), 37):
         decisions += applied(broken, records[start : start + 37], first_id=1 + start)
         broken.checkpoint().save(tmp_path)
         loaded = Checkpoint.load(tmp_path)
         assert loaded is not None
-        broken = Learner.restored(loaded)
+        broken = QLearningAgent.restored(loaded)
     assert decisions == expected
     assert broken.checkpoint().model_copy(update={"saved_at": None}) == whole.checkpoint().model_copy(
         update={"saved_at": None}

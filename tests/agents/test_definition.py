@@ -1,4 +1,4 @@
-"""Definitions: what goes together, what a copy begins with, and the mind that begins or continues."""
+"""Definitions: what goes together, what a copy begins with, and the agent that begins or continues."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,12 +13,12 @@ from ml_workbench_service.agents.definition import (
     DEFINITION_FILE,
     Beginning,
     define,
-    open_mind,
+    open_agent,
     read_definition,
     write_definition,
 )
-from ml_workbench_service.agents.policy_agent import PolicyMind
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.policy_agent import PolicyAgent
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest, QLearningHyperparameters
 from tests.agents.weeks import applied, series, week_of_hours
 
@@ -27,9 +27,9 @@ NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 def learnt(*, seed: int = 6, **changes: Any) -> Checkpoint:
     """What an agent knows after a week."""
-    learner = Learner("teacher", **changes)
-    applied(learner, series(week_of_hours(), seed=seed))
-    return learner.checkpoint()
+    agent = QLearningAgent("teacher", **changes)
+    applied(agent, series(week_of_hours(), seed=seed))
+    return agent.checkpoint()
 
 
 def defined(*copied: Checkpoint, **request: Any) -> tuple[AgentDefinition, Beginning | None]:
@@ -69,13 +69,13 @@ def test_a_frozen_copy_acts_by_exactly_what_was_learnt_and_learns_no_more(tmp_pa
     assert definition.hyperparameters == teacher.hyperparameters, "what the table was learnt with"
     write_definition(tmp_path, definition, beginning)
     assert read_definition(tmp_path) == definition
-    mind = open_mind(tmp_path, "a")
-    assert isinstance(mind, Learner)
-    assert mind.table.values_SA.tolist() == teacher.values_SA
-    assert mind.table.visits_SA.tolist() == teacher.visits_SA
-    assert (mind.mode, mind.exploration_rate, mind.counters.num_applied) == ("frozen", 0.0, 0)
-    decisions = applied(mind, series(week_of_hours(), seed=9))
-    assert mind.table.values_SA.tolist() == teacher.values_SA
+    agent = open_agent(tmp_path, "a")
+    assert isinstance(agent, QLearningAgent)
+    assert agent.table.values_SA.tolist() == teacher.values_SA
+    assert agent.table.visits_SA.tolist() == teacher.visits_SA
+    assert (agent.mode, agent.exploration_rate, agent.counters.num_applied) == ("frozen", 0.0, 0)
+    decisions = applied(agent, series(week_of_hours(), seed=9))
+    assert agent.table.values_SA.tolist() == teacher.values_SA
     assert {each.mode for each in decisions} == {"frozen"}
     assert any(each.size for each in decisions)
 
@@ -84,11 +84,11 @@ def test_a_copy_that_learns_goes_on_from_what_was_learnt_with_its_own_settings(t
     teacher = learnt()
     definition, beginning = defined(teacher, copy_of="teacher", hyperparameters={"exploration_rate": 0.25})
     write_definition(tmp_path, definition, beginning)
-    mind = open_mind(tmp_path, "a")
-    assert isinstance(mind, Learner)
-    assert (mind.exploration_rate, mind.table.visits_SA.sum()) == (0.25, np.sum(teacher.visits_SA))
-    applied(mind, series(week_of_hours(), seed=9))
-    assert mind.table.values_SA.tolist() != teacher.values_SA
+    agent = open_agent(tmp_path, "a")
+    assert isinstance(agent, QLearningAgent)
+    assert (agent.exploration_rate, agent.table.visits_SA.sum()) == (0.25, np.sum(teacher.visits_SA))
+    applied(agent, series(week_of_hours(), seed=9))
+    assert agent.table.values_SA.tolist() != teacher.values_SA
 
 
 def test_a_copy_of_several_processes_is_the_mean_by_visits() -> None:
@@ -108,31 +108,31 @@ def test_a_copy_of_several_processes_is_the_mean_by_visits() -> None:
 
 def test_nothing_learnt_or_no_table_cannot_be_copied() -> None:
     with pytest.raises(ConflictError, match="nothing to copy"):
-        defined(Learner("teacher").checkpoint(), copy_of="teacher")
+        defined(QLearningAgent("teacher").checkpoint(), copy_of="teacher")
     with pytest.raises(ConflictError, match="nothing to copy"):
         defined(copy_of="teacher")
-    policy = PolicyMind("teacher", family="dqn", model_id="trader").checkpoint()
+    policy = PolicyAgent("teacher", family="dqn", model_id="trader").checkpoint()
     with pytest.raises(DataValidationError, match="no table"):
         defined(policy, copy_of="teacher")
 
 
 def test_a_mind_begins_by_its_definition_and_continues_from_its_checkpoint(tmp_path: Path) -> None:
-    assert open_mind(tmp_path, "default").mode == "learn", "the autostarted agent needs no definition"
+    assert open_agent(tmp_path, "default").mode == "learn", "the autostarted agent needs no definition"
     definition, _ = defined(family="dqn", model_id="trader", mode="frozen", costs={"spread_pips": 0.3})
     write_definition(tmp_path, definition)
     shard = tmp_path / "shard1of2"
     shard.mkdir()
     for folder in (tmp_path, shard):
-        mind = open_mind(folder, "a")
-        assert isinstance(mind, PolicyMind)
-        assert (mind.family, mind.mode, mind.model_id) == ("dqn", "frozen", "trader")
-    mind.reject("7-0", None)
-    mind.checkpoint().save(shard)
-    assert open_mind(shard, "a").last_applied_id == "7-0"
-    assert open_mind(tmp_path, "a").last_applied_id is None
+        agent = open_agent(folder, "a")
+        assert isinstance(agent, PolicyAgent)
+        assert (agent.family, agent.mode, agent.model_id) == ("dqn", "frozen", "trader")
+    agent.reject("7-0", None)
+    agent.checkpoint().save(shard)
+    assert open_agent(shard, "a").last_applied_id == "7-0"
+    assert open_agent(tmp_path, "a").last_applied_id is None
 
 
 def test_an_unreadable_definition_is_an_error_that_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / DEFINITION_FILE).write_text('{"id": "a"')
     with pytest.raises(DataValidationError, match="restore a copy"):
-        open_mind(tmp_path, "a")
+        open_agent(tmp_path, "a")

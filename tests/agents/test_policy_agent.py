@@ -10,7 +10,7 @@ import pytest
 
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.policy_agent import PolicyMind
+from ml_workbench_service.agents.policy_agent import PolicyAgent
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import FeatureTable
@@ -47,34 +47,34 @@ def policy_record(number: int, actions: Sequence[int] | None, **changes: Any) ->
     return prediction_record(number, **({**said, "metadata": {"actions_by_position": actions}} | changes))
 
 
-def applied(mind: PolicyMind, records: Sequence[PredictionRecord], *, first_id: int = 1) -> list[Decision]:
-    decisions = [mind.apply(f"{first_id + number}-0", record) for number, record in enumerate(records)]
+def applied(agent: PolicyAgent, records: Sequence[PredictionRecord], *, first_id: int = 1) -> list[Decision]:
+    decisions = [agent.apply(f"{first_id + number}-0", record) for number, record in enumerate(records)]
     return [decision for decision in decisions if decision is not None]
 
 
 def test_it_takes_the_action_of_its_own_position_in_each_lane() -> None:
-    mind = PolicyMind("a", family="dqn", model_id="trader")
+    agent = PolicyAgent("a", family="dqn", model_id="trader")
     turn = (0, 1, -1)  # who is short goes flat, who is flat goes long, who is long goes short
-    found = applied(mind, [policy_record(number, turn) for number in range(5)])
+    found = applied(agent, [policy_record(number, turn) for number in range(5)])
     assert [each.position for each in found] == [1, -1, 0, 1, -1]
-    (other,) = applied(mind, [policy_record(0, turn, symbol="GBP/USD")], first_id=9)
+    (other,) = applied(agent, [policy_record(0, turn, symbol="GBP/USD")], first_id=9)
     assert other.position == 1
-    assert mind.counters.num_settled == 4
+    assert agent.counters.num_settled == 4
 
 
 def test_other_models_and_records_without_actions_are_observed() -> None:
-    mind = PolicyMind("a", family="dqn", model_id="trader")
-    assert mind.apply("1-0", policy_record(0, (1, 1, 1), model_id="another")) is None
-    assert mind.apply("2-0", policy_record(1, None)) is None
-    assert mind.apply("3-0", policy_record(2, (1, 1, 1), role="candidate")) is None
-    assert (mind.counters.num_applied, mind.counters.num_observed) == (3, 3)
-    assert mind.apply("4-0", policy_record(3, (1, 1, 1))) is not None
+    agent = PolicyAgent("a", family="dqn", model_id="trader")
+    assert agent.apply("1-0", policy_record(0, (1, 1, 1), model_id="another")) is None
+    assert agent.apply("2-0", policy_record(1, None)) is None
+    assert agent.apply("3-0", policy_record(2, (1, 1, 1), role="candidate")) is None
+    assert (agent.counters.num_applied, agent.counters.num_observed) == (3, 3)
+    assert agent.apply("4-0", policy_record(3, (1, 1, 1))) is not None
 
 
 def test_an_abstention_goes_flat_and_pays_for_it() -> None:
-    mind = PolicyMind("a", family="ppo", model_id="trader")
+    agent = PolicyAgent("a", family="ppo", model_id="trader")
     found = applied(
-        mind, [policy_record(0, (1, 1, 1)), policy_record(1, None, **ABSTENTION), policy_record(2, (0, 0, 0))]
+        agent, [policy_record(0, (1, 1, 1)), policy_record(1, None, **ABSTENTION), policy_record(2, (0, 0, 0))]
     )
     assert [each.action for each in found] == ["long", "flat", "flat"]
     assert found[1].expected_cost > 0 == found[2].expected_cost
@@ -83,8 +83,8 @@ def test_an_abstention_goes_flat_and_pays_for_it() -> None:
 
 def test_a_watched_policy_asks_for_nothing_and_a_frozen_one_for_its_size() -> None:
     for mode, size in (("shadow", 0.0), ("frozen", 0.25)):
-        mind = PolicyMind("a", family="dqn", model_id="trader", mode=mode)  # type: ignore[arg-type]
-        (decision,) = applied(mind, [policy_record(0, (1, 1, 1), scaling_factor=0.25)])
+        agent = PolicyAgent("a", family="dqn", model_id="trader", mode=mode)  # type: ignore[arg-type]
+        (decision,) = applied(agent, [policy_record(0, (1, 1, 1), scaling_factor=0.25)])
         assert (decision.mode, decision.size, decision.position, decision.explored) == (mode, size, 1, False)
 
 
@@ -94,15 +94,15 @@ def test_its_checkpoint_continues_to_the_bit(tmp_path: Path) -> None:
     records = [
         policy_record(number, chance.integers(-1, 2, 3).tolist(), price=float(prices[number])) for number in range(60)
     ]
-    whole = PolicyMind("a", family="dqn", model_id="trader", mode="frozen")
+    whole = PolicyAgent("a", family="dqn", model_id="trader", mode="frozen")
     expected = applied(whole, records)
-    broken, found = PolicyMind("a", family="dqn", model_id="trader", mode="frozen"), []
+    broken, found = PolicyAgent("a", family="dqn", model_id="trader", mode="frozen"), []
     for start in range(0, len(records), 7):
         found += applied(broken, records[start : start + 7], first_id=1 + start)
         broken.checkpoint().save(tmp_path)
         loaded = Checkpoint.load(tmp_path)
         assert loaded is not None
-        broken = PolicyMind.restored(loaded)
+        broken = PolicyAgent.restored(loaded)
     assert found == expected
     assert broken.checkpoint().model_copy(update={"saved_at": None}) == whole.checkpoint().model_copy(
         update={"saved_at": None}
@@ -163,16 +163,16 @@ def test_on_the_test_part_it_does_and_earns_what_the_backtest_of_its_policy_says
         if first_ms <= each.as_of_ms <= last_ms
     ]
     assert [to_ms(each.as_of) for each in records] == series.available_at_ms_R[rows].tolist()
-    mind = PolicyMind("a", family="dqn", model_id="trader", mode="frozen")
-    decisions = applied(mind, records)
+    agent = PolicyAgent("a", family="dqn", model_id="trader", mode="frozen")
+    decisions = applied(agent, records)
     assert [each.position for each in decisions] == walked.positions_N.tolist()
     assert len(set(walked.positions_N.tolist())) > 1
     assert np.abs(np.diff(walked.positions_N)).sum() > 20
     num_settled = len(rows) - 1 - series.delay
     rewards = [each.reward for each in decisions if each.reward is not None]
     np.testing.assert_allclose(rewards, backtest.net_N[:num_settled], rtol=0, atol=1e-15)
-    assert mind.counters.num_settled == num_settled > 150
-    assert mind.counters.cumulative_reward == pytest.approx(float(backtest.net_N[:num_settled].sum()), abs=1e-12)
+    assert agent.counters.num_settled == num_settled > 150
+    assert agent.counters.cumulative_reward == pytest.approx(float(backtest.net_N[:num_settled].sum()), abs=1e-12)
 
 
 def test_a_records_actions_are_its_answers_to_each_position_one_by_one(trader: Trader) -> None:

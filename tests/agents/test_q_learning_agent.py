@@ -1,4 +1,4 @@
-"""The learner: rewards and costs against a straightforward computation from prices, and what counts as what."""
+"""The agent: rewards and costs against a straightforward computation from prices, and what counts as what."""
 
 import itertools
 import math
@@ -10,7 +10,7 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.agents.agent import MAX_REPLAY_SERIES
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.contracts.agents import QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from tests.agents.weeks import COSTS, always_long, applied, expected_steps, nights, series, week_of_hours
@@ -20,8 +20,8 @@ from tests.prediction_records import prediction_record
 @pytest.mark.parametrize(("fill", "scaling"), [("next_open", 1.0), ("next_close", 1.0), ("next_open", 0.25)])
 def test_rewards_and_costs_are_those_of_the_prices_over_a_week_with_its_triple_swap(fill: str, scaling: float) -> None:
     times = week_of_hours()
-    learner = Learner("a", costs=COSTS, hyperparameters=QLearningHyperparameters(exploration_decay=0.99))
-    decisions = applied(learner, series(times, seed=1, metadata={"fill": fill}, scaling_factor=scaling))
+    agent = QLearningAgent("a", costs=COSTS, hyperparameters=QLearningHyperparameters(exploration_decay=0.99))
+    decisions = applied(agent, series(times, seed=1, metadata={"fill": fill}, scaling_factor=scaling))
     expected = expected_steps(decisions, pip=0.0001, fill=fill, scaling=[scaling] * len(decisions))
     assert len(decisions) == len(times)
     for decision, step in zip(decisions, expected, strict=True):
@@ -33,7 +33,7 @@ def test_rewards_and_costs_are_those_of_the_prices_over_a_week_with_its_triple_s
     rewards = [step[0] for step in expected if step is not None]
     costs = [step[1] for step in expected if step is not None]
     assert decisions[-1].cumulative_reward == pytest.approx(sum(rewards))
-    assert learner.counters.cumulative_cost == pytest.approx(sum(costs))
+    assert agent.counters.cumulative_cost == pytest.approx(sum(costs))
     assert sum(costs) > 0
     held = [decision.position for decision in decisions]
     assert {-1, 0, 1} == set(held)
@@ -42,21 +42,21 @@ def test_rewards_and_costs_are_those_of_the_prices_over_a_week_with_its_triple_s
 
 
 def test_a_position_held_over_the_weekend_earns_the_gap_and_pays_fridays_roll() -> None:
-    learner = always_long()
+    agent = always_long()
     friday, sunday = datetime(2025, 3, 7, 21, tzinfo=UTC), datetime(2025, 3, 9, 22, tzinfo=UTC)
     records = [prediction_record(0, as_of=friday, price=150.0, symbol="USD/JPY")]
     records.append(prediction_record(1, as_of=sunday, price=151.0, symbol="USD/JPY"))
-    decision = applied(learner, records)[1]
+    decision = applied(agent, records)[1]
     cost = (1.2 * 0.01 / 2 / 150 + 0.7e-4) + 0.7 * 0.01 / 150
     assert decision.cost == pytest.approx(cost, abs=1e-15)
     assert decision.reward == pytest.approx(math.log(1 + 1 / 150 - cost), abs=1e-15)
 
 
 def test_a_changed_scaling_factor_pays_for_the_difference_alone() -> None:
-    learner = always_long()
+    agent = always_long()
     scaling = [1.0, 0.5, 0.5, 0.0]
     records = [prediction_record(n, scaling_factor=factor) for n, factor in enumerate([*scaling, 0.0])]
-    decisions = applied(learner, records)
+    decisions = applied(agent, records)
     expected = expected_steps(decisions, pip=0.0001, fill="next_open", scaling=[*scaling, 0.0])
     assert [d.reward for d in decisions] == [None, *(pytest.approx(step[0], abs=1e-15) for step in expected if step)]
     assert [d.size for d in decisions] == [1.0, 0.5, 0.5, 0.0, 0.0]
@@ -76,33 +76,33 @@ def test_lanes_do_not_mix() -> None:
 
 
 def test_the_q_table_learns_from_each_settled_step_with_the_next_decisions_state() -> None:
-    learner = Learner(
+    agent = QLearningAgent(
         "a", costs=COSTS, hyperparameters=QLearningHyperparameters(learning_rate=1.0, discount_factor=0.0)
     )
-    decisions = applied(learner, series(week_of_hours()[:30], seed=5))
-    assert learner.table.visits_SA.sum() == learner.counters.num_settled == len(decisions) - 1
-    last = learner.table.values_SA[learner.table.visits_SA == 1]
+    decisions = applied(agent, series(week_of_hours()[:30], seed=5))
+    assert agent.table.visits_SA.sum() == agent.counters.num_settled == len(decisions) - 1
+    last = agent.table.values_SA[agent.table.visits_SA == 1]
     rewards = [decision.reward for decision in decisions if decision.reward is not None]
     assert set(last) <= set(rewards), "with rate 1 and discount 0 a value is the last reward itself"
 
 
 def test_only_predictions_of_the_live_version_with_a_price_cause_actions() -> None:
-    learner = Learner("a")
-    assert learner.apply("1-0", prediction_record(0, role="candidate")) is None
-    assert learner.apply("2-0", prediction_record(1, price=None)) is None
-    assert learner.apply("3-0", prediction_record(2)) is not None
-    counters = learner.counters
+    agent = QLearningAgent("a")
+    assert agent.apply("1-0", prediction_record(0, role="candidate")) is None
+    assert agent.apply("2-0", prediction_record(1, price=None)) is None
+    assert agent.apply("3-0", prediction_record(2)) is not None
+    counters = agent.counters
     assert (counters.num_applied, counters.num_observed, counters.num_actions) == (3, 2, 1)
 
 
 def test_late_and_repeated_bars_change_nothing_but_their_counters() -> None:
-    learner = Learner("a", costs=COSTS)
-    applied(learner, [prediction_record(number, price=1.1 + number / 1000) for number in range(7)])
-    before = learner.checkpoint()
-    assert learner.apply("8-0", prediction_record(6, price=1.5, prediction_id="again")) is None
-    assert learner.apply("9-0", prediction_record(3, price=1.5)) is None
-    assert learner.apply("10-0", prediction_record(5, price=0.5, status="abstain", prediction=None)) is None
-    after = learner.checkpoint()
+    agent = QLearningAgent("a", costs=COSTS)
+    applied(agent, [prediction_record(number, price=1.1 + number / 1000) for number in range(7)])
+    before = agent.checkpoint()
+    assert agent.apply("8-0", prediction_record(6, price=1.5, prediction_id="again")) is None
+    assert agent.apply("9-0", prediction_record(3, price=1.5)) is None
+    assert agent.apply("10-0", prediction_record(5, price=0.5, status="abstain", prediction=None)) is None
+    after = agent.checkpoint()
     counters = after.counters
     assert (counters.num_late, counters.num_repeated, counters.num_out_of_order) == (3, 1, 2)
     counters.num_applied -= 3
@@ -119,11 +119,11 @@ def test_friday_to_monday_is_one_bar_with_the_gap_and_one_night() -> None:
         (within, datetime(2025, 3, 5, 15, tzinfo=UTC), datetime(2025, 3, 5, 16, tzinfo=UTC)),
     ]
     found = []
-    for learner, start, end in rows:
+    for agent, start, end in rows:
         decisions = applied(
-            learner, [prediction_record(0, as_of=start), prediction_record(1, as_of=end, price=1.1 * 1.01)]
+            agent, [prediction_record(0, as_of=start), prediction_record(1, as_of=end, price=1.1 * 1.01)]
         )
-        assert (learner.counters.num_actions, learner.counters.num_settled) == (2, 1)
+        assert (agent.counters.num_actions, agent.counters.num_settled) == (2, 1)
         found.append(decisions[1])
     night = 0.7e-4 / 1.1
     assert found[0].cost == pytest.approx((found[1].cost or 0) + night, abs=1e-15), "Friday's roll and no other"
@@ -132,10 +132,10 @@ def test_friday_to_monday_is_one_bar_with_the_gap_and_one_night() -> None:
 
 
 def test_an_agent_bound_to_a_model_observes_the_others() -> None:
-    learner = Learner("a", model_id="mine")
-    assert learner.apply("1-0", prediction_record(0)) is None
-    assert learner.apply("2-0", prediction_record(0, model_id="mine")) is not None
-    assert (learner.counters.num_observed, learner.counters.num_actions) == (1, 1)
+    agent = QLearningAgent("a", model_id="mine")
+    assert agent.apply("1-0", prediction_record(0)) is None
+    assert agent.apply("2-0", prediction_record(0, model_id="mine")) is not None
+    assert (agent.counters.num_observed, agent.counters.num_actions) == (1, 1)
 
 
 def test_a_decision_says_what_it_answers_what_it_would_cost_and_until_when_it_holds() -> None:
@@ -153,13 +153,13 @@ def test_a_decision_says_what_it_answers_what_it_would_cost_and_until_when_it_ho
 
 def test_risk_aversion_shapes_what_is_learnt_and_not_what_is_reported() -> None:
     greedy = QLearningHyperparameters(learning_rate=1.0, discount_factor=0.0, exploration_rate=0.0)
-    learners = []
+    agents = []
     for aversion in (0.0, 300.0):
-        learner = Learner("a", costs=COSTS, hyperparameters=greedy, reward=RewardSettings(risk_aversion=aversion))
-        learner.table.values_SA[:, 2] = 1.0
-        applied(learner, [prediction_record(0), prediction_record(1, price=1.11)])
-        learners.append(learner)
-    plain, averse = learners
+        agent = QLearningAgent("a", costs=COSTS, hyperparameters=greedy, reward=RewardSettings(risk_aversion=aversion))
+        agent.table.values_SA[:, 2] = 1.0
+        applied(agent, [prediction_record(0), prediction_record(1, price=1.11)])
+        agents.append(agent)
+    plain, averse = agents
     earned = plain.counters.cumulative_reward
     assert averse.counters == plain.counters
     assert earned > 0
@@ -169,15 +169,15 @@ def test_risk_aversion_shapes_what_is_learnt_and_not_what_is_reported() -> None:
 
 
 def test_an_abstention_goes_flat_and_pays_for_it() -> None:
-    learner = always_long()
+    agent = always_long()
     abstention = {"status": "abstain", "prediction": None, "abstain_reasons": ("novel_input",)}
-    decisions = applied(learner, [prediction_record(0), prediction_record(1, **abstention), prediction_record(2)])
+    decisions = applied(agent, [prediction_record(0), prediction_record(1, **abstention), prediction_record(2)])
     assert [(d.action, d.position, d.explored) for d in decisions][:2] == [("long", 1, False), ("flat", 0, False)]
     assert decisions[2].cost == pytest.approx(1.2e-4 / 2 / 1.1 + 0.7e-4)
 
 
 def test_a_learning_agent_only_recommends_and_a_frozen_one_trades() -> None:
-    learning = applied(Learner("a"), [prediction_record(n) for n in range(50)])
+    learning = applied(QLearningAgent("a"), [prediction_record(n) for n in range(50)])
     assert {(d.mode, d.size) for d in learning} == {("shadow", 0.0)}
     assert any(d.explored for d in learning)
     frozen = always_long()
@@ -188,7 +188,7 @@ def test_a_learning_agent_only_recommends_and_a_frozen_one_trades() -> None:
     assert np.array_equal(frozen.table.values_SA, table), "a frozen agent learned"
     (decision,) = applied(always_long(), [prediction_record(0, source="replay:job")])
     assert (decision.mode, decision.size, decision.position) == ("shadow", 0.0, 1), "nobody trades on a replay"
-    shadow = Learner("a", mode="shadow")
+    shadow = QLearningAgent("a", mode="shadow")
     shadow.table.values_SA[:, 2] = 1.0
     (decision,) = applied(shadow, [prediction_record(0)])
     assert (decision.mode, decision.position, decision.size) == ("shadow", 1, 0.0)
@@ -199,7 +199,7 @@ def test_learning_pays_where_the_forecast_is_right() -> None:
     moves = rng.normal(0, 0.002, 4001)
     prices = 1.1 * np.exp(np.cumsum(moves))
     start = datetime(2024, 1, 1, tzinfo=UTC)
-    learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_decay=0.998))
+    agent = QLearningAgent("a", hyperparameters=QLearningHyperparameters(exploration_decay=0.998))
     records = [
         prediction_record(
             n,
@@ -210,30 +210,30 @@ def test_learning_pays_where_the_forecast_is_right() -> None:
         )
         for n in range(4000)
     ]
-    rewards = [d.reward for d in applied(learner, records) if d.reward is not None]
+    rewards = [d.reward for d in applied(agent, records) if d.reward is not None]
     assert np.mean(rewards[-1000:]) > 0.5 * np.mean(np.abs(moves))
 
 
 @pytest.mark.parametrize("bad", [{"symbol": "EUR/XAU"}, {"price": -1.0}, {"price": 3.0}])
 def test_an_entry_that_fails_leaves_everything_as_it_was(bad: dict[str, Any]) -> None:
-    learner = Learner("a", mode="learn", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
-    learner.table.values_SA[:, 0] = 1.0  # always short, so that a price of 3 ruins it
-    applied(learner, [prediction_record(n) for n in range(3)])
-    before = learner.checkpoint().model_copy(update={"saved_at": None})
+    agent = QLearningAgent("a", mode="learn", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
+    agent.table.values_SA[:, 0] = 1.0  # always short, so that a price of 3 ruins it
+    applied(agent, [prediction_record(n) for n in range(3)])
+    before = agent.checkpoint().model_copy(update={"saved_at": None})
     with pytest.raises(DataValidationError):
-        learner.apply("9-0", prediction_record(4, **bad))
-    assert learner.checkpoint().model_copy(update={"saved_at": None}) == before
+        agent.apply("9-0", prediction_record(4, **bad))
+    assert agent.checkpoint().model_copy(update={"saved_at": None}) == before
 
 
 def test_a_rejected_entry_gives_its_lane_a_new_start() -> None:
-    learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
-    learner.table.values_SA[:, 0] = 1.0
-    applied(learner, [prediction_record(0, price=0.1)])
+    agent = QLearningAgent("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
+    agent.table.values_SA[:, 0] = 1.0
+    applied(agent, [prediction_record(0, price=0.1)])
     with pytest.raises(DataValidationError, match="capital"):
-        learner.apply("2-0", prediction_record(1))
-    learner.reject("2-0", prediction_record(1))
-    assert learner.has_applied("2-0")
-    decision = learner.apply("3-0", prediction_record(2))
+        agent.apply("2-0", prediction_record(1))
+    agent.reject("2-0", prediction_record(1))
+    assert agent.has_applied("2-0")
+    decision = agent.apply("3-0", prediction_record(2))
     assert decision is not None
     assert decision.reward is None
 
@@ -242,24 +242,24 @@ def test_the_position_of_a_rejected_lane_is_shown_no_longer_unless_another_lane_
     def of(model_id: str, number: int, **changes: Any) -> PredictionRecord:
         return prediction_record(number, model_id=model_id, **changes)
 
-    learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
-    learner.table.values_SA[:, 0] = 1.0
+    agent = QLearningAgent("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.0))
+    agent.table.values_SA[:, 0] = 1.0
     entries = [of("one", 0), of("two", 0, status="abstain"), of("two", 0, symbol="USD/JPY", price=150.0)]
-    applied(learner, entries)
+    applied(agent, entries)
     held = {"EUR/USD": 0, "USD/JPY": -1}
-    assert learner.checkpoint().positions == held
-    learner.reject("7-0", of("two", 1, symbol="USD/CHF"))
-    learner.reject("8-0", None)
-    assert learner.checkpoint().positions == held, "no series was dropped"
-    learner.reject("9-0", of("two", 1))
-    assert learner.checkpoint().positions == {"EUR/USD": -1, "USD/JPY": -1}, "the other model's series is short"
-    learner.reject("10-0", of("one", 1))
-    assert learner.checkpoint().positions == {"USD/JPY": -1}
+    assert agent.checkpoint().positions == held
+    agent.reject("7-0", of("two", 1, symbol="USD/CHF"))
+    agent.reject("8-0", None)
+    assert agent.checkpoint().positions == held, "no series was dropped"
+    agent.reject("9-0", of("two", 1))
+    assert agent.checkpoint().positions == {"EUR/USD": -1, "USD/JPY": -1}, "the other model's series is short"
+    agent.reject("10-0", of("one", 1))
+    assert agent.checkpoint().positions == {"USD/JPY": -1}
 
 
 def test_missing_volatility_falls_back_to_the_interval_and_then_to_no_opinion() -> None:
     def state(**changes: Any) -> int:
-        return Learner("a")._state(prediction_record(0, **changes), 0)
+        return QLearningAgent("a")._state(prediction_record(0, **changes), 0)
 
     wide = {"level": 0.9, "lower": -0.001645, "upper": 0.001645}
     strong = {"prediction": 0.0004, "interval": wide}
@@ -269,11 +269,11 @@ def test_missing_volatility_falls_back_to_the_interval_and_then_to_no_opinion() 
 
 
 def test_replay_lanes_are_bounded_and_live_ones_stay() -> None:
-    learner = Learner("a")
-    learner.apply("1-0", prediction_record(0))
+    agent = QLearningAgent("a")
+    agent.apply("1-0", prediction_record(0))
     for number in range(MAX_REPLAY_SERIES + 20):
-        learner.apply(f"{number + 2}-0", prediction_record(0, source=f"replay:{number}"))
-    lanes = learner.checkpoint().lanes
+        agent.apply(f"{number + 2}-0", prediction_record(0, source=f"replay:{number}"))
+    lanes = agent.checkpoint().lanes
     assert len(lanes) == MAX_REPLAY_SERIES + 1
     assert prediction_record(0).standing in lanes
     assert "replay:0|model|EUR/USD|1h" not in lanes

@@ -8,7 +8,7 @@ import pytest
 
 from common_lib.exceptions import AgentNotFoundError, DataValidationError
 from ml_workbench_service.agents.definition import write_definition
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import PROCESS_FILE, agent_folders, read_agent, read_agents, shard_folder
 from ml_workbench_service.api.agent_metrics import AgentCollector
 from ml_workbench_service.contracts.agents import AgentDefinition, QLearningHyperparameters
@@ -44,22 +44,22 @@ def test_an_agent_is_shown_from_its_definition_before_its_process_has_begun(tmp_
 def test_shards_are_shown_as_one_agent(tmp_path: Path) -> None:
     home = tmp_path / "agents" / "a"
     write_definition(home, definition())
-    learners = []
+    agents = []
     for shard, symbol in enumerate(SYMBOLS):
-        learner = Learner("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.5, seed=shard))
-        applied(learner, series(week_of_hours()[: 20 + 5 * shard], seed=shard, symbol=symbol), first_id=100 - shard)
+        agent = QLearningAgent("a", hyperparameters=QLearningHyperparameters(exploration_rate=0.5, seed=shard))
+        applied(agent, series(week_of_hours()[: 20 + 5 * shard], seed=shard, symbol=symbol), first_id=100 - shard)
         folder = shard_folder(tmp_path, "a", shard=shard, num_shards=len(SYMBOLS))
-        learner.checkpoint().save(folder)
+        agent.checkpoint().save(folder)
         runs(folder)
-        learners.append(learner)
+        agents.append(agent)
     agent = read_agent(home)
     assert agent.num_processes == 3
     assert agent.num_applied == 20 + 25 + 30
     assert agent.num_settled == 19 + 24 + 29
-    assert agent.cumulative_reward == sum(each.counters.cumulative_reward for each in learners)
+    assert agent.cumulative_reward == sum(each.counters.cumulative_reward for each in agents)
     assert set(agent.positions) == set(SYMBOLS)
     assert agent.last_applied_id == "127-0"
-    assert agent.exploration_rate == pytest.approx(sum(each.exploration_rate for each in learners) / 3)
+    assert agent.exploration_rate == pytest.approx(sum(each.exploration_rate for each in agents) / 3)
     assert agent.status == "running"
     (shard_folder(tmp_path, "a", shard=1, num_shards=3) / PROCESS_FILE).write_text('{"pid": 1, "started_at": 1.0}')
     assert read_agent(home).status == "failed", "one of its processes has died"
@@ -72,7 +72,7 @@ def test_an_agent_is_starting_until_each_of_its_processes_has_begun(tmp_path: Pa
     for number, folder in enumerate(folders):
         folder.mkdir()
         assert (read_agent(home).status, read_agent(home).num_processes) == ("starting", number + 1)
-    Learner("a").checkpoint().save(folders[1])
+    QLearningAgent("a").checkpoint().save(folders[1])
     runs(folders[1])
     assert (read_agent(home).status, read_agent(home).num_processes) == ("starting", 2)
     runs(folders[0])
@@ -81,10 +81,10 @@ def test_an_agent_is_starting_until_each_of_its_processes_has_begun(tmp_path: Pa
 
 def test_what_was_learnt_under_another_number_of_shards_is_not_shown(tmp_path: Path) -> None:
     home = tmp_path / "agents" / "a"
-    old = Learner("a")
+    old = QLearningAgent("a")
     applied(old, series(week_of_hours(), seed=1))
     old.checkpoint().save(shard_folder(tmp_path, "a", shard=0, num_shards=1))
-    new = Learner("a")
+    new = QLearningAgent("a")
     applied(new, series(week_of_hours()[:3], seed=1))
     new.checkpoint().save(shard_folder(tmp_path, "a", shard=1, num_shards=2))
     agent = read_agent(home)
@@ -94,7 +94,7 @@ def test_what_was_learnt_under_another_number_of_shards_is_not_shown(tmp_path: P
 def test_an_agent_that_was_stopped_is_stopped_even_if_it_had_to_be_killed(tmp_path: Path) -> None:
     home = tmp_path / "agents" / "a"
     write_definition(home, definition(wanted="stopped"))
-    Learner("a").checkpoint().save(home)
+    QLearningAgent("a").checkpoint().save(home)
     (home / PROCESS_FILE).write_text('{"pid": 1, "started_at": 1.0}')
     assert read_agent(home).status == "stopped"
     write_definition(home, definition())

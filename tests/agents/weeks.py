@@ -1,4 +1,4 @@
-"""Records of a week with a Wednesday and a weekend inside, what steps on them earn, and a learner to act on them."""
+"""Records of a week with a Wednesday and a weekend inside, what steps on them earn, and a agent to act on them."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 
 import numpy as np
 
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -50,8 +50,8 @@ def series(times: list[datetime], *, seed: int, **changes: Any) -> list[Predicti
     return records
 
 
-def applied(learner: Learner, records: list[PredictionRecord], *, first_id: int = 1) -> list[Decision]:
-    decisions = [learner.apply(f"{first_id + number}-0", record) for number, record in enumerate(records)]
+def applied(agent: QLearningAgent, records: list[PredictionRecord], *, first_id: int = 1) -> list[Decision]:
+    decisions = [agent.apply(f"{first_id + number}-0", record) for number, record in enumerate(records)]
     return [decision for decision in decisions if decision is not None]
 
 
@@ -75,8 +75,8 @@ def expected_steps(
     return results
 
 
-def always_long(**changes: Any) -> Learner:
+def always_long(**changes: Any) -> QLearningAgent:
     """A frozen agent that is long wherever the model speaks."""
-    learner = Learner("a", mode="frozen", **({"costs": COSTS} | changes))
-    learner.table.values_SA[:, 2] = 1.0
-    return learner
+    agent = QLearningAgent("a", mode="frozen", **({"costs": COSTS} | changes))
+    agent.table.values_SA[:, 2] = 1.0
+    return agent

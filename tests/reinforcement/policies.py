@@ -27,7 +27,7 @@ def policy_family(name: str, **changes: Any) -> PolicyFamily:
     return family
 
 
-def learner_of(kind: Any, name: str, problem: TrainingProblem, **changes: Any) -> Any:
+def algorithm_of(kind: Any, name: str, problem: TrainingProblem, **changes: Any) -> Any:
     """`VectorPpo` or `VectorDqn` on a market, before its first step."""
     hyper: Any = policy_family(name, **changes).hyperparameters
     environment = MarketEnvironment(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError, JobCancelled
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.q_table import USUAL_WIDTH as AGENT_USUAL_WIDTH
 from ml_workbench_service.agents.q_table import StateBins
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
@@ -120,12 +120,12 @@ def recording_of(spoken: Sequence[PredictionRecord], costs: Costs | None = None)
 
 def applied(
     spoken: Sequence[PredictionRecord], setting: QLearningHyperparameters, costs: Costs | None = None
-) -> Learner:
+) -> QLearningAgent:
     """The live agent after all records, each with costs of its own unless the agent has some."""
-    learner = Learner("a", hyperparameters=setting, costs=costs)
+    agent = QLearningAgent("a", hyperparameters=setting, costs=costs)
     for number, each in enumerate(spoken):
-        learner.apply(f"{number + 1}-0", each)
-    return learner
+        agent.apply(f"{number + 1}-0", each)
+    return agent
 
 
 @pytest.mark.parametrize("fill", ["next_open", "next_close"])
@@ -134,23 +134,23 @@ def test_every_lane_is_the_live_agent_to_the_bit(fill: str) -> None:
     track, _ = records_of(recording_of(spoken), bins=StateBins())
     walked = walk_runs(track, QSettings.of(SETTINGS))
     for run, setting in enumerate(SETTINGS):
-        learner = applied(spoken, setting)
-        assert learner.counters.num_actions == len(spoken)
-        assert np.array_equal(walked.values_LSA[run], learner.table.values_SA), setting
-        assert np.array_equal(walked.visits_LSA[run], learner.table.visits_SA)
+        agent = applied(spoken, setting)
+        assert agent.counters.num_actions == len(spoken)
+        assert np.array_equal(walked.values_LSA[run], agent.table.values_SA), setting
+        assert np.array_equal(walked.visits_LSA[run], agent.table.visits_SA)
         figures_K = walked.figures_LK[run]
-        assert figures_K[NET] == learner.counters.cumulative_reward
-        assert figures_K[NUM_SETTLED] == learner.counters.num_settled
-        assert figures_K[EXPLORATION] == learner.table.exploration_rate
-        assert learner.table.values_SA.any()
+        assert figures_K[NET] == agent.counters.cumulative_reward
+        assert figures_K[NUM_SETTLED] == agent.counters.num_settled
+        assert figures_K[EXPLORATION] == agent.table.exploration_rate
+        assert agent.table.values_SA.any()
 
 
 def test_the_states_are_those_of_the_live_agent() -> None:
     assert agent_grid.USUAL_WIDTH == AGENT_USUAL_WIDTH
     spoken = records(200, seed=3)
     for bins in (StateBins(), StateBins((-0.1, 0.0, 0.4), (1.0, 2.0, 9.0))):
-        learner = Learner("a", bins=bins)
-        states = [learner._state(each, 0) // 3 for each in spoken]
+        agent = QLearningAgent("a", bins=bins)
+        states = [agent._state(each, 0) // 3 for each in spoken]
         assert market_bins(recording_of(spoken), bins).tolist() == states
         assert len(set(states)) > 8
         track, _ = records_of(recording_of(spoken), bins=bins)
@@ -160,11 +160,11 @@ def test_the_states_are_those_of_the_live_agent() -> None:
 
 def test_turnover_and_time_in_the_market_are_those_of_the_agents_decisions() -> None:
     spoken = records(150, seed=4)
-    learner = Learner("a", hyperparameters=SETTINGS[0])
+    agent = QLearningAgent("a", hyperparameters=SETTINGS[0])
     positions: dict[str, list[int]] = {symbol: [] for symbol in LEVELS}
     prices: dict[str, list[float]] = {symbol: [] for symbol in LEVELS}
     for number, each in enumerate(spoken):
-        decision = learner.apply(f"{number + 1}-0", each)
+        decision = agent.apply(f"{number + 1}-0", each)
         assert decision is not None
         positions[each.symbol].append(decision.position)
         prices[each.symbol].append(decision.price)
@@ -182,11 +182,11 @@ def test_turnover_and_time_in_the_market_are_those_of_the_agents_decisions() -> 
 
 def test_days_halves_and_means_add_up_to_what_the_agent_earned() -> None:
     spoken = records(300, seed=5)
-    learner = Learner("a", hyperparameters=SETTINGS[0])
+    agent = QLearningAgent("a", hyperparameters=SETTINGS[0])
     rewards, moments = [], []
     late = 0.0
     for number, each in enumerate(spoken):
-        decision = learner.apply(f"{number + 1}-0", each)
+        decision = agent.apply(f"{number + 1}-0", each)
         assert decision is not None
         if decision.reward is not None:
             rewards.append(decision.reward)
@@ -197,7 +197,7 @@ def test_days_halves_and_means_add_up_to_what_the_agent_earned() -> None:
     days = daily_returns(np.array(rewards), np.array(moments))
     assert list(row.daily_returns) == list(days)
     assert np.array(list(row.daily_returns.values())) * 2 == pytest.approx(np.array(list(days.values())), abs=1e-14)
-    assert (row.net, row.net_by_seed) == (learner.counters.cumulative_reward, (row.net,))
+    assert (row.net, row.net_by_seed) == (agent.counters.cumulative_reward, (row.net,))
     assert row.late_net == pytest.approx(late, abs=1e-14)
     assert (row.spread, outcome.num_records, outcome.num_by_sample) == (0.0, len(spoken), {"test": len(spoken)})
 

@@ -16,7 +16,7 @@ from ml_workbench_service.reinforcement.policy_training import Schedule, fit
 from ml_workbench_service.reinforcement.ppo import VectorPpo
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 from tests.learning.synthetic import Recorder, symbol_rows
-from tests.reinforcement.policies import learner_of, market_of
+from tests.reinforcement.policies import algorithm_of, market_of
 
 FAR = 1e9
 """A bound on gradients that none reaches."""
@@ -43,50 +43,50 @@ def gradients(parameters: Any) -> list[torch.Tensor]:
 
 
 def test_ppos_gradient_is_that_of_stable_baselines3() -> None:
-    learner = learner_of(VectorPpo, "ppo", market_of(), passes=1, batch_size=4096, entropy_coefficient=0.02)
-    learner.rollout()  # away from the first policy, where no probability has moved
-    learner.collect_rollouts(learner.env, learner._watch, learner.rollout_buffer, learner.n_steps)
+    algorithm = algorithm_of(VectorPpo, "ppo", market_of(), passes=1, batch_size=4096, entropy_coefficient=0.02)
+    algorithm.rollout()  # away from the first policy, where no probability has moved
+    algorithm.collect_rollouts(algorithm.env, algorithm._watch, algorithm.rollout_buffer, algorithm.n_steps)
     with torch.no_grad():
-        for each in learner.policy.parameters():
+        for each in algorithm.policy.parameters():
             each.add_(0.05 * torch.randn_like(each))  # so that some decisions are clipped
-    learner.policy.optimizer = learner.adam = Still(learner.policy.parameters())
-    learner.max_grad_norm = FAR
-    learner.train()
-    ours = gradients(learner.policy.parameters())
-    learner.batch_size = learner.rollout_size
-    PPO.train(learner)
-    theirs = gradients(learner.policy.parameters())
-    assert 0.02 < learner.logger.name_to_value["train/clip_fraction"] < 0.98
+    algorithm.policy.optimizer = algorithm.adam = Still(algorithm.policy.parameters())
+    algorithm.max_grad_norm = FAR
+    algorithm.train()
+    ours = gradients(algorithm.policy.parameters())
+    algorithm.batch_size = algorithm.rollout_size
+    PPO.train(algorithm)
+    theirs = gradients(algorithm.policy.parameters())
+    assert 0.02 < algorithm.logger.name_to_value["train/clip_fraction"] < 0.98
     assert max(float(each.abs().max()) for each in theirs) > 0.01
     for one, two in zip(ours, theirs, strict=True):
         torch.testing.assert_close(one, two, atol=2e-6, rtol=1e-4)
 
 
 def test_dqns_gradient_is_that_of_stable_baselines3() -> None:
-    learner = learner_of(VectorDqn, "dqn", market_of())
+    algorithm = algorithm_of(VectorDqn, "dqn", market_of())
     for _ in range(30):
-        learner.rollout()
-    parameters = list(learner.q_net.parameters())
-    learner.policy.optimizer = learner.adam = Still(parameters)
-    learner.max_grad_norm = FAR
-    words = generator_words(learner.replay_buffer.chance)
-    learner.train(1, 200)
+        algorithm.rollout()
+    parameters = list(algorithm.q_net.parameters())
+    algorithm.policy.optimizer = algorithm.adam = Still(parameters)
+    algorithm.max_grad_norm = FAR
+    words = generator_words(algorithm.replay_buffer.chance)
+    algorithm.train(1, 200)
     ours = gradients(parameters)
-    learner.replay_buffer.chance = generator_of(words)
-    DQN.train(learner, 1, 200)
+    algorithm.replay_buffer.chance = generator_of(words)
+    DQN.train(algorithm, 1, 200)
     assert max(float(each.abs().max()) for each in ours) > 0.001
     for one, two in zip(ours, gradients(parameters), strict=True):
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
 
 
 def test_the_replay_shows_what_the_lanes_showed() -> None:
-    learner = learner_of(VectorDqn, "dqn", market_of(), episode_length=7, learning_starts=1000, memory=640, envs=16)
+    algorithm = algorithm_of(VectorDqn, "dqn", market_of(), episode_length=7, learning_starts=1000, memory=640, envs=16)
     seen: list[tuple[np.ndarray, ...]] = []
     for _ in range(30):
-        before = learner._last_obs.copy()
-        learner.rollout()
-        seen.append((before, learner._last_obs.copy(), learner.env.actions.copy()))
-    replay, num_cut = learner.replay_buffer, 0
+        before = algorithm._last_obs.copy()
+        algorithm.rollout()
+        seen.append((before, algorithm._last_obs.copy(), algorithm.env.actions.copy()))
+    replay, num_cut = algorithm.replay_buffer, 0
     assert replay.size() == 480
     for number, (before, after, actions) in enumerate(seen):
         both, kept, _, _ = replay._at(np.arange(16) + 16 * number)
@@ -98,17 +98,19 @@ def test_the_replay_shows_what_the_lanes_showed() -> None:
         num_cut += int((~goes_on).sum())
     assert 16 <= num_cut <= 16 * 30 // 4
     for _ in range(20):
-        learner.rollout()
+        algorithm.rollout()
     assert replay.size() == 640
     np.testing.assert_array_equal(replay._at(np.arange(16))[0].numpy()[:16, -1], replay._kept["held"][:16])
 
 
 def test_each_lane_explores_by_itself() -> None:
-    learner = learner_of(VectorDqn, "dqn", market_of(), envs=64, learning_starts=0, exploration_share=0.5)
-    learner.exploration_rate, shares = 0.5, []
+    algorithm = algorithm_of(VectorDqn, "dqn", market_of(), envs=64, learning_starts=0, exploration_share=0.5)
+    algorithm.exploration_rate, shares = 0.5, []
     for _ in range(20):
-        greedy = learner.network.stack(learner.q_net.features_extractor(torch.from_numpy(learner._last_obs))).argmax(1)
-        actions, _ = learner._sample_action(0, n_envs=64)
+        greedy = algorithm.network.stack(
+            algorithm.q_net.features_extractor(torch.from_numpy(algorithm._last_obs))
+        ).argmax(1)
+        actions, _ = algorithm._sample_action(0, n_envs=64)
         shares.append(np.mean(actions != greedy.numpy()))
     assert 0.2 < np.mean(shares) < 0.46  # half explore, and a third of those hit the greedy action
     assert np.std(shares) < 0.15  # one draw for all environments would give 0 or 2 / 3
@@ -136,17 +138,17 @@ def test_rewards_are_in_units_of_each_symbols_bar() -> None:
 
 def test_weights_that_are_no_numbers_end_the_training() -> None:
     problem = market_of()
-    learner = learner_of(VectorPpo, "ppo", problem)
+    algorithm = algorithm_of(VectorPpo, "ppo", problem)
     with torch.no_grad():
-        next(iter(learner.network.layers)).weight[0, 0] = float("nan")
-    learner.rollout = lambda: None
+        next(iter(algorithm.network.layers)).weight[0, 0] = float("nan")
+    algorithm.rollout = lambda: None
     with pytest.raises(TrainingError, match="learning_rate"):
-        fit(learner, Market.of(problem), Schedule(1, 1), report=Recorder(), checkpoint=None)
+        fit(algorithm, Market.of(problem), Schedule(1, 1), report=Recorder(), checkpoint=None)
 
 
 def test_the_position_held_is_read() -> None:
-    learner = learner_of(VectorDqn, "dqn", market_of())
+    algorithm = algorithm_of(VectorDqn, "dqn", market_of())
     rows = np.random.default_rng(0).standard_normal((9, 8, 3)).astype(np.float32)
-    flat, long = (learner.network.answer(rows, np.full(9, held, np.float32)).outputs_NK for held in (0, 1))
+    flat, long = (algorithm.network.answer(rows, np.full(9, held, np.float32)).outputs_NK for held in (0, 1))
     assert (flat != long).all()
-    np.testing.assert_array_equal(learner.network.answer(rows).outputs_NK, flat)
+    np.testing.assert_array_equal(algorithm.network.answer(rows).outputs_NK, flat)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field, replace
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM, GroupBooks
 from ml_workbench_service.resilience.checker import AgentEnd, BooksSample, Evidence
 from ml_workbench_service.resilience.history import (
@@ -72,21 +72,21 @@ def flawless() -> Made:
     books = GroupBooks(group=GROUP[1], enqueued=NUM_RECORDS, acked=NUM_RECORDS, balance=0, **counts)
     server = ServerHistory(entries, decided, [], {GROUP: group})
     producer = ProducerHistory(acked=tuple(range(NUM_RECORDS)), offered_up_to=NUM_RECORDS - 1, ended=True)
-    return Made(server, producer, books, ended, Learner(AGENT).checkpoint())
+    return Made(server, producer, books, ended, QLearningAgent(AGENT).checkpoint())
 
 
 def _lived(entries: list[Entry], group: GroupHistory) -> tuple[list[Decided], Checkpoint]:
     """What an agent that was handed the acknowledged entries decided, and how it ended."""
-    learner = Learner(AGENT)
+    agent = QLearningAgent(AGENT)
     decided = []
     for place, entry in enumerate(entries):
         if group.outcomes.get(place) == "acked":
-            decision = learner.apply(entry.entry_id, RECORDS.record(number_of(entry.prediction_id) or 0))
+            decision = agent.apply(entry.entry_id, RECORDS.record(number_of(entry.prediction_id) or 0))
             assert decision is not None
             decided.append(Decided(f"{2000 + place}-0", decision))
         elif group.outcomes.get(place) == "dead_lettered":
-            learner.reject(entry.entry_id, None)
-    return decided, learner.checkpoint()
+            agent.reject(entry.entry_id, None)
+    return decided, agent.checkpoint()
 
 
 def swapped(made: Made, place: int, other: int) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError, JobCancelled
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.q_table import StateBins
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.market import Costs, FeatureTable
@@ -212,11 +212,11 @@ def test_a_grid_on_a_recording_is_the_live_agent_on_the_replay(model: ServedMode
     own = replace(tables["EUR/USD"], columns={**tables["EUR/USD"].columns, "spread": spread})
     both, start_ms = [own, tables["GBP/USD"]], first_usable_ms(model)
     [(params, setting)] = grid_settings({"learning_rate": (0.05,)})
-    learner = Learner("a", hyperparameters=setting)
+    agent = QLearningAgent("a", hyperparameters=setting)
     for number, each in enumerate(replayed(model, both, start_ms)):
         if each.sample in ("test", "live"):
-            learner.apply(f"{number + 1}-0", each)
+            agent.apply(f"{number + 1}-0", each)
     recording = record(model, both, start_ms=start_ms)
     assert len(np.unique(recording.costs_M5[:, 0])) > 4
     outcome = run_grid(recording, [(params, setting)], seeds=[0], bins=StateBins())
-    assert outcome.best.net == learner.counters.cumulative_reward != 0.0
+    assert outcome.best.net == agent.counters.cumulative_reward != 0.0

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.definition import open_mind
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.definition import open_agent
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -44,11 +44,11 @@ def two_symbols(num_bars: int) -> list[PredictionRecord]:
     return records
 
 
-def uninterrupted(records: list[PredictionRecord]) -> tuple[Learner, list[Decision]]:
+def uninterrupted(records: list[PredictionRecord]) -> tuple[QLearningAgent, list[Decision]]:
     """What the default agent must end with."""
-    learner = Learner("default")
-    decisions = [learner.apply(f"{number + 1}-0", record) for number, record in enumerate(records)]
-    return learner, [decision for decision in decisions if decision is not None]
+    agent = QLearningAgent("default")
+    decisions = [agent.apply(f"{number + 1}-0", record) for number, record in enumerate(records)]
+    return agent, [decision for decision in decisions if decision is not None]
 
 
 def timeless(checkpoint: Checkpoint | None) -> Checkpoint:
@@ -74,7 +74,7 @@ class RunningAct:
         self.decisions = DecisionStream(server.url)
         self.stop = threading.Event()
         arguments: dict[str, Any] = {"queue": self.queue, "decisions": self.decisions, "stop": self.stop}
-        arguments |= {"open_mind": lambda: open_mind(folder, "default"), "owner": f"test/{id(self)}"} | more
+        arguments |= {"open_mind": lambda: open_agent(folder, "default"), "owner": f"test/{id(self)}"} | more
         self.thread = threading.Thread(target=act, args=("default", folder), kwargs=arguments, daemon=True)
         self.thread.start()
 

@@ -9,7 +9,7 @@ import pytest
 from common_lib.exceptions import UnavailableError
 from common_lib.logging import RL_LOGGER
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import agent_group, read_agent
 from ml_workbench_service.contracts.queue import DEAD_LETTERS_STREAM, PREDICTIONS_STREAM
 from ml_workbench_service.integrations.decision_stream import DecisionStream
@@ -36,8 +36,8 @@ def test_every_record_is_applied_once_and_its_decision_published(redis_server: R
     written = running.decisions.read()
     running.end()
     producer.close()
-    learner, decisions = uninterrupted(records)
-    assert timeless(Checkpoint.load(tmp_path)) == timeless(learner.checkpoint())
+    agent, decisions = uninterrupted(records)
+    assert timeless(Checkpoint.load(tmp_path)) == timeless(agent.checkpoint())
     assert written == decisions
     assert (books.enqueued, books.acked, books.balance) == (len(records), len(records), 0)
 
@@ -52,7 +52,7 @@ def test_a_crash_between_decisions_and_checkpoint_or_acknowledgment_repeats_noth
     # A predecessor that decided on 30 entries, saved 20 of them, and acknowledged none.
     decisions = DecisionStream(redis_server.url)
     epoch = queue.create_group(agent_group("default"))
-    dead = Learner("default")
+    dead = QLearningAgent("default")
     for number, delivery in enumerate(queue.consume(agent_group("default"), "agent", count=30, block_ms=0)):
         assert delivery.record is not None
         decision = dead.apply(delivery.entry_id, delivery.record)
@@ -63,8 +63,8 @@ def test_a_crash_between_decisions_and_checkpoint_or_acknowledgment_repeats_noth
     running = RunningAct(redis_server, tmp_path)
     running.wait_for(len(records))
     running.end()
-    learner, expected = uninterrupted(records)
-    assert timeless(Checkpoint.load(tmp_path)) == timeless(learner.checkpoint())
+    agent, expected = uninterrupted(records)
+    assert timeless(Checkpoint.load(tmp_path)) == timeless(agent.checkpoint())
     assert decisions.read() == expected
     queue.close()
     decisions.close()
@@ -108,8 +108,8 @@ def test_a_killed_redis_is_waited_for_and_nothing_is_lost(redis_server: RedisFor
     books = running.books()
     written = running.decisions.read()
     running.end()
-    learner, decisions = uninterrupted(records)
-    assert timeless(Checkpoint.load(tmp_path)) == timeless(learner.checkpoint())
+    agent, decisions = uninterrupted(records)
+    assert timeless(Checkpoint.load(tmp_path)) == timeless(agent.checkpoint())
     assert written == decisions
     assert books.balance == 0
     queue.close()
@@ -161,10 +161,10 @@ def test_ids_stay_ahead_of_what_was_applied_where_a_failover_lost_the_last_entri
 ) -> None:
     queue = RedisPredictionQueue(redis_server.url, capacity=100)
     epoch = queue.create_group(agent_group("default"))
-    learner = Learner("default")
+    agent = QLearningAgent("default")
     later = f"{int((time.time() + 3_600) * 1000)}-5"  # applied, acknowledged, and lost by the server with its clock
-    learner.apply(later, prediction_record(0))
-    learner.checkpoint().model_copy(update={"stream_epoch": epoch}).save(tmp_path)
+    agent.apply(later, prediction_record(0))
+    agent.checkpoint().model_copy(update={"stream_epoch": epoch}).save(tmp_path)
     running = RunningAct(redis_server, tmp_path)
     until(lambda: Checkpoint.load(tmp_path).term == 1)  # type: ignore[union-attr]
     queue.publish([prediction_record(1)])

@@ -8,7 +8,7 @@ import pytest
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.q_learning_agent import Learner
+from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import agent_group, read_agent
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -25,7 +25,7 @@ class Died(BaseException):
     """As the end of the process: nothing catches it."""
 
 
-class Mortal(Learner):
+class Mortal(QLearningAgent):
     """Dies of one record."""
 
     def apply(self, entry_id: str, record: PredictionRecord) -> Decision | None:
@@ -43,14 +43,14 @@ def test_an_entry_that_ends_the_process_five_times_is_dead_lettered_untried(
     queue.create_group(agent_group("default"))
     queue.publish([prediction_record(number) for number in range(6)])
 
-    def mortal() -> Learner:
+    def mortal() -> QLearningAgent:
         checkpoint = Checkpoint.load(tmp_path)
         return Mortal("default") if checkpoint is None else Mortal.restored(checkpoint)
 
     for _ in range(5):
         with pytest.raises(Died):
             act(
-                "default", tmp_path, open_mind=mortal, queue=queue, decisions=decisions, stop=threading.Event(),
+                "default", tmp_path, open_agent=mortal, queue=queue, decisions=decisions, stop=threading.Event(),
                 owner="mortal", is_dead=lambda owner: owner == "mortal",
             )  # fmt: skip
     running = RunningAct(redis_server, tmp_path, is_dead=lambda owner: owner == "mortal")
@@ -100,8 +100,8 @@ def test_a_holder_that_was_cut_off_reads_the_checkpoint_again(redis_server: Redi
     queue.publish(records[80:])
     first.wait_for(len(records))
     first.end()
-    learner, decisions = uninterrupted(records)
-    assert timeless(Checkpoint.load(tmp_path)) == timeless(learner.checkpoint())
+    agent, decisions = uninterrupted(records)
+    assert timeless(Checkpoint.load(tmp_path)) == timeless(agent.checkpoint())
     assert running_decisions(redis_server) == decisions
     queue.close()
 

@@ -68,8 +68,8 @@ def test_an_agent_killed_five_times_ends_as_if_it_had_never_stopped(
         producer.join()
         agent.kill()
         agent.wait()
-    learner, decisions = uninterrupted(records)
-    assert timeless(Checkpoint.load(folder)) == timeless(learner.checkpoint())
+    agent, decisions = uninterrupted(records)
+    assert timeless(Checkpoint.load(folder)) == timeless(agent.checkpoint())
     assert running_decisions(redis_server) == decisions, "a decision is missing, doubled or different"
     (books,) = queue.books().groups
     assert (books.acked, books.balance, books.dropped_oldest) == (len(records), 0, 0)
@@ -107,8 +107,8 @@ def test_a_second_process_stands_by_and_takes_over_at_once_when_the_first_is_kil
             if agent is not None:
                 agent.kill()
                 agent.wait()
-    learner, decisions = uninterrupted(records)
-    assert timeless(Checkpoint.load(folder)) == timeless(learner.checkpoint())
+    agent, decisions = uninterrupted(records)
+    assert timeless(Checkpoint.load(folder)) == timeless(agent.checkpoint())
     assert running_decisions(redis_server) == decisions
     queue.close()
 
@@ -138,8 +138,8 @@ def test_a_frozen_process_is_overtaken_and_changes_nothing_when_it_wakes(
         for agent in agents:
             agent.kill()
             agent.wait()
-    learner, decisions = uninterrupted(records)
-    assert timeless(Checkpoint.load(folder)) == timeless(learner.checkpoint())
+    agent, decisions = uninterrupted(records)
+    assert timeless(Checkpoint.load(folder)) == timeless(agent.checkpoint())
     assert running_decisions(redis_server) == decisions
     (books,) = queue.books().groups
     assert (books.acked, books.pending, books.balance) == (len(records), 0, 0)
@@ -169,7 +169,7 @@ def test_a_full_disk_is_waited_for_and_nothing_is_acknowledged_before_the_checkp
     finally:
         agent.kill()
         agent.wait()
-    learner, decisions = uninterrupted(records)
-    assert timeless(Checkpoint.load(folder)) == timeless(learner.checkpoint())
+    agent, decisions = uninterrupted(records)
+    assert timeless(Checkpoint.load(folder)) == timeless(agent.checkpoint())
     assert running_decisions(redis_server) == decisions
     queue.close()

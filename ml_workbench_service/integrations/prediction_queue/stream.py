@@ -38,7 +38,7 @@ from ml_workbench_service.integrations.prediction_queue.queue_log import Answere
 from ml_workbench_service.integrations.prediction_queue.writer import (
     DEDUPE_WINDOW,
     RECORDS_PER_CALL,
-    Terms,
+    PublishingRules,
     added,
     arguments_of,
     milliseconds,
@@ -80,7 +80,7 @@ class RedisPredictionQueue:
     ) -> None:
         self.capacity = capacity
         self.stream = stream
-        self._terms = Terms(capacity, dedupe_window, "drop_oldest", milliseconds(ttl_s))
+        self._rules = PublishingRules(capacity, dedupe_window, "drop_oldest", milliseconds(ttl_s))
         self._url = url
         self._redis = client(url, Retry(ExponentialBackoff(cap=0.2, base=0.02), 2))
         self._asking = client(url, NO_RETRY, socket_timeout_s=ASKING_TIMEOUT_S)
@@ -104,7 +104,7 @@ class RedisPredictionQueue:
         outcomes: list[Enqueued] = []
         for start in range(0, len(outgoing), RECORDS_PER_CALL):
             batch = outgoing[start : start + RECORDS_PER_CALL]
-            arguments = arguments_of(batch, self._terms._replace(full=full))
+            arguments = arguments_of(batch, self._rules._replace(full=full))
             with translated("publish to"):
                 if self._publishing is None:  # a repeated call whose answer was lost would count `refused` twice
                     self._publishing = client(self._url, NO_RETRY, is_single=True)
@@ -177,7 +177,7 @@ class RedisPredictionQueue:
     ) -> tuple[list[Entry], str, int, str]:
         with translated("read from"):
             try:
-                arguments = [group, *_fence(lease), consumer, after, count, self._terms.ttl_ms]
+                arguments = [group, *_fence(lease), consumer, after, count, self._rules.ttl_ms]
                 entries, newest, num_read, last = self._run("deliver", arguments, on=self._reader())
             except redis.ResponseError as error:
                 if "NOGROUP" not in str(error):

@@ -37,7 +37,7 @@ SEPARATOR = b"\x1e"  # ASCII's record separator, as publish.lua knows it; JSON n
 _pack = HiredisRespSerializer().pack  # the asyncio connection's own is written in Python
 
 
-class Terms(NamedTuple):
+class PublishingRules(NamedTuple):
     """What holds for every record of a call."""
 
     capacity: int
@@ -46,7 +46,7 @@ class Terms(NamedTuple):
     ttl_ms: int  # 0: entries never expire
 
 
-def arguments_of(batch: Sequence[Outgoing], terms: Terms) -> list[Any]:
+def arguments_of(batch: Sequence[Outgoing], rules: PublishingRules) -> list[Any]:
     """What `publish.lua` is called with; records of the same shape share their names."""
     enqueued_at = iso(datetime.now(tz=UTC)).encode()
     shapes: dict[tuple[str, ...], int] = {}
@@ -58,7 +58,7 @@ def arguments_of(batch: Sequence[Outgoing], terms: Terms) -> list[Any]:
         parts = (whole + SEPARATOR,) if whole.count(SEPARATOR) == len(values) - 1 else values
         number = shapes.setdefault(names, len(shapes) + 1)
         records += (item.record.prediction_id, item.record.symbol, number, len(parts), *parts)
-    arguments: list[Any] = [terms.capacity, terms.dedupe_window, terms.full, terms.ttl_ms, len(shapes)]
+    arguments: list[Any] = [rules.capacity, rules.dedupe_window, rules.full, rules.ttl_ms, len(shapes)]
     return [*arguments, *map(_joined, shapes), *records]
 
 
@@ -120,7 +120,7 @@ class QueueWriter:
         timeout_s: float = SOCKET_TIMEOUT_S,
     ) -> None:
         self._streams = stream_names(num_shards)
-        self._terms = Terms(capacity, DEDUPE_WINDOW, full, milliseconds(ttl_s))
+        self._rules = PublishingRules(capacity, DEDUPE_WINDOW, full, milliseconds(ttl_s))
         self._timeout_s = timeout_s
         self._journal = LateJournal()
         self._script = script_text("publish")
@@ -146,7 +146,7 @@ class QueueWriter:
                 continue
             parts = list(by_shard(batch, len(self._streams)))
             with translated("publish to"):
-                answers = await self._ask([(place, arguments_of(part, self._terms)) for place, part in parts])
+                answers = await self._ask([(place, arguments_of(part, self._rules)) for place, part in parts])
                 for (_, part), answer in zip(parts, answers, strict=True):
                     if not isinstance(answer, redis.ResponseError):
                         answered = Answered(time.time(), part, *answer)
