@@ -50,8 +50,8 @@ from ml_workbench_service.integrations.prediction_ledger.ledger import Predictio
 from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
-from ml_workbench_service.runtime.agent_supervisor import AgentCrew
-from ml_workbench_service.runtime.child_process import Attendant
+from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
+from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import Supervisor
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
@@ -153,7 +153,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         on_activity=_tell_tracker(tracker, store),
         on_finished=_counter(metrics),
     )
-    crew = await _crew(settings, workbench, environment, stack)
+    agent_supervisor = await _agent_supervisor(settings, workbench, environment, stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
     if addresses.redis_is_embedded and addresses.redis is not None:
@@ -169,7 +169,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
-        crew=crew,
+        agent_supervisor=agent_supervisor,
         tracker=tracker,
     )
 
@@ -202,13 +202,13 @@ def _ledger(
 
 async def _tracker(
     settings: Settings, addresses: Addresses, environment: dict[str, str], stack: AsyncExitStack
-) -> Attendant | None:
+) -> SupervisedProcess | None:
     """The tracker, awake soon for whatever happened while the service was away; None where tracking is off."""
     if addresses.tracking == "disabled":
         return None
     command = [sys.executable, "-m", "ml_workbench_service.runtime.tracker_worker"]
     record = settings.STATE_DIR.resolve() / "tracker.json"
-    tracker = Attendant("tracker", command, environment, record, on_demand=True)
+    tracker = SupervisedProcess("tracker", command, environment, record, on_demand=True)
     await tracker.start()
     stack.push_async_callback(tracker.stop)
     # A little later, so that start-up has the processor for itself.
@@ -216,7 +216,7 @@ async def _tracker(
     return tracker
 
 
-def _tell_tracker(tracker: Attendant | None, store: JobStore) -> Callable[[Job], None]:
+def _tell_tracker(tracker: SupervisedProcess | None, store: JobStore) -> Callable[[Job], None]:
     """A job's news wake the tracker; where tracking is off, the job says so."""
 
     def tell(job: Job) -> None:
@@ -248,21 +248,21 @@ async def _publisher(
     return publisher
 
 
-async def _crew(
+async def _agent_supervisor(
     settings: Settings, workbench: Workbench, environment: dict[str, str], stack: AsyncExitStack
-) -> AgentCrew | None:
+) -> AgentSupervisor | None:
     if workbench.queue is None:
         return None
-    crew = AgentCrew(
+    agent_supervisor = AgentSupervisor(
         settings.STATE_DIR.resolve(),
         environment,
         num_shards=settings.PREDICTION_QUEUE_SHARDS,
         make_group=workbench.queue.create_group,
         give_up_group=workbench.queue.remove_group,
     )
-    stack.push_async_callback(crew.stop)
-    await crew.start(autostart=settings.AGENT_AUTOSTART)
-    return crew
+    stack.push_async_callback(agent_supervisor.stop)
+    await agent_supervisor.start(autostart=settings.AGENT_AUTOSTART)
+    return agent_supervisor
 
 
 def _child_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:

@@ -19,7 +19,7 @@ from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentList, AgentRequest
 from ml_workbench_service.contracts.contract import NAME_PATTERN, utc_now
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.runtime.agent_supervisor import AgentCrew
+from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 
 router = APIRouter(prefix="/agents", tags=["agents"])
 AgentIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="Such as `default`.")]
@@ -59,9 +59,9 @@ async def create_agent(
 
     Whatever other agents do.
     """
-    crew = _crew(service)
+    agent_supervisor = _agent_supervisor(service)
     definition, beginning = await asyncio.to_thread(_defined, body, service)
-    agent_id = await crew.hire(definition, beginning, is_named=body.id is not None)
+    agent_id = await agent_supervisor.start_agent(definition, beginning, is_named=body.id is not None)
     response.headers["Location"] = f"/api/v1/agents/{agent_id}"
     return await _shown(service, agent_id)
 
@@ -78,7 +78,7 @@ async def start_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
 
     A running one is left alone.
     """
-    await _crew(service).resume(agent_id)
+    await _agent_supervisor(service).resume(agent_id)
     return await _shown(service, agent_id)
 
 
@@ -88,7 +88,7 @@ async def stop_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
 
     What it has learnt and what it holds stay in its checkpoint.
     """
-    await _crew(service).dismiss(agent_id)
+    await _agent_supervisor(service).dismiss(agent_id)
     return await _shown(service, agent_id)
 
 
@@ -96,11 +96,11 @@ async def _shown(service: Service, agent_id: str) -> Agent:
     return await asyncio.to_thread(read_agent, agent_folder(service.workbench.state_dir, agent_id))
 
 
-def _crew(service: Service) -> AgentCrew:
-    if service.crew is None:
+def _agent_supervisor(service: Service) -> AgentSupervisor:
+    if service.agent_supervisor is None:
         service.workbench.required_queue()  # says why there is none
         raise UnavailableError("agents need the prediction queue; set REDIS_URL", retry_after_s=30)
-    return service.crew
+    return service.agent_supervisor
 
 
 def _defined(body: AgentRequest, service: Service) -> tuple[AgentDefinition, Beginning | None]:

@@ -16,8 +16,8 @@ from ml_workbench_service.contracts.queue import QueuePolicy
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Workbench
-from ml_workbench_service.runtime.agent_supervisor import AgentCrew
-from ml_workbench_service.runtime.child_process import Attendant
+from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
+from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import Supervisor
 from ml_workbench_service.serving.model_server import Serving
 from ml_workbench_service.serving.publisher import PredictionPublisher
@@ -62,8 +62,8 @@ class Service:
     max_memory_gb: float
     stopping: asyncio.Event
     queue_policy: QueuePolicy = "drop_oldest"
-    crew: AgentCrew | None = None  # None: there is no Redis
-    tracker: Attendant | None = None
+    agent_supervisor: AgentSupervisor | None = None  # None: there is no Redis
+    tracker: SupervisedProcess | None = None
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -107,7 +107,7 @@ def _redis(service: Service) -> OutsideThing:
 
 
 def _agent(service: Service) -> OutsideThing:
-    wanted = () if service.crew is None else service.crew.wanted
+    wanted = () if service.agent_supervisor is None else service.agent_supervisor.wanted
     if not wanted:
         return OutsideThing(
             mode="off", state="disabled", detail="AGENT_AUTOSTART is off and no agent was started, or there is no Redis"

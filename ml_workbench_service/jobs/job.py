@@ -40,7 +40,7 @@ from ml_workbench_service.contracts.jobs import (
 )
 from ml_workbench_service.jobs.durable_files import clear_disk_errors, sync_folder, write_whole
 from ml_workbench_service.jobs.event_log import EventLog, EventReader, encode, has_ended
-from ml_workbench_service.jobs.job_projection import Outline
+from ml_workbench_service.jobs.job_projection import JobProjection
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
 
@@ -90,7 +90,7 @@ class JobFolder:
         self._events = path / "events.jsonl"
         self._log = EventLog(self._events)
         self._reader = EventReader(self._events)
-        self._outline = Outline()
+        self._projection = JobProjection()
         self._lock = threading.Lock()
         self._seen: tuple[object, ...] | None = None
         self._job: Job | None = None
@@ -163,8 +163,8 @@ class JobFolder:
             seen = (_size(self._events), self.cancel_requested, _stamp(self.path / "tracking.json"))
             if self._job is None or seen != self._seen:
                 for event in self._reader.read():
-                    self._outline.add(event)
-                self._job = self._outline.job(
+                    self._projection.add(event)
+                self._job = self._projection.job(
                     self.spec, cancel_requested=self.cancel_requested, tracking=self._tracked()
                 )
                 self._seen = seen

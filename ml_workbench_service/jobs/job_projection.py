@@ -1,4 +1,4 @@
-"""`Outline`: what the events so far say about a job. Adding events one by one gives the same as adding them at once."""
+"""`JobProjection`: what the events so far say about a job. Adding events one by one gives the same as adding them at once."""
 
 import math
 from typing import Any
@@ -9,7 +9,7 @@ from ml_workbench_service.contracts.jobs import Job, JobError, JobEvent, JobProg
 _FINAL = {"succeeded": JobStatus.SUCCEEDED, "failed": JobStatus.FAILED, "cancelled": JobStatus.CANCELLED}
 
 
-class Outline:
+class JobProjection:
     """A running summary of one event log. The first final event counts; nothing follows it."""
 
     def __init__(self) -> None:

@@ -90,7 +90,7 @@ def quantile_edges(last_NF: Floats32, num_bins: int) -> Floats32:
 
 
 @dataclass
-class _Course:
+class _TrainingState:
     runs: VectorTabularQ
     kept_SA: Floats
     best: float = float("-inf")
@@ -129,33 +129,33 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
         num_bins=num_bins,
         settings=QSettings.of([_settings(hyper, problem.seed)]),
     )
-    course = _Course(runs, runs.values_LSA[0].copy())
+    state = _TrainingState(runs, runs.values_LSA[0].copy())
     saved = None if problem.checkpoint is None else problem.checkpoint.load()
     if saved is not None:
-        course.restore(*saved)
-        report.say(f"going on after epoch {course.epoch}")
-    while course.epoch < hyper.epochs and course.epoch - course.best_epoch < hyper.patience:
+        state.restore(*saved)
+        report.say(f"going on after epoch {state.epoch}")
+    while state.epoch < hyper.epochs and state.epoch - state.best_epoch < hyper.patience:
         report.check()
         (earned_in_training,) = runs.epoch()
         report.check()
         policy = TabularPolicy(runs.values_LSA[0].astype(np.float32), edges_FE, windows.scaler.is_level_F)
         earned = walk(policy.act, market.series, market.stop, lookback=windows.lookback)
-        course.epoch += 1
-        if float(earned.rewards_N.sum()) > course.best:
-            course.best, course.best_epoch = float(earned.rewards_N.sum()), course.epoch
-            course.kept_SA = runs.values_LSA[0].copy()
+        state.epoch += 1
+        if float(earned.rewards_N.sum()) > state.best:
+            state.best, state.best_epoch = float(earned.rewards_N.sum()), state.epoch
+            state.kept_SA = runs.values_LSA[0].copy()
         if problem.checkpoint is not None and problem.checkpoint.due():
-            problem.checkpoint.save(course.arrays(), course.counts())
+            problem.checkpoint.save(state.arrays(), state.counts())
         report(
-            course.epoch,
+            state.epoch,
             hyper.epochs,
             train_reward=float(earned_in_training) / len(market.train),
             stop_net_log_return=float(earned.rewards_N.sum()),
             stop_gross_log_return=float(earned.gross_N.sum()),
             stop_share_in_market=float(np.mean(earned.positions_N != 0)),
         )
-    policy = TabularPolicy(course.kept_SA.astype(np.float32), edges_FE, windows.scaler.is_level_F)
-    return _trained(policy, outputs=outputs, course=course)
+    policy = TabularPolicy(state.kept_SA.astype(np.float32), edges_FE, windows.scaler.is_level_F)
+    return _trained(policy, outputs=outputs, state=state)
 
 
 def _settings(hyper: Any, seed: int) -> QLearningHyperparameters:
@@ -173,8 +173,8 @@ def _sampled(rows_N: Ints) -> Ints:
     return rows_N[:: len(rows_N) // MOST_ROWS + 1]
 
 
-def _trained(policy: TabularPolicy, *, outputs: tuple[str, ...], course: _Course) -> Trained:
-    num_visited = int(np.sum(course.runs.visits_LSA[0].sum(axis=1) > 0))
+def _trained(policy: TabularPolicy, *, outputs: tuple[str, ...], state: _TrainingState) -> Trained:
+    num_visited = int(np.sum(state.runs.visits_LSA[0].sum(axis=1) > 0))
     return Trained(
         outputs=outputs,
         weights={"values": policy.values_SA, "edges": policy.edges_FE},
@@ -186,8 +186,8 @@ def _trained(policy: TabularPolicy, *, outputs: tuple[str, ...], course: _Course
         },
         graph=lambda: table_graph(policy.values_SA, policy.edges_FE, is_level_F=policy.is_level_F),
         predict=policy.answer,
-        epochs_run=course.epoch,
-        best_epoch=course.best_epoch,
+        epochs_run=state.epoch,
+        best_epoch=state.best_epoch,
         findings={"table": {"num_states": len(policy.values_SA), "num_visited": num_visited}},
         can_quantize=False,
     )

@@ -1,4 +1,5 @@
-"""`AgentCrew`: the agents' processes: one for each agent, or one for each agent and shard of the prediction queue.
+"""`AgentSupervisor`: the agents' processes: one for each agent, or one for each agent and shard of the prediction
+queue.
 
 Agents start and stop with the service; each is wanted running or stopped (`agent.json`), and every wanted one starts
 again with the service. An agent that is stopped by a request gives its consumer group up, so that the queue keeps
@@ -46,12 +47,12 @@ from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinit
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.jobs.durable_files import clear_disk_errors, write_whole
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover
-from ml_workbench_service.runtime.child_process import Attendant
+from ml_workbench_service.runtime.child_process import SupervisedProcess
 
 MARKER_FILE = "hiring"
 
 
-def begin_hiring(home: Path) -> None:
+def mark_start(home: Path) -> None:
     """Leaves the marker, on disk when this returns.
 
     Raises:
@@ -61,7 +62,7 @@ def begin_hiring(home: Path) -> None:
     write_whole(home / MARKER_FILE, b"", durable=True)
 
 
-def end_hiring(home: Path) -> None:
+def unmark_start(home: Path) -> None:
     """The agent is made, or its group was given up."""
     (home / MARKER_FILE).unlink(missing_ok=True)
     with suppress(OSError):  # an agent's folder, which is not empty
@@ -75,7 +76,7 @@ def undo_definition(home: Path) -> None:
         (home / f".{name}").unlink(missing_ok=True)
 
 
-def unfinished_hires(state_dir: Path) -> list[Path]:
+def unfinished_starts(state_dir: Path) -> list[Path]:
     """The folders in which a marker lies."""
     return sorted(marker.parent for marker in (state_dir / "agents").glob(f"*/{MARKER_FILE}"))
 
@@ -93,7 +94,7 @@ log = logging.getLogger(__name__)
 GroupChange = Callable[[str], object]
 
 
-class AgentCrew:
+class AgentSupervisor:
     """Starts agents, keeps their processes running, stops them. Its methods belong to one event loop.
 
     Args:
@@ -121,7 +122,7 @@ class AgentCrew:
         self._make_group = make_group
         self._give_up_group = give_up_group
         self._most_processes = max(most_processes, num_shards)
-        self._attendants: dict[str, list[Attendant]] = {}
+        self._processes: dict[str, list[SupervisedProcess]] = {}
         self._changing = asyncio.Lock()
         self._reconciling: asyncio.Task[None] | None = None
         self._unfinished_since: dict[str, float] = {}  # by time.monotonic()
@@ -129,7 +130,7 @@ class AgentCrew:
     @property
     def wanted(self) -> tuple[str, ...]:
         """Agents that shall run, in the order in which they were started."""
-        return tuple(self._attendants)
+        return tuple(self._processes)
 
     async def start(self, *, autostart: bool) -> None:
         """Ends what a killed predecessor left running, and starts every agent that is wanted and finds room.
@@ -157,11 +158,11 @@ class AgentCrew:
             await asyncio.gather(self._reconciling, return_exceptions=True)
             self._reconciling = None
         async with self._changing:
-            everyone = [each for attendants in self._attendants.values() for each in attendants]
-            self._attendants.clear()
+            everyone = [each for processes in self._processes.values() for each in processes]
+            self._processes.clear()
             await asyncio.gather(*(each.stop() for each in everyone))
 
-    async def hire(self, definition: AgentDefinition, beginning: Beginning | None, *, is_named: bool) -> str:
+    async def start_agent(self, definition: AgentDefinition, beginning: Beginning | None, *, is_named: bool) -> str:
         """Writes a new agent's definition and starts it; its id.
 
         Args:
@@ -175,7 +176,7 @@ class AgentCrew:
         """
         async with self._changing:
             taken = {folder.name for folder in await asyncio.to_thread(agent_folders, self._state_dir)}
-            taken.update(self._attendants)
+            taken.update(self._processes)
             if is_named and definition.id in taken:
                 raise ConflictError(
                     f"there is an agent {definition.id} already; choose another id, or start it with POST "
@@ -189,7 +190,7 @@ class AgentCrew:
             self._check_room()
             agent_id = definition.id if is_named else _free(definition.id, taken)
             definition = definition.model_copy(update={"id": agent_id})
-            await asyncio.to_thread(begin_hiring, self._home(agent_id))
+            await asyncio.to_thread(mark_start, self._home(agent_id))
             self._unfinished_since.pop(agent_id, None)
             await self._change(self._make_group, agent_id)  # so that nothing predicted after the answer is missed
             await self._define(definition, beginning)
@@ -205,7 +206,7 @@ class AgentCrew:
             UnavailableError: the queue cannot be reached; the agent stays stopped.
         """
         async with self._changing:
-            if agent_id in self._attendants:
+            if agent_id in self._processes:
                 return
             definition = await asyncio.to_thread(known_definition, self._home(agent_id))
             self._check_room()
@@ -222,8 +223,8 @@ class AgentCrew:
         """
         async with self._changing:
             await self._want(await asyncio.to_thread(self._definition, agent_id), "stopped")
-            attendants = self._attendants.pop(agent_id, [])
-            await asyncio.gather(*(each.stop() for each in attendants))
+            processes = self._processes.pop(agent_id, [])
+            await asyncio.gather(*(each.stop() for each in processes))
             await self._change(self._give_up_group, agent_id)
 
     async def reconcile(self) -> None:
@@ -245,7 +246,7 @@ class AgentCrew:
                 if was_late:
                     log.info("agent %s was never made, and its group is given up", agent_id)
                     await asyncio.to_thread(undo_definition, self._home(agent_id))
-                    await asyncio.to_thread(end_hiring, self._home(agent_id))
+                    await asyncio.to_thread(unmark_start, self._home(agent_id))
                     del self._unfinished_since[agent_id]
 
     async def _keep_reconciling(self) -> None:
@@ -259,17 +260,17 @@ class AgentCrew:
             await asyncio.sleep(RECONCILE_EVERY_S)
 
     def _unwanted(self) -> tuple[list[str], list[str]]:
-        """Agents that are stopped, and those of unfinished hires; markers of finished ones are removed."""
+        """Agents that are stopped, and those of unfinished starts; markers of finished ones are removed."""
         known, stopped = agent_folders(self._state_dir), []
         for folder in known:
             definition = _readable(folder)
-            if definition is not None and definition.wanted == "stopped" and folder.name not in self._attendants:
+            if definition is not None and definition.wanted == "stopped" and folder.name not in self._processes:
                 stopped.append(folder.name)
         unfinished = []
-        for home in unfinished_hires(self._state_dir):
+        for home in unfinished_starts(self._state_dir):
             if home in known:
-                end_hiring(home)
-            elif home.name not in self._attendants:
+                unmark_start(home)
+            elif home.name not in self._processes:
                 unfinished.append(home.name)
         return stopped, unfinished
 
@@ -285,9 +286,9 @@ class AgentCrew:
             except PlatformError as error:
                 log.warning("the group of agent %s stays until the next turn: %s", definition.id, error.message)
             else:
-                await asyncio.to_thread(end_hiring, home)
+                await asyncio.to_thread(unmark_start, home)
             raise
-        await asyncio.to_thread(end_hiring, home)
+        await asyncio.to_thread(unmark_start, home)
 
     def _found(self, *, autostart: bool) -> list[str]:
         root = self._state_dir / "agents"
@@ -311,7 +312,7 @@ class AgentCrew:
         try:
             return known_definition(self._home(agent_id))
         except AgentNotFoundError:
-            if agent_id not in self._attendants:
+            if agent_id not in self._processes:
                 raise
             # The autostarted agent, before its process has begun.
             return AgentDefinition(id=agent_id, hyperparameters=QLearningHyperparameters(), created_at=utc_now())
@@ -326,7 +327,7 @@ class AgentCrew:
             await asyncio.to_thread(change, agent_group(agent_id))
 
     async def _begin(self, agent_id: str) -> None:
-        attendants = []
+        processes = []
         for shard in range(self._num_shards):
             folder = shard_folder(self._state_dir, agent_id, shard=shard, num_shards=self._num_shards)
             folder.mkdir(parents=True, exist_ok=True)
@@ -337,15 +338,15 @@ class AgentCrew:
             if self._num_shards > 1:
                 command += ["--shard", str(shard)]
             name = f"agent {agent_id}" if self._num_shards == 1 else f"agent {agent_id}, shard {shard}"
-            attendants.append(Attendant(name, command, self._environment, folder / "attendant.json"))
-        self._attendants[agent_id] = attendants
-        for each in attendants:
+            processes.append(SupervisedProcess(name, command, self._environment, folder / "attendant.json"))
+        self._processes[agent_id] = processes
+        for each in processes:
             await each.start()
 
     def _check_room(self) -> None:
-        if (len(self._attendants) + 1) * self._num_shards > self._most_processes:
+        if (len(self._processes) + 1) * self._num_shards > self._most_processes:
             raise ConflictError(
-                f"the agents that run have {len(self._attendants) * self._num_shards} of at most "
+                f"the agents that run have {len(self._processes) * self._num_shards} of at most "
                 f"{self._most_processes} processes; stop one first: POST /api/v1/agents/{{id}}/stop"
             )
 

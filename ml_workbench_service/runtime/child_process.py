@@ -1,4 +1,4 @@
-"""`Attendant`: keeps one process that belongs to the service running, such as the agent or the tracker.
+"""`SupervisedProcess`: keeps one process that belongs to the service running, such as the agent or the tracker.
 
 The process stops and starts with the service. Its pid and start time lie in a record file, so that what a killed
 predecessor left running is ended at start, and nothing else ever is. A process that dies is started again after a
@@ -26,7 +26,7 @@ POLL_S = 0.1
 log = logging.getLogger(__name__)
 
 
-class Attendant:
+class SupervisedProcess:
     """Starts one command, watches it, ends it.
 
     Args:
@@ -83,7 +83,7 @@ class Attendant:
         await asyncio.to_thread(end_leftover, self._record, grace_s=self._grace_s)
         if not self._on_demand:
             self.poke()
-        self._task = asyncio.create_task(self._attend(), name=f"attendant of {self.name}")
+        self._task = asyncio.create_task(self._attend(), name=f"supervised process of {self.name}")
 
     def poke(self) -> None:
         """There is something to do: the process is started unless it runs. Call it in the event loop."""

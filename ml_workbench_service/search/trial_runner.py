@@ -1,4 +1,4 @@
-"""`SearchCourse`: trials from their beginning to their end, in this process or some at a time in others.
+"""`TrialRunner`: trials from their beginning to their end, in this process or some at a time in others.
 
 Law: a trial is in the ledger and in the log, with all that came of it, before anybody is told; whoever goes on after a
 kill repeats none that has ended.
@@ -14,7 +14,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.multiple_testing import Ledgers
 from ml_workbench_service.search.study import Proposal, Search
 from ml_workbench_service.search.trial import TrialEnd, TrialReport, thinned
-from ml_workbench_service.search.worker_pool import Crew, Done, Maker, OpenMaker, Score
+from ml_workbench_service.search.worker_pool import Done, Maker, OpenMaker, Score, WorkerPool
 
 POLL_S = 0.2
 """How often a cancellation is looked for while the trials run in other processes."""
@@ -24,7 +24,7 @@ SHOW_EVERY_S = 1.0
 OUT_OF_TIME = "ended because timeout_s was over"
 
 
-class SearchCourse:
+class TrialRunner:
     """Where a search stands: what goes into the log, the ledger and the job's progress, and in which order.
 
     Args:
@@ -122,39 +122,39 @@ class SearchCourse:
         )
 
 
-def in_turn(course: SearchCourse, maker: Maker) -> None:
+def in_turn(runner: TrialRunner, maker: Maker) -> None:
     """One trial at a time, in this process."""
-    while (proposal := course.begin()) is not None:
-        hear = partial(course.hear, proposal.number)
-        course.end(
-            proposal.number, maker.make(proposal.number, proposal.params, TrialReport(course.report.check, hear))
+    while (proposal := runner.begin()) is not None:
+        hear = partial(runner.hear, proposal.number)
+        runner.end(
+            proposal.number, maker.make(proposal.number, proposal.params, TrialReport(runner.report.check, hear))
         )
 
 
-def side_by_side(course: SearchCourse, open_maker: OpenMaker, *, num_parallel: int) -> None:
+def side_by_side(runner: TrialRunner, open_maker: OpenMaker, *, num_parallel: int) -> None:
     """Some trials at a time, each in a process of its own; what the sampler draws then depends on who is done first."""
     import torch
 
     num_threads = max(1, torch.get_num_threads() // num_parallel)
-    with Crew(num_parallel, open_maker, num_threads=num_threads) as crew:
+    with WorkerPool(num_parallel, open_maker, num_threads=num_threads) as pool:
         while True:
-            while crew.has_room and (proposal := course.begin()) is not None:
-                crew.give(proposal.number, proposal.params)
-            if course.num_running == 0:
+            while pool.has_room and (proposal := runner.begin()) is not None:
+                pool.give(proposal.number, proposal.params)
+            if runner.num_running == 0:
                 return
-            for news in crew.news(POLL_S):
-                _take(news, course, crew)
-            course.report.check()
+            for news in pool.news(POLL_S):
+                _take(news, runner, pool)
+            runner.report.check()
 
 
-def _take(news: Score | Done, course: SearchCourse, crew: Crew) -> None:
+def _take(news: Score | Done, runner: TrialRunner, pool: WorkerPool) -> None:
     if isinstance(news, Score):
-        crew.answer(news.number, course.hear(news.number, news.step, news.value))
+        pool.answer(news.number, runner.hear(news.number, news.step, news.value))
         return
     if news.error is not None:
         raise news.error
     assert news.end is not None
-    course.end(news.number, news.end)
+    runner.end(news.number, news.end)
 
 
 def _seconds(record: TrialRecord) -> float:

@@ -1,4 +1,4 @@
-"""`Crew`: some processes that make trials at the same time, and end with the one that started them.
+"""`WorkerPool`: some processes that make trials at the same time, and end with the one that started them.
 
 Each is a fresh interpreter with a socket to its parent: parameters one way, intermediate scores and the end of the
 trial the other, a line of JSON each; after every score it waits to hear whether to go on. One that dies takes its trial
@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 
 class Maker(Protocol):
-    """What a process of the crew makes trials with: a `TrialMaker`."""
+    """What a process of the pool makes trials with: a `TrialMaker`."""
 
     def make(self, number: int, params: dict[str, Any], report: TrialReport) -> TrialEnd:
         """Trains and scores."""
@@ -45,7 +45,7 @@ class Maker(Protocol):
 
 @dataclass(frozen=True)
 class OpenMaker:
-    """How a process of the crew opens what it makes trials with.
+    """How a process of the pool opens what it makes trials with.
 
     Attributes:
         function: `package.module:name` of a context manager that gives a maker.
@@ -64,7 +64,7 @@ class OpenMaker:
 
 @dataclass(frozen=True)
 class Score:
-    """An intermediate score; the crew's process waits for `answer`."""
+    """An intermediate score; the pool's process waits for `answer`."""
 
     number: int
     step: int
@@ -80,7 +80,7 @@ class Done:
     error: PlatformError | None = None
 
 
-class Crew:
+class WorkerPool:
     """So many processes, each with at most one trial.
 
     Args:
@@ -92,14 +92,14 @@ class Crew:
     def __init__(self, size: int, open_maker: OpenMaker, *, num_threads: int) -> None:
         self._open_maker = open_maker
         self._num_threads = num_threads
-        self._members = [self._hired() for _ in range(size)]
+        self._members = [self._started() for _ in range(size)]
 
-    def __enter__(self) -> "Crew":
+    def __enter__(self) -> "WorkerPool":
         return self
 
     def __exit__(self, *_: object) -> None:
         for member in self._members:
-            member.fire()
+            member.stop()
 
     @property
     def has_room(self) -> bool:
@@ -135,15 +135,15 @@ class Crew:
 
     def _lost(self, member: "_Member") -> Iterator[Done]:
         """A process ended; another takes its place."""
-        member.fire()
+        member.stop()
         number, code = member.number, member.process.returncode
-        self._members[self._members.index(member)] = self._hired()
+        self._members[self._members.index(member)] = self._started()
         if number is None:
             raise RuntimeError(f"a process for trials ended with code {code} before it had one; see worker.log")
         hint = " (often the system ran out of memory)" if code == -signal.SIGKILL else ""
         yield Done(number, TrialEnd("failed", message=f"the trial's process ended with code {code}{hint}"))
 
-    def _hired(self) -> "_Member":
+    def _started(self) -> "_Member":
         ours, theirs = socket.socketpair()
         with theirs:
             process = subprocess.Popen(
@@ -197,7 +197,7 @@ class _Member:
     pipe: Pipe
     number: int | None = None  # of the trial at hand
 
-    def fire(self) -> None:
+    def stop(self) -> None:
         """Nothing that it holds is of worth."""
         self.pipe.close()
         self.process.terminate()
@@ -209,7 +209,7 @@ class _Member:
 
 
 def work(descriptor: int) -> None:
-    """The life of a process of the crew; its parent's first words are what to work with."""
+    """The life of a process of the pool; its parent's first words are what to work with."""
     pipe = Pipe(socket.socket(fileno=descriptor))
     about = pipe.recv()
     parent = int(about["parent"])
@@ -258,7 +258,7 @@ def _quiet_end() -> Iterator[None]:
     try:
         yield
     except (EOFError, ConnectionError):
-        log.info("the crew is dismissed")
+        log.info("the pool is dismissed")
 
 
 def _end_with(parent: int) -> None:

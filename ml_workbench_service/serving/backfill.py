@@ -78,21 +78,21 @@ def record(
     """
     for table in tables:
         _check_known(model, table.symbol, path="body.base.symbols")
-    course = _Course(model, allow_in_sample=allow_in_sample)
+    backfill = _Backfill(model, allow_in_sample=allow_in_sample)
     total = sum(int(np.sum(table.opened_ms >= start_ms)) for table in tables)
     rows = _Rows(tuple(table.symbol for table in tables))
     reported = time.monotonic()
-    asked = course.asked(tables, start_ms)
+    asked = backfill.asked(tables, start_ms)
     while batch := list(islice(asked, BATCH)):
         if report is not None:
             report.check()
-        rows.take(course.answered(batch))
+        rows.take(backfill.answered(batch))
         if report is not None and time.monotonic() - reported > REPORT_EVERY_S:
             reported = time.monotonic()
-            report(course.num_seen, total)
+            report(backfill.num_seen, total)
     if not len(rows):
-        raise _nothing(model, course)
-    return rows.recording(model, num_skipped=course.num_skipped, num_in_sample=course.num_in_sample)
+        raise _nothing(model, backfill)
+    return rows.recording(model, num_skipped=backfill.num_skipped, num_in_sample=backfill.num_in_sample)
 
 
 def first_usable_ms(model: ServedModel) -> int:
@@ -108,7 +108,7 @@ def _check_known(model: ServedModel, symbol: str, *, path: str) -> None:
         )  # fmt: skip
 
 
-class _Course:
+class _Backfill:
     """The way through the bars: what each asks, what it is answered, and what is left out."""
 
     def __init__(self, model: ServedModel, *, allow_in_sample: bool) -> None:
@@ -164,10 +164,10 @@ def _of(
         yield available_at_ms, place, question
 
 
-def _nothing(model: ServedModel, course: _Course) -> DataValidationError:
+def _nothing(model: ServedModel, backfill: _Backfill) -> DataValidationError:
     """Why a recording is empty, and what to send instead."""
     first = iso_of_ms(first_usable_ms(model))
-    if course.num_in_sample:
+    if backfill.num_in_sample:
         return DataValidationError.at(
             "body.base.start_date",
             f"{model.card.id} {model.card.version} learnt from every bar of this range, so an agent would learn from "
@@ -177,7 +177,7 @@ def _nothing(model: ServedModel, course: _Course) -> DataValidationError:
             first_usable=first,
         )
     text = "no bar opens within this range; is the market closed then? Send a longer one"
-    if course.num_skipped:
+    if backfill.num_skipped:
         text = f"no bar of this range has {model.card.lookback} whole bars, a window, behind it; send a longer range"
     return DataValidationError.at("body.base.start_date", text, code="empty_range")
 

@@ -30,7 +30,7 @@ from ml_workbench_service.resources import Workbench, open_for_worker
 from ml_workbench_service.search.space import dimensions, trial_request
 from ml_workbench_service.search.study import Search
 from ml_workbench_service.search.trial import TrialMaker
-from ml_workbench_service.search.trial_runner import SearchCourse, in_turn, side_by_side
+from ml_workbench_service.search.trial_runner import TrialRunner, in_turn, side_by_side
 from ml_workbench_service.search.worker_pool import OpenMaker
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.training import tasks as tasks
@@ -62,7 +62,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         before=log.trials(),
         is_parallel=num_parallel > 1,
     )
-    course = SearchCourse(
+    runner = TrialRunner(
         search,
         note=log.append,
         sketch=log.sketch,
@@ -76,9 +76,9 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     maker = _maker(spec, base, workbench)
     if num_parallel > 1:
         open_maker = OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json"))
-        side_by_side(course, open_maker, num_parallel=num_parallel)
+        side_by_side(runner, open_maker, num_parallel=num_parallel)
     else:
-        in_turn(course, maker)
+        in_turn(runner, maker)
     best = search.best
     if best is None:
         raise _nothing_worked(search)
@@ -197,7 +197,7 @@ def _maker(spec: JobSpec, base: TrainRequest, workbench: Workbench) -> TrialMake
 
 @contextmanager
 def opened(about: Mapping[str, Any]) -> Iterator[TrialMaker]:
-    """What a process of the crew works with, from the job's spec; the environment names every address."""
+    """What a process of the pool works with, from the job's spec; the environment names every address."""
     spec = JobSpec.model_validate(about)
     request = ExperimentRequest.model_validate(spec.request)
     assert isinstance(request.base, TrainRequest)

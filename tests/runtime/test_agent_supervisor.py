@@ -1,4 +1,4 @@
-"""The crew: several agents on one stream by their own groups, stopped and started, and there again with the service."""
+"""The supervisor: several agents on one stream by their own groups, stopped and started, and there again with the service."""
 
 import asyncio
 import os
@@ -18,7 +18,7 @@ from ml_workbench_service.contracts.queue import Outgoing, shard_of
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue, ShardedQueue
 from ml_workbench_service.jobs.process_record import ProcessRecord
-from ml_workbench_service.runtime.agent_supervisor import AgentCrew
+from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
 
@@ -62,12 +62,12 @@ class Groups:
             raise UnavailableError("the queue is away")
 
 
-def crew_without_processes(state_dir: Path, groups: Groups, **options: Any) -> AgentCrew:
+def supervisor_without_processes(state_dir: Path, groups: Groups, **options: Any) -> AgentSupervisor:
     """Its processes end at once, for there is no Redis that they know of."""
     environment = {**os.environ, "STATE_DIR": str(state_dir), "PYTHONPATH": "/nowhere"}
     environment.pop("REDIS_URL", None)
     changes = {"make_group": groups.make, "give_up_group": groups.give_up}
-    return AgentCrew(state_dir, environment, **{**changes, **options})
+    return AgentSupervisor(state_dir, environment, **{**changes, **options})
 
 
 async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_ones_come_back(
@@ -80,18 +80,18 @@ async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_on
         "LOG_DIR": str(tmp_path / "logs"),
     }
 
-    def crew_of_a_service() -> AgentCrew:
-        return AgentCrew(tmp_path, environment, make_group=prediction_queue.create_group)
+    def agents_of_a_service() -> AgentSupervisor:
+        return AgentSupervisor(tmp_path, environment, make_group=prediction_queue.create_group)
 
     def all_applied(number: int, *agents: str) -> bool:
         shown = [read_agent(agent_folder(tmp_path, agent)) for agent in agents]
         return all(agent.status == "running" and agent.num_applied == number for agent in shown)
 
-    crew = crew_of_a_service()
-    await crew.start(autostart=False)
+    agent_supervisor = agents_of_a_service()
+    await agent_supervisor.start(autostart=False)
     for agent_id, request in (("eager", {}), ("bound", {"model_id": "another"})):
-        assert await crew.hire(definition(agent_id, **request), None, is_named=True) == agent_id
-    assert crew.wanted == ("eager", "bound")
+        assert await agent_supervisor.start_agent(definition(agent_id, **request), None, is_named=True) == agent_id
+    assert agent_supervisor.wanted == ("eager", "bound")
     prediction_queue.publish([prediction_record(number) for number in range(20)])  # while their processes still start
     await until(lambda: all_applied(20, "eager", "bound"))
     eager, bound = (read_agent(agent_folder(tmp_path, agent)) for agent in ("eager", "bound"))
@@ -100,14 +100,14 @@ async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_on
     assert {each.agent_id for each in decisions.read()} == {"eager"}
     decisions.close()
 
-    await crew.dismiss("bound")
+    await agent_supervisor.dismiss("bound")
     stopped = ProcessRecord.read(agent_folder(tmp_path, "bound") / "process.json")
     assert stopped is not None
     assert not stopped.is_alive
-    await crew.stop()
+    await agent_supervisor.stop()
     assert read_agent(agent_folder(tmp_path, "eager")).status == "stopped"
 
-    following = crew_of_a_service()
+    following = agents_of_a_service()
     await following.start(autostart=False)
     assert following.wanted == ("eager",)
     prediction_queue.publish([prediction_record(number) for number in range(20, 30)])
@@ -131,11 +131,11 @@ async def test_with_shards_an_agent_has_a_process_for_each_and_is_shown_as_one(
         "STATE_DIR": str(tmp_path),
         "LOG_DIR": str(tmp_path / "logs"),
     }
-    crew = AgentCrew(
+    agent_supervisor = AgentSupervisor(
         tmp_path, environment, num_shards=2, make_group=queue.create_group, give_up_group=queue.remove_group
     )
-    await crew.start(autostart=False)
-    await crew.hire(definition("mine"), None, is_named=True)
+    await agent_supervisor.start(autostart=False)
+    await agent_supervisor.start_agent(definition("mine"), None, is_named=True)
     symbols = ("EUR/USD", "USD/JPY", "GBP/USD", "AUD/USD")
     assert {shard_of(symbol, 2) for symbol in symbols} == {0, 1}
     records = [prediction_record(number, symbol=symbol) for number in range(10) for symbol in symbols]
@@ -145,28 +145,28 @@ async def test_with_shards_an_agent_has_a_process_for_each_and_is_shown_as_one(
     agent = read_agent(home)
     assert (agent.num_processes, agent.num_actions, agent.num_settled) == (2, 40, 36)
     assert set(agent.positions) == set(symbols)
-    await crew.dismiss("mine")
+    await agent_supervisor.dismiss("mine")
     assert read_agent(home).status == "stopped"
     assert queue.books().groups == ()
-    await crew.stop()
+    await agent_supervisor.stop()
     queue.close()
 
 
 async def test_stopping_and_starting_are_idempotent_and_change_the_group(tmp_path: Path) -> None:
     groups = Groups()
-    crew = crew_without_processes(tmp_path, groups)
-    await crew.start(autostart=True)
-    assert crew.wanted == ("default",)
-    await crew.dismiss("default")
-    await crew.dismiss("default")
-    assert crew.wanted == ()
+    agent_supervisor = supervisor_without_processes(tmp_path, groups)
+    await agent_supervisor.start(autostart=True)
+    assert agent_supervisor.wanted == ("default",)
+    await agent_supervisor.dismiss("default")
+    await agent_supervisor.dismiss("default")
+    assert agent_supervisor.wanted == ()
     assert set(groups.given_up) == {"agent:default"}
     found = read_definition(agent_folder(tmp_path, "default"))
     assert found is not None
     assert found.wanted == "stopped"
-    await crew.stop()
+    await agent_supervisor.stop()
 
-    following = crew_without_processes(tmp_path, groups)
+    following = supervisor_without_processes(tmp_path, groups)
     await following.start(autostart=True)
     assert following.wanted == (), "whoever stopped it meant it"
     for _ in range(2):
@@ -179,36 +179,39 @@ async def test_stopping_and_starting_are_idempotent_and_change_the_group(tmp_pat
 
 
 async def test_ids_are_taken_once_and_derived_ones_get_a_number(tmp_path: Path) -> None:
-    crew = crew_without_processes(tmp_path, Groups())
-    await crew.start(autostart=True)
+    agent_supervisor = supervisor_without_processes(tmp_path, Groups())
+    await agent_supervisor.start(autostart=True)
     for taken in ("default", "mine"):
         if taken == "mine":
-            await crew.hire(definition("mine"), None, is_named=True)
+            await agent_supervisor.start_agent(definition("mine"), None, is_named=True)
         with pytest.raises(ConflictError, match="another id"):
-            await crew.hire(definition(taken), None, is_named=True)
-    ids = [await crew.hire(definition("q_learning-small"), None, is_named=False) for _ in range(3)]
+            await agent_supervisor.start_agent(definition(taken), None, is_named=True)
+    ids = [await agent_supervisor.start_agent(definition("q_learning-small"), None, is_named=False) for _ in range(3)]
     assert ids == ["q_learning-small", "q_learning-small-2", "q_learning-small-3"]
     long = "q_learning-" + "m" * 64
-    assert [len(await crew.hire(definition(long), None, is_named=False)) for _ in range(2)] == [56, 58]
-    await crew.stop()
+    assert [len(await agent_supervisor.start_agent(definition(long), None, is_named=False)) for _ in range(2)] == [
+        56,
+        58,
+    ]
+    await agent_supervisor.stop()
 
 
 async def test_there_is_room_for_so_many_processes_and_no_more(tmp_path: Path) -> None:
-    crew = crew_without_processes(tmp_path, Groups(), num_shards=2, most_processes=4)
-    await crew.start(autostart=False)
+    agent_supervisor = supervisor_without_processes(tmp_path, Groups(), num_shards=2, most_processes=4)
+    await agent_supervisor.start(autostart=False)
     for agent_id in ("one", "two"):
-        await crew.hire(definition(agent_id), None, is_named=True)
+        await agent_supervisor.start_agent(definition(agent_id), None, is_named=True)
     with pytest.raises(ConflictError, match="4 of at most 4 processes; stop one first"):
-        await crew.hire(definition("three"), None, is_named=True)
+        await agent_supervisor.start_agent(definition("three"), None, is_named=True)
     assert read_definition(agent_folder(tmp_path, "three")) is None
     folders = [shard_folder(tmp_path, "one", shard=shard, num_shards=2) for shard in range(2)]
     assert all((folder / "attendant.log").exists() for folder in folders)
-    await crew.dismiss("one")
-    await crew.hire(definition("three"), None, is_named=True)
+    await agent_supervisor.dismiss("one")
+    await agent_supervisor.start_agent(definition("three"), None, is_named=True)
     with pytest.raises(ConflictError, match="stop one first"):
-        await crew.resume("one")
-    await crew.stop()
-    wider = crew_without_processes(tmp_path, Groups(), num_shards=5, most_processes=4)
+        await agent_supervisor.resume("one")
+    await agent_supervisor.stop()
+    wider = supervisor_without_processes(tmp_path, Groups(), num_shards=5, most_processes=4)
     await wider.start(autostart=False)
     assert len(wider.wanted) == 1, "one has room with any number of shards, and no second one"
     await wider.stop()
@@ -216,20 +219,20 @@ async def test_there_is_room_for_so_many_processes_and_no_more(tmp_path: Path) -
 
 async def test_while_the_queue_is_away_nothing_new_begins_and_a_stop_can_be_sent_again(tmp_path: Path) -> None:
     groups = Groups()
-    crew = crew_without_processes(tmp_path, groups)
-    await crew.start(autostart=False)
-    await crew.hire(definition("mine"), None, is_named=True)
+    agent_supervisor = supervisor_without_processes(tmp_path, groups)
+    await agent_supervisor.start(autostart=False)
+    await agent_supervisor.start_agent(definition("mine"), None, is_named=True)
     groups.is_away = True
     with pytest.raises(UnavailableError):
-        await crew.hire(definition("other"), None, is_named=True)
+        await agent_supervisor.start_agent(definition("other"), None, is_named=True)
     with pytest.raises(UnavailableError):
-        await crew.dismiss("mine")
-    assert crew.wanted == ()
+        await agent_supervisor.dismiss("mine")
+    assert agent_supervisor.wanted == ()
     assert read_definition(agent_folder(tmp_path, "other")) is None
     groups.is_away = False
-    await crew.dismiss("mine")
+    await agent_supervisor.dismiss("mine")
     assert "agent:mine" in groups.given_up
-    await crew.stop()
+    await agent_supervisor.stop()
 
 
 async def test_an_agent_that_cannot_be_read_keeps_nobody_from_starting(tmp_path: Path) -> None:
@@ -238,15 +241,15 @@ async def test_an_agent_that_cannot_be_read_keeps_nobody_from_starting(tmp_path:
     for name, file in (("default", "checkpoint.1.json"), ("empty", "agent.json")):
         agent_folder(tmp_path, name).mkdir()
         (agent_folder(tmp_path, name) / file).write_text("")
-    crew = crew_without_processes(tmp_path, groups)
-    await crew.start(autostart=True)
-    assert crew.wanted == ("default", "fine")
+    agent_supervisor = supervisor_without_processes(tmp_path, groups)
+    await agent_supervisor.start(autostart=True)
+    assert agent_supervisor.wanted == ("default", "fine")
     with pytest.raises(ConflictError, match="another id"):
-        await crew.hire(definition("empty"), None, is_named=True)
-    await crew.hire(definition("mine"), None, is_named=True)
-    await crew.reconcile()
+        await agent_supervisor.start_agent(definition("empty"), None, is_named=True)
+    await agent_supervisor.start_agent(definition("mine"), None, is_named=True)
+    await agent_supervisor.reconcile()
     assert "agent:empty" in groups.existing, "nobody knows whether it was stopped"
-    await crew.stop()
+    await agent_supervisor.stop()
 
 
 async def test_the_record_of_a_stand_by_that_leads_is_left_and_that_of_a_dead_process_is_not(tmp_path: Path) -> None:
@@ -255,8 +258,8 @@ async def test_the_record_of_a_stand_by_that_leads_is_left_and_that_of_a_dead_pr
         write_definition(home, definition(home.name))
         ProcessRecord.of(os.getpid()).write(home / "process.json")
     ProcessRecord(pid=os.getpid(), started_at=1.0, boot_id="an-earlier-one").write(dead / "process.json")
-    crew = crew_without_processes(tmp_path, Groups())
-    await crew.start(autostart=False)
+    agent_supervisor = supervisor_without_processes(tmp_path, Groups())
+    await agent_supervisor.start(autostart=False)
     assert read_agent(living).status == "running"
     assert (read_agent(dead).status, (dead / "process.json").exists()) == ("starting", False)
-    await crew.stop()
+    await agent_supervisor.stop()

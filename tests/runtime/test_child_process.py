@@ -16,7 +16,7 @@ import pytest
 
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.runtime import child_process as module
-from ml_workbench_service.runtime.child_process import Attendant
+from ml_workbench_service.runtime.child_process import SupervisedProcess
 
 SLEEP = (sys.executable, "-S", "-c", "import time; time.sleep(60)")
 STUBBORN = (
@@ -37,12 +37,12 @@ async def until(condition: Callable[[], Any]) -> None:
 
 
 @pytest.fixture
-async def attend(tmp_path: Path) -> AsyncIterator[Callable[..., Attendant]]:
-    made: list[Attendant] = []
+async def attend(tmp_path: Path) -> AsyncIterator[Callable[..., SupervisedProcess]]:
+    made: list[SupervisedProcess] = []
 
-    def make(command: tuple[str, ...], **options: Any) -> Attendant:
+    def make(command: tuple[str, ...], **options: Any) -> SupervisedProcess:
         record = tmp_path / "thing" / "process.json"
-        made.append(Attendant("thing", command, os.environ, record, **{"first_pause_s": 0.02, **options}))
+        made.append(SupervisedProcess("thing", command, os.environ, record, **{"first_pause_s": 0.02, **options}))
         return made[-1]
 
     yield make

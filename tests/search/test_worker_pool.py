@@ -12,7 +12,7 @@ import pytest
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.search.trial import GivenUp, TrialEnd, TrialReport
-from ml_workbench_service.search.worker_pool import Crew, Done, OpenMaker, Score
+from ml_workbench_service.search.worker_pool import Done, OpenMaker, Score, WorkerPool
 
 
 class Counter:
@@ -39,29 +39,29 @@ def opened(about: dict[str, Any]) -> Iterator[Counter]:
     yield Counter()
 
 
-def worked(crew: Crew, giving_up: set[int]) -> Iterator[Done]:
+def worked(pool: WorkerPool, giving_up: set[int]) -> Iterator[Done]:
     """The next trial that ends."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        for news in crew.news(0.2):
+        for news in pool.news(0.2):
             if isinstance(news, Score):
-                crew.answer(news.number, "not worth it" if news.number in giving_up and news.step == 2 else "")
+                pool.answer(news.number, "not worth it" if news.number in giving_up and news.step == 2 else "")
             else:
                 yield news
 
 
 def test_trials_run_side_by_side_and_a_death_takes_one_along() -> None:
-    with Crew(2, OpenMaker(f"{__name__}:opened", {"for": "trials"}), num_threads=1) as crew:
-        crew.give(0, {"do": "count"})
-        crew.give(1, {"do": "die"})
-        assert not crew.has_room
-        ends = worked(crew, giving_up={2})
+    with WorkerPool(2, OpenMaker(f"{__name__}:opened", {"for": "trials"}), num_threads=1) as pool:
+        pool.give(0, {"do": "count"})
+        pool.give(1, {"do": "die"})
+        assert not pool.has_room
+        ends = worked(pool, giving_up={2})
         first, second = sorted((next(ends), next(ends)), key=lambda each: each.number)
         assert first.end == TrialEnd("complete", 1.0, curve=((1, 0.1), (2, 0.2), (3, 0.3)))
         assert second.end is not None
         assert (second.end.state, "code -9" in second.end.message) == ("failed", True)
-        crew.give(2, {"do": "count"})
-        crew.give(3, {"do": "outage"})
+        pool.give(2, {"do": "count"})
+        pool.give(3, {"do": "outage"})
         third, fourth = sorted((next(ends), next(ends)), key=lambda each: each.number)
         assert third.end is not None
         assert (third.end.state, len(third.end.curve)) == ("pruned", 2)

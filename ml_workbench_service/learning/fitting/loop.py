@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.fitting.objectives import Objective
 from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
-from ml_workbench_service.learning.fitting.thread_tuning import Pace
+from ml_workbench_service.learning.fitting.thread_tuning import ThreadTuner
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 
 SHORT_SHARE = 0.2
@@ -65,7 +65,7 @@ class _OnDevice:
 
 
 @dataclass
-class _Course:
+class _TrainingState:
     """Where a training stands between two epochs."""
 
     network: nn.Module
@@ -130,34 +130,36 @@ def fit(
     """
     data = _OnDevice(windows, device)
     chance = torch.Generator().manual_seed(schedule.seed)
-    course = _Course(network, ClippedAdam(network, learning_rate=schedule.learning_rate), chance, _copied(network))
+    state = _TrainingState(
+        network, ClippedAdam(network, learning_rate=schedule.learning_rate), chance, _copied(network)
+    )
     threads = _usable_threads(network, data, schedule, objective=objective, report=report)
-    pace = Pace(threads) if device.type == "cpu" else None
-    if checkpoint is not None and course.restore(checkpoint):
-        report.say(f"going on after epoch {course.epoch}")
+    tuner = ThreadTuner(threads) if device.type == "cpu" else None
+    if checkpoint is not None and state.restore(checkpoint):
+        report.say(f"going on after epoch {state.epoch}")
     baseline = objective.baseline(data.labels_RK[data.ends["stop"]])
-    while course.epoch < schedule.epochs and course.epoch - course.best_epoch < schedule.patience:
-        train_loss = _epoch(course, data, schedule, objective=objective, pace=pace, report=report)
+    while state.epoch < schedule.epochs and state.epoch - state.best_epoch < schedule.patience:
+        train_loss = _epoch(state, data, schedule, objective=objective, tuner=tuner, report=report)
         stop_loss = score(network, data, objective)
-        course.epoch += 1
+        state.epoch += 1
         if not (train_loss < float("inf") and stop_loss < float("inf")):
             raise TrainingError(
-                f"the loss of epoch {course.epoch} is not a number; "
+                f"the loss of epoch {state.epoch} is not a number; "
                 "lower `learning_rate` or look for absurd values among the features"
             )
-        if stop_loss < course.best:
-            course.best, course.best_epoch, course.kept = stop_loss, course.epoch, _copied(network)
+        if stop_loss < state.best:
+            state.best, state.best_epoch, state.kept = stop_loss, state.epoch, _copied(network)
         if checkpoint is not None and checkpoint.due():
-            course.save(checkpoint)
+            state.save(checkpoint)
         report(
-            course.epoch,
+            state.epoch,
             schedule.epochs,
             train_loss=train_loss,
             stop_loss=stop_loss,
             stop_skill=1 - stop_loss / baseline if baseline else 0.0,
         )
-    network.load_state_dict(course.kept)
-    return Outcome(course.epoch, course.best_epoch, course.best)
+    network.load_state_dict(state.kept)
+    return Outcome(state.epoch, state.best_epoch, state.best)
 
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:
@@ -170,7 +172,7 @@ def _usable_threads(
     """All threads, where they give one thread's gradients to the bit on batches of this training's shapes; else one.
 
     Some of oneDNN's and MKL's kernels add up in another order with more threads (an LSTM over a single feature does);
-    since the pace depends on the clock, the weights would then too.
+    since the tuner depends on the clock, the weights would then too.
     """
     most, ends, lookback = torch.get_num_threads(), data.ends["train"], len(data.offsets_T1)
     rest = len(ends) % schedule.batch_size or schedule.batch_size
@@ -193,23 +195,29 @@ def _usable_threads(
 
 
 def _epoch(
-    course: _Course, data: _OnDevice, schedule: Schedule, *, objective: Objective, pace: Pace | None, report: Report
+    state: _TrainingState,
+    data: _OnDevice,
+    schedule: Schedule,
+    *,
+    objective: Objective,
+    tuner: ThreadTuner | None,
+    report: Report,
 ) -> float:
     """One pass over the training part in random order; the mean loss."""
-    course.network.train()
+    state.network.train()
     ends = data.ends["train"]
-    order = ends[torch.randperm(len(ends), generator=course.chance).to(ends.device)]
+    order = ends[torch.randperm(len(ends), generator=state.chance).to(ends.device)]
     batches = torch.split(order, schedule.batch_size)
-    lengths = _lengths(len(batches), len(data.offsets_T1), shortest=schedule.shortest_window, chance=course.chance)
+    lengths = _lengths(len(batches), len(data.offsets_T1), shortest=schedule.shortest_window, chance=state.chance)
     total = torch.zeros((), device=ends.device)
     for ends_N, length in zip(batches, lengths, strict=True):
         report.check()
-        if pace is not None:
-            pace.next_batch()
-        course.optimizer.zero_grad()
-        loss = objective.loss(course.network, data.batch(ends_N, length), data.labels_RK[ends_N])
+        if tuner is not None:
+            tuner.next_batch()
+        state.optimizer.zero_grad()
+        loss = objective.loss(state.network, data.batch(ends_N, length), data.labels_RK[ends_N])
         backward(loss)
-        course.optimizer.step()
+        state.optimizer.step()
         total += loss.detach() * len(ends_N)
     return float(total) / len(ends)
 

@@ -1,4 +1,4 @@
-"""`Pace`: one thread or several for a training loop, whichever is faster just now.
+"""`ThreadTuner`: one thread or several for a training loop, whichever is faster just now.
 
 On a quiet machine two threads train a small recurrent network half as fast again; beside a busy process they wait for
 each other at every operation and are 5 to 100 times slower. So the loop measures: a few batches with one thread, then
@@ -19,7 +19,7 @@ SHORTEST, LONGEST = 250, 4000
 """Batches from one probe to the next; doubled whenever several threads fell behind."""
 
 
-class Pace:
+class ThreadTuner:
     """Call `next_batch` before every batch; it costs a microsecond."""
 
     def __init__(self, most_threads: int) -> None:

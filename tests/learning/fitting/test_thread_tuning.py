@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ml_workbench_service.learning.fitting.thread_tuning import PATIENCE, PROBE, SHORTEST, Pace
+from ml_workbench_service.learning.fitting.thread_tuning import PATIENCE, PROBE, SHORTEST, ThreadTuner
 
 
 @pytest.fixture(autouse=True)
@@ -41,10 +41,10 @@ def trained(cell: type[nn.RNNBase], units: int, *, threads: list[int]) -> torch.
 def test_several_threads_are_tried_and_given_up_where_they_are_slower(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
-    pace = Pace(2)
+    tuner = ThreadTuner(2)
     seen = []
     for _ in range(PROBE + 2 * PATIENCE + 5):
-        pace.next_batch()
+        tuner.next_batch()
         seen.append(torch.get_num_threads())
         now += 0.003 if torch.get_num_threads() == 1 else 0.030
     assert 2 in seen
@@ -55,10 +55,10 @@ def test_several_threads_are_tried_and_given_up_where_they_are_slower(monkeypatc
 def test_several_threads_are_kept_where_they_are_faster(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr("time.perf_counter", lambda: now)
-    pace = Pace(2)
+    tuner = ThreadTuner(2)
     seen = []
     for _ in range(2 * SHORTEST):
-        pace.next_batch()
+        tuner.next_batch()
         seen.append(torch.get_num_threads())
         now += 0.003 if torch.get_num_threads() == 1 else 0.002
     assert seen.count(2) > 0.9 * len(seen)
