@@ -38,7 +38,7 @@ from ml_workbench_service.api import (
     queue,
     resilience,
 )
-from ml_workbench_service.api.app_state import Service
+from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
@@ -55,7 +55,7 @@ from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import Supervisor
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
-from ml_workbench_service.serving.model_server import Serving
+from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.deploy import settle_interrupted
@@ -89,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.service = None
 
     app = FastAPI(
-        title="ML Workbench Service",
+        title="ML Workbench AppState",
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,
@@ -112,7 +112,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
+async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
@@ -138,11 +138,11 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     metrics.watch_intervals(intervals)
     metrics.watch_agents(settings.STATE_DIR.resolve())
     predictions_kept = _ledger(settings, workbench, intervals, metrics, stack)
-    serving = Serving(
+    model_server = ModelServer(
         workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals,
         ledger=predictions_kept,
     )  # fmt: skip
-    stack.callback(serving.close)
+    stack.callback(model_server.close)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     tracker = await _tracker(settings, addresses, environment, stack)
     supervisor = Supervisor(
@@ -158,11 +158,11 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> Service:
     stack.push_async_callback(supervisor.stop)
     if addresses.redis_is_embedded and addresses.redis is not None:
         _repeat("redis watch", REDIS_WATCH_S, _revived(redis), stack)
-    return Service(
+    return AppState(
         workbench=workbench,
         store=store,
         supervisor=supervisor,
-        serving=serving,
+        model_server=model_server,
         ledger=predictions_kept,
         publisher=publisher,
         metrics=metrics,

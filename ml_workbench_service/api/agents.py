@@ -14,7 +14,7 @@ from ml_workbench_service.agents.status import (
     read_agent,
     read_agents,
 )
-from ml_workbench_service.api.app_state import Service, ServiceDep
+from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentList, AgentRequest
 from ml_workbench_service.contracts.contract import NAME_PATTERN, utc_now
@@ -44,7 +44,7 @@ EXAMPLES = {
 
 
 @router.get("", summary="List the agents", responses=failures())
-async def list_agents(service: ServiceDep, limit: Limit = 50, cursor: Cursor = None) -> AgentList:
+async def list_agents(service: AppStateDep, limit: Limit = 50, cursor: Cursor = None) -> AgentList:
     """Every agent that was started once, by id; one whose files cannot be read is left out, and a 422 by itself."""
     agents = await asyncio.to_thread(read_agents, service.workbench.state_dir)
     shown, following = page(agents, limit=limit, cursor=cursor, name=lambda agent: agent.id)
@@ -53,7 +53,7 @@ async def list_agents(service: ServiceDep, limit: Limit = 50, cursor: Cursor = N
 
 @router.post("", status_code=201, summary="Start a new agent", responses=failures(404, 409, 413, 415, 503))
 async def create_agent(
-    body: Annotated[AgentRequest, Body(openapi_examples=EXAMPLES)], service: ServiceDep, response: Response
+    body: Annotated[AgentRequest, Body(openapi_examples=EXAMPLES)], service: AppStateDep, response: Response
 ) -> Agent:
     """One more process with a group of its own: it gets what waits in the queue and what is predicted from now on.
 
@@ -67,13 +67,13 @@ async def create_agent(
 
 
 @router.get("/{agent_id}", summary="Show an agent", responses=failures(404))
-async def show_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
+async def show_agent(agent_id: AgentIdPath, service: AppStateDep) -> Agent:
     """What it is, its counters, cumulative reward and cost, exploration, positions; as of its last checkpoint."""
     return await _shown(service, agent_id)
 
 
 @router.post("/{agent_id}/start", summary="Start a stopped agent", responses=failures(404, 409, 503))
-async def start_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
+async def start_agent(agent_id: AgentIdPath, service: AppStateDep) -> Agent:
     """It goes on with what it knows and holds, and gets what waits in the queue and what is predicted from now on.
 
     A running one is left alone.
@@ -83,7 +83,7 @@ async def start_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
 
 
 @router.post("/{agent_id}/stop", summary="Stop an agent", responses=failures(404, 503))
-async def stop_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
+async def stop_agent(agent_id: AgentIdPath, service: AppStateDep) -> Agent:
     """Ends its process after the batch at hand and gives its consumer group up; it stays stopped until it is started.
 
     What it has learnt and what it holds stay in its checkpoint.
@@ -92,18 +92,18 @@ async def stop_agent(agent_id: AgentIdPath, service: ServiceDep) -> Agent:
     return await _shown(service, agent_id)
 
 
-async def _shown(service: Service, agent_id: str) -> Agent:
+async def _shown(service: AppState, agent_id: str) -> Agent:
     return await asyncio.to_thread(read_agent, agent_folder(service.workbench.state_dir, agent_id))
 
 
-def _agent_supervisor(service: Service) -> AgentSupervisor:
+def _agent_supervisor(service: AppState) -> AgentSupervisor:
     if service.agent_supervisor is None:
         service.workbench.required_queue()  # says why there is none
         raise UnavailableError("agents need the prediction queue; set REDIS_URL", retry_after_s=30)
     return service.agent_supervisor
 
 
-def _defined(body: AgentRequest, service: Service) -> tuple[AgentDefinition, Beginning | None]:
+def _defined(body: AgentRequest, service: AppState) -> tuple[AgentDefinition, Beginning | None]:
     """The definition behind a body, its model and the agent that it copies looked up."""
     copied = []
     if body.copy_of is not None:
@@ -117,7 +117,7 @@ def _defined(body: AgentRequest, service: Service) -> tuple[AgentDefinition, Beg
     return defined
 
 
-def _check_model(model_id: str, body: AgentRequest, service: Service) -> None:
+def _check_model(model_id: str, body: AgentRequest, service: AppState) -> None:
     """That there is such a model, and for an agent that executes it, that it is live and of the agent's family."""
     served = service.workbench.registry.served_card(model_id)
     if body.family == "q_learning":

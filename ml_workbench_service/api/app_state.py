@@ -1,4 +1,4 @@
-"""`Service`: what the routes work with, opened by the app's lifespan; `service` hands it to a route."""
+"""`AppState`: what the routes work with, opened by the app's lifespan; `service` hands it to a route."""
 
 import asyncio
 import hashlib
@@ -19,7 +19,7 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import Supervisor
-from ml_workbench_service.serving.model_server import Serving
+from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
 NUM_QUEUE_THREADS = 2
@@ -49,13 +49,13 @@ class QueueThreads:
 
 
 @dataclass
-class Service:
+class AppState:
     """The running service's parts."""
 
     workbench: Workbench
     store: JobStore
     supervisor: Supervisor
-    serving: Serving
+    model_server: ModelServer
     ledger: PredictionLedger
     publisher: PredictionPublisher | None
     metrics: Metrics
@@ -68,15 +68,15 @@ class Service:
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
-async def service(request: Request) -> Service:
+async def service(request: Request) -> AppState:
     """The running service; 503 while it starts or stops. (A plain function would cost every request a thread.)"""
     running = getattr(request.app.state, "service", None)
-    if not isinstance(running, Service):
+    if not isinstance(running, AppState):
         raise UnavailableError("the service is starting or stopping; try again in a moment", retry_after_s=1)
     return running
 
 
-ServiceDep = Annotated[Service, Depends(service)]
+AppStateDep = Annotated[AppState, Depends(service)]
 
 
 @dataclass(frozen=True)

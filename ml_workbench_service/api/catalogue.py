@@ -5,7 +5,7 @@ import asyncio
 from fastapi import APIRouter
 
 from ml_workbench_service import families as families  # loading the package registers every family
-from ml_workbench_service.api.app_state import ServiceDep
+from ml_workbench_service.api.app_state import AppStateDep
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import FeatureDescription
@@ -46,6 +46,6 @@ async def list_model_types() -> ModelTypeList:
 
 
 @router.get("/features", summary="What can be read", responses=failures(502, 504))
-async def list_features(service: ServiceDep) -> FeatureList:
+async def list_features(service: AppStateDep) -> FeatureList:
     """Feature names that the feature store can serve, with their parameters."""
     return FeatureList(features=tuple(await asyncio.to_thread(service.workbench.feature_store.describe)))

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Path, Query, Response
 
 from common_lib.exceptions import ConflictError, IdempotencyMismatchError, UpstreamError
 from common_lib.logging import correlation_id
-from ml_workbench_service.api.app_state import Idempotency, IdempotencyDep, Service, ServiceDep
+from ml_workbench_service.api.app_state import AppState, AppStateDep, Idempotency, IdempotencyDep
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.contracts.contract import NAME_PATTERN, UtcDatetime, utc_now
@@ -38,7 +38,7 @@ SEED_BODY = {
 async def deploy_version(
     model_id: ModelIdPath,
     body: Annotated[DeployRequest, Body(examples=[SEED_BODY])],
-    service: ServiceDep,
+    service: AppStateDep,
     response: Response,
     key: IdempotencyDep,
 ) -> Deployment:
@@ -72,7 +72,7 @@ async def deploy_version(
     response_model_exclude={"deployments": {"__all__": KEPT_INSIDE}},
 )
 async def list_deployments(
-    service: ServiceDep,
+    service: AppStateDep,
     model_id: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
     deployment_target: DeploymentTarget | None = None,
     status: Literal["pending", "live", "failed", "superseded", "rolled_back"] | None = None,
@@ -101,7 +101,7 @@ async def list_deployments(
     responses=failures(404),
     response_model_exclude=KEPT_INSIDE,
 )
-async def show_deployment(deployment_id: DeploymentIdPath, service: ServiceDep) -> Deployment:
+async def show_deployment(deployment_id: DeploymentIdPath, service: AppStateDep) -> Deployment:
     """One deployment as it stands now."""
     return await asyncio.to_thread(service.workbench.history.get, deployment_id)
 
@@ -112,7 +112,7 @@ async def show_deployment(deployment_id: DeploymentIdPath, service: ServiceDep) 
     responses=failures(404, 409, 500, 502, 504),
     response_model_exclude=KEPT_INSIDE,
 )
-async def roll_back(deployment_id: DeploymentIdPath, service: ServiceDep) -> Deployment:
+async def roll_back(deployment_id: DeploymentIdPath, service: AppStateDep) -> Deployment:
     """Deploys what was live before this deployment, with the settings it had; the new deployment is the answer."""
     sender = Sender(deployment_id=_new_id(), correlation_id=correlation_id())
     deployment = await asyncio.to_thread(rollback, service.workbench, deployment_id, sender)
@@ -120,7 +120,7 @@ async def roll_back(deployment_id: DeploymentIdPath, service: ServiceDep) -> Dep
     return deployment
 
 
-def _wake_tracker(service: Service) -> None:
+def _wake_tracker(service: AppState) -> None:
     if service.tracker is not None:
         service.tracker.poke()
 
@@ -137,7 +137,7 @@ def _served_at(deployment: Deployment, at: UtcDatetime) -> bool:
     )
 
 
-def _before(service: Service, model_id: str, key: Idempotency | None) -> tuple[Deployment | None, str]:
+def _before(service: AppState, model_id: str, key: Idempotency | None) -> tuple[Deployment | None, str]:
     """What this key made within the last day, and the id for what it is to make now."""
     if key is None:
         return None, _new_id()
@@ -155,7 +155,7 @@ def _before(service: Service, model_id: str, key: Idempotency | None) -> tuple[D
     return None, identifier
 
 
-def _once_settled(service: Service, deployment: Deployment) -> Deployment:
+def _once_settled(service: AppState, deployment: Deployment) -> Deployment:
     """A pending deployment holds its model's lock until the target has answered."""
     if deployment.status == "pending":
         with service.workbench.history.locked(deployment.model_id):

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Body, Query, Response
 
 from common_lib.exceptions import JobNotFoundError
-from ml_workbench_service.api.app_state import IdempotencyDep, Service, ServiceDep
+from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
 from ml_workbench_service.api.idempotency import answered_before, fresh_id, spec_of
 from ml_workbench_service.api.jobs import JobIdPath
 from ml_workbench_service.contracts.errors import failures
@@ -44,7 +44,7 @@ CUT_SHORT = "the experiment ended before this trial did"
 @router.post("", status_code=202, summary="Start an experiment", responses=failures(409, 413, 415, 507))
 async def start_experiment(
     body: Annotated[ExperimentRequest, Body(examples=[EXAMPLE])],
-    service: ServiceDep,
+    service: AppStateDep,
     response: Response,
     key: IdempotencyDep,
 ) -> ExperimentAccepted:
@@ -64,7 +64,7 @@ async def start_experiment(
 
 @router.get("", summary="List the experiments", responses=failures())
 async def list_experiments(
-    service: ServiceDep,
+    service: AppStateDep,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
     cursor: Annotated[str | None, Query(max_length=512)] = None,
 ) -> ExperimentList:
@@ -73,12 +73,12 @@ async def list_experiments(
 
 
 @router.get("/{experiment_id}", summary="Show an experiment", responses=failures(404))
-async def show_experiment(experiment_id: JobIdPath, service: ServiceDep) -> Experiment:
+async def show_experiment(experiment_id: JobIdPath, service: AppStateDep) -> Experiment:
     """Every trial with its parameters, score and curve; what mattered; the winner's model once it is judged."""
     return await asyncio.to_thread(_shown, service, experiment_id)
 
 
-def _plan(body: ExperimentRequest, service: Service) -> ExperimentPlan:
+def _plan(body: ExperimentRequest, service: AppState) -> ExperimentPlan:
     unfinished = [folder.spec for folder in service.store.unfinished()]
     return plan_experiment(
         body,
@@ -99,7 +99,7 @@ def _accepted(spec: JobSpec, response: Response) -> ExperimentAccepted:
     )
 
 
-def _list(service: Service, limit: int, cursor: str | None) -> ExperimentList:
+def _list(service: AppState, limit: int, cursor: str | None) -> ExperimentList:
     jobs = service.store.page(kind=JobKind.EXPERIMENT, limit=limit, cursor=cursor)
     lines = [_summary(service.store.folder(job.id), job) for job in jobs.jobs]
     return ExperimentList(experiments=tuple(lines), next_cursor=jobs.next_cursor)
@@ -120,7 +120,7 @@ def _summary(folder: JobFolder, job: Job) -> ExperimentSummary:
     )
 
 
-def _shown(service: Service, experiment_id: str) -> Experiment:
+def _shown(service: AppState, experiment_id: str) -> Experiment:
     folder = service.store.folder(experiment_id)
     if folder.spec.kind is not JobKind.EXPERIMENT:
         raise JobNotFoundError(f"{experiment_id} is no experiment; list them at /api/v1/experiments")

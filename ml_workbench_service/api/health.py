@@ -9,7 +9,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from common_lib.exceptions import PlatformError
 from ml_workbench_service import __version__
 from ml_workbench_service.agents.status import agent_folder, read_agent
-from ml_workbench_service.api.app_state import Service, ServiceDep
+from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.middleware import ApiKey
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
@@ -47,7 +47,7 @@ async def live() -> Health:
 
 
 @router.get("/health/ready", summary="What does it work with?", responses={503: failures(503)[503]})
-async def ready(service: ServiceDep) -> Readiness:
+async def ready(service: AppStateDep) -> Readiness:
     """Names the feature store, the tracking server, Redis, the registry and the agent, each with mode and state."""
     redis = await service.queue_threads.run(_redis, service)
     things = await asyncio.to_thread(_things, service, redis)
@@ -60,7 +60,7 @@ def metrics_router(api_key: ApiKey) -> APIRouter:
     metrics_only = APIRouter(tags=["health"], dependencies=[Depends(api_key)])
 
     @metrics_only.get("/metrics", summary="Prometheus metrics", responses=failures(503), response_class=Response)
-    async def metrics(service: ServiceDep) -> Response:
+    async def metrics(service: AppStateDep) -> Response:
         """Text for Prometheus, every name with the prefix `ml_workbench_`."""
         body = await service.queue_threads.run(_scrape, service)
         return Response(body, media_type=CONTENT_TYPE_LATEST)
@@ -68,7 +68,7 @@ def metrics_router(api_key: ApiKey) -> APIRouter:
     return metrics_only
 
 
-def _things(service: Service, redis: OutsideThing) -> dict[str, OutsideThing]:
+def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
     addresses = service.workbench.addresses
     tracking_mode: Literal["embedded", "remote", "off"] = "embedded" if addresses.tracking_is_embedded else "remote"
     things = {
@@ -94,7 +94,7 @@ def _things(service: Service, redis: OutsideThing) -> dict[str, OutsideThing]:
     return things
 
 
-def _redis(service: Service) -> OutsideThing:
+def _redis(service: AppState) -> OutsideThing:
     addresses = service.workbench.addresses
     mode: Literal["embedded", "remote"] = "embedded" if addresses.redis_is_embedded else "remote"
     if service.workbench.queue is None:
@@ -106,7 +106,7 @@ def _redis(service: Service) -> OutsideThing:
     return OutsideThing(mode=mode, state="ok", detail=f"answers in {elapsed_s * 1000:.1f} ms")
 
 
-def _agent(service: Service) -> OutsideThing:
+def _agent(service: AppState) -> OutsideThing:
     wanted = () if service.agent_supervisor is None else service.agent_supervisor.wanted
     if not wanted:
         return OutsideThing(
@@ -126,7 +126,7 @@ def _agent(service: Service) -> OutsideThing:
     return OutsideThing(mode="embedded", state="ok", detail="running" if len(wanted) == 1 else f"{len(wanted)} running")
 
 
-def _scrape(service: Service) -> bytes:
+def _scrape(service: AppState) -> bytes:
     metrics = service.metrics
-    metrics.loaded_models.set(service.serving.num_loaded)
+    metrics.loaded_models.set(service.model_server.num_loaded)
     return metrics.render()

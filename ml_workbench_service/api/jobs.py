@@ -7,7 +7,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Header, Path, Query
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from ml_workbench_service.api.app_state import ServiceDep
+from ml_workbench_service.api.app_state import AppStateDep
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobList, JobStatus
 
@@ -15,14 +15,14 @@ router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobIdPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="`job_id` of the 202.")]
 
 
-async def _existing(job_id: JobIdPath, service: ServiceDep) -> str:
+async def _existing(job_id: JobIdPath, service: AppStateDep) -> str:
     """A stream's status is sent before its first event, so whether the job exists is asked before."""
     return (await asyncio.to_thread(service.store.folder, job_id)).id
 
 
 @router.get("", summary="List the jobs", responses=failures())
 async def list_jobs(
-    service: ServiceDep,
+    service: AppStateDep,
     kind: JobKind | None = None,
     status: JobStatus | None = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
@@ -33,7 +33,7 @@ async def list_jobs(
 
 
 @router.get("/{job_id}", summary="Show a job", responses=failures(404))
-async def show_job(job_id: JobIdPath, service: ServiceDep) -> Job:
+async def show_job(job_id: JobIdPath, service: AppStateDep) -> Job:
     """Status, progress with the newest figures, and the result or the error. A failed job is a 200."""
     return await asyncio.to_thread(service.store.get, job_id)
 
@@ -46,7 +46,7 @@ async def show_job(job_id: JobIdPath, service: ServiceDep) -> Job:
 )
 async def follow_job(
     job_id: Annotated[str, Depends(_existing)],
-    service: ServiceDep,
+    service: AppStateDep,
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: all so far, then each as it comes, up to the final one. `Last-Event-ID` continues."""
@@ -58,6 +58,6 @@ async def follow_job(
 
 
 @router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job", responses=failures(404))
-async def cancel_job(job_id: JobIdPath, service: ServiceDep) -> Job:
+async def cancel_job(job_id: JobIdPath, service: AppStateDep) -> Job:
     """Asks the worker to stop: gracefully, after a while by force. Idempotent; a finished job stays as it is."""
     return await service.supervisor.cancel(job_id)

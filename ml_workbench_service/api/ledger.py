@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Body, Path, Query
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.api.app_state import Service, ServiceDep
+from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.pages import Cursor, Limit, number_of, numbered
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.contracts.contract import (
@@ -42,7 +42,7 @@ SEED_OUTCOME = {"realised": -0.00031, "at": "2025-03-05T13:00:00Z"}
 
 @router.get("/predictions", summary="List predictions and their outcomes", responses=failures(503))
 async def list_predictions(
-    service: ServiceDep,
+    service: AppStateDep,
     model_id: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
     version: VersionQuery = None,
     symbol: Annotated[str | None, Query(max_length=16, examples=["EUR/USD"])] = None,
@@ -81,7 +81,7 @@ async def list_predictions(
 async def report_outcome(
     prediction_id: PredictionIdPath,
     body: Annotated[OutcomeReport, Body(examples=[SEED_OUTCOME])],
-    service: ServiceDep,
+    service: AppStateDep,
 ) -> RecordedPrediction:
     """The value of the model's target over the prediction's horizon; it teaches the live intervals, once.
 
@@ -92,7 +92,7 @@ async def report_outcome(
 
 @router.get("/models/{model_id}/monitoring", summary="Watch a model live", responses=failures(404, 503))
 async def show_monitoring(
-    model_id: ModelIdPath, service: ServiceDep, version: VersionQuery = None, from_: From = None, to: To = None
+    model_id: ModelIdPath, service: AppStateDep, version: VersionQuery = None, from_: From = None, to: To = None
 ) -> MonitoringReport:
     """Error, direction, coverage, calibration and drift of each version that has been live, newest version first."""
 
@@ -110,7 +110,7 @@ async def show_monitoring(
     return await asyncio.to_thread(report)
 
 
-def _report(service: Service, prediction_id: str, body: OutcomeReport) -> RecordedPrediction:
+def _report(service: AppState, prediction_id: str, body: OutcomeReport) -> RecordedPrediction:
     service.ledger.flush()
     row = service.ledger.get(prediction_id)
     if body.at < row.valid_until:
@@ -122,7 +122,7 @@ def _report(service: Service, prediction_id: str, body: OutcomeReport) -> Record
     _check_possible(row.target, body.realised)
     told, is_news = service.ledger.tell(prediction_id, body.realised, at_ms=to_ms(body.at))
     if is_news:
-        service.serving.intervals.mature(row.model_id, row.version, row.symbol, to_ms(row.as_of), body.realised)
+        service.model_server.intervals.mature(row.model_id, row.version, row.symbol, to_ms(row.as_of), body.realised)
     return told
 
 

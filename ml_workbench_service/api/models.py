@@ -13,7 +13,7 @@ from common_lib.exceptions import (
     ModelNotFoundError,
     PredictionError,
 )
-from ml_workbench_service.api.app_state import IdempotencyDep, Service, ServiceDep
+from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
 from ml_workbench_service.api.idempotency import answered_before, fresh_id, spec_of
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
@@ -39,7 +39,7 @@ VersionPath = Annotated[str, Path(pattern=VERSION_PATTERN, description="Such as 
 
 @router.get("", summary="List the models", responses=failures())
 async def list_models(
-    service: ServiceDep,
+    service: AppStateDep,
     model_type: ModelType | None = None,
     status: ModelStatus | None = None,
     symbol: Annotated[str | None, Query(max_length=16, examples=["EUR/USD"])] = None,
@@ -63,7 +63,7 @@ async def list_models(
 
 
 @router.get("/{model_id}", summary="Show a model", responses=failures(404))
-async def show_model(model_id: ModelIdPath, service: ServiceDep, response: Response) -> ModelCard:
+async def show_model(model_id: ModelIdPath, service: AppStateDep, response: Response) -> ModelCard:
     """The full card of the live version, else of the newest."""
     card = await asyncio.to_thread(lambda: _as_of_now(service.workbench.registry.served_card(model_id), service))
     response.headers["ETag"] = f'"{card.digest}"'
@@ -72,7 +72,7 @@ async def show_model(model_id: ModelIdPath, service: ServiceDep, response: Respo
 
 @router.get("/{model_id}/versions", summary="List a model's versions", responses=failures(404))
 async def list_versions(
-    model_id: ModelIdPath, service: ServiceDep, limit: Limit = 50, cursor: Cursor = None
+    model_id: ModelIdPath, service: AppStateDep, limit: Limit = 50, cursor: Cursor = None
 ) -> VersionList:
     """Full cards, newest first."""
     cards = await asyncio.to_thread(service.workbench.registry.cards, model_id)
@@ -89,7 +89,7 @@ async def list_versions(
 async def show_version(
     model_id: ModelIdPath,
     version: VersionPath,
-    service: ServiceDep,
+    service: AppStateDep,
     response: Response,
     if_none_match: Annotated[str | None, Header()] = None,
 ) -> Any:
@@ -104,7 +104,7 @@ async def show_version(
 
 
 @router.delete("/{model_id}/versions/{version}", summary="Archive a version", responses=failures(404, 409))
-async def archive_version(model_id: ModelIdPath, version: VersionPath, service: ServiceDep) -> ModelCard:
+async def archive_version(model_id: ModelIdPath, version: VersionPath, service: AppStateDep) -> ModelCard:
     """Takes a version out of the candidates; its files stay. The deployed one is refused."""
     return await asyncio.to_thread(service.workbench.registry.archive, model_id, version)
 
@@ -115,7 +115,7 @@ async def archive_version(model_id: ModelIdPath, version: VersionPath, service: 
     summary="Train a model",
     responses=failures(409, 413, 415, 507),
 )
-async def train(body: TrainRequest, service: ServiceDep, response: Response, key: IdempotencyDep) -> TrainAccepted:
+async def train(body: TrainRequest, service: AppStateDep, response: Response, key: IdempotencyDep) -> TrainAccepted:
     """Accepts a training and answers at once; the job at `Location` tells how it goes."""
     async with service.planning:
         if (before := await answered_before(service.store, key)) is not None:
@@ -143,16 +143,16 @@ def _served_cards(registry: FolderModelRegistry) -> list[ModelCard]:
     return cards
 
 
-def _card_and_past(service: Service, model_id: str, version: str) -> tuple[ModelCard, bool]:
+def _card_and_past(service: AppState, model_id: str, version: str) -> tuple[ModelCard, bool]:
     """The card, and whether the version never was live: then its status cannot have changed and changed back."""
     card = service.workbench.registry.card(model_id, version)
     past = service.workbench.history.of(model_id)
     return _as_of_now(card, service), not any(each.version == version and each.live_at for each in past)
 
 
-def _as_of_now(card: ModelCard, service: Service) -> ModelCard:
+def _as_of_now(card: ModelCard, service: AppState) -> ModelCard:
     """The card with what is not in the bundle: its run, and what became of its live intervals."""
-    found = service.serving.live_intervals(card.id, card.version)
+    found = service.model_server.live_intervals(card.id, card.version)
     live = None if found is None else LiveIntervalReport.model_validate(asdict(found))
     return _with_run(card, service.store).model_copy(update={"live_intervals": live})
 
@@ -166,7 +166,7 @@ def _with_run(card: ModelCard, store: JobStore) -> ModelCard:
     return card.model_copy(update={"lineage": card.lineage.model_copy(update={"run_id": run_id})})
 
 
-def _plan(body: TrainRequest, service: Service) -> TrainingPlan:
+def _plan(body: TrainRequest, service: AppState) -> TrainingPlan:
     return plan_training(
         body,
         service.workbench,

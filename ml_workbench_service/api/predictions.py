@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
-from ml_workbench_service.api.app_state import Service, ServiceDep
+from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.errors import of_pydantic
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.deployment import is_monitored
@@ -65,17 +65,17 @@ EXAMPLES = {
 async def predict(
     model_id: ModelIdPath,
     body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)],
-    service: ServiceDep,
+    service: AppStateDep,
     enqueue: Enqueue = "best_effort",
 ) -> Response:
     """One record from the live version (or the one named): forecast, direction, confidence, interval, novelty.
 
     Abstaining is an answer too: `status: abstain`, with the reasons. Records of the live version enter the queue.
     """
-    chosen = await service.serving.choose(model_id, body.wanted_version)
+    chosen = await service.model_server.choose(model_id, body.wanted_version)
     _check_live(chosen, enqueue)
     question = await _question(chosen, body, service)
-    record = await service.serving.answer(chosen, question, correlation_id())
+    record = await service.model_server.answer(chosen, question, correlation_id())
     _follow_up(service, chosen, record)
     await _publish(service, chosen, record, enqueue)
     return Response(record.model_dump_json(), media_type="application/json")
@@ -90,7 +90,7 @@ async def predict(
 async def predict_batch(
     model_id: ModelIdPath,
     body: Annotated[PredictBatchRequest, Body(examples=[{"items": [SEED_BODY, SEED_BODY]}])],
-    service: ServiceDep,
+    service: AppStateDep,
     enqueue: Enqueue = "best_effort",
 ) -> BatchAnswer:
     """Records in the order of the items; a bad item fails alone, with the error body in its place.
@@ -103,7 +103,7 @@ async def predict_batch(
     for number, item in enumerate(body.items):
         try:
             request = _item(item, number)
-            chosen = await service.serving.choose(model_id, request.wanted_version)
+            chosen = await service.model_server.choose(model_id, request.wanted_version)
             _check_live(chosen, enqueue)
             prepared = prepare(chosen.model, await _question(chosen, request, service))
         except PlatformError as error:
@@ -113,7 +113,9 @@ async def predict_batch(
             continue
         groups.setdefault(chosen.model.card.version, (chosen, []))[1].append((number, prepared))
     for chosen, members in groups.values():
-        records = await service.serving.answer_many(chosen, [prepared for _, prepared in members], correlation_id())
+        records = await service.model_server.answer_many(
+            chosen, [prepared for _, prepared in members], correlation_id()
+        )
         for (number, _), record in zip(members, records, strict=True):
             answers[number] = record
             _follow_up(service, chosen, record)
@@ -134,7 +136,7 @@ def _item(item: Any, number: int) -> PredictRequest:
         raise of_pydantic(error, PredictRequest, prefix=f"body.items.{number}") from error
 
 
-async def _question(chosen: Chosen, request: PredictRequest, service: Service) -> Question:
+async def _question(chosen: Chosen, request: PredictRequest, service: AppState) -> Question:
     question = question_of(chosen.model, request)
     if question is not None:
         return question
@@ -150,7 +152,7 @@ def _check_live(chosen: Chosen, enqueue: str) -> None:
         )
 
 
-async def _publish(service: Service, chosen: Chosen, record: PredictionRecord, enqueue: str) -> None:
+async def _publish(service: AppState, chosen: Chosen, record: PredictionRecord, enqueue: str) -> None:
     """A live record joins the queue: for certain, or as it can."""
     if chosen.deployment is None:
         return
@@ -162,7 +164,7 @@ async def _publish(service: Service, chosen: Chosen, record: PredictionRecord, e
         service.publisher.publish(record, record.metadata.correlation_id)
 
 
-def _follow_up(service: Service, chosen: Chosen, record: PredictionRecord) -> None:
+def _follow_up(service: AppState, chosen: Chosen, record: PredictionRecord) -> None:
     """Counts the record; one of the live version joins, by its level, the monitoring log."""
     service.metrics.predictions.labels(record.model_id, record.version, record.status, record.direction).inc()
     for reason in record.abstain_reasons:

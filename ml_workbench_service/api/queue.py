@@ -8,7 +8,7 @@ from fastapi import APIRouter, Body, Path, Response
 from common_lib.exceptions import DataValidationError, NoConsumerError
 from common_lib.logging import correlation_id
 from ml_workbench_service.agents.status import agent_group, read_agents
-from ml_workbench_service.api.app_state import Service, ServiceDep
+from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.pages import Cursor, Limit, cursor_of, named_by
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import normal_symbol, utc_now
@@ -38,7 +38,7 @@ REPLAY_EXAMPLE = {
 
 
 @router.get("/queue", tags=["queue"], summary="The queue's books", responses=failures(503))
-async def show_queue(service: ServiceDep) -> QueueBooks:
+async def show_queue(service: AppStateDep) -> QueueBooks:
     """Length, outbox and each consumer group's counters; `balance` is 0 at every quiet moment."""
     queue = service.workbench.required_queue()
     shards = await service.queue_threads.run(queue.shard_books)
@@ -68,7 +68,7 @@ def _shard(books: StreamBooks) -> ShardBooks:
 
 
 @router.get("/queue/dead-letters", tags=["queue"], summary="What was given up", responses=failures(503))
-async def list_dead_letters(service: ServiceDep, limit: Limit = 50, cursor: Cursor = None) -> DeadLetterList:
+async def list_dead_letters(service: AppStateDep, limit: Limit = 50, cursor: Cursor = None) -> DeadLetterList:
     """Entries that an agent could not apply in five deliveries, oldest first, each with the reason."""
     queue = service.workbench.required_queue()
     after = None if cursor is None else named_by(cursor)
@@ -85,7 +85,7 @@ async def list_dead_letters(service: ServiceDep, limit: Limit = 50, cursor: Curs
     summary="Try a dead letter again",
     responses=failures(404, 409, 503),
 )
-async def requeue(letter_id: LetterId, service: ServiceDep) -> Requeued:
+async def requeue(letter_id: LetterId, service: AppStateDep) -> Requeued:
     """Puts it back as the newest entry, for the group that gave it up and for no other; nothing is evicted for it.
 
     A bar that is older than its series's newest one by then is counted as late and settles nothing.
@@ -100,7 +100,7 @@ async def requeue(letter_id: LetterId, service: ServiceDep) -> Requeued:
     summary="Throw a dead letter away",
     responses=failures(404, 503),
 )
-async def discard(letter_id: LetterId, service: ServiceDep) -> None:
+async def discard(letter_id: LetterId, service: AppStateDep) -> None:
     """Deletes it for good; its group's books go on counting it."""
     await service.queue_threads.run(service.workbench.required_queue().discard, letter_id)
 
@@ -109,7 +109,7 @@ async def discard(letter_id: LetterId, service: ServiceDep) -> None:
     "/replays", tags=["queue"], status_code=202, summary="Replay the past", responses=failures(404, 409, 413, 415, 503)
 )
 async def replay(
-    body: Annotated[ReplayRequest, Body(examples=[REPLAY_EXAMPLE])], service: ServiceDep, response: Response
+    body: Annotated[ReplayRequest, Body(examples=[REPLAY_EXAMPLE])], service: AppStateDep, response: Response
 ) -> Job:
     """Streams past bars through the predict path into the queue, as a job; it waits for room instead of dropping."""
     await service.queue_threads.run(service.workbench.required_queue().ping)
@@ -128,7 +128,7 @@ async def replay(
     return job
 
 
-def _checked(body: ReplayRequest, service: Service) -> tuple[str, list[str]]:
+def _checked(body: ReplayRequest, service: AppState) -> tuple[str, list[str]]:
     """The version to replay and the symbols as we spell them; refuses what cannot work."""
     registry = service.workbench.registry
     if body.end_date <= body.start_date:

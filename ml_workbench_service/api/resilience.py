@@ -7,7 +7,7 @@ from fastapi import APIRouter, Body, Response
 
 from common_lib.exceptions import ConflictError
 from common_lib.logging import correlation_id
-from ml_workbench_service.api.app_state import ServiceDep
+from ml_workbench_service.api.app_state import AppStateDep
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec
@@ -29,7 +29,7 @@ EXAMPLE = {
 
 @router.post("", status_code=202, summary="Test the pipeline's promises", responses=failures(409, 413, 415, 503))
 async def test_resilience(
-    body: Annotated[ResilienceRequest, Body(examples=[EXAMPLE])], service: ServiceDep, response: Response
+    body: Annotated[ResilienceRequest, Body(examples=[EXAMPLE])], service: AppStateDep, response: Response
 ) -> Job:
     """Floods a queue of the job's own while faults happen to it, and proves what became of every record.
 

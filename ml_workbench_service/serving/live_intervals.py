@@ -46,7 +46,7 @@ _FILE = TypeAdapter(VersionIntervals)
 log = logging.getLogger(__name__)
 
 
-class Moment:
+class LiveContext:
     """One question to the live version: how its interval is widened, and what is left behind for its outcome."""
 
     __slots__ = ("_as_of_ms", "_is_volatility", "_series", "_lean", "_owner", "_price", "_scale", "_state")
@@ -112,7 +112,7 @@ class LiveIntervals:
                 if state is not None:
                     self._keep(state)
 
-    def ask(self, model: ServedModel, symbol: str, *, as_of_ms: int, price: float | None) -> Moment | None:
+    def ask(self, model: ServedModel, symbol: str, *, as_of_ms: int, price: float | None) -> LiveContext | None:
         """A question to the live version: what its price makes known is learnt first.
 
         None where the published interval holds: the model states none that prices could decoder, or the question is
@@ -135,7 +135,7 @@ class LiveIntervals:
                 price = None
             if price is not None:
                 state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=model.timeframe_ms)
-            return Moment(self, state, series, as_of_ms=as_of_ms, price=price)
+            return LiveContext(self, state, series, as_of_ms=as_of_ms, price=price)
 
     def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
         """An outcome from elsewhere, for the answer given as of that moment; False where none waits for it any more.

@@ -1,4 +1,4 @@
-"""`Serving`: which version answers, loaded models, and the one thread on which networks run.
+"""`ModelServer`: which version answers, loaded models, and the one thread on which networks run.
 
 The deployment history is read at each question (a `stat` where nothing changed), so a swap is the history's appended
 line: nothing to switch, no request dropped, and a record's version and outputs come from one immutable `ServedModel`.
@@ -62,7 +62,7 @@ class Chosen:
         )
 
 
-class Serving:
+class ModelServer:
     """Loaded models of one process. At most `MOST_LOADED`; the least recently used one leaves.
 
     Args:

@@ -33,7 +33,7 @@ from ml_workbench_service.learning.data.windows import part_of
 from ml_workbench_service.learning.decoders.decoder import Decoded
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.trading_series import POSITIONS
-from ml_workbench_service.serving.live_intervals import LiveIntervals, Moment
+from ml_workbench_service.serving.live_intervals import LiveContext, LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
 
 STALE_BARS = 2
@@ -101,7 +101,7 @@ def prepare(model: ServedModel, question: Question) -> Prepared:
 
 
 @dataclass(frozen=True)
-class Said:
+class NetworkOutput:
     """What the network said to one question; a policy also what it says to each position that may be held."""
 
     outputs_K: Floats32 | None
@@ -109,10 +109,10 @@ class Said:
     actions: ActionsByPosition | None = None
 
 
-NOTHING_SAID = Said(None, None)
+NO_OUTPUT = NetworkOutput(None, None)
 
 
-def ask(model: ServedModel, asked: Sequence[Prepared]) -> list[Said]:
+def ask(model: ServedModel, asked: Sequence[Prepared]) -> list[NetworkOutput]:
     """The float32 network's word on windows of one length, in one run; rows do not change each other's bits.
 
     A policy reads each window four times: for the position that the question names, and for -1, 0 and 1.
@@ -120,25 +120,27 @@ def ask(model: ServedModel, asked: Sequence[Prepared]) -> list[Said]:
     rows_NTF = np.stack([_rows(each) for each in asked])
     if not model.decoder.holds_positions:
         raw = model.float32.predict(rows_NTF, None)
-        return [Said(outputs_K, row_F) for outputs_K, row_F in zip(raw.outputs_NK, raw.last_rows_NF, strict=True)]
+        return [
+            NetworkOutput(outputs_K, row_F) for outputs_K, row_F in zip(raw.outputs_NK, raw.last_rows_NF, strict=True)
+        ]
     positions_N4 = np.array([(each.question.position, *POSITIONS) for each in asked], dtype=np.float32)
     raw = model.float32.predict(np.repeat(rows_NTF, positions_N4.shape[1], axis=0), positions_N4.reshape(-1))
     outputs_N4K = raw.outputs_NK.reshape(*positions_N4.shape, -1)
     last_rows_NF = raw.last_rows_NF[:: positions_N4.shape[1]]
     return [
-        Said(outputs_4K[0], row_F, _actions(model, outputs_4K[1:]))
+        NetworkOutput(outputs_4K[0], row_F, _actions(model, outputs_4K[1:]))
         for outputs_4K, row_F in zip(outputs_N4K, last_rows_NF, strict=True)
     ]
 
 
-def ask_alone(model: ServedModel, asked: Prepared) -> Said:
+def ask_alone(model: ServedModel, asked: Prepared) -> NetworkOutput:
     """The int8 network's word on one window: one run for each position, since its rows do change each other's bits."""
     rows_1TF = _rows(asked)[None]
     raw = model.single.predict(rows_1TF, np.array([asked.question.position], dtype=np.float32))
     if not model.decoder.holds_positions:
-        return Said(raw.outputs_NK[0], raw.last_rows_NF[0])
+        return NetworkOutput(raw.outputs_NK[0], raw.last_rows_NF[0])
     each_K = [model.single.predict(rows_1TF, np.array([held], dtype=np.float32)).outputs_NK[0] for held in POSITIONS]
-    return Said(raw.outputs_NK[0], raw.last_rows_NF[0], _actions(model, np.stack(each_K)))
+    return NetworkOutput(raw.outputs_NK[0], raw.last_rows_NF[0], _actions(model, np.stack(each_K)))
 
 
 def _actions(model: ServedModel, outputs_3K: Floats32) -> ActionsByPosition:
@@ -162,11 +164,11 @@ def answered(
     """`answer`, with what the ledger keeps beside the record."""
     prepared = prepare(model, question)
     moment = _moment_of(model, question, circumstances, intervals)
-    precision, said = model.card.precision, NOTHING_SAID
+    precision, output = model.card.precision, NO_OUTPUT
     if prepared.rows_TF is not None:
-        (said,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
-    record = finish(model, prepared, circumstances, said=said, precision=precision, moment=moment)
-    return _with_inputs(model, question, record, said)
+        (output,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
+    record = finish(model, prepared, circumstances, output=output, precision=precision, moment=moment)
+    return _with_inputs(model, question, record, output)
 
 
 def answer_many(
@@ -195,17 +197,17 @@ def answered_many(
     for number, prepared in enumerate(questions):
         if prepared.rows_TF is not None:
             by_length.setdefault(len(prepared.rows_TF), []).append(number)
-    answers: dict[int, Said] = {}
+    answers: dict[int, NetworkOutput] = {}
     for numbers in by_length.values():
         answers |= dict(zip(numbers, ask(model, [questions[number] for number in numbers]), strict=True))
     times_asked = Counter(each.question.symbol for each in questions)
     records = []
     for number, prepared in enumerate(questions):
-        said = answers.get(number, NOTHING_SAID)
+        output = answers.get(number, NO_OUTPUT)
         is_alone = times_asked[prepared.question.symbol] == 1
         moment = _moment_of(model, prepared.question, circumstances, intervals if is_alone else None)
-        record = finish(model, prepared, circumstances, said=said, precision="fp32", moment=moment)
-        records.append(_with_inputs(model, prepared.question, record, said))
+        record = finish(model, prepared, circumstances, output=output, precision="fp32", moment=moment)
+        records.append(_with_inputs(model, prepared.question, record, output))
     return records
 
 
@@ -214,13 +216,13 @@ def finish(
     prepared: Prepared,
     circumstances: Circumstances,
     *,
-    said: Said,
+    output: NetworkOutput,
     precision: Precision,
-    moment: Moment | None = None,
+    moment: LiveContext | None = None,
 ) -> PredictionRecord:
     """The whole record around what the network said; no outputs mean that the symbol is unknown."""
     card, question = model.card, prepared.question
-    decoded, novelty, reasons = _judge(model, question, said, moment)
+    decoded, novelty, reasons = _judge(model, question, output, moment)
     abstains = bool(reasons) or decoded is None
     stated = None if abstains else decoded
     due_ms = valid_until_ms(model, question.as_of_ms)
@@ -258,7 +260,7 @@ def finish(
             fill=card.fill,
             volatility=None if decoded is None else decoded.volatility,
             strength=None if stated is None else stated.strength,
-            actions_by_position=None if stated is None else said.actions,
+            actions_by_position=None if stated is None else output.actions,
             deployment_id=circumstances.deployment_id,
             costs=model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
         ),
@@ -268,13 +270,13 @@ def finish(
     return record
 
 
-def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, said: Said) -> Answered:
-    return Answered(record, said.last_row_F, question.bar_volatility, model.reference_price.get(question.symbol))
+def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, output: NetworkOutput) -> Answered:
+    return Answered(record, output.last_row_F, question.bar_volatility, model.reference_price.get(question.symbol))
 
 
 def _moment_of(
     model: ServedModel, question: Question, circumstances: Circumstances, intervals: LiveIntervals | None
-) -> Moment | None:
+) -> LiveContext | None:
     """Where the question stands among those that the live version is asked; None for every other answer."""
     if intervals is None or circumstances.role != "champion" or circumstances.source != "live":
         return None
@@ -284,11 +286,11 @@ def _moment_of(
 
 
 def _judge(
-    model: ServedModel, question: Question, said: Said, moment: Moment | None
+    model: ServedModel, question: Question, output: NetworkOutput, moment: LiveContext | None
 ) -> tuple[Decoded | None, Novelty | None, tuple[AbstainReason, ...]]:
     """What the outputs say, how unusual the input is, and the reasons to abstain."""
     reasons = list(_clock_reasons(model, question)) if question.clock else []
-    if said.outputs_K is None or said.last_row_F is None:
+    if output.outputs_K is None or output.last_row_F is None:
         return None, None, ("unknown_symbol", *reasons)
     context = model.context(
         question.symbol,
@@ -300,8 +302,8 @@ def _judge(
     )
     if moment is not None and (scale := model.decoder.interval_scale(context)) is not None:
         context = replace(context, widening=moment.widening(scale))
-    decoded = model.decoder.decode(said.outputs_K, context)
-    novelty = None if model.novelty is None else model.novelty.novelty(said.last_row_F)
+    decoded = model.decoder.decode(output.outputs_K, context)
+    novelty = None if model.novelty is None else model.novelty.novelty(output.last_row_F)
     if novelty is not None and novelty.score > NOVELTY_THRESHOLD and model.decoder.abstains_when_novel:
         reasons.insert(0, "novel_input")
     return decoded, novelty, (*reasons, *decoded.reasons)

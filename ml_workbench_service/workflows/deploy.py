@@ -1,7 +1,7 @@
 """Deploy: gates → compare-and-swap on the history → tell the target → the new version is live.
 
-A target that refuses leaves the previous version live and this deployment `failed`. Serving reads the history at each
-request, so the swap is the one appended line: a record's version and outputs always belong together.
+A target that refuses leaves the previous version live and this deployment `failed`. ModelServer reads the history at
+each request, so the swap is the one appended line: a record's version and outputs always belong together.
 """
 
 import logging

@@ -57,8 +57,8 @@ def test_what_is_not_said_has_the_default_of_its_family() -> None:
         ({"costs": {"spread_pips": -1}}, "costs.spread_pips", "correct it"),
     ],
 )
-def test_what_an_agent_would_have_to_ignore_is_refused(request_body: dict[str, Any], place: str, said: str) -> None:
-    with pytest.raises(DataValidationError, match=said) as caught:
+def test_what_an_agent_would_have_to_ignore_is_refused(request_body: dict[str, Any], place: str, output: str) -> None:
+    with pytest.raises(DataValidationError, match=output) as caught:
         defined(learnt(), **request_body)
     assert caught.value.details["errors"][0]["path"] == f"body.{place}"
 

@@ -43,8 +43,8 @@ ABSTENTION = {"status": "abstain", "prediction": None, "abstain_reasons": ("nove
 
 def policy_record(number: int, actions: Sequence[int] | None, **changes: Any) -> PredictionRecord:
     """What a policy says at one hour to one who is flat, and to each position."""
-    said = {"prediction": float(actions[1]) if actions else 0.0, "interval": None, "model_id": "trader"}
-    return prediction_record(number, **({**said, "metadata": {"actions_by_position": actions}} | changes))
+    output = {"prediction": float(actions[1]) if actions else 0.0, "interval": None, "model_id": "trader"}
+    return prediction_record(number, **({**output, "metadata": {"actions_by_position": actions}} | changes))
 
 
 def applied(agent: PolicyAgent, records: Sequence[PredictionRecord], *, first_id: int = 1) -> list[Decision]:
@@ -207,10 +207,10 @@ def test_records_of_other_models_have_no_such_field_and_streams_keep_it() -> Non
 
     plain = prediction_record(0)
     assert plain.metadata.actions_by_position is None
-    said = policy_record(0, (0, 1, -1))
-    fields = flatten(said)
+    output = policy_record(0, (0, 1, -1))
+    fields = flatten(output)
     pairs = {
         (name if isinstance(name, bytes) else name.encode()): value if isinstance(value, bytes) else value.encode()
         for name, value in zip(fields[::2], fields[1::2], strict=True)
     }
-    assert unflatten(PredictionRecord, pairs) == said
+    assert unflatten(PredictionRecord, pairs) == output

@@ -16,7 +16,7 @@ from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.market.outcomes.live_metrics import bar_numbers
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory
-from ml_workbench_service.serving.model_server import Serving
+from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.predict import prepare
 from ml_workbench_service.workflows.monitor_model import _reference
 
@@ -41,7 +41,7 @@ class Shelf:
         self.history = DeploymentHistory(root)
         self.ledger = Remembering()
         registry = FolderModelRegistry(root, live_version=self.history.live_version)
-        self.serving = Serving(registry, live=self.history.live, ledger=self.ledger)
+        self.serving = ModelServer(registry, live=self.history.live, ledger=self.ledger)
 
     def deploy(self, level: MonitoringLevel) -> None:
         """Makes 1.0.0 live."""

@@ -25,7 +25,7 @@ from ml_workbench_service.serving.history import SymbolHistory
 from ml_workbench_service.serving.interval_outcomes import NUM_RECENT, REASONS
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.model_server import Serving
+from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
 from tests.serving.test_interval_outcomes import MONDAY_MS, SCALE, found, of_target, told
 from tests.serving.test_model_server import Shelf
@@ -316,7 +316,7 @@ def shelf(bench: Workbench, tmp_path: Path) -> Iterator[Shelf]:
 
 async def test_serving_follows_the_deployed_version_alone(shelf: Shelf, history: SymbolHistory, tmp_path: Path) -> None:
     shelf.deploy("1.0.0")
-    serving = Serving(
+    serving = ModelServer(
         shelf.registry, live=DeploymentHistory(shelf.root).live, intervals=LiveIntervals(tmp_path / "adaptive")
     )
     later = [

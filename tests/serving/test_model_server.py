@@ -25,7 +25,7 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving import model_server as serving_module
 from ml_workbench_service.serving.history import SymbolHistory
 from ml_workbench_service.serving.model import ServedModel, load_model
-from ml_workbench_service.serving.model_server import Chosen, Serving
+from ml_workbench_service.serving.model_server import Chosen, ModelServer
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
 
 
@@ -36,7 +36,7 @@ class Shelf:
         self.root = root
         self.history = DeploymentHistory(root)
         self.registry = FolderModelRegistry(root, live_version=self.history.live_version)
-        self.serving = Serving(self.registry, live=self.history.live)
+        self.serving = ModelServer(self.registry, live=self.history.live)
 
     def deploy(self, version: str, **changes: Any) -> None:
         """Appends the lines that make a version live."""

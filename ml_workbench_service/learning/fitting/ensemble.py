@@ -17,7 +17,7 @@ training part, exceeds the members' median; what is more quiet stays so, for it 
 values keep their unit, probabilities their sum, and no answer jumps where two actions are nearly equal, as votes would.
 
 When it fails: seeds share their data, so that their mean removes the luck of the beginning and nothing of the sample's.
-Serving costs as much as all members.
+ModelServer costs as much as all members.
 
 Legend: N windows, T rows, F features, K outputs, M members.
 
