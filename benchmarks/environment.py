@@ -12,7 +12,7 @@ units where we keep its share of the capital.
 One convention differs: on entry they take the fee out of the units bought, so that it moves with the first bar; we take
 it out of the capital. That is fee * move, about 1e-8 a trade, and exactly known. So the logarithms of the curves are
 compared without fee as they are, and with fee after that term; both must agree to 1e-9 at every step at which the
-position is flat (gym-anytrading books a trade when it is closed).
+position is flat (gym-anytrading accounting a trade when it is closed).
 
 Each peer runs in a process of its own without wrappers, logs or rendering. Ours runs on one thread, 1024 environments
 at random rows with random actions; with fewer environments, and behind Gymnasium's interface with its copies, it is

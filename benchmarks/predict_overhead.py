@@ -87,11 +87,13 @@ def turn(connection: KeptConnection, num: int, rate_per_s: float | None) -> floa
 
 def check_published(service: RunningService, expected: int) -> None:
     """Ends the benchmark where a record did not enter the queue; without a group the stream keeps what has room."""
-    books = service.call("GET", "/api/v1/queue")
-    if books["outbox"] or books["outbox_dropped"] or any(group["balance"] for group in books["groups"]):
-        raise SystemExit(f"the books do not balance: {books}")
-    num_there = sum(group["enqueued"] for group in books["groups"]) if books["groups"] else books["length"]
-    if num_there != (expected if books["groups"] else min(expected, books["capacity"])):
+    accounting = service.call("GET", "/api/v1/queue")
+    if accounting["outbox"] or accounting["outbox_dropped"] or any(group["balance"] for group in accounting["groups"]):
+        raise SystemExit(f"the accounting do not balance: {accounting}")
+    num_there = (
+        sum(group["enqueued"] for group in accounting["groups"]) if accounting["groups"] else accounting["length"]
+    )
+    if num_there != (expected if accounting["groups"] else min(expected, accounting["capacity"])):
         raise SystemExit(f"{num_there} records were published, not {expected}")
 
 

@@ -4,15 +4,15 @@
 
 The same full record each time (`live_records`), made beforehand; what is timed begins with the record in hand and ends
 with its entry in the queue. Ours goes through `PredictionPublisher` and `QueueWriter`, a group without a
-consumer keeps the books, and each record is logged as in production; once more without logs. The peers:
+consumer keeps the accounting, and each record is logged as in production; once more without logs. The peers:
 
-    redis.asyncio       one awaited XADD of each record, MAXLEN at the same capacity, nothing logged, no books
+    redis.asyncio       one awaited XADD of each record, MAXLEN at the same capacity, nothing logged, no accounting
     BaseManager queue   the first seed's: full(), get() where it is full, put, a log line
 
 All hold the first seed's 100 records and nobody consumes, as in its own resilience test: from the 101st on, each record
 costs the oldest. Against the first, predictions per second of the client's processor time, user and system; against the
 second by the clock. What is left is compared before anything is timed and after every turn: the last 100 ids, in order
-(MAXLEN trims by whole nodes and may leave more before them); and our books must balance and count every record.
+(MAXLEN trims by whole nodes and may leave more before them); and our accounting must balance and count every record.
 """
 
 import sys
@@ -64,7 +64,7 @@ class Field:
         else:
             self._queue.create_group("books")
             spent = self._ours.turn(**request, url=self._url, log_dir=logs if name == OURS else None)
-            self._check_books(num)
+            self._check_accounting(num)
         entries: Any = self._redis.xrange(PREDICTIONS_STREAM)
         self._check_kept(name, [fields[b"prediction_id"].decode() for _, fields in entries], num, prefix)
         return spent
@@ -74,13 +74,13 @@ class Field:
         if kept[-len(expected) :] != expected or (name != XADD and len(kept) > len(expected)):
             raise SystemExit(f"{name}: other records are kept than the last {len(expected)} of {num}, in order")
 
-    def _check_books(self, num: int) -> None:
-        books = self._queue.books()
-        group = books.groups[0]
+    def _check_accounting(self, num: int) -> None:
+        accounting = self._queue.accounting()
+        group = accounting.groups[0]
         dropped = max(0, num - CAPACITY)
-        found = (books.length, group.enqueued, group.undelivered, group.dropped_oldest, group.balance)
+        found = (accounting.length, group.enqueued, group.undelivered, group.dropped_oldest, group.balance)
         if found != (num - dropped, num, num - dropped, dropped, 0):
-            raise SystemExit(f"the books do not balance: {books}")
+            raise SystemExit(f"the accounting do not balance: {accounting}")
 
     def close(self) -> None:
         """Ends everything."""

@@ -44,9 +44,9 @@ class Depth:
     ended: threading.Event = field(default_factory=threading.Event)
 
     def watch(self) -> None:
-        """Reads the books until it is ended."""
+        """Reads the accounting until it is ended."""
         while not self.ended.wait(WATCH_S):
-            self.lengths.append(self.queue.books().length)
+            self.lengths.append(self.queue.accounting().length)
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,13 @@ def wait_until_settled(queue: ShardedQueue) -> int:
     """Waits until the agent has done all that is in the stream; how many entries were dropped before it could."""
     patience = threading.Event()
     for _ in range(int(PATIENCE_S / WATCH_S)):
-        books = queue.books()
-        if books.length == 0:
-            if books.groups[0].balance:
-                raise SystemExit(f"the books do not balance: {books}")
-            return books.groups[0].dropped_oldest
+        accounting = queue.accounting()
+        if accounting.length == 0:
+            if accounting.groups[0].balance:
+                raise SystemExit(f"the accounting do not balance: {accounting}")
+            return accounting.groups[0].dropped_oldest
         patience.wait(WATCH_S)
-    raise SystemExit(f"the agent had not applied everything after {PATIENCE_S:.0f} s: {queue.books()}")
+    raise SystemExit(f"the agent had not applied everything after {PATIENCE_S:.0f} s: {queue.accounting()}")
 
 
 def run(folder: Path, publisher: Contestant, agent: Contestant, *, rate_per_s: float, duration_s: float) -> Run:

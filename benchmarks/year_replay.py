@@ -85,7 +85,7 @@ def replay(service: RunningService, queue: RedisPredictionQueue, request: dict[s
     begun = time.monotonic()
     try:
         result = service.job("/api/v1/replays", request)["result"]
-        while queue.books().length and time.monotonic() - begun < result["duration_s"] + PATIENCE_S:
+        while queue.accounting().length and time.monotonic() - begun < result["duration_s"] + PATIENCE_S:
             time.sleep(0.02)
         return result, time.monotonic() - begun
     finally:
@@ -95,20 +95,20 @@ def replay(service: RunningService, queue: RedisPredictionQueue, request: dict[s
 
 def check_counts(service: RunningService, result: dict[str, Any], listener: Listener) -> None:
     """Ends the benchmark where a record was lost, doubled or dropped."""
-    books = service.call("GET", "/api/v1/queue")
+    accounting = service.call("GET", "/api/v1/queue")
     agent = service.call("GET", "/api/v1/agents/default")
     num = result["num_published"]
     faults = []
-    if books["length"] or num + result["num_skipped"] != result["num_bars"]:
-        faults.append(f"{books['length']} entries are left; {result}")
-    for group in books["groups"]:
+    if accounting["length"] or num + result["num_skipped"] != result["num_bars"]:
+        faults.append(f"{accounting['length']} entries are left; {result}")
+    for group in accounting["groups"]:
         others = ("pending", "undelivered", "dropped_oldest", "expired", "dead_lettered", "duplicates", "balance")
         if (group["enqueued"], group["acked"]) != (num, num) or any(group[name] for name in others):
-            faults.append(f"the books of {group['group']}: {group}")
+            faults.append(f"the accounting of {group['group']}: {group}")
     if (agent["num_applied"], listener.num, listener.fault) != (num, num, ""):
         faults.append(f"{agent['num_applied']} applied, {listener.num} read ({listener.fault}), of {num}")
-    if len(books["groups"]) != 2 or faults:
-        raise SystemExit("; ".join(faults) or f"two groups were expected: {books}")
+    if len(accounting["groups"]) != 2 or faults:
+        raise SystemExit("; ".join(faults) or f"two groups were expected: {accounting}")
 
 
 def differences(replayed: list[PredictionRecord], answered: list[dict[str, Any]]) -> list[str]:

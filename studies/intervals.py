@@ -180,7 +180,7 @@ def published(block: Block, radius: float) -> Covered:
 
 
 def live(block: Block, radius: float) -> Covered:
-    """Bar after bar through the service's own books: first what the price makes known, then the next interval."""
+    """Bar after bar through the service's own accounting: first what the price makes known, then the next interval."""
     target: Target = parse_target(f"log_return_{block.horizon}")
     state, series = VersionIntervals("evaluation", "1.0.0", ""), IntervalSeries()
     half_width = np.empty(len(block.y))

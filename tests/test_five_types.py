@@ -100,9 +100,9 @@ def test_it_deploys_and_its_live_predictions_reach_the_agent(
     while client.get("/api/v1/agents/default").json()["num_applied"] == before and time.monotonic() < deadline:
         time.sleep(0.1)
     assert client.get("/api/v1/agents/default").json()["num_applied"] == before + 1
-    books = client.get("/api/v1/queue").json()
-    assert books["groups"][0]["balance"] == 0
-    assert books["groups"][0]["dead_lettered"] == 0
+    accounting = client.get("/api/v1/queue").json()
+    assert accounting["groups"][0]["balance"] == 0
+    assert accounting["groups"][0]["dead_lettered"] == 0
 
 
 def test_the_search_of_the_page_finds_trains_and_judges_a_winner(workbench: ServiceProcess) -> None:

@@ -188,10 +188,15 @@ def test_7_two_replays_reach_the_agent_and_every_record_counts_once(story: Story
     while client.get("/api/v1/agents/default").json()["num_applied"] < expected and time.monotonic() < deadline:
         time.sleep(0.1)
     assert client.get("/api/v1/agents/default").json()["num_applied"] == expected
-    while (books := client.get("/api/v1/queue").json())["length"] and time.monotonic() < deadline:
+    while (accounting := client.get("/api/v1/queue").json())["length"] and time.monotonic() < deadline:
         time.sleep(0.05)  # what is applied is acknowledged once a checkpoint holds it
-    assert (books["length"], books["pending"], books["undelivered"], books["balance"]) == (0, 0, 0, 0)
-    assert books["dropped_oldest"] == books["dead_lettered"] == books["duplicates"] == 0
+    assert (accounting["length"], accounting["pending"], accounting["undelivered"], accounting["balance"]) == (
+        0,
+        0,
+        0,
+        0,
+    )
+    assert accounting["dropped_oldest"] == accounting["dead_lettered"] == accounting["duplicates"] == 0
 
 
 def test_8_rewards_and_costs_equal_an_independent_computation(story: Story) -> None:

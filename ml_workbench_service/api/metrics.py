@@ -46,7 +46,7 @@ class Metrics:
         self.registry.register(AgentCollector(state_dir))
 
     def watch_queue(self, queue: ShardedQueue, publisher: PredictionPublisher) -> None:
-        """Shows the queue's books and the outbox, read anew at each scrape."""
+        """Shows the queue's accounting and the outbox, read anew at each scrape."""
         self.registry.register(QueueCollector(queue, publisher, self.enqueue))
 
     def watch_intervals(self, intervals: Iterable[tuple[str, str, LiveCoverage]]) -> None:

@@ -1,4 +1,4 @@
-"""`/queue`, its dead letters, and `/replays`: books, what was given up, and the past streamed through the queue."""
+"""`/queue`, its dead letters, and `/replays`: accounting, what was given up, and the past streamed through the queue."""
 
 import asyncio
 from typing import Annotated
@@ -16,11 +16,11 @@ from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, ReplayRequest
 from ml_workbench_service.contracts.queue import (
     DeadLetterList,
-    GroupBooks,
-    QueueBooks,
+    GroupAccounting,
+    QueueAccounting,
     Requeued,
-    ShardBooks,
-    StreamBooks,
+    ShardAccounting,
+    StreamAccounting,
 )
 from ml_workbench_service.integrations.prediction_queue import summed
 from ml_workbench_service.jobs.job import new_job_id
@@ -37,34 +37,39 @@ REPLAY_EXAMPLE = {
 }
 
 
-@router.get("/queue", tags=["queue"], summary="The queue's books", responses=failures(503))
-async def show_queue(service: AppStateDep) -> QueueBooks:
+@router.get("/queue", tags=["queue"], summary="The queue's accounting", responses=failures(503))
+async def show_queue(service: AppStateDep) -> QueueAccounting:
     """Length, outbox and each consumer group's counters; `balance` is 0 at every quiet moment."""
     queue = service.workbench.required_queue()
-    shards = await service.queue_threads.run(queue.shard_books)
-    books = summed(shards)
-    default = next((group for group in books.groups if group.group == agent_group(DEFAULT_AGENT_ID)), None)
+    shards = await service.queue_threads.run(queue.shard_accounting)
+    accounting = summed(shards)
+    default = next((group for group in accounting.groups if group.group == agent_group(DEFAULT_AGENT_ID)), None)
     publisher = service.publisher
-    return QueueBooks(
-        length=books.length,
+    return QueueAccounting(
+        length=accounting.length,
         capacity=queue.capacity,
         policy=service.queue_policy,
         outbox=publisher.outbox if publisher else 0,
         outbox_dropped=publisher.outbox_dropped if publisher else 0,
         outbox_dropped_by_symbol=dict(publisher.outbox_dropped_by_symbol) if publisher else {},
-        refused=sum(books.refused_by_symbol.values()),
-        refused_by_symbol=books.refused_by_symbol,
-        dead_letters=books.num_dead_letters,
-        oldest_age_s=books.oldest_age_s,
+        refused=sum(accounting.refused_by_symbol.values()),
+        refused_by_symbol=accounting.refused_by_symbol,
+        dead_letters=accounting.num_dead_letters,
+        oldest_age_s=accounting.oldest_age_s,
         num_shards=len(shards),
-        groups=books.groups,
+        groups=accounting.groups,
         shards=tuple(_shard(each) for each in shards) if len(shards) > 1 else (),
-        **({} if default is None else {name: getattr(default, name) for name in GroupBooks.model_fields}),
+        **({} if default is None else {name: getattr(default, name) for name in GroupAccounting.model_fields}),
     )
 
 
-def _shard(books: StreamBooks) -> ShardBooks:
-    return ShardBooks(stream=books.stream, length=books.length, oldest_age_s=books.oldest_age_s, groups=books.groups)
+def _shard(accounting: StreamAccounting) -> ShardAccounting:
+    return ShardAccounting(
+        stream=accounting.stream,
+        length=accounting.length,
+        oldest_age_s=accounting.oldest_age_s,
+        groups=accounting.groups,
+    )
 
 
 @router.get("/queue/dead-letters", tags=["queue"], summary="What was given up", responses=failures(503))
@@ -101,7 +106,7 @@ async def requeue(letter_id: LetterId, service: AppStateDep) -> Requeued:
     responses=failures(404, 503),
 )
 async def discard(letter_id: LetterId, service: AppStateDep) -> None:
-    """Deletes it for good; its group's books go on counting it."""
+    """Deletes it for good; its group's accounting go on counting it."""
     await service.queue_threads.run(service.workbench.required_queue().discard, letter_id)
 
 

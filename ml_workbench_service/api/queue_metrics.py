@@ -1,4 +1,5 @@
-"""Prometheus figures of the prediction queue: the books of every group, what was lost by symbol, latencies, the outbox.
+"""Prometheus figures of the prediction queue: the accounting of every group, what was lost by symbol, latencies, the
+outbox.
 
 The counters live in Redis and change in the scripts alone, so every producer and consumer is in them, whichever process
 it is. While Redis is away only the outbox is shown.
@@ -12,7 +13,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from common_lib.exceptions import PlatformError
-from ml_workbench_service.contracts.queue import GroupBooks, StreamBooks
+from ml_workbench_service.contracts.queue import GroupAccounting, StreamAccounting
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue, summed
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
@@ -40,7 +41,7 @@ class Latencies:
 
 
 class QueueCollector(Collector):
-    """Reads the books at each scrape, in one step for each stream."""
+    """Reads the accounting at each scrape, in one step for each stream."""
 
     def __init__(self, queue: ShardedQueue, publisher: PredictionPublisher, enqueued: Latencies) -> None:
         self._queue = queue
@@ -51,18 +52,18 @@ class QueueCollector(Collector):
         """One family for each figure."""
         yield from self._outbox()
         try:
-            shards = self._queue.shard_books()
+            shards = self._queue.shard_accounting()
         except PlatformError:
             yield GaugeMetricFamily("ml_workbench_queue_up", "Whether Redis answers.", value=0)
             return
         yield GaugeMetricFamily("ml_workbench_queue_up", "Whether Redis answers.", value=1)
-        books = summed(shards)
+        accounting = summed(shards)
         yield from _streams(shards)
-        yield from _groups(books.groups)
+        yield from _groups(accounting.groups)
         refused = CounterMetricFamily(
             "ml_workbench_queue_refused", "Records refused at capacity (policy reject).", labels=["symbol"]
         )
-        for symbol, count in books.refused_by_symbol.items():
+        for symbol, count in accounting.refused_by_symbol.items():
             refused.add_metric([symbol], count)
         yield refused
 
@@ -85,7 +86,7 @@ class QueueCollector(Collector):
         )
 
 
-def _streams(shards: Iterable[StreamBooks]) -> Iterator[Metric]:
+def _streams(shards: Iterable[StreamAccounting]) -> Iterator[Metric]:
     length = GaugeMetricFamily("ml_workbench_queue_length", "Entries in the stream.", labels=["stream"])
     age = GaugeMetricFamily("ml_workbench_queue_oldest_age_seconds", "Age of the oldest entry.", labels=["stream"])
     dead = GaugeMetricFamily("ml_workbench_queue_dead_letters", "Dead letters that are kept.", labels=["stream"])
@@ -96,9 +97,9 @@ def _streams(shards: Iterable[StreamBooks]) -> Iterator[Metric]:
     yield from (length, age, dead)
 
 
-def _groups(groups: Iterable[GroupBooks]) -> Iterator[Metric]:
+def _groups(groups: Iterable[GroupAccounting]) -> Iterator[Metric]:
     records = GaugeMetricFamily(
-        "ml_workbench_queue_records", "The queue's books, by consumer group.", labels=["group", "state"]
+        "ml_workbench_queue_records", "The queue's accounting, by consumer group.", labels=["group", "state"]
     )
     balance = GaugeMetricFamily("ml_workbench_queue_balance", "0 at every quiet moment.", labels=["group"])
     lost = CounterMetricFamily(

@@ -1,4 +1,4 @@
-"""The prediction queue's promises: `PredictionQueue`, `Delivery`, `Lease` and the books that must balance.
+"""The prediction queue's promises: `PredictionQueue`, `Delivery`, `Lease` and the accounting that must balance.
 
 Stream `ml_workbench:predictions` (or one for each shard, see `stream_names`); an entry has the PredictionRecord's keys
 as fields (contracts.entries), and `correlation_id` and `enqueued_at` (ISO 8601). Decisions go to
@@ -91,7 +91,7 @@ class Enqueued:
     evicted: tuple[str, ...] = ()  # prediction ids; what gave way to them
 
 
-class SymbolBooks(Contract):
+class SymbolAccounting(Contract):
     """What one symbol lost in one group."""
 
     dropped_oldest: int = 0
@@ -110,8 +110,8 @@ class LatencyHistogram(Contract):
     sum_ms: Finite = 0.0
 
 
-class GroupBooks(Contract):
-    """One consumer group's books: enqueued = acked + pending + undelivered + dropped + expired + dead + balance."""
+class GroupAccounting(Contract):
+    """One consumer group's accounting: enqueued = acked + pending + undelivered + dropped + expired + dead + balance."""
 
     group: str
     enqueued: int
@@ -123,20 +123,20 @@ class GroupBooks(Contract):
     dead_lettered: int
     duplicates: int
     balance: int
-    by_symbol: dict[str, SymbolBooks] = Field(default_factory=dict, description="Symbols that lost something.")
+    by_symbol: dict[str, SymbolAccounting] = Field(default_factory=dict, description="Symbols that lost something.")
     latency: LatencyHistogram = LatencyHistogram()
 
 
-class ShardBooks(Contract):
+class ShardAccounting(Contract):
     """One stream of several."""
 
     stream: str
     length: int
     oldest_age_s: float | None
-    groups: tuple[GroupBooks, ...]
+    groups: tuple[GroupAccounting, ...]
 
 
-class QueueBooks(Contract):
+class QueueAccounting(Contract):
     """`GET /queue`: streams, the publisher's outbox, every group, and the default agent's figures on top."""
 
     length: int
@@ -150,8 +150,10 @@ class QueueBooks(Contract):
     dead_letters: int = Field(default=0, description="Kept at the moment; see /queue/dead-letters.")
     oldest_age_s: float | None
     num_shards: int = 1
-    groups: tuple[GroupBooks, ...]
-    shards: tuple[ShardBooks, ...] = Field(default=(), description="Each stream by itself, where there are several.")
+    groups: tuple[GroupAccounting, ...]
+    shards: tuple[ShardAccounting, ...] = Field(
+        default=(), description="Each stream by itself, where there are several."
+    )
     group: str | None = None
     enqueued: int = 0
     acked: int = 0
@@ -162,20 +164,20 @@ class QueueBooks(Contract):
     dead_lettered: int = 0
     duplicates: int = 0
     balance: int = 0
-    by_symbol: dict[str, SymbolBooks] = Field(default_factory=dict)
+    by_symbol: dict[str, SymbolAccounting] = Field(default_factory=dict)
     latency: LatencyHistogram = LatencyHistogram()
 
 
 @dataclass(frozen=True)
-class StreamBooks:
-    """Everything the books of one stream say, read in one step."""
+class StreamAccounting:
+    """Everything the accounting of one stream say, read in one step."""
 
     stream: str
     length: int
     oldest_age_s: float | None
     refused_by_symbol: dict[str, int]
     num_dead_letters: int
-    groups: tuple[GroupBooks, ...]
+    groups: tuple[GroupAccounting, ...]
 
 
 class DeadLetter(Contract):

@@ -5,7 +5,7 @@ nothing_lost    what a producer was told is in the queue was applied, or is coun
 applied_once    no record caused two decisions of one agent, or was applied and counted as dropped or expired as well
                 (what an agent has in hand is never evicted); no entry ended twice
 order           per symbol, in the stream and in the decisions
-books_balance   balance 0 whenever the books were read; at the end every counter equals the entries that ended so
+books_balance   balance 0 whenever the accounting were read; at the end every counter equals the entries that ended so
 pending_empty   at the end nothing is pending, undelivered or left in the stream
 dead_letters    exactly the poison, each with a reason
 outbox          what was offered and not acknowledged is what the outbox says it dropped, or still holds
@@ -21,7 +21,7 @@ from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.contracts.queue import GroupBooks
+from ml_workbench_service.contracts.queue import GroupAccounting
 from ml_workbench_service.contracts.resilience import GroupAccount, Invariant, Verdict
 from ml_workbench_service.resilience.history import (
     COUNTED,
@@ -39,12 +39,12 @@ NOT_LEARNT = {"saved_at", "term", "stream_epoch", "given_up"}
 
 
 @dataclass(frozen=True)
-class BooksSample:
-    """The books of every stream at one moment."""
+class AccountingSample:
+    """The accounting of every stream at one moment."""
 
     at_s: float
     length: int
-    groups: Mapping[GroupKey, GroupBooks]
+    groups: Mapping[GroupKey, GroupAccounting]
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ class Evidence:
         record_of: the record under a prediction id; raises KeyError for one that was never made.
         symbol_of: a record's symbol, by its number.
         poison: prediction ids of entries made to fail.
-        samples: the books whenever they could be read.
-        last: the books at the end; None where they could not be read.
+        samples: the accounting whenever they could be read.
+        last: the accounting at the end; None where they could not be read.
     """
 
     record_of: Callable[[str], PredictionRecord]
@@ -80,8 +80,8 @@ class Evidence:
     server: ServerHistory
     agents: Sequence[AgentEnd]
     poison: frozenset[str] = frozenset()
-    samples: Sequence[BooksSample] = ()
-    last: BooksSample | None = None
+    samples: Sequence[AccountingSample] = ()
+    last: AccountingSample | None = None
 
     def group(self, agent: AgentEnd) -> GroupHistory:
         """Its group's history; an empty one where it has none."""
@@ -112,7 +112,7 @@ def check(evidence: Evidence) -> tuple[Verdict, ...]:
         "nothing_lost": _nothing_lost,
         "applied_once": _applied_once,
         "order": _order,
-        "books_balance": _books_balance,
+        "books_balance": _accounting_balances,
         "pending_empty": _pending_empty,
         "dead_letters": _dead_letters,
         "outbox": _outbox,
@@ -216,33 +216,33 @@ def _numbers(identifiers: Iterable[str]) -> list[int]:
     return [number for identifier in identifiers if (number := number_of(identifier)) is not None]
 
 
-def _books_balance(evidence: Evidence) -> Iterator[str | None]:
+def _accounting_balances(evidence: Evidence) -> Iterator[str | None]:
     for sample in [*evidence.samples, *([evidence.last] if evidence.last else [])]:
-        for books in sample.groups.values():
-            yield None if books.balance == 0 else f"at {sample.at_s:.2f} s: {books.model_dump()}"
+        for accounting in sample.groups.values():
+            yield None if accounting.balance == 0 else f"at {sample.at_s:.2f} s: {accounting.model_dump()}"
     last = evidence.last.groups if evidence.last else {}
     for agent in evidence.agents:
         history = evidence.group(agent)
         yield from history.faults
         found = last.get(agent.group)
         if found is None:
-            yield f"{agent.name} has no books at the end"
+            yield f"{agent.name} has no accounting at the end"
             continue
         counts = {outcome: history.count(outcome) for outcome in COUNTED} | {"enqueued": len(history.members)}
         for name, count in counts.items():
             said = getattr(found, name)
-            yield (None if said == count else f"{agent.name}: {name} is {said} in the books, {count} in the log")
+            yield (None if said == count else f"{agent.name}: {name} is {said} in the accounting, {count} in the log")
 
 
 def _pending_empty(evidence: Evidence) -> Iterator[str | None]:
     if evidence.last is None:
-        yield "the books could not be read at the end"
+        yield "the accounting could not be read at the end"
         return
     length = evidence.last.length
     yield None if length == 0 else f"{length} entries are left in the stream"
-    for (stream, group), books in evidence.last.groups.items():
-        is_empty = books.pending == 0 and books.undelivered == 0
-        left = f"{books.pending} pending, {books.undelivered} undelivered"
+    for (stream, group), accounting in evidence.last.groups.items():
+        is_empty = accounting.pending == 0 and accounting.undelivered == 0
+        left = f"{accounting.pending} pending, {accounting.undelivered} undelivered"
         yield None if is_empty else f"{group} on {stream}: {left} at the end"
 
 

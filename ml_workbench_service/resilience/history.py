@@ -18,7 +18,7 @@ from ml_workbench_service.resilience.server_log import Words, added, blocks, ids
 
 Outcome = Literal["acked", "dropped_oldest", "expired", "dead_lettered", "flushed"]
 COUNTED: tuple[Outcome, ...] = ("acked", "dropped_oldest", "expired", "dead_lettered")
-BOOKS = ":books:"
+ACCOUNTING = ":books:"
 DEAD = ":dead"
 GroupKey = tuple[str, str]
 """Stream and group."""
@@ -104,11 +104,11 @@ class GroupHistory:
     """How each entry ended for one group, by the entry's place."""
 
     outcomes: dict[int, Outcome] = field(default_factory=dict)
-    members: set[int] = field(default_factory=set)  # entries in the group's books since it was made last
+    members: set[int] = field(default_factory=set)  # entries in the group's accounting since it was made last
     faults: list[str] = field(default_factory=list)  # counters that say something else than the entries
 
     def count(self, outcome: Outcome) -> int:
-        """Entries of the present books that ended so."""
+        """Entries of the present accounting that ended so."""
         return sum(self.outcomes.get(place) == outcome for place in self.members)
 
 
@@ -162,8 +162,8 @@ class _Reading:
                 effects.acknowledged.setdefault((key, words[2].decode()), []).extend(ids_of(words, after=3))
             elif verb == b"XDEL" and key in self._streams:
                 effects.deleted.setdefault(key, []).extend(ids_of(words, after=2))
-            elif verb == b"HINCRBY" and BOOKS in key:
-                stream, _, group = key.partition(BOOKS)
+            elif verb == b"HINCRBY" and ACCOUNTING in key:
+                stream, _, group = key.partition(ACCOUNTING)
                 counted = effects.counted.setdefault((stream, group), Counter())
                 counted[words[2].decode()] += int(words[3])
             elif verb == b"XGROUP" and words[1].upper() == b"CREATE":

@@ -17,7 +17,7 @@ from ml_workbench_service.contracts.resilience import (
     Throughput,
     Verdict,
 )
-from ml_workbench_service.resilience.checker import BooksSample, Evidence, accounts, check
+from ml_workbench_service.resilience.checker import AccountingSample, Evidence, accounts, check
 from ml_workbench_service.resilience.rig import Rig
 from ml_workbench_service.resilience.synthetic import number_of
 
@@ -117,14 +117,14 @@ def _sparkline(values: Sequence[int]) -> str:
     return "".join(_BARS[-(-each * 8 // highest) if highest else 0] for each in heights) + f" (most {highest})"
 
 
-def _depth(samples: Sequence[BooksSample]) -> tuple[DepthSample, ...]:
+def _depth(samples: Sequence[AccountingSample]) -> tuple[DepthSample, ...]:
     step = max(1, -(-len(samples) // MOST_DEPTH_SAMPLES))
     return tuple(
         DepthSample(
             at_s=round(sample.at_s, 3),
             length=sample.length,
-            pending=max((books.pending for books in sample.groups.values()), default=0),
-            undelivered=max((books.undelivered for books in sample.groups.values()), default=0),
+            pending=max((accounting.pending for accounting in sample.groups.values()), default=0),
+            undelivered=max((accounting.undelivered for accounting in sample.groups.values()), default=0),
         )
         for sample in samples[::step]
     )

@@ -2,7 +2,7 @@
 
     producers ── publisher ──┐                       ┌── agent processes ── checkpoints
                              ├─► (fault proxy) ─► redis-server, appendfsync always
-    books, read past it all ─┘                       └── its log of effects: the evidence
+    accounting, read past it all ─┘                       └── its log of effects: the evidence
 
 Below the run's folder: server/redis (data), agents/state and agents/logs, the producers' histories.
 """
@@ -26,7 +26,7 @@ from ml_workbench_service.contracts.queue import Outgoing, stream_names
 from ml_workbench_service.contracts.resilience import FaultEvent, ResilienceRequest
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.jobs.process_record import ProcessRecord
-from ml_workbench_service.resilience.checker import BooksSample
+from ml_workbench_service.resilience.checker import AccountingSample
 from ml_workbench_service.resilience.children import AgentProcess, PrivateRedis, ProducerProcess
 from ml_workbench_service.resilience.history import GroupKey
 from ml_workbench_service.resilience.machine import FakeClock, SmallDisk
@@ -80,7 +80,7 @@ class Rig:
         ends_at: the flood's planned end, in time.monotonic().
         poison: prediction ids of entries made to fail.
         begun: the checkpoints with which the agents began, by their folders.
-        last: the books at the end.
+        last: the accounting at the end.
     """
 
     def __init__(self, folder: Path, request: ResilienceRequest, faults: Sequence[Breakage], *, seed: int) -> None:
@@ -89,8 +89,8 @@ class Rig:
         self.timeline: list[FaultEvent] = []
         self.notes: list[str] = []
         self.poison: set[str] = set()
-        self.samples: list[BooksSample] = []
-        self.last: BooksSample | None = None
+        self.samples: list[AccountingSample] = []
+        self.last: AccountingSample | None = None
         self.begun_at = self.ends_at = time.monotonic()
         self.begun_wall = time.time()
         self._folder = folder
@@ -129,7 +129,7 @@ class Rig:
         self.producers: list[ProducerProcess] = []
         self._num_standbys = max(self.request.num_standbys, int(Need.STANDBY in needs))
         self.begun: dict[Path, Checkpoint] = {}
-        self._books: ShardedQueue | None = None
+        self._accounting: ShardedQueue | None = None
         self._threads: list[threading.Thread] = []
 
     def _environment(self, **more: str) -> Mapping[str, str]:
@@ -146,8 +146,8 @@ class Rig:
             child.kill(wanted=False)
         for thread in self._threads:
             thread.join(START_TIMEOUT_S)
-        if self._books is not None:
-            self._books.close()
+        if self._accounting is not None:
+            self._accounting.close()
         if self.proxy is not None:
             self.proxy.stop()
         self.redis.stop()
@@ -182,7 +182,7 @@ class Rig:
         if self._needs_proxy:
             self.proxy = FaultProxy(self.redis.socket)
             self.proxy.start()
-        self._books = self.open_queue()
+        self._accounting = self.open_queue()
         environment = self._environment(
             STATE_DIR=str(self._folder / "agents" / "state"),
             LOG_DIR=str(self._folder / "agents" / "logs"),
@@ -338,7 +338,7 @@ class Rig:
         return thread
 
     def _watch(self) -> None:
-        """Samples the books, and starts again what ended and is wanted, as the service does."""
+        """Samples the accounting, and starts again what ended and is wanted, as the service does."""
         sampled = 0.0
         ended_at: dict[str, float] = {}
         while self.sleep(POLL_S):
@@ -358,19 +358,19 @@ class Rig:
                 if (sample := self._sample()) is not None:
                     self.samples.append(sample)
 
-    def _sample(self) -> BooksSample | None:
-        assert self._books is not None
+    def _sample(self) -> AccountingSample | None:
+        assert self._accounting is not None
         try:
-            books = self._books.shard_books()
+            accounting = self._accounting.shard_accounting()
         except UnavailableError:
             return None
-        return BooksSample(
+        return AccountingSample(
             at_s=time.monotonic() - self.begun_at,
-            length=sum(each.length for each in books),
-            groups={(each.stream, group.group): group for each in books for group in each.groups},
+            length=sum(each.length for each in accounting),
+            groups={(each.stream, group.group): group for each in accounting for group in each.groups},
         )
 
 
-def _is_quiet(sample: BooksSample, num_groups: int) -> bool:
-    is_done = all(books.pending == 0 and books.undelivered == 0 for books in sample.groups.values())
+def _is_quiet(sample: AccountingSample, num_groups: int) -> bool:
+    is_done = all(accounting.pending == 0 and accounting.undelivered == 0 for accounting in sample.groups.values())
     return is_done and sample.length == 0 and len(sample.groups) >= num_groups

@@ -1,4 +1,4 @@
-"""`/queue`, `/replays` and `/agents`: live records and the past reach the agent, and the books balance."""
+"""`/queue`, `/replays` and `/agents`: live records and the past reach the agent, and the accounting balance."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from tests.service_process import SEED_PREDICT, ServiceProcess
 
 STREAM = "ml_workbench:predictions"
 WEDNESDAY = {"start_date": "2025-01-08T00:00:00Z", "end_date": "2025-01-09T00:00:00Z"}
-BOOKS = ("acked", "pending", "undelivered", "dropped_oldest", "expired", "dead_lettered")
+ACCOUNTING = ("acked", "pending", "undelivered", "dropped_oldest", "expired", "dead_lettered")
 
 
 def deploy(client: httpx.Client, model_id: str) -> None:
@@ -69,18 +69,23 @@ def test_the_books_balance_and_show_the_default_agents_group_on_top(api: httpx.C
         api.post("/api/v1/models/booked/predict", json=SEED_PREDICT).raise_for_status()
     deadline = time.monotonic() + 20
     while time.monotonic() < deadline:  # other agents' groups may take a moment longer
-        books = api.get("/api/v1/queue").json()
-        if books["acked"] >= before["acked"] + 5 and books["length"] == 0:
+        accounting = api.get("/api/v1/queue").json()
+        if accounting["acked"] >= before["acked"] + 5 and accounting["length"] == 0:
             break
         time.sleep(0.05)
-    assert books["enqueued"] == before["enqueued"] + 5
-    assert (books["capacity"], books["policy"], books["outbox"], books["outbox_dropped"]) == (100, "drop_oldest", 0, 0)
-    group = next(each for each in books["groups"] if each["group"] == "agent:default")
-    assert group.items() <= books.items()
-    for each in books["groups"]:
-        assert each["enqueued"] == sum(each[name] for name in BOOKS) + each["balance"]
+    assert accounting["enqueued"] == before["enqueued"] + 5
+    assert (accounting["capacity"], accounting["policy"], accounting["outbox"], accounting["outbox_dropped"]) == (
+        100,
+        "drop_oldest",
+        0,
+        0,
+    )
+    group = next(each for each in accounting["groups"] if each["group"] == "agent:default")
+    assert group.items() <= accounting.items()
+    for each in accounting["groups"]:
+        assert each["enqueued"] == sum(each[name] for name in ACCOUNTING) + each["balance"]
         assert each["balance"] == 0
-    assert books["length"] == 0
+    assert accounting["length"] == 0
 
 
 def test_the_agents_figures_and_latencies_are_scraped(api: httpx.Client) -> None:

@@ -64,9 +64,9 @@ def test_dead_letters_are_shown_paged_requeued_and_thrown_away(guarded: Guarded,
     )
     assert guarded.client.delete(f"{LETTERS}/{letters[0]['id']}").status_code == 204
     assert [each["id"] for each in guarded.client.get(LETTERS).json()["dead_letters"]] == [letters[2]["id"]]
-    books = guarded.client.get("/api/v1/queue").json()
-    assert books["dead_letters"] == 1
-    (group,) = books["groups"]
+    accounting = guarded.client.get("/api/v1/queue").json()
+    assert accounting["dead_letters"] == 1
+    (group,) = accounting["groups"]
     assert (group["dead_lettered"], group["balance"]) == (3, 0)
     assert group["by_symbol"] == {"EUR/USD": {"dropped_oldest": 0, "expired": 0, "dead_lettered": 3}}
 
@@ -170,10 +170,15 @@ def test_at_capacity_reject_answers_503_to_whoever_must_know_and_200_to_others(s
     assert int(answer.headers["Retry-After"]) >= 1
     client.post(FORECAST, json=SEED_PREDICT).raise_for_status()
     client.post(FORECAST, params={"enqueue": "guaranteed"}, json=SEED_PREDICT)  # behind the one before it
-    books = client.get("/api/v1/queue").json()
-    assert (books["policy"], books["capacity"], books["num_shards"], books["length"]) == ("reject", 2, 2, 2)
-    assert (books["refused"], books["refused_by_symbol"]) == (3, {"EUR/USD": 3})
-    assert [shard["length"] for shard in books["shards"]] in ([2, 0], [0, 2])
+    accounting = client.get("/api/v1/queue").json()
+    assert (accounting["policy"], accounting["capacity"], accounting["num_shards"], accounting["length"]) == (
+        "reject",
+        2,
+        2,
+        2,
+    )
+    assert (accounting["refused"], accounting["refused_by_symbol"]) == (3, {"EUR/USD": 3})
+    assert [shard["length"] for shard in accounting["shards"]] in ([2, 0], [0, 2])
 
     text = client.get("/metrics").text
     assert re.search(r'^ml_workbench_queue_refused_total\{symbol="EUR/USD"\} 3\.0$', text, re.M)

@@ -124,7 +124,7 @@ def test_after_a_kill_nothing_runs_twice_and_nothing_is_lost(mortal: ServiceProc
     for _ in range(7):
         assert client.post("/api/v1/models/small/predict", json=SEED_PREDICT).json()["role"] == "champion"
     agent = until(mortal, "/api/v1/agents/default", lambda agent: agent["num_applied"] == 7)
-    books = until(mortal, "/api/v1/queue", lambda books: books["acked"] == 7)
+    accounting = until(mortal, "/api/v1/queue", lambda accounting: accounting["acked"] == 7)
     job_id = client.post(TRAIN, json=LONG).json()["job_id"]
     until(mortal, f"/api/v1/jobs/{job_id}", lambda job: job["status"] == "running")
     before = processes_of(mortal)
@@ -142,7 +142,7 @@ def test_after_a_kill_nothing_runs_twice_and_nothing_is_lost(mortal: ServiceProc
 
     assert client.get("/api/v1/agents/default").json()["num_applied"] == agent["num_applied"]
     kept = client.get("/api/v1/queue").json()
-    assert (kept["enqueued"], kept["acked"], kept["balance"]) == (books["enqueued"], 7, 0)
+    assert (kept["enqueued"], kept["acked"], kept["balance"]) == (accounting["enqueued"], 7, 0)
     assert client.get(f"/api/v1/deployments/{deployment['id']}").json() == deployment
     assert client.post("/api/v1/models/small/predict", json=SEED_PREDICT).json()["role"] == "champion"
     until(mortal, "/api/v1/agents/default", lambda agent: agent["num_applied"] == 8)

@@ -4,8 +4,8 @@ from dataclasses import dataclass, field, replace
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.q_learning_agent import QLearningAgent
-from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM, GroupBooks
-from ml_workbench_service.resilience.checker import AgentEnd, BooksSample, Evidence
+from ml_workbench_service.contracts.queue import PREDICTIONS_STREAM, GroupAccounting
+from ml_workbench_service.resilience.checker import AccountingSample, AgentEnd, Evidence
 from ml_workbench_service.resilience.history import (
     Decided,
     Entry,
@@ -28,7 +28,7 @@ class Made:
 
     server: ServerHistory
     producer: ProducerHistory
-    books: GroupBooks
+    accounting: GroupAccounting
     ended: Checkpoint
     begun: Checkpoint
     length: int = 0
@@ -41,7 +41,7 @@ class Made:
 
     def evidence(self) -> Evidence:
         """As the rig hands it over."""
-        last = BooksSample(2.0, self.length, {GROUP: self.books})
+        last = AccountingSample(2.0, self.length, {GROUP: self.accounting})
         return Evidence(
             record_of=lambda name: RECORDS.record(number_of(name) or 0),
             symbol_of=RECORDS.symbol_of,
@@ -49,7 +49,7 @@ class Made:
             server=self.server,
             agents=[AgentEnd(AGENT, GROUP, self.begun, self.ended)],
             poison=frozenset(self.poison),
-            samples=[BooksSample(1.0, 3, {GROUP: self.books})],
+            samples=[AccountingSample(1.0, 3, {GROUP: self.accounting})],
             last=last,
         )
 
@@ -58,8 +58,8 @@ class Made:
         del self.group.outcomes[place]
         if outcome is not None:
             self.group.outcomes[place] = outcome
-            counts = {"acked": self.books.acked - 1, outcome: getattr(self.books, outcome, 0) + 1}
-            self.books = self.books.model_copy(update=counts)
+            counts = {"acked": self.accounting.acked - 1, outcome: getattr(self.accounting, outcome, 0) + 1}
+            self.accounting = self.accounting.model_copy(update=counts)
         self.server.decided, self.ended = _lived(self.server.entries, self.group)
 
 
@@ -69,10 +69,10 @@ def flawless() -> Made:
     group = GroupHistory(dict.fromkeys(range(NUM_RECORDS), "acked"), set(range(NUM_RECORDS)))
     decided, ended = _lived(entries, group)
     counts = dict.fromkeys(("pending", "undelivered", "dropped_oldest", "expired", "dead_lettered", "duplicates"), 0)
-    books = GroupBooks(group=GROUP[1], enqueued=NUM_RECORDS, acked=NUM_RECORDS, balance=0, **counts)
+    accounting = GroupAccounting(group=GROUP[1], enqueued=NUM_RECORDS, acked=NUM_RECORDS, balance=0, **counts)
     server = ServerHistory(entries, decided, [], {GROUP: group})
     producer = ProducerHistory(acked=tuple(range(NUM_RECORDS)), offered_up_to=NUM_RECORDS - 1, ended=True)
-    return Made(server, producer, books, ended, QLearningAgent(AGENT).checkpoint())
+    return Made(server, producer, accounting, ended, QLearningAgent(AGENT).checkpoint())
 
 
 def _lived(entries: list[Entry], group: GroupHistory) -> tuple[list[Decided], Checkpoint]:

@@ -54,7 +54,7 @@ def test_an_entry_that_was_wiped_by_the_operator_is_not_lost() -> None:
     made = flawless()
     made.lose(7, "flushed")
     made.group.members.clear()
-    made.books = made.books.model_copy(update={"enqueued": 0, "acked": 0})
+    made.accounting = made.accounting.model_copy(update={"enqueued": 0, "acked": 0})
     assert violated(made) == {}
 
 
@@ -102,13 +102,13 @@ def test_two_symbols_may_overtake_each_other() -> None:
 
 def test_books_that_do_not_balance_at_any_moment_are_found() -> None:
     made = flawless()
-    made.books = made.books.model_copy(update={"balance": -1})
+    made.accounting = made.accounting.model_copy(update={"balance": -1})
     assert violated(made)["books_balance"].num_violations == 2
 
 
 def test_a_counter_that_balances_and_is_wrong_is_found() -> None:
     made = flawless()
-    made.books = made.books.model_copy(update={"acked": NUM_RECORDS - 1, "expired": 1})
+    made.accounting = made.accounting.model_copy(update={"acked": NUM_RECORDS - 1, "expired": 1})
     assert violated(made)["books_balance"].num_violations == 2
 
 
@@ -127,7 +127,7 @@ def test_books_that_are_missing_at_the_end_are_found() -> None:
 def test_what_is_left_in_the_stream_or_pending_is_found() -> None:
     made = flawless()
     made.length = 2
-    made.books = made.books.model_copy(update={"pending": 1, "undelivered": 1})
+    made.accounting = made.accounting.model_copy(update={"pending": 1, "undelivered": 1})
     assert violated(made)["pending_empty"].num_violations == 2
 
 
@@ -144,7 +144,7 @@ def poisoned() -> Made:
     made.group.members.add(NUM_RECORDS)
     made.group.outcomes[NUM_RECORDS] = "acked"
     made.poison.add("poison-1")
-    made.books = made.books.model_copy(update={"enqueued": NUM_RECORDS + 1, "acked": NUM_RECORDS + 1})
+    made.accounting = made.accounting.model_copy(update={"enqueued": NUM_RECORDS + 1, "acked": NUM_RECORDS + 1})
     return made
 
 

@@ -64,9 +64,9 @@ def test_every_end_of_an_entry_is_told_apart(server: PrivateRedis, queue: RedisP
     assert [entry.is_as_offered for entry in history.entries] == [True] * 8
     assert all(not group.faults for group in history.groups.values())
     for place, (_, name) in enumerate(GROUPS):
-        books = next(each for each in queue.books().groups if each.group == name)
+        accounting = next(each for each in queue.accounting().groups if each.group == name)
         group = history.groups[GROUPS[place]]
-        assert (books.enqueued, books.acked, books.dropped_oldest, books.dead_lettered) == (
+        assert (accounting.enqueued, accounting.acked, accounting.dropped_oldest, accounting.dead_lettered) == (
             len(group.members),
             group.count("acked"),
             group.count("dropped_oldest"),
@@ -77,7 +77,7 @@ def test_every_end_of_an_entry_is_told_apart(server: PrivateRedis, queue: RedisP
 def test_entries_that_expired_are_told_apart(server: PrivateRedis, queue: RedisPredictionQueue) -> None:
     put(queue, 0, 1)
     hasty = RedisPredictionQueue(server.url, capacity=4, ttl_s=0.001)
-    while queue.books().oldest_age_s == 0:
+    while queue.accounting().oldest_age_s == 0:
         pass
     assert hasty.consume("agent:a", "x", block_ms=5) == []
     hasty.close()

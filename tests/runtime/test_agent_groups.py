@@ -35,10 +35,10 @@ async def test_the_group_of_a_stop_that_failed_is_given_up_by_itself_and_nobody_
     real = {"make_group": prediction_queue.create_group, "give_up_group": prediction_queue.remove_group}
     following = supervisor_without_processes(tmp_path, groups, **real)
     await following.start(autostart=False)
-    await until(lambda: "agent:mine" not in {books.group for books in prediction_queue.books().groups})
+    await until(lambda: "agent:mine" not in {accounting.group for accounting in prediction_queue.accounting().groups})
     await following.reconcile()
     await following.stop()
-    left = {books.group for books in prediction_queue.books().groups}
+    left = {accounting.group for accounting in prediction_queue.accounting().groups}
     assert left == {"agent:goes_on", "agent:default", "agent:of_another_service"}
 
 

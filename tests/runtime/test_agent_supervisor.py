@@ -115,7 +115,7 @@ async def test_agents_on_one_stream_each_apply_everything_and_only_the_wanted_on
     agent = read_agent(agent_folder(tmp_path, "bound"))
     assert (agent.status, agent.wanted, agent.num_applied) == ("stopped", "stopped", 20)
     await following.stop()
-    by_group = {books.group: books for books in prediction_queue.books().groups}
+    by_group = {accounting.group: accounting for accounting in prediction_queue.accounting().groups}
     assert set(by_group) == {agent_group("eager"), agent_group("bound")}
     assert by_group[agent_group("eager")].acked == 30
 
@@ -147,7 +147,7 @@ async def test_with_shards_an_agent_has_a_process_for_each_and_is_shown_as_one(
     assert set(agent.positions) == set(symbols)
     await agent_supervisor.dismiss("mine")
     assert read_agent(home).status == "stopped"
-    assert queue.books().groups == ()
+    assert queue.accounting().groups == ()
     await agent_supervisor.stop()
     queue.close()
 

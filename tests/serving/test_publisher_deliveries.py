@@ -85,7 +85,7 @@ async def test_a_refused_delivery_says_so_and_a_refused_record_is_only_counted(
     with pytest.raises(QueueFullError) as caught:
         await publisher.deliver(prediction_record(3), "", timeout_s=PATIENCE_S)
     assert caught.value.retry_after_s
-    assert queue.books().refused_by_symbol == {"EUR/USD": 2}
+    assert queue.accounting().refused_by_symbol == {"EUR/USD": 2}
     assert await asyncio.to_thread(drained, queue.shards[0]) == ["EUR/USD-0", "EUR/USD-1"]
     await publisher.deliver(prediction_record(4), "", timeout_s=PATIENCE_S)
     await publisher.stop()
@@ -103,7 +103,7 @@ async def test_blocked_records_wait_in_order_and_a_delivery_that_waits_too_long_
         publisher.publish(prediction_record(number), "")
     with pytest.raises(QueueFullError):
         await publisher.deliver(prediction_record(99), "", timeout_s=0.2)
-    assert queue.books().groups[0].dropped_oldest == 0
+    assert queue.accounting().groups[0].dropped_oldest == 0
     found: list[str] = []
     deadline = time.monotonic() + PATIENCE_S
     while publisher.outbox or len(found) < 12:

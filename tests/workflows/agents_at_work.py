@@ -17,7 +17,7 @@ from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.contracts.queue import GroupBooks
+from ml_workbench_service.contracts.queue import GroupAccounting
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.jobs.process_record import ProcessRecord
@@ -78,14 +78,20 @@ class RunningAct:
         self.thread = threading.Thread(target=act, args=("default", folder), kwargs=arguments, daemon=True)
         self.thread.start()
 
-    def books(self) -> GroupBooks:
-        return next(books for books in self.queue.books().groups if books.group == agent_group("default"))
+    def accounting(self) -> GroupAccounting:
+        return next(
+            accounting for accounting in self.queue.accounting().groups if accounting.group == agent_group("default")
+        )
 
     def wait_for(self, num_settled: int) -> None:
         """Until so many entries are settled in the queue, in one way or another."""
 
         def settled() -> bool:
-            groups = [books for books in self.queue.books().groups if books.group == agent_group("default")]
+            groups = [
+                accounting
+                for accounting in self.queue.accounting().groups
+                if accounting.group == agent_group("default")
+            ]
             return bool(groups) and groups[0].acked + groups[0].dead_lettered >= num_settled
 
         until(settled)

@@ -138,8 +138,8 @@ def test_repeating_a_replay_repeats_nothing_and_another_one_is_another(bench: Wo
     again = run(bench)
     assert again["num_published"] == 48  # taken, and known already
     assert taken(queue) == []
-    [books] = [group for group in queue.books().groups if group.group == GROUP]
-    assert (books.enqueued, books.acked, books.duplicates, books.balance) == (48, 48, 48, 0)
+    [accounting] = [group for group in queue.accounting().groups if group.group == GROUP]
+    assert (accounting.enqueued, accounting.acked, accounting.duplicates, accounting.balance) == (48, 48, 48, 0)
     run(bench, job_id="job-2")
     second = taken(queue)
     assert [record.prediction for record in second] == [record.prediction for record in first]
@@ -154,10 +154,10 @@ def test_a_replay_longer_than_the_queue_waits_for_room_and_drops_nothing(bench: 
 
     def read_once_it_is_full() -> None:
         nonlocal longest
-        while queue.books().length < queue.capacity and not done.is_set():
+        while queue.accounting().length < queue.capacity and not done.is_set():
             time.sleep(0.005)
-        while not done.is_set() or queue.books().length:
-            longest = max(longest, queue.books().length)
+        while not done.is_set() or queue.accounting().length:
+            longest = max(longest, queue.accounting().length)
             deliveries = queue.shards[0].consume(GROUP, "one", count=7, block_ms=20)
             found.extend(each.record for each in deliveries if each.record)
             queue.shards[0].ack(GROUP, [each.entry_id for each in deliveries])
@@ -173,8 +173,8 @@ def test_a_replay_longer_than_the_queue_waits_for_room_and_drops_nothing(bench: 
     assert len({record.prediction_id for record in found}) == len(found) == 240
     assert [record.as_of for record in found] == sorted(record.as_of for record in found)
     assert longest == queue.capacity
-    [books] = [group for group in queue.books().groups if group.group == GROUP]
-    assert (books.enqueued, books.acked, books.dropped_oldest, books.balance) == (240, 240, 0, 0)
+    [accounting] = [group for group in queue.accounting().groups if group.group == GROUP]
+    assert (accounting.enqueued, accounting.acked, accounting.dropped_oldest, accounting.balance) == (240, 240, 0, 0)
 
 
 def test_a_replay_that_finds_no_room_for_too_long_fails(bench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,8 +183,8 @@ def test_a_replay_that_finds_no_room_for_too_long_fails(bench: Workbench, monkey
         run(bench, hours=120)
     assert caught.value.error_code == "QUEUE_STALLED"
     queue = bench.required_queue()
-    assert queue.books().length == queue.capacity
-    assert queue.books().groups[0].dropped_oldest == 0
+    assert queue.accounting().length == queue.capacity
+    assert queue.accounting().groups[0].dropped_oldest == 0
 
 
 def test_a_replay_outlives_a_restart_of_the_server(bench: Workbench, redis_server: RedisForTests) -> None:
@@ -192,7 +192,7 @@ def test_a_replay_outlives_a_restart_of_the_server(bench: Workbench, redis_serve
     restarted = threading.Event()
 
     def restart() -> None:
-        while queue.books().length < 20:
+        while queue.accounting().length < 20:
             time.sleep(0.005)
         redis_server.kill()
         time.sleep(0.3)
@@ -215,7 +215,7 @@ def test_a_waiting_replay_is_cancelled(bench: Workbench) -> None:
     report = Recorder(cancel_at_check=10)
     with pytest.raises(JobCancelled):
         run(bench, report, hours=120)
-    assert bench.required_queue().books().length <= bench.required_queue().capacity
+    assert bench.required_queue().accounting().length <= bench.required_queue().capacity
 
 
 def test_a_speed_is_kept_and_a_sleeping_replay_is_cancelled_soon(bench: Workbench) -> None:

@@ -32,14 +32,14 @@ def test_every_record_is_applied_once_and_its_decision_published(redis_server: R
     producer.publish(records)
     running = RunningAct(redis_server, tmp_path)
     running.wait_for(len(records))
-    books = running.books()
+    accounting = running.accounting()
     written = running.decisions.read()
     running.end()
     producer.close()
     agent, decisions = uninterrupted(records)
     assert timeless(Checkpoint.load(tmp_path)) == timeless(agent.checkpoint())
     assert written == decisions
-    assert (books.enqueued, books.acked, books.balance) == (len(records), len(records), 0)
+    assert (accounting.enqueued, accounting.acked, accounting.balance) == (len(records), len(records), 0)
 
 
 def test_a_crash_between_decisions_and_checkpoint_or_acknowledgment_repeats_nothing(
@@ -80,7 +80,7 @@ def test_a_record_that_fails_is_dead_lettered_after_five_tries_and_the_next_ones
     client = redis_server.client()
     client.xadd(PREDICTIONS_STREAM, {"record": "no record"})
     queue.publish([prediction_record(2)])
-    until(lambda: queue.books().length == 0)
+    until(lambda: queue.accounting().length == 0)
     running.end()
     letters = [fields for _, fields in client.xrange(DEAD_LETTERS_STREAM)]
     assert [fields.get(b"prediction_id") for fields in letters] == [b"EUR/XAU-1", None]
@@ -105,13 +105,13 @@ def test_a_killed_redis_is_waited_for_and_nothing_is_lost(redis_server: RedisFor
             with pytest.raises(UnavailableError):
                 queue.publish(records[start : start + 50])  # on the connection of before; whoever publishes tries again
     running.wait_for(len(records))
-    books = running.books()
+    accounting = running.accounting()
     written = running.decisions.read()
     running.end()
     agent, decisions = uninterrupted(records)
     assert timeless(Checkpoint.load(tmp_path)) == timeless(agent.checkpoint())
     assert written == decisions
-    assert books.balance == 0
+    assert accounting.balance == 0
     queue.close()
 
 
@@ -147,7 +147,7 @@ def test_a_server_that_lost_everything_is_met_anew_even_with_its_clock_set_back(
     client.execute_command("XSETID", PREDICTIONS_STREAM, tomorrow)  # as after a step of the clock: ids are a day ahead
     running = RunningAct(redis_server, tmp_path)
     queue.publish([prediction_record(number) for number in range(3)])
-    until(lambda: running.books().acked == 3)
+    until(lambda: running.accounting().acked == 3)
     client.flushall()  # the clock is right again: new ids are a day behind those applied
     queue.publish([prediction_record(number) for number in range(3, 6)])
     until(lambda: read_agent(tmp_path).num_applied == 6)

@@ -77,9 +77,9 @@ def test_answers_that_get_lost_make_no_dead_letters(redis_server: RedisForTests,
         reader.close()
     running = RunningAct(redis_server, tmp_path)
     running.wait_for(8)
-    books = running.books()
+    accounting = running.accounting()
     running.end()
-    assert (books.acked, books.dead_lettered) == (8, 0)
+    assert (accounting.acked, accounting.dead_lettered) == (8, 0)
     queue.close()
 
 

@@ -59,7 +59,7 @@ def test_an_agent_killed_five_times_ends_as_if_it_had_never_stopped(
             assert num_applied() < len(records), "the kill came too late to mean anything"
         agent = start_agent(redis_server, tmp_path)
         until(lambda: num_applied() == len(records))
-        until(lambda: queue.books().length == 0)
+        until(lambda: queue.accounting().length == 0)
         assert read_agent(folder).status == "running"
         agent.send_signal(signal.SIGTERM)
         assert agent.wait(5) == 0, (tmp_path / "agent.out").read_text()
@@ -71,8 +71,8 @@ def test_an_agent_killed_five_times_ends_as_if_it_had_never_stopped(
     agent, decisions = uninterrupted(records)
     assert timeless(Checkpoint.load(folder)) == timeless(agent.checkpoint())
     assert running_decisions(redis_server) == decisions, "a decision is missing, doubled or different"
-    (books,) = queue.books().groups
-    assert (books.acked, books.balance, books.dropped_oldest) == (len(records), 0, 0)
+    (accounting,) = queue.accounting().groups
+    assert (accounting.acked, accounting.balance, accounting.dropped_oldest) == (len(records), 0, 0)
     assert read_agent(folder).status == "stopped"
     assert [agent.id for agent in read_agents(tmp_path)] == ["default"]
     queue.close()
@@ -132,7 +132,7 @@ def test_a_frozen_process_is_overtaken_and_changes_nothing_when_it_wakes(
         agents[0].send_signal(signal.SIGCONT)
         queue.publish(records[600:])
         until(lambda: read_agent(folder).num_applied == len(records))
-        until(lambda: queue.books().length == 0)
+        until(lambda: queue.accounting().length == 0)
         assert pid_in(folder / PROCESS_FILE) == agents[1].pid
     finally:
         for agent in agents:
@@ -141,8 +141,8 @@ def test_a_frozen_process_is_overtaken_and_changes_nothing_when_it_wakes(
     agent, decisions = uninterrupted(records)
     assert timeless(Checkpoint.load(folder)) == timeless(agent.checkpoint())
     assert running_decisions(redis_server) == decisions
-    (books,) = queue.books().groups
-    assert (books.acked, books.pending, books.balance) == (len(records), 0, 0)
+    (accounting,) = queue.accounting().groups
+    assert (accounting.acked, accounting.pending, accounting.balance) == (len(records), 0, 0)
     queue.close()
 
 
@@ -159,10 +159,10 @@ def test_a_full_disk_is_waited_for_and_nothing_is_acknowledged_before_the_checkp
         process.rlimit(psutil.RLIMIT_FSIZE, (64, resource.RLIM_INFINITY))
         queue.publish(records)
         group = agent_group("default")
-        until(lambda: any(each.group == group and each.pending for each in queue.books().groups))
+        until(lambda: any(each.group == group and each.pending for each in queue.accounting().groups))
         time.sleep(0.5)
-        (books,) = queue.books().groups
-        assert (books.acked, read_agent(folder).num_applied) == (0, 0)
+        (accounting,) = queue.accounting().groups
+        assert (accounting.acked, read_agent(folder).num_applied) == (0, 0)
         assert agent.poll() is None, "a full disk ended the agent"
         process.rlimit(psutil.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         until(lambda: read_agent(folder).num_applied == len(records))

@@ -1,8 +1,8 @@
-"""The bounded prediction stream on a Redis server (6.2 or newer), with books that balance.
+"""The bounded prediction stream on a Redis server (6.2 or newer), with accounting that balance.
 
 Keys of a stream S (`ml_workbench:predictions`, or one for each shard: contracts.queue.stream_names):
     S                    the stream; the record's keys as fields (contracts.entries), correlation_id, enqueued_at
-    S:books:<group>      hash of counters enqueued, acked, dropped_oldest, expired, dead_lettered, duplicates
+    S:accounting:<group>      hash of counters enqueued, acked, dropped_oldest, expired, dead_lettered, duplicates
     S:symbols:<group>    hash of `counter|symbol` for what was lost
     S:latency:<group>    histogram of milliseconds from enqueueing to acknowledgment, by the server's clock
     S:lease:<group>      who consumes: owner, term, beat

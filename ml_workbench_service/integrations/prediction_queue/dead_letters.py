@@ -52,7 +52,7 @@ class DeadLetters:
         return Requeued(id=letter_id, group=group.decode(), entry_id=entry_id.decode())
 
     def discard(self, letter_id: str) -> None:
-        """Deletes one for good; it stays counted in its group's books.
+        """Deletes one for good; it stays counted in its group's accounting.
 
         Raises:
             DeadLetterNotFoundError: there is no such letter.

@@ -100,7 +100,7 @@ def log_enqueued(answers: Sequence[Answered]) -> None:
     log_events(queue_log, logging.WARNING, ("entry_id", "prediction_id"), gone, times_s=moments)
 
 
-class LateJournal:
+class LateQueueLog:
     """The same lines a tenth of a second later: many batches' in one write, apart from the requests they belong to.
 
     A process that is killed takes the last of them along; the stream has the entries themselves.

@@ -10,7 +10,7 @@ from ml_workbench_service.contracts.queue import (
     FullMode,
     Outgoing,
     Requeued,
-    StreamBooks,
+    StreamAccounting,
     stream_names,
 )
 from ml_workbench_service.integrations.prediction_queue.accounting import summed
@@ -58,13 +58,13 @@ class ShardedQueue:
         """The same streams for the publisher of an event loop."""
         return QueueWriter(self._url, capacity=self.capacity, full=full, num_shards=len(self.shards), ttl_s=self._ttl_s)
 
-    def books(self) -> StreamBooks:
+    def accounting(self) -> StreamAccounting:
         """All streams as one."""
-        return summed(self.shard_books())
+        return summed(self.shard_accounting())
 
-    def shard_books(self) -> list[StreamBooks]:
+    def shard_accounting(self) -> list[StreamAccounting]:
         """Each stream by itself."""
-        return [shard.books() for shard in self.shards]
+        return [shard.accounting() for shard in self.shards]
 
     def create_group(self, group: str) -> None:
         """Makes the group on every stream where it is missing."""

@@ -20,9 +20,9 @@ from ml_workbench_service.contracts.queue import (
     Lease,
     LeaseHolder,
     Outgoing,
-    StreamBooks,
+    StreamAccounting,
 )
-from ml_workbench_service.integrations.prediction_queue.accounting import stream_books
+from ml_workbench_service.integrations.prediction_queue.accounting import stream_accounting
 from ml_workbench_service.integrations.prediction_queue.connection import (
     ASKING_TIMEOUT_S,
     NO_RETRY,
@@ -88,7 +88,7 @@ class RedisPredictionQueue:
         self._reading: redis.Redis | None = None
         names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "beat", "release")
         self._scripts = {name: script(self._redis, name) for name in names}
-        self._read_books = ReadOnlyScript(self._asking, "books")
+        self._read_accounting = ReadOnlyScript(self._asking, "books")
         self.dead_letters = DeadLetters(self._asking, stream, capacity=capacity)
         self._cursors: dict[tuple[str, str], _Cursor] = {}
 
@@ -224,7 +224,7 @@ class RedisPredictionQueue:
         return str(epoch.decode())
 
     def remove_group(self, group: str) -> int:
-        """Ends the group and its books; returns how many entries only it still needed (they are deleted).
+        """Ends the group and its accounting; returns how many entries only it still needed (they are deleted).
 
         The group is gone after the first of several steps; a call that was cut off is repeated to delete the rest.
         """
@@ -264,10 +264,10 @@ class RedisPredictionQueue:
         with translated("give a lease back to"):
             self._run("release", [lease.group, *_fence(lease)])
 
-    def books(self) -> StreamBooks:
-        """Length, age of the oldest entry, what was refused, and every group's books, read in one step."""
-        with translated("read the books of"):
-            return stream_books(self.stream, self._read_books(self.stream))
+    def accounting(self) -> StreamAccounting:
+        """Length, age of the oldest entry, what was refused, and every group's accounting, read in one step."""
+        with translated("read the accounting of"):
+            return stream_accounting(self.stream, self._read_accounting(self.stream))
 
     def ping(self) -> float:
         """Round-trip time in seconds."""

@@ -28,7 +28,7 @@ from ml_workbench_service.integrations.prediction_queue.connection import (
     sha_of,
     translated,
 )
-from ml_workbench_service.integrations.prediction_queue.queue_log import REFUSED, Answered, LateJournal
+from ml_workbench_service.integrations.prediction_queue.queue_log import REFUSED, Answered, LateQueueLog
 
 DEDUPE_WINDOW = 10_000  # prediction ids remembered
 RECORDS_PER_CALL = 256  # bounds how long one script holds the server
@@ -122,7 +122,7 @@ class QueueWriter:
         self._streams = stream_names(num_shards)
         self._rules = PublishingRules(capacity, DEDUPE_WINDOW, full, milliseconds(ttl_s))
         self._timeout_s = timeout_s
-        self._journal = LateJournal()
+        self._queue_log = LateQueueLog()
         self._script = script_text("publish")
         self._sha = sha_of(self._script)
         # The time limit is of the whole exchange: the library's own, of each step, takes a task for every write.
@@ -150,7 +150,7 @@ class QueueWriter:
                 for (_, part), answer in zip(parts, answers, strict=True):
                     if not isinstance(answer, redis.ResponseError):
                         answered = Answered(time.time(), part, *answer)
-                        self._journal.note(answered)
+                        self._queue_log.note(answered)
                         outcomes.append(outcome_of(answered))
                         left += part[outcomes[-1].num_handled :]
                 for answer in answers:
@@ -160,7 +160,7 @@ class QueueWriter:
 
     async def close(self) -> None:
         """Closes the connection and writes what is still to be logged; a later call opens it again."""
-        self._journal.write()
+        self._queue_log.write()
         await self._connection.disconnect(nowait=True)
 
     async def _ask(self, calls: Sequence[tuple[int, list[Any]]]) -> list[Any]:

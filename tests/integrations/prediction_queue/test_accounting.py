@@ -1,4 +1,4 @@
-"""The queue's books under random publishing, consuming, settling and killing, beside a model in plain Python."""
+"""The queue's accounting under random publishing, consuming, settling and killing, beside a model in plain Python."""
 
 import random
 from collections import deque
@@ -26,7 +26,7 @@ GROUPS = ("one", "two")
 
 
 class ModelGroup:
-    """What one group's books must say."""
+    """What one group's accounting must say."""
 
     def __init__(self, present: list[int]) -> None:
         self.undelivered = list(present)
@@ -38,7 +38,7 @@ class ModelGroup:
         return number in self.undelivered or number in self.pending
 
 
-class Books(RuleBasedStateMachine):
+class Accounting(RuleBasedStateMachine):
     """Random publishing, consuming, settling, evicting and crashing, beside a model in plain Python."""
 
     server: RedisForTests
@@ -179,14 +179,14 @@ class Books(RuleBasedStateMachine):
         self.server.start()
 
     @invariant()
-    def books_are_right(self) -> None:
+    def accounting_is_right(self) -> None:
         if not hasattr(self, "queue"):
             return
-        books = self.queue.books()
-        assert books.length == len(self.stream)
-        assert sum(books.refused_by_symbol.values()) == self.num_refused
-        assert {book.group for book in books.groups} == set(self.groups)
-        for book in books.groups:
+        accounting = self.queue.accounting()
+        assert accounting.length == len(self.stream)
+        assert sum(accounting.refused_by_symbol.values()) == self.num_refused
+        assert {book.group for book in accounting.groups} == set(self.groups)
+        for book in accounting.groups:
             group = self.groups[book.group]
             assert book.balance == 0
             assert (book.pending, book.undelivered) == (len(group.pending), len(group.undelivered))
@@ -194,13 +194,13 @@ class Books(RuleBasedStateMachine):
 
 
 @pytest.fixture
-def random_books(redis_server: RedisForTests) -> type[Books]:
-    return type("BooksOnServer", (Books,), {"server": redis_server})
+def random_accounting(redis_server: RedisForTests) -> type[Accounting]:
+    return type("BooksOnServer", (Accounting,), {"server": redis_server})
 
 
-def test_the_books_balance_whatever_happens(random_books: type[Books]) -> None:
+def test_the_books_balance_whatever_happens(random_accounting: type[Accounting]) -> None:
     run_state_machine_as_test(
-        random_books,
+        random_accounting,
         settings=settings(
             max_examples=30,
             stateful_step_count=50,
@@ -213,10 +213,10 @@ def test_the_books_balance_whatever_happens(random_books: type[Books]) -> None:
     )
 
 
-def test_the_books_balance_on_a_long_walk(random_books: type[Books]) -> None:
+def test_the_books_balance_on_a_long_walk(random_accounting: type[Accounting]) -> None:
     """Hypothesis shrinks well but walks little; this goes on for long, with acknowledgments as frequent as reads."""
     chance = random.Random(1)
-    walk = random_books()
+    walk = random_accounting()
     walk.begin()
     settled = 0
     for step in range(1500):
@@ -236,7 +236,7 @@ def test_the_books_balance_on_a_long_walk(random_books: type[Books]) -> None:
         elif operation == "kill":
             walk.server.kill()
             walk.server.start()
-        walk.books_are_right()
+        walk.accounting_is_right()
     walk.teardown()
     assert settled > 200
     assert all(min(group.counts.values()) > 10 for group in walk.groups.values()), "the walk missed something"

@@ -9,7 +9,7 @@ import pytest
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.queue import Outgoing
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from tests.integrations.prediction_queue.test_promises import books_of, ids
+from tests.integrations.prediction_queue.test_promises import accounting_of, ids
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, every_redis_server_fixture  # noqa: F401
 
@@ -22,13 +22,13 @@ def test_a_group_ends_at_once_and_its_entries_page_by_page(redis_server: RedisFo
     queue.ack("g", [delivery.entry_id for delivery in queue.consume("g", "a", count=1250, block_ms=0)])
     first = queue._run("remove_group", ["slow", "", 100])
     assert first[0] == 100
-    books = queue.books()
-    assert ([each.group for each in books.groups], books.length) == (["g"], 1200)
-    assert (books.groups[0].undelivered, books.groups[0].balance) == (50, 0)
+    accounting = queue.accounting()
+    assert ([each.group for each in accounting.groups], accounting.length) == (["g"], 1200)
+    assert (accounting.groups[0].undelivered, accounting.groups[0].balance) == (50, 0)
     queue.create_group("again")
     assert queue._run("remove_group", ["again-not", first[1], 100]) == [0, b""], "a group made since needs them all"
     assert queue.remove_group("again") == 1150, "what a call that was cut off left behind is found by the next"
-    assert (queue.books().length, books_of(queue).balance) == (50, 0)
+    assert (queue.accounting().length, accounting_of(queue).balance) == (50, 0)
     assert queue.remove_group("never there") == 0
     queue.close()
 
@@ -40,8 +40,12 @@ def test_after_the_capacity_was_lowered_by_much_a_call_evicts_a_thousand_at_most
     after = RedisPredictionQueue(redis_server.url, capacity=10)
     for number, length in ((1500, 501), (1501, 10)):
         assert len(after.enqueue([Outgoing(prediction_record(number), "", time.time())]).evicted) <= 1000
-        books = after.books()
-        assert (books.length, books.groups[0].undelivered, books.groups[0].balance) == (length, length, 0)
+        accounting = after.accounting()
+        assert (accounting.length, accounting.groups[0].undelivered, accounting.groups[0].balance) == (
+            length,
+            length,
+            0,
+        )
     assert ids(after) == [f"EUR/USD-{number}" for number in range(1492, 1502)]
     before.close()
     after.close()

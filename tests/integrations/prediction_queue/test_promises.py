@@ -1,4 +1,4 @@
-"""What the queue promises beyond order and books: leases, policies, expiry, losses by symbol, letters that go back."""
+"""What the queue promises beyond order and accounting: leases, policies, expiry, losses by symbol, letters that go back."""
 
 import time
 
@@ -14,7 +14,7 @@ from common_lib.exceptions import (
 from ml_workbench_service.contracts.queue import (
     LATENCY_BOUNDS_MS,
     DeadLetter,
-    GroupBooks,
+    GroupAccounting,
     Lease,
     LeaseHolder,
     Outgoing,
@@ -29,8 +29,8 @@ from tests.redis_server import RedisForTests, every_redis_server_fixture, predic
 PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY", "AUD/USD", "USD/CHF", "NZD/USD")
 
 
-def books_of(queue: RedisPredictionQueue | ShardedQueue, group: str = "g") -> GroupBooks:
-    return next(books for books in queue.books().groups if books.group == group)
+def accounting_of(queue: RedisPredictionQueue | ShardedQueue, group: str = "g") -> GroupAccounting:
+    return next(accounting for accounting in queue.accounting().groups if accounting.group == group)
 
 
 def granted(answer: Lease | LeaseHolder) -> Lease:
@@ -80,7 +80,7 @@ def test_whoever_lost_the_lease_reads_settles_and_gives_up_nothing(prediction_qu
         prediction_queue.ack("g", [delivery.entry_id], lease=old)
     with pytest.raises(LeaseLostError):
         prediction_queue.dead_letter("g", delivery, "no", lease=old)
-    assert books_of(prediction_queue).pending == 1
+    assert accounting_of(prediction_queue).pending == 1
     assert ids(prediction_queue, lease=new) == ["EUR/USD-0"], "a new lease begins with what is pending"
     assert ids(prediction_queue, lease=new) == ["EUR/USD-1", "EUR/USD-2"]
 
@@ -93,9 +93,13 @@ def test_refused_records_are_counted_by_symbol_and_known_ones_are_not_refused(
     last = [prediction_record(99), prediction_record(5), prediction_record(0, symbol="GBP/USD"), prediction_record(100)]
     done = prediction_queue.enqueue([Outgoing(record, "", time.time()) for record in last], full="reject")
     assert (done.num_handled, done.refused) == (4, ("GBP/USD-0", "EUR/USD-100"))
-    books = prediction_queue.books()
-    assert (books.length, books.refused_by_symbol) == (100, {"GBP/USD": 1, "EUR/USD": 1})
-    assert (books.groups[0].enqueued, books.groups[0].dropped_oldest, books.groups[0].balance) == (100, 0, 0)
+    accounting = prediction_queue.accounting()
+    assert (accounting.length, accounting.refused_by_symbol) == (100, {"GBP/USD": 1, "EUR/USD": 1})
+    assert (accounting.groups[0].enqueued, accounting.groups[0].dropped_oldest, accounting.groups[0].balance) == (
+        100,
+        0,
+        0,
+    )
 
 
 def test_what_is_dropped_is_named_and_counted_by_symbol(redis_server: RedisForTests) -> None:
@@ -106,7 +110,7 @@ def test_what_is_dropped_is_named_and_counted_by_symbol(redis_server: RedisForTe
     done = queue.enqueue([Outgoing(prediction_record(9, symbol="USD/JPY"), "", time.time())] * 1)
     assert done.evicted == ("EUR/USD-0",)
     queue.publish([prediction_record(number) for number in range(10, 12)])
-    found = {symbol: books.dropped_oldest for symbol, books in books_of(queue).by_symbol.items()}
+    found = {symbol: accounting.dropped_oldest for symbol, accounting in accounting_of(queue).by_symbol.items()}
     assert found == {"EUR/USD": 2, "GBP/USD": 1}
     queue.close()
 
@@ -124,11 +128,11 @@ def test_entries_that_waited_too_long_expire_unseen_and_pending_ones_do_not(redi
     assert queue.ack("g", [taken.entry_id]) == 1, "what is in a consumer's hands may have been applied"
     assert queue.ack("g", [young.entry_id]) == 1
     queue.publish([prediction_record(number) for number in range(3, 9)])  # what only the other group needs gives way
-    books = {group: books_of(queue, group) for group in ("g", "other")}
-    assert (books["g"].expired, books["g"].acked, books["g"].dropped_oldest) == (1, 2, 0)
-    assert (books["other"].expired, books["other"].dropped_oldest) == (2, 1)
-    assert all(each.balance == 0 for each in books.values())
-    assert books["other"].by_symbol["EUR/USD"].expired == 2
+    accounting = {group: accounting_of(queue, group) for group in ("g", "other")}
+    assert (accounting["g"].expired, accounting["g"].acked, accounting["g"].dropped_oldest) == (1, 2, 0)
+    assert (accounting["other"].expired, accounting["other"].dropped_oldest) == (2, 1)
+    assert all(each.balance == 0 for each in accounting.values())
+    assert accounting["other"].by_symbol["EUR/USD"].expired == 2
     queue.close()
 
 
@@ -160,9 +164,9 @@ def test_a_requeued_letter_comes_back_to_its_group_alone(
     assert ids(queue) == ["EUR/USD-1", "EUR/USD-3"]
     assert ids(queue, "other") == ["EUR/USD-3"], "the other group had applied it"
     for group in ("g", "other"):
-        books = books_of(queue, group)
-        assert (books.enqueued, books.balance) == (5, 0)
-    assert books_of(queue).by_symbol["EUR/USD"].dead_lettered == 1
+        accounting = accounting_of(queue, group)
+        assert (accounting.enqueued, accounting.balance) == (5, 0)
+    assert accounting_of(queue).by_symbol["EUR/USD"].dead_lettered == 1
     with pytest.raises(DeadLetterNotFoundError, match="dead-letters"):
         queue.dead_letters.requeue(letter.id)
 
@@ -176,7 +180,7 @@ def test_a_letter_that_fails_again_is_a_letter_again(with_letter: tuple[RedisPre
     assert (again.reason, again.group, again.prediction_id) == ("still no costs", "g", "EUR/USD-1")
     queue.dead_letters.requeue(again.id)
     assert ids(queue) == ["EUR/USD-1"]
-    assert books_of(queue).balance == 0
+    assert accounting_of(queue).balance == 0
 
 
 def test_nothing_is_evicted_for_a_letter_and_none_goes_to_a_group_that_ended(
@@ -200,14 +204,14 @@ def test_a_group_that_ends_releases_what_only_it_needed(prediction_queue: RedisP
     prediction_queue.publish([prediction_record(number) for number in range(60)])
     taken = prediction_queue.consume("g", "a", count=50, block_ms=0)
     prediction_queue.ack("g", [delivery.entry_id for delivery in taken[:40]])
-    assert prediction_queue.books().length == 60
+    assert prediction_queue.accounting().length == 60
     assert prediction_queue.remove_group("slow") == 40
-    assert (prediction_queue.books().length, books_of(prediction_queue).balance) == (20, 0)
+    assert (prediction_queue.accounting().length, accounting_of(prediction_queue).balance) == (20, 0)
     assert prediction_queue.remove_group("slow") == 0
     assert prediction_queue.remove_group("g") == 0
-    assert prediction_queue.books().length == 20, "the last group's entries stay for the next one"
+    assert prediction_queue.accounting().length == 20, "the last group's entries stay for the next one"
     prediction_queue.create_group("next")
-    assert books_of(prediction_queue, "next").enqueued == 20
+    assert accounting_of(prediction_queue, "next").enqueued == 20
 
 
 def test_what_named_no_symbol_is_added_up_over_the_shards(redis_server: RedisForTests) -> None:
@@ -219,7 +223,7 @@ def test_what_named_no_symbol_is_added_up_over_the_shards(redis_server: RedisFor
         (delivery,) = shard.consume("g", "a", block_ms=0)
         shard.dead_letter("g", delivery, delivery.fault)
     client.close()
-    assert books_of(queue).by_symbol["?"].dead_lettered == 2
+    assert accounting_of(queue).by_symbol["?"].dead_lettered == 2
     queue.close()
 
 
@@ -229,7 +233,7 @@ def test_latencies_are_counted_in_the_scripts_slots(prediction_queue: RedisPredi
     (delivery,) = prediction_queue.consume("g", "a", block_ms=0)
     time.sleep(0.06)
     prediction_queue.ack("g", [delivery.entry_id])
-    latency = books_of(prediction_queue).latency
+    latency = accounting_of(prediction_queue).latency
     slot = latency.counts.index(1)
     assert (latency.num, latency.bounds_ms, len(latency.counts)) == (1, LATENCY_BOUNDS_MS, len(SLOTS))
     assert latency.bounds_ms[slot - 1] < latency.sum_ms <= latency.bounds_ms[slot]
@@ -253,8 +257,13 @@ def test_symbols_keep_to_their_shard_in_order_and_the_books_are_sums(redis_serve
         for pair in PAIRS:
             numbers = [each.as_of for each in found if each.symbol == pair]
             assert numbers == sorted(numbers)
-    summed = queue.books()
-    assert (summed.length, books_of(queue).enqueued, books_of(queue).pending, books_of(queue).balance) == (
+    summed = queue.accounting()
+    assert (
+        summed.length,
+        accounting_of(queue).enqueued,
+        accounting_of(queue).pending,
+        accounting_of(queue).balance,
+    ) == (
         22,
         22,
         22,
@@ -327,7 +336,7 @@ def test_books_are_read_while_writes_are_paused_where_the_server_can(redis_serve
     version = int(client.info("server")["redis_version"].split(".")[0])
     client.execute_command("CLIENT", "PAUSE", 1500, "WRITE")
     began = time.monotonic()
-    assert books_of(queue).enqueued == 1
+    assert accounting_of(queue).enqueued == 1
     waited_s = time.monotonic() - began
     assert waited_s < 1.0 if version >= 7 else waited_s < 5.0
     client.close()

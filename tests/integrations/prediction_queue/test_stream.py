@@ -1,4 +1,4 @@
-"""The prediction queue on a real Redis: what it promises to producers and consumers, and books that always balance."""
+"""The prediction queue on a real Redis: what it promises to producers and consumers, and accounting that always balance."""
 
 import logging
 import os
@@ -16,7 +16,7 @@ from ml_workbench_service.contracts.queue import (
     DEAD_LETTERS_STREAM,
     PREDICTIONS_STREAM,
     Delivery,
-    GroupBooks,
+    GroupAccounting,
     Outgoing,
     PredictionQueue,
 )
@@ -25,8 +25,8 @@ from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
 
 
-def books_of(queue: PredictionQueue, group: str) -> GroupBooks:
-    return next(books for books in queue.books().groups if books.group == group)
+def accounting_of(queue: PredictionQueue, group: str) -> GroupAccounting:
+    return next(accounting for accounting in queue.accounting().groups if accounting.group == group)
 
 
 def names(deliveries: list[Delivery]) -> list[str]:
@@ -49,8 +49,8 @@ def test_records_arrive_in_order_and_unchanged(prediction_queue: RedisPrediction
     assert [delivery.record for delivery in deliveries] == records
     assert [delivery.correlation_id for delivery in deliveries] == [f"c-{number}" for number in range(25)]
     assert all(delivery.enqueued_at is not None for delivery in deliveries)
-    assert (prediction_queue.books().length, prediction_queue.books().oldest_age_s) == (0, None)
-    assert books_of(prediction_queue, "g").acked == 25
+    assert (prediction_queue.accounting().length, prediction_queue.accounting().oldest_age_s) == (0, None)
+    assert accounting_of(prediction_queue, "g").acked == 25
 
 
 def test_whatever_is_in_a_record_arrives_as_it_was(prediction_queue: RedisPredictionQueue) -> None:
@@ -69,10 +69,15 @@ def test_at_capacity_the_oldest_is_dropped_and_counted(prediction_queue: RedisPr
     prediction_queue.publish([prediction_record(number) for number in range(60)])
     held = prediction_queue.consume("g", "a", count=10, block_ms=0)
     prediction_queue.publish([prediction_record(number) for number in range(60, 130)])
-    books = books_of(prediction_queue, "g")
-    assert (books.enqueued, books.dropped_oldest, books.pending, books.undelivered) == (130, 20, 10, 100)
+    accounting = accounting_of(prediction_queue, "g")
+    assert (accounting.enqueued, accounting.dropped_oldest, accounting.pending, accounting.undelivered) == (
+        130,
+        20,
+        10,
+        100,
+    )
     assert prediction_queue.ack("g", [delivery.entry_id for delivery in held]) == 10, "what is in hand is not evicted"
-    assert books_of(prediction_queue, "g").balance == 0
+    assert accounting_of(prediction_queue, "g").balance == 0
     assert names(consume_all(prediction_queue, "g")) == [f"EUR/USD-{number}" for number in range(30, 130)]
 
 
@@ -83,7 +88,7 @@ def test_without_dropping_only_what_has_room_is_taken(prediction_queue: RedisPre
     assert prediction_queue.publish(records[100:], full="wait") == 0
     consume_all(prediction_queue, "g")
     assert prediction_queue.publish(records[100:], full="wait") == 30
-    assert books_of(prediction_queue, "g").dropped_oldest == 0
+    assert accounting_of(prediction_queue, "g").dropped_oldest == 0
 
 
 def test_a_record_published_again_is_a_duplicate_and_adds_no_entry(prediction_queue: RedisPredictionQueue) -> None:
@@ -91,8 +96,8 @@ def test_a_record_published_again_is_a_duplicate_and_adds_no_entry(prediction_qu
     records = [prediction_record(number) for number in range(5)]
     prediction_queue.publish(records)
     assert prediction_queue.publish(records, full="wait") == 5
-    assert prediction_queue.books().length == 5
-    assert books_of(prediction_queue, "g").duplicates == 5
+    assert prediction_queue.accounting().length == 5
+    assert accounting_of(prediction_queue, "g").duplicates == 5
 
 
 def test_the_dedupe_window_is_bounded(redis_server: RedisForTests) -> None:
@@ -100,8 +105,8 @@ def test_the_dedupe_window_is_bounded(redis_server: RedisForTests) -> None:
     queue.create_group("g")
     queue.publish([prediction_record(number) for number in range(5)])
     assert queue.publish([prediction_record(0), prediction_record(4)]) == 2
-    books = books_of(queue, "g")
-    assert (books.enqueued, books.duplicates) == (6, 1)
+    accounting = accounting_of(queue, "g")
+    assert (accounting.enqueued, accounting.duplicates) == (6, 1)
     queue.close()
 
 
@@ -126,12 +131,12 @@ def test_a_new_group_starts_from_the_present_length_and_every_group_gets_everyth
     prediction_queue.ack("early", [taken[1].entry_id])
     prediction_queue.create_group("late")
     prediction_queue.create_group("late")
-    assert books_of(prediction_queue, "late").enqueued == 3
+    assert accounting_of(prediction_queue, "late").enqueued == 3
     assert names(consume_all(prediction_queue, "late")) == ["EUR/USD-0", "EUR/USD-2", "EUR/USD-3"]
-    assert prediction_queue.books().length == 3, "an entry that a group still needs was deleted"
+    assert prediction_queue.accounting().length == 3, "an entry that a group still needs was deleted"
     prediction_queue.ack("early", [delivery.entry_id for delivery in taken])
-    assert prediction_queue.books().length == 0
-    assert all(books.balance == 0 for books in prediction_queue.books().groups)
+    assert prediction_queue.accounting().length == 0
+    assert all(accounting.balance == 0 for accounting in prediction_queue.accounting().groups)
 
 
 def test_a_dead_letter_keeps_the_record_and_the_reason(
@@ -146,8 +151,13 @@ def test_a_dead_letter_keeps_the_record_and_the_reason(
     ((_, fields),) = client.xrange(DEAD_LETTERS_STREAM)
     client.close()
     assert (fields[b"reason"], fields[b"group"], fields[b"prediction_id"]) == (b"no costs", b"g", b"EUR/USD-0")
-    books = books_of(prediction_queue, "g")
-    assert (books.dead_lettered, books.acked, books.balance, prediction_queue.books().length) == (1, 0, 0, 0)
+    accounting = accounting_of(prediction_queue, "g")
+    assert (accounting.dead_lettered, accounting.acked, accounting.balance, prediction_queue.accounting().length) == (
+        1,
+        0,
+        0,
+        0,
+    )
 
 
 def test_an_entry_that_is_no_record_is_delivered_with_its_fault(
@@ -186,8 +196,8 @@ def test_a_server_that_lost_everything_gets_its_group_and_scripts_again(
     assert prediction_queue.consume("g", "a", block_ms=0) == []
     prediction_queue.publish([prediction_record(1)])
     assert names(prediction_queue.consume("g", "a", block_ms=0)) == ["EUR/USD-1"]
-    books = books_of(prediction_queue, "g")
-    assert (books.enqueued, books.pending, books.balance) == (1, 1, 0)
+    accounting = accounting_of(prediction_queue, "g")
+    assert (accounting.enqueued, accounting.pending, accounting.balance) == (1, 1, 0)
 
 
 def test_a_killed_server_is_an_unavailable_error_and_loses_nothing(
@@ -203,14 +213,14 @@ def test_a_killed_server_is_an_unavailable_error_and_loses_nothing(
         prediction_queue.consume("g", "a", block_ms=0)
     redis_server.start()
     assert names(consume_all(prediction_queue, "g")) == ["EUR/USD-1", "EUR/USD-2", "EUR/USD-3"]
-    assert books_of(prediction_queue, "g").acked == 4
+    assert accounting_of(prediction_queue, "g").acked == 4
 
 
 def test_whoever_only_looks_gives_up_soon_where_the_server_hangs(
     prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
 ) -> None:
     looks = (
-        prediction_queue.books,
+        prediction_queue.accounting,
         prediction_queue.ping,
         lambda: prediction_queue.dead_letters.after(None, limit=1),
         lambda: prediction_queue.dead_letters.discard("1-0"),
@@ -243,7 +253,7 @@ def test_a_call_whose_answer_was_lost_counts_what_it_refused_once(
         queue.publish([prediction_record(1)], full="reject")
     thaw.join()
     deadline = time.monotonic() + 30
-    while not (refused := queue.books().refused_by_symbol) and time.monotonic() < deadline:
+    while not (refused := queue.accounting().refused_by_symbol) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert refused == {"EUR/USD": 1}
     queue.close()
@@ -256,8 +266,8 @@ def test_the_undelivered_count_is_right_on_both_sides_of_long_backlogs(redis_ser
     queue.publish([prediction_record(number) for number in range(1001)])
     assert len(queue.consume("fast", "a", count=700, block_ms=0)) == 700
     assert len(queue.consume("slow", "a", count=130, block_ms=0)) == 130
-    assert books_of(queue, "fast").undelivered == 301
-    assert books_of(queue, "slow").undelivered == 871
+    assert accounting_of(queue, "fast").undelivered == 301
+    assert accounting_of(queue, "slow").undelivered == 871
     queue.close()
 
 
@@ -334,7 +344,7 @@ def test_entry_ids_carry_the_time(prediction_queue: RedisPredictionQueue) -> Non
     (delivery,) = prediction_queue.consume("g", "a", block_ms=0)
     assert delivery.enqueued_at is not None
     assert abs(int(delivery.entry_id.split("-")[0]) - to_ms(delivery.enqueued_at)) < 2000
-    assert prediction_queue.books().oldest_age_s is not None
+    assert prediction_queue.accounting().oldest_age_s is not None
     assert prediction_queue.ping() < 1.0
 
 

@@ -79,7 +79,7 @@ async def test_thousands_at_once_keep_each_symbols_order_on_every_shard(
         came = [each[b"prediction_id"].decode() for each in found if each[b"symbol"] == pair.encode()]
         assert came == [name for name in names(batch) if name.startswith(pair)]
     assert len(found) == 1000
-    assert all(shard.books().length > 0 for shard in queue.shards)
+    assert all(shard.accounting().length > 0 for shard in queue.shards)
     await writer.close()
     queue.close()
 
@@ -107,14 +107,14 @@ async def test_a_server_that_forgot_the_script_or_was_started_again_is_told_anew
     redis_server.client().script_flush()
     done, _ = await writer.enqueue(batch)
     assert done.num_handled == 12
-    assert queue.books().length == 12
+    assert queue.accounting().length == 12
     await asyncio.to_thread(redis_server.kill)
     with pytest.raises(UnavailableError, match="Cannot publish to the prediction queue"):
         await writer.enqueue(batch)
     await asyncio.to_thread(redis_server.start)
     done, _ = await writer.enqueue(batch)
     assert done.num_handled == 12
-    assert queue.books().length == 12, "the queue knows what it has"
+    assert queue.accounting().length == 12, "the queue knows what it has"
     await writer.close()
     queue.close()
 
@@ -143,8 +143,8 @@ async def test_a_late_answer_is_never_taken_for_the_next_ones(redis_server: Redi
         except UnavailableError:
             assert time.monotonic() < deadline
     assert done.num_handled == 2
-    books = queue.books()
-    assert books.length == 8
+    accounting = queue.accounting()
+    assert accounting.length == 8
     await writer.close()
     queue.close()
 
@@ -162,7 +162,7 @@ async def test_what_one_stream_took_is_logged_where_another_refuses(
         await writer.enqueue(batch)
     with redis_server.client() as client:
         client.delete(queue.shards[0].stream)
-    taken = sum(shard.books().length for shard in queue.shards)
+    taken = sum(shard.accounting().length for shard in queue.shards)
     assert 0 < taken < 12
     await writer.enqueue(batch)
     await writer.close()
