@@ -1,6 +1,6 @@
-"""Planted leaks and clean pipelines: a real training's certificate finds all of the ones and is silent on the others.
+"""Injected leaks and clean pipelines: a real training's certificate finds all of the ones and is silent on the others.
 
-A plant (`plants`) is in force while the whole training runs, certificate included, as a mistake in the code would be.
+A inject (`injects`) is in force while the whole training runs, certificate included, as a mistake in the code would be.
 Columns that know the future, and honest ones, stand in the user's own bars beside three indicators.
 """
 
@@ -12,19 +12,19 @@ from ml_workbench_service.contracts.models import ModelCard
 from studies import clean_pipelines
 from studies.clean_pipelines import INDICATORS, PIPELINES
 from studies.fits import bench_on, train_once
-from studies.injected_leaks import FEATURES, PLANTS, columns, honest_columns
+from studies.injected_leaks import FEATURES, INJECTED_LEAKS, columns, honest_columns
 from studies.series import SYMBOL, null_series
 from studies.tables import Goal, Run, Table, of_all, share
 from studies.workers import in_workers
 
 NUM_BARS = 9_000
-PLANT, COLUMN, HONEST, CLEAN = "plant", "column", "honest", "clean"
-LEAKS, RIGHT = (PLANT, COLUMN), (HONEST, CLEAN)
+INJECTION, COLUMN, HONEST, CLEAN = "plant", "column", "honest", "clean"
+LEAKS, RIGHT = (INJECTION, COLUMN), (HONEST, CLEAN)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training: the plant, column or pipeline of this number."""
+    """One training: the inject, column or pipeline of this number."""
 
     kind: str
     number: int
@@ -47,8 +47,8 @@ def certified(case: Case) -> Certified:
     """Trains it through the workflow and reads the card."""
     if case.kind == CLEAN:
         return _read(PIPELINES[case.number].name, clean_pipelines.train(case.number, case.seed))
-    if case.kind == PLANT:
-        return _with_plant(case)
+    if case.kind == INJECTION:
+        return _with_leak(case)
     series = null_series(NUM_BARS, seed=case.seed, number=3000 + case.number)
     if case.kind == COLUMN:
         known = columns(series.close, series.opened_ms, seed=case.seed)
@@ -63,7 +63,7 @@ def cases(seed: int) -> list[Case]:
     """Everything there is."""
     series = null_series(100, seed=seed, number=0)
     numbers = {
-        PLANT: len(PLANTS),
+        INJECTION: len(INJECTED_LEAKS),
         COLUMN: len(columns(series.close, series.opened_ms, seed=seed)),
         HONEST: len(honest_columns(series.close, seed=seed)),
         CLEAN: len(PIPELINES),
@@ -76,7 +76,7 @@ def tables(run: Run) -> list[Table]:
     asked = cases(run.seed)
     if run.is_quick:
         asked = [next(each for each in asked if each.kind == kind) for kind in (*LEAKS, *RIGHT)]
-    found = in_workers(certified, asked, progress=run.progress("planted leaks"), num_workers=run.num_workers)
+    found = in_workers(certified, asked, progress=run.progress("injected leaks"), num_workers=run.num_workers)
     by_kind = {
         kind: [each for case, each in zip(asked, found, strict=True) if case.kind == kind] for kind in (*LEAKS, *RIGHT)
     }
@@ -100,8 +100,8 @@ def _leaks(found: list[Certified]) -> Table:
         "mistakes in the code, the last ones columns of the user's own that know the future. *p* is what the test of "
         "skill alone would have said: without the certificate, 0.025 or less would be `skill`."
     )
-    goals = [Goal("planted leaks: share found", sum(is_found) / len(found), 1.0)]
-    return Table("injected_leaks", "Planted leaks", caption, ["leak", "found", "by", "p", "verdict"], rows, goals)
+    goals = [Goal("injected leaks: share found", sum(is_found) / len(found), 1.0)]
+    return Table("injected_leaks", "Injected leaks", caption, ["leak", "found", "by", "p", "verdict"], rows, goals)
 
 
 def _alarms(clean: list[Certified], honest: list[Certified]) -> Table:
@@ -122,15 +122,15 @@ def _alarms(clean: list[Certified], honest: list[Certified]) -> Table:
     return Table("clean_pipelines", "Clean pipelines", caption, headings, rows, goals)
 
 
-def _with_plant(case: Case) -> Certified:
-    planted = PLANTS[case.number]
+def _with_leak(case: Case) -> Certified:
+    injected = INJECTED_LEAKS[case.number]
     series = null_series(NUM_BARS, seed=case.seed, number=2000 + case.number)
-    with bench_on(series.write) as workbench, planted.plant():
-        body = _request(list(FEATURES)) | dict(planted.request)
+    with bench_on(series.write) as workbench, injected.inject():
+        body = _request(list(FEATURES)) | dict(injected.request)
         if body["model_type"] == "feature_engineering":
             del body["family"]
         card = train_once(workbench, body)
-    return _read(planted.name, card)
+    return _read(injected.name, card)
 
 
 def _read(name: str, card: ModelCard) -> Certified:
@@ -143,7 +143,7 @@ def _read(name: str, card: ModelCard) -> Certified:
 
 
 def _request(features: list[str]) -> dict[str, Any]:
-    """`linear` for a moment; plants may ask for another type."""
+    """`linear` for a moment; injects may ask for another type."""
     return {
         "name": "Leak",
         "model_type": "time_series",

@@ -8,7 +8,7 @@ from typing import Any
 
 from ml_workbench_service.contracts.models import ModelCard
 from studies.fits import bench_on, train_once
-from studies.series import SYMBOL, null_series, planted_series
+from studies.series import SYMBOL, injected_series, null_series
 
 NUM_BARS = 3_000
 SHORT = {"lookback": 6, "epochs": 2, "batch_size": 256}
@@ -22,7 +22,7 @@ class Pipeline:
     """A training on bars of some kind.
 
     Attributes:
-        bars: `null`, `planted` (with a ready-made column) or `embedded` (the sample: real by day, else simulated).
+        bars: `null`, `injected` (with a ready-made column) or `embedded` (the sample: real by day, else simulated).
         more: further keys of the request.
     """
 
@@ -102,6 +102,6 @@ def train(number: int, seed: int) -> ModelCard:
     if pipeline.bars == "null":
         write = null_series(NUM_BARS, seed=seed, number=1000 + number).write
     elif pipeline.bars == "planted":
-        write = planted_series(NUM_BARS, seed=seed, number=1000 + number, r2=0.05).write
+        write = injected_series(NUM_BARS, seed=seed, number=1000 + number, r2=0.05).write
     with bench_on(write) as workbench:
         return train_once(workbench, request_of(pipeline))

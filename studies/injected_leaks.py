@@ -1,6 +1,6 @@
-"""Leaks, planted at run time into the very objects that make a training's matrix: the certificate has to find each.
+"""Leaks, injected at run time into the very objects that make a training's matrix: the certificate has to find each.
 
-Every plant is a small mistake that somebody made once, in the wrong place of an otherwise clean pipeline: it replaces
+Every inject is a small mistake that somebody made once, in the wrong place of an otherwise clean pipeline: it replaces
 an indicator, scaler, label, splitter or search while its context lasts, and nothing else. The certificate's code knows
 none of them. `columns` makes the other kind: columns of a user's own file that know the future.
 
@@ -27,23 +27,23 @@ from ml_workbench_service.market.features.indicators import Indicator
 from ml_workbench_service.market.targets import Labels
 
 FEATURES = ("sma_20", "rsi_14", "high_low_range")
-"""What trainings with plants read; several plants replace one of these."""
+"""What trainings with injects read; several injects replace one of these."""
 
-Plant = Callable[[], AbstractContextManager[None]]
+Injection = Callable[[], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True)
-class Planted:
-    """One leak: what is wrong, how to plant it, and the request that it spoils.
+class InjectedLeak:
+    """One leak: what is wrong, how to inject it, and the request that it spoils.
 
     Attributes:
         name: of the leak.
-        plant: a context while which the mistake is made.
+        inject: a context while which the mistake is made.
         request: what the training asks for beside `FEATURES`, where the mistake needs it.
     """
 
     name: str
-    plant: Plant
+    inject: Injection
     request: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -58,7 +58,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         setattr(owner, name, true)
 
 
-def _indicator(word: str, leaking: Callable[[Bars, Floats], Floats]) -> Plant:
+def _indicator(word: str, leaking: Callable[[Bars, Floats], Floats]) -> Injection:
     """Indicators whose name begins so give something else, made of the bars and their true values."""
     true = Indicator.__call__
 
@@ -236,51 +236,51 @@ def _known_at_opening(bars_of: Callable[..., Bars]) -> Any:
     return leaking
 
 
-def _in_place_of(owner: Any, name: str, make: Callable[..., Any], *more: Any) -> Plant:
+def _in_place_of(owner: Any, name: str, make: Callable[..., Any], *more: Any) -> Injection:
     return lambda: _replaced(owner, name, make(getattr(owner, name), *more))
 
 
 _CLASSES = {"model_type": "classification", "family": "gru_classifier"}
-PLANTS: tuple[Planted, ...] = (
-    Planted("backward fill of missing values", _indicator("sma", _filled_backward)),
-    Planted("centred rolling window", _indicator("sma", _centred)),
-    Planted("indicator known only with the next bar", _indicator("rsi", _next_bar)),
-    Planted("daily range joined by date", _indicator("high_low_range", _whole_day)),
-    Planted("bars left in the file", _indicator("high_low_range", _bars_left)),
-    Planted("hint at the largest move of each hundred", _indicator("rsi", _loudest_ahead)),
-    Planted("outliers clipped by the whole history", _in_place_of(Derivation, "read_table", _clipped)),
-    Planted("trend of the whole history removed", _in_place_of(Derivation, "read_table", _detrended)),
-    Planted("global scaler", _in_place_of(windows, "fit_symbol", _everywhere)),
-    Planted("rows smoothed on both sides", _in_place_of(RowScaler, "rows", _smoothed)),
-    Planted("label of the bar before", _in_place_of(labelling, "label", _moved_label, -1)),
-    Planted("label of the bar after", _in_place_of(labelling, "label", _moved_label, 1)),
-    Planted(
+INJECTED_LEAKS: tuple[InjectedLeak, ...] = (
+    InjectedLeak("backward fill of missing values", _indicator("sma", _filled_backward)),
+    InjectedLeak("centred rolling window", _indicator("sma", _centred)),
+    InjectedLeak("indicator known only with the next bar", _indicator("rsi", _next_bar)),
+    InjectedLeak("daily range joined by date", _indicator("high_low_range", _whole_day)),
+    InjectedLeak("bars left in the file", _indicator("high_low_range", _bars_left)),
+    InjectedLeak("hint at the largest move of each hundred", _indicator("rsi", _loudest_ahead)),
+    InjectedLeak("outliers clipped by the whole history", _in_place_of(Derivation, "read_table", _clipped)),
+    InjectedLeak("trend of the whole history removed", _in_place_of(Derivation, "read_table", _detrended)),
+    InjectedLeak("global scaler", _in_place_of(windows, "fit_symbol", _everywhere)),
+    InjectedLeak("rows smoothed on both sides", _in_place_of(RowScaler, "rows", _smoothed)),
+    InjectedLeak("label of the bar before", _in_place_of(labelling, "label", _moved_label, -1)),
+    InjectedLeak("label of the bar after", _in_place_of(labelling, "label", _moved_label, 1)),
+    InjectedLeak(
         "long label shifted by one bar", _in_place_of(labelling, "label", _moved_label, -1),
         {"target": "price_change_24h"},
     ),
-    Planted(
+    InjectedLeak(
         "class label shifted by one bar", _in_place_of(labelling, "price_moves", _moved_label, -1),
         {"target": "direction_4h", **_CLASSES},
     ),
-    Planted(
+    InjectedLeak(
         "contiguous split with a long horizon", _in_place_of(windows, "_masks", _never_purged),
         {"target": "price_change_24h"},
     ),
-    Planted("shuffled split", _in_place_of(windows, "_masks", _shuffled)),
-    Planted("test windows learnt from", _in_place_of(windows, "_masks", _repeated)),
-    Planted(
+    InjectedLeak("shuffled split", _in_place_of(windows, "_masks", _shuffled)),
+    InjectedLeak("test windows learnt from", _in_place_of(windows, "_masks", _repeated)),
+    InjectedLeak(
         "two-sided volatility", _in_place_of(labelling, "ewma_volatility", _two_sided),
         {"target": "triple_barrier_5h", **_CLASSES},
     ),
-    Planted(
+    InjectedLeak(
         "regimes by the whole history", _in_place_of(Labelling, "finish", _rule_of_all),
         {"target": "market_regime_3h", **_CLASSES},
     ),
-    Planted(
+    InjectedLeak(
         "search on all parts", _in_place_of(feature_selection, "select", _selected_on_all),
         {"model_type": "feature_engineering", "hyperparameters": {"num_shuffles": 40, "num_samples": 10}},
     ),
-    Planted("bars known at their opening", _in_place_of(FolderBars, "bars", _known_at_opening)),
+    InjectedLeak("bars known at their opening", _in_place_of(FolderBars, "bars", _known_at_opening)),
 )  # fmt: skip
 
 

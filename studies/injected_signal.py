@@ -1,4 +1,4 @@
-"""Planted signal: a verdict must see a true R² of one percent, and the model must have learnt most of it.
+"""Injected signal: a verdict must see a true R² of one percent, and the model must have learnt most of it.
 
 A user who has a good column trains `linear` on it beside three indicators, over 20,000 hours. Two figures a series: the
 verdict on the card, and how much of the known conditional mean f the served answers to the test part recover,
@@ -21,7 +21,7 @@ from ml_workbench_service.serving.history import columns_needed, read_history, r
 from ml_workbench_service.serving.model import load_model
 from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
 from studies.fits import bench_on, train_once
-from studies.series import SYMBOL, Series, planted_series
+from studies.series import SYMBOL, Series, injected_series
 from studies.tables import Goal, Run, Table, names, of_all, share
 from studies.workers import in_workers
 
@@ -36,7 +36,7 @@ FEATURES = ["signal", "return_1", "volatility_24", "rsi_14"]
 
 
 @dataclass(frozen=True)
-class Planting:
+class InjectedSignal:
     """One series to train on."""
 
     number: int
@@ -59,7 +59,7 @@ class Found:
 def request_of(lookback: int) -> dict[str, Any]:
     """The training request, the same for every series."""
     return {
-        "name": "Planted",
+        "name": "InjectedLeak",
         "model_type": "time_series",
         "family": "linear",
         "target": "price_change_1h",
@@ -72,11 +72,11 @@ def request_of(lookback: int) -> dict[str, Any]:
     }
 
 
-def find(planting: Planting) -> Found:
+def find(injection: InjectedSignal) -> Found:
     """Trains on one series and asks the published version about its test part."""
-    series = planted_series(planting.num_bars, seed=planting.seed, number=planting.number, r2=R2)
+    series = injected_series(injection.num_bars, seed=injection.seed, number=injection.number, r2=R2)
     with bench_on(series.write) as workbench:
-        card = train_once(workbench, request_of(planting.lookback))
+        card = train_once(workbench, request_of(injection.lookback))
         rows, forecast = answers(workbench, card, series)
     realised = series.close[rows + 1] / series.close[rows] - 1
     mean = series.mean[rows]
@@ -115,8 +115,8 @@ def tables(run: Run) -> list[Table]:
     found = {
         lookback: in_workers(
             find,
-            [Planting(number, run.seed, num_bars, lookback) for number in range(num_series)],
-            progress=run.progress(f"planted signal, lookback {lookback}"),
+            [InjectedSignal(number, run.seed, num_bars, lookback) for number in range(num_series)],
+            progress=run.progress(f"injected signal, lookback {lookback}"),
             num_workers=run.num_workers,
         )
         for lookback, num_series in counts.items()
@@ -125,8 +125,8 @@ def tables(run: Run) -> list[Table]:
     rate = sum(each.verdict == "skill" for each in judged) / len(judged)
     recovery = float(np.median([each.recovery for each in judged]))
     goals = [
-        Goal("planted signal: share with skill", rate, LEAST_FOUND),
-        Goal("planted signal: median recovery", recovery, LEAST_RECOVERY),
+        Goal("injected signal: share with skill", rate, LEAST_FOUND),
+        Goal("injected signal: median recovery", recovery, LEAST_RECOVERY),
     ]
     caption = (
         f"Series of {num_bars:,} hourly bars with a column that explains {R2:.0%} of the next return's variance; "
@@ -138,7 +138,7 @@ def tables(run: Run) -> list[Table]:
         "recovery, median (quartiles)", "R² of f", "R² of the model",
     ]  # fmt: skip
     rows = [_row(lookback, each) for lookback, each in found.items()]
-    return [Table("injected_signal", "Planted signal", caption, columns, rows, goals)]
+    return [Table("injected_signal", "Injected signal", caption, columns, rows, goals)]
 
 
 def _row(lookback: int, found: list[Found]) -> list[str]:

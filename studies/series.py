@@ -1,4 +1,4 @@
-"""Simulated hourly bars on which the truth is known: a driftless market of many kinds, and one with a planted signal.
+"""Simulated hourly bars on which the truth is known: a driftless market of many kinds, and one with a injected signal.
 
     r(t + 1) = s(t + 1) · (√r2 · f(t) + √(1 - r2) · z(t + 1)) + jump(t + 1)          s from the past and a hidden regime
     close(t + 1) = close(t) · (1 + r(t + 1))
@@ -82,7 +82,7 @@ def null_series(num: int, *, seed: int, number: int) -> Series:
     return Series(kind, opened_ms, _prices(chance, moves), deviation, np.zeros(num), None)
 
 
-def planted_series(num: int, *, seed: int, number: int, r2: float) -> Series:
+def injected_series(num: int, *, seed: int, number: int, r2: float) -> Series:
     """The `number`-th series of a seed whose column `signal` explains `r2` of the next return's variance; N = num.
 
     The volatility clusters mildly and has the hours' pattern; with jumps and regimes the R² of the returns' variance
@@ -97,7 +97,7 @@ def planted_series(num: int, *, seed: int, number: int, r2: float) -> Series:
     mean = np.sqrt(r2) * DEVIATION * signal
     moves = np.sqrt(1 - r2) * deviation * shocks
     moves[1:] += mean[:-1]
-    return Series("planted signal", opened_ms, _prices(chance, moves), deviation, mean, signal)
+    return Series("injected signal", opened_ms, _prices(chance, moves), deviation, mean, signal)
 
 
 def open_hours(num: int) -> Ints:

@@ -1,4 +1,4 @@
-"""Folders of bars with a planted signal, and models really trained on them, for the tests that need one.
+"""Folders of bars with a injected signal, and models really trained on them, for the tests that need one.
 
     return(t + 1) = deviation x (√r2 · signal(t) + √(1 - r2) · storm(t + 1) · noise(t + 1))
 
@@ -35,11 +35,11 @@ from tests.learning.synthetic import Recorder
 
 FIRST_MS = int(datetime(2020, 1, 5, 22, tzinfo=UTC).timestamp()) * 1000
 DEVIATION = 0.001
-PLANTED_R2 = 0.05
+INJECTED_R2 = 0.05
 
 
 @dataclass(frozen=True)
-class PlantedBars:
+class InjectedBars:
     """Hourly bars of the FX week, oldest first."""
 
     opened_ms: Ints
@@ -67,7 +67,7 @@ class PlantedBars:
         ).write_csv(folder / f"{symbol.replace('/', '')}_1h.csv")
 
 
-def planted_bars(num: int, *, seed: int, r2: float = PLANTED_R2, level: float = 1.1) -> PlantedBars:
+def injected_bars(num: int, *, seed: int, r2: float = INJECTED_R2, level: float = 1.1) -> InjectedBars:
     """So many bars from January 2020."""
     hours = FIRST_MS + HOUR_MS * np.arange(int(num * 7 / 5) + 200)
     opened = hours[calendar.is_open(hours)][:num]
@@ -80,7 +80,7 @@ def planted_bars(num: int, *, seed: int, r2: float = PLANTED_R2, level: float = 
     storm /= np.sqrt(np.mean(storm**2))
     returns = np.zeros(num)
     returns[1:] = DEVIATION * (np.sqrt(r2) * signal[:-1] + np.sqrt(1 - r2) * (storm * noise)[1:])
-    return PlantedBars(opened, level * np.exp(np.cumsum(returns)), signal, r2)
+    return InjectedBars(opened, level * np.exp(np.cumsum(returns)), signal, r2)
 
 
 def open_bench(folder: Path) -> Workbench:

@@ -1,11 +1,11 @@
-"""Planted anomalies: windows in which one thing is known to be wrong, to learn what a detector finds of it.
+"""Injected anomalies: windows in which one thing is known to be wrong, to learn what a detector finds of it.
 
     spike                one feature of the last row jumps, as a bad tick does
     stale_price          all features keep one row's values, as a feed does that has stopped without saying so
     volatility_burst     all deviations from the rows before are several times as large
     broken_correlation   one feature is that of another time, while the others go on
 
-Each planted window is a real one, copied and changed at its end: the detector is asked about now. Copies leave the
+Each injected window is a real one, copied and changed at its end: the detector is asked about now. Copies leave the
 series itself untouched, so that its own windows still tell how often a detector alarms for nothing, and a short test
 part has room for as many anomalies as a share is to be measured by.
 
@@ -14,7 +14,7 @@ and a window's mean is taken off them later, so that what is spliced in must con
 from the families of faults in Lavin and Ahmad (Numenta benchmark, 2015, arXiv:1510.03336) and Lai et al. (NeurIPS
 2021, "Revisiting Time Series Outlier Detection").
 
-Legend: R rows, F features, N planted windows, T rows of a window.
+Legend: R rows, F features, N injected windows, T rows of a window.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,7 +34,7 @@ SHORTEST_EPISODE, LONGEST_EPISODE = 4, 12
 
 
 @dataclass(frozen=True)
-class Planted:
+class Injected:
     """Windows with an anomaly at their end, in the order of `KINDS`.
 
     Attributes:
@@ -50,20 +50,20 @@ class Planted:
     ends_N: Ints
 
     def of(self, kind: str) -> NDArray[np.bool_]:
-        """Which windows hold this kind; none where it could not be planted."""
+        """Which windows hold this kind; none where it could not be injected."""
         return np.asarray(self.kind_N == KINDS.index(kind))
 
 
-def plant(
+def inject(
     rows_RF: Floats32, ends: Ints, *, lookback: int, is_level_F: Sequence[bool], seed: int, num_per_kind: int = 200
-) -> Planted:
-    """Plants anomalies of every kind into copies of windows; the same seed plants the same.
+) -> Injected:
+    """Plants anomalies of every kind into copies of windows; the same seed injects the same.
 
     A single feature has no correlation to break: then that kind is left out.
 
     Args:
         rows_RF: scaled rows.
-        ends: last rows of the windows to plant into, at least two; also where a broken correlation finds its other
+        ends: last rows of the windows to inject into, at least two; also where a broken correlation finds its other
             time.
         lookback: rows of a window, at least 3.
         is_level_F: which columns are levels.
@@ -72,7 +72,7 @@ def plant(
     """
     chance = np.random.default_rng(seed)
     windows, kinds, changed, places = [], [], [], []
-    for number, kind in enumerate(_PLANTERS):
+    for number, kind in enumerate(_INJECTORS):
         if kind == "broken_correlation" and rows_RF.shape[1] < 2:
             continue
         chosen = chance.choice(ends, size=min(num_per_kind, len(ends)), replace=False)
@@ -80,11 +80,11 @@ def plant(
             window_TF = rows_RF[end + 1 - lookback : end + 1].copy()
             donor = _another_time(ends, int(end), apart=lookback, chance=chance)
             scene = _Scene(window_TF, rows_RF[donor + 1 - lookback : donor + 1], np.asarray(is_level_F), chance)
-            changed.append(_PLANTERS[kind](scene))
+            changed.append(_INJECTORS[kind](scene))
             windows.append(window_TF)
             kinds.append(number)
             places.append(int(end))
-    return Planted(np.stack(windows), np.array(kinds), np.stack(changed), np.array(places))
+    return Injected(np.stack(windows), np.array(kinds), np.stack(changed), np.array(places))
 
 
 def _another_time(ends: Ints, end: int, *, apart: int, chance: np.random.Generator) -> int:
@@ -148,11 +148,11 @@ def _broken_correlation(scene: _Scene) -> NDArray[np.bool_]:
     return feature
 
 
-_PLANTERS: dict[str, Callable[[_Scene], NDArray[np.bool_]]] = {
+_INJECTORS: dict[str, Callable[[_Scene], NDArray[np.bool_]]] = {
     "spike": _spike,
     "stale_price": _stale_price,
     "volatility_burst": _volatility_burst,
     "broken_correlation": _broken_correlation,
 }
-KINDS = tuple(_PLANTERS)
-"""What can be planted."""
+KINDS = tuple(_INJECTORS)
+"""What can be injected."""

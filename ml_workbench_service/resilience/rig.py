@@ -205,7 +205,7 @@ class Rig:
         """A connection past every fault; the caller closes it."""
         return ShardedQueue(self.redis.url, capacity=self.request.capacity, num_shards=self.request.num_shards)
 
-    def plant(self, record: PredictionRecord) -> None:
+    def inject(self, record: PredictionRecord) -> None:
         """Publishes an entry made to fail, past every fault."""
         self.poison.add(record.prediction_id)
         queue = self.open_queue()

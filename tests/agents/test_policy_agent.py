@@ -34,7 +34,7 @@ from tests.integrations.model_cards import model_card
 from tests.learning.synthetic import OneThread, Recorder
 from tests.prediction_records import prediction_record
 from tests.reinforcement.policies import policy_family
-from tests.trained_models import planted_bars
+from tests.trained_models import injected_bars
 
 LIVE = Circumstances(role="champion")
 LOOKBACK = 8
@@ -111,7 +111,7 @@ def test_its_checkpoint_continues_to_the_bit(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Trader:
-    """A policy trained on a planted signal, as it is served, with the bars and windows of its training."""
+    """A policy trained on a injected signal, as it is served, with the bars and windows of its training."""
 
     model: ServedModel
     problem: TrainingProblem
@@ -122,7 +122,7 @@ class Trader:
 def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trader:
     name, fill = request.param
     folder = tmp_path_factory.mktemp(name)
-    planted_bars(900, seed=6, r2=0.3).write(folder, "EUR/USD")
+    injected_bars(900, seed=6, r2=0.3).write(folder, "EUR/USD")
     store = LocalFeatureStore(FolderBars(folder))
     (table,) = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["signal", "close"])
     costs = {"EUR/USD": resolved_costs("EUR/USD")}

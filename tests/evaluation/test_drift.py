@@ -1,4 +1,4 @@
-"""Drift is found where it was planted, and not where there is none: rows that resemble each other included."""
+"""Drift is found where it was injected, and not where there is none: rows that resemble each other included."""
 
 import numpy as np
 import pytest

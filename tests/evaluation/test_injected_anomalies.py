@@ -1,4 +1,4 @@
-"""What is planted is what is said: in copies, at the window's end, in the features that are named, by the seed."""
+"""What is injected is what is said: in copies, at the window's end, in the features that are named, by the seed."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from ml_workbench_service.evaluation.injected_anomalies import (
     LONGEST_EPISODE,
     SHORTEST_EPISODE,
     SPIKE_DEVIATIONS,
-    Planted,
-    plant,
+    Injected,
+    inject,
 )
 
 LOOKBACK = 24
@@ -25,15 +25,15 @@ def market(num: int = 900, num_features: int = 3) -> tuple[Floats32, Ints]:
     return rows, np.arange(300, 800)
 
 
-def planted(**changes: int) -> tuple[Planted, Floats32]:
+def injected(**changes: int) -> tuple[Injected, Floats32]:
     """All kinds, and the windows as they were."""
     rows, ends = market()
-    found = plant(rows, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, **{"seed": 3, "num_per_kind": 60} | changes)
+    found = inject(rows, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, **{"seed": 3, "num_per_kind": 60} | changes)
     return found, rows[found.ends_N[:, None] + np.arange(1 - LOOKBACK, 1)]
 
 
 def test_every_kind_is_planted_as_often_as_asked_and_in_real_windows() -> None:
-    found, before = planted()
+    found, before = injected()
     assert [int(found.of(kind).sum()) for kind in KINDS] == [60] * 4
     assert set(found.ends_N.tolist()) <= set(range(300, 800))
     begins = LOOKBACK - LONGEST_EPISODE
@@ -44,7 +44,7 @@ def test_every_kind_is_planted_as_often_as_asked_and_in_real_windows() -> None:
 
 
 def test_a_spike_is_one_value_of_the_last_row() -> None:
-    found, before = planted()
+    found, before = injected()
     moved = (found.windows_NTF - before)[found.of("spike")]
     assert (moved[:, :-1] == 0).all()
     assert ((moved[:, -1] != 0).sum(axis=1) == 1).all()
@@ -55,7 +55,7 @@ def test_a_spike_is_one_value_of_the_last_row() -> None:
 
 
 def test_a_stale_price_repeats_one_real_row_to_the_end() -> None:
-    found, before = planted()
+    found, before = injected()
     lengths = set()
     for window, real in zip(found.windows_NTF[found.of("stale_price")], before[found.of("stale_price")], strict=True):
         stands = int(np.argmax((window == window[-1]).all(axis=1)))
@@ -66,7 +66,7 @@ def test_a_stale_price_repeats_one_real_row_to_the_end() -> None:
 
 
 def test_a_burst_multiplies_the_deviations_from_the_rows_before() -> None:
-    found, before = planted()
+    found, before = injected()
     for window, real in zip(
         found.windows_NTF[found.of("volatility_burst")], before[found.of("volatility_burst")], strict=True
     ):
@@ -77,7 +77,7 @@ def test_a_burst_multiplies_the_deviations_from_the_rows_before() -> None:
 
 def test_a_broken_correlation_is_one_feature_of_another_time_and_a_level_goes_on_where_it_was() -> None:
     rows, _ = market()
-    found, before = planted()
+    found, before = injected()
     num_levels = 0
     for number in np.flatnonzero(found.of("broken_correlation")):
         (feature,) = np.flatnonzero(found.changed_NF[number])
@@ -99,7 +99,7 @@ def test_the_seed_decides_everything_and_the_series_stays_as_it_is() -> None:
     rows, ends = market()
     kept = rows.copy()
     first, again, other = (
-        plant(rows, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=seed, num_per_kind=20) for seed in (1, 1, 2)
+        inject(rows, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=seed, num_per_kind=20) for seed in (1, 1, 2)
     )
     assert first.windows_NTF.tobytes() == again.windows_NTF.tobytes()
     assert first.windows_NTF.tobytes() != other.windows_NTF.tobytes()
@@ -108,14 +108,14 @@ def test_the_seed_decides_everything_and_the_series_stays_as_it_is() -> None:
 
 def test_a_single_feature_has_no_correlation_to_break() -> None:
     rows, ends = market(num_features=1)
-    found = plant(rows, ends, lookback=LOOKBACK, is_level_F=[False], seed=0, num_per_kind=10)
+    found = inject(rows, ends, lookback=LOOKBACK, is_level_F=[False], seed=0, num_per_kind=10)
     assert [int(found.of(kind).sum()) for kind in KINDS] == [10, 10, 10, 0]
 
 
 @pytest.mark.parametrize("lookback", [3, 4, 5])
 def test_the_shortest_windows_still_have_a_past(lookback: int) -> None:
     rows, ends = market()
-    found = plant(rows, ends[:7], lookback=lookback, is_level_F=IS_LEVEL, seed=0, num_per_kind=10)
+    found = inject(rows, ends[:7], lookback=lookback, is_level_F=IS_LEVEL, seed=0, num_per_kind=10)
     before = rows[found.ends_N[:, None] + np.arange(1 - lookback, 1)]
     assert [int(found.of(kind).sum()) for kind in KINDS] == [7] * 4  # no more than there are windows
     assert (found.windows_NTF[:, 0] == before[:, 0]).all()

@@ -31,14 +31,14 @@ every_network = pytest.mark.parametrize(
     ids=[name for name, kind in Family.known.items() if kind.model_type is not ModelType.FEATURE_ENGINEERING],
 )
 """The families whose product is a network; that of feature engineering is a list of expressions."""
-_planted: dict[ModelType, Windows] = {}
+_injected: dict[ModelType, Windows] = {}
 
 
-def planted(kind: type[Family]) -> Windows:
+def injected(kind: type[Family]) -> Windows:
     """Windows in which there is something to learn for this family's type."""
-    if kind.model_type not in _planted:
-        _planted[kind.model_type] = probe_of(kind).windows()
-    return _planted[kind.model_type]
+    if kind.model_type not in _injected:
+        _injected[kind.model_type] = probe_of(kind).windows()
+    return _injected[kind.model_type]
 
 
 def quick(kind: type[Family], **changes: Any) -> Family:
@@ -59,8 +59,8 @@ def same(first: Trained, second: Trained) -> bool:
 
 @every_family
 def test_it_learns_a_planted_signal(kind: type[Family]) -> None:
-    probe, windows = probe_of(kind), planted(kind)
-    assert probe.quality(trained(quick(kind), windows), windows) > probe.planted
+    probe, windows = probe_of(kind), injected(kind)
+    assert probe.quality(trained(quick(kind), windows), windows) > probe.injected
 
 
 @every_family
@@ -72,7 +72,7 @@ def test_it_finds_nothing_where_nothing_is(kind: type[Family]) -> None:
 
 @every_network
 def test_its_float32_answers_do_not_depend_on_their_neighbours(kind: type[Family], tmp_path: Path) -> None:
-    family, windows = quick(kind, epochs=1), planted(kind)
+    family, windows = quick(kind, epochs=1), injected(kind)
     graph = export(
         trained(family, windows), tmp_path, num_features=len(windows.features), lengths=[family.lookback], seed=0
     )
@@ -84,14 +84,14 @@ def test_its_float32_answers_do_not_depend_on_their_neighbours(kind: type[Family
 
 @every_family
 def test_a_seed_decides_every_bit_of_the_weights(kind: type[Family]) -> None:
-    first, again, other = (trained(quick(kind, epochs=2, dropout=0.2), planted(kind), seed=seed) for seed in (3, 3, 4))
+    first, again, other = (trained(quick(kind, epochs=2, dropout=0.2), injected(kind), seed=seed) for seed in (3, 3, 4))
     assert same(first, again)
     assert not same(first, other)
 
 
 @every_family
 def test_nothing_after_the_stopping_part_reaches_the_weights(kind: type[Family]) -> None:
-    windows = planted(kind)
+    windows = injected(kind)
     later = windows.available_at_ms_R > windows.borders_ms["calibrate"]
     changed = {}
     for name in ("rows_RF", "labels_RK", "own_labels_RK", "bar_volatility_R", "close_R"):
@@ -103,7 +103,7 @@ def test_nothing_after_the_stopping_part_reaches_the_weights(kind: type[Family])
 
 @every_network
 def test_its_graph_answers_like_its_network(kind: type[Family], tmp_path: Path) -> None:
-    family, windows = quick(kind, epochs=1), planted(kind)
+    family, windows = quick(kind, epochs=1), injected(kind)
     model = trained(family, windows)
     lengths = range(family.min_window, family.lookback + 1)
     graph = export(model, tmp_path, num_features=len(windows.features), lengths=lengths, seed=0)
@@ -121,7 +121,7 @@ def test_its_graph_answers_like_its_network(kind: type[Family], tmp_path: Path) 
 @every_network
 def test_what_was_saved_answers_the_same(kind: type[Family], tmp_path: Path) -> None:
     """The bundle's graph, opened again, and its weights, read again."""
-    family, windows = quick(kind, epochs=1), planted(kind)
+    family, windows = quick(kind, epochs=1), injected(kind)
     model = trained(family, windows)
     first = export(model, tmp_path, num_features=len(windows.features), lengths=[family.lookback], seed=0)
     x_NTF = windows.gather(windows.parts["test"][:20])
@@ -133,7 +133,7 @@ def test_what_was_saved_answers_the_same(kind: type[Family], tmp_path: Path) -> 
 
 @every_network
 def test_its_int8_stays_within_its_bound_or_is_refused(kind: type[Family], tmp_path: Path) -> None:
-    probe, family, windows = probe_of(kind), quick(kind), planted(kind)
+    probe, family, windows = probe_of(kind), quick(kind), injected(kind)
     problem = probe.problem(windows)
     model = family.train(problem, accelerator=OneThread(), report=Recorder())
     product = probe.task().package(model, tmp_path, problem, family=family, is_simulated=False, report=Recorder())
@@ -151,16 +151,16 @@ def test_its_int8_stays_within_its_bound_or_is_refused(kind: type[Family], tmp_p
 
 @every_network
 def test_a_short_window_is_answered_nearly_as_well(kind: type[Family]) -> None:
-    """The planted signal is in the last row, so that even the shortest window tells it."""
-    probe, family, windows = probe_of(kind), quick(kind), planted(kind)
+    """The injected signal is in the last row, so that even the shortest window tells it."""
+    probe, family, windows = probe_of(kind), quick(kind), injected(kind)
     assert family.min_window < family.lookback
-    assert probe.quality(trained(family, windows), windows, length=family.min_window) > probe.planted * 2 / 3
+    assert probe.quality(trained(family, windows), windows, length=family.min_window) > probe.injected * 2 / 3
 
 
 @every_family
 def test_it_reports_its_progress(kind: type[Family]) -> None:
     report = Recorder()
-    model = trained(quick(kind), planted(kind), report=report)
+    model = trained(quick(kind), injected(kind), report=report)
     steps = [step for step, _, _ in report.steps]
     assert steps
     assert steps == sorted(set(steps))
@@ -174,13 +174,13 @@ def test_it_reports_its_progress(kind: type[Family]) -> None:
 def test_a_cancellation_ends_it_at_once(kind: type[Family], at_check: int) -> None:
     report = Recorder(cancel_at_check=at_check)
     with pytest.raises(JobCancelled):
-        trained(quick(kind), planted(kind), report=report)
+        trained(quick(kind), injected(kind), report=report)
     assert report.num_checks == at_check
 
 
 @every_network
 def test_a_killed_training_goes_on_to_the_same_weights(kind: type[Family], tmp_path: Path) -> None:
-    family, windows = quick(kind, epochs=6, patience=6, dropout=0.2), planted(kind)
+    family, windows = quick(kind, epochs=6, patience=6, dropout=0.2), injected(kind)
     whole = Recorder()
     uninterrupted = trained(family, windows, report=whole)
     checkpoint = Checkpoint(tmp_path, fingerprint={}, period_s=0)
@@ -279,7 +279,7 @@ def test_it_survives_unusual_data(kind: type[Family], make: Any) -> None:
     assert np.isfinite(answers).all()
     assert all(np.isfinite(each).all() for each in model.weights.values())
     if make is not constant_everything:
-        assert probe.quality(model, unusual) > probe.planted * 2 / 3
+        assert probe.quality(model, unusual) > probe.injected * 2 / 3
 
 
 @every_network
@@ -288,7 +288,7 @@ def test_each_symbol_is_learnt_in_its_own_unit(kind: type[Family]) -> None:
     several = probe.windows(*many_symbols(probe.r2))
     model = trained(quick(kind), several)
     for number in range(len(PAIRS)):
-        assert probe.quality(model, several, symbols=[number]) > probe.planted / 2
+        assert probe.quality(model, several, symbols=[number]) > probe.injected / 2
 
 
 def test_each_type_has_one_default_and_it_comes_first() -> None:

@@ -1,4 +1,4 @@
-"""Learning is real: a planted signal is found through the whole workflow, and a shuffled one is not.
+"""Learning is real: a injected signal is found through the whole workflow, and a shuffled one is not.
 
 Bars in a folder → feature store → labels → parts → training → export → registry → served answers.
 """
@@ -19,7 +19,7 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
 from tests.learning.synthetic import skill
-from tests.trained_models import PLANTED_R2, PlantedBars, loaded, open_bench, planted_bars, train_model
+from tests.trained_models import INJECTED_R2, InjectedBars, injected_bars, loaded, open_bench, train_model
 
 NUM_BARS = 14_000
 LOOKBACK = 6
@@ -32,7 +32,7 @@ class Grown:
 
     bench: Workbench
     card: ModelCard
-    bars: PlantedBars
+    bars: InjectedBars
 
     @property
     def test_rows(self) -> np.ndarray:
@@ -56,7 +56,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @cache
 def grown(folder: Path, family: str, is_shuffled: bool) -> Grown:
     """Trained once for all tests of this file."""
-    bars = planted_bars(NUM_BARS, seed=SEED)
+    bars = injected_bars(NUM_BARS, seed=SEED)
     home = folder / f"{family}-{is_shuffled}"
     bench = open_bench(home)
     signal = np.random.default_rng(SEED + 1).permutation(bars.signal) if is_shuffled else bars.signal
@@ -87,8 +87,8 @@ def test_at_least_half_of_the_oracles_skill_is_recovered(family: str, folder: Pa
     rows, realised = model.test_rows, model.realised
     assert len(rows) == model.card.split.num_windows["test"] == model.card.metrics["num_windows"]
     oracle = skill(realised, model.bars.oracle[rows])
-    assert oracle == pytest.approx(PLANTED_R2, abs=0.025)  # two standard errors on so many rows
-    assert skill_of(model.card) >= 0.5 * max(oracle, PLANTED_R2)
+    assert oracle == pytest.approx(INJECTED_R2, abs=0.025)  # two standard errors on so many rows
+    assert skill_of(model.card) >= 0.5 * max(oracle, INJECTED_R2)
     assert model.card.metrics["information_coefficient"] > 0.8 * np.corrcoef(realised, model.bars.oracle[rows])[0, 1]
     assert model.card.metrics["random_walk_mse"] == pytest.approx(float(np.mean(realised**2)), rel=1e-9)
 

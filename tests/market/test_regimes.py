@@ -1,4 +1,4 @@
-"""The regime rule finds planted regimes, knows no future, and measures every symbol by its own past."""
+"""The regime rule finds injected regimes, knows no future, and measures every symbol by its own past."""
 
 import math
 

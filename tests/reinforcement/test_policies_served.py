@@ -9,7 +9,7 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import newest_question, read_history, replay_questions
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
-from tests.trained_models import loaded, open_bench, planted_bars, train_model
+from tests.trained_models import injected_bars, loaded, open_bench, train_model
 
 LIVE = Circumstances(role="champion")
 
@@ -18,7 +18,7 @@ LIVE = Circumstances(role="champion")
 def trader(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, ModelCard]:
     folder = tmp_path_factory.mktemp("trader")
     bench = open_bench(folder)
-    planted_bars(2500, seed=4, r2=0.3).write(folder / "bars", "EUR/USD")
+    injected_bars(2500, seed=4, r2=0.3).write(folder / "bars", "EUR/USD")
     card = train_model(
         bench, "trader", checkpoint=folder / "checkpoint", model_type="reinforcement_learning", target=None,
         family="q_learning", timeframe="1h", features=["signal", "sma_20"], symbols=["EUR/USD"],

@@ -1,4 +1,4 @@
-"""Evidence of a small flawless run, made by hand; tests plant one violation at a time."""
+"""Evidence of a small flawless run, made by hand; tests inject one violation at a time."""
 
 from dataclasses import dataclass, field, replace
 

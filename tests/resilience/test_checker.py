@@ -1,4 +1,4 @@
-"""The checker finds every violation that is planted, and nothing where there is none."""
+"""The checker finds every violation that is injected, and nothing where there is none."""
 
 from dataclasses import replace
 

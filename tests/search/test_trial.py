@@ -15,7 +15,7 @@ from ml_workbench_service.integrations.feature_store.local import LocalFeatureSt
 from ml_workbench_service.search.space import choice_label
 from ml_workbench_service.search.trial import TrialMaker, TrialReport, without_future
 from tests.learning.synthetic import cut, problem, symbol_rows
-from tests.trained_models import planted_bars
+from tests.trained_models import injected_bars
 
 
 def table_of(symbol: str, available_at_ms: np.ndarray) -> FeatureTable:
@@ -66,7 +66,7 @@ class CountingStore(LocalFeatureStore):
 @pytest.fixture
 def store(tmp_path: Any) -> CountingStore:
     (tmp_path / "bars").mkdir()
-    planted_bars(1200, seed=1, r2=0.2).write(tmp_path / "bars", "EUR/USD")
+    injected_bars(1200, seed=1, r2=0.2).write(tmp_path / "bars", "EUR/USD")
     return CountingStore(FolderBars(tmp_path / "bars"))
 
 

@@ -10,7 +10,7 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory, columns_needed, read_history
 from ml_workbench_service.serving.model import ServedModel
-from tests.trained_models import loaded, open_bench, planted_bars, train_model
+from tests.trained_models import injected_bars, loaded, open_bench, train_model
 
 SYMBOLS = ("EUR/USD", "GBP/USD")
 FEATURES = ("signal", "close", "rsi_14")
@@ -25,7 +25,7 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     home: Path = tmp_path_factory.mktemp("serving")
     bench = open_bench(home)
     for number, symbol in enumerate(SYMBOLS):
-        planted_bars(NUM_BARS, seed=20 + number, r2=R2, level=1.1 + number / 5).write(home / "bars", symbol)
+        injected_bars(NUM_BARS, seed=20 + number, r2=R2, level=1.1 + number / 5).write(home / "bars", symbol)
     for version, units in (("1.0.0", 6), ("1.1.0", 4)):
         train_model(
             bench, "small", checkpoint=home, version=version, family="lstm", features=list(FEATURES),

@@ -3,7 +3,7 @@
 import pytest
 
 from studies import injected_signal, null_series, real_data
-from studies.injected_signal import Planting
+from studies.injected_signal import InjectedSignal
 from studies.null_series import Trial
 
 
@@ -22,7 +22,7 @@ def test_a_search_on_a_null_series_is_judged_too() -> None:
 
 
 def test_a_planted_signal_is_recovered_by_what_was_published() -> None:
-    found = injected_signal.find(Planting(number=0, seed=0, num_bars=8_000, lookback=4))
+    found = injected_signal.find(InjectedSignal(number=0, seed=0, num_bars=8_000, lookback=4))
     assert found.certificate == "unprovable"  # a column of the user's own
     assert 0.2 < found.recovery < 1
     assert 0 < found.found_r2 < 0.03

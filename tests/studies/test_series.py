@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
-from studies.series import DEVIATION, KINDS, SYMBOL, null_series, planted_series
+from studies.series import DEVIATION, KINDS, SYMBOL, injected_series, null_series
 
 NUM_BARS = 6_000
 
@@ -49,7 +49,7 @@ def test_a_series_follows_from_its_seed_and_number_alone() -> None:
 def test_the_planted_mean_explains_what_it_is_said_to_and_is_known_a_bar_before() -> None:
     shares = []
     for number in range(12):
-        series = planted_series(NUM_BARS, seed=0, number=number, r2=0.05)
+        series = injected_series(NUM_BARS, seed=0, number=number, r2=0.05)
         moves = returns_of(series.close)
         shares.append(np.corrcoef(moves, series.mean[:-1])[0, 1] ** 2)
         assert abs(np.corrcoef(moves, series.mean[1:])[0, 1]) < 4 / np.sqrt(NUM_BARS)
@@ -58,7 +58,7 @@ def test_the_planted_mean_explains_what_it_is_said_to_and_is_known_a_bar_before(
 
 
 def test_the_service_reads_the_bars_as_they_were_made(tmp_path: Path) -> None:
-    series = planted_series(800, seed=0, number=0, r2=0.01)
+    series = injected_series(800, seed=0, number=0, r2=0.01)
     series.write(tmp_path)
     bars = FolderBars(tmp_path).bars(SYMBOL, "1h")
     assert np.array_equal(bars.opened_ms, series.opened_ms)

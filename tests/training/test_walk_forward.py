@@ -25,7 +25,7 @@ from ml_workbench_service.training import tasks as tasks  # registers them
 from ml_workbench_service.training.pipeline import problem_for
 from ml_workbench_service.training.walk_forward import cut_at, spans_of, walk_forward
 from tests.learning.synthetic import OneThread, Recorder
-from tests.trained_models import planted_bars
+from tests.trained_models import injected_bars
 
 NUM_BARS = 1800
 REQUESTS: dict[str, dict[str, Any]] = {
@@ -68,7 +68,7 @@ def order_for(name: str = "number", **changes: Any) -> TrainingOrder:
 def tables(num: int = NUM_BARS, r2: float = 0.2, symbols: tuple[str, ...] = ("EUR/USD",)) -> tuple[FeatureTable, ...]:
     made = []
     for number, symbol in enumerate(symbols):
-        bars = planted_bars(num, seed=11 + number, r2=r2)
+        bars = injected_bars(num, seed=11 + number, r2=r2)
         columns = {"signal": bars.signal, "close": bars.close}
         made.append(FeatureTable(symbol, "1h", bars.opened_ms, bars.opened_ms + HOUR_MS, columns, "file"))
     return tuple(made)

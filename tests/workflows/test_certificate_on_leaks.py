@@ -1,4 +1,4 @@
-"""Leaks planted at run time into the objects that make the matrix: the certificate finds each, and only those."""
+"""Leaks injected at run time into the objects that make the matrix: the certificate finds each, and only those."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +17,9 @@ from ml_workbench_service.integrations.feature_store.bar_folder import FolderBar
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.training import tasks as tasks
-from studies.injected_leaks import FEATURES, PLANTS, Planted, columns
+from studies.injected_leaks import FEATURES, INJECTED_LEAKS, InjectedLeak, columns
 from tests.learning.synthetic import Recorder
-from tests.trained_models import planted_bars
+from tests.trained_models import injected_bars
 
 NUM_BARS = 1400
 CLASSES = {"model_type": "classification", "family": "gru_classifier"}
@@ -51,7 +51,7 @@ WHERE = {
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of hourly bars."""
     made = tmp_path_factory.mktemp("bars")
-    planted_bars(NUM_BARS, seed=1).write(made, "EUR/USD")
+    injected_bars(NUM_BARS, seed=1).write(made, "EUR/USD")
     return made
 
 
@@ -76,12 +76,12 @@ def failed(found: Certificate) -> dict[str, str]:
     return {each.name: each.detail for each in found.checks if each.status == "failed"}
 
 
-@pytest.mark.parametrize("planted", PLANTS, ids=lambda planted: planted.name)
-def test_a_planted_leak_is_found(planted: Planted, folder: Path) -> None:
-    with planted.plant():
-        found = certificate(folder, planted.request)
+@pytest.mark.parametrize("planted", INJECTED_LEAKS, ids=lambda injected: injected.name)
+def test_a_planted_leak_is_found(injected: InjectedLeak, folder: Path) -> None:
+    with injected.inject():
+        found = certificate(folder, injected.request)
     assert found.status == "failed"
-    assert WHERE.get(planted.name, next(iter(failed(found)))) in failed(found)
+    assert WHERE.get(injected.name, next(iter(failed(found)))) in failed(found)
 
 
 @pytest.mark.parametrize("name", CLEAN)
@@ -94,8 +94,8 @@ def test_a_clean_pipeline_passes(name: str, folder: Path) -> None:
 
 
 def test_the_plants_are_gone_afterwards(folder: Path) -> None:
-    for planted in PLANTS:
-        with planted.plant():
+    for injected in INJECTED_LEAKS:
+        with injected.inject():
             pass
     assert certificate(folder, {}).status == "passed"
 
@@ -108,7 +108,7 @@ def test_an_honest_signal_of_the_users_is_unprovable_and_nothing_worse(folder: P
 
 def with_column(folder: Path, column: np.ndarray) -> Path:
     """The bars again with a column of the user's called `own`."""
-    bars = planted_bars(NUM_BARS, seed=1)
+    bars = injected_bars(NUM_BARS, seed=1)
     opened = np.append(bars.close[:1], bars.close[:-1])
     table = {"timestamp": [iso_of_ms(int(each)) for each in bars.opened_ms], "open": opened, "close": bars.close}
     table |= {"high": np.maximum(opened, bars.close), "low": np.minimum(opened, bars.close), "own": column}
@@ -118,7 +118,7 @@ def with_column(folder: Path, column: np.ndarray) -> Path:
 
 @pytest.mark.parametrize("name", ["noisy", "monotone", "centred_price", "close_of_the_day"])
 def test_a_near_copy_of_the_target_among_the_users_columns_is_found(name: str, tmp_path: Path) -> None:
-    bars = planted_bars(NUM_BARS, seed=1)
+    bars = injected_bars(NUM_BARS, seed=1)
     own = columns(bars.close, bars.opened_ms, seed=2)[name]
     sentences = failed(certificate(with_column(tmp_path, own), {"features": ["own", "rsi_14"]}))
     assert sentences.keys() <= {"near_copies", "look_ahead_joins"}

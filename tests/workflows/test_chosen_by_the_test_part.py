@@ -4,13 +4,13 @@ from pathlib import Path
 
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
-from tests.trained_models import open_bench, planted_bars, train_model
+from tests.trained_models import injected_bars, open_bench, train_model
 from tests.workflows.test_run_experiment import BASE, NUM_BARS, experiment, run
 
 
 def test_trials_that_were_ranked_on_what_is_a_test_part_now_count_as_looks_at_it(tmp_path: Path) -> None:
     bench = open_bench(tmp_path)
-    planted_bars(NUM_BARS, seed=2, r2=0.2).write(tmp_path / "bars", "EUR/USD")
+    injected_bars(NUM_BARS, seed=2, r2=0.2).write(tmp_path / "bars", "EUR/USD")
     wide = {**BASE, "validation_split": 0.6, "hyperparameters": {"epochs": 2, "batch_size": 64, "lookback": 3}}
     (tmp_path / "search").mkdir()
     run(experiment(bench, name="searched", base={**wide, "validation_split": 0.2}), bench, tmp_path / "search")

@@ -17,7 +17,7 @@ from ml_workbench_service.serving.predict import Circumstances, answer
 from ml_workbench_service.serving.request_to_windows import fetch_question, question_of
 from ml_workbench_service.training.publishing import SELECTION_SAW_TEST
 from ml_workbench_service.workflows.plan_training import plan_training
-from tests.trained_models import loaded, open_bench, planted_bars, train_model
+from tests.trained_models import injected_bars, loaded, open_bench, train_model
 
 SYMBOL = "EUR/USD"
 SEARCH = {"max_candidates": 40, "max_features": 4, "num_shuffles": 40, "num_samples": 10}
@@ -28,7 +28,7 @@ LIVE = Circumstances(role="candidate")
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     folder = tmp_path_factory.mktemp("sets")
     bench = open_bench(folder)
-    bars = planted_bars(2970, seed=3, r2=0.3)
+    bars = injected_bars(2970, seed=3, r2=0.3)
     bars.write(folder / "bars", SYMBOL, signal=np.roll(bars.signal, -1))  # so that its lag is what tells
     return bench
 

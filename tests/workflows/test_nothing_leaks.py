@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.training.tasks.reinforcement_learning import Control
-from tests.trained_models import open_bench, planted_bars, train_model
+from tests.trained_models import injected_bars, open_bench, train_model
 
 NUM_BARS = 1400
 QUICK = {"lookback": 6, "epochs": 2}
@@ -39,7 +39,7 @@ FITTED_BEFORE_TEST = (*FITTED_BEFORE_CALIBRATION, "judge", "precision", "folds",
 
 def written(folder: Path, *, wild_after_ms: int | None) -> None:
     """The same bars, and after the moment wild ones."""
-    bars = planted_bars(NUM_BARS, seed=21, r2=0.1)
+    bars = injected_bars(NUM_BARS, seed=21, r2=0.1)
     chance = np.random.default_rng(7)
     late = bars.opened_ms + HOUR_MS > (np.inf if wild_after_ms is None else wild_after_ms)
     moves = np.where(late, 0.004 * chance.standard_normal(NUM_BARS), 0.0)

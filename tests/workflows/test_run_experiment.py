@@ -27,7 +27,7 @@ from ml_workbench_service.workflows import run_experiment as tune
 from ml_workbench_service.workflows.plan_experiment import plan_experiment
 from ml_workbench_service.workflows.plan_training import plan_training
 from tests.learning.synthetic import Recorder
-from tests.trained_models import PlantedBars, open_bench, planted_bars, train_model
+from tests.trained_models import InjectedBars, injected_bars, open_bench, train_model
 
 NUM_BARS = 1500
 BASE: dict[str, Any] = {
@@ -48,7 +48,7 @@ RATES = {"low": 1e-4, "high": 1e-1, "log": True}
 def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     folder = tmp_path_factory.mktemp("bench")
     opened = open_bench(folder)
-    planted_bars(NUM_BARS, seed=1, r2=0.2).write(folder / "bars", "EUR/USD")
+    injected_bars(NUM_BARS, seed=1, r2=0.2).write(folder / "bars", "EUR/USD")
     return opened
 
 
@@ -112,14 +112,14 @@ def test_the_best_setting_is_trained_judged_and_published(bench: Workbench, tmp_
     assert trials_in(tmp_path) == made
 
 
-def _altered(bars: PlantedBars, *, from_ms: int) -> PlantedBars:
+def _altered(bars: InjectedBars, *, from_ms: int) -> InjectedBars:
     """Other prices and other signals in all bars that are known after that moment."""
     later = bars.opened_ms + 3_600_000 > from_ms
     chance = np.random.default_rng(9)
     close, signal = bars.close.copy(), bars.signal.copy()
     close[later] = 2.0 * np.exp(np.cumsum(chance.normal(0, 0.01, later.sum())))
     signal[later] = chance.normal(0, 3, later.sum())
-    return PlantedBars(bars.opened_ms, close, signal, bars.r2)
+    return InjectedBars(bars.opened_ms, close, signal, bars.r2)
 
 
 @pytest.mark.parametrize(
@@ -137,9 +137,9 @@ def _altered(bars: PlantedBars, *, from_ms: int) -> PlantedBars:
 def test_no_trial_can_tell_what_came_after_its_stopping_part(
     base: dict[str, Any], params: dict[str, Any], tmp_path: Path
 ) -> None:
-    bars = planted_bars(NUM_BARS, seed=2, r2=0.2)
+    bars = injected_bars(NUM_BARS, seed=2, r2=0.2)
 
-    def made(name: str, each: PlantedBars) -> tuple[TrialEnd, int]:
+    def made(name: str, each: InjectedBars) -> tuple[TrialEnd, int]:
         opened = open_bench(tmp_path / name)
         each.write(tmp_path / name / "bars", "EUR/USD")
         spec = experiment(
@@ -264,7 +264,7 @@ def test_a_space_whose_costly_end_does_not_fit_is_refused_and_a_smaller_one_runs
 
 def test_a_killed_worker_takes_its_trials_along_and_the_next_repeats_none_that_had_ended(tmp_path: Path) -> None:
     bench = open_bench(tmp_path)
-    planted_bars(NUM_BARS, seed=1, r2=0.2).write(tmp_path / "bars", "EUR/USD")
+    injected_bars(NUM_BARS, seed=1, r2=0.2).write(tmp_path / "bars", "EUR/USD")
     base = {"hyperparameters": {"epochs": 8, "patience": 8, "batch_size": 16, "lookback": 3}}
     spec = experiment(bench, name="killed", max_workers=2, num_trials=6, base=base)
     assert spec.plan["max_parallel"] == 2

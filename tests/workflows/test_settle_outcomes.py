@@ -31,7 +31,7 @@ from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.costs import resolved_costs, session_spread
 from ml_workbench_service.workflows.settle_outcomes import GIVE_UP_MS, Settled, Settlement, settle_overdue
 from tests.ledger_entries import answered, keep, making, opened
-from tests.trained_models import PlantedBars, planted_bars
+from tests.trained_models import InjectedBars, injected_bars
 
 NUM_BARS = 400
 MISSING = (200, 201, 260)
@@ -62,11 +62,11 @@ class Away:
 
 
 @pytest.fixture(scope="module")
-def bars(tmp_path_factory: pytest.TempPathFactory) -> tuple[PlantedBars, LocalFeatureStore]:
+def bars(tmp_path_factory: pytest.TempPathFactory) -> tuple[InjectedBars, LocalFeatureStore]:
     """Hours of EUR/USD with some missing, in a folder."""
-    whole = planted_bars(NUM_BARS, seed=1)
+    whole = injected_bars(NUM_BARS, seed=1)
     kept = np.delete(np.arange(NUM_BARS), MISSING)
-    found = PlantedBars(whole.opened_ms[kept], whole.close[kept], whole.signal[kept], whole.r2)
+    found = InjectedBars(whole.opened_ms[kept], whole.close[kept], whole.signal[kept], whole.r2)
     folder = tmp_path_factory.mktemp("bars")
     found.write(folder, "EUR/USD")
     return found, LocalFeatureStore(FolderBars(folder))
@@ -110,7 +110,7 @@ def outcomes(ledger: PredictionLedger, num: int) -> list[PredictionOutcome]:
     "target", ["price_change_1h", "log_return_4h", "volatility_3h", "direction_2h", "triple_barrier_5h"]
 )
 def test_what_is_settled_is_what_training_would_have_labelled(
-    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore], target: str
+    ledger: PredictionLedger, bars: tuple[InjectedBars, LocalFeatureStore], target: str
 ) -> None:
     """Every bar that training labels, to the bit, weekends and gaps included; of the others, why there is none."""
     _, store = bars
@@ -168,10 +168,10 @@ def with_costs(ledger: PredictionLedger, table: FeatureTable, rows: Any, as_of: 
 
 
 def test_a_bar_that_is_missing_for_good_ends_the_asking_with_its_reason(
-    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore]
+    ledger: PredictionLedger, bars: tuple[InjectedBars, LocalFeatureStore]
 ) -> None:
-    planted, store = bars
-    before_gap, last = int(planted.opened_ms[199]) + HOUR_MS, int(planted.opened_ms[-1]) + HOUR_MS
+    injected, store = bars
+    before_gap, last = int(injected.opened_ms[199]) + HOUR_MS, int(injected.opened_ms[-1]) + HOUR_MS
     within_gap = before_gap + HOUR_MS + 60_000
     ask(ledger, [before_gap, within_gap, last], "price_change_1h", timestamp=moment(last))
     now_ms = last + 2 * HOUR_MS
@@ -191,18 +191,18 @@ def test_a_bar_that_is_missing_for_good_ends_the_asking_with_its_reason(
 
 
 def test_a_price_of_another_market_is_not_settled_with_this_stores_closes(
-    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore]
+    ledger: PredictionLedger, bars: tuple[InjectedBars, LocalFeatureStore]
 ) -> None:
-    planted, store = bars
-    as_of_ms = int(planted.opened_ms[150]) + HOUR_MS
-    close = float(planted.close[150])
+    injected, store = bars
+    as_of_ms = int(injected.opened_ms[150]) + HOUR_MS
+    close = float(injected.close[150])
     ask(ledger, [as_of_ms], "price_change_1h", price=close * 1.02)
     assert settle_overdue(ledger, store, Intervals()).num_unavailable == 1
     assert outcomes(ledger, 1)[0].reason == "other_prices"
 
 
 def test_a_symbol_that_the_store_does_not_serve_waits_and_is_given_up(
-    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore]
+    ledger: PredictionLedger, bars: tuple[InjectedBars, LocalFeatureStore]
 ) -> None:
     _, store = bars
     ask(ledger, [int(bars[0].opened_ms[150])], "price_change_1h", symbol="GBP/USD")
@@ -213,10 +213,10 @@ def test_a_symbol_that_the_store_does_not_serve_waits_and_is_given_up(
 
 
 def test_an_outcome_that_a_price_or_a_caller_told_first_is_not_asked_for_and_teaches_once(
-    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore]
+    ledger: PredictionLedger, bars: tuple[InjectedBars, LocalFeatureStore]
 ) -> None:
-    planted, store = bars
-    ask(ledger, (planted.opened_ms[150:153] + HOUR_MS).tolist(), "price_change_1h")
+    injected, store = bars
+    ask(ledger, (injected.opened_ms[150:153] + HOUR_MS).tolist(), "price_change_1h")
     ledger.tell("1", 0.5, at_ms=0)
     intervals = Intervals()
     settle_overdue(ledger, store, intervals)
@@ -226,10 +226,10 @@ def test_an_outcome_that_a_price_or_a_caller_told_first_is_not_asked_for_and_tea
 
 
 def test_a_store_that_is_away_is_said_once_and_tried_again_with_growing_pauses(
-    ledger: PredictionLedger, bars: tuple[PlantedBars, LocalFeatureStore], caplog: pytest.LogCaptureFixture
+    ledger: PredictionLedger, bars: tuple[InjectedBars, LocalFeatureStore], caplog: pytest.LogCaptureFixture
 ) -> None:
-    planted, store = bars
-    ask(ledger, [int(planted.opened_ms[150]) + HOUR_MS], "price_change_1h")
+    injected, store = bars
+    ask(ledger, [int(injected.opened_ms[150]) + HOUR_MS], "price_change_1h")
     settlement = Settlement(ledger, Away(), Intervals(), every_s=0.02)
     with caplog.at_level(logging.INFO):
         settlement.start()
@@ -269,5 +269,5 @@ assert not heavy, heavy
 
 
 def test_closes_are_fetched_without_indicators_or_torch(tmp_path: Path) -> None:
-    planted_bars(50, seed=1).write(tmp_path, "EUR/USD")
+    injected_bars(50, seed=1).write(tmp_path, "EUR/USD")
     subprocess.run([sys.executable, "-c", LIGHT, str(tmp_path)], check=True, timeout=60, cwd=Path(__file__).parents[2])

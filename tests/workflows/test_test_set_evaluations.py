@@ -6,7 +6,7 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.multiple_testing import PartRead, Subject
 from ml_workbench_service.resources import Workbench
-from tests.trained_models import loaded, open_bench, planted_bars, train_model
+from tests.trained_models import injected_bars, loaded, open_bench, train_model
 
 NUM_BARS = 700
 
@@ -16,7 +16,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Workbench, ModelC
     """A price and a volatility at once, and a walk forward."""
     folder = tmp_path_factory.mktemp("looks")
     bench = open_bench(folder)
-    planted_bars(NUM_BARS, seed=5).write(folder / "bars", "EUR/USD")
+    injected_bars(NUM_BARS, seed=5).write(folder / "bars", "EUR/USD")
     card = train_model(
         bench, "looker", checkpoint=folder / "checkpoint", family="linear", features=["signal"],
         target=["price_change_1h", "volatility_5h"], symbols=["EUR/USD"], validation_split=0.4,

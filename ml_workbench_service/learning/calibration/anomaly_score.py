@@ -149,20 +149,20 @@ class AnomalyScale:
 
 
 def detection(
-    clean_scores_N: Floats, planted_scores: Mapping[str, Floats], *, threshold: float, share: float
+    clean_scores_N: Floats, injected_scores: Mapping[str, Floats], *, threshold: float, share: float
 ) -> dict[str, float]:
-    """What a detector finds of planted anomalies, as if this share of all windows were planted, each kind as often.
+    """What a detector finds of injected anomalies, as if this share of all windows were injected, each kind as often.
 
     `alarm_rate` is that of the clean windows. Precision and average precision depend on how common anomalies are;
     they are those of the stated share, whatever the numbers of windows. Windows of equal score alarm together.
 
     Args:
         clean_scores_N: scores of untouched windows.
-        planted_scores: scores of planted windows by kind.
+        planted_scores: scores of injected windows by kind.
         threshold: an alarm is a score above it.
         share: of all windows, above 0 and below 1.
     """
-    recalls = {f"recall_{kind}": float(np.mean(scores > threshold)) for kind, scores in planted_scores.items()}
+    recalls = {f"recall_{kind}": float(np.mean(scores > threshold)) for kind, scores in injected_scores.items()}
     recall = float(np.mean(list(recalls.values())))
     alarm_rate = float(np.mean(clean_scores_N > threshold))
     alarms = share * recall + (1 - share) * alarm_rate
@@ -170,18 +170,18 @@ def detection(
         "precision": share * recall / alarms if alarms else 0.0,
         "recall": recall,
         "alarm_rate": alarm_rate,
-        "average_precision": _average_precision(clean_scores_N, planted_scores, share=share),
+        "average_precision": _average_precision(clean_scores_N, injected_scores, share=share),
         **recalls,
     }
 
 
-def _average_precision(clean_scores_N: Floats, planted_scores: Mapping[str, Floats], *, share: float) -> float:
-    """Precision averaged over the planted windows' weight, from the highest score down."""
-    weights = [np.full(len(each), share / len(planted_scores) / len(each)) for each in planted_scores.values()]
-    planted, found = np.concatenate(list(planted_scores.values())), np.concatenate(weights)
-    scores = np.concatenate([planted, clean_scores_N])
+def _average_precision(clean_scores_N: Floats, injected_scores: Mapping[str, Floats], *, share: float) -> float:
+    """Precision averaged over the injected windows' weight, from the highest score down."""
+    weights = [np.full(len(each), share / len(injected_scores) / len(each)) for each in injected_scores.values()]
+    injected, found = np.concatenate(list(injected_scores.values())), np.concatenate(weights)
+    scores = np.concatenate([injected, clean_scores_N])
     hits = np.concatenate([found, np.zeros(len(clean_scores_N))])
-    falses = np.concatenate([np.zeros(len(planted)), np.full(len(clean_scores_N), (1 - share) / len(clean_scores_N))])
+    falses = np.concatenate([np.zeros(len(injected)), np.full(len(clean_scores_N), (1 - share) / len(clean_scores_N))])
     order = np.argsort(-scores, kind="stable")
     last_of_ties = np.append(np.flatnonzero(np.diff(scores[order])), len(scores) - 1)
     hit, false = np.cumsum(hits[order])[last_of_ties], np.cumsum(falses[order])[last_of_ties]

@@ -2,7 +2,7 @@
 
 An LSTM reads the window, a narrow layer keeps a few numbers of it, a second LSTM tells the rows back from these,
 newest first (Malhotra et al., 2016, arXiv:1607.00148). Measured on 15,000 training windows of real 4-hour bars of
-EUR/USD with planted anomalies and 1 % false alarms, four things decide what it finds:
+EUR/USD with injected anomalies and 1 % false alarms, four things decide what it finds:
 
 - beside every feature it reads its *activity*, the size of its last changes: a price that stands still is the easiest
   window of all to tell back, and only the activity says that it should not stand still (stale prices found: 1 % → all);

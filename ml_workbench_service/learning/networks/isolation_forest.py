@@ -1,7 +1,7 @@
 """Isolation forest: grown by scikit-learn, its trees exported by skl2onnx, answered by one graph without any pickle.
 
 A forest isolates what lies apart on some axis (Liu, Ting and Zhou, ICDM 2008), so that the axes decide what it can
-find. Measured on real bars with planted anomalies, of a dozen sets these three for each feature find most for their
+find. Measured on real bars with injected anomalies, of a dozen sets these three for each feature find most for their
 number; the last row's plain values alone find neither stale prices nor broken correlations:
 
     apart      the last row's value less what the other features let expect, in deviations of what remains

@@ -93,8 +93,8 @@ class Poison(Fault):
         """See the class."""
         while self.pauses(rig, shortest_s=0.1, longest_s=0.8):
             record = self._unreadable(rig) if self.rng.random() < 0.5 else costless(rig)
-            rig.plant(record)
-            rig.note(self.name, f"{record.prediction_id} planted")
+            rig.inject(record)
+            rig.note(self.name, f"{record.prediction_id} injected")
 
     def _unreadable(self, rig: Rig) -> PredictionRecord:
         name = f"poison-unreadable-{len(rig.poison)}"
@@ -117,9 +117,9 @@ class DeadlyPoison(Fault):
         stream, group = rig.group_of(agent)
         client = rig.redis.client()
         record = costless(rig)
-        rig.plant(record)
+        rig.inject(record)
         entry_id = rig.entry_of(record.prediction_id)
-        rig.note(self.name, f"{record.prediction_id} planted as {entry_id}")
+        rig.note(self.name, f"{record.prediction_id} injected as {entry_id}")
         times_handed_out, num_kills = 0, 0
         deadline = time.monotonic() + DEADLY_S
         while entry_id is not None and time.monotonic() < deadline and rig.sleep(0.002):

@@ -1,6 +1,6 @@
-"""`AnomalyDetection`: which windows are strange, judged by planted anomalies.
+"""`AnomalyDetection`: which windows are strange, judged by injected anomalies.
 
-There is no target. Into copies of the untouched test part's windows anomalies of every kind are planted
+There is no target. Into copies of the untouched test part's windows anomalies of every kind are injected
 (`evaluation/injected_anomalies.py`); the card says how many are found, and how often untouched windows alarm.
 
 Legend: N windows, K = 1 + F outputs.
@@ -15,7 +15,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
-from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
+from ml_workbench_service.evaluation.injected_anomalies import KINDS, inject
 from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale, detection
 from ml_workbench_service.learning.decoders.anomaly import AnomalyDecoder
 from ml_workbench_service.learning.decoders.decoder import Decoder
@@ -23,7 +23,7 @@ from ml_workbench_service.learning.interfaces.family import Trained, TrainingPro
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.training.tasks.network_task import NetworkTask
 
-PLANTED_SHARE = 0.05
+INJECTED_SHARE = 0.05
 """How common anomalies are where precision is stated: one window in twenty."""
 MOST_TRAIN_WINDOWS = 20_000
 """Training windows whose errors make the scale; its last thousandth then still stands on twenty of them."""
@@ -47,15 +47,15 @@ class AnomalyDetection(NetworkTask):
         return np.asarray(outputs_NK[:, 0] > np.quantile(outputs_NK[:, 0], 0.95))
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
-        """Average precision among anomalies planted into these windows, by the raw errors: no threshold is needed."""
+        """Average precision among anomalies injected into these windows, by the raw errors: no threshold is needed."""
         windows, predict = problem.windows, Predict(trained, None)
-        planted = plant(
+        injected = inject(
             windows.rows_RF, ends, lookback=windows.lookback, is_level_F=windows.scaler.is_level_F,
             seed=problem.seed,
         )  # fmt: skip
-        clean_N, found_N = predict.over(windows, ends)[:, 0], predict(planted.windows_NTF)[:, 0]
-        by_kind = {kind: found_N[planted.of(kind)] for kind in KINDS if planted.of(kind).any()}
-        return detection(clean_N, by_kind, threshold=np.inf, share=PLANTED_SHARE)["average_precision"]
+        clean_N, found_N = predict.over(windows, ends)[:, 0], predict(injected.windows_NTF)[:, 0]
+        by_kind = {kind: found_N[injected.of(kind)] for kind in KINDS if injected.of(kind).any()}
+        return detection(clean_N, by_kind, threshold=np.inf, share=INJECTED_SHARE)["average_precision"]
 
     def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> AnomalyDecoder:
         """The training part's distribution, the calibration part's threshold."""
@@ -78,27 +78,27 @@ class AnomalyDetection(NetworkTask):
         """Precision, recall by kind and alarm rate; a detector that alarms by chance is the baseline."""
         assert isinstance(decoder, AnomalyDecoder)
         windows, scale = problem.windows, decoder.scale
-        planted = plant(
+        injected = inject(
             windows.rows_RF,
             ends,
             lookback=windows.lookback,
             is_level_F=windows.scaler.is_level_F,
             seed=problem.seed,
         )
-        scores_N = scale.scores(predict(planted.windows_NTF)[:, 0])
-        by_kind = {kind: scores_N[planted.of(kind)] for kind in KINDS if planted.of(kind).any()}
-        figures = detection(scale.scores(outputs_NK[:, 0]), by_kind, threshold=scale.threshold, share=PLANTED_SHARE)
+        scores_N = scale.scores(predict(injected.windows_NTF)[:, 0])
+        by_kind = {kind: scores_N[injected.of(kind)] for kind in KINDS if injected.of(kind).any()}
+        figures = detection(scale.scores(outputs_NK[:, 0]), by_kind, threshold=scale.threshold, share=INJECTED_SHARE)
         chance = {
-            "precision": PLANTED_SHARE,
+            "precision": INJECTED_SHARE,
             "recall": scale.expected_alarm_rate,
             "alarm_rate": scale.expected_alarm_rate,
-            "average_precision": PLANTED_SHARE,
+            "average_precision": INJECTED_SHARE,
         }
         test: dict[str, float | None] = {
             **figures,
             "threshold": scale.threshold,
             "expected_alarm_rate": scale.expected_alarm_rate,
-            "num_planted": float(len(planted.kind_N)),
+            "num_planted": float(len(injected.kind_N)),
             "num_windows": float(len(ends)),
         }
         return Evaluation(
@@ -106,5 +106,5 @@ class AnomalyDetection(NetworkTask):
             baselines={"chance": dict(chance)},
             skill={f"{name}_over_chance": figures[name] - chance[name] for name in ("recall", "average_precision")},
             verdict="not_applicable",
-            reason="anomalies are planted, not real: the figures say what is found of them, not whether it pays",
+            reason="anomalies are injected, not real: the figures say what is found of them, not whether it pays",
         )

@@ -21,9 +21,9 @@ from ml_workbench_service.integrations.feature_store.sample_rates import SampleR
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.training import tasks as tasks
-from studies.injected_leaks import PLANTS
+from studies.injected_leaks import INJECTED_LEAKS
 from tests.learning.synthetic import Recorder
-from tests.trained_models import planted_bars
+from tests.trained_models import injected_bars
 
 NUM_BARS = 900
 
@@ -66,7 +66,7 @@ class RemoteStore:
 
 def local_store(folder: Path) -> LocalFeatureStore:
     """Hourly bars of a pair."""
-    planted_bars(NUM_BARS, seed=2).write(folder, "EUR/USD")
+    injected_bars(NUM_BARS, seed=2).write(folder, "EUR/USD")
     return LocalFeatureStore(FolderBars(folder))
 
 
@@ -131,8 +131,8 @@ def test_a_store_that_cannot_compute_again_leaves_its_columns_unprovable(tmp_pat
 
 def test_a_server_whose_columns_were_other_ones_at_the_time_fails(tmp_path: Path) -> None:
     store = RemoteStore(local_store(tmp_path))
-    centred = next(each for each in PLANTS if each.name == "centred rolling window")
-    with centred.plant():
+    centred = next(each for each in INJECTED_LEAKS if each.name == "centred rolling window")
+    with centred.inject():
         order, data = ordered(store)
         found = certify(order, data, store, report=Recorder())
     assert check(found, "features_future_cut").status == "failed"

@@ -14,16 +14,16 @@ from ml_workbench_service.evaluation.leakage.column_checks import (
 )
 from ml_workbench_service.market.calendar import HOUR_MS
 from studies.injected_leaks import columns, honest_columns
-from tests.trained_models import PlantedBars, planted_bars
+from tests.trained_models import InjectedBars, injected_bars
 
 NUM = 2000
-BARS = planted_bars(NUM, seed=5, r2=0.05)
+BARS = injected_bars(NUM, seed=5, r2=0.05)
 LEAKING = columns(BARS.close, BARS.opened_ms, seed=5)
 HONEST = honest_columns(BARS.close, seed=5)
 STEPS = {"close_of_the_day"}
 
 
-def past(bars: PlantedBars = BARS, *, horizon: int = 1, lookback: int = 24) -> Past:
+def past(bars: InjectedBars = BARS, *, horizon: int = 1, lookback: int = 24) -> Past:
     """Four fifths of the bars, asked for the price change."""
     until = int(0.8 * len(bars.close))
     changes = np.full(len(bars.close), np.nan)
@@ -51,12 +51,12 @@ def test_an_honest_column_is_left_alone(name: str) -> None:
 
 @pytest.mark.parametrize("r2", [0.05, 0.3, 0.45])
 def test_a_strong_but_honest_signal_is_left_alone(r2: float) -> None:
-    bars = planted_bars(NUM, seed=8, r2=r2)
+    bars = injected_bars(NUM, seed=8, r2=r2)
     assert found(bars.signal, past(bars)) is None
 
 
 def test_a_signal_that_no_market_leaves_is_found() -> None:
-    bars = planted_bars(NUM, seed=8, r2=0.7)
+    bars = injected_bars(NUM, seed=8, r2=0.7)
     telling = near_copy(bars.signal, past(bars))
     assert telling is not None
     assert telling.share == pytest.approx(0.7, abs=0.06)
@@ -98,11 +98,11 @@ def test_what_lies_in_the_test_part_is_not_asked() -> None:
 def test_a_price_that_bounces_around_a_level_is_its_own_pasts_doing_not_the_columns() -> None:
     noise = np.random.default_rng(6).standard_normal(NUM)
     close = 1.1 * np.exp(0.001 * noise)
-    bars = PlantedBars(BARS.opened_ms, close, noise, 0.5)
+    bars = InjectedBars(BARS.opened_ms, close, noise, 0.5)
     assert found(np.log(close / 1.1), past(bars)) is None
 
 
 def test_too_few_rows_and_empty_columns_tell_nothing() -> None:
     assert found(np.full(NUM, np.nan)) is None
-    short = planted_bars(90, seed=1)
+    short = injected_bars(90, seed=1)
     assert found(np.append(np.diff(short.close), 0.0), past(short)) is None

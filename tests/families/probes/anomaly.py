@@ -1,4 +1,4 @@
-"""Detectors are probed with anomalies planted at the end of windows that they have not seen."""
+"""Detectors are probed with anomalies injected at the end of windows that they have not seen."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
+from ml_workbench_service.evaluation.injected_anomalies import KINDS, inject
 from ml_workbench_service.learning.calibration.anomaly_score import detection
 from ml_workbench_service.learning.data.windows import Part, Windows, build
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
@@ -23,20 +23,20 @@ SHARE = 0.05
 class AnomalyProbe(Probe):
     """Average precision, 0 for chance and 1 for all, of telling a part's strange windows from the training part's.
 
-    `r2` says whether anything is planted: with 0 nothing is, and the part's windows are strange only in that they were
+    `r2` says whether anything is injected: with 0 nothing is, and the part's windows are strange only in that they were
     not trained on. A detector that learnt its training windows by heart tells these apart too; it has found nothing.
     The windows' own labels keep the answer, which no detector reads.
     """
 
     model_type: ClassVar[ModelType] = ModelType.ANOMALY_DETECTION
     quick: ClassVar[dict[str, Any]] = {**Probe.quick, "bottleneck": 4, "trees": 100, "max_samples": 256}
-    planted: ClassVar[float] = 0.5
+    injected: ClassVar[float] = 0.5
     chance: ClassVar[float] = 0.05
 
     def windows(self, *tables: Any, num: int = 2000, r2: float | None = None, seed: int = 0) -> Windows:
-        is_planted = float(r2 != 0)
+        is_injected = float(r2 != 0)
         made = [
-            replace(table, labels_NK=np.where(np.isfinite(table.labels_NK), is_planted, np.nan))
+            replace(table, labels_NK=np.where(np.isfinite(table.labels_NK), is_injected, np.nan))
             for table in tables or [symbol_rows(num=num, r2=self.r2 if r2 is None else r2, seed=seed)]
         ]
         return build(
@@ -59,10 +59,10 @@ class AnomalyProbe(Probe):
 
         strange = {"nothing": errors(windows.gather(ends))}
         if windows.own_labels_RK[ends, 0].all():
-            planted = plant(
+            injected = inject(
                 windows.rows_RF, ends, lookback=windows.lookback, is_level_F=windows.scaler.is_level_F, seed=1
             )
-            found = errors(planted.windows_NTF)
-            strange = {kind: found[planted.of(kind)] for kind in KINDS}
+            found = errors(injected.windows_NTF)
+            strange = {kind: found[injected.of(kind)] for kind in KINDS}
         precision = detection(errors(windows.gather(usual)), strange, threshold=0.0, share=SHARE)["average_precision"]
         return (precision - SHARE) / (1 - SHARE)

@@ -1,4 +1,4 @@
-"""Classifiers are probed with the direction of the planted move, flat moves being a class of their own."""
+"""Classifiers are probed with the direction of the injected move, flat moves being a class of their own."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ class ClassificationProbe(Probe):
     """Skill: 1 - log loss ÷ that of the training part's frequencies."""
 
     model_type: ClassVar[ModelType] = ModelType.CLASSIFICATION
-    planted: ClassVar[float] = 0.15
+    injected: ClassVar[float] = 0.15
     r2: ClassVar[float] = 0.5  # a class holds less of the signal than the move
     chance: ClassVar[float] = 0.02
 

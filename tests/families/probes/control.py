@@ -42,7 +42,7 @@ class ControlProbe(Probe):
         "bins": 4,
         "exploration_decay": 0.999,
     }
-    planted: ClassVar[float] = 0.3
+    injected: ClassVar[float] = 0.3
     chance: ClassVar[float] = 0.15
 
     def task(self) -> Task:

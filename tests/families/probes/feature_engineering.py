@@ -25,7 +25,7 @@ class FeatureEngineeringProbe(Probe):
     """1 where the best of what was chosen beats what luck reaches, 0 where it does not."""
 
     model_type: ClassVar[ModelType] = ModelType.FEATURE_ENGINEERING
-    planted: ClassVar[float] = 0.5
+    injected: ClassVar[float] = 0.5
     chance: ClassVar[float] = 0.5
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:

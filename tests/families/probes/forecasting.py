@@ -17,7 +17,7 @@ class ForecastingProbe(Probe):
     """Skill: 1 - MSE ÷ MSE of "no change"."""
 
     model_type: ClassVar[ModelType] = ModelType.TIME_SERIES
-    planted: ClassVar[float] = 0.15
+    injected: ClassVar[float] = 0.15
     chance: ClassVar[float] = 0.02
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:

@@ -19,9 +19,9 @@ class Probe(ABC):
 
     Attributes:
         quick: few and small steps, as far as the family has these hyper-parameters.
-        planted: the least quality where the signal was planted.
+        injected: the least quality where the signal was injected.
         chance: the largest quality where there is none.
-        r2: share of the next bar's variance that the planted signal explains.
+        r2: share of the next bar's variance that the injected signal explains.
     """
 
     model_type: ClassVar[ModelType]
@@ -34,7 +34,7 @@ class Probe(ABC):
         "patience": 4,
     }
     units: ClassVar[int] = 8
-    planted: ClassVar[float]
+    injected: ClassVar[float]
     chance: ClassVar[float]
     r2: ClassVar[float] = 0.3
     known: ClassVar[dict[ModelType, "Probe"]] = {}
@@ -49,7 +49,7 @@ class Probe(ABC):
         return kind({name: self.units for name in fields if name.endswith("_units")} | chosen)
 
     def windows(self, *tables: Any, num: int = 2000, r2: float | None = None, seed: int = 0) -> Windows:
-        """Windows of these tables, or of one pair with a planted signal."""
+        """Windows of these tables, or of one pair with a injected signal."""
         return cut(*(tables or [symbol_rows(num=num, r2=self.r2 if r2 is None else r2, seed=seed)]))
 
     def task(self) -> Task:

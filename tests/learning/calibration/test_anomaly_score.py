@@ -125,7 +125,7 @@ def test_equal_errors_alarm_for_anything_larger_and_for_nothing_else(value: floa
 
 
 def test_the_figures_of_a_detection_by_hand() -> None:
-    """Ten clean windows, one alarms; of two kinds one is found, the other by half; one window in five is planted."""
+    """Ten clean windows, one alarms; of two kinds one is found, the other by half; one window in five is injected."""
     clean = np.array([0.95] + [0.1] * 9)
     found = detection(
         clean, {"spike": np.array([0.99, 0.97]), "stale": np.array([0.98, 0.2])}, threshold=0.9, share=0.2
@@ -133,7 +133,7 @@ def test_the_figures_of_a_detection_by_hand() -> None:
     assert (found["recall_spike"], found["recall_stale"], found["recall"]) == (1.0, 0.5, 0.75)
     assert found["alarm_rate"] == pytest.approx(0.1)
     assert found["precision"] == pytest.approx(0.2 * 0.75 / (0.2 * 0.75 + 0.8 * 0.1))
-    # three planted of weight 0.05 lead, then a false alarm of weight 0.08, then the last planted one
+    # three injected of weight 0.05 lead, then a false alarm of weight 0.08, then the last injected one
     assert found["average_precision"] == pytest.approx(0.75 + 0.25 * 0.2 / 0.28)
 
 

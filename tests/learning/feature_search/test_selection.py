@@ -1,4 +1,4 @@
-"""Selection finds what was planted, each thing once; says so where there is only chance; and looks at no future."""
+"""Selection finds what was injected, each thing once; says so where there is only chance; and looks at no future."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -73,7 +73,7 @@ def chosen(selection: Selection) -> list[str]:
     return [each.expression.text for each in selection.chosen]
 
 
-def planted(*, seed: int = 0, horizon: int = 1) -> SelectionRows:
+def injected(*, seed: int = 0, horizon: int = 1) -> SelectionRows:
     """Labels that a lag of `signal` and the close over its average explain, by a quarter and a fifth."""
     columns = columns_of(seed=seed)
     ratio = np.nan_to_num(columns["close"] / columns["average"] - 1)
@@ -83,7 +83,7 @@ def planted(*, seed: int = 0, horizon: int = 1) -> SelectionRows:
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
 def test_a_lag_and_a_ratio_that_move_the_target_are_found(seed: int) -> None:
-    selection = search(planted(seed=seed), seed=seed)
+    selection = search(injected(seed=seed), seed=seed)
     assert not selection.warnings
     assert "lag(signal, 2)" in chosen(selection)[:3]
     assert {"close / average", "zscore(close, 24)"} & set(chosen(selection)[:3])
@@ -143,7 +143,7 @@ def test_classes_are_told_apart_by_their_numbers() -> None:
 
 
 def test_symbols_are_ranked_apart_and_shuffled_together() -> None:
-    first, second = planted(seed=0), planted(seed=1)
+    first, second = injected(seed=0), injected(seed=1)
     moved = {name: column * 100 + 7 for name, column in second.columns.items() if name in ("signal", "noise")}
     second = replace(second, columns={**second.columns, **moved}, labels=second.labels * 50)
     assert "lag(signal, 2)" in chosen(search(first, second))[:3]
@@ -172,7 +172,7 @@ def test_noise_scores_below_nothing_since_nothing_is_learnt_from_what_is_held_ou
 
 
 def test_nothing_after_the_training_part_changes_anything() -> None:
-    whole, border = planted(horizon=5), START_MS + HOUR_MS * 1200
+    whole, border = injected(horizon=5), START_MS + HOUR_MS * 1200
     before = search(whole, end_ms=border)
     late = whole.available_at_ms > border
     columns = {name: np.where(late, 7 * column[::-1] + 1, column) for name, column in whole.columns.items()}
@@ -190,7 +190,7 @@ def test_nothing_after_the_training_part_changes_anything() -> None:
 
 
 def test_a_seed_fixes_everything_and_another_one_moves_only_chance() -> None:
-    first, again, other = (search(planted(), seed=seed) for seed in (5, 5, 6))
+    first, again, other = (search(injected(), seed=seed) for seed in (5, 5, 6))
     assert first == again
     assert other.chance_level != first.chance_level
     assert chosen(other)[0] == chosen(first)[0]
@@ -198,7 +198,7 @@ def test_a_seed_fixes_everything_and_another_one_moves_only_chance() -> None:
 
 
 def test_a_fold_learns_from_no_row_whose_label_reaches_into_it_nor_from_its_embargo() -> None:
-    rows = labelled([planted(horizon=7)], num_classes=0, is_move=True)
+    rows = labelled([injected(horizon=7)], num_classes=0, is_move=True)
     purged, purged_from = rows.purged()
     embargo_ms = round(EMBARGO * len(rows.moments_ms_T)) * HOUR_MS
     for fold in range(NUM_FOLDS):
@@ -229,9 +229,9 @@ def test_columns_without_values_or_without_variation_are_set_aside() -> None:
 
 def test_too_few_rows_for_the_horizon_are_refused_with_a_way_out() -> None:
     with pytest.raises(DataValidationError, match=r"10 labelled bars, and 250 are needed.*longer range"):
-        search(planted(), end_ms=START_MS + 10 * HOUR_MS)
+        search(injected(), end_ms=START_MS + 10 * HOUR_MS)
     with pytest.raises(DataValidationError, match="shorter horizon"):
-        search(planted(horizon=60))
+        search(injected(horizon=60))
 
 
 def test_at_most_so_many_are_chosen_and_the_rest_is_not_needed() -> None:
@@ -259,11 +259,11 @@ def test_what_resampled_data_do_not_choose_is_unstable() -> None:
 
 def test_a_search_reports_its_steps_and_stops_when_cancelled() -> None:
     recorder = Recorder()
-    search(planted(), report=recorder)
+    search(injected(), report=recorder)
     assert recorder.steps[-1][:2] == (2, 2)
     assert recorder.messages == ["evaluating candidates", "scoring candidates", "resampling"]
     with pytest.raises(JobCancelled):
-        search(planted(), report=Recorder(cancel_at_check=10))
+        search(injected(), report=Recorder(cancel_at_check=10))
 
 
 def test_mrmr_prefers_what_says_something_new_and_never_takes_a_copy() -> None:
@@ -278,7 +278,7 @@ def test_mrmr_prefers_what_says_something_new_and_never_takes_a_copy() -> None:
 
 
 def test_a_selection_becomes_a_feature_set() -> None:
-    selection = search(planted())
+    selection = search(injected())
     expressions = selection.features(lambda name: "level" if name in ("close", "average") else "stationary")
     assert [each.expression for each in expressions] == chosen(selection)
     assert {each.kind for each in expressions} == {"stationary"}

@@ -11,7 +11,7 @@ import torch
 
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service.contracts.market import Floats, Floats32
-from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
+from ml_workbench_service.evaluation.injected_anomalies import KINDS, inject
 from ml_workbench_service.learning.bundle.export import TOLERANCE, export
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import Windows
@@ -118,8 +118,8 @@ def test_the_windows_error_is_the_mean_of_its_features(windows: Windows, graph: 
 def test_planted_anomalies_stand_out(windows: Windows, model: Trained) -> None:
     ends = windows.parts["test"]
     limit = float(np.quantile(error(model, windows.gather(ends)), 0.99))
-    planted = plant(windows.rows_RF, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=0, num_per_kind=60)
-    found = {kind: float(np.mean(error(model, planted.windows_NTF[planted.of(kind)]) > limit)) for kind in KINDS}
+    injected = inject(windows.rows_RF, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=0, num_per_kind=60)
+    found = {kind: float(np.mean(error(model, injected.windows_NTF[injected.of(kind)]) > limit)) for kind in KINDS}
     assert found["spike"] > 0.9
     assert found["stale_price"] > 0.9
     assert found["volatility_burst"] > 0.7

@@ -23,7 +23,7 @@ from ml_workbench_service.serving.history import SymbolHistory, columns_needed, 
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
 from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, problem, skill, symbol_rows
-from tests.trained_models import PlantedBars, loaded, open_bench, planted_bars, train_model
+from tests.trained_models import InjectedBars, injected_bars, loaded, open_bench, train_model
 
 TARGETS = ("price_change_1h", "log_return_2h", "volatility_4h")
 QUICK = {"epochs": 12, "batch_size": 64, "lookback": 6, "learning_rate": 0.02, "patience": 4}
@@ -102,13 +102,13 @@ class Grown:
 @pytest.fixture(scope="module")
 def grown(tmp_path_factory: pytest.TempPathFactory) -> Grown:
     home = tmp_path_factory.mktemp("heads")
-    bars = planted_bars(2000, seed=3, r2=0.3)
+    bars = injected_bars(2000, seed=3, r2=0.3)
     bench = open_bench(home)
     bars.write(home / "bars", "EUR/USD")
     return grow(bench, bars, target=list(TARGETS))
 
 
-def grow(bench: Workbench, bars: PlantedBars, **request: Any) -> Grown:
+def grow(bench: Workbench, bars: InjectedBars, **request: Any) -> Grown:
     """Trains, publishes and loads."""
     card = train_model(
         bench, "several", checkpoint=bench.state_dir, family="linear", features=["signal", "close"],
@@ -161,7 +161,7 @@ def test_an_abstention_names_every_output_without_a_value(grown: Grown) -> None:
 
 
 def test_quantiles_come_in_order_and_the_interval_is_as_wide_as_the_volatility(tmp_path: Path) -> None:
-    bars = planted_bars(1500, seed=4, r2=0.3)
+    bars = injected_bars(1500, seed=4, r2=0.3)
     bench = open_bench(tmp_path)
     bars.write(tmp_path / "bars", "EUR/USD")
     grown = grow(bench, bars, target=["price_change_1h", "volatility_4h"], quantiles=[0.95, 0.5, 0.05])

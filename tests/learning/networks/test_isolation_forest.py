@@ -13,7 +13,7 @@ from sklearn.ensemble import IsolationForest
 
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service.contracts.market import Floats32
-from ml_workbench_service.evaluation.injected_anomalies import KINDS, plant
+from ml_workbench_service.evaluation.injected_anomalies import KINDS, inject
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.bundle.manifest import WEIGHTS_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
@@ -189,9 +189,9 @@ def test_whitened_values_are_residuals_of_a_regression_on_the_others_in_their_de
 def test_planted_anomalies_stand_out(windows: Windows, graph: OnnxNetwork) -> None:
     ends = windows.parts["test"]
     limit = float(np.quantile(graph.predict(windows.gather(ends)).outputs_NK[:, 0], 0.99))
-    planted = plant(windows.rows_RF, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=0, num_per_kind=60)
-    scores = graph.predict(planted.windows_NTF).outputs_NK[:, 0]
-    found = {kind: float(np.mean(scores[planted.of(kind)] > limit)) for kind in KINDS}
+    injected = inject(windows.rows_RF, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=0, num_per_kind=60)
+    scores = graph.predict(injected.windows_NTF).outputs_NK[:, 0]
+    found = {kind: float(np.mean(scores[injected.of(kind)] > limit)) for kind in KINDS}
     assert found["spike"] > 0.6
     assert found["stale_price"] > 0.9
     assert found["volatility_burst"] > 0.5

@@ -1,4 +1,4 @@
-"""An anomaly detector the whole way: trained, judged on planted anomalies, loaded, asked; what it says and refuses."""
+"""An anomaly detector the whole way: trained, judged on injected anomalies, loaded, asked; what it says and refuses."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -20,7 +20,7 @@ from ml_workbench_service.serving.history import columns_needed, read_history, r
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
 from ml_workbench_service.workflows.plan_training import plan_training
-from tests.trained_models import PlantedBars, loaded, open_bench, planted_bars, train_model
+from tests.trained_models import InjectedBars, injected_bars, loaded, open_bench, train_model
 
 SYMBOL = "EUR/USD"
 FEATURES = ["return_1", "rsi_14", "volatility_12", "sma_10"]
@@ -44,9 +44,9 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Workbench:
     return bench
 
 
-def even_bars() -> PlantedBars:
+def even_bars() -> InjectedBars:
     """Bars whose volatility never changes: of others, the test part alarms as often as its volatility has it."""
-    bars = planted_bars(10_000, seed=5)
+    bars = injected_bars(10_000, seed=5)
     returns = 0.001 * np.random.default_rng(5).standard_normal(len(bars.close))
     return replace(bars, close=1.1 * np.exp(np.cumsum(returns)))
 
