@@ -43,7 +43,7 @@ def run_once(cell: Cell, seed: int) -> Done:
     """One run in a folder of its own, kept where an invariant was violated."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        report = flood(cell.request(seed), folder / "run", Quiet())
+        report = run_resilience_test(cell.request(seed), folder / "run", Quiet())
     except Exception as error:  # a run that cannot be made is a row's failure, and must not end the others
         return Done(cell.name, seed, None, f"{type(error).__name__}: {error}", str(_keep(folder, cell, seed)))
     if report.passed or not cell.is_promised:

@@ -58,8 +58,8 @@ from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workflows.deploy import settle_interrupted
-from ml_workbench_service.workflows.settle_outcomes import Settlement
+from ml_workbench_service.workflows.deploy import finish_interrupted
+from ml_workbench_service.workflows.settle_outcomes import OutcomeResolver
 
 MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
@@ -126,7 +126,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
         accelerators.kind_of(settings.ACCELERATOR)  # a name nobody has is an error now, not at the first training
     workbench = await asyncio.to_thread(open_workbench, settings, addresses)
     stack.callback(close_workbench, workbench)
-    await asyncio.to_thread(settle_interrupted, workbench)
+    await asyncio.to_thread(finish_interrupted, workbench)
     stopping = _stopping_event(stack)
     environment = _child_environment(settings, addresses)
     providers = accelerators.inference_providers(workbench.accelerator)
@@ -193,9 +193,9 @@ def _ledger(
     found = PredictionLedger(workbench.state_dir / "predictions.db", max_rows=settings.PREDICTION_LEDGER_ROWS)
     found.start()
     stack.callback(found.close)
-    settlement = Settlement(found, workbench.feature_store, intervals)
-    settlement.start()
-    stack.callback(settlement.stop)
+    resolver = OutcomeResolver(found, workbench.feature_store, intervals)
+    resolver.start()
+    stack.callback(resolver.stop)
     metrics.registry.register(LedgerMetrics(workbench, found))
     return found
 

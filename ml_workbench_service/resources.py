@@ -15,12 +15,12 @@ from urllib.parse import urlsplit
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.market import FeatureStore
-from ml_workbench_service.contracts.multiple_testing import Ledgers
+from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.deployment_stream import DeploymentStream
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.integrations.multiple_testing_log import SqliteLedgers
+from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
 from ml_workbench_service.settings import (
@@ -59,7 +59,7 @@ class Workbench:
     queue: ShardedQueue | None
     deployments: DeploymentStream | None
     strategy_engine: StrategyEngine | None
-    ledgers: Ledgers
+    multiple_testing: MultipleTestingLog
     enforces_skill: bool = False  # whether only models with proven skill are deployed, unless forced
     accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
 
@@ -99,7 +99,7 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
         queue=queue,
         deployments=deployments,
         strategy_engine=engine,
-        ledgers=SqliteLedgers(settings.STATE_DIR.resolve() / "ledgers.db"),
+        multiple_testing=SqliteMultipleTestingLog(settings.STATE_DIR.resolve() / "ledgers.db"),
         enforces_skill=settings.SKILL_GATE == "enforce",
         accelerator=settings.ACCELERATOR,
     )

@@ -24,7 +24,7 @@ from ml_workbench_service.integrations.deployment_history import DeploymentHisto
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.integrations.multiple_testing_log import SqliteLedgers
+from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.resources import Addresses, Workbench
@@ -97,7 +97,7 @@ def open_bench(folder: Path) -> Workbench:
         queue=None,
         deployments=None,
         strategy_engine=None,
-        ledgers=SqliteLedgers(folder / "state" / "ledgers.db"),
+        multiple_testing=SqliteMultipleTestingLog(folder / "state" / "ledgers.db"),
     )
 
 

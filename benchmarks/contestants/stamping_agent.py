@@ -1,6 +1,6 @@
 """The agent's own loop in a process of its own, which notes when each record was applied.
 
-`act` with a `QLearningAgent`, its checkpoint, its decisions and its logs, as `runtime/agent_worker.py` runs it; a
+`run_agent` with a `QLearningAgent`, its checkpoint, its decisions and its logs, as `runtime/agent_worker.py` runs it; a
 subclass stamps after `apply`. One turn begins it, the next ends it and tells the stamps, in nanoseconds of the
 machine's monotonic clock.
 """
@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.workflows.run_agent import act
+from ml_workbench_service.workflows.run_agent import run_agent
 
 
 class StampingAgent(QLearningAgent):
@@ -53,7 +53,7 @@ class RunningAgent:
         self._begun_s = time.process_time()
 
     def _run(self, folder: Path) -> None:
-        act(
+        run_agent(
             "default",
             folder,
             open_agent=lambda: self._agent,

@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from ml_workbench_service.agents.checkpoint import Checkpoint, Counters
-from ml_workbench_service.agents.positions import Position, Settlement, open_step, settle
+from ml_workbench_service.agents.positions import Position, RealisedStep, open_step, realise
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Costs
@@ -80,7 +80,7 @@ class Agent(ABC):
         """The number of what is known and held; may fail, changes nothing."""
 
     @abstractmethod
-    def _learn(self, settled: Sequence[Settlement]) -> None:
+    def _learn(self, realised: Sequence[RealisedStep]) -> None:
         """Takes what steps have earned; must not fail."""
 
     @abstractmethod
@@ -119,9 +119,11 @@ class Agent(ABC):
         costs, held = self._costs_at(record), standing.position
         unit = unit_cost(costs, record.symbol, price)
         state = self._state(record, held)
-        settled, still_open = settle(standing, symbol=record.symbol, costs=costs, price=price, at_ms=at_ms, state=state)
+        realised, still_open = realise(
+            standing, symbol=record.symbol, costs=costs, price=price, at_ms=at_ms, state=state
+        )
         # Nothing below can fail: the entry is applied as a whole or not at all.
-        self._learn(settled)
+        self._learn(realised)
         position, explored = (0, False) if says_nothing(record) else self._choose(record, state, held)
         step = open_step(
             standing,
@@ -135,9 +137,9 @@ class Agent(ABC):
         )
         self._keep(key, Position(at_ms, position, step.exposure, (*still_open, step)))
         self._positions[record.symbol] = position
-        earned = sum([each.reward for each in settled]) if settled else None
-        paid = sum([each.cost for each in settled]) if settled else None
-        self._count_action(entry_id, len(settled), reward=earned or 0.0, cost=paid or 0.0)
+        earned = sum([each.reward for each in realised]) if realised else None
+        paid = sum([each.cost for each in realised]) if realised else None
+        self._count_action(entry_id, len(realised), reward=earned or 0.0, cost=paid or 0.0)
         decided = _Decided(position, step.exposure, explored, unit * step.change, earned, paid)
         return self._decision(record, price, decided)
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from ml_workbench_service.agents.agent import Agent, says_nothing
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.positions import Settlement
+from ml_workbench_service.agents.positions import RealisedStep
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -52,7 +52,7 @@ class PolicyAgent(Agent):
     def _state(self, record: PredictionRecord, position: int) -> int:
         return 0
 
-    def _learn(self, settled: Sequence[Settlement]) -> None:
+    def _learn(self, realised: Sequence[RealisedStep]) -> None:
         pass
 
     def _choose(self, record: PredictionRecord, state: int, held: int) -> tuple[int, bool]:

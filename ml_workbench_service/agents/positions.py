@@ -1,4 +1,4 @@
-"""`Position`: one agent's position on one series of predictions, and `settle`, which pays what a later price makes
+"""`Position`: one agent's position on one series of predictions, and `realise`, which pays what a later price makes
 known.
 
 A series is (source, model, symbol, timeframe). Its *position* is the last one chosen (-1, 0, 1); its *exposure* is the
@@ -54,7 +54,7 @@ class Position:
     steps: tuple[Step, ...] = ()
 
 
-class Settlement(NamedTuple):
+class RealisedStep(NamedTuple):
     """What one step earned: its log return after costs, and the costs (trading and swap) as a fraction."""
 
     state: int
@@ -83,9 +83,9 @@ def open_step(
     return Step(state, action, exposure, change, fill, None, None)
 
 
-def settle(
+def realise(
     standing: Position, *, symbol: str, costs: Costs, price: float, at_ms: int, state: int
-) -> tuple[list[Settlement], tuple[Step, ...]]:
+) -> tuple[list[RealisedStep], tuple[Step, ...]]:
     """What the bar at hand settles, and the steps that stay open; changes nothing.
 
     Args:
@@ -99,7 +99,7 @@ def settle(
     Raises:
         DataValidationError: a price is not positive, or a step lost the whole capital.
     """
-    settled: list[Settlement] = []
+    realised: list[RealisedStep] = []
     still_open: list[Step] = []
     for step in standing.steps:
         next_state = state if step.next_state is None else step.next_state
@@ -112,5 +112,5 @@ def settle(
         cost = unit_cost(paid, symbol, step.entry_price) * step.change
         swap = swap_cost(paid, symbol, step.entry_price, step.exposure, step.entry_ms, at_ms)
         reward = step_log_return(step.exposure, step.entry_price, price, cost=cost, swap=swap)
-        settled.append(Settlement(step.state, step.action, next_state, reward, cost + swap))
-    return settled, tuple(still_open)
+        realised.append(RealisedStep(step.state, step.action, next_state, reward, cost + swap))
+    return realised, tuple(still_open)

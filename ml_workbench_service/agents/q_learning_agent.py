@@ -5,7 +5,7 @@ from typing import Any
 
 from ml_workbench_service.agents.agent import Agent, says_nothing
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.agents.positions import Settlement
+from ml_workbench_service.agents.positions import RealisedStep
 from ml_workbench_service.agents.q_table import POSITIONS, USUAL_WIDTH, QTable, StateBins
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.market import Costs
@@ -59,11 +59,11 @@ class QLearningAgent(Agent):
             return self.table.bins.state_of(0.0, None, position)  # of unknown strength, so it says nothing
         return self.table.bins.state_of(record.prediction / scale, None if width is None else width / scale, position)
 
-    def _learn(self, settled: Sequence[Settlement]) -> None:
+    def _learn(self, realised: Sequence[RealisedStep]) -> None:
         if self.mode != "learn":
             return
         aversion = self.reward.risk_aversion / 2
-        for step in settled:
+        for step in realised:
             wanted = step.reward - aversion * step.reward**2
             self.table.learn(step.state, step.action, reward=wanted, next_state=step.next_state)
 

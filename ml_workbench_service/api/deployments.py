@@ -150,12 +150,12 @@ def _before(service: AppState, model_id: str, key: Idempotency | None) -> tuple[
                 raise IdempotencyMismatchError.at(
                     "header.Idempotency-Key", "this key came with another body before; send a new key for a new request"
                 )
-            return _once_settled(service, found), identifier
+            return _once_finished(service, found), identifier
         generation += 1
     return None, identifier
 
 
-def _once_settled(service: AppState, deployment: Deployment) -> Deployment:
+def _once_finished(service: AppState, deployment: Deployment) -> Deployment:
     """A pending deployment holds its model's lock until the target has answered."""
     if deployment.status == "pending":
         with service.workbench.history.locked(deployment.model_id):

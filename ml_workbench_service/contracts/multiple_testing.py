@@ -60,14 +60,14 @@ class Trial(Contract):
     )
 
 
-class Ledgers(Protocol):
+class MultipleTestingLog(Protocol):
     """Both counters. Writing returns only when it is on disk."""
 
-    def look(self, read: PartRead) -> int:
+    def record_evaluation(self, read: PartRead) -> int:
         """Notes a look before it happens; how many there are at parts that share time, a symbol and the subject."""
         ...
 
-    def looks(self, read: PartRead) -> int:
+    def num_evaluations(self, read: PartRead) -> int:
         """The same without noting anything; `read` itself is counted only if it was noted."""
         ...
 

@@ -76,7 +76,7 @@ def report(positions_N: Ints, ends: Ints, problem: TrainingProblem, *, looks: in
     Raises:
         DataValidationError: a position is none, or no decision can be paid.
     """
-    account = settle(positions_N, ends, problem)
+    account = realise(positions_N, ends, problem)
     daily_D = np.array(list(_daily(account).values()))
     held = account.positions_N != 0
     num_decisions, share = len(account.rows_N), 1.0 / account.num_symbols
@@ -110,10 +110,10 @@ def daily_net(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> dict[s
     Raises:
         DataValidationError: as `report`.
     """
-    return _daily(settle(positions_N, ends, problem))
+    return _daily(realise(positions_N, ends, problem))
 
 
-def settle(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
+def realise(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
     """Pays the positions; decisions whose settling bar is missing, or lies beyond the part's border, are left out.
 
     Raises:

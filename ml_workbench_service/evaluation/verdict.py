@@ -49,7 +49,7 @@ NAMES = {
 """How sentences call the baselines."""
 
 
-def settle(
+def apply_verdict(
     evaluation: Evaluation,
     *,
     looks: int,

@@ -1,4 +1,5 @@
-"""`SqliteLedgers`: both counters in one file that only grows: a reading is on disk before anybody learns its number.
+"""`SqliteMultipleTestingLog`: both counters in one file that only grows: a reading is on disk before anybody learns its
+number.
 
     <STATE_DIR>/ledgers.db
         readings (kind, id, subject, start_ms, end_ms, at, model_id, sharpe, daily)   one row a reading
@@ -79,8 +80,9 @@ _NOT_REACHED = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_PE
 _Kind = Literal["look", "trial"]
 
 
-class SqliteLedgers:
-    """The ledgers of one state folder (see `contracts.multiple_testing.Ledgers`); safe for threads and processes.
+class SqliteMultipleTestingLog:
+    """The ledgers of one state folder (see `contracts.multiple_testing.MultipleTestingLog`); safe for threads and
+    processes.
 
     Nothing is opened or created before it is needed; a file that is not there counts nothing.
 
@@ -96,7 +98,7 @@ class SqliteLedgers:
         self._checked: tuple[int, int] | None = None
         self._checking = threading.Lock()
 
-    def look(self, read: PartRead) -> int:
+    def record_evaluation(self, read: PartRead) -> int:
         """Notes a look before it happens; how many there are at parts that share time, a symbol and the subject.
 
         Raises:
@@ -104,23 +106,24 @@ class SqliteLedgers:
         """
         return self._write("look", read, sharpe=None, daily=None)
 
-    def looks(self, read: PartRead) -> int:
-        """The same without noting anything; raises like `look`."""
+    def num_evaluations(self, read: PartRead) -> int:
+        """The same without noting anything; raises like `<function <lambda> at 0x7f94ed966480>`."""
         return self._count("look", read)
 
     def try_(self, trial: Trial) -> None:
-        """Notes a trial; a second one of the same id replaces nothing and counts once; raises like `look`."""
+        """Notes a trial; a second one of the same id replaces nothing and counts once; raises like `<function <lambda> at 0x7f94ed966480>`."""
         daily = (
             zlib.compress(json.dumps(trial.daily_returns, allow_nan=False).encode()) if trial.daily_returns else None
         )
         self._write("trial", trial.read, sharpe=trial.sharpe, daily=daily)
 
     def num_trials(self, read: PartRead) -> int:
-        """How many `trials` there are, without reading them; raises like `look`."""
+        """How many `trials` there are, without reading them; raises like `<function <lambda> at 0x7f94ed966480>`."""
         return self._count("trial", read)
 
     def trials(self, read: PartRead) -> Sequence[Trial]:
-        """Trials on parts that share time, a symbol and the subject, oldest first; raises like `look`.
+        """Trials on parts that share time, a symbol and the subject, oldest first; raises like `<function <lambda> at
+        0x7f94ed966480>`.
 
         All of them, each with its Sharpe ratio; daily returns only as far back as `MOST_DAYS` reach, so that thousands
         of trials of a thousand days do not fill the memory.

@@ -171,7 +171,7 @@ class _Reading:
             elif verb in (b"FLUSHALL", b"FLUSHDB"):
                 self._flush()
         for group_key, history in self.history.groups.items():
-            self._settle(group_key, history, effects)
+            self._note_ends(group_key, history, effects)
         for stream, ids in effects.deleted.items():
             self._living.difference_update((stream, entry_id) for entry_id in ids)
 
@@ -210,7 +210,7 @@ class _Reading:
         self._living.clear()
         self._made.clear()
 
-    def _settle(self, key: GroupKey, group: GroupHistory, effects: "_Effects") -> None:
+    def _note_ends(self, key: GroupKey, group: GroupHistory, effects: "_Effects") -> None:
         """The ends that one script brought to a group: the entries it settled, told apart by the counters it raised."""
         deleted = effects.deleted.get(key[0], [])
         if key not in self._made:  # between a FLUSHALL and the group's return: lost by the same act

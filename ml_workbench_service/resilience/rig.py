@@ -36,7 +36,7 @@ from ml_workbench_service.resilience.schedule import Burst, due_times
 from ml_workbench_service.resilience.synthetic import SyntheticPredictions
 
 START_TIMEOUT_S = 60.0
-SETTLE_S = 60.0
+QUIET_WITHIN_S = 60.0
 SAMPLE_PERIOD_S = 0.05
 RESTART_PAUSE_S = 0.1
 POLL_S = 0.02
@@ -250,7 +250,7 @@ class Rig:
         producer.is_wanted = False  # it ends by itself
         return producer
 
-    def flood(self, heard: Callable[[float], None]) -> None:
+    def run_resilience_test(self, heard: Callable[[float], None]) -> None:
         """Begins the flood and lets every fault loose; returns when records and faults are at their end.
 
         Args:
@@ -272,9 +272,9 @@ class Rig:
         if not ended[-1]:
             raise PlatformError(f"The producer ended by itself; see {self.producers[-1].name}.out in the run's folder.")
 
-    def settle(self, heard: Callable[[float], None]) -> None:
+    def wait_until_quiet(self, heard: Callable[[float], None]) -> None:
         """Waits until nothing is pending, undelivered or left; gives up after a minute and leaves it to the checker."""
-        deadline = time.monotonic() + SETTLE_S
+        deadline = time.monotonic() + QUIET_WITHIN_S
         while time.monotonic() < deadline:
             self._go_on(heard)
             sample = self._sample()
@@ -283,7 +283,7 @@ class Rig:
                 break
         else:
             self.last = self._sample()
-            self.notes.append(f"the queue was not empty {SETTLE_S:.0f} s after the last record")
+            self.notes.append(f"the queue was not empty {QUIET_WITHIN_S:.0f} s after the last record")
         for agent in self.agents:
             code = agent.end()
             if code not in (0, -signal.SIGTERM):  # the latter: it had not even begun

@@ -31,7 +31,7 @@ from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workflows.run_agent import act
+from ml_workbench_service.workflows.run_agent import run_agent
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def run_agent(agent_id: str, settings: Settings, *, stop: threading.Event, shard
     decisions = DecisionStream(settings.REDIS_URL)
     sign = _Sign(folder / PROCESS_FILE)
     try:
-        act(
+        run_agent(
             agent_id,
             folder,
             open_agent=partial(open_agent, folder, agent_id),

@@ -205,7 +205,7 @@ class Supervisor:
                 run.handle = other
                 self._pass_on_cancel(run)
                 return
-            if not self._settle(run):
+            if not self._finish(run):
                 return
         del self._runs[run.folder.id]
 
@@ -274,7 +274,7 @@ class Supervisor:
         if self._write(folder, "cancelled") and folder in self._queue:
             self._queue.remove(folder)
 
-    def _settle(self, run: _Run) -> bool:
+    def _finish(self, run: _Run) -> bool:
         """What becomes of a job whose worker died; False where the disk does not let us say it, to try again."""
         folder, how = run.folder, ending(run.exit_code)
         if folder.cancel_requested:

@@ -45,7 +45,7 @@ def run_tracker(settings: Settings, *, stopping: threading.Event, idle_s: float 
         live_version=history.live_version,
         champions=state_dir / "champions.json",
     )
-    track(projection, stopping=stopping, idle_s=idle_s, is_orphan=lambda: os.getppid() != parent)
+    mirror_to_mlflow(projection, stopping=stopping, idle_s=idle_s, is_orphan=lambda: os.getppid() != parent)
 
 
 def open_tracker(uri: str, state_dir: Path) -> ExperimentTracker:

@@ -11,7 +11,7 @@ from functools import partial
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.experiments import TrialRecord
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.multiple_testing import Ledgers
+from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
 from ml_workbench_service.search.study import Proposal, Search
 from ml_workbench_service.search.trial import TrialEnd, TrialReport, thinned
 from ml_workbench_service.search.worker_pool import Done, Maker, OpenMaker, Score, WorkerPool
@@ -41,7 +41,7 @@ class TrialRunner:
         *,
         note: Callable[[TrialRecord], None],
         sketch: Callable[[Sequence[TrialRecord]], None],
-        ledgers: Ledgers,
+        multiple_testing: MultipleTestingLog,
         report: Report,
         num_trials: int,
         num_parallel: int = 1,
@@ -50,7 +50,7 @@ class TrialRunner:
         self.search = search
         self.report = report
         self._note, self._sketch = note, sketch
-        self._ledgers = ledgers
+        self._multiple_testing = multiple_testing
         self._num_trials = num_trials
         self._begun: dict[int, TrialRecord] = {}
         self._curves: dict[int, list[tuple[int, float]]] = {}
@@ -98,7 +98,7 @@ class TrialRunner:
             }
         )  # fmt: skip
         if end.noted is not None:
-            self._ledgers.try_(end.noted)
+            self._multiple_testing.try_(end.noted)
         self._note(record)
         self.search.ended(record)
         best = self.search.best

@@ -276,7 +276,7 @@ class PredictionPublisher:
             await self._write_singly(batch)
             return
         self._in_flight = left
-        self._settle(batch, done, left)
+        self._keep_promises(batch, done, left)
 
     async def _write_singly(self, batch: list[Outgoing]) -> None:
         for place, item in enumerate(batch):
@@ -291,9 +291,9 @@ class PredictionPublisher:
             if left:
                 return
             self._in_flight = batch[place + 1 :]
-            self._settle([item], done, left)
+            self._keep_promises([item], done, left)
 
-    def _settle(self, batch: Sequence[Outgoing], done: Enqueued, left: list[Outgoing]) -> None:
+    def _keep_promises(self, batch: Sequence[Outgoing], done: Enqueued, left: list[Outgoing]) -> None:
         """Tells whoever waits for what left the outbox."""
         now = time.time()
         waiting = {item.record.prediction_id for item in left}

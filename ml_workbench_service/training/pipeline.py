@@ -19,10 +19,10 @@ from ml_workbench_service.contracts.evaluation import Certificate, Evaluation, V
 from ml_workbench_service.contracts.jobs import JobSpec, Report
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.contracts.multiple_testing import Ledgers, PartRead, Trial, subject_of
+from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog, PartRead, Trial, subject_of
 from ml_workbench_service.evaluation.leakage.certificate import certify
 from ml_workbench_service.evaluation.signal_backtest import daily_net
-from ml_workbench_service.evaluation.verdict import settle
+from ml_workbench_service.evaluation.verdict import apply_verdict
 from ml_workbench_service.learning.bundle.manifest import NETWORK_FILE
 from ml_workbench_service.learning.data.windows import Part
 from ml_workbench_service.learning.fitting.ensemble import train_seeds
@@ -60,7 +60,7 @@ class TrainingDependencies:
 
     store: FeatureStore
     registry: Registry
-    ledgers: Ledgers
+    multiple_testing: MultipleTestingLog
     accelerator: Accelerator
     checkpoint: Path
     report: Report
@@ -84,8 +84,8 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
     trained = train_seeds(
         order.family, problem, order.request.seeds, accelerator=dependencies.accelerator, report=report
     )
-    validation = _tried(order, trained, problem, dependencies.ledgers)
-    looks = _looked(order, problem, dependencies.ledgers) if order.task.has_verdict else 1
+    validation = _tried(order, trained, problem, dependencies.multiple_testing)
+    looks = _looked(order, problem, dependencies.multiple_testing) if order.task.has_verdict else 1
     problem = replace(problem, looks=looks)
     draft = registry.draft(order.job_id)
     try:
@@ -144,7 +144,9 @@ def _walk(
     if cv is None or cv.scheme == "none":
         return None
     if order.task.has_verdict:
-        dependencies.ledgers.look(_walk_read(order, problem_for(order, data), folds=cv.folds, data=data))
+        dependencies.multiple_testing.record_evaluation(
+            _walk_read(order, problem_for(order, data), folds=cv.folds, data=data)
+        )
     dependencies.report.say("walking forward")
     return walk_forward(
         order, data, cv=cv, accelerator=dependencies.accelerator, report=dependencies.report,
@@ -160,18 +162,18 @@ def _walk_read(order: TrainingOrder, problem: TrainingProblem, *, folds: int, da
 
 
 def _tried(
-    order: TrainingOrder, trained: Trained, problem: TrainingProblem, ledgers: Ledgers
+    order: TrainingOrder, trained: Trained, problem: TrainingProblem, multiple_testing: MultipleTestingLog
 ) -> ValidationReport | None:
     """Notes this training as a trial on its stopping part; what all the trials there leave of its figures."""
     if not order.task.has_verdict:
         return None
     own = trial_of(order, trained, problem)
-    ledgers.try_(own)
-    trials: Sequence[Trial] = ledgers.trials(own.read)
+    multiple_testing.try_(own)
+    trials: Sequence[Trial] = multiple_testing.trials(own.read)
     return validation_report(trials, own.read.id)
 
 
-def _looked(order: TrainingOrder, problem: TrainingProblem, ledgers: Ledgers) -> int:
+def _looked(order: TrainingOrder, problem: TrainingProblem, multiple_testing: MultipleTestingLog) -> int:
     """Notes this look at the test part; how many there were, and what other jobs tried on it.
 
     Figures of further targets stand on the card too: who forecasts a volatility beside a price has looked at both.
@@ -182,9 +184,9 @@ def _looked(order: TrainingOrder, problem: TrainingProblem, ledgers: Ledgers) ->
     for number in range(1, len(order.targets)):
         further = part_read(order, problem, "test", target=number)
         if further.subject != read.subject:
-            ledgers.look(further.model_copy(update={"id": f"{further.id}/{further.subject}"}))
-    looks = ledgers.look(read)
-    tried = [each.read.id for each in ledgers.trials(read) if AGENT_TRIAL not in each.read.id]
+            multiple_testing.record_evaluation(further.model_copy(update={"id": f"{further.id}/{further.subject}"}))
+    looks = multiple_testing.record_evaluation(read)
+    tried = [each.read.id for each in multiple_testing.trials(read) if AGENT_TRIAL not in each.read.id]
     return looks + sum(each.partition("/")[0] != order.job_id for each in tried)
 
 
@@ -198,7 +200,7 @@ def _judged(
     walked: WalkForwardReport | None,
 ) -> Evaluation:
     update: dict[str, Any] = {"validation": validation, "walk_forward": walked}
-    return settle(
+    return apply_verdict(
         evaluation.model_copy(update=update),
         looks=looks,
         certificate=certificate,

@@ -110,7 +110,7 @@ def run_gates(workbench: Workbench, card: ModelCard, *, enforces_skill: bool = F
     return (whole, *answers, _certified(card), _skilled(card, is_enforced=enforces_skill))
 
 
-def settle_interrupted(workbench: Workbench) -> None:
+def finish_interrupted(workbench: Workbench) -> None:
     """At start: a deployment that a kill left pending failed; what was live before it still is."""
     for found in workbench.history.everything():
         if found.status != "pending":

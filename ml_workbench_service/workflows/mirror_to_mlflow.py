@@ -62,7 +62,7 @@ class Registry(Protocol):
         ...
 
 
-def track(
+def mirror_to_mlflow(
     projection: "Projection",
     *,
     stopping: threading.Event,
@@ -80,7 +80,7 @@ def track(
     while not stopping.is_set():
         wait_s = poll_s
         try:
-            is_busy = projection.look()
+            is_busy = projection.record_evaluation()
             pause_s = FIRST_PAUSE_S
         except UnavailableError as error:
             log.warning("%s (next try in %.1f s)", error.message, pause_s)
@@ -128,7 +128,7 @@ class Projection:
         self._sent: dict[str, int] = {}  # size of the event log when all of it had been sent
         self._refusals: dict[str, _Refusals] = {}
 
-    def look(self) -> bool:
+    def record_evaluation(self) -> bool:
         """Sends what is new; whether a training is still under way or something is still to be sent.
 
         Raises:

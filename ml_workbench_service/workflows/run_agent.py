@@ -1,4 +1,4 @@
-"""`act`: predictions in, decisions out, each stream entry applied exactly once.
+"""`run_agent`: predictions in, decisions out, each stream entry applied exactly once.
 
     take the lease → read the checkpoint → consume → apply each → write the decisions → have the checkpoint saved
     → consume … and acknowledge, or dead-letter, what a saved checkpoint holds
@@ -49,7 +49,7 @@ BEAT_PERIOD_S = 0.5
 log = logging.getLogger(__name__)
 
 
-def act(
+def run_agent(
     agent_id: str,
     folder: Path,
     *,
@@ -183,9 +183,9 @@ class _Loop:
             if batch and not self._apply(batch):
                 return
             too_many = self.checkpoint_writer.num_unsaved > MOST_UNSAVED
-            if not self._settle(wait_for_all=self._is_recovering or too_many):
+            if not self._acknowledge_safe(wait_for_all=self._is_recovering or too_many):
                 return
-        self._settle(wait_for_all=True)
+        self._acknowledge_safe(wait_for_all=True)
 
     def give_back(self) -> None:
         """The orderly end: the next process need not wait."""
@@ -224,7 +224,7 @@ class _Loop:
         self.checkpoint_writer.keep(self._checkpoint(), batch)
         return True
 
-    def _settle(self, *, wait_for_all: bool) -> bool:
+    def _acknowledge_safe(self, *, wait_for_all: bool) -> bool:
         """Acknowledges or dead-letters what is safe on disk; False where the agent was stopped before it was done."""
         while True:
             if wait_for_all:

@@ -66,7 +66,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         search,
         note=log.append,
         sketch=log.sketch,
-        ledgers=workbench.ledgers,
+        multiple_testing=workbench.multiple_testing,
         report=report,
         num_trials=num_trials,
         num_parallel=num_parallel,
@@ -135,13 +135,15 @@ def _agent_grid(
         costs=base.costs,
         report=report,
     )
-    workbench.ledgers.look(_read(spec.id, recording))  # what models of these symbols are judged on is read here too
+    workbench.multiple_testing.record_evaluation(
+        _read(spec.id, recording)
+    )  # what models of these symbols are judged on is read here too
     for row in sorted(outcome.ranking, key=lambda row: row.number):
-        workbench.ledgers.try_(_setting_tried(spec, row, recording))
+        workbench.multiple_testing.try_(_setting_tried(spec, row, recording))
         log.append(_setting(row, begun))
     best = outcome.best
     own = _setting_tried(spec, best, recording)
-    validation = validation_report(workbench.ledgers.trials(own.read), own.read.id)
+    validation = validation_report(workbench.multiple_testing.trials(own.read), own.read.id)
     return {
         "recorded": {"model_id": model_id, "version": version, "num_records": outcome.num_records,
                      "num_by_sample": dict(outcome.num_by_sample)},
@@ -230,7 +232,7 @@ def _winner(
     dependencies = TrainingDependencies(
         store=workbench.feature_store,
         registry=workbench.registry,
-        ledgers=workbench.ledgers,
+        multiple_testing=workbench.multiple_testing,
         accelerator=accelerators.choose(workbench.accelerator),
         checkpoint=folder,
         report=LaterReport(report, offset=int(spec.plan["num_trials"])),

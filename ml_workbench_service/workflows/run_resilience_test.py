@@ -31,7 +31,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         JobCancelled: somebody asked for it.
     """
     request = ResilienceRequest.model_validate(spec.request)
-    found = flood(request, checkpoint / "run", report)
+    found = run_resilience_test(request, checkpoint / "run", report)
     (checkpoint / "report.json").write_text(found.model_dump_json(indent=1), encoding="utf-8")
     (checkpoint / "report.txt").write_text(found.table + "\n", encoding="utf-8")
     if found.passed:
@@ -41,7 +41,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     return found.model_dump(mode="json")
 
 
-def flood(request: ResilienceRequest, folder: Path, report: Report) -> ResilienceReport:
+def run_resilience_test(request: ResilienceRequest, folder: Path, report: Report) -> ResilienceReport:
     """One run in `folder`, which must not exist yet; raises like `run`."""
     seed = secrets.randbelow(2**31) if request.seed is None else request.seed
     chosen = [fault_named(name)(random.Random(f"{seed} {name}")) for name in request.faults]

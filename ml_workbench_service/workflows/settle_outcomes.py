@@ -60,7 +60,7 @@ class Intervals(Protocol):
 
 
 @dataclass(frozen=True)
-class Settled:
+class Resolved:
     """One round: rows that got an outcome, that never will, and that are asked for again."""
 
     num_known: int = 0
@@ -76,9 +76,9 @@ class _Verdict:
     reason: Reason | None
 
 
-def settle_overdue(
+def resolve_overdue(
     ledger: PredictionLedger, store: FeatureStore, intervals: Intervals, *, now_ms: int | None = None
-) -> Settled:
+) -> Resolved:
     """One round.
 
     Raises:
@@ -92,8 +92,8 @@ def settle_overdue(
     final = [each for each in verdicts if each.reason is None or _is_final(each, now)]
     again = [each for each in verdicts if each.reason is not None and not _is_final(each, now)]
     if not verdicts:
-        return Settled()
-    settled = ledger.settle(
+        return Resolved()
+    settled = ledger.resolve(
         [Found(each.row.prediction_id, each.realised, each.at_ms) for each in final],
         reasons={each.row.prediction_id: str(each.reason) for each in final},
     )
@@ -103,10 +103,10 @@ def settle_overdue(
             row = each.row
             intervals.mature(row.model_id, row.version, row.symbol, row.as_of_ms, each.realised)
     known = sum(each.realised is not None for each in final)
-    return Settled(known, len(final) - known, len(again))
+    return Resolved(known, len(final) - known, len(again))
 
 
-class Settlement:
+class OutcomeResolver:
     """Rounds in a thread of its own, as long as something is overdue.
 
     Args:
@@ -134,7 +134,7 @@ class Settlement:
     def _run(self) -> None:
         while not self._stopping.wait(min(self._every_s * 2**self.num_failures, LAST_PAUSE_S)):
             try:
-                settle_overdue(self._ledger, self._store, self._intervals)
+                resolve_overdue(self._ledger, self._store, self._intervals)
             except PlatformError as error:
                 if not self.num_failures:
                     log.warning("outcomes are not settled just now, and are tried again: %s", error.message)

@@ -34,7 +34,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     dependencies = TrainingDependencies(
         store=store,
         registry=workbench.registry,
-        ledgers=workbench.ledgers,
+        multiple_testing=workbench.multiple_testing,
         accelerator=accelerators.choose(workbench.accelerator),
         checkpoint=checkpoint,
         report=report,

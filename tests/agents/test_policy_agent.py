@@ -153,7 +153,7 @@ def test_on_the_test_part_it_does_and_earns_what_the_backtest_of_its_policy_says
         lambda rows_NTF, positions_N: greedy_actions(model.float32.predict(rows_NTF, positions_N).outputs_NK),
         series, rows, lookback=LOOKBACK,
     )  # fmt: skip
-    backtest = signal_backtest.settle(walked.positions_N, rows, trader.problem)
+    backtest = signal_backtest.realise(walked.positions_N, rows, trader.problem)
     asked = [each for _, each in replay_questions(read_history(model, trader.table), from_ms=0, job_id="j") if each]
     first_ms, last_ms = int(series.available_at_ms_R[rows[0]]), int(series.available_at_ms_R[rows[-1]])
     chance = np.random.default_rng(0)

@@ -12,7 +12,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FeatureTable, FillRule, Floats, Ints
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.evaluation.signal_backtest import daily_net, report, settle
+from ml_workbench_service.evaluation.signal_backtest import daily_net, realise, report
 from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import Part, Windows, build
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
@@ -82,7 +82,7 @@ def test_the_report_says_what_the_scalar_backtest_says(fill: FillRule) -> None:
     payable = positions[order][np.isin(ends[order], rows)]
     judged = backtest(series, rows, payable, bars_per_year=1.0)
     summary, held = judged.summary, payable != 0
-    account = settle(positions, ends, given)
+    account = realise(positions, ends, given)
     np.testing.assert_allclose(account.net_N, judged.net_N, rtol=0, atol=2e-16)
     np.testing.assert_allclose(account.gross_N, judged.gross_N, rtol=0, atol=2e-16)
     np.testing.assert_allclose(account.trading_N + account.swap_N, judged.cost_N, rtol=0, atol=2e-16)
@@ -134,7 +134,7 @@ def test_doubling_the_spread_costs_turnover_times_half_the_spread() -> None:
     assert cheap.turnover > 100
     assert dear.gross_log_return == cheap.gross_log_return
     assert dear.total_cost - cheap.total_cost == pytest.approx(cheap.turnover * half, rel=1e-12)
-    before, after = settle(positions, ends, single), settle(positions, ends, double)
+    before, after = realise(positions, ends, single), realise(positions, ends, double)
     inside = slice(0, -1)  # the last decision pays its closing as a step of its own
     lost = np.expm1(before.net_N[inside]) - np.expm1(after.net_N[inside])
     np.testing.assert_allclose(lost, half * before.turnover_N[inside], rtol=0, atol=1e-15)
@@ -148,7 +148,7 @@ def no_swap() -> dict[str, float]:
 def test_net_is_gross_less_costs_and_every_cost_has_its_place() -> None:
     given = problem(table(num=2000), target=None, swap_long_pips=0.9, swap_short_pips=-0.4)
     positions, ends = signal(given)
-    account, found = settle(positions, ends, given), report(positions, ends, given)
+    account, found = realise(positions, ends, given), report(positions, ends, given)
     inside = slice(0, -1)
     np.testing.assert_allclose(
         np.expm1(account.net_N[inside]),
@@ -189,7 +189,7 @@ def test_at_the_break_even_cost_nothing_is_left() -> None:
 def test_every_wednesday_roll_charges_three_nights_in_summer_and_in_winter() -> None:
     given = problem(table(num=6240), target=None, swap_long_pips=1.0, spread_pips=0)
     everything = np.sort(np.concatenate([*given.windows.parts.values()]))
-    account = settle(np.ones(len(everything), dtype=np.int64), everything, given)
+    account = realise(np.ones(len(everything), dtype=np.int64), everything, given)
     series = series_of(given)
     nights = np.round(account.swap_N / (1e-4 / series.close_R[account.rows_N]), 9)
     charged = np.flatnonzero(nights)
@@ -290,7 +290,7 @@ def test_nothing_beyond_the_parts_border_is_read(fill: FillRule, part: Part) -> 
     later = given.windows.available_at_ms_R > border
     blind = replace(given.windows, close_R=np.where(later, 1e6, given.windows.close_R))
     assert report(positions, ends, replace(given, windows=blind)) == report(positions, ends, given)
-    rows = settle(positions, ends, given).rows_N
+    rows = realise(positions, ends, given).rows_N
     np.testing.assert_array_equal(rows, decision_rows(series_of(given), given, part))
 
 

@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.evaluation import baselines
 from ml_workbench_service.evaluation.class_baselines import UNDIRECTED, VOLATILITY_FREQUENCIES
 from ml_workbench_service.evaluation.forecast_metrics import ForecastRows, evaluate
-from ml_workbench_service.evaluation.verdict import ALPHA, NAMES, POWER, POWER_R2, settle
+from ml_workbench_service.evaluation.verdict import ALPHA, NAMES, POWER, POWER_R2, apply_verdict
 from ml_workbench_service.learning.calibration.class_metrics import MAJORITY, PERSISTENCE
 from ml_workbench_service.market.significance import power
 from ml_workbench_service.training.tasks import reinforcement_learning as control
@@ -66,7 +66,7 @@ def settled(
     measured = Evaluation(
         test={}, baselines={}, skill={}, verdict="not_judged", reason="measured", comparisons=comparisons, **more
     )
-    return settle(measured, looks=looks, certificate=certificate, is_simulated=is_simulated, horizon=horizon)
+    return apply_verdict(measured, looks=looks, certificate=certificate, is_simulated=is_simulated, horizon=horizon)
 
 
 def test_a_model_that_beats_every_baseline_has_skill() -> None:
@@ -150,7 +150,7 @@ def test_simulated_prices_are_never_judged() -> None:
 
 def test_what_bets_on_nothing_keeps_its_reason() -> None:
     measured = Evaluation(test={}, baselines={}, skill={}, verdict="not_applicable", reason="an alarm is no bet")
-    found = settle(measured, looks=1, certificate=PASSED, is_simulated=False, horizon=1)
+    found = apply_verdict(measured, looks=1, certificate=PASSED, is_simulated=False, horizon=1)
     assert (found.verdict, found.reason) == ("not_applicable", "an alarm is no bet")
     assert (found.economic, found.economic_reason) == ("not_applicable", "there is no signal to trade")
 
@@ -258,7 +258,7 @@ def judged(returns: Floats, forecasts: Floats) -> Evaluation:
         naive_mae_N=np.full(len(labels), size),
         naive_rmse_N=np.full(len(labels), size),
     )
-    return settle(evaluate(rows, is_simulated=False), looks=1, certificate=PASSED, is_simulated=False, horizon=1)
+    return apply_verdict(evaluate(rows, is_simulated=False), looks=1, certificate=PASSED, is_simulated=False, horizon=1)
 
 
 @pytest.mark.parametrize(("r2", "num_symbols"), [(0.0, 1), (0.0, 3), (0.02, 1)])

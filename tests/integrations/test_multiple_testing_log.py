@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.multiple_testing import PartRead, Subject, Trial
 from ml_workbench_service.integrations import multiple_testing_log as module
-from ml_workbench_service.integrations.multiple_testing_log import SqliteLedgers
+from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
 
 AT = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
@@ -36,42 +36,44 @@ def file(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def ledgers(file: Path) -> SqliteLedgers:
-    return SqliteLedgers(file)
+def multiple_testing(file: Path) -> SqliteMultipleTestingLog:
+    return SqliteMultipleTestingLog(file)
 
 
-def test_looks_at_overlapping_parts_add_up_and_the_same_id_counts_once(ledgers: SqliteLedgers) -> None:
-    assert ledgers.look(part("a", start=0, end=100)) == 1
-    assert ledgers.look(part("b", start=50, end=150)) == 2
-    assert ledgers.look(part("a", start=0, end=100)) == 2
-    assert ledgers.look(part("c", start=100, end=200)) == 2  # meets b, touches a
-    assert ledgers.looks(part("asks only", start=0, end=200)) == 3
-    assert ledgers.looks(part("asks only", start=200, end=300)) == 0
-    assert ledgers.looks(part("asks only", start=0, end=200)) == 3
+def test_looks_at_overlapping_parts_add_up_and_the_same_id_counts_once(
+    multiple_testing: SqliteMultipleTestingLog,
+) -> None:
+    assert multiple_testing.record_evaluation(part("a", start=0, end=100)) == 1
+    assert multiple_testing.record_evaluation(part("b", start=50, end=150)) == 2
+    assert multiple_testing.record_evaluation(part("a", start=0, end=100)) == 2
+    assert multiple_testing.record_evaluation(part("c", start=100, end=200)) == 2  # meets b, touches a
+    assert multiple_testing.num_evaluations(part("asks only", start=0, end=200)) == 3
+    assert multiple_testing.num_evaluations(part("asks only", start=200, end=300)) == 0
+    assert multiple_testing.num_evaluations(part("asks only", start=0, end=200)) == 3
 
 
-def test_a_shared_symbol_and_the_same_subject_make_an_overlap(ledgers: SqliteLedgers) -> None:
-    ledgers.look(part("a", symbols=("EUR/USD", "GBP/USD")))
-    assert ledgers.looks(part(symbols=("GBP/USD", "USD/JPY"))) == 1
-    assert ledgers.looks(part(symbols=("USD/JPY",))) == 0
-    assert ledgers.looks(part(symbols=("EUR/USD", "GBP/USD"), subject="volatility")) == 0
+def test_a_shared_symbol_and_the_same_subject_make_an_overlap(multiple_testing: SqliteMultipleTestingLog) -> None:
+    multiple_testing.record_evaluation(part("a", symbols=("EUR/USD", "GBP/USD")))
+    assert multiple_testing.num_evaluations(part(symbols=("GBP/USD", "USD/JPY"))) == 1
+    assert multiple_testing.num_evaluations(part(symbols=("USD/JPY",))) == 0
+    assert multiple_testing.num_evaluations(part(symbols=("EUR/USD", "GBP/USD"), subject="volatility")) == 0
 
 
-def test_trials_come_back_as_they_were_noted_oldest_first(ledgers: SqliteLedgers) -> None:
+def test_trials_come_back_as_they_were_noted_oldest_first(multiple_testing: SqliteMultipleTestingLog) -> None:
     days = {"2025-02-28": 1e-17, "2025-02-27": -3.3}
     first = Trial(read=part("job/1", symbols=("USD/JPY", "EUR/USD")), sharpe=0.1 + 0.2, daily_returns=days)
     second = Trial(read=part("job/0", symbols=("EUR/USD",)))
     for trial in (first, second, first.model_copy(update={"sharpe": 9.0})):
-        ledgers.try_(trial)
-    found = ledgers.trials(part("asks only"))
+        multiple_testing.try_(trial)
+    found = multiple_testing.trials(part("asks only"))
     assert [each.read.id for each in found] == ["job/1", "job/0"]
     assert found[1] == second
     assert found[0].model_copy(update={"read": second.read}) == first.model_copy(update={"read": second.read})
     assert list(found[0].daily_returns) == ["2025-02-28", "2025-02-27"]
     assert set(found[0].read.symbols) == {"JPY/USD", "EUR/USD"}
-    assert ledgers.num_trials(part("asks only")) == 2
-    assert ledgers.looks(part("asks only")) == 0, "trials are no looks"
-    assert ledgers.trials(part(symbols=("USD/JPY",)))[0].read.id == "job/1"
+    assert multiple_testing.num_trials(part("asks only")) == 2
+    assert multiple_testing.num_evaluations(part("asks only")) == 0, "trials are no looks"
+    assert multiple_testing.trials(part(symbols=("USD/JPY",)))[0].read.id == "job/1"
 
 
 Reads = st.builds(
@@ -91,7 +93,7 @@ def test_they_agree_with_a_list_in_memory(
     tmp_path_factory: pytest.TempPathFactory, steps: list[tuple[str, PartRead]]
 ) -> None:
     file = tmp_path_factory.mktemp("ledgers") / "ledgers.db"
-    ledgers = SqliteLedgers(file)
+    multiple_testing = SqliteMultipleTestingLog(file)
     noted: dict[str, dict[str, PartRead]] = {"look": {}, "trial": {}}
 
     def overlapping(kind: str, read: PartRead) -> list[str]:
@@ -105,22 +107,26 @@ def test_they_agree_with_a_list_in_memory(
 
     for verb, read in steps:
         if verb == "reopen":
-            ledgers = SqliteLedgers(file)
+            multiple_testing = SqliteMultipleTestingLog(file)
         elif verb == "look":
             noted["look"].setdefault(read.id, read)
-            assert ledgers.look(read) == len(overlapping("look", read))
+            assert multiple_testing.record_evaluation(read) == len(overlapping("look", read))
         elif verb == "try":
             noted["trial"].setdefault(read.id, read)
-            ledgers.try_(Trial(read=read))
-        assert ledgers.looks(read) == len(overlapping("look", read))
-        assert [each.read.id for each in ledgers.trials(read)] == overlapping("trial", read)
-        assert ledgers.num_trials(read) == len(overlapping("trial", read))
+            multiple_testing.try_(Trial(read=read))
+        assert multiple_testing.num_evaluations(read) == len(overlapping("look", read))
+        assert [each.read.id for each in multiple_testing.trials(read)] == overlapping("trial", read)
+        assert multiple_testing.num_trials(read) == len(overlapping("trial", read))
 
 
-def test_nothing_is_created_before_the_first_row(ledgers: SqliteLedgers, file: Path) -> None:
-    assert (ledgers.looks(part()), ledgers.num_trials(part()), ledgers.trials(part())) == (0, 0, [])
+def test_nothing_is_created_before_the_first_row(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
+    assert (
+        multiple_testing.num_evaluations(part()),
+        multiple_testing.num_trials(part()),
+        multiple_testing.trials(part()),
+    ) == (0, 0, [])
     assert not file.parent.exists()
-    ledgers.look(part())
+    multiple_testing.record_evaluation(part())
     assert sqlite3.connect(file).execute("PRAGMA journal_mode").fetchone() == ("wal",)
     assert sqlite3.connect(file).execute("PRAGMA user_version").fetchone() == (module.SCHEMA_VERSION,)
 
@@ -135,17 +141,19 @@ def test_nothing_is_created_before_the_first_row(ledgers: SqliteLedgers, file: P
         "DELETE FROM reading_symbols",
     ],
 )
-def test_rows_cannot_be_changed_or_removed(ledgers: SqliteLedgers, file: Path, sentence: str) -> None:
-    ledgers.look(part("a"))
+def test_rows_cannot_be_changed_or_removed(
+    multiple_testing: SqliteMultipleTestingLog, file: Path, sentence: str
+) -> None:
+    multiple_testing.record_evaluation(part("a"))
     connection = sqlite3.connect(file)
     with pytest.raises(sqlite3.IntegrityError, match="append-only"):
         connection.execute(sentence)
     connection.close()
-    assert ledgers.looks(part()) == 1
+    assert multiple_testing.num_evaluations(part()) == 1
 
 
-def test_not_even_a_replacing_insert_changes_a_row(ledgers: SqliteLedgers, file: Path) -> None:
-    ledgers.look(part("a"))
+def test_not_even_a_replacing_insert_changes_a_row(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
+    multiple_testing.record_evaluation(part("a"))
     connection = sqlite3.connect(file, isolation_level=None)
     connection.execute(
         "INSERT OR REPLACE INTO readings (number, kind, id, subject, start_ms, end_ms, at, model_id) "
@@ -156,16 +164,24 @@ def test_not_even_a_replacing_insert_changes_a_row(ledgers: SqliteLedgers, file:
         "VALUES ('look', 'a', 'price', 900, 901, '', '')"
     )
     connection.close()
-    assert (ledgers.looks(part()), ledgers.looks(part(start=900, end=901))) == (1, 0)
+    assert (multiple_testing.num_evaluations(part()), multiple_testing.num_evaluations(part(start=900, end=901))) == (
+        1,
+        0,
+    )
 
 
-def test_parts_without_time_or_symbols_are_refused(ledgers: SqliteLedgers, file: Path) -> None:
+def test_parts_without_time_or_symbols_are_refused(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
     for wrong in (part(start=5, end=5), part(start=6, end=5), part(symbols=())):
-        for ask in (ledgers.look, ledgers.looks, ledgers.trials, ledgers.num_trials):
+        for ask in (
+            multiple_testing.record_evaluation,
+            multiple_testing.looks,
+            multiple_testing.trials,
+            multiple_testing.num_trials,
+        ):
             with pytest.raises(DataValidationError, match="borders"):
                 ask(wrong)
         with pytest.raises(DataValidationError, match="borders"):
-            ledgers.try_(Trial(read=wrong))
+            multiple_testing.try_(Trial(read=wrong))
     assert not file.exists()
 
 
@@ -178,8 +194,8 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
-from ml_workbench_service.integrations.multiple_testing_log import SqliteLedgers
-ledgers = SqliteLedgers(Path(sys.argv[1]))
+from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+ledgers = SqliteMultipleTestingLog(Path(sys.argv[1]))
 days = {f"2024-01-{day:02}": day / 7 for day in range(1, 29)}
 for number in range(int(sys.argv[3])):
     read = PartRead(id=f"{sys.argv[2]}/{number}", subject="price", symbols=("EUR/USD", "GBP/USD"), start_ms=0, end_ms=9,
@@ -196,9 +212,9 @@ def test_several_processes_and_threads_write_at_once_from_the_very_first_row(fil
     lock = threading.Lock()
 
     def write(name: str) -> None:
-        ledgers = SqliteLedgers(file)
+        multiple_testing = SqliteMultipleTestingLog(file)
         for number in range(15):
-            found = ledgers.look(part(f"{name}/{number}", start=0, end=9))
+            found = multiple_testing.record_evaluation(part(f"{name}/{number}", start=0, end=9))
             with lock:
                 counted.append(found)
 
@@ -212,7 +228,7 @@ def test_several_processes_and_threads_write_at_once_from_the_very_first_row(fil
     for thread in threads:
         thread.join()
     assert sorted(counted) == list(range(1, 61)), "every look has a number of its own"
-    assert SqliteLedgers(file).num_trials(part(start=0, end=9)) == 30
+    assert SqliteMultipleTestingLog(file).num_trials(part(start=0, end=9)) == 30
 
 
 def test_a_kill_in_the_middle_of_writing_loses_no_row_that_was_counted(file: Path) -> None:
@@ -226,19 +242,22 @@ def test_a_kill_in_the_middle_of_writing_loses_no_row_that_was_counted(file: Pat
         process.wait()
         process.stdout.close()
         assert said[0] == done + 1, "the next life goes on where the last one ended"
-        ledgers = SqliteLedgers(file)
-        looks, trials = ledgers.looks(part(start=0, end=9)), ledgers.trials(part(start=0, end=9))
+        multiple_testing = SqliteMultipleTestingLog(file)
+        looks, trials = (
+            multiple_testing.num_evaluations(part(start=0, end=9)),
+            multiple_testing.trials(part(start=0, end=9)),
+        )
         assert said[-1] <= looks <= said[-1] + 1
         assert len(said) <= sum(each.read.id.startswith(f"life-{attempt}/") for each in trials) <= len(said) + 1
         assert all(len(each.daily_returns) == 28 and len(each.read.symbols) == 2 for each in trials)
         done = looks
 
 
-def test_a_full_disk_counts_nothing_and_says_so(ledgers: SqliteLedgers, file: Path) -> None:
+def test_a_full_disk_counts_nothing_and_says_so(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
     """A real SQLITE_FULL: no page may be added to the file."""
-    ledgers.look(part("a"))
+    multiple_testing.record_evaluation(part("a"))
 
-    class Full(SqliteLedgers):
+    class Full(SqliteMultipleTestingLog):
         def _opened(self) -> sqlite3.Connection:
             connection = super()._opened()
             connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size at least
@@ -246,30 +265,30 @@ def test_a_full_disk_counts_nothing_and_says_so(ledgers: SqliteLedgers, file: Pa
 
     with pytest.raises(UnavailableError, match=r"disk is full.*nothing was counted.*free some space"):
         Full(file).try_(Trial(read=part("t"), daily_returns=YEARS))
-    assert (ledgers.num_trials(part()), ledgers.looks(part())) == (0, 1)
-    ledgers.try_(Trial(read=part("t"), daily_returns=YEARS))
-    assert ledgers.num_trials(part()) == 1
+    assert (multiple_testing.num_trials(part()), multiple_testing.num_evaluations(part())) == (0, 1)
+    multiple_testing.try_(Trial(read=part("t"), daily_returns=YEARS))
+    assert multiple_testing.num_trials(part()) == 1
 
 
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     (tmp_path / "state").write_text("a file where the folder should be")
     with pytest.raises(UnavailableError, match="cannot be opened or written"):
-        SqliteLedgers(tmp_path / "state" / "ledgers.db").look(part())
+        SqliteMultipleTestingLog(tmp_path / "state" / "ledgers.db").record_evaluation(part())
 
 
 def test_a_process_that_holds_the_file_for_too_long_is_told_of(
-    ledgers: SqliteLedgers, file: Path, monkeypatch: pytest.MonkeyPatch
+    multiple_testing: SqliteMultipleTestingLog, file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    ledgers.look(part("a"))
+    multiple_testing.record_evaluation(part("a"))
     monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.1)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(UnavailableError, match="locked; try again") as caught:
-        ledgers.look(part("b"))
+        multiple_testing.record_evaluation(part("b"))
     assert caught.value.retry_after_s == 5
-    assert ledgers.looks(part()) == 1, "reading goes on"
+    assert multiple_testing.num_evaluations(part()) == 1, "reading goes on"
     other.close()
-    assert ledgers.look(part("b")) == 2
+    assert multiple_testing.record_evaluation(part("b")) == 2
 
 
 def damaged(file: Path, kind: str) -> None:
@@ -295,44 +314,48 @@ def damaged(file: Path, kind: str) -> None:
 
 @pytest.mark.parametrize("kind", ["empty", "text", "cut", "zeroes", "index", "foreign"])
 def test_a_damaged_file_is_an_error_and_never_a_smaller_count(file: Path, kind: str) -> None:
-    first = SqliteLedgers(file)
+    first = SqliteMultipleTestingLog(file)
     for number in range(60):
-        first.look(part(f"job-{number}"))
+        first.record_evaluation(part(f"job-{number}"))
     damaged(file, kind)
-    for ask in (SqliteLedgers(file).looks, SqliteLedgers(file).look, SqliteLedgers(file).trials):
+    for ask in (
+        SqliteMultipleTestingLog(file).looks,
+        SqliteMultipleTestingLog(file).record_evaluation,
+        SqliteMultipleTestingLog(file).trials,
+    ):
         with pytest.raises(UnavailableError, match=r"damaged or no ledger.*(restore|move)"):
             ask(part())
 
 
-def test_a_file_of_a_newer_version_is_left_alone(ledgers: SqliteLedgers, file: Path) -> None:
-    ledgers.look(part())
+def test_a_file_of_a_newer_version_is_left_alone(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
+    multiple_testing.record_evaluation(part())
     sqlite3.connect(file).execute(f"PRAGMA user_version = {module.SCHEMA_VERSION + 1}")
-    for ask in (ledgers.look, ledgers.looks):
+    for ask in (multiple_testing.record_evaluation, multiple_testing.looks):
         with pytest.raises(UnavailableError, match="newer version"):
             ask(part())
 
 
-def test_a_log_without_its_file_is_a_loss_and_said(ledgers: SqliteLedgers, file: Path) -> None:
-    ledgers.look(part())
+def test_a_log_without_its_file_is_a_loss_and_said(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
+    multiple_testing.record_evaluation(part())
     reader = sqlite3.connect(file)  # keeps the log
     reader.execute("SELECT count(*) FROM readings").fetchone()
-    ledgers.look(part("b"))
+    multiple_testing.record_evaluation(part("b"))
     assert file.with_name("ledgers.db-wal").exists()
     file.unlink()
-    for ask in (SqliteLedgers(file).look, SqliteLedgers(file).looks):
+    for ask in (SqliteMultipleTestingLog(file).record_evaluation, SqliteMultipleTestingLog(file).looks):
         with pytest.raises(UnavailableError, match="restore both from a backup"):
             ask(part())
     reader.close()
 
 
 def test_daily_returns_of_older_trials_are_left_out_once_they_would_fill_the_memory(
-    ledgers: SqliteLedgers, monkeypatch: pytest.MonkeyPatch
+    multiple_testing: SqliteMultipleTestingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(60):
-        ledgers.try_(Trial(read=part(f"job/{number}"), sharpe=number / 7, daily_returns=YEARS))
+        multiple_testing.try_(Trial(read=part(f"job/{number}"), sharpe=number / 7, daily_returns=YEARS))
     monkeypatch.setattr(module, "MOST_DAYS", 10_000)
     tracemalloc.start()
-    found = ledgers.trials(part())
+    found = multiple_testing.trials(part())
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert [each.read.id for each in found] == [f"job/{number}" for number in range(60)], "all count"
@@ -342,9 +365,9 @@ def test_daily_returns_of_older_trials_are_left_out_once_they_would_fill_the_mem
     assert most < 3_000_000
 
 
-def test_a_note_waits_for_the_disk(ledgers: SqliteLedgers) -> None:
+def test_a_note_waits_for_the_disk(multiple_testing: SqliteMultipleTestingLog) -> None:
     """`synchronous = FULL` on every connection; 2 is its number."""
-    ledgers.look(part())
-    connection = ledgers._opened()
+    multiple_testing.record_evaluation(part())
+    connection = multiple_testing._opened()
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     connection.close()

@@ -170,10 +170,10 @@ def test_turnover_and_time_in_the_market_are_those_of_the_agents_decisions() -> 
         prices[each.symbol].append(decision.price)
     turnover = held = gross = 0.0
     for symbol in LEVELS:
-        settled = np.array(positions[symbol][:-1])
-        turnover += np.abs(np.diff(settled, prepend=0)).sum()
-        held += (settled != 0).sum()
-        gross += np.log1p(settled * (np.divide(prices[symbol][1:], prices[symbol][:-1]) - 1)).sum()
+        realised = np.array(positions[symbol][:-1])
+        turnover += np.abs(np.diff(realised, prepend=0)).sum()
+        held += (realised != 0).sum()
+        gross += np.log1p(realised * (np.divide(prices[symbol][1:], prices[symbol][:-1]) - 1)).sum()
     track, _ = records_of(recording_of(spoken), bins=StateBins())
     figures_K = walk_runs(track, QSettings.of(SETTINGS[:1])).figures_LK[0]
     assert (figures_K[TURNOVER], figures_K[NUM_HELD]) == (turnover, held)
@@ -222,11 +222,11 @@ def test_a_step_pays_what_trading_cost_where_it_began() -> None:
     costs_M5 = np.zeros((4, 5))
     costs_M5[:, 0] = (2.0, 5.0, 7.0, 11.0)
     rewards_M33 = records_of(replace(recording, costs_M5=costs_M5), bins=StateBins())[0].rewards_M33
-    for settled, pips in ((1, 2.0), (2, 5.0), (3, 7.0)):
-        before, after = float(recording.price_M[settled - 1]), float(recording.price_M[settled])
+    for realised, pips in ((1, 2.0), (2, 5.0), (3, 7.0)):
+        before, after = float(recording.price_M[realised - 1]), float(recording.price_M[realised])
         expected = np.log(1 + (after / before - 1) - pips * 1e-4 / 2 / before)
-        assert rewards_M33[settled, 1, 2] == pytest.approx(expected, abs=1e-15)
-        assert rewards_M33[settled, 2, 2] == pytest.approx(np.log(after / before), abs=1e-15)
+        assert rewards_M33[realised, 1, 2] == pytest.approx(expected, abs=1e-15)
+        assert rewards_M33[realised, 2, 2] == pytest.approx(np.log(after / before), abs=1e-15)
 
 
 def test_neither_threads_nor_the_size_of_a_block_change_a_bit(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ class Heard:
 
 def run(folder: Path, *faults: str, **changes: object) -> ResilienceReport:
     body = {"rate_per_s": 400, "duration_s": 1.5, "seed": 11, "faults": faults, **changes}
-    return flood(ResilienceRequest.model_validate(body), folder / "run", Heard())
+    return run_resilience_test(ResilienceRequest.model_validate(body), folder / "run", Heard())
 
 
 def test_a_killed_server_and_a_killed_agent_lose_nothing(tmp_path: Path) -> None:
@@ -69,7 +69,7 @@ def test_cut_connections_and_poison_leave_exactly_the_poison_dead(tmp_path: Path
 def test_a_run_that_is_cancelled_leaves_no_process_behind(tmp_path: Path) -> None:
     request = ResilienceRequest(duration_s=30, rate_per_s=10, faults=("disk_full",))
     with pytest.raises(JobCancelled):
-        flood(request, tmp_path / "run", Heard(cancel_at="flooding"))
+        run_resilience_test(request, tmp_path / "run", Heard(cancel_at="flooding"))
     listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
     assert str(tmp_path) not in listed
     assert str(tmp_path) not in Path("/proc/mounts").read_text()

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ml_workbench_service.agents.positions import Position, open_step, settle
+from ml_workbench_service.agents.positions import Position, open_step, realise
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import Costs, FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -78,8 +78,8 @@ def test_training_backtest_record_and_agent_pay_the_same(
     for record, position in zip(records, positions, strict=True):
         price, at_ms, paid = float(record.price or 0), to_ms(record.as_of), record.metadata.costs
         assert paid is not None
-        settled, still_open = settle(standing, symbol="EUR/USD", costs=paid, price=price, at_ms=at_ms, state=0)
-        earned += [each.reward for each in settled]
+        realised, still_open = realise(standing, symbol="EUR/USD", costs=paid, price=price, at_ms=at_ms, state=0)
+        earned += [each.reward for each in realised]
         step = open_step(
             standing,
             state=0,
@@ -91,6 +91,6 @@ def test_training_backtest_record_and_agent_pay_the_same(
             costs=paid,
         )
         standing = Position(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
-    paid = signal_backtest.settle(positions, rows, given)
+    paid = signal_backtest.realise(positions, rows, given)
     assert len(earned) == len(paid.net_N) > 2000, "the newest decision waits for its bar"
     np.testing.assert_allclose(earned[:-1], paid.net_N[:-1], rtol=0, atol=1e-15)

@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.queue import GroupAccounting
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.jobs.process_record import ProcessRecord
-from ml_workbench_service.workflows.run_agent import act
+from ml_workbench_service.workflows.run_agent import run_agent
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 
@@ -75,7 +75,7 @@ class RunningAct:
         self.stop = threading.Event()
         arguments: dict[str, Any] = {"queue": self.queue, "decisions": self.decisions, "stop": self.stop}
         arguments |= {"open_mind": lambda: open_agent(folder, "default"), "owner": f"test/{id(self)}"} | more
-        self.thread = threading.Thread(target=act, args=("default", folder), kwargs=arguments, daemon=True)
+        self.thread = threading.Thread(target=run_agent, args=("default", folder), kwargs=arguments, daemon=True)
         self.thread.start()
 
     def accounting(self) -> GroupAccounting:

@@ -18,7 +18,7 @@ from ml_workbench_service.integrations.strategy_engine import StrategyEngine
 from ml_workbench_service.learning.bundle.manifest import write_manifest
 from ml_workbench_service.resources import Workbench, close_workbench
 from ml_workbench_service.workflows import deploy as workflow
-from ml_workbench_service.workflows.deploy import Sender, deploy, rollback, run_gates, settle_interrupted
+from ml_workbench_service.workflows.deploy import Sender, deploy, finish_interrupted, rollback, run_gates
 from tests.integrations.strategy_engine_server import StrategyEngineServer
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 from tests.workflows.conftest import OpenBench
@@ -129,12 +129,12 @@ def test_a_deployment_that_a_kill_left_pending_failed(open_bench: OpenBench) -> 
     bench = open_bench("1.0.0", "1.1.0")
     live = go(bench, "1.0.0")
     bench.history.append(live.model_copy(update={"id": "killed", "version": "1.1.0", "status": "pending"}))
-    settle_interrupted(bench)
+    finish_interrupted(bench)
     assert told(bench) == [("1.0.0", "live"), ("1.1.0", "failed")]
     killed = bench.history.get("killed")
     assert "deploy again" in str(killed.error)
     before = bench.history.everything()
-    settle_interrupted(bench)
+    finish_interrupted(bench)
     assert bench.history.everything() == before
 
 
@@ -143,7 +143,7 @@ def test_a_deployment_under_way_in_another_service_is_left_to_it(open_bench: Ope
     template = go(bench, "1.0.0").model_copy(update={"id": "theirs", "status": "pending", "live_at": None})
     with bench.history.locked("small"):
         bench.history.append(template)
-        settling = threading.Thread(target=settle_interrupted, args=(bench,))
+        settling = threading.Thread(target=finish_interrupted, args=(bench,))
         settling.start()
         time.sleep(0.1)
         bench.history.append(template.model_copy(update={"status": "live", "live_at": template.created_at}))
@@ -201,7 +201,7 @@ def test_whatever_happens_at_most_one_version_is_live_and_it_is_the_last_that_wa
                     template = live or go(bench, version)
                     stack = stack or [version]
                     bench.history.append(template.model_copy(update={"id": str(next(_numbers)), "status": "pending"}))
-                    settle_interrupted(bench)
+                    finish_interrupted(bench)
                 elif step == "rollback" and live is not None:
                     stack.append(rollback(bench, live.id, sender()).version)
                 elif step == "expecting":

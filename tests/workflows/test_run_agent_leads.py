@@ -15,7 +15,7 @@ from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import DEAD_LETTERS_STREAM
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
-from ml_workbench_service.workflows.run_agent import act
+from ml_workbench_service.workflows.run_agent import run_agent
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 from tests.workflows.agents_at_work import RunningAct, running_decisions, timeless, two_symbols, uninterrupted, until
@@ -49,7 +49,7 @@ def test_an_entry_that_ends_the_process_five_times_is_dead_lettered_untried(
 
     for _ in range(5):
         with pytest.raises(Died):
-            act(
+            run_agent(
                 "default", tmp_path, open_agent=mortal, queue=queue, decisions=decisions, stop=threading.Event(),
                 owner="mortal", is_dead=lambda owner: owner == "mortal",
             )  # fmt: skip

@@ -192,8 +192,8 @@ def test_a_pruned_trial_is_finished_and_counts(bench: Workbench, tmp_path: Path)
     assert pruned
     assert all(each.value is None and 3 <= len(each.curve) < 8 and "pruned" in each.message for each in pruned)
     assert result["num_trials"] == 10
-    read = next(each.read for each in bench.ledgers.trials(_read_of(bench, spec)) if each.read.id == spec.id)
-    ids = {each.read.id for each in bench.ledgers.trials(read)}
+    read = next(each.read for each in bench.multiple_testing.trials(_read_of(bench, spec)) if each.read.id == spec.id)
+    ids = {each.read.id for each in bench.multiple_testing.trials(read)}
     assert {f"{spec.id}/{number}" for number in range(10)} <= ids
 
 

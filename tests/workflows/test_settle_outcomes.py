@@ -29,7 +29,7 @@ from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.costs import resolved_costs, session_spread
-from ml_workbench_service.workflows.settle_outcomes import GIVE_UP_MS, Settled, Settlement, settle_overdue
+from ml_workbench_service.workflows.settle_outcomes import GIVE_UP_MS, OutcomeResolver, Resolved, resolve_overdue
 from tests.ledger_entries import answered, keep, making, opened
 from tests.trained_models import InjectedBars, injected_bars
 
@@ -126,7 +126,7 @@ def test_what_is_settled_is_what_training_would_have_labelled(
     ask(ledger, as_of, target, price=None)
     if target == "direction_2h":  # training's costs follow the session, which a record states
         with_costs(ledger, table, rows, as_of)
-    settled = settle_overdue(ledger, store, intervals, now_ms=int(table.available_at_ms[-1]) + DAY_MS)
+    settled = resolve_overdue(ledger, store, intervals, now_ms=int(table.available_at_ms[-1]) + DAY_MS)
     found = outcomes(ledger, len(rows))
     for row, each in zip(rows.tolist(), found, strict=True):
         if each.state == "known":
@@ -150,7 +150,7 @@ def test_daily_fixings_are_settled_over_weekends_holidays_and_changes_of_the_clo
         [table], features=["close"], columns=[table.columns], targets=(target,), costs=costs
     ).rows[0].labels_NK[:500, 0]  # fmt: skip
     ask(ledger, table.available_at_ms[:500].tolist(), "log_return_2d", timeframe="1d")
-    assert settle_overdue(ledger, store, Intervals()).num_known == 500
+    assert resolve_overdue(ledger, store, Intervals()).num_known == 500
     assert [each.realised for each in outcomes(ledger, 500)] == labels.tolist()
 
 
@@ -175,15 +175,15 @@ def test_a_bar_that_is_missing_for_good_ends_the_asking_with_its_reason(
     within_gap = before_gap + HOUR_MS + 60_000
     ask(ledger, [before_gap, within_gap, last], "price_change_1h", timestamp=moment(last))
     now_ms = last + 2 * HOUR_MS
-    assert settle_overdue(ledger, store, Intervals(), now_ms=now_ms) == Settled(num_postponed=3)
-    assert settle_overdue(ledger, store, Intervals(), now_ms=now_ms) == Settled(), "not asked again at once"
+    assert resolve_overdue(ledger, store, Intervals(), now_ms=now_ms) == Resolved(num_postponed=3)
+    assert resolve_overdue(ledger, store, Intervals(), now_ms=now_ms) == Resolved(), "not asked again at once"
     pauses = []
     while (due := ledger.overdue(2**60, limit=9)) and len(pauses) < 6:
         pauses.append(due[-1].num_tries)
         now_ms += HOUR_MS
-        settle_overdue(ledger, store, Intervals(), now_ms=now_ms)
+        resolve_overdue(ledger, store, Intervals(), now_ms=now_ms)
     assert pauses == [1, 2, 3, 4, 5, 6]
-    assert settle_overdue(ledger, store, Intervals(), now_ms=last + HOUR_MS + GIVE_UP_MS + DAY_MS) == Settled(
+    assert resolve_overdue(ledger, store, Intervals(), now_ms=last + HOUR_MS + GIVE_UP_MS + DAY_MS) == Resolved(
         num_unavailable=3
     )
     assert [each.reason for each in outcomes(ledger, 3)] == ["missing_bar", "no_bar", "not_known_yet"]
@@ -197,7 +197,7 @@ def test_a_price_of_another_market_is_not_settled_with_this_stores_closes(
     as_of_ms = int(injected.opened_ms[150]) + HOUR_MS
     close = float(injected.close[150])
     ask(ledger, [as_of_ms], "price_change_1h", price=close * 1.02)
-    assert settle_overdue(ledger, store, Intervals()).num_unavailable == 1
+    assert resolve_overdue(ledger, store, Intervals()).num_unavailable == 1
     assert outcomes(ledger, 1)[0].reason == "other_prices"
 
 
@@ -206,9 +206,9 @@ def test_a_symbol_that_the_store_does_not_serve_waits_and_is_given_up(
 ) -> None:
     _, store = bars
     ask(ledger, [int(bars[0].opened_ms[150])], "price_change_1h", symbol="GBP/USD")
-    settle_overdue(ledger, store, Intervals(), now_ms=int(bars[0].opened_ms[150]) + DAY_MS)
+    resolve_overdue(ledger, store, Intervals(), now_ms=int(bars[0].opened_ms[150]) + DAY_MS)
     assert outcomes(ledger, 1)[0].state == "open"
-    settle_overdue(ledger, store, Intervals())
+    resolve_overdue(ledger, store, Intervals())
     assert outcomes(ledger, 1)[0].reason == "not_served"
 
 
@@ -219,8 +219,8 @@ def test_an_outcome_that_a_price_or_a_caller_told_first_is_not_asked_for_and_tea
     ask(ledger, (injected.opened_ms[150:153] + HOUR_MS).tolist(), "price_change_1h")
     ledger.tell("1", 0.5, at_ms=0)
     intervals = Intervals()
-    settle_overdue(ledger, store, intervals)
-    settle_overdue(ledger, store, intervals)
+    resolve_overdue(ledger, store, intervals)
+    resolve_overdue(ledger, store, intervals)
     assert len(intervals.matured) == 2
     assert outcomes(ledger, 3)[1].realised == 0.5
 
@@ -230,13 +230,13 @@ def test_a_store_that_is_away_is_said_once_and_tried_again_with_growing_pauses(
 ) -> None:
     injected, store = bars
     ask(ledger, [int(injected.opened_ms[150]) + HOUR_MS], "price_change_1h")
-    settlement = Settlement(ledger, Away(), Intervals(), every_s=0.02)
+    resolver = OutcomeResolver(ledger, Away(), Intervals(), every_s=0.02)
     with caplog.at_level(logging.INFO):
-        settlement.start()
-        wait_for(lambda: settlement.num_failures >= 3)
-        settlement._store = store
+        resolver.start()
+        wait_for(lambda: resolver.num_failures >= 3)
+        resolver._store = store
         wait_for(lambda: ledger.get("0").outcome.state == "known")
-        settlement.stop()
+        resolver.stop()
     said = [each.getMessage() for each in caplog.records if "settled" in each.getMessage()]
     assert len([each for each in said if "the feature store is away" in each]) == 1
 
@@ -250,9 +250,9 @@ def wait_for(is_true: Any, timeout_s: float = 20.0) -> None:
 
 
 def test_nothing_overdue_asks_nobody(ledger: PredictionLedger) -> None:
-    assert settle_overdue(ledger, Away(), Intervals()) == Settled()
+    assert resolve_overdue(ledger, Away(), Intervals()) == Resolved()
     keep(ledger, answered(0))
-    assert settle_overdue(ledger, Away(), Intervals(), now_ms=to_ms(answered(0).record.as_of)) == Settled()
+    assert resolve_overdue(ledger, Away(), Intervals(), now_ms=to_ms(answered(0).record.as_of)) == Resolved()
 
 
 LIGHT = """

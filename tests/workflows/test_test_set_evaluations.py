@@ -39,8 +39,8 @@ def test_every_subject_whose_figures_stand_on_the_card_was_looked_at(trained: tu
     bench, card = trained
     test_ms = borders(bench, card)["test"]
     for subject in ("price", "volatility"):
-        assert bench.ledgers.looks(part(test_ms, test_ms + 1, subject=subject)) == 1
-    assert bench.ledgers.looks(part(test_ms, test_ms + 1, subject="regime")) == 0
+        assert bench.multiple_testing.num_evaluations(part(test_ms, test_ms + 1, subject=subject)) == 1
+    assert bench.multiple_testing.num_evaluations(part(test_ms, test_ms + 1, subject="regime")) == 0
 
 
 def test_folds_are_looks_at_the_time_that_they_judged(trained: tuple[Workbench, ModelCard]) -> None:
@@ -48,9 +48,9 @@ def test_folds_are_looks_at_the_time_that_they_judged(trained: tuple[Workbench, 
     walked, test_ms = card.evaluation.walk_forward, borders(bench, card)["test"]
     assert walked is not None
     first_ms = int(walked.folds[0].test_start.timestamp() * 1000)
-    assert bench.ledgers.looks(part(first_ms, first_ms + 1)) == 1
-    assert bench.ledgers.looks(part(test_ms - 1, test_ms)) == 1
-    assert bench.ledgers.looks(part(first_ms - 1, first_ms)) == 0
+    assert bench.multiple_testing.num_evaluations(part(first_ms, first_ms + 1)) == 1
+    assert bench.multiple_testing.num_evaluations(part(test_ms - 1, test_ms)) == 1
+    assert bench.multiple_testing.num_evaluations(part(first_ms - 1, first_ms)) == 0
     assert card.evaluation.significance is not None
     assert card.evaluation.significance.looks == 1, "its own folds end where its test part begins"
 
@@ -58,5 +58,5 @@ def test_folds_are_looks_at_the_time_that_they_judged(trained: tuple[Workbench, 
 def test_a_pair_the_other_way_round_is_the_same_pair(trained: tuple[Workbench, ModelCard]) -> None:
     bench, card = trained
     test_ms = borders(bench, card)["test"]
-    assert bench.ledgers.looks(part(test_ms, test_ms + 1, symbol="USD/EUR")) == 1
-    assert bench.ledgers.looks(part(test_ms, test_ms + 1, symbol="EUR/GBP")) == 0
+    assert bench.multiple_testing.num_evaluations(part(test_ms, test_ms + 1, symbol="USD/EUR")) == 1
+    assert bench.multiple_testing.num_evaluations(part(test_ms, test_ms + 1, symbol="EUR/GBP")) == 0

@@ -146,7 +146,7 @@ class PredictionLedger(LedgerReader):
         self._writer.count({rows.STATES.index(row.outcome.state): -1}, {rows.KNOWN: 1})
         return told, True
 
-    def settle(self, found: Iterable[Found], *, reasons: Mapping[str, str]) -> set[str]:
+    def resolve(self, found: Iterable[Found], *, reasons: Mapping[str, str]) -> set[str]:
         """Outcomes from the feature store; the ids of those that were open until now.
 
         Args:

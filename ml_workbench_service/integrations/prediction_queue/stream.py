@@ -200,14 +200,14 @@ class RedisPredictionQueue:
 
     def ack(self, group: str, entry_ids: Sequence[str], *, lease: Lease | None = None) -> int:
         """Settles entries for the group; see the protocol. Returns how many were settled by this call."""
-        return self._settle(group, entry_ids, lease, counter="acked")
+        return self._acknowledge(group, entry_ids, lease, counter="acked")
 
     def dead_letter(self, group: str, delivery: Delivery, reason: str, *, lease: Lease | None = None) -> None:
         """Moves one entry to the dead letters with the reason, settled and counted for the group."""
-        if self._settle(group, [delivery.entry_id], lease, counter="dead_lettered", reason=reason):
+        if self._acknowledge(group, [delivery.entry_id], lease, counter="dead_lettered", reason=reason):
             log.error("entry %s is dead-lettered for group %s: %s", delivery.entry_id, group, reason)
 
-    def _settle(
+    def _acknowledge(
         self, group: str, entry_ids: Sequence[str], lease: Lease | None, *, counter: str, reason: str = ""
     ) -> int:
         settled: int = 0

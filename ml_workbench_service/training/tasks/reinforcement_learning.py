@@ -101,7 +101,7 @@ class Control(NetworkTask):
         """Net log return of the account per moment of a walk over these windows."""
         series = series_of(problem)
         rows, positions = _walk_over(ends, series, problem, Predict(trained, None))
-        return float(np.mean(signal_backtest.settle(positions, rows, problem).net_M))
+        return float(np.mean(signal_backtest.realise(positions, rows, problem).net_M))
 
     def evaluate(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
@@ -162,9 +162,9 @@ def _differentials(
     rows: Ints, positions: Ints, plain: Mapping[str, Ints], problem: TrainingProblem
 ) -> list[Differentials]:
     """Net log returns of the account at each moment beside each baseline's."""
-    earned_T = signal_backtest.settle(positions, rows, problem).net_M
+    earned_T = signal_backtest.realise(positions, rows, problem).net_M
     return [
-        Differentials.of_returns(name, earned_T, signal_backtest.settle(held, rows, problem).net_M)
+        Differentials.of_returns(name, earned_T, signal_backtest.realise(held, rows, problem).net_M)
         for name, held in plain.items()
     ]
 

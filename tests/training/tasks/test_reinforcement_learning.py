@@ -157,7 +157,7 @@ def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> No
     left_out = ~np.isin(np.sort(stop), rows)
     assert not ascending[left_out].any()
     assert ascending.any()
-    earned = signal_backtest.settle(ascending, np.sort(stop), problem).net_M
+    earned = signal_backtest.realise(ascending, np.sort(stop), problem).net_M
     assert task.score(model, stop, problem) == pytest.approx(earned.mean())
     worse, _ = trained(epochs=1, learning_rate=1e-6)
     assert task.score(worse, stop, problem) < task.score(model, stop, problem)
