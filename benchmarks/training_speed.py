@@ -8,7 +8,7 @@ take turns. Peers run without logging, checkpoints, progress bar, validation and
 two, whichever is faster for them, timed over batches alone. Ours runs the family's own `train`: dropout, gradient
 clipping, short windows, scoring of the stopping part, cancellation checks and the job's event log on disk.
 
-The bars carry a injected signal (R² 64 %); a contestant whose loss does not fall has trained something else.
+The bars carry an injected signal (R² 64 %); a contestant whose loss does not fall has trained something else.
 """
 
 import json

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from chaos.cells import Cell
 from ml_workbench_service.contracts.resilience import ResilienceReport
-from ml_workbench_service.workflows.run_resilience_test import flood
+from ml_workbench_service.workflows.run_resilience_test import run_resilience_test
 
 KEPT = Path(__file__).resolve().parent.parent / ".bench" / "chaos"
 

@@ -215,7 +215,7 @@ def _row(group: str, members: Sequence[tuple[Block, float]]) -> dict[str, Any]:
     for name in ("published", "live"):
         for decoder in blocks[0].judging:
             ours, split = (float(np.ptp(_terciles(blocks, found[each], decoder))) for each in (name, "split"))
-            row[f"{name}_spread_ratio_{judge.replace(' ', '_')}"] = ours / split
+            row[f"{name}_spread_ratio_{decoder.replace(' ', '_')}"] = ours / split
         widths = [float(np.mean([each.half_width.mean() for each in found[of]])) for of in (name, "split")]
         row[f"{name}_width_ratio"] = widths[0] / widths[1]
     return row

@@ -111,7 +111,7 @@ def tables(run: Run) -> list[Table]:
         "jumps, with hidden regimes and with both; each with parameters of its own. `price_change_1h` from "
         f"{names(FEATURES)}, lookback 8, `validation_split` 0.4. The search goes over learning rate, batch size, "
         "lookback and features. "
-        "Every series is judged once (`<function <lambda> at 0x7f94ed966520>` is 1)."
+        "Every series is judged once (`looks` is 1)."
     )
     columns = [
         "model", "`skill`", "exact 95 % interval", "`insufficient_data`", "certificate failed", "`profitable`",

@@ -1,4 +1,4 @@
-"""Simulated hourly bars on which the truth is known: a driftless market of many kinds, and one with a injected signal.
+"""Simulated hourly bars on which the truth is known: a driftless market of many kinds, and one with an injected signal.
 
     r(t + 1) = s(t + 1) · (√r2 · f(t) + √(1 - r2) · z(t + 1)) + jump(t + 1)          s from the past and a hidden regime
     close(t + 1) = close(t) · (1 + r(t + 1))

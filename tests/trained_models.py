@@ -1,4 +1,4 @@
-"""Folders of bars with a injected signal, and models really trained on them, for the tests that need one.
+"""Folders of bars with an injected signal, and models really trained on them, for the tests that need one.
 
     return(t + 1) = deviation x (√r2 · signal(t) + √(1 - r2) · storm(t + 1) · noise(t + 1))
 

@@ -1,4 +1,4 @@
-"""`QLearningAgent`: the agent that learns a Q table from what its own steps earn, on the stream, one record at a time."""
+"""`QLearningAgent`: learns a Q table from what its own steps earn, one record of the stream at a time."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""`/queue`, its dead letters, and `/replays`: accounting, what was given up, and the past streamed through the queue."""
+"""`/queue`, its dead letters, and `/replays`: accounting, what was given up, and the past sent through the queue."""
 
 import asyncio
 from typing import Annotated

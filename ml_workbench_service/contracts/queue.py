@@ -111,7 +111,7 @@ class LatencyHistogram(Contract):
 
 
 class GroupAccounting(Contract):
-    """One consumer group's accounting: enqueued = acked + pending + undelivered + dropped + expired + dead + balance."""
+    """Accounting of a consumer group: enqueued = acked + pending + undelivered + dropped + expired + dead + balance."""
 
     group: str
     enqueued: int

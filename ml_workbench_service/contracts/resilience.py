@@ -11,7 +11,7 @@ from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.queue import QueuePolicy
 
 Scenario = Literal["steady", "burst", "flood"]
-"""`steady` evenly spaced, `burst` a second's records at once each second, `<function <lambda> at 0x7f94ed9665c0>` Poisson arrivals; all open loop."""
+"""`steady` evenly spaced, `burst` a second's records at once each second, `flood` Poisson arrivals; all open loop."""
 
 Invariant = Literal[
     "nothing_lost", "applied_once", "order", "books_balance", "pending_empty", "dead_letters", "outbox", "state_exact"

@@ -67,7 +67,7 @@ class Dqn(PolicyFamily):
         return int(num_rows * (num_features + 8) * 32 + hyper.memory * 32 + batches + 4 * weights)
 
     def seconds(self, num_windows: int) -> float:
-        """Half of the epochs asked for, and the sanity runs; 0.6 ms a gradient step, 0.4 ms a step of the environments."""
+        """Half of the epochs asked for, and the sanity runs; 0.6 ms a gradient step, 0.4 ms a decision."""
         hyper: Any = self.hyperparameters
         work = (hyper.lookback / 24 * hyper.dqn_units / 64 * hyper.batch_size / 64) ** 0.5 * hyper.layers / 2
         decision = (0.0006 / hyper.decisions_per_update + 0.0004 / hyper.envs) * (0.5 + 0.5 * work)

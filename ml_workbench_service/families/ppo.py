@@ -66,7 +66,7 @@ class Ppo(PolicyFamily):
         return int(num_rows * (num_features + 8) * 32 + 3 * rollout + 3 * 4096 * window + 4 * weights)
 
     def seconds(self, num_windows: int) -> float:
-        """Half of the epochs asked for, and the sanity runs; 0.5 ms a gradient step, 0.7 ms a step of the environments."""
+        """Half of the epochs asked for, and the sanity runs; 0.5 ms a gradient step, 0.7 ms a decision."""
         hyper: Any = self.hyperparameters
         work = (hyper.lookback / 24 * hyper.ppo_units / 64) ** 0.5 * hyper.layers / 2
         decision = (hyper.passes / hyper.batch_size * 0.0005 + 0.0007 / hyper.envs) * (0.5 + 0.5 * work)

@@ -107,18 +107,18 @@ class SqliteMultipleTestingLog:
         return self._write("look", read, sharpe=None, daily=None)
 
     def num_evaluations(self, read: PartRead) -> int:
-        """The same without noting anything; raises like `<function <lambda> at 0x7f94ed966480>`."""
+        """The same without noting anything; raises like `record_evaluation`."""
         return self._count("look", read)
 
     def try_(self, trial: Trial) -> None:
-        """Notes a trial; a second one of the same id replaces nothing and counts once; raises like `<function <lambda> at 0x7f94ed966480>`."""
+        """Notes a trial, once for each id, replacing nothing; raises like `record_evaluation`."""
         daily = (
             zlib.compress(json.dumps(trial.daily_returns, allow_nan=False).encode()) if trial.daily_returns else None
         )
         self._write("trial", trial.read, sharpe=trial.sharpe, daily=daily)
 
     def num_trials(self, read: PartRead) -> int:
-        """How many `trials` there are, without reading them; raises like `<function <lambda> at 0x7f94ed966480>`."""
+        """How many `trials` there are, without reading them; raises like `record_evaluation`."""
         return self._count("trial", read)
 
     def trials(self, read: PartRead) -> Sequence[Trial]:

@@ -1,4 +1,4 @@
-"""`JobProjection`: what the events so far say about a job. Adding events one by one gives the same as adding them at once."""
+"""`JobProjection`: what the events so far say about a job. Adding events singly or at once gives the same."""
 
 import math
 from typing import Any

@@ -78,7 +78,7 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
     def keep(
         self, *, rows_N: Ints, held_N: Floats32, actions_N: Ints, rewards_N: Floats32, ended_N: Bools, ruined_N: Bools
     ) -> None:
-        """One decision of every environment; an episode that was cut goes on flat at the next row, as its value shall."""
+        """One decision of every environment; a cut episode goes on flat at the next row, as its value shall."""
         here = slice(self.pos, self.pos + self.n_envs)
         next_held_N = np.where(ended_N, 0.0, actions_N - 1)
         values = (rows_N, held_N, actions_N, rewards_N, next_held_N, ruined_N)

@@ -6,7 +6,7 @@ closed and paid for, and the environment begins its next episode in the same ste
 
 An observation is the window of `lookback` rows, oldest first, then the position (-1, 0, 1), all float32.
 
-Memory: the series, 80 bytes a row of the series, and two observations a environment.
+Memory: the series, 80 bytes a row of the series, and two observations an environment.
 
 Legend: N environments (in `walk`: N decisions), R rows, T = lookback, F features, O = T * F + 1.
 Needs numba; import it where training happens, never where the API starts.
@@ -43,7 +43,7 @@ Policy = Callable[[Floats32, Floats32], Ints]
 class Stepped:
     """What a step answers: the environment's own buffers, overwritten by the next step. Copy what you keep.
 
-    `observations_NO` of a environment that has ended belongs to its next episode; the last one of the old episode is
+    `observations_NO` of an environment that has ended belongs to its next episode; the last one of the old episode is
     `VectorTradingEnvironment.final_observation`.
     """
 
@@ -162,7 +162,7 @@ class VectorTradingEnvironment:
         return self._stepped
 
     def final_observation(self, env: int) -> Floats32:
-        """A copy of the last observation (O,) of the episode that ended in this environment's last step; its position is 0."""
+        """A copy of the last observation (O,) of the episode that this one's last step ended; its position is 0."""
         final: Floats32 = self._finals_NO[env].copy()
         return final
 

@@ -18,7 +18,7 @@ from ml_workbench_service.market.trading_series import Bools
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 ROW, HELD, LEFT = range(3)
-"""Columns of `envs_N3`: the row of a environment's next decision, the action whose position is held, the decisions left."""
+"""Columns of `envs_N3`: the row of the next decision, the action whose position is held, the decisions left."""
 FLAT = 1
 TERMINATED, TRUNCATED = range(2)
 """Columns of `ends_N2`. Few arrays rather than many: numba unpacks each of them at each call."""

@@ -1,5 +1,5 @@
 """`TradingVecEnv`: `VectorTradingEnvironment` as stable-baselines3's vector environment, without an environment object
-a environment.
+an environment.
 
 Its convention: an episode that ends begins anew in the same step; the last observation of the old one is
 `infos[environment]["terminal_observation"]`, and `infos[environment]["TimeLimit.truncated"]` says that it was cut, so

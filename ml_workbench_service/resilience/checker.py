@@ -301,17 +301,17 @@ def _reference(evidence: Evidence, agent: AgentEnd) -> tuple[Checkpoint, list[De
     """The agent fed once with every entry that it says it applied, in the stream's order."""
     group = evidence.group(agent)
     decided = {each.prediction_id for each in evidence.decisions_of(agent)}
-    agent = QLearningAgent.restored(agent.begun)
+    twin = QLearningAgent.restored(agent.begun)
     decisions: list[Decision] = []
     for place, entry in evidence.entries_for(agent):
         outcome = group.outcomes.get(place)
         if outcome == "dead_lettered":
-            agent.reject(entry.entry_id, _record(evidence, entry.prediction_id))
+            twin.reject(entry.entry_id, _record(evidence, entry.prediction_id))
         elif (outcome == "acked" or entry.prediction_id in decided) and entry.prediction_id not in evidence.poison:
-            decision = agent.apply(entry.entry_id, evidence.record_of(entry.prediction_id))
+            decision = twin.apply(entry.entry_id, evidence.record_of(entry.prediction_id))
             if decision is not None:
                 decisions.append(decision)
-    return agent.checkpoint(), decisions
+    return twin.checkpoint(), decisions
 
 
 def _record(evidence: Evidence, identifier: str) -> PredictionRecord | None:

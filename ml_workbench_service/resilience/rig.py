@@ -250,7 +250,7 @@ class Rig:
         producer.is_wanted = False  # it ends by itself
         return producer
 
-    def run_resilience_test(self, heard: Callable[[float], None]) -> None:
+    def run_load(self, heard: Callable[[float], None]) -> None:
         """Begins the flood and lets every fault loose; returns when records and faults are at their end.
 
         Args:

@@ -36,7 +36,7 @@ from ml_workbench_service.workflows.run_agent import run_agent
 log = logging.getLogger(__name__)
 
 
-def run_agent(agent_id: str, settings: Settings, *, stop: threading.Event, shard: int = 0) -> None:
+def run_shard(agent_id: str, settings: Settings, *, stop: threading.Event, shard: int = 0) -> None:
     """Runs one agent on one shard until `stop` is set.
 
     Raises:
@@ -151,7 +151,7 @@ def main() -> int:
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGINT, end)
     try:
-        run_agent(agent_id, settings, stop=stop, shard=arguments.shard)
+        run_shard(agent_id, settings, stop=stop, shard=arguments.shard)
     except PlatformError as error:
         log.error("agent %s cannot run: %s", agent_id, error.message)
         return 1

@@ -19,7 +19,7 @@ from ml_workbench_service.integrations.experiment_tracker import ExperimentTrack
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, track
+from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, mirror_to_mlflow
 
 DISABLED = "disabled"
 NICENESS = 10  # a training beside us on the same cores goes first

@@ -49,7 +49,7 @@ log = logging.getLogger(__name__)
 class LiveContext:
     """One question to the live version: how its interval is widened, and what is left behind for its outcome."""
 
-    __slots__ = ("_as_of_ms", "_is_volatility", "_series", "_lean", "_owner", "_price", "_scale", "_state")
+    __slots__ = ("_as_of_ms", "_is_volatility", "_lean", "_owner", "_price", "_scale", "_series", "_state")
 
     def __init__(
         self,

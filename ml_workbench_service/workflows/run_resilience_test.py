@@ -51,9 +51,9 @@ def run_resilience_test(request: ResilienceRequest, folder: Path, report: Report
         rig.start()
         report.say("flooding")
         progress = _Progress(report, request.duration_s)
-        rig.flood(progress)
+        rig.run_load(progress)
         report.say("waiting until the queue is empty")
-        rig.settle(lambda _: report.check())
+        rig.wait_until_quiet(lambda _: report.check())
         report.say("checking the histories")
         return report_of(rig, gather(rig), duration_s=time.monotonic() - begun)
 

@@ -45,7 +45,7 @@ def test_what_is_not_said_has_the_default_of_its_family() -> None:
 
 
 @pytest.mark.parametrize(
-    ("request_body", "place", "said"),
+    ("request_body", "place", "output"),
     [
         ({"family": "dqn"}, "model_id", "name it"),
         ({"family": "dqn", "model_id": "m", "mode": "learn"}, "mode", "POST /api/v1/models/train"),

@@ -111,7 +111,7 @@ def test_its_checkpoint_continues_to_the_bit(tmp_path: Path) -> None:
 
 @dataclass(frozen=True)
 class Trader:
-    """A policy trained on a injected signal, as it is served, with the bars and windows of its training."""
+    """A policy trained on an injected signal, as it is served, with the bars and windows of its training."""
 
     model: ServedModel
     problem: TrainingProblem

@@ -1,4 +1,4 @@
-"""Learning is real: a injected signal is found through the whole workflow, and a shuffled one is not.
+"""Learning is real: an injected signal is found through the whole workflow, and a shuffled one is not.
 
 Bars in a folder → feature store → labels → parts → training → export → registry → served answers.
 """

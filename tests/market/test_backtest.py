@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.positions import Lane, open_step, settle
+from ml_workbench_service.agents.positions import Position, open_step, realise
 from ml_workbench_service.contracts.market import Costs, FillRule
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, swap_cost, unit_cost
@@ -106,7 +106,7 @@ def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> 
     series = series_of(fill=fill, num_missing=0)
     rows = series.payable(np.flatnonzero(series.symbol_R == 1))
     positions = np.random.default_rng(2).integers(-1, 2, len(rows))
-    lane, earned = Lane(), []
+    standing, earned = Position(), []
     for row, position in zip(rows, positions, strict=True):
         price, at_ms, spread = (
             float(series.close_R[row]),
@@ -115,12 +115,12 @@ def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> 
         )
         own = {} if math.isnan(spread) else {"spread_pips": spread}
         costs = COSTS["USD/JPY"].model_copy(update=own)
-        settled, still_open = settle(lane, symbol="USD/JPY", costs=costs, price=price, at_ms=at_ms, state=0)
+        settled, still_open = realise(standing, symbol="USD/JPY", costs=costs, price=price, at_ms=at_ms, state=0)
         earned += [each.reward for each in settled]
         step = open_step(
-            lane, state=0, action=0, exposure=float(position), fill=fill, price=price, at_ms=at_ms, costs=costs
+            standing, state=0, action=0, exposure=float(position), fill=fill, price=price, at_ms=at_ms, costs=costs
         )
-        lane = Lane(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
+        standing = Position(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
     judged = backtest(series, rows, positions, bars_per_year=YEAR)
     assert len(earned) > 250
     np.testing.assert_allclose(earned, judged.net_N[: len(earned)], rtol=0, atol=1e-16)

@@ -130,7 +130,8 @@ def with_our_sizes(fill: FillRule) -> Case:
             fee[entry + 1] = series.unit_cost_R[entry + 1] * abs(position) * worth
             ours[entry + 1] = capital[number + 1]
     orders = {
-        "close": series.close_R.tolist(), "price": series.close_R.tolist(), "size": size.tolist(), "size_type": "amount",
+        "close": series.close_R.tolist(),
+        "price": series.close_R.tolist(), "size": size.tolist(), "size_type": "amount",
         "direction": "both", "fees": 0.0, "fixed_fees": fee.tolist(), "init_cash": 1.0 + IDLE_CASH,
     }  # fmt: skip
     return Case(series, rows, positions, judged, orders, ours)
@@ -145,7 +146,8 @@ def own_sizes() -> Case:
     target[rows[changes]] = positions[changes]
     target[rows[-1] + 1] = 0.0
     orders = {
-        "close": series.close_R.tolist(), "price": series.close_R.tolist(), "size": target.tolist(),
+        "close": series.close_R.tolist(),
+        "price": series.close_R.tolist(), "size": target.tolist(),
         "size_type": "targetpercent", "direction": "longonly", "fees": series.unit_cost_R.tolist(), "init_cash": 1.0,
     }  # fmt: skip
     judged = backtest(series, rows, positions, bars_per_year=1.0)

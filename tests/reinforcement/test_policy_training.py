@@ -1,4 +1,4 @@
-"""PPO and DQN over the environments: their updates are stable-baselines3's, their rewards are in the symbols' own units."""
+"""PPO and DQN over environments: their updates are stable-baselines3's, rewards are in the symbols' own units."""
 
 from typing import Any
 

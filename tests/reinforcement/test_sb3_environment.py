@@ -1,4 +1,4 @@
-"""The environments as stable-baselines3 sees them: its conventions at an episode's end, and its algorithms train on them."""
+"""The environments as stable-baselines3 sees them: conventions at an episode's end; its algorithms train on them."""
 
 import numpy as np
 import pytest

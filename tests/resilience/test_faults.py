@@ -15,7 +15,7 @@ from ml_workbench_service.resilience.fault import Fault, all_faults, described, 
 from ml_workbench_service.resilience.machine import FakeClock, SmallDisk
 from ml_workbench_service.resilience.schedule import Burst, due_times
 from ml_workbench_service.resilience.synthetic import SyntheticPredictions
-from ml_workbench_service.workflows.run_resilience_test import flood
+from ml_workbench_service.workflows.run_resilience_test import run_resilience_test
 
 
 class Heard:

@@ -1,4 +1,4 @@
-"""The supervisor: several agents on one stream by their own groups, stopped and started, and there again with the service."""
+"""The supervisor: several agents on one stream by their own groups, stopped and started, back with the service."""
 
 import asyncio
 import os

@@ -76,7 +76,7 @@ def failed(found: Certificate) -> dict[str, str]:
     return {each.name: each.detail for each in found.checks if each.status == "failed"}
 
 
-@pytest.mark.parametrize("planted", INJECTED_LEAKS, ids=lambda injected: injected.name)
+@pytest.mark.parametrize("injected", INJECTED_LEAKS, ids=lambda injected: injected.name)
 def test_a_planted_leak_is_found(injected: InjectedLeak, folder: Path) -> None:
     with injected.inject():
         found = certificate(folder, injected.request)

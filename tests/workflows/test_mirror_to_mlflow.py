@@ -21,7 +21,7 @@ from ml_workbench_service.integrations.deployment_history import DeploymentHisto
 from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
-from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, track
+from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable
 from tests.integrations.mlflow_server import MlflowServer, shared_server
 from tests.integrations.model_cards import MOMENT, model_card
 
@@ -123,7 +123,7 @@ def tracking(projection: Projection, **options: Any) -> Iterator[threading.Threa
     """The tracker's loop in a thread."""
     stopping = threading.Event()
     settings = {"idle_s": 0.2, "poll_s": 0.02, **options}
-    thread = threading.Thread(target=track, args=(projection,), kwargs={"stopping": stopping, **settings})
+    thread = threading.Thread(target=mirror_to_mlflow, args=(projection,), kwargs={"stopping": stopping, **settings})
     thread.start()
     try:
         yield thread

@@ -1,4 +1,4 @@
-"""The bounded prediction stream on a Redis server (6.2 or newer), with accounting that balance.
+"""The bounded prediction stream on a Redis server (6.2 or newer), with accounting that balances.
 
 Keys of a stream S (`ml_workbench:predictions`, or one for each shard: contracts.queue.stream_names):
     S                    the stream; the record's keys as fields (contracts.entries), correlation_id, enqueued_at

@@ -1,4 +1,4 @@
-"""ADD A KIND OF ANSWER = ADD ONE FILE HERE. Importing this package loads every file in it; each registers its decoder."""
+"""ADD A KIND OF ANSWER = ADD ONE FILE HERE. Importing this package loads all of them; each registers its decoder."""
 
 from importlib import import_module
 from pkgutil import iter_modules

@@ -49,7 +49,7 @@ class Probe(ABC):
         return kind({name: self.units for name in fields if name.endswith("_units")} | chosen)
 
     def windows(self, *tables: Any, num: int = 2000, r2: float | None = None, seed: int = 0) -> Windows:
-        """Windows of these tables, or of one pair with a injected signal."""
+        """Windows of these tables, or of one pair with an injected signal."""
         return cut(*(tables or [symbol_rows(num=num, r2=self.r2 if r2 is None else r2, seed=seed)]))
 
     def task(self) -> Task:

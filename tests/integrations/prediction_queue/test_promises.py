@@ -1,4 +1,4 @@
-"""What the queue promises beyond order and accounting: leases, policies, expiry, losses by symbol, letters that go back."""
+"""Promises beyond order and accounting: leases, policies, expiry, losses by symbol, letters that go back."""
 
 import time
 

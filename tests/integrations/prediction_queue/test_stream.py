@@ -1,4 +1,4 @@
-"""The prediction queue on a real Redis: what it promises to producers and consumers, and accounting that always balance."""
+"""The prediction queue on a real Redis: its promises to producers and consumers, and accounting that balances."""
 
 import logging
 import os

@@ -140,7 +140,7 @@ def test_the_walk_is_compared_with_every_plain_policy_by_its_net_returns(tmp_pat
     assert flat.decisive.p_value is not None
     assert flat.decisive.p_value < 0.025
     assert linear.decisive.p_value is not None
-    assert linear.decisive.p_value > flat.decisive.p_value, "a injected signal is linear"
+    assert linear.decisive.p_value > flat.decisive.p_value, "an injected signal is linear"
     assert found.backtest is not None
     assert found.backtest.net_log_return == pytest.approx(found.test["net_log_return"])
     assert found.seeds is None
