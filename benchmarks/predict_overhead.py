@@ -89,7 +89,7 @@ def check_published(service: RunningService, expected: int) -> None:
     """Ends the benchmark where a record did not enter the queue; without a group the stream keeps what has room."""
     accounting = service.call("GET", "/api/v1/queue")
     if accounting["outbox"] or accounting["outbox_dropped"] or any(group["balance"] for group in accounting["groups"]):
-        raise SystemExit(f"the accounting do not balance: {accounting}")
+        raise SystemExit(f"the accounting does not balance: {accounting}")
     num_there = (
         sum(group["enqueued"] for group in accounting["groups"]) if accounting["groups"] else accounting["length"]
     )

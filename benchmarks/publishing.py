@@ -80,7 +80,7 @@ class Field:
         dropped = max(0, num - CAPACITY)
         found = (accounting.length, group.enqueued, group.undelivered, group.dropped_oldest, group.balance)
         if found != (num - dropped, num, num - dropped, dropped, 0):
-            raise SystemExit(f"the accounting do not balance: {accounting}")
+            raise SystemExit(f"the accounting does not balance: {accounting}")
 
     def close(self) -> None:
         """Ends everything."""

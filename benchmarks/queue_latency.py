@@ -69,7 +69,7 @@ def wait_until_settled(queue: ShardedQueue) -> int:
         accounting = queue.accounting()
         if accounting.length == 0:
             if accounting.groups[0].balance:
-                raise SystemExit(f"the accounting do not balance: {accounting}")
+                raise SystemExit(f"the accounting does not balance: {accounting}")
             return accounting.groups[0].dropped_oldest
         patience.wait(WATCH_S)
     raise SystemExit(f"the agent had not applied everything after {PATIENCE_S:.0f} s: {queue.accounting()}")

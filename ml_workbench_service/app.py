@@ -89,7 +89,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.service = None
 
     app = FastAPI(
-        title="ML Workbench AppState",
+        title="ML Workbench Service",
         version=__version__,
         description=DESCRIPTION,
         lifespan=lifespan,

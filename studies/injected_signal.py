@@ -59,7 +59,7 @@ class Found:
 def request_of(lookback: int) -> dict[str, Any]:
     """The training request, the same for every series."""
     return {
-        "name": "InjectedLeak",
+        "name": "Injected",
         "model_type": "time_series",
         "family": "linear",
         "target": "price_change_1h",

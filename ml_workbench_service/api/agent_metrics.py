@@ -13,8 +13,8 @@ COUNTERS = {
     "num_applied": ("applied", "Stream entries applied, each once."),
     "num_actions": ("actions", "Decisions."),
     "num_observed": ("observed", "Entries that could cause no action."),
-    "num_repeated": ("repeated", "Bars that were their series's last one again."),
-    "num_out_of_order": ("out_of_order", "Bars older than their series's last one."),
+    "num_repeated": ("repeated", "Bars that were their series' last one again."),
+    "num_out_of_order": ("out_of_order", "Bars older than their series' last one."),
     "num_settled": ("settled", "Steps whose reward is known."),
 }
 GAUGES = {

@@ -91,9 +91,9 @@ class Agent(Contract):
     num_applied: int = Field(description="Stream entries applied, each once.")
     num_actions: int = 0
     num_observed: int = Field(default=0, description="Applied entries that could cause no action.")
-    num_late: int = Field(default=0, description="Bars not newer than their series's last; counted, never settled.")
-    num_repeated: int = Field(default=0, description="Late bars that were their series's last one again.")
-    num_out_of_order: int = Field(default=0, description="Late bars older than their series's last one.")
+    num_late: int = Field(default=0, description="Bars not newer than their series' last; counted, never settled.")
+    num_repeated: int = Field(default=0, description="Late bars that were their series' last one again.")
+    num_out_of_order: int = Field(default=0, description="Late bars older than their series' last one.")
     num_settled: int = 0
     cumulative_reward: Finite = Field(default=0.0, description="Log return after costs, whatever `reward` says.")
     cumulative_cost: Finite = 0.0

@@ -30,7 +30,7 @@ class Dqn(PolicyFamily):
         batch_size: int = Field(default=64, ge=1, le=65536, description="Decisions per gradient step.")
         dqn_units: int = Field(default=64, ge=1, le=2048, description="Hidden units of each layer.")
         layers: int = Field(default=2, ge=1, le=8, description="Hidden layers.")
-        envs: int = Field(default=16, ge=1, le=4096, description="Episodes side by side.")
+        lanes: int = Field(default=16, ge=1, le=4096, description="Episodes side by side.")
         episode_length: int = Field(default=256, ge=1, le=1_000_000, description="Most decisions of an episode.")
         decisions_per_update: int = Field(default=4, ge=1, le=65536, description="Decisions for each gradient step.")
         memory: int = Field(default=50_000, ge=1, le=10_000_000, description="Decisions that are remembered.")
@@ -70,5 +70,5 @@ class Dqn(PolicyFamily):
         """Half of the epochs asked for, and the sanity runs; 0.6 ms a gradient step, 0.4 ms a decision."""
         hyper: Any = self.hyperparameters
         work = (hyper.lookback / 24 * hyper.dqn_units / 64 * hyper.batch_size / 64) ** 0.5 * hyper.layers / 2
-        decision = (0.0006 / hyper.decisions_per_update + 0.0004 / hyper.envs) * (0.5 + 0.5 * work)
+        decision = (0.0006 / hyper.decisions_per_update + 0.0004 / hyper.lanes) * (0.5 + 0.5 * work)
         return float(45.0 + 0.5 * hyper.epochs * num_windows * decision)

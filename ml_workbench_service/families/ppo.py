@@ -32,7 +32,7 @@ class Ppo(PolicyFamily):
             default=64, ge=1, le=2048, description="Hidden units of each layer of policy and critic."
         )
         layers: int = Field(default=2, ge=1, le=8, description="Hidden layers of policy and critic.")
-        envs: int = Field(default=32, ge=1, le=4096, description="Episodes side by side.")
+        lanes: int = Field(default=32, ge=1, le=4096, description="Episodes side by side.")
         episode_length: int = Field(default=256, ge=1, le=1_000_000, description="Most decisions of an episode.")
         rollout_steps: int = Field(
             default=64, ge=2, le=65536, description="Decisions of each environment between two updates."
@@ -61,7 +61,7 @@ class Ppo(PolicyFamily):
         """The rows, a rollout's windows three times, and the windows of a walk."""
         hyper: Any = self.hyperparameters
         window = 4 * (hyper.lookback * num_features + 1)
-        rollout = hyper.envs * hyper.rollout_steps * window
+        rollout = hyper.lanes * hyper.rollout_steps * window
         weights = 4 * (window // 4 * hyper.ppo_units + hyper.layers * hyper.ppo_units**2) * 2
         return int(num_rows * (num_features + 8) * 32 + 3 * rollout + 3 * 4096 * window + 4 * weights)
 
@@ -69,5 +69,5 @@ class Ppo(PolicyFamily):
         """Half of the epochs asked for, and the sanity runs; 0.5 ms a gradient step, 0.7 ms a decision."""
         hyper: Any = self.hyperparameters
         work = (hyper.lookback / 24 * hyper.ppo_units / 64) ** 0.5 * hyper.layers / 2
-        decision = (hyper.passes / hyper.batch_size * 0.0005 + 0.0007 / hyper.envs) * (0.5 + 0.5 * work)
+        decision = (hyper.passes / hyper.batch_size * 0.0005 + 0.0007 / hyper.lanes) * (0.5 + 0.5 * work)
         return float(35.0 + 0.5 * hyper.epochs * num_windows * decision)

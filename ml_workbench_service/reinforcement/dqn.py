@@ -270,7 +270,7 @@ class VectorDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by 
         tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
         tensors |= {f"adam.{name}": value for name, value in self.adam.state().items()}
         arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
-        arrays |= {f"environments.{name}": value for name, value in self.env.state().items()}
+        arrays |= {f"lanes.{name}": value for name, value in self.env.state().items()}
         arrays |= {f"replay.{name}": value for name, value in self.replay_buffer.state().items()}
         arrays["random.exploration"] = generator_words(self.chance)
         counters = [self.num_timesteps, self._n_updates, self._n_calls, self._episode_num]

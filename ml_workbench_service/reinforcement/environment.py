@@ -175,7 +175,7 @@ class VectorTradingEnvironment:
     def state(self) -> dict[str, np.ndarray]:
         """Everything that `restore` needs to go on exactly here, as plain arrays."""
         return {
-            "environments": self._envs_N3.copy(),
+            "lanes": self._envs_N3.copy(),
             "queue": self._queue[self._cursor :].copy(),
             "generator": generator_words(self._generator),
             "observations": self._stepped.observations_NO.copy(),

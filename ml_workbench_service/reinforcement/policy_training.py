@@ -55,7 +55,7 @@ class PolicyCheckpoint:
 
     def save(self, algorithm: Any, standing: Standing) -> None:
         """Everything that decides the rest."""
-        arrays = {f"algorithm.{name}": value for name, value in algorithm.state().items()}
+        arrays = {f"learner.{name}": value for name, value in algorithm.state().items()}
         arrays |= {f"kept.{name}": value for name, value in standing.kept.items()}
         arrays["random.torch"] = torch.get_rng_state().numpy()
         if torch.cuda.is_available():
@@ -150,7 +150,7 @@ def train(
     environment = MarketEnvironment(
         market,
         lookback=windows.lookback,
-        num_envs=hyper.envs,
+        num_envs=hyper.lanes,
         episode_length=hyper.episode_length,
         seed=problem.seed,
     )

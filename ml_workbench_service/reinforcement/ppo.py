@@ -161,7 +161,7 @@ class VectorPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by 
         tensors |= {f"adam.{name}": value for name, value in self.adam.state().items()}
         tensors["random.order"] = self.chance.get_state()
         arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
-        arrays |= {f"environments.{name}": value for name, value in environment.state().items()}
+        arrays |= {f"lanes.{name}": value for name, value in environment.state().items()}
         arrays["episode_starts"] = np.array(self._last_episode_starts)
         arrays["counters"] = np.array([self.num_timesteps, self._n_updates], dtype=np.int64)
         return arrays

@@ -113,7 +113,7 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
 
     def env_method(self, method_name: str, *method_args: Any, indices: Any = None, **method_kwargs: Any) -> list[Any]:
         """Refused: environments have no methods of their own."""
-        raise AttributeError(f"trading environments have no method {method_name}; call the method of `.environments`")
+        raise AttributeError(f"trading environments have no method {method_name}; call the method of `.envs`")
 
     def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
         """Never."""

@@ -245,7 +245,7 @@ def _cut_windows(windows: Windows, keep_R: np.ndarray, border_ms: int) -> Window
         for each in dataclasses.fields(windows)
         if each.name.rpartition("_")[2] in ("R", "RF", "RK")
     }
-    reaches_over = by_row["label_known_ms_R"] > border_ms
+    reaches_over = by_row["label_available_at_ms_R"] > border_ms
     by_row["labels_RK"][reaches_over] = 0
     by_row["own_labels_RK"][reaches_over] = np.nan
     places_R = np.cumsum(keep_R) - 1

@@ -71,7 +71,7 @@ def test_lanes_do_not_mix() -> None:
     together = applied(always_long(**greedy), mixed)
     for records in separate:
         alone = applied(always_long(**greedy), records)
-        standing = [decision for decision in together if decision.standing == records[0].standing]
+        standing = [decision for decision in together if decision.lane == records[0].position_key]
         assert [d.reward for d in standing] == [d.reward for d in alone]
 
 
@@ -275,5 +275,5 @@ def test_replay_lanes_are_bounded_and_live_ones_stay() -> None:
         agent.apply(f"{number + 2}-0", prediction_record(0, source=f"replay:{number}"))
     lanes = agent.checkpoint().lanes
     assert len(lanes) == MAX_REPLAY_SERIES + 1
-    assert prediction_record(0).standing in lanes
+    assert prediction_record(0).position_key in lanes
     assert "replay:0|model|EUR/USD|1h" not in lanes

@@ -209,9 +209,9 @@ def test_the_drawdown_is_the_largest_loss_from_a_peak() -> None:
 
 def test_what_cannot_be_paid_is_refused_with_the_next_step() -> None:
     series = small([1.0, 1.0, 2.5])
-    with pytest.raises(DataValidationError, match=r"Tape\.payable"):
+    with pytest.raises(DataValidationError, match=r"TradingSeries\.payable"):
         backtest(series, np.array([1, 2]), np.array([0, 0]), bars_per_year=YEAR)
-    with pytest.raises(DataValidationError, match=r"Tape\.payable"):
+    with pytest.raises(DataValidationError, match=r"TradingSeries\.payable"):
         backtest(series, np.array([1, 0]), np.array([0, 0]), bars_per_year=YEAR)
     with pytest.raises(DataValidationError, match="lost the whole capital"):
         backtest(series, np.array([1]), np.array([-1]), bars_per_year=YEAR)

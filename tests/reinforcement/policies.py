@@ -33,7 +33,7 @@ def algorithm_of(kind: Any, name: str, problem: TrainingProblem, **changes: Any)
     environment = MarketEnvironment(
         Market.of(problem),
         lookback=problem.windows.lookback,
-        num_envs=hyper.envs,
+        num_envs=hyper.lanes,
         episode_length=hyper.episode_length,
         seed=problem.seed,
     )

@@ -80,7 +80,9 @@ def test_dqns_gradient_is_that_of_stable_baselines3() -> None:
 
 
 def test_the_replay_shows_what_the_lanes_showed() -> None:
-    algorithm = algorithm_of(VectorDqn, "dqn", market_of(), episode_length=7, learning_starts=1000, memory=640, envs=16)
+    algorithm = algorithm_of(
+        VectorDqn, "dqn", market_of(), episode_length=7, learning_starts=1000, memory=640, lanes=16
+    )
     seen: list[tuple[np.ndarray, ...]] = []
     for _ in range(30):
         before = algorithm._last_obs.copy()
@@ -104,7 +106,7 @@ def test_the_replay_shows_what_the_lanes_showed() -> None:
 
 
 def test_each_lane_explores_by_itself() -> None:
-    algorithm = algorithm_of(VectorDqn, "dqn", market_of(), envs=64, learning_starts=0, exploration_share=0.5)
+    algorithm = algorithm_of(VectorDqn, "dqn", market_of(), lanes=64, learning_starts=0, exploration_share=0.5)
     algorithm.exploration_rate, shares = 0.5, []
     for _ in range(20):
         greedy = algorithm.network.stack(

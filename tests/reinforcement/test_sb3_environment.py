@@ -109,5 +109,5 @@ def test_lanes_have_no_attributes_or_methods_of_their_own() -> None:
     assert environment.env_is_wrapped(VecMonitor) == [False] * NUM_ENVS
     with pytest.raises(AttributeError, match="make new environments"):
         environment.set_attr("episode_length", 3)
-    with pytest.raises(AttributeError, match=r"of `\.environments`"):
+    with pytest.raises(AttributeError, match=r"of `\.envs`"):
         environment.env_method("reset")

@@ -68,7 +68,7 @@ def test_trials_run_side_by_side_and_a_death_takes_one_along() -> None:
         assert isinstance(fourth.error, UnavailableError)
         assert fourth.error.message == "the feature store is away"
         living = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
-        family = [each for each in living if "learning.crew" in " ".join(each.cmdline())]
+        family = [each for each in living if "search.worker_pool" in " ".join(each.cmdline())]
         assert len(family) == 2
     assert not any(each.is_running() for each in family)
 

@@ -32,7 +32,7 @@ class ControlProbe(Probe):
         "learning_rate": 0.003,
         "patience": 6,
         "passes": 6,
-        "environments": 64,
+        "lanes": 64,
         "rollout_steps": 16,
         "layers": 1,
         "memory": 2000,

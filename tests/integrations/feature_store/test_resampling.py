@@ -39,7 +39,7 @@ def week_bars(timeframe: str, *, start: str = "2024-01-07T16:00", end: str = "20
 
 
 def without(bars: Bars, missing: np.ndarray) -> Bars:
-    names = ("opened_ms", "known_ms", "open", "high", "low", "close")
+    names = ("opened_ms", "available_at_ms", "open", "high", "low", "close")
     extra = {name: column[~missing] for name, column in bars.extra.items()}
     return Bars(**{**vars(bars), **{name: getattr(bars, name)[~missing] for name in names}, "extra": extra})
 
@@ -109,7 +109,9 @@ def test_minutes_without_a_tick_do_not_spoil_an_hour_but_a_hole_does() -> None:
 
 def test_bars_off_the_grid_are_left_out() -> None:
     fine = week_bars("2h")
-    shifted = Bars(**{**vars(fine), "opened_ms": fine.opened_ms + HOUR_MS, "known_ms": fine.available_at_ms + HOUR_MS})
+    shifted = Bars(
+        **{**vars(fine), "opened_ms": fine.opened_ms + HOUR_MS, "available_at_ms": fine.available_at_ms + HOUR_MS}
+    )
     assert len(resample(shifted, "4h")) == 0
 
 
@@ -117,7 +119,7 @@ def test_a_bar_is_known_no_earlier_than_its_latest_part() -> None:
     fine = week_bars("1h")
     late = fine.available_at_ms.copy()
     late[fine.opened_ms == utc("2024-01-10T09:00")] += 10 * HOUR_MS
-    coarse = resample(Bars(**{**vars(fine), "known_ms": late}), "4h")
+    coarse = resample(Bars(**{**vars(fine), "available_at_ms": late}), "4h")
     row = int(np.flatnonzero(coarse.opened_ms == utc("2024-01-10T08:00"))[0])
     assert coarse.available_at_ms[row] == utc("2024-01-10T20:00")
 

@@ -60,7 +60,10 @@ def test_cutting_the_future_off_changes_nothing_either() -> None:
     cut = Bars(
         **{
             **vars(short),
-            **{name: getattr(short, name)[:200] for name in ("opened_ms", "known_ms", "open", "high", "low", "close")},
+            **{
+                name: getattr(short, name)[:200]
+                for name in ("opened_ms", "available_at_ms", "open", "high", "low", "close")
+            },
         }
     )
     whole, part = indicators.compute(NAMES, bars), indicators.compute(NAMES, cut)

@@ -152,7 +152,7 @@ def test_the_card_says_what_was_found_of_every_kind_beside_chance(family: str, d
     assert (chance["recall"], chance["alarm_rate"]) == (RATE, RATE)
     assert chance["precision"] == chance["average_precision"] == 0.05
     assert card.evaluation.verdict == "not_applicable"
-    assert "planted" in card.evaluation.reason
+    assert "injected" in card.evaluation.reason
     assert card.findings == {"expected_alarm_rate": RATE}
     assert (card.target, card.targets, card.classes) == (None, (), ())
     assert (card.precision, card.quantization.accepted) == ("fp32", False)

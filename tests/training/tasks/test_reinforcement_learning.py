@@ -195,7 +195,7 @@ def test_a_walk_that_is_paid_something_else_than_the_backtest_is_an_error(
         changed = dict(honest.__dict__)
         return TradingSeries(**changed | {"unit_cost_R": honest.unit_cost_R * 0.99})
 
-    monkeypatch.setattr(control, "tape_of", generous)
+    monkeypatch.setattr(control, "series_of", generous)
     with pytest.raises(TrainingError, match="than the backtest says"):
         evaluated(model, problem, tmp_path)
 
