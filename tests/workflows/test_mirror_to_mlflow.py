@@ -21,7 +21,7 @@ from ml_workbench_service.integrations.deployment_history import DeploymentHisto
 from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
-from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable
+from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, mirror_to_mlflow
 from tests.integrations.mlflow_server import MlflowServer, shared_server
 from tests.integrations.model_cards import MOMENT, model_card
 
