@@ -11,7 +11,7 @@ import pytest
 
 from ml_workbench_service.contracts.jobs import Job, JobStatus
 from ml_workbench_service.jobs.job import JobStore
-from ml_workbench_service.runtime.job_supervisor import Supervisor
+from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from tests.jobs.conftest import make_spec as make_spec
 from tests.jobs.conftest import store as store
@@ -34,10 +34,10 @@ class Service:
         self.finished: list[Job] = []
         self.activity: list[tuple[str, JobStatus]] = []
         defaults: dict[str, Any] = {"max_workers": 1, "max_memory_gb": 16, "grace_s": 1.0, "poll_s": 0.02}
-        self.supervisor = Supervisor(
+        self.supervisor = JobSupervisor(
             store,
             backend,
-            **{**defaults, **limits},
+            Limits(**{**defaults, **limits}),
             on_finished=self.finished.append,
             on_activity=lambda job: self.activity.append((job.id, job.status)),
         )
