@@ -20,11 +20,15 @@ HERE = Path(__file__).parent
 WORKER = (sys.executable, str(HERE / "worker_for_tests.py"))
 
 
-@pytest.fixture
-def make_backend(store: JobStore) -> Callable[[], LocalBackend]:
+def local_backend(store: JobStore) -> LocalBackend:
     """A backend as a freshly started service would make it."""
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
-    return lambda: LocalBackend(store, environment=environment, command=WORKER, num_threads=2)
+    return LocalBackend(store, environment=environment, command=WORKER, num_threads=2)
+
+
+@pytest.fixture
+def make_backend(store: JobStore) -> Callable[[], LocalBackend]:
+    return lambda: local_backend(store)
 
 
 class Service:
