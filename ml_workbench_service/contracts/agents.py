@@ -74,6 +74,15 @@ class AgentDefinition(Contract):
     created_at: UtcDatetime
 
 
+class Beginning(Contract):
+    """What a copy's table begins with, on disk in `beginning.json`, and the bins that it was learnt in."""
+
+    strength_edges: tuple[Finite, ...]
+    width_edges: tuple[Finite, ...]
+    values_SA: list[list[Finite]]
+    visits_SA: list[list[int]]
+
+
 class Agent(Contract):
     """One agent as `GET /agents/{id}` shows it; where it has a process for each shard, all of them together."""
 
