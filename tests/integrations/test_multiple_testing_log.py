@@ -200,7 +200,7 @@ days = {f"2024-01-{day:02}": day / 7 for day in range(1, 29)}
 for number in range(int(sys.argv[3])):
     read = PartRead(id=f"{sys.argv[2]}/{number}", subject="price", symbols=("EUR/USD", "GBP/USD"), start_ms=0, end_ms=9,
                     at=datetime.now(tz=UTC))
-    counted = ledgers.look(read)
+    counted = ledgers.record_evaluation(read)
     ledgers.try_(Trial(read=read, sharpe=0.5, daily_returns=days))
     print(counted, flush=True)
 """
