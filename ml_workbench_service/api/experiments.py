@@ -49,8 +49,8 @@ async def start_experiment(
     response: Response,
     key: IdempotencyDep,
 ) -> ExperimentAccepted:
-    """Accepts a search and answers at once. Trials are scored on the stopping part; the winner is judged on the test
-    part, once, and published."""
+    """Accepts a search and answers at once. Trials are scored on the validation part; the winner is evaluated on the
+    test part, once, and published."""
     spec = await submit_once(JobKind.EXPERIMENT, partial(_plan, body, service), service, response, key)
     announce(f"/api/v1/experiments/{spec.id}", response, retry_after_s=2)
     return ExperimentAccepted(
@@ -66,7 +66,7 @@ async def list_experiments(service: AppStateDep, limit: Limit = 50, cursor: Curs
 
 @router.get("/{experiment_id}", summary="Show an experiment", responses=failures(404))
 async def show_experiment(experiment_id: JobIdPath, service: AppStateDep) -> Experiment:
-    """Every trial with its parameters, score and curve; what mattered; the winner's model once it is judged."""
+    """Every trial with its parameters, score and curve; what mattered; the winner's model once it is evaluated."""
     return await asyncio.to_thread(_shown, service, experiment_id)
 
 

@@ -92,7 +92,7 @@ async def list_dead_letters(service: AppStateDep, limit: Limit = 50, cursor: Cur
 async def requeue(letter_id: LetterId, service: AppStateDep) -> Requeued:
     """Puts it back as the newest entry, for the group that gave it up and for no other; nothing is evicted for it.
 
-    A bar that is older than its series's newest one by then is counted as late and settles nothing.
+    A bar that is older than the newest one of its series by then is counted as late and realises nothing.
     """
     return await service.queue_threads.run(service.workbench.required_queue().requeue, letter_id)
 
@@ -105,7 +105,7 @@ async def requeue(letter_id: LetterId, service: AppStateDep) -> Requeued:
     responses=failures(404, 503),
 )
 async def discard(letter_id: LetterId, service: AppStateDep) -> None:
-    """Deletes it for good; its group's accounting go on counting it."""
+    """Deletes it for good; its group's accounting goes on counting it."""
     await service.queue_threads.run(service.workbench.required_queue().discard, letter_id)
 
 
