@@ -1,4 +1,4 @@
-"""One run of a cell, in whatever process; its histories are kept where an invariant was violated."""
+"""Chaos run: one of a cell, in whatever process; its histories are kept where an invariant was violated."""
 
 import shutil
 import tempfile

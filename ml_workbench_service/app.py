@@ -1,4 +1,4 @@
-"""`create_app(settings)`: the FastAPI app, its routes and its life: what opens at start, and closes in reverse.
+"""Application factory, `create_app(settings)`: the routes, and the life: what opens at start, and closes in reverse.
 
 One service owns a STATE_DIR: an exclusive lock says so. The embedded Redis, the agent and the tracker start and stop
 with the service; training workers outlive it and are adopted again.
@@ -189,7 +189,7 @@ def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
 def _ledger(
     settings: Settings, workbench: Workbench, intervals: LiveIntervals, metrics: Metrics, stack: AsyncExitStack
 ) -> PredictionLedger:
-    """Where live answers are kept, and who settles their outcomes; closed after serving."""
+    """Where live answers are kept, and who resolves their outcomes; closed after serving."""
     found = PredictionLedger(workbench.state_dir / "predictions.db", max_rows=settings.PREDICTION_LEDGER_ROWS)
     found.start()
     stack.callback(found.close)
@@ -306,7 +306,7 @@ def _stopping_event(stack: AsyncExitStack) -> asyncio.Event:
 def _revived(redis: EmbeddedRedis) -> Callable[[], None]:
     """What brings the embedded server back when it has ended."""
 
-    def look() -> None:
+    def check() -> None:
         if redis.is_running:
             return
         log.warning("the embedded redis-server ended; it is started again with its data")
@@ -316,7 +316,7 @@ def _revived(redis: EmbeddedRedis) -> Callable[[], None]:
         except PlatformError as error:
             log.error("the embedded redis-server cannot be started: %s", error.message)
 
-    return look
+    return check
 
 
 def _repeat(name: str, every_s: float, work: Callable[[], object], stack: AsyncExitStack) -> None:

@@ -1,4 +1,4 @@
-"""`/health`, `/health/live`, `/health/ready`, `/metrics`: cheap answers for probes, honest ones for people."""
+"""Health checks (`/health`, `/live`, `/ready` below it) and `/metrics`: cheap for probes, honest for people."""
 
 import asyncio
 from typing import Literal

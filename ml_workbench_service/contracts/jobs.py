@@ -15,8 +15,8 @@ from ml_workbench_service.contracts.contract import Contract, Finite, MarketDate
 class JobKind(StrEnum):
     """What a job does; each has one workflow."""
 
-    TRAIN = "train"  # fetch, train, decoder, export, publish one model version
-    EXPERIMENT = "experiment"  # try settings on the stopping part, train and decoder the best
+    TRAIN = "train"  # fetch, train, evaluate, export, publish one model version
+    EXPERIMENT = "experiment"  # try settings on the validation part, train and evaluate the best
     REPLAY = "replay"  # stream past bars through the predict path into the queue
     RESILIENCE = "resilience"  # flood a private queue, break things, and prove what became of every record
 
@@ -130,7 +130,7 @@ class Report(Protocol):
         ...
 
     def check(self) -> None:
-        """Only looks for a cancellation; cheap enough for every batch."""
+        """Only checks for a cancellation; cheap enough for every batch."""
         ...
 
 

@@ -1,4 +1,4 @@
-"""The agent process: `python -m ml_workbench_service.runtime.agent_worker --agent default`.
+"""Agent process: `python -m ml_workbench_service.runtime.agent_worker --agent default`.
 
 Reads the settings from the environment (`REDIS_URL` must be set: the service passes its own), continues from the
 agent's checkpoint, and ends at SIGTERM or SIGINT after the batch at hand. A second process of the same agent stands by
