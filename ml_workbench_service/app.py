@@ -22,7 +22,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from common_lib.exceptions import PlatformError, UnavailableError
 from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
-from ml_workbench_service import __version__, accelerators
+from ml_workbench_service import __version__, accelerators, families
 from ml_workbench_service.api import (
     agents,
     catalogue,
@@ -115,6 +115,8 @@ def create_app(settings: Settings) -> FastAPI:
 async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
+    for name, fault in families.plugins.faults().items():  # found at import, before there was a log to write to
+        log.error("family %s is left out: %s", name, fault)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
     most_bytes = round(settings.LOG_MAX_MB * 1e6)
     rotation = LogRotation(settings.LOG_DIR, max_bytes=most_bytes, num_kept=settings.LOG_FILES_KEPT)

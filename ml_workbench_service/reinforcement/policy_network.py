@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.decoders.action import greedy_actions
-from ml_workbench_service.learning.networks.onnx_builder import Graph
+from ml_workbench_service.learning.networks.onnx_builder import Graph, Shape
 
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
@@ -95,7 +95,7 @@ OPERATORS = {"tanh": "Tanh", "relu": "Relu"}
 class PolicyGraph(Graph):
     """A graph with a second input `positions` (N, 1)."""
 
-    further_inputs: ClassVar[Mapping[str, Sequence[str | int]]] = {"positions": ("N", 1)}
+    further_inputs: ClassVar[Mapping[str, Shape]] = {"positions": ("N", 1)}
 
 
 def layers_graph(

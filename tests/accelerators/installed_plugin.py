@@ -5,9 +5,9 @@ import os
 import sys
 
 from ml_workbench_service import accelerators
-from ml_workbench_service.accelerators import plugins
+from ml_workbench_service.accelerators.choice import plugins
 from ml_workbench_service.families.linear import Linear
-from tests.learning.synthetic import Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import Recorder, cut, problem, symbol_rows
 
 is_light = "torch" not in sys.modules and plugins.faults() == {}
 providers = accelerators.inference_providers()

@@ -15,7 +15,8 @@ from typing import Any
 import pytest
 
 from common_lib.exceptions import DataValidationError, UnavailableError
-from ml_workbench_service.accelerators import Accelerator, choose, inference_providers, kind_of, plugins
+from ml_workbench_service.accelerators import Accelerator, choose, inference_providers, kind_of
+from ml_workbench_service.accelerators.choice import plugins
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -61,11 +62,10 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install
         about = tmp_path / f"acme_{name}-1.0.dist-info"
         about.mkdir()
         (about / "METADATA").write_text(f"Metadata-Version: 2.1\nName: acme-{name}\nVersion: 1.0\n")
-        (about / "entry_points.txt").write_text(f"[{plugins.GROUP}]\n{name} = {points_to or module}\n")
+        (about / "entry_points.txt").write_text(f"[{plugins.group}]\n{name} = {points_to or module}\n")
         importlib.invalidate_caches()
-        faults = plugins.load(entry_points(group=plugins.GROUP, name=name))
-        plugins._faults.update(faults)
-        return faults
+        plugins.load(entry_points(group=plugins.group, name=name))
+        return dict(plugins.faults())
 
     yield make
     for module in modules:
@@ -126,9 +126,13 @@ BROKEN = {
     "raises at its import": ("raise OSError('libnpu.so is missing')", None, "OSError: libnpu.so is missing"),
     "does not exist": ("", "plugged_npu_of_yesterday", "No module named"),
     "names what is missing": (source("npu"), "plugged_npu:Npv", "has no attribute 'Npv'"),
-    "is no accelerator": ("class Npu: pass", "plugged_npu:Npu", "is not, and does not define, an Accelerator called"),
+    "is no accelerator": ("class Npu: pass", "plugged_npu:Npu", "is not, and does not define, the accelerator npu"),
     "is not what it names": (source("npu") + "\nclass Other: pass", "plugged_npu:Other", "is not, and does not define"),
-    "has another name": (source("npu2", cls="Npu"), "plugged_npu:Npu", "an Accelerator called npu"),
+    "has another name": (
+        source("npu2", cls="Npu"),
+        "plugged_npu:Npu",
+        "the accelerator npu; give the entry point",
+    ),
     "cannot train": (source("npu").replace("for_training", "for_trainings"), None, "lacks for_training"),
     "takes a name that is taken": (source("cpu"), None, "two accelerators are called cpu"),
     "defines one and then raises": (source("npu") + "\n1 / 0", None, "ZeroDivisionError"),
@@ -144,7 +148,7 @@ def test_a_broken_plug_in_is_left_out_loudly_and_is_an_error_only_where_it_is_as
     assert reason in faults["npu"]
     assert Accelerator.known == before
     (record,) = (each for each in caplog.records if each.levelno == logging.ERROR)
-    assert record.getMessage() == "accelerator npu of package acme-npu is left out"
+    assert record.getMessage() == "accelerator npu of package acme-npu==1.0 is left out"
     assert choose().name in before
     for ask in (choose, inference_providers, kind_of):
         with pytest.raises(DataValidationError, match="accelerator npu cannot be used") as caught:

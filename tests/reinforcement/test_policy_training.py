@@ -15,7 +15,7 @@ from ml_workbench_service.reinforcement.policy_family import Market
 from ml_workbench_service.reinforcement.policy_training import Schedule, fit
 from ml_workbench_service.reinforcement.ppo import VectorPpo
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
-from tests.learning.synthetic import Recorder, symbol_rows
+from ml_workbench_service.testing.synthetic import Recorder, symbol_rows
 from tests.reinforcement.policies import algorithm_of, market_of
 
 FAR = 1e9

@@ -16,6 +16,7 @@ from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, he
 OPSETS: Mapping[str, int] = {"": 20, "ai.onnx.ml": 3}
 """Version of each domain's operators; of a domain that is not here, the first."""
 IR_VERSION = 10
+Shape = Sequence[str | int]
 
 
 class Graph:
@@ -26,7 +27,7 @@ class Graph:
         further_inputs: float32 inputs beside `rows`, each with its shape.
     """
 
-    further_inputs: ClassVar[Mapping[str, Sequence[str | int]]] = {}
+    further_inputs: ClassVar[Mapping[str, Shape]] = {}
 
     def __init__(self, is_level_F: Sequence[bool]) -> None:
         self._num_features = len(is_level_F)
@@ -40,24 +41,14 @@ class Graph:
         self._constants.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
-    def add(
-        self, operator: str, inputs: Sequence[str], outputs: Sequence[str], *, domain: str = "", **attributes: Any
-    ) -> None:
-        """Adds a node.
-
-        Args:
-            operator: of ONNX itself, or of `domain` (`ai.onnx.ml` has ensembles of trees).
-            inputs: names of values and constants.
-            outputs: names of what it makes.
-            domain: whose operator it is; the model imports the operators of every domain that a node names.
-            attributes: the node's.
-        """
-        self._nodes.append(helper.make_node(operator, inputs, outputs, domain=domain, **attributes))
+    def add(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        """Adds a node; `domain="ai.onnx.ml"` takes the operator from there, and the model imports that domain once."""
+        self._nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
 
     def model(self, name: str, *, num_outputs: int) -> ModelProto:
         """`rows` (N, T, F) → `outputs` (N, K) and `last_rows` (N, F), the last row after the window stage; checked."""
-        inputs = {"rows": ["N", "T", self._num_features], **self.further_inputs}
-        outputs = {"outputs": ["N", num_outputs], "last_rows": ["N", self._num_features]}
+        inputs: dict[str, Shape] = {"rows": ["N", "T", self._num_features], **self.further_inputs}
+        outputs: dict[str, Shape] = {"outputs": ["N", num_outputs], "last_rows": ["N", self._num_features]}
         model = helper.make_model(
             helper.make_graph(self._nodes, name, _described(inputs), _described(outputs), self._constants),
             opset_imports=[
@@ -71,7 +62,7 @@ class Graph:
         return model
 
 
-def _described(shapes: Mapping[str, Sequence[str | int]]) -> list[ValueInfoProto]:
+def _described(shapes: Mapping[str, Shape]) -> list[ValueInfoProto]:
     return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
 
 

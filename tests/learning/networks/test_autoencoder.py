@@ -23,7 +23,7 @@ from ml_workbench_service.learning.networks.autoencoder_graph import (
     autoencoder_graph,
     recency,
 )
-from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
 
 LOOKBACK = 12
 SHORTEST = 3

@@ -29,7 +29,7 @@ from ml_workbench_service.learning.networks.isolation_forest import (
     tree_weights,
     whitening,
 )
-from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, Recorder, cut, problem, symbol_rows
 
 LOOKBACK = 12
 NUM_TREES = 60

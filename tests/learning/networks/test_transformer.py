@@ -25,7 +25,7 @@ from ml_workbench_service.learning.networks.transformer import (
     transformer_graph,
 )
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
-from tests.learning.synthetic import IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
 
 LOOKBACK = 12
 SHAPE = TransformerShape(units=12, heads=3, layers=2, feedforward_units=20, lookback=LOOKBACK)

@@ -15,8 +15,8 @@ from ml_workbench_service.learning.interfaces.task import Task
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.policy_family import series_of
 from ml_workbench_service.reinforcement.sanity_checks import perfect_net
+from ml_workbench_service.testing.probes.probe import Probe
 from ml_workbench_service.training.tasks.reinforcement_learning import Control
-from tests.families.probes.probe import Probe
 
 COST_SHARE = 0.05
 

@@ -13,8 +13,8 @@ from ml_workbench_service.learning.calibration.anomaly_score import detection
 from ml_workbench_service.learning.data.windows import Part, Windows, build
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from tests.families.probes.probe import Probe
-from tests.learning.synthetic import FEATURES, IS_LEVEL, symbol_rows
+from ml_workbench_service.testing.probes.probe import Probe
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, symbol_rows
 
 SHARE = 0.05
 """How common strange windows are among those that are told apart."""

@@ -9,7 +9,7 @@ from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Task, task_for
-from tests.learning.synthetic import OneThread, Recorder, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import OneThread, Recorder, cut, symbol_rows
 
 PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY")
 

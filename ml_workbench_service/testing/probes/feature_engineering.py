@@ -12,8 +12,8 @@ from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.features.expression_grammar import parse
-from tests.families.probes.probe import Probe
-from tests.learning.synthetic import HOUR_MS, problem
+from ml_workbench_service.testing.probes.probe import Probe
+from ml_workbench_service.testing.synthetic import HOUR_MS, problem
 
 CANDIDATES = tuple(
     parse(text)

@@ -12,8 +12,8 @@ from ml_workbench_service.learning.calibration.class_probabilities import ClassC
 from ml_workbench_service.learning.data.windows import Part, Windows, build
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from tests.families.probes.probe import Probe
-from tests.learning.synthetic import FEATURES, IS_LEVEL, problem, symbol_rows
+from ml_workbench_service.testing.probes.probe import Probe
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, problem, symbol_rows
 
 NUM_CLASSES = 3
 FLAT = 0.3

@@ -9,8 +9,8 @@ from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from tests.families.probes.probe import Probe
-from tests.learning.synthetic import problem, skill
+from ml_workbench_service.testing.probes.probe import Probe
+from ml_workbench_service.testing.synthetic import problem, skill
 
 
 class ForecastingProbe(Probe):
