@@ -30,8 +30,9 @@ class Plugged(Linear):
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Install]:
     """`install("mine", source)` makes a package and loads its entry point; all of it is forgotten after the test."""
     monkeypatch.setattr(Family, "known", dict(Family.known))
-    monkeypatch.syspath_prepend(str(tmp_path))
     plugins = Plugins(families.plugins.group, "family", lambda: Family.known)
+    plugins.faults()  # what is really installed comes first
+    monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setattr(families, "plugins", plugins)
     modules: list[str] = []
 
