@@ -14,10 +14,7 @@ A feature search has no graph and answers no window; `AnyFamilyConformance` hold
 """
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -42,13 +39,11 @@ from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Family, Trained
+from ml_workbench_service.testing.fresh_interpreter import heavy_libraries_after
 from ml_workbench_service.testing.probes import Probe, probe_of
 from ml_workbench_service.testing.probes.probe import PAIRS
 from ml_workbench_service.testing.synthetic import OneThread, Recorder, symbol_rows
 from ml_workbench_service.training import tasks as tasks  # registers them
-
-HEAVY = ("torch", "mlflow", "onnx", "sklearn", "scipy", "polars", "pandas", "numba", "gymnasium", "optuna")
-"""What no family's module may load: the API process imports every one of them to show its hyper-parameters."""
 
 _windows: dict[ModelType, Windows] = {}
 
@@ -58,7 +53,8 @@ class AnyFamilyConformance:
 
     Attributes:
         family: the family's class.
-        hyperparameters: those that make it quick on few rows, where the suite's own (`Probe.quick`) do not fit.
+        hyperparameters: what makes it quick on few rows, where the suite's own (`Probe.quick`) does not fit; windows
+            have eight rows.
         draws_numbers: whether its seed makes a difference; a closed form says False.
     """
 
@@ -185,16 +181,7 @@ class AnyFamilyConformance:
 
     def test_its_module_loads_no_heavy_library(self) -> None:
         """Import torch and its like inside `train`: the service's own process loads the module at its start."""
-        question = "import importlib, sys; importlib.import_module(sys.argv[1]); print(*sys.modules)"
-        done = subprocess.run(
-            [sys.executable, "-c", question, self.family.__module__],
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert set(HEAVY).isdisjoint(done.stdout.split())
+        assert heavy_libraries_after("importlib.import_module(sys.argv[1])", self.family.__module__) == set()
 
 
 def constant_column(r2: float) -> list[SymbolRows]:
