@@ -115,8 +115,6 @@ def create_app(settings: Settings) -> FastAPI:
 async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
-    for name, fault in families.plugins.faults().items():  # found at import, before there was a log to write to
-        log.error("family %s is left out: %s", name, fault)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
     most_bytes = round(settings.LOG_MAX_MB * 1e6)
     rotation = LogRotation(settings.LOG_DIR, max_bytes=most_bytes, num_kept=settings.LOG_FILES_KEPT)
@@ -348,3 +346,5 @@ def _counter(metrics: Metrics) -> Callable[[Job], None]:
 def _say_where(settings: Settings) -> None:
     address = f"http://{settings.HOST}:{settings.PORT}"
     log.info("ML Workbench is ready: %s (API pages: %s/docs)", address, address)
+    for name, fault in families.plugins.faults().items():  # found at the import, before there was a log
+        log.error("family %s is left out: %s", name, fault)

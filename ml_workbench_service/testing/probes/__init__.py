@@ -1,4 +1,4 @@
-"""How each model type is probed by the conformance suite: one file a type, found by itself."""
+"""Synthetic problems, one file a model type, found by itself: what the conformance suite gives a family to learn."""
 
 from importlib import import_module
 from pkgutil import iter_modules

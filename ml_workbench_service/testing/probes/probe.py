@@ -1,4 +1,4 @@
-"""`Probe`: what a model type is given to learn in the conformance suite, and how well it did: 0 the baseline, 1 all."""
+"""Synthetic problem of a model type: what its families are given to learn, and how well they did: 0 baseline, 1 all."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
