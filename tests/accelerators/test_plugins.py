@@ -1,11 +1,7 @@
 """Accelerators of other packages: found by their entry point, and left out loudly, never fatally, where broken."""
 
 import importlib
-import json
 import logging
-import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from importlib.metadata import entry_points
@@ -18,8 +14,6 @@ from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.accelerators import Accelerator, choose, inference_providers, kind_of
 from ml_workbench_service.accelerators.choice import plugins
 
-HERE = Path(__file__).parent
-ROOT = HERE.parents[1]
 WHOLE = """
 from ml_workbench_service.accelerators import Accelerator
 class {cls}(Accelerator):
@@ -76,36 +70,6 @@ def source(name: str, **more: Any) -> str:
     """The source of a whole plug-in."""
     plain = {"cls": name.title(), "name": name, "preference": 50, "available": True, "providers": ()} | more
     return WHOLE.format(**plain)
-
-
-def test_a_plug_in_installed_by_pip_is_chosen_and_trains(tmp_path: Path) -> None:
-    """What docs/integration_notes.md leads to, with the package that it shows."""
-    shutil.copytree(HERE / "example_plugin", tmp_path / "source")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
-    command = [*pip, "--disable-pip-version-check", "--target", str(tmp_path / "site"), str(tmp_path / "source")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    path = os.pathsep.join([str(tmp_path / "site"), str(ROOT)])
-    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "2", "CUDA_VISIBLE_DEVICES": "-1"}
-    command = [sys.executable, str(HERE / "installed_plugin.py")]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == {
-        "chosen": "background",
-        "named": "cpu",
-        "known": ["background", "cpu", "cuda"],
-        "is_light": True,
-        "providers": ["CPUExecutionProvider"],
-        "epochs_run": 2,
-        "priority": 10,
-        "num_threads": 1,
-    }
-
-
-def test_the_page_shows_the_package_as_it_is() -> None:
-    page = (ROOT / "docs" / "integration_notes.md").read_text(encoding="utf-8")
-    for file, language in (("ml_workbench_background.py", "python"), ("pyproject.toml", "toml")):
-        assert f"```{language}\n{(HERE / 'example_plugin' / file).read_text(encoding='utf-8')}```" in page
 
 
 @pytest.mark.parametrize("points_to", ["plugged_npu:Npu", "plugged_npu"])

@@ -1,4 +1,4 @@
-"""Run in a process of its own, with the example plug-in on the path: chooses, trains, and says what it saw as JSON."""
+"""Run by an interpreter that has the example installed: chooses, trains, and says what it saw as JSON."""
 
 import json
 import os
@@ -25,6 +25,7 @@ sys.stdout.write(
             "chosen": chosen.name,
             "named": named.name,
             "known": sorted(set(accelerators.Accelerator.known) - {"one_thread"}),
+            "package": plugins.packages["background"],
             "is_light": is_light,
             "providers": list(providers),
             "epochs_run": trained.epochs_run,
