@@ -38,7 +38,7 @@ from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE,
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Family, Trained
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained
 from ml_workbench_service.testing.fresh_interpreter import heavy_libraries_after
 from ml_workbench_service.testing.probes import Probe, probe_of
 from ml_workbench_service.testing.probes.probe import PAIRS
@@ -58,7 +58,7 @@ class AnyFamilyConformance:
         draws_numbers: whether its seed makes a difference; a closed form says False.
     """
 
-    family: ClassVar[type[Family]]
+    family: ClassVar[type[AnyFamily]]
     hyperparameters: ClassVar[Mapping[str, Any]] = {}
     draws_numbers: ClassVar[bool] = True
 
@@ -75,11 +75,11 @@ class AnyFamilyConformance:
             _windows[model_type] = self.probe.windows()
         return _windows[model_type]
 
-    def quick(self, **changes: Any) -> Family:
+    def quick(self, **changes: Any) -> AnyFamily:
         """The family with few and small steps, but for these hyper-parameters."""
         return self.probe.family(self.family, **{**self.hyperparameters, **changes})
 
-    def trained(self, family: Family | None = None, windows: Windows | None = None, **more: Any) -> Trained:
+    def trained(self, family: AnyFamily | None = None, windows: Windows | None = None, **more: Any) -> Trained:
         """A training on one thread; of the quick family, on windows in which there is something to learn."""
         return self.probe.train(family or self.quick(), windows or self.windows, **more)
 

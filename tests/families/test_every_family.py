@@ -1,10 +1,12 @@
 """Every registered family under the conformance suite: a new file in `families/` is under it without a line here."""
 
+import types
 from typing import Any
 
 import pytest
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.interfaces.family import Family, families_of, family_for
 from ml_workbench_service.testing.families import AnyFamilyConformance, FamilyConformance
@@ -28,24 +30,29 @@ def test_an_unknown_family_is_refused_with_the_nearest() -> None:
         family_for(ModelType.TIME_SERIES, "?")
 
 
-@pytest.mark.parametrize("missing", ["name", "min_window", "Hyperparameters", "docstring", "lookback", "twin"])
+class NoLookback(Contract):
+    """Hyper-parameters of no window."""
+
+
+@pytest.mark.parametrize(
+    "missing", ["name", "min_window", "Hyperparameters", "type argument", "docstring", "lookback", "two families"]
+)
 def test_an_ill_formed_family_fails_where_it_is_defined(missing: str) -> None:
-    good = next(iter(Family.known.values()))
+    good = Family.known["linear"]
+    base: Any = Family[NoLookback if missing == "lookback" else good.Hyperparameters]
     body: dict[str, Any] = {
-        "name": "ill_formed",
+        "name": good.name if missing == "two families" else "ill_formed",
         "model_type": good.model_type,
         "min_window": 3,
-        "Hyperparameters": good.Hyperparameters,
         "__doc__": "A family.",
         "__module__": __name__,
     }
-    if missing == "twin":
-        body["name"] = good.name
-    elif missing == "lookback":
-        body["Hyperparameters"] = type("None_", (good.Hyperparameters.__base__.__base__,), {"__module__": __name__})
-    else:
-        body.pop("__doc__" if missing == "docstring" else missing)
+    if missing == "Hyperparameters":
+        base = Family
+    if missing == "type argument":
+        body["Hyperparameters"] = NoLookback
+    body.pop("__doc__" if missing == "docstring" else missing, None)
     before = dict(Family.known)
-    with pytest.raises(TypeError, match=missing if missing not in ("twin",) else "two families"):
-        type("IllFormed", (Family,), body)
+    with pytest.raises(TypeError, match=missing):
+        types.new_class("IllFormed", (base,), exec_body=lambda namespace: namespace.update(body))
     assert Family.known == before

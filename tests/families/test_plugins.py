@@ -74,8 +74,15 @@ def test_a_family_is_listed_with_its_package_beside_our_own(install: Install) ->
         ("mine", "import a_library_that_is_not_here", "No module named"),
         ("mine", RENAMED.format(name="another"), "does not define, the family mine; give the entry point the name"),
         ("mine", RENAMED.format(name="mine") + "1 / 0", "ZeroDivisionError"),
+        ("mine", RENAMED.format(name="mine").replace("False", "True"), "time_series has a default already"),
     ],
-    ids=["takes a name that is taken", "raises at its import", "has another name", "defines one and then raises"],
+    ids=[
+        "takes a name that is taken",
+        "raises at its import",
+        "has another name",
+        "defines one and then raises",
+        "would be the default",
+    ],
 )
 def test_a_broken_one_is_left_out_with_an_error_and_every_other_stays(
     install: Install, caplog: pytest.LogCaptureFixture, name: str, source: str, reason: str

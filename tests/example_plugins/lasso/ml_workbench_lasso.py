@@ -12,17 +12,18 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.hyperparameters import Epochs, Lookback
 
 
 class LassoHyperparameters(Contract):
-    """Every field has a default, bounds and a sentence."""
+    """Every field has a default, bounds and a sentence; `interfaces/hyperparameters.py` has the common ones."""
 
-    epochs: int = Field(default=30, ge=1, le=10_000, description="Sweeps over the weights.")
+    epochs: Epochs = 30
     penalty: Finite = Field(default=0.01, ge=0, le=10, description="What a weight has to gain to be other than zero.")
-    lookback: int = Field(default=24, ge=3, le=1024, description="Rows of a window, whose mean a price level loses.")
+    lookback: Lookback = 24
 
 
-class Lasso(Family):
+class Lasso(Family[LassoHyperparameters]):
     """Lasso over the newest bar (Tibshirani, JRSS B 58(1), 1996), by coordinate descent.
 
     Fails where earlier bars tell of the next one, or anything but a sum does. Costs next to nothing.
@@ -31,13 +32,12 @@ class Lasso(Family):
     name = "lasso"
     model_type = ModelType.TIME_SERIES
     min_window = 2
-    Hyperparameters = LassoHyperparameters
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """From the part `train`, on the processor whatever the accelerator."""
         if problem.quantiles:
             raise DataValidationError.at("body.quantiles", "lasso makes point forecasts; leave `quantiles` out")
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         windows, level_F, checkpoint = problem.windows, problem.windows.scaler.is_level_F, problem.checkpoint
         ends = windows.parts["train"]
         x_NF, y_NK = newest(windows.gather(ends), level_F).astype(np.float64), windows.labels_RK[ends]
