@@ -1,4 +1,4 @@
-"""Ours: the family's own `train` with everything on: dropout, clipping, short windows, stopping part, event log.
+"""Ours: the family's own `train` with everything on: dropout, clipping, short windows, validation part, event log.
 
 A window that training cuts short is counted by its share of rows, so that cutting wins nothing here.
 """
