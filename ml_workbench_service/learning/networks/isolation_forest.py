@@ -16,13 +16,10 @@ features that nearly are one goes astray, both lie apart from each other, and th
 
 Legend: N windows, T rows, F features, D = 3F derived values, E nodes of all trees.
 
-Growing an isolation forest ten trees at a time, so that it can be cancelled, watched, and gone on with.
-
-scikit-learn draws every tree's seed from the forest's seed and the tree's number alone: trees that were read back from
-a checkpoint and trees that were never lost make the same forest. A checkpoint holds the trees' nodes as plain bytes;
-another version of scikit-learn lays nodes out differently, so that its checkpoints are not continued.
-
-Legend: N windows, D derived values, E nodes of all trees.
+The forest grows ten trees at a time, so that it can be cancelled, watched, and gone on with. scikit-learn draws every
+tree's seed from the forest's seed and the tree's number alone: trees that were read back from a checkpoint and trees
+that were never lost make the same forest. A checkpoint holds the trees' nodes as plain bytes; another version of
+scikit-learn lays nodes out differently, so that its checkpoints are not continued.
 """
 
 import logging
