@@ -84,7 +84,7 @@ class AcceleratorConformance:
             assert names[-1] == "CPUExecutionProvider"
         assert inference_providers(self.accelerator.name) == (offered or ("CPUExecutionProvider",))
 
-    def test_asking_what_answers_loads_no_heavy_library(self) -> None:
+    def test_the_choice_of_providers_loads_no_heavy_library(self) -> None:
         """Import torch inside the methods: the service's own process asks for providers, and answers without torch."""
         statements = (
             "from ml_workbench_service.accelerators import inference_providers\n"

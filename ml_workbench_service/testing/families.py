@@ -157,7 +157,7 @@ class AnyFamilyConformance:
                 num_refused += 1
         assert num_refused >= 7
 
-    def test_its_defaults_are_usable_and_said_in_its_schema(self) -> None:
+    def test_its_defaults_are_usable_and_stand_in_its_schema(self) -> None:
         """`GET /model-types` shows the schema; a request without hyper-parameters trains with what it says."""
         family = self.family({})
         properties = self.family.Hyperparameters.model_json_schema()["properties"]
