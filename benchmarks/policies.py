@@ -9,7 +9,7 @@ the position held and may also be short, which makes 2 to 3 % more weights. That
 first: random decisions give equal equity curves in both environments (`benchmarks.environment.compare`).
 
 The peer trains on in its own process, set-up not counted. Ours is the family's whole `train`: set-up, checks for a
-cancellation at every step and batch, the walk over the stopping part after each epoch. Both use one thread, and
+cancellation at every step and batch, the walk over the validation part after each epoch. Both use one thread, and
 processor time is counted, so that a busy machine slows nobody.
 """
 

@@ -22,7 +22,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from common_lib.exceptions import PlatformError, UnavailableError
 from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
-from ml_workbench_service import __version__, accelerators
+from ml_workbench_service import __version__, accelerators, families
 from ml_workbench_service.api import (
     agents,
     catalogue,
@@ -346,3 +346,5 @@ def _counter(metrics: Metrics) -> Callable[[Job], None]:
 def _say_where(settings: Settings) -> None:
     address = f"http://{settings.HOST}:{settings.PORT}"
     log.info("ML Workbench is ready: %s (API pages: %s/docs)", address, address)
+    for name, fault in families.plugins.faults().items():  # found at the import, before there was a log
+        log.error("family %s is left out: %s", name, fault)

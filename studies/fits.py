@@ -1,7 +1,7 @@
-"""Trainings as the service does them, on bars of our own: plan, workflow, published card. Nothing here is a short cut.
+"""Training workflow on bars of our own, as the service runs it: plan, workflow, published card; no short cut.
 
-Each series has a folder of its own with bars, registry and state, so that its ledgers know one look and nobody else's
-trials.
+Each series has a folder of its own with bars, registry and state, so that its ledgers know one test-set evaluation
+and nobody else's trials.
 """
 
 import shutil

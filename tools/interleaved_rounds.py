@@ -1,4 +1,4 @@
-"""How every benchmark measures and tells: interleaved rounds, medians, ratios of one round, a table, a file.
+"""Interleaved rounds, as every benchmark measures: medians, ratios of one round, a table, a file.
 
 A busy machine slows all contestants of a round alike. So a ratio is taken within each round, and the median over the
 rounds is reported; the figures beside it are medians too.

@@ -1,7 +1,7 @@
 """Ours: the tuning workflow itself, from bars in a folder to the winner's published card, with everything switched on.
 
-Trials go into the log on disk and the ledger; the winner is trained, certified, judged on the test part and exported.
-Pruning is what the service offers: the median of the trials before.
+Trials go into the log on disk and the ledger; the winner is trained, certified, evaluated on the test part and
+exported. Pruning is what the service offers: the median of the trials before.
 """
 
 import os
@@ -30,7 +30,7 @@ def sweep(
     seed: int,
     trials_at_a_time: int,
 ) -> dict[str, Any]:
-    """One whole sweep; when each trial had ended, its best score on the stopping part, and the parts' sizes."""
+    """One whole sweep; when each trial had ended, its best score on the validation part, and the parts' sizes."""
     body = {
         "name": "Sweep",
         "base": {

@@ -146,6 +146,7 @@ class FamilyDescription(Contract):
     name: str
     is_default: bool
     summary: str
+    package: str = Field(description="The distribution that brings it, and its version: `name==version`.")
     hyperparameters: dict[str, Any] = Field(description="JSON Schema with defaults and a sentence per field.")
 
 

@@ -8,42 +8,30 @@ walk over the part `stop`.
 Legend: R rows, N decisions.
 """
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
-from pydantic import Field
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import Contract, Finite
+from ml_workbench_service.accelerators import Accelerator
+from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part
-from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW
 from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
+from ml_workbench_service.reinforcement.hyperparameters import PolicyHyperparameters, PolicyNetworkHyperparameters
 
-MIN_WINDOW = 3
-"""Rows that a short window lacks count as average; a level feature needs some rows for its mean."""
+if TYPE_CHECKING:
+    from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm
+
 SMALLEST_UNIT = 1e-9
 """A symbol whose bars move less than this has no unit of its own."""
 NEXT_BORDER: Mapping[Part, str] = {"train": "stop", "stop": "calibrate", "calibrate": "test"}
-
-
-class PolicyHyperparameters(Contract):
-    """What all three families have."""
-
-    discount_factor: Finite = Field(default=0.9, ge=0, lt=1, description="Weight of the next state's value.")
-    epochs: int = Field(
-        default=50,
-        ge=1,
-        le=10_000,
-        description="Most epochs; one has about as many decisions as the training part has rows.",
-    )
-    patience: int = Field(
-        default=10, ge=1, le=10_000, description="Epochs without a better walk over the stopping part until the end."
-    )
-    lookback: int = Field(default=24, ge=MIN_WINDOW, le=1024, description="Rows of a window, oldest first.")
 
 
 class Budget(NamedTuple):
@@ -53,21 +41,50 @@ class Budget(NamedTuple):
     epochs: int
 
 
-class PolicyFamily(Family, abstract=True):
+P = TypeVar("P", bound=PolicyHyperparameters, covariant=True)
+
+
+class PolicyFamily(Family[P], abstract=True):
     """Learns when to be short, flat or long, paid net of spread, commission and swap.
+
+    Rows that a short window lacks count as average; a level feature needs some rows for its mean.
 
     Attributes:
         budget: of each training of the sanity runs.
+        outputs: names of the three outputs.
     """
 
     model_type = ModelType.REINFORCEMENT_LEARNING
     min_window: ClassVar[int] = MIN_WINDOW
     budget: ClassVar[Budget]
+    outputs: ClassVar[tuple[str, str, str]] = ("q_short", "q_flat", "q_long")
 
-    def with_budget(self, *, epochs: int) -> "PolicyFamily":
+    def with_budget(self, *, epochs: int) -> Self:
         """The same family and hyper-parameters, but at most so many epochs; for the sanity runs."""
         plain = self.hyperparameters.model_dump()
-        return type(self)(plain | {"epochs": min(plain["epochs"], epochs)})
+        return type(self)(plain | {"epochs": min(self.hyperparameters.epochs, epochs)})
+
+
+AnyPolicyFamily = PolicyFamily[PolicyHyperparameters]
+
+N = TypeVar("N", bound=PolicyNetworkHyperparameters, covariant=True)
+
+
+class PolicyNetworkFamily(PolicyFamily[N], abstract=True):
+    """Learns a policy network by one of the algorithms over many environments."""
+
+    @abstractmethod
+    def algorithm(self) -> "type[PolicyAlgorithm[N]]":
+        """What trains; loads torch."""
+
+    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
+        """Decisions of the training part, the best walk over the validation part."""
+        from ml_workbench_service.reinforcement.policy_training import train
+
+        return train(
+            self.algorithm(), problem, self.hyperparameters, outputs=self.outputs, accelerator=accelerator,
+            report=report,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ pickles and are never written or read.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -26,9 +26,13 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.reinforcement.environment import Walk, walk
+from ml_workbench_service.reinforcement.hyperparameters import PolicyNetworkHyperparameters
+from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm, below
 from ml_workbench_service.reinforcement.policy_family import Market
 from ml_workbench_service.reinforcement.policy_network import PolicyNetwork, layers_graph
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
+
+H = TypeVar("H", bound=PolicyNetworkHyperparameters)
 
 
 @dataclass
@@ -48,12 +52,12 @@ class Standing:
 
 
 class PolicyCheckpoint:
-    """Saves and restores a algorithm with `state` and `restore`, and its standing."""
+    """Saves and restores an algorithm with `state` and `restore`, and its standing."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.checkpoint = checkpoint
 
-    def save(self, algorithm: Any, standing: Standing) -> None:
+    def save(self, algorithm: PolicyAlgorithm[H], standing: Standing) -> None:
         """Everything that decides the rest."""
         arrays = {f"learner.{name}": value for name, value in algorithm.state().items()}
         arrays |= {f"kept.{name}": value for name, value in standing.kept.items()}
@@ -69,13 +73,13 @@ class PolicyCheckpoint:
             },
         )
 
-    def restore(self, algorithm: Any, standing: Standing) -> bool:
+    def restore(self, algorithm: PolicyAlgorithm[H], standing: Standing) -> bool:
         """Goes on where a checkpoint was left; False where there is none."""
         saved = self.checkpoint.load()
         if saved is None:
             return False
-        algorithm.restore(_below("learner.", saved.arrays))
-        standing.kept = _below("kept.", saved.arrays)
+        algorithm.restore(below("learner.", saved.arrays))
+        standing.kept = below("kept.", saved.arrays)
         standing.best, standing.best_epoch = float(saved.state["best"]), int(saved.state["best_epoch"])
         standing.epoch = int(saved.state["epoch"])
         torch.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.torch"])))
@@ -84,47 +88,11 @@ class PolicyCheckpoint:
         return True
 
 
-def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-
-class PolicyAlgorithm(Protocol):
-    """An algorithm that learns from rollouts: `VectorPpo`, `VectorDqn`."""
-
-    network: PolicyNetwork
-    env: Any
-
-    @property
-    def rollout_size(self) -> int:
-        """Decisions of a rollout."""
-        ...
-
-    def rollout(self) -> None:
-        """Trades and learns."""
-        ...
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything that decides the rest."""
-        ...
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Goes on from a state."""
-        ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long."""
-
-    epochs: int
-    patience: int
-
-
 def train(
-    kind: Any,
+    kind: type[PolicyAlgorithm[H]],
     problem: TrainingProblem,
+    hyperparameters: H,
     *,
-    hyperparameters: Any,
     outputs: tuple[str, ...],
     accelerator: Accelerator,
     report: Report,
@@ -133,11 +101,7 @@ def train(
 
     Args:
         kind: `VectorPpo` or `VectorDqn`.
-        problem: data, costs, seed, and where to leave checkpoints.
-        hyperparameters: the family's.
         outputs: names of the three outputs.
-        accelerator: where.
-        report: hears of every epoch.
 
     Raises:
         TrainingError: the network's answers are no numbers any more.
@@ -163,14 +127,12 @@ def train(
         device=device,
         report=report,
     )
-    standing = fit(
-        algorithm, market, Schedule(hyper.epochs, hyper.patience), report=report, checkpoint=problem.checkpoint
-    )
+    standing = fit(algorithm, market, hyper, report=report, checkpoint=problem.checkpoint)
     return _trained(algorithm.network.cpu(), problem, outputs=outputs, standing=standing)
 
 
 def fit(
-    algorithm: PolicyAlgorithm, market: Market, schedule: Schedule, *, report: Report, checkpoint: Checkpoint | None
+    algorithm: PolicyAlgorithm[H], market: Market, hyperparameters: H, *, report: Report, checkpoint: Checkpoint | None
 ) -> Standing:
     """Fits the algorithm's network in place and leaves it with the best epoch's weights."""
     standing = Standing(kept=algorithm.network.weights())
@@ -178,7 +140,7 @@ def fit(
     if saved is not None and saved.restore(algorithm, standing):
         report.say(f"going on after epoch {standing.epoch}")
     rollouts = max(1, round(len(market.train) / algorithm.rollout_size))
-    while standing.epoch < schedule.epochs and standing.epoch - standing.best_epoch < schedule.patience:
+    while standing.epoch < hyperparameters.epochs and standing.epoch - standing.best_epoch < hyperparameters.patience:
         for _ in range(rollouts):
             algorithm.rollout()
         report.check()
@@ -195,7 +157,7 @@ def fit(
             saved.save(algorithm, standing)
         report(
             standing.epoch,
-            schedule.epochs,
+            hyperparameters.epochs,
             train_episode_return=float(np.mean(returns)) if returns else 0.0,
             stop_net_log_return=float(earned.rewards_N.sum()),
             stop_gross_log_return=float(earned.gross_N.sum()),

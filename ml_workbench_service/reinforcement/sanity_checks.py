@@ -28,7 +28,7 @@ from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.trading_series import TradingSeries, segment_starts, step_table
-from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily, decision_rows, series_of
+from ml_workbench_service.reinforcement.policy_family import AnyPolicyFamily, Market, decision_rows, series_of
 
 NUM_SEEDS = 20
 LEAST_SHARE = 0.5
@@ -99,7 +99,7 @@ class Sanity:
         }
 
 
-def run(family: PolicyFamily, problem: TrainingProblem, *, report: Report, num_seeds: int = NUM_SEEDS) -> Sanity:
+def run(family: AnyPolicyFamily, problem: TrainingProblem, *, report: Report, num_seeds: int = NUM_SEEDS) -> Sanity:
     """All three runs.
 
     Raises:
@@ -123,10 +123,10 @@ def run(family: PolicyFamily, problem: TrainingProblem, *, report: Report, num_s
         mixed = shuffled(small, seed=seed)
         gross.append(_gross_mean(_trained(agent, mixed, seed=seed, report=report), mixed))
     num_rows = len(small.windows.parts["train"])
-    return Sanity(tuple(shares), tuple(gross), difference, num_rows, int(agent.hyperparameters.epochs))  # type: ignore[attr-defined]
+    return Sanity(tuple(shares), tuple(gross), difference, num_rows, agent.hyperparameters.epochs)
 
 
-def with_oracle(problem: TrainingProblem, family: PolicyFamily) -> TrainingProblem:
+def with_oracle(problem: TrainingProblem, family: AnyPolicyFamily) -> TrainingProblem:
     """The same market, with the return that a decision will earn as the last feature, in the symbol's own unit.
 
     A family that takes no more features loses its last one for it.
@@ -210,7 +210,7 @@ def reward_difference(problem: TrainingProblem) -> float:
     return worst
 
 
-def _trained(family: PolicyFamily, problem: TrainingProblem, *, seed: int, report: Report) -> Trained:
+def _trained(family: AnyPolicyFamily, problem: TrainingProblem, *, seed: int, report: Report) -> Trained:
     return family.train(replace(problem, seed=seed), accelerator=Cpu(), report=_Quiet(report))
 
 

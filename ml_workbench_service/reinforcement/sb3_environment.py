@@ -18,11 +18,8 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.market.trading_series import POSITIONS, Bools
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
@@ -145,27 +142,3 @@ class MarketEnvironment(TradingVecEnv):
         self.decided_N = self.envs.rows_N
         observations, rewards, dones, infos = super().step_wait()
         return observations, rewards * self._units_R[self.decided_N], dones, infos
-
-
-class Watch(BaseCallback):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """Looks for a cancellation at every step of the environments."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__()
-        self._report = report
-
-    def _on_step(self) -> bool:
-        self._report.check()
-        return True
-
-
-def silent() -> Logger:
-    """A logger that writes nowhere; stable-baselines3's own makes a folder for each training."""
-    return Logger(folder=None, output_formats=[])
-
-
-class Later:
-    """Stands where stable-baselines3 makes its optimizer, until the network lies on its device."""
-
-    def __init__(self, parameters: Any, lr: float) -> None:
-        self.learning_rate = lr

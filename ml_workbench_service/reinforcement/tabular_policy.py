@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
@@ -21,6 +20,7 @@ from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.trading_series import segment_starts, step_table
 from ml_workbench_service.reinforcement.environment import walk
+from ml_workbench_service.reinforcement.hyperparameters import TabularHyperparameters
 from ml_workbench_service.reinforcement.policy_family import Market
 from ml_workbench_service.reinforcement.policy_network import NUM_ACTIONS, table_graph
 from ml_workbench_service.reinforcement.tabular_q import QSettings, VectorTabularQ
@@ -109,14 +109,13 @@ class _TrainingState:
         self.best, self.best_epoch, self.epoch = float(state["best"]), int(state["best_epoch"]), int(state["epoch"])
 
 
-def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str, ...], report: Report) -> Trained:
+def train(
+    problem: TrainingProblem, hyperparameters: TabularHyperparameters, *, outputs: tuple[str, ...], report: Report
+) -> Trained:
     """Passes over the part `train` until `patience` of them brought no better walk over `stop`; the best table.
 
     Args:
-        problem: data, costs, seed, and where to leave checkpoints.
-        hyperparameters: those of the family `q_learning`.
         outputs: names of the three outputs.
-        report: hears of every pass.
     """
     hyper, windows, market = hyperparameters, problem.windows, Market.of(problem)
     edges_FE = quantile_edges(_last_rows(windows, _sampled(market.train)), hyper.bins)
@@ -127,7 +126,7 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
         bins_of(_last_rows(windows, market.train), edges_FE),
         segment_starts(market.train),
         num_bins=num_bins,
-        settings=QSettings.of([_settings(hyper, problem.seed)]),
+        settings=QSettings.of([hyper.of_run(problem.seed)]),
     )
     state = _TrainingState(runs, runs.values_LSA[0].copy())
     saved = None if problem.checkpoint is None else problem.checkpoint.load()
@@ -156,11 +155,6 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
         )
     policy = TabularPolicy(state.kept_SA.astype(np.float32), edges_FE, windows.scaler.is_level_F)
     return _trained(policy, outputs=outputs, state=state)
-
-
-def _settings(hyper: Any, seed: int) -> QLearningHyperparameters:
-    names = [name for name in QLearningHyperparameters.model_fields if name != "seed"]
-    return QLearningHyperparameters(**{name: getattr(hyper, name) for name in names}, seed=seed)
 
 
 def _last_rows(windows: Windows, rows_N: Ints) -> Floats32:

@@ -22,7 +22,7 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.experiments import ExperimentRequest, RecordingRequest
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import ModelType, TrainingEstimate, TrainRequest
-from ml_workbench_service.learning.interfaces.family import Family, family_for
+from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.reinforcement.agent_sweep import Q_LEARNING_GRID, grid_settings
 from ml_workbench_service.resources import Workbench
@@ -288,7 +288,7 @@ def _num_parallel(memory_gb: float, *, max_workers: int, max_memory_gb: float) -
     return max(1, min(max_workers, int((max_memory_gb - IDLE_GB) / memory_gb)))
 
 
-def _most_steps(family: type[Family], base: TrainRequest, found: Sequence[Dimension]) -> int:
+def _most_steps(family: type[AnyFamily], base: TrainRequest, found: Sequence[Dimension]) -> int:
     """Most steps that a trial can report, by which hyperband cuts its brackets."""
     varied = [int(end) for each in found if each.name == "epochs" for end in each.ends]
     plain = getattr(family(base.hyperparameters).hyperparameters, "epochs", 100)

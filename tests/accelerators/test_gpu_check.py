@@ -12,7 +12,7 @@ from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.bundle.manifest import MODEL_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.interfaces.family import Family
-from tests.learning.synthetic import OneThread
+from ml_workbench_service.testing.synthetic import OneThread
 from tools import gpu_check
 
 

@@ -30,8 +30,8 @@ from ml_workbench_service.reinforcement.policy_family import decision_rows, seri
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.testing.synthetic import OneThread, Recorder
 from tests.integrations.model_cards import model_card
-from tests.learning.synthetic import OneThread, Recorder
 from tests.prediction_records import prediction_record
 from tests.reinforcement.policies import policy_family
 from tests.trained_models import injected_bars

@@ -128,7 +128,9 @@ def test_after_a_kill_nothing_runs_twice_and_nothing_is_lost(mortal: ServiceProc
     job_id = client.post(TRAIN, json=LONG).json()["job_id"]
     until(mortal, f"/api/v1/jobs/{job_id}", lambda job: job["status"] == "running")
     before = processes_of(mortal)
-    assert {kind: len(pids) for kind, pids in before.items()} == dict.fromkeys(("main", "redis", "agent_worker", "job_worker"), 1)
+    assert {kind: len(pids) for kind, pids in before.items()} == dict.fromkeys(
+        ("main", "redis", "agent_worker", "job_worker"), 1
+    )
     mortal.kill()
     assert set(processes_of(mortal)) >= {"redis", "job_worker"}
 

@@ -22,7 +22,7 @@ from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.targets import ewma_volatility
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
-from tests.learning.synthetic import DEVIATION, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import DEVIATION, cut, problem, symbol_rows
 from tests.reinforcement.policies import market_of
 
 HORIZON = 2

@@ -9,9 +9,9 @@ from ml_workbench_service.evaluation.class_baselines import PRIOR_ROWS, class_ba
 from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
+from ml_workbench_service.testing.probes.classification import ClassificationProbe
+from ml_workbench_service.testing.synthetic import DEVIATION, FEATURES, IS_LEVEL, problem, symbol_rows
 from tests.evaluation.test_ridge import design
-from tests.families.probes.classification import ClassificationProbe
-from tests.learning.synthetic import DEVIATION, FEATURES, IS_LEVEL, problem, symbol_rows
 
 
 def classed(windows: Windows) -> TrainingProblem:

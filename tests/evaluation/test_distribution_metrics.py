@@ -15,9 +15,9 @@ from ml_workbench_service.learning.decoders.decoder import DecodingContext
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.significance import trailing_move
+from ml_workbench_service.testing.synthetic import cut, problem, symbol_rows
 from ml_workbench_service.training.tasks.time_series import Forecasting
 from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, decoder_of, names_of, stormy
-from tests.learning.synthetic import cut, problem, symbol_rows
 
 NUM = 80
 

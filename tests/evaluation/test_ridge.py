@@ -10,7 +10,7 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.evaluation import ridge
 from ml_workbench_service.evaluation.ridge import Ridge, WindowColumns, evenly
 from ml_workbench_service.learning.data.windows import Windows
-from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import IS_LEVEL, cut, symbol_rows
 
 
 def design(windows: Windows, ends: Any) -> Floats:

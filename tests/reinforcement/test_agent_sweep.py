@@ -38,7 +38,7 @@ from ml_workbench_service.reinforcement.agent_sweep import (
     run_grid,
 )
 from ml_workbench_service.reinforcement.tabular_q import QSettings
-from tests.learning.synthetic import Recorder
+from ml_workbench_service.testing.synthetic import Recorder
 from tests.market.series_for_tests import HOUR_MS, hours
 from tests.prediction_records import prediction_record
 

@@ -13,7 +13,7 @@ from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.reinforcement.policy_family import Market, decision_rows, series_of
 from ml_workbench_service.reinforcement.policy_network import PolicyNetwork, WindowStage, layers_graph
-from tests.learning.synthetic import symbol_rows
+from ml_workbench_service.testing.synthetic import symbol_rows
 from tests.reinforcement.policies import market_of, policy_family
 
 

@@ -12,11 +12,11 @@ from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.reinforcement.dqn import VectorDqn
 from ml_workbench_service.reinforcement.environment import generator_of, generator_words
 from ml_workbench_service.reinforcement.policy_family import Market
-from ml_workbench_service.reinforcement.policy_training import Schedule, fit
+from ml_workbench_service.reinforcement.policy_training import fit
 from ml_workbench_service.reinforcement.ppo import VectorPpo
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
-from tests.learning.synthetic import Recorder, symbol_rows
-from tests.reinforcement.policies import algorithm_of, market_of
+from ml_workbench_service.testing.synthetic import Recorder, symbol_rows
+from tests.reinforcement.policies import algorithm_of, market_of, policy_family
 
 FAR = 1e9
 """A bound on gradients that none reaches."""
@@ -145,7 +145,10 @@ def test_weights_that_are_no_numbers_end_the_training() -> None:
         next(iter(algorithm.network.layers)).weight[0, 0] = float("nan")
     algorithm.rollout = lambda: None
     with pytest.raises(TrainingError, match="learning_rate"):
-        fit(algorithm, Market.of(problem), Schedule(1, 1), report=Recorder(), checkpoint=None)
+        fit(
+            algorithm, Market.of(problem), policy_family("ppo", epochs=1).hyperparameters, report=Recorder(),
+            checkpoint=None,
+        )  # fmt: skip
 
 
 def test_the_position_held_is_read() -> None:

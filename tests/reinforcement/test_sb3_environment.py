@@ -7,7 +7,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
-from ml_workbench_service.reinforcement.sb3_environment import TradingVecEnv, silent
+from ml_workbench_service.reinforcement.policy_algorithm import silent
+from ml_workbench_service.reinforcement.sb3_environment import TradingVecEnv
 from tests.market.series_for_tests import LOOKBACK, series_of, window_ends
 
 NUM_ENVS, EPISODE = 6, 25

@@ -14,7 +14,7 @@ from ml_workbench_service.integrations.feature_store.bar_folder import FolderBar
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.search.space import choice_label
 from ml_workbench_service.search.trial import TrialMaker, TrialReport, without_future
-from tests.learning.synthetic import cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import cut, problem, symbol_rows
 from tests.trained_models import injected_bars
 
 

@@ -21,10 +21,10 @@ from ml_workbench_service.learning.interfaces.checkpoint import CHECKPOINT_FILE,
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder, assemble
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.market.significance import clark_west
+from ml_workbench_service.testing.synthetic import OneThread, Recorder
 from ml_workbench_service.training import tasks as tasks  # registers them
 from ml_workbench_service.training.pipeline import problem_for
 from ml_workbench_service.training.walk_forward import cut_at, spans_of, walk_forward
-from tests.learning.synthetic import OneThread, Recorder
 from tests.trained_models import injected_bars
 
 NUM_BARS = 1800

@@ -16,9 +16,9 @@ from ml_workbench_service.evaluation.leakage.certificate import certify
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.interfaces import dataset as training_data
+from ml_workbench_service.testing.synthetic import Recorder
 from ml_workbench_service.training import tasks as tasks
 from studies.injected_leaks import FEATURES, INJECTED_LEAKS, InjectedLeak, columns
-from tests.learning.synthetic import Recorder
 from tests.trained_models import injected_bars
 
 NUM_BARS = 1400

@@ -23,10 +23,10 @@ from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.search.trial import TrialEnd, TrialMaker, TrialReport
+from ml_workbench_service.testing.synthetic import Recorder
 from ml_workbench_service.workflows import run_experiment as tune
 from ml_workbench_service.workflows.plan_experiment import plan_experiment
 from ml_workbench_service.workflows.plan_training import plan_training
-from tests.learning.synthetic import Recorder
 from tests.trained_models import InjectedBars, injected_bars, open_bench, train_model
 
 NUM_BARS = 1500

@@ -46,7 +46,7 @@ from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.fitting.progress import PartReport
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 
 SHARED = {"rows", "positions", ""}
 """The inputs, and what stands for an input or output that a node leaves out."""
@@ -112,7 +112,12 @@ POSITIONS = (-1.0, 0.0, 1.0)
 
 
 def train_seeds(
-    family: Family, problem: TrainingProblem, seeds: Sequence[int], *, accelerator: Accelerator, report: Report
+    family: AnyFamily,
+    problem: TrainingProblem,
+    seeds: Sequence[int],
+    *,
+    accelerator: Accelerator,
+    report: Report,
 ) -> Trained:
     """Trains once for each seed; of several, the ensemble. With one seed it is `family.train` and nothing else.
 

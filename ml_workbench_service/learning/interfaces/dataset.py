@@ -16,7 +16,7 @@ from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem, family_for
+from ml_workbench_service.learning.interfaces.family import AnyFamily, TrainingProblem, family_for
 from ml_workbench_service.learning.interfaces.task import Task, task_for
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation, columns_of
@@ -35,7 +35,7 @@ class TrainingOrder:
 
     request: TrainRequest
     task: Task
-    family: Family
+    family: AnyFamily
     targets: tuple[Target, ...]
     costs: Mapping[str, Costs]
     derivation: Derivation

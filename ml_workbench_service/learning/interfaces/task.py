@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.windows import Windows
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.expression_grammar import Expression
 from ml_workbench_service.market.significance import clark_west_gains, hac_mean, mean_by_moment
@@ -99,7 +99,7 @@ class Task(ABC):
         self.check_targets(targets)
         return targets
 
-    def candidates(self, request: TrainRequest, family: Family, store: FeatureStore) -> tuple[Expression, ...]:
+    def candidates(self, request: TrainRequest, family: AnyFamily, store: FeatureStore) -> tuple[Expression, ...]:
         """What a feature search chooses from; the other types search nothing."""
         return ()
 
@@ -123,7 +123,7 @@ class Task(ABC):
 
     @abstractmethod
     def package(
-        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: Family, is_simulated: bool,
+        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: AnyFamily, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
         """Writes what is published into the draft folder and decoders it."""

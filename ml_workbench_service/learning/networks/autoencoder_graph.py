@@ -132,7 +132,7 @@ def _lstm(
 
 
 def _summary(graph: Graph, num_features: int) -> None:
-    """From `errors` (T, N, C) to `outputs`; sums over rows and features are poolings, see `onnx_parts`."""
+    """From `errors` (T, N, C) to `outputs`; sums over rows and features are poolings, see `onnx_builder`."""
     undivided = graph.constant("undivided", _undivided(LONGEST_WINDOW))
     time, end = (
         graph.constant("rows_axis", np.array([0])),

@@ -17,7 +17,7 @@ from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.scaling import RawRows
 from ml_workbench_service.learning.decoders.features import FeaturesDecoder
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Product, Task
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.derivation import Derivation
@@ -55,7 +55,7 @@ class FeatureEngineering(Task):
                 code="missing" if not targets else "value_error",
             )
 
-    def candidates(self, request: TrainRequest, family: Family, store: FeatureStore) -> tuple[Expression, ...]:
+    def candidates(self, request: TrainRequest, family: AnyFamily, store: FeatureStore) -> tuple[Expression, ...]:
         """Made from the named columns, or from everything that the store describes."""
         from ml_workbench_service.learning.feature_search.candidates import candidates
 
@@ -82,7 +82,7 @@ class FeatureEngineering(Task):
         return float(sum(max(each.score - chance, 0.0) for each in selection.features(_kind_of)))
 
     def package(
-        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: Family, is_simulated: bool,
+        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: AnyFamily, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
         """Writes `feature_set.json`; there is no graph and nothing to calibrate."""

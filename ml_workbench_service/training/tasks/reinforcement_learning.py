@@ -25,7 +25,7 @@ from ml_workbench_service.evaluation.baselines import LINEAR, linear_positions
 from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product
 from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.policy_family import PolicyFamily, decision_rows, series_of
@@ -61,7 +61,7 @@ class Control(NetworkTask):
         draft: Path,
         problem: TrainingProblem,
         *,
-        family: Family,
+        family: AnyFamily,
         is_simulated: bool,
         report: Report,
     ) -> Product:

@@ -30,8 +30,8 @@ from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.learning.networks.heads import forecast_head
 from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster, recurrent_graph
+from ml_workbench_service.testing.synthetic import IS_LEVEL, cut, symbol_rows
 from ml_workbench_service.training.assessment import last_rows
-from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
 
 UNITS = 6
 HEAD = forecast_head([parse_target("price_change_1h")], ())

@@ -20,7 +20,7 @@ from ml_workbench_service.learning.data.windows import (
     part_of,
     streaks,
 )
-from tests.learning.synthetic import FEATURES, HOUR_MS, IS_LEVEL, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, HOUR_MS, IS_LEVEL, cut, symbol_rows
 
 steady = settings(deadline=None, derandomize=True, max_examples=40)
 NUM = 900

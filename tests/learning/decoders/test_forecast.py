@@ -18,9 +18,9 @@ from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, hea
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.costs import resolved_costs, round_trip_cost
+from ml_workbench_service.testing.synthetic import cut, problem, symbol_rows
 from ml_workbench_service.training.tasks.time_series import Forecasting
 from tests.integrations.model_cards import model_card
-from tests.learning.synthetic import cut, problem, symbol_rows
 from tests.service_process import SEED_TRAIN
 
 LABEL_SCALE = 0.002

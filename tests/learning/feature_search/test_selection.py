@@ -19,7 +19,7 @@ from ml_workbench_service.learning.feature_search.selection import (
     select,
 )
 from ml_workbench_service.market.features.expression_grammar import Expression, parse
-from tests.learning.synthetic import HOUR_MS, START_MS, Recorder
+from ml_workbench_service.testing.synthetic import HOUR_MS, START_MS, Recorder
 
 NUM = 1600
 TEXTS = (

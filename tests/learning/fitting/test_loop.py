@@ -14,7 +14,7 @@ from ml_workbench_service.learning.fitting.loop import Outcome, Schedule, _lengt
 from ml_workbench_service.learning.fitting.objectives import SquaredError
 from ml_workbench_service.learning.networks.heads import forecast_head
 from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster
-from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
 
 CPU = torch.device("cpu")
 HEAD = forecast_head([parse_target("price_change_1h")], ())

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from ml_workbench_service.learning.bundle.export import TOLERANCE, export
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.interfaces.hyperparameters import NetworkHyperparameters
 from ml_workbench_service.learning.networks.autoencoder import Autoencoder, fit_activity, train_autoencoder
 from ml_workbench_service.learning.networks.autoencoder_graph import (
     ACTIVITY_FLOOR,
@@ -23,12 +23,12 @@ from ml_workbench_service.learning.networks.autoencoder_graph import (
     autoencoder_graph,
     recency,
 )
-from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
 
 LOOKBACK = 12
 SHORTEST = 3
 QUICK = {
-    "autoencoder_units": 16, "bottleneck": 6, "learning_rate": 0.01, "batch_size": 64, "epochs": 12, "patience": 12,
+    "learning_rate": 0.01, "batch_size": 64, "epochs": 12, "patience": 12,
 }  # fmt: skip
 
 
@@ -43,11 +43,14 @@ def related_windows(num: int = 1600) -> Windows:
     return cut(replace(table, x_NF=x_NF), lookback=LOOKBACK)
 
 
-def trained(windows: Windows, *, report: Recorder | None = None, seed: int = 0, **changes: float) -> Trained:
+def trained(
+    windows: Windows, *, report: Recorder | None = None, seed: int = 0, bottleneck: int = 6, **changes: float
+) -> Trained:
     return train_autoencoder(
         problem(windows, seed=seed),
-        hyperparameters=SimpleNamespace(**(QUICK | changes)),
-        shortest_window=SHORTEST,
+        NetworkHyperparameters(**(QUICK | changes)),
+        units=16,
+        bottleneck=bottleneck,
         accelerator=OneThread(),
         report=report or Recorder(),
     )

@@ -19,9 +19,9 @@ from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingCont
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
+from ml_workbench_service.testing.probes.classification import ClassificationProbe
 from ml_workbench_service.training import tasks as tasks  # registers them
 from ml_workbench_service.training.tasks.classification import Classification
-from tests.families.probes.classification import ClassificationProbe
 
 CONTEXT = DecodingContext(label_scale_K=np.ones(1), bar_volatility=0.001, dead_zone=0.0)
 NO_NETWORK: Any = None

@@ -19,9 +19,9 @@ from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
+from ml_workbench_service.testing.synthetic import OneThread, Recorder, symbol_rows
 from ml_workbench_service.training.tasks import reinforcement_learning as control
 from ml_workbench_service.training.tasks.reinforcement_learning import Control, bars_per_year
-from tests.learning.synthetic import OneThread, Recorder, symbol_rows
 from tests.reinforcement.policies import market_of, policy_family
 
 NAMES = ("q_short", "q_flat", "q_long")

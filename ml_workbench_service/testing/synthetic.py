@@ -1,4 +1,4 @@
-"""Rows with a signal that is really there, for tests of learning that need no feature store."""
+"""Synthetic market: rows with a signal that is really there, for checks of learning that need no feature store."""
 
 import os
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class OneThread(Cpu):
 
 
 class Recorder:
-    """A `Report` that keeps what it hears, and can be asked to cancel at its n-th look."""
+    """A `Report` that keeps what it hears, and can be asked to cancel at its n-th check."""
 
     def __init__(self, *, cancel_at_check: int | None = None) -> None:
         self.steps: list[tuple[int, int, dict[str, float]]] = []
