@@ -9,7 +9,7 @@ the position held and may also be short, which makes 2 to 3 % more weights. That
 first: random decisions give equal equity curves in both environments (`benchmarks.environment.compare`).
 
 The peer trains on in its own process, set-up not counted. Ours is the family's whole `train`: set-up, checks for a
-cancellation at every step and batch, the walk over the stopping part after each epoch. Both use one thread, and
+cancellation at every step and batch, the walk over the validation part after each epoch. Both use one thread, and
 processor time is counted, so that a busy machine slows nobody.
 """
 
@@ -78,7 +78,7 @@ def problem_of(close: Floats) -> TrainingProblem:
         close_N=close,
         spread_N=np.full(num, np.nan),
     )
-    windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, validation_split=0.1)
+    windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, split=0.1)
     costs = Costs(spread_pips=0, commission_bp=FEE * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
     return TrainingProblem(windows=windows, targets=(), costs={"EUR/USD": costs}, fill="next_close")
 

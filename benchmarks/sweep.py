@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def _rows(rows_RF: np.ndarray, ours: dict[str, Any]) -> str:
-    """The rows up to the end of our stopping part, in a file."""
+    """The rows up to the end of our validation part, in a file."""
     path = WORKPLACE / "sweep_rows.npy"
     np.save(path, rows_RF[: ours["num_rows"]])
     return str(path)

@@ -1,4 +1,4 @@
-"""Ours: the family's own `train` with everything on: dropout, clipping, short windows, stopping part, event log.
+"""Ours: the family's own `train` with everything on: dropout, clipping, short windows, validation part, event log.
 
 A window that training cuts short is counted by its share of rows, so that cutting wins nothing here.
 """
@@ -66,7 +66,7 @@ def windows_of(rows_RF: np.ndarray) -> Windows:
     )
     features = [f"f{number}" for number in range(rows_RF.shape[1])]
     level = [False] * len(features)
-    return build([table], features=features, is_level=level, lookback=LOOKBACK, validation_split=VALIDATION_SPLIT)
+    return build([table], features=features, is_level=level, lookback=LOOKBACK, split=VALIDATION_SPLIT)
 
 
 def turn(cell: str, bars: str, num_batches: int) -> dict[str, Any]:

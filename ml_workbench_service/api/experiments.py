@@ -48,7 +48,7 @@ async def start_experiment(
     response: Response,
     key: IdempotencyDep,
 ) -> ExperimentAccepted:
-    """Accepts a search and answers at once. Trials are scored on the stopping part; the winner is judged on the test
+    """Accepts a search and answers at once. Trials are scored on the validation part; the winner is judged on the test
     part, once, and published."""
     async with service.planning:
         before = await answered_before(service.store, key)

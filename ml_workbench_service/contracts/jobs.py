@@ -16,7 +16,7 @@ class JobKind(StrEnum):
     """What a job does; each has one workflow."""
 
     TRAIN = "train"  # fetch, train, decoder, export, publish one model version
-    EXPERIMENT = "experiment"  # try settings on the stopping part, train and decoder the best
+    EXPERIMENT = "experiment"  # try settings on the validation part, train and decoder the best
     REPLAY = "replay"  # stream past bars through the predict path into the queue
     RESILIENCE = "resilience"  # flood a private queue, break things, and prove what became of every record
 

@@ -26,14 +26,14 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from onnx import ModelProto, TensorProto, checker, helper
+from onnx import ModelProto, TensorProto
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.decoders.action import greedy_actions
-from ml_workbench_service.learning.networks.onnx_builder import IR_VERSION, OPSET, Graph
+from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
@@ -92,34 +92,6 @@ NUM_ACTIONS = 3
 OPERATORS = {"tanh": "Tanh", "relu": "Relu"}
 
 
-class PolicyGraph(Graph):
-    """A graph with a second input `positions` (N, 1)."""
-
-    def model(self, name: str, *, num_outputs: int = NUM_ACTIONS) -> ModelProto:
-        """`rows` (N, T, F), `positions` (N, 1) → `outputs` (N, A) and `last_rows` (N, F); checked."""
-        float32 = TensorProto.FLOAT
-        model = helper.make_model(
-            helper.make_graph(
-                self._nodes,
-                name,
-                [
-                    helper.make_tensor_value_info("rows", float32, ["N", "T", self._num_features]),
-                    helper.make_tensor_value_info("positions", float32, ["N", 1]),
-                ],
-                [
-                    helper.make_tensor_value_info("outputs", float32, ["N", num_outputs]),
-                    helper.make_tensor_value_info("last_rows", float32, ["N", self._num_features]),
-                ],
-                self._constants,
-            ),
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="ml-workbench",
-        )
-        checker.check_model(model, full_check=True)
-        return model
-
-
 def layers_graph(
     weights: Mapping[str, np.ndarray],
     *,
@@ -129,7 +101,7 @@ def layers_graph(
     gives_probabilities: bool,
 ) -> ModelProto:
     """The graph of a `PolicyNetwork` with these weights (`layers.0.weight`, `layers.0.bias` …)."""
-    graph = PolicyGraph(is_level_F)
+    graph = Graph(is_level_F, has_positions=True)
     num_values = lookback * len(is_level_F)
     graph.add("Shape", ["rows"], ["num_rows"], start=1, end=2)
     graph.add("Sub", [graph.constant("lookback", np.array([lookback])), "num_rows"], ["num_missing"])
@@ -149,7 +121,7 @@ def layers_graph(
         graph.add("Softmax", [last], ["outputs"], axis=-1)
     else:
         graph.add("Identity", [last], ["outputs"])
-    return graph.model("policy")
+    return graph.model("policy", num_outputs=NUM_ACTIONS)
 
 
 def table_graph(values_SA: np.ndarray, edges_FE: np.ndarray, *, is_level_F: Sequence[bool]) -> ModelProto:
@@ -160,7 +132,7 @@ def table_graph(values_SA: np.ndarray, edges_FE: np.ndarray, *, is_level_F: Sequ
         edges_FE: float32, ascending; beyond any value where a feature has fewer bins.
         is_level_F: the columns from which the window's mean is subtracted.
     """
-    graph = PolicyGraph(is_level_F)
+    graph = Graph(is_level_F, has_positions=True)
     num_features, num_edges = edges_FE.shape
     strides_F = (num_edges + 1) ** np.arange(num_features)[::-1] * NUM_ACTIONS
     last_axis = graph.constant("last_axis", np.array([-1]))
@@ -179,7 +151,7 @@ def table_graph(values_SA: np.ndarray, edges_FE: np.ndarray, *, is_level_F: Sequ
     graph.add("Add", ["first_state", "position_place"], ["state"])
     graph.add("Squeeze", ["state", last_axis], ["states"])
     graph.add("Gather", [graph.constant("table", values_SA), "states"], ["outputs"], axis=0)
-    return graph.model("policy_table")
+    return graph.model("policy_table", num_outputs=NUM_ACTIONS)
 
 
 class WindowStage(nn.Module):

@@ -24,7 +24,7 @@ from ml_workbench_service.learning.interfaces.family import Family, Trained, fam
 from ml_workbench_service.training import tasks as tasks  # registers them
 from tests.families.probes import probe_of
 from tests.families.probes.probe import PAIRS
-from tests.learning.synthetic import OneThread, Recorder, symbol_rows
+from tests.learning.synthetic import OneThread, Recorder, symbol_rows, with_holes
 
 every_family = pytest.mark.parametrize("kind", list(Family.known.values()), ids=list(Family.known))
 every_network = pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_a_seed_decides_every_bit_of_the_weights(kind: type[Family]) -> None:
 @every_family
 def test_nothing_after_the_stopping_part_reaches_the_weights(kind: type[Family]) -> None:
     windows = injected(kind)
-    later = windows.available_at_ms_R > windows.borders_ms["calibrate"]
+    later = windows.available_at_ms_R > windows.borders_ms["calibration"]
     changed = {}
     for name in ("rows_RF", "labels_RK", "own_labels_RK", "bar_volatility_R", "close_R"):
         changed[name] = getattr(windows, name).copy()
@@ -264,7 +264,7 @@ def constant_everything(r2: float) -> list[SymbolRows]:
 
 
 def missing_values(r2: float) -> list[SymbolRows]:
-    return [symbol_rows(num=1500, r2=r2, holes=range(40, 1500, 50), gaps=[200, 700])]
+    return [with_holes(symbol_rows(num=1500, r2=r2, gaps=[200, 700]), range(40, 1500, 50))]
 
 
 def many_symbols(r2: float) -> list[SymbolRows]:

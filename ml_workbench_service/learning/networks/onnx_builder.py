@@ -20,11 +20,16 @@ IR_VERSION = 10
 class Graph:
     """Nodes and constants in the order they are added; begins with the window stage.
 
+    Args:
+        is_level_F: the columns from which the window's mean is subtracted.
+        has_positions: whether there is a second input, `positions` (N, 1).
+
     Attributes:
         windows: name of the windows (N, T, F) after that stage.
     """
 
-    def __init__(self, is_level_F: Sequence[bool]) -> None:
+    def __init__(self, is_level_F: Sequence[bool], *, has_positions: bool = False) -> None:
+        self._has_positions = has_positions
         self._num_features = len(is_level_F)
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
@@ -42,17 +47,14 @@ class Graph:
 
     def model(self, name: str, *, num_outputs: int) -> ModelProto:
         """`rows` (N, T, F) → `outputs` (N, K) and `last_rows` (N, F), the last row after the window stage; checked."""
+        inputs = {"rows": ["N", "T", self._num_features]} | ({"positions": ["N", 1]} if self._has_positions else {})
+        outputs = {"outputs": ["N", num_outputs], "last_rows": ["N", self._num_features]}
+        values = (
+            [helper.make_tensor_value_info(each, TensorProto.FLOAT, shape) for each, shape in side.items()]
+            for side in (inputs, outputs)
+        )
         model = helper.make_model(
-            helper.make_graph(
-                self._nodes,
-                name,
-                [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["N", "T", self._num_features])],
-                [
-                    helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["N", num_outputs]),
-                    helper.make_tensor_value_info("last_rows", TensorProto.FLOAT, ["N", self._num_features]),
-                ],
-                self._constants,
-            ),
+            helper.make_graph(self._nodes, name, *values, self._constants),
             opset_imports=[helper.make_opsetid("", OPSET)],
             ir_version=IR_VERSION,
             producer_name="ml-workbench",
