@@ -78,7 +78,7 @@ def problem_of(close: Floats) -> TrainingProblem:
         close_N=close,
         spread_N=np.full(num, np.nan),
     )
-    windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, validation_split=0.1)
+    windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, split=0.1)
     costs = Costs(spread_pips=0, commission_bp=FEE * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
     return TrainingProblem(windows=windows, targets=(), costs={"EUR/USD": costs}, fill="next_close")
 

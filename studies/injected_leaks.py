@@ -212,7 +212,7 @@ def _rule_of_all(finish: Callable[[Labelling, Mapping[str, int]], Sequence[Float
     """The regimes' thresholds are quantiles of the whole history."""
 
     def leaking(self: Labelling, borders_ms: Mapping[str, int]) -> Sequence[Floats]:
-        return finish(self, {**borders_ms, "stop": np.iinfo(np.int64).max})
+        return finish(self, {**borders_ms, "validation": np.iinfo(np.int64).max})
 
     return leaking
 

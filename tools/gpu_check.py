@@ -177,7 +177,7 @@ def task_for_check(family: Family) -> TrainingProblem:
         features=FEATURES,
         is_level=[store.kind_of(each) == "level" for each in FEATURES],
         lookback=family.lookback,
-        validation_split=0.4,
+        split=0.4,
         scales_labels=[not target.classes for target in targets],
         finish_labels=labelling.finish,
     )

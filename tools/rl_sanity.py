@@ -68,9 +68,7 @@ def problem_of(table: FeatureTable, *, lookback: int, is_level: list[bool]) -> T
     """Windows, parts and costs, as a training job cuts them."""
     costs = {SYMBOL: resolved_costs(SYMBOL)}
     labelling = label_tables([table], features=FEATURES, columns=[table.columns], targets=(), costs=costs)
-    windows = build(
-        labelling.rows, features=FEATURES, is_level=is_level, lookback=lookback, validation_split=VALIDATION_SPLIT
-    )
+    windows = build(labelling.rows, features=FEATURES, is_level=is_level, lookback=lookback, split=VALIDATION_SPLIT)
     return TrainingProblem(windows=windows, targets=(), costs=costs, fill=table.fill)
 
 

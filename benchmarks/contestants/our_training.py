@@ -66,7 +66,7 @@ def windows_of(rows_RF: np.ndarray) -> Windows:
     )
     features = [f"f{number}" for number in range(rows_RF.shape[1])]
     level = [False] * len(features)
-    return build([table], features=features, is_level=level, lookback=LOOKBACK, validation_split=VALIDATION_SPLIT)
+    return build([table], features=features, is_level=level, lookback=LOOKBACK, split=VALIDATION_SPLIT)
 
 
 def turn(cell: str, bars: str, num_batches: int) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Ti
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 FeatureKind = Literal["stationary", "level"]
 """`level` features (`close`, `sma_20`) are on the price's scale: a model reads their log ratio to the window's mean."""

@@ -1,4 +1,4 @@
-"""Two append-only counters that nobody can type in: trials on stopping parts, looks at test parts.
+"""Two append-only counters that nobody can type in: trials on validation parts, looks at test parts.
 
 A part is named by what it is, an interval of time, symbols and a subject, never by a model's name: training again under
 another id, or over a slightly different range, reads the same data again, and counts. Lopez de Prado, "The deflated
@@ -50,7 +50,7 @@ class PartRead(Contract):
 
 
 class Trial(Contract):
-    """A trial: the reading of a stopping part, and what its signal earned there."""
+    """A trial: the reading of a validation part, and what its signal earned there."""
 
     read: PartRead
     sharpe: Finite | None = Field(default=None, description="Of daily net returns, per day (not annualised).")

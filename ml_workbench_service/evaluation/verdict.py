@@ -79,7 +79,7 @@ def apply_verdict(
     reason = f"{_outcome(hardest, found)}: {why}"
     tried = evaluation.validation
     if tried is not None and tried.num_trials > 1:
-        reason += f"; {tried.num_trials} trials are known on its stopping part, which `validation` bears in mind"
+        reason += f"; {tried.num_trials} trials are known on its validation part, which `validation` bears in mind"
     economic, economic_reason = _economic(evaluation.backtest, looks=looks, certificate=certificate)
     return evaluation.model_copy(
         update={

@@ -43,7 +43,7 @@ class FeatureSearch(Family[FeatureSearchHyperparameters]):
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """One selection over all symbols; what is found stands in `findings["selection"]`."""
         from ml_workbench_service.learning.feature_search.scores import SelectionRows
-        from ml_workbench_service.learning.feature_search.selection import select
+        from ml_workbench_service.learning.feature_search.selection import SelectionSettings, select
 
         hyper = self.hyperparameters
         windows, target = problem.windows, problem.targets[0]
@@ -66,14 +66,16 @@ class FeatureSearch(Family[FeatureSearchHyperparameters]):
         selection = select(
             problem.candidates,
             tables,
-            end_ms=windows.borders_ms["stop"],
+            SelectionSettings(
+                is_move=target.needs_price,
+                num_classes=len(target.classes),
+                max_features=hyper.max_features,
+                num_shuffles=hyper.num_shuffles,
+                num_samples=hyper.num_samples,
+            ),
+            end_ms=windows.borders_ms["validation"],
             seed=problem.seed,
             report=report,
-            is_move=target.needs_price,
-            num_classes=len(target.classes),
-            max_features=hyper.max_features,
-            num_shuffles=hyper.num_shuffles,
-            num_samples=hyper.num_samples,
         )
         names = tuple(each.expression.name for each in selection.chosen)
         return Trained(

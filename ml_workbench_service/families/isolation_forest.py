@@ -36,7 +36,7 @@ class IsolationForest(Family[IsolationForestHyperparameters]):
     min_window: ClassVar[int] = MIN_WINDOW
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
-        """Grows on the part `train` alone, on the processor whatever the accelerator."""
+        """Grows on the training part alone, on the processor whatever the accelerator."""
         from ml_workbench_service.learning.networks.isolation_forest import train_forest
 
         hyper = self.hyperparameters

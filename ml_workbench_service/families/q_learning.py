@@ -38,7 +38,7 @@ class QLearning(PolicyFamily[TabularHyperparameters]):
         )
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
-        """Passes over the part `train` in the order of time, the best walk over the part `stop`."""
+        """Passes over the training part in the order of time, the best walk over the validation part."""
         from ml_workbench_service.reinforcement.tabular_policy import train
 
         self.check_features(len(problem.windows.features))

@@ -180,7 +180,7 @@ def break_even_cost_bp(gain_M: Floats, turnover_M: Floats) -> float | None:
 
 
 def validation_report(trials: Sequence[Trial], own: str) -> ValidationReport:
-    """What a trial's figures on the stopping part are worth, once all trials there are counted.
+    """What a trial's figures on the validation part are worth, once all trials there are counted.
 
     Args:
         trials: all that the ledger has on parts which overlap the judged trial's, itself among them.

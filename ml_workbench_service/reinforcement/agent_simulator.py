@@ -24,8 +24,8 @@ from typing import TypeVar
 import numba
 import numpy as np
 
-from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.market.trading_series import RUIN, RUIN_LOG_RETURN, Bools
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
+from ml_workbench_service.market.trading_series import RUIN, RUIN_LOG_RETURN
 from ml_workbench_service.reinforcement.environment import generator_words
 from ml_workbench_service.reinforcement.tabular_q import QSettings
 from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS, _next_word
@@ -232,7 +232,12 @@ def _walk(
 ) -> None:
     """Settle, learn, choose; the newest two steps of each symbol wait for what a later record makes known.
 
-    A step is one number, state * 3 + action; so step % 9 is held * 3 + action, and step // 9 the market's bin.
+    A step is one number, so that it is kept, found in the table and paid without being taken apart:
+
+        step = (market bin * 3 + held) * 3 + action      its place in the flat table of values
+               |                       |
+               step // 9: market bin   step % 9: held * 3 + action, its place in a record's nine rewards
+                                       step % 3: action;  step // 3 * 3: the first of its state's three values
     """
     values_F, visits_F, days_F = values_GX.reshape(-1), visits_GX.reshape(-1), days_GD.reshape(-1)
     num_runs, width, num_days = np.uint64(len(values_GX)), np.uint64(values_GX.shape[1]), np.uint64(days_GD.shape[1])
@@ -247,7 +252,7 @@ def _walk(
             unsigned = np.uint64(run)
             table, wait = unsigned * width, pending + unsigned
             last = newest_F[wait]
-            state = (market_bin * _3 + (last % _3 if last != NONE else _1)) * _3
+            state = _first_step(market_bin, last % _3 if last != NONE else _1)
             settled, following, is_silent = last, state, is_idle
             if delay == 1:
                 settled, before_F[wait] = before_F[wait], last
@@ -275,8 +280,15 @@ def _walk(
 
 
 @_compiled
+def _first_step(market_bin: np.uint64, held: np.uint64) -> np.uint64:
+    """The step of a state's first action, by `_walk`'s diagram; `tabular_q_kernels.state_of` in unsigned numbers."""
+    step: np.uint64 = (market_bin * _3 + held) * _3
+    return step
+
+
+@_compiled
 def _draw(stream_W: np.ndarray, place_2: np.ndarray) -> np.uint64:
-    """`Generator.integers(3)` (see `q_kernels.random_action`); the second place keeps half a word, doubled plus one."""
+    """`tabular_q_kernels.random_action` over the stream; the second place keeps half a word, doubled plus one."""
     while True:
         half = place_2[1] >> _1
         if place_2[1] != _0:

@@ -24,8 +24,8 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
-from ml_workbench_service.contracts.market import Floats32, Ints
-from ml_workbench_service.market.trading_series import POSITIONS, Bools
+from ml_workbench_service.contracts.market import Bools, Floats32, Ints
+from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.reinforcement.environment import generator_of, generator_words
 from ml_workbench_service.reinforcement.hyperparameters import DqnHyperparameters
 from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm, below, linear_layers
@@ -48,8 +48,7 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
     Args:
         buffer_size: decisions kept.
         observation_space, action_space, device, n_envs: as stable-baselines3 gives them.
-        rows_RF: the series's rows.
-        lookback: rows of a window.
+        rows_RF: the series' rows.
         seed: of the batches drawn.
         others: what stable-baselines3 says to buffers of its own kind.
     """
@@ -63,7 +62,6 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
         n_envs: int = 1,
         *,
         rows_RF: Floats32,
-        lookback: int,
         seed: int,
         **others: Any,
     ) -> None:
@@ -71,6 +69,7 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
         self.pos, self.full = 0, False
         self._kept = {name: np.zeros(self.buffer_size, dtype=kind) for name, kind in FIELDS.items()}
         self._rows_RF = torch.from_numpy(rows_RF).to(device)
+        lookback = (observation_space.shape[0] - 1) // rows_RF.shape[1]
         self._offsets_L = torch.arange(1 - lookback, 1, device=device)
         self.chance = np.random.Generator(np.random.PCG64(seed))
 
@@ -155,7 +154,7 @@ class VectorDqn(PolicyAlgorithm[DqnHyperparameters], DQN):  # type: ignore[misc]
             "train_freq": steps,
             "gradient_steps": max(1, steps * envs.num_envs // hyper.decisions_per_update),
             "replay_buffer_class": RowReplay,
-            "replay_buffer_kwargs": {"rows_RF": envs.series.rows_RF, "lookback": envs.lookback, "seed": seed},
+            "replay_buffer_kwargs": {"rows_RF": envs.series.rows_RF, "seed": seed},
             "target_update_interval": max(hyper.target_interval, envs.num_envs),
             "exploration_fraction": hyper.exploration_share,
             "exploration_initial_eps": hyper.exploration_rate,

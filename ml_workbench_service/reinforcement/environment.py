@@ -18,11 +18,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
 from ml_workbench_service.market.trading_series import (
     POSITIONS,
     RUIN_LOG_RETURN,
-    Bools,
     TradingSeries,
     closing_rewards,
     held_table,

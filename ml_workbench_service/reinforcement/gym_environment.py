@@ -12,8 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
-from ml_workbench_service.market.trading_series import POSITIONS, Bools
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
+from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 
 

@@ -3,7 +3,7 @@
 A policy maps a window and the position held to three numbers, one an action: short, flat, long. It is learnt by trading
 in `reinforcement/environment.py`, which pays net log returns; a step's reward is that return in units of the symbol's
 typical bar, so that every symbol is learnt in its own unit. The best policy is the one that earned most, net, in one
-walk over the part `stop`.
+walk over the validation part.
 
 Legend: R rows, N decisions.
 """
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 SMALLEST_UNIT = 1e-9
 """A symbol whose bars move less than this has no unit of its own."""
-NEXT_BORDER: Mapping[Part, str] = {"train": "stop", "stop": "calibrate", "calibrate": "test"}
+NEXT_BORDER: Mapping[Part, Part] = {"train": "validation", "validation": "calibration", "calibration": "test"}
 
 
 class Budget(NamedTuple):
@@ -93,37 +93,26 @@ class Market:
 
     Attributes:
         series: prices, costs and scaled features.
-        train, stop: decision rows that can be paid without a look over the part's border, ascending.
+        train, validation: decision rows that can be paid without a look over the part's border, ascending.
         units_R: one over the typical move of a bar, so that a reward times it is around one.
     """
 
     series: TradingSeries
     train: Ints
-    stop: Ints
+    validation: Ints
     units_R: Floats
 
     @classmethod
     def of(cls, problem: TrainingProblem) -> "Market":
         """Raises DataValidationError where no row of a part can be paid."""
         series = series_of(problem)
-        train, stop = (decision_rows(series, problem, part) for part in ("train", "stop"))
-        return cls(series, train, stop, _units(series, train))
+        train, validation = (decision_rows(series, problem, part) for part in ("train", "validation"))
+        return cls(series, train, validation, _units(series, train))
 
 
 def series_of(problem: TrainingProblem) -> TradingSeries:
     """The windows' rows with prices and costs; the bars' own spread wins where they have one."""
-    windows = problem.windows
-    return build_trading_series(
-        windows.rows_RF,
-        close_R=windows.close_R,
-        available_at_ms_R=windows.available_at_ms_R,
-        runs_R=windows.runs_R,
-        symbol_R=windows.symbol_R,
-        symbols=windows.symbols,
-        costs=problem.costs,
-        fill=problem.fill,
-        spread_R=windows.spread_R,
-    )
+    return build_trading_series(problem.windows, costs=problem.costs, fill=problem.fill)
 
 
 def decision_rows(series: TradingSeries, problem: TrainingProblem, part: Part) -> Ints:

@@ -22,7 +22,7 @@ Legend: B inputs of a batch, D numbers of an input, A outputs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.decoders.action import greedy_actions
-from ml_workbench_service.learning.networks.onnx_builder import Graph, Shape
+from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
@@ -92,12 +92,6 @@ NUM_ACTIONS = 3
 OPERATORS = {"tanh": "Tanh", "relu": "Relu"}
 
 
-class PolicyGraph(Graph):
-    """A graph with a second input `positions` (N, 1)."""
-
-    further_inputs: ClassVar[Mapping[str, Shape]] = {"positions": ("N", 1)}
-
-
 def layers_graph(
     weights: Mapping[str, np.ndarray],
     *,
@@ -107,7 +101,7 @@ def layers_graph(
     gives_probabilities: bool,
 ) -> ModelProto:
     """The graph of a `PolicyNetwork` with these weights (`layers.0.weight`, `layers.0.bias` …)."""
-    graph = PolicyGraph(is_level_F)
+    graph = Graph(is_level_F, has_positions=True)
     num_values = lookback * len(is_level_F)
     graph.add("Shape", ["rows"], ["num_rows"], start=1, end=2)
     graph.add("Sub", [graph.constant("lookback", np.array([lookback])), "num_rows"], ["num_missing"])
@@ -138,7 +132,7 @@ def table_graph(values_SA: np.ndarray, edges_FE: np.ndarray, *, is_level_F: Sequ
         edges_FE: float32, ascending; beyond any value where a feature has fewer bins.
         is_level_F: the columns from which the window's mean is subtracted.
     """
-    graph = PolicyGraph(is_level_F)
+    graph = Graph(is_level_F, has_positions=True)
     num_features, num_edges = edges_FE.shape
     strides_F = (num_edges + 1) ** np.arange(num_features)[::-1] * NUM_ACTIONS
     last_axis = graph.constant("last_axis", np.array([-1]))

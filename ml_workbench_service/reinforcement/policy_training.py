@@ -1,4 +1,4 @@
-"""One course of training for every policy: epochs of trading, a walk over the part `stop` after each, the best kept.
+"""Policy training: epochs of trading, a walk over the validation part after each, the best kept.
 
 An epoch is about as many decisions as the training part has rows, in whole rollouts. The walk is greedy and net of all
 costs; training ends when `patience` epochs brought no better one. After an epoch everything that decides the rest goes
@@ -168,8 +168,8 @@ def fit(
 
 
 def walk_over(network: PolicyNetwork, market: Market) -> Walk:
-    """What the network earns on the part `stop`, in order."""
-    return walk(network.act, market.series, market.stop, lookback=network.stage.lookback)
+    """What the network earns on the validation part, in order."""
+    return walk(network.act, market.series, market.validation, lookback=network.stage.lookback)
 
 
 def _trained(

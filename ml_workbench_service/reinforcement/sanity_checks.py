@@ -4,7 +4,7 @@
     shuffled  returns without drift, drawn at random: the gross mean out of sample within two standard errors of zero
     rewards   what training pays for a series of decisions is what the backtest says of the same decisions
 
-Out of sample is the part `calibrate`, which a policy does not learn from: the untouched test part stays untouched, not
+Out of sample is the calibration part, which a policy does not learn from: the untouched test part stays untouched, not
 even its returns are shuffled into these runs.
 
 Each of 20 seeds trains the same family with the same hyper-parameters, on fewer rows and epochs (`Budget`). A correct
@@ -36,8 +36,8 @@ MOST_STANDARD_ERRORS = 2.0
 MOST_DIFFERENCE = 1e-9
 """Of two log returns that come from the same formula in another order of operations."""
 ORACLE = "tomorrow"
-OUT_OF_SAMPLE: Part = "calibrate"
-PART_SHARES: Mapping[Part, float] = {"train": 1.0, "stop": 0.25, OUT_OF_SAMPLE: 0.5, "test": 0.0}
+OUT_OF_SAMPLE: Part = "calibration"
+PART_SHARES: Mapping[Part, float] = {"train": 1.0, "validation": 0.25, OUT_OF_SAMPLE: 0.5, "test": 0.0}
 """Rows of the other parts, in the budget's rows of the training part."""
 REWARD_ROWS = 500
 """Decisions whose rewards are compared one by one."""

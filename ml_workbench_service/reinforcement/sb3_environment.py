@@ -20,8 +20,8 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from ml_workbench_service.contracts.market import Floats32, Ints
-from ml_workbench_service.market.trading_series import POSITIONS, Bools
+from ml_workbench_service.contracts.market import Bools, Floats32, Ints
+from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 from ml_workbench_service.reinforcement.policy_family import Market
 
@@ -31,11 +31,10 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
 
     Args:
         environments: what really steps; this environment is its only user.
-        reward_scale: factor on the log returns, which are around 1e-4 and too small for a network's loss as they are.
     """
 
-    def __init__(self, envs: VectorTradingEnvironment, *, reward_scale: float = 1.0) -> None:
-        self.envs, self.reward_scale = envs, reward_scale
+    def __init__(self, envs: VectorTradingEnvironment) -> None:
+        self.envs = envs
         self.actions: Ints = np.ones(envs.num_envs, dtype=np.int64)
         self._returns_N = np.zeros(envs.num_envs)
         self._episode_returns: list[float] = []
@@ -70,7 +69,7 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
             }
             self._episode_returns.append(float(self._returns_N[env]))
             self._returns_N[env] = 0.0
-        rewards = (stepped.rewards_N * self.reward_scale).astype(np.float32)
+        rewards = stepped.rewards_N.astype(np.float32)
         return stepped.observations_NO.copy(), rewards, dones, infos
 
     def take_episode_returns(self) -> list[float]:

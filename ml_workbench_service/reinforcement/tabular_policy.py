@@ -22,8 +22,9 @@ from ml_workbench_service.market.trading_series import segment_starts, step_tabl
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.hyperparameters import TabularHyperparameters
 from ml_workbench_service.reinforcement.policy_family import Market
-from ml_workbench_service.reinforcement.policy_network import NUM_ACTIONS, table_graph
+from ml_workbench_service.reinforcement.policy_network import table_graph
 from ml_workbench_service.reinforcement.tabular_q import QSettings, VectorTabularQ
+from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS
 
 MOST_ROWS = 200_000
 """Rows that the quantiles are read from; more move no edge that matters."""
@@ -38,7 +39,7 @@ class TabularPolicy:
     """A table of values and the edges of its bins.
 
     Attributes:
-        values_SA: state = bin * 3 + position + 1.
+        values_SA: by `tabular_q_kernels.state_of`.
         edges_FE: ascending; the largest float32 where a feature has fewer bins.
         is_level_F: the columns from which the window's mean is subtracted.
     """
@@ -50,8 +51,8 @@ class TabularPolicy:
     def answer(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         """Outputs and last rows, as the exported graph must give them; flat unless positions are given."""
         last_NF = last_rows(rows_NTF, self.is_level_F)
-        held_N = np.zeros(len(last_NF)) if positions_N is None else np.clip(np.round(positions_N), -1, 1)
-        states_N = bins_of(last_NF, self.edges_FE) * NUM_ACTIONS + held_N.astype(np.int64) + 1
+        positions = np.zeros(len(last_NF)) if positions_N is None else np.clip(np.round(positions_N), -1, 1)
+        states_N = bins_of(last_NF, self.edges_FE) * NUM_ACTIONS + positions.astype(np.int64) + FLAT
         return RawPrediction(self.values_SA[states_N], last_NF)
 
     def act(self, rows_NTF: Floats32, positions_N: Floats32) -> Ints:
@@ -112,7 +113,8 @@ class _TrainingState:
 def train(
     problem: TrainingProblem, hyperparameters: TabularHyperparameters, *, outputs: tuple[str, ...], report: Report
 ) -> Trained:
-    """Passes over the part `train` until `patience` of them brought no better walk over `stop`; the best table.
+    """Passes over the training part until `patience` of them brought no better walk over the validation part; the best
+    table.
 
     Args:
         outputs: names of the three outputs.
@@ -138,7 +140,7 @@ def train(
         (earned_in_training,) = runs.epoch()
         report.check()
         policy = TabularPolicy(runs.values_LSA[0].astype(np.float32), edges_FE, windows.scaler.is_level_F)
-        earned = walk(policy.act, market.series, market.stop, lookback=windows.lookback)
+        earned = walk(policy.act, market.series, market.validation, lookback=windows.lookback)
         state.epoch += 1
         if float(earned.rewards_N.sum()) > state.best:
             state.best, state.best_epoch = float(earned.rewards_N.sum()), state.epoch

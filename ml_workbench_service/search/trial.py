@@ -1,6 +1,6 @@
 """One trial of a search: data fetched once and cut once, a training that may be given up, a score, and what is noted.
 
-A trial is handed nothing that was known only after its stopping part: rows after that border, and labels that reach
+A trial is handed nothing that was known only after its validation part: rows after that border, and labels that reach
 over it, are not in its arrays. Whatever is done with them, no trial can tell.
 
 Legend: R rows of all symbols, N rows of one table.
@@ -65,9 +65,9 @@ class TrialEnd:
     """What came of a trial.
 
     Attributes:
-        value: the score on the stopping part, more is better; only of a complete one.
+        value: the score on the validation part, more is better; only of a complete one.
         curve: step and intermediate score; `curve_at_ms` says when each was reported.
-        noted: for the ledger; None where the stopping part was not read.
+        noted: for the ledger; None where the validation part was not read.
         sharpe: of daily net returns there, per year.
     """
 
@@ -183,12 +183,12 @@ class TrialMaker:
             order = self.order(params)
             order.family.check_features(len(order.derivation.features))
             problem = self._blind(order)
-            noted = Trial(read=part_read(order, problem, "stop", trial=str(number)))
+            noted = Trial(read=part_read(order, problem, "validation", trial=str(number)))
             trained = order.family.train(problem, accelerator=self._accelerator, report=report)
-            value = order.task.score(trained, problem.windows.parts["stop"], problem)
+            value = order.task.score(trained, problem.windows.parts["validation"], problem)
             noted = trial_of(order, trained, problem, trial=str(number))
             if not math.isfinite(value):
-                raise TrainingError("the score of the stopping part is not a number; narrow the search space")
+                raise TrainingError("the score of the validation part is not a number; narrow the search space")
             end = TrialEnd("complete", float(value))
         except (JobCancelled, *OUTAGES):
             raise
@@ -227,11 +227,11 @@ class TrialMaker:
 
 
 def without_future(problem: TrainingProblem) -> TrainingProblem:
-    """The same problem with nothing in it that was not known at the end of the stopping part.
+    """The same problem with nothing in it that was not known at the end of the validation part.
 
-    Its parts `calibrate` and `test` are empty.
+    Its calibration and test parts are empty.
     """
-    windows, border_ms = problem.windows, problem.windows.borders_ms["calibrate"]
+    windows, border_ms = problem.windows, problem.windows.borders_ms["calibration"]
     return replace(
         problem,
         windows=_cut_windows(windows, windows.available_at_ms_R <= border_ms, border_ms),
@@ -250,7 +250,9 @@ def _cut_windows(windows: Windows, keep_R: np.ndarray, border_ms: int) -> Window
     by_row["own_labels_RK"][reaches_over] = np.nan
     places_R = np.cumsum(keep_R) - 1
     nothing = np.zeros(0, dtype=np.int64)
-    parts = {name: places_R[rows] if name in ("train", "stop") else nothing for name, rows in windows.parts.items()}
+    parts = {
+        name: places_R[rows] if name in ("train", "validation") else nothing for name, rows in windows.parts.items()
+    }
     return replace(windows, parts=parts, **by_row)
 
 

@@ -24,6 +24,7 @@ from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE,
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
 from ml_workbench_service.learning.data.scaling import RawRows, RowScaler, load_scaler
+from ml_workbench_service.learning.data.windows import Part, from_wire
 from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingContext, load_decoder
 from ml_workbench_service.market.costs import ResolvedCosts, pip_size, round_trip_cost, session_spread_at
 from ml_workbench_service.market.features.derivation import Derivation
@@ -38,7 +39,7 @@ class ServedModel:
     derivation: Derivation
     decoder: Decoder
     novelty: NoveltyDetector | None  # None: whatever is asked is answered
-    borders_ms: dict[str, int]
+    borders_ms: Mapping[Part, int]
     last_available_at_ms: int
     costs: Mapping[str, Costs]
     reference_price: dict[str, float]
@@ -144,7 +145,7 @@ def load_model(folder: Path, card: ModelCard, *, providers: Sequence[Provider] =
         derivation=Derivation(card.features, recipe.get("expressions", {})),
         decoder=load_decoder(recipe["uncertainty"], card),
         novelty=None if novelty is None else NoveltyDetector.from_json(novelty),
-        borders_ms=recipe["borders_ms"],
+        borders_ms=from_wire(recipe["borders_ms"]),
         last_available_at_ms=recipe["last_known_ms"],
         costs={symbol: ResolvedCosts.model_validate(each) for symbol, each in recipe["costs"].items()},
         reference_price=recipe["reference_price"],

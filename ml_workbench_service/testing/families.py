@@ -42,7 +42,7 @@ from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained
 from ml_workbench_service.testing.fresh_interpreter import heavy_libraries_after
 from ml_workbench_service.testing.probes import Probe, probe_of
 from ml_workbench_service.testing.probes.probe import PAIRS
-from ml_workbench_service.testing.synthetic import OneThread, Recorder, symbol_rows
+from ml_workbench_service.testing.synthetic import OneThread, Recorder, symbol_rows, with_holes
 from ml_workbench_service.training import tasks as tasks  # registers them
 
 _windows: dict[ModelType, Windows] = {}
@@ -101,7 +101,7 @@ class AnyFamilyConformance:
     def test_nothing_after_the_validation_part_reaches_the_weights(self) -> None:
         """Calibration and test part are there to judge it; only `train` and `stop` may be read."""
         windows = self.windows
-        later = windows.available_at_ms_R > windows.borders_ms["calibrate"]
+        later = windows.available_at_ms_R > windows.borders_ms["calibration"]
         changed = {}
         for name in ("rows_RF", "labels_RK", "own_labels_RK", "bar_volatility_R", "close_R"):
             changed[name] = getattr(windows, name).copy()
@@ -200,7 +200,7 @@ def constant_everything(r2: float) -> list[SymbolRows]:
 
 def missing_values(r2: float) -> list[SymbolRows]:
     """A feature with holes, and bars that are missing."""
-    return [symbol_rows(num=1500, r2=r2, holes=range(40, 1500, 50), gaps=[200, 700])]
+    return [with_holes(symbol_rows(num=1500, r2=r2, gaps=[200, 700]), range(40, 1500, 50))]
 
 
 def many_symbols(r2: float) -> list[SymbolRows]:

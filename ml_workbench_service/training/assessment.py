@@ -13,7 +13,7 @@ from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.learning.bundle.export import MOST_COMPARED, measure_quantization, quantize
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
-from ml_workbench_service.learning.data.windows import PARTS, Windows, evenly
+from ml_workbench_service.learning.data.windows import PARTS, Part, Windows, evenly
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict
 
@@ -29,7 +29,7 @@ def decide_on_int8(
     if not trained.can_quantize:
         return Quantization(accepted=False, reason="this family's answers are not put into int8"), None
     windows = problem.windows
-    ends = evenly(windows.parts["calibrate"], MOST_COMPARED)
+    ends = evenly(windows.parts["calibration"], MOST_COMPARED)
     int8 = quantize(draft)
     quantization = measure_quantization(
         float32, int8, windows.gather(ends), decide=lambda outputs_NK: decisions(outputs_NK, ends, problem)
@@ -52,6 +52,6 @@ def last_rows(windows: Windows, ends: Ints) -> Floats32:
     return rows
 
 
-def part_sizes(windows: Windows) -> dict[str, int]:
+def part_sizes(windows: Windows) -> dict[Part, int]:
     """Windows of each part, for the card."""
     return {name: len(windows.parts[name]) for name in PARTS}

@@ -113,7 +113,7 @@ def part_read(
     """The reading of a part by this job, or by one of its trials, as the ledgers keep it; of the headline target."""
     windows = problem.windows
     borders = windows.borders_ms
-    ends = {"train": borders["stop"], "stop": borders["calibrate"], "calibrate": borders["test"]}
+    ends = {"train": borders["validation"], "validation": borders["calibration"], "calibration": borders["test"]}
     return PartRead(
         id=f"{order.job_id}/{trial}" if trial else order.job_id,
         subject=subject_of(order.targets[target:], is_simulated=problem.tables[0].data_source == "simulated"),
@@ -126,12 +126,12 @@ def part_read(
 
 
 def trial_of(order: TrainingOrder, trained: Trained, problem: TrainingProblem, *, trial: str = "") -> Trial:
-    """What a trained network's signal earned on the stopping part, day by day."""
-    ends = problem.windows.parts["stop"]
+    """What a trained network's signal earned on the validation part, day by day."""
+    ends = problem.windows.parts["validation"]
     positions = order.task.positions(Predict(trained, None), ends, problem)
     daily = {} if positions is None else daily_net(positions, ends, problem)
     return Trial(
-        read=part_read(order, problem, "stop", trial=trial),
+        read=part_read(order, problem, "validation", trial=trial),
         sharpe=sharpe(np.array(list(daily.values()))),
         daily_returns=daily,
     )
@@ -164,7 +164,7 @@ def _walk_read(order: TrainingOrder, problem: TrainingProblem, *, folds: int, da
 def _tried(
     order: TrainingOrder, trained: Trained, problem: TrainingProblem, multiple_testing: MultipleTestingLog
 ) -> ValidationReport | None:
-    """Notes this training as a trial on its stopping part; what all the trials there leave of its figures."""
+    """Notes this training as a trial on its validation part; what all the trials there leave of its figures."""
     if not order.task.has_verdict:
         return None
     own = trial_of(order, trained, problem)
@@ -177,7 +177,7 @@ def _looked(order: TrainingOrder, problem: TrainingProblem, multiple_testing: Mu
     """Notes this look at the test part; how many there were, and what other jobs tried on it.
 
     Figures of further targets stand on the card too: who forecasts a volatility beside a price has looked at both.
-    A search whose stopping part lies in this test part has chosen by it, one look a trial. The settings of an agent's
+    A search whose validation part lies in this test part has chosen by it, one look a trial. The settings of an agent's
     grid all tell of one model, and the grid has noted that look.
     """
     read = part_read(order, problem, "test")

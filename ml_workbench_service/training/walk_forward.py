@@ -33,6 +33,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable
 from ml_workbench_service.contracts.training import CrossValidation
 from ml_workbench_service.evaluation.forecast_metrics import pooled
+from ml_workbench_service.learning.data.windows import Borders, Part
 from ml_workbench_service.learning.fitting.progress import PartReport
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
@@ -59,10 +60,10 @@ class Span(NamedTuple):
     end_ms: int
 
     @property
-    def borders_ms(self) -> dict[str, int]:
-        """Those of the fold's parts; `stop` and `calibrate` are half as long as the fold."""
+    def borders_ms(self) -> dict[Part, int]:
+        """Those of the fold's parts; validation and calibration are half as long as the fold."""
         length = self.end_ms - self.start_ms
-        return {"stop": self.start_ms - length, "calibrate": self.start_ms - length // 2, "test": self.start_ms}
+        return {"validation": self.start_ms - length, "calibration": self.start_ms - length // 2, "test": self.start_ms}
 
 
 def walk_forward(
@@ -136,7 +137,7 @@ def cut_at(order: TrainingOrder, data: TrainingData, span: Span, *, embargo_bars
     """
     tables = [_until(table, span.end_ms) for table in data.tables]
     labelled = training_data.label(order, tables)
-    windows = training_data.cut(order, labelled, kind_of=kind_of, borders_ms=span.borders_ms, embargo_bars=embargo_bars)
+    windows = training_data.cut(order, labelled, kind_of=kind_of, borders=Borders(span.borders_ms, embargo_bars))
     return TrainingData(tuple(tables), labelled, windows)
 
 
@@ -195,7 +196,7 @@ def _judged(
     trained = order.family.train(problem, accelerator=accelerator, report=report)
     predict = Predict(trained, None)
     report.check()
-    ends = known.windows.parts["calibrate"]
+    ends = known.windows.parts["calibration"]
     decoder = task.calibrate(trained, predict.over(known.windows, ends), ends, problem)
     ends = known.windows.parts["test"]
     outputs_NK = predict.over(known.windows, ends)

@@ -45,10 +45,10 @@ UNRECORDED = (ModelType.ANOMALY_DETECTION, ModelType.FEATURE_ENGINEERING)
 IDLE_GB = 0.6
 """Of the process that leads trials in other processes."""
 OBJECTIVES: Mapping[ModelType, str] = {
-    ModelType.TIME_SERIES: "1 - squared error / that of no change (volatility: of an EWMA), on the stopping part",
-    ModelType.CLASSIFICATION: "1 - log loss / that of the training part's frequencies, on the stopping part",
-    ModelType.REINFORCEMENT_LEARNING: "net log return per moment, on the stopping part",
-    ModelType.ANOMALY_DETECTION: "average precision among anomalies injected into the stopping part",
+    ModelType.TIME_SERIES: "1 - squared error / that of no change (volatility: of an EWMA), on the validation part",
+    ModelType.CLASSIFICATION: "1 - log loss / that of the training part's frequencies, on the validation part",
+    ModelType.REINFORCEMENT_LEARNING: "net log return per moment, on the validation part",
+    ModelType.ANOMALY_DETECTION: "average precision among anomalies injected into the validation part",
     ModelType.FEATURE_ENGINEERING: "what the kept columns tell of the target beyond luck, held out",
 }
 GRID_OBJECTIVE = "net log return over the recording, mean over the seeds"

@@ -55,9 +55,7 @@ def problem(
     labelling = label_tables(
         tables, features=["noise"], columns=[each.columns for each in tables], targets=targets, costs=resolved
     )
-    windows = build(
-        labelling.rows, features=["noise"], is_level=[False], lookback=4, validation_split=0.4, scales_labels=[False]
-    )
+    windows = build(labelling.rows, features=["noise"], is_level=[False], lookback=4, split=0.4, scales_labels=[False])
     return TrainingProblem(windows=windows, targets=targets, costs=resolved, fill=fill, tables=tables)
 
 
@@ -277,7 +275,7 @@ def test_directions_are_worth_the_sessions_round_trip() -> None:
 
 
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("part", ["train", "stop", "calibrate"])
+@pytest.mark.parametrize("part", ["train", "validation", "calibration"])
 def test_nothing_beyond_the_parts_border_is_read(fill: FillRule, part: Part) -> None:
     bars = table(num=1500)
     given = problem(bars, target=None, fill=fill)

@@ -165,7 +165,7 @@ def test_nothing_testable_is_nothing_found() -> None:
 
 def test_trials_are_mentioned_where_there_were_some() -> None:
     found = settled(compared("random_walk", 0.001), validation=ValidationReport(num_trials=27))
-    assert "27 trials are known on its stopping part" in found.reason
+    assert "27 trials are known on its validation part" in found.reason
     assert "trials" not in settled(compared("random_walk", 0.001), validation=ValidationReport(num_trials=1)).reason
 
 

@@ -11,7 +11,7 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FillRule, Floats32, Ints
 from ml_workbench_service.market.backtest import backtest
-from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, TradingSeries, build_trading_series
+from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, StackedBars, TradingSeries, build_trading_series
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment, generator_of, generator_words, walk
 from ml_workbench_service.reinforcement.environment_kernels import compiled
 from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
@@ -152,12 +152,15 @@ def test_a_generator_in_words_draws_the_same_numbers() -> None:
 
 def prices(values: list[float]) -> TradingSeries:
     return build_trading_series(
-        np.zeros((len(values), 1), dtype=np.float32),
-        close_R=np.array(values),
-        available_at_ms_R=START_MS + np.arange(len(values)) * 60_000,
-        runs_R=np.zeros(len(values), dtype=np.int64),
-        symbol_R=np.zeros(len(values), dtype=np.int64),
-        symbols=("EUR/USD",),
+        StackedBars(
+            np.zeros((len(values), 1), dtype=np.float32),
+            close_R=np.array(values),
+            available_at_ms_R=START_MS + np.arange(len(values)) * 60_000,
+            runs_R=np.zeros(len(values), dtype=np.int64),
+            symbol_R=np.zeros(len(values), dtype=np.int64),
+            symbols=("EUR/USD",),
+            spread_R=np.full(len(np.array(values)), np.nan),
+        ),
         costs=COSTS,
         fill="next_open",
     )

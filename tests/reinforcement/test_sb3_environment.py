@@ -22,7 +22,7 @@ def environment_of(series: TradingSeries) -> VectorTradingEnvironment:
 
 def test_an_episodes_end_is_told_in_the_convention_of_stable_baselines3() -> None:
     series = series_of()
-    environment, plain = TradingVecEnv(environment_of(series), reward_scale=100.0), environment_of(series)
+    environment, plain = TradingVecEnv(environment_of(series)), environment_of(series)
     seen = environment.reset()
     np.testing.assert_array_equal(seen, plain.reset())
     chance, num_ended = np.random.default_rng(0), 0
@@ -34,7 +34,7 @@ def test_an_episodes_end_is_told_in_the_convention_of_stable_baselines3() -> Non
         seen, stepped = following, plain.step(actions)
         np.testing.assert_array_equal(seen, stepped.observations_NO)
         assert rewards.dtype == np.float32
-        np.testing.assert_allclose(rewards, 100 * stepped.rewards_N, rtol=1e-6)
+        np.testing.assert_allclose(rewards, stepped.rewards_N, rtol=1e-6)
         np.testing.assert_array_equal(dones, stepped.truncated_N)
         for env, info in enumerate(infos):
             assert bool(info) == dones[env]

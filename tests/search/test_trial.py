@@ -1,4 +1,5 @@
-"""What a trial is handed: nothing that was known only after its stopping part, and everything fetched and cut once."""
+"""What a trial is handed: nothing that was known only after its validation part, and everything fetched and cut
+once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -29,7 +30,7 @@ def test_rows_and_labels_that_come_after_the_stopping_part_are_not_there() -> No
     tables = tuple(table_of(each.symbol, each.available_at_ms_N) for each in rows)
     whole = problem(windows, "price_change_5h", tables=tables)
     blind = without_future(whole)
-    border_ms = windows.borders_ms["calibrate"]
+    border_ms = windows.borders_ms["calibration"]
     seen = blind.windows
     assert seen.available_at_ms_R.max() <= border_ms < windows.available_at_ms_R.max()
     assert all(table.available_at_ms.max() <= border_ms for table in blind.tables)
@@ -38,8 +39,8 @@ def test_rows_and_labels_that_come_after_the_stopping_part_are_not_there() -> No
     assert 0 < reaches_over.sum() <= 10
     assert np.isnan(seen.own_labels_RK[reaches_over]).all()
     assert (seen.labels_RK[reaches_over] == 0).all()
-    assert [len(seen.parts[part]) for part in ("calibrate", "test")] == [0, 0]
-    for part in ("train", "stop"):
+    assert [len(seen.parts[part]) for part in ("calibration", "test")] == [0, 0]
+    for part in ("train", "validation"):
         before, after = windows.parts[part], seen.parts[part]
         assert len(before) == len(after) > 0
         np.testing.assert_array_equal(windows.gather(before), seen.gather(after))
@@ -105,4 +106,4 @@ def test_a_surprise_is_the_trials_own_end_with_its_words(store: CountingStore) -
     end = maker_of(store).make(7, {}, TrialReport(lambda: None, hear))
     assert (end.state, end.message, end.value) == ("failed", "ZeroDivisionError: by nothing", None)
     assert end.noted is not None
-    assert end.noted.read.id == "job/7", "it had read the stopping part"
+    assert end.noted.read.id == "job/7", "it had read the validation part"

@@ -68,7 +68,12 @@ def certificate(folder: Path, request: Mapping[str, Any]) -> Certificate:
     asked = TrainRequest.model_validate({name: value for name, value in body.items() if value is not None})
     plan = {"model_id": "planted", "version": "1.0.0"}
     order = training_data.TrainingOrder.of(asked, plan, job_id="job", store=store)
-    return certify(order, training_data.prepare(order, store), store, report=Recorder())
+    return certify(
+        order,
+        training_data.assemble(order, training_data.fetch(order, store), kind_of=store.kind_of),
+        store,
+        report=Recorder(),
+    )
 
 
 def failed(found: Certificate) -> dict[str, str]:

@@ -116,7 +116,9 @@ def _recomputed(again: Recomputation) -> list[CertificateCheck]:
     ]  # fmt: skip
     if again.order.targets:
         checks.append(_check("labels_known", failures("labels"), "labels known by those moments stayed the same"))
-    scaling = "scaler, fitted rules, parts and scaled rows stayed the same when every bar after `stop` was replaced"
+    scaling = (
+        "scaler, fitted rules, parts and scaled rows stayed the same when bars after the training part were replaced"
+    )
     return [*checks, _check("scaling", failures("scaling"), scaling)]
 
 
@@ -127,9 +129,13 @@ def _selection(again: Recomputation) -> list[CertificateCheck]:
         return []
     some = candidates[:: -(-len(candidates) // SELECTION_CANDIDATES)]
     true = _searched(again, again.data, some)
-    other = _searched(again, again.replaced(again.data.windows.borders_ms["stop"]), some)
+    other = _searched(again, again.replaced(again.data.windows.borders_ms["validation"]), some)
     same = true.outputs == other.outputs and true.findings == other.findings
-    failures = [] if same else ["the search chose or scored features otherwise when bars after `stop` were replaced"]
+    failures = (
+        []
+        if same
+        else ["the search chose or scored features otherwise when bars after the training part were replaced"]
+    )
     return [_check("selection", failures, f"a search among {len(some)} candidates, made again, came out the same")]
 
 

@@ -14,11 +14,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats, Ints
-
-Bools = NDArray[np.bool_]
+from ml_workbench_service.contracts.market import Bars, Bools, FeatureTable, Floats, Ints
 
 JUMP = 12.0
 """Of the first replaced bar, in typical moves: wide of any barrier, and loud enough for every window that holds it."""

@@ -1,7 +1,7 @@
 """A training's matrix made again over bars with another future, and what moved in it before the moment.
 
     replaced    every bar known after a moment becomes another: columns, features, labels known by then stay bit-equal;
-                from the border `stop` on the scaler, the fitted rules, the parts and the network's rows as well
+                from the training part's end on scaler, fitted rules, parts and the network's rows as well
     cut off     the bars end there: what reads how many bars follow moves, which replacing cannot show; of a store that
                 is out of reach the same is asked with `as_of`
 
@@ -144,7 +144,7 @@ class Recomputation:
         self.num_compared["replaced"] += moment_ms < LAST_MS
         labelled = training_data.label(self.order, tables)
         moved = list(_moved_rows(self.data, tables, labelled, moment_ms))
-        if moment_ms >= self.data.windows.borders_ms["stop"]:  # before it, the training part itself is another one
+        if moment_ms >= self.data.windows.borders_ms["validation"]:  # before: another training part
             windows = training_data.cut(self.order, labelled, kind_of=self.store.kind_of)
             moved += self._moved_windows(windows, labelled, moment_ms)
         for kind, what, at_ms in moved:

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.models import ModelCard
@@ -139,18 +138,6 @@ class ForecastDecoder(Decoder):
         if knows and np.isfinite(volatility):
             return IntervalScale(volatility, is_volatility=True)
         return IntervalScale(float(context.label_scale_K[0]), is_volatility=False)
-
-    def covers(
-        self, outputs_NK: Floats, labels_N: Floats, *, label_scale_N: Floats, volatility_N: Floats
-    ) -> NDArray[np.bool_]:
-        """Whether each realised value lies within its interval; the same bounds as `decoder`'s."""
-        if len(self.quantiles) > 1:
-            lower_N, upper_N = self.band(outputs_NK, label_scale_N, volatility_N)
-            return (lower_N <= labels_N) & (labels_N <= upper_N)
-        radius = self.unconditional.radius * label_scale_N
-        if self.conditional is not None:
-            radius = np.where(np.isfinite(volatility_N), self.conditional.radius * np.nan_to_num(volatility_N), radius)
-        return np.abs(labels_N - outputs_NK[:, 0] * label_scale_N) <= radius
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `recipe.json`."""

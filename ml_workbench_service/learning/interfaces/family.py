@@ -121,26 +121,8 @@ class Family(ABC, Generic[H]):
             if cls.__dict__.get("Hyperparameters", argument) is not argument:
                 raise TypeError(f"family {cls.__name__}: `Hyperparameters` is its type argument; leave it out")
             cls.Hyperparameters = argument
-        if abstract:
-            return
-        if not hasattr(cls, "Hyperparameters"):
-            raise TypeError(f"family {cls.__name__} needs its Hyperparameters as a type argument: `Family[...]`")
-        for attribute in ("name", "model_type", "min_window"):
-            if not hasattr(cls, attribute):
-                raise TypeError(f"family {cls.__name__} needs a class attribute `{attribute}`")
-        if not cls.__doc__:
-            raise TypeError(f"family {cls.__name__} needs a docstring; GET /model-types shows its first line")
-        if cls.name in Family.known:
-            raise TypeError(f"two families are called {cls.name}")
-        if cls.is_default and any(each.is_default for each in families_of(cls.model_type)):
-            raise TypeError(f"family {cls.name}: {cls.model_type.value} has a default already; leave `is_default` out")
-        fields = cls.Hyperparameters.model_fields
-        bare = [name for name, each in fields.items() if not each.description or each.is_required()]
-        if bare:
-            raise TypeError(f"family {cls.name}: hyper-parameters {bare} need a default and a sentence")
-        if "lookback" not in fields and cls.model_type is not ModelType.FEATURE_ENGINEERING:
-            raise TypeError(f"family {cls.name}: hyper-parameters need `lookback`")
-        Family.known[cls.name] = cls
+        if not abstract:
+            cls._register()
 
     def __init__(self, hyperparameters: Mapping[str, Any]) -> None:
         """Validates the hyper-parameters; raises DataValidationError naming the key and the nearest known one."""
@@ -165,6 +147,28 @@ class Family(ABC, Generic[H]):
     @abstractmethod
     def seconds(self, num_windows: int) -> float:
         """A rough estimate of how long `train` takes on two cores."""
+
+    @classmethod
+    def _register(cls) -> None:
+        """Raises TypeError where something is missing, so that an ill-formed family fails at import."""
+        if not hasattr(cls, "Hyperparameters"):
+            raise TypeError(f"family {cls.__name__} needs its Hyperparameters as a type argument: `Family[...]`")
+        for attribute in ("name", "model_type", "min_window"):
+            if not hasattr(cls, attribute):
+                raise TypeError(f"family {cls.__name__} needs a class attribute `{attribute}`")
+        if not cls.__doc__:
+            raise TypeError(f"family {cls.__name__} needs a docstring; GET /model-types shows its first line")
+        if cls.name in Family.known:
+            raise TypeError(f"two families are called {cls.name}")
+        if cls.is_default and any(each.is_default for each in families_of(cls.model_type)):
+            raise TypeError(f"family {cls.name}: {cls.model_type.value} has a default already; leave `is_default` out")
+        fields = cls.Hyperparameters.model_fields
+        bare = [name for name, each in fields.items() if not each.description or each.is_required()]
+        if bare:
+            raise TypeError(f"family {cls.name}: hyper-parameters {bare} need a default and a sentence")
+        if "lookback" not in fields and cls.model_type is not ModelType.FEATURE_ENGINEERING:
+            raise TypeError(f"family {cls.name}: hyper-parameters need `lookback`")
+        Family.known[cls.name] = cls
 
     def _validated(self, hyperparameters: Mapping[str, Any]) -> Contract:
         try:

@@ -116,7 +116,7 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
-        """One number about these windows, more is better: what trials are ranked by, on the part `stop`.
+        """One number about these windows, more is better: what trials are ranked by, on the validation part.
 
         `Predict(trained, None)` asks the network.
         """

@@ -172,11 +172,11 @@ def fit_activity(network: Autoencoder, windows: Windows) -> None:
 
 @torch.no_grad()
 def plainest_error(network: Autoencoder, windows: Windows) -> float:
-    """The stopping part's error if nothing but zeros were told back."""
+    """The validation part's error if nothing but zeros were told back."""
     weight_T1 = torch.from_numpy(recency(windows.lookback))[:, None]
     errors = [
         (network.channels(batch).square().mean(dim=2) * weight_T1).sum(dim=0)
-        for batch in _batches(windows, windows.parts["stop"])
+        for batch in _batches(windows, windows.parts["validation"])
     ]
     return float(torch.cat(errors).mean())
 

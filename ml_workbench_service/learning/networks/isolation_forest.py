@@ -146,7 +146,7 @@ AXES = ("apart", "move", "activity")
 
 
 def train_forest(problem: TrainingProblem, *, num_trees: int, max_samples: int, report: Report) -> Trained:
-    """Fits the axes and grows the forest on the part `train`; a forest has no epochs, its trees are counted instead.
+    """Fits the axes and grows the forest on the training part; a forest has no epochs, its trees are counted instead.
 
     The network's own answers are scikit-learn's, on values derived by the very graph that serving runs.
     """

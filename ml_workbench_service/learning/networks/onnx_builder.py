@@ -8,7 +8,7 @@ Legend: N windows, T rows, F features, K outputs.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
@@ -22,14 +22,16 @@ Shape = Sequence[str | int]
 class Graph:
     """Nodes and constants in the order they are added; begins with the window stage.
 
+    Args:
+        is_level_F: the columns from which the window's mean is subtracted.
+        has_positions: whether there is a second input, `positions` (N, 1).
+
     Attributes:
         windows: name of the windows (N, T, F) after that stage.
-        further_inputs: float32 inputs beside `rows`, each with its shape.
     """
 
-    further_inputs: ClassVar[Mapping[str, Shape]] = {}
-
-    def __init__(self, is_level_F: Sequence[bool]) -> None:
+    def __init__(self, is_level_F: Sequence[bool], *, has_positions: bool = False) -> None:
+        self._has_positions = has_positions
         self._num_features = len(is_level_F)
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
@@ -47,7 +49,9 @@ class Graph:
 
     def model(self, name: str, *, num_outputs: int) -> ModelProto:
         """`rows` (N, T, F) → `outputs` (N, K) and `last_rows` (N, F), the last row after the window stage; checked."""
-        inputs: dict[str, Shape] = {"rows": ["N", "T", self._num_features], **self.further_inputs}
+        inputs: dict[str, Shape] = {"rows": ["N", "T", self._num_features]}
+        if self._has_positions:
+            inputs["positions"] = ["N", 1]
         outputs: dict[str, Shape] = {"outputs": ["N", num_outputs], "last_rows": ["N", self._num_features]}
         model = helper.make_model(
             helper.make_graph(self._nodes, name, _described(inputs), _described(outputs), self._constants),

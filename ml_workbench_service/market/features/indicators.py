@@ -20,7 +20,6 @@ from ml_workbench_service.contracts.market import Bars, FeatureDescription, Feat
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, trading_day_opening, week_opening
 
 LONGEST_PERIOD = 1000
-OWN_COLUMNS = ("open", "high", "low", "close", "volume", "spread")
 
 Compute = Callable[[Bars, int], Floats]
 

@@ -40,9 +40,7 @@ class AnomalyProbe(Probe):
             replace(table, labels_NK=np.where(np.isfinite(table.labels_NK), is_injected, np.nan))
             for table in tables or [symbol_rows(num=num, r2=self.r2 if r2 is None else r2, seed=seed)]
         ]
-        return build(
-            made, features=FEATURES, is_level=IS_LEVEL, lookback=8, validation_split=0.4, scales_labels=[False]
-        )
+        return build(made, features=FEATURES, is_level=IS_LEVEL, lookback=8, split=0.4, scales_labels=[False])
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
         """Nothing is forecast."""

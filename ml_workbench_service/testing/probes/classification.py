@@ -36,9 +36,7 @@ class ClassificationProbe(Probe):
             strength_NK = table.labels_NK / (FLAT * table.bar_volatility_N[:, None])
             classes_NK = np.where(strength_NK > 1, 2.0, np.where(strength_NK < -1, 0.0, 1.0))
             classed.append(replace(table, labels_NK=np.where(np.isfinite(strength_NK), classes_NK, np.nan)))
-        return build(
-            classed, features=FEATURES, is_level=IS_LEVEL, lookback=8, validation_split=0.4, scales_labels=[False]
-        )
+        return build(classed, features=FEATURES, is_level=IS_LEVEL, lookback=8, split=0.4, scales_labels=[False])
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
         """`direction_1h`."""
@@ -53,7 +51,7 @@ class ClassificationProbe(Probe):
         if symbols is not None:
             ends = ends[np.isin(windows.symbol_R[ends], symbols)]
         train, labels = windows.own_labels_RK[windows.parts["train"], 0], windows.own_labels_RK[ends, 0]
-        calibrate = windows.parts["calibrate"]
+        calibrate = windows.parts["calibration"]
         calibration = ClassCalibration.fit(
             model.predict(windows.gather(calibrate)).outputs_NK,
             windows.own_labels_RK[calibrate, 0],

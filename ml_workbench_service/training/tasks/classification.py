@@ -130,8 +130,8 @@ class Classification(NetworkTask):
 
     def _member_figures(self, member: Trained, ends: Ints, problem: TrainingProblem) -> dict[str, float | None]:
         """One seed alone, with a temperature of its own."""
-        predict, calibrate = Predict(member, None), problem.windows.parts["calibrate"]
-        decoder = self.calibrate(member, predict.over(problem.windows, calibrate), calibrate, problem)
+        predict, calibration = Predict(member, None), problem.windows.parts["calibration"]
+        decoder = self.calibrate(member, predict.over(problem.windows, calibration), calibration, problem)
         said_NC = decoder.calibration.probabilities(predict.over(problem.windows, ends))
         return _figures(decoder, said_NC, problem.windows.own_labels_RK[ends, 0])
 

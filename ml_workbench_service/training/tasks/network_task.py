@@ -38,7 +38,7 @@ class NetworkTask(Task, registers=False):
         quantization, int8 = decide_on_int8(float32, draft, trained, problem, decisions=self.decisions)
         predict = Predict(float32, int8)
         report.check()
-        ends = windows.parts["calibrate"]
+        ends = windows.parts["calibration"]
         decoder = self.calibrate(trained, predict.over(windows, ends), ends, problem)
         novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
         report.check()

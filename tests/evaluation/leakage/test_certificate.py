@@ -79,7 +79,7 @@ def ordered(store: Any, **request: Any) -> tuple[TrainingOrder, TrainingData]:
     }  # fmt: skip
     plan = {"model_id": "small", "version": "1.0.0"}
     order = TrainingOrder.of(TrainRequest.model_validate(body), plan, job_id="job", store=store)
-    return order, training_data.prepare(order, store)
+    return order, training_data.assemble(order, training_data.fetch(order, store), kind_of=store.kind_of)
 
 
 def check(found: Certificate, name: str) -> CertificateCheck:

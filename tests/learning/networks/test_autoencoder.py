@@ -188,7 +188,7 @@ def test_the_plainest_answer_is_the_loss_of_telling_back_zeros(windows: Windows)
     metrics = report.steps[0][2]
     network = Autoencoder(is_level_F=IS_LEVEL, units=2, bottleneck=1)
     fit_activity(network, windows)
-    rows = windows.gather(windows.parts["stop"])
+    rows = windows.gather(windows.parts["validation"])
     stage = rows - rows.mean(axis=1, keepdims=True) * np.array(IS_LEVEL)
     moves = np.diff(rows.astype(np.float64), axis=1, prepend=rows[:, :1]) ** 2
     moves[:, 0] = moves[:, 1]
@@ -211,7 +211,7 @@ def test_a_seed_decides_every_bit_of_the_weights(windows: Windows) -> None:
 
 def test_nothing_after_the_stopping_part_reaches_the_weights(windows: Windows) -> None:
     rows = windows.rows_RF.copy()
-    rows[windows.available_at_ms_R > windows.borders_ms["calibrate"]] = 7.0
+    rows[windows.available_at_ms_R > windows.borders_ms["calibration"]] = 7.0
     first, second = (trained(each, epochs=1).weights for each in (windows, replace(windows, rows_RF=rows)))
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 

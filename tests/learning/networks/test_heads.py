@@ -37,9 +37,7 @@ def windows_of_three() -> Windows:
     second = -2e-3 * rows.x_NF[:, 1] + 1e-4 * chance.standard_normal(1500)
     third = 50.0 * np.abs(chance.standard_normal(1500))
     labels_NK = np.column_stack([rows.labels_NK[:, 0], second, third])
-    return build(
-        [replace(rows, labels_NK=labels_NK)], features=FEATURES, is_level=IS_LEVEL, lookback=6, validation_split=0.4
-    )
+    return build([replace(rows, labels_NK=labels_NK)], features=FEATURES, is_level=IS_LEVEL, lookback=6, split=0.4)
 
 
 def trained(windows: Windows, *names: str) -> Trained:

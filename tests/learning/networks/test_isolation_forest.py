@@ -223,7 +223,7 @@ def test_a_seed_decides_every_tree_and_ten_at_a_time_are_as_good_as_all_at_once(
 
 def test_nothing_after_the_training_part_reaches_the_trees(windows: Windows) -> None:
     rows = windows.rows_RF.copy()
-    rows[windows.available_at_ms_R > windows.borders_ms["stop"]] = 7.0
+    rows[windows.available_at_ms_R > windows.borders_ms["validation"]] = 7.0
     first, second = (grown(each, trees=5).weights for each in (windows, replace(windows, rows_RF=rows)))
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 

@@ -148,12 +148,12 @@ def test_the_walk_is_compared_with_every_plain_policy_by_its_net_returns(tmp_pat
 
 def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> None:
     model, problem = trained()
-    task, stop, windows = Control(), problem.windows.parts["stop"], problem.windows
+    task, stop, windows = Control(), problem.windows.parts["validation"], problem.windows
     shuffled = np.random.default_rng(0).permutation(stop)
     found = task.positions(Predict(model, None), shuffled, problem)
     ascending = task.positions(Predict(model, None), np.sort(stop), problem)
     np.testing.assert_array_equal(found[np.argsort(shuffled)], ascending)
-    rows = decision_rows(series_of(problem), problem, "stop")
+    rows = decision_rows(series_of(problem), problem, "validation")
     left_out = ~np.isin(np.sort(stop), rows)
     assert not ascending[left_out].any()
     assert ascending.any()
@@ -161,7 +161,7 @@ def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> No
     assert task.score(model, stop, problem) == pytest.approx(earned.mean())
     worse, _ = trained(epochs=1, learning_rate=1e-6)
     assert task.score(worse, stop, problem) < task.score(model, stop, problem)
-    assert windows.available_at_ms_R[rows].max() < windows.borders_ms["calibrate"]
+    assert windows.available_at_ms_R[rows].max() < windows.borders_ms["calibration"]
 
 
 def test_several_seeds_are_each_walked_alone() -> None:
