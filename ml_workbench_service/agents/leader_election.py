@@ -38,6 +38,10 @@ class Candidacy:
     beat: Callable[[], None] = lambda: None
 
 
+ALONE = Candidacy()
+"""Of a process beside which there is none."""
+
+
 class LeaderElection:
     """One process's wait for one group's lease.
 

@@ -29,7 +29,7 @@ from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.checkpoint_writer import MOST_UNSAVED, CheckpointWriter
 from ml_workbench_service.agents.decision_log import log_decisions
 from ml_workbench_service.agents.delivery_attempts import Attempts
-from ml_workbench_service.agents.leader_election import Candidacy, LeaderElection
+from ml_workbench_service.agents.leader_election import ALONE, Candidacy, LeaderElection
 from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.queue import Delivery, Lease
@@ -57,7 +57,7 @@ def run_agent(
     queue: RedisPredictionQueue,
     decisions: DecisionStream,
     stop: threading.Event,
-    candidacy: Candidacy = Candidacy(),
+    candidacy: Candidacy = ALONE,
 ) -> None:
     """Runs the agent until `stop` is set; a queue that is away, a full disk and another holder are waited for.
 
