@@ -24,6 +24,7 @@ from benchmarks.environment import ANYTRADING, PEERS, WINDOW, closes, compare, s
 from benchmarks.training_speed import TORCH, Contestant
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.accelerators.cpu import Cpu
+from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.contracts.market import Costs, Floats
 from ml_workbench_service.learning.data.windows import SymbolRows, build
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
@@ -41,26 +42,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
 }
 MOST_EXTRA_WEIGHTS = 0.03
 HOUR_MS, START_MS = 3_600_000, 1_483_308_000_000
-
-
-class Listener:
-    """A report that nobody cancels; it counts how often it was asked."""
-
-    def __init__(self) -> None:
-        self.num_checks = 0
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Hears nothing."""
-
-    def say(self, message: str) -> None:
-        """Hears nothing."""
-
-    def warn(self, message: str) -> None:
-        """Hears nothing."""
-
-    def check(self) -> None:
-        """Goes on."""
-        self.num_checks += 1
 
 
 def problem_of(close: Floats) -> TrainingProblem:
@@ -88,7 +69,7 @@ def our_turn(algorithm: str, problem: TrainingProblem) -> tuple[float, Trained]:
     name = algorithm.lower()
     family = Family.known[name]({**SETTINGS[algorithm], "lookback": WINDOW, "epochs": EPOCHS, "patience": EPOCHS})
     begun = time.process_time()
-    trained = family.train(problem, accelerator=Cpu(), report=Listener())
+    trained = family.train(problem, accelerator=Cpu(), report=SilentReport())
     seconds = time.process_time() - begun
     return EPOCHS * len(problem.windows.parts["train"]) / seconds, trained
 

@@ -4,6 +4,7 @@ queued → running → succeeded | failed | cancelled
             └→ cancelling → cancelled | failed | succeeded
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -132,6 +133,28 @@ class Report(Protocol):
     def check(self) -> None:
         """Only checks for a cancellation; cheap enough for every batch."""
         ...
+
+
+class SilentReport:
+    """A `Report` that nobody follows: of a step or a message only a cancellation is looked for.
+
+    Args:
+        check: of the work that this is a part of; without it nobody cancels.
+        warn: hears the warnings.
+    """
+
+    def __init__(
+        self, check: Callable[[], None] = lambda: None, warn: Callable[[str], None] = lambda message: None
+    ) -> None:
+        self.check, self.warn = check, warn
+
+    def __call__(self, step: int, total: int, **metrics: float) -> None:
+        """Looks for a cancellation."""
+        self.check()
+
+    def say(self, message: str) -> None:
+        """Looks for a cancellation."""
+        self.check()
 
 
 class ReplayRequest(Contract):

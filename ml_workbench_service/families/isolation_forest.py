@@ -9,8 +9,9 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.data.windows import SCORING_ROWS
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW, SCORING_ROWS, AlarmRate, Lookback
+from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW, AlarmRate, Lookback
 
 
 class IsolationForestHyperparameters(Contract):

@@ -22,7 +22,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError, TrainingError
 from ml_workbench_service.accelerators.cpu import Cpu
-from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.jobs import Report, SilentReport
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.decoders.action import greedy_actions
@@ -211,7 +211,8 @@ def reward_difference(problem: TrainingProblem) -> float:
 
 
 def _trained(family: AnyPolicyFamily, problem: TrainingProblem, *, seed: int, report: Report) -> Trained:
-    return family.train(replace(problem, seed=seed), accelerator=Cpu(), report=_Quiet(report))
+    quiet = SilentReport(report.check, report.warn)  # the epochs of a sanity run are not the job's
+    return family.train(replace(problem, seed=seed), accelerator=Cpu(), report=quiet)
 
 
 def _oracle_share(model: Trained, problem: TrainingProblem) -> float:
@@ -248,19 +249,6 @@ def _fewer(windows: Windows, num_rows: int) -> Windows:
         symbols = windows.symbol_R[ends]
         parts[part] = np.concatenate([np.sort(ends[symbols == each])[-most:] for each in np.unique(symbols)])
     return replace(windows, parts=parts)
-
-
-class _Quiet:
-    """Passes cancellations on and nothing else: the epochs of a sanity run are not the job's."""
-
-    def __init__(self, report: Report) -> None:
-        self.check, self.warn = report.check, report.warn
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        self.check()
-
-    def say(self, message: str) -> None:
-        self.check()
 
 
 def _figures(values: tuple[float, ...]) -> dict[str, Any]:

@@ -15,7 +15,6 @@ from ml_workbench_service.learning.bundle.manifest import INT8_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import PARTS, Part, Windows, evenly
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Predict
 
 MOST_NOVELTY_WINDOWS = 50_000
 Decisions = Callable[[Floats, Ints, TrainingProblem], np.ndarray]
@@ -41,15 +40,8 @@ def decide_on_int8(
 
 
 def last_rows(windows: Windows, ends: Ints) -> Floats32:
-    """Last rows after the window stage, in numpy: level columns less their mean over the window."""
-    chosen = evenly(ends, MOST_NOVELTY_WINDOWS)
-    level = np.flatnonzero(windows.scaler.is_level_F)
-    rows = windows.rows_RF[chosen].copy()
-    begin = 0
-    for batch in Predict.batches(windows, chosen):
-        rows[begin : begin + len(batch), level] -= windows.gather(batch)[:, :, level].mean(axis=1)
-        begin += len(batch)
-    return rows
+    """Those of these windows, or of as many as novelty is measured from, evenly."""
+    return windows.last_rows(evenly(ends, MOST_NOVELTY_WINDOWS))
 
 
 def part_sizes(windows: Windows) -> dict[Part, int]:

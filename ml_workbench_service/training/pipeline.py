@@ -85,14 +85,14 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
         order.family, problem, order.request.seeds, accelerator=dependencies.accelerator, report=report
     )
     validation = _tried(order, trained, problem, dependencies.multiple_testing)
-    looks = _looked(order, problem, dependencies.multiple_testing) if order.task.has_verdict else 1
-    problem = replace(problem, looks=looks)
+    num_evaluations = _looked(order, problem, dependencies.multiple_testing) if order.task.has_verdict else 1
+    problem = replace(problem, num_evaluations=num_evaluations)
     draft = registry.draft(order.job_id)
     try:
         product = order.task.package(
             trained, draft, problem, family=order.family, is_simulated=data.is_simulated, report=report
         )
-        evaluation = _judged(product.evaluation, order, data, looks, certificate, validation, walked)
+        evaluation = _judged(product.evaluation, order, data, num_evaluations, certificate, validation, walked)
         product = replace(product, evaluation=evaluation)
         publication.write_recipe(draft, spec, order, problem, product)
         (draft / NETWORK_FILE).write_text(json.dumps(dict(trained.network), indent=1) + "\n", encoding="utf-8")
@@ -185,16 +185,16 @@ def _looked(order: TrainingOrder, problem: TrainingProblem, multiple_testing: Mu
         further = part_read(order, problem, "test", target=number)
         if further.subject != read.subject:
             multiple_testing.record_evaluation(further.model_copy(update={"id": f"{further.id}/{further.subject}"}))
-    looks = multiple_testing.record_evaluation(read)
+    num_evaluations = multiple_testing.record_evaluation(read)
     tried = [each.read.id for each in multiple_testing.trials(read) if AGENT_TRIAL not in each.read.id]
-    return looks + sum(each.partition("/")[0] != order.job_id for each in tried)
+    return num_evaluations + sum(each.partition("/")[0] != order.job_id for each in tried)
 
 
 def _judged(
     evaluation: Evaluation,
     order: TrainingOrder,
     data: TrainingData,
-    looks: int,
+    num_evaluations: int,
     certificate: Certificate,
     validation: ValidationReport | None,
     walked: WalkForwardReport | None,
@@ -202,7 +202,7 @@ def _judged(
     update: dict[str, Any] = {"validation": validation, "walk_forward": walked}
     return apply_verdict(
         evaluation.model_copy(update=update),
-        looks=looks,
+        num_evaluations=num_evaluations,
         certificate=certificate,
         is_simulated=data.is_simulated,
         horizon=order.targets[0].horizon if order.targets else 1,

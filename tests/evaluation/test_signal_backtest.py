@@ -99,7 +99,7 @@ def test_the_report_says_what_the_scalar_backtest_says(fill: FillRule) -> None:
 def test_the_ratios_are_those_of_the_days() -> None:
     given = problem(table(num=2000))
     positions, ends = signal(given)
-    found, days = report(positions, ends, given, looks=5), daily_net(positions, ends, given)
+    found, days = report(positions, ends, replace(given, num_evaluations=5)), daily_net(positions, ends, given)
     daily_D = np.array(list(days.values()))
     assert daily_D.sum() == pytest.approx(found.net_log_return, rel=1e-12)
     assert found.num_days == len(daily_D) > 10
@@ -112,7 +112,7 @@ def test_the_ratios_are_those_of_the_days() -> None:
     assert found.gross_sharpe is not None
     assert found.sharpe is not None
     assert found.gross_sharpe > found.sharpe
-    one, many = report(positions, ends, given), report(positions, ends, given, looks=50)
+    one, many = report(positions, ends, given), report(positions, ends, replace(given, num_evaluations=50))
     assert one.deflated_sharpe == one.probabilistic_sharpe
     assert many.deflated_sharpe is not None
     assert found.deflated_sharpe is not None

@@ -26,7 +26,7 @@ import numpy as np
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck, CheckStatus
-from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.jobs import Report, SilentReport
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
 from ml_workbench_service.evaluation.leakage import label_checks as label_support
 from ml_workbench_service.evaluation.leakage.column_checks import Outcome, Past, Telling, joined_ahead, near_copy
@@ -150,30 +150,7 @@ def _searched(again: Recomputation, data: TrainingData, candidates: Sequence[Exp
         candidates=tuple(candidates),
         regimes=data.labelling.regimes,
     )
-    return again.order.family.train(problem, accelerator=Cpu(), report=_Silent(again.report))
-
-
-class _Silent:
-    """A report that only cancels: the search within a check is not the job's progress."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Looks for a cancellation."""
-        self._report.check()
-
-    def say(self, message: str) -> None:
-        """Looks for a cancellation."""
-        self._report.check()
-
-    def warn(self, message: str) -> None:
-        """Looks for a cancellation."""
-        self._report.check()
-
-    def check(self) -> None:
-        """Looks for a cancellation."""
-        self._report.check()
+    return again.order.family.train(problem, accelerator=Cpu(), report=SilentReport(again.report.check))
 
 
 def _selected_before_test(order: TrainingOrder, data: TrainingData) -> CertificateCheck:

@@ -50,6 +50,9 @@ class SymbolRows:
     spread_N: Floats  # the bars' own spread in price units; NaN where they have none
 
 
+SCORING_ROWS = 4096 * 24
+"""Rows of a batch of windows, so that long windows need no more memory than short ones; the families' estimates count
+on it."""
 FinishLabels = Callable[[Mapping[Part, int]], Sequence[Floats]]
 """Labels (N, K) of each symbol, made once the borders are known: for rules that are fitted on the training part."""
 
@@ -94,6 +97,20 @@ class Windows(StackedBars):
             first_T[begin:end] = times[begin]
             begin = end
         return first_T[np.searchsorted(times, known_N)]
+
+    def batches(self, ends: Ints) -> list[Ints]:
+        """As many windows at a time as a scoring batch has rows for."""
+        size = max(1, SCORING_ROWS // self.lookback)
+        return [ends[begin : begin + size] for begin in range(0, len(ends), size)]
+
+    def last_rows(self, ends: Ints) -> Floats32:
+        """Last rows (N, F) after the window stage: level columns less their mean over the window."""
+        level = np.flatnonzero(self.scaler.is_level_F)
+        last_NF, begin = self.rows_RF[ends], 0
+        for batch in self.batches(ends):
+            last_NF[begin : begin + len(batch), level] -= self.gather(batch)[:, :, level].mean(axis=1)
+            begin += len(batch)
+        return last_NF
 
     def gather(self, ends: Ints, length: int | None = None) -> Floats32:
         """The windows (N, T, F) that end at these rows; for slices only, training gathers on its device."""

@@ -16,7 +16,7 @@ from torch.autograd import backward
 
 from common_lib.exceptions import TrainingError
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.data.windows import SCORING_ROWS, Windows
 from ml_workbench_service.learning.fitting.objectives import Objective
 from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
 from ml_workbench_service.learning.fitting.thread_tuning import ThreadTuner
@@ -24,8 +24,6 @@ from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 
 SHORT_SHARE = 0.2
 """Share of the batches that train on a shorter window."""
-SCORING_ROWS = 4096 * 24
-"""Rows of a scoring batch, so that long windows need no more memory than short ones."""
 
 
 @dataclass(frozen=True)

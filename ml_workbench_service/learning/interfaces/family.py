@@ -45,7 +45,7 @@ class TrainingProblem:
         model_id: what the product will be called.
         version: and its version.
         checkpoint: where a training leaves what it needs to go on after its process was killed; None: nowhere.
-        looks: how often test parts that overlap this one were looked at, this time included; they deflate its figures.
+        num_evaluations: test-set evaluations of parts that overlap this one, this time included; they deflate figures.
     """
 
     windows: Windows
@@ -60,7 +60,7 @@ class TrainingProblem:
     model_id: str = ""
     version: str = ""
     checkpoint: Checkpoint | None = None
-    looks: int = 1
+    num_evaluations: int = 1
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,10 @@ from typing import Annotated
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite
+from ml_workbench_service.learning.data.windows import SCORING_ROWS
 
 MIN_WINDOW = 3
 """Networks train on windows from this length up, so that a short request is no foreign input."""
-SCORING_ROWS = 4096 * 24
-"""Rows of a scoring batch, so that long windows need no more memory than short ones; the estimates count on it."""
 
 LearningRate = Annotated[Finite, Field(gt=0, le=1, description="Step of Adam.")]
 BatchSize = Annotated[int, Field(ge=1, le=65536, description="Windows per gradient step.")]

@@ -20,7 +20,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
-from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.data.windows import SCORING_ROWS, Windows
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.expression_grammar import Expression
@@ -197,16 +197,13 @@ def relative_skill(model: float | None, baseline: float | None) -> float | None:
 class Predict:
     """The network that serves single requests, asked about many windows: int8 one at a time, float32 in batches."""
 
-    ROWS = 4096 * 24
-    """Rows of a batch, whatever the windows' length: what the families' estimates of memory count on."""
-
     def __init__(self, float32: Any, int8: Any | None) -> None:
         self._float32, self._int8 = float32, int8
 
     def __call__(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> Floats:
         """Outputs (N, K) in float64, in units of the label scale."""
         network, size = (
-            (self._float32, max(1, self.ROWS // rows_NTF.shape[1])) if self._int8 is None else (self._int8, 1)
+            (self._float32, max(1, SCORING_ROWS // rows_NTF.shape[1])) if self._int8 is None else (self._int8, 1)
         )
         parts = [
             network.predict(
@@ -218,13 +215,7 @@ class Predict:
 
     def over(self, windows: Windows, ends: Ints) -> Floats:
         """Outputs (N, K) for the windows that end there, gathered a batch at a time."""
-        return np.concatenate([self(windows.gather(batch)) for batch in self.batches(windows, ends)])
-
-    @classmethod
-    def batches(cls, windows: Windows, ends: Ints) -> list[Ints]:
-        """As many windows at a time as a batch has rows for."""
-        size = max(1, cls.ROWS // windows.lookback)
-        return [ends[begin : begin + size] for begin in range(0, len(ends), size)]
+        return np.concatenate([self(windows.gather(batch)) for batch in windows.batches(ends)])
 
 
 def task_for(model_type: ModelType) -> Task:

@@ -14,12 +14,12 @@ are rounded to 1/512: a float32 holds their sum exactly, in whatever order a bat
 what the score loses when the feature's three values are replaced by the training part's medians. Where one of two
 features that nearly are one goes astray, both lie apart from each other, and the parts cannot always tell which did.
 
-Legend: N windows, T rows, F features, D = 3F derived values, E nodes of all trees.
+Grown ten trees at a time, so that it can be cancelled, watched, and gone on with: scikit-learn draws every tree's seed
+from the forest's seed and the tree's number alone, so that trees read back from a checkpoint and trees that were never
+lost make the same forest. A checkpoint holds the trees' nodes as plain bytes; another version of scikit-learn lays
+nodes out differently, so that its checkpoints are not continued.
 
-The forest grows ten trees at a time, so that it can be cancelled, watched, and gone on with. scikit-learn draws every
-tree's seed from the forest's seed and the tree's number alone: trees that were read back from a checkpoint and trees
-that were never lost make the same forest. A checkpoint holds the trees' nodes as plain bytes; another version of
-scikit-learn lays nodes out differently, so that its checkpoints are not continued.
+Legend: N windows, T rows, F features, D = 3F derived values, E nodes of all trees.
 """
 
 import logging
@@ -140,8 +140,6 @@ RIDGE = 0.01
 """Share of each feature's variance added to itself before the covariance is inverted."""
 SMALLEST_VARIANCE = 1e-4
 """A feature that hardly moves is no yardstick for its own deviations."""
-BATCH_ROWS = 4096 * 24
-"""Rows of a batch of windows, so that long windows need no more memory than short ones."""
 AXES = ("apart", "move", "activity")
 
 
@@ -188,7 +186,7 @@ def train_forest(problem: TrainingProblem, *, num_trees: int, max_samples: int, 
 def _derived(derive: "_Derivation", windows: Windows, *, report: Report) -> Floats32:
     """What the forest reads of every training window (N, D)."""
     parts = []
-    for ends in _batches(windows.parts["train"], windows.lookback):
+    for ends in windows.batches(windows.parts["train"]):
         report.check()
         parts.append(derive(windows.gather(ends))[0])
     return np.concatenate(parts)
@@ -228,15 +226,10 @@ def _last_rows_and_moves(windows: Windows, ends: Ints) -> tuple[Floats, Floats]:
     last_NF = windows.rows_RF[ends].astype(np.float64)
     moves_NF = last_NF - windows.rows_RF[ends - 1]
     begin = 0
-    for part in _batches(ends, windows.lookback):
+    for part in windows.batches(ends):
         last_NF[begin : begin + len(part), level] -= windows.gather(part)[:, :, level].mean(axis=1)
         begin += len(part)
     return last_NF, moves_NF
-
-
-def _batches(ends: Ints, lookback: int) -> list[Ints]:
-    size = max(1, BATCH_ROWS // lookback)
-    return [ends[begin : begin + size] for begin in range(0, len(ends), size)]
 
 
 def whitening(values_NF: Floats) -> tuple[Floats32, Floats32]:

@@ -161,7 +161,7 @@ def _backtest(said_NC: Floats, ends: Ints, problem: TrainingProblem) -> Backtest
     positions = _positions(said_NC, problem)
     if positions is None:
         return None
-    return signal_backtest.report(positions, ends, problem, looks=problem.looks)
+    return signal_backtest.report(positions, ends, problem)
 
 
 def _figures(decoder: ClassDecoder, said_NC: Floats, labels_N: Floats) -> dict[str, float | None]:

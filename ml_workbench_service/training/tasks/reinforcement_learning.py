@@ -138,7 +138,7 @@ class Control(NetworkTask):
             verdict=verdict,
             reason=reason,
             comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, problem)),
-            backtest=signal_backtest.report(positions, rows, problem, looks=problem.looks),
+            backtest=signal_backtest.report(positions, rows, problem),
             seeds=seed_spread(trained, lambda member: _member_figures(member, series, problem, per_year)),
         )
 

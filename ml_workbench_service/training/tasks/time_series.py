@@ -155,7 +155,7 @@ class Forecasting(NetworkTask):
     def _backtest(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> BacktestReport | None:
         if not problem.targets[0].needs_price:
             return None
-        return signal_backtest.report(self._positions(outputs_NK, ends, problem), ends, problem, looks=problem.looks)
+        return signal_backtest.report(self._positions(outputs_NK, ends, problem), ends, problem)
 
 
 def _rows(
