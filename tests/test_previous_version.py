@@ -1,4 +1,4 @@
-"""Everything that version 0.1.0 wrote opens: bundles, jobs, ledgers, checkpoints and the queue's append-only file.
+"""Backward compatibility: everything that version 0.1.0 wrote opens: bundles, jobs, ledgers, checkpoints and queue.
 
 The data in `tests/previous_version/data` were written by that version itself (`write.py` there says how), with what it
 said of them. Copies are opened here.
@@ -19,10 +19,10 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.contracts.ledgers import PartRead
+from ml_workbench_service.contracts.multiple_testing import PartRead
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
-from ml_workbench_service.integrations.ledgers import SqliteLedgers
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.serving.model import ServedModel, load_model
@@ -127,8 +127,8 @@ def test_the_api_shows_what_it_showed(what: str, shown: dict[str, Any]) -> None:
     assert reading.difference(shown[what], EXPECTED["shown"][what], at=what) == ""
 
 
-def test_every_look_and_every_trial_is_still_counted(state: Path) -> None:
-    ledgers = SqliteLedgers(state / "ledgers.db")
+def test_every_evaluation_and_every_trial_is_still_counted(state: Path) -> None:
+    log = SqliteMultipleTestingLog(state / "ledgers.db")
     symbols: dict[int, list[str]] = {}
     for row in rows_of("ledgers.db", "SELECT * FROM reading_symbols ORDER BY symbol"):
         symbols.setdefault(row["number"], []).append(row["symbol"])
@@ -136,11 +136,11 @@ def test_every_look_and_every_trial_is_still_counted(state: Path) -> None:
     assert {row["kind"] for row in rows} == {"look", "trial"}
     for subject in {row["subject"] for row in rows}:
         part = PartRead(subject=subject, symbols=("EUR/USD", "USD/JPY"), **EVERYTHING)  # type: ignore[arg-type]
-        looks, trials = (
+        evaluations, trials = (
             [row for row in rows if (row["kind"], row["subject"]) == (kind, subject)] for kind in ("look", "trial")
         )
-        assert (ledgers.looks(part), ledgers.num_trials(part)) == (len(looks), len(trials))
-        for found, row in zip(ledgers.trials(part), trials, strict=True):
+        assert (log.num_evaluations(part), log.num_trials(part)) == (len(evaluations), len(trials))
+        for found, row in zip(log.trials(part), trials, strict=True):
             read = found.read
             assert (read.id, read.start_ms, read.end_ms, read.model_id, found.sharpe) == (
                 row["id"], row["start_ms"], row["end_ms"], row["model_id"], row["sharpe"],
@@ -183,31 +183,31 @@ def test_a_checkpoint_keeps_all_that_the_agent_had_learnt(agent_id: str, state: 
 
 
 @pytest.mark.parametrize("folder", installed_servers().values(), ids=list(installed_servers()))
-def test_the_queues_books_balance_over_its_append_only_file(
+def test_the_queues_accounting_balances_over_its_append_only_file(
     folder: Path, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(folder), prepend=os.pathsep)
     server = RedisForTests(state)
     queue = RedisPredictionQueue(server.url, capacity=100)
     try:
-        books = queue.books()
+        accounting = queue.accounting()
     finally:
         queue.close()
         server.stop()
     recorded = EXPECTED["queue"]
-    assert (books.length, books.num_dead_letters) == (recorded["length"], 1)
-    groups = [json.loads(each.model_dump_json()) for each in books.groups]
+    assert (accounting.length, accounting.num_dead_letters) == (recorded["length"], 1)
+    groups = [json.loads(each.model_dump_json()) for each in accounting.groups]
     assert reading.difference(groups, recorded["groups"]) == ""
-    assert all(group.balance == 0 and group.undelivered > 0 for group in books.groups)
-    assert any(group.pending > 0 and group.dead_lettered > 0 for group in books.groups)
+    assert all(group.balance == 0 and group.undelivered > 0 for group in accounting.groups)
+    assert any(group.pending > 0 and group.dead_lettered > 0 for group in accounting.groups)
 
 
 def test_its_agents_go_on_and_end_as_they_ended_there(tmp_path: Path) -> None:
     recorded = EXPECTED["drained"]
     with reading.service_over_copy(tmp_path) as service:
-        books = reading.books_at_rest(service)
+        accounting = reading.accounting_at_rest(service)
         letters = service.client.get("/api/v1/queue/dead-letters").json()["dead_letters"]
-    assert reading.difference(books, recorded["queue"]) == ""
+    assert reading.difference(accounting, recorded["queue"]) == ""
     assert reading.difference(letters, recorded["dead_letters"]) == ""
     assert reading.difference(reading.checkpoints(tmp_path / "state"), recorded["agents"]) == ""
     assert reading.num_decisions(tmp_path / "state") == recorded["num_decisions"]

@@ -16,8 +16,8 @@ import numpy as np
 import onnxruntime
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
-from ml_workbench_service.embedded import EmbeddedRedis
 from ml_workbench_service.integrations.decision_stream import DecisionStream
+from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from tests.service_process import ServiceProcess
 
 DATA = Path(__file__).parent / "data"
@@ -86,21 +86,22 @@ def answer(service: ServiceProcess, asked: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in record.items() if name not in VOLATILE}
 
 
-def books_at_rest(service: ServiceProcess) -> dict[str, Any]:
+def accounting_at_rest(service: ServiceProcess) -> dict[str, Any]:
     """`GET /queue` once every group has settled everything, without ages."""
     deadline = time.monotonic() + LIMIT_S
     while time.monotonic() < deadline:
-        books: dict[str, Any] = service.client.get("/api/v1/queue").raise_for_status().json()
-        if books["groups"] and not any(group["pending"] + group["undelivered"] for group in books["groups"]):
-            return without_times(books)
+        accounting: dict[str, Any] = service.client.get("/api/v1/queue").raise_for_status().json()
+        if accounting["groups"] and not any(group["pending"] + group["undelivered"] for group in accounting["groups"]):
+            return without_times(accounting)
         time.sleep(0.1)
-    raise AssertionError(f"the agents did not come to rest in {LIMIT_S} s: {books}")
+    raise AssertionError(f"the agents did not come to rest in {LIMIT_S} s: {accounting}")
 
 
-def without_times(books: dict[str, Any]) -> dict[str, Any]:
-    """Books without what depends on the clock: ages, and latencies of the default group and of all."""
-    groups = [{name: each for name, each in group.items() if name != "latency"} for group in books["groups"]]
-    return {name: each for name, each in books.items() if name not in ("oldest_age_s", "latency")} | {"groups": groups}
+def without_times(accounting: dict[str, Any]) -> dict[str, Any]:
+    """The queue's accounting without what depends on the clock: ages, and latencies of the default group and of all."""
+    groups = [{name: each for name, each in group.items() if name != "latency"} for group in accounting["groups"]]
+    kept = {name: each for name, each in accounting.items() if name not in ("oldest_age_s", "latency")}
+    return kept | {"groups": groups}
 
 
 def difference(found: Any, recorded: Any, *, exact: bool = True, scale: float = 0.0, at: str = "") -> str:
