@@ -62,7 +62,7 @@ class Run:
     agent_load: float
 
 
-def wait_until_settled(queue: ShardedQueue) -> int:
+def wait_until_acknowledged(queue: ShardedQueue) -> int:
     """Waits until the agent has done all that is in the stream; how many entries were dropped before it could."""
     patience = threading.Event()
     for _ in range(int(PATIENCE_S / WATCH_S)):
@@ -87,7 +87,7 @@ def run(folder: Path, publisher: Contestant, agent: Contestant, *, rate_per_s: f
         agent.turn(**shared, folder=str(folder / "agent"))
         watch.start()
         said = publisher.turn(**shared, rate_per_s=rate_per_s, duration_s=duration_s, prefix="record")
-        num_dropped = wait_until_settled(queue) + int(said["dropped"])
+        num_dropped = wait_until_acknowledged(queue) + int(said["dropped"])
         depth.ended.set()
         watch.join()
         learnt = agent.turn()

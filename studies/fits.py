@@ -109,7 +109,7 @@ def train_once(workbench: Workbench, body: dict[str, Any], *, report: Report | N
     return workbench.registry.card(plan.model_id, plan.version)
 
 
-def tune_once(
+def experiment_once(
     workbench: Workbench, body: dict[str, Any], *, report: Report | None = None, max_workers: int = 1
 ) -> Tuned:
     """Runs the tuning workflow as a job's worker does.

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml_workbench_service.contracts.models import ModelCard
-from studies.fits import Notes, bench_on, train_once, tune_once
+from studies.fits import Notes, bench_on, experiment_once, train_once
 from studies.series import SYMBOL, null_series
 from studies.tables import Goal, Run, Table, names, of_all, share
 from studies.workers import in_workers
@@ -78,7 +78,7 @@ def reach_verdict(trial: Trial) -> Finding:
     series = null_series(trial.num_bars, seed=trial.seed, number=trial.number)
     with bench_on(series.write) as workbench:
         if trial.num_trials:
-            tuned = tune_once(workbench, _search(trial))
+            tuned = experiment_once(workbench, _search(trial))
             card, validation_skill = tuned.card, tuned.result["best_value"]
         else:
             notes = Notes()

@@ -17,7 +17,7 @@ from ml_workbench_service.contracts.market import OutsideThing
 
 
 class Health(Contract):
-    """The seed's health answer."""
+    """The original specification's health answer."""
 
     status: Literal["healthy"] = "healthy"
     version: str = __version__

@@ -222,7 +222,7 @@ def finish(
 ) -> PredictionRecord:
     """The whole record around what the network said; no outputs mean that the symbol is unknown."""
     card, question = model.card, prepared.question
-    decoded, novelty, reasons = _judge(model, question, output, moment)
+    decoded, novelty, reasons = _decode(model, question, output, moment)
     abstains = bool(reasons) or decoded is None
     stated = None if abstains else decoded
     due_ms = valid_until_ms(model, question.as_of_ms)
@@ -285,7 +285,7 @@ def _moment_of(
     return intervals.ask(model, question.symbol, as_of_ms=question.as_of_ms, price=question.price)
 
 
-def _judge(
+def _decode(
     model: ServedModel, question: Question, output: NetworkOutput, moment: LiveContext | None
 ) -> tuple[Decoded | None, Novelty | None, tuple[AbstainReason, ...]]:
     """What the outputs say, how unusual the input is, and the reasons to abstain."""

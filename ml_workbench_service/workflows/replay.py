@@ -62,7 +62,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     num_skipped = 0
     held: dict[str, float] = {}  # what a policy has made of each symbol so far; flat after a gap
     for number, (symbol, question) in enumerate(questions):
-        stream.keep_pace(number)
+        stream.keep_speed(number)
         if question is None:
             held.pop(symbol, None)
             num_skipped += 1
@@ -125,7 +125,7 @@ class _Stream:
         self.num_published = 0
         self.num_abstained = 0
 
-    def keep_pace(self, number: int) -> None:
+    def keep_speed(self, number: int) -> None:
         """With a speed, sleeps until this bar's turn; what is due has been sent by then."""
         if self._speed is None:
             return

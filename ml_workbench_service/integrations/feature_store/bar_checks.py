@@ -18,7 +18,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, Floats, Ints
-from ml_workbench_service.integrations.feature_store.bar_formats import PRICES, RawBars, bad_file
+from ml_workbench_service.integrations.feature_store.bar_columns import PRICES, RawBars, bad_file
 from ml_workbench_service.integrations.feature_store.bar_time_zones import (
     MAX_OUTSIDE_SHARE,
     infer_zone,
@@ -117,7 +117,7 @@ def _zone_of(raw: RawBars, local_ms: Ints, length_ms: int, *, zone: str | None) 
     """The zone of a file that does not say its own."""
     if zone is not None:
         return zone
-    if not raw.times.is_broker:
+    if not raw.is_broker_time:
         return "UTC"
     inferred = infer_zone(local_ms, length_ms)
     if inferred is None:

@@ -9,7 +9,8 @@ Every file is checked by `integrations.feature_store.bar_checks`; an error names
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable, Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -17,13 +18,12 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, normal_timeframe
 from ml_workbench_service.contracts.market import Bars, OutsideThing
 from ml_workbench_service.integrations.feature_store.bar_checks import checked_bars
-from ml_workbench_service.integrations.feature_store.bar_formats import read_bars
+from ml_workbench_service.integrations.feature_store.bar_formats import known_formats, read_bars
 from ml_workbench_service.integrations.feature_store.bar_time_zones import parse_zone
 from ml_workbench_service.integrations.feature_store.resampling import resample
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache, bars_bytes
 
 CACHE_BYTES = 256 * 2**20
-SUFFIXES = (".csv", ".txt", ".tsv", ".parquet")
 _HEAD_ROWS = 100  # rows read to learn a file's own columns
 _CURRENCIES = frozenset(
     re.findall(
@@ -75,9 +75,10 @@ class FolderBars:
         finer = _sources(index, symbol, timeframe)
         with self._lock:
             for source in finer:
-                bars = self._read(index[symbol, source], symbol, source)
+                files = index[symbol, source]
+                bars = self._kept((symbol, source), files, partial(self._read, files, symbol, source))
                 if source != timeframe:
-                    bars = self._resampled(bars, timeframe, index[symbol, source])
+                    bars = self._kept((symbol, source, timeframe), files, partial(resample, bars, timeframe))
                 if len(bars):
                     return bars
         raise DataValidationError.at(
@@ -123,20 +124,16 @@ class FolderBars:
         return index
 
     def _read(self, files: list[Path], symbol: str, timeframe: str) -> Bars:
-        stamp = _fingerprint(files)
-        kept = self._series.get((symbol, timeframe))
-        if kept is not None and kept[0] == stamp:
-            return kept[1]
-        bars = checked_bars([read_bars(path) for path in files], symbol=symbol, timeframe=timeframe, zone=self._zone)
-        self._series.put((symbol, timeframe), (stamp, bars), num_bytes=bars_bytes(bars))
-        return bars
+        raw = [read_bars(path) for path in files]
+        return checked_bars(raw, symbol=symbol, timeframe=timeframe, zone=self._zone)
 
-    def _resampled(self, fine: Bars, timeframe: str, files: list[Path]) -> Bars:
-        key, stamp = (fine.symbol, fine.timeframe, timeframe), _fingerprint(files)
+    def _kept(self, key: Hashable, files: list[Path], make: Callable[[], Bars]) -> Bars:
+        """What was made last time, unless the files have changed."""
+        stamp = _fingerprint(files)
         kept = self._series.get(key)
         if kept is not None and kept[0] == stamp:
             return kept[1]
-        bars = resample(fine, timeframe)
+        bars = make()
         self._series.put(key, (stamp, bars), num_bytes=bars_bytes(bars))
         return bars
 
@@ -144,7 +141,7 @@ class FolderBars:
 def series_of_name(name: str) -> Series | None:
     """Symbol and timeframe of a file's name, or None where it names no series."""
     stem, dot, suffix = name.rpartition(".")
-    if f"{dot}{suffix}".lower() not in SUFFIXES:
+    if all(f"{dot}{suffix}".lower() not in kind.suffixes for kind in known_formats()):
         return None
     for match in re.finditer(r"(?<![A-Za-z])(?=([A-Za-z]{3})[_\-. ]?([A-Za-z]{3})(?![A-Za-z]))", stem):
         if match[1].upper() in _CURRENCIES and match[2].upper() in _CURRENCIES and match[1].upper() != match[2].upper():

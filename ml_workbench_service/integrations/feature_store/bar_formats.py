@@ -1,249 +1,275 @@
-"""Reads one file of bars into columns: Parquet, plain CSV, MetaTrader 4 and 5, HistData, Dukascopy.
+"""Bar formats: which program wrote a file of bars, and how its cells are read. A format registers by being defined.
 
-    MetaTrader 5  `<DATE>\\t<TIME>\\t<OPEN>…<SPREAD>`, spread in points         broker time
-    MetaTrader 4  `2017.01.02,00:00,o,h,l,c,v` without header                 broker time
-    HistData      `20170102 000000;o;h;l;c;v` without header                  fixed UTC-5, bid
-    Dukascopy     `Gmt time,…`, `Time (EET),…`, or `02.01.2017 22:00:00.000`  UTC, or the zone in its header
-    plain         `timestamp,open,high,low,close[,volume][,spread][,own columns]`; ISO 8601, epoch, or day and month in
-                  either order, told from the whole column; times without a zone are UTC unless BARS_TIMEZONE says else
+Law: one file has one format. Those that know a program's mark go before the general ones; two that recognise the same
+file are an error, never a matter of order.
 
-`available_at` in a plain file says when a bar was known, where later than its end. `spread` is in price units. Every
-further numeric column is the user's own. Nothing is dropped or repaired here except what the format itself defines.
+Formats of other packages are named by the entry point `ml_workbench.bar_formats` (the class, or a module that defines
+it) and loaded at the first question. A broken one is left out, with a loud line in the log.
+`ml_workbench_service.testing.bar_formats` is the suite that holds every format to what is promised of it.
 """
 
+import csv
+import logging
 import re
+import threading
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-import numpy as np
+from typing import ClassVar
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.integrations.feature_store.bar_times import Fail, TimeColumn, read_times
+from ml_workbench_service.integrations.feature_store.bar_columns import PRICES, Conventions, RawBars, bad_file, raw_bars
+from ml_workbench_service.integrations.feature_store.bar_times import DUKASCOPY
 
-if TYPE_CHECKING:
-    import polars as pl
+GROUP = "ml_workbench.bar_formats"
+_HEAD_BYTES = 4096
 
-PriceSide = Literal["bid", "ask", "mid"]
-SIDES: tuple[PriceSide, ...] = ("bid", "ask", "mid")
-PRICES = ("open", "high", "low", "close")
-_SNIFFED_BYTES = 4096
-_ALIASES = {
-    **dict.fromkeys(("o", "open_price", "bidopen", "askopen", "midopen"), "open"),
-    **dict.fromkeys(("h", "high_price", "bidhigh", "askhigh", "midhigh"), "high"),
-    **dict.fromkeys(("l", "low_price", "bidlow", "asklow", "midlow"), "low"),
-    **dict.fromkeys(("c", "close_price", "bidclose", "askclose", "midclose"), "close"),
-    **dict.fromkeys(("vol", "tickvol", "tick_volume", "tick_vol"), "volume"),
-}
-_TIME_NAMES = ("timestamp", "datetime", "date_time", "time", "date", "gmt_time", "local_time", "open_time", "opened_at")
+log = logging.getLogger(__name__)
+
+_plugins = sorted(entry_points(group=GROUP))  # that are still to be loaded
+_lock = threading.RLock()  # a plug-in may ask for formats while it is loaded
 
 
 @dataclass(frozen=True)
-class RawBars:
-    """One file's rows as they stand in it: unsorted, times not yet in UTC where `times.zone` is open."""
+class BarFile:
+    """A file and how it begins; `cells` are those of the first line that is not empty."""
 
-    file: str  # its name, for messages
-    first_line: int  # line of the first row; 0 for Parquet, whose rows count from 1
-    times: TimeColumn
-    prices: dict[str, Floats]  # open, high, low, close; NaN where missing
-    extra: dict[str, Floats]
-    available_ms: Ints | None
-    price_side: PriceSide
+    path: Path
+    head: bytes
+    encoding: str
+    separator: str
+    has_header: bool
+    cells: tuple[str, ...]
 
-    def where(self, row: int) -> str:
-        """The place of a row, for a message."""
-        return _place(self.file, row, self.first_line)
+    @classmethod
+    def of(cls, path: Path) -> "BarFile":
+        """Reads the beginning."""
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+        encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"  # MetaTrader writes UTF-16
+        text = head[: len(head) // 2 * 2].decode(encoding, errors="replace").lstrip("\ufeff")
+        lines = text.splitlines() if text.strip() else [""]
+        separator = next((mark for mark in "\t;," if mark in lines[0]), ",")
+        has_header = bool(re.match(r'\s*["<]*[A-Za-z]', lines[0]))
+        cells = next(csv.reader(filter(None, lines), delimiter=separator), [])
+        return cls(path, head, encoding, separator, has_header, tuple(cells))
+
+
+class BarFormat(ABC):
+    """One program's way of writing bars; the first line of its docstring says what exports it.
+
+    Attributes:
+        name: for messages; a plug-in's is its entry point's name too.
+        suffixes: of the files that it is asked about.
+        is_general: whether it takes only what no other format recognises.
+    """
+
+    name: ClassVar[str]
+    suffixes: ClassVar[tuple[str, ...]] = (".csv", ".txt", ".tsv")
+    is_general: ClassVar[bool] = False
+    known: ClassVar[dict[str, type["BarFormat"]]] = {}
+
+    def __init_subclass__(cls, *, registers: bool = True) -> None:
+        super().__init_subclass__()
+        if not registers:
+            return
+        if "name" not in cls.__dict__ or not (cls.__doc__ or "").partition("\n")[0].endswith("."):
+            raise TypeError(f"{cls.__name__} needs a `name` and a docstring whose first line says what exports it")
+        if missing := [each for each in ("recognises", "read") if getattr(cls, each) is getattr(BarFormat, each)]:
+            raise TypeError(f"{cls.__name__} lacks {' and '.join(missing)}")
+        if cls.name in BarFormat.known:
+            raise TypeError(f"two bar formats are called {cls.name}")
+        BarFormat.known[cls.name] = cls
+
+    @abstractmethod
+    def recognises(self, file: BarFile) -> bool:
+        """Whether this program wrote the file, as its name and beginning show; any beginning has an answer."""
+
+    @abstractmethod
+    def read(self, file: BarFile, *, max_rows: int | None) -> RawBars:
+        """The file's bars, or the first `max_rows` of them, mostly by `raw_bars`.
+
+        Raises:
+            DataValidationError: names file and line, as `bad_file` does.
+        """
 
 
 def read_bars(path: Path, *, max_rows: int | None = None) -> RawBars:
     """The file's bars, or the first `max_rows` of them.
 
     Raises:
-        DataValidationError: not a known layout, or a cell that is no number or time; names file and line.
+        DataValidationError: not a known format, or a cell that is no number or time; names file and line.
     """
     import polars as pl
 
     try:
-        if path.suffix.lower() == ".parquet":
-            return _columns(path, pl.read_parquet(path, n_rows=max_rows), first_line=0, layout="plain")
-        return _read_text(path, max_rows)
+        file = BarFile.of(path)
+        return format_of(file).read(file, max_rows=max_rows)
     except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
         raise bad_file(path.name, "cannot be read as bars; export it again as CSV or Parquet") from error
 
 
-def bad_file(file: str, problem: str) -> DataValidationError:
-    """An error about one of the user's files."""
-    return DataValidationError.at("bars", f"{file}: {problem}", code="bad_bars", file=file)
+def format_of(file: BarFile) -> BarFormat:
+    """The one format that recognises the file.
+
+    Raises:
+        DataValidationError: there is none, or there are several; names them.
+    """
+    claims = [each for kind in _formats_of(file) if (each := kind()).recognises(file)]
+    claims = [each for each in claims if not each.is_general] or claims
+    if not claims:
+        raise _unknown(file)
+    if len(claims) > 1:
+        names = ", ".join(each.name for each in claims)
+        raise bad_file(file.path.name, f"is recognised by several formats: {names}; remove the package of one")
+    return claims[0]
 
 
-def _read_text(path: Path, max_rows: int | None) -> RawBars:
-    import polars as pl
-
-    with path.open("rb") as file:
-        sniffed = file.read(_SNIFFED_BYTES)
-    encoding = "utf-16" if sniffed[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"  # MetaTrader writes UTF-16
-    head = sniffed[: len(sniffed) // 2 * 2].decode(encoding, errors="replace").lstrip("\ufeff")
-    first = head.splitlines()[0] if head.strip() else ""
-    separator = next((mark for mark in "\t;," if mark in first), ",")
-    has_header = bool(re.match(r'\s*["<]*[A-Za-z]', first))
-    source: Path | bytes = path
-    if encoding == "utf-16":
-        source = path.read_bytes().decode("utf-16").encode()
-    frame = pl.read_csv(
-        source,
-        separator=separator,
-        has_header=has_header,
-        infer_schema=False,
-        null_values=["", "NaN", "nan", "null", "N/A"],
-        n_rows=max_rows,
-    )
-    layout = "plain"
-    if not has_header:
-        frame, layout = _name_columns(path.name, frame)
-    elif first.startswith("<"):
-        layout = "metatrader"
-    return _columns(path, frame, first_line=1 + has_header, layout=layout)
+def known_formats() -> list[type[BarFormat]]:
+    """Every format by name; those of other packages are loaded at the first call."""
+    with _lock:
+        while _plugins:
+            load_plugin(_plugins.pop())
+        return [BarFormat.known[name] for name in sorted(BarFormat.known)]
 
 
-def _name_columns(file: str, frame: "pl.DataFrame") -> tuple["pl.DataFrame", str]:
-    """Names for a file without header, by its first cells."""
-    first = str(frame.row(0)[0])
-    volume = ["volume"]
-    if re.fullmatch(r"\d{8} \d{6}", first) and frame.width in (5, 6):
-        return _renamed(frame, ["timestamp", *PRICES, *volume]), "histdata"
-    if re.fullmatch(r"\d{4}\.\d{2}\.\d{2}", first) and frame.width in (6, 7):
-        layout = "histdata" if file.upper().startswith("DAT_MT") else "metatrader"
-        return _renamed(frame, ["date", "time", *PRICES, *volume]), layout
-    if frame.width in (5, 6, 7):
-        return _renamed(frame, ["timestamp", *PRICES, *volume, "spread"]), "plain"
-    raise bad_file(file, "has no header and no known layout; give it timestamp,open,high,low,close as first line")
+def load_plugin(found: EntryPoint) -> None:
+    """Loads it; what a broken one registered is forgotten."""
+    before = dict(BarFormat.known)
+    try:
+        found.load()
+        if found.name not in BarFormat.known:
+            raise TypeError(f"{found.value} defines no BarFormat called {found.name}")
+    except Exception:  # a stranger's code may raise anything; it costs us its format alone
+        BarFormat.known.clear()
+        BarFormat.known.update(before)
+        package = found.dist.name if found.dist is not None else found.module
+        log.exception("bar format %s of package %s is left out", found.name, package)
 
 
-def _renamed(frame: "pl.DataFrame", names: list[str]) -> "pl.DataFrame":
-    return frame.rename(dict(zip(frame.columns, names, strict=False)))
+def _formats_of(file: BarFile) -> list[type[BarFormat]]:
+    return [kind for kind in known_formats() if file.path.suffix.lower() in kind.suffixes]
 
 
-def _columns(path: Path, frame: "pl.DataFrame", *, first_line: int, layout: str) -> RawBars:
-    frame, zone_hint = _normal_names(path.name, frame)
-    side = _price_side(path.stem, frame.columns, layout)
-    frame = frame.rename({name: _ALIASES[name] for name in frame.columns if name in _ALIASES and _is_free(frame, name)})
-    names = [name for name in _TIME_NAMES if name in frame.columns]
-    missing = [name for name in PRICES if name not in frame.columns] + ([] if names else ["timestamp"])
-    if missing:
-        raise bad_file(path.name, f"has no {', '.join(missing)}; it needs timestamp, open, high, low and close")
-    if frame.is_empty():
-        raise bad_file(path.name, "has no rows; export it again")
-    fail = _fail_at(path.name, first_line)
-    is_split = "date" in names and "time" in names
-    times = read_times(_joined(frame) if is_split else frame[names[0]], layout=layout, hint=zone_hint, fail=fail)
-    available = None
-    if "available_at" in frame.columns:
-        column = frame["available_at"]
-        available = read_times(column, layout="plain", hint="UTC", fail=fail, optional=True).local_ms
-    return RawBars(
-        file=path.name,
-        first_line=first_line,
-        times=times,
-        prices={name: _numbers(path.name, frame[name], first_line) for name in PRICES},
-        extra=_extra_columns(frame, {*PRICES, "available_at", *(("date", "time") if is_split else names[:1])}, layout),
-        available_ms=available,
-        price_side=side,
-    )
+def _unknown(file: BarFile) -> DataValidationError:
+    problem = "has no header and no known layout; give it timestamp,open,high,low,close as first line"
+    known = ", ".join(kind.name for kind in _formats_of(file))
+    return bad_file(file.path.name, f"{problem}, or export it as one of {known}")
 
 
-def _extra_columns(frame: "pl.DataFrame", used: set[str], layout: str) -> dict[str, Floats]:
-    """Volume, spread in price units, and the user's own numeric columns."""
-    extra = {}
-    for name in frame.columns:
-        unnamed = name.startswith(("column", "unnamed")) or (layout == "metatrader" and name == "vol")
-        numbers = None if name in used or unnamed else _own_numbers(frame[name])
-        if numbers is not None:
-            extra[name] = numbers
-    if layout == "metatrader" and "spread" in extra:
-        extra["spread"] = extra["spread"] * _point(frame["close"])
-    return extra
+class TextFormat(BarFormat, registers=False):
+    """Separated cells, recognised by the first of them.
+
+    Attributes:
+        first_cell: a pattern of all of it, in any case.
+        file_name: a pattern of all of it, in any case.
+        columns: of a file without header; those after `close` may be missing.
+    """
+
+    first_cell: ClassVar[str]
+    file_name: ClassVar[str] = ".*"
+    columns: ClassVar[tuple[str, ...]] = ("timestamp", *PRICES, "volume", "spread")
+    conventions: ClassVar[Conventions] = Conventions()
+
+    def recognises(self, file: BarFile) -> bool:
+        """By file name, first cell and number of cells."""
+        pairs = ((self.file_name, file.path.name), (self.first_cell, "".join(file.cells[:1])))
+        is_its_own = all(re.fullmatch(pattern, text, re.IGNORECASE) for pattern, text in pairs)
+        return is_its_own and (file.has_header or self._has_width(len(file.cells)))
+
+    def read(self, file: BarFile, *, max_rows: int | None) -> RawBars:
+        """Every cell as text; an empty one is missing."""
+        import polars as pl
+
+        frame = pl.read_csv(
+            file.path.read_bytes().decode("utf-16").encode() if file.encoding == "utf-16" else file.path,
+            separator=file.separator,
+            has_header=file.has_header,
+            infer_schema=False,
+            null_values=["", "NaN", "nan", "null", "N/A"],
+            n_rows=max_rows,
+        )
+        if not file.has_header:
+            if not self._has_width(frame.width):
+                raise _unknown(file)
+            frame = frame.rename(dict(zip(frame.columns, self.columns, strict=False)))
+        return raw_bars(file.path, frame, first_line=1 + file.has_header, conventions=self.conventions)
+
+    def _has_width(self, num_cells: int) -> bool:
+        return self.columns.index("close") < num_cells <= len(self.columns)
 
 
-def _is_free(frame: "pl.DataFrame", name: str) -> bool:
-    """Whether the alias is the only column that wants its proper name."""
-    rivals = [column for column in frame.columns if _ALIASES.get(column) == _ALIASES[name]]
-    return _ALIASES[name] not in frame.columns and rivals[0] == name
+class MetaTrader5(TextFormat):
+    """MetaTrader 5: `<DATE>`, `<TIME>`, `<OPEN>` … `<SPREAD>` on the broker's clock, the spread in points."""
+
+    name = "metatrader5"
+    first_cell = "<.*"
+    conventions = Conventions(is_broker_time=True, price_side="bid", is_spread_in_points=True, ignored=("vol",))
 
 
-def _normal_names(file: str, frame: "pl.DataFrame") -> tuple["pl.DataFrame", str | None]:
-    """Lower-case names of letters, digits and underscores; and the zone in a header such as `Time (EET)`."""
-    hint, names = None, []
-    for name in frame.columns:
-        if match := re.fullmatch(r"\s*(?:local )?time \((\w+)\)\s*", name, flags=re.IGNORECASE):
-            hint, name = match[1].upper(), "time"
-        normal = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-        hint = "UTC" if normal == "gmt_time" else hint
-        names.append(normal if re.match(r"[a-z]", normal) else f"column_{normal}".rstrip("_"))
-    if len(set(names)) < len(names):
-        raise bad_file(file, "has two columns of the same name; rename one")
-    return frame.rename(dict(zip(frame.columns, names, strict=True))), hint
+class MetaTrader4(TextFormat):
+    """MetaTrader 4: `2017.01.02,00:00,o,h,l,c,v` without header, on the broker's clock."""
+
+    name = "metatrader4"
+    file_name = "(?!DAT_MT).*"  # HistData's
+    first_cell = r"\d{4}\.\d{2}\.\d{2}"
+    columns = ("date", "time", *PRICES, "volume")
+    conventions = Conventions(is_broker_time=True, price_side="bid")
 
 
-def _joined(frame: "pl.DataFrame") -> "pl.Series":
-    import polars as pl
+class HistData(TextFormat):
+    """HistData for ASCII: `20170102 000000;o;h;l;c;v` without header, in UTC-5 all the year."""
 
-    return frame.select(pl.concat_str("date", "time", separator=" ").alias("timestamp")).to_series()
-
-
-def _fail_at(file: str, first_line: int) -> Fail:
-    def fail(row: int | None, problem: str) -> DataValidationError:
-        return bad_file(file if row is None else _place(file, row, first_line), problem)
-
-    return fail
+    name = "histdata"
+    first_cell = r"\d{8} \d{6}"
+    columns = ("timestamp", *PRICES, "volume")
+    conventions = Conventions(zone="UTC-5", price_side="bid")
 
 
-def _place(file: str, row: int, first_line: int) -> str:
-    return f"{file}, line {row + first_line}" if first_line else f"{file}, row {row + 1}"
+class HistDataForMetaTrader(MetaTrader4):
+    """HistData for MetaTrader: `DAT_MT_….csv` with MetaTrader 4's cells, in UTC-5 all the year."""
+
+    name = "histdata_metatrader"
+    file_name = "DAT_MT.*"
+    conventions = HistData.conventions
 
 
-def _price_side(stem: str, names: list[str], layout: str) -> PriceSide:
-    """From the file's name or its columns' names; HistData and MetaTrader export bids."""
-    words = f"{stem.lower()} {' '.join(name for name in names if _ALIASES.get(name) in PRICES)}"
-    for side in SIDES:
-        if re.search(rf"(?<![a-z]){side}(?![a-z])|\b{side}(open|close)", words):
-            return side
-    return "bid" if layout in ("histdata", "metatrader") else "mid"
+class Dukascopy(TextFormat):
+    """Dukascopy: `Gmt time`, `Local time` or `Time (EET)` first, or `02.01.2017 22:00:00.000` without header."""
+
+    name = "dukascopy"
+    first_cell = rf"(gmt|local) time|(local )?time \(\w+\)|{DUKASCOPY}.*"
 
 
-def _numbers(file: str, column: "pl.Series", first_line: int) -> Floats:
-    """A price column; empty cells are NaN, anything else that is no number is an error."""
-    import polars as pl
+class PlainText(TextFormat):
+    """Any program's text: `timestamp,open,high,low,close[,volume][,spread][,own columns]`.
 
-    values = _as_float(column)
-    if values is None or (bad := column.is_not_null() & values.is_null()).any():
-        row = 0 if values is None else int(bad.arg_max() or 0)
-        raise bad_file(_place(file, row, first_line), f"`{column.name}` is not a number")
-    return values.fill_null(float("nan")).cast(pl.Float64).to_numpy().copy()
+    ISO 8601, epochs, or day and month in either order, told from the whole column.
+    """
 
+    name = "plain"
+    is_general = True
 
-def _as_float(column: "pl.Series") -> "pl.Series | None":
-    import polars as pl
-
-    if column.dtype == pl.String:
-        text = column.str.strip_chars()
-        return text.str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
-    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
-        return column.cast(pl.Float64)
-    return None
+    def recognises(self, file: BarFile) -> bool:
+        """Always; `read` refuses what has neither header nor the usual number of cells."""
+        return True
 
 
-def _own_numbers(column: "pl.Series") -> Floats | None:
-    """A further column's numbers; None where it is text, or empty altogether."""
-    values = _as_float(column)
-    if values is None or (column.is_not_null() & values.is_null()).any() or values.is_null().all():
-        return None
-    numbers = values.fill_null(float("nan")).to_numpy().copy()
-    numbers[~np.isfinite(numbers)] = np.nan
-    return numbers
+class Parquet(BarFormat):
+    """Any program's Parquet, under plain text's column names."""
 
+    name = "parquet"
+    suffixes = (".parquet",)
+    is_general = True
 
-def _point(close: "pl.Series") -> float:
-    """The smallest step that the prices are written in: 0.00001 for five digits."""
-    digits = close.drop_nulls().str.extract(r"\.(\d+)", 1).str.len_chars().fill_null(0).to_numpy()
-    return float(10.0 ** -int(digits.max(initial=0)))
+    def recognises(self, file: BarFile) -> bool:
+        """Always, by its suffix."""
+        return True
+
+    def read(self, file: BarFile, *, max_rows: int | None) -> RawBars:
+        """Its columns as they are typed."""
+        import polars as pl
+
+        frame = pl.read_parquet(file.path, n_rows=max_rows)
+        return raw_bars(file.path, frame, first_line=0, conventions=Conventions())

@@ -32,11 +32,9 @@ _DIGITS = (
     r"^\s*(?P<a>\d{4})(?P<b>\d{2})(?P<c>\d{2})"
     r"(?:[ T]?(?P<hour>\d{2})(?P<minute>\d{2})(?P<second>\d{2})?(?P<fraction>\d{3})?)?\s*$"
 )
-_DUKASCOPY = r"\d{2}\.\d{2}\.\d{4} \d{2}:\d{2}:\d{2}\.\d{3}"
+DUKASCOPY = r"\d{2}\.\d{2}\.\d{4} \d{2}:\d{2}:\d{2}\.\d{3}"
 _EPOCH_DIGITS = r"-?(\d{9,10}|\d{13}|\d{16}|\d{19})"
 _EPOCH_UNITS = ((1e11, 1000, 1), (1e14, 1, 1), (1e17, 1, 1000), (1e20, 1, 1_000_000))  # bound; s, ms, us, ns
-_HEADER_ZONES = {"UTC": "UTC", "GMT": "UTC", "EET": "Europe/Athens"}
-_HISTDATA_ZONE = "UTC-5"  # all the year, no summer time
 
 
 @dataclass(frozen=True)
@@ -45,16 +43,14 @@ class TimeColumn:
 
     local_ms: Ints  # (N,)
     zone: str | None
-    is_broker: bool = False  # MetaTrader writes its broker's clock
 
 
-def read_times(column: "pl.Series", *, layout: str, hint: str | None, fail: Fail, optional: bool = False) -> TimeColumn:
+def read_times(column: "pl.Series", *, zone: str | None, fail: Fail, is_optional: bool = False) -> TimeColumn:
     """The column's times.
 
     Args:
-        layout: "plain", "metatrader" or "histdata".
-        hint: the zone in the column's header, if any.
-        optional: whether rows may be empty; they read as MISSING_MS.
+        zone: of times that do not say theirs.
+        is_optional: whether rows may be empty; they read as MISSING_MS.
 
     Raises:
         DataValidationError: an empty or unreadable time, or days and months that contradict each other.
@@ -64,20 +60,16 @@ def read_times(column: "pl.Series", *, layout: str, hint: str | None, fail: Fail
     if column.dtype == pl.String:
         times = _read_text(column, fail)
     elif column.dtype.is_temporal():
-        zone = "UTC" if getattr(column.dtype, "time_zone", None) else None
-        times = TimeColumn(_filled(column.cast(pl.Datetime("ms", getattr(column.dtype, "time_zone", None)))), zone)
+        own = getattr(column.dtype, "time_zone", None)
+        times = TimeColumn(_filled(column.cast(pl.Datetime("ms", own))), "UTC" if own else None)
     elif column.dtype.is_numeric():
         times = TimeColumn(_epochs(column), "UTC")
     else:
         raise fail(None, "the timestamps are neither text, times nor numbers")
     empty = np.flatnonzero(times.local_ms == MISSING_MS)
-    if len(empty) and not optional:
+    if len(empty) and not is_optional:
         raise fail(int(empty[0]), "the timestamp cannot be read; write it as 2025-03-01T00:00:00Z")
-    if layout == "histdata":
-        return TimeColumn(times.local_ms, _HISTDATA_ZONE)
-    if times.zone is None and hint in _HEADER_ZONES:
-        return TimeColumn(times.local_ms, _HEADER_ZONES[hint])
-    return TimeColumn(times.local_ms, times.zone, is_broker=layout == "metatrader" and times.zone is None)
+    return TimeColumn(times.local_ms, times.zone or zone)
 
 
 def _filled(column: "pl.Series") -> Ints:
@@ -112,7 +104,7 @@ def _read_text(column: "pl.Series", fail: Fail) -> TimeColumn:
         return TimeColumn(local, None)
     has_zone = (texts["zone"].is_not_null() | texts["sign"].is_not_null()).to_numpy()
     if not has_zone.any():
-        return TimeColumn(local, "UTC" if re.fullmatch(_DUKASCOPY, sample) else None)
+        return TimeColumn(local, "UTC" if re.fullmatch(DUKASCOPY, sample) else None)
     if not has_zone[local != MISSING_MS].all():
         raise fail(None, "some timestamps have a zone and some have none; write all of them with Z")
     sign = np.where((texts["sign"] == "-").fill_null(False).to_numpy(), -1, 1)

@@ -1,0 +1,5 @@
+"""Conformance suites: what every extension must keep, shipped so that the author of a plug-in runs them with pytest.
+
+Each suite is a base class; a subclass whose name begins with `Test` says what is tested, and pytest collects the rest.
+The service imports nothing from here, since pytest is not among its dependencies.
+"""
