@@ -26,7 +26,7 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test lint format bench evaluate chaos gpu-check lock clean
+.PHONY: help setup serve test lint format bench evaluate chaos backup restore gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -58,6 +58,14 @@ evaluate: $(VENV)/.installed-dev ## how often verdicts are wrong where the truth
 
 chaos: $(VENV)/.installed-dev ## every fault against every promise of the queue; ARGS="--runs 3 --only redis_killed"
 	@$(BIN)/python -m chaos $(ARGS)
+
+backup: $(VENV)/.installed ## one verified archive of a running service; TARGET=backups/today.tar.gz
+	@test -n "$(TARGET)" || { echo "name the archive: make backup TARGET=backups/today.tar.gz"; exit 1; }
+	@$(BIN)/python -m tools.backup create "$(TARGET)"
+
+restore: $(VENV)/.installed ## an archive into an empty STATE_DIR and registry; ARCHIVE=backups/today.tar.gz
+	@test -n "$(ARCHIVE)" || { echo "name the archive: make restore ARCHIVE=backups/today.tar.gz"; exit 1; }
+	@$(BIN)/python -m tools.backup restore "$(ARCHIVE)"
 
 gpu-check: $(VENV)/.installed-dev ## every family on CUDA beside the processor; says so where there is no GPU
 	@$(BIN)/python -m tools.gpu_check

@@ -59,6 +59,7 @@ from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.deploy import finish_interrupted
+from ml_workbench_service.workflows.restore_state import RESTORING
 from ml_workbench_service.workflows.settle_outcomes import OutcomeResolver
 
 MOST_BODY_BYTES = 16 * 1024 * 1024
@@ -184,6 +185,11 @@ def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
             f"another service works in {state_dir}; stop it, or give this one a STATE_DIR of its own"
         ) from error
     stack.callback(lock.release)
+    if (state_dir / RESTORING).exists():
+        raise UnavailableError(
+            f"a restore was interrupted in {state_dir}: remove everything in it and in MODEL_REGISTRY_PATH, then "
+            "restore again"
+        )
 
 
 def _ledger(

@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
-from ml_workbench_service.agents.checkpoint import Checkpoint, Counters
+from ml_workbench_service.agents.checkpoint import FORMAT, Checkpoint, Counters
 from ml_workbench_service.agents.positions import Position, RealisedStep, open_step, realise
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision
 from ml_workbench_service.contracts.contract import to_ms, utc_now
@@ -157,7 +157,7 @@ class Agent(ABC):
     ) -> Checkpoint:
         """Everything, as of the last applied entry: a copy, which is checked where it is read from disk."""
         return Checkpoint.model_construct(
-            format=2,
+            format=FORMAT,
             given_up=dict(given_up or {}),
             term=term,
             stream_epoch=stream_epoch,

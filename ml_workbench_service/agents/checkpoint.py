@@ -1,4 +1,4 @@
-"""`Checkpoint`: everything an agent knows, in one JSON file that is replaced in one step.
+"""Agent checkpoint: everything an agent knows, in one JSON file that is replaced in one step.
 
 STATE_DIR/agents/<id>/checkpoint.<term>.json holds the Q table, its bins and visits, the random state, every series, the
 counters and the last applied stream entry together: whoever reads it sees the agent after a whole number of entries,
@@ -6,13 +6,21 @@ and an agent that continues from it behaves as if it had never stopped. JSON kee
 
 The term is that of the lease under which it was written. The highest counts: a process that was frozen, lost its lease
 and wakes up may still write its own file, and changes nothing by it.
+
+Files of earlier formats are read through `UPGRADES`, step by step. A file of a newer format is refused with a sentence.
+Keys that this version does not know are left out, with a line in the log. Each process writes under a term of its own,
+so what was not of the present form is never overwritten: it stays beside as `checkpoint.<term>.json.bak`.
 """
 
+import json
+import logging
 import os
 import re
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from pydantic import ConfigDict, Field, ValidationError
 
@@ -21,9 +29,19 @@ from ml_workbench_service.agents.positions import Position
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.market import Costs
+from ml_workbench_service.jobs.durable_files import sync_folder
 
 CHECKPOINT_PATTERN = re.compile(r"checkpoint(?:\.(\d+))?\.json")
 """Without a term: of a version that had none."""
+FORMAT = 2
+UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
+    # It knew one family, no filter by model, no reward settings, and one count of late bars (whose kinds begin at 0).
+    1: lambda plain: {"family": "q_learning", "model_id": None, "reward": {}, **plain},
+}
+"""By the format that a file is of, what makes it one of the next."""
+_UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(slots=True)
@@ -46,7 +64,7 @@ class Counters:
 class Checkpoint(Contract):
     """An agent after its last applied entry. What only a Q table has is empty for an agent that executes a policy."""
 
-    format: Literal[1, 2] = 2  # 1 knew one family, no filter by model, no reward settings and one count of late bars
+    format: int = FORMAT
     agent_id: str
     family: AgentFamily = "q_learning"
     mode: AgentMode
@@ -88,20 +106,16 @@ class Checkpoint(Contract):
             staged.unlink(missing_ok=True)
             raise
         for term, earlier in _files(folder):
-            if term < self.term or earlier.name == "checkpoint.json":
-                earlier.unlink(missing_ok=True)
-        directory = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+            if term < self.term:
+                _retire(earlier)
+        sync_folder(folder)
 
     @classmethod
     def load(cls, folder: Path) -> "Checkpoint | None":
         """The folder's checkpoint; None where the agent has not begun.
 
         Raises:
-            DataValidationError: the file is not a checkpoint of this version.
+            DataValidationError: the file is no checkpoint, or of a newer version of the service.
         """
         while True:
             files = _files(folder)
@@ -109,15 +123,62 @@ class Checkpoint(Contract):
                 return None
             file = files[-1][1]
             try:
-                return cls.model_validate_json(file.read_bytes())
+                return _read(json.loads(file.read_bytes()), file)
             except FileNotFoundError:  # a later term has just taken its place
                 continue
-            except ValidationError as error:
-                raise DataValidationError.at(
-                    f"agents/{folder.name}/{file.name}",
-                    f"The checkpoint of agent {folder.name} cannot be read ({error.error_count()} faults); move "
-                    f"{file.name} in agents/{folder.name} of STATE_DIR away to begin anew, or restore a copy of it.",
-                ) from error
+            except (ValueError, TypeError, AttributeError, KeyError) as error:
+                faults = f"{error.error_count()} faults" if isinstance(error, ValidationError) else repr(error)
+                next_step = f"move {file.name} in agents/{folder.name} of STATE_DIR away to begin anew, or restore it"
+                raise _refused(file, f"cannot be read ({faults})", next_step) from error
+
+
+def _read(plain: dict[str, Any], file: Path) -> Checkpoint:
+    """The checkpoint in the file, whatever its format."""
+    found = int(plain.get("format", FORMAT))
+    if found > FORMAT:
+        why = f"is of format {found}, written by a newer version of this service, which reads up to {FORMAT}"
+        raise _refused(file, why, "upgrade the service, or restore a backup from before the upgrade (make restore)")
+    for number in range(found, FORMAT):
+        plain = UPGRADES[number](plain) | {"format": number + 1}
+    try:
+        return Checkpoint.model_validate(plain)
+    except ValidationError as error:
+        places = tuple(each["loc"] for each in error.errors() if each["type"] in _UNKNOWN)
+        if len(places) < error.error_count():
+            raise
+    for *path, name in places:
+        parent: Any = plain
+        for key in path:
+            parent = parent[key]
+        del parent[name]
+    _say_unknown(file, places)
+    return Checkpoint.model_validate(plain)
+
+
+@lru_cache(maxsize=1024)
+def _say_unknown(file: Path, places: tuple[tuple[int | str, ...], ...]) -> None:
+    """Once for each file: lists of agents are read again and again."""
+    names = ", ".join(".".join(map(str, place)) for place in places)
+    log.warning("%s of agent %s has keys that this version does not know: %s", file.name, file.parent.name, names)
+
+
+def _retire(earlier: Path) -> None:
+    """Removes an earlier term's file; one that is not of the present form stays beside as a copy."""
+    try:
+        is_present_form = Checkpoint.model_validate_json(earlier.read_bytes()).format == FORMAT
+    except FileNotFoundError:
+        return
+    except ValidationError:
+        is_present_form = False
+    if is_present_form:
+        earlier.unlink(missing_ok=True)
+    else:
+        earlier.replace(earlier.with_name(f"{earlier.name}.bak"))
+
+
+def _refused(file: Path, why: str, next_step: str) -> DataValidationError:
+    name = file.parent.name
+    return DataValidationError.at(f"agents/{name}/{file.name}", f"The checkpoint of agent {name} {why}; {next_step}.")
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:

@@ -71,7 +71,7 @@ class MultipleTestingLog(Protocol):
         """The same without noting anything; `read` itself is counted only if it was noted."""
         ...
 
-    def try_(self, trial: Trial) -> None:
+    def record_trial(self, trial: Trial) -> None:
         """Notes a trial; a second one of the same id replaces nothing and counts once."""
         ...
 

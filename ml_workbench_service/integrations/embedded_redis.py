@@ -14,6 +14,7 @@ Nobody else's Redis is touched, and no port is opened. The caller holds the lock
 """
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -22,10 +23,11 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
 import redis
 from redis.backoff import NoBackoff
@@ -43,6 +45,7 @@ VERSION_TIMEOUT_S = 10.0
 FIRST_WITH_A_FOLDER = 7
 """The major version of Redis from which the append-only file is a folder of files."""
 POLL_S = 0.01
+MOST_REWRITES = 20
 
 log = logging.getLogger(__name__)
 
@@ -227,6 +230,47 @@ class EmbeddedRedis:
             "The embedded redis-server did not come up; see redis/server.log in STATE_DIR, or set REDIS_URL. It said: "
             + " | ".join(last_words),
         )
+
+
+@contextmanager
+def open_log(state_dir: Path) -> Iterator[list[tuple[Path, IO[bytes], int]]]:
+    """The append-only files of one moment: each open, with how many of its bytes belong to that moment.
+
+    Redis may write on, and may replace or remove the files while they are read: what is open stays as it is. A command
+    that was cut in two at the end of the last file is what Redis itself drops when it loads one after a crash.
+
+    Raises:
+        UnavailableError: the server rewrites its files again and again.
+    """
+    folder = state_dir / "redis"
+    manifest = folder / "appendonlydir" / "appendonly.aof.manifest"
+    for _ in range(MOST_REWRITES):
+        with ExitStack() as stack:
+            try:
+                said = _read(manifest)
+                names = [line.split()[1].decode() for line in said.splitlines() if line.startswith(b"file ")]
+                paths = [manifest.with_name(name) for name in names] or [folder / "appendonly.aof"]
+                files: list[tuple[Path, IO[bytes], int]] = []
+                for path in paths if said else filter(Path.exists, paths):
+                    opened = stack.enter_context(path.open("rb"))
+                    files.append((path, opened, os.fstat(opened.fileno()).st_size))
+                if _read(manifest) != said:
+                    continue
+            except FileNotFoundError:  # rewritten since the manifest was read
+                continue
+            if said:
+                files.append((manifest, io.BytesIO(said), len(said)))
+            yield files
+            return
+    raise UnavailableError("the redis-server rewrites its append-only file just now; try again", retry_after_s=5)
+
+
+def _read(manifest: Path) -> bytes:
+    """Empty where there is none, as of Redis 6."""
+    try:
+        return manifest.read_bytes()
+    except FileNotFoundError:
+        return b""
 
 
 def _major_version(binary: Path) -> int | None:

@@ -13,8 +13,9 @@ MLflow is imported when a tracker is opened (1 to 6 s, 250 MiB), so only the tra
 import math
 import os
 import re
+import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,8 @@ QUIET = {
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "0",
     "GIT_PYTHON_REFRESH": "quiet",
 }
+ARTIFACT_COLUMNS = frozenset({"artifact_location", "artifact_uri", "source", "storage_location"})
+"""Of MLflow's own tables, those that hold addresses of artifacts."""
 _LASTING = frozenset(
     {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_STATE"}
 )
@@ -222,6 +225,23 @@ class ExperimentTracker:
             return None
         address = re.sub(r"//[^/@]*@", "//", self._uri.rstrip("/"))  # never the password
         return f"{address}/#/experiments/{self._experiment_id}/runs/{run_id}"
+
+
+def move_artifacts(database: Path, before: str, after: str) -> None:
+    """Tells an embedded store whose artifacts lie elsewhere by now: MLflow keeps their absolute addresses.
+
+    Args:
+        before, after: addresses of the artifacts' folders, `file:///…`.
+    """
+    with closing(sqlite3.connect(database)) as connection, connection:
+        tables = [name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
+        for table in tables:
+            columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+            for column in sorted(columns & ARTIFACT_COLUMNS):
+                connection.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
+                    (after, len(before) + 1, len(before), before),
+                )
 
 
 def flat_params(request: dict[str, Any]) -> dict[str, object]:

@@ -34,6 +34,7 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.learning.bundle.manifest import digest_of, size_of, sync, verify, write_manifest
 
 CARD_FILE = "card.json"
+ARCHIVED_FILE = "archived.jsonl"
 STAGING = ".staging"
 LARGEST_NUMBER = 999_999
 """Of a part of a version."""
@@ -185,7 +186,7 @@ class FolderModelRegistry:
             )
         if card.status != "archived":
             line = json.dumps({"version": version, "at": iso(utc_now())}) + "\n"
-            with (self.root / model_id / "archived.jsonl").open("a", encoding="utf-8") as stream:
+            with (self.root / model_id / ARCHIVED_FILE).open("a", encoding="utf-8") as stream:
                 stream.write("\n" + line if stream.tell() else line)  # a torn line before it ends here
                 stream.flush()
                 os.fsync(stream.fileno())
@@ -193,7 +194,7 @@ class FolderModelRegistry:
 
     def _archived(self, model_id: str) -> set[str]:
         try:
-            lines = (self.root / model_id / "archived.jsonl").read_text(encoding="utf-8").splitlines()
+            lines = (self.root / model_id / ARCHIVED_FILE).read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return set()
         return {json.loads(line)["version"] for line in lines if line.endswith("}")}

@@ -1,19 +1,16 @@
-"""`SqliteMultipleTestingLog`: both counters in one file that only grows: a reading is on disk before anybody learns its
-number.
+"""Multiple-testing log: test-set evaluations and trials in one file that only grows: each is on disk before anybody
+learns its number.
 
     <STATE_DIR>/ledgers.db
-        readings (kind, id, subject, start_ms, end_ms, at, model_id, sharpe, daily)   one row a reading
-        reading_symbols (symbol, number)                                              the symbols of each
+        readings          one row an evaluation (kind `look`) or trial
+        reading_symbols   the symbols of each
 
 Laws: rows are never changed or removed (triggers refuse), and the first one of a kind and id holds. Several processes
-may write at once. A commit is synced; a process that is killed loses only what it was writing. The file appears whole
-(written aside, then renamed), so an empty or foreign one at its place is a fault, not a beginning. What cannot be read
-is an error and never a smaller count. Not for network file systems: write-ahead logging needs shared memory.
+may write at once. A commit is synced; a process that is killed loses only what it was writing. What cannot be read is
+an error and never a smaller count.
 """
 
-import errno
 import json
-import os
 import sqlite3
 import threading
 import zlib
@@ -23,83 +20,91 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from filelock import FileLock, Timeout
-
 from common_lib.exceptions import DataValidationError, UnavailableError
+from common_lib.sqlite_store import Schema, SqliteStore, Table, selected, transaction
 from ml_workbench_service.contracts.contract import iso
 from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
 
-SCHEMA_VERSION = 1
 BUSY_TIMEOUT_S = 15.0
 MOST_DAYS = 1_000_000
 """Daily returns that one answer carries, some 100 MB: the newest trials'; older trials come without theirs."""
 
-_SCHEMA = """
-CREATE TABLE readings (
-    number INTEGER PRIMARY KEY AUTOINCREMENT,
-    kind TEXT NOT NULL CHECK (kind IN ('look', 'trial')),
-    id TEXT NOT NULL,
-    subject TEXT NOT NULL,
-    start_ms INTEGER NOT NULL,
-    end_ms INTEGER NOT NULL CHECK (end_ms > start_ms),
-    at TEXT NOT NULL,
-    model_id TEXT NOT NULL,
-    sharpe REAL,
-    daily BLOB,
-    UNIQUE (kind, id)
-);
-CREATE INDEX readings_by_subject ON readings (kind, subject, start_ms, end_ms);
-CREATE TABLE reading_symbols (
-    symbol TEXT NOT NULL,
-    number INTEGER NOT NULL REFERENCES readings (number),
-    PRIMARY KEY (symbol, number)
-) WITHOUT ROWID;
-"""
-# Without the last trigger INSERT OR REPLACE would take an old row away unseen: it fires no DELETE trigger by default.
-_GUARDS = "".join(
+READINGS = Table(
+    "readings",
+    {
+        "number": "INTEGER PRIMARY KEY AUTOINCREMENT",
+        "kind": "TEXT NOT NULL CHECK (kind IN ('look', 'trial'))",
+        "id": "TEXT NOT NULL",
+        "subject": "TEXT NOT NULL",
+        "start_ms": "INTEGER NOT NULL",
+        "end_ms": "INTEGER NOT NULL CHECK (end_ms > start_ms)",
+        "at": "TEXT NOT NULL",
+        "model_id": "TEXT NOT NULL",
+        "sharpe": "REAL",
+        "daily": "BLOB",
+    },
+    constraints=("UNIQUE (kind, id)",),
+)
+READING_SYMBOLS = Table(
+    "reading_symbols",
+    {"symbol": "TEXT NOT NULL", "number": "INTEGER NOT NULL REFERENCES readings (number)"},
+    constraints=("PRIMARY KEY (symbol, number)",),
+    options="WITHOUT ROWID",
+)
+_GUARDS = tuple(
     f"CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table} "
-    "BEGIN SELECT RAISE(ABORT, 'the ledgers are append-only'); END;\n"
+    "BEGIN SELECT RAISE(ABORT, 'the ledgers are append-only'); END"
     for table in ("readings", "reading_symbols")
     for verb in ("UPDATE", "DELETE")
-) + (
+)
+# Without it INSERT OR REPLACE would take an old row away unseen: that fires no DELETE trigger by default.
+_FIRST_HOLDS = (
     "CREATE TRIGGER readings_first BEFORE INSERT ON readings WHEN EXISTS (SELECT 1 FROM readings WHERE "
-    "(kind = NEW.kind AND id = NEW.id) OR number = NEW.number) BEGIN SELECT RAISE(IGNORE); END;\n"
+    "(kind = NEW.kind AND id = NEW.id) OR number = NEW.number) BEGIN SELECT RAISE(IGNORE); END"
 )
-_INSERT = (
-    "INSERT OR IGNORE INTO readings (kind, id, subject, start_ms, end_ms, at, model_id, sharpe, daily) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+SCHEMA = Schema(
+    "multiple-testing log",
+    (READINGS, READING_SYMBOLS),
+    extras=(
+        "CREATE INDEX readings_by_subject ON readings (kind, subject, start_ms, end_ms)", *_GUARDS, _FIRST_HOLDS,
+    ),
+)  # fmt: skip
+_INSERT = READINGS.insert(without=("number",), verb="INSERT OR IGNORE")
 _INSERT_SYMBOL = "INSERT INTO reading_symbols (symbol, number) SELECT ?, number FROM readings WHERE kind = ? AND id = ?"
 _OVERLAPPING = (
     "FROM readings AS r WHERE r.kind = ? AND r.subject = ? AND r.start_ms < ? AND r.end_ms > ? AND EXISTS ("
     "SELECT 1 FROM reading_symbols AS s WHERE s.number = r.number AND s.symbol IN (SELECT value FROM json_each(?)))"
 )
-
-_NOT_REACHED = ("SQLITE_CANTOPEN", "SQLITE_READONLY", "SQLITE_IOERR", "SQLITE_PERM", "SQLITE_AUTH")
+_TRIALS = (
+    f"SELECT {selected([name for name in READINGS.columns if name not in ('number', 'kind')], r=READINGS)}, "
+    "(SELECT json_group_array(symbol) FROM reading_symbols WHERE number = r.number) AS symbols "
+    f"{_OVERLAPPING} ORDER BY r.number DESC"
+)
 
 _Kind = Literal["look", "trial"]
 
 
 class SqliteMultipleTestingLog:
-    """The ledgers of one state folder (see `contracts.multiple_testing.MultipleTestingLog`); safe for threads and
-    processes.
+    """The log of one state folder (see `contracts.multiple_testing.MultipleTestingLog`); for any threads and processes.
 
     Nothing is opened or created before it is needed; a file that is not there counts nothing.
 
     Args:
         path: of the database file, `STATE_DIR/ledgers.db`; its folder is made with the first row.
+        schema, timeout_s: of the store.
 
     Every method raises `UnavailableError` where the file cannot be read or written just now: full disk, damaged file,
     another process that holds it for too long, a newer version's file.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, schema: Schema = SCHEMA, timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
+        self._store = SqliteStore(path, schema, timeout_s=timeout_s)
         self._checked: tuple[int, int] | None = None
         self._checking = threading.Lock()
 
     def record_evaluation(self, read: PartRead) -> int:
-        """Notes a look before it happens; how many there are at parts that share time, a symbol and the subject.
+        """Notes an evaluation before it happens; how many there are on parts that share time, a symbol and the subject.
 
         Raises:
             DataValidationError: the part has no symbols, or its end is not after its start.
@@ -110,7 +115,7 @@ class SqliteMultipleTestingLog:
         """The same without noting anything; raises like `record_evaluation`."""
         return self._count("look", read)
 
-    def try_(self, trial: Trial) -> None:
+    def record_trial(self, trial: Trial) -> None:
         """Notes a trial, once for each id, replacing nothing; raises like `record_evaluation`."""
         daily = (
             zlib.compress(json.dumps(trial.daily_returns, allow_nan=False).encode()) if trial.daily_returns else None
@@ -122,17 +127,11 @@ class SqliteMultipleTestingLog:
         return self._count("trial", read)
 
     def trials(self, read: PartRead) -> Sequence[Trial]:
-        """Trials on parts that share time, a symbol and the subject, oldest first; raises like `<function <lambda> at
-        0x7f94ed966480>`.
+        """Trials on parts that share time, a symbol and the subject, oldest first; raises as above.
 
         All of them, each with its Sharpe ratio; daily returns only as far back as `MOST_DAYS` reach, so that thousands
         of trials of a thousand days do not fill the memory.
         """
-        query = (
-            "SELECT r.id, r.subject, r.start_ms, r.end_ms, r.at, r.model_id, r.sharpe, r.daily, "
-            f"(SELECT json_group_array(symbol) FROM reading_symbols WHERE number = r.number) {_OVERLAPPING} "
-            "ORDER BY r.number DESC"
-        )
         wanted = _wanted("trial", read)
         found: list[Trial] = []
         names: dict[str, str] = {}  # one string a day, however many trials name it
@@ -140,7 +139,7 @@ class SqliteMultipleTestingLog:
         with self._reading() as connection:
             if connection is None:
                 return []
-            for row in connection.execute(query, wanted):
+            for row in connection.execute(_TRIALS, wanted):
                 trial = _trial(row, names, with_daily=num_days < MOST_DAYS)
                 num_days += len(trial.daily_returns)
                 found.append(trial)
@@ -154,23 +153,23 @@ class SqliteMultipleTestingLog:
     def _write(self, kind: _Kind, read: PartRead, *, sharpe: float | None, daily: bytes | None) -> int:
         """Notes a reading, unless its id was noted before; how many overlap it now."""
         wanted = _wanted(kind, read)
-        row = (kind, read.id, read.subject, read.start_ms, read.end_ms, iso(read.at), read.model_id, sharpe, daily)
-        with _translated(self.path):
-            self._create()
-            with closing(self._opened()) as connection:
-                connection.execute("BEGIN IMMEDIATE")  # what begins as a reader may be overtaken by another writer
-                noted = connection.execute(_INSERT, row).rowcount
-                if noted:
+        row = {
+            "kind": kind, "id": read.id, "subject": read.subject, "start_ms": read.start_ms, "end_ms": read.end_ms,
+            "at": iso(read.at), "model_id": read.model_id, "sharpe": sharpe, "daily": daily,
+        }  # fmt: skip
+        with self._store.translated():
+            if self._is_absent():
+                self._store.create()
+            with closing(self._opened()) as connection, transaction(connection):
+                if connection.execute(_INSERT, row).rowcount:
                     symbols = [(symbol, kind, read.id) for symbol in dict.fromkeys(read.symbols)]
                     connection.executemany(_INSERT_SYMBOL, symbols)
-                number = _number(connection, wanted)
-                connection.execute("COMMIT")
-        return number
+                return _number(connection, wanted)
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
         """A connection; None where nothing was ever written."""
-        with _translated(self.path):
+        with self._store.translated():
             if self._is_absent():
                 yield None
                 return
@@ -183,49 +182,15 @@ class SqliteMultipleTestingLog:
         log = self.path.with_name(self.path.name + "-wal")
         if log.exists() and not self.path.exists():
             raise UnavailableError(
-                f"{self.path.name} in STATE_DIR is gone while its log {log.name} is there: looks and trials are lost; "
-                "restore both from a backup, or move the log away too to begin anew"
+                f"{self.path.name} in STATE_DIR is gone while its log {log.name} is there: evaluations and trials are "
+                "lost; restore both from a backup, or move the log away too to begin anew"
             )
         return True
 
-    def _create(self) -> None:
-        """The empty file, whole at once; whoever comes second finds it."""
-        if not self._is_absent():
-            return
-        folder = self.path.parent
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with FileLock(folder / f".{self.path.name}.lock", timeout=BUSY_TIMEOUT_S, thread_local=False):
-                if self._is_absent():
-                    staged = folder / f".{self.path.name}.new"
-                    staged.unlink(missing_ok=True)
-                    with closing(sqlite3.connect(staged, isolation_level=None)) as connection:
-                        connection.executescript(
-                            f"PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; BEGIN; {_SCHEMA} {_GUARDS} "
-                            f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
-                        )
-                    os.rename(staged, self.path)
-                    _sync_folder(folder)
-        except Timeout as error:
-            raise UnavailableError(
-                f"another process is creating {self.path.name} in STATE_DIR and takes its time; try again",
-                retry_after_s=5,
-            ) from error
-
     def _opened(self) -> sqlite3.Connection:
-        """A connection to a file that is there and ours."""
-        connection = sqlite3.connect(
-            f"{self.path.absolute().as_uri()}?mode=rw", uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None
-        )
+        """A connection to a file that is there, ours and whole."""
+        connection = self._store.connect()
         try:
-            connection.execute("PRAGMA synchronous = FULL")
-            (version,) = connection.execute("PRAGMA user_version").fetchone()
-            if version > SCHEMA_VERSION:
-                raise UnavailableError(
-                    f"{self.path.name} in STATE_DIR was written by a newer version of this service; upgrade this one"
-                )
-            if version < SCHEMA_VERSION:
-                raise sqlite3.DatabaseError("file is not a ledger")
             self._check_once(connection)
         except BaseException:
             connection.close()
@@ -259,55 +224,16 @@ def _number(connection: sqlite3.Connection, wanted: tuple[Any, ...]) -> int:
     return int(number)
 
 
-def _trial(row: tuple[Any, ...], names: dict[str, str], *, with_daily: bool) -> Trial:
-    """A row as it was written; it was checked then."""
-    trial_id, subject, start_ms, end_ms, at, model_id, sharpe, daily, symbols = row
+def _trial(row: sqlite3.Row, names: dict[str, str], *, with_daily: bool) -> Trial:
+    """A row of `_TRIALS` as it was written; it was checked then."""
     returns: Mapping[str, float] = {}
-    if daily is not None and with_daily:
+    if row["daily"] is not None and with_daily:
         try:
-            returns = json.loads(zlib.decompress(daily))
+            returns = json.loads(zlib.decompress(row["daily"]))
         except (zlib.error, ValueError) as error:
-            raise sqlite3.DatabaseError(f"daily returns of {trial_id}") from error
-    read = PartRead.model_construct(
-        id=trial_id,
-        subject=subject,
-        symbols=tuple(json.loads(symbols)),
-        start_ms=start_ms,
-        end_ms=end_ms,
-        at=datetime.fromisoformat(at),
-        model_id=model_id,
-    )
+            raise sqlite3.DatabaseError(f"daily returns of {row['id']}") from error
+    same = {name: row[name] for name in ("id", "subject", "start_ms", "end_ms", "model_id")}
+    at = datetime.fromisoformat(row["at"])
+    read = PartRead.model_construct(**same, symbols=tuple(json.loads(row["symbols"])), at=at)
     kept = {names.setdefault(day, day): value for day, value in returns.items()}
-    return Trial.model_construct(read=read, sharpe=sharpe, daily_returns=kept)
-
-
-@contextmanager
-def _translated(path: Path) -> Iterator[None]:
-    """SQLite's errors as ours, each with what to do."""
-    place = f"{path.name} in STATE_DIR"
-    try:
-        yield
-    except (sqlite3.Error, OSError) as error:
-        code = str(getattr(error, "sqlite_errorname", ""))
-        retry_after_s = None
-        if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
-            retry_after_s = 5
-            text = f"other processes keep {place} locked; try again"
-        elif code.startswith("SQLITE_FULL") or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
-            text = f"the disk is full: {place} could not be written, so nothing was counted; free some space, try again"
-        elif isinstance(error, OSError) or code.startswith(_NOT_REACHED):
-            text = f"{place} cannot be opened or written ({error}); check the folder, its rights and its disk"
-        else:
-            text = (
-                f"{place} is damaged or no ledger ({error}), so looks and trials cannot be counted; restore it from a "
-                "backup, or move it away to begin anew"
-            )
-        raise UnavailableError(text, retry_after_s=retry_after_s) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    return Trial.model_construct(read=read, sharpe=row["sharpe"], daily_returns=kept)

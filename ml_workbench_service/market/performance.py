@@ -192,7 +192,7 @@ def validation_report(trials: Sequence[Trial], own: str) -> ValidationReport:
     by_id = {trial.read.id: trial for trial in trials}
     if own not in by_id:
         raise DataValidationError.at(
-            "own", f"{own} is not among the trials; note it with `Ledgers.try_` before it is judged"
+            "own", f"{own} is not among the trials; note it with `MultipleTestingLog.record_trial` first"
         )
     daily_D = np.array(list(by_id[own].daily_returns.values()))
     ratios = [trial.sharpe for trial in by_id.values() if trial.sharpe is not None]

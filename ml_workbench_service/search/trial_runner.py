@@ -93,7 +93,7 @@ class TrialRunner:
             }
         )  # fmt: skip
         if end.noted is not None:
-            self._multiple_testing.try_(end.noted)
+            self._multiple_testing.record_trial(end.noted)
         self._note(record)
         self.search.ended(record)
         best = self.search.best

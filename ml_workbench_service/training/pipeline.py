@@ -168,7 +168,7 @@ def _tried(
     if not order.task.has_verdict:
         return None
     own = trial_of(order, trained, problem)
-    multiple_testing.try_(own)
+    multiple_testing.record_trial(own)
     trials: Sequence[Trial] = multiple_testing.trials(own.read)
     return validation_report(trials, own.read.id)
 

@@ -135,7 +135,7 @@ def _agent_grid(
         _read(spec.id, recording)
     )  # what models of these symbols are judged on is read here too
     for row in sorted(outcome.ranking, key=lambda row: row.number):
-        workbench.multiple_testing.try_(_setting_tried(spec, row, recording))
+        workbench.multiple_testing.record_trial(_setting_tried(spec, row, recording))
         log.append(_setting(row, begun))
     best = outcome.best
     own = _setting_tried(spec, best, recording)

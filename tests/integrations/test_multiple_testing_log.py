@@ -1,4 +1,4 @@
-"""The ledgers: what was noted is never lost, never changed and never counted twice, whoever writes and whoever dies."""
+"""Multiple-testing log: what was noted is never lost, changed or counted twice, whoever writes and whoever dies."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.multiple_testing import PartRead, Subject, Trial
 from ml_workbench_service.integrations import multiple_testing_log as module
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log import SCHEMA, SqliteMultipleTestingLog
 
 AT = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
@@ -40,7 +40,7 @@ def multiple_testing(file: Path) -> SqliteMultipleTestingLog:
     return SqliteMultipleTestingLog(file)
 
 
-def test_looks_at_overlapping_parts_add_up_and_the_same_id_counts_once(
+def test_evaluations_of_overlapping_parts_add_up_and_the_same_id_counts_once(
     multiple_testing: SqliteMultipleTestingLog,
 ) -> None:
     assert multiple_testing.record_evaluation(part("a", start=0, end=100)) == 1
@@ -64,7 +64,7 @@ def test_trials_come_back_as_they_were_noted_oldest_first(multiple_testing: Sqli
     first = Trial(read=part("job/1", symbols=("USD/JPY", "EUR/USD")), sharpe=0.1 + 0.2, daily_returns=days)
     second = Trial(read=part("job/0", symbols=("EUR/USD",)))
     for trial in (first, second, first.model_copy(update={"sharpe": 9.0})):
-        multiple_testing.try_(trial)
+        multiple_testing.record_trial(trial)
     found = multiple_testing.trials(part("asks only"))
     assert [each.read.id for each in found] == ["job/1", "job/0"]
     assert found[1] == second
@@ -72,7 +72,7 @@ def test_trials_come_back_as_they_were_noted_oldest_first(multiple_testing: Sqli
     assert list(found[0].daily_returns) == ["2025-02-28", "2025-02-27"]
     assert set(found[0].read.symbols) == {"JPY/USD", "EUR/USD"}
     assert multiple_testing.num_trials(part("asks only")) == 2
-    assert multiple_testing.num_evaluations(part("asks only")) == 0, "trials are no looks"
+    assert multiple_testing.num_evaluations(part("asks only")) == 0, "trials are no evaluations"
     assert multiple_testing.trials(part(symbols=("USD/JPY",)))[0].read.id == "job/1"
 
 
@@ -84,7 +84,7 @@ Reads = st.builds(
     st.lists(st.sampled_from(["EUR/USD", "GBP/USD", "USD/JPY"]), min_size=1, max_size=3, unique=True).map(tuple),
     st.sampled_from(get_args(Subject)),
 )
-Steps = st.lists(st.tuples(st.sampled_from(["look", "looks", "try", "trials", "reopen"]), Reads), max_size=25)
+Steps = st.lists(st.tuples(st.sampled_from(["evaluate", "ask", "try", "reopen"]), Reads), max_size=25)
 
 
 @settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -108,12 +108,12 @@ def test_they_agree_with_a_list_in_memory(
     for verb, read in steps:
         if verb == "reopen":
             multiple_testing = SqliteMultipleTestingLog(file)
-        elif verb == "look":
+        elif verb == "evaluate":
             noted["look"].setdefault(read.id, read)
             assert multiple_testing.record_evaluation(read) == len(overlapping("look", read))
         elif verb == "try":
             noted["trial"].setdefault(read.id, read)
-            multiple_testing.try_(Trial(read=read))
+            multiple_testing.record_trial(Trial(read=read))
         assert multiple_testing.num_evaluations(read) == len(overlapping("look", read))
         assert [each.read.id for each in multiple_testing.trials(read)] == overlapping("trial", read)
         assert multiple_testing.num_trials(read) == len(overlapping("trial", read))
@@ -128,7 +128,7 @@ def test_nothing_is_created_before_the_first_row(multiple_testing: SqliteMultipl
     assert not file.parent.exists()
     multiple_testing.record_evaluation(part())
     assert sqlite3.connect(file).execute("PRAGMA journal_mode").fetchone() == ("wal",)
-    assert sqlite3.connect(file).execute("PRAGMA user_version").fetchone() == (module.SCHEMA_VERSION,)
+    assert sqlite3.connect(file).execute("PRAGMA user_version").fetchone() == (SCHEMA.version,)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,7 @@ def test_parts_without_time_or_symbols_are_refused(multiple_testing: SqliteMulti
             with pytest.raises(DataValidationError, match="borders"):
                 ask(wrong)
         with pytest.raises(DataValidationError, match="borders"):
-            multiple_testing.try_(Trial(read=wrong))
+            multiple_testing.record_trial(Trial(read=wrong))
     assert not file.exists()
 
 
@@ -195,13 +195,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
 from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
-ledgers = SqliteMultipleTestingLog(Path(sys.argv[1]))
+log = SqliteMultipleTestingLog(Path(sys.argv[1]))
 days = {f"2024-01-{day:02}": day / 7 for day in range(1, 29)}
 for number in range(int(sys.argv[3])):
     read = PartRead(id=f"{sys.argv[2]}/{number}", subject="price", symbols=("EUR/USD", "GBP/USD"), start_ms=0, end_ms=9,
                     at=datetime.now(tz=UTC))
-    counted = ledgers.record_evaluation(read)
-    ledgers.try_(Trial(read=read, sharpe=0.5, daily_returns=days))
+    counted = log.record_evaluation(read)
+    log.record_trial(Trial(read=read, sharpe=0.5, daily_returns=days))
     print(counted, flush=True)
 """
 
@@ -227,7 +227,7 @@ def test_several_processes_and_threads_write_at_once_from_the_very_first_row(fil
         counted += map(int, out.split())
     for thread in threads:
         thread.join()
-    assert sorted(counted) == list(range(1, 61)), "every look has a number of its own"
+    assert sorted(counted) == list(range(1, 61)), "every evaluation has a number of its own"
     assert SqliteMultipleTestingLog(file).num_trials(part(start=0, end=9)) == 30
 
 
@@ -243,14 +243,14 @@ def test_a_kill_in_the_middle_of_writing_loses_no_row_that_was_counted(file: Pat
         process.stdout.close()
         assert said[0] == done + 1, "the next life goes on where the last one ended"
         multiple_testing = SqliteMultipleTestingLog(file)
-        looks, trials = (
+        evaluations, trials = (
             multiple_testing.num_evaluations(part(start=0, end=9)),
             multiple_testing.trials(part(start=0, end=9)),
         )
-        assert said[-1] <= looks <= said[-1] + 1
+        assert said[-1] <= evaluations <= said[-1] + 1
         assert len(said) <= sum(each.read.id.startswith(f"life-{attempt}/") for each in trials) <= len(said) + 1
         assert all(len(each.daily_returns) == 28 and len(each.read.symbols) == 2 for each in trials)
-        done = looks
+        done = evaluations
 
 
 def test_a_full_disk_counts_nothing_and_says_so(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
@@ -263,10 +263,10 @@ def test_a_full_disk_counts_nothing_and_says_so(multiple_testing: SqliteMultiple
             connection.execute("PRAGMA max_page_count = 1")  # SQLite takes the present size at least
             return connection
 
-    with pytest.raises(UnavailableError, match=r"disk is full.*nothing was counted.*free some space"):
-        Full(file).try_(Trial(read=part("t"), daily_returns=YEARS))
+    with pytest.raises(UnavailableError, match=r"disk is full.*could not be written.*free some space"):
+        Full(file).record_trial(Trial(read=part("t"), daily_returns=YEARS))
     assert (multiple_testing.num_trials(part()), multiple_testing.num_evaluations(part())) == (0, 1)
-    multiple_testing.try_(Trial(read=part("t"), daily_returns=YEARS))
+    multiple_testing.record_trial(Trial(read=part("t"), daily_returns=YEARS))
     assert multiple_testing.num_trials(part()) == 1
 
 
@@ -277,14 +277,14 @@ def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
 
 
 def test_a_process_that_holds_the_file_for_too_long_is_told_of(
-    multiple_testing: SqliteMultipleTestingLog, file: Path, monkeypatch: pytest.MonkeyPatch
+    multiple_testing: SqliteMultipleTestingLog, file: Path
 ) -> None:
     multiple_testing.record_evaluation(part("a"))
-    monkeypatch.setattr(module, "BUSY_TIMEOUT_S", 0.1)
+    impatient = SqliteMultipleTestingLog(file, timeout_s=0.1)
     other = sqlite3.connect(file, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
     with pytest.raises(UnavailableError, match="locked; try again") as caught:
-        multiple_testing.record_evaluation(part("b"))
+        impatient.record_evaluation(part("b"))
     assert caught.value.retry_after_s == 5
     assert multiple_testing.num_evaluations(part()) == 1, "reading goes on"
     other.close()
@@ -323,13 +323,13 @@ def test_a_damaged_file_is_an_error_and_never_a_smaller_count(file: Path, kind: 
         SqliteMultipleTestingLog(file).record_evaluation,
         SqliteMultipleTestingLog(file).trials,
     ):
-        with pytest.raises(UnavailableError, match=r"damaged or no ledger.*(restore|move)"):
+        with pytest.raises(UnavailableError, match=r"damaged or no multiple-testing log.*restore.*move"):
             ask(part())
 
 
 def test_a_file_of_a_newer_version_is_left_alone(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
     multiple_testing.record_evaluation(part())
-    sqlite3.connect(file).execute(f"PRAGMA user_version = {module.SCHEMA_VERSION + 1}")
+    sqlite3.connect(file).execute(f"PRAGMA user_version = {SCHEMA.version + 1}")
     for ask in (multiple_testing.record_evaluation, multiple_testing.num_evaluations):
         with pytest.raises(UnavailableError, match="newer version"):
             ask(part())
@@ -352,7 +352,7 @@ def test_daily_returns_of_older_trials_are_left_out_once_they_would_fill_the_mem
     multiple_testing: SqliteMultipleTestingLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for number in range(60):
-        multiple_testing.try_(Trial(read=part(f"job/{number}"), sharpe=number / 7, daily_returns=YEARS))
+        multiple_testing.record_trial(Trial(read=part(f"job/{number}"), sharpe=number / 7, daily_returns=YEARS))
     monkeypatch.setattr(module, "MOST_DAYS", 10_000)
     tracemalloc.start()
     found = multiple_testing.trials(part())
@@ -369,5 +369,5 @@ def test_a_note_waits_for_the_disk(multiple_testing: SqliteMultipleTestingLog) -
     """`synchronous = FULL` on every connection; 2 is its number."""
     multiple_testing.record_evaluation(part())
     connection = multiple_testing._opened()
-    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert tuple(connection.execute("PRAGMA synchronous").fetchone()) == (2,)
     connection.close()

@@ -22,7 +22,7 @@ def test_trials_that_were_ranked_on_what_is_a_test_part_now_count_as_looks_at_it
     setting = PartRead(
         id="grid/agent/0", subject="price", symbols=("EUR/USD",), start_ms=0, end_ms=to_ms(utc_now()), at=utc_now()
     )
-    bench.multiple_testing.try_(Trial(read=setting))  # the grid itself notes its look
+    bench.multiple_testing.record_trial(Trial(read=setting))  # the grid itself notes its look
     again = train_model(bench, "narrow", checkpoint=tmp_path, **{**wide, "name": "narrow", "validation_split": 0.2})
     assert again.evaluation.significance is not None
     assert again.evaluation.significance.looks == 3, "trials before the test part are no looks"

@@ -14,15 +14,16 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 from common_lib.exceptions import OutcomeConflictError, PlatformError
+from common_lib.sqlite_store import transaction
 from ml_workbench_service.contracts.outcomes import Answered, Making, OutcomeSource, RecordedPrediction
-from ml_workbench_service.integrations.prediction_ledger import file, rows
-from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, one, unknown
+from ml_workbench_service.integrations.prediction_ledger import rows
+from ml_workbench_service.integrations.prediction_ledger.reader import BUSY_TIMEOUT_S, LedgerReader, one, unknown
 from ml_workbench_service.integrations.prediction_ledger.writer import KNOW, LedgerWriter, NewRow
 from ml_workbench_service.market.outcomes.pending import Found, PendingOutcomes
 
@@ -49,12 +50,15 @@ class PredictionLedger(LedgerReader):
         path: of the database, `STATE_DIR/predictions.db`; made with the first row.
         max_rows: most rows that are kept.
         capacity: answers kept in memory while the disk is away.
+        timeout_s: how long another process may keep the file locked.
     """
 
-    def __init__(self, path: Path, *, max_rows: int = MAX_ROWS, capacity: int = QUEUE_CAPACITY) -> None:
-        super().__init__(path)
+    def __init__(
+        self, path: Path, *, max_rows: int = MAX_ROWS, capacity: int = QUEUE_CAPACITY, timeout_s: float = BUSY_TIMEOUT_S
+    ) -> None:
+        super().__init__(path, timeout_s=timeout_s)
         self._capacity = capacity
-        self._writer = LedgerWriter(path, max_rows=max_rows)
+        self._writer = LedgerWriter(self._store, max_rows=max_rows)
         self._queue: deque[tuple[Answered, Making, bool] | threading.Event] = deque()
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._stopping = False
@@ -124,7 +128,7 @@ class PredictionLedger(LedgerReader):
         """
         if not self.path.exists():
             raise unknown()
-        with file.translated(self.path), closing(file.connect(self.path)) as connection, file.transaction(connection):
+        with self._writing() as connection:
             row = one(connection, prediction_id)
             if row is None:
                 raise unknown()
@@ -155,22 +159,28 @@ class PredictionLedger(LedgerReader):
         Raises:
             UnavailableError: the file cannot be written.
         """
-        settled: dict[str, int] = {}
-        with file.translated(self.path), closing(file.connect(self.path)) as connection, file.transaction(connection):
+        resolved: dict[str, int] = {}
+        with self._writing() as connection:
             for each in found:
                 values = _outcome(each, "feature_store", reasons.get(each.prediction_id))
                 if connection.execute(KNOW, values).rowcount:
-                    settled[each.prediction_id] = values[0]
-        self._writer.count(*({rows.OPEN: -1, state: 1} for state in settled.values()))
-        return set(settled)
+                    resolved[each.prediction_id] = values[0]
+        self._writer.count(*({rows.OPEN: -1, state: 1} for state in resolved.values()))
+        return set(resolved)
 
     def postpone(self, until_ms: Mapping[str, int]) -> None:
         """Has these rows overdue again at their moment; raises UnavailableError."""
-        with file.translated(self.path), closing(file.connect(self.path)) as connection, file.transaction(connection):
+        with self._writing() as connection:
             connection.executemany(
                 "UPDATE predictions SET settle_ms = ?, num_tries = num_tries + 1 WHERE prediction_id = ? AND state = 0",
                 [(moment_ms, prediction_id) for prediction_id, moment_ms in until_ms.items()],
             )
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        """A transaction; raises UnavailableError where the file cannot be written."""
+        with self._store.translated(), closing(self._store.connect()) as connection, transaction(connection):
+            yield connection
 
     def _run(self) -> None:
         self._attempt(self._recall)
@@ -221,7 +231,7 @@ class PredictionLedger(LedgerReader):
         if (excess := len(self._rows) - self._capacity) > 0:
             del self._rows[:excess]
             self._num_unwritten += excess
-        del self._outcomes[: -2 * self._capacity]  # these are settled from the feature store
+        del self._outcomes[: -2 * self._capacity]  # these are resolved from the feature store
         return markers
 
     def _enter(self, answered: Answered, making: Making, is_sampled: bool) -> None:
@@ -246,7 +256,7 @@ class PredictionLedger(LedgerReader):
         except (sqlite3.Error, OSError, PlatformError) as error:
             self._writer.disconnect()
             if not self._num_failures:
-                reason = error.message if isinstance(error, PlatformError) else file.fault(self.path, error)
+                reason = error.message if isinstance(error, PlatformError) else self._store.fault(error)
                 log.error("the prediction ledger is not written: %s; predictions go on", reason)
             self._num_failures += 1
             return

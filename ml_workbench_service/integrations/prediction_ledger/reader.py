@@ -1,7 +1,8 @@
 """`LedgerReader`: questions to the ledger's file. Every method opens it for itself, so any thread may ask."""
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,16 @@ from typing import Any
 import numpy as np
 
 from common_lib.exceptions import PredictionNotFoundError
+from common_lib.sqlite_store import Schema, SqliteStore, selected
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
-from ml_workbench_service.integrations.prediction_ledger import file, rows
+from ml_workbench_service.integrations.prediction_ledger import rows
 from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
 from ml_workbench_service.market.outcomes.live_metrics import LiveRows
 
-_FIGURES = (
-    "SELECT p.number, p.as_of_ms, p.state, p.abstain_reasons IS NOT NULL, p.prediction, p.realised, p.direction, "
-    "p.confidence, p.level, p.lower, p.upper, p.volatility, p.break_even, p.inputs FROM predictions AS p"
-)
+BUSY_TIMEOUT_S = 5.0
+_NUMBERS = ("prediction", "realised", "confidence", "level", "lower", "upper", "volatility", "break_even")
+_FIGURES = ("number", "as_of_ms", "state", "abstain_reasons", "direction", "inputs", *_NUMBERS)
+_LIVE = f"SELECT {selected(_FIGURES, p=rows.PREDICTIONS)} FROM predictions AS p"
 _SERIES = ("model_id", "version", "symbol")
 
 
@@ -55,14 +57,17 @@ class LedgerReader:
 
     Args:
         path: of the database; one that is not there has no rows.
+        schema, timeout_s: of the store.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, schema: Schema = rows.SCHEMA, timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self.path = path
+        # Synced at checkpoints alone: a power cut may take the last seconds, a killed process nothing committed.
+        self._store = SqliteStore(path, schema, timeout_s=timeout_s, synchronous="NORMAL")
 
     def get(self, prediction_id: str) -> RecordedPrediction:
         """One row; raises PredictionNotFoundError where there is none of this id."""
-        with file.reading(self.path) as connection:
+        with self._reading() as connection:
             found = None if connection is None else one(connection, prediction_id)
         if found is None:
             raise unknown()
@@ -79,7 +84,7 @@ class LedgerReader:
             "p.number < ?": before,
         }
         of_series = {name: getattr(wanted, name) for name in _SERIES}
-        with file.reading(self.path) as connection:
+        with self._reading() as connection:
             found = [] if connection is None else _newest(connection, rows.WIRE, of_series, clauses, limit=limit + 1)
         shown = [rows.on_the_wire(row) for row in found[:limit]]
         return shown, int(found[limit - 1][0]) if len(found) > limit else None
@@ -87,7 +92,7 @@ class LedgerReader:
     def overdue(self, now_ms: int, *, limit: int) -> list[Waiting]:
         """Rows whose outcome no record's price has told in time, longest overdue first."""
         query = f"{rows.WAITING} AND p.settle_ms <= ? ORDER BY p.settle_ms LIMIT ?"
-        with file.reading(self.path) as connection:
+        with self._reading() as connection:
             found = [] if connection is None else connection.execute(query, (now_ms, limit)).fetchall()
         return [Waiting(*row) for row in found]
 
@@ -98,7 +103,7 @@ class LedgerReader:
             "predictions WHERE series = series.id AND sample != 'live')) FROM series WHERE model_id = ? AND EXISTS "
             "(SELECT 1 FROM predictions WHERE series = series.id) GROUP BY version"
         )
-        with file.reading(self.path) as connection:
+        with self._reading() as connection:
             found = [] if connection is None else connection.execute(query, (model_id,)).fetchall()
         return [RecordedVersion(row[0], row[1] or None, bool(row[2]), *row[3:]) for row in found]
 
@@ -111,13 +116,23 @@ class LedgerReader:
         """
         of_series = {"model_id": model_id, "version": version}
         clauses: dict[str, Any] = {"p.sample = ?": "live", "p.as_of_ms >= ?": from_ms, "p.as_of_ms <= ?": to_ms}
-        with file.reading(self.path) as connection:
+        with self._reading() as connection:
             if connection is None:
                 return _live_rows([])
             if from_ms is None and to_ms is None:
                 clauses["p.number >= ?"] = _first_of_newest(connection, model_id, version, limit=limit)
-            found = _newest(connection, _FIGURES, of_series, clauses, limit=limit)
+            found = _newest(connection, _LIVE, of_series, clauses, limit=limit)
         return _live_rows(found)
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection | None]:
+        """A connection for questions; None where nothing was ever written."""
+        with self._store.translated():
+            if not self.path.exists():
+                yield None
+                return
+            with closing(self._store.connect()) as connection:
+                yield connection
 
 
 def _first_of_newest(connection: sqlite3.Connection, model_id: str, version: str, *, limit: int) -> int:
@@ -138,7 +153,7 @@ def _newest(
     clauses: Mapping[str, Any],
     *,
     limit: int,
-) -> list[tuple[Any, ...]]:
+) -> list[sqlite3.Row]:
     """The newest rows under these conditions, newest first; whoever has None is no condition.
 
     Each series is asked for its own newest rows, which its index has in order: one question about several would have
@@ -154,7 +169,7 @@ def _newest(
         f"SELECT id FROM series WHERE {' AND '.join(f'{name} = ?' for name in names)}", tuple(names.values())
     ).fetchall()
     where = " AND ".join(["p.series = ?", *used])
-    found: list[tuple[Any, ...]] = []
+    found: list[sqlite3.Row] = []
     for (number,) in series:
         found += connection.execute(f"{query} WHERE {where} {ordered}", (number, *used.values(), limit))
     found.sort(key=lambda row: -int(row[0]))
@@ -175,29 +190,24 @@ def unknown() -> PredictionNotFoundError:
     )
 
 
-def _live_rows(found: list[tuple[Any, ...]]) -> LiveRows:
-    by_moment = sorted((row[1:] for row in found), key=lambda row: int(row[0]))
-    columns = list(zip(*by_moment, strict=True)) if found else [()] * 13
-    numbers = [np.array(column, dtype=np.float64) for column in columns[3:5] + columns[6:12]]  # None becomes NaN
-    blobs = [(as_of_ms, row) for as_of_ms, row in zip(columns[0], columns[12], strict=True) if row is not None]
+def _live_rows(found: list[sqlite3.Row]) -> LiveRows:
+    """Rows of `_LIVE` in the order of their moments."""
+    by_moment = sorted(map(tuple, found), key=lambda row: int(row[1]))
+    columns = zip(*by_moment, strict=True) if found else ((),) * len(_FIGURES)
+    by_name = dict(zip(_FIGURES, columns, strict=True))
+    as_of_ms_N, state_N = (np.array(by_name[name], dtype=np.int64) for name in ("as_of_ms", "state"))
+    blobs = [pair for pair in zip(by_name["as_of_ms"], by_name["inputs"], strict=True) if pair[1] is not None]
     width = max((len(row) for _, row in blobs), default=0)
     blobs = [(as_of_ms, row) for as_of_ms, row in blobs if len(row) == width]
     inputs = np.frombuffer(b"".join(row for _, row in blobs), dtype="<f4")
     return LiveRows(
-        as_of_ms_N=np.array(columns[0], dtype=np.int64),
-        is_known_N=np.array(columns[1], dtype=np.int64) == rows.KNOWN,
-        is_open_N=np.array(columns[1], dtype=np.int64) == rows.OPEN,
-        is_unavailable_N=np.array(columns[1], dtype=np.int64) == rows.UNAVAILABLE,
-        abstains_N=np.array(columns[2], dtype=np.bool_),
-        prediction_N=numbers[0],
-        realised_N=numbers[1],
-        side_N=np.array([{"buy": 1, "sell": -1}.get(each, 0) for each in columns[5]], dtype=np.int64),
-        confidence_N=numbers[2],
-        level_N=numbers[3],
-        lower_N=numbers[4],
-        upper_N=numbers[5],
-        volatility_N=numbers[6],
-        break_even_N=numbers[7],
+        as_of_ms_N=as_of_ms_N,
+        is_known_N=state_N == rows.KNOWN,
+        is_open_N=state_N == rows.OPEN,
+        is_unavailable_N=state_N == rows.UNAVAILABLE,
+        abstains_N=np.array([reasons is not None for reasons in by_name["abstain_reasons"]], dtype=np.bool_),
+        side_N=np.array([{"buy": 1, "sell": -1}.get(each, 0) for each in by_name["direction"]], dtype=np.int64),
+        **{f"{name}_N": np.array(by_name[name], dtype=np.float64) for name in _NUMBERS},  # None becomes NaN
         inputs_MF=inputs.reshape(len(blobs), width // 4).astype(np.float32),
         inputs_ms_M=np.array([as_of_ms for as_of_ms, _ in blobs], dtype=np.int64),
     )

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from common_lib.sqlite_store import Schema, Table, selected
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms, to_ms
 from ml_workbench_service.contracts.outcomes import (
     Answered,
@@ -24,60 +25,99 @@ from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.outcomes.pending import Asked
 from ml_workbench_service.market.outcomes.realised import has_outcome_in_prices
 
-SCHEMA_VERSION = 1
 STATES: tuple[OutcomeState, ...] = ("open", "known", "unavailable", "none")
 OPEN, KNOWN, UNAVAILABLE, NONE = range(4)
 SETTLE_GRACE_MS = 60_000
 """A later record gets so long to bring the price before the feature store is asked, however old the question is."""
 
-SCHEMA = """
-CREATE TABLE series (
-    id INTEGER PRIMARY KEY,
-    model_id TEXT NOT NULL, version TEXT NOT NULL, symbol TEXT NOT NULL, timeframe TEXT NOT NULL, target TEXT NOT NULL,
-    foretells INTEGER NOT NULL, horizon INTEGER NOT NULL, barrier_width REAL NOT NULL,
-    UNIQUE (model_id, version, symbol, timeframe, target, foretells, horizon, barrier_width)
-);
-CREATE TABLE predictions (
-    number INTEGER PRIMARY KEY,
-    prediction_id TEXT NOT NULL UNIQUE,
-    series INTEGER NOT NULL REFERENCES series (id),
-    as_of_ms INTEGER NOT NULL, due_ms INTEGER NOT NULL, answered_ms INTEGER NOT NULL,
-    sample TEXT NOT NULL, abstain_reasons TEXT, price REAL, prediction REAL, label TEXT, direction TEXT NOT NULL,
-    confidence REAL, level REAL, lower REAL, upper REAL, volatility REAL, break_even REAL, barrier REAL, novelty REAL,
-    inputs BLOB,
-    state INTEGER NOT NULL, realised REAL, known_ms INTEGER, source TEXT, reason TEXT,
-    settle_ms INTEGER, num_tries INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX predictions_by_series ON predictions (series);
-CREATE INDEX predictions_not_live ON predictions (series) WHERE sample != 'live';
-CREATE INDEX predictions_to_settle ON predictions (settle_ms) WHERE state = 0 AND settle_ms IS NOT NULL;
-"""
-INSERT_SERIES = (
-    "INSERT INTO series (model_id, version, symbol, timeframe, target, foretells, horizon, barrier_width) "
-    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET horizon = excluded.horizon RETURNING id"
-)
-INSERT = (
-    "INSERT OR IGNORE INTO predictions (series, prediction_id, as_of_ms, due_ms, answered_ms, sample, abstain_reasons, "
-    "price, prediction, label, direction, confidence, level, lower, upper, volatility, break_even, barrier, novelty, "
-    f"inputs, state, settle_ms) VALUES ({', '.join('?' * 22)})"
-)
-WIRE = (
-    "SELECT p.number, p.prediction_id, s.model_id, s.version, s.symbol, s.timeframe, s.target, p.as_of_ms, p.due_ms, "
-    "p.answered_ms, p.sample, p.abstain_reasons, p.price, p.prediction, p.label, p.direction, p.confidence, p.level, "
-    "p.lower, p.upper, p.novelty, p.state, p.realised, p.known_ms, p.source, p.reason "
-    "FROM predictions AS p JOIN series AS s ON s.id = p.series"
-)
-WAITING = (
-    "SELECT p.prediction_id, s.model_id, s.version, s.symbol, s.timeframe, s.target, s.horizon, s.barrier_width, "
-    "p.as_of_ms, p.due_ms, p.answered_ms, p.price, p.break_even, p.barrier, p.num_tries "
-    "FROM predictions AS p JOIN series AS s ON s.id = p.series WHERE p.state = 0 AND p.settle_ms IS NOT NULL"
-)
 
-SeriesKey = tuple[str, str, str, str, str, bool, int, float]
+class SeriesKey(NamedTuple):
+    """What a record has in common with others of its version and symbol."""
+
+    model_id: str
+    version: str
+    symbol: str
+    timeframe: str
+    target: str
+    foretells: bool
+    horizon: int
+    barrier_width: float
+
+
+SERIES = Table(
+    "series",
+    {
+        "id": "INTEGER PRIMARY KEY",
+        "model_id": "TEXT NOT NULL",
+        "version": "TEXT NOT NULL",
+        "symbol": "TEXT NOT NULL",
+        "timeframe": "TEXT NOT NULL",
+        "target": "TEXT NOT NULL",
+        "foretells": "INTEGER NOT NULL",
+        "horizon": "INTEGER NOT NULL",
+        "barrier_width": "REAL NOT NULL",
+    },
+    constraints=(f"UNIQUE ({', '.join(SeriesKey._fields)})",),
+)
+PREDICTIONS = Table(
+    "predictions",
+    {
+        "number": "INTEGER PRIMARY KEY",
+        "prediction_id": "TEXT NOT NULL UNIQUE",
+        "series": "INTEGER NOT NULL REFERENCES series (id)",
+        "as_of_ms": "INTEGER NOT NULL",
+        "due_ms": "INTEGER NOT NULL",
+        "answered_ms": "INTEGER NOT NULL",
+        "sample": "TEXT NOT NULL",
+        "abstain_reasons": "TEXT",
+        "price": "REAL",
+        "prediction": "REAL",
+        "label": "TEXT",
+        "direction": "TEXT NOT NULL",
+        "confidence": "REAL",
+        "level": "REAL",
+        "lower": "REAL",
+        "upper": "REAL",
+        "volatility": "REAL",
+        "break_even": "REAL",
+        "barrier": "REAL",
+        "novelty": "REAL",
+        "inputs": "BLOB",
+        "state": "INTEGER NOT NULL",
+        "realised": "REAL",
+        "known_ms": "INTEGER",
+        "source": "TEXT",
+        "reason": "TEXT",
+        "settle_ms": "INTEGER",
+        "num_tries": "INTEGER NOT NULL DEFAULT 0",
+    },
+)
+SCHEMA = Schema(
+    "prediction ledger",
+    (SERIES, PREDICTIONS),
+    extras=(
+        "CREATE INDEX predictions_by_series ON predictions (series)",
+        "CREATE INDEX predictions_not_live ON predictions (series) WHERE sample != 'live'",
+        "CREATE INDEX predictions_to_settle ON predictions (settle_ms) WHERE state = 0 AND settle_ms IS NOT NULL",
+    ),
+)
+_KNOWN_LATER = ("realised", "known_ms", "source", "reason", "num_tries")
+_SAME_ON_THE_WIRE = (
+    "prediction_id", "model_id", "version", "symbol", "timeframe", "sample", "price", "prediction", "label",
+    "direction", "confidence", "novelty",
+)  # fmt: skip
+_ON_THE_WIRE = (
+    "number", *_SAME_ON_THE_WIRE, "target", "as_of_ms", "due_ms", "answered_ms", "abstain_reasons", "level", "lower",
+    "upper", "state", "realised", "known_ms", "source", "reason",
+)  # fmt: skip
+INSERT_SERIES = SERIES.insert(without=("id",)) + " ON CONFLICT DO UPDATE SET horizon = excluded.horizon RETURNING id"
+INSERT = PREDICTIONS.insert(without=("number", *_KNOWN_LATER), verb="INSERT OR IGNORE")
+_FROM = "FROM predictions AS p JOIN series AS s ON s.id = p.series"
+WIRE = f"SELECT {selected(_ON_THE_WIRE, p=PREDICTIONS, s=SERIES)} {_FROM}"
 
 
 class Waiting(NamedTuple):
-    """A row whose outcome prices may tell, as `WAITING` selects it."""
+    """A row whose outcome prices may tell, as `WAITING` selects it: column by column, `target_name` is `target`."""
 
     prediction_id: str
     model_id: str
@@ -108,6 +148,12 @@ class Waiting(NamedTuple):
         )  # fmt: skip
 
 
+WAITING = (
+    f"SELECT {selected((each.removesuffix('_name') for each in Waiting._fields), p=PREDICTIONS, s=SERIES)} {_FROM} "
+    "WHERE p.state = 0 AND p.settle_ms IS NOT NULL"
+)
+
+
 def asked_of(answered: Answered, making: Making, *, is_sampled: bool) -> Asked:
     """What a series reads of a served record; of one that is not sampled its price alone."""
     record = answered.record
@@ -122,86 +168,70 @@ def asked_of(answered: Answered, making: Making, *, is_sampled: bool) -> Asked:
 
 
 def series_key(record: PredictionRecord, making: Making) -> SeriesKey:
-    """What a record has in common with others of its version and symbol."""
-    return (
+    """The record's series."""
+    return SeriesKey(
         record.model_id, record.version, record.symbol, record.timeframe, record.target or "",
         making.target is not None, making.horizon, making.barrier_width,
     )  # fmt: skip
 
 
-def row_of(answered: Answered, asked: Asked) -> tuple[Any, ...]:
-    """The values of `INSERT` after the series."""
-    record, interval = answered.record, answered.record.interval
+def row_of(answered: Answered, asked: Asked) -> dict[str, Any]:
+    """The values of `INSERT` but for the series."""
+    record, interval, inputs = answered.record, answered.record.interval, answered.last_row_F
     answered_ms = to_ms(record.timestamp)
     settle_ms = None
     if asked.target is not None and has_outcome_in_prices(asked.target):
         settle_ms = max(asked.due_ms + asked.bar_ms, answered_ms + SETTLE_GRACE_MS)
-    inputs = answered.last_row_F
-    return (
-        record.prediction_id,
-        asked.as_of_ms,
-        asked.due_ms,
-        answered_ms,
-        record.sample,
-        json.dumps(record.abstain_reasons) if record.status == "abstain" else None,
-        record.price,
-        record.prediction,
-        record.label,
-        record.direction,
-        record.confidence,
-        None if interval is None else interval.level,
-        None if interval is None else interval.lower,
-        None if interval is None else interval.upper,
-        record.metadata.volatility,
-        asked.break_even,
-        asked.barrier,
-        None if record.novelty is None else record.novelty.score,
-        None if inputs is None else np.asarray(inputs, dtype="<f4").tobytes(),
-        NONE if asked.target is None else OPEN,
-        settle_ms,
-    )
+    return {
+        "prediction_id": record.prediction_id,
+        "as_of_ms": asked.as_of_ms,
+        "due_ms": asked.due_ms,
+        "answered_ms": answered_ms,
+        "sample": record.sample,
+        "abstain_reasons": json.dumps(record.abstain_reasons) if record.status == "abstain" else None,
+        "price": record.price,
+        "prediction": record.prediction,
+        "label": record.label,
+        "direction": record.direction,
+        "confidence": record.confidence,
+        "level": None if interval is None else interval.level,
+        "lower": None if interval is None else interval.lower,
+        "upper": None if interval is None else interval.upper,
+        "volatility": record.metadata.volatility,
+        "break_even": asked.break_even,
+        "barrier": asked.barrier,
+        "novelty": None if record.novelty is None else record.novelty.score,
+        "inputs": None if inputs is None else np.asarray(inputs, dtype="<f4").tobytes(),
+        "state": NONE if asked.target is None else OPEN,
+        "settle_ms": settle_ms,
+    }
 
 
-def on_the_wire(row: tuple[Any, ...]) -> RecordedPrediction:
+def on_the_wire(row: sqlite3.Row) -> RecordedPrediction:
     """A row of `WIRE`; it was checked when it was written."""
-    (
-        _, prediction_id, model_id, version, symbol, timeframe, target, as_of_ms, due_ms, answered_ms, sample, reasons,
-        price, prediction, label, direction, confidence, level, lower, upper, novelty, state, realised, available_at_ms,
-        source, reason,
-    ) = row  # fmt: skip
+    reasons, level, known_ms = row["abstain_reasons"], row["level"], row["known_ms"]
     return RecordedPrediction(
-        prediction_id=prediction_id,
-        model_id=model_id,
-        version=version,
-        symbol=symbol,
-        timeframe=timeframe,
-        target=target or None,
-        as_of=_moment(as_of_ms),
-        valid_until=_moment(due_ms),
-        timestamp=_moment(answered_ms),
-        sample=sample,
+        **{name: row[name] for name in _SAME_ON_THE_WIRE},
+        target=row["target"] or None,
+        as_of=_moment(row["as_of_ms"]),
+        valid_until=_moment(row["due_ms"]),
+        timestamp=_moment(row["answered_ms"]),
         status="ok" if reasons is None else "abstain",
-        price=price,
-        prediction=prediction,
-        label=label,
-        direction=direction,
-        confidence=confidence,
-        interval=None if level is None else Interval(level=level, lower=lower, upper=upper),
-        novelty=novelty,
+        interval=None if level is None else Interval(level=level, lower=row["lower"], upper=row["upper"]),
         abstain_reasons=() if reasons is None else tuple(json.loads(reasons)),
         outcome=PredictionOutcome(
-            state=STATES[state],
-            realised=realised,
-            at=None if available_at_ms is None else _moment(available_at_ms),
-            source=source,
-            reason=reason,
+            state=STATES[row["state"]],
+            realised=row["realised"],
+            at=None if known_ms is None else _moment(known_ms),
+            source=row["source"],
+            reason=row["reason"],
         ),
     )
 
 
 def series_id(connection: sqlite3.Connection, key: SeriesKey) -> int:
     """The series' row, made where there is none."""
-    (found,) = connection.execute(INSERT_SERIES, key).fetchone()
+    (found,) = connection.execute(INSERT_SERIES, key._asdict()).fetchone()
     return int(found)
 
 
@@ -210,7 +240,7 @@ def _moment(moment_ms: int) -> Any:
 
 
 def _break_even(answered: Answered) -> float | None:
-    """The round-trip cost that the answer was judged with, as a fraction of the price."""
+    """The round-trip cost that the answer was decided with, as a fraction of the price."""
     record = answered.record
     price = record.price or answered.reference_price
     if record.metadata.costs is None or not price:

@@ -8,10 +8,10 @@ import sqlite3
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from ml_workbench_service.integrations.prediction_ledger import file, rows
+from common_lib.sqlite_store import SqliteStore, transaction
+from ml_workbench_service.integrations.prediction_ledger import rows
 from ml_workbench_service.integrations.prediction_ledger.rows import SeriesKey, Waiting
 
 EVICTED_AT_ONCE = 1000
@@ -21,7 +21,7 @@ KNOW = (
 )
 """An outcome of a row that is still open; nothing overwrites one that is known."""
 
-NewRow = tuple[SeriesKey, tuple[Any, ...]]
+NewRow = tuple[SeriesKey, dict[str, Any]]
 Changes = Mapping[int, int]
 
 log = logging.getLogger(__name__)
@@ -31,12 +31,13 @@ class LedgerWriter:
     """Writes one ledger.
 
     Args:
-        path: of the database, made with the first row.
+        store: its file, made with the first row.
         max_rows: most rows that are kept.
     """
 
-    def __init__(self, path: Path, *, max_rows: int) -> None:
-        self._path = path
+    def __init__(self, store: SqliteStore, *, max_rows: int) -> None:
+        self._store = store
+        self._path = store.path
         self._max_rows = max_rows
         self._connection: sqlite3.Connection | None = None
         self._series: dict[SeriesKey, int] = {}
@@ -67,12 +68,12 @@ class LedgerWriter:
         """One transaction: new rows, outcomes, and the oldest rows out; raises sqlite3.Error and OSError."""
         connection = self._connected()
         changes: list[Changes] = []
-        with file.transaction(connection):
+        with transaction(connection):
             for key, values in new:
                 if key not in self._series:
                     self._series[key] = rows.series_id(connection, key)
-                if connection.execute(rows.INSERT, (self._series[key], *values)).rowcount:
-                    changes.append({values[-2]: 1})
+                if connection.execute(rows.INSERT, {"series": self._series[key], **values}).rowcount:
+                    changes.append({values["state"]: 1})
             for outcome in outcomes:
                 if connection.execute(KNOW, outcome).rowcount:
                     changes.append({rows.OPEN: -1, outcome[0]: 1})
@@ -94,8 +95,11 @@ class LedgerWriter:
             log.warning("%s is gone; the prediction ledger begins anew", self._path.name)
             self.disconnect()
         if self._connection is None:
-            file.create(self._path)
-            self._connection = file.connect(self._path)
+            if not self._path.exists():
+                for rest in ("-wal", "-shm"):  # of a file that was moved away: not the new one's
+                    self._path.with_name(self._path.name + rest).unlink(missing_ok=True)
+            self._store.create()
+            self._connection = self._store.connect()
             self._count_once(self._connection)
         return self._connection
 
@@ -103,7 +107,7 @@ class LedgerWriter:
         """The rows of a file that this process has not counted yet; from then on it counts what it changes."""
         stat = self._path.stat()
         if self._counted != (stat.st_dev, stat.st_ino):
-            counts = dict(connection.execute("SELECT state, count(*) FROM predictions GROUP BY state"))
+            counts: dict[int, int] = dict(connection.execute("SELECT state, count(*) FROM predictions GROUP BY state"))
             with self._counting:
                 self._counts = [counts.get(state, 0) for state in range(len(rows.STATES))]
             self._counted = (stat.st_dev, stat.st_ino)

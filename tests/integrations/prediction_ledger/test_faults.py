@@ -38,12 +38,9 @@ def test_a_full_queue_drops_and_counts_and_record_never_fails(path: Path) -> Non
 
 
 def test_while_the_file_is_locked_answers_wait_and_then_they_are_written(
-    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(
-        "ml_workbench_service.integrations.prediction_ledger.file.connect.__kwdefaults__", {"timeout_s": 0.05}
-    )
-    with opened(path) as ledger, caplog.at_level(logging.INFO):
+    with opened(path, timeout_s=0.05) as ledger, caplog.at_level(logging.INFO):
         keep(ledger, answered(0))
         with closing(sqlite3.connect(path, isolation_level=None)) as other:
             other.execute("BEGIN EXCLUSIVE")
@@ -143,6 +140,6 @@ def test_a_file_of_a_newer_version_is_left_alone(path: Path) -> None:
         connection.execute("PRAGMA user_version = 2")
     with opened(path) as ledger:
         keep(ledger, answered(1))
-        with pytest.raises(UnavailableError, match="upgrade"):
+        with pytest.raises(UnavailableError, match=r"newer version.*Upgrade"):
             ledger.page(EVERYTHING, limit=1)
     assert sum(states(path).values()) == 1

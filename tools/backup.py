@@ -1,0 +1,57 @@
+"""Backup and restore from the command line: STATE_DIR and MODEL_REGISTRY_PATH of the environment, in one archive.
+
+python -m tools.backup create backups/2026-11-29.tar.gz      of a service that runs, or is stopped
+python -m tools.backup restore backups/2026-11-29.tar.gz     into empty places, before the service starts
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from common_lib.exceptions import PlatformError
+from ml_workbench_service.integrations.backup_archive import BackupManifest
+from ml_workbench_service.settings import Settings
+from ml_workbench_service.workflows.back_up_state import back_up
+from ml_workbench_service.workflows.restore_state import restore
+
+ABOUT_THE_QUEUE = {
+    "included": "the prediction queue is included",
+    "none": "there was no prediction queue",
+    "external": "the prediction queue is NOT included: it lies on the server that REDIS_URL names; back that up too",
+}
+
+
+def said(manifest: BackupManifest) -> str:
+    """What the archive holds, for people."""
+    num_bytes = sum(each.size for each in manifest.files)
+    text = f"{len(manifest.files)} files, {num_bytes / 1e6:.1f} MB, as of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC; "
+    text += ABOUT_THE_QUEUE[manifest.queue]
+    for version in manifest.damaged:
+        text += f"\nwarning: version {version} was not what was published; train it again, or restore it"
+    return text
+
+
+def main() -> int:
+    """Parses the command line, does it, and returns the exit code."""
+    parser = argparse.ArgumentParser(prog="python -m tools.backup", description="Backup and restore of the service.")
+    parser.add_argument("verb", choices=("create", "restore"))
+    parser.add_argument("archive", type=Path, help="a tar file; compressed where its name ends in gz")
+    arguments = parser.parse_args()
+    settings = Settings()
+    state_dir, registry = settings.STATE_DIR, settings.MODEL_REGISTRY_PATH
+    try:
+        if arguments.verb == "create":
+            is_external = settings.REDIS_URL is not None
+            manifest = back_up(state_dir, registry, arguments.archive, redis_is_external=is_external)
+            print(f"{arguments.archive} is written and verified: {said(manifest)}")
+        else:
+            manifest = restore(arguments.archive, state_dir, registry)
+            print(f"{state_dir} and {registry} are restored: {said(manifest)}")
+    except PlatformError as error:
+        print(error.message, file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
