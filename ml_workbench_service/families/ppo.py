@@ -3,7 +3,8 @@
 from typing import TYPE_CHECKING
 
 from ml_workbench_service.reinforcement.hyperparameters import PpoHyperparameters
-from ml_workbench_service.reinforcement.policy_family import Budget, PolicyNetworkFamily
+from ml_workbench_service.reinforcement.policy_family import Budget
+from ml_workbench_service.reinforcement.policy_network_family import PolicyNetworkFamily
 
 if TYPE_CHECKING:
     from ml_workbench_service.reinforcement.ppo import VectorPpo

@@ -8,7 +8,6 @@ walk over the validation part.
 Legend: R rows, N decisions.
 """
 
-from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
@@ -16,18 +15,16 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.accelerators import Accelerator
-from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem
 from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW
 from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
-from ml_workbench_service.reinforcement.hyperparameters import PolicyHyperparameters, PolicyNetworkHyperparameters
+from ml_workbench_service.reinforcement.hyperparameters import PolicyHyperparameters
 
 if TYPE_CHECKING:
-    from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm
+    pass
 
 SMALLEST_UNIT = 1e-9
 """A symbol whose bars move less than this has no unit of its own."""
@@ -66,25 +63,6 @@ class PolicyFamily(Family[P], abstract=True):
 
 
 AnyPolicyFamily = PolicyFamily[PolicyHyperparameters]
-
-N = TypeVar("N", bound=PolicyNetworkHyperparameters, covariant=True)
-
-
-class PolicyNetworkFamily(PolicyFamily[N], abstract=True):
-    """Learns a policy network by one of the algorithms over many environments."""
-
-    @abstractmethod
-    def algorithm(self) -> "type[PolicyAlgorithm[N]]":
-        """What trains; loads torch."""
-
-    def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
-        """Decisions of the training part, the best walk over the validation part."""
-        from ml_workbench_service.reinforcement.policy_training import train
-
-        return train(
-            self.algorithm(), problem, self.hyperparameters, outputs=self.outputs, accelerator=accelerator,
-            report=report,
-        )  # fmt: skip
 
 
 @dataclass(frozen=True)
