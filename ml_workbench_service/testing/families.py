@@ -99,7 +99,7 @@ class AnyFamilyConformance:
         assert are_equal(first, other) is not self.draws_numbers
 
     def test_nothing_after_the_validation_part_reaches_the_weights(self) -> None:
-        """Calibration and test part are there to judge it; only `train` and `stop` may be read."""
+        """Calibration and test part are there to judge it; only `train` and `validation` may be read."""
         windows = self.windows
         later = windows.available_at_ms_R > windows.borders_ms["calibration"]
         changed = {}
