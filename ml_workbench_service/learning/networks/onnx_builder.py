@@ -1,4 +1,4 @@
-"""Parts of a network's ONNX graph that every family's graph shares: the window stage, and the frame around it.
+"""ONNX graphs, built node by node: the window stage that every network begins with, and the frame around it.
 
 Graphs are written node by node. torch's exporter was measured and left: it takes 4 to 13 seconds, fixes the window's
 length for more than one recurrent layer, and leaves the weights behind slices so that quantisation skips the LSTM.
