@@ -1,4 +1,4 @@
-"""What a feature store delivers: `FeatureTable`, one symbol's bars and features by column, and the store's protocol.
+"""Feature store contract: `FeatureTable`, one symbol's bars and features by column, and the store's protocol.
 
 Legend: N bars. Times are int64 milliseconds since the epoch, UTC. A bar is stamped with its opening and known at
 `available_at_ms`; missing values are NaN and stay missing.

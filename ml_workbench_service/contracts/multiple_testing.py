@@ -1,4 +1,4 @@
-"""Two append-only counters that nobody can type in: trials on validation parts, looks at test parts.
+"""Multiple-testing log: two append-only counters, trials on validation parts and test-set evaluations.
 
 A part is named by what it is, an interval of time, symbols and a subject, never by a model's name: training again under
 another id, or over a slightly different range, reads the same data again, and counts. Lopez de Prado, "The deflated

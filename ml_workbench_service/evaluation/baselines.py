@@ -1,4 +1,4 @@
-"""What somebody without the model would have forecast: the plain forecasts that a verdict sets a model against.
+"""Baseline forecasts: what somebody without the model would have forecast, which a verdict sets a model against.
 
     price targets   random_walk   no change (Meese and Rogoff, Journal of International Economics 14, 1983)
                     drift         each symbol's mean over the training part

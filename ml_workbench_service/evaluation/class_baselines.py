@@ -1,4 +1,4 @@
-"""What somebody without the model would have said of the next class.
+"""Baseline classifiers: what somebody without the model would have said of the next class.
 
     majority_class           the training part's frequencies
     persistence              regimes: the present one, with the training part's frequencies of leaving it

@@ -1,4 +1,4 @@
-"""Figures of the test part beside the baselines' on the same rows, and the comparisons that a verdict rests on.
+"""Forecast metrics of the test part beside the baselines' on the same rows, and the comparisons a verdict rests on.
 
 Against the random walk (Meese and Rogoff, Journal of International Economics 14, 1983): a price target's best plain
 forecast is "no change", a volatility's is built on its own past. Here everything is measured and nothing decided: the

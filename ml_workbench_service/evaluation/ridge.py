@@ -1,4 +1,4 @@
-"""`Ridge`: the linear bar that every model is measured against, in closed form, on the very same windows.
+"""Ridge regression: the linear bar that every model is measured against, in closed form, on the very same windows.
 
 Least squares of the label on all values of a window with a quadratic penalty (Hoerl and Kennard, Technometrics 12,
 1970): fitted on the training part, the penalty chosen on the validation part, the test part never seen. Windows go
@@ -48,7 +48,7 @@ class WindowColumns:
 
     @property
     def num(self) -> int:
-        """P."""
+        """Columns (P)."""
         return len(self.windows.features) * (self.num_rows + self.has_means)
 
     def values(self, ends: Ints) -> Floats:

@@ -1,4 +1,4 @@
-"""What a signal would have earned, net of everything, on the bars it was given for: from positions to a report.
+"""Signal backtest, net of all costs, on the bars that a signal was given for: from positions to a report.
 
 Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/trading_series.py` says,
 decided anew at the next bar whatever the forecast's horizon. Bars without a window in between are spent flat: what is

@@ -1,4 +1,4 @@
-"""The rule that turns measurements into a verdict, and the sentences that say why.
+"""Verdict: the rule that turns measurements into one, and the sentences that say why.
 
     not_applicable      the prices are simulated, or nothing is bet on
     skill               the leakage certificate did not fail, the model's loss is below every baseline's, and the

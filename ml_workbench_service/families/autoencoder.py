@@ -1,4 +1,4 @@
-"""`autoencoder`: what cannot be told back from a few numbers is strange; the default family for anomalies."""
+"""`autoencoder`: reconstruction error of an LSTM autoencoder; the default family for anomalies."""
 
 from dataclasses import replace
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""`dqn`: a network of action values, trained by stable-baselines3's DQN over many environments."""
+"""`dqn`: deep Q-learning, by stable-baselines3's DQN over many environments."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`feature_search`: columns that tell something about the target, made from the store's indicators."""
+"""`feature_search`: feature selection by mutual information, from the store's indicators and expressions over them."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar

@@ -1,4 +1,4 @@
-"""`gru_classifier`: gated recurrent units that tell classes apart."""
+"""`gru_classifier`: classification by gated recurrent units."""
 
 from ml_workbench_service.learning.networks.network_family import Classifier, ClassWeighting
 from ml_workbench_service.learning.networks.recurrent_family import GRU, GruHyperparameters, RecurrentFamily

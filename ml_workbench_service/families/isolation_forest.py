@@ -1,4 +1,4 @@
-"""`isolation_forest`: what few random cuts set apart is strange; trained in seconds."""
+"""`isolation_forest`: what few random cuts set apart is an anomaly; trained in seconds."""
 
 from dataclasses import replace
 from typing import ClassVar

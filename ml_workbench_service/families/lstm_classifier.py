@@ -1,4 +1,4 @@
-"""`lstm_classifier`: long short-term memory that tells classes apart, the default family for classification."""
+"""`lstm_classifier`: classification by long short-term memory, the default family for classification."""
 
 from ml_workbench_service.learning.networks.network_family import Classifier, ClassWeighting
 from ml_workbench_service.learning.networks.recurrent_family import LSTM, LstmHyperparameters, RecurrentFamily

@@ -1,4 +1,4 @@
-"""`ppo`: a stochastic policy and a critic, trained by stable-baselines3's PPO over many environments."""
+"""`ppo`: proximal policy optimisation, by stable-baselines3's PPO over many environments."""
 
 from typing import TYPE_CHECKING
 

@@ -1,4 +1,4 @@
-"""`q_learning`: a table of action values over bins of the features."""
+"""`q_learning`: tabular Q-learning over quantile bins of the features."""
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator

@@ -1,4 +1,4 @@
-"""`transformer`: a causal encoder whose newest bar looks back at all others."""
+"""`transformer`: a causal transformer encoder, read at its newest bar."""
 
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
 

@@ -1,4 +1,4 @@
-"""`transformer_classifier`: a causal transformer encoder that tells classes apart."""
+"""`transformer_classifier`: classification by a causal transformer encoder."""
 
 from ml_workbench_service.learning.networks.network_family import Classifier, ClassWeighting
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters

@@ -1,4 +1,4 @@
-"""The FX week in numbers: open-market time, runs of consecutive bars, closures, 17:00 New York rolls.
+"""FX calendar: open-market time, runs of consecutive bars, closures, 17:00 New York rolls.
 
 The week opens Sunday 17:00 and closes Friday 17:00 New York (22:00 UTC in winter, 21:00 in summer). Clocks change on
 Sunday 02:00 New York, while the market is closed, so each week has exactly 120 open hours and each trading day 24.

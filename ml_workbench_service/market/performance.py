@@ -1,4 +1,4 @@
-"""What a strategy's days say of it, and how much of that is luck: ratios, drawdown, and what many tries do to them.
+"""Performance metrics: Sharpe ratios, drawdown, and how much of them is luck: probabilistic, deflated, overfitting.
 
 A day is an FX day, 17:00 to 17:00 New York, named by the date on which it ends: Monday's begins on Sunday. A step
 belongs to the day in which it is settled, as its swap does, and a weekday without a step is a day flat. Returns are

@@ -1,4 +1,4 @@
-"""Whether a forecast is better than a plain one, or was lucky: tests that overlap, storms and many symbols do not fool.
+"""Significance tests of forecasts (Diebold-Mariano, Clark-West, HAC): overlap, storms and many symbols do not fool.
 
 Forecasts of h bars overlap in h - 1 of them, volatility comes in storms, and symbols move together. So the symbols at
 one moment are averaged first and count as one observation; the variance of the mean over moments is Newey and West's

@@ -1,4 +1,4 @@
-"""`TradingSeries`: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
+"""Trading series: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
 
 A decision at row t (bar t is known) sets the position a to -1, 0 or 1; the one before it is `held`. Its entry row e is
 t where signals are filled at the next open, and t + 1 where they are filled at the next close (fixings). It earns
@@ -84,12 +84,12 @@ class TradingSeries:
 
     @property
     def num_rows(self) -> int:
-        """R."""
+        """Rows (R)."""
         return len(self.close_R)
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Features (F)."""
         return int(self.rows_RF.shape[1])
 
     @property

@@ -1,4 +1,4 @@
-"""Agent runs: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
+"""Agent simulation: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
 
 What an agent does changes neither prices nor predictions, so bins and every possible reward are computed once, and a
 run is a walk over them. A run does what `agents.q_learning_agent.QLearningAgent` does record by record: symbols share
@@ -15,18 +15,16 @@ X = S * A, D days on which a step settles, W random words, F flat: several axes 
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
-import numba
 import numpy as np
 
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.market.trading_series import RUIN, RUIN_LOG_RETURN
 from ml_workbench_service.reinforcement.environment import generator_words
+from ml_workbench_service.reinforcement.environment_kernels import compiled
 from ml_workbench_service.reinforcement.tabular_q import QSettings
 from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS, _next_word
 
@@ -44,7 +42,8 @@ NONE = np.uint64(2**63)
 _0, _1, _2, _3, _9, _11, _32 = (np.uint64(each) for each in (0, 1, 2, 3, 9, 11, 32))
 _LOW_HALF, _DOUBLE = np.uint64(2**32 - 1), 2.0**-53
 
-Kernel = TypeVar("Kernel", bound=Callable[..., object])
+_compiled = partial(compiled, nogil=True)
+"""Runs go side by side in threads: without Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -171,16 +170,6 @@ def _counted(visits_GSA: Ints) -> Ints:
     change_33 = np.abs(np.arange(NUM_ACTIONS) - np.arange(NUM_ACTIONS)[:, None])
     num = num_33.sum(axis=(1, 2))
     return np.stack([(num_33 * change_33).sum(axis=(1, 2)), num - num_33[:, :, FLAT].sum(axis=1), num], axis=1)
-
-
-def _compiled(function: Kernel) -> Kernel:
-    """`reinforcement.environment_kernels.compiled`, without Python's lock."""
-    try:
-        kept: Kernel = numba.njit(cache=True, error_model="numpy", nogil=True)(function)
-    except RuntimeError:  # no folder takes the cache
-        fresh: Kernel = numba.njit(error_model="numpy", nogil=True)(function)
-        return fresh
-    return kept
 
 
 @_compiled

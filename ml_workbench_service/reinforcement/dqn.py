@@ -1,17 +1,15 @@
-"""`VectorDqn`: stable-baselines3's DQN over many environments, with a lean update (Mnih et al., Nature 518, 2015).
+"""Deep Q-learning: `VectorDqn`, stable-baselines3's DQN over many environments, with a lean update and replay buffer.
 
-Exploration schedule, target network and rollouts are stable-baselines3's. Ours: each environment explores by itself
-(there one draw decides for all environments at once), the replay buffer keeps rows instead of windows, the gradient is
-written out, clipping and Adam are one operation each. A test holds the update against stable-baselines3's own.
+Mnih et al., Nature 518, 2015. Exploration schedule, target network and rollouts are stable-baselines3's. Ours: each
+environment explores by itself (there one draw decides for all environments at once), the replay buffer keeps rows
+instead of windows, the gradient is written out, clipping and Adam are one operation each. A test holds the update
+against stable-baselines3's own.
 
-Legend: N environments, B decisions of a batch, O numbers of an observation.
+The replay buffer keeps where each decision was made, not what was seen there: an observation is a window of rows that
+lie on the series anyway, and the position held. So a decision takes 32 bytes instead of two windows (800 bytes at 24
+rows of 4 features), and a checkpoint holds the whole buffer.
 
-`RowReplay`: a replay buffer that keeps where each decision was made, not what was seen there.
-
-An observation is a window of rows that lie on the series anyway, and the position held. So a decision takes 32 bytes
-instead of two windows (800 bytes at 24 rows of 4 features), and a checkpoint holds the whole buffer.
-
-Legend: M decisions kept, N environments, B of a batch, L the lookback, F features, O = L * F + 1.
+Legend: M decisions kept, N environments, B of a batch, L the lookback, F features, O = L * F + 1 of an observation.
 """
 
 from collections.abc import Mapping
@@ -43,7 +41,7 @@ FIELDS: Mapping[str, Any] = {
 
 
 class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """The newest decisions of all environments; the oldest are overwritten.
+    """Replay buffer: the newest decisions of all environments; the oldest are overwritten.
 
     Args:
         buffer_size: decisions kept.

@@ -1,4 +1,4 @@
-"""The compiled inner loop of the environment. Needs numba, so only what trains imports it.
+"""Environment step, compiled: the inner loop. Needs numba, so only what trains imports it.
 
 It knows no money: what a decision earns is looked up, computed beforehand by the rule in `market/trading_series.py`. A
 logarithm and the branches around it would take as long as everything else in a step.
@@ -29,16 +29,16 @@ FLAT = 1
 TERMINATED, TRUNCATED = range(2)
 
 
-def compiled(function: Kernel) -> Kernel:
+def compiled(function: Kernel, *, nogil: bool = False) -> Kernel:
     """Compiled on first use and kept on disk; compiled anew by each process where no folder takes the cache.
 
     numba looks for a writable folder when it decorates, and raises where it finds none (read-only installation). What
     it keeps is compiled anew when the function's own file changes, no other: constants of other files are arguments.
     """
     try:
-        kept: Kernel = numba.njit(cache=True, error_model="numpy")(function)
+        kept: Kernel = numba.njit(cache=True, error_model="numpy", nogil=nogil)(function)
     except RuntimeError:
-        fresh: Kernel = numba.njit(error_model="numpy")(function)
+        fresh: Kernel = numba.njit(error_model="numpy", nogil=nogil)(function)
         return fresh
     return kept
 

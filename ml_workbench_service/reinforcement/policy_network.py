@@ -1,24 +1,17 @@
-"""`PolicyNetwork`: from a window and the position held to three numbers, in torch; and the same for stable-baselines3.
+"""Policy network: fully connected layers over a window and the position held; in torch, for stable-baselines3, as ONNX.
 
 The first operation is the window stage: level columns lose their mean over the window. Rows that a short window lacks
 count as average, so they are zero after it. Then fully connected layers read all rows and the position at once.
 
-Legend: N windows, T rows, L the lookback, F features, O = L * F + 1 numbers of an observation, A = 3 actions.
+Products with a constant matrix (Gemm) gave the same bits for a window alone and among 2 to 300 others, for 10 to 1,000
+inputs and 8 to 128 units; sums of whole numbers are exact in any order: so a graph's answer is its window's own.
 
-The ONNX graphs of policies: fully connected layers, and a table. Both read windows and the positions held.
+`Layers` has its gradient written out. For two layers of 64 units and a batch of 64, torch's automatic differentiation
+costs three times its products: it builds a graph of some forty nodes for every step. Tests hold these gradients
+against it.
 
-Rows that a short window lacks are zeros after the window stage. Products with a constant matrix (Gemm) gave the same
-bits for a window alone and among 2 to 300 others, for 10 to 1,000 inputs and 8 to 128 units; sums of whole numbers are
-exact in any order.
-
-Legend: N windows, T rows, L the lookback, F features, O = L * F + 1, A = 3 actions, E edges of a feature, B bins.
-
-`Layers`: fully connected layers with their gradient written out, over the parameters of `nn.Linear` modules.
-
-For two layers of 64 units and a batch of 64, torch's automatic differentiation costs three times its products: it
-builds a graph of some forty nodes for every step. Tests hold these gradients against it.
-
-Legend: B inputs of a batch, D numbers of an input, A outputs.
+Legend: N windows, T rows, L the lookback, F features, O = L * F + 1 numbers of an observation, A = 3 actions, E edges
+of a feature, S states of a table, B inputs of a batch, D numbers of an input.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -40,7 +33,7 @@ ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.ta
 
 
 class Layers:
-    """Asks and teaches; one batch at a time.
+    """Fully connected layers over the parameters of `nn.Linear` modules; one batch at a time.
 
     Args:
         linear: the layers, which keep their parameters.
@@ -128,7 +121,7 @@ def table_graph(values_SA: np.ndarray, edges_FE: np.ndarray, *, is_level_F: Sequ
     """The graph of a table: bins of the last row's features and the rounded position choose a row of values.
 
     Args:
-        values_SA: float32, state = bin * 3 + position + 1.
+        values_SA: float32, by `tabular_q_kernels.state_of`.
         edges_FE: float32, ascending; beyond any value where a feature has fewer bins.
         is_level_F: the columns from which the window's mean is subtracted.
     """
@@ -166,7 +159,7 @@ class WindowStage(nn.Module):
 
     @property
     def num_observed(self) -> int:
-        """O."""
+        """Numbers of an observation (O)."""
         return self.lookback * self.num_features + 1
 
     def windows(self, rows_NTF: Tensor) -> Tensor:
@@ -176,7 +169,7 @@ class WindowStage(nn.Module):
         return rows_NTF - rows_NTF.mean(dim=1, keepdim=True) * self.is_level_F
 
     def forward(self, rows_NTF: Tensor, positions_N1: Tensor) -> Tensor:
-        """(N, O)."""
+        """What the first layer reads (N, O)."""
         flat = self.windows(rows_NTF).flatten(1)
         missing = self.num_observed - 1 - flat.shape[1]
         return torch.cat([nn.functional.pad(flat, (missing, 0)), positions_N1], dim=1)
@@ -191,7 +184,7 @@ class ObservedWindow(BaseFeaturesExtractor):  # type: ignore[misc]  # stable-bas
         self.stage = stage
 
     def forward(self, observations_NO: Tensor) -> Tensor:
-        """(N, O)."""
+        """What the first layer reads (N, O)."""
         rows_NTF = observations_NO[:, :-1].reshape(-1, self.stage.lookback, self.stage.num_features)
         staged: Tensor = self.stage(rows_NTF, observations_NO[:, -1:])
         return staged

@@ -1,16 +1,12 @@
-"""Policy training: epochs of trading, a walk over the validation part after each, the best kept.
+"""Policy training: epochs of trading, a walk over the validation part after each, the best epoch kept.
 
 An epoch is about as many decisions as the training part has rows, in whole rollouts. The walk is greedy and net of all
 costs; training ends when `patience` epochs brought no better one. After an epoch everything that decides the rest goes
 into the checkpoint, so that a killed training ends with the same weights. One thread: more change nothing for networks
 of this size.
 
-`PolicyCheckpoint`: a policy's training between two epochs, as plain arrays in a
-`learning.interfaces.checkpoint.Checkpoint`.
-
-Parameters, Adam's moments, the environments, the replay buffer, counters and every random state are the algorithm's own
-`state`; here the best weights so far and torch's random state join them. stable-baselines3's own save files hold
-pickles and are never written or read.
+A checkpoint holds the algorithm's own `state` (parameters, Adam's moments, environments, replay buffer, counters and
+random states), the best weights so far and torch's random state.
 """
 
 from collections.abc import Mapping
@@ -25,7 +21,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.reinforcement.environment import Walk, walk
+from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.hyperparameters import PolicyNetworkHyperparameters
 from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm, below
 from ml_workbench_service.reinforcement.policy_family import Market
@@ -51,41 +47,27 @@ class Standing:
             self.best, self.best_epoch, self.kept = earned, self.epoch, weights
 
 
-class PolicyCheckpoint:
-    """Saves and restores an algorithm with `state` and `restore`, and its standing."""
+def _save(checkpoint: Checkpoint, algorithm: PolicyAlgorithm[H], standing: Standing) -> None:
+    arrays = {f"learner.{name}": value for name, value in algorithm.state().items()}
+    arrays |= {f"kept.{name}": value for name, value in standing.kept.items()}
+    arrays["random.torch"] = torch.get_rng_state().numpy()
+    if torch.cuda.is_available():
+        arrays["random.cuda"] = torch.cuda.get_rng_state().numpy()
+    state = {"best": standing.best, "best_epoch": standing.best_epoch, "epoch": standing.epoch}
+    checkpoint.save(arrays, state)
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
 
-    def save(self, algorithm: PolicyAlgorithm[H], standing: Standing) -> None:
-        """Everything that decides the rest."""
-        arrays = {f"learner.{name}": value for name, value in algorithm.state().items()}
-        arrays |= {f"kept.{name}": value for name, value in standing.kept.items()}
-        arrays["random.torch"] = torch.get_rng_state().numpy()
-        if torch.cuda.is_available():
-            arrays["random.cuda"] = torch.cuda.get_rng_state().numpy()
-        self.checkpoint.save(
-            arrays,
-            {
-                "best": standing.best,
-                "best_epoch": standing.best_epoch,
-                "epoch": standing.epoch,
-            },
-        )
-
-    def restore(self, algorithm: PolicyAlgorithm[H], standing: Standing) -> bool:
-        """Goes on where a checkpoint was left; False where there is none."""
-        saved = self.checkpoint.load()
-        if saved is None:
-            return False
-        algorithm.restore(below("learner.", saved.arrays))
-        standing.kept = below("kept.", saved.arrays)
-        standing.best, standing.best_epoch = float(saved.state["best"]), int(saved.state["best_epoch"])
-        standing.epoch = int(saved.state["epoch"])
-        torch.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.torch"])))
-        if "random.cuda" in saved.arrays and torch.cuda.is_available():
-            torch.cuda.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.cuda"])))
-        return True
+def _restore(checkpoint: Checkpoint, algorithm: PolicyAlgorithm[H]) -> Standing | None:
+    """Goes on where a checkpoint was left; None where there is none."""
+    saved = checkpoint.load()
+    if saved is None:
+        return None
+    algorithm.restore(below("learner.", saved.arrays))
+    torch.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.torch"])))
+    if "random.cuda" in saved.arrays and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.cuda"])))
+    state = saved.state
+    return Standing(below("kept.", saved.arrays), float(state["best"]), int(state["best_epoch"]), int(state["epoch"]))
 
 
 def train(
@@ -136,8 +118,9 @@ def fit(
 ) -> Standing:
     """Fits the algorithm's network in place and leaves it with the best epoch's weights."""
     standing = Standing(kept=algorithm.network.weights())
-    saved = None if checkpoint is None else PolicyCheckpoint(checkpoint)
-    if saved is not None and saved.restore(algorithm, standing):
+    restored = None if checkpoint is None else _restore(checkpoint, algorithm)
+    if restored is not None:
+        standing = restored
         report.say(f"going on after epoch {standing.epoch}")
     rollouts = max(1, round(len(market.train) / algorithm.rollout_size))
     while standing.epoch < hyperparameters.epochs and standing.epoch - standing.best_epoch < hyperparameters.patience:
@@ -150,11 +133,13 @@ def fit(
                 f"the weights of epoch {standing.epoch + 1} are not numbers; lower `learning_rate` or look for absurd "
                 "values among the features"
             )
-        earned = walk_over(algorithm.network, market)
+        earned = walk(
+            algorithm.network.act, market.series, market.validation, lookback=algorithm.network.stage.lookback
+        )
         standing.end_epoch(float(earned.rewards_N.sum()), weights)
         returns = algorithm.env.take_episode_returns()  # before the checkpoint, which would tell them again
-        if saved is not None and saved.checkpoint.due():
-            saved.save(algorithm, standing)
+        if checkpoint is not None and checkpoint.due():
+            _save(checkpoint, algorithm, standing)
         report(
             standing.epoch,
             hyperparameters.epochs,
@@ -165,11 +150,6 @@ def fit(
         )
     algorithm.network.load_state_dict({name: torch.from_numpy(value) for name, value in standing.kept.items()})
     return standing
-
-
-def walk_over(network: PolicyNetwork, market: Market) -> Walk:
-    """What the network earns on the validation part, in order."""
-    return walk(network.act, market.series, market.validation, lookback=network.stage.lookback)
 
 
 def _trained(

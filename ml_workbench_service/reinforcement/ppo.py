@@ -1,8 +1,9 @@
-"""`VectorPpo`: stable-baselines3's PPO over many environments, with a lean update (Schulman et al., arXiv:1707.06347).
+"""Proximal policy optimisation: `VectorPpo`, stable-baselines3's PPO over many environments, with a lean update.
 
-Rollouts, advantages and bootstrapping at an episode's cut are stable-baselines3's. The update is the same arithmetic
-with less around it: the window stage, which has nothing to learn, runs once a rollout instead of once a batch; the
-gradient is written out; clipping and Adam are one operation each. A test holds it against stable-baselines3's own.
+Schulman et al., 2017, arXiv:1707.06347. Rollouts, advantages and bootstrapping at an episode's cut are
+stable-baselines3's. The update is the same arithmetic with less around it: the window stage, which has nothing to
+learn, runs once a rollout instead of once a batch; the gradient is written out; clipping and Adam are one operation
+each. A test holds it against stable-baselines3's own.
 
 Legend: D decisions of a rollout, B of a batch, O numbers of an observation.
 """

@@ -1,4 +1,4 @@
-"""Sanity runs of reinforcement learning, made before a policy is registered (finance.md, "RL sanity").
+"""Sanity checks of reinforcement learning: oracle, shuffled returns, rewards; made before a policy is registered.
 
     oracle    tomorrow's return is one more feature: at least half of the perfect policy's net profit out of sample
     shuffled  returns without drift, drawn at random: the gross mean out of sample within two standard errors of zero
@@ -16,7 +16,7 @@ Legend: R rows, N decisions, F features.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -25,10 +25,13 @@ from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.jobs import Report, SilentReport
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.data.windows import Part, Windows
-from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.trading_series import TradingSeries, segment_starts, step_table
 from ml_workbench_service.reinforcement.policy_family import AnyPolicyFamily, Market, decision_rows, series_of
+
+if TYPE_CHECKING:
+    from ml_workbench_service.reinforcement.environment import Walk
 
 NUM_SEEDS = 20
 LEAST_SHARE = 0.5
@@ -216,26 +219,21 @@ def _trained(family: AnyPolicyFamily, problem: TrainingProblem, *, seed: int, re
 
 
 def _oracle_share(model: Trained, problem: TrainingProblem) -> float:
-    series = series_of(problem)
-    rows = decision_rows(series, problem, OUT_OF_SAMPLE)
-    perfect = perfect_net(series, rows)
-    earned = float(np.sum(_walk(model, series, rows, problem.windows.lookback).rewards_N))
-    return earned / perfect if perfect > 0 else 1.0
+    series, done = _walked(model, problem)
+    perfect = perfect_net(series, done.rows_N)
+    return float(np.sum(done.rewards_N)) / perfect if perfect > 0 else 1.0
 
 
 def _gross_mean(model: Trained, problem: TrainingProblem) -> float:
+    return float(np.mean(_walked(model, problem)[1].gross_N))
+
+
+def _walked(model: Trained, problem: TrainingProblem) -> tuple[TradingSeries, "Walk"]:
+    from ml_workbench_service.reinforcement.environment import greedy_walk
+
     series = series_of(problem)
     rows = decision_rows(series, problem, OUT_OF_SAMPLE)
-    return float(np.mean(_walk(model, series, rows, problem.windows.lookback).gross_N))
-
-
-def _walk(model: Trained, series: TradingSeries, rows: Ints, lookback: int) -> Any:
-    from ml_workbench_service.reinforcement.environment import walk
-
-    return walk(
-        lambda windows_NTF, positions_N: greedy_actions(model.predict(windows_NTF, positions_N).outputs_NK),
-        series, rows, lookback=lookback,
-    )  # fmt: skip
+    return series, greedy_walk(Predict(model, None), series, rows, lookback=problem.windows.lookback)
 
 
 def _fewer(windows: Windows, num_rows: int) -> Windows:

@@ -1,16 +1,10 @@
-"""`TradingVecEnv`: `VectorTradingEnvironment` as stable-baselines3's vector environment, without an environment object
-an environment.
+"""stable-baselines3's vector environment over `VectorTradingEnvironment`, without an object for each environment.
 
 Its convention: an episode that ends begins anew in the same step; the last observation of the old one is
 `infos[environment]["terminal_observation"]`, and `infos[environment]["TimeLimit.truncated"]` says that it was cut, so
 that its value is still estimated beyond the cut. Here every end but ruin is a cut.
 
-Legend: N environments, O numbers of an observation (see `reinforcement/environment.py`).
-
-`MarketEnvironment`: the trading environments as the policies' algorithms see them, with rewards in the symbols' own
-units.
-
-Legend: N environments, R rows.
+Legend: N environments, R rows, O numbers of an observation (see `reinforcement/environment.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +24,7 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
     """The environments behind stable-baselines3's interface; observations are copies, rewards float32.
 
     Args:
-        environments: what really steps; this environment is its only user.
+        envs: what really steps; this environment is its only user.
     """
 
     def __init__(self, envs: VectorTradingEnvironment) -> None:

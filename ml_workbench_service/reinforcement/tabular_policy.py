@@ -1,4 +1,4 @@
-"""`TabularPolicy`: Q-learning over bins of the last row's features; every row of the training part is one state.
+"""Tabular policy: Q-learning over bins of the last row's features; every row of the training part is one state.
 
 Bins are quantiles of the training windows' last rows after the window stage, so each has about as many rows as the
 next; the position held is part of the state. `reinforcement/tabular_q.py` learns the table. Needs numba.

@@ -1,5 +1,4 @@
-"""`VectorTabularQ`: tabular Q-learning of many settings and seeds over the same recorded market, each run a table of
-its own.
+"""Tabular Q-learning: many settings and seeds over the same recorded market, each run a table of its own.
 
 Idea: the market does not answer to what one agent does, so the sequence of market bins and every possible reward are
 computed once (`market.trading_series.step_table`), and a run is nothing but a walk over them. A state is the market's

@@ -1,4 +1,4 @@
-"""The compiled inner loop of tabular Q-learning: one run, one pass over the rows, in the order of time.
+"""Tabular Q-learning, compiled: the inner loop of one run, one pass over the rows, in the order of time.
 
 It draws its random numbers itself, from the words of NumPy's PCG64 (`reinforcement.environment.generator_words`), and
 the numbers are NumPy's: numba can call a NumPy generator too, but takes most of a microsecond for one small integer.

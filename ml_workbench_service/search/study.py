@@ -1,4 +1,4 @@
-"""`Search`: an optuna study that lives in memory and is made anew from the trials' own log.
+"""Sampler and pruner: `Search`, an optuna study that lives in memory and is made anew from the trials' own log.
 
 The log is the only truth on disk. Optuna's own journal is a second one, which after a kill may disagree with the first
 and which no reader can read any more once a torn line stands in its middle. What a sampler draws depends on the seed,

@@ -1,4 +1,4 @@
-"""One trial of a search: data fetched once and cut once, a training that may be given up, a score, and what is noted.
+"""Trial of a search: data fetched once and cut once, a training that may be pruned, a score, and what is noted.
 
 A trial is handed nothing that was known only after its validation part: rows after that border, and labels that reach
 over it, are not in its arrays. Whatever is done with them, no trial can tell.
@@ -25,6 +25,7 @@ from common_lib.exceptions import (
     UpstreamTimeoutError,
 )
 from ml_workbench_service.accelerators import Accelerator
+from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.contracts.multiple_testing import Trial
 from ml_workbench_service.contracts.training import TrainRequest
@@ -84,7 +85,7 @@ class TrialEnd:
         return None if self.noted is None else annual(self.noted.sharpe)
 
 
-class TrialReport:
+class TrialReport(SilentReport):
     """A trial's `Report`: keeps its curve, asks whether to go on, and passes nothing on but the wish to cancel.
 
     Args:
@@ -93,7 +94,7 @@ class TrialReport:
     """
 
     def __init__(self, check: Callable[[], None], hear: Callable[[int, float], str]) -> None:
-        self._check = check
+        super().__init__(check, lambda message: log.info("a trial warns: %s", message))  # the winner's says it again
         self._hear = hear
         self.curve: list[tuple[int, float]] = []
         self.at_ms: list[int] = []
@@ -109,18 +110,6 @@ class TrialReport:
             if sentence and step < total:  # nothing is saved by giving up at the end
                 raise GivenUp(sentence)
         self.check()
-
-    def say(self, message: str) -> None:
-        """A trial's phases are nobody's news."""
-        self.check()
-
-    def warn(self, message: str) -> None:
-        """For the worker's log; the winner's training says it again, on the job."""
-        log.info("a trial warns: %s", message)
-
-    def check(self) -> None:
-        """Looks for a cancellation."""
-        self._check()
 
     def thinned(self) -> tuple[tuple[tuple[int, float], ...], tuple[int, ...]]:
         """Curve and moments, at most MOST_POINTS of them, the last one among them."""

@@ -1,4 +1,4 @@
-"""`TrialRunner`: trials from their beginning to their end, in this process or some at a time in others.
+"""Trial scheduling: `TrialRunner` takes trials from beginning to end, in this process or some at a time in others.
 
 Law: a trial is in the ledger and in the log, with all that came of it, before anybody is told; whoever goes on after a
 kill repeats none that has ended.
@@ -25,7 +25,8 @@ OUT_OF_TIME = "ended because timeout_s was over"
 
 
 class TrialRunner:
-    """Where a search stands: what goes into the log, the ledger and the job's progress, and in which order.
+    """Where a search stands: what goes into the trials' log, the multiple-testing log and the job's progress, and in
+    which order.
 
     Args:
         note: puts a trial's record on disk.

@@ -1,12 +1,12 @@
-"""Walking forward: the same training on ever longer pasts, each judged on the segment of time that came next.
+"""Walk-forward validation: the same training on ever longer pasts, each measured on the segment of time that came next.
 
 One test part is one segment of history; folds say whether what was found there was found before, too. They tile the
 second half of the span before the test border, so that the first of five still learns from two fifths of it, and none
 reads a bar of the untouched test part (Tashman, "Out-of-sample tests of forecasting accuracy", International Journal
 of Forecasting 16, 2000). The past expands rather than slides: it is what a retraining at that moment would have had.
 
-    |  train                      | stop | calibrate |  fold 1  |
-    |  train                                  | stop | calibrate |  fold 2  |         each of the two half a fold long
+    |  train                 | validation | calibration |  fold 1  |
+    |  train                              | validation | calibration |  fold 2  |   each of the two half a fold long
 
 A fold starts from tables cut at its end: its features, labels, rules, scaling and network have been made of what was
 known then, by the code that makes the training's own. Labels are purged at each border as long as they reach over it,
@@ -76,7 +76,7 @@ def walk_forward(
     kind_of: KindOf,
     checkpoint: Checkpoint | None = None,
 ) -> WalkForwardReport:
-    """Trains and decoders every fold; nothing that becomes known after the test border of `data` is read.
+    """Trains and measures every fold; nothing that becomes known after the test border of `data` is read.
 
     Args:
         order: what is trained.

@@ -1,4 +1,4 @@
-"""Plan an experiment: everything that can be refused is refused before it starts, each corner of its space included.
+"""Experiment plan: everything that can be refused is refused before it starts, each corner of its space included.
 
 The base is planned as the training that its winner will be, and reserves that version. Then each choice, and each end
 of a range, is planned by itself, and the costliest ends together, whose memory decides how many trials run at a time.

@@ -1,4 +1,4 @@
-"""Plan: what is decided before a training starts: family, hyper-parameters, costs, id, version, and what it will need.
+"""Training plan: what is decided before a training starts: family, hyper-parameters, costs, version, estimate.
 
 Everything that can be refused is refused here, with a 422, 409 or 507 now instead of a failed job later.
 """

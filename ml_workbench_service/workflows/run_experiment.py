@@ -1,8 +1,8 @@
-"""Tune: trials on the validation part, one after the other or some at a time, then the best setting trained and judged.
+"""Hyper-parameter search: trials on the validation part, then the best setting trained and measured on the test part.
 
 Law: a trial is in `trials.jsonl` with all that came of it, and in the ledger, before the job's log tells of it; a
-worker that follows a killed one repeats none that has ended. Nothing that a trial is given was known after its stopping
-part. The test part is read once, by the winner's ensemble of seeds.
+worker that follows a killed one repeats none that has ended. Nothing that a trial is given was known after its
+validation part. The test part is read once, by the winner's ensemble of seeds.
 """
 
 from collections import Counter
@@ -38,7 +38,7 @@ from ml_workbench_service.training.pipeline import AGENT_TRIAL, TrainingDependen
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
-    """Searches, then trains, decoders and publishes the winner; the job's result.
+    """Searches, then trains, measures and publishes the winner; the job's result.
 
     Raises:
         DataValidationError: the data are too short or unusable.
@@ -212,7 +212,7 @@ def _winner(
     report: Report,
     workbench: Workbench,
 ) -> ModelCard:
-    """Trains the best setting with every seed, decoders the ensemble on the test part, publishes it."""
+    """Trains the best setting with every seed, measures the ensemble on the test part, publishes it."""
     report.say(f"training the best setting, trial {best.number}")
     order = maker.order(best.params)
     request = trial_request(base, best.params)

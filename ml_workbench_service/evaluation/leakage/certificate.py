@@ -1,4 +1,4 @@
-"""The leakage certificate: whether anything that a training learns or is judged on knew the future.
+"""Leakage certificate: whether anything that a training learns or is measured on knew the future.
 
 It starts at the delivered bars and calls the very objects that made the training's matrix, so it knows no list of
 leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when what it reads is replaced.

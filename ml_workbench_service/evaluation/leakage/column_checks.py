@@ -1,4 +1,4 @@
-"""Ready-made columns that know too much: near copies of the target, columns of later prices, look-ahead joins.
+"""Target leakage in ready-made columns: near copies of the target, columns of later prices, look-ahead joins.
 
 Whoever brings a column brings its past with it, and nobody can make it again from bars. What can be asked is what it
 tells. A model sees a window of the column and the price's own past; so the outcome is regressed on both, linearly and

@@ -1,4 +1,4 @@
-"""Which bars a label is about: those after its row up to its horizon, and no others; and that no part reaches over.
+"""Label look-ahead: which bars a label is about, those up to its horizon and no others; and that no part reaches over.
 
 Nothing is read from the label's name but its horizon. The closes after some rows are lifted, and their labels must
 move; then every close but a row's own and those after it up to the horizon is replaced, and their labels must stay. So

@@ -1,4 +1,4 @@
-"""Bars whose future is another one: what the leakage certificate recomputes a training's matrix over.
+"""Perturbed bars, whose future is another one: what the certificate recomputes a training's matrix over.
 
 A value that is known at a moment is made of bars known by then. So bars known later are replaced, or cut off, all is
 computed again, and whatever moved before the moment has read the future. The past stays the same to the last bit.

@@ -1,4 +1,4 @@
-"""A training's matrix made again over bars with another future, and what moved in it before the moment.
+"""Recomputation: a training's matrix made again over bars with another future, and what moved in it before the moment.
 
     replaced    every bar known after a moment becomes another: columns, features, labels known by then stay bit-equal;
                 from the training part's end on scaler, fitted rules, parts and the network's rows as well

@@ -1,4 +1,4 @@
-"""From fetched tables to rows with labels: one column for each target, numbers and classes alike.
+"""Labelling: from fetched tables to rows with labels, one column for each target, numbers and classes alike.
 
 A row has labels only where all its targets have one; it is known when the last of them is. Rules that are fitted (the
 market regimes') are fitted on bars known by the end of the training part, once `windows.build` has drawn the borders.

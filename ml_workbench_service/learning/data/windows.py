@@ -1,4 +1,4 @@
-"""Windows by index over contiguous arrays: nothing is copied per window, and time only flows forward.
+"""Sliding windows by index, and the purged split: nothing is copied per window, and time only flows forward.
 
 `build` stacks the rows of all symbols into one array, finds every window of `lookback` consecutive complete bars,
 splits them by timestamps that are the same for all symbols, and purges the windows whose label reaches over a border:
@@ -202,7 +202,9 @@ def _scale(
     table: SymbolRows, x_NF: Floats, ends: Ints, *, is_level: Sequence[bool], lookback: int, has_unit: Sequence[bool]
 ) -> SymbolScale:
     if not len(ends):
-        raise _no_training_window(table.symbol)
+        raise DataValidationError.at(
+            "body.symbols", f"{table.symbol} has no complete window in the training part; leave it out or start earlier"
+        )
     return fit_symbol(x_NF, table.labels_NK, ends, is_level_F=is_level, lookback=lookback, scales_K=has_unit)
 
 
@@ -288,12 +290,6 @@ def _too_few(part: Part, num: int, lookback: int) -> DataValidationError:
         f"the {part} part has {num} complete windows of {lookback} bars and needs {FEWEST_WINDOWS[part]}; "
         "ask for a longer range, a shorter lookback, or features with a shorter warm-up",
         code="too_few_windows",
-    )
-
-
-def _no_training_window(symbol: str) -> DataValidationError:
-    return DataValidationError.at(
-        "body.symbols", f"{symbol} has no complete window in the training part; leave it out or start earlier"
     )
 
 

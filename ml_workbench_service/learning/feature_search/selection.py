@@ -1,4 +1,4 @@
-"""Feature selection on the training part: what tells something about the target, each thing once, and not by luck.
+"""Feature selection by mRMR: what tells something about the target, each thing once, beyond chance, and stably.
 
 1. **Score.** A candidate's information with the target on held-out folds of time, learnt on the other folds less the
    rows whose labels reach into the held-out one and an embargo after it (López de Prado, 2018, chapter 7).

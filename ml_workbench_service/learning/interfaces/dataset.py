@@ -1,4 +1,4 @@
-"""From a training request to windows: what it orders, what was delivered, what was labelled and cut.
+"""Data set assembly: from a training request to windows: what it orders, what was delivered, labelled and cut.
 
 Everything goes through the modules' own names (`labelling.label_tables`, `windows.build`, the store's `fetch`), so that
 the leakage certificate, which does it all again over altered bars, calls the very objects that made the training's

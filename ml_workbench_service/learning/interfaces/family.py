@@ -1,4 +1,4 @@
-"""`Family`: one way of learning, registered by being defined. Free of torch: the API reads schemas from here.
+"""`Family`: a model family, registered by being defined. Free of torch: the API reads schemas from here.
 
 ADD A MODEL FAMILY = ADD ONE FILE in `families/`: hyper-parameters, and a class that is generic over them:
 

@@ -1,6 +1,6 @@
 """`Task`: what a model type means: which targets it takes, how its labels are made, how its product is judged.
 
-One class a model type, in `learning/tasks/`; a family belongs to the task of its `model_type`. Free of torch and onnx
+One class a model type, in `training/tasks/`; a family belongs to the task of its `model_type`. Free of torch and onnx
 at import: the API checks requests with it.
 
 Legend: N windows, K outputs.
@@ -57,7 +57,7 @@ class Task(ABC):
 
     Attributes:
         needs_features: whether a request must name features.
-        is_judged: whether its models bet on anything, so that trials and verdicts have a meaning.
+        has_verdict: whether its models bet on anything, so that trials and verdicts have a meaning.
         averages_seeds: whether several seeds' networks can answer with their mean.
     """
 
@@ -126,7 +126,7 @@ class Task(ABC):
         self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: AnyFamily, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
-        """Writes what is published into the draft folder and decoders it."""
+        """Writes what is published into the draft folder and measures it on the test part."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""A window told back from a few numbers, in torch; what it cannot tell back is the anomaly.
+"""LSTM autoencoder in torch: a window is told back from a few numbers; the reconstruction error is the anomaly.
 
 An LSTM reads the window, a narrow layer keeps a few numbers of it, a second LSTM tells the rows back from these,
 newest first (Malhotra et al., 2016, arXiv:1607.00148). Measured on 15,000 training windows of real 4-hour bars of

@@ -1,8 +1,4 @@
-"""Recurrent networks in torch: the module, and its way from windows to `Trained`.
-
-Legend: N windows, T rows, F features, H units, K outputs.
-
-The ONNX graph of a recurrent network.
+"""Recurrent networks in torch and as an ONNX graph: layers over the window, one linear layer on the last state.
 
 Legend: N windows, T rows, F features, H units, K outputs. Gate order: torch i f g o and r z n, ONNX i o f c and z r h.
 """

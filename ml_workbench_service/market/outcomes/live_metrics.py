@@ -1,4 +1,4 @@
-"""How a live version fares, from its rows of the ledger: error, direction, coverage, calibration (docs/monitoring.md).
+"""Live metrics of a version, from its rows of the ledger: error, direction, coverage, calibration (docs/monitoring.md).
 
 Standard errors count the rows of one bar as one observation and allow for overlapping horizons: Newey and West's
 variance with the lags of `market/significance.py`. They know nothing of what was not sampled.

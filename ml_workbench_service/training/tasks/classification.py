@@ -1,4 +1,4 @@
-"""`Classification`: which of a few classes comes; one target, one calibrated probability for each class.
+"""Classification: which of a few classes comes; one target, one calibrated probability for each class.
 
 Legend: N windows, R rows of all symbols, C classes.
 """

@@ -1,4 +1,4 @@
-"""`FeatureEngineering`: its product is a feature set: later trainings name it, and it can be asked for its columns.
+"""Feature engineering: the product is a feature set: later trainings name it, and it can be asked for its columns.
 
 Legend: N windows, K outputs.
 """
@@ -15,6 +15,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureStore, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
+from ml_workbench_service.families.feature_search import FeatureSearchHyperparameters
 from ml_workbench_service.learning.data.scaling import RawRows
 from ml_workbench_service.learning.decoders.features import FeaturesDecoder
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
@@ -66,14 +67,12 @@ class FeatureEngineering(Task):
                 FeatureDescription(name=name, example=name, kind=store.kind_of(name), description="")
                 for name in request.features
             ]
-        hyper = family.hyperparameters.model_dump()
-        found = candidates(
-            available,
-            timeframe=request.timeframe_for(request.parsed_targets()),
-            has_range=has_range,
-            max_candidates=hyper["max_candidates"],
+        hyper = family.hyperparameters
+        assert isinstance(hyper, FeatureSearchHyperparameters), "families of feature engineering are searches"
+        timeframe = request.timeframe_for(request.parsed_targets())
+        return tuple(
+            candidates(available, timeframe=timeframe, has_range=has_range, max_candidates=hyper.max_candidates)
         )
-        return tuple(found)
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """What the kept columns tell, held out, beyond what luck reaches, added up; the search has scored itself."""

@@ -1,4 +1,4 @@
-"""`NetworkTask`: what the tasks share whose product is a network: graph, int8, calibration, test part.
+"""Export, int8, calibration and test part: what the tasks share whose product is a network.
 
 Legend: N windows, K outputs.
 """

@@ -1,7 +1,7 @@
-"""`Control`: reinforcement learning: when to be short, flat or long, judged by what the untouched test part pays.
+"""Reinforcement learning: when to be short, flat or long, measured by what the untouched test part pays.
 
 There is no target: the market pays, net of spread, commission and swap. The test part is walked through once, in order,
-by the serving network with its own position fed back; the backtest decoders the same positions with the scalar cost
+by the serving network with its own position fed back; the backtest pays the same positions with the scalar cost
 functions, and must agree. Before anything is published the sanity runs are made (`reinforcement/sanity_checks.py`).
 
 Legend: N windows or decisions, K = 3 outputs.
@@ -17,7 +17,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError, TrainingError
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
 from ml_workbench_service.evaluation import signal_backtest
@@ -215,12 +215,9 @@ def _walk_over(ends: Ints, series: TradingSeries, problem: TrainingProblem, pred
 
 
 def _walk(rows: Ints, series: TradingSeries, problem: TrainingProblem, predict: Predict) -> "Walk":
-    from ml_workbench_service.reinforcement.environment import walk  # numba is no API process's
+    from ml_workbench_service.reinforcement.environment import greedy_walk  # numba is no API process's
 
-    def policy(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
-        return greedy_actions(predict(windows_NTF, positions_N))
-
-    return walk(policy, series, rows, lookback=problem.windows.lookback)
+    return greedy_walk(predict, series, rows, lookback=problem.windows.lookback)
 
 
 def _figures(series: TradingSeries, rows: Ints, positions: Ints, per_year: float) -> dict[str, float | None]:

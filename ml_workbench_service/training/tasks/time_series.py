@@ -1,4 +1,4 @@
-"""`Forecasting`: time series. One named output for each target, or for each target and quantile.
+"""Time-series forecasting: one named output for each target, or for each target and quantile.
 
 The first target is the headline: it is compared with every baseline, traded and judged; the others keep their figures.
 
