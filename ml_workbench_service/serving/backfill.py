@@ -114,7 +114,7 @@ class _Backfill:
     def __init__(self, model: ServedModel, *, allow_in_sample: bool) -> None:
         self._model = model
         self._allow_in_sample = allow_in_sample
-        self._alone = model.decoder.holds_positions or model.card.precision == "int8"
+        self._alone = model.decoder.holds_positions or model.precision == "int8"
         self._held: dict[str, float] = {}  # what a policy has made of each symbol so far
         self.num_seen = 0
         self.num_skipped = 0

@@ -164,7 +164,7 @@ def answered(
     """`answer`, with what the ledger keeps beside the record."""
     prepared = prepare(model, question)
     moment = _moment_of(model, question, circumstances, intervals)
-    precision, output = model.card.precision, NO_OUTPUT
+    precision, output = model.precision, NO_OUTPUT
     if prepared.rows_TF is not None:
         (output,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
     record = finish(model, prepared, circumstances, output=output, precision=precision, moment=moment)
@@ -255,6 +255,7 @@ def finish(
         scaling_factor=circumstances.scaling_factor,
         metadata=PredictionMetadata.model_construct(
             precision=precision,
+            precision_reason=model.precision_reason or None,
             data_source=card.data_source,
             correlation_id=circumstances.correlation_id,
             fill=card.fill,

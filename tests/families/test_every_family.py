@@ -14,7 +14,7 @@ from common_lib.exceptions import DataValidationError, JobCancelled
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.bundle.export import export
-from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
+from ml_workbench_service.learning.bundle.manifest import CALIBRATION_FILE, INT8_FILE, MODEL_FILE, WEIGHTS_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
@@ -138,7 +138,7 @@ def test_its_int8_stays_within_its_bound_or_is_refused(kind: type[Family], tmp_p
     model = family.train(problem, accelerator=OneThread(), report=Recorder())
     product = probe.task().package(model, tmp_path, problem, family=family, is_simulated=False, report=Recorder())
     judged = product.quantization
-    assert judged.accepted == (tmp_path / INT8_FILE).exists()
+    assert judged.accepted == (tmp_path / INT8_FILE).exists() == (tmp_path / CALIBRATION_FILE).exists()
     assert judged.reason
     if judged.accepted:
         assert judged.mean_delta_std is not None

@@ -11,6 +11,7 @@ MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"
 WEIGHTS_FILE = "weights.safetensors"
+CALIBRATION_FILE = "calibration.safetensors"
 NETWORK_FILE = "network.json"
 RECIPE_FILE = "recipe.json"
 
