@@ -5,8 +5,8 @@
 Three services over one registry with the same deployed version: one that publishes to its redis-server; one that has
 its agent running too, as a service has by itself, so that what is published is applied meanwhile; and one on a machine
 without a redis-server, where nothing is published and everything else is the same (a candidate, which is not published
-either, would also be spared what only a live version does: its intervals' upkeep and the monitoring log). The first
-seed's LSTM and its three-row request.
+either, would also be spared what only a live version does: its intervals' upkeep and the monitoring log). The original
+specification's LSTM and its three-row request.
 
 One connection each, at stated rates (a request is sent when it is due, and timed from there) and back to back (the next
 request as soon as the answer is read, which is all that one connection can ask). The publisher and the redis-server

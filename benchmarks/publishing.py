@@ -1,4 +1,4 @@
-"""Publishing a prediction: ours beside one awaited XADD each, and beside the first seed's queue, rebuilt.
+"""Publishing a prediction: ours beside one awaited XADD each, and beside the original queue, rebuilt.
 
     python -m benchmarks.publishing
 
@@ -7,9 +7,9 @@ with its entry in the queue. Ours goes through `PredictionPublisher` and `QueueW
 consumer keeps the accounting, and each record is logged as in production; once more without logs. The peers:
 
     redis.asyncio       one awaited XADD of each record, MAXLEN at the same capacity, nothing logged, no accounting
-    BaseManager queue   the first seed's: full(), get() where it is full, put, a log line
+    BaseManager queue   the original specification's: full(), get() where it is full, put, a log line
 
-All hold the first seed's 100 records and nobody consumes, as in its own resilience test: from the 101st on, each record
+All hold the original 100 records and nobody consumes, as in that specification's test: from the 101st on, each record
 costs the oldest. Against the first, predictions per second of the client's processor time, user and system; against the
 second by the clock. What is left is compared before anything is timed and after every turn: the last 100 ids, in order
 (MAXLEN trims by whole nodes and may leave more before them); and our accounting must balance and count every record.
@@ -121,7 +121,7 @@ def main(*, num: int = 10_000, num_rounds: int = 7) -> None:
     show("Predictions published, a full record each", columns, rows)
     goals = [
         Goal(f"against {XADD}, by processor time", by_processor.times_better(OURS, XADD), GOAL),
-        Goal(f"against the seed's {MANAGER}, by the clock", by_clock.times_better(OURS, MANAGER), GOAL),
+        Goal(f"against the original {MANAGER}, by the clock", by_clock.times_better(OURS, MANAGER), GOAL),
     ]
     conclude("publishing", goals, {"per_processor_second": by_processor.figures, "per_second": by_clock.figures})
 

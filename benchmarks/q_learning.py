@@ -2,9 +2,9 @@
 
     python -m benchmarks.q_learning
 
-The 27 settings that the first seed's experimental pipeline tries (learning rate, exploration rate, discount factor),
-ten epochs over hourly EUR/USD, the same market bins, costs (spread, commission, swap), actions and random numbers. The
-tables must be the same: to 1e-15, since the peer takes its logarithms one by one with another routine.
+The 27 settings that the original specification's experimental pipeline tries (learning rate, exploration rate, discount
+factor), ten epochs over hourly EUR/USD, the same market bins, costs (spread, commission, swap), actions and random
+numbers. The tables must be the same: to 1e-15, since the peer takes its logarithms one by one with another routine.
 
 The peer is as fast as we could make it: bins, costs and tables are lists, nothing is rendered or logged; the larger
 part of its time is the library's own step. Ours is everything from the series on: rewards, tables, random numbers. Both

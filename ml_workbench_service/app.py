@@ -52,7 +52,7 @@ from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecor
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_process import SupervisedProcess
-from ml_workbench_service.runtime.job_supervisor import Supervisor
+from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model_server import ModelServer
@@ -145,11 +145,10 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     stack.callback(model_server.close)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     tracker = await _tracker(settings, addresses, environment, stack)
-    supervisor = Supervisor(
+    supervisor = JobSupervisor(
         store,
         LocalBackend(store, environment=environment),
-        max_workers=settings.TRAINING_WORKERS,
-        max_memory_gb=settings.MAX_TRAINING_MEMORY,
+        Limits(settings.TRAINING_WORKERS, settings.MAX_TRAINING_MEMORY),
         on_activity=_tell_tracker(tracker, store),
         on_finished=_counter(metrics),
     )
@@ -166,6 +165,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
         ledger=predictions_kept,
         publisher=publisher,
         metrics=metrics,
+        max_workers=settings.TRAINING_WORKERS,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,
         queue_policy=settings.PREDICTION_QUEUE_POLICY,

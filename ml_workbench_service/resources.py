@@ -1,7 +1,8 @@
 """`Workbench`: the outside things, opened once from Settings and passed as an argument.
 
-Below here nobody knows settings. The service resolves what is unset (a server at the seed's address, or the embedded
-stand-in) and passes the resolved addresses to its child processes, which open theirs with `open_for_worker`.
+Below here nobody knows settings. The service resolves what is unset (a server at the original specification's address,
+or the embedded stand-in) and passes the resolved addresses to its child processes, which open theirs with
+`open_for_worker`.
 """
 
 import json

@@ -30,7 +30,7 @@ SPAWNING = ("multiprocessing.get_context", "multiprocessing.connection", "multip
 WITH_SPAWN = {"get_context", "ProcessPoolExecutor"}
 NEVER = {"fork", "forkpty", "forkserver", "preexec_fn", "SubprocVecEnv"}
 NEVER_STARTED = ("benchmarks/contestants/manager_publishing.py", "multiprocessing.managers")
-"""The first seed's queue, rebuilt to be measured: its manager serves in a process begun by subprocess, never forked."""
+"""The original queue, rebuilt to be measured: its manager serves in a process of its own, never forked."""
 KEPT_OUT_OF_THE_API = {
     "torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "optuna", "gymnasium", "stable_baselines3",
     "numba", "sklearn", "skl2onnx", "onnx", "scipy",

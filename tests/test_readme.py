@@ -1,7 +1,7 @@
 """The README's commands do what it says: its `bash` blocks run one after the other against a started service.
 
-They run as they are printed but for two things: the address is the started service's, and the seed's 100 epochs are two
-(the story test trains all of them).
+They run as they are printed but for two things: the address is the started service's, and the original specification's
+100 epochs are two (the story test trains all of them).
 """
 
 import re

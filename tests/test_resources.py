@@ -64,7 +64,7 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture(autouse=True)
 def _nobody_at_home(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is set, and nothing listens at the seed's addresses."""
+    """Nothing is set, and nothing listens at the original specification's addresses."""
     for name in OUTSIDE:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(workbench, "DEFAULT_FEATURE_STORE_URL", f"http://127.0.0.1:{free_port()}")

@@ -1,8 +1,8 @@
 """The whole story, as a user lives it: one service over HTTP, a real Redis, a real MLflow, and no other help.
 
-Read it from top to bottom: health, the seed's own training request, its predict body, a deployment, two replays into
-the queue, an agent that is rewarded by realised price moves, MLflow's view of it all, and everything there again after
-a restart. Each chapter goes on where the one before it ended.
+Read it from top to bottom: health, the original specification's own training request, its predict body, a deployment,
+two replays into the queue, an agent that is rewarded by realised price moves, MLflow's view of it all, and everything
+there again after a restart. Each chapter goes on where the one before it ended.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""Publishing: the first seed's queue, rebuilt: a `queue.Queue` behind `multiprocessing.managers.BaseManager`.
+"""Publishing: the original queue, rebuilt: a `queue.Queue` behind `multiprocessing.managers.BaseManager`.
 
     python manager_publishing.py                      the client
     python manager_publishing.py serve PORT CAPACITY  its `queue_server.py`
 
-What the seed does for each prediction: `full()`, where it is full `get()` the oldest, `put`, a log line.
+What it does for each prediction: `full()`, where it is full `get()` the oldest, `put`, a log line.
 The server is a process of its own, started here and never forked.
 """
 
@@ -79,7 +79,7 @@ def turn(capacity: int, num: int, prefix: str, log_dir: str) -> dict[str, Any]:
 
 
 def serve(port: int, capacity: int) -> None:
-    """The seed's queue server; ends with its standard input."""
+    """The original specification's queue server; ends with its standard input."""
     prediction_queue: queue.Queue[Any] = queue.Queue(maxsize=capacity)
     QueueServer.register("prediction_queue", callable=lambda: prediction_queue)
     server: Any = QueueServer(("127.0.0.1", port), KEY).get_server()

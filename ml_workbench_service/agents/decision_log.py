@@ -1,4 +1,4 @@
-"""The first seed's line for each decision in `rl_training.log`: action, reward, cumulative reward."""
+"""The original specification's line for each decision in `rl_training.log`: action, reward, cumulative reward."""
 
 import logging
 from collections.abc import Sequence

@@ -28,25 +28,17 @@ from ml_workbench_service.agents.q_table import StateBins
 from ml_workbench_service.contracts.agents import (
     AgentDefinition,
     AgentRequest,
+    Beginning,
     QLearningHyperparameters,
     RewardSettings,
 )
-from ml_workbench_service.contracts.contract import Contract, Finite
+from ml_workbench_service.contracts.contract import Contract
 
 DEFINITION_FILE = "agent.json"
 BEGINNING_FILE = "beginning.json"
 AnyContract = TypeVar("AnyContract", bound=Contract)
 
 log = logging.getLogger(__name__)
-
-
-class Beginning(Contract):
-    """What a copy's table begins with, and the bins that it was learnt in."""
-
-    strength_edges: tuple[Finite, ...]
-    width_edges: tuple[Finite, ...]
-    values_SA: list[list[Finite]]
-    visits_SA: list[list[int]]
 
 
 def open_agent(folder: Path, agent_id: str) -> Agent:

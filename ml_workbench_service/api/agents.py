@@ -6,7 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Response
 
 from common_lib.exceptions import ConflictError, DataValidationError, UnavailableError
-from ml_workbench_service.agents.definition import Beginning, define
+from ml_workbench_service.agents.definition import define
 from ml_workbench_service.agents.status import (
     agent_folder,
     checkpoints_of,
@@ -16,10 +16,10 @@ from ml_workbench_service.agents.status import (
 )
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.pages import Cursor, Limit, page
-from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentList, AgentRequest
+from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentList, AgentRequest, Beginning
 from ml_workbench_service.contracts.contract import NAME_PATTERN, utc_now
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
+from ml_workbench_service.contracts.runners import AgentRunner
 
 router = APIRouter(prefix="/agents", tags=["agents"])
 AgentIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="Such as `default`.")]
@@ -96,7 +96,7 @@ async def _shown(service: AppState, agent_id: str) -> Agent:
     return await asyncio.to_thread(read_agent, agent_folder(service.workbench.state_dir, agent_id))
 
 
-def _agent_supervisor(service: AppState) -> AgentSupervisor:
+def _agent_supervisor(service: AppState) -> AgentRunner:
     if service.agent_supervisor is None:
         service.workbench.required_queue()  # says why there is none
         raise UnavailableError("agents need the prediction queue; set REDIS_URL", retry_after_s=30)

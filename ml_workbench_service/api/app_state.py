@@ -13,12 +13,10 @@ from fastapi import Depends, Header, Request
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import QueuePolicy
+from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Workbench
-from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
-from ml_workbench_service.runtime.child_process import SupervisedProcess
-from ml_workbench_service.runtime.job_supervisor import Supervisor
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
@@ -54,16 +52,17 @@ class AppState:
 
     workbench: Workbench
     store: JobStore
-    supervisor: Supervisor
+    supervisor: JobRunner
     model_server: ModelServer
     ledger: PredictionLedger
     publisher: PredictionPublisher | None
     metrics: Metrics
+    max_workers: int
     max_memory_gb: float
     stopping: asyncio.Event
     queue_policy: QueuePolicy = "drop_oldest"
-    agent_supervisor: AgentSupervisor | None = None  # None: there is no Redis
-    tracker: SupervisedProcess | None = None
+    agent_supervisor: AgentRunner | None = None  # None: there is no Redis
+    tracker: OnDemandProcess | None = None
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 

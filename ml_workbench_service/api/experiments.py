@@ -86,7 +86,7 @@ def _plan(body: ExperimentRequest, service: AppState) -> ExperimentPlan:
         plan_training=lambda request: plan_training(
             request, service.workbench, unfinished=unfinished, max_memory_gb=service.max_memory_gb
         ),
-        max_workers=service.supervisor.max_workers,
+        max_workers=service.max_workers,
         max_memory_gb=service.max_memory_gb,
     )
 

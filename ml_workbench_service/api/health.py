@@ -18,7 +18,7 @@ from ml_workbench_service.serving.model_server import ModelServer
 
 
 class Health(Contract):
-    """The seed's health answer."""
+    """The original specification's health answer."""
 
     status: Literal["healthy"] = "healthy"
     version: str = __version__

@@ -15,7 +15,7 @@ AgentId = Annotated[ModelId, Field(description="Lower-case id of an agent.")]
 
 
 class QLearningHyperparameters(Contract):
-    """Tabular Q-learning (Watkins, 1989), with the first seed's three names."""
+    """Tabular Q-learning (Watkins, 1989), with the original specification's three names."""
 
     learning_rate: Finite = Field(default=0.1, gt=0, le=1, description="Step of the Q update.")
     exploration_rate: Finite = Field(default=1.0, ge=0, le=1, description="Share of random actions at the start.")
@@ -72,6 +72,15 @@ class AgentDefinition(Contract):
     copy_of: str | None = None
     wanted: Literal["running", "stopped"] = "running"
     created_at: UtcDatetime
+
+
+class Beginning(Contract):
+    """What a copy's table begins with, on disk in `beginning.json`, and the bins that it was learnt in."""
+
+    strength_edges: tuple[Finite, ...]
+    width_edges: tuple[Finite, ...]
+    values_SA: list[list[Finite]]
+    visits_SA: list[list[int]]
 
 
 class Agent(Contract):

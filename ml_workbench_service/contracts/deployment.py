@@ -19,7 +19,7 @@ SAFETY_GATES: frozenset[str] = frozenset({"digest", "smoke_prediction", "leakage
 
 
 class DeployRequest(Contract):
-    """The seed's body and what guards it."""
+    """The original specification's body and what guards it."""
 
     version: Semver
     deployment_target: DeploymentTarget

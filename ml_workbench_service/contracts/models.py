@@ -1,7 +1,7 @@
 """Model cards: what a bundle says of itself, on disk and on the wire.
 
-The list shows the seed's seven keys first; `status` is not stored in a bundle, it is derived from the deployment
-history and the archive marker.
+The list shows the original specification's seven keys first; `status` is not stored in a bundle, it is derived from the
+deployment history and the archive marker.
 """
 
 from typing import Any, Literal

@@ -131,7 +131,7 @@ class CrossValidation(Contract):
 
 
 class TrainRequest(Contract):
-    """A training request; the seed's keys, then the optional ones."""
+    """A training request; the original specification's keys, then the optional ones."""
 
     model_config = ConfigDict(**Contract.model_config, json_schema_extra={"examples": [SEED_EXAMPLE]})
 

@@ -50,6 +50,17 @@ class ProcessRecord(Contract):
             return cls(pid=pid, started_at=psutil.Process(pid).create_time())
         return cls(pid=pid, started_at=_seconds(ticks), boot_id=this_boot())
 
+    @classmethod
+    def of_token(cls, token: str) -> "ProcessRecord":
+        """The record that `token` names; raises ValueError for any other text."""
+        boot_id, pid, started_at = token.split("/")
+        return cls(pid=int(pid), started_at=float(started_at), boot_id=boot_id)
+
+    @property
+    def token(self) -> str:
+        """The record in one word, `boot_id/pid/started_at`, for those who are to hand it on without reading it."""
+        return f"{self.boot_id}/{self.pid}/{self.started_at}"
+
     def write(self, file: Path) -> None:
         """Replaces the file in one step."""
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -30,7 +30,6 @@ from common_lib.exceptions import AgentNotFoundError, ConflictError, DataValidat
 from ml_workbench_service.agents.definition import (
     BEGINNING_FILE,
     DEFINITION_FILE,
-    Beginning,
     read_definition,
     write_definition,
 )
@@ -43,7 +42,7 @@ from ml_workbench_service.agents.status import (
     log_unreadable,
     shard_folder,
 )
-from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, QLearningHyperparameters
+from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, Beginning, QLearningHyperparameters
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.jobs.durable_files import clear_disk_errors, write_whole
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover
@@ -95,7 +94,7 @@ GroupChange = Callable[[str], object]
 
 
 class AgentSupervisor:
-    """Starts agents, keeps their processes running, stops them. Its methods belong to one event loop.
+    """Starts agents, keeps their processes running, stops them; see `AgentRunner`.
 
     Args:
         state_dir: agents' folders lie in `agents/` of it.
@@ -163,17 +162,7 @@ class AgentSupervisor:
             await asyncio.gather(*(each.stop() for each in everyone))
 
     async def start_agent(self, definition: AgentDefinition, beginning: Beginning | None, *, is_named: bool) -> str:
-        """Writes a new agent's definition and starts it; its id.
-
-        Args:
-            definition: what it is to be.
-            beginning: the table it begins with.
-            is_named: whether it must have the definition's id; otherwise a number is added where that one is taken.
-
-        Raises:
-            ConflictError: the id is taken, or there are too many agents.
-            UnavailableError: the queue cannot be reached, or the disk is full; there is no such agent then.
-        """
+        """Leaves a marker, makes the group, writes the definition, starts the processes, in that order."""
         async with self._changing:
             taken = {folder.name for folder in await asyncio.to_thread(agent_folders, self._state_dir)}
             taken.update(self._processes)
@@ -198,13 +187,7 @@ class AgentSupervisor:
             return agent_id
 
     async def resume(self, agent_id: str) -> None:
-        """Starts an agent that was stopped; nothing where it runs.
-
-        Raises:
-            AgentNotFoundError: there is none of that id.
-            ConflictError: there is no room for its processes.
-            UnavailableError: the queue cannot be reached; the agent stays stopped.
-        """
+        """Makes the group before it says that the agent is wanted, so that a queue that is away changes nothing."""
         async with self._changing:
             if agent_id in self._processes:
                 return
@@ -215,12 +198,7 @@ class AgentSupervisor:
             await self._begin(agent_id)
 
     async def dismiss(self, agent_id: str) -> None:
-        """Stops an agent after its batch and gives its group up; again for one that is stopped changes nothing.
-
-        Raises:
-            AgentNotFoundError: there is none of that id.
-            UnavailableError: the agent is stopped, but its group could not be given up; calling again does.
-        """
+        """Stops the processes before it gives the group up, which would otherwise be made again."""
         async with self._changing:
             await self._want(await asyncio.to_thread(self._definition, agent_id), "stopped")
             processes = self._processes.pop(agent_id, [])

@@ -95,7 +95,7 @@ class _Sign:
         self._file = file
         self._record = ProcessRecord.of(os.getpid())
         self._has_led = self._is_shown = False
-        self.owner = f"{socket.gethostname()}/{self._record.boot_id}/{self._record.pid}/{self._record.started_at}"
+        self.owner = f"{socket.gethostname()}/{self._record.token}"
 
     def lead(self) -> None:
         """This process leads from now on."""
@@ -122,12 +122,9 @@ def is_dead(owner: str) -> bool:
 
     Nor of names that are made in another way, by a version before this one: their lease is waited for.
     """
-    host, *process = owner.split("/")
-    if host != socket.gethostname() or len(process) != 3:
-        return False
-    boot_id, pid, started_at = process
+    host, _, token = owner.partition("/")
     try:
-        return not ProcessRecord(pid=int(pid), started_at=float(started_at), boot_id=boot_id).is_alive
+        return host == socket.gethostname() and not ProcessRecord.of_token(token).is_alive
     except ValueError:
         return False
 

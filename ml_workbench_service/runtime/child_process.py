@@ -31,8 +31,7 @@ class SupervisedProcess:
 
     Args:
         name: for the log.
-        record: JSON file of pid and start time, written while the process lives.
-        output: file that takes the process's stdout and stderr; beside the record by default.
+        record: JSON file of pid and start time, written while the process lives; beside it a log of what it prints.
         on_demand: start only when poked; otherwise at `start` too.
         first_pause_s: before the first restart of a process that died.
     """
@@ -44,7 +43,6 @@ class SupervisedProcess:
         environment: Mapping[str, str],
         record: Path,
         *,
-        output: Path | None = None,
         on_demand: bool = False,
         grace_s: float = 5.0,
         first_pause_s: float = FIRST_PAUSE_S,
@@ -53,7 +51,7 @@ class SupervisedProcess:
         self._command = list(command)
         self._environment = dict(environment)
         self._record = record
-        self._output = output or record.with_suffix(".log")
+        self._output = record.with_suffix(".log")
         self._on_demand = on_demand
         self._grace_s = grace_s
         self._first_pause_s = first_pause_s

@@ -1,4 +1,4 @@
-"""`Supervisor`: starts queued jobs, adopts workers that outlived us, cancels, watches memory, replaces the dead.
+"""Job supervisor: starts queued jobs, adopts workers that outlived us, cancels, watches memory, replaces the dead.
 
 Law: it writes events only before a worker's start and after its death. Workers outlive it: `stop` leaves them alone,
 and the next `start` adopts them. A training or experiment whose worker died without a final event gets another one,
@@ -15,15 +15,12 @@ from typing import Literal
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobSpec, JobStatus
+from ml_workbench_service.contracts.runners import Handle, TrainingBackend, WorkerState
 from ml_workbench_service.jobs.event_log import FINAL_EVENTS
 from ml_workbench_service.jobs.job import LOST, JobFolder, JobStore
-from ml_workbench_service.jobs.process_record import ProcessRecord
-from ml_workbench_service.runtime.job_worker import ending, failure
-from ml_workbench_service.runtime.training_backends import Handle, TrainingBackend
 
 LIMITED_KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})
 RESUMED_KINDS = LIMITED_KINDS  # a replay would publish what it has published
-MAX_ATTEMPTS = 3
 BYTES_PER_GB = 1_000_000_000
 MEMORY_PERIOD_S = 1.0
 FOLLOW_PERIOD_S = 0.2
@@ -31,6 +28,25 @@ FOLLOW_PERIOD_S = 0.2
 log = logging.getLogger(__name__)
 
 JobHook = Callable[[Job], None]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What jobs may use, and how long the supervisor waits for them.
+
+    Attributes:
+        max_workers: trainings and experiments that may run at a time; replays are not counted.
+        max_memory_gb: resident memory (10⁹ bytes) of a worker and its descendants above which it is ended.
+        max_attempts: workers that a training or an experiment may have; none follows one that was ended for its memory.
+        grace_s: between asking a worker to stop and pressing it, and as long again until it is ended by force.
+        poll_s: between two turns while there is something to watch.
+    """
+
+    max_workers: int
+    max_memory_gb: float
+    max_attempts: int = 3
+    grace_s: float = 10.0
+    poll_s: float = 0.2
 
 
 @dataclass
@@ -46,14 +62,10 @@ class _Run:
     used_gb: float | None = None  # set where it was ended for its memory
 
 
-class Supervisor:
-    """The life of every job between its folder and its final event.
+class JobSupervisor:
+    """The life of every job between its folder and its final event; see `JobRunner`.
 
     Args:
-        max_workers: trainings and experiments that may run at a time; replays are not counted.
-        max_memory_gb: resident memory (10⁹ bytes) of a worker and its descendants above which it is ended.
-        max_attempts: workers that a training or an experiment may have; none follows one that was ended for its memory.
-        grace_s: between asking a worker to stop and SIGTERM, and as long again until SIGKILL.
         on_finished: called in the event loop, once for each job whose final event appeared.
         on_activity: called in the event loop whenever a job's status changed, the final ones included.
     """
@@ -62,22 +74,14 @@ class Supervisor:
         self,
         store: JobStore,
         backend: TrainingBackend,
+        limits: Limits,
         *,
-        max_workers: int,
-        max_memory_gb: float,
-        max_attempts: int = MAX_ATTEMPTS,
-        grace_s: float = 10.0,
-        poll_s: float = 0.2,
         on_finished: JobHook | None = None,
         on_activity: JobHook | None = None,
     ) -> None:
         self.store = store
         self._backend = backend
-        self.max_workers = max_workers
-        self._max_memory_gb = max_memory_gb
-        self._max_attempts = max_attempts
-        self._grace_s = grace_s
-        self._poll_s = poll_s
+        self._limits = limits
         self._on_finished = on_finished
         self._on_activity = on_activity
         self._queue: list[JobFolder] = []
@@ -102,33 +106,14 @@ class Supervisor:
             await self._task
             self._task = None
 
-    @property
-    def num_running(self) -> int:
-        """Workers alive, of every kind."""
-        return len(self._runs)
-
-    @property
-    def num_queued(self) -> int:
-        """Jobs that wait for a worker."""
-        return len(self._queue)
-
     async def submit(self, spec: JobSpec) -> Job:
-        """Writes the job to disk and queues it.
-
-        Raises:
-            ConflictError: a job of that id exists.
-            UnavailableError: the disk is full.
-        """
+        """Raises ConflictError for an id that is taken, UnavailableError where the disk is full."""
         await self._in_turn(lambda: self._accept(spec))
         self._wake.set()
         return self.store.get(spec.id)
 
     async def cancel(self, job_id: str) -> Job:
-        """Asks a job to stop and returns it as it stands: a queued one is cancelled at once, a final one unchanged.
-
-        Raises:
-            JobNotFoundError: no such job.
-        """
+        """Raises JobNotFoundError for an id that no job has."""
         folder = self.store.folder(job_id)
         await self._in_turn(lambda: self._cancel(folder))
         self._wake.set()
@@ -137,11 +122,7 @@ class Supervisor:
     def follow(
         self, job_id: str, after_seq: int = 0, *, stopping: asyncio.Event | None = None
     ) -> AsyncIterator[JobEvent]:
-        """The job's events after that number, those to come included, up to its final one or until `stopping`.
-
-        Raises:
-            JobNotFoundError: no such job; at the call, not at the first event.
-        """
+        """Follows the log itself, so that any number may follow one job; raises JobNotFoundError at the call."""
         return _follow(self.store.folder(job_id), after_seq, stopping or asyncio.Event())
 
     async def _watch_over(self) -> None:
@@ -151,7 +132,7 @@ class Supervisor:
                 await self._in_turn(self._take_turn)
             except Exception:  # the watch must outlive one bad turn; the next one tries again
                 log.exception("a turn of the job supervisor failed; it goes on with the next")
-            await _pause(self._wake, self._poll_s if self._runs or self._queue else None)
+            await _pause(self._wake, self._limits.poll_s if self._runs or self._queue else None)
 
     async def _in_turn(self, work: Callable[[], None]) -> None:
         """Does work in a thread while nobody else does, then tells the hooks; a caller who leaves does not break it."""
@@ -174,10 +155,10 @@ class Supervisor:
             if not has_begun and folder.id not in living:
                 self._queue.append(folder)
                 continue
-            handle = living.get(folder.id) or Handle(folder.id, record or ProcessRecord(pid=0, started_at=0))
+            handle = living.get(folder.id) or Handle(folder.id)
             self._runs[folder.id] = _Run(folder, handle, folder.job().status)
             if folder.id in living:
-                log.info("adopting worker %d of job %s", handle.process.pid, folder.id)
+                log.info("adopting the worker of job %s", folder.id)
         for run in self._runs.values():
             self._pass_on_cancel(run)
         self._take_turn()
@@ -211,7 +192,7 @@ class Supervisor:
 
     def _pass_on_cancel(self, run: _Run) -> None:
         if run.folder.cancel_requested:
-            self._backend.cancel(run.handle, self._grace_s)
+            self._backend.cancel(run.handle, self._limits.grace_s)
 
     def _note(self, run: _Run) -> None:
         job = run.folder.job()
@@ -225,26 +206,26 @@ class Supervisor:
     def _other_worker(self, run: _Run) -> Handle | None:
         """A predecessor of ours may have started a worker just before it was killed; ours then left at once."""
         others = (handle for handle in self._backend.recover() if handle.job_id == run.folder.id)
-        return next((handle for handle in others if handle.process.pid != run.handle.process.pid), None)
+        return next((each for each in others if not self._backend.same_worker(each, run.handle)), None)
 
     def _weigh(self, run: _Run) -> None:
         """Ends a worker that uses too much memory, or lingers after its final event."""
         now = time.monotonic()
         if run.ended_at is not None:
-            if now - run.ended_at > self._grace_s:
-                log.warning("worker %d of job %s lingers and is killed", run.handle.process.pid, run.folder.id)
+            if now - run.ended_at > self._limits.grace_s:
+                log.warning("the worker of job %s lingers and is killed", run.folder.id)
                 self._backend.kill(run.handle)
             return
         if now - run.weighed_at < MEMORY_PERIOD_S:
             return
         run.weighed_at = now
         used_gb = self._backend.memory_bytes(run.handle) / BYTES_PER_GB
-        if used_gb > self._max_memory_gb:
+        if used_gb > self._limits.max_memory_gb:
             run.used_gb = used_gb
             self._backend.kill(run.handle)
 
     def _start_queued(self) -> None:
-        free = self.max_workers - sum(run.folder.spec.kind in LIMITED_KINDS for run in self._runs.values())
+        free = self._limits.max_workers - sum(run.folder.spec.kind in LIMITED_KINDS for run in self._runs.values())
         for folder in list(self._queue):
             limited = folder.spec.kind in LIMITED_KINDS
             if folder.cancel_requested:
@@ -257,7 +238,7 @@ class Supervisor:
         try:
             handle = self._backend.submit(folder.spec)
         except OSError as error:
-            self._write(folder, "failed", **failure("WORKER_LOST", _NOT_STARTED.format(error=error)))
+            self._write(folder, "failed", **_failure("WORKER_LOST", _NOT_STARTED.format(error=error)))
             return False
         self._runs[folder.id] = _Run(folder, handle, folder.job().status)
         return True
@@ -267,7 +248,7 @@ class Supervisor:
             return
         run = self._runs.get(folder.id)
         if run is not None:
-            self._backend.cancel(run.handle, self._grace_s)
+            self._backend.cancel(run.handle, self._limits.grace_s)
             self._note(run)
             return
         folder.request_cancel()
@@ -276,22 +257,23 @@ class Supervisor:
 
     def _finish(self, run: _Run) -> bool:
         """What becomes of a job whose worker died; False where the disk does not let us say it, to try again."""
-        folder, how = run.folder, ending(run.exit_code)
+        folder = run.folder
+        how = self._backend.describe_end(run.handle, WorkerState(is_alive=False, exit_code=run.exit_code))
         if folder.cancel_requested:
             return self._write(folder, "cancelled")
         if run.used_gb is not None:
-            message = _TOO_LARGE.format(used_gb=run.used_gb, limit_gb=self._max_memory_gb)
-            weight = {"used_gb": round(run.used_gb, 3), "limit_gb": self._max_memory_gb}
-            return self._write(folder, "failed", **failure("WORKER_OUT_OF_MEMORY", message, **weight))
+            message = _TOO_LARGE.format(used_gb=run.used_gb, limit_gb=self._limits.max_memory_gb)
+            weight = {"used_gb": round(run.used_gb, 3), "limit_gb": self._limits.max_memory_gb}
+            return self._write(folder, "failed", **_failure("WORKER_OUT_OF_MEMORY", message, **weight))
         attempt = folder.num_lost() + 1
-        if folder.spec.kind in RESUMED_KINDS and attempt < self._max_attempts:
-            message = _RESUMED.format(ending=how, attempt=attempt + 1, most=self._max_attempts)
+        if folder.spec.kind in RESUMED_KINDS and attempt < self._limits.max_attempts:
+            message = _RESUMED.format(ending=how, attempt=attempt + 1, most=self._limits.max_attempts)
             if not self._write(folder, "warning", code=LOST, message=message, exit_code=run.exit_code):
                 return False
             self._queue[:0] = [folder] if folder.path.is_dir() else []
             return True
         message = _LOST.format(ending=how, attempt=f" (attempt {attempt})" if attempt > 1 else "")
-        lost = failure("WORKER_LOST", message, exit_code=run.exit_code, attempt=attempt, log_tail=folder.log_tail())
+        lost = _failure("WORKER_LOST", message, exit_code=run.exit_code, attempt=attempt, log_tail=folder.log_tail())
         return self._write(folder, "failed", **lost)
 
     def _write(self, folder: JobFolder, kind: Literal["warning", "failed", "cancelled"], **data: object) -> bool:
@@ -315,6 +297,11 @@ class Supervisor:
                         hook(job)
                 except Exception:
                     log.exception("a hook failed for job %s", job.id)
+
+
+def _failure(code: str, message: str, **details: object) -> dict[str, object]:
+    """The data of a `failed` event where a worker could not say itself why it ended."""
+    return {"error_type": "TrainingError", "error_code": code, "message": message, "details": details}
 
 
 _NOT_STARTED = "The worker could not be started ({error}): free memory or processes, then start the job again."

@@ -81,26 +81,6 @@ def run_worker(
             return 0
 
 
-def failure(code: str, message: str, **details: object) -> dict[str, object]:
-    """The data of a `failed` event where a worker could not say itself why it ended."""
-    return {"error_type": "TrainingError", "error_code": code, "message": message, "details": details}
-
-
-def ending(exit_code: int | None) -> str:
-    """How a worker ended, in words: `was ended by SIGKILL (often the system ran out of memory)`.
-
-    Args:
-        exit_code: negative: the signal that ended it; None: nobody saw it end, as after a restart of the machine.
-    """
-    if exit_code is None:
-        return "disappeared"
-    if exit_code >= 0:
-        return f"ended with exit code {exit_code}"
-    name = signal.Signals(-exit_code).name
-    hint = " (often the system ran out of memory)" if name == "SIGKILL" else ""
-    return f"was ended by {name}{hint}"
-
-
 def _work(
     folder: JobFolder, report: EventReport, module: str, open_workbench: Callable[[], AbstractContextManager[Any]]
 ) -> dict[str, Any]:

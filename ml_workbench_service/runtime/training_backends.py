@@ -1,12 +1,8 @@
-"""Where workers run: the protocol `TrainingBackend`, and `LocalBackend`, one subprocess a job on this machine.
+"""Training backend of this machine: one subprocess a job, `python -m ml_workbench_service.runtime.job_worker <folder>`.
 
-A backend starts, watches and ends workers; it writes no events. The worker is the same command everywhere:
-`python -m ml_workbench_service.runtime.job_worker <job folder>`.
-
-A worker and its descendants: one session, whose id is the worker's pid, ended and weighed as a whole.
-
-Every process of ours is the leader of its own session (`start_new_session=True`). The kernel does not give a pid away
-while a session of that number has members, so what a dead leader left behind can be told for certain.
+A worker is the leader of a session of its own (`start_new_session=True`), which is ended and weighed as a whole. The
+kernel does not give a pid away while a session of that number has members, so what a dead leader left behind can be
+told for certain.
 """
 
 import os
@@ -15,114 +11,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import Protocol
 
 import psutil
 
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.runners import Handle, WorkerState
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.process_record import ProcessRecord
 
-
-def terminate_leader(record: ProcessRecord) -> None:
-    """Asks the leader alone to end (SIGTERM); it knows best what to do with its children."""
-    if record.is_alive:
-        _send(record.pid, signal.SIGTERM)
-
-
-def kill_session(record: ProcessRecord) -> None:
-    """Ends the leader and everything in its session at once (SIGKILL)."""
-    if record.is_alive:
-        _send(record.pid, signal.SIGKILL)
-    kill_orphans(record)
-
-
-def kill_orphans(record: ProcessRecord) -> None:
-    """Ends what is left of the session; asks only after the leader was ended or died."""
-    for pid in psutil.pids():
-        if pid != record.pid and _session_of(pid) == record.pid:
-            _send(pid, signal.SIGKILL)
-
-
-def resident_bytes(record: ProcessRecord) -> int:
-    """Resident memory of the leader and all its descendants; 0 where it is gone."""
-    leader = record.process()
-    if leader is None:
-        return 0
-    try:
-        return _resident(leader) + sum(_resident(child) for child in leader.children(recursive=True))
-    except psutil.NoSuchProcess:
-        return 0
-
-
-def _send(pid: int, number: signal.Signals) -> None:
-    try:
-        os.kill(pid, number)
-    except ProcessLookupError:
-        return
-
-
-def _session_of(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return None
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0
-
-
 SINGLE_THREADED = frozenset({JobKind.REPLAY, JobKind.RESILIENCE})
 WORKER_COMMAND = (sys.executable, "-m", "ml_workbench_service.runtime.job_worker")
-
-
-@dataclass(frozen=True)
-class Handle:
-    """A worker in the hands of a backend."""
-
-    job_id: str
-    process: ProcessRecord
-
-
-@dataclass(frozen=True)
-class WorkerState:
-    """Whether the worker lives; its exit code where this process was its parent (negative: ended by that signal)."""
-
-    is_alive: bool
-    exit_code: int | None = None
-
-
-class TrainingBackend(Protocol):
-    """What the supervisor relies on; every call returns at once."""
-
-    def submit(self, spec: JobSpec) -> Handle:
-        """Starts the worker of a job whose folder exists; raises OSError where the machine refuses."""
-        ...
-
-    def poll(self, handle: Handle) -> WorkerState:
-        """How the worker is; also what carries a cancellation on from asking to force, so call it regularly."""
-        ...
-
-    def cancel(self, handle: Handle, grace_s: float) -> None:
-        """Asks the worker to stop; SIGTERM after `grace_s`, SIGKILL after as long again. Idempotent."""
-        ...
-
-    def kill(self, handle: Handle) -> None:
-        """Ends the worker and all its descendants now."""
-        ...
-
-    def memory_bytes(self, handle: Handle) -> int:
-        """Resident memory of the worker and its descendants."""
-        ...
-
-    def recover(self) -> list[Handle]:
-        """The workers of unfinished jobs that live, whoever started them."""
-        ...
 
 
 class LocalBackend:
@@ -164,54 +64,86 @@ class LocalBackend:
             )
         child.returncode = 0  # reaped by pid below: Popen complains where a service leaves its children alive
         self._children[spec.id] = child.pid
-        return Handle(spec.id, ProcessRecord.of(child.pid))
+        return Handle(spec.id, ProcessRecord.of(child.pid).token)
 
     def poll(self, handle: Handle) -> WorkerState:
         """Reaps our own child, whose end `waitpid` alone decides; tells an adopted worker by pid and start time.
 
         A killed child is a zombie while its last threads end, and has no exit code until then.
         """
-        is_ours = self._children.get(handle.job_id) == handle.process.pid
-        has_ended, exit_code = _reap(handle.process.pid) if is_ours else (not handle.process.is_alive, None)
+        has_ended, exit_code = self._end_of(handle)
         if not has_ended:
             self._press(handle)
             return WorkerState(is_alive=True)
-        if is_ours:
-            kill_orphans(handle.process)
-            del self._children[handle.job_id]
         self._cancellations.pop(handle.job_id, None)
         return WorkerState(is_alive=False, exit_code=exit_code)
 
     def cancel(self, handle: Handle, grace_s: float) -> None:
-        """Leaves the marker now; `poll` sends the signals."""
+        """Leaves the marker now; `poll` sends the signals, SIGTERM and SIGKILL."""
         self._store.folder(handle.job_id).request_cancel()
         self._cancellations.setdefault(handle.job_id, _Cancellation(time.monotonic(), grace_s))
 
     def kill(self, handle: Handle) -> None:
         """SIGKILL to the worker and its whole session."""
-        kill_session(handle.process)
+        worker = _process_of(handle)
+        if worker is not None:
+            _kill_session(worker)
 
     def memory_bytes(self, handle: Handle) -> int:
         """Resident memory; shared pages count once for each process."""
-        return resident_bytes(handle.process)
+        worker = _process_of(handle)
+        leader = None if worker is None else worker.process()
+        try:
+            return 0 if leader is None else sum(map(_resident, [leader, *leader.children(recursive=True)]))
+        except psutil.NoSuchProcess:
+            return 0
 
     def recover(self) -> list[Handle]:
         """Living workers, by the worker.json of each unfinished job."""
-        folders = self._store.unfinished()
-        found = ((folder.id, _living_worker(folder)) for folder in folders)
-        return [Handle(job_id, process) for job_id, process in found if process is not None]
+        found = ((folder.id, _living_worker(folder)) for folder in self._store.unfinished())
+        return [Handle(job_id, worker.token) for job_id, worker in found if worker is not None]
+
+    def same_worker(self, one: Handle, other: Handle) -> bool:
+        """By pid alone: an earlier version's record says the start time of the same process differently."""
+        first, second = _process_of(one), _process_of(other)
+        return first is not None and second is not None and first.pid == second.pid
+
+    def describe_end(self, handle: Handle, state: WorkerState) -> str:
+        """Such as `was ended by SIGKILL (often the system ran out of memory)`.
+
+        An exit code below 0 is the signal that ended the process; there is none where nobody saw it end, as after a
+        restart of the machine.
+        """
+        if state.exit_code is None:
+            return "disappeared"
+        if state.exit_code >= 0:
+            return f"ended with exit code {state.exit_code}"
+        name = signal.Signals(-state.exit_code).name
+        hint = " (often the system ran out of memory)" if name == "SIGKILL" else ""
+        return f"was ended by {name}{hint}"
+
+    def _end_of(self, handle: Handle) -> tuple[bool, int | None]:
+        worker = _process_of(handle)
+        if worker is None or self._children.get(handle.job_id) != worker.pid:
+            return worker is None or not worker.is_alive, None
+        has_ended, exit_code = _reap(worker.pid)
+        if has_ended:
+            _kill_orphans(worker)
+            del self._children[handle.job_id]
+        return has_ended, exit_code
 
     def _press(self, handle: Handle) -> None:
-        """From asking to force, one step at a time."""
-        cancellation = self._cancellations.get(handle.job_id)
-        if cancellation is None:
+        """From asking to force, one step at a time; SIGTERM goes to the leader alone, which knows its children best."""
+        cancellation, worker = self._cancellations.get(handle.job_id), _process_of(handle)
+        if cancellation is None or worker is None:
             return
         elapsed_s = time.monotonic() - cancellation.asked_at
         if elapsed_s >= 2 * cancellation.grace_s:
-            self.kill(handle)
+            _kill_session(worker)
         elif elapsed_s >= cancellation.grace_s and not cancellation.terminated:
             cancellation.terminated = True
-            terminate_leader(handle.process)
+            if worker.is_alive:
+                _send(worker.pid, signal.SIGTERM)
 
 
 @dataclass
@@ -219,6 +151,11 @@ class _Cancellation:
     asked_at: float  # time.monotonic()
     grace_s: float
     terminated: bool = False
+
+
+def _process_of(handle: Handle) -> ProcessRecord | None:
+    """The process that our token names; None where it names none."""
+    return ProcessRecord.of_token(handle.token) if handle.token else None
 
 
 def _reap(pid: int) -> tuple[bool, int | None]:
@@ -244,3 +181,36 @@ def _living_worker(folder: JobFolder) -> ProcessRecord | None:
         return ProcessRecord.of(record.pid) if is_worker else None
     except psutil.NoSuchProcess:
         return None
+
+
+def _kill_session(leader: ProcessRecord) -> None:
+    """Ends the leader and everything in its session at once."""
+    if leader.is_alive:
+        _send(leader.pid, signal.SIGKILL)
+    _kill_orphans(leader)
+
+
+def _kill_orphans(leader: ProcessRecord) -> None:
+    """Ends what is left of the session; asks only after the leader was ended or died."""
+    for pid in psutil.pids():
+        if pid != leader.pid and _session_of(pid) == leader.pid:
+            _send(pid, signal.SIGKILL)
+
+
+def _send(pid: int, number: signal.Signals) -> None:
+    with suppress(ProcessLookupError):
+        os.kill(pid, number)
+
+
+def _session_of(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except (ProcessLookupError, PermissionError):
+        return None
+
+
+def _resident(process: psutil.Process) -> int:
+    try:
+        return int(process.memory_info().rss)
+    except psutil.NoSuchProcess:
+        return 0

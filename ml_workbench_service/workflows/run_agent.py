@@ -67,7 +67,7 @@ def run_agent(
 
     Args:
         agent_id, folder: whose lease is asked for, and where its checkpoint lies.
-        open_mind: the agent's agent as of its checkpoint, or a new one; asked for each time the lease is taken.
+        open_agent: the agent as of its checkpoint, or a new one; asked for each time the lease is taken.
         queue, decisions: where predictions come from (the group is made where it is missing), where decisions go.
         stop: ends the loop between two batches.
         owner, is_dead, may_lead: see `LeaderElection`.

@@ -11,7 +11,6 @@ from common_lib.exceptions import ConflictError, DataValidationError
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.definition import (
     DEFINITION_FILE,
-    Beginning,
     define,
     open_agent,
     read_definition,
@@ -19,7 +18,7 @@ from ml_workbench_service.agents.definition import (
 )
 from ml_workbench_service.agents.policy_agent import PolicyAgent
 from ml_workbench_service.agents.q_learning_agent import QLearningAgent
-from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest, QLearningHyperparameters
+from ml_workbench_service.contracts.agents import AgentDefinition, AgentRequest, Beginning, QLearningHyperparameters
 from tests.agents.weeks import applied, series, week_of_hours
 
 NOW = datetime(2026, 1, 2, tzinfo=UTC)

@@ -104,13 +104,13 @@ def test_sigterm_ends_the_service_though_a_client_follows_a_job_and_the_training
     client.join(timeout=15)
     assert not client.is_alive()
     assert "event: started" in told
-    assert set(processes_of(mortal)) == {"worker"}
+    assert set(processes_of(mortal)) == {"job_worker"}
 
     mortal.start()
     job = mortal.client.get(f"/api/v1/jobs/{job_id}").json()
     assert job["status"] == "running"
     assert worker_pid(mortal, job_id) == pid
-    assert f"adopting worker {pid} of job {job_id}" in (mortal.folder / "logs" / "service.log").read_text()
+    assert f"adopting the worker of job {job_id}" in (mortal.folder / "logs" / "service.log").read_text()
     job = mortal.wait_for_job(job_id, timeout_s=90)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
     assert mortal.client.get(job["result"]["href"]).json()["id"] == "restarted"
@@ -128,16 +128,16 @@ def test_after_a_kill_nothing_runs_twice_and_nothing_is_lost(mortal: ServiceProc
     job_id = client.post(TRAIN, json=LONG).json()["job_id"]
     until(mortal, f"/api/v1/jobs/{job_id}", lambda job: job["status"] == "running")
     before = processes_of(mortal)
-    assert {kind: len(pids) for kind, pids in before.items()} == dict.fromkeys(("main", "redis", "agent", "worker"), 1)
+    assert {kind: len(pids) for kind, pids in before.items()} == dict.fromkeys(("main", "redis", "agent_worker", "job_worker"), 1)
     mortal.kill()
-    assert set(processes_of(mortal)) >= {"redis", "worker"}
+    assert set(processes_of(mortal)) >= {"redis", "job_worker"}
 
     mortal.start()
     until(mortal, "/api/v1/agents/default", lambda agent: agent["status"] == "running")
     after = processes_of(mortal)
     assert Counter({kind: len(pids) for kind, pids in after.items()}) == Counter(before.keys())
-    assert after["worker"] == before["worker"]
-    for kind in ("main", "redis", "agent"):
+    assert after["job_worker"] == before["job_worker"]
+    for kind in ("main", "redis", "agent_worker"):
         assert after[kind].isdisjoint(before[kind]), kind
 
     assert client.get("/api/v1/agents/default").json()["num_applied"] == agent["num_applied"]
@@ -154,7 +154,7 @@ def test_after_a_stop_nothing_is_left(mortal: ServiceProcess) -> None:
     mortal.stop()
     deadline = time.monotonic() + 60
     while (left := processes_of(mortal)) and time.monotonic() < deadline:
-        assert set(left) == {"worker"}  # that of the test before, whose interpreter takes its time to end
+        assert set(left) == {"job_worker"}  # that of the test before, whose interpreter takes its time to end
         time.sleep(0.1)
     assert left == {}
     assert not list((mortal.folder / "state").rglob("server.json"))

@@ -174,7 +174,7 @@ def test_parts_without_time_or_symbols_are_refused(multiple_testing: SqliteMulti
     for wrong in (part(start=5, end=5), part(start=6, end=5), part(symbols=())):
         for ask in (
             multiple_testing.record_evaluation,
-            multiple_testing.looks,
+            multiple_testing.num_evaluations,
             multiple_testing.trials,
             multiple_testing.num_trials,
         ):
@@ -200,7 +200,7 @@ days = {f"2024-01-{day:02}": day / 7 for day in range(1, 29)}
 for number in range(int(sys.argv[3])):
     read = PartRead(id=f"{sys.argv[2]}/{number}", subject="price", symbols=("EUR/USD", "GBP/USD"), start_ms=0, end_ms=9,
                     at=datetime.now(tz=UTC))
-    counted = ledgers.look(read)
+    counted = ledgers.record_evaluation(read)
     ledgers.try_(Trial(read=read, sharpe=0.5, daily_returns=days))
     print(counted, flush=True)
 """
@@ -319,7 +319,7 @@ def test_a_damaged_file_is_an_error_and_never_a_smaller_count(file: Path, kind: 
         first.record_evaluation(part(f"job-{number}"))
     damaged(file, kind)
     for ask in (
-        SqliteMultipleTestingLog(file).looks,
+        SqliteMultipleTestingLog(file).num_evaluations,
         SqliteMultipleTestingLog(file).record_evaluation,
         SqliteMultipleTestingLog(file).trials,
     ):
@@ -330,7 +330,7 @@ def test_a_damaged_file_is_an_error_and_never_a_smaller_count(file: Path, kind: 
 def test_a_file_of_a_newer_version_is_left_alone(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
     multiple_testing.record_evaluation(part())
     sqlite3.connect(file).execute(f"PRAGMA user_version = {module.SCHEMA_VERSION + 1}")
-    for ask in (multiple_testing.record_evaluation, multiple_testing.looks):
+    for ask in (multiple_testing.record_evaluation, multiple_testing.num_evaluations):
         with pytest.raises(UnavailableError, match="newer version"):
             ask(part())
 
@@ -342,7 +342,7 @@ def test_a_log_without_its_file_is_a_loss_and_said(multiple_testing: SqliteMulti
     multiple_testing.record_evaluation(part("b"))
     assert file.with_name("ledgers.db-wal").exists()
     file.unlink()
-    for ask in (SqliteMultipleTestingLog(file).record_evaluation, SqliteMultipleTestingLog(file).looks):
+    for ask in (SqliteMultipleTestingLog(file).record_evaluation, SqliteMultipleTestingLog(file).num_evaluations):
         with pytest.raises(UnavailableError, match="restore both from a backup"):
             ask(part())
     reader.close()

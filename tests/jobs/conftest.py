@@ -1,23 +1,15 @@
-"""A store of jobs, their specs, and a backend whose workers run the tests' own small workflows."""
+"""A store of jobs, and specs of jobs."""
 
 import itertools
-import os
-import sys
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, JobStatus
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.jobs.job import JobStore
-from ml_workbench_service.runtime.job_supervisor import Supervisor
-from ml_workbench_service.runtime.training_backends import LocalBackend
-
-HERE = Path(__file__).parent
-WORKER = (sys.executable, str(HERE / "worker_for_tests.py"))
 
 
 @pytest.fixture
@@ -42,40 +34,3 @@ def make_spec() -> Callable[..., JobSpec]:
         )
 
     return make
-
-
-@pytest.fixture
-def make_backend(store: JobStore) -> Callable[[], LocalBackend]:
-    """A backend as a freshly started service would make it."""
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
-    return lambda: LocalBackend(store, environment=environment, command=WORKER, num_threads=2)
-
-
-class Service:
-    """One life of the service: a supervisor with its hooks' records."""
-
-    def __init__(self, store: JobStore, backend: LocalBackend, **limits: Any) -> None:
-        self.finished: list[Job] = []
-        self.activity: list[tuple[str, JobStatus]] = []
-        defaults: dict[str, Any] = {"max_workers": 1, "max_memory_gb": 16, "grace_s": 1.0, "poll_s": 0.02}
-        self.supervisor = Supervisor(
-            store,
-            backend,
-            **{**defaults, **limits},
-            on_finished=self.finished.append,
-            on_activity=lambda job: self.activity.append((job.id, job.status)),
-        )
-
-
-@pytest.fixture
-def serve(store: JobStore, make_backend: Callable[[], LocalBackend]) -> Callable[..., Any]:
-    @asynccontextmanager
-    async def start(**limits: Any) -> AsyncIterator[Service]:
-        service = Service(store, make_backend(), **limits)
-        await service.supervisor.start()
-        try:
-            yield service
-        finally:
-            await service.supervisor.stop()
-
-    return start

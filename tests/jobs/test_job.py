@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import ConflictError, DataValidationError, JobCancelled, JobNotFoundError, UnavailableError
@@ -126,6 +126,7 @@ def test_rubbish_in_the_log_is_left_alone(store: JobStore, make_spec: Make) -> N
     assert [event.type for event in folder.events()] == ["queued", "started"]
 
 
+@settings(deadline=None)
 @given(pieces=st.lists(st.one_of(st.just(b"line"), st.binary(max_size=20)), max_size=12))
 def test_whatever_bytes_lie_between_the_numbers_have_no_holes(
     tmp_path_factory: pytest.TempPathFactory, pieces: list[bytes]

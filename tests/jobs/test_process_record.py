@@ -31,7 +31,7 @@ def clock_step(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def owner_of(record: ProcessRecord, host: str = "") -> str:
-    return f"{host or socket.gethostname()}/{record.boot_id}/{record.pid}/{record.started_at}"
+    return f"{host or socket.gethostname()}/{record.token}"
 
 
 def written(file: Path, pid: int) -> ProcessRecord:
@@ -107,3 +107,16 @@ def test_a_name_with_blanks_and_parentheses_does_not_hide_the_start(tmp_path: Pa
         since_boot_s = psutil.Process(process.pid).create_time() - psutil.boot_time()
         assert ProcessRecord.of(process.pid).started_at == pytest.approx(since_boot_s, abs=1.5)
         process.kill()
+
+
+@pytest.mark.parametrize("boot_id", ["", "0e57ad4c-9c5e-4f0b-8a51-4a6f2d9be0a1"])
+def test_a_token_names_the_very_record(boot_id: str) -> None:
+    record = ProcessRecord(pid=4242, started_at=123456.78, boot_id=boot_id)
+    assert record.token == f"{boot_id}/4242/123456.78"
+    assert ProcessRecord.of_token(record.token) == record
+
+
+@pytest.mark.parametrize("text", ["", "4242", "a/b/c", "a/1/2/3", "a/1/soon"])
+def test_other_text_is_no_token(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        ProcessRecord.of_token(text)

@@ -49,8 +49,10 @@ def test_a_second_worker_leaves_without_a_trace(store: JobStore, make_spec: Make
     assert folder.worker() is None
 
 
-@pytest.mark.parametrize("module", ["supervisor", "attendant", "backends", "job"])
-def test_what_the_api_process_imports_of_jobs_is_light(module: str) -> None:
-    code = f"import sys, ml_workbench_service.jobs.{module}; print({{'torch', 'mlflow', 'pandas'}} & set(sys.modules))"
+@pytest.mark.parametrize("module", ["agent_supervisor", "child_process", "job_supervisor", "training_backends"])
+def test_what_the_api_process_imports_of_runtime_is_light(module: str) -> None:
+    code = (
+        f"import sys, ml_workbench_service.runtime.{module}; print({{'torch', 'mlflow', 'pandas'}} & set(sys.modules))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout.strip() == "set()"

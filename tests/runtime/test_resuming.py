@@ -1,6 +1,5 @@
 """A training whose worker died goes on from its checkpoint with another worker, some times, and says so."""
 
-import asyncio
 import os
 import signal
 import sys
@@ -8,17 +7,16 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-import pytest
 
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec, JobStatus
 from ml_workbench_service.jobs.job import LOST, JobFolder, JobStore, WorkerRecord
-from ml_workbench_service.runtime.job_supervisor import MAX_ATTEMPTS, Supervisor
-from ml_workbench_service.runtime.job_worker import ending
+from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from tests.runtime.test_job_supervisor import no_worker_survives as no_worker_survives
 from tests.runtime.test_job_supervisor import until, until_final, until_step
 
 Make = Callable[..., JobSpec]
+MAX_ATTEMPTS = Limits.max_attempts
 KILL_THEMSELVES = (sys.executable, "-S", "-c", "import os; os.kill(os.getpid(), 9)")
 
 
@@ -46,7 +44,7 @@ async def test_a_killed_training_goes_on_where_its_checkpoint_was_left(
         after = await until_final(store, following.id)
         assert after.status is JobStatus.SUCCEEDED
         assert after.started_at >= done.finished_at, "its place is its own, also between two workers"
-        await until(lambda: service.supervisor.num_running == 0)
+        await until(lambda: len(service.finished) == 2)
     assert story(store.folder(job.id)) == [
         "queued",
         ("started", 1),
@@ -66,7 +64,7 @@ async def test_a_training_that_dies_each_time_is_lost_after_its_last_attempt(
     async with serve() as service:
         job = await service.supervisor.submit(make_spec(do="persist", steps=9, dies_at=[1, 2, 3]))
         done = await until_final(store, job.id)
-        await until(lambda: service.supervisor.num_running == 0)
+        await until(lambda: bool(service.finished))
     assert (done.status, done.attempt, done.progress.step) == (JobStatus.FAILED, MAX_ATTEMPTS, MAX_ATTEMPTS)
     assert done.error is not None
     assert (done.error.error_code, done.error.details["attempt"]) == ("WORKER_LOST", MAX_ATTEMPTS)
@@ -77,7 +75,7 @@ async def test_a_training_that_dies_each_time_is_lost_after_its_last_attempt(
 
 async def test_a_worker_that_dies_before_its_first_word_counts_too(store: JobStore, make_spec: Make) -> None:
     backend = LocalBackend(store, environment=dict(os.environ), command=KILL_THEMSELVES)
-    supervisor = Supervisor(store, backend, max_workers=1, max_memory_gb=16, poll_s=0.02)
+    supervisor = JobSupervisor(store, backend, Limits(1, 16, poll_s=0.02))
     await supervisor.start()
     job = await supervisor.submit(make_spec())
     done = await until_final(store, job.id)
@@ -105,20 +103,18 @@ async def test_a_cancelled_training_is_not_resumed(store: JobStore, make_spec: M
         await service.supervisor.cancel(job.id)
         await kill_worker(store.folder(job.id))
         done = await until_final(store, job.id)
-        await asyncio.sleep(0.1)
-        assert (service.supervisor.num_running, service.supervisor.num_queued) == (0, 0)
+        following = await service.supervisor.submit(make_spec(do="count", steps=1))
+        assert (await until_final(store, following.id)).status is JobStatus.SUCCEEDED, "its place is free again"
     assert (done.status, done.attempt, done.warnings) == (JobStatus.CANCELLED, 1, ())
 
 
 async def test_a_training_that_waits_for_its_next_worker_can_be_cancelled(
     store: JobStore, make_spec: Make, make_backend: Callable[[], LocalBackend]
 ) -> None:
-    supervisor = Supervisor(store, make_backend(), max_workers=0, max_memory_gb=16, poll_s=0.02)  # nothing starts
+    supervisor = JobSupervisor(store, make_backend(), Limits(0, 16, poll_s=0.02))  # nothing starts
     folder = dead_training(store, make_spec)
     await supervisor.start()
-    assert supervisor.num_queued == 1
     assert (await supervisor.cancel(folder.id)).status is JobStatus.CANCELLED
-    assert supervisor.num_queued == 0
     await supervisor.stop()
     assert story(folder) == ["queued", ("started", 1), ("warning", LOST), "cancelled"]
 
@@ -163,16 +159,3 @@ def dead_training(store: JobStore, make_spec: Make) -> JobFolder:
     record = WorkerRecord(pid=os.getpid(), started_at=psutil.boot_time() - 1000.0, attempt=1)
     (folder.path / "worker.json").write_text(record.model_dump_json())
     return folder
-
-
-@pytest.mark.parametrize(
-    ("exit_code", "words"),
-    [
-        (-9, "was ended by SIGKILL (often the system ran out of memory)"),
-        (-11, "was ended by SIGSEGV"),
-        (3, "ended with exit code 3"),
-        (None, "disappeared"),
-    ],
-)
-def test_how_a_worker_ended_is_said_in_words(exit_code: int | None, words: str) -> None:
-    assert ending(exit_code) == words

@@ -8,7 +8,7 @@ from studies.null_series import Trial
 
 
 def test_a_null_series_is_judged_by_the_product() -> None:
-    judged = null_series.decode(Trial(number=1, seed=0, num_bars=3_000, family="linear"))
+    judged = null_series.reach_verdict(Trial(number=1, seed=0, num_bars=3_000, family="linear"))
     assert judged.kind == "garch and jumps"
     assert judged.certificate == "passed"
     assert judged.verdict == "insufficient_data"  # 600 test moments cannot tell
@@ -16,7 +16,7 @@ def test_a_null_series_is_judged_by_the_product() -> None:
 
 
 def test_a_search_on_a_null_series_is_judged_too() -> None:
-    judged = null_series.decode(Trial(number=0, seed=0, num_bars=3_000, family="linear", num_trials=3))
+    judged = null_series.reach_verdict(Trial(number=0, seed=0, num_bars=3_000, family="linear", num_trials=3))
     assert judged.verdict in ("insufficient_data", "no_skill")
     assert judged.certificate == "passed"
 

@@ -74,7 +74,7 @@ class RunningAct:
         self.decisions = DecisionStream(server.url)
         self.stop = threading.Event()
         arguments: dict[str, Any] = {"queue": self.queue, "decisions": self.decisions, "stop": self.stop}
-        arguments |= {"open_mind": lambda: open_agent(folder, "default"), "owner": f"test/{id(self)}"} | more
+        arguments |= {"open_agent": lambda: open_agent(folder, "default"), "owner": f"test/{id(self)}"} | more
         self.thread = threading.Thread(target=run_agent, args=("default", folder), kwargs=arguments, daemon=True)
         self.thread.start()
 

@@ -260,7 +260,7 @@ import sys
 from pathlib import Path
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
-from ml_workbench_service.workflows.settle_outcomes import settle_overdue
+from ml_workbench_service.workflows.settle_outcomes import resolve_overdue
 store = LocalFeatureStore(FolderBars(Path(sys.argv[1])))
 store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"])
 heavy = {"torch", "mlflow", "talib", "sklearn", "optuna"} & set(sys.modules)

@@ -16,7 +16,7 @@ from ml_workbench_service.integrations.prediction_ledger.ledger import Predictio
 from ml_workbench_service.integrations.prediction_ledger.reader import Wanted
 from tests.ledger_entries import answered, awaited, keep, making, opened, states
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 EVERYTHING = Wanted()
 
 

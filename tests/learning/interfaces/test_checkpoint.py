@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from ml_workbench_service.learning.interfaces.checkpoint import CHECKPOINT_FILE, Checkpoint
 
 FACTS = {"data": "sha256:ab", "family": "lstm", "seed": 3, "hyperparameters": {"units": 8, "rate": 0.1}}
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SAVES_FOREVER = """
 import sys
 from pathlib import Path

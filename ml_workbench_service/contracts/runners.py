@@ -1,0 +1,169 @@
+"""Runner protocols: who starts jobs, agents and processes. Routes know supervisors by these alone, and supervisors know
+by `TrainingBackend` the engine that runs their workers, which is where another one than local processes is plugged in.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from ml_workbench_service.contracts.agents import AgentDefinition, Beginning
+from ml_workbench_service.contracts.jobs import Job, JobEvent, JobSpec
+
+
+@dataclass(frozen=True)
+class Handle:
+    """Opaque reference to one worker of a job.
+
+    Only the backend that gave the token reads it (a process, say, or a remote submission's id); any later instance of
+    that backend understands it. Without one it stands for a worker that nobody knows any more, and that has ended.
+    """
+
+    job_id: str
+    token: str = ""
+
+
+@dataclass(frozen=True)
+class WorkerState:
+    """Liveness of a worker; an exit code where the engine has one, which `describe_end` alone interprets."""
+
+    is_alive: bool
+    exit_code: int | None = None
+
+
+class TrainingBackend(Protocol):
+    """Training backend: starts, watches and ends workers, one a job, on whatever engine.
+
+    Contract (`testing.training_backends` holds a backend to it):
+
+    - Threads: one call at a time, from any thread. Every call returns at once; none waits for a worker.
+    - Ownership: a running worker belongs to its job. It alone writes the event log; a backend writes no event, and of
+      the job's folder only the cancel marker and the worker's output. A worker outlives the backend that started it,
+      and every other one over the same jobs finds it by `recover` and rules it as if it were its own.
+    - Order: what a worker wrote before its end can be read once `poll` says that it has ended.
+    - Idempotent: everything but `submit`. A worker that has ended stays so; cancelling or killing it does nothing.
+    - A second worker of one job finds the folder's lock taken and leaves: the worker sees to that, not the backend.
+    """
+
+    def submit(self, spec: JobSpec) -> Handle:
+        """Starts a worker of a job whose folder exists; raises OSError where the engine refuses."""
+        ...
+
+    def poll(self, handle: Handle) -> WorkerState:
+        """How the worker is; also what carries a cancellation on from asking to force, so call it regularly."""
+        ...
+
+    def cancel(self, handle: Handle, grace_s: float) -> None:
+        """Leaves the job's cancel marker; presses the worker after `grace_s`, and ends it after as long again."""
+        ...
+
+    def kill(self, handle: Handle) -> None:
+        """Ends the worker and all that it started, now."""
+        ...
+
+    def memory_bytes(self, handle: Handle) -> int:
+        """Resident memory of the worker and all that it started; 0 where it has ended or the engine cannot say."""
+        ...
+
+    def recover(self) -> list[Handle]:
+        """The living workers of unfinished jobs, whoever started them."""
+        ...
+
+    def same_worker(self, one: Handle, other: Handle) -> bool:
+        """Whether two handles of one job are of the same worker."""
+        ...
+
+    def describe_end(self, handle: Handle, state: WorkerState) -> str:
+        """How a worker ended, in words that follow "The worker process": `was ended by SIGKILL`."""
+        ...
+
+
+class JobRunner(Protocol):
+    """Job runner: sees every job from its request to its final event.
+
+    Contract: called in the service's event loop, which no call holds up. What `submit` returned is on disk, and runs
+    whatever becomes of the service. Running workers belong to their jobs and outlive the runner; the next one adopts
+    them. `cancel` is idempotent; `submit` is once for each id.
+    """
+
+    async def submit(self, spec: JobSpec) -> Job:
+        """Writes the job to disk and queues it.
+
+        Raises:
+            ConflictError: a job of that id exists.
+            UnavailableError: the disk is full.
+        """
+        ...
+
+    async def cancel(self, job_id: str) -> Job:
+        """Asks a job to stop and returns it as it stands: a queued one is cancelled at once, a final one unchanged.
+
+        Raises:
+            JobNotFoundError: no such job.
+        """
+        ...
+
+    def follow(
+        self, job_id: str, after_seq: int = 0, *, stopping: asyncio.Event | None = None
+    ) -> AsyncIterator[JobEvent]:
+        """The job's events after that number, those to come included, up to its final one or until `stopping`.
+
+        Raises:
+            JobNotFoundError: no such job; at the call, not at the first event.
+        """
+        ...
+
+
+class AgentRunner(Protocol):
+    """Agent runner: keeps the processes of wanted agents running.
+
+    Contract: called in the service's event loop, which no call holds up; one change at a time. What is wanted is on
+    disk when a call returns and is so after a restart, too. Processes belong to the runner and end with it. `resume`
+    and `dismiss` are idempotent.
+    """
+
+    @property
+    def wanted(self) -> tuple[str, ...]:
+        """Agents that shall run, in the order in which they were started."""
+        ...
+
+    async def start_agent(self, definition: AgentDefinition, beginning: Beginning | None, *, is_named: bool) -> str:
+        """Writes a new agent's definition and starts it; its id.
+
+        Args:
+            definition: what it is to be.
+            beginning: the table it begins with.
+            is_named: whether it must have the definition's id; otherwise a number is added where that one is taken.
+
+        Raises:
+            ConflictError: the id is taken, or there are too many agents.
+            UnavailableError: the queue cannot be reached, or the disk is full; there is no such agent then.
+        """
+        ...
+
+    async def resume(self, agent_id: str) -> None:
+        """Starts an agent that was stopped.
+
+        Raises:
+            AgentNotFoundError: there is none of that id.
+            ConflictError: there is no room for its processes.
+            UnavailableError: the queue cannot be reached; the agent stays stopped.
+        """
+        ...
+
+    async def dismiss(self, agent_id: str) -> None:
+        """Stops an agent after its batch and gives its consumer group up.
+
+        Raises:
+            AgentNotFoundError: there is none of that id.
+            UnavailableError: the agent is stopped, but its group could not be given up; calling again does.
+        """
+        ...
+
+
+class OnDemandProcess(Protocol):
+    """Process on demand: rests while there is nothing to do. It belongs to the service and ends with it."""
+
+    def poke(self) -> None:
+        """There is something to do: starts it unless it runs. Call it in the event loop, as often as you like."""
+        ...
