@@ -1,4 +1,4 @@
-"""Which accelerator: the most preferred one that is there, or the one that the user named, and then no other."""
+"""Accelerator selection: the most preferred one that is there, or the one that the user named, and then no other."""
 
 import difflib
 import logging

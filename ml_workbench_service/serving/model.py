@@ -1,4 +1,4 @@
-"""`ServedModel`: a published version, loaded and verified, as the predict path uses it. Knows no torch.
+"""Model loading: `ServedModel`, a published version, verified, as the predict path uses it. Knows no torch.
 
 Legend: N windows, T rows, F features, K outputs.
 """
@@ -66,7 +66,7 @@ class ServedModel:
 
     @property
     def timeframe_ms(self) -> int:
-        """Length of a bar."""
+        """Between the openings of two bars."""
         return TIMEFRAMES_MS[self.card.timeframe]
 
     def costs_at(self, symbol: str, spread: float | None = None, *, as_of_ms: int | None = None) -> Costs | None:

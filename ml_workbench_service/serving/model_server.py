@@ -41,7 +41,7 @@ class Registry(Protocol):
         ...
 
     def folder(self, model_id: str, version: str) -> Path:
-        """Where a version lies."""
+        """Where a version's bundle lies."""
         ...
 
 

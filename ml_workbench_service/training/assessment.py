@@ -1,4 +1,4 @@
-"""After the training: the precision that serves, and the rows that novelty is measured from.
+"""Post-training assessment: the precision that serves, and the rows that novelty is measured from.
 
 Legend: N windows, T rows, F features, K outputs.
 """
@@ -26,7 +26,7 @@ Decisions = Callable[[Floats, Ints, TrainingProblem], np.ndarray]
 def decide_on_int8(
     float32: OnnxNetwork, draft: Path, trained: Trained, problem: TrainingProblem, *, decisions: Decisions
 ) -> tuple[Quantization, OnnxNetwork | None]:
-    """The judgement, and the int8 network where it was accepted; its file is removed where it lost.
+    """The measurement, and the int8 network where it was accepted; its file is removed where it lost.
 
     What was accepted here is measured again on other processors: the windows to do so are kept beside it.
     """

@@ -70,6 +70,7 @@ def test_it_finds_nothing_where_nothing_is(kind: type[Family]) -> None:
     assert probe.quality(trained(quick(kind), noise), noise) < probe.chance
 
 
+@pytest.mark.processor
 @every_network
 def test_its_float32_answers_do_not_depend_on_their_neighbours(kind: type[Family], tmp_path: Path) -> None:
     family, windows = quick(kind, epochs=1), injected(kind)
@@ -82,6 +83,7 @@ def test_its_float32_answers_do_not_depend_on_their_neighbours(kind: type[Family
     assert together.tobytes() == alone.tobytes()
 
 
+@pytest.mark.processor
 @every_family
 def test_a_seed_decides_every_bit_of_the_weights(kind: type[Family]) -> None:
     first, again, other = (trained(quick(kind, epochs=2, dropout=0.2), injected(kind), seed=seed) for seed in (3, 3, 4))
@@ -101,6 +103,7 @@ def test_nothing_after_the_stopping_part_reaches_the_weights(kind: type[Family])
     assert same(trained(family, windows), trained(family, replace(windows, **changed)))
 
 
+@pytest.mark.processor
 @every_network
 def test_its_graph_answers_like_its_network(kind: type[Family], tmp_path: Path) -> None:
     family, windows = quick(kind, epochs=1), injected(kind)
@@ -118,6 +121,7 @@ def test_its_graph_answers_like_its_network(kind: type[Family], tmp_path: Path) 
     assert len(model.outputs) == found.outputs_NK.shape[1]
 
 
+@pytest.mark.processor
 @every_network
 def test_what_was_saved_answers_the_same(kind: type[Family], tmp_path: Path) -> None:
     """The bundle's graph, opened again, and its weights, read again."""
@@ -131,6 +135,7 @@ def test_what_was_saved_answers_the_same(kind: type[Family], tmp_path: Path) -> 
     assert all(weights[name].tobytes() == value.tobytes() for name, value in model.weights.items())
 
 
+@pytest.mark.processor
 @every_network
 def test_its_int8_stays_within_its_bound_or_is_refused(kind: type[Family], tmp_path: Path) -> None:
     probe, family, windows = probe_of(kind), quick(kind), injected(kind)

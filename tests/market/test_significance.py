@@ -27,6 +27,8 @@ from ml_workbench_service.market.significance import (
     wilson,
 )
 
+pytestmark = pytest.mark.processor
+
 ALPHA = 0.025
 
 

@@ -24,6 +24,8 @@ from tests.learning.synthetic import Recorder
 from tests.serving.conftest import LOOKBACK, SYMBOLS
 from tests.trained_models import loaded, train_model
 
+pytestmark = pytest.mark.processor
+
 Tables = dict[str, FeatureTable]
 
 

@@ -32,6 +32,8 @@ from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.serving.model_server import Chosen, ModelServer
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
 
+pytestmark = pytest.mark.processor
+
 
 class Shelf:
     """A copy of the shared registry that a test may deploy in and damage."""

@@ -21,7 +21,7 @@ REDUCED_RANGE = True
 """Weights of 7 bits, whatever the processor: without VNNI the sum of two products of 8 bits (255 x 127 x 2) is clipped
 at 2^15, of 7 bits (255 x 64 x 2) it fits. LSTM of 64 units, mean |difference| in deviations and times faster than
 float32: 0.49 % and 1.14 with VNNI, 0.49 % and 1.30 with AVX2 alone; weights of 8 bits 0.45 % and 1.15, but 8.65 % and
-1.30, or 0.45 % and 1.11 by kernels that clip nothing. docs/decisions/0023-int8-belongs-to-a-processor.md has the whole table.
+1.30, or 0.45 % and 1.11 by kernels that clip nothing (docs/decisions/0023-int8-belongs-to-a-processor.md).
 """
 
 

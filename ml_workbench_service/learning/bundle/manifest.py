@@ -1,4 +1,4 @@
-"""`manifest.json`: every file of a bundle with size and sha256. Its own sha256 is the version's digest and ETag."""
+"""Checksum manifest: every file of a bundle with size and sha256. Its own sha256 is the version's digest and ETag."""
 
 import hashlib
 import json

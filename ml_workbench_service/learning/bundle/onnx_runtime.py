@@ -1,4 +1,4 @@
-"""`OnnxNetwork`: one graph in one onnxruntime session, one thread. Training checks with it, serving answers with it.
+"""ONNX Runtime inference: one graph in one session, one thread. Training checks with it, serving answers with it.
 
 Law: float32 on the processor is what a version is judged with and what a replay repeats to the bit; an accelerator's
 answers agree with it within the graph's tolerance (`learning.bundle.export.TOLERANCE`), not to the bit.

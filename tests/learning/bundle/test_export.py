@@ -31,6 +31,8 @@ from ml_workbench_service.training.assessment import last_rows
 from tests.learning.bundle.formula import Formula
 from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 UNITS = 6
 HEAD = forecast_head([parse_target("price_change_1h")], ())
 LOOKBACK = 12

@@ -18,6 +18,8 @@ from tests.learning.bundle.formula import Formula
 from tests.learning.bundle.test_export import rows
 from tests.learning.synthetic import cut, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 
 def judged(exact: Any, rough: Any, *, dead_zone: float = 0.0) -> Any:
     windows_NTF = rows(400, 3)

@@ -27,6 +27,8 @@ from ml_workbench_service.learning.networks.transformer import (
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
 from tests.learning.synthetic import IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 LOOKBACK = 12
 SHAPE = TransformerShape(units=12, heads=3, layers=2, feedforward_units=20, lookback=LOOKBACK)
 NO_LEVEL = (False, False, False)
