@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ml_workbench_service.accelerators.processor import processor_features
+
 ROOT = Path(__file__).resolve().parent.parent
 WORKPLACE = ROOT / ".bench"
 
@@ -68,13 +70,15 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 def conclude(name: str, goals: Sequence[Goal], figures: Mapping[str, Any]) -> None:
     """Prints the goals and keeps everything in `.bench/results/<name>.json`."""
+    processor = " ".join(processor_features())
     for goal in goals:
         print(f"  {goal}")
+    print(f"  measured on {os.cpu_count()} cores with {processor}")
     folder = WORKPLACE / "results"
     folder.mkdir(parents=True, exist_ok=True)
     result = {
         "benchmark": name,
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
+        "machine": {"cores": os.cpu_count(), "processor": processor, "python": platform.python_version()},
         "goals": [{"name": g.name, "reached": g.reached, "wanted": g.wanted, "met": g.met} for g in goals],
         "figures": dict(figures),
     }

@@ -25,6 +25,9 @@ class Quantization(Contract):
     )
     mean_delta_std: Finite | None = None
     direction_agreement: Finite | None = None
+    processor: tuple[str, ...] = Field(
+        default=(), description="Features of the processor that it was measured on; empty on cards older than this."
+    )
 
 
 class Split(Contract):

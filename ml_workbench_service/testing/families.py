@@ -27,15 +27,10 @@ from safetensors.numpy import load_file
 from common_lib.exceptions import DataValidationError, JobCancelled
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.bundle.export import (
-    LEAST_AGREEMENT,
-    LEAST_SPEEDUP,
-    MOST_MEAN_DELTA,
-    TOLERANCE,
-    export,
-)
-from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE, WEIGHTS_FILE
+from ml_workbench_service.learning.bundle.export import TOLERANCE, export
+from ml_workbench_service.learning.bundle.manifest import CALIBRATION_FILE, INT8_FILE, MODEL_FILE, WEIGHTS_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.bundle.quantization import LEAST_AGREEMENT, LEAST_SPEEDUP, MOST_MEAN_DELTA
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained
@@ -258,7 +253,7 @@ class FamilyConformance(AnyFamilyConformance):
         model = family.train(problem, accelerator=OneThread(), report=Recorder())
         product = probe.task().package(model, tmp_path, problem, family=family, is_simulated=False, report=Recorder())
         measured = product.quantization
-        assert measured.accepted == (tmp_path / INT8_FILE).exists()
+        assert measured.accepted == (tmp_path / INT8_FILE).exists() == (tmp_path / CALIBRATION_FILE).exists()
         assert measured.reason
         if measured.accepted:
             assert measured.mean_delta_std is not None

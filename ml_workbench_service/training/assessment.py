@@ -1,4 +1,4 @@
-"""After the training: the precision that serves, and the rows that novelty is measured from.
+"""Post-training assessment: the precision that serves, and the rows that novelty is measured from.
 
 Legend: N windows, T rows, F features, K outputs.
 """
@@ -10,9 +10,10 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
-from ml_workbench_service.learning.bundle.export import MOST_COMPARED, measure_quantization, quantize
+from ml_workbench_service.learning.bundle.export import quantize
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.bundle.quantization import MOST_COMPARED, CalibrationWindows, measure_quantization
 from ml_workbench_service.learning.data.windows import PARTS, Part, Windows, evenly
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 
@@ -24,7 +25,10 @@ Decisions = Callable[[Floats, Ints, TrainingProblem], np.ndarray]
 def decide_on_int8(
     float32: OnnxNetwork, draft: Path, trained: Trained, problem: TrainingProblem, *, decisions: Decisions
 ) -> tuple[Quantization, OnnxNetwork | None]:
-    """The judgement, and the int8 network where it was accepted; its file is removed where it lost."""
+    """The measurement, and the int8 network where it was accepted; its file is removed where it lost.
+
+    What was accepted here is measured again on other processors: the windows to do so are kept beside it.
+    """
     if not trained.can_quantize:
         return Quantization(accepted=False, reason="this family's answers are not put into int8"), None
     windows = problem.windows
@@ -36,6 +40,7 @@ def decide_on_int8(
     if not quantization.accepted:
         (draft / INT8_FILE).unlink()
         return quantization, None
+    CalibrationWindows.choose(windows).save(draft)
     return quantization, int8
 
 

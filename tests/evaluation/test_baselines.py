@@ -25,6 +25,8 @@ from ml_workbench_service.reinforcement.policy_family import decision_rows, seri
 from ml_workbench_service.testing.synthetic import DEVIATION, cut, problem, symbol_rows
 from tests.reinforcement.policies import market_of
 
+pytestmark = pytest.mark.processor
+
 HORIZON = 2
 
 

@@ -12,6 +12,8 @@ from ml_workbench_service.evaluation.ridge import Ridge, WindowColumns, evenly
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.testing.synthetic import IS_LEVEL, cut, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 
 def design(windows: Windows, ends: Any) -> Floats:
     """Windows flattened, level columns less their mean."""

@@ -22,6 +22,8 @@ from ml_workbench_service.market.costs import pip_size, resolved_costs, session_
 from ml_workbench_service.market.significance import hac_mean
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
 
+pytestmark = pytest.mark.processor
+
 HOUR_MS = TIMEFRAMES_MS["1h"]
 DAY_MS = 24 * HOUR_MS
 SUNDAY_MS = int(np.datetime64("2024-01-07T22:00", "ms").astype(np.int64))

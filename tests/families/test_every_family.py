@@ -15,6 +15,15 @@ for _name, _kind in Family.known.items():
     _suite = AnyFamilyConformance if _kind.model_type is ModelType.FEATURE_ENGINEERING else FamilyConformance
     globals()[f"Test_{_name}"] = type(f"Test_{_name}", (_suite,), {"family": _kind})
 
+for _check in (
+    AnyFamilyConformance.test_a_seed_decides_every_bit_of_the_weights,
+    FamilyConformance.test_its_float32_answers_do_not_depend_on_their_neighbours,
+    FamilyConformance.test_its_graph_answers_like_its_network,
+    FamilyConformance.test_what_was_saved_answers_the_same,
+    FamilyConformance.test_its_int8_stays_within_its_bound_or_is_refused,
+):
+    pytest.mark.processor(_check)
+
 
 def test_each_type_has_one_default_and_it_comes_first() -> None:
     for model_type in {kind.model_type for kind in Family.known.values()}:

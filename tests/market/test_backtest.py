@@ -24,6 +24,8 @@ from ml_workbench_service.market.trading_series import (
 )
 from tests.market.series_for_tests import COSTS, HOUR_MS, START_MS, hours, series_of, window_ends
 
+pytestmark = pytest.mark.processor
+
 YEAR = 6240.0
 FILLS: tuple[FillRule, ...] = ("next_open", "next_close")
 

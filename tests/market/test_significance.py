@@ -26,6 +26,8 @@ from ml_workbench_service.market.significance import (
 )
 from tests.market.paired_tests import clark_west, diebold_mariano
 
+pytestmark = pytest.mark.processor
+
 ALPHA = 0.025
 
 

@@ -42,6 +42,8 @@ from ml_workbench_service.testing.synthetic import Recorder
 from tests.market.series_for_tests import HOUR_MS, hours
 from tests.prediction_records import prediction_record
 
+pytestmark = pytest.mark.processor
+
 COSTS = Costs(spread_pips=0.6, commission_bp=0.35, slippage_bp=0.1, swap_long_pips=0.7, swap_short_pips=-0.2)
 LEVELS = {"EUR/USD": 1.1, "USD/JPY": 145.0}
 SETTINGS = [

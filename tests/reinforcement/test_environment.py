@@ -17,6 +17,8 @@ from ml_workbench_service.reinforcement.environment_kernels import compiled
 from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
 from tests.market.series_for_tests import COSTS, LOOKBACK, START_MS, series_of, window_ends
 
+pytestmark = pytest.mark.processor
+
 YEAR = 6240.0
 NUM_ENVS, EPISODE = 5, 37
 FILLS: tuple[FillRule, ...] = ("next_open", "next_close")

@@ -18,6 +18,8 @@ from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 from ml_workbench_service.testing.synthetic import Recorder, symbol_rows
 from tests.reinforcement.policies import algorithm_of, market_of, policy_family
 
+pytestmark = pytest.mark.processor
+
 FAR = 1e9
 """A bound on gradients that none reaches."""
 

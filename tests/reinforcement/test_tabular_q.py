@@ -15,6 +15,8 @@ from ml_workbench_service.reinforcement.tabular_q import QSettings, VectorTabula
 from ml_workbench_service.reinforcement.tabular_q_kernels import random_action, random_share
 from tests.market.series_for_tests import series_of, window_ends
 
+pytestmark = pytest.mark.processor
+
 NUM_BINS = 24
 """Those of `StateBins`: seven strengths and the abstention, three widths each."""
 SETTINGS = [

@@ -24,6 +24,8 @@ from ml_workbench_service.testing.synthetic import Recorder
 from tests.serving.conftest import LOOKBACK, SYMBOLS
 from tests.trained_models import loaded, train_model
 
+pytestmark = pytest.mark.processor
+
 Tables = dict[str, FeatureTable]
 
 

@@ -12,6 +12,8 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.learning.data.scaling import RowScaler, fit_symbol, to_logs
 from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, cut, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 LOOKBACK = 8
 
 

@@ -23,6 +23,8 @@ from ml_workbench_service.training.tasks.time_series import Forecasting
 from tests.integrations.model_cards import model_card
 from tests.service_process import SEED_TRAIN
 
+pytestmark = pytest.mark.processor
+
 LABEL_SCALE = 0.002
 QUANTILES = (0.05, 0.5, 0.95)
 NUM = 6000

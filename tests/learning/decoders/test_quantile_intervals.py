@@ -8,6 +8,8 @@ from ml_workbench_service.learning.decoders.decoder import load_decoder
 from tests.integrations.model_cards import model_card
 from tests.learning.decoders.test_forecast import LABEL_SCALE, NUM, QUANTILES, asked, banded, covers, decoder_of, stormy
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.mark.parametrize("calm_first", [True, False])
 @pytest.mark.parametrize("knows_storms", [True, False])

@@ -72,6 +72,7 @@ def equal(first: Trained, second: Trained) -> bool:
     )
 
 
+@pytest.mark.processor
 @every_network
 def test_one_graph_gives_the_mean_of_the_members_whatever_is_asked_beside(kind: type[Family], tmp_path: Path) -> None:
     model, windows, family = ensemble(kind), small(kind), quick(kind)

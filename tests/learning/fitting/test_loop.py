@@ -16,6 +16,8 @@ from ml_workbench_service.learning.networks.heads import forecast_head
 from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster
 from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 CPU = torch.device("cpu")
 HEAD = forecast_head([parse_target("price_change_1h")], ())
 SCHEDULE = Schedule(learning_rate=0.01, batch_size=64, epochs=4, patience=10, shortest_window=3, seed=5)

@@ -25,6 +25,8 @@ from ml_workbench_service.learning.networks.autoencoder_graph import (
 )
 from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 LOOKBACK = 12
 SHORTEST = 3
 QUICK = {

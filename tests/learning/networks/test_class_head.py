@@ -12,6 +12,8 @@ from ml_workbench_service.learning.networks.heads import ClassHead, CrossEntropy
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 from ml_workbench_service.testing.probes.classification import ClassificationProbe
 
+pytestmark = pytest.mark.processor
+
 CLASSES = ("sell", "hold", "buy")
 UNEVEN = np.array([0.25, 0.05, 0.7])
 

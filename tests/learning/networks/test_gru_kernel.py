@@ -7,6 +7,8 @@ from torch import Tensor, nn
 from ml_workbench_service.learning.networks import gru_kernel
 from ml_workbench_service.learning.networks.gru_kernel import GruPass
 
+pytestmark = pytest.mark.processor
+
 PARAMETERS = ("weight_ih_l0", "weight_hh_l0", "bias_ih_l0", "bias_hh_l0")
 
 

@@ -25,6 +25,8 @@ from ml_workbench_service.serving.predict import Circumstances, answer, answer_m
 from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, problem, skill, symbol_rows
 from tests.trained_models import InjectedBars, injected_bars, loaded, open_bench, train_model
 
+pytestmark = pytest.mark.processor
+
 TARGETS = ("price_change_1h", "log_return_2h", "volatility_4h")
 QUICK = {"epochs": 12, "batch_size": 64, "lookback": 6, "learning_rate": 0.02, "patience": 4}
 LIVE = Circumstances(role="champion")

@@ -31,6 +31,8 @@ from ml_workbench_service.learning.networks.isolation_forest import (
 )
 from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, Recorder, cut, problem, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 LOOKBACK = 12
 NUM_TREES = 60
 

@@ -20,6 +20,8 @@ from ml_workbench_service.learning.networks.heads import (
 )
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 
+pytestmark = pytest.mark.processor
+
 CASES = [
     (1, (0.05, 0.5, 0.95)),
     (3, (0.025, 0.1, 0.5, 0.9, 0.975)),

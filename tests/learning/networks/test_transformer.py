@@ -26,6 +26,8 @@ from ml_workbench_service.learning.networks.transformer import (
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
 from ml_workbench_service.testing.synthetic import IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
 
+pytestmark = pytest.mark.processor
+
 LOOKBACK = 12
 SHAPE = TransformerShape(units=12, heads=3, layers=2, feedforward_units=20, lookback=LOOKBACK)
 NO_LEVEL = (False, False, False)
@@ -253,6 +255,7 @@ def test_the_int8_graph_quantises_every_product_with_weights(tmp_path: Path) -> 
     windows = rows(50, LOOKBACK)
     found, wanted = (np.concatenate([each.predict(x[None]).outputs_NK for x in windows]) for each in (rough, exact))
     assert not np.array_equal(found, wanted)
+    # Untrained networks suffer most: 2 to 5 % on every processor; clipped products were off by 14 %.
     assert np.abs(found - wanted).mean() < 0.1 * wanted.std()
 
 
