@@ -34,7 +34,7 @@ HYPERPARAMETERS: dict[str, dict[str, Any]] = {
 }
 FITTED_ON_TRAIN = ("scaler", "regimes", "novelty", "feature_set")
 FITTED_BEFORE_CALIBRATION = (*FITTED_ON_TRAIN, "weights", "epochs")
-FITTED_BEFORE_TEST = (*FITTED_BEFORE_CALIBRATION, "judge", "precision", "folds", "validation")
+FITTED_BEFORE_TEST = (*FITTED_BEFORE_CALIBRATION, "decoder", "precision", "folds", "validation")
 
 
 def written(folder: Path, *, wild_after_ms: int | None) -> None:
