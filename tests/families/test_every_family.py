@@ -60,7 +60,7 @@ def same(first: Trained, second: Trained) -> bool:
 
 
 @every_family
-def test_it_learns_a_planted_signal(kind: type[Family]) -> None:
+def test_it_learns_an_injected_signal(kind: type[Family]) -> None:
     probe, windows = probe_of(kind), injected(kind)
     assert probe.quality(trained(quick(kind), windows), windows) > probe.injected
 
@@ -92,7 +92,7 @@ def test_a_seed_decides_every_bit_of_the_weights(kind: type[Family]) -> None:
 
 
 @every_family
-def test_nothing_after_the_stopping_part_reaches_the_weights(kind: type[Family]) -> None:
+def test_nothing_after_the_validation_part_reaches_the_weights(kind: type[Family]) -> None:
     windows = injected(kind)
     later = windows.available_at_ms_R > windows.borders_ms["calibration"]
     changed = {}

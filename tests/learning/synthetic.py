@@ -41,7 +41,7 @@ class OneThread(Cpu):
 
 
 class Recorder:
-    """A `Report` that keeps what it hears, and can be asked to cancel at its n-th look."""
+    """A `Report` that keeps what it hears, and can be asked to cancel at its n-th check."""
 
     def __init__(self, *, cancel_at_check: int | None = None) -> None:
         self.steps: list[tuple[int, int, dict[str, float]]] = []

@@ -186,7 +186,7 @@ def test_whitened_values_are_residuals_of_a_regression_on_the_others_in_their_de
     np.testing.assert_allclose(found.std(axis=0), 1.0, atol=0.15)
 
 
-def test_planted_anomalies_stand_out(windows: Windows, graph: OnnxNetwork) -> None:
+def test_injected_anomalies_stand_out(windows: Windows, graph: OnnxNetwork) -> None:
     ends = windows.parts["test"]
     limit = float(np.quantile(graph.predict(windows.gather(ends)).outputs_NK[:, 0], 0.99))
     injected = inject(windows.rows_RF, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=0, num_per_kind=60)

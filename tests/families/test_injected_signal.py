@@ -50,7 +50,7 @@ class Grown:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("planted")
+    return tmp_path_factory.mktemp("injected")
 
 
 @cache
