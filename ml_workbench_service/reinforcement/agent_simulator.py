@@ -8,6 +8,13 @@ the table learns from it, then an action is chosen. The table, the visits and th
 the bit; so logarithms are taken one by one with C's routine, where NumPy's for vectors rounds differently on some
 processors.
 
+A step is one number, so that it is kept, found in the table and paid without being taken apart:
+
+    step = (market bin * 3 + held) * 3 + action      its place in the flat table of values
+           |                       |
+           step // 9: market bin   step % 9: held * 3 + action, its place in a record's nine rewards
+                                   step % 3: action;  step // 3 * 3: the first of its state's three values
+
 Nothing is closed at the end and no gap is an end: the agent's runs know neither. Needs numba.
 
 Legend: M records in order, L runs, G runs of one seed side by side, S = 3 * B states of B market bins, A = 3 actions,
@@ -219,15 +226,7 @@ def _walk(
     earned_GK: Floats,
     days_GD: Floats,
 ) -> None:
-    """Settle, learn, choose; the newest two steps of each symbol wait for what a later record makes known.
-
-    A step is one number, so that it is kept, found in the table and paid without being taken apart:
-
-        step = (market bin * 3 + held) * 3 + action      its place in the flat table of values
-               |                       |
-               step // 9: market bin   step % 9: held * 3 + action, its place in a record's nine rewards
-                                       step % 3: action;  step // 3 * 3: the first of its state's three values
-    """
+    """Settle, learn, choose; the newest two steps of each symbol wait for what a later record makes known."""
     values_F, visits_F, days_F = values_GX.reshape(-1), visits_GX.reshape(-1), days_GD.reshape(-1)
     num_runs, width, num_days = np.uint64(len(values_GX)), np.uint64(values_GX.shape[1]), np.uint64(days_GD.shape[1])
     newest_F, before_F = np.full(num_symbols * len(values_GX), NONE), np.full(num_symbols * len(values_GX), NONE)
@@ -270,7 +269,7 @@ def _walk(
 
 @_compiled
 def _first_step(market_bin: np.uint64, held: np.uint64) -> np.uint64:
-    """The step of a state's first action, by `_walk`'s diagram; `tabular_q_kernels.state_of` in unsigned numbers."""
+    """The step of a state's first action, by the module's diagram; `tabular_q_kernels.state_of` in unsigned numbers."""
     step: np.uint64 = (market_bin * _3 + held) * _3
     return step
 

@@ -14,7 +14,7 @@ import numpy as np
 from gymnasium import spaces
 from stable_baselines3.common.vec_env import VecEnv
 
-from ml_workbench_service.contracts.market import Bools, Floats32, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
 from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 from ml_workbench_service.reinforcement.policy_family import Market
@@ -25,10 +25,16 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
 
     Args:
         envs: what really steps; this environment is its only user.
+        units_R: what the log return of a decision at each row is multiplied by; as it is where there is none.
+
+    Attributes:
+        decided_N: the rows of the last step's decisions.
     """
 
-    def __init__(self, envs: VectorTradingEnvironment) -> None:
+    def __init__(self, envs: VectorTradingEnvironment, *, units_R: Floats | None = None) -> None:
         self.envs = envs
+        self._units_R = np.ones(envs.series.num_rows, np.float32) if units_R is None else units_R.astype(np.float32)
+        self.decided_N: Ints = np.zeros(envs.num_envs, dtype=np.int64)
         self.actions: Ints = np.ones(envs.num_envs, dtype=np.int64)
         self._returns_N = np.zeros(envs.num_envs)
         self._episode_returns: list[float] = []
@@ -52,6 +58,7 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
 
     def step_wait(self) -> tuple[Floats32, Floats32, Bools, list[dict[str, Any]]]:
         """One decision of every environment."""
+        self.decided_N = self.envs.rows_N
         stepped = self.envs.step(self.actions)
         dones: Bools = stepped.terminated_N | stepped.truncated_N
         self._returns_N += stepped.rewards_N
@@ -63,7 +70,7 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
             }
             self._episode_returns.append(float(self._returns_N[env]))
             self._returns_N[env] = 0.0
-        rewards = stepped.rewards_N.astype(np.float32)
+        rewards = stepped.rewards_N.astype(np.float32) * self._units_R[self.decided_N]
         return stepped.observations_NO.copy(), rewards, dones, infos
 
     def take_episode_returns(self) -> list[float]:
@@ -119,19 +126,6 @@ class MarketEnvironment(TradingVecEnv):
 
     def __init__(self, market: Market, *, lookback: int, num_envs: int, episode_length: int, seed: int) -> None:
         envs = VectorTradingEnvironment(
-            market.series,
-            market.train,
-            lookback=lookback,
-            num_envs=num_envs,
-            episode_length=episode_length,
-            seed=seed,
+            market.series, market.train, lookback=lookback, num_envs=num_envs, episode_length=episode_length, seed=seed
         )
-        super().__init__(envs)
-        self._units_R = market.units_R.astype(np.float32)
-        self.decided_N: Ints = np.zeros(num_envs, dtype=np.int64)
-
-    def step_wait(self) -> tuple[Floats32, Floats32, Bools, list[dict[str, Any]]]:
-        """One decision of every environment; its rows stay in `decided_N`."""
-        self.decided_N = self.envs.rows_N
-        observations, rewards, dones, infos = super().step_wait()
-        return observations, rewards * self._units_R[self.decided_N], dones, infos
+        super().__init__(envs, units_R=market.units_R)

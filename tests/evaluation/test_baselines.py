@@ -154,7 +154,7 @@ def test_realised_volatility_is_each_symbols_own_and_causal(stormy: TrainingProb
 
 
 @pytest.mark.parametrize("kind", ["price", "volatility"])
-def test_what_comes_after_the_stopping_part_changes_no_forecast_of_it(kind: str, stormy: TrainingProblem) -> None:
+def test_what_comes_after_the_validation_part_changes_no_forecast_of_it(kind: str, stormy: TrainingProblem) -> None:
     work = stormy if kind == "volatility" else problem(cut(symbol_rows(num=900)))
     windows = work.windows
     blind = replace(work, windows=without_the_future(windows, "calibration"))

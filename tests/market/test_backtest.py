@@ -146,7 +146,7 @@ def test_a_long_bar_and_its_closing_pay_by_hand() -> None:
     assert judged.summary.gross_log_return == pytest.approx(math.log(1.12 / 1.10))
 
 
-def test_the_position_is_closed_and_paid_where_a_stretch_ends() -> None:
+def test_the_position_is_closed_and_paid_where_a_segment_ends() -> None:
     series = small([1.10, 1.10, 1.10, 1.10, 1.10, 1.10])
     unit = unit_cost(COSTS["EUR/USD"], "EUR/USD", 1.10)
     judged = backtest(series, np.array([0, 1, 3, 4]), np.array([1, 1, 1, -1]), bars_per_year=YEAR)

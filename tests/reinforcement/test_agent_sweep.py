@@ -131,7 +131,7 @@ def applied(
 
 
 @pytest.mark.parametrize("fill", ["next_open", "next_close"])
-def test_every_lane_is_the_live_agent_to_the_bit(fill: str) -> None:
+def test_every_run_is_the_live_agent_to_the_bit(fill: str) -> None:
     spoken = records(fill=fill)
     track, _ = records_of(recording_of(spoken), bins=StateBins())
     walked = walk_runs(track, QSettings.of(SETTINGS))

@@ -194,7 +194,7 @@ def test_wrong_actions_change_nothing() -> None:
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_lanes_without_a_payable_row_or_a_whole_window_are_refused() -> None:
+def test_environments_without_a_payable_row_or_a_whole_window_are_refused() -> None:
     series = prices([1.0, 1.1, 1.2])
     for rows, lookback in ((np.array([2]), 1), (np.array([0, 1]), 2)):
         with pytest.raises(DataValidationError, match=r"No row is left|before the first row"):

@@ -81,7 +81,7 @@ def test_dqns_gradient_is_that_of_stable_baselines3() -> None:
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
 
 
-def test_the_replay_shows_what_the_lanes_showed() -> None:
+def test_the_replay_shows_what_the_environments_showed() -> None:
     algorithm = algorithm_of(
         VectorDqn, "dqn", market_of(), episode_length=7, learning_starts=1000, memory=640, lanes=16
     )
@@ -107,7 +107,7 @@ def test_the_replay_shows_what_the_lanes_showed() -> None:
     np.testing.assert_array_equal(replay._at(np.arange(16))[0].numpy()[:16, -1], replay._kept["held"][:16])
 
 
-def test_each_lane_explores_by_itself() -> None:
+def test_each_environment_explores_by_itself() -> None:
     algorithm = algorithm_of(VectorDqn, "dqn", market_of(), lanes=64, learning_starts=0, exploration_share=0.5)
     algorithm.exploration_rate, shares = 0.5, []
     for _ in range(20):

@@ -103,7 +103,7 @@ def test_its_algorithms_train_on_it() -> None:
         assert set(actions.tolist()) <= {0, 1, 2}
 
 
-def test_lanes_have_no_attributes_or_methods_of_their_own() -> None:
+def test_environments_have_no_attributes_or_methods_of_their_own() -> None:
     environment = TradingVecEnv(environment_of(series_of()))
     assert environment.get_attr("episode_length", indices=[0, 2]) == [EPISODE, EPISODE]
     assert environment.has_attr("render_mode")

@@ -24,7 +24,7 @@ def table_of(symbol: str, available_at_ms: np.ndarray) -> FeatureTable:
     return FeatureTable(symbol, "1h", available_at_ms - 3_600_000, available_at_ms, {"close": close}, "file")
 
 
-def test_rows_and_labels_that_come_after_the_stopping_part_are_not_there() -> None:
+def test_rows_and_labels_that_come_after_the_validation_part_are_not_there() -> None:
     rows = [symbol_rows("EUR/USD", horizon=5), symbol_rows("GBP/USD", num=1200, seed=1, horizon=5, gaps=[700])]
     windows = cut(*rows)
     tables = tuple(table_of(each.symbol, each.available_at_ms_N) for each in rows)

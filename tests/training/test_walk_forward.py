@@ -214,7 +214,7 @@ def test_every_type_is_compared_with_its_own_baselines() -> None:
     assert names["anomaly"] == set()
 
 
-def test_a_planted_signal_is_found_and_noise_is_not() -> None:
+def test_an_injected_signal_is_found_and_noise_is_not() -> None:
     order = order_for(target="price_change_1h", hyperparameters={"lookback": 6, "epochs": 30, "learning_rate": 0.01})
     signal = of(walk(order, prepared(order)).pooled, "random_walk")
     noise = of(walk(order, prepared(order, tables(r2=0.0))).pooled, "random_walk")

@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def certificate(folder: Path, request: Mapping[str, Any]) -> Certificate:
     """Of a training on these bars, as a job would make it."""
     body = {
-        "name": "planted", "model_type": "time_series", "target": "price_change_1h", "features": list(FEATURES),
+        "name": "injected", "model_type": "time_series", "target": "price_change_1h", "features": list(FEATURES),
         "symbols": ["EUR/USD"], "start_date": "2020-01-01T00:00:00Z", "end_date": "2025-01-01T00:00:00Z",
         "validation_split": 0.4, **request,
     }  # fmt: skip
@@ -66,7 +66,7 @@ def certificate(folder: Path, request: Mapping[str, Any]) -> Certificate:
         body |= {"features": [], "hyperparameters": {"num_shuffles": 40, "num_samples": 10, "max_candidates": 20}}
     store = LocalFeatureStore(FolderBars(folder))
     asked = TrainRequest.model_validate({name: value for name, value in body.items() if value is not None})
-    plan = {"model_id": "planted", "version": "1.0.0"}
+    plan = {"model_id": "injected", "version": "1.0.0"}
     order = training_data.TrainingOrder.of(asked, plan, job_id="job", store=store)
     return certify(
         order,
@@ -82,7 +82,7 @@ def failed(found: Certificate) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("injected", INJECTED_LEAKS, ids=lambda injected: injected.name)
-def test_a_planted_leak_is_found(injected: InjectedLeak, folder: Path) -> None:
+def test_an_injected_leak_is_found(injected: InjectedLeak, folder: Path) -> None:
     with injected.inject():
         found = certificate(folder, injected.request)
     assert found.status == "failed"
@@ -98,7 +98,7 @@ def test_a_clean_pipeline_passes(name: str, folder: Path) -> None:
     assert ("labels_own_bars" in {each.name for each in found.checks}) == has_labels
 
 
-def test_the_plants_are_gone_afterwards(folder: Path) -> None:
+def test_the_injected_leaks_are_gone_afterwards(folder: Path) -> None:
     for injected in INJECTED_LEAKS:
         with injected.inject():
             pass

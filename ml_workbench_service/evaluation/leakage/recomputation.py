@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from common_lib.exceptions import DataValidationError, UpstreamError, UpstreamTimeoutError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Bars, FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.contracts.market import Bars, Bools, FeatureStore, FeatureTable, Recomputing
 from ml_workbench_service.evaluation.leakage.perturbations import cut_after, replaced_after, table_replaced_after
 from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.windows import PARTS, Windows
@@ -239,13 +239,13 @@ def _moved_rows(
             yield "labels", f"a label of {table.symbol}", int(table.available_at_ms[row])
 
 
-def _differ(before: Array, after: Array) -> NDArray[np.bool_]:
+def _differ(before: Array, after: Array) -> Bools:
     """(N,) rows that are not the same to the last bit; missing equals missing."""
     other = (before != after) & ~((before != before) & (after != after))
     return np.asarray(other.any(axis=1) if other.ndim == 2 else other)
 
 
-def _far(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _far(before: NDArray[np.float64], after: NDArray[np.float64]) -> Bools:
     """(N,) rows that are not the same to rounding."""
     known = np.isfinite(before) & np.isfinite(after)
     spread = float(before[known].std()) if known.any() else 0.0

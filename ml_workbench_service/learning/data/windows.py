@@ -17,11 +17,10 @@ from dataclasses import dataclass, replace
 from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import Sample
 from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale, fit_symbol, to_logs
 from ml_workbench_service.market.trading_series import StackedBars
@@ -242,7 +241,7 @@ def _stack(
     )
 
 
-def streaks(complete_N: NDArray[np.bool_], runs_N: Ints) -> Ints:
+def streaks(complete_N: Bools, runs_N: Ints) -> Ints:
     """How many consecutive complete rows of the same run end at each row."""
     num = len(complete_N)
     breaks = np.ones(num, dtype=bool)
@@ -265,7 +264,7 @@ def _borders(available_at_ms: Ints, label_available_at_ms: Ints, validation_spli
     return {name: last - round(span * validation_split * share) for name, share in shares.items()}
 
 
-def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[Part, int], embargo_bars: int) -> NDArray[np.bool_]:
+def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[Part, int], embargo_bars: int) -> Bools:
     """Which rows of one symbol are among its first bars after a border."""
     barred_N = np.zeros(len(available_at_ms_N), dtype=bool)
     for border in borders_ms.values():
@@ -274,7 +273,7 @@ def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[Part, int], embargo_b
 
 
 def _masks(
-    available_at_ms: Ints, label_available_at_ms: Ints, barred: NDArray[np.bool_], borders: Mapping[Part, int]
+    available_at_ms: Ints, label_available_at_ms: Ints, barred: Bools, borders: Mapping[Part, int]
 ) -> dict[Part, np.ndarray]:
     """Which windows belong to which part; one whose label is known only after the next border belongs to none."""
     edges = [np.iinfo(np.int64).min, *(borders[part] for part in PARTS[1:]), np.iinfo(np.int64).max]

@@ -23,6 +23,7 @@ from ml_workbench_service.learning.bundle.export import (
 )
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import evenly
+from ml_workbench_service.learning.interfaces import task
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.learning.networks.heads import forecast_head
@@ -215,7 +216,7 @@ def test_a_sample_of_windows_is_spread_evenly_and_has_no_window_twice() -> None:
 @pytest.mark.parametrize("length", [1, 7, 24])
 def test_a_batch_has_as_many_rows_however_long_the_windows_are(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """What a family estimates of its memory counts on it; int8 is asked one window at a time."""
-    monkeypatch.setattr(Predict, "ROWS", 48)
+    monkeypatch.setattr(task, "SCORING_ROWS", 48)
     sizes: list[int] = []
 
     class Counting(Formula):

@@ -292,7 +292,7 @@ def test_a_selection_becomes_a_feature_set() -> None:
     assert {each.kind for each in expressions} == {"stationary"}
     parsed: list[Expression] = [parse(each.expression) for each in expressions]
     feature_set = FeatureSet(
-        id="planted_v1",
+        id="injected_v1",
         version="1.0.0",
         symbols=("EURUSD",),
         timeframe="1h",

@@ -68,14 +68,14 @@ def test_every_epoch_is_reported_with_its_losses_and_skill(windows: Windows) -> 
     assert report.steps[-1][2]["train_loss"] < report.steps[0][2]["train_loss"]
 
 
-def test_the_stopping_parts_score_is_the_mean_over_its_windows(windows: Windows) -> None:
+def test_the_validation_parts_score_is_the_mean_over_its_windows(windows: Windows) -> None:
     network = forecaster()
     assert score(network, _OnDevice(windows, CPU), SquaredError()) == pytest.approx(
         stop_loss(network, windows), rel=1e-5
     )
 
 
-def test_training_ends_when_the_stopping_part_no_longer_improves_and_the_best_weights_stay(windows: Windows) -> None:
+def test_training_ends_when_the_validation_part_no_longer_improves_and_the_best_weights_stay(windows: Windows) -> None:
     """With a step far too long the loss soon gets worse, and after `patience` epochs it is enough."""
     schedule = replace(SCHEDULE, learning_rate=0.1, batch_size=16, epochs=60, patience=3)
     outcome, report, network = fitted(windows, schedule)

@@ -120,7 +120,7 @@ def test_the_windows_error_is_the_mean_of_its_features(windows: Windows, graph: 
     assert np.ptp(outputs[:, 0]) > 0.5
 
 
-def test_planted_anomalies_stand_out(windows: Windows, model: Trained) -> None:
+def test_injected_anomalies_stand_out(windows: Windows, model: Trained) -> None:
     ends = windows.parts["test"]
     limit = float(np.quantile(error(model, windows.gather(ends)), 0.99))
     injected = inject(windows.rows_RF, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=0, num_per_kind=60)
@@ -211,7 +211,7 @@ def test_a_seed_decides_every_bit_of_the_weights(windows: Windows) -> None:
     assert first["encoder.weight_hh_l0"].tobytes() != other["encoder.weight_hh_l0"].tobytes()
 
 
-def test_nothing_after_the_stopping_part_reaches_the_weights(windows: Windows) -> None:
+def test_nothing_after_the_validation_part_reaches_the_weights(windows: Windows) -> None:
     rows = windows.rows_RF.copy()
     rows[windows.available_at_ms_R > windows.borders_ms["calibration"]] = 7.0
     first, second = (trained(each, epochs=1).weights for each in (windows, replace(windows, rows_RF=rows)))
