@@ -41,6 +41,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY --chown=workbench:workbench LICENSE README.md ./
 COPY --chown=workbench:workbench common_lib ./common_lib
 COPY --chown=workbench:workbench ml_workbench_service ./ml_workbench_service
+COPY --chown=workbench:workbench tools ./tools
 USER workbench
 VOLUME ["/app/model_registry", "/app/.workbench", "/app/logs"]
 EXPOSE 8005

@@ -21,7 +21,7 @@ ABOUT_THE_QUEUE = {
 }
 
 
-def said(manifest: BackupManifest) -> str:
+def described(manifest: BackupManifest) -> str:
     """What the archive holds, for people."""
     num_bytes = sum(each.size for each in manifest.files)
     text = f"{len(manifest.files)} files, {num_bytes / 1e6:.1f} MB, as of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC; "
@@ -43,10 +43,10 @@ def main() -> int:
         if arguments.verb == "create":
             is_external = settings.REDIS_URL is not None
             manifest = back_up(state_dir, registry, arguments.archive, redis_is_external=is_external)
-            print(f"{arguments.archive} is written and verified: {said(manifest)}")
+            print(f"{arguments.archive} is written and verified: {described(manifest)}")
         else:
             manifest = restore(arguments.archive, state_dir, registry)
-            print(f"{state_dir} and {registry} are restored: {said(manifest)}")
+            print(f"{state_dir} and {registry} are restored: {described(manifest)}")
     except PlatformError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -1,9 +1,9 @@
-"""`Agent`: applies one prediction at a time: settle what it makes known, learn from it, choose, decide.
+"""Live agent: one prediction at a time: realise what it makes known, learn from it, choose, decide.
 
 Only predictions of the live deployed version (`role` champion) with a price cause actions, and of one model where the
-agent is bound to one; others are counted as observed. A bar not after its series's last one is counted as late, as
-repeated or as out of order, and settles nothing. An abstention goes flat. What a position has earned is settled at the
-next bar of its series, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by
+agent is bound to one; others are counted as observed. A bar not after its series' last one is counted as late, as
+repeated or as out of order, and realises nothing. An abstention goes flat. What a position has earned is realised at
+the next bar of its series, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by
 time.
 
 The result depends on the order of the entries alone, not on how they were batched or how often the process was
@@ -18,7 +18,7 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from ml_workbench_service.agents.checkpoint import FORMAT, Checkpoint, Counters
-from ml_workbench_service.agents.positions import Position, RealisedStep, open_step, realise
+from ml_workbench_service.agents.positions import Bar, Position, RealisedStep, open_step, realise
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Costs
@@ -30,7 +30,7 @@ _ACTION_NAMES: dict[int, Literal["short", "flat", "long"]] = {-1: "short", 0: "f
 
 
 class Agent(ABC):
-    """One agent's agent: series, positions, counters and the last applied entry; a subclass says what it chooses.
+    """Positions, counters and the last applied entry; a subclass says what it chooses, and what it learns.
 
     Modes: `learn` explores and learns, and only recommends (its decisions say `shadow`, size 0); `frozen` takes the
     best known action and its decisions are for trading, those on replays excepted; `shadow` is a frozen agent that is
@@ -116,12 +116,10 @@ class Agent(ABC):
             repeated = int(at_ms == standing.last_ms)
             self._count_one(entry_id, num_late=1, num_repeated=repeated, num_out_of_order=1 - repeated)
             return None
-        costs, held = self._costs_at(record), standing.position
-        unit = unit_cost(costs, record.symbol, price)
+        bar, held = Bar(at_ms, price, self._costs_at(record)), standing.position
+        unit = unit_cost(bar.costs, record.symbol, price)
         state = self._state(record, held)
-        realised, still_open = realise(
-            standing, symbol=record.symbol, costs=costs, price=price, at_ms=at_ms, state=state
-        )
+        realised, still_open = realise(standing, symbol=record.symbol, bar=bar, state=state)
         # Nothing below can fail: the entry is applied as a whole or not at all.
         self._learn(realised)
         position, explored = (0, False) if says_nothing(record) else self._choose(record, state, held)
@@ -131,9 +129,7 @@ class Agent(ABC):
             action=position + 1,
             exposure=position * record.scaling_factor,
             fill=record.metadata.fill,
-            price=price,
-            at_ms=at_ms,
-            costs=costs,
+            bar=bar,
         )
         self._keep(key, Position(at_ms, position, step.exposure, (*still_open, step)))
         self._positions[record.symbol] = position
@@ -224,7 +220,7 @@ class Agent(ABC):
         )
         self.last_applied_id = entry_id
 
-    def _count_action(self, entry_id: str, num_settled: int, *, reward: float, cost: float) -> None:
+    def _count_action(self, entry_id: str, num_realised: int, *, reward: float, cost: float) -> None:
         old = self.counters
         self.counters = Counters(
             num_applied=old.num_applied + 1,
@@ -233,7 +229,7 @@ class Agent(ABC):
             num_late=old.num_late,
             num_repeated=old.num_repeated,
             num_out_of_order=old.num_out_of_order,
-            num_settled=old.num_settled + num_settled,
+            num_settled=old.num_settled + num_realised,
             cumulative_reward=old.cumulative_reward + reward,
             cumulative_cost=old.cumulative_cost + cost,
         )

@@ -1,5 +1,4 @@
-"""`CheckpointWriter`: puts an agent's checkpoints on disk while the agent goes on, and says whose entries are safe
-there.
+"""Asynchronous checkpoints: a thread puts them on disk while the agent goes on, and says whose entries are safe there.
 
 A checkpoint costs some milliseconds of waiting for the disk; an agent that waited for each could not apply a record
 within milliseconds of its publication. So a thread saves the newest checkpoint as soon as the one before is on disk,
@@ -36,7 +35,7 @@ class CheckpointWriter:
         self._ended = False
         self._is_failing = self._is_urgent = False
         self._saved_at = -PERIOD_S
-        self._thread = threading.Thread(target=self._run, name="checkpoint-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="checkpoint-writer", daemon=True)
         self._thread.start()
 
     @property

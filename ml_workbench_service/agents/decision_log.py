@@ -1,4 +1,4 @@
-"""The original specification's line for each decision in `rl_training.log`: action, reward, cumulative reward."""
+"""Decision log: the original specification's line in `rl_training.log`: action, reward, cumulative reward."""
 
 import logging
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What an agent is, apart from what has become of it: `agent.json`, and the agent that begins or continues with it.
+"""Agent definition: what an agent is, apart from what has become of it, and the agent that begins or continues so.
 
 STATE_DIR/agents/<id>/
     agent.json        the AgentDefinition: what was asked for, and whether it shall run; the autostarted agent `default`

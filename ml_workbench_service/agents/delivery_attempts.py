@@ -1,4 +1,5 @@
-"""How often a process began to apply an entry that its predecessor left behind: `attempts.json` in the agent's folder.
+"""Delivery attempts: how often a process began to apply an entry that its predecessor left behind,
+in `attempts.json` of the agent's folder.
 
 An entry that ends the process that applies it would end every agent that is started again. The server counts how often
 an entry was delivered, but an answer that was lost on the way counts there too; here only a beginning counts.

@@ -1,4 +1,4 @@
-"""`LeaderElection`: waits for an agent's lease, and takes it over from a holder that is dead.
+"""Leader election: waits for an agent's lease, and takes it over from a holder that is dead.
 
 Time is measured by one's own monotonic clock alone; no clock of the server or of other machines is trusted. A holder
 counts as dead when its beat has stood still for `LEASE_S`, or when it is a process of this machine that has ended.

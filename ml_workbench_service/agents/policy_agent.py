@@ -1,9 +1,9 @@
-"""`PolicyAgent`: executes a deployed reinforcement-learning model on the stream: it learns nothing, it holds positions.
+"""Policy agent: executes a deployed reinforcement-learning model on the stream: it learns nothing, it holds positions.
 
 A record of such a model says which position follows for one who holds -1, 0 and 1 (`metadata.actions_by_position`). The
 agent takes the one of the position that it holds itself in the record's series, whatever position the caller of
 /predict named. So over consecutive bars it does what the card's backtest of the same version did, and earns the same;
-unlike the backtest it does not close at a gap in the bars, where it holds on and settles at the next bar.
+unlike the backtest it does not close at a gap in the bars, where it holds on and realises at the next bar.
 
 It fails where records carry no such actions, as those of other models: they are counted as observed.
 """
@@ -20,7 +20,7 @@ from ml_workbench_service.contracts.prediction import PredictionRecord
 
 
 class PolicyAgent(Agent):
-    """One deployed policy's hand.
+    """Does what one deployed policy says, from the position that it holds itself.
 
     Args:
         agent_id, costs: as every agent's.

@@ -1,17 +1,16 @@
-"""`Position`: one agent's position on one series of predictions, and `realise`, which pays what a later price makes
-known.
+"""Positions: an agent's position on one series of predictions, and `realise`, which pays what a price makes known.
 
 A series is (source, model, symbol, timeframe). Its *position* is the last one chosen (-1, 0, 1); its *exposure* is the
 position times the record's `scaling_factor`, and is what costs, swap and reward are charged on. A chosen exposure
-becomes a step that is filled and later settled:
+becomes a step that is filled and later realised:
 
-    fill next_open    chosen at bar t, filled there (the next open), earns p(t) → p(t+1), settled at bar t+1
-    fill next_close   chosen at bar t, filled at p(t+1) (the next fixing), earns p(t+1) → p(t+2), settled at bar t+2
+    fill next_open    chosen at bar t, filled there (the next open), earns p(t) → p(t+1), realised at bar t+1
+    fill next_close   chosen at bar t, filled at p(t+1) (the next fixing), earns p(t+1) → p(t+2), realised at bar t+2
 
-"Next" is the series's next record: a position is held through whatever bars were dropped on the way, and pays for it.
+"Next" is the series' next record: a position is held through whatever bars were dropped on the way, and pays for it.
 A step pays the costs of the bar at which it is filled: the spread follows bars and sessions.
 
-Series and steps are values: nobody changes one, a bar makes new ones. They are plain slotted dataclasses (an agent
+Positions and steps are values: nobody changes one, a bar makes new ones. They are plain slotted dataclasses (an agent
 makes two with every record), which pydantic checks where a checkpoint is read.
 """
 
@@ -39,7 +38,7 @@ class Step:
     entry_price: Finite | None  # None: not filled yet
     entry_ms: int | None
     costs: Costs | None = None  # of the fill; None: not filled yet, or a checkpoint from before they were kept
-    next_state: int | None = None  # the state of the series's next decision, once it is known
+    next_state: int | None = None  # the state of the series' next decision, once it is known
 
 
 @dataclass(slots=True)
@@ -52,6 +51,14 @@ class Position:
     position: int = 0
     exposure: Finite = 0.0
     steps: tuple[Step, ...] = ()
+
+
+class Bar(NamedTuple):
+    """What an agent reads of the bar at hand: its `as_of`, its price, and the costs that steps filled at it pay."""
+
+    at_ms: int
+    price: float
+    costs: Costs
 
 
 class RealisedStep(NamedTuple):
@@ -71,34 +78,29 @@ def open_step(
     action: int,
     exposure: float,
     fill: FillRule,
-    price: float,
-    at_ms: int,
-    costs: Costs,
+    bar: Bar,
 ) -> Step:
     """The step that a decision on the bar at hand opens."""
     filled = fill == "next_open"
     change = abs(exposure - standing.exposure)
     if filled:
-        return Step(state, action, exposure, change, fill, price, at_ms, costs)
+        return Step(state, action, exposure, change, fill, bar.price, bar.at_ms, bar.costs)
     return Step(state, action, exposure, change, fill, None, None)
 
 
-def realise(
-    standing: Position, *, symbol: str, costs: Costs, price: float, at_ms: int, state: int
-) -> tuple[list[RealisedStep], tuple[Step, ...]]:
-    """What the bar at hand settles, and the steps that stay open; changes nothing.
+def realise(standing: Position, *, symbol: str, bar: Bar, state: int) -> tuple[list[RealisedStep], tuple[Step, ...]]:
+    """What the bar at hand realises, and the steps that stay open; changes nothing.
 
     Args:
-        series: the series before this bar.
+        standing: the position before this bar.
         symbol: whose pips the costs are in.
-        costs: resolved costs at that bar; steps that it fills pay them.
-        price: the bar's price.
-        at_ms: the bar's `as_of`, later than the series's last one.
+        bar: later than the series' last one.
         state: the state of the decision that this bar asks for.
 
     Raises:
         DataValidationError: a price is not positive, or a step lost the whole capital.
     """
+    at_ms, price, costs = bar
     realised: list[RealisedStep] = []
     still_open: list[Step] = []
     for step in standing.steps:

@@ -1,4 +1,4 @@
-"""`QLearningAgent`: learns a Q table from what its own steps earn, one record of the stream at a time."""
+"""Q-learning agent: learns a table of action values from what its own steps earn, one record at a time."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -1,4 +1,4 @@
-"""`QTable`: tabular Q-learning with epsilon-greedy choices whose random state can be saved and restored exactly.
+"""Tabular Q-learning with epsilon-greedy choices whose random state can be saved and restored exactly.
 
 Q(s, a) moves by the learning rate towards r + discount · V(s'), V the best value of s' (Watkins, 1989). A state is
 three bins: the forecast in units of the ex-ante volatility, the interval's width in the same units, and the

@@ -1,4 +1,4 @@
-"""What the API shows of an agent: read from its folder alone, whether or not its process or Redis runs.
+"""Agent status: what the API shows of an agent, read from its folder alone, whether or not its process or Redis runs.
 
 STATE_DIR/agents/<id>/
     agent.json               what it is (agents.definition)

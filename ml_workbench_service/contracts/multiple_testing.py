@@ -1,4 +1,5 @@
-"""Multiple-testing log: two append-only counters, trials on validation parts and test-set evaluations.
+"""Multiple-testing log: two append-only counters that nobody can type in, of trials on validation parts and of test-set
+evaluations.
 
 A part is named by what it is, an interval of time, symbols and a subject, never by a model's name: training again under
 another id, or over a slightly different range, reads the same data again, and counts. Lopez de Prado, "The deflated
@@ -64,7 +65,7 @@ class MultipleTestingLog(Protocol):
     """Both counters. Writing returns only when it is on disk."""
 
     def record_evaluation(self, read: PartRead) -> int:
-        """Notes a look before it happens; how many there are at parts that share time, a symbol and the subject."""
+        """Notes an evaluation before it happens; how many there are on parts that share time, a symbol and subject."""
         ...
 
     def num_evaluations(self, read: PartRead) -> int:

@@ -170,7 +170,7 @@ class QueueAccounting(Contract):
 
 @dataclass(frozen=True)
 class StreamAccounting:
-    """Everything the accounting of one stream say, read in one step."""
+    """The accounting of one stream, read in one step."""
 
     stream: str
     length: int
@@ -218,7 +218,7 @@ class PredictionQueue(Protocol):
     def publish(self, records: Sequence[PredictionRecord], *, full: FullMode = "drop_oldest") -> int:
         """Appends records in order; returns how many were taken.
 
-        `drop_oldest` takes all and evicts the oldest entries beyond the capacity, settled for every group and counted;
+        `drop_oldest` takes all and evicts the oldest entries beyond the capacity, each counted for every group;
         `reject` takes those that have room, and counts the others; `wait` takes the first ones, until there is no
         room. A `prediction_id` seen within the dedupe window counts as taken and as a duplicate, and adds no entry.
         """
@@ -231,11 +231,11 @@ class PredictionQueue(Protocol):
         ...
 
     def ack(self, group: str, entry_ids: Sequence[str], *, lease: Lease | None = None) -> int:
-        """Settles entries for the group; deletes those no group needs any more. Acknowledging twice counts once."""
+        """Acknowledges entries for the group, each once; deletes those that no group needs any more."""
         ...
 
     def dead_letter(self, group: str, delivery: Delivery, reason: str, *, lease: Lease | None = None) -> None:
-        """Moves one entry to the dead letters with the reason, settled and counted for the group."""
+        """Moves one entry to the dead letters with the reason, done with and counted for the group."""
         ...
 
     def create_group(self, group: str, *, last_known_id: str | None = None) -> str:

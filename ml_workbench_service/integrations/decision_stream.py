@@ -1,4 +1,4 @@
-"""`DecisionStream`: an agent's decisions on `ml_workbench:decisions`, each written exactly once.
+"""Decision stream: an agent's decisions on `ml_workbench:decisions`, each written exactly once.
 
 An entry has the Decision's keys as fields (contracts.entries).
 

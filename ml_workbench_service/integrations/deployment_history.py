@@ -1,4 +1,4 @@
-"""The deployment history: per model one append-only file; the last live line is what is served.
+"""Deployment history: per model one append-only file; the last live line is what is served.
 
     <registry>/<model_id>/deployments.jsonl     one Deployment a line, whole; the newest line of an id holds
 

@@ -1,4 +1,4 @@
-"""The `deployments` stream: one entry for each deployment that went live or failed, for whoever listens."""
+"""Deployment stream: one entry for each deployment that went live or failed, for whoever listens."""
 
 import logging
 

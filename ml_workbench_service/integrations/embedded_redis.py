@@ -1,4 +1,4 @@
-"""`EmbeddedRedis`: a private redis-server child for a service to which no Redis server was named.
+"""Embedded Redis: a private redis-server child for a service to which no Redis server was named.
 
     STATE_DIR/redis/appendonly.aof    the data (on disk once a second), there again after a restart: of Redis 6
     STATE_DIR/redis/appendonlydir/    the same of Redis 7 and later, which take a file of Redis 6 over into it

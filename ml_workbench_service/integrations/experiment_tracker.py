@@ -1,4 +1,4 @@
-"""`ExperimentTracker`: what the tracker says to MLflow 3. Each verb may be repeated: sending twice is sending once.
+"""MLflow client: what the tracker says to MLflow 3. Each verb may be repeated: sending twice is sending once.
 
     run                 found by its tag `job_id`, else created; named after the model
     metrics             with the events' own timestamps and steps; the same row sent again stays one row

@@ -1,4 +1,4 @@
-"""The model registry: folders. A version is staged, synced and renamed into place, and never changes after that.
+"""Model registry: folders. A version is staged, synced and renamed into place, and never changes after that.
 
     <root>/<model_id>/<semver>/            card.json · model.onnx · weights.safetensors · … · manifest.json
     <root>/<model_id>/archived.jsonl       append-only: which versions are archived

@@ -1,4 +1,4 @@
-"""The Strategy Execution Engine: it learns of a deployment by one POST, with an Idempotency-Key, and may refuse."""
+"""Strategy engine client: the engine learns of a deployment by one POST, with an Idempotency-Key, and may refuse."""
 
 from typing import Any
 
@@ -46,7 +46,7 @@ class StrategyEngine:
                 )
         except httpx.TimeoutException as error:
             raise UpstreamTimeoutError(
-                "the strategy engine did not answer in time; look after it, then deploy again"
+                "the strategy engine did not answer in time; see whether it runs, then deploy again"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UpstreamError(

@@ -1,4 +1,4 @@
-"""Records of a week with a Wednesday and a weekend inside, what steps on them earn, and a agent to act on them."""
+"""Records of a week with a Wednesday and a weekend inside, what steps on them earn, and an agent that applies them."""
 
 import math
 from datetime import UTC, datetime, timedelta
@@ -58,7 +58,7 @@ def applied(agent: QLearningAgent, records: list[PredictionRecord], *, first_id:
 def expected_steps(
     decisions: list[Decision], *, pip: float, fill: str, scaling: list[float]
 ) -> list[tuple[float, float] | None]:
-    """Reward and cost that each bar settles, from the decisions' positions, times and prices alone."""
+    """Reward and cost that each bar realises, from the decisions' positions, times and prices alone."""
     delay = 0 if fill == "next_open" else 1
     results: list[tuple[float, float] | None] = []
     for bar in range(len(decisions)):

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.positions import Position, open_step, realise
+from ml_workbench_service.agents.positions import Bar, Position, open_step, realise
 from ml_workbench_service.contracts.market import Costs, FillRule
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, swap_cost, unit_cost
@@ -123,11 +123,10 @@ def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> 
         )
         own = {} if math.isnan(spread) else {"spread_pips": spread}
         costs = COSTS["USD/JPY"].model_copy(update=own)
-        settled, still_open = realise(standing, symbol="USD/JPY", costs=costs, price=price, at_ms=at_ms, state=0)
-        earned += [each.reward for each in settled]
-        step = open_step(
-            standing, state=0, action=0, exposure=float(position), fill=fill, price=price, at_ms=at_ms, costs=costs
-        )
+        bar = Bar(at_ms, price, costs)
+        realised, still_open = realise(standing, symbol="USD/JPY", bar=bar, state=0)
+        earned += [each.reward for each in realised]
+        step = open_step(standing, state=0, action=0, exposure=float(position), fill=fill, bar=bar)
         standing = Position(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
     judged = backtest(series, rows, positions, bars_per_year=YEAR)
     assert len(earned) > 250

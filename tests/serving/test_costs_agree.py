@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ml_workbench_service.agents.positions import Position, open_step, realise
+from ml_workbench_service.agents.positions import Bar, Position, open_step, realise
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import Costs, FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -78,18 +78,10 @@ def test_training_backtest_record_and_agent_pay_the_same(
     for record, position in zip(records, positions, strict=True):
         price, at_ms, paid = float(record.price or 0), to_ms(record.as_of), record.metadata.costs
         assert paid is not None
-        realised, still_open = realise(standing, symbol="EUR/USD", costs=paid, price=price, at_ms=at_ms, state=0)
+        bar = Bar(at_ms, price, paid)
+        realised, still_open = realise(standing, symbol="EUR/USD", bar=bar, state=0)
         earned += [each.reward for each in realised]
-        step = open_step(
-            standing,
-            state=0,
-            action=0,
-            exposure=float(position),
-            fill="next_open",
-            price=price,
-            at_ms=at_ms,
-            costs=paid,
-        )
+        step = open_step(standing, state=0, action=0, exposure=float(position), fill="next_open", bar=bar)
         standing = Position(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
     paid = signal_backtest.realise(positions, rows, given)
     assert len(earned) == len(paid.net_N) > 2000, "the newest decision waits for its bar"

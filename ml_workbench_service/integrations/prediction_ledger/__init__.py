@@ -1,1 +1,1 @@
-"""The prediction ledger: `ledger` is its door, `rows` its tables, `reader` and `writer` ask and write them."""
+"""Prediction ledger: `ledger` is its door, `rows` its tables, `reader` and `writer` ask and write them."""

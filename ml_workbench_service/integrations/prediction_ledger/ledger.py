@@ -1,4 +1,4 @@
-"""`PredictionLedger`: every sampled answer of a live version, and what came true of it, in one bounded SQLite file.
+"""Prediction ledger: every sampled answer of a live version, and what came true of it, in one bounded SQLite file.
 
     record(…) ─► queue (bounded) ─► one thread: series of prices, outcomes ─► one transaction a batch ─► predictions.db
 

@@ -1,4 +1,4 @@
-"""`LedgerReader`: questions to the ledger's file. Every method opens it for itself, so any thread may ask."""
+"""Prediction ledger, reading: every method opens the file for itself, so any thread may ask."""
 
 import sqlite3
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""The ledger's two tables, and the ways from a served record to a row and from a row to the wire.
+"""Prediction ledger, schema: two tables, and the ways from a served record to a row and from a row to the wire.
 
 series       a model version's answers about one symbol, with what finding out about their outcome needs
 predictions  one row a prediction, oldest first; some 300 bytes with its indices and inputs (docs/monitoring.md)
@@ -27,7 +27,7 @@ from ml_workbench_service.market.outcomes.realised import has_outcome_in_prices
 
 STATES: tuple[OutcomeState, ...] = ("open", "known", "unavailable", "none")
 OPEN, KNOWN, UNAVAILABLE, NONE = range(4)
-SETTLE_GRACE_MS = 60_000
+RESOLVE_GRACE_MS = 60_000
 """A later record gets so long to bring the price before the feature store is asked, however old the question is."""
 
 
@@ -137,11 +137,11 @@ class Waiting(NamedTuple):
 
     @property
     def target(self) -> Target:
-        """What it foretells."""
+        """The target, parsed."""
         return parse_target(self.target_name)
 
     def asked(self) -> Asked:
-        """As a series reads it."""
+        """As `market.outcomes` reads it."""
         return Asked(
             self.prediction_id, (self.model_id, self.timeframe, self.symbol), self.as_of_ms, self.due_ms,
             TIMEFRAMES_MS[self.timeframe], self.horizon, self.price, self.target, self.break_even, self.barrier,
@@ -181,7 +181,7 @@ def row_of(answered: Answered, asked: Asked) -> dict[str, Any]:
     answered_ms = to_ms(record.timestamp)
     settle_ms = None
     if asked.target is not None and has_outcome_in_prices(asked.target):
-        settle_ms = max(asked.due_ms + asked.bar_ms, answered_ms + SETTLE_GRACE_MS)
+        settle_ms = max(asked.due_ms + asked.bar_ms, answered_ms + RESOLVE_GRACE_MS)
     return {
         "prediction_id": record.prediction_id,
         "as_of_ms": asked.as_of_ms,

@@ -1,4 +1,4 @@
-"""`LedgerWriter`: batches of rows and outcomes into the file, the oldest rows out, and the number of each state.
+"""Prediction ledger, writing: batches of rows and outcomes go in, the oldest rows out; the number of each state.
 
 Its connection belongs to one thread; the counts may be read and changed from any.
 """

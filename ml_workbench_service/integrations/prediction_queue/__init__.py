@@ -2,7 +2,7 @@
 
 Keys of a stream S (`ml_workbench:predictions`, or one for each shard: contracts.queue.stream_names):
     S                    the stream; the record's keys as fields (contracts.entries), correlation_id, enqueued_at
-    S:accounting:<group>      hash of counters enqueued, acked, dropped_oldest, expired, dead_lettered, duplicates
+    S:books:<group>      hash of counters enqueued, acked, dropped_oldest, expired, dead_lettered, duplicates
     S:symbols:<group>    hash of `counter|symbol` for what was lost
     S:latency:<group>    histogram of milliseconds from enqueueing to acknowledgment, by the server's clock
     S:lease:<group>      who consumes: owner, term, beat

@@ -1,4 +1,4 @@
-"""The answer of `accounting.lua` as contracts."""
+"""Queue accounting: the answer of `accounting.lua` as contracts."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,7 +12,7 @@ from ml_workbench_service.contracts.queue import (
     SymbolAccounting,
 )
 
-SETTLED = ("acked", "dropped_oldest", "expired", "dead_lettered")
+DONE = ("acked", "dropped_oldest", "expired", "dead_lettered")
 SLOTS = (*map(str, LATENCY_BOUNDS_MS), "inf")
 
 
@@ -51,7 +51,7 @@ def summed(accounting: Sequence[StreamAccounting]) -> StreamAccounting:
 
 
 def _summed_group(name: str, parts: Sequence[GroupAccounting]) -> GroupAccounting:
-    figures = ("enqueued", "pending", "undelivered", "duplicates", "balance", *SETTLED)
+    figures = ("enqueued", "pending", "undelivered", "duplicates", "balance", *DONE)
     by_symbol: dict[str, SymbolAccounting] = {}
     for part in parts:  # a symbol lives in one shard, but what named none may lie in several
         for symbol, found in part.by_symbol.items():
@@ -80,7 +80,7 @@ def _group_accounting(
     latencies: list[bytes],
 ) -> GroupAccounting:
     counters = _counts(fields)
-    settled = {key: counters.get(key, 0) for key in SETTLED}
+    done = {key: counters.get(key, 0) for key in DONE}
     enqueued = counters.get("enqueued", 0)
     by_symbol: dict[str, dict[str, int]] = {}
     for key, count in _counts(symbols).items():
@@ -94,10 +94,10 @@ def _group_accounting(
         pending=pending,
         undelivered=undelivered,
         duplicates=counters.get("duplicates", 0),
-        balance=enqueued - pending - undelivered - sum(settled.values()),
+        balance=enqueued - pending - undelivered - sum(done.values()),
         by_symbol={symbol: SymbolAccounting(**found) for symbol, found in sorted(by_symbol.items())},
         latency=LatencyHistogram(counts=counts, num=sum(counts), sum_ms=slots.get("sum_ms", 0)),
-        **settled,
+        **done,
     )
 
 

@@ -1,4 +1,4 @@
-"""Connections to the server, scripts with their shared head, and one way in which its failures are said."""
+"""Redis connections, scripts with their shared head, and one way in which its failures are said."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""`DeadLetters`: what a group gave up, to look at, to put back into the stream, or to throw away."""
+"""Dead letters: what a group gave up, to look at, to put back into the stream, or to throw away."""
 
 from datetime import UTC, datetime
 

@@ -1,4 +1,7 @@
-"""What the queue says in `queue_processing.log` of each entry, and how an entry becomes a `Delivery`."""
+"""Queue log: what is said in `queue_processing.log` of each entry, and how an entry becomes a `Delivery`.
+
+A line for each record at once cost as much as encoding the record; so lines come ten times a second.
+"""
 
 import asyncio
 import logging

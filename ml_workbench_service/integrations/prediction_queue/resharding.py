@@ -1,4 +1,4 @@
-"""`move_to`: what waits in streams of another number of shards goes into the present ones when the service starts.
+"""Resharding: what waits in streams of another number of shards goes into the present ones when the service starts.
 
 Only a service that changed PREDICTION_QUEUE_SHARDS has such streams. They move before anything new is published, so
 that each symbol keeps its order, and beyond the capacity where need be: the groups move first, so that what gives way
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 def move_to(queue: ShardedQueue, url: str) -> int:
     """Moves every waiting entry of other layouts; returns how many there were.
 
-    An entry that is no record becomes a dead letter of the group `moved`. An agent's mind belongs to its shard, so
-    the agents of the new layout begin with what is theirs there.
+    An entry that is no record becomes a dead letter of the group `moved`. What an agent has learnt belongs to its
+    shard, so the agents of the new layout begin with what is theirs there.
 
     Raises:
         UnavailableError: the server is away; the next call goes on.

@@ -1,4 +1,4 @@
-"""`ShardedQueue`: every stream of a service as one queue; a symbol's records all go to one of them, in order."""
+"""Sharding: every stream of a service as one queue; a symbol's records all go to one of them, in order."""
 
 import re
 from collections.abc import Sequence

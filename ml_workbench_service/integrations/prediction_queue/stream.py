@@ -1,4 +1,4 @@
-"""`RedisPredictionQueue`: one stream, for producers and for the one consuming process of each group."""
+"""Redis stream with consumer groups: one stream, for producers and for the one consuming process of each group."""
 
 import logging
 import secrets
@@ -60,12 +60,12 @@ class RedisPredictionQueue:
         url: of the server.
         capacity: entries before the policy decides.
         stream: its key.
-        ttl_s: entries that waited longer are settled as expired instead of delivered; None: they never are.
+        ttl_s: entries that waited longer are counted as expired instead of delivered; None: they never are.
         dedupe_window: prediction ids remembered.
 
     Raises:
         UnavailableError: from every method, when the server is away or refuses; `publish` and `ack` may be repeated
-            (a record seen before adds no entry, an entry settled before counts no second time).
+            (a record seen before adds no entry, an entry acknowledged before counts no second time).
         LeaseLostError: from what is done under a lease that somebody else holds by now.
     """
 
@@ -88,7 +88,7 @@ class RedisPredictionQueue:
         self._reading: redis.Redis | None = None
         names = ("publish", "acknowledge", "deliver", "create_group", "remove_group", "acquire", "beat", "release")
         self._scripts = {name: script(self._redis, name) for name in names}
-        self._read_accounting = ReadOnlyScript(self._asking, "books")
+        self._read_accounting = ReadOnlyScript(self._asking, "accounting")
         self.dead_letters = DeadLetters(self._asking, stream, capacity=capacity)
         self._cursors: dict[tuple[str, str], _Cursor] = {}
 
@@ -151,7 +151,8 @@ class RedisPredictionQueue:
         if not has_come and has_looked:
             return []
         entries, num_read = self._take_new(cursor, group, consumer, lease, count=count)
-        cursor.waits = has_come and has_waited and num_read < count  # else there is a backlog, and more to be had
+        # So a lone record costs three calls instead of four (1.0 ms of processor time, not 1.4); not in a backlog.
+        cursor.waits = has_come and has_waited and num_read < count
         return entries
 
     def _take_new(
@@ -199,23 +200,23 @@ class RedisPredictionQueue:
             return bool(self._reader().xread({self.stream: newest}, count=1, block=block_ms))
 
     def ack(self, group: str, entry_ids: Sequence[str], *, lease: Lease | None = None) -> int:
-        """Settles entries for the group; see the protocol. Returns how many were settled by this call."""
+        """Acknowledges entries for the group; see the protocol. Returns how many this call acknowledged."""
         return self._acknowledge(group, entry_ids, lease, counter="acked")
 
     def dead_letter(self, group: str, delivery: Delivery, reason: str, *, lease: Lease | None = None) -> None:
-        """Moves one entry to the dead letters with the reason, settled and counted for the group."""
+        """Moves one entry to the dead letters with the reason, done with and counted for the group."""
         if self._acknowledge(group, [delivery.entry_id], lease, counter="dead_lettered", reason=reason):
             log.error("entry %s is dead-lettered for group %s: %s", delivery.entry_id, group, reason)
 
     def _acknowledge(
         self, group: str, entry_ids: Sequence[str], lease: Lease | None, *, counter: str, reason: str = ""
     ) -> int:
-        settled: int = 0
+        num_done: int = 0
         for start in range(0, len(entry_ids), RECORDS_PER_CALL):
             arguments: list[Any] = [group, *_fence(lease), counter, reason, DEAD_LETTERS_KEPT]
             with translated("acknowledge to"):
-                settled += int(self._run("acknowledge", [*arguments, *entry_ids[start : start + RECORDS_PER_CALL]]))
-        return settled
+                num_done += int(self._run("acknowledge", [*arguments, *entry_ids[start : start + RECORDS_PER_CALL]]))
+        return num_done
 
     def create_group(self, group: str, *, last_known_id: str | None = None) -> str:
         """Makes the group where it is missing; see the protocol. Returns the stream's epoch."""

@@ -1,4 +1,4 @@
-"""`QueueWriter`: records enter the streams from within an event loop, without a thread; and how a call is put together.
+"""Asynchronous publishing: records enter the streams from within an event loop, without a thread; how a call is made.
 
 A batch is one script call for each stream that it has records of. All of them go out in one write, and their answers
 come back over the one connection, which is held.

@@ -1,19 +1,19 @@
--- Settles entries for one group, counts each once, and deletes those that no group needs any more.
+-- Acknowledges entries for one group, counts each once, and deletes those that no group needs any more.
 -- KEYS: stream.
 -- ARGV: group, owner and term of its lease (owner '': none), counter (acked, dead_lettered), reason, length of the dead
 --       letters, then ids.
--- Answer: how many were settled now (an entry settled before, or evicted, counts no second time).
+-- Answer: how many are done with now (an entry acknowledged before, or evicted, counts no second time).
 
 local stream = KEYS[1]
 local name, owner, term, counter, reason, dead_length = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5], ARGV[6]
 if not holds(stream, name, owner, term, true) then return LOST end
 local groups = groups_of(stream)
-local settled, slots, sum, now = 0, {}, 0, now_ms()
+local num_done, slots, sum, now = 0, {}, 0, now_ms()
 
 for i = 7, #ARGV do
   local id = ARGV[i]
   if #groups > 0 and redis.call('XACK', stream, name, id) == 1 then
-    settled = settled + 1
+    num_done = num_done + 1
     if counter == 'dead_lettered' then
       local entry = redis.call('XRANGE', stream, id, id)[1]
       local fields = entry and entry[2] or {}
@@ -29,10 +29,10 @@ for i = 7, #ARGV do
   end
 end
 
-if settled > 0 then redis.call('HINCRBY', stream .. ':books:' .. name, counter, settled) end
+if num_done > 0 then redis.call('HINCRBY', stream .. ':books:' .. name, counter, num_done) end
 if sum > 0 or next(slots) then
   local key = stream .. ':latency:' .. name
   for slot, count in pairs(slots) do redis.call('HINCRBY', key, slot, count) end
   redis.call('HINCRBY', key, 'sum_ms', sum)
 end
-return settled
+return num_done

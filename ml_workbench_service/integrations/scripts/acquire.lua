@@ -1,8 +1,8 @@
--- Gives a group's lease to a process: where nobody holds it, or where the holder's term and beat are still the ones that
--- the caller saw when it judged the holder dead. Each grant has a higher term than all before it, on this server or, by
--- `known term`, in the consumer's checkpoint. No clock is read.
--- A holder that lost touch with the server takes its own lease anew, so that what it sent before is of an old term; where
--- it is not the holder any more, others may have gone on from its checkpoint, and what it has in memory is out of date.
+-- Lease: gives a group's to a process where nobody holds it, or where the holder's term and beat are still the ones
+-- that the caller saw when it took the holder for dead. Each grant has a higher term than all before it, on this server
+-- or, by `known term`, in the consumer's checkpoint. No clock is read.
+-- A holder that lost touch with the server takes its own lease anew, so that what it sent before is of an old term;
+-- where it is not the holder any more, others may have gone on from its checkpoint, and what it knows is out of date.
 -- KEYS: stream. ARGV: group, owner, known term, seen term, seen beat ('' and '': take it only where nobody holds it), 1
 --       where the caller holds it, by its own word, under the known term.
 -- Answer: {1 where granted, owner, term, beat}: the holder after this call.

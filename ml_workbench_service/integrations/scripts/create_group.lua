@@ -1,4 +1,4 @@
--- Makes a group at the stream's beginning where it is missing; its books open with the stream's present length.
+-- Makes a group at the stream's beginning where it is missing; its accounting opens with the stream's present length.
 -- KEYS: stream. ARGV: group, a fresh epoch (used where the stream has none), the last id that the group's consumer knows
 -- ('': none): later entries get later ids, whatever the server's clock says after a failover.
 -- Answer: {1 where it was made, the stream's epoch}. An epoch is another one after the server lost its data.

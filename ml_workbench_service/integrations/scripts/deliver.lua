@@ -1,6 +1,6 @@
--- Hands entries to the one consumer of a group: its pending ones from a cursor on, or new ones. Of the new ones it settles
--- on the way what is too old (expired) and what was requeued for another group (acked, unseen); a pending one may have been
--- applied already, so it is handed out whatever its age.
+-- Hands entries to the one consumer of a group: its pending ones from a cursor on, or new ones. Of the new ones it
+-- counts on the way what is too old (expired) and what was requeued for another group (acked, unseen); a pending one
+-- may have been applied already, so it is handed out whatever its age.
 -- KEYS: stream.
 -- ARGV: group, owner and term of its lease (owner '': none), consumer, cursor ('>': new entries), count, age in ms after
 --       which entries are expired (0: never).
@@ -18,7 +18,7 @@ local answer = redis.call('XREADGROUP', 'GROUP', name, consumer, 'COUNT', ARGV[6
 local entries = answer and answer[1] and answer[1][2] or {}
 local handed, groups, now, last = {}, nil, nil, ''
 
-local function settle(id, fields, counter)
+local function count(id, fields, counter)
   groups = groups or groups_of(stream)
   redis.call('XACK', stream, name, id)
   redis.call('HINCRBY', stream .. ':books:' .. name, counter, 1)
@@ -33,9 +33,9 @@ for _, entry in ipairs(entries) do
   if ttl > 0 then now = now or now_ms() end
   local is_new = cursor == '>'
   if is_new and only and only ~= name then
-    settle(id, fields, 'acked')
+    count(id, fields, 'acked')
   elseif is_new and ttl > 0 and age_ms(id, now) > ttl then
-    settle(id, fields, 'expired')
+    count(id, fields, 'expired')
   else
     local times = 1
     if not is_new then

@@ -1,4 +1,5 @@
--- Shared head of every script: what the consumer groups of a stream still need, who may act for them, and their books.
+-- Shared head of every script: what the consumer groups of a stream still need, who may act for them, and their
+-- accounting, which is kept under the name S:books.
 -- An entry is in one of three states for a group: undelivered (its id lies after the group's last delivered one),
 -- pending (delivered, in the group's pending list) or done.
 -- Keys of a stream S: S itself, S:books:<group>, S:symbols:<group>, S:latency:<group>, S:lease:<group>, S:refused,

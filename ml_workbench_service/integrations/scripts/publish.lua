@@ -1,6 +1,7 @@
--- Appends records and keeps the books: counts them for each group, evicts the oldest waiting entries beyond the capacity
--- and settles each evicted entry for every group that was not done with it. What a group has in hand (pending) is no part
--- of the backlog: it does not count towards the capacity, and is never evicted, for it may have been applied already.
+-- Appends records and keeps the accounting: counts them for each group, evicts the oldest waiting entries beyond the
+-- capacity and counts each evicted entry for every group that was not done with it. What a group has in hand (pending)
+-- is no part of the backlog: it does not count towards the capacity, and is never evicted, for it may have been applied
+-- already.
 -- KEYS: stream.
 -- ARGV: capacity, dedupe window, mode, age in ms after which entries are expired (0: never), how many shapes there are,
 --       the names of each in one part, each ended by the separator, then per record: prediction_id, symbol, the number

@@ -1,4 +1,4 @@
--- Ends a group with its books, and deletes the entries that nobody needs any more, in pages: the first call ends the
+-- Ends a group with its accounting, and deletes the entries that nobody needs any more, in pages: the first call ends the
 -- group, and each looks through one page. Where it was the only group, entries stay for whoever comes next, as they do
 -- before the first group.
 -- KEYS: stream. ARGV: group, id after which to look ('': the first call), entries to look through.

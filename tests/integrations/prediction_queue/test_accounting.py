@@ -1,4 +1,4 @@
-"""The queue's accounting under random publishing, consuming, settling and killing, beside a model in plain Python."""
+"""Queue accounting under random publishing, consuming, acknowledging and killing, beside a model in plain Python."""
 
 import random
 from collections import deque
@@ -39,7 +39,7 @@ class ModelGroup:
 
 
 class Accounting(RuleBasedStateMachine):
-    """Random publishing, consuming, settling, evicting and crashing, beside a model in plain Python."""
+    """Random publishing, consuming, acknowledging, evicting and crashing, beside a model in plain Python."""
 
     server: RedisForTests
 
@@ -147,7 +147,7 @@ class Accounting(RuleBasedStateMachine):
         dead=st.booleans(),
         old=st.booleans(),
     )
-    def settle(self, which: int, picks: list[int], dead: bool, old: bool) -> None:
+    def acknowledge(self, which: int, picks: list[int], dead: bool, old: bool) -> None:
         name = GROUPS[which % len(self.groups)]
         group = self.groups[name]
         candidates = sorted(self.entry_ids) if old or not group.pending else group.pending
@@ -185,12 +185,15 @@ class Accounting(RuleBasedStateMachine):
         accounting = self.queue.accounting()
         assert accounting.length == len(self.stream)
         assert sum(accounting.refused_by_symbol.values()) == self.num_refused
-        assert {book.group for book in accounting.groups} == set(self.groups)
-        for book in accounting.groups:
-            group = self.groups[book.group]
-            assert book.balance == 0
-            assert (book.pending, book.undelivered) == (len(group.pending), len(group.undelivered))
-            assert {name: getattr(book, name) for name in group.counts} == group.counts
+        assert {group_accounting.group for group_accounting in accounting.groups} == set(self.groups)
+        for group_accounting in accounting.groups:
+            group = self.groups[group_accounting.group]
+            assert group_accounting.balance == 0
+            assert (group_accounting.pending, group_accounting.undelivered) == (
+                len(group.pending),
+                len(group.undelivered),
+            )
+            assert {name: getattr(group_accounting, name) for name in group.counts} == group.counts
 
 
 @pytest.fixture
@@ -198,7 +201,7 @@ def random_accounting(redis_server: RedisForTests) -> type[Accounting]:
     return type("BooksOnServer", (Accounting,), {"server": redis_server})
 
 
-def test_the_books_balance_whatever_happens(random_accounting: type[Accounting]) -> None:
+def test_the_accounting_balances_whatever_happens(random_accounting: type[Accounting]) -> None:
     run_state_machine_as_test(
         random_accounting,
         settings=settings(
@@ -213,24 +216,24 @@ def test_the_books_balance_whatever_happens(random_accounting: type[Accounting])
     )
 
 
-def test_the_books_balance_on_a_long_walk(random_accounting: type[Accounting]) -> None:
+def test_the_accounting_balances_on_a_long_walk(random_accounting: type[Accounting]) -> None:
     """Hypothesis shrinks well but walks little; this goes on for long, with acknowledgments as frequent as reads."""
     chance = random.Random(1)
     walk = random_accounting()
     walk.begin()
-    settled = 0
+    num_acknowledged = 0
     for step in range(1500):
-        operation = chance.choices(("publish", "consume", "settle", "restart", "kill"), (4, 6, 8, 1, 0.1))[0]
+        operation = chance.choices(("publish", "consume", "acknowledge", "restart", "kill"), (4, 6, 8, 1, 0.1))[0]
         if step in (3, 40):
             walk.create_group()
         elif operation == "publish":
             walk.publish(chance.randint(1, 4), chance.randint(0, 2), chance.choice(("drop_oldest", "wait", "reject")))
         elif operation == "consume" and walk.groups:
             walk.consume(chance.randint(0, 1), chance.randint(1, 4))
-        elif operation == "settle" and any(group.pending for group in walk.groups.values()):
+        elif operation == "acknowledge" and any(group.pending for group in walk.groups.values()):
             picks = [chance.randrange(CAPACITY) for _ in range(chance.randint(1, 3))]
-            walk.settle(chance.randint(0, 1), picks, chance.random() < 0.1, chance.random() < 0.1)
-            settled += 1
+            walk.acknowledge(chance.randint(0, 1), picks, chance.random() < 0.1, chance.random() < 0.1)
+            num_acknowledged += 1
         elif operation == "restart":
             walk.restart_consumers()
         elif operation == "kill":
@@ -238,5 +241,5 @@ def test_the_books_balance_on_a_long_walk(random_accounting: type[Accounting]) -
             walk.server.start()
         walk.accounting_is_right()
     walk.teardown()
-    assert settled > 200
+    assert num_acknowledged > 200
     assert all(min(group.counts.values()) > 10 for group in walk.groups.values()), "the walk missed something"

@@ -138,7 +138,7 @@ def test_entries_that_waited_too_long_expire_unseen_and_pending_ones_do_not(redi
 
 @pytest.fixture
 def with_letter(prediction_queue: RedisPredictionQueue) -> tuple[RedisPredictionQueue, DeadLetter]:
-    """Two groups; the first gave up the second of three records, and both settled the rest."""
+    """Two groups; the first gave up the second of three records, and both acknowledged the rest."""
     for group in ("g", "other"):
         prediction_queue.create_group(group)
     prediction_queue.publish([prediction_record(number) for number in range(3)])
@@ -240,7 +240,7 @@ def test_latencies_are_counted_in_the_scripts_slots(prediction_queue: RedisPredi
     assert latency.sum_ms >= 60
 
 
-def test_symbols_keep_to_their_shard_in_order_and_the_books_are_sums(redis_server: RedisForTests) -> None:
+def test_symbols_keep_to_their_shard_in_order_and_the_accounting_is_a_sum(redis_server: RedisForTests) -> None:
     queue = ShardedQueue(redis_server.url, capacity=10, num_shards=3)
     queue.create_group("g")
     records = [prediction_record(number, symbol=pair) for number in range(4) for pair in PAIRS]
@@ -328,7 +328,7 @@ def test_another_number_of_shards_takes_over_what_waits_and_what_was_given_up(re
     new.close()
 
 
-def test_books_are_read_while_writes_are_paused_where_the_server_can(redis_server: RedisForTests) -> None:
+def test_the_accounting_is_read_while_writes_are_paused_where_the_server_can(redis_server: RedisForTests) -> None:
     queue = RedisPredictionQueue(redis_server.url, capacity=50)
     queue.create_group("g")
     queue.publish([prediction_record(0)])

@@ -219,7 +219,7 @@ def test_a_killed_server_is_an_unavailable_error_and_loses_nothing(
 def test_whoever_only_looks_gives_up_soon_where_the_server_hangs(
     prediction_queue: RedisPredictionQueue, redis_server: RedisForTests
 ) -> None:
-    looks = (
+    questions = (
         prediction_queue.accounting,
         prediction_queue.ping,
         lambda: prediction_queue.dead_letters.after(None, limit=1),
@@ -229,8 +229,8 @@ def test_whoever_only_looks_gives_up_soon_where_the_server_hangs(
     os.kill(redis_server.embedded.pid, signal.SIGSTOP)
     began = time.monotonic()
     try:
-        with ThreadPoolExecutor(len(looks)) as threads:
-            failures = [answer.exception() for answer in [threads.submit(look) for look in looks]]
+        with ThreadPoolExecutor(len(questions)) as threads:
+            failures = [answer.exception() for answer in [threads.submit(ask) for ask in questions]]
     finally:
         os.kill(redis_server.embedded.pid, signal.SIGCONT)
     assert all(isinstance(failure, UnavailableError) for failure in failures)
