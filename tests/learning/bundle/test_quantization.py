@@ -106,7 +106,7 @@ def test_a_bundle_keeps_calibration_windows_of_every_symbol_as_the_network_reads
     CalibrationWindows.choose(windows).save(tmp_path)
     kept = CalibrationWindows.load(tmp_path)
     assert kept is not None
-    part = windows.parts["calibrate"]
+    part = windows.parts["calibration"]
     assert kept.rows_NTF.shape == (NUM_KEPT, windows.lookback, len(windows.features))
     assert len(part) > NUM_KEPT
     every = {row.tobytes(): end for row, end in zip(windows.gather(part), part.tolist(), strict=True)}
