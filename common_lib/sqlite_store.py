@@ -143,9 +143,7 @@ class SqliteStore:
             _replace(staged, self.path)
 
     def connect(self) -> sqlite3.Connection:
-        """A connection to a file that is there, ours and of this version; rows are read by name.
-
-        Transactions are begun by hand (`transaction`).
+        """A connection to a file that is there, ours and of this version; transactions are begun by hand.
 
         Raises:
             sqlite3.Error: it is not there, or no file of this kind.
@@ -154,7 +152,6 @@ class SqliteStore:
         address = f"{self.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, timeout=self.timeout_s, isolation_level=None)
         try:
-            connection.row_factory = sqlite3.Row
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             if self._version(connection) < self.schema.version:
                 self._migrate(connection)

@@ -96,7 +96,7 @@ def test_steps_are_numbered_without_a_hole() -> None:
 
 def test_an_earlier_file_is_migrated_once_with_a_copy_beside(path: Path) -> None:
     with closing(opened(path, SECOND)) as connection:
-        assert [tuple(row) for row in connection.execute("SELECT text, mood FROM notes ORDER BY id")] == [
+        assert connection.execute("SELECT text, mood FROM notes ORDER BY id").fetchall() == [
             ("a", "calm"), ("b", "calm"), ("c", "calm"),
         ]  # fmt: skip
     kept = path.with_name("notes.db.v1.bak")
@@ -193,7 +193,7 @@ def test_a_migration_that_is_killed_goes_on_where_it_was(path: Path) -> None:
     assert version(path) == 2
     third = later(SECOND, 3, "UPDATE notes SET mood = 'glad'")
     with closing(opened(path, third)) as connection:
-        assert [tuple(row) for row in connection.execute("SELECT text, mood FROM notes")] == [
+        assert connection.execute("SELECT text, mood FROM notes").fetchall() == [
             ("a", "glad"), ("b", "glad"), ("c", "glad"),
         ]  # fmt: skip
     assert version(path.with_name("notes.db.v1.bak")) == 1

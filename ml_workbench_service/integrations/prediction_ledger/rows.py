@@ -207,8 +207,9 @@ def row_of(answered: Answered, asked: Asked) -> dict[str, Any]:
     }
 
 
-def on_the_wire(row: sqlite3.Row) -> RecordedPrediction:
+def on_the_wire(values: tuple[Any, ...]) -> RecordedPrediction:
     """A row of `WIRE`; it was checked when it was written."""
+    row = dict(zip(_ON_THE_WIRE, values, strict=True))
     reasons, level, known_ms = row["abstain_reasons"], row["level"], row["known_ms"]
     return RecordedPrediction(
         **{name: row[name] for name in _SAME_ON_THE_WIRE},
