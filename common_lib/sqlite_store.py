@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from common_lib.exceptions import UnavailableError
 
@@ -30,6 +30,17 @@ POLL_S = 0.01
 BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Insert(NamedTuple):
+    """An INSERT of a row given by name; bound by position, since binding by name takes half as long again."""
+
+    statement: str
+    names: tuple[str, ...]
+
+    def __call__(self, connection: sqlite3.Connection, row: Mapping[str, Any]) -> sqlite3.Cursor:
+        """Executes it."""
+        return connection.execute(self.statement, [row[name] for name in self.names])
 
 
 @dataclass(frozen=True)
@@ -53,12 +64,13 @@ class Table:
         columns = (f"{name} {declared}" for name, declared in self.columns.items())
         return f"CREATE TABLE {self.name} ({', '.join([*columns, *self.constraints])}) {self.options}"
 
-    def insert(self, *, without: Iterable[str] = (), verb: str = "INSERT") -> str:
-        """The INSERT of a row given by name, without columns that SQLite fills or that become known later."""
+    def insert(self, *, without: Iterable[str] = (), verb: str = "INSERT", then: str = "") -> Insert:
+        """The INSERT of a row, without columns that SQLite fills or that become known later; `then` follows it."""
         left_out = set(without)
         assert left_out <= set(self.columns), f"{self.name} has no {left_out - set(self.columns)}"
-        names = [name for name in self.columns if name not in left_out]
-        return f"{verb} INTO {self.name} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
+        names = tuple(name for name in self.columns if name not in left_out)
+        places = ", ".join("?" * len(names))
+        return Insert(f"{verb} INTO {self.name} ({', '.join(names)}) VALUES ({places}) {then}", names)
 
 
 def selected(names: Iterable[str], **tables: Table) -> str:

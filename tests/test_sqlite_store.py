@@ -73,14 +73,15 @@ def path(tmp_path: Path) -> Path:
     file = tmp_path / "notes.db"
     SqliteStore(file, FIRST, timeout_s=10.0).create()
     with closing(opened(file, FIRST)) as connection:
-        connection.executemany(NOTES.insert(without=("id",)), [{"text": each} for each in "abc"])
+        for each in "abc":
+            NOTES.insert(without=("id",))(connection, {"text": each})
     return file
 
 
 def test_statements_follow_from_the_columns() -> None:
     other = Table("moods", {"mood": "TEXT"})
     assert NOTES.create().strip() == "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL, UNIQUE (text))"
-    assert NOTES.insert(without=("id",)) == "INSERT INTO notes (text) VALUES (:text)"
+    assert NOTES.insert(without=("id",)).statement.strip() == "INSERT INTO notes (text) VALUES (?)"
     assert selected(("mood", "text"), n=NOTES, m=other) == "m.mood, n.text"
     for unknown in (lambda: NOTES.insert(without=("txet",)), lambda: selected(("txet",), n=NOTES)):
         with pytest.raises(AssertionError, match="txet"):

@@ -162,7 +162,7 @@ class SqliteMultipleTestingLog:
             if self._is_absent():
                 self._store.create()
             with closing(self._opened()) as connection, transaction(connection):
-                if connection.execute(_INSERT, row).rowcount:
+                if _INSERT(connection, row).rowcount:
                     symbols = [(symbol, kind, read.id) for symbol in dict.fromkeys(read.symbols)]
                     connection.executemany(_INSERT_SYMBOL, symbols)
                 return _number(connection, wanted)
