@@ -26,10 +26,10 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test lint format bench evaluate chaos backup restore gpu-check lock clean
+.PHONY: help setup serve test test-portable lint format bench evaluate chaos backup restore gpu-check lock clean
 
 help: ## this list
-	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 15
 
 setup: $(VENV)/.installed $(VENV)/.installed-dev ## virtual environment and packages, nothing else
 
@@ -38,6 +38,9 @@ serve: $(VENV)/.installed ## start the service; PORT, API_KEY … as in the READ
 
 test: $(VENV)/.installed-dev ## run the tests; ARGS="-k story" runs some
 	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+
+test-portable: $(VENV)/.installed-dev ## tests of bits and tolerances as a processor without AVX-512 and VNNI (qemu-user)
+	@$(BIN)/python -m tools.test_portable $(ARGS)
 
 lint: $(VENV)/.installed-dev ## style, types, floors, and that the requirements equal the lock
 	@$(BIN)/ruff check .

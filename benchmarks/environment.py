@@ -30,7 +30,7 @@ import numpy as np
 
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.market import Costs, FillRule, Floats, Ints
-from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
+from ml_workbench_service.market.trading_series import StackedBars, TradingSeries, build_trading_series
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
 from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
@@ -83,12 +83,15 @@ def series_of(close: Floats, *, fill: FillRule, costs: Costs) -> TradingSeries:
     """The bars as one run; the features are the peers' own, price and difference."""
     num, zeros = len(close), np.zeros(len(close), dtype=np.int64)
     return build_trading_series(
-        np.column_stack([close, np.insert(np.diff(close), 0, 0)]).astype(np.float32),
-        close_R=close,
-        available_at_ms_R=START_MS + np.arange(num) * HOUR_MS,
-        runs_R=zeros,
-        symbol_R=zeros,
-        symbols=("EUR/USD",),
+        StackedBars(
+            np.column_stack([close, np.insert(np.diff(close), 0, 0)]).astype(np.float32),
+            close_R=close,
+            available_at_ms_R=START_MS + np.arange(num) * HOUR_MS,
+            runs_R=zeros,
+            symbol_R=zeros,
+            symbols=("EUR/USD",),
+            spread_R=np.full(len(close), np.nan),
+        ),
         costs={"EUR/USD": costs},
         fill=fill,
     )

@@ -9,7 +9,7 @@ the position held and may also be short, which makes 2 to 3 % more weights. That
 first: random decisions give equal equity curves in both environments (`benchmarks.environment.compare`).
 
 The peer trains on in its own process, set-up not counted. Ours is the family's whole `train`: set-up, checks for a
-cancellation at every step and batch, the walk over the stopping part after each epoch. Both use one thread, and
+cancellation at every step and batch, the walk over the validation part after each epoch. Both use one thread, and
 processor time is counted, so that a busy machine slows nobody.
 """
 
@@ -24,6 +24,7 @@ from benchmarks.environment import ANYTRADING, PEERS, WINDOW, closes, compare, s
 from benchmarks.training_speed import TORCH, Contestant
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.accelerators.cpu import Cpu
+from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.contracts.market import Costs, Floats
 from ml_workbench_service.learning.data.windows import SymbolRows, build
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
@@ -43,26 +44,6 @@ MOST_EXTRA_WEIGHTS = 0.03
 HOUR_MS, START_MS = 3_600_000, 1_483_308_000_000
 
 
-class Listener:
-    """A report that nobody cancels; it counts how often it was asked."""
-
-    def __init__(self) -> None:
-        self.num_checks = 0
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Hears nothing."""
-
-    def say(self, message: str) -> None:
-        """Hears nothing."""
-
-    def warn(self, message: str) -> None:
-        """Hears nothing."""
-
-    def check(self) -> None:
-        """Goes on."""
-        self.num_checks += 1
-
-
 def problem_of(close: Floats) -> TrainingProblem:
     """The peers' bars as a training job cuts them; costs as theirs."""
     num = len(close)
@@ -78,7 +59,7 @@ def problem_of(close: Floats) -> TrainingProblem:
         close_N=close,
         spread_N=np.full(num, np.nan),
     )
-    windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, validation_split=0.1)
+    windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, split=0.1)
     costs = Costs(spread_pips=0, commission_bp=FEE * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
     return TrainingProblem(windows=windows, targets=(), costs={"EUR/USD": costs}, fill="next_close")
 
@@ -88,7 +69,7 @@ def our_turn(algorithm: str, problem: TrainingProblem) -> tuple[float, Trained]:
     name = algorithm.lower()
     family = Family.known[name]({**SETTINGS[algorithm], "lookback": WINDOW, "epochs": EPOCHS, "patience": EPOCHS})
     begun = time.process_time()
-    trained = family.train(problem, accelerator=Cpu(), report=Listener())
+    trained = family.train(problem, accelerator=Cpu(), report=SilentReport())
     seconds = time.process_time() - begun
     return EPOCHS * len(problem.windows.parts["train"]) / seconds, trained
 

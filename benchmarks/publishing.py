@@ -62,7 +62,7 @@ class Field:
         if name == XADD:
             spent = self._xadd.turn(**request, url=self._url)
         else:
-            self._queue.create_group("books")
+            self._queue.create_group("accounting")
             spent = self._ours.turn(**request, url=self._url, log_dir=logs if name == OURS else None)
             self._check_accounting(num)
         entries: Any = self._redis.xrange(PREDICTIONS_STREAM)

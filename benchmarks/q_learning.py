@@ -22,8 +22,8 @@ from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.market.costs import default_costs
-from ml_workbench_service.market.trading_series import TradingSeries
-from ml_workbench_service.reinforcement.tabular_q import QSettings, learn_tables
+from ml_workbench_service.market.trading_series import TradingSeries, segment_starts, step_table
+from ml_workbench_service.reinforcement.tabular_q import QSettings, VectorTabularQ
 from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
 from tools.peer_environments import python_with
 
@@ -59,9 +59,13 @@ def our_turn(series: TradingSeries, rows: Ints, bins: Ints, settings: QSettings)
     """All tables, several times over; updates per second."""
     begun = time.process_time()
     for _ in range(REPEATS):
-        learnt = learn_tables(series, rows, bins, num_bins=NUM_BINS, settings=settings, epochs=EPOCHS)
+        runs = VectorTabularQ(
+            step_table(series, rows), bins, segment_starts(rows), num_bins=NUM_BINS, settings=settings
+        )
+        for _ in range(EPOCHS):
+            runs.epoch()
     seconds = time.process_time() - begun
-    return learnt.values_LSA, REPEATS * len(settings) * EPOCHS * len(rows) / seconds
+    return runs.values_LSA, REPEATS * len(settings) * EPOCHS * len(rows) / seconds
 
 
 def main() -> None:

@@ -7,7 +7,7 @@ batch sizes, at most so many passes over the same training rows, early stopping 
 validation rows, and then train the winner. `AutoLSTM` runs without logging, checkpoints and progress bar, with one
 thread or two, whichever is faster; its optuna backend does not prune. Ours makes one trial at a time or two, whichever
 is faster, and runs as the service does: each trial in the log on disk and in the ledger, and the winner certified
-against leaks, judged on the test part and exported.
+against leaks, evaluated on the test part and exported.
 
 A score is 1 - loss ÷ loss of the forecast zero on the validation rows, the best of a trial's passes. A sweep that is
 over sooner and has found less has won nothing: the best scores are compared, the time to the worse of them is shown.
@@ -109,7 +109,7 @@ def main() -> None:
 
 
 def _rows(rows_RF: np.ndarray, ours: dict[str, Any]) -> str:
-    """The rows up to the end of our stopping part, in a file."""
+    """The rows up to the end of our validation part, in a file."""
     path = WORKPLACE / "sweep_rows.npy"
     np.save(path, rows_RF[: ours["num_rows"]])
     return str(path)

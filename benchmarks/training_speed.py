@@ -6,7 +6,7 @@ The same bars, the same network (4 features, 64 units, one linear output: the nu
 windows of 24 rows, the same batch size of 32, Adam with the same step. Each contestant is a process of its own; they
 take turns. Peers run without logging, checkpoints, progress bar, validation and worker processes, with one thread or
 two, whichever is faster for them, timed over batches alone. Ours runs the family's own `train`: dropout, gradient
-clipping, short windows, scoring of the stopping part, cancellation checks and the job's event log on disk.
+clipping, short windows, scoring of the validation part, cancellation checks and the job's event log on disk.
 
 The bars carry an injected signal (R² 64 %); a contestant whose loss does not fall has trained something else.
 """

@@ -1,1 +1,1 @@
-"""`make chaos`: every fault against every promise of the queue, many times, at random moments with printed seeds."""
+"""Chaos testing, `make chaos`: each fault against each promise of the queue, at random moments of printed seeds."""

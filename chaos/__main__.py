@@ -1,4 +1,4 @@
-"""Makes the table of faults and invariants: `python -m chaos [--runs N] [--only "cell;…"] [--seed N] [--exactly SEED]`.
+"""Chaos table of faults and invariants: `python -m chaos [--runs N] [--only "cell;…"] [--seed N] [--exactly SEED]`.
 
 Two runs at a time. Every run's seed is printed; `--only CELL --exactly SEED` repeats one. Ends with 1 where an
 invariant was violated or a run could not be made. A whole run writes its table into docs/resilience.md.

@@ -1,4 +1,4 @@
-"""The rows of the table: which faults, alone and together, and the flood that they meet."""
+"""Rows of the chaos table: which faults, alone and together, and the flood that they meet."""
 
 import random
 from collections.abc import Mapping

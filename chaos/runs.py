@@ -1,4 +1,4 @@
-"""One run of a cell, in whatever process; its histories are kept where an invariant was violated."""
+"""Chaos run: one of a cell, in whatever process; its histories are kept where an invariant was violated."""
 
 import shutil
 import tempfile
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chaos.cells import Cell
+from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.contracts.resilience import ResilienceReport
 from ml_workbench_service.workflows.run_resilience_test import run_resilience_test
 
@@ -23,27 +24,11 @@ class Done:
     kept: str = ""  # where the histories of a violation lie
 
 
-class Quiet:
-    """A report that nobody hears."""
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Says nothing."""
-
-    def say(self, message: str) -> None:
-        """Says nothing."""
-
-    def warn(self, message: str) -> None:
-        """Says nothing."""
-
-    def check(self) -> None:
-        """Nobody cancels."""
-
-
 def run_once(cell: Cell, seed: int) -> Done:
     """One run in a folder of its own, kept where an invariant was violated."""
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     try:
-        report = run_resilience_test(cell.request(seed), folder / "run", Quiet())
+        report = run_resilience_test(cell.request(seed), folder / "run", SilentReport())
     except Exception as error:  # a run that cannot be made is a row's failure, and must not end the others
         return Done(cell.name, seed, None, f"{type(error).__name__}: {error}", str(_keep(folder, cell, seed)))
     if report.passed or not cell.is_promised:

@@ -1,4 +1,4 @@
-"""The table of faults and invariants, as text, and its place in docs/resilience.md."""
+"""Chaos table as Markdown, and its place in docs/resilience.md."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""`create_app(settings)`: the FastAPI app, its routes and its life: what opens at start, and closes in reverse.
+"""Application factory, `create_app(settings)`: the routes, and the life: what opens at start, and closes in reverse.
 
 One service owns a STATE_DIR: an exclusive lock says so. The embedded Redis, the agent and the tracker start and stop
 with the service; training workers outlive it and are adopted again.
@@ -22,7 +22,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from common_lib.exceptions import PlatformError, UnavailableError
 from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
-from ml_workbench_service import __version__, accelerators
+from ml_workbench_service import __version__, accelerators, families
 from ml_workbench_service.api import (
     agents,
     catalogue,
@@ -195,7 +195,7 @@ def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
 def _ledger(
     settings: Settings, workbench: Workbench, intervals: LiveIntervals, metrics: Metrics, stack: AsyncExitStack
 ) -> PredictionLedger:
-    """Where live answers are kept, and who settles their outcomes; closed after serving."""
+    """Where live answers are kept, and who resolves their outcomes; closed after serving."""
     found = PredictionLedger(workbench.state_dir / "predictions.db", max_rows=settings.PREDICTION_LEDGER_ROWS)
     found.start()
     stack.callback(found.close)
@@ -312,7 +312,7 @@ def _stopping_event(stack: AsyncExitStack) -> asyncio.Event:
 def _revived(redis: EmbeddedRedis) -> Callable[[], None]:
     """What brings the embedded server back when it has ended."""
 
-    def look() -> None:
+    def check() -> None:
         if redis.is_running:
             return
         log.warning("the embedded redis-server ended; it is started again with its data")
@@ -322,7 +322,7 @@ def _revived(redis: EmbeddedRedis) -> Callable[[], None]:
         except PlatformError as error:
             log.error("the embedded redis-server cannot be started: %s", error.message)
 
-    return look
+    return check
 
 
 def _repeat(name: str, every_s: float, work: Callable[[], object], stack: AsyncExitStack) -> None:
@@ -352,3 +352,5 @@ def _counter(metrics: Metrics) -> Callable[[Job], None]:
 def _say_where(settings: Settings) -> None:
     address = f"http://{settings.HOST}:{settings.PORT}"
     log.info("ML Workbench is ready: %s (API pages: %s/docs)", address, address)
+    for name, fault in families.plugins.faults().items():  # found at the import, before there was a log
+        log.error("family %s is left out: %s", name, fault)

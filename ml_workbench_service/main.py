@@ -1,4 +1,4 @@
-"""`app` for `uvicorn ml_workbench_service.main:app`, and `python -m ml_workbench_service.main`."""
+"""ASGI entry point: `app` for `uvicorn ml_workbench_service.main:app`, and `python -m ml_workbench_service.main`."""
 
 import sys
 

@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m studies", description="The tables of docs/evaluation.md.")
     parser.add_argument("--seed", type=int, default=0, help="of all random numbers (default 0)")
     parser.add_argument("--only", help=f"tables by name, with commas: {', '.join(ALL)}")
-    parser.add_argument("--quick", action="store_true", help="very small, judges and writes nothing")
+    parser.add_argument("--quick", action="store_true", help="very small, checks no goal and writes nothing")
     parser.add_argument("--document", type=Path, default=DOCUMENT, help="where the tables stand")
     return parser
 

@@ -1,7 +1,8 @@
 """Injected leaks and clean pipelines: a real training's certificate finds all of the ones and is silent on the others.
 
-A inject (`injects`) is in force while the whole training runs, certificate included, as a mistake in the code would be.
-Columns that know the future, and honest ones, stand in the user's own bars beside three indicators.
+An injected leak (`injected_leaks`) is in force while the whole training runs, certificate included, as a mistake in
+the code would be. Columns that know the future, and honest ones, stand in the user's own bars beside three
+indicators.
 """
 
 from dataclasses import dataclass
@@ -18,13 +19,13 @@ from studies.tables import Goal, Run, Table, of_all, share
 from studies.workers import in_workers
 
 NUM_BARS = 9_000
-INJECTION, COLUMN, HONEST, CLEAN = "plant", "column", "honest", "clean"
+INJECTION, COLUMN, HONEST, CLEAN = "injection", "column", "honest", "clean"
 LEAKS, RIGHT = (INJECTION, COLUMN), (HONEST, CLEAN)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One training: the inject, column or pipeline of this number."""
+    """One training: the injected leak, column or pipeline of this number."""
 
     kind: str
     number: int
@@ -60,7 +61,7 @@ def certified(case: Case) -> Certified:
 
 
 def cases(seed: int) -> list[Case]:
-    """Everything there is."""
+    """Every leak, column and pipeline, once."""
     series = null_series(100, seed=seed, number=0)
     numbers = {
         INJECTION: len(INJECTED_LEAKS),
@@ -143,7 +144,7 @@ def _read(name: str, card: ModelCard) -> Certified:
 
 
 def _request(features: list[str]) -> dict[str, Any]:
-    """`linear` for a moment; injects may ask for another type."""
+    """`linear` for a moment; an injected leak may ask for another type."""
     return {
         "name": "Leak",
         "model_type": "time_series",

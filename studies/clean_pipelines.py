@@ -1,4 +1,4 @@
-"""Twenty pipelines in which nothing is wrong: all families, targets of every measure, three kinds of bars.
+"""Clean pipelines, twenty in which nothing is wrong: all families, targets of every measure, three kinds of bars.
 
 Whatever the certificate finds here is a false alarm. Settings are small: nobody asks what these models know.
 """
@@ -36,7 +36,7 @@ class Pipeline:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Family, targets and kind of bars, as the table names it."""
         targets = [self.target] if isinstance(self.target, str) else self.target or [self.model_type]
         return f"{self.family}, {' and '.join(targets)}, {self.bars} bars"
 
@@ -48,7 +48,7 @@ PIPELINES = (
     Pipeline("linear", "time_series", "price_change_1h", INDICATORS, SHORT),
     Pipeline("linear", "time_series", "price_change_24h", LEVELS, SHORT),
     Pipeline("linear", "time_series", "volatility_4h", INDICATORS, SHORT),
-    Pipeline("linear", "time_series", "log_return_3", ["signal", *INDICATORS], SHORT, "planted", {"timeframe": "1h"}),
+    Pipeline("linear", "time_series", "log_return_3", ["signal", *INDICATORS], SHORT, "injected", {"timeframe": "1h"}),
     Pipeline("linear", "time_series", "price_change_1d", INDICATORS, SHORT, "embedded", DAILY),
     Pipeline("linear", "time_series", "volatility_5d", INDICATORS, SHORT, "embedded", DAILY),
     Pipeline("linear", "time_series", "price_change_1h", LEVELS, SHORT, "embedded", HOURLY),
@@ -101,7 +101,7 @@ def train(number: int, seed: int) -> ModelCard:
     write = None
     if pipeline.bars == "null":
         write = null_series(NUM_BARS, seed=seed, number=1000 + number).write
-    elif pipeline.bars == "planted":
+    elif pipeline.bars == "injected":
         write = injected_series(NUM_BARS, seed=seed, number=1000 + number, r2=0.05).write
     with bench_on(write) as workbench:
         return train_once(workbench, request_of(pipeline))

@@ -1,7 +1,7 @@
-"""Trainings as the service does them, on bars of our own: plan, workflow, published card. Nothing here is a short cut.
+"""Training workflow on bars of our own, as the service runs it: plan, workflow, published card; no short cut.
 
-Each series has a folder of its own with bars, registry and state, so that its ledgers know one look and nobody else's
-trials.
+Each series has a folder of its own with bars, registry and state, so that its ledgers know one test-set evaluation
+and nobody else's trials.
 """
 
 import shutil
@@ -15,7 +15,7 @@ from typing import Any
 
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.experiments import ExperimentRequest
-from ml_workbench_service.contracts.jobs import JobKind, JobSpec, Report
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec, Report, SilentReport
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench
@@ -28,27 +28,18 @@ from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_trai
 MEMORY_GB = 16.0
 
 
-class Notes:
+class Notes(SilentReport):
     """A `Report` that keeps the best of each figure it hears; nobody cancels."""
 
     def __init__(self) -> None:
         self.best: dict[str, float] = {}
         self.warnings: list[str] = []
+        super().__init__(warn=self.warnings.append)
 
     def __call__(self, step: int, total: int, **metrics: float) -> None:
         """Keeps what is larger than before."""
         for name, value in metrics.items():
             self.best[name] = max(value, self.best.get(name, value))
-
-    def say(self, message: str) -> None:
-        """Nobody reads along."""
-
-    def warn(self, message: str) -> None:
-        """Keeps the warning."""
-        self.warnings.append(message)
-
-    def check(self) -> None:
-        """Nobody cancels."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Leaks, injected at run time into the very objects that make a training's matrix: the certificate has to find each.
+"""Look-ahead leaks, injected at run time into what makes a training's matrix: the certificate has to find each.
 
-Every inject is a small mistake that somebody made once, in the wrong place of an otherwise clean pipeline: it replaces
-an indicator, scaler, label, splitter or search while its context lasts, and nothing else. The certificate's code knows
+Every one is a small mistake that somebody made once, in the wrong place of an otherwise clean pipeline: it replaces an
+indicator, scaler, label, splitter or search while its context lasts, and nothing else. The certificate's code knows
 none of them. `columns` makes the other kind: columns of a user's own file that know the future.
 
 Legend: N bars, F features, K targets, W windows.
@@ -27,7 +27,7 @@ from ml_workbench_service.market.features.indicators import Indicator
 from ml_workbench_service.market.targets import Labels
 
 FEATURES = ("sma_20", "rsi_14", "high_low_range")
-"""What trainings with injects read; several injects replace one of these."""
+"""What trainings with injected leaks read; several leaks replace one of these."""
 
 Injection = Callable[[], AbstractContextManager[None]]
 
@@ -212,7 +212,7 @@ def _rule_of_all(finish: Callable[[Labelling, Mapping[str, int]], Sequence[Float
     """The regimes' thresholds are quantiles of the whole history."""
 
     def leaking(self: Labelling, borders_ms: Mapping[str, int]) -> Sequence[Floats]:
-        return finish(self, {**borders_ms, "stop": np.iinfo(np.int64).max})
+        return finish(self, {**borders_ms, "validation": np.iinfo(np.int64).max})
 
     return leaking
 

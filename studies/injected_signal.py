@@ -47,7 +47,7 @@ class InjectedSignal:
 
 @dataclass(frozen=True)
 class Found:
-    """What became of one."""
+    """The verdict on the model of one series, and how much of the signal it recovered."""
 
     verdict: str
     certificate: str
@@ -121,9 +121,9 @@ def tables(run: Run) -> list[Table]:
         )
         for lookback, num_series in counts.items()
     }
-    judged = found[LOOKBACK]
-    rate = sum(each.verdict == "skill" for each in judged) / len(judged)
-    recovery = float(np.median([each.recovery for each in judged]))
+    sensible = found[LOOKBACK]
+    rate = sum(each.verdict == "skill" for each in sensible) / len(sensible)
+    recovery = float(np.median([each.recovery for each in sensible]))
     goals = [
         Goal("injected signal: share with skill", rate, LEAST_FOUND),
         Goal("injected signal: median recovery", recovery, LEAST_RECOVERY),

@@ -1,6 +1,7 @@
-"""Intervals as a table: `studies.intervals` measures, this says what it must show.
+"""Interval coverage as a table: `studies.intervals` measures, this says what it must show.
 
-Judged are the service's live intervals, over all simulated and all real series, for each horizon; groups stand beside.
+The goals are for the service's live intervals, over all simulated and all real series, for each horizon; groups stand
+beside.
 """
 
 from typing import Any
@@ -33,7 +34,7 @@ def tables(run: Run) -> list[Table]:
     ]
     caption = (
         "Residuals of the random walk over one bar and over four, in blocks of calibration and live bars. *Published* "
-        "is the interval that the test part is judged with, *live* the one that learns from outcomes. Terciles by "
+        "is the interval of the test part's card, *live* the one that learns from outcomes. Terciles by "
         f"another volatility than the intervals' own ({MAIN}); spread is the largest less the smallest of the three."
     )
     columns = [

@@ -1,4 +1,4 @@
-"""Whether live intervals keep covering nine of ten, in calm and in storm: ours beside MAPIE's on the same residuals.
+"""Interval coverage, live: whether nine of ten stay covered in calm and storm; MAPIE beside it on the same residuals.
 
     python -m studies.intervals [--seed 0] [--bars FOLDER]
 
@@ -8,8 +8,8 @@ series is walked in blocks: calibrate on some bars, then be live on the next, wh
 
 - split: MAPIE's split conformal intervals on the absolute residual, in an environment of its own. Before anything else
   our own radius on unscaled residuals must equal its half-width.
-- published: split conformal on |residual| ÷ EWMA volatility, what a card's test part is judged with.
-- live: the same, stretched by the service's own `VersionIntervals`, which sees one bar's price after the other.
+- published: split conformal on |residual| ÷ EWMA volatility, as a card shows for the test part.
+- live: the same, scaled by the service's own `VersionIntervals`, which sees one bar's price after the other.
 
 Terciles are of each block's bars by another ex-ante volatility than the interval's own. Widths are means over all bars.
 

@@ -1,8 +1,8 @@
 """Null series: where nobody can have skill, at most one model in twenty may be told that it has.
 
 Every series is another driftless market (`series.null_series`), with a registry and ledgers of its own: one training,
-one look. The naive rule that the verdict is compared with is what most tools show: the best validation score beats the
-random walk.
+one test-set evaluation. The naive rule that the verdict is compared with is what most tools show: the best validation
+score beats the random walk.
 """
 
 from collections import Counter
@@ -111,7 +111,7 @@ def tables(run: Run) -> list[Table]:
         "jumps, with hidden regimes and with both; each with parameters of its own. `price_change_1h` from "
         f"{names(FEATURES)}, lookback 8, `validation_split` 0.4. The search goes over learning rate, batch size, "
         "lookback and features. "
-        "Every series is judged once (`looks` is 1)."
+        "Every series gets one verdict from one test-set evaluation (`looks` is 1)."
     )
     columns = [
         "model", "`skill`", "exact 95 % interval", "`insufficient_data`", "certificate failed", "`profitable`",

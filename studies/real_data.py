@@ -1,7 +1,7 @@
 """Real data: every family on the ECB's daily fixings of three pairs, 1999 to 2025, and what its card says.
 
 All rows are trained by one service with one pair of ledgers, in the order of the table. So each further bet on the
-price reads the same test part once more, and its p-value is multiplied by the looks that there were.
+price reads the same test part once more, and its p-value is multiplied by the test-set evaluations so far.
 """
 
 from dataclasses import dataclass, field
@@ -94,8 +94,8 @@ def tables(run: Run) -> list[Table]:
     caption = (
         f"Daily ECB fixings of {', '.join(SYMBOLS)}, 1999 to 2025, one model for all three, the last 30 % untouched "
         "until it is judged. *Skill* is 1 - loss ÷ baseline's loss (for policies the gain in net return a bar); "
-        "*p* is that against the hardest baseline, adjusted for the looks. One service trained all rows, from above to "
-        "below."
+        "*p* is that against the hardest baseline, adjusted for the test-set evaluations. One service trained all "
+        "rows, from above to below."
     )
     columns = [
         "family",
@@ -104,7 +104,7 @@ def tables(run: Run) -> list[Table]:
         "skill: `linear`",
         "hardest",
         "p",
-        "looks",
+        "evaluations",
         "verdict",
         "net",
         "economic",

@@ -1,4 +1,4 @@
-"""How a table is made, judged and written: rows, the goals it has to meet, and its place in docs/evaluation.md.
+"""Result tables: rows, the goals that they have to meet, and their place in docs/evaluation.md.
 
 A table stands between `<!-- name: written by make evaluate -->` and `<!-- end -->`; what people wrote around it stays.
 """

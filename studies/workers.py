@@ -1,4 +1,4 @@
-"""Work by processes of one core each, begun anew; the service's own choice of threads in them then is one."""
+"""Worker processes of one core each, begun anew; the service's own choice of threads in them then is one."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence

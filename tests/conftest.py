@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from ml_workbench_service.accelerators.processor import processor_features
 from tests.service_process import SEED_TRAIN, ServiceProcess
 
 SMALL_TRAIN: dict[str, Any] = {
@@ -16,6 +17,11 @@ SMALL_TRAIN: dict[str, Any] = {
     "start_date": "2024-06-01T00:00:00Z",
     "hyperparameters": {"lstm_units": 8, "epochs": 2, "batch_size": 128},
 }
+
+
+def pytest_report_header() -> str:
+    """What bits and tolerances were compared on."""
+    return f"processor: {' '.join(processor_features())}"
 
 
 @pytest.fixture(autouse=True)

@@ -29,9 +29,9 @@ from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.resources import Addresses, Workbench
 from ml_workbench_service.serving.model import ServedModel, load_model
+from ml_workbench_service.testing.synthetic import Recorder
 from ml_workbench_service.workflows import train
 from ml_workbench_service.workflows.plan_training import plan_training
-from tests.learning.synthetic import Recorder
 
 FIRST_MS = int(datetime(2020, 1, 5, 22, tzinfo=UTC).timestamp()) * 1000
 DEVIATION = 0.001

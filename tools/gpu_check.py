@@ -30,6 +30,7 @@ from ml_workbench_service import families as families  # loading the package reg
 from ml_workbench_service.accelerators import Accelerator, choose, inference_providers
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.accelerators.cuda import is_hidden
+from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.training import ModelType, parse_target
 from ml_workbench_service.learning.bundle.export import TOLERANCE as ANSWERED
@@ -72,22 +73,6 @@ class Watched(Cpu):
         """The processor's device."""
         self.was_asked = True
         return super().for_training()
-
-
-class Silent:
-    """A `Report` that nobody reads."""
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Nothing."""
-
-    def say(self, message: str) -> None:
-        """Nothing."""
-
-    def warn(self, message: str) -> None:
-        """Nothing."""
-
-    def check(self) -> None:
-        """Nothing."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -135,12 +120,12 @@ def check(kind: type[Family], accelerator: Accelerator) -> Iterator[tuple[bool, 
         return
     family, processor = small(kind), Watched()
     problem = task_for_check(family)
-    wanted = family.train(problem, accelerator=processor, report=Silent())
+    wanted = family.train(problem, accelerator=processor, report=SilentReport())
     if not processor.was_asked:
         yield True, "learns without torch: no accelerator is asked for"
         return
     begun = time.perf_counter()
-    found = family.train(problem, accelerator=accelerator, report=Silent())
+    found = family.train(problem, accelerator=accelerator, report=SilentReport())
     seconds = time.perf_counter() - begun
     windows_NTF = problem.windows.gather(problem.windows.parts["test"])
     if kind.model_type is ModelType.REINFORCEMENT_LEARNING:
@@ -177,7 +162,7 @@ def task_for_check(family: Family) -> TrainingProblem:
         features=FEATURES,
         is_level=[store.kind_of(each) == "level" for each in FEATURES],
         lookback=family.lookback,
-        validation_split=0.4,
+        split=0.4,
         scales_labels=[not target.classes for target in targets],
         finish_labels=labelling.finish,
     )

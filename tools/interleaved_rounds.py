@@ -1,4 +1,4 @@
-"""How every benchmark measures and tells: interleaved rounds, medians, ratios of one round, a table, a file.
+"""Interleaved rounds, as every benchmark measures: medians, ratios of one round, a table, a file.
 
 A busy machine slows all contestants of a round alike. So a ratio is taken within each round, and the median over the
 rounds is reported; the figures beside it are medians too.
@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from ml_workbench_service.accelerators.processor import processor_features
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKPLACE = ROOT / ".bench"
@@ -68,13 +70,15 @@ def show(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> N
 
 def conclude(name: str, goals: Sequence[Goal], figures: Mapping[str, Any]) -> None:
     """Prints the goals and keeps everything in `.bench/results/<name>.json`."""
+    processor = " ".join(processor_features())
     for goal in goals:
         print(f"  {goal}")
+    print(f"  measured on {os.cpu_count()} cores with {processor}")
     folder = WORKPLACE / "results"
     folder.mkdir(parents=True, exist_ok=True)
     result = {
         "benchmark": name,
-        "machine": {"cores": os.cpu_count(), "processor": platform.machine(), "python": platform.python_version()},
+        "machine": {"cores": os.cpu_count(), "processor": processor, "python": platform.python_version()},
         "goals": [{"name": g.name, "reached": g.reached, "wanted": g.wanted, "met": g.met} for g in goals],
         "figures": dict(figures),
     }

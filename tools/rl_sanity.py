@@ -10,6 +10,7 @@ import time
 import numpy as np
 
 from ml_workbench_service import families as families  # registers them
+from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
@@ -25,22 +26,6 @@ SYMBOL = "EUR/USD"
 FEATURES = ("rsi_14", "macd", "return_1", "volatility_24")
 START_MS, END_MS = 0, 4_102_444_800_000  # 1970 to 2100: all there is
 VALIDATION_SPLIT = 0.2
-
-
-class Listener:
-    """A report that nobody cancels."""
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Hears nothing."""
-
-    def say(self, message: str) -> None:
-        """Hears nothing."""
-
-    def warn(self, message: str) -> None:
-        """Hears nothing."""
-
-    def check(self) -> None:
-        """Goes on."""
 
 
 def real_rates(lookback: int) -> TrainingProblem:
@@ -68,9 +53,7 @@ def problem_of(table: FeatureTable, *, lookback: int, is_level: list[bool]) -> T
     """Windows, parts and costs, as a training job cuts them."""
     costs = {SYMBOL: resolved_costs(SYMBOL)}
     labelling = label_tables([table], features=FEATURES, columns=[table.columns], targets=(), costs=costs)
-    windows = build(
-        labelling.rows, features=FEATURES, is_level=is_level, lookback=lookback, validation_split=VALIDATION_SPLIT
-    )
+    windows = build(labelling.rows, features=FEATURES, is_level=is_level, lookback=lookback, split=VALIDATION_SPLIT)
     return TrainingProblem(windows=windows, targets=(), costs=costs, fill=table.fill)
 
 
@@ -101,7 +84,7 @@ def main() -> None:
         assert isinstance(family, PolicyFamily)
         for data, make in (("ECB, daily EUR/USD", real_rates), ("random walk", random_walk)):
             begun = time.process_time()
-            found = run(family, make(family.lookback), report=Listener())
+            found = run(family, make(family.lookback), report=SilentReport())
             print(row(kind.name, data, found, time.process_time() - begun), flush=True)
 
 

@@ -1,12 +1,13 @@
 """Ours: the tuning workflow itself, from bars in a folder to the winner's published card, with everything switched on.
 
-Trials go into the log on disk and the ledger; the winner is trained, certified, judged on the test part and exported.
-Pruning is what the service offers: the median of the trials before.
+Trials go into the log on disk and the ledger; the winner is trained, certified, evaluated on the test part and
+exported. Pruning is what the service offers: the median of the trials before.
 """
 
 import os
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +21,44 @@ from studies.fits import bench_at, tune_once
 _warm: list[bool] = []
 
 
-def sweep(
-    bars: str,
-    space: dict[str, list[Any]],
-    features: list[str],
-    epochs: int,
-    patience: int,
-    split: float,
-    seed: int,
-    trials_at_a_time: int,
-) -> dict[str, Any]:
-    """One whole sweep; when each trial had ended, its best score on the stopping part, and the parts' sizes."""
+@dataclass(frozen=True)
+class SweepRequest:
+    """What the benchmark asks for: a grid over a folder of bars, with at most so many epochs a trial."""
+
+    bars: str
+    space: dict[str, list[Any]]
+    features: list[str]
+    epochs: int
+    patience: int
+    split: float
+    seed: int
+    trials_at_a_time: int
+
+
+def sweep(asked: SweepRequest) -> dict[str, Any]:
+    """One whole sweep; when each trial had ended, its best score on the validation part, and the parts' sizes."""
     body = {
         "name": "Sweep",
         "base": {
             "name": "Sweep", "model_type": "time_series", "family": "lstm", "target": "price_change_1d",
-            "features": features, "symbols": ["EUR/USD"], "start_date": "1980-01-01T00:00:00Z",
-            "end_date": "2026-01-01T00:00:00Z", "validation_split": split,
-            "hyperparameters": {"lookback": LOOKBACK, "epochs": epochs, "patience": patience, "dropout": 0.0},
+            "features": asked.features, "symbols": ["EUR/USD"], "start_date": "1980-01-01T00:00:00Z",
+            "end_date": "2026-01-01T00:00:00Z", "validation_split": asked.split,
+            "hyperparameters": {
+                "lookback": LOOKBACK, "epochs": asked.epochs, "patience": asked.patience, "dropout": 0.0,
+            },
         },
-        "search_space": {name: {"choices": choices} for name, choices in space.items()},
+        "search_space": {name: {"choices": choices} for name, choices in asked.space.items()},
         "sampler": "grid",
         "pruner": "median",
-        "seed": seed,
+        "seed": asked.seed,
     }  # fmt: skip
-    with tempfile.TemporaryDirectory() as root, bench_at(Path(root), f"file://{bars}") as workbench:
+    with tempfile.TemporaryDirectory() as root, bench_at(Path(root), f"file://{asked.bars}") as workbench:
         os.environ.update(
-            FEATURE_STORE_URL=f"file://{bars}", MODEL_REGISTRY_PATH=f"{root}/registry", STATE_DIR=f"{root}/state",
+            FEATURE_STORE_URL=f"file://{asked.bars}", MODEL_REGISTRY_PATH=f"{root}/registry", STATE_DIR=f"{root}/state",
             ACCELERATOR="cpu",
         )  # fmt: skip
         begun, begun_ms = time.perf_counter(), to_ms(utc_now())
-        tuned = tune_once(workbench, body, max_workers=trials_at_a_time)
+        tuned = tune_once(workbench, body, max_workers=asked.trials_at_a_time)
         total_s = time.perf_counter() - begun
         available_at_ms = workbench.feature_store.fetch(
             ["EUR/USD"], "1d", start_ms=None, end_ms=None, features=["close"]
@@ -75,9 +83,10 @@ def sweep(
 def turn(space: dict[str, list[Any]], **asked: Any) -> dict[str, Any]:
     """One sweep; before the first, the middle setting alone, so that libraries are loaded on both sides."""
     if not _warm:
-        sweep(space={name: [sorted(choices)[len(choices) // 2]] for name, choices in space.items()}, **asked)
+        middle = {name: [sorted(choices)[len(choices) // 2]] for name, choices in space.items()}
+        sweep(SweepRequest(space=middle, **asked))
         _warm.append(True)
-    return sweep(space=space, **asked)
+    return sweep(SweepRequest(space=space, **asked))
 
 
 if __name__ == "__main__":  # processes of parallel trials import this file

@@ -1,4 +1,4 @@
-"""Ours: the family's own `train` with everything on: dropout, clipping, short windows, stopping part, event log.
+"""Ours: the family's own `train` with everything on: dropout, clipping, short windows, validation part, event log.
 
 A window that training cuts short is counted by its share of rows, so that cutting wins nothing here.
 """
@@ -23,7 +23,7 @@ from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
 from ml_workbench_service.learning.fitting.loop import SHORT_SHARE
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
-from ml_workbench_service.learning.networks.recurrent_family import MIN_WINDOW
+from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW
 
 HOUR_MS = 3_600_000
 FAMILIES: dict[str, tuple[type[Any], str]] = {"LSTM": (Lstm, "lstm_units"), "GRU": (Gru, "gru_units")}
@@ -66,7 +66,7 @@ def windows_of(rows_RF: np.ndarray) -> Windows:
     )
     features = [f"f{number}" for number in range(rows_RF.shape[1])]
     level = [False] * len(features)
-    return build([table], features=features, is_level=level, lookback=LOOKBACK, validation_split=VALIDATION_SPLIT)
+    return build([table], features=features, is_level=level, lookback=LOOKBACK, split=VALIDATION_SPLIT)
 
 
 def turn(cell: str, bars: str, num_batches: int) -> dict[str, Any]:

@@ -1,5 +1,7 @@
-"""Hardware: one file each, or a plug-in. `choose` takes the best that is there for training, or the one that is named;
-`inference_providers` says what answers. Written by whom it may: docs/integration_notes.md leads through a plug-in."""
+"""Accelerators: one file a kind of hardware, or a plug-in (docs/integration_notes.md writes one).
+
+`choose` takes the best that is there for training, or the one that is named; `inference_providers` says what answers.
+"""
 
 from importlib import import_module
 from pkgutil import iter_modules

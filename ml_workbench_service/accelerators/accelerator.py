@@ -11,7 +11,8 @@ Provider = str | tuple[str, Mapping[str, str]]
 class Accelerator(ABC):
     """One kind of hardware. `preference` decides among those available: the highest wins.
 
-    Torch is imported inside the methods: the API process loads these classes too, and asks for providers alone.
+    Torch is imported inside the methods: the API process loads these classes too, and asks for providers alone. They
+    offer onnxruntime providers instead of making predictors, since they stand below them.
     """
 
     name: ClassVar[str]

@@ -1,4 +1,4 @@
-"""Which accelerator: the most preferred one that is there, or the one that the user named, and then no other."""
+"""Accelerator selection: the most preferred one that is there, or the one that the user named, and then no other."""
 
 import difflib
 import logging
@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from common_lib.exceptions import DataValidationError, UnavailableError
-from ml_workbench_service.accelerators import plugins
+from common_lib.plugins import Plugins
 from ml_workbench_service.accelerators.accelerator import Accelerator, Provider
 
 PROCESSOR: Sequence[Provider] = ("CPUExecutionProvider",)
 Answer = TypeVar("Answer")
+
+plugins = Plugins("ml_workbench.accelerators", "accelerator", lambda: Accelerator.known)
 
 log = logging.getLogger(__name__)
 

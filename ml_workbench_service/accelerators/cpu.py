@@ -1,4 +1,4 @@
-"""The processor: always there. Small networks gain from two threads on a quiet machine, and little from more."""
+"""CPU: always there. Small networks gain from two threads on a quiet machine, and little from more."""
 
 import os
 from collections.abc import Sequence
@@ -28,5 +28,5 @@ class Cpu(Accelerator):
         return torch.device("cpu")
 
     def inference_providers(self) -> Sequence[Provider]:
-        """onnxruntime's own."""
+        """The processor's own, which onnxruntime always has."""
         return ("CPUExecutionProvider",)

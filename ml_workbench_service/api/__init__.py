@@ -1,1 +1,1 @@
-"""HTTP: parse, call one function, return a contract. One file per resource."""
+"""HTTP routes: parse, call one function, return a contract. One file per resource."""

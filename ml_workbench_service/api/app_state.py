@@ -1,4 +1,4 @@
-"""`AppState`: what the routes work with, opened by the app's lifespan; `service` hands it to a route."""
+"""Application state: what the routes work with, opened by the app's lifespan; `service` hands it to a route."""
 
 import asyncio
 import hashlib

@@ -4,7 +4,7 @@ import asyncio
 
 from fastapi import APIRouter
 
-from ml_workbench_service import families as families  # loading the package registers every family
+from ml_workbench_service import __version__, families  # loading the package registers every family
 from ml_workbench_service.api.app_state import AppStateDep
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
@@ -20,6 +20,7 @@ class FeatureList(Contract):
     features: tuple[FeatureDescription, ...]
 
 
+PACKAGE = f"ml-workbench-service=={__version__}"
 router = APIRouter(tags=["catalogue"])
 
 
@@ -34,6 +35,7 @@ async def list_model_types() -> ModelTypeList:
                     FamilyDescription(
                         name=family.name,
                         is_default=family.is_default,
+                        package=families.plugins.packages.get(family.name, PACKAGE),
                         summary=(family.__doc__ or "").strip().splitlines()[0],
                         hyperparameters=family.Hyperparameters.model_json_schema(),
                     )

@@ -6,11 +6,12 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Path, Query, Response
 
-from common_lib.exceptions import ConflictError, IdempotencyMismatchError, UpstreamError
+from common_lib.exceptions import ConflictError, UpstreamError
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.app_state import AppState, AppStateDep, Idempotency, IdempotencyDep
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
+from ml_workbench_service.api.submission import KEPT, check_same_body
 from ml_workbench_service.contracts.contract import NAME_PATTERN, UtcDatetime, utc_now
 from ml_workbench_service.contracts.deployment import Deployment, DeploymentList, DeploymentTarget, DeployRequest
 from ml_workbench_service.contracts.errors import failures
@@ -18,7 +19,6 @@ from ml_workbench_service.workflows.deploy import DeployedAlready, Sender, deplo
 
 router = APIRouter(tags=["deployments"])
 DeploymentIdPath = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$", description="`id` of a deployment.")]
-KEPT_HOURS = 24
 KEPT_INSIDE = {"idempotency_key", "body_digest"}
 """Of the history's lines; no caller needs another's key."""
 SEED_BODY = {
@@ -145,11 +145,8 @@ def _before(service: AppState, model_id: str, key: Idempotency | None) -> tuple[
     generation = 0
     while (identifier := key.identifier(generation)) in made:
         found = made[identifier]
-        if (utc_now() - found.created_at).total_seconds() <= KEPT_HOURS * 3600:
-            if found.body_digest != key.body_digest:
-                raise IdempotencyMismatchError.at(
-                    "header.Idempotency-Key", "this key came with another body before; send a new key for a new request"
-                )
+        if utc_now() - found.created_at <= KEPT:
+            check_same_body(found.body_digest, key)
             return _once_finished(service, found), identifier
         generation += 1
     return None, identifier

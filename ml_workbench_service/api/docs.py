@@ -1,4 +1,4 @@
-"""`/docs`, `/redoc` and `/openapi.json` without the internet: the scripts come with the package `fastapi-offline`."""
+"""API documentation (`/docs`, `/redoc`, `/openapi.json`) without the internet, from `fastapi-offline`'s files."""
 
 from importlib.resources import files
 from pathlib import Path

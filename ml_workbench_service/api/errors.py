@@ -1,4 +1,4 @@
-"""Every failure in one shape: the platform's own errors, FastAPI's validation, Starlette's 404 and 405, surprises.
+"""Error responses in one shape: the platform's own errors, FastAPI's validation, Starlette's 404 and 405, surprises.
 
 A rejected value is never echoed: validation errors keep path, message and code. Text that is no valid Unicode (a lone
 surrogate in a key) is replaced, so that the error itself can be sent.

@@ -4,12 +4,13 @@ import asyncio
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Body, Query, Response
+from fastapi import APIRouter, Body, Response
 
 from common_lib.exceptions import JobNotFoundError
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
-from ml_workbench_service.api.idempotency import answered_before, fresh_id, spec_of
 from ml_workbench_service.api.jobs import JobIdPath
+from ml_workbench_service.api.pages import Cursor, Limit
+from ml_workbench_service.api.submission import announce, submit_once
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.experiments import (
     Experiment,
@@ -20,7 +21,7 @@ from ml_workbench_service.contracts.experiments import (
     ExperimentTrial,
     TrialRecord,
 )
-from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec
+from ml_workbench_service.contracts.jobs import Job, JobKind
 from ml_workbench_service.contracts.training import SEED_EXAMPLE
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.workflows.plan_experiment import ExperimentPlan, plan_experiment
@@ -48,33 +49,24 @@ async def start_experiment(
     response: Response,
     key: IdempotencyDep,
 ) -> ExperimentAccepted:
-    """Accepts a search and answers at once. Trials are scored on the stopping part; the winner is judged on the test
-    part, once, and published."""
-    async with service.planning:
-        before = await answered_before(service.store, key)
-        if before is not None:
-            response.headers["Idempotency-Replayed"] = "true"
-            return _accepted(before, response)
-        plan = await asyncio.to_thread(_plan, body, service)
-        job_id = await fresh_id(service.store, key)
-        spec = spec_of(JobKind.EXPERIMENT, job_id, plan.request, plan.to_json(), key=key)
-        await service.supervisor.submit(spec)
-    return _accepted(spec, response)
+    """Accepts a search and answers at once. Trials are scored on the validation part; the winner is evaluated on the
+    test part, once, and published."""
+    spec = await submit_once(JobKind.EXPERIMENT, partial(_plan, body, service), service, response, key)
+    announce(f"/api/v1/experiments/{spec.id}", response, retry_after_s=2)
+    return ExperimentAccepted(
+        job_id=spec.id, experiment_id=spec.id, status="queued", num_trials=spec.plan["num_trials"]
+    )
 
 
 @router.get("", summary="List the experiments", responses=failures())
-async def list_experiments(
-    service: AppStateDep,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
-) -> ExperimentList:
+async def list_experiments(service: AppStateDep, limit: Limit = 50, cursor: Cursor = None) -> ExperimentList:
     """Newest first."""
     return await asyncio.to_thread(_list, service, limit, cursor)
 
 
 @router.get("/{experiment_id}", summary="Show an experiment", responses=failures(404))
 async def show_experiment(experiment_id: JobIdPath, service: AppStateDep) -> Experiment:
-    """Every trial with its parameters, score and curve; what mattered; the winner's model once it is judged."""
+    """Every trial with its parameters, score and curve; what mattered; the winner's model once it is evaluated."""
     return await asyncio.to_thread(_shown, service, experiment_id)
 
 
@@ -88,14 +80,6 @@ def _plan(body: ExperimentRequest, service: AppState) -> ExperimentPlan:
         ),
         max_workers=service.max_workers,
         max_memory_gb=service.max_memory_gb,
-    )
-
-
-def _accepted(spec: JobSpec, response: Response) -> ExperimentAccepted:
-    response.headers["Location"] = f"/api/v1/experiments/{spec.id}"
-    response.headers["Retry-After"] = "2"
-    return ExperimentAccepted(
-        job_id=spec.id, experiment_id=spec.id, status="queued", num_trials=spec.plan["num_trials"]
     )
 
 

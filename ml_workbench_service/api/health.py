@@ -1,4 +1,4 @@
-"""`/health`, `/health/live`, `/health/ready`, `/metrics`: cheap answers for probes, honest ones for people."""
+"""Health checks (`/health`, `/live`, `/ready` below it) and `/metrics`: cheap for probes, honest for people."""
 
 import asyncio
 from typing import Literal
@@ -14,6 +14,7 @@ from ml_workbench_service.api.middleware import ApiKey
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
+from ml_workbench_service.serving.model_server import ModelServer
 
 
 class Health(Contract):
@@ -48,7 +49,9 @@ async def live() -> Health:
 
 @router.get("/health/ready", summary="What does it work with?", responses={503: failures(503)[503]})
 async def ready(service: AppStateDep) -> Readiness:
-    """Names the feature store, the tracking server, Redis, the registry and the agent, each with mode and state."""
+    """Names the feature store, the tracking server, Redis, the registry, the loaded models and the agent, each with
+    mode and state.
+    """
     redis = await service.queue_threads.run(_redis, service)
     things = await asyncio.to_thread(_things, service, redis)
     degraded = any(thing.state in ("degraded", "down") for thing in things.values())
@@ -82,6 +85,7 @@ def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
         "model_registry": OutsideThing(
             mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"
         ),
+        "inference": inference(service.model_server),
         "strategy_engine": OutsideThing(
             mode="remote" if service.workbench.strategy_engine else "off",
             state="ok" if service.workbench.strategy_engine else "disabled",
@@ -92,6 +96,14 @@ def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
         "agent": _agent(service),
     }
     return things
+
+
+def inference(server: ModelServer) -> OutsideThing:
+    """Which versions answer in another precision than their card says, or in one that nobody measured here."""
+    reasons, warnings = server.precision_notes
+    notes = [f"{name}: {note}" for name, note in (reasons | warnings).items()]
+    detail = "; ".join(notes) or f"{server.num_loaded} models loaded, each in its card's precision"
+    return OutsideThing(mode="embedded", state="degraded" if reasons else "ok", detail=detail)
 
 
 def _redis(service: AppState) -> OutsideThing:

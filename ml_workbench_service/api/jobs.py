@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path, Query
+from fastapi import APIRouter, Depends, Header, Path
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from ml_workbench_service.api.app_state import AppStateDep
+from ml_workbench_service.api.pages import Cursor, Limit
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobList, JobStatus
 
@@ -25,8 +26,8 @@ async def list_jobs(
     service: AppStateDep,
     kind: JobKind | None = None,
     status: JobStatus | None = None,
-    limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    cursor: Annotated[str | None, Query(max_length=512)] = None,
+    limit: Limit = 50,
+    cursor: Cursor = None,
 ) -> JobList:
     """Newest first."""
     return await asyncio.to_thread(service.store.page, kind=kind, status=status, limit=limit, cursor=cursor)

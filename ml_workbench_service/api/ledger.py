@@ -3,18 +3,17 @@
 import asyncio
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Body, Path, Query
+from fastapi import APIRouter, Body, Depends, Path, Query
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.app_state import AppState, AppStateDep
-from ml_workbench_service.api.pages import Cursor, Limit, number_of, numbered
+from ml_workbench_service.api.pages import Cursor, Limit, Symbol, number_of, numbered
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.contracts.contract import (
     NAME_PATTERN,
     VERSION_PATTERN,
     MarketDatetime,
     iso,
-    normal_symbol,
     to_ms,
     utc_now,
 )
@@ -40,29 +39,35 @@ To = Annotated[MarketDatetime | None, Query(alias="to", description="Last `as_of
 SEED_OUTCOME = {"realised": -0.00031, "at": "2025-03-05T13:00:00Z"}
 
 
-@router.get("/predictions", summary="List predictions and their outcomes", responses=failures(503))
-async def list_predictions(
-    service: AppStateDep,
+async def _wanted(
+    symbol: Symbol,
     model_id: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
     version: VersionQuery = None,
-    symbol: Annotated[str | None, Query(max_length=16, examples=["EUR/USD"])] = None,
     from_: From = None,
     to: To = None,
     outcome: Annotated[
         Literal["known", "open"] | None, Query(description="Whether it is known what came true.")
     ] = None,
-    limit: Limit = 50,
-    cursor: Cursor = None,
-) -> PredictionList:
-    """What live versions answered, as far as their deployment's `monitoring_level` samples it; newest first."""
-    wanted = Wanted(
+) -> Wanted:
+    """Which rows of the ledger are asked for."""
+    return Wanted(
         model_id=model_id,
         version=version,
-        symbol=_symbol(symbol),
+        symbol=symbol,
         from_ms=None if from_ is None else to_ms(from_),
         to_ms=None if to is None else to_ms(to),
         is_known=None if outcome is None else outcome == "known",
     )
+
+
+@router.get("/predictions", summary="List predictions and their outcomes", responses=failures(503))
+async def list_predictions(
+    service: AppStateDep,
+    wanted: Annotated[Wanted, Depends(_wanted)],
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> PredictionList:
+    """What live versions answered, as far as their deployment's `monitoring_level` samples it; newest first."""
     before = number_of(cursor)
 
     def read() -> PredictionList:
@@ -140,12 +145,3 @@ def _check_possible(target_name: str | None, realised: float) -> None:
         raise DataValidationError.at("body.realised", "a volatility is zero or above")
     elif target.measure == "price_change" and realised <= -1:
         raise DataValidationError.at("body.realised", "a price change is above -1: a relative change, no percentage")
-
-
-def _symbol(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        return normal_symbol(text)
-    except ValueError as error:
-        raise DataValidationError.at("query.symbol", f"{error}") from error

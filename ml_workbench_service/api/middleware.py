@@ -1,4 +1,4 @@
-"""At the door, in pure ASGI: the correlation id, who may enter, JSON only, metrics, and errors nobody foresaw.
+"""ASGI middleware and API key: the correlation id, who may enter, JSON only, metrics, and errors nobody foresaw.
 
 Pure ASGI because Starlette's BaseHTTPMiddleware runs the app in another task, where context variables do not reach.
 Keys are compared in a dependency of the API routes, never by the path of a request; without an API_KEY the service

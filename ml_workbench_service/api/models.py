@@ -3,23 +3,19 @@
 import asyncio
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Query, Response
+from fastapi import APIRouter, Header, Path, Response
 
-from common_lib.exceptions import (
-    DataValidationError,
-    JobNotFoundError,
-    ModelNotFoundError,
-    PredictionError,
-)
+from common_lib.exceptions import JobNotFoundError, ModelNotFoundError, PredictionError
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
-from ml_workbench_service.api.idempotency import answered_before, fresh_id, spec_of
-from ml_workbench_service.api.pages import Cursor, Limit, page
+from ml_workbench_service.api.pages import Cursor, Limit, Symbol, page
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.contracts.contract import VERSION_PATTERN, normal_symbol
+from ml_workbench_service.api.submission import announce, submit_once
+from ml_workbench_service.contracts.contract import VERSION_PATTERN
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import (
     LiveIntervalReport,
     ModelCard,
@@ -40,22 +36,21 @@ VersionPath = Annotated[str, Path(pattern=VERSION_PATTERN, description="Such as 
 @router.get("", summary="List the models", responses=failures())
 async def list_models(
     service: AppStateDep,
+    symbol: Symbol,
     model_type: ModelType | None = None,
     status: ModelStatus | None = None,
-    symbol: Annotated[str | None, Query(max_length=16, examples=["EUR/USD"])] = None,
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> ModelList:
     """Each model once, by its live version, else its newest; in the order of their ids."""
     registry = service.workbench.registry
     cards = await asyncio.to_thread(_served_cards, registry)
-    wanted = _symbol(symbol)
 
     def keep(card: ModelCard) -> bool:
         return (
             (model_type is None or card.type == model_type.value)
             and (status is None or card.status == status)
-            and (wanted is None or wanted in card.symbols)
+            and (symbol is None or symbol in card.symbols)
         )
 
     shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.id, keep=keep)
@@ -117,15 +112,15 @@ async def archive_version(model_id: ModelIdPath, version: VersionPath, service: 
 )
 async def train(body: TrainRequest, service: AppStateDep, response: Response, key: IdempotencyDep) -> TrainAccepted:
     """Accepts a training and answers at once; the job at `Location` tells how it goes."""
-    async with service.planning:
-        if (before := await answered_before(service.store, key)) is not None:
-            response.headers["Idempotency-Replayed"] = "true"
-            return _accepted(before, response)
-        plan = await asyncio.to_thread(_plan, body, service)
-        job_id = await fresh_id(service.store, key)
-        spec = spec_of(JobKind.TRAIN, job_id, plan.request, plan.to_json(), key=key)
-        await service.supervisor.submit(spec)
-    return _accepted(spec, response)
+    spec = await submit_once(JobKind.TRAIN, partial(_plan, body, service), service, response, key)
+    announce(f"/api/v1/jobs/{spec.id}", response, retry_after_s=2)
+    return TrainAccepted(
+        job_id=spec.id,
+        model_id=spec.plan["model_id"],
+        version=spec.plan["version"],
+        status="queued",
+        estimate=spec.plan["estimate"],
+    )
 
 
 def summary(card: ModelCard) -> ModelSummary:
@@ -173,24 +168,3 @@ def _plan(body: TrainRequest, service: AppState) -> TrainingPlan:
         unfinished=[folder.spec for folder in service.store.unfinished()],
         max_memory_gb=service.max_memory_gb,
     )
-
-
-def _accepted(spec: JobSpec, response: Response) -> TrainAccepted:
-    response.headers["Location"] = f"/api/v1/jobs/{spec.id}"
-    response.headers["Retry-After"] = "2"
-    return TrainAccepted(
-        job_id=spec.id,
-        model_id=spec.plan["model_id"],
-        version=spec.plan["version"],
-        status="queued",
-        estimate=spec.plan["estimate"],
-    )
-
-
-def _symbol(text: str | None) -> str | None:
-    if text is None:
-        return None
-    try:
-        return normal_symbol(text)
-    except ValueError as error:
-        raise DataValidationError.at("query.symbol", f"{error}") from error

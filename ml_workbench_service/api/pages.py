@@ -1,17 +1,32 @@
-"""Paging of lists: `limit`, and an opaque cursor that names the last item seen."""
+"""Pagination and filters of lists: `limit`, an opaque cursor that names the last item seen, and `symbol`."""
 
 import base64
 import binascii
 from collections.abc import Callable, Sequence
 from typing import Annotated, TypeVar
 
-from fastapi import Query
+from fastapi import Depends, Query
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.contract import normal_symbol
 
 Limit = Annotated[int, Query(ge=1, le=200, description="At most this many.")]
 Cursor = Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")]
 Item = TypeVar("Item")
+
+
+async def _normal_symbol(
+    symbol: Annotated[str | None, Query(max_length=16, examples=["EUR/USD"])] = None,
+) -> str | None:
+    """As the service spells it."""
+    try:
+        return None if symbol is None else normal_symbol(symbol)
+    except ValueError as error:
+        raise DataValidationError.at("query.symbol", f"{error}") from error
+
+
+Symbol = Annotated[str | None, Depends(_normal_symbol)]
+"""One symbol whose items are wanted; None: those of every symbol."""
 
 
 def page(

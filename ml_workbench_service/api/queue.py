@@ -6,14 +6,14 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Path, Response
 
 from common_lib.exceptions import DataValidationError, NoConsumerError
-from common_lib.logging import correlation_id
 from ml_workbench_service.agents.status import agent_group, read_agents
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.pages import Cursor, Limit, cursor_of, named_by
+from ml_workbench_service.api.submission import submit
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
-from ml_workbench_service.contracts.contract import normal_symbol, utc_now
+from ml_workbench_service.contracts.contract import normal_symbol
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, ReplayRequest
+from ml_workbench_service.contracts.jobs import Job, JobKind, ReplayRequest
 from ml_workbench_service.contracts.queue import (
     DeadLetterList,
     GroupAccounting,
@@ -23,7 +23,6 @@ from ml_workbench_service.contracts.queue import (
     StreamAccounting,
 )
 from ml_workbench_service.integrations.prediction_queue import summed
-from ml_workbench_service.jobs.job import new_job_id
 
 router = APIRouter()
 LetterId = Annotated[
@@ -93,7 +92,7 @@ async def list_dead_letters(service: AppStateDep, limit: Limit = 50, cursor: Cur
 async def requeue(letter_id: LetterId, service: AppStateDep) -> Requeued:
     """Puts it back as the newest entry, for the group that gave it up and for no other; nothing is evicted for it.
 
-    A bar that is older than its series's newest one by then is counted as late and settles nothing.
+    A bar that is older than the newest one of its series by then is counted as late and realises nothing.
     """
     return await service.queue_threads.run(service.workbench.required_queue().requeue, letter_id)
 
@@ -106,7 +105,7 @@ async def requeue(letter_id: LetterId, service: AppStateDep) -> Requeued:
     responses=failures(404, 503),
 )
 async def discard(letter_id: LetterId, service: AppStateDep) -> None:
-    """Deletes it for good; its group's accounting go on counting it."""
+    """Deletes it for good; its group's accounting goes on counting it."""
     await service.queue_threads.run(service.workbench.required_queue().discard, letter_id)
 
 
@@ -119,18 +118,8 @@ async def replay(
     """Streams past bars through the predict path into the queue, as a job; it waits for room instead of dropping."""
     await service.queue_threads.run(service.workbench.required_queue().ping)
     version, symbols = await asyncio.to_thread(_checked, body, service)
-    spec = JobSpec(
-        id=new_job_id(utc_now()),
-        kind=JobKind.REPLAY,
-        request=body.model_dump(mode="json", exclude_unset=True) | {"symbols": symbols},
-        plan={"version": version},
-        created_at=utc_now(),
-        correlation_id=correlation_id(),
-    )
-    job = await service.supervisor.submit(spec)
-    response.headers["Location"] = f"/api/v1/jobs/{spec.id}"
-    response.headers["Retry-After"] = "1"
-    return job
+    request = body.model_copy(update={"symbols": tuple(symbols)})
+    return await submit(JobKind.REPLAY, request, service, response, plan={"version": version})
 
 
 def _checked(body: ReplayRequest, service: AppState) -> tuple[str, list[str]]:

@@ -1,5 +1,4 @@
-"""Prometheus figures of the prediction queue: the accounting of every group, what was lost by symbol, latencies, the
-outbox.
+"""Prometheus figures of the prediction queue: each group's accounting, losses by symbol, latencies, the outbox.
 
 The counters live in Redis and change in the scripts alone, so every producer and consumer is in them, whichever process
 it is. While Redis is away only the outbox is shown.

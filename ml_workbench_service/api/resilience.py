@@ -6,14 +6,12 @@ from typing import Annotated
 from fastapi import APIRouter, Body, Response
 
 from common_lib.exceptions import ConflictError
-from common_lib.logging import correlation_id
 from ml_workbench_service.api.app_state import AppStateDep
-from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.api.submission import submit
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec
+from ml_workbench_service.contracts.jobs import Job, JobKind
 from ml_workbench_service.contracts.resilience import FaultList, ResilienceRequest
 from ml_workbench_service.integrations.embedded_redis import find_redis_server
-from ml_workbench_service.jobs.job import new_job_id
 from ml_workbench_service.resilience import faults as faults  # loading the package registers every fault
 from ml_workbench_service.resilience.fault import described, fault_named
 
@@ -42,17 +40,7 @@ async def test_resilience(
     find_redis_server()
     if any(folder.spec.kind is JobKind.RESILIENCE for folder in await asyncio.to_thread(service.store.unfinished)):
         raise ConflictError("a resilience test is running, and two would disturb each other; GET /api/v1/jobs shows it")
-    spec = JobSpec(
-        id=new_job_id(utc_now()),
-        kind=JobKind.RESILIENCE,
-        request=body.model_dump(mode="json", exclude_unset=True),
-        created_at=utc_now(),
-        correlation_id=correlation_id(),
-    )
-    job = await service.supervisor.submit(spec)
-    response.headers["Location"] = f"/api/v1/jobs/{spec.id}"
-    response.headers["Retry-After"] = "1"
-    return job
+    return await submit(JobKind.RESILIENCE, body, service, response)
 
 
 @router.get("/faults", summary="What can be broken", responses=failures())

@@ -100,7 +100,7 @@ class Agent(Contract):
     num_applied: int = Field(description="Stream entries applied, each once.")
     num_actions: int = 0
     num_observed: int = Field(default=0, description="Applied entries that could cause no action.")
-    num_late: int = Field(default=0, description="Bars not newer than their series' last; counted, never settled.")
+    num_late: int = Field(default=0, description="Bars not newer than their series' last; counted, never realised.")
     num_repeated: int = Field(default=0, description="Late bars that were their series' last one again.")
     num_out_of_order: int = Field(default=0, description="Late bars older than their series' last one.")
     num_settled: int = 0
@@ -121,7 +121,7 @@ class AgentList(Contract):
 
 
 class Decision(Contract):
-    """An entry of the `decisions` stream. `reward` and `cost` are of the step that this record settled.
+    """An entry of the `decisions` stream. `reward` and `cost` are of the step that this record realised.
 
     `expected_cost` is what the change of exposure that this decision asks for would cost at this record's price and
     costs, as a fraction of the price; 0 where nothing changes. After `valid_until` the decision says nothing any more.

@@ -98,9 +98,9 @@ class BacktestReport(Contract):
 
 
 class ValidationReport(Contract):
-    """What the stopping part says once the trials that were made on it are counted."""
+    """What the validation part says once the trials that were made on it are counted."""
 
-    num_trials: int = Field(description="Trials on stopping parts that overlap this one, of all jobs.")
+    num_trials: int = Field(description="Trials on validation parts that overlap this one, of all jobs.")
     sharpe: Finite | None = Field(default=None, description="Of daily net returns, per year.")
     deflated_sharpe: Finite | None = Field(
         default=None,

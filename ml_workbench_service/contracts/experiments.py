@@ -1,6 +1,6 @@
 """Experiments: a search over settings, its trials, and what came of it.
 
-A trial is scored on the stopping part alone (never on the test part); every trial is counted by the ledgers.
+A trial is scored on the validation part alone (never on the test part); every trial is counted by the ledgers.
 """
 
 import math
@@ -155,11 +155,11 @@ class ExperimentTrial(Contract):
     number: int
     state: TrialState
     params: dict[str, Any]
-    value: Finite | None = Field(default=None, description="The score on the stopping part; more is better.")
+    value: Finite | None = Field(default=None, description="The score on the validation part; more is better.")
     spread: Finite | None = Field(
         default=None, description="Standard deviation over the seeds, where there are several."
     )
-    sharpe: Finite | None = Field(default=None, description="Of daily net returns on the stopping part, per year.")
+    sharpe: Finite | None = Field(default=None, description="Of daily net returns on the validation part, per year.")
     curve: tuple[tuple[int, Finite], ...] = Field(default=(), description="Step and intermediate score.")
     message: str = ""
     started_at: UtcDatetime | None = None
@@ -198,7 +198,8 @@ class Experiment(Contract):
     best_trial: ExperimentTrial | None
     importance: dict[str, Finite] = Field(default_factory=dict, description="Share of the score's variance (fANOVA).")
     num_trials_ever: int | None = Field(
-        default=None, description="Trials on stopping parts that overlap this one, of all jobs; they deflate the score."
+        default=None,
+        description="Trials on validation parts that overlap this one, of all jobs; they deflate the score.",
     )
     deflated_sharpe: Finite | None = None
     probability_of_backtest_overfitting: Finite | None = None

@@ -4,6 +4,7 @@ queued → running → succeeded | failed | cancelled
             └→ cancelling → cancelled | failed | succeeded
 """
 
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Any, Literal, Protocol
 
@@ -15,8 +16,8 @@ from ml_workbench_service.contracts.contract import Contract, Finite, MarketDate
 class JobKind(StrEnum):
     """What a job does; each has one workflow."""
 
-    TRAIN = "train"  # fetch, train, decoder, export, publish one model version
-    EXPERIMENT = "experiment"  # try settings on the stopping part, train and decoder the best
+    TRAIN = "train"  # fetch, train, evaluate, export, publish one model version
+    EXPERIMENT = "experiment"  # try settings on the validation part, train and evaluate the best
     REPLAY = "replay"  # stream past bars through the predict path into the queue
     RESILIENCE = "resilience"  # flood a private queue, break things, and prove what became of every record
 
@@ -130,8 +131,30 @@ class Report(Protocol):
         ...
 
     def check(self) -> None:
-        """Only looks for a cancellation; cheap enough for every batch."""
+        """Only checks for a cancellation; cheap enough for every batch."""
         ...
+
+
+class SilentReport:
+    """A `Report` that nobody follows: of a step or a message only a cancellation is looked for.
+
+    Args:
+        check: of the work that this is a part of; without it nobody cancels.
+        warn: hears the warnings.
+    """
+
+    def __init__(
+        self, check: Callable[[], None] = lambda: None, warn: Callable[[str], None] = lambda message: None
+    ) -> None:
+        self.check, self.warn = check, warn
+
+    def __call__(self, step: int, total: int, **metrics: float) -> None:
+        """Looks for a cancellation."""
+        self.check()
+
+    def say(self, message: str) -> None:
+        """Looks for a cancellation."""
+        self.check()
 
 
 class ReplayRequest(Contract):

@@ -1,4 +1,4 @@
-"""What a feature store delivers: `FeatureTable`, one symbol's bars and features by column, and the store's protocol.
+"""Feature store contract: `FeatureTable`, one symbol's bars and features by column, and the store's protocol.
 
 Legend: N bars. Times are int64 milliseconds since the epoch, UTC. A bar is stamped with its opening and known at
 `available_at_ms`; missing values are NaN and stay missing.
@@ -16,6 +16,7 @@ from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Ti
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
 Ints = NDArray[np.int64]
+Bools = NDArray[np.bool_]
 
 FeatureKind = Literal["stationary", "level"]
 """`level` features (`close`, `sma_20`) are on the price's scale: a model reads their log ratio to the window's mean."""

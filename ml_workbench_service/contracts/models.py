@@ -25,6 +25,9 @@ class Quantization(Contract):
     )
     mean_delta_std: Finite | None = None
     direction_agreement: Finite | None = None
+    processor: tuple[str, ...] = Field(
+        default=(), description="Features of the processor that it was measured on; empty on cards older than this."
+    )
 
 
 class Split(Contract):
@@ -146,6 +149,7 @@ class FamilyDescription(Contract):
     name: str
     is_default: bool
     summary: str
+    package: str = Field(description="The distribution that brings it, and its version: `name==version`.")
     hyperparameters: dict[str, Any] = Field(description="JSON Schema with defaults and a sentence per field.")
 
 

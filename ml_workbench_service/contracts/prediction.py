@@ -119,6 +119,9 @@ class PredictionMetadata(Contract):
     """How the numbers came about; `actions_by_position` stands in records of reinforcement-learning models alone."""
 
     precision: Precision
+    precision_reason: str | None = Field(
+        default=None, description="Why fp32 answers where the card says int8: it does not agree on this processor."
+    )
     data_source: str
     correlation_id: str = ""
     fill: Literal["next_open", "next_close"] = "next_open"

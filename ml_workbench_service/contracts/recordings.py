@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ml_workbench_service.contracts.market import FillRule, Floats, Ints
+from ml_workbench_service.contracts.market import Bools, FillRule, Floats, Ints
 from ml_workbench_service.contracts.prediction import Sample
 
 SAMPLES: tuple[Sample, ...] = get_args(Sample)
@@ -51,7 +50,7 @@ class Recording:
     volatility_M: Floats
     width_M: Floats
     strength_M: Floats
-    abstained_M: NDArray[np.bool_]
+    abstained_M: Bools
     sample_M: Ints
     costs_M5: Floats
     num_skipped: int = 0

@@ -1,5 +1,5 @@
-"""Runner protocols: who starts jobs, agents and processes. Routes know supervisors by these alone, and supervisors know
-by `TrainingBackend` the engine that runs their workers, which is where another one than local processes is plugged in.
+"""Runner protocols: routes know by these alone who runs jobs and agents, and the job supervisor knows by
+`TrainingBackend` the engine of its workers, which is where another one than local processes is plugged in.
 """
 
 import asyncio
@@ -83,34 +83,21 @@ class JobRunner(Protocol):
 
     Contract: called in the service's event loop, which no call holds up. What `submit` returned is on disk, and runs
     whatever becomes of the service. Running workers belong to their jobs and outlive the runner; the next one adopts
-    them. `cancel` is idempotent; `submit` is once for each id.
+    them. `cancel` is idempotent; `submit` is once for each id. An unknown id raises JobNotFoundError at the call.
     """
 
     async def submit(self, spec: JobSpec) -> Job:
-        """Writes the job to disk and queues it.
-
-        Raises:
-            ConflictError: a job of that id exists.
-            UnavailableError: the disk is full.
-        """
+        """Puts a job on disk, then in the queue; ConflictError for a taken id, UnavailableError for a full disk."""
         ...
 
     async def cancel(self, job_id: str) -> Job:
-        """Asks a job to stop and returns it as it stands: a queued one is cancelled at once, a final one unchanged.
-
-        Raises:
-            JobNotFoundError: no such job.
-        """
+        """Asks a job to stop and returns it as it stands: a queued one is cancelled at once, a final one unchanged."""
         ...
 
     def follow(
         self, job_id: str, after_seq: int = 0, *, stopping: asyncio.Event | None = None
     ) -> AsyncIterator[JobEvent]:
-        """The job's events after that number, those to come included, up to its final one or until `stopping`.
-
-        Raises:
-            JobNotFoundError: no such job; at the call, not at the first event.
-        """
+        """The job's events after that number, those to come included, up to its final one or until `stopping`."""
         ...
 
 
@@ -119,7 +106,9 @@ class AgentRunner(Protocol):
 
     Contract: called in the service's event loop, which no call holds up; one change at a time. What is wanted is on
     disk when a call returns and is so after a restart, too. Processes belong to the runner and end with it. `resume`
-    and `dismiss` are idempotent.
+    and `dismiss` are idempotent. Raises AgentNotFoundError for an unknown id, ConflictError where there is no room for
+    one more, UnavailableError where the queue cannot be reached or the disk is full: nothing has changed then, save
+    that an agent which was dismissed has stopped.
     """
 
     @property
@@ -128,36 +117,15 @@ class AgentRunner(Protocol):
         ...
 
     async def start_agent(self, definition: AgentDefinition, beginning: Beginning | None, *, is_named: bool) -> str:
-        """Writes a new agent's definition and starts it; its id.
-
-        Args:
-            definition: what it is to be.
-            beginning: the table it begins with.
-            is_named: whether it must have the definition's id; otherwise a number is added where that one is taken.
-
-        Raises:
-            ConflictError: the id is taken, or there are too many agents.
-            UnavailableError: the queue cannot be reached, or the disk is full; there is no such agent then.
-        """
+        """A new agent's id: the definition's, to which a number is added where it is taken, unless it `is_named`."""
         ...
 
     async def resume(self, agent_id: str) -> None:
-        """Starts an agent that was stopped.
-
-        Raises:
-            AgentNotFoundError: there is none of that id.
-            ConflictError: there is no room for its processes.
-            UnavailableError: the queue cannot be reached; the agent stays stopped.
-        """
+        """Starts an agent that was stopped."""
         ...
 
     async def dismiss(self, agent_id: str) -> None:
-        """Stops an agent after its batch and gives its consumer group up.
-
-        Raises:
-            AgentNotFoundError: there is none of that id.
-            UnavailableError: the agent is stopped, but its group could not be given up; calling again does.
-        """
+        """Stops an agent after its batch and gives its consumer group up."""
         ...
 
 

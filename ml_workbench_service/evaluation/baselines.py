@@ -1,4 +1,4 @@
-"""What somebody without the model would have forecast: the plain forecasts that a verdict sets a model against.
+"""Baseline forecasts: what somebody without the model would have forecast, which a verdict sets a model against.
 
     price targets   random_walk   no change (Meese and Rogoff, Journal of International Economics 14, 1983)
                     drift         each symbol's mean over the training part
@@ -12,8 +12,8 @@
     policies        linear        the sign of such a regression of the next bar's move, where the forecast is worth
                                   the round trip
 
-Everything is fitted on `train` (a penalty chosen on `stop`) and answers for whatever rows it is asked about. Symbols
-are pooled in units of their labels' typical size.
+Everything is fitted on the training part (a penalty chosen on the validation part) and answers for whatever rows it is
+asked about. Symbols are pooled in units of their labels' typical size.
 
 Legend: N rows asked about, R rows of all symbols, J regressors.
 """
@@ -33,7 +33,7 @@ from ml_workbench_service.market.targets import target_volatility
 from ml_workbench_service.market.trading_series import TradingSeries
 
 RANDOM_WALK, DRIFT, EWMA, HAR, EWMA_HAR, LINEAR = "random_walk", "drift", "ewma", "har", "ewma_har", "linear"
-FITTED: dict[Part, str] = {"train": "stop", "stop": "calibrate"}
+FITTED: dict[Part, Part] = {"train": "validation", "validation": "calibration"}
 """Parts that a baseline learns from, and the border that each ends at."""
 HAR_DAYS = (1, 5, 22)
 """Trading days of Corsi's day, week and month."""

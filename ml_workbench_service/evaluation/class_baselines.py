@@ -1,4 +1,4 @@
-"""What somebody without the model would have said of the next class.
+"""Baseline classifiers: what somebody without the model would have said of the next class.
 
     majority_class           the training part's frequencies
     persistence              regimes: the present one, with the training part's frequencies of leaving it
@@ -10,7 +10,7 @@
                              deciles, by the hour of the day for one; whoever does not beat this has foretold nothing
                              else, and volatility is the target `volatility_<h>`
     linear                   multinomial logistic regression (scikit-learn) on the very same windows, its penalty
-                             chosen by log loss on `stop`
+                             chosen by log loss on the validation part
 
 All but `undirected` are fitted on `train`. A window of too many values enters the regression as into
 `evaluation/ridge.py`'s, and of very many windows an even share is fitted on.
@@ -50,7 +50,7 @@ PRIOR_ROWS = 20.0
 MOST_VALUES = 10_000_000
 """Windows x columns that the regression is fitted on: 40 MB."""
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
-"""Per row, strongest first; each fit goes on where the last one ended, until the stopping part's log loss rises."""
+"""Per row, strongest first; each fit goes on where the last one ended, until the validation part's log loss rises."""
 MOST_ITERATIONS = 100
 TOLERANCE = 1e-3
 
@@ -122,16 +122,16 @@ def _break_evens(problem: TrainingProblem) -> Floats:
 
 
 def _linear(windows: Windows, ends: Ints, *, num_classes: int) -> ClassBaseline:
-    """Where no penalty beats the frequencies on the stopping part, and of a single class, those answer."""
+    """Where no penalty beats the frequencies on the validation part, and of a single class, those answer."""
     columns = WindowColumns.of(windows)
     most = max(1000, MOST_VALUES // columns.num)
-    train, stop = (evenly(windows.parts[part], most) for part in ("train", "stop"))
-    labels_N, stop_labels_N = (windows.own_labels_RK[part, 0].astype(np.int64) for part in (train, stop))
+    train, validation = (evenly(windows.parts[part], most) for part in ("train", "validation"))
+    labels_N, validation_labels_N = (windows.own_labels_RK[part, 0].astype(np.int64) for part in (train, validation))
     frequencies_C = class_frequencies(labels_N, num_classes)
-    best, stop_NP = None, _gathered(columns, stop)
-    best_loss = float(np.mean(log_losses(stop_labels_N, np.tile(frequencies_C, (len(stop), 1)))))
+    best, validation_NP = None, _gathered(columns, validation)
+    best_loss = float(np.mean(log_losses(validation_labels_N, np.tile(frequencies_C, (len(validation), 1)))))
     for model in _regressions(_gathered(columns, train), labels_N):
-        loss = float(np.mean(log_losses(stop_labels_N, _probabilities(model, stop_NP, frequencies_C))))
+        loss = float(np.mean(log_losses(validation_labels_N, _probabilities(model, validation_NP, frequencies_C))))
         if loss >= best_loss:
             break
         best, best_loss = deepcopy(model), loss
@@ -153,7 +153,7 @@ def _regressions(x_NP: Floats32, labels_N: Ints) -> Iterator[Any]:
     for penalty in PENALTIES:
         model.set_params(C=1 / (penalty * len(labels_N)))
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # stopped early it is a smoother one, judged on `stop`
+            warnings.simplefilter("ignore", ConvergenceWarning)  # stopped early it is a smoother one
             model.fit(x_NP, labels_N)
         yield model
 

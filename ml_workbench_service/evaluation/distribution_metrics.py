@@ -1,4 +1,4 @@
-"""What a forecast says beyond its point: intervals, the distribution behind them, and the confidence it states.
+"""Probabilistic metrics: CRPS, pinball loss, coverage, and the calibration of stated confidence.
 
 | figure              | what it is                                                                                |
 |---------------------|-------------------------------------------------------------------------------------------|

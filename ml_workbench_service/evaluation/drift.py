@@ -1,10 +1,7 @@
-"""`InputReference`: how each input was distributed on the training part, as the network read its last rows.
+"""Input drift: population stability index and Kolmogorov-Smirnov, of live inputs against training's.
 
-Kept in `recipe.json`; live inputs are held against it (`evaluation/drift.py`).
-
-Legend: N training windows, M live rows, F features, Q grid points.
-
-Whether live values are still distributed as in training: population stability index and Kolmogorov-Smirnov.
+The reference, how each input was distributed on the training part as the network read its last rows, is kept in
+`recipe.json`.
 
     PSI = Σ over the reference's tenths of (live share - its share) · log (live share ÷ its share)
     KS  = the largest distance of the two distribution functions
@@ -21,7 +18,7 @@ Ranks, since both tests look at nothing else. A short segment cannot see how lon
 be at least as long as training's. What training itself was too short to see, moods of a year or more, looks like drift:
 `major` is a reason to look and not to stop.
 
-Legend: N live rows in time order, Q grid points, B bins, T bars.
+Legend: N live rows in time order (of the reference: training windows), F features, Q grid points, B bins, T bars.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Figures of the test part beside the baselines' on the same rows, and the comparisons that a verdict rests on.
+"""Forecast metrics of the test part beside the baselines' on the same rows, and the comparisons a verdict rests on.
 
 Against the random walk (Meese and Rogoff, Journal of International Economics 14, 1983): a price target's best plain
 forecast is "no change", a volatility's is built on its own past. Here everything is measured and nothing decided: the
@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml_workbench_service.contracts.evaluation import Comparison, Evaluation, IntervalReport, Verdict
-from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.learning.interfaces.task import Differentials, relative_skill
 from ml_workbench_service.market.significance import scaled_errors, wilson
@@ -118,7 +117,7 @@ def interval_report(
     labels_N: Floats, lower_N: Floats, upper_N: Floats, *, level: float, terciles_N: Ints
 ) -> IntervalReport:
     """Coverage overall and by tercile of a volatility that is not the interval's own (-1: unknown)."""
-    covered_N: NDArray[np.bool_] = (lower_N <= labels_N) & (labels_N <= upper_N)
+    covered_N: Bools = (lower_N <= labels_N) & (labels_N <= upper_N)
     return IntervalReport(
         level=level,
         coverage=float(np.mean(covered_N)),

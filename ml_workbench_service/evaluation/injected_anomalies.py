@@ -21,9 +21,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ml_workbench_service.contracts.market import Floats32, Ints
+from ml_workbench_service.contracts.market import Bools, Floats32, Ints
 
 SPIKE_DEVIATIONS = (5.0, 10.0)
 """Size of a spike in a feature's typical deviations, either way; daily exchange rates reach 5 a few times a decade."""
@@ -46,10 +45,10 @@ class Injected:
 
     windows_NTF: Floats32
     kind_N: Ints
-    changed_NF: NDArray[np.bool_]
+    changed_NF: Bools
     ends_N: Ints
 
-    def of(self, kind: str) -> NDArray[np.bool_]:
+    def of(self, kind: str) -> Bools:
         """Which windows hold this kind; none where it could not be injected."""
         return np.asarray(self.kind_N == KINDS.index(kind))
 
@@ -99,15 +98,15 @@ class _Scene:
 
     window_TF: Floats32
     donor_TF: Floats32
-    is_level_F: NDArray[np.bool_]
+    is_level_F: Bools
     chance: np.random.Generator
 
-    def one_feature(self) -> NDArray[np.bool_]:
+    def one_feature(self) -> Bools:
         """One feature at random, as a mask."""
         num_features = self.window_TF.shape[1]
         return np.asarray(np.arange(num_features) == self.chance.integers(num_features))
 
-    def all_features(self) -> NDArray[np.bool_]:
+    def all_features(self) -> Bools:
         """All of them, as a mask."""
         return np.ones(self.window_TF.shape[1], dtype=bool)
 
@@ -118,27 +117,27 @@ class _Scene:
         return len(self.window_TF) - int(self.chance.integers(min(half, SHORTEST_EPISODE), longest + 1))
 
 
-def _spike(scene: _Scene) -> NDArray[np.bool_]:
+def _spike(scene: _Scene) -> Bools:
     feature = scene.one_feature()
     size = scene.chance.uniform(*SPIKE_DEVIATIONS) * scene.chance.choice([-1.0, 1.0])
     scene.window_TF[-1, feature] += np.float32(size)
     return feature
 
 
-def _stale_price(scene: _Scene) -> NDArray[np.bool_]:
+def _stale_price(scene: _Scene) -> Bools:
     begin = scene.begin()
     scene.window_TF[begin:] = scene.window_TF[begin - 1]
     return scene.all_features()
 
 
-def _volatility_burst(scene: _Scene) -> NDArray[np.bool_]:
+def _volatility_burst(scene: _Scene) -> Bools:
     begin = scene.begin()
     before_F = scene.window_TF[:begin].mean(axis=0)
     scene.window_TF[begin:] = before_F + np.float32(BURST_FACTOR) * (scene.window_TF[begin:] - before_F)
     return scene.all_features()
 
 
-def _broken_correlation(scene: _Scene) -> NDArray[np.bool_]:
+def _broken_correlation(scene: _Scene) -> Bools:
     """The other time's rows; a level goes on from where the window was, by the other time's moves."""
     feature, begin = scene.one_feature(), scene.begin()
     spliced_T1 = scene.donor_TF[begin:, feature].copy()
@@ -148,7 +147,7 @@ def _broken_correlation(scene: _Scene) -> NDArray[np.bool_]:
     return feature
 
 
-_INJECTORS: dict[str, Callable[[_Scene], NDArray[np.bool_]]] = {
+_INJECTORS: dict[str, Callable[[_Scene], Bools]] = {
     "spike": _spike,
     "stale_price": _stale_price,
     "volatility_burst": _volatility_burst,

@@ -1,9 +1,9 @@
-"""`Ridge`: the linear bar that every model is measured against, in closed form, on the very same windows.
+"""Ridge regression: the linear bar that every model is measured against, in closed form, on the very same windows.
 
 Least squares of the label on all values of a window with a quadratic penalty (Hoerl and Kennard, Technometrics 12,
-1970): fitted on the part `train`, the penalty chosen on `stop`, the test part never seen. Windows go through the same
-scaling and window stage as a network's. Sums of products are gathered a block at a time in double precision, so memory
-does not grow with the windows, and both parts' errors at every penalty follow from the sums.
+1970): fitted on the training part, the penalty chosen on the validation part, the test part never seen. Windows go
+through the same scaling and window stage as a network's. Sums of products are gathered a block at a time in double
+precision, so memory does not grow with the windows, and both parts' errors at every penalty follow from the sums.
 
 When it fails: signals that are not additive over bars and features, and columns with a few giant values. A window of
 more than `MOST_COLUMNS` values enters with its newest rows and each feature's mean over the whole window; of more than
@@ -48,7 +48,7 @@ class WindowColumns:
 
     @property
     def num(self) -> int:
-        """P."""
+        """Columns (P)."""
         return len(self.windows.features) * (self.num_rows + self.has_means)
 
     def values(self, ends: Ints) -> Floats:
@@ -80,7 +80,7 @@ class Ridge:
 
     @classmethod
     def fit(cls, windows: Windows, labels_R: Floats) -> "Ridge":
-        """From the parts `train` and `stop`.
+        """From the training and validation parts.
 
         Args:
             windows: rows and parts.
@@ -88,8 +88,8 @@ class Ridge:
                 are left out.
         """
         columns = WindowColumns.of(windows)
-        train, stop = (
-            _Sums.of(columns, _labelled(windows.parts[part], labels_R), labels_R) for part in ("train", "stop")
+        train, validation = (
+            _Sums.of(columns, _labelled(windows.parts[part], labels_R), labels_R) for part in ("train", "validation")
         )
         center_P, center = train.x_P / max(train.num, 1), train.y / max(train.num, 1)
         gram_PP, moment_P = train.centred(center_P, center)[:2]
@@ -97,7 +97,7 @@ class Ridge:
         sizes_P = np.maximum(sizes_P, 0.0)
         along_P = axes_PP.T @ moment_P
         unit = max(float(sizes_P.sum()) / columns.num, 1e-12)
-        judged = stop.centred(center_P, center)
+        judged = validation.centred(center_P, center)
         best_loss, best_P, best_penalty = np.inf, np.zeros(columns.num), PENALTIES[-1]
         for penalty in reversed(PENALTIES):
             weights_P = axes_PP @ (along_P / (sizes_P + penalty * unit))

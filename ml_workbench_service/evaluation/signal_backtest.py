@@ -1,4 +1,4 @@
-"""What a signal would have earned, net of everything, on the bars it was given for: from positions to a report.
+"""Signal backtest, net of all costs, on the bars that a signal was given for: from positions to a report.
 
 Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/trading_series.py` says,
 decided anew at the next bar whatever the forecast's horizon. Bars without a window in between are spent flat: what is
@@ -60,7 +60,7 @@ class Account:
     num_symbols: int
 
 
-def report(positions_N: Ints, ends: Ints, problem: TrainingProblem, *, looks: int = 1) -> BacktestReport:
+def report(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> BacktestReport:
     """The cost-true backtest of a signal, as cards show it.
 
     Turnover and costs are the account's: with S symbols a change of one symbol's position counts 1 / S, so that net =
@@ -71,7 +71,6 @@ def report(positions_N: Ints, ends: Ints, problem: TrainingProblem, *, looks: in
         positions_N: -1, 0 or 1 at each window.
         ends: the windows' last rows, in any order.
         problem: prices, costs and the fill rule.
-        looks: how often test parts overlapping this one were looked at, this time included; deflates the Sharpe ratio.
 
     Raises:
         DataValidationError: a position is none, or no decision can be paid.
@@ -99,7 +98,7 @@ def report(positions_N: Ints, ends: Ints, problem: TrainingProblem, *, looks: in
         break_even_cost_bp=performance.break_even_cost_bp(account.gain_M, account.turnover_M),
         num_days=len(daily_D),
         probabilistic_sharpe=performance.probabilistic_sharpe(daily_D),
-        deflated_sharpe=performance.deflated_sharpe(daily_D, num_trials=looks),
+        deflated_sharpe=performance.deflated_sharpe(daily_D, num_trials=problem.num_evaluations),
         p_value=hac_mean(daily_D).p_value,
     )
 

@@ -1,21 +1,21 @@
-"""The rule that turns measurements into a verdict, and the sentences that say why.
+"""Verdict: the rule that turns measurements into one, and the sentences that say why.
 
     not_applicable      the prices are simulated, or nothing is bet on
     skill               the leakage certificate did not fail, the model's loss is below every baseline's, and the
-                        largest p-value over the baselines, times the looks at the test part, is at most `ALPHA`
+                        largest p-value over the baselines, times the evaluations of the test part, is at most `ALPHA`
     insufficient_data   else, where a true R² of 0.5 % would have been found with a probability under 80 %
     no_skill            else
 
 A model must beat every baseline, the best one too: the largest p-value is a test of that at its own level without any
-correction (intersection-union test; Berger, Technometrics 24, 1982). Each look at an overlapping test part was another
-chance to be lucky: p-values are multiplied by their number (Bonferroni), and the power counts at the level that is
-left. That nobody leaked the future is a condition, no test: a failed certificate forbids `skill`, and so does none at
-all; one that could not be completed for ready-made columns is said aloud.
+correction (intersection-union test; Berger, Technometrics 24, 1982). Each test-set evaluation of an overlapping part
+was another chance to be lucky: p-values are multiplied by their number (Bonferroni), and the power counts at the level
+that is left. That nobody leaked the future is a condition, no test: a failed certificate forbids `skill`, and so does
+none at all; one that could not be completed for ready-made columns is said aloud.
 
 `economic` stands apart: what the signal earned after all costs, tested in the same way. A model can have skill that
 costs more to trade than it is worth, and earn without skill by holding what rose.
 
-When it fails: looks are those that the ledger knows; who peeks elsewhere is not counted.
+When it fails: evaluations are those that the ledger knows; who peeks elsewhere is not counted.
 """
 
 from ml_workbench_service.contracts.evaluation import (
@@ -52,7 +52,7 @@ NAMES = {
 def apply_verdict(
     evaluation: Evaluation,
     *,
-    looks: int,
+    num_evaluations: int,
     certificate: Certificate | None,
     is_simulated: bool,
     horizon: int,
@@ -62,25 +62,25 @@ def apply_verdict(
     Args:
         evaluation: as its task measured it. One without comparisons that calls itself `not_applicable` keeps its
             reason.
-        looks: how often overlapping test parts were looked at, this time included.
+        num_evaluations: test-set evaluations of overlapping parts, this one included.
         certificate: None: none was made, which forbids `skill`.
         is_simulated: whether the prices are.
         horizon: bars that one label spans.
     """
-    assert looks >= 1, "a test part that was judged was looked at"
+    assert num_evaluations >= 1, "a test part that was judged was evaluated"
     if is_simulated:
         return evaluation.model_copy(update=_apart("not_applicable", SIMULATED, evaluation.backtest))
     if not evaluation.comparisons:
         assert evaluation.verdict == "not_applicable", "what is bet on is compared with something"
         return evaluation.model_copy(update=_apart("not_applicable", evaluation.reason, evaluation.backtest))
     hardest = max(evaluation.comparisons, key=_difficulty)
-    found = _significance(hardest, looks=looks, horizon=horizon)
+    found = _significance(hardest, num_evaluations=num_evaluations, horizon=horizon)
     verdict, why = _verdict(evaluation.comparisons, found, certificate)
     reason = f"{_outcome(hardest, found)}: {why}"
     tried = evaluation.validation
     if tried is not None and tried.num_trials > 1:
-        reason += f"; {tried.num_trials} trials are known on its stopping part, which `validation` bears in mind"
-    economic, economic_reason = _economic(evaluation.backtest, looks=looks, certificate=certificate)
+        reason += f"; {tried.num_trials} trials are known on its validation part, which `validation` bears in mind"
+    economic, economic_reason = _economic(evaluation.backtest, num_evaluations=num_evaluations, certificate=certificate)
     return evaluation.model_copy(
         update={
             "significance": found,
@@ -106,18 +106,18 @@ def _difficulty(comparison: Comparison) -> tuple[float, float]:
     return 1.0 if p_value is None else p_value, float("inf") if skill is None else -skill
 
 
-def _significance(hardest: Comparison, *, looks: int, horizon: int) -> Significance:
+def _significance(hardest: Comparison, *, num_evaluations: int, horizon: int) -> Significance:
     test = hardest.decisive
     by_sign = hardest.loss == "net_return"
     return Significance(
         baseline=hardest.baseline,
         p_value=test.p_value,
-        looks=looks,
-        adjusted_p_value=None if test.p_value is None else min(1.0, test.p_value * looks),
+        looks=num_evaluations,
+        adjusted_p_value=None if test.p_value is None else min(1.0, test.p_value * num_evaluations),
         alpha=ALPHA,
         num_moments=test.num_moments,
         num_independent=test.num_moments / horizon,
-        power=power(test.num_moments / horizon, alpha=ALPHA / looks, r2=POWER_R2, by_sign=by_sign),
+        power=power(test.num_moments / horizon, alpha=ALPHA / num_evaluations, r2=POWER_R2, by_sign=by_sign),
         power_r2=POWER_R2,
     )
 
@@ -146,7 +146,7 @@ def _verdict(
         return "no_skill", why
     return "no_skill", (
         f"{why}, and an R² of {POWER_R2:.1%} would have been found with a probability of {found.power:.0%}; try other "
-        "features or another horizon rather than more of the same, for each look at this part raises the bar"
+        "features or another horizon rather than more of the same, for each evaluation of this part raises the bar"
     )
 
 
@@ -160,7 +160,7 @@ def _uncertified(certificate: Certificate | None) -> str:
 def _short_of_data(found: Significance) -> str:
     percent = int(100 * found.power)  # 79.6 % is not 80 %
     return (
-        f"{found.num_independent:,.0f} independent moments and {_times(found.looks)} at them find an R² of "
+        f"{found.num_independent:,.0f} independent moments and {_times(found.looks)} of them find an R² of "
         f"{POWER_R2:.1%} with a probability of only {percent}%, under {POWER:.0%}; ask for a longer range or a "
         "larger validation_split"
     )
@@ -182,7 +182,9 @@ def _outcome(hardest: Comparison, found: Significance) -> str:
     )
 
 
-def _economic(backtest: BacktestReport | None, *, looks: int, certificate: Certificate | None) -> tuple[Economic, str]:
+def _economic(
+    backtest: BacktestReport | None, *, num_evaluations: int, certificate: Certificate | None
+) -> tuple[Economic, str]:
     if backtest is None:
         return "not_applicable", "there is no signal to trade"
     if backtest.num_trades == 0:
@@ -195,8 +197,8 @@ def _economic(backtest: BacktestReport | None, *, looks: int, certificate: Certi
     )
     if backtest.net_log_return <= 0:
         return "unprofitable", f"{earned}; {_break_even(backtest)}"
-    adjusted = 1.0 if backtest.p_value is None else min(1.0, backtest.p_value * looks)
-    tested = f"{earned}, p = {_p(adjusted)} after {_times(looks)}"
+    adjusted = 1.0 if backtest.p_value is None else min(1.0, backtest.p_value * num_evaluations)
+    tested = f"{earned}, p = {_p(adjusted)} after {_times(num_evaluations)}"
     if adjusted > ALPHA:
         return "unproven", f"{tested}: luck is not excluded"
     if certificate is None or certificate.status == "failed":
@@ -225,8 +227,8 @@ def _listed(baselines: list[str]) -> str:
     return ", ".join(NAMES.get(each, each) for each in baselines)
 
 
-def _times(looks: int) -> str:
-    return f"{looks} look{'s' if looks > 1 else ''}"
+def _times(num_evaluations: int) -> str:
+    return f"{num_evaluations} evaluation{'s' if num_evaluations > 1 else ''}"
 
 
 def _p(value: float | None) -> str:

@@ -1,4 +1,4 @@
-"""`feature_search`: columns that tell something about the target, made from the store's indicators."""
+"""`feature_search`: feature selection by mutual information, from the store's indicators and expressions over them."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -14,7 +14,20 @@ from ml_workbench_service.learning.interfaces.family import Family, Trained, Tra
 from ml_workbench_service.market import calendar
 
 
-class FeatureSearch(Family):
+class FeatureSearchHyperparameters(Contract):
+    """How much is tried, and how much is kept."""
+
+    max_candidates: int = Field(default=300, ge=2, le=2000, description="Most expressions to try.")
+    max_features: int = Field(default=12, ge=1, le=64, description="Most expressions to keep.")
+    num_shuffles: int = Field(
+        default=100, ge=40, le=1000, description="Shuffles of the target that tell what luck reaches."
+    )
+    num_samples: int = Field(
+        default=50, ge=10, le=500, description="Resamples of the data that must choose a feature again."
+    )
+
+
+class FeatureSearch(Family[FeatureSearchHyperparameters]):
     """Selects expressions by held-out information and mRMR (Peng, Long and Ding, IEEE TPAMI 27(8), 2005).
 
     Candidates are scored out of their own time on the training part alone, against what luck reaches on shuffled
@@ -27,24 +40,12 @@ class FeatureSearch(Family):
     is_default = True
     min_window: ClassVar[int] = 1
 
-    class Hyperparameters(Contract):
-        """How much is tried, and how much is kept."""
-
-        max_candidates: int = Field(default=300, ge=2, le=2000, description="Most expressions to try.")
-        max_features: int = Field(default=12, ge=1, le=64, description="Most expressions to keep.")
-        num_shuffles: int = Field(
-            default=100, ge=40, le=1000, description="Shuffles of the target that tell what luck reaches."
-        )
-        num_samples: int = Field(
-            default=50, ge=10, le=500, description="Resamples of the data that must choose a feature again."
-        )
-
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """One selection over all symbols; what is found stands in `findings["selection"]`."""
         from ml_workbench_service.learning.feature_search.scores import SelectionRows
-        from ml_workbench_service.learning.feature_search.selection import select
+        from ml_workbench_service.learning.feature_search.selection import SelectionSettings, select
 
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         windows, target = problem.windows, problem.targets[0]
         tables, begin = [], 0
         for table in problem.tables:
@@ -65,14 +66,16 @@ class FeatureSearch(Family):
         selection = select(
             problem.candidates,
             tables,
-            end_ms=windows.borders_ms["stop"],
+            SelectionSettings(
+                is_move=target.needs_price,
+                num_classes=len(target.classes),
+                max_features=hyper.max_features,
+                num_shuffles=hyper.num_shuffles,
+                num_samples=hyper.num_samples,
+            ),
+            end_ms=windows.borders_ms["validation"],
             seed=problem.seed,
             report=report,
-            is_move=target.needs_price,
-            num_classes=len(target.classes),
-            max_features=hyper.max_features,
-            num_shuffles=hyper.num_shuffles,
-            num_samples=hyper.num_samples,
         )
         names = tuple(each.expression.name for each in selection.chosen)
         return Trained(
@@ -90,12 +93,12 @@ class FeatureSearch(Family):
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
         """Every candidate's bins, the columns evaluated together, and the fetched columns."""
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         return int(num_rows * (2 * hyper.max_candidates + 8 * (64 + num_features)) + 8 * hyper.max_candidates**2)
 
     def seconds(self, num_windows: int) -> float:
         """Measured: 258 candidates on 19,300 rows with 150 passes take 7 s."""
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         passes = hyper.num_shuffles + hyper.num_samples
         return float(5.0 + 7.0 * num_windows / 19_300 * hyper.max_candidates / 258 * passes / 150)
 

@@ -1,13 +1,14 @@
-"""`gru_classifier`: gated recurrent units that tell classes apart."""
+"""`gru_classifier`: classification by gated recurrent units."""
 
-from typing import ClassVar
-
-from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights
-from ml_workbench_service.learning.networks.classifier_family import Classifier, ClassWeightsChoice
-from ml_workbench_service.learning.networks.recurrent_family import RecurrentFamily, RecurrentHyperparameters, Units
+from ml_workbench_service.learning.networks.network_family import Classifier, ClassWeighting
+from ml_workbench_service.learning.networks.recurrent_family import GRU, GruHyperparameters, RecurrentFamily
 
 
-class GruClassifier(Classifier, RecurrentFamily):
+class Hyperparameters(GruHyperparameters, ClassWeighting):
+    """Hyper-parameters of `gru`, and `class_weights`."""
+
+
+class GruClassifier(Classifier, RecurrentFamily[Hyperparameters]):
     """Gated recurrent units over the window, with a probability for each class (Cho et al., EMNLP 2014).
 
     Two gates instead of three and no separate cell; often as good as an LSTM on short windows. Probabilities are
@@ -15,12 +16,4 @@ class GruClassifier(Classifier, RecurrentFamily):
     """
 
     name = "gru_classifier"
-    cell: ClassVar[str] = "GRU"
-    gates: ClassVar[int] = 3
-    windows_per_second: ClassVar[float] = 6_000.0
-
-    class Hyperparameters(RecurrentHyperparameters):
-        """The recurrent families' own, `gru_units`, and `class_weights`."""
-
-        gru_units: int = Units
-        class_weights: ClassWeights = ClassWeightsChoice
+    cell = GRU

@@ -1,18 +1,31 @@
-"""`isolation_forest`: what few random cuts set apart is strange; trained in seconds."""
+"""`isolation_forest`: what few random cuts set apart is an anomaly; trained in seconds."""
 
 from dataclasses import replace
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from pydantic import Field
 
 from ml_workbench_service.accelerators import Accelerator
-from ml_workbench_service.contracts.contract import Contract, Finite
+from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.learning.data.windows import SCORING_ROWS
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW, AlarmRate, Lookback
 
 
-class IsolationForest(Family):
+class IsolationForestHyperparameters(Contract):
+    """The forest's, the window, and how rare an alarm should be."""
+
+    expected_alarm_rate: AlarmRate = 0.01
+    trees: int = Field(default=100, ge=1, le=1000, description="Trees of the forest.")
+    max_samples: int = Field(
+        default=1024, ge=2, le=4096, description="Windows that each tree is grown on; the paper's 256 finds less."
+    )
+    lookback: Lookback = 24
+
+
+class IsolationForest(Family[IsolationForestHyperparameters]):
     """An isolation forest over the window's newest rows (Liu, Ting and Zhou, ICDM 2008), grown by scikit-learn.
 
     Finds spikes, stale prices and bursts of volatility. Fails where many features hide one that is wrong, and on
@@ -21,37 +34,23 @@ class IsolationForest(Family):
 
     name = "isolation_forest"
     model_type = ModelType.ANOMALY_DETECTION
-    min_window: ClassVar[int] = 3
-
-    class Hyperparameters(Contract):
-        """The forest's, the window, and how rare an alarm should be."""
-
-        expected_alarm_rate: Finite = Field(
-            default=0.01, gt=0, le=0.5, description="Share of ordinary windows that may alarm; sets the threshold."
-        )
-        trees: int = Field(default=100, ge=1, le=1000, description="Trees of the forest.")
-        max_samples: int = Field(
-            default=1024, ge=2, le=4096, description="Windows that each tree is grown on; the paper's 256 finds less."
-        )
-        lookback: int = Field(default=24, ge=3, le=1024, description="Rows of a window, oldest first.")
+    min_window: ClassVar[int] = MIN_WINDOW
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
-        """Grows on the part `train` alone, on the processor whatever the accelerator."""
+        """Grows on the training part alone, on the processor whatever the accelerator."""
         from ml_workbench_service.learning.networks.isolation_forest import train_forest
 
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         trained = train_forest(problem, num_trees=hyper.trees, max_samples=hyper.max_samples, report=report)
         return replace(trained, findings={"expected_alarm_rate": hyper.expected_alarm_rate})
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
         """The rows and what is derived of them, a batch of windows, and the nodes of all trees."""
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         nodes = 2 * hyper.trees * hyper.max_samples
-        return int(
-            num_rows * (num_features + 8) * 16 + num_rows * num_features * 40 + 48 * 98_304 * num_features + nodes * 600
-        )
+        return num_rows * (num_features * 56 + 128) + 48 * SCORING_ROWS * num_features + nodes * 600
 
     def seconds(self, num_windows: int) -> float:
         """The libraries' seconds, what is derived of each window, and the trees."""
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         return float(8.0 + num_windows * hyper.lookback * 4e-7 + hyper.trees * (0.01 + hyper.max_samples * 2e-5))

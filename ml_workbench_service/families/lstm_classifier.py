@@ -1,13 +1,14 @@
-"""`lstm_classifier`: long short-term memory that tells classes apart, the default family for classification."""
+"""`lstm_classifier`: classification by long short-term memory, the default family for classification."""
 
-from typing import ClassVar
-
-from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights
-from ml_workbench_service.learning.networks.classifier_family import Classifier, ClassWeightsChoice
-from ml_workbench_service.learning.networks.recurrent_family import RecurrentFamily, RecurrentHyperparameters, Units
+from ml_workbench_service.learning.networks.network_family import Classifier, ClassWeighting
+from ml_workbench_service.learning.networks.recurrent_family import LSTM, LstmHyperparameters, RecurrentFamily
 
 
-class LstmClassifier(Classifier, RecurrentFamily):
+class Hyperparameters(LstmHyperparameters, ClassWeighting):
+    """Hyper-parameters of `lstm`, and `class_weights`."""
+
+
+class LstmClassifier(Classifier, RecurrentFamily[Hyperparameters]):
     """Long short-term memory over the window, with a probability for each class (Hochreiter and Schmidhuber, 1997).
 
     Probabilities are calibrated by a temperature (Guo et al., ICML 2017). Fails where classes change their frequency:
@@ -16,12 +17,4 @@ class LstmClassifier(Classifier, RecurrentFamily):
 
     name = "lstm_classifier"
     is_default = True
-    cell: ClassVar[str] = "LSTM"
-    gates: ClassVar[int] = 4
-    windows_per_second: ClassVar[float] = 11_000.0
-
-    class Hyperparameters(RecurrentHyperparameters):
-        """The recurrent families' own, `lstm_units`, and `class_weights`."""
-
-        lstm_units: int = Units
-        class_weights: ClassWeights = ClassWeightsChoice
+    cell = LSTM

@@ -1,21 +1,17 @@
-"""`q_learning`: a table of action values over bins of the features."""
-
-from typing import Any, ClassVar
-
-from pydantic import Field
+"""`q_learning`: tabular Q-learning over quantile bins of the features."""
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator
-from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily, PolicyHyperparameters
+from ml_workbench_service.reinforcement.hyperparameters import TabularHyperparameters
+from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily
 
 MOST_BINS = 65_536
 """Market bins of a table: 14 MB while it learns; more would never be visited."""
 
 
-class QLearning(PolicyFamily):
+class QLearning(PolicyFamily[TabularHyperparameters]):
     """Tabular Q-learning (Watkins and Dayan, Machine Learning 8, 1992) over quantile bins of the newest row.
 
     Outputs are the values of the three actions; the best is taken, flat among equals and wherever the table has never
@@ -23,24 +19,13 @@ class QLearning(PolicyFamily):
     row. Cost: some 40 ns a row and epoch.
     """
 
-    name: ClassVar[str] = "q_learning"
-    budget: ClassVar[Budget] = Budget(rows=10_000, epochs=20)
-    is_default: ClassVar[bool] = True
-
-    class Hyperparameters(PolicyHyperparameters):
-        """The update's step, exploration, and the bins."""
-
-        learning_rate: Finite = Field(default=0.02, gt=0, le=1, description="Step of the Q update.")
-        exploration_rate: Finite = Field(default=1.0, ge=0, le=1, description="Share of random actions at the start.")
-        exploration_decay: Finite = Field(default=0.9999, gt=0, le=1, description="Factor on it after every decision.")
-        exploration_minimum: Finite = Field(default=0.05, ge=0, le=1, description="Exploration never falls below this.")
-        bins: int = Field(
-            default=4, ge=2, le=64, description="Bins of each feature, by quantiles of the training part."
-        )
+    name = "q_learning"
+    budget = Budget(rows=10_000, epochs=20)
+    is_default = True
 
     def check_features(self, num_features: int) -> None:
         """The table must stay small enough to be visited."""
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         if hyper.bins**num_features <= MOST_BINS:
             return
         fewer = next((bins for bins in range(hyper.bins - 1, 1, -1) if bins**num_features <= MOST_BINS), None)
@@ -53,24 +38,19 @@ class QLearning(PolicyFamily):
         )
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
-        """Passes over the part `train` in the order of time, the best walk over the part `stop`."""
+        """Passes over the training part in the order of time, the best walk over the validation part."""
         from ml_workbench_service.reinforcement.tabular_policy import train
 
         self.check_features(len(problem.windows.features))
-        return train(
-            problem,
-            hyperparameters=self.hyperparameters,
-            outputs=("q_short", "q_flat", "q_long"),
-            report=report,
-        )
+        return train(problem, self.hyperparameters, outputs=self.outputs, report=report)
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
         """The rows, nine rewards of each, the table, and the windows of a walk."""
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         table = min(hyper.bins**num_features, MOST_BINS) * 9 * 24
         return int(num_rows * (num_features + 24) * 16 + table + 3 * 4096 * hyper.lookback * num_features * 4)
 
     def seconds(self, num_windows: int) -> float:
         """Half of the epochs asked for, the sanity runs and the compiler's seconds."""
-        hyper: Any = self.hyperparameters
+        hyper = self.hyperparameters
         return float(10.0 + 0.5 * hyper.epochs * num_windows * 2e-6)

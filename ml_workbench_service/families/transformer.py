@@ -1,10 +1,9 @@
-"""`transformer`: a causal encoder whose newest bar looks back at all others."""
+"""`transformer`: a causal transformer encoder, read at its newest bar."""
 
-from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
 
 
-class Transformer(TransformerFamily):
+class Transformer(TransformerFamily[TransformerHyperparameters]):
     """Self-attention over the window (Vaswani et al., NeurIPS 2017, arXiv:1706.03762), causal, with rotary positions.
 
     Finds a signal at whatever bar of the window it is, and signals that act only together; needs more data than a
@@ -12,5 +11,3 @@ class Transformer(TransformerFamily):
     """
 
     name = "transformer"
-    model_type = ModelType.TIME_SERIES
-    Hyperparameters = TransformerHyperparameters

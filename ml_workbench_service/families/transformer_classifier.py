@@ -1,11 +1,14 @@
-"""`transformer_classifier`: a causal transformer encoder that tells classes apart."""
+"""`transformer_classifier`: classification by a causal transformer encoder."""
 
-from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights
-from ml_workbench_service.learning.networks.classifier_family import Classifier, ClassWeightsChoice
+from ml_workbench_service.learning.networks.network_family import Classifier, ClassWeighting
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
 
 
-class TransformerClassifier(Classifier, TransformerFamily):
+class Hyperparameters(TransformerHyperparameters, ClassWeighting):
+    """Hyper-parameters of `transformer`, and `class_weights`."""
+
+
+class TransformerClassifier(Classifier, TransformerFamily[Hyperparameters]):
     """Attention over the window, with a probability for each class (Vaswani et al., NeurIPS 2017, arXiv:1706.03762).
 
     Every bar is weighed against the newest one. Fails where data are few. Probabilities are calibrated by a temperature
@@ -13,8 +16,3 @@ class TransformerClassifier(Classifier, TransformerFamily):
     """
 
     name = "transformer_classifier"
-
-    class Hyperparameters(TransformerHyperparameters):
-        """The transformers' own, and `class_weights`."""
-
-        class_weights: ClassWeights = ClassWeightsChoice

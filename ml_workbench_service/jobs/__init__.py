@@ -1,1 +1,1 @@
-"""Long work: the job folder and its event log, the processes that do the work, and those who watch over them."""
+"""Jobs on disk: folder, event log and its projection, trial log, process record. Nothing here runs anything."""

@@ -1,4 +1,4 @@
-"""Writes that survive a crash: whole files by rename, and a full disk said clearly."""
+"""Atomic, durable file writes: whole files by rename, and a full disk said clearly."""
 
 import errno
 import os

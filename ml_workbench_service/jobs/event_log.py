@@ -1,4 +1,4 @@
-"""`events.jsonl`: one line an event, appended, never changed; the truth that everything else about a job projects.
+"""Append-only event log, `events.jsonl`: one line an event; the truth that everything else about a job projects.
 
 Law: one writer at a time (the worker while it lives; the supervisor before its start and after its death). A torn last
 line is skipped by readers, and the next writer begins with a newline. `seq` counts from 1 without holes within the
@@ -102,7 +102,7 @@ def encode(seq: int, kind: EventType, data: Mapping[str, Any], *, at: str | None
 
 
 def has_ended(path: Path) -> bool:
-    """Whether the log holds a final event, judged by its tail alone: quick over many finished jobs."""
+    """Whether the log holds a final event, by its tail alone: quick over many finished jobs."""
     try:
         with path.open("rb") as file:
             file.seek(max(0, path.stat().st_size - _TAIL_BYTES))

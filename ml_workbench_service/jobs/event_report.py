@@ -1,4 +1,4 @@
-"""`EventReport`: the worker's side of `Report`; every step becomes an event, every call looks for a cancellation."""
+"""Progress reports into the event log: every step becomes an event, every call checks for a cancellation."""
 
 import math
 import threading
@@ -10,7 +10,7 @@ from ml_workbench_service.jobs.job import JobFolder
 class EventReport:
     """Writes progress and warnings into the job's event log; satisfies `contracts.jobs.Report`.
 
-    A step is written before the cancellation is looked for, so the last epoch is never lost. A metric that is not
+    A step is written before the check for a cancellation, so the last epoch is never lost. A metric that is not
     finite is written as null. Steps that a killed predecessor has reported are the same to the bit and stay written
     once.
     """
@@ -37,7 +37,7 @@ class EventReport:
         self._folder.append("warning", message=message)
 
     def check(self) -> None:
-        """Only looks for a cancellation: one flag and one `stat`, about two microseconds."""
+        """Only checks for a cancellation: one flag and one `stat`, about two microseconds."""
         if self._terminated.is_set() or self._folder.cancel_requested:
             raise JobCancelled("The job was cancelled; start it again if you still need it.")
 

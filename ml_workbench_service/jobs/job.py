@@ -1,4 +1,4 @@
-"""`JobFolder`: one job on disk, whose event log is the truth; `JobStore`: all of them, newest first.
+"""Job folder: one job on disk, whose event log is the truth; `JobStore`: all of them, newest first.
 
     <root>/<job_id>/
         request.json    JobSpec, written before anything starts

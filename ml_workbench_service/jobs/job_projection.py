@@ -1,4 +1,4 @@
-"""`JobProjection`: what the events so far say about a job. Adding events singly or at once gives the same."""
+"""Job projection (event sourcing): what the events so far say. Adding them singly or at once gives the same."""
 
 import math
 from typing import Any

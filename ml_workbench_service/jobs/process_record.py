@@ -1,4 +1,4 @@
-"""Who is that process? `ProcessRecord`: a pid with its start time, on disk, so that a recycled pid is never mistaken.
+"""Process identity: a pid with its start time, on disk, so that a recycled pid is never mistaken.
 
 The service writes one such file for each process that stops and starts with it (`redis/server.json`,
 `agents/<id>/process.json`, the tracker's), and ends by it what a killed predecessor left running.

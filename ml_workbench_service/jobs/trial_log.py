@@ -1,4 +1,4 @@
-"""`trials.jsonl`: an experiment's trials, one line when a trial begins and one when it has ended; the last one counts.
+"""Trial log, `trials.jsonl`: one line when an experiment's trial begins, one when it has ended; the last one counts.
 
 Law: one writer at a time (the job's worker). A torn last line is skipped by readers, and the next writer begins with a
 newline. A finished trial is on disk when `append` returns, before anything else is told of it, so a worker that

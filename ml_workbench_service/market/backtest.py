@@ -1,4 +1,4 @@
-"""What positions would have earned: bar by bar, with the scalar functions of `market/costs.py` and nothing else.
+"""Backtest of positions: bar by bar, with the scalar functions of `market/costs.py` and nothing else.
 
 The decoder of the environment: it takes prices, times and costs from the series and none of its arithmetic, yet pays
 the rule that stands in `series.py`. It is slow on purpose (some microseconds a bar).
@@ -50,7 +50,7 @@ class Backtest:
 
 
 def backtest(series: TradingSeries, rows_N: Ints, positions_N: Ints, *, bars_per_year: float) -> Backtest:
-    """Runs the positions over the series's prices.
+    """Runs the positions over the series' prices.
 
     Args:
         series: prices, times, costs and the fill rule.

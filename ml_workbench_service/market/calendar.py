@@ -1,4 +1,4 @@
-"""The FX week in numbers: open-market time, runs of consecutive bars, closures, 17:00 New York rolls.
+"""FX calendar: open-market time, runs of consecutive bars, closures, 17:00 New York rolls.
 
 The week opens Sunday 17:00 and closes Friday 17:00 New York (22:00 UTC in winter, 21:00 in summer). Clocks change on
 Sunday 02:00 New York, while the market is closed, so each week has exactly 120 open hours and each trading day 24.
@@ -19,12 +19,10 @@ from numpy.typing import NDArray
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms
-from ml_workbench_service.contracts.market import Ints
+from ml_workbench_service.contracts.market import Bools, Ints
 
 Calendar = Literal["fx", "fixings"]
 Moments = Ints | int
-Bools = NDArray[np.bool_]
-
 NEW_YORK = ZoneInfo("America/New_York")
 ROLL_HOUR = 17  # the FX day ends at 17:00 New York
 HOUR_MS = 3_600_000
@@ -42,7 +40,6 @@ class _Tables:
 
     opens_ms: Ints  # (W,) Sunday 17:00 New York
     rolls_ms: Ints  # (R,) every day's 17:00 New York
-    roll_days: Ints  # (R,) swap days of each roll
     cumulative_days: Ints  # (R + 1,)
     holiday_starts_ms: Ints  # (H,) ends lie a day later
     holiday_dates: NDArray[np.datetime64]
@@ -65,7 +62,6 @@ def _tables() -> _Tables:
     return _Tables(
         opens_ms=opens,
         rolls_ms=rolls,
-        roll_days=weights,
         cumulative_days=np.concatenate([[0], np.cumsum(weights)]).astype(np.int64),
         holiday_starts_ms=rolls[[(day - first).days - 1 for day in holidays]],
         holiday_dates=np.array(holidays, dtype="datetime64[D]"),
@@ -123,25 +119,6 @@ def trading_day_opening(at_ms: Moments) -> Ints:
     moments = _checked(at_ms)
     rolls = _tables().rolls_ms
     return np.asarray(rolls[np.searchsorted(rolls, moments, side="right") - 1], dtype=np.int64)
-
-
-def spans_closure(from_ms: Moments, to_ms: Moments) -> Bools:
-    """Whether a weekend ends within (from, to]: whoever holds over it gets its price gap.
-
-    Holidays do not count, since many feeds quote through them; where their bars are missing, more time passes
-    between two bars of a run than their number says.
-    """
-    opens = _tables().opens_ms
-    return np.asarray(
-        np.searchsorted(opens, _checked(to_ms), side="right") > np.searchsorted(opens, _checked(from_ms), side="right")
-    )
-
-
-def rolls_between(from_ms: int, to_ms: int) -> tuple[Ints, Ints]:
-    """The 17:00 New York rolls in (from, to], and how many days of swap each charges (3 on Wednesday, weekend 0)."""
-    tables = _tables()
-    low, high = np.searchsorted(tables.rolls_ms, [int(_checked(from_ms)), int(_checked(to_ms))], side="right")
-    return tables.rolls_ms[low:high].copy(), tables.roll_days[low:high].copy()
 
 
 def swap_days(from_ms: Moments, to_ms: Moments) -> Ints:

@@ -1,4 +1,4 @@
-"""Labels that are classes: their numbers at each bar (NaN where there is none) and when each is known.
+"""Class labels (direction, triple barrier, regime): their numbers at each bar (NaN where there is none), when known.
 
 A class has a label exactly where the price change over the same bars has one, and is known with it: a missing bar ends
 labels, and on intraday bars those that span a scheduled closure are dropped and counted (`market.targets.label`).

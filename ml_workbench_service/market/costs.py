@@ -1,4 +1,4 @@
-"""What trading costs, and what one step of a position earns after it: the one formula of backtest, environment, agent.
+"""Trading costs, and what one step of a position earns after them: the one formula of backtest, environment, agent.
 
 Pips are converted at the price at hand; everything returned is a fraction of the price, so 0.0001 is one basis point.
 A cost is positive where it is paid. `swap_long_pips` and `swap_short_pips` are paid per night (negative: received).

@@ -1,4 +1,4 @@
-"""What a strategy's days say of it, and how much of that is luck: ratios, drawdown, and what many tries do to them.
+"""Performance metrics: Sharpe ratios, drawdown, and how much of them is luck: probabilistic, deflated, overfitting.
 
 A day is an FX day, 17:00 to 17:00 New York, named by the date on which it ends: Monday's begins on Sunday. A step
 belongs to the day in which it is settled, as its swap does, and a weekday without a step is a day flat. Returns are
@@ -180,7 +180,7 @@ def break_even_cost_bp(gain_M: Floats, turnover_M: Floats) -> float | None:
 
 
 def validation_report(trials: Sequence[Trial], own: str) -> ValidationReport:
-    """What a trial's figures on the stopping part are worth, once all trials there are counted.
+    """What a trial's figures on the validation part are worth, once all trials there are counted.
 
     Args:
         trials: all that the ledger has on parts which overlap the judged trial's, itself among them.

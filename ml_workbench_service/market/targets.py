@@ -1,4 +1,4 @@
-"""Labels and ex-ante volatility at each bar, as finance.md defines them.
+"""Targets: labels and ex-ante volatility at each bar, as finance.md defines them.
 
 At row t (known at t + timeframe): `price_change_h` = close[t+h] / close[t] - 1, `log_return_h` its log, `volatility_h`
 the root of the summed squared log returns of the next h bars. A label exists only where the h bars ahead follow

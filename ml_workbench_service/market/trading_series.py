@@ -1,4 +1,4 @@
-"""`TradingSeries`: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
+"""Trading series: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
 
 A decision at row t (bar t is known) sets the position a to -1, 0 or 1; the one before it is `held`. Its entry row e is
 t where signals are filled at the next open, and t + 1 where they are filled at the next close (fixings). It earns
@@ -14,25 +14,44 @@ Legend: R rows of all symbols, F features, N decision rows.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.market import Costs, FillRule, Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Bools, Costs, FillRule, Floats, Floats32, Ints
 from ml_workbench_service.market.calendar import swap_days
 from ml_workbench_service.market.costs import BASIS_POINT, pip_size
-
-Bools = NDArray[np.bool_]
 
 POSITIONS = (-1, 0, 1)
 """Of the actions 0, 1, 2: short, flat, long."""
 RUIN = 1e-6
 """A step that leaves less than this share of the capital has lost it; its reward is the logarithm of this."""
 RUIN_LOG_RETURN = math.log(RUIN)
+
+
+@dataclass(frozen=True)
+class StackedBars:
+    """Bars of all symbols, one after the other.
+
+    Attributes:
+        rows_RF: what a policy may look at, scaled.
+        close_R: prices.
+        available_at_ms_R: when each bar is known.
+        runs_R: consecutive bars of one symbol share a number, which no other symbol has.
+        symbol_R: position in `symbols`.
+        spread_R: the bars' own spread in price units; NaN where they have none.
+    """
+
+    rows_RF: Floats32
+    close_R: Floats
+    available_at_ms_R: Ints
+    runs_R: Ints
+    symbol_R: Ints
+    spread_R: Floats
+    symbols: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -65,12 +84,12 @@ class TradingSeries:
 
     @property
     def num_rows(self) -> int:
-        """R."""
+        """Rows (R)."""
         return len(self.close_R)
 
     @property
     def num_features(self) -> int:
-        """F."""
+        """Features (F)."""
         return int(self.rows_RF.shape[1])
 
     @property
@@ -93,49 +112,36 @@ class TradingSeries:
         return rows[possible]
 
 
-def build_trading_series(
-    rows_RF: Floats32,
-    *,
-    close_R: Floats,
-    available_at_ms_R: Ints,
-    runs_R: Ints,
-    symbol_R: Ints,
-    symbols: Sequence[str],
-    costs: Mapping[str, Costs],
-    fill: FillRule,
-    spread_R: Floats | None = None,
-) -> TradingSeries:
+def build_trading_series(bars: StackedBars, *, costs: Mapping[str, Costs], fill: FillRule) -> TradingSeries:
     """A series of stacked symbols; equal, row by row, to the scalar functions of `market/costs.py`.
-
-    Args:
-        spread_R: the bars' own spread in price units, as bars and windows have it; NaN where the symbol's holds.
 
     Raises:
         DataValidationError: a symbol has no costs, or some are not resolved; the next step is `resolved_costs`.
     """
-    table_SC = np.array([_five(symbol, costs) for symbol in symbols], dtype=np.float64)
-    spread, commission, slippage, long, short = table_SC[symbol_R].T
-    pip = np.array([pip_size(symbol) for symbol in symbols])[symbol_R]
-    own_spread = np.full(len(close_R), np.nan) if spread_R is None else np.asarray(spread_R, dtype=np.float64) / pip
+    close_R, known_R = bars.close_R, bars.available_at_ms_R
+    table_SC = np.array([_five(symbol, costs) for symbol in bars.symbols], dtype=np.float64)
+    spread, commission, slippage, long, short = table_SC[bars.symbol_R].T
+    pip = np.array([pip_size(symbol) for symbol in bars.symbols])[bars.symbol_R]
+    own_spread = np.asarray(bars.spread_R, dtype=np.float64) / pip
     spread = np.where(np.isfinite(own_spread), own_spread, spread)
-    next_ok = _has_next(close_R, runs_R=runs_R, symbol_R=symbol_R)
+    next_ok = _has_next(bars)
     nights = np.zeros(len(close_R))
-    nights[:-1] = np.where(next_ok[:-1], swap_days(available_at_ms_R[:-1], available_at_ms_R[1:]), 0)
+    nights[:-1] = np.where(next_ok[:-1], swap_days(known_R[:-1], known_R[1:]), 0)
     move = np.zeros(len(close_R))
     here = np.flatnonzero(next_ok)
     move[here] = close_R[here + 1] / close_R[here] - 1.0
     return TradingSeries(
-        rows_RF=np.ascontiguousarray(rows_RF, dtype=np.float32),
+        rows_RF=np.ascontiguousarray(bars.rows_RF, dtype=np.float32),
         close_R=np.ascontiguousarray(close_R, dtype=np.float64),
         move_R=move,
         unit_cost_R=spread * pip / 2 / close_R + (commission + slippage) * BASIS_POINT,
         swap_long_R=np.where(nights > 0, nights * long * pip / close_R, 0.0),
         swap_short_R=np.where(nights > 0, nights * short * pip / close_R, 0.0),
         next_ok_R=next_ok,
-        available_at_ms_R=np.asarray(available_at_ms_R, dtype=np.int64),
-        symbol_R=np.asarray(symbol_R, dtype=np.int64),
+        available_at_ms_R=np.asarray(known_R, dtype=np.int64),
+        symbol_R=np.asarray(bars.symbol_R, dtype=np.int64),
         spread_R=own_spread,
-        symbols=tuple(symbols),
+        symbols=tuple(bars.symbols),
         costs=dict(costs),
         fill=fill,
     )
@@ -196,7 +202,8 @@ def _log(growth: Floats) -> Floats:
     return rewards
 
 
-def _has_next(close_R: Floats, *, runs_R: Ints, symbol_R: Ints) -> Bools:
+def _has_next(bars: StackedBars) -> Bools:
+    close_R, runs_R, symbol_R = bars.close_R, bars.runs_R, bars.symbol_R
     priced = np.isfinite(close_R) & (close_R > 0)
     has_next: Bools = np.zeros(len(close_R), dtype=np.bool_)
     has_next[:-1] = (runs_R[1:] == runs_R[:-1]) & (symbol_R[1:] == symbol_R[:-1]) & priced[1:] & priced[:-1]

@@ -1,4 +1,4 @@
-"""Agent runs: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
+"""Agent simulation: the live Q-learning agent over one recording, many settings and seeds in one compiled call.
 
 What an agent does changes neither prices nor predictions, so bins and every possible reward are computed once, and a
 run is a walk over them. A run does what `agents.q_learning_agent.QLearningAgent` does record by record: symbols share
@@ -8,6 +8,13 @@ the table learns from it, then an action is chosen. The table, the visits and th
 the bit; so logarithms are taken one by one with C's routine, where NumPy's for vectors rounds differently on some
 processors.
 
+A step is one number, so that it is kept, found in the table and paid without being taken apart:
+
+    step = (market bin * 3 + held) * 3 + action      its place in the flat table of values
+           |                       |
+           step // 9: market bin   step % 9: held * 3 + action, its place in a record's nine rewards
+                                   step % 3: action;  step // 3 * 3: the first of its state's three values
+
 Nothing is closed at the end and no gap is an end: the agent's runs know neither. Needs numba.
 
 Legend: M records in order, L runs, G runs of one seed side by side, S = 3 * B states of B market bins, A = 3 actions,
@@ -15,18 +22,16 @@ X = S * A, D days on which a step settles, W random words, F flat: several axes 
 """
 
 import math
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
-import numba
 import numpy as np
 
-from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.market.trading_series import RUIN, RUIN_LOG_RETURN, Bools
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
+from ml_workbench_service.market.trading_series import RUIN, RUIN_LOG_RETURN
 from ml_workbench_service.reinforcement.environment import generator_words
+from ml_workbench_service.reinforcement.environment_kernels import compiled
 from ml_workbench_service.reinforcement.tabular_q import QSettings
 from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS, _next_word
 
@@ -44,7 +49,8 @@ NONE = np.uint64(2**63)
 _0, _1, _2, _3, _9, _11, _32 = (np.uint64(each) for each in (0, 1, 2, 3, 9, 11, 32))
 _LOW_HALF, _DOUBLE = np.uint64(2**32 - 1), 2.0**-53
 
-Kernel = TypeVar("Kernel", bound=Callable[..., object])
+_compiled = partial(compiled, nogil=True)
+"""Runs go side by side in threads: without Python's lock."""
 
 
 @dataclass(frozen=True)
@@ -173,16 +179,6 @@ def _counted(visits_GSA: Ints) -> Ints:
     return np.stack([(num_33 * change_33).sum(axis=(1, 2)), num - num_33[:, :, FLAT].sum(axis=1), num], axis=1)
 
 
-def _compiled(function: Kernel) -> Kernel:
-    """`reinforcement.environment_kernels.compiled`, without Python's lock."""
-    try:
-        kept: Kernel = numba.njit(cache=True, error_model="numpy", nogil=True)(function)
-    except RuntimeError:  # no folder takes the cache
-        fresh: Kernel = numba.njit(error_model="numpy", nogil=True)(function)
-        return fresh
-    return kept
-
-
 @_compiled
 def _fill_rewards(
     move_M: Floats,
@@ -230,10 +226,7 @@ def _walk(
     earned_GK: Floats,
     days_GD: Floats,
 ) -> None:
-    """Settle, learn, choose; the newest two steps of each symbol wait for what a later record makes known.
-
-    A step is one number, state * 3 + action; so step % 9 is held * 3 + action, and step // 9 the market's bin.
-    """
+    """Settle, learn, choose; the newest two steps of each symbol wait for what a later record makes known."""
     values_F, visits_F, days_F = values_GX.reshape(-1), visits_GX.reshape(-1), days_GD.reshape(-1)
     num_runs, width, num_days = np.uint64(len(values_GX)), np.uint64(values_GX.shape[1]), np.uint64(days_GD.shape[1])
     newest_F, before_F = np.full(num_symbols * len(values_GX), NONE), np.full(num_symbols * len(values_GX), NONE)
@@ -247,7 +240,7 @@ def _walk(
             unsigned = np.uint64(run)
             table, wait = unsigned * width, pending + unsigned
             last = newest_F[wait]
-            state = (market_bin * _3 + (last % _3 if last != NONE else _1)) * _3
+            state = _first_step(market_bin, last % _3 if last != NONE else _1)
             settled, following, is_silent = last, state, is_idle
             if delay == 1:
                 settled, before_F[wait] = before_F[wait], last
@@ -275,8 +268,15 @@ def _walk(
 
 
 @_compiled
+def _first_step(market_bin: np.uint64, held: np.uint64) -> np.uint64:
+    """The step of a state's first action, by the module's diagram; `tabular_q_kernels.state_of` in unsigned numbers."""
+    step: np.uint64 = (market_bin * _3 + held) * _3
+    return step
+
+
+@_compiled
 def _draw(stream_W: np.ndarray, place_2: np.ndarray) -> np.uint64:
-    """`Generator.integers(3)` (see `q_kernels.random_action`); the second place keeps half a word, doubled plus one."""
+    """`tabular_q_kernels.random_action` over the stream; the second place keeps half a word, doubled plus one."""
     while True:
         half = place_2[1] >> _1
         if place_2[1] != _0:

@@ -1,4 +1,4 @@
-"""Agent grid: many settings of the Q-learning agent on one recording, each with several seeds, ranked without luck.
+"""Grid search of the Q-learning agent's settings on one recording, each with several seeds, ranked without luck.
 
 Every setting meets the recording once, as the live agent would have: each decision is taken before the table has seen
 what follows, so what a run earns while it learns is out of its sample (prequential: Dawid, "Statistical theory: the
@@ -18,12 +18,13 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import ValidationError
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.agents.q_table import USUAL_WIDTH, StateBins
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Costs, Floats, Ints
@@ -42,25 +43,9 @@ Q_LEARNING_GRID: Mapping[str, tuple[float, ...]] = {
     "discount_factor": (0.9, 0.95, 0.99),
 }
 """The preset `q_learning_grid`: 27 settings."""
-USUAL_WIDTH = 3.29
-"""Width of the 90 % interval in volatilities, for normal residuals; that of `agents.q_table`."""
 MOST_SETTINGS = 10_000
 STEPS_AT_ONCE = 20_000_000
 """Records times runs between two looks for a cancellation; some 0.3 s."""
-
-
-class BinEdges(Protocol):
-    """The edges of an agent's bins: its `agents.q_table.StateBins`."""
-
-    @property
-    def strength_edges(self) -> tuple[float, ...]:
-        """Of prediction ÷ volatility, ascending."""
-        ...
-
-    @property
-    def width_edges(self) -> tuple[float, ...]:
-        """Of interval width ÷ volatility, ascending."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -147,7 +132,7 @@ def run_grid(
     settings: Sequence[tuple[Mapping[str, Any], QLearningHyperparameters]],
     *,
     seeds: Sequence[int],
-    bins: BinEdges,
+    bins: StateBins,
     costs: Costs | None = None,
     report: Report | None = None,
     num_threads: int | None = None,
@@ -176,7 +161,7 @@ def run_grid(
 
     records, days = records_of(recording, bins=bins, costs=costs)
     runs = [each.model_copy(update={"seed": int(seed)}) for _, each in settings for seed in seeds]
-    threads = num_threads or _num_processors()
+    threads = num_threads or len(os.sched_getaffinity(0))
     at_once = max(threads, STEPS_AT_ONCE // len(recording))
     figures_LK = np.zeros((len(runs), NUM_FIGURES))
     days_SD = np.zeros((len(settings), len(days)))
@@ -199,7 +184,7 @@ def run_grid(
 
 
 def records_of(
-    recording: Recording, *, bins: BinEdges, costs: Costs | None = None
+    recording: Recording, *, bins: StateBins, costs: Costs | None = None
 ) -> tuple["Records", tuple[str, ...]]:
     """A recording as runs walk over it, and the names of its days; see `run_grid`.
 
@@ -233,7 +218,7 @@ def records_of(
     ), days
 
 
-def market_bins(recording: Recording, bins: BinEdges) -> Ints:
+def market_bins(recording: Recording, bins: StateBins) -> Ints:
     """The agent's state of each record but for the position: strength bin, then width bin (`agents.q_learning_agent`).
 
     Without a volatility the interval's width stands for it; with neither the forecast is of unknown strength, 0.
@@ -308,10 +293,6 @@ def _row(number: int, params: Mapping[str, Any], figures_NK: Floats, days: tuple
         sharpe=sharpe(daily_D),
         daily_returns=dict(zip(days, daily_D.tolist(), strict=True)),
     )
-
-
-def _num_processors() -> int:
-    return len(os.sched_getaffinity(0))
 
 
 def _refused(error: ValidationError, choices: Mapping[str, Sequence[Any]]) -> DataValidationError:

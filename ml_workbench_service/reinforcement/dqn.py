@@ -1,17 +1,15 @@
-"""`VectorDqn`: stable-baselines3's DQN over many environments, with a lean update (Mnih et al., Nature 518, 2015).
+"""Deep Q-learning: `VectorDqn`, stable-baselines3's DQN over many environments, with a lean update and replay buffer.
 
-Exploration schedule, target network and rollouts are stable-baselines3's. Ours: each environment explores by itself
-(there one draw decides for all environments at once), the replay buffer keeps rows instead of windows, the gradient is
-written out, clipping and Adam are one operation each. A test holds the update against stable-baselines3's own.
+Mnih et al., Nature 518, 2015. Exploration schedule, target network and rollouts are stable-baselines3's. Ours: each
+environment explores by itself (there one draw decides for all environments at once), the replay buffer keeps rows
+instead of windows, the gradient is written out, clipping and Adam are one operation each. A test holds the update
+against stable-baselines3's own.
 
-Legend: N environments, B decisions of a batch, O numbers of an observation.
+The replay buffer keeps where each decision was made, not what was seen there: an observation is a window of rows that
+lie on the series anyway, and the position held. So a decision takes 32 bytes instead of two windows (800 bytes at 24
+rows of 4 features), and a checkpoint holds the whole buffer.
 
-`RowReplay`: a replay buffer that keeps where each decision was made, not what was seen there.
-
-An observation is a window of rows that lie on the series anyway, and the position held. So a decision takes 32 bytes
-instead of two windows (800 bytes at 24 rows of 4 features), and a checkpoint holds the whole buffer.
-
-Legend: M decisions kept, N environments, B of a batch, L the lookback, F features, O = L * F + 1.
+Legend: M decisions kept, N environments, B of a batch, L the lookback, F features, O = L * F + 1 of an observation.
 """
 
 from collections.abc import Mapping
@@ -24,14 +22,13 @@ from stable_baselines3.common.buffers import BaseBuffer
 from stable_baselines3.common.type_aliases import ReplayBufferSamples
 from torch import Tensor, nn
 
-from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats32, Ints
-from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
-from ml_workbench_service.market.trading_series import Bools
+from ml_workbench_service.contracts.market import Bools, Floats32, Ints
+from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.reinforcement.environment import generator_of, generator_words
-from ml_workbench_service.reinforcement.policy_network import Layers, ObservedWindow, PolicyNetwork
-from ml_workbench_service.reinforcement.ppo import environment_of, restore_network
-from ml_workbench_service.reinforcement.sb3_environment import Later, MarketEnvironment, Watch, silent
+from ml_workbench_service.reinforcement.hyperparameters import DqnHyperparameters
+from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm, below, linear_layers
+from ml_workbench_service.reinforcement.policy_network import Layers, ObservedWindow
+from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 
 FIELDS: Mapping[str, Any] = {
     "row": np.int64,
@@ -44,13 +41,12 @@ FIELDS: Mapping[str, Any] = {
 
 
 class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """The newest decisions of all environments; the oldest are overwritten.
+    """Replay buffer: the newest decisions of all environments; the oldest are overwritten.
 
     Args:
         buffer_size: decisions kept.
         observation_space, action_space, device, n_envs: as stable-baselines3 gives them.
-        rows_RF: the series's rows.
-        lookback: rows of a window.
+        rows_RF: the series' rows.
         seed: of the batches drawn.
         others: what stable-baselines3 says to buffers of its own kind.
     """
@@ -64,7 +60,6 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
         n_envs: int = 1,
         *,
         rows_RF: Floats32,
-        lookback: int,
         seed: int,
         **others: Any,
     ) -> None:
@@ -72,6 +67,7 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
         self.pos, self.full = 0, False
         self._kept = {name: np.zeros(self.buffer_size, dtype=kind) for name, kind in FIELDS.items()}
         self._rows_RF = torch.from_numpy(rows_RF).to(device)
+        lookback = (observation_space.shape[0] - 1) // rows_RF.shape[1]
         self._offsets_L = torch.arange(1 - lookback, 1, device=device)
         self.chance = np.random.Generator(np.random.PCG64(seed))
 
@@ -129,76 +125,48 @@ class RowReplay(BaseBuffer):  # type: ignore[misc]  # stable-baselines3 is not r
         return int(self.buffer_size if self.full else self.pos)
 
 
-NUM_ACTIONS = 3
+class VectorDqn(PolicyAlgorithm[DqnHyperparameters], DQN):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
+    """A step or more of all environments, then the gradient steps that are due for them, again and again."""
 
-
-class VectorDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """A step or more of all environments, then the gradient steps that are due for them, again and again.
-
-    Args:
-        environment: the environments.
-        hyperparameters: those of the family `dqn`.
-        is_level_F: the columns from which the window's mean is subtracted.
-        total: decisions of the whole training.
-        seed: decides every random number.
-        device: a torch device.
-        report: hears of every step and batch.
-    """
+    activation = "relu"
 
     def __init__(
-        self,
-        environment: MarketEnvironment,
-        hyperparameters: Any,
-        *,
-        is_level_F: tuple[bool, ...],
-        total: int,
-        seed: int,
-        device: Any,
-        report: Report,
+        self, environment: MarketEnvironment, hyperparameters: DqnHyperparameters, *, seed: int, **run: Any
     ) -> None:
+        super().__init__(environment, hyperparameters, seed=seed, **run)
+        self.chance = np.random.Generator(np.random.PCG64(seed + 1))
+        self._held_N: Floats32 = np.zeros(environment.num_envs, dtype=np.float32)
+        self._target = Layers(linear_layers(self.q_net_target.q_net), self.activation)
+
+    def options(
+        self, environment: MarketEnvironment, hyperparameters: DqnHyperparameters, *, seed: int
+    ) -> dict[str, Any]:
+        """Learning starts no later than the replay buffer is full."""
         hyper, envs = hyperparameters, environment.envs
         steps = max(1, hyper.decisions_per_update // envs.num_envs)
-        super().__init__(
-            "MlpPolicy",
-            environment,
-            learning_rate=hyper.learning_rate,
-            buffer_size=max(hyper.memory, envs.num_envs),
-            learning_starts=min(hyper.learning_starts, hyper.memory),
-            batch_size=hyper.batch_size,
-            gamma=hyper.discount_factor,
-            train_freq=steps,
-            gradient_steps=max(1, steps * envs.num_envs // hyper.decisions_per_update),
-            replay_buffer_class=RowReplay,
-            replay_buffer_kwargs={"rows_RF": envs.series.rows_RF, "lookback": envs.lookback, "seed": seed},
-            target_update_interval=max(hyper.target_interval, envs.num_envs),
-            exploration_fraction=hyper.exploration_share,
-            exploration_initial_eps=hyper.exploration_rate,
-            exploration_final_eps=min(hyper.exploration_minimum, hyper.exploration_rate),
-            policy_kwargs={
-                "net_arch": [hyper.dqn_units] * hyper.layers,
-                "features_extractor_class": ObservedWindow,
-                "features_extractor_kwargs": {"is_level_F": is_level_F, "lookback": envs.lookback},
-                "optimizer_class": Later,
-            },
-            seed=seed,
-            device=device,
-        )
-        self.set_logger(silent())
-        self.total, self._report = total, report
-        self.adam = ClippedAdam(self.q_net, learning_rate=hyper.learning_rate)
-        self.chance = np.random.Generator(np.random.PCG64(seed + 1))
-        self._held_N: Floats32 = np.zeros(envs.num_envs, dtype=np.float32)
-        layers, target = (
-            [each for each in net.q_net if isinstance(each, nn.Linear)] for net in (self.q_net, self.q_net_target)
-        )
-        self._target = Layers(target, "relu")
-        self.network = PolicyNetwork(
-            self.q_net.features_extractor.stage,
-            layers,
-            activation="relu",
-            gives_probabilities=False,
-        )
-        _, self._watch = self._setup_learn(total, Watch(report))
+        return {
+            "policy": "MlpPolicy",
+            "buffer_size": max(hyper.memory, envs.num_envs),
+            "learning_starts": min(hyper.learning_starts, hyper.memory),
+            "batch_size": hyper.batch_size,
+            "train_freq": steps,
+            "gradient_steps": max(1, steps * envs.num_envs // hyper.decisions_per_update),
+            "replay_buffer_class": RowReplay,
+            "replay_buffer_kwargs": {"rows_RF": envs.series.rows_RF, "seed": seed},
+            "target_update_interval": max(hyper.target_interval, envs.num_envs),
+            "exploration_fraction": hyper.exploration_share,
+            "exploration_initial_eps": hyper.exploration_rate,
+            "exploration_final_eps": min(hyper.exploration_minimum, hyper.exploration_rate),
+        }
+
+    def learnt(self) -> nn.Module:
+        """The network of action values, not its delayed copy."""
+        network: nn.Module = self.q_net
+        return network
+
+    def actor(self) -> tuple[ObservedWindow, list[nn.Linear]]:
+        """Of the network of action values."""
+        return self.q_net.features_extractor, linear_layers(self.q_net.q_net)
 
     @property
     def rollout_size(self) -> int:
@@ -217,7 +185,7 @@ class VectorDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by 
         """So many gradient steps on batches of the replay buffer."""
         self.policy.set_training_mode(True)
         for _ in range(gradient_steps):
-            self._report.check()
+            self.report.check()
             self.differentiate(*self.replay_buffer.draw(batch_size))
             self.adam.step()
         self._n_updates += gradient_steps
@@ -237,7 +205,7 @@ class VectorDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by 
     def _sample_action(self, learning_starts: int, action_noise: Any = None, n_envs: int = 1) -> tuple[Ints, Ints]:
         rate = 1.0 if self.num_timesteps < learning_starts else self.exploration_rate
         explores_N = self.chance.random(n_envs) < rate
-        actions_N = self.chance.integers(0, NUM_ACTIONS, n_envs)
+        actions_N = self.chance.integers(0, len(POSITIONS), n_envs)
         self._held_N = self._last_obs[:, -1].copy()
         if not explores_N.all():
             with torch.no_grad():
@@ -266,24 +234,18 @@ class VectorDqn(DQN):  # type: ignore[misc]  # stable-baselines3 is not read by 
         self._last_obs = new_obs
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that decides the rest of the training, as plain arrays."""
-        tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        tensors |= {f"adam.{name}": value for name, value in self.adam.state().items()}
-        arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
-        arrays |= {f"lanes.{name}": value for name, value in self.env.state().items()}
-        arrays |= {f"replay.{name}": value for name, value in self.replay_buffer.state().items()}
-        arrays["random.exploration"] = generator_words(self.chance)
+        """Replay buffer, exploration and counters beside what all have."""
         counters = [self.num_timesteps, self._n_updates, self._n_calls, self._episode_num]
-        arrays["counters"] = np.array(counters, dtype=np.int64)
-        return arrays
+        return (
+            super().state()
+            | {f"replay.{name}": value for name, value in self.replay_buffer.state().items()}
+            | {"random.exploration": generator_words(self.chance), "counters": np.array(counters, dtype=np.int64)}
+        )
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from a state."""
-        restore_network(self.policy, self.adam, arrays, prefix="policy.")
-        replay = {name.removeprefix("replay."): each for name, each in arrays.items() if name.startswith("replay.")}
-        self.replay_buffer.restore(replay)
-        self.chance = generator_of(arrays["random.exploration"])
-        self._last_obs = self.env.restore(environment_of(arrays))
         self.num_timesteps, self._n_updates, self._n_calls, self._episode_num = map(int, arrays["counters"])
-        self._update_current_progress_remaining(self.num_timesteps, self.total)
+        super().restore(arrays)
+        self.replay_buffer.restore(below("replay.", arrays))
+        self.chance = generator_of(arrays["random.exploration"])
         self.exploration_rate = self.exploration_schedule(self._current_progress_remaining)

@@ -1,8 +1,9 @@
-"""`VectorTradingEnvironment`: many trading episodes at once on one series; `walk`: one policy in order over a part.
+"""Vectorised trading environment: many episodes at once on one series; and `walk`, one policy in order over a part.
 
-What a step earns, when an episode ends and what closing costs stands in `series.py`. An episode starts flat at a row
-drawn at random and lasts `episode_length` decisions, or until its segment ends; then it is truncated, the position
-closed and paid for, and the environment begins its next episode in the same step. It is terminated only by ruin.
+What a step earns, when an episode ends and what closing costs stands in `market/trading_series.py`. An episode starts
+flat at a row drawn at random and lasts `episode_length` decisions, or until its segment ends; then it is truncated, the
+position closed and paid for, and the environment begins its next episode in the same step. It is terminated only by
+ruin.
 
 An observation is the window of `lookback` rows, oldest first, then the position (-1, 0, 1), all float32.
 
@@ -18,11 +19,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
+from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.market.trading_series import (
     POSITIONS,
     RUIN_LOG_RETURN,
-    Bools,
     TradingSeries,
     closing_rewards,
     held_table,
@@ -60,7 +61,7 @@ class VectorTradingEnvironment:
         series: prices, costs, features.
         rows_N: rows in which decisions are allowed, such as a part's windows; those that cannot be paid are left out.
         lookback: rows of a window.
-        num_lanes: episodes at once.
+        num_envs: episodes at once.
         episode_length: most decisions of an episode.
         seed: of the starting rows.
         starts_N: rows at which episodes may begin; all allowed ones unless given.
@@ -248,6 +249,13 @@ def walk(policy: Policy, series: TradingSeries, rows_N: Ints, *, lookback: int, 
     starts = segment_starts(rows)
     positions, held_N = _followed(choices_N3, starts)
     return _paid(series, rows, positions, held_N)
+
+
+def greedy_walk(
+    predict: Callable[[Floats32, Floats32], np.ndarray], series: TradingSeries, rows_N: Ints, *, lookback: int
+) -> Walk:
+    """A walk of the greedy policy over the outputs (N, 3) that `predict` gives."""
+    return walk(lambda *asked: greedy_actions(predict(*asked)), series, rows_N, lookback=lookback)
 
 
 def _followed(choices_N3: Ints, starts_N: Bools) -> tuple[Ints, Ints]:

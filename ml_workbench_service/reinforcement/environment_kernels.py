@@ -1,7 +1,15 @@
-"""The compiled inner loop of the environment. Needs numba, so only what trains imports it.
+"""Environment step, compiled: the inner loop. Needs numba, so only what trains imports it.
 
-It knows no money: what a decision earns is looked up, computed beforehand by the rule in `series.py`. A logarithm and
-the branches around it would take as long as everything else in a step.
+It knows no money: what a decision earns is looked up, computed beforehand by the rule in `market/trading_series.py`. A
+logarithm and the branches around it would take as long as everything else in a step.
+
+    envs_N3    ROW          HELD                     LEFT                      one row an environment
+               next         action whose position    decisions until the
+               decision     is held: 0 short,        episode is truncated
+                            1 flat, 2 long
+
+    ends_N2    TERMINATED   TRUNCATED                                          few arrays rather than many: numba
+               by ruin      by length or gap                                   unpacks each of them at each call
 
 Legend: N environments, R rows, F features, O = lookback * F + 1 numbers of an observation.
 """
@@ -12,28 +20,25 @@ from typing import TypeVar
 import numba
 import numpy as np
 
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
-from ml_workbench_service.market.trading_series import Bools
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
 
 Kernel = TypeVar("Kernel", bound=Callable[..., object])
 
 ROW, HELD, LEFT = range(3)
-"""Columns of `envs_N3`: the row of the next decision, the action whose position is held, the decisions left."""
 FLAT = 1
 TERMINATED, TRUNCATED = range(2)
-"""Columns of `ends_N2`. Few arrays rather than many: numba unpacks each of them at each call."""
 
 
-def compiled(function: Kernel) -> Kernel:
+def compiled(function: Kernel, *, nogil: bool = False) -> Kernel:
     """Compiled on first use and kept on disk; compiled anew by each process where no folder takes the cache.
 
     numba looks for a writable folder when it decorates, and raises where it finds none (read-only installation). What
     it keeps is compiled anew when the function's own file changes, no other: constants of other files are arguments.
     """
     try:
-        kept: Kernel = numba.njit(cache=True, error_model="numpy")(function)
+        kept: Kernel = numba.njit(cache=True, error_model="numpy", nogil=nogil)(function)
     except RuntimeError:
-        fresh: Kernel = numba.njit(error_model="numpy")(function)
+        fresh: Kernel = numba.njit(error_model="numpy", nogil=nogil)(function)
         return fresh
     return kept
 
@@ -56,6 +61,12 @@ def observe(
 
 
 @compiled
+def put_env(envs_N3: Ints, env: int, row: int, held: int, left: int) -> None:
+    """Where an environment stands, by the columns of the diagram."""
+    envs_N3[env, ROW], envs_N3[env, HELD], envs_N3[env, LEFT] = row, held, left
+
+
+@compiled
 def begin_envs(
     flat_rows: Floats32,
     num_features: int,
@@ -67,7 +78,7 @@ def begin_envs(
 ) -> None:
     """Every environment begins an episode at its row, flat."""
     for env in range(len(envs_N3)):
-        envs_N3[env, ROW], envs_N3[env, HELD], envs_N3[env, LEFT] = starts_N[env], FLAT, episode_length
+        put_env(envs_N3, env, starts_N[env], FLAT, episode_length)
         observe(flat_rows, num_features, starts_N[env], lookback, FLAT, flat_NO, env)
 
 
@@ -110,7 +121,7 @@ def step_envs(
             observe(flat_rows, num_features, following, lookback, FLAT, flat_finals_NO, env)
             following, action, left = queue_Q[cursor], FLAT, episode_length
             cursor += 1
-        envs_N3[env, ROW], envs_N3[env, HELD], envs_N3[env, LEFT] = following, action, left
+        put_env(envs_N3, env, following, action, left)
         observe(flat_rows, num_features, following, lookback, action, flat_NO, env)
         rewards_N[env] = reward
         ends_N2[env, TERMINATED] = ruined

@@ -1,5 +1,4 @@
-"""`TradingVectorEnv`: `VectorTradingEnvironment` as a Gymnasium vector environment, so that any library that takes one
-can trade.
+"""Gymnasium vector environment over `VectorTradingEnvironment`, so that any library that takes one can trade.
 
 Episodes that end begin anew in the same step (`AutoresetMode.SAME_STEP`): the observation returned is already the next
 episode's, and `infos["final_obs"][environment]` is the old one's last, with `infos["_final_obs"]` saying for which
@@ -12,8 +11,8 @@ import numpy as np
 from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
-from ml_workbench_service.market.trading_series import POSITIONS, Bools
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
+from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 
 
@@ -21,7 +20,7 @@ class TradingVectorEnv(VectorEnv[Floats32, Ints, Any]):  # type: ignore[misc]  #
     """The environments behind Gymnasium's interface.
 
     Args:
-        environments: what really steps; this environment is its only user.
+        envs: what really steps; this environment is its only user.
         copy: whether answers are the caller's to keep; without it they are buffers that the next step overwrites.
     """
 

@@ -3,47 +3,32 @@
 A policy maps a window and the position held to three numbers, one an action: short, flat, long. It is learnt by trading
 in `reinforcement/environment.py`, which pays net log returns; a step's reward is that return in units of the symbol's
 typical bar, so that every symbol is learnt in its own unit. The best policy is the one that earned most, net, in one
-walk over the part `stop`.
+walk over the validation part.
 
 Legend: R rows, N decisions.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
-from pydantic import Field
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part
 from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem
+from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW
 from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
+from ml_workbench_service.reinforcement.hyperparameters import PolicyHyperparameters
 
-MIN_WINDOW = 3
-"""Rows that a short window lacks count as average; a level feature needs some rows for its mean."""
+if TYPE_CHECKING:
+    pass
+
 SMALLEST_UNIT = 1e-9
 """A symbol whose bars move less than this has no unit of its own."""
-NEXT_BORDER: Mapping[Part, str] = {"train": "stop", "stop": "calibrate", "calibrate": "test"}
-
-
-class PolicyHyperparameters(Contract):
-    """What all three families have."""
-
-    discount_factor: Finite = Field(default=0.9, ge=0, lt=1, description="Weight of the next state's value.")
-    epochs: int = Field(
-        default=50,
-        ge=1,
-        le=10_000,
-        description="Most epochs; one has about as many decisions as the training part has rows.",
-    )
-    patience: int = Field(
-        default=10, ge=1, le=10_000, description="Epochs without a better walk over the stopping part until the end."
-    )
-    lookback: int = Field(default=24, ge=MIN_WINDOW, le=1024, description="Rows of a window, oldest first.")
+NEXT_BORDER: Mapping[Part, Part] = {"train": "validation", "validation": "calibration", "calibration": "test"}
 
 
 class Budget(NamedTuple):
@@ -53,21 +38,31 @@ class Budget(NamedTuple):
     epochs: int
 
 
-class PolicyFamily(Family, abstract=True):
+P = TypeVar("P", bound=PolicyHyperparameters, covariant=True)
+
+
+class PolicyFamily(Family[P], abstract=True):
     """Learns when to be short, flat or long, paid net of spread, commission and swap.
+
+    Rows that a short window lacks count as average; a level feature needs some rows for its mean.
 
     Attributes:
         budget: of each training of the sanity runs.
+        outputs: names of the three outputs.
     """
 
     model_type = ModelType.REINFORCEMENT_LEARNING
     min_window: ClassVar[int] = MIN_WINDOW
     budget: ClassVar[Budget]
+    outputs: ClassVar[tuple[str, str, str]] = ("q_short", "q_flat", "q_long")
 
-    def with_budget(self, *, epochs: int) -> "PolicyFamily":
+    def with_budget(self, *, epochs: int) -> Self:
         """The same family and hyper-parameters, but at most so many epochs; for the sanity runs."""
         plain = self.hyperparameters.model_dump()
-        return type(self)(plain | {"epochs": min(plain["epochs"], epochs)})
+        return type(self)(plain | {"epochs": min(self.hyperparameters.epochs, epochs)})
+
+
+AnyPolicyFamily = PolicyFamily[PolicyHyperparameters]
 
 
 @dataclass(frozen=True)
@@ -76,37 +71,26 @@ class Market:
 
     Attributes:
         series: prices, costs and scaled features.
-        train, stop: decision rows that can be paid without a look over the part's border, ascending.
+        train, validation: decision rows that can be paid without a look over the part's border, ascending.
         units_R: one over the typical move of a bar, so that a reward times it is around one.
     """
 
     series: TradingSeries
     train: Ints
-    stop: Ints
+    validation: Ints
     units_R: Floats
 
     @classmethod
     def of(cls, problem: TrainingProblem) -> "Market":
         """Raises DataValidationError where no row of a part can be paid."""
         series = series_of(problem)
-        train, stop = (decision_rows(series, problem, part) for part in ("train", "stop"))
-        return cls(series, train, stop, _units(series, train))
+        train, validation = (decision_rows(series, problem, part) for part in ("train", "validation"))
+        return cls(series, train, validation, _units(series, train))
 
 
 def series_of(problem: TrainingProblem) -> TradingSeries:
     """The windows' rows with prices and costs; the bars' own spread wins where they have one."""
-    windows = problem.windows
-    return build_trading_series(
-        windows.rows_RF,
-        close_R=windows.close_R,
-        available_at_ms_R=windows.available_at_ms_R,
-        runs_R=windows.runs_R,
-        symbol_R=windows.symbol_R,
-        symbols=windows.symbols,
-        costs=problem.costs,
-        fill=problem.fill,
-        spread_R=windows.spread_R,
-    )
+    return build_trading_series(problem.windows, costs=problem.costs, fill=problem.fill)
 
 
 def decision_rows(series: TradingSeries, problem: TrainingProblem, part: Part) -> Ints:

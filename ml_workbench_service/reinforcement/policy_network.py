@@ -1,24 +1,17 @@
-"""`PolicyNetwork`: from a window and the position held to three numbers, in torch; and the same for stable-baselines3.
+"""Policy network: fully connected layers over a window and the position held; in torch, for stable-baselines3, as ONNX.
 
 The first operation is the window stage: level columns lose their mean over the window. Rows that a short window lacks
 count as average, so they are zero after it. Then fully connected layers read all rows and the position at once.
 
-Legend: N windows, T rows, L the lookback, F features, O = L * F + 1 numbers of an observation, A = 3 actions.
+Products with a constant matrix (Gemm) gave the same bits for a window alone and among 2 to 300 others, for 10 to 1,000
+inputs and 8 to 128 units; sums of whole numbers are exact in any order: so a graph's answer is its window's own.
 
-The ONNX graphs of policies: fully connected layers, and a table. Both read windows and the positions held.
+`Layers` has its gradient written out. For two layers of 64 units and a batch of 64, torch's automatic differentiation
+costs three times its products: it builds a graph of some forty nodes for every step. Tests hold these gradients
+against it.
 
-Rows that a short window lacks are zeros after the window stage. Products with a constant matrix (Gemm) gave the same
-bits for a window alone and among 2 to 300 others, for 10 to 1,000 inputs and 8 to 128 units; sums of whole numbers are
-exact in any order.
-
-Legend: N windows, T rows, L the lookback, F features, O = L * F + 1, A = 3 actions, E edges of a feature, B bins.
-
-`Layers`: fully connected layers with their gradient written out, over the parameters of `nn.Linear` modules.
-
-For two layers of 64 units and a batch of 64, torch's automatic differentiation costs three times its products: it
-builds a graph of some forty nodes for every step. Tests hold these gradients against it.
-
-Legend: B inputs of a batch, D numbers of an input, A outputs.
+Legend: N windows, T rows, L the lookback, F features, O = L * F + 1 numbers of an observation, A = 3 actions, E edges
+of a feature, S states of a table, B inputs of a batch, D numbers of an input.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -26,21 +19,21 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from onnx import ModelProto, TensorProto, checker, helper
+from onnx import ModelProto, TensorProto
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 from torch import Tensor, nn
 
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.decoders.action import greedy_actions
-from ml_workbench_service.learning.networks.onnx_builder import IR_VERSION, OPSET, Graph
+from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 Activation = Literal["tanh", "relu"]
 ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": torch.relu}
 
 
 class Layers:
-    """Asks and teaches; one batch at a time.
+    """Fully connected layers over the parameters of `nn.Linear` modules; one batch at a time.
 
     Args:
         linear: the layers, which keep their parameters.
@@ -92,34 +85,6 @@ NUM_ACTIONS = 3
 OPERATORS = {"tanh": "Tanh", "relu": "Relu"}
 
 
-class PolicyGraph(Graph):
-    """A graph with a second input `positions` (N, 1)."""
-
-    def model(self, name: str, *, num_outputs: int = NUM_ACTIONS) -> ModelProto:
-        """`rows` (N, T, F), `positions` (N, 1) → `outputs` (N, A) and `last_rows` (N, F); checked."""
-        float32 = TensorProto.FLOAT
-        model = helper.make_model(
-            helper.make_graph(
-                self._nodes,
-                name,
-                [
-                    helper.make_tensor_value_info("rows", float32, ["N", "T", self._num_features]),
-                    helper.make_tensor_value_info("positions", float32, ["N", 1]),
-                ],
-                [
-                    helper.make_tensor_value_info("outputs", float32, ["N", num_outputs]),
-                    helper.make_tensor_value_info("last_rows", float32, ["N", self._num_features]),
-                ],
-                self._constants,
-            ),
-            opset_imports=[helper.make_opsetid("", OPSET)],
-            ir_version=IR_VERSION,
-            producer_name="ml-workbench",
-        )
-        checker.check_model(model, full_check=True)
-        return model
-
-
 def layers_graph(
     weights: Mapping[str, np.ndarray],
     *,
@@ -129,7 +94,7 @@ def layers_graph(
     gives_probabilities: bool,
 ) -> ModelProto:
     """The graph of a `PolicyNetwork` with these weights (`layers.0.weight`, `layers.0.bias` …)."""
-    graph = PolicyGraph(is_level_F)
+    graph = Graph(is_level_F, has_positions=True)
     num_values = lookback * len(is_level_F)
     graph.add("Shape", ["rows"], ["num_rows"], start=1, end=2)
     graph.add("Sub", [graph.constant("lookback", np.array([lookback])), "num_rows"], ["num_missing"])
@@ -149,18 +114,18 @@ def layers_graph(
         graph.add("Softmax", [last], ["outputs"], axis=-1)
     else:
         graph.add("Identity", [last], ["outputs"])
-    return graph.model("policy")
+    return graph.model("policy", num_outputs=NUM_ACTIONS)
 
 
 def table_graph(values_SA: np.ndarray, edges_FE: np.ndarray, *, is_level_F: Sequence[bool]) -> ModelProto:
     """The graph of a table: bins of the last row's features and the rounded position choose a row of values.
 
     Args:
-        values_SA: float32, state = bin * 3 + position + 1.
+        values_SA: float32, by `tabular_q_kernels.state_of`.
         edges_FE: float32, ascending; beyond any value where a feature has fewer bins.
         is_level_F: the columns from which the window's mean is subtracted.
     """
-    graph = PolicyGraph(is_level_F)
+    graph = Graph(is_level_F, has_positions=True)
     num_features, num_edges = edges_FE.shape
     strides_F = (num_edges + 1) ** np.arange(num_features)[::-1] * NUM_ACTIONS
     last_axis = graph.constant("last_axis", np.array([-1]))
@@ -179,7 +144,7 @@ def table_graph(values_SA: np.ndarray, edges_FE: np.ndarray, *, is_level_F: Sequ
     graph.add("Add", ["first_state", "position_place"], ["state"])
     graph.add("Squeeze", ["state", last_axis], ["states"])
     graph.add("Gather", [graph.constant("table", values_SA), "states"], ["outputs"], axis=0)
-    return graph.model("policy_table")
+    return graph.model("policy_table", num_outputs=NUM_ACTIONS)
 
 
 class WindowStage(nn.Module):
@@ -194,7 +159,7 @@ class WindowStage(nn.Module):
 
     @property
     def num_observed(self) -> int:
-        """O."""
+        """Numbers of an observation (O)."""
         return self.lookback * self.num_features + 1
 
     def windows(self, rows_NTF: Tensor) -> Tensor:
@@ -204,7 +169,7 @@ class WindowStage(nn.Module):
         return rows_NTF - rows_NTF.mean(dim=1, keepdim=True) * self.is_level_F
 
     def forward(self, rows_NTF: Tensor, positions_N1: Tensor) -> Tensor:
-        """(N, O)."""
+        """What the first layer reads (N, O)."""
         flat = self.windows(rows_NTF).flatten(1)
         missing = self.num_observed - 1 - flat.shape[1]
         return torch.cat([nn.functional.pad(flat, (missing, 0)), positions_N1], dim=1)
@@ -219,7 +184,7 @@ class ObservedWindow(BaseFeaturesExtractor):  # type: ignore[misc]  # stable-bas
         self.stage = stage
 
     def forward(self, observations_NO: Tensor) -> Tensor:
-        """(N, O)."""
+        """What the first layer reads (N, O)."""
         rows_NTF = observations_NO[:, :-1].reshape(-1, self.stage.lookback, self.stage.num_features)
         staged: Tensor = self.stage(rows_NTF, observations_NO[:, -1:])
         return staged

@@ -1,21 +1,17 @@
-"""One course of training for every policy: epochs of trading, a walk over the part `stop` after each, the best kept.
+"""Policy training: epochs of trading, a walk over the validation part after each, the best epoch kept.
 
 An epoch is about as many decisions as the training part has rows, in whole rollouts. The walk is greedy and net of all
 costs; training ends when `patience` epochs brought no better one. After an epoch everything that decides the rest goes
 into the checkpoint, so that a killed training ends with the same weights. One thread: more change nothing for networks
 of this size.
 
-`PolicyCheckpoint`: a policy's training between two epochs, as plain arrays in a
-`learning.interfaces.checkpoint.Checkpoint`.
-
-Parameters, Adam's moments, the environments, the replay buffer, counters and every random state are the algorithm's own
-`state`; here the best weights so far and torch's random state join them. stable-baselines3's own save files hold
-pickles and are never written or read.
+A checkpoint holds the algorithm's own `state` (parameters, Adam's moments, environments, replay buffer, counters and
+random states), the best weights so far and torch's random state.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -25,10 +21,14 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.reinforcement.environment import Walk, walk
+from ml_workbench_service.reinforcement.environment import walk
+from ml_workbench_service.reinforcement.hyperparameters import PolicyNetworkHyperparameters
+from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm, below
 from ml_workbench_service.reinforcement.policy_family import Market
 from ml_workbench_service.reinforcement.policy_network import PolicyNetwork, layers_graph
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
+
+H = TypeVar("H", bound=PolicyNetworkHyperparameters)
 
 
 @dataclass
@@ -47,84 +47,34 @@ class Standing:
             self.best, self.best_epoch, self.kept = earned, self.epoch, weights
 
 
-class PolicyCheckpoint:
-    """Saves and restores a algorithm with `state` and `restore`, and its standing."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-
-    def save(self, algorithm: Any, standing: Standing) -> None:
-        """Everything that decides the rest."""
-        arrays = {f"learner.{name}": value for name, value in algorithm.state().items()}
-        arrays |= {f"kept.{name}": value for name, value in standing.kept.items()}
-        arrays["random.torch"] = torch.get_rng_state().numpy()
-        if torch.cuda.is_available():
-            arrays["random.cuda"] = torch.cuda.get_rng_state().numpy()
-        self.checkpoint.save(
-            arrays,
-            {
-                "best": standing.best,
-                "best_epoch": standing.best_epoch,
-                "epoch": standing.epoch,
-            },
-        )
-
-    def restore(self, algorithm: Any, standing: Standing) -> bool:
-        """Goes on where a checkpoint was left; False where there is none."""
-        saved = self.checkpoint.load()
-        if saved is None:
-            return False
-        algorithm.restore(_below("learner.", saved.arrays))
-        standing.kept = _below("kept.", saved.arrays)
-        standing.best, standing.best_epoch = float(saved.state["best"]), int(saved.state["best_epoch"])
-        standing.epoch = int(saved.state["epoch"])
-        torch.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.torch"])))
-        if "random.cuda" in saved.arrays and torch.cuda.is_available():
-            torch.cuda.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.cuda"])))
-        return True
+def _save(checkpoint: Checkpoint, algorithm: PolicyAlgorithm[H], standing: Standing) -> None:
+    arrays = {f"learner.{name}": value for name, value in algorithm.state().items()}
+    arrays |= {f"kept.{name}": value for name, value in standing.kept.items()}
+    arrays["random.torch"] = torch.get_rng_state().numpy()
+    if torch.cuda.is_available():
+        arrays["random.cuda"] = torch.cuda.get_rng_state().numpy()
+    state = {"best": standing.best, "best_epoch": standing.best_epoch, "epoch": standing.epoch}
+    checkpoint.save(arrays, state)
 
 
-def _below(prefix: str, arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    return {name.removeprefix(prefix): value for name, value in arrays.items() if name.startswith(prefix)}
-
-
-class PolicyAlgorithm(Protocol):
-    """An algorithm that learns from rollouts: `VectorPpo`, `VectorDqn`."""
-
-    network: PolicyNetwork
-    env: Any
-
-    @property
-    def rollout_size(self) -> int:
-        """Decisions of a rollout."""
-        ...
-
-    def rollout(self) -> None:
-        """Trades and learns."""
-        ...
-
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything that decides the rest."""
-        ...
-
-    def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
-        """Goes on from a state."""
-        ...
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long."""
-
-    epochs: int
-    patience: int
+def _restore(checkpoint: Checkpoint, algorithm: PolicyAlgorithm[H]) -> Standing | None:
+    """Goes on where a checkpoint was left; None where there is none."""
+    saved = checkpoint.load()
+    if saved is None:
+        return None
+    algorithm.restore(below("learner.", saved.arrays))
+    torch.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.torch"])))
+    if "random.cuda" in saved.arrays and torch.cuda.is_available():
+        torch.cuda.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.cuda"])))
+    state = saved.state
+    return Standing(below("kept.", saved.arrays), float(state["best"]), int(state["best_epoch"]), int(state["epoch"]))
 
 
 def train(
-    kind: Any,
+    kind: type[PolicyAlgorithm[H]],
     problem: TrainingProblem,
+    hyperparameters: H,
     *,
-    hyperparameters: Any,
     outputs: tuple[str, ...],
     accelerator: Accelerator,
     report: Report,
@@ -133,11 +83,7 @@ def train(
 
     Args:
         kind: `VectorPpo` or `VectorDqn`.
-        problem: data, costs, seed, and where to leave checkpoints.
-        hyperparameters: the family's.
         outputs: names of the three outputs.
-        accelerator: where.
-        report: hears of every epoch.
 
     Raises:
         TrainingError: the network's answers are no numbers any more.
@@ -163,22 +109,21 @@ def train(
         device=device,
         report=report,
     )
-    standing = fit(
-        algorithm, market, Schedule(hyper.epochs, hyper.patience), report=report, checkpoint=problem.checkpoint
-    )
+    standing = fit(algorithm, market, hyper, report=report, checkpoint=problem.checkpoint)
     return _trained(algorithm.network.cpu(), problem, outputs=outputs, standing=standing)
 
 
 def fit(
-    algorithm: PolicyAlgorithm, market: Market, schedule: Schedule, *, report: Report, checkpoint: Checkpoint | None
+    algorithm: PolicyAlgorithm[H], market: Market, hyperparameters: H, *, report: Report, checkpoint: Checkpoint | None
 ) -> Standing:
     """Fits the algorithm's network in place and leaves it with the best epoch's weights."""
     standing = Standing(kept=algorithm.network.weights())
-    saved = None if checkpoint is None else PolicyCheckpoint(checkpoint)
-    if saved is not None and saved.restore(algorithm, standing):
+    restored = None if checkpoint is None else _restore(checkpoint, algorithm)
+    if restored is not None:
+        standing = restored
         report.say(f"going on after epoch {standing.epoch}")
     rollouts = max(1, round(len(market.train) / algorithm.rollout_size))
-    while standing.epoch < schedule.epochs and standing.epoch - standing.best_epoch < schedule.patience:
+    while standing.epoch < hyperparameters.epochs and standing.epoch - standing.best_epoch < hyperparameters.patience:
         for _ in range(rollouts):
             algorithm.rollout()
         report.check()
@@ -188,14 +133,16 @@ def fit(
                 f"the weights of epoch {standing.epoch + 1} are not numbers; lower `learning_rate` or look for absurd "
                 "values among the features"
             )
-        earned = walk_over(algorithm.network, market)
+        earned = walk(
+            algorithm.network.act, market.series, market.validation, lookback=algorithm.network.stage.lookback
+        )
         standing.end_epoch(float(earned.rewards_N.sum()), weights)
         returns = algorithm.env.take_episode_returns()  # before the checkpoint, which would tell them again
-        if saved is not None and saved.checkpoint.due():
-            saved.save(algorithm, standing)
+        if checkpoint is not None and checkpoint.due():
+            _save(checkpoint, algorithm, standing)
         report(
             standing.epoch,
-            schedule.epochs,
+            hyperparameters.epochs,
             train_episode_return=float(np.mean(returns)) if returns else 0.0,
             stop_net_log_return=float(earned.rewards_N.sum()),
             stop_gross_log_return=float(earned.gross_N.sum()),
@@ -203,11 +150,6 @@ def fit(
         )
     algorithm.network.load_state_dict({name: torch.from_numpy(value) for name, value in standing.kept.items()})
     return standing
-
-
-def walk_over(network: PolicyNetwork, market: Market) -> Walk:
-    """What the network earns on the part `stop`, in order."""
-    return walk(network.act, market.series, market.stop, lookback=network.stage.lookback)
 
 
 def _trained(

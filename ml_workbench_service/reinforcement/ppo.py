@@ -1,8 +1,9 @@
-"""`VectorPpo`: stable-baselines3's PPO over many environments, with a lean update (Schulman et al., arXiv:1707.06347).
+"""Proximal policy optimisation: `VectorPpo`, stable-baselines3's PPO over many environments, with a lean update.
 
-Rollouts, advantages and bootstrapping at an episode's cut are stable-baselines3's. The update is the same arithmetic
-with less around it: the window stage, which has nothing to learn, runs once a rollout instead of once a batch; the
-gradient is written out; clipping and Adam are one operation each. A test holds it against stable-baselines3's own.
+Schulman et al., 2017, arXiv:1707.06347. Rollouts, advantages and bootstrapping at an episode's cut are
+stable-baselines3's. The update is the same arithmetic with less around it: the window stage, which has nothing to
+learn, runs once a rollout instead of once a batch; the gradient is written out; clipping and Adam are one operation
+each. A test holds it against stable-baselines3's own.
 
 Legend: D decisions of a rollout, B of a batch, O numbers of an observation.
 """
@@ -16,10 +17,10 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.policies import ActorCriticPolicy
 from torch import Tensor, nn
 
-from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
-from ml_workbench_service.reinforcement.policy_network import Layers, ObservedWindow, PolicyNetwork
-from ml_workbench_service.reinforcement.sb3_environment import Later, MarketEnvironment, Watch, silent
+from ml_workbench_service.reinforcement.hyperparameters import PpoHyperparameters
+from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm, linear_layers
+from ml_workbench_service.reinforcement.policy_network import Layers, ObservedWindow
+from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 
 SMALL = 1e-8
 
@@ -28,70 +29,41 @@ class _Policy(ActorCriticPolicy):  # type: ignore[misc]  # stable-baselines3 is 
     """Another name alone: for its own one stable-baselines3 advises against a GPU, which was somebody's choice."""
 
 
-class VectorPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """One rollout of all environments, then `passes` over it in batches, again and again.
+class VectorPpo(PolicyAlgorithm[PpoHyperparameters], PPO):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
+    """One rollout of all environments, then `passes` over it in batches, again and again."""
 
-    Args:
-        environment: the environments.
-        hyperparameters: those of the family `ppo`.
-        is_level_F: the columns from which the window's mean is subtracted.
-        total: decisions of the whole training.
-        seed: decides every random number.
-        device: a torch device.
-        report: hears of every step and batch.
-    """
+    activation = "tanh"
+    gives_probabilities = True
 
     def __init__(
-        self,
-        environment: MarketEnvironment,
-        hyperparameters: Any,
-        *,
-        is_level_F: tuple[bool, ...],
-        total: int,
-        seed: int,
-        device: Any,
-        report: Report,
+        self, environment: MarketEnvironment, hyperparameters: PpoHyperparameters, *, seed: int, **run: Any
     ) -> None:
-        hyper = hyperparameters
-        units = [hyper.ppo_units] * hyper.layers
-        super().__init__(
-            _Policy,
-            environment,
-            learning_rate=hyper.learning_rate,
-            n_steps=hyper.rollout_steps,
-            batch_size=hyper.rollout_steps * environment.num_envs,  # the batches are cut in `train`
-            n_epochs=hyper.passes,
-            gamma=hyper.discount_factor,
-            gae_lambda=hyper.gae_lambda,
-            clip_range=hyper.clip_range,
-            ent_coef=hyper.entropy_coefficient,
-            vf_coef=hyper.value_coefficient,
-            policy_kwargs={
-                "net_arch": {"pi": units, "vf": units},
-                "features_extractor_class": ObservedWindow,
-                "features_extractor_kwargs": {"is_level_F": is_level_F, "lookback": environment.envs.lookback},
-                "optimizer_class": Later,
-            },
-            seed=seed,
-            device=device,
-        )
-        self.set_logger(silent())
-        self.minibatch_size = min(hyper.batch_size, self.rollout_size)
-        self.total, self._report = total, report
-        self.adam = ClippedAdam(self.policy, learning_rate=hyper.learning_rate)
+        super().__init__(environment, hyperparameters, seed=seed, **run)
+        self.minibatch_size = min(hyperparameters.batch_size, self.rollout_size)
         self.chance = torch.Generator().manual_seed(seed)
-        actor, critic = (
-            [each for each in layers if isinstance(each, nn.Linear)]
-            for layers in (self.policy.mlp_extractor.policy_net, self.policy.mlp_extractor.value_net)
-        )
-        self._critic = Layers([*critic, self.policy.value_net], "tanh")
-        self.network = PolicyNetwork(
-            self.policy.features_extractor.stage,
-            [*actor, self.policy.action_net],
-            activation="tanh",
-            gives_probabilities=True,
-        )
-        _, self._watch = self._setup_learn(total, Watch(report))
+        critic = linear_layers(self.policy.mlp_extractor.value_net)
+        self._critic = Layers([*critic, self.policy.value_net], self.activation)
+
+    def options(
+        self, environment: MarketEnvironment, hyperparameters: PpoHyperparameters, *, seed: int
+    ) -> dict[str, Any]:
+        """One batch a rollout: the batches are cut in `train`."""
+        hyper = hyperparameters
+        return {
+            "policy": _Policy,
+            "n_steps": hyper.rollout_steps,
+            "batch_size": hyper.rollout_steps * environment.num_envs,
+            "n_epochs": hyper.passes,
+            "gae_lambda": hyper.gae_lambda,
+            "clip_range": hyper.clip_range,
+            "ent_coef": hyper.entropy_coefficient,
+            "vf_coef": hyper.value_coefficient,
+        }
+
+    def actor(self) -> tuple[ObservedWindow, list[nn.Linear]]:
+        """Of the policy, not of its critic."""
+        layers = [*linear_layers(self.policy.mlp_extractor.policy_net), self.policy.action_net]
+        return self.policy.features_extractor, layers
 
     @property
     def rollout_size(self) -> int:
@@ -120,7 +92,7 @@ class VectorPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by 
             order = torch.randperm(size, generator=self.chance).to(self.device)
             shuffled = (inputs_DO, actions_D.long(), log_prob_D, advantages_D, returns_D)
             for batch in zip(*(torch.split(each[order], self.minibatch_size) for each in shuffled), strict=True):
-                self._report.check()
+                self.report.check()
                 self.differentiate(*batch, clip=clip)
                 self.adam.step()
             self._n_updates += 1
@@ -155,35 +127,16 @@ class VectorPpo(PPO):  # type: ignore[misc]  # stable-baselines3 is not read by 
         self._critic.backward(missed_B[:, None] * (2 * self.vf_coef / size))
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything that decides the rest of the training, as plain arrays."""
-        environment: MarketEnvironment = self.env
-        tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}
-        tensors |= {f"adam.{name}": value for name, value in self.adam.state().items()}
-        tensors["random.order"] = self.chance.get_state()
-        arrays = {name: value.detach().cpu().numpy().copy() for name, value in tensors.items()}
-        arrays |= {f"lanes.{name}": value for name, value in environment.state().items()}
-        arrays["episode_starts"] = np.array(self._last_episode_starts)
-        arrays["counters"] = np.array([self.num_timesteps, self._n_updates], dtype=np.int64)
-        return arrays
+        """The order of batches and counters beside what all have."""
+        return super().state() | {
+            "random.order": self.chance.get_state().numpy().copy(),
+            "episode_starts": np.array(self._last_episode_starts),
+            "counters": np.array([self.num_timesteps, self._n_updates], dtype=np.int64),
+        }
 
     def restore(self, arrays: Mapping[str, np.ndarray]) -> None:
         """Goes on from a state."""
-        restore_network(self.policy, self.adam, arrays, prefix="policy.")
-        self.chance.set_state(torch.from_numpy(np.array(arrays["random.order"])))
-        self._last_obs = self.env.restore(environment_of(arrays))
-        self._last_episode_starts = np.array(arrays["episode_starts"])
         self.num_timesteps, self._n_updates = (int(each) for each in arrays["counters"])
-        self._update_current_progress_remaining(self.num_timesteps, self.total)
-
-
-def restore_network(network: nn.Module, adam: ClippedAdam, arrays: Mapping[str, np.ndarray], *, prefix: str) -> None:
-    """Parameters, in place (they are views of one vector), and Adam's moments."""
-    for name, value in network.state_dict().items():
-        value.copy_(torch.from_numpy(np.array(arrays[prefix + name])))
-    moments = {name: value for name, value in arrays.items() if name.startswith("adam.")}
-    adam.restore({name.removeprefix("adam."): torch.from_numpy(np.array(value)) for name, value in moments.items()})
-
-
-def environment_of(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The environments' part of a state."""
-    return {name.removeprefix("lanes."): value for name, value in arrays.items() if name.startswith("lanes.")}
+        super().restore(arrays)
+        self.chance.set_state(torch.from_numpy(np.array(arrays["random.order"])))
+        self._last_episode_starts = np.array(arrays["episode_starts"])

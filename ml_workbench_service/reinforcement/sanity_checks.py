@@ -1,10 +1,10 @@
-"""Sanity runs of reinforcement learning, made before a policy is registered (finance.md, "RL sanity").
+"""Sanity checks of reinforcement learning: oracle, shuffled returns, rewards; made before a policy is registered.
 
     oracle    tomorrow's return is one more feature: at least half of the perfect policy's net profit out of sample
     shuffled  returns without drift, drawn at random: the gross mean out of sample within two standard errors of zero
     rewards   what training pays for a series of decisions is what the backtest says of the same decisions
 
-Out of sample is the part `calibrate`, which a policy does not learn from: the untouched test part stays untouched, not
+Out of sample is the calibration part, which a policy does not learn from: the untouched test part stays untouched, not
 even its returns are shuffled into these runs.
 
 Each of 20 seeds trains the same family with the same hyper-parameters, on fewer rows and epochs (`Budget`). A correct
@@ -16,19 +16,22 @@ Legend: R rows, N decisions, F features.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError, TrainingError
 from ml_workbench_service.accelerators.cpu import Cpu
-from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.jobs import Report, SilentReport
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.data.windows import Part, Windows
-from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.trading_series import TradingSeries, segment_starts, step_table
-from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily, decision_rows, series_of
+from ml_workbench_service.reinforcement.policy_family import AnyPolicyFamily, Market, decision_rows, series_of
+
+if TYPE_CHECKING:
+    from ml_workbench_service.reinforcement.environment import Walk
 
 NUM_SEEDS = 20
 LEAST_SHARE = 0.5
@@ -36,8 +39,8 @@ MOST_STANDARD_ERRORS = 2.0
 MOST_DIFFERENCE = 1e-9
 """Of two log returns that come from the same formula in another order of operations."""
 ORACLE = "tomorrow"
-OUT_OF_SAMPLE: Part = "calibrate"
-PART_SHARES: Mapping[Part, float] = {"train": 1.0, "stop": 0.25, OUT_OF_SAMPLE: 0.5, "test": 0.0}
+OUT_OF_SAMPLE: Part = "calibration"
+PART_SHARES: Mapping[Part, float] = {"train": 1.0, "validation": 0.25, OUT_OF_SAMPLE: 0.5, "test": 0.0}
 """Rows of the other parts, in the budget's rows of the training part."""
 REWARD_ROWS = 500
 """Decisions whose rewards are compared one by one."""
@@ -99,7 +102,7 @@ class Sanity:
         }
 
 
-def run(family: PolicyFamily, problem: TrainingProblem, *, report: Report, num_seeds: int = NUM_SEEDS) -> Sanity:
+def run(family: AnyPolicyFamily, problem: TrainingProblem, *, report: Report, num_seeds: int = NUM_SEEDS) -> Sanity:
     """All three runs.
 
     Raises:
@@ -123,10 +126,10 @@ def run(family: PolicyFamily, problem: TrainingProblem, *, report: Report, num_s
         mixed = shuffled(small, seed=seed)
         gross.append(_gross_mean(_trained(agent, mixed, seed=seed, report=report), mixed))
     num_rows = len(small.windows.parts["train"])
-    return Sanity(tuple(shares), tuple(gross), difference, num_rows, int(agent.hyperparameters.epochs))  # type: ignore[attr-defined]
+    return Sanity(tuple(shares), tuple(gross), difference, num_rows, agent.hyperparameters.epochs)
 
 
-def with_oracle(problem: TrainingProblem, family: PolicyFamily) -> TrainingProblem:
+def with_oracle(problem: TrainingProblem, family: AnyPolicyFamily) -> TrainingProblem:
     """The same market, with the return that a decision will earn as the last feature, in the symbol's own unit.
 
     A family that takes no more features loses its last one for it.
@@ -210,31 +213,27 @@ def reward_difference(problem: TrainingProblem) -> float:
     return worst
 
 
-def _trained(family: PolicyFamily, problem: TrainingProblem, *, seed: int, report: Report) -> Trained:
-    return family.train(replace(problem, seed=seed), accelerator=Cpu(), report=_Quiet(report))
+def _trained(family: AnyPolicyFamily, problem: TrainingProblem, *, seed: int, report: Report) -> Trained:
+    quiet = SilentReport(report.check, report.warn)  # the epochs of a sanity run are not the job's
+    return family.train(replace(problem, seed=seed), accelerator=Cpu(), report=quiet)
 
 
 def _oracle_share(model: Trained, problem: TrainingProblem) -> float:
-    series = series_of(problem)
-    rows = decision_rows(series, problem, OUT_OF_SAMPLE)
-    perfect = perfect_net(series, rows)
-    earned = float(np.sum(_walk(model, series, rows, problem.windows.lookback).rewards_N))
-    return earned / perfect if perfect > 0 else 1.0
+    series, done = _walked(model, problem)
+    perfect = perfect_net(series, done.rows_N)
+    return float(np.sum(done.rewards_N)) / perfect if perfect > 0 else 1.0
 
 
 def _gross_mean(model: Trained, problem: TrainingProblem) -> float:
+    return float(np.mean(_walked(model, problem)[1].gross_N))
+
+
+def _walked(model: Trained, problem: TrainingProblem) -> tuple[TradingSeries, "Walk"]:
+    from ml_workbench_service.reinforcement.environment import greedy_walk
+
     series = series_of(problem)
     rows = decision_rows(series, problem, OUT_OF_SAMPLE)
-    return float(np.mean(_walk(model, series, rows, problem.windows.lookback).gross_N))
-
-
-def _walk(model: Trained, series: TradingSeries, rows: Ints, lookback: int) -> Any:
-    from ml_workbench_service.reinforcement.environment import walk
-
-    return walk(
-        lambda windows_NTF, positions_N: greedy_actions(model.predict(windows_NTF, positions_N).outputs_NK),
-        series, rows, lookback=lookback,
-    )  # fmt: skip
+    return series, greedy_walk(Predict(model, None), series, rows, lookback=problem.windows.lookback)
 
 
 def _fewer(windows: Windows, num_rows: int) -> Windows:
@@ -248,19 +247,6 @@ def _fewer(windows: Windows, num_rows: int) -> Windows:
         symbols = windows.symbol_R[ends]
         parts[part] = np.concatenate([np.sort(ends[symbols == each])[-most:] for each in np.unique(symbols)])
     return replace(windows, parts=parts)
-
-
-class _Quiet:
-    """Passes cancellations on and nothing else: the epochs of a sanity run are not the job's."""
-
-    def __init__(self, report: Report) -> None:
-        self.check, self.warn = report.check, report.warn
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        self.check()
-
-    def say(self, message: str) -> None:
-        self.check()
 
 
 def _figures(values: tuple[float, ...]) -> dict[str, Any]:

@@ -1,16 +1,10 @@
-"""`TradingVecEnv`: `VectorTradingEnvironment` as stable-baselines3's vector environment, without an environment object
-an environment.
+"""stable-baselines3's vector environment over `VectorTradingEnvironment`, without an object for each environment.
 
 Its convention: an episode that ends begins anew in the same step; the last observation of the old one is
 `infos[environment]["terminal_observation"]`, and `infos[environment]["TimeLimit.truncated"]` says that it was cut, so
 that its value is still estimated beyond the cut. Here every end but ruin is a cut.
 
-Legend: N environments, O numbers of an observation (see `reinforcement/environment.py`).
-
-`MarketEnvironment`: the trading environments as the policies' algorithms see them, with rewards in the symbols' own
-units.
-
-Legend: N environments, R rows.
+Legend: N environments, R rows, O numbers of an observation (see `reinforcement/environment.py`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,13 +12,10 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.callbacks import BaseCallback
-from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecEnv
 
-from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats32, Ints
-from ml_workbench_service.market.trading_series import POSITIONS, Bools
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
+from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
 from ml_workbench_service.reinforcement.policy_family import Market
 
@@ -33,12 +24,17 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
     """The environments behind stable-baselines3's interface; observations are copies, rewards float32.
 
     Args:
-        environments: what really steps; this environment is its only user.
-        reward_scale: factor on the log returns, which are around 1e-4 and too small for a network's loss as they are.
+        envs: what really steps; this environment is its only user.
+        units_R: what the log return of a decision at each row is multiplied by; as it is where there is none.
+
+    Attributes:
+        decided_N: the rows of the last step's decisions.
     """
 
-    def __init__(self, envs: VectorTradingEnvironment, *, reward_scale: float = 1.0) -> None:
-        self.envs, self.reward_scale = envs, reward_scale
+    def __init__(self, envs: VectorTradingEnvironment, *, units_R: Floats | None = None) -> None:
+        self.envs = envs
+        self._units_R = np.ones(envs.series.num_rows, np.float32) if units_R is None else units_R.astype(np.float32)
+        self.decided_N: Ints = np.zeros(envs.num_envs, dtype=np.int64)
         self.actions: Ints = np.ones(envs.num_envs, dtype=np.int64)
         self._returns_N = np.zeros(envs.num_envs)
         self._episode_returns: list[float] = []
@@ -62,6 +58,7 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
 
     def step_wait(self) -> tuple[Floats32, Floats32, Bools, list[dict[str, Any]]]:
         """One decision of every environment."""
+        self.decided_N = self.envs.rows_N
         stepped = self.envs.step(self.actions)
         dones: Bools = stepped.terminated_N | stepped.truncated_N
         self._returns_N += stepped.rewards_N
@@ -73,7 +70,7 @@ class TradingVecEnv(VecEnv):  # type: ignore[misc]  # stable-baselines3 is not r
             }
             self._episode_returns.append(float(self._returns_N[env]))
             self._returns_N[env] = 0.0
-        rewards = (stepped.rewards_N * self.reward_scale).astype(np.float32)
+        rewards = stepped.rewards_N.astype(np.float32) * self._units_R[self.decided_N]
         return stepped.observations_NO.copy(), rewards, dones, infos
 
     def take_episode_returns(self) -> list[float]:
@@ -129,43 +126,6 @@ class MarketEnvironment(TradingVecEnv):
 
     def __init__(self, market: Market, *, lookback: int, num_envs: int, episode_length: int, seed: int) -> None:
         envs = VectorTradingEnvironment(
-            market.series,
-            market.train,
-            lookback=lookback,
-            num_envs=num_envs,
-            episode_length=episode_length,
-            seed=seed,
+            market.series, market.train, lookback=lookback, num_envs=num_envs, episode_length=episode_length, seed=seed
         )
-        super().__init__(envs)
-        self._units_R = market.units_R.astype(np.float32)
-        self.decided_N: Ints = np.zeros(num_envs, dtype=np.int64)
-
-    def step_wait(self) -> tuple[Floats32, Floats32, Bools, list[dict[str, Any]]]:
-        """One decision of every environment; its rows stay in `decided_N`."""
-        self.decided_N = self.envs.rows_N
-        observations, rewards, dones, infos = super().step_wait()
-        return observations, rewards * self._units_R[self.decided_N], dones, infos
-
-
-class Watch(BaseCallback):  # type: ignore[misc]  # stable-baselines3 is not read by mypy
-    """Looks for a cancellation at every step of the environments."""
-
-    def __init__(self, report: Report) -> None:
-        super().__init__()
-        self._report = report
-
-    def _on_step(self) -> bool:
-        self._report.check()
-        return True
-
-
-def silent() -> Logger:
-    """A logger that writes nowhere; stable-baselines3's own makes a folder for each training."""
-    return Logger(folder=None, output_formats=[])
-
-
-class Later:
-    """Stands where stable-baselines3 makes its optimizer, until the network lies on its device."""
-
-    def __init__(self, parameters: Any, lr: float) -> None:
-        self.learning_rate = lr
+        super().__init__(envs, units_R=market.units_R)

@@ -1,4 +1,4 @@
-"""`TabularPolicy`: Q-learning over bins of the last row's features; every row of the training part is one state.
+"""Tabular policy: Q-learning over bins of the last row's features; every row of the training part is one state.
 
 Bins are quantiles of the training windows' last rows after the window stage, so each has about as many rows as the
 next; the position held is part of the state. `reinforcement/tabular_q.py` learns the table. Needs numba.
@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
@@ -21,9 +20,11 @@ from ml_workbench_service.learning.decoders.action import greedy_actions
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.trading_series import segment_starts, step_table
 from ml_workbench_service.reinforcement.environment import walk
+from ml_workbench_service.reinforcement.hyperparameters import TabularHyperparameters
 from ml_workbench_service.reinforcement.policy_family import Market
-from ml_workbench_service.reinforcement.policy_network import NUM_ACTIONS, table_graph
+from ml_workbench_service.reinforcement.policy_network import table_graph
 from ml_workbench_service.reinforcement.tabular_q import QSettings, VectorTabularQ
+from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS
 
 MOST_ROWS = 200_000
 """Rows that the quantiles are read from; more move no edge that matters."""
@@ -38,7 +39,7 @@ class TabularPolicy:
     """A table of values and the edges of its bins.
 
     Attributes:
-        values_SA: state = bin * 3 + position + 1.
+        values_SA: by `tabular_q_kernels.state_of`.
         edges_FE: ascending; the largest float32 where a feature has fewer bins.
         is_level_F: the columns from which the window's mean is subtracted.
     """
@@ -50,8 +51,8 @@ class TabularPolicy:
     def answer(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         """Outputs and last rows, as the exported graph must give them; flat unless positions are given."""
         last_NF = last_rows(rows_NTF, self.is_level_F)
-        held_N = np.zeros(len(last_NF)) if positions_N is None else np.clip(np.round(positions_N), -1, 1)
-        states_N = bins_of(last_NF, self.edges_FE) * NUM_ACTIONS + held_N.astype(np.int64) + 1
+        positions = np.zeros(len(last_NF)) if positions_N is None else np.clip(np.round(positions_N), -1, 1)
+        states_N = bins_of(last_NF, self.edges_FE) * NUM_ACTIONS + positions.astype(np.int64) + FLAT
         return RawPrediction(self.values_SA[states_N], last_NF)
 
     def act(self, rows_NTF: Floats32, positions_N: Floats32) -> Ints:
@@ -109,14 +110,14 @@ class _TrainingState:
         self.best, self.best_epoch, self.epoch = float(state["best"]), int(state["best_epoch"]), int(state["epoch"])
 
 
-def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str, ...], report: Report) -> Trained:
-    """Passes over the part `train` until `patience` of them brought no better walk over `stop`; the best table.
+def train(
+    problem: TrainingProblem, hyperparameters: TabularHyperparameters, *, outputs: tuple[str, ...], report: Report
+) -> Trained:
+    """Passes over the training part until `patience` of them brought no better walk over the validation part; the best
+    table.
 
     Args:
-        problem: data, costs, seed, and where to leave checkpoints.
-        hyperparameters: those of the family `q_learning`.
         outputs: names of the three outputs.
-        report: hears of every pass.
     """
     hyper, windows, market = hyperparameters, problem.windows, Market.of(problem)
     edges_FE = quantile_edges(_last_rows(windows, _sampled(market.train)), hyper.bins)
@@ -127,7 +128,7 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
         bins_of(_last_rows(windows, market.train), edges_FE),
         segment_starts(market.train),
         num_bins=num_bins,
-        settings=QSettings.of([_settings(hyper, problem.seed)]),
+        settings=QSettings.of([hyper.of_run(problem.seed)]),
     )
     state = _TrainingState(runs, runs.values_LSA[0].copy())
     saved = None if problem.checkpoint is None else problem.checkpoint.load()
@@ -139,7 +140,7 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
         (earned_in_training,) = runs.epoch()
         report.check()
         policy = TabularPolicy(runs.values_LSA[0].astype(np.float32), edges_FE, windows.scaler.is_level_F)
-        earned = walk(policy.act, market.series, market.stop, lookback=windows.lookback)
+        earned = walk(policy.act, market.series, market.validation, lookback=windows.lookback)
         state.epoch += 1
         if float(earned.rewards_N.sum()) > state.best:
             state.best, state.best_epoch = float(earned.rewards_N.sum()), state.epoch
@@ -156,11 +157,6 @@ def train(problem: TrainingProblem, *, hyperparameters: Any, outputs: tuple[str,
         )
     policy = TabularPolicy(state.kept_SA.astype(np.float32), edges_FE, windows.scaler.is_level_F)
     return _trained(policy, outputs=outputs, state=state)
-
-
-def _settings(hyper: Any, seed: int) -> QLearningHyperparameters:
-    names = [name for name in QLearningHyperparameters.model_fields if name != "seed"]
-    return QLearningHyperparameters(**{name: getattr(hyper, name) for name in names}, seed=seed)
 
 
 def _last_rows(windows: Windows, rows_N: Ints) -> Floats32:

@@ -1,5 +1,4 @@
-"""`VectorTabularQ`: tabular Q-learning of many settings and seeds over the same recorded market, each run a table of
-its own.
+"""Tabular Q-learning: many settings and seeds over the same recorded market, each run a table of its own.
 
 Idea: the market does not answer to what one agent does, so the sequence of market bins and every possible reward are
 computed once (`market.trading_series.step_table`), and a run is nothing but a walk over them. A state is the market's
@@ -10,21 +9,19 @@ It fails where the bins say nothing about the next return: then the table learns
 
 Cost: some 20 ns a row and run, 100 bytes a row. Watkins and Dayan, "Q-learning", Machine Learning 8 (1992).
 
-Legend: N rows, L runs, S = 3 * B states of B market bins, A = 3 actions, E epochs. Needs numba.
+Legend: N rows, L runs, S = 3 * B states of B market bins, A = 3 actions. Needs numba.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from itertools import product
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
-from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.market.trading_series import Bools, TradingSeries, segment_starts, step_table
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.reinforcement.environment import generator_words
-from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS, learn_pass
+from ml_workbench_service.reinforcement.tabular_q_kernels import NUM_ACTIONS, learn_pass
 
 
 @dataclass(frozen=True)
@@ -47,32 +44,6 @@ class QSettings:
         names = [each.name.removesuffix("_L") for each in fields(cls)]
         return cls(*(np.array([getattr(each, name) for each in hyperparameters]) for name in names))
 
-    @classmethod
-    def grid(
-        cls,
-        *,
-        learning_rates: Sequence[float],
-        exploration_rates: Sequence[float],
-        discount_factors: Sequence[float],
-        seeds: Sequence[int] = (0,),
-        **others: float,
-    ) -> "QSettings":
-        """Every combination, the last one named varying fastest; `others` are the same for all runs."""
-        return cls.of(
-            [
-                QLearningHyperparameters(
-                    learning_rate=learning_rate,
-                    exploration_rate=exploration_rate,
-                    discount_factor=discount_factor,
-                    seed=seed,
-                    **others,
-                )
-                for learning_rate, exploration_rate, discount_factor, seed in product(
-                    learning_rates, exploration_rates, discount_factors, seeds
-                )
-            ]
-        )
-
 
 class VectorTabularQ:
     """Tables that learn side by side, an epoch at a time; everything can be saved and restored exactly.
@@ -80,10 +51,9 @@ class VectorTabularQ:
     Args:
         rewards_N33: `market.trading_series.step_table` of the rows.
         bins_N: the market's bin at each row, 0 to B - 1.
-        starts_N: `market.trading_series.stretch_starts` of the rows.
+        starts_N: `market.trading_series.segment_starts` of the rows.
         num_bins: B.
         settings: one run each.
-        idle_B: bins in which nothing is chosen: the position is flat, no random number is drawn (an abstention).
 
     Raises:
         DataValidationError: the sequences differ in length, or a bin lies outside.
@@ -97,7 +67,6 @@ class VectorTabularQ:
         *,
         num_bins: int,
         settings: QSettings,
-        idle_B: Bools | None = None,
     ) -> None:
         if not len(rewards_N33) == len(bins_N) == len(starts_N) > 0:
             raise DataValidationError.at("bins", "Rewards, bins and starts need one entry for each row, and a row.")
@@ -106,7 +75,6 @@ class VectorTabularQ:
         self._rewards_N33 = np.ascontiguousarray(rewards_N33, dtype=np.float64)
         self._bins_N = np.ascontiguousarray(bins_N, dtype=np.int64)
         self._starts_N = np.ascontiguousarray(starts_N, dtype=np.bool_)
-        self._idle_B = np.zeros(num_bins, dtype=np.bool_) if idle_B is None else np.asarray(idle_B, dtype=np.bool_)
         self.settings = settings
         shape = (len(settings), num_bins * NUM_ACTIONS, NUM_ACTIONS)
         self.values_LSA: Floats = np.zeros(shape, dtype=np.float64)
@@ -124,7 +92,6 @@ class VectorTabularQ:
                 self._rewards_N33,
                 self._bins_N,
                 self._starts_N,
-                self._idle_B,
                 self.values_LSA[run],
                 self.visits_LSA[run],
                 float(settings.learning_rate_L[run]),
@@ -158,42 +125,3 @@ class VectorTabularQ:
         self.values_LSA[:], self.visits_LSA[:] = state["values"], state["visits"]
         self.exploration_rate_L[:] = state["exploration_rate"]
         self._words_L6[:] = state["generators"]
-
-
-@dataclass(frozen=True)
-class QTables:
-    """What the runs have learnt: values and visits by run, state and action; log returns by run and epoch."""
-
-    values_LSA: Floats
-    visits_LSA: Ints
-    rewards_LE: Floats
-    exploration_rate_L: Floats
-
-
-def learn_tables(
-    series: TradingSeries,
-    rows_N: Ints,
-    bins_N: Ints,
-    *,
-    num_bins: int,
-    settings: QSettings,
-    epochs: int,
-    idle_B: Bools | None = None,
-) -> QTables:
-    """All epochs over decision rows, which must be payable and ascending; see `VectorTabularQ`."""
-    runs = VectorTabularQ(
-        step_table(series, rows_N),
-        bins_N,
-        segment_starts(rows_N),
-        num_bins=num_bins,
-        settings=settings,
-        idle_B=idle_B,
-    )
-    rewards = [runs.epoch() for _ in range(epochs)]
-    return QTables(runs.values_LSA, runs.visits_LSA, np.stack(rewards, axis=1), runs.exploration_rate_L)
-
-
-def greedy_actions(values_SA: Floats) -> Ints:
-    """The best action (S,) of each state of a table; among equals flat."""
-    best = values_SA.argmax(axis=-1)
-    return np.where(values_SA[..., FLAT] == values_SA.max(axis=-1), FLAT, best).astype(np.int64)

@@ -1,17 +1,20 @@
-"""The compiled inner loop of tabular Q-learning: one run, one pass over the rows, in the order of time.
+"""Tabular Q-learning, compiled: the inner loop of one run, one pass over the rows, in the order of time.
 
 It draws its random numbers itself, from the words of NumPy's PCG64 (`reinforcement.environment.generator_words`), and
 the numbers are NumPy's: numba can call a NumPy generator too, but takes most of a microsecond for one small integer.
 O'Neill, "PCG: A Family of Simple Fast Space-Efficient Statistically Good Algorithms for Random Number Generation"
 (2014); Lemire, "Fast Random Integer Generation in an Interval", ACM TOMACS 29 (2019).
 
-Legend: N rows, S states, A = 3 actions, B market bins. A state is bin * 3 + held position + 1. Needs numba.
+    market bin      0             1             2
+    held          S   F   L     S   F   L     S   F   L        short, flat, long: the action that opened the position
+    state         0   1   2     3   4   5     6   7   8 ...    `state_of`
+
+Legend: N rows, S states, A = 3 actions, B market bins. Needs numba.
 """
 
 import numpy as np
 
-from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.market.trading_series import Bools
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.reinforcement.environment_kernels import compiled
 
 FLAT, NUM_ACTIONS = 1, 3
@@ -74,11 +77,16 @@ def random_action(words: np.ndarray) -> int:
 
 
 @compiled
+def state_of(market_bin: int, held: int) -> int:
+    """The state of a Q table, as the diagram numbers them; `held` is an action."""
+    return market_bin * NUM_ACTIONS + held
+
+
+@compiled
 def learn_pass(
     rewards_N33: Floats,
     bins_N: Ints,
     starts_N: Bools,
-    idle_B: Bools,
     values_SA: Floats,
     visits_SA: Ints,
     learning_rate: float,
@@ -98,27 +106,23 @@ def learn_pass(
     for number in range(num_rows):
         if starts_N[number]:
             held = FLAT
-        state = bins_N[number] * NUM_ACTIONS + held
-        action = FLAT
-        if not idle_B[bins_N[number]]:
-            if random_share(words) < exploration:
-                action = random_action(words)
-            else:
-                best = 0
-                for other in range(1, NUM_ACTIONS):
-                    if values_SA[state, other] > values_SA[state, best]:
-                        best = other
-                action = FLAT if values_SA[state, FLAT] == values_SA[state, best] else best
-            exploration = min(exploration, max(minimum, exploration * decay))
+        state = state_of(bins_N[number], held)
+        if random_share(words) < exploration:
+            action = random_action(words)
+        else:
+            best = 0
+            for other in range(1, NUM_ACTIONS):
+                if values_SA[state, other] > values_SA[state, best]:
+                    best = other
+            action = FLAT if values_SA[state, FLAT] == values_SA[state, best] else best
+        exploration = min(exploration, max(minimum, exploration * decay))
         reward = rewards_N33[number, held, action]
         total += reward
         following = number + 1
         value = 0.0
         if following < num_rows and not starts_N[following]:
-            next_state = bins_N[following] * NUM_ACTIONS + action
-            value = values_SA[next_state, FLAT]
-            if not idle_B[bins_N[following]]:
-                value = max(value, values_SA[next_state, 0], values_SA[next_state, 2])
+            next_state = state_of(bins_N[following], action)
+            value = max(values_SA[next_state, FLAT], values_SA[next_state, 0], values_SA[next_state, 2])
         old = values_SA[state, action]
         values_SA[state, action] = old + learning_rate * (reward + discount * value - old)
         visits_SA[state, action] += 1

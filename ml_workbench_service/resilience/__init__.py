@@ -1,4 +1,4 @@
-"""Resilience: floods and faults on a private queue, and the proof that its promises held.
+"""Resilience testing: floods and injected faults on a private queue, and the proof that its promises held.
 
 synthetic.py   the records: every one known by its number
 schedule.py    when each is due, open loop

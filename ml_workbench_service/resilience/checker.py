@@ -1,11 +1,11 @@
-"""The checker: what happened → whether each invariant held, with counter-examples. Pure: it opens and asks nothing.
+"""Invariant checker: a run's histories → whether each invariant held, with counter-examples. A pure function.
 
 nothing_lost    what a producer was told is in the queue was applied, or is counted as dropped, expired, dead-
                 lettered or wiped out by the operator: each record on its own
 applied_once    no record caused two decisions of one agent, or was applied and counted as dropped or expired as well
                 (what an agent has in hand is never evicted); no entry ended twice
 order           per symbol, in the stream and in the decisions
-books_balance   balance 0 whenever the accounting were read; at the end every counter equals the entries that ended so
+books_balance   balance 0 whenever the accounting was read; at the end every counter equals the entries that ended so
 pending_empty   at the end nothing is pending, undelivered or left in the stream
 dead_letters    exactly the poison, each with a reason
 outbox          what was offered and not acknowledged is what the outbox says it dropped, or still holds
@@ -70,8 +70,8 @@ class Evidence:
         record_of: the record under a prediction id; raises KeyError for one that was never made.
         symbol_of: a record's symbol, by its number.
         poison: prediction ids of entries made to fail.
-        samples: the accounting whenever they could be read.
-        last: the accounting at the end; None where they could not be read.
+        samples: the accounting whenever it could be read.
+        last: the accounting at the end; None where it could not be read.
     """
 
     record_of: Callable[[str], PredictionRecord]
@@ -102,13 +102,13 @@ class Evidence:
         ]
 
 
-Look = Callable[[Evidence], Iterator[str | None]]
-"""Looks at one thing after another: None where all is well, else the counter-example."""
+Check = Callable[[Evidence], Iterator[str | None]]
+"""Checks one thing after another: None where all is well, else the counter-example."""
 
 
 def check(evidence: Evidence) -> tuple[Verdict, ...]:
     """A verdict on every invariant."""
-    looks: dict[Invariant, Look] = {
+    checks: dict[Invariant, Check] = {
         "nothing_lost": _nothing_lost,
         "applied_once": _applied_once,
         "order": _order,
@@ -118,12 +118,12 @@ def check(evidence: Evidence) -> tuple[Verdict, ...]:
         "outbox": _outbox,
         "state_exact": _state_exact,
     }
-    return tuple(_verdict(invariant, look(evidence)) for invariant, look in looks.items())
+    return tuple(_verdict(invariant, check(evidence)) for invariant, check in checks.items())
 
 
-def _verdict(invariant: Invariant, looks: Iterable[str | None]) -> Verdict:
+def _verdict(invariant: Invariant, checked: Iterable[str | None]) -> Verdict:
     num_checked, violations = 0, []
-    for violation in looks:
+    for violation in checked:
         num_checked += 1
         if violation is not None:
             violations.append(violation)

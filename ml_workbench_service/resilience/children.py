@@ -1,4 +1,4 @@
-"""The processes of a run: the private server, the agents and the producers, each of which can be killed and frozen.
+"""Child processes of a run: the private server, the agents and the producers, each of which can be killed and frozen.
 
 All stay in the session of the process that runs the test, so that whoever ends that session ends them too.
 """
@@ -32,7 +32,6 @@ class Child:
     def __init__(self, name: str, command: list[str], environment: Mapping[str, str], output: Path) -> None:
         self.name = name
         self.is_wanted = False  # whether it is started again when it has ended
-        self.num_starts = 0
         self.exit_codes: list[int] = []
         self._command = command
         self._environment = dict(environment)
@@ -72,7 +71,6 @@ class Child:
                     stderr=subprocess.STDOUT,
                     env=self._environment,
                 )
-            self.num_starts += 1
 
     def send(self, number: signal.Signals) -> bool:
         """Sends a signal; False where there is no process."""

@@ -1,7 +1,7 @@
-"""`Fault`: something that goes wrong at random moments of a run. A class registers by being defined.
+"""Fault injection: what goes wrong at random moments of a run, one class a fault, registered by being defined.
 
 A fault runs in a thread of its own while the flood is on, finds everything it may break in the rig, and has healed
-what it broke when `run` returns. Its random moments come from its own generator: the same seed tries the same ones.
+what it broke when its call returns. Its random moments come from its own generator: the same seed tries the same ones.
 """
 
 import difflib
@@ -44,7 +44,7 @@ class Fault(ABC):
         return []
 
     @abstractmethod
-    def run(self, rig: Rig) -> None:
+    def __call__(self, rig: Rig) -> None:
         """Breaks and heals, at random moments until the flood's planned end (`rig.ends_at`) or somewhat later."""
 
     def pauses(self, rig: Rig, *, shortest_s: float, longest_s: float) -> bool:

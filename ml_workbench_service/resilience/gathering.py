@@ -1,4 +1,4 @@
-"""`gather`: what a run left behind, read from producers' histories, the server's log and the agents' checkpoints."""
+"""Evidence of a run, read from its producers' histories, the server's log and the agents' checkpoints."""
 
 from collections.abc import Mapping
 
@@ -14,7 +14,7 @@ from ml_workbench_service.resilience.synthetic import number_of
 
 
 def gather(rig: Rig) -> Evidence:
-    """The evidence of a run whose rig has settled and not been closed yet."""
+    """The evidence of a run whose rig is quiet and not closed yet."""
 
     def record_of(identifier: str) -> PredictionRecord:
         number = number_of(identifier)

@@ -1,4 +1,4 @@
-"""Histories: what the producers say that they were told, and what the server's log of effects says became of it.
+"""Operation histories: what the producers were told, and what the server's log of effects says became of it.
 
 For a group an entry ends in exactly one way; the server's log shows each: acknowledged, dropped as the oldest at
 capacity, expired, dead-lettered, or wiped out by FLUSHALL. What has no end is still open.
@@ -120,7 +120,6 @@ class ServerHistory:
     decided: list[Decided] = field(default_factory=list)
     dead_letters: list[DeadLetter] = field(default_factory=list)
     groups: dict[GroupKey, GroupHistory] = field(default_factory=dict)
-    num_flushes: int = 0
 
     @classmethod
     def read(
@@ -200,8 +199,7 @@ class _Reading:
             group.members = {self._place_of[living] for living in self._living if living[0] == key[0]}
 
     def _flush(self) -> None:
-        """Whatever a group had not settled is lost by the operator's act, and so are the groups."""
-        self.history.num_flushes += 1
+        """Whatever a group had not acknowledged is lost by the operator's act, and so are the groups."""
         for (stream, _), group in self.history.groups.items():
             for living in self._living:
                 if living[0] == stream:
@@ -211,7 +209,7 @@ class _Reading:
         self._made.clear()
 
     def _note_ends(self, key: GroupKey, group: GroupHistory, effects: "_Effects") -> None:
-        """The ends that one script brought to a group: the entries it settled, told apart by the counters it raised."""
+        """The ends that one script brought to a group: the entries it ended, told apart by the counters it raised."""
         deleted = effects.deleted.get(key[0], [])
         if key not in self._made:  # between a FLUSHALL and the group's return: lost by the same act
             for entry_id in deleted:

@@ -1,4 +1,4 @@
-"""The machine under a run: a clock that can be stepped, and disks that can be filled.
+"""Clock and disk faults: a fake clock that can be stepped, and small disks that can be filled.
 
 The clock is libfaketime's, loaded into the run's own processes alone, and steps their wall clock, never the monotonic
 one. A disk is a small tmpfs where mounting is allowed; elsewhere the process's own limit on file sizes stands in

@@ -1,4 +1,4 @@
-"""The producing process: offers records when they are due, through the service's own publisher, and keeps a history.
+"""Open-loop load generator: offers records when they are due, through the service's own publisher, and keeps a history.
 
     python -m ml_workbench_service.resilience.producer <plan.json>
 

@@ -1,4 +1,4 @@
-"""`FaultProxy`: a small TCP proxy in front of a server's Unix socket that can spoil every connection through it.
+"""Fault-injecting TCP proxy in front of a server's Unix socket: it can spoil every connection through it.
 
 It passes, delays, throttles, cuts a message half-way, resets (RST, by SO_LINGER 0), refuses and swallows. Bytes are
 never changed or reordered. It runs an event loop in a thread of its own; every method may be called from any thread.
@@ -28,8 +28,6 @@ class FaultProxy:
     def __init__(self, upstream: str) -> None:
         self.delay_s = 0.0
         self.bytes_per_s: float | None = None
-        self.num_connections = 0
-        self.num_resets = 0
         self.port = 0
         self._upstream = upstream
         self._loop = asyncio.new_event_loop()
@@ -44,11 +42,6 @@ class FaultProxy:
     def url(self) -> str:
         """As redis clients take it."""
         return f"redis://127.0.0.1:{self.port}"
-
-    @property
-    def num_open(self) -> int:
-        """Connections at the moment."""
-        return len(self._links)
 
     def start(self) -> str:
         """Begins to listen; the URL."""
@@ -110,12 +103,10 @@ class FaultProxy:
         links = list(self._links)
         for link in links:
             link.reset()
-        self.num_resets += len(links)
         await asyncio.sleep(0)
         return len(links)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.num_connections += 1
         try:
             up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
         except OSError:  # the server is away: its proxy is as well
@@ -158,7 +149,6 @@ class FaultProxy:
         await writer.drain()
         await asyncio.sleep(0.001)  # so that the half is with the other end before the reset takes the rest
         link.reset()
-        self.num_resets += 1
 
 
 class _Link:

@@ -1,4 +1,4 @@
-"""From evidence to the report: throughput, latencies, depth over time, and a table that people can read.
+"""Resilience report: throughput, latencies, depth over time, and a table that people can read.
 
 Latencies end where the agent's decision is in the stream, by the server's clock (whole milliseconds), and begin where
 the record was *due*, not where it was sent: whoever waits for a slow server is counted (no coordinated omission). A
@@ -103,7 +103,7 @@ def table(report: ResilienceReport) -> str:
 
 def _verdict_line(verdict: Verdict) -> str:
     if verdict.holds:
-        return f"{verdict.invariant:<15} holds ({verdict.num_checked} looked at)"
+        return f"{verdict.invariant:<15} holds ({verdict.num_checked} checked)"
     examples = "".join(f"\n    {example}" for example in verdict.counter_examples)
     return f"{verdict.invariant:<15} VIOLATED {verdict.num_violations} times of {verdict.num_checked}{examples}"
 

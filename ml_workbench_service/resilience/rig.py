@@ -1,4 +1,4 @@
-"""`Rig`: a queue, its server, agents and producers, all private to one run and all real; what faults break.
+"""Test rig: a queue, its server, agents and producers, all private to one run and all real; what faults break.
 
     producers ── publisher ──┐                       ┌── agent processes ── checkpoints
                              ├─► (fault proxy) ─► redis-server, appendfsync always
@@ -68,9 +68,7 @@ class Breakage(Protocol):
         """Records that it adds to the flood."""
         ...
 
-    def run(self, rig: "Rig") -> None:
-        """Breaks and heals."""
-        ...
+    def __call__(self, rig: "Rig") -> None: ...
 
 
 class Rig:
@@ -263,7 +261,7 @@ class Rig:
         staged.write_text(repr(self.begun_at), encoding="ascii")
         staged.replace(self._folder / "beginning")
         self._spawn("watch", self._watch)
-        running = [self._spawn(fault.name, partial(fault.run, self)) for fault in self._faults]
+        running = [self._spawn(fault.name, partial(fault, self)) for fault in self._faults]
         while any(thread.is_alive() for thread in running) or self.is_flooding:
             self._go_on(heard)
         while any(producer.is_running for producer in self.producers):

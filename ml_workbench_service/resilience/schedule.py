@@ -1,4 +1,4 @@
-"""When each record of a flood is due: fixed beforehand, whatever becomes of the ones before it.
+"""Open-loop load schedule: when each record is due, fixed beforehand, whatever becomes of the ones before it.
 
 An open loop: a producer that falls behind offers late and says how late, instead of waiting for answers and so leaving
 out the very moments that matter (coordinated omission).

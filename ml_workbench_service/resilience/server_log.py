@@ -1,4 +1,4 @@
-"""Reads the effects that a Redis server wrote into its append-only file, in order: the history nobody can argue with.
+"""Append-only file of Redis: the effects that a server wrote there, in order: the history nobody can argue with.
 
 Scripts appear there as what they changed, framed by MULTI and EXEC. Redis 7 keeps the file in pieces in a folder, 6.2
 keeps one; neither is rewritten in a run (`auto-aof-rewrite-percentage 0`).

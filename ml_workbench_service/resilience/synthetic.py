@@ -1,7 +1,7 @@
-"""`SyntheticPredictions`: the records of a run, each known by its number alone, so that every process can make them.
+"""Synthetic predictions: the records of a run, each known by its number alone, so that every process can make them.
 
 Record n belongs to symbol n mod K and is that symbol's bar n div K, one minute after the one before it. Prices walk
-at random and forecasts know a little of the next move, so that an agent really settles and learns; one in seventeen
+at random and forecasts know a little of the next move, so that an agent has rewards to learn from; one in seventeen
 abstains. All are the live version's, with a price: each causes exactly one decision.
 """
 

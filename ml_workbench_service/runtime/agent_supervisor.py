@@ -1,12 +1,11 @@
-"""`AgentSupervisor`: the agents' processes: one for each agent, or one for each agent and shard of the prediction
-queue.
+"""Agent supervisor: keeps a process running for each wanted agent, or one for each of its prediction queue's shards.
 
 Agents start and stop with the service; each is wanted running or stopped (`agent.json`), and every wanted one starts
 again with the service. An agent that is stopped by a request gives its consumer group up, so that the queue keeps
 nothing for it any more; one that ends with the service keeps it, and finds what came in between.
 
 A group that nobody reads would hold every entry. Whatever fails or is killed between a group and the definition that
-says whether it is wanted, `reconcile` gives it up later. It looks at agents of this STATE_DIR alone: other services may
+says whether it is wanted, `reconcile` gives it up later. It touches agents of this STATE_DIR alone: other services may
 have groups of their own on the same Redis.
 
 The marker of an agent that is being made: one whose making is cut short must not leave a consumer group behind.
@@ -234,7 +233,7 @@ class AgentSupervisor:
             except PlatformError as error:
                 log.warning("groups of agents that are not wanted stay until the next turn: %s", error.message)
             except Exception:  # the next turn may go well
-                log.exception("a look at the agents' groups failed; the next turn goes on")
+                log.exception("reconciling the agents' groups failed; the next turn goes on")
             await asyncio.sleep(RECONCILE_EVERY_S)
 
     def _unwanted(self) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""The agent process: `python -m ml_workbench_service.runtime.agent_worker --agent default`.
+"""Agent process: `python -m ml_workbench_service.runtime.agent_worker --agent default`.
 
 Reads the settings from the environment (`REDIS_URL` must be set: the service passes its own), continues from the
 agent's checkpoint, and ends at SIGTERM or SIGINT after the batch at hand. A second process of the same agent stands by
@@ -23,6 +23,7 @@ from types import FrameType
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
 from ml_workbench_service.agents.definition import open_agent, read_definition
+from ml_workbench_service.agents.leader_election import Candidacy
 from ml_workbench_service.agents.status import PROCESS_FILE, agent_folder, shard_folder
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import NAME_PATTERN
@@ -68,11 +69,13 @@ def run_shard(agent_id: str, settings: Settings, *, stop: threading.Event, shard
             queue=queue,
             decisions=decisions,
             stop=stop,
-            owner=sign.owner,
-            is_dead=is_dead,
-            may_lead=partial(_is_wanted, agent_folder(settings.STATE_DIR, agent_id)),
-            on_lead=sign.lead,
-            beat=sign.beat,
+            candidacy=Candidacy(
+                owner=sign.owner,
+                is_dead=is_dead,
+                may_lead=partial(_is_wanted, agent_folder(settings.STATE_DIR, agent_id)),
+                on_lead=sign.lead,
+                beat=sign.beat,
+            ),
         )
         sign.end()
     finally:

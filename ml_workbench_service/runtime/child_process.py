@@ -1,4 +1,4 @@
-"""`SupervisedProcess`: keeps one process that belongs to the service running, such as the agent or the tracker.
+"""Process supervision: keeps one process that belongs to the service running, such as an agent or the tracker.
 
 The process stops and starts with the service. Its pid and start time lie in a record file, so that what a killed
 predecessor left running is ended at start, and nothing else ever is. A process that dies is started again after a
@@ -13,7 +13,6 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Literal
 
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover, end_process
 
@@ -60,28 +59,13 @@ class SupervisedProcess:
         self._poked_at = -UNHEARD_S
         self._task: asyncio.Task[None] | None = None
         self.num_failures = 0  # in a row
-        self.last_exit_code: int | None = None
-
-    @property
-    def pid(self) -> int | None:
-        """Of the living process."""
-        return self._child.pid if self._child is not None else None
-
-    @property
-    def state(self) -> Literal["running", "resting", "failing", "stopped"]:
-        """`resting` waits for a poke, `failing` for its next try, `stopped` for `start`."""
-        if self._task is None:
-            return "stopped"
-        if self._child is not None:
-            return "running"
-        return "failing" if self.num_failures else "resting"
 
     async def start(self) -> None:
-        """Ends what a killed predecessor left running, then begins to attend."""
+        """Ends what a killed predecessor left running, then begins to supervise."""
         await asyncio.to_thread(end_leftover, self._record, grace_s=self._grace_s)
         if not self._on_demand:
             self.poke()
-        self._task = asyncio.create_task(self._attend(), name=f"supervised process of {self.name}")
+        self._task = asyncio.create_task(self._supervise(), name=f"supervised process of {self.name}")
 
     def poke(self) -> None:
         """There is something to do: the process is started unless it runs. Call it in the event loop."""
@@ -89,7 +73,7 @@ class SupervisedProcess:
         self._poked.set()
 
     async def stop(self) -> None:
-        """Ends the process (SIGTERM, SIGKILL after the grace) and stops attending."""
+        """Ends the process (SIGTERM, SIGKILL after the grace) and stops supervising."""
         if self._task is None:
             return
         self._task.cancel()
@@ -97,7 +81,7 @@ class SupervisedProcess:
         self._task = None
         await asyncio.to_thread(self._end)
 
-    async def _attend(self) -> None:
+    async def _supervise(self) -> None:
         while True:
             if not self.num_failures:
                 await self._poked.wait()
@@ -109,7 +93,6 @@ class SupervisedProcess:
             except OSError as error:
                 log.error("%s could not be started: %s", self.name, error)
                 exit_code = -1
-            self.last_exit_code = exit_code
             if exit_code == 0:
                 self._rest()
                 continue
@@ -142,9 +125,7 @@ class SupervisedProcess:
             )
         try:
             ProcessRecord.of(self._child.pid).write(self._record)
-        except (
-            BaseException
-        ):  # on a full disk, say: nobody would find a process without a record, and each try made one
+        except BaseException:  # a full disk, say: nobody would find a process without a record, one more at each try
             self._child.kill()
             self._child.wait()
             self._child = None

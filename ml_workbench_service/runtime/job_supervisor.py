@@ -107,13 +107,13 @@ class JobSupervisor:
             self._task = None
 
     async def submit(self, spec: JobSpec) -> Job:
-        """Raises ConflictError for an id that is taken, UnavailableError where the disk is full."""
+        """On disk before it is queued; see `JobRunner.submit`."""
         await self._in_turn(lambda: self._accept(spec))
         self._wake.set()
         return self.store.get(spec.id)
 
     async def cancel(self, job_id: str) -> Job:
-        """Raises JobNotFoundError for an id that no job has."""
+        """Asks through the backend, or writes the end of a job that no worker has; see `JobRunner.cancel`."""
         folder = self.store.folder(job_id)
         await self._in_turn(lambda: self._cancel(folder))
         self._wake.set()
@@ -122,7 +122,7 @@ class JobSupervisor:
     def follow(
         self, job_id: str, after_seq: int = 0, *, stopping: asyncio.Event | None = None
     ) -> AsyncIterator[JobEvent]:
-        """Follows the log itself, so that any number may follow one job; raises JobNotFoundError at the call."""
+        """Reads the log itself, so that any number may follow one job; see `JobRunner.follow`."""
         return _follow(self.store.folder(job_id), after_seq, stopping or asyncio.Event())
 
     async def _watch_over(self) -> None:

@@ -1,4 +1,4 @@
-"""The worker: one process that does one job and says everything it does in the job's event log.
+"""Job worker: one process that does one job and says everything it does in the job's event log.
 
     python -m ml_workbench_service.runtime.job_worker <job folder>
 

@@ -1,4 +1,4 @@
-"""The tracker: a process that keeps MLflow up to date with the job folders, and ends when there is nothing to do.
+"""Tracker process: keeps MLflow up to date with the job folders, and ends when there is nothing to do.
 
     python -m ml_workbench_service.runtime.tracker_worker
 

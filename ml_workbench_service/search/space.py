@@ -1,4 +1,4 @@
-"""What a search may vary: hyper-parameters of the family, and of the request `features`, `lookback` and `horizon`.
+"""Search space: hyper-parameters of the family, and of the request `features`, `lookback` and `horizon`.
 
 `lookback` is a hyper-parameter like any other; `features` takes whole lists of names; `horizon` rewrites the target:
 `price_change_1h` with a horizon of 4 is `price_change_4h`, on the very same bars. A trial's parameters merged into the

@@ -1,4 +1,4 @@
-"""`Search`: an optuna study that lives in memory and is made anew from the trials' own log.
+"""Sampler and pruner: `Search`, an optuna study that lives in memory and is made anew from the trials' own log.
 
 The log is the only truth on disk. Optuna's own journal is a second one, which after a kill may disagree with the first
 and which no reader can read any more once a torn line stands in its middle. What a sampler draws depends on the seed,
@@ -42,41 +42,47 @@ class Proposal:
     params: dict[str, Any]
 
 
+@dataclass(frozen=True)
+class SearchStrategy:
+    """Sampler and pruner of a search, and how many trials they get.
+
+    Attributes:
+        num_trials: of all lives of the search together.
+        sampler: tpe, random or grid.
+        pruner: none, median or hyperband.
+        seed: of the sampler.
+        most_steps: most steps that a trial reports, for hyperband.
+        num_parallel: trials at a time; with several, a sampler counts on those under way being bad.
+    """
+
+    num_trials: int
+    sampler: SamplerName = "tpe"
+    pruner: PrunerName = "none"
+    seed: int = 0
+    most_steps: int = 100
+    num_parallel: int = 1
+
+
 class Search:
     """Which settings to try next, which to give up, and which were best.
 
     Args:
         dimensions: what is varied.
-        sampler: tpe, random or grid.
-        pruner: none, median or hyperband.
-        seed: of the sampler.
-        num_trials: of all lives of the search together.
-        most_steps: most steps that a trial reports, for hyperband.
+        strategy: how.
         before: what a killed predecessor logged. Finished trials stay; one that was running is made again, once, with
             the same parameters.
-        is_parallel: whether several trials run at a time; a sampler then counts on those under way being bad.
     """
 
     def __init__(
-        self,
-        dimensions: Sequence[Dimension],
-        *,
-        sampler: SamplerName = "tpe",
-        pruner: PrunerName = "none",
-        seed: int = 0,
-        num_trials: int,
-        most_steps: int = 100,
-        before: Iterable[TrialRecord] = (),
-        is_parallel: bool = False,
+        self, dimensions: Sequence[Dimension], strategy: SearchStrategy, *, before: Iterable[TrialRecord] = ()
     ) -> None:
+        self.strategy = strategy
         self._by_name = {each.name: each for each in dimensions}
-        self._sampler, self._seed, self._is_parallel = sampler, seed, is_parallel
         self._distributions = {each.name: _distribution(each) for each in dimensions}
         self._study = optuna.create_study(
-            study_name=STUDY, direction="maximize", pruner=_pruner(pruner, most_steps), sampler=self._sampler_for(0)
+            study_name=STUDY, direction="maximize", pruner=_pruner(strategy), sampler=self._sampler_for(0)
         )
-        self._num_trials = num_trials
-        self._grid = _shuffled(grid_points(dimensions), seed) if sampler == "grid" else []
+        self._grid = _shuffled(grid_points(dimensions), strategy.seed) if strategy.sampler == "grid" else []
         self._running: dict[int, optuna.Trial] = {}
         self._again: list[optuna.Trial] = []
         self.finished: dict[int, TrialRecord] = {}
@@ -125,16 +131,16 @@ class Search:
         scores = [_value(each) for each in self.finished.values() if each.state == "complete"]
         if len(scores) < 4 or max(scores) == min(scores):
             return {}
-        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self._seed)
+        evaluator = optuna.importance.FanovaImportanceEvaluator(seed=self.strategy.seed)
         shares = optuna.importance.get_param_importances(self._study, evaluator=evaluator)
         return {name: round(float(share), 6) for name, share in shares.items() if np.isfinite(share)}
 
     def _asked(self) -> optuna.Trial | None:
         """A new trial, while there are some to make."""
         number = len(self._study.get_trials(deepcopy=False))
-        if number >= self._num_trials:
+        if number >= self.strategy.num_trials:
             return None
-        if self._sampler == "grid":
+        if self.strategy.sampler == "grid":
             return self._given(self._unvisited())
         self._study.sampler = self._sampler_for(number)
         return self._study.ask(self._distributions)
@@ -170,10 +176,11 @@ class Search:
 
     def _sampler_for(self, number: int) -> optuna.samplers.BaseSampler:
         """A fresh one for each trial: nothing it draws depends on what an earlier life of the search has drawn."""
-        (seed,) = np.random.SeedSequence([self._seed, number]).generate_state(1).tolist()
-        if self._sampler == "tpe":
+        (seed,) = np.random.SeedSequence([self.strategy.seed, number]).generate_state(1).tolist()
+        if self.strategy.sampler == "tpe":
+            is_parallel = self.strategy.num_parallel > 1
             return optuna.samplers.TPESampler(
-                seed=seed, n_startup_trials=RANDOM_FIRST, constant_liar=self._is_parallel, multivariate=True
+                seed=seed, n_startup_trials=RANDOM_FIRST, constant_liar=is_parallel, multivariate=True
             )
         return optuna.samplers.RandomSampler(seed=seed)
 
@@ -210,10 +217,11 @@ def _distribution(each: Dimension) -> optuna.distributions.BaseDistribution:
     return optuna.distributions.FloatDistribution(each.low, each.high, log=each.is_log, step=each.step)
 
 
-def _pruner(name: PrunerName, most_steps: int) -> optuna.pruners.BasePruner:
-    if name == "median":
+def _pruner(strategy: SearchStrategy) -> optuna.pruners.BasePruner:
+    most_steps = strategy.most_steps
+    if strategy.pruner == "median":
         return optuna.pruners.MedianPruner(n_startup_trials=MEDIAN_FIRST, n_warmup_steps=WARM_UP)
-    if name == "hyperband":
+    if strategy.pruner == "hyperband":
         return optuna.pruners.HyperbandPruner(
             min_resource=min(WARM_UP, most_steps), max_resource=most_steps, reduction_factor=3
         )

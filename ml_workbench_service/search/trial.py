@@ -1,6 +1,6 @@
-"""One trial of a search: data fetched once and cut once, a training that may be given up, a score, and what is noted.
+"""Trial of a search: data fetched once and cut once, a training that may be pruned, a score, and what is noted.
 
-A trial is handed nothing that was known only after its stopping part: rows after that border, and labels that reach
+A trial is handed nothing that was known only after its validation part: rows after that border, and labels that reach
 over it, are not in its arrays. Whatever is done with them, no trial can tell.
 
 Legend: R rows of all symbols, N rows of one table.
@@ -25,6 +25,7 @@ from common_lib.exceptions import (
     UpstreamTimeoutError,
 )
 from ml_workbench_service.accelerators import Accelerator
+from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.contracts.multiple_testing import Trial
 from ml_workbench_service.contracts.training import TrainRequest
@@ -65,9 +66,9 @@ class TrialEnd:
     """What came of a trial.
 
     Attributes:
-        value: the score on the stopping part, more is better; only of a complete one.
+        value: the score on the validation part, more is better; only of a complete one.
         curve: step and intermediate score; `curve_at_ms` says when each was reported.
-        noted: for the ledger; None where the stopping part was not read.
+        noted: for the ledger; None where the validation part was not read.
         sharpe: of daily net returns there, per year.
     """
 
@@ -84,7 +85,7 @@ class TrialEnd:
         return None if self.noted is None else annual(self.noted.sharpe)
 
 
-class TrialReport:
+class TrialReport(SilentReport):
     """A trial's `Report`: keeps its curve, asks whether to go on, and passes nothing on but the wish to cancel.
 
     Args:
@@ -93,7 +94,7 @@ class TrialReport:
     """
 
     def __init__(self, check: Callable[[], None], hear: Callable[[int, float], str]) -> None:
-        self._check = check
+        super().__init__(check, lambda message: log.info("a trial warns: %s", message))  # the winner's says it again
         self._hear = hear
         self.curve: list[tuple[int, float]] = []
         self.at_ms: list[int] = []
@@ -109,18 +110,6 @@ class TrialReport:
             if sentence and step < total:  # nothing is saved by giving up at the end
                 raise GivenUp(sentence)
         self.check()
-
-    def say(self, message: str) -> None:
-        """A trial's phases are nobody's news."""
-        self.check()
-
-    def warn(self, message: str) -> None:
-        """For the worker's log; the winner's training says it again, on the job."""
-        log.info("a trial warns: %s", message)
-
-    def check(self) -> None:
-        """Looks for a cancellation."""
-        self._check()
 
     def thinned(self) -> tuple[tuple[tuple[int, float], ...], tuple[int, ...]]:
         """Curve and moments, at most MOST_POINTS of them, the last one among them."""
@@ -183,12 +172,12 @@ class TrialMaker:
             order = self.order(params)
             order.family.check_features(len(order.derivation.features))
             problem = self._blind(order)
-            noted = Trial(read=part_read(order, problem, "stop", trial=str(number)))
+            noted = Trial(read=part_read(order, problem, "validation", trial=str(number)))
             trained = order.family.train(problem, accelerator=self._accelerator, report=report)
-            value = order.task.score(trained, problem.windows.parts["stop"], problem)
+            value = order.task.score(trained, problem.windows.parts["validation"], problem)
             noted = trial_of(order, trained, problem, trial=str(number))
             if not math.isfinite(value):
-                raise TrainingError("the score of the stopping part is not a number; narrow the search space")
+                raise TrainingError("the score of the validation part is not a number; narrow the search space")
             end = TrialEnd("complete", float(value))
         except (JobCancelled, *OUTAGES):
             raise
@@ -227,11 +216,11 @@ class TrialMaker:
 
 
 def without_future(problem: TrainingProblem) -> TrainingProblem:
-    """The same problem with nothing in it that was not known at the end of the stopping part.
+    """The same problem with nothing in it that was not known at the end of the validation part.
 
-    Its parts `calibrate` and `test` are empty.
+    Its calibration and test parts are empty.
     """
-    windows, border_ms = problem.windows, problem.windows.borders_ms["calibrate"]
+    windows, border_ms = problem.windows, problem.windows.borders_ms["calibration"]
     return replace(
         problem,
         windows=_cut_windows(windows, windows.available_at_ms_R <= border_ms, border_ms),
@@ -250,7 +239,9 @@ def _cut_windows(windows: Windows, keep_R: np.ndarray, border_ms: int) -> Window
     by_row["own_labels_RK"][reaches_over] = np.nan
     places_R = np.cumsum(keep_R) - 1
     nothing = np.zeros(0, dtype=np.int64)
-    parts = {name: places_R[rows] if name in ("train", "stop") else nothing for name, rows in windows.parts.items()}
+    parts = {
+        name: places_R[rows] if name in ("train", "validation") else nothing for name, rows in windows.parts.items()
+    }
     return replace(windows, parts=parts, **by_row)
 
 

@@ -1,4 +1,4 @@
-"""`TrialRunner`: trials from their beginning to their end, in this process or some at a time in others.
+"""Trial scheduling: `TrialRunner` takes trials from beginning to end, in this process or some at a time in others.
 
 Law: a trial is in the ledger and in the log, with all that came of it, before anybody is told; whoever goes on after a
 kill repeats none that has ended.
@@ -25,13 +25,12 @@ OUT_OF_TIME = "ended because timeout_s was over"
 
 
 class TrialRunner:
-    """Where a search stands: what goes into the log, the ledger and the job's progress, and in which order.
+    """Where a search stands: what goes into the trials' log, the multiple-testing log and the job's progress, and in
+    which order.
 
     Args:
         note: puts a trial's record on disk.
         sketch: puts where they can be watched the records of the trials under way, with their curves so far.
-        num_trials: of the whole search.
-        num_parallel: trials at a time, by which the work of an earlier life is told in seconds.
         timeout_s: seconds of work after which no further trial begins; the first one that completes is waited for.
     """
 
@@ -43,19 +42,16 @@ class TrialRunner:
         sketch: Callable[[Sequence[TrialRecord]], None],
         multiple_testing: MultipleTestingLog,
         report: Report,
-        num_trials: int,
-        num_parallel: int = 1,
         timeout_s: float | None = None,
     ) -> None:
         self.search = search
         self.report = report
         self._note, self._sketch = note, sketch
         self._multiple_testing = multiple_testing
-        self._num_trials = num_trials
         self._begun: dict[int, TrialRecord] = {}
         self._curves: dict[int, list[tuple[int, float]]] = {}
         self._shown_at = time.monotonic()
-        worked_s = sum(map(_seconds, search.finished.values())) / num_parallel
+        worked_s = sum(map(_seconds, search.finished.values())) / search.strategy.num_parallel
         self._ends_at = None if timeout_s is None else time.monotonic() + timeout_s - worked_s
 
     @property
@@ -105,7 +101,7 @@ class TrialRunner:
         figures = {"trial": float(number), "value": record.value, "best_value": None if best is None else best.value}
         self.report(
             len(self.search.finished),
-            self._num_trials,
+            self.search.strategy.num_trials,
             **{name: value for name, value in figures.items() if value is not None},
         )
 
@@ -131,10 +127,11 @@ def in_turn(runner: TrialRunner, maker: Maker) -> None:
         )
 
 
-def side_by_side(runner: TrialRunner, open_maker: OpenMaker, *, num_parallel: int) -> None:
+def side_by_side(runner: TrialRunner, open_maker: OpenMaker) -> None:
     """Some trials at a time, each in a process of its own; what the sampler draws then depends on who is done first."""
     import torch
 
+    num_parallel = runner.search.strategy.num_parallel
     num_threads = max(1, torch.get_num_threads() // num_parallel)
     with WorkerPool(num_parallel, open_maker, num_threads=num_threads) as pool:
         while True:

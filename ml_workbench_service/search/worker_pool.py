@@ -1,4 +1,4 @@
-"""`WorkerPool`: some processes that make trials at the same time, and end with the one that started them.
+"""Process pool for trials: `WorkerPool` runs several at a time and ends with the process that started it.
 
 Each is a fresh interpreter with a socket to its parent: parameters one way, intermediate scores and the end of the
 trial the other, a line of JSON each; after every score it waits to hear whether to go on. One that dies takes its trial

@@ -1,4 +1,4 @@
-"""Recording: the past, bar by bar, through exactly the predict path, into arrays instead of the queue.
+"""Backfill: a recording of the past, bar by bar, through exactly the predict path, into arrays instead of the queue.
 
 A recording says of each bar what a replay of the same version publishes, to the bit. float32 answers many windows in
 one run, which changes none of them; a version that serves int8, and a policy, which must be told what it holds, are
@@ -114,7 +114,7 @@ class _Backfill:
     def __init__(self, model: ServedModel, *, allow_in_sample: bool) -> None:
         self._model = model
         self._allow_in_sample = allow_in_sample
-        self._alone = model.decoder.holds_positions or model.card.precision == "int8"
+        self._alone = model.decoder.holds_positions or model.precision == "int8"
         self._held: dict[str, float] = {}  # what a policy has made of each symbol so far
         self.num_seen = 0
         self.num_skipped = 0
@@ -183,7 +183,7 @@ def _nothing(model: ServedModel, backfill: _Backfill) -> DataValidationError:
 
 
 class _Rows:
-    """Columns that grow."""
+    """Columns of a recording, a batch of records at a time."""
 
     def __init__(self, symbols: tuple[str, ...]) -> None:
         self._symbols = symbols
@@ -203,7 +203,7 @@ class _Rows:
         self._whole.append(np.array(whole, dtype=np.int64))
 
     def recording(self, model: ServedModel, *, num_skipped: int, num_in_sample: int) -> Recording:
-        """All rows taken."""
+        """The whole as arrays."""
         rows, whole = np.concatenate(self._numbers), np.concatenate(self._whole)
         return Recording(
             model_id=model.card.id,

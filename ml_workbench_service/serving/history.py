@@ -1,4 +1,5 @@
-"""Questions out of fetched tables: the newest one for a live request, or every bar for a replay, by the same code.
+"""Feature windows for serving, out of fetched tables: the newest for a live request, every bar for a replay, by the
+same code.
 
 Legend: N bars, T rows of a window, F features.
 """
@@ -68,7 +69,7 @@ def columns_needed(model: ServedModel) -> list[str]:
 
 
 def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:
-    """Arrange a fetched table for a model."""
+    """A fetched table in a model's columns, with how long each run of complete bars is."""
     runs = calendar.runs(table.opened_ms, model.timeframe_ms, table.calendar)
     columns = model.derivation.read(table.columns, opened_ms=table.opened_ms, runs=runs)
     x_NF = np.column_stack([columns[name] for name in model.card.features])

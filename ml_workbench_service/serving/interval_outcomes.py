@@ -1,4 +1,4 @@
-"""`VersionIntervals`: the intervals that a live version stated, which of them held, and what that taught.
+"""Live interval coverage: the intervals that a live version stated, which of them held, and what that taught.
 
 One series a symbol, no files. A bar's price matures the intervals whose horizon ends there; an interval whose end
 passes without a price is dropped, and so is one for a volatility that misses a bar in between. As it stands it is
@@ -79,7 +79,7 @@ class IntervalSeries(PriceSeries):
     plain: IntervalTracker = field(default_factory=lambda: IntervalTracker(has_scale=False))
 
     def tracker(self, *, is_volatility: bool) -> IntervalTracker:
-        """The one for intervals stated like this."""
+        """That of intervals in units of volatility, or of the plain ones."""
         return self.by_volatility if is_volatility else self.plain
 
 
@@ -145,7 +145,7 @@ class VersionIntervals:
         self.recent = (self.recent + ("1" if is_covered else "0"))[-NUM_RECENT:]
 
     def coverage(self) -> LiveCoverage:
-        """The figures so far."""
+        """Its share of intervals that held, and the mean widening of what has learnt something."""
         trackers = [each for series in self.lanes.values() for each in (series.by_volatility, series.plain)]
         levels = [each.level for each in trackers if each.num_outcomes] or [0.0]
         return LiveCoverage(

@@ -1,4 +1,5 @@
-"""`LiveIntervals`: what became of the live versions' intervals, and how far the next ones are widened for it.
+"""Adaptive conformal intervals in serving: what became of the live versions' intervals, and how far the next ones are
+widened for it.
 
 An answer of the live deployed version leaves its interval with its price. The question about the bar at which its
 horizon ends brings that bar's price: then the outcome is known, is counted, once, and teaches the symbol's tracker
@@ -115,7 +116,7 @@ class LiveIntervals:
     def ask(self, model: ServedModel, symbol: str, *, as_of_ms: int, price: float | None) -> LiveContext | None:
         """A question to the live version: what its price makes known is learnt first.
 
-        None where the published interval holds: the model states none that prices could decoder, or the question is
+        None where the published interval holds: the model states none whose outcome prices tell, or the question is
         about the past or, by the clock, about the future, which would make late whatever is asked until then.
         """
         target = self._target(model.card.target)

@@ -1,11 +1,12 @@
-"""`ServedModel`: a published version, loaded and verified, as the predict path uses it. Knows no torch.
+"""Model loading: `ServedModel`, a published version, verified, as the predict path uses it. Knows no torch.
 
 Legend: N windows, T rows, F features, K outputs.
 """
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,19 +15,24 @@ import numpy as np
 
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
+from ml_workbench_service.accelerators.processor import processor_features
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Costs, Floats32
+from ml_workbench_service.contracts.market import Costs, Floats, Floats32
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Making
-from ml_workbench_service.contracts.prediction import Predictor, RawPrediction
+from ml_workbench_service.contracts.prediction import Precision, Predictor, RawPrediction
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
+from ml_workbench_service.learning.bundle.quantization import CalibrationWindows, measure_agreement
 from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
 from ml_workbench_service.learning.data.scaling import RawRows, RowScaler, load_scaler
+from ml_workbench_service.learning.data.windows import Part, from_wire
 from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingContext, load_decoder
 from ml_workbench_service.market.costs import ResolvedCosts, pip_size, round_trip_cost, session_spread_at
 from ml_workbench_service.market.features.derivation import Derivation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,13 +44,20 @@ class ServedModel:
     derivation: Derivation
     decoder: Decoder
     novelty: NoveltyDetector | None  # None: whatever is asked is answered
-    borders_ms: dict[str, int]
+    borders_ms: Mapping[Part, int]
     last_available_at_ms: int
     costs: Mapping[str, Costs]
     reference_price: dict[str, float]
     float32: Predictor
     single: Predictor  # int8 where it was accepted, else float32; for one window at a time
     barrier_width: float = 1.0
+    precision_reason: str = ""  # why float32 answers in int8's place on this processor
+    precision_warning: str = ""  # why int8 answers without having been measured for this processor
+
+    @property
+    def precision(self) -> Precision:
+        """What single predictions come from here."""
+        return "fp32" if self.precision_reason else self.card.precision
 
     @cached_property
     def making(self) -> Making:
@@ -54,7 +67,7 @@ class ServedModel:
 
     @property
     def timeframe_ms(self) -> int:
-        """Length of a bar."""
+        """Between the openings of two bars."""
         return TIMEFRAMES_MS[self.card.timeframe]
 
     def costs_at(self, symbol: str, spread: float | None = None, *, as_of_ms: int | None = None) -> Costs | None:
@@ -127,8 +140,17 @@ class LastRow:
         return RawPrediction(rows_NTF[:, -1], rows_NTF[:, -1])
 
 
-def load_model(folder: Path, card: ModelCard, *, providers: Sequence[Provider] = PROCESSOR) -> ServedModel:
+def load_model(
+    folder: Path,
+    card: ModelCard,
+    *,
+    providers: Sequence[Provider] = PROCESSOR,
+    processor: Sequence[str] | None = None,
+) -> ServedModel:
     """Verifies a version's files and opens its networks; int8 runs on the processor, float32 where `providers` say.
+
+    Args:
+        processor: the features of the processor that answers; this machine's unless given.
 
     Raises:
         PredictionError: a file is missing or not what was published.
@@ -138,17 +160,59 @@ def load_model(folder: Path, card: ModelCard, *, providers: Sequence[Provider] =
     has_network = (folder / MODEL_FILE).exists()
     float32: Predictor = OnnxNetwork(folder / MODEL_FILE, providers=providers) if has_network else LastRow()
     novelty = recipe["uncertainty"].get("novelty")
-    return ServedModel(
+    model = ServedModel(
         card=card,
         scaler=load_scaler(recipe["scaler"]),
         derivation=Derivation(card.features, recipe.get("expressions", {})),
         decoder=load_decoder(recipe["uncertainty"], card),
         novelty=None if novelty is None else NoveltyDetector.from_json(novelty),
-        borders_ms=recipe["borders_ms"],
+        borders_ms=from_wire(recipe["borders_ms"]),
         last_available_at_ms=recipe["last_known_ms"],
         costs={symbol: ResolvedCosts.model_validate(each) for symbol, each in recipe["costs"].items()},
         reference_price=recipe["reference_price"],
         float32=float32,
-        single=OnnxNetwork(folder / INT8_FILE) if card.precision == "int8" else float32,
+        single=float32,
         barrier_width=recipe.get("barrier_width") or (recipe["request"].get("label") or {}).get("k", 1.0),
     )
+    if card.precision == "fp32":
+        return model
+    return _with_int8(model, folder, processor_features() if processor is None else tuple(processor))
+
+
+def _with_int8(model: ServedModel, folder: Path, processor: tuple[str, ...]) -> ServedModel:
+    """int8 for one window at a time, unless it disagrees on this processor; logs what was not settled in training."""
+    card, int8 = model.card, OnnxNetwork(folder / INT8_FILE)
+    made_on, name = card.quantization.processor, f"{card.id} {card.version}"
+    if made_on == processor:
+        return replace(model, single=int8)
+    if not made_on:
+        warning = "the card does not name the processor that int8 was measured on; train it again to be sure of it"
+        log.warning("%s answers in int8: %s", name, warning)
+        return replace(model, single=int8, precision_warning=warning)
+    failures = _disagreements(model, int8, CalibrationWindows.load(folder))
+    if not failures:
+        log.info("%s answers in int8: measured on %s, it agrees on %s too", name, *map(" ".join, (made_on, processor)))
+        return replace(model, single=int8)
+    reason = f"int8 was accepted on another processor; here: {'; '.join(failures)}"
+    log.warning("%s answers in float32: %s", name, reason)
+    return replace(model, precision_reason=reason)
+
+
+def _disagreements(model: ServedModel, int8: Predictor, kept: CalibrationWindows | None) -> list[str]:
+    """What speaks against int8 here, on the calibration windows that the bundle keeps."""
+    if kept is None:
+        return ["the bundle keeps no calibration windows to measure it again; train it again"]
+    symbols = sorted(model.scaler.symbols)
+    contexts = [
+        model.context(symbols[number], price=price, bar_volatility=None)
+        for number, price in zip(kept.symbol_N.tolist(), kept.close_N.tolist(), strict=True)
+    ]
+
+    def decide(outputs_NK: Floats) -> np.ndarray:
+        decoded = (
+            model.decoder.decode(outputs_K.astype(np.float32), context)
+            for outputs_K, context in zip(outputs_NK, contexts, strict=True)
+        )
+        return np.array([f"{each.direction} {each.label}" for each in decoded])
+
+    return measure_agreement(model.float32, int8, kept.rows_NTF, decide=decide).failures

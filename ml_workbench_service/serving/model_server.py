@@ -41,7 +41,7 @@ class Registry(Protocol):
         ...
 
     def folder(self, model_id: str, version: str) -> Path:
-        """Where a version lies."""
+        """Where a version's bundle lies."""
         ...
 
 
@@ -104,6 +104,13 @@ class ModelServer:
     def num_loaded(self) -> int:
         """Versions in memory."""
         return len(self._models)
+
+    @property
+    def precision_notes(self) -> tuple[dict[str, str], dict[str, str]]:
+        """By loaded version: why float32 answers in int8's place, and why int8 answers unmeasured."""
+        loaded = {f"{id} {version}": model for (id, version), model in list(self._models.items())}
+        reasons = {name: model.precision_reason for name, model in loaded.items() if model.precision_reason}
+        return reasons, {name: model.precision_warning for name, model in loaded.items() if model.precision_warning}
 
     async def choose(self, model_id: str, version: str | None) -> Chosen:
         """The version asked for, else the live one, else the newest; loaded and verified.

@@ -1,4 +1,4 @@
-"""From a question to the one prediction record: scale, run the network, and say how sure the answer is.
+"""Prediction path, from a question to the one record: scale, run the network, and say how sure the answer is.
 
 Every path (single, batch, replay) goes through `prepare` and `finish`; only how many windows share a run of the
 network differs, and in float32 that changes no bit.
@@ -44,7 +44,7 @@ FIXINGS_PAUSE_BARS = 2
 
 @dataclass(frozen=True)
 class Question:
-    """What one record answers."""
+    """One prediction asked for: a symbol's window, when, and what else is known of the bar."""
 
     symbol: str
     x_TF: Floats  # features in their own units, in the card's order, oldest first
@@ -163,11 +163,11 @@ def answered(
 ) -> Answered:
     """`answer`, with what the ledger keeps beside the record."""
     prepared = prepare(model, question)
-    moment = _moment_of(model, question, circumstances, intervals)
-    precision, output = model.card.precision, NO_OUTPUT
+    live = _live_context_of(model, question, circumstances, intervals)
+    precision, output = model.precision, NO_OUTPUT
     if prepared.rows_TF is not None:
         (output,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
-    record = finish(model, prepared, circumstances, output=output, precision=precision, moment=moment)
+    record = finish(model, prepared, circumstances, output=output, precision=precision, live=live)
     return _with_inputs(model, question, record, output)
 
 
@@ -205,8 +205,8 @@ def answered_many(
     for number, prepared in enumerate(questions):
         output = answers.get(number, NO_OUTPUT)
         is_alone = times_asked[prepared.question.symbol] == 1
-        moment = _moment_of(model, prepared.question, circumstances, intervals if is_alone else None)
-        record = finish(model, prepared, circumstances, output=output, precision="fp32", moment=moment)
+        live = _live_context_of(model, prepared.question, circumstances, intervals if is_alone else None)
+        record = finish(model, prepared, circumstances, output=output, precision="fp32", live=live)
         records.append(_with_inputs(model, prepared.question, record, output))
     return records
 
@@ -218,11 +218,11 @@ def finish(
     *,
     output: NetworkOutput,
     precision: Precision,
-    moment: LiveContext | None = None,
+    live: LiveContext | None = None,
 ) -> PredictionRecord:
     """The whole record around what the network said; no outputs mean that the symbol is unknown."""
     card, question = model.card, prepared.question
-    decoded, novelty, reasons = _decode(model, question, output, moment)
+    decoded, novelty, reasons = _decode(model, question, output, live)
     abstains = bool(reasons) or decoded is None
     stated = None if abstains else decoded
     due_ms = valid_until_ms(model, question.as_of_ms)
@@ -255,6 +255,7 @@ def finish(
         scaling_factor=circumstances.scaling_factor,
         metadata=PredictionMetadata.model_construct(
             precision=precision,
+            precision_reason=model.precision_reason or None,
             data_source=card.data_source,
             correlation_id=circumstances.correlation_id,
             fill=card.fill,
@@ -265,8 +266,8 @@ def finish(
             costs=model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
         ),
     )
-    if moment is not None:
-        moment.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=card.horizon)
+    if live is not None:
+        live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=card.horizon)
     return record
 
 
@@ -274,7 +275,7 @@ def _with_inputs(model: ServedModel, question: Question, record: PredictionRecor
     return Answered(record, output.last_row_F, question.bar_volatility, model.reference_price.get(question.symbol))
 
 
-def _moment_of(
+def _live_context_of(
     model: ServedModel, question: Question, circumstances: Circumstances, intervals: LiveIntervals | None
 ) -> LiveContext | None:
     """Where the question stands among those that the live version is asked; None for every other answer."""
@@ -286,7 +287,7 @@ def _moment_of(
 
 
 def _decode(
-    model: ServedModel, question: Question, output: NetworkOutput, moment: LiveContext | None
+    model: ServedModel, question: Question, output: NetworkOutput, live: LiveContext | None
 ) -> tuple[Decoded | None, Novelty | None, tuple[AbstainReason, ...]]:
     """What the outputs say, how unusual the input is, and the reasons to abstain."""
     reasons = list(_clock_reasons(model, question)) if question.clock else []
@@ -300,8 +301,8 @@ def _decode(
         spread=question.spread,
         as_of_ms=question.as_of_ms,
     )
-    if moment is not None and (scale := model.decoder.interval_scale(context)) is not None:
-        context = replace(context, widening=moment.widening(scale))
+    if live is not None and (scale := model.decoder.interval_scale(context)) is not None:
+        context = replace(context, widening=live.widening(scale))
     decoded = model.decoder.decode(output.outputs_K, context)
     novelty = None if model.novelty is None else model.novelty.novelty(output.last_row_F)
     if novelty is not None and novelty.score > NOVELTY_THRESHOLD and model.decoder.abstains_when_novel:

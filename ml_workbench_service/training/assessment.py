@@ -1,4 +1,4 @@
-"""After the training: the precision that serves, and the rows that novelty is measured from.
+"""Post-training assessment: the precision that serves, and the rows that novelty is measured from.
 
 Legend: N windows, T rows, F features, K outputs.
 """
@@ -10,12 +10,12 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
-from ml_workbench_service.learning.bundle.export import MOST_COMPARED, measure_quantization, quantize
+from ml_workbench_service.learning.bundle.export import quantize
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
-from ml_workbench_service.learning.data.windows import PARTS, Windows, evenly
+from ml_workbench_service.learning.bundle.quantization import MOST_COMPARED, CalibrationWindows, measure_quantization
+from ml_workbench_service.learning.data.windows import PARTS, Part, Windows, evenly
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Predict
 
 MOST_NOVELTY_WINDOWS = 50_000
 Decisions = Callable[[Floats, Ints, TrainingProblem], np.ndarray]
@@ -25,11 +25,14 @@ Decisions = Callable[[Floats, Ints, TrainingProblem], np.ndarray]
 def decide_on_int8(
     float32: OnnxNetwork, draft: Path, trained: Trained, problem: TrainingProblem, *, decisions: Decisions
 ) -> tuple[Quantization, OnnxNetwork | None]:
-    """The judgement, and the int8 network where it was accepted; its file is removed where it lost."""
+    """The measurement, and the int8 network where it was accepted; its file is removed where it lost.
+
+    What was accepted here is measured again on other processors: the windows to do so are kept beside it.
+    """
     if not trained.can_quantize:
         return Quantization(accepted=False, reason="this family's answers are not put into int8"), None
     windows = problem.windows
-    ends = evenly(windows.parts["calibrate"], MOST_COMPARED)
+    ends = evenly(windows.parts["calibration"], MOST_COMPARED)
     int8 = quantize(draft)
     quantization = measure_quantization(
         float32, int8, windows.gather(ends), decide=lambda outputs_NK: decisions(outputs_NK, ends, problem)
@@ -37,21 +40,15 @@ def decide_on_int8(
     if not quantization.accepted:
         (draft / INT8_FILE).unlink()
         return quantization, None
+    CalibrationWindows.choose(windows).save(draft)
     return quantization, int8
 
 
 def last_rows(windows: Windows, ends: Ints) -> Floats32:
-    """Last rows after the window stage, in numpy: level columns less their mean over the window."""
-    chosen = evenly(ends, MOST_NOVELTY_WINDOWS)
-    level = np.flatnonzero(windows.scaler.is_level_F)
-    rows = windows.rows_RF[chosen].copy()
-    begin = 0
-    for batch in Predict.batches(windows, chosen):
-        rows[begin : begin + len(batch), level] -= windows.gather(batch)[:, :, level].mean(axis=1)
-        begin += len(batch)
-    return rows
+    """Those of these windows, or of as many as novelty is measured from, evenly."""
+    return windows.last_rows(evenly(ends, MOST_NOVELTY_WINDOWS))
 
 
-def part_sizes(windows: Windows) -> dict[str, int]:
+def part_sizes(windows: Windows) -> dict[Part, int]:
     """Windows of each part, for the card."""
     return {name: len(windows.parts[name]) for name in PARTS}

@@ -1,7 +1,7 @@
-"""One training from its data to a published version: certificate → learn → look → decoder → publish.
+"""Training pipeline, from data to a published version: certificate → train → test-set evaluation → verdict → publish.
 
-What the workflows `train` and `tune` share. The test part is read once, at the end, and the look is written into the
-ledger before it happens: a kill in between counts as a look, never as none.
+What the workflows `train` and `run_experiment` share. The test part is read once, at the end, and this test-set
+evaluation is logged before it happens: a kill in between counts as one, never as none.
 """
 
 import json
@@ -67,7 +67,7 @@ class TrainingDependencies:
 
 
 def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencies: TrainingDependencies) -> ModelCard:
-    """Trains every seed, decoders their mean, publishes it; the card as published.
+    """Trains every seed, measures their mean, publishes it; the card as published.
 
     Raises:
         DataValidationError: the data are unusable.
@@ -78,21 +78,21 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
     report.say("looking for leaks")
     certificate = certify(order, data, dependencies.store, report=report)
     left = publication.checkpoint(order, data.windows, dependencies.checkpoint, warn=report.warn)
-    walked = _walk(order, data, dependencies, left)
+    walked = _walk_forward_report(order, data, dependencies, left)
     problem = problem_for(order, data, checkpoint=left)
     report.say("training")
     trained = train_seeds(
         order.family, problem, order.request.seeds, accelerator=dependencies.accelerator, report=report
     )
-    validation = _tried(order, trained, problem, dependencies.multiple_testing)
-    looks = _looked(order, problem, dependencies.multiple_testing) if order.task.has_verdict else 1
-    problem = replace(problem, looks=looks)
+    validation = _logged_trial(order, trained, problem, dependencies.multiple_testing)
+    num_evaluations = _num_evaluations(order, problem, dependencies.multiple_testing) if order.task.has_verdict else 1
+    problem = replace(problem, num_evaluations=num_evaluations)
     draft = registry.draft(order.job_id)
     try:
         product = order.task.package(
             trained, draft, problem, family=order.family, is_simulated=data.is_simulated, report=report
         )
-        evaluation = _judged(product.evaluation, order, data, looks, certificate, validation, walked)
+        evaluation = _with_verdict(product.evaluation, order, data, num_evaluations, certificate, validation, walked)
         product = replace(product, evaluation=evaluation)
         publication.write_recipe(draft, spec, order, problem, product)
         (draft / NETWORK_FILE).write_text(json.dumps(dict(trained.network), indent=1) + "\n", encoding="utf-8")
@@ -113,7 +113,7 @@ def part_read(
     """The reading of a part by this job, or by one of its trials, as the ledgers keep it; of the headline target."""
     windows = problem.windows
     borders = windows.borders_ms
-    ends = {"train": borders["stop"], "stop": borders["calibrate"], "calibrate": borders["test"]}
+    ends = {"train": borders["validation"], "validation": borders["calibration"], "calibration": borders["test"]}
     return PartRead(
         id=f"{order.job_id}/{trial}" if trial else order.job_id,
         subject=subject_of(order.targets[target:], is_simulated=problem.tables[0].data_source == "simulated"),
@@ -126,18 +126,18 @@ def part_read(
 
 
 def trial_of(order: TrainingOrder, trained: Trained, problem: TrainingProblem, *, trial: str = "") -> Trial:
-    """What a trained network's signal earned on the stopping part, day by day."""
-    ends = problem.windows.parts["stop"]
+    """What a trained network's signal earned on the validation part, day by day."""
+    ends = problem.windows.parts["validation"]
     positions = order.task.positions(Predict(trained, None), ends, problem)
     daily = {} if positions is None else daily_net(positions, ends, problem)
     return Trial(
-        read=part_read(order, problem, "stop", trial=trial),
+        read=part_read(order, problem, "validation", trial=trial),
         sharpe=sharpe(np.array(list(daily.values()))),
         daily_returns=daily,
     )
 
 
-def _walk(
+def _walk_forward_report(
     order: TrainingOrder, data: TrainingData, dependencies: TrainingDependencies, left: Checkpoint
 ) -> WalkForwardReport | None:
     cv = order.request.cv
@@ -145,7 +145,7 @@ def _walk(
         return None
     if order.task.has_verdict:
         dependencies.multiple_testing.record_evaluation(
-            _walk_read(order, problem_for(order, data), folds=cv.folds, data=data)
+            _walk_part(order, problem_for(order, data), folds=cv.folds, data=data)
         )
     dependencies.report.say("walking forward")
     return walk_forward(
@@ -154,17 +154,18 @@ def _walk(
     )  # fmt: skip
 
 
-def _walk_read(order: TrainingOrder, problem: TrainingProblem, *, folds: int, data: TrainingData) -> PartRead:
-    """The folds tell what would have been found before the test part: a look at that time, for whoever tests there."""
+def _walk_part(order: TrainingOrder, problem: TrainingProblem, *, folds: int, data: TrainingData) -> PartRead:
+    """The folds tell what would have been found before the test part: an evaluation of that time, for who tests
+    there."""
     start_ms, end_ms = spans_of(data, num_folds=folds)[0].start_ms, data.windows.borders_ms["test"]
     read = part_read(order, problem, "test", trial="walk")
     return read.model_copy(update={"start_ms": start_ms, "end_ms": end_ms})
 
 
-def _tried(
+def _logged_trial(
     order: TrainingOrder, trained: Trained, problem: TrainingProblem, multiple_testing: MultipleTestingLog
 ) -> ValidationReport | None:
-    """Notes this training as a trial on its stopping part; what all the trials there leave of its figures."""
+    """Notes this training as a trial on its validation part; what all the trials there leave of its figures."""
     if not order.task.has_verdict:
         return None
     own = trial_of(order, trained, problem)
@@ -173,28 +174,28 @@ def _tried(
     return validation_report(trials, own.read.id)
 
 
-def _looked(order: TrainingOrder, problem: TrainingProblem, multiple_testing: MultipleTestingLog) -> int:
-    """Notes this look at the test part; how many there were, and what other jobs tried on it.
+def _num_evaluations(order: TrainingOrder, problem: TrainingProblem, multiple_testing: MultipleTestingLog) -> int:
+    """Logs this test-set evaluation; how many there were, and what other jobs tried on it.
 
-    Figures of further targets stand on the card too: who forecasts a volatility beside a price has looked at both.
-    A search whose stopping part lies in this test part has chosen by it, one look a trial. The settings of an agent's
-    grid all tell of one model, and the grid has noted that look.
+    Figures of further targets stand on the card too: who forecasts a volatility beside a price has evaluated both.
+    A search whose validation part lies in this test part has chosen by it, one evaluation a trial. The settings of an
+    agent's grid all tell of one model, and the grid has logged that one.
     """
     read = part_read(order, problem, "test")
     for number in range(1, len(order.targets)):
         further = part_read(order, problem, "test", target=number)
         if further.subject != read.subject:
             multiple_testing.record_evaluation(further.model_copy(update={"id": f"{further.id}/{further.subject}"}))
-    looks = multiple_testing.record_evaluation(read)
+    num_evaluations = multiple_testing.record_evaluation(read)
     tried = [each.read.id for each in multiple_testing.trials(read) if AGENT_TRIAL not in each.read.id]
-    return looks + sum(each.partition("/")[0] != order.job_id for each in tried)
+    return num_evaluations + sum(each.partition("/")[0] != order.job_id for each in tried)
 
 
-def _judged(
+def _with_verdict(
     evaluation: Evaluation,
     order: TrainingOrder,
     data: TrainingData,
-    looks: int,
+    num_evaluations: int,
     certificate: Certificate,
     validation: ValidationReport | None,
     walked: WalkForwardReport | None,
@@ -202,7 +203,7 @@ def _judged(
     update: dict[str, Any] = {"validation": validation, "walk_forward": walked}
     return apply_verdict(
         evaluation.model_copy(update=update),
-        looks=looks,
+        num_evaluations=num_evaluations,
         certificate=certificate,
         is_simulated=data.is_simulated,
         horizon=order.targets[0].horizon if order.targets else 1,

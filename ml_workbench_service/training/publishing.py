@@ -18,7 +18,7 @@ from ml_workbench_service.evaluation.drift import InputReference
 from ml_workbench_service.evaluation.forecast_metrics import headline
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.learning.data.labelling import Labelling
-from ml_workbench_service.learning.data.windows import Windows, describe_borders, evenly
+from ml_workbench_service.learning.data.windows import Windows, describe_borders, evenly, to_wire
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
@@ -58,7 +58,7 @@ def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, problem: Trai
         "expressions": dict(derivation.expressions),
         **product.recipe,
         "regimes": {symbol: rule.to_json() for symbol, rule in problem.regimes.items()},
-        "borders_ms": dict(windows.borders_ms),
+        "borders_ms": to_wire(windows.borders_ms),
         "last_known_ms": int(windows.available_at_ms_R.max()),
         "costs": {symbol: each.model_dump() for symbol, each in problem.costs.items()},
         "reference_price": {table.symbol: float(table.columns["close"][-1]) for table in problem.tables},
@@ -157,7 +157,7 @@ def _split(windows: Windows, labelling: Labelling) -> Split:
     return Split.model_validate(
         {
             "borders": describe_borders(windows.borders_ms),
-            "num_windows": part_sizes(windows),
+            "num_windows": to_wire(part_sizes(windows)),
             "num_purged": windows.num_purged,
             "num_dropped": labelling.num_dropped,
         }

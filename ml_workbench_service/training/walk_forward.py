@@ -1,12 +1,12 @@
-"""Walking forward: the same training on ever longer pasts, each judged on the segment of time that came next.
+"""Walk-forward validation: the same training on ever longer pasts, each measured on the segment of time that came next.
 
 One test part is one segment of history; folds say whether what was found there was found before, too. They tile the
 second half of the span before the test border, so that the first of five still learns from two fifths of it, and none
 reads a bar of the untouched test part (Tashman, "Out-of-sample tests of forecasting accuracy", International Journal
 of Forecasting 16, 2000). The past expands rather than slides: it is what a retraining at that moment would have had.
 
-    |  train                      | stop | calibrate |  fold 1  |
-    |  train                                  | stop | calibrate |  fold 2  |         each of the two half a fold long
+    |  train                 | validation | calibration |  fold 1  |
+    |  train                              | validation | calibration |  fold 2  |   each of the two half a fold long
 
 A fold starts from tables cut at its end: its features, labels, rules, scaling and network have been made of what was
 known then, by the code that makes the training's own. Labels are purged at each border as long as they reach over it,
@@ -33,6 +33,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable
 from ml_workbench_service.contracts.training import CrossValidation
 from ml_workbench_service.evaluation.forecast_metrics import pooled
+from ml_workbench_service.learning.data.windows import Borders, Part
 from ml_workbench_service.learning.fitting.progress import PartReport
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
@@ -59,10 +60,10 @@ class Span(NamedTuple):
     end_ms: int
 
     @property
-    def borders_ms(self) -> dict[str, int]:
-        """Those of the fold's parts; `stop` and `calibrate` are half as long as the fold."""
+    def borders_ms(self) -> dict[Part, int]:
+        """Those of the fold's parts; validation and calibration are half as long as the fold."""
         length = self.end_ms - self.start_ms
-        return {"stop": self.start_ms - length, "calibrate": self.start_ms - length // 2, "test": self.start_ms}
+        return {"validation": self.start_ms - length, "calibration": self.start_ms - length // 2, "test": self.start_ms}
 
 
 def walk_forward(
@@ -75,7 +76,7 @@ def walk_forward(
     kind_of: KindOf,
     checkpoint: Checkpoint | None = None,
 ) -> WalkForwardReport:
-    """Trains and decoders every fold; nothing that becomes known after the test border of `data` is read.
+    """Trains and measures every fold; nothing that becomes known after the test border of `data` is read.
 
     Args:
         order: what is trained.
@@ -136,7 +137,7 @@ def cut_at(order: TrainingOrder, data: TrainingData, span: Span, *, embargo_bars
     """
     tables = [_until(table, span.end_ms) for table in data.tables]
     labelled = training_data.label(order, tables)
-    windows = training_data.cut(order, labelled, kind_of=kind_of, borders_ms=span.borders_ms, embargo_bars=embargo_bars)
+    windows = training_data.cut(order, labelled, kind_of=kind_of, borders=Borders(span.borders_ms, embargo_bars))
     return TrainingData(tuple(tables), labelled, windows)
 
 
@@ -195,7 +196,7 @@ def _judged(
     trained = order.family.train(problem, accelerator=accelerator, report=report)
     predict = Predict(trained, None)
     report.check()
-    ends = known.windows.parts["calibrate"]
+    ends = known.windows.parts["calibration"]
     decoder = task.calibrate(trained, predict.over(known.windows, ends), ends, problem)
     ends = known.windows.parts["test"]
     outputs_NK = predict.over(known.windows, ends)

@@ -1,6 +1,6 @@
-"""Deploy: gates → compare-and-swap on the history → tell the target → the new version is live.
+"""Deployment: gates → compare-and-swap on the history → tell the target → the new version is live.
 
-A target that refuses leaves the previous version live and this deployment `failed`. ModelServer reads the history at
+A target that refuses leaves the previous version live and this deployment `failed`. Serving reads the history at
 each request, so the swap is the one appended line: a record's version and outputs always belong together.
 """
 

@@ -1,4 +1,4 @@
-"""Track: the job folders, projected to MLflow. The event logs are the truth; MLflow may be slow, down or restarted.
+"""MLflow tracking: the job folders, projected. The event logs are the truth; MLflow may be slow, down or restarted.
 
 One look sends, for every training and experiment: the run with its parameters, each progress event's metrics with the
 event's own time, an experiment's trials as nested runs as they end, and at the end the test part's metrics, the bundle

@@ -1,4 +1,4 @@
-"""How a model's versions fare live: their rows of the ledger, and their inputs against what training saw."""
+"""Model monitoring: how versions fare live: their rows of the ledger, and their inputs against training's."""
 
 import json
 from functools import lru_cache

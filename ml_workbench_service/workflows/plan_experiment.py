@@ -1,4 +1,4 @@
-"""Plan an experiment: everything that can be refused is refused before it starts, each corner of its space included.
+"""Experiment plan: everything that can be refused is refused before it starts, each corner of its space included.
 
 The base is planned as the training that its winner will be, and reserves that version. Then each choice, and each end
 of a range, is planned by itself, and the costliest ends together, whose memory decides how many trials run at a time.
@@ -22,7 +22,7 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.experiments import ExperimentRequest, RecordingRequest
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import ModelType, TrainingEstimate, TrainRequest
-from ml_workbench_service.learning.interfaces.family import Family, family_for
+from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.reinforcement.agent_sweep import Q_LEARNING_GRID, grid_settings
 from ml_workbench_service.resources import Workbench
@@ -45,10 +45,10 @@ UNRECORDED = (ModelType.ANOMALY_DETECTION, ModelType.FEATURE_ENGINEERING)
 IDLE_GB = 0.6
 """Of the process that leads trials in other processes."""
 OBJECTIVES: Mapping[ModelType, str] = {
-    ModelType.TIME_SERIES: "1 - squared error / that of no change (volatility: of an EWMA), on the stopping part",
-    ModelType.CLASSIFICATION: "1 - log loss / that of the training part's frequencies, on the stopping part",
-    ModelType.REINFORCEMENT_LEARNING: "net log return per moment, on the stopping part",
-    ModelType.ANOMALY_DETECTION: "average precision among anomalies injected into the stopping part",
+    ModelType.TIME_SERIES: "1 - squared error / that of no change (volatility: of an EWMA), on the validation part",
+    ModelType.CLASSIFICATION: "1 - log loss / that of the training part's frequencies, on the validation part",
+    ModelType.REINFORCEMENT_LEARNING: "net log return per moment, on the validation part",
+    ModelType.ANOMALY_DETECTION: "average precision among anomalies injected into the validation part",
     ModelType.FEATURE_ENGINEERING: "what the kept columns tell of the target beyond luck, held out",
 }
 GRID_OBJECTIVE = "net log return over the recording, mean over the seeds"
@@ -288,7 +288,7 @@ def _num_parallel(memory_gb: float, *, max_workers: int, max_memory_gb: float) -
     return max(1, min(max_workers, int((max_memory_gb - IDLE_GB) / memory_gb)))
 
 
-def _most_steps(family: type[Family], base: TrainRequest, found: Sequence[Dimension]) -> int:
+def _most_steps(family: type[AnyFamily], base: TrainRequest, found: Sequence[Dimension]) -> int:
     """Most steps that a trial can report, by which hyperband cuts its brackets."""
     varied = [int(end) for each in found if each.name == "epochs" for end in each.ends]
     plain = getattr(family(base.hyperparameters).hyperparameters, "epochs", 100)

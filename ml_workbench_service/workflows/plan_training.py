@@ -1,4 +1,4 @@
-"""Plan: what is decided before a training starts: family, hyper-parameters, costs, id, version, and what it will need.
+"""Training plan: what is decided before a training starts: family, hyper-parameters, costs, version, estimate.
 
 Everything that can be refused is refused here, with a 422, 409 or 507 now instead of a failed job later.
 """
@@ -16,7 +16,7 @@ from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest
 from ml_workbench_service.integrations.model_registry import next_version
 from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
-from ml_workbench_service.learning.interfaces.family import Family, family_for
+from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
 from ml_workbench_service.learning.interfaces.task import task_for
 from ml_workbench_service.market.calendar import num_expected_bars
 from ml_workbench_service.market.costs import resolved_costs
@@ -186,7 +186,7 @@ def _num_folds(request: TrainRequest) -> int:
     return 0 if request.cv is None or request.cv.scheme == "none" else request.cv.folds
 
 
-def _check_range(request: TrainRequest, family: Family, timeframe: str, *, horizon: int) -> None:
+def _check_range(request: TrainRequest, family: AnyFamily, timeframe: str, *, horizon: int) -> None:
     """Refuses ranges that hold too few windows even if a bar opened at every moment of the clock.
 
     Raises:
@@ -246,7 +246,7 @@ def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinis
     return request.version
 
 
-def _estimate(request: TrainRequest, family: Family, timeframe: str, *, num_features: int) -> TrainingEstimate:
+def _estimate(request: TrainRequest, family: AnyFamily, timeframe: str, *, num_features: int) -> TrainingEstimate:
     bars = num_expected_bars(to_ms(request.start_date), to_ms(request.end_date), timeframe)
     num_rows = bars * len(request.symbols)
     data = num_rows * (num_features + 8) * ROW_BYTES * ROW_COPIES
@@ -259,7 +259,12 @@ def _estimate(request: TrainRequest, family: Family, timeframe: str, *, num_feat
 
 
 def _too_large(
-    request: TrainRequest, family: Family, estimate: TrainingEstimate, max_memory_gb: float, *, num_features: int
+    request: TrainRequest,
+    family: AnyFamily,
+    estimate: TrainingEstimate,
+    max_memory_gb: float,
+    *,
+    num_features: int,
 ) -> InsufficientMemoryError:
     """The error with the cheapest change that fits; `details.change` is what to merge into the request's body."""
     timeframe = request.timeframe_for(request.parsed_targets())
@@ -283,7 +288,7 @@ def _too_large(
     )
 
 
-def _smaller(request: TrainRequest, family: Family) -> Iterator[dict[str, Any]]:
+def _smaller(request: TrainRequest, family: AnyFamily) -> Iterator[dict[str, Any]]:
     """Changes of the request, the cheapest first: a smaller batch, a shorter lookback, fewer units, all three, fewer
     bars, and everything at once."""
     plain = family.hyperparameters.model_dump()

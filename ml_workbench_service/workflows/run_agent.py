@@ -29,7 +29,7 @@ from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.checkpoint_writer import MOST_UNSAVED, CheckpointWriter
 from ml_workbench_service.agents.decision_log import log_decisions
 from ml_workbench_service.agents.delivery_attempts import Attempts
-from ml_workbench_service.agents.leader_election import LeaderElection
+from ml_workbench_service.agents.leader_election import ALONE, Candidacy, LeaderElection
 from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.queue import Delivery, Lease
@@ -57,11 +57,7 @@ def run_agent(
     queue: RedisPredictionQueue,
     decisions: DecisionStream,
     stop: threading.Event,
-    owner: str = "this process",
-    is_dead: Callable[[str], bool] = lambda owner: False,
-    may_lead: Callable[[], bool] = lambda: True,
-    on_lead: Callable[[], None] = lambda: None,
-    beat: Callable[[], None] = lambda: None,
+    candidacy: Candidacy = ALONE,
 ) -> None:
     """Runs the agent until `stop` is set; a queue that is away, a full disk and another holder are waited for.
 
@@ -70,15 +66,13 @@ def run_agent(
         open_agent: the agent as of its checkpoint, or a new one; asked for each time the lease is taken.
         queue, decisions: where predictions come from (the group is made where it is missing), where decisions go.
         stop: ends the loop between two batches.
-        owner, is_dead, may_lead: see `LeaderElection`.
-        on_lead: called whenever this process takes the lease.
-        beat: called at least once a second while this process holds the lease.
+        candidacy: this process among those that may lead the agent.
     """
-    loop = _Loop(agent_id, folder, queue=queue, decisions=decisions, stop=stop, owner=owner, beat=beat)
+    loop = _Loop(agent_id, folder, queue=queue, decisions=decisions, stop=stop, candidacy=candidacy)
     while not stop.is_set():
-        if not loop.take_lease(is_dead, may_lead):
+        if not loop.take_lease():
             return
-        on_lead()
+        candidacy.on_lead()
         try:
             loop.lead(open_agent)
         except LeaseLostError as error:
@@ -98,8 +92,7 @@ class _Loop:
         queue: RedisPredictionQueue,
         decisions: DecisionStream,
         stop: threading.Event,
-        owner: str,
-        beat: Callable[[], None],
+        candidacy: Candidacy,
     ) -> None:
         self._agent_id = agent_id
         self._group = agent_group(agent_id)
@@ -107,8 +100,7 @@ class _Loop:
         self._queue = queue
         self._decisions = decisions
         self._stop = stop
-        self._owner = owner
-        self._beat = beat
+        self._candidacy = candidacy
         self._is_away = False
         self._waits_for = ""
         self._lease: Lease | None = None
@@ -122,21 +114,21 @@ class _Loop:
 
     @property
     def checkpoint_writer(self) -> CheckpointWriter:
-        """What saves the agent; there is one while the lease is held, as there is a agent."""
+        """What saves the agent; there is one while the lease is held, as there is an agent."""
         assert self._checkpoint_writer is not None
         return self._checkpoint_writer
 
     @property
     def agent(self) -> Agent:
-        """The agent's agent."""
+        """What applies; there is one while the lease is held."""
         assert self._agent is not None
         return self._agent
 
-    def take_lease(self, is_dead: Callable[[str], bool], may_lead: Callable[[], bool]) -> bool:
+    def take_lease(self) -> bool:
         """Stands by until the lease is ours; False where the agent was stopped first."""
         self._lease = self._agent = None
         self._is_away, self._waits_for = False, ""
-        by = LeaderElection(self._queue, self._group, self._owner, is_dead=is_dead, may_lead=may_lead)
+        by = LeaderElection(self._queue, self._group, self._candidacy)
         while not self._stop.is_set():
             checkpoint = Checkpoint.load(self._folder)
             try:
@@ -170,7 +162,7 @@ class _Loop:
     def _consume(self) -> None:
         self._is_recovering = True
         while not self._stop.is_set():
-            self._beat()
+            self._candidacy.beat()
             batch: list[Delivery] = []
             # What was left pending goes one by one: an entry that ends the process is told from others.
             count = 1 if self._is_recovering else BATCH_SIZE
@@ -253,7 +245,7 @@ class _Loop:
         if time.monotonic() - self._alive_at < BEAT_PERIOD_S or self._lease is None:
             return
         self._alive_at = time.monotonic()
-        self._beat()
+        self._candidacy.beat()
         with suppress(UnavailableError):  # the next step sees it, and waits
             self._queue.beat(self._lease)
 
@@ -347,5 +339,5 @@ class _Loop:
         if self._waits_for != what:
             log.warning("agent %s waits for %s: %s", self._agent_id, what, reason)
         self._waits_for = what
-        self._beat()
+        self._candidacy.beat()
         self._stop.wait(AWAY_PAUSE_S)

@@ -1,8 +1,8 @@
-"""Tune: trials on the stopping part, one after the other or some at a time, then the best setting trained and judged.
+"""Hyper-parameter search: trials on the validation part, then the best setting trained and measured on the test part.
 
 Law: a trial is in `trials.jsonl` with all that came of it, and in the ledger, before the job's log tells of it; a
-worker that follows a killed one repeats none that has ended. Nothing that a trial is given was known after its stopping
-part. The test part is read once, by the winner's ensemble of seeds.
+worker that follows a killed one repeats none that has ended. Nothing that a trial is given was known after its
+validation part. The test part is read once, by the winner's ensemble of seeds.
 """
 
 from collections import Counter
@@ -28,7 +28,7 @@ from ml_workbench_service.market.performance import annual, validation_report
 from ml_workbench_service.reinforcement.agent_sweep import Q_LEARNING_GRID, GridRow, grid_settings, run_grid
 from ml_workbench_service.resources import Workbench, open_for_worker
 from ml_workbench_service.search.space import dimensions, trial_request
-from ml_workbench_service.search.study import Search
+from ml_workbench_service.search.study import Search, SearchStrategy
 from ml_workbench_service.search.trial import TrialMaker
 from ml_workbench_service.search.trial_runner import TrialRunner, in_turn, side_by_side
 from ml_workbench_service.search.worker_pool import OpenMaker
@@ -38,7 +38,7 @@ from ml_workbench_service.training.pipeline import AGENT_TRIAL, TrainingDependen
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
-    """Searches, then trains, decoders and publishes the winner; the job's result.
+    """Searches, then trains, measures and publishes the winner; the job's result.
 
     Raises:
         DataValidationError: the data are too short or unusable.
@@ -51,32 +51,28 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         return _agent_grid(spec, request, request.base, log=log, report=report, workbench=workbench)
     base = request.base
     family = family_for(base.model_type, base.family)
-    num_trials, num_parallel = int(spec.plan["num_trials"]), int(spec.plan.get("max_parallel", 1))
-    search = Search(
-        dimensions(request.search_space, base, family.Hyperparameters),
+    strategy = SearchStrategy(
+        num_trials=int(spec.plan["num_trials"]),
         sampler=request.sampler,
         pruner=request.pruner,
         seed=request.seed,
-        num_trials=num_trials,
         most_steps=int(spec.plan.get("most_steps", 100)),
-        before=log.trials(),
-        is_parallel=num_parallel > 1,
+        num_parallel=int(spec.plan.get("max_parallel", 1)),
     )
+    varied = dimensions(request.search_space, base, family.Hyperparameters)
+    search = Search(varied, strategy, before=log.trials())
     runner = TrialRunner(
         search,
         note=log.append,
         sketch=log.sketch,
         multiple_testing=workbench.multiple_testing,
         report=report,
-        num_trials=num_trials,
-        num_parallel=num_parallel,
         timeout_s=request.timeout_s,
     )
     report.say("searching")
     maker = _maker(spec, base, workbench)
-    if num_parallel > 1:
-        open_maker = OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json"))
-        side_by_side(runner, open_maker, num_parallel=num_parallel)
+    if strategy.num_parallel > 1:
+        side_by_side(runner, OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json")))
     else:
         in_turn(runner, maker)
     best = search.best
@@ -216,7 +212,7 @@ def _winner(
     report: Report,
     workbench: Workbench,
 ) -> ModelCard:
-    """Trains the best setting with every seed, decoders the ensemble on the test part, publishes it."""
+    """Trains the best setting with every seed, measures the ensemble on the test part, publishes it."""
     report.say(f"training the best setting, trial {best.number}")
     order = maker.order(best.params)
     request = trial_request(base, best.params)

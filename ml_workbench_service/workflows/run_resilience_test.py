@@ -1,4 +1,4 @@
-"""Flood: offer records open loop, break things at random moments, and prove what became of every single one.
+"""Resilience test: offer records open loop, break things at random moments, prove what became of every single one.
 
 set up → flood, with faults → wait until all is quiet → read the histories → check → report
 """

@@ -1,4 +1,4 @@
-"""Settle what no record's price has told: fetch the closes, label them as in training, write the outcomes.
+"""Outcome settlement of what no record's price has told: fetch the closes, label them as in training, write them.
 
 One line: overdue rows → by version and symbol → the feature store's closes → the label functions of training → the
 ledger, and the live intervals that wait for the same outcome.

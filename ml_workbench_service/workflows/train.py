@@ -1,4 +1,5 @@
-"""Train: fetch → label → split → certify → learn → decoder → publish. One straight line, run by a job's worker."""
+"""Training workflow: fetch → label → split → certify → train → measure → publish. One straight line, in a job's
+worker."""
 
 from pathlib import Path
 from typing import Any

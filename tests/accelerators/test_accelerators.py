@@ -1,22 +1,20 @@
-"""One conformance suite for every accelerator, and how the best available one is chosen."""
+"""Every accelerator under the conformance suite, and how the best available one is chosen."""
 
 import os
-import subprocess
-import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import pytest
 import torch
 
-from ml_workbench_service.accelerators import Accelerator, choose, inference_providers
+from ml_workbench_service.accelerators import Accelerator, choose
 from ml_workbench_service.accelerators.cpu import MOST_THREADS, Cpu
 from ml_workbench_service.accelerators.cuda import Cuda, is_hidden
+from ml_workbench_service.testing.accelerators import AcceleratorConformance
+from ml_workbench_service.testing.fresh_interpreter import heavy_libraries_after
 
-ROOT = Path(__file__).resolve().parents[2]
-every_accelerator = pytest.mark.parametrize("kind", list(Accelerator.known.values()), ids=list(Accelerator.known))
+for _name, _kind in Accelerator.known.items():
+    globals()[f"Test_{_name}"] = type(f"Test_{_name}", (AcceleratorConformance,), {"accelerator": _kind})
 
 
 @pytest.fixture(autouse=True)
@@ -24,42 +22,6 @@ def _threads_as_before() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
-
-
-@every_accelerator
-def test_where_it_is_available_tensors_live_and_learn_on_it(kind: type[Accelerator]) -> None:
-    accelerator = kind()
-    if not accelerator.is_available():
-        pytest.skip(f"this machine has no {kind.name}")
-    device = accelerator.for_training()
-    weight = torch.ones(3, device=device, requires_grad=True)
-    (weight * torch.arange(3.0, device=device)).sum().backward()
-    assert weight.grad is not None
-    assert weight.grad.tolist() == [0.0, 1.0, 2.0]
-    assert weight.device.type == torch.device(device).type
-
-
-@every_accelerator
-def test_denormals_count_as_zero_in_training(kind: type[Accelerator]) -> None:
-    """They slow a recurrent network some twenty-fold."""
-    accelerator = kind()
-    if not accelerator.is_available():
-        pytest.skip(f"this machine has no {kind.name}")
-    torch.set_flush_denormal(False)
-    tiny = torch.tensor(1e-38) * torch.tensor(1e-3)
-    assert tiny.item() > 0
-    accelerator.for_training()
-    try:
-        assert (torch.tensor(1e-38) * torch.tensor(1e-3)).item() == 0
-    finally:
-        torch.set_flush_denormal(False)
-
-
-@every_accelerator
-def test_it_has_a_name_a_rank_and_a_docstring(kind: type[Accelerator]) -> None:
-    assert Accelerator.known[kind.name] is kind
-    assert isinstance(kind.preference, int)
-    assert kind.__doc__
 
 
 def test_the_processor_is_always_there_and_takes_no_more_threads_than_help() -> None:
@@ -93,26 +55,8 @@ def test_what_cuda_visible_devices_hides(visible: str | None, hidden: bool, monk
         assert Cuda().inference_providers() == ()
 
 
-@every_accelerator
-def test_the_providers_that_it_offers_run_here(kind: type[Accelerator]) -> None:
-    offered = [each if isinstance(each, str) else each[0] for each in kind().inference_providers()]
-    assert set(offered) <= set(onnxruntime.get_available_providers())
-    if offered:
-        assert offered[-1] == "CPUExecutionProvider", "what the hardware lacks, the processor does"
-        assert inference_providers(kind.name) == kind().inference_providers()
-    else:
-        assert inference_providers(kind.name) == ("CPUExecutionProvider",)
-
-
 def test_asking_what_answers_loads_no_torch() -> None:
-    code = (
-        "import sys; from ml_workbench_service import accelerators as a; a.inference_providers(); "
-        "a.inference_providers('cuda'); a.kind_of('cuda'); print({'torch', 'onnx', 'polars'} & set(sys.modules))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
-    )
-    assert done.stdout.strip() == "set()"
+    assert heavy_libraries_after("from ml_workbench_service import accelerators as a; a.inference_providers()") == set()
 
 
 def test_the_most_preferred_available_one_is_chosen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from ml_workbench_service.accelerators.cuda import is_hidden
+from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.bundle.manifest import MODEL_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.interfaces.family import Family
-from tests.learning.synthetic import OneThread
+from ml_workbench_service.testing.synthetic import OneThread
 from tools import gpu_check
 
 
@@ -61,10 +62,10 @@ def test_a_family_that_cannot_train_there_is_a_failure(capsys: pytest.CaptureFix
 def test_another_network_is_found_to_differ_in_training_and_in_its_answers(tmp_path: Path) -> None:
     family = gpu_check.small(Family.known["linear"])
     problem = gpu_check.task_for_check(family)
-    trained = family.train(problem, accelerator=OneThread(), report=gpu_check.Silent())
+    trained = family.train(problem, accelerator=OneThread(), report=SilentReport())
     windows_NTF = problem.windows.gather(problem.windows.parts["test"])
     assert gpu_check.difference(trained, trained, windows_NTF) == 0
-    other = family.train(replace(problem, seed=1), accelerator=OneThread(), report=gpu_check.Silent())
+    other = family.train(replace(problem, seed=1), accelerator=OneThread(), report=SilentReport())
     assert gpu_check.difference(other, trained, windows_NTF) > gpu_check.TRAINED
     lengths = [family.lookback]
     export(other, tmp_path, num_features=len(gpu_check.FEATURES), lengths=lengths, seed=0)

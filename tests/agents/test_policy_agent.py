@@ -30,8 +30,8 @@ from ml_workbench_service.reinforcement.policy_family import decision_rows, seri
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.testing.synthetic import OneThread, Recorder
 from tests.integrations.model_cards import model_card
-from tests.learning.synthetic import OneThread, Recorder
 from tests.prediction_records import prediction_record
 from tests.reinforcement.policies import policy_family
 from tests.trained_models import injected_bars
@@ -127,7 +127,7 @@ def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     (table,) = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["signal", "close"])
     costs = {"EUR/USD": resolved_costs("EUR/USD")}
     labelling = label_tables([table], features=["signal"], columns=[table.columns], targets=(), costs=costs)
-    windows = build(labelling.rows, features=["signal"], is_level=[False], lookback=LOOKBACK, validation_split=0.4)
+    windows = build(labelling.rows, features=["signal"], is_level=[False], lookback=LOOKBACK, split=0.4)
     problem = TrainingProblem(windows=windows, targets=(), costs=costs, fill=fill)
     family = policy_family(name, epochs=3, patience=3, lookback=LOOKBACK)
     trained = family.train(problem, accelerator=OneThread(), report=Recorder())

@@ -9,7 +9,7 @@ import pytest
 
 from tests.api.conftest import Clone
 from tests.api.failures import assert_failure, paths
-from tests.api.test_queue import deploy, settled
+from tests.api.test_queue import applied, deploy
 from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version
 from tests.service_process import SEED_PREDICT, ServiceProcess
@@ -17,7 +17,7 @@ from tests.service_process import SEED_PREDICT, ServiceProcess
 
 def become(client: httpx.Client, agent_id: str, **wanted: Any) -> dict[str, Any]:
     """The agent once it has these values."""
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         agent: dict[str, Any] = client.get(f"/api/v1/agents/{agent_id}").json()
         if wanted.items() <= agent.items():
@@ -35,7 +35,7 @@ def predict(client: httpx.Client, model_id: str, hours: range) -> None:
 
 def worked_off(api: httpx.Client) -> None:
     """Returns once nothing is left in the queue."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while api.get("/api/v1/queue").json()["length"]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -43,7 +43,7 @@ def worked_off(api: httpx.Client) -> None:
 
 def test_an_agent_begins_learns_is_stopped_and_goes_on(api: httpx.Client, clone: Clone) -> None:
     deploy(api, clone("for_agents"))
-    before = settled(api, 0)["num_applied"]
+    before = applied(api, 0)["num_applied"]
     worked_off(api)  # what still waits for another agent would be the new one's too
     body = {
         "id": "mine",
@@ -70,7 +70,7 @@ def test_an_agent_begins_learns_is_stopped_and_goes_on(api: httpx.Client, clone:
     assert (agent["num_actions"], agent["num_settled"]) == (12, 11)
     assert agent["exploration_rate"] < 0.9
     assert (agent["num_late"], agent["num_repeated"], agent["num_out_of_order"]) == (0, 0, 0)
-    assert settled(api, before + 12)["num_applied"] == before + 12, "the default agent has a group of its own"
+    assert applied(api, before + 12)["num_applied"] == before + 12, "the default agent has a group of its own"
     assert api.get("/health/ready").json()["things"]["agent"]["detail"] == "2 running"
 
     for _ in range(2):
@@ -79,14 +79,14 @@ def test_an_agent_begins_learns_is_stopped_and_goes_on(api: httpx.Client, clone:
         assert (stopped.json()["status"], stopped.json()["wanted"]) == ("stopped", "stopped")
     assert "agent:mine" not in [each["group"] for each in api.get("/api/v1/queue").json()["groups"]]
     predict(api, "for_agents", range(12, 15))
-    settled(api, before + 15)
+    applied(api, before + 15)
     worked_off(api)
     for _ in range(2):
         started = api.post("/api/v1/agents/mine/start")
         assert (started.status_code, started.json()["wanted"]) == (200, "running")
     predict(api, "for_agents", range(15, 17))
     again = become(api, "mine", status="running", num_applied=14)
-    assert again["num_settled"] == 13, "what came while it was stopped is not its own; what it held is settled after it"
+    assert again["num_settled"] == 13, "what came while it was stopped is not its own; what it held is realised"
     copied = api.post("/api/v1/agents", json={"mode": "frozen", "copy_of": "mine", "model_id": "for_agents"})
     assert copied.status_code == 201, copied.text
     frozen = copied.json()

@@ -221,7 +221,7 @@ def test_features_name_what_can_be_read_with_parameters(api: httpx.Client) -> No
 def test_every_example_of_a_feature_can_be_trained_on(api: httpx.Client) -> None:
     examples = [each["example"] for each in api.get("/api/v1/features").json()["features"]]
     answer = api.post("/api/v1/models/train", json={**SEED_TRAIN, "features": examples, "symbols": ["ABC/XYZ"]})
-    body = assert_failure(answer, 422, "DATA_VALIDATION_ERROR")  # for the pair's costs, which are looked at later
+    body = assert_failure(answer, 422, "DATA_VALIDATION_ERROR")  # for the pair's costs, which are checked later
     assert [each["code"] for each in body["details"]["errors"]] == ["unknown_costs"]
 
 

@@ -24,9 +24,9 @@ def deploy(client: httpx.Client, model_id: str) -> None:
     client.post(f"/api/v1/models/{model_id}/deploy", json=body).raise_for_status()
 
 
-def settled(client: httpx.Client, num_applied: int) -> dict[str, Any]:
+def applied(client: httpx.Client, num_applied: int) -> dict[str, Any]:
     """The default agent once it has applied so many entries."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         answer = client.get("/api/v1/agents/default")  # 404 until its process has begun
         agent: dict[str, Any] = answer.json()
@@ -40,7 +40,7 @@ def test_a_replay_sends_every_bar_once_and_the_agent_applies_each(
     api: httpx.Client, service: ServiceProcess, clone: Clone
 ) -> None:
     deploy(api, clone("replayed"))
-    before = settled(api, 0)
+    before = applied(api, 0)
     body = {"model_id": "replayed", "symbols": ["EURUSD", "GBP_USD"], **WEDNESDAY}
     answer = api.post("/api/v1/replays", json=body, headers={"X-Correlation-ID": "replay-corr"})
     assert answer.status_code == 202
@@ -55,7 +55,7 @@ def test_a_replay_sends_every_bar_once_and_the_agent_applies_each(
     assert (result["num_bars"], result["num_published"], result["version"]) == (48, 48, "1.0.0")
     assert result["num_abstained"] < 48
     assert result["duration_s"] > 0
-    agent = settled(api, before["num_applied"] + 48)
+    agent = applied(api, before["num_applied"] + 48)
     assert agent["num_applied"] == before["num_applied"] + 48
     assert agent["num_actions"] > before["num_actions"]
     assert set(agent["positions"]) >= {"EUR/USD", "GBP/USD"}
@@ -67,7 +67,7 @@ def test_the_books_balance_and_show_the_default_agents_group_on_top(api: httpx.C
     before = api.get("/api/v1/queue").json()
     for _ in range(5):
         api.post("/api/v1/models/booked/predict", json=SEED_PREDICT).raise_for_status()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:  # other agents' groups may take a moment longer
         accounting = api.get("/api/v1/queue").json()
         if accounting["acked"] >= before["acked"] + 5 and accounting["length"] == 0:
@@ -89,7 +89,7 @@ def test_the_books_balance_and_show_the_default_agents_group_on_top(api: httpx.C
 
 
 def test_the_agents_figures_and_latencies_are_scraped(api: httpx.Client) -> None:
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 60
     while api.get("/api/v1/queue").json()["length"] and time.monotonic() < deadline:
         time.sleep(0.05)  # what is saved is acknowledged a moment later
     agent = api.get("/api/v1/agents/default").json()
@@ -120,7 +120,7 @@ def test_a_live_record_is_one_flat_entry_with_its_correlation_id_everywhere(guar
     headers = {"X-Correlation-ID": "in-the-stream"}
     record = guarded.client.post("/api/v1/models/small/predict", json=SEED_PREDICT, headers=headers).json()
     guarded.client.post("/api/v1/models/small/predict", json={**SEED_PREDICT, "version": "1.1.0"}).raise_for_status()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while not (entries := stream.xrange(STREAM, min=b"(" + last)) and time.monotonic() < deadline:
         time.sleep(0.02)
     time.sleep(0.2)  # would the candidate's record come too?
@@ -186,7 +186,7 @@ def test_a_replay_of_an_unknown_model_or_version_is_a_404(api: httpx.Client) -> 
 def test_a_slow_replay_is_cancelled_between_two_bars(api: httpx.Client, service: ServiceProcess) -> None:
     body = {"model_id": "small", "symbols": ["EUR/USD"], **WEDNESDAY, "speed": 0.5}
     job_id = api.post("/api/v1/replays", json=body).json()["id"]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while api.get(f"/api/v1/jobs/{job_id}").json()["status"] != "running" and time.monotonic() < deadline:
         time.sleep(0.05)
     api.post(f"/api/v1/jobs/{job_id}/cancel").raise_for_status()

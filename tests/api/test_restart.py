@@ -110,7 +110,7 @@ def test_sigterm_ends_the_service_though_a_client_follows_a_job_and_the_training
     job = mortal.client.get(f"/api/v1/jobs/{job_id}").json()
     assert job["status"] == "running"
     assert worker_pid(mortal, job_id) == pid
-    assert f"adopting worker {pid} of job {job_id}" in (mortal.folder / "logs" / "service.log").read_text()
+    assert f"adopting the worker of job {job_id}" in (mortal.folder / "logs" / "service.log").read_text()
     job = mortal.wait_for_job(job_id, timeout_s=90)
     assert (job["status"], job["attempt"]) == ("succeeded", 1)
     assert mortal.client.get(job["result"]["href"]).json()["id"] == "restarted"
@@ -128,7 +128,9 @@ def test_after_a_kill_nothing_runs_twice_and_nothing_is_lost(mortal: ServiceProc
     job_id = client.post(TRAIN, json=LONG).json()["job_id"]
     until(mortal, f"/api/v1/jobs/{job_id}", lambda job: job["status"] == "running")
     before = processes_of(mortal)
-    assert {kind: len(pids) for kind, pids in before.items()} == dict.fromkeys(("main", "redis", "agent_worker", "job_worker"), 1)
+    assert {kind: len(pids) for kind, pids in before.items()} == dict.fromkeys(
+        ("main", "redis", "agent_worker", "job_worker"), 1
+    )
     mortal.kill()
     assert set(processes_of(mortal)) >= {"redis", "job_worker"}
 

@@ -22,8 +22,10 @@ from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.targets import ewma_volatility
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
-from tests.learning.synthetic import DEVIATION, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import DEVIATION, cut, problem, symbol_rows
 from tests.reinforcement.policies import market_of
+
+pytestmark = pytest.mark.processor
 
 HORIZON = 2
 
@@ -152,11 +154,11 @@ def test_realised_volatility_is_each_symbols_own_and_causal(stormy: TrainingProb
 
 
 @pytest.mark.parametrize("kind", ["price", "volatility"])
-def test_what_comes_after_the_stopping_part_changes_no_forecast_of_it(kind: str, stormy: TrainingProblem) -> None:
+def test_what_comes_after_the_validation_part_changes_no_forecast_of_it(kind: str, stormy: TrainingProblem) -> None:
     work = stormy if kind == "volatility" else problem(cut(symbol_rows(num=900)))
     windows = work.windows
-    blind = replace(work, windows=without_the_future(windows, "calibrate"))
-    stop = windows.parts["stop"]
+    blind = replace(work, windows=without_the_future(windows, "calibration"))
+    stop = windows.parts["validation"]
     before, after = forecasts(work, stop), forecasts(blind, stop)
     for name in before:
         np.testing.assert_array_equal(before[name], after[name])
@@ -194,8 +196,8 @@ def test_a_linear_policy_moves_where_a_forecast_is_worth_the_round_trip() -> Non
 
 def test_a_linear_policy_learns_nothing_from_later_parts() -> None:
     work = market_of(symbol_rows(num=900, r2=0.3))
-    series, stop = series_of(work), decision_rows(series_of(work), work, "stop")
-    blind = replace(work, windows=without_the_future(work.windows, "calibrate"))
+    series, stop = series_of(work), decision_rows(series_of(work), work, "validation")
+    blind = replace(work, windows=without_the_future(work.windows, "calibration"))
     np.testing.assert_array_equal(
         linear_positions(series, stop, windows=work.windows),
         linear_positions(series_of(blind), stop, windows=blind.windows),
@@ -218,9 +220,9 @@ def test_a_linear_policy_learns_from_moves_that_are_settled_inside_their_part(mo
     monkeypatch.setattr(Ridge, "fit", watched)
     linear_positions(series, decision_rows(series, work, "test"), windows=windows)
     (learnt,) = (np.flatnonzero(np.isfinite(each)) for each in seen)
-    wanted = np.concatenate([decision_rows(series, work, part) for part in ("train", "stop")])
+    wanted = np.concatenate([decision_rows(series, work, part) for part in ("train", "validation")])
     assert learnt.tolist() == wanted.tolist()
-    assert (windows.available_at_ms_R[learnt[-1] + series.delay + 1]) <= windows.borders_ms["calibrate"]
+    assert (windows.available_at_ms_R[learnt[-1] + series.delay + 1]) <= windows.borders_ms["calibration"]
 
 
 def test_the_family_linear_is_not_compared_with_itself_alone_or_as_an_ensemble() -> None:

@@ -9,9 +9,9 @@ from ml_workbench_service.evaluation.class_baselines import PRIOR_ROWS, class_ba
 from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows, build
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
+from ml_workbench_service.testing.probes.classification import ClassificationProbe
+from ml_workbench_service.testing.synthetic import DEVIATION, FEATURES, IS_LEVEL, problem, symbol_rows
 from tests.evaluation.test_ridge import design
-from tests.families.probes.classification import ClassificationProbe
-from tests.learning.synthetic import DEVIATION, FEATURES, IS_LEVEL, problem, symbol_rows
 
 
 def classed(windows: Windows) -> TrainingProblem:
@@ -30,7 +30,7 @@ def held_by_volatility(num: int = 4000, *, seed: int = 0) -> SymbolRows:
 
 
 def in_classes(*tables: SymbolRows) -> Windows:
-    return build(tables, features=FEATURES, is_level=IS_LEVEL, lookback=8, validation_split=0.4, scales_labels=[False])
+    return build(tables, features=FEATURES, is_level=IS_LEVEL, lookback=8, split=0.4, scales_labels=[False])
 
 
 def test_the_frequencies_at_this_volatility_know_when_nothing_is_worth_its_costs() -> None:
@@ -69,7 +69,7 @@ def test_logistic_regression_is_scikit_learns_and_finds_the_signal() -> None:
     work, test = probe.problem(windows), windows.parts["test"]
     found = {each.name: each for each in class_baselines(work, test)}["linear"]
     labels = windows.own_labels_RK[:, 0]
-    train, stop = windows.parts["train"], windows.parts["stop"]
+    train, stop = windows.parts["train"], windows.parts["validation"]
     losses = {}
     for penalty in (10.0, 1.0, 0.1, 0.01, 0.001):
         peer = LogisticRegression(C=1 / (penalty * len(train)), max_iter=1000).fit(
@@ -109,13 +109,13 @@ def test_a_class_that_training_lacks_keeps_its_small_share() -> None:
 def test_class_baselines_know_nothing_of_later_parts() -> None:
     probe = ClassificationProbe()
     windows = probe.windows(num=700)
-    later = windows.available_at_ms_R > windows.borders_ms["calibrate"]
+    later = windows.available_at_ms_R > windows.borders_ms["calibration"]
     labels = windows.own_labels_RK.copy()
     labels[later] = 0.0
     rows = windows.rows_RF.copy()
     rows[later] = 3.0
     blind = replace(windows, own_labels_RK=labels, rows_RF=rows)
-    stop = windows.parts["stop"]
+    stop = windows.parts["validation"]
     for before, after in zip(
         class_baselines(probe.problem(windows), stop), class_baselines(probe.problem(blind), stop), strict=True
     ):

@@ -15,9 +15,9 @@ from ml_workbench_service.learning.decoders.decoder import DecodingContext
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.significance import trailing_move
+from ml_workbench_service.testing.synthetic import cut, problem, symbol_rows
 from ml_workbench_service.training.tasks.time_series import Forecasting
 from tests.learning.decoders.test_forecast import LABEL_SCALE, QUANTILES, banded, decoder_of, names_of, stormy
-from tests.learning.synthetic import cut, problem, symbol_rows
 
 NUM = 80
 
@@ -110,7 +110,7 @@ def network(outputs_RK: Floats, work: Any, **more: Any) -> Trained:
 def measured(work: Any, outputs_RK: Floats, **more: Any) -> Evaluation:
     windows, task = work.windows, Forecasting()
     model = network(outputs_RK, work, **more)
-    calibrate, test = windows.parts["calibrate"], windows.parts["test"]
+    calibrate, test = windows.parts["calibration"], windows.parts["test"]
     decoder = task.calibrate(model, outputs_RK[calibrate], calibrate, work)
     found = task.evaluate(
         model, decoder, outputs_RK[test], test, work, is_simulated=False, predict=Predict(model, None)
@@ -148,7 +148,7 @@ def test_a_volatility_forecast_is_compared_and_never_traded() -> None:
     assert [each.baseline for each in found.comparisons] == ["ewma", "har", "ewma_har", "linear"]
     assert found.backtest is None
     assert "calibration_error" not in found.test
-    assert Forecasting().positions(Predict(None, None), work.windows.parts["stop"], work) is None
+    assert Forecasting().positions(Predict(None, None), work.windows.parts["validation"], work) is None
 
 
 def test_seeds_are_measured_each_alone() -> None:
@@ -164,7 +164,7 @@ def test_seeds_are_measured_each_alone() -> None:
 
 def test_the_signal_is_the_direction_beyond_its_costs() -> None:
     work = problem(cut(symbol_rows(num=900)))
-    outputs, stop = 0.1 * np.random.default_rng(0).standard_normal((900, 1)), work.windows.parts["stop"]
+    outputs, stop = 0.1 * np.random.default_rng(0).standard_normal((900, 1)), work.windows.parts["validation"]
     found = Forecasting().positions(Predict(network(outputs, work), None), stop, work)
     assert found is not None
     np.testing.assert_array_equal(found, Forecasting().decisions(outputs[stop].astype(np.float32), stop, work))
@@ -177,7 +177,7 @@ def test_a_trial_is_ranked_by_the_loss_that_is_gone(target: str, quantiles: tupl
     rows = symbol_rows(num=900)
     rows = replace(rows, labels_NK=np.abs(rows.labels_NK)) if target.startswith("volatility") else rows
     work = problem(cut(rows), target, quantiles=quantiles)
-    labels, stop = work.windows.labels_RK.astype(float), work.windows.parts["stop"]
+    labels, stop = work.windows.labels_RK.astype(float), work.windows.parts["validation"]
     columns = max(len(quantiles), 1)
 
     def score(outputs_RK: Floats) -> float:

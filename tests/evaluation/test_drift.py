@@ -53,7 +53,7 @@ def test_rows_of_the_same_distribution_are_no_drift(kind: str, num: int) -> None
 
 
 @pytest.mark.parametrize(("kind", "num", "shift"), [("normal", 300, 0.7), ("heavy", 300, 1.0), ("memory", 4000, 3.0)])
-def test_a_planted_shift_is_found_and_named(kind: str, num: int, shift: float) -> None:
+def test_an_injected_shift_is_found_and_named(kind: str, num: int, shift: float) -> None:
     for seed in range(10):
         values = series(kind, NUM_TRAIN + 300 + num, np.random.default_rng(seed))
         live = values[-num:].copy()

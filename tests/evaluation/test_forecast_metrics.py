@@ -22,7 +22,10 @@ from ml_workbench_service.evaluation.forecast_metrics import (
     interval_report,
     pooled,
 )
-from ml_workbench_service.market.significance import clark_west, diebold_mariano, hac_mean
+from ml_workbench_service.market.significance import hac_mean
+from tests.market.paired_tests import clark_west, diebold_mariano
+
+pytestmark = pytest.mark.processor
 
 LABELS = np.array([0.002, -0.001, 0.0, 0.003, -0.004])
 FORECASTS = np.array([0.001, 0.001, 0.001, 0.002, -0.001])

@@ -32,7 +32,7 @@ def injected(**changes: int) -> tuple[Injected, Floats32]:
     return found, rows[found.ends_N[:, None] + np.arange(1 - LOOKBACK, 1)]
 
 
-def test_every_kind_is_planted_as_often_as_asked_and_in_real_windows() -> None:
+def test_every_kind_is_injected_as_often_as_asked_and_in_real_windows() -> None:
     found, before = injected()
     assert [int(found.of(kind).sum()) for kind in KINDS] == [60] * 4
     assert set(found.ends_N.tolist()) <= set(range(300, 800))

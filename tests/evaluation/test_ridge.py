@@ -10,7 +10,9 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.evaluation import ridge
 from ml_workbench_service.evaluation.ridge import Ridge, WindowColumns, evenly
 from ml_workbench_service.learning.data.windows import Windows
-from tests.learning.synthetic import IS_LEVEL, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import IS_LEVEL, cut, symbol_rows
+
+pytestmark = pytest.mark.processor
 
 
 def design(windows: Windows, ends: Any) -> Floats:
@@ -24,7 +26,7 @@ def design(windows: Windows, ends: Any) -> Floats:
 def test_the_regression_is_scikit_learns_at_the_penalty_it_chose() -> None:
     windows = cut(symbol_rows(num=900, r2=0.1), symbol_rows("USD/JPY", num=900, seed=1, r2=0.1))
     labels = windows.labels_RK[:, 0].astype(float)
-    train, stop, test = (windows.parts[part] for part in ("train", "stop", "test"))
+    train, stop, test = (windows.parts[part] for part in ("train", "validation", "test"))
     found = Ridge.fit(windows, labels)
     x = design(windows, train)
     unit = float(np.sum((x - x.mean(axis=0)) ** 2)) / x.shape[1]

@@ -22,6 +22,8 @@ from ml_workbench_service.market.costs import pip_size, resolved_costs, session_
 from ml_workbench_service.market.significance import hac_mean
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
 
+pytestmark = pytest.mark.processor
+
 HOUR_MS = TIMEFRAMES_MS["1h"]
 DAY_MS = 24 * HOUR_MS
 SUNDAY_MS = int(np.datetime64("2024-01-07T22:00", "ms").astype(np.int64))
@@ -55,9 +57,7 @@ def problem(
     labelling = label_tables(
         tables, features=["noise"], columns=[each.columns for each in tables], targets=targets, costs=resolved
     )
-    windows = build(
-        labelling.rows, features=["noise"], is_level=[False], lookback=4, validation_split=0.4, scales_labels=[False]
-    )
+    windows = build(labelling.rows, features=["noise"], is_level=[False], lookback=4, split=0.4, scales_labels=[False])
     return TrainingProblem(windows=windows, targets=targets, costs=resolved, fill=fill, tables=tables)
 
 
@@ -101,7 +101,7 @@ def test_the_report_says_what_the_scalar_backtest_says(fill: FillRule) -> None:
 def test_the_ratios_are_those_of_the_days() -> None:
     given = problem(table(num=2000))
     positions, ends = signal(given)
-    found, days = report(positions, ends, given, looks=5), daily_net(positions, ends, given)
+    found, days = report(positions, ends, replace(given, num_evaluations=5)), daily_net(positions, ends, given)
     daily_D = np.array(list(days.values()))
     assert daily_D.sum() == pytest.approx(found.net_log_return, rel=1e-12)
     assert found.num_days == len(daily_D) > 10
@@ -114,7 +114,7 @@ def test_the_ratios_are_those_of_the_days() -> None:
     assert found.gross_sharpe is not None
     assert found.sharpe is not None
     assert found.gross_sharpe > found.sharpe
-    one, many = report(positions, ends, given), report(positions, ends, given, looks=50)
+    one, many = report(positions, ends, given), report(positions, ends, replace(given, num_evaluations=50))
     assert one.deflated_sharpe == one.probabilistic_sharpe
     assert many.deflated_sharpe is not None
     assert found.deflated_sharpe is not None
@@ -277,7 +277,7 @@ def test_directions_are_worth_the_sessions_round_trip() -> None:
 
 
 @pytest.mark.parametrize("fill", FILLS)
-@pytest.mark.parametrize("part", ["train", "stop", "calibrate"])
+@pytest.mark.parametrize("part", ["train", "validation", "calibration"])
 def test_nothing_beyond_the_parts_border_is_read(fill: FillRule, part: Part) -> None:
     bars = table(num=1500)
     given = problem(bars, target=None, fill=fill)

@@ -57,7 +57,7 @@ def earned(**changes: Any) -> BacktestReport:
 
 def settled(
     *comparisons: Comparison,
-    looks: int = 1,
+    num_evaluations: int = 1,
     certificate: Certificate | None = PASSED,
     is_simulated: bool = False,
     horizon: int = 1,
@@ -66,7 +66,9 @@ def settled(
     measured = Evaluation(
         test={}, baselines={}, skill={}, verdict="not_judged", reason="measured", comparisons=comparisons, **more
     )
-    return apply_verdict(measured, looks=looks, certificate=certificate, is_simulated=is_simulated, horizon=horizon)
+    return apply_verdict(
+        measured, num_evaluations=num_evaluations, certificate=certificate, is_simulated=is_simulated, horizon=horizon
+    )
 
 
 def test_a_model_that_beats_every_baseline_has_skill() -> None:
@@ -88,18 +90,18 @@ def test_one_baseline_that_is_not_beaten_is_enough_for_none() -> None:
     assert "try other features" in found.reason
 
 
-@pytest.mark.parametrize(("looks", "verdict"), [(1, "skill"), (2, "skill"), (3, "no_skill")])
-def test_each_look_at_the_test_part_raises_the_bar(looks: int, verdict: str) -> None:
-    found = settled(compared("random_walk", ALPHA / 2), looks=looks)
+@pytest.mark.parametrize(("num_evaluations", "verdict"), [(1, "skill"), (2, "skill"), (3, "no_skill")])
+def test_each_test_set_evaluation_raises_the_bar(num_evaluations: int, verdict: str) -> None:
+    found = settled(compared("random_walk", ALPHA / 2), num_evaluations=num_evaluations)
     assert found.verdict == verdict
     assert found.significance is not None
-    assert found.significance.adjusted_p_value == pytest.approx(looks * ALPHA / 2)
-    assert found.significance.power == pytest.approx(power(MOMENTS, alpha=ALPHA / looks, r2=POWER_R2))
-    assert ("after" in found.reason) == (looks > 1)
+    assert found.significance.adjusted_p_value == pytest.approx(num_evaluations * ALPHA / 2)
+    assert found.significance.power == pytest.approx(power(MOMENTS, alpha=ALPHA / num_evaluations, r2=POWER_R2))
+    assert ("after" in found.reason) == (num_evaluations > 1)
 
 
 def test_a_p_value_never_exceeds_one() -> None:
-    found = settled(compared("random_walk", 0.4), looks=10)
+    found = settled(compared("random_walk", 0.4), num_evaluations=10)
     assert found.significance is not None
     assert found.significance.adjusted_p_value == 1.0
 
@@ -121,7 +123,7 @@ def test_too_few_independent_moments_are_no_proof_of_the_contrary(num_moments: i
 
 def test_looks_make_the_same_data_insufficient() -> None:
     assert settled(compared("random_walk", 0.3, num_moments=1700)).verdict == "no_skill"
-    assert settled(compared("random_walk", 0.3, num_moments=1700), looks=4).verdict == "insufficient_data"
+    assert settled(compared("random_walk", 0.3, num_moments=1700), num_evaluations=4).verdict == "insufficient_data"
 
 
 def test_a_failed_certificate_and_a_missing_one_forbid_skill() -> None:
@@ -150,7 +152,7 @@ def test_simulated_prices_are_never_judged() -> None:
 
 def test_what_bets_on_nothing_keeps_its_reason() -> None:
     measured = Evaluation(test={}, baselines={}, skill={}, verdict="not_applicable", reason="an alarm is no bet")
-    found = apply_verdict(measured, looks=1, certificate=PASSED, is_simulated=False, horizon=1)
+    found = apply_verdict(measured, num_evaluations=1, certificate=PASSED, is_simulated=False, horizon=1)
     assert (found.verdict, found.reason) == ("not_applicable", "an alarm is no bet")
     assert (found.economic, found.economic_reason) == ("not_applicable", "there is no signal to trade")
 
@@ -165,14 +167,14 @@ def test_nothing_testable_is_nothing_found() -> None:
 
 def test_trials_are_mentioned_where_there_were_some() -> None:
     found = settled(compared("random_walk", 0.001), validation=ValidationReport(num_trials=27))
-    assert "27 trials are known on its stopping part" in found.reason
+    assert "27 trials are known on its validation part" in found.reason
     assert "trials" not in settled(compared("random_walk", 0.001), validation=ValidationReport(num_trials=1)).reason
 
 
 @pytest.mark.parametrize(
-    ("backtest", "looks", "economic", "words"),
+    ("backtest", "num_evaluations", "economic", "words"),
     [
-        (earned(), 1, "profitable", "p = 0.001 after 1 look"),
+        (earned(), 1, "profitable", "p = 0.001 after 1 evaluation"),
         (earned(), 30, "unproven", "luck is not excluded"),
         (earned(p_value=0.03), 1, "unproven", "luck is not excluded"),
         (earned(p_value=None), 1, "unproven", "luck is not excluded"),
@@ -190,8 +192,10 @@ def test_trials_are_mentioned_where_there_were_some() -> None:
         (None, 1, "not_applicable", "no signal to trade"),
     ],
 )
-def test_money_is_judged_apart(backtest: BacktestReport | None, looks: int, economic: str, words: str) -> None:
-    found = settled(compared("random_walk", 0.3), looks=looks, backtest=backtest)
+def test_money_is_judged_apart(
+    backtest: BacktestReport | None, num_evaluations: int, economic: str, words: str
+) -> None:
+    found = settled(compared("random_walk", 0.3), num_evaluations=num_evaluations, backtest=backtest)
     assert found.economic == economic
     assert words in found.economic_reason
     assert found.verdict != "skill"
@@ -258,7 +262,9 @@ def judged(returns: Floats, forecasts: Floats) -> Evaluation:
         naive_mae_N=np.full(len(labels), size),
         naive_rmse_N=np.full(len(labels), size),
     )
-    return apply_verdict(evaluate(rows, is_simulated=False), looks=1, certificate=PASSED, is_simulated=False, horizon=1)
+    return apply_verdict(
+        evaluate(rows, is_simulated=False), num_evaluations=1, certificate=PASSED, is_simulated=False, horizon=1
+    )
 
 
 @pytest.mark.parametrize(("r2", "num_symbols"), [(0.0, 1), (0.0, 3), (0.02, 1)])

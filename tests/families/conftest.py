@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-_NAME = re.compile(r"families/test_every_family\.py::test_(\w+)\[([\w-]+)\]$")
+_NAME = re.compile(r"families/test_every_family\.py::Test_(\w+)::test_(\w+)")
 _MARKS = {"passed": "✓", "failed": "✗", "skipped": "-"}
 _cells: dict[tuple[str, str], str] = {}
 
@@ -14,10 +14,7 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     match = _NAME.search(report.nodeid)
     if match is None or (report.when != "call" and report.passed):
         return
-    check = match[1].replace("_", " ")
-    family = next((part for part in reversed(match[2].split("-")) if part in _families()), None)
-    if family is None:
-        return
+    family, check = match[1], match[2].replace("_", " ")
     before = _cells.get((check, family))
     if before in (None, "✓"):
         _cells[check, family] = _MARKS[report.outcome]

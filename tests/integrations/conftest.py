@@ -1,30 +1,20 @@
-"""Feature stores of every kind over the same checks: see `test_feature_store_conformance`."""
+"""Feature stores of every kind, for the conformance suite and for tests of their own."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
+from ml_workbench_service.testing.feature_stores import StoredBars
 from tests.integrations.feature_store.bar_files import bars_frame, write_plain
 from tests.integrations.feature_store.feature_store_server import Behaviour, FeatureStoreServer
 
+OPTIONAL = ("volume", "spread", "my_signal")
 STORES = ("sample", "folder", "remote-json", "remote-arrow", "remote-single")
-
-
-@dataclass(frozen=True)
-class Shelf:
-    """A store with two symbols' hourly bars, and the data source it must declare."""
-
-    store: FeatureStore
-    data_source: str
-    start: str = "2023-01-09"
-    end: str = "2023-01-28"
 
 
 @pytest.fixture(scope="session")
@@ -51,20 +41,20 @@ def folder_store(bars_folder: Path) -> LocalFeatureStore:
 
 
 @pytest.fixture(scope="session", params=STORES)
-def shelf(
+def stored(
     request: pytest.FixtureRequest, sample_source: SampleRates, folder_store: LocalFeatureStore
-) -> Iterator[Shelf]:
+) -> Iterator[StoredBars]:
     """Each implementation, and each way to speak to a server."""
     if request.param == "sample":
-        yield Shelf(LocalFeatureStore(sample_source), "simulated")
+        yield StoredBars(LocalFeatureStore(sample_source), "simulated")
         return
     if request.param == "folder":
-        yield Shelf(folder_store, "file")
+        yield StoredBars(folder_store, "file", optional=OPTIONAL)
         return
     behaviour = Behaviour(offers_batch=request.param != "remote-single", offers_arrow=request.param == "remote-arrow")
     with FeatureStoreServer(folder_store, behaviour) as server:
         store = RemoteFeatureStore(server.url)
-        yield Shelf(store, "feature_store")
+        yield StoredBars(store, "feature_store", optional=OPTIONAL)
         store.close()
 
 

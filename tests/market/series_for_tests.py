@@ -8,7 +8,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FillRule, Ints
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import pip_size
-from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
+from ml_workbench_service.market.trading_series import StackedBars, TradingSeries, build_trading_series
 
 HOUR_MS = TIMEFRAMES_MS["1h"]
 START_MS = 1_704_067_200_000  # Monday 1 January 2024, 00:00 UTC
@@ -48,15 +48,17 @@ def series_of(
         )
     num_rows = sum(map(len, close))
     return build_trading_series(
-        chance.standard_normal((num_rows, num_features)).astype(np.float32),
-        close_R=np.concatenate(close),
-        available_at_ms_R=np.concatenate(known),
-        runs_R=np.concatenate(runs),
-        symbol_R=np.concatenate(symbols),
-        symbols=tuple(LEVELS),
+        StackedBars(
+            chance.standard_normal((num_rows, num_features)).astype(np.float32),
+            close_R=np.concatenate(close),
+            available_at_ms_R=np.concatenate(known),
+            runs_R=np.concatenate(runs),
+            symbol_R=np.concatenate(symbols),
+            symbols=tuple(LEVELS),
+            spread_R=np.concatenate(spread),
+        ),
         costs=COSTS,
         fill=fill,
-        spread_R=np.concatenate(spread),
     )
 
 

@@ -15,6 +15,7 @@ from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, swap_cost, unit_cost
 from ml_workbench_service.market.trading_series import (
     RUIN_LOG_RETURN,
+    StackedBars,
     TradingSeries,
     build_trading_series,
     segment_starts,
@@ -22,6 +23,8 @@ from ml_workbench_service.market.trading_series import (
     step_table,
 )
 from tests.market.series_for_tests import COSTS, HOUR_MS, START_MS, hours, series_of, window_ends
+
+pytestmark = pytest.mark.processor
 
 YEAR = 6240.0
 FILLS: tuple[FillRule, ...] = ("next_open", "next_close")
@@ -31,12 +34,15 @@ def small(prices: list[float], *, start_ms: int = START_MS, costs: Costs = COSTS
     """Consecutive hours of EUR/USD."""
     num = len(prices)
     return build_trading_series(
-        np.zeros((num, 1), dtype=np.float32),
-        close_R=np.array(prices),
-        available_at_ms_R=start_ms + np.arange(num) * HOUR_MS,
-        runs_R=np.zeros(num, dtype=np.int64),
-        symbol_R=np.zeros(num, dtype=np.int64),
-        symbols=("EUR/USD",),
+        StackedBars(
+            np.zeros((num, 1), dtype=np.float32),
+            close_R=np.array(prices),
+            available_at_ms_R=start_ms + np.arange(num) * HOUR_MS,
+            runs_R=np.zeros(num, dtype=np.int64),
+            symbol_R=np.zeros(num, dtype=np.int64),
+            symbols=("EUR/USD",),
+            spread_R=np.full(len(np.array(prices)), np.nan),
+        ),
         costs={"EUR/USD": costs},
         fill="next_open",
     )
@@ -61,15 +67,17 @@ def test_every_row_costs_what_the_scalar_functions_say(data: st.DataObject) -> N
     known = known * 1 + np.arange(len(prices)) * 37 * HOUR_MS
     spreads = data.draw(st.lists(st.one_of(st.just(math.nan), st.floats(0, 9)), min_size=len(prices), max_size=99))
     series = build_trading_series(
-        np.zeros((len(prices), 1), dtype=np.float32),
-        close_R=np.array(prices),
-        available_at_ms_R=known,
-        runs_R=np.zeros(len(prices), dtype=np.int64),
-        symbol_R=np.zeros(len(prices), dtype=np.int64),
-        symbols=(symbol,),
+        StackedBars(
+            np.zeros((len(prices), 1), dtype=np.float32),
+            close_R=np.array(prices),
+            available_at_ms_R=known,
+            runs_R=np.zeros(len(prices), dtype=np.int64),
+            symbol_R=np.zeros(len(prices), dtype=np.int64),
+            symbols=(symbol,),
+            spread_R=np.array(spreads[: len(prices)]) * pip_size(symbol),
+        ),
         costs={symbol: costs},
         fill="next_open",
-        spread_R=np.array(spreads[: len(prices)]) * pip_size(symbol),
     )
     for row, price in enumerate(prices):
         here = costs if math.isnan(spreads[row]) else costs.model_copy(update={"spread_pips": spreads[row]})
@@ -137,7 +145,7 @@ def test_a_long_bar_and_its_closing_pay_by_hand() -> None:
     assert judged.summary.gross_log_return == pytest.approx(math.log(1.12 / 1.10))
 
 
-def test_the_position_is_closed_and_paid_where_a_stretch_ends() -> None:
+def test_the_position_is_closed_and_paid_where_a_segment_ends() -> None:
     series = small([1.10, 1.10, 1.10, 1.10, 1.10, 1.10])
     unit = unit_cost(COSTS["EUR/USD"], "EUR/USD", 1.10)
     judged = backtest(series, np.array([0, 1, 3, 4]), np.array([1, 1, 1, -1]), bars_per_year=YEAR)
@@ -152,12 +160,15 @@ def test_a_position_held_over_the_weekend_earns_the_jump_and_pays_no_night_of_th
     prices = np.full(145, 1.10)
     prices[jump + 1 :] = 1.12
     series = build_trading_series(
-        np.zeros((145, 1), dtype=np.float32),
-        close_R=prices,
-        available_at_ms_R=opened + HOUR_MS,
-        runs_R=np.zeros(145, dtype=np.int64),
-        symbol_R=np.zeros(145, dtype=np.int64),
-        symbols=("EUR/USD",),
+        StackedBars(
+            np.zeros((145, 1), dtype=np.float32),
+            close_R=prices,
+            available_at_ms_R=opened + HOUR_MS,
+            runs_R=np.zeros(145, dtype=np.int64),
+            symbol_R=np.zeros(145, dtype=np.int64),
+            symbols=("EUR/USD",),
+            spread_R=np.full(len(prices), np.nan),
+        ),
         costs=COSTS,
         fill="next_open",
     )
@@ -175,12 +186,15 @@ def test_no_step_is_payable_over_a_gap_or_beyond_the_border() -> None:
         border = int(series.available_at_ms_R[3])
         assert series.payable(np.arange(5), until_ms=border).tolist() == list(range(last))
     gap = build_trading_series(
-        np.zeros((5, 1), dtype=np.float32),
-        close_R=np.array([1.0, 1.0, 1.0, math.nan, 1.0]),
-        available_at_ms_R=START_MS + np.arange(5),
-        runs_R=np.array([0, 0, 0, 0, 1]),
-        symbol_R=np.zeros(5, dtype=np.int64),
-        symbols=("EUR/USD",),
+        StackedBars(
+            np.zeros((5, 1), dtype=np.float32),
+            close_R=np.array([1.0, 1.0, 1.0, math.nan, 1.0]),
+            available_at_ms_R=START_MS + np.arange(5),
+            runs_R=np.array([0, 0, 0, 0, 1]),
+            symbol_R=np.zeros(5, dtype=np.int64),
+            symbols=("EUR/USD",),
+            spread_R=np.full(len(np.array([1.0, 1.0, 1.0, math.nan, 1.0])), np.nan),
+        ),
         costs=COSTS,
         fill="next_open",
     )
@@ -219,12 +233,15 @@ def test_what_cannot_be_paid_is_refused_with_the_next_step() -> None:
         small([1.0, 1.0], costs=Costs(spread_pips=1.0))
     with pytest.raises(DataValidationError, match="no costs for EUR/USD"):
         build_trading_series(
-            np.zeros((1, 1), dtype=np.float32),
-            close_R=np.ones(1),
-            available_at_ms_R=np.array([START_MS]),
-            runs_R=np.zeros(1, dtype=np.int64),
-            symbol_R=np.zeros(1, dtype=np.int64),
-            symbols=("EUR/USD",),
+            StackedBars(
+                np.zeros((1, 1), dtype=np.float32),
+                close_R=np.ones(1),
+                available_at_ms_R=np.array([START_MS]),
+                runs_R=np.zeros(1, dtype=np.int64),
+                symbol_R=np.zeros(1, dtype=np.int64),
+                symbols=("EUR/USD",),
+                spread_R=np.full(len(np.ones(1)), np.nan),
+            ),
             costs={},
             fill="next_open",
         )

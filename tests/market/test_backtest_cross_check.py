@@ -22,7 +22,7 @@ import pytest
 
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
 from ml_workbench_service.market.backtest import Backtest, backtest
-from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
+from ml_workbench_service.market.trading_series import StackedBars, TradingSeries, build_trading_series
 from tests.market.series_for_tests import COSTS, HOUR_MS, hours
 
 NUM = 600
@@ -90,15 +90,17 @@ def series_of(fill: FillRule = "next_open", *, seed: int = 0) -> TradingSeries:
     opened = hours(NUM)
     free_nights = COSTS["EUR/USD"].model_copy(update={"swap_long_pips": 0.0, "swap_short_pips": 0.0})
     return build_trading_series(
-        np.zeros((NUM, 1), dtype=np.float32),
-        close_R=1.1 * np.exp(np.cumsum(chance.normal(0, 0.003, NUM))),
-        available_at_ms_R=opened + HOUR_MS,
-        runs_R=np.zeros(NUM, dtype=np.int64),
-        symbol_R=np.zeros(NUM, dtype=np.int64),
-        symbols=("EUR/USD",),
+        StackedBars(
+            np.zeros((NUM, 1), dtype=np.float32),
+            close_R=1.1 * np.exp(np.cumsum(chance.normal(0, 0.003, NUM))),
+            available_at_ms_R=opened + HOUR_MS,
+            runs_R=np.zeros(NUM, dtype=np.int64),
+            symbol_R=np.zeros(NUM, dtype=np.int64),
+            symbols=("EUR/USD",),
+            spread_R=np.where(np.arange(NUM) % 3 == 0, chance.uniform(0, 4e-4, NUM), np.nan),
+        ),
         costs={"EUR/USD": free_nights},
         fill=fill,
-        spread_R=np.where(np.arange(NUM) % 3 == 0, chance.uniform(0, 4e-4, NUM), np.nan),
     )
 
 

@@ -31,6 +31,8 @@ from ml_workbench_service.market.performance import (
     validation_report,
 )
 
+pytestmark = pytest.mark.processor
+
 FRIDAY_NOON_MS = 1_709_294_400_000  # 1 March 2024, 12:00 UTC
 daily = arrays(np.float64, st.integers(3, 40), elements=st.integers(-500, 500).map(lambda each: each / 1e4))
 

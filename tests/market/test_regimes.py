@@ -35,7 +35,7 @@ def classified(close: Floats, num_train: int = NUM_TRAIN) -> tuple[RegimeRule, F
     ("drift", "deviation", "regime"),
     [(0.001, 0.001, TREND_UP), (-0.001, 0.001, TREND_DOWN), (0.0, 0.004, VOLATILE), (0.0, 0.0003, CALM)],
 )
-def test_a_planted_regime_is_found(drift: float, deviation: float, regime: int) -> None:
+def test_an_injected_regime_is_found(drift: float, deviation: float, regime: int) -> None:
     chance = np.random.default_rng(1)
     returns = np.concatenate([chance.normal(0, 0.001, NUM_TRAIN), chance.normal(drift, deviation, SEGMENT)])
     if drift == 0:  # back and forth: a random walk now and then trends by itself

@@ -11,10 +11,8 @@ from scipy import stats
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.market.significance import (
     FEWEST_MOMENTS,
-    clark_west,
     clark_west_gains,
     crps,
-    diebold_mariano,
     hac_mean,
     lags,
     long_run_variance,
@@ -26,6 +24,9 @@ from ml_workbench_service.market.significance import (
     trailing_move,
     wilson,
 )
+from tests.market.paired_tests import clark_west, diebold_mariano
+
+pytestmark = pytest.mark.processor
 
 ALPHA = 0.025
 

@@ -7,8 +7,8 @@ from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem, families_of
 from ml_workbench_service.reinforcement.policy_family import Market, PolicyFamily
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
-from tests.families.probes.control import ControlProbe
-from tests.learning.synthetic import Recorder, symbol_rows
+from ml_workbench_service.testing.probes.control import ControlProbe
+from ml_workbench_service.testing.synthetic import Recorder, symbol_rows
 
 PROBE = ControlProbe()
 

@@ -38,9 +38,11 @@ from ml_workbench_service.reinforcement.agent_sweep import (
     run_grid,
 )
 from ml_workbench_service.reinforcement.tabular_q import QSettings
-from tests.learning.synthetic import Recorder
+from ml_workbench_service.testing.synthetic import Recorder
 from tests.market.series_for_tests import HOUR_MS, hours
 from tests.prediction_records import prediction_record
+
+pytestmark = pytest.mark.processor
 
 COSTS = Costs(spread_pips=0.6, commission_bp=0.35, slippage_bp=0.1, swap_long_pips=0.7, swap_short_pips=-0.2)
 LEVELS = {"EUR/USD": 1.1, "USD/JPY": 145.0}
@@ -129,7 +131,7 @@ def applied(
 
 
 @pytest.mark.parametrize("fill", ["next_open", "next_close"])
-def test_every_lane_is_the_live_agent_to_the_bit(fill: str) -> None:
+def test_every_run_is_the_live_agent_to_the_bit(fill: str) -> None:
     spoken = records(fill=fill)
     track, _ = records_of(recording_of(spoken), bins=StateBins())
     walked = walk_runs(track, QSettings.of(SETTINGS))

@@ -11,11 +11,13 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FillRule, Floats32, Ints
 from ml_workbench_service.market.backtest import backtest
-from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, TradingSeries, build_trading_series
+from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, StackedBars, TradingSeries, build_trading_series
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment, generator_of, generator_words, walk
 from ml_workbench_service.reinforcement.environment_kernels import compiled
 from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
 from tests.market.series_for_tests import COSTS, LOOKBACK, START_MS, series_of, window_ends
+
+pytestmark = pytest.mark.processor
 
 YEAR = 6240.0
 NUM_ENVS, EPISODE = 5, 37
@@ -152,12 +154,15 @@ def test_a_generator_in_words_draws_the_same_numbers() -> None:
 
 def prices(values: list[float]) -> TradingSeries:
     return build_trading_series(
-        np.zeros((len(values), 1), dtype=np.float32),
-        close_R=np.array(values),
-        available_at_ms_R=START_MS + np.arange(len(values)) * 60_000,
-        runs_R=np.zeros(len(values), dtype=np.int64),
-        symbol_R=np.zeros(len(values), dtype=np.int64),
-        symbols=("EUR/USD",),
+        StackedBars(
+            np.zeros((len(values), 1), dtype=np.float32),
+            close_R=np.array(values),
+            available_at_ms_R=START_MS + np.arange(len(values)) * 60_000,
+            runs_R=np.zeros(len(values), dtype=np.int64),
+            symbol_R=np.zeros(len(values), dtype=np.int64),
+            symbols=("EUR/USD",),
+            spread_R=np.full(len(np.array(values)), np.nan),
+        ),
         costs=COSTS,
         fill="next_open",
     )
@@ -189,7 +194,7 @@ def test_wrong_actions_change_nothing() -> None:
         np.testing.assert_array_equal(value, before[name])
 
 
-def test_lanes_without_a_payable_row_or_a_whole_window_are_refused() -> None:
+def test_environments_without_a_payable_row_or_a_whole_window_are_refused() -> None:
     series = prices([1.0, 1.1, 1.2])
     for rows, lookback in ((np.array([2]), 1), (np.array([0, 1]), 2)):
         with pytest.raises(DataValidationError, match=r"No row is left|before the first row"):

@@ -9,7 +9,7 @@ import torch
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from tests.learning.synthetic import Recorder
+from ml_workbench_service.testing.synthetic import Recorder
 from tests.reinforcement.policies import PROBE, market_of, policy_family
 
 

@@ -13,7 +13,7 @@ from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.reinforcement.policy_family import Market, decision_rows, series_of
 from ml_workbench_service.reinforcement.policy_network import PolicyNetwork, WindowStage, layers_graph
-from tests.learning.synthetic import symbol_rows
+from ml_workbench_service.testing.synthetic import symbol_rows
 from tests.reinforcement.policies import market_of, policy_family
 
 
@@ -21,7 +21,7 @@ from tests.reinforcement.policies import market_of, policy_family
 def test_every_decision_is_settled_inside_its_part(fill: str) -> None:
     problem = replace(market_of(), fill=fill)  # type: ignore[arg-type]
     market, windows = Market.of(problem), problem.windows
-    for rows, border in ((market.train, "stop"), (market.stop, "calibrate")):
+    for rows, border in ((market.train, "validation"), (market.validation, "calibration")):
         settled = rows + market.series.delay + 1
         assert (windows.available_at_ms_R[settled] <= windows.borders_ms[border]).all()
         beyond = windows.available_at_ms_R[settled.max() + 1]
@@ -30,10 +30,10 @@ def test_every_decision_is_settled_inside_its_part(fill: str) -> None:
 
 def test_a_part_without_a_decision_says_what_to_do() -> None:
     problem = market_of()
-    parts = {**problem.windows.parts, "stop": problem.windows.parts["stop"][-1:]}
+    parts = {**problem.windows.parts, "validation": problem.windows.parts["validation"][-1:]}
     alone = replace(problem, windows=replace(problem.windows, parts=parts), fill="next_close")
     with pytest.raises(DataValidationError, match="ask for a longer range"):
-        decision_rows(series_of(alone), alone, "stop")
+        decision_rows(series_of(alone), alone, "validation")
 
 
 def test_the_bars_own_spread_is_paid_in_price_units() -> None:

@@ -8,6 +8,8 @@ from torch import nn
 
 from ml_workbench_service.reinforcement.policy_network import ACTIVATIONS, Activation, Layers
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.mark.parametrize("activation", list(ACTIVATIONS))
 @pytest.mark.parametrize("sizes", [(5, 3), (5, 7, 3), (5, 7, 6, 3)])

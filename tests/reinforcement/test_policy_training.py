@@ -12,11 +12,13 @@ from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.reinforcement.dqn import VectorDqn
 from ml_workbench_service.reinforcement.environment import generator_of, generator_words
 from ml_workbench_service.reinforcement.policy_family import Market
-from ml_workbench_service.reinforcement.policy_training import Schedule, fit
+from ml_workbench_service.reinforcement.policy_training import fit
 from ml_workbench_service.reinforcement.ppo import VectorPpo
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
-from tests.learning.synthetic import Recorder, symbol_rows
-from tests.reinforcement.policies import algorithm_of, market_of
+from ml_workbench_service.testing.synthetic import Recorder, symbol_rows
+from tests.reinforcement.policies import algorithm_of, market_of, policy_family
+
+pytestmark = pytest.mark.processor
 
 FAR = 1e9
 """A bound on gradients that none reaches."""
@@ -79,7 +81,7 @@ def test_dqns_gradient_is_that_of_stable_baselines3() -> None:
         torch.testing.assert_close(one, two, atol=1e-6, rtol=1e-4)
 
 
-def test_the_replay_shows_what_the_lanes_showed() -> None:
+def test_the_replay_shows_what_the_environments_showed() -> None:
     algorithm = algorithm_of(
         VectorDqn, "dqn", market_of(), episode_length=7, learning_starts=1000, memory=640, lanes=16
     )
@@ -105,7 +107,7 @@ def test_the_replay_shows_what_the_lanes_showed() -> None:
     np.testing.assert_array_equal(replay._at(np.arange(16))[0].numpy()[:16, -1], replay._kept["held"][:16])
 
 
-def test_each_lane_explores_by_itself() -> None:
+def test_each_environment_explores_by_itself() -> None:
     algorithm = algorithm_of(VectorDqn, "dqn", market_of(), lanes=64, learning_starts=0, exploration_share=0.5)
     algorithm.exploration_rate, shares = 0.5, []
     for _ in range(20):
@@ -145,7 +147,10 @@ def test_weights_that_are_no_numbers_end_the_training() -> None:
         next(iter(algorithm.network.layers)).weight[0, 0] = float("nan")
     algorithm.rollout = lambda: None
     with pytest.raises(TrainingError, match="learning_rate"):
-        fit(algorithm, Market.of(problem), Schedule(1, 1), report=Recorder(), checkpoint=None)
+        fit(
+            algorithm, Market.of(problem), policy_family("ppo", epochs=1).hyperparameters, report=Recorder(),
+            checkpoint=None,
+        )  # fmt: skip
 
 
 def test_the_position_held_is_read() -> None:

@@ -20,7 +20,7 @@ from ml_workbench_service.reinforcement.sanity_checks import (
     shuffled,
     with_oracle,
 )
-from tests.learning.synthetic import Recorder, symbol_rows
+from ml_workbench_service.testing.synthetic import Recorder, symbol_rows
 from tests.market.series_for_tests import series_of as week_of
 from tests.market.series_for_tests import window_ends
 from tests.reinforcement.policies import market_of, policy_family

@@ -7,7 +7,8 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment
-from ml_workbench_service.reinforcement.sb3_environment import TradingVecEnv, silent
+from ml_workbench_service.reinforcement.policy_algorithm import silent
+from ml_workbench_service.reinforcement.sb3_environment import TradingVecEnv
 from tests.market.series_for_tests import LOOKBACK, series_of, window_ends
 
 NUM_ENVS, EPISODE = 6, 25
@@ -21,7 +22,7 @@ def environment_of(series: TradingSeries) -> VectorTradingEnvironment:
 
 def test_an_episodes_end_is_told_in_the_convention_of_stable_baselines3() -> None:
     series = series_of()
-    environment, plain = TradingVecEnv(environment_of(series), reward_scale=100.0), environment_of(series)
+    environment, plain = TradingVecEnv(environment_of(series)), environment_of(series)
     seen = environment.reset()
     np.testing.assert_array_equal(seen, plain.reset())
     chance, num_ended = np.random.default_rng(0), 0
@@ -33,7 +34,7 @@ def test_an_episodes_end_is_told_in_the_convention_of_stable_baselines3() -> Non
         seen, stepped = following, plain.step(actions)
         np.testing.assert_array_equal(seen, stepped.observations_NO)
         assert rewards.dtype == np.float32
-        np.testing.assert_allclose(rewards, 100 * stepped.rewards_N, rtol=1e-6)
+        np.testing.assert_allclose(rewards, stepped.rewards_N, rtol=1e-6)
         np.testing.assert_array_equal(dones, stepped.truncated_N)
         for env, info in enumerate(infos):
             assert bool(info) == dones[env]
@@ -102,7 +103,7 @@ def test_its_algorithms_train_on_it() -> None:
         assert set(actions.tolist()) <= {0, 1, 2}
 
 
-def test_lanes_have_no_attributes_or_methods_of_their_own() -> None:
+def test_environments_have_no_attributes_or_methods_of_their_own() -> None:
     environment = TradingVecEnv(environment_of(series_of()))
     assert environment.get_attr("episode_length", indices=[0, 2]) == [EPISODE, EPISODE]
     assert environment.has_attr("render_mode")

@@ -11,7 +11,7 @@ from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.reinforcement.policy_network import table_graph
 from ml_workbench_service.reinforcement.tabular_policy import TabularPolicy, bins_of, quantile_edges
-from tests.learning.synthetic import OneThread, Recorder
+from ml_workbench_service.testing.synthetic import OneThread, Recorder
 from tests.reinforcement.policies import market_of, policy_family
 
 

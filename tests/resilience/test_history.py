@@ -100,7 +100,6 @@ def test_what_a_flush_wiped_out_is_its_doing_until_the_group_is_back(
     }
     members = {history.entries[place].prediction_id for place in history.groups[GROUPS[0]].members}
     assert members == {prediction_id(number) for number in range(3, 8)}
-    assert history.num_flushes == 1
 
 
 def test_a_server_killed_with_minus_nine_has_every_acknowledged_record(

@@ -8,7 +8,7 @@ import pytest
 
 from ml_workbench_service.contracts.experiments import TrialRecord
 from ml_workbench_service.search.space import Dimension
-from ml_workbench_service.search.study import Search
+from ml_workbench_service.search.study import Search, SearchStrategy
 
 RATE = Dimension("rate", "float", 1e-4, 1e-1, is_log=True)
 UNITS = Dimension("units", "int", 4, 64)
@@ -32,7 +32,7 @@ def run(
     num_trials: int, before: Sequence[TrialRecord] = (), dimensions: Sequence[Dimension] = SPACE, **options: Any
 ) -> tuple[Search, list[TrialRecord]]:
     """All trials that are to be made, one after the other."""
-    search = Search(dimensions, num_trials=num_trials, before=before, seed=3, **options)
+    search = Search(dimensions, SearchStrategy(num_trials, seed=3, **options), before=before)
     made = []
     while (proposal := search.next()) is not None:
         curve, state = [], "complete"
@@ -119,7 +119,7 @@ def test_a_grid_visits_every_point_once_though_it_is_killed() -> None:
 
 
 def test_the_first_among_equals_is_the_best_and_failed_trials_never_are() -> None:
-    search = Search((UNITS,), num_trials=4, sampler="random")
+    search = Search((UNITS,), SearchStrategy(4, sampler="random"))
     values = (None, 1.0, 1.0, 0.5)
     for value in values:
         proposal = search.next()
@@ -137,7 +137,7 @@ def test_the_first_among_equals_is_the_best_and_failed_trials_never_are() -> Non
 
 
 def test_without_a_complete_trial_the_best_of_the_pruned_stands() -> None:
-    search = Search((UNITS,), num_trials=2, sampler="random")
+    search = Search((UNITS,), SearchStrategy(2, sampler="random"))
     for number, last in enumerate((0.2, 0.7)):
         proposal = search.next()
         assert proposal is not None
@@ -149,7 +149,7 @@ def test_without_a_complete_trial_the_best_of_the_pruned_stands() -> None:
 
 
 def test_trials_side_by_side_are_different_and_end_in_any_order() -> None:
-    search = Search(SPACE, num_trials=6, is_parallel=True)
+    search = Search(SPACE, SearchStrategy(6, num_parallel=6))
     proposals = [search.next() for _ in range(6)]
     assert search.next() is None
     assert search.num_running == 6

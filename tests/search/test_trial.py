@@ -1,4 +1,5 @@
-"""What a trial is handed: nothing that was known only after its stopping part, and everything fetched and cut once."""
+"""What a trial is handed: nothing that was known only after its validation part, and everything fetched and cut
+once."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from ml_workbench_service.integrations.feature_store.bar_folder import FolderBar
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.search.space import choice_label
 from ml_workbench_service.search.trial import TrialMaker, TrialReport, without_future
-from tests.learning.synthetic import cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import cut, problem, symbol_rows
 from tests.trained_models import injected_bars
 
 
@@ -23,13 +24,13 @@ def table_of(symbol: str, available_at_ms: np.ndarray) -> FeatureTable:
     return FeatureTable(symbol, "1h", available_at_ms - 3_600_000, available_at_ms, {"close": close}, "file")
 
 
-def test_rows_and_labels_that_come_after_the_stopping_part_are_not_there() -> None:
+def test_rows_and_labels_that_come_after_the_validation_part_are_not_there() -> None:
     rows = [symbol_rows("EUR/USD", horizon=5), symbol_rows("GBP/USD", num=1200, seed=1, horizon=5, gaps=[700])]
     windows = cut(*rows)
     tables = tuple(table_of(each.symbol, each.available_at_ms_N) for each in rows)
     whole = problem(windows, "price_change_5h", tables=tables)
     blind = without_future(whole)
-    border_ms = windows.borders_ms["calibrate"]
+    border_ms = windows.borders_ms["calibration"]
     seen = blind.windows
     assert seen.available_at_ms_R.max() <= border_ms < windows.available_at_ms_R.max()
     assert all(table.available_at_ms.max() <= border_ms for table in blind.tables)
@@ -38,8 +39,8 @@ def test_rows_and_labels_that_come_after_the_stopping_part_are_not_there() -> No
     assert 0 < reaches_over.sum() <= 10
     assert np.isnan(seen.own_labels_RK[reaches_over]).all()
     assert (seen.labels_RK[reaches_over] == 0).all()
-    assert [len(seen.parts[part]) for part in ("calibrate", "test")] == [0, 0]
-    for part in ("train", "stop"):
+    assert [len(seen.parts[part]) for part in ("calibration", "test")] == [0, 0]
+    for part in ("train", "validation"):
         before, after = windows.parts[part], seen.parts[part]
         assert len(before) == len(after) > 0
         np.testing.assert_array_equal(windows.gather(before), seen.gather(after))
@@ -105,4 +106,4 @@ def test_a_surprise_is_the_trials_own_end_with_its_words(store: CountingStore) -
     end = maker_of(store).make(7, {}, TrialReport(lambda: None, hear))
     assert (end.state, end.message, end.value) == ("failed", "ZeroDivisionError: by nothing", None)
     assert end.noted is not None
-    assert end.noted.read.id == "job/7", "it had read the stopping part"
+    assert end.noted.read.id == "job/7", "it had read the validation part"

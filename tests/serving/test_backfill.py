@@ -20,9 +20,11 @@ from ml_workbench_service.serving.backfill import fetch_past, first_usable_ms, r
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer
-from tests.learning.synthetic import Recorder
+from ml_workbench_service.testing.synthetic import Recorder
 from tests.serving.conftest import LOOKBACK, SYMBOLS
 from tests.trained_models import loaded, train_model
+
+pytestmark = pytest.mark.processor
 
 Tables = dict[str, FeatureTable]
 

@@ -33,7 +33,7 @@ def problem_of(table: FeatureTable, costs: Costs) -> TrainingProblem:
     labelling = label_tables(
         [table], features=["signal"], columns=[table.columns], targets=(), costs={table.symbol: costs}
     )
-    windows = build(labelling.rows, features=["signal"], is_level=[False], lookback=1, validation_split=0.4)
+    windows = build(labelling.rows, features=["signal"], is_level=[False], lookback=1, split=0.4)
     return TrainingProblem(windows=windows, targets=(), costs={table.symbol: costs})
 
 

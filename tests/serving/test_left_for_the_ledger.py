@@ -102,7 +102,7 @@ async def test_answers_about_the_training_part_show_no_drift(
     """The reference in the bundle is of the same values, in the same units, as what serving leaves."""
     shelf.deploy("high")
     chosen = await shelf.serving.choose("small", None)
-    end = int(np.searchsorted(history.table.available_at_ms, chosen.model.borders_ms["stop"]))
+    end = int(np.searchsorted(history.table.available_at_ms, chosen.model.borders_ms["validation"]))
     prepared = [prepare(chosen.model, history.question(row)) for row in range(200, end)]
     await shelf.serving.answer_many(chosen, prepared, "c")
     file = bench.registry.folder("small", "1.0.0") / "recipe.json"

@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import logging
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,25 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import ModelNotFoundError, PredictionError, VersionNotFoundError
+from ml_workbench_service.accelerators.processor import processor_features
+from ml_workbench_service.api.health import inference
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.deployment import Deployment
-from ml_workbench_service.contracts.market import Floats32
+from ml_workbench_service.contracts.market import FeatureTable, Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.learning.bundle.export import quantize
-from ml_workbench_service.learning.bundle.manifest import write_manifest
+from ml_workbench_service.learning.bundle.manifest import INT8_FILE, write_manifest
+from ml_workbench_service.learning.bundle.quantization import CalibrationWindows
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving import model_server as serving_module
-from ml_workbench_service.serving.history import SymbolHistory
+from ml_workbench_service.serving.history import SymbolHistory, read_history
 from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.serving.model_server import Chosen, ModelServer
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
+
+pytestmark = pytest.mark.processor
 
 
 class Shelf:
@@ -226,6 +232,117 @@ def test_int8_answers_single_windows_and_float32_answers_many(shelf: Shelf, hist
     assert single.prediction == float(served.single.predict(rows).outputs_NK[0, 0]) * float(scale)
     assert many.prediction == float(served.float32.predict(rows).outputs_NK[0, 0]) * float(scale)
     assert single.prediction != many.prediction
+
+
+HERE, ELSEWHERE = processor_features(), ["avx2", "of_another_machine"]
+
+
+def bundle_of_int8(
+    shelf: Shelf, model: ServedModel, tables: dict[str, FeatureTable], *, processor: Sequence[str], keeps: bool = True,
+    source: str = "1.0.0",
+) -> Path:  # fmt: skip
+    """Version 1.7.0: version 1.0.0 with int8 of `source`, measured on that processor, with windows kept or not."""
+    other = shelf.root / "small" / source
+
+    def change(folder: Path) -> None:
+        quantize(folder)
+        if source != "1.0.0":
+            shutil.copytree(other, folder.parent / "other")
+            quantize(folder.parent / "other")
+            shutil.move(folder.parent / "other" / INT8_FILE, folder / INT8_FILE)
+            shutil.rmtree(folder.parent / "other")
+        if keeps:
+            calibration_windows(model, tables).save(folder)
+
+    quantization = {"accepted": True, "reason": "it was there", "processor": list(processor)}
+    home = shelf.root / "small" / "1.0.0"
+    return copy_bundle(home, "1.7.0", change=change, precision="int8", quantization=quantization)
+
+
+def calibration_windows(model: ServedModel, tables: dict[str, FeatureTable]) -> CalibrationWindows:
+    """Windows of both symbols, one at a time as requests have them."""
+    rows, symbols, prices = [], sorted(model.scaler.symbols), []
+    for number in range(60):
+        symbol = symbols[number % 2]
+        question = read_history(model, tables[symbol]).question(300 + 20 * number)
+        rows.append(prepare(model, question).rows_TF)
+        prices.append(question.price)
+    return CalibrationWindows(np.stack(rows), np.arange(60) % 2, np.array(prices))
+
+
+def notes(records: Sequence[logging.LogRecord]) -> list[str]:
+    return [each.getMessage() for each in records if each.name == "ml_workbench_service.serving.model"]
+
+
+async def test_int8_of_this_processor_answers_unmeasured(
+    shelf: Shelf, model: ServedModel, tables: dict[str, FeatureTable], caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle_of_int8(shelf, model, tables, processor=HERE, keeps=False)
+    chosen = await shelf.serving.choose("small", "1.7.0")
+    record = await shelf.serving.answer(chosen, read_history(model, tables["EUR/USD"]).question(500), "c")
+    assert (record.metadata.precision, record.metadata.precision_reason) == ("int8", None)
+    assert (notes(caplog.records), shelf.serving.precision_notes) == ([], ({}, {}))
+
+
+async def test_int8_of_another_processor_answers_where_it_agrees_here_too(
+    shelf: Shelf, model: ServedModel, tables: dict[str, FeatureTable], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    bundle_of_int8(shelf, model, tables, processor=ELSEWHERE)
+    chosen = await shelf.serving.choose("small", "1.7.0")
+    record = await shelf.serving.answer(chosen, read_history(model, tables["EUR/USD"]).question(500), "c")
+    assert (record.metadata.precision, record.metadata.precision_reason) == ("int8", None)
+    assert shelf.serving.precision_notes == ({}, {})
+    (line,) = notes(caplog.records)
+    assert "measured on avx2 of_another_machine, it agrees on" in line
+
+
+@pytest.mark.parametrize(
+    ("bundle", "why"),
+    [({"source": "1.1.0"}, "of a deviation, at most 5%"), ({"keeps": False}, "keeps no calibration windows")],
+)
+async def test_int8_of_another_processor_gives_way_to_float32_where_it_disagrees_or_cannot_be_measured(
+    bundle: dict[str, Any], why: str, shelf: Shelf, model: ServedModel, tables: dict[str, FeatureTable],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    bundle_of_int8(shelf, model, tables, processor=ELSEWHERE, **bundle)
+    chosen = await shelf.serving.choose("small", "1.7.0")
+    question = read_history(model, tables["EUR/USD"]).question(500)
+    record = await shelf.serving.answer(chosen, question, "c")
+    assert record.metadata.precision == "fp32"
+    assert why in (record.metadata.precision_reason or "")
+    assert record.prediction == answer(model, question, Circumstances(role="candidate")).prediction
+    reasons, warnings = shelf.serving.precision_notes
+    assert (reasons, warnings) == ({"small 1.7.0": record.metadata.precision_reason}, {})
+    (line,) = notes(caplog.records)
+    shown = inference(shelf.serving)
+    assert (shown.state, shown.detail) == ("degraded", f"small 1.7.0: {record.metadata.precision_reason}")
+    assert "small 1.7.0 answers in float32: int8 was accepted on another processor" in line
+    assert chosen.model.card.precision == "int8"  # the card is read, never rewritten
+
+
+async def test_int8_of_a_card_without_a_processor_counts_as_made_here_and_warns(
+    shelf: Shelf, model: ServedModel, tables: dict[str, FeatureTable], caplog: pytest.LogCaptureFixture
+) -> None:
+    bundle_of_int8(shelf, model, tables, processor=())
+    chosen = await shelf.serving.choose("small", "1.7.0")
+    record = await shelf.serving.answer(chosen, read_history(model, tables["EUR/USD"]).question(500), "c")
+    assert (record.metadata.precision, record.metadata.precision_reason) == ("int8", None)
+    reasons, warnings = shelf.serving.precision_notes
+    assert (reasons, list(warnings)) == ({}, ["small 1.7.0"])
+    shown = inference(shelf.serving)
+    assert (shown.state, shown.detail) == ("ok", f"small 1.7.0: {warnings['small 1.7.0']}")
+    (line,) = notes(caplog.records)
+    assert "does not name the processor" in line
+
+
+def test_another_machine_measures_what_was_accepted_here(
+    shelf: Shelf, model: ServedModel, tables: dict[str, FeatureTable]
+) -> None:
+    folder = bundle_of_int8(shelf, model, tables, processor=HERE, source="1.1.0")
+    card = shelf.registry.card("small", "1.7.0")
+    assert load_model(folder, card).precision == "int8"
+    assert load_model(folder, card, processor=ELSEWHERE).precision == "fp32"
 
 
 def as_published_before(folder: Path) -> None:

@@ -17,6 +17,8 @@ from ml_workbench_service.serving.history import SymbolHistory, read_history
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare, valid_until_ms
 
+pytestmark = pytest.mark.processor
+
 LIVE = Circumstances(role="champion", correlation_id="c-1", scaling_factor=0.5, deployment_id="d-1")
 TUESDAY_MS = int(np.datetime64("2020-04-14T10:00", "ms").astype(np.int64))
 

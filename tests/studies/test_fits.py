@@ -21,7 +21,7 @@ def test_a_search_on_a_null_series_is_judged_too() -> None:
     assert judged.certificate == "passed"
 
 
-def test_a_planted_signal_is_recovered_by_what_was_published() -> None:
+def test_an_injected_signal_is_recovered_by_what_was_published() -> None:
     found = injected_signal.find(InjectedSignal(number=0, seed=0, num_bars=8_000, lookback=4))
     assert found.certificate == "unprovable"  # a column of the user's own
     assert 0.2 < found.recovery < 1

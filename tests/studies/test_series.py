@@ -46,7 +46,7 @@ def test_a_series_follows_from_its_seed_and_number_alone() -> None:
     assert not np.array_equal(one, null_series(500, seed=1, number=6).close)
 
 
-def test_the_planted_mean_explains_what_it_is_said_to_and_is_known_a_bar_before() -> None:
+def test_the_injected_mean_explains_what_it_is_said_to_and_is_known_a_bar_before() -> None:
     shares = []
     for number in range(12):
         series = injected_series(NUM_BARS, seed=0, number=number, r2=0.05)

@@ -20,11 +20,11 @@ from ml_workbench_service.integrations.feature_store.sample_rates import SampleR
 from ml_workbench_service.learning.interfaces.checkpoint import CHECKPOINT_FILE, Checkpoint
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder, assemble
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.market.significance import clark_west
+from ml_workbench_service.testing.synthetic import OneThread, Recorder
 from ml_workbench_service.training import tasks as tasks  # registers them
 from ml_workbench_service.training.pipeline import problem_for
 from ml_workbench_service.training.walk_forward import cut_at, spans_of, walk_forward
-from tests.learning.synthetic import OneThread, Recorder
+from tests.market.paired_tests import clark_west
 from tests.trained_models import injected_bars
 
 NUM_BARS = 1800
@@ -152,7 +152,7 @@ def test_a_folds_parts_lie_before_it_and_no_label_reaches_out_of_its_part() -> N
         known = cut_at(order, data, span, embargo_bars=0, kind_of=kind_of)
         windows = known.windows
         edges = [0, *span.borders_ms.values(), span.end_ms]
-        for number, part in enumerate(("train", "stop", "calibrate", "test")):
+        for number, part in enumerate(("train", "validation", "calibration", "test")):
             ends = windows.parts[part]
             assert windows.available_at_ms_R[ends].min() > edges[number]
             assert windows.label_available_at_ms_R[ends].max() <= edges[number + 1]
@@ -214,7 +214,7 @@ def test_every_type_is_compared_with_its_own_baselines() -> None:
     assert names["anomaly"] == set()
 
 
-def test_a_planted_signal_is_found_and_noise_is_not() -> None:
+def test_an_injected_signal_is_found_and_noise_is_not() -> None:
     order = order_for(target="price_change_1h", hyperparameters={"lookback": 6, "epochs": 30, "learning_rate": 0.01})
     signal = of(walk(order, prepared(order)).pooled, "random_walk")
     noise = of(walk(order, prepared(order, tables(r2=0.0))).pooled, "random_walk")

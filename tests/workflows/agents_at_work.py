@@ -13,6 +13,7 @@ import numpy as np
 
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.definition import open_agent
+from ml_workbench_service.agents.leader_election import Candidacy
 from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
@@ -65,7 +66,7 @@ def until(condition: Callable[[], bool], *, limit_s: float = 30.0) -> None:
         time.sleep(0.003)
 
 
-class RunningAct:
+class RunningAgent:
     """The loop in a thread, as the agent's process runs it."""
 
     def __init__(self, server: RedisForTests, folder: Path, **more: Any) -> None:
@@ -74,7 +75,9 @@ class RunningAct:
         self.decisions = DecisionStream(server.url)
         self.stop = threading.Event()
         arguments: dict[str, Any] = {"queue": self.queue, "decisions": self.decisions, "stop": self.stop}
-        arguments |= {"open_agent": lambda: open_agent(folder, "default"), "owner": f"test/{id(self)}"} | more
+        arguments |= {"open_agent": lambda: open_agent(folder, "default")} | {
+            "candidacy": Candidacy(**{"owner": f"test/{id(self)}", **more})
+        }
         self.thread = threading.Thread(target=run_agent, args=("default", folder), kwargs=arguments, daemon=True)
         self.thread.start()
 

@@ -16,9 +16,9 @@ from ml_workbench_service.evaluation.leakage.certificate import certify
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.interfaces import dataset as training_data
+from ml_workbench_service.testing.synthetic import Recorder
 from ml_workbench_service.training import tasks as tasks
 from studies.injected_leaks import FEATURES, INJECTED_LEAKS, InjectedLeak, columns
-from tests.learning.synthetic import Recorder
 from tests.trained_models import injected_bars
 
 NUM_BARS = 1400
@@ -58,7 +58,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def certificate(folder: Path, request: Mapping[str, Any]) -> Certificate:
     """Of a training on these bars, as a job would make it."""
     body = {
-        "name": "planted", "model_type": "time_series", "target": "price_change_1h", "features": list(FEATURES),
+        "name": "injected", "model_type": "time_series", "target": "price_change_1h", "features": list(FEATURES),
         "symbols": ["EUR/USD"], "start_date": "2020-01-01T00:00:00Z", "end_date": "2025-01-01T00:00:00Z",
         "validation_split": 0.4, **request,
     }  # fmt: skip
@@ -66,9 +66,14 @@ def certificate(folder: Path, request: Mapping[str, Any]) -> Certificate:
         body |= {"features": [], "hyperparameters": {"num_shuffles": 40, "num_samples": 10, "max_candidates": 20}}
     store = LocalFeatureStore(FolderBars(folder))
     asked = TrainRequest.model_validate({name: value for name, value in body.items() if value is not None})
-    plan = {"model_id": "planted", "version": "1.0.0"}
+    plan = {"model_id": "injected", "version": "1.0.0"}
     order = training_data.TrainingOrder.of(asked, plan, job_id="job", store=store)
-    return certify(order, training_data.prepare(order, store), store, report=Recorder())
+    return certify(
+        order,
+        training_data.assemble(order, training_data.fetch(order, store), kind_of=store.kind_of),
+        store,
+        report=Recorder(),
+    )
 
 
 def failed(found: Certificate) -> dict[str, str]:
@@ -77,7 +82,7 @@ def failed(found: Certificate) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("injected", INJECTED_LEAKS, ids=lambda injected: injected.name)
-def test_a_planted_leak_is_found(injected: InjectedLeak, folder: Path) -> None:
+def test_an_injected_leak_is_found(injected: InjectedLeak, folder: Path) -> None:
     with injected.inject():
         found = certificate(folder, injected.request)
     assert found.status == "failed"
@@ -93,7 +98,7 @@ def test_a_clean_pipeline_passes(name: str, folder: Path) -> None:
     assert ("labels_own_bars" in {each.name for each in found.checks}) == has_labels
 
 
-def test_the_plants_are_gone_afterwards(folder: Path) -> None:
+def test_the_injected_leaks_are_gone_afterwards(folder: Path) -> None:
     for injected in INJECTED_LEAKS:
         with injected.inject():
             pass

@@ -54,7 +54,7 @@ def feature_set(card: ModelCard) -> FeatureSet:
     return FeatureSet.model_validate(card.findings["feature_set"])
 
 
-def test_the_planted_column_is_found_and_stands_first(found: ModelCard) -> None:
+def test_the_injected_column_is_found_and_stands_first(found: ModelCard) -> None:
     product = feature_set(found)
     assert product.expressions[0].expression == "lag(signal, 1)"
     assert product.expressions[0].score is not None

@@ -20,9 +20,9 @@ from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.resources import Workbench, close_workbench
 from ml_workbench_service.serving.history import columns_needed, read_history
 from ml_workbench_service.serving.predict import Circumstances, answer
+from ml_workbench_service.testing.synthetic import Recorder
 from ml_workbench_service.workflows import replay
 from tests.integrations.model_cards import MOMENT
-from tests.learning.synthetic import Recorder
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 from tests.trained_models import loaded, train_model
 from tests.workflows.conftest import OpenBench

@@ -17,7 +17,7 @@ from ml_workbench_service.integrations.prediction_queue import RedisPredictionQu
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 from tests.workflows.agents_at_work import (
-    RunningAct,
+    RunningAgent,
     running_decisions,
     timeless,
     two_symbols,
@@ -30,7 +30,7 @@ def test_every_record_is_applied_once_and_its_decision_published(redis_server: R
     records = two_symbols(100)
     producer = RedisPredictionQueue(redis_server.url, capacity=10_000)
     producer.publish(records)
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     running.wait_for(len(records))
     accounting = running.accounting()
     written = running.decisions.read()
@@ -60,7 +60,7 @@ def test_a_crash_between_decisions_and_checkpoint_or_acknowledgment_repeats_noth
             decisions.write("default", [(delivery.entry_id, decision)], epoch=epoch)
         if number == 19:
             dead.checkpoint().model_copy(update={"stream_epoch": epoch}).save(tmp_path)
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     running.wait_for(len(records))
     running.end()
     agent, expected = uninterrupted(records)
@@ -74,7 +74,7 @@ def test_a_record_that_fails_is_dead_lettered_after_five_tries_and_the_next_ones
     redis_server: RedisForTests, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     queue = RedisPredictionQueue(redis_server.url, capacity=100)
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     bad = prediction_record(1, symbol="EUR/XAU")
     queue.publish([prediction_record(0), bad])
     client = redis_server.client()
@@ -95,7 +95,7 @@ def test_a_record_that_fails_is_dead_lettered_after_five_tries_and_the_next_ones
 def test_a_killed_redis_is_waited_for_and_nothing_is_lost(redis_server: RedisForTests, tmp_path: Path) -> None:
     records = two_symbols(150)
     queue = RedisPredictionQueue(redis_server.url, capacity=10_000)
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     for start in range(0, len(records), 50):
         queue.publish(records[start : start + 50])
         if start == 100:
@@ -123,7 +123,7 @@ def test_each_decision_is_logged_with_action_reward_and_cumulative_reward(
     logger = logging.getLogger(RL_LOGGER)
     logger.addHandler(caplog.handler)
     logger.setLevel(logging.INFO)
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     running.wait_for(5)
     running.end()
     logger.removeHandler(caplog.handler)
@@ -145,7 +145,7 @@ def test_a_server_that_lost_everything_is_met_anew_even_with_its_clock_set_back(
     tomorrow = f"{int((time.time() + 86_400) * 1000)}-0"
     queue.create_group(agent_group("default"))
     client.execute_command("XSETID", PREDICTIONS_STREAM, tomorrow)  # as after a step of the clock: ids are a day ahead
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     queue.publish([prediction_record(number) for number in range(3)])
     until(lambda: running.accounting().acked == 3)
     client.flushall()  # the clock is right again: new ids are a day behind those applied
@@ -165,7 +165,7 @@ def test_ids_stay_ahead_of_what_was_applied_where_a_failover_lost_the_last_entri
     later = f"{int((time.time() + 3_600) * 1000)}-5"  # applied, acknowledged, and lost by the server with its clock
     agent.apply(later, prediction_record(0))
     agent.checkpoint().model_copy(update={"stream_epoch": epoch}).save(tmp_path)
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     until(lambda: Checkpoint.load(tmp_path).term == 1)  # type: ignore[union-attr]
     queue.publish([prediction_record(1)])
     until(lambda: read_agent(tmp_path).num_applied == 2)

@@ -8,6 +8,7 @@ import pytest
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.agents.leader_election import Candidacy
 from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import agent_group, read_agent
 from ml_workbench_service.contracts.agents import Decision
@@ -18,7 +19,7 @@ from ml_workbench_service.integrations.prediction_queue import RedisPredictionQu
 from ml_workbench_service.workflows.run_agent import run_agent
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
-from tests.workflows.agents_at_work import RunningAct, running_decisions, timeless, two_symbols, uninterrupted, until
+from tests.workflows.agents_at_work import RunningAgent, running_decisions, timeless, two_symbols, uninterrupted, until
 
 
 class Died(BaseException):
@@ -51,9 +52,9 @@ def test_an_entry_that_ends_the_process_five_times_is_dead_lettered_untried(
         with pytest.raises(Died):
             run_agent(
                 "default", tmp_path, open_agent=mortal, queue=queue, decisions=decisions, stop=threading.Event(),
-                owner="mortal", is_dead=lambda owner: owner == "mortal",
+                candidacy=Candidacy(owner="mortal", is_dead=lambda owner: owner == "mortal"),
             )  # fmt: skip
-    running = RunningAct(redis_server, tmp_path, is_dead=lambda owner: owner == "mortal")
+    running = RunningAgent(redis_server, tmp_path, is_dead=lambda owner: owner == "mortal")
     running.wait_for(6)
     running.end()
     client = redis_server.client()
@@ -75,7 +76,7 @@ def test_answers_that_get_lost_make_no_dead_letters(redis_server: RedisForTests,
         reader = RedisPredictionQueue(redis_server.url, capacity=100)
         assert len(reader.consume(group, "agent", block_ms=0)) == 8
         reader.close()
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     running.wait_for(8)
     accounting = running.accounting()
     running.end()
@@ -87,11 +88,11 @@ def test_a_holder_that_was_cut_off_reads_the_checkpoint_again(redis_server: Redi
     """Another led meanwhile and ended in an orderly way: the lease is free, and what is in memory is out of date."""
     queue = RedisPredictionQueue(redis_server.url, capacity=1000)
     records = two_symbols(60)
-    first = RunningAct(redis_server, tmp_path)
+    first = RunningAgent(redis_server, tmp_path)
     queue.publish(records[:40])
     first.wait_for(40)
     cut = Cut(first.queue)
-    second = RunningAct(redis_server, tmp_path, is_dead=lambda owner: True)
+    second = RunningAgent(redis_server, tmp_path, is_dead=lambda owner: True)
     until(lambda: Checkpoint.load(tmp_path).term > 1)  # type: ignore[union-attr]
     queue.publish(records[40:80])
     second.wait_for(80)
@@ -136,7 +137,7 @@ def test_a_server_at_its_memory_limit_is_consumed_until_it_has_room(
     client.config_set("maxmemory", client.info("memory")["used_memory"])
     with pytest.raises(UnavailableError):
         queue.publish([prediction_record(1000 + number) for number in range(500)])
-    running = RunningAct(redis_server, tmp_path)
+    running = RunningAgent(redis_server, tmp_path)
     running.wait_for(500)
     running.end()
     client.config_set("maxmemory", 0)

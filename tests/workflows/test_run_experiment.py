@@ -1,4 +1,4 @@
-"""Tuning: trials see nothing beyond the stopping part, a kill costs only what was under way, the winner is judged."""
+"""Tuning: trials see nothing beyond the validation part, a kill costs only what was under way, the winner is judged."""
 
 import json
 import os
@@ -23,10 +23,10 @@ from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.search.trial import TrialEnd, TrialMaker, TrialReport
+from ml_workbench_service.testing.synthetic import Recorder
 from ml_workbench_service.workflows import run_experiment as tune
 from ml_workbench_service.workflows.plan_experiment import plan_experiment
 from ml_workbench_service.workflows.plan_training import plan_training
-from tests.learning.synthetic import Recorder
 from tests.trained_models import InjectedBars, injected_bars, open_bench, train_model
 
 NUM_BARS = 1500
@@ -148,7 +148,7 @@ def test_no_trial_can_tell_what_came_after_its_stopping_part(
         request = TrainRequest.model_validate(spec.request["base"])
         maker = TrialMaker(request, spec.plan, job_id="job", store=opened.feature_store, accelerator=Cpu())
         end = maker.make(0, params, TrialReport(lambda: None, lambda step, value: ""))
-        border_ms = maker.data(maker.order(params)).windows.borders_ms["calibrate"]
+        border_ms = maker.data(maker.order(params)).windows.borders_ms["calibration"]
         at = end.noted and end.noted.read.at
         return TrialEnd(end.state, end.value, end.message, end.curve, (), end.noted and end.noted.model_copy(
             update={"read": end.noted.read.model_copy(update={"at": at and at.replace(year=2020)})}
@@ -162,7 +162,7 @@ def test_no_trial_can_tell_what_came_after_its_stopping_part(
     assert blind.noted is not None
     assert blind.noted.daily_returns == plain.noted.daily_returns
     earlier, _ = made("earlier", _altered(bars, from_ms=border_ms - 20 * 3_600_000))
-    assert earlier.value != plain.value, "and they do look at the stopping part"
+    assert earlier.value != plain.value, "and they do look at the validation part"
 
 
 def test_a_trial_that_fails_is_told_and_the_search_goes_on(bench: Workbench, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The leakage certificate: whether anything that a training learns or is judged on knew the future.
+"""Leakage certificate: whether anything that a training learns or is measured on knew the future.
 
 It starts at the delivered bars and calls the very objects that made the training's matrix, so it knows no list of
 leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when what it reads is replaced.
@@ -26,7 +26,7 @@ import numpy as np
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck, CheckStatus
-from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.jobs import Report, SilentReport
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
 from ml_workbench_service.evaluation.leakage import label_checks as label_support
 from ml_workbench_service.evaluation.leakage.column_checks import Outcome, Past, Telling, joined_ahead, near_copy
@@ -116,7 +116,9 @@ def _recomputed(again: Recomputation) -> list[CertificateCheck]:
     ]  # fmt: skip
     if again.order.targets:
         checks.append(_check("labels_known", failures("labels"), "labels known by those moments stayed the same"))
-    scaling = "scaler, fitted rules, parts and scaled rows stayed the same when every bar after `stop` was replaced"
+    scaling = (
+        "scaler, fitted rules, parts and scaled rows stayed the same when bars after the training part were replaced"
+    )
     return [*checks, _check("scaling", failures("scaling"), scaling)]
 
 
@@ -127,9 +129,13 @@ def _selection(again: Recomputation) -> list[CertificateCheck]:
         return []
     some = candidates[:: -(-len(candidates) // SELECTION_CANDIDATES)]
     true = _searched(again, again.data, some)
-    other = _searched(again, again.replaced(again.data.windows.borders_ms["stop"]), some)
+    other = _searched(again, again.replaced(again.data.windows.borders_ms["validation"]), some)
     same = true.outputs == other.outputs and true.findings == other.findings
-    failures = [] if same else ["the search chose or scored features otherwise when bars after `stop` were replaced"]
+    failures = (
+        []
+        if same
+        else ["the search chose or scored features otherwise when bars after the training part were replaced"]
+    )
     return [_check("selection", failures, f"a search among {len(some)} candidates, made again, came out the same")]
 
 
@@ -144,30 +150,7 @@ def _searched(again: Recomputation, data: TrainingData, candidates: Sequence[Exp
         candidates=tuple(candidates),
         regimes=data.labelling.regimes,
     )
-    return again.order.family.train(problem, accelerator=Cpu(), report=_Silent(again.report))
-
-
-class _Silent:
-    """A report that only cancels: the search within a check is not the job's progress."""
-
-    def __init__(self, report: Report) -> None:
-        self._report = report
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Looks for a cancellation."""
-        self._report.check()
-
-    def say(self, message: str) -> None:
-        """Looks for a cancellation."""
-        self._report.check()
-
-    def warn(self, message: str) -> None:
-        """Looks for a cancellation."""
-        self._report.check()
-
-    def check(self) -> None:
-        """Looks for a cancellation."""
-        self._report.check()
+    return again.order.family.train(problem, accelerator=Cpu(), report=SilentReport(again.report.check))
 
 
 def _selected_before_test(order: TrainingOrder, data: TrainingData) -> CertificateCheck:

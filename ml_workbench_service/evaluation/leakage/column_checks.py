@@ -1,4 +1,4 @@
-"""Ready-made columns that know too much: near copies of the target, columns of later prices, look-ahead joins.
+"""Target leakage in ready-made columns: near copies of the target, columns of later prices, look-ahead joins.
 
 Whoever brings a column brings its past with it, and nobody can make it again from bars. What can be asked is what it
 tells. A model sees a window of the column and the price's own past; so the outcome is regressed on both, linearly and
@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ml_workbench_service.contracts.market import Floats, Ints
 
@@ -51,8 +50,6 @@ SAME_SCALE = 0.7
 """Median distance in logarithms within which a column may be a price of this symbol: a factor of two."""
 RIDGE = 1e-9
 """Of each regressor's variance: enough for lags that are copies of each other, and nothing beside a real slope."""
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which bars a label is about: those after its row up to its horizon, and no others; and that no part reaches over.
+"""Label look-ahead: which bars a label is about, those up to its horizon and no others; and that no part reaches over.
 
 Nothing is read from the label's name but its horizon. The closes after some rows are lifted, and their labels must
 move; then every close but a row's own and those after it up to the horizon is replaced, and their labels must stay. So
@@ -80,10 +80,10 @@ def _apart(data: TrainingData, first: int, between: int, *, after_ms: int = -1) 
 
 def _far_apart(data: TrainingData, between: int) -> list[Ints]:
     """Several such sets after the training part, whose rule has to stay, until there are rows enough to tell."""
-    step, stop_ms = between // MOST_SAMPLES + 1, data.windows.borders_ms["stop"]
+    step, border_ms = between // MOST_SAMPLES + 1, data.windows.borders_ms["validation"]
     samples: list[Ints] = []
     while len(samples) < MOST_SAMPLES and sum(map(len, samples)) < FEWEST_REGIMES:
-        samples.append(_apart(data, len(samples) * step, between, after_ms=stop_ms))
+        samples.append(_apart(data, len(samples) * step, between, after_ms=border_ms))
     return samples
 
 
@@ -172,7 +172,7 @@ def purged_borders(order: TrainingOrder, data: TrainingData) -> CertificateCheck
     label_known_R = np.concatenate(
         [np.append(known[ahead:], np.full(min(ahead, len(known)), -1)) for known in symbol_known]
     )
-    borders = [-1, *(windows.borders_ms[name] for name in ("stop", "calibrate", "test")), np.iinfo(np.int64).max]
+    borders = [-1, *(windows.borders_ms[part] for part in PARTS[1:]), np.iinfo(np.int64).max]
     failures = []
     if borders != sorted(borders):
         failures.append("the borders do not follow one another")

@@ -1,4 +1,4 @@
-"""Bars whose future is another one: what the leakage certificate recomputes a training's matrix over.
+"""Perturbed bars, whose future is another one: what the certificate recomputes a training's matrix over.
 
 A value that is known at a moment is made of bars known by then. So bars known later are replaced, or cut off, all is
 computed again, and whatever moved before the moment has read the future. The past stays the same to the last bit.
@@ -14,11 +14,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats, Ints
-
-Bools = NDArray[np.bool_]
+from ml_workbench_service.contracts.market import Bars, Bools, FeatureTable, Floats, Ints
 
 JUMP = 12.0
 """Of the first replaced bar, in typical moves: wide of any barrier, and loud enough for every window that holds it."""

@@ -1,7 +1,7 @@
-"""A training's matrix made again over bars with another future, and what moved in it before the moment.
+"""Recomputation: a training's matrix made again over bars with another future, and what moved in it before the moment.
 
     replaced    every bar known after a moment becomes another: columns, features, labels known by then stay bit-equal;
-                from the border `stop` on the scaler, the fitted rules, the parts and the network's rows as well
+                from the training part's end on scaler, fitted rules, parts and the network's rows as well
     cut off     the bars end there: what reads how many bars follow moves, which replacing cannot show; of a store that
                 is out of reach the same is asked with `as_of`
 
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from common_lib.exceptions import DataValidationError, UpstreamError, UpstreamTimeoutError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Bars, FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.contracts.market import Bars, Bools, FeatureStore, FeatureTable, Recomputing
 from ml_workbench_service.evaluation.leakage.perturbations import cut_after, replaced_after, table_replaced_after
 from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.windows import PARTS, Windows
@@ -144,7 +144,7 @@ class Recomputation:
         self.num_compared["replaced"] += moment_ms < LAST_MS
         labelled = training_data.label(self.order, tables)
         moved = list(_moved_rows(self.data, tables, labelled, moment_ms))
-        if moment_ms >= self.data.windows.borders_ms["stop"]:  # before it, the training part itself is another one
+        if moment_ms >= self.data.windows.borders_ms["validation"]:  # before: another training part
             windows = training_data.cut(self.order, labelled, kind_of=self.store.kind_of)
             moved += self._moved_windows(windows, labelled, moment_ms)
         for kind, what, at_ms in moved:
@@ -239,13 +239,13 @@ def _moved_rows(
             yield "labels", f"a label of {table.symbol}", int(table.available_at_ms[row])
 
 
-def _differ(before: Array, after: Array) -> NDArray[np.bool_]:
+def _differ(before: Array, after: Array) -> Bools:
     """(N,) rows that are not the same to the last bit; missing equals missing."""
     other = (before != after) & ~((before != before) & (after != after))
     return np.asarray(other.any(axis=1) if other.ndim == 2 else other)
 
 
-def _far(before: NDArray[np.float64], after: NDArray[np.float64]) -> NDArray[np.bool_]:
+def _far(before: NDArray[np.float64], after: NDArray[np.float64]) -> Bools:
     """(N,) rows that are not the same to rounding."""
     known = np.isfinite(before) & np.isfinite(after)
     spread = float(before[known].std()) if known.any() else 0.0

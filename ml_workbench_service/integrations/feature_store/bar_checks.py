@@ -17,7 +17,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Bars, Floats, Ints
+from ml_workbench_service.contracts.market import Bars, Bools, Floats, Ints
 from ml_workbench_service.integrations.feature_store.bar_columns import PRICES, RawBars, bad_file
 from ml_workbench_service.integrations.feature_store.bar_time_zones import (
     MAX_OUTSIDE_SHARE,
@@ -26,7 +26,6 @@ from ml_workbench_service.integrations.feature_store.bar_time_zones import (
     to_utc,
 )
 from ml_workbench_service.integrations.feature_store.bar_times import MISSING_MS
-from ml_workbench_service.market.calendar import Bools
 
 MAX_SPREAD_SHARE = 0.01  # of the price; a wider median spread is not in price units
 CLOSEST_SHARE = 0.75  # of a timeframe; daily bars on a clock with summer time lie up to an hour closer

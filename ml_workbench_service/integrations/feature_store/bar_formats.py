@@ -9,26 +9,20 @@ it) and loaded at the first question. A broken one is left out, with a loud line
 """
 
 import csv
-import logging
 import re
-import threading
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from typing import ClassVar
 
 from common_lib.exceptions import DataValidationError
+from common_lib.plugins import Plugins
 from ml_workbench_service.integrations.feature_store.bar_columns import PRICES, Conventions, RawBars, bad_file, raw_bars
 from ml_workbench_service.integrations.feature_store.bar_times import DUKASCOPY
 
-GROUP = "ml_workbench.bar_formats"
 _HEAD_BYTES = 4096
 
-log = logging.getLogger(__name__)
-
-_plugins = sorted(entry_points(group=GROUP))  # that are still to be loaded
-_lock = threading.RLock()  # a plug-in may ask for formats while it is loaded
+plugins = Plugins("ml_workbench.bar_formats", "bar format", lambda: BarFormat.known)
 
 
 @dataclass(frozen=True)
@@ -128,24 +122,8 @@ def format_of(file: BarFile) -> BarFormat:
 
 def known_formats() -> list[type[BarFormat]]:
     """Every format by name; those of other packages are loaded at the first call."""
-    with _lock:
-        while _plugins:
-            load_plugin(_plugins.pop())
-        return [BarFormat.known[name] for name in sorted(BarFormat.known)]
-
-
-def load_plugin(found: EntryPoint) -> None:
-    """Loads it; what a broken one registered is forgotten."""
-    before = dict(BarFormat.known)
-    try:
-        found.load()
-        if found.name not in BarFormat.known:
-            raise TypeError(f"{found.value} defines no BarFormat called {found.name}")
-    except Exception:  # a stranger's code may raise anything; it costs us its format alone
-        BarFormat.known.clear()
-        BarFormat.known.update(before)
-        package = found.dist.name if found.dist is not None else found.module
-        log.exception("bar format %s of package %s is left out", found.name, package)
+    plugins.faults()
+    return [BarFormat.known[name] for name in sorted(BarFormat.known)]
 
 
 def _formats_of(file: BarFile) -> list[type[BarFormat]]:

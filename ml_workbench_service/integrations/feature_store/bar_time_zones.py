@@ -13,8 +13,8 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.market import Ints
-from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, WEEK_OPEN_MS, Bools, market_ms, week_opening
+from ml_workbench_service.contracts.market import Bools, Ints
+from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, WEEK_OPEN_MS, market_ms, week_opening
 
 MAX_OUTSIDE_SHARE = 0.01  # of bars outside the FX week, beyond which a file's zone is wrong
 MIN_CLOSE_SHARE = 0.8  # of weekends whose last bar must end at Friday 17:00 New York, to believe an inferred zone

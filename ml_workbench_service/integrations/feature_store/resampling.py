@@ -15,8 +15,8 @@ from dataclasses import replace
 import numpy as np
 
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Bars, Floats, Ints
-from ml_workbench_service.market.calendar import DAY_MS, Bools, expected_ms, market_ms, trading_day_opening
+from ml_workbench_service.contracts.market import Bars, Bools, Floats, Ints
+from ml_workbench_service.market.calendar import DAY_MS, expected_ms, market_ms, trading_day_opening
 
 MINUTE_SHARE = 0.9  # of the expected minutes that must be there, see above
 _MAX_SPLIT_SHARE = 0.01  # bars across the roll beyond which daily bars are UTC days

@@ -1,4 +1,4 @@
-"""`manifest.json`: every file of a bundle with size and sha256. Its own sha256 is the version's digest and ETag."""
+"""Checksum manifest: every file of a bundle with size and sha256. Its own sha256 is the version's digest and ETag."""
 
 import hashlib
 import json
@@ -11,6 +11,7 @@ MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
 INT8_FILE = "model.int8.onnx"
 WEIGHTS_FILE = "weights.safetensors"
+CALIBRATION_FILE = "calibration.safetensors"
 NETWORK_FILE = "network.json"
 RECIPE_FILE = "recipe.json"
 

@@ -1,4 +1,4 @@
-"""`OnnxNetwork`: one graph in one onnxruntime session, one thread. Training checks with it, serving answers with it.
+"""ONNX Runtime inference: one graph in one session, one thread. Training checks with it, serving answers with it.
 
 Law: float32 on the processor is what a version is judged with and what a replay repeats to the bit; an accelerator's
 answers agree with it within the graph's tolerance (`learning.bundle.export.TOLERANCE`), not to the bit.
@@ -15,6 +15,7 @@ import onnxruntime
 
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
+from ml_workbench_service.accelerators.processor import clips_products, processor_features
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 
@@ -42,6 +43,8 @@ class OnnxNetwork:
         options.inter_op_num_threads = 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.add_session_config_entry("session.set_denormal_as_zero", "1")
+        if clips_products(processor_features()):  # int8 graphs of before weights had 7 bits: slower kernels, exact sums
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.enable_cpu_mem_arena = False  # windows are small; the arena would keep the largest batch's memory
         self._session = _session(file, options, providers)
         self._reads_positions = any(each.name == "positions" for each in self._session.get_inputs())

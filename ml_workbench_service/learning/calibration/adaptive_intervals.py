@@ -1,4 +1,4 @@
-"""`IntervalTracker`: widens an interval so that it keeps covering what it promises, by what came true so far.
+"""Adaptive conformal intervals: `IntervalTracker` widens an interval so that it keeps the coverage it promises.
 
     widening = exp(level + slope · lean)         lean = log scale - its long mean, cut to ±1; scale: ex-ante volatility
 

@@ -1,4 +1,4 @@
-"""How strange an error is: a score in [0, 1], an alarm as rare as was asked for, the features that drove it.
+"""Anomaly score: an error's rank in [0, 1], a threshold with the expected alarm rate, the features that drove it.
 
 The score is the share of the training windows whose error is no larger: 0.99 means stranger than 99 in 100. Beyond
 the largest of them a power law goes on, so that worse still ranks above bad until float64 says 1 (Hill, Annals of

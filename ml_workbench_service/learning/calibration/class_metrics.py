@@ -1,4 +1,4 @@
-"""Figures of class probabilities, each beside the baseline's on the same rows, so that no accuracy stands alone.
+"""Classification metrics, each beside the baseline's on the same rows, so that no accuracy stands alone.
 
 | figure              | what it is                                                                                |
 |---------------------|-------------------------------------------------------------------------------------------|

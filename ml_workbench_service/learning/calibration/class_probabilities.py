@@ -1,4 +1,4 @@
-"""From a classifier's outputs to probabilities that hold: the evidence of an over-sure network is cooled.
+"""Temperature scaling: a classifier's logits become probabilities that hold, fitted on the calibration part.
 
 Outputs are logits z = log π + evidence, π the training part's class frequencies. A network's last bias makes that so
 by itself, and an over-trained network exaggerates the evidence alone. That is what a temperature is divided into,

@@ -1,4 +1,4 @@
-"""How sure an answer is: conformal intervals, the calibrated probability of a class, and the novelty of an input.
+"""Split-conformal intervals, the calibrated probability of a direction, and the novelty of an input.
 
 Intervals: split conformal on |residual| ÷ ex-ante volatility (Papadopoulos et al., 2002; Lei et al., JASA 113, 2018),
 from the calibration part alone. Without a volatility the symbol's label scale stands in: the unconditional interval.

@@ -1,4 +1,4 @@
-"""From fetched tables to rows with labels: one column for each target, numbers and classes alike.
+"""Labelling: from fetched tables to rows with labels, one column for each target, numbers and classes alike.
 
 A row has labels only where all its targets have one; it is known when the last of them is. Rules that are fitted (the
 market regimes') are fitted on bars known by the end of the training part, once `windows.build` has drawn the borders.
@@ -15,7 +15,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.learning.data.windows import SymbolRows
+from ml_workbench_service.learning.data.windows import Part, SymbolRows
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.class_labels import (
     break_even,
@@ -46,8 +46,8 @@ class Labelling:
     num_dropped: dict[str, int]
     regimes: dict[str, RegimeRule] = field(default_factory=dict)
 
-    def finish(self, borders_ms: Mapping[str, int]) -> list[Floats]:
-        """Labels (N, K) of each symbol, with the regimes' rule fitted on what is known by the end of `train`.
+    def finish(self, borders_ms: Mapping[Part, int]) -> list[Floats]:
+        """Labels (N, K) of each symbol, with the regimes' rule fitted on what is known by the end of the training part.
 
         Raises:
             DataValidationError: too few bars for a rule.
@@ -57,7 +57,7 @@ class Labelling:
             labels_NK = rows.labels_NK.copy()
             for column, target in enumerate(self.targets):
                 if target.measure == "market_regime":
-                    labels_NK[:, column] = self._regimes(table, rows, target, until_ms=borders_ms["stop"])
+                    labels_NK[:, column] = self._regimes(table, rows, target, until_ms=borders_ms["validation"])
             finished.append(labels_NK)
         return finished
 

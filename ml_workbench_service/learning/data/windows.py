@@ -1,9 +1,9 @@
-"""Windows by index over contiguous arrays: nothing is copied per window, and time only flows forward.
+"""Sliding windows by index, and the purged split: nothing is copied per window, and time only flows forward.
 
 `build` stacks the rows of all symbols into one array, finds every window of `lookback` consecutive complete bars,
 splits them by timestamps that are the same for all symbols, and purges the windows whose label reaches over a border:
 
-    train | stop | calibrate | test        the last `validation_split` of the time: a quarter, a quarter, a half
+    train | validation | calibration | test      the last `validation_split` of the time: a quarter, a quarter, a half
 
 An embargo keeps each part further away from the one before it: windows that end on the first bars after a border
 belong to no part (Lopez de Prado, "Advances in financial machine learning", 2018, section 7.4.2).
@@ -14,20 +14,23 @@ window is named by its last row.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import Sample
 from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale, fit_symbol, to_logs
+from ml_workbench_service.market.trading_series import StackedBars
 
-Part = Literal["train", "stop", "calibrate", "test"]
-PARTS: tuple[Part, ...] = ("train", "stop", "calibrate", "test")
-FEWEST_WINDOWS: Mapping[Part, int] = {"train": 100, "stop": 20, "calibrate": 20, "test": 20}
+Value = TypeVar("Value")
+Part = Literal["train", "validation", "calibration", "test"]
+PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test")
+SAMPLES: Mapping[Part, Sample] = {"train": "train", "validation": "stop", "calibration": "calibrate", "test": "test"}
+"""Parts as records, cards and recipes have always spelt them: what was written once is read for ever."""
+FEWEST_WINDOWS: Mapping[Part, int] = {"train": 100, "validation": 20, "calibration": 20, "test": 20}
 """Under this many windows a part says nothing; the calibration's 90 % quantile alone needs 9."""
 
 
@@ -46,29 +49,25 @@ class SymbolRows:
     spread_N: Floats  # the bars' own spread in price units; NaN where they have none
 
 
-FinishLabels = Callable[[Mapping[str, int]], Sequence[Floats]]
+SCORING_ROWS = 4096 * 24
+"""Rows of a batch of windows, so that long windows need no more memory than short ones; the families' estimates count
+on it."""
+FinishLabels = Callable[[Mapping[Part, int]], Sequence[Floats]]
 """Labels (N, K) of each symbol, made once the borders are known: for rules that are fitted on the training part."""
 
 
 @dataclass(frozen=True)
-class Windows:
-    """Everything a family trains on, and everything it is judged on."""
+class Windows(StackedBars):
+    """Stacked bars with labels and parts: everything a family trains on, and everything it is judged on."""
 
-    rows_RF: Floats32  # scaled by the row stage
     labels_RK: Floats32  # in units of the symbol's label scale
     own_labels_RK: Floats  # in the targets' own units
-    symbol_R: Ints  # position in `symbols`
-    available_at_ms_R: Ints
     label_available_at_ms_R: Ints
-    runs_R: Ints  # consecutive bars of one symbol share a number, which no other symbol has
     bar_volatility_R: Floats
-    close_R: Floats
-    spread_R: Floats
     parts: Mapping[Part, Ints]  # last rows of each part's windows, by time within each symbol
-    borders_ms: Mapping[str, int]
+    borders_ms: Mapping[Part, int]  # when each part but the first begins
     num_purged: int
     lookback: int
-    symbols: tuple[str, ...]
     scaler: RowScaler
 
     @property
@@ -98,11 +97,33 @@ class Windows:
             begin = end
         return first_T[np.searchsorted(times, known_N)]
 
+    def batches(self, ends: Ints) -> list[Ints]:
+        """As many windows at a time as a scoring batch has rows for."""
+        size = max(1, SCORING_ROWS // self.lookback)
+        return [ends[begin : begin + size] for begin in range(0, len(ends), size)]
+
+    def last_rows(self, ends: Ints) -> Floats32:
+        """Last rows (N, F) after the window stage: level columns less their mean over the window."""
+        level = np.flatnonzero(self.scaler.is_level_F)
+        last_NF, begin = self.rows_RF[ends], 0
+        for batch in self.batches(ends):
+            last_NF[begin : begin + len(batch), level] -= self.gather(batch)[:, :, level].mean(axis=1)
+            begin += len(batch)
+        return last_NF
+
     def gather(self, ends: Ints, length: int | None = None) -> Floats32:
         """The windows (N, T, F) that end at these rows; for slices only, training gathers on its device."""
         offsets = np.arange(1 - (length or self.lookback), 1)
         windows: Floats32 = self.rows_RF[ends[:, None] + offsets]
         return windows
+
+
+@dataclass(frozen=True)
+class Borders:
+    """Borders of the parts given one by one, with an embargo: the first bars of each symbol after one are left out."""
+
+    at_ms: Mapping[Part, int]
+    embargo_bars: int = 0
 
 
 def build(
@@ -111,9 +132,7 @@ def build(
     features: Sequence[str],
     is_level: Sequence[bool],
     lookback: int,
-    validation_split: float | None = None,
-    borders_ms: Mapping[str, int] | None = None,
-    embargo_bars: int = 0,
+    split: float | Borders,
     scales_labels: Sequence[bool] | None = None,
     finish_labels: FinishLabels | None = None,
 ) -> Windows:
@@ -124,9 +143,7 @@ def build(
         features: names of the columns.
         is_level: which of them are on the price's scale.
         lookback: rows of a window.
-        validation_split: the last share of the time.
-        borders_ms: the borders `stop`, `calibrate` and `test` themselves, in place of the share.
-        embargo_bars: of each symbol, after each border.
+        split: the last share of the time, or the borders themselves.
         scales_labels: which labels are put into units of their symbol's typical size, if not all; classes are not.
         finish_labels: replaces the tables' labels once the borders are known; a row that has a label keeps one.
 
@@ -139,15 +156,14 @@ def build(
     label_known = [table.label_available_at_ms_N[each] for table, each in zip(tables, ends, strict=True)]
     if not sum(len(each) for each in ends):
         raise _too_few("train", 0, lookback)
-    assert (validation_split is None) != (borders_ms is None), "either a share or the borders decide the parts"
-    if validation_split is not None:
-        borders_ms = _borders(np.concatenate(known), np.concatenate(label_known), validation_split)
-    borders = dict(borders_ms or {})
+    if not isinstance(split, Borders):
+        split = Borders(_borders(np.concatenate(known), np.concatenate(label_known), split))
+    borders = dict(split.at_ms)
     if finish_labels is not None:
         labels = finish_labels(borders)
         tables = [replace(table, labels_NK=each) for table, each in zip(tables, labels, strict=True)]
     barred = [
-        embargoed(table.available_at_ms_N, borders, embargo_bars)[each]
+        embargoed(table.available_at_ms_N, borders, split.embargo_bars)[each]
         for table, each in zip(tables, ends, strict=True)
     ]
     masks = [_masks(*each, borders) for each in zip(known, label_known, barred, strict=True)]
@@ -185,7 +201,9 @@ def _scale(
     table: SymbolRows, x_NF: Floats, ends: Ints, *, is_level: Sequence[bool], lookback: int, has_unit: Sequence[bool]
 ) -> SymbolScale:
     if not len(ends):
-        raise _no_training_window(table.symbol)
+        raise DataValidationError.at(
+            "body.symbols", f"{table.symbol} has no complete window in the training part; leave it out or start earlier"
+        )
     return fit_symbol(x_NF, table.labels_NK, ends, is_level_F=is_level, lookback=lookback, scales_K=has_unit)
 
 
@@ -194,7 +212,7 @@ def _stack(
     scaler: RowScaler,
     *,
     parts: Mapping[Part, Ints],
-    borders: Mapping[str, int],
+    borders: Mapping[Part, int],
     lookback: int,
     num_purged: int,
 ) -> Windows:
@@ -223,7 +241,7 @@ def _stack(
     )
 
 
-def streaks(complete_N: NDArray[np.bool_], runs_N: Ints) -> Ints:
+def streaks(complete_N: Bools, runs_N: Ints) -> Ints:
     """How many consecutive complete rows of the same run end at each row."""
     num = len(complete_N)
     breaks = np.ones(num, dtype=bool)
@@ -238,15 +256,15 @@ def _complete(x_NF: Floats, table: SymbolRows, lookback: int) -> Ints:
     return np.flatnonzero((streak >= lookback) & np.isfinite(table.labels_NK).all(axis=1))
 
 
-def _borders(available_at_ms: Ints, label_available_at_ms: Ints, validation_split: float) -> dict[str, int]:
+def _borders(available_at_ms: Ints, label_available_at_ms: Ints, validation_split: float) -> dict[Part, int]:
     """The three borders, as moments; a window belongs to the part in which its last row becomes known."""
     first, last = int(available_at_ms.min()), int(label_available_at_ms.max())
     span = last - first
-    shares = {"stop": 1.0, "calibrate": 0.75, "test": 0.5}
+    shares: dict[Part, float] = {"validation": 1.0, "calibration": 0.75, "test": 0.5}
     return {name: last - round(span * validation_split * share) for name, share in shares.items()}
 
 
-def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[str, int], embargo_bars: int) -> NDArray[np.bool_]:
+def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[Part, int], embargo_bars: int) -> Bools:
     """Which rows of one symbol are among its first bars after a border."""
     barred_N = np.zeros(len(available_at_ms_N), dtype=bool)
     for border in borders_ms.values():
@@ -255,10 +273,10 @@ def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[str, int], embargo_ba
 
 
 def _masks(
-    available_at_ms: Ints, label_available_at_ms: Ints, barred: NDArray[np.bool_], borders: Mapping[str, int]
+    available_at_ms: Ints, label_available_at_ms: Ints, barred: Bools, borders: Mapping[Part, int]
 ) -> dict[Part, np.ndarray]:
     """Which windows belong to which part; one whose label is known only after the next border belongs to none."""
-    edges = [np.iinfo(np.int64).min, borders["stop"], borders["calibrate"], borders["test"], np.iinfo(np.int64).max]
+    edges = [np.iinfo(np.int64).min, *(borders[part] for part in PARTS[1:]), np.iinfo(np.int64).max]
     return {
         part: ~barred & (available_at_ms > edges[number]) & (label_available_at_ms <= edges[number + 1])
         for number, part in enumerate(PARTS)
@@ -274,26 +292,30 @@ def _too_few(part: Part, num: int, lookback: int) -> DataValidationError:
     )
 
 
-def _no_training_window(symbol: str) -> DataValidationError:
-    return DataValidationError.at(
-        "body.symbols", f"{symbol} has no complete window in the training part; leave it out or start earlier"
-    )
+def to_wire(by_part: Mapping[Part, Value]) -> dict[str, Value]:
+    """Keyed as cards, recipes and records spell the parts."""
+    return {SAMPLES[part]: value for part, value in by_part.items()}
 
 
-def part_of(moment_ms: int, borders_ms: Mapping[str, int], *, last_ms: int) -> Sample:
+def from_wire(stored: Mapping[str, Value]) -> dict[Part, Value]:
+    """The inverse of `to_wire`."""
+    return {part: stored[name] for part, name in SAMPLES.items() if name in stored}
+
+
+def part_of(moment_ms: int, borders_ms: Mapping[Part, int], *, last_ms: int) -> Sample:
     """Which part a prediction made at this moment falls into; `live` after the last bar the training saw.
 
     A moment before the first window is no training data, yet everything learnt comes later: it counts as `train`.
     """
     if moment_ms > last_ms:
         return "live"
-    later_parts: tuple[Part, ...] = ("test", "calibrate", "stop")
-    return next((name for name in later_parts if moment_ms > borders_ms[name]), "train")
+    later_parts: tuple[Part, ...] = ("test", "calibration", "validation")
+    return SAMPLES[next((part for part in later_parts if moment_ms > borders_ms[part]), "train")]
 
 
-def describe_borders(borders_ms: Mapping[str, int]) -> dict[str, str]:
+def describe_borders(borders_ms: Mapping[Part, int]) -> dict[str, str]:
     """Borders in ISO 8601, for the card."""
-    return {name: iso_of_ms(moment) for name, moment in borders_ms.items()}
+    return {name: iso_of_ms(moment) for name, moment in to_wire(borders_ms).items()}
 
 
 def evenly(ends: Ints, most: int) -> Ints:

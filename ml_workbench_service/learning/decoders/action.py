@@ -1,4 +1,4 @@
-"""`ActionDecoder`: which position a policy takes next: the action it values most, flat among equals.
+"""Greedy policy: `ActionDecoder` states the action that a policy values most, flat among equals.
 
 It has nothing to calibrate and no confidence: a Q value is a sum of discounted rewards, and the probability with which
 a stochastic policy draws an action says how it explored, not how likely any event is.

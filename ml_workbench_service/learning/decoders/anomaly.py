@@ -1,4 +1,4 @@
-"""`AnomalyDecoder`: how strange a window is, and whether that is an alarm.
+"""Anomaly decoding: `AnomalyDecoder` says how strange a window is, and whether that is an alarm.
 
 A novel input is no ground to abstain here: novelty is what is asked for.
 

@@ -1,4 +1,4 @@
-"""`ClassDecoder`: the most probable class, with a probability that holds.
+"""Class decoding: `ClassDecoder` states the most probable class, with a calibrated probability.
 
 Legend: C classes.
 """

@@ -1,5 +1,4 @@
-"""`Decoder`: turns a network's outputs into what a record says, with what the calibration part taught it. Free of
-torch.
+"""`Decoder`: turns a network's outputs into a record's fields, with what the calibration part taught it. Free of torch.
 
 One class for each kind of answer (a forecast, classes, an anomaly score, an action), in `learning/decoders/`. A decoder
 is fitted in training, kept in `recipe.json`, and asked by every path that predicts, the scoring of the test part too.
@@ -111,7 +110,7 @@ class Decoder(ABC):
         return ()
 
     def interval_scale(self, context: DecodingContext) -> IntervalScale | None:
-        """What the interval is stated in units of in this situation; None where the decoder states no interval."""
+        """What the interval is stated in units of here; None where the decoder states no interval."""
         return None
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""`FeaturesDecoder`: the columns of a feature set are the answer.
+"""Feature decoding: the columns of a feature set are the answer.
 
 Legend: K columns.
 """

@@ -1,4 +1,4 @@
-"""Candidates of a feature search: what a quant would try first, written as expressions.
+"""Candidate features: what a quant would try first, written as expressions.
 
 From the features that a store describes, over a grid of parameters: indicators as they are, returns, ratios of
 levels, z-scores, differences, lags, the bar's shape, the calendar. All are `stationary`: a level drifts, so alone it

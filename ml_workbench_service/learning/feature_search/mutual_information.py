@@ -1,4 +1,4 @@
-"""Mutual information by counting: ranks in a few equal bins, then tables of counts; nats throughout.
+"""Mutual information by binning: ranks in a few equal bins, then tables of counts; nats throughout.
 
 A column enters by its rank within its symbol, so nothing depends on units, outliers or a monotone transformation; a
 table of 5 by 3 cells sees lines, thresholds and U-shapes. Counting is additive over rows, so that folds, bootstrap

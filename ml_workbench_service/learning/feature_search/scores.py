@@ -1,4 +1,4 @@
-"""How much each column tells of the target out of its own time, what luck reaches, and how both vary over resamples.
+"""Held-out information of each column with the target, its permutation null, and both under a block bootstrap.
 
 Three figures over the same rows, all by counting (`learning.feature_search.mutual_information`): held-out information
 by fold, the best of all columns on targets shuffled in blocks of time, and in-sample information of block-bootstrap

@@ -1,4 +1,4 @@
-"""Feature selection on the training part: what tells something about the target, each thing once, and not by luck.
+"""Feature selection by mRMR: what tells something about the target, each thing once, beyond chance, and stably.
 
 1. **Score.** A candidate's information with the target on held-out folds of time, learnt on the other folds less the
    rows whose labels reach into the held-out one and an embargo after it (López de Prado, 2018, chapter 7).
@@ -21,12 +21,11 @@ from dataclasses import dataclass
 from itertools import compress
 
 import numpy as np
-from numpy.typing import NDArray
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.feature_sets import FeatureExpression, RejectedCandidate, Rejection
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.contracts.market import Bools, Floats
 from ml_workbench_service.learning.feature_search.mutual_information import COLUMN_BINS, Bins, ranked, shared
 from ml_workbench_service.learning.feature_search.scores import LabelledRows, SelectionRows, labelled, resampled, scored
 from ml_workbench_service.market.features.expression_grammar import Expression
@@ -47,8 +46,6 @@ NUM_BEST_OF_NOISE = 3
 NUM_REJECTED = 40
 NO_BETTER_THAN_CHANCE = "no feature beats chance"
 _EVALUATED_TOGETHER = 32
-
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
@@ -89,18 +86,33 @@ class Selection:
         )
 
 
+@dataclass(frozen=True)
+class SelectionSettings:
+    """What kind of target it is, how much is tried and how much is kept.
+
+    Attributes:
+        is_move: whether the target is a price move; then what tells only how large it is does not count.
+        num_classes: of the target; 0 where it is a number.
+        max_features: most to choose.
+        num_shuffles: of the target, for the chance level.
+        num_samples: of the block bootstrap, for the stability.
+    """
+
+    is_move: bool
+    num_classes: int = 0
+    max_features: int = 12
+    num_shuffles: int = 100
+    num_samples: int = 50
+
+
 def select(
     candidates: Sequence[Expression],
     tables: Sequence[SelectionRows],
+    settings: SelectionSettings,
     *,
     end_ms: int,
     seed: int,
     report: Report,
-    is_move: bool,
-    num_classes: int = 0,
-    max_features: int = 12,
-    num_shuffles: int = 100,
-    num_samples: int = 50,
 ) -> Selection:
     """The expressions that tell something about the target, at most `max_features`; the best few if none does.
 
@@ -110,18 +122,13 @@ def select(
         end_ms: the training part's border; only labels known by then are used.
         seed: of shuffles and samples.
         report: hears of steps, and cancels.
-        is_move: whether the target is a price move; then what tells only how large it is does not count.
-        num_classes: of the target; 0 where it is a number.
-        max_features: most to choose.
-        num_shuffles: of the target, for the chance level.
-        num_samples: of the block bootstrap, for the stability.
 
     Raises:
         DataValidationError: too few rows, no candidate with values, or a base column that was not fetched.
         JobCancelled: somebody asked for it.
     """
     tables = [table.until(end_ms) for table in tables]
-    rows = labelled(tables, num_classes=num_classes, is_move=is_move)
+    rows = labelled(tables, num_classes=settings.num_classes, is_move=settings.is_move)
     report.say("evaluating candidates")
     columns_CR = _columns(candidates, tables, report)
     usable = [_varies(column_R) for column_R in columns_CR]
@@ -131,19 +138,19 @@ def select(
         )
     columns_CR, chance = columns_CR[usable], np.random.default_rng(seed)
     report.say("scoring candidates")
-    scores = scored(columns_CR, rows, chance=chance, num_shuffles=num_shuffles, report=report)
+    scores = scored(columns_CR, rows, chance=chance, num_shuffles=settings.num_shuffles, report=report)
     report.say("resampling")
-    samples_SC = resampled(columns_CR, rows, chance=chance, num_samples=num_samples, report=report)
+    samples_SC = resampled(columns_CR, rows, chance=chance, num_samples=settings.num_samples, report=report)
     shared_CC = shared(columns_CR, num_bins=COLUMN_BINS)
     judged = _Judged(
         list(compress(candidates, usable)),
         [each for each, is_usable in zip(candidates, usable, strict=True) if not is_usable],
         scores.by_fold_CK,
         _chance_level(scores.best_by_chance_S),
-        _stability(samples_SC, shared_CC, max(max_features, STABLE_AMONG)),
+        _stability(samples_SC, shared_CC, max(settings.max_features, STABLE_AMONG)),
         shared_CC,
     )
-    return judged.selection(rows, max_features)
+    return judged.selection(rows, settings.max_features)
 
 
 def mrmr(relevance_C: Floats, shared_CC: Floats, *, eligible_C: Bools, most: int) -> list[int]:

@@ -1,4 +1,4 @@
-"""An ensemble of seeds: the same training from several random beginnings, one answer: the mean of theirs.
+"""Deep ensembles: the same training from several seeds, one answer: the mean of theirs.
 
 What is published and judged is the mean, never the best seed: choosing among seeds by what they earned is one more way
 to fit the past (Lakshminarayanan, Pritzel and Blundell, "Simple and scalable predictive uncertainty estimation using
@@ -17,22 +17,19 @@ training part, exceeds the members' median; what is more quiet stays so, for it 
 values keep their unit, probabilities their sum, and no answer jumps where two actions are nearly equal, as votes would.
 
 When it fails: seeds share their data, so that their mean removes the luck of the beginning and nothing of the sample's.
-ModelServer costs as much as all members.
+Serving costs as much as all members.
 
-Legend: N windows, T rows, F features, K outputs, M members.
-
-The ONNX graph of an ensemble: its members' graphs side by side over the same rows, and their weighted mean.
-
-Every name inside a member gets the member's prefix; only the inputs `rows` (and `positions`) are shared. The mean is
-made of products with a constant and sums of two, in the members' order: onnxruntime rounds each element by itself, so
-that an answer does not depend on the windows beside it where the members' do not.
+The ONNX graph has its members' graphs side by side over the same rows. Every name inside a member gets the member's
+prefix; only the inputs `rows` (and `positions`) are shared. The mean is made of products with a constant and sums of
+two, in the members' order: onnxruntime rounds each element by itself, so that an answer does not depend on the windows
+beside it where the members' do not.
 
 Legend: N windows, T rows, F features, K outputs, M members.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
@@ -46,7 +43,8 @@ from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.fitting.progress import PartReport
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
+from ml_workbench_service.market.trading_series import POSITIONS
 
 SHARED = {"rows", "positions", ""}
 """The inputs, and what stands for an input or output that a node leaves out."""
@@ -103,16 +101,17 @@ def _moved(constant: TensorProto, prefix: str) -> TensorProto:
     return copy
 
 
-if TYPE_CHECKING:
-    from onnx import ModelProto
-
 MOST_WINDOWS = 1000
 """Training windows on which members are asked how much their actions differ."""
-POSITIONS = (-1.0, 0.0, 1.0)
 
 
 def train_seeds(
-    family: Family, problem: TrainingProblem, seeds: Sequence[int], *, accelerator: Accelerator, report: Report
+    family: AnyFamily,
+    problem: TrainingProblem,
+    seeds: Sequence[int],
+    *,
+    accelerator: Accelerator,
+    report: Report,
 ) -> Trained:
     """Trains once for each seed; of several, the ensemble. With one seed it is `family.train` and nothing else.
 
@@ -251,8 +250,7 @@ def _answer(
     return RawPrediction(outputs_NK, answers[0].last_rows_NF)
 
 
-def _graph(members: Sequence[Trained], weights_M: Floats32) -> "ModelProto":
-
+def _graph(members: Sequence[Trained], weights_M: Floats32) -> ModelProto:
     return mean_graph([each.graph() for each in members], weights_M)
 
 

@@ -16,7 +16,7 @@ from torch.autograd import backward
 
 from common_lib.exceptions import TrainingError
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.data.windows import SCORING_ROWS, Windows
 from ml_workbench_service.learning.fitting.objectives import Objective
 from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
 from ml_workbench_service.learning.fitting.thread_tuning import ThreadTuner
@@ -24,8 +24,6 @@ from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 
 SHORT_SHARE = 0.2
 """Share of the batches that train on a shorter window."""
-SCORING_ROWS = 4096 * 24
-"""Rows of a scoring batch, so that long windows need no more memory than short ones."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +40,7 @@ class Schedule:
 
 @dataclass(frozen=True)
 class Outcome:
-    """Epochs run, the epoch whose weights were kept, and its loss on the stopping part."""
+    """Epochs run, the epoch whose weights were kept, and its loss on the validation part."""
 
     epochs_run: int
     best_epoch: int
@@ -55,7 +53,7 @@ class _OnDevice:
     def __init__(self, windows: Windows, device: torch.device) -> None:
         self.rows_RF = torch.from_numpy(windows.rows_RF).to(device)
         self.labels_RK = torch.from_numpy(windows.labels_RK).to(device)
-        self.ends = {part: torch.from_numpy(windows.parts[part]).to(device) for part in ("train", "stop")}
+        self.ends = {part: torch.from_numpy(windows.parts[part]).to(device) for part in ("train", "validation")}
         self.offsets_T1 = torch.arange(1 - windows.lookback, 1, device=device)[:, None]
 
     def batch(self, ends_N: Tensor, length: int) -> Tensor:
@@ -137,7 +135,7 @@ def fit(
     tuner = ThreadTuner(threads) if device.type == "cpu" else None
     if checkpoint is not None and state.restore(checkpoint):
         report.say(f"going on after epoch {state.epoch}")
-    baseline = objective.baseline(data.labels_RK[data.ends["stop"]])
+    baseline = objective.baseline(data.labels_RK[data.ends["validation"]])
     while state.epoch < schedule.epochs and state.epoch - state.best_epoch < schedule.patience:
         train_loss = _epoch(state, data, schedule, objective=objective, tuner=tuner, report=report)
         stop_loss = score(network, data, objective)
@@ -232,9 +230,9 @@ def _lengths(num: int, lookback: int, *, shortest: int, chance: torch.Generator)
 
 @torch.no_grad()
 def score(network: nn.Module, data: _OnDevice, objective: Objective) -> float:
-    """Mean loss on the stopping part, over whole windows."""
+    """Mean loss on the validation part, over whole windows."""
     network.eval()
-    ends, lookback = data.ends["stop"], len(data.offsets_T1)
+    ends, lookback = data.ends["validation"], len(data.offsets_T1)
     total = 0.0
     for ends_N in torch.split(ends, max(1, SCORING_ROWS // lookback)):
         total += float(objective.loss(network, data.batch(ends_N, lookback), data.labels_RK[ends_N])) * len(ends_N)

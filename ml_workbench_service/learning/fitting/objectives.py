@@ -1,4 +1,4 @@
-"""Objectives: what a network is asked to make small. Each is the mean over the windows of a batch, so that sums add up.
+"""Loss functions: what a network is asked to make small; each is a batch's mean over windows, so that sums add up.
 
 Legend: N windows, T rows, F features, K labels.
 """

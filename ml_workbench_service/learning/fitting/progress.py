@@ -1,9 +1,9 @@
-"""`PartReport`: what a part of a longer work may say: its messages name the part, its steps are the whole's affair."""
+"""`PartReport`: progress of a part of a longer work: its messages name the part, its steps are the whole's affair."""
 
-from ml_workbench_service.contracts.jobs import Report
+from ml_workbench_service.contracts.jobs import Report, SilentReport
 
 
-class PartReport:
+class PartReport(SilentReport):
     """A `Report` for a part, such as a fold: messages end with its name, steps are kept to itself.
 
     Args:
@@ -12,21 +12,10 @@ class PartReport:
     """
 
     def __init__(self, report: Report, name: str) -> None:
+        super().__init__(report.check, report.warn)
         self._report = report
         self._name = name
-
-    def __call__(self, step: int, total: int, **metrics: float) -> None:
-        """Only looks for a cancellation: the part's steps are none of those that are followed."""
-        self._report.check()
 
     def say(self, message: str) -> None:
         """The message and the part's name."""
         self._report.say(f"{message} ({self._name})")
-
-    def warn(self, message: str) -> None:
-        """As it is."""
-        self._report.warn(message)
-
-    def check(self) -> None:
-        """As it is."""
-        self._report.check()

@@ -1,4 +1,5 @@
-"""`Checkpoint`: what a training needs to go on after its process was killed, in one file that is replaced in one step.
+"""`Checkpoint`: a training's state, to go on with after its process was killed, in one file that is replaced in one
+step.
 
     <folder>/checkpoint.safetensors     arrays by name; in its metadata `document`: format, fingerprint, state, digest
     <folder>/<stage>/                   the same for each training of several (`Checkpoint.stage`)

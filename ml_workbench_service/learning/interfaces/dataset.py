@@ -1,4 +1,4 @@
-"""From a training request to windows: what it orders, what was delivered, what was labelled and cut.
+"""Data set assembly: from a training request to windows: what it orders, what was delivered, labelled and cut.
 
 Everything goes through the modules' own names (`labelling.label_tables`, `windows.build`, the store's `fetch`), so that
 the leakage certificate, which does it all again over altered bars, calls the very objects that made the training's
@@ -14,9 +14,9 @@ from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureSto
 from ml_workbench_service.contracts.training import Target, TrainRequest
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
-from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.data.windows import Borders, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem, family_for
+from ml_workbench_service.learning.interfaces.family import AnyFamily, TrainingProblem, family_for
 from ml_workbench_service.learning.interfaces.task import Task, task_for
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation, columns_of
@@ -35,7 +35,7 @@ class TrainingOrder:
 
     request: TrainRequest
     task: Task
-    family: Family
+    family: AnyFamily
     targets: tuple[Target, ...]
     costs: Mapping[str, Costs]
     derivation: Derivation
@@ -91,11 +91,6 @@ class TrainingData:
         return self.tables[0].data_source == "simulated"
 
 
-def prepare(order: TrainingOrder, store: FeatureStore) -> TrainingData:
-    """Fetches and assembles; raises what the store raises, and DataValidationError where the data are too short."""
-    return assemble(order, fetch(order, store), kind_of=store.kind_of)
-
-
 def fetch(order: TrainingOrder, store: FeatureStore) -> list[FeatureTable]:
     """One table a symbol, with every column that features, candidates and prices need."""
     request = order.request
@@ -140,8 +135,7 @@ def cut(
     labelled: Labelling,
     *,
     kind_of: Callable[[str], FeatureKind],
-    borders_ms: Mapping[str, int] | None = None,
-    embargo_bars: int = 0,
+    borders: Borders | None = None,
 ) -> Windows:
     """Windows, parts and scaling; between these borders instead of the request's, where there are some."""
     return windows.build(
@@ -149,9 +143,7 @@ def cut(
         features=order.derivation.features,
         is_level=[kind == "level" for kind in order.derivation.kinds(kind_of)],
         lookback=order.family.lookback,
-        validation_split=order.request.validation_split if borders_ms is None else None,
-        borders_ms=borders_ms,
-        embargo_bars=embargo_bars,
+        split=borders or order.request.validation_split,
         scales_labels=[not target.classes for target in order.targets],
         finish_labels=labelled.finish,
     )

@@ -1,13 +1,16 @@
-"""`Family`: one way of learning, registered by being defined. Free of torch: the API reads schemas from here.
+"""`Family`: a model family, registered by being defined. Free of torch: the API reads schemas from here.
 
-ADD A MODEL FAMILY = ADD ONE FILE in `families/`: a subclass with `name`, `model_type`, `Hyperparameters`, `train`.
+ADD A MODEL FAMILY = ADD ONE FILE in `families/`: hyper-parameters, and a class that is generic over them:
+
+    class LinearHyperparameters(Contract): ...          every field with a default, bounds and a sentence
+    class Linear(Family[LinearHyperparameters]): ...    `name`, `model_type`, `min_window`, `train`, two estimates
 """
 
 import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 from pydantic import ValidationError
@@ -42,7 +45,7 @@ class TrainingProblem:
         model_id: what the product will be called.
         version: and its version.
         checkpoint: where a training leaves what it needs to go on after its process was killed; None: nowhere.
-        looks: how often test parts that overlap this one were looked at, this time included; they deflate its figures.
+        num_evaluations: test-set evaluations of parts that overlap this one, this time included; they deflate figures.
     """
 
     windows: Windows
@@ -57,7 +60,7 @@ class TrainingProblem:
     model_id: str = ""
     version: str = ""
     checkpoint: Checkpoint | None = None
-    looks: int = 1
+    num_evaluations: int = 1
 
 
 @dataclass(frozen=True)
@@ -90,14 +93,18 @@ class Trained:
     members: tuple["Trained", ...] = ()
 
 
-class Family(ABC):
-    """One way of learning.
+H = TypeVar("H", bound=Contract, covariant=True)
+
+
+class Family(ABC, Generic[H]):
+    """Model family: one way of learning, generic over its hyper-parameters.
 
     Attributes:
         name: how requests call it.
         model_type: the type it belongs to.
         is_default: whether a request of this type without `family` means this one.
         min_window: fewest rows a prediction needs; shorter than `lookback` where the family trains for it.
+        Hyperparameters: the type argument.
     """
 
     name: ClassVar[str]
@@ -105,42 +112,33 @@ class Family(ABC):
     is_default: ClassVar[bool] = False
     min_window: ClassVar[int]
     Hyperparameters: ClassVar[type[Contract]]
-    known: ClassVar[dict[str, type["Family"]]] = {}
+    known: ClassVar[dict[str, type["Family[Contract]"]]] = {}
 
     def __init_subclass__(cls, abstract: bool = False) -> None:
         super().__init_subclass__()
-        if abstract:
-            return
-        for attribute in ("name", "model_type", "min_window", "Hyperparameters"):
-            if not hasattr(cls, attribute):
-                raise TypeError(f"family {cls.__name__} needs a class attribute `{attribute}`")
-        if not cls.__doc__:
-            raise TypeError(f"family {cls.__name__} needs a docstring; GET /model-types shows its first line")
-        if cls.name in Family.known:
-            raise TypeError(f"two families are called {cls.name}")
-        fields = cls.Hyperparameters.model_fields
-        bare = [name for name, each in fields.items() if not each.description or each.is_required()]
-        if bare:
-            raise TypeError(f"family {cls.name}: hyper-parameters {bare} need a default and a sentence")
-        if "lookback" not in fields and cls.model_type is not ModelType.FEATURE_ENGINEERING:
-            raise TypeError(f"family {cls.name}: hyper-parameters need `lookback`")
-        Family.known[cls.name] = cls
+        argument = _type_argument(cls)
+        if argument is not None:
+            if cls.__dict__.get("Hyperparameters", argument) is not argument:
+                raise TypeError(f"family {cls.__name__}: `Hyperparameters` is its type argument; leave it out")
+            cls.Hyperparameters = argument
+        if not abstract:
+            cls._register()
 
     def __init__(self, hyperparameters: Mapping[str, Any]) -> None:
         """Validates the hyper-parameters; raises DataValidationError naming the key and the nearest known one."""
-        self.hyperparameters = self._validated(hyperparameters)
+        self.hyperparameters: H = cast(H, self._validated(hyperparameters))
 
     @property
     def lookback(self) -> int:
         """Rows of a whole window; a feature set's values stand in one row."""
         return int(getattr(self.hyperparameters, "lookback", 1))
 
-    def check_features(self, num_features: int) -> None:  # noqa: B027 - most families take any number
+    def check_features(self, num_features: int) -> None:
         """Raises DataValidationError where this family cannot learn from so many features."""
 
     @abstractmethod
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
-        """Learns from the parts `train` and `stop` alone, reporting and looking for a cancellation as it goes."""
+        """Learns from the training and validation parts alone, reporting and looking for a cancellation as it goes."""
 
     @abstractmethod
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
@@ -149,6 +147,28 @@ class Family(ABC):
     @abstractmethod
     def seconds(self, num_windows: int) -> float:
         """A rough estimate of how long `train` takes on two cores."""
+
+    @classmethod
+    def _register(cls) -> None:
+        """Raises TypeError where something is missing, so that an ill-formed family fails at import."""
+        if not hasattr(cls, "Hyperparameters"):
+            raise TypeError(f"family {cls.__name__} needs its Hyperparameters as a type argument: `Family[...]`")
+        for attribute in ("name", "model_type", "min_window"):
+            if not hasattr(cls, attribute):
+                raise TypeError(f"family {cls.__name__} needs a class attribute `{attribute}`")
+        if not cls.__doc__:
+            raise TypeError(f"family {cls.__name__} needs a docstring; GET /model-types shows its first line")
+        if cls.name in Family.known:
+            raise TypeError(f"two families are called {cls.name}")
+        if cls.is_default and any(each.is_default for each in families_of(cls.model_type)):
+            raise TypeError(f"family {cls.name}: {cls.model_type.value} has a default already; leave `is_default` out")
+        fields = cls.Hyperparameters.model_fields
+        bare = [name for name, each in fields.items() if not each.description or each.is_required()]
+        if bare:
+            raise TypeError(f"family {cls.name}: hyper-parameters {bare} need a default and a sentence")
+        if "lookback" not in fields and cls.model_type is not ModelType.FEATURE_ENGINEERING:
+            raise TypeError(f"family {cls.name}: hyper-parameters need `lookback`")
+        Family.known[cls.name] = cls
 
     def _validated(self, hyperparameters: Mapping[str, Any]) -> Contract:
         try:
@@ -171,7 +191,20 @@ class Family(ABC):
         return {"path": f"body.hyperparameters.{path}", "message": message, "code": error["type"]}
 
 
-def families_of(model_type: ModelType) -> list[type[Family]]:
+AnyFamily = Family[Contract]
+"""For whoever asks any family alike."""
+
+
+def _type_argument(kind: type[AnyFamily]) -> type[Contract] | None:
+    """The hyper-parameters that a class names between brackets; None where it is generic itself or names none."""
+    for base in kind.__dict__.get("__orig_bases__", ()):
+        origin, arguments = get_origin(base), get_args(base)
+        if isinstance(origin, type) and issubclass(origin, Family) and isinstance(arguments[0], type):
+            return arguments[0]
+    return None
+
+
+def families_of(model_type: ModelType) -> list[type[AnyFamily]]:
     """The families of a type, the default first."""
     return sorted(
         (kind for kind in Family.known.values() if kind.model_type is model_type),
@@ -179,7 +212,7 @@ def families_of(model_type: ModelType) -> list[type[Family]]:
     )
 
 
-def family_for(model_type: ModelType, name: str | None) -> type[Family]:
+def family_for(model_type: ModelType, name: str | None) -> type[AnyFamily]:
     """The named family, or the type's default; raises DataValidationError naming the known and the nearest."""
     candidates = families_of(model_type)
     if not candidates:

@@ -1,6 +1,6 @@
 """`Task`: what a model type means: which targets it takes, how its labels are made, how its product is judged.
 
-One class a model type, in `learning/tasks/`; a family belongs to the task of its `model_type`. Free of torch and onnx
+One class a model type, in `training/tasks/`; a family belongs to the task of its `model_type`. Free of torch and onnx
 at import: the API checks requests with it.
 
 Legend: N windows, K outputs.
@@ -20,8 +20,8 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
-from ml_workbench_service.learning.data.windows import Windows
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.data.windows import SCORING_ROWS, Windows
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.expression_grammar import Expression
 from ml_workbench_service.market.significance import clark_west_gains, hac_mean, mean_by_moment
@@ -57,7 +57,7 @@ class Task(ABC):
 
     Attributes:
         needs_features: whether a request must name features.
-        is_judged: whether its models bet on anything, so that trials and verdicts have a meaning.
+        has_verdict: whether its models bet on anything, so that trials and verdicts have a meaning.
         averages_seeds: whether several seeds' networks can answer with their mean.
     """
 
@@ -99,7 +99,7 @@ class Task(ABC):
         self.check_targets(targets)
         return targets
 
-    def candidates(self, request: TrainRequest, family: Family, store: FeatureStore) -> tuple[Expression, ...]:
+    def candidates(self, request: TrainRequest, family: AnyFamily, store: FeatureStore) -> tuple[Expression, ...]:
         """What a feature search chooses from; the other types search nothing."""
         return ()
 
@@ -116,17 +116,17 @@ class Task(ABC):
 
     @abstractmethod
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
-        """One number about these windows, more is better: what trials are ranked by, on the part `stop`.
+        """One number about these windows, more is better: what trials are ranked by, on the validation part.
 
         `Predict(trained, None)` asks the network.
         """
 
     @abstractmethod
     def package(
-        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: Family, is_simulated: bool,
+        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: AnyFamily, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
-        """Writes what is published into the draft folder and decoders it."""
+        """Writes what is published into the draft folder and measures it on the test part."""
 
 
 @dataclass(frozen=True)
@@ -197,16 +197,13 @@ def relative_skill(model: float | None, baseline: float | None) -> float | None:
 class Predict:
     """The network that serves single requests, asked about many windows: int8 one at a time, float32 in batches."""
 
-    ROWS = 4096 * 24
-    """Rows of a batch, whatever the windows' length: what the families' estimates of memory count on."""
-
     def __init__(self, float32: Any, int8: Any | None) -> None:
         self._float32, self._int8 = float32, int8
 
     def __call__(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> Floats:
         """Outputs (N, K) in float64, in units of the label scale."""
         network, size = (
-            (self._float32, max(1, self.ROWS // rows_NTF.shape[1])) if self._int8 is None else (self._int8, 1)
+            (self._float32, max(1, SCORING_ROWS // rows_NTF.shape[1])) if self._int8 is None else (self._int8, 1)
         )
         parts = [
             network.predict(
@@ -218,13 +215,7 @@ class Predict:
 
     def over(self, windows: Windows, ends: Ints) -> Floats:
         """Outputs (N, K) for the windows that end there, gathered a batch at a time."""
-        return np.concatenate([self(windows.gather(batch)) for batch in self.batches(windows, ends)])
-
-    @classmethod
-    def batches(cls, windows: Windows, ends: Ints) -> list[Ints]:
-        """As many windows at a time as a batch has rows for."""
-        size = max(1, cls.ROWS // windows.lookback)
-        return [ends[begin : begin + size] for begin in range(0, len(ends), size)]
+        return np.concatenate([self(windows.gather(batch)) for batch in windows.batches(ends)])
 
 
 def task_for(model_type: ModelType) -> Task:

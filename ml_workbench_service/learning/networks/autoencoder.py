@@ -1,4 +1,4 @@
-"""A window told back from a few numbers, in torch; what it cannot tell back is the anomaly.
+"""LSTM autoencoder in torch: a window is told back from a few numbers; the reconstruction error is the anomaly.
 
 An LSTM reads the window, a narrow layer keeps a few numbers of it, a second LSTM tells the rows back from these,
 newest first (Malhotra et al., 2016, arXiv:1607.00148). Measured on 15,000 training windows of real 4-hour bars of
@@ -19,8 +19,6 @@ Legend: N windows, T rows, F features, C = 2F channels (rows, then activity), H 
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +28,8 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Ints
 from ml_workbench_service.learning.data.windows import Windows
-from ml_workbench_service.learning.fitting.loop import Schedule, fit
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.hyperparameters import NetworkHyperparameters
 from ml_workbench_service.learning.networks.autoencoder_graph import (
     ACTIVITY_FLOOR,
     ACTIVITY_ROOTS,
@@ -39,7 +37,7 @@ from ml_workbench_service.learning.networks.autoencoder_graph import (
     autoencoder_graph,
     recency,
 )
-from ml_workbench_service.learning.networks.windowed import WindowedNetwork
+from ml_workbench_service.learning.networks.windowed import WindowedNetwork, fit_network
 
 MOST_WINDOWS = 20_000
 """Training windows from which the activity's scale and the residuals' covariance are estimated."""
@@ -123,56 +121,27 @@ class ReconstructionError:
 
 def train_autoencoder(
     problem: TrainingProblem,
+    hyperparameters: NetworkHyperparameters,
     *,
-    hyperparameters: Any,
-    shortest_window: int,
+    units: int,
+    bottleneck: int,
     accelerator: Accelerator,
     report: Report,
 ) -> Trained:
-    """Fits activity, network and whitening, in this order, on the parts `train` and `stop` alone.
+    """Fits activity, network and whitening, in this order, on the training and validation parts alone.
 
     A bottleneck as wide as the window can copy it, faults included: the warning `bottleneck_too_wide`.
-
-    Args:
-        problem: the data, the seed, and where to leave checkpoints.
-        hyperparameters: `autoencoder_units`, `bottleneck`, `learning_rate`, `batch_size`, `epochs`, `patience`.
-        shortest_window: rows of the shortest window to train on.
-        accelerator: where to train.
-        report: hears of every epoch.
     """
-    windows = problem.windows
-    device = accelerator.for_training()
+    windows, is_level_F = problem.windows, problem.windows.scaler.is_level_F
     torch.manual_seed(problem.seed)
-    is_level_F, units, bottleneck = (
-        windows.scaler.is_level_F,
-        hyperparameters.autoencoder_units,
-        hyperparameters.bottleneck,
-    )
     network = Autoencoder(is_level_F=is_level_F, units=units, bottleneck=bottleneck)
     fit_activity(network, windows)
     objective = ReconstructionError(plainest_error(network, windows))
-    network.to(device)
-    schedule = Schedule(
-        learning_rate=hyperparameters.learning_rate,
-        batch_size=hyperparameters.batch_size,
-        epochs=hyperparameters.epochs,
-        patience=hyperparameters.patience,
-        shortest_window=shortest_window,
-        seed=problem.seed,
+    outcome = fit_network(
+        network, problem, hyperparameters, objective=objective, accelerator=accelerator, report=report
     )
-    outcome = fit(
-        network, windows, schedule, device=device, report=report, objective=objective, checkpoint=problem.checkpoint
-    )
-    network.eval().cpu()
     fit_whitening(network, windows, report=report)
-    trained = _described(network, windows, units=units, bottleneck=bottleneck)
-    return replace(trained, epochs_run=outcome.epochs_run, best_epoch=outcome.best_epoch)
-
-
-def _described(network: Autoencoder, windows: Windows, *, units: int, bottleneck: int) -> Trained:
-    """What is handed over, but for the epochs."""
-    is_level_F, weights = windows.scaler.is_level_F, network.weights()
-    outputs = ("anomaly_error", *(f"error_{feature}" for feature in windows.features))
+    weights, outputs = network.weights(), ("anomaly_error", *(f"error_{feature}" for feature in windows.features))
     return Trained(
         outputs=outputs,
         weights=weights,
@@ -185,8 +154,8 @@ def _described(network: Autoencoder, windows: Windows, *, units: int, bottleneck
         },
         graph=lambda: autoencoder_graph(weights, is_level_F=is_level_F),
         predict=network.answer,
-        epochs_run=0,
-        best_epoch=0,
+        epochs_run=outcome.epochs_run,
+        best_epoch=outcome.best_epoch,
         warnings=("bottleneck_too_wide",) if bottleneck >= windows.lookback * len(is_level_F) else (),
         can_quantize=False,  # an error is a small difference of large numbers
     )
@@ -203,11 +172,11 @@ def fit_activity(network: Autoencoder, windows: Windows) -> None:
 
 @torch.no_grad()
 def plainest_error(network: Autoencoder, windows: Windows) -> float:
-    """The stopping part's error if nothing but zeros were told back."""
+    """The validation part's error if nothing but zeros were told back."""
     weight_T1 = torch.from_numpy(recency(windows.lookback))[:, None]
     errors = [
         (network.channels(batch).square().mean(dim=2) * weight_T1).sum(dim=0)
-        for batch in _batches(windows, windows.parts["stop"])
+        for batch in _batches(windows, windows.parts["validation"])
     ]
     return float(torch.cat(errors).mean())
 

@@ -1,4 +1,4 @@
-"""The ONNX graph of an autoencoder, and the two things that torch, ONNX and the isolation forest compute alike.
+"""ONNX graph of the autoencoder, and the two things that torch, ONNX and the isolation forest compute alike.
 
 The *activity* of a row is a root of the mean square of its last four changes, nearly its logarithm: it falls far
 below all it ever was where a price stands still. Square roots, because onnxruntime's Log gives the last elements of a
@@ -132,7 +132,7 @@ def _lstm(
 
 
 def _summary(graph: Graph, num_features: int) -> None:
-    """From `errors` (T, N, C) to `outputs`; sums over rows and features are poolings, see `onnx_parts`."""
+    """From `errors` (T, N, C) to `outputs`; sums over rows and features are poolings, see `onnx_builder`."""
     undivided = graph.constant("undivided", _undivided(LONGEST_WINDOW))
     time, end = (
         graph.constant("rows_axis", np.array([0])),

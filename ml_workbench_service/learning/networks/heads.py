@@ -1,28 +1,21 @@
 """Heads: what becomes of a network's last linear layer, in torch and in its graph, and what it is trained for.
 
-Legend: N windows, K outputs. `raw` are the values of the last layer.
+**Classes.** Logits that begin at the training part's frequencies, trained by cross-entropy with class weights. The last
+layer learns the evidence alone: log frequencies are added to it, so that an untrained network answers as the baseline
+does and no step is spent on finding out how rare a class is (Lin et al., Focal loss, ICCV 2017, section 4.1). Weights
+are answered for inside the loss, which adds log w to the logits: where it is least, the logits themselves speak of the
+true frequencies, whatever the weights (`calibration/class_probabilities.py` says why).
 
-`ClassHead`: logits that begin at the training part's frequencies, trained by cross-entropy with class weights.
-
-The last layer learns the evidence alone: log frequencies are added to it, so that an untrained network answers as the
-baseline does and no step is spent on finding out how rare a class is (Lin et al., Focal loss, ICCV 2017, section 4.1).
-Weights are answered for inside the loss, which adds log w to the logits: where it is least, the logits themselves
-speak of the true frequencies, whatever the weights (`class_calibration` says why).
-
-Legend: N windows, C classes.
-
-Quantiles that never cross: a median for each target, and how far every other quantile is from its neighbour.
-
-A network's raw values are, target by target and quantiles ascending, the median itself and elsewhere a raw step. A step
+**Quantiles** that never cross: a median for each target, and how far every other quantile is from its neighbour. A
+network's raw values are, target by target and quantiles ascending, the median itself and elsewhere a raw step. A step
 is made positive by squareplus, (x + sqrt(x² + 4)) / 2 (Barron 2021, arXiv:2112.11687), and steps are added up from the
 median outward: a higher quantile is never below a lower one, by construction and to the last bit, in training and in
 serving (a sum with one more step that is not negative is rounded to no less). Not softplus: onnxruntime's depends in
-its last bit on a value's place in the batch, while squareplus is made of operations that it rounds exactly.
+its last bit on a value's place in the batch, while squareplus is made of operations that it rounds exactly. The loss is
+the pinball loss (Koenker and Bassett, Econometrica 46(1), 1978), least in the mean at the quantile. Fails where the
+tail is thin: a 1 % quantile learns from one window in a hundred.
 
-The loss is the pinball loss (Koenker and Bassett, Econometrica 46(1), 1978), least in the mean at the quantile. Fails
-where the tail is thin: a 1 % quantile learns from one window in a hundred.
-
-Legend: N windows, K targets, Q quantiles, R = K x Q raw values.
+Legend: N windows, C classes, K outputs or targets, Q quantiles, R raw values of the last layer.
 """
 
 from collections.abc import Sequence
@@ -47,18 +40,13 @@ class Head:
     Attributes:
         names: the outputs' names.
         objective: what the network is trained for.
-        num_raw: values of the last layer.
+        num_raw, num_outputs: values of the last layer, and of the graph: the same.
     """
 
-    def __init__(self, names: Sequence[str], objective: Objective, *, num_raw: int | None = None) -> None:
+    def __init__(self, names: Sequence[str], objective: Objective) -> None:
         self.names = tuple(names)
         self.objective = objective
-        self.num_raw = len(self.names) if num_raw is None else num_raw
-
-    @property
-    def num_outputs(self) -> int:
-        """How many outputs the graph has."""
-        return len(self.names)
+        self.num_raw = self.num_outputs = len(self.names)
 
     def finish(self, raw_NR: Tensor) -> Tensor:
         """Raw values → outputs (N, K)."""
@@ -70,7 +58,7 @@ class Head:
 
 
 class OffsetHead(Head):
-    """Point forecasts that begin at constants instead of zero: a volatility is never near it.
+    """Outputs that begin at constants instead of zero: a volatility is never near it, no class as rare as another.
 
     Args:
         offsets: one an output, in units of the label scale.
@@ -90,7 +78,7 @@ class OffsetHead(Head):
 
 
 def head_for(problem: TrainingProblem) -> Head:
-    """The forecasts that an problem asks for; what is no price move begins at its mean in the training part."""
+    """The forecasts that a problem asks for; what is no price move begins at its mean in the training part."""
     targets, windows = problem.targets, problem.windows
     if problem.quantiles or all(target.needs_price for target in targets):
         return forecast_head(targets, problem.quantiles)
@@ -103,7 +91,6 @@ def forecast_head(targets: Sequence[Target], quantiles: Sequence[float]) -> Head
     """One point forecast of each target, or its quantiles."""
     if not quantiles:
         return Head([target.name for target in targets], SquaredError())
-
     return QuantileHead([target.name for target in targets], quantiles)
 
 
@@ -120,16 +107,39 @@ class QuantileHead(Head):
 
     def __init__(self, targets: Sequence[str], quantiles: Sequence[float]) -> None:
         super().__init__(quantile_names(targets, quantiles), PinballLoss(quantiles))
-        self._num_targets = len(targets)
-        self._quantiles = tuple(quantiles)
+        below = tuple(quantiles).index(MEDIAN)
+        self._shape = (len(targets), len(quantiles))
+        self._sizes = [below, 1, len(quantiles) - below - 1]
 
     def finish(self, raw_NR: Tensor) -> Tensor:
         """Raw values → quantiles (N, K x Q)."""
-        return quantiles_from_raw(raw_NR, num_targets=self._num_targets, quantiles=self._quantiles)
+        raw_NKQ = raw_NR.view(len(raw_NR), *self._shape)
+        roots_NKQ = (raw_NKQ * raw_NKQ + 4).sqrt()
+        steps_NKQ = ((raw_NKQ + roots_NKQ) * 0.5).clamp(min=0)  # torch's root, unlike the graph's, may be a bit short
+        _, median_NK1, _ = torch.split(raw_NKQ, self._sizes, dim=2)
+        down, _, up = torch.split(steps_NKQ, self._sizes, dim=2)
+        lower, upper = median_NK1 - down.flip(2).cumsum(2).flip(2), median_NK1 + up.cumsum(2)
+        return torch.cat((lower, median_NK1, upper), dim=2).flatten(1)
 
     def add_to(self, graph: Graph, raw: str) -> None:
         """The same as nodes."""
-        add_quantile_nodes(graph, raw, num_targets=self._num_targets, quantiles=self._quantiles)
+        shape = graph.constant("targets_by_quantiles", np.array([-1, *self._shape]))
+        sizes = graph.constant("below_median_above", np.array(self._sizes))
+        by_quantile = graph.constant("by_quantile", np.int64(2))
+        graph.add("Reshape", [raw, shape], ["raw_steps"])
+        graph.add("Mul", ["raw_steps", "raw_steps"], ["squares"])
+        graph.add("Add", ["squares", graph.constant("four", np.float32(4))], ["squares_plus"])
+        graph.add("Sqrt", ["squares_plus"], ["roots"])
+        graph.add("Add", ["raw_steps", "roots"], ["twice_the_steps"])
+        graph.add("Mul", ["twice_the_steps", graph.constant("half", np.float32(0.5))], ["steps"])
+        graph.add("Split", ["raw_steps", sizes], ["raw_down", "median", "raw_up"], axis=2)
+        graph.add("Split", ["steps", sizes], ["steps_down", "step_of_median", "steps_up"], axis=2)
+        graph.add("CumSum", ["steps_down", by_quantile], ["down"], reverse=1)
+        graph.add("CumSum", ["steps_up", by_quantile], ["up"])
+        graph.add("Sub", ["median", "down"], ["lower"])
+        graph.add("Add", ["median", "up"], ["upper"])
+        graph.add("Concat", ["lower", "median", "upper"], ["quantiles"], axis=2)
+        graph.add("Flatten", ["quantiles"], ["outputs"])
 
 
 class PinballLoss:
@@ -154,56 +164,10 @@ class PinballLoss:
         return torch.maximum(levels_Q * above_NKQ, (levels_Q - 1) * above_NKQ).mean()
 
 
-def num_raw(num_targets: int, quantiles: Sequence[float]) -> int:
-    """Raw values that a network's last layer needs."""
-    return num_targets * len(quantiles)
-
-
 def quantile_names(targets: Sequence[str], quantiles: Sequence[float]) -> tuple[str, ...]:
     """`<target>_q` and the quantile's decimals, two at least: 0.05 → `_q05`, 0.5 → `_q50`, 0.025 → `_q025`."""
     decimals = [format(Decimal(str(quantile)), "f").partition(".")[2].ljust(2, "0") for quantile in quantiles]
     return tuple(f"{target}_q{each}" for target in targets for each in decimals)
-
-
-def quantiles_from_raw(raw_NR: Tensor, *, num_targets: int, quantiles: Sequence[float]) -> Tensor:
-    """Raw values → quantiles (N, K x Q), target by target and ascending."""
-    sizes = _sizes(quantiles)
-    raw_NKQ = raw_NR.view(len(raw_NR), num_targets, len(quantiles))
-    roots_NKQ = (raw_NKQ * raw_NKQ + 4).sqrt()
-    steps_NKQ = ((raw_NKQ + roots_NKQ) * 0.5).clamp(min=0)  # torch's root, unlike the graph's, may be a last bit short
-    _, median_NK1, _ = torch.split(raw_NKQ, sizes, dim=2)
-    down, _, up = torch.split(steps_NKQ, sizes, dim=2)
-    lower, upper = median_NK1 - down.flip(2).cumsum(2).flip(2), median_NK1 + up.cumsum(2)
-    return torch.cat((lower, median_NK1, upper), dim=2).flatten(1)
-
-
-def add_quantile_nodes(
-    graph: Graph, raw: str, *, num_targets: int, quantiles: Sequence[float], outputs: str = "outputs"
-) -> None:
-    """The same as nodes, from the value called `raw` to the one called `outputs`."""
-    shape = graph.constant("targets_by_quantiles", np.array([-1, num_targets, len(quantiles)]))
-    sizes = graph.constant("below_median_above", np.array(_sizes(quantiles)))
-    by_quantile = graph.constant("by_quantile", np.int64(2))
-    graph.add("Reshape", [raw, shape], ["raw_steps"])
-    graph.add("Mul", ["raw_steps", "raw_steps"], ["squares"])
-    graph.add("Add", ["squares", graph.constant("four", np.float32(4))], ["squares_plus"])
-    graph.add("Sqrt", ["squares_plus"], ["roots"])
-    graph.add("Add", ["raw_steps", "roots"], ["twice_the_steps"])
-    graph.add("Mul", ["twice_the_steps", graph.constant("half", np.float32(0.5))], ["steps"])
-    graph.add("Split", ["raw_steps", sizes], ["raw_down", "median", "raw_up"], axis=2)
-    graph.add("Split", ["steps", sizes], ["steps_down", "step_of_median", "steps_up"], axis=2)
-    graph.add("CumSum", ["steps_down", by_quantile], ["down"], reverse=1)
-    graph.add("CumSum", ["steps_up", by_quantile], ["up"])
-    graph.add("Sub", ["median", "down"], ["lower"])
-    graph.add("Add", ["median", "up"], ["upper"])
-    graph.add("Concat", ["lower", "median", "upper"], ["quantiles"], axis=2)
-    graph.add("Flatten", ["quantiles"], [outputs])
-
-
-def _sizes(quantiles: Sequence[float]) -> list[int]:
-    """How many quantiles are below the median, one, and how many above it."""
-    below = tuple(quantiles).index(MEDIAN)
-    return [below, 1, len(quantiles) - below - 1]
 
 
 class CrossEntropy:
@@ -231,20 +195,11 @@ class CrossEntropy:
         return total / len(labels_NK)
 
 
-class ClassHead(Head):
+class ClassHead(OffsetHead):
     """One logit a class: the raw value and the class's log frequency."""
 
     def __init__(self, classes: Sequence[str], frequencies_C: Floats, weights_C: Floats) -> None:
-        super().__init__(classes, CrossEntropy(frequencies_C, weights_C))
-        self._offset_C = np.log(frequencies_C).astype(np.float32)
-
-    def finish(self, raw_NR: Tensor) -> Tensor:
-        """Raw values → logits."""
-        return raw_NR + torch.from_numpy(self._offset_C).to(raw_NR.device)
-
-    def add_to(self, graph: Graph, raw: str) -> None:
-        """The same as a node."""
-        graph.add("Add", [raw, graph.constant("log_frequencies", self._offset_C)], ["outputs"])
+        super().__init__(classes, CrossEntropy(frequencies_C, weights_C), offsets=np.log(frequencies_C).tolist())
 
 
 def class_head(problem: TrainingProblem, scheme: ClassWeights) -> ClassHead:

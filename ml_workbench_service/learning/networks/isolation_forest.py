@@ -14,15 +14,12 @@ are rounded to 1/512: a float32 holds their sum exactly, in whatever order a bat
 what the score loses when the feature's three values are replaced by the training part's medians. Where one of two
 features that nearly are one goes astray, both lie apart from each other, and the parts cannot always tell which did.
 
+Grown ten trees at a time, so that it can be cancelled, watched, and gone on with: scikit-learn draws every tree's seed
+from the forest's seed and the tree's number alone, so that trees read back from a checkpoint and trees that were never
+lost make the same forest. A checkpoint holds the trees' nodes as plain bytes; another version of scikit-learn lays
+nodes out differently, so that its checkpoints are not continued.
+
 Legend: N windows, T rows, F features, D = 3F derived values, E nodes of all trees.
-
-Growing an isolation forest ten trees at a time, so that it can be cancelled, watched, and gone on with.
-
-scikit-learn draws every tree's seed from the forest's seed and the tree's number alone: trees that were read back from
-a checkpoint and trees that were never lost make the same forest. A checkpoint holds the trees' nodes as plain bytes;
-another version of scikit-learn lays nodes out differently, so that its checkpoints are not continued.
-
-Legend: N windows, D derived values, E nodes of all trees.
 """
 
 import logging
@@ -30,7 +27,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, TensorProto, checker, compose, helper, numpy_helper
+from onnx import ModelProto
 from onnxruntime import InferenceSession, SessionOptions
 
 from ml_workbench_service.contracts.jobs import Report
@@ -40,7 +37,7 @@ from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.networks.autoencoder_graph import add_activity
-from ml_workbench_service.learning.networks.onnx_builder import IR_VERSION, OPSET, Graph
+from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 TREES_A_STEP = 10
 """Every step goes over the trees so far once, which for one tree at a time would cost more than growing it."""
@@ -137,20 +134,17 @@ def _restore(forest: Any, checkpoint: Checkpoint, *, num_columns: int) -> bool:
     return True
 
 
-ML_OPSET = 3
 PATH_STEP = 1 / 512
 """1,000 trees x 28 splits x 512 is less than 2^24: sums of path lengths are exact in float32."""
 RIDGE = 0.01
 """Share of each feature's variance added to itself before the covariance is inverted."""
 SMALLEST_VARIANCE = 1e-4
 """A feature that hardly moves is no yardstick for its own deviations."""
-BATCH_ROWS = 4096 * 24
-"""Rows of a batch of windows, so that long windows need no more memory than short ones."""
 AXES = ("apart", "move", "activity")
 
 
 def train_forest(problem: TrainingProblem, *, num_trees: int, max_samples: int, report: Report) -> Trained:
-    """Fits the axes and grows the forest on the part `train`; a forest has no epochs, its trees are counted instead.
+    """Fits the axes and grows the forest on the training part; a forest has no epochs, its trees are counted instead.
 
     The network's own answers are scikit-learn's, on values derived by the very graph that serving runs.
     """
@@ -192,7 +186,7 @@ def train_forest(problem: TrainingProblem, *, num_trees: int, max_samples: int, 
 def _derived(derive: "_Derivation", windows: Windows, *, report: Report) -> Floats32:
     """What the forest reads of every training window (N, D)."""
     parts = []
-    for ends in _batches(windows.parts["train"], windows.lookback):
+    for ends in windows.batches(windows.parts["train"]):
         report.check()
         parts.append(derive(windows.gather(ends))[0])
     return np.concatenate(parts)
@@ -232,15 +226,10 @@ def _last_rows_and_moves(windows: Windows, ends: Ints) -> tuple[Floats, Floats]:
     last_NF = windows.rows_RF[ends].astype(np.float64)
     moves_NF = last_NF - windows.rows_RF[ends - 1]
     begin = 0
-    for part in _batches(ends, windows.lookback):
+    for part in windows.batches(ends):
         last_NF[begin : begin + len(part), level] -= windows.gather(part)[:, :, level].mean(axis=1)
         begin += len(part)
     return last_NF, moves_NF
-
-
-def _batches(ends: Ints, lookback: int) -> list[Ints]:
-    size = max(1, BATCH_ROWS // lookback)
-    return [ends[begin : begin + size] for begin in range(0, len(ends), size)]
 
 
 def whitening(values_NF: Floats) -> tuple[Floats32, Floats32]:
@@ -279,20 +268,14 @@ def tree_weights(forest: Any) -> dict[str, np.ndarray]:
 
 
 def derive_graph(weights: Mapping[str, np.ndarray], *, is_level_F: Sequence[bool]) -> ModelProto:
-    """`rows` (N, T, F) → `outputs` (N, D), what the forest reads, and `last_rows`; training and serving share it.
+    """`rows` (N, T, F) → `outputs` (N, D), what the forest reads, and `last_rows`: training's half of `forest_graph`.
 
     Args:
         weights: `apart_mean`, `apart_matrix`, `move_mean`, `move_matrix` of `whitening`.
         is_level_F: the columns from which the window's mean is subtracted.
     """
     graph = Graph(is_level_F)
-    graph.add("Gather", [graph.windows, graph.constant("one_before", np.int64(-2))], ["earlier_rows"], axis=1)
-    graph.add("Sub", ["last_rows", "earlier_rows"], ["moves"])
-    for name, values in (("apart", "last_rows"), ("move", "moves")):
-        graph.add("Sub", [values, graph.constant(f"{name}_mean", weights[f"{name}_mean"])], [f"{name}_centred"])
-        graph.add("MatMul", [f"{name}_centred", graph.constant(f"{name}_matrix", weights[f"{name}_matrix"])], [name])
-    graph.add("Gather", [add_activity(graph), graph.constant("newest", np.int64(-1))], ["activity"], axis=1)
-    graph.add("Concat", list(AXES), ["outputs"], axis=1)
+    _derive(graph, weights, "outputs")
     return graph.model("forest_features", num_outputs=len(AXES) * len(is_level_F))
 
 
@@ -303,66 +286,47 @@ def forest_graph(weights: Mapping[str, np.ndarray], *, is_level_F: Sequence[bool
         weights: those of `derive_graph` and `tree_weights`, and `median` (D,).
         is_level_F: the columns from which the window's mean is subtracted.
     """
-    model = compose.merge_models(
-        derive_graph(weights, is_level_F=is_level_F),
-        _scores(weights, len(is_level_F)),
-        io_map=[("outputs", "derived")],
-        outputs=["last_rows", "scores"],
-        name="isolation_forest",
-        producer_name="ml-workbench",
-    )
-    ends = {"outputs": "derived", "scores": "outputs"}
-    for node in model.graph.node:
-        node.input[:] = [ends.get(name, name) for name in node.input]
-        node.output[:] = [ends.get(name, name) for name in node.output]
-    del model.graph.output[:], model.graph.value_info[:]
-    for name, width in (("outputs", 1 + len(is_level_F)), ("last_rows", len(is_level_F))):
-        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]))
-    checker.check_model(model, full_check=True)
-    return model
+    graph = Graph(is_level_F)
+    _derive(graph, weights, "derived")
+    _score(graph, weights, len(is_level_F))
+    return graph.model("isolation_forest", num_outputs=1 + len(is_level_F))
 
 
-def _scores(weights: Mapping[str, np.ndarray], num_features: int) -> ModelProto:
-    """`derived` (N, D) → `scores` (N, 1 + F): as they are, and with each feature made ordinary in turn."""
+def _derive(graph: Graph, weights: Mapping[str, np.ndarray], output: str) -> None:
+    """The window stage's values → `output` (N, D)."""
+    graph.add("Gather", [graph.windows, graph.constant("one_before", np.int64(-2))], ["earlier_rows"], axis=1)
+    graph.add("Sub", ["last_rows", "earlier_rows"], ["moves"])
+    for name, values in (("apart", "last_rows"), ("move", "moves")):
+        graph.add("Sub", [values, graph.constant(f"{name}_mean", weights[f"{name}_mean"])], [f"{name}_centred"])
+        graph.add("MatMul", [f"{name}_centred", graph.constant(f"{name}_matrix", weights[f"{name}_matrix"])], [name])
+    graph.add("Gather", [add_activity(graph), graph.constant("newest", np.int64(-1))], ["activity"], axis=1)
+    graph.add("Concat", AXES, [output], axis=1)
+
+
+def _score(graph: Graph, weights: Mapping[str, np.ndarray], num_features: int) -> None:
+    """`derived` (N, D) → `outputs` (N, 1 + F): as they are, and with each feature made ordinary in turn."""
     num_derived = len(AXES) * num_features
     is_replaced = np.concatenate(
         [np.zeros((1, num_derived), bool), np.tile(np.eye(num_features, dtype=bool), len(AXES))]
     )
-    constants = {
-        "keep": np.where(is_replaced, 0, 1).astype(np.float32),
-        "fill": np.where(is_replaced, weights["median"], 0).astype(np.float32),
-        "between": np.array([1]),
-        "each": np.array([-1, num_derived]),
-        "by_window": np.array([-1, 1 + num_features]),
-        "exponent": (-np.log(2) / weights["ordinary_path"]).astype(np.float32),
-        "score_begin": np.array([0]),
-        "score_end": np.array([1]),
-        "parts_end": np.array([1 + num_features]),
-    }
-    nodes = [
-        helper.make_node("Unsqueeze", ["derived", "between"], ["one_row"]),
-        helper.make_node("Mul", ["one_row", "keep"], ["kept"]),
-        helper.make_node("Add", ["kept", "fill"], ["variants"]),
-        helper.make_node("Reshape", ["variants", "each"], ["leaves"]),
-        helper.make_node("TreeEnsembleRegressor", ["leaves"], ["paths"], domain="ai.onnx.ml", **_trees(weights)),
-        helper.make_node("Reshape", ["paths", "by_window"], ["paths_by_window"]),
-        helper.make_node("Mul", ["paths_by_window", "exponent"], ["exponents"]),
-        helper.make_node("Exp", ["exponents"], ["all_scores"]),
-        helper.make_node("Slice", ["all_scores", "score_begin", "score_end", "score_end"], ["score"]),
-        helper.make_node("Slice", ["all_scores", "score_end", "parts_end", "score_end"], ["ablated"]),
-        helper.make_node("Sub", ["score", "ablated"], ["losses"]),
-        helper.make_node("Relu", ["losses"], ["parts"]),
-        helper.make_node("Concat", ["score", "parts"], ["scores"], axis=1),
-    ]
-    graph = helper.make_graph(
-        nodes,
-        "isolation_scores",
-        [helper.make_tensor_value_info("derived", TensorProto.FLOAT, ["N", num_derived])],
-        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["N", 1 + num_features])],
-        [numpy_helper.from_array(np.ascontiguousarray(value), name) for name, value in constants.items()],
-    )
-    opsets = [helper.make_opsetid("", OPSET), helper.make_opsetid("ai.onnx.ml", ML_OPSET)]
-    return helper.make_model(graph, opset_imports=opsets, ir_version=IR_VERSION)
+    keep = graph.constant("keep", np.where(is_replaced, 0, 1).astype(np.float32))
+    fill = graph.constant("fill", np.where(is_replaced, weights["median"], 0).astype(np.float32))
+    exponent = graph.constant("exponent", (-np.log(2) / weights["ordinary_path"]).astype(np.float32))
+    begin, end = graph.constant("score_begin", np.array([0])), graph.constant("score_end", np.array([1]))
+    graph.add("Unsqueeze", ["derived", end], ["one_row"])
+    graph.add("Mul", ["one_row", keep], ["kept"])
+    graph.add("Add", ["kept", fill], ["variants"])
+    graph.add("Reshape", ["variants", graph.constant("each", np.array([-1, num_derived]))], ["leaves"])
+    graph.add("TreeEnsembleRegressor", ["leaves"], ["paths"], domain="ai.onnx.ml", **_trees(weights))
+    by_window = graph.constant("by_window", np.array([-1, 1 + num_features]))
+    graph.add("Reshape", ["paths", by_window], ["paths_by_window"])
+    graph.add("Mul", ["paths_by_window", exponent], ["exponents"])
+    graph.add("Exp", ["exponents"], ["scores"])
+    graph.add("Slice", ["scores", begin, end, end], ["score"])
+    graph.add("Slice", ["scores", end, graph.constant("parts_end", np.array([1 + num_features])), end], ["ablated"])
+    graph.add("Sub", ["score", "ablated"], ["losses"])
+    graph.add("Relu", ["losses"], ["parts"])
+    graph.add("Concat", ["score", "parts"], ["outputs"], axis=1)
 
 
 def _trees(weights: Mapping[str, np.ndarray]) -> dict[str, Any]:

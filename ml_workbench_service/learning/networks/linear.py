@@ -1,4 +1,4 @@
-"""One linear layer over the window, in torch and as a graph.
+"""Linear forecaster: one linear layer over the window, in torch and as a graph.
 
 A window shorter than the lookback meets the weights of its own bars, the newest ones: as if what is missing had been
 average.

@@ -1,4 +1,4 @@
-"""Parts of a network's ONNX graph that every family's graph shares: the window stage, and the frame around it.
+"""ONNX graph builder: the window stage that every family's graph begins with, and the frame around its nodes.
 
 Graphs are written node by node. torch's exporter was measured and left: it takes 4 to 13 seconds, fixes the window's
 length for more than one recurrent layer, and leaves the weights behind slices so that quantisation skips the LSTM.
@@ -7,24 +7,31 @@ These graphs have no node too many, any batch and length, and answer faster; `ex
 Legend: N windows, T rows, F features, K outputs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
+from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
-OPSET = 20
+OPSETS: Mapping[str, int] = {"": 20, "ai.onnx.ml": 3}
+"""Version of each domain's operators; of a domain that is not here, the first."""
 IR_VERSION = 10
+Shape = Sequence[str | int]
 
 
 class Graph:
     """Nodes and constants in the order they are added; begins with the window stage.
 
+    Args:
+        is_level_F: the columns from which the window's mean is subtracted.
+        has_positions: whether there is a second input, `positions` (N, 1).
+
     Attributes:
         windows: name of the windows (N, T, F) after that stage.
     """
 
-    def __init__(self, is_level_F: Sequence[bool]) -> None:
+    def __init__(self, is_level_F: Sequence[bool], *, has_positions: bool = False) -> None:
+        self._has_positions = has_positions
         self._num_features = len(is_level_F)
         self._nodes: list[NodeProto] = []
         self._constants: list[TensorProto] = []
@@ -36,29 +43,31 @@ class Graph:
         self._constants.append(numpy_helper.from_array(np.array(value, order="C"), name))
         return name
 
-    def add(self, operator: str, inputs: list[str], outputs: list[str], **attributes: Any) -> None:
-        """Adds a node."""
+    def add(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
+        """Adds a node; `domain="ai.onnx.ml"` takes the operator from there, and the model imports that domain once."""
         self._nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
 
     def model(self, name: str, *, num_outputs: int) -> ModelProto:
         """`rows` (N, T, F) → `outputs` (N, K) and `last_rows` (N, F), the last row after the window stage; checked."""
+        inputs: dict[str, Shape] = {"rows": ["N", "T", self._num_features]}
+        if self._has_positions:
+            inputs["positions"] = ["N", 1]
+        outputs: dict[str, Shape] = {"outputs": ["N", num_outputs], "last_rows": ["N", self._num_features]}
         model = helper.make_model(
-            helper.make_graph(
-                self._nodes,
-                name,
-                [helper.make_tensor_value_info("rows", TensorProto.FLOAT, ["N", "T", self._num_features])],
-                [
-                    helper.make_tensor_value_info("outputs", TensorProto.FLOAT, ["N", num_outputs]),
-                    helper.make_tensor_value_info("last_rows", TensorProto.FLOAT, ["N", self._num_features]),
-                ],
-                self._constants,
-            ),
-            opset_imports=[helper.make_opsetid("", OPSET)],
+            helper.make_graph(self._nodes, name, _described(inputs), _described(outputs), self._constants),
+            opset_imports=[
+                helper.make_opsetid(domain, OPSETS.get(domain, 1))
+                for domain in sorted({"", *(node.domain for node in self._nodes)})
+            ],
             ir_version=IR_VERSION,
             producer_name="ml-workbench",
         )
         checker.check_model(model, full_check=True)
         return model
+
+
+def _described(shapes: Mapping[str, Shape]) -> list[ValueInfoProto]:
+    return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
 
 
 def _window_stage(graph: Graph, is_level_F: Sequence[bool]) -> str:

@@ -1,8 +1,4 @@
-"""Recurrent networks in torch: the module, and its way from windows to `Trained`.
-
-Legend: N windows, T rows, F features, H units, K outputs.
-
-The ONNX graph of a recurrent network.
+"""Recurrent networks in torch and as an ONNX graph: layers over the window, one linear layer on the last state.
 
 Legend: N windows, T rows, F features, H units, K outputs. Gate order: torch i f g o and r z n, ONNX i o f c and z r h.
 """
@@ -13,7 +9,6 @@ import numpy as np
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from ml_workbench_service.learning.networks.gru_kernel import GruPass
 from ml_workbench_service.learning.networks.heads import Head
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 from ml_workbench_service.learning.networks.windowed import WindowedNetwork
@@ -70,8 +65,8 @@ def _recurrent_layer(
     graph.add("Squeeze", [f"states_{layer}", one], [f"sequence_{layer + 1}"])
 
 
-KERNEL_SIZE = 2_000_000
-"""Steps x windows x units up to which the GRU's own kernel beats torch's on a processor."""
+KERNEL_SIZES = {"LSTM": 100_000, "GRU": 2_000_000}
+"""Steps x windows x units up to which our kernel on one thread keeps up with torch's on two."""
 
 
 class RecurrentForecaster(WindowedNetwork):
@@ -90,24 +85,26 @@ class RecurrentForecaster(WindowedNetwork):
     def forward(self, rows_TNF: Tensor) -> Tensor:
         """Time-major rows → (N, K) in units of the label scale."""
         windows_TNF = self.window_stage(rows_TNF)
-        if self._suits_kernel(windows_TNF):
-            states_TNH = self._by_kernel(windows_TNF)
-        else:
-            states_TNH, _ = self.rnn(windows_TNF)
-        return self.finish(self.head(self.dropout(states_TNH[-1])))
+        state_NH = self._by_kernel(windows_TNF) if self._suits_kernel(windows_TNF) else self.rnn(windows_TNF)[0][-1]
+        return self.finish(self.head(self.dropout(state_NH)))
 
     def _suits_kernel(self, windows_TNF: Tensor) -> bool:
-        """Training a GRU on a processor, as long as torch's bookkeeping rather than its arithmetic is the cost."""
+        """Training on a processor, as long as torch's bookkeeping rather than its arithmetic is the cost."""
         size = windows_TNF.shape[0] * windows_TNF.shape[1] * self.rnn.hidden_size
-        return (
-            isinstance(self.rnn, nn.GRU) and self.training and windows_TNF.device.type == "cpu" and size <= KERNEL_SIZE
-        )
+        return self.training and windows_TNF.device.type == "cpu" and size <= KERNEL_SIZES[self.rnn.mode]
 
     def _by_kernel(self, states_TNX: Tensor) -> Tensor:
+        """The last layer's last state."""
+        from ml_workbench_service.learning.networks.recurrent_kernel import (  # half a second of numba
+            CELLS,
+            RecurrentPass,
+        )
+
+        cell, last = CELLS[self.rnn.mode], self.rnn.num_layers - 1
         for layer in range(self.rnn.num_layers):
             if layer:
                 states_TNX = nn.functional.dropout(states_TNX, self.rnn.dropout, training=True)
             names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
             weights = (getattr(self.rnn, f"{name}_l{layer}") for name in names)
-            states_TNX = GruPass.apply(states_TNX, *weights)  # type: ignore[no-untyped-call]
+            states_TNX = RecurrentPass.apply(cell, layer == last, states_TNX, *weights)  # type: ignore[no-untyped-call]
         return states_TNX

@@ -1,4 +1,4 @@
-"""A causal transformer encoder over windows in torch; its answer is read at the newest bar.
+"""Causal transformer encoder over windows, in torch and as an ONNX graph; its answer is read at the newest bar.
 
 Positions are rotary (RoFormer, Su et al. 2021, arXiv:2104.09864): a query meets a key by how many bars lie between
 them, never by a place in the lookback. So there is nothing to learn for places that few windows reach, and a short
@@ -9,15 +9,12 @@ Blocks normalise first (Xiong et al., ICML 2020, arXiv:2002.04745), which trains
 have no biases (PaLM, Chowdhery et al. 2022, arXiv:2204.02311). Only the newest bar's state is read, so the last block
 asks for that one alone.
 
+The graph is built node by node. An answer must not depend on the windows beside it, to the last bit. Matrix products
+with a constant and products within a window keep that on onnxruntime's processor kernels, and so do Softmax,
+LayerNormalization and Gelu: each adds up a row by itself, in one order. ReduceMean, ReduceSum and Softplus do not; none
+is used.
+
 Legend: N windows, T rows, L the lookback, F features, D units, H heads, E units of a head, P = E / 2 pairs, K outputs.
-
-The ONNX graph of a transformer encoder, node by node.
-
-An answer must not depend on the windows beside it, to the last bit. Matrix products with a constant and products
-within a window keep that on onnxruntime's processor kernels, and so do Softmax, LayerNormalization and Gelu: each adds
-up a row by itself, in one order. ReduceMean, ReduceSum and Softplus do not; none is used.
-
-Legend: N windows, T rows, L the lookback, D units, H heads, E units of a head, P = E / 2 pairs, K outputs.
 """
 
 from collections.abc import Mapping, Sequence

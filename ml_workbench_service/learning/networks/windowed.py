@@ -1,9 +1,10 @@
-"""`WindowedNetwork`: what every torch network over windows begins with, how it is asked from numpy, and `train`.
+"""Torch networks over windows: the window stage that each begins with, how one is asked from numpy, and `train`.
 
 Legend: N windows, T rows, F features, K outputs.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,11 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.learning.fitting.loop import Schedule, fit
+from ml_workbench_service.learning.fitting.loop import Outcome, Schedule, fit
 from ml_workbench_service.learning.fitting.objectives import Objective
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW, NetworkHyperparameters
+from ml_workbench_service.learning.networks.heads import Head
 
 
 class WindowedNetwork(nn.Module):
@@ -46,44 +49,70 @@ class WindowedNetwork(nn.Module):
         return RawPrediction(self(rows_TNF).numpy(), self.window_stage(rows_TNF)[-1].numpy())
 
 
+@dataclass(frozen=True)
+class Architecture:
+    """Network architecture: what a family of networks is, given its hyper-parameters and a problem.
+
+    Attributes:
+        build: makes the network, with random weights.
+        graph: the ONNX graph of the network's weights.
+        head: its outputs, and the loss that they are trained for.
+        description: what `network.json` says of it, beside the numbers of features and outputs.
+    """
+
+    build: Callable[[], WindowedNetwork]
+    graph: Callable[[Mapping[str, np.ndarray]], ModelProto]
+    head: Head
+    description: Mapping[str, Any]
+
+
 def train(
-    build: Callable[[], WindowedNetwork],
+    architecture: Architecture,
     problem: TrainingProblem,
+    hyperparameters: NetworkHyperparameters,
     *,
-    hyperparameters: Any,
-    shortest_window: int,
-    outputs: tuple[str, ...],
+    accelerator: Accelerator,
+    report: Report,
+) -> Trained:
+    """Builds, fits and describes a network; the same seed gives the same weights on the same hardware."""
+    torch.manual_seed(problem.seed)
+    network, head = architecture.build(), architecture.head
+    outcome = fit_network(
+        network, problem, hyperparameters, objective=head.objective, accelerator=accelerator, report=report
+    )
+    weights, num_features = network.weights(), len(problem.windows.features)
+    return Trained(
+        outputs=head.names,
+        weights=weights,
+        network={**architecture.description, "num_features": num_features, "num_outputs": head.num_outputs},
+        graph=lambda: architecture.graph(weights),
+        predict=network.answer,
+        epochs_run=outcome.epochs_run,
+        best_epoch=outcome.best_epoch,
+    )
+
+
+def fit_network(
+    network: WindowedNetwork,
+    problem: TrainingProblem,
+    hyperparameters: NetworkHyperparameters,
+    *,
     objective: Objective,
     accelerator: Accelerator,
     report: Report,
-    graph: Callable[[Mapping[str, np.ndarray]], ModelProto],
-    description: Mapping[str, Any],
-) -> Trained:
-    """Builds, fits and describes a network; the same seed gives the same weights on the same hardware.
-
-    Args:
-        build: makes the network, with random weights.
-        problem: the data, the seed, and where to leave checkpoints.
-        hyperparameters: `learning_rate`, `batch_size`, `epochs`, `patience`.
-        shortest_window: rows of the shortest window to train on.
-        outputs: names of the network's outputs.
-        objective: what to make small.
-        graph: the ONNX graph of the network's weights.
-        description: what `network.json` says of it.
-    """
+) -> Outcome:
+    """Fits a network in place on the accelerator and brings it back to the processor, ready to be asked."""
     device = accelerator.for_training()
-    torch.manual_seed(problem.seed)
-    network = build().to(device)
     schedule = Schedule(
         learning_rate=hyperparameters.learning_rate,
         batch_size=hyperparameters.batch_size,
         epochs=hyperparameters.epochs,
         patience=hyperparameters.patience,
-        shortest_window=shortest_window,
+        shortest_window=MIN_WINDOW,
         seed=problem.seed,
     )
     outcome = fit(
-        network,
+        network.to(device),
         problem.windows,
         schedule,
         device=device,
@@ -92,13 +121,4 @@ def train(
         checkpoint=problem.checkpoint,
     )
     network.eval().cpu()
-    weights = network.weights()
-    return Trained(
-        outputs=outputs,
-        weights=weights,
-        network={**description, "num_features": len(problem.windows.features), "num_outputs": len(outputs)},
-        graph=lambda: graph(weights),
-        predict=network.answer,
-        epochs_run=outcome.epochs_run,
-        best_epoch=outcome.best_epoch,
-    )
+    return outcome

@@ -1,6 +1,7 @@
 """`Derivation`: a model's features, some fetched as they are, some evaluated from what was fetched by expressions.
 
-Training and serving read a table through the same derivation, so a feature means the same in both. Its expressions are
+Training and serving read a table through the same derivation, so a feature means the same in both, bit-equal on a
+short tail. Its expressions are
 kept in the bundle: a model does not change when the feature set that it was trained with is archived.
 
 Legend: N bars.

@@ -1,4 +1,4 @@
-"""Expressions over columns, as text: `log_return(close, 4)`, `close / sma_50`, `zscore(rsi_14, 48)`. Parsed, never run.
+"""Expression grammar: `log_return(close, 4)`, `close / sma_50`, `zscore(rsi_14, 48)`, as text. Parsed, never run.
 
     expression = product { ("+" | "-") product }
     product    = factor  { ("*" | "/") factor }

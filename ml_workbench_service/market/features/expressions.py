@@ -1,4 +1,4 @@
-"""What expressions are worth: their kind, and their columns over one symbol's bars, evaluated by polars.
+"""Expression evaluation: an expression's kind, and its column over one symbol's bars, by polars.
 
 Causal: a row's value reads this bar and earlier ones of the same run, so a lag over a missing bar is missing. Missing
 stays missing, and so does what has no value: a division by zero, the logarithm of nothing, a z-score of a constant.

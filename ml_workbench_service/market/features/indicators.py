@@ -1,4 +1,4 @@
-"""Feature names and what they mean: `sma_20`, `rsi_14`, `macd`, `bb_width`, `return_1`, … computed from bars.
+"""Technical indicators by name: `sma_20`, `rsi_14`, `macd`, `bb_width`, `return_1`, … computed from bars.
 
 A name is a word of the table below, with `_N` where it has a parameter (`rsi` alone takes the default). The table is
 ours, so that names resolve without TA-Lib; TA-Lib itself loads at the first computation. Every indicator is causal:
@@ -20,7 +20,6 @@ from ml_workbench_service.contracts.market import Bars, FeatureDescription, Feat
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, trading_day_opening, week_opening
 
 LONGEST_PERIOD = 1000
-OWN_COLUMNS = ("open", "high", "low", "close", "volume", "spread")
 
 Compute = Callable[[Bars, int], Floats]
 

@@ -1,4 +1,4 @@
-"""From bars and feature names to a `FeatureTable`, whole and sliced; what every local store does.
+"""Feature tables: from bars and feature names to a `FeatureTable`, whole and sliced; what every local store does.
 
 Legend: N bars.
 """

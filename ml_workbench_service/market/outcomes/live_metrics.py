@@ -1,4 +1,4 @@
-"""How a live version fares, from its rows of the ledger: error, direction, coverage, calibration (docs/monitoring.md).
+"""Live metrics of a version, from its rows of the ledger: error, direction, coverage, calibration (docs/monitoring.md).
 
 Standard errors count the rows of one bar as one observation and allow for overlapping horizons: Newey and West's
 variance with the lags of `market/significance.py`. They know nothing of what was not sampled.
@@ -11,9 +11,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
 from ml_workbench_service.contracts.outcomes import Calibration, LiveCoverageReport, LiveError, ReliabilityBin, Share
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.market.significance import FEWEST_MOMENTS, lags, long_run_variance, mean_by_moment
@@ -23,7 +22,6 @@ NUM_BINS = 10
 FEWEST_OUTCOMES = 30
 """Under so many no figure means much: the usual rule for a mean to be about normal."""
 MEAN_ABSOLUTE_NORMAL = float(np.sqrt(2 / np.pi))
-Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)

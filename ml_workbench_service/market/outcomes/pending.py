@@ -1,4 +1,4 @@
-"""`PendingOutcomes`: the ledger's predictions that wait for a later price, one series a model, timeframe and symbol.
+"""Pending outcomes: the ledger's predictions that wait for a later price, one series a model, timeframe and symbol.
 
 A model's versions share a series: when another version goes live, its questions still tell what became of the answers
 before. Different models do not: their callers may read different prices.

@@ -1,4 +1,4 @@
-"""`PriceSeries`: one symbol's priced bars as they become known, and what came true over a segment of them.
+"""Realised outcomes: one symbol's priced bars as they become known, and what came true over a segment of them.
 
 The one rule by which live answers meet their outcome, for the intervals that adapt (`serving/interval_outcomes.py`) and
 for the ledger (`market/outcomes/pending.py`): a segment begins at a priced bar and ends with the bar whose moment is
@@ -93,7 +93,7 @@ class Segment:
     Attributes:
         due_ms: when the horizon ends.
         price: of the bar at which it begins.
-        path, run: the series's, at that bar.
+        path, run: the series', at that bar.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = FROM_FILE

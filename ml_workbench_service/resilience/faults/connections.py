@@ -16,8 +16,7 @@ class ConnectionReset(Fault):
     name = "connection_reset"
     needs = frozenset({Need.PROXY})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         while self.pauses(rig, shortest_s=0.02, longest_s=0.4):
             rig.note(self.name, f"{_proxy(rig).reset()} connections reset")
 
@@ -28,8 +27,7 @@ class ConnectionCut(Fault):
     name = "connection_cut"
     needs = frozenset({Need.PROXY})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         while self.pauses(rig, shortest_s=0.02, longest_s=0.4):
             direction = "answer" if self.rng.random() < 0.6 else "request"
             _proxy(rig).cut("answer" if direction == "answer" else "request")
@@ -42,8 +40,7 @@ class ConnectionSlow(Fault):
     name = "connection_slow"
     needs = frozenset({Need.PROXY})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         proxy = _proxy(rig)
         while self.pauses(rig, shortest_s=0.1, longest_s=0.6):
             proxy.delay_s = self.rng.uniform(0.001, 0.04)
@@ -59,8 +56,7 @@ class ConnectionRefused(Fault):
     name = "connection_refused"
     needs = frozenset({Need.PROXY})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         while self.pauses(rig, shortest_s=0.2, longest_s=1.0):
             _proxy(rig).refuse()
             rig.note(self.name, "refused")
@@ -75,8 +71,7 @@ class BlackHole(Fault):
     name = "black_hole"
     needs = frozenset({Need.PROXY})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         rig.sleep(self.rng.uniform(0.2, 0.8) * rig.request.duration_s)
         seconds = self.rng.uniform(5.1, 6.5)
         _proxy(rig).swallow()

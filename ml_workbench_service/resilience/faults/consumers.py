@@ -20,8 +20,7 @@ class AgentKilled(Fault):
 
     name = "agent_killed"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         while self.pauses(rig, shortest_s=0.01, longest_s=0.5):
             agent = self.rng.choice(rig.agents)
             if self.rng.random() < AT_WORK:  # else also one that is only starting, whose start takes the most time
@@ -39,8 +38,7 @@ class ConsumerFrozen(Fault):
     name = "consumer_frozen"
     needs = frozenset({Need.STANDBY})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         rig.sleep(self.rng.uniform(0.1, 0.9) * rig.request.duration_s)
         agent = rig.leader(self.rng.choice(rig.agents))
         agent.send(signal.SIGSTOP)
@@ -56,8 +54,7 @@ class SlowConsumer(Fault):
 
     name = "slow_consumer"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         agent = self.rng.choice(rig.agents)
         rig.note(self.name, f"{agent.name} slowed")
         while rig.is_flooding:
@@ -73,8 +70,7 @@ class DeadConsumer(Fault):
 
     name = "dead_consumer"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         rig.sleep(self.rng.uniform(0.05, 0.3) * rig.request.duration_s)
         agent = self.rng.choice(rig.agents)
         agent.kill(wanted=False)
@@ -89,8 +85,7 @@ class Poison(Fault):
 
     name = "poison"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         while self.pauses(rig, shortest_s=0.1, longest_s=0.8):
             record = self._unreadable(rig) if self.rng.random() < 0.5 else costless(rig)
             rig.inject(record)
@@ -110,8 +105,7 @@ class DeadlyPoison(Fault):
 
     name = "deadly_poison"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         rig.sleep(self.rng.uniform(0.1, 0.6) * rig.request.duration_s)
         agent = self.rng.choice(rig.agents)
         stream, group = rig.group_of(agent)

@@ -1,6 +1,7 @@
 """Faults of the machine: its clock steps, its disks fill up."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import redis
@@ -19,8 +20,7 @@ class ClockStep(Fault):
     name = "clock_step"
     needs = frozenset({Need.CLOCK})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         assert rig.clock is not None, "the fault says that it needs the clock"
         if not rig.clock.is_real:
             self._emulate(rig)
@@ -47,15 +47,11 @@ class DiskFull(Fault):
     name = "disk_full"
     needs = frozenset({Need.AGENT_DISK})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         disk = _disk(rig.agent_disk, rig, "the agents' disk")
         while self.pauses(rig, shortest_s=0.2, longest_s=1.0):
-            disk.fill([pid for agent in rig.agents if (pid := agent.pid) is not None])
-            rig.note(self.name, "full")
-            rig.sleep(self.rng.uniform(0.2, 1.0))
-            disk.free()
-            rig.note(self.name, "free again")
+            pids = [agent.pid for agent in rig.agents]
+            _fill(disk, rig, fault=self.name, pids=pids, for_s=self.rng.uniform(0.2, 1.0))
 
 
 class RedisDiskFull(Fault):
@@ -65,17 +61,11 @@ class RedisDiskFull(Fault):
     needs = frozenset({Need.SERVER_DISK})
     fsync = "everysec"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         disk = _disk(rig.server_disk, rig, "the server's disk")
         client = rig.redis.client()
         while self.pauses(rig, shortest_s=0.2, longest_s=0.8):
-            pid = rig.redis.embedded.pid
-            disk.fill([] if pid is None else [pid])
-            rig.note(self.name, "full")
-            rig.sleep(self.rng.uniform(0.5, 2.0))
-            disk.free()
-            rig.note(self.name, "free again")
+            _fill(disk, rig, fault=self.name, pids=[rig.redis.embedded.pid], for_s=self.rng.uniform(0.5, 2.0))
             while rig.sleep(0.02) and not _writes(client):
                 pass  # it looks again once a second
         client.close()
@@ -87,16 +77,10 @@ class RedisDiskFullAlways(Fault):
     name = "redis_disk_full_always"
     needs = frozenset({Need.SERVER_DISK})
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         disk = _disk(rig.server_disk, rig, "the server's disk")
         while self.pauses(rig, shortest_s=0.2, longest_s=0.8):
-            pid = rig.redis.embedded.pid
-            disk.fill([] if pid is None else [pid])
-            rig.note(self.name, "full")
-            rig.sleep(self.rng.uniform(0.2, 1.0))
-            disk.free()
-            rig.note(self.name, "free again")
+            _fill(disk, rig, fault=self.name, pids=[rig.redis.embedded.pid], for_s=self.rng.uniform(0.2, 1.0))
             while rig.sleep(0.02) and not rig.redis.revive():
                 pass
 
@@ -106,6 +90,14 @@ def _disk(disk: SmallDisk | None, rig: Rig, what: str) -> SmallDisk:
     if not disk.is_mounted:
         rig.notes.append(f"{what}: no tmpfs may be mounted here, so the processes' limit on file sizes stands in")
     return disk
+
+
+def _fill(disk: SmallDisk, rig: Rig, *, fault: str, pids: Sequence[int | None], for_s: float) -> None:
+    disk.fill(pid for pid in pids if pid is not None)
+    rig.note(fault, "full")
+    rig.sleep(for_s)
+    disk.free()
+    rig.note(fault, "free again")
 
 
 def _writes(client: redis.Redis) -> bool:

@@ -11,8 +11,7 @@ class PublisherKilled(Fault):
 
     name = "publisher_killed"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         while self.pauses(rig, shortest_s=0.3, longest_s=1.5):
             producer = rig.producers[-1]
             if not producer.kill(wanted=False):
@@ -32,7 +31,6 @@ class BurstBeyondCapacity(Fault):
         moments = [self.rng.uniform(0.1, 0.9) * request.duration_s for _ in range(2)]
         return [Burst(moment, 2 * min(request.capacity, 2000)) for moment in sorted(moments)]
 
-    def run(self, rig: Rig) -> None:
-        """Only says so: the records come by the producers' schedule."""
-        for burst in rig.bursts:
+    def __call__(self, rig: Rig) -> None:
+        for burst in rig.bursts:  # they come by the producers' schedule
             rig.note(self.name, f"{burst.num_records} records at {burst.at_s:.2f} s")

@@ -11,8 +11,7 @@ class RedisKilled(Fault):
 
     name = "redis_killed"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         while self.pauses(rig, shortest_s=0.2, longest_s=1.5):
             rig.redis.kill()
             rig.note(self.name, "killed")
@@ -26,8 +25,7 @@ class RedisFrozen(Fault):
 
     name = "redis_frozen"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         while self.pauses(rig, shortest_s=0.2, longest_s=1.5):
             rig.redis.send(signal.SIGSTOP)
             rig.note(self.name, "frozen")
@@ -41,8 +39,7 @@ class RedisPaused(Fault):
 
     name = "redis_paused"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         client = rig.redis.client()
         while self.pauses(rig, shortest_s=0.2, longest_s=1.5):
             pause_ms, mode = self.rng.randint(50, 1000), self.rng.choice(["ALL", "WRITE"])
@@ -57,8 +54,7 @@ class Flush(Fault):
 
     name = "flush"
 
-    def run(self, rig: Rig) -> None:
-        """See the class."""
+    def __call__(self, rig: Rig) -> None:
         rig.sleep(self.rng.uniform(0.2, 0.8) * rig.request.duration_s)
         client = rig.redis.client()
         client.flushall()

@@ -1,4 +1,4 @@
-"""`AnomalyDetection`: which windows are strange, judged by injected anomalies.
+"""Anomaly detection: which windows are strange, measured by injected anomalies.
 
 There is no target. Into copies of the untouched test part's windows anomalies of every kind are injected
 (`evaluation/injected_anomalies.py`); the card says how many are found, and how often untouched windows alarm.
@@ -48,14 +48,11 @@ class AnomalyDetection(NetworkTask):
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """Average precision among anomalies injected into these windows, by the raw errors: no threshold is needed."""
-        windows, predict = problem.windows, Predict(trained, None)
-        injected = inject(
-            windows.rows_RF, ends, lookback=windows.lookback, is_level_F=windows.scaler.is_level_F,
-            seed=problem.seed,
-        )  # fmt: skip
-        clean_N, found_N = predict.over(windows, ends)[:, 0], predict(injected.windows_NTF)[:, 0]
-        by_kind = {kind: found_N[injected.of(kind)] for kind in KINDS if injected.of(kind).any()}
-        return detection(clean_N, by_kind, threshold=np.inf, share=INJECTED_SHARE)["average_precision"]
+        predict = Predict(trained, None)
+        by_kind = _errors_by_kind(predict, ends, problem)
+        return detection(predict.over(problem.windows, ends)[:, 0], by_kind, threshold=np.inf, share=INJECTED_SHARE)[
+            "average_precision"
+        ]
 
     def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> AnomalyDecoder:
         """The training part's distribution, the calibration part's threshold."""
@@ -77,16 +74,9 @@ class AnomalyDetection(NetworkTask):
     ) -> Evaluation:  # fmt: skip
         """Precision, recall by kind and alarm rate; a detector that alarms by chance is the baseline."""
         assert isinstance(decoder, AnomalyDecoder)
-        windows, scale = problem.windows, decoder.scale
-        injected = inject(
-            windows.rows_RF,
-            ends,
-            lookback=windows.lookback,
-            is_level_F=windows.scaler.is_level_F,
-            seed=problem.seed,
-        )
-        scores_N = scale.scores(predict(injected.windows_NTF)[:, 0])
-        by_kind = {kind: scores_N[injected.of(kind)] for kind in KINDS if injected.of(kind).any()}
+        scale = decoder.scale
+        errors = _errors_by_kind(predict, ends, problem)
+        by_kind = {kind: scale.scores(errors_N) for kind, errors_N in errors.items()}
         figures = detection(scale.scores(outputs_NK[:, 0]), by_kind, threshold=scale.threshold, share=INJECTED_SHARE)
         chance = {
             "precision": INJECTED_SHARE,
@@ -98,7 +88,7 @@ class AnomalyDetection(NetworkTask):
             **figures,
             "threshold": scale.threshold,
             "expected_alarm_rate": scale.expected_alarm_rate,
-            "num_planted": float(len(injected.kind_N)),
+            "num_planted": float(sum(map(len, errors.values()))),
             "num_windows": float(len(ends)),
         }
         return Evaluation(
@@ -108,3 +98,13 @@ class AnomalyDetection(NetworkTask):
             verdict="not_applicable",
             reason="anomalies are injected, not real: the figures say what is found of them, not whether it pays",
         )
+
+
+def _errors_by_kind(predict: Predict, ends: Ints, problem: TrainingProblem) -> dict[str, Floats]:
+    """The network's errors on anomalies injected into copies of these windows, by kind."""
+    windows = problem.windows
+    injected = inject(
+        windows.rows_RF, ends, lookback=windows.lookback, is_level_F=windows.scaler.is_level_F, seed=problem.seed
+    )
+    errors_N = predict(injected.windows_NTF)[:, 0]
+    return {kind: errors_N[injected.of(kind)] for kind in KINDS if injected.of(kind).any()}

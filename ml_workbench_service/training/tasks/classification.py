@@ -1,4 +1,4 @@
-"""`Classification`: which of a few classes comes; one target, one calibrated probability for each class.
+"""Classification: which of a few classes comes; one target, one calibrated probability for each class.
 
 Legend: N windows, R rows of all symbols, C classes.
 """
@@ -130,8 +130,8 @@ class Classification(NetworkTask):
 
     def _member_figures(self, member: Trained, ends: Ints, problem: TrainingProblem) -> dict[str, float | None]:
         """One seed alone, with a temperature of its own."""
-        predict, calibrate = Predict(member, None), problem.windows.parts["calibrate"]
-        decoder = self.calibrate(member, predict.over(problem.windows, calibrate), calibrate, problem)
+        predict, calibration = Predict(member, None), problem.windows.parts["calibration"]
+        decoder = self.calibrate(member, predict.over(problem.windows, calibration), calibration, problem)
         said_NC = decoder.calibration.probabilities(predict.over(problem.windows, ends))
         return _figures(decoder, said_NC, problem.windows.own_labels_RK[ends, 0])
 
@@ -161,7 +161,7 @@ def _backtest(said_NC: Floats, ends: Ints, problem: TrainingProblem) -> Backtest
     positions = _positions(said_NC, problem)
     if positions is None:
         return None
-    return signal_backtest.report(positions, ends, problem, looks=problem.looks)
+    return signal_backtest.report(positions, ends, problem)
 
 
 def _figures(decoder: ClassDecoder, said_NC: Floats, labels_N: Floats) -> dict[str, float | None]:

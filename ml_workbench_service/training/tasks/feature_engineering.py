@@ -1,4 +1,4 @@
-"""`FeatureEngineering`: its product is a feature set: later trainings name it, and it can be asked for its columns.
+"""Feature engineering: the product is a feature set: later trainings name it, and it can be asked for its columns.
 
 Legend: N windows, K outputs.
 """
@@ -15,9 +15,10 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureStore, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
+from ml_workbench_service.families.feature_search import FeatureSearchHyperparameters
 from ml_workbench_service.learning.data.scaling import RawRows
 from ml_workbench_service.learning.decoders.features import FeaturesDecoder
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Product, Task
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.derivation import Derivation
@@ -55,7 +56,7 @@ class FeatureEngineering(Task):
                 code="missing" if not targets else "value_error",
             )
 
-    def candidates(self, request: TrainRequest, family: Family, store: FeatureStore) -> tuple[Expression, ...]:
+    def candidates(self, request: TrainRequest, family: AnyFamily, store: FeatureStore) -> tuple[Expression, ...]:
         """Made from the named columns, or from everything that the store describes."""
         from ml_workbench_service.learning.feature_search.candidates import candidates
 
@@ -66,14 +67,12 @@ class FeatureEngineering(Task):
                 FeatureDescription(name=name, example=name, kind=store.kind_of(name), description="")
                 for name in request.features
             ]
-        hyper = family.hyperparameters.model_dump()
-        found = candidates(
-            available,
-            timeframe=request.timeframe_for(request.parsed_targets()),
-            has_range=has_range,
-            max_candidates=hyper["max_candidates"],
+        hyper = family.hyperparameters
+        assert isinstance(hyper, FeatureSearchHyperparameters), "families of feature engineering are searches"
+        timeframe = request.timeframe_for(request.parsed_targets())
+        return tuple(
+            candidates(available, timeframe=timeframe, has_range=has_range, max_candidates=hyper.max_candidates)
         )
-        return tuple(found)
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """What the kept columns tell, held out, beyond what luck reaches, added up; the search has scored itself."""
@@ -82,7 +81,7 @@ class FeatureEngineering(Task):
         return float(sum(max(each.score - chance, 0.0) for each in selection.features(_kind_of)))
 
     def package(
-        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: Family, is_simulated: bool,
+        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: AnyFamily, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
         """Writes `feature_set.json`; there is no graph and nothing to calibrate."""

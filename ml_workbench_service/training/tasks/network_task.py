@@ -1,4 +1,4 @@
-"""`NetworkTask`: what the tasks share whose product is a network: graph, int8, calibration, test part.
+"""Export, int8, calibration and test part: what the tasks share whose product is a network.
 
 Legend: N windows, K outputs.
 """
@@ -14,7 +14,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
 from ml_workbench_service.learning.decoders.decoder import Decoder
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product, Task
 from ml_workbench_service.training.assessment import decide_on_int8, last_rows
 
@@ -23,7 +23,7 @@ class NetworkTask(Task, registers=False):
     """A model type whose versions answer through a graph."""
 
     def package(
-        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: Family, is_simulated: bool,
+        self, trained: Trained, draft: Path, problem: TrainingProblem, *, family: AnyFamily, is_simulated: bool,
         report: Report,
     ) -> Product:  # fmt: skip
         """Exports the graph, decides on int8, calibrates, and scores the test part.
@@ -38,7 +38,7 @@ class NetworkTask(Task, registers=False):
         quantization, int8 = decide_on_int8(float32, draft, trained, problem, decisions=self.decisions)
         predict = Predict(float32, int8)
         report.check()
-        ends = windows.parts["calibrate"]
+        ends = windows.parts["calibration"]
         decoder = self.calibrate(trained, predict.over(windows, ends), ends, problem)
         novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
         report.check()

@@ -1,7 +1,7 @@
-"""`Control`: reinforcement learning: when to be short, flat or long, judged by what the untouched test part pays.
+"""Reinforcement learning: when to be short, flat or long, measured by what the untouched test part pays.
 
 There is no target: the market pays, net of spread, commission and swap. The test part is walked through once, in order,
-by the serving network with its own position fed back; the backtest decoders the same positions with the scalar cost
+by the serving network with its own position fed back; the backtest pays the same positions with the scalar cost
 functions, and must agree. Before anything is published the sanity runs are made (`reinforcement/sanity_checks.py`).
 
 Legend: N windows or decisions, K = 3 outputs.
@@ -17,7 +17,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError, TrainingError
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
 from ml_workbench_service.evaluation import signal_backtest
@@ -25,7 +25,7 @@ from ml_workbench_service.evaluation.baselines import LINEAR, linear_positions
 from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product
 from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.policy_family import PolicyFamily, decision_rows, series_of
@@ -61,7 +61,7 @@ class Control(NetworkTask):
         draft: Path,
         problem: TrainingProblem,
         *,
-        family: Family,
+        family: AnyFamily,
         is_simulated: bool,
         report: Report,
     ) -> Product:
@@ -138,7 +138,7 @@ class Control(NetworkTask):
             verdict=verdict,
             reason=reason,
             comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, problem)),
-            backtest=signal_backtest.report(positions, rows, problem, looks=problem.looks),
+            backtest=signal_backtest.report(positions, rows, problem),
             seeds=seed_spread(trained, lambda member: _member_figures(member, series, problem, per_year)),
         )
 
@@ -215,12 +215,9 @@ def _walk_over(ends: Ints, series: TradingSeries, problem: TrainingProblem, pred
 
 
 def _walk(rows: Ints, series: TradingSeries, problem: TrainingProblem, predict: Predict) -> "Walk":
-    from ml_workbench_service.reinforcement.environment import walk  # numba is no API process's
+    from ml_workbench_service.reinforcement.environment import greedy_walk  # numba is no API process's
 
-    def policy(windows_NTF: Floats32, positions_N: Floats32) -> Ints:
-        return greedy_actions(predict(windows_NTF, positions_N))
-
-    return walk(policy, series, rows, lookback=problem.windows.lookback)
+    return greedy_walk(predict, series, rows, lookback=problem.windows.lookback)
 
 
 def _figures(series: TradingSeries, rows: Ints, positions: Ints, per_year: float) -> dict[str, float | None]:

@@ -1,4 +1,4 @@
-"""`Forecasting`: time series. One named output for each target, or for each target and quantile.
+"""Time-series forecasting: one named output for each target, or for each target and quantile.
 
 The first target is the headline: it is compared with every baseline, traded and judged; the others keep their figures.
 
@@ -155,7 +155,7 @@ class Forecasting(NetworkTask):
     def _backtest(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> BacktestReport | None:
         if not problem.targets[0].needs_price:
             return None
-        return signal_backtest.report(self._positions(outputs_NK, ends, problem), ends, problem, looks=problem.looks)
+        return signal_backtest.report(self._positions(outputs_NK, ends, problem), ends, problem)
 
 
 def _rows(

@@ -20,9 +20,9 @@ from ml_workbench_service.integrations.feature_store.local import LocalFeatureSt
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
+from ml_workbench_service.testing.synthetic import Recorder
 from ml_workbench_service.training import tasks as tasks
 from studies.injected_leaks import INJECTED_LEAKS
-from tests.learning.synthetic import Recorder
 from tests.trained_models import injected_bars
 
 NUM_BARS = 900
@@ -79,7 +79,7 @@ def ordered(store: Any, **request: Any) -> tuple[TrainingOrder, TrainingData]:
     }  # fmt: skip
     plan = {"model_id": "small", "version": "1.0.0"}
     order = TrainingOrder.of(TrainRequest.model_validate(body), plan, job_id="job", store=store)
-    return order, training_data.prepare(order, store)
+    return order, training_data.assemble(order, training_data.fetch(order, store), kind_of=store.kind_of)
 
 
 def check(found: Certificate, name: str) -> CertificateCheck:

@@ -79,7 +79,7 @@ def create_app(store: FeatureStore, behaviour: Behaviour) -> FastAPI:
         if not behaviour.offers_batch:
             return JSONResponse({"message": "no such route"}, status_code=404)
         query = await request.json()
-        return await answer(request, query["symbols"], query, is_batch=True)
+        return await _answer(store, behaviour, request, query["symbols"], query, is_batch=True)
 
     @app.get("/api/v1/features")
     async def listed() -> Any:
@@ -92,29 +92,33 @@ def create_app(store: FeatureStore, behaviour: Behaviour) -> FastAPI:
         behaviour.requests.append(("GET", request.scope["raw_path"].decode(), dict(request.headers)))
         query: dict[str, Any] = dict(request.query_params)
         query["features"] = query["features"].split(",")
-        return await answer(request, [symbol], query, is_batch=False)
-
-    async def answer(request: Request, symbols: list[str], query: Mapping[str, Any], *, is_batch: bool) -> Response:
-        if behaviour.api_key and request.headers.get("x-api-key") != behaviour.api_key:
-            return JSONResponse({"message": "wrong key"}, status_code=401)
-        early = await _early_fault(behaviour)
-        if early is not None:
-            return early
-        tables = store.fetch(
-            symbols,
-            query["timeframe"],
-            start_ms=_ms(query["start_date"]),
-            end_ms=_ms(query["end_date"]),
-            features=query["features"],
-            as_of_ms=_ms(query["as_of"]) if "as_of" in query else None,
-        )
-        if behaviour.offers_arrow and ARROW in request.headers["accept"]:
-            return Response(_arrow(tables, behaviour), media_type=ARROW)
-        results = [_result(table, behaviour) for table in tables]
-        body: Any = {"results": results} if is_batch else results[0]
-        return Response(json.dumps(body), media_type="application/json")
+        return await _answer(store, behaviour, request, [symbol], query, is_batch=False)
 
     return app
+
+
+async def _answer(
+    store: FeatureStore, behaviour: Behaviour, request: Request, symbols: list[str], query: Mapping[str, Any],
+    *, is_batch: bool,
+) -> Response:  # fmt: skip
+    if behaviour.api_key and request.headers.get("x-api-key") != behaviour.api_key:
+        return JSONResponse({"message": "wrong key"}, status_code=401)
+    early = await _early_fault(behaviour)
+    if early is not None:
+        return early
+    tables = store.fetch(
+        symbols,
+        query["timeframe"],
+        start_ms=_ms(query["start_date"]),
+        end_ms=_ms(query["end_date"]),
+        features=query["features"],
+        as_of_ms=_ms(query["as_of"]) if "as_of" in query else None,
+    )
+    if behaviour.offers_arrow and ARROW in request.headers["accept"]:
+        return Response(_arrow(tables, behaviour), media_type=ARROW)
+    results = [_result(table, behaviour) for table in tables]
+    body: Any = {"results": results} if is_batch else results[0]
+    return Response(json.dumps(body), media_type="application/json")
 
 
 async def _early_fault(behaviour: Behaviour) -> Response | None:

@@ -154,6 +154,7 @@ Install = Callable[..., None]
 def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _registry_as_before: None) -> Iterator[Install]:
     """`install(source, points_to)` makes a package with an entry point `ticks`, found at the next question."""
     site = tmp_path / "site"
+    bar_formats.plugins.faults()  # what is really installed comes first
     monkeypatch.syspath_prepend(str(site))
 
     def make(source: str, points_to: str) -> None:
@@ -161,9 +162,9 @@ def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, _registry_as_before
         about.mkdir(parents=True)
         (site / "acme_ticks.py").write_text(source)
         (about / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-ticks\nVersion: 1.0\n")
-        (about / "entry_points.txt").write_text(f"[{bar_formats.GROUP}]\nticks = {points_to}\n")
+        (about / "entry_points.txt").write_text(f"[{bar_formats.plugins.group}]\nticks = {points_to}\n")
         importlib.invalidate_caches()
-        bar_formats._plugins.extend(entry_points(group=bar_formats.GROUP, name="ticks"))
+        bar_formats.plugins.load(entry_points(group=bar_formats.plugins.group, name="ticks"))
 
     yield make
     sys.modules.pop("acme_ticks", None)
@@ -184,7 +185,7 @@ BROKEN = {
     "raises at its import": ("raise OSError('libticks.so is missing')", "acme_ticks", "libticks.so is missing"),
     "defines one and then raises": (PLUG_IN + "\n1 / 0", "acme_ticks", "ZeroDivisionError"),
     "names what is missing": (PLUG_IN, "acme_ticks:Tics", "has no attribute 'Tics'"),
-    "defines none": ("", "acme_ticks", "acme_ticks defines no BarFormat called ticks"),
+    "defines none": ("", "acme_ticks", "is not, and does not define, the bar format"),
     "takes a name that is taken": (PLUG_IN.replace('"ticks"', '"plain"'), "acme_ticks", "two bar formats are called"),
 }
 
@@ -196,7 +197,7 @@ def test_a_broken_format_of_another_package_is_left_out_loudly(
     install(source, points_to)
     assert [kind.name for kind in bar_formats.known_formats()] == NAMES
     (record,) = (each for each in caplog.records if each.levelno == logging.ERROR)
-    assert record.getMessage() == "bar format ticks of package acme-ticks is left out"
+    assert record.getMessage() == "bar format ticks of package acme-ticks==1.0 is left out"
     assert reason in caplog.text
 
 

@@ -13,6 +13,8 @@ from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import inference_providers
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 
+pytestmark = pytest.mark.processor
+
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:

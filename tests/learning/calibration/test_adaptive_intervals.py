@@ -134,7 +134,7 @@ def test_a_state_comes_back_from_json_to_the_bit_and_nonsense_does_not() -> None
             FILE.validate_json(broken)
 
 
-def test_a_stretch_moves_both_ends_and_nothing_else_of_a_point_forecast() -> None:
+def test_a_widening_moves_both_ends_and_nothing_else_of_a_point_forecast() -> None:
     forecasts, labels, deviation = stormy(400)
     decoder = decoder_of(forecasts[:, None], labels, deviation_N=deviation)
     outputs = np.array([0.4], np.float32)
@@ -150,7 +150,7 @@ def test_a_stretch_moves_both_ends_and_nothing_else_of_a_point_forecast() -> Non
 
 
 @pytest.mark.parametrize("target", ["price_change_1h", "volatility_4h"])
-def test_a_stretch_moves_each_tail_of_a_quantile_band_from_its_median(target: str) -> None:
+def test_a_widening_moves_each_tail_of_a_quantile_band_from_its_median(target: str) -> None:
     forecasts, labels, deviation = stormy(400)
     forecasts, labels = (forecasts, labels) if target.startswith("price") else (np.abs(forecasts), np.abs(labels))
     decoder = decoder_of(banded(forecasts, 1.0), labels, deviation_N=deviation, targets=[target], quantiles=QUANTILES)

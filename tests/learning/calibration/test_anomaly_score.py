@@ -8,6 +8,8 @@ import pytest
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale, detection
 
+pytestmark = pytest.mark.processor
+
 FEATURES = ("calm", "loud", "odd")
 
 

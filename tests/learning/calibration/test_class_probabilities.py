@@ -21,6 +21,8 @@ from ml_workbench_service.learning.calibration.class_probabilities import (
     decode_classes,
 )
 
+pytestmark = pytest.mark.processor
+
 DIRECTION = CLASSES["direction"]
 UNEVEN = np.array([0.2, 0.1, 0.7])
 EVEN = np.full(3, 1 / 3)

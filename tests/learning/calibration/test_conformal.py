@@ -15,6 +15,8 @@ from ml_workbench_service.learning.calibration.conformal import (
     ResidualDistribution,
 )
 
+pytestmark = pytest.mark.processor
+
 
 def heteroscedastic(num: int, seed: int) -> tuple[Floats, Floats, Floats]:
     """Forecasts, outcomes and ex-ante deviations: fat tails, and a deviation that varies tenfold."""

@@ -69,7 +69,7 @@ def windows_of(labelling: Labelling) -> Windows:
         features=["noise"],
         is_level=[False],
         lookback=LOOKBACK,
-        validation_split=0.4,
+        split=0.4,
         scales_labels=[not target.classes for target in labelling.targets],
         finish_labels=labelling.finish,
     )
@@ -188,7 +188,7 @@ def rule_and_training_labels(bars: FeatureTable) -> tuple[RegimeRule, Floats, Wi
 def test_the_regimes_rule_knows_no_bar_after_the_end_of_train() -> None:
     bars = table(num=1400)
     rule, labels, windows = rule_and_training_labels(bars)
-    after = bars.available_at_ms > windows.borders_ms["stop"]
+    after = bars.available_at_ms > windows.borders_ms["validation"]
     stormy = bars.columns["close"] * np.where(after, np.exp(np.random.default_rng(5).normal(0, 0.05, 1400)), 1.0)
     again, same, other = rule_and_training_labels(with_closes(bars, stormy))
     assert again == rule
@@ -207,7 +207,7 @@ def test_the_rule_is_fitted_on_all_bars_known_by_the_end_of_train_and_labels_loo
     rule, _, windows = rule_and_training_labels(bars)
     runs = calendar.runs(bars.opened_ms, HOUR_MS, "fx")
     trend, volatility = regime_features(bars.columns["close"], runs)
-    known = bars.available_at_ms <= windows.borders_ms["stop"]
+    known = bars.available_at_ms <= windows.borders_ms["validation"]
     assert rule == RegimeRule.fit(trend[known], volatility[known])
     kept = np.concatenate([windows.parts[part] for part in PARTS])
     np.testing.assert_array_equal(windows.own_labels_RK[kept, 0], rule.classify(trend, volatility)[kept + 2])
@@ -215,7 +215,7 @@ def test_the_rule_is_fitted_on_all_bars_known_by_the_end_of_train_and_labels_loo
 
 def test_finishing_gives_every_labelled_row_a_label_and_leaves_the_other_targets_alone() -> None:
     labelling = labelled(table(missing=[300]), targets=EVERY_KIND)
-    (finished,) = labelling.finish({"stop": int(labelling.rows[0].available_at_ms_N[500])})
+    (finished,) = labelling.finish({"validation": int(labelling.rows[0].available_at_ms_N[500])})
     before, regime = labels_of(labelling), EVERY_KIND.index("market_regime_2h")
     np.testing.assert_array_equal(np.isfinite(finished), np.isfinite(before))
     np.testing.assert_array_equal(np.delete(finished, regime, axis=1), np.delete(before, regime, axis=1))
@@ -235,7 +235,7 @@ def test_every_symbol_has_a_rule_of_its_own() -> None:
 def test_too_few_bars_for_a_rule_are_refused() -> None:
     labelling = labelled(table(), targets=["market_regime"])
     with pytest.raises(DataValidationError, match="a rule for market regimes needs 60 bars"):
-        labelling.finish({"stop": int(labelling.rows[0].available_at_ms_N[80])})
+        labelling.finish({"validation": int(labelling.rows[0].available_at_ms_N[80])})
 
 
 def test_dropped_rows_are_counted_over_symbols_and_targets() -> None:

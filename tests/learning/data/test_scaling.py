@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.learning.data.scaling import RowScaler, fit_symbol, to_logs
-from tests.learning.synthetic import FEATURES, IS_LEVEL, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, cut, symbol_rows
+
+pytestmark = pytest.mark.processor
 
 LOOKBACK = 8
 

@@ -13,14 +13,18 @@ from ml_workbench_service.contracts.market import Ints
 from ml_workbench_service.learning.data.windows import (
     FEWEST_WINDOWS,
     PARTS,
+    SAMPLES,
+    Borders,
     SymbolRows,
     Windows,
     build,
     describe_borders,
+    from_wire,
     part_of,
     streaks,
+    to_wire,
 )
-from tests.learning.synthetic import FEATURES, HOUR_MS, IS_LEVEL, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, HOUR_MS, IS_LEVEL, cut, symbol_rows, with_holes
 
 steady = settings(deadline=None, derandomize=True, max_examples=40)
 NUM = 900
@@ -41,7 +45,7 @@ class Case:
 
     def cut(self) -> tuple[SymbolRows, Windows]:
         """The rows and their windows; a case with too few windows is no example."""
-        table = symbol_rows(num=NUM, seed=self.seed, gaps=self.gaps, holes=self.holes, horizon=self.horizon)
+        table = with_holes(symbol_rows(num=NUM, seed=self.seed, gaps=self.gaps, horizon=self.horizon), self.holes)
         try:
             return table, cut(table, lookback=self.lookback, validation_split=self.split)
         except DataValidationError:
@@ -130,7 +134,10 @@ def test_only_windows_whose_label_crosses_a_border_are_purged(case: Case) -> Non
 def test_an_embargo_takes_the_first_bars_after_each_border_and_nothing_else(case: Case, embargo_bars: int) -> None:
     table, free = case.cut()
     try:
-        kept = embargoed_cut(table, case, embargo_bars)
+        kept = build(
+            [table], features=FEATURES, is_level=IS_LEVEL, lookback=case.lookback,
+            split=Borders(free.borders_ms, embargo_bars),
+        )  # fmt: skip
     except DataValidationError:
         reject()
     assert kept.borders_ms == free.borders_ms
@@ -142,13 +149,6 @@ def test_an_embargo_takes_the_first_bars_after_each_border_and_nothing_else(case
         num_taken += len(free.parts[part]) - len(kept.parts[part])
     assert kept.num_purged == free.num_purged + num_taken
     assert num_taken > 0
-
-
-def embargoed_cut(table: SymbolRows, case: Case, embargo_bars: int) -> Windows:
-    return build(
-        [table], features=FEATURES, is_level=IS_LEVEL, lookback=case.lookback, validation_split=case.split,
-        embargo_bars=embargo_bars,
-    )  # fmt: skip
 
 
 def test_an_embargo_counts_each_symbols_own_bars() -> None:
@@ -163,9 +163,7 @@ def test_an_embargo_counts_each_symbols_own_bars() -> None:
         label_available_at_ms_N=gappy.label_available_at_ms_N
         + np.where(gappy.label_available_at_ms_N > border, 40 * HOUR_MS, 0),
     )
-    kept = build(
-        [whole, gappy], features=FEATURES, is_level=IS_LEVEL, lookback=8, borders_ms=free.borders_ms, embargo_bars=24
-    )
+    kept = build([whole, gappy], features=FEATURES, is_level=IS_LEVEL, lookback=8, split=Borders(free.borders_ms, 24))
     for number, table in enumerate((whole, gappy)):
         ends = kept.parts["test"][kept.symbol_R[kept.parts["test"]] == number]
         assert (
@@ -176,15 +174,12 @@ def test_an_embargo_counts_each_symbols_own_bars() -> None:
 def test_borders_may_be_given_in_place_of_a_share() -> None:
     table = symbol_rows(num=1500)
     shared = cut(table, validation_split=0.4)
-    given_ = build([table], features=FEATURES, is_level=IS_LEVEL, lookback=8, borders_ms=shared.borders_ms)
+    given_ = build([table], features=FEATURES, is_level=IS_LEVEL, lookback=8, split=Borders(shared.borders_ms))
     assert given_.borders_ms == shared.borders_ms
     assert all(given_.parts[part].tolist() == shared.parts[part].tolist() for part in PARTS)
     later = {name: moment + 50 * HOUR_MS for name, moment in shared.borders_ms.items()}
-    moved = build([table], features=FEATURES, is_level=IS_LEVEL, lookback=8, borders_ms=later)
+    moved = build([table], features=FEATURES, is_level=IS_LEVEL, lookback=8, split=Borders(later))
     assert len(moved.parts["train"]) == len(shared.parts["train"]) + 50
-    for ways in ({}, {"validation_split": 0.4, "borders_ms": later}):
-        with pytest.raises(AssertionError, match="either a share or the borders"):
-            build([table], features=FEATURES, is_level=IS_LEVEL, lookback=8, **ways)
 
 
 def test_parts_have_the_shares_of_the_time_that_were_asked_for() -> None:
@@ -216,12 +211,12 @@ def test_borders_are_the_same_moments_for_all_symbols() -> None:
 
 
 def test_nothing_after_the_first_border_reaches_the_scaler_or_the_training_rows() -> None:
-    table = symbol_rows(num=1500, horizon=3, gaps=[200], holes=[50])
+    table = with_holes(symbol_rows(num=1500, horizon=3, gaps=[200]), [50])
     windows = cut(table)
-    after = table.available_at_ms_N > windows.borders_ms["stop"]
+    after = table.available_at_ms_N > windows.borders_ms["validation"]
     x_NF, labels = table.x_NF.copy(), table.labels_NK.copy()
     x_NF[after] *= np.random.default_rng(9).uniform(0.01, 100, x_NF[after].shape)
-    labels[table.label_available_at_ms_N > windows.borders_ms["stop"]] *= -17
+    labels[table.label_available_at_ms_N > windows.borders_ms["validation"]] *= -17
     changed = cut(replace(table, x_NF=x_NF, labels_NK=labels))
     assert changed.scaler.to_json() == windows.scaler.to_json()
     assert changed.parts["train"].tolist() == windows.parts["train"].tolist()
@@ -259,7 +254,7 @@ def test_gathering_cuts_the_rows_before_and_at_the_end() -> None:
     assert windows.gather(ends).shape == (3, 8, 3)
 
 
-@pytest.mark.parametrize(("num", "part"), [(90, "train"), (190, "stop"), (10, "train"), (2, "train")])
+@pytest.mark.parametrize(("num", "part"), [(90, "train"), (190, "validation"), (10, "train"), (2, "train")])
 def test_too_few_windows_are_refused_with_what_to_do(num: int, part: str) -> None:
     with pytest.raises(DataValidationError, match=f"the {part} part has .* complete windows of 8 bars") as caught:
         cut(symbol_rows(num=num), validation_split=0.2)
@@ -290,7 +285,7 @@ def test_a_moment_belongs_to_the_part_its_windows_belong_to() -> None:
             part_of(int(known), windows.borders_ms, last_ms=last_ms)
             for known in table.available_at_ms_N[windows.parts[part]]
         }
-        assert found == {part}
+        assert found == {SAMPLES[part]}
     assert part_of(last_ms, windows.borders_ms, last_ms=last_ms) == "test"
     assert part_of(last_ms + 1, windows.borders_ms, last_ms=last_ms) == "live"
     assert part_of(0, windows.borders_ms, last_ms=last_ms) == "train"
@@ -317,5 +312,11 @@ def test_bars_of_one_time_that_are_delivered_seconds_apart_share_a_moment() -> N
     assert len(counts) <= len(windows.parts["test"]) / 3 + 2, "at the part's ends a symbol may be alone"
 
 
-def test_borders_are_told_in_iso_8601() -> None:
-    assert describe_borders({"stop": 1_600_000_000_000}) == {"stop": "2020-09-13T12:26:40Z"}
+def test_borders_are_told_in_iso_8601_by_the_names_that_cards_have_always_had() -> None:
+    assert describe_borders({"validation": 1_600_000_000_000}) == {"stop": "2020-09-13T12:26:40Z"}
+
+
+def test_what_was_written_with_the_old_names_is_read_with_the_new_ones() -> None:
+    recipe = {"stop": 1, "calibrate": 2, "test": 3}
+    assert from_wire(recipe) == {"validation": 1, "calibration": 2, "test": 3}
+    assert to_wire(from_wire(recipe)) == recipe

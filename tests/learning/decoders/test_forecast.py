@@ -11,17 +11,19 @@ from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import Evaluation
-from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.contracts.market import Bools, Floats
 from ml_workbench_service.contracts.training import TrainRequest, parse_target
 from ml_workbench_service.learning.decoders.decoder import Decoded, DecodingContext, load_decoder
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.costs import resolved_costs, round_trip_cost
+from ml_workbench_service.testing.synthetic import cut, problem, symbol_rows
 from ml_workbench_service.training.tasks.time_series import Forecasting
 from tests.integrations.model_cards import model_card
-from tests.learning.synthetic import cut, problem, symbol_rows
 from tests.service_process import SEED_TRAIN
+
+pytestmark = pytest.mark.processor
 
 LABEL_SCALE = 0.002
 QUANTILES = (0.05, 0.5, 0.95)
@@ -76,6 +78,19 @@ def banded(forecasts_N: Floats, half_width: float | Floats) -> Floats:
     return np.column_stack([forecasts_N - half_width, forecasts_N, forecasts_N + half_width])
 
 
+def covers(
+    decoder: ForecastDecoder, outputs_NK: Floats, labels_N: Floats, *, label_scale_N: Floats, volatility_N: Floats
+) -> Bools:
+    """Whether each realised value lies within its interval, whole arrays at once."""
+    if len(decoder.quantiles) > 1:
+        lower_N, upper_N = decoder.band(outputs_NK, label_scale_N, volatility_N)
+        return (lower_N <= labels_N) & (labels_N <= upper_N)
+    radius = decoder.unconditional.radius * label_scale_N
+    if decoder.conditional is not None:
+        radius = np.where(np.isfinite(volatility_N), decoder.conditional.radius * np.nan_to_num(volatility_N), radius)
+    return np.abs(labels_N - outputs_NK[:, 0] * label_scale_N) <= radius
+
+
 @pytest.mark.parametrize("half_width", [0.0, 0.4, 1.5, 9.0])
 @pytest.mark.parametrize("level", [0.9, 0.5])
 def test_a_quantile_band_covers_as_promised_however_wrong_the_network_is(half_width: float, level: float) -> None:
@@ -83,8 +98,8 @@ def test_a_quantile_band_covers_as_promised_however_wrong_the_network_is(half_wi
     forecasts, labels, _ = stormy(seed=1)
     decoder = decoder_of(banded(forecasts, half_width), labels, quantiles=quantiles)
     forecasts, labels, deviation = stormy(seed=2)
-    covered = decoder.covers(
-        banded(forecasts, half_width), labels * LABEL_SCALE, label_scale_N=np.full(NUM, LABEL_SCALE),
+    covered = covers(
+        decoder, banded(forecasts, half_width), labels * LABEL_SCALE, label_scale_N=np.full(NUM, LABEL_SCALE),
         volatility_N=deviation,
     )  # fmt: skip
     assert np.mean(covered) == pytest.approx(level, abs=0.015)
@@ -129,8 +144,8 @@ def test_one_window_is_told_the_interval_that_the_score_counts(
     decoder = decoder_of(outputs, labels, deviation_N=deviation, targets=[target], quantiles=quantiles)
     outputs, labels, deviation = rows(seed + 1)  # others: a calibration row may lie on the very border
     ahead = deviation * LABEL_SCALE * horizon**0.5 if knows_volatility else np.full(60, np.nan)
-    covered = decoder.covers(
-        outputs.astype(float), labels * LABEL_SCALE, label_scale_N=np.full(60, LABEL_SCALE), volatility_N=ahead
+    covered = covers(
+        decoder, outputs.astype(float), labels * LABEL_SCALE, label_scale_N=np.full(60, LABEL_SCALE), volatility_N=ahead
     )
     for row in range(60):
         told = asked(decoder, outputs[row], deviation[row] if knows_volatility else None)
@@ -258,7 +273,7 @@ def test_a_recipe_older_than_the_names_of_the_kinds_is_a_forecasts() -> None:
 
 def test_int8_must_keep_each_symbols_direction_beyond_its_own_cost() -> None:
     windows = cut(symbol_rows(num=600), symbol_rows("USD/JPY", num=600, seed=1, deviation=0.0003))
-    work, ends = problem(windows), windows.parts["calibrate"]
+    work, ends = problem(windows), windows.parts["calibration"]
     outputs = np.random.default_rng(0).normal(0, 0.3, (len(ends), 1))
     found = Forecasting().decisions(outputs, ends, work)
     for place, row in enumerate(ends):
@@ -285,7 +300,7 @@ def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastDecoder
         return np.column_stack([right, wrong])
 
     task = Forecasting()
-    decoder = task.calibrate(trained, outputs("calibrate"), windows.parts["calibrate"], work)
+    decoder = task.calibrate(trained, outputs("calibration"), windows.parts["calibration"], work)
     return decoder, task.evaluate(
         trained, decoder, outputs("test"), windows.parts["test"], work, is_simulated=False, predict=Predict(None, None)
     )

@@ -6,7 +6,9 @@ import pytest
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.learning.decoders.decoder import load_decoder
 from tests.integrations.model_cards import model_card
-from tests.learning.decoders.test_forecast import LABEL_SCALE, NUM, QUANTILES, asked, banded, decoder_of, stormy
+from tests.learning.decoders.test_forecast import LABEL_SCALE, NUM, QUANTILES, asked, banded, covers, decoder_of, stormy
+
+pytestmark = pytest.mark.processor
 
 
 @pytest.mark.parametrize("calm_first", [True, False])
@@ -25,8 +27,12 @@ def test_a_quantile_interval_covers_in_storm_and_calm_whatever_the_calibration_p
     outputs, labels, deviation = part(sizes[0], seed=1)
     decoder = decoder_of(outputs, labels, deviation_N=deviation, quantiles=QUANTILES)
     outputs, labels, deviation = part(sizes[1], seed=2)
-    covered = decoder.covers(
-        outputs, labels * LABEL_SCALE, label_scale_N=np.full(NUM, LABEL_SCALE), volatility_N=deviation * LABEL_SCALE
+    covered = covers(
+        decoder,
+        outputs,
+        labels * LABEL_SCALE,
+        label_scale_N=np.full(NUM, LABEL_SCALE),
+        volatility_N=deviation * LABEL_SCALE,
     )
     for tercile in np.array_split(np.argsort(deviation), 3):
         assert np.mean(covered[tercile]) == pytest.approx(0.9, abs=0.02)

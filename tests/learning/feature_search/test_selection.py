@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,11 +16,12 @@ from ml_workbench_service.learning.feature_search.selection import (
     NO_BETTER_THAN_CHANCE,
     NUM_BEST_OF_NOISE,
     Selection,
+    SelectionSettings,
     mrmr,
     select,
 )
 from ml_workbench_service.market.features.expression_grammar import Expression, parse
-from tests.learning.synthetic import HOUR_MS, START_MS, Recorder
+from ml_workbench_service.testing.synthetic import HOUR_MS, START_MS, Recorder
 
 NUM = 1600
 TEXTS = (
@@ -62,11 +64,17 @@ def lagged(values: Floats, bars: int) -> Floats:
 
 
 def search(
-    *tables: SelectionRows, texts: Sequence[str] = TEXTS, end_ms: int | None = None, seed: int = 0, **options: object
+    *tables: SelectionRows,
+    texts: Sequence[str] = TEXTS,
+    end_ms: int | None = None,
+    seed: int = 0,
+    report: Recorder | None = None,
+    **options: Any,
 ) -> Selection:
-    defaults = {"is_move": True, "num_shuffles": 40, "num_samples": 20, "report": Recorder()}
+    settings = SelectionSettings(**{"is_move": True, "num_shuffles": 40, "num_samples": 20, **options})
     end_ms = int(tables[0].available_at_ms[-1]) if end_ms is None else end_ms
-    return select([parse(text) for text in texts], tables, end_ms=end_ms, seed=seed, **{**defaults, **options})  # type: ignore[arg-type]
+    candidates = [parse(text) for text in texts]
+    return select(candidates, tables, settings, end_ms=end_ms, seed=seed, report=report or Recorder())
 
 
 def chosen(selection: Selection) -> list[str]:
@@ -284,7 +292,7 @@ def test_a_selection_becomes_a_feature_set() -> None:
     assert {each.kind for each in expressions} == {"stationary"}
     parsed: list[Expression] = [parse(each.expression) for each in expressions]
     feature_set = FeatureSet(
-        id="planted_v1",
+        id="injected_v1",
         version="1.0.0",
         symbols=("EURUSD",),
         timeframe="1h",

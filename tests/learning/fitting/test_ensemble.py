@@ -20,8 +20,8 @@ from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.fitting.ensemble import action_weights, combine, seed_spread, train_seeds
 from ml_workbench_service.learning.interfaces.checkpoint import CHECKPOINT_FILE, Checkpoint
 from ml_workbench_service.learning.interfaces.family import Family, Trained, families_of
-from tests.families.probes import probe_of
-from tests.learning.synthetic import OneThread, Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.probes import probe_of
+from ml_workbench_service.testing.synthetic import OneThread, Recorder, cut, problem, symbol_rows
 
 SEEDS = (3, 8, 5)
 HELD = np.array([-1, 0, 1, 0, -1, 1, 1], dtype=np.float32)
@@ -72,6 +72,7 @@ def equal(first: Trained, second: Trained) -> bool:
     )
 
 
+@pytest.mark.processor
 @every_network
 def test_one_graph_gives_the_mean_of_the_members_whatever_is_asked_beside(kind: type[Family], tmp_path: Path) -> None:
     model, windows, family = ensemble(kind), small(kind), quick(kind)

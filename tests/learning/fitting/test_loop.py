@@ -14,7 +14,9 @@ from ml_workbench_service.learning.fitting.loop import Outcome, Schedule, _lengt
 from ml_workbench_service.learning.fitting.objectives import SquaredError
 from ml_workbench_service.learning.networks.heads import forecast_head
 from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster
-from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
+
+pytestmark = pytest.mark.processor
 
 CPU = torch.device("cpu")
 HEAD = forecast_head([parse_target("price_change_1h")], ())
@@ -45,10 +47,10 @@ def fitted(
 
 
 def stop_loss(network: nn.Module, windows: Windows) -> float:
-    """The stopping part's error by plain numpy and one window at a time."""
+    """The validation part's error by plain numpy and one window at a time."""
     network.eval()
     errors = []
-    for end in windows.parts["stop"]:
+    for end in windows.parts["validation"]:
         rows_TNF = torch.from_numpy(windows.rows_RF[end + 1 - windows.lookback : end + 1][:, None])
         with torch.no_grad():
             errors.append((float(network(rows_TNF)[0, 0]) - float(windows.labels_RK[end, 0])) ** 2)
@@ -58,7 +60,7 @@ def stop_loss(network: nn.Module, windows: Windows) -> float:
 def test_every_epoch_is_reported_with_its_losses_and_skill(windows: Windows) -> None:
     outcome, report, _ = fitted(windows, SCHEDULE)
     assert [(step, total) for step, total, _ in report.steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-    zero = float(np.mean(windows.labels_RK[windows.parts["stop"]] ** 2))
+    zero = float(np.mean(windows.labels_RK[windows.parts["validation"]] ** 2))
     for _, _, metrics in report.steps:
         assert set(metrics) == {"train_loss", "stop_loss", "stop_skill"}
         assert metrics["stop_skill"] == pytest.approx(1 - metrics["stop_loss"] / zero, abs=1e-5)
@@ -66,14 +68,14 @@ def test_every_epoch_is_reported_with_its_losses_and_skill(windows: Windows) -> 
     assert report.steps[-1][2]["train_loss"] < report.steps[0][2]["train_loss"]
 
 
-def test_the_stopping_parts_score_is_the_mean_over_its_windows(windows: Windows) -> None:
+def test_the_validation_parts_score_is_the_mean_over_its_windows(windows: Windows) -> None:
     network = forecaster()
     assert score(network, _OnDevice(windows, CPU), SquaredError()) == pytest.approx(
         stop_loss(network, windows), rel=1e-5
     )
 
 
-def test_training_ends_when_the_stopping_part_no_longer_improves_and_the_best_weights_stay(windows: Windows) -> None:
+def test_training_ends_when_the_validation_part_no_longer_improves_and_the_best_weights_stay(windows: Windows) -> None:
     """With a step far too long the loss soon gets worse, and after `patience` epochs it is enough."""
     schedule = replace(SCHEDULE, learning_rate=0.1, batch_size=16, epochs=60, patience=3)
     outcome, report, network = fitted(windows, schedule)
@@ -87,7 +89,7 @@ def test_training_ends_when_the_stopping_part_no_longer_improves_and_the_best_we
 def test_only_train_and_stop_are_read(windows: Windows) -> None:
     """Rows and labels after the calibration border could be anything."""
     _, _, network = fitted(windows, SCHEDULE)
-    later = windows.available_at_ms_R > windows.borders_ms["calibrate"]
+    later = windows.available_at_ms_R > windows.borders_ms["calibration"]
     rows, labels = windows.rows_RF.copy(), windows.labels_RK.copy()
     rows[later], labels[later] = 99.0, -99.0
     _, _, again = fitted(replace(windows, rows_RF=rows, labels_RK=labels), SCHEDULE)
@@ -143,7 +145,7 @@ def test_the_number_of_threads_changes_no_bit_of_the_weights(cell: str, num_feat
     table = symbol_rows(num=1100)
     windows = build(
         [replace(table, x_NF=table.x_NF[:, :num_features])], features=FEATURES[:num_features],
-        is_level=IS_LEVEL[:num_features], lookback=24, validation_split=0.4,
+        is_level=IS_LEVEL[:num_features], lookback=24, split=0.4,
     )  # fmt: skip
     weights = []
     for number in (1, threads):

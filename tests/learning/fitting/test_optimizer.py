@@ -8,6 +8,8 @@ from torch import nn
 
 from ml_workbench_service.learning.fitting.optimizer import GRADIENT_NORM, ClippedAdam
 
+pytestmark = pytest.mark.processor
+
 
 class Net(nn.Module):
     """An LSTM and a head: several tensors of several shapes."""

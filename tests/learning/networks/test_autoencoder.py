@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from ml_workbench_service.learning.bundle.export import TOLERANCE, export
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.family import Trained
+from ml_workbench_service.learning.interfaces.hyperparameters import NetworkHyperparameters
 from ml_workbench_service.learning.networks.autoencoder import Autoencoder, fit_activity, train_autoencoder
 from ml_workbench_service.learning.networks.autoencoder_graph import (
     ACTIVITY_FLOOR,
@@ -23,12 +23,14 @@ from ml_workbench_service.learning.networks.autoencoder_graph import (
     autoencoder_graph,
     recency,
 )
-from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
+
+pytestmark = pytest.mark.processor
 
 LOOKBACK = 12
 SHORTEST = 3
 QUICK = {
-    "autoencoder_units": 16, "bottleneck": 6, "learning_rate": 0.01, "batch_size": 64, "epochs": 12, "patience": 12,
+    "learning_rate": 0.01, "batch_size": 64, "epochs": 12, "patience": 12,
 }  # fmt: skip
 
 
@@ -43,11 +45,14 @@ def related_windows(num: int = 1600) -> Windows:
     return cut(replace(table, x_NF=x_NF), lookback=LOOKBACK)
 
 
-def trained(windows: Windows, *, report: Recorder | None = None, seed: int = 0, **changes: float) -> Trained:
+def trained(
+    windows: Windows, *, report: Recorder | None = None, seed: int = 0, bottleneck: int = 6, **changes: float
+) -> Trained:
     return train_autoencoder(
         problem(windows, seed=seed),
-        hyperparameters=SimpleNamespace(**(QUICK | changes)),
-        shortest_window=SHORTEST,
+        NetworkHyperparameters(**(QUICK | changes)),
+        units=16,
+        bottleneck=bottleneck,
         accelerator=OneThread(),
         report=report or Recorder(),
     )
@@ -115,7 +120,7 @@ def test_the_windows_error_is_the_mean_of_its_features(windows: Windows, graph: 
     assert np.ptp(outputs[:, 0]) > 0.5
 
 
-def test_planted_anomalies_stand_out(windows: Windows, model: Trained) -> None:
+def test_injected_anomalies_stand_out(windows: Windows, model: Trained) -> None:
     ends = windows.parts["test"]
     limit = float(np.quantile(error(model, windows.gather(ends)), 0.99))
     injected = inject(windows.rows_RF, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=0, num_per_kind=60)
@@ -185,7 +190,7 @@ def test_the_plainest_answer_is_the_loss_of_telling_back_zeros(windows: Windows)
     metrics = report.steps[0][2]
     network = Autoencoder(is_level_F=IS_LEVEL, units=2, bottleneck=1)
     fit_activity(network, windows)
-    rows = windows.gather(windows.parts["stop"])
+    rows = windows.gather(windows.parts["validation"])
     stage = rows - rows.mean(axis=1, keepdims=True) * np.array(IS_LEVEL)
     moves = np.diff(rows.astype(np.float64), axis=1, prepend=rows[:, :1]) ** 2
     moves[:, 0] = moves[:, 1]
@@ -206,9 +211,9 @@ def test_a_seed_decides_every_bit_of_the_weights(windows: Windows) -> None:
     assert first["encoder.weight_hh_l0"].tobytes() != other["encoder.weight_hh_l0"].tobytes()
 
 
-def test_nothing_after_the_stopping_part_reaches_the_weights(windows: Windows) -> None:
+def test_nothing_after_the_validation_part_reaches_the_weights(windows: Windows) -> None:
     rows = windows.rows_RF.copy()
-    rows[windows.available_at_ms_R > windows.borders_ms["calibrate"]] = 7.0
+    rows[windows.available_at_ms_R > windows.borders_ms["calibration"]] = 7.0
     first, second = (trained(each, epochs=1).weights for each in (windows, replace(windows, rows_RF=rows)))
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 

@@ -10,7 +10,9 @@ from ml_workbench_service.learning.calibration.class_metrics import class_freque
 from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights, class_counts, class_weights
 from ml_workbench_service.learning.networks.heads import ClassHead, CrossEntropy, class_head
 from ml_workbench_service.learning.networks.onnx_builder import Graph
-from tests.families.probes.classification import ClassificationProbe
+from ml_workbench_service.testing.probes.classification import ClassificationProbe
+
+pytestmark = pytest.mark.processor
 
 CLASSES = ("sell", "hold", "buy")
 UNEVEN = np.array([0.25, 0.05, 0.7])

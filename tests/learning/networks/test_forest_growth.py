@@ -9,7 +9,7 @@ import sklearn
 from common_lib.exceptions import JobCancelled
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.networks.isolation_forest import grow_forest
-from tests.learning.synthetic import Recorder
+from ml_workbench_service.testing.synthetic import Recorder
 
 DERIVED_ND = np.random.default_rng(0).standard_normal((700, 6)).astype(np.float32)
 

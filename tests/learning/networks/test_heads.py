@@ -22,8 +22,10 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory, columns_needed, read_history
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
-from tests.learning.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, problem, skill, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, problem, skill, symbol_rows
 from tests.trained_models import InjectedBars, injected_bars, loaded, open_bench, train_model
+
+pytestmark = pytest.mark.processor
 
 TARGETS = ("price_change_1h", "log_return_2h", "volatility_4h")
 QUICK = {"epochs": 12, "batch_size": 64, "lookback": 6, "learning_rate": 0.02, "patience": 4}
@@ -37,9 +39,7 @@ def windows_of_three() -> Windows:
     second = -2e-3 * rows.x_NF[:, 1] + 1e-4 * chance.standard_normal(1500)
     third = 50.0 * np.abs(chance.standard_normal(1500))
     labels_NK = np.column_stack([rows.labels_NK[:, 0], second, third])
-    return build(
-        [replace(rows, labels_NK=labels_NK)], features=FEATURES, is_level=IS_LEVEL, lookback=6, validation_split=0.4
-    )
+    return build([replace(rows, labels_NK=labels_NK)], features=FEATURES, is_level=IS_LEVEL, lookback=6, split=0.4)
 
 
 def trained(windows: Windows, *names: str) -> Trained:

@@ -29,7 +29,9 @@ from ml_workbench_service.learning.networks.isolation_forest import (
     tree_weights,
     whitening,
 )
-from tests.learning.synthetic import FEATURES, IS_LEVEL, Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, Recorder, cut, problem, symbol_rows
+
+pytestmark = pytest.mark.processor
 
 LOOKBACK = 12
 NUM_TREES = 60
@@ -186,7 +188,7 @@ def test_whitened_values_are_residuals_of_a_regression_on_the_others_in_their_de
     np.testing.assert_allclose(found.std(axis=0), 1.0, atol=0.15)
 
 
-def test_planted_anomalies_stand_out(windows: Windows, graph: OnnxNetwork) -> None:
+def test_injected_anomalies_stand_out(windows: Windows, graph: OnnxNetwork) -> None:
     ends = windows.parts["test"]
     limit = float(np.quantile(graph.predict(windows.gather(ends)).outputs_NK[:, 0], 0.99))
     injected = inject(windows.rows_RF, ends, lookback=LOOKBACK, is_level_F=IS_LEVEL, seed=0, num_per_kind=60)
@@ -223,7 +225,7 @@ def test_a_seed_decides_every_tree_and_ten_at_a_time_are_as_good_as_all_at_once(
 
 def test_nothing_after_the_training_part_reaches_the_trees(windows: Windows) -> None:
     rows = windows.rows_RF.copy()
-    rows[windows.available_at_ms_R > windows.borders_ms["stop"]] = 7.0
+    rows[windows.available_at_ms_R > windows.borders_ms["validation"]] = 7.0
     first, second = (grown(each, trees=5).weights for each in (windows, replace(windows, rows_RF=rows)))
     assert all(first[name].tobytes() == second[name].tobytes() for name in first)
 

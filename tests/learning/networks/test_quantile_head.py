@@ -15,13 +15,12 @@ from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
 from ml_workbench_service.learning.networks.heads import (
     PinballLoss,
     QuantileHead,
-    add_quantile_nodes,
     forecast_head,
-    num_raw,
     quantile_names,
-    quantiles_from_raw,
 )
 from ml_workbench_service.learning.networks.onnx_builder import Graph
+
+pytestmark = pytest.mark.processor
 
 CASES = [
     (1, (0.05, 0.5, 0.95)),
@@ -39,13 +38,17 @@ def _seeded() -> None:
     torch.set_num_threads(1)
 
 
+def head_of(num_targets: int, quantiles: tuple[float, ...]) -> QuantileHead:
+    return QuantileHead([f"target_{number}" for number in range(num_targets)], quantiles)
+
+
 def graph_of(folder: Path, num_targets: int, quantiles: tuple[float, ...]) -> OnnxNetwork:
     """A graph whose raw values are the only row of each window."""
-    num = num_raw(num_targets, quantiles)
-    graph = Graph((False,) * num)
+    head = head_of(num_targets, quantiles)
+    graph = Graph((False,) * head.num_raw)
     graph.add("Flatten", ["rows"], ["raw"])
-    add_quantile_nodes(graph, "raw", num_targets=num_targets, quantiles=quantiles)
-    onnx.save(graph.model("quantiles", num_outputs=num), folder / "model.onnx")
+    head.add_to(graph, "raw")
+    onnx.save(graph.model("quantiles", num_outputs=head.num_raw), folder / "model.onnx")
     return OnnxNetwork(folder / "model.onnx")
 
 
@@ -60,8 +63,9 @@ def raw_values(num: int) -> Floats32:
 def test_quantiles_never_cross_and_the_graph_gives_the_same(
     num_targets: int, quantiles: tuple[float, ...], tmp_path: Path
 ) -> None:
-    raw_NR = raw_values(num_raw(num_targets, quantiles))
-    in_torch = quantiles_from_raw(torch.from_numpy(raw_NR), num_targets=num_targets, quantiles=quantiles).numpy()
+    head = head_of(num_targets, quantiles)
+    raw_NR = raw_values(head.num_raw)
+    in_torch = head.finish(torch.from_numpy(raw_NR)).numpy()
     in_graph = graph_of(tmp_path, num_targets, quantiles).predict(raw_NR[:, None]).outputs_NK
     for found in (in_torch, in_graph):
         found_NKQ = found.reshape(len(raw_NR), num_targets, len(quantiles))
@@ -76,7 +80,7 @@ def test_an_answer_does_not_depend_on_its_neighbours(
     num_targets: int, quantiles: tuple[float, ...], tmp_path: Path
 ) -> None:
     graph = graph_of(tmp_path, num_targets, quantiles)
-    raw_NTR = raw_values(num_raw(num_targets, quantiles))[:, None]
+    raw_NTR = raw_values(num_targets * len(quantiles))[:, None]
     together = graph.predict(raw_NTR).outputs_NK
     alone = np.concatenate([graph.predict(each[None]).outputs_NK for each in raw_NTR])
     assert together.tobytes() == alone.tobytes()
@@ -85,13 +89,14 @@ def test_an_answer_does_not_depend_on_its_neighbours(
 def test_a_step_moves_its_own_quantile_and_those_beyond() -> None:
     quantiles = (0.05, 0.25, 0.5, 0.75, 0.95)
     plain = torch.zeros(1, 5)
-    before = quantiles_from_raw(plain, num_targets=1, quantiles=quantiles)
+    head = head_of(1, quantiles)
+    before = head.finish(plain)
     np.testing.assert_array_equal(before.numpy(), [[-2, -1, 0, 1, 2]])  # squareplus of zero is one
     moved = {}
     for place in range(5):
         raw = plain.clone()
         raw[0, place] = 1.5  # squareplus: 2
-        moved[place] = (quantiles_from_raw(raw, num_targets=1, quantiles=quantiles) - before)[0].tolist()
+        moved[place] = (head.finish(raw) - before)[0].tolist()
     assert moved[0] == [-1, 0, 0, 0, 0]
     assert moved[1] == [-1, -1, 0, 0, 0]
     assert moved[2] == [1.5] * 5
@@ -104,8 +109,8 @@ class Constants(nn.Module):
 
     def __init__(self, num_targets: int, quantiles: tuple[float, ...]) -> None:
         super().__init__()
-        self.raw_R = nn.Parameter(torch.zeros(num_raw(num_targets, quantiles)))
-        self.head = QuantileHead([f"target_{number}" for number in range(num_targets)], quantiles)
+        self.head = head_of(num_targets, quantiles)
+        self.raw_R = nn.Parameter(torch.zeros(self.head.num_raw))
 
     def forward(self, rows_TNF: Tensor) -> Tensor:
         return self.head.finish(self.raw_R.expand(rows_TNF.shape[1], -1))
@@ -186,5 +191,3 @@ def test_a_request_with_quantiles_gets_this_head() -> None:
         "price_change_4h_q10",
     )
     assert isinstance(head.objective, PinballLoss)
-    raw = torch.randn(4, 6)
-    assert torch.equal(head.finish(raw), quantiles_from_raw(raw, num_targets=2, quantiles=(0.1, 0.5, 0.9)))

@@ -12,7 +12,6 @@ from scipy.special import erf, softmax
 
 from common_lib.exceptions import DataValidationError, PredictionError
 from ml_workbench_service.contracts.market import Floats, Floats32
-from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.bundle.export import INT8_FILE, TOLERANCE, export, quantize
 from ml_workbench_service.learning.fitting.objectives import SquaredError
 from ml_workbench_service.learning.fitting.optimizer import ClippedAdam
@@ -25,7 +24,9 @@ from ml_workbench_service.learning.networks.transformer import (
     transformer_graph,
 )
 from ml_workbench_service.learning.networks.transformer_family import TransformerFamily, TransformerHyperparameters
-from tests.learning.synthetic import IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import IS_LEVEL, OneThread, Recorder, cut, problem, symbol_rows
+
+pytestmark = pytest.mark.processor
 
 LOOKBACK = 12
 SHAPE = TransformerShape(units=12, heads=3, layers=2, feedforward_units=20, lookback=LOOKBACK)
@@ -254,15 +255,14 @@ def test_the_int8_graph_quantises_every_product_with_weights(tmp_path: Path) -> 
     windows = rows(50, LOOKBACK)
     found, wanted = (np.concatenate([each.predict(x[None]).outputs_NK for x in windows]) for each in (rough, exact))
     assert not np.array_equal(found, wanted)
+    # Untrained networks suffer most: 2 to 5 % on every processor; clipped products were off by 14 %.
     assert np.abs(found - wanted).mean() < 0.1 * wanted.std()
 
 
-class Probe(TransformerFamily, abstract=True):
+class Probe(TransformerFamily[TransformerHyperparameters], abstract=True):
     """A family that nobody can ask for."""
 
     name = "probe"
-    model_type = ModelType.TIME_SERIES
-    Hyperparameters = TransformerHyperparameters
 
 
 @pytest.mark.parametrize(

@@ -24,6 +24,8 @@ from ml_workbench_service.market.features.expression_grammar import (
 )
 from ml_workbench_service.market.features.expressions import evaluate, kind
 
+pytestmark = pytest.mark.processor
+
 HOUR_MS = 3_600_000
 START_MS = 1_704_664_800_000  # Sunday 17:00 New York
 KINDS: dict[str, FeatureKind] = {"close": "level", "sma_50": "level", "rsi_14": "stationary", "signal": "stationary"}

@@ -9,6 +9,8 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bars
 from ml_workbench_service.market.features import indicators
 
+pytestmark = pytest.mark.processor
+
 NAMES = [entry.example for entry in indicators.describe() if entry.name not in ("volume", "spread")]
 HOUR_MS = 3_600_000
 

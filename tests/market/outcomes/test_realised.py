@@ -81,12 +81,12 @@ def asked(series: Series, row: int, target: Target | None, *, prediction_id: str
     )  # fmt: skip
 
 
-def told(series: Series, target: Target, lanes: PendingOutcomes | None = None) -> dict[int, Found]:
+def told(series: Series, target: Target, pending: PendingOutcomes | None = None) -> dict[int, Found]:
     """Every bar is asked about; what became known, by the bar."""
-    lanes = lanes or PendingOutcomes()
+    pending = pending or PendingOutcomes()
     found: dict[int, Found] = {}
     for row in range(len(series.close)):
-        for each in lanes.take(asked(series, row, target), now_ms=NOW_MS):
+        for each in pending.take(asked(series, row, target), now_ms=NOW_MS):
             assert int(each.prediction_id) not in found, "an outcome is told once"
             found[int(each.prediction_id)] = each
     return found
@@ -152,29 +152,29 @@ def test_a_horizon_over_the_weekend_has_no_outcome_and_says_so_at_once() -> None
 
 def test_a_caller_who_comes_seconds_after_the_last_bar_but_one_is_left_to_the_feature_store() -> None:
     """By the clock that horizon ends on Sunday; the bar's own ends with the week."""
-    series, target, lanes = hourly(80, seed=1), parse_target("price_change_1h"), PendingOutcomes()
+    series, target, pending = hourly(80, seed=1), parse_target("price_change_1h"), PendingOutcomes()
     before_last = int(np.flatnonzero(np.diff(series.opened_ms) > HOUR_MS)[0]) - 1
     own = asked(series, before_last, target)
     as_of_ms = own.as_of_ms + 90_000
     late = Asked("late", own.series, as_of_ms, int(calendar.advance(as_of_ms, HOUR_MS)), HOUR_MS, 1, own.price, target)
     assert late.due_ms - late.as_of_ms > DAY_MS
-    assert lanes.take(late, now_ms=NOW_MS) == []
-    assert lanes.num_waiting == 0
+    assert pending.take(late, now_ms=NOW_MS) == []
+    assert pending.num_waiting == 0
 
 
 def test_prices_of_answers_nobody_sampled_settle_those_that_are() -> None:
-    series, target, lanes = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
-    assert lanes.take(asked(series, 0, target), now_ms=NOW_MS) == []
-    found = lanes.take(asked(series, 1, None), now_ms=NOW_MS)
+    series, target, pending = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
+    assert pending.take(asked(series, 0, target), now_ms=NOW_MS) == []
+    found = pending.take(asked(series, 1, None), now_ms=NOW_MS)
     assert [each.realised for each in found] == [series.close[1] / series.close[0] - 1]
-    assert lanes.num_waiting == 0
+    assert pending.num_waiting == 0
 
 
 def test_a_second_answer_about_the_same_bar_waits_for_the_same_end() -> None:
-    series, target, lanes = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
-    lanes.take(asked(series, 0, target, prediction_id="first"), now_ms=NOW_MS)
-    lanes.take(asked(series, 0, target, prediction_id="again", price=False), now_ms=NOW_MS)
-    found = lanes.take(asked(series, 1, target), now_ms=NOW_MS)
+    series, target, pending = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
+    pending.take(asked(series, 0, target, prediction_id="first"), now_ms=NOW_MS)
+    pending.take(asked(series, 0, target, prediction_id="again", price=False), now_ms=NOW_MS)
+    found = pending.take(asked(series, 1, target), now_ms=NOW_MS)
     assert {each.prediction_id: each.realised for each in found} == dict.fromkeys(
         ("first", "again"), series.close[1] / series.close[0] - 1
     )
@@ -182,42 +182,42 @@ def test_a_second_answer_about_the_same_bar_waits_for_the_same_end() -> None:
 
 @pytest.mark.parametrize("minutes", [12, 30, 50])
 def test_an_answer_within_a_bar_is_left_to_the_feature_store(minutes: int) -> None:
-    series, target, lanes = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
-    lanes.take(asked(series, 0, None), now_ms=NOW_MS)
+    series, target, pending = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
+    pending.take(asked(series, 0, None), now_ms=NOW_MS)
     late = asked(series, 0, target, prediction_id="late")
     shifted = late.as_of_ms + minutes * 60_000
     within = Asked("late", late.series, shifted, shifted + HOUR_MS, HOUR_MS, 1, late.price, target)
-    assert lanes.take(within, now_ms=NOW_MS) == []
-    assert lanes.num_waiting == 0
+    assert pending.take(within, now_ms=NOW_MS) == []
+    assert pending.num_waiting == 0
 
 
 def test_late_prices_and_prices_of_the_future_change_nothing() -> None:
-    series, target, lanes = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
-    lanes.take(asked(series, 2, target), now_ms=NOW_MS)
-    assert lanes.take(asked(series, 1, None), now_ms=NOW_MS) == []
-    assert lanes.take(asked(series, 5, None), now_ms=int(series.available_at_ms[3])) == []
-    found = lanes.take(asked(series, 3, None), now_ms=NOW_MS)
+    series, target, pending = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
+    pending.take(asked(series, 2, target), now_ms=NOW_MS)
+    assert pending.take(asked(series, 1, None), now_ms=NOW_MS) == []
+    assert pending.take(asked(series, 5, None), now_ms=int(series.available_at_ms[3])) == []
+    found = pending.take(asked(series, 3, None), now_ms=NOW_MS)
     assert [each.realised for each in found] == [series.close[3] / series.close[2] - 1]
 
 
 def test_after_a_start_what_needs_two_prices_waits_again_and_what_needs_a_path_does_not() -> None:
     series = hourly(6, seed=2)
     for measure, outcomes in (("price_change", 1), ("direction", 1), ("volatility", 0), ("triple_barrier", 0)):
-        target, lanes = parse_target(f"{measure}_2h"), PendingOutcomes()
-        lanes.recall(asked(series, 0, target, prediction_id="before"))
-        lanes.take(asked(series, 1, None), now_ms=NOW_MS)
-        found = lanes.take(asked(series, 2, None), now_ms=NOW_MS)
+        target, pending = parse_target(f"{measure}_2h"), PendingOutcomes()
+        pending.recall(asked(series, 0, target, prediction_id="before"))
+        pending.take(asked(series, 1, None), now_ms=NOW_MS)
+        found = pending.take(asked(series, 2, None), now_ms=NOW_MS)
         assert len(found) == outcomes, measure
         if measure == "price_change":
             assert found[0].realised == series.close[2] / series.close[0] - 1
 
 
 def test_what_waits_is_bounded() -> None:
-    series, target, lanes = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
+    series, target, pending = hourly(6, seed=2), parse_target("price_change_1h"), PendingOutcomes()
     for number in range(MOST_WAITING + 50):
-        lanes.take(asked(series, 0, target, prediction_id=f"{number}"), now_ms=NOW_MS)
-    assert lanes.num_waiting == MOST_WAITING
-    found = lanes.take(asked(series, 1, None), now_ms=NOW_MS)
+        pending.take(asked(series, 0, target, prediction_id=f"{number}"), now_ms=NOW_MS)
+    assert pending.num_waiting == MOST_WAITING
+    found = pending.take(asked(series, 1, None), now_ms=NOW_MS)
     assert {each.prediction_id for each in found} == {str(number) for number in range(50, MOST_WAITING + 50)}
 
 

@@ -19,9 +19,9 @@ from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingCont
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
+from ml_workbench_service.testing.probes.classification import ClassificationProbe
 from ml_workbench_service.training import tasks as tasks  # registers them
 from ml_workbench_service.training.tasks.classification import Classification
-from tests.families.probes.classification import ClassificationProbe
 
 CONTEXT = DecodingContext(label_scale_K=np.ones(1), bar_volatility=0.001, dead_zone=0.0)
 NO_NETWORK: Any = None
@@ -105,7 +105,7 @@ def trained(problem: TrainingProblem) -> Trained:
 
 def evaluated(problem: TrainingProblem, logits_RC: np.ndarray) -> tuple[ClassDecoder, Any]:
     task, model, windows = Classification(), trained(problem), problem.windows
-    calibrate, test = windows.parts["calibrate"], windows.parts["test"]
+    calibrate, test = windows.parts["calibration"], windows.parts["test"]
     decoder = task.calibrate(model, logits_RC[calibrate], calibrate, problem)
     predict = Predict(NO_NETWORK, None)
     return decoder, task.evaluate(
@@ -226,7 +226,7 @@ def test_the_backtest_trades_the_classes_that_records_state() -> None:
 def test_a_trial_is_ranked_by_the_log_loss_that_is_gone() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
-    problem, stop = probe.problem(windows), windows.parts["stop"]
+    problem, stop = probe.problem(windows), windows.parts["validation"]
     frequencies = class_frequencies(windows.own_labels_RK[windows.parts["train"], 0], 3)
 
     def score(logits_NC: np.ndarray) -> float:
@@ -248,14 +248,16 @@ def test_several_seeds_are_each_measured_alone_and_their_mean_is_judged() -> Non
 
     def member(strength: float) -> Trained:
         def predict(rows_NTF: np.ndarray, _: None = None) -> RawPrediction:
-            part = "calibrate" if len(rows_NTF) == len(windows.parts["calibrate"]) else "test"
+            part = "calibration" if len(rows_NTF) == len(windows.parts["calibration"]) else "test"
             return RawPrediction((strength * right[windows.parts[part]]).astype(np.float32), rows_NTF[:, -1])
 
         return replace(trained(problem), predict=predict)
 
     both = replace(trained(problem), members=(member(1.0), member(0.0)))
     test = windows.parts["test"]
-    decoder = Classification().calibrate(both, right[windows.parts["calibrate"]], windows.parts["calibrate"], problem)
+    decoder = Classification().calibrate(
+        both, right[windows.parts["calibration"]], windows.parts["calibration"], problem
+    )
     found = Classification().evaluate(
         both, decoder, right[test], test, problem, is_simulated=False, predict=Predict(NO_NETWORK, None)
     )

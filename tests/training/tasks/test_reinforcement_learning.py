@@ -19,9 +19,9 @@ from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict, task_for
 from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
+from ml_workbench_service.testing.synthetic import OneThread, Recorder, symbol_rows
 from ml_workbench_service.training.tasks import reinforcement_learning as control
 from ml_workbench_service.training.tasks.reinforcement_learning import Control, bars_per_year
-from tests.learning.synthetic import OneThread, Recorder, symbol_rows
 from tests.reinforcement.policies import market_of, policy_family
 
 NAMES = ("q_short", "q_flat", "q_long")
@@ -148,12 +148,12 @@ def test_the_walk_is_compared_with_every_plain_policy_by_its_net_returns(tmp_pat
 
 def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> None:
     model, problem = trained()
-    task, stop, windows = Control(), problem.windows.parts["stop"], problem.windows
+    task, stop, windows = Control(), problem.windows.parts["validation"], problem.windows
     shuffled = np.random.default_rng(0).permutation(stop)
     found = task.positions(Predict(model, None), shuffled, problem)
     ascending = task.positions(Predict(model, None), np.sort(stop), problem)
     np.testing.assert_array_equal(found[np.argsort(shuffled)], ascending)
-    rows = decision_rows(series_of(problem), problem, "stop")
+    rows = decision_rows(series_of(problem), problem, "validation")
     left_out = ~np.isin(np.sort(stop), rows)
     assert not ascending[left_out].any()
     assert ascending.any()
@@ -161,7 +161,7 @@ def test_the_signal_is_the_walks_and_a_trial_is_ranked_by_what_it_earned() -> No
     assert task.score(model, stop, problem) == pytest.approx(earned.mean())
     worse, _ = trained(epochs=1, learning_rate=1e-6)
     assert task.score(worse, stop, problem) < task.score(model, stop, problem)
-    assert windows.available_at_ms_R[rows].max() < windows.borders_ms["calibrate"]
+    assert windows.available_at_ms_R[rows].max() < windows.borders_ms["calibration"]
 
 
 def test_several_seeds_are_each_walked_alone() -> None:

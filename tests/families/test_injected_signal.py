@@ -18,7 +18,7 @@ from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
-from tests.learning.synthetic import skill
+from ml_workbench_service.testing.synthetic import skill
 from tests.trained_models import INJECTED_R2, InjectedBars, injected_bars, loaded, open_bench, train_model
 
 NUM_BARS = 14_000
@@ -50,7 +50,7 @@ class Grown:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("planted")
+    return tmp_path_factory.mktemp("injected")
 
 
 @cache

@@ -1,4 +1,4 @@
-"""Feature searches are probed with a column that tells of the next bar's return, beside one that does not."""
+"""Feature selection: a column that tells of the next bar's return, beside one that does not."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +12,8 @@ from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.features.expression_grammar import parse
-from tests.families.probes.probe import Probe
-from tests.learning.synthetic import HOUR_MS, problem
+from ml_workbench_service.testing.probes.probe import Probe
+from ml_workbench_service.testing.synthetic import HOUR_MS, problem
 
 CANDIDATES = tuple(
     parse(text)
@@ -29,6 +29,7 @@ class FeatureEngineeringProbe(Probe):
     chance: ClassVar[float] = 0.5
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
+        """Six candidate expressions over a column that tells and one that does not."""
         tables = []
         for number, symbol in enumerate(windows.symbols):
             rows = np.flatnonzero(windows.symbol_R == number)
@@ -51,6 +52,7 @@ class FeatureEngineeringProbe(Probe):
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,
         symbols: Sequence[int] | None = None,
     ) -> float:  # fmt: skip
+        """Whether the best expression is the signal, above what luck reaches."""
         selection = model.findings["selection"]
         best = max(selection.chosen, key=lambda each: each.score)
         return float(best.expression.text == "signal" and best.score > selection.chance_level)

@@ -1,4 +1,4 @@
-"""Detectors are probed with anomalies injected at the end of windows that they have not seen."""
+"""Anomaly detection: anomalies are injected at the end of windows that the detector has not seen."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,8 +13,8 @@ from ml_workbench_service.learning.calibration.anomaly_score import detection
 from ml_workbench_service.learning.data.windows import Part, Windows, build
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from tests.families.probes.probe import Probe
-from tests.learning.synthetic import FEATURES, IS_LEVEL, symbol_rows
+from ml_workbench_service.testing.probes.probe import Probe
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, symbol_rows
 
 SHARE = 0.05
 """How common strange windows are among those that are told apart."""
@@ -34,22 +34,23 @@ class AnomalyProbe(Probe):
     chance: ClassVar[float] = 0.05
 
     def windows(self, *tables: Any, num: int = 2000, r2: float | None = None, seed: int = 0) -> Windows:
+        """Labels say whether anything is injected, 1 or 0; no detector reads them."""
         is_injected = float(r2 != 0)
         made = [
             replace(table, labels_NK=np.where(np.isfinite(table.labels_NK), is_injected, np.nan))
             for table in tables or [symbol_rows(num=num, r2=self.r2 if r2 is None else r2, seed=seed)]
         ]
-        return build(
-            made, features=FEATURES, is_level=IS_LEVEL, lookback=8, validation_split=0.4, scales_labels=[False]
-        )
+        return build(made, features=FEATURES, is_level=IS_LEVEL, lookback=8, split=0.4, scales_labels=[False])
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
+        """Nothing is forecast."""
         return TrainingProblem(windows=windows, targets=(), seed=seed, checkpoint=checkpoint)
 
     def quality(
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,
         symbols: Sequence[int] | None = None,
     ) -> float:  # fmt: skip
+        """Average precision above that of chance, as a share of what is left."""
         usual, ends = (windows.parts[name] for name in ("train", part))
         if symbols is not None:
             usual, ends = (rows[np.isin(windows.symbol_R[rows], symbols)] for rows in (usual, ends))

@@ -1,4 +1,4 @@
-"""`Probe`: what a model type is given to learn in the conformance suite, and how well it did: 0 the baseline, 1 all."""
+"""Synthetic problem of a model type: what its families are given to learn, and how well they did: 0 baseline, 1 all."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Task, task_for
-from tests.learning.synthetic import OneThread, Recorder, cut, symbol_rows
+from ml_workbench_service.testing.synthetic import OneThread, Recorder, cut, symbol_rows
 
 PAIRS = ("EUR/USD", "GBP/USD", "USD/JPY")
 
@@ -42,7 +42,7 @@ class Probe(ABC):
     def __init_subclass__(cls) -> None:
         Probe.known[cls.model_type] = cls()
 
-    def family(self, kind: type[Family], **changes: Any) -> Family:
+    def family(self, kind: type[AnyFamily], **changes: Any) -> AnyFamily:
         """The family with few and small steps."""
         fields = kind.Hyperparameters.model_fields
         chosen = {name: value for name, value in (self.quick | changes).items() if name in fields}
@@ -74,7 +74,7 @@ class Probe(ABC):
 
     def train(
         self,
-        family: Family,
+        family: AnyFamily,
         windows: Windows,
         *,
         seed: int = 0,
@@ -86,6 +86,6 @@ class Probe(ABC):
         return family.train(problem, accelerator=OneThread(), report=report or Recorder())
 
 
-def probe_of(kind: type[Family]) -> Probe:
+def probe_of(kind: type[AnyFamily]) -> Probe:
     """The probe of a family's type."""
     return Probe.known[kind.model_type]

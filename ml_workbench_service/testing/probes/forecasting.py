@@ -1,4 +1,4 @@
-"""Time series are probed with a signal that explains a share of the next bar's return."""
+"""Forecasting: a signal that explains a share of the next bar's return."""
 
 from collections.abc import Sequence
 from typing import ClassVar
@@ -9,8 +9,8 @@ from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from tests.families.probes.probe import Probe
-from tests.learning.synthetic import problem, skill
+from ml_workbench_service.testing.probes.probe import Probe
+from ml_workbench_service.testing.synthetic import problem, skill
 
 
 class ForecastingProbe(Probe):
@@ -21,12 +21,14 @@ class ForecastingProbe(Probe):
     chance: ClassVar[float] = 0.02
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
+        """`price_change_1h`."""
         return problem(windows, "price_change_1h", seed=seed, checkpoint=checkpoint)
 
     def quality(
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,
         symbols: Sequence[int] | None = None,
     ) -> float:  # fmt: skip
+        """Skill in squared error against no change."""
         ends = windows.parts[part]
         if symbols is not None:
             ends = ends[np.isin(windows.symbol_R[ends], symbols)]

@@ -1,4 +1,4 @@
-"""Policies are probed with the same signal as forecasts; costs are a twentieth of a bar's typical move."""
+"""Reinforcement learning: the same signal as for forecasts, and costs of a twentieth of a bar's typical move."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -15,8 +15,8 @@ from ml_workbench_service.learning.interfaces.task import Task
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.policy_family import series_of
 from ml_workbench_service.reinforcement.sanity_checks import perfect_net
+from ml_workbench_service.testing.probes.probe import Probe
 from ml_workbench_service.training.tasks.reinforcement_learning import Control
-from tests.families.probes.probe import Probe
 
 COST_SHARE = 0.05
 
@@ -52,6 +52,7 @@ class ControlProbe(Probe):
         return task
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
+        """Nothing is forecast; a trade costs a share of the typical move."""
         costs = {}
         for number, symbol in enumerate(windows.symbols):
             rows = windows.parts["train"][windows.symbol_R[windows.parts["train"]] == number]
@@ -64,6 +65,7 @@ class ControlProbe(Probe):
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,
         symbols: Sequence[int] | None = None,
     ) -> float:  # fmt: skip
+        """Net profit of greedy actions as a share of the perfect policy's."""
         series = series_of(self.problem(windows))
         rows = np.sort(windows.parts[part])
         if symbols is not None:

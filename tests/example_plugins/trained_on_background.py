@@ -1,13 +1,13 @@
-"""Run in a process of its own, with the example plug-in on the path: chooses, trains, and says what it saw as JSON."""
+"""Run by an interpreter that has the example installed: chooses, trains, and says what it saw as JSON."""
 
 import json
 import os
 import sys
 
 from ml_workbench_service import accelerators
-from ml_workbench_service.accelerators import plugins
+from ml_workbench_service.accelerators.choice import plugins
 from ml_workbench_service.families.linear import Linear
-from tests.learning.synthetic import Recorder, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import Recorder, cut, problem, symbol_rows
 
 is_light = "torch" not in sys.modules and plugins.faults() == {}
 providers = accelerators.inference_providers()
@@ -25,6 +25,7 @@ sys.stdout.write(
             "chosen": chosen.name,
             "named": named.name,
             "known": sorted(set(accelerators.Accelerator.known) - {"one_thread"}),
+            "package": plugins.packages["background"],
             "is_light": is_light,
             "providers": list(providers),
             "epochs_run": trained.epochs_run,

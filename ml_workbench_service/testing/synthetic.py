@@ -1,7 +1,8 @@
-"""Rows with a signal that is really there, for tests of learning that need no feature store."""
+"""Synthetic market: rows with a signal that is really there, for checks of learning that need no feature store."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class OneThread(Cpu):
 
 
 class Recorder:
-    """A `Report` that keeps what it hears, and can be asked to cancel at its n-th look."""
+    """A `Report` that keeps what it hears, and can be asked to cancel at its n-th check."""
 
     def __init__(self, *, cancel_at_check: int | None = None) -> None:
         self.steps: list[tuple[int, int, dict[str, float]]] = []
@@ -75,7 +76,6 @@ def symbol_rows(
     seed: int = 0,
     r2: float = 0.3,
     gaps: Sequence[int] = (),
-    holes: Sequence[int] = (),
     horizon: int = 1,
     deviation: float = DEVIATION,
 ) -> SymbolRows:
@@ -83,7 +83,6 @@ def symbol_rows(
 
     Args:
         gaps: rows before which a bar is missing: a new run begins there.
-        holes: rows whose noise feature is missing.
         horizon: bars until a label is known.
     """
     chance = np.random.default_rng(seed)
@@ -92,7 +91,6 @@ def symbol_rows(
     returns[1:] = np.sqrt(r2) * signal[:-1] + np.sqrt(1 - r2) * chance.standard_normal(num - 1)
     close = 1.1 * np.exp(deviation * np.cumsum(returns))
     noise = chance.standard_normal(num)
-    noise[list(holes)] = np.nan
     starts = np.zeros(num, dtype=np.int64)
     starts[list(gaps)] = 1
     runs: Ints = np.cumsum(starts)
@@ -114,11 +112,16 @@ def symbol_rows(
     )
 
 
+def with_holes(rows: SymbolRows, holes: Iterable[int]) -> SymbolRows:
+    """The same without the noise feature in these rows."""
+    x_NF = rows.x_NF.copy()
+    x_NF[list(holes), FEATURES.index("noise")] = np.nan
+    return replace(rows, x_NF=x_NF)
+
+
 def cut(*tables: SymbolRows, lookback: int = 8, validation_split: float = 0.4) -> Windows:
     """Windows over `FEATURES`."""
-    return build(
-        list(tables), features=FEATURES, is_level=IS_LEVEL, lookback=lookback, validation_split=validation_split
-    )
+    return build(list(tables), features=FEATURES, is_level=IS_LEVEL, lookback=lookback, split=validation_split)
 
 
 def skill(labels_N: Floats, forecasts_N: Floats) -> float:

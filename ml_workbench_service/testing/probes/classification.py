@@ -1,4 +1,4 @@
-"""Classifiers are probed with the direction of the injected move, flat moves being a class of their own."""
+"""Classification: the direction of the injected move, flat moves being a class of their own."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,8 +12,8 @@ from ml_workbench_service.learning.calibration.class_probabilities import ClassC
 from ml_workbench_service.learning.data.windows import Part, Windows, build
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from tests.families.probes.probe import Probe
-from tests.learning.synthetic import FEATURES, IS_LEVEL, problem, symbol_rows
+from ml_workbench_service.testing.probes.probe import Probe
+from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, problem, symbol_rows
 
 NUM_CLASSES = 3
 FLAT = 0.3
@@ -29,28 +29,29 @@ class ClassificationProbe(Probe):
     chance: ClassVar[float] = 0.02
 
     def windows(self, *tables: Any, num: int = 2000, r2: float | None = None, seed: int = 0) -> Windows:
+        """Moves in deviations of a bar, cut into sell, hold and buy."""
         made = tables or [symbol_rows(num=num, r2=self.r2 if r2 is None else r2, seed=seed)]
         classed = []
         for table in made:
             strength_NK = table.labels_NK / (FLAT * table.bar_volatility_N[:, None])
             classes_NK = np.where(strength_NK > 1, 2.0, np.where(strength_NK < -1, 0.0, 1.0))
             classed.append(replace(table, labels_NK=np.where(np.isfinite(strength_NK), classes_NK, np.nan)))
-        return build(
-            classed, features=FEATURES, is_level=IS_LEVEL, lookback=8, validation_split=0.4, scales_labels=[False]
-        )
+        return build(classed, features=FEATURES, is_level=IS_LEVEL, lookback=8, split=0.4, scales_labels=[False])
 
     def problem(self, windows: Windows, *, seed: int = 0, checkpoint: Checkpoint | None = None) -> TrainingProblem:
+        """`direction_1h`."""
         return problem(windows, "direction_1h", seed=seed, checkpoint=checkpoint)
 
     def quality(
         self, model: Trained, windows: Windows, part: Part = "test", *, length: int | None = None,
         symbols: Sequence[int] | None = None,
     ) -> float:  # fmt: skip
+        """Skill in log loss against the training part's frequencies, after calibration."""
         ends = windows.parts[part]
         if symbols is not None:
             ends = ends[np.isin(windows.symbol_R[ends], symbols)]
         train, labels = windows.own_labels_RK[windows.parts["train"], 0], windows.own_labels_RK[ends, 0]
-        calibrate = windows.parts["calibrate"]
+        calibrate = windows.parts["calibration"]
         calibration = ClassCalibration.fit(
             model.predict(windows.gather(calibrate)).outputs_NK,
             windows.own_labels_RK[calibrate, 0],

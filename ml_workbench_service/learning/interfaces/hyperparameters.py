@@ -1,0 +1,42 @@
+"""Hyper-parameters of gradient descent with early stopping, typed once for every family that has them. Free of torch.
+
+A field is its type and its default: `batch_size: BatchSize = 32`. Bounds and the sentence that `GET /model-types` shows
+belong to the type.
+"""
+
+from typing import Annotated
+
+from pydantic import Field
+
+from ml_workbench_service.contracts.contract import Contract, Finite
+from ml_workbench_service.learning.data.windows import SCORING_ROWS
+
+MIN_WINDOW = 3
+"""Networks train on windows from this length up, so that a short request is no foreign input."""
+
+LearningRate = Annotated[Finite, Field(gt=0, le=1, description="Step of Adam.")]
+BatchSize = Annotated[int, Field(ge=1, le=65536, description="Windows per gradient step.")]
+Epochs = Annotated[int, Field(ge=1, le=10_000, description="Most passes over the training part.")]
+Lookback = Annotated[int, Field(ge=MIN_WINDOW, le=1024, description="Rows of a window, oldest first.")]
+Patience = Annotated[
+    int, Field(ge=1, le=10_000, description="Epochs without improvement on the validation part before training ends.")
+]
+Units = Annotated[int, Field(ge=1, le=2048, description="Hidden units of each layer.")]
+AlarmRate = Annotated[
+    Finite, Field(gt=0, le=0.5, description="Share of ordinary windows that may alarm; sets the threshold.")
+]
+
+
+class NetworkHyperparameters(Contract):
+    """Hyper-parameters of every torch network over windows; a family adds its sizes and changes defaults."""
+
+    learning_rate: LearningRate = 0.001
+    batch_size: BatchSize = 256
+    epochs: Epochs = 100
+    lookback: Lookback = 24
+    patience: Patience = 10
+
+    @property
+    def largest_batch(self) -> int:
+        """Windows of the largest batch that is ever held: a gradient step's or a scoring one's."""
+        return max(self.batch_size, SCORING_ROWS // self.lookback)

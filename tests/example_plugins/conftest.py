@@ -1,0 +1,3 @@
+"""The examples' own tests run where the examples are installed (`test_example_plugins.py`), not here."""
+
+collect_ignore = ["background", "lasso"]
