@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from common_lib.exceptions import UnavailableError
 
@@ -30,6 +30,17 @@ POLL_S = 0.01
 BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR")
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Insert(NamedTuple):
+    """An INSERT of a row given by name; bound by position, since binding by name takes half as long again."""
+
+    statement: str
+    names: tuple[str, ...]
+
+    def __call__(self, connection: sqlite3.Connection, row: Mapping[str, Any]) -> sqlite3.Cursor:
+        """Executes it."""
+        return connection.execute(self.statement, [row[name] for name in self.names])
 
 
 @dataclass(frozen=True)
@@ -53,12 +64,13 @@ class Table:
         columns = (f"{name} {declared}" for name, declared in self.columns.items())
         return f"CREATE TABLE {self.name} ({', '.join([*columns, *self.constraints])}) {self.options}"
 
-    def insert(self, *, without: Iterable[str] = (), verb: str = "INSERT") -> str:
-        """The INSERT of a row given by name, without columns that SQLite fills or that become known later."""
+    def insert(self, *, without: Iterable[str] = (), verb: str = "INSERT", then: str = "") -> Insert:
+        """The INSERT of a row, without columns that SQLite fills or that become known later; `then` follows it."""
         left_out = set(without)
         assert left_out <= set(self.columns), f"{self.name} has no {left_out - set(self.columns)}"
-        names = [name for name in self.columns if name not in left_out]
-        return f"{verb} INTO {self.name} ({', '.join(names)}) VALUES ({', '.join(f':{name}' for name in names)})"
+        names = tuple(name for name in self.columns if name not in left_out)
+        places = ", ".join("?" * len(names))
+        return Insert(f"{verb} INTO {self.name} ({', '.join(names)}) VALUES ({places}) {then}", names)
 
 
 def selected(names: Iterable[str], **tables: Table) -> str:
@@ -143,9 +155,7 @@ class SqliteStore:
             _replace(staged, self.path)
 
     def connect(self) -> sqlite3.Connection:
-        """A connection to a file that is there, ours and of this version; rows are read by name.
-
-        Transactions are begun by hand (`transaction`).
+        """A connection to a file that is there, ours and of this version; transactions are begun by hand.
 
         Raises:
             sqlite3.Error: it is not there, or no file of this kind.
@@ -154,7 +164,6 @@ class SqliteStore:
         address = f"{self.path.absolute().as_uri()}?mode=rw"
         connection = sqlite3.connect(address, uri=True, timeout=self.timeout_s, isolation_level=None)
         try:
-            connection.row_factory = sqlite3.Row
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             if self._version(connection) < self.schema.version:
                 self._migrate(connection)

@@ -73,14 +73,15 @@ def path(tmp_path: Path) -> Path:
     file = tmp_path / "notes.db"
     SqliteStore(file, FIRST, timeout_s=10.0).create()
     with closing(opened(file, FIRST)) as connection:
-        connection.executemany(NOTES.insert(without=("id",)), [{"text": each} for each in "abc"])
+        for each in "abc":
+            NOTES.insert(without=("id",))(connection, {"text": each})
     return file
 
 
 def test_statements_follow_from_the_columns() -> None:
     other = Table("moods", {"mood": "TEXT"})
     assert NOTES.create().strip() == "CREATE TABLE notes (id INTEGER PRIMARY KEY, text TEXT NOT NULL, UNIQUE (text))"
-    assert NOTES.insert(without=("id",)) == "INSERT INTO notes (text) VALUES (:text)"
+    assert NOTES.insert(without=("id",)).statement.strip() == "INSERT INTO notes (text) VALUES (?)"
     assert selected(("mood", "text"), n=NOTES, m=other) == "m.mood, n.text"
     for unknown in (lambda: NOTES.insert(without=("txet",)), lambda: selected(("txet",), n=NOTES)):
         with pytest.raises(AssertionError, match="txet"):
@@ -96,7 +97,7 @@ def test_steps_are_numbered_without_a_hole() -> None:
 
 def test_an_earlier_file_is_migrated_once_with_a_copy_beside(path: Path) -> None:
     with closing(opened(path, SECOND)) as connection:
-        assert [tuple(row) for row in connection.execute("SELECT text, mood FROM notes ORDER BY id")] == [
+        assert connection.execute("SELECT text, mood FROM notes ORDER BY id").fetchall() == [
             ("a", "calm"), ("b", "calm"), ("c", "calm"),
         ]  # fmt: skip
     kept = path.with_name("notes.db.v1.bak")
@@ -193,7 +194,7 @@ def test_a_migration_that_is_killed_goes_on_where_it_was(path: Path) -> None:
     assert version(path) == 2
     third = later(SECOND, 3, "UPDATE notes SET mood = 'glad'")
     with closing(opened(path, third)) as connection:
-        assert [tuple(row) for row in connection.execute("SELECT text, mood FROM notes")] == [
+        assert connection.execute("SELECT text, mood FROM notes").fetchall() == [
             ("a", "glad"), ("b", "glad"), ("c", "glad"),
         ]  # fmt: skip
     assert version(path.with_name("notes.db.v1.bak")) == 1

@@ -128,7 +128,7 @@ class Checkpoint(Contract):
                 continue
             except (ValueError, TypeError, AttributeError, KeyError) as error:
                 faults = f"{error.error_count()} faults" if isinstance(error, ValidationError) else repr(error)
-                next_step = f"move {file.name} in agents/{folder.name} of STATE_DIR away to begin anew, or restore it"
+                next_step = "move it away to begin anew, or restore it"
                 raise _refused(file, f"cannot be read ({faults})", next_step) from error
 
 
@@ -177,8 +177,8 @@ def _retire(earlier: Path) -> None:
 
 
 def _refused(file: Path, why: str, next_step: str) -> DataValidationError:
-    name = file.parent.name
-    return DataValidationError.at(f"agents/{name}/{file.name}", f"The checkpoint of agent {name} {why}; {next_step}.")
+    name, place = file.parent.name, f"agents/{file.parent.name}/{file.name}"
+    return DataValidationError.at(place, f"The checkpoint of agent {name} ({place} in STATE_DIR) {why}; {next_step}.")
 
 
 def _files(folder: Path) -> list[tuple[int, Path]]:

@@ -75,9 +75,10 @@ _OVERLAPPING = (
     "FROM readings AS r WHERE r.kind = ? AND r.subject = ? AND r.start_ms < ? AND r.end_ms > ? AND EXISTS ("
     "SELECT 1 FROM reading_symbols AS s WHERE s.number = r.number AND s.symbol IN (SELECT value FROM json_each(?)))"
 )
+_OF_A_TRIAL = tuple(name for name in READINGS.columns if name not in ("number", "kind"))
 _TRIALS = (
-    f"SELECT {selected([name for name in READINGS.columns if name not in ('number', 'kind')], r=READINGS)}, "
-    "(SELECT json_group_array(symbol) FROM reading_symbols WHERE number = r.number) AS symbols "
+    f"SELECT {selected(_OF_A_TRIAL, r=READINGS)}, "
+    "(SELECT json_group_array(symbol) FROM reading_symbols WHERE number = r.number) "
     f"{_OVERLAPPING} ORDER BY r.number DESC"
 )
 
@@ -161,7 +162,7 @@ class SqliteMultipleTestingLog:
             if self._is_absent():
                 self._store.create()
             with closing(self._opened()) as connection, transaction(connection):
-                if connection.execute(_INSERT, row).rowcount:
+                if _INSERT(connection, row).rowcount:
                     symbols = [(symbol, kind, read.id) for symbol in dict.fromkeys(read.symbols)]
                     connection.executemany(_INSERT_SYMBOL, symbols)
                 return _number(connection, wanted)
@@ -224,8 +225,9 @@ def _number(connection: sqlite3.Connection, wanted: tuple[Any, ...]) -> int:
     return int(number)
 
 
-def _trial(row: sqlite3.Row, names: dict[str, str], *, with_daily: bool) -> Trial:
+def _trial(values: tuple[Any, ...], names: dict[str, str], *, with_daily: bool) -> Trial:
     """A row of `_TRIALS` as it was written; it was checked then."""
+    row = dict(zip((*_OF_A_TRIAL, "symbols"), values, strict=True))
     returns: Mapping[str, float] = {}
     if row["daily"] is not None and with_daily:
         try:

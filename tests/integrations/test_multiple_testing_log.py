@@ -369,5 +369,5 @@ def test_a_note_waits_for_the_disk(multiple_testing: SqliteMultipleTestingLog) -
     """`synchronous = FULL` on every connection; 2 is its number."""
     multiple_testing.record_evaluation(part())
     connection = multiple_testing._opened()
-    assert tuple(connection.execute("PRAGMA synchronous").fetchone()) == (2,)
+    assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     connection.close()

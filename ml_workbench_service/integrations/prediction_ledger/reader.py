@@ -153,7 +153,7 @@ def _newest(
     clauses: Mapping[str, Any],
     *,
     limit: int,
-) -> list[sqlite3.Row]:
+) -> list[tuple[Any, ...]]:
     """The newest rows under these conditions, newest first; whoever has None is no condition.
 
     Each series is asked for its own newest rows, which its index has in order: one question about several would have
@@ -169,7 +169,7 @@ def _newest(
         f"SELECT id FROM series WHERE {' AND '.join(f'{name} = ?' for name in names)}", tuple(names.values())
     ).fetchall()
     where = " AND ".join(["p.series = ?", *used])
-    found: list[sqlite3.Row] = []
+    found: list[tuple[Any, ...]] = []
     for (number,) in series:
         found += connection.execute(f"{query} WHERE {where} {ordered}", (number, *used.values(), limit))
     found.sort(key=lambda row: -int(row[0]))
@@ -190,9 +190,9 @@ def unknown() -> PredictionNotFoundError:
     )
 
 
-def _live_rows(found: list[sqlite3.Row]) -> LiveRows:
+def _live_rows(found: list[tuple[Any, ...]]) -> LiveRows:
     """Rows of `_LIVE` in the order of their moments."""
-    by_moment = sorted(map(tuple, found), key=lambda row: int(row[1]))
+    by_moment = sorted(found, key=lambda row: int(row[1]))
     columns = zip(*by_moment, strict=True) if found else ((),) * len(_FIGURES)
     by_name = dict(zip(_FIGURES, columns, strict=True))
     as_of_ms_N, state_N = (np.array(by_name[name], dtype=np.int64) for name in ("as_of_ms", "state"))

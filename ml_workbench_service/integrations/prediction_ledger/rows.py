@@ -110,7 +110,7 @@ _ON_THE_WIRE = (
     "number", *_SAME_ON_THE_WIRE, "target", "as_of_ms", "due_ms", "answered_ms", "abstain_reasons", "level", "lower",
     "upper", "state", "realised", "known_ms", "source", "reason",
 )  # fmt: skip
-INSERT_SERIES = SERIES.insert(without=("id",)) + " ON CONFLICT DO UPDATE SET horizon = excluded.horizon RETURNING id"
+INSERT_SERIES = SERIES.insert(without=("id",), then="ON CONFLICT DO UPDATE SET horizon = excluded.horizon RETURNING id")
 INSERT = PREDICTIONS.insert(without=("number", *_KNOWN_LATER), verb="INSERT OR IGNORE")
 _FROM = "FROM predictions AS p JOIN series AS s ON s.id = p.series"
 WIRE = f"SELECT {selected(_ON_THE_WIRE, p=PREDICTIONS, s=SERIES)} {_FROM}"
@@ -207,8 +207,9 @@ def row_of(answered: Answered, asked: Asked) -> dict[str, Any]:
     }
 
 
-def on_the_wire(row: sqlite3.Row) -> RecordedPrediction:
+def on_the_wire(values: tuple[Any, ...]) -> RecordedPrediction:
     """A row of `WIRE`; it was checked when it was written."""
+    row = dict(zip(_ON_THE_WIRE, values, strict=True))
     reasons, level, known_ms = row["abstain_reasons"], row["level"], row["known_ms"]
     return RecordedPrediction(
         **{name: row[name] for name in _SAME_ON_THE_WIRE},
@@ -231,7 +232,7 @@ def on_the_wire(row: sqlite3.Row) -> RecordedPrediction:
 
 def series_id(connection: sqlite3.Connection, key: SeriesKey) -> int:
     """The series' row, made where there is none."""
-    (found,) = connection.execute(INSERT_SERIES, key._asdict()).fetchone()
+    (found,) = INSERT_SERIES(connection, key._asdict()).fetchone()
     return int(found)
 
 

@@ -72,7 +72,8 @@ class LedgerWriter:
             for key, values in new:
                 if key not in self._series:
                     self._series[key] = rows.series_id(connection, key)
-                if connection.execute(rows.INSERT, {"series": self._series[key], **values}).rowcount:
+                values["series"] = self._series[key]
+                if rows.INSERT(connection, values).rowcount:
                     changes.append({values["state"]: 1})
             for outcome in outcomes:
                 if connection.execute(KNOW, outcome).rowcount:
