@@ -116,7 +116,7 @@ def test_significant_but_too_loud_to_be_useful_is_no_skill() -> None:
 def test_too_few_independent_moments_are_no_proof_of_the_contrary(num_moments: int, horizon: int) -> None:
     found = settled(compared("random_walk", 0.3, num_moments=num_moments), horizon=horizon)
     assert found.verdict == "insufficient_data"
-    assert "1,000 independent moments and 1 look at them" in found.reason
+    assert "1,000 independent moments and 1 evaluation of them" in found.reason
     assert "ask for a longer range" in found.reason
     assert settled(compared("random_walk", 0.001, num_moments=num_moments), horizon=horizon).verdict == "skill"
 
