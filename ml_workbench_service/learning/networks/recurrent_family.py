@@ -29,7 +29,7 @@ class Cell(NamedTuple):
 
 
 LSTM = Cell("LSTM", gates=4, windows_per_second=11_000.0)
-GRU = Cell("GRU", gates=3, windows_per_second=6_000.0)
+GRU = Cell("GRU", gates=3, windows_per_second=11_000.0)
 
 
 class RecurrentHyperparameters(NetworkHyperparameters):
