@@ -17,7 +17,7 @@ class GruClassifier(Classifier, RecurrentFamily):
     name = "gru_classifier"
     cell: ClassVar[str] = "GRU"
     gates: ClassVar[int] = 3
-    windows_per_second: ClassVar[float] = 6_000.0
+    windows_per_second: ClassVar[float] = 11_000.0
 
     class Hyperparameters(RecurrentHyperparameters):
         """The recurrent families' own, `gru_units`, and `class_weights`."""

@@ -1,6 +1,6 @@
 """`Pace`: one thread or several for a training loop, whichever is faster just now.
 
-On a quiet machine two threads train a small recurrent network half as fast again; beside a busy process they wait for
+On a quiet machine two threads train a batch of 128 windows half as fast again; beside a busy process they wait for
 each other at every operation and are 5 to 100 times slower. So the loop measures: a few batches with one thread, then
 several threads until they fall behind that. The caller makes sure that the number of threads changes no bit on its
 shapes (`loop` compares the gradients): otherwise the weights would depend on the clock.
