@@ -50,7 +50,7 @@ def keep(ledger: PredictionLedger, *entries: Answered, of: Making | None = None,
     assert ledger.flush(10.0)
 
 
-def awaited(is_true: Callable[[], bool], timeout_s: float = 20.0) -> None:
+def awaited(is_true: Callable[[], bool], timeout_s: float = 200.0) -> None:
     """Waits until something holds."""
     deadline = time.monotonic() + timeout_s
     while not is_true():

@@ -79,7 +79,7 @@ def is_up(service: ServiceProcess) -> bool:
         return False
 
 
-def wait_until(condition, *, limit_s: float = 60.0) -> None:  # type: ignore[no-untyped-def]
+def wait_until(condition, *, limit_s: float = 200.0) -> None:  # type: ignore[no-untyped-def]
     """Waits for a condition."""
     deadline = time.monotonic() + limit_s
     while not condition():

@@ -122,11 +122,11 @@ def test_something_else_at_the_seeds_address_is_not_taken_for_the_server(
 def test_a_server_that_does_not_answer_holds_the_start_up_only_briefly(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(workbench, "DEFAULT_FEATURE_STORE_URL", serve("/health", STORE, slow_s=3))
-    monkeypatch.setattr(workbench, "DEFAULT_EXPERIMENT_TRACKING_URI", serve("/version", "3.17.0", slow_s=3))
+    monkeypatch.setattr(workbench, "DEFAULT_FEATURE_STORE_URL", serve("/health", STORE, slow_s=12))
+    monkeypatch.setattr(workbench, "DEFAULT_EXPERIMENT_TRACKING_URI", serve("/version", "3.17.0", slow_s=12))
     began = time.monotonic()
     found = looked(tmp_path)
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 10, "they would have answered after 12 s"
     assert (found.feature_store, found.tracking_is_embedded) == (EMBEDDED, True)
 
 

@@ -233,7 +233,6 @@ def test_two_hundred_swaps_under_four_predicting_clients(
                 time.sleep(0.002)  # else four clients leave the service hardly a processor to deploy with
         return answers
 
-    began = time.monotonic()
     with ThreadPoolExecutor(4) as threads:
         clients = [threads.submit(predict_until_done) for _ in range(4)]
         try:
@@ -244,7 +243,6 @@ def test_two_hundred_swaps_under_four_predicting_clients(
         finally:
             done.set()
         answers = [answer for client in clients for answer in client.result()]
-    elapsed_s = time.monotonic() - began
     assert Counter(answer.status_code for answer in answers) == {200: len(answers)}
     records = [answer.json() for answer in answers]
     for record in records:
@@ -254,4 +252,3 @@ def test_two_hundred_swaps_under_four_predicting_clients(
         assert deployment_versions[record["metadata"]["deployment_id"]] == version
     assert {record["version"] for record in records} == set(factors)
     assert len({record["metadata"]["deployment_id"] for record in records}) > 50
-    assert elapsed_s < 60, f"{elapsed_s:.1f} s"

@@ -64,7 +64,7 @@ def events(api: httpx.Client, job_id: str, last_event_id: str | None = None) -> 
                 event[name] = value
 
 
-def until(api: httpx.Client, job_id: str, condition: Any, *, timeout_s: float = 60) -> dict[str, Any]:
+def until(api: httpx.Client, job_id: str, condition: Any, *, timeout_s: float = 200) -> dict[str, Any]:
     """The job once a condition holds."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

@@ -63,7 +63,7 @@ def processes_of(service: ServiceProcess) -> dict[str, set[int]]:
     return found
 
 
-def until(service: ServiceProcess, path: str, condition: Any, *, timeout_s: float = 60) -> dict[str, Any]:
+def until(service: ServiceProcess, path: str, condition: Any, *, timeout_s: float = 200) -> dict[str, Any]:
     """What a path answers once a condition holds."""
     deadline = time.monotonic() + timeout_s
     while time.monotonic() < deadline:

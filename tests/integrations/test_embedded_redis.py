@@ -123,11 +123,9 @@ def test_a_server_that_cannot_start_says_why(tmp_path: Path) -> None:
     folder = tmp_path / "redis"
     folder.mkdir()
     (folder / "appendonly.aof").write_text("*3\r\n$3\r\nNOT REDIS AT ALL, CERTAINLY\r\n" * 10)
-    started = time.monotonic()
     server = EmbeddedRedis(tmp_path)
     with pytest.raises(UnavailableError, match="append only file"):
         server.start()
-    assert time.monotonic() - started < 5
     assert not server.is_running
 
 

@@ -1,6 +1,5 @@
 """The strategy engine's client against a small real engine on a socket: consent, refusals, silence, absence."""
 
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,10 +79,9 @@ def test_whatever_is_no_consent_is_a_502(server: StrategyEngineServer, mood: Any
 def test_silence_is_a_504_soon(server: StrategyEngineServer, monkeypatch: pytest.MonkeyPatch) -> None:
     server.mood = "slow"
     monkeypatch.setattr(strategy_engine, "READ_TIMEOUT_S", 0.2)
-    began = time.monotonic()
     with pytest.raises(UpstreamTimeoutError, match="did not answer in time"):
         client(server.url).register(deployment(), model_card())
-    assert time.monotonic() - began < 0.9  # no retry of what it may have taken
+    assert len(server.received) <= 1, "what it may have taken is not sent again"
 
 
 NO_ENGINE = {"a free port": f"http://127.0.0.1:{free_port()}", "half": "http://[", "a word": "no-address"}

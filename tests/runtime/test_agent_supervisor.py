@@ -29,7 +29,7 @@ def definition(agent_id: str, **request: Any) -> AgentDefinition:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 200
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.02)

@@ -30,7 +30,7 @@ NOTE_TIME = "import time; open({!r}, 'a').write(f'{{time.time()}} '); raise Syst
 
 
 async def until(condition: Callable[[], Any]) -> None:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 200
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"
         await asyncio.sleep(0.01)

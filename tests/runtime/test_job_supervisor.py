@@ -21,7 +21,7 @@ from ml_workbench_service.runtime.training_backends import LocalBackend
 
 Make = Callable[..., JobSpec]
 MakeBackend = Callable[[], LocalBackend]
-PATIENCE_S = 60.0
+PATIENCE_S = 200.0
 
 
 @pytest.fixture(autouse=True)

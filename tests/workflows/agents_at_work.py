@@ -59,7 +59,7 @@ def timeless(checkpoint: Checkpoint | None) -> Checkpoint:
     return checkpoint.model_copy(update=changes)
 
 
-def until(condition: Callable[[], bool], *, limit_s: float = 30.0) -> None:
+def until(condition: Callable[[], bool], *, limit_s: float = 200.0) -> None:
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, "waited too long"

@@ -25,7 +25,7 @@ from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable,
 from tests.integrations.mlflow_server import MlflowServer, shared_server
 from tests.integrations.model_cards import MOMENT, model_card
 
-PATIENCE_S = 30.0
+PATIENCE_S = 200.0
 
 
 @dataclass

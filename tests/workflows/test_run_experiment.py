@@ -278,7 +278,7 @@ def test_a_killed_worker_takes_its_trials_along_and_the_next_repeats_none_that_h
     assert 2 <= len(before) < 6 or any(not each.is_finished for each in before)
     _until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family))
 
-    assert _start_worker(folder, tmp_path).wait(120) == 0
+    assert _start_worker(folder, tmp_path).wait(250) == 0
     after = folder.trials.trials()
     assert [each.state for each in after] == ["complete"] * 6
     ended = [each for each in before if each.is_finished]
@@ -309,7 +309,7 @@ def _start_worker(folder: JobFolder, home: Path) -> "subprocess.Popen[bytes]":
         )  # fmt: skip
 
 
-def _until(condition: Any, patience_s: float = 60.0) -> None:
+def _until(condition: Any, patience_s: float = 200.0) -> None:
     deadline = time.monotonic() + patience_s
     while not condition():
         assert time.monotonic() < deadline, "waited in vain"

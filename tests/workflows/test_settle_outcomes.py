@@ -241,7 +241,7 @@ def test_a_store_that_is_away_is_said_once_and_tried_again_with_growing_pauses(
     assert len([each for each in said if "the feature store is away" in each]) == 1
 
 
-def wait_for(is_true: Any, timeout_s: float = 20.0) -> None:
+def wait_for(is_true: Any, timeout_s: float = 200.0) -> None:
     """Waits until something holds."""
     deadline = time.monotonic() + timeout_s
     while not is_true():
