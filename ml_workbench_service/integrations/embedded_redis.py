@@ -45,7 +45,7 @@ VERSION_TIMEOUT_S = 10.0
 FIRST_WITH_A_FOLDER = 7
 """The major version of Redis from which the append-only file is a folder of files."""
 POLL_S = 0.01
-MOST_REWRITES = 20
+MOST_REWRITES = 200
 
 log = logging.getLogger(__name__)
 
@@ -248,20 +248,23 @@ def open_log(state_dir: Path) -> Iterator[list[tuple[Path, IO[bytes], int]]]:
         with ExitStack() as stack:
             try:
                 said = _read(manifest)
-                names = [line.split()[1].decode() for line in said.splitlines() if line.startswith(b"file ")]
-                paths = [manifest.with_name(name) for name in names] or [folder / "appendonly.aof"]
+                # What a rewrite has replaced is still listed, as history (`type h`), while it is being removed.
+                lines = [line for line in said.splitlines(keepends=True) if b" type h" not in line]
+                paths = [manifest.with_name(line.split()[1].decode()) for line in lines] or [folder / "appendonly.aof"]
                 files: list[tuple[Path, IO[bytes], int]] = []
                 for path in paths if said else filter(Path.exists, paths):
                     opened = stack.enter_context(path.open("rb"))
                     files.append((path, opened, os.fstat(opened.fileno()).st_size))
-                if _read(manifest) != said:
-                    continue
+                is_of_one_moment = _read(manifest) == said
             except FileNotFoundError:  # rewritten since the manifest was read
-                continue
-            if said:
-                files.append((manifest, io.BytesIO(said), len(said)))
-            yield files
-            return
+                is_of_one_moment = False
+            if is_of_one_moment:
+                if said:
+                    kept = b"".join(lines)
+                    files.append((manifest, io.BytesIO(kept), len(kept)))
+                yield files
+                return
+        time.sleep(POLL_S)
     raise UnavailableError("the redis-server rewrites its append-only file just now; try again", retry_after_s=5)
 
 

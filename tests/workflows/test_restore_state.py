@@ -292,7 +292,7 @@ class Writing:
 
     def __init__(self, state_dir: Path) -> None:
         self.server = EmbeddedRedis(state_dir, options={"appendfsync": "always"})
-        self.num = 0
+        self.num = self.num_rewrites = 0
         self._url = self.server.start()
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=each) for each in (self._add, self._rewrite)]
@@ -321,6 +321,7 @@ class Writing:
         while not self._stop.wait(0.02):
             if not client.info("persistence")["aof_rewrite_in_progress"]:
                 client.bgrewriteaof()
+                self.num_rewrites += 1
         client.close()
 
 
@@ -349,6 +350,7 @@ def test_the_queues_file_is_of_one_moment_while_the_server_writes_on(writing: Wr
             server.stop()
         assert num == length
         assert num >= num_before, "what was answered is in the file"
+    assert writing.num_rewrites > 1
 
 
 @pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's own query
