@@ -80,7 +80,7 @@ def mirror_to_mlflow(
     while not stopping.is_set():
         wait_s = poll_s
         try:
-            is_busy = projection.record_evaluation()
+            is_busy = projection.send_news()
             pause_s = FIRST_PAUSE_S
         except UnavailableError as error:
             log.warning("%s (next try in %.1f s)", error.message, pause_s)
@@ -128,7 +128,7 @@ class Projection:
         self._sent: dict[str, int] = {}  # size of the event log when all of it had been sent
         self._refusals: dict[str, _Refusals] = {}
 
-    def record_evaluation(self) -> bool:
+    def send_news(self) -> bool:
         """Sends what is new; whether a training is still under way or something is still to be sent.
 
         Raises:

@@ -46,7 +46,7 @@ def test_an_experiment_is_a_run_with_its_trials_nested_and_its_winners_model(
 ) -> None:
     folder = an_experiment(house)
     projection = house.projection(lambda: ExperimentTracker(server.url))
-    assert projection.record_evaluation() is True
+    assert projection.send_news() is True
     (parent,) = runs_of(client, folder)
     assert parent.info.run_name == "LSTM"
     nested = nested_runs(client, parent)
@@ -62,7 +62,7 @@ def test_an_experiment_is_a_run_with_its_trials_nested_and_its_winners_model(
 
     folder.trials.append(TrialRecord(number=2, state="running", params={"learning_rate": 0.5}, started_at=MOMENT))
     house.publish(folder)
-    assert projection.record_evaluation() is False
+    assert projection.send_news() is False
     nested = nested_runs(client, parent)
     assert nested[2].info.status == "KILLED", "nothing runs on after the job"
     record = folder.tracking()
@@ -76,11 +76,11 @@ def test_trials_that_were_sent_before_a_crash_are_not_sent_twice(
     house: House, server: MlflowServer, client: Any
 ) -> None:
     folder = an_experiment(house)
-    house.projection(lambda: ExperimentTracker(server.url)).record_evaluation()
+    house.projection(lambda: ExperimentTracker(server.url)).send_news()
     sent = folder.tracking()
     folder.write_tracking(sent.model_copy(update={"trial_runs": {}, "last_seq": 0}))  # as of a crash before the note
     folder.append("failed", error_type="E", error_code="C", message="m", details={})
-    assert house.projection(lambda: ExperimentTracker(server.url)).record_evaluation() is False
+    assert house.projection(lambda: ExperimentTracker(server.url)).send_news() is False
     (parent,) = runs_of(client, folder)
     assert parent.info.status == "FAILED"
     nested = nested_runs(client, parent)
@@ -93,6 +93,6 @@ def test_an_agent_grid_publishes_no_model_and_its_run_ends_all_the_same(
 ) -> None:
     folder = house.train(kind=JobKind.EXPERIMENT, plan={"recorded": {"model_id": "m", "version": "1.0.0"}})
     folder.append("succeeded", result={"best_trial": 0, "best_value": 0.5})
-    assert house.projection(lambda: ExperimentTracker(server.url)).record_evaluation() is False
+    assert house.projection(lambda: ExperimentTracker(server.url)).send_news() is False
     (run,) = runs_of(client, folder)
     assert run.info.status == "FINISHED"

@@ -188,7 +188,7 @@ def test_a_finished_training_is_there_with_all_its_parts(house: House, server: M
     folder.append("progress", step=3, total=3, metrics={"loss": 0.25})
     card = house.publish(folder)
     house.deploy("1.0.0")
-    assert house.projection(lambda: ExperimentTracker(server.url)).record_evaluation() is False
+    assert house.projection(lambda: ExperimentTracker(server.url)).send_news() is False
     (run,) = runs_of(client, folder)
     job = folder.job()
     assert (run.info.run_name, run.info.status) == (house.model_id, "FINISHED")
@@ -221,21 +221,21 @@ def test_the_alias_follows_the_deployments_across_processes(house: House, server
     for version in ("1.0.0", "1.1.0"):
         house.publish(house.train(version), version)
     before = house.projection(lambda: ExperimentTracker(server.url))
-    before.record_evaluation()
+    before.send_news()
     assert client.get_registered_model(house.model_id).aliases == {}
     house.deploy("1.0.0")
-    before.record_evaluation()
+    before.send_news()
     assert client.get_model_version_by_alias(house.model_id, "champion").tags["version"] == "1.0.0"
     house.deploy("1.0.0", "superseded")
     house.deploy("1.1.0")
     after = house.projection(lambda: ExperimentTracker(server.url))
-    after.record_evaluation()
+    after.send_news()
     assert client.get_model_version_by_alias(house.model_id, "champion").tags["version"] == "1.1.0"
     house.deploy("1.1.0", "rolled_back")
-    after.record_evaluation()
+    after.send_news()
     assert client.get_registered_model(house.model_id).aliases == {}
     opened: list[int] = []
-    house.projection(lambda: opened.append(1)).record_evaluation()
+    house.projection(lambda: opened.append(1)).send_news()
     assert opened == []  # nothing to send: MLflow is not even opened
 
 
@@ -245,7 +245,7 @@ def test_failed_and_cancelled_trainings_say_why(house: House, server: MlflowServ
     failed.append("failed", error_type="TrainingError", error_code="WORKER_LOST", message="gone", details={})
     cancelled.append("cancelled")
     projection = house.projection(lambda: ExperimentTracker(server.url))
-    assert projection.record_evaluation() is True  # one is still waiting
+    assert projection.send_news() is True  # one is still waiting
     (run,) = runs_of(client, failed)
     assert run.info.status == "FAILED"
     assert (run.data.tags["error_code"], run.data.tags["error"]) == ("WORKER_LOST", "gone")
@@ -253,7 +253,7 @@ def test_failed_and_cancelled_trainings_say_why(house: House, server: MlflowServ
     assert runs_of(client, waiting) == []
     assert runs_of(client, replay) == []
     waiting.append("cancelled")
-    assert projection.record_evaluation() is False
+    assert projection.send_news() is False
     assert waiting.job().tracking.status == "synced"
 
 
@@ -262,7 +262,7 @@ def test_a_run_that_mlflow_lost_is_sent_again_from_the_start(house: House, serve
     folder.append("started", pid=1, attempt=1)
     folder.append("progress", step=1, total=2, metrics={"loss": 1.0})
     projection = house.projection(lambda: ExperimentTracker(server.url))
-    projection.record_evaluation()
+    projection.send_news()
     folder.write_tracking(folder.tracking().model_copy(update={"run_id": "0" * 32}))  # as of a server that is no more
     folder.append("progress", step=2, total=2, metrics={"loss": 0.5})
     folder.append("failed", error_type="E", error_code="C", message="m", details={})
@@ -275,7 +275,7 @@ def test_a_run_that_mlflow_lost_is_sent_again_from_the_start(house: House, serve
 def test_a_bundle_that_is_gone_does_not_keep_its_run_open(house: House, server: MlflowServer, client: Any) -> None:
     folder = house.train()
     folder.append("succeeded", result={"model_id": "nobody", "version": "1.0.0", "href": "/"})
-    assert house.projection(lambda: ExperimentTracker(server.url)).record_evaluation() is False
+    assert house.projection(lambda: ExperimentTracker(server.url)).send_news() is False
     (run,) = runs_of(client, folder)
     assert (run.info.status, run.data.tags["bundle"]) == ("FINISHED", "gone")
 
@@ -284,7 +284,7 @@ def test_one_broken_job_does_not_keep_the_others_away(house: House, server: Mlfl
     broken, sound = house.train("2.0.0"), house.train()
     broken.append("succeeded", result={"unexpected": True})
     sound.append("failed", error_type="E", error_code="C", message="m", details={})
-    assert house.projection(lambda: ExperimentTracker(server.url)).record_evaluation() is True
+    assert house.projection(lambda: ExperimentTracker(server.url)).send_news() is True
     assert sound.job().tracking.status == "synced"
     assert broken.tracking().problem != ""
 
