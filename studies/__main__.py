@@ -1,7 +1,7 @@
 """Makes the tables of docs/evaluation.md: `python -m studies [--seed N] [--only table,…] [--quick]`.
 
 Two processes of one core each; under half an hour. Ends with 1 where a table does not show what it must. `--quick`
-makes every table very small, to see that all of it runs: it decoders nothing, and the document stays as it is.
+makes every table very small, to see that all of it runs: it proves nothing, and the document stays as it is.
 """
 
 import argparse
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from studies import certificate_on_leaks, injected_signal, interval_coverage, null_series, real_data
+from studies import certificate_on_leaks, injected_signal, intervals, null_series, real_data
 from studies.tables import Run, Table, print_line, write
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "evaluation.md"
@@ -18,7 +18,7 @@ ALL: dict[str, Callable[[Run], list[Table]]] = {
     "null_series": null_series.tables,
     "injected_signal": injected_signal.tables,
     "injected_leaks": certificate_on_leaks.tables,
-    "intervals": interval_coverage.tables,
+    "intervals": intervals.tables,
     "real_data": real_data.tables,
 }
 
