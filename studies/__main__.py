@@ -11,7 +11,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from studies import certificate_on_leaks, injected_signal, intervals, null_series, real_data
-from studies.tables import Run, Table, print_line, write
+from studies.tables import Run, Table, write
+from tools.documents import say
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "evaluation.md"
 ALL: dict[str, Callable[[Run], list[Table]]] = {
@@ -29,18 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(ALL) if asked.only is None else asked.only.split(",")
     unknown = sorted(set(names) - set(ALL))
     if unknown:
-        print_line(f"no table is called {', '.join(unknown)}; there are {', '.join(ALL)}")
+        say(f"no table is called {', '.join(unknown)}; there are {', '.join(ALL)}")
         return 2
-    run = Run(seed=asked.seed, is_quick=asked.quick, say=print_line)
+    run = Run(seed=asked.seed, is_quick=asked.quick, say=say)
     missed = 0
     for name in names:
         begun = time.perf_counter()
-        print_line(f"{name}: begun")
+        say(f"{name}: begun")
         made = ALL[name](run)
         for table in made:
-            print_line(f"\n## {table.title}\n\n{table.markdown(run)}\n")
+            say(f"\n## {table.title}\n\n{table.markdown(run)}\n")
             missed += sum(not goal.met for goal in table.goals)
-        print_line(f"{name}: {time.perf_counter() - begun:.0f} s")
+        say(f"{name}: {time.perf_counter() - begun:.0f} s")
         if not run.is_quick:
             write(asked.document, made, run)
     return 1 if missed and not run.is_quick else 0
