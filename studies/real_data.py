@@ -10,7 +10,7 @@ from typing import Any
 from ml_workbench_service.contracts.evaluation import Comparison, Evaluation
 from ml_workbench_service.contracts.models import ModelCard
 from studies.fits import bench_on, train_once, training_request
-from studies.tables import Run, Table, figure
+from studies.tables import Run, Table
 from studies.workers import in_workers
 
 SYMBOLS = ["EUR/USD", "GBP/USD", "USD/JPY"]
@@ -112,7 +112,7 @@ def row(entry: Entry, card: ModelCard) -> list[str]:
         _skill(_against(evaluation, NAIVE)),
         _skill(_against(evaluation, ("linear",))),
         "-" if tested is None else tested.baseline.replace("_", " "),
-        "-" if tested is None else figure(tested.adjusted_p_value, 3),
+        "-" if tested is None or tested.adjusted_p_value is None else f"{tested.adjusted_p_value:.3f}",
         "-" if tested is None else str(tested.looks),
         f"`{evaluation.verdict}`",
         "-" if traded is None else f"{100 * traded.net_log_return:+.1f} %",

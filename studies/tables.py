@@ -77,11 +77,6 @@ def of_all(outcomes: Sequence[bool]) -> str:
     return f"{sum(outcomes)} of {len(outcomes)} ({100 * sum(outcomes) / len(outcomes):.1f} %)"
 
 
-def figure(value: float | None, digits: int = 2) -> str:
-    """A number, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
-
-
 def names(features: Sequence[str]) -> str:
     """A list of names as the document sets them."""
     return ", ".join(f"`{name}`" for name in features)
