@@ -215,14 +215,11 @@ def main() -> None:
         rounds.add(OURS, seconds)
         if not np.array_equal(nets, walked.figures_LK[:, NET]):
             sys.exit("what our runs earned differs from one run to the next")
-    table = [
-        [name, f"{rounds.median(name):,.3f}", f"{rounds.times_better(OURS, name):,.1f}"]
-        for name in (OURS, LIST_LOOP, NUMPY_LOOP)
-    ]
+    table = [rounds.row(OURS, name, digits=3) for name in (OURS, LIST_LOOP, NUMPY_LOOP)]
     title = f"{len(runs)} runs over {len(spoken):,} records; tables and rewards equal to the bit"
     show(title, ["contestant", "seconds", "ours is times faster"], table)
     goal = Goal("against the Python loop, times faster", rounds.times_better(OURS, NUMPY_LOOP), 300)
-    figures = {name: rounds.median(name) for name in rounds.figures} | {
+    figures = rounds.medians() | {
         f"times faster than the {name}": rounds.times_better(OURS, name) for name in (NUMPY_LOOP, LIST_LOOP)
     }
     conclude("agent_grid", [goal], figures)

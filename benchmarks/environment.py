@@ -21,6 +21,7 @@ theirs.
 """
 
 import time
+from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -121,19 +122,36 @@ def our_curve(series: TradingSeries, actions: Ints, *, first_row: int, fee: floa
     return np.cumsum(earned[:, 0] + np.where(entries, term, 0.0))
 
 
-def compare(peer: Peer, contestant: Contestant, request: dict[str, Any], close: Floats, actions: Ints) -> float:
-    """The largest difference between the curves' logarithms while flat, with fee; raises where they differ."""
-    worst = 0.0
+def costs_of(fee: float) -> Costs:
+    """The peers' costs: a fee a side, and nothing else."""
+    return Costs(spread_pips=0, commission_bp=fee * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
+
+
+def process_of(peer: Peer) -> Contestant:
+    """The peer in its own environment."""
+    return Contestant(python_with(peer.script.removesuffix("_environment"), *peer.requirements), peer.script)
+
+
+def compare(peer: Peer, contestant: Contestant, close: Floats) -> tuple[dict[str, Any], float]:
+    """What the peer is asked to play: random decisions; and how far its curve then lies from ours.
+
+    That is the largest difference between the curves' logarithms while flat, with fee; raises where they differ.
+    """
+    num = len(series_of(close, fill=peer.fill, costs=costs_of(FEE)).payable(np.arange(peer.first_row, len(close))))
+    actions = np.random.default_rng(peer.first_row).integers(0, 2, num)
+    actions[-1] = 0
+    files = {name: str(WORKPLACE / f"{peer.script}_{name}.npy") for name in ("bars", "actions", "curve")}
+    np.save(files["bars"], np.column_stack([close, close, np.insert(np.diff(close), 0, 0)]))
+    np.save(files["actions"], actions)
+    request, flat = {**files, "window": WINDOW, "fee": FEE}, actions == 0
     for fee in (0.0, FEE):
         contestant.turn(**{**request, "fee": fee})
-        theirs = np.load(request["curve"])
-        costs = Costs(spread_pips=0, commission_bp=fee * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
-        ours = our_curve(series_of(close, fill=peer.fill, costs=costs), actions, first_row=peer.first_row, fee=fee)
-        flat = actions == 0
+        theirs, series = np.load(files["curve"]), series_of(close, fill=peer.fill, costs=costs_of(fee))
+        ours = our_curve(series, actions, first_row=peer.first_row, fee=fee)
         worst = float(np.abs(theirs - ours)[flat].max())
         if worst > MOST_DIFFERENCE or np.ptp(ours) < 0.01:
             raise SystemExit(f"{peer.name}: the equity curves differ by {worst:.2g} at a fee of {fee}")
-    return worst
+    return request, worst
 
 
 def our_speed(series: TradingSeries, *, num_envs: int, gymnasium: bool = False) -> float:
@@ -155,31 +173,13 @@ def our_speed(series: TradingSeries, *, num_envs: int, gymnasium: bool = False) 
 
 def main() -> None:
     """Compares the curves, measures, prints the table."""
-    close = closes()
-    WORKPLACE.mkdir(parents=True, exist_ok=True)
-    bars = WORKPLACE / "environment_bars.npy"
-    np.save(bars, np.column_stack([close, close, np.insert(np.diff(close), 0, 0)]))
+    close, rounds = closes(), Rounds(bigger_is_better=True)
+    series = series_of(close, fill=PEERS[-1].fill, costs=costs_of(FEE))
     contestants, requests, worst = {}, {}, {}
-    costs = Costs(spread_pips=0, commission_bp=1, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
-    rounds = Rounds(bigger_is_better=True)
-    try:
+    with ExitStack() as stack:
         for peer in PEERS:
-            contestants[peer.name] = Contestant(
-                python_with(peer.script.removesuffix("_environment"), *peer.requirements), peer.script
-            )
-            series = series_of(close, fill=peer.fill, costs=costs)
-            num = len(series.payable(np.arange(peer.first_row, len(close))))
-            actions = np.random.default_rng(peer.first_row).integers(0, 2, num)
-            actions[-1] = 0
-            np.save(WORKPLACE / f"{peer.script}_actions.npy", actions)
-            requests[peer.name] = {
-                "bars": str(bars),
-                "actions": str(WORKPLACE / f"{peer.script}_actions.npy"),
-                "window": WINDOW,
-                "fee": FEE,
-                "curve": str(WORKPLACE / f"{peer.script}_curve.npy"),
-            }
-            worst[peer.name] = compare(peer, contestants[peer.name], requests[peer.name], close, actions)
+            contestants[peer.name] = stack.enter_context(closing(process_of(peer)))
+            requests[peer.name], worst[peer.name] = compare(peer, contestants[peer.name], close)
         for _ in range(NUM_ROUNDS):
             for name, each in contestants.items():
                 rounds.add(name, each.turn(**requests[name])["steps_per_s"])
@@ -187,28 +187,13 @@ def main() -> None:
                 name = OURS if num_envs == NUM_ENVS[0] else f"ours, {num_envs} environments"
                 rounds.add(name, our_speed(series, num_envs=num_envs))
             rounds.add(GYMNASIUM, our_speed(series, num_envs=NUM_ENVS[0], gymnasium=True))
-    finally:
-        for each in contestants.values():
-            each.close()
-    _tell(rounds, worst)
-
-
-def _tell(rounds: Rounds, worst: dict[str, float]) -> None:
-    table = [
-        [
-            name,
-            f"{rounds.median(name):,.0f}",
-            f"{rounds.times_better(OURS, name):,.1f}",
-            f"{worst[name]:.1e}" if name in worst else "",
-        ]
-        for name in rounds.figures
-    ]
+    table = [[*rounds.row(OURS, name), f"{worst[name]:.1e}" if name in worst else ""] for name in rounds.figures]
     columns = ["contestant", "steps/s", f"{OURS}, is times faster", "equity differs by"]
     show(f"EUR/USD hours, window {WINDOW}, fee {FEE:g}", columns, table)
     goals = [
         Goal(f"against {peer.name}, times faster", rounds.times_better(OURS, peer.name), peer.goal) for peer in PEERS
     ]
-    conclude("environment", goals, {name: rounds.median(name) for name in rounds.figures} | {"differences": worst})
+    conclude("environment", goals, rounds.medians() | {"differences": worst})
 
 
 if __name__ == "__main__":

@@ -112,18 +112,10 @@ def main() -> None:
             for length in LENGTHS:
                 correlations = compare(calls, length)
                 rounds = measure(calls, length)
-                table = [
-                    [
-                        name,
-                        f"{rounds.median(name):.0f}",
-                        f"{rounds.times_better(best, name):.2f}",
-                        f"{correlations[name]:.4f}",
-                    ]
-                    for name in calls
-                ]
+                table = [[*rounds.row(best, name, of_ratio=2), f"{correlations[name]:.4f}"] for name in calls]
                 title = f"{cell}, T={length}, {NUM_FEATURES} features, {UNITS} units, batch 1, one thread"
                 show(title, ["contestant", "µs", f"{best} is times faster", "correlation with fp32"], table)
-                figures[f"{cell} T={length}"] = {name: rounds.median(name) for name in calls}
+                figures[f"{cell} T={length}"] = rounds.medians()
                 if length == LENGTHS[0]:
                     goals += _goals(cell, rounds, best)
     conclude("inference_latency", goals, figures)

@@ -13,25 +13,24 @@ cancellation at every step and batch, the walk over the validation part after ea
 processor time is counted, so that a busy machine slows nobody.
 """
 
-import sys
 import time
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import ANYTRADING, PEERS, WINDOW, closes, compare, series_of
+from benchmarks.environment import FEE, HOUR_MS, PEERS, START_MS, WINDOW, closes, compare, costs_of, process_of
 from benchmarks.training_speed import TORCH, Contestant
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.jobs import SilentReport
-from ml_workbench_service.contracts.market import Costs, Floats
+from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.learning.data.windows import SymbolRows, build
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
-from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
+from tools.interleaved_rounds import Goal, Rounds, conclude, show
 from tools.peer_environments import python_with
 
-FEE = 1e-4
 NUM_ROUNDS = 5
 EPOCHS = 2
 THEIRS, OURS = "stable-baselines3 2.9 on gym-anytrading 2.0", "ours"
@@ -41,7 +40,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "DQN": {"batch_size": 32, "decisions_per_update": 4, "dqn_units": 64, "layers": 2, "lanes": 16},
 }
 MOST_EXTRA_WEIGHTS = 0.03
-HOUR_MS, START_MS = 3_600_000, 1_483_308_000_000
 
 
 def problem_of(close: Floats) -> TrainingProblem:
@@ -60,8 +58,7 @@ def problem_of(close: Floats) -> TrainingProblem:
         spread_N=np.full(num, np.nan),
     )
     windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, split=0.1)
-    costs = Costs(spread_pips=0, commission_bp=FEE * 1e4, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
-    return TrainingProblem(windows=windows, targets=(), costs={"EUR/USD": costs}, fill="next_close")
+    return TrainingProblem(windows=windows, targets=(), costs={"EUR/USD": costs_of(FEE)}, fill="next_close")
 
 
 def our_turn(algorithm: str, problem: TrainingProblem) -> tuple[float, Trained]:
@@ -72,29 +69,6 @@ def our_turn(algorithm: str, problem: TrainingProblem) -> tuple[float, Trained]:
     trained = family.train(problem, accelerator=Cpu(), report=SilentReport())
     seconds = time.process_time() - begun
     return EPOCHS * len(problem.windows.parts["train"]) / seconds, trained
-
-
-def same_rewards(close: Floats) -> float:
-    """The largest difference between the two environments' equity curves; raises where they are not equal."""
-    peer = next(each for each in PEERS if each.name == ANYTRADING)
-    num = len(series_of(close, fill=peer.fill, costs=problem_of(close).costs["EUR/USD"]).payable(
-        np.arange(peer.first_row, len(close))
-    ))  # fmt: skip
-    actions = np.random.default_rng(peer.first_row).integers(0, 2, num)
-    actions[-1] = 0
-    np.save(WORKPLACE / "policies_actions.npy", actions)
-    request = {
-        "bars": str(WORKPLACE / "policies_bars.npy"),
-        "actions": str(WORKPLACE / "policies_actions.npy"),
-        "window": WINDOW,
-        "fee": FEE,
-        "curve": str(WORKPLACE / "policies_curve.npy"),
-    }
-    contestant = Contestant(python_with("anytrading", *peer.requirements), peer.script)
-    try:
-        return compare(peer, contestant, request, close, actions)
-    finally:
-        contestant.close()
 
 
 def same_work(algorithm: str, answer: dict[str, Any], ours: Trained) -> None:
@@ -116,17 +90,15 @@ def same_work(algorithm: str, answer: dict[str, Any], ours: Trained) -> None:
 
 def main() -> None:
     """Compares rewards and work, measures, prints the table."""
-    close = closes()
-    WORKPLACE.mkdir(parents=True, exist_ok=True)
-    bars = WORKPLACE / "policies_bars.npy"
-    np.save(bars, np.column_stack([close, close, np.insert(np.diff(close), 0, 0)]))
-    worst, problem = same_rewards(close), problem_of(close)
-    python = python_with("anytrading_sb3", "gym-anytrading==2.0.*", "stable-baselines3==2.9.*", TORCH)
-    contestant = Contestant(python, "anytrading_policies")
+    close, anytrading = closes(), PEERS[0]
+    problem = problem_of(close)
+    with closing(process_of(anytrading)) as peer:
+        played, worst = compare(anytrading, peer, close)
+    python = python_with("anytrading_sb3", *anytrading.requirements, "stable-baselines3==2.9.*", TORCH)
     goals, figures, table = [], {}, []
-    try:
+    with closing(Contestant(python, "anytrading_policies")) as contestant:
         for algorithm, wanted in GOALS.items():
-            request = {"algorithm": algorithm, "bars": str(bars), "window": WINDOW, "fee": FEE}
+            request = {"algorithm": algorithm, "bars": played["bars"], "window": WINDOW, "fee": FEE}
             answer = contestant.turn(**request)
             same_work(algorithm, answer, our_turn(algorithm, problem)[1])
             rounds = Rounds(bigger_is_better=True)
@@ -134,13 +106,10 @@ def main() -> None:
                 rounds.add(THEIRS, contestant.turn(**request)["steps_per_s"])
                 rounds.add(OURS, our_turn(algorithm, replace(problem, seed=number))[0])
             ratio = rounds.times_better(OURS, THEIRS)
-            for name in (OURS, THEIRS):
-                share = rounds.times_better(OURS, name)
-                table.append([f"{algorithm}, {name}", f"{rounds.median(name):,.0f}", f"{share:.1f}"])
+            for name, *shown in (rounds.row(OURS, each) for each in (OURS, THEIRS)):
+                table.append([f"{algorithm}, {name}", *shown])
             goals.append(Goal(f"{algorithm}, times faster", ratio, wanted))
-            figures[algorithm] = {name: rounds.median(name) for name in (OURS, THEIRS)} | {"times": ratio}
-    finally:
-        contestant.close()
+            figures[algorithm] = rounds.medians() | {"times": ratio}
     show(
         f"Training a policy, 2 x 64 units; equity curves differ by {worst:.1e}",
         ["contestant", "samples/s", "ours is times faster"],
@@ -150,4 +119,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

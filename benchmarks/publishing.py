@@ -17,6 +17,7 @@ second by the clock. What is left is compared before anything is timed and after
 
 import sys
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -94,29 +95,16 @@ class Field:
 def main(*, num: int = 10_000, num_rounds: int = 7) -> None:
     """Compares what arrives, measures the rounds, prints the table."""
     by_processor, by_clock = Rounds(bigger_is_better=True), Rounds(bigger_is_better=True)
-    with tempfile.TemporaryDirectory() as folder:
-        field = Field(Path(folder))
-        try:
+    with tempfile.TemporaryDirectory() as folder, closing(Field(Path(folder))) as field:
+        for name in CONTESTANTS:
+            field.turn(name, min(num, 500), "compared")
+        for number in range(num_rounds + 1):
             for name in CONTESTANTS:
-                field.turn(name, min(num, 500), "compared")
-            for number in range(num_rounds + 1):
-                for name in CONTESTANTS:
-                    spent = field.turn(name, num, f"round{number}")
-                    if number:  # the first round warms up
-                        by_processor.add(name, num / spent["processor_s"])
-                        by_clock.add(name, num / spent["wall_s"])
-        finally:
-            field.close()
-    rows = [
-        [
-            name,
-            f"{by_processor.median(name):,.0f}",
-            f"{by_processor.times_better(OURS, name):.1f}",
-            f"{by_clock.median(name):,.0f}",
-            f"{by_clock.times_better(OURS, name):.1f}",
-        ]
-        for name in CONTESTANTS
-    ]
+                spent = field.turn(name, num, f"round{number}")
+                if number:  # the first round warms up
+                    by_processor.add(name, num / spent["processor_s"])
+                    by_clock.add(name, num / spent["wall_s"])
+    rows = [[*by_processor.row(OURS, name), *by_clock.row(OURS, name)[1:]] for name in CONTESTANTS]
     columns = ["contestant", "per client CPU-second", "ours is times better", "per second", "ours is times better"]
     show("Predictions published, a full record each", columns, rows)
     goals = [

@@ -13,11 +13,12 @@ run on one thread and are timed by processor time.
 
 import sys
 import time
+from contextlib import closing
 from typing import Any
 
 import numpy as np
 
-from benchmarks.environment import WINDOW, closes, series_of
+from benchmarks.environment import PEERS, WINDOW, closes, series_of
 from benchmarks.training_speed import Contestant
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.market import Floats, Ints
@@ -94,8 +95,7 @@ def main() -> None:
         "settings": [each.model_dump() for each in chosen],
     }
     rounds = Rounds(bigger_is_better=True)
-    peer = Contestant(python_with("anytrading", "gym-anytrading==2.0.*"), "anytrading_q_learning")
-    try:
+    with closing(Contestant(python_with("anytrading", *PEERS[0].requirements), "anytrading_q_learning")) as peer:
         ours, _ = our_turn(series, rows, bins, settings)  # compiles
         for _ in range(NUM_ROUNDS):
             rounds.add(ANYTRADING, peer.turn(**request)["updates_per_s"])
@@ -104,16 +104,11 @@ def main() -> None:
             difference = float(np.abs(np.load(tables) - ours).max())
             if difference > MOST_DIFFERENCE or not np.any(ours):
                 sys.exit(f"the tables differ by {difference:.2g}")
-    finally:
-        peer.close()
-    ratio = rounds.times_better(OURS, ANYTRADING)
-    table = [
-        [name, f"{rounds.median(name):,.0f}", f"{rounds.times_better(OURS, name):,.1f}"] for name in (OURS, ANYTRADING)
-    ]
+    table = [rounds.row(OURS, name) for name in (OURS, ANYTRADING)]
     title = f"{len(settings)} settings, {EPOCHS} epochs of {len(rows):,} hours; tables differ by {difference:.1e}"
     show(title, ["contestant", "updates/s", "ours is times faster"], table)
-    figures = {name: rounds.median(name) for name in rounds.figures} | {"difference": difference}
-    conclude("q_learning", [Goal("against the Python loop, times faster", ratio, 300)], figures)
+    goal = Goal("against the Python loop, times faster", rounds.times_better(OURS, ANYTRADING), 300)
+    conclude("q_learning", [goal], rounds.medians() | {"difference": difference})
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ up.
 import sys
 import tempfile
 import threading
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -118,9 +119,11 @@ def main(*, rate_per_s: float = RATE_PER_S, duration_s: float = 20.0, num_rounds
     """Runs the rounds and prints the table."""
     figures = Rounds(bigger_is_better=False)
     python = Path(sys.executable)
-    publisher, agent = Contestant(python, "open_loop_publishing"), Contestant(python, "stamping_agent")
     rows = []
-    try:
+    with (
+        closing(Contestant(python, "open_loop_publishing")) as publisher,
+        closing(Contestant(python, "stamping_agent")) as agent,
+    ):
         for number in range(num_rounds):
             with tempfile.TemporaryDirectory() as folder:
                 each = run(Path(folder), publisher, agent, rate_per_s=rate_per_s, duration_s=duration_s)
@@ -133,9 +136,6 @@ def main(*, rate_per_s: float = RATE_PER_S, duration_s: float = 20.0, num_rounds
             latencies = [f"{p50:.2f}", f"{p99:.2f}", f"{worst:.1f}", f"{late:.2f}"]
             counts = [str(each.deepest), str(each.num_dropped)]
             rows.append([f"round {number + 1}", f"{each.num_published:,}", *latencies, *counts, *loads])
-    finally:
-        publisher.close()
-        agent.close()
     columns = ["", "published", "p50, ms", "p99, ms", "worst", "published late by, p99", "depth", "dropped"]
     show(
         f"From publish() to the applied Q-update at {rate_per_s:,.0f}/s, {duration_s:.0f} s a round",

@@ -14,6 +14,7 @@ over sooner and has found less has won nothing: the best scores are compared, th
 """
 
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -81,38 +82,27 @@ def compare(ours: dict[str, Any], peer: dict[str, Any]) -> None:
 def main() -> None:
     """Measures, prints the table, keeps the figures."""
     folder, rows_RF = bars(WORKPLACE / "sweep_bars")
-    contestants = {
-        OURS: Contestant(Path(sys.executable), "our_sweep"),
-        PEER: Contestant(python_with("neuralforecast", "neuralforecast==3.3.*", TORCH), "neuralforecast_sweep"),
-    }
+    rows = WORKPLACE / "sweep_rows.npy"
+    python = python_with("neuralforecast", "neuralforecast==3.3.*", TORCH)
     common = {"space": SPACE, "epochs": EPOCHS, "patience": PATIENCE}
     total, to_target = Rounds(bigger_is_better=False), Rounds(bigger_is_better=False)
     answers: dict[str, dict[str, Any]] = {}
-    try:
+    with ExitStack() as stack:
+        our_process = stack.enter_context(closing(Contestant(Path(sys.executable), "our_sweep")))
+        their_process = stack.enter_context(closing(Contestant(python, "neuralforecast_sweep")))
         for number in range(NUM_ROUNDS):
             asked = {"bars": str(folder), "features": FEATURES, "split": SPLIT, "seed": number, **common}
-            modes = {name: contestants[OURS].turn(trials_at_a_time=num, **asked) for num, name in AT_A_TIME.items()}
+            modes = {name: our_process.turn(trials_at_a_time=num, **asked) for num, name in AT_A_TIME.items()}
             ours = min(modes.values(), key=lambda each: float(each["total_s"]))
-            peer = contestants[PEER].turn(
-                bars=_rows(rows_RF, ours), num_val=ours["windows"]["stop"], seed=number, **common
-            )
+            np.save(rows, rows_RF[: ours["num_rows"]])  # up to the end of our validation part
+            peer = their_process.turn(bars=str(rows), num_val=ours["windows"]["stop"], seed=number, **common)
             compare(ours, peer)
             answers = {**modes, OURS: ours, PEER: peer}
             target = min(_best(each) for each in answers.values())
             for name, each in answers.items():
                 total.add(name, each["total_s"])
                 to_target.add(name, min(trial["at_s"] for trial in each["trials"] if trial["score"] >= target))
-    finally:
-        for contestant in contestants.values():
-            contestant.close()
     _tell(total, to_target, answers)
-
-
-def _rows(rows_RF: np.ndarray, ours: dict[str, Any]) -> str:
-    """The rows up to the end of our validation part, in a file."""
-    path = WORKPLACE / "sweep_rows.npy"
-    np.save(path, rows_RF[: ours["num_rows"]])
-    return str(path)
 
 
 def _best(answer: dict[str, Any]) -> float:

@@ -15,6 +15,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 
@@ -92,18 +93,14 @@ def compare(cell: str, answers: dict[str, dict[str, Any]]) -> None:
 def main() -> None:
     """Measures both cells and prints the tables."""
     request = {"bars": str(bars(WORKPLACE)), "num_batches": NUM_BATCHES}
-    contestants = {
-        OURS: Contestant(Path(sys.executable), "our_training"),
-        DARTS: Contestant(python_with("darts", "darts[torch]==0.48.*", TORCH), "darts_training"),
-        NEURALFORECAST: Contestant(
-            python_with("neuralforecast", "neuralforecast==3.3.*", TORCH), "neuralforecast_training"
-        ),
+    scripts = {
+        OURS: (Path(sys.executable), "our_training"),
+        DARTS: (python_with("darts", "darts[torch]==0.48.*", TORCH), "darts_training"),
+        NEURALFORECAST: (python_with("neuralforecast", "neuralforecast==3.3.*", TORCH), "neuralforecast_training"),
     }
-    try:
+    with ExitStack() as stack:
+        contestants = {name: stack.enter_context(closing(Contestant(*each))) for name, each in scripts.items()}
         goals, figures = _measured(contestants, request)
-    finally:
-        for each in contestants.values():
-            each.close()
     conclude("training_speed", goals, figures)
 
 
@@ -117,18 +114,12 @@ def _measured(contestants: dict[str, Contestant], request: dict[str, Any]) -> tu
             for name, each in contestants.items():
                 rounds.add(name, each.turn(cell=cell, **request)["windows_per_s"])
         table = [
-            [
-                name,
-                f"{rounds.median(name):,.0f}",
-                f"{rounds.times_better(OURS, name):.2f}",
-                f"{answers[name]['loss']:.2f}",
-                str(answers[name]["threads"]),
-            ]
-            for name in contestants
+            [*rounds.row(OURS, name, of_ratio=2), f"{answer['loss']:.2f}", str(answer["threads"])]
+            for name, answer in answers.items()
         ]
         title = f"{cell} 4 → 64 → 1, T=24, batch 32, {answers[OURS]['num_parameters']:,} weights each"
         show(title, ["contestant", "windows/s", "ours is times faster", "loss", "threads"], table)
-        figures[cell] = {name: rounds.median(name) for name in contestants}
+        figures[cell] = rounds.medians()
         goals += [
             Goal(f"{cell} against {name}, times faster", rounds.times_better(OURS, name), wanted)
             for name, wanted in GOALS.items()

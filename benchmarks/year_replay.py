@@ -146,10 +146,7 @@ def ask_again(service: RunningService, model_id: str, replayed: list[PredictionR
     return rates
 
 
-def main(
-    *, symbols: tuple[str, ...] = PAIRS, year: tuple[str, str] = YEAR, fewest: int = FEWEST_RECORDS,
-    num_compared: int = NUM_COMPARED,
-) -> None:  # fmt: skip
+def main() -> None:
     """Trains, replays, checks, and prints the table."""
     with tempfile.TemporaryDirectory() as temporary:
         embedded = EmbeddedRedis(Path(temporary) / "redis")
@@ -157,26 +154,19 @@ def main(
         queue = RedisPredictionQueue(url, capacity=100)
         try:
             with started(Path(temporary) / "service", REDIS_URL=url) as service:
-                model_id = service.train({**TRAIN, "symbols": list(symbols)})
+                model_id = service.train(TRAIN)
                 service.deploy(model_id)
                 card = service.call("GET", f"/api/v1/models/{model_id}")
                 if card["precision"] != "fp32":
                     raise SystemExit(f"the model is served in {card['precision']}, where batches are float32")
-                request = {"model_id": model_id, "symbols": symbols, "start_date": year[0], "end_date": year[1]}
-                listener = Listener(queue, every=max(1, fewest // num_compared))
+                request = {"model_id": model_id, "symbols": PAIRS, "start_date": YEAR[0], "end_date": YEAR[1]}
+                listener = Listener(queue, every=FEWEST_RECORDS // NUM_COMPARED)
                 result, elapsed_s = replay(service, queue, request, listener)
                 check_counts(service, result, listener)
                 rates = ask_again(service, model_id, listener.kept)
         finally:
             queue.close()
             embedded.stop()
-    _tell(result, elapsed_s, rates, listener, fewest=fewest, num_compared=num_compared)
-
-
-def _tell(
-    result: dict[str, Any], elapsed_s: float, rates: dict[str, float], listener: Listener, *, fewest: int,
-    num_compared: int,
-) -> None:  # fmt: skip
     num = result["num_published"]
     rows = [
         ["replay: predicted and published", f"{num:,}", f"{num / result['duration_s']:,.0f}"],
@@ -187,8 +177,8 @@ def _tell(
     show("A year of hourly bars of twenty pairs", ["stage", "records", "records/s"], rows)
     print(f"  {result['num_abstained']:,} abstained, {result['num_skipped']:,} bars without a window; all counts agree")
     goals = [
-        Goal("records replayed, applied once and balanced", num, fewest),
-        Goal("bars whose replayed, single and batch answers are equal to the bit", len(listener.kept), num_compared),
+        Goal("records replayed, applied once and balanced", num, FEWEST_RECORDS),
+        Goal("bars whose replayed, single and batch answers are equal to the bit", len(listener.kept), NUM_COMPARED),
     ]
     conclude("year_replay", goals, {"result": result, "elapsed_s": elapsed_s, "records_per_s": rates})
 

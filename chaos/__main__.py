@@ -17,7 +17,8 @@ from pathlib import Path
 
 from chaos.cells import CELLS, Cell, cells_named
 from chaos.runs import Done, run_once
-from chaos.tables import markdown, write
+from chaos.tables import BEGIN, markdown
+from tools.documents import in_place, say
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / ".bench" / "results" / "chaos.json"
@@ -50,16 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if len(cells) == len(CELLS) and asked.runs >= USUAL_RUNS:
         when = datetime.now(tz=UTC).date().isoformat()
         command = f"python -m chaos --runs {asked.runs} --seed {base}"
-        write(DOCUMENT, f"`{command}`, {when}, {elapsed_s / 60:.0f} minutes.\n\n{text}")
+        text = f"`{command}`, {when}, {elapsed_s / 60:.0f} minutes.\n\n{text}"
+        DOCUMENT.write_text(in_place(DOCUMENT.read_text(encoding="utf-8"), BEGIN, text), encoding="utf-8")
     promised = {cell.name for cell in cells if cell.is_promised}
     failed = [each for each in done if each.report is None or (not each.report.passed and each.cell in promised)]
     return 1 if failed else 0
-
-
-def say(text: str) -> None:
-    """A line at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
 
 
 def _run_all(wanted: Sequence[tuple[Cell, int]], *, num_workers: int) -> list[Done]:

@@ -1,16 +1,15 @@
-"""Chaos table as Markdown, and its place in docs/resilience.md."""
+"""Chaos table as Markdown, for docs/resilience.md."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from statistics import median
 from typing import get_args
 
 from chaos.cells import Cell
 from ml_workbench_service.contracts.resilience import Invariant, ResilienceReport
+from tools.documents import markdown_table
 
 INVARIANTS: tuple[Invariant, ...] = get_args(Invariant)
 BEGIN = "<!-- table: written by make chaos -->"
-END = "<!-- end -->"
 Reports = Sequence[ResilienceReport | None]
 
 
@@ -18,12 +17,8 @@ def markdown(cells: Sequence[Cell], reports: Mapping[str, Reports]) -> str:
     """Rows are faults; a cell is the number of runs in which the invariant was violated, of all runs."""
     promised = [cell for cell in cells if cell.is_promised]
     head = ["fault", *(name.replace("_", " ") for name in INVARIANTS), "records", "p50 ms", "p99 ms"]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    lines += ["| " + " | ".join(_row(cell, reports[cell.name])) + " |" for cell in promised]
-    for cell in cells:
-        if not cell.is_promised:
-            lines += ["", _measured(cell, reports[cell.name])]
-    return "\n".join(lines)
+    measured = [_measured(cell, reports[cell.name]) for cell in cells if not cell.is_promised]
+    return "\n\n".join([markdown_table(head, [_row(cell, reports[cell.name]) for cell in promised]), *measured])
 
 
 def _row(cell: Cell, reports: Reports) -> list[str]:
@@ -54,16 +49,3 @@ def _measured(cell: Cell, reports: Reports) -> str:
 
 def _num_lost(report: ResilienceReport) -> int:
     return next(verdict.num_violations for verdict in report.verdicts if verdict.invariant == "nothing_lost")
-
-
-def write(document: Path, text: str) -> None:
-    """Puts the table between its markers.
-
-    Raises:
-        ValueError: the document has no such markers.
-    """
-    before, begin, rest = document.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"{document.name} has no place for the table; add {BEGIN} and {END}")
-    document.write_text(f"{before}{BEGIN}\n{text}\n\n{END}{after}", encoding="utf-8")

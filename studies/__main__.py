@@ -1,7 +1,7 @@
 """Makes the tables of docs/evaluation.md: `python -m studies [--seed N] [--only table,…] [--quick]`.
 
 Two processes of one core each; under half an hour. Ends with 1 where a table does not show what it must. `--quick`
-makes every table very small, to see that all of it runs: it decoders nothing, and the document stays as it is.
+makes every table very small, to see that all of it runs: it proves nothing, and the document stays as it is.
 """
 
 import argparse
@@ -10,15 +10,16 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from studies import certificate_on_leaks, injected_signal, interval_coverage, null_series, real_data
-from studies.tables import Run, Table, print_line, write
+from studies import certificate_on_leaks, injected_signal, intervals, null_series, real_data
+from studies.tables import Run, Table, write
+from tools.documents import say
 
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "evaluation.md"
 ALL: dict[str, Callable[[Run], list[Table]]] = {
     "null_series": null_series.tables,
     "injected_signal": injected_signal.tables,
     "injected_leaks": certificate_on_leaks.tables,
-    "intervals": interval_coverage.tables,
+    "intervals": intervals.tables,
     "real_data": real_data.tables,
 }
 
@@ -29,18 +30,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = list(ALL) if asked.only is None else asked.only.split(",")
     unknown = sorted(set(names) - set(ALL))
     if unknown:
-        print_line(f"no table is called {', '.join(unknown)}; there are {', '.join(ALL)}")
+        say(f"no table is called {', '.join(unknown)}; there are {', '.join(ALL)}")
         return 2
-    run = Run(seed=asked.seed, is_quick=asked.quick, say=print_line)
+    run = Run(seed=asked.seed, is_quick=asked.quick, say=say)
     missed = 0
     for name in names:
         begun = time.perf_counter()
-        print_line(f"{name}: begun")
+        say(f"{name}: begun")
         made = ALL[name](run)
         for table in made:
-            print_line(f"\n## {table.title}\n\n{table.markdown(run)}\n")
+            say(f"\n## {table.title}\n\n{table.markdown(run)}\n")
             missed += sum(not goal.met for goal in table.goals)
-        print_line(f"{name}: {time.perf_counter() - begun:.0f} s")
+        say(f"{name}: {time.perf_counter() - begun:.0f} s")
         if not run.is_quick:
             write(asked.document, made, run)
     return 1 if missed and not run.is_quick else 0

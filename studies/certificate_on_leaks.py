@@ -12,9 +12,9 @@ from typing import Any
 from ml_workbench_service.contracts.models import ModelCard
 from studies import clean_pipelines
 from studies.clean_pipelines import INDICATORS, PIPELINES
-from studies.fits import bench_on, train_once
+from studies.fits import bench_on, train_once, training_request
 from studies.injected_leaks import FEATURES, INJECTED_LEAKS, columns, honest_columns
-from studies.series import SYMBOL, null_series
+from studies.series import null_series
 from studies.tables import Goal, Run, Table, of_all, share
 from studies.workers import in_workers
 
@@ -145,15 +145,5 @@ def _read(name: str, card: ModelCard) -> Certified:
 
 def _request(features: list[str]) -> dict[str, Any]:
     """`linear` for a moment; an injected leak may ask for another type."""
-    return {
-        "name": "Leak",
-        "model_type": "time_series",
-        "target": "price_change_1h",
-        "family": "linear",
-        "features": features,
-        "symbols": [SYMBOL],
-        "start_date": "2012-01-01T00:00:00Z",
-        "end_date": "2016-01-01T00:00:00Z",
-        "validation_split": 0.4,
-        "hyperparameters": {"lookback": 6, "epochs": 10, "batch_size": 512, "learning_rate": 0.005},
-    }
+    hyperparameters = {"lookback": 6, "epochs": 10, "batch_size": 512, "learning_rate": 0.005}
+    return training_request("Leak", features, hyperparameters=hyperparameters)

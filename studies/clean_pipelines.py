@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ml_workbench_service.contracts.models import ModelCard
-from studies.fits import bench_on, train_once
-from studies.series import SYMBOL, injected_series, null_series
+from studies.fits import bench_on, train_once, training_request
+from studies.series import injected_series, null_series
 
 NUM_BARS = 3_000
 SHORT = {"lookback": 6, "epochs": 2, "batch_size": 256}
@@ -80,19 +80,10 @@ PIPELINES = (
 
 def request_of(pipeline: Pipeline) -> dict[str, Any]:
     """The training request."""
-    body = {
-        "name": "Clean",
-        "model_type": pipeline.model_type,
-        "family": pipeline.family,
-        "features": pipeline.features,
-        "symbols": [SYMBOL],
-        "start_date": "2012-01-01T00:00:00Z",
-        "end_date": "2016-01-01T00:00:00Z",
-        "validation_split": 0.4,
-        "hyperparameters": pipeline.hyperparameters,
-        **pipeline.more,
-    }
-    return body if pipeline.target is None else {**body, "target": pipeline.target}
+    return training_request(
+        "Clean", pipeline.features, model_type=pipeline.model_type, family=pipeline.family, target=pipeline.target,
+        hyperparameters=pipeline.hyperparameters, **pipeline.more,
+    )  # fmt: skip
 
 
 def train(number: int, seed: int) -> ModelCard:

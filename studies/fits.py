@@ -6,7 +6,7 @@ and nobody else's trials.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +24,7 @@ from ml_workbench_service.workflows import run_experiment as tune
 from ml_workbench_service.workflows import train
 from ml_workbench_service.workflows.plan_experiment import plan_experiment
 from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training
+from studies.series import SYMBOL
 
 MEMORY_GB = 16.0
 
@@ -49,6 +50,26 @@ class Tuned:
     card: ModelCard
     result: dict[str, Any]
     folder: Path
+
+
+def training_request(name: str, features: Sequence[str], **more: Any) -> dict[str, Any]:
+    """The body of a training on simulated hours: one hour ahead by `linear`, unless `more` says else.
+
+    A key that is None is left out.
+    """
+    body = {
+        "name": name,
+        "model_type": "time_series",
+        "family": "linear",
+        "target": "price_change_1h",
+        "features": list(features),
+        "symbols": [SYMBOL],
+        "start_date": "2012-01-01T00:00:00Z",
+        "end_date": "2016-01-01T00:00:00Z",
+        "validation_split": 0.4,
+        **more,
+    }
+    return {key: value for key, value in body.items() if value is not None}
 
 
 @contextmanager
@@ -100,9 +121,7 @@ def train_once(workbench: Workbench, body: dict[str, Any], *, report: Report | N
     return workbench.registry.card(plan.model_id, plan.version)
 
 
-def experiment_once(
-    workbench: Workbench, body: dict[str, Any], *, report: Report | None = None, max_workers: int = 1
-) -> Tuned:
+def experiment_once(workbench: Workbench, body: dict[str, Any], *, max_workers: int = 1) -> Tuned:
     """Runs the tuning workflow as a job's worker does.
 
     Args:
@@ -120,7 +139,7 @@ def experiment_once(
     )
     spec = _spec(JobKind.EXPERIMENT, body, plan.to_json())
     folder = _folder(workbench, spec)
-    result = tune.run(spec, checkpoint=folder, report=report or Notes(), workbench=workbench)
+    result = tune.run(spec, checkpoint=folder, report=Notes(), workbench=workbench)
     return Tuned(workbench.registry.card(result["model_id"], result["version"]), result, folder)
 
 

@@ -9,7 +9,6 @@ An abstention counts as the forecast zero.
 """
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,7 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.model import load_model
 from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
-from studies.fits import bench_on, train_once
+from studies.fits import bench_on, train_once, training_request
 from studies.series import SYMBOL, Series, injected_series
 from studies.tables import Goal, Run, Table, names, of_all, share
 from studies.workers import in_workers
@@ -56,27 +55,13 @@ class Found:
     found_r2: float  # what the model reaches there
 
 
-def request_of(lookback: int) -> dict[str, Any]:
-    """The training request, the same for every series."""
-    return {
-        "name": "Injected",
-        "model_type": "time_series",
-        "family": "linear",
-        "target": "price_change_1h",
-        "features": FEATURES,
-        "symbols": [SYMBOL],
-        "start_date": "2012-01-01T00:00:00Z",
-        "end_date": "2019-01-01T00:00:00Z",
-        "validation_split": 0.4,
-        "hyperparameters": {"lookback": lookback},
-    }
-
-
 def find(injection: InjectedSignal) -> Found:
     """Trains on one series and asks the published version about its test part."""
     series = injected_series(injection.num_bars, seed=injection.seed, number=injection.number, r2=R2)
     with bench_on(series.write) as workbench:
-        card = train_once(workbench, request_of(injection.lookback))
+        hyperparameters = {"lookback": injection.lookback}
+        body = training_request("Injected", FEATURES, end_date="2019-01-01T00:00:00Z", hyperparameters=hyperparameters)
+        card = train_once(workbench, body)
         rows, forecast = answers(workbench, card, series)
     realised = series.close[rows + 1] / series.close[rows] - 1
     mean = series.mean[rows]

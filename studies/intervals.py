@@ -1,10 +1,8 @@
 """Interval coverage, live: whether nine of ten stay covered in calm and storm; MAPIE beside it on the same residuals.
 
-    python -m studies.intervals [--seed 0] [--bars FOLDER]
-
 Residuals are those of the random walk over one bar and over four, on simulated series of `studies.series` (GARCH
-with jumps, with regimes, with both), on the ECB's daily rates, and on a folder of real bars where one is named. Each
-series is walked in blocks: calibrate on some bars, then be live on the next, which are twice as many.
+with jumps, with regimes, with both) and on the ECB's daily rates. Each series is walked in blocks: calibrate on some
+bars, then be live on the next, which are twice as many.
 
 - split: MAPIE's split conformal intervals on the absolute residual, in an environment of its own. Before anything else
   our own radius on unscaled residuals must equal its half-width.
@@ -12,22 +10,21 @@ series is walked in blocks: calibrate on some bars, then be live on the next, wh
 - live: the same, scaled by the service's own `VersionIntervals`, which sees one bar's price after the other.
 
 Terciles are of each block's bars by another ex-ante volatility than the interval's own. Widths are means over all bars.
+The goals are for the service's live intervals, over all simulated and all real series, for each horizon; groups stand
+beside.
 
 Legend: N bars; y the log return over the horizon that begins at a bar.
 """
 
-import argparse
 import subprocess
-import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-import polars as pl
 
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Floats, Ints
@@ -38,6 +35,7 @@ from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, 
 from ml_workbench_service.market.targets import ewma_volatility
 from ml_workbench_service.serving.interval_outcomes import IntervalSeries, StatedInterval, VersionIntervals
 from studies.series import KINDS, null_series
+from studies.tables import Goal, Run, Table
 from tools.peer_environments import python_with
 
 PEER = "mapie==1.6.*"
@@ -53,8 +51,10 @@ FIRST = 1200
 SIZES = {"daily": (600, 1200), "intraday": (1200, 2400)}
 """Bars to calibrate on, and live bars, of a block."""
 SIMULATED, REAL = "all simulated", "all real"
-MAIN = "60 bars"
-"""The judging volatility of the goals; the others are listed beside it."""
+NUM_JUDGED = 60
+"""Bars whose mean square is the volatility that the terciles are of."""
+MOST_GAP, MOST_SPREAD, MOST_WIDTH = 0.015, 0.35, 1.10
+"""Of the live intervals: from the level; of the terciles, and of the width, in split conformal ones."""
 
 ASK_PEER = """
 import sys
@@ -86,7 +86,7 @@ class Block:
     close: Floats  # (N,)
     y: Floats  # (N,)
     scale: Floats  # (N,) ex-ante volatility over the horizon
-    judging: Mapping[str, Floats]  # each (N,)
+    judging: Floats  # (N,) another ex-ante volatility
 
 
 @dataclass(frozen=True)
@@ -97,23 +97,44 @@ class Covered:
     half_width: Floats
 
 
-def rows(
-    seed: int, *, num_series: int = NUM_SERIES, num_bars: int = NUM_BARS, bars: Path | None = None
-) -> list[dict[str, Any]]:
+def tables(run: Run) -> list[Table]:
+    """One row for each group of series and horizon; the goals hold for the worst of the joint rows."""
+    found = rows(run.seed, num_series=run.size(NUM_SERIES, quick=1), num_bars=run.size(NUM_BARS, quick=5_000))
+    joint = [each for each in found if each["group"] in (SIMULATED, REAL)]
+    goals = [
+        Goal(f"intervals: {name}", max(of(each) for each in joint), most, at_most=True)
+        for name, of, most in (
+            ("coverage apart from 0.9", lambda each: abs(each["live_coverage"] - INTERVAL_LEVEL), MOST_GAP),
+            ("spread over terciles ÷ split's", lambda each: each["live_spread_ratio"], MOST_SPREAD),
+            ("width ÷ split's", lambda each: each["live_width_ratio"], MOST_WIDTH),
+        )
+    ]
+    caption = (
+        "Residuals of the random walk over one bar and over four, in blocks of calibration and live bars. *Published* "
+        "is the interval of the test part's card, *live* the one that learns from outcomes. Terciles by another "
+        f"volatility than the intervals' own ({NUM_JUDGED} bars); spread is the largest less the smallest of the three."
+    )
+    columns = [
+        "series", "bars ahead", "blocks", "split: coverage (terciles)", "published: coverage (terciles)",
+        "live: coverage (terciles)", "spread ÷ split's: published, live", "width ÷ split's: published, live",
+    ]  # fmt: skip
+    return [Table("intervals", "Intervals", caption, columns, [_row(each) for each in found], goals)]
+
+
+def rows(seed: int, *, num_series: int, num_bars: int) -> list[dict[str, Any]]:
     """One row for each group of series and horizon, and for all simulated and all real ones.
 
     Args:
         seed: of the simulated series.
         num_series: of each simulated kind.
         num_bars: of each simulated series.
-        bars: a folder of `*_4h.parquet` with a column `close`; its rows say `real 4h`.
 
     Raises:
         RuntimeError: our split conformal radius is not MAPIE's.
     """
     blocks = [
         block
-        for group, kind, close in series(seed, num_series=num_series, num_bars=num_bars, bars=bars)
+        for group, kind, close in series(seed, num_series=num_series, num_bars=num_bars)
         for horizon in HORIZONS
         for block in blocks_of(group, close, horizon=horizon, sizes=SIZES[kind])
     ]
@@ -121,10 +142,10 @@ def rows(
     for block, reach in zip(blocks, split_conformal(blocks), strict=True):
         grouped[block.group, block.horizon].append((block, reach))
         grouped[SIMULATED if block.group in KINDS else REAL, block.horizon].append((block, reach))
-    return [_row(group, members) for (group, _), members in sorted(grouped.items())]
+    return [_figures(group, members) for (group, _), members in sorted(grouped.items())]
 
 
-def series(seed: int, *, num_series: int, num_bars: int, bars: Path | None) -> Iterator[tuple[str, str, Floats]]:
+def series(seed: int, *, num_series: int, num_bars: int) -> Iterator[tuple[str, str, Floats]]:
     """Group, daily or intraday, and closes."""
     for number in range(num_series * len(KINDS)):
         simulated = null_series(num_bars, seed=seed, number=number)
@@ -132,8 +153,6 @@ def series(seed: int, *, num_series: int, num_bars: int, bars: Path | None) -> I
     store = LocalFeatureStore(SampleRates())
     for table in store.fetch(PAIRS, "1d", start_ms=None, end_ms=None, features=["close"]):
         yield "ECB daily", "daily", np.asarray(table.columns["close"])
-    for path in sorted(bars.glob("*_4h.parquet")) if bars else ():
-        yield "real 4h", "intraday", pl.read_parquet(path)["close"].to_numpy().astype(np.float64)
 
 
 def blocks_of(group: str, close: Floats, *, horizon: int, sizes: tuple[int, int]) -> Iterator[Block]:
@@ -144,16 +163,12 @@ def blocks_of(group: str, close: Floats, *, horizon: int, sizes: tuple[int, int]
     scale = ewma_volatility(close)[: len(y)] * horizon**0.5
     usable = np.isfinite(scale)
     scale = np.where(usable, scale, np.nanmedian(scale))
-    judging = {"20 bars": _rolling(moves**2, 20) ** 0.5, MAIN: _rolling(moves**2, 60) ** 0.5,
-               "mean of 40": _rolling(np.abs(moves), 40)}  # fmt: skip
+    judging = _rolling(moves**2, NUM_JUDGED) ** 0.5
     num_calibration, num_live = sizes
     for begin in range(FIRST, len(y) - num_calibration - num_live + 1, num_live):
         border = begin + num_calibration
         past, live = slice(begin, border - horizon + 1), slice(border, border + num_live)
-        yield Block(
-            group, horizon, y[past], scale[past], close[live], y[live], scale[live],
-            {name: values[live] for name, values in judging.items()},
-        )  # fmt: skip
+        yield Block(group, horizon, y[past], scale[past], close[live], y[live], scale[live], judging[live])
 
 
 def split_conformal(blocks: Sequence[Block]) -> list[float]:
@@ -187,10 +202,10 @@ def live(block: Block, radius: float) -> Covered:
     for number, (price, scale) in enumerate(zip(block.close.tolist(), block.scale.tolist(), strict=True)):
         as_of_ms = number * BAR_MS
         state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=BAR_MS)
-        segment = series.by_volatility.segment(scale)
-        reach = radius * scale * segment.factor
+        widening = series.by_volatility.widening(scale)
+        reach = radius * scale * widening.factor
         stated = StatedInterval(
-            as_of_ms + block.horizon * BAR_MS, price, 0.0, 0, -reach, reach, INTERVAL_LEVEL, segment.lean, True
+            as_of_ms + block.horizon * BAR_MS, price, 0.0, 0, -reach, reach, INTERVAL_LEVEL, widening.lean, True
         )
         series.scale = scale
         state.expect(series, stated, as_of_ms=as_of_ms, bar_ms=BAR_MS, horizon=block.horizon)
@@ -198,7 +213,7 @@ def live(block: Block, radius: float) -> Covered:
     return Covered(np.abs(block.y) <= half_width, half_width)
 
 
-def _row(group: str, members: Sequence[tuple[Block, float]]) -> dict[str, Any]:
+def _figures(group: str, members: Sequence[tuple[Block, float]]) -> dict[str, Any]:
     """Figures over all blocks of a group: each block counts the same."""
     found: dict[str, list[Covered]] = {"split": [], "published": [], "live": []}
     for block, reach in members:
@@ -211,22 +226,20 @@ def _row(group: str, members: Sequence[tuple[Block, float]]) -> dict[str, Any]:
     row: dict[str, Any] = {"group": group, "horizon": blocks[0].horizon, "num_blocks": len(blocks)}
     for name, covered in found.items():
         row[f"{name}_coverage"] = float(np.mean([each.inside.mean() for each in covered]))
-        row[f"{name}_terciles"] = _terciles(blocks, covered, MAIN).tolist()
+        row[f"{name}_terciles"] = _terciles(blocks, covered).tolist()
     for name in ("published", "live"):
-        for decoder in blocks[0].judging:
-            ours, split = (float(np.ptp(_terciles(blocks, found[each], decoder))) for each in (name, "split"))
-            row[f"{name}_spread_ratio_{decoder.replace(' ', '_')}"] = ours / split
+        ours, split = (float(np.ptp(_terciles(blocks, found[each]))) for each in (name, "split"))
+        row[f"{name}_spread_ratio"] = ours / split
         widths = [float(np.mean([each.half_width.mean() for each in found[of]])) for of in (name, "split")]
         row[f"{name}_width_ratio"] = widths[0] / widths[1]
     return row
 
 
-def _terciles(blocks: Sequence[Block], covered: Sequence[Covered], decoder: str) -> Floats:
+def _terciles(blocks: Sequence[Block], covered: Sequence[Covered]) -> Floats:
     """(3,) coverage where the judging volatility was low, middling and high."""
     shares = []
     for block, each in zip(blocks, covered, strict=True):
-        volatility = block.judging[decoder]
-        tercile: Ints = np.digitize(volatility, np.quantile(volatility, [1 / 3, 2 / 3]))
+        tercile: Ints = np.digitize(block.judging, np.quantile(block.judging, [1 / 3, 2 / 3]))
         shares.append([each.inside[tercile == number].mean() for number in range(3)])
     return np.asarray(np.mean(shares, axis=0))
 
@@ -239,22 +252,17 @@ def _rolling(values: Floats, length: int) -> Floats:
     return np.asarray(np.maximum(sums[ends] - sums[begins], 0.0) / (ends - begins))
 
 
-def main() -> None:
-    """Prints the table."""
-    parser = argparse.ArgumentParser(description="Live intervals beside split conformal ones.")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bars", type=Path, default=None, help="a folder of *_4h.parquet")
-    wanted = parser.parse_args()
-    for row in rows(wanted.seed, bars=wanted.bars):
-        text = "  ".join(f"{name} {_shown(value)}" for name, value in row.items())
-        sys.stdout.write(text + "\n")
+def _row(found: dict[str, Any]) -> list[str]:
+    return [
+        str(found["group"]),
+        str(found["horizon"]),
+        str(found["num_blocks"]),
+        *(_covered(found, name) for name in ("split", "published", "live")),
+        f"{found['published_spread_ratio']:.2f}, {found['live_spread_ratio']:.2f}",
+        f"{found['published_width_ratio']:.2f}, {found['live_width_ratio']:.2f}",
+    ]
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, list):
-        return "/".join(f"{each:.3f}" for each in value)
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    main()
+def _covered(found: dict[str, Any], name: str) -> str:
+    terciles = " / ".join(f"{100 * each:.1f}" for each in found[f"{name}_terciles"])
+    return f"{100 * found[f'{name}_coverage']:.1f} % ({terciles})"

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ml_workbench_service.contracts.models import ModelCard
-from studies.fits import Notes, bench_on, experiment_once, train_once
-from studies.series import SYMBOL, null_series
+from studies.fits import Notes, bench_on, experiment_once, train_once, training_request
+from studies.series import null_series
 from studies.tables import Goal, Run, Table, names, of_all, share
 from studies.workers import in_workers
 
@@ -57,22 +57,6 @@ class Finding:
     test_beats_walk: bool
 
 
-def request_of(family: str) -> dict[str, Any]:
-    """The training request, the same for every series."""
-    return {
-        "name": "Null",
-        "model_type": "time_series",
-        "family": family,
-        "target": "price_change_1h",
-        "features": FEATURES,
-        "symbols": [SYMBOL],
-        "start_date": "2012-01-01T00:00:00Z",
-        "end_date": "2016-01-01T00:00:00Z",
-        "validation_split": 0.4,
-        "hyperparameters": HYPERPARAMETERS[family],
-    }
-
-
 def reach_verdict(trial: Trial) -> Finding:
     """Makes the series, trains or tunes on it through the workflow, and reads the card."""
     series = null_series(trial.num_bars, seed=trial.seed, number=trial.number)
@@ -82,7 +66,7 @@ def reach_verdict(trial: Trial) -> Finding:
             card, validation_skill = tuned.card, tuned.result["best_value"]
         else:
             notes = Notes()
-            card = train_once(workbench, request_of(trial.family), report=notes)
+            card = train_once(workbench, _request(trial, HYPERPARAMETERS[trial.family]), report=notes)
             validation_skill = notes.best["stop_skill"]
     return _finding(series.kind, card, validation_skill)
 
@@ -120,11 +104,14 @@ def tables(run: Run) -> list[Table]:
     return [Table("null_series", "Null series", caption, columns, rows, goals)]
 
 
+def _request(trial: Trial, hyperparameters: dict[str, Any]) -> dict[str, Any]:
+    return training_request("Null", FEATURES, family=trial.family, hyperparameters=hyperparameters)
+
+
 def _search(trial: Trial) -> dict[str, Any]:
-    base = request_of(trial.family)
     return {
         "name": "Null",
-        "base": {**base, "hyperparameters": {}},
+        "base": _request(trial, {}),
         "search_space": SEARCH_SPACE,
         "sampler": "tpe",
         "num_trials": trial.num_trials,

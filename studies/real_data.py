@@ -9,12 +9,11 @@ from typing import Any
 
 from ml_workbench_service.contracts.evaluation import Comparison, Evaluation
 from ml_workbench_service.contracts.models import ModelCard
-from studies.fits import bench_on, train_once
-from studies.tables import Run, Table, figure
+from studies.fits import bench_on, train_once, training_request
+from studies.tables import Run, Table
 from studies.workers import in_workers
 
 SYMBOLS = ["EUR/USD", "GBP/USD", "USD/JPY"]
-START, END = "1999-01-04T00:00:00Z", "2026-01-01T00:00:00Z"
 FEATURES = ["return_1", "return_5", "volatility_20", "rsi_14", "bb_percent"]
 NETWORK: dict[str, Any] = {"lookback": 12, "batch_size": 128, "epochs": 20, "patience": 5, "dropout": 0.1}
 NAIVE = ("random_walk", "ewma", "majority_class", "persistence", "flat")
@@ -56,24 +55,15 @@ OTHERS = (
     Entry("isolation_forest", "anomaly_detection", None, {"lookback": 12}),
     Entry("feature_search", "feature_engineering", PRICE, {"max_candidates": 60}, []),
 )
-ROWS = (*BETS, *OTHERS)
 
 
 def request_of(entry: Entry) -> dict[str, Any]:
     """The training request of a row."""
-    body = {
-        "name": f"Real {entry.family} {entry.target or entry.model_type}",
-        "model_type": entry.model_type,
-        "family": entry.family,
-        "features": entry.features,
-        "symbols": SYMBOLS,
-        "start_date": START,
-        "end_date": END,
-        "validation_split": 0.6,
-        "hyperparameters": entry.hyperparameters,
-        "timeframe": "1d",
-    }
-    return body if entry.target is None else {**body, "target": entry.target}
+    return training_request(
+        f"Real {entry.family} {entry.target or entry.model_type}", entry.features, model_type=entry.model_type,
+        family=entry.family, target=entry.target, symbols=SYMBOLS, start_date="1999-01-04T00:00:00Z",
+        end_date="2026-01-01T00:00:00Z", validation_split=0.6, hyperparameters=entry.hyperparameters, timeframe="1d",
+    )  # fmt: skip
 
 
 def train_all(entries: tuple[Entry, ...]) -> list[ModelCard]:
@@ -122,7 +112,7 @@ def row(entry: Entry, card: ModelCard) -> list[str]:
         _skill(_against(evaluation, NAIVE)),
         _skill(_against(evaluation, ("linear",))),
         "-" if tested is None else tested.baseline.replace("_", " "),
-        "-" if tested is None else figure(tested.adjusted_p_value, 3),
+        "-" if tested is None or tested.adjusted_p_value is None else f"{tested.adjusted_p_value:.3f}",
         "-" if tested is None else str(tested.looks),
         f"`{evaluation.verdict}`",
         "-" if traded is None else f"{100 * traded.net_log_return:+.1f} %",

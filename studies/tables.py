@@ -3,7 +3,6 @@
 A table stands between `<!-- name: written by make evaluate -->` and `<!-- end -->`; what people wrote around it stays.
 """
 
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -13,8 +12,7 @@ from scipy.stats import binomtest
 
 from studies.workers import NUM_WORKERS
 from tools import interleaved_rounds as rounds
-
-END = "<!-- end -->"
+from tools.documents import in_place, markdown_table
 
 
 class Goal(rounds.Goal):
@@ -38,9 +36,7 @@ class Table:
 
     def markdown(self, run: "Run") -> str:
         """As it stands in the document."""
-        lines = ["| " + " | ".join(self.columns) + " |", "|" + "---|" * len(self.columns)]
-        lines += ["| " + " | ".join(row) + " |" for row in self.rows]
-        parts = [f"{self.caption} Seed {run.seed}.", "\n".join(lines)]
+        parts = [f"{self.caption} Seed {run.seed}.", markdown_table(self.columns, self.rows)]
         if self.goals:
             parts.append("\n".join(f"- {goal}" for goal in self.goals))
         return "\n\n".join(parts)
@@ -70,12 +66,6 @@ class Run:
         return heard
 
 
-def print_line(text: str) -> None:
-    """A line of progress at once."""
-    sys.stdout.write(text + "\n")
-    sys.stdout.flush()
-
-
 def share(outcomes: Sequence[bool]) -> str:
     """Exact 95 % interval of a rate (Clopper and Pearson, Biometrika 26, 1934)."""
     interval = binomtest(sum(outcomes), len(outcomes)).proportion_ci(0.95, method="exact")
@@ -85,11 +75,6 @@ def share(outcomes: Sequence[bool]) -> str:
 def of_all(outcomes: Sequence[bool]) -> str:
     """How many, and the rate: `3 of 200 (1.5 %)`."""
     return f"{sum(outcomes)} of {len(outcomes)} ({100 * sum(outcomes) / len(outcomes):.1f} %)"
-
-
-def figure(value: float | None, digits: int = 2) -> str:
-    """A number, or a dash where there is none."""
-    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def names(features: Sequence[str]) -> str:
@@ -110,9 +95,5 @@ def write(document: Path, tables: Sequence[Table], run: Run) -> None:
     """
     text = document.read_text(encoding="utf-8")
     for table in tables:
-        before, marker, rest = text.partition(begin(table.name) + "\n")
-        _, end, after = rest.partition(END)
-        if not (marker and end):
-            raise ValueError(f"{document.name} has no place for {table.name}; add {begin(table.name)} and {END}")
-        text = f"{before}{marker}\n{table.markdown(run)}\n\n{end}{after}"
+        text = in_place(text, begin(table.name), f"\n{table.markdown(run)}")
     document.write_text(text, encoding="utf-8")

@@ -37,11 +37,9 @@ from ml_workbench_service.learning.bundle.export import TOLERANCE as ANSWERED
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.bundle.manifest import MODEL_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
-from ml_workbench_service.learning.data.labelling import label_tables
-from ml_workbench_service.learning.data.windows import build
 from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
-from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.resources import open_feature_store
+from tools.rl_sanity import problem_of
 
 TRAINED = 1e-3
 """On the processor, rows changed by 10⁻⁶ of their value move lstm, gru and linear by 5 · 10⁻⁶ at most; factors cut to
@@ -150,23 +148,12 @@ def small(kind: type[Family]) -> Family:
 def task_for_check(family: Family) -> TrainingProblem:
     """Five years of daily rates, cut for this family."""
     store = open_feature_store("embedded")
-    table = store.fetch([SYMBOL], "1d", start_ms=RANGE_MS[0], end_ms=RANGE_MS[1], features=[*FEATURES], as_of_ms=None)[
-        0
-    ]
+    start_ms, end_ms = RANGE_MS
+    (table,) = store.fetch([SYMBOL], "1d", start_ms=start_ms, end_ms=end_ms, features=[*FEATURES], as_of_ms=None)
     name = TARGETS.get(family.model_type)
     targets = () if name is None else (parse_target(name),)
-    costs = {SYMBOL: resolved_costs(SYMBOL)}
-    labelling = label_tables([table], features=FEATURES, columns=[table.columns], targets=targets, costs=costs)
-    windows = build(
-        labelling.rows,
-        features=FEATURES,
-        is_level=[store.kind_of(each) == "level" for each in FEATURES],
-        lookback=family.lookback,
-        split=0.4,
-        scales_labels=[not target.classes for target in targets],
-        finish_labels=labelling.finish,
-    )
-    return TrainingProblem(windows=windows, targets=targets, seed=0, costs=costs, fill=table.fill)
+    is_level = [store.kind_of(each) == "level" for each in FEATURES]
+    return problem_of(table, features=FEATURES, is_level=is_level, lookback=family.lookback, split=0.4, targets=targets)
 
 
 def difference(found: Trained, wanted: Trained, windows_NTF: Floats32) -> float:

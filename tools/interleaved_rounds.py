@@ -39,6 +39,14 @@ class Rounds:
         pairs = list(zip(self.figures[ours], self.figures[theirs], strict=True))
         return statistics.median(a / b if self.bigger_is_better else b / a for a, b in pairs)
 
+    def medians(self) -> dict[str, float]:
+        """Everybody's figure."""
+        return {name: self.median(name) for name in self.figures}
+
+    def row(self, ours: str, theirs: str, *, digits: int = 0, of_ratio: int = 1) -> list[str]:
+        """A contestant in a table: its name, its figure, and how many times better we are."""
+        return [theirs, f"{self.median(theirs):,.{digits}f}", f"{self.times_better(ours, theirs):,.{of_ratio}f}"]
+
 
 @dataclass(frozen=True)
 class Goal:

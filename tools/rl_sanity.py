@@ -6,13 +6,14 @@ table of docs/reinforcement_learning.md comes from here.
 
 import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
 
 from ml_workbench_service import families as families  # registers them
 from ml_workbench_service.contracts.jobs import SilentReport
 from ml_workbench_service.contracts.market import FeatureTable
-from ml_workbench_service.contracts.training import ModelType
+from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 from ml_workbench_service.learning.data.labelling import label_tables
@@ -34,7 +35,8 @@ def real_rates(lookback: int) -> TrainingProblem:
     (table,) = store.fetch(
         [SYMBOL], "1d", start_ms=START_MS, end_ms=END_MS, features=[*FEATURES, "close"], as_of_ms=None
     )
-    return problem_of(table, lookback=lookback, is_level=[store.kind_of(each) == "level" for each in FEATURES])
+    is_level = [store.kind_of(each) == "level" for each in FEATURES]
+    return problem_of(table, features=FEATURES, is_level=is_level, lookback=lookback, split=VALIDATION_SPLIT)
 
 
 def random_walk(lookback: int) -> TrainingProblem:
@@ -46,15 +48,22 @@ def random_walk(lookback: int) -> TrainingProblem:
     table = FeatureTable(
         SYMBOL, "1d", real.available_at_ms_R - 86_400_000, real.available_at_ms_R, columns, "simulated", "fixings"
     )
-    return problem_of(table, lookback=lookback, is_level=[False] * len(FEATURES))
+    is_level = [False] * len(FEATURES)
+    return problem_of(table, features=FEATURES, is_level=is_level, lookback=lookback, split=VALIDATION_SPLIT)
 
 
-def problem_of(table: FeatureTable, *, lookback: int, is_level: list[bool]) -> TrainingProblem:
+def problem_of(
+    table: FeatureTable, *, features: Sequence[str], is_level: list[bool], lookback: int, split: float,
+    targets: tuple[Target, ...] = (),
+) -> TrainingProblem:  # fmt: skip
     """Windows, parts and costs, as a training job cuts them."""
-    costs = {SYMBOL: resolved_costs(SYMBOL)}
-    labelling = label_tables([table], features=FEATURES, columns=[table.columns], targets=(), costs=costs)
-    windows = build(labelling.rows, features=FEATURES, is_level=is_level, lookback=lookback, split=VALIDATION_SPLIT)
-    return TrainingProblem(windows=windows, targets=(), costs=costs, fill=table.fill)
+    costs = {table.symbol: resolved_costs(table.symbol)}
+    labelling = label_tables([table], features=features, columns=[table.columns], targets=targets, costs=costs)
+    windows = build(
+        labelling.rows, features=features, is_level=is_level, lookback=lookback, split=split,
+        scales_labels=[not target.classes for target in targets], finish_labels=labelling.finish,
+    )  # fmt: skip
+    return TrainingProblem(windows=windows, targets=targets, costs=costs, fill=table.fill)
 
 
 def row(name: str, data: str, found: Sanity, seconds: float) -> str:

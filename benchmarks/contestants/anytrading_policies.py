@@ -3,10 +3,8 @@
 import time
 from typing import Any
 
-import numpy as np
-import pandas as pd
 import torch
-from gym_anytrading.envs import StocksEnv
+from anytrading_stocks import Stocks
 from stable_baselines3 import DQN, PPO
 from turns import play
 
@@ -15,22 +13,12 @@ ALGORITHMS: dict[str, tuple[Any, int]] = {"PPO": (PPO, 4096), "DQN": (DQN, 6000)
 _models: dict[str, Any] = {}
 
 
-class Stocks(StocksEnv):
-    """Prices and features as the benchmark gives them."""
-
-    def _process_data(self) -> tuple[np.ndarray, np.ndarray]:
-        return self.df["Close"].to_numpy(), self.df[["price", "diff"]].to_numpy(dtype=np.float32)
-
-
 def turn(algorithm: str, bars: str, window: int, fee: float) -> dict[str, Any]:
     """Goes on with the training; steps a second of processor time, and what the network and a batch are like."""
     kind, num_steps = ALGORITHMS[algorithm]
     if algorithm not in _models:
         torch.set_num_threads(1)  # two were slower
-        frame = pd.DataFrame(np.load(bars), columns=["Close", "price", "diff"])
-        environment = Stocks(df=frame, window_size=window, frame_bound=(window, len(frame)))
-        environment.trade_fee_bid_percent = environment.trade_fee_ask_percent = fee
-        _models[algorithm] = kind("MlpPolicy", environment, device="cpu", seed=0)
+        _models[algorithm] = kind("MlpPolicy", Stocks(bars, window, fee), device="cpu", seed=0)
         _models[algorithm].learn(num_steps)
     model = _models[algorithm]
     before = model._n_updates

@@ -6,10 +6,8 @@ import numpy as np
 import pandas as pd
 from darts import TimeSeries
 from darts.models import BlockRNNModel
-from lightning_watch import FASTEST, Watch, fastest_threads
-from turns import BATCH, LEARNING_RATE, LOOKBACK, UNITS, play
-
-_threads: dict[str, int] = {}
+from lightning_watch import FASTEST, Watch, play_trainings
+from turns import BATCH, LEARNING_RATE, LOOKBACK, UNITS
 
 
 def fit(cell: str, bars: str, num_batches: int) -> dict[str, Any]:
@@ -36,11 +34,4 @@ def fit(cell: str, bars: str, num_batches: int) -> dict[str, Any]:
     return watch.figures(model.model)
 
 
-def turn(cell: str, bars: str, num_batches: int) -> dict[str, Any]:
-    """One round, with the number of threads that suits it."""
-    if cell not in _threads:
-        _threads[cell] = fastest_threads(fit, cell=cell, bars=bars, num_batches=num_batches)
-    return fit(cell, bars, num_batches) | {"threads": _threads[cell]}
-
-
-play(turn)
+play_trainings(fit)

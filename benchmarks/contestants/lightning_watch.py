@@ -3,11 +3,12 @@
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import pytorch_lightning as lightning
 import torch
-from turns import BATCH, WARM_UP_BATCHES
+from turns import BATCH, WARM_UP_BATCHES, play
 
 torch.set_flush_denormal(True)
 warnings.filterwarnings("ignore")
@@ -53,12 +54,18 @@ class Watch(lightning.Callback):
         }
 
 
-def fastest_threads(turn: Any, **arguments: Any) -> int:
-    """One thread or two, whichever serves this peer better; left set."""
-    speeds = {}
-    for threads in (1, 2):
-        torch.set_num_threads(threads)
-        speeds[threads] = turn(**arguments)["windows_per_s"]
-    best = max(speeds, key=lambda threads: speeds[threads])
-    torch.set_num_threads(best)
-    return best
+def play_trainings(fit: Callable[..., dict[str, Any]]) -> None:
+    """Answers each request with one training by one thread or two, whichever serves the peer better in that cell."""
+    chosen: dict[str, int] = {}
+
+    def turn(cell: str, **request: Any) -> dict[str, Any]:
+        if cell not in chosen:
+            speeds = {}
+            for threads in (1, 2):
+                torch.set_num_threads(threads)
+                speeds[threads] = fit(cell, **request)["windows_per_s"]
+            chosen[cell] = max(speeds, key=lambda threads: speeds[threads])
+            torch.set_num_threads(chosen[cell])
+        return fit(cell, **request) | {"threads": chosen[cell]}
+
+    play(turn)

@@ -4,13 +4,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from lightning_watch import FASTEST, Watch, fastest_threads
+from lightning_watch import FASTEST, Watch, play_trainings
 from neuralforecast import NeuralForecast
 from neuralforecast.losses.pytorch import MSE
 from neuralforecast.models import GRU, LSTM
-from turns import BATCH, LEARNING_RATE, LOOKBACK, UNITS, play
-
-_threads: dict[str, int] = {}
+from turns import BATCH, LEARNING_RATE, LOOKBACK, UNITS
 
 
 def fit(cell: str, bars: str, num_batches: int) -> dict[str, Any]:
@@ -45,11 +43,4 @@ def fit(cell: str, bars: str, num_batches: int) -> dict[str, Any]:
     return watch.figures(trained)
 
 
-def turn(cell: str, bars: str, num_batches: int) -> dict[str, Any]:
-    """One round, with the number of threads that suits it."""
-    if cell not in _threads:
-        _threads[cell] = fastest_threads(fit, cell=cell, bars=bars, num_batches=num_batches)
-    return fit(cell, bars, num_batches) | {"threads": _threads[cell]}
-
-
-play(turn)
+play_trainings(fit)

@@ -16,7 +16,7 @@ from turns import LOOKBACK, play
 
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
-from studies.fits import bench_at, tune_once
+from studies.fits import bench_at, experiment_once
 
 _warm: list[bool] = []
 
@@ -58,7 +58,7 @@ def sweep(asked: SweepRequest) -> dict[str, Any]:
             ACCELERATOR="cpu",
         )  # fmt: skip
         begun, begun_ms = time.perf_counter(), to_ms(utc_now())
-        tuned = tune_once(workbench, body, max_workers=asked.trials_at_a_time)
+        tuned = experiment_once(workbench, body, max_workers=asked.trials_at_a_time)
         total_s = time.perf_counter() - begun
         available_at_ms = workbench.feature_store.fetch(
             ["EUR/USD"], "1d", start_ms=None, end_ms=None, features=["close"]

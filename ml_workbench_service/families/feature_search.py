@@ -1,6 +1,5 @@
 """`feature_search`: feature selection by mutual information, from the store's indicators and expressions over them."""
 
-from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
@@ -82,7 +81,7 @@ class FeatureSearch(Family[FeatureSearchHyperparameters]):
             outputs=names,
             weights={},
             network={"kind": "feature_set", "expressions": [each.expression.text for each in selection.chosen]},
-            graph=_no_graph,
+            graph=_no_network,
             predict=_no_network,
             epochs_run=1,
             best_epoch=1,
@@ -103,9 +102,5 @@ class FeatureSearch(Family[FeatureSearchHyperparameters]):
         return float(5.0 + 7.0 * num_windows / 19_300 * hyper.max_candidates / 258 * passes / 150)
 
 
-def _no_graph() -> Mapping[str, Any]:
-    raise TypeError("a feature set has no graph: its expressions are evaluated by market.derivation")
-
-
 def _no_network(*_: Any) -> Any:
-    raise TypeError("a feature set has no network: its expressions are evaluated by market.derivation")
+    raise TypeError("a feature set has no network and no graph: its expressions are evaluated by market.derivation")

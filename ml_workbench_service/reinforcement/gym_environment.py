@@ -19,16 +19,17 @@ from ml_workbench_service.reinforcement.environment import VectorTradingEnvironm
 class TradingVectorEnv(VectorEnv[Floats32, Ints, Any]):  # type: ignore[misc]  # gymnasium is not read by mypy
     """The environments behind Gymnasium's interface.
 
+    Answers are copies, the caller's to keep.
+
     Args:
         envs: what really steps; this environment is its only user.
-        copy: whether answers are the caller's to keep; without it they are buffers that the next step overwrites.
     """
 
     metadata: ClassVar[dict[str, Any]] = {"autoreset_mode": AutoresetMode.SAME_STEP, "render_modes": []}
 
-    def __init__(self, envs: VectorTradingEnvironment, *, copy: bool = True) -> None:
+    def __init__(self, envs: VectorTradingEnvironment) -> None:
         super().__init__()
-        self.envs, self.copy, self.num_envs = envs, copy, envs.num_envs
+        self.envs, self.num_envs = envs, envs.num_envs
         shape = (envs.num_observed,)
         self.single_observation_space = spaces.Box(-np.inf, np.inf, shape, dtype=np.float32)
         self.observation_space = spaces.Box(-np.inf, np.inf, (self.num_envs, *shape), dtype=np.float32)
@@ -40,7 +41,7 @@ class TradingVectorEnv(VectorEnv[Floats32, Ints, Any]):  # type: ignore[misc]  #
     ) -> tuple[Floats32, dict[str, Any]]:
         """All environments begin an episode; there are no options."""
         super().reset(seed=seed)
-        return self._kept(self.envs.reset(seed=seed)), {}
+        return self.envs.reset(seed=seed).copy(), {}
 
     def step(self, actions: Ints) -> tuple[Floats32, Floats, Bools, Bools, dict[str, Any]]:
         """One decision of every environment: 0 short, 1 flat, 2 long; rewards are log returns after costs."""
@@ -51,12 +52,9 @@ class TradingVectorEnv(VectorEnv[Floats32, Ints, Any]):  # type: ignore[misc]  #
             final = {"final_obs": self.envs.final_observation(int(env)), "final_info": {}}
             infos = self._add_info(infos, final, int(env))
         return (
-            self._kept(stepped.observations_NO),
-            self._kept(stepped.rewards_N),
-            self._kept(stepped.terminated_N),
-            self._kept(stepped.truncated_N),
+            stepped.observations_NO.copy(),
+            stepped.rewards_N.copy(),
+            stepped.terminated_N.copy(),
+            stepped.truncated_N.copy(),
             infos,
         )
-
-    def _kept(self, buffer: Any) -> Any:
-        return buffer.copy() if self.copy else buffer

@@ -9,8 +9,8 @@ Legend: R rows, N decisions.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, NamedTuple, Self, TypeVar
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import numpy as np
 
@@ -22,9 +22,6 @@ from ml_workbench_service.learning.interfaces.family import Family, TrainingProb
 from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW
 from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
 from ml_workbench_service.reinforcement.hyperparameters import PolicyHyperparameters
-
-if TYPE_CHECKING:
-    pass
 
 SMALLEST_UNIT = 1e-9
 """A symbol whose bars move less than this has no unit of its own."""
@@ -86,6 +83,35 @@ class Market:
         series = series_of(problem)
         train, validation = (decision_rows(series, problem, part) for part in ("train", "validation"))
         return cls(series, train, validation, _units(series, train))
+
+
+@dataclass
+class Standing:
+    """How far a training is, and the best epoch so far: the one whose walk over the validation part earned most.
+
+    Attributes:
+        kept: that epoch's weights.
+    """
+
+    kept: dict[str, np.ndarray] = field(default_factory=dict)
+    best: float = float("-inf")
+    best_epoch: int = 0
+    epoch: int = 0
+
+    def end_epoch(self, earned: float, weights: dict[str, np.ndarray]) -> None:
+        """Counts an epoch and keeps its weights where no earlier one earned as much."""
+        self.epoch += 1
+        if earned > self.best:
+            self.best, self.best_epoch, self.kept = earned, self.epoch, weights
+
+    def counts(self) -> dict[str, Any]:
+        """What a checkpoint says of it beside the weights."""
+        return {"best": self.best, "best_epoch": self.best_epoch, "epoch": self.epoch}
+
+    @classmethod
+    def restored(cls, kept: dict[str, np.ndarray], counts: Mapping[str, Any]) -> Self:
+        """From a checkpoint."""
+        return cls(kept, float(counts["best"]), int(counts["best_epoch"]), int(counts["epoch"]))
 
 
 def series_of(problem: TrainingProblem) -> TradingSeries:

@@ -9,8 +9,6 @@ A checkpoint holds the algorithm's own `state` (parameters, Adam's moments, envi
 random states), the best weights so far and torch's random state.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import TypeVar
 
 import numpy as np
@@ -24,27 +22,11 @@ from ml_workbench_service.learning.interfaces.family import Trained, TrainingPro
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.hyperparameters import PolicyNetworkHyperparameters
 from ml_workbench_service.reinforcement.policy_algorithm import PolicyAlgorithm, below
-from ml_workbench_service.reinforcement.policy_family import Market
+from ml_workbench_service.reinforcement.policy_family import Market, Standing
 from ml_workbench_service.reinforcement.policy_network import PolicyNetwork, layers_graph
 from ml_workbench_service.reinforcement.sb3_environment import MarketEnvironment
 
 H = TypeVar("H", bound=PolicyNetworkHyperparameters)
-
-
-@dataclass
-class Standing:
-    """How far a training is, and the best weights so far."""
-
-    kept: Mapping[str, np.ndarray] = field(default_factory=dict)
-    best: float = float("-inf")
-    best_epoch: int = 0
-    epoch: int = 0
-
-    def end_epoch(self, earned: float, weights: Mapping[str, np.ndarray]) -> None:
-        """Counts an epoch and keeps its weights where no earlier one earned as much."""
-        self.epoch += 1
-        if earned > self.best:
-            self.best, self.best_epoch, self.kept = earned, self.epoch, weights
 
 
 def _save(checkpoint: Checkpoint, algorithm: PolicyAlgorithm[H], standing: Standing) -> None:
@@ -53,8 +35,7 @@ def _save(checkpoint: Checkpoint, algorithm: PolicyAlgorithm[H], standing: Stand
     arrays["random.torch"] = torch.get_rng_state().numpy()
     if torch.cuda.is_available():
         arrays["random.cuda"] = torch.cuda.get_rng_state().numpy()
-    state = {"best": standing.best, "best_epoch": standing.best_epoch, "epoch": standing.epoch}
-    checkpoint.save(arrays, state)
+    checkpoint.save(arrays, standing.counts())
 
 
 def _restore(checkpoint: Checkpoint, algorithm: PolicyAlgorithm[H]) -> Standing | None:
@@ -66,8 +47,7 @@ def _restore(checkpoint: Checkpoint, algorithm: PolicyAlgorithm[H]) -> Standing 
     torch.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.torch"])))
     if "random.cuda" in saved.arrays and torch.cuda.is_available():
         torch.cuda.set_rng_state(torch.from_numpy(np.array(saved.arrays["random.cuda"])))
-    state = saved.state
-    return Standing(below("kept.", saved.arrays), float(state["best"]), int(state["best_epoch"]), int(state["epoch"]))
+    return Standing.restored(below("kept.", saved.arrays), saved.state)
 
 
 def train(

@@ -124,7 +124,8 @@ def run(family: AnyPolicyFamily, problem: TrainingProblem, *, report: Report, nu
         report.say(f"sanity runs: seed {number + 1} of {num_seeds}")
         shares.append(_oracle_share(_trained(agent, told, seed=seed, report=report), told))
         mixed = shuffled(small, seed=seed)
-        gross.append(_gross_mean(_trained(agent, mixed, seed=seed, report=report), mixed))
+        _, walked = _walked(_trained(agent, mixed, seed=seed, report=report), mixed)
+        gross.append(float(np.mean(walked.gross_N)))
     num_rows = len(small.windows.parts["train"])
     return Sanity(tuple(shares), tuple(gross), difference, num_rows, agent.hyperparameters.epochs)
 
@@ -222,10 +223,6 @@ def _oracle_share(model: Trained, problem: TrainingProblem) -> float:
     series, done = _walked(model, problem)
     perfect = perfect_net(series, done.rows_N)
     return float(np.sum(done.rewards_N)) / perfect if perfect > 0 else 1.0
-
-
-def _gross_mean(model: Trained, problem: TrainingProblem) -> float:
-    return float(np.mean(_walked(model, problem)[1].gross_N))
 
 
 def _walked(model: Trained, problem: TrainingProblem) -> tuple[TradingSeries, "Walk"]:

@@ -6,14 +6,12 @@ next; the position held is part of the state. `reinforcement/tabular_q.py` learn
 Legend: R rows, N decisions, F features, E edges of a feature, S = 3 * bins states, A = 3 actions.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats, Floats32, Ints
+from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.decoders.action import greedy_actions
@@ -21,7 +19,7 @@ from ml_workbench_service.learning.interfaces.family import Trained, TrainingPro
 from ml_workbench_service.market.trading_series import segment_starts, step_table
 from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.hyperparameters import TabularHyperparameters
-from ml_workbench_service.reinforcement.policy_family import Market
+from ml_workbench_service.reinforcement.policy_family import Market, Standing
 from ml_workbench_service.reinforcement.policy_network import table_graph
 from ml_workbench_service.reinforcement.tabular_q import QSettings, VectorTabularQ
 from ml_workbench_service.reinforcement.tabular_q_kernels import FLAT, NUM_ACTIONS
@@ -90,26 +88,6 @@ def quantile_edges(last_NF: Floats32, num_bins: int) -> Floats32:
     return edges_FE
 
 
-@dataclass
-class _TrainingState:
-    runs: VectorTabularQ
-    kept_SA: Floats
-    best: float = float("-inf")
-    best_epoch: int = 0
-    epoch: int = 0
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        return self.runs.state() | {"kept": self.kept_SA}
-
-    def counts(self) -> dict[str, Any]:
-        return {"best": self.best, "best_epoch": self.best_epoch, "epoch": self.epoch}
-
-    def restore(self, arrays: Mapping[str, np.ndarray], state: Mapping[str, Any]) -> None:
-        self.runs.restore(arrays)
-        self.kept_SA = np.array(arrays["kept"])
-        self.best, self.best_epoch, self.epoch = float(state["best"]), int(state["best_epoch"]), int(state["epoch"])
-
-
 def train(
     problem: TrainingProblem, hyperparameters: TabularHyperparameters, *, outputs: tuple[str, ...], report: Report
 ) -> Trained:
@@ -120,7 +98,7 @@ def train(
         outputs: names of the three outputs.
     """
     hyper, windows, market = hyperparameters, problem.windows, Market.of(problem)
-    edges_FE = quantile_edges(_last_rows(windows, _sampled(market.train)), hyper.bins)
+    edges_FE = quantile_edges(_last_rows(windows, market.train[:: len(market.train) // MOST_ROWS + 1]), hyper.bins)
     num_bins = hyper.bins ** len(windows.features)
     rewards = step_table(market.series, market.train) * market.units_R[market.train][:, None, None]
     runs = VectorTabularQ(
@@ -130,10 +108,11 @@ def train(
         num_bins=num_bins,
         settings=QSettings.of([hyper.of_run(problem.seed)]),
     )
-    state = _TrainingState(runs, runs.values_LSA[0].copy())
+    state = Standing({"kept": runs.values_LSA[0].copy()})
     saved = None if problem.checkpoint is None else problem.checkpoint.load()
     if saved is not None:
-        state.restore(*saved)
+        runs.restore(saved.arrays)
+        state = Standing.restored({"kept": np.array(saved.arrays["kept"])}, saved.state)
         report.say(f"going on after epoch {state.epoch}")
     while state.epoch < hyper.epochs and state.epoch - state.best_epoch < hyper.patience:
         report.check()
@@ -141,12 +120,9 @@ def train(
         report.check()
         policy = TabularPolicy(runs.values_LSA[0].astype(np.float32), edges_FE, windows.scaler.is_level_F)
         earned = walk(policy.act, market.series, market.validation, lookback=windows.lookback)
-        state.epoch += 1
-        if float(earned.rewards_N.sum()) > state.best:
-            state.best, state.best_epoch = float(earned.rewards_N.sum()), state.epoch
-            state.kept_SA = runs.values_LSA[0].copy()
+        state.end_epoch(float(earned.rewards_N.sum()), {"kept": runs.values_LSA[0].copy()})
         if problem.checkpoint is not None and problem.checkpoint.due():
-            problem.checkpoint.save(state.arrays(), state.counts())
+            problem.checkpoint.save(runs.state() | state.kept, state.counts())
         report(
             state.epoch,
             hyper.epochs,
@@ -155,8 +131,8 @@ def train(
             stop_gross_log_return=float(earned.gross_N.sum()),
             stop_share_in_market=float(np.mean(earned.positions_N != 0)),
         )
-    policy = TabularPolicy(state.kept_SA.astype(np.float32), edges_FE, windows.scaler.is_level_F)
-    return _trained(policy, outputs=outputs, state=state)
+    policy = TabularPolicy(state.kept["kept"].astype(np.float32), edges_FE, windows.scaler.is_level_F)
+    return _trained(policy, runs, state, outputs=outputs)
 
 
 def _last_rows(windows: Windows, rows_N: Ints) -> Floats32:
@@ -165,12 +141,8 @@ def _last_rows(windows: Windows, rows_N: Ints) -> Floats32:
     return np.concatenate([last_rows(windows.gather(each), windows.scaler.is_level_F) for each in batches])
 
 
-def _sampled(rows_N: Ints) -> Ints:
-    return rows_N[:: len(rows_N) // MOST_ROWS + 1]
-
-
-def _trained(policy: TabularPolicy, *, outputs: tuple[str, ...], state: _TrainingState) -> Trained:
-    num_visited = int(np.sum(state.runs.visits_LSA[0].sum(axis=1) > 0))
+def _trained(policy: TabularPolicy, runs: VectorTabularQ, state: Standing, *, outputs: tuple[str, ...]) -> Trained:
+    num_visited = int(np.sum(runs.visits_LSA[0].sum(axis=1) > 0))
     return Trained(
         outputs=outputs,
         weights={"values": policy.values_SA, "edges": policy.edges_FE},

@@ -1,15 +1,19 @@
-"""Resilience report: throughput, latencies, depth over time, and a table that people can read.
+"""Resilience report: a run's evidence gathered, its throughput, latencies and depth over time, and a table for people.
 
 Latencies end where the agent's decision is in the stream, by the server's clock (whole milliseconds), and begin where
 the record was *due*, not where it was sent: whoever waits for a slow server is counted (no coordinated omission). A
 run in which clocks step has no latencies.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+from pydantic import ValidationError
 
+from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.contracts.entries import unflatten
 from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.resilience import (
     DepthSample,
     Percentiles,
@@ -17,12 +21,46 @@ from ml_workbench_service.contracts.resilience import (
     Throughput,
     Verdict,
 )
-from ml_workbench_service.resilience.checker import AccountingSample, Evidence, accounts, check
+from ml_workbench_service.resilience.checker import AccountingSample, AgentEnd, Evidence, accounts, check
+from ml_workbench_service.resilience.history import ServerHistory
 from ml_workbench_service.resilience.rig import Rig
 from ml_workbench_service.resilience.synthetic import number_of
 
 MOST_DEPTH_SAMPLES = 200
 _BARS = " ▁▂▃▄▅▆▇█"
+
+
+def gather(rig: Rig) -> Evidence:
+    """The evidence of a run whose rig is quiet and not closed yet."""
+
+    def record_of(identifier: str) -> PredictionRecord:
+        number = number_of(identifier)
+        if number is None or number >= rig.num_records:
+            raise KeyError(identifier)
+        return rig.records.record(number)
+
+    def is_as_offered(identifier: str, fields: Mapping[bytes, bytes]) -> bool:
+        if number_of(identifier) is None:
+            return identifier in rig.poison
+        try:
+            return unflatten(PredictionRecord, fields) == record_of(identifier)
+        except (KeyError, ValidationError):
+            return False
+
+    agents = [
+        AgentEnd(each.agent_id, rig.group_of(each), rig.begun[folder], Checkpoint.load(folder))
+        for folder, each in {rig.state_of(each): each for each in rig.agents}.items()
+    ]
+    return Evidence(
+        record_of=record_of,
+        symbol_of=rig.records.symbol_of,
+        producers=[producer.history() for producer in rig.producers],
+        server=ServerHistory.read(rig.redis.folder, [agent.group for agent in agents], is_as_offered=is_as_offered),
+        agents=agents,
+        poison=frozenset(rig.poison),
+        samples=rig.samples,
+        last=rig.last,
+    )
 
 
 def report_of(rig: Rig, evidence: Evidence, *, duration_s: float) -> ResilienceReport:

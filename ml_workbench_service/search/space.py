@@ -148,7 +148,10 @@ def _dimension(name: str, asked: SearchDimension, base: TrainRequest, hyperparam
     if name == FEATURES:
         return _features(asked)
     if name == HORIZON:
-        _check_horizon(base)
+        if len(base.target_names) != 1:
+            raise _at(
+                HORIZON, "horizon varies the bars that one target looks ahead; `base.target` names none or several"
+            )
         return _range(name, asked, is_whole=True)
     field = hyperparameters.model_fields.get(name)
     if field is None:
@@ -165,11 +168,6 @@ def _features(asked: SearchDimension) -> Dimension:
             FEATURES, 'features takes `choices` that are lists of names, such as [["rsi_14"], ["rsi_14", "macd"]]'
         )
     return Dimension(FEATURES, "choice", choices=_distinct(FEATURES, lists))
-
-
-def _check_horizon(base: TrainRequest) -> None:
-    if len(base.target_names) != 1:
-        raise _at(HORIZON, "horizon varies the bars that one target looks ahead; `base.target` names none or several")
 
 
 def _range(name: str, asked: SearchDimension, *, is_whole: bool) -> Dimension:

@@ -14,7 +14,7 @@ from ml_workbench_service.learning.bundle.export import quantize
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.bundle.quantization import MOST_COMPARED, CalibrationWindows, measure_quantization
-from ml_workbench_service.learning.data.windows import PARTS, Part, Windows, evenly
+from ml_workbench_service.learning.data.windows import Windows, evenly
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 
 MOST_NOVELTY_WINDOWS = 50_000
@@ -47,8 +47,3 @@ def decide_on_int8(
 def last_rows(windows: Windows, ends: Ints) -> Floats32:
     """Those of these windows, or of as many as novelty is measured from, evenly."""
     return windows.last_rows(evenly(ends, MOST_NOVELTY_WINDOWS))
-
-
-def part_sizes(windows: Windows) -> dict[Part, int]:
-    """Windows of each part, for the card."""
-    return {name: len(windows.parts[name]) for name in PARTS}

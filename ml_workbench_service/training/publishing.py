@@ -18,13 +18,13 @@ from ml_workbench_service.evaluation.drift import InputReference
 from ml_workbench_service.evaluation.forecast_metrics import headline
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.learning.data.labelling import Labelling
-from ml_workbench_service.learning.data.windows import Windows, describe_borders, evenly, to_wire
+from ml_workbench_service.learning.data.windows import PARTS, Windows, describe_borders, evenly, to_wire
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Product
 from ml_workbench_service.market.outcomes.live_metrics import bar_numbers
-from ml_workbench_service.training.assessment import MOST_NOVELTY_WINDOWS, last_rows, part_sizes
+from ml_workbench_service.training.assessment import MOST_NOVELTY_WINDOWS, last_rows
 
 VALIDITY = timedelta(days=365)
 """A model abstains this long after the last bar it saw. A convention: an FX regime rarely outlives a year."""
@@ -157,7 +157,7 @@ def _split(windows: Windows, labelling: Labelling) -> Split:
     return Split.model_validate(
         {
             "borders": describe_borders(windows.borders_ms),
-            "num_windows": to_wire(part_sizes(windows)),
+            "num_windows": to_wire({part: len(windows.parts[part]) for part in PARTS}),
             "num_purged": windows.num_purged,
             "num_dropped": labelling.num_dropped,
         }

@@ -14,8 +14,7 @@ from ml_workbench_service.contracts.jobs import JobSpec, Report
 from ml_workbench_service.contracts.resilience import ResilienceReport, ResilienceRequest
 from ml_workbench_service.resilience import faults as faults  # loading the package registers every fault
 from ml_workbench_service.resilience.fault import fault_named
-from ml_workbench_service.resilience.gathering import gather
-from ml_workbench_service.resilience.reporting import report_of
+from ml_workbench_service.resilience.reporting import gather, report_of
 from ml_workbench_service.resilience.rig import Rig
 from ml_workbench_service.resources import Workbench
 

@@ -1,15 +1,14 @@
 """`make chaos`: rows, seeds, and a table that counts violations and finds its place in the document."""
 
-from pathlib import Path
-
 import pytest
 
 from chaos.__main__ import DOCUMENT, main
 from chaos.cells import CELLS, Cell, cells_named
-from chaos.tables import BEGIN, END, INVARIANTS, markdown, write
+from chaos.tables import BEGIN, INVARIANTS, markdown
 from ml_workbench_service.contracts.resilience import ResilienceReport, ResilienceRequest, Throughput, Verdict
 from ml_workbench_service.resilience import faults as faults
 from ml_workbench_service.resilience.fault import all_faults
+from tools.documents import END, in_place
 
 
 def report(*violated: str, num_lost: int = 1) -> ResilienceReport:
@@ -56,12 +55,9 @@ def test_what_is_measured_and_not_promised_counts_lost_records() -> None:
     assert "3 of 10 acknowledged records were lost, in 1 of 2 runs; at most 3 in one" in text
 
 
-def test_the_table_finds_its_place_in_the_document(tmp_path: Path) -> None:
-    document = tmp_path / "page.md"
-    document.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n", encoding="utf-8")
-    write(document, "new")
-    assert document.read_text(encoding="utf-8") == f"before\n{BEGIN}\nnew\n\n{END}\nafter\n"
-    document.write_text("no place", encoding="utf-8")
+def test_the_table_finds_its_place_in_the_document() -> None:
+    document = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    assert in_place(document, BEGIN, "new") == f"before\n{BEGIN}\nnew\n\n{END}\nafter\n"
     with pytest.raises(ValueError, match="no place"):
-        write(document, "new")
+        in_place("before", BEGIN, "new")
     assert BEGIN in DOCUMENT.read_text(encoding="utf-8")

@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
+from ml_workbench_service.learning.calibration.conformal import ResidualDistribution
+from studies import intervals
 from studies.series import DEVIATION, KINDS, SYMBOL, injected_series, null_series
 
 NUM_BARS = 6_000
@@ -66,3 +68,12 @@ def test_the_service_reads_the_bars_as_they_were_made(tmp_path: Path) -> None:
     assert series.signal is not None
     assert np.array_equal(bars.extra["signal"], series.signal)
     assert bars.data_source == "file"
+
+
+def test_live_intervals_cover_what_they_promise_where_published_ones_do() -> None:
+    series = null_series(6_000, seed=2, number=0)
+    block = next(intervals.blocks_of("garch", series.close, horizon=4, sizes=(1200, 2400)))
+    fitted = ResidualDistribution.fit(block.calibration, block.calibration_scale)
+    assert fitted is not None
+    for covered in (intervals.published(block, fitted.radius), intervals.live(block, fitted.radius)):
+        assert covered.inside.mean() == pytest.approx(0.9, abs=0.03)

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from studies.__main__ import ALL, DOCUMENT, main
-from studies.tables import END, Goal, Run, Table, begin, of_all, share, write
+from studies.tables import Goal, Run, Table, begin, of_all, share, write
+from tools.documents import END
 
 RUN = Run(seed=3)
 
@@ -48,7 +49,7 @@ def test_a_table_is_written_between_its_markers_and_nothing_else_changes(tmp_pat
 def test_a_table_without_a_place_is_refused(tmp_path: Path) -> None:
     document = tmp_path / "page.md"
     document.write_text(f"{begin('other')}\n{END}\n")
-    with pytest.raises(ValueError, match="no place for rates"):
+    with pytest.raises(ValueError, match="no place for this table; add <!-- rates"):
         write(document, [table()], RUN)
 
 

@@ -26,7 +26,6 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import Direction
 from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
@@ -126,35 +125,6 @@ class ClassCalibration:
             np.array(plain["frequencies"], dtype=np.float64),
             float(plain["temperature"]),
         )
-
-
-@dataclass(frozen=True)
-class DecodedClass:
-    """What a row of probabilities comes to."""
-
-    label: str
-    prediction: float  # -1, 0 or 1 for a future move; the class number of a regime
-    direction: Direction
-    confidence: float  # calibrated probability of the stated class
-
-
-def decode_classes(probabilities_C: Floats, classes: Sequence[str]) -> DecodedClass:
-    """The most probable class, of equals the first, as `class_metrics.stated` has it.
-
-    A regime's direction is `hold`: it names the state of the market up to its bar, most of which has already happened
-    when the question is asked, and no move that could be traded.
-
-    Raises:
-        DataValidationError: another number of probabilities than classes.
-    """
-    if len(probabilities_C) != len(classes):
-        raise DataValidationError.at(
-            "outputs",
-            f"The network answered with {len(probabilities_C)} outputs for {len(classes)} classes; train it again.",
-        )
-    number = int(np.argmax(probabilities_C))
-    value, direction = VALUE_OF.get(classes[number], (float(number), "hold"))
-    return DecodedClass(classes[number], value, direction, float(probabilities_C[number]))
 
 
 def _evidence(logits: Floats | Floats32, frequencies_C: Floats) -> Floats:

@@ -48,10 +48,6 @@ class ActionDecoder(Decoder):
             for short, flat, long in outputs_NK.tolist()
         )
 
-    def to_json(self) -> dict[str, Any]:
-        """Its kind alone."""
-        return {"kind": self.kind}
-
     @classmethod
     def from_json(cls, plain: Mapping[str, Any], card: ModelCard) -> Self:
         """The card has the names."""

@@ -11,7 +11,7 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF, ClassCalibration, decode_classes
+from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF, ClassCalibration
 from ml_workbench_service.learning.decoders.decoder import Decoded, Decoder, DecodingContext
 
 LEAD_TO_DEVIATIONS = float(np.sqrt(np.pi / 2))
@@ -27,21 +27,27 @@ class ClassDecoder(Decoder):
     calibration: ClassCalibration
 
     def decode(self, outputs_K: Floats32, context: DecodingContext) -> Decoded:
-        """The stated class; `strength` is by how much up is more probable than down, in the units of a forecast."""
+        """The most probable class, of equals the first, as `class_metrics.stated` has it.
+
+        The prediction is -1, 0 or 1 for a future move, the class number of a regime, whose direction is `hold`: it
+        names the state of the market up to its bar, most of which has already happened when the question is asked, and
+        no move that could be traded. `strength` is by how much up is more probable than down, in a forecast's units.
+        """
         classes = self.calibration.classes
         probabilities_C = self.calibration.probabilities(outputs_K)
-        stated = decode_classes(probabilities_C, classes)
+        number = int(np.argmax(probabilities_C))
+        value, direction = VALUE_OF.get(classes[number], (float(number), "hold"))
         lead = sum(
             VALUE_OF[name][0] * probability
             for name, probability in zip(classes, probabilities_C.tolist(), strict=True)
             if name in VALUE_OF
         )
         return Decoded(
-            prediction=stated.prediction,
-            label=stated.label,
+            prediction=value,
+            label=classes[number],
             outputs=dict(zip(classes, probabilities_C.tolist(), strict=True)),
-            direction=stated.direction,
-            confidence=stated.confidence,
+            direction=direction,
+            confidence=float(probabilities_C[number]),
             strength=float(np.clip(lead * LEAD_TO_DEVIATIONS, -1.0, 1.0)),
         )
 

@@ -113,9 +113,9 @@ class Decoder(ABC):
         """What the interval is stated in units of here; None where the decoder states no interval."""
         return None
 
-    @abstractmethod
     def to_json(self) -> dict[str, Any]:
-        """Plain values for `recipe.json`."""
+        """Plain values for `recipe.json`: its kind alone, unless it has learnt something."""
+        return {"kind": self.kind}
 
     @classmethod
     @abstractmethod

@@ -25,10 +25,6 @@ class FeaturesDecoder(Decoder):
         values = [float(value) for value in outputs_K]
         return Decoded(prediction=values[0], outputs=dict(zip(self.names, values, strict=True)), strength=0.0)
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values for `recipe.json`."""
-        return {"kind": self.kind}
-
     @classmethod
     def from_json(cls, plain: Mapping[str, Any], card: ModelCard) -> Self:
         """The inverse of `to_json`."""

@@ -64,7 +64,7 @@ def candidates(
     words = _Words([each for each in available if has_range or not each.needs_range], grid, without)
     groups: list[Iterable[str]] = [
         words.bare,
-        _returns(grid),
+        [f"log_return(close, {span})" for span in grid.spans],
         words.indicators,
         _level_ratios(words),
         _scores(words, grid),
@@ -107,10 +107,6 @@ def _filled(description: FeatureDescription, grid: Grid) -> list[str]:
     parameter = description.parameters[0]
     periods = [each for each in grid.periods if parameter.minimum <= each <= parameter.maximum]
     return list(dict.fromkeys([description.example, *(f"{_word(description)}_{each}" for each in periods)]))
-
-
-def _returns(grid: Grid) -> list[str]:
-    return [f"log_return(close, {span})" for span in grid.spans]
 
 
 def _level_ratios(words: _Words) -> list[str]:

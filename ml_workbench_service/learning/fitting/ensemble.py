@@ -180,7 +180,7 @@ def combine(members: Sequence[Trained], seeds: Sequence[int], *, weights_M: Floa
             "num_features": first.network["num_features"],
             "num_outputs": first.network["num_outputs"],
         },
-        graph=lambda: _graph(members, weights_M),
+        graph=lambda: mean_graph([each.graph() for each in members], weights_M),
         predict=lambda rows_NTF, positions_N=None: _answer(members, weights_M, rows_NTF, positions_N),
         epochs_run=max(each.epochs_run for each in members),
         best_epoch=first.best_epoch,
@@ -248,10 +248,6 @@ def _answer(
     for answer, weight in zip(answers[1:], weights_M[1:], strict=True):
         outputs_NK = outputs_NK + answer.outputs_NK * weight
     return RawPrediction(outputs_NK, answers[0].last_rows_NF)
-
-
-def _graph(members: Sequence[Trained], weights_M: Floats32) -> ModelProto:
-    return mean_graph([each.graph() for each in members], weights_M)
 
 
 def _typical_difference(member: Trained, rows_NTF: Floats32) -> float:

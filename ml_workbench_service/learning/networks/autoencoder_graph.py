@@ -14,7 +14,7 @@ from onnx import ModelProto
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.learning.networks.onnx_builder import Graph
-from ml_workbench_service.learning.networks.recurrent import GATES_IN_ONNX_ORDER
+from ml_workbench_service.learning.networks.recurrent import gate_constants
 
 ACTIVITY_ROWS = 4
 """Changes whose mean square is the activity."""
@@ -115,18 +115,7 @@ def _reconstruction(graph: Graph, weights: Mapping[str, np.ndarray]) -> None:
 def _lstm(
     graph: Graph, weights: Mapping[str, np.ndarray], name: str, sequence: str, outputs: list[str], *, direction: str
 ) -> None:
-    order = GATES_IN_ONNX_ORDER["LSTM"]
-
-    def reordered(part: str) -> np.ndarray:
-        gates = np.split(weights[f"{name}.{part}_l0"], len(order))
-        return np.concatenate([gates[gate] for gate in order])
-
-    inputs = [
-        sequence,
-        graph.constant(f"{name}_input_weight", reordered("weight_ih")[None]),
-        graph.constant(f"{name}_recurrent_weight", reordered("weight_hh")[None]),
-        graph.constant(f"{name}_bias", np.concatenate([reordered("bias_ih"), reordered("bias_hh")])[None]),
-    ]
+    inputs = [sequence, *gate_constants(graph, weights, f"{name}.{{}}_l0", f"{name}_{{}}", cell="LSTM")]
     num_units = weights[f"{name}.weight_hh_l0"].shape[1]
     graph.add("LSTM", inputs, outputs, hidden_size=num_units, direction=direction)
 

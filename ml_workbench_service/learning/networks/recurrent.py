@@ -44,18 +44,7 @@ def _recurrent_layer(
     graph: Graph, weights: Mapping[str, np.ndarray], *, cell: str, layer: int, is_last: bool, num_units: int
 ) -> None:
     """One layer; the last one leaves its final state, the others their whole sequence."""
-    order = GATES_IN_ONNX_ORDER[cell]
-
-    def reordered(name: str) -> np.ndarray:
-        gates = np.split(weights[f"rnn.{name}_l{layer}"], len(order))
-        return np.concatenate([gates[gate] for gate in order])
-
-    inputs = [
-        f"sequence_{layer}",
-        graph.constant(f"input_weight_{layer}", reordered("weight_ih")[None]),
-        graph.constant(f"recurrent_weight_{layer}", reordered("weight_hh")[None]),
-        graph.constant(f"bias_{layer}", np.concatenate([reordered("bias_ih"), reordered("bias_hh")])[None]),
-    ]
+    inputs = [f"sequence_{layer}", *gate_constants(graph, weights, f"rnn.{{}}_l{layer}", f"{{}}_{layer}", cell=cell)]
     attributes = {"hidden_size": num_units} | ({"linear_before_reset": 1} if cell == "GRU" else {})
     if is_last:
         graph.add(cell, inputs, ["", "final_state"], **attributes)
@@ -63,6 +52,21 @@ def _recurrent_layer(
     graph.add(cell, inputs, [f"states_{layer}"], **attributes)
     one = graph.constant(f"directions_{layer}", np.array([1], np.int64))
     graph.add("Squeeze", [f"states_{layer}", one], [f"sequence_{layer + 1}"])
+
+
+def gate_constants(
+    graph: Graph, weights: Mapping[str, np.ndarray], weight_name: str, constant_name: str, *, cell: str
+) -> list[str]:
+    """Input weights, recurrent weights and biases of a layer of torch's in ONNX's order of the gates; their names."""
+    order = GATES_IN_ONNX_ORDER[cell]
+
+    def reordered(name: str) -> np.ndarray:
+        gates = np.split(weights[weight_name.format(name)], len(order))
+        return np.concatenate([gates[gate] for gate in order])
+
+    bias = np.concatenate([reordered("bias_ih"), reordered("bias_hh")])
+    values = {"input_weight": reordered("weight_ih"), "recurrent_weight": reordered("weight_hh"), "bias": bias}
+    return [graph.constant(constant_name.format(name), value[None]) for name, value in values.items()]
 
 
 KERNEL_SIZES = {"LSTM": 100_000, "GRU": 2_000_000}

@@ -34,9 +34,9 @@ class ClockStep(Fault):
         """What a step back leaves in the server: a stream whose last id lies in the future."""
         rig.notes.append("libfaketime is not installed: the clock's step is emulated by a last id an hour ahead")
         rig.sleep(self.rng.uniform(0.2, 0.8) * rig.request.duration_s)
-        client = rig.redis.client()
+        client: Any = rig.redis.client()  # redis-py gives the call for any command no types
         ahead_ms = int((time.time() + HOUR_S) * 1000)
-        _any(client).execute_command("XSETID", PREDICTIONS_STREAM, f"{ahead_ms}-0")
+        client.execute_command("XSETID", PREDICTIONS_STREAM, f"{ahead_ms}-0")
         client.close()
         rig.note(self.name, "the stream's last id is an hour ahead")
 
@@ -106,8 +106,3 @@ def _writes(client: redis.Redis) -> bool:
     except redis.RedisError:
         return False
     return bool(info["aof_last_write_status"] == "ok")
-
-
-def _any(client: redis.Redis) -> Any:
-    """redis-py gives the call for any command no types."""
-    return client

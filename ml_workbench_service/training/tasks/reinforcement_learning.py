@@ -139,7 +139,9 @@ class Control(NetworkTask):
             reason=reason,
             comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, problem)),
             backtest=signal_backtest.report(positions, rows, problem),
-            seeds=seed_spread(trained, lambda member: _member_figures(member, series, problem, per_year)),
+            seeds=seed_spread(
+                trained, lambda one: _figures(series, *_walked(series, problem, Predict(one, None)), per_year)
+            ),
         )
 
     def differentials(
@@ -167,14 +169,6 @@ def _differentials(
         Differentials.of_returns(name, earned_T, signal_backtest.realise(held, rows, problem).net_M)
         for name, held in plain.items()
     ]
-
-
-def _member_figures(
-    member: Trained, series: TradingSeries, problem: TrainingProblem, per_year: float
-) -> dict[str, float | None]:
-    """One seed's own walk over the test part."""
-    rows, positions = _walked(series, problem, Predict(member, None))
-    return _figures(series, rows, positions, per_year)
 
 
 def bars_per_year(available_at_ms_N: Ints) -> float:

@@ -1,13 +1,13 @@
 """Probabilities that hold: over-confidence is cooled, weights are undone, noise ends at the training frequencies."""
 
 import json
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.utils.class_weight import compute_class_weight
 
-from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import CLASSES
 from ml_workbench_service.learning.calibration.class_metrics import figures, majority, stated
@@ -18,8 +18,9 @@ from ml_workbench_service.learning.calibration.class_probabilities import (
     ClassWeights,
     class_counts,
     class_weights,
-    decode_classes,
 )
+from ml_workbench_service.learning.decoders.classes import ClassDecoder
+from ml_workbench_service.learning.decoders.decoder import Decoded, DecodingContext
 
 pytestmark = pytest.mark.processor
 
@@ -35,6 +36,13 @@ def drawn(num: int, *, frequencies: Floats, strength: float, seed: int) -> tuple
     labels = chance.choice(3, size=num, p=frequencies)
     evidence = strength * chance.standard_normal((num, 3)) + strength**2 * np.eye(3)[labels]  # its own likelihood ratio
     return evidence, labels, train
+
+
+def decoded(probabilities: Floats, classes: Sequence[str]) -> Decoded:
+    """What the decoder says where these are the calibrated probabilities."""
+    even = ClassCalibration(tuple(classes), np.full(len(classes), 1 / len(classes)))
+    outputs = np.log(np.maximum(probabilities, 1e-12)).astype(np.float32)
+    return ClassDecoder(even).decode(outputs, DecodingContext(np.ones(1), None, 0.0))
 
 
 def fitted(logits: Floats, labels: Ints, train: Ints) -> ClassCalibration:
@@ -221,17 +229,12 @@ def test_the_most_probable_class_is_stated_with_its_own_probability(
 ) -> None:
     probabilities = np.full(len(CLASSES[measure]), 0.1)
     probabilities[number] = 1 - probabilities.sum() + 0.1
-    found = decode_classes(probabilities, CLASSES[measure])
+    found = decoded(probabilities, CLASSES[measure])
     assert (found.label, found.prediction, found.direction) == (label, prediction, direction)
-    assert found.confidence == probabilities[number]
+    assert found.confidence == pytest.approx(probabilities[number])
 
 
 def test_what_is_judged_is_what_the_figures_count() -> None:
     probabilities = np.random.default_rng(12).dirichlet(np.ones(3), size=200).round(1)
-    labels = [decode_classes(row, DIRECTION).label for row in probabilities]
+    labels = [decoded(row, DIRECTION).label for row in probabilities]
     assert labels == [DIRECTION[number] for number in stated(probabilities)]
-
-
-def test_another_number_of_outputs_than_classes_is_refused() -> None:
-    with pytest.raises(DataValidationError, match="2 outputs for 3 classes"):
-        decode_classes(np.array([0.5, 0.5]), DIRECTION)

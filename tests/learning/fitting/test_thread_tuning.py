@@ -6,9 +6,8 @@ import pytest
 import torch
 
 from ml_workbench_service.contracts.training import parse_target
-from ml_workbench_service.learning.fitting.loop import Schedule, fit
+from ml_workbench_service.learning.fitting.loop import PATIENCE, PROBE, SHORTEST, Schedule, ThreadTuner, fit
 from ml_workbench_service.learning.fitting.objectives import SquaredError
-from ml_workbench_service.learning.fitting.thread_tuning import PATIENCE, PROBE, SHORTEST, ThreadTuner
 from ml_workbench_service.learning.networks.heads import forecast_head
 from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster
 from ml_workbench_service.testing.synthetic import IS_LEVEL, Recorder, cut, symbol_rows
