@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -150,14 +151,14 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
         store,
         LocalBackend(store, environment=environment),
         Limits(settings.TRAINING_WORKERS, settings.MAX_TRAINING_MEMORY),
-        on_activity=_tell_tracker(tracker, store),
-        on_finished=_counter(metrics),
+        on_activity=partial(_tell_tracker, tracker, store),
+        on_finished=lambda job: metrics.jobs.labels(job.kind.value, job.status.value).inc(),
     )
     agent_supervisor = await _agent_supervisor(settings, workbench, environment, stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
     if addresses.redis_is_embedded and addresses.redis is not None:
-        _repeat("redis watch", REDIS_WATCH_S, _revived(redis), stack)
+        _repeat("redis watch", REDIS_WATCH_S, partial(_revive, redis), stack)
     return AppState(
         workbench=workbench,
         store=store,
@@ -222,16 +223,12 @@ async def _tracker(
     return tracker
 
 
-def _tell_tracker(tracker: SupervisedProcess | None, store: JobStore) -> Callable[[Job], None]:
+def _tell_tracker(tracker: SupervisedProcess | None, store: JobStore, job: Job) -> None:
     """A job's news wake the tracker; where tracking is off, the job says so."""
-
-    def tell(job: Job) -> None:
-        if tracker is not None:
-            tracker.poke()
-        elif job.kind in TRACKED_KINDS and job.tracking.status == "pending":
-            store.folder(job.id).write_tracking(TrackingRecord(status="disabled", updated_at=utc_now()))
-
-    return tell
+    if tracker is not None:
+        tracker.poke()
+    elif job.kind in TRACKED_KINDS and job.tracking.status == "pending":
+        store.folder(job.id).write_tracking(TrackingRecord(status="disabled", updated_at=utc_now()))
 
 
 async def _publisher(
@@ -309,20 +306,16 @@ def _stopping_event(stack: AsyncExitStack) -> asyncio.Event:
     return stopping
 
 
-def _revived(redis: EmbeddedRedis) -> Callable[[], None]:
-    """What brings the embedded server back when it has ended."""
-
-    def check() -> None:
-        if redis.is_running:
-            return
-        log.warning("the embedded redis-server ended; it is started again with its data")
-        try:
-            redis.stop()
-            redis.start()
-        except PlatformError as error:
-            log.error("the embedded redis-server cannot be started: %s", error.message)
-
-    return check
+def _revive(redis: EmbeddedRedis) -> None:
+    """Brings the embedded server back when it has ended."""
+    if redis.is_running:
+        return
+    log.warning("the embedded redis-server ended; it is started again with its data")
+    try:
+        redis.stop()
+        redis.start()
+    except PlatformError as error:
+        log.error("the embedded redis-server cannot be started: %s", error.message)
 
 
 def _repeat(name: str, every_s: float, work: Callable[[], object], stack: AsyncExitStack) -> None:
@@ -343,10 +336,6 @@ def _repeat(name: str, every_s: float, work: Callable[[], object], stack: AsyncE
         await asyncio.gather(task, return_exceptions=True)
 
     stack.push_async_callback(end)
-
-
-def _counter(metrics: Metrics) -> Callable[[Job], None]:
-    return lambda job: metrics.jobs.labels(job.kind.value, job.status.value).inc()
 
 
 def _say_where(settings: Settings) -> None:

@@ -63,3 +63,8 @@ def states(path: Path) -> dict[str, int]:
     with closing(sqlite3.connect(path)) as connection:
         found = dict(connection.execute("SELECT state, count(*) FROM predictions GROUP BY state"))
     return {name: found.get(number, 0) for number, name in enumerate(("open", "known", "unavailable", "none"))}
+
+
+def num_waiting(ledger: PredictionLedger) -> int:
+    """Answers in memory that are not on disk yet."""
+    return len(ledger._queue) + len(ledger._rows)

@@ -200,24 +200,11 @@ class Agent(ABC):
             for each in replays[: max(0, len(replays) - MAX_REPLAY_SERIES)]:
                 del self._positions_by_series[each]
 
-    def _count_one(
-        self,
-        entry_id: str,
-        *,
-        num_observed: int = 0,
-        num_late: int = 0,
-        num_repeated: int = 0,
-        num_out_of_order: int = 0,
-    ) -> None:
+    def _count_one(self, entry_id: str, **added: int) -> None:
+        """One entry more, and what else is counted of it, by the counters' names."""
         old = self.counters
-        self.counters = replace(
-            old,
-            num_applied=old.num_applied + 1,
-            num_observed=old.num_observed + num_observed,
-            num_late=old.num_late + num_late,
-            num_repeated=old.num_repeated + num_repeated,
-            num_out_of_order=old.num_out_of_order + num_out_of_order,
-        )
+        more = {name: getattr(old, name) + num for name, num in added.items()}
+        self.counters = replace(old, num_applied=old.num_applied + 1, **more)
         self.last_applied_id = entry_id
 
     def _count_action(self, entry_id: str, num_realised: int, *, reward: float, cost: float) -> None:

@@ -9,7 +9,6 @@ A definition is written whole, after its beginning and before the first process 
 """
 
 import logging
-import os
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -33,6 +32,7 @@ from ml_workbench_service.contracts.agents import (
     RewardSettings,
 )
 from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.jobs.durable_files import write_whole
 
 DEFINITION_FILE = "agent.json"
 BEGINNING_FILE = "beginning.json"
@@ -162,11 +162,15 @@ def read_definition(home: Path) -> AgentDefinition | None:
 
 
 def write_definition(home: Path, definition: AgentDefinition, beginning: Beginning | None = None) -> None:
-    """Writes the definition, after its beginning; on return both survive a power cut."""
+    """Writes the definition, after its beginning; on return both survive a power cut.
+
+    Raises:
+        UnavailableError: the disk is full.
+    """
     home.mkdir(parents=True, exist_ok=True)
     if beginning is not None:
-        _write(home / BEGINNING_FILE, beginning)
-    _write(home / DEFINITION_FILE, definition)
+        write_whole(home / BEGINNING_FILE, beginning.model_dump_json().encode(), durable=True)
+    write_whole(home / DEFINITION_FILE, definition.model_dump_json().encode(), durable=True)
 
 
 def _check_mode(request: AgentRequest, mode: str) -> None:
@@ -210,17 +214,3 @@ def _read(kind: type[AnyContract], file: Path) -> AnyContract | None:
             f"{file.name} of agent {file.parent.name} cannot be read ({faults}); restore a copy of "
             f"agents/{file.parent.name}/{file.name} in STATE_DIR, or move that folder away.",
         ) from error
-
-
-def _write(file: Path, contract: Contract) -> None:
-    staged = file.with_name(f".{file.name}")
-    with staged.open("wb") as stream:
-        stream.write(contract.model_dump_json().encode())
-        stream.flush()
-        os.fsync(stream.fileno())
-    staged.replace(file)
-    directory = os.open(file.parent, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service.contracts.queue import Lease, LeaseHolder, PredictionQueue
+from ml_workbench_service.contracts.queue import Lease, LeaseHolder, LeaseSource
 
 LEASE_S = 3.0
 """A holder beats at least twice a second; six missed beats are no hiccup."""
@@ -51,7 +51,7 @@ class LeaderElection:
         candidacy: who asks.
     """
 
-    def __init__(self, queue: PredictionQueue, group: str, candidacy: Candidacy) -> None:
+    def __init__(self, queue: LeaseSource, group: str, candidacy: Candidacy) -> None:
         self._queue = queue
         self._group = group
         self._candidacy = candidacy

@@ -57,10 +57,6 @@ class StateBins:
         """From this state on the model abstained: the last strength bin."""
         return (len(self.strength_edges) + 1) * (len(self.width_edges) + 1) * len(POSITIONS)
 
-    def is_abstention(self, state: int) -> bool:
-        """Whether the model abstained in this state."""
-        return state >= self.first_abstention
-
 
 def _bin(value: float, edges: tuple[float, ...]) -> int:
     """How many edges lie below the value; none where it is no number."""

@@ -14,13 +14,13 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import lru_cache
 from pathlib import Path
 
 from common_lib.exceptions import AgentNotFoundError, DataValidationError
 from ml_workbench_service.agents.agent import id_order
-from ml_workbench_service.agents.checkpoint import CHECKPOINT_PATTERN, Checkpoint
+from ml_workbench_service.agents.checkpoint import CHECKPOINT_PATTERN, Checkpoint, Counters
 from ml_workbench_service.agents.definition import DEFINITION_FILE, read_definition
 from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentStatus
 from ml_workbench_service.contracts.contract import utc_now
@@ -28,17 +28,6 @@ from ml_workbench_service.jobs.process_record import ProcessRecord
 
 PROCESS_FILE = "process.json"
 GROUP_PREFIX = "agent:"
-_COUNTS = (
-    "num_applied",
-    "num_actions",
-    "num_observed",
-    "num_late",
-    "num_repeated",
-    "num_out_of_order",
-    "num_settled",
-    "cumulative_reward",
-    "cumulative_cost",
-)
 _SHARD_NAME = re.compile(r"shard\d+of(\d+)")
 _WORST_FIRST: tuple[AgentStatus, ...] = ("failed", "starting", "stopped", "running")
 
@@ -111,16 +100,7 @@ def read_agent(folder: Path) -> Agent:
     started = 0.0 if explores is None else explores.exploration_rate
     ids = [each.last_applied_id for each in checkpoints if each.last_applied_id is not None]
     return Agent(
-        id=definition.id,
-        family=definition.family,
-        mode=definition.mode,
-        model_id=definition.model_id,
         status=_status_of([_status(each, definition, is_defined=is_defined) for each in processes.folders]),
-        wanted=definition.wanted,
-        hyperparameters=definition.hyperparameters,
-        costs=definition.costs,
-        reward=definition.reward,
-        copy_of=definition.copy_of,
         num_processes=len(processes.folders),
         exploration_rate=sum(each.exploration_rate for each in checkpoints) / len(checkpoints)
         if checkpoints
@@ -129,6 +109,7 @@ def read_agent(folder: Path) -> Agent:
         positions={symbol: held for each in checkpoints for symbol, held in each.positions.items()},
         created_at=definition.created_at if is_defined else None,
         updated_at=max((each.saved_at for each in checkpoints), default=None),
+        **{name: getattr(definition, name) for name in AgentDefinition.model_fields if name != "created_at"},
         **_counted(checkpoints),
     )
 
@@ -212,9 +193,7 @@ def _loaded(place: Path) -> Checkpoint | None:
 
 
 def _counted(checkpoints: Sequence[Checkpoint]) -> dict[str, float]:
-    if len(checkpoints) == 1:
-        return {name: getattr(checkpoints[0].counters, name) for name in _COUNTS}
-    return {name: sum(getattr(each.counters, name) for each in checkpoints) for name in _COUNTS}
+    return {each.name: sum(getattr(one.counters, each.name) for one in checkpoints) for each in fields(Counters)}
 
 
 def _status(folder: Path, definition: AgentDefinition, *, is_defined: bool) -> AgentStatus:

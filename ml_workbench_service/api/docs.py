@@ -1,5 +1,6 @@
 """API documentation (`/docs`, `/redoc`, `/openapi.json`) without the internet, from `fastapi-offline`'s files."""
 
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -22,39 +23,26 @@ def install(app: FastAPI) -> None:
     assets = Path(str(files("fastapi_offline").joinpath("static")))
     app.mount(ASSETS_PATH, StaticFiles(directory=assets), name="docs-assets")
 
-    async def swagger() -> HTMLResponse:
-        return _sealed(
-            get_swagger_ui_html(
-                openapi_url="/openapi.json",
-                title=f"{app.title} · API",
-                swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
-                swagger_css_url=f"{ASSETS_PATH}/swagger-ui.css",
-                swagger_favicon_url=f"{ASSETS_PATH}/favicon.png",
-                swagger_ui_parameters={
-                    "displayRequestDuration": True,
-                    "defaultModelsExpandDepth": 0,
-                    "validatorUrl": None,
-                },
-            )
-        )
-
-    async def redoc() -> HTMLResponse:
-        return _sealed(
-            get_redoc_html(
-                openapi_url="/openapi.json",
-                title=f"{app.title} · API",
-                redoc_js_url=f"{ASSETS_PATH}/redoc.standalone.js",
-                redoc_favicon_url=f"{ASSETS_PATH}/favicon.png",
-                with_google_fonts=False,
-            )
-        )
-
-    app.add_api_route("/docs", swagger, include_in_schema=False)
-    app.add_api_route("/redoc", redoc, include_in_schema=False)
+    about: dict[str, Any] = {"openapi_url": "/openapi.json", "title": f"{app.title} · API"}
+    swagger = get_swagger_ui_html(
+        **about,
+        swagger_js_url=f"{ASSETS_PATH}/swagger-ui-bundle.js",
+        swagger_css_url=f"{ASSETS_PATH}/swagger-ui.css",
+        swagger_favicon_url=f"{ASSETS_PATH}/favicon.png",
+        swagger_ui_parameters={"displayRequestDuration": True, "defaultModelsExpandDepth": 0, "validatorUrl": None},
+    )
+    redoc = get_redoc_html(
+        **about,
+        redoc_js_url=f"{ASSETS_PATH}/redoc.standalone.js",
+        redoc_favicon_url=f"{ASSETS_PATH}/favicon.png",
+        with_google_fonts=False,
+    )
+    for path, page in (("/docs", swagger), ("/redoc", redoc)):
+        app.add_api_route(path, partial(_sealed, page), include_in_schema=False)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
 
 
-def _sealed(page: HTMLResponse) -> HTMLResponse:
+async def _sealed(page: HTMLResponse) -> HTMLResponse:
     """Tells the browser to ask nobody else: the scripts would fetch a logo from their makers, for one."""
     page.headers["Content-Security-Policy"] = CONTENT_POLICY
     return page

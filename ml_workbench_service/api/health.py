@@ -74,7 +74,11 @@ def metrics_router(api_key: ApiKey) -> APIRouter:
 def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
     addresses = service.workbench.addresses
     tracking_mode: Literal["embedded", "remote", "off"] = "embedded" if addresses.tracking_is_embedded else "remote"
-    things = {
+    strategy_engine = OutsideThing(mode="remote", state="ok")
+    if service.workbench.strategy_engine is None:
+        detail = "set STRATEGY_ENGINE_URL; deployments are on the stream"
+        strategy_engine = OutsideThing(mode="off", state="disabled", detail=detail)
+    return {
         "feature_store": service.workbench.feature_store.check(),
         "experiment_tracking": OutsideThing(
             mode="off" if addresses.tracking == "disabled" else tracking_mode,
@@ -86,16 +90,9 @@ def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
             mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"
         ),
         "inference": inference(service.model_server),
-        "strategy_engine": OutsideThing(
-            mode="remote" if service.workbench.strategy_engine else "off",
-            state="ok" if service.workbench.strategy_engine else "disabled",
-            detail=""
-            if service.workbench.strategy_engine
-            else "set STRATEGY_ENGINE_URL; deployments are on the stream",
-        ),
+        "strategy_engine": strategy_engine,
         "agent": _agent(service),
     }
-    return things
 
 
 def inference(server: ModelServer) -> OutsideThing:

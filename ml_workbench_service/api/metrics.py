@@ -8,13 +8,30 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Proc
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from ml_workbench_service.api.agent_metrics import AgentCollector
+from common_lib.exceptions import PlatformError
+from ml_workbench_service.agents.status import agent_folders, read_agent
 from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.interval_outcomes import LiveCoverage
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+INTERVAL_FIGURES = {
+    "coverage": (GaugeMetricFamily, "Share of the last live outcomes inside their interval."),
+    "num_outcomes": (CounterMetricFamily, "Live intervals whose outcome is known."),
+    "factor": (GaugeMetricFamily, "What live intervals are multiplied by at usual volatility."),
+}
+AGENT_FIGURES = {
+    "num_applied": (CounterMetricFamily, "Stream entries applied, each once."),
+    "num_actions": (CounterMetricFamily, "Decisions."),
+    "num_observed": (CounterMetricFamily, "Entries that could cause no action."),
+    "num_repeated": (CounterMetricFamily, "Bars that were their series' last one again."),
+    "num_out_of_order": (CounterMetricFamily, "Bars older than their series' last one."),
+    "num_settled": (CounterMetricFamily, "Steps whose reward is known."),
+    "cumulative_reward": (GaugeMetricFamily, "Log return after costs."),
+    "cumulative_cost": (GaugeMetricFamily, "Costs as a fraction."),
+    "exploration_rate": (GaugeMetricFamily, "Share of random choices."),
+}
 
 
 class Metrics:
@@ -67,20 +84,38 @@ class _Intervals(Collector):
     def collect(self) -> Iterator[Metric]:
         """One family for each figure."""
         labels = ["model_id", "version"]
-        coverage = GaugeMetricFamily(
-            "ml_workbench_interval_coverage",
-            "Share of the last live outcomes inside their interval.",
-            labels=labels,
-        )
-        outcomes = CounterMetricFamily(
-            "ml_workbench_interval_outcomes", "Live intervals whose outcome is known.", labels=labels
-        )
-        factor = GaugeMetricFamily(
-            "ml_workbench_interval_factor", "What live intervals are multiplied by at usual volatility.", labels=labels
-        )
+        families = {
+            name: kind(f"ml_workbench_interval_{name.removeprefix('num_')}", text, labels=labels)
+            for name, (kind, text) in INTERVAL_FIGURES.items()
+        }
         for model_id, version, found in self._intervals:
-            if found.coverage is not None:
-                coverage.add_metric([model_id, version], found.coverage)
-            outcomes.add_metric([model_id, version], found.num_outcomes)
-            factor.add_metric([model_id, version], found.factor)
-        yield from (coverage, outcomes, factor)
+            for name in families if found.coverage is not None else ("num_outcomes", "factor"):
+                families[name].add_metric([model_id, version], getattr(found, name))
+        yield from families.values()
+
+
+class AgentCollector(Collector):
+    """Counters and states of every agent, from its folder, whether or not its process lives; one whose files cannot be
+    read is only shown as down."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each figure."""
+        labels = ["agent"]
+        up = GaugeMetricFamily("ml_workbench_agent_up", "Whether all its processes run.", labels=labels)
+        families = {
+            name: kind(f"ml_workbench_agent_{name.removeprefix('num_')}", text, labels=labels)
+            for name, (kind, text) in AGENT_FIGURES.items()
+        }
+        for folder in agent_folders(self._state_dir):
+            try:
+                agent = read_agent(folder)
+            except PlatformError:
+                up.add_metric([folder.name], 0)
+                continue
+            up.add_metric([agent.id], agent.status == "running")
+            for name, family in families.items():
+                family.add_metric([agent.id], getattr(agent, name))
+        yield from (up, *families.values())

@@ -147,7 +147,7 @@ def _card_and_past(service: AppState, model_id: str, version: str) -> tuple[Mode
 
 def _as_of_now(card: ModelCard, service: AppState) -> ModelCard:
     """The card with what is not in the bundle: its run, and what became of its live intervals."""
-    found = service.model_server.live_intervals(card.id, card.version)
+    found = service.model_server.intervals.coverage(card.id, card.version)
     live = None if found is None else LiveIntervalReport.model_validate(asdict(found))
     return _with_run(card, service.store).model_copy(update={"live_intervals": live})
 

@@ -57,18 +57,13 @@ async def show_queue(service: AppStateDep) -> QueueAccounting:
         oldest_age_s=accounting.oldest_age_s,
         num_shards=len(shards),
         groups=accounting.groups,
-        shards=tuple(_shard(each) for each in shards) if len(shards) > 1 else (),
+        shards=tuple(map(_shard, shards)) if len(shards) > 1 else (),
         **({} if default is None else {name: getattr(default, name) for name in GroupAccounting.model_fields}),
     )
 
 
 def _shard(accounting: StreamAccounting) -> ShardAccounting:
-    return ShardAccounting(
-        stream=accounting.stream,
-        length=accounting.length,
-        oldest_age_s=accounting.oldest_age_s,
-        groups=accounting.groups,
-    )
+    return ShardAccounting(**{name: getattr(accounting, name) for name in ShardAccounting.model_fields})
 
 
 @router.get("/queue/dead-letters", tags=["queue"], summary="What was given up", responses=failures(503))

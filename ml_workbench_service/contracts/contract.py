@@ -119,6 +119,13 @@ def normal_timeframe(text: Any) -> str:
     return compact
 
 
+def each_once(values: list[Any] | None) -> list[Any] | None:
+    """Refuses a list in which something stands twice; for `field_validator`."""
+    if values is not None and len(set(values)) != len(values):
+        raise ValueError("something stands twice; list each once")
+    return values
+
+
 Timeframe = Annotated[str, BeforeValidator(normal_timeframe)]
 
 

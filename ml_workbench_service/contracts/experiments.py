@@ -16,6 +16,7 @@ from ml_workbench_service.contracts.contract import (
     Semver,
     Symbol,
     UtcDatetime,
+    each_once,
 )
 from ml_workbench_service.contracts.jobs import JobError, JobStatus, JobTracking
 from ml_workbench_service.contracts.market import Costs
@@ -88,12 +89,7 @@ class RecordingRequest(Contract):
         default=False, description="Also learn from predictions of data that the model was fitted on."
     )
 
-    @field_validator("symbols", "seeds")
-    @classmethod
-    def _no_twins(cls, values: list[Any]) -> list[Any]:
-        if len(set(values)) != len(values):
-            raise ValueError("something stands twice; list each once")
-        return values
+    _no_twins = field_validator("symbols", "seeds")(each_once)
 
 
 def _by_its_keys(base: Any) -> Any:

@@ -1,11 +1,10 @@
-"""The prediction queue's promises: `PredictionQueue`, `Delivery`, `Lease` and the accounting that must balance.
+"""Prediction queue on the wire: its streams, `Delivery`, `Lease` and the accounting that must balance.
 
 Stream `ml_workbench:predictions` (or one for each shard, see `stream_names`); an entry has the PredictionRecord's keys
 as fields (contracts.entries), and `correlation_id` and `enqueued_at` (ISO 8601). Decisions go to
 `ml_workbench:decisions`, deployments to `ml_workbench:deployments`.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Literal, NamedTuple, Protocol
@@ -209,58 +208,13 @@ class Requeued(Contract):
     entry_id: str
 
 
-class PredictionQueue(Protocol):
-    """What producers and consumers of predictions rely on; blocking calls, one connection for each purpose.
-
-    With a lease, `consume`, `ack` and `dead_letter` act only for its holder, and raise LeaseLostError otherwise.
-    """
-
-    def publish(self, records: Sequence[PredictionRecord], *, full: FullMode = "drop_oldest") -> int:
-        """Appends records in order; returns how many were taken.
-
-        `drop_oldest` takes all and evicts the oldest entries beyond the capacity, each counted for every group;
-        `reject` takes those that have room, and counts the others; `wait` takes the first ones, until there is no
-        room. A `prediction_id` seen within the dedupe window counts as taken and as a duplicate, and adds no entry.
-        """
-        ...
-
-    def consume(
-        self, group: str, consumer: str, *, count: int = 64, block_ms: int = 1000, lease: Lease | None = None
-    ) -> list[Delivery]:
-        """The next deliveries: the group's pending entries first, then new ones; empty after `block_ms`."""
-        ...
-
-    def ack(self, group: str, entry_ids: Sequence[str], *, lease: Lease | None = None) -> int:
-        """Acknowledges entries for the group, each once; deletes those that no group needs any more."""
-        ...
-
-    def dead_letter(self, group: str, delivery: Delivery, reason: str, *, lease: Lease | None = None) -> None:
-        """Moves one entry to the dead letters with the reason, done with and counted for the group."""
-        ...
-
-    def create_group(self, group: str, *, last_known_id: str | None = None) -> str:
-        """Makes the group where it is missing; its `enqueued` starts from the stream's present length.
-
-        Returns the stream's epoch: another one than before means that the server lost its data in between.
-        """
-        ...
+class LeaseSource(Protocol):
+    """What leader election asks of the queue."""
 
     def acquire(
         self, group: str, owner: str, *, known_term: int = 0, instead_of: LeaseHolder | None = None
     ) -> Lease | LeaseHolder:
         """The lease, where nobody holds it or the holder is still as the caller saw it; else who holds it."""
-        ...
-
-    def renew(self, lease: Lease) -> Lease | LeaseHolder:
-        """The same lease under a higher term; who holds it by now, where that is somebody else or another term."""
-        ...
-
-    def beat(self, lease: Lease) -> None:
-        """Shows that the holder lives, where it has nothing else to ask for."""
-        ...
-
-    def release(self, lease: Lease) -> None:
-        """Gives a lease back, so that the next process need not wait."""
         ...
 
 

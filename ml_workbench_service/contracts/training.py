@@ -15,6 +15,7 @@ from ml_workbench_service.contracts.contract import (
     Semver,
     Symbol,
     Timeframe,
+    each_once,
     normal_timeframe,
 )
 from ml_workbench_service.contracts.market import Costs
@@ -173,12 +174,7 @@ class TrainRequest(Contract):
     as_of: MarketDatetime | None = Field(default=None, description="Use only bars known at this moment.")
     notes: Annotated[str, Field(max_length=4000)] = ""
 
-    @field_validator("features", "symbols", "quantiles", "seeds")
-    @classmethod
-    def _no_twins(cls, names: list[Any] | None) -> list[Any] | None:
-        if names is not None and len(set(names)) != len(names):
-            raise ValueError("something stands twice; list each once")
-        return names
+    _no_twins = field_validator("features", "symbols", "quantiles", "seeds")(each_once)
 
     @model_validator(mode="after")
     def _time_runs_forward(self) -> "TrainRequest":

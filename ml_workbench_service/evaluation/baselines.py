@@ -29,6 +29,7 @@ from ml_workbench_service.evaluation.ridge import Ridge
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market.calendar import DAY_MS
+from ml_workbench_service.market.significance import trailing_sums
 from ml_workbench_service.market.targets import target_volatility
 from ml_workbench_service.market.trading_series import TradingSeries
 
@@ -191,9 +192,5 @@ def _symbol_means(windows: Windows, number: int) -> Floats:
 def _trailing_rms(close_N: Floats, bars: int) -> Floats:
     squares_N = np.full(len(close_N), np.nan)
     squares_N[1:] = np.diff(np.log(close_N)) ** 2
-    known_N = np.isfinite(squares_N)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(known_N, squares_N, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(known_N)])
-    begin_N = np.maximum(np.arange(1, len(close_N) + 1) - bars, 0)
-    total_N, num_N = np.maximum(sums[1:] - sums[begin_N], 0.0), counts[1:] - counts[begin_N]
-    return np.where(num_N > 0, np.sqrt(total_N / np.maximum(num_N, 1)), np.nan)
+    total_N, num_N = trailing_sums(squares_N, bars)
+    return np.where(num_N > 0, np.sqrt(np.maximum(total_N, 0.0) / np.maximum(num_N, 1)), np.nan)

@@ -144,9 +144,7 @@ def _account(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
     closed_N = np.where(np.append(starts[1:], True), np.abs(positions_N), 0)
     entry = rows_N + series.delay
     changed_N = np.abs(positions_N - held_N)
-    swap_N = np.where(
-        positions_N > 0, series.swap_long_R[entry], np.where(positions_N < 0, series.swap_short_R[entry], 0)
-    )
+    swap_N = series.swap(entry, positions_N)
     gross_N = np.maximum(positions_N * series.move_R[entry], RUIN - 1.0)
     turnover_N = (changed_N + closed_N).astype(np.float64)
     net_N = step_rewards(series, rows_N, held_N=held_N, position_N=positions_N)

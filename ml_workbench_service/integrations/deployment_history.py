@@ -73,7 +73,7 @@ class DeploymentHistory:
         home.mkdir(parents=True, exist_ok=True)
         lines = "".join(each.model_dump_json() + "\n" for each in deployments)
         with (home / HISTORY_FILE).open("ab+") as stream:
-            if stream.tell() and self._is_torn(stream.fileno(), stream.tell()):
+            if stream.tell() and os.pread(stream.fileno(), 1, stream.tell() - 1) != b"\n":  # torn
                 lines = "\n" + lines
             stream.write(lines.encode())
             stream.flush()
@@ -97,10 +97,6 @@ class DeploymentHistory:
             yield
         finally:
             lock.release()
-
-    @staticmethod
-    def _is_torn(descriptor: int, size: int) -> bool:
-        return os.pread(descriptor, 1, size - 1) != b"\n"
 
     def _folded(self, model_id: str) -> _Folded:
         file = self.root / model_id / HISTORY_FILE

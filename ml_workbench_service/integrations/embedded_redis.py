@@ -34,7 +34,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord, spawn
 from ml_workbench_service.jobs.process_record import end_leftover as end_leftover
 
 SOCKET_NAME = "redis.sock"
@@ -129,14 +129,8 @@ class EmbeddedRedis:
         if said.exists():  # after a crash its report, which the revived server's output would erase
             said.replace(said.with_name("server.log.1"))
         with said.open("wb") as output:
-            self._child = subprocess.Popen(
-                self._command(binary, socket),
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                start_new_session=self._own_session,
-            )
+            command = self._command(binary, socket)
+            self._child = spawn(command, output, self._environment, own_session=self._own_session)
         try:
             ProcessRecord.of(self._child.pid).write(self._record)
             self._wait_until_ready()

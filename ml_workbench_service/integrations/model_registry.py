@@ -173,6 +173,11 @@ class FolderModelRegistry:
             )
         return self.root / model_id / version
 
+    def published_by(self, job_id: str, model_id: str, version: str) -> ModelCard | None:
+        """The version's card, if that very job published it; a job that was killed since could not say so."""
+        card = self.card(model_id, version) if version in self.versions(model_id) else None
+        return card if card is not None and card.lineage.job_id == job_id else None
+
     def verify(self, model_id: str, version: str) -> str:
         """Checks every file against the manifest; the digest, or PredictionError."""
         return verify(self.folder(model_id, version))

@@ -57,3 +57,26 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+class NewLines:
+    """Follows a file that grows: each `read` gives the lines that became complete since the last."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.offset = 0  # bytes of complete lines behind us
+
+    def read(self) -> list[bytes]:
+        """New lines that are not empty, oldest first; cheap where there are none."""
+        try:
+            size = self._path.stat().st_size
+        except FileNotFoundError:
+            return []
+        if size <= self.offset:
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self.offset)
+            chunk = file.read(size - self.offset)
+        end = chunk.rfind(b"\n") + 1
+        self.offset += end
+        return [line for line in chunk[:end].split(b"\n") if line]

@@ -15,7 +15,7 @@ import orjson
 
 from ml_workbench_service.contracts.contract import iso, utc_now
 from ml_workbench_service.contracts.jobs import EventType, JobEvent
-from ml_workbench_service.jobs.durable_files import clear_disk_errors
+from ml_workbench_service.jobs.durable_files import NewLines, clear_disk_errors
 
 FINAL_EVENTS: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 _TYPES = frozenset(get_args(EventType))
@@ -26,24 +26,12 @@ class EventReader:
     """Follows one log: each `read` gives the events whose lines became complete since the last."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self.offset = 0  # bytes of complete lines behind us
+        self.lines = NewLines(path)
         self.last_seq = 0
 
     def read(self) -> list[JobEvent]:
         """New events, oldest first; cheap where there are none."""
-        try:
-            size = self._path.stat().st_size
-        except FileNotFoundError:
-            return []
-        if size <= self.offset:
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self.offset)
-            chunk = file.read(size - self.offset)
-        end = chunk.rfind(b"\n") + 1
-        self.offset += end
-        events = (self.parse(line) for line in chunk[:end].split(b"\n"))
+        events = map(self.parse, self.lines.read())
         return [event for event in events if event is not None]
 
     def parse(self, line: bytes) -> JobEvent | None:
@@ -87,7 +75,8 @@ class EventLog:
     def _next_line(self, descriptor: int, kind: EventType, data: Mapping[str, Any]) -> bytes:
         """The line to write; our own earlier lines are read again here, so a failed write never counts."""
         self._reader.read()
-        torn = os.pread(descriptor, os.fstat(descriptor).st_size - self._reader.offset, self._reader.offset)
+        offset = self._reader.lines.offset
+        torn = os.pread(descriptor, os.fstat(descriptor).st_size - offset, offset)
         if torn:
             self._reader.parse(torn)  # whole but for its newline: our newline makes it readable, so it counts
         return (b"\n" if torn else b"") + encode(self._reader.last_seq + 1, kind, data)

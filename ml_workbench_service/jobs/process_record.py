@@ -9,8 +9,11 @@ times that psutil derives from it, and living processes would look dead.
 
 import logging
 import os
+import subprocess
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import IO
 
 import psutil
 from pydantic import ValidationError
@@ -106,6 +109,16 @@ def this_boot() -> str:
         return BOOT_ID.read_text("ascii").strip()
     except OSError:
         return ""
+
+
+def spawn(
+    command: Sequence[str], output: IO[bytes], environment: Mapping[str, str] | None, *, own_session: bool = True
+) -> subprocess.Popen[bytes]:
+    """Starts a process that reads nothing and says everything into `output`; in a session of its own it outlives us."""
+    return subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
+        start_new_session=own_session,
+    )  # fmt: skip
 
 
 def end_leftover(file: Path, *, grace_s: float = 5.0) -> bool:

@@ -17,7 +17,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from ml_workbench_service.contracts.experiments import TrialRecord
-from ml_workbench_service.jobs.durable_files import clear_disk_errors
+from ml_workbench_service.jobs.durable_files import NewLines, clear_disk_errors
 
 TRIALS_FILE = "trials.jsonl"
 UNDER_WAY_FILE = "under_way.jsonl"
@@ -32,7 +32,7 @@ class TrialLog:
         self._path = path
         self._under_way = path.with_name(UNDER_WAY_FILE)
         self._lock = threading.Lock()
-        self._offset = 0  # bytes of complete lines that were read
+        self._lines = NewLines(path)
         self._trials: dict[int, TrialRecord] = {}
 
     def append(self, record: TrialRecord) -> None:
@@ -62,7 +62,7 @@ class TrialLog:
     def trials(self) -> list[TrialRecord]:
         """The newest of every trial, by number; none where nothing has begun."""
         with self._lock:
-            for line in self._new_lines():
+            for line in self._lines.read():
                 try:
                     record = TrialRecord.model_validate_json(line)
                 except ValidationError:  # torn by a kill; its trial is made again
@@ -82,16 +82,3 @@ class TrialLog:
             return
         for line in lines:
             yield TrialRecord.model_validate_json(line)
-
-    def _new_lines(self) -> list[bytes]:
-        try:
-            if self._path.stat().st_size <= self._offset:
-                return []
-        except FileNotFoundError:
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            chunk = file.read()
-        end = chunk.rfind(b"\n") + 1
-        self._offset += end
-        return [line for line in chunk[:end].split(b"\n") if line]

@@ -8,6 +8,7 @@ Legend: N decisions, ascending rows.
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -66,19 +67,14 @@ def backtest(series: TradingSeries, rows_N: Ints, positions_N: Ints, *, bars_per
             "rows",
             "A backtest needs rows in ascending order that can be paid; pass them through `TradingSeries.payable`.",
         )
-    net, gross, cost, turnover, num_trades = [], [], [], [], 0
+    paid: list[_Paid] = []
     account = _Account(series)
     for number, row in enumerate(map(int, rows_N)):
         if number == 0 or row != rows_N[number - 1] + 1:
             account.held = 0
         is_last = number + 1 == len(rows_N) or rows_N[number + 1] != row + 1
-        paid = account.decide(row, int(positions_N[number]), closes=is_last)
-        net.append(paid.net)
-        gross.append(paid.gross)
-        cost.append(paid.cost)
-        turnover.append(paid.turnover)
-        num_trades += paid.num_trades
-    net_N, gross_N, cost_N, turnover_N = (np.array(each, dtype=np.float64) for each in (net, gross, cost, turnover))
+        paid.append(account.decide(row, int(positions_N[number]), closes=is_last))
+    net_N, gross_N, cost_N, turnover_N, trades_N = np.array(paid, dtype=np.float64).T.copy()
     entries = rows_N + series.delay
     num_symbols = len(np.unique(series.symbol_R[rows_N]))
     account_net, account_gross = _account_returns(
@@ -91,15 +87,14 @@ def backtest(series: TradingSeries, rows_N: Ints, positions_N: Ints, *, bars_per
         gross_log_return=float(np.log1p(account_gross).sum()),
         mean_cost=float(cost_N.mean()),
         turnover=float(turnover_N.sum()),
-        num_trades=num_trades,
+        num_trades=int(trades_N.sum()),
         max_drawdown=float(-np.expm1((equity - np.maximum.accumulate(equity)).min())),
         sharpe=float(account_net.mean()) / deviation * math.sqrt(bars_per_year) if deviation > 0 else None,
     )
     return Backtest(net_N=net_N, gross_N=gross_N, cost_N=cost_N, turnover_N=turnover_N, summary=summary)
 
 
-@dataclass(frozen=True)
-class _Paid:
+class _Paid(NamedTuple):
     net: float
     gross: float
     cost: float

@@ -8,6 +8,7 @@ the request names holds at all hours, the bars' own spread goes before both, and
 """
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Literal
 
@@ -121,6 +122,18 @@ def resolved_costs(symbol: str, override: Costs | None = None) -> ResolvedCosts:
     by_session = bool(given.pop("by_session", "spread_pips" not in given))
     defaults = {} if len(given) == len(Costs.model_fields) else default_costs(symbol).model_dump()
     return ResolvedCosts(**{**defaults, **given, "by_session": by_session})
+
+
+def check_costs(symbols: Iterable[str], override: Costs | None, *, path: str) -> None:
+    """Every symbol has costs, nobody is paid for trading, and no cost is larger than any price.
+
+    Raises:
+        DataValidationError: naming the cost, below `path`.
+    """
+    for symbol in symbols:
+        resolved_costs(symbol, override)
+    for name, sentence in ({} if override is None else override.nonsense()).items():
+        raise DataValidationError.at(f"{path}.{name}", sentence)
 
 
 def session_factor(at_ms: Ints | int) -> Floats:

@@ -177,12 +177,17 @@ def trailing_move(close_N: Floats, *, bars: int = TERCILE_BARS) -> Floats:
     """(N,) mean |log return| of the last `bars` bars of one symbol, known at each bar; NaN until half are there."""
     moves_N = np.full(len(close_N), np.nan)
     moves_N[1:] = np.abs(np.diff(np.log(close_N)))
-    known_N = np.isfinite(moves_N)
-    sums = np.concatenate([[0.0], np.cumsum(np.where(known_N, moves_N, 0.0))])
-    counts = np.concatenate([[0], np.cumsum(known_N)])
-    begin_N = np.maximum(np.arange(1, len(close_N) + 1) - bars, 0)
-    total_N, num_N = sums[1:] - sums[begin_N], counts[1:] - counts[begin_N]
+    total_N, num_N = trailing_sums(moves_N, bars)
     return np.where(num_N >= bars / 2, total_N / np.maximum(num_N, 1), np.nan)
+
+
+def trailing_sums(values_N: Floats, bars: int) -> tuple[Floats, Ints]:
+    """(N,) sum and number of those of the last `bars` values that are known."""
+    known_N = np.isfinite(values_N)
+    sums = np.concatenate([[0.0], np.cumsum(np.where(known_N, values_N, 0.0))])
+    counts = np.concatenate([[0], np.cumsum(known_N)])
+    begin_N = np.maximum(np.arange(1, len(values_N) + 1) - bars, 0)
+    return sums[1:] - sums[begin_N], counts[1:] - counts[begin_N]
 
 
 def terciles(volatility_N: Floats) -> Ints:

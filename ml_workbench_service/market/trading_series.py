@@ -97,6 +97,11 @@ class TradingSeries:
         """Rows from a decision to its fill."""
         return 1 if self.fill == "next_close" else 0
 
+    def swap(self, entry: Ints, position_N: Ints) -> Floats:
+        """(N,) what holding each position from its entry row to the next costs."""
+        short = np.where(position_N < 0, self.swap_short_R[entry], 0.0)
+        return np.where(position_N > 0, self.swap_long_R[entry], short)
+
     def payable(self, rows: Ints, *, until_ms: int | None = None) -> Ints:
         """Those of the rows whose decision can be paid: every bar up to its settling is there.
 
@@ -157,9 +162,7 @@ def segment_starts(rows_N: Ints) -> Bools:
 def held_rewards(series: TradingSeries, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
     """The log return of each decision, no closing included; `RUIN_LOG_RETURN` where it loses everything."""
     entry = rows_N + series.delay
-    swap = np.where(
-        position_N > 0, series.swap_long_R[entry], np.where(position_N < 0, series.swap_short_R[entry], 0.0)
-    )
+    swap = series.swap(entry, position_N)
     growth = 1.0 + position_N * series.move_R[entry] - series.unit_cost_R[entry] * np.abs(position_N - held_N) - swap
     return _log(growth)
 
@@ -216,15 +219,9 @@ def _five(symbol: str, costs: Mapping[str, Costs]) -> tuple[float, ...]:
         raise DataValidationError.at(
             "costs", f"There are no costs for {symbol}; pass `resolved_costs` of every symbol of the series."
         )
-    ordered = (
-        found.spread_pips,
-        found.commission_bp,
-        found.slippage_bp,
-        found.swap_long_pips,
-        found.swap_short_pips,
-    )
+    ordered = [getattr(found, name) for name in Costs.model_fields]
     if None in ordered:
         raise DataValidationError.at(
             "costs", f"A cost of {symbol} is not set; pass the costs through `resolved_costs` first."
         )
-    return tuple(value for value in ordered if value is not None)
+    return tuple(ordered)

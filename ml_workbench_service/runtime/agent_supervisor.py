@@ -43,7 +43,7 @@ from ml_workbench_service.agents.status import (
 )
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, Beginning, QLearningHyperparameters
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.jobs.durable_files import clear_disk_errors, write_whole
+from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 
@@ -70,8 +70,8 @@ def unmark_start(home: Path) -> None:
 def undo_definition(home: Path) -> None:
     """Removes what was written of an agent that could not be made; its marker stays."""
     for name in (DEFINITION_FILE, BEGINNING_FILE):
-        (home / name).unlink(missing_ok=True)
-        (home / f".{name}").unlink(missing_ok=True)
+        for file in (home / name, *home.glob(f".{name}*")):
+            file.unlink(missing_ok=True)
 
 
 def unfinished_starts(state_dir: Path) -> list[Path]:
@@ -333,8 +333,7 @@ class AgentSupervisor:
 
 def _write_new(home: Path, definition: AgentDefinition, beginning: Beginning | None) -> None:
     undo_definition(home)  # what a killed attempt may have left of a table to begin with
-    with clear_disk_errors(home / DEFINITION_FILE):
-        write_definition(home, definition, beginning)
+    write_definition(home, definition, beginning)
 
 
 def _readable(folder: Path) -> AgentDefinition | None:

@@ -7,14 +7,13 @@ pause that doubles from failure to failure; one that ends with exit code 0 meant
 
 import asyncio
 import logging
-import os
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover, end_process
+from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover, end_process, spawn
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -114,15 +113,7 @@ class SupervisedProcess:
         self._record.parent.mkdir(parents=True, exist_ok=True)
         self._output.parent.mkdir(parents=True, exist_ok=True)
         with self._output.open("ab") as output:
-            self._child = subprocess.Popen(
-                self._command,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                env=self._environment,
-                cwd=os.getcwd(),
-                start_new_session=True,
-            )
+            self._child = spawn(self._command, output, self._environment)
         try:
             ProcessRecord.of(self._child.pid).write(self._record)
         except BaseException:  # a full disk, say: nobody would find a process without a record, one more at each try

@@ -7,7 +7,6 @@ told for certain.
 
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ import psutil
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.runners import Handle, WorkerState
 from ml_workbench_service.jobs.job import JobFolder, JobStore
-from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.jobs.process_record import ProcessRecord, spawn
 
 SINGLE_THREADED = frozenset({JobKind.REPLAY, JobKind.RESILIENCE})
 WORKER_COMMAND = (sys.executable, "-m", "ml_workbench_service.runtime.job_worker")
@@ -54,14 +53,8 @@ class LocalBackend:
         folder = self._store.folder(spec.id)
         num_threads = 1 if spec.kind in SINGLE_THREADED else self._num_threads
         with folder.worker_log.open("ab") as log:
-            child = subprocess.Popen(
-                [*self._command, str(folder.path.resolve())],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                env={**self._environment, "OMP_NUM_THREADS": str(num_threads)},
-                start_new_session=True,
-            )
+            environment = {**self._environment, "OMP_NUM_THREADS": str(num_threads)}
+            child = spawn([*self._command, str(folder.path.resolve())], log, environment)
         child.returncode = 0  # reaped by pid below: Popen complains where a service leaves its children alive
         self._children[spec.id] = child.pid
         return Handle(spec.id, ProcessRecord.of(child.pid).token)

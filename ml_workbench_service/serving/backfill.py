@@ -10,7 +10,6 @@ the training part learns to trust what the model cannot repeat.
 Legend: M records.
 """
 
-import heapq
 import math
 import time
 from collections.abc import Iterator, Sequence
@@ -26,8 +25,7 @@ from ml_workbench_service.contracts.market import Costs, FeatureStore, FeatureTa
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.recordings import OUT_OF_SAMPLE, SAMPLES, Recording
 from ml_workbench_service.learning.data.windows import part_of
-from ml_workbench_service.market import calendar
-from ml_workbench_service.serving.history import bars_needed, columns_needed, read_history, replay_questions
+from ml_workbench_service.serving.history import fetch_range, merged_questions
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
 
@@ -49,8 +47,7 @@ def fetch_past(
     wanted = [normal_symbol(symbol) for symbol in symbols]
     for place, symbol in enumerate(wanted):
         _check_known(model, symbol, path=f"body.base.symbols.{place}")
-    warm_up_ms = int(calendar.advance(start_ms, -bars_needed(model) * model.timeframe_ms)) - 7 * calendar.DAY_MS
-    return store.fetch(wanted, model.card.timeframe, start_ms=warm_up_ms, end_ms=end_ms, features=columns_needed(model))
+    return fetch_range(model, store, symbols=wanted, start_ms=start_ms, end_ms=end_ms)
 
 
 def record(
@@ -125,9 +122,8 @@ class _Backfill:
 
         A bar that became known no later than its symbol's last one is left out: agents count it as late.
         """
-        series = [_of(self._model, table, start_ms, place) for place, table in enumerate(tables)]
         newest, after_gap = [-1] * len(tables), [False] * len(tables)
-        for available_at_ms, place, question in heapq.merge(*series, key=lambda each: (each[0], each[1])):
+        for available_at_ms, place, question in merged_questions(self._model, tables, from_ms=start_ms, job_id=""):
             self.num_seen += 1
             if question is None:
                 self.num_skipped += 1
@@ -155,13 +151,6 @@ class _Backfill:
                 self._held[question.symbol] = told.prediction or 0.0  # an abstention is flat
             records.append(told)
         return records
-
-
-def _of(
-    model: ServedModel, table: FeatureTable, start_ms: int, place: int
-) -> Iterator[tuple[int, int, Question | None]]:
-    for available_at_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id=""):
-        yield available_at_ms, place, question
 
 
 def _nothing(model: ServedModel, backfill: _Backfill) -> DataValidationError:

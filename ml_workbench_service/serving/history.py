@@ -5,13 +5,15 @@ Legend: N bars, T rows of a window, F features.
 """
 
 import hashlib
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.market import FeatureTable, Floats, Ints
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Floats, Ints
 from ml_workbench_service.learning.data.windows import streaks
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.features.tables import SPREAD
@@ -68,6 +70,16 @@ def columns_needed(model: ServedModel) -> list[str]:
     return list(dict.fromkeys([*model.derivation.base_columns, "close"]))
 
 
+def fetch_range(
+    model: ServedModel, store: FeatureStore, *, symbols: Sequence[str], start_ms: int, end_ms: int
+) -> list[FeatureTable]:
+    """The bars of a range, and before them what its first window reaches back to; raises what the store raises."""
+    warm_up_ms = int(calendar.advance(start_ms, -bars_needed(model) * model.timeframe_ms)) - 7 * calendar.DAY_MS
+    return store.fetch(
+        symbols, model.card.timeframe, start_ms=warm_up_ms, end_ms=end_ms, features=columns_needed(model)
+    )
+
+
 def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:
     """A fetched table in a model's columns, with how long each run of complete bars is."""
     runs = calendar.runs(table.opened_ms, model.timeframe_ms, table.calendar)
@@ -113,3 +125,16 @@ def replay_questions(history: SymbolHistory, *, from_ms: int, job_id: str) -> It
             continue
         name = f"{job_id}|{history.table.symbol}|{available_at_ms}"
         yield available_at_ms, history.question(row, prediction_id=hashlib.sha256(name.encode()).hexdigest()[:32])
+
+
+def merged_questions(
+    model: ServedModel, tables: Sequence[FeatureTable], *, from_ms: int, job_id: str
+) -> Iterator[tuple[int, int, Question | None]]:
+    """`replay_questions` of all tables as (available_at_ms, place of the table, question), in the order in which bars
+    became known; in the tables' order at one moment."""
+
+    def of(place: int, table: FeatureTable) -> Iterator[tuple[int, int, Question | None]]:
+        for available_at_ms, question in replay_questions(read_history(model, table), from_ms=from_ms, job_id=job_id):
+            yield available_at_ms, place, question
+
+    return heapq.merge(*(of(place, table) for place, table in enumerate(tables)), key=itemgetter(0, 1))

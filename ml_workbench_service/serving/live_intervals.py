@@ -13,19 +13,19 @@ questions about the past get the published interval, the same to the bit on ever
 """
 
 import logging
-import os
 import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
+from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.prediction import Interval
 from ml_workbench_service.contracts.training import Target, parse_target
+from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.learning.calibration.adaptive_intervals import PUBLISHED
 from ml_workbench_service.learning.decoders.decoder import IntervalScale
 from ml_workbench_service.serving.interval_outcomes import (
@@ -253,15 +253,11 @@ class LiveIntervals:
             return
         with self.lock:
             payload = _FILE.dump_json(state)
-        staged = path.with_name(f".{path.name}.{os.getpid()}")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            staged.write_bytes(payload)
-            staged.replace(path)
-        except OSError as error:
+            write_whole(path, payload)
+        except (OSError, UnavailableError) as error:
             log.warning("live intervals of %s %s were not written: %s", state.model_id, state.version, error)
-            with suppress(OSError):
-                staged.unlink(missing_ok=True)
 
     def _read(self, model_id: str, version: str) -> VersionIntervals | None:
         """What the file says; None, with a line in the log, where it is torn or about something else."""

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
@@ -20,13 +20,11 @@ from ml_workbench_service.contracts.deployment import Deployment, is_monitored
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Answered, Ledger
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.serving.interval_outcomes import LiveCoverage
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.serving.predict import Circumstances, Prepared, Question, answered, answered_many
 
 MOST_LOADED = 32
-Answer = TypeVar("Answer")
 
 
 class Registry(Protocol):
@@ -96,10 +94,6 @@ class ModelServer:
         self._thread.shutdown(wait=True)
         self.intervals.close()
 
-    def live_intervals(self, model_id: str, version: str) -> LiveCoverage | None:
-        """What became of a version's live intervals; None where it never was live, or states none."""
-        return self.intervals.coverage(model_id, version)
-
     @property
     def num_loaded(self) -> int:
         """Versions in memory."""
@@ -130,24 +124,24 @@ class ModelServer:
 
     async def answer(self, chosen: Chosen, question: Question, correlation_id: str) -> PredictionRecord:
         """One record, on the inference thread."""
-        return await self._run(lambda: self._answer(chosen, question, correlation_id))
+
+        def work() -> PredictionRecord:
+            found = answered(chosen.model, question, chosen.circumstances(correlation_id), intervals=self.intervals)
+            return self._recorded(chosen, found)
+
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def answer_many(
         self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str
     ) -> list[PredictionRecord]:
         """Records of one version, on the inference thread, in float32."""
-        return await self._run(lambda: self._answer_many(chosen, questions, correlation_id))
 
-    def _answer(self, chosen: Chosen, question: Question, correlation_id: str) -> PredictionRecord:
-        found = answered(chosen.model, question, chosen.circumstances(correlation_id), intervals=self.intervals)
-        return self._recorded(chosen, found)
+        def work() -> list[PredictionRecord]:
+            circumstances = chosen.circumstances(correlation_id)
+            found = answered_many(chosen.model, questions, circumstances, intervals=self.intervals)
+            return [self._recorded(chosen, each) for each in found]
 
-    def _answer_many(
-        self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str
-    ) -> list[PredictionRecord]:
-        circumstances = chosen.circumstances(correlation_id)
-        found = answered_many(chosen.model, questions, circumstances, intervals=self.intervals)
-        return [self._recorded(chosen, each) for each in found]
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _recorded(self, chosen: Chosen, found: Answered) -> PredictionRecord:
         """The record; a live version's is in the ledger's hands, in the order in which intervals learn of prices."""
@@ -155,9 +149,6 @@ class ModelServer:
             is_sampled = is_monitored(found.record.prediction_id, chosen.deployment.monitoring_level)
             self._ledger.record(found, chosen.model.making, is_sampled=is_sampled)
         return found.record
-
-    async def _run(self, work: Callable[[], Answer]) -> Answer:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     def _load(self, model_id: str, version: str | None, live: Deployment | None) -> Chosen:
         card = self._registry.served_card(model_id) if version is None else self._registry.card(model_id, version)

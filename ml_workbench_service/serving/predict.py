@@ -148,20 +148,18 @@ def _actions(model: ServedModel, outputs_3K: Floats32) -> ActionsByPosition:
     return cast(ActionsByPosition, (short, flat, long))
 
 
-def answer(
-    model: ServedModel, question: Question, circumstances: Circumstances, *, intervals: LiveIntervals | None = None
-) -> PredictionRecord:
-    """One record, by the network for single windows (int8 where it was accepted).
-
-    With `intervals`, a live champion's interval is widened by what came true of those before it.
-    """
-    return answered(model, question, circumstances, intervals=intervals).record
+def answer(model: ServedModel, question: Question, circumstances: Circumstances) -> PredictionRecord:
+    """One record, by the network for single windows (int8 where it was accepted)."""
+    return answered(model, question, circumstances).record
 
 
 def answered(
     model: ServedModel, question: Question, circumstances: Circumstances, *, intervals: LiveIntervals | None = None
 ) -> Answered:
-    """`answer`, with what the ledger keeps beside the record."""
+    """`answer`, with what the ledger keeps beside the record.
+
+    With `intervals`, a live champion's interval is widened by what came true of those before it.
+    """
     prepared = prepare(model, question)
     live = _live_context_of(model, question, circumstances, intervals)
     precision, output = model.precision, NO_OUTPUT
@@ -172,17 +170,10 @@ def answered(
 
 
 def answer_many(
-    model: ServedModel,
-    questions: Sequence[Prepared],
-    circumstances: Circumstances,
-    *,
-    intervals: LiveIntervals | None = None,
+    model: ServedModel, questions: Sequence[Prepared], circumstances: Circumstances
 ) -> list[PredictionRecord]:
-    """Records by the float32 network, windows of one length in one run; bit-equal to one at a time in float32.
-
-    A symbol asked about more than once is asked about its past: its intervals are as published.
-    """
-    return [each.record for each in answered_many(model, questions, circumstances, intervals=intervals)]
+    """Records by the float32 network, windows of one length in one run; bit-equal to one at a time in float32."""
+    return [each.record for each in answered_many(model, questions, circumstances)]
 
 
 def answered_many(
@@ -192,7 +183,10 @@ def answered_many(
     *,
     intervals: LiveIntervals | None = None,
 ) -> list[Answered]:
-    """`answer_many`, with what the ledger keeps beside each record."""
+    """`answer_many`, with what the ledger keeps beside each record.
+
+    A symbol asked about more than once is asked about its past: its intervals are as published.
+    """
     by_length: dict[int, list[int]] = {}
     for number, prepared in enumerate(questions):
         if prepared.rows_TF is not None:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from common_lib.exceptions import (
     ModelNotFoundError,
@@ -24,7 +24,6 @@ from common_lib.exceptions import (
 )
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobStatus
-from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.experiment_tracker import (
     ExperimentTracker,
     Measurement,
@@ -32,6 +31,7 @@ from ml_workbench_service.integrations.experiment_tracker import (
     flat_params,
     points_of,
 )
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, TrackingRecord
 
@@ -48,18 +48,6 @@ RUN_STATUS: dict[JobStatus, RunStatus] = {
 }
 
 log = logging.getLogger(__name__)
-
-
-class Registry(Protocol):
-    """What tracking asks the model registry."""
-
-    def card(self, model_id: str, version: str) -> ModelCard:
-        """The version's card; raises NotFoundError."""
-        ...
-
-    def folder(self, model_id: str, version: str) -> Path:
-        """The bundle's folder; raises NotFoundError."""
-        ...
 
 
 def mirror_to_mlflow(
@@ -113,7 +101,7 @@ class Projection:
         store: JobStore,
         open_tracker: Callable[[], ExperimentTracker],
         *,
-        registry: Registry,
+        registry: FolderModelRegistry,
         live_version: Callable[[str], str | None],
         champions: Path,
     ) -> None:

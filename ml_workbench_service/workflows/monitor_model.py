@@ -87,14 +87,10 @@ def _version(
         num_open=int(rows.is_open_N.sum()),
         num_unavailable=int(rows.is_unavailable_N.sum()),
         num_not_live=0 if recorded is None else recorded.num_not_live,
-        error=figures.error,
-        accuracy=figures.accuracy,
-        direction_accuracy=figures.direction_accuracy,
-        coverage=figures.coverage,
-        calibration=figures.calibration,
         drift=drift,
         drift_reason=None if drift is not None else drift_reason,
         warnings=tuple(warnings_of(rows, most=most_rows)),
+        **vars(figures),
     )
 
 

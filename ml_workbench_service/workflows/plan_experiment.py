@@ -23,7 +23,7 @@ from ml_workbench_service.contracts.experiments import ExperimentRequest, Record
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import ModelType, TrainingEstimate, TrainRequest
 from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
-from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.market.costs import check_costs
 from ml_workbench_service.reinforcement.agent_sweep import Q_LEARNING_GRID, grid_settings
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.search.space import (
@@ -163,9 +163,7 @@ def _plan_grid(request: ExperimentRequest, base: RecordingRequest, workbench: Wo
                 f"body.base.symbols.{place}", f"{card.id} knows {', '.join(card.symbols)}; name some of them",
                 code="unknown_symbol",
             )  # fmt: skip
-        resolved_costs(symbol, base.costs)
-    for name, sentence in ({} if base.costs is None else base.costs.nonsense()).items():
-        raise DataValidationError.at(f"body.base.costs.{name}", sentence)
+    check_costs(base.symbols, base.costs, path="body.base.costs")
     choices = {name: each.choices or [] for name, each in request.search_space.items()} or Q_LEARNING_GRID
     settings = grid_settings(choices, fixed=base.hyperparameters)
     if len({setting.model_dump_json() for _, setting in settings}) < len(settings):

@@ -19,7 +19,7 @@ from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
 from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
 from ml_workbench_service.learning.interfaces.task import task_for
 from ml_workbench_service.market.calendar import num_expected_bars
-from ml_workbench_service.market.costs import resolved_costs
+from ml_workbench_service.market.costs import check_costs
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.training import tasks as tasks
@@ -82,7 +82,7 @@ def plan_training(
     timeframe = request.timeframe_for(targets)
     derivation = _derivation(request, workbench, timeframe=timeframe)
     family.check_features(len(derivation.features))
-    _check_costs(request)
+    check_costs(request.symbols, request.costs, path="body.costs")
     _check_repeats(request)
     _check_range(request, family, timeframe, horizon=max((target.horizon for target in targets), default=1))
     model_id = request.model_id or slug(request.name)
@@ -150,18 +150,6 @@ def _feature_set(feature: str, workbench: Workbench, *, path: str) -> FeatureSet
             code="unknown_feature",
         )  # fmt: skip
     return FeatureSet.model_validate(card.findings["feature_set"])
-
-
-def _check_costs(request: TrainRequest) -> None:
-    """Every symbol has costs, nobody is paid for trading, and no cost is larger than any price.
-
-    Raises:
-        DataValidationError: naming the cost.
-    """
-    for symbol in request.symbols:
-        resolved_costs(symbol, request.costs)
-    for name, sentence in ({} if request.costs is None else request.costs.nonsense()).items():
-        raise DataValidationError.at(f"body.costs.{name}", sentence)
 
 
 def _check_repeats(request: TrainRequest) -> None:

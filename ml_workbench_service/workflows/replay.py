@@ -4,24 +4,21 @@ All symbols advance together in the order in which bars became known. A replay n
 a queue that is away, and fails with `QUEUE_STALLED` after a minute without progress.
 """
 
-import heapq
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from common_lib.exceptions import DataValidationError, QueueStalledError, UnavailableError
-from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, to_ms
+from ml_workbench_service.contracts.contract import normal_symbol, to_ms
 from ml_workbench_service.contracts.jobs import JobSpec, ReplayRequest, ReplayResult, Report
-from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Outgoing
-from ml_workbench_service.market import calendar
 from ml_workbench_service.resources import Workbench
-from ml_workbench_service.serving.history import bars_needed, columns_needed, read_history, replay_questions
-from ml_workbench_service.serving.model import ServedModel, load_model
-from ml_workbench_service.serving.predict import Circumstances, Question, answer
+from ml_workbench_service.serving.history import fetch_range, merged_questions
+from ml_workbench_service.serving.model import load_model
+from ml_workbench_service.serving.model_server import Chosen
+from ml_workbench_service.serving.predict import answer
 
 BATCH = 64
 STALLED_S = 60.0
@@ -43,16 +40,13 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     card = workbench.registry.card(request.model_id, version)
     model = load_model(workbench.registry.folder(request.model_id, version), card)
     live = workbench.history.live(request.model_id)
-    is_live = live is not None and live.version == version
-    circumstances = Circumstances(
-        role="champion" if is_live else "candidate",
-        source=f"replay:{spec.id}",
-        correlation_id=spec.correlation_id,
-        scaling_factor=live.scaling_factor if live is not None and is_live else 1.0,
-        deployment_id=live.id if live is not None and is_live else None,
-    )
+    chosen = Chosen(model, live if live is not None and live.version == version else None)
+    circumstances = replace(chosen.circumstances(spec.correlation_id), source=f"replay:{spec.id}")
     report.say("fetching features")
-    questions = list(_questions(model, request, spec.id, workbench=workbench))
+    symbols, start_ms = list(map(normal_symbol, request.symbols)), to_ms(request.start_date)
+    end_ms = to_ms(request.end_date)
+    tables = fetch_range(model, workbench.feature_store, symbols=symbols, start_ms=start_ms, end_ms=end_ms)
+    questions = list(merged_questions(model, tables, from_ms=start_ms, job_id=spec.id))
     if not questions:
         raise DataValidationError.at(
             "body.start_date", "no bar opens within this range; is the market closed then? Send a longer one"
@@ -61,7 +55,8 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     stream = _Stream(workbench, report, total=len(questions), speed=request.speed)
     num_skipped = 0
     held: dict[str, float] = {}  # what a policy has made of each symbol so far; flat after a gap
-    for number, (symbol, question) in enumerate(questions):
+    for number, (_, place, question) in enumerate(questions):
+        symbol = tables[place].symbol
         stream.keep_speed(number)
         if question is None:
             held.pop(symbol, None)
@@ -81,33 +76,6 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         num_skipped=num_skipped,
         duration_s=round(time.monotonic() - stream.begun, 3),
     ).model_dump()
-
-
-def _questions(
-    model: ServedModel, request: ReplayRequest, job_id: str, *, workbench: Workbench
-) -> Iterator[tuple[str, Question | None]]:
-    """All symbols' bars in the order in which they became known; symbols in the request's order at one moment."""
-    timeframe_ms = TIMEFRAMES_MS[model.card.timeframe]
-    start_ms = to_ms(request.start_date)
-    warm_up_ms = int(calendar.advance(start_ms, -bars_needed(model) * timeframe_ms)) - 7 * calendar.DAY_MS
-    tables = workbench.feature_store.fetch(
-        [normal_symbol(symbol) for symbol in request.symbols],
-        model.card.timeframe,
-        start_ms=warm_up_ms,
-        end_ms=to_ms(request.end_date),
-        features=columns_needed(model),
-    )
-    series = [_of(model, table, start_ms, job_id, place=place) for place, table in enumerate(tables)]
-    for _, place, question in heapq.merge(*series, key=lambda each: (each[0], each[1])):
-        yield tables[place].symbol, question
-
-
-def _of(
-    model: ServedModel, table: FeatureTable, start_ms: int, job_id: str, *, place: int
-) -> Iterator[tuple[int, int, Question | None]]:
-    """One symbol's bars: when each was known, the symbol's place in the request, and the question it asks."""
-    for available_at_ms, question in replay_questions(read_history(model, table), from_ms=start_ms, job_id=job_id):
-        yield available_at_ms, place, question
 
 
 class _Stream:

@@ -19,19 +19,21 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from common_lib.exceptions import DataValidationError, LeaseLostError, PlatformError, UnavailableError
-from common_lib.logging import correlated
+from common_lib.logging import RL_LOGGER, correlated, log_events
 from ml_workbench_service.agents.agent import Agent
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.checkpoint_writer import MOST_UNSAVED, CheckpointWriter
-from ml_workbench_service.agents.decision_log import log_decisions
-from ml_workbench_service.agents.delivery_attempts import Attempts
 from ml_workbench_service.agents.leader_election import ALONE, Candidacy, LeaderElection
 from ml_workbench_service.agents.status import agent_group
 from ml_workbench_service.contracts.agents import Decision
+from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.queue import Delivery, Lease
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
@@ -45,8 +47,10 @@ AWAY_PAUSE_S = 0.2
 UNSAVED_BLOCK_MS = 5  # while entries wait for the disk, to settle them soon after; doubles while none becomes safe
 LONGEST_BLOCK_MS = 160
 BEAT_PERIOD_S = 0.5
+ATTEMPTS_FILE = "attempts.json"
 
 log = logging.getLogger(__name__)
+rl_log = logging.getLogger(RL_LOGGER)
 
 
 def run_agent(
@@ -68,7 +72,7 @@ def run_agent(
         stop: ends the loop between two batches.
         candidacy: this process among those that may lead the agent.
     """
-    loop = _Loop(agent_id, folder, queue=queue, decisions=decisions, stop=stop, candidacy=candidacy)
+    loop = _Loop(agent_id, agent_group(agent_id), folder, queue, decisions, stop, candidacy)
     while not stop.is_set():
         if not loop.take_lease():
             return
@@ -81,36 +85,27 @@ def run_agent(
             loop.give_back()
 
 
+@dataclass
 class _Loop:
     """One agent's loop, with what it needs at hand."""
 
-    def __init__(
-        self,
-        agent_id: str,
-        folder: Path,
-        *,
-        queue: RedisPredictionQueue,
-        decisions: DecisionStream,
-        stop: threading.Event,
-        candidacy: Candidacy,
-    ) -> None:
-        self._agent_id = agent_id
-        self._group = agent_group(agent_id)
-        self._folder = folder
-        self._queue = queue
-        self._decisions = decisions
-        self._stop = stop
-        self._candidacy = candidacy
-        self._is_away = False
-        self._waits_for = ""
-        self._lease: Lease | None = None
-        self._epoch = ""
-        self._agent: Agent | None = None
-        self._checkpoint_writer: CheckpointWriter | None = None
-        self._given_up: dict[str, str] = {}
-        self._is_recovering = True
-        self._alive_at = 0.0
-        self._unsaved_block_ms = UNSAVED_BLOCK_MS
+    agent_id: str
+    group: str
+    folder: Path
+    queue: RedisPredictionQueue
+    decisions: DecisionStream
+    stop: threading.Event
+    candidacy: Candidacy
+    _is_away: bool = False
+    _waits_for: str = ""
+    _lease: Lease | None = None
+    _epoch: str = ""
+    _agent: Agent | None = None
+    _checkpoint_writer: CheckpointWriter | None = None
+    _given_up: dict[str, str] = field(default_factory=dict)
+    _is_recovering: bool = True
+    _alive_at: float = 0.0
+    _unsaved_block_ms: int = UNSAVED_BLOCK_MS
 
     @property
     def checkpoint_writer(self) -> CheckpointWriter:
@@ -128,9 +123,9 @@ class _Loop:
         """Stands by until the lease is ours; False where the agent was stopped first."""
         self._lease = self._agent = None
         self._is_away, self._waits_for = False, ""
-        by = LeaderElection(self._queue, self._group, self._candidacy)
-        while not self._stop.is_set():
-            checkpoint = Checkpoint.load(self._folder)
+        by = LeaderElection(self.queue, self.group, self.candidacy)
+        while not self.stop.is_set():
+            checkpoint = Checkpoint.load(self.folder)
             try:
                 self._lease = by.ask(0 if checkpoint is None else checkpoint.term)
             except UnavailableError as error:
@@ -138,7 +133,7 @@ class _Loop:
                 continue
             if self._lease is not None:
                 return True
-            self._stop.wait(by.pause_s)
+            self.stop.wait(by.pause_s)
         return False
 
     def lead(self, open_agent: Callable[[], Agent]) -> None:
@@ -148,12 +143,12 @@ class _Loop:
             LeaseLostError: another process holds it by now.
         """
         self._agent = open_agent()
-        checkpoint = Checkpoint.load(self._folder)
+        checkpoint = Checkpoint.load(self.folder)
         self._epoch = "" if checkpoint is None else checkpoint.stream_epoch
         self._given_up = {} if checkpoint is None else dict(checkpoint.given_up)
         if not self._insist(self._meet_stream) or not self._insist(self._save):
             return
-        self._checkpoint_writer = CheckpointWriter(self._folder)
+        self._checkpoint_writer = CheckpointWriter(self.folder)
         try:
             self._consume()
         finally:
@@ -161,8 +156,8 @@ class _Loop:
 
     def _consume(self) -> None:
         self._is_recovering = True
-        while not self._stop.is_set():
-            self._candidacy.beat()
+        while not self.stop.is_set():
+            self.candidacy.beat()
             batch: list[Delivery] = []
             # What was left pending goes one by one: an entry that ends the process is told from others.
             count = 1 if self._is_recovering else BATCH_SIZE
@@ -183,20 +178,20 @@ class _Loop:
         """The orderly end: the next process need not wait."""
         if self._lease is not None:
             try:
-                self._queue.release(self._lease)
+                self.queue.release(self._lease)
             except PlatformError as error:
-                log.warning("agent %s could not give its lease back: %s", self._agent_id, error.message)
+                log.warning("agent %s could not give its lease back: %s", self.agent_id, error.message)
 
     def _meet_stream(self) -> None:
         """Makes the group, so that nothing published from now on can miss it; in a new stream nothing was applied."""
-        epoch = self._queue.create_group(self._group, last_known_id=self.agent.last_applied_id)
+        epoch = self.queue.create_group(self.group, last_known_id=self.agent.last_applied_id)
         if self._epoch not in ("", epoch):
-            log.warning("agent %s: the server lost the stream; its entries count from the beginning", self._agent_id)
+            log.warning("agent %s: the server lost the stream; its entries count from the beginning", self.agent_id)
             self.agent.last_applied_id = None
         self._epoch = epoch
 
     def _read(self, into: list[Delivery], *, count: int, block_ms: int) -> None:
-        into[:] = self._queue.consume(self._group, CONSUMER, count=count, block_ms=block_ms, lease=self._lease)
+        into[:] = self.queue.consume(self.group, CONSUMER, count=count, block_ms=block_ms, lease=self._lease)
 
     def _apply(self, batch: Sequence[Delivery]) -> bool:
         """One read batch: applied, decided, on its way to the disk; False where the agent was stopped instead."""
@@ -233,7 +228,7 @@ class _Loop:
             if not wait_for_all or not self.checkpoint_writer.num_unsaved:
                 return True
             self._keep_alive()
-            if self._stop.is_set() and not safe:
+            if self.stop.is_set() and not safe:
                 return False  # the disk is full, and somebody wants us to end
 
     def _keep_alive(self) -> None:
@@ -245,9 +240,9 @@ class _Loop:
         if time.monotonic() - self._alive_at < BEAT_PERIOD_S or self._lease is None:
             return
         self._alive_at = time.monotonic()
-        self._candidacy.beat()
+        self.candidacy.beat()
         with suppress(UnavailableError):  # the next step sees it, and waits
-            self._queue.beat(self._lease)
+            self.queue.beat(self._lease)
 
     def _apply_one(self, delivery: Delivery, decided: list[tuple[str, Decision]]) -> str | None:
         """Applies one entry, with retries; returns why it failed for good, or None."""
@@ -266,7 +261,7 @@ class _Loop:
                 unforeseen = not isinstance(error, PlatformError)
                 log.warning("entry %s failed (try %d): %s", delivery.entry_id, attempt + 1, fault, exc_info=unforeseen)
                 if not isinstance(error, DataValidationError):  # what is wrong with the data stays wrong
-                    self._stop.wait(RETRY_PAUSE_S * 2**attempt)
+                    self.stop.wait(RETRY_PAUSE_S * 2**attempt)
                 continue
             if decision is not None:
                 decided.append((delivery.entry_id, decision))
@@ -275,31 +270,31 @@ class _Loop:
 
     def _begins(self, delivery: Delivery) -> bool:
         """Whether one more attempt at an entry left behind is due; the first, among others, was not written down."""
-        attempts = Attempts.next(self._folder, delivery.entry_id)
+        attempts = Attempts.next(self.folder, delivery.entry_id)
         if attempts.num < MAX_TRIES:
-            self._insist(partial(attempts.write, self._folder))
+            self._insist(partial(attempts.write, self.folder))
         return attempts.num < MAX_TRIES
 
     def _write(self, decided: Sequence[tuple[str, Decision]]) -> None:
         if not decided:
             return
-        num_new = self._decisions.write(
-            self._agent_id, decided, stream=self._queue.stream, epoch=self._epoch, lease=self._lease
+        num_new = self.decisions.write(
+            self.agent_id, decided, stream=self.queue.stream, epoch=self._epoch, lease=self._lease
         )
         log_decisions([decision for _, decision in decided[len(decided) - num_new :]])
 
     def _dead_letter(self, delivery: Delivery) -> None:
-        self._queue.dead_letter(self._group, delivery, self._given_up[delivery.entry_id], lease=self._lease)
+        self.queue.dead_letter(self.group, delivery, self._given_up[delivery.entry_id], lease=self._lease)
 
     def _checkpoint(self) -> Checkpoint:
         assert self._lease is not None
         return self.agent.checkpoint(given_up=self._given_up, term=self._lease.term, stream_epoch=self._epoch)
 
     def _save(self) -> None:
-        self._checkpoint().save(self._folder)
+        self._checkpoint().save(self.folder)
 
     def _ack(self, batch: Sequence[Delivery]) -> None:
-        self._queue.ack(self._group, [delivery.entry_id for delivery in batch], lease=self._lease)
+        self.queue.ack(self.group, [delivery.entry_id for delivery in batch], lease=self._lease)
 
     def _insist(self, step: Callable[[], None]) -> bool:
         """Repeats a step until queue and disk allow it; False where the agent was stopped instead.
@@ -321,23 +316,69 @@ class _Loop:
             else:
                 self._is_away, self._waits_for = False, ""
                 return True
-            if self._stop.is_set():
+            if self.stop.is_set():
                 return False
 
     def _renew(self) -> None:
         assert self._lease is not None
-        answer = self._queue.renew(self._lease)
+        answer = self.queue.renew(self._lease)
         if not isinstance(answer, Lease):
             raise LeaseLostError("The lease changed hands while the queue was away; the checkpoint is read again.")
         self._lease = answer
         self._is_recovering = True  # a read whose answer was lost left entries pending
-        if self._queue.create_group(self._group, last_known_id=self.agent.last_applied_id) != self._epoch:
+        if self.queue.create_group(self.group, last_known_id=self.agent.last_applied_id) != self._epoch:
             raise LeaseLostError("The server lost the stream while it was away; the checkpoint is read again.")
 
     def _wait_for(self, what: str, reason: str) -> None:
         """One pause; says so once."""
         if self._waits_for != what:
-            log.warning("agent %s waits for %s: %s", self._agent_id, what, reason)
+            log.warning("agent %s waits for %s: %s", self.agent_id, what, reason)
         self._waits_for = what
-        self._candidacy.beat()
-        self._stop.wait(AWAY_PAUSE_S)
+        self.candidacy.beat()
+        self.stop.wait(AWAY_PAUSE_S)
+
+
+class Attempts(Contract):
+    """How often a process began to apply the first entry that its predecessor left behind; the others wait for it.
+
+    An entry that ends the process that applies it would end every agent that is started again. The server counts how
+    often an entry was delivered, but an answer that was lost on the way counts there too; here only a beginning counts.
+    """
+
+    entry_id: str = ""
+    num: int = 0
+
+    @classmethod
+    def next(cls, folder: Path, entry_id: str) -> "Attempts":
+        """The attempt that would begin now, counted from what anybody wrote down."""
+        try:
+            found = cls.model_validate_json((folder / ATTEMPTS_FILE).read_bytes())
+        except (FileNotFoundError, ValidationError):  # none, or torn by the end of the process that wrote it
+            found = cls()
+        return cls(entry_id=entry_id, num=1 + (found.num if found.entry_id == entry_id else 0))
+
+    def write(self, folder: Path) -> None:
+        """Writes it down before the next step; it need not survive a power cut."""
+        (folder / ATTEMPTS_FILE).write_text(self.model_dump_json(), encoding="utf-8")
+
+
+def log_decisions(decisions: Sequence[Decision]) -> None:
+    """The original specification's line of each in `rl_training.log`: action, reward, cumulative reward."""
+    if not rl_log.isEnabledFor(logging.INFO):
+        return
+    names = ("agent_id", "prediction_id", "lane", "position", "mode", "explored", "cost", "exploration_rate")
+    events = [
+        (
+            f"Action={each.action}, Reward={each.reward}, Cumulative Reward={each.cumulative_reward}",
+            each.agent_id,
+            each.prediction_id,
+            each.lane,
+            each.position,
+            each.mode,
+            each.explored,
+            each.cost,
+            round(each.exploration_rate, 6),
+        )
+        for each in decisions
+    ]
+    log_events(rl_log, logging.INFO, names, events)

@@ -78,7 +78,8 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     best = search.best
     if best is None:
         raise _nothing_worked(search)
-    card = _published(spec, workbench) or _winner(spec, base, best, maker, checkpoint, report, workbench)
+    published = workbench.registry.published_by(spec.id, spec.plan["model_id"], spec.plan["version"])
+    card = published or _winner(spec, base, best, maker, checkpoint, report, workbench)
     return _result(spec, search, best, card)
 
 
@@ -234,15 +235,6 @@ def _winner(
         report=LaterReport(report, offset=int(spec.plan["num_trials"])),
     )
     return produce(order, maker.data(order), own, dependencies)
-
-
-def _published(spec: JobSpec, workbench: Workbench) -> ModelCard | None:
-    """What this very job published before it was killed, if it came so far."""
-    model_id, version = spec.plan["model_id"], spec.plan["version"]
-    if version not in workbench.registry.versions(model_id):
-        return None
-    card = workbench.registry.card(model_id, version)
-    return card if card.lineage.job_id == spec.id else None
 
 
 def _result(spec: JobSpec, search: Search, best: TrialRecord, card: ModelCard) -> dict[str, Any]:

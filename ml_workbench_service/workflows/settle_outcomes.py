@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from ml_workbench_service.market import calendar
 from ml_workbench_service.market.class_labels import direction_labels, price_moves, triple_barrier_labels
 from ml_workbench_service.market.outcomes.pending import Found
 from ml_workbench_service.market.targets import EWMA_BARS, Labels, ewma_volatility, label
+from ml_workbench_service.serving.live_intervals import LiveIntervals
+from ml_workbench_service.serving.predict import FIXINGS_PAUSE_BARS
 
 EVERY_S = 60.0
 LAST_PAUSE_S = 3600.0
@@ -40,8 +42,6 @@ MOST_PRICE_GAP, MOST_BARS_MOVED, USUAL_BAR = 0.002, 6.0, 0.005
 """A record's price farther than this share, and six standard deviations of one bar, from the store's close is of
 another market or of simulated bars: sides and sources of one pair differ by a twentieth of the share, and within a bar
 the price has moved on. The last is a bar's deviation where none is known, a daily one's."""
-FIXINGS_PAUSE_BARS = 2
-"""Days without a fixing within the FX week, at Easter and Christmas."""
 
 Reason = Literal["closure", "missing_bar", "no_bar", "not_known_yet", "other_prices", "no_volatility", "not_served"]
 """The horizon spans a closure · a bar within it is missing · the store has no bar at the row's moment · none at the
@@ -49,14 +49,6 @@ horizon's end yet · its close is not the record's price · no past volatility f
 _FINAL: tuple[Reason, ...] = ("closure", "other_prices", "no_volatility")
 
 log = logging.getLogger(__name__)
-
-
-class Intervals(Protocol):
-    """What learns from an outcome."""
-
-    def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
-        """See `serving.live_intervals.LiveIntervals`."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -77,7 +69,7 @@ class _Verdict:
 
 
 def resolve_overdue(
-    ledger: PredictionLedger, store: FeatureStore, intervals: Intervals, *, now_ms: int | None = None
+    ledger: PredictionLedger, store: FeatureStore, intervals: LiveIntervals, *, now_ms: int | None = None
 ) -> Resolved:
     """One round.
 
@@ -114,7 +106,7 @@ class OutcomeResolver:
     """
 
     def __init__(
-        self, ledger: PredictionLedger, store: FeatureStore, intervals: Intervals, *, every_s: float = EVERY_S
+        self, ledger: PredictionLedger, store: FeatureStore, intervals: LiveIntervals, *, every_s: float = EVERY_S
     ) -> None:
         self._ledger, self._store, self._intervals = ledger, store, intervals
         self._every_s = every_s
@@ -212,13 +204,8 @@ def _labels(
     """Value and moment of each row that has a place, by training's own functions; NaN where there is no label."""
     target, close = rows[0].target, _close(table)
     at = np.array(found, dtype=np.int64)
-    if not target.classes:
-        labels = label(
-            target, close=close, opened_ms=table.opened_ms, available_at_ms=table.available_at_ms, runs=runs,
-            timeframe=table.timeframe,
-        )  # fmt: skip
-        return _pairs(labels.values[at], labels.available_at_ms[at])
-    moves = price_moves(
+    labelled = price_moves if target.classes else label
+    moves = labelled(
         target,
         close=close,
         opened_ms=table.opened_ms,
@@ -226,6 +213,8 @@ def _labels(
         runs=runs,
         timeframe=table.timeframe,
     )
+    if not target.classes:
+        return _pairs(moves.values[at], moves.available_at_ms[at])
     if target.measure == "direction":
         costs = [row.break_even for row, place in zip(rows, places, strict=True) if place is not None]
         own = Labels(moves.values[at], moves.available_at_ms[at], 0, 0)

@@ -24,7 +24,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     """
     model_id, version = spec.plan["model_id"], spec.plan["version"]
     result = {"model_id": model_id, "version": version, "href": f"/api/v1/models/{model_id}/versions/{version}"}
-    if _is_published(spec, workbench):
+    if workbench.registry.published_by(spec.id, model_id, version) is not None:
         return result
     store = workbench.feature_store
     order = TrainingOrder.of(TrainRequest.model_validate(spec.request), spec.plan, job_id=spec.id, store=store)
@@ -42,11 +42,3 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     )
     produce(order, data, spec, dependencies)
     return result
-
-
-def _is_published(spec: JobSpec, workbench: Workbench) -> bool:
-    """Whether this very job published already, and was killed before it could say so."""
-    model_id, version = spec.plan["model_id"], spec.plan["version"]
-    if version not in workbench.registry.versions(model_id):
-        return False
-    return workbench.registry.card(model_id, version).lineage.job_id == spec.id

@@ -25,8 +25,8 @@ def test_every_combination_is_its_own_state_and_all_are_used() -> None:
     abstentions = [bins.state_of(None, None, position) for position in POSITIONS]
     assert len(set(states + abstentions)) == len(states) + 3
     assert max(states + abstentions) < bins.num_states
-    assert all(bins.is_abstention(state) for state in abstentions)
-    assert not any(bins.is_abstention(state) for state in states)
+    assert all(state >= bins.first_abstention for state in abstentions)
+    assert not any(state >= bins.first_abstention for state in states)
 
 
 def test_the_bins_are_symmetric() -> None:

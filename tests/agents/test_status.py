@@ -10,7 +10,7 @@ from common_lib.exceptions import AgentNotFoundError, DataValidationError
 from ml_workbench_service.agents.definition import write_definition
 from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.status import PROCESS_FILE, agent_folders, read_agent, read_agents, shard_folder
-from ml_workbench_service.api.agent_metrics import AgentCollector
+from ml_workbench_service.api.metrics import AgentCollector
 from ml_workbench_service.contracts.agents import AgentDefinition, QLearningHyperparameters
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from tests.agents.weeks import applied, series, week_of_hours

@@ -157,7 +157,7 @@ def test_the_states_are_those_of_the_live_agent() -> None:
         assert len(set(states)) > 8
         track, _ = records_of(recording_of(spoken), bins=bins)
         assert len(track.idle_B) * 3 == bins.num_states
-        assert track.idle_B.tolist() == [bins.is_abstention(state * 3) for state in range(len(track.idle_B))]
+        assert track.idle_B.tolist() == [state * 3 >= bins.first_abstention for state in range(len(track.idle_B))]
 
 
 def test_turnover_and_time_in_the_market_are_those_of_the_agents_decisions() -> None:

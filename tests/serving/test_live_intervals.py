@@ -26,7 +26,7 @@ from ml_workbench_service.serving.interval_outcomes import NUM_RECENT, REASONS
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.model_server import ModelServer
-from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, Question, answered, answered_many, prepare
 from tests.serving.test_interval_outcomes import MONDAY_MS, SCALE, found, of_target, told
 from tests.serving.test_model_server import Shelf
 from tests.serving.test_predict import essence
@@ -46,6 +46,16 @@ def live_model(model: ServedModel, history: SymbolHistory) -> ServedModel:
 def questions(history: SymbolHistory, num: int) -> list[Question]:
     """The first bars after the training."""
     return [history.question(row, prediction_id=f"p-{row}") for row in range(FIRST, FIRST + num)]
+
+
+def answer(*asked: Any, intervals: LiveIntervals | None) -> PredictionRecord:
+    """The record of one question."""
+    return answered(*asked, intervals=intervals).record
+
+
+def answer_many(*asked: Any, intervals: LiveIntervals | None) -> list[PredictionRecord]:
+    """The records of questions that share a run of the network."""
+    return [each.record for each in answered_many(*asked, intervals=intervals)]
 
 
 def asked(model: ServedModel, each: Sequence[Question], intervals: LiveIntervals | None) -> list[PredictionRecord]:
@@ -327,10 +337,10 @@ async def test_serving_follows_the_deployed_version_alone(shelf: Shelf, history:
         chosen = await serving.choose("small", version)
         for question in later:
             await serving.answer(chosen, question, "c")
-    live = serving.live_intervals("small", "1.0.0")
+    live = serving.intervals.coverage("small", "1.0.0")
     assert live is not None
     assert live.num_outcomes > 20
-    assert serving.live_intervals("small", "1.1.0") is None
+    assert serving.intervals.coverage("small", "1.1.0") is None
     serving.close()
     assert files(tmp_path / "adaptive") == [tmp_path / "adaptive" / "small" / "1.0.0.json"]
     assert LiveIntervals(tmp_path / "adaptive").coverage("small", "1.0.0") == live

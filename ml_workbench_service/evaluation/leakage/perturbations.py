@@ -12,6 +12,7 @@ Legend: N bars.
 import zlib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -35,30 +36,16 @@ _PRICES = ("open", "high", "low", "close")
 def cut_after(bars: Bars, moment_ms: int) -> Bars:
     """The bars known by the moment, and no others."""
     kept = bars.available_at_ms <= moment_ms
-    return replace(
-        bars,
-        opened_ms=bars.opened_ms[kept],
-        available_at_ms=bars.available_at_ms[kept],
-        open=bars.open[kept],
-        high=bars.high[kept],
-        low=bars.low[kept],
-        close=bars.close[kept],
-        extra={name: column[kept] for name, column in bars.extra.items()},
-    )
+    own: dict[str, Any] = {name: getattr(bars, name)[kept] for name in ("opened_ms", "available_at_ms", *_PRICES)}
+    return replace(bars, **own, extra={name: column[kept] for name, column in bars.extra.items()})
 
 
 def replaced_after(bars: Bars, moment_ms: int, *, seed: int) -> Bars:
     """The same bars up to the moment, and others after it: prices, volume, spread and the user's own columns."""
     columns = {**bars.extra, **{name: getattr(bars, name) for name in _PRICES}}
     changed = _changed(columns, bars.available_at_ms > moment_ms, _chance(seed, bars.symbol))
-    return replace(
-        bars,
-        open=changed["open"],
-        high=changed["high"],
-        low=changed["low"],
-        close=changed["close"],
-        extra={name: changed[name] for name in bars.extra},
-    )
+    prices: dict[str, Any] = {name: changed[name] for name in _PRICES}
+    return replace(bars, **prices, extra={name: changed[name] for name in bars.extra})
 
 
 def table_replaced_after(table: FeatureTable, moment_ms: int, *, seed: int) -> FeatureTable:

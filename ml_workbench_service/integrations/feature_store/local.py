@@ -38,11 +38,15 @@ class LocalFeatureStore:
     Args:
         source: where the bars come from.
         clock: now in milliseconds, where the source has no "now" of its own.
+        alter: through which every series of the source passes.
     """
 
-    def __init__(self, source: BarSource, *, clock: Clock = clock_ms) -> None:
+    def __init__(
+        self, source: BarSource, *, clock: Clock = clock_ms, alter: Callable[[Bars], Bars] = lambda bars: bars
+    ) -> None:
         self._source = source
         self._clock = clock
+        self._alter = alter
         self._columns: SeriesCache[tuple[Bars, Floats]] = SeriesCache(max_bytes=CACHE_BYTES)
 
     def fetch(
@@ -62,7 +66,7 @@ class LocalFeatureStore:
         as_of = known_by(as_of_ms, self._clock() if now is None else now)
         tables = []
         for symbol in names:
-            bars = self._source.bars(symbol, timeframe)
+            bars = self._alter(self._source.bars(symbol, timeframe))
             computed = partial(self._computed, bars)
             whole = whole_table(bars, features, own_columns=self._source.own_columns, computed=computed)
             table = sliced(whole, start_ms=start_ms, end_ms=end_ms, as_of_ms=as_of, last=last)
@@ -102,7 +106,7 @@ class LocalFeatureStore:
 
     def altered(self, alter: Callable[[Bars], Bars]) -> "LocalFeatureStore":
         """The same store over altered bars, with a cache of its own: what the leakage certificate computes again."""
-        return LocalFeatureStore(_AlteredBars(self._source, alter), clock=self._clock)
+        return LocalFeatureStore(self._source, clock=self._clock, alter=lambda bars: alter(self._alter(bars)))
 
     def _computed(self, bars: Bars, indicator: indicators.Indicator) -> Floats:
         key = (bars.symbol, bars.timeframe, indicator.name)
@@ -112,27 +116,3 @@ class LocalFeatureStore:
         column = indicator(bars)
         self._columns.put(key, (bars, column), num_bytes=column.nbytes)
         return column
-
-
-class _AlteredBars:
-    """A source whose every series passes through a function."""
-
-    def __init__(self, source: BarSource, alter: Callable[[Bars], Bars]) -> None:
-        self._source = source
-        self._alter = alter
-
-    def bars(self, symbol: str, timeframe: str) -> Bars:
-        """The source's series, altered; raises what the source raises."""
-        return self._alter(self._source.bars(symbol, timeframe))
-
-    def own_columns(self) -> list[str]:
-        """The source's."""
-        return self._source.own_columns()
-
-    def now_ms(self) -> int | None:
-        """The source's."""
-        return self._source.now_ms()
-
-    def check(self) -> OutsideThing:
-        """How the source is."""
-        return self._source.check()

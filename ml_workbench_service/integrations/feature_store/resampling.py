@@ -37,8 +37,8 @@ def resample(fine: Bars, timeframe: str) -> Bars:
     whole = _is_whole(fine, opened, firsts, counts, fine_ms=fine_ms, coarse_ms=coarse_ms)
     lasts = firsts + counts - 1
     known = np.maximum(opened + coarse_ms, np.maximum.reduceat(fine.available_at_ms, firsts))
-    return Bars(
-        symbol=fine.symbol,
+    return replace(
+        fine,
         timeframe=timeframe,
         opened_ms=opened[whole],
         available_at_ms=known[whole],
@@ -46,12 +46,7 @@ def resample(fine: Bars, timeframe: str) -> Bars:
         high=np.maximum.reduceat(fine.high, firsts)[whole],
         low=np.minimum.reduceat(fine.low, firsts)[whole],
         close=fine.close[lasts][whole],
-        data_source=fine.data_source,
         extra=_merge(fine.extra, firsts, counts, whole=whole),
-        calendar=fine.calendar,
-        fill=fine.fill,
-        synthetic_range=fine.synthetic_range,
-        price_side=fine.price_side,
     )
 
 

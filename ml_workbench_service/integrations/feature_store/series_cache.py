@@ -39,11 +39,6 @@ class SeriesCache(Generic[V]):
             while self._num_bytes > self._max_bytes:
                 self._num_bytes -= self._entries.popitem(last=False)[1][1]
 
-    @property
-    def num_bytes(self) -> int:
-        """What the kept values weigh."""
-        return self._num_bytes
-
 
 def bars_bytes(bars: Bars) -> int:
     """What one series weighs in memory."""

@@ -109,11 +109,6 @@ class PredictionLedger(LedgerReader):
         """Sampled answers that were lost since the start: there was no room in memory while the disk was away."""
         return self._num_unwritten
 
-    @property
-    def num_waiting(self) -> int:
-        """Answers in memory that are not on disk yet."""
-        return len(self._queue) + len(self._rows)
-
     def num_by_state(self) -> dict[str, int]:
         """Rows by the state of their outcome."""
         return self._writer.counts()

@@ -54,7 +54,9 @@ log = logging.getLogger(__name__)
 
 
 class RedisPredictionQueue:
-    """Implements `contracts.queue.PredictionQueue`; threads may share it for everything but `consume`.
+    """One stream of predictions; threads may share it for everything but `consume`. Calls block.
+
+    With a lease, `consume`, `ack` and `dead_letter` act only for its holder.
 
     Args:
         url: of the server.
@@ -93,7 +95,12 @@ class RedisPredictionQueue:
         self._cursors: dict[tuple[str, str], _Cursor] = {}
 
     def publish(self, records: Sequence[PredictionRecord], *, full: FullMode = "drop_oldest") -> int:
-        """Appends records in order; see the protocol. The correlation id is the record's own."""
+        """Appends records in order, each with its own correlation id; returns how many were taken.
+
+        `drop_oldest` takes all and evicts the oldest entries beyond the capacity, each counted for every group;
+        `reject` takes those that have room, and counts the others; `wait` takes the first ones, until there is no
+        room. A `prediction_id` seen within the dedupe window counts as taken and as a duplicate, and adds no entry.
+        """
         now = time.time()
         outgoing = [Outgoing(record, record.metadata.correlation_id, now) for record in records]
         done = self.enqueue(outgoing, full=full)
@@ -119,7 +126,7 @@ class RedisPredictionQueue:
     def consume(
         self, group: str, consumer: str, *, count: int = 64, block_ms: int = 1000, lease: Lease | None = None
     ) -> list[Delivery]:
-        """The group's pending entries first (at start and after an error), then new ones; see the protocol.
+        """The group's pending entries first (at start and after an error), then new ones; empty after `block_ms`.
 
         May return nothing although entries wait, where those just read had expired.
         """
@@ -200,7 +207,10 @@ class RedisPredictionQueue:
             return bool(self._reader().xread({self.stream: newest}, count=1, block=block_ms))
 
     def ack(self, group: str, entry_ids: Sequence[str], *, lease: Lease | None = None) -> int:
-        """Acknowledges entries for the group; see the protocol. Returns how many this call acknowledged."""
+        """Acknowledges entries for the group, each once, and deletes those that no group needs any more.
+
+        Returns how many this call acknowledged.
+        """
         return self._acknowledge(group, entry_ids, lease, counter="acked")
 
     def dead_letter(self, group: str, delivery: Delivery, reason: str, *, lease: Lease | None = None) -> None:
@@ -219,7 +229,10 @@ class RedisPredictionQueue:
         return num_done
 
     def create_group(self, group: str, *, last_known_id: str | None = None) -> str:
-        """Makes the group where it is missing; see the protocol. Returns the stream's epoch."""
+        """Makes the group where it is missing; its `enqueued` starts from the stream's present length.
+
+        Returns the stream's epoch: another one than before means that the server lost its data in between.
+        """
         with translated("make a group in"):
             _, epoch = self._run("create_group", [group, secrets.token_hex(8), last_known_id or ""])
         return str(epoch.decode())
@@ -240,7 +253,10 @@ class RedisPredictionQueue:
     def acquire(
         self, group: str, owner: str, *, known_term: int = 0, instead_of: LeaseHolder | None = None
     ) -> Lease | LeaseHolder:
-        """The lease or who holds it; see the protocol. `known_term` is the highest of the consumer's checkpoint."""
+        """The lease, where nobody holds it or the holder is still `instead_of`; else who holds it.
+
+        `known_term` is the highest of the consumer's checkpoint.
+        """
         seen = ("", "") if instead_of is None else (instead_of.term, instead_of.beat)
         return self._acquire(group, owner, known_term, *seen, 0)
 

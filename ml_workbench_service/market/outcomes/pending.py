@@ -84,11 +84,6 @@ class PendingOutcomes:
     def __init__(self) -> None:
         self._series_by_key: OrderedDict[SeriesKey, _PendingSeries] = OrderedDict()
 
-    @property
-    def num_waiting(self) -> int:
-        """Predictions that a later price may settle."""
-        return sum(len(series.waiting) for series in self._series_by_key.values())
-
     def take(self, asked: Asked, *, now_ms: int) -> list[Found]:
         """The outcomes that this record's price makes known; from then on it waits for its own.
 

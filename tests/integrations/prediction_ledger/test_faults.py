@@ -14,7 +14,7 @@ import pytest
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_ledger.reader import Wanted
-from tests.ledger_entries import answered, awaited, keep, making, opened, states
+from tests.ledger_entries import answered, awaited, keep, making, num_waiting, opened, states
 
 ROOT = Path(__file__).parents[3]
 EVERYTHING = Wanted()
@@ -30,7 +30,7 @@ def test_a_full_queue_drops_and_counts_and_record_never_fails(path: Path) -> Non
     for number in range(25):
         ledger.record(answered(number), making(), is_sampled=True)
         ledger.record(answered(number), making(), is_sampled=False)
-    assert ledger.num_waiting == 10
+    assert num_waiting(ledger) == 10
     assert ledger.num_unwritten == 20
     ledger.start()
     ledger.close()
@@ -46,11 +46,11 @@ def test_while_the_file_is_locked_answers_wait_and_then_they_are_written(
             other.execute("BEGIN EXCLUSIVE")
             keep(ledger, answered(1), answered(2))
             keep(ledger, answered(3))
-            assert ledger.num_waiting == 3
+            assert num_waiting(ledger) == 3
             with pytest.raises(UnavailableError, match="locked"):
                 ledger.tell("EUR/USD-0", 0.0, at_ms=0)
             other.execute("ROLLBACK")
-        awaited(lambda: ledger.num_waiting == 0)
+        awaited(lambda: num_waiting(ledger) == 0)
         assert ledger.num_unwritten == 0
         assert sum(states(path).values()) == 4
     said = [each.getMessage() for each in caplog.records]
@@ -61,7 +61,7 @@ def test_while_the_file_is_locked_answers_wait_and_then_they_are_written(
 FULL_DISK = """
 import json, resource, sys
 from pathlib import Path
-from tests.ledger_entries import answered, keep, making, opened
+from tests.ledger_entries import answered, keep, making, num_waiting, opened
 path = Path(sys.argv[1])
 with opened(path) as ledger:
     keep(ledger, answered(0))
@@ -70,9 +70,9 @@ with opened(path) as ledger:
     for number in range(1, 600):
         ledger.record(answered(number), making(), is_sampled=True)
     ledger.flush(10.0)
-    while_full = ledger.num_waiting
+    while_full = num_waiting(ledger)
     resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    while ledger.num_waiting:
+    while num_waiting(ledger):
         ledger.flush(10.0)
     print(json.dumps([while_full, ledger.num_unwritten, sum(ledger.num_by_state().values())]))
 """
@@ -125,11 +125,11 @@ def test_a_damaged_file_is_said_and_a_new_one_begun_once_it_is_moved_away(path: 
     path.write_bytes(b"no database at all" * 100)
     with opened(path) as ledger:
         keep(ledger, answered(0))
-        assert ledger.num_waiting == 1
+        assert num_waiting(ledger) == 1
         with pytest.raises(UnavailableError, match="move it away"):
             ledger.page(EVERYTHING, limit=1)
         path.rename(tmp_path / "kept")
-        awaited(lambda: ledger.num_waiting == 0)
+        awaited(lambda: num_waiting(ledger) == 0)
         assert ledger.get("EUR/USD-0").outcome.state == "open"
 
 

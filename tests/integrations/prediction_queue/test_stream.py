@@ -18,14 +18,13 @@ from ml_workbench_service.contracts.queue import (
     Delivery,
     GroupAccounting,
     Outgoing,
-    PredictionQueue,
 )
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from tests.prediction_records import prediction_record
 from tests.redis_server import RedisForTests, prediction_queue_fixture, redis_server_fixture  # noqa: F401
 
 
-def accounting_of(queue: PredictionQueue, group: str) -> GroupAccounting:
+def accounting_of(queue: RedisPredictionQueue, group: str) -> GroupAccounting:
     return next(accounting for accounting in queue.accounting().groups if accounting.group == group)
 
 
@@ -33,7 +32,7 @@ def names(deliveries: list[Delivery]) -> list[str]:
     return [delivery.record.prediction_id for delivery in deliveries if delivery.record is not None]
 
 
-def consume_all(queue: PredictionQueue, group: str) -> list[Delivery]:
+def consume_all(queue: RedisPredictionQueue, group: str) -> list[Delivery]:
     deliveries: list[Delivery] = []
     while batch := queue.consume(group, "a", count=10, block_ms=0):
         deliveries += batch
