@@ -43,7 +43,7 @@ from ml_workbench_service.agents.status import (
 )
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, Beginning, QLearningHyperparameters
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.jobs.durable_files import write_whole
+from ml_workbench_service.jobs.durable_files import clear_disk_errors, write_whole
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 
@@ -333,7 +333,8 @@ class AgentSupervisor:
 
 def _write_new(home: Path, definition: AgentDefinition, beginning: Beginning | None) -> None:
     undo_definition(home)  # what a killed attempt may have left of a table to begin with
-    write_definition(home, definition, beginning)
+    with clear_disk_errors(home / DEFINITION_FILE):
+        write_definition(home, definition, beginning)
 
 
 def _readable(folder: Path) -> AgentDefinition | None:
