@@ -18,11 +18,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from common_lib.sqlite_store import Schema, SqliteStore
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.contracts.multiple_testing import PartRead
+from ml_workbench_service.integrations import multiple_testing_log
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.prediction_ledger import rows as ledger_rows
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.serving.model import ServedModel, load_model
@@ -147,6 +150,15 @@ def test_every_evaluation_and_every_trial_is_still_counted(state: Path) -> None:
             )  # fmt: skip
             assert (list(read.symbols), read.at) == (symbols[row["number"]], datetime.fromisoformat(row["at"]))
             assert found.daily_returns == (json.loads(zlib.decompress(row["daily"])) if row["daily"] else {})
+
+
+@pytest.mark.parametrize(
+    ("file", "schema"), [("predictions.db", ledger_rows.SCHEMA), ("ledgers.db", multiple_testing_log.SCHEMA)]
+)
+def test_an_earlier_ledger_has_todays_columns_once_it_is_opened(state: Path, file: str, schema: Schema) -> None:
+    """Else a column was added without its migration: the file is read, and no row enters it any more."""
+    with closing(SqliteStore(state / file, schema, timeout_s=10.0).connect()) as connection:
+        schema.check(connection)
 
 
 def test_the_prediction_ledger_keeps_every_row_with_its_inputs(state: Path) -> None:

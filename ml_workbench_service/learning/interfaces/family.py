@@ -73,11 +73,14 @@ class Trained:
         network: `network.json`: kind, sizes; enough to rebuild it with the weights.
         graph: makes the onnx.ModelProto: `rows` (N, T, F) → `outputs` (N, K), `last_rows` (N, F). A policy's graph
             has a second input `positions` (N, 1).
-        predict: the network's own answers to scaled rows and positions held, to compare the graph with. epochs_run:
-        epochs, or whatever the family counts its passes in. best_epoch: the one whose weights were kept. warnings: for
-        the card. findings: what else the training found out, for its task to put onto the card. can_quantize: whether
-        int8 is worth trying: there are matrices in the graph. members: the trainings of each seed, whose mean this is
-        (`learning.fitting.ensemble`); empty where there was one.
+        predict: the network's own answers to scaled rows and positions held, to compare the graph with.
+        epochs_run: epochs, or whatever the family counts its passes in.
+        best_epoch: the one whose weights were kept.
+        warnings: for the card.
+        findings: what else the training found out, for its task to put onto the card.
+        can_quantize: whether int8 is worth trying: there are matrices in the graph.
+        members: the trainings of each seed, whose mean this is (`learning.fitting.ensemble`); empty where there was
+            one.
     """
 
     outputs: tuple[str, ...]
