@@ -95,9 +95,12 @@ def plan_experiment(
     """Validates an experiment as far as that goes without data.
 
     Args:
-        request: the parsed body. workbench: for the registry. plan_training: plans one training, or refuses it;
-        `workflows.plan_training.plan_training` with everything but a request. max_workers: trials that may run at a
-        time. max_memory_gb: of all of them together.
+        request: the parsed body.
+        workbench: for the registry.
+        plan_training: plans one training, or refuses it; `workflows.plan_training.plan_training` with everything but
+            a request.
+        max_workers: trials that may run at a time.
+        max_memory_gb: of all of them together.
 
     Raises:
         DataValidationError: something of the base or the space is not usable; the path says what.
