@@ -61,10 +61,10 @@ async def test_it_runs_until_stopped_and_its_record_says_who_it_is(tmp_path: Pat
     assert pid_of(tmp_path) is None
     await thing.start()
     await until(lambda: pid_of(tmp_path))
-    (child,) = psutil.Process().children()
-    assert pid_of(tmp_path) == child.pid
+    pid = pid_of(tmp_path)
+    assert pid in {child.pid for child in psutil.Process().children()}
     await thing.stop()
-    assert not psutil.pid_exists(child.pid)
+    assert not psutil.pid_exists(pid)
     assert not (tmp_path / "thing" / "process.json").exists()
 
 
