@@ -41,7 +41,7 @@ def opened(about: dict[str, Any]) -> Iterator[Counter]:
 
 def worked(pool: WorkerPool, giving_up: set[int]) -> Iterator[Done]:
     """The next trial that ends."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 200
     while time.monotonic() < deadline:
         for news in pool.news(0.2):
             if isinstance(news, Score):
