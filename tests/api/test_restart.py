@@ -100,8 +100,8 @@ def test_sigterm_ends_the_service_though_a_client_follows_a_job_and_the_training
     assert following.wait(30)
     began = time.monotonic()
     mortal.stop()
-    assert time.monotonic() - began < 20, "the follower would have kept it until the training's end, or for good"
-    client.join(timeout=15)
+    assert time.monotonic() - began < 90, "the follower would have kept it until the training's end, or for good"
+    client.join(timeout=60)
     assert not client.is_alive()
     assert "event: started" in told
     assert set(processes_of(mortal)) == {"job_worker"}
