@@ -3,7 +3,8 @@
     <registry>/<model_id>/deployments.jsonl     one Deployment a line, whole; the newest line of an id holds
 
 Writers hold a file lock per model, so that compare-and-swap is one step even for two processes on one registry. A torn
-last line (a kill in the middle of a write) is skipped, and the next writer begins on a line of its own.
+last line (a kill in the middle of a write) is skipped, and the next writer begins on a line of its own. A live line ends
+the one before it by itself: readers hold no lock, and a file system may show them the first half of a write.
 """
 
 import os
@@ -128,6 +129,12 @@ def _grown(before: _Folded, news: bytes, stamp: tuple[int, int, int]) -> _Folded
             each = Deployment.model_validate_json(line)
         except ValidationError:
             continue  # torn by a kill; the deployment's next line, or its absence, tells the rest
+        if each.status == "live":
+            by_id |= {
+                old.id: old.model_copy(update={"status": "superseded", "ended_at": each.live_at})
+                for old in by_id.values()
+                if old.status == "live"
+            }
         by_id[each.id] = each
     live = [each for each in by_id.values() if each.status == "live"]
     whole = news.rfind(b"\n") + 1  # a line without its end is read again

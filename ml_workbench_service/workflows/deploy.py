@@ -226,7 +226,10 @@ def _pending(
 
 
 def _tell_and_go_live(workbench: Workbench, pending: Deployment, card: ModelCard) -> Deployment:
-    """Tells the strategy engine where it is the target; then one write ends the old line and starts the new."""
+    """Tells the strategy engine where it is the target; then the new line goes live, which ends the old one.
+
+    The new line comes first: a reader may see a write half done, and must never find a model with nothing live.
+    """
     if pending.deployment_target == "strategy_engine" and workbench.strategy_engine is not None:
         try:
             workbench.strategy_engine.register(pending, card)
@@ -239,7 +242,7 @@ def _tell_and_go_live(workbench: Workbench, pending: Deployment, card: ModelCard
     now = utc_now()
     before = workbench.history.live(card.id)
     live = pending.model_copy(update={"status": "live", "live_at": now})
-    workbench.history.append(*([_ended(before, "superseded", now)] if before else []), live)
+    workbench.history.append(live, *([_ended(before, "superseded", now)] if before else []))
     return live
 
 

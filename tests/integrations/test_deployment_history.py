@@ -119,6 +119,22 @@ def test_a_file_restored_from_a_backup_is_read_anew(history: DeploymentHistory) 
     assert history.live_version("model") == "1.0.0"
 
 
+def test_a_write_seen_half_done_never_leaves_a_model_without_a_live_version(history: DeploymentHistory) -> None:
+    file = history.root / "model" / HISTORY_FILE
+    history.append(deployment(0))
+    history.append(deployment(1, "pending"))
+    before = file.read_bytes()
+    history.append(deployment(1, live_at=MOMENT), deployment(0, "superseded", ended_at=MOMENT))
+    whole = file.read_bytes()
+    seen = set()
+    for length in range(len(before), len(whole) + 1, 7):
+        file.write_bytes(whole[:length])
+        found = {each.version: (each.status, each.ended_at) for each in DeploymentHistory(history.root).of("model")}
+        seen.add((found["1.0.0"], found["1.1.0"]))
+    superseded, live = ("superseded", MOMENT), ("live", None)
+    assert seen == {(live, ("pending", None)), (superseded, live)}
+
+
 LINES = st.lists(
     st.tuples(st.integers(0, 5), st.sampled_from(STATUSES), st.sampled_from(["whole", "torn", "look"])), max_size=30
 )
@@ -139,7 +155,9 @@ def test_reading_as_it_grows_is_reading_it_whole(tmp_path_factory: pytest.TempPa
                 stream.write((b"\n" if is_torn else b"") + each.model_dump_json().encode()[:-5])
         else:
             history.append(each)
-            newest[each.id] = each.status
+            if status == "live":
+                newest = {id: "superseded" if before == "live" else before for id, before in newest.items()}
+            newest[each.id] = status
         if manner != "whole":
             history.live("model")  # a look in between: the rest is read from here on
     expected = list(newest.items())
