@@ -10,8 +10,12 @@ from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 
-Verdict = Literal["skill", "no_skill", "insufficient_data", "not_applicable", "not_judged"]
+Verdict = Literal[
+    "skill", "unverified", "implausible", "leak", "no_skill", "insufficient_data", "not_applicable", "not_judged"
+]
 """`not_judged` stands only on cards older than the verdicts."""
+Proof = Literal["recomputed", "witnessed", "declared"]
+"""Why no column can have known the future: made again from bars; seen before its label began; or its owner says so."""
 Economic = Literal["profitable", "unprofitable", "unproven", "not_applicable"]
 Loss = Literal["squared_error", "brier", "log_loss", "net_return"]
 
@@ -161,6 +165,7 @@ class Certificate(Contract):
 
     status: CheckStatus
     checks: tuple[CertificateCheck, ...]
+    proof: Proof | None = Field(default=None, description="The weakest proof over all columns; null: not proven.")
 
     @classmethod
     def of(cls, checks: "tuple[CertificateCheck, ...]") -> "Certificate":
