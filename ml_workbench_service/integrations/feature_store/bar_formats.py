@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, ClassVar
 
 from common_lib.exceptions import DataValidationError
 from common_lib.plugins import Plugins
-from ml_workbench_service.integrations.feature_store.bar_columns import Conventions, RawBars, bad_file, raw_bars
-from ml_workbench_service.integrations.feature_store.bar_file import BarFile, suffix_of
 from ml_workbench_service.integrations.feature_store.bar_cells.headers import headings
 from ml_workbench_service.integrations.feature_store.bar_cells.prices import PRICES
+from ml_workbench_service.integrations.feature_store.bar_columns import Conventions, RawBars, bad_file, raw_bars
+from ml_workbench_service.integrations.feature_store.bar_file import BarFile, suffix_of
 
 if TYPE_CHECKING:
     import polars as pl

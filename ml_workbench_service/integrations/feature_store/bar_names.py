@@ -189,6 +189,4 @@ def _unit(word: str, text: str) -> str:
 
 def _no_symbol(stem: str) -> str:
     word = next(iter(re.findall(r"[A-Za-z]+\d*", stem)), stem)
-    return (
-        f"its name holds no pair of two currency codes (`{word}` is none); name it like EURUSD_1h.csv if it holds bars"
-    )
+    return f"`{word}` is no pair of two currency codes, as symbols are; a file of bars is named like EURUSD_1h.csv"

@@ -14,9 +14,9 @@ from typing import Literal
 import numpy as np
 
 from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.contracts.reading_reports import PriceSide, SpreadTime
 
-PriceSide = Literal["bid", "ask", "mid"]
-SpreadTime = Literal["open", "close", "average", "minimum", "unknown"]
+SpreadUnit = Literal["price", "points"]
 SIDES: tuple[PriceSide, ...] = ("bid", "ask", "mid")
 PRICES = ("open", "high", "low", "close")
 _LETTERS = dict(zip("ohlc", PRICES, strict=True))
