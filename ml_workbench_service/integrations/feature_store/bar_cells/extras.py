@@ -34,6 +34,14 @@ class Extra:
 
     @classmethod
     def of(cls, cells: FileCells, rest: "pl.DataFrame", chosen: PriceColumns, *, is_in_points: bool) -> "Extra":
+        """Out of the columns that are neither prices nor times.
+
+        Args:
+            is_in_points: whether the program writes its spreads so, whatever its cells look like.
+
+        Raises:
+            DataValidationError: a cell of either is no number, or an ask lies below its bid; names file and line.
+        """
         columns, used = {}, []
         volume = next((name for name in VOLUME_NAMES if name in rest.columns), None)
         if volume is not None and not rest[volume].is_null().all():

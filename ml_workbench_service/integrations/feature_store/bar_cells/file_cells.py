@@ -47,6 +47,14 @@ class FileCells:
         separator: str,
         fail: Fail,
     ) -> "FileCells":
+        """The file's cells, once its decimal mark is decided.
+
+        Args:
+            known_mark: the program's own, where it has one.
+
+        Raises:
+            DataValidationError: prices can be read in two ways; names file and line.
+        """
         import polars as pl
 
         names = list(
@@ -179,6 +187,7 @@ class FileCells:
 
 
 def finite(values: "pl.Series") -> Floats:
+    """(N,) NaN where a number is missing or infinite."""
     numbers = values.fill_null(float("nan")).to_numpy().copy()
     numbers[~np.isfinite(numbers)] = np.nan
     return numbers
