@@ -71,7 +71,7 @@ def windows_of(labelling: Labelling) -> Windows:
         lookback=LOOKBACK,
         split=0.4,
         scales_labels=[not target.classes for target in labelling.targets],
-        finish_labels=labelling.finish,
+        finish_rows=labelling.finish,
     )
 
 
@@ -215,10 +215,11 @@ def test_the_rule_is_fitted_on_all_bars_known_by_the_end_of_train_and_labels_loo
 
 def test_finishing_gives_every_labelled_row_a_label_and_leaves_the_other_targets_alone() -> None:
     labelling = labelled(table(missing=[300]), targets=EVERY_KIND)
-    (finished,) = labelling.finish({"validation": int(labelling.rows[0].available_at_ms_N[500])})
-    before, regime = labels_of(labelling), EVERY_KIND.index("market_regime_2h")
+    (rows,) = labelling.finish({"validation": int(labelling.rows[0].available_at_ms_N[500])})
+    finished, before, regime = rows.labels_NK, labels_of(labelling), EVERY_KIND.index("market_regime_2h")
+    fitted = [column for column, name in enumerate(EVERY_KIND) if name.startswith(("market_regime", "triple_barrier"))]
     np.testing.assert_array_equal(np.isfinite(finished), np.isfinite(before))
-    np.testing.assert_array_equal(np.delete(finished, regime, axis=1), np.delete(before, regime, axis=1))
+    np.testing.assert_array_equal(np.delete(finished, fitted, axis=1), np.delete(before, fitted, axis=1))
     assert set(finished[np.isfinite(finished[:, regime]), regime].tolist()) <= {0.0, 1.0, 2.0, 3.0}
 
 
