@@ -180,7 +180,8 @@ class VersionIntervals:
         """One outcome, into the coverage and the tracker."""
         is_covered = stated.lower <= realised <= stated.upper
         tracker = series.tracker(is_volatility=stated.is_volatility)
-        tracker.learn(stated.lean, is_covered=is_covered, promised=stated.level)
+        overlapping = len(series.waiting) + 1
+        tracker.learn(stated.lean, is_covered=is_covered, promised=stated.level, num_overlapping=overlapping)
         self.level = stated.level
         self.num_outcomes += 1
         self.recent = (self.recent + ("1" if is_covered else "0"))[-NUM_RECENT:]

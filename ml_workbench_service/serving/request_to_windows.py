@@ -185,7 +185,9 @@ def _bar_volatility(model: ServedModel, symbol: str, columns: Mapping[str, list[
     if close is None or len(close) <= EWMA_BARS or min(close) <= 0:
         return None
     close_N = np.array(close[-EWMA_BARS - 1 :])
-    opened_ms = calendar.advance(bar_end_ms(model, as_of_ms), -model.timeframe_ms * np.arange(len(close_N), 0, -1))
+    back_ms = model.timeframe_ms * np.arange(len(close_N), 0, -1)
+    # a moment after each opening, since Sunday's opening and Friday's close are one moment of market time
+    opened_ms = calendar.advance(bar_end_ms(model, as_of_ms), 1 - back_ms) - 1
     value = float(model.bar_volatility(symbol, opened_ms, close_N)[-1])
     return value if np.isfinite(value) else None
 
