@@ -79,10 +79,7 @@ class ServedModel:
 
         By the card's `volatility_rule`: versions older than the seasonal one keep theirs.
         """
-        profile = self.profiles.get(symbol)
-        if profile is None:
-            return ewma_volatility(close)
-        return seasonal_volatility(profile, opened_ms, log_returns(close), horizon=self.card.horizon)
+        return ex_ante_volatility(self.profiles.get(symbol), opened_ms, close, horizon=self.card.horizon)
 
     def costs_at(self, symbol: str, spread: float | None = None, *, as_of_ms: int | None = None) -> Costs | None:
         """What trading costs at that moment: with the bar's own spread (in price units) where it has one, else the
@@ -199,8 +196,26 @@ def load_model(
     return _with_int8(model, folder, processor_features() if processor is None else tuple(processor))
 
 
+def load_profiles(folder: Path, card: ModelCard) -> dict[str, SeasonalProfile]:
+    """A version's seasonal profiles by symbol, without the version; none where its volatility has no season."""
+    if card.volatility_rule == "ewma":
+        return {}
+    return _profiles(card, json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")))
+
+
+def ex_ante_volatility(profile: SeasonalProfile | None, opened_ms: Ints, close: Floats, *, horizon: int) -> Floats:
+    """(N,) standard deviation of one of the horizon's bars after each, as in training; NaN where unknown.
+
+    Args:
+        profile: None of a version whose volatility has no season.
+    """
+    if profile is None:
+        return ewma_volatility(close)
+    return seasonal_volatility(profile, opened_ms, log_returns(close), horizon=horizon)
+
+
 def _profiles(card: ModelCard, recipe: Mapping[str, Any]) -> dict[str, SeasonalProfile]:
-    """Those of the recipe, by the card's rule; none before it had a name."""
+    """By the card's rule: before it had a name there were none."""
     if card.volatility_rule == "ewma":
         return {}
     return {symbol: SeasonalProfile.model_validate(each) for symbol, each in recipe["seasonal_profiles"].items()}
