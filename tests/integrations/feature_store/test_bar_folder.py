@@ -12,6 +12,8 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bars
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url, series_of_name
+from ml_workbench_service.integrations.feature_store.bar_formats import read_bars
+from ml_workbench_service.integrations.feature_store.bar_listing import as_named
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.market.calendar import runs
 from tests.integrations.feature_store.bar_files import FIRST_MS, bars_frame, local_texts, write_metatrader, write_plain
@@ -145,6 +147,37 @@ def test_the_spacing_of_its_rows_tells_a_timeframe_that_the_name_does_not_say(
     if "=X" not in name:
         ((_, reason),) = folder.ignored()
         assert "its name says no timeframe" in reason
+
+
+def test_what_a_name_was_taken_for_is_noted(tmp_path: Path) -> None:
+    frame = bars_frame(num_weeks=1)
+    for name, says in {
+        "EURUSDpro_H1.csv": "`pro` in its name is taken for a broker's suffix",
+        "GOLDm_H1.csv": "`GOLDm` in its name is read as XAU/USD",
+        "EURUSD.csv": "its name says no timeframe; its rows lie 1h apart",
+    }.items():
+        assert as_named(read_bars(write_plain(tmp_path, name, frame)), "1h").notes == (says,)
+
+
+def test_histdatas_list_of_gaps_is_no_bars(tmp_path: Path) -> None:
+    write_plain(tmp_path, "DAT_ASCII_EURUSD_H1_2022.csv", bars_frame(num_weeks=1))
+    (tmp_path / "DAT_ASCII_EURUSD_H1_2022.txt").write_text("Gap of 120s found between 20220102170200 and ...\n")
+    ((name, reason),) = FolderBars(tmp_path).ignored()
+    assert (name, reason) == ("DAT_ASCII_EURUSD_H1_2022.txt", "is HistData's list of gaps, no bars")
+
+
+def test_columns_are_found_where_the_first_rows_alone_do_not_tell_day_from_month(tmp_path: Path) -> None:
+    frame = bars_frame(num_weeks=2, timeframe="5m").tail(2000)
+    texts = local_texts(frame["opened_ms"].to_numpy(), "%d/%m/%Y")
+    clocks = local_texts(frame["opened_ms"].to_numpy(), "%H:%M")
+    first_day = [text for text in texts if text == "08/12/2022"]
+    assert len(first_day) > 100
+    start = texts.index(first_day[0])
+    lines = [f"{day} {clock},1.1,1.1,1.1,1.1,3" for day, clock in zip(texts[start:], clocks[start:], strict=True)]
+    (tmp_path / "EURUSD.csv").write_text("\n".join(["time,open,high,low,close,mine", *lines]))
+    folder = FolderBars(tmp_path)
+    assert folder.own_columns() == ["mine"]
+    assert folder.ignored() == []
 
 
 def test_a_file_without_timeframe_whose_rows_cannot_be_read_is_named(tmp_path: Path) -> None:

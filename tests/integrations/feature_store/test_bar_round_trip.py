@@ -115,7 +115,7 @@ def in_utc(raw: RawBars) -> list[int]:
     return [int(moment) for moment in to_utc(raw.times.local_ms, raw.times.zone or "UTC")]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(
     writer=writers(),
     pair=st.sampled_from(sorted(INSTRUMENTS)),
