@@ -160,7 +160,8 @@ class CertificateCheck(Contract):
 class Certificate(Contract):
     """Whether anything that the model learnt or was judged on knew the future.
 
-    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars.
+    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars, were not seen before their
+    labels began, and nobody says when they were known; or a file was read in a way that stays doubtful.
     """
 
     status: CheckStatus
@@ -168,11 +169,11 @@ class Certificate(Contract):
     proof: Proof | None = Field(default=None, description="The weakest proof over all columns; null: not proven.")
 
     @classmethod
-    def of(cls, checks: "tuple[CertificateCheck, ...]") -> "Certificate":
-        """The worst of the checks."""
+    def of(cls, checks: "tuple[CertificateCheck, ...]", *, proof: Proof | None = None) -> "Certificate":
+        """The worst of the checks; a proof stands only where every check passed."""
         found = {each.status for each in checks}
         status: CheckStatus = "failed" if "failed" in found else "unprovable" if "unprovable" in found else "passed"
-        return cls(status=status, checks=checks)
+        return cls(status=status, checks=checks, proof=proof if status == "passed" else None)
 
 
 class Evaluation(Contract):
