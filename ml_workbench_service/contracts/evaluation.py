@@ -167,13 +167,24 @@ class Certificate(Contract):
     status: CheckStatus
     checks: tuple[CertificateCheck, ...]
     proof: Proof | None = Field(default=None, description="The weakest proof over all columns; null: not proven.")
+    declared_columns: tuple[str, ...] = Field(
+        default=(), description="With `declared`: those that nothing but their owner's word proves."
+    )
 
     @classmethod
-    def of(cls, checks: "tuple[CertificateCheck, ...]", *, proof: Proof | None = None) -> "Certificate":
+    def of(
+        cls,
+        checks: "tuple[CertificateCheck, ...]",
+        *,
+        proof: Proof | None = "recomputed",
+        declared_columns: tuple[str, ...] = (),
+    ) -> "Certificate":
         """The worst of the checks; a proof stands only where every check passed."""
         found = {each.status for each in checks}
         status: CheckStatus = "failed" if "failed" in found else "unprovable" if "unprovable" in found else "passed"
-        return cls(status=status, checks=checks, proof=proof if status == "passed" else None)
+        if status != "passed":
+            proof, declared_columns = None, ()
+        return cls(status=status, checks=checks, proof=proof, declared_columns=declared_columns)
 
 
 class Evaluation(Contract):
@@ -184,6 +195,8 @@ class Evaluation(Contract):
     skill: dict[str, Finite | None]
     verdict: Verdict
     reason: str
+    verdict_rules: int = Field(default=1, description="Version of the rules that were applied; 1 where it is missing.")
+    proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")
 
     economic: Economic | None = None
     economic_reason: str = ""

@@ -80,6 +80,7 @@ def certify(
             *_columns(again, made, proven),
         ),
         proof=proven.proof,
+        declared_columns=proven.declared,
     )
 
 

@@ -32,10 +32,15 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ColumnProof:
-    """What a training's ready-made columns are proven by; `reason` says it, or what is missing."""
+    """What a training's ready-made columns are proven by; `reason` says it, or what is missing.
+
+    Attributes:
+        declared: columns that nothing but their owner's word proves.
+    """
 
     proof: Proof | None
     reason: str
+    declared: tuple[str, ...] = ()
 
 
 def prove(columns: Collection[str], order: TrainingOrder, data: TrainingData, store: FeatureStore) -> ColumnProof:
@@ -47,7 +52,8 @@ def prove(columns: Collection[str], order: TrainingOrder, data: TrainingData, st
     if not unseen:
         return ColumnProof("witnessed", f"seen before their labels began, and unchanged since: {_listed(columns)}")
     if all(table.declares_times for table in data.tables):
-        return ColumnProof("declared", f"by their owner's `available_at` alone: {_listed(unseen)}")
+        reason = f"by their owner's `available_at` alone: {_listed(unseen)}"
+        return ColumnProof("declared", reason, tuple(unseen))
     return ColumnProof(
         None,
         f"nobody can make these again from bars, or saw them before their labels began: {_listed(unseen)}",
