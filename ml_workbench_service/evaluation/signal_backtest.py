@@ -149,7 +149,7 @@ def _account(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
     turnover_N = (changed_N + closed_N).astype(np.float64)
     net_N = step_rewards(series, rows_N, held_N=held_N, position_N=positions_N)
 
-    moments, first_N, place_N = np.unique(series.available_at_ms_R[entry], return_index=True, return_inverse=True)
+    moments, first_N, place_N = np.unique(series.priced_at_ms_R[entry], return_index=True, return_inverse=True)
     num_symbols = len(np.unique(series.symbol_R[rows_N]))
 
     def shared(values_N: Floats) -> Floats:
@@ -167,7 +167,7 @@ def _account(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
         gross_M=np.log1p(shared(gross_N)),
         gain_M=shared(gross_N - swap_N),
         turnover_M=shared(turnover_N),
-        settled_ms_M=series.available_at_ms_R[entry[first_N] + 1],
+        settled_ms_M=series.priced_at_ms_R[entry[first_N] + 1],
         num_trades=int((changed_N > 0).sum() + (closed_N > 0).sum()),
         num_symbols=num_symbols,
     )
