@@ -1,9 +1,9 @@
 """Signal backtest, net of all costs, on the bars that a signal was given for: from positions to a report.
 
 Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/trading_series.py` says,
-decided anew at the next bar whatever the forecast's horizon. Bars without a window in between are spent flat: what is
-held before them is closed and paid. A signal for hours whose labels may not span a weekend therefore holds over none;
-daily signals and policies do, earn the gap and pay swap. All symbols are one account with equal weights, rebalanced at
+decided anew at the next bar whatever the forecast's horizon. Decisions are the rows that serving would answer, whether
+their label is known or not: a signal holds over a weekend, earns the gap and pays swap, though no label of hours spans
+one. Bars without a window in between are spent flat: what is held before them is closed and paid. All symbols are one account with equal weights, rebalanced at
 each moment; a symbol without a decision then is flat.
 
 Everything is in arrays; `market/backtest.py` says the same with the scalar functions of `market/costs.py`.
@@ -113,7 +113,7 @@ def daily_net(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> dict[s
 
 
 def realise(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
-    """Pays the positions; decisions whose settling bar is missing, or lies beyond the part's border, are left out.
+    """Pays the positions; decisions whose settling price is missing, or lies beyond the part's border, are left out.
 
     Raises:
         DataValidationError: as `report`.

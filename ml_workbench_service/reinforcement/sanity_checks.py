@@ -244,7 +244,7 @@ def _fewer(windows: Windows, num_rows: int) -> Windows:
         most = max(1, round(num_rows * PART_SHARES[part] / len(windows.symbols)))
         symbols = windows.symbol_R[ends]
         parts[part] = np.concatenate([np.sort(ends[symbols == each])[-most:] for each in np.unique(symbols)])
-    return replace(windows, parts=parts)
+    return replace(windows, parts=parts, decisions=parts)
 
 
 def _figures(values: tuple[float, ...]) -> dict[str, Any]:

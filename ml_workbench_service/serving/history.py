@@ -67,7 +67,7 @@ def bars_needed(model: ServedModel) -> int:
 
 def columns_needed(model: ServedModel) -> list[str]:
     """What the features are or are made of, and the close."""
-    return list(dict.fromkeys([*model.derivation.base_columns, "close"]))
+    return list(dict.fromkeys([*model.derivation.base_columns, "open", "close"]))
 
 
 def fetch_range(

@@ -127,7 +127,7 @@ def part_read(
 
 def trial_of(order: TrainingOrder, trained: Trained, problem: TrainingProblem, *, trial: str = "") -> Trial:
     """What a trained network's signal earned on the validation part, day by day."""
-    ends = problem.windows.parts["validation"]
+    ends = problem.windows.decisions["validation"]
     positions = order.task.positions(Predict(trained, None), ends, problem)
     daily = {} if positions is None else daily_net(positions, ends, problem)
     return Trial(

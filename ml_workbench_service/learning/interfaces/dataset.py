@@ -92,9 +92,9 @@ class TrainingData:
 
 
 def fetch(order: TrainingOrder, store: FeatureStore) -> list[FeatureTable]:
-    """One table a symbol, with every column that features, candidates and prices need."""
+    """One table a symbol, with every column that features, candidates, labels and fills need."""
     request = order.request
-    columns = [*order.derivation.base_columns, *columns_of(order.candidates), "close"]
+    columns = [*order.derivation.base_columns, *columns_of(order.candidates), "open", "close"]
     return store.fetch(
         request.symbols,
         order.timeframe,

@@ -114,7 +114,7 @@ class Classification(NetworkTask):
             verdict=verdict,
             reason=reason,
             comparisons=tuple(each.comparison() for each in differentials),
-            backtest=_backtest(said_NC, ends, problem),
+            backtest=_backtest(decoder, predict, problem),
             seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, problem)),
         )
 
@@ -156,12 +156,16 @@ def _positions(scores_NC: Floats, problem: TrainingProblem) -> Ints | None:
     return np.asarray(sides_C[stated(scores_NC)]) if sides_C.any() else None
 
 
-def _backtest(said_NC: Floats, ends: Ints, problem: TrainingProblem) -> BacktestReport | None:
-    """Of what records state: the class that is the most probable one once the temperature has spoken."""
-    positions = _positions(said_NC, problem)
-    if positions is None:
+def _backtest(decoder: ClassDecoder, predict: Predict, problem: TrainingProblem) -> BacktestReport | None:
+    """Of what records state: the class that is the most probable one once the temperature has spoken.
+
+    Every row of the test part that would have been answered decides, whether its label is known or not.
+    """
+    if not _sides(problem).any():
         return None
-    return signal_backtest.report(positions, ends, problem)
+    ends = problem.windows.decisions["test"]
+    positions = _positions(decoder.calibration.probabilities(predict.over(problem.windows, ends)), problem)
+    return None if positions is None else signal_backtest.report(positions, ends, problem)
 
 
 def _figures(decoder: ClassDecoder, said_NC: Floats, labels_N: Floats) -> dict[str, float | None]:
