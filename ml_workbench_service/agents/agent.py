@@ -199,9 +199,7 @@ class Agent(ABC):
             self._resolved[symbol] = Costs.model_validate(resolved.model_dump(exclude={"by_session"}))
         return self._resolved[symbol]
 
-    def _bar(
-        self, record: PredictionRecord, price: float, standing: Position, at_ms: int, bar_ms: int | None
-    ) -> Bar:
+    def _bar(self, record: PredictionRecord, price: float, standing: Position, at_ms: int, bar_ms: int | None) -> Bar:
         """Where steps are filled at this record; the close before stands for an open that it lacks."""
         costs = self._costs_at(record)
         follows = record.prev_bar_open is not None and to_ms(record.prev_bar_open) == standing.last_bar_ms

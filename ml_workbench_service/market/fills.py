@@ -37,13 +37,16 @@ _SIGNS = {"bid": 1.0, "ask": -1.0, "mid": 0.0}
 def at_mid(bars: Bars) -> Bars:
     """The same bars with those prices at the middle whose spread is known: the close's, or the open's."""
     sign, spreads = _SIGNS[bars.price_side], (_spread_at(bars, OPEN), _spread_at(bars, CLOSE))
-    if not sign or spreads == (None, None):
+    if not sign or all(each is None for each in spreads):
         return bars
     open_N, close_N = (
         price_N if spread_N is None else price_N + sign * spread_N / 2
         for price_N, spread_N in zip((bars.open, bars.close), spreads, strict=True)
     )
-    high_N, low_N = np.maximum(bars.high, np.maximum(open_N, close_N)), np.minimum(bars.low, np.minimum(open_N, close_N))
+    high_N, low_N = (
+        np.maximum(bars.high, np.maximum(open_N, close_N)),
+        np.minimum(bars.low, np.minimum(open_N, close_N)),
+    )
     return replace(bars, open=open_N, close=close_N, high=high_N, low=low_N)
 
 
@@ -94,13 +97,13 @@ def keeps_side(table: FeatureTable) -> bool:
 
 
 def is_near_roll(table: FeatureTable, at_ms: Ints) -> Bools:
-    """(N,) whether closes of one side at these moments say more of the spread than of the market.
+    """(N,) whether closes of one side at these moments (-1: there is none) say more of the spread than of the market.
 
     Only bars under a day are asked: those of a day begin and end at the same hour, so that what the roll does to one
     end it does to the other.
     """
     if not keeps_side(table) or TIMEFRAMES_MS[table.timeframe] >= DAY_MS:
         return np.zeros(len(at_ms), dtype=np.bool_)
-    known = np.maximum(at_ms, 0)
+    known = np.where(at_ms > 0, at_ms, table.opened_ms[:1])
     since_ms = known - trading_day_opening(known)
     return np.asarray((at_ms > 0) & ((since_ms <= ROLL_MS) | (since_ms >= DAY_MS - ROLL_MS)))

@@ -76,6 +76,7 @@ class TradingSeries:
         move_R: relative change of the price to the next row; 0 where there is no next one.
         unit_cost_R: of a change of position by one at this row's price.
         swap_long_R: of holding one unit long to the next row; `swap_short_R` likewise.
+        nights_R: of swap, from this row's price to the next.
         next_ok_R: whether the next row is the next bar of the same symbol and run, both with a price.
         available_at_ms_R: when each bar is known, and decided on.
         spread_R: pips; NaN where the symbol's own spread holds.
@@ -88,6 +89,7 @@ class TradingSeries:
     unit_cost_R: Floats
     swap_long_R: Floats
     swap_short_R: Floats
+    nights_R: Floats
     next_ok_R: Bools
     available_at_ms_R: Ints
     symbol_R: Ints  # position in `symbols`
@@ -159,6 +161,7 @@ def build_trading_series(bars: StackedBars, *, costs: Mapping[str, Costs], fill:
         unit_cost_R=spread * pip / 2 / price_R + (commission + slippage) * BASIS_POINT,
         swap_long_R=np.where(nights > 0, nights * long * pip / price_R, 0.0),
         swap_short_R=np.where(nights > 0, nights * short * pip / price_R, 0.0),
+        nights_R=nights,
         next_ok_R=next_ok,
         available_at_ms_R=np.asarray(bars.available_at_ms_R, dtype=np.int64),
         symbol_R=np.asarray(bars.symbol_R, dtype=np.int64),

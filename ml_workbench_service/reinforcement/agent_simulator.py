@@ -4,9 +4,9 @@ What an agent does changes neither prices nor predictions, so bins and every pos
 run is a walk over them. A run does what `agents.q_learning_agent.QLearningAgent` does record by record: symbols share
 one table, one exploration rate and one generator, each holds a position of its own, and an abstention goes flat without
 drawing a random number; where the market is closed the position is kept. A record settles what was chosen two records
-earlier and filled at the one before, the table learns from it, then an action is chosen. The table, the visits and the sum of rewards equal the agent's to
-the bit; so logarithms are taken one by one with C's routine, where NumPy's for vectors rounds differently on some
-processors.
+earlier and filled at the one before, the table learns from it, then an action is chosen. The table, the visits and the
+sum of rewards equal the agent's to the bit; so logarithms are taken one by one with C's routine, where NumPy's for
+vectors rounds differently on some processors.
 
 A step is one number, so that it is kept, found in the table and paid without being taken apart:
 

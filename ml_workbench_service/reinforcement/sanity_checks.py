@@ -153,7 +153,7 @@ def with_oracle(problem: TrainingProblem, family: AnyPolicyFamily) -> TrainingPr
 
 
 def shuffled(problem: TrainingProblem, *, seed: int) -> TrainingProblem:
-    """The same features, beside fill prices whose returns lost their mean and are drawn at random; gaps stay where they are.
+    """The same features, beside fill prices whose returns lost their mean and are drawn at random; gaps stay.
 
     Drawn with replacement: the returns of a permutation add up to what they did before, so that a training part which
     rises by chance would be followed by a test part which falls, and the mean out of sample would lie below zero.

@@ -233,5 +233,14 @@ def _numbers(each: PredictionRecord) -> list[float]:
     assert metadata.costs is not None, "a symbol with a scale has costs"
     width = None if each.interval is None else each.interval.upper - each.interval.lower
     charges = [getattr(metadata.costs, name) for name in _COST_FIELDS]
-    numbers = [each.price, each.open, each.spread_open, each.prediction, metadata.volatility, width, metadata.strength, *charges]
+    numbers = [
+        each.price,
+        each.open,
+        each.spread_open,
+        each.prediction,
+        metadata.volatility,
+        width,
+        metadata.strength,
+        *charges,
+    ]
     return [math.nan if value is None else float(value) for value in numbers]

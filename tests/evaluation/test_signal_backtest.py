@@ -131,7 +131,7 @@ def test_doubling_the_spread_costs_turnover_times_half_the_spread() -> None:
             with_column(replace(bars, spread_time="open"), "spread", factor * 2 * half * open_prices(bars.columns)),
             target=None,
             **no_swap(),
-        )  # fmt: skip
+        )
         for factor in (1, 2)
     )
     positions, ends = signal(single)

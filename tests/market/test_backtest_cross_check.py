@@ -96,7 +96,7 @@ def series_of(fill: FillRule = "next_open", *, seed: int = 0) -> TradingSeries:
             spread_R=np.where(np.arange(NUM) % 3 == 0, chance.uniform(0, 4e-4, NUM), np.nan),
             close_R=1.1 * np.exp(np.cumsum(chance.normal(0, 0.003, NUM))),
             available_at_ms_R=opened + HOUR_MS,
-        ),  # fmt: skip
+        ),
         costs={"EUR/USD": free_nights},
         fill=fill,
     )

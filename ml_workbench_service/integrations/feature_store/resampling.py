@@ -23,8 +23,8 @@ _MAX_SPLIT_SHARE = 0.01  # bars across the roll beyond which daily bars are UTC 
 
 
 def resample(fine: Bars, timeframe: str) -> Bars:
-    """`fine` in the coarser timeframe; open first, high, low, close last, volume summed, spread averaged unless its moment in
-    the bar is known, others last.
+    """`fine` in the coarser timeframe; open first, high, low, close last, volume summed, spread averaged unless
+    its moment in the bar is known, others last.
 
     The result may be empty. Bars that do not lie on the finer grid make their coarse bar incomplete.
     """

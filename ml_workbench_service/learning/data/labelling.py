@@ -25,8 +25,8 @@ from ml_workbench_service.market.class_labels import (
     triple_barrier_labels,
 )
 from ml_workbench_service.market.costs import session_spread
-from ml_workbench_service.market.fills import is_near_roll, open_prices, open_spreads
 from ml_workbench_service.market.features.tables import SPREAD
+from ml_workbench_service.market.fills import is_near_roll, open_prices, open_spreads
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
 from ml_workbench_service.market.targets import Labels, ewma_volatility, label
 
