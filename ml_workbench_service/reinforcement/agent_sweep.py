@@ -32,7 +32,7 @@ from ml_workbench_service.contracts.prediction import Sample
 from ml_workbench_service.contracts.recordings import Recording
 from ml_workbench_service.market.calendar import swap_days
 from ml_workbench_service.market.costs import BASIS_POINT, pip_size
-from ml_workbench_service.market.performance import daily_returns, settlement_dates, sharpe
+from ml_workbench_service.market.performance import daily_returns, fx_dates, sharpe
 from ml_workbench_service.market.trading_series import FILL_DELAY
 
 if TYPE_CHECKING:  # it needs numba, the API does not
@@ -295,7 +295,7 @@ def _days(settled_ms_M: Ints, settles_M: Any) -> tuple[tuple[str, ...], Ints]:
     """The FX days on which steps settle, as `market.performance.daily_returns` names them; each record's place."""
     settled_ms = settled_ms_M[settles_M]
     days = tuple(daily_returns(np.zeros(len(settled_ms)), settled_ms))
-    dates = settlement_dates(settled_ms_M)
+    dates = fx_dates(settled_ms_M)
     return days, np.searchsorted(np.array(days, dtype="datetime64[D]"), dates).astype(np.int64)
 
 

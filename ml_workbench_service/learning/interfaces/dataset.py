@@ -6,11 +6,11 @@ matrix.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ml_workbench_service.contracts.contract import to_ms
-from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureStore, FeatureTable
+from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureStore, FeatureTable, FillRule
 from ml_workbench_service.contracts.training import Target, TrainRequest
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
@@ -74,7 +74,11 @@ class TrainingOrder:
     @property
     def horizon(self) -> int:
         """Bars until the last of the labels is known; 1 where nothing is forecast."""
-        return max((target.horizon for target in self.targets), default=1)
+        return max((target.reach for target in self.targets), default=1)
+
+    def filled(self, fill: FillRule) -> "TrainingOrder":
+        """The order for bars whose decisions are filled so: their labels begin there."""
+        return replace(self, targets=tuple(each.filled(fill, self.request.label) for each in self.targets))
 
 
 @dataclass(frozen=True)

@@ -94,8 +94,9 @@ class Task(ABC):
             targets = request.parsed_targets()
         except ValueError as error:
             raise DataValidationError.at("body.target", str(error)) from error
-        if request.label is not None and not any(each.measure == "triple_barrier" for each in targets):
-            raise DataValidationError.at("body.label", "`label` belongs to the target triple_barrier; leave it out")
+        sent = set() if request.label is None else request.label.model_fields_set
+        if "k" in sent and not any(each.measure == "triple_barrier" for each in targets):
+            raise DataValidationError.at("body.label", "`k` belongs to the target triple_barrier; leave it out")
         self.check_targets(targets)
         return targets
 
