@@ -14,7 +14,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bools, FeatureStore, FeatureTable, Floats, Ints
-from ml_workbench_service.learning.data.windows import streaks
+from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import pip_size
 from ml_workbench_service.market.features.tables import SPREAD
