@@ -19,7 +19,7 @@ from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import pip_size
 from ml_workbench_service.market.features.tables import SPREAD
 from ml_workbench_service.market.fills import OPEN, open_spreads
-from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
+from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import BarPrices, Question
 
@@ -108,7 +108,7 @@ def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:
         table,
         x_NF,
         close,
-        ewma_volatility(close),
+        model.bar_volatility(table.symbol, table.opened_ms, close),
         streaks(np.asarray(np.isfinite(x_NF).all(axis=1) & np.isfinite(close)), runs),
         _opening_spreads(model, table),
         np.concatenate([[False], np.diff(runs) == 0]),
