@@ -282,7 +282,7 @@ def finish(
         ),
     )
     if live is not None:
-        live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=card.horizon)
+        live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=model.reach)
     return record
 
 
@@ -366,7 +366,7 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
 
 def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
     """When the horizon has passed: so much open-market time after `as_of`."""
-    return int(calendar.advance(as_of_ms, model.card.horizon * model.timeframe_ms))
+    return int(calendar.advance(as_of_ms, model.reach * model.timeframe_ms))
 
 
 def _moment(moment_ms: int) -> datetime:

@@ -76,6 +76,7 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
         JobCancelled: somebody asked for it.
     """
     report, registry = dependencies.report, dependencies.registry
+    order = order.filled(data.tables[0].fill)
     for warning in data_warnings(order, data):
         report.warn(warning)
     report.say("looking for leaks")

@@ -99,6 +99,7 @@ def card(
         quantiles=tuple(sorted(request.quantiles or ())),
         classes=targets[0].classes if targets else (),
         horizon=targets[0].horizon if targets else 1,
+        label_start="fill" if targets and targets[0].delay else "close",
         lookback=family.lookback,
         min_window=family.min_window,
         outputs=product.outputs,

@@ -123,7 +123,7 @@ def assemble(
 
 def label(order: TrainingOrder, tables: Sequence[FeatureTable]) -> Labelling:
     """Rows with labels; the rules that are fitted come with the windows."""
-    request = order.request
+    request, order = order.request, order.filled(tables[0].fill)
     return labelling.label_tables(
         tables,
         features=order.derivation.features,
@@ -159,7 +159,7 @@ def problem_for(
     """What a family is asked to learn; the request's first seed unless another is named."""
     return TrainingProblem(
         windows=data.windows,
-        targets=order.targets,
+        targets=order.filled(data.tables[0].fill).targets,
         seed=order.request.seeds[0] if seed is None else seed,
         quantiles=tuple(sorted(order.request.quantiles or ())),
         costs=order.costs,

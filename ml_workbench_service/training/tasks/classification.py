@@ -78,8 +78,10 @@ class Classification(NetworkTask):
     def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints | None:
         """Short where a fall is the most probable class, before any temperature, long where a rise is, else flat.
 
-        None of a regime, which speaks for no side.
+        None of a regime, which speaks for no side, and of a label that no position earns.
         """
+        if not problem.targets[0].is_traded(problem.fill):
+            return None
         return _positions(predict.over(problem.windows, ends), problem)
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
@@ -161,7 +163,7 @@ def _backtest(decoder: ClassDecoder, predict: Predict, problem: TrainingProblem)
 
     Every row of the test part that would have been answered decides, whether its label is known or not.
     """
-    if not _sides(problem).any():
+    if not _sides(problem).any() or not problem.targets[0].is_traded(problem.fill):
         return None
     ends = problem.windows.decisions["test"]
     positions = _positions(decoder.calibration.probabilities(predict.over(problem.windows, ends)), problem)
@@ -181,7 +183,7 @@ def _differentials(
     return [
         Differentials.of_squares(
             each.name, outcomes_NC, model=said_NC, baseline=each.probabilities_NC, moments_N=windows.moments(ends),
-            horizon=target.horizon, loss="brier",
+            horizon=target.reach, loss="brier",
         )
         for each in baselines
     ]  # fmt: skip

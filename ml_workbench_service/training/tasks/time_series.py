@@ -69,8 +69,8 @@ class Forecasting(NetworkTask):
         return np.where(np.abs(values_N) <= dead_zones_N, 0, np.sign(values_N))
 
     def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints | None:
-        """The directions; None of a volatility, which nobody is long of here."""
-        if not problem.targets[0].needs_price:
+        """The directions; None of a volatility, and of a label that no position earns."""
+        if not problem.targets[0].is_traded(problem.fill):
             return None
         return np.asarray(self.decisions(predict.over(problem.windows, ends), ends, problem), dtype=np.int64)
 
