@@ -87,6 +87,11 @@ class ModelCard(Contract):
     quantiles: tuple[Finite, ...] = ()
     classes: tuple[str, ...] = Field(default=(), description="What a classifier tells apart, in order.")
     horizon: int
+    label_start: Literal["fill", "close"] = Field(
+        default="close",
+        description="Where the label of a price move begins: at the row's own close, or a bar later, where fixings "
+        "fill the decision.",
+    )
     lookback: int
     min_window: int
     outputs: tuple[str, ...]

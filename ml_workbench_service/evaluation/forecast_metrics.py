@@ -99,7 +99,7 @@ def forecast_differentials(rows: ForecastRows) -> list[Differentials]:
     return [
         Differentials.of_squares(
             name, labels_N, model=model_N, baseline=forecast_N / rows.units_N, moments_N=rows.moments_N,
-            horizon=rows.target.horizon, loss="squared_error",
+            horizon=rows.target.reach, loss="squared_error",
         )
         for name, forecast_N in rows.baselines.items()
     ]  # fmt: skip
