@@ -125,8 +125,13 @@ async def train(body: TrainRequest, service: AppStateDep, response: Response, ke
 
 def summary(card: ModelCard) -> ModelSummary:
     """A card's line in the list."""
-    wanted = ModelSummary.model_fields.keys() - {"verdict"}
-    return ModelSummary(**{name: getattr(card, name) for name in wanted}, verdict=card.evaluation.verdict)
+    wanted = ModelSummary.model_fields.keys() - {"verdict", "adds_over_linear"}
+    adds = card.evaluation.adds_over_linear
+    return ModelSummary(
+        **{name: getattr(card, name) for name in wanted},
+        verdict=card.evaluation.verdict,
+        adds_over_linear=None if adds is None else adds.answer,
+    )
 
 
 def _served_cards(registry: FolderModelRegistry) -> list[ModelCard]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
-from ml_workbench_service.contracts.evaluation import Certificate, Evaluation
+from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
 
@@ -126,6 +126,7 @@ class ModelSummary(Contract):
     target: str | None
     data_source: str
     verdict: str
+    adds_over_linear: Adds | None = None
     digest: str
 
 

@@ -203,8 +203,9 @@ def _with_verdict(
     update: dict[str, Any] = {"validation": validation, "walk_forward": walked}
     return apply_verdict(
         evaluation.model_copy(update=update),
-        num_evaluations=num_evaluations,
         certificate=certificate,
         is_simulated=data.is_simulated,
         horizon=order.targets[0].horizon if order.targets else 1,
+        timeframe=order.timeframe,
+        others=[None] * (num_evaluations - 1),
     )

@@ -12,7 +12,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
-from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.evaluation import baselines, signal_backtest
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
@@ -21,15 +21,16 @@ from ml_workbench_service.evaluation.forecast_metrics import ForecastRows
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Differentials, Predict
+from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.significance import pinball
 from ml_workbench_service.market.targets import target_volatility
 from ml_workbench_service.training.tasks.network_task import NetworkTask
 
-NOT_PLAIN = (baselines.DRIFT, baselines.HAR, baselines.EWMA_HAR, baselines.LINEAR)
-"""Left out, they leave one baseline: the random walk, or a volatility's EWMA."""
+NOT_PLAIN = (baselines.DRIFT, baselines.SEASONAL_HAR, baselines.SEASONAL_BLEND, baselines.LINEAR)
+"""Left out, they leave one baseline: the random walk, or a volatility's EWMA with its season."""
 
 
 class Forecasting(NetworkTask):
@@ -140,6 +141,11 @@ class Forecasting(NetworkTask):
                 "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, problem)),
             }
         )
+
+    def answers(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Bools:
+        """Where the interval is not too wide."""
+        assert isinstance(decoder, ForecastDecoder)
+        return _judged(decoder, outputs_NK, ends, problem).is_stated()
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
