@@ -71,8 +71,13 @@ def information_coefficient(labels_N: Floats, predictions_N: Floats) -> float | 
     return float(np.corrcoef(labels_N, predictions_N)[0, 1])
 
 
-def evaluate(rows: ForecastRows, *, is_simulated: bool) -> Evaluation:
-    """The evaluation of one target's point forecasts: errors, directions, and a comparison with each baseline."""
+def evaluate(
+    rows: ForecastRows, *, is_simulated: bool, differentials: Sequence[Differentials] | None = None
+) -> Evaluation:
+    """The evaluation of one target's point forecasts: errors, directions, and a comparison with each baseline.
+
+    `differentials` are made of the rows unless they were before.
+    """
     test: dict[str, float | None] = dict(errors(rows.labels_N, rows.predictions_N))
     test |= scaled_errors(
         rows.labels_N - rows.predictions_N, naive_mae_N=rows.naive_mae_N, naive_rmse_N=rows.naive_rmse_N
@@ -85,7 +90,8 @@ def evaluate(rows: ForecastRows, *, is_simulated: bool) -> Evaluation:
         name: dict(errors(rows.labels_N, forecast_N)) for name, forecast_N in rows.baselines.items()
     }
     verdict, reason = verdict_of(is_simulated)
-    differentials = forecast_differentials(rows)
+    if differentials is None:
+        differentials = forecast_differentials(rows)
     return Evaluation(
         test=test,
         baselines=baselines,

@@ -130,6 +130,38 @@ def apply_verdict(
     )
 
 
+def todays_verdict(
+    evaluation: Evaluation,
+    *,
+    certificate: Certificate | None,
+    timeframe: str,
+    horizon: int,
+    others: Sequence[float | None],
+) -> Evaluation:
+    """The evaluation as it reads after all hypotheses that are known today; cards themselves are never rewritten.
+
+    What was judged by earlier rules, or has nothing tested, stays as it is.
+    """
+    found = evaluation.significance
+    if evaluation.verdict_rules < VERDICT_RULES or found is None:
+        return evaluation
+    found = found.model_copy(update={"looks": len(others) + 1, "adjusted_p_value": holm(spent_p_value(found), others)})
+    beyond = excesses(evaluation.lower_bounds, evaluation.backtest, timeframe=timeframe, horizon=horizon)
+    own = _without_linear(evaluation.comparisons)
+    verdict, why, proof = _verdict(evaluation, own, found, certificate, beyond)
+    update: dict[str, object] = {"significance": found, "verdict": verdict, "proof": proof}
+    if verdict != evaluation.verdict:
+        update["reason"] = f"after {_times(found.looks)} known today p = {_p(found.adjusted_p_value)}: {why}"
+    return evaluation.model_copy(update=update)
+
+
+def spent_p_value(found: Significance | None) -> float | None:
+    """The p-value in units of what its test may spend, before any adjustment."""
+    if found is None or found.p_value is None:
+        return None
+    return min(1.0, found.p_value * ALPHA / level(found.doublings))
+
+
 def holm(p_value: float | None, others: Sequence[float | None]) -> float | None:
     """The p-value after all others by Holm's step-down; an unknown one counts as 1."""
     if p_value is None:

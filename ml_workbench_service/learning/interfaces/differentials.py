@@ -14,6 +14,7 @@ any effect look excluded; its gains are first stretched to the effect's own dist
 Legend: N rows of all symbols, T moments, C classes.
 """
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -113,6 +114,11 @@ class Differentials:
             [np.concatenate([one, other]) for one, other in zip(self._arrays(), later._arrays(), strict=True)]
         )
 
+    def after(self, moment_ms: int) -> Self:
+        """What came later."""
+        first = int(np.searchsorted(self.moments_T, moment_ms, side="right"))
+        return self.between(first, len(self.moments_T))
+
     def between(self, first: int, last: int) -> Self:
         """The moments of these numbers, the last one left out."""
         return self._with_arrays([each[first:last] for each in self._arrays()])
@@ -170,6 +176,52 @@ class Differentials:
             return size * loss, stretch * self.gain_T
         cross_T = self.baseline_T - self.model_T + self.distance_T
         return size * loss, stretch * cross_T - stretch**2 * self.distance_T
+
+
+def pack(differentials: Sequence[Differentials]) -> bytes:
+    """All that were made of the same rows, as bytes: losses to six digits, the model's once."""
+    first = differentials[0]
+    about = {
+        "horizon": first.horizon,
+        "loss": first.loss,
+        "num_moments": len(first.moments_T),
+        "baselines": [[each.baseline, each.is_nested] for each in differentials],
+    }
+    arrays = [first.moments_T.astype("<i8"), first.model_T.astype("<f4")]
+    for each in differentials:
+        assert np.array_equal(each.moments_T, first.moments_T), "all are made of the same rows"
+        arrays += [each.baseline_T.astype("<f4"), each.distance_T.astype("<f4")]
+    return b"".join([json.dumps(about).encode(), b"\n", *(each.tobytes() for each in arrays)])
+
+
+def unpack(packed: bytes) -> list[Differentials]:
+    """The inverse of `pack`."""
+    head, _, body = packed.partition(b"\n")
+    about = json.loads(head)
+    num = int(about["num_moments"])
+    moments_T = np.frombuffer(body, "<i8", num)
+    rows = np.frombuffer(body, "<f4", offset=8 * num).astype(np.float64).reshape(-1, num)
+    found = []
+    loss, horizon, model_T = about["loss"], int(about["horizon"]), rows[0]
+    for place, (name, is_nested) in enumerate(about["baselines"]):
+        baseline_T, distance_T = rows[1 + 2 * place], rows[2 + 2 * place]
+        gain_T = model_T - baseline_T if loss == "net_return" else baseline_T - model_T
+        if is_nested:
+            gain_T = gain_T + distance_T
+        found.append(
+            Differentials(
+                name,
+                about["loss"],
+                int(about["horizon"]),
+                moments_T,
+                model_T,
+                baseline_T,
+                gain_T,
+                distance_T,
+                is_nested,
+            )
+        )
+    return found
 
 
 def pooled(parts: Sequence[Sequence[Differentials]]) -> list[Differentials]:

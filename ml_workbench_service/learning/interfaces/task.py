@@ -21,6 +21,7 @@ from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.windows import SCORING_ROWS, Windows
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.expression_grammar import Expression
@@ -35,6 +36,7 @@ class Product:
         derivation: the features that a prediction reads, where they are not the training's own.
         findings: join the card's.
         warnings: join the card's.
+        differentials: what the evaluation's comparisons are made of.
     """
 
     outputs: tuple[str, ...]
@@ -44,6 +46,7 @@ class Product:
     derivation: Derivation | None = None
     findings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    differentials: tuple[Differentials, ...] = ()
 
     @property
     def precision(self) -> Literal["int8", "fp32"]:

@@ -93,10 +93,10 @@ class Classification(NetworkTask):
         plain_NC = np.broadcast_to(frequencies_C, said_NC.shape)
         return 1 - float(np.mean(log_losses(labels_N, said_NC)) / np.mean(log_losses(labels_N, plain_NC)))
 
-    def evaluate(
+    def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """Every figure beside each baseline's on the same rows, Brier scores compared, and what the signal earned."""
         assert isinstance(decoder, ClassDecoder)
         labels_N = problem.windows.own_labels_RK[ends, 0]
@@ -106,7 +106,7 @@ class Classification(NetworkTask):
         baselines = {each.name: each.figures(labels_N) for each in plain}
         differentials = _differentials(said_NC, ends, problem, baselines=plain)
         verdict, reason = verdict_of(is_simulated)
-        return Evaluation(
+        found = Evaluation(
             test=test,
             baselines=baselines,
             skill={
@@ -119,6 +119,7 @@ class Classification(NetworkTask):
             backtest=_backtest(said_NC, ends, problem),
             seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, problem)),
         )
+        return found, differentials
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,

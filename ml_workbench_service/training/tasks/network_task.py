@@ -45,16 +45,19 @@ class NetworkTask(Task, registers=False):
         decoder = self.calibrate(trained, predict.over(windows, ends), ends, problem)
         novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
         report.check()
-        evaluation = self._as_served(
+        evaluation, differentials = self._as_served(
             trained, decoder, problem, novelty=novelty, is_simulated=is_simulated, predict=predict
         )
         recipe = {"uncertainty": {**decoder.to_json(), "novelty": novelty.to_json()}}
-        return Product(trained.outputs, quantization, evaluation, recipe, findings=trained.findings)
+        return Product(
+            trained.outputs, quantization, evaluation, recipe, findings=trained.findings,
+            differentials=tuple(differentials),
+        )  # fmt: skip
 
     def _as_served(
         self, trained: Trained, decoder: Decoder, problem: TrainingProblem, *, novelty: NoveltyDetector,
         is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """The test part's rows that serving answers; while it abstains a signal is flat, as between windows.
 
         Where it answers next to none the figures are of all rows, and no verdict is made of them.
@@ -68,9 +71,12 @@ class NetworkTask(Task, registers=False):
         if num_answered >= FEWEST_WINDOWS["test"]:
             ends, outputs_NK = ends[answers_N], outputs_NK[answers_N]
             problem = replace(problem, windows=replace(windows, parts={**windows.parts, "test": ends}))
-        found = self.evaluate(trained, decoder, outputs_NK, ends, problem, is_simulated=is_simulated, predict=predict)
+        found, differentials = self.measure(
+            trained, decoder, outputs_NK, ends, problem, is_simulated=is_simulated, predict=predict
+        )
         share = num_answered / len(answers_N)
-        return found.model_copy(update={"num_answered": num_answered, "answered_share": share})
+        found = found.model_copy(update={"num_answered": num_answered, "answered_share": share})
+        return found, differentials
 
     def answers(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Bools:
         """(N,) whether the decoder answers each row, rather than call its own answer worthless."""
@@ -84,12 +90,20 @@ class NetworkTask(Task, registers=False):
     def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Decoder:
         """The decoder, fitted on the calibration part's outputs alone."""
 
-    @abstractmethod
     def evaluate(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: "Predict",
     ) -> Evaluation:  # fmt: skip
-        """The card's figures, from the untouched test part's outputs.
+        """`measure`'s figures."""
+        found, _ = self.measure(trained, decoder, outputs_NK, ends, problem, is_simulated=is_simulated, predict=predict)
+        return found
+
+    @abstractmethod
+    def measure(
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
+        *, is_simulated: bool, predict: "Predict",
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
+        """The card's figures, from the untouched test part's outputs, and what its comparisons are made of.
 
         Args:
             trained: what the family handed over.

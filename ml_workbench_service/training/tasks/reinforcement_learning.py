@@ -104,10 +104,10 @@ class Control(NetworkTask):
         rows, positions = _walk_over(ends, series, problem, Predict(trained, None))
         return float(np.mean(signal_backtest.realise(positions, rows, problem).net_M))
 
-    def evaluate(
+    def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """One walk over the test part, beside being flat, holding on and a linear policy, on the same rows.
 
         Raises:
@@ -132,18 +132,20 @@ class Control(NetworkTask):
             f"net_over_{name}": earned - (figures["net_log_return"] or 0.0) for name, figures in baselines.items()
         }
         verdict, reason = evaluation.verdict_of(is_simulated)
-        return Evaluation(
+        differentials = _differentials(rows, positions, plain, problem)
+        found = Evaluation(
             test=test,
             baselines=baselines,
             skill=skill,
             verdict=verdict,
             reason=reason,
-            comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, problem)),
+            comparisons=tuple(each.comparison() for each in differentials),
             backtest=signal_backtest.report(positions, rows, problem),
             seeds=seed_spread(
                 trained, lambda one: _figures(series, *_walked(series, problem, Predict(one, None)), per_year)
             ),
         )
+        return found, differentials
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,

@@ -106,17 +106,18 @@ class Forecasting(NetworkTask):
             volatility_N=target_volatility(windows.bar_volatility_R[ends], target),
         )
 
-    def evaluate(
+    def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """Errors beside the baselines' on the same rows, what the intervals held, and what the signal earned.
 
         Further targets stand under their own names, beside the plainest baseline.
         """
         assert isinstance(decoder, ForecastDecoder)
         rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
-        whole = evaluation.evaluate(rows, is_simulated=is_simulated)
+        differentials = evaluation.forecast_differentials(rows)
+        whole = evaluation.evaluate(rows, is_simulated=is_simulated, differentials=differentials)
         judged = _judged(decoder, outputs_NK, ends, problem)
         interval = judged.interval(problem.windows, ends)
         test = {**whole.test, "crps": judged.crps(), "interval_coverage": interval.coverage, **judged.pinball()}
@@ -131,7 +132,7 @@ class Forecasting(NetworkTask):
             test |= {f"{name}_{key}": value for key, value in further.test.items() if key != "num_windows"}
             plain |= {f"{name}_{key}": value for key, value in further.baselines.items()}
             skill |= {f"{name}_{key}": value for key, value in further.skill.items()}
-        return whole.model_copy(
+        found = whole.model_copy(
             update={
                 "test": test,
                 "baselines": plain,
@@ -141,6 +142,7 @@ class Forecasting(NetworkTask):
                 "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, problem)),
             }
         )
+        return found, differentials
 
     def answers(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Bools:
         """Where the interval is not too wide."""
