@@ -94,6 +94,17 @@ class AddsOverLinear(Contract):
     upper_bound: Finite | None = Field(default=None, description="97.5 %, one-sided, of that gain.")
 
 
+class HourCoverage(Contract):
+    """How often the interval held the outcomes of forecasts that were made in one hour of the day."""
+
+    hour_utc: int = Field(ge=0, le=23, description="In which the forecast's bar ended, and its horizon began.")
+    num_rows: int
+    coverage: Finite
+    low: Finite = Field(description="Wilson's 99.9 % interval; symbols at one moment are one observation.")
+    high: Finite
+    failed: bool = Field(description="Whether all of it lies more than 5 points from the promise.")
+
+
 class IntervalReport(Contract):
     """How often the interval held the outcome, overall and where the market was calm, middling and stormy."""
 
@@ -103,6 +114,7 @@ class IntervalReport(Contract):
         description="By a past-only volatility that is not the interval's own."
     )
     mean_width: Finite
+    coverage_by_hour: tuple[HourCoverage, ...] = Field(default=(), description="Of intraday bars, hours with rows.")
 
 
 class BacktestReport(Contract):
@@ -192,19 +204,31 @@ class CertificateCheck(Contract):
 class Certificate(Contract):
     """Whether anything that the model learnt or was judged on knew the future.
 
-    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars.
+    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars, were not seen before their
+    labels began, and nobody says when they were known; or a file was read in a way that stays doubtful.
     """
 
     status: CheckStatus
     checks: tuple[CertificateCheck, ...]
     proof: Proof | None = Field(default=None, description="The weakest proof over all columns; null: not proven.")
+    declared_columns: tuple[str, ...] = Field(
+        default=(), description="With `declared`: those that nothing but their owner's word proves."
+    )
 
     @classmethod
-    def of(cls, checks: "tuple[CertificateCheck, ...]") -> "Certificate":
-        """The worst of the checks; where all passed, everything was made again from bars."""
+    def of(
+        cls,
+        checks: "tuple[CertificateCheck, ...]",
+        *,
+        proof: Proof | None = "recomputed",
+        declared_columns: tuple[str, ...] = (),
+    ) -> "Certificate":
+        """The worst of the checks; a proof stands only where every check passed."""
         found = {each.status for each in checks}
         status: CheckStatus = "failed" if "failed" in found else "unprovable" if "unprovable" in found else "passed"
-        return cls(status=status, checks=checks, proof="recomputed" if status == "passed" else None)
+        if status != "passed":
+            proof, declared_columns = None, ()
+        return cls(status=status, checks=checks, proof=proof, declared_columns=declared_columns)
 
 
 class Evaluation(Contract):

@@ -28,7 +28,7 @@ from ml_workbench_service.contracts.evaluation import Comparison
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
 from ml_workbench_service.contracts.multiple_testing import EvaluationResult
 from ml_workbench_service.evaluation.growing_samples import last_stage
-from ml_workbench_service.evaluation.leakage.certificate import MARKET_COLUMNS
+from ml_workbench_service.evaluation.leakage.certificate import PRICES
 from ml_workbench_service.evaluation.verdict import TestedSample
 from ml_workbench_service.learning.interfaces.dataset import TrainingOrder
 from ml_workbench_service.learning.interfaces.differentials import Differentials, pack, pooled, unpack
@@ -101,7 +101,7 @@ def recipe_of(order: TrainingOrder, tables: Sequence[FeatureTable], store: Featu
 
 def own_columns(order: TrainingOrder, tables: Sequence[FeatureTable], store: FeatureStore) -> list[str]:
     """Base columns of the features that the service did not make from bars."""
-    delivered = {name for table in tables for name in table.columns} - MARKET_COLUMNS
+    delivered = {name for table in tables for name in table.columns} - PRICES
     wanted = sorted(delivered & set(order.derivation.base_columns))
     return [name for name in wanted if not isinstance(store, Recomputing) or not _is_indicator(name)]
 

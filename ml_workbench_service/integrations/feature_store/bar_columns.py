@@ -6,7 +6,6 @@ is the user's own. What is decided here stands in `RawBars.notes`, what is doubt
 dropped or repaired without a word there.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -151,13 +150,17 @@ def _unique(file: str, heads: list[Heading]) -> list[Heading]:
 
 def _check_columns(file: str, heads: list[Heading], chosen: PriceColumns) -> None:
     """Refuses a file without prices or times, by the names that it has."""
-    times = [head for head in heads if head.time_rank is not None or head.is_index or head.name in END_WORDS]
+    times = [
+        head
+        for head in heads
+        if head.time_rank is not None or (head.is_index and not head.is_foreign) or head.name in END_WORDS
+    ]
     missing = [] if chosen.taken or chosen.has_both else [name for name in PRICES if not _has(heads, name)] or ["close"]
     missing += [] if times else ["timestamp"]
     if not missing:
         return
     names = ", ".join(head.written.strip() or "a column without name" for head in heads[:12])
-    is_foreign = any(re.search(r"[^\W\d_]", head.written) and not re.search("[A-Za-z]", head.written) for head in heads)
+    is_foreign = any(head.is_foreign for head in heads)
     step = "name its columns in English: " if is_foreign else "it needs "
     raise bad_file(
         file, f"has no {', '.join(missing)}; {step}timestamp, open, high, low and close (its columns are {names})"

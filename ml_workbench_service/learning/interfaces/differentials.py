@@ -211,8 +211,8 @@ def unpack(packed: bytes) -> list[Differentials]:
         found.append(
             Differentials(
                 name,
-                about["loss"],
-                int(about["horizon"]),
+                loss,
+                horizon,
                 moments_T,
                 model_T,
                 baseline_T,

@@ -43,6 +43,11 @@ class Heading:
         return self.name.startswith(("column_", "unnamed", "index_level", "level_0"))
 
     @property
+    def is_foreign(self) -> bool:
+        """A name in letters of which none is Latin."""
+        return re.search(r"[^\W\d_]", self.written) is not None and re.search("[A-Za-z]", self.written) is None
+
+    @property
     def is_index(self) -> bool:
         """An index that may have become a column under that name."""
         return self.is_unnamed or self.name == "index"

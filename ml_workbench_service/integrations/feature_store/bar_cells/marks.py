@@ -9,6 +9,7 @@ Legend: text columns are stripped, empty cells null; `.` and `,` name the decima
 """
 
 import math
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -23,6 +24,7 @@ Mark = Literal[".", ","]
 MARKS: tuple[Mark, ...] = (".", ",")
 MOST_DIGITS = 8  # after the decimal mark; a price with more is the noise of a computation
 _GROUPS = " '\u00a0\u202f\u2019"  # marks of thousands beside point and comma
+BY_SEPARATOR = "its prices have a decimal point, as is usual in a file separated by commas; nothing else tells it"
 _OTHER: dict[Mark, Mark] = {".": ",", ",": "."}
 _EITHER = r"^[+-]?[1-9]\d{0,2}[.,]\d{3}$"
 _SAMPLED_ROWS = 1000
@@ -32,8 +34,9 @@ _SUFFIXES = {"K": 1e3, "M": 1e6, "B": 1e9}
 
 
 def _pattern(mark: Mark) -> str:
-    groups = f"[{_OTHER[mark]}{_GROUPS}]"
-    number = rf"(?:\d+|[1-9]\d{{0,2}}(?:{groups}\d{{3}})+)(?:[{mark}]\d*)?|[{mark}]\d+"
+    """Digits, or groups of three with one and the same mark between, and what follows the decimal mark."""
+    groups = "|".join(rf"(?:{re.escape(each)}\d{{3}})+" for each in (_OTHER[mark], *_GROUPS))
+    number = rf"(?:\d+|[1-9]\d{{0,2}}(?:{groups}))(?:[{mark}]\d*)?|[{mark}]\d+"
     return rf"^[+-]?(?:{number})(?:[eE][+-]?\d+)?$|^[+-]?(?i:inf|infinity)$"
 
 
@@ -133,7 +136,7 @@ def _whole_mark(prices: Sequence["pl.Series"]) -> tuple[Mark | None, str] | None
 
 def _conventional_mark(separator: str) -> tuple[Mark | None, str]:
     if separator == ",":
-        return ".", "its prices have a decimal point, as is usual in a file separated by commas"
+        return ".", BY_SEPARATOR
     return None, ""
 
 
