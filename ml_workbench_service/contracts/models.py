@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
-from ml_workbench_service.contracts.evaluation import Certificate, Evaluation, Proof
+from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
 UNPROVEN_THEN = "judged by earlier rules, which did not ask for a proof of its columns: train it again to be told apart"
@@ -160,6 +160,7 @@ class ModelSummary(Contract):
     target: str | None
     data_source: str
     verdict: str = Field(description="As it reads by the rules of today; the card keeps its own.")
+    adds_over_linear: Adds | None = None
     digest: str
     proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")
     warnings: tuple[str, ...] = Field(default=(), description="What a deployed version is live with, by today's rules.")
