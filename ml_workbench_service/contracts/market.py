@@ -156,7 +156,7 @@ class FeatureStore(Protocol):
         ...
 
     def now_ms(self) -> int | None:
-        """The store's own "now" where it is not the clock (the sample ends with its last bar), else None."""
+        """The store's own "now" where the clock has passed it (the sample ends with its last bar), else None."""
         ...
 
     def check(self) -> OutsideThing:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.clock import WALL, Clock, clock_ms
 from ml_workbench_service.contracts.market import (
     Bars,
     BarSource,
@@ -20,8 +21,6 @@ from ml_workbench_service.contracts.market import (
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.tables import (
-    Clock,
-    clock_ms,
     known_by,
     no_bars,
     normal_request,
@@ -37,12 +36,12 @@ class LocalFeatureStore:
 
     Args:
         source: where the bars come from.
-        clock: now in milliseconds, where the source has no "now" of its own.
+        clock: the present; a source's own "now" holds where it is earlier.
         alter: through which every series of the source passes.
     """
 
     def __init__(
-        self, source: BarSource, *, clock: Clock = clock_ms, alter: Callable[[Bars], Bars] = lambda bars: bars
+        self, source: BarSource, *, clock: Clock = WALL, alter: Callable[[Bars], Bars] = lambda bars: bars
     ) -> None:
         self._source = source
         self._clock = clock
@@ -62,8 +61,8 @@ class LocalFeatureStore:
     ) -> list[FeatureTable]:
         """Tables in the order of `symbols`; see `contracts.market.FeatureStore`."""
         names, timeframe = normal_request(symbols, timeframe)
-        now = self.now_ms()
-        as_of = known_by(as_of_ms, self._clock() if now is None else now)
+        own_ms = self.now_ms()
+        as_of = known_by(as_of_ms, clock_ms(self._clock) if own_ms is None else own_ms)
         tables = []
         for symbol in names:
             bars = self._alter(self._source.bars(symbol, timeframe))
@@ -97,8 +96,9 @@ class LocalFeatureStore:
             raise indicators.unknown_feature(feature, own) from None
 
     def now_ms(self) -> int | None:
-        """The source's own "now", if it has one."""
-        return self._source.now_ms()
+        """The source's own "now" where the clock has passed it: bars end there, and so does what is known."""
+        own_ms = self._source.now_ms()
+        return own_ms if own_ms is not None and own_ms < clock_ms(self._clock) else None
 
     def check(self) -> OutsideThing:
         """How the source is."""

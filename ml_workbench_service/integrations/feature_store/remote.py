@@ -15,6 +15,7 @@ import httpx
 
 from common_lib.exceptions import DataValidationError, UpstreamError, UpstreamTimeoutError
 from common_lib.logging import correlation_id
+from ml_workbench_service.contracts.clock import WALL, Clock, clock_ms
 from ml_workbench_service.contracts.contract import (
     TIMEFRAMES_MS,
     iso_of_ms,
@@ -35,8 +36,6 @@ from ml_workbench_service.integrations.feature_store.remote_format import (
 from ml_workbench_service.market.calendar import DAY_MS, advance
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.tables import (
-    Clock,
-    clock_ms,
     known_by,
     normal_request,
     sliced,
@@ -62,7 +61,7 @@ class RemoteFeatureStore:
         api_key: sent as `X-API-Key`, where there is one.
         timeout_s: for a whole answer, however slowly it drips.
         max_bytes: the longest answer.
-        clock: now in milliseconds.
+        clock: the present.
     """
 
     def __init__(
@@ -72,7 +71,7 @@ class RemoteFeatureStore:
         api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         max_bytes: int = MAX_ANSWER_BYTES,
-        clock: Clock = clock_ms,
+        clock: Clock = WALL,
     ) -> None:
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
@@ -106,7 +105,7 @@ class RemoteFeatureStore:
         """Tables in the order of `symbols`; see `contracts.market.FeatureStore`."""
         names, timeframe = normal_request(symbols, timeframe)
         asked = Asked(names, timeframe, tuple(features))
-        as_of = known_by(as_of_ms, self._clock())
+        as_of = known_by(as_of_ms, clock_ms(self._clock))
         end = as_of + 1 if end_ms is None else end_ms
         tables: list[FeatureTable] = []
         *tries, furthest = _starts(start_ms, end, timeframe=timeframe, last=last)
