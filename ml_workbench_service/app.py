@@ -34,6 +34,7 @@ from ml_workbench_service.api import (
     health,
     jobs,
     ledger,
+    market_data,
     models,
     predictions,
     queue,
@@ -104,7 +105,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
     for resource in (
-        models, predictions, ledger, catalogue, jobs, experiments, deployments, queue, agents, resilience,
+        models, predictions, ledger, catalogue, market_data, jobs, experiments, deployments, queue, agents, resilience,
     ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router)

@@ -173,6 +173,17 @@ class Recomputing(Protocol):
         ...
 
 
+def recomputing(store: FeatureStore) -> Recomputing | None:
+    """The store as one that can make its columns again; None where another makes them.
+
+    Where that depends on a server, the store says so by `makes_columns`, and raises as `fetch` does.
+    """
+    if not isinstance(store, Recomputing):
+        return None
+    makes_columns: Callable[[], bool] | None = getattr(store, "makes_columns", None)
+    return store if makes_columns is None or makes_columns() else None
+
+
 MOST_COST = 10_000
 """Pips of a price near one, or basis points: all of what is traded."""
 

@@ -27,7 +27,7 @@ from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck, CheckStatus
 from ml_workbench_service.contracts.jobs import Report, SilentReport
-from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.evaluation.leakage import label_checks as label_support
 from ml_workbench_service.evaluation.leakage.column_checks import Outcome, Past, Telling, joined_ahead, near_copy
 from ml_workbench_service.evaluation.leakage.recomputation import Recomputation
@@ -97,7 +97,7 @@ def _bar_times(tables: Sequence[FeatureTable]) -> CertificateCheck:
 def _recomputed(again: Recomputation) -> list[CertificateCheck]:
     """What moved when later bars were others, or missing."""
     replaced, cut = again.num_compared["replaced"], again.num_compared["cut"]
-    can, moved = isinstance(again.store, Recomputing), again.moved
+    can, moved = again.recomputing is not None, again.moved
     trivial: CheckStatus = "passed" if can else "unprovable"
     by_hand = "" if can else "; the feature store made the columns, and it cannot make them again from other bars"
     unseen: CheckStatus = "passed" if can and cut else "unprovable"
@@ -168,7 +168,7 @@ def _ready_made(again: Recomputation) -> list[CertificateCheck]:
     """The columns that nobody can make again, and what they and the features made of them tell."""
     tables, derivation = again.data.tables, again.order.derivation
     delivered = {name for table in tables for name in table.columns}
-    made = (delivered & again.own_columns if isinstance(again.store, Recomputing) else delivered) - MARKET_COLUMNS
+    made = (delivered & again.own_columns if again.recomputing is not None else delivered) - MARKET_COLUMNS
     if not made:
         return [_check("ready_made_columns", [], "every column was made from bars, and made again")]
     derived = [name for name, each in derivation.parsed.items() if made & set(each.base_columns)]
