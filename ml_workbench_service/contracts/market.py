@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Timeframe
+from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SpreadTime
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -41,7 +42,10 @@ class FeatureTable:
     data_source: str  # "ecb_daily", "simulated", "file", "feature_store"
     calendar: Literal["fx", "fixings"] = "fx"
     fill: FillRule = "next_open"
+    price_side: PriceSide = "mid"
+    spread_time: SpreadTime = "unknown"
     warnings: tuple[str, ...] = ()
+    reports: tuple[ReadingReport, ...] = ()  # of the files that the bars come from
 
     def __len__(self) -> int:
         return len(self.opened_ms)
@@ -64,7 +68,9 @@ class Bars:
     calendar: Literal["fx", "fixings"] = "fx"
     fill: FillRule = "next_open"
     synthetic_range: bool = False  # high and low were not observed
-    price_side: Literal["bid", "ask", "mid"] = "mid"
+    price_side: PriceSide = "mid"
+    spread_time: SpreadTime = "unknown"  # when in the bar `extra["spread"]` was taken
+    reports: tuple[ReadingReport, ...] = ()  # of the files that the bars come from
 
     def __len__(self) -> int:
         return len(self.opened_ms)

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ml_workbench_service.contracts.contract import iso, utc_now
 from tests.api.conftest import Clone, Guarded
 from tests.api.failures import assert_failure, paths
 from tests.service_process import SEED_PREDICT, ServiceProcess

@@ -73,6 +73,9 @@ def whole_table(
         data_source=bars.data_source,
         calendar=bars.calendar,
         fill=bars.fill,
+        price_side=bars.price_side,
+        spread_time=bars.spread_time,
+        reports=bars.reports,
         warnings=(SYNTHETIC_RANGE,) if needs_range and bars.synthetic_range else (),
     )
 
