@@ -83,9 +83,8 @@ class RemoteFeatureStore:
         self._clock = clock
         self._has_batch = True
         self._listed: tuple[FeatureDescription, ...] | None = None  # None: not asked yet
-        self._derived = DerivedFeatures(
-            RemoteBars(self._ask, own=self._own_columns, clock=clock), is_own=self._is_own, clock=clock
-        )
+        bars = RemoteBars(self._ask, listed=self._names, own=self._own_columns, clock=clock)
+        self._derived = DerivedFeatures(bars, is_own=self._is_own, clock=clock)
         self._client = httpx.Client(
             transport=httpx.HTTPTransport(retries=2),
             timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
@@ -155,7 +154,7 @@ class RemoteFeatureStore:
         """Whether the server has bars, so that the features are made here; it is asked once for its list."""
         if self._listed is None:
             self.describe()
-        return set(BAR_COLUMNS) <= {entry.name for entry in self._listed or ()}
+        return set(BAR_COLUMNS) <= self._names()
 
     def altered(self, alter: Callable[[Bars], Bars]) -> FeatureStore:
         """The same store over altered bars, of a server that has bars (`makes_columns`)."""
@@ -170,6 +169,10 @@ class RemoteFeatureStore:
                 kinds = {name: entry.kind for entry in self._listed or () for name in (entry.name, entry.example)}
                 return kinds.get(feature, "stationary")
             raise
+
+    def _names(self) -> set[str]:
+        """As far as the server has listed them; indicators by their patterns."""
+        return {entry.name for entry in self._listed or ()}
 
     def _own_columns(self) -> list[str]:
         """What the server lists beside our indicators and the bars' own columns."""

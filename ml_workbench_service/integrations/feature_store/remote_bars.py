@@ -9,7 +9,7 @@ Legend: N bars.
 """
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,7 +29,7 @@ Ask = Callable[[Asked, int, int], list[FeatureTable]]
 """What was asked, from, to (exclusive), in milliseconds; raises as `FeatureStore.fetch` does."""
 CACHE_BYTES = 256 * 2**20
 OPTIONAL = (("spread", "volume"), ("spread",), ("volume",), ())
-"""A server may list both and have neither for a symbol: the most that it does not refuse."""
+"""A server may list both and have neither for a symbol: the most that it lists and does not refuse."""
 MOST_BARS = 200_000
 """Bars of the clock in one question; a server may refuse longer answers."""
 OVERLAP_BARS = 50
@@ -48,12 +48,16 @@ class RemoteBars:
 
     Args:
         ask: one question to the server.
-        own: the server's further columns, by its list.
+        listed: names of all columns of the server, by its list.
+        own: those of them that are neither indicators nor the bars' own.
         clock: a bar that is not over by it is not kept.
     """
 
-    def __init__(self, ask: Ask, *, own: Callable[[], list[str]], clock: Clock) -> None:
+    def __init__(
+        self, ask: Ask, *, listed: Callable[[], Collection[str]], own: Callable[[], list[str]], clock: Clock
+    ) -> None:
         self._ask = ask
+        self._listed = listed
         self._own = own
         self._clock = clock
         self._wanted: dict[tuple[str, str], tuple[str, ...]] = {}
@@ -61,7 +65,7 @@ class RemoteBars:
         self._lock = threading.Lock()
 
     def want(self, symbol: str, timeframe: str, names: Sequence[str]) -> None:
-        """From now on the series has these columns of the server too."""
+        """From now on the series has these columns of the server too, unless it refuses them."""
         with self._lock:
             known = self._wanted.get((symbol, timeframe), ())
             self._wanted[symbol, timeframe] = tuple(dict.fromkeys([*known, *names]))
@@ -73,7 +77,11 @@ class RemoteBars:
             kept = self._series.get((symbol, timeframe))
             now_ms = clock_ms(self._clock)
             if kept is None or not set(own) <= set(kept.columns):
-                kept = self._whole(symbol, timeframe, own, now_ms)
+                try:
+                    kept = self._whole(symbol, timeframe, own, now_ms)
+                except DataValidationError:  # a name that the server refuses must not stay with the series
+                    self._wanted[symbol, timeframe] = tuple(set(own) & set(() if kept is None else kept.columns))
+                    raise
             elif now_ms >= int(kept.bars.opened_ms[-1]) + 2 * TIMEFRAMES_MS[timeframe]:
                 kept = self._newer(kept, now_ms) or self._whole(symbol, timeframe, own, now_ms)
             self._series.put((symbol, timeframe), kept, num_bytes=bars_bytes(kept.bars))
@@ -94,7 +102,8 @@ class RemoteBars:
     def _whole(self, symbol: str, timeframe: str, own: tuple[str, ...], now_ms: int) -> _Kept:
         """The whole series, with as many of the optional columns as the server has for it."""
         refused: DataValidationError | None = None
-        for optional in OPTIONAL:
+        listed = set(self._listed())
+        for optional in (each for each in OPTIONAL if set(each) <= listed):
             columns = tuple(dict.fromkeys([*BAR_COLUMNS, *optional, *own]))
             try:
                 return _Kept(_bars(self._ranges(Asked((symbol,), timeframe, columns), now_ms), now_ms), columns)
