@@ -26,6 +26,7 @@ LAYOUTS: dict[str, tuple[list[str], str]] = {
         ["https://www.cryptodatadownload.com", "unix,date,symbol,open,high,low,close"],
         "{e}000,{t:%Y-%m-%d %H:%M:%S},EURUSD," + PLAIN,
     ),
+    "symbols that begin like comments": (["symbol,time,open,high,low,close"], "#EURUSD,{t:%Y-%m-%d %H:%M}," + PLAIN),
     "empty lines above": (["", "", "time,open,high,low,close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN),
     "bars between": (["time|open|high|low|close"], "{t:%Y-%m-%d %H:%M:%S}|{o:.5f}|{h:.5f}|{l:.5f}|{c:.5f}"),
     "tabs between": (["time\topen\thigh\tlow\tclose"], "{t:%Y-%m-%d %H:%M:%S}\t{o:.5f}\t{h:.5f}\t{l:.5f}\t{c:.5f}"),
@@ -288,7 +289,7 @@ def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path: Path, lines: l
 
 def test_blank_lines_and_comments_are_counted_and_do_not_move_the_lines_of_errors(tmp_path: Path) -> None:
     lines = ["time,open,high,low,close", *rows("{t:%Y-%m-%d %H:%M}," + PLAIN)]
-    lines[3:3] = ["", "# half way", "   ", ",,,,"]
+    lines[3:3] = ["", "# half way, or so", "   ", ",,,,"]
     raw = read_bars(write(tmp_path, [*lines, "", ""]))
     assert dict(raw.dropped) == {"blank line": 5, "comment": 1}
     assert values(raw) == PRICES
