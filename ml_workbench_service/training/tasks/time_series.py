@@ -162,9 +162,9 @@ class Forecasting(NetworkTask):
 
     def held(self, served: Served, outputs_NK: Floats, ends: Ints) -> Ints | None:
         """The directions of these outputs."""
-        if not served.problem.targets[0].needs_price:
+        if not served.problem.targets[0].is_traded(served.problem.fill):
             return None
-        return self._positions(outputs_NK, ends, served.problem)
+        return np.asarray(self.decisions(outputs_NK, ends, served.problem), dtype=np.int64)
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
