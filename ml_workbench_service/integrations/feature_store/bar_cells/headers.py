@@ -12,6 +12,7 @@ from ml_workbench_service.integrations.feature_store.bar_times import NAMED_ZONE
 TIME_WORDS = (
     *("timestamp", "datetime", "date_time", "time", "date", "open_time", "opened_at", "time_open", "date_and_time"),
     *("unix", "unix_timestamp", "unix_time", "epoch", "ts", "t", "start", "start_time", "bar_start", "dtyyyymmdd"),
+    *("time_stamp", "opentime", "starttime", "bar_time", "candle_time", "period_start", "dt", "day"),
 )
 END_WORDS = ("close_time", "time_close", "end", "end_time", "closed_at", "bar_end")
 ZONE_WORDS = ("timezone", "time_zone", "tz", "zone", "utc_offset", "gmt_offset")
@@ -90,7 +91,7 @@ def _time_word(text: str, name: str) -> tuple[str | None, str | None, bool]:
         return (word, None, True) if note.lower() in ("local", "local time") else (word, note, False)
     if name in TIME_WORDS:
         return name, None, False
-    words = name.split("_")
+    words = re.sub(r"(?<=[a-z])(utc|gmt)$|^(utc|gmt)(?=[a-z])", r"_\1\2_", name).strip("_").split("_")
     if words[-1] in _UNITS and "_".join(words[:-1]) in TIME_WORDS:
         return "_".join(words[:-1]), None, False
     for zone, rest in ((words[0], words[1:]), (words[-1], words[:-1])):
