@@ -44,6 +44,7 @@ LAYOUTS: dict[str, tuple[list[str], str]] = {
         ["<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>"],
         "EURUSD,60,{t:%Y%m%d},{t:%H%M%S}," + PLAIN,
     ),
+    "names in brackets": (["[DATE];[TIME];[OPEN];[HIGH];[LOW];[CLOSE]"], "{t:%Y%m%d};{t:%H%M%S};{o};{h};{l};{c}"),
     "clocks without leading zeros": (["date,time,open,high,low,close"], "{t:%Y%m%d},{t.hour}{t:%M}," + PLAIN),
     "Alpha Vantage": (["timestamp,1. open,2. high,3. low,4. close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN),
     "names in capitals in another order": (["CLOSE,OPEN,LOW,HIGH,UTC"], "{c},{o},{l},{h},{t:%Y-%m-%d %H:%M}"),

@@ -14,7 +14,7 @@ TIME_WORDS = (
     *("unix", "unix_timestamp", "unix_time", "epoch", "ts", "t", "start", "start_time", "bar_start", "dtyyyymmdd"),
     *("time_stamp", "opentime", "starttime", "bar_time", "candle_time", "period_start", "dt", "day"),
 )
-END_WORDS = ("close_time", "time_close", "end", "end_time", "closed_at", "bar_end")
+END_WORDS = ("close_time", "time_close", "end", "end_time", "closed_at", "bar_end", "etime")
 ZONE_WORDS = ("timezone", "time_zone", "tz", "zone", "utc_offset", "gmt_offset")
 _LATER_MADE = ("adj_close", "adjclose", "adjusted_close")
 _UNITS = {"ms", "s", "us", "ns", "sec", "seconds", "milliseconds", "unix", "epoch", "open", "start"}
@@ -66,7 +66,8 @@ def headings(names: list[str]) -> list[Heading]:
 
 
 def _heading(written: str, position: int) -> Heading:
-    text = re.sub(r"^\s*\d+[.)]\s+", "", written).strip().strip('"').strip("<>").strip()
+    text = re.sub(r"^\s*\d+[.)]\s+", "", written).strip().strip('"').strip()
+    text = re.sub(r"^[<\[{](.*)[>\]}]$", r"\1", text)
     name = _normal(text)
     if not re.match(r"[a-z]", name):
         return Heading(f"column_{name or position}", written)
