@@ -44,9 +44,11 @@ LAYOUTS: dict[str, tuple[list[str], str]] = {
         ["<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>"],
         "EURUSD,60,{t:%Y%m%d},{t:%H%M%S}," + PLAIN,
     ),
+    "names in brackets": (["[DATE];[TIME];[OPEN];[HIGH];[LOW];[CLOSE]"], "{t:%Y%m%d};{t:%H%M%S};{o};{h};{l};{c}"),
     "clocks without leading zeros": (["date,time,open,high,low,close"], "{t:%Y%m%d},{t.hour}{t:%M}," + PLAIN),
     "Alpha Vantage": (["timestamp,1. open,2. high,3. low,4. close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN),
     "names in capitals in another order": (["CLOSE,OPEN,LOW,HIGH,UTC"], "{c},{o},{l},{h},{t:%Y-%m-%d %H:%M}"),
+    "letters beside words": (["c,DateTimeUTC,o,open,high,low,close"], "9,{t:%Y-%m-%d %H:%M},9," + PLAIN),
     "close as last": (["Date,Open,High,Low,Close/Last"], "{t:%Y-%m-%d %H:%M}," + PLAIN),
 }
 
@@ -98,6 +100,7 @@ TIMES: dict[str, tuple[str, str, str | None]] = {
     "named in the header": ("Time (UTC)", "{t:%Y-%m-%d %H:%M}", "header"),
     "named as the header": ("UTC", "{t:%d.%m.%Y %H:%M:%S.000}", "header"),
     "named as the header and in the cells": ("UTC", "{t:%d.%m.%Y %H:%M:%S.000} UTC", "offset"),
+    "named without a blank": ("TimestampUTC", "{t:%Y-%m-%d %H:%M}", "header"),
     "named before the word": ("utc_time", "{t:%Y-%m-%d %H:%M}", "header"),
     "Greenwich": ("Gmt time", "{t:%d.%m.%Y %H:%M:%S.000}", "header"),
 }
@@ -206,6 +209,14 @@ def test_the_column_that_says_its_zone_decides(tmp_path: Path, header: str, temp
         assert opened(raw) == OPENED_MS
     assert raw.extra == {}
     assert noted is None or f"its times are those of `{noted}`" in raw.notes
+
+
+def test_own_columns_with_names_of_times_stay_own(tmp_path: Path) -> None:
+    lines = rows("{t:%Y-%m-%dT%H:%M:%SZ},{n},0.5,3," + PLAIN)
+    raw = read_bars(write(tmp_path, ["time,epoch,t,day,open,high,low,close", *lines]))
+    assert raw.extra.keys() == {"epoch", "t", "day"}
+    assert raw.extra["epoch"].tolist() == list(range(6))
+    assert (opened(raw), raw.notes) == (OPENED_MS, ())
 
 
 def test_columns_that_say_other_times_are_doubtful(tmp_path: Path) -> None:
