@@ -49,6 +49,7 @@ from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
+from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE
 from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
@@ -196,7 +197,7 @@ def _ledger(
     settings: Settings, workbench: Workbench, intervals: LiveIntervals, metrics: Metrics, stack: AsyncExitStack
 ) -> PredictionLedger:
     """Where live answers are kept, and who resolves their outcomes; closed after serving."""
-    found = PredictionLedger(workbench.state_dir / "predictions.db", max_rows=settings.PREDICTION_LEDGER_ROWS)
+    found = PredictionLedger(workbench.state_dir / LEDGER_FILE, max_rows=settings.PREDICTION_LEDGER_ROWS)
     found.start()
     stack.callback(found.close)
     resolver = OutcomeResolver(

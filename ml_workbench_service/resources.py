@@ -15,8 +15,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common_lib.exceptions import DataValidationError, UnavailableError
-from ml_workbench_service.contracts.market import FeatureStore
+from ml_workbench_service.contracts.market import ColumnWitness, FeatureStore
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
+from ml_workbench_service.integrations.column_witness import SqliteColumnWitness
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.deployment_stream import DeploymentStream
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
@@ -89,10 +90,11 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
     if settings.STRATEGY_ENGINE_URL:
         own_url = f"http://{settings.HOST}:{settings.PORT}"
         engine = StrategyEngine(settings.STRATEGY_ENGINE_URL, api_key=api_key, own_url=own_url)
+    witness = SqliteColumnWitness(settings.STATE_DIR.resolve() / "witnesses.db")
     return Workbench(
         addresses=addresses,
         feature_store=open_feature_store(
-            addresses.feature_store, bars_timezone=settings.BARS_TIMEZONE, api_key=api_key
+            addresses.feature_store, bars_timezone=settings.BARS_TIMEZONE, api_key=api_key, witness=witness
         ),
         history=history,
         registry=FolderModelRegistry(settings.MODEL_REGISTRY_PATH.resolve(), live_version=history.live_version),
@@ -169,8 +171,14 @@ def embedded_tracking_uri(state_dir: Path) -> str:
     return f"sqlite:///{state_dir / 'mlflow.db'}"
 
 
-def open_feature_store(address: str, *, bars_timezone: str | None = None, api_key: str | None = None) -> FeatureStore:
-    """The store behind an address: `embedded`, `file://folder` or `http(s)://…`.
+def open_feature_store(
+    address: str,
+    *,
+    bars_timezone: str | None = None,
+    api_key: str | None = None,
+    witness: ColumnWitness | None = None,
+) -> FeatureStore:
+    """The store behind an address: `embedded`, `file://folder` or `http(s)://…`; `witness` sees ready-made columns.
 
     Raises:
         DataValidationError: another kind of address, or a folder that is not there.
@@ -185,11 +193,11 @@ def open_feature_store(address: str, *, bars_timezone: str | None = None, api_ke
     if parts.scheme == "file":
         from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 
-        return LocalFeatureStore(FolderBars(folder_of_url(address), bars_timezone=bars_timezone))
+        return LocalFeatureStore(FolderBars(folder_of_url(address), bars_timezone=bars_timezone), witness=witness)
     if parts.scheme in ("http", "https"):
         from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
 
-        return RemoteFeatureStore(address, api_key=api_key)
+        return RemoteFeatureStore(address, api_key=api_key, witness=witness)
     raise DataValidationError.at(
         "FEATURE_STORE_URL", "FEATURE_STORE_URL must be `embedded`, file:///folder/of/bars, or an http(s) address"
     )

@@ -172,19 +172,31 @@ class CertificateCheck(Contract):
 class Certificate(Contract):
     """Whether anything that the model learnt or was judged on knew the future.
 
-    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars.
+    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars, were not seen before their
+    labels began, and nobody says when they were known; or a file was read in a way that stays doubtful.
     """
 
     status: CheckStatus
     checks: tuple[CertificateCheck, ...]
     proof: Proof | None = Field(default=None, description="The weakest proof over all columns; null: not proven.")
+    declared_columns: tuple[str, ...] = Field(
+        default=(), description="With `declared`: those that nothing but their owner's word proves."
+    )
 
     @classmethod
-    def of(cls, checks: "tuple[CertificateCheck, ...]") -> "Certificate":
-        """The worst of the checks."""
+    def of(
+        cls,
+        checks: "tuple[CertificateCheck, ...]",
+        *,
+        proof: Proof | None = "recomputed",
+        declared_columns: tuple[str, ...] = (),
+    ) -> "Certificate":
+        """The worst of the checks; a proof stands only where every check passed."""
         found = {each.status for each in checks}
         status: CheckStatus = "failed" if "failed" in found else "unprovable" if "unprovable" in found else "passed"
-        return cls(status=status, checks=checks)
+        if status != "passed":
+            proof, declared_columns = None, ()
+        return cls(status=status, checks=checks, proof=proof, declared_columns=declared_columns)
 
 
 class Evaluation(Contract):
@@ -195,6 +207,8 @@ class Evaluation(Contract):
     skill: dict[str, Finite | None]
     verdict: Verdict
     reason: str
+    verdict_rules: int = Field(default=1, description="Version of the rules that were applied; 1 where it is missing.")
+    proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")
 
     economic: Economic | None = None
     economic_reason: str = ""

@@ -9,9 +9,11 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
-from ml_workbench_service.contracts.evaluation import Certificate, Evaluation
+from ml_workbench_service.contracts.evaluation import Certificate, Evaluation, Proof
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
+UNPROVEN_THEN = "judged by earlier rules, which did not ask for a proof of its columns: train it again to be told apart"
+LEAKED_THEN = "judged by earlier rules, which named no leak in the verdict: its leakage certificate failed"
 
 
 class Quantization(Contract):
@@ -115,6 +117,27 @@ class ModelCard(Contract):
         """Every target; none where nothing is forecast."""
         return self.targets or (() if self.target is None else (self.target,))
 
+    def by_current_rules(self) -> "ModelCard":
+        """The card with its verdict as it reads by the rules of today; what is on disk is never rewritten.
+
+        Rules of before (`verdict_rules: 1`) called skill what nothing proved, and no failed certificate a leak.
+        """
+        found, certificate = self.evaluation, self.certificate
+        if found.verdict_rules > 1:
+            return self
+        update: dict[str, Any] = {}
+        if (
+            certificate is not None
+            and certificate.status == "failed"
+            and found.verdict not in ("not_applicable", "leak")
+        ):
+            update = {"verdict": "leak", "reason": f"{LEAKED_THEN}; {found.reason}"}
+        elif found.verdict == "skill" and (certificate is None or certificate.status != "passed"):
+            update = {"verdict": "unverified", "reason": f"{UNPROVEN_THEN}; {found.reason}"}
+        elif found.verdict == "skill":
+            update = {"proof": "recomputed"}
+        return self.model_copy(update={"evaluation": found.model_copy(update=update)})
+
 
 class ModelSummary(Contract):
     """One line of `GET /models`: the newest or live version of each model."""
@@ -131,8 +154,10 @@ class ModelSummary(Contract):
     timeframe: str
     target: str | None
     data_source: str
-    verdict: str
+    verdict: str = Field(description="As it reads by the rules of today; the card keeps its own.")
     digest: str
+    proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")
+    warnings: tuple[str, ...] = Field(default=(), description="What a deployed version is live with, by today's rules.")
 
 
 class ModelList(Contract):

@@ -148,6 +148,7 @@ def test_health_is_exactly_the_seeds(api: httpx.Client) -> None:
         "experiment_tracking": "off",
         "redis": "embedded",
         "model_registry": "folder",
+        "live_models": "folder",
         "inference": "embedded",
         "strategy_engine": "off",
         "agent": "embedded",

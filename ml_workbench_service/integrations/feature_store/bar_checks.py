@@ -77,6 +77,9 @@ def checked_bars(files: Sequence[RawBars], *, symbol: str, timeframe: str, zone:
         data_source="file",
         extra={name: column for name, column in rows.columns.items() if name not in PRICES},
         price_side=files[0].price_side,
+        declares_times=all(
+            raw.available_ms is not None and bool((raw.available_ms != MISSING_MS).all()) for raw in files
+        ),
     )
 
 

@@ -20,6 +20,7 @@ from ml_workbench_service.contracts.contract import (
     iso_of_ms,
 )
 from ml_workbench_service.contracts.market import (
+    ColumnWitness,
     FeatureDescription,
     FeatureKind,
     FeatureTable,
@@ -42,6 +43,7 @@ from ml_workbench_service.market.features.tables import (
     sliced,
 )
 
+PRICES = frozenset({"open", "high", "low", "close"})
 ARROW = "application/vnd.apache.arrow.stream"
 MAX_ANSWER_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
@@ -63,6 +65,7 @@ class RemoteFeatureStore:
         timeout_s: for a whole answer, however slowly it drips.
         max_bytes: the longest answer.
         clock: now in milliseconds.
+        witness: sees what the server delivers beside prices; None: nobody does.
     """
 
     def __init__(
@@ -73,7 +76,9 @@ class RemoteFeatureStore:
         timeout_s: float = TIMEOUT_S,
         max_bytes: int = MAX_ANSWER_BYTES,
         clock: Clock = clock_ms,
+        witness: ColumnWitness | None = None,
     ) -> None:
+        self.witness = witness
         self._url = url.rstrip("/")
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
@@ -106,7 +111,8 @@ class RemoteFeatureStore:
         """Tables in the order of `symbols`; see `contracts.market.FeatureStore`."""
         names, timeframe = normal_request(symbols, timeframe)
         asked = Asked(names, timeframe, tuple(features))
-        as_of = known_by(as_of_ms, self._clock())
+        now = self._clock()
+        as_of = known_by(as_of_ms, now)
         end = as_of + 1 if end_ms is None else end_ms
         tables: list[FeatureTable] = []
         *tries, furthest = _starts(start_ms, end, timeframe=timeframe, last=last)
@@ -118,6 +124,8 @@ class RemoteFeatureStore:
                     raise
                 continue
             tables = [sliced(table, start_ms=start, end_ms=end, as_of_ms=as_of, last=last) for table in got]
+            for table in tables:
+                self._show(table, now)
             if last is not None and all(len(table) >= last for table in tables):
                 break
         for table in tables:
@@ -158,6 +166,13 @@ class RemoteFeatureStore:
         if answers_as_feature_store(self._url, timeout_s=_HEALTH_TIMEOUT_S):
             return OutsideThing(mode="remote", state="ok", detail="answers as a Feature Store")
         return OutsideThing(mode="remote", state="down", detail="does not answer as a Feature Store")
+
+    def _show(self, table: FeatureTable, now_ms: int) -> None:
+        """Has the witness see the server's own columns."""
+        own = {name: column for name, column in table.columns.items() if name not in PRICES}
+        if self.witness is not None and own:
+            series = (table.symbol, table.timeframe)
+            self.witness.observe(series, opened_ms=table.opened_ms, columns=own, now_ms=now_ms)
 
     def _ask(self, asked: Asked, start_ms: int, end_ms: int, as_of_ms: int | None) -> list[FeatureTable]:
         """Tables as the server gives them, checked, from the batch route or one by one."""

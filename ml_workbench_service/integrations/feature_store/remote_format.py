@@ -190,7 +190,10 @@ def _checked_table(
         if len(available) != len(opened):
             raise nonsense(f"`available_at` of {symbol} has {len(available)} values for {len(opened)} timestamps")
         known = np.maximum(known, _moments([0 if moment is None else moment for moment in available], "available_at"))
-    return FeatureTable(symbol, asked.timeframe, opened, known, columns, data_source=DATA_SOURCE)
+    declares_times = available is not None and None not in available
+    return FeatureTable(
+        symbol, asked.timeframe, opened, known, columns, data_source=DATA_SOURCE, declares_times=declares_times
+    )
 
 
 def _iso_ms(text: object, where: str) -> int:

@@ -83,6 +83,7 @@ def whole_table(
         price_side=bars.price_side,
         spread_time=bars.spread_time,
         reports=bars.reports,
+        declares_times=bars.declares_times,
         warnings=(SYNTHETIC_RANGE,) if needs_range and bars.synthetic_range else (),
     )
 

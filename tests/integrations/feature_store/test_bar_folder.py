@@ -11,7 +11,7 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bars
-from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url, series_of_name
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.market.calendar import runs
 from tests.integrations.feature_store.bar_files import FIRST_MS, bars_frame, local_texts, write_metatrader, write_plain
@@ -38,29 +38,6 @@ def write_lines(path: Path, frame: pl.DataFrame, texts: list[str], *, header: st
         for text, (_, *prices) in zip(texts, frame.iter_rows(), strict=True)
     ]
     path.write_text("\n".join(([header] if header else []) + rows) + "\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "series"),
-    [
-        ("EURUSD_1h.csv", ("EUR/USD", "1h")),
-        ("EURUSD_H1.csv", ("EUR/USD", "1h")),
-        ("EUR_USD-1h.parquet", ("EUR/USD", "1h")),
-        ("EUR_USD-H1.parquet", ("EUR/USD", "1h")),
-        ("FOREX_EURUSD_1H_ASK.csv", ("EUR/USD", "1h")),
-        ("DAT_ASCII_EURUSD_M1_2023.csv", ("EUR/USD", "1m")),
-        ("EURUSD_Candlestick_1_Hour_BID_01.01.2020-31.12.2020.csv", ("EUR/USD", "1h")),
-        ("usdjpy-m15-bid-2020-01-01-2021-01-01.csv", ("USD/JPY", "15m")),
-        ("GBPUSD_Daily_201001010000_202312310000.csv", ("GBP/USD", "1d")),
-        ("the_old_eurusd_4h.csv", ("EUR/USD", "4h")),
-        ("EURUSD.csv", None),
-        ("notes_1h.csv", None),
-        ("EURUSD_1h.xlsx", None),
-        ("EURUSD_3h.csv", None),
-    ],
-)
-def test_a_files_name_says_symbol_and_timeframe(name: str, series: tuple[str, str] | None) -> None:
-    assert series_of_name(name) == series
 
 
 def test_the_real_hours_of_gym_anytrading_are_read_as_they_are(tmp_path: Path) -> None:
@@ -249,11 +226,11 @@ def test_what_is_wrong_in_a_file_is_named_with_its_line(
     assert says in caught.value.message
 
 
-def test_a_spread_in_points_is_refused_in_a_plain_file(tmp_path: Path) -> None:
+def test_whole_numbers_beside_decimal_prices_are_a_spread_in_points(tmp_path: Path) -> None:
     frame = bars_frame()
     write_plain(tmp_path, "EURUSD_1h.csv", frame, spread=[12.0] * len(frame))
-    with pytest.raises(DataValidationError, match="price units"):
-        FolderBars(tmp_path).bars("EUR/USD", "1h")
+    bars = FolderBars(tmp_path).bars("EUR/USD", "1h")
+    assert bars.extra["spread"].tolist() == pytest.approx([0.00012] * len(frame))
 
 
 def test_bid_and_ask_of_one_series_are_not_mixed(tmp_path: Path) -> None:
