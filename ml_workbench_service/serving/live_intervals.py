@@ -99,7 +99,7 @@ class LiveContext:
             if interval is not None:
                 stated = StatedInterval(
                     due_ms, self._price, series.path, series.run, interval.lower, interval.upper, interval.level,
-                    self._lean, self._is_volatility,
+                    self._lean, self._is_volatility, delay=self._model.delay,
                 )  # fmt: skip
                 self._state.expect(series, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
         self._owner.save_soon(self._state)

@@ -127,7 +127,7 @@ def raw_bars(
         is_broker_time=conventions.is_broker_time,
         prices=prices,
         extra={**extra.columns, **own},
-        available_ms=_available(frame, fail),
+        available_ms=_available(frame, openings.times, fail),
         price_side=chosen.side or named or conventions.price_side,
         format=format_name,
         point=cells.point,
@@ -185,10 +185,14 @@ def _rows_that_hold_something(frame: "pl.DataFrame") -> tuple[Bools, dict[str, i
     return kept.to_numpy(), {reason: count for reason, count in counts.items() if count}
 
 
-def _available(frame: "pl.DataFrame", fail: Fail) -> Ints | None:
-    if "available_at" not in frame.columns:
+def _available(frame: "pl.DataFrame", times: TimeColumn, fail: Fail) -> Ints | None:
+    """(N,) in UTC. Without a zone it is taken for UTC only where the openings are known to be in UTC."""
+    if "available_at" not in frame.columns or frame["available_at"].is_null().all():
         return None
-    return read_times(frame["available_at"], zone="UTC", fail=fail, is_optional=True).local_ms
+    known = read_times(frame["available_at"], zone=None, fail=fail, is_optional=True)
+    if (known.zone or times.zone) != "UTC":
+        raise fail(None, "`available_at` is not in UTC; write it as 2025-03-01T00:00:00Z")
+    return known.local_ms
 
 
 def _bad_cell(file: str, first_line: int, places: Ints | None, row: int | None, problem: str) -> DataValidationError:

@@ -137,6 +137,45 @@ def test_a_zone_is_what_the_file_says(
     assert opened(raw) == OPENED_MS
 
 
+@pytest.mark.parametrize(
+    ("header", "cells", "zone", "source"),
+    [
+        ("date,time,timezone", "{t:%Y-%m-%d},{t:%H:%M},Europe/Athens", "Europe/Athens", "cell"),
+        ("Local time,tz", "{t:%Y-%m-%d %H:%M},+03:00", "UTC", "offset"),
+        ("Time (UTC+1),utc_offset", "{t:%Y-%m-%d %H:%M},UTC+3", "UTC", "offset"),
+    ],
+)
+def test_a_column_of_zones_belongs_to_the_times(
+    tmp_path: Path, header: str, cells: str, zone: str, source: str
+) -> None:
+    lines = rows(f"{cells},{PLAIN}", clock=lambda moment: moment.astimezone(ATHENS))
+    raw = read_bars(write(tmp_path, [f"{header},open,high,low,close", *lines]))
+    assert (raw.times.zone, raw.times.zone_from, raw.times.is_local) == (zone, source, False)
+    assert opened(raw) == OPENED_MS
+    assert raw.notes == ()
+
+
+@pytest.mark.parametrize(
+    ("time", "available", "is_read"),
+    [
+        ("{t:%Y-%m-%dT%H:%M:%SZ}", "{t:%Y-%m-%dT%H:%M:%SZ}", True),
+        ("{e}", "{t:%Y-%m-%d %H:%M}", True),
+        ("{t:%Y-%m-%d %H:%M}", "{e}", True),
+        ("{t:%Y-%m-%d %H:%M}", "", True),
+        ("{t:%Y-%m-%d %H:%M}", "{t:%Y-%m-%d %H:%M}", False),
+        ("{t:%Y-%m-%d %H:%M} Europe/Athens", "{t:%Y-%m-%d %H:%M}", False),
+        ("{e}", "{t:%Y-%m-%d %H:%M} Europe/Athens", False),
+    ],
+)
+def test_available_at_is_in_utc_or_refused(tmp_path: Path, time: str, available: str, is_read: bool) -> None:
+    path = write(tmp_path, ["time,available_at,open,high,low,close", *rows(f"{time},{available},{PLAIN}")])
+    if not is_read:
+        assert "`available_at` is not in UTC; write it as 2025-03-01T00:00:00Z" in refusal(path)
+        return
+    known = read_bars(path).available_ms
+    assert (known is None) if not available else (known is not None and known.tolist() == OPENED_MS)
+
+
 def test_local_time_is_nobodys_until_bars_timezone_says_whose(tmp_path: Path) -> None:
     for header in ("Local time", "local_time", "Time (local)"):
         raw = read_bars(write(tmp_path, [f"{header},open,high,low,close", *rows("{t:%d.%m.%Y %H:%M:%S.000}," + PLAIN)]))

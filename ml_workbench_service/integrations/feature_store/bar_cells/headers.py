@@ -14,6 +14,7 @@ TIME_WORDS = (
     *("unix", "unix_timestamp", "unix_time", "epoch", "ts", "t", "start", "start_time", "bar_start", "dtyyyymmdd"),
 )
 END_WORDS = ("close_time", "time_close", "end", "end_time", "closed_at", "bar_end")
+ZONE_WORDS = ("timezone", "time_zone", "tz", "zone", "utc_offset", "gmt_offset")
 _LATER_MADE = ("adj_close", "adjclose", "adjusted_close")
 _UNITS = {"ms", "s", "us", "ns", "sec", "seconds", "milliseconds", "unix", "epoch", "open", "start"}
 _BROKER = {"broker", "server", "exchange", "mt4", "mt5"}
