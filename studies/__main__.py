@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from studies import certificate_on_leaks, injected_signal, intervals, null_series, real_data
+from studies import certificate_on_leaks, injected_signal, interval_hours, intervals, null_series, real_data
 from studies.tables import Run, Table, write
 from tools.documents import say
 
@@ -20,6 +20,7 @@ ALL: dict[str, Callable[[Run], list[Table]]] = {
     "injected_signal": injected_signal.tables,
     "injected_leaks": certificate_on_leaks.tables,
     "intervals": intervals.tables,
+    "interval_hours": interval_hours.tables,
     "real_data": real_data.tables,
 }
 
