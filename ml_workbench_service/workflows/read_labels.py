@@ -1,8 +1,9 @@
 """Labels of a range as a training over it would see them, by the functions that label trainings.
 
-One line: the store's closes of the range → `label_tables` → for regimes the rule of the training part → numbers.
+One line: the store's closes of the range → `label_tables` → what is fitted on the training part → numbers.
 """
 
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -15,17 +16,20 @@ from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
+from ml_workbench_service.learning.data.windows import Part, SymbolRows
 from ml_workbench_service.market.costs import resolved_costs
 
 USUAL_SPLIT = 0.2
-"""A training's `validation_split` unless it says another: market regimes are fitted on what lies before."""
+"""A training's `validation_split` unless it says another: what is fitted is fitted on what lies before."""
+_FITTED = ("market_regime", "triple_barrier")
+"""Labels by rules and volatilities that are fitted on the training part."""
 
 
 def read_labels(store: FeatureStore, request: LabelRequest) -> LabelSeries:
     """The labels, with when each is known; costs are the pair's own, as in a training that names none.
 
     Raises:
-        DataValidationError: no such target, symbol, timeframe or range, or too few bars for a regime's rule.
+        DataValidationError: no such target, symbol, timeframe or range, or too few bars to fit a rule.
         UpstreamError, UpstreamTimeoutError: the feature store failed.
     """
     try:
@@ -68,24 +72,25 @@ def read_labels(store: FeatureStore, request: LabelRequest) -> LabelSeries:
 
 def _values(labelled: Labelling, target: Target) -> Floats:
     """(N,) labels in the target's units; classes as the numbers that outcomes have."""
-    if target.measure == "market_regime":
+    rows = labelled.rows
+    if target.measure in _FITTED:
+        finished: list[SymbolRows] = []
+
+        def finish(borders_ms: Mapping[Part, int]) -> list[SymbolRows]:
+            finished.extend(labelled.finish(borders_ms))
+            return finished
+
         windows.build(
-            labelled.rows, features=["close"], is_level=[True], lookback=1, split=USUAL_SPLIT, scales_labels=[False],
-            finish_labels=lambda borders: _kept(labelled, labelled.finish(borders)),
+            rows, features=["close"], is_level=[True], lookback=1, split=USUAL_SPLIT, scales_labels=[False],
+            finish_rows=finish,
         )  # fmt: skip
-    labels_N = labelled.rows[0].labels_NK[:, 0]
+        rows = finished
+    labels_N = rows[0].labels_NK[:, 0]
     if not target.classes:
         return labels_N
     numbers_C = np.array([_number(target, place) for place in range(len(target.classes))])
     there_N = np.isfinite(labels_N)
     return np.where(there_N, numbers_C[np.where(there_N, labels_N, 0).astype(np.int64)], np.nan)
-
-
-def _kept(labelled: Labelling, finished: list[Floats]) -> list[Floats]:
-    """Puts what the borders made of the labels into the rows."""
-    for rows, labels_NK in zip(labelled.rows, finished, strict=True):
-        rows.labels_NK[:] = labels_NK
-    return finished
 
 
 def _number(target: Target, place: int) -> float:
