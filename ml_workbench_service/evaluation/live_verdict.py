@@ -121,8 +121,8 @@ def _tested(target: Target, periods: list[Period]) -> LiveVerdict:
     stage = last_stage(len(moments), first=FIRST_LIVE_MOMENTS)
     if stage is None:
         reason = f"{len(moments)} moments of evidence; the first test waits for {FIRST_LIVE_MOMENTS}"
-        told = {"num_moments": len(moments), "next_at": FIRST_LIVE_MOMENTS}
-        return _none("insufficient_data", reason).model_copy(update=told)
+        waiting = {"num_moments": len(moments), "next_at": FIRST_LIVE_MOMENTS}
+        return _none("insufficient_data", reason).model_copy(update=waiting)
     # A test reads nothing later than its own moments, frequencies of classes included.
     oldest = [(until(evidence, int(moments[stage.num_moments - 1])), table) for evidence, table in periods]
     gains = [_gains(target, evidence, table) for evidence, table in oldest if len(evidence.row_M)]
