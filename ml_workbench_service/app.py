@@ -20,7 +20,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from filelock import FileLock, Timeout
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from common_lib.exceptions import PlatformError, UnavailableError
+from common_lib.exceptions import ModelNotFoundError, PlatformError, UnavailableError, VersionNotFoundError
 from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
 from ml_workbench_service import __version__, accelerators, families
@@ -48,16 +48,19 @@ from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.market import Witnessing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE
 from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
+from ml_workbench_service.serving.model import load_profiles
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
@@ -200,11 +203,21 @@ def _ledger(
     found = PredictionLedger(workbench.state_dir / LEDGER_FILE, max_rows=settings.PREDICTION_LEDGER_ROWS)
     found.start()
     stack.callback(found.close)
-    resolver = OutcomeResolver(found, workbench.feature_store, intervals)
+    resolver = OutcomeResolver(
+        found, workbench.feature_store, intervals, profiles_of=partial(_profiles_of, workbench.registry)
+    )
     resolver.start()
     stack.callback(resolver.stop)
     metrics.registry.register(LedgerMetrics(workbench, found))
     return found
+
+
+def _profiles_of(registry: FolderModelRegistry, model_id: str, version: str) -> dict[str, SeasonalProfile] | None:
+    """The seasons of a version's volatility; None where it has been removed."""
+    try:
+        return load_profiles(registry.folder(model_id, version), registry.card(model_id, version))
+    except (ModelNotFoundError, VersionNotFoundError):
+        return None
 
 
 def _job_supervisor(

@@ -62,6 +62,17 @@ class Significance(Contract):
     power_r2: Finite
 
 
+class HourCoverage(Contract):
+    """How often the interval held the outcomes of forecasts that were made in one hour of the day."""
+
+    hour_utc: int = Field(ge=0, le=23, description="In which the forecast's bar ended, and its horizon began.")
+    num_rows: int
+    coverage: Finite
+    low: Finite = Field(description="Wilson's 99.9 % interval; symbols at one moment are one observation.")
+    high: Finite
+    failed: bool = Field(description="Whether all of it lies more than 5 points from the promise.")
+
+
 class IntervalReport(Contract):
     """How often the interval held the outcome, overall and where the market was calm, middling and stormy."""
 
@@ -71,6 +82,7 @@ class IntervalReport(Contract):
         description="By a past-only volatility that is not the interval's own."
     )
     mean_width: Finite
+    coverage_by_hour: tuple[HourCoverage, ...] = Field(default=(), description="Of intraday bars, hours with rows.")
 
 
 class BacktestReport(Contract):

@@ -62,6 +62,11 @@ class LiveIntervalReport(Contract):
     num_dropped: dict[str, int] = Field(default_factory=dict, description="What taught nothing, by reason.")
 
 
+VolatilityRule = Literal["ewma", "seasonal_ewma"]
+"""Ex-ante volatility that intervals, barriers and agents read: an EWMA of returns, or of deseasonalised ones times the
+coming bars' season. Cards older than the second, and cards of daily bars, have the first."""
+
+
 class ModelCard(Contract):
     """A version's full card. Metrics are the test part's."""
 
@@ -93,6 +98,7 @@ class ModelCard(Contract):
     data_source: str
     calendar: Literal["fx", "fixings"]
     fill: Literal["next_open", "next_close"]
+    volatility_rule: VolatilityRule = "ewma"
     expires_at: UtcDatetime
     hyperparameters: dict[str, Any]
     epochs_run: int

@@ -36,6 +36,7 @@ MOST_LAG_SHARE = 0.5
 FEWEST_MOMENTS = 10
 """Under so many moments there is no p-value."""
 NORMAL_975 = 1.959963984540054
+NORMAL_9995 = 3.2905267314919255
 """The normal's 97.5 % quantile: intervals of proportions hold at 95 %."""
 TERCILE_BARS = 48
 """Bars of the trailing mean that sorts moments into calm and storm: two days of hours, two months of days. It is no
@@ -119,14 +120,15 @@ def power(num_independent: float, *, alpha: float, r2: float, by_sign: bool = Fa
     return float(ndtr(away - ndtri(1 - alpha)))
 
 
-def wilson(share: float, num_independent: float) -> tuple[float, float]:
+def wilson(share: float, num_independent: float, *, z: float = NORMAL_975) -> tuple[float, float]:
     """The 95 % interval of a probability that came true in this share of so many independent trials.
+
+    `z` is the normal quantile of another level: `NORMAL_9995` for 99.9 %.
 
     Wilson, Journal of the American Statistical Association 22 (1927): it stays inside [0, 1] and holds for few trials.
     """
     if num_independent <= 0:
         return 0.0, 1.0
-    z = NORMAL_975
     middle = (share + z**2 / (2 * num_independent)) / (1 + z**2 / num_independent)
     half = z * math.sqrt(share * (1 - share) / num_independent + z**2 / (4 * num_independent**2))
     half /= 1 + z**2 / num_independent

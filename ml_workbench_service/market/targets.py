@@ -69,9 +69,12 @@ def _measure(target: Target, close: Floats) -> Floats:
 
 def ewma_volatility(close: Floats) -> Floats:
     """Standard deviation of one bar's log return, known at that bar: `ewma_deviation` of the closes' log returns."""
-    if len(close) < 2:
-        return np.full(len(close), np.nan)
-    return ewma_deviation(np.concatenate([[np.nan], np.diff(np.log(close))]))
+    return ewma_deviation(log_returns(close))
+
+
+def log_returns(close: Floats) -> Floats:
+    """(N,) of each bar, from the close before; NaN for the first."""
+    return np.concatenate([np.full(min(len(close), 1), np.nan), np.diff(np.log(close))])
 
 
 def ewma_deviation(returns: Floats) -> Floats:

@@ -17,7 +17,7 @@ from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Fl
 from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.features.tables import SPREAD
-from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
+from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Question
 
@@ -91,7 +91,7 @@ def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:
         table,
         x_NF,
         close,
-        ewma_volatility(close),
+        model.bar_volatility(table.symbol, table.opened_ms, close),
         streaks(np.asarray(np.isfinite(x_NF).all(axis=1) & np.isfinite(close)), runs),
     )
 

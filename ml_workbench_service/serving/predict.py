@@ -162,11 +162,12 @@ def answered(
     """
     prepared = prepare(model, question)
     live = _live_context_of(model, question, circumstances, intervals)
+    prepared = replace(prepared, question=_with_volatility(question, live))
     precision, output = model.precision, NO_OUTPUT
     if prepared.rows_TF is not None:
         (output,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
     record = finish(model, prepared, circumstances, output=output, precision=precision, live=live)
-    return _with_inputs(model, question, record, output)
+    return _with_inputs(model, prepared.question, record, output)
 
 
 def answer_many(
@@ -200,6 +201,7 @@ def answered_many(
         output = answers.get(number, NO_OUTPUT)
         is_alone = times_asked[prepared.question.symbol] == 1
         live = _live_context_of(model, prepared.question, circumstances, intervals if is_alone else None)
+        prepared = replace(prepared, question=_with_volatility(prepared.question, live))
         record = finish(model, prepared, circumstances, output=output, precision="fp32", live=live)
         records.append(_with_inputs(model, prepared.question, record, output))
     return records
@@ -278,6 +280,13 @@ def _live_context_of(
     if question.as_of_ms <= model.last_available_at_ms:
         return None
     return intervals.ask(model, question.symbol, as_of_ms=question.as_of_ms, price=question.price)
+
+
+def _with_volatility(question: Question, live: LiveContext | None) -> Question:
+    """Where the features brought none, that of the prices which questions brought so far."""
+    if question.bar_volatility is not None or live is None or live.bar_volatility is None:
+        return question
+    return replace(question, bar_volatility=live.bar_volatility)
 
 
 def _decode(

@@ -13,9 +13,10 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import FeatureStore, Floats
 from ml_workbench_service.contracts.prediction import FeatureColumns, PredictRequest
-from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
+from ml_workbench_service.market import calendar
+from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
-from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.model import ServedModel, bar_end_ms
 from ml_workbench_service.serving.predict import Question
 
 
@@ -41,7 +42,7 @@ def question_of(model: ServedModel, request: PredictRequest) -> Question | None:
         x_TF=x_TF,
         as_of_ms=as_of_ms,
         price=request.price,
-        bar_volatility=_bar_volatility(request.columns),
+        bar_volatility=_bar_volatility(model, symbol, request.columns, as_of_ms),
         newest_available_at_ms=as_of_ms,
         position=request.position or 0.0,
         clock=request.as_of is not None,
@@ -175,12 +176,19 @@ def _check_timeframe(model: ServedModel, request: PredictRequest) -> None:
         )
 
 
-def _bar_volatility(columns: Mapping[str, list[float]]) -> float | None:
-    """From the request's own closes, where it has as many as the kernel needs; else unknown."""
+def _bar_volatility(model: ServedModel, symbol: str, columns: Mapping[str, list[float]], as_of_ms: int) -> float | None:
+    """From the request's own closes, where it has as many as the kernel needs; else unknown.
+
+    The bars are taken to follow one another in the market's time up to `as_of`.
+    """
     close = columns.get("close")
     if close is None or len(close) <= EWMA_BARS or min(close) <= 0:
         return None
-    value = float(ewma_volatility(np.array(close))[-1])
+    close_N = np.array(close[-EWMA_BARS - 1 :])
+    back_ms = model.timeframe_ms * np.arange(len(close_N), 0, -1)
+    # a moment after each opening, since Sunday's opening and Friday's close are one moment of market time
+    opened_ms = calendar.advance(bar_end_ms(model, as_of_ms), 1 - back_ms) - 1
+    value = float(model.bar_volatility(symbol, opened_ms, close_N)[-1])
     return value if np.isfinite(value) else None
 
 

@@ -132,10 +132,11 @@ def test_with_as_of_the_clock_counts(model: ServedModel) -> None:
 def test_enough_closes_of_its_own_give_a_request_its_volatility(model: ServedModel, history: SymbolHistory) -> None:
     """As soon as they fill the kernel, and then to the bit as if the service had fetched them."""
     last = 900
+    as_of = datetime.fromtimestamp(int(history.table.available_at_ms[last]) / 1000, tz=UTC)
     for num, is_known in ((EWMA_BARS + 1, True), (EWMA_BARS + 40, True), (EWMA_BARS, False), (4, False)):
         rows = slice(last + 1 - num, last + 1)
         columns = {name: history.table.columns[name][rows].tolist() for name in COLUMNS}
-        question = question_of(model, body(features=columns))
+        question = question_of(model, body(features=columns, as_of=as_of))
         assert question is not None
         assert question.bar_volatility == (history.question(last).bar_volatility if is_known else None)
     columns["close"] = [0.0] * 4

@@ -158,6 +158,7 @@ def _searched(again: Recomputation, data: TrainingData, candidates: Sequence[Exp
         tables=data.tables,
         candidates=tuple(candidates),
         regimes=data.labelling.regimes,
+        profiles=data.labelling.profiles,
     )
     return again.order.family.train(problem, accelerator=Cpu(), report=SilentReport(again.report.check))
 

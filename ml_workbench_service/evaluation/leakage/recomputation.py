@@ -195,6 +195,8 @@ class Recomputation:
             yield "scaling", "the scaler", None
         if self.data.labelling.regimes != labelled.regimes:
             yield "scaling", "the regimes' rule", None
+        if self.data.labelling.profiles != labelled.profiles:
+            yield "scaling", "the volatility's seasonal profile", None
         labelled_R = true.label_available_at_ms_R <= moment_ms
         for part in PARTS:
             ends, others = true.parts[part], again.parts[part]

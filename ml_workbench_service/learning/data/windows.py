@@ -13,7 +13,7 @@ window is named by its last row.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
 
@@ -46,7 +46,7 @@ class SymbolRows:
     label_available_at_ms_N: Ints  # when the last of a row's labels is known; without labels, when the row is
     available_at_ms_N: Ints
     runs_N: Ints
-    bar_volatility_N: Floats  # ex-ante standard deviation of one bar's log return; NaN where unknown
+    bar_volatility_N: Floats  # ex-ante standard deviation of one of the horizon's bars; NaN where unknown
     close_N: Floats
     spread_N: Floats  # the bars' own spread in price units; NaN where they have none
 
@@ -54,8 +54,8 @@ class SymbolRows:
 SCORING_ROWS = 4096 * 24
 """Rows of a batch of windows, so that long windows need no more memory than short ones; the families' estimates count
 on it."""
-FinishLabels = Callable[[Mapping[Part, int]], Sequence[Floats]]
-"""Labels (N, K) of each symbol, made once the borders are known: for rules that are fitted on the training part."""
+FinishRows = Callable[[Mapping[Part, int]], Sequence[SymbolRows]]
+"""Each symbol's rows once the borders are known: for what is fitted on the training part, labels and volatility."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ def build(
     lookback: int,
     split: float | Borders,
     scales_labels: Sequence[bool] | None = None,
-    finish_labels: FinishLabels | None = None,
+    finish_rows: FinishRows | None = None,
 ) -> Windows:
     """Windows, parts and scaling; see the module.
 
@@ -147,7 +147,7 @@ def build(
         lookback: rows of a window.
         split: the last share of the time, or the borders themselves.
         scales_labels: which labels are put into units of their symbol's typical size, if not all; classes are not.
-        finish_labels: replaces the tables' labels once the borders are known; a row that has a label keeps one.
+        finish_rows: replaces the tables once the borders are known; a row that has a label keeps one.
 
     Raises:
         DataValidationError: a part has too few windows; the message says how to get more.
@@ -162,9 +162,8 @@ def build(
     if not isinstance(split, Borders):
         split = Borders(_borders(np.concatenate(known), np.concatenate(label_known), split))
     borders = dict(split.at_ms)
-    if finish_labels is not None:
-        labels = finish_labels(borders)
-        tables = [replace(table, labels_NK=each) for table, each in zip(tables, labels, strict=True)]
+    if finish_rows is not None:
+        tables = finish_rows(borders)
     barred = [
         embargoed(table.available_at_ms_N, borders, split.embargo_bars)[each]
         for table, each in zip(tables, ends, strict=True)

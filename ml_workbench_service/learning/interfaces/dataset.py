@@ -145,7 +145,7 @@ def cut(
         lookback=order.family.lookback,
         split=borders or order.request.validation_split,
         scales_labels=[not target.classes for target in order.targets],
-        finish_labels=labelled.finish,
+        finish_rows=labelled.finish,
     )
 
 
@@ -163,6 +163,7 @@ def problem_for(
         tables=data.tables,
         candidates=order.candidates,
         regimes=data.labelling.regimes,
+        profiles=data.labelling.profiles,
         model_id=order.model_id,
         version=order.version,
         checkpoint=checkpoint,
