@@ -129,12 +129,14 @@ async def train(body: TrainRequest, service: AppStateDep, response: Response, ke
 def summary(card: ModelCard, live: Deployment | None = None) -> ModelSummary:
     """A card's line in the list; of the live version with what it is live with."""
     evaluation = card.evaluation
-    wanted = ModelSummary.model_fields.keys() - {"verdict", "proof", "warnings"}
+    wanted = ModelSummary.model_fields.keys() - {"verdict", "proof", "adds_over_linear", "warnings"}
+    adds = evaluation.adds_over_linear
     is_live = live is not None and live.version == card.version
     return ModelSummary(
         **{name: getattr(card, name) for name in wanted},
         verdict=evaluation.verdict,
         proof=evaluation.proof,
+        adds_over_linear=None if adds is None else adds.answer,
         warnings=live.warnings_today(evaluation.verdict) if is_live and live is not None else (),
     )
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
-from ml_workbench_service.contracts.evaluation import Certificate, Evaluation, Proof
+from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
 UNPROVEN_THEN = "judged by earlier rules, which did not ask for a proof of its columns: train it again to be told apart"
@@ -87,6 +87,11 @@ class ModelCard(Contract):
     quantiles: tuple[Finite, ...] = ()
     classes: tuple[str, ...] = Field(default=(), description="What a classifier tells apart, in order.")
     horizon: int
+    label_start: Literal["fill", "close"] = Field(
+        default="close",
+        description="Where the label of a price move begins: at the row's own close, or a bar later, where fixings "
+        "fill the decision.",
+    )
     lookback: int
     min_window: int
     outputs: tuple[str, ...]
@@ -152,6 +157,7 @@ class ModelSummary(Contract):
     target: str | None
     data_source: str
     verdict: str = Field(description="As it reads by the rules of today; the card keeps its own.")
+    adds_over_linear: Adds | None = None
     digest: str
     proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")
     warnings: tuple[str, ...] = Field(default=(), description="What a deployed version is live with, by today's rules.")

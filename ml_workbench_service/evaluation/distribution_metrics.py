@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.evaluation import HourCoverage, IntervalRepo
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.evaluation.forecast_metrics import interval_report
 from ml_workbench_service.learning.calibration.class_metrics import calibration_error
-from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, ResidualDistribution
+from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, TOO_WIDE, ResidualDistribution
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
@@ -113,6 +113,18 @@ class DecodedRows:
         if not decoder.targets[0].needs_price:
             lower_N, upper_N = np.maximum(lower_N, 0.0), np.maximum(upper_N, 0.0)
         return INTERVAL_LEVEL, lower_N, upper_N
+
+    def is_stated(self) -> Bools:
+        """(N,) whether each row's interval is narrow enough to be stated; else serving abstains."""
+        decoder = self.decoder
+        if len(decoder.quantiles) > 1:
+            _, lower_N, upper_N = self.bounds()
+            half_width_N = (upper_N - lower_N) / 2
+        else:
+            half_width_N = np.empty(len(self.labels_N))
+            for mask_N, distribution, scale_N in self.distributions():
+                half_width_N[mask_N] = distribution.radius * scale_N[mask_N]
+        return np.asarray(half_width_N <= TOO_WIDE * decoder.unconditional.radius * self.label_scale_N)
 
     def interval(self, windows: Windows, ends: Ints) -> IntervalReport:
         """Coverage overall, by tercile of each symbol's trailing mean move, and of intraday bars by hour."""

@@ -74,7 +74,8 @@ class LiveContext:
     """
 
     __slots__ = (
-        "_as_of_ms", "_is_volatility", "_lean", "_owner", "_price", "_scale", "_series", "_state", "bar_volatility",
+        "_as_of_ms", "_delay", "_is_volatility", "_lean", "_owner", "_price", "_scale", "_series", "_state",
+        "bar_volatility",
     )  # fmt: skip
 
     def __init__(
@@ -86,8 +87,10 @@ class LiveContext:
         as_of_ms: int,
         price: float | None,
         bar_volatility: float | None = None,
+        delay: int = 0,
     ) -> None:
         self.bar_volatility = bar_volatility
+        self._delay = delay  # bars until what is foretold begins
         self._owner, self._state, self._series = owner, state, series
         self._as_of_ms = as_of_ms
         self._price = price  # None: no bar of its own, whose price is known
@@ -110,7 +113,7 @@ class LiveContext:
             if interval is not None:
                 stated = StatedInterval(
                     due_ms, self._price, series.path, series.run, interval.lower, interval.upper, interval.level,
-                    self._lean, self._is_volatility,
+                    self._lean, self._is_volatility, delay=self._delay,
                 )  # fmt: skip
                 self._state.expect(series, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
         self._owner.save_soon(self._state)
@@ -168,7 +171,9 @@ class LiveIntervals:
                 )
             deviation = series.deviation
             volatility = None if deviation is None else deviation * bar.coming_factor
-            return LiveContext(self, state, series, as_of_ms=as_of_ms, price=price, bar_volatility=volatility)
+            return LiveContext(
+                self, state, series, as_of_ms=as_of_ms, price=price, bar_volatility=volatility, delay=model.delay
+            )
 
     def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
         """An outcome from elsewhere, for the answer given as of that moment; False where none waits for it any more.

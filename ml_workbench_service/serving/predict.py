@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -43,6 +43,22 @@ FIXINGS_PAUSE_BARS = 2
 
 
 @dataclass(frozen=True)
+class BarPrices:
+    """The bar that a question ends with, as fills read it; prices and spread are None where the store has none.
+
+    Attributes:
+        spread_open: in price units.
+        previous_opened_ms: of the bar right before it; None where that one is missing.
+    """
+
+    opened_ms: int
+    open: float | None
+    close: float
+    spread_open: float | None
+    previous_opened_ms: int | None
+
+
+@dataclass(frozen=True)
 class Question:
     """One prediction asked for: a symbol's window, when, and what else is known of the bar."""
 
@@ -54,6 +70,7 @@ class Question:
     newest_available_at_ms: int  # when the last row became known
     position: float = 0.0  # what is held already; policies read it
     spread: float | None = None  # the bar's own, in price units
+    bar: BarPrices | None = None  # None: the caller sent the columns
     clock: bool = True  # whether the clock's abstentions apply
     warnings: tuple[str, ...] = ()
     prediction_id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -235,6 +252,7 @@ def finish(
         valid_until=_moment(due_ms),
         timestamp=utc_now(),
         price=question.price,
+        **_bar_fields(question.bar),
         source=circumstances.source,
         sample=part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms),
         status="abstain" if abstains else "ok",
@@ -255,6 +273,7 @@ def finish(
             data_source=card.data_source,
             correlation_id=circumstances.correlation_id,
             fill=card.fill,
+            filling_rule="next_bar",
             volatility=None if decoded is None else decoded.volatility,
             strength=None if stated is None else stated.strength,
             actions_by_position=None if stated is None else output.actions,
@@ -263,8 +282,21 @@ def finish(
         ),
     )
     if live is not None:
-        live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=card.horizon)
+        live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=model.reach)
     return record
+
+
+def _bar_fields(bar: BarPrices | None) -> dict[str, Any]:
+    """What a record says of its newest bar."""
+    if bar is None:
+        return dict.fromkeys(("bar_open", "open", "close", "spread_open", "prev_bar_open"))
+    return {
+        "bar_open": _moment(bar.opened_ms),
+        "open": bar.open,
+        "close": bar.close,
+        "spread_open": bar.spread_open,
+        "prev_bar_open": None if bar.previous_opened_ms is None else _moment(bar.previous_opened_ms),
+    }
 
 
 def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, output: NetworkOutput) -> Answered:
@@ -323,17 +355,18 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
         reasons.append("stale_features")
     if question.as_of_ms > to_ms(model.card.expires_at):
         reasons.append("model_expired")
-    # A daily bar may become known just after Friday's close; asked at that very moment it is Monday's forecast.
-    if not bool(calendar.is_open(question.as_of_ms)) and not (
-        is_daily and question.as_of_ms == question.newest_available_at_ms
-    ):
+    # The week's last bar becomes known when the market closes, a daily one just after it: asked at that very moment it
+    # is Monday's forecast, filled at Sunday's open.
+    is_timely = question.as_of_ms == question.newest_available_at_ms and (is_daily or question.bar is not None)
+    ends_open = bool(calendar.is_open(question.as_of_ms - 1))
+    if not bool(calendar.is_open(question.as_of_ms)) and not is_timely and not ends_open:
         reasons.append("market_closed")
     return reasons
 
 
 def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
     """When the horizon has passed: so much open-market time after `as_of`."""
-    return int(calendar.advance(as_of_ms, model.card.horizon * model.timeframe_ms))
+    return int(calendar.advance(as_of_ms, model.reach * model.timeframe_ms))
 
 
 def _moment(moment_ms: int) -> datetime:

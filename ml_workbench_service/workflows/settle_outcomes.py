@@ -254,7 +254,7 @@ def _volatility(row: Waiting, table: FeatureTable, profiles_of: ProfilesOf) -> F
     profiles = profiles_of(row.model_id, row.version)
     if profiles is None:
         return np.full(len(table), np.nan)
-    return ex_ante_volatility(profiles.get(row.symbol), table.opened_ms, _close(table), horizon=row.horizon)
+    return ex_ante_volatility(profiles.get(row.symbol), table.opened_ms, _close(table), horizon=row.target.horizon)
 
 
 def _pairs(values: Floats, available_at_ms: Ints) -> list[tuple[float, int]]:

@@ -64,7 +64,7 @@ def certify(
         JobCancelled: somebody asked for it.
         DataValidationError: the data are too few for a feature search, which the training itself would say next.
     """
-    seed = order.request.seeds[0] if seed is None else seed
+    seed, order = order.request.seeds[0] if seed is None else seed, order.filled(data.tables[0].fill)
     again = Recomputation(order, data, store, report, seed)
     again.run()
     made = _ready_made(again)
@@ -225,7 +225,7 @@ def _pasts(again: Recomputation) -> list[Past]:
         begin = rows.stop
         known_N = windows.label_available_at_ms_R[rows] <= test_ms
         outcomes = [
-            Outcome(target.name, np.where(known_N, windows.own_labels_RK[rows, number], np.nan), target.horizon)
+            Outcome(target.name, np.where(known_N, windows.own_labels_RK[rows, number], np.nan), target.reach)
             for number, target in enumerate(again.order.targets)
         ]
         until = int(np.searchsorted(table.available_at_ms, test_ms, side="right"))

@@ -177,7 +177,7 @@ class Recomputation:
                     )
             for column, target in enumerate(self.order.targets):
                 before, after = true.labels_NK[:num, column], cut.labels_NK[:, column]
-                is_known_N = np.arange(num) + target.horizon < num
+                is_known_N = np.arange(num) + target.reach < num
                 early_N = np.where(is_known_N, _far(before, after), np.isfinite(after))
                 for row in np.flatnonzero(early_N)[:1]:
                     what = f"the label {target.name} of {table.symbol}"

@@ -26,6 +26,7 @@ from ml_workbench_service.integrations.feature_store.bar_time_zones import (
     to_utc,
 )
 from ml_workbench_service.integrations.feature_store.bar_times import MISSING_MS
+from ml_workbench_service.market.fills import at_mid
 
 MAX_SPREAD_SHARE = 0.01  # of the price; a wider median spread is not in price units
 CLOSEST_SHARE = 0.75  # of a timeframe; daily bars on a clock with summer time lie up to an hour closer
@@ -65,7 +66,7 @@ def checked_bars(files: Sequence[RawBars], *, symbol: str, timeframe: str, zone:
     rows = _without_repetitions(_joined(parts), files)
     _check_spacing(rows, files, timeframe)
     _check_spread(rows, files)
-    return Bars(
+    bars = Bars(
         symbol=symbol,
         timeframe=timeframe,
         opened_ms=rows.opened_ms,
@@ -80,7 +81,9 @@ def checked_bars(files: Sequence[RawBars], *, symbol: str, timeframe: str, zone:
         declares_times=all(
             raw.available_ms is not None and bool((raw.available_ms != MISSING_MS).all()) for raw in files
         ),
+        spread_time=files[0].spread_time,
     )
+    return at_mid(bars)
 
 
 def _read_rows(raw: RawBars, index: int, length_ms: int, *, zone: str | None) -> _Rows:

@@ -9,7 +9,6 @@ out minutes without a tick, so there nine tenths suffice, if the last minute has
 Legend: N fine bars, M coarse bars.
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import numpy as np
@@ -17,13 +16,15 @@ import numpy as np
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, Bools, Floats, Ints
 from ml_workbench_service.market.calendar import DAY_MS, expected_ms, market_ms, trading_day_opening
+from ml_workbench_service.market.fills import SPREAD, SPREAD_OPEN
 
 MINUTE_SHARE = 0.9  # of the expected minutes that must be there, see above
 _MAX_SPLIT_SHARE = 0.01  # bars across the roll beyond which daily bars are UTC days
 
 
 def resample(fine: Bars, timeframe: str) -> Bars:
-    """`fine` in the coarser timeframe; open first, high, low, close last, volume summed, spread averaged, others last.
+    """`fine` in the coarser timeframe; open first, high, low, close last, volume summed, spread averaged unless
+    its moment in the bar is known, others last.
 
     The result may be empty. Bars that do not lie on the finer grid make their coarse bar incomplete.
     """
@@ -46,7 +47,7 @@ def resample(fine: Bars, timeframe: str) -> Bars:
         high=np.maximum.reduceat(fine.high, firsts)[whole],
         low=np.minimum.reduceat(fine.low, firsts)[whole],
         close=fine.close[lasts][whole],
-        extra=_merge(fine.extra, firsts, counts, whole=whole),
+        extra=_merge(fine, firsts, counts, whole=whole),
     )
 
 
@@ -74,11 +75,15 @@ def _is_whole(fine: Bars, opened: Ints, firsts: Ints, counts: Ints, *, fine_ms: 
     return whole
 
 
-def _merge(extra: Mapping[str, Floats], firsts: Ints, counts: Ints, *, whole: Bools) -> dict[str, Floats]:
-    last = firsts + counts - 1
+def _merge(fine: Bars, firsts: Ints, counts: Ints, *, whole: Bools) -> dict[str, Floats]:
+    extra, last = fine.extra, firsts + counts - 1
     merged = {name: column[last] for name, column in extra.items()}
     if "volume" in extra:
         merged["volume"] = np.add.reduceat(extra["volume"], firsts)
-    if "spread" in extra:
-        merged["spread"] = np.add.reduceat(extra["spread"], firsts) / counts
+    if SPREAD_OPEN in extra:
+        merged[SPREAD_OPEN] = extra[SPREAD_OPEN][firsts]
+    if SPREAD in extra and fine.spread_time == "open":
+        merged[SPREAD] = extra[SPREAD][firsts]
+    elif SPREAD in extra and fine.spread_time != "close":
+        merged[SPREAD] = np.add.reduceat(extra[SPREAD], firsts) / counts
     return {name: column[whole] for name, column in merged.items()}

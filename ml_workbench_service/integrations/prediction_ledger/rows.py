@@ -137,8 +137,9 @@ class Waiting(NamedTuple):
 
     @property
     def target(self) -> Target:
-        """The target, parsed."""
-        return parse_target(self.target_name)
+        """The target, parsed; the bars that are kept reach beyond its horizon where its label begins later."""
+        target = parse_target(self.target_name)
+        return target.model_copy(update={"delay": int(self.horizon > target.horizon)})
 
     def asked(self) -> Asked:
         """As `market.outcomes` reads it."""
@@ -254,4 +255,4 @@ def _barrier(answered: Answered, making: Making) -> float | None:
     target = making.target
     if target is None or target.measure != "triple_barrier" or answered.bar_volatility is None:
         return None
-    return float(making.barrier_width * (answered.bar_volatility * np.sqrt(making.horizon)))
+    return float(making.barrier_width * (answered.bar_volatility * np.sqrt(target.horizon)))

@@ -17,6 +17,8 @@ SYNTHETIC_RANGE = "synthetic_range"
 """The warning on features that need high and low, computed from bars whose high and low were not observed."""
 SPREAD = "spread"
 """The column of the bars' own spread, in price units."""
+SPREADS = frozenset({SPREAD, "spread_open", "spread_close"})
+"""That, and those of the bars' ends."""
 
 Clock = Callable[[], int]
 
@@ -69,8 +71,8 @@ def whole_table(
         indicator = _resolved(name, bars, f"features.{position}", own_columns)
         columns[name] = computed(indicator)
         needs_range |= indicator.needs_range
-    if SPREAD in bars.extra:
-        columns.setdefault(SPREAD, bars.extra[SPREAD])
+    for name in SPREADS & bars.extra.keys():
+        columns.setdefault(name, bars.extra[name])
     return FeatureTable(
         symbol=bars.symbol,
         timeframe=bars.timeframe,
