@@ -34,6 +34,7 @@ from ml_workbench_service.api import (
     health,
     jobs,
     ledger,
+    market_data,
     models,
     predictions,
     queue,
@@ -43,6 +44,7 @@ from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
+from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.market import Witnessing
@@ -85,13 +87,13 @@ DESCRIPTION = (
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app for these settings; nothing is opened before it starts."""
+def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
+    """The app for these settings; nothing is opened before it starts. Only tests give it another clock."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            opened = app.state.service = await _open(settings, stack)
+            opened = app.state.service = await _open(settings, clock, stack)
             stack.callback(opened.queue_threads.close)
             _say_where(settings)
             yield
@@ -111,7 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
     for resource in (
-        models, predictions, ledger, catalogue, jobs, experiments, deployments, queue, agents, resilience,
+        models, predictions, ledger, catalogue, market_data, jobs, experiments, deployments, queue, agents, resilience,
     ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router)
@@ -122,7 +124,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
+async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
@@ -134,7 +136,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     addresses = await asyncio.to_thread(resolve, settings, redis)
     if settings.ACCELERATOR:
         accelerators.kind_of(settings.ACCELERATOR)  # a name nobody has is an error now, not at the first training
-    workbench = await asyncio.to_thread(open_workbench, settings, addresses)
+    workbench = await asyncio.to_thread(open_workbench, settings, addresses, clock=clock)
     stack.callback(close_workbench, workbench)
     await asyncio.to_thread(finish_interrupted, workbench)
     stopping = _stopping_event(stack)
@@ -204,8 +206,9 @@ def _ledger(
     found.start()
     stack.callback(found.close)
     resolver = OutcomeResolver(
-        found, workbench.feature_store, intervals, profiles_of=partial(_profiles_of, workbench.registry)
-    )
+        found, workbench.feature_store, intervals, clock=workbench.clock,
+        profiles_of=partial(_profiles_of, workbench.registry),
+    )  # fmt: skip
     resolver.start()
     stack.callback(resolver.stop)
     metrics.registry.register(LedgerMetrics(workbench, found))
@@ -253,7 +256,7 @@ def _watch_columns(workbench: Workbench, stack: AsyncExitStack) -> None:
     """Where users' columns are looked at while they grow; the sample has none."""
     witness = workbench.feature_store.witness if isinstance(workbench.feature_store, Witnessing) else None
     if witness is not None:
-        watch = ColumnWatch(workbench.feature_store, witness.watched)
+        watch = ColumnWatch(workbench.feature_store, witness.watched, clock=workbench.clock)
         watch.start()
         stack.callback(watch.stop)
 

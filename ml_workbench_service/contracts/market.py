@@ -164,7 +164,7 @@ class FeatureStore(Protocol):
         ...
 
     def now_ms(self) -> int | None:
-        """The store's own "now" where it is not the clock (the sample ends with its last bar), else None."""
+        """The store's own "now" where the clock has passed it (the sample ends with its last bar), else None."""
         ...
 
     def check(self) -> OutsideThing:
@@ -216,6 +216,17 @@ class Witnessing(Protocol):
     """A feature store whose ready-made columns somebody watches."""
 
     witness: ColumnWitness | None
+
+
+def recomputing(store: FeatureStore) -> Recomputing | None:
+    """The store as one that can make its columns again; None where another makes them.
+
+    Where that depends on a server, the store says so by `makes_columns`, and raises as `fetch` does.
+    """
+    if not isinstance(store, Recomputing):
+        return None
+    makes_columns: Callable[[], bool] | None = getattr(store, "makes_columns", None)
+    return store if makes_columns is None or makes_columns() else None
 
 
 MOST_COST = 10_000

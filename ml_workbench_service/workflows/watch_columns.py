@@ -10,11 +10,11 @@ import threading
 from collections.abc import Callable
 
 from common_lib.exceptions import PlatformError
+from ml_workbench_service.contracts.clock import WALL, Clock, clock_ms
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.evaluation.leakage.proof import SLACK_SHARE
 from ml_workbench_service.market.calendar import DAY_MS
-from ml_workbench_service.market.features.tables import Clock, clock_ms
 
 LOOKS_PER_SLACK = 4
 """Within the tenth of a bar in which a value can be witnessed."""
@@ -35,10 +35,10 @@ class ColumnWatch:
     Args:
         store: that shows the columns to its witness at each fetch.
         watched: what is looked at.
-        clock: now in milliseconds.
+        clock: the present.
     """
 
-    def __init__(self, store: FeatureStore, watched: Watched, *, clock: Clock = clock_ms) -> None:
+    def __init__(self, store: FeatureStore, watched: Watched, *, clock: Clock = WALL) -> None:
         self._store, self._watched, self._clock = store, watched, clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="column-watch", daemon=True)
@@ -56,7 +56,7 @@ class ColumnWatch:
     def look(self) -> float:
         """One turn; seconds until the next one. Raises UnavailableError where the witness cannot be read."""
         found = self._watched()
-        now_ms = self._clock()
+        now_ms = clock_ms(self._clock)
         for series, columns in found.items():
             if is_due(series[1], now_ms) and not self._stopping.is_set():
                 self._look_at(series, columns)

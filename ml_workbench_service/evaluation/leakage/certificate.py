@@ -28,7 +28,7 @@ from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck, CheckStatus
 from ml_workbench_service.contracts.jobs import Report, SilentReport
-from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.evaluation.leakage import label_checks as label_support
 from ml_workbench_service.evaluation.leakage.column_checks import Outcome, Past, Telling, joined_ahead, near_copy
 from ml_workbench_service.evaluation.leakage.proof import ColumnProof, prove
@@ -105,7 +105,7 @@ def _bar_times(tables: Sequence[FeatureTable]) -> CertificateCheck:
 def _recomputed(again: Recomputation, proven: ColumnProof) -> list[CertificateCheck]:
     """What moved when later bars were others, or missing; what a store cannot make again has another proof, or none."""
     replaced, cut = again.num_compared["replaced"], again.num_compared["cut"]
-    can, moved = isinstance(again.store, Recomputing), again.moved
+    can, moved = again.recomputing is not None, again.moved
     is_proven = can or proven.proof is not None
     trivial: CheckStatus = "passed" if is_proven else "unprovable"
     by_hand = "" if can else "; the feature store made the columns, and it cannot make them again from other bars"
@@ -176,7 +176,7 @@ def _selected_before_test(order: TrainingOrder, data: TrainingData) -> Certifica
 
 def _ready_made(again: Recomputation) -> set[str]:
     """The columns that nobody can make again: the bars' own beside prices, or whatever a store out of reach made."""
-    if not isinstance(again.store, Recomputing):
+    if again.recomputing is None:
         return {name for table in again.data.tables for name in table.columns} - PRICES
     read = {*again.order.derivation.base_columns, *columns_of(again.order.candidates)}
     return (read & again.own_columns) - PRICES

@@ -14,6 +14,7 @@ from ml_workbench_service.contracts.market import Bars
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.market.calendar import runs
+from ml_workbench_service.testing.clocks import FixedClock
 from tests.integrations.feature_store.bar_files import FIRST_MS, bars_frame, local_texts, write_metatrader, write_plain
 
 HOUR_MS = 3_600_000
@@ -264,7 +265,7 @@ def test_a_bar_that_is_still_forming_is_not_served(tmp_path: Path) -> None:
     frame = bars_frame()
     write_plain(tmp_path, "EURUSD_1h.csv", frame)
     forming = int(frame["opened_ms"][200])
-    store = LocalFeatureStore(FolderBars(tmp_path), clock=lambda: forming + HOUR_MS - 1)
+    store = LocalFeatureStore(FolderBars(tmp_path), clock=FixedClock.at_ms(forming + HOUR_MS - 1))
     table = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"])[0]
     assert table.opened_ms[-1] == frame["opened_ms"][199]
 
