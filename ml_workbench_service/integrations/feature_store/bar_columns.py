@@ -6,7 +6,8 @@ numeric column is the user's own. Nothing is dropped or repaired here except wha
 """
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 PriceSide = Literal["bid", "ask", "mid"]
+SpreadTime = Literal["open", "close", "average", "minimum", "unknown"]
+SpreadUnit = Literal["price", "points"]
 SIDES: tuple[PriceSide, ...] = ("bid", "ask", "mid")
 PRICES = ("open", "high", "low", "close")
 _ALIASES = {
@@ -56,7 +59,14 @@ class RawBars:
     prices: dict[str, Floats]  # open, high, low, close; NaN where missing
     extra: dict[str, Floats]
     available_ms: Ints | None
-    price_side: PriceSide
+    price_side: PriceSide  # of the columns that were taken
+    format: str = ""  # which one read it
+    point: float | None = None  # one unit of the prices' last digit; None of Parquet
+    spread_unit: SpreadUnit | None = None  # as the file has it; `extra["spread"]` itself is in price units
+    spread_time: SpreadTime = "unknown"  # of `extra["spread"]`; of `spread_open`, `spread_close` what they say
+    dropped: Mapping[str, int] = field(default_factory=dict)  # rows of the file that are not here, by reason
+    notes: tuple[str, ...] = ()  # what was decided in reading, in words
+    doubts: tuple[str, ...] = ()  # what is doubtful: warnings of the reading report
 
     def where(self, row: int) -> str:
         """The place of a row, for a message."""

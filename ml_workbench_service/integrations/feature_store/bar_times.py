@@ -9,7 +9,7 @@ Legend: N rows; local times are milliseconds since the epoch as if the clock on 
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 Fail = Callable[[int | None, str], DataValidationError]
 """Makes the error about a row (from 0), or about the whole file."""
+
+ZoneFrom = Literal["offset", "epoch", "cell", "header", "format"]
+"""What in a file says its zone: offsets or Z, epochs, zones named in the cells, the header, the program's own habit."""
 
 MISSING_MS = np.iinfo(np.int64).min
 _DATE = (
@@ -43,6 +46,8 @@ class TimeColumn:
 
     local_ms: Ints  # (N,)
     zone: str | None
+    zone_from: ZoneFrom | None = None  # None where `zone` is
+    is_local: bool = False  # the file says "local time": whose, BARS_TIMEZONE must say; it is never UTC by guess
 
 
 def read_times(column: "pl.Series", *, zone: str | None, fail: Fail, is_optional: bool = False) -> TimeColumn:
