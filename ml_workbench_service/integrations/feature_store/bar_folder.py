@@ -17,8 +17,12 @@ from urllib.parse import unquote
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, normal_timeframe
 from ml_workbench_service.contracts.market import Bars, OutsideThing
-from ml_workbench_service.integrations.feature_store.bar_checks import checked_bars
+from ml_workbench_service.contracts.reading_reports import IgnoredFile, ReadingReport
+from ml_workbench_service.integrations.feature_store.bar_columns import RawBars
+from ml_workbench_service.integrations.feature_store.bar_fixings import Fixings, ecb_fixings
 from ml_workbench_service.integrations.feature_store.bar_formats import known_formats, read_bars
+from ml_workbench_service.integrations.feature_store.bar_pins import PinStore
+from ml_workbench_service.integrations.feature_store.bar_readings import SeriesReader
 from ml_workbench_service.integrations.feature_store.bar_time_zones import parse_zone
 from ml_workbench_service.integrations.feature_store.resampling import resample
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache, bars_bytes
@@ -54,13 +58,23 @@ class FolderBars:
     Args:
         folder: where the files lie, itself only.
         bars_timezone: the clock of files that do not say theirs, as `BARS_TIMEZONE` names it.
+        pins: the file that keeps what was decided about the clocks of files; None: memory alone.
+        fixings: gives what prices are held against; of None nothing is, as bars that are made up need it.
     """
 
-    def __init__(self, folder: Path, *, bars_timezone: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        bars_timezone: str | None = None,
+        pins: Path | None = None,
+        fixings: Callable[[], Fixings | None] = ecb_fixings,
+    ) -> None:
         if bars_timezone is not None:
             parse_zone(bars_timezone)
         self._folder = folder
-        self._zone = bars_timezone
+        self._reader = SeriesReader(_raw, setting=bars_timezone, pins=PinStore(pins), fixings=fixings)
+        self._reports: dict[Series, tuple[Fingerprint, tuple[ReadingReport, ...] | str]] = {}
         self._series: SeriesCache[tuple[Fingerprint, Bars]] = SeriesCache(max_bytes=CACHE_BYTES)
         self._own: tuple[Fingerprint, list[str]] | None = None
         self._lock = threading.Lock()
@@ -76,7 +90,7 @@ class FolderBars:
         with self._lock:
             for source in finer:
                 files = index[symbol, source]
-                bars = self._kept((symbol, source), files, partial(self._read, files, symbol, source))
+                bars = self._kept((symbol, source), files, partial(self._read, (symbol, source), index))
                 if source != timeframe:
                     bars = self._kept((symbol, source, timeframe), files, partial(resample, bars, timeframe))
                 if len(bars):
@@ -123,9 +137,38 @@ class FolderBars:
                 index.setdefault(named, []).append(path)
         return index
 
-    def _read(self, files: list[Path], symbol: str, timeframe: str) -> Bars:
-        raw = [read_bars(path) for path in files]
-        return checked_bars(raw, symbol=symbol, timeframe=timeframe, zone=self._zone)
+    def readings(self) -> tuple[list[ReadingReport], list[IgnoredFile]]:
+        """Each file's report, in the order of names; and each file that gives no bars, with the reason."""
+        index = self._index()
+        reports: list[ReadingReport] = []
+        ignored: list[IgnoredFile] = []
+        for series, files in index.items():
+            found = self._reported(series, files, index)
+            if isinstance(found, str):
+                ignored += [IgnoredFile(origin=path.name, reason=found) for path in files]
+            else:
+                reports += found
+        return reports, sorted(ignored, key=lambda each: each.origin)
+
+    def _reported(
+        self, series: Series, files: list[Path], index: dict[Series, list[Path]]
+    ) -> tuple[ReadingReport, ...] | str:
+        """The reports of a series, or why it is refused; the files are read again only when they change."""
+        stamp = _fingerprint(files)
+        kept = self._reports.get(series)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        try:
+            with self._lock:
+                self._kept(series, files, partial(self._read, series, index))
+        except DataValidationError as error:
+            self._reports[series] = stamp, error.message
+        return self._reports[series][1]
+
+    def _read(self, series: Series, index: dict[Series, list[Path]]) -> Bars:
+        bars = self._reader.read(series, index)
+        self._reports[series] = _fingerprint(index[series]), bars.reports
+        return bars
 
     def _kept(self, key: Hashable, files: list[Path], make: Callable[[], Bars]) -> Bars:
         """What was made last time, unless the files have changed."""
@@ -136,6 +179,11 @@ class FolderBars:
         bars = make()
         self._series.put(key, (stamp, bars), num_bytes=bars_bytes(bars))
         return bars
+
+
+def _raw(path: Path, timeframe: str) -> RawBars:
+    """A file's rows."""
+    return read_bars(path)
 
 
 def series_of_name(name: str) -> Series | None:

