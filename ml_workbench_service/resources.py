@@ -32,6 +32,7 @@ from ml_workbench_service.settings import (
 )
 
 PROBE_TIMEOUT_S = 0.3
+PINS_FILE = "bar_readings.jsonl"
 
 _log = logging.getLogger(__name__)
 
@@ -92,7 +93,10 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
     return Workbench(
         addresses=addresses,
         feature_store=open_feature_store(
-            addresses.feature_store, bars_timezone=settings.BARS_TIMEZONE, api_key=api_key
+            addresses.feature_store,
+            bars_timezone=settings.BARS_TIMEZONE,
+            api_key=api_key,
+            pins=settings.STATE_DIR.resolve() / PINS_FILE,
         ),
         history=history,
         registry=FolderModelRegistry(settings.MODEL_REGISTRY_PATH.resolve(), live_version=history.live_version),
@@ -169,8 +173,13 @@ def embedded_tracking_uri(state_dir: Path) -> str:
     return f"sqlite:///{state_dir / 'mlflow.db'}"
 
 
-def open_feature_store(address: str, *, bars_timezone: str | None = None, api_key: str | None = None) -> FeatureStore:
+def open_feature_store(
+    address: str, *, bars_timezone: str | None = None, api_key: str | None = None, pins: Path | None = None
+) -> FeatureStore:
     """The store behind an address: `embedded`, `file://folder` or `http(s)://…`.
+
+    Args:
+        pins: the file that keeps what was decided about the clocks of a folder's files.
 
     Raises:
         DataValidationError: another kind of address, or a folder that is not there.
@@ -185,7 +194,7 @@ def open_feature_store(address: str, *, bars_timezone: str | None = None, api_ke
     if parts.scheme == "file":
         from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 
-        return LocalFeatureStore(FolderBars(folder_of_url(address), bars_timezone=bars_timezone))
+        return LocalFeatureStore(FolderBars(folder_of_url(address), bars_timezone=bars_timezone, pins=pins))
     if parts.scheme in ("http", "https"):
         from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
 

@@ -37,6 +37,7 @@ ROUTES = {
     "POST /api/v1/deployments/{deployment_id}/rollback",
     "GET /api/v1/model-types",
     "GET /api/v1/features",
+    "GET /api/v1/series",
     "POST /api/v1/experiments",
     "GET /api/v1/experiments",
     "GET /api/v1/experiments/{experiment_id}",

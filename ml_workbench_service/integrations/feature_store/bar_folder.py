@@ -17,7 +17,7 @@ from urllib.parse import unquote
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, normal_timeframe
 from ml_workbench_service.contracts.market import Bars, OutsideThing
-from ml_workbench_service.contracts.reading_reports import IgnoredFile, ReadingReport
+from ml_workbench_service.contracts.reading_reports import IgnoredFile, ReadingReport, Series, SeriesList
 from ml_workbench_service.integrations.feature_store.bar_columns import RawBars
 from ml_workbench_service.integrations.feature_store.bar_fixings import Fixings, ecb_fixings
 from ml_workbench_service.integrations.feature_store.bar_formats import known_formats, read_bars
@@ -43,7 +43,7 @@ _TIMEFRAME = re.compile(
     re.IGNORECASE,
 )
 
-Series = tuple[str, str]
+SeriesKey = tuple[str, str]
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
@@ -74,7 +74,7 @@ class FolderBars:
             parse_zone(bars_timezone)
         self._folder = folder
         self._reader = SeriesReader(_raw, setting=bars_timezone, pins=PinStore(pins), fixings=fixings)
-        self._reports: dict[Series, tuple[Fingerprint, tuple[ReadingReport, ...] | str]] = {}
+        self._reports: dict[SeriesKey, tuple[Fingerprint, tuple[ReadingReport, ...] | str]] = {}
         self._series: SeriesCache[tuple[Fingerprint, Bars]] = SeriesCache(max_bytes=CACHE_BYTES)
         self._own: tuple[Fingerprint, list[str]] | None = None
         self._lock = threading.Lock()
@@ -125,20 +125,20 @@ class FolderBars:
             return OutsideThing(mode="folder", state="degraded", detail=detail)
         return OutsideThing(mode="folder", state="ok", detail=f"{len(index)} series of bars")
 
-    def _index(self) -> dict[Series, list[Path]]:
+    def _index(self) -> dict[SeriesKey, list[Path]]:
         if not self._folder.is_dir():
             raise DataValidationError.at(
                 "FEATURE_STORE_URL", "the folder of bars does not exist; correct FEATURE_STORE_URL", code="no_folder"
             )
-        index: dict[Series, list[Path]] = {}
+        index: dict[SeriesKey, list[Path]] = {}
         for path in sorted(self._folder.iterdir()):
             named = series_of_name(path.name)
             if named is not None and path.is_file():
                 index.setdefault(named, []).append(path)
         return index
 
-    def readings(self) -> tuple[list[ReadingReport], list[IgnoredFile]]:
-        """Each file's report, in the order of names; and each file that gives no bars, with the reason."""
+    def series(self) -> SeriesList:
+        """Each file by its report, in the order of names; and each that gives no bars, with the reason."""
         index = self._index()
         reports: list[ReadingReport] = []
         ignored: list[IgnoredFile] = []
@@ -148,10 +148,13 @@ class FolderBars:
                 ignored += [IgnoredFile(origin=path.name, reason=found) for path in files]
             else:
                 reports += found
-        return reports, sorted(ignored, key=lambda each: each.origin)
+        return SeriesList(
+            series=tuple(Series.of(each, source="file") for each in sorted(reports, key=lambda each: each.file)),
+            ignored=tuple(sorted(ignored, key=lambda each: each.origin)),
+        )
 
     def _reported(
-        self, series: Series, files: list[Path], index: dict[Series, list[Path]]
+        self, series: SeriesKey, files: list[Path], index: dict[SeriesKey, list[Path]]
     ) -> tuple[ReadingReport, ...] | str:
         """The reports of a series, or why it is refused; the files are read again only when they change."""
         stamp = _fingerprint(files)
@@ -165,7 +168,7 @@ class FolderBars:
             self._reports[series] = stamp, error.message
         return self._reports[series][1]
 
-    def _read(self, series: Series, index: dict[Series, list[Path]]) -> Bars:
+    def _read(self, series: SeriesKey, index: dict[SeriesKey, list[Path]]) -> Bars:
         bars = self._reader.read(series, index)
         self._reports[series] = _fingerprint(index[series]), bars.reports
         return bars
@@ -186,7 +189,7 @@ def _raw(path: Path, timeframe: str) -> RawBars:
     return read_bars(path)
 
 
-def series_of_name(name: str) -> Series | None:
+def series_of_name(name: str) -> SeriesKey | None:
     """Symbol and timeframe of a file's name, or None where it names no series."""
     stem, dot, suffix = name.rpartition(".")
     if all(f"{dot}{suffix}".lower() not in kind.suffixes for kind in known_formats()):
@@ -208,7 +211,7 @@ def _timeframes(text: str) -> Iterator[str]:
             continue
 
 
-def _sources(index: dict[Series, list[Path]], symbol: str, timeframe: str) -> list[str]:
+def _sources(index: dict[SeriesKey, list[Path]], symbol: str, timeframe: str) -> list[str]:
     """Timeframes to make the bars from: the asked one itself, or the finer ones, coarsest first."""
     there = [name for known, name in index if known == symbol]
     if not there:
