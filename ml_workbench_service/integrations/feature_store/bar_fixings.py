@@ -64,6 +64,10 @@ def ecb_fixings() -> Fixings:
     return Fixings(days_ms, per_euro)
 
 
+def no_fixings() -> None:
+    """Nothing to hold prices against: for bars that are made up, as those of tests and simulations are."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """What the comparison says: a note where the prices are the pair's, else a warning."""

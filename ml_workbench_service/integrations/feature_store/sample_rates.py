@@ -135,36 +135,38 @@ def _reports(currency: str) -> list[tuple[ReadingReport, str]]:
     """The series of the euro in this currency, each with its source."""
     fixed = f"EUR/{currency}"
     daily = _daily(fixed, "EUR", currency)
-    found = [
-        (_report(fixed, "1d", daily.opened_ms, "high and low are the larger and smaller of two fixings"), "ecb_daily")
-    ]
-    if not _is_steady(currency):
-        return found
-    steps, end_ms = _steps(currency), _last_available_at_ms(currency)
-    for timeframe in INTRADAY:
-        length_ms = TIMEFRAMES_MS[timeframe]
-        opened = np.unique(steps - steps % length_ms)
-        found.append((_report(fixed, timeframe, opened[opened + length_ms <= end_ms], "simulated"), "simulated"))
+    note = "high and low are the larger and smaller of two fixings"
+    extent = int(daily.opened_ms[0]), int(daily.opened_ms[-1]), len(daily)
+    found = [(_report(fixed, "1d", extent, note), "ecb_daily")]
+    if _is_steady(currency):
+        end_ms = _last_available_at_ms(currency)
+        found += [(_report(fixed, each, _extent(end_ms, each), "simulated"), "simulated") for each in INTRADAY]
     return found
 
 
-def _report(symbol: str, timeframe: str, opened_ms: Ints, note: str) -> ReadingReport:
+def _report(symbol: str, timeframe: str, extent: tuple[int, int, int], note: str) -> ReadingReport:
     return ReadingReport(
         file=_rates_file().name,
         symbol=symbol,
         timeframe=timeframe,
-        num_rows=len(opened_ms),
+        num_rows=extent[2],
         time_zone="UTC",
         time_zone_from="file",
         price_unit=f"{symbol[-3:]} for one {symbol[:3]}",
-        first=datetime.fromtimestamp(int(opened_ms[0]) / 1000, tz=UTC),
-        last=datetime.fromtimestamp(int(opened_ms[-1]) / 1000, tz=UTC),
+        first=datetime.fromtimestamp(extent[0] / 1000, tz=UTC),
+        last=datetime.fromtimestamp(extent[1] / 1000, tz=UTC),
         notes=(note, "every cross of two currencies is there too"),
     )
 
 
-def _steps(currency: str) -> Ints:
-    return simulation.step_openings(ORIGIN_MS, _last_available_at_ms(currency))
+@lru_cache(maxsize=32)  # currencies share their last fixing
+def _extent(end_ms: int, timeframe: str) -> tuple[int, int, int]:
+    """First and last opening of the simulated bars that end by then, and how many there are."""
+    length_ms = TIMEFRAMES_MS[timeframe]
+    steps = simulation.step_openings(ORIGIN_MS, end_ms)
+    opened = steps - steps % length_ms
+    opened = opened[(np.diff(opened, prepend=-1) > 0) & (opened + length_ms <= end_ms)]
+    return int(opened[0]), int(opened[-1]), len(opened)
 
 
 def _is_steady(currency: str) -> bool:
