@@ -64,7 +64,9 @@ class RunningService:
 def started(folder: Path, *, program: tuple[str, ...] = PROGRAM, **variables: str) -> Iterator[RunningService]:
     """A service with its own state and logs and, unless `MODEL_REGISTRY_PATH` says otherwise, its own registry."""
     folder.mkdir(parents=True, exist_ok=True)
-    variables = {"EXPERIMENT_TRACKING_URI": "disabled", "CUDA_VISIBLE_DEVICES": "", **variables}
+    variables = {
+        "EXPERIMENT_TRACKING_URI": "disabled", "CUDA_VISIBLE_DEVICES": "", "WARM_WORKER": "false", **variables,
+    }  # fmt: skip
     with service(errors=folder / "errors.log", program=program, **variables) as (process, address, begun):
         ready_after(process, address, begun)
         yield RunningService(address)

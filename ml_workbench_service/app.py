@@ -69,6 +69,8 @@ LOCK_TIMEOUT_S = 15.0
 REDIS_WATCH_S = 1.0
 LOG_WATCH_S = 5.0
 TRACKER_DELAY_S = 2.0
+WARM_WATCH_S = 4.0
+"""After the start, which has the processor for itself, and after a job's end."""
 DESCRIPTION = (
     "Train models on exchange rates, learn honestly whether they have skill, deploy them, and let their live "
     "predictions feed a learning agent. Errors have one shape everywhere; times are ISO 8601 in UTC."
@@ -147,13 +149,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     stack.callback(model_server.close)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     tracker = await _tracker(settings, addresses, environment, stack)
-    supervisor = JobSupervisor(
-        store,
-        LocalBackend(store, environment=environment),
-        Limits(settings.TRAINING_WORKERS, settings.MAX_TRAINING_MEMORY),
-        on_activity=partial(_tell_tracker, tracker, store),
-        on_finished=lambda job: metrics.jobs.labels(job.kind.value, job.status.value).inc(),
-    )
+    supervisor = _job_supervisor(settings, store, environment, tracker, metrics, stack)
     agent_supervisor = await _agent_supervisor(settings, workbench, environment, stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
@@ -205,6 +201,35 @@ def _ledger(
     stack.callback(resolver.stop)
     metrics.registry.register(LedgerMetrics(workbench, found))
     return found
+
+
+def _job_supervisor(
+    settings: Settings,
+    store: JobStore,
+    environment: dict[str, str],
+    tracker: SupervisedProcess | None,
+    metrics: Metrics,
+    stack: AsyncExitStack,
+) -> JobSupervisor:
+    """Who runs the jobs; while there are none, a warm worker is kept for the next."""
+    warm_log = settings.STATE_DIR.resolve() / "warm_worker.log" if settings.WARM_WORKER else None
+    backend = LocalBackend(store, environment=environment, warm_log=warm_log)
+    stack.callback(backend.close)
+    supervisor = JobSupervisor(
+        store,
+        backend,
+        Limits(settings.TRAINING_WORKERS, settings.MAX_TRAINING_MEMORY),
+        on_activity=partial(_tell_tracker, tracker, store),
+        on_finished=lambda job: metrics.jobs.labels(job.kind.value, job.status.value).inc(),
+    )
+
+    def keep_warm() -> None:
+        if supervisor.is_idle:
+            backend.keep_warm()
+
+    if settings.WARM_WORKER:
+        _repeat("warm worker", WARM_WATCH_S, keep_warm, stack)
+    return supervisor
 
 
 async def _tracker(

@@ -43,6 +43,7 @@ class Settings(BaseSettings):
     PREDICTION_QUEUE_SHARDS: Annotated[int, Field(ge=1, le=64)] = 1
     PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
+    WARM_WORKER: bool = True
     AGENT_AUTOSTART: bool = True
     SKILL_GATE: Literal["warn", "enforce"] = "warn"
 

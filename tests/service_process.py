@@ -64,6 +64,7 @@ class ServiceProcess:
             "FEATURE_STORE_URL": "embedded",
             "EXPERIMENT_TRACKING_URI": "disabled",
             "CUDA_VISIBLE_DEVICES": "",
+            "WARM_WORKER": "false",  # the tests share two processors, and count processes
             **environment,
         }
         self.process: subprocess.Popen[bytes] | None = None

@@ -35,6 +35,7 @@ OUR_DEFAULTS = {
     "PREDICTION_LEDGER_ROWS": 1_000_000,
     "TRAINING_WORKERS": 1,
     "AGENT_AUTOSTART": True,
+    "WARM_WORKER": True,
     "SKILL_GATE": "warn",
 }
 

@@ -3,8 +3,8 @@
     <registry>/<model_id>/deployments.jsonl     one Deployment a line, whole; the newest line of an id holds
 
 Writers hold a file lock per model, so that compare-and-swap is one step even for two processes on one registry. A torn
-last line (a kill in the middle of a write) is skipped, and the next writer begins on a line of its own. A live line ends
-the one before it by itself: readers hold no lock, and a file system may show them the first half of a write.
+last line (a kill in the middle of a write) is skipped, and the next writer begins on a line of its own. A live line
+ends the one before it by itself: readers hold no lock, and a file system may show them the first half of a write.
 """
 
 import os

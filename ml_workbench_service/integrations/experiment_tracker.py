@@ -91,8 +91,9 @@ class ExperimentTracker:
 
         self._uri = uri
         self._client = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._artifacts = artifacts
         with _translated():
-            self._experiment_id = self._experiment(artifacts)
+            self._experiment_id = self._experiment()
 
     def open_run(
         self, job_id: str, *, name: str, started_ms: int, tags: Mapping[str, str], params: Mapping[str, object]
@@ -101,6 +102,7 @@ class ExperimentTracker:
         with _translated():
             run = self._find(job_id)
             if run is None:
+                self._experiment_id = self._experiment()  # somebody may have deleted it since
                 marks = _clean_tags({**tags, "job_id": job_id})
                 run = self._client.create_run(self._experiment_id, start_time=started_ms, tags=marks, run_name=name)
             tracked = TrackedRun(run.info.run_id, self._url(run.info.run_id), run.info.lifecycle_stage == "deleted")
@@ -185,10 +187,11 @@ class ExperimentTracker:
                 self._client.set_registered_model_alias(model_id, CHAMPION, number)
             return True
 
-    def _experiment(self, artifacts: Path | None) -> str:
+    def _experiment(self) -> str:
+        """Ours, made or restored where it is not there."""
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is None:
-            location = artifacts.resolve().as_uri() if artifacts is not None else None
+            location = self._artifacts.resolve().as_uri() if self._artifacts is not None else None
             return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)

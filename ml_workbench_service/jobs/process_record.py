@@ -112,11 +112,16 @@ def this_boot() -> str:
 
 
 def spawn(
-    command: Sequence[str], output: IO[bytes], environment: Mapping[str, str] | None, *, own_session: bool = True
+    command: Sequence[str],
+    output: IO[bytes],
+    environment: Mapping[str, str] | None,
+    *,
+    own_session: bool = True,
+    stdin: int = subprocess.DEVNULL,
 ) -> subprocess.Popen[bytes]:
-    """Starts a process that reads nothing and says everything into `output`; in a session of its own it outlives us."""
+    """Starts a process that says everything into `output`; in a session of its own it outlives us."""
     return subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, env=environment,
+        command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, env=environment,
         start_new_session=own_session,
     )  # fmt: skip
 

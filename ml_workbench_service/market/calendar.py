@@ -121,6 +121,14 @@ def trading_day_opening(at_ms: Moments) -> Ints:
     return np.asarray(rolls[np.searchsorted(rolls, moments, side="right") - 1], dtype=np.int64)
 
 
+def is_holiday(at_ms: Moments) -> Bools:
+    """Whether that moment lies in the trading day, New York, of 25 December or 1 January."""
+    moments = _checked(at_ms)
+    starts = _tables().holiday_starts_ms
+    passed = np.searchsorted(starts, moments, side="right") - 1
+    return np.asarray((passed >= 0) & (moments < starts[np.maximum(passed, 0)] + DAY_MS))
+
+
 def swap_days(from_ms: Moments, to_ms: Moments) -> Ints:
     """Nights of swap charged to a position held over (from, to]; whole arrays at once."""
     tables = _tables()

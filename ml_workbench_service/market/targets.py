@@ -68,15 +68,19 @@ def _measure(target: Target, close: Floats) -> Floats:
 
 
 def ewma_volatility(close: Floats) -> Floats:
-    """Standard deviation of one bar's log return, known at that bar: an EWMA over the last `EWMA_BARS` returns.
+    """Standard deviation of one bar's log return, known at that bar: `ewma_deviation` of the closes' log returns."""
+    if len(close) < 2:
+        return np.full(len(close), np.nan)
+    return ewma_deviation(np.concatenate([[np.nan], np.diff(np.log(close))]))
+
+
+def ewma_deviation(returns: Floats) -> Floats:
+    """Root of the mean square of the last `EWMA_BARS` returns, weighted by `EWMA_DECAY`; missing ones are left out.
 
     NaN until a quarter of the kernel is filled. The sum runs in a fixed order, element by element, so that a row's
     value does not depend on which other rows are computed with it.
     """
-    num = len(close)
-    if num < 2:
-        return np.full(num, np.nan)
-    squares = np.concatenate([[np.nan], np.diff(np.log(close)) ** 2])
+    num, squares = len(returns), returns**2
     total, weight = np.zeros(num), np.zeros(num)
     factor = 1.0
     for lag in range(min(EWMA_BARS, num)):

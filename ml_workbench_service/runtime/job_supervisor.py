@@ -92,6 +92,11 @@ class JobSupervisor:
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
 
+    @property
+    def is_idle(self) -> bool:
+        """Whether no job runs, and none waits."""
+        return not self._runs and not self._queue
+
     async def start(self) -> None:
         """Adopts living workers, replaces dead ones or says that they are lost, and begins to start what is queued."""
         self._stopping = False

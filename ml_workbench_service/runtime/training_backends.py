@@ -3,6 +3,8 @@
 A worker is the leader of a session of its own (`start_new_session=True`), which is ended and weighed as a whole. The
 kernel does not give a pid away while a session of that number has members, so what a dead leader left behind can be
 told for certain.
+
+A training is given to the warm worker that waits, where there is one (`warm_worker`).
 """
 
 import os
@@ -12,6 +14,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
@@ -19,6 +22,8 @@ from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.runners import Handle, WorkerState
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.process_record import ProcessRecord, spawn
+from ml_workbench_service.runtime.warm_worker import MODULE as WARM
+from ml_workbench_service.runtime.warm_worker import WarmWorkers
 
 SINGLE_THREADED = frozenset({JobKind.REPLAY, JobKind.RESILIENCE})
 WORKER_COMMAND = (sys.executable, "-m", "ml_workbench_service.runtime.job_worker")
@@ -31,6 +36,7 @@ class LocalBackend:
         environment: of every worker; `OMP_NUM_THREADS` is set on top: one for a replay, all CPUs for the rest.
         command: the worker's command, to which the job folder is appended.
         num_threads: threads of a training; by default the CPUs this process may use.
+        warm_log: what a warm worker says while it waits; None: there are none.
     """
 
     def __init__(
@@ -40,24 +46,34 @@ class LocalBackend:
         environment: Mapping[str, str],
         command: Sequence[str] = WORKER_COMMAND,
         num_threads: int | None = None,
+        warm_log: Path | None = None,
     ) -> None:
         self._store = store
         self._environment = dict(environment)
         self._command = tuple(command)
         self._num_threads = num_threads or len(os.sched_getaffinity(0))
+        self._warm = None if warm_log is None else WarmWorkers(self._environment_of(JobKind.TRAIN), warm_log)
         self._children: dict[str, int] = {}  # pids that are ours to reap
         self._cancellations: dict[str, _Cancellation] = {}
 
     def submit(self, spec: JobSpec) -> Handle:
-        """Starts the worker; its output goes to worker.log."""
-        folder = self._store.folder(spec.id)
-        num_threads = 1 if spec.kind in SINGLE_THREADED else self._num_threads
-        with folder.worker_log.open("ab") as log:
-            environment = {**self._environment, "OMP_NUM_THREADS": str(num_threads)}
-            child = spawn([*self._command, str(folder.path.resolve())], log, environment)
-        child.returncode = 0  # reaped by pid below: Popen complains where a service leaves its children alive
-        self._children[spec.id] = child.pid
-        return Handle(spec.id, ProcessRecord.of(child.pid).token)
+        """Starts the worker, or gives the job to the one that waits; its output goes to worker.log."""
+        path = self._store.folder(spec.id).path.resolve()
+        pid = self._warm.take(path) if self._warm is not None and spec.kind is JobKind.TRAIN else None
+        if pid is None:
+            pid = self._start(spec, path)
+        self._children[spec.id] = pid
+        return Handle(spec.id, ProcessRecord.of(pid).token)
+
+    def keep_warm(self) -> None:
+        """The next training will find a worker that waits. For times in which nothing is trained."""
+        if self._warm is not None:
+            self._warm.keep()
+
+    def close(self) -> None:
+        """Ends the worker that waits for a job; those that have one go on."""
+        if self._warm is not None:
+            self._warm.close()
 
     def poll(self, handle: Handle) -> WorkerState:
         """Reaps our own child, whose end `waitpid` alone decides; tells an adopted worker by pid and start time.
@@ -115,6 +131,16 @@ class LocalBackend:
         hint = " (often the system ran out of memory)" if name == "SIGKILL" else ""
         return f"was ended by {name}{hint}"
 
+    def _start(self, spec: JobSpec, path: Path) -> int:
+        with self._store.folder(spec.id).worker_log.open("ab") as log:
+            child = spawn([*self._command, str(path)], log, self._environment_of(spec.kind))
+        child.returncode = 0  # reaped by pid below: Popen complains where a service leaves its children alive
+        return child.pid
+
+    def _environment_of(self, kind: JobKind) -> dict[str, str]:
+        num_threads = 1 if kind in SINGLE_THREADED else self._num_threads
+        return {**self._environment, "OMP_NUM_THREADS": str(num_threads)}
+
     def _end_of(self, handle: Handle) -> tuple[bool, int | None]:
         worker = _process_of(handle)
         if worker is None or self._children.get(handle.job_id) != worker.pid:
@@ -170,7 +196,7 @@ def _living_worker(folder: JobFolder) -> ProcessRecord | None:
         return record
     try:
         process = psutil.Process(record.pid)
-        is_worker = folder.is_beating and str(folder.path.resolve()) in process.cmdline()
+        is_worker = folder.is_beating and {str(folder.path.resolve()), WARM} & set(process.cmdline())
         return ProcessRecord.of(record.pid) if is_worker else None
     except psutil.NoSuchProcess:
         return None

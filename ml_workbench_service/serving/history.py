@@ -14,7 +14,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Floats, Ints
-from ml_workbench_service.learning.data.windows import streaks
+from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.features.tables import SPREAD
 from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility

@@ -26,9 +26,9 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bars
+from ml_workbench_service.integrations.feature_store.bar_file import BarFile
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, series_of_name
 from ml_workbench_service.integrations.feature_store.bar_formats import (
-    BarFile,
     BarFormat,
     format_of,
     known_formats,
@@ -71,6 +71,11 @@ _LAYOUTS = {
     "histdata": _Layout("DAT_ASCII_EURUSD_H1_2023.csv", None, "{time:%Y%m%d %H%M%S};{o};{h};{l};{c};0", -5),
     "histdata_metatrader": _Layout("DAT_MT_EURUSD_H1_2023.csv", None, "{time:%Y.%m.%d,%H:%M},{o},{h},{l},{c},0", -5),
     "metatrader4": _Layout("EURUSD_H1.csv", None, "{time:%Y.%m.%d,%H:%M},{o},{h},{l},{c},240", 3),
+    "metatrader_python": _Layout(
+        "EURUSD_M60_rates.csv",
+        ",time,open,high,low,close,tick_volume,spread,real_volume",
+        "{number},{epoch},{o},{h},{l},{c},240,12,0",
+    ),
     "metatrader5": _Layout(
         "EURUSD_H1_2023.csv",
         "<DATE>\t<TIME>\t<OPEN>\t<HIGH>\t<LOW>\t<CLOSE>\t<TICKVOL>\t<VOL>\t<SPREAD>",
@@ -93,7 +98,9 @@ def write_sample(name: str, folder: Path) -> Path:
     lines = [layout.header] if layout.header else []
     for hour, prices in enumerate(_PRICES):
         o, h, low, c = (f"{price:.5f}" for price in prices)
-        lines.append(layout.row.format(time=_FIRST + timedelta(hours=hour + layout.hours), o=o, h=h, l=low, c=c))
+        time = _FIRST + timedelta(hours=hour + layout.hours)
+        epoch = int(time.timestamp())
+        lines.append(layout.row.format(time=time, epoch=epoch, number=hour, o=o, h=h, l=low, c=c))
     (folder / layout.file).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return folder / layout.file
 

@@ -32,6 +32,7 @@ from ml_workbench_service.learning.interfaces.family import Trained, TrainingPro
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.performance import sharpe, validation_report
 from ml_workbench_service.training import publishing as publication
+from ml_workbench_service.training.data_warnings import data_warnings
 from ml_workbench_service.training.walk_forward import spans_of, walk_forward
 
 AGENT_TRIAL = "/agent/"
@@ -75,6 +76,8 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
         JobCancelled: somebody asked for it.
     """
     report, registry = dependencies.report, dependencies.registry
+    for warning in data_warnings(order, data):
+        report.warn(warning)
     report.say("looking for leaks")
     certificate = certify(order, data, dependencies.store, report=report)
     left = publication.checkpoint(order, data.windows, dependencies.checkpoint, warn=report.warn)

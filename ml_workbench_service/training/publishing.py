@@ -25,6 +25,7 @@ from ml_workbench_service.learning.interfaces.family import Trained, TrainingPro
 from ml_workbench_service.learning.interfaces.task import Product
 from ml_workbench_service.market.outcomes.live_metrics import bar_numbers
 from ml_workbench_service.training.assessment import MOST_NOVELTY_WINDOWS, last_rows
+from ml_workbench_service.training.data_warnings import data_warnings
 
 VALIDITY = timedelta(days=365)
 """A model abstains this long after the last bar it saw. A convention: an FX regime rarely outlives a year."""
@@ -146,7 +147,7 @@ def _warnings(
     order: TrainingOrder, data: TrainingData, trained: Trained, product: Product, certificate: Certificate
 ) -> tuple[str, ...]:
     from_data = {warning for table in data.tables for warning in table.warnings}
-    warnings = sorted(from_data | {*trained.warnings, *product.warnings})
+    warnings = [*sorted(from_data | {*trained.warnings, *product.warnings}), *data_warnings(order, data)]
     if (product.derivation or order.derivation).selected_until_ms > data.windows.borders_ms["test"]:
         warnings.append(SELECTION_SAW_TEST)
     of_certificate = {"failed": LEAKAGE_FAILED, "unprovable": LEAKAGE_UNPROVABLE}.get(certificate.status)

@@ -160,6 +160,16 @@ def test_a_run_that_somebody_deleted_is_not_made_again(tracker: ExperimentTracke
     assert (run.id, run.is_deleted) == (run_id, True)
 
 
+def test_an_experiment_deleted_under_a_living_tracker_is_restored(
+    tracker: ExperimentTracker, client: Any, open_run: Any
+) -> None:
+    experiment = client.get_experiment_by_name("ml-workbench")
+    client.delete_experiment(experiment.experiment_id)
+    run = client.get_run(open_run())
+    assert (run.info.experiment_id, run.info.lifecycle_stage) == (experiment.experiment_id, "active")
+    client.set_terminated(run.info.run_id)
+
+
 def test_what_mlflow_has_forgotten_and_what_it_refuses_are_told_apart(
     tracker: ExperimentTracker, open_run: Any
 ) -> None:

@@ -1,8 +1,9 @@
 """Columns of bars: a file's cells, whatever program wrote them, become times, prices and the user's own numbers.
 
 Columns are known by their names, in any order: `timestamp` (or `date` and `time`), open, high, low, close, volume,
-`spread` in price units, and `available_at`, which says when a bar was known, where later than its end. Every further
-numeric column is the user's own. Nothing is dropped or repaired here except what a format's conventions say.
+`spread`, and `available_at`, which says when a bar was known, where later than its end. Every further numeric column
+is the user's own. What is decided here stands in `RawBars.notes`, what is doubtful in `RawBars.doubts`; nothing is
+dropped or repaired without a word there.
 """
 
 import re
@@ -10,31 +11,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
+from ml_workbench_service.contracts.reading_reports import PriceSide, SpreadTime
+from ml_workbench_service.integrations.feature_store.bar_cells.extras import Extra
+from ml_workbench_service.integrations.feature_store.bar_cells.file_cells import FileCells
+from ml_workbench_service.integrations.feature_store.bar_cells.headers import END_WORDS, Heading, headings
+from ml_workbench_service.integrations.feature_store.bar_cells.marks import Mark
+from ml_workbench_service.integrations.feature_store.bar_cells.openings import opening_times
+from ml_workbench_service.integrations.feature_store.bar_cells.prices import PRICES as PRICES
+from ml_workbench_service.integrations.feature_store.bar_cells.prices import (
+    PriceColumns,
+    SpreadUnit,
+    price_columns,
+    side_of_name,
+)
 from ml_workbench_service.integrations.feature_store.bar_times import Fail, TimeColumn, read_times
 
 if TYPE_CHECKING:
     import polars as pl
 
-PriceSide = Literal["bid", "ask", "mid"]
-SpreadTime = Literal["open", "close", "average", "minimum", "unknown"]
-SpreadUnit = Literal["price", "points"]
-SIDES: tuple[PriceSide, ...] = ("bid", "ask", "mid")
-PRICES = ("open", "high", "low", "close")
-_ALIASES = {
-    **dict.fromkeys(("o", "open_price", "bidopen", "askopen", "midopen"), "open"),
-    **dict.fromkeys(("h", "high_price", "bidhigh", "askhigh", "midhigh"), "high"),
-    **dict.fromkeys(("l", "low_price", "bidlow", "asklow", "midlow"), "low"),
-    **dict.fromkeys(("c", "close_price", "bidclose", "askclose", "midclose"), "close"),
-    **dict.fromkeys(("vol", "tickvol", "tick_volume", "tick_vol"), "volume"),
-}
-_TIME_NAMES = ("timestamp", "datetime", "date_time", "time", "date", "gmt_time", "local_time", "open_time", "opened_at")
-_HEADER_ZONES = {"UTC": "UTC", "GMT": "UTC", "EET": "Europe/Athens"}
+SPREADS = ("spread", "spread_open", "spread_close")
+_COMMENT = r"^(#|//)"
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Conventions:
     price_side: PriceSide = "mid"  # where neither the file's name nor its columns' names say
     is_spread_in_points: bool = False
     ignored: tuple[str, ...] = ()  # columns
+    decimal_mark: Mark | None = None  # None leaves it to the cells
 
 
 @dataclass(frozen=True)
@@ -61,16 +64,17 @@ class RawBars:
     available_ms: Ints | None
     price_side: PriceSide  # of the columns that were taken
     format: str = ""  # which one read it
-    point: float | None = None  # one unit of the prices' last digit; None of Parquet
+    point: float | None = None  # one unit of the prices' last digit; None where they have none that is told
     spread_unit: SpreadUnit | None = None  # as the file has it; `extra["spread"]` itself is in price units
     spread_time: SpreadTime = "unknown"  # of `extra["spread"]`; of `spread_open`, `spread_close` what they say
     dropped: Mapping[str, int] = field(default_factory=dict)  # rows of the file that are not here, by reason
     notes: tuple[str, ...] = ()  # what was decided in reading, in words
     doubts: tuple[str, ...] = ()  # what is doubtful: warnings of the reading report
+    places: Ints | None = None  # (N,) each row's place in the file, from 0; None where no row was left out
 
     def where(self, row: int) -> str:
         """The place of a row, for a message."""
-        return _place(self.file, row, self.first_line)
+        return _place(self.file, row if self.places is None else int(self.places[row]), self.first_line)
 
 
 def bad_file(file: str, problem: str) -> DataValidationError:
@@ -78,122 +82,117 @@ def bad_file(file: str, problem: str) -> DataValidationError:
     return DataValidationError.at("bars", f"{file}: {problem}", code="bad_bars", file=file)
 
 
-def raw_bars(path: Path, frame: "pl.DataFrame", *, first_line: int, conventions: Conventions) -> RawBars:
+def raw_bars(
+    path: Path,
+    frame: "pl.DataFrame",
+    *,
+    first_line: int,
+    conventions: Conventions,
+    separator: str = "",
+    format_name: str = "",
+) -> RawBars:
     """The bars in a file's cells: one row a bar, its columns named, as text or as Parquet types them.
+
+    Args:
+        separator: of the cells; with it goes which decimal mark is usual.
+        format_name: of the format that reads the file.
 
     Raises:
         DataValidationError: a column is missing or doubled, or a cell is no number or time; names file and line.
     """
-    frame, zone = _normal_names(path.name, frame)
-    side = _price_side(path.stem, frame.columns) or conventions.price_side
-    frame = frame.rename({name: _ALIASES[name] for name in frame.columns if name in _ALIASES and _is_free(frame, name)})
-    names = [name for name in _TIME_NAMES if name in frame.columns]
-    missing = [name for name in PRICES if name not in frame.columns] + ([] if names else ["timestamp"])
-    if missing:
-        raise bad_file(path.name, f"has no {', '.join(missing)}; it needs timestamp, open, high, low and close")
+    heads = _unique(path.name, headings(frame.columns))
+    frame = frame.rename({each: head.name for each, head in zip(frame.columns, heads, strict=True)})
+    frame = frame.drop(conventions.ignored, strict=False)
+    heads = [head for head in heads if head.name in frame.columns]
+    chosen = price_columns(frame.columns)
+    _check_columns(path.name, heads, chosen)
+    kept, dropped = _rows_that_hold_something(frame)
+    places = None if kept.all() else np.flatnonzero(kept)
+    frame = frame.filter(kept.tolist()) if places is not None else frame
     if frame.is_empty():
         raise bad_file(path.name, "has no rows; export it again")
-    fail = partial(_bad_cell, path.name, first_line)
-    is_split = "date" in names and "time" in names
-    column = _joined(frame) if is_split else frame[names[0]]
-    times = read_times(column, zone=zone or conventions.zone, fail=fail)
-    available = None
-    if "available_at" in frame.columns:
-        available = read_times(frame["available_at"], zone="UTC", fail=fail, is_optional=True).local_ms
-    used = {*PRICES, "available_at", *(("date", "time") if is_split else names[:1]), *conventions.ignored}
-    extra = _own_columns(frame.drop(used, strict=False))
-    if conventions.is_spread_in_points and "spread" in extra:
-        extra["spread"] *= _point(frame["close"])
+    fail = partial(_bad_cell, path.name, first_line, places)
+    openings = opening_times(frame, heads, zone=conventions.zone, fail=fail)
+    cells = FileCells.of(path, frame, chosen, known_mark=conventions.decimal_mark, separator=separator, fail=fail)
+    rest = frame.drop({*chosen.used, *openings.used, "available_at"}, strict=False)
+    named = side_of_name(path.stem)
+    extra = Extra.of(cells, rest, chosen, is_in_points=conventions.is_spread_in_points)
+    own = cells.own_columns(rest.drop(extra.used), heads)
+    prices = cells.prices(chosen)
+    if chosen.side is not None and named not in (None, chosen.side):
+        cells.notes.append(f"its prices are the columns of the {chosen.side}, whatever its name says")
     return RawBars(
         file=path.name,
         first_line=first_line,
-        times=times,
+        times=openings.times,
         is_broker_time=conventions.is_broker_time,
-        prices={name: _numbers(frame[name], fail) for name in PRICES},
-        extra=extra,
-        available_ms=available,
-        price_side=side,
+        prices=prices,
+        extra={**extra.columns, **own},
+        available_ms=_available(frame, fail),
+        price_side=chosen.side or named or conventions.price_side,
+        format=format_name,
+        point=cells.point,
+        spread_unit=extra.spread_unit,
+        spread_time=extra.spread_time,
+        dropped=dropped,
+        notes=(*openings.notes, *cells.notes),
+        doubts=(*openings.doubts, *cells.doubts),
+        places=places,
     )
 
 
-def _own_columns(frame: "pl.DataFrame") -> dict[str, Floats]:
-    """Those that hold numbers and have a name."""
-    numbers = {name: _own_numbers(frame[name]) for name in frame.columns if not name.startswith(("column", "unnamed"))}
-    return {name: column for name, column in numbers.items() if column is not None}
+def _unique(file: str, heads: list[Heading]) -> list[Heading]:
+    names = [head.name for head in heads]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise bad_file(file, f"has two columns of the same name, `{twice[0]}`; rename one")
+    return heads
 
 
-def _is_free(frame: "pl.DataFrame", name: str) -> bool:
-    """Whether the alias is the only column that wants its proper name."""
-    rivals = [column for column in frame.columns if _ALIASES.get(column) == _ALIASES[name]]
-    return _ALIASES[name] not in frame.columns and rivals[0] == name
+def _check_columns(file: str, heads: list[Heading], chosen: PriceColumns) -> None:
+    """Refuses a file without prices or times, by the names that it has."""
+    times = [head for head in heads if head.time_rank is not None or head.is_index or head.name in END_WORDS]
+    missing = [] if chosen.taken or chosen.has_both else [name for name in PRICES if not _has(heads, name)] or ["close"]
+    missing += [] if times else ["timestamp"]
+    if not missing:
+        return
+    names = ", ".join(head.written.strip() or "a column without name" for head in heads[:12])
+    is_foreign = any(re.search(r"[^\W\d_]", head.written) and not re.search("[A-Za-z]", head.written) for head in heads)
+    step = "name its columns in English: " if is_foreign else "it needs "
+    raise bad_file(
+        file, f"has no {', '.join(missing)}; {step}timestamp, open, high, low and close (its columns are {names})"
+    )
 
 
-def _normal_names(file: str, frame: "pl.DataFrame") -> tuple["pl.DataFrame", str | None]:
-    """Lower-case names of letters, digits and underscores; and the zone in a header such as `Time (EET)`."""
-    zone, names = None, []
-    for name in frame.columns:
-        if match := re.fullmatch(r"\s*(?:local )?time \((\w+)\)\s*", name, flags=re.IGNORECASE):
-            zone, name = _HEADER_ZONES.get(match[1].upper()), "time"
-        normal = re.sub(r"[^a-z0-9]+", "_", name.strip().lower()).strip("_")
-        zone = "UTC" if normal == "gmt_time" else zone
-        names.append(normal if re.match(r"[a-z]", normal) else f"column_{normal}".rstrip("_"))
-    if len(set(names)) < len(names):
-        raise bad_file(file, "has two columns of the same name; rename one")
-    return frame.rename(dict(zip(frame.columns, names, strict=True))), zone
+def _has(heads: list[Heading], name: str) -> bool:
+    return any(head.name == name for head in heads)
 
 
-def _joined(frame: "pl.DataFrame") -> "pl.Series":
+def _rows_that_hold_something(frame: "pl.DataFrame") -> tuple[Bools, dict[str, int]]:
+    """(N,) whether a row is neither blank nor a comment, and how many are."""
     import polars as pl
 
-    return frame.select(pl.concat_str("date", "time", separator=" ").alias("timestamp")).to_series()
+    if frame.is_empty() or not all(dtype == pl.String for dtype in frame.dtypes):
+        return np.ones(len(frame), dtype=bool), {}
+    first = frame.to_series(0)
+    comment = first.str.contains(_COMMENT).fill_null(False)
+    blank = frame.select(pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == "")).to_series()
+    counts = {"blank line": int(blank.sum()), "comment": int(comment.sum())}
+    kept = ~(blank | comment)
+    return kept.to_numpy(), {reason: count for reason, count in counts.items() if count}
 
 
-def _bad_cell(file: str, first_line: int, row: int | None, problem: str) -> DataValidationError:
-    return bad_file(file if row is None else _place(file, row, first_line), problem)
+def _available(frame: "pl.DataFrame", fail: Fail) -> Ints | None:
+    if "available_at" not in frame.columns:
+        return None
+    return read_times(frame["available_at"], zone="UTC", fail=fail, is_optional=True).local_ms
+
+
+def _bad_cell(file: str, first_line: int, places: Ints | None, row: int | None, problem: str) -> DataValidationError:
+    if row is None:
+        return bad_file(file, problem)
+    return bad_file(_place(file, row if places is None else int(places[row]), first_line), problem)
 
 
 def _place(file: str, row: int, first_line: int) -> str:
     return f"{file}, line {row + first_line}" if first_line else f"{file}, row {row + 1}"
-
-
-def _price_side(stem: str, names: list[str]) -> PriceSide | None:
-    """From the file's name or its columns' names."""
-    words = f"{stem.lower()} {' '.join(name for name in names if _ALIASES.get(name) in PRICES)}"
-    return next((side for side in SIDES if re.search(rf"(?<![a-z]){side}(?![a-z])|\b{side}(open|close)", words)), None)
-
-
-def _numbers(column: "pl.Series", fail: Fail) -> Floats:
-    """A price column; empty cells are NaN, anything else that is no number is an error."""
-    import polars as pl
-
-    values = _as_float(column)
-    if values is None or (bad := column.is_not_null() & values.is_null()).any():
-        raise fail(0 if values is None else int(bad.arg_max() or 0), f"`{column.name}` is not a number")
-    return values.fill_null(float("nan")).cast(pl.Float64).to_numpy().copy()
-
-
-def _as_float(column: "pl.Series") -> "pl.Series | None":
-    import polars as pl
-
-    if column.dtype == pl.String:
-        text = column.str.strip_chars()
-        return text.str.replace(",", ".", literal=True).cast(pl.Float64, strict=False)
-    if column.dtype.is_numeric() or column.dtype == pl.Boolean:
-        return column.cast(pl.Float64)
-    return None
-
-
-def _own_numbers(column: "pl.Series") -> Floats | None:
-    """A further column's numbers; None where it is text, or empty altogether."""
-    values = _as_float(column)
-    if values is None or (column.is_not_null() & values.is_null()).any() or values.is_null().all():
-        return None
-    numbers = values.fill_null(float("nan")).to_numpy().copy()
-    numbers[~np.isfinite(numbers)] = np.nan
-    return numbers
-
-
-def _point(close: "pl.Series") -> float:
-    """The smallest step that the prices are written in: 0.00001 for five digits."""
-    digits = close.drop_nulls().str.extract(r"\.(\d+)", 1).str.len_chars().fill_null(0).to_numpy()
-    return float(10.0 ** -int(digits.max(initial=0)))

@@ -1,26 +1,36 @@
 """The user's own bars: a folder of Parquet and CSV files, read as exported, checked, and resampled where needed.
 
-A file's name says symbol and timeframe: `EURUSD_1h.csv`, `EUR_USD-H1.parquet`, `FOREX_EURUSD_1H_ASK.csv`,
-`DAT_ASCII_EURUSD_M1_2023.csv`; several files of one series (one a year, say) are joined. Layouts:
-`integrations.feature_store.bar_formats`.
+A file's name says symbol and timeframe (`bar_names`); where it says no timeframe, the spacing of its rows does. Several
+files of one series (one a year, say) are joined. Layouts: `bar_formats`. Each file is checked by `bar_checks`; an error
+names file and line.
 
-Every file is checked by `integrations.feature_store.bar_checks`; an error names file and line.
+Law: a file of the folder is read, or `ignored` says why not.
 """
 
-import re
 import threading
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from urllib.parse import unquote
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, normal_timeframe
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, OutsideThing
-from ml_workbench_service.contracts.reading_reports import IgnoredFile, ReadingReport, Series, SeriesList
-from ml_workbench_service.integrations.feature_store.bar_columns import RawBars
+from ml_workbench_service.contracts.reading_reports import IgnoredFile, ReadingReport, SeriesList
+from ml_workbench_service.contracts.reading_reports import Series as ReportedSeries
+from ml_workbench_service.integrations.feature_store.bar_columns import SPREADS, RawBars
 from ml_workbench_service.integrations.feature_store.bar_fixings import Fixings, ecb_fixings
-from ml_workbench_service.integrations.feature_store.bar_formats import known_formats, read_bars
+from ml_workbench_service.integrations.feature_store.bar_formats import read_bars
+from ml_workbench_service.integrations.feature_store.bar_listing import (
+    HEAD_ROWS,
+    Fingerprint,
+    FolderListing,
+    as_named,
+    bar_name,
+    fingerprint,
+    in_words,
+)
+from ml_workbench_service.integrations.feature_store.bar_names import Series
 from ml_workbench_service.integrations.feature_store.bar_pins import PinStore
 from ml_workbench_service.integrations.feature_store.bar_readings import SeriesReader
 from ml_workbench_service.integrations.feature_store.bar_time_zones import parse_zone
@@ -28,23 +38,6 @@ from ml_workbench_service.integrations.feature_store.resampling import resample
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache, bars_bytes
 
 CACHE_BYTES = 256 * 2**20
-_HEAD_ROWS = 100  # rows read to learn a file's own columns
-_CURRENCIES = frozenset(
-    re.findall(
-        "...",
-        "AUDBGNBRLBTCCADCHFCLPCNHCNYCOPCZKDKKETHEURGBP"
-        "HKDHUFIDRILSINRISKJPYKRWMXNMYRNOKNZDPHPPLNRON"
-        "RUBSARSEKSGDTHBTRYTWDUSDXAGXAUXPDXPTZAR",
-    )
-)
-_TIMEFRAME = re.compile(
-    r"(?<![a-z0-9])(?:(?P<count>\d{1,4})[_ ]?(?P<unit>minutes?|mins?|m|hours?|hrs?|h|days?|d)"
-    r"|(?P<mt_unit>m|h|d)(?P<mt_count>\d{1,3})|(?P<word>daily|hourly))(?![a-z0-9])",
-    re.IGNORECASE,
-)
-
-SeriesKey = tuple[str, str]
-Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def folder_of_url(url: str) -> Path:
@@ -72,9 +65,9 @@ class FolderBars:
     ) -> None:
         if bars_timezone is not None:
             parse_zone(bars_timezone)
-        self._folder = folder
+        self._listing = FolderListing(folder)
         self._reader = SeriesReader(_raw, setting=bars_timezone, pins=PinStore(pins), fixings=fixings)
-        self._reports: dict[SeriesKey, tuple[Fingerprint, tuple[ReadingReport, ...] | str]] = {}
+        self._reports: dict[Series, tuple[Fingerprint, tuple[ReadingReport, ...] | str]] = {}
         self._series: SeriesCache[tuple[Fingerprint, Bars]] = SeriesCache(max_bytes=CACHE_BYTES)
         self._own: tuple[Fingerprint, list[str]] | None = None
         self._lock = threading.Lock()
@@ -85,8 +78,8 @@ class FolderBars:
         Raises:
             DataValidationError: no such series, or a file that fails the checks; says which file and what to do.
         """
-        index = self._index()
-        finer = _sources(index, symbol, timeframe)
+        index, ignored = self._listing.by_series()
+        finer = _sources(index, symbol, timeframe, ignored)
         with self._lock:
             for source in finer:
                 files = index[symbol, source]
@@ -103,12 +96,16 @@ class FolderBars:
 
     def own_columns(self) -> list[str]:
         """Names of the further numeric columns of any file, sorted."""
-        files = [path for paths in self._index().values() for path in paths]
-        stamp = _fingerprint(files)
+        files = [path for paths in self._listing.by_series()[0].values() for path in paths]
+        stamp = fingerprint(files)
         if self._own is None or self._own[0] != stamp:
-            names = {name for path in files for name in read_bars(path, max_rows=_HEAD_ROWS).extra}
-            self._own = stamp, sorted(names - {"volume", "spread"})
+            names = {name for path in files for name in _extra_names(path)}
+            self._own = stamp, sorted(names - {"volume", *SPREADS})
         return list(self._own[1])
+
+    def ignored(self) -> list[tuple[str, str]]:
+        """Each file of the folder that is not read, by name, with the reason."""
+        return self._listing.by_series()[1]
 
     def now_ms(self) -> int | None:
         """None: the folder's bars live by the clock."""
@@ -117,47 +114,40 @@ class FolderBars:
     def check(self) -> OutsideThing:
         """How many series the folder holds."""
         try:
-            index = self._index()
+            index, ignored = self._listing.by_series()
         except (DataValidationError, OSError) as error:
             return OutsideThing(mode="folder", state="down", detail=str(error))
+        passed_over = (
+            f"{len(ignored)} file{'' if len(ignored) == 1 else 's'} ignored{in_words(ignored)}" if ignored else ""
+        )
         if not index:
-            detail = "no file named like EURUSD_1h.csv in the folder"
+            detail = "no file named like EURUSD_1h.csv in the folder" + (f"; {passed_over}" if ignored else "")
             return OutsideThing(mode="folder", state="degraded", detail=detail)
-        return OutsideThing(mode="folder", state="ok", detail=f"{len(index)} series of bars")
-
-    def _index(self) -> dict[SeriesKey, list[Path]]:
-        if not self._folder.is_dir():
-            raise DataValidationError.at(
-                "FEATURE_STORE_URL", "the folder of bars does not exist; correct FEATURE_STORE_URL", code="no_folder"
-            )
-        index: dict[SeriesKey, list[Path]] = {}
-        for path in sorted(self._folder.iterdir()):
-            named = series_of_name(path.name)
-            if named is not None and path.is_file():
-                index.setdefault(named, []).append(path)
-        return index
+        detail = f"{len(index)} series of bars" + (f", {passed_over}" if ignored else "")
+        return OutsideThing(mode="folder", state="ok", detail=detail)
 
     def series(self) -> SeriesList:
         """Each file by its report, in the order of names; and each that gives no bars, with the reason."""
-        index = self._index()
+        index, passed_over = self._listing.by_series()
         reports: list[ReadingReport] = []
-        ignored: list[IgnoredFile] = []
+        ignored = [IgnoredFile(origin=name, reason=reason) for name, reason in passed_over]
         for series, files in index.items():
             found = self._reported(series, files, index)
             if isinstance(found, str):
                 ignored += [IgnoredFile(origin=path.name, reason=found) for path in files]
             else:
                 reports += found
+        reports.sort(key=lambda each: each.file)
         return SeriesList(
-            series=tuple(Series.of(each, source="file") for each in sorted(reports, key=lambda each: each.file)),
+            series=tuple(ReportedSeries.of(each, source="file") for each in reports),
             ignored=tuple(sorted(ignored, key=lambda each: each.origin)),
         )
 
     def _reported(
-        self, series: SeriesKey, files: list[Path], index: dict[SeriesKey, list[Path]]
+        self, series: Series, files: list[Path], index: dict[Series, list[Path]]
     ) -> tuple[ReadingReport, ...] | str:
         """The reports of a series, or why it is refused; the files are read again only when they change."""
-        stamp = _fingerprint(files)
+        stamp = fingerprint(files)
         kept = self._reports.get(series)
         if kept is not None and kept[0] == stamp:
             return kept[1]
@@ -168,14 +158,14 @@ class FolderBars:
             self._reports[series] = stamp, error.message
         return self._reports[series][1]
 
-    def _read(self, series: SeriesKey, index: dict[SeriesKey, list[Path]]) -> Bars:
+    def _read(self, series: Series, index: dict[Series, list[Path]]) -> Bars:
         bars = self._reader.read(series, index)
-        self._reports[series] = _fingerprint(index[series]), bars.reports
+        self._reports[series] = fingerprint(index[series]), bars.reports
         return bars
 
     def _kept(self, key: Hashable, files: list[Path], make: Callable[[], Bars]) -> Bars:
         """What was made last time, unless the files have changed."""
-        stamp = _fingerprint(files)
+        stamp = fingerprint(files)
         kept = self._series.get(key)
         if kept is not None and kept[0] == stamp:
             return kept[1]
@@ -185,38 +175,33 @@ class FolderBars:
 
 
 def _raw(path: Path, timeframe: str) -> RawBars:
-    """A file's rows."""
-    return read_bars(path)
+    """A file's rows, as far apart as the timeframe says."""
+    return as_named(read_bars(path), timeframe)
 
 
-def series_of_name(name: str) -> SeriesKey | None:
-    """Symbol and timeframe of a file's name, or None where it names no series."""
-    stem, dot, suffix = name.rpartition(".")
-    if all(f"{dot}{suffix}".lower() not in kind.suffixes for kind in known_formats()):
-        return None
-    for match in re.finditer(r"(?<![A-Za-z])(?=([A-Za-z]{3})[_\-. ]?([A-Za-z]{3})(?![A-Za-z]))", stem):
-        if match[1].upper() in _CURRENCIES and match[2].upper() in _CURRENCIES and match[1].upper() != match[2].upper():
-            rest = re.sub(rf"{match[1]}[_\-. ]?{match[2]}", " ", stem, count=1)
-            timeframe = next(_timeframes(rest), None)
-            return None if timeframe is None else (normal_symbol(match[1] + match[2]), timeframe)
-    return None
+def series_of_name(name: str) -> Series | None:
+    """Symbol and timeframe of a file's name, or None where it does not say both."""
+    told = bar_name(name)
+    return None if told.symbol is None or told.timeframe is None else (told.symbol, told.timeframe)
 
 
-def _timeframes(text: str) -> Iterator[str]:
-    for match in _TIMEFRAME.finditer(text):
-        unit = (match["unit"] or match["mt_unit"] or match["word"])[0].lower()
-        try:
-            yield normal_timeframe(f"{int(match['count'] or match['mt_count'] or 1)}{unit}")
-        except ValueError:
-            continue
+def _extra_names(path: Path) -> Iterable[str]:
+    """The further columns of one file; none of a file that is refused, which its own series says."""
+    try:
+        return read_bars(path, max_rows=HEAD_ROWS).extra.keys()
+    except DataValidationError:
+        return ()
 
 
-def _sources(index: dict[SeriesKey, list[Path]], symbol: str, timeframe: str) -> list[str]:
+def _sources(
+    index: dict[Series, list[Path]], symbol: str, timeframe: str, ignored: Sequence[tuple[str, str]]
+) -> list[str]:
     """Timeframes to make the bars from: the asked one itself, or the finer ones, coarsest first."""
     there = [name for known, name in index if known == symbol]
     if not there:
         symbols = sorted({known for known, _ in index})
         listed = f"it has {', '.join(symbols)}" if symbols else "it has no file named like EURUSD_1h.csv"
+        listed += f"; not read{in_words(ignored)}" if ignored else ""
         raise DataValidationError.at(
             "symbols", f"the folder has no bars of this symbol; {listed}", code="unknown_symbol", symbols=symbols
         )
@@ -231,8 +216,3 @@ def _sources(index: dict[SeriesKey, list[Path]], symbol: str, timeframe: str) ->
             timeframes=there,
         )
     return sorted(finer, key=lambda name: -TIMEFRAMES_MS[name])
-
-
-def _fingerprint(files: list[Path]) -> Fingerprint:
-    stats = ((path, path.stat()) for path in files)
-    return tuple((path.name, stat.st_mtime_ns, stat.st_size) for path, stat in stats)

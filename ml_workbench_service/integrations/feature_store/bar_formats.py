@@ -11,43 +11,24 @@ it) and loaded at the first question. A broken one is left out, with a loud line
 import csv
 import re
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from common_lib.exceptions import DataValidationError
 from common_lib.plugins import Plugins
-from ml_workbench_service.integrations.feature_store.bar_columns import PRICES, Conventions, RawBars, bad_file, raw_bars
-from ml_workbench_service.integrations.feature_store.bar_times import DUKASCOPY
+from ml_workbench_service.integrations.feature_store.bar_cells.headers import headings
+from ml_workbench_service.integrations.feature_store.bar_cells.prices import PRICES
+from ml_workbench_service.integrations.feature_store.bar_columns import Conventions, RawBars, bad_file, raw_bars
+from ml_workbench_service.integrations.feature_store.bar_file import BarFile, suffix_of
 
-_HEAD_BYTES = 4096
+if TYPE_CHECKING:
+    import polars as pl
+
+_OURS = "ml_workbench_service."
+_MISSING = ["", "NaN", "nan", "NA", "null", "NULL", "None", "N/A", "#N/A", "<NA>"]
+_DUKASCOPY_TIME = r"\d{2}\.\d{2}\.\d{4} \d{2}:\d{2}:\d{2}\.\d{3}"
 
 plugins = Plugins("ml_workbench.bar_formats", "bar format", lambda: BarFormat.known)
-
-
-@dataclass(frozen=True)
-class BarFile:
-    """A file and how it begins; `cells` are those of the first line that is not empty."""
-
-    path: Path
-    head: bytes
-    encoding: str
-    separator: str
-    has_header: bool
-    cells: tuple[str, ...]
-
-    @classmethod
-    def of(cls, path: Path) -> "BarFile":
-        """Reads the beginning."""
-        with path.open("rb") as file:
-            head = file.read(_HEAD_BYTES)
-        encoding = "utf-16" if head[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"  # MetaTrader writes UTF-16
-        text = head[: len(head) // 2 * 2].decode(encoding, errors="replace").lstrip("\ufeff")
-        lines = text.splitlines() if text.strip() else [""]
-        separator = next((mark for mark in "\t;," if mark in lines[0]), ",")
-        has_header = bool(re.match(r'\s*["<]*[A-Za-z]', lines[0]))
-        cells = next(csv.reader(filter(None, lines), delimiter=separator), [])
-        return cls(path, head, encoding, separator, has_header, tuple(cells))
 
 
 class BarFormat(ABC):
@@ -99,8 +80,8 @@ def read_bars(path: Path, *, max_rows: int | None = None) -> RawBars:
 
     try:
         file = BarFile.of(path)
-        return format_of(file).read(file, max_rows=max_rows)
-    except (pl.exceptions.PolarsError, UnicodeDecodeError, OSError) as error:
+        return _read(format_of(file), file, max_rows=max_rows)
+    except (pl.exceptions.PolarsError, UnicodeError, EOFError, OSError) as error:
         raise bad_file(path.name, "cannot be read as bars; export it again as CSV or Parquet") from error
 
 
@@ -108,9 +89,9 @@ def format_of(file: BarFile) -> BarFormat:
     """The one format that recognises the file.
 
     Raises:
-        DataValidationError: there is none, or there are several; names them.
+        DataValidationError: there is none, or there are several, or a plug-in fails over it; names them.
     """
-    claims = [each for kind in _formats_of(file) if (each := kind()).recognises(file)]
+    claims = [each for kind in _formats_of(file) if _recognises(each := kind(), file)]
     claims = [each for each in claims if not each.is_general] or claims
     if not claims:
         raise _unknown(file)
@@ -120,6 +101,32 @@ def format_of(file: BarFile) -> BarFormat:
     return claims[0]
 
 
+def _recognises(kind: BarFormat, file: BarFile) -> bool:
+    try:
+        return kind.recognises(file)
+    except Exception as error:
+        raise _broken(kind, file, error) from error
+
+
+def _read(kind: BarFormat, file: BarFile, *, max_rows: int | None) -> RawBars:
+    import polars as pl
+
+    try:
+        return kind.read(file, max_rows=max_rows)
+    except (DataValidationError, pl.exceptions.PolarsError, UnicodeError, OSError):
+        raise
+    except Exception as error:
+        if type(kind).__module__.startswith(_OURS):
+            raise
+        raise _broken(kind, file, error) from error
+
+
+def _broken(kind: BarFormat, file: BarFile, error: Exception) -> DataValidationError:
+    """Of one file alone: another one, which the plug-in can judge, is read."""
+    what = f"the bar format {kind.name} ({type(kind).__module__}) fails over it"
+    return bad_file(file.path.name, f"{what}, {type(error).__name__}: {error}; repair or remove its package")
+
+
 def known_formats() -> list[type[BarFormat]]:
     """Every format by name; those of other packages are loaded at the first call."""
     plugins.faults()
@@ -127,7 +134,7 @@ def known_formats() -> list[type[BarFormat]]:
 
 
 def _formats_of(file: BarFile) -> list[type[BarFormat]]:
-    return [kind for kind in known_formats() if file.path.suffix.lower() in kind.suffixes]
+    return [kind for kind in known_formats() if file.suffix in kind.suffixes]
 
 
 def _unknown(file: BarFile) -> DataValidationError:
@@ -158,32 +165,79 @@ class TextFormat(BarFormat, registers=False):
 
     def read(self, file: BarFile, *, max_rows: int | None) -> RawBars:
         """Every cell as text; an empty one is missing."""
-        import polars as pl
-
-        frame = pl.read_csv(
-            file.path.read_bytes().decode("utf-16").encode() if file.encoding == "utf-16" else file.path,
+        if not file.has_header and not self._has_width(len(file.cells)):
+            raise _unknown(file)
+        names = file.cells if file.has_header else self.columns[: len(file.cells)]
+        return raw_bars(
+            file.path,
+            _text_cells(file, names, max_rows=max_rows),
+            first_line=1 + file.num_above,
+            conventions=self.conventions,
             separator=file.separator,
-            has_header=file.has_header,
-            infer_schema=False,
-            null_values=["", "NaN", "nan", "null", "N/A"],
-            n_rows=max_rows,
+            format_name=self.name,
         )
-        if not file.has_header:
-            if not self._has_width(frame.width):
-                raise _unknown(file)
-            frame = frame.rename(dict(zip(frame.columns, self.columns, strict=False)))
-        return raw_bars(file.path, frame, first_line=1 + file.has_header, conventions=self.conventions)
 
     def _has_width(self, num_cells: int) -> bool:
         return self.columns.index("close") < num_cells <= len(self.columns)
+
+
+def _text_cells(file: BarFile, names: tuple[str, ...], *, max_rows: int | None) -> "pl.DataFrame":
+    """Every cell below the header as text; an empty one is null."""
+    import polars as pl
+
+    unique = [name if name.strip() else " " * (1 + position) for position, name in enumerate(names)]
+    if twice := sorted({name for name in unique if unique.count(name) > 1}):
+        raise bad_file(file.path.name, f"has two columns of the same name, `{twice[0]}`; rename one")
+    is_plain = file.encoding == "utf-8" and suffix_of(file.path.name) == file.path.suffix.lower()
+    try:
+        return pl.read_csv(
+            file.path if is_plain else file.content(),
+            separator=file.separator,
+            has_header=False,
+            skip_lines=file.num_above,
+            schema=dict.fromkeys(unique, pl.String),
+            null_values=_MISSING,
+            n_rows=max_rows,
+            encoding="utf8-lossy",
+        )
+    except pl.exceptions.ComputeError as error:
+        raise _too_wide(file, len(names)) or error from error
+
+
+def _too_wide(file: BarFile, num_cells: int) -> DataValidationError | None:
+    """The first line with more cells than the header, as decimal commas make them between commas."""
+    lines = file.content().decode(errors="replace").splitlines()
+    for number, row in enumerate(csv.reader(lines, delimiter=file.separator), 1):
+        if number > file.num_above and len(row) > num_cells:
+            where = f"{file.path.name}, line {number}"
+            return bad_file(
+                where,
+                f"has {len(row)} cells where {num_cells} are named; export it with ; between cells if its numbers "
+                "have commas",
+            )
+    return None
 
 
 class MetaTrader5(TextFormat):
     """MetaTrader 5: `<DATE>`, `<TIME>`, `<OPEN>` … `<SPREAD>` on the broker's clock, the spread in points."""
 
     name = "metatrader5"
-    first_cell = "<.*"
-    conventions = Conventions(is_broker_time=True, price_side="bid", is_spread_in_points=True, ignored=("vol",))
+    first_cell = "<DATE>"
+    conventions = Conventions(
+        is_broker_time=True, price_side="bid", is_spread_in_points=True, ignored=("vol",), decimal_mark="."
+    )
+
+
+class MetaTraderPython(TextFormat):
+    """MetaTrader's package for Python: `time,open,high,low,close,tick_volume,spread,real_volume`, times as epochs."""
+
+    name = "metatrader_python"
+    conventions = Conventions(price_side="bid", is_spread_in_points=True, decimal_mark=".")
+
+    def recognises(self, file: BarFile) -> bool:
+        """By three names that only it has together."""
+        names = {head.name for head in headings(list(file.cells))} if file.has_header else set()
+        return names >= {"tick_volume", "spread", "real_volume"}
 
 
 class MetaTrader4(TextFormat):
@@ -193,7 +247,7 @@ class MetaTrader4(TextFormat):
     file_name = "(?!DAT_MT).*"  # HistData's
     first_cell = r"\d{4}\.\d{2}\.\d{2}"
     columns = ("date", "time", *PRICES, "volume")
-    conventions = Conventions(is_broker_time=True, price_side="bid")
+    conventions = Conventions(is_broker_time=True, price_side="bid", decimal_mark=".")
 
 
 class HistData(TextFormat):
@@ -202,7 +256,7 @@ class HistData(TextFormat):
     name = "histdata"
     first_cell = r"\d{8} \d{6}"
     columns = ("timestamp", *PRICES, "volume")
-    conventions = Conventions(zone="UTC-5", price_side="bid")
+    conventions = Conventions(zone="UTC-5", price_side="bid", decimal_mark=".")
 
 
 class HistDataForMetaTrader(MetaTrader4):
@@ -214,10 +268,10 @@ class HistDataForMetaTrader(MetaTrader4):
 
 
 class Dukascopy(TextFormat):
-    """Dukascopy: `Gmt time`, `Local time` or `Time (EET)` first, or `02.01.2017 22:00:00.000` without header."""
+    """Dukascopy: `Gmt time`, `Local time`, `UTC` or `Time (EET)` first, or `02.01.2017 22:00:00.000` without header."""
 
     name = "dukascopy"
-    first_cell = rf"(gmt|local) time|(local )?time \(\w+\)|{DUKASCOPY}.*"
+    first_cell = rf"(gmt|local) time|utc|(local )?time \([^()]+\)|{_DUKASCOPY_TIME}.*"
 
 
 class PlainText(TextFormat):
@@ -250,4 +304,4 @@ class Parquet(BarFormat):
         import polars as pl
 
         frame = pl.read_parquet(file.path, n_rows=max_rows)
-        return raw_bars(file.path, frame, first_line=0, conventions=Conventions())
+        return raw_bars(file.path, frame, first_line=0, conventions=Conventions(), format_name=self.name)

@@ -17,8 +17,9 @@ from ml_workbench_service.contracts.market import Bars
 from ml_workbench_service.integrations.feature_store.bar_checks import checked_bars
 from ml_workbench_service.integrations.feature_store.bar_clocks import Decision, Evidence, contradicts, decide, moved
 from ml_workbench_service.integrations.feature_store.bar_columns import RawBars, bad_file
+from ml_workbench_service.integrations.feature_store.bar_file import BarFile
 from ml_workbench_service.integrations.feature_store.bar_fixings import Fixings
-from ml_workbench_service.integrations.feature_store.bar_formats import BarFile, format_of
+from ml_workbench_service.integrations.feature_store.bar_formats import format_of
 from ml_workbench_service.integrations.feature_store.bar_pins import Pin, PinStore
 from ml_workbench_service.integrations.feature_store.bar_weeks import Clock
 

@@ -14,6 +14,7 @@ window is named by its last row.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal, TypeVar
 
 import numpy as np
@@ -23,6 +24,7 @@ from ml_workbench_service.contracts.contract import iso_of_ms
 from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import Sample
 from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale, fit_symbol, to_logs
+from ml_workbench_service.learning.data.window_losses import streaks, why_too_few
 from ml_workbench_service.market.trading_series import StackedBars
 
 Value = TypeVar("Value")
@@ -154,8 +156,9 @@ def build(
     ends = [_complete(x_NF, table, lookback) for x_NF, table in zip(logs, tables, strict=True)]
     known = [table.available_at_ms_N[each] for table, each in zip(tables, ends, strict=True)]
     label_known = [table.label_available_at_ms_N[each] for table, each in zip(tables, ends, strict=True)]
+    why = partial(why_too_few, tables, logs, features, lookback)
     if not sum(len(each) for each in ends):
-        raise _too_few("train", 0, lookback)
+        raise _too_few("train", 0, lookback, why=why())
     if not isinstance(split, Borders):
         split = Borders(_borders(np.concatenate(known), np.concatenate(label_known), split))
     borders = dict(split.at_ms)
@@ -167,7 +170,7 @@ def build(
         for table, each in zip(tables, ends, strict=True)
     ]
     masks = [_masks(*each, borders) for each in zip(known, label_known, barred, strict=True)]
-    parts = _parts(ends, masks, lengths=[len(table.labels_NK) for table in tables], lookback=lookback)
+    parts = _parts(ends, masks, lengths=[len(table.labels_NK) for table in tables], lookback=lookback, why=why)
     has_unit = [True] * tables[0].labels_NK.shape[1] if scales_labels is None else scales_labels
     scales = {
         table.symbol: _scale(table, x_NF, each[mask["train"]], is_level=is_level, lookback=lookback, has_unit=has_unit)
@@ -181,7 +184,12 @@ def build(
 
 
 def _parts(
-    ends: Sequence[Ints], masks: Sequence[Mapping[Part, np.ndarray]], *, lengths: Sequence[int], lookback: int
+    ends: Sequence[Ints],
+    masks: Sequence[Mapping[Part, np.ndarray]],
+    *,
+    lengths: Sequence[int],
+    lookback: int,
+    why: Callable[[], str],
 ) -> dict[Part, Ints]:
     """Each part's windows among the stacked rows; raises DataValidationError where one has too few."""
     offsets = np.cumsum([0, *lengths])
@@ -193,7 +201,7 @@ def _parts(
     }
     for part in PARTS:
         if len(parts[part]) < FEWEST_WINDOWS[part]:
-            raise _too_few(part, len(parts[part]), lookback)
+            raise _too_few(part, len(parts[part]), lookback, why=why())
     return parts
 
 
@@ -241,15 +249,6 @@ def _stack(
     )
 
 
-def streaks(complete_N: Bools, runs_N: Ints) -> Ints:
-    """How many consecutive complete rows of the same run end at each row."""
-    num = len(complete_N)
-    breaks = np.ones(num, dtype=bool)
-    breaks[1:] = (runs_N[1:] != runs_N[:-1]) | ~complete_N[:-1]
-    start = np.maximum.accumulate(np.where(breaks, np.arange(num), 0))
-    return np.where(complete_N, np.arange(num) - start + 1, 0)
-
-
 def _complete(x_NF: Floats, table: SymbolRows, lookback: int) -> Ints:
     """Last rows of the windows with `lookback` complete rows and all labels."""
     streak = streaks(np.asarray(np.isfinite(x_NF).all(axis=1)), table.runs_N)
@@ -283,11 +282,10 @@ def _masks(
     }
 
 
-def _too_few(part: Part, num: int, lookback: int) -> DataValidationError:
+def _too_few(part: Part, num: int, lookback: int, *, why: str) -> DataValidationError:
     return DataValidationError.at(
         "body.start_date",
-        f"the {part} part has {num} complete windows of {lookback} bars and needs {FEWEST_WINDOWS[part]}; "
-        "ask for a longer range, a shorter lookback, or features with a shorter warm-up",
+        f"the {part} part has {num} complete windows of {lookback} bars and needs {FEWEST_WINDOWS[part]}; {why}",
         code="too_few_windows",
     )
 

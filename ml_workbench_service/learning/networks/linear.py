@@ -33,9 +33,9 @@ class LinearForecaster(WindowedNetwork):
 
     def forward(self, rows_TNF: Tensor) -> Tensor:
         """Time-major rows → (N, K) in units of the label scale."""
-        windows_TNF = self.window_stage(rows_TNF)
-        raw_NK = torch.einsum("tnf,ktf->nk", windows_TNF, self.weight_KLF[:, -len(windows_TNF) :])
-        return self.finish(raw_NK + self.bias_K)
+        values_NV = self.window_stage(rows_TNF).transpose(0, 1).flatten(start_dim=1)
+        weight_KV = self.weight_KLF[:, -len(rows_TNF) :].flatten(start_dim=1)
+        return self.finish(nn.functional.linear(values_NV, weight_KV, self.bias_K))
 
 
 def linear_graph(weights: Mapping[str, np.ndarray], *, is_level_F: Sequence[bool], head: Head) -> ModelProto:

@@ -13,9 +13,10 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.integrations.feature_store import bar_formats
-from ml_workbench_service.integrations.feature_store.bar_columns import Conventions
+from ml_workbench_service.integrations.feature_store.bar_columns import Conventions, RawBars
+from ml_workbench_service.integrations.feature_store.bar_file import BarFile
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
-from ml_workbench_service.integrations.feature_store.bar_formats import BarFile, BarFormat, TextFormat, format_of
+from ml_workbench_service.integrations.feature_store.bar_formats import BarFormat, TextFormat, format_of
 from ml_workbench_service.testing.bar_formats import (
     BUILT_IN,
     SAMPLE_ROWS,
@@ -59,6 +60,10 @@ class TestMetaTrader4(BuiltIn):
 class TestMetaTrader5(BuiltIn):
     format = bar_formats.MetaTrader5
     bars_timezone: ClassVar[str | None] = "America/New_York+7"
+
+
+class TestMetaTraderPython(BuiltIn):
+    format = bar_formats.MetaTraderPython
 
 
 class TestParquet(BuiltIn):
@@ -134,7 +139,37 @@ def test_an_unknown_layout_is_answered_with_the_known_ones(tmp_path: Path) -> No
     with pytest.raises(DataValidationError, match=rf"EURUSD_1h\.csv: has no header .* one of {known}$"):
         bar_formats.read_bars(file)
     with pytest.raises(DataValidationError, match="no known layout"):
-        format_of(BarFile.of(file.rename(tmp_path / "EURUSD_1h.csv.gz")))
+        format_of(BarFile.of(file.rename(tmp_path / "EURUSD_1h.csv.bz2")))
+    with pytest.raises(DataValidationError, match="cannot be read as bars"):
+        bar_formats.read_bars((tmp_path / "EURUSD_1h.csv.bz2").rename(tmp_path / "EURUSD_1h.csv.gz"))
+
+
+@pytest.mark.parametrize("method", ["recognises", "read"])
+@pytest.mark.usefixtures("_registry_as_before")
+def test_a_format_that_fails_over_a_file_is_named_and_stops_no_other_file(tmp_path: Path, method: str) -> None:
+    class Fragile(TextFormat):
+        """A program of another package."""
+
+        name = "fragile"
+        first_cell = "opens"
+
+        def recognises(self, file: BarFile) -> bool:
+            if method == "recognises":
+                assert file.cells[0] != "opens", "no such cell"
+            return super().recognises(file)
+
+        def read(self, file: BarFile, *, max_rows: int | None) -> RawBars:
+            raise ZeroDivisionError("no such cell")
+
+    good = write_sample("plain", tmp_path)
+    (tmp_path / "GBPUSD_1h.csv").write_text("opens,open,high,low,close\n1,1,1,1,1\n")
+    folder = FolderBars(tmp_path)
+    assert len(folder.bars("EUR/USD", "1h")) == len(SAMPLE_ROWS)
+    assert folder.own_columns() == []
+    says = rf"GBPUSD_1h\.csv: the bar format fragile \({__name__}\) fails over it, .*Error: no such cell"
+    with pytest.raises(DataValidationError, match=says):
+        folder.bars("GBP/USD", "1h")
+    assert good.exists()
 
 
 PLUG_IN = '''

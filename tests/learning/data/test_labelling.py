@@ -13,7 +13,8 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.learning.data.labelling import Labelling, label_tables
-from ml_workbench_service.learning.data.windows import PARTS, Windows, build, streaks
+from ml_workbench_service.learning.data.window_losses import streaks
+from ml_workbench_service.learning.data.windows import PARTS, Windows, build
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import resolved_costs, round_trip_cost, session_factor
 from ml_workbench_service.market.regimes import RegimeRule, regime_features

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Ints
+from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.learning.data.windows import (
     FEWEST_WINDOWS,
     PARTS,
@@ -21,7 +22,6 @@ from ml_workbench_service.learning.data.windows import (
     describe_borders,
     from_wire,
     part_of,
-    streaks,
     to_wire,
 )
 from ml_workbench_service.testing.synthetic import FEATURES, HOUR_MS, IS_LEVEL, cut, symbol_rows, with_holes

@@ -1,0 +1,1 @@
+"""What the cells of a bars file say: headers, times of opening, numbers, prices and their side."""
