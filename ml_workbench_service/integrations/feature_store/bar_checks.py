@@ -30,6 +30,7 @@ from ml_workbench_service.integrations.feature_store.bar_times import MISSING_MS
 from ml_workbench_service.market.calendar import market_ms
 
 CLOSEST_SHARE = 0.75  # of a timeframe; daily bars on a clock with summer time lie up to an hour closer
+MOST_OUTSIDE = 0.05  # of bars: more than a feed's strays
 INSIDE_TOLERANCE = 1e-9  # of the price: the rounding of sums of two sides
 
 
@@ -131,6 +132,9 @@ def _read_rows(raw: RawBars, index: int, decision: Decision, symbol: str, length
         stray = away & observed(raw)
         account.dropped["weekend_filling"] += int((away & ~stray).sum())
         account.dropped["outside_fx_week"] += int(stray.sum())
+        if stray.sum() > MOST_OUTSIDE * present.sum():
+            share = stray.sum() / present.sum()
+            raise bad_file(raw.file, f"{share:.0%} of its bars lie outside the FX week; check its times and clock")
         if stray.any():
             account.warnings.append(f"{int(stray.sum())} bars lie outside the FX week and are left out")
     known = opened + length_ms

@@ -5,8 +5,8 @@ same layout and source together: of all candidates those are left that no other 
 that give the same UTC are one; exactly one must be left. Gold and cryptocurrencies keep other hours and prove nothing.
 Bars stamped with their ends are recognised by weeks that begin and end one bar late.
 
-Daily bars without a time of day are dates: the bar of D counts as opened at D 00:00 UTC and as known a day later,
-after every usual daily cut (17:00 New York, midnight UTC), so the rule may be late and is never early.
+Daily bars without a time of day are dates, unless a zone is said: the bar of D counts as opened at D 00:00 UTC and as
+known a day later, after every usual daily cut (17:00 New York, midnight UTC), so the rule may be late, never early.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.market import Bools, Ints
 from ml_workbench_service.contracts.reading_reports import TimeZoneSource
 from ml_workbench_service.integrations.feature_store.bar_columns import PRICES, RawBars, bad_file
 from ml_workbench_service.integrations.feature_store.bar_weeks import Clock, Sessions
-from ml_workbench_service.market.calendar import DAY_MS, trading_day_opening
+from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, trading_day_opening
 
 MOST_ODD_WEEKS = 0.05
 """Of all sessions, that may lie wrong under the clock that is taken: a feed's own stray bars, dropped and counted."""
@@ -41,10 +41,11 @@ ZONES = (
 """What a file's clock may be, the likelier name of two equal ones first; MetaTrader's is asked before UTC."""
 METALS_AND_COINS = frozenset(("XAU", "XAG", "XPT", "XPD", "BTC", "XBT", "ETH", "LTC", "XRP"))
 COINS = frozenset(("BTC", "XBT", "ETH", "LTC", "XRP"))
+FEWEST_DAYS = 5  # of dates, to tell trading days from those of openings or ends
 _MOST_NAMED = 6
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Evidence:
     """What one file tells about its clock."""
 
@@ -128,9 +129,9 @@ def decide(evidence: Evidence, pool: Sequence[Evidence], *, setting: str | None)
         return _checked(evidence, setting, "setting")
     if evidence.is_local:
         raise bad_file(evidence.file, "says local time, and not whose; set BARS_TIMEZONE to the clock of its writer")
-    timed = [each for each in pool if not each.are_dates]
-    if evidence.are_dates and not timed:
+    if evidence.are_dates:
         return _dates(evidence)
+    timed = [each for each in pool if not each.are_dates]
     if not timed:
         raise bad_file(
             evidence.file,
@@ -149,8 +150,10 @@ def contradicts(clock: Clock, evidence: Evidence) -> bool:
 
 def _checked(evidence: Evidence, zone: str, source: TimeZoneSource) -> Decision:
     """What is said, unless the weeks prove otherwise."""
+    if evidence.are_dates:
+        _check_days(evidence)
     if not contradicts(Clock(zone), evidence):
-        return Decision(Clock(zone), source)
+        return Decision(Clock(zone), source, notes=_others(evidence, zone), warnings=_odd_cut(evidence, zone))
     rivals = _left([evidence], (zone, *ZONES)) if evidence.is_fx else {}
     rival = next(iter(rivals.values())) if len(rivals) == 1 else None
     late = Clock(zone, is_end=True)
@@ -168,10 +171,31 @@ def _checked(evidence: Evidence, zone: str, source: TimeZoneSource) -> Decision:
     raise bad_file(evidence.file, text)
 
 
+def _others(evidence: Evidence, zone: str) -> tuple[str, ...]:
+    """A word where the weeks of long bars would fit other clocks than the one that is said."""
+    if not evidence.is_fx or not HOUR_MS < evidence.bar_ms < DAY_MS:
+        return ()
+    fitting = [str(clock) for clock in _left([evidence], (zone, *ZONES)).values() if clock.zone != zone]
+    if not fitting:
+        return ()
+    return (f"its weeks do not prove {zone}, they fit {', '.join(fitting[:_MOST_NAMED])} too",)
+
+
+def _odd_cut(evidence: Evidence, zone: str) -> tuple[str, ...]:
+    """A warning where daily bars open neither with the FX day nor at midnight UTC."""
+    if evidence.bar_ms < DAY_MS:
+        return ()
+    opened = Clock(zone).opened(evidence.local_ms, evidence.bar_ms)
+    if (trading_day_opening(opened) == opened).all() or (opened % DAY_MS == 0).all():
+        return ()
+    return (f"in {zone} its days open at {iso_of_ms(int(opened[-1]))[11:16]} UTC, not at 17:00 New York or 00:00 UTC",)
+
+
 def _inferred(evidence: Evidence, pool: Sequence[Evidence]) -> Decision:
     """The one clock under which the pool's weeks lie as the FX week does."""
     # MetaTrader's usual clock is, over a season, the same as others: then it is called by its own name.
-    left = _left(pool, ("America/New_York+7", "Europe/Athens", *ZONES) if evidence.is_broker else ZONES)
+    zones = ("America/New_York+7", "Europe/Athens", *ZONES) if evidence.is_broker else ZONES
+    left = _left(pool, zones, also=evidence)
     names = _names(pool)
     if not left:
         raise bad_file(
@@ -185,15 +209,20 @@ def _inferred(evidence: Evidence, pool: Sequence[Evidence]) -> Decision:
         raise bad_file(
             evidence.file,
             f"does not say its clock, and the weeks of {names} fit several: {listed}{more}; set BARS_TIMEZONE to the "
-            "right one (for most brokers America/New_York+7), or add an FX file of the same program in 1h or finer",
+            "right one (for most brokers America/New_York+7), or add an FX file of the same program in 30m or finer",
         )
     clock = next(iter(left.values()))
     num_weeks = sum(len(each.sessions) for each in pool)
     return Decision(clock, "inferred", notes=(f"{clock}: the weeks of {names} prove it, {num_weeks} in all",))
 
 
-def _left(pool: Sequence[Evidence], zones: Sequence[str]) -> dict[bytes, Clock]:
-    """The clocks that no other beats and that leave few weeks wrong, one for each reading of the files in UTC."""
+def _left(pool: Sequence[Evidence], zones: Sequence[str], *, also: Evidence | None = None) -> dict[bytes, Clock]:
+    """The clocks that no other beats and that leave few weeks wrong, one for each reading of the files in UTC.
+
+    Readings of the file that the question is about differ too: hourly bars cannot tell an hour of the zone from stamps
+    at the end, which would be a quarter of an hour for a file of quarters.
+    """
+    read = [*pool, *([also] if also is not None and also not in pool else [])]
     readings = {clock: _wrong(pool, clock) for clock in map(Clock, dict.fromkeys(zones))}
     late = [Clock(each.zone, is_end=True) for each, wrong in readings.items() if wrong.mean() >= LATE_WEEKS]
     readings |= {clock: _wrong(pool, clock) for clock in late}
@@ -203,7 +232,7 @@ def _left(pool: Sequence[Evidence], zones: Sequence[str]) -> dict[bytes, Clock]:
     left: dict[bytes, Clock] = {}
     for clock, wrong in few.items():
         if wrong.tobytes() in best:
-            left.setdefault(b"".join(each.sessions.edges(clock).tobytes() for each in pool), clock)
+            left.setdefault(b"".join(each.sessions.edges(clock).tobytes() for each in read), clock)
     return left
 
 
@@ -231,16 +260,23 @@ def _names(pool: Sequence[Evidence]) -> str:
 
 def _dates(evidence: Evidence) -> Decision:
     """The rule about daily bars without a time of day."""
+    _check_days(evidence)
+    rule = "dates alone: the bar of a day counts as opened at 00:00 UTC and as known 24 hours later"
+    return Decision(Clock("UTC"), "none", notes=(rule,))
+
+
+def _check_days(evidence: Evidence) -> None:
+    """Refuses dates that are not the trading days': those of openings on Sundays, or of ends on Saturdays."""
     days = (evidence.local_ms // DAY_MS + 3) % 7  # 1970-01-01 was a Thursday; Monday is 0
     monday, friday, saturday, sunday = (int(np.sum(days == day)) for day in (0, 4, 5, 6))
-    if evidence.is_fx and len(days) >= 5 and (2 * friday < sunday or 2 * saturday > monday > 0 or monday == 0):
+    if evidence.is_crypto or len(days) < FEWEST_DAYS:
+        return
+    if 2 * friday < sunday or 2 * saturday > monday:
         raise bad_file(
             evidence.file,
             "its days are those of the bars' openings or ends, not the trading days Monday to Friday; write a time and "
             "a zone beside each date",
         )
-    rule = "dates alone: the bar of a day counts as opened at 00:00 UTC and as known 24 hours later"
-    return Decision(Clock("UTC"), "none", notes=(rule,))
 
 
 def moved(old: Clock, new: Clock, evidence: Evidence, until_ms: int) -> str | None:
