@@ -20,7 +20,7 @@ from fastapi import APIRouter, Depends, FastAPI
 from filelock import FileLock, Timeout
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
-from common_lib.exceptions import PlatformError, UnavailableError
+from common_lib.exceptions import ModelNotFoundError, PlatformError, UnavailableError, VersionNotFoundError
 from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
 from ml_workbench_service import __version__, accelerators, families
@@ -34,6 +34,7 @@ from ml_workbench_service.api import (
     health,
     jobs,
     ledger,
+    market_data,
     models,
     predictions,
     queue,
@@ -43,19 +44,24 @@ from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
+from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
+from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE
 from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
+from ml_workbench_service.serving.model import load_profiles
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
@@ -79,13 +85,13 @@ DESCRIPTION = (
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app for these settings; nothing is opened before it starts."""
+def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
+    """The app for these settings; nothing is opened before it starts. Only tests give it another clock."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            opened = app.state.service = await _open(settings, stack)
+            opened = app.state.service = await _open(settings, clock, stack)
             stack.callback(opened.queue_threads.close)
             _say_where(settings)
             yield
@@ -105,7 +111,7 @@ def create_app(settings: Settings) -> FastAPI:
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
     for resource in (
-        models, predictions, ledger, catalogue, jobs, experiments, deployments, queue, agents, resilience,
+        models, predictions, ledger, catalogue, market_data, jobs, experiments, deployments, queue, agents, resilience,
     ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router)
@@ -116,7 +122,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
+async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
@@ -128,7 +134,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     addresses = await asyncio.to_thread(resolve, settings, redis)
     if settings.ACCELERATOR:
         accelerators.kind_of(settings.ACCELERATOR)  # a name nobody has is an error now, not at the first training
-    workbench = await asyncio.to_thread(open_workbench, settings, addresses)
+    workbench = await asyncio.to_thread(open_workbench, settings, addresses, clock=clock)
     stack.callback(close_workbench, workbench)
     await asyncio.to_thread(finish_interrupted, workbench)
     stopping = _stopping_event(stack)
@@ -193,14 +199,25 @@ def _ledger(
     settings: Settings, workbench: Workbench, intervals: LiveIntervals, metrics: Metrics, stack: AsyncExitStack
 ) -> PredictionLedger:
     """Where live answers are kept, and who resolves their outcomes; closed after serving."""
-    found = PredictionLedger(workbench.state_dir / "predictions.db", max_rows=settings.PREDICTION_LEDGER_ROWS)
+    found = PredictionLedger(workbench.state_dir / LEDGER_FILE, max_rows=settings.PREDICTION_LEDGER_ROWS)
     found.start()
     stack.callback(found.close)
-    resolver = OutcomeResolver(found, workbench.feature_store, intervals)
+    resolver = OutcomeResolver(
+        found, workbench.feature_store, intervals, clock=workbench.clock,
+        profiles_of=partial(_profiles_of, workbench.registry),
+    )  # fmt: skip
     resolver.start()
     stack.callback(resolver.stop)
     metrics.registry.register(LedgerMetrics(workbench, found))
     return found
+
+
+def _profiles_of(registry: FolderModelRegistry, model_id: str, version: str) -> dict[str, SeasonalProfile] | None:
+    """The seasons of a version's volatility; None where it has been removed."""
+    try:
+        return load_profiles(registry.folder(model_id, version), registry.card(model_id, version))
+    except (ModelNotFoundError, VersionNotFoundError):
+        return None
 
 
 def _job_supervisor(

@@ -14,17 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats, Ints
+from ml_workbench_service.contracts.market import Bars, Bools, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.scaling import RowScaler
+from ml_workbench_service.learning.data.windows import SymbolRows
 from ml_workbench_service.learning.feature_search import selection as feature_selection
 from ml_workbench_service.market.calendar import DAY_MS
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.indicators import Indicator
-from ml_workbench_service.market.targets import Labels
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
+from ml_workbench_service.market.targets import Labels, ewma_deviation
 
 FEATURES = ("sma_20", "rsi_14", "high_low_range")
 """What trainings with injected leaks read; several leaks replace one of these."""
@@ -198,20 +200,30 @@ def _repeated(masks: Callable[..., Mapping[str, Any]]) -> Any:
     return leaking
 
 
-def _two_sided(volatility: Callable[[Floats], Floats]) -> Any:
+def _two_sided(volatility: Callable[..., Floats]) -> Any:
     """The volatility that sets barriers and intervals is averaged over both directions of time."""
 
-    def leaking(close_N: Floats) -> Floats:
-        past, future = volatility(close_N), volatility(close_N[::-1])[::-1]
+    def leaking(profile: SeasonalProfile, opened_ms: Ints, returns_N: Floats, *, horizon: int) -> Floats:
+        past = volatility(profile, opened_ms, returns_N, horizon=horizon)
+        future = ewma_deviation(returns_N[::-1])[::-1]
         return np.where(np.isfinite(future), (past + future) / 2, past)
 
     return leaking
 
 
-def _rule_of_all(finish: Callable[[Labelling, Mapping[str, int]], Sequence[Floats]]) -> Any:
+def _season_of_all(volatility: Callable[..., Floats]) -> Any:
+    """The hours' pattern of volatility is a mean over the whole history."""
+
+    def leaking(self: Labelling, table: FeatureTable, rows: SymbolRows, known_N: Bools) -> Floats:
+        return volatility(self, table, rows, np.ones_like(known_N))
+
+    return leaking
+
+
+def _rule_of_all(finish: Callable[[Labelling, Mapping[str, int]], Sequence[SymbolRows]]) -> Any:
     """The regimes' thresholds are quantiles of the whole history."""
 
-    def leaking(self: Labelling, borders_ms: Mapping[str, int]) -> Sequence[Floats]:
+    def leaking(self: Labelling, borders_ms: Mapping[str, int]) -> Sequence[SymbolRows]:
         return finish(self, {**borders_ms, "validation": np.iinfo(np.int64).max})
 
     return leaking
@@ -269,7 +281,11 @@ INJECTED_LEAKS: tuple[InjectedLeak, ...] = (
     InjectedLeak("shuffled split", _in_place_of(windows, "_masks", _shuffled)),
     InjectedLeak("test windows learnt from", _in_place_of(windows, "_masks", _repeated)),
     InjectedLeak(
-        "two-sided volatility", _in_place_of(labelling, "ewma_volatility", _two_sided),
+        "two-sided volatility", _in_place_of(labelling, "seasonal_volatility", _two_sided),
+        {"target": "triple_barrier_5h", **_CLASSES},
+    ),
+    InjectedLeak(
+        "season of the whole history", _in_place_of(Labelling, "_volatility", _season_of_all),
         {"target": "triple_barrier_5h", **_CLASSES},
     ),
     InjectedLeak(

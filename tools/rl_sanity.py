@@ -61,7 +61,7 @@ def problem_of(
     labelling = label_tables([table], features=features, columns=[table.columns], targets=targets, costs=costs)
     windows = build(
         labelling.rows, features=features, is_level=is_level, lookback=lookback, split=split,
-        scales_labels=[not target.classes for target in targets], finish_labels=labelling.finish,
+        scales_labels=[not target.classes for target in targets], finish_rows=labelling.finish,
     )  # fmt: skip
     return TrainingProblem(windows=windows, targets=targets, costs=costs, fill=table.fill)
 

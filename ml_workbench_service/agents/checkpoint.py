@@ -33,10 +33,12 @@ from ml_workbench_service.jobs.durable_files import sync_folder
 
 CHECKPOINT_PATTERN = re.compile(r"checkpoint(?:\.(\d+))?\.json")
 """Without a term: of a version that had none."""
-FORMAT = 2
+FORMAT = 3
 UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     # It knew one family, no filter by model, no reward settings, and one count of late bars (whose kinds begin at 0).
     1: lambda plain: {"family": "q_learning", "model_id": None, "reward": {}, **plain},
+    # Its steps were filled at their own record's close, which is what a step without a `rule` is.
+    2: lambda plain: plain,
 }
 """By the format that a file is of, what makes it one of the next."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")
@@ -57,6 +59,7 @@ class Counters:
     num_repeated: int = 0
     num_out_of_order: int = 0
     num_settled: int = 0
+    num_approximate: int = 0
     cumulative_reward: Finite = 0.0
     cumulative_cost: Finite = 0.0
 

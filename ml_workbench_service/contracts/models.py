@@ -9,10 +9,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
-from ml_workbench_service.contracts.evaluation import Certificate, Evaluation
+from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof
 from ml_workbench_service.contracts.reading_reports import ReadingReport
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
+UNPROVEN_THEN = "judged by earlier rules, which did not ask for a proof of its columns: train it again to be told apart"
+LEAKED_THEN = "judged by earlier rules, which named no leak in the verdict: its leakage certificate failed"
 
 
 class Quantization(Contract):
@@ -61,6 +63,11 @@ class LiveIntervalReport(Contract):
     num_dropped: dict[str, int] = Field(default_factory=dict, description="What taught nothing, by reason.")
 
 
+VolatilityRule = Literal["ewma", "seasonal_ewma"]
+"""Ex-ante volatility that intervals, barriers and agents read: an EWMA of returns, or of deseasonalised ones times the
+coming bars' season. Cards older than the second, and cards of daily bars, have the first."""
+
+
 class ModelCard(Contract):
     """A version's full card. Metrics are the test part's."""
 
@@ -81,6 +88,11 @@ class ModelCard(Contract):
     quantiles: tuple[Finite, ...] = ()
     classes: tuple[str, ...] = Field(default=(), description="What a classifier tells apart, in order.")
     horizon: int
+    label_start: Literal["fill", "close"] = Field(
+        default="close",
+        description="Where the label of a price move begins: at the row's own close, or a bar later, where fixings "
+        "fill the decision.",
+    )
     lookback: int
     min_window: int
     outputs: tuple[str, ...]
@@ -92,6 +104,7 @@ class ModelCard(Contract):
     data_source: str
     calendar: Literal["fx", "fixings"]
     fill: Literal["next_open", "next_close"]
+    volatility_rule: VolatilityRule = "ewma"
     expires_at: UtcDatetime
     hyperparameters: dict[str, Any]
     epochs_run: int
@@ -113,6 +126,27 @@ class ModelCard(Contract):
         """Every target; none where nothing is forecast."""
         return self.targets or (() if self.target is None else (self.target,))
 
+    def by_current_rules(self) -> "ModelCard":
+        """The card with its verdict as it reads by the rules of today; what is on disk is never rewritten.
+
+        Rules of before (`verdict_rules: 1`) called skill what nothing proved, and no failed certificate a leak.
+        """
+        found, certificate = self.evaluation, self.certificate
+        if found.verdict_rules > 1:
+            return self
+        update: dict[str, Any] = {}
+        if (
+            certificate is not None
+            and certificate.status == "failed"
+            and found.verdict not in ("not_applicable", "leak")
+        ):
+            update = {"verdict": "leak", "reason": f"{LEAKED_THEN}; {found.reason}"}
+        elif found.verdict == "skill" and (certificate is None or certificate.status != "passed"):
+            update = {"verdict": "unverified", "reason": f"{UNPROVEN_THEN}; {found.reason}"}
+        elif found.verdict == "skill":
+            update = {"proof": "recomputed"}
+        return self.model_copy(update={"evaluation": found.model_copy(update=update)})
+
 
 class ModelSummary(Contract):
     """One line of `GET /models`: the newest or live version of each model."""
@@ -129,8 +163,11 @@ class ModelSummary(Contract):
     timeframe: str
     target: str | None
     data_source: str
-    verdict: str
+    verdict: str = Field(description="As it reads by the rules of today; the card keeps its own.")
+    adds_over_linear: Adds | None = None
     digest: str
+    proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")
+    warnings: tuple[str, ...] = Field(default=(), description="What a deployed version is live with, by today's rules.")
 
 
 class ModelList(Contract):

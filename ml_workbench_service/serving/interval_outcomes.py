@@ -1,13 +1,14 @@
 """Live interval coverage: the intervals that a live version stated, which of them held, and what that taught.
 
-One series a symbol, no files. A bar's price matures the intervals whose horizon ends there; an interval whose end
-passes without a price is dropped, and so is one for a volatility that misses a bar in between. As it stands it is
-written as JSON (`serving/live_intervals.py`). When a segment is over and what came true of it is the rule of
+One series a symbol, no files. Its prices also tell an ex-ante volatility, for answers to features that bring none. A
+bar's price matures the intervals whose horizon ends there; an interval whose end passes without a price is dropped, and
+so is one for a volatility that misses a bar in between. As it stands it is written as JSON
+(`serving/live_intervals.py`). When a segment is over and what came true of it is the rule of
 `market/outcomes/realised.py`.
 """
 
 from dataclasses import dataclass, field
-from math import exp
+from math import exp, log
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import ConfigDict, Field
@@ -15,7 +16,16 @@ from pydantic import ConfigDict, Field
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.learning.calibration.adaptive_intervals import IntervalTracker
 from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL
-from ml_workbench_service.market.outcomes.realised import FROM_FILE, Positive, PriceSeries, Segment, meets_closure
+from ml_workbench_service.market import calendar
+from ml_workbench_service.market.outcomes.realised import (
+    FROM_FILE,
+    Positive,
+    PriceSeries,
+    Segment,
+    meets_closure,
+    slack_ms,
+)
+from ml_workbench_service.market.targets import EWMA_BARS, EWMA_DECAY
 
 NUM_RECENT = 500
 """Outcomes behind the live coverage: its standard error is 1.3 points at 90 %."""
@@ -70,13 +80,37 @@ class IntervalSeries(PriceSeries):
     Attributes:
         scale: the newest bar's, which the tracker learns when the next bar comes, so that a repeated question is
             answered as it was.
+        squares, weights, num_returns: of the EWMA of squared deseasonalised returns; one over a missing bar is left
+            out, and after a gap as long as the kernel it begins anew.
         waiting: by `as_of`, oldest first.
     """
 
     scale: Positive | None = None
+    squares: Annotated[float, Field(ge=0)] = 0.0
+    weights: Annotated[float, Field(ge=0)] = 0.0
+    num_returns: Annotated[int, Field(ge=0)] = 0
     waiting: dict[int, StatedInterval] = field(default_factory=dict)
     by_volatility: IntervalTracker = field(default_factory=IntervalTracker)
     plain: IntervalTracker = field(default_factory=lambda: IntervalTracker(has_scale=False))
+
+    @property
+    def deviation(self) -> float | None:
+        """Of a bar's deseasonalised return, as `market.targets.ewma_deviation` has it; None until it has enough."""
+        if self.num_returns < EWMA_BARS // 4 or self.squares == 0.0:
+            return None
+        return float((self.squares / self.weights) ** 0.5)
+
+    def move(self, as_of_ms: int, price: float, *, factor: float, bar_ms: int) -> None:
+        """The return to a new bar's price, before it is added; `factor` is the bar's season."""
+        if self.newest_ms < 0:
+            return
+        passed_ms = int(calendar.market_ms(as_of_ms)) - int(calendar.market_ms(self.newest_ms))
+        if passed_ms > EWMA_BARS * bar_ms:
+            self.squares, self.weights, self.num_returns = 0.0, 0.0, 0
+        elif abs(passed_ms - bar_ms) <= slack_ms(bar_ms):
+            self.squares = self.squares * EWMA_DECAY + ((log(price) - log(self.price)) / factor) ** 2
+            self.weights = self.weights * EWMA_DECAY + 1.0
+            self.num_returns = min(self.num_returns + 1, EWMA_BARS)
 
     def tracker(self, *, is_volatility: bool) -> IntervalTracker:
         """That of intervals in units of volatility, or of the plain ones."""
@@ -107,12 +141,21 @@ class VersionIntervals:
         """One more that taught nothing."""
         self.num_dropped[reason] = self.num_dropped.get(reason, 0) + 1
 
-    def price(self, series: IntervalSeries, target: Target, *, as_of_ms: int, price: float, bar_ms: int) -> None:
-        """A new bar's price: the path grows, what is due matures, what has no end any more is dropped."""
+    def price(
+        self, series: IntervalSeries, target: Target, *, as_of_ms: int, price: float, bar_ms: int, factor: float = 1.0
+    ) -> None:
+        """A new bar's price: the path grows, what is due matures, what has no end any more is dropped.
+
+        Args:
+            factor: the bar's season.
+        """
         if series.scale is not None:
             series.by_volatility.saw(series.scale)
             series.scale = None
+        series.move(as_of_ms, price, factor=factor, bar_ms=bar_ms)
         series.add(as_of_ms, price, bar_ms)
+        for stated in series.waiting.values():
+            series.begin(stated)
         for stated_ms, stated in list(series.waiting.items()):
             end = series.end(stated, target, bar_ms)
             if end == "waits":
@@ -139,7 +182,8 @@ class VersionIntervals:
         """One outcome, into the coverage and the tracker."""
         is_covered = stated.lower <= realised <= stated.upper
         tracker = series.tracker(is_volatility=stated.is_volatility)
-        tracker.learn(stated.lean, is_covered=is_covered, promised=stated.level)
+        overlapping = len(series.waiting) + 1
+        tracker.learn(stated.lean, is_covered=is_covered, promised=stated.level, num_overlapping=overlapping)
         self.level = stated.level
         self.num_outcomes += 1
         self.recent = (self.recent + ("1" if is_covered else "0"))[-NUM_RECENT:]

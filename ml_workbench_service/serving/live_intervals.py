@@ -4,7 +4,8 @@ widened for it.
 An answer of the live deployed version leaves its interval with its price. The question about the bar at which its
 horizon ends brings that bar's price: then the outcome is known, is counted, once, and teaches the symbol's tracker
 (`learning/calibration/adaptive_intervals.py`). So an interval never knows its own outcome, and nothing but questions
-with prices is needed; a ledger of outcomes may say them too (`mature`), whichever comes first.
+with prices is needed, whoever sent the features; a ledger of outcomes may say them too (`mature`), whichever comes
+first. Features that bring too few closes for a volatility are answered by that of the prices asked with so far.
 
 What is no clean pair of bars teaches nothing and is counted by its reason (`outcomes.REASONS`). Candidates, replays and
 questions about the past get the published interval, the same to the bit on every path.
@@ -19,7 +20,9 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from common_lib.exceptions import UnavailableError
@@ -34,7 +37,7 @@ from ml_workbench_service.serving.interval_outcomes import (
     StatedInterval,
     VersionIntervals,
 )
-from ml_workbench_service.serving.model import ServedModel
+from ml_workbench_service.serving.model import ServedModel, bar_end_ms
 
 MOST_VERSIONS = 64
 """Versions kept in memory, and so label values of the metrics; the least recently asked one is written and leaves."""
@@ -47,10 +50,33 @@ _FILE = TypeAdapter(VersionIntervals)
 log = logging.getLogger(__name__)
 
 
-class LiveContext:
-    """One question to the live version: how its interval is widened, and what is left behind for its outcome."""
+class Season(NamedTuple):
+    """How much a bar, and those of the horizon after it, usually move."""
 
-    __slots__ = ("_as_of_ms", "_is_volatility", "_lean", "_owner", "_price", "_scale", "_series", "_state")
+    factor: float
+    coming_factor: float
+
+    @classmethod
+    def of(cls, model: ServedModel, symbol: str, as_of_ms: int) -> "Season":
+        """Of the bar that ends at a moment; one without a profile."""
+        profile = model.profiles.get(symbol)
+        if profile is None or profile.is_flat:
+            return cls(1.0, 1.0)
+        opened_ms = np.array([bar_end_ms(model, as_of_ms) - model.timeframe_ms])
+        return cls(float(profile.factor(opened_ms)[0]), float(profile.coming_factor(opened_ms, model.card.horizon)[0]))
+
+
+class LiveContext:
+    """One question to the live version: how its interval is widened, and what is left behind for its outcome.
+
+    Attributes:
+        bar_volatility: of the prices that questions brought so far; None until they are enough.
+    """
+
+    __slots__ = (
+        "_as_of_ms", "_delay", "_is_volatility", "_lean", "_owner", "_price", "_scale", "_series", "_state",
+        "bar_volatility",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -60,7 +86,11 @@ class LiveContext:
         *,
         as_of_ms: int,
         price: float | None,
+        bar_volatility: float | None = None,
+        delay: int = 0,
     ) -> None:
+        self.bar_volatility = bar_volatility
+        self._delay = delay  # bars until what is foretold begins
         self._owner, self._state, self._series = owner, state, series
         self._as_of_ms = as_of_ms
         self._price = price  # None: no bar of its own, whose price is known
@@ -83,7 +113,7 @@ class LiveContext:
             if interval is not None:
                 stated = StatedInterval(
                     due_ms, self._price, series.path, series.run, interval.lower, interval.upper, interval.level,
-                    self._lean, self._is_volatility,
+                    self._lean, self._is_volatility, delay=self._delay,
                 )  # fmt: skip
                 self._state.expect(series, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
         self._owner.save_soon(self._state)
@@ -117,12 +147,10 @@ class LiveIntervals:
         """A question to the live version: what its price makes known is learnt first.
 
         None where the published interval holds: the model states none whose outcome prices tell, or the question is
-        about the past or, by the clock, about the future, which would make late whatever is asked until then.
+        about the past. (One about the future was refused where it came in.)
         """
         target = self._target(model.card.target)
         if target is None or symbol not in model.scaler.symbols:
-            return None
-        if as_of_ms > time.time() * 1000 + model.timeframe_ms:
             return None
         with self.lock:
             state = self._of(model)
@@ -134,9 +162,16 @@ class LiveIntervals:
             if standing == "repeated":
                 state.drop("repeated")
                 price = None
+            bar = Season.of(model, symbol, as_of_ms)
             if price is not None:
-                state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=model.timeframe_ms)
-            return LiveContext(self, state, series, as_of_ms=as_of_ms, price=price)
+                state.price(
+                    series, target, as_of_ms=as_of_ms, price=price, bar_ms=model.timeframe_ms, factor=bar.factor
+                )
+            deviation = series.deviation
+            volatility = None if deviation is None else deviation * bar.coming_factor
+            return LiveContext(
+                self, state, series, as_of_ms=as_of_ms, price=price, bar_volatility=volatility, delay=model.delay
+            )
 
     def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
         """An outcome from elsewhere, for the answer given as of that moment; False where none waits for it any more.

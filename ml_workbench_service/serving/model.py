@@ -6,7 +6,7 @@ Legend: N windows, T rows, F features, K outputs.
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,11 +17,11 @@ from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.accelerators.processor import processor_features
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Costs, Floats, Floats32
+from ml_workbench_service.contracts.market import Costs, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Making
 from ml_workbench_service.contracts.prediction import Precision, Predictor, RawPrediction
-from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.bundle.quantization import CalibrationWindows, measure_agreement
@@ -29,8 +29,11 @@ from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
 from ml_workbench_service.learning.data.scaling import RawRows, RowScaler, load_scaler
 from ml_workbench_service.learning.data.windows import Part, from_wire
 from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingContext, load_decoder
+from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.market.costs import ResolvedCosts, pip_size, round_trip_cost, session_spread_at
 from ml_workbench_service.market.features.derivation import Derivation
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, seasonal_volatility
+from ml_workbench_service.market.targets import ewma_volatility, log_returns
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +54,7 @@ class ServedModel:
     float32: Predictor
     single: Predictor  # int8 where it was accepted, else float32; for one window at a time
     barrier_width: float = 1.0
+    profiles: Mapping[str, SeasonalProfile] = field(default_factory=dict)  # empty: volatility without a season
     precision_reason: str = ""  # why float32 answers in int8's place on this processor
     precision_warning: str = ""  # why int8 answers without having been measured for this processor
 
@@ -62,13 +66,37 @@ class ServedModel:
     @cached_property
     def making(self) -> Making:
         """What the ledger must know to find out what came true."""
-        target = parse_target(self.card.target) if self.decoder.foretells and self.card.target is not None else None
-        return Making(target=target, horizon=self.card.horizon, barrier_width=self.barrier_width)
+        target = self.target if self.decoder.foretells else None
+        return Making(target=target, horizon=self.reach, barrier_width=self.barrier_width)
+
+    @cached_property
+    def target(self) -> Target | None:
+        """The headline target, which begins where the card says."""
+        if self.card.target is None:
+            return None
+        return parse_target(self.card.target).model_copy(update={"delay": self.delay})
+
+    @property
+    def reach(self) -> int:
+        """Bars from a row to the end of its label."""
+        return self.card.horizon + self.delay
+
+    @property
+    def delay(self) -> int:
+        """Bars from a row to where its label begins."""
+        return int(self.card.label_start == "fill")
 
     @property
     def timeframe_ms(self) -> int:
         """Between the openings of two bars."""
         return TIMEFRAMES_MS[self.card.timeframe]
+
+    def bar_volatility(self, symbol: str, opened_ms: Ints, close: Floats) -> Floats:
+        """(N,) ex-ante standard deviation of one of the horizon's bars after each, as in training; NaN where unknown.
+
+        By the card's `volatility_rule`: versions older than the seasonal one keep theirs.
+        """
+        return ex_ante_volatility(self.profiles.get(symbol), opened_ms, close, horizon=self.card.horizon)
 
     def costs_at(self, symbol: str, spread: float | None = None, *, as_of_ms: int | None = None) -> Costs | None:
         """What trading costs at that moment: with the bar's own spread (in price units) where it has one, else the
@@ -132,6 +160,11 @@ class ServedModel:
         return answer
 
 
+def bar_end_ms(model: ServedModel, as_of_ms: int) -> int:
+    """The end of the newest bar at a moment: the moment itself on a whole hour, where bars of any clock may end."""
+    return as_of_ms if as_of_ms % HOUR_MS == 0 else as_of_ms // model.timeframe_ms * model.timeframe_ms
+
+
 class LastRow:
     """The predictor of a feature set: the values that were asked about are the answer."""
 
@@ -172,11 +205,37 @@ def load_model(
         reference_price=recipe["reference_price"],
         float32=float32,
         single=float32,
+        profiles=_profiles(card, recipe),
         barrier_width=recipe.get("barrier_width") or (recipe["request"].get("label") or {}).get("k", 1.0),
     )
     if card.precision == "fp32":
         return model
     return _with_int8(model, folder, processor_features() if processor is None else tuple(processor))
+
+
+def load_profiles(folder: Path, card: ModelCard) -> dict[str, SeasonalProfile]:
+    """A version's seasonal profiles by symbol, without the version; none where its volatility has no season."""
+    if card.volatility_rule == "ewma":
+        return {}
+    return _profiles(card, json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")))
+
+
+def ex_ante_volatility(profile: SeasonalProfile | None, opened_ms: Ints, close: Floats, *, horizon: int) -> Floats:
+    """(N,) standard deviation of one of the horizon's bars after each, as in training; NaN where unknown.
+
+    Args:
+        profile: None of a version whose volatility has no season.
+    """
+    if profile is None:
+        return ewma_volatility(close)
+    return seasonal_volatility(profile, opened_ms, log_returns(close), horizon=horizon)
+
+
+def _profiles(card: ModelCard, recipe: Mapping[str, Any]) -> dict[str, SeasonalProfile]:
+    """By the card's rule: before it had a name there were none."""
+    if card.volatility_rule == "ewma":
+        return {}
+    return {symbol: SeasonalProfile.model_validate(each) for symbol, each in recipe["seasonal_profiles"].items()}
 
 
 def _with_int8(model: ServedModel, folder: Path, processor: tuple[str, ...]) -> ServedModel:

@@ -59,6 +59,7 @@ def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, problem: Trai
         "expressions": dict(derivation.expressions),
         **product.recipe,
         "regimes": {symbol: rule.to_json() for symbol, rule in problem.regimes.items()},
+        "seasonal_profiles": {symbol: profile.model_dump() for symbol, profile in problem.profiles.items()},
         "borders_ms": to_wire(windows.borders_ms),
         "last_known_ms": int(windows.available_at_ms_R.max()),
         "costs": {symbol: each.model_dump() for symbol, each in problem.costs.items()},
@@ -98,6 +99,7 @@ def card(
         quantiles=tuple(sorted(request.quantiles or ())),
         classes=targets[0].classes if targets else (),
         horizon=targets[0].horizon if targets else 1,
+        label_start="fill" if targets and targets[0].delay else "close",
         lookback=family.lookback,
         min_window=family.min_window,
         outputs=product.outputs,
@@ -109,6 +111,7 @@ def card(
         data_source=tables[0].data_source,
         calendar=tables[0].calendar,
         fill=tables[0].fill,
+        volatility_rule="seasonal_ewma" if data.labelling.profiles else "ewma",
         expires_at=last_known + VALIDITY,
         hyperparameters=family.hyperparameters.model_dump(),
         epochs_run=trained.epochs_run,
@@ -161,6 +164,11 @@ def _split(windows: Windows, labelling: Labelling) -> Split:
             "borders": describe_borders(windows.borders_ms),
             "num_windows": to_wire({part: len(windows.parts[part]) for part in PARTS}),
             "num_purged": windows.num_purged,
-            "num_dropped": labelling.num_dropped,
+            "num_dropped": labelling.num_dropped | _untested(windows),
         }
     )
+
+
+def _untested(windows: Windows) -> dict[str, int]:
+    """Labels that begin or end within an hour of the roll, of prices of one side: left out of the test part alone."""
+    return {"test_label_near_roll": windows.num_untested} if windows.num_untested else {}

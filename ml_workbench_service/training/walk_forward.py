@@ -32,13 +32,13 @@ from ml_workbench_service.contracts.evaluation import Evaluation, Fold, WalkForw
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable
 from ml_workbench_service.contracts.training import CrossValidation
-from ml_workbench_service.evaluation.forecast_metrics import pooled
 from ml_workbench_service.learning.data.windows import Borders, Part
 from ml_workbench_service.learning.fitting.progress import PartReport
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
-from ml_workbench_service.learning.interfaces.task import Differentials, Predict
+from ml_workbench_service.learning.interfaces.differentials import Differentials, pooled
+from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.training.tasks.network_task import NetworkTask
 
 KindOf = Callable[[str], FeatureKind]
@@ -96,7 +96,7 @@ def walk_forward(
         raise DataValidationError.at(
             "body.cv", "a search for features forecasts nothing to walk forward with; leave `cv` out"
         )
-    spans = spans_of(data, num_folds=cv.folds)
+    order, spans = order.filled(data.tables[0].fill), spans_of(data, num_folds=cv.folds)
     _check_all_fit(order, data, spans, embargo_bars=cv.embargo, kind_of=kind_of)
     if order.derivation.selected_until_ms > spans[0].start_ms:
         report.warn(SELECTION_SAW_FOLDS)
@@ -116,7 +116,7 @@ def walk_forward(
         folds=tuple(folds),
         purged_bars=order.horizon,
         embargo_bars=cv.embargo,
-        pooled=pooled(differentials),
+        pooled=tuple(each.comparison() for each in pooled(differentials)),
     )
 
 

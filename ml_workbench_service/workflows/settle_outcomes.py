@@ -10,7 +10,7 @@ exist, it is `unavailable` with the reason. A store that fails postpones everyth
 
 import logging
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
@@ -18,15 +18,18 @@ from typing import Literal
 import numpy as np
 
 from common_lib.exceptions import DataValidationError, PlatformError
-from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms, utc_now
+from ml_workbench_service.contracts.clock import WALL, Clock, clock_ms
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Floats, Ints
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
-from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
+from ml_workbench_service.integrations.prediction_ledger.rows import HISTORICAL, Waiting
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.class_labels import direction_labels, price_moves, triple_barrier_labels
 from ml_workbench_service.market.outcomes.pending import Found
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
 from ml_workbench_service.market.targets import EWMA_BARS, Labels, ewma_volatility, label
 from ml_workbench_service.serving.live_intervals import LiveIntervals
+from ml_workbench_service.serving.model import ex_ante_volatility
 from ml_workbench_service.serving.predict import FIXINGS_PAUSE_BARS
 
 EVERY_S = 60.0
@@ -68,19 +71,32 @@ class _Verdict:
     reason: Reason | None
 
 
+ProfilesOf = Callable[[str, str], Mapping[str, SeasonalProfile] | None]
+"""The seasonal profiles of a version of a model, by symbol; None where it is gone, and nobody knows them."""
+
+
+def _without_season(model_id: str, version: str) -> Mapping[str, SeasonalProfile]:
+    return {}
+
+
 def resolve_overdue(
-    ledger: PredictionLedger, store: FeatureStore, intervals: LiveIntervals, *, now_ms: int | None = None
+    ledger: PredictionLedger,
+    store: FeatureStore,
+    intervals: LiveIntervals,
+    *,
+    now_ms: int | None = None,
+    profiles_of: ProfilesOf = _without_season,
 ) -> Resolved:
-    """One round.
+    """One round; barriers lie where the version's own volatility puts them.
 
     Raises:
         UpstreamError, UpstreamTimeoutError: the store failed; nothing has changed.
         UnavailableError: the ledger cannot be read or written.
     """
-    now = to_ms(utc_now()) if now_ms is None else now_ms
+    now = clock_ms(WALL) if now_ms is None else now_ms
     verdicts: list[_Verdict] = []
     for rows in _groups(ledger.overdue(now, limit=MOST_ROWS)):
-        verdicts.extend(_judged(rows, store))
+        verdicts.extend(_judged(rows, store, profiles_of))
     final = [each for each in verdicts if each.reason is None or _is_final(each, now)]
     again = [each for each in verdicts if each.reason is not None and not _is_final(each, now)]
     if not verdicts:
@@ -91,7 +107,8 @@ def resolve_overdue(
     )
     ledger.postpone({each.row.prediction_id: now + _pause_ms(each.row.num_tries) for each in again})
     for each in final:
-        if each.realised is not None and each.row.prediction_id in settled:
+        is_live = each.row.sample != HISTORICAL
+        if is_live and each.realised is not None and each.row.prediction_id in settled:
             row = each.row
             intervals.mature(row.model_id, row.version, row.symbol, row.as_of_ms, each.realised)
     known = sum(each.realised is not None for each in final)
@@ -102,14 +119,25 @@ class OutcomeResolver:
     """Rounds in a thread of its own, as long as something is overdue.
 
     Args:
+        clock: by which a row is overdue.
         every_s: from one look for overdue rows to the next; longer and longer while the store fails.
+        profiles_of: the seasons of a version's volatility.
     """
 
     def __init__(
-        self, ledger: PredictionLedger, store: FeatureStore, intervals: LiveIntervals, *, every_s: float = EVERY_S
+        self,
+        ledger: PredictionLedger,
+        store: FeatureStore,
+        intervals: LiveIntervals,
+        *,
+        every_s: float = EVERY_S,
+        clock: Clock = WALL,
+        profiles_of: ProfilesOf = _without_season,
     ) -> None:
+        self._profiles_of = profiles_of
         self._ledger, self._store, self._intervals = ledger, store, intervals
         self._every_s = every_s
+        self._clock = clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="settlement", daemon=True)
         self.num_failures = 0
@@ -126,7 +154,10 @@ class OutcomeResolver:
     def _run(self) -> None:
         while not self._stopping.wait(min(self._every_s * 2**self.num_failures, LAST_PAUSE_S)):
             try:
-                resolve_overdue(self._ledger, self._store, self._intervals)
+                resolve_overdue(
+                    self._ledger, self._store, self._intervals, now_ms=clock_ms(self._clock),
+                    profiles_of=self._profiles_of,
+                )  # fmt: skip
             except PlatformError as error:
                 if not self.num_failures:
                     log.warning("outcomes are not settled just now, and are tried again: %s", error.message)
@@ -154,7 +185,7 @@ def _groups(overdue: Sequence[Waiting]) -> Iterator[list[Waiting]]:
         yield span
 
 
-def _judged(rows: Sequence[Waiting], store: FeatureStore) -> list[_Verdict]:
+def _judged(rows: Sequence[Waiting], store: FeatureStore, profiles_of: ProfilesOf) -> list[_Verdict]:
     """What the store's closes say of these rows, which share all but their moment."""
     first, bar_ms = rows[0], TIMEFRAMES_MS[rows[0].timeframe]
     start_ms = int(calendar.advance(first.as_of_ms, -(EWMA_BARS + 2) * bar_ms)) - 7 * calendar.DAY_MS
@@ -166,7 +197,7 @@ def _judged(rows: Sequence[Waiting], store: FeatureStore) -> list[_Verdict]:
     runs = calendar.runs(table.opened_ms, bar_ms, table.calendar)
     places = [_place(row, table, bar_ms) for row in rows]
     found = [place for place in places if place is not None]
-    labels = iter(_labels(rows, places, found, table, runs))
+    labels = iter(_labels(rows, places, found, table, runs, profiles_of))
     allowed_N = MOST_PRICE_GAP + MOST_BARS_MOVED * np.nan_to_num(ewma_volatility(_close(table)), nan=USUAL_BAR)
     verdicts = []
     for row, place in zip(rows, places, strict=True):
@@ -200,6 +231,7 @@ def _labels(
     found: Sequence[int],
     table: FeatureTable,
     runs: Ints,
+    profiles_of: ProfilesOf,
 ) -> list[tuple[float, int]]:
     """Value and moment of each row that has a place, by training's own functions; NaN where there is no label."""
     target, close = rows[0].target, _close(table)
@@ -220,10 +252,17 @@ def _labels(
         own = Labels(moves.values[at], moves.available_at_ms[at], 0, 0)
         labels = direction_labels(own, break_even_N=np.array(costs, dtype=np.float64))
         return _pairs(labels.values - 1, own.available_at_ms)
-    labels = triple_barrier_labels(
-        target, moves, close=close, bar_volatility=ewma_volatility(close), width=rows[0].barrier_width
-    )
+    volatility_N = _volatility(rows[0], table, profiles_of)
+    labels = triple_barrier_labels(target, moves, close=close, bar_volatility=volatility_N, width=rows[0].barrier_width)
     return _pairs(labels.values[at] - 1, labels.available_at_ms[at])  # sell hold buy, lower neither upper: -1 0 1
+
+
+def _volatility(row: Waiting, table: FeatureTable, profiles_of: ProfilesOf) -> Floats:
+    """(N,) as the row's version has it; unknown where the version is gone."""
+    profiles = profiles_of(row.model_id, row.version)
+    if profiles is None:
+        return np.full(len(table), np.nan)
+    return ex_ante_volatility(profiles.get(row.symbol), table.opened_ms, _close(table), horizon=row.target.horizon)
 
 
 def _pairs(values: Floats, available_at_ms: Ints) -> list[tuple[float, int]]:

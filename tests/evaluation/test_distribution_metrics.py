@@ -9,11 +9,12 @@ import pytest
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.evaluation.distribution_metrics import DecodedRows, volatility_terciles
-from ml_workbench_service.evaluation.forecast_metrics import pooled
+from ml_workbench_service.evaluation.distribution_metrics import DecodedRows, coverage_by_hour, volatility_terciles
 from ml_workbench_service.learning.decoders.decoder import DecodingContext
+from ml_workbench_service.learning.interfaces.differentials import pooled
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict
+from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.market.significance import trailing_move
 from ml_workbench_service.testing.synthetic import cut, problem, symbol_rows
 from ml_workbench_service.training.tasks.time_series import Forecasting
@@ -46,6 +47,38 @@ def told(rows: DecodedRows, bars: Floats, row: int, *, dead_zone: float = 0.0) -
     known = bars[row] if np.isfinite(bars[row]) else None
     context = DecodingContext(label_scale_K=np.array([LABEL_SCALE]), bar_volatility=known, dead_zone=dead_zone)
     return rows.decoder.decode(rows.outputs_NK[row].astype(np.float32), context)
+
+
+@pytest.mark.parametrize("bars_an_hour", [1, 4])
+def test_an_hour_fails_only_where_chance_cannot_excuse_it(bars_an_hour: int) -> None:
+    """Nine in ten of every hour's rows but two: one that covers seven in ten, and one that does on three days alone."""
+    days, bar_ms = 400, HOUR_MS // bars_an_hour
+    moments = np.arange(0, days * DAY_MS, bar_ms)
+    hours, day = moments % DAY_MS // HOUR_MS, moments // DAY_MS
+    covered = (day * 7 + moments // bar_ms) % 10 > 0
+    covered[hours == 9] = (day[hours == 9] % 10) < 7
+    kept = (hours != 14) | (day < 3)
+    covered[hours == 14] = day[hours == 14] < 2
+    found = coverage_by_hour(covered[kept], moments[kept], level=0.9, horizon=1)
+    assert [each.hour_utc for each in found] == list(range(24))
+    assert [each.hour_utc for each in found if each.failed] == [9]
+    assert found[9].coverage == pytest.approx(0.7)
+    assert found[9].low < 0.7 < found[9].high < 0.85
+    assert (found[14].num_rows, found[8].num_rows) == (3 * bars_an_hour, days * bars_an_hour)
+    assert found[14].low < 0.66 < 0.9 < found[14].high
+    assert found[8].coverage == pytest.approx(0.9, abs=0.01)
+
+
+def test_overlapping_horizons_and_symbols_at_one_moment_are_no_more_evidence() -> None:
+    moments = np.arange(0, 400 * DAY_MS, HOUR_MS)
+    covered = np.arange(len(moments)) % 10 > 0
+    alone, twice, long = (
+        coverage_by_hour(np.tile(covered, num), np.tile(moments, num), level=0.9, horizon=horizon)[5]
+        for num, horizon in ((1, 1), (2, 1), (1, 48))
+    )
+    assert (twice.low, twice.high, twice.num_rows) == (alone.low, alone.high, 2 * alone.num_rows)
+    assert long.high - long.low > 1.3 * (alone.high - alone.low)
+    assert coverage_by_hour(covered[:400], moments[:400] * 24, level=0.9, horizon=1) == ()
 
 
 @pytest.mark.parametrize("knows_volatility", [True, False])
@@ -120,7 +153,7 @@ def measured(work: Any, outputs_RK: Floats, **more: Any) -> Evaluation:
         for part in np.array_split(test, 2)
     ]
     assert [each.baseline for each in pooled(folds)] == [each.baseline for each in found.comparisons]
-    assert pooled(folds)[0].decisive.p_value == pytest.approx(found.comparisons[0].decisive.p_value)
+    assert pooled(folds)[0].comparison().decisive.p_value == pytest.approx(found.comparisons[0].decisive.p_value)
     return found
 
 
@@ -145,7 +178,12 @@ def test_a_volatility_forecast_is_compared_and_never_traded() -> None:
     rows = symbol_rows(num=1500)
     work = problem(cut(replace(rows, labels_NK=np.abs(rows.labels_NK))), "volatility_1h")
     found = measured(work, work.windows.labels_RK.astype(float))
-    assert [each.baseline for each in found.comparisons] == ["ewma", "har", "ewma_har", "linear"]
+    assert [each.baseline for each in found.comparisons] == [
+        "seasonal_ewma",
+        "seasonal_har",
+        "seasonal_blend",
+        "linear",
+    ]
     assert found.backtest is None
     assert "calibration_error" not in found.test
     assert Forecasting().positions(Predict(None, None), work.windows.parts["validation"], work) is None
@@ -190,4 +228,4 @@ def test_a_trial_is_ranked_by_the_loss_that_is_gone(target: str, quantiles: tupl
     else:
         train = work.windows.parts["train"]
         plain = np.array([0.0 if target.startswith("price") else labels[train].mean()])
-    assert score(np.tile(plain, (len(labels), 1))) == pytest.approx(0.0, abs=0.02)
+    assert score(np.tile(plain, (len(labels), 1))) == pytest.approx(0.0, abs=0.05)

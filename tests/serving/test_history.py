@@ -12,7 +12,7 @@ from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.market.features.derivation import Derivation
-from ml_workbench_service.market.targets import EWMA_BARS
+from ml_workbench_service.market.targets import EWMA_BARS, ewma_volatility
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import (
     SymbolHistory,
@@ -86,9 +86,14 @@ def test_a_question_holds_the_bars_window_price_and_volatility(model: ServedMode
         assert question.x_TF[:, column].tolist() == table.columns[name][491:501].tolist()
     assert question.price == table.columns["close"][500]
     assert question.as_of_ms == question.newest_available_at_ms == table.opened_ms[500] + HOUR_MS
-    returns = np.diff(np.log(table.columns["close"][500 - EWMA_BARS : 501]))[::-1]
+    profile, bars = model.profiles["EUR/USD"], slice(501 - EWMA_BARS, 501)
+    returns = np.diff(np.log(table.columns["close"][500 - EWMA_BARS : 501])) / profile.factor(table.opened_ms[bars])
     weights = 0.94 ** np.arange(EWMA_BARS)
-    assert question.bar_volatility == pytest.approx(np.sqrt(np.sum(weights * returns**2) / weights.sum()), rel=1e-9)
+    deviation = np.sqrt(np.sum(weights * returns[::-1] ** 2) / weights.sum())
+    next_factor = profile.factor(table.opened_ms[501:502])[0]
+    assert question.bar_volatility == pytest.approx(deviation * next_factor, rel=1e-8)
+    plain = read_history(replace(model, profiles={}), table).question(500).bar_volatility
+    assert plain == ewma_volatility(np.asarray(table.columns["close"]))[500], "a version older than profiles"
 
 
 def test_the_first_bars_have_no_volatility(history: SymbolHistory) -> None:
@@ -100,12 +105,12 @@ def test_enough_bars_are_fetched_for_the_window_and_the_kernel(model: ServedMode
     assert bars_needed(model) > EWMA_BARS
     long = replace(model, card=model.card.model_copy(update={"lookback": 500}))
     assert bars_needed(long) > 500
-    assert columns_needed(model) == ["signal", "close", "rsi_14"]
+    assert columns_needed(model) == ["signal", "close", "rsi_14", "open"]
     no_close = replace(model, derivation=Derivation(("rsi_14",)))
-    assert columns_needed(no_close) == ["rsi_14", "close"]
+    assert columns_needed(no_close) == ["rsi_14", "open", "close"]
     lagged = replace(model, derivation=Derivation(("far",), {"far": "lag(sma_20, 300)"}))
     assert bars_needed(lagged) >= model.card.lookback + 300
-    assert columns_needed(lagged) == ["sma_20", "close"]
+    assert columns_needed(lagged) == ["sma_20", "open", "close"]
 
 
 def test_a_replay_asks_at_every_bar_from_its_start_once(model: ServedModel, history: SymbolHistory) -> None:

@@ -141,6 +141,37 @@ def test_what_is_settled_is_what_training_would_have_labelled(
     assert any(each.reason == "closure" for each in found)
 
 
+def test_barriers_of_a_version_with_a_season_lie_where_its_training_put_them(
+    ledger: PredictionLedger, bars: tuple[InjectedBars, LocalFeatureStore]
+) -> None:
+    _, store = bars
+    table = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"])[0]
+    labelling = label_tables(
+        [table], features=["close"], columns=[table.columns], targets=(parse_target("triple_barrier_5h"),),
+        costs={"EUR/USD": resolved_costs("EUR/USD")}, barrier_width=0.5,
+    )  # fmt: skip
+    without_season = labelling.rows[0].labels_NK[:, 0] - 1
+    (rows,) = labelling.finish({"validation": int(table.available_at_ms[len(table) // 2])})
+    labels, asked = rows.labels_NK[:, 0] - 1, np.arange(130, 330)
+    assert np.nansum(labels[asked] != without_season[asked]) > 5
+    ask(ledger, table.available_at_ms[asked].tolist(), "triple_barrier_5h", price=None)
+    now_ms = int(table.available_at_ms[-1]) + DAY_MS
+    resolve_overdue(ledger, store, Intervals(), now_ms=now_ms, profiles_of=lambda *_: labelling.profiles)
+    found = outcomes(ledger, len(asked))
+    assert [each.realised for each in found if each.state == "known"] == [
+        label for label in labels[asked].tolist() if np.isfinite(label)
+    ]
+
+
+def test_barriers_of_a_version_that_is_gone_lie_nobody_knows_where(
+    ledger: PredictionLedger, bars: tuple[InjectedBars, LocalFeatureStore]
+) -> None:
+    found, store = bars
+    ask(ledger, (found.opened_ms[150:152] + HOUR_MS).tolist(), "triple_barrier_5h", price=None)
+    resolve_overdue(ledger, store, Intervals(), profiles_of=lambda *_: None)
+    assert [each.reason for each in outcomes(ledger, 2)] == ["no_volatility"] * 2
+
+
 def test_daily_fixings_are_settled_over_weekends_holidays_and_changes_of_the_clock(ledger: PredictionLedger) -> None:
     """The embedded sample's real rates: every answer of two years, as training labels it."""
     store, target = LocalFeatureStore(SampleRates()), parse_target("log_return_2d")

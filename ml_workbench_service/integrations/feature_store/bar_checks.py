@@ -20,14 +20,15 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, Bools, Floats, Ints
-from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SpreadTime
+from ml_workbench_service.contracts.reading_reports import ReadingReport, SpreadTime
 from ml_workbench_service.integrations.feature_store.bar_clocks import COINS, Decision, observed
-from ml_workbench_service.integrations.feature_store.bar_columns import PRICES, RawBars, bad_file
+from ml_workbench_service.integrations.feature_store.bar_columns import PRICES, SPREADS, RawBars, bad_file
 from ml_workbench_service.integrations.feature_store.bar_fixings import Fixings, Unlike, compare
-from ml_workbench_service.integrations.feature_store.bar_spreads import doubt_of_spread, to_mid
+from ml_workbench_service.integrations.feature_store.bar_spreads import doubt_of_spread
 from ml_workbench_service.integrations.feature_store.bar_ticks import checked_moves
 from ml_workbench_service.integrations.feature_store.bar_times import MISSING_MS
 from ml_workbench_service.market.calendar import market_ms
+from ml_workbench_service.market.fills import at_mid
 
 CLOSEST_SHARE = 0.75  # of a timeframe; daily bars on a clock with summer time lie up to an hour closer
 MOST_OUTSIDE = 0.05  # of bars: more than a feed's strays
@@ -94,11 +95,11 @@ def checked_bars(
     ]
     rows = _without_repetitions(_joined(parts), files, accounts)
     _check_spacing(rows, files, timeframe)
-    rows, side, spread_time = _with_spread(rows, files, symbol, accounts)
+    rows, spread_time = _with_spread(rows, files, symbol, accounts)
     _check_moves(rows, files, length_ms, accounts)
     if fixings is not None:
         _compare(rows, files, symbol, length_ms, fixings, accounts)
-    return Bars(
+    bars = Bars(
         symbol=symbol,
         timeframe=timeframe,
         opened_ms=rows.opened_ms,
@@ -109,13 +110,17 @@ def checked_bars(
         close=rows.columns["close"],
         data_source="file",
         extra={name: column for name, column in rows.columns.items() if name not in PRICES},
-        price_side=side,
+        price_side=files[0].price_side,
+        declares_times=all(
+            raw.available_ms is not None and bool((raw.available_ms != MISSING_MS).all()) for raw in files
+        ),
         spread_time=spread_time,
         reports=tuple(
-            _report(raw, decisions[index], accounts[index], rows.taken(rows.file == index), (symbol, timeframe), side)
+            _report(raw, decisions[index], accounts[index], rows.taken(rows.file == index), (symbol, timeframe))
             for index, raw in enumerate(files)
         ),
     )
+    return at_mid(bars)
 
 
 def _read_rows(raw: RawBars, index: int, decision: Decision, symbol: str, length_ms: int, account: _Account) -> _Rows:
@@ -219,13 +224,10 @@ def _check_spacing(rows: _Rows, files: Sequence[RawBars], timeframe: str) -> Non
 
 def _with_spread(
     rows: _Rows, files: Sequence[RawBars], symbol: str, accounts: Sequence[_Account]
-) -> tuple[_Rows, PriceSide, SpreadTime]:
-    """The rows with a spread that is one, or without; their side, and when their spread was taken."""
-    side, columns = files[0].price_side, dict(rows.columns)
-    times = {raw.spread_time for raw in files}
-    spread_time: SpreadTime = times.pop() if len(times) == 1 else "unknown"
-    is_made = {"spread_open", "spread_close"} <= columns.keys() and side != "mid"
-    for name in [name for name in ("spread", "spread_open", "spread_close") if name in columns]:
+) -> tuple[_Rows, SpreadTime]:
+    """The rows with a spread that is one, or without, and when it was taken."""
+    columns, times = dict(rows.columns), {raw.spread_time for raw in files}
+    for name in [name for name in SPREADS if name in columns]:
         for index, raw in enumerate(files):
             own = rows.file == index
             doubt = doubt_of_spread(symbol, columns[name][own], columns["close"][own]) if own.any() else None
@@ -236,16 +238,10 @@ def _with_spread(
                 raise bad_file(raw.file, text)
             accounts[index].warnings.append(text)
             columns[name] = np.where(own, np.nan, columns[name])
-            is_made &= name == "spread"
         if np.isnan(columns[name]).all():
             del columns[name]
-    if is_made and not any(np.isnan(columns[name]).any() for name in ("spread_open", "spread_close")):
-        columns, side, spread_time = to_mid(columns, side), "mid", "open"
-        for account in accounts:
-            account.notes.append("mid prices are made from one side and the spreads at open and close")
-    if "spread" not in columns:
-        spread_time = "unknown"
-    return _Rows(rows.opened_ms, rows.available_at_ms, columns, rows.file, rows.row), side, spread_time
+    spread_time: SpreadTime = times.pop() if len(times) == 1 and "spread" in columns else "unknown"
+    return _Rows(rows.opened_ms, rows.available_at_ms, columns, rows.file, rows.row), spread_time
 
 
 def _check_moves(rows: _Rows, files: Sequence[RawBars], length_ms: int, accounts: Sequence[_Account]) -> None:
@@ -275,9 +271,7 @@ def _compare(
         (account.warnings if finding.is_doubt else account.notes).append(finding.text)
 
 
-def _report(
-    raw: RawBars, decision: Decision, account: _Account, rows: _Rows, series: tuple[str, str], side: PriceSide
-) -> ReadingReport:
+def _report(raw: RawBars, decision: Decision, account: _Account, rows: _Rows, series: tuple[str, str]) -> ReadingReport:
     base, quote = series[0].split("/")
     has_rows = len(rows.opened_ms) > 0
     return ReadingReport(
@@ -288,7 +282,7 @@ def _report(
         dropped=_counted(account.dropped),
         time_zone=str(decision.clock.zone),
         time_zone_from=decision.source,
-        price_side=side,
+        price_side=raw.price_side,
         price_unit=f"{quote} for one {base}",
         spread_unit=raw.spread_unit if any(name.startswith("spread") for name in raw.extra) else None,
         spread_time=raw.spread_time,

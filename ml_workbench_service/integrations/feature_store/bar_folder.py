@@ -22,12 +22,12 @@ from ml_workbench_service.integrations.feature_store.bar_columns import SPREADS,
 from ml_workbench_service.integrations.feature_store.bar_fixings import Fixings, ecb_fixings
 from ml_workbench_service.integrations.feature_store.bar_formats import read_bars
 from ml_workbench_service.integrations.feature_store.bar_listing import (
-    HEAD_ROWS,
     Fingerprint,
     FolderListing,
     as_named,
     bar_name,
     fingerprint,
+    head_of,
     in_words,
 )
 from ml_workbench_service.integrations.feature_store.bar_names import Series
@@ -188,7 +188,7 @@ def series_of_name(name: str) -> Series | None:
 def _extra_names(path: Path) -> Iterable[str]:
     """The further columns of one file; none of a file that is refused, which its own series says."""
     try:
-        return read_bars(path, max_rows=HEAD_ROWS).extra.keys()
+        return head_of(path).extra.keys()
     except DataValidationError:
         return ()
 

@@ -1,9 +1,8 @@
-"""Spreads of the user's bars: whether a column is one, and mid prices where the file says enough for them.
+"""Spreads of the user's bars: whether a column is one.
 
 A median beyond twenty times the usual is in other units, and refused. One under a twentieth, zero too, is what
-programs write who know none: it is left out, with a warning, and the pair's default costs hold. A mid open is made from
-a spread taken at the open and a mid close from one taken at the close, so prices of one side become mid only where
-both stand in the file; a mid from any other spread moves with the spread, a pattern at the roll that tests as skill.
+programs write who know none: it is left out, with a warning, and the pair's default costs hold. What a spread makes of
+prices of one side: `market.fills`.
 
 Legend: N bars.
 """
@@ -48,19 +47,3 @@ def doubt_of_spread(symbol: str, spread: Floats, close: Floats) -> tuple[str, bo
     if share == 0 or (usual is not None and share < LEAST_TIMES_USUAL * usual):
         return f"`spread` is {share * 1e4:.2g} bp of the price, which is none; the pair's default costs hold", False
     return None
-
-
-def to_mid(columns: dict[str, Floats], side: str) -> dict[str, Floats]:
-    """Mid prices from those of one side and the spreads at open and close; the spread then is the one at the open."""
-    sign = {"bid": 1.0, "ask": -1.0}[side]
-    at_open, at_close = sign * columns["spread_open"] / 2, sign * columns["spread_close"] / 2
-    between = (at_open + at_close) / 2
-    open_, close = columns["open"] + at_open, columns["close"] + at_close
-    return {
-        **columns,
-        "open": open_,
-        "close": close,
-        "high": np.maximum(columns["high"] + between, np.maximum(open_, close)),
-        "low": np.minimum(columns["low"] + between, np.minimum(open_, close)),
-        "spread": columns["spread_open"],
-    }

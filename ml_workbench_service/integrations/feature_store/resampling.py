@@ -20,6 +20,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, Bools, Floats, Ints
 from ml_workbench_service.contracts.reading_reports import ReadingReport
 from ml_workbench_service.market.calendar import DAY_MS, expected_ms, market_ms, trading_day_opening
+from ml_workbench_service.market.fills import SPREAD, SPREAD_OPEN
 
 LEAST_SHARE = 0.9  # of the expected finer bars but the last
 MOST_LOST = 0.01  # of the coarse bars, without a warning
@@ -27,7 +28,8 @@ _MAX_SPLIT_SHARE = 0.01  # bars across the roll beyond which daily bars are UTC 
 
 
 def resample(fine: Bars, timeframe: str) -> Bars:
-    """`fine` in the coarser timeframe; open first, high, low, close last, volume summed, others last.
+    """`fine` in the coarser timeframe; open first, high, low, close last, volume summed, spread averaged unless
+    its moment in the bar is known, others last.
 
     The result may be empty. Bars that do not lie on the finer grid make their coarse bar incomplete.
     """
@@ -103,10 +105,10 @@ def _merge(fine: Bars, firsts: Ints, counts: Ints, *, whole: Bools) -> dict[str,
     merged = {name: column[last] for name, column in extra.items()}
     if "volume" in extra:
         merged["volume"] = np.add.reduceat(extra["volume"], firsts)
-    if "spread_open" in extra:
-        merged["spread_open"] = extra["spread_open"][firsts]
-    if "spread" in extra and fine.spread_time == "open":
-        merged["spread"] = extra["spread"][firsts]
-    elif "spread" in extra and fine.spread_time != "close":
-        merged["spread"] = np.add.reduceat(extra["spread"], firsts) / counts
+    if SPREAD_OPEN in extra:
+        merged[SPREAD_OPEN] = extra[SPREAD_OPEN][firsts]
+    if SPREAD in extra and fine.spread_time == "open":
+        merged[SPREAD] = extra[SPREAD][firsts]
+    elif SPREAD in extra and fine.spread_time != "close":
+        merged[SPREAD] = np.add.reduceat(extra[SPREAD], firsts) / counts
     return {name: column[whole] for name, column in merged.items()}

@@ -28,8 +28,10 @@ from pydantic import ConfigDict, Field
 
 LEVEL_STEP = 0.005
 """Faster follows chance: at 0.02 the spread of coverage over terciles of volatility is a third larger."""
-PLAIN_LEVEL_STEP = 0.03
-"""Where an interval has no volatility in it: then the level alone must follow the market."""
+PLAIN_LEVEL_STEP, LEAST_PLAIN_STEP = 0.1, 0.03
+"""Where an interval has no volatility in it, the level alone must follow the market: it forgets a volatility of three
+times the usual within some hundred outcomes. Outcomes that overlap share the first, down to the second: they come late
+and together, and a level that believed each of them would swing."""
 SLOPE_STEP = 0.2
 START_SLOPE = -0.4
 """Where most of the series studied settle, between -0.3 and -0.7, for a volatility of decay 0.94."""
@@ -89,10 +91,15 @@ class IntervalTracker:
             self.num_scales = min(self.num_scales + 1, SCALE_MEMORY)
             self.usual += (log(scale) - self.usual) / self.num_scales
 
-    def learn(self, lean: float, *, is_covered: bool, promised: float) -> None:
-        """The outcome of an interval that was stated with this lean; `promised` is its level, such as 0.9."""
+    def learn(self, lean: float, *, is_covered: bool, promised: float, num_overlapping: int = 1) -> None:
+        """The outcome of an interval that was stated with this lean.
+
+        Args:
+            promised: its level, such as 0.9.
+            num_overlapping: intervals whose horizons overlap, this one included.
+        """
         surprise = (0.0 if is_covered else 1.0) - (1.0 - promised)
-        step = LEVEL_STEP if self.has_scale else PLAIN_LEVEL_STEP
+        step = LEVEL_STEP if self.has_scale else max(PLAIN_LEVEL_STEP / num_overlapping, LEAST_PLAIN_STEP)
         self.level = min(max(self.level + step * surprise, -MOST_LEVEL), MOST_LEVEL)
         if self.has_scale:
             self.slope = min(max(self.slope + SLOPE_STEP * surprise * lean, SLOPES[0]), SLOPES[1])

@@ -1,19 +1,21 @@
 """Labelling: from fetched tables to rows with labels, one column for each target, numbers and classes alike.
 
-A row has labels only where all its targets have one; it is known when the last of them is. Rules that are fitted (the
-market regimes') are fitted on bars known by the end of the training part, once `windows.build` has drawn the borders.
+A row has labels only where all its targets have one; it is known when the last of them is. What is fitted (the market
+regimes' rule, the seasonal profile of volatility, and so barriers) is fitted on bars known by the end of the training
+part, once `windows.build` has drawn the borders; until then barriers lie at the volatility without a season, which
+tells as well which rows have a label.
 
 Legend: N bars of one symbol, F features, K targets.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
+from ml_workbench_service.contracts.market import Bools, Costs, FeatureTable, Floats
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.learning.data.windows import Part, SymbolRows
 from ml_workbench_service.market import calendar
@@ -26,8 +28,10 @@ from ml_workbench_service.market.class_labels import (
 )
 from ml_workbench_service.market.costs import session_spread
 from ml_workbench_service.market.features.tables import SPREAD
+from ml_workbench_service.market.fills import is_near_roll, open_prices, open_spreads
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
-from ml_workbench_service.market.targets import Labels, ewma_volatility, label
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, seasonal_volatility
+from ml_workbench_service.market.targets import Labels, ewma_volatility, label, log_returns
 
 
 @dataclass
@@ -37,34 +41,53 @@ class Labelling:
     Attributes:
         rows: one entry a symbol.
         num_dropped: rows without label, by reason, over all symbols and targets.
+        barrier_width: `label.k` of the request.
         regimes: each symbol's rule, once `finish` has been called; empty without a regime among the targets.
+        profiles: each symbol's seasonal profile, once `finish` has been called; empty for daily bars.
     """
 
     tables: Sequence[FeatureTable]
     targets: tuple[Target, ...]
     rows: list[SymbolRows]
     num_dropped: dict[str, int]
+    barrier_width: float = 1.0
     regimes: dict[str, RegimeRule] = field(default_factory=dict)
+    profiles: dict[str, SeasonalProfile] = field(default_factory=dict)
 
-    def finish(self, borders_ms: Mapping[Part, int]) -> list[Floats]:
-        """Labels (N, K) of each symbol, with the regimes' rule fitted on what is known by the end of the training part.
+    def finish(self, borders_ms: Mapping[Part, int]) -> list[SymbolRows]:
+        """Each symbol's rows with regimes, seasonal volatility and barriers, their rules fitted on the training part.
 
         Raises:
             DataValidationError: too few bars for a rule.
         """
         finished = []
         for table, rows in zip(self.tables, self.rows, strict=True):
-            labels_NK = rows.labels_NK.copy()
+            known_N = table.available_at_ms <= borders_ms["validation"]
+            rows = replace(
+                rows, labels_NK=rows.labels_NK.copy(), bar_volatility_N=self._volatility(table, rows, known_N)
+            )
             for column, target in enumerate(self.targets):
                 if target.measure == "market_regime":
-                    labels_NK[:, column] = self._regimes(table, rows, target, until_ms=borders_ms["validation"])
-            finished.append(labels_NK)
+                    rows.labels_NK[:, column] = self._regimes(table, rows, target, known_N)
+                if target.measure == "triple_barrier":
+                    rows.labels_NK[:, column] = _barriers(target, table, rows, width=self.barrier_width).values
+            finished.append(rows)
         return finished
 
-    def _regimes(self, table: FeatureTable, rows: SymbolRows, target: Target, *, until_ms: int) -> Floats:
+    def _volatility(self, table: FeatureTable, rows: SymbolRows, known_N: Bools) -> Floats:
+        """Seasonal on intraday bars, over the headline's horizon."""
+        timeframe_ms = TIMEFRAMES_MS[table.timeframe]
+        if timeframe_ms >= calendar.DAY_MS:
+            return rows.bar_volatility_N
+        returns_N = log_returns(rows.close_N)
+        profile = SeasonalProfile.fit(table.opened_ms[known_N], returns_N[known_N], timeframe_ms)
+        self.profiles[table.symbol] = profile
+        horizon = self.targets[0].horizon if self.targets else 1
+        return seasonal_volatility(profile, table.opened_ms, returns_N, horizon=horizon)
+
+    def _regimes(self, table: FeatureTable, rows: SymbolRows, target: Target, known_N: Bools) -> Floats:
         trend_N, volatility_N = regime_features(rows.close_N, rows.runs_N)
-        known = table.available_at_ms <= until_ms
-        rule = RegimeRule.fit(trend_N[known], volatility_N[known])
+        rule = RegimeRule.fit(trend_N[known_N], volatility_N[known_N])
         self.regimes[table.symbol] = rule
         classes_N = rule.classify(trend_N, volatility_N)
         return regime_labels(target, _moves(target, table, rows), classes_N=classes_N).values
@@ -104,18 +127,24 @@ def label_tables(
             available_at_ms_N=table.available_at_ms,
             runs_N=calendar.runs(table.opened_ms, TIMEFRAMES_MS[table.timeframe], table.calendar),
             bar_volatility_N=ewma_volatility(close),
+            opened_ms_N=table.opened_ms,
+            open_N=open_prices(table.columns),
             close_N=close,
             spread_N=_spread(table, costs[table.symbol]),
+            spread_open_N=open_spreads(table, costs[table.symbol]),
+            untested_N=is_near_roll(table, table.available_at_ms) if targets else None,
         )
         _check_filled(rows, features)
         for column, target in enumerate(targets):
             labels = _labels(target, table, rows, costs=costs[table.symbol], barrier_width=barrier_width)
             rows.labels_NK[:, column] = labels.values
             rows.label_available_at_ms_N[:] = np.maximum(rows.label_available_at_ms_N, labels.available_at_ms)
+            if rows.untested_N is not None:
+                rows.untested_N[:] |= is_near_roll(table, labels.available_at_ms)
             dropped["label_spans_closure"] += labels.num_spanning_closure
             dropped["label_meets_missing_bar"] += labels.num_missing_bar
         all_rows.append(rows)
-    return Labelling(tables, targets, all_rows, dropped)
+    return Labelling(tables, targets, all_rows, dropped, barrier_width)
 
 
 def _spread(table: FeatureTable, costs: Costs) -> Floats:
@@ -136,11 +165,14 @@ def _labels(target: Target, table: FeatureTable, rows: SymbolRows, *, costs: Cos
         break_even_N = _break_even(costs, table.symbol, rows.close_N, rows.spread_N)
         return direction_labels(moves, break_even_N=break_even_N)
     if target.measure == "triple_barrier":
-        return triple_barrier_labels(
-            target, moves, close=rows.close_N, bar_volatility=rows.bar_volatility_N, width=barrier_width
-        )
+        return _barriers(target, table, rows, width=barrier_width)
     trend_N, volatility_N = regime_features(rows.close_N, rows.runs_N)  # which rows will have a label
     return regime_labels(target, moves, classes_N=trend_N * volatility_N)
+
+
+def _barriers(target: Target, table: FeatureTable, rows: SymbolRows, *, width: float) -> Labels:
+    moves = _moves(target, table, rows)
+    return triple_barrier_labels(target, moves, close=rows.close_N, bar_volatility=rows.bar_volatility_N, width=width)
 
 
 def _break_even(costs: Costs, symbol: str, close_N: Floats, spread_N: Floats) -> Floats:

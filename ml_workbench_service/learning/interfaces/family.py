@@ -26,6 +26,7 @@ from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.market.features.expression_grammar import Expression
 from ml_workbench_service.market.regimes import RegimeRule
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,7 @@ class TrainingProblem:
         tables: what was fetched, by symbol, in the windows' order of rows.
         candidates: what a feature search chooses from; nothing else has any.
         regimes: each symbol's fitted rule, where a market regime is among the targets.
+        profiles: each symbol's seasonal profile, fitted on the training part; none for daily bars.
         model_id: what the product will be called.
         version: and its version.
         checkpoint: where a training leaves what it needs to go on after its process was killed; None: nowhere.
@@ -57,6 +59,7 @@ class TrainingProblem:
     tables: tuple[FeatureTable, ...] = ()
     candidates: tuple[Expression, ...] = ()
     regimes: Mapping[str, RegimeRule] = field(default_factory=dict)
+    profiles: Mapping[str, SeasonalProfile] = field(default_factory=dict)
     model_id: str = ""
     version: str = ""
     checkpoint: Checkpoint | None = None

@@ -4,18 +4,21 @@ Legend: N windows, K outputs.
 """
 
 from abc import abstractmethod
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.learning.bundle.export import export
-from ml_workbench_service.learning.calibration.conformal import NoveltyDetector
+from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD, NoveltyDetector
+from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
 from ml_workbench_service.learning.decoders.decoder import Decoder
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product, Task
+from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
 from ml_workbench_service.training.assessment import decide_on_int8, last_rows
 
 
@@ -42,12 +45,42 @@ class NetworkTask(Task, registers=False):
         decoder = self.calibrate(trained, predict.over(windows, ends), ends, problem)
         novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
         report.check()
-        ends = windows.parts["test"]
-        evaluation = self.evaluate(
-            trained, decoder, predict.over(windows, ends), ends, problem, is_simulated=is_simulated, predict=predict
+        evaluation, differentials = self._as_served(
+            trained, decoder, problem, novelty=novelty, is_simulated=is_simulated, predict=predict
         )
         recipe = {"uncertainty": {**decoder.to_json(), "novelty": novelty.to_json()}}
-        return Product(trained.outputs, quantization, evaluation, recipe, findings=trained.findings)
+        return Product(
+            trained.outputs, quantization, evaluation, recipe, findings=trained.findings,
+            differentials=tuple(differentials),
+        )  # fmt: skip
+
+    def _as_served(
+        self, trained: Trained, decoder: Decoder, problem: TrainingProblem, *, novelty: NoveltyDetector,
+        is_simulated: bool, predict: Predict,
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
+        """The test part's rows that serving answers; while it abstains a signal is flat, as between windows.
+
+        Where it answers next to none the figures are of all rows, and no verdict is made of them.
+        """
+        windows, ends = problem.windows, problem.windows.parts["test"]
+        outputs_NK = predict.over(windows, ends)
+        answers_N = self.answers(decoder, outputs_NK, ends, problem)
+        if decoder.abstains_when_novel:
+            answers_N &= novelty.scores(windows.last_rows(ends)) <= NOVELTY_THRESHOLD
+        num_answered = int(answers_N.sum())
+        if num_answered >= FEWEST_WINDOWS["test"]:
+            ends, outputs_NK = ends[answers_N], outputs_NK[answers_N]
+            problem = replace(problem, windows=replace(windows, parts={**windows.parts, "test": ends}))
+        found, differentials = self.measure(
+            trained, decoder, outputs_NK, ends, problem, is_simulated=is_simulated, predict=predict
+        )
+        share = num_answered / len(answers_N)
+        found = found.model_copy(update={"num_answered": num_answered, "answered_share": share})
+        return found, differentials
+
+    def answers(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Bools:
+        """(N,) whether the decoder answers each row, rather than call its own answer worthless."""
+        return np.ones(len(ends), dtype=bool)
 
     @abstractmethod
     def decisions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> np.ndarray:
@@ -57,12 +90,20 @@ class NetworkTask(Task, registers=False):
     def calibrate(self, trained: Trained, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Decoder:
         """The decoder, fitted on the calibration part's outputs alone."""
 
-    @abstractmethod
     def evaluate(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: "Predict",
     ) -> Evaluation:  # fmt: skip
-        """The card's figures, from the untouched test part's outputs.
+        """`measure`'s figures."""
+        found, _ = self.measure(trained, decoder, outputs_NK, ends, problem, is_simulated=is_simulated, predict=predict)
+        return found
+
+    @abstractmethod
+    def measure(
+        self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
+        *, is_simulated: bool, predict: "Predict",
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
+        """The card's figures, from the untouched test part's outputs, and what its comparisons are made of.
 
         Args:
             trained: what the family handed over.

@@ -12,7 +12,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
-from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.evaluation import baselines, signal_backtest
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
@@ -21,15 +21,16 @@ from ml_workbench_service.evaluation.forecast_metrics import ForecastRows
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Differentials, Predict
+from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.significance import pinball
 from ml_workbench_service.market.targets import target_volatility
 from ml_workbench_service.training.tasks.network_task import NetworkTask
 
-NOT_PLAIN = (baselines.DRIFT, baselines.HAR, baselines.EWMA_HAR, baselines.LINEAR)
-"""Left out, they leave one baseline: the random walk, or a volatility's EWMA."""
+NOT_PLAIN = (baselines.DRIFT, baselines.SEASONAL_HAR, baselines.SEASONAL_BLEND, baselines.LINEAR)
+"""Left out, they leave one baseline: the random walk, or a volatility's EWMA with its season."""
 
 
 class Forecasting(NetworkTask):
@@ -69,10 +70,10 @@ class Forecasting(NetworkTask):
         return np.where(np.abs(values_N) <= dead_zones_N, 0, np.sign(values_N))
 
     def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints | None:
-        """The directions; None of a volatility, which nobody is long of here."""
-        if not problem.targets[0].needs_price:
+        """The directions; None of a volatility, and of a label that no position earns."""
+        if not problem.targets[0].is_traded(problem.fill):
             return None
-        return self._positions(predict.over(problem.windows, ends), ends, problem)
+        return np.asarray(self.decisions(predict.over(problem.windows, ends), ends, problem), dtype=np.int64)
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """1 - MSE ÷ that of no change, or of a volatility's EWMA, in units of the labels.
@@ -105,17 +106,18 @@ class Forecasting(NetworkTask):
             volatility_N=target_volatility(windows.bar_volatility_R[ends], target),
         )
 
-    def evaluate(
+    def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """Errors beside the baselines' on the same rows, what the intervals held, and what the signal earned.
 
         Further targets stand under their own names, beside the plainest baseline.
         """
         assert isinstance(decoder, ForecastDecoder)
         rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
-        whole = evaluation.evaluate(rows, is_simulated=is_simulated)
+        differentials = evaluation.forecast_differentials(rows)
+        whole = evaluation.evaluate(rows, is_simulated=is_simulated, differentials=differentials)
         judged = _judged(decoder, outputs_NK, ends, problem)
         interval = judged.interval(problem.windows, ends)
         test = {**whole.test, "crps": judged.crps(), "interval_coverage": interval.coverage, **judged.pinball()}
@@ -130,16 +132,22 @@ class Forecasting(NetworkTask):
             test |= {f"{name}_{key}": value for key, value in further.test.items() if key != "num_windows"}
             plain |= {f"{name}_{key}": value for key, value in further.baselines.items()}
             skill |= {f"{name}_{key}": value for key, value in further.skill.items()}
-        return whole.model_copy(
+        found = whole.model_copy(
             update={
                 "test": test,
                 "baselines": plain,
                 "skill": skill,
                 "interval": interval,
-                "backtest": self._backtest(outputs_NK, ends, problem),
+                "backtest": self._backtest(predict, problem),
                 "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, problem)),
             }
         )
+        return found, differentials
+
+    def answers(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Bools:
+        """Where the interval is not too wide."""
+        assert isinstance(decoder, ForecastDecoder)
+        return _judged(decoder, outputs_NK, ends, problem).is_stated()
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
@@ -149,13 +157,11 @@ class Forecasting(NetworkTask):
         rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
         return evaluation.forecast_differentials(rows)
 
-    def _positions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Ints:
-        return np.asarray(self.decisions(outputs_NK, ends, problem), dtype=np.int64)
-
-    def _backtest(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> BacktestReport | None:
-        if not problem.targets[0].needs_price:
-            return None
-        return signal_backtest.report(self._positions(outputs_NK, ends, problem), ends, problem)
+    def _backtest(self, predict: Predict, problem: TrainingProblem) -> BacktestReport | None:
+        """Of every row of the test part that would have been answered, whether its label is known or not."""
+        ends = problem.windows.decisions["test"]
+        positions = self.positions(predict, ends, problem)
+        return None if positions is None else signal_backtest.report(positions, ends, problem)
 
 
 def _rows(

@@ -164,21 +164,6 @@ def test_a_spread_that_is_none_is_left_out_with_a_warning(tmp_path: Path) -> Non
     assert "spread" not in FolderBars(tmp_path).bars("EUR/USD", "1h").extra
 
 
-def test_mid_prices_need_the_spreads_at_open_and_at_close(tmp_path: Path) -> None:
-    frame = bars_frame()
-    at_open, at_close = np.full(len(frame), 2e-4), np.full(len(frame), 1e-4)
-    write_plain(tmp_path, "EURUSD_1h_BID.csv", frame, spread_open=at_open, spread_close=at_close)
-    bars = FolderBars(tmp_path).bars("EUR/USD", "1h")
-    assert (bars.price_side, bars.spread_time) == ("mid", "open")
-    np.testing.assert_allclose(bars.open, frame["open"].to_numpy() + 1e-4)
-    np.testing.assert_allclose(bars.close, frame["close"].to_numpy() + 5e-5)
-    assert (bars.high >= np.maximum(bars.open, bars.close)).all()
-    assert (bars.low <= np.minimum(bars.open, bars.close)).all()
-    write_plain(tmp_path, "EURUSD_1h_BID.csv", frame, spread_close=at_close)
-    one = FolderBars(tmp_path).bars("EUR/USD", "1h")
-    assert (one.price_side, one.close.tolist()) == ("bid", frame["close"].to_list())
-
-
 def test_coins_keep_the_bars_of_the_fx_week(tmp_path: Path) -> None:
     frame = bars_frame()
     hours = np.arange(int(frame["opened_ms"][0]), int(frame["opened_ms"][-1]), HOUR_MS)

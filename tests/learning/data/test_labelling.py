@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
-from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.contracts.training import LabelOptions, parse_target
 from ml_workbench_service.learning.data.labelling import Labelling, label_tables
 from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.learning.data.windows import PARTS, Windows, build
 from ml_workbench_service.market import calendar
+from ml_workbench_service.market.class_labels import price_moves, triple_barrier_labels
 from ml_workbench_service.market.costs import resolved_costs, round_trip_cost, session_factor
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
-from ml_workbench_service.market.targets import ewma_volatility
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, seasonal_volatility
+from ml_workbench_service.market.targets import ewma_volatility, log_returns
 
-HOUR_MS = TIMEFRAMES_MS["1h"]
+HOUR_MS, DAY_MS = TIMEFRAMES_MS["1h"], TIMEFRAMES_MS["1d"]
 SUNDAY_MS = int(np.datetime64("2024-01-07T22:00", "ms").astype(np.int64))
 EVERY_KIND = (
     "price_change_1h",
@@ -72,7 +74,7 @@ def windows_of(labelling: Labelling) -> Windows:
         lookback=LOOKBACK,
         split=0.4,
         scales_labels=[not target.classes for target in labelling.targets],
-        finish_labels=labelling.finish,
+        finish_rows=labelling.finish,
     )
 
 
@@ -117,6 +119,18 @@ def test_the_longest_horizon_is_purged_at_every_border() -> None:
         assert (windows.available_at_ms_R[windows.parts[part]] + 24 * HOUR_MS <= border).all()
     short = windows_of(labelled(bars, targets=["price_change_1h"]))
     assert windows.num_purged > short.num_purged
+
+
+def test_what_fixings_fill_is_labelled_from_the_fill_on_unless_it_is_asked_otherwise() -> None:
+    target = parse_target("price_change_5d")
+    options = [LabelOptions(start=start) for start in ("fill", "close")]
+    begun = [target.filled("next_close", each) for each in (None, *options)]
+    assert [each.delay for each in begun] == [1, 1, 0]
+    assert [each.is_traded("next_close") for each in begun] == [True, True, False]
+    assert [target.filled("next_open", each).delay for each in options] == [0, 0]
+    assert target.is_traded("next_open")
+    volatility = parse_target("volatility_5d").filled("next_close")
+    assert (volatility.delay, volatility.is_traded("next_open")) == (0, False)
 
 
 def test_without_a_target_every_complete_window_counts_and_none_is_purged() -> None:
@@ -216,11 +230,67 @@ def test_the_rule_is_fitted_on_all_bars_known_by_the_end_of_train_and_labels_loo
 
 def test_finishing_gives_every_labelled_row_a_label_and_leaves_the_other_targets_alone() -> None:
     labelling = labelled(table(missing=[300]), targets=EVERY_KIND)
-    (finished,) = labelling.finish({"validation": int(labelling.rows[0].available_at_ms_N[500])})
-    before, regime = labels_of(labelling), EVERY_KIND.index("market_regime_2h")
+    (rows,) = labelling.finish({"validation": int(labelling.rows[0].available_at_ms_N[500])})
+    finished, before, regime = rows.labels_NK, labels_of(labelling), EVERY_KIND.index("market_regime_2h")
+    fitted = [column for column, name in enumerate(EVERY_KIND) if name.startswith(("market_regime", "triple_barrier"))]
     np.testing.assert_array_equal(np.isfinite(finished), np.isfinite(before))
-    np.testing.assert_array_equal(np.delete(finished, regime, axis=1), np.delete(before, regime, axis=1))
+    np.testing.assert_array_equal(np.delete(finished, fitted, axis=1), np.delete(before, fitted, axis=1))
     assert set(finished[np.isfinite(finished[:, regime]), regime].tolist()) <= {0.0, 1.0, 2.0, 3.0}
+
+
+def seasonal_table(num: int = 2400) -> FeatureTable:
+    """London's mornings move four times as much, but only until three fifths of the bars have passed."""
+    bars = table(num=num)
+    hours = bars.opened_ms // HOUR_MS % 24
+    season = np.where((hours >= 8) & (hours < 12) & (np.arange(num) < 3 * num // 5), 4.0, 1.0)
+    return with_closes(bars, np.exp(np.cumsum(0.001 * season * np.random.default_rng(5).standard_normal(num))))
+
+
+def test_the_season_is_fitted_on_the_training_part_and_sets_volatility_and_barriers() -> None:
+    bars = seasonal_table()
+    labelling = labelled(bars, targets=["triple_barrier_5h"], k=0.7)
+    windows = windows_of(labelling)
+    known = bars.available_at_ms <= windows.borders_ms["validation"]
+    returns = log_returns(bars.columns["close"])
+    profile = SeasonalProfile.fit(bars.opened_ms[known], returns[known], HOUR_MS)
+    assert labelling.profiles == {"EUR/USD": profile}
+    assert profile.factor(bars.opened_ms).max() > 2.0
+    volatility = seasonal_volatility(profile, bars.opened_ms, returns, horizon=5)
+    np.testing.assert_array_equal(windows.bar_volatility_R, volatility)
+    target = parse_target("triple_barrier_5h")
+    by_hand = triple_barrier_labels(
+        target,
+        price_moves(
+            target, close=bars.columns["close"], opened_ms=bars.opened_ms, available_at_ms=bars.available_at_ms,
+            runs=windows.runs_R, timeframe="1h",
+        ),
+        close=bars.columns["close"], bar_volatility=volatility, width=0.7,
+    )  # fmt: skip
+    np.testing.assert_array_equal(windows.own_labels_RK[:, 0], by_hand.values)
+
+
+def test_bars_after_the_training_part_move_no_season() -> None:
+    bars = seasonal_table()
+    before = labelled(bars, targets=["log_return_3h"])
+    windows = windows_of(before)
+    later = bars.available_at_ms > windows.borders_ms["validation"]
+    close = np.where(later, bars.columns["close"] * 1.01 ** np.arange(len(bars)), bars.columns["close"])
+    after = labelled(with_closes(bars, close), targets=["log_return_3h"])
+    again = windows_of(after)
+    assert after.profiles == before.profiles
+    np.testing.assert_array_equal(again.bar_volatility_R[~later], windows.bar_volatility_R[~later])
+    assert not np.array_equal(again.bar_volatility_R, windows.bar_volatility_R)
+
+
+def test_daily_bars_have_no_season() -> None:
+    bars = table(num=600)
+    opened = int(np.datetime64("2020-01-06", "ms").astype(np.int64)) + DAY_MS * np.arange(900)
+    opened = opened[calendar.is_open(opened)][:600]
+    daily = replace(bars, timeframe="1d", opened_ms=opened, available_at_ms=opened + DAY_MS)
+    labelling = labelled(daily, targets=["log_return_1d"])
+    windows = windows_of(labelling)
+    assert labelling.profiles == {}
+    np.testing.assert_array_equal(windows.bar_volatility_R, ewma_volatility(bars.columns["close"]))
 
 
 def test_every_symbol_has_a_rule_of_its_own() -> None:

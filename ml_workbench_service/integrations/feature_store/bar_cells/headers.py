@@ -14,6 +14,7 @@ TIME_WORDS = (
     *("unix", "unix_timestamp", "unix_time", "epoch", "ts", "t", "start", "start_time", "bar_start", "dtyyyymmdd"),
 )
 END_WORDS = ("close_time", "time_close", "end", "end_time", "closed_at", "bar_end")
+ZONE_WORDS = ("timezone", "time_zone", "tz", "zone", "utc_offset", "gmt_offset")
 _LATER_MADE = ("adj_close", "adjclose", "adjusted_close")
 _UNITS = {"ms", "s", "us", "ns", "sec", "seconds", "milliseconds", "unix", "epoch", "open", "start"}
 _BROKER = {"broker", "server", "exchange", "mt4", "mt5"}
@@ -41,6 +42,11 @@ class Heading:
     def is_unnamed(self) -> bool:
         """An index without a name, as pandas writes it."""
         return self.name.startswith(("column_", "unnamed", "index_level", "level_0"))
+
+    @property
+    def is_foreign(self) -> bool:
+        """A name in letters of which none is Latin."""
+        return re.search(r"[^\W\d_]", self.written) is not None and re.search("[A-Za-z]", self.written) is None
 
     @property
     def is_index(self) -> bool:

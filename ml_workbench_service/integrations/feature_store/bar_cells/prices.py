@@ -26,7 +26,9 @@ _SIDED = re.compile(
     r"|(?:(?P<side_1>bid|ask|offer|mid)_)?(?P<letter>[ohlc])(?:_(?P<after_1>bid|ask|offer|mid))?"
 )
 _INSTEAD_OF_CLOSE = ("close_last", "last", "price")
-VOLUME_NAMES = ("volume", "vol", "tickvol", "tick_volume", "tick_vol", "tickqty", "volume_ticks", "tickvolume")
+VOLUME_NAMES = (
+    *("volume", "vol", "tickvol", "tick_volume", "tick_vol", "tickvolume", "volume_ticks", "tickqty", "tick_qty", "v"),
+)
 _SPREAD_TIMES: dict[str, SpreadTime] = {
     "spread": "unknown",
     **dict.fromkeys(("spread_close", "close_spread", "spreadclose"), "close"),
