@@ -34,6 +34,7 @@ from ml_workbench_service.settings import (
 )
 
 PROBE_TIMEOUT_S = 0.3
+PINS_FILE = "bar_readings.jsonl"
 
 _log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = W
             addresses.feature_store,
             bars_timezone=settings.BARS_TIMEZONE,
             api_key=api_key,
+            pins=settings.STATE_DIR.resolve() / PINS_FILE,
             witness=witness,
             clock=clock,
         ),
@@ -183,10 +185,14 @@ def open_feature_store(
     *,
     bars_timezone: str | None = None,
     api_key: str | None = None,
+    pins: Path | None = None,
     witness: ColumnWitness | None = None,
     clock: Clock = WALL,
 ) -> FeatureStore:
     """The store behind an address: `embedded`, `file://folder` or `http(s)://…`; `witness` sees ready-made columns.
+
+    Args:
+        pins: the file that keeps what was decided about the clocks of a folder's files.
 
     Raises:
         DataValidationError: another kind of address, or a folder that is not there.
@@ -201,9 +207,8 @@ def open_feature_store(
     if parts.scheme == "file":
         from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 
-        return LocalFeatureStore(
-            FolderBars(folder_of_url(address), bars_timezone=bars_timezone), clock=clock, witness=witness
-        )
+        bars = FolderBars(folder_of_url(address), bars_timezone=bars_timezone, pins=pins)
+        return LocalFeatureStore(bars, clock=clock, witness=witness)
     if parts.scheme in ("http", "https"):
         from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Timeframe
-from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SpreadTime
+from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SeriesList, SpreadTime
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -89,6 +89,10 @@ class BarSource(Protocol):
         """Names of the user's own feature columns, if any."""
         ...
 
+    def series(self) -> SeriesList:
+        """Every series that it has by its reading report, and every file that gives none."""
+        ...
+
     def now_ms(self) -> int | None:
         """The source's own "now" where it is not the clock, else None."""
         ...
@@ -157,6 +161,10 @@ class FeatureStore(Protocol):
 
     def describe(self) -> list[FeatureDescription]:
         """The features this store can serve, with their parameters; raises like `fetch` where a server is asked."""
+        ...
+
+    def series(self) -> SeriesList:
+        """The series that it has, as their files were read, and the files that give none; raises like `describe`."""
         ...
 
     def kind_of(self, feature: str) -> FeatureKind:

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof
+from ml_workbench_service.contracts.reading_reports import ReadingReport
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
 UNPROVEN_THEN = "judged by earlier rules, which did not ask for a proof of its columns: train it again to be told apart"
@@ -110,6 +111,9 @@ class ModelCard(Contract):
     findings: dict[str, Any] = Field(default_factory=dict, description="What else the training found out.")
     warnings: tuple[str, ...] = ()
     notes: str = ""
+    readings: tuple[ReadingReport, ...] = Field(
+        default=(), description="How each file of bars was read; empty where no file of the user's was."
+    )
     live_intervals: LiveIntervalReport | None = Field(
         default=None, description="Derived like `status`, not in the bundle: null unless the version has been live."
     )

@@ -37,6 +37,7 @@ ROUTES = {
     "POST /api/v1/deployments/{deployment_id}/rollback",
     "GET /api/v1/model-types",
     "GET /api/v1/features",
+    "GET /api/v1/series",
     "GET /api/v1/features/{symbol}",
     "POST /api/v1/features/batch",
     "GET /api/v1/labels/{symbol}",

@@ -3,6 +3,7 @@
 It starts at the delivered bars and calls the very objects that made the training's matrix, so it knows no list of
 leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when what it reads is replaced.
 
+    reading                     nothing is doubtful about how files were read        (`leakage.reading_check`)
     bar_times                   no bar counts as known before it ended
     features_future_replaced    columns and features, with every later bar replaced  (`leakage.recomputation`)
     features_future_cut         the same, with the later bars cut off
@@ -32,6 +33,7 @@ from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.evaluation.leakage import label_checks as label_support
 from ml_workbench_service.evaluation.leakage.column_checks import Outcome, Past, Telling, joined_ahead, near_copy
 from ml_workbench_service.evaluation.leakage.proof import ColumnProof, prove
+from ml_workbench_service.evaluation.leakage.reading_check import reading
 from ml_workbench_service.evaluation.leakage.recomputation import Recomputation
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
@@ -71,6 +73,7 @@ def certify(
     proven = prove(made, order, data, store)
     return Certificate.of(
         (
+            reading(data.tables),
             _bar_times(data.tables),
             *_recomputed(again, proven),
             *label_support.checks(order, data, store.kind_of, seed=seed),

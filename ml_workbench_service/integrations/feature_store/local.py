@@ -21,6 +21,7 @@ from ml_workbench_service.contracts.market import (
     Floats,
     OutsideThing,
 )
+from ml_workbench_service.contracts.reading_reports import SeriesList
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.tables import (
@@ -96,6 +97,10 @@ class LocalFeatureStore:
             if name not in {entry.name for entry in known}
         ]
         return [*known, *own]
+
+    def series(self) -> SeriesList:
+        """The source's."""
+        return self._source.series()
 
     def kind_of(self, feature: str) -> FeatureKind:
         """By our table; the user's own columns are `stationary`, unless named like one of the table's."""

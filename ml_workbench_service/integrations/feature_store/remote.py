@@ -31,11 +31,13 @@ from ml_workbench_service.contracts.market import (
     OutsideThing,
 )
 from ml_workbench_service.contracts.market_data import BAR_COLUMNS
+from ml_workbench_service.contracts.reading_reports import SeriesList
 from ml_workbench_service.integrations.feature_store.remote_bars import FIRST_START_MS, DerivedFeatures, RemoteBars
 from ml_workbench_service.integrations.feature_store.remote_format import (
     Asked,
     descriptions_of_json,
     refusal,
+    series_of_json,
     tables_of_arrow,
     tables_of_json,
 )
@@ -54,6 +56,7 @@ TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
 _HEALTH_TIMEOUT_S = 2.0
 _BACKWARD_FACTORS = (1.5, 6.0)  # how far back to ask for the last so many bars; then over gaps; then everything
+_MOST_PAGES = 100
 _FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
@@ -158,6 +161,22 @@ class RemoteFeatureStore:
         described = descriptions_of_json(body)
         self._listed = tuple(described)
         return described
+
+    def series(self) -> SeriesList:
+        """What `GET /api/v1/series` says, all pages of it; nothing where the server has no such route."""
+        found, query = SeriesList(), {"limit": "200"}
+        for _ in range(_MOST_PAGES):
+            status, _, body = self._send("GET", "/api/v1/series", params=query)
+            if status in (404, 405):
+                return found
+            if status != 200:
+                raise refusal(status, body)
+            page = series_of_json(body)
+            found = SeriesList(series=(*found.series, *page.series), ignored=(*found.ignored, *page.ignored))
+            if page.next_cursor is None:
+                break
+            query["cursor"] = page.next_cursor
+        return found
 
     def makes_columns(self) -> bool:
         """Whether the server has bars, so that the features are made here; it is asked once for its list."""

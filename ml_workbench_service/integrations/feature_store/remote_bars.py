@@ -20,6 +20,7 @@ from ml_workbench_service.contracts.clock import Clock, clock_ms
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, ColumnWitness, FeatureTable, OutsideThing
 from ml_workbench_service.contracts.market_data import BAR_COLUMNS
+from ml_workbench_service.contracts.reading_reports import SeriesList
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.feature_store.remote_format import Asked, nonsense
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache, bars_bytes
@@ -90,6 +91,10 @@ class RemoteBars:
     def own_columns(self) -> list[str]:
         """The server's further columns, as it lists them."""
         return self._own()
+
+    def series(self) -> SeriesList:
+        """None of its own: the server lists them."""
+        return SeriesList()
 
     def now_ms(self) -> int | None:
         """None: the server lives by the clock."""

@@ -22,6 +22,7 @@ from pydantic import ValidationError
 from common_lib.exceptions import DataValidationError, UpstreamError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, normal_timeframe, to_ms
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureTable, Floats, Ints
+from ml_workbench_service.contracts.reading_reports import SeriesList
 from ml_workbench_service.integrations.feature_store.table_format import MARKS
 from ml_workbench_service.market.features.indicators import describe
 from ml_workbench_service.market.features.tables import SYNTHETIC_RANGE
@@ -125,6 +126,14 @@ def descriptions_of_json(body: bytes) -> list[FeatureDescription]:
     except (orjson.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         raise nonsense("`GET /api/v1/features` lists no features") from error
     return described
+
+
+def series_of_json(body: bytes) -> SeriesList:
+    """One page of `GET /api/v1/series`; raises UpstreamError for anything else."""
+    try:
+        return SeriesList.model_validate_json(body)
+    except ValidationError as error:
+        raise nonsense("`GET /api/v1/series` lists no series") from error
 
 
 def refusal(status: int, body: bytes) -> DataValidationError | UpstreamError:
