@@ -79,6 +79,11 @@ class DataValidationError(PlatformError):
         errors = [{"path": path, "message": message, "code": code}]
         return cls(message, details={"errors": errors, **details})
 
+    def below(self, place: str) -> "DataValidationError":
+        """The same about a part of something larger: `symbols` below `body` is `body.symbols`."""
+        errors = [{**each, "path": f"{place}.{each['path']}"} for each in self.details.get("errors", ())]
+        return type(self)(self.message, details={**self.details, "errors": errors})
+
 
 class IdempotencyMismatchError(DataValidationError):
     """An Idempotency-Key was used again with another body."""

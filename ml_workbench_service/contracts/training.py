@@ -199,6 +199,7 @@ class TrainRequest(Contract):
     label: LabelOptions | None = Field(default=None, description="How targets are labelled.")
     as_of: MarketDatetime | None = Field(default=None, description="Use only bars known at this moment.")
     notes: Annotated[str, Field(max_length=4000)] = ""
+    force: bool = Field(default=False, description="Train again although the newest version saw the same bars.")
 
     _no_twins = field_validator("features", "symbols", "quantiles", "seeds")(each_once)
 

@@ -34,8 +34,8 @@ from ml_workbench_service.learning.interfaces.dataset import TrainingOrder
 from ml_workbench_service.learning.interfaces.differentials import Differentials, pack, pooled, unpack
 from ml_workbench_service.market.features.indicators import resolve
 
-NOT_PART = frozenset({"name", "model_id", "version", "notes", "start_date", "end_date", "as_of"})
-"""Of a request: what it is called, and which range it reads."""
+NOT_PART = frozenset({"name", "model_id", "version", "notes", "force", "start_date", "end_date", "as_of"})
+"""Of a request: what it is called, which range it reads, and whether it insists."""
 RESOLVED = NOT_PART | {"features", "target", "timeframe", "family", "hyperparameters", "costs", "symbols"}
 """What joins as it was understood, not as it was written."""
 CODE = ("learning", "market", "reinforcement")

@@ -3,18 +3,29 @@
 Everything that can be refused is refused here, with a 422, 409 or 507 now instead of a failed job later.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from common_lib.exceptions import DataValidationError, InsufficientMemoryError, NotFoundError, VersionExistsError
+from common_lib.exceptions import (
+    DataValidationError,
+    InsufficientMemoryError,
+    NotFoundError,
+    UpstreamError,
+    UpstreamTimeoutError,
+    VersionExistsError,
+)
 from ml_workbench_service import families as families  # loading the package registers every family
-from ml_workbench_service.contracts.contract import NAME_PATTERN, TIMEFRAMES_MS, iso, to_ms, utc_now
+from ml_workbench_service.contracts.contract import NAME_PATTERN, TIMEFRAMES_MS, iso, iso_of_ms, to_ms, utc_now
 from ml_workbench_service.contracts.feature_sets import FeatureSet, is_reference, parse_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.training import Target, TrainingEstimate, TrainRequest
 from ml_workbench_service.integrations.model_registry import next_version
+from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
 from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
 from ml_workbench_service.learning.interfaces.task import task_for
@@ -24,6 +35,13 @@ from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.training import tasks as tasks
 
+RESOLVED = ("family", "timeframe", "hyperparameters", "features", "expressions")
+"""Of a plan: what it made of the request's own words."""
+NOT_COMPARED = {
+    "name", "model_id", "version", "notes", "force", "start_date", "end_date", "as_of",
+    "family", "timeframe", "hyperparameters", "features",
+}  # fmt: skip
+"""Of a request, when it is set beside an earlier one: what it is called, its dates, and what stands in the plan."""
 WORKER_GB = 0.55
 """Resident memory of a worker with torch loaded, before any data."""
 ROW_BYTES = 8
@@ -88,13 +106,20 @@ def plan_training(
     _check_range(request, family, timeframe, horizon=max((target.horizon for target in targets), default=1))
     model_id = request.model_id or slug(request.name)
     _check_type(request, model_id, workbench)
+    newest_ms = check_served(
+        workbench.feature_store, request.symbols, timeframe,
+        start=request.start_date, end=request.end_date, as_of=request.as_of,
+    )  # fmt: skip
     estimate = _estimate(request, family, timeframe, num_features=len(derivation.features))
     if estimate.memory_gb > max_memory_gb:
         raise _too_large(request, family, estimate, max_memory_gb, num_features=len(derivation.features))
     version = _reserve(request, model_id, workbench, unfinished)
-    return TrainingPlan(
+    plan = TrainingPlan(
         request, model_id, version, family.name, timeframe, family.hyperparameters.model_dump(), estimate, derivation
     )
+    if newest_ms is not None and not request.force:
+        _check_news(plan, workbench, newest_ms)
+    return plan
 
 
 def slug(name: str) -> str:
@@ -151,6 +176,62 @@ def _feature_set(feature: str, workbench: Workbench, *, path: str) -> FeatureSet
             code="unknown_feature",
         )  # fmt: skip
     return FeatureSet.model_validate(card.findings["feature_set"])
+
+
+def check_served(
+    store: FeatureStore,
+    symbols: Sequence[str],
+    timeframe: str,
+    *,
+    start: datetime,
+    end: datetime,
+    as_of: datetime | None = None,
+) -> int | None:
+    """When the newest bar that the store can serve is known; None of a server that fails now, which the job will meet.
+
+    Raises:
+        DataValidationError: no such symbol or timeframe, no bar in the range, or a file that is refused; says what
+            there is.
+    """
+    try:
+        tables = store.fetch(
+            symbols, timeframe, start_ms=to_ms(start), end_ms=to_ms(end), features=["close"], last=1,
+            as_of_ms=None if as_of is None else to_ms(as_of),
+        )  # fmt: skip
+    except DataValidationError as error:
+        raise error.below("body") from error
+    except (UpstreamError, UpstreamTimeoutError):
+        return None
+    return max(int(table.available_at_ms[-1]) for table in tables)
+
+
+def _check_news(plan: TrainingPlan, workbench: Workbench, newest_ms: int) -> None:
+    """Refuses a training that would learn what the newest version has learnt: the same request, and no bar beside.
+
+    Raises:
+        DataValidationError: `nothing_new`.
+    """
+    if not workbench.registry.versions(plan.model_id):
+        return
+    cards = [card for card in workbench.registry.cards(plan.model_id) if card.status != "archived"]
+    if not cards:
+        return
+    newest = cards[0].version
+    recipe = json.loads((workbench.registry.folder(plan.model_id, newest) / RECIPE_FILE).read_text(encoding="utf-8"))
+    earlier = TrainRequest.model_validate(recipe["request"])
+    resolved = [
+        ({key: each[key] for key in RESOLVED if key in each}, asked.model_dump(exclude=NOT_COMPARED))
+        for each, asked in ((recipe["plan"], earlier), (plan.to_json(), plan.request))
+    ]
+    adds_none = plan.request.start_date >= earlier.start_date and newest_ms <= int(recipe["last_known_ms"])
+    if resolved[0] == resolved[1] and adds_none:
+        raise DataValidationError.at(
+            "body.end_date",
+            f"version {newest} was trained on this request, and there is no bar after {iso_of_ms(newest_ms)}: train "
+            "again when there are news, change the request, or send force: true",
+            code="nothing_new",
+            version=newest,
+        )
 
 
 def _check_repeats(request: TrainRequest) -> None:

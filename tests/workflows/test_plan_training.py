@@ -1,5 +1,7 @@
 """Planning: what cannot be trained is refused before it starts, and what is too large says what would fit."""
 
+import json
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -7,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from common_lib.exceptions import DataValidationError, InsufficientMemoryError, VersionExistsError
+from common_lib.exceptions import DataValidationError, InsufficientMemoryError, UpstreamError, VersionExistsError
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.resources import Addresses, Workbench, open_workbench
 from ml_workbench_service.settings import EMBEDDED, Settings
@@ -198,3 +201,68 @@ def test_the_cheapest_change_comes_first(sample_bench: Workbench) -> None:
     with pytest.raises(InsufficientMemoryError) as caught:
         plan(sample_bench, limit_gb=2.0, hyperparameters={"lookback": 24, "lstm_units": 64, "batch_size": 65_536})
     assert list(caught.value.details["change"]["hyperparameters"]) == ["batch_size"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "path", "said"),
+    [
+        ({"symbols": ["EUR/USD", "USD/VND"]}, "body.symbols", "EUR/USD"),
+        ({"start_date": "1980-01-01T00:00:00Z", "end_date": "1985-01-01T00:00:00Z"}, "body.start_date", "bars from"),
+    ],
+)
+def test_what_the_store_cannot_serve_is_refused_with_what_there_is(
+    bench: Workbench, changes: dict[str, Any], path: str, said: str
+) -> None:
+    with pytest.raises(DataValidationError, match=said) as caught:
+        plan(bench, **changes)
+    assert caught.value.details["errors"][0]["path"] == path
+
+
+class Unreachable:
+    """A feature store whose server is away."""
+
+    def __init__(self, store: FeatureStore) -> None:
+        self._store = store
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._store, name)
+
+    def fetch(self, *_: object, **__: object) -> list[FeatureTable]:
+        raise UpstreamError("the Feature Store cannot be reached")
+
+
+def test_a_server_that_is_away_is_the_jobs_to_meet(bench: Workbench) -> None:
+    assert plan(replace(bench, feature_store=Unreachable(bench.feature_store))).version == "1.0.0"
+
+
+def trained(bench: Workbench, version: str) -> TrainRequest:
+    """The request of a published version, under its id."""
+    recipe = json.loads((bench.registry.folder("small", version) / "recipe.json").read_text(encoding="utf-8"))
+    return TrainRequest.model_validate({**recipe["request"], "model_id": "small", "version": None})
+
+
+def planned(bench: Workbench, request: TrainRequest, **changes: Any) -> TrainingPlan:
+    asked = TrainRequest.model_validate(request.model_dump(mode="json") | changes)
+    return plan_training(asked, bench, unfinished=(), max_memory_gb=GB)
+
+
+def test_a_training_that_adds_no_bar_is_refused_unless_forced(bench: Workbench) -> None:
+    request = trained(bench, "1.2.0")
+    with pytest.raises(DataValidationError, match=r"version 1\.2\.0 was trained on this request") as caught:
+        planned(bench, request, name="another name", notes="and notes")
+    assert caught.value.details["errors"][0]["code"] == "nothing_new"
+    assert planned(bench, request, force=True).version == "1.3.0"
+
+
+def test_whatever_is_another_training_is_no_repetition(bench: Workbench) -> None:
+    request = trained(bench, "1.2.0")
+    later = request.end_date + timedelta(days=30)
+    for changes in (
+        {"end_date": later.isoformat()},
+        {"start_date": (request.start_date - timedelta(days=30)).isoformat()},
+        {"seeds": [7]},
+        {"hyperparameters": {**request.hyperparameters, "epochs": 3}},
+        {"features": request.features[:-1]},
+        {"validation_split": 0.3},
+    ):
+        assert planned(bench, request, **changes).version == "1.3.0"
