@@ -16,7 +16,7 @@ from studies.workers import in_workers
 SYMBOLS = ["EUR/USD", "GBP/USD", "USD/JPY"]
 FEATURES = ["return_1", "return_5", "volatility_20", "rsi_14", "bb_percent"]
 NETWORK: dict[str, Any] = {"lookback": 12, "batch_size": 128, "epochs": 20, "patience": 5, "dropout": 0.1}
-NAIVE = ("random_walk", "ewma", "majority_class", "persistence", "flat")
+NAIVE = ("random_walk", "seasonal_ewma", "majority_class", "persistence", "flat")
 """What each kind of target is compared with first; finance.md."""
 
 

@@ -25,7 +25,7 @@ REQUESTS = bodies("One request for each type")
 SEARCH, GRID = bodies("Experiments")
 TYPES = {"time_series", "classification", "anomaly_detection", "feature_engineering", "reinforcement_learning"}
 APPLIED_WITHIN_S = 30
-JUDGED = ("skill", "no_skill", "insufficient_data")
+JUDGED = ("skill", "no_skill", "insufficient_data", "unverified")
 
 every_request = pytest.mark.parametrize("request_body", REQUESTS, ids=[body["name"] for body in REQUESTS])
 

@@ -14,6 +14,7 @@ from ml_workbench_service.api.middleware import ApiKey
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
+from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model_server import ModelServer
 
 
@@ -89,10 +90,28 @@ def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
         "model_registry": OutsideThing(
             mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"
         ),
+        "live_models": live_models(service.workbench),
         "inference": inference(service.model_server),
         "strategy_engine": strategy_engine,
         "agent": _agent(service),
     }
+
+
+def live_models(workbench: Workbench) -> OutsideThing:
+    """Live versions that are not proven to have skill, by their verdicts as they read today."""
+    notes, leaks = [], False
+    live = [each for each in workbench.history.everything() if each.status == "live"]
+    for deployment in live:
+        try:
+            verdict = workbench.registry.card(deployment.model_id, deployment.version).evaluation.verdict
+        except PlatformError as error:
+            notes.append(f"{deployment.model_id} {deployment.version}: {error.message}")
+            continue
+        leaks |= verdict == "leak"
+        found = [each for each in deployment.warnings_today(verdict) if each.startswith("verdict_")]
+        notes += [f"{deployment.model_id} {deployment.version}: {', '.join(found)}"] if found else []
+    detail = "; ".join(notes) or f"{len(live)} live, each with proven skill"
+    return OutsideThing(mode="folder", state="degraded" if leaks else "ok", detail=detail)
 
 
 def inference(server: ModelServer) -> OutsideThing:

@@ -14,6 +14,7 @@ from ml_workbench_service.api.pages import Cursor, Limit, Symbol, page
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.api.submission import announce, submit_once
 from ml_workbench_service.contracts.contract import VERSION_PATTERN
+from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import (
@@ -54,7 +55,9 @@ async def list_models(
         )
 
     shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.id, keep=keep)
-    return ModelList(models=tuple(summary(card) for card in shown), next_cursor=following)
+    history = service.workbench.history
+    lines = await asyncio.to_thread(lambda: tuple(summary(card, history.live(card.id)) for card in shown))
+    return ModelList(models=lines, next_cursor=following)
 
 
 @router.get("/{model_id}", summary="Show a model", responses=failures(404))
@@ -123,10 +126,19 @@ async def train(body: TrainRequest, service: AppStateDep, response: Response, ke
     )
 
 
-def summary(card: ModelCard) -> ModelSummary:
-    """A card's line in the list."""
-    wanted = ModelSummary.model_fields.keys() - {"verdict"}
-    return ModelSummary(**{name: getattr(card, name) for name in wanted}, verdict=card.evaluation.verdict)
+def summary(card: ModelCard, live: Deployment | None = None) -> ModelSummary:
+    """A card's line in the list; of the live version with what it is live with."""
+    evaluation = card.evaluation
+    wanted = ModelSummary.model_fields.keys() - {"verdict", "proof", "adds_over_linear", "warnings"}
+    adds = evaluation.adds_over_linear
+    is_live = live is not None and live.version == card.version
+    return ModelSummary(
+        **{name: getattr(card, name) for name in wanted},
+        verdict=evaluation.verdict,
+        proof=evaluation.proof,
+        adds_over_linear=None if adds is None else adds.answer,
+        warnings=live.warnings_today(evaluation.verdict) if is_live and live is not None else (),
+    )
 
 
 def _served_cards(registry: FolderModelRegistry) -> list[ModelCard]:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, Semver, UtcDatetime
+from ml_workbench_service.contracts.evaluation import Verdict
 
 DeploymentTarget = Literal["strategy_engine", "ml_integration", "analysis_engine", "local"]
 MonitoringLevel = Literal["low", "medium", "high"]
@@ -33,8 +34,20 @@ class DeployRequest(Contract):
         description="Which gates are enforced. `digest`, `smoke_prediction` and `leakage_certificate` always are; "
         "`skill` warns unless it is enforced here or by the setting SKILL_GATE.",
     )
+    declared_columns: tuple[str, ...] = Field(
+        default=(),
+        max_length=1000,
+        description="Columns whose owner's word the deployer takes: an enforced gate `skill` passes `proof: declared` "
+        "only where each of them is named here.",
+    )
+    accepted_verdict: Literal["implausible"] | None = Field(
+        default=None, description="Deploys a model whose figures are too good to be true; `force` alone does not."
+    )
     reason: Annotated[str, Field(max_length=1000)] = ""
-    force: bool = Field(default=False, description="Deploys though the enforced gate `skill` fails; no other gate.")
+    force: bool = Field(
+        default=False,
+        description="Deploys though the enforced gate `skill` fails, but for the verdict `implausible`; no other gate.",
+    )
 
 
 class GateResult(Contract):
@@ -69,6 +82,22 @@ class Deployment(Contract):
     idempotency_key: str | None = None
     body_digest: str | None = None
     correlation_id: str = ""
+
+    def warnings_today(self, verdict: Verdict) -> tuple[str, ...]:
+        """What it is live with, where its version's verdict reads so by the rules of today.
+
+        A deployment of earlier rules may have gone live without a warning; what is live stays live.
+        """
+        has_passed_so = any(
+            gate.gate == "skill" and gate.passed and gate.value.startswith(f"{verdict}:") for gate in self.gate_results
+        )
+        named = () if has_passed_so else verdict_warnings(verdict)
+        return (*self.warnings, *(each for each in named if each not in self.warnings))
+
+
+def verdict_warnings(verdict: Verdict) -> tuple[str, ...]:
+    """What deploying a version of this verdict warns of, by its name; nothing of `skill`."""
+    return () if verdict == "skill" else (f"verdict_{verdict}",)
 
 
 class DeploymentList(Contract):

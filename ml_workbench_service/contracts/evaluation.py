@@ -18,7 +18,12 @@ Verdict = Literal[
 Proof = Literal["recomputed", "witnessed", "declared"]
 """Why no column can have known the future: made again from bars; seen before its label began; or its owner says so."""
 Economic = Literal["profitable", "unprofitable", "unproven", "not_applicable"]
-Loss = Literal["squared_error", "brier", "log_loss", "net_return"]
+Loss = Literal["squared_error", "brier", "log_loss", "qlike", "net_return"]
+Effect = Literal["r2", "loss_share", "sharpe"]
+"""What must not be missed: a share of the variance, of the baseline's loss, or a Sharpe ratio of a year."""
+VERDICT_RULES = 2
+"""Of what is judged now. 1: one Bonferroni bound, `linear` among the baselines, no `leak`, `implausible`, `unverified`.
+"""
 
 
 class SignificanceTest(Contract):
@@ -39,7 +44,14 @@ class Comparison(Contract):
     baseline_loss: Finite | None
     skill: Finite | None = Field(description="1 - model's loss ÷ baseline's; the difference for net returns.")
     diebold_mariano: SignificanceTest
-    clark_west: SignificanceTest | None = Field(default=None, description="Null for net returns, which nest nothing.")
+    clark_west: SignificanceTest | None = Field(
+        default=None, description="Null where the baseline is not nested in the model."
+    )
+    effect_kind: Effect = Field(default="r2", description="In what `effect` is measured.")
+    effect: Finite | None = Field(default=None, description="What must not be missed, against this baseline.")
+    expected_gain: Finite | None = Field(default=None, description="The decisive test's mean had the model the effect.")
+    gain_error: Finite | None = Field(default=None, description="HAC standard error of that mean, as observed.")
+    moments_per_year: Finite | None = None
 
     @property
     def decisive(self) -> SignificanceTest:
@@ -53,14 +65,34 @@ class Significance(Contract):
     baseline: str
     p_value: Finite | None
     looks: int = Field(
-        description="How often parts that overlap this test part were looked at, or tried on, this time included."
+        description="Hypotheses that were tried on this return series and kind of target, this one included."
     )
-    adjusted_p_value: Finite | None = Field(description="min(1, p x looks), after Bonferroni.")
+    adjusted_p_value: Finite | None = Field(
+        description="After all of them (Holm), in units of what its test may spend; at most `alpha` passes."
+    )
     alpha: Finite
     num_moments: int
     num_independent: Finite = Field(description="Moments over the horizon: overlapping labels are one observation.")
-    power: Finite = Field(description="Probability of finding an R² of `power_r2` at this size and level.")
-    power_r2: Finite
+    power: Finite = Field(description="Probability of finding the effect at this level, by the observed gains' error.")
+    power_r2: Finite | None = Field(default=None, description="The effect where it is an R².")
+    effect_kind: Effect = "r2"
+    effect: Finite | None = None
+    excluded_sharpe: Finite | None = Field(
+        default=None, description="Gross Sharpe ratio a year that would have been found with a probability of 80 %."
+    )
+    doublings: int = Field(default=0, description="How often the sample had doubled when it was last tested.")
+
+
+Adds = Literal["yes", "no", "insufficient_data", "not_applicable"]
+
+
+class AddsOverLinear(Contract):
+    """Whether the complexity is worth it: Diebold and Mariano's test against `linear` on the same rows."""
+
+    answer: Adds
+    p_value: Finite | None = Field(default=None, description="After evaluations.")
+    gain: Finite | None = Field(default=None, description="Share of `linear`'s loss; of policies net log return a bar.")
+    upper_bound: Finite | None = Field(default=None, description="97.5 %, one-sided, of that gain.")
 
 
 class HourCoverage(Contract):
@@ -191,19 +223,31 @@ class CertificateCheck(Contract):
 class Certificate(Contract):
     """Whether anything that the model learnt or was judged on knew the future.
 
-    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars.
+    `unprovable`: nothing failed, but ready-made columns could not be recomputed from bars, were not seen before their
+    labels began, and nobody says when they were known; or a file was read in a way that stays doubtful.
     """
 
     status: CheckStatus
     checks: tuple[CertificateCheck, ...]
     proof: Proof | None = Field(default=None, description="The weakest proof over all columns; null: not proven.")
+    declared_columns: tuple[str, ...] = Field(
+        default=(), description="With `declared`: those that nothing but their owner's word proves."
+    )
 
     @classmethod
-    def of(cls, checks: "tuple[CertificateCheck, ...]") -> "Certificate":
-        """The worst of the checks."""
+    def of(
+        cls,
+        checks: "tuple[CertificateCheck, ...]",
+        *,
+        proof: Proof | None = "recomputed",
+        declared_columns: tuple[str, ...] = (),
+    ) -> "Certificate":
+        """The worst of the checks; a proof stands only where every check passed."""
         found = {each.status for each in checks}
         status: CheckStatus = "failed" if "failed" in found else "unprovable" if "unprovable" in found else "passed"
-        return cls(status=status, checks=checks)
+        if status != "passed":
+            proof, declared_columns = None, ()
+        return cls(status=status, checks=checks, proof=proof, declared_columns=declared_columns)
 
 
 class Evaluation(Contract):
@@ -214,6 +258,17 @@ class Evaluation(Contract):
     skill: dict[str, Finite | None]
     verdict: Verdict
     reason: str
+    verdict_rules: int = Field(default=1, description="Version of the rules that were applied; 1 where it is missing.")
+    proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")
+    adds_over_linear: AddsOverLinear | None = None
+    lower_bounds: dict[str, Finite] = Field(
+        default_factory=dict, description="One-sided 97.5 % bounds of figures that may be too good to be true."
+    )
+    num_answered: int | None = Field(default=None, description="Rows of the test part that serving answers.")
+    answered_share: Finite | None = Field(
+        default=None, description="Of the test part's rows: those that serving answers, which everything else is about."
+    )
+    oracle_passed: bool | None = Field(default=None, description="Policies: whether the family finds a known future.")
 
     economic: Economic | None = None
     economic_reason: str = ""

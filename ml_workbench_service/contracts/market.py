@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Timeframe
-from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SpreadTime
+from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SeriesList, SpreadTime
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -46,6 +46,7 @@ class FeatureTable:
     spread_time: SpreadTime = "unknown"
     warnings: tuple[str, ...] = ()
     reports: tuple[ReadingReport, ...] = ()  # of the files that the bars come from
+    declares_times: bool = False  # the source says of every bar when its columns were known
 
     def __len__(self) -> int:
         return len(self.opened_ms)
@@ -71,6 +72,7 @@ class Bars:
     price_side: PriceSide = "mid"
     spread_time: SpreadTime = "unknown"  # when in the bar `extra["spread"]` was taken
     reports: tuple[ReadingReport, ...] = ()  # of the files that the bars come from
+    declares_times: bool = False  # every file has its own `available_at` for every bar
 
     def __len__(self) -> int:
         return len(self.opened_ms)
@@ -85,6 +87,10 @@ class BarSource(Protocol):
 
     def own_columns(self) -> list[str]:
         """Names of the user's own feature columns, if any."""
+        ...
+
+    def series(self) -> SeriesList:
+        """Every series that it has by its reading report, and every file that gives none."""
         ...
 
     def now_ms(self) -> int | None:
@@ -157,12 +163,16 @@ class FeatureStore(Protocol):
         """The features this store can serve, with their parameters; raises like `fetch` where a server is asked."""
         ...
 
+    def series(self) -> SeriesList:
+        """The series that it has, as their files were read, and the files that give none; raises like `describe`."""
+        ...
+
     def kind_of(self, feature: str) -> FeatureKind:
         """`level` or `stationary`, by name alone; raises DataValidationError for a name no store could serve."""
         ...
 
     def now_ms(self) -> int | None:
-        """The store's own "now" where it is not the clock (the sample ends with its last bar), else None."""
+        """The store's own "now" where the clock has passed it (the sample ends with its last bar), else None."""
         ...
 
     def check(self) -> OutsideThing:
@@ -177,6 +187,54 @@ class Recomputing(Protocol):
     def altered(self, alter: Callable[[Bars], Bars]) -> FeatureStore:
         """The same store over altered bars, sharing nothing that was computed over the true ones."""
         ...
+
+
+NEVER_MS = int(np.iinfo(np.int64).max)
+"""Later than every moment: of a value that was never seen, or was another one when it was."""
+
+
+class ColumnWitness(Protocol):
+    """Who remembers when ready-made columns' values were first seen, and what they were then.
+
+    Nobody can make such a column again from bars. But a value that was seen before its label began, and is still the
+    same, did not know the label.
+    """
+
+    def observe(self, series: tuple[str, str], *, opened_ms: Ints, columns: Mapping[str, Floats], now_ms: int) -> None:
+        """Notes the newest values that are not noted yet as first seen now; never fails.
+
+        Args:
+            series: symbol and timeframe.
+            opened_ms: (N,) bars that are known by now.
+            columns: (N,) by name.
+        """
+        ...
+
+    def seen_ms(self, series: tuple[str, str], column: str, *, opened_ms: Ints, values_N: Floats) -> Ints:
+        """(N,) when each value was first seen; `NEVER_MS` of one that was not, or that has changed since."""
+        ...
+
+    def watched(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Columns that were ever seen, by symbol and timeframe."""
+        ...
+
+
+@runtime_checkable
+class Witnessing(Protocol):
+    """A feature store whose ready-made columns somebody watches."""
+
+    witness: ColumnWitness | None
+
+
+def recomputing(store: FeatureStore) -> Recomputing | None:
+    """The store as one that can make its columns again; None where another makes them.
+
+    Where that depends on a server, the store says so by `makes_columns`, and raises as `fetch` does.
+    """
+    if not isinstance(store, Recomputing):
+        return None
+    makes_columns: Callable[[], bool] | None = getattr(store, "makes_columns", None)
+    return store if makes_columns is None or makes_columns() else None
 
 
 MOST_COST = 10_000

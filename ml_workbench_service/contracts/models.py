@@ -9,9 +9,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
-from ml_workbench_service.contracts.evaluation import Certificate, Evaluation
+from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof
+from ml_workbench_service.contracts.reading_reports import ReadingReport
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
+UNPROVEN_THEN = "judged by earlier rules, which did not ask for a proof of its columns: train it again to be told apart"
+LEAKED_THEN = "judged by earlier rules, which named no leak in the verdict: its leakage certificate failed"
 
 
 class Quantization(Contract):
@@ -108,6 +111,9 @@ class ModelCard(Contract):
     findings: dict[str, Any] = Field(default_factory=dict, description="What else the training found out.")
     warnings: tuple[str, ...] = ()
     notes: str = ""
+    readings: tuple[ReadingReport, ...] = Field(
+        default=(), description="How each file of bars was read; empty where no file of the user's was."
+    )
     live_intervals: LiveIntervalReport | None = Field(
         default=None, description="Derived like `status`, not in the bundle: null unless the version has been live."
     )
@@ -119,6 +125,24 @@ class ModelCard(Contract):
     def target_names(self) -> tuple[str, ...]:
         """Every target; none where nothing is forecast."""
         return self.targets or (() if self.target is None else (self.target,))
+
+    def by_current_rules(self) -> "ModelCard":
+        """The card with its verdict as it reads by the rules of today; what is on disk is never rewritten.
+
+        Rules of before (`verdict_rules: 1`) called skill what nothing proved, and no failed certificate a leak.
+        """
+        found, certificate = self.evaluation, self.certificate
+        if found.verdict_rules > 1:
+            return self
+        status, proof = ("", None) if certificate is None else (certificate.status, certificate.proof)
+        update: dict[str, Any] = {}
+        if status == "failed" and found.verdict not in ("not_applicable", "leak"):
+            update = {"verdict": "leak", "reason": f"{LEAKED_THEN}; {found.reason}"}
+        elif found.verdict == "skill" and status == "passed":
+            update = {"proof": proof or "recomputed"}  # earlier certificates passed by recomputing alone
+        elif found.verdict == "skill":
+            update = {"verdict": "unverified", "reason": f"{UNPROVEN_THEN}; {found.reason}"}
+        return self.model_copy(update={"evaluation": found.model_copy(update=update)})
 
 
 class ModelSummary(Contract):
@@ -136,8 +160,11 @@ class ModelSummary(Contract):
     timeframe: str
     target: str | None
     data_source: str
-    verdict: str
+    verdict: str = Field(description="As it reads by the rules of today; the card keeps its own.")
+    adds_over_linear: Adds | None = None
     digest: str
+    proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")
+    warnings: tuple[str, ...] = Field(default=(), description="What a deployed version is live with, by today's rules.")
 
 
 class ModelList(Contract):

@@ -191,6 +191,24 @@ class Drift(Contract):
     features: tuple[FeatureDrift, ...]
 
 
+class LiveVerdict(Contract):
+    """Whether live evidence alone shows skill: answers received in time, with outcomes from the store's bars alone."""
+
+    verdict: Literal["skill", "insufficient_data", "not_applicable"]
+    reason: str
+    baseline: str | None = Field(default=None, description="The one that was hardest to beat.")
+    p_value: Finite | None = Field(
+        default=None, description="In units of what its test may spend: 0.025 at most passes."
+    )
+    num_moments: int = Field(default=0, description="Moments of evidence; symbols at one moment are one.")
+    next_at: int | None = Field(
+        default=None, description="Moments that the next test waits for; until then this holds."
+    )
+    num_bars: int = Field(default=0, description="Bars from the first evidence on that have an outcome or should.")
+    num_answered: int = Field(default=0, description="Of them, asked in time and with an outcome.")
+    missing_share: Finite = Field(default=1.0, description="Of the bars; above 0.05 nothing is said.")
+
+
 class VersionMonitoring(Contract):
     """One version's live figures."""
 
@@ -204,7 +222,9 @@ class VersionMonitoring(Contract):
     num_outcomes: int
     num_open: int
     num_unavailable: int
-    num_not_live: int = Field(description="Rows about moments that the training knew; no figure reads them.")
+    num_not_live: int = Field(
+        description="Rows about the past, or about moments that the training knew; no figure reads them."
+    )
     error: LiveError | None = Field(description="Null for classes, and before the first outcome.")
     accuracy: Share | None = Field(description="Of the stated class, where classes are forecast.")
     direction_accuracy: Share | None = Field(description="Of the answers that say buy or sell.")
@@ -212,6 +232,9 @@ class VersionMonitoring(Contract):
     calibration: Calibration | None
     drift: Drift | None
     drift_reason: str | None = Field(default=None, description="Why there is none.")
+    live_verdict: LiveVerdict | None = Field(
+        default=None, description="From evidence alone; null where the store does not give its bars just now."
+    )
     warnings: tuple[str, ...] = Field(
         default=(),
         description="`few_outcomes`: under 30, no figure means much. `newest_rows_only`: more than are read.",

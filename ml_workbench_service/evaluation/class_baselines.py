@@ -2,9 +2,9 @@
 
     majority_class           the training part's frequencies
     persistence              regimes: the present one, with the training part's frequencies of leaving it
-    volatility_frequencies   directions and barriers: the frequencies that each symbol's training part had when the
-                             market was as calm or as wild as now. How often a move pays its costs follows volatility,
-                             which everybody knows beforehand: forecasting that alone is no skill at direction
+    present_statistics       regimes: the frequencies that each symbol's training part had where the rule's own
+                             statistics, trend and volatility, stood as now. Near a threshold the present class is about
+                             to change, which everybody knows who knows the rule
     undirected               directions and barriers: the model's own probability that nothing happens, the rest split
                              between the sides as the training part was. Volatility can be foretold better than by
                              deciles, by the hour of the day for one; whoever does not beat this has foretold nothing
@@ -29,6 +29,7 @@ from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.evaluation.baselines import LINEAR
 from ml_workbench_service.evaluation.ridge import WindowColumns
 from ml_workbench_service.learning.calibration.class_metrics import (
+    MAJORITY,
     ClassBaseline,
     class_frequencies,
     log_losses,
@@ -38,15 +39,17 @@ from ml_workbench_service.learning.calibration.class_metrics import (
 )
 from ml_workbench_service.learning.data.windows import Windows, evenly
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
-from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.regimes import regime_features
 
-VOLATILITY_FREQUENCIES = "volatility_frequencies"
+PRESENT_STATISTICS = "present_statistics"
 UNDIRECTED = "undirected"
-NUM_BINS = 10
-"""Deciles: a tenth of a training part still has enough rows for three frequencies."""
+NESTED = frozenset({MAJORITY})
+"""The model without what it learnt: Clark and West's test is for these."""
+NUM_BINS = (12, 6)
+"""Of trend and of volatility, equally full: the rule's thresholds, two-thirds quantiles of |trend| and of volatility,
+are borders of both, and a bin of one in 72 still has some dozen rows."""
 PRIOR_ROWS = 20.0
-"""Rows' worth of the symbol's overall frequencies in each bin."""
+"""Rows' worth of persistence in each bin."""
 MOST_VALUES = 10_000_000
 """Windows x columns that the regression is fitted on: 40 MB."""
 PENALTIES = (10.0, 1.0, 0.1, 0.01, 0.001)
@@ -68,10 +71,9 @@ def class_baselines(problem: TrainingProblem, ends: Ints, *, without: Collection
     train_labels_N, num_classes = windows.own_labels_RK[train, 0], len(target.classes)
     found = [majority(train_labels_N, num_rows=len(ends), num_classes=num_classes)]
     if target.measure == "market_regime":
-        present_R = _present_regimes(problem)
-        found.append(persistence(train_labels_N, present_R[train], present_N=present_R[ends], num_classes=num_classes))
-    if target.measure != "market_regime":
-        found.append(_volatility_frequencies(problem, ends))
+        statistics_R2, present_R = _present_regimes(problem)
+        stays = persistence(train_labels_N, present_R[train], present_N=present_R[ends], num_classes=num_classes)
+        found += [stays, _by_statistics(problem, ends, statistics_R2, prior_NC=stays.probabilities_NC)]
     if LINEAR not in without:
         found.append(_linear(windows, ends, num_classes=num_classes))
     return found
@@ -89,36 +91,30 @@ def undirected(said_NC: Floats, train_labels_N: Floats) -> ClassBaseline:
     return ClassBaseline(UNDIRECTED, stated(probabilities_NC), probabilities_NC)
 
 
-def _volatility_frequencies(problem: TrainingProblem, ends: Ints) -> ClassBaseline:
-    """By deciles of each symbol's ex-ante volatility; of a direction's in units of what the move must pay."""
+def _by_statistics(problem: TrainingProblem, ends: Ints, statistics_R2: Floats, *, prior_NC: Floats) -> ClassBaseline:
+    """Frequencies by bins of trend and volatility, of each symbol; the prior alone where a statistic is unknown."""
     (target,), windows = problem.targets, problem.windows
-    num_classes, labels_R = len(target.classes), windows.own_labels_RK[:, 0]
-    strength_R = windows.bar_volatility_R / (_break_evens(problem) if target.measure == "direction" else 1.0)
-    probabilities_NC = np.empty((len(ends), num_classes))
+    labels_R, probabilities_NC = windows.own_labels_RK[:, 0], np.array(prior_NC)
+    known_R = np.asarray(np.isfinite(statistics_R2).all(axis=1))
     for number in range(len(windows.symbols)):
         train = windows.parts["train"]
-        train = train[windows.symbol_R[train] == number]
-        asked = windows.symbol_R[ends] == number
-        overall_C = class_frequencies(labels_R[train], num_classes)
-        known = train[np.isfinite(strength_R[train])]
-        edges = np.quantile(strength_R[known], np.linspace(0, 1, NUM_BINS + 1)[1:-1]) if len(known) else np.zeros(0)
-        counts_BC = np.tile(PRIOR_ROWS * overall_C, (len(edges) + 1, 1))
-        np.add.at(counts_BC, (np.searchsorted(edges, strength_R[known]), labels_R[known].astype(np.int64)), 1.0)
-        by_bin_NC = (counts_BC / counts_BC.sum(axis=1, keepdims=True))[np.searchsorted(edges, strength_R[ends[asked]])]
-        is_known = np.isfinite(strength_R[ends[asked]])
-        probabilities_NC[asked] = np.where(is_known[:, None], by_bin_NC, overall_C)
-    return ClassBaseline(VOLATILITY_FREQUENCIES, stated(probabilities_NC), probabilities_NC)
+        known = train[(windows.symbol_R[train] == number) & known_R[train]]
+        asked = np.flatnonzero((windows.symbol_R[ends] == number) & known_R[ends])
+        bins_R = _bins(statistics_R2, known)
+        counts_BC = np.zeros((NUM_BINS[0] * NUM_BINS[1], len(target.classes)))
+        np.add.at(counts_BC, (bins_R[known], labels_R[known].astype(np.int64)), 1.0)
+        counts_NC = counts_BC[bins_R[ends[asked]]] + PRIOR_ROWS * prior_NC[asked]
+        probabilities_NC[asked] = counts_NC / counts_NC.sum(axis=1, keepdims=True)
+    return ClassBaseline(PRESENT_STATISTICS, stated(probabilities_NC), probabilities_NC)
 
 
-def _break_evens(problem: TrainingProblem) -> Floats:
-    """(R,) round-trip cost at each row, as a fraction of the price; NaN without a price."""
-    windows = problem.windows
-    found_R = np.full(len(windows.close_R), np.nan)
-    priced_R = np.isfinite(windows.close_R)
-    for number, symbol in enumerate(windows.symbols):
-        own = priced_R & (windows.symbol_R == number)
-        found_R[own] = break_even(problem.costs[symbol], symbol, windows.close_R[own], windows.spread_R[own])
-    return np.where(found_R > 0, found_R, np.nan)
+def _bins(statistics_R2: Floats, known: Ints) -> Ints:
+    """(R,) the cell of each row, by quantiles of the rows that are known; of unknown ones any."""
+    place_R = np.zeros(len(statistics_R2), dtype=np.int64)
+    for values_R, num in zip(statistics_R2.T, NUM_BINS, strict=True):
+        edges = np.quantile(values_R[known], np.linspace(0, 1, num + 1)[1:-1]) if len(known) else np.zeros(0)
+        place_R = place_R * num + np.searchsorted(edges, np.nan_to_num(values_R))
+    return place_R
 
 
 def _linear(windows: Windows, ends: Ints, *, num_classes: int) -> ClassBaseline:
@@ -174,12 +170,13 @@ def _gathered(columns: WindowColumns, ends: Ints) -> Floats32:
     return values_NP
 
 
-def _present_regimes(problem: TrainingProblem) -> Floats:
-    """(R,) the regime that each row itself is in, by its symbol's rule."""
+def _present_regimes(problem: TrainingProblem) -> tuple[Floats, Floats]:
+    """(R, 2) trend and volatility of each row, and (R,) the regime that it is in by its symbol's rule."""
     windows = problem.windows
-    present_R = np.full(len(windows.close_R), np.nan)
+    statistics_R2, present_R = np.full((len(windows.close_R), 2), np.nan), np.full(len(windows.close_R), np.nan)
     for number, symbol in enumerate(windows.symbols):
         own = windows.symbol_R == number
-        features = regime_features(windows.close_R[own], windows.runs_R[own])
-        present_R[own] = problem.regimes[symbol].classify(*features)
-    return present_R
+        trend_N, volatility_N = regime_features(windows.close_R[own], windows.runs_R[own])
+        statistics_R2[own] = np.column_stack([trend_N, volatility_N])
+        present_R[own] = problem.regimes[symbol].classify(trend_N, volatility_N)
+    return statistics_R2, present_R

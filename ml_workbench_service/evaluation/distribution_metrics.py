@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.evaluation import HourCoverage, IntervalRepo
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.evaluation.forecast_metrics import interval_report
 from ml_workbench_service.learning.calibration.class_metrics import calibration_error
-from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, ResidualDistribution
+from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, TOO_WIDE, ResidualDistribution
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
@@ -78,6 +78,11 @@ class DecodedRows:
 
     def calibration_error(self, dead_zones_N: Floats) -> float:
         """Of the stated direction's probability; `dead_zones_N` is the round-trip cost of each row."""
+        stated_N, confidence_N = self.directions(dead_zones_N)
+        return calibration_error(confidence_N, is_hit_N=stated_N == _directions(self.labels_N, dead_zones_N))
+
+    def directions(self, dead_zones_N: Floats) -> tuple[Ints, Floats]:
+        """(N,) the stated direction of each row, 0 inside ± its round-trip cost, and its probability."""
         stated_N = _directions(self.predictions_N, dead_zones_N)
         confidence_N = np.empty(len(stated_N))
         for mask_N, distribution, scale_N in self.distributions():
@@ -85,7 +90,7 @@ class DecodedRows:
                 distribution, stated_N[mask_N], predictions_N=self.predictions_N[mask_N], scales_N=scale_N[mask_N],
                 dead_zones_N=dead_zones_N[mask_N],
             )  # fmt: skip
-        return calibration_error(confidence_N, is_hit_N=stated_N == _directions(self.labels_N, dead_zones_N))
+        return stated_N, confidence_N
 
     def pinball(self) -> dict[str, float | None]:
         """Mean pinball loss, and the share below each quantile; nothing for point forecasts."""
@@ -113,6 +118,18 @@ class DecodedRows:
         if not decoder.targets[0].needs_price:
             lower_N, upper_N = np.maximum(lower_N, 0.0), np.maximum(upper_N, 0.0)
         return INTERVAL_LEVEL, lower_N, upper_N
+
+    def is_stated(self) -> Bools:
+        """(N,) whether each row's interval is narrow enough to be stated; else serving abstains."""
+        decoder = self.decoder
+        if len(decoder.quantiles) > 1:
+            _, lower_N, upper_N = self.bounds()
+            half_width_N = (upper_N - lower_N) / 2
+        else:
+            half_width_N = np.empty(len(self.labels_N))
+            for mask_N, distribution, scale_N in self.distributions():
+                half_width_N[mask_N] = distribution.radius * scale_N[mask_N]
+        return np.asarray(half_width_N <= TOO_WIDE * decoder.unconditional.radius * self.label_scale_N)
 
     def interval(self, windows: Windows, ends: Ints) -> IntervalReport:
         """Coverage overall, by tercile of each symbol's trailing mean move, and of intraday bars by hour."""

@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ml_workbench_service.contracts.evaluation import Comparison, Evaluation, IntervalReport, Verdict
+from ml_workbench_service.contracts.evaluation import Evaluation, IntervalReport, Verdict
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.learning.interfaces.task import Differentials, relative_skill
+from ml_workbench_service.evaluation import plausibility
+from ml_workbench_service.evaluation.baselines import NESTED, SEASONAL_BLEND
+from ml_workbench_service.learning.interfaces.differentials import Differentials, relative_skill
 from ml_workbench_service.market.significance import scaled_errors, wilson
 
 TERCILES = ("low", "middle", "high")
@@ -69,8 +71,13 @@ def information_coefficient(labels_N: Floats, predictions_N: Floats) -> float | 
     return float(np.corrcoef(labels_N, predictions_N)[0, 1])
 
 
-def evaluate(rows: ForecastRows, *, is_simulated: bool) -> Evaluation:
-    """The evaluation of one target's point forecasts: errors, directions, and a comparison with each baseline."""
+def evaluate(
+    rows: ForecastRows, *, is_simulated: bool, differentials: Sequence[Differentials] | None = None
+) -> Evaluation:
+    """The evaluation of one target's point forecasts: errors, directions, and a comparison with each baseline.
+
+    `differentials` are made of the rows unless they were before.
+    """
     test: dict[str, float | None] = dict(errors(rows.labels_N, rows.predictions_N))
     test |= scaled_errors(
         rows.labels_N - rows.predictions_N, naive_mae_N=rows.naive_mae_N, naive_rmse_N=rows.naive_rmse_N
@@ -83,34 +90,48 @@ def evaluate(rows: ForecastRows, *, is_simulated: bool) -> Evaluation:
         name: dict(errors(rows.labels_N, forecast_N)) for name, forecast_N in rows.baselines.items()
     }
     verdict, reason = verdict_of(is_simulated)
+    if differentials is None:
+        differentials = forecast_differentials(rows)
     return Evaluation(
         test=test,
         baselines=baselines,
         skill={f"mse_against_{name}": relative_skill(test["mse"], each["mse"]) for name, each in baselines.items()},
         verdict=verdict,
         reason=reason,
-        comparisons=tuple(each.comparison() for each in forecast_differentials(rows)),
+        comparisons=tuple(each.comparison() for each in differentials),
+        lower_bounds=_lower_bounds(rows, differentials, test),
     )
 
 
+def _lower_bounds(
+    rows: ForecastRows, differentials: Sequence[Differentials], test: Mapping[str, float | None]
+) -> dict[str, float]:
+    """Of the figures that have a band."""
+    if not rows.target.needs_price:
+        return plausibility.of_volatilities(differentials, blend=SEASONAL_BLEND)
+    found = plausibility.of_prices(
+        rows.labels_N / rows.units_N, rows.predictions_N / rows.units_N, rows.moments_N, differentials,
+        horizon=rows.target.horizon,
+    )  # fmt: skip
+    accuracy = test.get("direction_accuracy_low")
+    return found if accuracy is None else {**found, "direction_accuracy": accuracy}
+
+
 def forecast_differentials(rows: ForecastRows) -> list[Differentials]:
-    """Squared errors beside each baseline's, in units of the labels."""
+    """Losses beside each baseline's, in units of the labels: squared errors, and QLIKE of a volatility."""
     labels_N, model_N = rows.labels_N / rows.units_N, rows.predictions_N / rows.units_N
     return [
         Differentials.of_squares(
             name, labels_N, model=model_N, baseline=forecast_N / rows.units_N, moments_N=rows.moments_N,
-            horizon=rows.target.reach, loss="squared_error",
+            horizon=rows.target.reach, is_nested=name in NESTED,
+        )
+        if rows.target.needs_price
+        else Differentials.of_volatilities(
+            name, labels_N, model=model_N, baseline=forecast_N / rows.units_N, moments_N=rows.moments_N,
+            horizon=rows.target.reach,
         )
         for name, forecast_N in rows.baselines.items()
     ]  # fmt: skip
-
-
-def pooled(parts: Sequence[Sequence[Differentials]]) -> tuple[Comparison, ...]:
-    """One comparison with each baseline over all the parts, which follow one another in time."""
-    together = list(parts[0]) if parts else []
-    for later in parts[1:]:
-        together = [each.then(other) for each, other in zip(together, later, strict=True)]
-    return tuple(each.comparison() for each in together)
 
 
 def interval_report(

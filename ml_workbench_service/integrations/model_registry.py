@@ -213,7 +213,8 @@ class FolderModelRegistry:
 def _read_card(folder: Path) -> ModelCard:
     try:
         plain = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        return ModelCard.model_validate({**plain, "digest": digest_of(folder), "size_bytes": size_of(folder)})
+        card = ModelCard.model_validate({**plain, "digest": digest_of(folder), "size_bytes": size_of(folder)})
+        return card.by_current_rules()
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise PredictionError(
             f"the bundle {folder.parent.name}/{folder.name} cannot be read; restore it from a backup or train it again"

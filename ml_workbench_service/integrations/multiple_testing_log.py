@@ -2,8 +2,12 @@
 learns its number.
 
     <STATE_DIR>/ledgers.db
-        readings          one row an evaluation (kind `look`) or trial
-        reading_symbols   the symbols of each
+        readings           one row an evaluation (kind `look`) or trial
+        reading_symbols    the symbols of each
+        hypotheses         the recipe that an evaluation is about
+        hypothesis_series  the series that it bets on
+        return_series      each by its digest, once
+        results            what an evaluation told: p-value, rows, loss differentials
 
 Laws: rows are never changed or removed (triggers refuse), and the first one of a kind and id holds. Several processes
 may write at once. A commit is synced; a process that is killed loses only what it was writing. What cannot be read is
@@ -16,14 +20,18 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from common_lib.exceptions import DataValidationError, UnavailableError
 from common_lib.sqlite_store import Schema, SqliteStore, Table, selected, transaction
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
+from ml_workbench_service.contracts.multiple_testing import EvaluationResult, Fingerprint, PartRead, Trial
+from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
 
 BUSY_TIMEOUT_S = 15.0
 MOST_DAYS = 1_000_000
@@ -51,11 +59,64 @@ READING_SYMBOLS = Table(
     constraints=("PRIMARY KEY (symbol, number)",),
     options="WITHOUT ROWID",
 )
-_GUARDS = tuple(
-    f"CREATE TRIGGER {table}_{verb} BEFORE {verb} ON {table} "
-    "BEGIN SELECT RAISE(ABORT, 'the ledgers are append-only'); END"
-    for table in ("readings", "reading_symbols")
-    for verb in ("UPDATE", "DELETE")
+HYPOTHESES = Table(
+    "hypotheses",
+    {"number": "INTEGER PRIMARY KEY REFERENCES readings (number)", "recipe": "TEXT NOT NULL"},
+)
+HYPOTHESIS_SERIES = Table(
+    "hypothesis_series",
+    {"number": "INTEGER NOT NULL REFERENCES readings (number)", "digest": "TEXT NOT NULL"},
+    constraints=("PRIMARY KEY (number, digest)",),
+    options="WITHOUT ROWID",
+)
+RETURN_SERIES = Table(
+    "return_series",
+    {
+        "digest": "TEXT PRIMARY KEY",
+        "symbol": "TEXT NOT NULL",
+        "step_ms": "INTEGER NOT NULL",
+        "steps": "BLOB NOT NULL",
+        "log_close": "BLOB NOT NULL",
+    },
+)
+RESULTS = Table(
+    "results",
+    {
+        "number": "INTEGER PRIMARY KEY REFERENCES readings (number)",
+        "p_value": "REAL",
+        "from_ms": "INTEGER NOT NULL",
+        "until_ms": "INTEGER NOT NULL",
+        "own_columns": "TEXT NOT NULL",
+        "differentials": "BLOB NOT NULL",
+    },
+)
+_FAMILIES = (HYPOTHESES, HYPOTHESIS_SERIES, RETURN_SERIES, RESULTS)
+
+
+def _guards(*tables: Table) -> tuple[str, ...]:
+    return tuple(
+        f"CREATE TRIGGER {table.name}_{verb} BEFORE {verb} ON {table.name} "
+        "BEGIN SELECT RAISE(ABORT, 'the ledgers are append-only'); END"
+        for table in tables
+        for verb in ("UPDATE", "DELETE")
+    )
+
+
+def _first_of_a_key_holds(table: Table, *key: str) -> str:
+    same = " AND ".join(f"{name} = NEW.{name}" for name in key)
+    return (
+        f"CREATE TRIGGER {table.name}_first BEFORE INSERT ON {table.name} WHEN EXISTS (SELECT 1 FROM {table.name} "
+        f"WHERE {same}) BEGIN SELECT RAISE(IGNORE); END"
+    )
+
+
+_FAMILY_EXTRAS = (
+    "CREATE INDEX hypotheses_by_recipe ON hypotheses (recipe)",
+    *_guards(*_FAMILIES),
+    _first_of_a_key_holds(HYPOTHESES, "number"),
+    _first_of_a_key_holds(HYPOTHESIS_SERIES, "number", "digest"),
+    _first_of_a_key_holds(RETURN_SERIES, "digest"),
+    _first_of_a_key_holds(RESULTS, "number"),
 )
 # Without it INSERT OR REPLACE would take an old row away unseen: that fires no DELETE trigger by default.
 _FIRST_HOLDS = (
@@ -64,12 +125,31 @@ _FIRST_HOLDS = (
 )
 SCHEMA = Schema(
     "multiple-testing log",
-    (READINGS, READING_SYMBOLS),
+    (READINGS, READING_SYMBOLS, *_FAMILIES),
     extras=(
-        "CREATE INDEX readings_by_subject ON readings (kind, subject, start_ms, end_ms)", *_GUARDS, _FIRST_HOLDS,
+        "CREATE INDEX readings_by_subject ON readings (kind, subject, start_ms, end_ms)",
+        *_guards(READINGS, READING_SYMBOLS), _FIRST_HOLDS, *_FAMILY_EXTRAS,
     ),
+    migrations={2: (*(table.create() for table in _FAMILIES), *_FAMILY_EXTRAS)},
 )  # fmt: skip
 _INSERT = READINGS.insert(without=("number",), verb="INSERT OR IGNORE")
+_INSERT_HYPOTHESIS = HYPOTHESES.insert(verb="INSERT OR IGNORE")
+_INSERT_HYPOTHESIS_SERIES = HYPOTHESIS_SERIES.insert(verb="INSERT OR IGNORE")
+_INSERT_SERIES = RETURN_SERIES.insert(verb="INSERT OR IGNORE")
+_INSERT_RESULT = RESULTS.insert(verb="INSERT OR IGNORE")
+_NUMBER = "SELECT number FROM readings WHERE kind = 'look' AND id = ?"
+_RESULTS = (
+    "SELECT s.p_value, s.from_ms, s.until_ms, s.own_columns, s.differentials FROM hypotheses AS h "
+    "JOIN results AS s ON s.number = h.number WHERE h.recipe = ? ORDER BY h.number"
+)
+_EVALUATIONS = (
+    "SELECT r.id, r.start_ms, r.end_ms, h.recipe, s.p_value, "
+    "(SELECT json_group_array(symbol) FROM reading_symbols WHERE number = r.number), "
+    "(SELECT json_group_array(digest) FROM hypothesis_series WHERE number = r.number) "
+    "FROM readings AS r LEFT JOIN hypotheses AS h ON h.number = r.number LEFT JOIN results AS s ON s.number = r.number "
+    "WHERE r.kind = 'look' AND r.subject = (SELECT subject FROM readings WHERE kind = 'look' AND id = ?) "
+    "ORDER BY r.number"
+)
 _INSERT_SYMBOL = "INSERT INTO reading_symbols (symbol, number) SELECT ?, number FROM readings WHERE kind = ? AND id = ?"
 _OVERLAPPING = (
     "FROM readings AS r WHERE r.kind = ? AND r.subject = ? AND r.start_ms < ? AND r.end_ms > ? AND EXISTS ("
@@ -104,13 +184,58 @@ class SqliteMultipleTestingLog:
         self._checked: tuple[int, int] | None = None
         self._checking = threading.Lock()
 
-    def record_evaluation(self, read: PartRead) -> int:
+    def record_evaluation(self, read: PartRead, *, recipe: str = "", series: Sequence[Fingerprint] = ()) -> int:
         """Notes an evaluation before it happens; how many there are on parts that share time, a symbol and the subject.
 
         Raises:
             DataValidationError: the part has no symbols, or its end is not after its start.
         """
-        return self._write("look", read, sharpe=None, daily=None)
+        return self._write("look", read, sharpe=None, daily=None, recipe=recipe, series=series)
+
+    def record_result(self, evaluation: str, result: EvaluationResult) -> None:
+        """Notes what the evaluation of this id told, once; raises like `record_evaluation`, and where there is none."""
+        with self._store.translated(), closing(self._opened()) as connection, transaction(connection):
+            found = connection.execute(_NUMBER, (evaluation,)).fetchone()
+            if found is None:
+                raise DataValidationError.at("evaluation", f"{evaluation} was not noted before it happened.")
+            _INSERT_RESULT(
+                connection,
+                {
+                    "number": found[0], "p_value": result.p_value, "from_ms": result.from_ms,
+                    "until_ms": result.until_ms, "own_columns": result.own_columns,
+                    "differentials": zlib.compress(result.differentials),
+                },
+            )  # fmt: skip
+
+    def results(self, recipe: str) -> Sequence[EvaluationResult]:
+        """What all evaluations of a recipe told, in the order of their evaluations."""
+        with self._reading() as connection:
+            rows = [] if connection is None else connection.execute(_RESULTS, (recipe,)).fetchall()
+        return [
+            EvaluationResult(p_value, from_ms, until_ms, own_columns, zlib.decompress(differentials))
+            for p_value, from_ms, until_ms, own_columns, differentials in rows
+        ]
+
+    def other_p_values(self, evaluation: str) -> Sequence[float | None]:
+        """Today's p-values of all other hypotheses in this evaluation's family; None where one was never told."""
+        with self._reading() as connection:
+            if connection is None:
+                return []
+            noted = [_Evaluation.of(row) for row in connection.execute(_EVALUATIONS, (evaluation,))]
+            own = next((each for each in noted if each.id == evaluation), None)
+            if own is None:
+                return []
+            known = _Fingerprints(connection)
+            hypotheses: dict[str, float | None] = {}
+            for each in noted:
+                if each.job == own.job or (each.recipe is not None and each.recipe == own.recipe):
+                    continue
+                if not own.shares_family(each, known):
+                    continue
+                name = each.recipe or f"{each.id} alone"
+                told = each.p_value if each.p_value is not None else hypotheses.get(name)
+                hypotheses[name] = told
+        return list(hypotheses.values())
 
     def num_evaluations(self, read: PartRead) -> int:
         """The same without noting anything; raises like `record_evaluation`."""
@@ -151,7 +276,10 @@ class SqliteMultipleTestingLog:
         with self._reading() as connection:
             return 0 if connection is None else _number(connection, wanted)
 
-    def _write(self, kind: _Kind, read: PartRead, *, sharpe: float | None, daily: bytes | None) -> int:
+    def _write(
+        self, kind: _Kind, read: PartRead, *, sharpe: float | None, daily: bytes | None, recipe: str = "",
+        series: Sequence[Fingerprint] = (),
+    ) -> int:  # fmt: skip
         """Notes a reading, unless its id was noted before; how many overlap it now."""
         wanted = _wanted(kind, read)
         row = {
@@ -165,6 +293,8 @@ class SqliteMultipleTestingLog:
                 if _INSERT(connection, row).rowcount:
                     symbols = [(symbol, kind, read.id) for symbol in dict.fromkeys(read.symbols)]
                     connection.executemany(_INSERT_SYMBOL, symbols)
+                    if recipe:
+                        _note_hypothesis(connection, read.id, recipe, series)
                 return _number(connection, wanted)
 
     @contextmanager
@@ -209,6 +339,79 @@ class SqliteMultipleTestingLog:
             if faults != ["ok"]:
                 raise sqlite3.DatabaseError(" ".join(faults[0].split()))
             self._checked = stamp
+
+
+@dataclass(frozen=True)
+class _Evaluation:
+    """One that was noted."""
+
+    id: str
+    start_ms: int
+    end_ms: int
+    recipe: str | None
+    p_value: float | None
+    symbols: frozenset[str]
+    digests: tuple[str, ...]
+
+    @classmethod
+    def of(cls, row: tuple[Any, ...]) -> "_Evaluation":
+        """A row of `_EVALUATIONS`."""
+        name, start_ms, end_ms, recipe, p_value, symbols, digests = row
+        return cls(name, start_ms, end_ms, recipe, p_value, frozenset(json.loads(symbols)), tuple(json.loads(digests)))
+
+    @property
+    def job(self) -> str:
+        """Whose it is; a job's walk forward and further targets tell of the same model."""
+        return self.id.partition("/")[0]
+
+    def shares_family(self, other: "_Evaluation", known: "_Fingerprints") -> bool:
+        """By the series where they can be compared, else by names; without a recipe only what overlaps in time."""
+        if other.recipe is None and not (other.start_ms < self.end_ms and other.end_ms > self.start_ms):
+            return False
+        found = [known.is_same(one, another) for one in self.digests for another in other.digests]
+        told = [each for each in found if each is not None]
+        return any(told) if told else bool(self.symbols & other.symbols)
+
+
+class _Fingerprints:
+    """Series by their digests, each read and compared once."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._connection = connection
+        self._read: dict[str, ReturnFingerprint] = {}
+        self._same: dict[frozenset[str], bool | None] = {}
+
+    def is_same(self, one: str, other: str) -> bool | None:
+        """Whether two digests are of one series; None where that cannot be told."""
+        pair = frozenset((one, other))
+        if len(pair) == 1:
+            return True
+        if pair not in self._same:
+            self._same[pair] = self._of(one).is_same(self._of(other))
+        return self._same[pair]
+
+    def _of(self, digest: str) -> ReturnFingerprint:
+        if digest not in self._read:
+            query = "SELECT symbol, step_ms, steps, log_close FROM return_series WHERE digest = ?"
+            symbol, step_ms, steps, log_close = self._connection.execute(query, (digest,)).fetchone()
+            arrays = (np.frombuffer(zlib.decompress(blob), kind) for blob, kind in ((steps, "<i8"), (log_close, "<f8")))
+            self._read[digest] = ReturnFingerprint(symbol, step_ms, *arrays)
+        return self._read[digest]
+
+
+def _note_hypothesis(
+    connection: sqlite3.Connection, evaluation: str, recipe: str, series: Sequence[Fingerprint]
+) -> None:
+    (number,) = connection.execute(_NUMBER, (evaluation,)).fetchone()
+    _INSERT_HYPOTHESIS(connection, {"number": number, "recipe": recipe})
+    for each in series:
+        packed = {
+            "steps": zlib.compress(each.steps_B.astype("<i8").tobytes()),
+            "log_close": zlib.compress(each.log_close_B.astype("<f8").tobytes()),
+        }
+        row = {"digest": each.digest, "symbol": each.symbol, "step_ms": each.step_ms, **packed}
+        _INSERT_SERIES(connection, row)
+        _INSERT_HYPOTHESIS_SERIES(connection, {"number": number, "digest": each.digest})
 
 
 def _wanted(kind: _Kind, read: PartRead) -> tuple[Any, ...]:

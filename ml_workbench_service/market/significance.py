@@ -21,6 +21,7 @@ Legend: N rows of all symbols, T moments, C classes, Q points of a distribution 
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -57,11 +58,38 @@ def lags(num_moments: int, horizon: int) -> int:
     return max(min(wanted, num_moments - 1), 0)
 
 
-def hac_mean(values_T: Floats, *, horizon: int = 1) -> SignificanceTest:
-    """Whether the mean of a time series is above zero, in spite of its autocorrelation.
+class MeanError(NamedTuple):
+    """Standard error of a mean over moments, and the degrees of freedom of its t distribution."""
+
+    error: float
+    freedom: float
+
+    def quantile(self, probability: float) -> float:
+        """Of the t distribution."""
+        from scipy.special import stdtrit  # the API process, which reads this module, does without scipy
+
+        return float(stdtrit(self.freedom, probability))
+
+
+def mean_error(values_T: Floats, *, horizon: int = 1) -> MeanError | None:
+    """The HAC standard error of the mean; None under `FEWEST_MOMENTS` moments, and where nothing varies.
 
     The variance is divided by 1 - (lag + 1) / T for the mean that was taken out, and the degrees of freedom are
     1.5 T / (lag + 1), Bartlett's equivalent ones.
+    """
+    num = len(values_T)
+    if num < FEWEST_MOMENTS:
+        return None
+    lag = lags(num, horizon)
+    share = min((lag + 1) / num, 0.9)
+    variance = long_run_variance(values_T, lag) / (1 - share)
+    if not variance > (1e-9 * float(np.mean(values_T))) ** 2:
+        return None
+    return MeanError(math.sqrt(variance / num), 1.5 / share)
+
+
+def hac_mean(values_T: Floats, *, horizon: int = 1) -> SignificanceTest:
+    """Whether the mean of a time series is above zero, in spite of its autocorrelation.
 
     Args:
         values_T: one value a moment, in order of time.
@@ -72,18 +100,14 @@ def hac_mean(values_T: Floats, *, horizon: int = 1) -> SignificanceTest:
     """
     num = len(values_T)
     lag = lags(num, horizon) if num else 0
-    if num < FEWEST_MOMENTS:
+    found = mean_error(values_T, horizon=horizon)
+    if found is None:
         return SignificanceTest(statistic=None, p_value=None, num_moments=num, lag=lag)
-    from scipy.special import stdtr  # the API process, which reads this module, does without scipy
+    from scipy.special import stdtr
 
-    mean = float(np.mean(values_T))
-    share = min((lag + 1) / num, 0.9)
-    variance = long_run_variance(values_T, lag) / (1 - share)
-    if not variance > (1e-9 * mean) ** 2:
-        return SignificanceTest(statistic=None, p_value=None, num_moments=num, lag=lag)
-    statistic = mean / math.sqrt(variance / num)
+    statistic = float(np.mean(values_T)) / found.error
     return SignificanceTest(
-        statistic=statistic, p_value=float(stdtr(1.5 / share, -statistic)), num_moments=num, lag=lag
+        statistic=statistic, p_value=float(stdtr(found.freedom, -statistic)), num_moments=num, lag=lag
     )
 
 
@@ -106,11 +130,26 @@ def clark_west_gains(outcomes: Floats, *, baseline: Floats, model: Floats) -> Fl
     return np.asarray(gains if gains.ndim == 1 else gains.sum(axis=1))
 
 
+def qlike(outcomes_N: Floats, forecasts_N: Floats, *, floor: float) -> Floats:
+    """(N,) y / m - log(y / m) - 1: the loss of a positive quantity that a noisy outcome cannot turn around.
+
+    Patton, Journal of Econometrics 160 (2011): of all forecasts the mean has the least expected loss, whatever noise
+    the outcome carries; and as a ratio it weighs calm and stormy hours alike.
+
+    Args:
+        floor: positive; where an outcome lies below, its own logarithm stops there, which no difference between two
+            forecasts sees.
+    """
+    ratios = outcomes_N / forecasts_N
+    return np.asarray(ratios - np.log(np.maximum(outcomes_N, floor) / forecasts_N) - 1.0)
+
+
 def power(num_independent: float, *, alpha: float, r2: float, by_sign: bool = False) -> float:
-    """Probability that a one-sided test at level alpha finds a forecast whose true R² is `r2`.
+    """Probability that a one-sided test at level alpha finds a forecast whose true R² is `r2`, before anything is seen.
 
     For n independent outcomes the statistic is close to normal around root of n r2 / (1 - r2). With `by_sign` only
-    positions of -1 and 1 follow the forecast, which keeps root of 2 / pi of it (normal forecasts).
+    positions of -1 and 1 follow the forecast, which keeps root of 2 / pi of it (normal forecasts). What was observed
+    tells more: `power_of`.
     """
     from scipy.special import ndtr, ndtri
 
@@ -118,6 +157,17 @@ def power(num_independent: float, *, alpha: float, r2: float, by_sign: bool = Fa
         return 0.0
     away = math.sqrt(num_independent * r2 / (1 - r2)) * (math.sqrt(2 / math.pi) if by_sign else 1.0)
     return float(ndtr(away - ndtri(1 - alpha)))
+
+
+def power_of(expected_gain: float, found: MeanError, *, alpha: float) -> float:
+    """Probability that a one-sided test at level alpha finds a mean of `expected_gain`, by the observed standard error.
+
+    Heavy tails, storms and what forecast and volatility share stand in that error. The few degrees of freedom that
+    many lags leave raise the bar, as they do in the test.
+    """
+    from scipy.special import ndtr
+
+    return float(ndtr(expected_gain / found.error - found.quantile(1 - alpha)))
 
 
 def wilson(share: float, num_independent: float, *, z: float = NORMAL_975) -> tuple[float, float]:

@@ -9,20 +9,26 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.contracts.evaluation import Certificate, Evaluation, ValidationReport, WalkForwardReport
+from ml_workbench_service.contracts.evaluation import Evaluation, ValidationReport, WalkForwardReport
 from ml_workbench_service.contracts.jobs import JobSpec, Report
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog, PartRead, Trial, subject_of
+from ml_workbench_service.contracts.multiple_testing import (
+    EvaluationResult,
+    MultipleTestingLog,
+    PartRead,
+    Trial,
+    subject_of,
+)
 from ml_workbench_service.evaluation.leakage.certificate import certify
 from ml_workbench_service.evaluation.signal_backtest import daily_net
-from ml_workbench_service.evaluation.verdict import apply_verdict
+from ml_workbench_service.evaluation.verdict import apply_verdict, spent_p_value
 from ml_workbench_service.learning.bundle.manifest import NETWORK_FILE
 from ml_workbench_service.learning.data.windows import Part
 from ml_workbench_service.learning.fitting.ensemble import train_seeds
@@ -31,8 +37,10 @@ from ml_workbench_service.learning.interfaces.dataset import TrainingData, Train
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.performance import sharpe, validation_report
+from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
 from ml_workbench_service.training import publishing as publication
 from ml_workbench_service.training.data_warnings import data_warnings
+from ml_workbench_service.training.recipes import PooledSample, digest_of, own_columns, recipe_of
 from ml_workbench_service.training.walk_forward import spans_of, walk_forward
 
 AGENT_TRIAL = "/agent/"
@@ -89,14 +97,20 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
         order.family, problem, order.request.seeds, accelerator=dependencies.accelerator, report=report
     )
     validation = _logged_trial(order, trained, problem, dependencies.multiple_testing)
-    num_evaluations = _num_evaluations(order, problem, dependencies.multiple_testing) if order.task.has_verdict else 1
-    problem = replace(problem, num_evaluations=num_evaluations)
+    noted = _Noted.before(order, problem, dependencies) if order.task.has_verdict else _Noted()
+    problem = replace(problem, num_evaluations=len(noted.others) + 1)
     draft = registry.draft(order.job_id)
     try:
         product = order.task.package(
             trained, draft, problem, family=order.family, is_simulated=data.is_simulated, report=report
         )
-        evaluation = _with_verdict(product.evaluation, order, data, num_evaluations, certificate, validation, walked)
+        pooled = PooledSample.of(product.differentials, noted.earlier)
+        measured = product.evaluation.model_copy(update={"validation": validation, "walk_forward": walked})
+        evaluation = apply_verdict(
+            measured, certificate=certificate, is_simulated=data.is_simulated, timeframe=order.timeframe,
+            horizon=order.targets[0].horizon if order.targets else 1, others=noted.others, sample=pooled.tested,
+        )  # fmt: skip
+        noted.after(order, problem, evaluation, pooled, dependencies)
         product = replace(product, evaluation=evaluation)
         publication.write_recipe(draft, spec, order, problem, product)
         (draft / NETWORK_FILE).write_text(json.dumps(dict(trained.network), indent=1) + "\n", encoding="utf-8")
@@ -178,37 +192,58 @@ def _logged_trial(
     return validation_report(trials, own.read.id)
 
 
-def _num_evaluations(order: TrainingOrder, problem: TrainingProblem, multiple_testing: MultipleTestingLog) -> int:
-    """Logs this test-set evaluation; how many there were, and what other jobs tried on it.
+@dataclass(frozen=True)
+class _Noted:
+    """What the log said as this test-set evaluation was noted, before it happened.
 
-    Figures of further targets stand on the card too: who forecasts a volatility beside a price has evaluated both.
-    A search whose validation part lies in this test part has chosen by it, one evaluation a trial. The settings of an
-    agent's grid all tell of one model, and the grid has logged that one.
+    Attributes:
+        recipe: "" where nothing is bet on.
+        own_columns: columns that are part of it.
+        others: p-values of the other hypotheses of its family.
+        earlier: what its own evaluations before this one told.
     """
-    read = part_read(order, problem, "test")
-    for number in range(1, len(order.targets)):
-        further = part_read(order, problem, "test", target=number)
-        if further.subject != read.subject:
-            multiple_testing.record_evaluation(further.model_copy(update={"id": f"{further.id}/{further.subject}"}))
-    num_evaluations = multiple_testing.record_evaluation(read)
-    tried = [each.read.id for each in multiple_testing.trials(read) if AGENT_TRIAL not in each.read.id]
-    return num_evaluations + sum(each.partition("/")[0] != order.job_id for each in tried)
 
+    recipe: str = ""
+    own_columns: tuple[str, ...] = ()
+    others: tuple[float | None, ...] = ()
+    earlier: tuple[EvaluationResult, ...] = ()
 
-def _with_verdict(
-    evaluation: Evaluation,
-    order: TrainingOrder,
-    data: TrainingData,
-    num_evaluations: int,
-    certificate: Certificate,
-    validation: ValidationReport | None,
-    walked: WalkForwardReport | None,
-) -> Evaluation:
-    update: dict[str, Any] = {"validation": validation, "walk_forward": walked}
-    return apply_verdict(
-        evaluation.model_copy(update=update),
-        num_evaluations=num_evaluations,
-        certificate=certificate,
-        is_simulated=data.is_simulated,
-        horizon=order.targets[0].horizon if order.targets else 1,
-    )
+    @classmethod
+    def before(cls, order: TrainingOrder, problem: TrainingProblem, dependencies: TrainingDependencies) -> "_Noted":
+        """Notes this evaluation and what else it reads.
+
+        Figures of further targets stand on the card too: who forecasts a volatility beside a price has evaluated both.
+        A search whose validation part lies in this test part has chosen by it, one evaluation a trial. The settings of
+        an agent's grid all tell of one model, and the grid has logged that one.
+        """
+        log, read = dependencies.multiple_testing, part_read(order, problem, "test")
+        for number in range(1, len(order.targets)):
+            further = part_read(order, problem, "test", target=number)
+            if further.subject != read.subject:
+                log.record_evaluation(further.model_copy(update={"id": f"{further.id}/{further.subject}"}))
+        recipe = recipe_of(order, problem.tables, dependencies.store, results=log.results)
+        earlier = tuple(log.results(recipe))
+        series = [
+            ReturnFingerprint.of(table.symbol, table.available_at_ms, np.asarray(table.columns["close"]))
+            for table in problem.tables
+        ]
+        log.record_evaluation(read, recipe=recipe, series=series)
+        tried = [each.read.id for each in log.trials(read) if AGENT_TRIAL not in each.read.id]
+        foreign = [None for each in tried if each.partition("/")[0] != order.job_id]
+        others = (*log.other_p_values(read.id), *foreign)
+        return cls(recipe, tuple(own_columns(order, problem.tables, dependencies.store)), others, earlier)
+
+    def after(
+        self,
+        order: TrainingOrder,
+        problem: TrainingProblem,
+        evaluation: Evaluation,
+        pooled: PooledSample,
+        dependencies: TrainingDependencies,
+    ) -> None:
+        """Notes what it told; in a job that is resumed the first answer holds."""
+        if not self.recipe or (not pooled.added and pooled.tested is None):
+            return
+        result = pooled.result(spent_p_value(evaluation.significance), "")
+        own = digest_of(self.own_columns, problem.tables, from_ms=result.from_ms, until_ms=result.until_ms)
+        dependencies.multiple_testing.record_result(order.job_id, replace(result, own_columns=own))

@@ -32,13 +32,13 @@ from ml_workbench_service.contracts.evaluation import Evaluation, Fold, WalkForw
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureKind, FeatureTable
 from ml_workbench_service.contracts.training import CrossValidation
-from ml_workbench_service.evaluation.forecast_metrics import pooled
 from ml_workbench_service.learning.data.windows import Borders, Part
 from ml_workbench_service.learning.fitting.progress import PartReport
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
-from ml_workbench_service.learning.interfaces.task import Differentials, Predict
+from ml_workbench_service.learning.interfaces.differentials import Differentials, pooled
+from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.training.tasks.network_task import NetworkTask
 
 KindOf = Callable[[str], FeatureKind]
@@ -116,7 +116,7 @@ def walk_forward(
         folds=tuple(folds),
         purged_bars=order.horizon,
         embargo_bars=cv.embargo,
-        pooled=pooled(differentials),
+        pooled=tuple(each.comparison() for each in pooled(differentials)),
     )
 
 

@@ -45,7 +45,7 @@ OF_PROCESSES = re.compile(r"\..*|.*\.lock|.*-(wal|shm)|beat|process\.json|tracke
 """Files that are left out: staged ones, locks, and what says which process is alive. Hidden folders too."""
 BY_THEMSELVES = ("redis", "agents")
 NAMING = ("predictions.db", "adaptive", "jobs", "champions.json")
-NAMED = ("ledgers.db", "mlflow.db", "mlartifacts")
+NAMED = ("ledgers.db", "witnesses.db", "mlflow.db", "mlartifacts")
 LAST_OF_A_JOB = ("tracking.json", "events.jsonl", TRIALS_FILE)
 """In this order: what MLflow was sent is in the log, and a trial that an event tells of is in the trials."""
 NOBODY = {"pid": 2**31 - 1, "started_at": 0.0, "boot_id": "another place"}

@@ -7,21 +7,41 @@ each request, so the swap is the one appended line: a record's version and outpu
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from common_lib.exceptions import ConflictError, DataValidationError, GateFailedError, PlatformError
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.contracts.deployment import SAFETY_GATES, Deployment, DeployRequest, GateResult
+from ml_workbench_service.contracts.deployment import (
+    SAFETY_GATES,
+    Deployment,
+    DeployRequest,
+    GateResult,
+    verdict_warnings,
+)
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.outcomes import LiveVerdict
 from ml_workbench_service.contracts.queue import DeploymentNotice
+from ml_workbench_service.evaluation.live_verdict import live_verdict
+from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE, LedgerReader
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
 
+SKILL_LIMIT = "the verdict `skill`, proven: recomputed, witnessed, declared by name, or by live evidence"
 TYPES_WITHOUT_SKILL = frozenset({"anomaly_detection", "feature_engineering"})
 NEXT_STEPS = {
     "leakage_certificate": "its figures knew the future: mend the data or features that the check names, and train "
     "again",
     "skill": "train on more data or better features, or send force if you know why it should serve all the same",
 }
+NEXT_STEPS_OF_VERDICT = {
+    "unverified": "nothing proves that its columns did not know the future: let the service see them as they grow and "
+    "train again, or send force and let it gather live evidence (`live_verdict`)",
+    "implausible": "no honest model of this market is as good: look at its columns and at how its bars were read, or "
+    'send accepted_verdict "implausible" if you know why',
+    "skill": "nothing but their owner's word proves when these columns were known: name them in declared_columns if "
+    "you take it, or let the service see them as they grow and train again",
+}
+"""Of the gate `skill`, where the verdict itself says what to do; of `skill` with `proof: declared`."""
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +76,7 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
         raise ConflictError(
             f"version {card.version} of {model_id} is archived; deploy another version or train a new one"
         )
-    gates = run_gates(workbench, card, enforces_skill=_enforces_skill(workbench, request))
+    gates = run_gates(workbench, card, request, enforces_skill=_enforces_skill(workbench, request, card))
     _pass(card, gates)
     with workbench.history.locked(model_id):
         if any(each.id == sender.deployment_id for each in workbench.history.of(model_id)):
@@ -103,11 +123,14 @@ def rollback(workbench: Workbench, deployment_id: str, sender: Sender) -> Deploy
     return deployment
 
 
-def run_gates(workbench: Workbench, card: ModelCard, *, enforces_skill: bool = False) -> tuple[GateResult, ...]:
+def run_gates(
+    workbench: Workbench, card: ModelCard, request: DeployRequest, *, enforces_skill: bool = False
+) -> tuple[GateResult, ...]:
     """The digest verifies; the model answers a smoke prediction; nothing knew the future; the model has skill."""
     whole = _whole(workbench, card)
     answers = [_answers(workbench, card)] if whole.passed else []
-    return (whole, *answers, _certified(card), _skilled(card, is_enforced=enforces_skill))
+    skilled = _skilled(card, request, _live_verdict(workbench, card), is_enforced=enforces_skill)
+    return (whole, *answers, _certified(card), skilled)
 
 
 def finish_interrupted(workbench: Workbench) -> None:
@@ -131,10 +154,10 @@ def _check_gates(request: DeployRequest) -> None:
         )
 
 
-def _enforces_skill(workbench: Workbench, request: DeployRequest) -> bool:
-    """What the request says, else the setting; `force` lifts it."""
+def _enforces_skill(workbench: Workbench, request: DeployRequest, card: ModelCard) -> bool:
+    """What the request says, else the setting; `force` lifts it, but for `implausible`, which wants to be named."""
     asked = (request.gates or {}).get("skill", workbench.enforces_skill)
-    return asked and not request.force
+    return asked and (not request.force or card.evaluation.verdict == "implausible")
 
 
 def _pass(card: ModelCard, gates: tuple[GateResult, ...]) -> None:
@@ -144,9 +167,15 @@ def _pass(card: ModelCard, gates: tuple[GateResult, ...]) -> None:
         return
     raise GateFailedError(
         f"version {card.version} of {card.id} did not pass: {', '.join(gate.gate for gate in failed)}; "
-        + NEXT_STEPS.get(failed[0].gate, "train it again or restore its files"),
+        + _next_step(card, failed[0].gate),
         details={"gates": [gate.model_dump() for gate in gates]},
     )
+
+
+def _next_step(card: ModelCard, gate: str) -> str:
+    if gate == "skill" and card.evaluation.verdict in NEXT_STEPS_OF_VERDICT:
+        return NEXT_STEPS_OF_VERDICT[card.evaluation.verdict]
+    return NEXT_STEPS.get(gate, "train it again or restore its files")
 
 
 def _whole(workbench: Workbench, card: ModelCard) -> GateResult:
@@ -178,12 +207,30 @@ def _certified(card: ModelCard) -> GateResult:
     return _gate("leakage_certificate", value, "no check failed", passed=passed)
 
 
-def _skilled(card: ModelCard, *, is_enforced: bool) -> GateResult:
+def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
+    """What live evidence says of a version whose columns nothing proves; None of any other."""
+    if card.evaluation.verdict != "unverified":
+        return None
+    ledger = LedgerReader(workbench.state_dir / LEDGER_FILE)
+    return live_verdict(card, partial(ledger.live_answers, card.id, card.version), workbench.feature_store)
+
+
+def _skilled(card: ModelCard, request: DeployRequest, live: LiveVerdict | None, *, is_enforced: bool) -> GateResult:
     """Types that bet on nothing pass; a model on simulated prices has shown nothing, and does not."""
-    verdict = card.evaluation.verdict
-    passed = verdict == "skill" or card.type in TYPES_WITHOUT_SKILL
-    value = f"{verdict}: {card.evaluation.reason}"
-    return GateResult(gate="skill", value=value, limit="the verdict `skill`", passed=passed, enforced=is_enforced)
+    verdict, value = card.evaluation.verdict, f"{card.evaluation.verdict}: {card.evaluation.reason}"
+    passed = card.type in TYPES_WITHOUT_SKILL or verdict == "skill"
+    if verdict == "skill" and card.evaluation.proof is not None:
+        value = f"{verdict} ({card.evaluation.proof}): {card.evaluation.reason}"
+        passed = card.evaluation.proof != "declared" or _declared(card) <= set(request.declared_columns)
+    if verdict == "implausible":
+        passed = request.accepted_verdict == verdict
+    if live is not None:
+        passed, value = live.verdict == "skill", f"{value}; live_verdict {live.verdict}: {live.reason}"
+    return GateResult(gate="skill", value=value, limit=SKILL_LIMIT, passed=passed, enforced=is_enforced)
+
+
+def _declared(card: ModelCard) -> set[str]:
+    return set() if card.certificate is None else set(card.certificate.declared_columns)
 
 
 def _gate(name: str, value: str, limit: str, *, passed: bool) -> GateResult:
@@ -201,8 +248,7 @@ def _pending(
             details={"current": current},
         )
     warnings = ["simulated_data"] if card.data_source == "simulated" else []
-    if any(gate.gate == "skill" and not gate.passed for gate in gates):
-        warnings.append("no_proven_skill")
+    warnings += _warnings_of_verdict(card, gates)
     if request.deployment_target == "strategy_engine" and workbench.strategy_engine is None:
         warnings.append("strategy_engine_not_configured")
     return Deployment(
@@ -223,6 +269,15 @@ def _pending(
         body_digest=sender.body_digest,
         correlation_id=sender.correlation_id,
     )
+
+
+def _warnings_of_verdict(card: ModelCard, gates: tuple[GateResult, ...]) -> list[str]:
+    """By the verdict's name, and that nothing proves skill; live evidence takes the place of `unverified`."""
+    verdict = card.evaluation.verdict
+    is_proven = all(gate.passed for gate in gates if gate.gate == "skill")
+    named = [] if verdict == "unverified" and is_proven else list(verdict_warnings(verdict))
+    declared = ["proof_declared"] if card.evaluation.proof == "declared" else []
+    return [*named, *declared, *([] if is_proven else ["no_proven_skill"])]
 
 
 def _tell_and_go_live(workbench: Workbench, pending: Deployment, card: ModelCard) -> Deployment:

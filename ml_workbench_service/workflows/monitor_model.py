@@ -1,15 +1,18 @@
 """Model monitoring: how versions fare live: their rows of the ledger, and their inputs against training's."""
 
 import json
-from functools import lru_cache
+import logging
+from functools import lru_cache, partial
 from pathlib import Path
 
 from packaging.version import Version
 
+from common_lib.exceptions import DataValidationError, PredictionError, UpstreamError, UpstreamTimeoutError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.outcomes import Drift, MonitoringReport, VersionMonitoring
+from ml_workbench_service.contracts.outcomes import Drift, LiveVerdict, MonitoringReport, VersionMonitoring
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.evaluation.drift import InputReference
+from ml_workbench_service.evaluation.live_verdict import live_verdict
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, RecordedVersion
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.market.outcomes.live_metrics import (
@@ -29,6 +32,7 @@ NO_REFERENCE = (
     "train it again"
 )
 OTHER_INPUTS = "the rows are of another bundle under this version's name"
+log = logging.getLogger(__name__)
 NOTHING = LiveFigures(None, None, None, None, None)
 
 
@@ -57,12 +61,13 @@ def monitor(
     found = []
     for name in wanted:
         rows = ledger.live_rows(model_id, name, from_ms=from_ms, to_ms=to_ms, limit=most_rows)
-        found.append(_version(workbench, model_id, name, recorded.get(name), rows, most_rows=most_rows))
+        found.append(_version(workbench, ledger, model_id, name, recorded.get(name), rows, most_rows=most_rows))
     return MonitoringReport(model_id=model_id, versions=tuple(found))
 
 
 def _version(
     workbench: Workbench,
+    ledger: LedgerReader,
     model_id: str,
     version: str,
     recorded: RecordedVersion | None,
@@ -89,9 +94,20 @@ def _version(
         num_not_live=0 if recorded is None else recorded.num_not_live,
         drift=drift,
         drift_reason=None if drift is not None else drift_reason,
+        live_verdict=_live_verdict(workbench, ledger, model_id, version),
         warnings=tuple(warnings_of(rows, most=most_rows)),
         **vars(figures),
     )
+
+
+def _live_verdict(workbench: Workbench, ledger: LedgerReader, model_id: str, version: str) -> LiveVerdict | None:
+    """From evidence alone; None, with a line in the log, where the store does not give its bars."""
+    try:
+        answers_of = partial(ledger.live_answers, model_id, version)
+        return live_verdict(workbench.registry.card(model_id, version), answers_of, workbench.feature_store)
+    except (DataValidationError, UpstreamError, UpstreamTimeoutError, PredictionError) as error:
+        log.warning("no live verdict on %s %s just now: %s", model_id, version, error.message)
+        return None
 
 
 def _drift(folder: Path, rows: LiveRows, bar_ms: int) -> tuple[Drift | None, str]:

@@ -45,7 +45,9 @@ def test_the_seeds_body_deploys_as_printed(api: httpx.Client, clone: Clone) -> N
     assert list(found)[: len(DEPLOYMENT_KEYS) - 2] == DEPLOYMENT_KEYS[:-2]
     assert set(DEPLOYMENT_KEYS) <= set(found)
     assert (found["status"], found["version"], found["previous_version"]) == ("live", "2.1.0", None)
-    assert set(found["warnings"]) == {"simulated_data", "no_proven_skill", "strategy_engine_not_configured"}
+    assert set(found["warnings"]) == {
+        "simulated_data", "verdict_not_applicable", "no_proven_skill", "strategy_engine_not_configured",
+    }  # fmt: skip
     gates = {gate["gate"]: gate for gate in found["gate_results"]}
     assert list(gates) == ["digest", "smoke_prediction", "leakage_certificate", "skill"]
     assert all(set(gate) == {"gate", "value", "limit", "passed", "enforced"} for gate in gates.values())

@@ -1,12 +1,13 @@
 """Plain forecasts against scikit-learn and written-out arithmetic, and that none of them knows what comes."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from ml_workbench_service.contracts.market import Floats
+from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.evaluation import baselines
 from ml_workbench_service.evaluation.baselines import (
     bars_per_day,
@@ -19,10 +20,13 @@ from ml_workbench_service.evaluation.baselines import (
 from ml_workbench_service.evaluation.ridge import Ridge
 from ml_workbench_service.learning.data.windows import SymbolRows, Windows
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
+from ml_workbench_service.market.calendar import HOUR_MS, is_open
 from ml_workbench_service.market.costs import round_trip_cost
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, deseasonalised, seasonal_volatility
+from ml_workbench_service.market.significance import qlike
 from ml_workbench_service.market.targets import ewma_volatility
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
-from ml_workbench_service.testing.synthetic import DEVIATION, cut, problem, symbol_rows
+from ml_workbench_service.testing.synthetic import DEVIATION, START_MS, cut, problem, symbol_rows
 from tests.reinforcement.policies import market_of
 
 pytestmark = pytest.mark.processor
@@ -84,58 +88,107 @@ def test_a_price_has_no_change_each_symbols_mean_and_a_regression() -> None:
     assert list(forecasts(work, test, without=("drift", "linear"))) == ["random_walk"]
 
 
-def test_an_ewma_is_rescaled_to_what_the_training_part_saw(stormy: TrainingProblem) -> None:
-    windows, test = stormy.windows, stormy.windows.parts["test"]
-    train = windows.parts["train"]
-    raw = windows.bar_volatility_R * np.sqrt(HORIZON) / windows.label_scale_RK[:, 0]
-    labels = windows.labels_RK[:, 0].astype(float)
-    known = train[np.isfinite(raw[train])]
-    ours = float(np.linalg.lstsq(raw[known, None], labels[known], rcond=None)[0][0])
-    found = forecasts(stormy, test)["ewma"]
-    np.testing.assert_allclose(found, ours * raw[test] * windows.label_scale_RK[test, 0])
-    assert ours < 0.95
-    own = windows.own_labels_RK[test, 0]
-    assert np.mean((own - found) ** 2) < np.mean((own - windows.bar_volatility_R[test] * np.sqrt(HORIZON)) ** 2)
+def season_of(work: TrainingProblem, symbol: int = 0) -> tuple[Ints, SeasonalProfile, Floats, Floats]:
+    """One symbol's rows: openings, its profile, its returns, and its labels."""
+    windows = work.windows
+    own = np.flatnonzero(windows.symbol_R == symbol)
+    opened = windows.available_at_ms_R[own] - HOUR_MS
+    returns = np.concatenate([[np.nan], np.diff(np.log(windows.close_R[own]))])
+    known = windows.available_at_ms_R[own] <= windows.borders_ms["validation"]
+    return opened, SeasonalProfile.fit(opened[known], returns[known], HOUR_MS), returns, windows.own_labels_RK[own, 0]
+
+
+def alone(seed: int = 0, num: int = 6000) -> TrainingProblem:
+    """One symbol in the FX week whose hours differ: in the first half of the day it moves four times as much."""
+    hours = START_MS // HOUR_MS * HOUR_MS + HOUR_MS * np.arange(2 * num)
+    opened = hours[is_open(hours)][:num]
+    rows = stormy_rows(num=num, seed=seed)
+    moves = np.concatenate([[0.0], np.diff(np.log(rows.close_N))]) * np.where(opened // HOUR_MS % 24 < 12, 2.0, 0.5)
+    close, labels, label_known = 1.1 * np.exp(np.cumsum(moves)), np.full(num, np.nan), opened + HOUR_MS
+    ahead = np.flatnonzero(opened[HORIZON:] - opened[:-HORIZON] == HORIZON * HOUR_MS)
+    labels[ahead] = np.sqrt(moves[ahead + 1] ** 2 + moves[ahead + 2] ** 2)
+    label_known[ahead] += HORIZON * HOUR_MS
+    changed = replace(
+        rows, close_N=close, labels_NK=labels[:, None], bar_volatility_N=ewma_volatility(close),
+        available_at_ms_N=opened + HOUR_MS, label_available_at_ms_N=label_known,
+    )  # fmt: skip
+    return problem(cut(changed), f"volatility_{HORIZON}")
+
+
+def losses(work: TrainingProblem, found: Mapping[str, Floats]) -> dict[str, float]:
+    """Mean QLIKE over the test part."""
+    labels = work.windows.own_labels_RK[work.windows.parts["test"], 0]
+    return {name: float(np.mean(qlike(labels, each, floor=1e-9))) for name, each in found.items()}
+
+
+def test_an_ewma_of_deseasonalised_returns_is_scaled_to_what_the_training_part_saw() -> None:
+    work = alone()
+    train, test = work.windows.parts["train"], work.windows.parts["test"]
+    opened, profile, returns, labels = season_of(work)
+    plain = seasonal_volatility(profile, opened, returns, horizon=HORIZON) * np.sqrt(HORIZON)
+    known = train[np.isfinite(plain[train])]
+    factor = np.mean(labels[known] / plain[known])
+    np.testing.assert_allclose(forecasts(work, test)["seasonal_ewma"], factor * plain[test], rtol=1e-5)
+    assert factor < 0.95
+
+
+def test_an_hour_table_does_not_beat_the_seasonal_baselines() -> None:
+    work = alone()
+    windows, test, train = work.windows, work.windows.parts["test"], work.windows.parts["train"]
+    hours = (windows.available_at_ms_R - HOUR_MS) // HOUR_MS % 24
+    table = np.array([windows.own_labels_RK[train[hours[train] == hour], 0].mean() for hour in range(24)])
+    plain = windows.bar_volatility_R * np.sqrt(HORIZON)
+    factor = np.nanmean(windows.own_labels_RK[train, 0] / plain[train])
+    found = losses(work, {**forecasts(work, test), "table": table[hours[test]], "ewma": factor * plain[test]})
+    for name in ("seasonal_ewma", "seasonal_har", "seasonal_blend"):
+        assert found[name] < min(found["table"], found["ewma"]), name
+    assert found["seasonal_blend"] < 1.01 * min(found["seasonal_ewma"], found["seasonal_har"])
 
 
 def test_where_no_volatility_is_known_the_training_mean_stands_in(stormy: TrainingProblem) -> None:
-    windows = replace(stormy.windows, bar_volatility_R=np.full_like(stormy.windows.bar_volatility_R, np.nan))
+    windows = stormy.windows
+    first = windows.symbol_R == 1
+    close = windows.close_R.copy()
+    close[first] = np.nan
+    blind = replace(stormy, windows=replace(windows, close_R=close))
     train, test = windows.parts["train"], windows.parts["test"]
     own = test[windows.symbol_R[test] == 1]
     mean = windows.own_labels_RK[train[windows.symbol_R[train] == 1], 0].mean()
-    np.testing.assert_allclose(forecasts(replace(stormy, windows=windows), own)["ewma"], mean, rtol=1e-5)
+    np.testing.assert_allclose(forecasts(blind, own)["seasonal_ewma"], mean, rtol=1e-5)
 
 
-def test_har_regresses_on_the_last_bar_day_week_and_month(stormy: TrainingProblem) -> None:
-    windows, test = stormy.windows, stormy.windows.parts["test"]
+def test_har_regresses_on_the_deseasonalised_bar_day_week_and_month() -> None:
+    work = alone(seed=3)
+    windows, test, train = work.windows, work.windows.parts["test"], work.windows.parts["train"]
     assert bars_per_day(windows) == 24
-    found = forecasts(stormy, test)["har"]
-    own, train = windows.own_labels_RK[:, 0], windows.parts["train"]
+    opened, profile, returns, labels = season_of(work)
+    moves = deseasonalised(profile, opened, returns)
+    size = profile.coming_factor(opened, HORIZON) * np.sqrt(HORIZON)
     spans = [1, HORIZON, 24, 120, 528]
-    x = np.column_stack([realised_volatility(windows, bars) for bars in spans]) / windows.label_scale_RK[:, :1]
-    labels = windows.labels_RK[:, 0].astype(float)
-    full = train[np.isfinite(x[train]).all(axis=1)]
-    weights = np.linalg.lstsq(np.column_stack([np.ones(len(full)), x[full]]), labels[full], rcond=None)[0]
-    wanted = np.column_stack([np.ones(len(test)), x[test]]) @ weights * windows.label_scale_RK[test, 0]
-    np.testing.assert_allclose(found, wanted, rtol=1e-4)
-    mse = {name: float(np.mean((own[test] - each) ** 2)) for name, each in forecasts(stormy, test).items()}
-    constant = float(np.mean((own[test] - own[train].mean()) ** 2))
-    assert mse["har"] < 0.97 * constant
+    x = np.column_stack([trailing(moves, bars) for bars in spans])
+    x = np.column_stack([np.ones(len(x)), np.where(np.isfinite(x), x, np.nanmean(x[train], axis=0))])
+    own = labels[train] / size[train]
+    weights = np.linalg.lstsq(x[train], own, rcond=None)[0]
+    plain = np.clip(x @ weights, np.quantile(own, 0.001), own.max()) * size
+    wanted = plain * np.mean(labels[train] / plain[train])
+    np.testing.assert_allclose(forecasts(work, test)["seasonal_har"], wanted[test], rtol=1e-4)
 
 
-def test_ewma_and_har_together_are_one_regression(stormy: TrainingProblem) -> None:
-    windows, test, train = stormy.windows, stormy.windows.parts["test"], stormy.windows.parts["train"]
-    spans = [realised_volatility(windows, bars) for bars in (1, HORIZON, 24, 120, 528)]
-    x = np.column_stack([*spans, windows.bar_volatility_R]) / windows.label_scale_RK[:, :1]
-    x = np.where(np.isfinite(x), x, np.nanmean(x[train], axis=0))
-    labels = windows.labels_RK[train, 0].astype(float)
-    weights = np.linalg.lstsq(np.column_stack([np.ones(len(train)), x[train]]), labels, rcond=None)[0]
-    wanted = np.column_stack([np.ones(len(test)), x[test]]) @ weights * windows.label_scale_RK[test, 0]
+def test_the_blend_is_the_mean_of_both(stormy: TrainingProblem) -> None:
+    test = stormy.windows.parts["test"]
     found = forecasts(stormy, test)
-    np.testing.assert_allclose(found["ewma_har"], wanted, rtol=1e-6)
-    own = windows.own_labels_RK[test, 0]
-    mse = {name: float(np.mean((own - each) ** 2)) for name, each in found.items()}
-    assert mse["ewma_har"] < 1.01 * min(mse["ewma"], mse["har"])
+    assert list(found) == ["seasonal_ewma", "seasonal_har", "seasonal_blend", "linear"]
+    np.testing.assert_allclose(found["seasonal_blend"], (found["seasonal_ewma"] + found["seasonal_har"]) / 2)
+    only = forecasts(stormy, test, without=("seasonal_ewma", "seasonal_har", "linear"))
+    np.testing.assert_array_equal(only["seasonal_blend"], found["seasonal_blend"])
+
+
+def trailing(moves: Floats, bars: int) -> Floats:
+    """Root mean square of the last `bars` values that are there."""
+    return np.array([
+        np.sqrt(np.nanmean(part**2)) if np.isfinite(part := moves[max(0, row + 1 - bars) : row + 1]).any() else np.nan
+        for row in range(len(moves))
+    ])  # fmt: skip
 
 
 def test_realised_volatility_is_each_symbols_own_and_causal(stormy: TrainingProblem) -> None:

@@ -10,8 +10,8 @@ from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.evaluation.distribution_metrics import DecodedRows, coverage_by_hour, volatility_terciles
-from ml_workbench_service.evaluation.forecast_metrics import pooled
 from ml_workbench_service.learning.decoders.decoder import DecodingContext
+from ml_workbench_service.learning.interfaces.differentials import pooled
 from ml_workbench_service.learning.interfaces.family import Trained
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
@@ -153,7 +153,7 @@ def measured(work: Any, outputs_RK: Floats, **more: Any) -> Evaluation:
         for part in np.array_split(test, 2)
     ]
     assert [each.baseline for each in pooled(folds)] == [each.baseline for each in found.comparisons]
-    assert pooled(folds)[0].decisive.p_value == pytest.approx(found.comparisons[0].decisive.p_value)
+    assert pooled(folds)[0].comparison().decisive.p_value == pytest.approx(found.comparisons[0].decisive.p_value)
     return found
 
 
@@ -178,7 +178,12 @@ def test_a_volatility_forecast_is_compared_and_never_traded() -> None:
     rows = symbol_rows(num=1500)
     work = problem(cut(replace(rows, labels_NK=np.abs(rows.labels_NK))), "volatility_1h")
     found = measured(work, work.windows.labels_RK.astype(float))
-    assert [each.baseline for each in found.comparisons] == ["ewma", "har", "ewma_har", "linear"]
+    assert [each.baseline for each in found.comparisons] == [
+        "seasonal_ewma",
+        "seasonal_har",
+        "seasonal_blend",
+        "linear",
+    ]
     assert found.backtest is None
     assert "calibration_error" not in found.test
     assert Forecasting().positions(Predict(None, None), work.windows.parts["validation"], work) is None
@@ -223,4 +228,4 @@ def test_a_trial_is_ranked_by_the_loss_that_is_gone(target: str, quantiles: tupl
     else:
         train = work.windows.parts["train"]
         plain = np.array([0.0 if target.startswith("price") else labels[train].mean()])
-    assert score(np.tile(plain, (len(labels), 1))) == pytest.approx(0.0, abs=0.02)
+    assert score(np.tile(plain, (len(labels), 1))) == pytest.approx(0.0, abs=0.05)

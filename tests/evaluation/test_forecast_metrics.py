@@ -11,7 +11,6 @@ from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.evaluation.forecast_metrics import (
-    Differentials,
     ForecastRows,
     direction_accuracy,
     errors,
@@ -20,8 +19,8 @@ from ml_workbench_service.evaluation.forecast_metrics import (
     headline,
     information_coefficient,
     interval_report,
-    pooled,
 )
+from ml_workbench_service.learning.interfaces.differentials import Differentials, pooled
 from ml_workbench_service.market.significance import hac_mean
 from tests.market.paired_tests import clark_west, diebold_mariano
 
@@ -102,8 +101,8 @@ def test_forecasting_nothing_has_no_skill_and_the_truth_all_of_it() -> None:
 
 def test_a_volatility_has_no_direction() -> None:
     labels = np.array([0.001, 0.002, 0.003, 0.002, 0.001])
-    found = evaluated("volatility_1h", labels=labels, forecasts=labels, baselines={"ewma": np.full(5, 0.002)})
-    assert found.skill == {"mse_against_ewma": 1.0}
+    found = evaluated("volatility_1h", labels=labels, forecasts=labels, baselines={"seasonal_ewma": np.full(5, 0.002)})
+    assert found.skill == {"mse_against_seasonal_ewma": 1.0}
     assert not [name for name in found.test if "direction" in name]
 
 
@@ -150,7 +149,7 @@ def test_class_probabilities_are_compared_by_their_brier_score() -> None:
     outcomes = np.eye(3)[[chance.choice(3, p=row) for row in said]]
     plain = np.full((500, 3), 1 / 3)
     found = Differentials.of_squares(
-        "majority_class", outcomes, model=said, baseline=plain, moments_N=np.arange(500), horizon=1, loss="brier"
+        "majority_class", outcomes, model=said, baseline=plain, moments_N=np.arange(500), horizon=1, is_nested=True
     ).comparison()
     assert found.model_loss == pytest.approx(np.mean(np.sum((outcomes - said) ** 2, axis=1)))
     assert found.baseline_loss == pytest.approx(2 / 3)
@@ -162,11 +161,12 @@ def test_class_probabilities_are_compared_by_their_brier_score() -> None:
 def test_returns_are_compared_by_their_difference_and_more_is_better() -> None:
     chance = np.random.default_rng(3)
     flat, good = np.zeros(500), 0.001 + 0.003 * chance.standard_normal(500)
-    found = Differentials.of_returns("flat", good, flat).comparison()
+    days = np.arange(500) * 86_400_000
+    found = Differentials.of_returns("flat", good, flat, moments_T=days).comparison()
     assert found.skill == pytest.approx(good.mean())
     assert found.clark_west is None
     assert found.decisive == hac_mean(good)
-    bad = Differentials.of_returns("flat", -good, flat).comparison()
+    bad = Differentials.of_returns("flat", -good, flat, moments_T=days).comparison()
     assert bad.skill == pytest.approx(-good.mean())
     assert found.diebold_mariano.p_value is not None
     assert bad.diebold_mariano.p_value is not None
@@ -176,13 +176,15 @@ def test_returns_are_compared_by_their_difference_and_more_is_better() -> None:
 def test_folds_are_pooled_row_by_row() -> None:
     chance = np.random.default_rng(4)
     labels, forecasts = chance.standard_normal((2, 600))
-    whole = forecast_differentials(rows_of(labels=labels, forecasts=forecasts))
+    moments = np.arange(600)
+    whole = forecast_differentials(rows_of(labels=labels, forecasts=forecasts, moments=moments))
     parts = [
-        forecast_differentials(rows_of(labels=labels[each], forecasts=forecasts[each]))
+        forecast_differentials(rows_of(labels=labels[each], forecasts=forecasts[each], moments=moments[each]))
         for each in (slice(0, 200), slice(200, 350), slice(350, 600))
     ]
-    assert pooled(parts) == pooled([whole]) == tuple(each.comparison() for each in whole)
-    assert pooled([]) == ()
+    assert [each.comparison() for each in pooled(parts)] == [each.comparison() for each in whole]
+    assert pooled([]) == []
+    assert whole[0].between(200, 350).comparison() == parts[1][0].comparison()
 
 
 def test_an_intervals_report_counts_calm_and_storm_apart() -> None:

@@ -7,18 +7,21 @@ import subprocess
 import sys
 import threading
 import tracemalloc
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError, UnavailableError
-from ml_workbench_service.contracts.multiple_testing import PartRead, Subject, Trial
+from ml_workbench_service.contracts.multiple_testing import EvaluationResult, PartRead, Subject, Trial
 from ml_workbench_service.integrations import multiple_testing_log as module
 from ml_workbench_service.integrations.multiple_testing_log import SCHEMA, SqliteMultipleTestingLog
+from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
 
 AT = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
 ROOT = Path(__file__).resolve().parents[2]
@@ -371,3 +374,69 @@ def test_a_note_waits_for_the_disk(multiple_testing: SqliteMultipleTestingLog) -
     connection = multiple_testing._opened()
     assert connection.execute("PRAGMA synchronous").fetchone() == (2,)
     connection.close()
+
+
+def series(symbol: str = "EUR/USD", *, seed: int = 0, inverted: bool = False) -> ReturnFingerprint:
+    moves = np.random.default_rng(seed).standard_normal(200)
+    days = 86_400_000 * np.arange(1, 201)
+    return ReturnFingerprint.of(symbol, days, np.exp(0.01 * np.cumsum(-moves if inverted else moves)))
+
+
+def told(p_value: float | None, differentials: bytes = b"rows") -> EvaluationResult:
+    return EvaluationResult(p_value, 10, 20, "columns", differentials)
+
+
+def test_all_recipes_on_one_series_and_subject_are_one_family(multiple_testing: SqliteMultipleTestingLog) -> None:
+    log = multiple_testing
+    log.record_evaluation(part("a"), recipe="A", series=[series()])
+    log.record_result("a", told(0.01))
+    log.record_evaluation(part("b", start=500, end=600, symbols=("USD/EUR",)), recipe="B",
+                          series=[series("USD/EUR", inverted=True)])  # fmt: skip
+    log.record_result("b", told(0.2))
+    log.record_evaluation(part("c", start=900, end=950, symbols=("MY/OWN",)), recipe="C", series=[series("MY/OWN")])
+    assert log.other_p_values("a") == [0.2, None], "other names and times, the third was never told"
+    assert log.other_p_values("c") == [0.01, 0.2]
+    log.record_evaluation(part("other"), recipe="D", series=[series(seed=7)])
+    log.record_evaluation(part("regime", subject="regime"), recipe="E", series=[series()])
+    assert log.other_p_values("a") == [0.2, None], "another series of the same name, and another subject"
+    assert log.other_p_values("other") == log.other_p_values("nobody") == []
+
+
+def test_a_recipe_is_one_hypothesis_with_its_latest_answer(multiple_testing: SqliteMultipleTestingLog) -> None:
+    log = multiple_testing
+    log.record_evaluation(part("judged"), recipe="J", series=[series()])
+    for number, p_value in enumerate((0.4, 0.03, None)):
+        log.record_evaluation(part(f"r{number}"), recipe="R", series=[series()])
+        if p_value is not None:
+            log.record_result(f"r{number}", told(p_value, b"%d" % number))
+    assert log.other_p_values("judged") == [0.03], "the third training was killed"
+    assert log.other_p_values("r0") == [None], "its own later trainings are itself"
+    assert [each.differentials for each in log.results("R")] == [b"0", b"1"]
+    assert log.results("R")[1] == told(0.03, b"1")
+    assert log.results("nobody") == []
+
+
+def test_what_has_no_recipe_counts_where_it_overlaps_in_time(multiple_testing: SqliteMultipleTestingLog) -> None:
+    log = multiple_testing
+    log.record_evaluation(part("old"))
+    log.record_evaluation(part("late", start=500, end=600))
+    log.record_evaluation(part("mine", start=50, end=80), recipe="M", series=[series()])
+    log.record_evaluation(part("mine/walk", start=50, end=80))
+    assert log.other_p_values("mine") == [None], "one earlier evaluation; its own walk tells of the same model"
+
+
+def test_a_result_is_noted_once_and_never_changed(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:
+    multiple_testing.record_evaluation(part("a"), recipe="A", series=[series()])
+    multiple_testing.record_result("a", told(0.01))
+    multiple_testing.record_result("a", told(0.0001))
+    multiple_testing.record_evaluation(part("a"), recipe="another", series=[series(seed=3)])
+    assert [each.p_value for each in multiple_testing.results("A")] == [0.01]
+    assert multiple_testing.results("another") == []
+    with pytest.raises(DataValidationError):
+        multiple_testing.record_result("nobody", told(0.5))
+    with closing(sqlite3.connect(file)) as connection:
+        for table in ("hypotheses", "hypothesis_series", "return_series", "results"):
+            (num,) = connection.execute(f"SELECT count(*) FROM {table}").fetchone()
+            assert num == 1
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"):
+                connection.execute(f"DELETE FROM {table}")

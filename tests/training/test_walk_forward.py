@@ -208,8 +208,8 @@ def test_several_symbols_are_walked_together_and_count_once_at_a_moment() -> Non
 def test_every_type_is_compared_with_its_own_baselines() -> None:
     names = {name: {each.baseline for each in walked(name).pooled} for name in REQUESTS}
     assert names["number"] == {"random_walk", "drift"}  # `linear` is not compared with itself
-    assert names["quantiles"] == {"ewma", "har", "ewma_har"}
-    assert names["class"] == {"majority_class", "persistence", "linear"}
+    assert names["quantiles"] == {"seasonal_ewma", "seasonal_har", "seasonal_blend"}
+    assert names["class"] == {"majority_class", "persistence", "present_statistics", "linear"}
     assert names["policy"] == {"flat", "buy_and_hold", "linear"}
     assert names["anomaly"] == set()
 

@@ -117,7 +117,9 @@ def test_a_whole_bundle_that_does_not_answer_fails_the_smoke_gate(open_bench: Op
     folder = bench.registry.folder("small", "1.1.0")
     (folder / file).write_text("{}")
     write_manifest(folder)
-    gates = run_gates(bench, bench.registry.card("small", "1.1.0"))
+    gates = run_gates(
+        bench, bench.registry.card("small", "1.1.0"), DeployRequest(version="1.1.0", deployment_target="local")
+    )
     assert [(gate.gate, gate.passed) for gate in gates][:2] == [("digest", True), ("smoke_prediction", False)]
     with pytest.raises(GateFailedError, match="smoke_prediction") as caught:
         go(bench, "1.1.0")

@@ -3,6 +3,7 @@
 It starts at the delivered bars and calls the very objects that made the training's matrix, so it knows no list of
 leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when what it reads is replaced.
 
+    reading                     nothing is doubtful about how files were read        (`leakage.reading_check`)
     bar_times                   no bar counts as known before it ended
     features_future_replaced    columns and features, with every later bar replaced  (`leakage.recomputation`)
     features_future_cut         the same, with the later bars cut off
@@ -12,11 +13,12 @@ leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when
     purged_borders              no label of a part reaches over its border
     selection                   a feature search made again: the same choice
     selected_before_test        no feature set was chosen on labels of this test part
-    ready_made_columns          what nobody can make again: `unprovable`
+    ready_made_columns          what nobody can make again: `unprovable`, unless proven  (`leakage.proof`)
     near_copies                 what such columns tell of the target                 (`leakage.column_checks`)
     look_ahead_joins            and, where they move in steps, of the time until their next one
 
 When it fails: a leak may be idle at every sampled moment, and a ready-made column may know the future and tell little.
+So silence about such a column proves nothing: `Certificate.proof` says what does.
 """
 
 from collections.abc import Sequence
@@ -27,21 +29,25 @@ from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck, CheckStatus
 from ml_workbench_service.contracts.jobs import Report, SilentReport
-from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.evaluation.leakage import label_checks as label_support
 from ml_workbench_service.evaluation.leakage.column_checks import Outcome, Past, Telling, joined_ahead, near_copy
+from ml_workbench_service.evaluation.leakage.proof import ColumnProof, prove
+from ml_workbench_service.evaluation.leakage.reading_check import reading
 from ml_workbench_service.evaluation.leakage.recomputation import Recomputation
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.market.features.derivation import columns_of
 from ml_workbench_service.market.features.expression_grammar import Expression
 
 SELECTION_CANDIDATES = 16
 """Of a search, evenly from its list, when it is made twice: each is scored by itself."""
 EARLIEST_FIXING_MS = 12 * HOUR_MS + HOUR_MS // 4
 """A fixing's bar is stamped 00:00Z and fixed at 14:15 in Frankfurt, in summer."""
-MARKET_COLUMNS = frozenset({"open", "high", "low", "close", "volume", "spread"})
-"""What a bar is, as the market left it; every other column was made, by the store or by the user."""
+PRICES = frozenset({"open", "high", "low", "close"})
+"""Where the certificate starts; every other delivered column was made, by the store or by the user: of a file's volume
+and spread nobody knows when they were written either."""
 
 
 def certify(
@@ -63,16 +69,21 @@ def certify(
     seed, order = order.request.seeds[0] if seed is None else seed, order.filled(data.tables[0].fill)
     again = Recomputation(order, data, store, report, seed)
     again.run()
+    made = _ready_made(again)
+    proven = prove(made, order, data, store)
     return Certificate.of(
         (
+            reading(data.tables),
             _bar_times(data.tables),
-            *_recomputed(again),
+            *_recomputed(again, proven),
             *label_support.checks(order, data, store.kind_of, seed=seed),
             label_support.purged_borders(order, data),
             *_selection(again),
             _selected_before_test(order, data),
-            *_ready_made(again),
-        )
+            *_columns(again, made, proven),
+        ),
+        proof=proven.proof,
+        declared_columns=proven.declared,
     )
 
 
@@ -94,13 +105,14 @@ def _bar_times(tables: Sequence[FeatureTable]) -> CertificateCheck:
     return _check("bar_times", failures, "every bar stands once, in order, and counts as known when it has ended")
 
 
-def _recomputed(again: Recomputation) -> list[CertificateCheck]:
-    """What moved when later bars were others, or missing."""
+def _recomputed(again: Recomputation, proven: ColumnProof) -> list[CertificateCheck]:
+    """What moved when later bars were others, or missing; what a store cannot make again has another proof, or none."""
     replaced, cut = again.num_compared["replaced"], again.num_compared["cut"]
-    can, moved = isinstance(again.store, Recomputing), again.moved
-    trivial: CheckStatus = "passed" if can else "unprovable"
+    can, moved = again.recomputing is not None, again.moved
+    is_proven = can or proven.proof is not None
+    trivial: CheckStatus = "passed" if is_proven else "unprovable"
     by_hand = "" if can else "; the feature store made the columns, and it cannot make them again from other bars"
-    unseen: CheckStatus = "passed" if can and cut else "unprovable"
+    unseen: CheckStatus = "passed" if is_proven and cut else "unprovable"
 
     def failures(kind: str) -> list[str]:
         return [moved[kind]] if kind in moved else []
@@ -165,25 +177,33 @@ def _selected_before_test(order: TrainingOrder, data: TrainingData) -> Certifica
     return _check("selected_before_test", failures, "no feature set was chosen on labels of this test part")
 
 
-def _ready_made(again: Recomputation) -> list[CertificateCheck]:
-    """The columns that nobody can make again, and what they and the features made of them tell."""
-    tables, derivation = again.data.tables, again.order.derivation
-    delivered = {name for table in tables for name in table.columns}
-    made = (delivered & again.own_columns if isinstance(again.store, Recomputing) else delivered) - MARKET_COLUMNS
+def _ready_made(again: Recomputation) -> set[str]:
+    """The columns that nobody can make again: the bars' own beside prices, or whatever a store out of reach made."""
+    if again.recomputing is None:
+        return {name for table in again.data.tables for name in table.columns} - PRICES
+    read = {*again.order.derivation.base_columns, *columns_of(again.order.candidates)}
+    return (read & again.own_columns) - PRICES
+
+
+def _columns(again: Recomputation, made: set[str], proven: ColumnProof) -> list[CertificateCheck]:
+    """How ready-made columns are proven, and what they and the features made of them tell."""
+    status: CheckStatus = "unprovable" if proven.proof is None else "passed"
+    checks = [_check("ready_made_columns", [], proven.reason, otherwise=status)]
     if not made:
-        return [_check("ready_made_columns", [], "every column was made from bars, and made again")]
+        return checks
+    derivation = again.order.derivation
     derived = [name for name, each in derivation.parsed.items() if made & set(each.base_columns)]
     copies, joins = [], []
-    for table, rows, past in zip(tables, again.data.labelling.rows, _pasts(again), strict=True):
+    for table, rows, past in zip(again.data.tables, again.data.labelling.rows, _pasts(again), strict=True):
         values = {**table.columns, **dict(zip(derivation.features, rows.x_NF.T, strict=True))}
         for name in dict.fromkeys([*sorted(made), *derived]):
             again.report.check()
             if name in values:
-                copies += _told(name, table.symbol, near_copy(np.asarray(values[name]), past))
-                joins += _told(name, table.symbol, joined_ahead(np.asarray(values[name]), past))
-    names = ", ".join(sorted(made)[:5]) + (" …" if len(made) > 5 else "")
+                column_N = np.asarray(values[name])
+                copies += _told(name, table.symbol, near_copy(column_N, past))
+                joins += _told(name, table.symbol, joined_ahead(column_N, past))
     return [
-        _check("ready_made_columns", [], f"nobody can make these again from bars: {names}", otherwise="unprovable"),
+        *checks,
         _check("near_copies", copies, "none of them tells more of the target than is plausible"),
         _check("look_ahead_joins", joins, "none of them tells at its steps what happens until the next"),
     ]

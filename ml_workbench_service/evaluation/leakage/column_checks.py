@@ -9,11 +9,14 @@ by normal ranks (any monotone disguise), for where the price goes and for how fa
 One regression finds what many special tests would look for: a copy with another sign, unit, lag or lead, one under
 noise or a monotone function, the next bar's high, and a centred average, whose lags and the past returns give the next
 return away exactly. A column that stays for several bars is asked at its steps as well: a day's close, joined by date,
-tells at the day's first bar where the day ends.
+tells at the day's first bar where the day ends. So is one that hides such a price in its distance from the close, as a
+ratio, a logarithm or a difference in any unit: the price behind it stays where it is while the column undoes each move
+of the close. Moves are measured from a step to the next: that is a stopping time, so of a martingale no honest column
+tells anything there, whatever makes it step (Doob's optional stopping).
 
 When it fails: a column may know the future and tell less than the limit, so silence proves nothing; the certificate
-says `unprovable`. Structure over more than `MOST_LAGS` bars is not seen, nor are codes of more than `MOST_CODES` values
-that no monotone function reads.
+says `unprovable` unless the column is proven otherwise (`leakage.proof`). Structure over more than `MOST_LAGS` bars is
+not seen, nor are codes of more than `MOST_CODES` values that no monotone function reads.
 
 Legend: N bars of one symbol, S chosen rows, X regressors, O outcomes, L lags, B blocks.
 """
@@ -46,6 +49,9 @@ MOST_CODES = 8
 FEWEST_BLOCKS = 40
 LONGEST_SHARE = 0.5
 """A column of steps stays where it is for at least this share of the bars."""
+STILL_SHARE, ROUNDED_SHARE = 0.05, 0.02
+"""Of the close's own move, and of its median one: a price behind a column that moves less than both together stays
+where it is. A simple ratio is no logarithm, and files round; of an unrelated column one bar in twenty looks so."""
 SAME_SCALE = 0.7
 """Median distance in logarithms within which a column may be a price of this symbol: a factor of two."""
 RIDGE = 1e-9
@@ -204,30 +210,75 @@ def near_copy(column_N: Floats, past: Past) -> Telling | None:
 
 
 def joined_ahead(column_N: Floats, past: Past) -> Telling | None:
-    """Where a column that moves in steps tells at a step's first bar what happens until its last; else None."""
-    column_N = column_N[: past.until]
-    starts = np.flatnonzero(np.append(True, column_N[1:] != column_N[:-1]) & np.isfinite(column_N))
-    if len(starts) < FEWEST_BLOCKS + 2 or len(starts) > (1 - LONGEST_SHARE) * len(column_N):
-        return None
-    close_N, lasts = past.close_N, np.append(starts[1:], len(column_N)) - 1
+    """What a column that moves in steps, or the price behind it, tells at a step of the time until the next one."""
+    column_N, close_N = column_N[: past.until], past.close_N[: past.until]
+    found: list[Telling] = []
+    for starts in _steps(column_N, close_N):
+        outcomes = _until_next_step(starts, past)
+        for reading_N in _readings(column_N, close_N):
+            values_B = reading_N[starts]
+            told_BX = _filled(np.column_stack([values_B, np.diff(values_B, prepend=values_B[:1])]))[1:-1]
+            for name, outcome_B in outcomes.items():
+                found += _told_at_steps(name, told_BX, outcome_B)
+    return max(found, key=lambda each: each.share, default=None)
+
+
+def _steps(column_N: Floats, close_N: Floats) -> list[Ints]:
+    """First bars of each step of the column, and of the price behind it, where those are few enough to be steps."""
+    found: list[Ints] = []
+    for moves_N, still_N in _latent_moves(column_N, close_N):
+        moved_N = ~(np.abs(moves_N) <= still_N)  # a missing value is no price that stays
+        starts = np.flatnonzero(np.append(True, moved_N) & np.isfinite(column_N))
+        if FEWEST_BLOCKS + 2 <= len(starts) <= (1 - LONGEST_SHARE) * len(column_N):
+            found.append(starts)
+    return found
+
+
+def _latent_moves(column_N: Floats, close_N: Floats) -> list[tuple[Floats, Floats]]:
+    """(N - 1,) moves of the column; and of the price, or its logarithm, of which it may be the distance from the close.
+
+    Each with how far it may move and still count as staying. While that price stays, the column undoes every move of
+    the close, so their typical ratio is the column's unit.
+    """
+    found = [(np.diff(column_N), np.zeros(len(column_N) - 1))]
+    logs_N = np.log(np.where(column_N > 0, column_N, np.nan))
+    for distance_N, scale_N in ((column_N, np.log(close_N)), (column_N, close_N), (logs_N, np.log(close_N))):
+        moves_N, own_N = np.diff(distance_N), np.diff(scale_N)
+        both_N = np.isfinite(moves_N) & (moves_N != 0.0) & (own_N != 0.0)
+        if both_N.sum() < FEWEST_ROWS:
+            continue
+        unit = float(np.median(-own_N[both_N] / moves_N[both_N]))
+        if unit != 0.0:
+            typical = float(np.median(np.abs(own_N[both_N])))
+            found.append((own_N + unit * moves_N, STILL_SHARE * np.abs(own_N) + ROUNDED_SHARE * typical))
+    return found
+
+
+def _until_next_step(starts: Ints, past: Past) -> dict[str, Floats]:
+    """(B,) what happens from each step's first bar on."""
+    log_close_N = np.log(past.close_N)
+    last = past.until - 1
+    nexts = np.append(starts[1:], last)
+    lasts = np.append(starts[1:] - 1, last)
     squares_N = np.append(0.0, np.cumsum(past.moves_N**2))
-    outcomes = {
-        "the move until its next step": np.log(close_N[lasts] / close_N[starts]),
+    return {
+        "the move until its next step": log_close_N[lasts] - log_close_N[starts],
+        "the move up to its next step": log_close_N[nexts] - log_close_N[starts],
         "the size of the moves until its next step": np.sqrt(squares_N[lasts + 1] - squares_N[starts + 1]),
     }
+
+
+def _told_at_steps(name: str, told_BX: Floats, outcome_B: Floats) -> list[Telling]:
+    """What values at steps tell of an outcome beyond the one before, as they are and by rank, where it is too much."""
+    before_BX, after_BO = outcome_B[:-2, None], outcome_B[1:-1, None]
     found = []
-    for reading_N in _readings(column_N, close_N[: past.until]):
-        values_B = reading_N[starts]
-        told_BX = _filled(np.column_stack([values_B, np.diff(values_B, prepend=values_B[:1])]))[1:-1]
-        for name, outcome_B in outcomes.items():
-            before_BX, after_BO = outcome_B[:-2, None], outcome_B[1:-1, None]
-            for read in (lambda values: values, _scores):
-                controls_BX, told, asked_BO = read(before_BX), read(told_BX), read(after_BO)
-                bare = float(_unexplained(controls_BX, asked_BO)[0])
-                share = 1.0 - float(_errors(np.hstack([controls_BX, told]), asked_BO)[0]) / bare if bare > 0 else 0.0
-                if _is_implausible(share, len(asked_BO)):
-                    found.append(Telling(name, share, "at its steps"))
-    return max(found, key=lambda each: each.share, default=None)
+    for read in (lambda values: values, _scores):
+        controls_BX, told, asked_BO = read(before_BX), read(told_BX), read(after_BO)
+        bare = float(_unexplained(controls_BX, asked_BO)[0])
+        share = 1.0 - float(_errors(np.hstack([controls_BX, told]), asked_BO)[0]) / bare if bare > 0 else 0.0
+        if _is_implausible(share, len(asked_BO)):
+            found.append(Telling(name, share, "at its steps"))
+    return found
 
 
 def _is_implausible(share: float, num_independent: float) -> bool:

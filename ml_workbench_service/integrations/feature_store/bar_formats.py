@@ -200,7 +200,7 @@ def _text_cells(file: BarFile, names: tuple[str, ...], *, max_rows: int | None) 
             n_rows=max_rows,
             encoding="utf8-lossy",
         )
-    except pl.exceptions.ComputeError as error:
+    except pl.exceptions.PolarsError as error:
         raise _too_wide(file, len(names)) or error from error
 
 

@@ -3,6 +3,7 @@
 A file's name says symbol and timeframe (`bar_names`); where it says no timeframe, the spacing of its first rows does.
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -63,6 +64,8 @@ class FolderListing:
         name = bar_name(path.name)
         if not path.is_file():
             return BarName(None, reason="is a folder; only files directly in the folder of bars are read")
+        if re.fullmatch(r"DAT_.*\.txt", path.name, re.IGNORECASE) and path.with_suffix(".csv").exists():
+            return BarName(None, reason="is HistData's list of gaps, no bars")
         if name.reason is not None or name.timeframe is not None:
             return name
         stamp = fingerprint([path])
@@ -87,7 +90,7 @@ def bar_name(name: str) -> BarName:
 def _spaced(path: Path, name: BarName) -> BarName:
     """The name with the timeframe that its first rows lie apart."""
     try:
-        local_ms = read_bars(path, max_rows=HEAD_ROWS).times.local_ms
+        local_ms = head_of(path).times.local_ms
     except DataValidationError as error:
         return replace(name, reason=f"its name says no timeframe, and its rows cannot be read: {error.message}")
     timeframe = timeframe_of_rows(local_ms)
@@ -118,9 +121,21 @@ def as_named(raw: RawBars, timeframe: str) -> RawBars:
     if found is not None and TIMEFRAMES_MS[found] < TIMEFRAMES_MS[timeframe]:
         length = length_text(TIMEFRAMES_MS[found])
         raise bad_file(raw.file, f"its rows lie {length} apart, its name says {timeframe}; rename the file")
-    if bar_name(raw.file).timeframe is None:
-        return replace(raw, notes=(*raw.notes, f"its name says no timeframe; its rows lie {timeframe} apart"))
-    return raw
+    name = bar_name(raw.file)
+    unsaid = () if name.timeframe else (f"its name says no timeframe; its rows lie {timeframe} apart",)
+    return replace(raw, notes=(*raw.notes, *name.notes, *unsaid))
+
+
+def head_of(path: Path) -> RawBars:
+    """The first rows of a file, or all of it where a part cannot be read alone: days and months, marks of thousands.
+
+    Raises:
+        DataValidationError: the file cannot be read.
+    """
+    try:
+        return read_bars(path, max_rows=HEAD_ROWS)
+    except DataValidationError:
+        return read_bars(path)
 
 
 def in_words(ignored: Sequence[tuple[str, str]]) -> str:

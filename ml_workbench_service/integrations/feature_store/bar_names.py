@@ -55,12 +55,14 @@ class BarName:
         timeframe: None where it says none, or one that the service does not have.
         reason: why the file is not read, whatever stands in it; None where it may be.
         is_daily: whether such files hold days unless their rows say otherwise.
+        notes: what was taken for what, in words.
     """
 
     symbol: str | None
     timeframe: str | None = None
     reason: str | None = None
     is_daily: bool = False
+    notes: tuple[str, ...] = ()
 
 
 def name_of_bars(stem: str) -> BarName:
@@ -68,18 +70,18 @@ def name_of_bars(stem: str) -> BarName:
     found = _symbol(stem)
     if found is None:
         return BarName(None, reason=_no_symbol(stem))
-    symbol, rest = found
+    symbol, rest, notes = found
     told = list(_timeframes(rest))
     known = [timeframe for timeframe, _ in told if timeframe is not None]
     if told and not known:
         have = ", ".join(TIMEFRAMES_MS)
         return BarName(symbol, reason=f"the service has no timeframe {told[0][1]}; it has {have}")
-    return BarName(symbol, known[0] if known else None, is_daily="=X" in stem.upper())
+    return BarName(symbol, known[0] if known else None, is_daily="=X" in stem.upper(), notes=notes)
 
 
 def usual_price(name: str) -> float | None:
     """What the instrument of a file costs, by order of magnitude; None where that is not known."""
-    found = _symbol(name.partition(".")[0])
+    found = _symbol(name)
     base, _, quote = found[0].partition("/") if found else ("", "", "")
     if base not in UNITS_PER_DOLLAR or quote not in UNITS_PER_DOLLAR:
         return None
@@ -132,28 +134,31 @@ def _usual_gap(gaps: Ints) -> tuple[int, float]:
     return int(lengths[most]), float(counts[most] / len(gaps))
 
 
-def _symbol(stem: str) -> tuple[str, str] | None:
-    """The symbol and the rest of the name behind it and before."""
+def _symbol(stem: str) -> tuple[str, str, tuple[str, ...]] | None:
+    """The symbol, the rest of the name before and behind it, and what was taken for what."""
     for match in _TWO_CODES.finditer(stem):
         first, second = match[1].upper(), match[2].upper()
         if first == second or not {first, second} <= _CURRENCIES:
             continue
         start = match.start()
         rest = re.sub(r"^[A-Za-z]{3}[_\-. /]?[A-Za-z]{3}", "", stem[start:])
-        behind = _behind_the_symbol(rest)
         if first in _CRYPTO and re.match(r"[TC]", rest, re.IGNORECASE):
             continue  # USDT, USDC are not the dollar
+        behind = _behind_the_symbol(rest)
         if behind is not None:
-            return normal_symbol(first + second), f"{stem[:start]} {behind}"
+            suffix = rest[: len(rest) - len(behind)] if rest.endswith(behind) else ""
+            notes = (f"`{suffix}` in its name is taken for a broker's suffix",) if suffix.isalpha() else ()
+            return normal_symbol(first + second), f"{stem[:start]} {behind}", notes
     metal = re.search(r"(?<![A-Za-z])(?:(GOLD|SILVER)[a-z]{1,4}|((?i:gold|silver)))(?![A-Za-z]{2})", stem)
     behind = _behind_the_symbol(stem[metal.end() :]) if metal else None
     if metal is None or behind is None:
         return None
-    return normal_symbol(_METALS[(metal[1] or metal[2]).upper()]), f"{stem[: metal.start()]} {behind}"
+    symbol = normal_symbol(_METALS[(metal[1] or metal[2]).upper()])
+    return symbol, f"{stem[: metal.start()]} {behind}", (f"`{metal[0]}` in its name is read as {symbol}",)
 
 
 def _behind_the_symbol(text: str) -> str | None:
-    """Without a broker's suffix (`m`, `pro`, `.r`); None where the symbol goes on into another word."""
+    """Without a broker's suffix (`m`, `pro`); None where the symbol goes on into another word."""
     text = re.sub(r"^=[Xx](?![A-Za-z0-9])", "", text)
     if match := re.match(r"(\d{1,5})(?![A-Za-z0-9])", text):
         return f", {text}" if match[1] in _METATRADER_MINUTES else text

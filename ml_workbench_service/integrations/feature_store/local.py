@@ -7,21 +7,24 @@ bit, whatever range is asked for. Only bars known at `as_of`, or now, are served
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import numpy as np
+
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.clock import WALL, Clock, clock_ms
 from ml_workbench_service.contracts.market import (
     Bars,
     BarSource,
+    ColumnWitness,
     FeatureDescription,
     FeatureKind,
     FeatureTable,
     Floats,
     OutsideThing,
 )
+from ml_workbench_service.contracts.reading_reports import SeriesList
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.tables import (
-    Clock,
-    clock_ms,
     known_by,
     no_bars,
     normal_request,
@@ -37,13 +40,20 @@ class LocalFeatureStore:
 
     Args:
         source: where the bars come from.
-        clock: now in milliseconds, where the source has no "now" of its own.
+        clock: the present; a source's own "now" holds where it is earlier.
         alter: through which every series of the source passes.
+        witness: sees the bars' own columns at each fetch; None: nobody does.
     """
 
     def __init__(
-        self, source: BarSource, *, clock: Clock = clock_ms, alter: Callable[[Bars], Bars] = lambda bars: bars
+        self,
+        source: BarSource,
+        *,
+        clock: Clock = WALL,
+        alter: Callable[[Bars], Bars] = lambda bars: bars,
+        witness: ColumnWitness | None = None,
     ) -> None:
+        self.witness = witness
         self._source = source
         self._clock = clock
         self._alter = alter
@@ -62,11 +72,13 @@ class LocalFeatureStore:
     ) -> list[FeatureTable]:
         """Tables in the order of `symbols`; see `contracts.market.FeatureStore`."""
         names, timeframe = normal_request(symbols, timeframe)
-        now = self.now_ms()
-        as_of = known_by(as_of_ms, self._clock() if now is None else now)
+        own_now = self.now_ms()
+        now = clock_ms(self._clock) if own_now is None else own_now
+        as_of = known_by(as_of_ms, now)
         tables = []
         for symbol in names:
             bars = self._alter(self._source.bars(symbol, timeframe))
+            self._show(bars, now)
             computed = partial(self._computed, bars)
             whole = whole_table(bars, features, own_columns=self._source.own_columns, computed=computed)
             table = sliced(whole, start_ms=start_ms, end_ms=end_ms, as_of_ms=as_of, last=last)
@@ -86,6 +98,10 @@ class LocalFeatureStore:
         ]
         return [*known, *own]
 
+    def series(self) -> SeriesList:
+        """The source's."""
+        return self._source.series()
+
     def kind_of(self, feature: str) -> FeatureKind:
         """By our table; the user's own columns are `stationary`, unless named like one of the table's."""
         try:
@@ -97,8 +113,9 @@ class LocalFeatureStore:
             raise indicators.unknown_feature(feature, own) from None
 
     def now_ms(self) -> int | None:
-        """The source's own "now", if it has one."""
-        return self._source.now_ms()
+        """The source's own "now" where the clock has passed it: bars end there, and so does what is known."""
+        own_ms = self._source.now_ms()
+        return own_ms if own_ms is not None and own_ms < clock_ms(self._clock) else None
 
     def check(self) -> OutsideThing:
         """How the source is."""
@@ -107,6 +124,18 @@ class LocalFeatureStore:
     def altered(self, alter: Callable[[Bars], Bars]) -> "LocalFeatureStore":
         """The same store over altered bars, with a cache of its own: what the leakage certificate computes again."""
         return LocalFeatureStore(self._source, clock=self._clock, alter=lambda bars: alter(self._alter(bars)))
+
+    def _show(self, bars: Bars, now_ms: int) -> None:
+        """Has the witness see what is known by now of the bars' own columns."""
+        if self.witness is None or not bars.extra:
+            return
+        num = int(np.searchsorted(bars.available_at_ms, now_ms, side="right"))
+        self.witness.observe(
+            (bars.symbol, bars.timeframe),
+            opened_ms=bars.opened_ms[:num],
+            columns={name: column[:num] for name, column in bars.extra.items()},
+            now_ms=now_ms,
+        )
 
     def _computed(self, bars: Bars, indicator: indicators.Indicator) -> Floats:
         key = (bars.symbol, bars.timeframe, indicator.name)

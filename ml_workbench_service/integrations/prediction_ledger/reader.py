@@ -14,12 +14,20 @@ from common_lib.sqlite_store import Schema, SqliteStore, selected
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.integrations.prediction_ledger import rows
 from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
+from ml_workbench_service.market.outcomes.live_evidence import LiveAnswers
 from ml_workbench_service.market.outcomes.live_metrics import LiveRows
 
+LEDGER_FILE = "predictions.db"
+"""In STATE_DIR."""
 BUSY_TIMEOUT_S = 5.0
 _NUMBERS = ("prediction", "realised", "confidence", "level", "lower", "upper", "volatility", "break_even")
 _FIGURES = ("number", "as_of_ms", "state", "abstain_reasons", "direction", "inputs", *_NUMBERS)
 _LIVE = f"SELECT {selected(_FIGURES, p=rows.PREDICTIONS)} FROM predictions AS p"
+_OF_AN_ANSWER = ("as_of_ms", "answered_ms", "abstain_reasons", "prediction", "break_even", "barrier")
+_ANSWERS = (
+    f"SELECT {selected(_OF_AN_ANSWER, p=rows.PREDICTIONS)} FROM predictions AS p WHERE p.series IN (SELECT id FROM "
+    "series WHERE model_id = ? AND version = ? AND symbol = ?) AND p.sample = 'live' ORDER BY p.number"
+)
 _SERIES = ("model_id", "version", "symbol")
 
 
@@ -123,6 +131,21 @@ class LedgerReader:
                 clauses["p.number >= ?"] = _first_of_newest(connection, model_id, version, limit=limit)
             found = _newest(connection, _LIVE, of_series, clauses, limit=limit)
         return _live_rows(found)
+
+    def live_answers(self, model_id: str, version: str, symbol: str) -> LiveAnswers:
+        """All kept answers of a version about one symbol's moments that its training did not know, oldest first."""
+        with self._reading() as connection:
+            found = [] if connection is None else connection.execute(_ANSWERS, (model_id, version, symbol)).fetchall()
+        columns = zip(*found, strict=True) if found else ((),) * 6
+        as_of, answered, reasons, prediction, break_even, barrier = columns
+        return LiveAnswers(
+            as_of_ms_N=np.array(as_of, dtype=np.int64),
+            answered_ms_N=np.array(answered, dtype=np.int64),
+            abstains_N=np.array([each is not None for each in reasons], dtype=np.bool_),
+            prediction_N=np.array(prediction, dtype=np.float64),  # None becomes NaN
+            break_even_N=np.array(break_even, dtype=np.float64),
+            barrier_N=np.array(barrier, dtype=np.float64),
+        )
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:

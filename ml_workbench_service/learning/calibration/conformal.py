@@ -120,6 +120,15 @@ class NoveltyDetector:
             top_features=tuple(self.features[int(number)] for number in worst),
         )
 
+    def scores(self, last_rows_NF: Floats32) -> Floats:
+        """(N,) the score of each row."""
+        centred_NF = last_rows_NF.astype(np.float64) - self.mean_F
+        squares_N = np.einsum("nf,fg,ng->n", centred_NF, self.precision_FF, centred_NF)
+        distances_N = np.sqrt(np.maximum(squares_N, 0.0))
+        return np.asarray(
+            np.maximum(distances_N / self.distance_quantile, np.abs(centred_NF).max(axis=1) / self.worst_quantile)
+        )
+
     def to_json(self) -> dict[str, Any]:
         """Plain values for `recipe.json`."""
         return {

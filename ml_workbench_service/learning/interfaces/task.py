@@ -8,23 +8,23 @@ Legend: N windows, K outputs.
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.evaluation import Comparison, Evaluation, Loss
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.windows import SCORING_ROWS, Windows
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.features.expression_grammar import Expression
-from ml_workbench_service.market.significance import clark_west_gains, hac_mean, mean_by_moment
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Product:
         derivation: the features that a prediction reads, where they are not the training's own.
         findings: join the card's.
         warnings: join the card's.
+        differentials: what the evaluation's comparisons are made of.
     """
 
     outputs: tuple[str, ...]
@@ -45,6 +46,7 @@ class Product:
     derivation: Derivation | None = None
     findings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    differentials: tuple[Differentials, ...] = ()
 
     @property
     def precision(self) -> Literal["int8", "fp32"]:
@@ -129,71 +131,6 @@ class Task(ABC):
         report: Report,
     ) -> Product:  # fmt: skip
         """Writes what is published into the draft folder and measures it on the test part."""
-
-
-@dataclass(frozen=True)
-class Differentials:
-    """The model's and one baseline's mean loss at each moment, ready to be tested, or pooled with a later part's first.
-
-    Attributes:
-        horizon: bars that one label spans.
-        model_T: losses; of `net_return` what was earned.
-        gain_T: Clark and West's; None for returns, which nest nothing.
-    """
-
-    baseline: str
-    loss: Loss
-    horizon: int
-    model_T: Floats
-    baseline_T: Floats
-    gain_T: Floats | None
-
-    @classmethod
-    def of_squares(
-        cls, name: str, outcomes: Floats, *, model: Floats, baseline: Floats, moments_N: Ints, horizon: int, loss: Loss
-    ) -> Self:
-        """Of numbers (N,), or of probabilities (N, C) and one-hot outcomes, whose squared error is the Brier score."""
-        errors_N = [((outcomes - each) ** 2).reshape(len(outcomes), -1).sum(axis=1) for each in (model, baseline)]
-        gains_N = clark_west_gains(outcomes, baseline=baseline, model=model)
-        return cls(name, loss, horizon, *(mean_by_moment(each, moments_N) for each in (*errors_N, gains_N)))
-
-    @classmethod
-    def of_returns(cls, name: str, model_T: Floats, baseline_T: Floats) -> Self:
-        """Of two accounts' net log returns at the same moments."""
-        return cls(name, "net_return", 1, model_T, baseline_T, None)
-
-    def then(self, later: Self) -> Self:
-        """Both, one after the other in time."""
-        assert (self.baseline, self.loss) == (later.baseline, later.loss), "only the same comparison is pooled"
-        gain_T = None
-        if self.gain_T is not None and later.gain_T is not None:
-            gain_T = np.concatenate([self.gain_T, later.gain_T])
-        return replace(
-            self,
-            model_T=np.concatenate([self.model_T, later.model_T]),
-            baseline_T=np.concatenate([self.baseline_T, later.baseline_T]),
-            gain_T=gain_T,
-        )
-
-    def comparison(self) -> Comparison:
-        """With its tests."""
-        model, baseline = float(np.mean(self.model_T)), float(np.mean(self.baseline_T))
-        earns = self.loss == "net_return"
-        better_T = self.model_T - self.baseline_T if earns else self.baseline_T - self.model_T
-        return Comparison(
-            baseline=self.baseline,
-            loss=self.loss,
-            model_loss=model,
-            baseline_loss=baseline,
-            skill=model - baseline if earns else relative_skill(model, baseline),
-            diebold_mariano=hac_mean(better_T, horizon=self.horizon),
-            clark_west=None if self.gain_T is None else hac_mean(self.gain_T, horizon=self.horizon),
-        )
-
-
-def relative_skill(model: float | None, baseline: float | None) -> float | None:
-    """1 - loss ÷ the baseline's; None where the baseline never erred."""
-    return None if model is None or not baseline else 1.0 - model / baseline
 
 
 class Predict:

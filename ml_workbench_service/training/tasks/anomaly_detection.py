@@ -19,6 +19,7 @@ from ml_workbench_service.evaluation.injected_anomalies import KINDS, inject
 from ml_workbench_service.learning.calibration.anomaly_score import AnomalyScale, detection
 from ml_workbench_service.learning.decoders.anomaly import AnomalyDecoder
 from ml_workbench_service.learning.decoders.decoder import Decoder
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.training.tasks.network_task import NetworkTask
@@ -68,10 +69,15 @@ class AnomalyDetection(NetworkTask):
         )
         return AnomalyDecoder(trained.outputs, scale)
 
-    def evaluate(
+    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+        """The score."""
+        assert isinstance(decoder, AnomalyDecoder)
+        return {"prediction": decoder.scale.scores(outputs_NK[:, 0])}
+
+    def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """Precision, recall by kind and alarm rate; a detector that alarms by chance is the baseline."""
         assert isinstance(decoder, AnomalyDecoder)
         scale = decoder.scale
@@ -91,13 +97,14 @@ class AnomalyDetection(NetworkTask):
             "num_planted": float(sum(map(len, errors.values()))),
             "num_windows": float(len(ends)),
         }
-        return Evaluation(
+        found = Evaluation(
             test=test,
             baselines={"chance": dict(chance)},
             skill={f"{name}_over_chance": figures[name] - chance[name] for name in ("recall", "average_precision")},
             verdict="not_applicable",
             reason="anomalies are injected, not real: the figures say what is found of them, not whether it pays",
         )
+        return found, []
 
 
 def _errors_by_kind(predict: Predict, ends: Ints, problem: TrainingProblem) -> dict[str, Floats]:

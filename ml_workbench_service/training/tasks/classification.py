@@ -12,9 +12,9 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
-from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.evaluation import plausibility, signal_backtest
 from ml_workbench_service.evaluation.baselines import left_out
-from ml_workbench_service.evaluation.class_baselines import class_baselines, undirected
+from ml_workbench_service.evaluation.class_baselines import NESTED, class_baselines, undirected
 from ml_workbench_service.evaluation.forecast_metrics import verdict_of
 from ml_workbench_service.learning.calibration.class_metrics import (
     ClassBaseline,
@@ -28,9 +28,10 @@ from ml_workbench_service.learning.calibration.class_probabilities import ClassC
 from ml_workbench_service.learning.decoders.classes import ClassDecoder
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Differentials, Predict
-from ml_workbench_service.training.tasks.network_task import NetworkTask
+from ml_workbench_service.learning.interfaces.task import Predict
+from ml_workbench_service.training.tasks.network_task import NetworkTask, Served
 
 SIDE_OF = {"sell": -1, "lower": -1, "buy": 1, "upper": 1}
 """The side of the market that a class speaks for; the others for none. A regime names the state of the market up to its
@@ -94,10 +95,10 @@ class Classification(NetworkTask):
         plain_NC = np.broadcast_to(frequencies_C, said_NC.shape)
         return 1 - float(np.mean(log_losses(labels_N, said_NC)) / np.mean(log_losses(labels_N, plain_NC)))
 
-    def evaluate(
+    def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """Every figure beside each baseline's on the same rows, Brier scores compared, and what the signal earned."""
         assert isinstance(decoder, ClassDecoder)
         labels_N = problem.windows.own_labels_RK[ends, 0]
@@ -107,7 +108,7 @@ class Classification(NetworkTask):
         baselines = {each.name: each.figures(labels_N) for each in plain}
         differentials = _differentials(said_NC, ends, problem, baselines=plain)
         verdict, reason = verdict_of(is_simulated)
-        return Evaluation(
+        found = Evaluation(
             test=test,
             baselines=baselines,
             skill={
@@ -116,9 +117,29 @@ class Classification(NetworkTask):
             verdict=verdict,
             reason=reason,
             comparisons=tuple(each.comparison() for each in differentials),
+            lower_bounds=self._lower_bounds(said_NC, ends, problem),
             backtest=_backtest(decoder, predict, problem),
             seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, problem)),
         )
+        return found, differentials
+
+    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+        """The most probable class as records state it, its direction and probability, and every class's."""
+        assert isinstance(decoder, ClassDecoder)
+        classes, said_NC = problem.targets[0].classes, decoder.calibration.probabilities(outputs_NK)
+        numbers_N, sides_C = stated(said_NC), _sides(problem)
+        values_C = sides_C if sides_C.any() else np.arange(len(classes))
+        return {
+            "prediction": values_C[numbers_N],
+            "direction": sides_C[numbers_N],
+            "confidence": said_NC.max(axis=1),
+            **{f"p_{name}": said_NC[:, number] for number, name in enumerate(classes)},
+        }
+
+    def held(self, served: Served, outputs_NK: Floats, ends: Ints) -> Ints | None:
+        """The sides of the classes that records state."""
+        assert isinstance(served.decoder, ClassDecoder)
+        return _positions(served.decoder.calibration.probabilities(outputs_NK), served.problem)
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
@@ -129,6 +150,13 @@ class Classification(NetworkTask):
         said_NC = decoder.calibration.probabilities(outputs_NK)
         plain = _plain(said_NC, trained, ends, problem)
         return _differentials(said_NC, ends, problem, baselines=plain)
+
+    def _lower_bounds(self, said_NC: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, float]:
+        """Of the share of sides that were right, among rows where one was stated and one came."""
+        sides_C, windows = _sides(problem), problem.windows
+        stated_N = sides_C[stated(said_NC)]
+        came_N = sides_C[windows.own_labels_RK[ends, 0].astype(np.int64)]
+        return plausibility.of_sides(stated_N, came_N, windows.moments(ends), horizon=problem.targets[0].horizon)
 
     def _member_figures(self, member: Trained, ends: Ints, problem: TrainingProblem) -> dict[str, float | None]:
         """One seed alone, with a temperature of its own."""
@@ -183,7 +211,7 @@ def _differentials(
     return [
         Differentials.of_squares(
             each.name, outcomes_NC, model=said_NC, baseline=each.probabilities_NC, moments_N=windows.moments(ends),
-            horizon=target.reach, loss="brier",
+            horizon=target.reach, is_nested=each.name in NESTED,
         )
         for each in baselines
     ]  # fmt: skip

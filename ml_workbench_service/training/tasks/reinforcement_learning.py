@@ -25,8 +25,9 @@ from ml_workbench_service.evaluation.baselines import LINEAR, linear_positions
 from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Differentials, Predict, Product
+from ml_workbench_service.learning.interfaces.task import Predict, Product
 from ml_workbench_service.market.trading_series import TradingSeries
 from ml_workbench_service.reinforcement.policy_family import PolicyFamily, decision_rows, series_of
 from ml_workbench_service.training.tasks.network_task import NetworkTask
@@ -76,7 +77,7 @@ class Control(NetworkTask):
         test = {**product.evaluation.test, **sanity.metrics}
         return replace(
             product,
-            evaluation=product.evaluation.model_copy(update={"test": test}),
+            evaluation=product.evaluation.model_copy(update={"test": test, "oracle_passed": sanity.oracle_passed}),
             findings={**product.findings, "sanity": sanity.to_json()},
             warnings=tuple(sanity.warnings),
         )
@@ -103,10 +104,10 @@ class Control(NetworkTask):
         rows, positions = _walk_over(ends, series, problem, Predict(trained, None))
         return float(np.mean(signal_backtest.realise(positions, rows, problem).net_M))
 
-    def evaluate(
+    def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """One walk over the test part, beside being flat, holding on and a linear policy, on the same rows.
 
         Raises:
@@ -131,18 +132,20 @@ class Control(NetworkTask):
             f"net_over_{name}": earned - (figures["net_log_return"] or 0.0) for name, figures in baselines.items()
         }
         verdict, reason = evaluation.verdict_of(is_simulated)
-        return Evaluation(
+        differentials = _differentials(rows, positions, plain, problem)
+        found = Evaluation(
             test=test,
             baselines=baselines,
             skill=skill,
             verdict=verdict,
             reason=reason,
-            comparisons=tuple(each.comparison() for each in _differentials(rows, positions, plain, problem)),
+            comparisons=tuple(each.comparison() for each in differentials),
             backtest=signal_backtest.report(positions, rows, problem),
             seeds=seed_spread(
                 trained, lambda one: _figures(series, *_walked(series, problem, Predict(one, None)), per_year)
             ),
         )
+        return found, differentials
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
@@ -164,9 +167,11 @@ def _differentials(
     rows: Ints, positions: Ints, plain: Mapping[str, Ints], problem: TrainingProblem
 ) -> list[Differentials]:
     """Net log returns of the account at each moment beside each baseline's."""
-    earned_T = signal_backtest.realise(positions, rows, problem).net_M
+    own = signal_backtest.realise(positions, rows, problem)
     return [
-        Differentials.of_returns(name, earned_T, signal_backtest.realise(held, rows, problem).net_M)
+        Differentials.of_returns(
+            name, own.net_M, signal_backtest.realise(held, rows, problem).net_M, moments_T=own.settled_ms_M
+        )
         for name, held in plain.items()
     ]
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
-from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.evaluation import baselines, signal_backtest
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
@@ -21,15 +21,16 @@ from ml_workbench_service.evaluation.forecast_metrics import ForecastRows
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
+from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Differentials, Predict
+from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.significance import pinball
 from ml_workbench_service.market.targets import target_volatility
-from ml_workbench_service.training.tasks.network_task import NetworkTask
+from ml_workbench_service.training.tasks.network_task import NetworkTask, Served
 
-NOT_PLAIN = (baselines.DRIFT, baselines.HAR, baselines.EWMA_HAR, baselines.LINEAR)
-"""Left out, they leave one baseline: the random walk, or a volatility's EWMA."""
+NOT_PLAIN = (baselines.DRIFT, baselines.SEASONAL_HAR, baselines.SEASONAL_BLEND, baselines.LINEAR)
+"""Left out, they leave one baseline: the random walk, or a volatility's EWMA with its season."""
 
 
 class Forecasting(NetworkTask):
@@ -105,17 +106,18 @@ class Forecasting(NetworkTask):
             volatility_N=target_volatility(windows.bar_volatility_R[ends], target),
         )
 
-    def evaluate(
+    def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,
-    ) -> Evaluation:  # fmt: skip
+    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
         """Errors beside the baselines' on the same rows, what the intervals held, and what the signal earned.
 
         Further targets stand under their own names, beside the plainest baseline.
         """
         assert isinstance(decoder, ForecastDecoder)
         rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
-        whole = evaluation.evaluate(rows, is_simulated=is_simulated)
+        differentials = evaluation.forecast_differentials(rows)
+        whole = evaluation.evaluate(rows, is_simulated=is_simulated, differentials=differentials)
         judged = _judged(decoder, outputs_NK, ends, problem)
         interval = judged.interval(problem.windows, ends)
         test = {**whole.test, "crps": judged.crps(), "interval_coverage": interval.coverage, **judged.pinball()}
@@ -130,7 +132,7 @@ class Forecasting(NetworkTask):
             test |= {f"{name}_{key}": value for key, value in further.test.items() if key != "num_windows"}
             plain |= {f"{name}_{key}": value for key, value in further.baselines.items()}
             skill |= {f"{name}_{key}": value for key, value in further.skill.items()}
-        return whole.model_copy(
+        found = whole.model_copy(
             update={
                 "test": test,
                 "baselines": plain,
@@ -140,6 +142,29 @@ class Forecasting(NetworkTask):
                 "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, problem)),
             }
         )
+        return found, differentials
+
+    def answers(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Bools:
+        """Where the interval is not too wide."""
+        assert isinstance(decoder, ForecastDecoder)
+        return _judged(decoder, outputs_NK, ends, problem).is_stated()
+
+    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+        """Forecast, interval, and the direction that is worth its costs with its probability."""
+        assert isinstance(decoder, ForecastDecoder)
+        judged = _judged(decoder, outputs_NK, ends, problem)
+        _, lower_N, upper_N = judged.bounds()
+        found: dict[str, np.ndarray] = {"prediction": judged.predictions_N, "lower": lower_N, "upper": upper_N}
+        if problem.targets[0].needs_price:
+            directions_N, confidence_N = judged.directions(_dead_zones(ends, problem))
+            found |= {"direction": directions_N, "confidence": confidence_N}
+        return found
+
+    def held(self, served: Served, outputs_NK: Floats, ends: Ints) -> Ints | None:
+        """The directions of these outputs."""
+        if not served.problem.targets[0].is_traded(served.problem.fill):
+            return None
+        return np.asarray(self.decisions(outputs_NK, ends, served.problem), dtype=np.int64)
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,

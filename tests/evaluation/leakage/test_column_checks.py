@@ -1,5 +1,7 @@
 """What ready-made columns tell: copies of the target in any disguise are found, honest columns are not."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
@@ -106,3 +108,48 @@ def test_too_few_rows_and_empty_columns_tell_nothing() -> None:
     assert found(np.full(NUM, np.nan)) is None
     short = injected_bars(90, seed=1)
     assert found(np.append(np.diff(short.close), 0.0), past(short)) is None
+
+
+LAST_OF_DAY = LEAKING["close_of_the_day"]
+DAY = BARS.opened_ms // (24 * HOUR_MS)
+
+
+def later_high() -> Floats:
+    """The highest close that is still to come on the bar's day, and at the day's last bar its own."""
+    high = BARS.close.copy()
+    for row in range(NUM - 2, -1, -1):
+        if DAY[row] == DAY[row + 1]:
+            high[row] = max(
+                BARS.close[row + 1], high[row + 1] if row + 2 < NUM and DAY[row + 1] == DAY[row + 2] else 0.0
+            )
+    return high
+
+
+def yesterdays(price: Floats) -> Floats:
+    """A day's price at the bars of the day after."""
+    first = np.searchsorted(DAY, DAY, side="left") - 1
+    return np.where(first >= 0, price[first], price[0])
+
+
+DISTANCES: dict[str, Callable[[Floats], Floats]] = {
+    "over the close": lambda price: price / BARS.close,
+    "close over it": lambda price: BARS.close / price,
+    "change in percent": lambda price: 100 * (price / BARS.close - 1),
+    "log distance": lambda price: np.log(price / BARS.close),
+    "pips from the close": lambda price: np.round(1e4 * (price - BARS.close), 2),
+    "six digits": lambda price: np.round(price / BARS.close, 6),
+}
+
+
+@pytest.mark.parametrize("how", DISTANCES)
+def test_a_later_price_is_found_behind_its_distance_from_the_close_and_a_past_one_is_not(how: str) -> None:
+    distance = DISTANCES[how]
+    for price in (LAST_OF_DAY, later_high()):
+        telling = joined_ahead(distance(price), past())
+        assert telling is not None
+        assert telling.how == "at its steps"
+    running = BARS.close.copy()
+    for row in range(1, NUM):
+        running[row] = max(running[row - 1], running[row]) if DAY[row] == DAY[row - 1] else running[row]
+    for price in (yesterdays(LAST_OF_DAY), running, np.round(BARS.close, 2)):
+        assert joined_ahead(distance(price), past()) is None

@@ -11,9 +11,10 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bars
-from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url, series_of_name
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.market.calendar import runs
+from ml_workbench_service.testing.clocks import FixedClock
 from tests.integrations.feature_store.bar_files import FIRST_MS, bars_frame, local_texts, write_metatrader, write_plain
 
 HOUR_MS = 3_600_000
@@ -38,148 +39,6 @@ def write_lines(path: Path, frame: pl.DataFrame, texts: list[str], *, header: st
         for text, (_, *prices) in zip(texts, frame.iter_rows(), strict=True)
     ]
     path.write_text("\n".join(([header] if header else []) + rows) + "\n")
-
-
-@pytest.mark.parametrize(
-    ("name", "series"),
-    [
-        ("EURUSD_1h.csv", ("EUR/USD", "1h")),
-        ("EURUSD_H1.csv", ("EUR/USD", "1h")),
-        ("EUR_USD-1h.parquet", ("EUR/USD", "1h")),
-        ("EUR_USD-H1.parquet", ("EUR/USD", "1h")),
-        ("FOREX_EURUSD_1H_ASK.csv", ("EUR/USD", "1h")),
-        ("DAT_ASCII_EURUSD_M1_2023.csv", ("EUR/USD", "1m")),
-        ("EURUSD_Candlestick_1_Hour_BID_01.01.2020-31.12.2020.csv", ("EUR/USD", "1h")),
-        ("usdjpy-m15-bid-2020-01-01-2021-01-01.csv", ("USD/JPY", "15m")),
-        ("GBPUSD_Daily_201001010000_202312310000.csv", ("GBP/USD", "1d")),
-        ("the_old_eurusd_4h.csv", ("EUR/USD", "4h")),
-        ("EURUSD60.csv", ("EUR/USD", "1h")),
-        ("EURUSD1440.csv", ("EUR/USD", "1d")),
-        ("EURUSDH1.csv", ("EUR/USD", "1h")),
-        ("EURUSDM15.csv", ("EUR/USD", "15m")),
-        ("OANDA_EURUSD, 60.csv", ("EUR/USD", "1h")),
-        ("OANDA_EURUSD, 1D.csv", ("EUR/USD", "1d")),
-        ("FX_EURUSD, 240_x.csv", ("EUR/USD", "4h")),
-        ("EURUSDm_H1.csv", ("EUR/USD", "1h")),
-        ("EURUSDpro_H1.csv", ("EUR/USD", "1h")),
-        ("EURUSD.r_H1.csv", ("EUR/USD", "1h")),
-        ("EURUSDc_M5.csv", ("EUR/USD", "5m")),
-        ("eurusd_d.csv", ("EUR/USD", "1d")),
-        ("EURUSD_1 D_Bid_2024.01.01_2024.06.01.csv", ("EUR/USD", "1d")),
-        ("EURUSD_5d_1h.csv", ("EUR/USD", "1h")),
-        ("EURUSD_1h.csv.gz", ("EUR/USD", "1h")),
-        ("GOLD_H1.csv", ("XAU/USD", "1h")),
-        ("GOLDm_M5.csv", ("XAU/USD", "5m")),
-        ("XBTUSD_1h.csv", ("XBT/USD", "1h")),
-        ("BTCUSD_1h.csv", ("BTC/USD", "1h")),
-        ("USDVND_H1.csv", ("USD/VND", "1h")),
-        ("EURUSD.csv", None),
-        ("EURUSD_2023.csv", None),
-        ("notes_1h.csv", None),
-    ],
-)
-def test_a_files_name_says_symbol_and_timeframe(name: str, series: tuple[str, str] | None) -> None:
-    assert series_of_name(name) == series
-
-
-@pytest.mark.parametrize(
-    ("name", "reason"),
-    [
-        ("US30_H1.csv", "`US30` is no pair of two currency codes"),
-        ("NAS100_1h.csv", "`NAS100` is no pair"),
-        ("golden_1h.csv", "`golden` is no pair"),
-        ("BTCUSDT_1h.csv", "`BTCUSDT` is no pair"),
-        ("EURUSD_W1.csv", "the service has no timeframe W1; it has 1m, 5m"),
-        ("EURUSD_MN1.csv", "no timeframe MN1"),
-        ("EURUSD_H8.csv", "no timeframe H8"),
-        ("EURUSD_M2.csv", "no timeframe M2"),
-        ("EURUSD_M10.csv", "no timeframe M10"),
-        ("EURUSD_3h.csv", "no timeframe 3h"),
-        ("EURUSD10080.csv", "no timeframe 10080"),
-        ("OANDA_EURUSD, 1W.csv", "no timeframe 1W"),
-        ("OANDA_EURUSD, 1M.csv", "no timeframe 1M"),
-        ("EURUSD_1h.xlsx", "is a spreadsheet; save it as CSV"),
-        ("EURUSD_1h.zip", "is packed; unpack it"),
-        ("EURUSD60.hst", "export it as CSV"),
-        ("readme.md", "has none of the suffixes that are read"),
-        (".DS_Store", "is hidden"),
-        ("old", "is a folder"),
-    ],
-)
-def test_every_file_that_is_not_read_is_named_with_its_reason(tmp_path: Path, name: str, reason: str) -> None:
-    write_plain(tmp_path, "EURUSD_1h.csv", bars_frame(num_weeks=1))
-    (tmp_path / "old").mkdir() if name == "old" else (tmp_path / name).write_text("x")
-    folder = FolderBars(tmp_path)
-    ((ignored, says),) = folder.ignored()
-    assert ignored == name
-    assert reason in says
-    detail = folder.check().detail
-    assert detail.startswith(f"1 series of bars, 1 file ignored: {name} (")
-    with pytest.raises(DataValidationError) as caught:
-        folder.bars("GBP/USD", "1h")
-    assert f"not read: {name} ({says})" in caught.value.message
-
-
-@pytest.mark.parametrize(
-    ("name", "timeframe"),
-    [
-        ("EURUSD.csv", "1h"),
-        ("EURUSD_2022.csv", "15m"),
-        ("EURUSD_5.csv", "5m"),
-        ("EURUSD=X.csv", "1h"),
-        ("EURUSD=X.csv", "1d"),
-    ],
-)
-def test_the_spacing_of_its_rows_tells_a_timeframe_that_the_name_does_not_say(
-    tmp_path: Path, name: str, timeframe: str
-) -> None:
-    frame = bars_frame(num_weeks=2, timeframe="1h" if timeframe == "1d" else timeframe)
-    if timeframe == "1d":
-        frame = frame.gather_every(24)
-    path = write_plain(tmp_path, name, frame)
-    folder = FolderBars(tmp_path)
-    assert_same(folder.bars("EUR/USD", timeframe), frame)
-    assert folder.ignored() == []
-    assert folder.bars("EUR/USD", timeframe) is folder.bars("EUR/USD", timeframe)
-    path.write_text("timestamp,open,high,low,close\n2022-12-05T00:00:00Z,1,1,1,1\n2022-12-05T03:00:00Z,1,1,1,1\n")
-    if "=X" not in name:
-        ((_, reason),) = folder.ignored()
-        assert "its name says no timeframe" in reason
-
-
-def test_a_file_without_timeframe_whose_rows_cannot_be_read_is_named(tmp_path: Path) -> None:
-    (tmp_path / "EURUSD.csv").write_text("timestamp,open\n1,2\n")
-    ((name, reason),) = FolderBars(tmp_path).ignored()
-    assert name == "EURUSD.csv"
-    assert "has no high, low, close" in reason
-
-
-@pytest.mark.parametrize(
-    ("named", "held", "says"),
-    [("4h", "1h", "lie 1 hour apart, its name says 4h"), ("15m", "1h", "lie 1 hour apart, its name says 15m")],
-)
-def test_a_file_whose_rows_lie_apart_otherwise_than_it_says_is_refused(
-    tmp_path: Path, named: str, held: str, says: str
-) -> None:
-    write_plain(tmp_path, f"EURUSD_{named}.csv", bars_frame(num_weeks=2, timeframe=held))
-    with pytest.raises(DataValidationError, match=says):
-        FolderBars(tmp_path).bars("EUR/USD", named)
-
-
-def test_days_before_hours_in_one_file_are_refused_where_they_begin(tmp_path: Path) -> None:
-    frame = bars_frame(num_weeks=30)
-    hours = frame.tail(1000)
-    days = frame.head(len(frame) - 1000).gather_every(24)
-    write_plain(tmp_path, "EURUSD_1h.csv", pl.concat([hours, days]))
-    with pytest.raises(DataValidationError, match=r"EURUSD_1h\.csv, line 1002: from here its rows lie 1 day apart"):
-        FolderBars(tmp_path).bars("EUR/USD", "1h")
-
-
-def test_a_file_that_is_refused_does_not_hide_the_columns_of_others(tmp_path: Path) -> None:
-    frame = bars_frame(num_weeks=1)
-    write_plain(tmp_path, "EURUSD_1h.csv", frame, mine=frame["open"])
-    (tmp_path / "GBPUSD_1h.csv").write_text("a,b\n1,2\n")
-    assert FolderBars(tmp_path).own_columns() == ["mine"]
 
 
 def test_the_real_hours_of_gym_anytrading_are_read_as_they_are(tmp_path: Path) -> None:
@@ -268,13 +127,15 @@ def test_metatraders_clock_may_be_given_and_is_refused_where_nothing_tells_it(tm
         FolderBars(tmp_path, bars_timezone="Mars/Olympus")
 
 
-def test_a_wrong_clock_is_refused_with_the_likely_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["UTC", "Europe/Athens"])
+def test_a_wrong_clock_is_refused_with_the_likely_one(tmp_path: Path, setting: str) -> None:
     frame = frame_over_spring()
     texts = local_texts(frame["opened_ms"].to_numpy(), "%Y-%m-%d %H:%M:%S", **BROKER)
     write_lines(tmp_path / "EURUSD_1h.csv", frame, texts, header="timestamp,open,high,low,close,volume")
     with pytest.raises(DataValidationError, match=r"BARS_TIMEZONE=America/New_York\+7"):
-        FolderBars(tmp_path).bars("EUR/USD", "1h")
+        FolderBars(tmp_path, bars_timezone=setting).bars("EUR/USD", "1h")
     assert_same(FolderBars(tmp_path, bars_timezone="America/New_York+7").bars("EUR/USD", "1h"), frame)
+    assert_same(FolderBars(tmp_path).bars("EUR/USD", "1h"), frame)
 
 
 def test_weekend_filling_is_left_out_and_does_not_accuse_the_clock(tmp_path: Path) -> None:
@@ -292,12 +153,13 @@ def test_parquet_with_and_without_a_zone(tmp_path: Path) -> None:
     times = pl.col("opened_ms").cast(pl.Datetime("ms"))
     table = frame.with_columns(times.dt.replace_time_zone("UTC").alias("timestamp"), pl.lit(3).alias("volume"))
     table.drop("opened_ms").write_parquet(tmp_path / "EUR_USD-1h.parquet")
-    frame.with_columns(times.cast(pl.Datetime("ns")).alias("Time")).drop("opened_ms").write_parquet(
+    franc = bars_frame(level=0.93)
+    franc.with_columns(times.cast(pl.Datetime("ns")).alias("Time")).drop("opened_ms").write_parquet(
         tmp_path / "USDCHF_1h.parquet"
     )
     folder = FolderBars(tmp_path)
     assert_same(folder.bars("EUR/USD", "1h"), frame)
-    assert_same(folder.bars("USD/CHF", "1h"), frame)
+    assert_same(folder.bars("USD/CHF", "1h"), franc)
 
 
 def test_further_numeric_columns_are_features_under_their_own_names(tmp_path: Path) -> None:
@@ -406,7 +268,7 @@ def test_a_bar_that_is_still_forming_is_not_served(tmp_path: Path) -> None:
     frame = bars_frame()
     write_plain(tmp_path, "EURUSD_1h.csv", frame)
     forming = int(frame["opened_ms"][200])
-    store = LocalFeatureStore(FolderBars(tmp_path), clock=lambda: forming + HOUR_MS - 1)
+    store = LocalFeatureStore(FolderBars(tmp_path), clock=FixedClock.at_ms(forming + HOUR_MS - 1))
     table = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"])[0]
     assert table.opened_ms[-1] == frame["opened_ms"][199]
 

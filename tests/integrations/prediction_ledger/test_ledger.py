@@ -47,6 +47,26 @@ def test_an_answer_comes_back_as_it_was_given(path: Path) -> None:
     assert (rows.volatility_N[0], rows.side_N[0]) == (0.001, 1)
 
 
+def test_live_answers_are_those_of_one_version_and_symbol_about_what_its_training_did_not_know(path: Path) -> None:
+    late = {"timestamp": MONDAY + timedelta(hours=1, minutes=5), "prediction": 0.0002}
+    others = ({"symbol": "GBP/USD"}, {"version": "1.1.0", "version_id": "1.1.0"}, {"sample": "test"})
+    with opened(path) as ledger:
+        keep(ledger, answered(0, **ABSTAINS), answered(1, **late))
+        keep(ledger, *(answered(7 + number, **changes) for number, changes in enumerate(others)))
+        found = ledger.live_answers("model", "1.0.0", "EUR/USD")
+    assert found.as_of_ms_N.tolist() == [to_ms(MONDAY), to_ms(MONDAY + timedelta(hours=1))]
+    assert found.answered_ms_N.tolist() == [to_ms(MONDAY), to_ms(MONDAY + timedelta(hours=1, minutes=5))]
+    assert found.abstains_N.tolist() == [True, False]
+    assert np.isnan(found.prediction_N[0])
+    assert found.prediction_N[1] == 0.0002
+    assert found.break_even_N[1] > 0
+
+
+def test_a_ledger_without_a_row_has_no_answers(path: Path) -> None:
+    with opened(path) as ledger:
+        assert len(ledger.live_answers("model", "1.0.0", "EUR/USD").as_of_ms_N) == 0
+
+
 def test_the_next_bars_price_settles_an_answer_sampled_or_not_and_of_whichever_version(path: Path) -> None:
     with opened(path) as ledger:
         keep(ledger, answered(0, price=1.1), answered(1, price=1.21, version="1.1.0", version_id="1.1.0"))

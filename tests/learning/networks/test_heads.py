@@ -125,7 +125,7 @@ def test_a_card_names_all_targets_and_the_first_leads(grown: Grown) -> None:
     assert card.target_names == TARGETS
     assert (card.horizon, card.quantiles, card.classes) == (1, (), ())
     assert {"mse", "interval_coverage", "log_return_2h_mse", "volatility_4h_mse"} <= set(card.evaluation.test)
-    assert {"random_walk", "log_return_2h_random_walk", "volatility_4h_ewma"} <= set(card.evaluation.baselines)
+    assert {"random_walk", "log_return_2h_random_walk", "volatility_4h_seasonal_ewma"} <= set(card.evaluation.baselines)
     assert card.metrics["log_return_2h_random_walk_mse"] is not None
     assert card.evaluation.skill["mse_against_random_walk"] > 0.1  # type: ignore[operator]
 

@@ -143,7 +143,7 @@ def test_outputs_without_signal_end_at_the_baseline() -> None:
     assert decoder.calibration.temperature > 50
     assert abs(found.skill["log_loss_against_majority_class"]) < 0.01
     assert found.test["num_windows"] == len(problem.windows.parts["test"])
-    assert set(found.baselines) == {"majority_class", "volatility_frequencies", "linear", "undirected"}
+    assert set(found.baselines) == {"majority_class", "linear", "undirected"}
     assert found.verdict == "not_judged"
 
 
@@ -164,7 +164,7 @@ def test_every_baseline_is_compared_and_the_side_taken_is_traded() -> None:
     probe = ClassificationProbe()
     windows = probe.windows()
     _, found = evaluated(probe.problem(windows), right_outputs(windows))
-    names = ["majority_class", "volatility_frequencies", "linear", "undirected"]
+    names = ["majority_class", "linear", "undirected"]
     assert [each.baseline for each in found.comparisons] == names
     for each in found.comparisons:
         assert each.loss == "brier"
@@ -215,7 +215,7 @@ def test_who_knows_how_far_the_price_goes_but_not_where_beats_everything_but_its
     p_values = {
         each.baseline: each.decisive.p_value for each in evaluated(probe.problem(windows), knows_size)[1].comparisons
     }
-    assert max(p_values[name] for name in ("majority_class", "volatility_frequencies", "linear")) < 1e-6
+    assert max(p_values[name] for name in ("majority_class", "linear")) < 1e-6
     assert p_values["undirected"] > 0.025
     knows_side = knows_size + 0.5 * (np.eye(3)[labels.astype(int)] - 1 / 3)
     _, found = evaluated(probe.problem(windows), knows_side)
@@ -304,4 +304,9 @@ def test_a_regime_stands_beside_persistence_by_each_symbols_own_rule() -> None:
     assert stays > 0.7
     assert found.baselines["persistence"]["accuracy"] == pytest.approx(stays)
     assert found.skill["log_loss_against_persistence"] < -0.5 < found.skill["log_loss_against_majority_class"]
-    assert [each.baseline for each in found.comparisons] == ["majority_class", "persistence", "linear"]
+    assert [each.baseline for each in found.comparisons] == [
+        "majority_class",
+        "persistence",
+        "present_statistics",
+        "linear",
+    ]

@@ -3,6 +3,7 @@
 Legend: N rows.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,6 +13,7 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.reading_reports import SpreadTime
 from ml_workbench_service.integrations.feature_store.bar_cells import marks
 from ml_workbench_service.integrations.feature_store.bar_cells.file_cells import FileCells
+from ml_workbench_service.integrations.feature_store.bar_cells.marks import Mark
 from ml_workbench_service.integrations.feature_store.bar_cells.prices import (
     VOLUME_NAMES,
     PriceColumns,
@@ -46,7 +48,7 @@ class Extra:
         volume = next((name for name in VOLUME_NAMES if name in rest.columns), None)
         if volume is not None and not rest[volume].is_null().all():
             used.append(volume)
-            columns["volume"] = _volume(cells, volume)
+            columns["volume"] = _numbers(cells, volume, marks.amounts)
         spreads = {} if chosen.has_both else _told_spreads(cells, rest, is_in_points=is_in_points)
         unused = [name for name in spread_times(rest.columns) if chosen.has_both]
         if unused:
@@ -92,7 +94,7 @@ def _told_spreads(cells: FileCells, rest: "pl.DataFrame", *, is_in_points: bool)
 
 def _told_spread(cells: FileCells, name: str, time: SpreadTime, *, is_in_points: bool) -> _ToldSpread:
     """In price units: whole numbers beside decimal prices are points of the prices' last digit."""
-    values = cells.numbers(name)
+    values = _numbers(cells, name)
     present = values[np.isfinite(values)]
     is_whole = bool((present == np.round(present)).all())
     if not is_in_points and not (is_whole and cells.digits != 0):
@@ -104,15 +106,14 @@ def _told_spread(cells: FileCells, name: str, time: SpreadTime, *, is_in_points:
     return _ToldSpread(name, values * cells.point, "points", time)
 
 
-def _volume(cells: FileCells, name: str) -> Floats:
+def _numbers(cells: FileCells, name: str, parse: "Callable[[pl.Series, Mark], pl.Series]" = marks.numbers) -> Floats:
+    """(N,) a column with the prices' mark, or with its own where they show none."""
     import polars as pl
 
-    column = cells.frame[name]
-    mark = cells.mark
-    if column.dtype == pl.String and not cells.is_marked:
-        own, _ = marks.decimal_mark([column], [], separator=cells.separator, usual=None)
-        if own is None:
+    mark: Mark | None = cells.mark
+    if cells.frame[name].dtype == pl.String and not cells.is_marked:
+        mark = cells.mark_alone(cells.frame[name])
+        if mark is None:
             raise cells.fail(0, f"`{name}` has a point or comma that may be of thousands; write it without")
-        mark = own
-    values = cells.numbers(name, parse=marks.amounts, mark=mark)
+    values = cells.numbers(name, parse=parse, mark=mark)
     return np.where(np.isfinite(values), values, np.nan)

@@ -74,8 +74,9 @@ class FileCells:
         ]
         known = [count for count in told if count is not None]
         digits = max(known) if known and len(known) == len(told) else None
-        notes = [why] if why and not why.endswith("decimal point") else []
-        return cls(frame, mark, is_marked, digits, separator, fail, notes, [])
+        doubts = [why] if why == marks.BY_SEPARATOR else []
+        notes = [why] if why and not doubts else []
+        return cls(frame, mark, is_marked, digits, separator, fail, notes, doubts)
 
     @property
     def point(self) -> float | None:
@@ -128,6 +129,8 @@ class FileCells:
         texts = []
         for name in frame.columns:
             if by_name[name].is_unnamed or (by_name[name].is_index and self._counts_rows(name)):
+                if by_name[name].is_foreign:
+                    self.notes.append(f"`{by_name[name].written}` is not read: its name has no Latin letter")
                 continue
             if by_name[name].is_made_later:
                 self.notes.append(f"`{name}` is adjusted with what was known later, and is not read")
@@ -180,10 +183,15 @@ class FileCells:
                 return self.mark
             self.doubts.append(f"`{column.name}` is not read: its decimal mark is not that of the prices")
             return None
-        mark, _ = marks.decimal_mark([column], [], separator=self.separator, usual=None)
+        mark = self.mark_alone(column)
         if mark is None:
             self.doubts.append(f"`{column.name}` is not read: its point or comma may be a decimal mark or of thousands")
         return mark
+
+    def mark_alone(self, column: "pl.Series") -> Mark | None:
+        """The decimal mark of a column beside prices that show none; None where it cannot be told."""
+        has_commas = column.str.contains(",", literal=True).any()
+        return marks.decimal_mark([column], [], separator=self.separator if has_commas else "", usual=None)[0]
 
 
 def finite(values: "pl.Series") -> Floats:
