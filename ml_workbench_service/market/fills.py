@@ -13,12 +13,13 @@ prices keep their side, and labels that begin or end within an hour of the roll 
 Legend: N bars.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 import numpy as np
 
+from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, Bools, Costs, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.reading_reports import SpreadTime
@@ -94,6 +95,25 @@ def keeps_side(table: FeatureTable) -> bool:
         return False
     name = SPREAD_CLOSE if SPREAD_CLOSE in table.columns or table.spread_time != CLOSE else SPREAD
     return name not in table.columns or not bool(np.isfinite(table.columns[name]).all())
+
+
+def fetch_with_opens(fetch: Callable[[list[str]], list[FeatureTable]], columns: Sequence[str]) -> list[FeatureTable]:
+    """Tables with these columns, and with `open` unless the store refuses it: then `open_prices` stands in.
+
+    Args:
+        fetch: asks the store for columns by name.
+        columns: what is needed; with `open` among them nothing stands in for it.
+
+    Raises:
+        DataValidationError: the store refuses, with and without `open`.
+    """
+    needed = list(dict.fromkeys(columns))
+    try:
+        return fetch(needed if OPEN in needed else [*needed, OPEN])
+    except DataValidationError as error:
+        if OPEN in needed or error.details.get("errors", [{}])[0].get("code") != "refused":
+            raise
+        return fetch(needed)
 
 
 def is_near_roll(table: FeatureTable, at_ms: Ints) -> Bools:

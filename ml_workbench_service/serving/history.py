@@ -18,7 +18,7 @@ from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import pip_size
 from ml_workbench_service.market.features.tables import SPREAD
-from ml_workbench_service.market.fills import OPEN, open_spreads
+from ml_workbench_service.market.fills import OPEN, fetch_with_opens, open_spreads
 from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import BarPrices, Question
@@ -84,7 +84,7 @@ def bars_needed(model: ServedModel) -> int:
 
 def columns_needed(model: ServedModel) -> list[str]:
     """What the features are or are made of, and the close."""
-    return list(dict.fromkeys([*model.derivation.base_columns, "open", "close"]))
+    return list(dict.fromkeys([*model.derivation.base_columns, "close"]))
 
 
 def fetch_range(
@@ -92,9 +92,11 @@ def fetch_range(
 ) -> list[FeatureTable]:
     """The bars of a range, and before them what its first window reaches back to; raises what the store raises."""
     warm_up_ms = int(calendar.advance(start_ms, -bars_needed(model) * model.timeframe_ms)) - 7 * calendar.DAY_MS
-    return store.fetch(
-        symbols, model.card.timeframe, start_ms=warm_up_ms, end_ms=end_ms, features=columns_needed(model)
-    )
+
+    def ask(features: list[str]) -> list[FeatureTable]:
+        return store.fetch(symbols, model.card.timeframe, start_ms=warm_up_ms, end_ms=end_ms, features=features)
+
+    return fetch_with_opens(ask, columns_needed(model))
 
 
 def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:

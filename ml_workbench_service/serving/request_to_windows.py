@@ -11,9 +11,10 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
-from ml_workbench_service.contracts.market import FeatureStore, Floats
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Floats
 from ml_workbench_service.contracts.prediction import FeatureColumns, PredictRequest
 from ml_workbench_service.market import calendar
+from ml_workbench_service.market.fills import fetch_with_opens
 from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
 from ml_workbench_service.serving.model import ServedModel, bar_end_ms
@@ -76,15 +77,14 @@ def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureSt
         return _about_unknown(model, symbol, request, asked_ms, received_ms)
     own_ms = store.now_ms()
     now_ms = received_ms if own_ms is None else max(own_ms, asked_ms or own_ms)
-    table = store.fetch(
-        [symbol],
-        model.card.timeframe,
-        start_ms=None,
-        end_ms=None,
-        features=columns_needed(model),
-        as_of_ms=now_ms if asked_ms is None else asked_ms,
-        last=bars_needed(model),
-    )[0]
+    as_of_ms, last = now_ms if asked_ms is None else asked_ms, bars_needed(model)
+
+    def ask(features: list[str]) -> list[FeatureTable]:
+        return store.fetch(
+            [symbol], model.card.timeframe, start_ms=None, end_ms=None, features=features, as_of_ms=as_of_ms, last=last
+        )
+
+    (table,) = fetch_with_opens(ask, columns_needed(model))
     question = newest_question(model, table, as_of_ms=asked_ms)
     if request.price is not None:
         question = replace(question, price=request.price)

@@ -11,6 +11,7 @@ from scipy.stats import norm
 from ml_workbench_service.contracts.evaluation import (
     AddsOverLinear,
     BacktestReport,
+    CarryStress,
     Certificate,
     CertificateCheck,
     Comparison,
@@ -71,6 +72,11 @@ def earned(**changes: Any) -> BacktestReport:
             **changes,
         }
     )  # fmt: skip
+
+
+def stress(net: float | None, p_value: float | None, *, rate: float | None = 0.0525) -> CarryStress:
+    """What the worst carry leaves."""
+    return CarryStress(yearly_rate={"EUR/USD": rate}, net_log_return=net, p_value=p_value)
 
 
 def settled(
@@ -322,6 +328,20 @@ def test_trials_are_mentioned_where_there_were_some() -> None:
         (earned(net_log_return=-1e-6), 1, "unprofitable", "-1.0e-06 log return"),
         (earned(total_cost=-0.02), 1, "profitable", "with 2.00% more swap received than costs paid"),
         (earned(net_log_return=0.0, num_trades=0, p_value=None), 1, "unproven", "never traded"),
+        (earned(stressed=stress(0.05, 0.002)), 1, "profitable", "p = 0.001 after 1 evaluation"),
+        (earned(stressed=stress(0.05, 0.02)), 2, "unproven", "EUR/USD 5.25% a year) +5.00% is left, p = 0.040"),
+        (
+            earned(stressed=stress(-0.01, 0.6)),
+            1,
+            "unproven",
+            "difference of policy rates against each night held",
+        ),
+        (
+            earned(stressed=stress(None, None, rate=None)),
+            1,
+            "unproven",
+            "no table bounds it for EUR/USD: send",
+        ),
         (None, 1, "not_applicable", "no signal to trade"),
     ],
 )

@@ -1,10 +1,12 @@
 """Fills of bars: what price and spread a decision meets, when a side becomes a mid, what the roll does to a bid."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 
+from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats
 from ml_workbench_service.contracts.reading_reports import PriceSide, SpreadTime
 from ml_workbench_service.contracts.training import parse_target
@@ -13,7 +15,14 @@ from ml_workbench_service.learning.data.labelling import label_tables
 from ml_workbench_service.learning.data.windows import Windows, build
 from ml_workbench_service.market.calendar import HOUR_MS, trading_day_opening
 from ml_workbench_service.market.costs import pip_size, resolved_costs, session_factor
-from ml_workbench_service.market.fills import at_mid, is_near_roll, keeps_side, open_prices, open_spreads
+from ml_workbench_service.market.fills import (
+    at_mid,
+    fetch_with_opens,
+    is_near_roll,
+    keeps_side,
+    open_prices,
+    open_spreads,
+)
 from ml_workbench_service.market.significance import clark_west_gains, hac_mean
 from tests.market.series_for_tests import hours
 
@@ -64,6 +73,23 @@ def test_both_spreads_make_both_ends_and_coarse_bars_keep_their_moments() -> Non
     for moment, place in (("open", 0), ("close", 3)):
         timed = replace(bars, spread_time=moment)  # type: ignore[arg-type]
         np.testing.assert_array_equal(resample(timed, "4h").extra["spread"], bars.extra["spread"][place::4])
+
+
+def test_a_store_that_refuses_opens_is_asked_again_without_them() -> None:
+    asked: list[list[str]] = []
+
+    def ask(names: list[str], *, code: str = "refused") -> list[FeatureTable]:
+        asked.append(names)
+        if "open" in names:
+            raise DataValidationError.at("features", "the Feature Store does not serve these", code=code)
+        return []
+
+    assert fetch_with_opens(ask, ["close", "rsi_14", "close"]) == []
+    assert asked == [["close", "rsi_14", "open"], ["close", "rsi_14"]]
+    for columns, code in ((["open", "close"], "refused"), (["close"], "empty_range")):
+        with pytest.raises(DataValidationError):
+            fetch_with_opens(partial(ask, code=code), columns)
+    assert len(asked) == 4
 
 
 def test_without_opens_the_close_before_stands_for_each() -> None:

@@ -21,6 +21,7 @@ from ml_workbench_service.learning.interfaces.task import Task, task_for
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation, columns_of
 from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.fills import fetch_with_opens
 
 
 @dataclass(frozen=True)
@@ -98,15 +99,19 @@ class TrainingData:
 def fetch(order: TrainingOrder, store: FeatureStore) -> list[FeatureTable]:
     """One table a symbol, with every column that features, candidates, labels and fills need."""
     request = order.request
-    columns = [*order.derivation.base_columns, *columns_of(order.candidates), "open", "close"]
-    return store.fetch(
-        request.symbols,
-        order.timeframe,
-        start_ms=to_ms(request.start_date),
-        end_ms=to_ms(request.end_date),
-        features=list(dict.fromkeys(columns)),
-        as_of_ms=None if request.as_of is None else to_ms(request.as_of),
-    )
+    columns = [*order.derivation.base_columns, *columns_of(order.candidates), "close"]
+
+    def ask(features: list[str]) -> list[FeatureTable]:
+        return store.fetch(
+            request.symbols,
+            order.timeframe,
+            start_ms=to_ms(request.start_date),
+            end_ms=to_ms(request.end_date),
+            features=features,
+            as_of_ms=None if request.as_of is None else to_ms(request.as_of),
+        )
+
+    return fetch_with_opens(ask, columns)
 
 
 def assemble(

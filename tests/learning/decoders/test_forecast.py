@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import Evaluation
-from ml_workbench_service.contracts.market import Bools, Floats
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.training import TrainRequest, parse_target
+from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.decoders.decoder import Decoded, DecodingContext, load_decoder
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.learning.interfaces.family import Trained
@@ -285,6 +286,18 @@ def test_int8_must_keep_each_symbols_direction_beyond_its_own_cost() -> None:
     assert set(Forecasting().decisions(outputs, ends, problem(windows, "volatility_1h")).tolist()) == {-1, 1}
 
 
+class Told(Predict):
+    """A network that has said these outputs at every row."""
+
+    def __init__(self, outputs_RK: np.ndarray) -> None:
+        super().__init__(None, None)
+        self._outputs_RK = outputs_RK
+
+    def over(self, windows: Windows, ends: Ints) -> Floats:
+        """Those of these windows."""
+        return self._outputs_RK[ends]
+
+
 def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastDecoder, Evaluation]:
     """By outputs that are right about the first target and wrong about the second."""
     rows = symbol_rows(num=1200)
@@ -294,16 +307,16 @@ def judged_on_two_targets(quantiles: tuple[float, ...]) -> tuple[ForecastDecoder
     trained = Trained(names, {}, {}, lambda: None, lambda *_: None, 1, 1)
     width = np.array([-0.1, 0.0, 0.1]) if quantiles else np.zeros(1)
 
-    def outputs(part: str) -> Floats:
-        known = windows.labels_RK[windows.parts[part]].astype(float)  # type: ignore[index]
+    def outputs(rows: Ints) -> Floats:
+        known = windows.labels_RK[rows].astype(float)
         right, wrong = 0.9 * known[:, :1] + width, -known[:, 1:] + width
         return np.column_stack([right, wrong])
 
     task = Forecasting()
-    decoder = task.calibrate(trained, outputs("calibration"), windows.parts["calibration"], work)
-    return decoder, task.evaluate(
-        trained, decoder, outputs("test"), windows.parts["test"], work, is_simulated=False, predict=Predict(None, None)
-    )
+    calibration, test = windows.parts["calibration"], windows.parts["test"]
+    decoder = task.calibrate(trained, outputs(calibration), calibration, work)
+    told = Told(outputs(np.arange(len(windows.close_R))))
+    return decoder, task.evaluate(trained, decoder, outputs(test), test, work, is_simulated=False, predict=told)
 
 
 @pytest.mark.parametrize("quantiles", [(), QUANTILES])
@@ -342,7 +355,7 @@ def test_the_card_has_the_figures_of_every_target(quantiles: tuple[float, ...]) 
         ({"target": ["price_change_1h", "volatility_5d"]}, "body.target", "different timeframes (1d, 1h)"),
         ({"target": "price_chnge_1h"}, "body.target", "a target is price_change_<h>"),
         ({"quantiles": [0.1, 0.9]}, "body.quantiles", "quantiles need 0.5 among them"),
-        ({"label": {"k": 2.0}}, "body.label", "`label` belongs to the target triple_barrier"),
+        ({"label": {"k": 2.0}}, "body.label", "`k` belongs to the target triple_barrier"),
         ({"features": []}, "body.features", "time_series needs features"),
     ],
 )
