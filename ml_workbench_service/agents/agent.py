@@ -94,7 +94,8 @@ class Agent(ABC):
 
     def _acts_on(self, record: PredictionRecord) -> bool:
         """Whether the record may cause an action, if it has a price."""
-        return record.role == "champion" and self.model_id in (None, record.model_id)
+        is_live = record.role == "champion" and record.sample != "historical"
+        return is_live and self.model_id in (None, record.model_id)
 
     def has_applied(self, entry_id: str) -> bool:
         """Whether the entry (or a later one) was applied already; entries come in the order of their ids."""

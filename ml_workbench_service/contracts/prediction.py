@@ -22,7 +22,8 @@ from ml_workbench_service.contracts.market import Costs, Floats32
 Direction = Literal["buy", "sell", "hold"]
 Precision = Literal["int8", "fp32"]
 Role = Literal["champion", "candidate"]
-Sample = Literal["train", "stop", "calibrate", "test", "live"]
+Sample = Literal["train", "stop", "calibrate", "test", "live", "historical"]
+"""The part of the data that a prediction is about; `historical`: asked about the past, whichever part that is in."""
 AbstainReason = Literal[
     "novel_input", "stale_features", "model_expired", "interval_too_wide", "market_closed", "unknown_symbol"
 ]

@@ -133,12 +133,10 @@ class LiveIntervals:
         """A question to the live version: what its price makes known is learnt first.
 
         None where the published interval holds: the model states none whose outcome prices tell, or the question is
-        about the past or, by the clock, about the future, which would make late whatever is asked until then.
+        about the past. (One about the future was refused where it came in.)
         """
         target = self._target(model.card.target)
         if target is None or symbol not in model.scaler.symbols:
-            return None
-        if as_of_ms > time.time() * 1000 + model.timeframe_ms:
             return None
         with self.lock:
             state = self._of(model)

@@ -118,6 +118,7 @@ def card(
         findings=dict(product.findings),
         warnings=_warnings(order, data, trained, product, certificate),
         notes=request.notes,
+        readings=tuple(report for table in tables for report in table.reports),
         lineage=Lineage(
             job_id=order.job_id,
             data_fingerprint=fingerprint(data.windows),

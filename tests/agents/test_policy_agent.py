@@ -16,6 +16,7 @@ from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.bundle.export import export
@@ -123,7 +124,7 @@ def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     name, fill = request.param
     folder = tmp_path_factory.mktemp(name)
     injected_bars(900, seed=6, r2=0.3).write(folder, "EUR/USD")
-    store = LocalFeatureStore(FolderBars(folder))
+    store = LocalFeatureStore(FolderBars(folder, fixings=no_fixings))
     (table,) = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["signal", "open", "close"])
     costs = {"EUR/USD": resolved_costs("EUR/USD")}
     labelling = label_tables([table], features=["signal"], columns=[table.columns], targets=(), costs=costs)

@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.outcomes import (
     PredictionOutcome,
     RecordedPrediction,
 )
-from ml_workbench_service.contracts.prediction import Interval, PredictionRecord
+from ml_workbench_service.contracts.prediction import Interval, PredictionRecord, Sample
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.outcomes.pending import Asked
@@ -27,6 +27,8 @@ from ml_workbench_service.market.outcomes.realised import has_outcome_in_prices
 
 STATES: tuple[OutcomeState, ...] = ("open", "known", "unavailable", "none")
 OPEN, KNOWN, UNAVAILABLE, NONE = range(4)
+HISTORICAL: Sample = "historical"
+"""Of rows about the past: kept, settled from the feature store alone, and no evidence of how a version fares."""
 RESOLVE_GRACE_MS = 60_000
 """A later record gets so long to bring the price before the feature store is asked, however old the question is."""
 
@@ -134,6 +136,7 @@ class Waiting(NamedTuple):
     break_even: float | None
     barrier: float | None
     num_tries: int
+    sample: str
 
     @property
     def target(self) -> Target:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import iso_of_ms, normal_symbol, normal_timeframe, to_ms, utc_now
+from ml_workbench_service.contracts.contract import iso_of_ms, normal_symbol, normal_timeframe
 from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats
 from ml_workbench_service.market.features.indicators import Indicator, resolve, unknown_feature
 
@@ -19,13 +19,6 @@ SPREAD = "spread"
 """The column of the bars' own spread, in price units."""
 SPREADS = frozenset({SPREAD, "spread_open", "spread_close"})
 """That, and those of the bars' ends."""
-
-Clock = Callable[[], int]
-
-
-def clock_ms() -> int:
-    """Now, in milliseconds since the epoch."""
-    return to_ms(utc_now())
 
 
 def normal_request(symbols: Sequence[str], timeframe: str) -> tuple[tuple[str, ...], str]:
