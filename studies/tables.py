@@ -7,12 +7,16 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import fill
 
 from scipy.stats import binomtest
 
 from studies.workers import NUM_WORKERS
 from tools import interleaved_rounds as rounds
 from tools.documents import in_place, markdown_table
+
+WIDTH = 120
+"""Columns of prose in a document (tests/test_words.py)."""
 
 
 class Goal(rounds.Goal):
@@ -36,7 +40,8 @@ class Table:
 
     def markdown(self, run: "Run") -> str:
         """As it stands in the document."""
-        parts = [f"{self.caption} Seed {run.seed}.", markdown_table(self.columns, self.rows)]
+        caption = fill(f"{self.caption} Seed {run.seed}.", WIDTH, break_long_words=False, break_on_hyphens=False)
+        parts = [caption, markdown_table(self.columns, self.rows)]
         if self.goals:
             parts.append("\n".join(f"- {goal}" for goal in self.goals))
         return "\n\n".join(parts)

@@ -43,6 +43,8 @@ FINEST_CELL_MS = 5 * 60_000
 """A year of minutes has 50,000 returns for the 864 cells of five minutes on three clocks."""
 DAY_SHARE = 0.5
 """Of a day's usual bars, under which its mean tells too little."""
+DECIMALS = 9
+"""Of log factors: sums in another order, as of other threads or processors, end in the same numbers."""
 TOKYO = ZoneInfo("Asia/Tokyo")
 LONDON = ZoneInfo("Europe/London")
 _UNIT = float(2**30)
@@ -85,7 +87,7 @@ class SeasonalProfile(Contract):
             cell_ms = min(max(timeframe_ms, FINEST_CELL_MS), HOUR_MS)
             profile = flat.model_copy(update={"cell_ms": cell_ms, **_fitted(sample, clocks, cell_ms)})
         squares = np.exp(2 * profile._log_factor(sample.opened_ms_M))
-        return profile.model_copy(update={"log_scale": -0.5 * float(np.log(squares.mean()))})
+        return profile.model_copy(update={"log_scale": round(-0.5 * float(np.log(squares.mean())), DECIMALS)})
 
     @property
     def is_flat(self) -> bool:
@@ -205,12 +207,13 @@ def _fitted(sample: _Sample, clocks: dict[str, ZoneInfo], cell_ms: int) -> dict[
     weighted = design * counts[:, None]
     effects = np.linalg.solve(weighted.T @ design + SHRINKAGE * np.eye(design.shape[1]), weighted.T @ targets)
     found: dict[str, object] = {
-        name: tuple(each.tolist()) for name, each in zip(clocks, np.split(effects, len(clocks)), strict=True)
+        name: tuple(np.round(each, DECIMALS).tolist())
+        for name, each in zip(clocks, np.split(effects, len(clocks)), strict=True)
     }
     firsts = sample.moves_M[~usual]
     if len(firsts):
         mean = float(_log_means(firsts.sum(keepdims=True), np.array([len(firsts)]))[0])
-        found["week_opening"] = mean * len(firsts) / (len(firsts) + SHRINKAGE)
+        found["week_opening"] = round(mean * len(firsts) / (len(firsts) + SHRINKAGE), DECIMALS)
     return found
 
 
