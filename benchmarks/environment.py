@@ -86,12 +86,15 @@ def series_of(close: Floats, *, fill: FillRule, costs: Costs) -> TradingSeries:
     return build_trading_series(
         StackedBars(
             np.column_stack([close, np.insert(np.diff(close), 0, 0)]).astype(np.float32),
+            open_R=np.concatenate([close[:1], close[:-1]]),
             close_R=close,
+            opened_ms_R=START_MS + np.arange(num) * HOUR_MS - HOUR_MS,
             available_at_ms_R=START_MS + np.arange(num) * HOUR_MS,
             runs_R=zeros,
             symbol_R=zeros,
             symbols=("EUR/USD",),
             spread_R=np.full(len(close), np.nan),
+            spread_open_R=np.full(len(close), np.nan),
         ),
         costs={"EUR/USD": costs},
         fill=fill,

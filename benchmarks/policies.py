@@ -54,8 +54,11 @@ def problem_of(close: Floats) -> TrainingProblem:
         available_at_ms_N=known,
         runs_N=np.zeros(num, dtype=np.int64),
         bar_volatility_N=np.full(num, np.nan),
+        opened_ms_N=known - HOUR_MS,
+        open_N=np.concatenate([close[:1], close[:-1]]),
         close_N=close,
         spread_N=np.full(num, np.nan),
+        spread_open_N=np.full(num, np.nan),
     )
     windows = build([table], features=("price", "diff"), is_level=(False, False), lookback=WINDOW, split=0.1)
     return TrainingProblem(windows=windows, targets=(), costs={"EUR/USD": costs_of(FEE)}, fill="next_close")

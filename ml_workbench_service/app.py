@@ -34,6 +34,7 @@ from ml_workbench_service.api import (
     health,
     jobs,
     ledger,
+    market_data,
     models,
     predictions,
     queue,
@@ -43,8 +44,10 @@ from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
+from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
+from ml_workbench_service.contracts.market import Witnessing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
@@ -66,6 +69,7 @@ from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.deploy import finish_interrupted
 from ml_workbench_service.workflows.restore_state import RESTORING
 from ml_workbench_service.workflows.settle_outcomes import OutcomeResolver
+from ml_workbench_service.workflows.watch_columns import ColumnWatch
 
 MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
@@ -83,13 +87,13 @@ DESCRIPTION = (
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The app for these settings; nothing is opened before it starts."""
+def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
+    """The app for these settings; nothing is opened before it starts. Only tests give it another clock."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
-            opened = app.state.service = await _open(settings, stack)
+            opened = app.state.service = await _open(settings, clock, stack)
             stack.callback(opened.queue_threads.close)
             _say_where(settings)
             yield
@@ -109,7 +113,7 @@ def create_app(settings: Settings) -> FastAPI:
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
     for resource in (
-        models, predictions, ledger, catalogue, jobs, experiments, deployments, queue, agents, resilience,
+        models, predictions, ledger, catalogue, market_data, jobs, experiments, deployments, queue, agents, resilience,
     ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router)
@@ -120,7 +124,7 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
-async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
+async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
@@ -132,7 +136,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     addresses = await asyncio.to_thread(resolve, settings, redis)
     if settings.ACCELERATOR:
         accelerators.kind_of(settings.ACCELERATOR)  # a name nobody has is an error now, not at the first training
-    workbench = await asyncio.to_thread(open_workbench, settings, addresses)
+    workbench = await asyncio.to_thread(open_workbench, settings, addresses, clock=clock)
     stack.callback(close_workbench, workbench)
     await asyncio.to_thread(finish_interrupted, workbench)
     stopping = _stopping_event(stack)
@@ -146,6 +150,7 @@ async def _open(settings: Settings, stack: AsyncExitStack) -> AppState:
     metrics.watch_intervals(intervals)
     metrics.watch_agents(settings.STATE_DIR.resolve())
     predictions_kept = _ledger(settings, workbench, intervals, metrics, stack)
+    _watch_columns(workbench, stack)
     model_server = ModelServer(
         workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals,
         ledger=predictions_kept,
@@ -201,8 +206,9 @@ def _ledger(
     found.start()
     stack.callback(found.close)
     resolver = OutcomeResolver(
-        found, workbench.feature_store, intervals, profiles_of=partial(_profiles_of, workbench.registry)
-    )
+        found, workbench.feature_store, intervals, clock=workbench.clock,
+        profiles_of=partial(_profiles_of, workbench.registry),
+    )  # fmt: skip
     resolver.start()
     stack.callback(resolver.stop)
     metrics.registry.register(LedgerMetrics(workbench, found))
@@ -244,6 +250,15 @@ def _job_supervisor(
     if settings.WARM_WORKER:
         _repeat("warm worker", WARM_WATCH_S, keep_warm, stack)
     return supervisor
+
+
+def _watch_columns(workbench: Workbench, stack: AsyncExitStack) -> None:
+    """Where users' columns are looked at while they grow; the sample has none."""
+    witness = workbench.feature_store.witness if isinstance(workbench.feature_store, Witnessing) else None
+    if witness is not None:
+        watch = ColumnWatch(workbench.feature_store, witness.watched, clock=workbench.clock)
+        watch.start()
+        stack.callback(watch.stop)
 
 
 async def _tracker(

@@ -14,7 +14,8 @@ def read_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         for each in error.errors(include_input=False):
-            sys.stderr.write(f"{'.'.join(map(str, each['loc']))}: {each['msg']}; correct the environment variable\n")
+            sentence = each["msg"].removeprefix("Value error, ")
+            sys.stderr.write(f"{each['loc'][0]}: {sentence}; correct the environment variable\n")
         raise SystemExit(2) from None
 
 

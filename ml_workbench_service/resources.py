@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common_lib.exceptions import DataValidationError, UnavailableError
+from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.market import ColumnWitness, FeatureStore
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
 from ml_workbench_service.integrations.column_witness import SqliteColumnWitness
@@ -33,6 +34,7 @@ from ml_workbench_service.settings import (
 )
 
 PROBE_TIMEOUT_S = 0.3
+PINS_FILE = "bar_readings.jsonl"
 
 _log = logging.getLogger(__name__)
 
@@ -64,6 +66,7 @@ class Workbench:
     multiple_testing: MultipleTestingLog
     enforces_skill: bool = False  # whether only models with proven skill are deployed, unless forced
     accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
+    clock: Clock = WALL
 
     def required_queue(self) -> ShardedQueue:
         """The queue; raises UnavailableError where there is no Redis."""
@@ -74,7 +77,7 @@ class Workbench:
         return self.queue
 
 
-def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
+def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = WALL) -> Workbench:
     """Opens everything at addresses already resolved; nothing is contacted yet."""
     history = DeploymentHistory(settings.MODEL_REGISTRY_PATH.resolve())
     api_key = settings.API_KEY.get_secret_value() if settings.API_KEY else None
@@ -94,7 +97,12 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
     return Workbench(
         addresses=addresses,
         feature_store=open_feature_store(
-            addresses.feature_store, bars_timezone=settings.BARS_TIMEZONE, api_key=api_key, witness=witness
+            addresses.feature_store,
+            bars_timezone=settings.BARS_TIMEZONE,
+            api_key=api_key,
+            pins=settings.STATE_DIR.resolve() / PINS_FILE,
+            witness=witness,
+            clock=clock,
         ),
         history=history,
         registry=FolderModelRegistry(settings.MODEL_REGISTRY_PATH.resolve(), live_version=history.live_version),
@@ -105,6 +113,7 @@ def open_workbench(settings: Settings, addresses: Addresses) -> Workbench:
         multiple_testing=SqliteMultipleTestingLog(settings.STATE_DIR.resolve() / "ledgers.db"),
         enforces_skill=settings.SKILL_GATE == "enforce",
         accelerator=settings.ACCELERATOR,
+        clock=clock,
     )
 
 
@@ -176,9 +185,14 @@ def open_feature_store(
     *,
     bars_timezone: str | None = None,
     api_key: str | None = None,
+    pins: Path | None = None,
     witness: ColumnWitness | None = None,
+    clock: Clock = WALL,
 ) -> FeatureStore:
     """The store behind an address: `embedded`, `file://folder` or `http(s)://…`; `witness` sees ready-made columns.
+
+    Args:
+        pins: the file that keeps what was decided about the clocks of a folder's files.
 
     Raises:
         DataValidationError: another kind of address, or a folder that is not there.
@@ -188,16 +202,17 @@ def open_feature_store(
     if address == EMBEDDED:
         from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 
-        return LocalFeatureStore(SampleRates())
+        return LocalFeatureStore(SampleRates(), clock=clock)
     parts = urlsplit(address)
     if parts.scheme == "file":
         from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 
-        return LocalFeatureStore(FolderBars(folder_of_url(address), bars_timezone=bars_timezone), witness=witness)
+        bars = FolderBars(folder_of_url(address), bars_timezone=bars_timezone, pins=pins)
+        return LocalFeatureStore(bars, clock=clock, witness=witness)
     if parts.scheme in ("http", "https"):
         from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
 
-        return RemoteFeatureStore(address, api_key=api_key, witness=witness)
+        return RemoteFeatureStore(address, api_key=api_key, witness=witness, clock=clock)
     raise DataValidationError.at(
         "FEATURE_STORE_URL", "FEATURE_STORE_URL must be `embedded`, file:///folder/of/bars, or an http(s) address"
     )

@@ -1,15 +1,82 @@
 """Settings: the README's table of variables, one field a row, read once in `main` from the environment."""
 
 import os
+import re
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 EMBEDDED = "embedded"
 DEFAULT_FEATURE_STORE_URL = "http://localhost:8001"
 DEFAULT_EXPERIMENT_TRACKING_URI = "http://localhost:5000"
+_HTTP = ("http", "https")
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_IS_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+
+
+def _folder(value: object) -> object:
+    """A folder of this machine: an address would become a folder of that name below the working directory."""
+    if _IS_ADDRESS.match(str(value)):
+        raise ValueError("it takes a folder's path on this machine, such as ./folder or /srv/folder, and no address")
+    return value
+
+
+def _server(text: str) -> str:
+    """An address by http or https."""
+    if not _has_host(text, _HTTP):
+        raise ValueError("it takes http://host:port or https://host:port")
+    return text
+
+
+def _feature_store(text: str) -> str:
+    """What `resources.open_feature_store` opens."""
+    is_folder = text.startswith("file://") and len(text) > len("file://")
+    if text != EMBEDDED and not is_folder and not _has_host(text, _HTTP):
+        raise ValueError("it takes `embedded`, file:///folder/of/bars, http://host:port or https://host:port")
+    return text
+
+
+def _tracking(text: str) -> str:
+    """What MLflow opens as a tracking store."""
+    scheme = text.partition(":")[0].partition("+")[0]
+    is_store = "://" in text and scheme in (*_DATABASES, "file")
+    is_folder = ":" not in text and "/" in text
+    if text not in (EMBEDDED, "disabled") and not is_store and not is_folder and not _has_host(text, _HTTP):
+        raise ValueError(
+            f"it takes `embedded`, `disabled`, http://host:port, https://host:port, a database "
+            f"({', '.join(f'{name}://' for name in _DATABASES)}) or a folder"
+        )
+    return text
+
+
+def _redis(text: str) -> str:
+    """What the Redis client connects to."""
+    is_socket = text.startswith("unix://") and len(text) > len("unix://")
+    if not is_socket and not _has_host(text, ("redis", "rediss")):
+        raise ValueError("it takes redis://host:port/number, rediss://host:port/number or unix:///path/of/socket")
+    return text
+
+
+def _has_host(text: str, schemes: tuple[str, ...]) -> bool:
+    """Whether it is an address of one of these kinds that names a host, and no impossible port."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False
+
+
+def _listening(text: str) -> str:
+    """An address to listen on is no URL."""
+    if "/" in text:
+        raise ValueError("it takes an address of this machine, such as 127.0.0.1 or 0.0.0.0, without http://")
+    return text
+
+
+Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 class Settings(BaseSettings):
@@ -19,22 +86,22 @@ class Settings(BaseSettings):
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     PORT: Annotated[int, Field(ge=0, le=65535)] = 8005
-    FEATURE_STORE_URL: str | None = None
-    MODEL_REGISTRY_PATH: Path = Path("./model_registry")
-    EXPERIMENT_TRACKING_URI: str | None = None
+    FEATURE_STORE_URL: Annotated[str, AfterValidator(_feature_store)] | None = None
+    MODEL_REGISTRY_PATH: Folder = Path("./model_registry")
+    EXPERIMENT_TRACKING_URI: Annotated[str, AfterValidator(_tracking)] | None = None
     API_KEY: SecretStr | None = None
     MAX_TRAINING_MEMORY: Annotated[float, Field(gt=0, description="GB")] = 16
     CUDA_VISIBLE_DEVICES: str = "0,1"
 
     ACCELERATOR: str | None = None
-    HOST: str = "127.0.0.1"
-    STATE_DIR: Path = Path(".workbench")
-    LOG_DIR: Path = Path("logs")
+    HOST: Annotated[str, AfterValidator(_listening)] = "127.0.0.1"
+    STATE_DIR: Folder = Path(".workbench")
+    LOG_DIR: Folder = Path("logs")
     LOG_FORMAT: Literal["console", "json"] = "console"
     LOG_MAX_MB: Annotated[float, Field(ge=0.001, le=100_000)] = 50
     LOG_FILES_KEPT: Annotated[int, Field(ge=1, le=1000)] = 5
-    REDIS_URL: str | None = None
-    STRATEGY_ENGINE_URL: str | None = None
+    REDIS_URL: Annotated[str, AfterValidator(_redis)] | None = None
+    STRATEGY_ENGINE_URL: Annotated[str, AfterValidator(_server)] | None = None
     BARS_TIMEZONE: str | None = None
     # One script counts through a backlog, and the server waits for it: see "Choosing" in docs/operations.md.
     PREDICTION_QUEUE_CAPACITY: Annotated[int, Field(ge=1, le=50_000)] = 100

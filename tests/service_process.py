@@ -6,12 +6,18 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import httpx
 
+from ml_workbench_service.testing.clocks import FileClock
+from tests.clocked_service import CLOCK_FILE
+
 START_TIMEOUT_S = 60.0
+WEDNESDAY = datetime(2030, 3, 6, 12, 30, tzinfo=UTC)
+"""Where a service's clock stands unless a test sets it: the market is open, and the embedded sample has long ended."""
 SEED_TRAIN: dict[str, Any] = {
     "name": "LSTM Price Predictor",
     "model_type": "time_series",
@@ -49,7 +55,10 @@ def free_port() -> int:
 
 
 class ServiceProcess:
-    """Starts, stops and kills `python -m ml_workbench_service.main` over one folder; a restart keeps the folder."""
+    """Starts, stops and kills a service over one folder; a restart keeps the folder.
+
+    It is `ml_workbench_service.main` in all but its clock, which stands where `clock` was set.
+    """
 
     def __init__(self, folder: Path, **environment: str) -> None:
         self.folder = folder
@@ -64,9 +73,13 @@ class ServiceProcess:
             "FEATURE_STORE_URL": "embedded",
             "EXPERIMENT_TRACKING_URI": "disabled",
             "CUDA_VISIBLE_DEVICES": "",
+            CLOCK_FILE: str(folder / "clock"),
             "WARM_WORKER": "false",  # the tests share two processors, and count processes
             **environment,
         }
+        folder.mkdir(parents=True, exist_ok=True)
+        self.clock = FileClock(folder / "clock")
+        self.clock.set(WEDNESDAY)
         self.process: subprocess.Popen[bytes] | None = None
         self.client = httpx.Client(base_url=self.url, timeout=60.0)
 
@@ -79,7 +92,7 @@ class ServiceProcess:
         """Starts the service and waits until /health/live answers."""
         with self.output.open("ab") as out:
             self.process = subprocess.Popen(
-                command or [sys.executable, "-m", "ml_workbench_service.main"],
+                command or [sys.executable, "-m", "tests.clocked_service"],
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

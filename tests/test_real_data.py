@@ -44,8 +44,8 @@ def test_daily_fixings_of_26_years_train_predict_and_deploy(service: ServiceProc
     record = service.client.post("/api/v1/models/daily_fixings/predict", json=question).json()
     assert record["status"] == "ok", record
     assert record["price"] == pytest.approx(1.1429)  # the fixing of 10 June 2025
-    assert record["sample"] == "test"
-    assert record["warnings"] == []
+    assert record["sample"] == "historical"
+    assert record["warnings"] == ["sample_clock"]
     deploy = {"version": "1.0.0", "deployment_target": "local"}
     assert service.client.post("/api/v1/models/daily_fixings/deploy", json=deploy).json()["status"] == "live"
     replay = {

@@ -108,17 +108,75 @@ def test_a_wrong_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str,
         Settings()
 
 
+WRONG = {
+    "FEATURE_STORE_URL": [
+        "ftp://bars",
+        "localhost:8001",
+        "http://",
+        "http://host:99999",
+        "file://",
+        "s3://bars",
+        "bars",
+    ],
+    "MODEL_REGISTRY_PATH": [
+        "s3://bucket/models",
+        "http://registry:80",
+        "file:///srv/models",
+        "mlflow-artifacts:/models",
+    ],
+    "STATE_DIR": ["s3://bucket", "file:///srv/state"],
+    "LOG_DIR": ["gs://bucket/logs"],
+    "EXPERIMENT_TRACKING_URI": ["s3://bucket", "localhost:5000", "http://", "redis://host", "disable"],
+    "REDIS_URL": ["http://redis:6379", "localhost:6379", "redis://", "redis://host:port", "unix://"],
+    "STRATEGY_ENGINE_URL": ["engine:80", "ftp://engine", "https://", "file:///engine"],
+    "HOST": ["http://0.0.0.0"],
+}
+RIGHT = {
+    "FEATURE_STORE_URL": ["embedded", "file:///srv/bars", "file://bars", "https://store.example/base", "http://[::1]:80"],
+    "MODEL_REGISTRY_PATH": ["./models", "/srv/models", "~/models", "C:models"],
+    "EXPERIMENT_TRACKING_URI": [
+        "embedded", "disabled", "http://mlflow:5000", "sqlite:///x.db", "postgresql+psycopg2://u:p@h/d", "./mlruns",
+        "file:///srv/mlruns",
+    ],
+    "REDIS_URL": ["redis://:pass@host:1/0", "rediss://host", "unix:///run/redis.sock?db=1"],
+    "STRATEGY_ENGINE_URL": ["http://engine:80/base"],
+    "HOST": ["0.0.0.0", "::1", "localhost"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in WRONG.items() for value in values])
+def test_an_address_that_its_part_cannot_serve_is_refused(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(ValidationError, match=f"(?s){name}.*it takes"):
+        Settings()
+
+
+@pytest.mark.parametrize(("name", "value"), [(name, value) for name, values in RIGHT.items() for value in values])
+def test_what_a_part_can_serve_is_taken(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert str(getattr(Settings(), name)) in (value, value.removeprefix("./"))
+
+
 def test_the_service_says_which_variable_is_wrong_and_ends(tmp_path: Path) -> None:
-    environment = {**os.environ, "PORT": "over-there", "TRAINING_WORKERS": "-1", "STATE_DIR": str(tmp_path)}
+    environment = {
+        **os.environ,
+        "PORT": "over-there",
+        "MODEL_REGISTRY_PATH": "s3://user:secret@bucket",
+        "TRAINING_WORKERS": "-1",
+        "STATE_DIR": str(tmp_path),
+    }
     ended = subprocess.run(
         [sys.executable, "-m", "ml_workbench_service.main"],
         env=environment, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert ended.returncode == 2
     said = ended.stderr.splitlines()
-    assert [line.partition(":")[0] for line in said] == ["PORT", "TRAINING_WORKERS"]
+    assert [line.partition(":")[0] for line in said] == ["PORT", "MODEL_REGISTRY_PATH", "TRAINING_WORKERS"]
+    assert said[1].startswith("MODEL_REGISTRY_PATH: it takes a folder's path")
     assert all("correct the environment variable" in line for line in said)
-    assert "over-there" not in ended.stderr
+    assert not any(value in ended.stderr for value in ("over-there", "secret"))
 
 
 def test_a_child_gets_absolute_paths_and_resolved_addresses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ REPLAY_WEEKS = ("2025-01-05T22:00:00Z", "2025-02-03T18:00:00Z")  # four FX weeks
 DUMPING_MODULES = """
 import json, os, runpy, signal, sys
 signal.signal(signal.SIGUSR1, lambda *_: open(os.environ["MODULES_FILE"], "w").write(json.dumps(sorted(sys.modules))))
-sys.argv = ["ml_workbench_service.main"]
-runpy.run_module("ml_workbench_service.main", run_name="__main__")
+sys.argv = ["tests.clocked_service"]
+runpy.run_module("tests.clocked_service", run_name="__main__")
 """
 
 

@@ -21,6 +21,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
@@ -90,7 +91,7 @@ def open_bench(folder: Path) -> Workbench:
     history = DeploymentHistory(root)
     return Workbench(
         addresses=Addresses("file", "disabled", False, None, False),
-        feature_store=LocalFeatureStore(FolderBars(folder / "bars")),
+        feature_store=LocalFeatureStore(FolderBars(folder / "bars", fixings=no_fixings)),
         history=history,
         registry=FolderModelRegistry(root, live_version=history.live_version),
         state_dir=folder / "state",

@@ -61,8 +61,11 @@ def windows_of(rows_RF: np.ndarray) -> Windows:
         available_at_ms_N=available_at_ms,
         runs_N=np.zeros(num, dtype=np.int64),
         bar_volatility_N=np.ones(num),
+        opened_ms_N=available_at_ms - HOUR_MS,
+        open_N=np.ones(num),
         close_N=np.ones(num),
         spread_N=np.full(num, np.nan),
+        spread_open_N=np.full(num, np.nan),
     )
     features = [f"f{number}" for number in range(rows_RF.shape[1])]
     level = [False] * len(features)

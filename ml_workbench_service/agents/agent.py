@@ -2,9 +2,9 @@
 
 Only predictions of the live deployed version (`role` champion) with a price cause actions, and of one model where the
 agent is bound to one; others are counted as observed. A bar not after its series' last one is counted as late, as
-repeated or as out of order, and realises nothing. An abstention goes flat. What a position has earned is realised at
-the next bar of its series, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by
-time.
+repeated or as out of order, and realises nothing. An abstention goes flat, unless the market is closed: then the
+position is kept. A decision is filled by the next record of its series, at its open, and what it has earned is realised
+at the one after, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by time.
 
 The result depends on the order of the entries alone, not on how they were batched or how often the process was
 restarted. An entry that fails leaves everything as it was.
@@ -18,14 +18,15 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from ml_workbench_service.agents.checkpoint import FORMAT, Checkpoint, Counters
-from ml_workbench_service.agents.positions import Bar, Position, RealisedStep, open_step, realise
-from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision
+from ml_workbench_service.agents.positions import Bar, FillPoint, Position, RealisedStep, open_step, realise
+from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision, StepFill
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.market.costs import resolved_costs, unit_cost
+from ml_workbench_service.market.costs import pip_size, resolved_costs, unit_cost
 
 MAX_REPLAY_SERIES = 256  # a replay's series are of no use after it; the longest unused go first, live series stay
+_LEAST_EXACT_FIRST: tuple[StepFill, ...] = ("approximate", "record_close", "next_open", "next_close")
 _ACTION_NAMES: dict[int, Literal["short", "flat", "long"]] = {-1: "short", 0: "flat", 1: "long"}
 
 
@@ -93,7 +94,8 @@ class Agent(ABC):
 
     def _acts_on(self, record: PredictionRecord) -> bool:
         """Whether the record may cause an action, if it has a price."""
-        return record.role == "champion" and self.model_id in (None, record.model_id)
+        is_live = record.role == "champion" and record.sample != "historical"
+        return is_live and self.model_id in (None, record.model_id)
 
     def has_applied(self, entry_id: str) -> bool:
         """Whether the entry (or a later one) was applied already; entries come in the order of their ids."""
@@ -112,31 +114,37 @@ class Agent(ABC):
             return None
         key, at_ms = record.position_key, to_ms(record.as_of)
         standing = self._positions_by_series.get(key) or Position()
-        if standing.last_ms is not None and at_ms <= standing.last_ms:
-            repeated = int(at_ms == standing.last_ms)
+        bar_ms = None if record.bar_open is None else to_ms(record.bar_open)
+        lateness = _lateness(standing, at_ms, bar_ms)
+        if lateness is not None:
+            repeated = int(lateness == 0)
             self._count_one(entry_id, num_late=1, num_repeated=repeated, num_out_of_order=1 - repeated)
             return None
-        bar, held = Bar(at_ms, price, self._costs_at(record)), standing.position
-        unit = unit_cost(bar.costs, record.symbol, price)
+        bar, held = self._bar(record, price, standing, at_ms, bar_ms), standing.position
+        unit = unit_cost(bar.close.costs, record.symbol, price)
         state = self._state(record, held)
         realised, still_open = realise(standing, symbol=record.symbol, bar=bar, state=state)
         # Nothing below can fail: the entry is applied as a whole or not at all.
         self._learn(realised)
-        position, explored = (0, False) if says_nothing(record) else self._choose(record, state, held)
+        position, exposure, explored = held, standing.exposure, False
+        if not keeps_position(record):
+            position, explored = (0, False) if says_nothing(record) else self._choose(record, state, held)
+            exposure = position * record.scaling_factor
         step = open_step(
             standing,
             state=state,
             action=position + 1,
-            exposure=position * record.scaling_factor,
+            exposure=exposure,
             fill=record.metadata.fill,
             bar=bar,
+            rule=record.metadata.filling_rule,
         )
-        self._keep(key, Position(at_ms, position, step.exposure, (*still_open, step)))
+        self._keep(key, Position(at_ms, position, step.exposure, (*still_open, step), bar_ms, bar.close.price))
         self._positions[record.symbol] = position
         earned = sum([each.reward for each in realised]) if realised else None
         paid = sum([each.cost for each in realised]) if realised else None
-        self._count_action(entry_id, len(realised), reward=earned or 0.0, cost=paid or 0.0)
-        decided = _Decided(position, step.exposure, explored, unit * step.change, earned, paid)
+        self._count_action(entry_id, realised, reward=earned or 0.0, cost=paid or 0.0)
+        decided = _Decided(position, step.exposure, explored, unit * step.change, earned, paid, _fill_of(realised))
         return self._decision(record, price, decided)
 
     def reject(self, entry_id: str, record: PredictionRecord | None) -> None:
@@ -192,6 +200,29 @@ class Agent(ABC):
             self._resolved[symbol] = Costs.model_validate(resolved.model_dump(exclude={"by_session"}))
         return self._resolved[symbol]
 
+    def _bar(self, record: PredictionRecord, price: float, standing: Position, at_ms: int, bar_ms: int | None) -> Bar:
+        """Where steps are filled at this record; the close before stands for an open that it lacks."""
+        costs = self._costs_at(record)
+        follows = record.prev_bar_open is not None and to_ms(record.prev_bar_open) == standing.last_bar_ms
+        close = FillPoint(at_ms, price if record.close is None else record.close, costs, follows)
+        if record.open is not None and bar_ms is not None:
+            return Bar(FillPoint(bar_ms, record.open, self._opening_costs(record, costs), follows), close)
+        if standing.last_price is None or standing.last_ms is None:
+            return Bar(close, close)
+        return Bar(FillPoint(standing.last_ms, standing.last_price, costs, False), close)
+
+    def _opening_costs(self, record: PredictionRecord, costs: Costs) -> Costs:
+        """The record's with the spread of its open; an agent's own costs hold at every moment."""
+        if record.spread_open is None or self._costs is not None:
+            return costs
+        return Costs.model_construct(
+            spread_pips=record.spread_open / pip_size(record.symbol),
+            commission_bp=costs.commission_bp,
+            slippage_bp=costs.slippage_bp,
+            swap_long_pips=costs.swap_long_pips,
+            swap_short_pips=costs.swap_short_pips,
+        )
+
     def _keep(self, key: str, standing: Position) -> None:
         is_new = self._positions_by_series.pop(key, None) is None
         self._positions_by_series[key] = standing  # the newest last
@@ -207,7 +238,7 @@ class Agent(ABC):
         self.counters = replace(old, num_applied=old.num_applied + 1, **more)
         self.last_applied_id = entry_id
 
-    def _count_action(self, entry_id: str, num_realised: int, *, reward: float, cost: float) -> None:
+    def _count_action(self, entry_id: str, realised: Sequence[RealisedStep], *, reward: float, cost: float) -> None:
         old = self.counters
         self.counters = Counters(
             num_applied=old.num_applied + 1,
@@ -216,7 +247,8 @@ class Agent(ABC):
             num_late=old.num_late,
             num_repeated=old.num_repeated,
             num_out_of_order=old.num_out_of_order,
-            num_settled=old.num_settled + num_realised,
+            num_settled=old.num_settled + len(realised),
+            num_approximate=old.num_approximate + sum([each.fill == "approximate" for each in realised]),
             cumulative_reward=old.cumulative_reward + reward,
             cumulative_cost=old.cumulative_cost + cost,
         )
@@ -244,6 +276,7 @@ class Agent(ABC):
             cost=decided.cost,
             cumulative_reward=self.counters.cumulative_reward,
             exploration_rate=self.exploration_rate,
+            fill=decided.fill,
         )
 
 
@@ -256,6 +289,28 @@ class _Decided(NamedTuple):
     expected_cost: float
     reward: float | None
     cost: float | None
+    fill: StepFill | None
+
+
+def _lateness(standing: Position, at_ms: int, bar_ms: int | None) -> int | None:
+    """None of a new bar; 0 where it is the series' last one again, 1 where it is an older one."""
+    if standing.last_ms is not None and at_ms <= standing.last_ms:
+        return int(at_ms < standing.last_ms)
+    if bar_ms is not None and standing.last_bar_ms is not None and bar_ms <= standing.last_bar_ms:
+        return int(bar_ms < standing.last_bar_ms)
+    return None
+
+
+def _fill_of(realised: Sequence[RealisedStep]) -> StepFill | None:
+    """That of all steps which a record realised, the least exact first; there are two where the rule has changed."""
+    found = {each.fill for each in realised}
+    return next((each for each in _LEAST_EXACT_FIRST if each in found), None)
+
+
+def keeps_position(record: PredictionRecord) -> bool:
+    """Whether the model abstained for nothing but a closed market, where nobody could close a position either."""
+    is_closed = record.status == "abstain" and record.abstain_reasons == ("market_closed",)
+    return is_closed and record.metadata.filling_rule != "record_close"
 
 
 def says_nothing(record: PredictionRecord) -> bool:

@@ -57,6 +57,7 @@ class Counters:
     num_repeated: int = 0
     num_out_of_order: int = 0
     num_settled: int = 0
+    num_approximate: int = 0
     cumulative_reward: Finite = 0.0
     cumulative_cost: Finite = 0.0
 

@@ -2,8 +2,9 @@
 
 A record of such a model says which position follows for one who holds -1, 0 and 1 (`metadata.actions_by_position`). The
 agent takes the one of the position that it holds itself in the record's series, whatever position the caller of
-/predict named. So over consecutive bars it does what the card's backtest of the same version did, and earns the same;
-unlike the backtest it does not close at a gap in the bars, where it holds on and realises at the next bar.
+/predict named. So over consecutive bars, weekends among them, it does what the card's backtest of the same version did,
+and earns the same; unlike the backtest it does not close at a gap in the bars, where it holds on and realises at the
+next bar, `approximate`.
 
 It fails where records carry no such actions, as those of other models: they are counted as observed.
 """

@@ -4,11 +4,15 @@ A series is (source, model, symbol, timeframe). Its *position* is the last one c
 position times the record's `scaling_factor`, and is what costs, swap and reward are charged on. A chosen exposure
 becomes a step that is filled and later realised:
 
-    fill next_open    chosen at bar t, filled there (the next open), earns p(t) → p(t+1), realised at bar t+1
-    fill next_close   chosen at bar t, filled at p(t+1) (the next fixing), earns p(t+1) → p(t+2), realised at bar t+2
+    fill next_open    chosen at bar t, filled at open(t+1), earns open(t+1) → open(t+2), realised at bar t+2
+    fill next_close   the same with the closes, which are fixings
 
-"Next" is the series' next record: a position is held through whatever bars were dropped on the way, and pays for it.
-A step pays the costs of the bar at which it is filled: the spread follows bars and sessions.
+"Next" is the series' next record: a position is held through whatever bars were dropped on the way, and pays for it;
+such a step is `approximate`, and so is one whose record has no open: the close before stands for it. Over a weekend the
+next open is Sunday's. A step pays the costs of the moment at which it is filled: the spread follows bars and sessions.
+
+Rule `record_close`, of records and checkpoints of earlier versions: chosen at bar t, filled at its own price, earns
+p(t) → p(t+1), realised at bar t+1. A step keeps the rule that it began with.
 
 Positions and steps are values: nobody changes one, a bar makes new ones. They are plain slotted dataclasses (an agent
 makes two with every record), which pydantic checks where a checkpoint is read.
@@ -19,8 +23,10 @@ from typing import NamedTuple
 
 from pydantic import ConfigDict
 
+from ml_workbench_service.contracts.agents import StepFill
 from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.market import Costs, FillRule
+from ml_workbench_service.contracts.prediction import FillingRule
 from ml_workbench_service.market.costs import step_log_return, swap_cost, unit_cost
 
 
@@ -39,11 +45,13 @@ class Step:
     entry_ms: int | None
     costs: Costs | None = None  # of the fill; None: not filled yet, or a checkpoint from before they were kept
     next_state: int | None = None  # the state of the series' next decision, once it is known
+    rule: FillingRule = "record_close"
+    is_exact: bool = True  # whether it was filled at the price and bar that the rule names
 
 
 @dataclass(slots=True)
 class Position:
-    """Where one series stands; `last_ms` is the newest bar's `as_of` (None: no bar yet)."""
+    """Where one series stands; `last_ms` is the newest bar's `as_of` (None: no bar yet), `last_bar_ms` its opening."""
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
@@ -51,14 +59,28 @@ class Position:
     position: int = 0
     exposure: Finite = 0.0
     steps: tuple[Step, ...] = ()
+    last_bar_ms: int | None = None
+    last_price: Finite | None = None
 
 
-class Bar(NamedTuple):
-    """What an agent reads of the bar at hand: its `as_of`, its price, and the costs that steps filled at it pay."""
+class FillPoint(NamedTuple):
+    """Where steps begin and end: a moment, its price, what a fill there costs, and whether the rule names just it."""
 
     at_ms: int
     price: float
     costs: Costs
+    is_exact: bool
+
+
+class Bar(NamedTuple):
+    """Where fills happen at the bar at hand."""
+
+    open: FillPoint
+    close: FillPoint
+
+    def point(self, fill: FillRule, rule: FillingRule) -> FillPoint:
+        """Where steps of this kind are filled."""
+        return self.open if rule == "next_bar" and fill == "next_open" else self.close
 
 
 class RealisedStep(NamedTuple):
@@ -69,6 +91,7 @@ class RealisedStep(NamedTuple):
     next_state: int
     reward: float
     cost: float
+    fill: StepFill
 
 
 def open_step(
@@ -79,13 +102,14 @@ def open_step(
     exposure: float,
     fill: FillRule,
     bar: Bar,
+    rule: FillingRule = "next_bar",
 ) -> Step:
     """The step that a decision on the bar at hand opens."""
-    filled = fill == "next_open"
     change = abs(exposure - standing.exposure)
-    if filled:
-        return Step(state, action, exposure, change, fill, bar.price, bar.at_ms, bar.costs)
-    return Step(state, action, exposure, change, fill, None, None)
+    if rule == "record_close" and fill == "next_open":
+        at_ms, price, costs, _ = bar.close
+        return Step(state, action, exposure, change, fill, price, at_ms, costs)
+    return Step(state, action, exposure, change, fill, None, None, rule=rule)
 
 
 def realise(standing: Position, *, symbol: str, bar: Bar, state: int) -> tuple[list[RealisedStep], tuple[Step, ...]]:
@@ -100,19 +124,30 @@ def realise(standing: Position, *, symbol: str, bar: Bar, state: int) -> tuple[l
     Raises:
         DataValidationError: a price is not positive, or a step lost the whole capital.
     """
-    at_ms, price, costs = bar
     realised: list[RealisedStep] = []
     still_open: list[Step] = []
     for step in standing.steps:
         next_state = state if step.next_state is None else step.next_state
+        at_ms, price, costs, is_exact = bar.point(step.fill, step.rule)
         if step.entry_price is None or step.entry_ms is None:
             still_open.append(
-                Step(step.state, step.action, step.exposure, step.change, step.fill, price, at_ms, costs, next_state)
-            )
+                Step(
+                    step.state, step.action, step.exposure, step.change, step.fill,
+                    price, at_ms, costs, next_state, step.rule, is_exact,
+                )
+            )  # fmt: skip
             continue
         paid = step.costs or costs
         cost = unit_cost(paid, symbol, step.entry_price) * step.change
         swap = swap_cost(paid, symbol, step.entry_price, step.exposure, step.entry_ms, at_ms)
         reward = step_log_return(step.exposure, step.entry_price, price, cost=cost, swap=swap)
-        realised.append(RealisedStep(step.state, step.action, next_state, reward, cost + swap))
+        filled = step_fill(step, is_exact=is_exact)
+        realised.append(RealisedStep(step.state, step.action, next_state, reward, cost + swap, filled))
     return realised, tuple(still_open)
+
+
+def step_fill(step: Step, *, is_exact: bool) -> StepFill:
+    """What a realised step was filled by; `is_exact` of its end."""
+    if step.rule == "record_close":
+        return "record_close"
+    return step.fill if step.is_exact and is_exact else "approximate"

@@ -15,7 +15,6 @@ from ml_workbench_service.contracts.contract import (
     MarketDatetime,
     iso,
     to_ms,
-    utc_now,
 )
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.outcomes import (
@@ -122,11 +121,11 @@ def _report(service: AppState, prediction_id: str, body: OutcomeReport) -> Recor
         raise DataValidationError.at(
             "body.at", f"the horizon ends at {iso(row.valid_until)}; an outcome is known from then on", code="too_early"
         )
-    if body.at > utc_now():
+    if body.at > service.workbench.clock.now():
         raise DataValidationError.at("body.at", "this moment is still to come; send when the outcome became known")
     _check_possible(row.target, body.realised)
     told, is_news = service.ledger.tell(prediction_id, body.realised, at_ms=to_ms(body.at))
-    if is_news:
+    if is_news and row.sample != "historical":
         service.model_server.intervals.mature(row.model_id, row.version, row.symbol, to_ms(row.as_of), body.realised)
     return told
 

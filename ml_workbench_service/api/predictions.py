@@ -11,6 +11,7 @@ from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.errors import of_pydantic
+from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.deployment import is_monitored
 from ml_workbench_service.contracts.errors import failures
@@ -72,9 +73,11 @@ async def predict(
 
     Abstaining is an answer too: `status: abstain`, with the reasons. Records of the live version enter the queue.
     """
+    received_ms = clock_ms(service.workbench.clock)
     chosen = await service.model_server.choose(model_id, body.wanted_version)
     _check_live(chosen, enqueue)
-    question = await _question(chosen, body, service)
+    question = await _question(chosen, body, service, received_ms=received_ms)
+    _check_present(question, enqueue)
     record = await service.model_server.answer(chosen, question, correlation_id())
     _follow_up(service, chosen, record)
     await _publish(service, chosen, record, enqueue)
@@ -98,6 +101,7 @@ async def predict_batch(
     Batches run in float32, where sharing a run changes no bit. An item whose record could not be enqueued as it was
     asked for fails alone too.
     """
+    received_ms = clock_ms(service.workbench.clock)
     answers: dict[int, PredictionRecord | dict[str, Any]] = {}
     groups: dict[str, tuple[Chosen, list[tuple[int, Prepared]]]] = {}
     for number, item in enumerate(body.items):
@@ -105,7 +109,9 @@ async def predict_batch(
             request = _item(item, number)
             chosen = await service.model_server.choose(model_id, request.wanted_version)
             _check_live(chosen, enqueue)
-            prepared = prepare(chosen.model, await _question(chosen, request, service))
+            question = await _question(chosen, request, service, received_ms=received_ms)
+            _check_present(question, enqueue)
+            prepared = prepare(chosen.model, question)
         except PlatformError as error:
             if error.status == 404 and not item.get("version") and not item.get("version_id"):
                 raise  # the model itself does not exist: nothing an item could change
@@ -136,11 +142,20 @@ def _item(item: Any, number: int) -> PredictRequest:
         raise of_pydantic(error, PredictRequest, prefix=f"body.items.{number}") from error
 
 
-async def _question(chosen: Chosen, request: PredictRequest, service: AppState) -> Question:
-    question = question_of(chosen.model, request)
+async def _question(chosen: Chosen, request: PredictRequest, service: AppState, *, received_ms: int) -> Question:
+    question = question_of(chosen.model, request, received_ms=received_ms)
     if question is not None:
         return question
-    return await asyncio.to_thread(fetch_question, chosen.model, request, service.workbench.feature_store)
+    store = service.workbench.feature_store
+    return await asyncio.to_thread(fetch_question, chosen.model, request, store, received_ms=received_ms)
+
+
+def _check_present(question: Question, enqueue: str) -> None:
+    if enqueue == "guaranteed" and question.is_historical:
+        raise NotLiveError(
+            "`as_of` lies more than two bars back, and answers about the past never enter the queue; leave `as_of` or "
+            "`enqueue` out"
+        )
 
 
 def _check_live(chosen: Chosen, enqueue: str) -> None:
@@ -153,8 +168,8 @@ def _check_live(chosen: Chosen, enqueue: str) -> None:
 
 
 async def _publish(service: AppState, chosen: Chosen, record: PredictionRecord, enqueue: str) -> None:
-    """A live record joins the queue: for certain, or as it can."""
-    if chosen.deployment is None:
+    """A live record joins the queue: for certain, or as it can; one about the past never does."""
+    if chosen.deployment is None or record.sample == "historical":
         return
     if enqueue == "guaranteed":
         service.workbench.required_queue()
@@ -179,6 +194,7 @@ def _follow_up(service: AppState, chosen: Chosen, record: PredictionRecord) -> N
                 "model_id": record.model_id,
                 "version": record.version,
                 "symbol": record.symbol,
+                "sample": record.sample,
                 "status": record.status,
                 "prediction": record.prediction,
                 "novelty": record.novelty.score if record.novelty else None,

@@ -10,6 +10,9 @@ from ml_workbench_service.contracts.market import Costs
 AgentMode = Literal["learn", "frozen", "shadow"]
 AgentFamily = Literal["q_learning", "dqn", "ppo"]
 AgentStatus = Literal["starting", "running", "stopped", "failed"]
+StepFill = Literal["next_open", "next_close", "approximate", "record_close"]
+"""At the next bar's open, or close; `approximate` where a price was missing or a bar skipped: such a step is compared
+with no card; `record_close`: by the rule of earlier versions."""
 DEFAULT_AGENT_ID = "default"
 AgentId = Annotated[ModelId, Field(description="Lower-case id of an agent.")]
 
@@ -104,6 +107,7 @@ class Agent(Contract):
     num_repeated: int = Field(default=0, description="Late bars that were their series' last one again.")
     num_out_of_order: int = Field(default=0, description="Late bars older than their series' last one.")
     num_settled: int = 0
+    num_approximate: int = Field(default=0, description="Settled steps that lacked a price, or skipped a bar.")
     cumulative_reward: Finite = Field(default=0.0, description="Log return after costs, whatever `reward` says.")
     cumulative_cost: Finite = 0.0
     exploration_rate: Finite
@@ -146,3 +150,4 @@ class Decision(Contract):
     cost: Finite | None
     cumulative_reward: Finite
     exploration_rate: Finite
+    fill: StepFill | None = Field(default=None, description="How the realised step was filled; null without one.")

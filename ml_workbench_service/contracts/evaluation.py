@@ -9,6 +9,7 @@ from typing import Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
+from ml_workbench_service.contracts.market import Costs, FillRule
 
 Verdict = Literal[
     "skill", "unverified", "implausible", "leak", "no_skill", "insufficient_data", "not_applicable", "not_judged"
@@ -117,6 +118,16 @@ class IntervalReport(Contract):
     coverage_by_hour: tuple[HourCoverage, ...] = Field(default=(), description="Of intraday bars, hours with rows.")
 
 
+class CarryStress(Contract):
+    """What is left where every held night pays the pair's largest difference of policy rates over the range."""
+
+    yearly_rate: dict[str, Finite | None] = Field(
+        description="That difference of each symbol whose swaps are the default, a fraction; null: not known."
+    )
+    net_log_return: Finite | None = Field(description="Null where a difference is not known.")
+    p_value: Finite | None = Field(description="As the backtest's own.")
+
+
 class BacktestReport(Contract):
     """What the signal would have earned on the test part after all costs. Log returns of one account."""
 
@@ -143,6 +154,14 @@ class BacktestReport(Contract):
         default=None, description="The same against the best ratio to expect of so many looks without any skill."
     )
     p_value: Finite | None = Field(default=None, description="One-sided, HAC, of the mean daily net return.")
+    fill: FillRule | None = Field(default=None, description="Where decisions are filled; null: before it was said.")
+    costs: dict[str, Costs] = Field(
+        default_factory=dict, description="By symbol, what was charged; the spread is the mean over the decisions."
+    )
+    carry: Literal["modelled", "not_modelled"] | None = Field(
+        default=None, description="`not_modelled`: swaps are the default, alike on both sides, in some symbol."
+    )
+    stressed: CarryStress | None = Field(default=None, description="With the worst carry; null where swaps are own.")
 
 
 class ValidationReport(Contract):

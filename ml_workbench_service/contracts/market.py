@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Timeframe
-from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SpreadTime
+from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SeriesList, SpreadTime
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -89,6 +89,10 @@ class BarSource(Protocol):
         """Names of the user's own feature columns, if any."""
         ...
 
+    def series(self) -> SeriesList:
+        """Every series that it has by its reading report, and every file that gives none."""
+        ...
+
     def now_ms(self) -> int | None:
         """The source's own "now" where it is not the clock, else None."""
         ...
@@ -159,12 +163,16 @@ class FeatureStore(Protocol):
         """The features this store can serve, with their parameters; raises like `fetch` where a server is asked."""
         ...
 
+    def series(self) -> SeriesList:
+        """The series that it has, as their files were read, and the files that give none; raises like `describe`."""
+        ...
+
     def kind_of(self, feature: str) -> FeatureKind:
         """`level` or `stationary`, by name alone; raises DataValidationError for a name no store could serve."""
         ...
 
     def now_ms(self) -> int | None:
-        """The store's own "now" where it is not the clock (the sample ends with its last bar), else None."""
+        """The store's own "now" where the clock has passed it (the sample ends with its last bar), else None."""
         ...
 
     def check(self) -> OutsideThing:
@@ -206,12 +214,27 @@ class ColumnWitness(Protocol):
         """(N,) when each value was first seen; `NEVER_MS` of one that was not, or that has changed since."""
         ...
 
+    def watched(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Columns that were ever seen, by symbol and timeframe."""
+        ...
+
 
 @runtime_checkable
 class Witnessing(Protocol):
     """A feature store whose ready-made columns somebody watches."""
 
     witness: ColumnWitness | None
+
+
+def recomputing(store: FeatureStore) -> Recomputing | None:
+    """The store as one that can make its columns again; None where another makes them.
+
+    Where that depends on a server, the store says so by `makes_columns`, and raises as `fetch` does.
+    """
+    if not isinstance(store, Recomputing):
+        return None
+    makes_columns: Callable[[], bool] | None = getattr(store, "makes_columns", None)
+    return store if makes_columns is None or makes_columns() else None
 
 
 MOST_COST = 10_000

@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof
+from ml_workbench_service.contracts.reading_reports import ReadingReport
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
 UNPROVEN_THEN = "judged by earlier rules, which did not ask for a proof of its columns: train it again to be told apart"
@@ -87,6 +88,11 @@ class ModelCard(Contract):
     quantiles: tuple[Finite, ...] = ()
     classes: tuple[str, ...] = Field(default=(), description="What a classifier tells apart, in order.")
     horizon: int
+    label_start: Literal["fill", "close"] = Field(
+        default="close",
+        description="Where the label of a price move begins: at the row's own close, or a bar later, where fixings "
+        "fill the decision.",
+    )
     lookback: int
     min_window: int
     outputs: tuple[str, ...]
@@ -105,6 +111,9 @@ class ModelCard(Contract):
     findings: dict[str, Any] = Field(default_factory=dict, description="What else the training found out.")
     warnings: tuple[str, ...] = ()
     notes: str = ""
+    readings: tuple[ReadingReport, ...] = Field(
+        default=(), description="How each file of bars was read; empty where no file of the user's was."
+    )
     live_intervals: LiveIntervalReport | None = Field(
         default=None, description="Derived like `status`, not in the bundle: null unless the version has been live."
     )
@@ -125,17 +134,14 @@ class ModelCard(Contract):
         found, certificate = self.evaluation, self.certificate
         if found.verdict_rules > 1:
             return self
+        status, proof = ("", None) if certificate is None else (certificate.status, certificate.proof)
         update: dict[str, Any] = {}
-        if (
-            certificate is not None
-            and certificate.status == "failed"
-            and found.verdict not in ("not_applicable", "leak")
-        ):
+        if status == "failed" and found.verdict not in ("not_applicable", "leak"):
             update = {"verdict": "leak", "reason": f"{LEAKED_THEN}; {found.reason}"}
-        elif found.verdict == "skill" and (certificate is None or certificate.status != "passed"):
-            update = {"verdict": "unverified", "reason": f"{UNPROVEN_THEN}; {found.reason}"}
+        elif found.verdict == "skill" and status == "passed":
+            update = {"proof": proof or "recomputed"}  # earlier certificates passed by recomputing alone
         elif found.verdict == "skill":
-            update = {"proof": "recomputed"}
+            update = {"verdict": "unverified", "reason": f"{UNPROVEN_THEN}; {found.reason}"}
         return self.model_copy(update={"evaluation": found.model_copy(update=update)})
 
 

@@ -222,7 +222,9 @@ class VersionMonitoring(Contract):
     num_outcomes: int
     num_open: int
     num_unavailable: int
-    num_not_live: int = Field(description="Rows about moments that the training knew; no figure reads them.")
+    num_not_live: int = Field(
+        description="Rows about the past, or about moments that the training knew; no figure reads them."
+    )
     error: LiveError | None = Field(description="Null for classes, and before the first outcome.")
     accuracy: Share | None = Field(description="Of the stated class, where classes are forecast.")
     direction_accuracy: Share | None = Field(description="Of the answers that say buy or sell.")

@@ -22,7 +22,8 @@ from ml_workbench_service.contracts.market import Costs, Floats32
 Direction = Literal["buy", "sell", "hold"]
 Precision = Literal["int8", "fp32"]
 Role = Literal["champion", "candidate"]
-Sample = Literal["train", "stop", "calibrate", "test", "live"]
+Sample = Literal["train", "stop", "calibrate", "test", "live", "historical"]
+"""The part of the data that a prediction is about; `historical`: asked about the past, whichever part that is in."""
 AbstainReason = Literal[
     "novel_input", "stale_features", "model_expired", "interval_too_wide", "market_closed", "unknown_symbol"
 ]
@@ -112,6 +113,9 @@ class Driver(Contract):
 
 
 Action = Literal[-1, 0, 1]
+FillingRule = Literal["record_close", "next_bar"]
+"""`next_bar`: a decision is filled at the next bar's open, or its close where there is but the fixing. `record_close`:
+at the close of its own record, as versions before this rule had it; what they wrote says nothing and keeps it."""
 ActionsByPosition = tuple[Action, Action, Action]
 
 
@@ -125,6 +129,7 @@ class PredictionMetadata(Contract):
     data_source: str
     correlation_id: str = ""
     fill: Literal["next_open", "next_close"] = "next_open"
+    filling_rule: FillingRule = "record_close"
     volatility: Finite | None = None  # ex-ante standard deviation of the target over its horizon
     strength: Finite | None = None  # -1 sell to 1 buy, where the prediction is no forecast: what an agent reads
     actions_by_position: ActionsByPosition | None = Field(
@@ -150,6 +155,13 @@ class PredictionRecord(Contract):
     valid_until: UtcDatetime
     timestamp: UtcDatetime
     price: Finite | None
+    bar_open: UtcDatetime | None = Field(default=None, description="When the record's newest bar opened.")
+    open: Finite | None = Field(default=None, description="Its open: what the decision on the bar before is filled at.")
+    close: Finite | None = Field(default=None, description="Its close: what fixings are filled at.")
+    spread_open: Finite | None = Field(default=None, description="Spread at its open, in price units.")
+    prev_bar_open: UtcDatetime | None = Field(
+        default=None, description="When the bar right before it opened; null where that one is missing."
+    )
     source: str  # "live" or "replay:<job_id>"
     sample: Sample
     status: Literal["ok", "abstain"]

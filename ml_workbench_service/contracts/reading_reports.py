@@ -59,9 +59,9 @@ class Series(Contract):
     price_side: PriceSide
     price_unit: str
     spread_unit: str | None
-    spread_time: SpreadTime
+    spread_time: SpreadTime = "unknown"
     columns: tuple[str, ...]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     warnings: tuple[str, ...]
 
     @classmethod
@@ -79,7 +79,7 @@ class IgnoredFile(Contract):
 
 
 class SeriesList(Contract):
-    """`GET /series`."""
+    """`GET /series`: what is read, and what is not, each with its reason."""
 
     series: tuple[Series, ...] = ()
     ignored: tuple[IgnoredFile, ...] = ()

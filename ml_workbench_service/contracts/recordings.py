@@ -25,11 +25,15 @@ class Recording:
         as_of_ms_M: when the bar was known; within a symbol strictly increasing.
         symbol_M: position in `symbols`.
         price_M: the bar's close.
+        opened_ms_M: when the bar opened.
+        open_M: its open.
+        spread_open_M: the spread there, in price units.
         prediction_M: NaN where the model abstained.
         volatility_M: ex-ante standard deviation of the target over its horizon.
         width_M: upper end of the interval less the lower one.
         strength_M: which way the model leans, -1 to 1, where its prediction is no forecast.
         abstained_M: whether the answer was to abstain.
+        kept_M: whether it was so for nothing but a closed market: positions are kept.
         sample_M: position in `SAMPLES`.
         costs_M5: what trading cost at that bar: spread in pips, commission and slippage in basis points, swap long and
             short in pips a night (the fields of `Costs`, in their order).
@@ -46,11 +50,15 @@ class Recording:
     as_of_ms_M: Ints
     symbol_M: Ints
     price_M: Floats
+    opened_ms_M: Ints
+    open_M: Floats
+    spread_open_M: Floats
     prediction_M: Floats
     volatility_M: Floats
     width_M: Floats
     strength_M: Floats
     abstained_M: Bools
+    kept_M: Bools
     sample_M: Ints
     costs_M5: Floats
     num_skipped: int = 0

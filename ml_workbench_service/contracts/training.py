@@ -18,7 +18,7 @@ from ml_workbench_service.contracts.contract import (
     each_once,
     normal_timeframe,
 )
-from ml_workbench_service.contracts.market import Costs
+from ml_workbench_service.contracts.market import Costs, FillRule
 
 FEATURE_PATTERN = r"^([A-Za-z][A-Za-z0-9_.]{0,63}|@[a-z0-9][a-z0-9_.-]{0,63}(:[0-9]+\.[0-9]+\.[0-9]+)?)$"
 """A feature's name, or `@` with the id of a feature set and perhaps its version."""
@@ -59,6 +59,8 @@ CLASSES: Mapping[str, tuple[str, ...]] = {
     "market_regime": ("trend_down", "calm", "volatile", "trend_up"),
 }
 """The classes of each class target, in the order of a network's outputs."""
+TRADED = ("price_change", "log_return", "direction", "triple_barrier")
+"""Measures of a move of the price, which somebody who is long or short earns."""
 TARGET_EXAMPLES = (
     "price_change_<h>, log_return_<h>, volatility_<h>, direction_<h>, triple_barrier_<h> or market_regime, "
     "such as price_change_1h"
@@ -66,12 +68,31 @@ TARGET_EXAMPLES = (
 
 
 class Target(Contract):
-    """A parsed target: what is measured, over how many bars, and the timeframe its unit fixes (if it names one)."""
+    """A parsed target: what is measured, over how many bars, and the timeframe its unit fixes (if it names one).
+
+    `delay` is the bars from a row to where its label begins: 1 for price moves where decisions are filled at the next
+    close (fixings), for the move until then is over before a position opens.
+    """
 
     name: str
     measure: Measure
     horizon: int
     timeframe: Timeframe | None
+    delay: Literal[0, 1] = 0
+
+    @property
+    def reach(self) -> int:
+        """Bars from a row to the end of its label."""
+        return self.delay + self.horizon
+
+    def filled(self, fill: FillRule, options: "LabelOptions | None" = None) -> "Target":
+        """The same target where decisions are filled so: its label begins there, unless the options say `close`."""
+        begins_later = fill == "next_close" and self.measure in TRADED and (options is None or options.start == "fill")
+        return self.model_copy(update={"delay": int(begins_later)})
+
+    def is_traded(self, fill: FillRule) -> bool:
+        """Whether its label is the move that a position earns: what a signal is worth can be said of no other."""
+        return self.measure in TRADED and (fill != "next_close" or self.delay == 1)
 
     @property
     def needs_price(self) -> bool:
@@ -112,8 +133,13 @@ def parse_target(name: str, timeframe: str | None = None) -> Target:
 
 
 class LabelOptions(Contract):
-    """How class targets are labelled."""
+    """How targets are labelled."""
 
+    start: Literal["fill", "close"] = Field(
+        default="fill",
+        description="Where the label of a price move begins: where the decision is filled, which of daily fixings is "
+        "the next one, or at the row's own close. Where both differ nothing is traded by a label of `close`.",
+    )
     k: Finite = Field(
         default=1.0, gt=0, le=20, description="Barriers of triple_barrier, in ex-ante volatilities of the horizon."
     )
@@ -170,7 +196,7 @@ class TrainRequest(Contract):
     quantiles: Annotated[list[Annotated[Finite, Field(gt=0, lt=1)]], Field(min_length=1, max_length=9)] | None = Field(
         default=None, description="Quantile outputs of a time series, 0.5 among them, such as [0.05, 0.5, 0.95]."
     )
-    label: LabelOptions | None = Field(default=None, description="How class targets are labelled.")
+    label: LabelOptions | None = Field(default=None, description="How targets are labelled.")
     as_of: MarketDatetime | None = Field(default=None, description="Use only bars known at this moment.")
     notes: Annotated[str, Field(max_length=4000)] = ""
 

@@ -123,12 +123,12 @@ def forecast_differentials(rows: ForecastRows) -> list[Differentials]:
     return [
         Differentials.of_squares(
             name, labels_N, model=model_N, baseline=forecast_N / rows.units_N, moments_N=rows.moments_N,
-            horizon=rows.target.horizon, is_nested=name in NESTED,
+            horizon=rows.target.reach, is_nested=name in NESTED,
         )
         if rows.target.needs_price
         else Differentials.of_volatilities(
             name, labels_N, model=model_N, baseline=forecast_N / rows.units_N, moments_N=rows.moments_N,
-            horizon=rows.target.horizon,
+            horizon=rows.target.reach,
         )
         for name, forecast_N in rows.baselines.items()
     ]  # fmt: skip

@@ -1,26 +1,27 @@
 """Signal backtest, net of all costs, on the bars that a signal was given for: from positions to a report.
 
 Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/trading_series.py` says,
-decided anew at the next bar whatever the forecast's horizon. Bars without a window in between are spent flat: what is
-held before them is closed and paid. A signal for hours whose labels may not span a weekend therefore holds over none;
-daily signals and policies do, earn the gap and pay swap. All symbols are one account with equal weights, rebalanced at
-each moment; a symbol without a decision then is flat.
+decided anew at the next bar whatever the forecast's horizon. Decisions are the rows that serving would answer, whether
+their label is known or not: a signal holds over a weekend, earns the gap and pays swap, though no label of hours spans
+one. Bars without a window in between are spent flat: what is held before them is closed and paid. All symbols are one
+account with equal weights, rebalanced at each moment; a symbol without a decision then is flat.
 
 Everything is in arrays; `market/backtest.py` says the same with the scalar functions of `market/costs.py`.
 
 Legend: N decisions, M moments, S symbols, D days.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.evaluation import BacktestReport
-from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.evaluation import BacktestReport, CarryStress
+from ml_workbench_service.contracts.market import Costs, Floats, Ints
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market import performance
-from ml_workbench_service.market.costs import BASIS_POINT
+from ml_workbench_service.market.costs import BASIS_POINT, DAYS_PER_YEAR, has_default_swaps
+from ml_workbench_service.market.policy_rates import largest_differential
 from ml_workbench_service.market.significance import hac_mean
 from ml_workbench_service.market.trading_series import POSITIONS, RUIN, TradingSeries, segment_starts, step_rewards
 from ml_workbench_service.reinforcement.policy_family import series_of
@@ -31,6 +32,7 @@ class Account:
     """What the positions came to, decision by decision and for the account at each moment of filling.
 
     Attributes:
+        series: prices and costs.
         rows_N: decisions that can be paid, ascending; `positions_N` belong to them.
         net_N: each decision's log return after costs, as `series.step_rewards`.
         gross_N: the same without any cost.
@@ -44,6 +46,7 @@ class Account:
         settled_ms_M: when the account's step is settled.
     """
 
+    series: TradingSeries
     rows_N: Ints
     positions_N: Ints
     net_N: Floats
@@ -100,6 +103,10 @@ def report(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> BacktestR
         probabilistic_sharpe=performance.probabilistic_sharpe(daily_D),
         deflated_sharpe=performance.deflated_sharpe(daily_D, num_trials=problem.num_evaluations),
         p_value=hac_mean(daily_D).p_value,
+        fill=problem.fill,
+        costs=_costs_used(account),
+        carry="not_modelled" if _default_swaps(account.series) else "modelled",
+        stressed=_stressed(account),
     )
 
 
@@ -113,7 +120,7 @@ def daily_net(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> dict[s
 
 
 def realise(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
-    """Pays the positions; decisions whose settling bar is missing, or lies beyond the part's border, are left out.
+    """Pays the positions; decisions whose settling price is missing, or lies beyond the part's border, are left out.
 
     Raises:
         DataValidationError: as `report`.
@@ -149,13 +156,14 @@ def _account(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
     turnover_N = (changed_N + closed_N).astype(np.float64)
     net_N = step_rewards(series, rows_N, held_N=held_N, position_N=positions_N)
 
-    moments, first_N, place_N = np.unique(series.available_at_ms_R[entry], return_index=True, return_inverse=True)
+    moments, first_N, place_N = np.unique(series.priced_at_ms_R[entry], return_index=True, return_inverse=True)
     num_symbols = len(np.unique(series.symbol_R[rows_N]))
 
     def shared(values_N: Floats) -> Floats:
         return np.asarray(np.bincount(place_N, weights=values_N, minlength=len(moments)) / num_symbols)
 
     return Account(
+        series=series,
         rows_N=rows_N,
         positions_N=positions_N,
         net_N=net_N,
@@ -167,7 +175,7 @@ def _account(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
         gross_M=np.log1p(shared(gross_N)),
         gain_M=shared(gross_N - swap_N),
         turnover_M=shared(turnover_N),
-        settled_ms_M=series.available_at_ms_R[entry[first_N] + 1],
+        settled_ms_M=series.priced_at_ms_R[entry[first_N] + 1],
         num_trades=int((changed_N > 0).sum() + (closed_N > 0).sum()),
         num_symbols=num_symbols,
     )
@@ -179,3 +187,40 @@ def _daily(account: Account) -> dict[str, float]:
 
 def _values(log_return_M: Floats, account: Account) -> Floats:
     return np.array(list(performance.daily_returns(log_return_M, account.settled_ms_M).values()))
+
+
+def _costs_used(account: Account) -> dict[str, Costs]:
+    """What each symbol's fills were charged, the spread as its mean over the decisions."""
+    series, entry = account.series, account.rows_N + account.series.delay
+    used = {}
+    for number in np.unique(series.symbol_R[account.rows_N]).tolist():
+        symbol = series.symbols[number]
+        costs, spread_N = series.costs[symbol], series.spread_R[entry[series.symbol_R[entry] == number]]
+        assert costs.spread_pips is not None, "a series has resolved costs"
+        plain = {name: getattr(costs, name) for name in Costs.model_fields}
+        mean = float(np.where(np.isfinite(spread_N), spread_N, costs.spread_pips).mean())
+        used[symbol] = Costs(**{**plain, "spread_pips": mean})
+    return used
+
+
+def _default_swaps(series: TradingSeries) -> list[str]:
+    """The symbols whose swaps leave the interest differential out; fixings' among them."""
+    return [symbol for symbol in series.symbols if has_default_swaps(symbol, series.costs[symbol])]
+
+
+def _stressed(account: Account) -> CarryStress | None:
+    """The same decisions where each held night pays the largest difference of policy rates; see `CarryStress`."""
+    series, entry = account.series, account.rows_N + account.series.delay
+    first, last = series.priced_at_ms_R[entry[[0, -1]]].astype("datetime64[ms]").astype("datetime64[Y]").astype(int)
+    first, last = (int(min(first, last)) + 1970, int(max(first, last)) + 1970)
+    rates = {symbol: largest_differential(symbol, first, last) for symbol in _default_swaps(series)}
+    if not rates:
+        return None
+    if None in rates.values():
+        return CarryStress(yearly_rate=rates, net_log_return=None, p_value=None)
+    nightly_R = np.array([(rates.get(symbol) or 0.0) / DAYS_PER_YEAR for symbol in series.symbols])[series.symbol_R]
+    charge_R = nightly_R * series.nights_R
+    dearer = replace(series, swap_long_R=series.swap_long_R + charge_R, swap_short_R=series.swap_short_R + charge_R)
+    stressed = _account(dearer, account.rows_N, account.positions_N)
+    daily_D = np.array(list(_daily(stressed).values()))
+    return CarryStress(yearly_rate=rates, net_log_return=float(stressed.net_M.sum()), p_value=hac_mean(daily_D).p_value)

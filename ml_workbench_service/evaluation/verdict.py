@@ -29,6 +29,7 @@ from ml_workbench_service.contracts.evaluation import (
     VERDICT_RULES,
     AddsOverLinear,
     BacktestReport,
+    CarryStress,
     Certificate,
     Comparison,
     Economic,
@@ -398,7 +399,26 @@ def _economic(
         return "unproven", f"{tested}: luck is not excluded"
     if certificate is None or certificate.status == "failed":
         return "unproven", f"{tested}, but without a leakage certificate that holds no gain counts"
-    return "profitable", tested
+    lost = _lost_to_carry(backtest.stressed, num_evaluations)
+    return ("profitable", tested) if lost is None else ("unproven", f"{tested}, but {lost}")
+
+
+def _lost_to_carry(stressed: CarryStress | None, num_evaluations: int) -> str | None:
+    """Why a gain may be carry that the costs leave out; None where it survives the worst of it."""
+    if stressed is None:
+        return None
+    own = "send swap_long_pips and swap_short_pips as they were"
+    unknown = [symbol for symbol, rate in stressed.yearly_rate.items() if rate is None]
+    if unknown:
+        return f"carry is not modelled, and no table bounds it for {', '.join(unknown)}: {own}"
+    adjusted = 1.0 if stressed.p_value is None else min(1.0, stressed.p_value * num_evaluations)
+    if (stressed.net_log_return or 0.0) > 0 and adjusted <= ALPHA:
+        return None
+    charged = ", ".join(f"{symbol} {rate:.2%}" for symbol, rate in stressed.yearly_rate.items() if rate is not None)
+    return (
+        f"carry is not modelled, and with the largest difference of policy rates against each night held ({charged} a "
+        f"year) {_signed(stressed.net_log_return or 0.0)} is left, p = {_p(adjusted)}; {own}"
+    )
 
 
 def _break_even(backtest: BacktestReport) -> str:

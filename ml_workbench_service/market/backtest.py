@@ -78,7 +78,7 @@ def backtest(series: TradingSeries, rows_N: Ints, positions_N: Ints, *, bars_per
     entries = rows_N + series.delay
     num_symbols = len(np.unique(series.symbol_R[rows_N]))
     account_net, account_gross = _account_returns(
-        net_N, gross_N, times=series.available_at_ms_R[entries], num_symbols=num_symbols
+        net_N, gross_N, times=series.priced_at_ms_R[entries], num_symbols=num_symbols
     )
     equity = np.concatenate([[0.0], np.cumsum(np.log1p(account_net))])
     deviation = float(account_net.std(ddof=1)) if len(account_net) > 1 else 0.0
@@ -114,7 +114,7 @@ class _Account:
         series = self._series
         symbol = series.symbols[int(series.symbol_R[row])]
         entry = row + series.delay
-        price, next_price = float(series.close_R[entry]), float(series.close_R[entry + 1])
+        price, next_price = float(series.price_R[entry]), float(series.price_R[entry + 1])
         costs = self._costs(entry)
         change = abs(position - self.held)
         cost = unit_cost(costs, symbol, price) * change
@@ -123,8 +123,8 @@ class _Account:
             symbol,
             price,
             position,
-            int(series.available_at_ms_R[entry]),
-            int(series.available_at_ms_R[entry + 1]),
+            int(series.priced_at_ms_R[entry]),
+            int(series.priced_at_ms_R[entry + 1]),
         )
         net = step_log_return(position, price, next_price, cost=cost, swap=swap)
         gross = step_log_return(position, price, next_price, cost=0.0)

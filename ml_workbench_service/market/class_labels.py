@@ -28,7 +28,7 @@ def price_moves(
     target: Target, *, close: Floats, opened_ms: Ints, available_at_ms: Ints, runs: Ints, timeframe: str
 ) -> Labels:
     """The price change over the target's horizon, with `label`'s arguments: what all classes are made from."""
-    change = parse_target(f"price_change_{target.horizon}")
+    change = parse_target(f"price_change_{target.horizon}").model_copy(update={"delay": target.delay})
     return label(
         change, close=close, opened_ms=opened_ms, available_at_ms=available_at_ms, runs=runs, timeframe=timeframe
     )
@@ -91,7 +91,7 @@ def triple_barrier_labels(
     for ahead in range(1, target.horizon + 1):
         if not len(waiting):
             break
-        path = log_close[waiting + ahead] - log_close[waiting]
+        path = log_close[waiting + target.delay + ahead] - log_close[waiting + target.delay]
         classes[waiting[path >= barriers[waiting]]] = _UPPER
         classes[waiting[path <= -barriers[waiting]]] = _LOWER
         labelled[waiting[np.isnan(path)]] = False  # a bar without a close may have touched

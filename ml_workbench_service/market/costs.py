@@ -124,6 +124,15 @@ def resolved_costs(symbol: str, override: Costs | None = None) -> ResolvedCosts:
     return ResolvedCosts(**{**defaults, **given, "by_session": by_session})
 
 
+def has_default_swaps(symbol: str, costs: Costs) -> bool:
+    """Whether both swaps are the pair's default, which leaves the interest differential out."""
+    try:
+        usual = default_costs(symbol)
+    except DataValidationError:  # a pair without defaults: the user's own
+        return False
+    return (costs.swap_long_pips, costs.swap_short_pips) == (usual.swap_long_pips, usual.swap_short_pips)
+
+
 def check_costs(symbols: Iterable[str], override: Costs | None, *, path: str) -> None:
     """Every symbol has costs, nobody is paid for trading, and no cost is larger than any price.
 

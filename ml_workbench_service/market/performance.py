@@ -13,6 +13,7 @@ from itertools import combinations
 from statistics import NormalDist
 
 import numpy as np
+from numpy.typing import NDArray
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import ValidationReport
@@ -41,14 +42,19 @@ def daily_returns(log_return_M: Floats, settled_ms_M: Ints) -> dict[str, float]:
     """The sum of each FX day, by its date (2024-03-01), oldest first; weekdays in between are there with 0."""
     if not len(log_return_M):
         return {}
-    ends = trading_day_opening(settled_ms_M - 1) + DAY_MS // 2  # a step that ends at 17:00 belongs to the day it ends
-    dates, place_M = np.unique(ends.astype("datetime64[ms]").astype("datetime64[D]"), return_inverse=True)
+    dates, place_M = np.unique(fx_dates(settled_ms_M), return_inverse=True)
     sums = np.bincount(place_M, weights=log_return_M)
     every = np.arange(dates[0], dates[-1] + 1)
     days = np.union1d(every[np.is_busday(every)], dates)
     filled = np.zeros(len(days))
     filled[np.searchsorted(days, dates)] = sums
     return dict(zip(np.datetime_as_string(days).tolist(), filled.tolist(), strict=True))
+
+
+def fx_dates(settled_ms_M: Ints) -> NDArray[np.datetime64]:
+    """(M,) the FX day of each moment: the day that 17:00 New York ends; the week's opening belongs to Monday."""
+    ends = trading_day_opening(settled_ms_M - 1) + DAY_MS // 2
+    return np.busday_offset(ends.astype("datetime64[ms]").astype("datetime64[D]"), 0, roll="forward")
 
 
 def annual(ratio: float | None) -> float | None:

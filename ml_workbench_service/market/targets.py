@@ -2,7 +2,8 @@
 
 At row t (known at t + timeframe): `price_change_h` = close[t+h] / close[t] - 1, `log_return_h` its log, `volatility_h`
 the root of the summed squared log returns of the next h bars. A label exists only where the h bars ahead follow
-without a missing bar; on intraday bars those that span a scheduled closure are dropped too, and counted.
+without a missing bar; on intraday bars those that span a scheduled closure are dropped too, and counted. Where a
+target has a `delay` (daily fixings, filled at the next one), its label is that of the row so many bars later.
 
 Legend: N bars. Everything is causal except the labels themselves.
 """
@@ -35,7 +36,7 @@ def label(
     target: Target, *, close: Floats, opened_ms: Ints, available_at_ms: Ints, runs: Ints, timeframe: str
 ) -> Labels:
     """Labels of one symbol's bars; `runs` numbers the runs of consecutive bars (a missing bar starts a new one)."""
-    num, h = len(close), target.horizon
+    num, h = len(close), target.reach
     values = np.full(num, np.nan)
     label_known = np.full(num, -1, dtype=np.int64)
     if num <= h:
@@ -45,7 +46,7 @@ def label(
     if TIMEFRAMES_MS[timeframe] < TIMEFRAMES_MS["1d"]:
         unbroken = opened_ms[h:] - opened_ms[:-h] == h * TIMEFRAMES_MS[timeframe]
     usable = same_run & unbroken
-    values[:-h] = np.where(usable, _measure(target, close), np.nan)
+    values[:-h] = np.where(usable, _measure(target, close[target.delay :]), np.nan)
     label_known[:-h] = np.where(usable, available_at_ms[h:], -1)
     return Labels(
         values,
@@ -56,7 +57,7 @@ def label(
 
 
 def _measure(target: Target, close: Floats) -> Floats:
-    """The target for the first N - h rows."""
+    """The target for the first N - h rows, where each label begins."""
     h = target.horizon
     if target.measure == "price_change":
         return np.asarray(close[h:] / close[:-h] - 1.0)

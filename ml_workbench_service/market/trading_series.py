@@ -1,9 +1,10 @@
 """Trading series: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
 
-A decision at row t (bar t is known) sets the position a to -1, 0 or 1; the one before it is `held`. Its entry row e is
-t where signals are filled at the next open, and t + 1 where they are filled at the next close (fixings). It earns
+A decision at row t (bar t is known) sets the position a to -1, 0 or 1; the one before it is `held`. It is filled at
+bar e = t + 1: at its open, over a weekend at Sunday's, or, where nobody trades but at the fixing, at its close. With
+p the price of each bar at which fills happen it earns
 
-    log(1 + a * (close[e+1] / close[e] - 1) - unit_cost[e] * |a - held| - swap[e])
+    log(1 + a * (p[e+1] / p[e] - 1) - unit_cost[e] * |a - held| - swap[e])
 
 A *segment* is a series of consecutive rows in which decisions are allowed, in one run of one symbol; it begins flat.
 After its last decision the position is closed at row e + 1 and pays log(1 - unit_cost[e+1] * |a|) in the same reward.
@@ -30,6 +31,10 @@ POSITIONS = (-1, 0, 1)
 RUIN = 1e-6
 """A step that leaves less than this share of the capital has lost it; its reward is the logarithm of this."""
 RUIN_LOG_RETURN = math.log(RUIN)
+FILL_DELAY = 1
+"""Rows from a decision to its fill."""
+FILL_PRICES: Mapping[FillRule, str] = {"next_open": "open_R", "next_close": "close_R"}
+"""The column of `StackedBars` that decisions are filled at."""
 
 
 @dataclass(frozen=True)
@@ -38,19 +43,25 @@ class StackedBars:
 
     Attributes:
         rows_RF: what a policy may look at, scaled.
-        close_R: prices.
-        available_at_ms_R: when each bar is known.
+        open_R: the first price of each bar.
+        close_R: the last one.
+        opened_ms_R: when each bar begins.
+        available_at_ms_R: when it is known.
         runs_R: consecutive bars of one symbol share a number, which no other symbol has.
         symbol_R: position in `symbols`.
-        spread_R: the bars' own spread in price units; NaN where they have none.
+        spread_R: at the close, in price units; NaN where the symbol's costs say it.
+        spread_open_R: at the open, likewise.
     """
 
     rows_RF: Floats32
+    open_R: Floats
     close_R: Floats
+    opened_ms_R: Ints
     available_at_ms_R: Ints
     runs_R: Ints
     symbol_R: Ints
     spread_R: Floats
+    spread_open_R: Floats
     symbols: tuple[str, ...]
 
 
@@ -60,20 +71,25 @@ class TradingSeries:
 
     Attributes:
         rows_RF: what a policy may look at, scaled.
-        close_R: prices.
+        price_R: at which decisions are filled at this row: the bar's open, or its close (fixings).
+        priced_at_ms_R: when that price holds.
         move_R: relative change of the price to the next row; 0 where there is no next one.
         unit_cost_R: of a change of position by one at this row's price.
         swap_long_R: of holding one unit long to the next row; `swap_short_R` likewise.
+        nights_R: of swap, from this row's price to the next.
         next_ok_R: whether the next row is the next bar of the same symbol and run, both with a price.
+        available_at_ms_R: when each bar is known, and decided on.
         spread_R: pips; NaN where the symbol's own spread holds.
     """
 
     rows_RF: Floats32
-    close_R: Floats
+    price_R: Floats
+    priced_at_ms_R: Ints
     move_R: Floats
     unit_cost_R: Floats
     swap_long_R: Floats
     swap_short_R: Floats
+    nights_R: Floats
     next_ok_R: Bools
     available_at_ms_R: Ints
     symbol_R: Ints  # position in `symbols`
@@ -85,7 +101,7 @@ class TradingSeries:
     @property
     def num_rows(self) -> int:
         """Rows (R)."""
-        return len(self.close_R)
+        return len(self.price_R)
 
     @property
     def num_features(self) -> int:
@@ -95,7 +111,7 @@ class TradingSeries:
     @property
     def delay(self) -> int:
         """Rows from a decision to its fill."""
-        return 1 if self.fill == "next_close" else 0
+        return FILL_DELAY
 
     def swap(self, entry: Ints, position_N: Ints) -> Floats:
         """(N,) what holding each position from its entry row to the next costs."""
@@ -113,7 +129,7 @@ class TradingSeries:
         entries = np.minimum(rows + self.delay, self.num_rows - 1)
         possible = self.next_ok_R[rows] & self.next_ok_R[entries]
         if until_ms is not None:
-            possible &= self.available_at_ms_R[np.minimum(entries + 1, self.num_rows - 1)] <= until_ms
+            possible &= self.priced_at_ms_R[np.minimum(entries + 1, self.num_rows - 1)] <= until_ms
         return rows[possible]
 
 
@@ -123,27 +139,31 @@ def build_trading_series(bars: StackedBars, *, costs: Mapping[str, Costs], fill:
     Raises:
         DataValidationError: a symbol has no costs, or some are not resolved; the next step is `resolved_costs`.
     """
-    close_R, known_R = bars.close_R, bars.available_at_ms_R
+    at_open = fill == "next_open"
+    price_R = np.ascontiguousarray(getattr(bars, FILL_PRICES[fill]), dtype=np.float64)
+    priced_at_ms_R = np.asarray(bars.opened_ms_R if at_open else bars.available_at_ms_R, dtype=np.int64)
     table_SC = np.array([_five(symbol, costs) for symbol in bars.symbols], dtype=np.float64)
     spread, commission, slippage, long, short = table_SC[bars.symbol_R].T
     pip = np.array([pip_size(symbol) for symbol in bars.symbols])[bars.symbol_R]
-    own_spread = np.asarray(bars.spread_R, dtype=np.float64) / pip
+    own_spread = np.asarray(bars.spread_open_R if at_open else bars.spread_R, dtype=np.float64) / pip
     spread = np.where(np.isfinite(own_spread), own_spread, spread)
-    next_ok = _has_next(bars)
-    nights = np.zeros(len(close_R))
-    nights[:-1] = np.where(next_ok[:-1], swap_days(known_R[:-1], known_R[1:]), 0)
-    move = np.zeros(len(close_R))
+    next_ok = _has_next(bars, price_R)
+    nights = np.zeros(len(price_R))
+    nights[:-1] = np.where(next_ok[:-1], swap_days(priced_at_ms_R[:-1], priced_at_ms_R[1:]), 0)
+    move = np.zeros(len(price_R))
     here = np.flatnonzero(next_ok)
-    move[here] = close_R[here + 1] / close_R[here] - 1.0
+    move[here] = price_R[here + 1] / price_R[here] - 1.0
     return TradingSeries(
         rows_RF=np.ascontiguousarray(bars.rows_RF, dtype=np.float32),
-        close_R=np.ascontiguousarray(close_R, dtype=np.float64),
+        price_R=price_R,
+        priced_at_ms_R=priced_at_ms_R,
         move_R=move,
-        unit_cost_R=spread * pip / 2 / close_R + (commission + slippage) * BASIS_POINT,
-        swap_long_R=np.where(nights > 0, nights * long * pip / close_R, 0.0),
-        swap_short_R=np.where(nights > 0, nights * short * pip / close_R, 0.0),
+        unit_cost_R=spread * pip / 2 / price_R + (commission + slippage) * BASIS_POINT,
+        swap_long_R=np.where(nights > 0, nights * long * pip / price_R, 0.0),
+        swap_short_R=np.where(nights > 0, nights * short * pip / price_R, 0.0),
+        nights_R=nights,
         next_ok_R=next_ok,
-        available_at_ms_R=np.asarray(known_R, dtype=np.int64),
+        available_at_ms_R=np.asarray(bars.available_at_ms_R, dtype=np.int64),
         symbol_R=np.asarray(bars.symbol_R, dtype=np.int64),
         spread_R=own_spread,
         symbols=tuple(bars.symbols),
@@ -205,10 +225,10 @@ def _log(growth: Floats) -> Floats:
     return rewards
 
 
-def _has_next(bars: StackedBars) -> Bools:
-    close_R, runs_R, symbol_R = bars.close_R, bars.runs_R, bars.symbol_R
-    priced = np.isfinite(close_R) & (close_R > 0)
-    has_next: Bools = np.zeros(len(close_R), dtype=np.bool_)
+def _has_next(bars: StackedBars, price_R: Floats) -> Bools:
+    runs_R, symbol_R = bars.runs_R, bars.symbol_R
+    priced = np.isfinite(price_R) & (price_R > 0)
+    has_next: Bools = np.zeros(len(price_R), dtype=np.bool_)
     has_next[:-1] = (runs_R[1:] == runs_R[:-1]) & (symbol_R[1:] == symbol_R[:-1]) & priced[1:] & priced[:-1]
     return has_next
 

@@ -3,10 +3,10 @@
 What an agent does changes neither prices nor predictions, so bins and every possible reward are computed once, and a
 run is a walk over them. A run does what `agents.q_learning_agent.QLearningAgent` does record by record: symbols share
 one table, one exploration rate and one generator, each holds a position of its own, and an abstention goes flat without
-drawing a random number. A record settles what was chosen one bar earlier (two where signals fill at the next close),
-the table learns from it, then an action is chosen. The table, the visits and the sum of rewards equal the agent's to
-the bit; so logarithms are taken one by one with C's routine, where NumPy's for vectors rounds differently on some
-processors.
+drawing a random number; where the market is closed the position is kept. A record settles what was chosen two records
+earlier and filled at the one before, the table learns from it, then an action is chosen. The table, the visits and the
+sum of rewards equal the agent's to the bit; so logarithms are taken one by one with C's routine, where NumPy's for
+vectors rounds differently on some processors.
 
 A step is one number, so that it is kept, found in the table and paid without being taken apart:
 
@@ -64,8 +64,8 @@ class Records:
         symbol_M: numbers from 0.
         bins_M: market bins, 0 to B - 1.
         idle_B: bins of an abstention.
+        keeps_M: whether the position is kept, whatever the table says.
         day_M: numbers of the days, from 0.
-        delay: bars from a decision to its fill: 0, or 1 for fixings.
     """
 
     rewards_M33: Floats
@@ -73,10 +73,10 @@ class Records:
     symbol_M: Ints
     bins_M: Ints
     idle_B: Bools
+    keeps_M: Bools
     day_M: Ints
     num_symbols: int
     num_days: int
-    delay: int
 
 
 @dataclass(frozen=True)
@@ -143,8 +143,8 @@ def _walk_group(records: Records, settings: QSettings, walked: Walked, runs_G: I
         records.bins_M.astype(np.uint64),
         records.idle_B,
         records.day_M.astype(np.uint64),
+        records.keeps_M,
         records.num_symbols,
-        records.delay,
         stream_W,
         _rates(settings, runs_G),
         values_GX,
@@ -217,8 +217,8 @@ def _walk(
     bins_M: np.ndarray,
     idle_B: Bools,
     day_M: np.ndarray,
+    keeps_M: Bools,
     num_symbols: int,
-    delay: int,
     stream_W: np.ndarray,
     rates_5G: Floats,
     values_GX: Floats,
@@ -241,12 +241,9 @@ def _walk(
             table, wait = unsigned * width, pending + unsigned
             last = newest_F[wait]
             state = _first_step(market_bin, last % _3 if last != NONE else _1)
-            settled, following, is_silent = last, state, is_idle
-            if delay == 1:
-                settled, before_F[wait] = before_F[wait], last
-                if settled != NONE:
-                    following, is_silent = last // _3 * _3, idle_B[last // _9]
+            settled, before_F[wait] = before_F[wait], last
             if settled != NONE:
+                following, is_silent = last // _3 * _3, idle_B[last // _9]
                 reward, place = rewards_F[paid + settled % _9], table + settled
                 target = reward + rates_5G[1, run] * _worth(values_F, table + following, is_silent)
                 values_F[place] += rates_5G[0, run] * (target - values_F[place])
@@ -255,7 +252,9 @@ def _walk(
                 earned_GK[run, NET] += reward
                 earned_GK[run, GROSS] += gross_F[np.uint64(row) * _3 + settled % _3]
             chosen = _1
-            if not is_idle:
+            if keeps_M[row]:
+                chosen = last % _3 if last != NONE else _1
+            elif not is_idle:
                 exploration = rates_5G[2, run]
                 share = float(stream_W[places_G2[run, 0]] >> _11) * _DOUBLE
                 places_G2[run, 0] += _1

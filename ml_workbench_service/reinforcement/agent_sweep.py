@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from pydantic import ValidationError
@@ -30,9 +30,10 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Costs, Floats, Ints
 from ml_workbench_service.contracts.prediction import Sample
 from ml_workbench_service.contracts.recordings import Recording
-from ml_workbench_service.market.calendar import DAY_MS, swap_days, trading_day_opening
+from ml_workbench_service.market.calendar import swap_days
 from ml_workbench_service.market.costs import BASIS_POINT, pip_size
-from ml_workbench_service.market.performance import daily_returns, sharpe
+from ml_workbench_service.market.performance import daily_returns, fx_dates, sharpe
+from ml_workbench_service.market.trading_series import FILL_DELAY
 
 if TYPE_CHECKING:  # it needs numba, the API does not
     from ml_workbench_service.reinforcement.agent_simulator import Records
@@ -188,21 +189,21 @@ def records_of(
 ) -> tuple["Records", tuple[str, ...]]:
     """A recording as runs walk over it, and the names of its days; see `run_grid`.
 
-    A step begins at the record before its symbol's, whatever bars are missing in between, and pays what trading cost
-    there.
+    A step begins at the open (of fixings: the close) of the record before its symbol's, whatever bars are missing in
+    between, and pays what trading cost there.
     """
     from ml_workbench_service.reinforcement.agent_simulator import Records, reward_table
 
-    delay = 1 if recording.fill == "next_close" else 0
     before_M, rank_M = _before(recording.symbol_M, len(recording.symbols))
-    settles_M = rank_M > delay
+    settles_M = rank_M > FILL_DELAY
+    points = _fill_points(recording, before_M)
     if not settles_M.any():
         raise DataValidationError.at(
             "body.base.end_date", "the recording is too short for any step to be settled; send a longer range"
         )
-    days, day_M = _days(recording.as_of_ms_M, settles_M)
-    move_M = recording.price_M / recording.price_M[before_M] - 1.0
-    rewards_M33, gross_M3 = reward_table(move_M, *_charges(recording, before_M, costs))
+    days, day_M = _days(points.at_ms_M, settles_M)
+    move_M = points.price_M / points.price_M[before_M] - 1.0
+    rewards_M33, gross_M3 = reward_table(move_M, *_charges(recording, points, before_M, costs))
     num_widths = len(bins.width_edges) + 1
     num_bins = (len(bins.strength_edges) + 2) * num_widths
     return Records(
@@ -211,11 +212,33 @@ def records_of(
         symbol_M=recording.symbol_M,
         bins_M=market_bins(recording, bins),
         idle_B=np.arange(num_bins) // num_widths == len(bins.strength_edges) + 1,
+        keeps_M=recording.kept_M,
         day_M=day_M,
         num_symbols=len(recording.symbols),
         num_days=len(days),
-        delay=delay,
     ), days
+
+
+class _FillPoints(NamedTuple):
+    """Where steps begin and end: moment, price, and spread in pips (NaN: that of the record's costs)."""
+
+    at_ms_M: Ints
+    price_M: Floats
+    spread_M: Floats
+
+
+def _fill_points(recording: Recording, before_M: Ints) -> _FillPoints:
+    """As `agents.agent` has them: the open, or, where a record lacks it, the close of its symbol's record before."""
+    unknown_M = np.full(len(recording), np.nan)
+    if recording.fill == "next_close":
+        return _FillPoints(recording.as_of_ms_M, recording.price_M, unknown_M)
+    has_open_M = np.isfinite(recording.open_M)
+    pip_M = np.array([pip_size(symbol) for symbol in recording.symbols])[recording.symbol_M]
+    return _FillPoints(
+        np.where(has_open_M, recording.opened_ms_M, recording.as_of_ms_M[before_M]),
+        np.where(has_open_M, recording.open_M, recording.price_M[before_M]),
+        np.where(has_open_M, recording.spread_open_M / pip_M, unknown_M),
+    )
 
 
 def market_bins(recording: Recording, bins: StateBins) -> Ints:
@@ -247,17 +270,20 @@ def _before(symbol_M: Ints, num_symbols: int) -> tuple[Ints, Ints]:
     return before_M, rank_M
 
 
-def _charges(recording: Recording, before_M: Ints, costs: Costs | None) -> tuple[Floats, Floats, Floats]:
+def _charges(
+    recording: Recording, points: _FillPoints, before_M: Ints, costs: Costs | None
+) -> tuple[Floats, Floats, Floats]:
     """Unit cost, swap long and swap short of each step, by the formulas of `market/costs.py`, in their order."""
-    charges_M5 = recording.costs_M5[before_M]
+    charges_M5, opening_M = recording.costs_M5[before_M], points.spread_M[before_M]
+    charges_M5[:, 0] = np.where(np.isfinite(opening_M), opening_M, charges_M5[:, 0])
     for place, name in enumerate(Costs.model_fields):
         value = None if costs is None else getattr(costs, name)
         if value is not None:
             charges_M5[:, place] = value
     spread_M, commission_M, slippage_M, long_M, short_M = charges_M5.T
     pip_M = np.array([pip_size(symbol) for symbol in recording.symbols])[recording.symbol_M]
-    price_M = recording.price_M[before_M]
-    nights_M = swap_days(recording.as_of_ms_M[before_M], recording.as_of_ms_M)
+    price_M = points.price_M[before_M]
+    nights_M = swap_days(points.at_ms_M[before_M], np.maximum(points.at_ms_M, points.at_ms_M[before_M]))
     return (
         spread_M * pip_M / 2 / price_M + (commission_M + slippage_M) * BASIS_POINT,
         nights_M * long_M * pip_M / price_M,
@@ -265,11 +291,11 @@ def _charges(recording: Recording, before_M: Ints, costs: Costs | None) -> tuple
     )
 
 
-def _days(as_of_ms_M: Ints, settles_M: Any) -> tuple[tuple[str, ...], Ints]:
+def _days(settled_ms_M: Ints, settles_M: Any) -> tuple[tuple[str, ...], Ints]:
     """The FX days on which steps settle, as `market.performance.daily_returns` names them; each record's place."""
-    settled_ms = as_of_ms_M[settles_M]
+    settled_ms = settled_ms_M[settles_M]
     days = tuple(daily_returns(np.zeros(len(settled_ms)), settled_ms))
-    dates = (trading_day_opening(as_of_ms_M - 1) + DAY_MS // 2).astype("datetime64[ms]").astype("datetime64[D]")
+    dates = fx_dates(settled_ms_M)
     return days, np.searchsorted(np.array(days, dtype="datetime64[D]"), dates).astype(np.int64)
 
 

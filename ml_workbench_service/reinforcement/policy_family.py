@@ -128,7 +128,7 @@ def decision_rows(series: TradingSeries, problem: TrainingProblem, part: Part) -
     windows = problem.windows
     border = NEXT_BORDER.get(part)
     until_ms = None if border is None else windows.borders_ms[border]
-    rows = series.payable(np.sort(windows.parts[part]), until_ms=until_ms)
+    rows = series.payable(np.sort(windows.decisions[part]), until_ms=until_ms)
     if not len(rows):
         raise DataValidationError.at(
             "body.start_date", f"no decision of the {part} part can be settled inside it; ask for a longer range"

@@ -27,7 +27,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict
-from ml_workbench_service.market.trading_series import TradingSeries, segment_starts, step_table
+from ml_workbench_service.market.trading_series import FILL_PRICES, TradingSeries, segment_starts, step_table
 from ml_workbench_service.reinforcement.policy_family import AnyPolicyFamily, Market, decision_rows, series_of
 
 if TYPE_CHECKING:
@@ -153,21 +153,22 @@ def with_oracle(problem: TrainingProblem, family: AnyPolicyFamily) -> TrainingPr
 
 
 def shuffled(problem: TrainingProblem, *, seed: int) -> TrainingProblem:
-    """The same features, beside prices whose returns lost their mean and are drawn at random; gaps stay where they are.
+    """The same features, beside fill prices whose returns lost their mean and are drawn at random; gaps stay.
 
     Drawn with replacement: the returns of a permutation add up to what they did before, so that a training part which
     rises by chance would be followed by a test part which falls, and the mean out of sample would lie below zero.
     Prices of the test part stay as they are, and out of the draw.
     """
     windows, chance = problem.windows, np.random.default_rng((seed, 1))  # training draws from (seed,)
-    close_R = windows.close_R.copy()
+    filled_at = FILL_PRICES[problem.fill]
+    price_R = getattr(windows, filled_at).copy()
     before_test_R = windows.available_at_ms_R <= windows.borders_ms["test"]
     for run_number in np.unique(windows.runs_R[before_test_R]):
         rows = np.flatnonzero((windows.runs_R == run_number) & before_test_R)
-        moves = np.diff(np.log(close_R[rows]))
+        moves = np.diff(np.log(price_R[rows]))
         mixed = chance.choice(moves - moves.mean(), len(moves)) if len(moves) else moves
-        close_R[rows[1:]] = close_R[rows[0]] * np.exp(np.cumsum(mixed))
-    return replace(problem, windows=replace(windows, close_R=close_R))
+        price_R[rows[1:]] = price_R[rows[0]] * np.exp(np.cumsum(mixed))
+    return replace(problem, windows=replace(windows, **{filled_at: price_R}))
 
 
 def perfect_net(series: TradingSeries, rows_N: Ints) -> float:
@@ -243,7 +244,7 @@ def _fewer(windows: Windows, num_rows: int) -> Windows:
         most = max(1, round(num_rows * PART_SHARES[part] / len(windows.symbols)))
         symbols = windows.symbol_R[ends]
         parts[part] = np.concatenate([np.sort(ends[symbols == each])[-most:] for each in np.unique(symbols)])
-    return replace(windows, parts=parts)
+    return replace(windows, parts=parts, decisions=parts)
 
 
 def _figures(values: tuple[float, ...]) -> dict[str, Any]:

@@ -239,10 +239,11 @@ def _cut_windows(windows: Windows, keep_R: np.ndarray, border_ms: int) -> Window
     by_row["own_labels_RK"][reaches_over] = np.nan
     places_R = np.cumsum(keep_R) - 1
     nothing = np.zeros(0, dtype=np.int64)
-    parts = {
-        name: places_R[rows] if name in ("train", "validation") else nothing for name, rows in windows.parts.items()
-    }
-    return replace(windows, parts=parts, **by_row)
+    parts, decisions = (
+        {name: places_R[rows] if name in ("train", "validation") else nothing for name, rows in by_part.items()}
+        for by_part in (windows.parts, windows.decisions)
+    )
+    return replace(windows, parts=parts, decisions=decisions, **by_row)
 
 
 def _cut_table(table: FeatureTable, border_ms: int) -> FeatureTable:

@@ -186,7 +186,14 @@ class _Rows:
         """Takes what an agent reads of each record."""
         self._numbers.append(np.array([_numbers(each) for each in records], dtype=np.float64))
         whole = [
-            (to_ms(each.as_of), self._symbols.index(each.symbol), each.status == "abstain", SAMPLES.index(each.sample))
+            (
+                to_ms(each.as_of),
+                self._symbols.index(each.symbol),
+                each.status == "abstain",
+                each.abstain_reasons == ("market_closed",),
+                SAMPLES.index(each.sample),
+                -1 if each.bar_open is None else to_ms(each.bar_open),
+            )
             for each in records
         ]
         self._whole.append(np.array(whole, dtype=np.int64))
@@ -204,23 +211,36 @@ class _Rows:
             as_of_ms_M=whole[:, 0].copy(),
             symbol_M=whole[:, 1].copy(),
             price_M=rows[:, 0].copy(),
-            prediction_M=rows[:, 1].copy(),
-            volatility_M=rows[:, 2].copy(),
-            width_M=rows[:, 3].copy(),
-            strength_M=rows[:, 4].copy(),
+            opened_ms_M=whole[:, 5].copy(),
+            open_M=rows[:, 1].copy(),
+            spread_open_M=rows[:, 2].copy(),
+            prediction_M=rows[:, 3].copy(),
+            volatility_M=rows[:, 4].copy(),
+            width_M=rows[:, 5].copy(),
+            strength_M=rows[:, 6].copy(),
             abstained_M=whole[:, 2].astype(np.bool_),
-            sample_M=whole[:, 3].copy(),
-            costs_M5=rows[:, 5:].copy(),
+            kept_M=whole[:, 3].astype(np.bool_),
+            sample_M=whole[:, 4].copy(),
+            costs_M5=rows[:, 7:].copy(),
             num_skipped=num_skipped,
             num_in_sample=num_in_sample,
         )
 
 
 def _numbers(each: PredictionRecord) -> list[float]:
-    """Price, prediction, volatility, width, strength, and the five costs; NaN where the record has none."""
+    """Close, open and its spread, prediction, volatility, width, strength, five costs; NaN where there is none."""
     metadata = each.metadata
     assert metadata.costs is not None, "a symbol with a scale has costs"
     width = None if each.interval is None else each.interval.upper - each.interval.lower
     charges = [getattr(metadata.costs, name) for name in _COST_FIELDS]
-    numbers = [each.price, each.prediction, metadata.volatility, width, metadata.strength, *charges]
+    numbers = [
+        each.price,
+        each.open,
+        each.spread_open,
+        each.prediction,
+        metadata.volatility,
+        width,
+        metadata.strength,
+        *charges,
+    ]
     return [math.nan if value is None else float(value) for value in numbers]

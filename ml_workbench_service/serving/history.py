@@ -13,13 +13,15 @@ from operator import itemgetter
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Floats, Ints
+from ml_workbench_service.contracts.market import Bools, FeatureStore, FeatureTable, Floats, Ints
 from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.market import calendar
+from ml_workbench_service.market.costs import pip_size
 from ml_workbench_service.market.features.tables import SPREAD
+from ml_workbench_service.market.fills import OPEN, open_spreads
 from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.predict import Question
+from ml_workbench_service.serving.predict import BarPrices, Question
 
 SPARE_BARS = 8
 
@@ -34,6 +36,8 @@ class SymbolHistory:
     close_N: Floats
     bar_volatility_N: Floats
     streak_N: Ints  # complete consecutive rows that end at each bar
+    spread_open_N: Floats  # in price units, at each bar's open
+    follows_N: Bools  # whether the bar before is there
 
     def question(self, row: int, *, as_of_ms: int | None = None, prediction_id: str | None = None) -> Question:
         """The question that row `row` asks; a window shorter than the lookback where the run of bars is."""
@@ -48,9 +52,22 @@ class SymbolHistory:
             bar_volatility=volatility if np.isfinite(volatility) else None,
             newest_available_at_ms=available_at_ms,
             spread=self._spread(row),
+            bar=self._bar(row),
             warnings=self.table.warnings,
         )
         return question if prediction_id is None else replace(question, prediction_id=prediction_id)
+
+    def _bar(self, row: int) -> BarPrices:
+        """What fills read of the bar."""
+        opens_N = self.table.columns.get(OPEN)
+        is_priced = opens_N is not None and bool(np.isfinite(opens_N[row]))
+        return BarPrices(
+            opened_ms=int(self.table.opened_ms[row]),
+            open=float(opens_N[row]) if opens_N is not None and is_priced else None,
+            close=float(self.close_N[row]),
+            spread_open=float(self.spread_open_N[row]) if np.isfinite(self.spread_open_N[row]) else None,
+            previous_opened_ms=int(self.table.opened_ms[row - 1]) if self.follows_N[row] else None,
+        )
 
     def _spread(self, row: int) -> float | None:
         """The bar's own spread, where its table has one."""
@@ -67,7 +84,7 @@ def bars_needed(model: ServedModel) -> int:
 
 def columns_needed(model: ServedModel) -> list[str]:
     """What the features are or are made of, and the close."""
-    return list(dict.fromkeys([*model.derivation.base_columns, "close"]))
+    return list(dict.fromkeys([*model.derivation.base_columns, "open", "close"]))
 
 
 def fetch_range(
@@ -93,7 +110,18 @@ def read_history(model: ServedModel, table: FeatureTable) -> SymbolHistory:
         close,
         model.bar_volatility(table.symbol, table.opened_ms, close),
         streaks(np.asarray(np.isfinite(x_NF).all(axis=1) & np.isfinite(close)), runs),
+        _opening_spreads(model, table),
+        np.concatenate([[False], np.diff(runs) == 0]),
     )
+
+
+def _opening_spreads(model: ServedModel, table: FeatureTable) -> Floats:
+    """(N,) what a fill at each open meets; NaN of a symbol without costs, which is only ever abstained from."""
+    costs = model.costs.get(table.symbol)
+    if costs is None:
+        return np.full(len(table), np.nan)
+    spread_N = open_spreads(table, costs)
+    return np.where(np.isfinite(spread_N), spread_N, (costs.spread_pips or 0.0) * pip_size(table.symbol))
 
 
 def newest_question(model: ServedModel, table: FeatureTable, *, as_of_ms: int | None) -> Question:

@@ -154,6 +154,8 @@ class VersionIntervals:
             series.scale = None
         series.move(as_of_ms, price, factor=factor, bar_ms=bar_ms)
         series.add(as_of_ms, price, bar_ms)
+        for stated in series.waiting.values():
+            series.begin(stated)
         for stated_ms, stated in list(series.waiting.items()):
             end = series.end(stated, target, bar_ms)
             if end == "waits":

@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.market import Costs, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Making
 from ml_workbench_service.contracts.prediction import Precision, Predictor, RawPrediction
-from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.learning.bundle.manifest import INT8_FILE, MODEL_FILE, RECIPE_FILE, verify
 from ml_workbench_service.learning.bundle.onnx_runtime import OnnxNetwork
 from ml_workbench_service.learning.bundle.quantization import CalibrationWindows, measure_agreement
@@ -66,8 +66,25 @@ class ServedModel:
     @cached_property
     def making(self) -> Making:
         """What the ledger must know to find out what came true."""
-        target = parse_target(self.card.target) if self.decoder.foretells and self.card.target is not None else None
-        return Making(target=target, horizon=self.card.horizon, barrier_width=self.barrier_width)
+        target = self.target if self.decoder.foretells else None
+        return Making(target=target, horizon=self.reach, barrier_width=self.barrier_width)
+
+    @cached_property
+    def target(self) -> Target | None:
+        """The headline target, which begins where the card says."""
+        if self.card.target is None:
+            return None
+        return parse_target(self.card.target).model_copy(update={"delay": self.delay})
+
+    @property
+    def reach(self) -> int:
+        """Bars from a row to the end of its label."""
+        return self.card.horizon + self.delay
+
+    @property
+    def delay(self) -> int:
+        """Bars from a row to where its label begins."""
+        return int(self.card.label_start == "fill")
 
     @property
     def timeframe_ms(self) -> int:

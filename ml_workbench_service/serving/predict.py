@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -40,6 +40,26 @@ STALE_BARS = 2
 """Features are stale when their newest bar became known more than this many bars of market time ago."""
 FIXINGS_PAUSE_BARS = 2
 """Weekdays without a fixing in the longest scheduled pause (Easter, Christmas): no gap, so nothing gets stale."""
+PROMPT_SHARE = 0.1
+"""Of a bar: a question that comes within it after a bar became known is asked at once (finance.md, "live_verdict")."""
+SAMPLE_CLOCK = "sample_clock"
+"""The warning on answers by the embedded sample's clock: for trying out, never evidence."""
+
+
+@dataclass(frozen=True)
+class BarPrices:
+    """The bar that a question ends with, as fills read it; prices and spread are None where the store has none.
+
+    Attributes:
+        spread_open: in price units.
+        previous_opened_ms: of the bar right before it; None where that one is missing.
+    """
+
+    opened_ms: int
+    open: float | None
+    close: float
+    spread_open: float | None
+    previous_opened_ms: int | None
 
 
 @dataclass(frozen=True)
@@ -54,7 +74,12 @@ class Question:
     newest_available_at_ms: int  # when the last row became known
     position: float = 0.0  # what is held already; policies read it
     spread: float | None = None  # the bar's own, in price units
+    bar: BarPrices | None = None  # None: the caller sent the columns
     clock: bool = True  # whether the clock's abstentions apply
+    clock_ms: int | None = None  # the moment they are decided against; None: `as_of`
+    has_known_age: bool = True  # whether features and model can be too old; else only a closed market counts
+    received_ms: int | None = None  # None: now
+    is_historical: bool = False  # a question about the past
     warnings: tuple[str, ...] = ()
     prediction_id: str = field(default_factory=lambda: uuid.uuid4().hex)
 
@@ -233,10 +258,13 @@ def finish(
         target=card.target,
         as_of=_moment(question.as_of_ms),
         valid_until=_moment(due_ms),
-        timestamp=utc_now(),
+        timestamp=utc_now() if question.received_ms is None else _moment(question.received_ms),
         price=question.price,
+        **_bar_fields(question.bar),
         source=circumstances.source,
-        sample=part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms),
+        sample="historical"
+        if question.is_historical
+        else part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms),
         status="abstain" if abstains else "ok",
         prediction=None if stated is None else stated.prediction,
         label=None if stated is None else stated.label,
@@ -255,6 +283,7 @@ def finish(
             data_source=card.data_source,
             correlation_id=circumstances.correlation_id,
             fill=card.fill,
+            filling_rule="next_bar",
             volatility=None if decoded is None else decoded.volatility,
             strength=None if stated is None else stated.strength,
             actions_by_position=None if stated is None else output.actions,
@@ -263,8 +292,21 @@ def finish(
         ),
     )
     if live is not None:
-        live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=card.horizon)
+        live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=model.reach)
     return record
+
+
+def _bar_fields(bar: BarPrices | None) -> dict[str, Any]:
+    """What a record says of its newest bar."""
+    if bar is None:
+        return dict.fromkeys(("bar_open", "open", "close", "spread_open", "prev_bar_open"))
+    return {
+        "bar_open": _moment(bar.opened_ms),
+        "open": bar.open,
+        "close": bar.close,
+        "spread_open": bar.spread_open,
+        "prev_bar_open": None if bar.previous_opened_ms is None else _moment(bar.previous_opened_ms),
+    }
 
 
 def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, output: NetworkOutput) -> Answered:
@@ -277,14 +319,14 @@ def _live_context_of(
     """Where the question stands among those that the live version is asked; None for every other answer."""
     if intervals is None or circumstances.role != "champion" or circumstances.source != "live":
         return None
-    if question.as_of_ms <= model.last_available_at_ms:
+    if question.is_historical or question.as_of_ms <= model.last_available_at_ms:
         return None
     return intervals.ask(model, question.symbol, as_of_ms=question.as_of_ms, price=question.price)
 
 
 def _with_volatility(question: Question, live: LiveContext | None) -> Question:
     """Where the features brought none, that of the prices which questions brought so far."""
-    if question.bar_volatility is not None or live is None or live.bar_volatility is None:
+    if question.bar_volatility is not None or live is None:
         return question
     return replace(question, bar_volatility=live.bar_volatility)
 
@@ -313,27 +355,41 @@ def _decode(
     return decoded, novelty, (*reasons, *decoded.reasons)
 
 
+def is_about_the_past(model: ServedModel, as_of_ms: int, *, now_ms: int) -> bool:
+    """Whether the moment lies more than `STALE_BARS` bars of market time back, so that its clock is `as_of` itself."""
+    return _market_age_ms(as_of_ms, now_ms) > STALE_BARS * model.timeframe_ms
+
+
 def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason]:
     """What the time of asking alone forbids."""
     reasons: list[AbstainReason] = []
-    is_daily = model.timeframe_ms >= calendar.DAY_MS
-    age_ms = int(calendar.market_ms(question.as_of_ms)) - int(calendar.market_ms(question.newest_available_at_ms))
-    allowed_bars = STALE_BARS + (FIXINGS_PAUSE_BARS if model.card.calendar == "fixings" else 0)
-    if age_ms > allowed_bars * model.timeframe_ms:
-        reasons.append("stale_features")
-    if question.as_of_ms > to_ms(model.card.expires_at):
-        reasons.append("model_expired")
-    # A daily bar may become known just after Friday's close; asked at that very moment it is Monday's forecast.
-    if not bool(calendar.is_open(question.as_of_ms)) and not (
-        is_daily and question.as_of_ms == question.newest_available_at_ms
-    ):
+    now_ms = question.as_of_ms if question.clock_ms is None else question.clock_ms
+    since_known_ms = now_ms - question.newest_available_at_ms
+    if question.has_known_age:
+        allowed_bars = STALE_BARS + (FIXINGS_PAUSE_BARS if model.card.calendar == "fixings" else 0)
+        if _market_age_ms(question.newest_available_at_ms, now_ms) > allowed_bars * model.timeframe_ms:
+            reasons.append("stale_features")
+        if now_ms > to_ms(model.card.expires_at):
+            reasons.append("model_expired")
+    # The week's last bar becomes known when the market closes, a daily one just after it: asked then it is Monday's
+    # forecast, filled at Sunday's open. Who asks live needs a moment to ask.
+    prompt_ms = 0 if question.clock_ms is None else PROMPT_SHARE * model.timeframe_ms
+    is_last = bool(calendar.is_open(question.newest_available_at_ms - 1)) or question.bar is not None
+    is_daily = model.timeframe_ms >= calendar.DAY_MS and question.has_known_age
+    is_timely = 0 <= since_known_ms <= prompt_ms and (is_last or is_daily)
+    if not bool(calendar.is_open(now_ms)) and not is_timely:
         reasons.append("market_closed")
     return reasons
 
 
+def _market_age_ms(then_ms: int, now_ms: int) -> int:
+    """How much open-market time lies between two moments."""
+    return int(calendar.market_ms(now_ms)) - int(calendar.market_ms(then_ms))
+
+
 def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
     """When the horizon has passed: so much open-market time after `as_of`."""
-    return int(calendar.advance(as_of_ms, model.card.horizon * model.timeframe_ms))
+    return int(calendar.advance(as_of_ms, model.reach * model.timeframe_ms))
 
 
 def _moment(moment_ms: int) -> datetime:

@@ -10,34 +10,41 @@ from dataclasses import replace
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.market import FeatureStore, Floats
 from ml_workbench_service.contracts.prediction import FeatureColumns, PredictRequest
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
 from ml_workbench_service.serving.model import ServedModel, bar_end_ms
-from ml_workbench_service.serving.predict import Question
+from ml_workbench_service.serving.predict import SAMPLE_CLOCK, Question, is_about_the_past
 
 
-def question_of(model: ServedModel, request: PredictRequest) -> Question | None:
+def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int) -> Question | None:
     """The question of a request that brings its columns; None where the service must fetch them (`fetch_question`).
 
+    Without `as_of` it is about the last bar that was over at receipt. How old the sent features and their model are
+    cannot be known then; that the market is closed can.
+
+    Args:
+        received_ms: when the request came in, by the service's clock.
+
     Raises:
-        DataValidationError: the timeframe is not the model's, or names or lengths of the columns do not fit.
+        DataValidationError: the timeframe is not the model's, names or lengths of the columns do not fit, or `as_of`
+            lies after receipt.
     """
     symbol = symbol_of(model, request)
     _check_timeframe(model, request)
     if request.columns is None:
         return None
-    now_ms = to_ms(utc_now())
-    as_of_ms = to_ms(request.as_of) if request.as_of is not None else now_ms
+    asked_ms = _asked_ms(request, received_ms)
+    as_of_ms = received_ms // model.timeframe_ms * model.timeframe_ms if asked_ms is None else asked_ms
     path = "body.features" if request.features is not None else "body.inputs"
     sent = request.columns
     if model.derivation.expressions and set(sent) == set(model.derivation.base_columns):
         sent = derived(model, sent, as_of_ms, path=path)
     x_TF = matrix(model, sent, path=path)
-    return Question(
+    question = Question(
         symbol=symbol,
         x_TF=x_TF,
         as_of_ms=as_of_ms,
@@ -45,36 +52,75 @@ def question_of(model: ServedModel, request: PredictRequest) -> Question | None:
         bar_volatility=_bar_volatility(model, symbol, request.columns, as_of_ms),
         newest_available_at_ms=as_of_ms,
         position=request.position or 0.0,
-        clock=request.as_of is not None,
-        warnings=() if request.as_of is not None else ("as_of_assumed",),
+        has_known_age=asked_ms is not None,
+        warnings=() if asked_ms is not None else ("as_of_assumed",),
     )
+    return _by_the_clock(model, question, asked_ms, received_ms=received_ms)
 
 
-def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureStore) -> Question:
+def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureStore, *, received_ms: int) -> Question:
     """The question whose columns the service fetches; blocks, so it is called in a thread.
 
+    A store that ended by itself (the sample) is asked by its own clock, with the warning `sample_clock`.
+
+    Args:
+        received_ms: when the request came in, by the service's clock.
+
     Raises:
-        DataValidationError: no data, or a gap within the newest bars.
+        DataValidationError: no data, a gap within the newest bars, or an `as_of` after receipt.
         UpstreamError, UpstreamTimeoutError: the feature store failed.
     """
     symbol = symbol_of(model, request)
-    asked_ms = None if request.as_of is None else to_ms(request.as_of)
+    asked_ms = _asked_ms(request, received_ms)
     if symbol not in model.scaler.symbols:
-        return _about_unknown(model, symbol, request, asked_ms)
-    now_ms = store.now_ms()
+        return _about_unknown(model, symbol, request, asked_ms, received_ms)
+    own_ms = store.now_ms()
+    now_ms = received_ms if own_ms is None else max(own_ms, asked_ms or own_ms)
     table = store.fetch(
         [symbol],
         model.card.timeframe,
         start_ms=None,
         end_ms=None,
         features=columns_needed(model),
-        as_of_ms=asked_ms if asked_ms is not None else (to_ms(utc_now()) if now_ms is None else now_ms),
+        as_of_ms=now_ms if asked_ms is None else asked_ms,
         last=bars_needed(model),
     )[0]
     question = newest_question(model, table, as_of_ms=asked_ms)
     if request.price is not None:
         question = replace(question, price=request.price)
-    return replace(question, position=request.position or 0.0)
+    if own_ms is not None:
+        question = replace(question, warnings=(*question.warnings, SAMPLE_CLOCK))
+    question = replace(question, position=request.position or 0.0)
+    return _by_the_clock(model, question, asked_ms, received_ms=received_ms, now_ms=now_ms)
+
+
+def _asked_ms(request: PredictRequest, received_ms: int) -> int | None:
+    """The moment that the request names, if it does."""
+    if request.as_of is None:
+        return None
+    asked_ms = to_ms(request.as_of)
+    if asked_ms > received_ms:
+        raise DataValidationError.at(
+            "body.as_of",
+            f"this moment is still to come: by the service's clock it is {iso_of_ms(received_ms)}; leave `as_of` out, "
+            "or send one up to then",
+            code="still_to_come",
+        )
+    return asked_ms
+
+
+def _by_the_clock(
+    model: ServedModel, question: Question, asked_ms: int | None, *, received_ms: int, now_ms: int | None = None
+) -> Question:
+    """The question with the clock that decides about it: the present, or of one about the past its `as_of`.
+
+    Args:
+        now_ms: the present where it is not the moment of receipt.
+    """
+    clock_ms = received_ms if now_ms is None else now_ms
+    if asked_ms is not None and is_about_the_past(model, asked_ms, now_ms=clock_ms):
+        return replace(question, received_ms=received_ms, is_historical=True)
+    return replace(question, received_ms=received_ms, clock_ms=clock_ms)
 
 
 def symbol_of(model: ServedModel, request: PredictRequest) -> str:
@@ -192,8 +238,11 @@ def _bar_volatility(model: ServedModel, symbol: str, columns: Mapping[str, list[
     return value if np.isfinite(value) else None
 
 
-def _about_unknown(model: ServedModel, symbol: str, request: PredictRequest, asked_ms: int | None) -> Question:
+def _about_unknown(
+    model: ServedModel, symbol: str, request: PredictRequest, asked_ms: int | None, received_ms: int
+) -> Question:
     """A question that can only be abstained from: nothing is fetched for a symbol the model does not know."""
-    as_of_ms = asked_ms if asked_ms is not None else to_ms(utc_now())
+    as_of_ms = received_ms if asked_ms is None else asked_ms
     rows = np.zeros((model.card.lookback, len(model.card.features)))
-    return Question(symbol, rows, as_of_ms, request.price, None, as_of_ms, clock=asked_ms is not None)
+    question = Question(symbol, rows, as_of_ms, request.price, None, as_of_ms, has_known_age=asked_ms is not None)
+    return _by_the_clock(model, question, asked_ms, received_ms=received_ms)

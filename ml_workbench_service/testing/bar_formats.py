@@ -91,7 +91,8 @@ def write_sample(name: str, folder: Path) -> Path:
     """`SAMPLE_ROWS` as the built-in format of that name has them; MetaTrader's on the clock America/New_York+7."""
     if name == "parquet":
         table = pl.DataFrame(SAMPLE_ROWS, schema=["timestamp", "open", "high", "low", "close"], orient="row")
-        table.with_columns(pl.from_epoch("timestamp", "ms")).write_parquet(folder / "EURUSD_1h.parquet")
+        times = pl.from_epoch("timestamp", "ms").dt.replace_time_zone("UTC")
+        table.with_columns(times).write_parquet(folder / "EURUSD_1h.parquet")
         return folder / "EURUSD_1h.parquet"
     layout = _LAYOUTS[name]
     lines = [layout.header] if layout.header else []

@@ -107,8 +107,11 @@ def symbol_rows(
         available_at_ms_N=known,
         runs_N=runs,
         bar_volatility_N=np.full(num, deviation),
+        opened_ms_N=known - HOUR_MS,
+        open_N=np.concatenate([close[:1], close[:-1]]),
         close_N=close,
         spread_N=np.full(num, np.nan),
+        spread_open_N=np.full(num, np.nan),
     )
 
 

@@ -81,6 +81,7 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
         JobCancelled: somebody asked for it.
     """
     report, registry = dependencies.report, dependencies.registry
+    order = order.filled(data.tables[0].fill)
     for warning in data_warnings(order, data):
         report.warn(warning)
     report.say("looking for leaks")
@@ -141,7 +142,7 @@ def part_read(
 
 def trial_of(order: TrainingOrder, trained: Trained, problem: TrainingProblem, *, trial: str = "") -> Trial:
     """What a trained network's signal earned on the validation part, day by day."""
-    ends = problem.windows.parts["validation"]
+    ends = problem.windows.decisions["validation"]
     positions = order.task.positions(Predict(trained, None), ends, problem)
     daily = {} if positions is None else daily_net(positions, ends, problem)
     return Trial(

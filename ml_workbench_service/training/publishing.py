@@ -99,6 +99,7 @@ def card(
         quantiles=tuple(sorted(request.quantiles or ())),
         classes=targets[0].classes if targets else (),
         horizon=targets[0].horizon if targets else 1,
+        label_start="fill" if targets and targets[0].delay else "close",
         lookback=family.lookback,
         min_window=family.min_window,
         outputs=product.outputs,
@@ -117,6 +118,7 @@ def card(
         findings=dict(product.findings),
         warnings=_warnings(order, data, trained, product, certificate),
         notes=request.notes,
+        readings=tuple(report for table in tables for report in table.reports),
         lineage=Lineage(
             job_id=order.job_id,
             data_fingerprint=fingerprint(data.windows),
@@ -162,6 +164,11 @@ def _split(windows: Windows, labelling: Labelling) -> Split:
             "borders": describe_borders(windows.borders_ms),
             "num_windows": to_wire({part: len(windows.parts[part]) for part in PARTS}),
             "num_purged": windows.num_purged,
-            "num_dropped": labelling.num_dropped,
+            "num_dropped": labelling.num_dropped | _untested(windows),
         }
     )
+
+
+def _untested(windows: Windows) -> dict[str, int]:
+    """Labels that begin or end within an hour of the roll, of prices of one side: left out of the test part alone."""
+    return {"test_label_near_roll": windows.num_untested} if windows.num_untested else {}

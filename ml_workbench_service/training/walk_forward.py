@@ -96,7 +96,7 @@ def walk_forward(
         raise DataValidationError.at(
             "body.cv", "a search for features forecasts nothing to walk forward with; leave `cv` out"
         )
-    spans = spans_of(data, num_folds=cv.folds)
+    order, spans = order.filled(data.tables[0].fill), spans_of(data, num_folds=cv.folds)
     _check_all_fit(order, data, spans, embargo_bars=cv.embargo, kind_of=kind_of)
     if order.derivation.selected_until_ms > spans[0].start_ms:
         report.warn(SELECTION_SAW_FOLDS)

@@ -4,7 +4,7 @@ Everything that can be refused is refused here, with a 422, 409 or 507 now inste
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,7 @@ from ml_workbench_service.contracts.contract import NAME_PATTERN, TIMEFRAMES_MS,
 from ml_workbench_service.contracts.evaluation import Loss
 from ml_workbench_service.contracts.feature_sets import FeatureSet, is_reference, parse_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
-from ml_workbench_service.contracts.training import TrainingEstimate, TrainRequest
+from ml_workbench_service.contracts.training import Target, TrainingEstimate, TrainRequest
 from ml_workbench_service.evaluation.growing_samples import level
 from ml_workbench_service.integrations.model_registry import next_version
 from ml_workbench_service.learning.data import windows
@@ -22,7 +22,7 @@ from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
 from ml_workbench_service.learning.interfaces.differentials import YEAR_MS, power_before
 from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
 from ml_workbench_service.learning.interfaces.task import task_for
-from ml_workbench_service.market.calendar import num_expected_bars
+from ml_workbench_service.market.calendar import DAY_MS, WEEK_OPEN_MS, num_expected_bars
 from ml_workbench_service.market.costs import check_costs
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.resources import Workbench
@@ -88,6 +88,7 @@ def plan_training(
     family.check_features(len(derivation.features))
     check_costs(request.symbols, request.costs, path="body.costs")
     _check_repeats(request)
+    _check_closures(targets, timeframe)
     _check_range(request, family, timeframe, horizon=max((target.horizon for target in targets), default=1))
     model_id = request.model_id or slug(request.name)
     _check_type(request, model_id, workbench)
@@ -176,6 +177,28 @@ def _check_repeats(request: TrainRequest) -> None:
 def _num_folds(request: TrainRequest) -> int:
     """Trainings of the walk forward; 0 where none is asked for."""
     return 0 if request.cv is None or request.cv.scheme == "none" else request.cv.folds
+
+
+def _check_closures(targets: Sequence[Target], timeframe: str) -> None:
+    """Refuses horizons of which most labels would be dropped: on intraday bars none may span the weekend.
+
+    Raises:
+        DataValidationError: over half of a week's labels would span it; the message names what would do.
+    """
+    bar_ms = TIMEFRAMES_MS[timeframe]
+    num_bars = WEEK_OPEN_MS // bar_ms
+    for target in targets:
+        if bar_ms >= DAY_MS or 2 * target.horizon <= num_bars:
+            continue
+        days = -(-target.horizon * bar_ms // DAY_MS)
+        raise DataValidationError.at(
+            "body.target",
+            f"of {target.name} on {timeframe} bars {min(1.0, target.horizon / num_bars):.0%} of the labels would span "
+            f"the weekend and be dropped; look at most {num_bars // 2} bars ahead, or as far on daily bars: "
+            f"{target.measure}_{days}d",
+            code="horizon_spans_closures",
+            longest=num_bars // 2,
+        )
 
 
 def _check_range(request: TrainRequest, family: AnyFamily, timeframe: str, *, horizon: int) -> None:

@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 
 from common_lib.exceptions import DataValidationError, PlatformError
-from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms, utc_now
+from ml_workbench_service.contracts.clock import WALL, Clock, clock_ms
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Floats, Ints
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
-from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
+from ml_workbench_service.integrations.prediction_ledger.rows import HISTORICAL, Waiting
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.class_labels import direction_labels, price_moves, triple_barrier_labels
 from ml_workbench_service.market.outcomes.pending import Found
@@ -92,7 +93,7 @@ def resolve_overdue(
         UpstreamError, UpstreamTimeoutError: the store failed; nothing has changed.
         UnavailableError: the ledger cannot be read or written.
     """
-    now = to_ms(utc_now()) if now_ms is None else now_ms
+    now = clock_ms(WALL) if now_ms is None else now_ms
     verdicts: list[_Verdict] = []
     for rows in _groups(ledger.overdue(now, limit=MOST_ROWS)):
         verdicts.extend(_judged(rows, store, profiles_of))
@@ -106,7 +107,8 @@ def resolve_overdue(
     )
     ledger.postpone({each.row.prediction_id: now + _pause_ms(each.row.num_tries) for each in again})
     for each in final:
-        if each.realised is not None and each.row.prediction_id in settled:
+        is_live = each.row.sample != HISTORICAL
+        if is_live and each.realised is not None and each.row.prediction_id in settled:
             row = each.row
             intervals.mature(row.model_id, row.version, row.symbol, row.as_of_ms, each.realised)
     known = sum(each.realised is not None for each in final)
@@ -117,6 +119,7 @@ class OutcomeResolver:
     """Rounds in a thread of its own, as long as something is overdue.
 
     Args:
+        clock: by which a row is overdue.
         every_s: from one look for overdue rows to the next; longer and longer while the store fails.
         profiles_of: the seasons of a version's volatility.
     """
@@ -128,11 +131,13 @@ class OutcomeResolver:
         intervals: LiveIntervals,
         *,
         every_s: float = EVERY_S,
+        clock: Clock = WALL,
         profiles_of: ProfilesOf = _without_season,
     ) -> None:
         self._profiles_of = profiles_of
         self._ledger, self._store, self._intervals = ledger, store, intervals
         self._every_s = every_s
+        self._clock = clock
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="settlement", daemon=True)
         self.num_failures = 0
@@ -149,7 +154,10 @@ class OutcomeResolver:
     def _run(self) -> None:
         while not self._stopping.wait(min(self._every_s * 2**self.num_failures, LAST_PAUSE_S)):
             try:
-                resolve_overdue(self._ledger, self._store, self._intervals, profiles_of=self._profiles_of)
+                resolve_overdue(
+                    self._ledger, self._store, self._intervals, now_ms=clock_ms(self._clock),
+                    profiles_of=self._profiles_of,
+                )  # fmt: skip
             except PlatformError as error:
                 if not self.num_failures:
                     log.warning("outcomes are not settled just now, and are tried again: %s", error.message)
@@ -254,7 +262,7 @@ def _volatility(row: Waiting, table: FeatureTable, profiles_of: ProfilesOf) -> F
     profiles = profiles_of(row.model_id, row.version)
     if profiles is None:
         return np.full(len(table), np.nan)
-    return ex_ante_volatility(profiles.get(row.symbol), table.opened_ms, _close(table), horizon=row.horizon)
+    return ex_ante_volatility(profiles.get(row.symbol), table.opened_ms, _close(table), horizon=row.target.horizon)
 
 
 def _pairs(values: Floats, available_at_ms: Ints) -> list[tuple[float, int]]:

@@ -16,6 +16,7 @@ from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.bundle.export import export
@@ -34,7 +35,7 @@ from ml_workbench_service.testing.synthetic import OneThread, Recorder
 from tests.integrations.model_cards import model_card
 from tests.prediction_records import prediction_record
 from tests.reinforcement.policies import policy_family
-from tests.trained_models import injected_bars
+from tests.trained_models import HOUR_MS, injected_bars
 
 LIVE = Circumstances(role="champion")
 LOOKBACK = 8
@@ -123,8 +124,8 @@ def trader(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     name, fill = request.param
     folder = tmp_path_factory.mktemp(name)
     injected_bars(900, seed=6, r2=0.3).write(folder, "EUR/USD")
-    store = LocalFeatureStore(FolderBars(folder))
-    (table,) = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["signal", "close"])
+    store = LocalFeatureStore(FolderBars(folder, fixings=no_fixings))
+    (table,) = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["signal", "open", "close"])
     costs = {"EUR/USD": resolved_costs("EUR/USD")}
     labelling = label_tables([table], features=["signal"], columns=[table.columns], targets=(), costs=costs)
     windows = build(labelling.rows, features=["signal"], is_level=[False], lookback=LOOKBACK, split=0.4)
@@ -155,19 +156,22 @@ def test_on_the_test_part_it_does_and_earns_what_the_backtest_of_its_policy_says
     )  # fmt: skip
     backtest = signal_backtest.realise(walked.positions_N, rows, trader.problem)
     asked = [each for _, each in replay_questions(read_history(model, trader.table), from_ms=0, job_id="j") if each]
+    assert (np.diff(series.available_at_ms_R[rows]) > 40 * HOUR_MS).any(), "a weekend"
     first_ms, last_ms = int(series.available_at_ms_R[rows[0]]), int(series.available_at_ms_R[rows[-1]])
     chance = np.random.default_rng(0)
     records = [  # whatever position the callers named
-        answer(model, replace(each, position=float(chance.integers(-1, 2)), clock=False), LIVE)
+        answer(model, replace(each, position=float(chance.integers(-1, 2))), LIVE)
         for each in asked
         if first_ms <= each.as_of_ms <= last_ms
     ]
+    assert {each.status for each in records} == {"ok"}, "Friday's last bar is answered too"
     assert [to_ms(each.as_of) for each in records] == series.available_at_ms_R[rows].tolist()
     agent = PolicyAgent("a", family="dqn", model_id="trader", mode="frozen")
     decisions = applied(agent, records)
     assert [each.position for each in decisions] == walked.positions_N.tolist()
     assert len(set(walked.positions_N.tolist())) > 1
     assert np.abs(np.diff(walked.positions_N)).sum() > 20
+    assert {each.fill for each in decisions} == {None, series.fill}
     num_settled = len(rows) - 1 - series.delay
     rewards = [each.reward for each in decisions if each.reward is not None]
     np.testing.assert_allclose(rewards, backtest.net_N[:num_settled], rtol=0, atol=1e-15)

@@ -2,17 +2,19 @@
 
 import shutil
 import time
+from datetime import UTC, datetime
 from typing import Any
 
 import httpx
 import pytest
 
+from ml_workbench_service.contracts.contract import iso
 from tests.api.conftest import Clone
 from tests.api.failures import assert_failure, paths
 from tests.api.test_queue import applied, deploy
 from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version
-from tests.service_process import SEED_PREDICT, ServiceProcess
+from tests.service_process import SEED_PREDICT, WEDNESDAY, ServiceProcess
 
 
 def become(client: httpx.Client, agent_id: str, **wanted: Any) -> dict[str, Any]:
@@ -26,11 +28,14 @@ def become(client: httpx.Client, agent_id: str, **wanted: Any) -> dict[str, Any]
     raise AssertionError(f"{agent_id} did not become {wanted}: {agent}")
 
 
-def predict(client: httpx.Client, model_id: str, hours: range) -> None:
+def predict(service: ServiceProcess, model_id: str, hours: range) -> None:
     """Live predictions of these hours of a Wednesday, each with its bar's price."""
     for hour in hours:
-        known = {"as_of": f"2025-01-08T{hour:02}:00:00Z", "price": 1.1 + hour / 1000}
-        client.post(f"/api/v1/models/{model_id}/predict", json=SEED_PREDICT | known).raise_for_status()
+        moment = datetime(2025, 1, 8, hour, tzinfo=UTC)
+        service.clock.set(moment)
+        known = {"as_of": iso(moment), "price": 1.1 + hour / 1000}
+        service.client.post(f"/api/v1/models/{model_id}/predict", json=SEED_PREDICT | known).raise_for_status()
+    service.clock.set(WEDNESDAY)
 
 
 def worked_off(api: httpx.Client) -> None:
@@ -41,7 +46,9 @@ def worked_off(api: httpx.Client) -> None:
         time.sleep(0.02)
 
 
-def test_an_agent_begins_learns_is_stopped_and_goes_on(api: httpx.Client, clone: Clone) -> None:
+def test_an_agent_begins_learns_is_stopped_and_goes_on(
+    api: httpx.Client, service: ServiceProcess, clone: Clone
+) -> None:
     deploy(api, clone("for_agents"))
     before = applied(api, 0)["num_applied"]
     worked_off(api)  # what still waits for another agent would be the new one's too
@@ -65,7 +72,7 @@ def test_an_agent_begins_learns_is_stopped_and_goes_on(api: httpx.Client, clone:
     assert (agent["wanted"], agent["status"], agent["num_applied"]) == ("running", "starting", 0)
     assert agent["hyperparameters"]["exploration_rate"] == 0.9 == agent["exploration_rate"]
     assert (agent["reward"]["risk_aversion"], agent["costs"]["spread_pips"]) == (500, 0.1)
-    predict(api, "for_agents", range(12))
+    predict(service, "for_agents", range(12))
     agent = become(api, "mine", status="running", num_applied=12)
     assert (agent["num_actions"], agent["num_settled"]) == (12, 11)
     assert agent["exploration_rate"] < 0.9
@@ -78,13 +85,13 @@ def test_an_agent_begins_learns_is_stopped_and_goes_on(api: httpx.Client, clone:
         assert stopped.status_code == 200
         assert (stopped.json()["status"], stopped.json()["wanted"]) == ("stopped", "stopped")
     assert "agent:mine" not in [each["group"] for each in api.get("/api/v1/queue").json()["groups"]]
-    predict(api, "for_agents", range(12, 15))
+    predict(service, "for_agents", range(12, 15))
     applied(api, before + 15)
     worked_off(api)
     for _ in range(2):
         started = api.post("/api/v1/agents/mine/start")
         assert (started.status_code, started.json()["wanted"]) == (200, "running")
-    predict(api, "for_agents", range(15, 17))
+    predict(service, "for_agents", range(15, 17))
     again = become(api, "mine", status="running", num_applied=14)
     assert again["num_settled"] == 13, "what came while it was stopped is not its own; what it held is realised"
     copied = api.post("/api/v1/agents", json={"mode": "frozen", "copy_of": "mine", "model_id": "for_agents"})

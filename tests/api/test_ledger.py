@@ -1,6 +1,7 @@
 """Predictions and their outcomes over HTTP: what enters, what became of it, how live versions fare."""
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,16 +17,26 @@ from tests.api.deploying import deployed
 from tests.api.failures import assert_failure, paths
 from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version
-from tests.service_process import SEED_PREDICT, ServiceProcess
+from tests.service_process import SEED_PREDICT, WEDNESDAY, ServiceProcess
 
 NOON = datetime(2025, 3, 5, 12, tzinfo=UTC)  # a Wednesday; the model learnt until 1 March
 NUM_HOURS = 40
 
 
-def ask(api: httpx.Client, model_id: str, at: datetime, symbol: str = "EUR/USD", **changes: Any) -> dict[str, Any]:
-    """A record about a moment of the embedded sample."""
-    body = {"symbol": symbol, "timeframe": "1h", "as_of": iso(at), **changes}
-    answer = api.post(f"/api/v1/models/{model_id}/predict", json=body)
+@pytest.fixture(autouse=True, scope="module")
+def _the_clock_as_before(service: ServiceProcess) -> Iterator[None]:
+    """Others ask the shared service too."""
+    yield
+    service.clock.set(WEDNESDAY)
+
+
+def ask(
+    service: ServiceProcess, model_id: str, at: datetime, symbol: str = "EUR/USD", **changes: Any
+) -> dict[str, Any]:
+    """A record about a moment of the embedded sample, asked at that moment."""
+    service.clock.set(at)
+    body = {"symbol": symbol, "timeframe": "1h", "as_of": iso(at)}
+    answer = service.client.post(f"/api/v1/models/{model_id}/predict", json=body)
     assert answer.status_code == 200, answer.text
     record: dict[str, Any] = answer.json()
     return record
@@ -64,7 +75,7 @@ def watched(service: ServiceProcess, clone: Clone) -> str:
     deployed(service.client, "watched", "1.0.0", monitoring_level="high")
     for hour in range(NUM_HOURS):
         for symbol in ("EUR/USD", "GBP/USD"):
-            ask(service.client, "watched", NOON + timedelta(hours=hour), symbol)
+            ask(service, "watched", NOON + timedelta(hours=hour), symbol)
     return "watched"
 
 
@@ -98,12 +109,15 @@ def test_filters_narrow_the_list(api: httpx.Client, watched: str) -> None:
         assert answer.status_code == (200 if params == {"cursor": "MTI="} else 422), params
 
 
-def test_candidates_and_replays_of_nobody_enter_and_low_levels_sample(api: httpx.Client, clone: Clone) -> None:
+def test_candidates_and_replays_of_nobody_enter_and_low_levels_sample(
+    api: httpx.Client, service: ServiceProcess, clone: Clone
+) -> None:
     clone("sampled")
-    ask(api, "sampled", NOON)
+    ask(service, "sampled", NOON)
     assert listed(api, model_id="sampled") == [], "a candidate"
     deployed(api, "sampled", "1.0.0", monitoring_level="medium")
-    ask(api, "sampled", NOON, version="1.1.0")
+    ask(service, "sampled", NOON, version="1.1.0")
+    service.clock.set(WEDNESDAY)
     items = [{"symbol": "EUR/USD", "timeframe": "1h", "as_of": iso(NOON + timedelta(hours=hour))} for hour in range(60)]
     for _ in range(5):
         answer = api.post("/api/v1/models/sampled/predict/batch", json={"items": items})
@@ -114,15 +128,18 @@ def test_candidates_and_replays_of_nobody_enter_and_low_levels_sample(api: httpx
     assert set(ids) != {row["prediction_id"] for row in rows}
 
 
-def test_a_reported_outcome_is_taken_once_and_teaches_the_live_interval(api: httpx.Client, clone: Clone) -> None:
+def test_a_reported_outcome_is_taken_once_and_teaches_the_live_interval(
+    api: httpx.Client, service: ServiceProcess, clone: Clone
+) -> None:
     clone("told_outcomes")
     deployed(api, "told_outcomes", "1.0.0", monitoring_level="high")
-    record = ask(api, "told_outcomes", NOON)
+    record = ask(service, "told_outcomes", NOON)
     end = NOON + timedelta(hours=1)
+    service.clock.set(end + timedelta(hours=2))
     assert_failure(report(api, record["prediction_id"], 0.001, NOON), 422, "DATA_VALIDATION_ERROR")
     too_early = report(api, record["prediction_id"], 0.001, end - timedelta(seconds=1))
     assert paths(too_early.json()) == ["body.at"]
-    still_to_come = report(api, record["prediction_id"], 0.001, datetime.now(UTC) + timedelta(days=1))
+    still_to_come = report(api, record["prediction_id"], 0.001, end + timedelta(hours=2, seconds=1))
     assert paths(still_to_come.json()) == ["body.at"]
     assert paths(report(api, record["prediction_id"], -1.0, end).json()) == ["body.realised"]
     told = report(api, record["prediction_id"], 0.001, end)
@@ -131,7 +148,7 @@ def test_a_reported_outcome_is_taken_once_and_teaches_the_live_interval(api: htt
     assert report(api, record["prediction_id"], 0.001, end + timedelta(hours=1)).json() == told.json()
     assert_failure(report(api, record["prediction_id"], 0.002, end), 409, "OUTCOME_CONFLICT")
     assert_failure(report(api, "nobody", 0.0, end), 404, "PREDICTION_NOT_FOUND")
-    ask(api, "told_outcomes", end)
+    ask(service, "told_outcomes", end)
     card = api.get("/api/v1/models/told_outcomes").json()
     assert card["live_intervals"]["num_outcomes"] == 1, "the next price taught nothing again"
     row = next(row for row in listed(api, model_id="told_outcomes") if row["prediction_id"] == record["prediction_id"])
@@ -173,7 +190,7 @@ def test_a_version_without_rows_or_without_a_reference_says_so(
     folder = copy_older(service, "older")
     assert "reference" not in json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     deployed(api, "older", "1.0.0", monitoring_level="high")
-    ask(api, "older", NOON)
+    ask(service, "older", NOON)
     (older,) = monitoring(api, "older")
     assert older["drift"] is None
     assert "train it again" in older["drift_reason"]
@@ -190,17 +207,35 @@ def copy_older(service: ServiceProcess, model_id: str) -> Any:
     return folder
 
 
-def test_questions_about_what_the_training_knew_are_kept_and_counted_apart(api: httpx.Client, clone: Clone) -> None:
+def test_questions_about_the_past_are_answered_kept_and_counted_apart(
+    api: httpx.Client, service: ServiceProcess, clone: Clone
+) -> None:
+    """They enter no stream, move no live interval, and are no evidence of how the version fares."""
     clone("historian")
     deployed(api, "historian", "1.0.0", monitoring_level="high")
+    ask(service, "historian", NOON)
+    service.clock.set(WEDNESDAY)
+    before = api.get("/api/v1/queue").json()["enqueued"]
     for hour in range(3):
-        ask(api, "historian", datetime(2024, 9, 4, hour, tzinfo=UTC))
+        body = {"symbol": "EUR/USD", "timeframe": "1h", "as_of": iso(NOON + timedelta(hours=hour)), "price": 1.0}
+        record = api.post("/api/v1/models/historian/predict", json=body).json()
+        assert (record["sample"], record["status"], record["as_of"]) == ("historical", "ok", body["as_of"])
+        told = report(api, record["prediction_id"], 0.001, NOON + timedelta(days=1))
+        assert told.json()["outcome"]["state"] == "known"
+    guaranteed = api.post("/api/v1/models/historian/predict", json=body, params={"enqueue": "guaranteed"})
+    assert "about the past" in assert_failure(guaranteed, 409, "NOT_LIVE")["message"]
     (found,) = monitoring(api, "historian")
-    assert (found["num_predictions"], found["num_not_live"], found["error"]) == (0, 3, None)
-    assert {row["sample"] for row in listed(api, model_id="historian")} == {"train"}
+    assert (found["num_predictions"], found["num_outcomes"], found["num_not_live"], found["error"]) == (1, 0, 3, None)
+    samples = [row["sample"] for row in listed(api, model_id="historian")]
+    assert samples == ["historical"] * 3 + ["live"]
+    assert api.get("/api/v1/queue").json()["enqueued"] == before
+    assert api.get("/api/v1/models/historian").json()["live_intervals"]["num_outcomes"] == 0
 
 
-def test_an_unknown_symbol_abstains_and_has_no_outcome(api: httpx.Client, watched: str) -> None:
+def test_an_unknown_symbol_abstains_and_has_no_outcome(
+    api: httpx.Client, service: ServiceProcess, watched: str
+) -> None:
+    service.clock.set(WEDNESDAY)
     body = {**SEED_PREDICT, "symbol": "USD/CHF", "as_of": iso(NOON)}
     record = api.post(f"/api/v1/models/{watched}/predict", json=body).json()
     (row,) = listed(api, model_id=watched, symbol="USD/CHF")

@@ -37,6 +37,10 @@ ROUTES = {
     "POST /api/v1/deployments/{deployment_id}/rollback",
     "GET /api/v1/model-types",
     "GET /api/v1/features",
+    "GET /api/v1/series",
+    "GET /api/v1/features/{symbol}",
+    "POST /api/v1/features/batch",
+    "GET /api/v1/labels/{symbol}",
     "POST /api/v1/experiments",
     "GET /api/v1/experiments",
     "GET /api/v1/experiments/{experiment_id}",
@@ -121,7 +125,7 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
 
 def test_every_body_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
-    assert len(with_body) == 9
+    assert len(with_body) == 10
     for name, operation in with_body.items():
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         found = examples(document, operation)

@@ -1,5 +1,6 @@
 """`/predict` and `/predict/batch`: three bodies, one record, and what a record means."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any
@@ -14,7 +15,7 @@ from ml_workbench_service.integrations.feature_store.sample_rates import SampleR
 from tests.api.failures import assert_body, assert_failure, paths
 from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version
-from tests.service_process import SEED_PREDICT, ServiceProcess
+from tests.service_process import SEED_PREDICT, WEDNESDAY, ServiceProcess
 
 FEATURES = ("sma_20", "rsi_14", "macd", "bb_width")
 NOON = datetime(2025, 3, 5, 12, 30, tzinfo=UTC)  # a Wednesday, in the middle of a bar
@@ -57,6 +58,13 @@ def model(service: ServiceProcess) -> str:
     for version in ("1.0.0", "1.1.0"):
         copy_version(root / "small" / version, root, "exact", version, precision="fp32")
     return "/api/v1/models/exact"
+
+
+@pytest.fixture
+def the_clock_back(service: ServiceProcess) -> Iterator[None]:
+    """Others ask the shared service too."""
+    yield
+    service.clock.set(WEDNESDAY)
 
 
 @lru_cache
@@ -138,14 +146,18 @@ def test_where_the_service_fetches_only_bars_known_at_as_of_count(api: httpx.Cli
     assert (later["prediction"], later["price"]) != seen[0]
 
 
-def test_without_as_of_the_service_fetches_up_to_the_last_known_bar(api: httpx.Client, model: str) -> None:
+def test_without_as_of_the_sample_is_asked_by_its_own_clock(api: httpx.Client, model: str) -> None:
+    """Its last bar, however long ago that was."""
     record = predict(api, model, {"symbol": "GBP/USD", "timeframe": "1h"})
     now_ms = store().now_ms()
     assert now_ms is not None
     table = store().fetch(["GBP/USD"], "1h", start_ms=None, end_ms=None, features=["close"], last=1)[0]
     assert record["price"] == table.columns["close"][-1]
     assert to_ms(datetime.fromisoformat(record["as_of"])) == table.available_at_ms[-1] <= now_ms
+    assert "sample_clock" in record["warnings"]
     assert "as_of_assumed" not in record["warnings"]
+    assert (record["sample"], record["timestamp"]) == ("live", iso(WEDNESDAY))
+    assert "stale_features" not in record["abstain_reasons"]
 
 
 def test_a_price_passes_through(api: httpx.Client, model: str) -> None:
@@ -250,15 +262,29 @@ def test_the_largest_features_accepted_are_still_answered(api: httpx.Client, mod
         (datetime(2027, 6, 2, 12, tzinfo=UTC), "model_expired"),
     ],
 )
-def test_the_clock_abstains_only_where_the_caller_says_the_time(
-    api: httpx.Client, model: str, moment: datetime, reason: str
+def test_about_the_past_as_of_is_the_clock(api: httpx.Client, model: str, moment: datetime, reason: str) -> None:
+    request = {**body(), "as_of": iso(moment)}
+    assert reason in predict(api, model, request)["abstain_reasons"]
+
+
+def test_without_as_of_sent_features_are_about_the_last_bar_at_receipt(
+    api: httpx.Client, service: ServiceProcess, model: str, the_clock_back: None
 ) -> None:
     request = body()
-    assert reason in predict(api, model, {**request, "as_of": iso(moment)})["abstain_reasons"]
     del request["as_of"]
     record = predict(api, model, request)
-    assert record["status"] == "ok"
+    assert (record["status"], record["as_of"]) == ("ok", "2030-03-06T12:00:00Z")
     assert "as_of_assumed" in record["warnings"]
+    service.clock.set(WEDNESDAY + timedelta(days=3))
+    assert predict(api, model, request)["abstain_reasons"] == ["market_closed"]
+
+
+def test_an_as_of_still_to_come_is_refused(api: httpx.Client, model: str) -> None:
+    later = {"as_of": iso(WEDNESDAY + timedelta(seconds=1))}
+    for request in ({**body(), **later}, {"symbol": "EUR/USD", "timeframe": "1h", **later}):
+        found = assert_failure(api.post(f"{model}/predict", json=request), 422, "DATA_VALIDATION_ERROR")
+        assert paths(found) == ["body.as_of"]
+        assert iso(WEDNESDAY) in found["message"]
 
 
 def test_stale_features_are_abstained_from(api: httpx.Client, model: str) -> None:
@@ -268,18 +294,24 @@ def test_stale_features_are_abstained_from(api: httpx.Client, model: str) -> Non
     assert "stale_features" in record["abstain_reasons"]
 
 
-def test_a_record_says_which_part_of_the_data_it_is_of(api: httpx.Client, model: str) -> None:
+def test_a_record_says_which_part_of_the_data_it_is_of(
+    api: httpx.Client, service: ServiceProcess, model: str, the_clock_back: None
+) -> None:
+    """Asked at its own moment; asked about later, it is history."""
     card = api.get(f"{model}/versions/1.1.0").json()
     borders = [datetime.fromisoformat(each) for each in card["split"]["borders"].values()]
     assert borders == sorted(borders)
     parts = []
     for moment in (datetime(2024, 7, 3, 12, tzinfo=UTC), *(each + timedelta(days=5) for each in borders)):
+        service.clock.set(moment)
         parts.append(predict(api, model, body(as_of=moment, version="1.1.0"))["sample"])
     assert parts[0] == "train"
     assert [part for part in ("train", "stop", "calibrate", "test", "live") if part in parts] == list(
         dict.fromkeys(parts)
     )
     assert "test" in parts
+    service.clock.set(WEDNESDAY)
+    assert predict(api, model, body(as_of=moment))["sample"] == "historical"
 
 
 def test_a_batch_agrees_with_single_answers_to_the_bit(api: httpx.Client, model: str) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
+from ml_workbench_service.contracts.contract import iso, utc_now
 from tests.api.conftest import Clone, Guarded
 from tests.api.failures import assert_failure, paths
 from tests.service_process import SEED_PREDICT, ServiceProcess
@@ -118,6 +119,7 @@ def test_a_live_record_is_one_flat_entry_with_its_correlation_id_everywhere(guar
     stream = guarded.redis.client()
     last = (stream.xrevrange(STREAM, count=1) or [(b"0-0", {})])[0][0]
     headers = {"X-Correlation-ID": "in-the-stream"}
+    began = iso(utc_now())
     record = guarded.client.post("/api/v1/models/small/predict", json=SEED_PREDICT, headers=headers).json()
     guarded.client.post("/api/v1/models/small/predict", json={**SEED_PREDICT, "version": "1.1.0"}).raise_for_status()
     deadline = time.monotonic() + 60
@@ -132,7 +134,8 @@ def test_a_live_record_is_one_flat_entry_with_its_correlation_id_everywhere(guar
     assert fields["correlation_id"] == "in-the-stream" == record["metadata"]["correlation_id"]
     assert (fields["model_id"], fields["version"], fields["symbol"]) == ("small", "1.0.0", "EUR/USD")
     assert float(fields["prediction"]) == record["prediction"]
-    assert fields["enqueued_at"] >= record["timestamp"][:19]
+    assert fields["timestamp"] == record["timestamp"]
+    assert fields["enqueued_at"] >= began
 
     logged = lines(guarded.service.folder / "logs" / "queue_processing.log", "in-the-stream")
     assert [(each["message"], each["entry_id"], each["prediction_id"]) for each in logged] == [

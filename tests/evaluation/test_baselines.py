@@ -244,7 +244,9 @@ def test_a_linear_policy_moves_where_a_forecast_is_worth_the_round_trip() -> Non
     expensive = series_of(replace(work, costs=dear))
     assert not linear_positions(expensive, rows, windows=work.windows).any()
     zone = 2 * series.unit_cost_R[rows + series.delay]
-    assert zone[0] == pytest.approx(round_trip_cost(work.costs["EUR/USD"], "EUR/USD", float(series.close_R[rows[0]])))
+    assert zone[0] == pytest.approx(
+        round_trip_cost(work.costs["EUR/USD"], "EUR/USD", float(series.price_R[rows[0] + 1]))
+    )
 
 
 def test_a_linear_policy_learns_nothing_from_later_parts() -> None:
@@ -275,7 +277,7 @@ def test_a_linear_policy_learns_from_moves_that_are_settled_inside_their_part(mo
     (learnt,) = (np.flatnonzero(np.isfinite(each)) for each in seen)
     wanted = np.concatenate([decision_rows(series, work, part) for part in ("train", "validation")])
     assert learnt.tolist() == wanted.tolist()
-    assert (windows.available_at_ms_R[learnt[-1] + series.delay + 1]) <= windows.borders_ms["calibration"]
+    assert (series.priced_at_ms_R[learnt[-1] + series.delay + 1]) <= windows.borders_ms["calibration"]
 
 
 def test_the_family_linear_is_not_compared_with_itself_alone_or_as_an_ensemble() -> None:

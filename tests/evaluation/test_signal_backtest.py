@@ -19,6 +19,7 @@ from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market import calendar, performance
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, resolved_costs, session_factor
+from ml_workbench_service.market.fills import open_prices
 from ml_workbench_service.market.significance import hac_mean
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
 
@@ -126,7 +127,11 @@ def test_doubling_the_spread_costs_turnover_times_half_the_spread() -> None:
     half = 0.7e-4
     bars = table(num=2000)
     single, double = (
-        problem(with_column(bars, "spread", factor * 2 * half * bars.columns["close"]), target=None, **no_swap())
+        problem(
+            with_column(replace(bars, spread_time="open"), "spread", factor * 2 * half * open_prices(bars.columns)),
+            target=None,
+            **no_swap(),
+        )
         for factor in (1, 2)
     )
     positions, ends = signal(single)
@@ -166,7 +171,8 @@ def test_net_is_gross_less_costs_and_every_cost_has_its_place() -> None:
 
 
 def without_spread(given: TrainingProblem) -> Windows:
-    return replace(given.windows, spread_R=np.full(len(given.windows.spread_R), np.nan))
+    nothing = np.full(len(given.windows.spread_R), np.nan)
+    return replace(given.windows, spread_R=nothing, spread_open_R=nothing)
 
 
 def test_at_the_break_even_cost_nothing_is_left() -> None:
@@ -191,17 +197,19 @@ def test_every_wednesday_roll_charges_three_nights_in_summer_and_in_winter() -> 
     everything = np.sort(np.concatenate([*given.windows.parts.values()]))
     account = realise(np.ones(len(everything), dtype=np.int64), everything, given)
     series = series_of(given)
-    nights = np.round(account.swap_N / (1e-4 / series.close_R[account.rows_N]), 9)
+    nights = np.round(account.swap_N / (1e-4 / series.price_R[account.rows_N + series.delay]), 9)
     charged = np.flatnonzero(nights)
     rolls = [
-        datetime.fromtimestamp(series.available_at_ms_R[account.rows_N[row] + 1] / 1000, tz=calendar.NEW_YORK)
+        datetime.fromtimestamp(series.priced_at_ms_R[account.rows_N[row] + 2] / 1000, tz=calendar.NEW_YORK)
         for row in charged
     ]
-    assert {(at.hour, at.minute) for at in rolls} == {(17, 0)}
+    assert {(at.hour, at.minute, at.weekday() == 6) for at in rolls} == {(17, 0, False), (17, 0, True)}
     assert {at.utcoffset() for at in rolls} == {at.utcoffset() for at in (rolls[0], rolls[len(rolls) // 2])}
     assert len({at.utcoffset() for at in rolls}) == 2, "both sides of both changes of the clocks"
     assert len(rolls) == pytest.approx(6240 / 24, abs=2)
-    assert [int(each) for each in nights[charged]] == [3 if at.weekday() == 2 else 1 for at in rolls]
+    assert [int(each) for each in nights[charged]] == [3 if at.weekday() == 2 else 1 for at in rolls], (
+        "Friday's: Sunday"
+    )
 
 
 @pytest.mark.parametrize("wednesday", ["2024-03-06", "2024-03-13", "2024-07-10", "2024-10-30", "2024-11-06"])
@@ -209,7 +217,7 @@ def test_a_few_hours_around_wednesday_17_00_new_york_cost_three_days_of_swap(wed
     given = problem(table(num=6240), target=None, swap_long_pips=0.8, swap_short_pips=-0.3)
     roll_ms = int(datetime.fromisoformat(f"{wednesday}T17:00").replace(tzinfo=calendar.NEW_YORK).timestamp() * 1000)
     known = given.windows.available_at_ms_R
-    price = given.windows.close_R[np.flatnonzero(known == roll_ms - HOUR_MS)[0]]
+    price = given.windows.open_R[np.flatnonzero(known == roll_ms)[0]]
     before = np.flatnonzero((known >= roll_ms - 3 * HOUR_MS) & (known < roll_ms))
     after = np.flatnonzero((known >= roll_ms) & (known < roll_ms + 3 * HOUR_MS))
     for position, pips in ((1, 0.8), (-1, -0.3)):
@@ -218,18 +226,22 @@ def test_a_few_hours_around_wednesday_17_00_new_york_cost_three_days_of_swap(wed
         assert report(np.full(3, position), after, given).swap_cost == 0.0
 
 
-def test_a_policy_earns_the_weekends_gap_and_an_hourly_label_never_holds_over_it() -> None:
+def test_policy_and_signal_earn_the_weekends_gap_though_no_hourly_label_spans_it() -> None:
     bars = table(num=1200)
     gap = int(np.flatnonzero(np.diff(bars.opened_ms) > HOUR_MS)[-1])  # the last bar of a week
     close = np.full(1200, 1.1)
     close[gap + 1 :] = 1.12
     bars = with_column(bars, "close", close)
-    for target, earned in ((None, math.log(1.12 / 1.1)), ("price_change_1h", 0.0)):
+    bars = with_column(bars, "open", close)
+    for target in (None, "price_change_1h"):
         given = problem(bars, target=target)
-        ends = given.windows.parts["test"]
+        ends, labelled = given.windows.decisions["test"], given.windows.parts["test"]
+        assert (target is None) == (gap in labelled)
         found = report(np.ones(len(ends), dtype=np.int64), ends, given)
-        assert found.gross_log_return == pytest.approx(earned)
-        assert found.num_trades == (2 if target is None else 2 * (1 + (np.diff(ends) > 1).sum()))
+        assert found.gross_log_return == pytest.approx(math.log(1.12 / 1.1))
+        assert found.num_trades == 2, "nothing closes on Friday"
+        last = np.flatnonzero(realise(np.ones(len(ends), dtype=np.int64), ends, given).gross_N)
+        assert ends[last].tolist() == [gap - 1], "the decision before Friday's last bar holds on over the weekend"
     monday = str((bars.opened_ms[gap + 1] + DAY_MS // 2).astype("datetime64[ms]").astype("datetime64[D]"))
     given = problem(bars, target=None, **no_swap())
     ends = given.windows.parts["test"]
@@ -244,6 +256,7 @@ def test_the_default_spread_follows_the_session_and_the_bars_own_or_a_named_one_
     pips = resolved_costs("EUR/USD").spread_pips
     assert pips is not None
     session = pips * 1e-4 * session_factor(bars.available_at_ms)
+    opening = pips * 1e-4 * session_factor(bars.opened_ms)
     assert set(np.round(session / (pips * 1e-4), 6)) == {1.0, 1.2, 1.5, 5.0}
 
     def spread_of(of: FeatureTable, **costs: float) -> Floats:
@@ -256,8 +269,22 @@ def test_the_default_spread_follows_the_session_and_the_bars_own_or_a_named_one_
     np.testing.assert_array_equal(spread_of(with_column(bars, "spread", own), spread_pips=3.0), own)
     assert np.isnan(spread_of(bars, spread_pips=pips)).all(), "named, though it is the default's number"
     assert np.isnan(spread_of(replace(bars, calendar="fixings"))).all()
-    half = spread_of(bars) / 2 / bars.columns["close"]
-    np.testing.assert_allclose(series_of(problem(bars)).unit_cost_R, half + (0.35 + 0.1) * 1e-4, rtol=1e-12)
+
+    def cost_of(of: FeatureTable, **costs: float) -> Floats:
+        """What a fill at each open pays of the spread, in price units."""
+        series = series_of(problem(of, commission_bp=0.0, slippage_bp=0.0, **costs))
+        return 2 * series.unit_cost_R * series.price_R
+
+    owned = with_column(bars, "spread", own)
+    np.testing.assert_allclose(cost_of(bars), opening, rtol=1e-12)
+    np.testing.assert_allclose(cost_of(owned), np.fmax(own, opening), rtol=1e-12)
+    np.testing.assert_allclose(cost_of(replace(owned, spread_time="close")), np.fmax(own, opening), rtol=1e-12)
+    at_open = np.where(np.isfinite(own), own, opening)
+    np.testing.assert_allclose(cost_of(replace(owned, spread_time="open")), at_open, rtol=1e-12)
+    np.testing.assert_allclose(
+        cost_of(with_column(owned, "spread_open", own / 2)), np.fmin(own / 2, at_open), rtol=1e-12
+    )
+    np.testing.assert_allclose(cost_of(owned, spread_pips=9.0), 9e-4, rtol=1e-12)
 
 
 def test_directions_are_worth_the_sessions_round_trip() -> None:
@@ -288,7 +315,11 @@ def test_nothing_beyond_the_parts_border_is_read(fill: FillRule, part: Part) -> 
         if each >= given.windows.available_at_ms_R[ends].max()
     )
     later = given.windows.available_at_ms_R > border
-    blind = replace(given.windows, close_R=np.where(later, 1e6, given.windows.close_R))
+    blind = replace(
+        given.windows,
+        close_R=np.where(later, 1e6, given.windows.close_R),
+        open_R=np.where(given.windows.opened_ms_R > border, 1e6, given.windows.open_R),
+    )
     assert report(positions, ends, replace(given, windows=blind)) == report(positions, ends, given)
     rows = realise(positions, ends, given).rows_N
     np.testing.assert_array_equal(rows, decision_rows(series_of(given), given, part))

@@ -14,7 +14,7 @@ from tests.integrations.feature_store.bar_files import bars_frame, write_plain
 from tests.integrations.feature_store.feature_store_server import Behaviour, FeatureStoreServer
 
 OPTIONAL = ("volume", "spread", "my_signal")
-STORES = ("sample", "folder", "remote-json", "remote-arrow", "remote-single")
+STORES = ("sample", "folder", "remote-json", "remote-arrow", "remote-single", "remote-bars")
 
 
 @pytest.fixture(scope="session")
@@ -51,7 +51,11 @@ def stored(
     if request.param == "folder":
         yield StoredBars(folder_store, "file", optional=OPTIONAL)
         return
-    behaviour = Behaviour(offers_batch=request.param != "remote-single", offers_arrow=request.param == "remote-arrow")
+    behaviour = Behaviour(
+        offers_batch=request.param != "remote-single",
+        offers_arrow=request.param in ("remote-arrow", "remote-bars"),
+        offers_list=request.param == "remote-bars",  # by which it is asked for bars alone
+    )
     with FeatureStoreServer(folder_store, behaviour) as server:
         store = RemoteFeatureStore(server.url)
         yield StoredBars(store, "feature_store", optional=OPTIONAL)
@@ -60,6 +64,6 @@ def stored(
 
 @pytest.fixture
 def server(folder_store: LocalFeatureStore) -> Iterator[FeatureStoreServer]:
-    """A Feature Store server over the folder."""
-    with FeatureStoreServer(folder_store) as running:
+    """A Feature Store server over the folder that lists no bars, so that its columns come ready-made."""
+    with FeatureStoreServer(folder_store, Behaviour(offers_list=False)) as running:
         yield running

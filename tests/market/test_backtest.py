@@ -9,20 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.agents.positions import Bar, Position, open_step, realise
+from ml_workbench_service.agents.positions import Bar, FillPoint, Position, open_step, realise
 from ml_workbench_service.contracts.market import Costs, FillRule
 from ml_workbench_service.market.backtest import backtest
 from ml_workbench_service.market.costs import pip_size, swap_cost, unit_cost
 from ml_workbench_service.market.trading_series import (
     RUIN_LOG_RETURN,
-    StackedBars,
     TradingSeries,
     build_trading_series,
     segment_starts,
     step_rewards,
     step_table,
 )
-from tests.market.series_for_tests import COSTS, HOUR_MS, START_MS, hours, series_of, window_ends
+from tests.market.series_for_tests import COSTS, HOUR_MS, START_MS, hours, series_of, stacked, window_ends
 
 pytestmark = pytest.mark.processor
 
@@ -32,17 +31,8 @@ FILLS: tuple[FillRule, ...] = ("next_open", "next_close")
 
 def small(prices: list[float], *, start_ms: int = START_MS, costs: Costs = COSTS["EUR/USD"]) -> TradingSeries:
     """Consecutive hours of EUR/USD."""
-    num = len(prices)
     return build_trading_series(
-        StackedBars(
-            np.zeros((num, 1), dtype=np.float32),
-            close_R=np.array(prices),
-            available_at_ms_R=start_ms + np.arange(num) * HOUR_MS,
-            runs_R=np.zeros(num, dtype=np.int64),
-            symbol_R=np.zeros(num, dtype=np.int64),
-            symbols=("EUR/USD",),
-            spread_R=np.full(len(np.array(prices)), np.nan),
-        ),
+        stacked(np.array(prices), start_ms + np.arange(len(prices)) * HOUR_MS),
         costs={"EUR/USD": costs},
         fill="next_open",
     )
@@ -67,15 +57,7 @@ def test_every_row_costs_what_the_scalar_functions_say(data: st.DataObject) -> N
     known = known * 1 + np.arange(len(prices)) * 37 * HOUR_MS
     spreads = data.draw(st.lists(st.one_of(st.just(math.nan), st.floats(0, 9)), min_size=len(prices), max_size=99))
     series = build_trading_series(
-        StackedBars(
-            np.zeros((len(prices), 1), dtype=np.float32),
-            close_R=np.array(prices),
-            available_at_ms_R=known,
-            runs_R=np.zeros(len(prices), dtype=np.int64),
-            symbol_R=np.zeros(len(prices), dtype=np.int64),
-            symbols=(symbol,),
-            spread_R=np.array(spreads[: len(prices)]) * pip_size(symbol),
-        ),
+        stacked(np.array(prices), known, symbol=symbol, spread_R=np.array(spreads[: len(prices)]) * pip_size(symbol)),
         costs={symbol: costs},
         fill="next_open",
     )
@@ -110,22 +92,24 @@ def test_the_step_rule_in_arrays_equals_the_backtest_on_random_positions(fill: F
 
 @pytest.mark.parametrize("fill", FILLS)
 def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> None:
-    """Each record brings the costs of its own bar; a step pays those of the bar at which it is filled."""
+    """Each record brings its bar's prices and costs; a step pays those of the moment at which it is filled."""
     series = series_of(fill=fill, num_missing=0)
     rows = series.payable(np.flatnonzero(series.symbol_R == 1))
     positions = np.random.default_rng(2).integers(-1, 2, len(rows))
     standing, earned = Position(), []
     for row, position in zip(rows, positions, strict=True):
         price, at_ms, spread = (
-            float(series.close_R[row]),
-            int(series.available_at_ms_R[row]),
+            float(series.price_R[row]),
+            int(series.priced_at_ms_R[row]),
             float(series.spread_R[row]),
         )
         own = {} if math.isnan(spread) else {"spread_pips": spread}
         costs = COSTS["USD/JPY"].model_copy(update=own)
-        bar = Bar(at_ms, price, costs)
+        here, elsewhere = FillPoint(at_ms, price, costs, True), FillPoint(at_ms, 9.9 * price, costs, False)
+        bar = Bar(here, elsewhere) if fill == "next_open" else Bar(elsewhere, here)
         realised, still_open = realise(standing, symbol="USD/JPY", bar=bar, state=0)
         earned += [each.reward for each in realised]
+        assert {each.fill for each in realised} <= {fill}
         step = open_step(standing, state=0, action=0, exposure=float(position), fill=fill, bar=bar)
         standing = Position(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
     judged = backtest(series, rows, positions, bars_per_year=YEAR)
@@ -134,7 +118,7 @@ def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> 
 
 
 def test_a_long_bar_and_its_closing_pay_by_hand() -> None:
-    series = small([1.10, 1.11, 1.12, 1.13])
+    series = small([1.09, 1.10, 1.11, 1.12, 1.13])
     judged = backtest(series, np.array([0, 1, 2]), np.array([1, 1, 0]), bars_per_year=YEAR)
     unit = 0.4e-4 / 2 / 1.10 + 0.45e-4
     assert judged.net_N[0] == pytest.approx(math.log(1.11 / 1.10 - unit))
@@ -146,7 +130,7 @@ def test_a_long_bar_and_its_closing_pay_by_hand() -> None:
 
 
 def test_the_position_is_closed_and_paid_where_a_segment_ends() -> None:
-    series = small([1.10, 1.10, 1.10, 1.10, 1.10, 1.10])
+    series = small([1.10] * 7)
     unit = unit_cost(COSTS["EUR/USD"], "EUR/USD", 1.10)
     judged = backtest(series, np.array([0, 1, 3, 4]), np.array([1, 1, 1, -1]), bars_per_year=YEAR)
     assert judged.cost_N == pytest.approx([unit, unit, unit, 3 * unit])
@@ -160,45 +144,31 @@ def test_a_position_held_over_the_weekend_earns_the_jump_and_pays_no_night_of_th
     prices = np.full(145, 1.10)
     prices[jump + 1 :] = 1.12
     series = build_trading_series(
-        StackedBars(
-            np.zeros((145, 1), dtype=np.float32),
-            close_R=prices,
-            available_at_ms_R=opened + HOUR_MS,
-            runs_R=np.zeros(145, dtype=np.int64),
-            symbol_R=np.zeros(145, dtype=np.int64),
-            symbols=("EUR/USD",),
-            spread_R=np.full(len(prices), np.nan),
-        ),
+        stacked(prices, opened),
         costs=COSTS,
         fill="next_open",
     )
     rows = series.payable(np.arange(145))
     judged = backtest(series, rows, np.ones(len(rows), dtype=np.int64), bars_per_year=YEAR)
-    assert judged.gross_N[jump] == pytest.approx(math.log(1.12 / 1.10))
+    assert judged.gross_N[jump - 1] == pytest.approx(math.log(1.12 / 1.10))
     nights = series.swap_long_R / (0.6e-4 / prices)
     assert np.round(nights[nights > 0.5]).tolist() == [1, 1, 3, 1, 1, 1], "Monday to Friday, then Monday"
 
 
 def test_no_step_is_payable_over_a_gap_or_beyond_the_border() -> None:
-    for fill, last in zip(FILLS, (3, 2), strict=True):
+    for fill in FILLS:
         series = dataclasses.replace(small([1.0] * 5), fill=fill)
-        assert series.payable(np.arange(5)).tolist() == list(range(last + 1))
-        border = int(series.available_at_ms_R[3])
-        assert series.payable(np.arange(5), until_ms=border).tolist() == list(range(last))
+        assert series.payable(np.arange(5)).tolist() == [0, 1, 2]
+        border = int(series.priced_at_ms_R[3])
+        assert series.payable(np.arange(5), until_ms=border).tolist() == [0, 1]
     gap = build_trading_series(
-        StackedBars(
-            np.zeros((5, 1), dtype=np.float32),
-            close_R=np.array([1.0, 1.0, 1.0, math.nan, 1.0]),
-            available_at_ms_R=START_MS + np.arange(5),
-            runs_R=np.array([0, 0, 0, 0, 1]),
-            symbol_R=np.zeros(5, dtype=np.int64),
-            symbols=("EUR/USD",),
-            spread_R=np.full(len(np.array([1.0, 1.0, 1.0, math.nan, 1.0])), np.nan),
+        stacked(
+            np.array([1.0, 1.0, 1.0, 1.0, math.nan, 1.0]), START_MS + np.arange(6), runs_R=np.array([0, 0, 0, 0, 0, 1])
         ),
         costs=COSTS,
         fill="next_open",
     )
-    assert gap.payable(np.arange(5)).tolist() == [0, 1]
+    assert gap.payable(np.arange(6)).tolist() == [0, 1]
 
 
 def test_the_account_weighs_the_symbols_of_a_moment_equally() -> None:
@@ -213,7 +183,7 @@ def test_the_account_weighs_the_symbols_of_a_moment_equally() -> None:
 
 def test_the_drawdown_is_the_largest_loss_from_a_peak() -> None:
     free = Costs(spread_pips=0, commission_bp=0, slippage_bp=0, swap_long_pips=0, swap_short_pips=0)
-    series = small([1.0, 1.2, 0.9, 1.1, 0.8, 1.5], costs=free)
+    series = small([1.0, 1.0, 1.2, 0.9, 1.1, 0.8, 1.5], costs=free)
     judged = backtest(series, np.arange(5), np.ones(5, dtype=np.int64), bars_per_year=YEAR)
     assert judged.summary.max_drawdown == pytest.approx(1 - 0.8 / 1.2)
     flat = backtest(series, np.arange(5), np.zeros(5, dtype=np.int64), bars_per_year=YEAR).summary
@@ -221,7 +191,7 @@ def test_the_drawdown_is_the_largest_loss_from_a_peak() -> None:
 
 
 def test_what_cannot_be_paid_is_refused_with_the_next_step() -> None:
-    series = small([1.0, 1.0, 2.5])
+    series = small([1.0, 1.0, 1.0, 2.5])
     with pytest.raises(DataValidationError, match=r"TradingSeries\.payable"):
         backtest(series, np.array([1, 2]), np.array([0, 0]), bars_per_year=YEAR)
     with pytest.raises(DataValidationError, match=r"TradingSeries\.payable"):
@@ -230,18 +200,10 @@ def test_what_cannot_be_paid_is_refused_with_the_next_step() -> None:
         backtest(series, np.array([1]), np.array([-1]), bars_per_year=YEAR)
     assert step_rewards(series, np.array([1]), held_N=np.array([0]), position_N=np.array([-1])) == RUIN_LOG_RETURN
     with pytest.raises(DataValidationError, match="resolved_costs"):
-        small([1.0, 1.0], costs=Costs(spread_pips=1.0))
+        small([1.0, 1.0, 1.0], costs=Costs(spread_pips=1.0))
     with pytest.raises(DataValidationError, match="no costs for EUR/USD"):
         build_trading_series(
-            StackedBars(
-                np.zeros((1, 1), dtype=np.float32),
-                close_R=np.ones(1),
-                available_at_ms_R=np.array([START_MS]),
-                runs_R=np.zeros(1, dtype=np.int64),
-                symbol_R=np.zeros(1, dtype=np.int64),
-                symbols=("EUR/USD",),
-                spread_R=np.full(len(np.ones(1)), np.nan),
-            ),
+            stacked(np.ones(1), np.array([START_MS])),
             costs={},
             fill="next_open",
         )

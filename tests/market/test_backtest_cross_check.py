@@ -22,8 +22,8 @@ import pytest
 
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
 from ml_workbench_service.market.backtest import Backtest, backtest
-from ml_workbench_service.market.trading_series import StackedBars, TradingSeries, build_trading_series
-from tests.market.series_for_tests import COSTS, HOUR_MS, hours
+from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
+from tests.market.series_for_tests import COSTS, HOUR_MS, hours, stacked
 
 NUM = 600
 IDLE_CASH = 9.0
@@ -90,14 +90,12 @@ def series_of(fill: FillRule = "next_open", *, seed: int = 0) -> TradingSeries:
     opened = hours(NUM)
     free_nights = COSTS["EUR/USD"].model_copy(update={"swap_long_pips": 0.0, "swap_short_pips": 0.0})
     return build_trading_series(
-        StackedBars(
-            np.zeros((NUM, 1), dtype=np.float32),
+        stacked(
+            1.1 * np.exp(np.cumsum(chance.normal(0, 0.003, NUM))),
+            opened,
+            spread_R=np.where(np.arange(NUM) % 3 == 0, chance.uniform(0, 4e-4, NUM), np.nan),
             close_R=1.1 * np.exp(np.cumsum(chance.normal(0, 0.003, NUM))),
             available_at_ms_R=opened + HOUR_MS,
-            runs_R=np.zeros(NUM, dtype=np.int64),
-            symbol_R=np.zeros(NUM, dtype=np.int64),
-            symbols=("EUR/USD",),
-            spread_R=np.where(np.arange(NUM) % 3 == 0, chance.uniform(0, 4e-4, NUM), np.nan),
         ),
         costs={"EUR/USD": free_nights},
         fill=fill,
@@ -121,19 +119,19 @@ def with_our_sizes(fill: FillRule) -> Case:
     units, held = 0.0, 0
     for number, row in enumerate(rows):
         entry, position = int(row) + series.delay, int(positions[number])
-        wanted = position * capital[number] / series.close_R[entry]
+        wanted = position * capital[number] / series.price_R[entry]
         size[entry], units = wanted - units, wanted
         fee[entry] = series.unit_cost_R[entry] * abs(position - held) * capital[number]
         ours[entry] = capital[number] - fee[entry]
         held = position
         if number + 1 == len(rows) or rows[number + 1] != row + 1:
-            worth = ours[entry] + units * (series.close_R[entry + 1] - series.close_R[entry])
+            worth = ours[entry] + units * (series.price_R[entry + 1] - series.price_R[entry])
             size[entry + 1], units, held = -units, 0.0, 0
             fee[entry + 1] = series.unit_cost_R[entry + 1] * abs(position) * worth
             ours[entry + 1] = capital[number + 1]
     orders = {
-        "close": series.close_R.tolist(),
-        "price": series.close_R.tolist(), "size": size.tolist(), "size_type": "amount",
+        "close": series.price_R.tolist(),
+        "price": series.price_R.tolist(), "size": size.tolist(), "size_type": "amount",
         "direction": "both", "fees": 0.0, "fixed_fees": fee.tolist(), "init_cash": 1.0 + IDLE_CASH,
     }  # fmt: skip
     return Case(series, rows, positions, judged, orders, ours)
@@ -145,11 +143,11 @@ def own_sizes() -> Case:
     rows, positions = (each[-300:] for each in decisions(series, lowest=0))
     target = np.full(NUM, np.nan)
     changes = np.flatnonzero(np.diff(positions, prepend=0))
-    target[rows[changes]] = positions[changes]
-    target[rows[-1] + 1] = 0.0
+    target[rows[changes] + series.delay] = positions[changes]
+    target[rows[-1] + series.delay + 1] = 0.0
     orders = {
-        "close": series.close_R.tolist(),
-        "price": series.close_R.tolist(), "size": target.tolist(),
+        "close": series.price_R.tolist(),
+        "price": series.price_R.tolist(), "size": target.tolist(),
         "size_type": "targetpercent", "direction": "longonly", "fees": series.unit_cost_R.tolist(), "init_cash": 1.0,
     }  # fmt: skip
     judged = backtest(series, rows, positions, bars_per_year=1.0)
@@ -184,7 +182,7 @@ def test_left_to_its_own_sizes_vectorbt_differs_in_second_order(
     cases: dict[str, Case], answers: dict[str, Answer]
 ) -> None:
     case, series = cases["own_sizes"], cases["own_sizes"].series
-    bought = case.rows[np.diff(case.positions, prepend=0) == 1]
+    bought = case.rows[np.diff(case.positions, prepend=0) == 1] + series.delay
     cost, move = series.unit_cost_R[bought], series.move_R[bought]
     explained = float(np.sum(np.log((1 + move) / (1 + cost)) - np.log(1 + move - cost)))
     difference = float(np.log(answers["own_sizes"].value[-1])) - case.judged.summary.net_log_return

@@ -51,8 +51,8 @@ def trial(name: str, daily_D: Floats, *, first: str = "2024-01-01", of: dict[str
 def test_a_day_goes_from_roll_to_roll_and_bears_the_date_of_its_end() -> None:
     at = FRIDAY_NOON_MS + HOUR_MS * np.array([0, 9, 10, 11, 12 + 48, 12 + 48 + 10])
     days = daily_returns(np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), at)
-    # Friday 17:00 New York is 22:00 UTC: what is settled then is Friday's, what comes later is Saturday's.
-    assert days == {"2024-03-01": 7.0, "2024-03-02": 8.0, "2024-03-04": 48.0}
+    # Friday 17:00 New York is 22:00 UTC: what is settled then is Friday's, what comes later is Monday's.
+    assert days == {"2024-03-01": 7.0, "2024-03-04": 56.0}
 
 
 def test_the_day_follows_new_york_into_summer() -> None:

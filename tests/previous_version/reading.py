@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,8 @@ def facts_of(card: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def answer(service: ServiceProcess, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """The record about one question, without what differs each time."""
+    """The record about one question, asked at the moment it is about, without what differs each time."""
+    service.clock.set(datetime.fromisoformat(asked["body"]["as_of"]))
     path = f"/api/v1/models/{asked['model_id']}/predict"
     record: dict[str, Any] = service.client.post(path, json=asked["body"]).raise_for_status().json()
     record["metadata"].pop("correlation_id")

@@ -65,16 +65,23 @@ def records(num: int = 400, *, seed: int = 0, fill: str = "next_open", signal: f
         opened = np.delete(hours(num), chance.choice(num, num // 20, replace=False))
         moves = chance.normal(0, 2e-3, len(opened))
         price = level * np.exp(np.cumsum(moves))
+        start = np.insert(price[:-1], 0, level) * np.exp(chance.normal(0, 1e-4, len(opened)))
         following = np.append(moves[1:], 0.0)
         predicted = signal * following + (1 - signal) * chance.normal(0, 4e-4, len(opened))
         for row, moment in enumerate((opened + HOUR_MS).tolist()):
             kind = chance.random() if signal == 0 else 1.0
             changes: dict[str, Any] = {
                 "prediction": float(predicted[row]),
-                "metadata": {"volatility": 0.002, "fill": fill},
+                "metadata": {"volatility": 0.002, "fill": fill, "filling_rule": "next_bar"},
+                "bar_open": moment_of(moment - HOUR_MS),
+                "open": float(start[row]),
+                "spread_open": float(chance.uniform(1e-5, 3e-4)) * level,
             }
+            if chance.random() < 0.05:
+                changes |= {"bar_open": None, "open": None, "spread_open": None}
             if kind < 0.1:
-                changes |= {"status": "abstain", "prediction": None, "interval": None}
+                reason = "market_closed" if kind < 0.03 else "novel_input"
+                changes |= {"status": "abstain", "prediction": None, "interval": None, "abstain_reasons": (reason,)}
             elif kind < 0.2:
                 changes["metadata"]["volatility"] = None
             elif kind < 0.3:
@@ -87,10 +94,13 @@ def records(num: int = 400, *, seed: int = 0, fill: str = "next_open", signal: f
             elif kind < 0.7:
                 changes["interval"] = {"level": 0.9, "lower": -0.006, "upper": 0.006}
             changes["metadata"]["costs"] = COSTS.model_copy(update={"spread_pips": float(chance.uniform(0.1, 3.0))})
-            as_of = datetime.fromisoformat("1970-01-01T00:00:00+00:00") + timedelta(milliseconds=moment)
-            each = prediction_record(row, symbol=symbol, as_of=as_of, price=float(price[row]), **changes)
+            each = prediction_record(row, symbol=symbol, as_of=moment_of(moment), price=float(price[row]), **changes)
             found.append((moment, place, each))
     return [each for _, _, each in sorted(found, key=lambda each: each[:2])]
+
+
+def moment_of(ms: int) -> datetime:
+    return datetime.fromisoformat("1970-01-01T00:00:00+00:00") + timedelta(milliseconds=ms)
 
 
 def recording_of(spoken: Sequence[PredictionRecord], costs: Costs | None = None) -> Recording:
@@ -110,11 +120,15 @@ def recording_of(spoken: Sequence[PredictionRecord], costs: Costs | None = None)
         as_of_ms_M=np.array([to_ms(each.as_of) for each in spoken]),
         symbol_M=np.array([list(LEVELS).index(each.symbol) for each in spoken]),
         price_M=numbers([each.price for each in spoken]),
+        opened_ms_M=np.array([-1 if each.bar_open is None else to_ms(each.bar_open) for each in spoken]),
+        open_M=numbers([each.open for each in spoken]),
+        spread_open_M=numbers([each.spread_open for each in spoken]),
         prediction_M=numbers([each.prediction for each in spoken]),
         volatility_M=numbers([each.metadata.volatility for each in spoken]),
         width_M=numbers([each.interval and each.interval.upper - each.interval.lower for each in spoken]),
         strength_M=numbers([each.metadata.strength for each in spoken]),
         abstained_M=np.array([each.status == "abstain" for each in spoken]),
+        kept_M=np.array([each.abstain_reasons == ("market_closed",) for each in spoken]),
         sample_M=np.full(len(spoken), SAMPLES.index("test")),
         costs_M5=np.array([[getattr(each, name) for name in Costs.model_fields] for each in charged]),
     )
@@ -165,17 +179,19 @@ def test_turnover_and_time_in_the_market_are_those_of_the_agents_decisions() -> 
     agent = QLearningAgent("a", hyperparameters=SETTINGS[0])
     positions: dict[str, list[int]] = {symbol: [] for symbol in LEVELS}
     prices: dict[str, list[float]] = {symbol: [] for symbol in LEVELS}
+    closes = dict(LEVELS)
     for number, each in enumerate(spoken):
         decision = agent.apply(f"{number + 1}-0", each)
         assert decision is not None
         positions[each.symbol].append(decision.position)
-        prices[each.symbol].append(decision.price)
+        prices[each.symbol].append(closes[each.symbol] if each.open is None else each.open)
+        closes[each.symbol] = decision.price
     turnover = held = gross = 0.0
     for symbol in LEVELS:
-        realised = np.array(positions[symbol][:-1])
+        realised = np.array(positions[symbol][:-2])
         turnover += np.abs(np.diff(realised, prepend=0)).sum()
         held += (realised != 0).sum()
-        gross += np.log1p(realised * (np.divide(prices[symbol][1:], prices[symbol][:-1]) - 1)).sum()
+        gross += np.log1p(realised * (np.divide(prices[symbol][2:], prices[symbol][1:-1]) - 1)).sum()
     track, _ = records_of(recording_of(spoken), bins=StateBins())
     figures_K = walk_runs(track, QSettings.of(SETTINGS[:1])).figures_LK[0]
     assert (figures_K[TURNOVER], figures_K[NUM_HELD]) == (turnover, held)
@@ -185,15 +201,16 @@ def test_turnover_and_time_in_the_market_are_those_of_the_agents_decisions() -> 
 def test_days_halves_and_means_add_up_to_what_the_agent_earned() -> None:
     spoken = records(300, seed=5)
     agent = QLearningAgent("a", hyperparameters=SETTINGS[0])
-    rewards, moments = [], []
+    rewards, moments, closes = [], [], dict.fromkeys(LEVELS, 0)
     late = 0.0
     for number, each in enumerate(spoken):
         decision = agent.apply(f"{number + 1}-0", each)
         assert decision is not None
         if decision.reward is not None:
             rewards.append(decision.reward)
-            moments.append(to_ms(each.as_of))
+            moments.append(to_ms(each.bar_open) if each.bar_open else closes[each.symbol])
             late += decision.reward * (number >= len(spoken) // 2)
+        closes[each.symbol] = to_ms(each.as_of)
     outcome = run_grid(recording_of(spoken), [({}, SETTINGS[0])], seeds=[0], bins=StateBins())
     row = outcome.best
     days = daily_returns(np.array(rewards), np.array(moments))
@@ -213,14 +230,18 @@ def test_costs_of_the_request_replace_those_of_the_records_field_by_field() -> N
         recording_of(spoken, other), [({}, SETTINGS[0])], seeds=[0], bins=StateBins(), costs=Costs(spread_pips=0.6)
     )
     mixed = other.model_copy(update={"spread_pips": 0.6})
-    same = run_grid(recording_of(spoken, mixed), [({}, SETTINGS[0])], seeds=[0], bins=StateBins())
+    as_costs_say = replace(recording_of(spoken, mixed), spread_open_M=np.full(len(spoken), np.nan))
+    same = run_grid(as_costs_say, [({}, SETTINGS[0])], seeds=[0], bins=StateBins())
     assert partly.best.net == same.best.net < whole.best.net
 
 
 def test_a_step_pays_what_trading_cost_where_it_began() -> None:
-    """Always long: the entry pays the first bar's costs, and nothing is paid for holding but swap."""
-    spoken = [prediction_record(number, price=1.1 + number / 1000, symbol="EUR/USD") for number in range(4)]
-    recording = recording_of(spoken)
+    """Always long: the entry pays the costs of its fill, and nothing is paid for holding but swap."""
+    spoken = [
+        prediction_record(number, symbol="EUR/USD", metadata={"filling_rule": "next_bar", "fill": "next_close"})
+        for number in range(4)
+    ]
+    recording = replace(recording_of(spoken), price_M=1.1 + np.arange(4) / 1000)
     costs_M5 = np.zeros((4, 5))
     costs_M5[:, 0] = (2.0, 5.0, 7.0, 11.0)
     rewards_M33 = records_of(replace(recording, costs_M5=costs_M5), bins=StateBins())[0].rewards_M33

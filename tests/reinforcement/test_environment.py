@@ -11,11 +11,11 @@ from gymnasium.wrappers.vector import RecordEpisodeStatistics
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FillRule, Floats32, Ints
 from ml_workbench_service.market.backtest import backtest
-from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, StackedBars, TradingSeries, build_trading_series
+from ml_workbench_service.market.trading_series import RUIN_LOG_RETURN, TradingSeries, build_trading_series
 from ml_workbench_service.reinforcement.environment import VectorTradingEnvironment, generator_of, generator_words, walk
 from ml_workbench_service.reinforcement.environment_kernels import compiled
 from ml_workbench_service.reinforcement.gym_environment import TradingVectorEnv
-from tests.market.series_for_tests import COSTS, LOOKBACK, START_MS, series_of, window_ends
+from tests.market.series_for_tests import COSTS, LOOKBACK, START_MS, series_of, stacked, window_ends
 
 pytestmark = pytest.mark.processor
 
@@ -154,22 +154,14 @@ def test_a_generator_in_words_draws_the_same_numbers() -> None:
 
 def prices(values: list[float]) -> TradingSeries:
     return build_trading_series(
-        StackedBars(
-            np.zeros((len(values), 1), dtype=np.float32),
-            close_R=np.array(values),
-            available_at_ms_R=START_MS + np.arange(len(values)) * 60_000,
-            runs_R=np.zeros(len(values), dtype=np.int64),
-            symbol_R=np.zeros(len(values), dtype=np.int64),
-            symbols=("EUR/USD",),
-            spread_R=np.full(len(np.array(values)), np.nan),
-        ),
+        stacked(np.array(values), START_MS + np.arange(len(values)) * 60_000),
         costs=COSTS,
         fill="next_open",
     )
 
 
 def test_only_ruin_terminates() -> None:
-    series = prices([1.0, 1.0, 2.5, 2.5])
+    series = prices([1.0, 1.0, 1.0, 2.5, 2.5])
     envs = VectorTradingEnvironment(
         series, np.arange(4), lookback=1, num_envs=2, episode_length=9, seed=0, starts_N=np.array([1])
     )

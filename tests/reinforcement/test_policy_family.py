@@ -23,15 +23,15 @@ def test_every_decision_is_settled_inside_its_part(fill: str) -> None:
     market, windows = Market.of(problem), problem.windows
     for rows, border in ((market.train, "validation"), (market.validation, "calibration")):
         settled = rows + market.series.delay + 1
-        assert (windows.available_at_ms_R[settled] <= windows.borders_ms[border]).all()
-        beyond = windows.available_at_ms_R[settled.max() + 1]
+        assert (market.series.priced_at_ms_R[settled] <= windows.borders_ms[border]).all()
+        beyond = market.series.priced_at_ms_R[settled.max() + 1]
         assert beyond > windows.borders_ms[border], "as many decisions as there can be"
 
 
 def test_a_part_without_a_decision_says_what_to_do() -> None:
     problem = market_of()
-    parts = {**problem.windows.parts, "validation": problem.windows.parts["validation"][-1:]}
-    alone = replace(problem, windows=replace(problem.windows, parts=parts), fill="next_close")
+    decisions = {**problem.windows.decisions, "validation": problem.windows.decisions["validation"][-1:]}
+    alone = replace(problem, windows=replace(problem.windows, decisions=decisions), fill="next_close")
     with pytest.raises(DataValidationError, match="ask for a longer range"):
         decision_rows(series_of(alone), alone, "validation")
 
@@ -40,13 +40,13 @@ def test_the_bars_own_spread_is_paid_in_price_units() -> None:
     table = symbol_rows("USD/JPY", num=500)
     table.close_N[:] *= 100
     table.x_NF[:, 2] *= 100
-    table.spread_N[:250] = 0.02  # two pips of a yen pair
+    table.open_N[:] *= 100
+    table.spread_open_N[:250] = 0.02  # two pips of a yen pair
     series = series_of(market_of(table))
     np.testing.assert_allclose(series.spread_R[:250], 2.0)
     assert np.isnan(series.spread_R[250:]).all()
-    own = (series.unit_cost_R * series.close_R)[:250] - 1e-4 * series.costs["USD/JPY"].commission_bp * series.close_R[
-        :250
-    ]
+    price, commission = series.price_R[:250], series.costs["USD/JPY"].commission_bp
+    own = series.unit_cost_R[:250] * price - 1e-4 * commission * price
     np.testing.assert_allclose(own, 0.01, rtol=1e-9)
 
 

@@ -123,7 +123,7 @@ def test_runs_saved_between_epochs_go_on_exactly() -> None:
 def test_tables_learn_a_market_that_its_bins_foretell_and_stay_flat_in_one_they_do_not() -> None:
     series, rows, _ = market()
     settings = [QLearningHyperparameters(learning_rate=0.02, discount_factor=0.9, seed=seed) for seed in range(3)]
-    move = series.move_R[rows]
+    move = series.move_R[rows + series.delay]
     told = np.digitize(move, (-0.002, 0.0, 0.002))
     net, perfect = [], []
     for values in learn(series, rows, told, settings, epochs=40, num_bins=4)[0].values_LSA:

@@ -11,6 +11,7 @@ from common_lib.exceptions import UnavailableError
 from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.search.space import choice_label
@@ -68,7 +69,7 @@ class CountingStore(LocalFeatureStore):
 def store(tmp_path: Any) -> CountingStore:
     (tmp_path / "bars").mkdir()
     injected_bars(1200, seed=1, r2=0.2).write(tmp_path / "bars", "EUR/USD")
-    return CountingStore(FolderBars(tmp_path / "bars"))
+    return CountingStore(FolderBars(tmp_path / "bars", fixings=no_fixings))
 
 
 def maker_of(store: CountingStore) -> TrialMaker:

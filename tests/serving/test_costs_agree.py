@@ -1,11 +1,12 @@
 """One formula everywhere: what training, backtest, record and live agent pay for the same bars, to the bit."""
 
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
 
-from ml_workbench_service.agents.positions import Bar, Position, open_step, realise
+from ml_workbench_service.agents.policy_agent import PolicyAgent
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import Costs, FeatureTable
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -52,14 +53,32 @@ def test_a_records_costs_follow_the_session_and_name_what_is_paid(
     )
 
 
+def with_opens(table: FeatureTable) -> FeatureTable:
+    """The bars open some way off the close before, on Sundays too."""
+    close = np.asarray(table.columns["close"])
+    jumps = np.random.default_rng(7).normal(0, 3e-4, len(close))
+    return replace(table, columns={**table.columns, "open": np.append(close[0], close[:-1]) * np.exp(jumps)})
+
+
+def moment(ms: int) -> datetime:
+    return datetime.fromtimestamp(int(ms) / 1000, tz=UTC)
+
+
+def told(record: PredictionRecord, position: int) -> PredictionRecord:
+    """The record as a policy's that says this position, whatever is held."""
+    metadata = record.metadata.model_copy(update={"actions_by_position": (position,) * 3})
+    answer = {"status": "ok", "prediction": 0.0, "scaling_factor": 1.0}
+    return record.model_copy(update={**answer, "metadata": metadata})
+
+
 @pytest.mark.parametrize("spread", ["session", "own", "named"])
 def test_training_backtest_record_and_agent_pay_the_same(
     model: ServedModel, tables: dict[str, FeatureTable], spread: str
 ) -> None:
-    table = tables["EUR/USD"]
+    table = with_opens(tables["EUR/USD"])
     if spread == "own":
         own = np.where(np.arange(len(table)) % 2 == 0, 0.0004, np.nan)
-        table = replace(table, columns={**table.columns, "spread": own})
+        table = replace(table, columns={**table.columns, "spread": own}, spread_time="open")
     costs = resolved_costs("EUR/USD", Costs(spread_pips=0.9) if spread == "named" else None)
     served = replace(model, costs={"EUR/USD": costs})
     records = records_of(served, table)
@@ -68,21 +87,19 @@ def test_training_backtest_record_and_agent_pay_the_same(
     rows = np.searchsorted(series.available_at_ms_R, [to_ms(record.as_of) for record in records])
     for row, record in zip(rows, records, strict=True):
         assert record.metadata.costs is not None
-        assert record.price is not None
-        assert unit_cost(record.metadata.costs, "EUR/USD", record.price) == pytest.approx(
-            series.unit_cost_R[row], rel=1e-14
-        )
+        assert (record.open, record.bar_open) == (series.price_R[row], moment(series.priced_at_ms_R[row]))
+        assert record.spread_open is not None
+        paid = record.metadata.costs.model_copy(update={"spread_pips": record.spread_open / 1e-4})
+        assert unit_cost(paid, "EUR/USD", series.price_R[row]) == pytest.approx(series.unit_cost_R[row], rel=1e-14)
 
     positions = np.random.default_rng(0).integers(-1, 2, len(rows))
-    standing, earned = Position(), []
-    for record, position in zip(records, positions, strict=True):
-        price, at_ms, paid = float(record.price or 0), to_ms(record.as_of), record.metadata.costs
-        assert paid is not None
-        bar = Bar(at_ms, price, paid)
-        realised, still_open = realise(standing, symbol="EUR/USD", bar=bar, state=0)
-        earned += [each.reward for each in realised]
-        step = open_step(standing, state=0, action=0, exposure=float(position), fill="next_open", bar=bar)
-        standing = Position(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
+    agent = PolicyAgent("a", family="dqn", model_id=records[0].model_id)
+    decisions = [
+        agent.apply(f"{number}-0", told(record, int(position)))
+        for number, (record, position) in enumerate(zip(records, positions, strict=True))
+    ]
+    earned = [each.reward for each in decisions if each is not None and each.reward is not None]
     paid = signal_backtest.realise(positions, rows, given)
-    assert len(earned) == len(paid.net_N) > 2000, "the newest decision waits for its bar"
+    assert {each.fill for each in decisions if each is not None} == {None, "next_open"}, "weekends are no gap"
+    assert len(earned) == len(paid.net_N) > 2000, "the newest two decisions wait for their bars"
     np.testing.assert_allclose(earned[:-1], paid.net_N[:-1], rtol=0, atol=1e-15)

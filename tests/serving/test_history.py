@@ -105,12 +105,12 @@ def test_enough_bars_are_fetched_for_the_window_and_the_kernel(model: ServedMode
     assert bars_needed(model) > EWMA_BARS
     long = replace(model, card=model.card.model_copy(update={"lookback": 500}))
     assert bars_needed(long) > 500
-    assert columns_needed(model) == ["signal", "close", "rsi_14"]
+    assert columns_needed(model) == ["signal", "close", "rsi_14", "open"]
     no_close = replace(model, derivation=Derivation(("rsi_14",)))
-    assert columns_needed(no_close) == ["rsi_14", "close"]
+    assert columns_needed(no_close) == ["rsi_14", "open", "close"]
     lagged = replace(model, derivation=Derivation(("far",), {"far": "lag(sma_20, 300)"}))
     assert bars_needed(lagged) >= model.card.lookback + 300
-    assert columns_needed(lagged) == ["sma_20", "close"]
+    assert columns_needed(lagged) == ["sma_20", "open", "close"]
 
 
 def test_a_replay_asks_at_every_bar_from_its_start_once(model: ServedModel, history: SymbolHistory) -> None:

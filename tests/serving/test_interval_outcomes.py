@@ -147,14 +147,6 @@ def test_a_ledgers_outcome_counts_once_whichever_comes_first(model: ServedModel)
         assert not intervals.mature(model_id, version, symbol, MONDAY_MS + 2 * HOUR_MS, 0.0)
 
 
-def test_a_question_about_the_future_makes_nothing_late(model: ServedModel) -> None:
-    intervals = LiveIntervals()
-    told(intervals, model, MONDAY_MS, 1.0)
-    assert told(intervals, model, 32_503_680_000_000, 1.0) is None
-    told(intervals, model, MONDAY_MS + HOUR_MS, 1.0)
-    assert found(intervals).num_outcomes == 1
-
-
 def test_a_bar_without_a_volatility_teaches_the_other_kind_of_interval(model: ServedModel) -> None:
     intervals = LiveIntervals()
     for hour, is_volatility in enumerate((True, False, False, False)):

@@ -87,13 +87,14 @@ def test_coverage_factor_and_intervals_are_those_of_the_rule_done_by_hand(
         reach = widening.factor * (published.interval.upper - record.prediction)
         assert record.interval.upper - record.prediction == pytest.approx(reach, rel=1e-9)
         assert record.interval.lower - record.prediction == pytest.approx(-reach, rel=1e-9)
-        waiting = (record, widening.lean, question.price)
+        if (record.valid_until - record.as_of).total_seconds() == 3600:  # over a weekend there is no label
+            waiting = (record, widening.lean, question.price)
     coverage = found(intervals)
     assert len(inside) > 350
     assert coverage.num_outcomes == len(inside)
     assert coverage.coverage == np.mean(inside[-NUM_RECENT:])
     assert coverage.factor == pytest.approx(np.exp(tracker.level))
-    assert coverage.num_dropped == dict.fromkeys(REASONS, 0), "at Friday's close it abstains"
+    assert coverage.num_dropped == dict.fromkeys(REASONS, 0) | {"closure": 3}, "what Friday's last bars foretell"
 
 
 def test_nothing_but_the_interval_is_touched(live_model: ServedModel, history: SymbolHistory) -> None:

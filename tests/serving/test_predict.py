@@ -210,7 +210,11 @@ def test_fridays_last_bar_is_fresh_on_sunday_evening(model: ServedModel, history
     friday_close, sunday_open = TUESDAY_MS + 3 * DAY_MS + 11 * HOUR_MS, TUESDAY_MS + 5 * DAY_MS + 11 * HOUR_MS
     assert [bool(calendar.is_open(each)) for each in (friday_close - 1, friday_close, sunday_open)] == [1, 0, 1]
     last = history.question(row_at(history, friday_close))
-    assert abstained(answer(model, last, LIVE)) == ("market_closed",)
+    assert answer(model, last, LIVE).status == "ok", "it becomes known as the market closes, and is filled on Sunday"
+    assert abstained(answer(model, replace(last, as_of_ms=friday_close + 1), LIVE)) == ("market_closed",)
+    sent = replace(last, bar=None)  # features of a caller
+    assert answer(model, sent, LIVE).status == "ok"
+    assert abstained(answer(model, replace(sent, as_of_ms=friday_close + HOUR_MS), LIVE)) == ("market_closed",)
     assert answer(model, replace(last, as_of_ms=sunday_open), LIVE).status == "ok"
     assert abstained(answer(model, replace(last, as_of_ms=sunday_open - 1), LIVE)) == ("market_closed",)
     assert answer(model, replace(last, clock=False), LIVE).status == "ok"

@@ -52,8 +52,9 @@ class Caller:
     def _run(self) -> None:
         while not self._stop.is_set():
             number = len(self.records)
-            as_of = iso(datetime.fromisoformat(ASKED["as_of"]) + timedelta(hours=number))
-            body = {**ASKED, "as_of": as_of, "price": ASKED["price"] * (1 + 0.0004 * ((number * 7) % 5 - 2))}
+            moment = datetime.fromisoformat(ASKED["as_of"]) + timedelta(hours=number)
+            self._service.clock.set(moment)
+            body = {**ASKED, "as_of": iso(moment), "price": ASKED["price"] * (1 + 0.0004 * ((number * 7) % 5 - 2))}
             answer = self._service.client.post(
                 "/api/v1/models/price_lstm/predict", json=body, params={"enqueue": "guaranteed"}
             ).raise_for_status()

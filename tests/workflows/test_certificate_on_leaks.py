@@ -13,6 +13,7 @@ from ml_workbench_service.contracts.contract import iso_of_ms
 from ml_workbench_service.contracts.evaluation import Certificate
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.evaluation.leakage.certificate import certify
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.interfaces import dataset as training_data
@@ -64,7 +65,7 @@ def certificate(folder: Path, request: Mapping[str, Any]) -> Certificate:
     }  # fmt: skip
     if body["model_type"] == "feature_engineering":
         body |= {"features": [], "hyperparameters": {"num_shuffles": 40, "num_samples": 10, "max_candidates": 20}}
-    store = LocalFeatureStore(FolderBars(folder))
+    store = LocalFeatureStore(FolderBars(folder, fixings=no_fixings))
     asked = TrainRequest.model_validate({name: value for name, value in body.items() if value is not None})
     plan = {"model_id": "injected", "version": "1.0.0"}
     order = training_data.TrainingOrder.of(asked, plan, job_id="job", store=store)

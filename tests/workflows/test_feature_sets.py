@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.clock import WALL, clock_ms
 from ml_workbench_service.contracts.contract import iso_of_ms
 from ml_workbench_service.contracts.feature_sets import FeatureSet
 from ml_workbench_service.contracts.models import ModelCard
@@ -70,7 +71,7 @@ def test_only_the_training_part_chose(found: ModelCard) -> None:
 
 def test_asked_for_a_prediction_it_returns_its_columns_to_the_last_bit(bench: Workbench, found: ModelCard) -> None:
     model = loaded(bench, found)
-    record = answer(model, fetch_question(model, newest(bench), bench.feature_store), LIVE)
+    record = answer(model, fetch_question(model, newest(bench), bench.feature_store, received_ms=clock_ms(WALL)), LIVE)
     table = bench.feature_store.fetch(
         [SYMBOL], "1h", start_ms=None, end_ms=None, features=[*model.derivation.base_columns, "close"]
     )[0]
@@ -116,12 +117,12 @@ def newest(bench: Workbench) -> PredictRequest:
 
 
 def same_answer(model: ServedModel, bench: Workbench, columns: dict[str, list[float]]) -> None:
-    fetched = answer(model, fetch_question(model, newest(bench), bench.feature_store), LIVE)
+    fetched = answer(model, fetch_question(model, newest(bench), bench.feature_store, received_ms=clock_ms(WALL)), LIVE)
     assert fetched.status == "ok", fetched.abstain_reasons
     asked = PredictRequest.model_validate(
         {"symbol": SYMBOL, "timeframe": "1h", "features": columns, "as_of": fetched.as_of.isoformat()}
     )
-    question = question_of(model, asked)
+    question = question_of(model, asked, received_ms=clock_ms(WALL))
     assert question is not None
     assert answer(model, question, LIVE).outputs == fetched.outputs
 
@@ -145,7 +146,7 @@ def test_too_few_rows_of_base_columns_are_refused_with_the_number(bench: Workben
     sent = {name: [1.0, 1.1] for name in model.derivation.base_columns}
     body = PredictRequest.model_validate({"symbol": SYMBOL, "timeframe": "1h", "features": sent})
     with pytest.raises(DataValidationError, match="send at least"):
-        question_of(model, body)
+        question_of(model, body, received_ms=clock_ms(WALL))
 
 
 def test_a_set_that_was_selected_on_the_test_part_is_said_on_the_card(

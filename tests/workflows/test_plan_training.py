@@ -111,6 +111,11 @@ def test_versions_that_are_published_or_being_trained_are_taken(bench: Workbench
         ({"target": "price_change_1d", "start_date": "2025-01-20T00:00:00Z"}, "body.start_date", "a longer range"),
         ({"target": "price_change_9999d"}, "body.start_date", "at most 0 windows"),
         (
+            {"target": "price_change_61h"},
+            "body.target",
+            "at most 60 bars ahead, or as far on daily bars: price_change_3d",
+        ),
+        (
             {"start_date": "2098-01-01T00:00:00Z", "end_date": "2099-01-01T00:00:00Z"},
             "body.start_date",
             "start in the past",

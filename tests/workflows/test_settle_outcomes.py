@@ -20,6 +20,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms
 from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.outcomes import PredictionOutcome
 from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
@@ -69,7 +70,7 @@ def bars(tmp_path_factory: pytest.TempPathFactory) -> tuple[InjectedBars, LocalF
     found = InjectedBars(whole.opened_ms[kept], whole.close[kept], whole.signal[kept], whole.r2)
     folder = tmp_path_factory.mktemp("bars")
     found.write(folder, "EUR/USD")
-    return found, LocalFeatureStore(FolderBars(folder))
+    return found, LocalFeatureStore(FolderBars(folder, fixings=no_fixings))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 It starts at the delivered bars and calls the very objects that made the training's matrix, so it knows no list of
 leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when what it reads is replaced.
 
+    reading                     nothing is doubtful about how files were read        (`leakage.reading_check`)
     bar_times                   no bar counts as known before it ended
     features_future_replaced    columns and features, with every later bar replaced  (`leakage.recomputation`)
     features_future_cut         the same, with the later bars cut off
@@ -28,10 +29,11 @@ from ml_workbench_service.accelerators.cpu import Cpu
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck, CheckStatus
 from ml_workbench_service.contracts.jobs import Report, SilentReport
-from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable
 from ml_workbench_service.evaluation.leakage import label_checks as label_support
 from ml_workbench_service.evaluation.leakage.column_checks import Outcome, Past, Telling, joined_ahead, near_copy
 from ml_workbench_service.evaluation.leakage.proof import ColumnProof, prove
+from ml_workbench_service.evaluation.leakage.reading_check import reading
 from ml_workbench_service.evaluation.leakage.recomputation import Recomputation
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
@@ -64,13 +66,14 @@ def certify(
         JobCancelled: somebody asked for it.
         DataValidationError: the data are too few for a feature search, which the training itself would say next.
     """
-    seed = order.request.seeds[0] if seed is None else seed
+    seed, order = order.request.seeds[0] if seed is None else seed, order.filled(data.tables[0].fill)
     again = Recomputation(order, data, store, report, seed)
     again.run()
     made = _ready_made(again)
     proven = prove(made, order, data, store)
     return Certificate.of(
         (
+            reading(data.tables),
             _bar_times(data.tables),
             *_recomputed(again, proven),
             *label_support.checks(order, data, store.kind_of, seed=seed),
@@ -105,7 +108,7 @@ def _bar_times(tables: Sequence[FeatureTable]) -> CertificateCheck:
 def _recomputed(again: Recomputation, proven: ColumnProof) -> list[CertificateCheck]:
     """What moved when later bars were others, or missing; what a store cannot make again has another proof, or none."""
     replaced, cut = again.num_compared["replaced"], again.num_compared["cut"]
-    can, moved = isinstance(again.store, Recomputing), again.moved
+    can, moved = again.recomputing is not None, again.moved
     is_proven = can or proven.proof is not None
     trivial: CheckStatus = "passed" if is_proven else "unprovable"
     by_hand = "" if can else "; the feature store made the columns, and it cannot make them again from other bars"
@@ -176,7 +179,7 @@ def _selected_before_test(order: TrainingOrder, data: TrainingData) -> Certifica
 
 def _ready_made(again: Recomputation) -> set[str]:
     """The columns that nobody can make again: the bars' own beside prices, or whatever a store out of reach made."""
-    if not isinstance(again.store, Recomputing):
+    if again.recomputing is None:
         return {name for table in again.data.tables for name in table.columns} - PRICES
     read = {*again.order.derivation.base_columns, *columns_of(again.order.candidates)}
     return (read & again.own_columns) - PRICES
@@ -225,7 +228,7 @@ def _pasts(again: Recomputation) -> list[Past]:
         begin = rows.stop
         known_N = windows.label_available_at_ms_R[rows] <= test_ms
         outcomes = [
-            Outcome(target.name, np.where(known_N, windows.own_labels_RK[rows, number], np.nan), target.horizon)
+            Outcome(target.name, np.where(known_N, windows.own_labels_RK[rows, number], np.nan), target.reach)
             for number, target in enumerate(again.order.targets)
         ]
         until = int(np.searchsorted(table.available_at_ms, test_ms, side="right"))

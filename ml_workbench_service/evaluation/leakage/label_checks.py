@@ -132,14 +132,16 @@ class _Support:
     def _own(self, table: FeatureTable, rows: Ints) -> Floats:
         close_N = np.asarray(table.columns["close"])
         if self.target.measure == "triple_barrier":
-            return mirrored(close_N, rows, self.target.horizon, elsewhere=False)
-        return lifted(close_N, rows, self.target.horizon)
+            return mirrored(close_N, rows + self.target.delay, self.target.horizon, elsewhere=False)
+        return lifted(close_N, rows + self.target.delay, self.target.horizon)
 
     def _elsewhere(self, table: FeatureTable, rows: Ints, seed: int) -> Floats:
         close_N = np.asarray(table.columns["close"])
         if self.target.measure == "triple_barrier":
-            return mirrored(close_N, rows, self.target.horizon, elsewhere=True)
-        return wild_elsewhere(close_N, rows, self.target.horizon, seed=seed)
+            return mirrored(close_N, rows + self.target.delay, self.target.horizon, elsewhere=True)
+        if self.target.classes:  # its break-even cost is measured at the row's own price
+            return wild_elsewhere(close_N, rows, self.target.reach, seed=seed)
+        return wild_elsewhere(close_N, rows + self.target.delay, self.target.horizon, seed=seed)
 
     def _by_table(self, rows_R: Ints) -> list[tuple[FeatureTable, Ints]]:
         begin, found = 0, []
@@ -166,7 +168,7 @@ def purged_borders(order: TrainingOrder, data: TrainingData) -> CertificateCheck
     The bar that a label ends with is counted from its row; what the windows say about themselves is not asked.
     """
     windows = data.windows
-    ahead = max((target.horizon for target in order.targets), default=0)
+    ahead = max((target.reach for target in order.targets), default=0)
     symbol_known = [table.available_at_ms for table in data.tables]
     known_R = np.concatenate(symbol_known)
     label_known_R = np.concatenate(

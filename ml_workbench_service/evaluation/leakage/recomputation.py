@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from common_lib.exceptions import DataValidationError, UpstreamError, UpstreamTimeoutError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Bars, Bools, FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.contracts.market import Bars, Bools, FeatureStore, FeatureTable, recomputing
 from ml_workbench_service.evaluation.leakage.perturbations import cut_after, replaced_after, table_replaced_after
 from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.windows import PARTS, Windows
@@ -50,6 +50,7 @@ class Recomputation:
         seed: of moments and replacements.
         moved: by kind (`features`, `cut`, `labels`, `scaling`) the first sentence about something that moved.
         num_compared: by kind of alteration (`replaced`, `cut`), how many moments could be compared.
+        recomputing: the store, where it can make its columns again.
         own_columns: what the bars themselves brought beside prices.
     """
 
@@ -64,6 +65,7 @@ class Recomputation:
     _fills_ms: set[int] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self.recomputing = recomputing(self.store)
         if self.order.request.as_of is None:  # bars that arrive meanwhile are not part of this training
             self.order = self._known_by(max(int(table.available_at_ms.max()) for table in self.data.tables))
 
@@ -73,14 +75,14 @@ class Recomputation:
         Raises:
             JobCancelled: somebody asked for it.
         """
-        if isinstance(self.store, Recomputing):
-            self._compare(self._fetched(self.store.altered(self._noted)), LAST_MS)
+        if self.recomputing is not None:
+            self._compare(self._fetched(self.recomputing.altered(self._noted)), LAST_MS)
         borders = list(self.data.windows.borders_ms.values())
         chosen = self._random_moments()
         for number, moment_ms in enumerate([*borders, *chosen, *self._odd_moments()]):
             self.report.check()
             self._compare(self._replaced(moment_ms, number), moment_ms)
-        for moment_ms in [*borders, *chosen] if isinstance(self.store, Recomputing) else borders[:1]:
+        for moment_ms in [*borders, *chosen] if self.recomputing is not None else borders[:1]:
             self.report.check()
             self._compare_cut(moment_ms)
 
@@ -91,8 +93,8 @@ class Recomputation:
     def _replaced(self, moment_ms: int, number: int) -> list[FeatureTable]:
         """Tables over such bars; `number` chooses which others."""
         seed = self.seed + 1000 * number
-        if isinstance(self.store, Recomputing):
-            return self._fetched(self.store.altered(lambda bars: replaced_after(bars, moment_ms, seed=seed)))
+        if self.recomputing is not None:
+            return self._fetched(self.recomputing.altered(lambda bars: replaced_after(bars, moment_ms, seed=seed)))
         return [table_replaced_after(table, moment_ms, seed=seed) for table in self.data.tables]
 
     def _fetched(self, store: FeatureStore) -> list[FeatureTable]:
@@ -153,8 +155,8 @@ class Recomputation:
     def _compare_cut(self, moment_ms: int) -> None:
         """To rounding, columns, features and labels where the bars end at the moment."""
         try:
-            if isinstance(self.store, Recomputing):
-                tables = self._fetched(self.store.altered(lambda bars: cut_after(bars, moment_ms)))
+            if self.recomputing is not None:
+                tables = self._fetched(self.recomputing.altered(lambda bars: cut_after(bars, moment_ms)))
             else:
                 tables = training_data.fetch(self._known_by(moment_ms), self.store)
             rows = training_data.label(self.order, tables).rows
@@ -177,7 +179,7 @@ class Recomputation:
                     )
             for column, target in enumerate(self.order.targets):
                 before, after = true.labels_NK[:num, column], cut.labels_NK[:, column]
-                is_known_N = np.arange(num) + target.horizon < num
+                is_known_N = np.arange(num) + target.reach < num
                 early_N = np.where(is_known_N, _far(before, after), np.isfinite(after))
                 for row in np.flatnonzero(early_N)[:1]:
                     what = f"the label {target.name} of {table.symbol}"

@@ -105,7 +105,7 @@ def raw_bars(
     heads = [head for head in heads if head.name in frame.columns]
     chosen = price_columns(frame.columns)
     _check_columns(path.name, heads, chosen)
-    kept, dropped = _rows_that_hold_something(frame)
+    kept, dropped = _rows_that_hold_something(frame, chosen.used)
     places = None if kept.all() else np.flatnonzero(kept)
     frame = frame.filter(kept.tolist()) if places is not None else frame
     if frame.is_empty():
@@ -127,7 +127,7 @@ def raw_bars(
         is_broker_time=conventions.is_broker_time,
         prices=prices,
         extra={**extra.columns, **own},
-        available_ms=_available(frame, fail),
+        available_ms=_available(frame, openings.times, fail),
         price_side=chosen.side or named or conventions.price_side,
         format=format_name,
         point=cells.point,
@@ -171,24 +171,28 @@ def _has(heads: list[Heading], name: str) -> bool:
     return any(head.name == name for head in heads)
 
 
-def _rows_that_hold_something(frame: "pl.DataFrame") -> tuple[Bools, dict[str, int]]:
-    """(N,) whether a row is neither blank nor a comment, and how many are."""
+def _rows_that_hold_something(frame: "pl.DataFrame", prices: frozenset[str]) -> tuple[Bools, dict[str, int]]:
+    """(N,) whether a row is neither blank nor a comment, which lacks prices, and how many are."""
     import polars as pl
 
     if frame.is_empty() or not all(dtype == pl.String for dtype in frame.dtypes):
         return np.ones(len(frame), dtype=bool), {}
-    first = frame.to_series(0)
-    comment = first.str.contains(_COMMENT).fill_null(False)
+    begins = frame.to_series(0).str.contains(_COMMENT).fill_null(False)
+    comment = begins & frame.select(pl.any_horizontal(pl.col(sorted(prices)).is_null())).to_series()
     blank = frame.select(pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == "")).to_series()
     counts = {"blank line": int(blank.sum()), "comment": int(comment.sum())}
     kept = ~(blank | comment)
     return kept.to_numpy(), {reason: count for reason, count in counts.items() if count}
 
 
-def _available(frame: "pl.DataFrame", fail: Fail) -> Ints | None:
-    if "available_at" not in frame.columns:
+def _available(frame: "pl.DataFrame", times: TimeColumn, fail: Fail) -> Ints | None:
+    """(N,) in UTC. Without a zone it is taken for UTC only where the openings are known to be in UTC."""
+    if "available_at" not in frame.columns or frame["available_at"].is_null().all():
         return None
-    return read_times(frame["available_at"], zone="UTC", fail=fail, is_optional=True).local_ms
+    known = read_times(frame["available_at"], zone=None, fail=fail, is_optional=True)
+    if (known.zone or times.zone) != "UTC":
+        raise fail(None, "`available_at` is not in UTC; write it as 2025-03-01T00:00:00Z")
+    return known.local_ms
 
 
 def _bad_cell(file: str, first_line: int, places: Ints | None, row: int | None, problem: str) -> DataValidationError:

@@ -16,8 +16,10 @@ from urllib.parse import unquote
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars, OutsideThing
-from ml_workbench_service.integrations.feature_store.bar_checks import checked_bars
-from ml_workbench_service.integrations.feature_store.bar_columns import SPREADS
+from ml_workbench_service.contracts.reading_reports import IgnoredFile, ReadingReport, SeriesList
+from ml_workbench_service.contracts.reading_reports import Series as ReportedSeries
+from ml_workbench_service.integrations.feature_store.bar_columns import SPREADS, RawBars
+from ml_workbench_service.integrations.feature_store.bar_fixings import Fixings, ecb_fixings
 from ml_workbench_service.integrations.feature_store.bar_formats import read_bars
 from ml_workbench_service.integrations.feature_store.bar_listing import (
     Fingerprint,
@@ -29,6 +31,8 @@ from ml_workbench_service.integrations.feature_store.bar_listing import (
     in_words,
 )
 from ml_workbench_service.integrations.feature_store.bar_names import Series
+from ml_workbench_service.integrations.feature_store.bar_pins import PinStore
+from ml_workbench_service.integrations.feature_store.bar_readings import SeriesReader
 from ml_workbench_service.integrations.feature_store.bar_time_zones import parse_zone
 from ml_workbench_service.integrations.feature_store.resampling import resample
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache, bars_bytes
@@ -47,13 +51,23 @@ class FolderBars:
     Args:
         folder: where the files lie, itself only.
         bars_timezone: the clock of files that do not say theirs, as `BARS_TIMEZONE` names it.
+        pins: the file that keeps what was decided about the clocks of files; None: memory alone.
+        fixings: gives what prices are held against; of None nothing is, as bars that are made up need it.
     """
 
-    def __init__(self, folder: Path, *, bars_timezone: str | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        bars_timezone: str | None = None,
+        pins: Path | None = None,
+        fixings: Callable[[], Fixings | None] = ecb_fixings,
+    ) -> None:
         if bars_timezone is not None:
             parse_zone(bars_timezone)
         self._listing = FolderListing(folder)
-        self._zone = bars_timezone
+        self._reader = SeriesReader(_raw, setting=bars_timezone, pins=PinStore(pins), fixings=fixings)
+        self._reports: dict[Series, tuple[Fingerprint, tuple[ReadingReport, ...] | str]] = {}
         self._series: SeriesCache[tuple[Fingerprint, Bars]] = SeriesCache(max_bytes=CACHE_BYTES)
         self._own: tuple[Fingerprint, list[str]] | None = None
         self._lock = threading.Lock()
@@ -69,7 +83,7 @@ class FolderBars:
         with self._lock:
             for source in finer:
                 files = index[symbol, source]
-                bars = self._kept((symbol, source), files, partial(self._read, files, symbol, source))
+                bars = self._kept((symbol, source), files, partial(self._read, (symbol, source), index))
                 if source != timeframe:
                     bars = self._kept((symbol, source, timeframe), files, partial(resample, bars, timeframe))
                 if len(bars):
@@ -112,9 +126,42 @@ class FolderBars:
         detail = f"{len(index)} series of bars" + (f", {passed_over}" if ignored else "")
         return OutsideThing(mode="folder", state="ok", detail=detail)
 
-    def _read(self, files: list[Path], symbol: str, timeframe: str) -> Bars:
-        raw = [as_named(read_bars(path), timeframe) for path in files]
-        return checked_bars(raw, symbol=symbol, timeframe=timeframe, zone=self._zone)
+    def series(self) -> SeriesList:
+        """Each file by its report, in the order of names; and each that gives no bars, with the reason."""
+        index, passed_over = self._listing.by_series()
+        reports: list[ReadingReport] = []
+        ignored = [IgnoredFile(origin=name, reason=reason) for name, reason in passed_over]
+        for series, files in index.items():
+            found = self._reported(series, files, index)
+            if isinstance(found, str):
+                ignored += [IgnoredFile(origin=path.name, reason=found) for path in files]
+            else:
+                reports += found
+        reports.sort(key=lambda each: each.file)
+        return SeriesList(
+            series=tuple(ReportedSeries.of(each, source="file") for each in reports),
+            ignored=tuple(sorted(ignored, key=lambda each: each.origin)),
+        )
+
+    def _reported(
+        self, series: Series, files: list[Path], index: dict[Series, list[Path]]
+    ) -> tuple[ReadingReport, ...] | str:
+        """The reports of a series, or why it is refused; the files are read again only when they change."""
+        stamp = fingerprint(files)
+        kept = self._reports.get(series)
+        if kept is not None and kept[0] == stamp:
+            return kept[1]
+        try:
+            with self._lock:
+                self._kept(series, files, partial(self._read, series, index))
+        except DataValidationError as error:
+            self._reports[series] = stamp, error.message
+        return self._reports[series][1]
+
+    def _read(self, series: Series, index: dict[Series, list[Path]]) -> Bars:
+        bars = self._reader.read(series, index)
+        self._reports[series] = fingerprint(index[series]), bars.reports
+        return bars
 
     def _kept(self, key: Hashable, files: list[Path], make: Callable[[], Bars]) -> Bars:
         """What was made last time, unless the files have changed."""
@@ -125,6 +172,11 @@ class FolderBars:
         bars = make()
         self._series.put(key, (stamp, bars), num_bytes=bars_bytes(bars))
         return bars
+
+
+def _raw(path: Path, timeframe: str) -> RawBars:
+    """A file's rows, as far apart as the timeframe says."""
+    return as_named(read_bars(path), timeframe)
 
 
 def series_of_name(name: str) -> Series | None:

@@ -81,7 +81,7 @@ def name_of_bars(stem: str) -> BarName:
 
 def usual_price(name: str) -> float | None:
     """What the instrument of a file costs, by order of magnitude; None where that is not known."""
-    found = _symbol(name.partition(".")[0])
+    found = _symbol(name)
     base, _, quote = found[0].partition("/") if found else ("", "", "")
     if base not in UNITS_PER_DOLLAR or quote not in UNITS_PER_DOLLAR:
         return None

@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
+from ml_workbench_service.contracts.clock import WALL, Clock, clock_ms
 from ml_workbench_service.contracts.market import (
     Bars,
     BarSource,
@@ -20,11 +21,10 @@ from ml_workbench_service.contracts.market import (
     Floats,
     OutsideThing,
 )
+from ml_workbench_service.contracts.reading_reports import SeriesList
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.tables import (
-    Clock,
-    clock_ms,
     known_by,
     no_bars,
     normal_request,
@@ -40,7 +40,7 @@ class LocalFeatureStore:
 
     Args:
         source: where the bars come from.
-        clock: now in milliseconds, where the source has no "now" of its own.
+        clock: the present; a source's own "now" holds where it is earlier.
         alter: through which every series of the source passes.
         witness: sees the bars' own columns at each fetch; None: nobody does.
     """
@@ -49,7 +49,7 @@ class LocalFeatureStore:
         self,
         source: BarSource,
         *,
-        clock: Clock = clock_ms,
+        clock: Clock = WALL,
         alter: Callable[[Bars], Bars] = lambda bars: bars,
         witness: ColumnWitness | None = None,
     ) -> None:
@@ -73,7 +73,7 @@ class LocalFeatureStore:
         """Tables in the order of `symbols`; see `contracts.market.FeatureStore`."""
         names, timeframe = normal_request(symbols, timeframe)
         own_now = self.now_ms()
-        now = self._clock() if own_now is None else own_now
+        now = clock_ms(self._clock) if own_now is None else own_now
         as_of = known_by(as_of_ms, now)
         tables = []
         for symbol in names:
@@ -98,6 +98,10 @@ class LocalFeatureStore:
         ]
         return [*known, *own]
 
+    def series(self) -> SeriesList:
+        """The source's."""
+        return self._source.series()
+
     def kind_of(self, feature: str) -> FeatureKind:
         """By our table; the user's own columns are `stationary`, unless named like one of the table's."""
         try:
@@ -109,8 +113,9 @@ class LocalFeatureStore:
             raise indicators.unknown_feature(feature, own) from None
 
     def now_ms(self) -> int | None:
-        """The source's own "now", if it has one."""
-        return self._source.now_ms()
+        """The source's own "now" where the clock has passed it: bars end there, and so does what is known."""
+        own_ms = self._source.now_ms()
+        return own_ms if own_ms is not None and own_ms < clock_ms(self._clock) else None
 
     def check(self) -> OutsideThing:
         """How the source is."""

@@ -1,12 +1,13 @@
 """`RemoteFeatureStore`: a Feature Store Service over HTTP.
 
 It is asked by name, and every byte of its answer is checked; it never falls back to other data. Only bars known at
-`as_of`, or now, are served.
+`as_of`, or now, are served. Of a server that lists the bars' own columns only bars are fetched, and the features are
+made here (`remote_bars`); any other's are taken as they come, ready-made.
 """
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
@@ -15,42 +16,47 @@ import httpx
 
 from common_lib.exceptions import DataValidationError, UpstreamError, UpstreamTimeoutError
 from common_lib.logging import correlation_id
+from ml_workbench_service.contracts.clock import WALL, Clock, clock_ms
 from ml_workbench_service.contracts.contract import (
     TIMEFRAMES_MS,
     iso_of_ms,
 )
 from ml_workbench_service.contracts.market import (
+    Bars,
     ColumnWitness,
     FeatureDescription,
     FeatureKind,
+    FeatureStore,
     FeatureTable,
     OutsideThing,
 )
+from ml_workbench_service.contracts.market_data import BAR_COLUMNS
+from ml_workbench_service.contracts.reading_reports import SeriesList
+from ml_workbench_service.integrations.feature_store.remote_bars import FIRST_START_MS, DerivedFeatures, RemoteBars
 from ml_workbench_service.integrations.feature_store.remote_format import (
     Asked,
     descriptions_of_json,
     refusal,
+    series_of_json,
     tables_of_arrow,
     tables_of_json,
 )
+from ml_workbench_service.integrations.feature_store.table_format import ARROW
 from ml_workbench_service.market.calendar import DAY_MS, advance
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.tables import (
-    Clock,
-    clock_ms,
     known_by,
     normal_request,
     sliced,
 )
 
 PRICES = frozenset({"open", "high", "low", "close"})
-ARROW = "application/vnd.apache.arrow.stream"
 MAX_ANSWER_BYTES = 256 * 2**20
 TIMEOUT_S = 30.0
 _CONNECT_TIMEOUT_S = 5.0
 _HEALTH_TIMEOUT_S = 2.0
-_FIRST_START_MS = 631_238_400_000  # 2 January 1990, before any feed of foreign exchange
 _BACKWARD_FACTORS = (1.5, 6.0)  # how far back to ask for the last so many bars; then over gaps; then everything
+_MOST_PAGES = 100
 _FEATURE_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
 
 
@@ -64,8 +70,9 @@ class RemoteFeatureStore:
         api_key: sent as `X-API-Key`, where there is one.
         timeout_s: for a whole answer, however slowly it drips.
         max_bytes: the longest answer.
-        clock: now in milliseconds.
+        clock: the present.
         witness: sees what the server delivers beside prices; None: nobody does.
+        clock: the present.
     """
 
     def __init__(
@@ -75,7 +82,7 @@ class RemoteFeatureStore:
         api_key: str | None = None,
         timeout_s: float = TIMEOUT_S,
         max_bytes: int = MAX_ANSWER_BYTES,
-        clock: Clock = clock_ms,
+        clock: Clock = WALL,
         witness: ColumnWitness | None = None,
     ) -> None:
         self.witness = witness
@@ -84,7 +91,9 @@ class RemoteFeatureStore:
         self._max_bytes = max_bytes
         self._clock = clock
         self._has_batch = True
-        self._described: dict[str, FeatureKind] = {}
+        self._listed: tuple[FeatureDescription, ...] | None = None  # None: not asked yet
+        bars = RemoteBars(self._ask, listed=self._names, own=self._own_columns, clock=clock)
+        self._derived = DerivedFeatures(bars, is_own=self._is_own, clock=clock, witness=witness)
         self._client = httpx.Client(
             transport=httpx.HTTPTransport(retries=2),
             timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
@@ -110,15 +119,19 @@ class RemoteFeatureStore:
     ) -> list[FeatureTable]:
         """Tables in the order of `symbols`; see `contracts.market.FeatureStore`."""
         names, timeframe = normal_request(symbols, timeframe)
+        if self.makes_columns():
+            return self._derived.fetch(
+                names, timeframe, start_ms=start_ms, end_ms=end_ms, features=features, as_of_ms=as_of_ms, last=last
+            )
         asked = Asked(names, timeframe, tuple(features))
-        now = self._clock()
+        now = clock_ms(self._clock)
         as_of = known_by(as_of_ms, now)
         end = as_of + 1 if end_ms is None else end_ms
         tables: list[FeatureTable] = []
         *tries, furthest = _starts(start_ms, end, timeframe=timeframe, last=last)
         for start in [*tries, furthest]:
             try:
-                got = self._ask(asked, start, end, as_of_ms)
+                got = self._ask(asked, start, end, as_of_ms=as_of_ms)
             except DataValidationError:  # a server may refuse an empty range; the furthest start decides
                 if start == furthest:
                     raise
@@ -141,12 +154,39 @@ class RemoteFeatureStore:
         """What `GET /api/v1/features` says, names or descriptions; our own table where the server has no such route."""
         status, _, body = self._send("GET", "/api/v1/features")
         if status in (404, 405):
+            self._listed = ()
             return indicators.describe()
         if status != 200:
             raise refusal(status, body)
         described = descriptions_of_json(body)
-        self._described = {name: entry.kind for entry in described for name in (entry.name, entry.example)}
+        self._listed = tuple(described)
         return described
+
+    def series(self) -> SeriesList:
+        """What `GET /api/v1/series` says, all pages of it; nothing where the server has no such route."""
+        found, query = SeriesList(), {"limit": "200"}
+        for _ in range(_MOST_PAGES):
+            status, _, body = self._send("GET", "/api/v1/series", params=query)
+            if status in (404, 405):
+                return found
+            if status != 200:
+                raise refusal(status, body)
+            page = series_of_json(body)
+            found = SeriesList(series=(*found.series, *page.series), ignored=(*found.ignored, *page.ignored))
+            if page.next_cursor is None:
+                break
+            query["cursor"] = page.next_cursor
+        return found
+
+    def makes_columns(self) -> bool:
+        """Whether the server has bars, so that the features are made here; it is asked once for its list."""
+        if self._listed is None:
+            self.describe()
+        return set(BAR_COLUMNS) <= self._names()
+
+    def altered(self, alter: Callable[[Bars], Bars]) -> FeatureStore:
+        """The same store over altered bars, of a server that has bars (`makes_columns`)."""
+        return self._derived.altered(alter)
 
     def kind_of(self, feature: str) -> FeatureKind:
         """By our table, else as the server described it, else `stationary`: a server may have features of its own."""
@@ -154,17 +194,45 @@ class RemoteFeatureStore:
             return indicators.kind_of(feature)
         except DataValidationError:
             if _FEATURE_NAME.fullmatch(feature):
-                return self._described.get(feature, "stationary")
+                kinds = {name: entry.kind for entry in self._listed or () for name in (entry.name, entry.example)}
+                return kinds.get(feature, "stationary")
             raise
+
+    def _names(self) -> set[str]:
+        """As far as the server has listed them; indicators by their patterns."""
+        return {entry.name for entry in self._listed or ()}
+
+    def _own_columns(self) -> list[str]:
+        """What the server lists beside our indicators and the bars' own columns."""
+        ours = {entry.name for entry in indicators.describe()}
+        return sorted(entry.example for entry in self._listed or () if entry.name not in ours)
+
+    def _is_own(self, feature: str) -> bool:
+        """Whether the server is asked for this column: it lists it, or it is no indicator of ours."""
+        if feature in self._own_columns():
+            return True
+        try:
+            indicators.kind_of(feature)
+        except DataValidationError as error:
+            if error.details["errors"][0]["code"] != "unknown_feature":
+                raise
+            return True
+        return False
 
     def now_ms(self) -> int | None:
         """None: the server lives by the clock."""
         return None
 
     def check(self) -> OutsideThing:
-        """Whether `GET /health` answers as a Feature Store does."""
+        """Whether it answers as a Feature Store: by `GET /health`, or (a service like this one) by its features."""
         if answers_as_feature_store(self._url, timeout_s=_HEALTH_TIMEOUT_S):
             return OutsideThing(mode="remote", state="ok", detail="answers as a Feature Store")
+        try:
+            body = self._client.get(f"{self._url}/api/v1/features", timeout=_HEALTH_TIMEOUT_S)
+            if body.status_code == 200 and descriptions_of_json(body.content):
+                return OutsideThing(mode="remote", state="ok", detail="lists features as a Feature Store")
+        except (httpx.HTTPError, httpx.InvalidURL, UpstreamError):
+            pass
         return OutsideThing(mode="remote", state="down", detail="does not answer as a Feature Store")
 
     def _show(self, table: FeatureTable, now_ms: int) -> None:
@@ -174,7 +242,7 @@ class RemoteFeatureStore:
             series = (table.symbol, table.timeframe)
             self.witness.observe(series, opened_ms=table.opened_ms, columns=own, now_ms=now_ms)
 
-    def _ask(self, asked: Asked, start_ms: int, end_ms: int, as_of_ms: int | None) -> list[FeatureTable]:
+    def _ask(self, asked: Asked, start_ms: int, end_ms: int, *, as_of_ms: int | None = None) -> list[FeatureTable]:
         """Tables as the server gives them, checked, from the batch route or one by one."""
         query: dict[str, Any] = {
             "timeframe": asked.timeframe,
@@ -248,6 +316,6 @@ def _starts(start_ms: int | None, end_ms: int, *, timeframe: str, last: int | No
     if start_ms is not None:
         return [start_ms]
     if last is None:
-        return [_FIRST_START_MS]
+        return [FIRST_START_MS]
     lengths = [round(factor * last * TIMEFRAMES_MS[timeframe]) + DAY_MS for factor in _BACKWARD_FACTORS]
-    return [*(max(_FIRST_START_MS, int(advance(end_ms, -length))) for length in lengths), _FIRST_START_MS]
+    return [*(max(FIRST_START_MS, int(advance(end_ms, -length))) for length in lengths), FIRST_START_MS]

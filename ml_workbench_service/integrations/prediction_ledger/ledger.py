@@ -12,7 +12,6 @@ import logging
 import math
 import sqlite3
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -21,6 +20,7 @@ from typing import Any
 
 from common_lib.exceptions import OutcomeConflictError, PlatformError
 from common_lib.sqlite_store import transaction
+from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.outcomes import Answered, Making, OutcomeSource, RecordedPrediction
 from ml_workbench_service.integrations.prediction_ledger import rows
 from ml_workbench_service.integrations.prediction_ledger.reader import BUSY_TIMEOUT_S, LedgerReader, one, unknown
@@ -231,7 +231,8 @@ class PredictionLedger(LedgerReader):
 
     def _enter(self, answered: Answered, making: Making, is_sampled: bool) -> None:
         asked = rows.asked_of(answered, making, is_sampled=is_sampled)
-        found = self._series_by_key.take(asked, now_ms=time.time_ns() // 1_000_000)
+        is_past = answered.record.sample == rows.HISTORICAL  # its price would make late what is asked about the present
+        found = [] if is_past else self._series_by_key.take(asked, now_ms=to_ms(answered.record.timestamp))
         if is_sampled:
             self._rows.append((rows.series_key(answered.record, making), rows.row_of(answered, asked)))
         self._outcomes.extend(_outcome(each, "stream", each.missing) for each in found)

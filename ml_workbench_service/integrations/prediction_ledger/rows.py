@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.outcomes import (
     PredictionOutcome,
     RecordedPrediction,
 )
-from ml_workbench_service.contracts.prediction import Interval, PredictionRecord
+from ml_workbench_service.contracts.prediction import Interval, PredictionRecord, Sample
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.outcomes.pending import Asked
@@ -27,6 +27,8 @@ from ml_workbench_service.market.outcomes.realised import has_outcome_in_prices
 
 STATES: tuple[OutcomeState, ...] = ("open", "known", "unavailable", "none")
 OPEN, KNOWN, UNAVAILABLE, NONE = range(4)
+HISTORICAL: Sample = "historical"
+"""Of rows about the past: kept, settled from the feature store alone, and no evidence of how a version fares."""
 RESOLVE_GRACE_MS = 60_000
 """A later record gets so long to bring the price before the feature store is asked, however old the question is."""
 
@@ -134,11 +136,13 @@ class Waiting(NamedTuple):
     break_even: float | None
     barrier: float | None
     num_tries: int
+    sample: str
 
     @property
     def target(self) -> Target:
-        """The target, parsed."""
-        return parse_target(self.target_name)
+        """The target, parsed; the bars that are kept reach beyond its horizon where its label begins later."""
+        target = parse_target(self.target_name)
+        return target.model_copy(update={"delay": int(self.horizon > target.horizon)})
 
     def asked(self) -> Asked:
         """As `market.outcomes` reads it."""
@@ -254,4 +258,4 @@ def _barrier(answered: Answered, making: Making) -> float | None:
     target = making.target
     if target is None or target.measure != "triple_barrier" or answered.bar_volatility is None:
         return None
-    return float(making.barrier_width * (answered.bar_volatility * np.sqrt(making.horizon)))
+    return float(making.barrier_width * (answered.bar_volatility * np.sqrt(target.horizon)))

@@ -61,7 +61,7 @@ class LedgerWriter:
         """Rows that a price may still tell of, oldest first; counts the rows. Raises sqlite3.Error and OSError."""
         if not self._path.exists():
             return []
-        query = f"{rows.WAITING} ORDER BY p.number DESC LIMIT ?"
+        query = f"{rows.WAITING} AND p.sample != '{rows.HISTORICAL}' ORDER BY p.number DESC LIMIT ?"
         return [Waiting(*row) for row in reversed(self._connected().execute(query, (most,)).fetchall())]
 
     def write(self, new: Sequence[NewRow], outcomes: Sequence[tuple[Any, ...]]) -> None:

@@ -28,6 +28,7 @@ from ml_workbench_service.market.class_labels import (
 )
 from ml_workbench_service.market.costs import session_spread
 from ml_workbench_service.market.features.tables import SPREAD
+from ml_workbench_service.market.fills import is_near_roll, open_prices, open_spreads
 from ml_workbench_service.market.regimes import RegimeRule, regime_features
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, seasonal_volatility
 from ml_workbench_service.market.targets import Labels, ewma_volatility, label, log_returns
@@ -126,14 +127,20 @@ def label_tables(
             available_at_ms_N=table.available_at_ms,
             runs_N=calendar.runs(table.opened_ms, TIMEFRAMES_MS[table.timeframe], table.calendar),
             bar_volatility_N=ewma_volatility(close),
+            opened_ms_N=table.opened_ms,
+            open_N=open_prices(table.columns),
             close_N=close,
             spread_N=_spread(table, costs[table.symbol]),
+            spread_open_N=open_spreads(table, costs[table.symbol]),
+            untested_N=is_near_roll(table, table.available_at_ms) if targets else None,
         )
         _check_filled(rows, features)
         for column, target in enumerate(targets):
             labels = _labels(target, table, rows, costs=costs[table.symbol], barrier_width=barrier_width)
             rows.labels_NK[:, column] = labels.values
             rows.label_available_at_ms_N[:] = np.maximum(rows.label_available_at_ms_N, labels.available_at_ms)
+            if rows.untested_N is not None:
+                rows.untested_N[:] |= is_near_roll(table, labels.available_at_ms)
             dropped["label_spans_closure"] += labels.num_spanning_closure
             dropped["label_meets_missing_bar"] += labels.num_missing_bar
         all_rows.append(rows)

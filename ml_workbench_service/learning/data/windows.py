@@ -49,8 +49,12 @@ class SymbolRows:
     available_at_ms_N: Ints
     runs_N: Ints
     bar_volatility_N: Floats  # ex-ante standard deviation of one of the horizon's bars; NaN where unknown
+    opened_ms_N: Ints
+    open_N: Floats
     close_N: Floats
-    spread_N: Floats  # the bars' own spread in price units; NaN where they have none
+    spread_N: Floats  # at the close, in price units; NaN where the costs' own holds
+    spread_open_N: Floats  # at the open, likewise
+    untested_N: Bools | None = None  # rows whose label says nothing of the market; None: there are none
 
 
 SCORING_ROWS = 4096 * 24
@@ -69,8 +73,10 @@ class Windows(StackedBars):
     label_available_at_ms_R: Ints
     bar_volatility_R: Floats
     parts: Mapping[Part, Ints]  # last rows of each part's windows, by time within each symbol
+    decisions: Mapping[Part, Ints]  # the same of all windows that serving would answer, labelled or not
     borders_ms: Mapping[Part, int]  # when each part but the first begins
     num_purged: int
+    num_untested: int  # labelled windows that the test part leaves out
     lookback: int
     scaler: RowScaler
 
@@ -155,7 +161,8 @@ def build(
         DataValidationError: a part has too few windows; the message says how to get more.
     """
     logs = [to_logs(table.x_NF, features, is_level) for table in tables]
-    ends = [_complete(x_NF, table, lookback) for x_NF, table in zip(logs, tables, strict=True)]
+    complete = [_complete(x_NF, table, lookback) for x_NF, table in zip(logs, tables, strict=True)]
+    ends = [each[_labelled(table)[each]] for each, table in zip(complete, tables, strict=True)]
     known = [table.available_at_ms_N[each] for table, each in zip(tables, ends, strict=True)]
     label_known = [table.label_available_at_ms_N[each] for table, each in zip(tables, ends, strict=True)]
     why = partial(why_too_few, tables, logs, features, lookback)
@@ -166,12 +173,13 @@ def build(
     borders = dict(split.at_ms)
     if finish_rows is not None:
         tables = finish_rows(borders)
-    barred = [
-        embargoed(table.available_at_ms_N, borders, split.embargo_bars)[each]
-        for table, each in zip(tables, ends, strict=True)
-    ]
-    masks = [_masks(*each, borders) for each in zip(known, label_known, barred, strict=True)]
-    parts = _parts(ends, masks, lengths=[len(table.labels_NK) for table in tables], lookback=lookback, why=why)
+    barred = [embargoed(table.available_at_ms_N, borders, split.embargo_bars) for table in tables]
+    masks = [_masks(*each, borders) for each in zip(known, label_known, _at(barred, ends), strict=True)]
+    untested = [_take_untested(table, each, mask) for table, each, mask in zip(tables, ends, masks, strict=True)]
+    lengths = [len(table.labels_NK) for table in tables]
+    parts = _parts(ends, masks, lengths=lengths, lookback=lookback, why=why)
+    known = [table.available_at_ms_N[each] for table, each in zip(tables, complete, strict=True)]
+    asked = [_masks(*each, borders) for each in zip(known, known, _at(barred, complete), strict=True)]
     has_unit = [True] * tables[0].labels_NK.shape[1] if scales_labels is None else scales_labels
     scales = {
         table.symbol: _scale(table, x_NF, each[mask["train"]], is_level=is_level, lookback=lookback, has_unit=has_unit)
@@ -179,9 +187,46 @@ def build(
     }
     scaler = RowScaler(tuple(features), tuple(is_level), scales)
     num_kept = sum(len(each) for each in parts.values())
-    return _stack(
-        tables, scaler, parts=parts, borders=borders, lookback=lookback, num_purged=sum(map(len, ends)) - num_kept
-    )
+    decisions = _stacked(complete, asked, lengths=lengths)
+    num_purged = sum(map(len, ends)) - num_kept - sum(untested)
+    return _stack(tables, scaler, _Cut(parts, decisions, borders, num_purged, sum(untested)), lookback=lookback)
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Where the windows fall; see `Windows`."""
+
+    parts: Mapping[Part, Ints]
+    decisions: Mapping[Part, Ints]
+    borders_ms: Mapping[Part, int]
+    num_purged: int
+    num_untested: int
+
+
+def _at(values: Sequence[Bools], rows: Sequence[Ints]) -> list[Bools]:
+    return [each[here] for each, here in zip(values, rows, strict=True)]
+
+
+def _take_untested(table: SymbolRows, ends: Ints, masks: dict[Part, np.ndarray]) -> int:
+    """Takes windows out of the test part whose label says nothing of the market; how many."""
+    if table.untested_N is None:
+        return 0
+    untested = masks["test"] & table.untested_N[ends]
+    masks["test"] = masks["test"] & ~untested
+    return int(untested.sum())
+
+
+def _stacked(
+    ends: Sequence[Ints], masks: Sequence[Mapping[Part, np.ndarray]], *, lengths: Sequence[int]
+) -> dict[Part, Ints]:
+    """Each part's windows among the stacked rows."""
+    offsets = np.cumsum([0, *lengths])
+    return {
+        part: np.concatenate(
+            [each[mask[part]] + offset for each, mask, offset in zip(ends, masks, offsets, strict=False)]
+        )
+        for part in PARTS
+    }
 
 
 def _parts(
@@ -193,13 +238,7 @@ def _parts(
     why: Callable[[], str],
 ) -> dict[Part, Ints]:
     """Each part's windows among the stacked rows; raises DataValidationError where one has too few."""
-    offsets = np.cumsum([0, *lengths])
-    parts = {
-        part: np.concatenate(
-            [each[mask[part]] + offset for each, mask, offset in zip(ends, masks, offsets, strict=False)]
-        )
-        for part in PARTS
-    }
+    parts = _stacked(ends, masks, lengths=lengths)
     for part in PARTS:
         if len(parts[part]) < FEWEST_WINDOWS[part]:
             raise _too_few(part, len(parts[part]), lookback, why=why())
@@ -216,15 +255,7 @@ def _scale(
     return fit_symbol(x_NF, table.labels_NK, ends, is_level_F=is_level, lookback=lookback, scales_K=has_unit)
 
 
-def _stack(
-    tables: Sequence[SymbolRows],
-    scaler: RowScaler,
-    *,
-    parts: Mapping[Part, Ints],
-    borders: Mapping[Part, int],
-    lookback: int,
-    num_purged: int,
-) -> Windows:
+def _stack(tables: Sequence[SymbolRows], scaler: RowScaler, cut: _Cut, *, lookback: int) -> Windows:
     own_labels = np.concatenate([table.labels_NK for table in tables])
     symbol_R = np.concatenate([np.full(len(table.labels_NK), number) for number, table in enumerate(tables)])
     rows = np.concatenate([scaler.rows(table.symbol, table.x_NF) for table in tables])
@@ -239,11 +270,16 @@ def _stack(
         label_available_at_ms_R=np.concatenate([table.label_available_at_ms_N for table in tables]),
         runs_R=np.concatenate([table.runs_N + first for table, first in zip(tables, first_runs, strict=False)]),
         bar_volatility_R=np.concatenate([table.bar_volatility_N for table in tables]),
+        opened_ms_R=np.concatenate([table.opened_ms_N for table in tables]),
+        open_R=np.concatenate([table.open_N for table in tables]),
         close_R=np.concatenate([table.close_N for table in tables]),
         spread_R=np.concatenate([table.spread_N for table in tables]),
-        parts=parts,
-        borders_ms=borders,
-        num_purged=num_purged,
+        spread_open_R=np.concatenate([table.spread_open_N for table in tables]),
+        parts=cut.parts,
+        decisions=cut.decisions,
+        borders_ms=cut.borders_ms,
+        num_purged=cut.num_purged,
+        num_untested=cut.num_untested,
         lookback=lookback,
         symbols=tuple(table.symbol for table in tables),
         scaler=scaler,
@@ -251,9 +287,14 @@ def _stack(
 
 
 def _complete(x_NF: Floats, table: SymbolRows, lookback: int) -> Ints:
-    """Last rows of the windows with `lookback` complete rows and all labels."""
+    """Last rows of the windows with `lookback` complete rows, labelled or not."""
     streak = streaks(np.asarray(np.isfinite(x_NF).all(axis=1)), table.runs_N)
-    return np.flatnonzero((streak >= lookback) & np.isfinite(table.labels_NK).all(axis=1))
+    return np.flatnonzero(streak >= lookback)
+
+
+def _labelled(table: SymbolRows) -> Bools:
+    """(N,) rows with all labels."""
+    return np.asarray(np.isfinite(table.labels_NK).all(axis=1))
 
 
 def _borders(tables: Sequence[SymbolRows], validation_split: float) -> dict[Part, int]:

@@ -6,11 +6,11 @@ matrix.
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ml_workbench_service.contracts.contract import to_ms
-from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureStore, FeatureTable
+from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureStore, FeatureTable, FillRule
 from ml_workbench_service.contracts.training import Target, TrainRequest
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
@@ -74,7 +74,11 @@ class TrainingOrder:
     @property
     def horizon(self) -> int:
         """Bars until the last of the labels is known; 1 where nothing is forecast."""
-        return max((target.horizon for target in self.targets), default=1)
+        return max((target.reach for target in self.targets), default=1)
+
+    def filled(self, fill: FillRule) -> "TrainingOrder":
+        """The order for bars whose decisions are filled so: their labels begin there."""
+        return replace(self, targets=tuple(each.filled(fill, self.request.label) for each in self.targets))
 
 
 @dataclass(frozen=True)
@@ -92,9 +96,9 @@ class TrainingData:
 
 
 def fetch(order: TrainingOrder, store: FeatureStore) -> list[FeatureTable]:
-    """One table a symbol, with every column that features, candidates and prices need."""
+    """One table a symbol, with every column that features, candidates, labels and fills need."""
     request = order.request
-    columns = [*order.derivation.base_columns, *columns_of(order.candidates), "close"]
+    columns = [*order.derivation.base_columns, *columns_of(order.candidates), "open", "close"]
     return store.fetch(
         request.symbols,
         order.timeframe,
@@ -119,7 +123,7 @@ def assemble(
 
 def label(order: TrainingOrder, tables: Sequence[FeatureTable]) -> Labelling:
     """Rows with labels; the rules that are fitted come with the windows."""
-    request = order.request
+    request, order = order.request, order.filled(tables[0].fill)
     return labelling.label_tables(
         tables,
         features=order.derivation.features,
@@ -155,7 +159,7 @@ def problem_for(
     """What a family is asked to learn; the request's first seed unless another is named."""
     return TrainingProblem(
         windows=data.windows,
-        targets=order.targets,
+        targets=order.filled(data.tables[0].fill).targets,
         seed=order.request.seeds[0] if seed is None else seed,
         quantiles=tuple(sorted(order.request.quantiles or ())),
         costs=order.costs,

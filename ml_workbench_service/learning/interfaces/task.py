@@ -96,8 +96,10 @@ class Task(ABC):
             targets = request.parsed_targets()
         except ValueError as error:
             raise DataValidationError.at("body.target", str(error)) from error
-        if request.label is not None and not any(each.measure == "triple_barrier" for each in targets):
-            raise DataValidationError.at("body.label", "`label` belongs to the target triple_barrier; leave it out")
+        options = request.label
+        has_width = options is not None and (options.k != 1.0 or options.model_fields_set == {"k"})
+        if has_width and not any(each.measure == "triple_barrier" for each in targets):
+            raise DataValidationError.at("body.label", "`k` belongs to the target triple_barrier; leave it out")
         self.check_targets(targets)
         return targets
 

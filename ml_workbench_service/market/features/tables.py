@@ -9,7 +9,7 @@ from dataclasses import replace
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import iso_of_ms, normal_symbol, normal_timeframe, to_ms, utc_now
+from ml_workbench_service.contracts.contract import iso_of_ms, normal_symbol, normal_timeframe
 from ml_workbench_service.contracts.market import Bars, FeatureTable, Floats
 from ml_workbench_service.market.features.indicators import Indicator, resolve, unknown_feature
 
@@ -17,13 +17,8 @@ SYNTHETIC_RANGE = "synthetic_range"
 """The warning on features that need high and low, computed from bars whose high and low were not observed."""
 SPREAD = "spread"
 """The column of the bars' own spread, in price units."""
-
-Clock = Callable[[], int]
-
-
-def clock_ms() -> int:
-    """Now, in milliseconds since the epoch."""
-    return to_ms(utc_now())
+SPREADS = frozenset({SPREAD, "spread_open", "spread_close"})
+"""That, and those of the bars' ends."""
 
 
 def normal_request(symbols: Sequence[str], timeframe: str) -> tuple[tuple[str, ...], str]:
@@ -69,8 +64,8 @@ def whole_table(
         indicator = _resolved(name, bars, f"features.{position}", own_columns)
         columns[name] = computed(indicator)
         needs_range |= indicator.needs_range
-    if SPREAD in bars.extra:
-        columns.setdefault(SPREAD, bars.extra[SPREAD])
+    for name in SPREADS & bars.extra.keys():
+        columns.setdefault(name, bars.extra[name])
     return FeatureTable(
         symbol=bars.symbol,
         timeframe=bars.timeframe,

@@ -134,10 +134,11 @@ def _wait(series: _PendingSeries, asked: Asked, target: Target, *, price: float,
         del series.waiting[next(iter(series.waiting))]
     if target.classes:
         segment: Segment = ClassSegment(
-            asked.due_ms, price, series.path, run, break_even=asked.break_even or 0.0, barrier=asked.barrier or 0.0
-        )
+            asked.due_ms, price, series.path, run, break_even=asked.break_even or 0.0, barrier=asked.barrier or 0.0,
+            delay=target.delay,
+        )  # fmt: skip
     else:
-        segment = Segment(asked.due_ms, price, series.path, run)
+        segment = Segment(asked.due_ms, price, series.path, run, delay=target.delay)
     series.waiting[asked.prediction_id] = (segment, target)
 
 
@@ -145,6 +146,7 @@ def _matured(series: _PendingSeries, bar_ms: int) -> list[Found]:
     """What ends with the newest bar; what has no end any more is forgotten."""
     found = []
     for prediction_id, (segment, target) in list(series.waiting.items()):
+        series.begin(segment)
         if isinstance(segment, ClassSegment):
             segment.pass_by(series.price)
         end = series.end(segment, target, bar_ms)

@@ -6,7 +6,7 @@ the end of its horizon, give or take `slack_ms`. Where a label of training exist
 the bit for price changes, to rounding for logarithms and volatilities (tests/market/outcomes/test_realised.py).
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import copysign, inf, log
 from typing import Annotated, ClassVar, Literal
 
@@ -59,12 +59,17 @@ class PriceSeries:
         self.run += not follows
         self.newest_ms, self.price = as_of_ms, price
 
+    def begin(self, segment: "Segment") -> None:
+        """A segment that begins a bar later does so with the newest bar, if none is missing in between."""
+        if segment.delay and segment.run == self.run:
+            segment.price, segment.path, segment.delay = self.price, self.path, segment.delay - 1
+
     def end(self, segment: "Segment", target: Target, bar_ms: int) -> End:
         """Whether the segment is over with the newest bar."""
         over_ms, slack = _passed_ms(segment.due_ms, self.newest_ms, bar_ms), slack_ms(bar_ms)
         if over_ms < -slack:
             return "waits"
-        is_broken = target.measure in PATHS and segment.run != self.run
+        is_broken = segment.delay > 0 or (target.measure in PATHS and segment.run != self.run)
         return "gap" if is_broken or over_ms > slack else "ended"
 
     def realised(self, segment: "Segment", target: Target) -> float:
@@ -94,6 +99,7 @@ class Segment:
         due_ms: when the horizon ends.
         price: of the bar at which it begins.
         path, run: the series', at that bar.
+        delay: bars until it begins; until then the rest is of the bar at which it was asked.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = FROM_FILE
@@ -102,6 +108,7 @@ class Segment:
     price: Positive
     path: float
     run: int
+    delay: int = field(default=0, kw_only=True)
 
 
 @dataclass(slots=True)

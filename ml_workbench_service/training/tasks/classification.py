@@ -79,8 +79,10 @@ class Classification(NetworkTask):
     def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints | None:
         """Short where a fall is the most probable class, before any temperature, long where a rise is, else flat.
 
-        None of a regime, which speaks for no side.
+        None of a regime, which speaks for no side, and of a label that no position earns.
         """
+        if not problem.targets[0].is_traded(problem.fill):
+            return None
         return _positions(predict.over(problem.windows, ends), problem)
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
@@ -116,7 +118,7 @@ class Classification(NetworkTask):
             reason=reason,
             comparisons=tuple(each.comparison() for each in differentials),
             lower_bounds=self._lower_bounds(said_NC, ends, problem),
-            backtest=_backtest(said_NC, ends, problem),
+            backtest=_backtest(decoder, predict, problem),
             seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, problem)),
         )
         return found, differentials
@@ -186,12 +188,16 @@ def _positions(scores_NC: Floats, problem: TrainingProblem) -> Ints | None:
     return np.asarray(sides_C[stated(scores_NC)]) if sides_C.any() else None
 
 
-def _backtest(said_NC: Floats, ends: Ints, problem: TrainingProblem) -> BacktestReport | None:
-    """Of what records state: the class that is the most probable one once the temperature has spoken."""
-    positions = _positions(said_NC, problem)
-    if positions is None:
+def _backtest(decoder: ClassDecoder, predict: Predict, problem: TrainingProblem) -> BacktestReport | None:
+    """Of what records state: the class that is the most probable one once the temperature has spoken.
+
+    Every row of the test part that would have been answered decides, whether its label is known or not.
+    """
+    if not _sides(problem).any() or not problem.targets[0].is_traded(problem.fill):
         return None
-    return signal_backtest.report(positions, ends, problem)
+    ends = problem.windows.decisions["test"]
+    positions = _positions(decoder.calibration.probabilities(predict.over(problem.windows, ends)), problem)
+    return None if positions is None else signal_backtest.report(positions, ends, problem)
 
 
 def _figures(decoder: ClassDecoder, said_NC: Floats, labels_N: Floats) -> dict[str, float | None]:
@@ -207,7 +213,7 @@ def _differentials(
     return [
         Differentials.of_squares(
             each.name, outcomes_NC, model=said_NC, baseline=each.probabilities_NC, moments_N=windows.moments(ends),
-            horizon=target.horizon, is_nested=each.name in NESTED,
+            horizon=target.reach, is_nested=each.name in NESTED,
         )
         for each in baselines
     ]  # fmt: skip

@@ -70,10 +70,10 @@ class Forecasting(NetworkTask):
         return np.where(np.abs(values_N) <= dead_zones_N, 0, np.sign(values_N))
 
     def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints | None:
-        """The directions; None of a volatility, which nobody is long of here."""
-        if not problem.targets[0].needs_price:
+        """The directions; None of a volatility, and of a label that no position earns."""
+        if not problem.targets[0].is_traded(problem.fill):
             return None
-        return self._positions(predict.over(problem.windows, ends), ends, problem)
+        return np.asarray(self.decisions(predict.over(problem.windows, ends), ends, problem), dtype=np.int64)
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """1 - MSE ÷ that of no change, or of a volatility's EWMA, in units of the labels.
@@ -138,7 +138,7 @@ class Forecasting(NetworkTask):
                 "baselines": plain,
                 "skill": skill,
                 "interval": interval,
-                "backtest": self._backtest(outputs_NK, ends, problem),
+                "backtest": self._backtest(predict, problem),
                 "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, problem)),
             }
         )
@@ -164,9 +164,9 @@ class Forecasting(NetworkTask):
 
     def held(self, served: Served, outputs_NK: Floats, ends: Ints) -> Ints | None:
         """The directions of these outputs."""
-        if not served.problem.targets[0].needs_price:
+        if not served.problem.targets[0].is_traded(served.problem.fill):
             return None
-        return self._positions(outputs_NK, ends, served.problem)
+        return np.asarray(self.decisions(outputs_NK, ends, served.problem), dtype=np.int64)
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
@@ -176,13 +176,11 @@ class Forecasting(NetworkTask):
         rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
         return evaluation.forecast_differentials(rows)
 
-    def _positions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Ints:
-        return np.asarray(self.decisions(outputs_NK, ends, problem), dtype=np.int64)
-
-    def _backtest(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> BacktestReport | None:
-        if not problem.targets[0].needs_price:
-            return None
-        return signal_backtest.report(self._positions(outputs_NK, ends, problem), ends, problem)
+    def _backtest(self, predict: Predict, problem: TrainingProblem) -> BacktestReport | None:
+        """Of every row of the test part that would have been answered, whether its label is known or not."""
+        ends = problem.windows.decisions["test"]
+        positions = self.positions(predict, ends, problem)
+        return None if positions is None else signal_backtest.report(positions, ends, problem)
 
 
 def _rows(

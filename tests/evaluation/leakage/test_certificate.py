@@ -15,6 +15,7 @@ from ml_workbench_service.contracts.market import FeatureDescription, FeatureKin
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.evaluation.leakage.certificate import certify
 from ml_workbench_service.evaluation.leakage.perturbations import cut_after, replaced_after
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
@@ -67,7 +68,7 @@ class RemoteStore:
 def local_store(folder: Path) -> LocalFeatureStore:
     """Hourly bars of a pair."""
     injected_bars(NUM_BARS, seed=2).write(folder, "EUR/USD")
-    return LocalFeatureStore(FolderBars(folder))
+    return LocalFeatureStore(FolderBars(folder, fixings=no_fixings))
 
 
 def ordered(store: Any, **request: Any) -> tuple[TrainingOrder, TrainingData]:

@@ -14,6 +14,7 @@ from ml_workbench_service.contracts.market import Bars
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.market.calendar import runs
+from ml_workbench_service.testing.clocks import FixedClock
 from tests.integrations.feature_store.bar_files import FIRST_MS, bars_frame, local_texts, write_metatrader, write_plain
 
 HOUR_MS = 3_600_000
@@ -126,13 +127,15 @@ def test_metatraders_clock_may_be_given_and_is_refused_where_nothing_tells_it(tm
         FolderBars(tmp_path, bars_timezone="Mars/Olympus")
 
 
-def test_a_wrong_clock_is_refused_with_the_likely_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("setting", ["UTC", "Europe/Athens"])
+def test_a_wrong_clock_is_refused_with_the_likely_one(tmp_path: Path, setting: str) -> None:
     frame = frame_over_spring()
     texts = local_texts(frame["opened_ms"].to_numpy(), "%Y-%m-%d %H:%M:%S", **BROKER)
     write_lines(tmp_path / "EURUSD_1h.csv", frame, texts, header="timestamp,open,high,low,close,volume")
     with pytest.raises(DataValidationError, match=r"BARS_TIMEZONE=America/New_York\+7"):
-        FolderBars(tmp_path).bars("EUR/USD", "1h")
+        FolderBars(tmp_path, bars_timezone=setting).bars("EUR/USD", "1h")
     assert_same(FolderBars(tmp_path, bars_timezone="America/New_York+7").bars("EUR/USD", "1h"), frame)
+    assert_same(FolderBars(tmp_path).bars("EUR/USD", "1h"), frame)
 
 
 def test_weekend_filling_is_left_out_and_does_not_accuse_the_clock(tmp_path: Path) -> None:
@@ -150,12 +153,13 @@ def test_parquet_with_and_without_a_zone(tmp_path: Path) -> None:
     times = pl.col("opened_ms").cast(pl.Datetime("ms"))
     table = frame.with_columns(times.dt.replace_time_zone("UTC").alias("timestamp"), pl.lit(3).alias("volume"))
     table.drop("opened_ms").write_parquet(tmp_path / "EUR_USD-1h.parquet")
-    frame.with_columns(times.cast(pl.Datetime("ns")).alias("Time")).drop("opened_ms").write_parquet(
+    franc = bars_frame(level=0.93)
+    franc.with_columns(times.cast(pl.Datetime("ns")).alias("Time")).drop("opened_ms").write_parquet(
         tmp_path / "USDCHF_1h.parquet"
     )
     folder = FolderBars(tmp_path)
     assert_same(folder.bars("EUR/USD", "1h"), frame)
-    assert_same(folder.bars("USD/CHF", "1h"), frame)
+    assert_same(folder.bars("USD/CHF", "1h"), franc)
 
 
 def test_further_numeric_columns_are_features_under_their_own_names(tmp_path: Path) -> None:
@@ -264,7 +268,7 @@ def test_a_bar_that_is_still_forming_is_not_served(tmp_path: Path) -> None:
     frame = bars_frame()
     write_plain(tmp_path, "EURUSD_1h.csv", frame)
     forming = int(frame["opened_ms"][200])
-    store = LocalFeatureStore(FolderBars(tmp_path), clock=lambda: forming + HOUR_MS - 1)
+    store = LocalFeatureStore(FolderBars(tmp_path), clock=FixedClock.at_ms(forming + HOUR_MS - 1))
     table = store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"])[0]
     assert table.opened_ms[-1] == frame["opened_ms"][199]
 

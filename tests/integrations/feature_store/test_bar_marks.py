@@ -42,6 +42,18 @@ def test_marks_are_decided_over_the_whole_column(
     assert bool(raw.doubts) is (pair == "BTCUSD")
 
 
+@pytest.mark.parametrize(
+    ("pair", "cells", "says"),
+    [
+        ("XAUUSD", '"2,655"', "its prices have a comma for thousands: such an instrument costs about 1,100"),
+        ("USDJPY", "157.310", "its prices have a decimal point: such an instrument costs about 115"),
+    ],
+)
+def test_what_decided_about_marks_is_noted(tmp_path: Path, pair: str, cells: str, says: str) -> None:
+    lines = [f"2024-07-01 1{row}:00," + ",".join([cells] * 4) for row in range(3)]
+    assert read_bars(write(tmp_path, ["time,open,high,low,close", *lines], f"{pair}_1h.csv")).notes == (says,)
+
+
 @pytest.mark.parametrize("separator", [";", "\t", "|"])
 @pytest.mark.parametrize("cell", ["15.817", "15,817"])
 def test_what_can_be_read_in_two_ways_is_refused_with_the_way_to_write_it(
@@ -168,10 +180,13 @@ def test_a_spread_in_points_beside_parquets_prices_counts_their_digits(tmp_path:
     table = {name: [row[index] for row in PRICES] for index, name in enumerate(("open", "high", "low", "close"))}
     noisy = {name: [value * 1.000000001 for value in column] for name, column in table.items()}
     times = pl.Series(OPENED_MS).cast(pl.Datetime("ms", "UTC"))
-    pl.DataFrame({"time": times, **table, "spread": [12] * 6}).write_parquet(tmp_path / "a.parquet")
+    pl.DataFrame({"__index_level_0__": range(6), "time": times, **table, "spread": [12] * 6}).write_parquet(
+        tmp_path / "a.parquet"
+    )
     pl.DataFrame({"time": times, **noisy, "spread": [12] * 6}).write_parquet(tmp_path / "b.parquet")
     raw, doubtful = read_bars(tmp_path / "a.parquet"), read_bars(tmp_path / "b.parquet")
     assert raw.extra["spread"].tolist() == pytest.approx([0.00012] * 6)
     assert raw.times.zone_from == "offset"
+    assert raw.extra.keys() == {"spread"}
     assert doubtful.extra["spread"].tolist() == [12.0] * 6
     assert "may be in points" in doubtful.doubts[0]

@@ -8,7 +8,7 @@ import pytest
 
 from common_lib.exceptions import DataValidationError, PlatformError, UpstreamError, UpstreamTimeoutError
 from common_lib.logging import correlated
-from ml_workbench_service.contracts.market import FeatureTable
+from ml_workbench_service.contracts.market import FeatureTable, recomputing
 from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore, answers_as_feature_store
 from tests.integrations.feature_store.feature_store_server import FeatureStoreServer
 
@@ -142,6 +142,7 @@ def test_a_server_with_features_of_its_own_is_asked_for_them(
     assert store.kind_of("my_signal") == "stationary"
     with pytest.raises(DataValidationError):
         store.kind_of("no such name")
-    assert "my_signal" in {entry.name for entry in store.describe()}
-    server.behaviour.offers_list = False
     assert "sma_{period}" in {entry.name for entry in store.describe()}
+    assert recomputing(store) is None
+    server.behaviour.offers_list = True
+    assert "my_signal" in {entry.name for entry in store.describe()}

@@ -1,10 +1,13 @@
 """Coarser bars are whole or not there."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bars
+from ml_workbench_service.contracts.reading_reports import ReadingReport, SpreadTime
 from ml_workbench_service.integrations.feature_store.resampling import resample
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, market_ms, runs
 
@@ -78,15 +81,55 @@ def test_four_hour_bars_across_the_roll_make_days_of_utc() -> None:
     assert runs(daily.opened_ms, DAY_MS, "fx").max() == 0
 
 
-@pytest.mark.parametrize("timeframe", ["2h", "4h", "1d"])
-def test_a_bar_that_lacks_a_part_is_left_out(timeframe: str) -> None:
-    fine = week_bars("1h")
-    whole = resample(fine, timeframe)
-    lost = utc("2024-01-16T09:00")
-    holed = resample(without(fine, fine.opened_ms == lost), timeframe)
-    gone = sorted(set(whole.opened_ms.tolist()) - set(holed.opened_ms.tolist()))
-    assert len(gone) == 1
-    assert gone[0] <= lost < gone[0] + TIMEFRAMES_MS[timeframe]
+@pytest.mark.parametrize(
+    ("fine", "coarse", "missing", "is_whole"),
+    [
+        ("1h", "2h", ["2024-01-16T08:00"], False),  # nine tenths of one other are one
+        ("1h", "4h", ["2024-01-16T09:00"], False),
+        ("1h", "1d", ["2024-01-16T09:00"], True),
+        ("1h", "1d", ["2024-01-16T09:00", "2024-01-16T10:00"], True),  # 21 of 23
+        ("1h", "1d", ["2024-01-16T09:00", "2024-01-16T10:00", "2024-01-16T11:00"], False),
+        ("1h", "1d", ["2024-01-16T21:00"], False),  # the last before 17:00 New York
+        ("4h", "1d", ["2024-01-16T08:00"], False),
+        ("15m", "4h", ["2024-01-16T09:00"], True),
+        ("15m", "4h", ["2024-01-16T11:45"], False),
+    ],
+)
+def test_a_bar_needs_its_last_part_and_nine_tenths_of_the_others(
+    fine: str, coarse: str, missing: list[str], is_whole: bool
+) -> None:
+    bars = week_bars(fine)
+    holed = resample(without(bars, np.isin(bars.opened_ms, [utc(each) for each in missing])), coarse)
+    gone = sorted(set(resample(bars, coarse).opened_ms.tolist()) - set(holed.opened_ms.tolist()))
+    assert len(gone) == (not is_whole)
+    assert all(each <= utc(missing[0]) < each + TIMEFRAMES_MS[coarse] for each in gone)
+
+
+def test_what_is_lost_is_counted_by_reason_and_above_a_hundredth_doubtful() -> None:
+    report = ReadingReport(
+        file="EURUSD_1h.csv", symbol="EUR/USD", timeframe="1h", num_rows=360, dropped={"repeated": 2}
+    )
+    bars = replace(week_bars("1h"), reports=(report,))
+    assert resample(bars, "1d").reports == (report,)
+    lost = np.isin(bars.opened_ms, [utc("2024-01-16T21:00")]) | (
+        (bars.opened_ms >= utc("2024-01-18T03:00")) & (bars.opened_ms < utc("2024-01-18T09:00"))
+    )
+    (told,) = resample(without(bars, lost), "1d").reports
+    assert told.dropped == {"repeated": 2, "1h_to_1d_without_last": 1, "1h_to_1d_too_few": 1}
+    assert told.warnings == ("2 of 15 bars of 1d lack bars of 1h and are left out",)
+    forming = resample(without(bars, bars.opened_ms >= utc("2024-01-26T10:00")), "1d").reports
+    assert forming == (report,)
+
+
+@pytest.mark.parametrize(("time", "part"), [("open", 0), ("close", -1), ("minimum", None), ("unknown", None)])
+def test_a_spread_keeps_its_moment(time: SpreadTime, part: int | None) -> None:
+    bars = week_bars("1h")
+    spread = np.random.default_rng(1).uniform(1e-4, 3e-4, len(bars))
+    bars = replace(bars, spread_time=time, extra={**bars.extra, "spread": spread})
+    coarse = resample(bars, "4h")
+    row = int(np.flatnonzero(coarse.opened_ms == utc("2024-01-10T08:00"))[0])
+    parts = spread[(bars.opened_ms >= utc("2024-01-10T08:00")) & (bars.opened_ms < utc("2024-01-10T12:00"))]
+    assert coarse.extra["spread"][row] == pytest.approx(parts.mean() if part is None else parts[part])
 
 
 @pytest.mark.parametrize("num_hours", [1, 2, 3])

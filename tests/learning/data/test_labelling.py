@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
-from ml_workbench_service.contracts.training import parse_target
+from ml_workbench_service.contracts.training import LabelOptions, parse_target
 from ml_workbench_service.learning.data.labelling import Labelling, label_tables
 from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.learning.data.windows import PARTS, Windows, build
@@ -119,6 +119,18 @@ def test_the_longest_horizon_is_purged_at_every_border() -> None:
         assert (windows.available_at_ms_R[windows.parts[part]] + 24 * HOUR_MS <= border).all()
     short = windows_of(labelled(bars, targets=["price_change_1h"]))
     assert windows.num_purged > short.num_purged
+
+
+def test_what_fixings_fill_is_labelled_from_the_fill_on_unless_it_is_asked_otherwise() -> None:
+    target = parse_target("price_change_5d")
+    options = [LabelOptions(start=start) for start in ("fill", "close")]
+    begun = [target.filled("next_close", each) for each in (None, *options)]
+    assert [each.delay for each in begun] == [1, 1, 0]
+    assert [each.is_traded("next_close") for each in begun] == [True, True, False]
+    assert [target.filled("next_open", each).delay for each in options] == [0, 0]
+    assert target.is_traded("next_open")
+    volatility = parse_target("volatility_5d").filled("next_close")
+    assert (volatility.delay, volatility.is_traded("next_open")) == (0, False)
 
 
 def test_without_a_target_every_complete_window_counts_and_none_is_purged() -> None:

@@ -73,7 +73,7 @@ def asked(series: Series, row: int, target: Target | None, *, prediction_id: str
     barrier = None
     if target is not None and target.measure == "triple_barrier":
         barrier = float(target_volatility(np.array(BAR_VOLATILITY), target))
-    horizon = 1 if target is None else target.horizon
+    horizon = 1 if target is None else target.reach
     return Asked(
         prediction_id or str(row), ("model", series.timeframe, "EUR/USD"), as_of_ms,
         int(calendar.advance(as_of_ms, horizon * series.bar_ms)), series.bar_ms, horizon,
@@ -126,6 +126,23 @@ def test_a_price_at_the_horizons_end_is_enough_for_a_price_change_though_trainin
     assert np.isnan(labels_of(parse_target("price_change_2h"), series).values[3])
     realised = told(series, parse_target("price_change_2h"))[3].realised
     assert realised == series.close[4] / series.close[3] - 1
+
+
+@pytest.mark.parametrize("measure", ["price_change", "log_return", "direction", "triple_barrier"])
+def test_a_label_that_begins_at_the_next_fixing_has_its_outcome_there_or_nowhere(measure: str) -> None:
+    days = np.arange("2024-01-01", "2024-06-01", dtype="datetime64[D]")
+    opened = np.delete(days[np.is_busday(days)].astype("datetime64[ms]").astype(np.int64), [20, 40, 41])
+    close = 1.1 * np.exp(np.cumsum(np.random.default_rng(3).normal(0, 0.002, len(opened))))
+    series, target = Series(opened, close, "1d"), parse_target(f"{measure}_2d").filled("next_close")
+    assert (target.delay, target.reach, target.filled("next_open").delay) == (1, 3, 0)
+    labels, found = labels_of(target, series), told(series, target)
+    labelled = np.flatnonzero(np.isfinite(labels.values))
+    assert set(labelled) <= set(found)
+    np.testing.assert_allclose([found[row].realised for row in labelled], labels.values[labelled], atol=1e-14)
+    plain = labels_of(parse_target(f"{measure}_2d"), series).values
+    if measure != "triple_barrier":
+        np.testing.assert_array_equal(labels.values[labelled], plain[labelled + 1])
+    assert 19 not in found, "the bar at which it would begin is missing"
 
 
 def test_daily_bars_have_outcomes_over_the_weekend() -> None:

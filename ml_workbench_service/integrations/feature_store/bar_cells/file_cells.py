@@ -74,9 +74,9 @@ class FileCells:
         ]
         known = [count for count in told if count is not None]
         digits = max(known) if known and len(known) == len(told) else None
-        notes = [why] if why and not why.endswith("decimal point") else []
         doubts = [why] if why == marks.BY_SEPARATOR else []
-        return cls(frame, mark, is_marked, digits, separator, fail, [] if doubts else notes, doubts)
+        notes = [why] if why and not doubts else []
+        return cls(frame, mark, is_marked, digits, separator, fail, notes, doubts)
 
     @property
     def point(self) -> float | None:

@@ -89,13 +89,20 @@ def decimal_mark(
     """
     possible = [mark for mark in MARKS if all(fits(column, mark) for column in prices)]
     if len(possible) == 1:
-        return possible[0], f"its prices have a decimal {_word(possible[0])}"
+        return possible[0], "" if possible[0] == "." else "its prices have a decimal comma"
     if not possible:
         bad = {mark: sum(int(misfits(column, mark).sum()) for column in prices) for mark in MARKS}
         return min(MARKS, key=lambda mark: bad[mark]), ""
     if not any(is_either(column) for column in prices):
         return ".", ""
-    return _of_the_rest(others) or _usual_mark(prices, usual) or _whole_mark(prices) or _conventional_mark(separator)
+    mark, why = (
+        _of_the_rest(others) or _usual_mark(prices, usual) or _whole_mark(prices) or _conventional_mark(separator)
+    )
+    if mark is None or why == BY_SEPARATOR:
+        return mark, why
+    shown: Mark = "," if any(column.str.contains(",", literal=True).any() for column in prices) else "."
+    use = f"decimal {_word(mark)}" if shown == mark else f"{_word(shown)} for thousands"
+    return mark, f"its prices have a {use}: {why}"
 
 
 def _of_the_rest(others: Sequence["pl.Series"]) -> tuple[Mark | None, str] | None:
@@ -107,7 +114,7 @@ def _of_the_rest(others: Sequence["pl.Series"]) -> tuple[Mark | None, str] | Non
     if len(told) != 1:
         return None
     mark, name = next(iter(told.items()))
-    return mark, f"its prices have a decimal {_word(mark)}, as `{name}` shows"
+    return mark, f"`{name}` shows it"
 
 
 def _usual_mark(prices: Sequence["pl.Series"], usual: float | None) -> tuple[Mark | None, str] | None:
@@ -121,7 +128,7 @@ def _usual_mark(prices: Sequence["pl.Series"], usual: float | None) -> tuple[Mar
     ]
     if len(near) != 1:
         return None
-    return near[0], f"its prices have a decimal {_word(near[0])}, by the usual price of about {usual:.3g}"
+    return near[0], f"such an instrument costs about {usual:,.4g}"
 
 
 def _whole_mark(prices: Sequence["pl.Series"]) -> tuple[Mark | None, str] | None:
@@ -131,7 +138,7 @@ def _whole_mark(prices: Sequence["pl.Series"]) -> tuple[Mark | None, str] | None
         return None
     comma = any(column.str.contains(",", literal=True).any() for column in prices)
     mark: Mark = "." if comma else ","
-    return mark, f"its prices have a {_word(_OTHER[mark])} for thousands: smaller ones stand there without it"
+    return mark, "smaller ones stand there without it"
 
 
 def _conventional_mark(separator: str) -> tuple[Mark | None, str]:

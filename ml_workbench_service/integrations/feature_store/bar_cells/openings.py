@@ -1,7 +1,8 @@
 """Which of a file's columns says when its bars open: the one that says its zone best.
 
-An epoch goes before an offset in the cells, that before a zone in the header, that before none, and "local time" comes
-last. A date and a clock in two columns are one. Other columns of times are not read; those that contradict are named.
+An epoch goes before an offset in the cells or in a column of zones, that before a zone in the header, that before none,
+and "local time" comes last. A date and a clock in two columns are one. Other columns of times are not read; those that
+contradict are named.
 """
 
 import re
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ml_workbench_service.integrations.feature_store.bar_cells.headers import END_WORDS, Heading
+from ml_workbench_service.integrations.feature_store.bar_cells.headers import END_WORDS, ZONE_WORDS, Heading
 from ml_workbench_service.integrations.feature_store.bar_times import (
     MISSING_MS,
     Fail,
@@ -65,7 +66,9 @@ def opening_times(frame: "pl.DataFrame", heads: Sequence[Heading], *, zone: str 
             raise fail(None, f"its times, `{ends[0]}`, are the ends of its bars; write their openings")
         raise fail(None, "has no timestamp; it needs timestamp, open, high, low and close")
     best, *others = sorted(candidates, key=lambda each: each.rank)
-    times = _read(best, fail)
+    if best.rank[0] > _IN_CELLS and (zones := _zones(frame)) is not None:
+        best, used = replace(best, column=_joined(best.column, zones)), [*used, zones.name]
+    times = read_times(best.column, zone=best.zone, fail=fail)
     if times.zone is None and zone is not None and best.rank[0] != _LOCAL:
         times = replace(times, zone=zone, zone_from="format")
     is_local = times.zone is None and best.rank[0] == _LOCAL
@@ -80,8 +83,12 @@ def opening_times(frame: "pl.DataFrame", heads: Sequence[Heading], *, zone: str 
     return Openings(times, frozenset([*used, *ends]), tuple(notes), tuple(doubts))
 
 
-def _read(candidate: _Candidate, fail: Fail) -> TimeColumn:
-    return read_times(candidate.column, zone=candidate.zone, fail=fail)
+def _zones(frame: "pl.DataFrame") -> "pl.Series | None":
+    """A column of zones beside the times, if there is one."""
+    import polars as pl
+
+    named = [frame[name] for name in ZONE_WORDS if name in frame.columns and frame[name].dtype == pl.String]
+    return next((column for column in named if not column.is_null().any()), None)
 
 
 def _differs(other: _Candidate, times: TimeColumn, fail: Fail) -> bool:
@@ -95,7 +102,7 @@ def _candidates(frame: "pl.DataFrame", heads: Sequence[Heading]) -> tuple[list[_
     named = [head for head in heads if head.time_rank is not None]
     clocks = [head for head in named if "time" in head.name and re.fullmatch(_CLOCK_ALONE, _sample(frame[head.name]))]
     dates = [head for head in named if head not in clocks and is_time(_sample(frame[head.name]))]
-    found, used = [], [head.name for head in named]
+    found: list[_Candidate] = []
     joined: list[Heading] = []
     for clock in clocks:
         date = next((head for head in dates if not is_epoch(_sample(frame[head.name]))), None)
@@ -105,10 +112,12 @@ def _candidates(frame: "pl.DataFrame", heads: Sequence[Heading]) -> tuple[list[_
         written = f"{date.written.strip()} {clock.written.strip()}"
         found.append(_candidate(_joined(frame[date.name], frame[clock.name]), replace(head, written=written)))
         joined += [date, clock]
-    found += [_candidate(frame[head.name], head) for head in named if head not in joined]
+    single = [head for head in named if head not in joined]
+    found += [_candidate(frame[head.name], head) for head in single]
     unnamed = [head for head in heads if head.is_index and is_time(_sample(frame[head.name]))]
     found += [_candidate(frame[head.name], head) for head in unnamed]
-    return found, used + [head.name for head in unnamed]
+    told = [head for head in single if head in clocks or is_time(_sample(frame[head.name]))]
+    return found, [head.name for head in (*joined, *told, *unnamed)]
 
 
 def _candidate(column: "pl.Series", head: Heading) -> _Candidate:
@@ -144,7 +153,7 @@ def _joined(date: "pl.Series", clock: "pl.Series") -> "pl.Series":
     import polars as pl
 
     clock = clock.cast(pl.String).str.strip_chars()
-    if clock.str.contains(r"^\d+$").any():
+    if clock.str.contains(r"^\d+$").all():
         clock = clock.str.zfill(4 if (clock.str.len_chars().max() or 0) in (3, 4) else 6)
     days = date.cast(pl.String).str.strip_chars().alias("date")
     return pl.select(pl.concat_str(days, clock.alias("clock"), separator=" ").alias("timestamp")).to_series()

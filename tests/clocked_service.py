@@ -1,0 +1,17 @@
+"""The service's entry point for tests: `ml_workbench_service.main` by a clock that stands where a file says."""
+
+import os
+from pathlib import Path
+
+import uvicorn
+
+from ml_workbench_service.app import create_app
+from ml_workbench_service.settings import Settings
+from ml_workbench_service.testing.clocks import FileClock
+
+CLOCK_FILE = "CLOCK_FILE_OF_TESTS"
+
+if __name__ == "__main__":
+    settings = Settings()
+    app = create_app(settings, clock=FileClock(Path(os.environ[CLOCK_FILE])))
+    uvicorn.run(app, host=settings.HOST, port=settings.PORT, log_config=None, access_log=False)
