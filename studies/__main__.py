@@ -18,6 +18,7 @@ from studies import (
     leaks_in_own_columns,
     null_series,
     real_data,
+    verdict_rules,
 )
 from studies.tables import Run, Table, write
 from tools.documents import say
@@ -31,6 +32,7 @@ ALL: dict[str, Callable[[Run], list[Table]]] = {
     "intervals": intervals.tables,
     "interval_hours": interval_hours.tables,
     "real_data": real_data.tables,
+    "verdict_rules": verdict_rules.tables,
 }
 
 

@@ -24,6 +24,9 @@ Subject = Literal["price", "volatility", "regime", "simulated"]
 """What is bet on, at all horizons and in all wordings: who tries twenty horizons has tried twenty times. Whatever is
 found in simulated prices tells nothing of real ones, and is counted apart."""
 
+AGENT_TRIAL = "/agent/"
+"""Between the job's id and the setting's number, in the id of a trial of an agent's grid."""
+
 
 def subject_of(targets: Sequence[Target], *, is_simulated: bool = False) -> Subject:
     """By the headline target; policies, which have none, bet on the price."""
@@ -137,7 +140,9 @@ class MultipleTestingLog(Protocol):
     def other_p_values(self, evaluation: str) -> Sequence[float | None]:
         """Today's p-values of all other hypotheses in this evaluation's family; None where one was never told.
 
-        The family: every recipe on the same series and subject, however old, and whatever else overlaps in time.
+        The family: every recipe on the same series and subject, however old, and whatever else overlaps in time, trials
+        of other jobs among it: a search whose validation part lies in a test part has chosen by it. The settings of an
+        agent's grid all tell of one model, and the grid has noted that one.
         """
         ...
 

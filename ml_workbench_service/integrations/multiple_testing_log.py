@@ -30,7 +30,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError, UnavailableError
 from common_lib.sqlite_store import Schema, SqliteStore, Table, selected, transaction
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.contracts.multiple_testing import EvaluationResult, Fingerprint, PartRead, Trial
+from ml_workbench_service.contracts.multiple_testing import AGENT_TRIAL, EvaluationResult, Fingerprint, PartRead, Trial
 from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
 
 BUSY_TIMEOUT_S = 15.0
@@ -143,7 +143,7 @@ _RESULTS = (
     "JOIN results AS s ON s.number = h.number WHERE h.recipe = ? ORDER BY h.number"
 )
 _EVALUATIONS = (
-    "SELECT r.id, r.start_ms, r.end_ms, h.recipe, s.p_value, "
+    "SELECT r.id, r.subject, r.start_ms, r.end_ms, h.recipe, s.p_value, "
     "(SELECT json_group_array(symbol) FROM reading_symbols WHERE number = r.number), "
     "(SELECT json_group_array(digest) FROM hypothesis_series WHERE number = r.number) "
     "FROM readings AS r LEFT JOIN hypotheses AS h ON h.number = r.number LEFT JOIN results AS s ON s.number = r.number "
@@ -235,7 +235,10 @@ class SqliteMultipleTestingLog:
                 name = each.recipe or f"{each.id} alone"
                 told = each.p_value if each.p_value is not None else hypotheses.get(name)
                 hypotheses[name] = told
-        return list(hypotheses.values())
+            wanted = ("trial", own.subject, own.end_ms, own.start_ms, json.dumps(sorted(own.symbols)))
+            tried = [str(name) for (name,) in connection.execute(f"SELECT r.id {_OVERLAPPING}", wanted)]
+        foreign = [each for each in tried if each.partition("/")[0] != own.job and AGENT_TRIAL not in each]
+        return [*hypotheses.values(), *(None for _ in foreign)]
 
     def num_evaluations(self, read: PartRead) -> int:
         """The same without noting anything; raises like `record_evaluation`."""
@@ -346,6 +349,7 @@ class _Evaluation:
     """One that was noted."""
 
     id: str
+    subject: str
     start_ms: int
     end_ms: int
     recipe: str | None
@@ -356,8 +360,9 @@ class _Evaluation:
     @classmethod
     def of(cls, row: tuple[Any, ...]) -> "_Evaluation":
         """A row of `_EVALUATIONS`."""
-        name, start_ms, end_ms, recipe, p_value, symbols, digests = row
-        return cls(name, start_ms, end_ms, recipe, p_value, frozenset(json.loads(symbols)), tuple(json.loads(digests)))
+        name, subject, start_ms, end_ms, recipe, p_value, symbols, digests = row
+        held = frozenset(json.loads(symbols)), tuple(json.loads(digests))
+        return cls(name, subject, start_ms, end_ms, recipe, p_value, *held)
 
     @property
     def job(self) -> str:

@@ -21,6 +21,7 @@ Legend: N rows of all symbols, T moments, C classes, Q points of a distribution 
 
 import math
 from collections.abc import Sequence
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ import numpy as np
 from ml_workbench_service.contracts.evaluation import SignificanceTest
 from ml_workbench_service.contracts.market import Floats, Ints
 
+NORMAL = NormalDist()
 LAG_RATE = 1.3
 """Automatic lag: 1.3 x root of T, of Lazarus et al. (2018), for tests with their reference."""
 LAG_HORIZONS = 3
@@ -151,12 +153,15 @@ def power(num_independent: float, *, alpha: float, r2: float, by_sign: bool = Fa
     positions of -1 and 1 follow the forecast, which keeps root of 2 / pi of it (normal forecasts). What was observed
     tells more: `power_of`.
     """
-    from scipy.special import ndtr, ndtri
-
     if num_independent <= 0:
         return 0.0
     away = math.sqrt(num_independent * r2 / (1 - r2)) * (math.sqrt(2 / math.pi) if by_sign else 1.0)
-    return float(ndtr(away - ndtri(1 - alpha)))
+    return power_at(away, alpha=alpha)
+
+
+def power_at(away: float, *, alpha: float) -> float:
+    """Probability that a one-sided test at level alpha rejects where its statistic is normal around `away`."""
+    return NORMAL.cdf(away - NORMAL.inv_cdf(1 - alpha))
 
 
 def power_of(expected_gain: float, found: MeanError, *, alpha: float) -> float:

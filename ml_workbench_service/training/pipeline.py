@@ -43,9 +43,6 @@ from ml_workbench_service.training.data_warnings import data_warnings
 from ml_workbench_service.training.recipes import PooledSample, digest_of, own_columns, recipe_of
 from ml_workbench_service.training.walk_forward import spans_of, walk_forward
 
-AGENT_TRIAL = "/agent/"
-"""Between the job's id and the setting's number, in the id of a trial of an agent's grid."""
-
 
 class Registry(Protocol):
     """What a training asks the model registry."""
@@ -213,8 +210,6 @@ class _Noted:
         """Notes this evaluation and what else it reads.
 
         Figures of further targets stand on the card too: who forecasts a volatility beside a price has evaluated both.
-        A search whose validation part lies in this test part has chosen by it, one evaluation a trial. The settings of
-        an agent's grid all tell of one model, and the grid has logged that one.
         """
         log, read = dependencies.multiple_testing, part_read(order, problem, "test")
         for number in range(1, len(order.targets)):
@@ -228,10 +223,8 @@ class _Noted:
             for table in problem.tables
         ]
         log.record_evaluation(read, recipe=recipe, series=series)
-        tried = [each.read.id for each in log.trials(read) if AGENT_TRIAL not in each.read.id]
-        foreign = [None for each in tried if each.partition("/")[0] != order.job_id]
-        others = (*log.other_p_values(read.id), *foreign)
-        return cls(recipe, tuple(own_columns(order, problem.tables, dependencies.store)), others, earlier)
+        own = tuple(own_columns(order, problem.tables, dependencies.store))
+        return cls(recipe, own, tuple(log.other_p_values(read.id)), earlier)
 
     def after(
         self,

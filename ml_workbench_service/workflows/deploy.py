@@ -22,6 +22,7 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import LiveVerdict
 from ml_workbench_service.contracts.queue import DeploymentNotice
 from ml_workbench_service.evaluation.live_verdict import live_verdict
+from ml_workbench_service.evaluation.verdict import todays_verdict
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE, LedgerReader
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
@@ -71,7 +72,7 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
         UpstreamError, UpstreamTimeoutError: the target refused; the previous version stays live.
     """
     _check_gates(request)
-    card = workbench.registry.card(model_id, request.version)
+    card = _as_of_today(workbench, workbench.registry.card(model_id, request.version))
     if card.status == "archived":
         raise ConflictError(
             f"version {card.version} of {model_id} is archived; deploy another version or train a new one"
@@ -213,6 +214,18 @@ def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
         return None
     ledger = LedgerReader(workbench.state_dir / LEDGER_FILE)
     return live_verdict(card, partial(ledger.live_answers, card.id, card.version), workbench.feature_store)
+
+
+def _as_of_today(workbench: Workbench, card: ModelCard) -> ModelCard:
+    """The card with the verdict that is left once all hypotheses known today are counted."""
+    evaluation = todays_verdict(
+        card.evaluation,
+        certificate=card.certificate,
+        timeframe=card.timeframe,
+        horizon=card.horizon,
+        others=workbench.multiple_testing.other_p_values(card.lineage.job_id),
+    )
+    return card.model_copy(update={"evaluation": evaluation})
 
 
 def _skilled(card: ModelCard, request: DeployRequest, live: LiveVerdict | None, *, is_enforced: bool) -> GateResult:

@@ -20,13 +20,17 @@ from common_lib.exceptions import (
 )
 from ml_workbench_service import families as families  # loading the package registers every family
 from ml_workbench_service.contracts.contract import NAME_PATTERN, TIMEFRAMES_MS, iso, iso_of_ms, to_ms, utc_now
+from ml_workbench_service.contracts.evaluation import Loss
 from ml_workbench_service.contracts.feature_sets import FeatureSet, is_reference, parse_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.training import Target, TrainingEstimate, TrainRequest
+from ml_workbench_service.evaluation.growing_samples import level
 from ml_workbench_service.integrations.model_registry import next_version
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
+from ml_workbench_service.learning.data import windows
 from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
+from ml_workbench_service.learning.interfaces.differentials import YEAR_MS, power_before
 from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
 from ml_workbench_service.learning.interfaces.task import task_for
 from ml_workbench_service.market.calendar import DAY_MS, WEEK_OPEN_MS, num_expected_bars
@@ -346,8 +350,31 @@ def _estimate(request: TrainRequest, family: AnyFamily, timeframe: str, *, num_f
     num_train = int(num_rows * (1 - request.validation_split))
     repeats = len(request.seeds) + 0.75 * _num_folds(request)  # folds see half to all of the data before the test part
     return TrainingEstimate(
-        memory_gb=round(memory, 2), duration_s=round(family.seconds(num_train) * repeats, 1), num_windows=num_rows
+        memory_gb=round(memory, 2),
+        duration_s=round(family.seconds(num_train) * repeats, 1),
+        num_windows=num_rows,
+        power=_power(request, num_test=bars * request.validation_split * windows.SPLIT_SHARES["test"]),
     )
+
+
+def _power(request: TrainRequest, *, num_test: float) -> float | None:
+    """Of the first test of a recipe, from the range alone; None where nothing is bet on."""
+    if not task_for(request.model_type).has_verdict:
+        return None
+    target = next(iter(request.parsed_targets()), None)
+    span_ms = to_ms(request.end_date) - to_ms(request.start_date)
+    loss: Loss = "net_return"
+    if target is not None:
+        loss = "brier" if target.classes else "squared_error" if target.needs_price else "qlike"
+    found = power_before(
+        loss,
+        num_moments=num_test,
+        horizon=1 if target is None else target.horizon,
+        years=span_ms * request.validation_split * windows.SPLIT_SHARES["test"] / YEAR_MS,
+        alpha=level(0),
+        is_nested=loss != "brier",  # `undirected` and persistence are not
+    )
+    return round(found, 3)
 
 
 def _too_large(

@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.experiments import ExperimentRequest, RecordingRequest, TrialRecord
 from ml_workbench_service.contracts.jobs import JobSpec, Report
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.contracts.multiple_testing import PartRead, Trial, subject_of
+from ml_workbench_service.contracts.multiple_testing import AGENT_TRIAL, PartRead, Trial, subject_of
 from ml_workbench_service.contracts.recordings import Recording
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
@@ -34,7 +34,7 @@ from ml_workbench_service.search.trial_runner import TrialRunner, in_turn, side_
 from ml_workbench_service.search.worker_pool import OpenMaker
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.training import tasks as tasks
-from ml_workbench_service.training.pipeline import AGENT_TRIAL, TrainingDependencies, produce
+from ml_workbench_service.training.pipeline import TrainingDependencies, produce
 
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:

@@ -32,6 +32,8 @@ Part = Literal["train", "validation", "calibration", "test"]
 PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test")
 SAMPLES: Mapping[Part, Sample] = {"train": "train", "validation": "stop", "calibration": "calibrate", "test": "test"}
 """Parts as records, cards and recipes have always spelt them: what was written once is read for ever."""
+SPLIT_SHARES: Mapping[Part, float] = {"validation": 1.0, "calibration": 0.75, "test": 0.5}
+"""Of `validation_split`, from each part's border to the end."""
 FEWEST_WINDOWS: Mapping[Part, int] = {"train": 100, "validation": 20, "calibration": 20, "test": 20}
 """Under this many windows a part says nothing; the calibration's 90 % quantile alone needs 9."""
 
@@ -167,7 +169,7 @@ def build(
     if not sum(len(each) for each in ends):
         raise _too_few("train", 0, lookback, why=why())
     if not isinstance(split, Borders):
-        split = Borders(_borders(np.concatenate(known), np.concatenate(label_known), split))
+        split = Borders(_borders(tables, split))
     borders = dict(split.at_ms)
     if finish_rows is not None:
         tables = finish_rows(borders)
@@ -295,12 +297,17 @@ def _labelled(table: SymbolRows) -> Bools:
     return np.asarray(np.isfinite(table.labels_NK).all(axis=1))
 
 
-def _borders(available_at_ms: Ints, label_available_at_ms: Ints, validation_split: float) -> dict[Part, int]:
-    """The three borders, as moments; a window belongs to the part in which its last row becomes known."""
-    first, last = int(available_at_ms.min()), int(label_available_at_ms.max())
+def _borders(tables: Sequence[SymbolRows], validation_split: float) -> dict[Part, int]:
+    """The three borders, as moments; a window belongs to the part in which its last row becomes known.
+
+    They follow the bars and the labels' horizon alone: models of one range are judged on one test part, whatever
+    features they read and however long their windows are.
+    """
+    first = min(int(table.available_at_ms_N.min()) for table in tables if len(table.available_at_ms_N))
+    labelled = [table.label_available_at_ms_N[np.isfinite(table.labels_NK).all(axis=1)] for table in tables]
+    last = int(np.concatenate(labelled).max())
     span = last - first
-    shares: dict[Part, float] = {"validation": 1.0, "calibration": 0.75, "test": 0.5}
-    return {name: last - round(span * validation_split * share) for name, share in shares.items()}
+    return {name: last - round(span * validation_split * share) for name, share in SPLIT_SHARES.items()}
 
 
 def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[Part, int], embargo_bars: int) -> Bools:

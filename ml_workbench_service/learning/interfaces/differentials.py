@@ -24,7 +24,14 @@ import numpy as np
 
 from ml_workbench_service.contracts.evaluation import Comparison, Effect, Loss
 from ml_workbench_service.contracts.market import Floats, Ints
-from ml_workbench_service.market.significance import clark_west_gains, hac_mean, mean_by_moment, mean_error, qlike
+from ml_workbench_service.market.significance import (
+    clark_west_gains,
+    hac_mean,
+    mean_by_moment,
+    mean_error,
+    power_at,
+    qlike,
+)
 
 EFFECTS: dict[Loss, tuple[Effect, float]] = {
     "squared_error": ("r2", 0.005),
@@ -38,6 +45,9 @@ visibly (Campbell and Thompson, Review of Financial Studies 21, 2008)."""
 LEAST_FORECAST = 0.05
 """Of the label's typical size, the least that a volatility's forecast counts as: nothing is certain to stand still."""
 LEAST_OUTCOME = 0.01
+QLIKE_NOISE = 0.7
+"""QLIKE loss of a right forecast ÷ the squared coefficient of variation of the outcome: 0.72 of one bar's |return|,
+0.5 of many bars' realised volatility."""
 YEAR_MS = 365.25 * 86_400_000
 
 
@@ -222,6 +232,25 @@ def unpack(packed: bytes) -> list[Differentials]:
             )
         )
     return found
+
+
+def power_before(
+    loss: Loss, *, num_moments: float, horizon: int, years: float, alpha: float, is_nested: bool = True
+) -> float:
+    """The power of a test that is still to come, before anything is seen: of independent and normal outcomes.
+
+    Against a baseline that is not nested a gain of R² r has the deviation of 2 root of r, half as far away from zero.
+    A volatility's gain of a share g of its QLIKE loss L has the deviation root of 2 g L times the outcome's own, whose
+    square is L ÷ `QLIKE_NOISE`.
+    """
+    num, size = num_moments / horizon, EFFECTS[loss][1]
+    if num <= 0:
+        return 0.0
+    if loss == "net_return":
+        return power_at(size * math.sqrt(years), alpha=alpha)
+    if loss == "qlike":
+        return power_at(math.sqrt(num * size * QLIKE_NOISE / 2), alpha=alpha)
+    return power_at(math.sqrt(num * size / (1 - size)) * (1.0 if is_nested else 0.5), alpha=alpha)
 
 
 def pooled(parts: Sequence[Sequence[Differentials]]) -> list[Differentials]:

@@ -69,7 +69,9 @@ class AnomalyDetection(NetworkTask):
         )
         return AnomalyDecoder(trained.outputs, scale)
 
-    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+    def columns(
+        self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem
+    ) -> dict[str, np.ndarray]:
         """The score."""
         assert isinstance(decoder, AnomalyDecoder)
         return {"prediction": decoder.scale.scores(outputs_NK[:, 0])}

@@ -123,7 +123,9 @@ class Classification(NetworkTask):
         )
         return found, differentials
 
-    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+    def columns(
+        self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem
+    ) -> dict[str, np.ndarray]:
         """The most probable class as records state it, its direction and probability, and every class's."""
         assert isinstance(decoder, ClassDecoder)
         classes, said_NC = problem.targets[0].classes, decoder.calibration.probabilities(outputs_NK)

@@ -111,12 +111,14 @@ class NetworkTask(Task, registers=False):
             positions_N = None
         elif positions_N is not None:
             positions_N[answers_N] = held_N
-        said = self.said(served.decoder, outputs_NK, ends, problem)
+        said = self.columns(served.decoder, outputs_NK, ends, problem)
         if served.decoder.holds_positions and positions_N is not None:
             said = dict.fromkeys(("prediction", "direction", "action"), positions_N)
         return part_rows(part, said, positions_N, ends, problem, answers_N=answers_N)
 
-    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+    def columns(
+        self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem
+    ) -> dict[str, np.ndarray]:
         """What the decoder makes of each row, by column of `evaluation.parquet`."""
         return {}
 

@@ -149,7 +149,9 @@ class Forecasting(NetworkTask):
         assert isinstance(decoder, ForecastDecoder)
         return _judged(decoder, outputs_NK, ends, problem).is_stated()
 
-    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+    def columns(
+        self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem
+    ) -> dict[str, np.ndarray]:
         """Forecast, interval, and the direction that is worth its costs with its probability."""
         assert isinstance(decoder, ForecastDecoder)
         judged = _judged(decoder, outputs_NK, ends, problem)

@@ -188,6 +188,15 @@ def test_parts_have_the_shares_of_the_time_that_were_asked_for() -> None:
     np.testing.assert_allclose(sizes, [0.6, 0.1, 0.1, 0.2], atol=0.005)
 
 
+def test_borders_are_the_same_for_any_features_and_lookback() -> None:
+    rows, late = symbol_rows(num=900), with_holes(symbol_rows(num=900), range(120))
+    found = [
+        build([table], features=FEATURES, is_level=IS_LEVEL, lookback=lookback, split=0.4).borders_ms
+        for table, lookback in ((rows, 3), (rows, 96), (late, 8))
+    ]
+    assert found[0] == found[1] == found[2]
+
+
 def test_borders_are_the_same_moments_for_all_symbols() -> None:
     early = symbol_rows("EUR/USD", num=1500)
     late = replace(symbol_rows("GBP/USD", num=1200, seed=1))

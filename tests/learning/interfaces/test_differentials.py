@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ml_workbench_service.contracts.market import Floats
-from ml_workbench_service.learning.interfaces.differentials import EFFECTS, Differentials
+from ml_workbench_service.learning.interfaces.differentials import EFFECTS, Differentials, power_before
 from ml_workbench_service.market.significance import MeanError, power_of, qlike
 
 HOUR_MS = 3_600_000
@@ -122,3 +122,28 @@ def test_a_volatility_is_compared_by_a_loss_that_noise_cannot_turn_around() -> N
         "har", np.zeros(50), model=np.full(50, 0.0), baseline=np.full(50, 1.0), moments_N=np.arange(50), horizon=1
     )
     assert np.isfinite(silent.model_T).all()
+
+
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_power_before_the_data_is_what_normal_data_claim(is_nested: bool) -> None:
+    """With the few degrees of freedom of the test's own lags a little less."""
+    chance = np.random.default_rng(7)
+    labels, said = chance.standard_normal((2, NUM))
+    found = claimed(prices(labels, 1e-3 * said, is_nested=is_nested))
+    before = power_before("squared_error", num_moments=NUM, horizon=1, years=1.0, alpha=ALPHA, is_nested=is_nested)
+    assert found == pytest.approx(before, abs=0.08)
+
+
+def test_a_volatilitys_power_before_the_data_is_what_normal_data_claim() -> None:
+    chance = np.random.default_rng(9)
+    labels, said = np.abs(chance.standard_normal(NUM)), np.exp(1e-3 * chance.standard_normal(NUM)) * 0.8
+    found = Differentials.of_volatilities(
+        "blend", labels, model=said, baseline=np.full(NUM, 0.8), moments_N=np.arange(NUM), horizon=1
+    )
+    before = power_before("qlike", num_moments=NUM, horizon=1, years=1.0, alpha=ALPHA)
+    assert claimed(found) == pytest.approx(before, abs=0.05)
+    few = power_before("qlike", num_moments=NUM / 8, horizon=1, years=1.0, alpha=ALPHA)
+    part = found.between(0, NUM // 8)
+    assert claimed(part) == pytest.approx(few, abs=0.15)
+    assert few < 0.8 < before
+    assert power_before("net_return", num_moments=1, horizon=1, years=4.0, alpha=ALPHA) == pytest.approx(0.83, abs=0.01)
