@@ -25,7 +25,7 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import Comparison
-from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Recomputing
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, recomputing
 from ml_workbench_service.contracts.multiple_testing import EvaluationResult
 from ml_workbench_service.evaluation.growing_samples import last_stage
 from ml_workbench_service.evaluation.leakage.certificate import PRICES
@@ -103,7 +103,8 @@ def own_columns(order: TrainingOrder, tables: Sequence[FeatureTable], store: Fea
     """Base columns of the features that the service did not make from bars."""
     delivered = {name for table in tables for name in table.columns} - PRICES
     wanted = sorted(delivered & set(order.derivation.base_columns))
-    return [name for name in wanted if not isinstance(store, Recomputing) or not _is_indicator(name)]
+    makes_columns = recomputing(store) is not None
+    return [name for name in wanted if not makes_columns or not _is_indicator(name)]
 
 
 def digest_of(names: Sequence[str], tables: Sequence[FeatureTable], *, from_ms: int, until_ms: int) -> str:
