@@ -47,6 +47,7 @@ from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
+from ml_workbench_service.contracts.market import Witnessing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
@@ -68,6 +69,7 @@ from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.deploy import finish_interrupted
 from ml_workbench_service.workflows.restore_state import RESTORING
 from ml_workbench_service.workflows.settle_outcomes import OutcomeResolver
+from ml_workbench_service.workflows.watch_columns import ColumnWatch
 
 MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
@@ -148,6 +150,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     metrics.watch_intervals(intervals)
     metrics.watch_agents(settings.STATE_DIR.resolve())
     predictions_kept = _ledger(settings, workbench, intervals, metrics, stack)
+    _watch_columns(workbench, stack)
     model_server = ModelServer(
         workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals,
         ledger=predictions_kept,
@@ -247,6 +250,15 @@ def _job_supervisor(
     if settings.WARM_WORKER:
         _repeat("warm worker", WARM_WATCH_S, keep_warm, stack)
     return supervisor
+
+
+def _watch_columns(workbench: Workbench, stack: AsyncExitStack) -> None:
+    """Where users' columns are looked at while they grow; the sample has none."""
+    witness = workbench.feature_store.witness if isinstance(workbench.feature_store, Witnessing) else None
+    if witness is not None:
+        watch = ColumnWatch(workbench.feature_store, witness.watched, clock=workbench.clock)
+        watch.start()
+        stack.callback(watch.stop)
 
 
 async def _tracker(

@@ -10,7 +10,15 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from studies import certificate_on_leaks, injected_signal, intervals, null_series, real_data
+from studies import (
+    certificate_on_leaks,
+    injected_signal,
+    interval_hours,
+    intervals,
+    leaks_in_own_columns,
+    null_series,
+    real_data,
+)
 from studies.tables import Run, Table, write
 from tools.documents import say
 
@@ -19,7 +27,9 @@ ALL: dict[str, Callable[[Run], list[Table]]] = {
     "null_series": null_series.tables,
     "injected_signal": injected_signal.tables,
     "injected_leaks": certificate_on_leaks.tables,
+    "leaks_in_own_columns": leaks_in_own_columns.tables,
     "intervals": intervals.tables,
+    "interval_hours": interval_hours.tables,
     "real_data": real_data.tables,
 }
 

@@ -9,7 +9,7 @@ Legend: N bars, D days, K neighbours.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -75,20 +75,23 @@ Source = Callable[[Market], Floats]
 Disguise = Callable[[Market, Floats], Floats]
 
 
-def drawn(market: Market, num: int) -> list[LeakingColumn]:
-    """So many columns, each of another kind: every source before one comes twice, disguises by chance."""
-    found: dict[str, LeakingColumn] = {}
-    order: list[str] = []
-    while len(found) < num:
-        order = order or list(market.chance.permutation(list(SOURCES)))
-        source = order.pop()
-        fitting = PRICED if source in PRICE_SOURCES else DISGUISES
-        disguise = str(market.chance.choice(list(fitting)))
-        name = f"{source}, {disguise}"
-        if name not in found:
-            values = fitting[disguise](market, SOURCES[source](market))
-            found[name] = LeakingColumn(name, values, bool(market.chance.random() < DECLARED_SHARE))
-    return list(found.values())
+def drawn(market: Market, num: int, *, only: int) -> LeakingColumn:
+    """Column `only` of `num`, each of another kind: every source before one comes twice, disguises by chance."""
+    kinds: dict[tuple[str, str], bool] = {}
+    waiting: list[str] = []
+    while len(kinds) < num:
+        waiting = waiting or [str(each) for each in market.chance.permutation(list(SOURCES))]
+        source = waiting.pop()
+        disguise = str(market.chance.choice(list(_disguises(source))))
+        kinds.setdefault((source, disguise), bool(market.chance.random() < DECLARED_SHARE))
+    (source, disguise), is_declared = list(kinds.items())[only]
+    market = replace(market, chance=np.random.default_rng(market.chance.integers(2**32, size=num)[only]))
+    values = _disguises(source)[disguise](market, SOURCES[source](market))
+    return LeakingColumn(f"{source}, {disguise}", values, is_declared)
+
+
+def _disguises(source: str) -> dict[str, Disguise]:
+    return PRICED if source in PRICE_SOURCES else DISGUISES
 
 
 def _of_last(group_N: Ints, values_N: Floats) -> Floats:
@@ -174,9 +177,8 @@ def _two_sided(market: Market) -> Floats:
 def _local_line(market: Market) -> Floats:
     """The slope of a line through the bars on both sides."""
     reach = market.bars()
-    return _smoothed(market.log_close, np.ones(2 * reach + 1)) * 0 + np.convolve(
-        np.pad(market.log_close, reach, mode="edge"), np.arange(reach, -reach - 1, -1), mode="valid"
-    ) / float((np.arange(-reach, reach + 1) ** 2).sum())
+    ahead = np.arange(reach, -reach - 1, -1)
+    return np.convolve(np.pad(market.log_close, reach, mode="edge"), ahead / (ahead**2).sum(), mode="valid")
 
 
 def _low_pass(market: Market) -> Floats:

@@ -18,7 +18,7 @@ Legend: N bars, oldest first.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -52,17 +52,28 @@ class Series:
     mean: Floats  # (N,) best forecast of the next bar's simple return, made at this bar; zeros without a signal
     signal: Floats | None  # (N,) standard normal, the user's own column
 
-    def write(self, folder: Path, more: Mapping[str, Floats] | None = None) -> None:
-        """`EURUSD_1h.parquet`, with the column `signal` where there is one, and more columns (N,) by name."""
+    @property
+    def prices(self) -> dict[str, Floats]:
+        """Open, high, low and close, each (N,)."""
         opened = np.concatenate([self.close[:1], self.close[:-1]])
         reach = 0.5 * self.deviation  # a bar's extremes lie beyond its ends
-        columns: dict[str, Any] = {
-            "timestamp": [datetime.fromtimestamp(int(each) / 1000, tz=UTC) for each in self.opened_ms],
+        return {
             "open": opened,
             "high": np.maximum(opened, self.close) * (1 + reach),
             "low": np.minimum(opened, self.close) * (1 - np.minimum(reach, 0.5)),
             "close": self.close,
         }
+
+    def write(self, folder: Path, more: Mapping[str, Floats] | None = None, *, declares: bool = False) -> None:
+        """`EURUSD_1h.parquet`, with the column `signal` where there is one, and more columns (N,) by name.
+
+        Args:
+            declares: whether the file claims of every bar that all of it was known at its end (`available_at`).
+        """
+        moments = [datetime.fromtimestamp(int(each) / 1000, tz=UTC) for each in self.opened_ms]
+        columns: dict[str, Any] = {"timestamp": moments, **self.prices}
+        if declares:
+            columns["available_at"] = [moment + timedelta(hours=1) for moment in moments]
         if self.signal is not None:
             columns["signal"] = self.signal
         folder.mkdir(parents=True, exist_ok=True)

@@ -33,12 +33,10 @@ from ml_workbench_service.jobs.durable_files import sync_folder
 
 CHECKPOINT_PATTERN = re.compile(r"checkpoint(?:\.(\d+))?\.json")
 """Without a term: of a version that had none."""
-FORMAT = 3
+FORMAT = 2
 UPGRADES: Mapping[int, Callable[[dict[str, Any]], dict[str, Any]]] = {
     # It knew one family, no filter by model, no reward settings, and one count of late bars (whose kinds begin at 0).
     1: lambda plain: {"family": "q_learning", "model_id": None, "reward": {}, **plain},
-    # Its steps were filled at their own record's close, which is what a step without a `rule` is.
-    2: lambda plain: plain,
 }
 """By the format that a file is of, what makes it one of the next."""
 _UNKNOWN = ("extra_forbidden", "unexpected_keyword_argument")

@@ -168,6 +168,18 @@ class ReplayRequest(Contract):
     speed: Finite | None = Field(default=None, gt=0, le=1e6, description="Bars per second; unset: as fast as it goes.")
 
 
+class HistoricalIntervalReport(Contract):
+    """How adaptive intervals would have fared over a replay's bars that taught the model nothing."""
+
+    level: Finite = Field(description="The share that is promised.")
+    coverage: Finite = Field(description="Of all outcomes, with the widening that live intervals would have had.")
+    published_coverage: Finite = Field(description="Of the same outcomes, as the records state their intervals.")
+    width_ratio: Finite | None = Field(default=None, description="Mean width of the adaptive over the published ones.")
+    num_outcomes: int
+    factor: Finite = Field(description="What intervals would be multiplied by at usual volatility, at the end.")
+    num_dropped: dict[str, int] = Field(default_factory=dict, description="What taught nothing, by reason.")
+
+
 class ReplayResult(Contract):
     """The `result` of a replay job."""
 
@@ -178,3 +190,6 @@ class ReplayResult(Contract):
     num_abstained: int
     num_skipped: int = Field(default=0, description="Bars without a whole window behind them, or with missing values.")
     duration_s: Finite
+    adaptive_intervals: HistoricalIntervalReport | None = Field(
+        default=None, description="Apart from live intervals, which a replay does not move; null without an outcome."
+    )

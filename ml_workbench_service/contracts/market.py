@@ -214,6 +214,10 @@ class ColumnWitness(Protocol):
         """(N,) when each value was first seen; `NEVER_MS` of one that was not, or that has changed since."""
         ...
 
+    def watched(self) -> dict[tuple[str, str], tuple[str, ...]]:
+        """Columns that were ever seen, by symbol and timeframe."""
+        ...
+
 
 @runtime_checkable
 class Witnessing(Protocol):

@@ -134,17 +134,14 @@ class ModelCard(Contract):
         found, certificate = self.evaluation, self.certificate
         if found.verdict_rules > 1:
             return self
+        status, proof = ("", None) if certificate is None else (certificate.status, certificate.proof)
         update: dict[str, Any] = {}
-        if (
-            certificate is not None
-            and certificate.status == "failed"
-            and found.verdict not in ("not_applicable", "leak")
-        ):
+        if status == "failed" and found.verdict not in ("not_applicable", "leak"):
             update = {"verdict": "leak", "reason": f"{LEAKED_THEN}; {found.reason}"}
-        elif found.verdict == "skill" and (certificate is None or certificate.status != "passed"):
-            update = {"verdict": "unverified", "reason": f"{UNPROVEN_THEN}; {found.reason}"}
+        elif found.verdict == "skill" and status == "passed":
+            update = {"proof": proof or "recomputed"}  # earlier certificates passed by recomputing alone
         elif found.verdict == "skill":
-            update = {"proof": "recomputed"}
+            update = {"verdict": "unverified", "reason": f"{UNPROVEN_THEN}; {found.reason}"}
         return self.model_copy(update={"evaluation": found.model_copy(update=update)})
 
 

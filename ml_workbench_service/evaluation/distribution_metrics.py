@@ -78,6 +78,11 @@ class DecodedRows:
 
     def calibration_error(self, dead_zones_N: Floats) -> float:
         """Of the stated direction's probability; `dead_zones_N` is the round-trip cost of each row."""
+        stated_N, confidence_N = self.directions(dead_zones_N)
+        return calibration_error(confidence_N, is_hit_N=stated_N == _directions(self.labels_N, dead_zones_N))
+
+    def directions(self, dead_zones_N: Floats) -> tuple[Ints, Floats]:
+        """(N,) the stated direction of each row, 0 inside ± its round-trip cost, and its probability."""
         stated_N = _directions(self.predictions_N, dead_zones_N)
         confidence_N = np.empty(len(stated_N))
         for mask_N, distribution, scale_N in self.distributions():
@@ -85,7 +90,7 @@ class DecodedRows:
                 distribution, stated_N[mask_N], predictions_N=self.predictions_N[mask_N], scales_N=scale_N[mask_N],
                 dead_zones_N=dead_zones_N[mask_N],
             )  # fmt: skip
-        return calibration_error(confidence_N, is_hit_N=stated_N == _directions(self.labels_N, dead_zones_N))
+        return stated_N, confidence_N
 
     def pinball(self) -> dict[str, float | None]:
         """Mean pinball loss, and the share below each quantile; nothing for point forecasts."""

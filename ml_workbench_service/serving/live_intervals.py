@@ -20,12 +20,12 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from common_lib.exceptions import UnavailableError
+from ml_workbench_service.contracts.market import Ints
 from ml_workbench_service.contracts.prediction import Interval
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.jobs.durable_files import write_whole
@@ -50,51 +50,37 @@ _FILE = TypeAdapter(VersionIntervals)
 log = logging.getLogger(__name__)
 
 
-class Season(NamedTuple):
-    """How much a bar, and those of the horizon after it, usually move."""
-
-    factor: float
-    coming_factor: float
-
-    @classmethod
-    def of(cls, model: ServedModel, symbol: str, as_of_ms: int) -> "Season":
-        """Of the bar that ends at a moment; one without a profile."""
-        profile = model.profiles.get(symbol)
-        if profile is None or profile.is_flat:
-            return cls(1.0, 1.0)
-        opened_ms = np.array([bar_end_ms(model, as_of_ms) - model.timeframe_ms])
-        return cls(float(profile.factor(opened_ms)[0]), float(profile.coming_factor(opened_ms, model.card.horizon)[0]))
-
-
 class LiveContext:
-    """One question to the live version: how its interval is widened, and what is left behind for its outcome.
-
-    Attributes:
-        bar_volatility: of the prices that questions brought so far; None until they are enough.
-    """
+    """One question to the live version: how its interval is widened, and what is left behind for its outcome."""
 
     __slots__ = (
-        "_as_of_ms", "_delay", "_is_volatility", "_lean", "_owner", "_price", "_scale", "_series", "_state",
-        "bar_volatility",
+        "_as_of_ms", "_is_volatility", "_lean", "_model", "_owner", "_price", "_scale", "_series", "_state", "_symbol",
     )  # fmt: skip
 
     def __init__(
         self,
         owner: "LiveIntervals",
         state: VersionIntervals,
-        series: IntervalSeries,
+        model: ServedModel,
+        symbol: str,
         *,
         as_of_ms: int,
         price: float | None,
-        bar_volatility: float | None = None,
-        delay: int = 0,
     ) -> None:
-        self.bar_volatility = bar_volatility
-        self._delay = delay  # bars until what is foretold begins
-        self._owner, self._state, self._series = owner, state, series
+        self._owner, self._state, self._series = owner, state, state.lanes[symbol]
+        self._model, self._symbol = model, symbol
         self._as_of_ms = as_of_ms
         self._price = price  # None: no bar of its own, whose price is known
         self._scale, self._lean, self._is_volatility = 0.0, PUBLISHED.lean, False
+
+    @property
+    def bar_volatility(self) -> float | None:
+        """Of the prices that questions brought so far, over the horizon to come; None until they are enough."""
+        deviation, profile = self._series.deviation, self._model.profiles.get(self._symbol)
+        if deviation is None or profile is None:
+            return deviation
+        opened_ms = _opened_ms(self._model, self._as_of_ms)
+        return float(deviation * profile.coming_factor(opened_ms, self._model.card.horizon)[0])
 
     def widening(self, scale: IntervalScale) -> float:
         """What the interval's half-widths are multiplied by."""
@@ -113,7 +99,7 @@ class LiveContext:
             if interval is not None:
                 stated = StatedInterval(
                     due_ms, self._price, series.path, series.run, interval.lower, interval.upper, interval.level,
-                    self._lean, self._is_volatility, delay=self._delay,
+                    self._lean, self._is_volatility, delay=self._model.delay,
                 )  # fmt: skip
                 self._state.expect(series, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
         self._owner.save_soon(self._state)
@@ -162,16 +148,11 @@ class LiveIntervals:
             if standing == "repeated":
                 state.drop("repeated")
                 price = None
-            bar = Season.of(model, symbol, as_of_ms)
             if price is not None:
-                state.price(
-                    series, target, as_of_ms=as_of_ms, price=price, bar_ms=model.timeframe_ms, factor=bar.factor
-                )
-            deviation = series.deviation
-            volatility = None if deviation is None else deviation * bar.coming_factor
-            return LiveContext(
-                self, state, series, as_of_ms=as_of_ms, price=price, bar_volatility=volatility, delay=model.delay
-            )
+                profile, bar_ms = model.profiles.get(symbol), model.timeframe_ms
+                factor = 1.0 if profile is None else float(profile.factor(_opened_ms(model, as_of_ms))[0])
+                state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=bar_ms, factor=factor)
+            return LiveContext(self, state, model, symbol, as_of_ms=as_of_ms, price=price)
 
     def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
         """An outcome from elsewhere, for the answer given as of that moment; False where none waits for it any more.
@@ -308,3 +289,8 @@ class LiveIntervals:
             log.warning("live intervals of %s %s start anew: their file is another's", model_id, version)
             return None
         return state
+
+
+def _opened_ms(model: ServedModel, as_of_ms: int) -> Ints:
+    """(1,) the opening of the bar that ends at a moment."""
+    return np.array([bar_end_ms(model, as_of_ms) - model.timeframe_ms])

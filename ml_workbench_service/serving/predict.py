@@ -326,7 +326,7 @@ def _live_context_of(
 
 def _with_volatility(question: Question, live: LiveContext | None) -> Question:
     """Where the features brought none, that of the prices which questions brought so far."""
-    if question.bar_volatility is not None or live is None or live.bar_volatility is None:
+    if question.bar_volatility is not None or live is None:
         return question
     return replace(question, bar_volatility=live.bar_volatility)
 

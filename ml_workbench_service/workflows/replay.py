@@ -1,5 +1,6 @@
 """Replay: the past, bar by bar, through exactly the predict path, into the queue. The live pipeline without a feed.
 
+What adaptive intervals would have covered stands in the result, apart from live ones, which a replay does not move.
 All symbols advance together in the order in which bars became known. A replay never drops: it waits for room, and for
 a queue that is away, and fails with `QUEUE_STALLED` after a minute without progress.
 """
@@ -15,6 +16,7 @@ from ml_workbench_service.contracts.jobs import JobSpec, ReplayRequest, ReplayRe
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Outgoing
 from ml_workbench_service.resources import Workbench
+from ml_workbench_service.serving.historical_intervals import HistoricalIntervals
 from ml_workbench_service.serving.history import fetch_range, merged_questions
 from ml_workbench_service.serving.model import load_model
 from ml_workbench_service.serving.model_server import Chosen
@@ -54,6 +56,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     report.say("streaming")
     stream = _Stream(workbench, report, total=len(questions), speed=request.speed)
     num_skipped = 0
+    intervals = HistoricalIntervals(model)
     held: dict[str, float] = {}  # what a policy has made of each symbol so far; flat after a gap
     for number, (_, place, question) in enumerate(questions):
         symbol = tables[place].symbol
@@ -65,6 +68,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         record = answer(model, replace(question, position=held.get(symbol, 0.0)), circumstances)
         if model.decoder.holds_positions:
             held[symbol] = record.prediction or 0.0  # an abstention is flat
+        intervals.follow(question, record)
         stream.send(number, record)
     stream.flush(len(questions))
     return ReplayResult(
@@ -75,6 +79,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         num_abstained=stream.num_abstained,
         num_skipped=num_skipped,
         duration_s=round(time.monotonic() - stream.begun, 3),
+        adaptive_intervals=intervals.report(),
     ).model_dump()
 
 

@@ -73,6 +73,14 @@ def test_a_missed_goal_ends_with_one_unless_everything_was_tiny(
 
 def test_the_document_has_a_place_for_every_table() -> None:
     text = DOCUMENT.read_text(encoding="utf-8")
-    for name in ("null_series", "injected_signal", "injected_leaks", "clean_pipelines", "intervals", "real_data"):
+    for name in (
+        "null_series",
+        "injected_signal",
+        "injected_leaks",
+        "clean_pipelines",
+        "intervals",
+        "interval_hours",
+        "real_data",
+    ):
         assert text.count(begin(name)) == 1
     assert text.count(END) == text.count("written by make evaluate -->")

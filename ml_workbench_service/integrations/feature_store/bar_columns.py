@@ -105,7 +105,7 @@ def raw_bars(
     heads = [head for head in heads if head.name in frame.columns]
     chosen = price_columns(frame.columns)
     _check_columns(path.name, heads, chosen)
-    kept, dropped = _rows_that_hold_something(frame)
+    kept, dropped = _rows_that_hold_something(frame, chosen.used)
     places = None if kept.all() else np.flatnonzero(kept)
     frame = frame.filter(kept.tolist()) if places is not None else frame
     if frame.is_empty():
@@ -171,14 +171,14 @@ def _has(heads: list[Heading], name: str) -> bool:
     return any(head.name == name for head in heads)
 
 
-def _rows_that_hold_something(frame: "pl.DataFrame") -> tuple[Bools, dict[str, int]]:
-    """(N,) whether a row is neither blank nor a comment, and how many are."""
+def _rows_that_hold_something(frame: "pl.DataFrame", prices: frozenset[str]) -> tuple[Bools, dict[str, int]]:
+    """(N,) whether a row is neither blank nor a comment, which lacks prices, and how many are."""
     import polars as pl
 
     if frame.is_empty() or not all(dtype == pl.String for dtype in frame.dtypes):
         return np.ones(len(frame), dtype=bool), {}
-    first = frame.to_series(0)
-    comment = first.str.contains(_COMMENT).fill_null(False)
+    begins = frame.to_series(0).str.contains(_COMMENT).fill_null(False)
+    comment = begins & frame.select(pl.any_horizontal(pl.col(sorted(prices)).is_null())).to_series()
     blank = frame.select(pl.all_horizontal(pl.all().str.strip_chars().fill_null("") == "")).to_series()
     counts = {"blank line": int(blank.sum()), "comment": int(comment.sum())}
     kept = ~(blank | comment)

@@ -69,6 +69,11 @@ class AnomalyDetection(NetworkTask):
         )
         return AnomalyDecoder(trained.outputs, scale)
 
+    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+        """The score."""
+        assert isinstance(decoder, AnomalyDecoder)
+        return {"prediction": decoder.scale.scores(outputs_NK[:, 0])}
+
     def measure(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
         *, is_simulated: bool, predict: Predict,

@@ -31,7 +31,7 @@ from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict
-from ml_workbench_service.training.tasks.network_task import NetworkTask
+from ml_workbench_service.training.tasks.network_task import NetworkTask, Served
 
 SIDE_OF = {"sell": -1, "lower": -1, "buy": 1, "upper": 1}
 """The side of the market that a class speaks for; the others for none. A regime names the state of the market up to its
@@ -122,6 +122,24 @@ class Classification(NetworkTask):
             seeds=seed_spread(trained, lambda member: self._member_figures(member, ends, problem)),
         )
         return found, differentials
+
+    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+        """The most probable class as records state it, its direction and probability, and every class's."""
+        assert isinstance(decoder, ClassDecoder)
+        classes, said_NC = problem.targets[0].classes, decoder.calibration.probabilities(outputs_NK)
+        numbers_N, sides_C = stated(said_NC), _sides(problem)
+        values_C = sides_C if sides_C.any() else np.arange(len(classes))
+        return {
+            "prediction": values_C[numbers_N],
+            "direction": sides_C[numbers_N],
+            "confidence": said_NC.max(axis=1),
+            **{f"p_{name}": said_NC[:, number] for number, name in enumerate(classes)},
+        }
+
+    def held(self, served: Served, outputs_NK: Floats, ends: Ints) -> Ints | None:
+        """The sides of the classes that records state."""
+        assert isinstance(served.decoder, ClassDecoder)
+        return _positions(served.decoder.calibration.probabilities(outputs_NK), served.problem)
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,

@@ -4,7 +4,8 @@ Legend: N windows, K outputs.
 """
 
 from abc import abstractmethod
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,24 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD, NoveltyDetector
-from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
+from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS, Part
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
 from ml_workbench_service.training.assessment import decide_on_int8, last_rows
+from ml_workbench_service.training.evaluation_rows import EVALUATED, Columns, part_rows, write_rows
+
+
+@dataclass(frozen=True)
+class Served:
+    """What answers, and the serving network's outputs on each judged part."""
+
+    decoder: Decoder
+    novelty: NoveltyDetector
+    predict: Predict
+    outputs: Mapping[Part, Floats]
+    problem: TrainingProblem
 
 
 class NetworkTask(Task, registers=False):
@@ -42,12 +55,16 @@ class NetworkTask(Task, registers=False):
         predict = Predict(float32, int8)
         report.check()
         ends = windows.parts["calibration"]
-        decoder = self.calibrate(trained, predict.over(windows, ends), ends, problem)
+        outputs: dict[Part, Floats] = {}
+        outputs["calibration"] = predict.over(windows, ends)
+        decoder = self.calibrate(trained, outputs["calibration"], ends, problem)
         novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
         report.check()
-        evaluation, differentials = self._as_served(
-            trained, decoder, problem, novelty=novelty, is_simulated=is_simulated, predict=predict
-        )
+        for part in ("validation", "test"):
+            outputs[part] = predict.over(windows, windows.parts[part])
+        served = Served(decoder, novelty, predict, outputs, problem)
+        evaluation, differentials = self._as_served(trained, served, is_simulated=is_simulated)
+        write_rows(draft, [self._rows(part, served) for part in EVALUATED])
         recipe = {"uncertainty": {**decoder.to_json(), "novelty": novelty.to_json()}}
         return Product(
             trained.outputs, quantization, evaluation, recipe, findings=trained.findings,
@@ -55,28 +72,57 @@ class NetworkTask(Task, registers=False):
         )  # fmt: skip
 
     def _as_served(
-        self, trained: Trained, decoder: Decoder, problem: TrainingProblem, *, novelty: NoveltyDetector,
-        is_simulated: bool, predict: Predict,
-    ) -> tuple[Evaluation, list[Differentials]]:  # fmt: skip
+        self, trained: Trained, served: "Served", *, is_simulated: bool
+    ) -> tuple[Evaluation, list[Differentials]]:
         """The test part's rows that serving answers; while it abstains a signal is flat, as between windows.
 
         Where it answers next to none the figures are of all rows, and no verdict is made of them.
         """
+        problem, outputs_NK = served.problem, served.outputs["test"]
         windows, ends = problem.windows, problem.windows.parts["test"]
-        outputs_NK = predict.over(windows, ends)
-        answers_N = self.answers(decoder, outputs_NK, ends, problem)
-        if decoder.abstains_when_novel:
-            answers_N &= novelty.scores(windows.last_rows(ends)) <= NOVELTY_THRESHOLD
+        answers_N = self._answers("test", served)
         num_answered = int(answers_N.sum())
         if num_answered >= FEWEST_WINDOWS["test"]:
             ends, outputs_NK = ends[answers_N], outputs_NK[answers_N]
             problem = replace(problem, windows=replace(windows, parts={**windows.parts, "test": ends}))
         found, differentials = self.measure(
-            trained, decoder, outputs_NK, ends, problem, is_simulated=is_simulated, predict=predict
+            trained, served.decoder, outputs_NK, ends, problem, is_simulated=is_simulated, predict=served.predict
         )
         share = num_answered / len(answers_N)
         found = found.model_copy(update={"num_answered": num_answered, "answered_share": share})
         return found, differentials
+
+    def _answers(self, part: Part, served: "Served") -> Bools:
+        """(N,) which of the part's rows serving answers."""
+        windows = served.problem.windows
+        ends = windows.parts[part]
+        answers_N = self.answers(served.decoder, served.outputs[part], ends, served.problem)
+        if served.decoder.abstains_when_novel:
+            answers_N = answers_N & (served.novelty.scores(windows.last_rows(ends)) <= NOVELTY_THRESHOLD)
+        return answers_N
+
+    def _rows(self, part: Part, served: "Served") -> Columns:
+        """Of `evaluation.parquet`; a policy walks over the rows that are answered, its own position fed back."""
+        problem, outputs_NK = served.problem, served.outputs[part]
+        ends, answers_N = problem.windows.parts[part], self._answers(part, served)
+        positions_N: Ints | None = np.zeros(len(ends), dtype=np.int64)
+        held_N = self.held(served, outputs_NK[answers_N], ends[answers_N]) if answers_N.any() else None
+        if held_N is None:
+            positions_N = None
+        elif positions_N is not None:
+            positions_N[answers_N] = held_N
+        said = self.said(served.decoder, outputs_NK, ends, problem)
+        if served.decoder.holds_positions and positions_N is not None:
+            said = dict.fromkeys(("prediction", "direction", "action"), positions_N)
+        return part_rows(part, said, positions_N, ends, problem, answers_N=answers_N)
+
+    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+        """What the decoder makes of each row, by column of `evaluation.parquet`."""
+        return {}
+
+    def held(self, served: "Served", outputs_NK: Floats, ends: Ints) -> Ints | None:
+        """(N,) the signal's positions at these rows, as the card's backtest has them; None: nothing is traded."""
+        return self.positions(served.predict, ends, served.problem)
 
     def answers(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> Bools:
         """(N,) whether the decoder answers each row, rather than call its own answer worthless."""

@@ -27,7 +27,7 @@ from ml_workbench_service.learning.interfaces.task import Predict
 from ml_workbench_service.market.class_labels import break_even
 from ml_workbench_service.market.significance import pinball
 from ml_workbench_service.market.targets import target_volatility
-from ml_workbench_service.training.tasks.network_task import NetworkTask
+from ml_workbench_service.training.tasks.network_task import NetworkTask, Served
 
 NOT_PLAIN = (baselines.DRIFT, baselines.SEASONAL_HAR, baselines.SEASONAL_BLEND, baselines.LINEAR)
 """Left out, they leave one baseline: the random walk, or a volatility's EWMA with its season."""
@@ -148,6 +148,23 @@ class Forecasting(NetworkTask):
         """Where the interval is not too wide."""
         assert isinstance(decoder, ForecastDecoder)
         return _judged(decoder, outputs_NK, ends, problem).is_stated()
+
+    def said(self, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+        """Forecast, interval, and the direction that is worth its costs with its probability."""
+        assert isinstance(decoder, ForecastDecoder)
+        judged = _judged(decoder, outputs_NK, ends, problem)
+        _, lower_N, upper_N = judged.bounds()
+        found: dict[str, np.ndarray] = {"prediction": judged.predictions_N, "lower": lower_N, "upper": upper_N}
+        if problem.targets[0].needs_price:
+            directions_N, confidence_N = judged.directions(_dead_zones(ends, problem))
+            found |= {"direction": directions_N, "confidence": confidence_N}
+        return found
+
+    def held(self, served: Served, outputs_NK: Floats, ends: Ints) -> Ints | None:
+        """The directions of these outputs."""
+        if not served.problem.targets[0].is_traded(served.problem.fill):
+            return None
+        return np.asarray(self.decisions(outputs_NK, ends, served.problem), dtype=np.int64)
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,

@@ -17,6 +17,7 @@ from ml_workbench_service.integrations.feature_store.bar_folder import FolderBar
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.testing.clocks import FixedClock
 from ml_workbench_service.testing.synthetic import Recorder
 from tests.evaluation.leakage.test_certificate import RemoteStore, ordered
 from tests.trained_models import injected_bars
@@ -40,11 +41,11 @@ def witness(tmp_path: Path) -> SqliteColumnWitness:
 
 def grown(folder: Path, witness: SqliteColumnWitness, *, after_ms: int, looks: int = NUM_BARS) -> LocalFeatureStore:
     """The store after the newest bars were seen one by one, each so long after its end."""
-    now_ms = 0
-    store = LocalFeatureStore(FolderBars(folder), witness=witness, clock=lambda: now_ms)
+    clock = FixedClock.at_ms(0)
+    store = LocalFeatureStore(FolderBars(folder), witness=witness, clock=clock)
     known_ms = FolderBars(folder).bars("EUR/USD", "1h").available_at_ms
     for known in known_ms[-looks:].tolist():
-        now_ms = known + after_ms
+        clock.moment = FixedClock.at_ms(known + after_ms).moment
         store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"], last=1)
     return store
 

@@ -26,6 +26,7 @@ LAYOUTS: dict[str, tuple[list[str], str]] = {
         ["https://www.cryptodatadownload.com", "unix,date,symbol,open,high,low,close"],
         "{e}000,{t:%Y-%m-%d %H:%M:%S},EURUSD," + PLAIN,
     ),
+    "symbols that begin like comments": (["symbol,time,open,high,low,close"], "#EURUSD,{t:%Y-%m-%d %H:%M}," + PLAIN),
     "empty lines above": (["", "", "time,open,high,low,close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN),
     "bars between": (["time|open|high|low|close"], "{t:%Y-%m-%d %H:%M:%S}|{o:.5f}|{h:.5f}|{l:.5f}|{c:.5f}"),
     "tabs between": (["time\topen\thigh\tlow\tclose"], "{t:%Y-%m-%d %H:%M:%S}\t{o:.5f}\t{h:.5f}\t{l:.5f}\t{c:.5f}"),
@@ -43,9 +44,11 @@ LAYOUTS: dict[str, tuple[list[str], str]] = {
         ["<TICKER>,<PER>,<DATE>,<TIME>,<OPEN>,<HIGH>,<LOW>,<CLOSE>"],
         "EURUSD,60,{t:%Y%m%d},{t:%H%M%S}," + PLAIN,
     ),
+    "names in brackets": (["[DATE];[TIME];[OPEN];[HIGH];[LOW];[CLOSE]"], "{t:%Y%m%d};{t:%H%M%S};{o};{h};{l};{c}"),
     "clocks without leading zeros": (["date,time,open,high,low,close"], "{t:%Y%m%d},{t.hour}{t:%M}," + PLAIN),
     "Alpha Vantage": (["timestamp,1. open,2. high,3. low,4. close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN),
     "names in capitals in another order": (["CLOSE,OPEN,LOW,HIGH,UTC"], "{c},{o},{l},{h},{t:%Y-%m-%d %H:%M}"),
+    "letters beside words": (["c,DateTimeUTC,o,open,high,low,close"], "9,{t:%Y-%m-%d %H:%M},9," + PLAIN),
     "close as last": (["Date,Open,High,Low,Close/Last"], "{t:%Y-%m-%d %H:%M}," + PLAIN),
 }
 
@@ -97,6 +100,7 @@ TIMES: dict[str, tuple[str, str, str | None]] = {
     "named in the header": ("Time (UTC)", "{t:%Y-%m-%d %H:%M}", "header"),
     "named as the header": ("UTC", "{t:%d.%m.%Y %H:%M:%S.000}", "header"),
     "named as the header and in the cells": ("UTC", "{t:%d.%m.%Y %H:%M:%S.000} UTC", "offset"),
+    "named without a blank": ("TimestampUTC", "{t:%Y-%m-%d %H:%M}", "header"),
     "named before the word": ("utc_time", "{t:%Y-%m-%d %H:%M}", "header"),
     "Greenwich": ("Gmt time", "{t:%d.%m.%Y %H:%M:%S.000}", "header"),
 }
@@ -207,6 +211,14 @@ def test_the_column_that_says_its_zone_decides(tmp_path: Path, header: str, temp
     assert noted is None or f"its times are those of `{noted}`" in raw.notes
 
 
+def test_own_columns_with_names_of_times_stay_own(tmp_path: Path) -> None:
+    lines = rows("{t:%Y-%m-%dT%H:%M:%SZ},{n},0.5,3," + PLAIN)
+    raw = read_bars(write(tmp_path, ["time,epoch,t,day,open,high,low,close", *lines]))
+    assert raw.extra.keys() == {"epoch", "t", "day"}
+    assert raw.extra["epoch"].tolist() == list(range(6))
+    assert (opened(raw), raw.notes) == (OPENED_MS, ())
+
+
 def test_columns_that_say_other_times_are_doubtful(tmp_path: Path) -> None:
     lines = rows("{e},{t:%Y-%m-%dT%H:%M:%SZ}," + PLAIN, clock=lambda moment: moment + timedelta(hours=1))
     raw = read_bars(write(tmp_path, ["timestamp,datetime,open,high,low,close", *lines]))
@@ -288,7 +300,7 @@ def test_what_cannot_be_read_is_refused_with_its_reason(tmp_path: Path, lines: l
 
 def test_blank_lines_and_comments_are_counted_and_do_not_move_the_lines_of_errors(tmp_path: Path) -> None:
     lines = ["time,open,high,low,close", *rows("{t:%Y-%m-%d %H:%M}," + PLAIN)]
-    lines[3:3] = ["", "# half way", "   ", ",,,,"]
+    lines[3:3] = ["", "# half way, or so", "   ", ",,,,"]
     raw = read_bars(write(tmp_path, [*lines, "", ""]))
     assert dict(raw.dropped) == {"blank line": 5, "comment": 1}
     assert values(raw) == PRICES

@@ -12,8 +12,9 @@ from ml_workbench_service.integrations.feature_store.bar_times import NAMED_ZONE
 TIME_WORDS = (
     *("timestamp", "datetime", "date_time", "time", "date", "open_time", "opened_at", "time_open", "date_and_time"),
     *("unix", "unix_timestamp", "unix_time", "epoch", "ts", "t", "start", "start_time", "bar_start", "dtyyyymmdd"),
+    *("time_stamp", "opentime", "starttime", "bar_time", "candle_time", "period_start", "dt", "day"),
 )
-END_WORDS = ("close_time", "time_close", "end", "end_time", "closed_at", "bar_end")
+END_WORDS = ("close_time", "time_close", "end", "end_time", "closed_at", "bar_end", "etime")
 ZONE_WORDS = ("timezone", "time_zone", "tz", "zone", "utc_offset", "gmt_offset")
 _LATER_MADE = ("adj_close", "adjclose", "adjusted_close")
 _UNITS = {"ms", "s", "us", "ns", "sec", "seconds", "milliseconds", "unix", "epoch", "open", "start"}
@@ -65,7 +66,8 @@ def headings(names: list[str]) -> list[Heading]:
 
 
 def _heading(written: str, position: int) -> Heading:
-    text = re.sub(r"^\s*\d+[.)]\s+", "", written).strip().strip('"').strip("<>").strip()
+    text = re.sub(r"^\s*\d+[.)]\s+", "", written).strip().strip('"').strip()
+    text = re.sub(r"^[<\[{](.*)[>\]}]$", r"\1", text)
     name = _normal(text)
     if not re.match(r"[a-z]", name):
         return Heading(f"column_{name or position}", written)
@@ -90,7 +92,7 @@ def _time_word(text: str, name: str) -> tuple[str | None, str | None, bool]:
         return (word, None, True) if note.lower() in ("local", "local time") else (word, note, False)
     if name in TIME_WORDS:
         return name, None, False
-    words = name.split("_")
+    words = re.sub(r"(?<=[a-z])(utc|gmt)$|^(utc|gmt)(?=[a-z])", r"_\1\2_", name).strip("_").split("_")
     if words[-1] in _UNITS and "_".join(words[:-1]) in TIME_WORDS:
         return "_".join(words[:-1]), None, False
     for zone, rest in ((words[0], words[1:]), (words[-1], words[:-1])):

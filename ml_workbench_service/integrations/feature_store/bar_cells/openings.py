@@ -102,7 +102,7 @@ def _candidates(frame: "pl.DataFrame", heads: Sequence[Heading]) -> tuple[list[_
     named = [head for head in heads if head.time_rank is not None]
     clocks = [head for head in named if "time" in head.name and re.fullmatch(_CLOCK_ALONE, _sample(frame[head.name]))]
     dates = [head for head in named if head not in clocks and is_time(_sample(frame[head.name]))]
-    found, used = [], [head.name for head in named]
+    found: list[_Candidate] = []
     joined: list[Heading] = []
     for clock in clocks:
         date = next((head for head in dates if not is_epoch(_sample(frame[head.name]))), None)
@@ -112,10 +112,12 @@ def _candidates(frame: "pl.DataFrame", heads: Sequence[Heading]) -> tuple[list[_
         written = f"{date.written.strip()} {clock.written.strip()}"
         found.append(_candidate(_joined(frame[date.name], frame[clock.name]), replace(head, written=written)))
         joined += [date, clock]
-    found += [_candidate(frame[head.name], head) for head in named if head not in joined]
+    single = [head for head in named if head not in joined]
+    found += [_candidate(frame[head.name], head) for head in single]
     unnamed = [head for head in heads if head.is_index and is_time(_sample(frame[head.name]))]
     found += [_candidate(frame[head.name], head) for head in unnamed]
-    return found, used + [head.name for head in unnamed]
+    told = [head for head in single if head in clocks or is_time(_sample(frame[head.name]))]
+    return found, [head.name for head in (*joined, *told, *unnamed)]
 
 
 def _candidate(column: "pl.Series", head: Heading) -> _Candidate:

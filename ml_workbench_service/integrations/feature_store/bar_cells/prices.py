@@ -60,7 +60,7 @@ class PriceColumns:
 def price_columns(names: Sequence[str]) -> PriceColumns:
     """The file's prices; those without a side before a single side, and both sides before all."""
     sets: dict[PriceSide | None, dict[str, str]] = {None: {}, "bid": {}, "ask": {}, "mid": {}}
-    for name in names:
+    for name in sorted(names, key=_plainness):
         if (told := _side_and_word(name)) is not None:
             sets[told[0]].setdefault(told[1], name)
     plain = sets[None]
@@ -78,6 +78,11 @@ def price_columns(names: Sequence[str]) -> PriceColumns:
     side, taken = whole[0]
     used = frozenset(taken.values()) | {name for pair in pairs.values() for name in pair}
     return PriceColumns(taken, side, pairs, used=used)
+
+
+def _plainness(name: str) -> int:
+    """`close` before `close_price`, that before `c`, wherever they stand."""
+    return 0 if name in PRICES else 1 if any(word in name for word in PRICES) else 2
 
 
 def _is_whole(columns: Mapping[str, str]) -> bool:

@@ -1,0 +1,112 @@
+"""Evaluation rows: what a version said of every row it was judged on, what came of it, and what a position there paid.
+
+    evaluation.parquet    in the bundle, listed by its manifest; one row a window of the parts validation, calibration
+                          and test, by time and symbol within each
+
+    part, as_of, symbol, price, realised, prediction, lower, upper, direction, confidence, status, position, gross,
+    cost, net, equity; policies: action; classes: `p_<class>` each
+
+`as_of` is when the row's bar was known, `realised` the label, `status` `ok` or `abstain` (serving would not have
+answered: what it would have said is null, its position flat). `gross` and `net` are log returns of the step that the
+position is filled for, `cost` their difference, `equity` the running sum of `net` of that symbol in that part; null
+where the step has no second price.
+
+Legend: N rows of a part.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
+from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.learning.data.windows import Part
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
+
+EVALUATION_FILE = "evaluation.parquet"
+EVALUATED: tuple[Part, ...] = ("validation", "calibration", "test")
+DIRECTIONS = np.array(["sell", "hold", "buy"])
+"""Of -1, 0 and 1."""
+STATED = ("prediction", "lower", "upper", "confidence")
+Columns = Mapping[str, np.ndarray]
+
+
+def part_rows(
+    part: Part, said: Columns, positions_N: Ints | None, ends: Ints, problem: TrainingProblem, *, answers_N: Bools
+) -> dict[str, np.ndarray]:
+    """One part's columns, each (N,).
+
+    Args:
+        said: what the decoder makes of each row, of `STATED`, `direction` (-1, 0, 1), `action` and `p_…` what there is.
+        positions_N: -1, 0 or 1 of each row; None where nothing is traded.
+        ends: the rows.
+        answers_N: whether serving answers them.
+    """
+    windows = problem.windows
+    order = np.lexsort((windows.symbol_R[ends], windows.available_at_ms_R[ends]))
+    ends, answers_N = ends[order], answers_N[order]
+    own_labels_RK = windows.own_labels_RK
+    found: dict[str, np.ndarray] = {
+        "part": np.full(len(ends), part),
+        "as_of": windows.available_at_ms_R[ends],
+        "symbol": np.array(windows.symbols)[windows.symbol_R[ends]],
+        "price": windows.close_R[ends],
+        "realised": own_labels_RK[ends, 0] if own_labels_RK.shape[1] else np.full(len(ends), np.nan),
+        **{name: np.full(len(ends), np.nan) for name in STATED},
+        "direction": np.full(len(ends), "hold"),
+        "status": np.where(answers_N, "ok", "abstain"),
+    }
+    for name, values_N in said.items():
+        own_N = values_N[order]
+        if name == "direction":
+            found[name] = DIRECTIONS[np.where(answers_N, own_N, 0).astype(np.int64) + 1]
+        else:
+            found[name] = np.where(answers_N, own_N.astype(np.float64), np.nan)
+    held_N = None if positions_N is None else np.where(answers_N, positions_N[order], 0)
+    return {**found, **_money(held_N, ends, problem)}
+
+
+def write_rows(draft: Path, parts: Sequence[Columns]) -> None:
+    """`evaluation.parquet`: all parts, one after the other; numbers that are missing are null."""
+    import polars as pl  # no API process's
+
+    frames = [pl.DataFrame({name: _series(name, values) for name, values in part.items()}) for part in parts]
+    pl.concat(frames).write_parquet(draft / EVALUATION_FILE, compression="zstd")
+
+
+def _money(positions_N: Ints | None, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+    """Position, and what its step came to; all null where nothing is traded."""
+    names = ("position", "gross", "cost", "net", "equity")
+    found = {name: np.full(len(ends), np.nan) for name in names}
+    if positions_N is None:
+        return found
+    found["position"] = positions_N.astype(np.float64)
+    account = signal_backtest.realise(positions_N, ends, problem)
+    place = np.full(len(problem.windows.close_R), -1, dtype=np.int64)
+    place[ends] = np.arange(len(ends))
+    paid = place[account.rows_N]
+    found["gross"][paid], found["net"][paid] = account.gross_N, account.net_N
+    found["cost"] = found["gross"] - found["net"]
+    symbols_N = problem.windows.symbol_R[ends]
+    for symbol in range(len(problem.windows.symbols)):
+        own = np.flatnonzero(symbols_N == symbol)
+        found["equity"][own] = _running_sum(found["net"][own])
+    return found
+
+
+def _running_sum(values_N: Floats) -> Floats:
+    """Null where the value is."""
+    return np.where(np.isfinite(values_N), np.cumsum(np.nan_to_num(values_N)), np.nan)
+
+
+def _series(name: str, values_N: np.ndarray) -> Any:
+    import polars as pl
+
+    if name == "as_of":
+        return pl.Series(name, values_N).cast(pl.Datetime("ms", "UTC"))
+    if values_N.dtype.kind == "f":
+        found = pl.Series(name, values_N, nan_to_null=True)
+        return found.cast(pl.Int8) if name in ("position", "action") else found
+    return pl.Series(name, values_N.astype(str).tolist(), dtype=pl.String)

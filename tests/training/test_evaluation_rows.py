@@ -1,0 +1,67 @@
+"""Evaluation rows: the bundle says row by row what the card sums up."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.training.evaluation_rows import EVALUATION_FILE
+from tests.trained_models import injected_bars, open_bench, train_model
+
+COLUMNS = [
+    "part", "as_of", "symbol", "price", "realised", "prediction", "lower", "upper", "confidence", "direction", "status",
+    "position", "gross", "cost", "net", "equity",
+]  # fmt: skip
+REQUEST = {
+    "features": ["signal"], "target": "price_change_1h", "symbols": ["EUR/USD"], "validation_split": 0.4,
+    "family": "linear", "hyperparameters": {"lookback": 3, "epochs": 2},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelCard, pl.DataFrame, Path]:
+    """A card, its rows, and its bundle."""
+    folder = tmp_path_factory.mktemp("rows")
+    bench = open_bench(folder)
+    injected_bars(900, seed=5).write(folder / "bars", "EUR/USD")
+    card = train_model(bench, "rows", checkpoint=folder / "checkpoint", **REQUEST)
+    bundle = bench.registry.folder(card.id, card.version)
+    return card, pl.read_parquet(bundle / EVALUATION_FILE), bundle
+
+
+def test_every_row_of_the_judged_parts_is_there_in_order(made: tuple[ModelCard, pl.DataFrame, Path]) -> None:
+    card, rows, bundle = made
+    assert sorted(rows.columns) == sorted(COLUMNS)
+    assert rows["part"].unique(maintain_order=True).to_list() == ["validation", "calibration", "test"]
+    counts = dict(rows["part"].value_counts().iter_rows())
+    spelt = {"validation": "stop", "calibration": "calibrate", "test": "test"}
+    assert counts == {part: card.split.num_windows[name] for part, name in spelt.items()}
+    assert rows.filter(pl.col("part") == "test")["as_of"].is_sorted()
+    assert rows["as_of"].dtype == pl.Datetime("ms", "UTC")
+    assert EVALUATION_FILE in json.loads((bundle / "manifest.json").read_text())["files"]
+
+
+def test_the_rows_add_up_to_the_card(made: tuple[ModelCard, pl.DataFrame, Path]) -> None:
+    card, rows, _ = made
+    evaluation = card.evaluation
+    test = rows.filter(pl.col("part") == "test")
+    answered = test.filter(pl.col("status") == "ok")
+    assert len(answered) == evaluation.num_answered
+    assert len(answered) / len(test) == evaluation.answered_share
+    assert test.filter(pl.col("status") == "abstain")["prediction"].null_count() == len(test) - len(answered)
+    squares = (answered["realised"] - answered["prediction"]) ** 2
+    assert squares.mean() == pytest.approx(evaluation.test["mse"])
+    inside = answered["realised"].is_between(answered["lower"], answered["upper"])
+    assert evaluation.interval is not None
+    assert inside.mean() == pytest.approx(evaluation.interval.coverage)
+    assert evaluation.backtest is not None
+    assert test["net"].sum() == pytest.approx(evaluation.backtest.net_log_return, abs=1e-9)
+    assert test["gross"].sum() == pytest.approx(evaluation.backtest.gross_log_return, abs=1e-9)
+    np.testing.assert_allclose((test["gross"] - test["cost"] - test["net"]).drop_nulls(), 0.0, atol=1e-15)
+    assert test["equity"].drop_nulls()[-1] == pytest.approx(test["net"].sum())
+    sides = test.select(pl.col("direction").replace_strict({"sell": -1, "hold": 0, "buy": 1})).to_series()
+    assert sides.to_list() == test["position"].to_list()
+    assert test["confidence"].drop_nulls().is_between(0, 1).all()
