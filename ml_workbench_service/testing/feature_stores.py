@@ -169,6 +169,18 @@ class FeatureStoreConformance:
         assert stored.store.kind_of("sma_20") == "level"
         assert stored.store.kind_of("rsi_14") == "stationary"
 
+    def test_the_series_that_it_lists_reach_from_the_first_to_the_last_bar(self, stored: StoredBars) -> None:
+        """`series` is what `GET /series` shows; a store that cannot list them lists none."""
+        whole = stored.fetch(start_ms=None, end_ms=None, features=["close"])
+        for table in whole:
+            for each in stored.store.series().series:
+                if (each.symbol, each.timeframe) == (table.symbol, table.timeframe):
+                    assert each.first is not None
+                    assert each.last is not None
+                    ends = [int(moment.timestamp() * 1000) for moment in (each.first, each.last)]
+                    assert ends == [table.opened_ms[0], table.opened_ms[-1]]
+                    assert each.num_rows == len(table)
+
     def test_it_says_that_it_is_well(self, stored: StoredBars) -> None:
         """`/health/ready` asks; where something is wrong it says what, and never raises."""
         assert stored.store.check().state == "ok"

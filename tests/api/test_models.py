@@ -218,6 +218,25 @@ def test_features_name_what_can_be_read_with_parameters(api: httpx.Client) -> No
     assert all(each["description"] for each in features.values())
 
 
+def test_series_are_listed_page_by_page_with_how_they_were_read(api: httpx.Client) -> None:
+    path, found, cursor = "/api/v1/series", [], None
+    while cursor is not None or not found:
+        page = api.get(path, params={"limit": 100, **({"cursor": cursor} if cursor else {})}).json()
+        assert set(page) == {"series", "ignored", "next_cursor"}
+        found, cursor = [*found, *page["series"]], page["next_cursor"]
+    named = {(each["symbol"], each["timeframe"]): each for each in found}
+    assert len(named) == len(found) > 100
+    assert set(named["EUR/USD", "1d"]) == {
+        *("symbol", "timeframe", "source", "origin", "first", "last", "num_rows", "dropped", "time_zone"),
+        *("time_zone_from", "price_side", "price_unit", "spread_unit", "spread_time", "columns", "notes", "warnings"),
+    }
+    assert (named["EUR/USD", "1d"]["source"], named["EUR/USD", "1h"]["source"]) == ("ecb_daily", "simulated")
+    assert named["EUR/USD", "1h"]["price_unit"] == "USD for one EUR"
+    euros = api.get(path, params={"symbol": "eurusd"}).json()["series"]
+    assert {each["symbol"] for each in euros} == {"EUR/USD"}
+    assert_failure(api.get(path, params={"cursor": "nothing"}), 422, "DATA_VALIDATION_ERROR")
+
+
 def test_every_example_of_a_feature_can_be_trained_on(api: httpx.Client) -> None:
     examples = [each["example"] for each in api.get("/api/v1/features").json()["features"]]
     answer = api.post("/api/v1/models/train", json={**SEED_TRAIN, "features": examples, "symbols": ["ABC/XYZ"]})
