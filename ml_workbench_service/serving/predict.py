@@ -27,6 +27,7 @@ from ml_workbench_service.contracts.prediction import (
     PredictionMetadata,
     PredictionRecord,
     Role,
+    Sample,
 )
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.data.windows import part_of
@@ -262,9 +263,7 @@ def finish(
         price=question.price,
         **_bar_fields(question.bar),
         source=circumstances.source,
-        sample="historical"
-        if question.is_historical
-        else part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms),
+        sample=_sample(model, question),
         status="abstain" if abstains else "ok",
         prediction=None if stated is None else stated.prediction,
         label=None if stated is None else stated.label,
@@ -294,6 +293,13 @@ def finish(
     if live is not None:
         live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=model.reach)
     return record
+
+
+def _sample(model: ServedModel, question: Question) -> Sample:
+    """Which part the answer falls into, or that the question is about the past."""
+    if question.is_historical:
+        return "historical"
+    return part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms)
 
 
 def _bar_fields(bar: BarPrices | None) -> dict[str, Any]:

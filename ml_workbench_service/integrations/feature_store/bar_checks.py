@@ -111,9 +111,7 @@ def checked_bars(
         data_source="file",
         extra={name: column for name, column in rows.columns.items() if name not in PRICES},
         price_side=files[0].price_side,
-        declares_times=all(
-            raw.available_ms is not None and bool((raw.available_ms != MISSING_MS).all()) for raw in files
-        ),
+        declares_times=all(map(_declares_times, files)),
         spread_time=spread_time,
         reports=tuple(
             _report(raw, decisions[index], accounts[index], rows.taken(rows.file == index), (symbol, timeframe))
@@ -121,6 +119,11 @@ def checked_bars(
         ),
     )
     return at_mid(bars)
+
+
+def _declares_times(raw: RawBars) -> bool:
+    """Whether the file says of each row when it was known."""
+    return raw.available_ms is not None and bool((raw.available_ms != MISSING_MS).all())
 
 
 def _read_rows(raw: RawBars, index: int, decision: Decision, symbol: str, length_ms: int, account: _Account) -> _Rows:
