@@ -27,6 +27,7 @@ from ml_workbench_service.contracts.prediction import (
     PredictionMetadata,
     PredictionRecord,
     Role,
+    Sample,
 )
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.data.windows import part_of
@@ -262,9 +263,7 @@ def finish(
         price=question.price,
         **_bar_fields(question.bar),
         source=circumstances.source,
-        sample="historical"
-        if question.is_historical
-        else part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms),
+        sample=_sample(model, question),
         status="abstain" if abstains else "ok",
         prediction=None if stated is None else stated.prediction,
         label=None if stated is None else stated.label,
@@ -277,23 +276,43 @@ def finish(
         warnings=prepared.warnings + (() if decoded is None else decoded.warnings),
         abstain_reasons=reasons,
         scaling_factor=circumstances.scaling_factor,
-        metadata=PredictionMetadata.model_construct(
-            precision=precision,
-            precision_reason=model.precision_reason or None,
-            data_source=card.data_source,
-            correlation_id=circumstances.correlation_id,
-            fill=card.fill,
-            filling_rule="next_bar",
-            volatility=None if decoded is None else decoded.volatility,
-            strength=None if stated is None else stated.strength,
-            actions_by_position=None if stated is None else output.actions,
-            deployment_id=circumstances.deployment_id,
-            costs=model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
-        ),
+        metadata=_metadata(model, question, circumstances, precision, decoded, stated, output),
     )
     if live is not None:
         live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=model.reach)
     return record
+
+
+def _metadata(
+    model: ServedModel,
+    question: Question,
+    circumstances: Circumstances,
+    precision: Precision,
+    decoded: Decoded | None,
+    stated: Decoded | None,
+    output: NetworkOutput,
+) -> PredictionMetadata:
+    """How the answer was made, and what filling it costs."""
+    return PredictionMetadata.model_construct(
+        precision=precision,
+        precision_reason=model.precision_reason or None,
+        data_source=model.card.data_source,
+        correlation_id=circumstances.correlation_id,
+        fill=model.card.fill,
+        filling_rule="next_bar",
+        volatility=None if decoded is None else decoded.volatility,
+        strength=None if stated is None else stated.strength,
+        actions_by_position=None if stated is None else output.actions,
+        deployment_id=circumstances.deployment_id,
+        costs=model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
+    )
+
+
+def _sample(model: ServedModel, question: Question) -> Sample:
+    """Which part the answer falls into, or that the question is about the past."""
+    if question.is_historical:
+        return "historical"
+    return part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms)
 
 
 def _bar_fields(bar: BarPrices | None) -> dict[str, Any]:
