@@ -8,7 +8,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,8 +16,12 @@ from typing import Any
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.experiments import ExperimentRequest
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec, Report, SilentReport
+from ml_workbench_service.contracts.market import Witnessing
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
+from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
+from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench
 from ml_workbench_service.settings import EMBEDDED, Settings
 from ml_workbench_service.workflows import run_experiment as tune
@@ -104,9 +108,16 @@ def bench_at(root: Path, store: str) -> Iterator[Workbench]:
     )
     workbench = open_workbench(settings, addresses)
     try:
-        yield workbench
+        yield workbench if store == EMBEDDED else replace(workbench, feature_store=_made_up(workbench, store))
     finally:
         close_workbench(workbench)
+
+
+def _made_up(workbench: Workbench, store: str) -> LocalFeatureStore:
+    """The folder's bars, held against no fixings: these prices are nobody's."""
+    opened = workbench.feature_store
+    witness = opened.witness if isinstance(opened, Witnessing) else None
+    return LocalFeatureStore(FolderBars(folder_of_url(store), fixings=no_fixings), witness=witness)
 
 
 def train_once(workbench: Workbench, body: dict[str, Any], *, report: Report | None = None) -> ModelCard:

@@ -213,7 +213,11 @@ def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
     if card.evaluation.verdict != "unverified":
         return None
     ledger = LedgerReader(workbench.state_dir / LEDGER_FILE)
-    return live_verdict(card, partial(ledger.live_answers, card.id, card.version), workbench.feature_store)
+    try:
+        return live_verdict(card, partial(ledger.live_answers, card.id, card.version), workbench.feature_store)
+    except PlatformError as error:  # whether it may go live must not depend on a store that is away
+        _log.warning("no live verdict on %s %s just now: %s", card.id, card.version, error.message)
+        return LiveVerdict(verdict="insufficient_data", reason=error.message)
 
 
 def _as_of_today(workbench: Workbench, card: ModelCard) -> ModelCard:

@@ -7,6 +7,7 @@ import pytest
 
 from ml_workbench_service.contracts.market import NEVER_MS
 from ml_workbench_service.integrations.column_witness import SqliteColumnWitness
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
@@ -29,7 +30,7 @@ def test_what_was_read_once_is_seen_as_the_file_grows(tmp_path: Path) -> None:
     clock = FixedClock.at_ms(first_ms)
     witness = SqliteColumnWitness(tmp_path / "witnesses.db")
     bars.write(tmp_path, "EUR/USD")
-    store = LocalFeatureStore(FolderBars(tmp_path), witness=witness, clock=clock)
+    store = LocalFeatureStore(FolderBars(tmp_path, fixings=no_fixings), witness=witness, clock=clock)
     watch = ColumnWatch(store, witness.watched, clock=clock)
     assert watch.look() == LONGEST_PAUSE_S
     assert witness.watched() == {}  # nobody has ever read it

@@ -13,6 +13,7 @@ from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.evaluation.leakage.certificate import certify
 from ml_workbench_service.evaluation.leakage.proof import ColumnProof, prove
 from ml_workbench_service.integrations.column_witness import SqliteColumnWitness
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
@@ -42,8 +43,8 @@ def witness(tmp_path: Path) -> SqliteColumnWitness:
 def grown(folder: Path, witness: SqliteColumnWitness, *, after_ms: int, looks: int = NUM_BARS) -> LocalFeatureStore:
     """The store after the newest bars were seen one by one, each so long after its end."""
     clock = FixedClock.at_ms(0)
-    store = LocalFeatureStore(FolderBars(folder), witness=witness, clock=clock)
-    known_ms = FolderBars(folder).bars("EUR/USD", "1h").available_at_ms
+    store = LocalFeatureStore(FolderBars(folder, fixings=no_fixings), witness=witness, clock=clock)
+    known_ms = FolderBars(folder, fixings=no_fixings).bars("EUR/USD", "1h").available_at_ms
     for known in known_ms[-looks:].tolist():
         clock.moment = FixedClock.at_ms(known + after_ms).moment
         store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"], last=1)
@@ -58,7 +59,7 @@ def proof_of(store: FeatureStore, **request: Any) -> ColumnProof:
 
 def num_test(folder: Path) -> int:
     """Bars from the first test window's last one on: a look at that one sees the window's other bars in time."""
-    _, data = ordered(LocalFeatureStore(FolderBars(folder)), **FEATURES)
+    _, data = ordered(LocalFeatureStore(FolderBars(folder, fixings=no_fixings)), **FEATURES)
     return NUM_BARS - int(data.windows.parts["test"].min())
 
 
@@ -71,7 +72,7 @@ def test_values_seen_as_the_file_grew_are_witnessed(folder: Path, witness: Sqlit
 
 
 def test_a_first_bulk_read_witnesses_nothing(folder: Path, witness: SqliteColumnWitness) -> None:
-    store = LocalFeatureStore(FolderBars(folder), witness=witness)
+    store = LocalFeatureStore(FolderBars(folder, fixings=no_fixings), witness=witness)
     assert proof_of(store).proof is None
     assert proof_of(store).proof is None  # and no more when it is read again
     assert "signal" in proof_of(store).reason
@@ -105,11 +106,11 @@ def with_claims(folder: Path, claimed: np.ndarray) -> LocalFeatureStore:
     file.unlink()
     claims = [text if is_claimed else None for text, is_claimed in zip(known, claimed, strict=True)]
     frame.with_columns(pl.Series("available_at", claims)).write_csv(folder / "EURUSD_1h.csv")
-    return LocalFeatureStore(FolderBars(folder))
+    return LocalFeatureStore(FolderBars(folder, fixings=no_fixings))
 
 
 def _moments(folder: Path) -> list[Any]:
-    known_ms = FolderBars(folder).bars("EUR/USD", "1h").available_at_ms
+    known_ms = FolderBars(folder, fixings=no_fixings).bars("EUR/USD", "1h").available_at_ms
     return pl.Series(known_ms).cast(pl.Datetime("ms")).to_list()
 
 
@@ -125,7 +126,7 @@ def test_a_claim_with_holes_declares_nothing(folder: Path) -> None:
 
 
 def test_what_is_made_of_prices_alone_is_recomputed(folder: Path) -> None:
-    store = LocalFeatureStore(FolderBars(folder))
+    store = LocalFeatureStore(FolderBars(folder, fixings=no_fixings))
     order, data = ordered(store)
     assert certify(order, data, store, report=Recorder()).proof == "recomputed"
 
@@ -134,7 +135,7 @@ def test_a_servers_columns_are_the_users_own_unless_they_are_prices(folder: Path
     def certified(order: TrainingOrder, data: TrainingData) -> Certificate:
         return certify(order, data, store, report=Recorder())
 
-    store = RemoteStore(LocalFeatureStore(FolderBars(folder)))
+    store = RemoteStore(LocalFeatureStore(FolderBars(folder, fixings=no_fixings)))
     assert certified(*ordered(store)).proof is None
     assert certified(*ordered(store, features=["close"])).proof == "recomputed"
 
