@@ -27,6 +27,7 @@ from ml_workbench_service.contracts.prediction import (
     PredictionMetadata,
     PredictionRecord,
     Role,
+    Sample,
 )
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.data.windows import part_of
@@ -262,9 +263,7 @@ def finish(
         price=question.price,
         **_bar_fields(question.bar),
         source=circumstances.source,
-        sample="historical"
-        if question.is_historical
-        else part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms),
+        sample=_sample(model, question),
         status="abstain" if abstains else "ok",
         prediction=None if stated is None else stated.prediction,
         label=None if stated is None else stated.label,
@@ -307,6 +306,13 @@ def _bar_fields(bar: BarPrices | None) -> dict[str, Any]:
         "spread_open": bar.spread_open,
         "prev_bar_open": None if bar.previous_opened_ms is None else _moment(bar.previous_opened_ms),
     }
+
+
+def _sample(model: ServedModel, question: Question) -> Sample:
+    """The part of the data that the question's moment lies in, unless it is asked about the past."""
+    if question.is_historical:
+        return "historical"
+    return part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms)
 
 
 def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, output: NetworkOutput) -> Answered:
