@@ -328,13 +328,6 @@ def _bar_fields(bar: BarPrices | None) -> dict[str, Any]:
     }
 
 
-def _sample(model: ServedModel, question: Question) -> Sample:
-    """The part of the data that the question's moment lies in, unless it is asked about the past."""
-    if question.is_historical:
-        return "historical"
-    return part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms)
-
-
 def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, output: NetworkOutput) -> Answered:
     return Answered(record, output.last_row_F, question.bar_volatility, model.reference_price.get(question.symbol))
 
