@@ -39,6 +39,7 @@ from ml_workbench_service.api import (
     predictions,
     queue,
     resilience,
+    series,
 )
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
@@ -113,7 +114,8 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
     for resource in (
-        models, predictions, ledger, catalogue, market_data, jobs, experiments, deployments, queue, agents, resilience,
+        models, predictions, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
+        resilience,
     ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router)
