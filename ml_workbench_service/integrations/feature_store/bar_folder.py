@@ -203,7 +203,7 @@ def _sources(
         listed = f"it has {', '.join(symbols)}" if symbols else "it has no file named like EURUSD_1h.csv"
         listed += f"; not read{in_words(ignored)}" if ignored else ""
         raise DataValidationError.at(
-            "symbols", f"the folder has no bars of this symbol; {listed}", code="unknown_symbol", symbols=symbols
+            "symbols", f"the folder has no bars of {symbol}; {listed}", code="unknown_symbol", symbols=symbols
         )
     if timeframe in there:
         return [timeframe]

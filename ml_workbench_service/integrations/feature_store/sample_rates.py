@@ -184,7 +184,7 @@ def _legs(symbol: str) -> tuple[str, str]:
         return base, quote
     raise DataValidationError.at(
         "symbols",
-        f"the sample has no such pair; it has every pair of {', '.join(sorted(known))}",
+        f"the sample has no {symbol}; it has every pair of {', '.join(sorted(known))}",
         code="unknown_symbol",
         currencies=sorted(known),
     )

@@ -100,7 +100,7 @@ def test_the_single_route_is_used_where_there_is_no_batch_and_remembered(
 def test_a_refused_symbol_does_not_pass_for_a_missing_batch_route(
     server: FeatureStoreServer, store: RemoteFeatureStore
 ) -> None:
-    with pytest.raises(DataValidationError, match="no bars of this symbol"):
+    with pytest.raises(DataValidationError, match="no bars of EUR/CHF"):
         fetch(store, symbol="EUR/CHF")
     fetch(store)
     assert server.behaviour.requests[-1][0] == "POST"
