@@ -34,7 +34,7 @@ from ml_workbench_service.integrations.feature_store.sample_rates import SampleR
 from ml_workbench_service.learning.calibration.conformal import INTERVAL_LEVEL, ResidualDistribution
 from ml_workbench_service.market.targets import ewma_volatility
 from ml_workbench_service.serving.interval_outcomes import IntervalSeries, StatedInterval, VersionIntervals
-from studies.series import KINDS, null_series
+from studies.series import FIRST_MS, KINDS, null_series
 from studies.tables import Goal, Run, Table
 from tools.peer_environments import python_with
 
@@ -195,12 +195,15 @@ def published(block: Block, radius: float) -> Covered:
 
 
 def live(block: Block, radius: float) -> Covered:
-    """Bar after bar through the service's own accounting: first what the price makes known, then the next interval."""
+    """Bar after bar through the service's own accounting: first what the price makes known, then the next interval.
+
+    All bars are an hour apart, without closures: the residuals reach over them too.
+    """
     target: Target = parse_target(f"log_return_{block.horizon}")
     state, series = VersionIntervals("evaluation", "1.0.0", ""), IntervalSeries()
     half_width = np.empty(len(block.y))
     for number, (price, scale) in enumerate(zip(block.close.tolist(), block.scale.tolist(), strict=True)):
-        as_of_ms = number * BAR_MS
+        as_of_ms = FIRST_MS + number * BAR_MS
         state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=BAR_MS)
         widening = series.by_volatility.widening(scale)
         reach = radius * scale * widening.factor

@@ -213,32 +213,47 @@ def test_a_column_more_in_the_prediction_ledger_that_version_010_wrote(tmp_path:
 
 def test_a_column_more_in_the_multiple_testing_log_that_version_010_wrote(tmp_path: Path) -> None:
     file = Path(shutil.copy(DATA / "state" / "ledgers.db", tmp_path))
-    before = contents(file, "readings")
+    before = {name: contents(file, name) for name in ("readings", "reading_symbols")}
     statement = "ALTER TABLE readings ADD COLUMN venue TEXT NOT NULL DEFAULT ''"
-    schema = later(multiple_testing_log.SCHEMA, 2, statement, readings={"venue": "TEXT NOT NULL DEFAULT ''"})
+    schema = later(multiple_testing_log.SCHEMA, 3, statement, readings={"venue": "TEXT NOT NULL DEFAULT ''"})
     connection = SqliteMultipleTestingLog(file, schema=schema)._opened()
     with closing(connection), pytest.raises(sqlite3.IntegrityError, match="append-only"):
         connection.execute("DELETE FROM readings")
-    assert contents(file, "readings") == [{**row, "venue": ""} for row in before]
-    assert contents(file.with_name("ledgers.db.v1.bak"), "readings") == before
+    kept = file.with_name("ledgers.db.v1.bak")
+    assert (version(file), version(kept)) == (3, 1)
+    assert contents(file, "readings") == [{**row, "venue": ""} for row in before["readings"]] != []
+    assert contents(file, "reading_symbols") == before["reading_symbols"] != []
+    assert {name: contents(kept, name) for name in before} == before
 
 
-@pytest.mark.parametrize(
-    ("name", "schema"), [("predictions.db", rows.SCHEMA), ("ledgers.db", multiple_testing_log.SCHEMA)]
-)
-def test_files_of_version_010_are_of_the_declared_columns_and_left_as_they_are(
-    name: str, schema: Schema, tmp_path: Path
-) -> None:
-    file = Path(shutil.copy(DATA / "state" / name, tmp_path))
+def described(path: Path, schema: Schema) -> tuple[list[Any], list[list[Any]]]:
+    """Tables, indices and triggers, and each table's columns."""
+    with closing(sqlite3.connect(path)) as connection:
+        kinds = connection.execute("SELECT type, name FROM sqlite_schema ORDER BY name").fetchall()
+        return kinds, [connection.execute(f"PRAGMA table_info({each.name})").fetchall() for each in schema.tables]
+
+
+def test_a_prediction_ledger_of_version_010_is_of_the_declared_columns_and_left_as_it_is(tmp_path: Path) -> None:
+    file = Path(shutil.copy(DATA / "state" / "predictions.db", tmp_path))
+    with closing(opened(file, rows.SCHEMA)) as connection:
+        rows.SCHEMA.check(connection)
+    SqliteStore(tmp_path / "new.db", rows.SCHEMA, timeout_s=10.0).create()
+    assert described(file, rows.SCHEMA) == described(tmp_path / "new.db", rows.SCHEMA)
+    assert list(tmp_path.glob("*.bak")) == []
+
+
+def test_a_multiple_testing_log_of_version_010_is_migrated_once_and_keeps_every_row(tmp_path: Path) -> None:
+    schema, source = multiple_testing_log.SCHEMA, DATA / "state" / "ledgers.db"
+    file, kept = Path(shutil.copy(source, tmp_path)), tmp_path / "ledgers.db.v1.bak"
     with closing(opened(file, schema)) as connection:
         schema.check(connection)
+    assert (version(file), version(kept)) == (2, 1)
+    with closing(sqlite3.connect(source)) as original, closing(sqlite3.connect(kept)) as copy:
+        assert list(copy.iterdump()) == list(original.iterdump())
+    for name in ("readings", "reading_symbols"):
+        assert contents(file, name) == contents(source, name) != []
     SqliteStore(tmp_path / "new.db", schema, timeout_s=10.0).create()
-    described = []
-    for each in (file, tmp_path / "new.db"):
-        with closing(sqlite3.connect(each)) as connection:
-            kinds = connection.execute("SELECT type, name FROM sqlite_schema ORDER BY name").fetchall()
-            described.append(
-                (kinds, [connection.execute(f"PRAGMA table_info({t.name})").fetchall() for t in schema.tables])
-            )
-    assert described[0] == described[1]
+    assert described(file, schema) == described(tmp_path / "new.db", schema)
+    kept.unlink()
+    opened(file, schema).close()
     assert list(tmp_path.glob("*.bak")) == []

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixings
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.learning.calibration.conformal import ResidualDistribution
 from studies import intervals
@@ -62,7 +63,7 @@ def test_the_injected_mean_explains_what_it_is_said_to_and_is_known_a_bar_before
 def test_the_service_reads_the_bars_as_they_were_made(tmp_path: Path) -> None:
     series = injected_series(800, seed=0, number=0, r2=0.01)
     series.write(tmp_path)
-    bars = FolderBars(tmp_path).bars(SYMBOL, "1h")
+    bars = FolderBars(tmp_path, fixings=no_fixings).bars(SYMBOL, "1h")
     assert np.array_equal(bars.opened_ms, series.opened_ms)
     assert np.array_equal(bars.close, series.close)
     assert series.signal is not None

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
+from ml_workbench_service.learning.bundle import quantization
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.training.tasks.reinforcement_learning import Control
 from tests.trained_models import injected_bars, open_bench, train_model
@@ -92,6 +93,7 @@ def test_other_bars_after_a_border_move_nothing_that_was_learnt_before_it(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Control, "sanity_seeds", 1)
+    monkeypatch.setattr(quantization, "_speedup", lambda *_: 2 * quantization.LEAST_SPEEDUP)  # no matter of the bars
     before = product_of(name, tmp_path / "true")
     kept = {"stop": FITTED_ON_TRAIN, "calibrate": FITTED_BEFORE_CALIBRATION, "test": FITTED_BEFORE_TEST}
     for border, fitted in kept.items():

@@ -173,13 +173,15 @@ def test_weights_of_rows_halve_every_two_and_add_up_to_one() -> None:
     assert recency(24)[-1] == pytest.approx(2 * recency(24)[-3], rel=1e-6)
 
 
-def test_training_tells_back_most_of_what_there_is_and_reports_it(windows: Windows) -> None:
+@pytest.mark.parametrize("seed", [0, 3])
+def test_training_tells_back_most_of_what_there_is_and_reports_it(seed: int, windows: Windows) -> None:
+    """At patience 2 a training in eight ends on a plateau after a few epochs; at 4 the worst of ten seeds has 0.6."""
     report = Recorder()
-    model = trained(windows, report=report, patience=2, learning_rate=0.05, epochs=30)
+    model = trained(windows, report=report, patience=4, learning_rate=0.05, epochs=40, seed=seed)
     assert [step for step, _, _ in report.steps] == list(range(1, model.epochs_run + 1))
     losses = [metrics["stop_loss"] for _, _, metrics in report.steps]
     assert model.best_epoch == int(np.argmin(losses)) + 1
-    assert model.epochs_run < 30
+    assert model.epochs_run < 40
     assert report.steps[model.best_epoch - 1][2]["stop_skill"] > 0.5
 
 
