@@ -9,7 +9,7 @@ number; the last row's plain values alone find neither stale prices nor broken c
     activity   the size of its last four changes (`autoencoder_graph`)
 
 One `TreeEnsembleRegressor` sums the trees' path lengths, where skl2onnx's own converter needs 2,700 nodes for 100
-trees (2.8 ms for one window; these some 30 µs, four features' parts included; the same scores within 1e-5). Path lengths
+trees (2.8 ms for one window; 30 µs here, with four features' parts; the same scores within 1e-5). Path lengths
 are rounded to 1/512: a float32 holds their sum exactly, in whatever order a batch adds them up. `error_<feature>` is
 what the score loses when the feature is made ordinary: its last value and change become what the others let expect, in
 every other feature's distance too, and its activity the training part's median. Where one of two features that nearly
