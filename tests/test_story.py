@@ -11,10 +11,9 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from datetime import datetime, timedelta
-from itertools import pairwise
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -201,20 +200,24 @@ def test_7_two_replays_reach_the_agent_and_every_record_counts_once(story: Story
 def test_8_rewards_and_costs_equal_an_independent_computation(story: Story) -> None:
     lanes = replayed_lanes(story.redis.client())
     assert len(lanes) == 4
-    closes = true_closes(["EUR/USD", "GBP/USD"])
+    bars = true_bars(["EUR/USD", "GBP/USD"])
     total_reward = 0.0
     for lane, decisions in lanes.items():
         assert len(decisions) == 500
         symbol = lane.split("|")[2]
-        position = 0
-        for earlier, later in pairwise(decisions):
-            assert float(earlier["price"]) == closes[symbol][earlier["as_of"]]
-            reward, cost = one_step(symbol, earlier, later, position_before=position)
-            assert math.isclose(float(later["cost"]), cost, rel_tol=1e-9, abs_tol=1e-15)
-            assert math.isclose(float(later["reward"]), reward, rel_tol=1e-9, abs_tol=1e-12)
-            position = int(earlier["position"])
+        shown = [bars[symbol][each["as_of"]] for each in decisions]
+        assert [float(each["price"]) for each in decisions] == [bar.close for bar in shown]
+        assert not any({"reward", "cost", "fill"} & each.keys() for each in decisions[:2]), "nothing is filled and over"
+        before = 0
+        for decided, filled, ended, told in zip(decisions, shown[1:], shown[2:], decisions[2:], strict=False):
+            position = int(decided["position"])
+            reward, cost = one_step(symbol, filled, ended, position=position, position_before=before)
+            assert told["fill"] == "next_open"
+            assert math.isclose(float(told["cost"]), cost, rel_tol=1e-9, abs_tol=1e-15)
+            assert math.isclose(float(told["reward"]), reward, rel_tol=1e-9, abs_tol=1e-12)
+            before = position
             total_reward += reward
-        assert sum(float(each["cost"]) for each in decisions[1:]) > 0
+        assert sum(float(each["cost"]) for each in decisions[2:]) > 0
     agent = story.service.client.get("/api/v1/agents/default").json()
     assert agent["num_actions"] >= 2000
     assert math.isclose(agent["cumulative_reward"], total_reward, rel_tol=1e-6, abs_tol=1e-9)
@@ -285,37 +288,48 @@ def replayed_lanes(client: "redis.Redis") -> dict[str, list[dict[str, str]]]:
     return lanes
 
 
-def true_closes(symbols: list[str]) -> dict[str, dict[str, float]]:
-    """Closes of the sample by the moment at which each became known."""
+class TrueBar(NamedTuple):
+    """A bar of the sample as the store has it."""
+
+    opened: datetime
+    open: float
+    close: float
+
+
+def true_bars(symbols: list[str]) -> dict[str, dict[str, TrueBar]]:
+    """Bars of the sample by the moment at which each became known."""
     tables = LocalFeatureStore(SampleRates()).fetch(
-        symbols, "1h", start_ms=1_735_000_000_000, end_ms=1_740_000_000_000, features=["close"]
+        symbols, "1h", start_ms=1_735_000_000_000, end_ms=1_740_000_000_000, features=["open", "close"]
     )
-    epoch = datetime(1970, 1, 1)
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
     return {
         table.symbol: {
-            (epoch + timedelta(milliseconds=int(known))).isoformat() + "Z": float(close)
-            for known, close in zip(table.available_at_ms, table.columns["close"], strict=True)
+            (epoch + timedelta(milliseconds=int(known))).strftime("%Y-%m-%dT%H:%M:%SZ"): TrueBar(
+                epoch + timedelta(milliseconds=int(opened)), float(open_), float(close)
+            )
+            for known, opened, open_, close in zip(
+                table.available_at_ms, table.opened_ms, table.columns["open"], table.columns["close"], strict=True
+            )
         }
         for table in tables
     }
 
 
 def one_step(
-    symbol: str, earlier: dict[str, str], later: dict[str, str], *, position_before: int
+    symbol: str, filled: TrueBar, ended: TrueBar, *, position: int, position_before: int
 ) -> tuple[float, float]:
-    """Reward and cost of holding the earlier decision's position until the later one, from prices alone."""
-    spread_pips = {"EUR/USD": 0.2, "GBP/USD": 0.6}[symbol] * session(earlier["as_of"])
-    price, next_price, position = float(earlier["price"]), float(later["price"]), int(earlier["position"])
-    per_unit = spread_pips * 0.0001 / 2 / price + (0.35 + 0.1) * 1e-4
+    """Reward and cost of a position taken at one bar's open and held to the next one's, from the bars alone."""
+    spread_pips = {"EUR/USD": 0.2, "GBP/USD": 0.6}[symbol] * session(filled.opened)
+    per_unit = spread_pips * 0.0001 / 2 / filled.open + (0.35 + 0.1) * 1e-4
     swap_pips = {"EUR/USD": 0.237, "GBP/USD": 0.28}[symbol]
-    swap = abs(position) * nights(earlier["as_of"], later["as_of"]) * swap_pips * 0.0001 / price
+    swap = abs(position) * nights(filled.opened, ended.opened) * swap_pips * 0.0001 / filled.open
     cost = per_unit * abs(position - position_before)
-    return math.log(1 + position * (next_price / price - 1) - cost - swap), cost + swap
+    return math.log(1 + position * (ended.open / filled.open - 1) - cost - swap), cost + swap
 
 
-def session(moment: str) -> float:
+def session(moment: datetime) -> float:
     """How much wider than in London's hours a spread is: by New York's clock, widest around the roll at 17:00."""
-    there = datetime.fromisoformat(moment.replace("Z", "+00:00")).astimezone(ZoneInfo("America/New_York"))
+    there = moment.astimezone(ZoneInfo("America/New_York"))
     hour = there.hour + there.minute / 60
     if 16.5 <= hour < 17.5:
         return 5.0
@@ -324,14 +338,13 @@ def session(moment: str) -> float:
     return 1.2 if 12 <= hour < 16.5 else 1.5
 
 
-def nights(begin: str, end: str) -> int:
+def nights(begin: datetime, end: datetime) -> int:
     """Swap nights between two moments: each 17:00 New York roll counts one, Wednesday's three, the weekend's none."""
     new_york = ZoneInfo("America/New_York")
-    first, last = (datetime.fromisoformat(each.replace("Z", "+00:00")) for each in (begin, end))
-    count, day = 0, first.astimezone(new_york).date() - timedelta(days=1)
-    while day <= last.astimezone(new_york).date():
+    count, day = 0, begin.astimezone(new_york).date() - timedelta(days=1)
+    while day <= end.astimezone(new_york).date():
         roll = datetime(day.year, day.month, day.day, 17, tzinfo=new_york)
-        if first < roll <= last:
+        if begin < roll <= end:
             count += (1, 1, 3, 1, 1, 0, 0)[day.weekday()]
         day += timedelta(days=1)
     return count

@@ -32,6 +32,11 @@ RECORD_KEYS = [
     "valid_until",
     "timestamp",
     "price",
+    "bar_open",
+    "open",
+    "close",
+    "spread_open",
+    "prev_bar_open",
     "source",
     "sample",
     "status",
@@ -258,7 +263,7 @@ def test_the_largest_features_accepted_are_still_answered(api: httpx.Client, mod
     ("moment", "reason"),
     [
         (datetime(2025, 3, 8, 12, tzinfo=UTC), "market_closed"),  # a Saturday
-        (datetime(2025, 3, 7, 22, 0, tzinfo=UTC), "market_closed"),  # Friday 17:00 New York, in winter
+        (datetime(2025, 3, 7, 23, 0, tzinfo=UTC), "market_closed"),  # Friday 18:00 New York, in winter
         (datetime(2027, 6, 2, 12, tzinfo=UTC), "model_expired"),
     ],
 )

@@ -27,6 +27,7 @@ QUICK: dict[str, Any] = {
     "start_date": "2024-11-01T00:00:00Z",
     "hyperparameters": {"lstm_units": 4, "batch_size": 256, "epochs": 500, "patience": 500},
 }
+MODULES = ("ml_workbench_service.", "tests.clocked_service")  # the service of tests, and what it starts
 LONG = {**QUICK, "hyperparameters": {**QUICK["hyperparameters"], "epochs": 10_000, "patience": 10_000}}
 
 
@@ -53,7 +54,7 @@ def processes_of(service: ServiceProcess) -> dict[str, set[int]]:
     for process in psutil.process_iter():
         try:
             words = process.cmdline()
-            modules = [word.rpartition(".")[2] for word in words if word.startswith("ml_workbench_service.")]
+            modules = [word.rpartition(".")[2] for word in words if word.startswith(MODULES)]
             if modules and process.environ().get("STATE_DIR") == state_dir:
                 found.setdefault(modules[0], set()).add(process.pid)
         except psutil.Error:
@@ -129,7 +130,7 @@ def test_after_a_kill_nothing_runs_twice_and_nothing_is_lost(mortal: ServiceProc
     until(mortal, f"/api/v1/jobs/{job_id}", lambda job: job["status"] == "running")
     before = processes_of(mortal)
     assert {kind: len(pids) for kind, pids in before.items()} == dict.fromkeys(
-        ("main", "redis", "agent_worker", "job_worker"), 1
+        ("clocked_service", "redis", "agent_worker", "job_worker"), 1
     )
     mortal.kill()
     assert set(processes_of(mortal)) >= {"redis", "job_worker"}
@@ -139,7 +140,7 @@ def test_after_a_kill_nothing_runs_twice_and_nothing_is_lost(mortal: ServiceProc
     after = processes_of(mortal)
     assert Counter({kind: len(pids) for kind, pids in after.items()}) == Counter(before.keys())
     assert after["job_worker"] == before["job_worker"]
-    for kind in ("main", "redis", "agent_worker"):
+    for kind in ("clocked_service", "redis", "agent_worker"):
         assert after[kind].isdisjoint(before[kind]), kind
 
     assert client.get("/api/v1/agents/default").json()["num_applied"] == agent["num_applied"]

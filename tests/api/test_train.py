@@ -39,7 +39,7 @@ def test_the_seeds_request_is_valid_as_printed(api: httpx.Client) -> None:
         body = answer.json()
         assert set(body) == {"job_id", "model_id", "version", "status", "estimate"}
         assert (body["model_id"], body["version"], body["status"]) == ("lstm_price_predictor", "1.0.0", "queued")
-        assert set(body["estimate"]) == {"memory_gb", "duration_s", "num_windows"}
+        assert set(body["estimate"]) == {"memory_gb", "duration_s", "num_windows", "power"}
         assert 0.5 < body["estimate"]["memory_gb"] < 4
         assert body["estimate"]["num_windows"] == pytest.approx(26_900, rel=0.02)
         assert answer.headers["Location"] == f"/api/v1/jobs/{body['job_id']}"
@@ -123,10 +123,11 @@ def test_a_refusal_says_what_to_send_instead(api: httpx.Client, changes: dict[st
     assert any(hint in each["message"] for each in body["details"]["errors"]), body
 
 
-def test_an_unknown_pair_is_accepted_with_all_its_costs(api: httpx.Client) -> None:
+def test_an_unknown_pair_with_all_its_costs_is_refused_by_the_store_that_has_no_bars_of_it(api: httpx.Client) -> None:
     names = ("spread_pips", "commission_bp", "slippage_bp", "swap_long_pips", "swap_short_pips")
-    with accepted(api, plain(symbols=["ABC/XYZ"], costs=dict.fromkeys(names, 1.0))) as answer:
-        assert answer.json()["version"] == "1.0.0"
+    body = plain(symbols=["ABC/XYZ"], costs=dict.fromkeys(names, 1.0))
+    found = assert_failure(api.post(TRAIN, json=body), 422, "DATA_VALIDATION_ERROR")
+    assert "the sample has no such pair" in found["message"]
 
 
 def test_the_name_makes_the_id_and_symbols_have_one_spelling(api: httpx.Client) -> None:
@@ -210,7 +211,7 @@ def test_many_requests_at_once_get_a_version_each(api: httpx.Client) -> None:
     [
         {"hyperparameters": {"lookback": 1024, "lstm_units": 256}},
         {"hyperparameters": {"lookback": 512, "lstm_units": 2048, "batch_size": 65536}},
-        {"symbols": SYMBOLS, "timeframe": "1m", "target": "log_return_3", "start_date": "2015-01-01T00:00:00Z"},
+        {"symbols": SYMBOLS, "timeframe": "5m", "target": "log_return_3", "start_date": "2015-01-01T00:00:00Z"},
     ],
 )
 def test_a_training_too_large_is_a_507_with_a_change_that_fits(guarded: Guarded, changes: dict[str, Any]) -> None:

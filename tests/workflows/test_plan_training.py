@@ -23,6 +23,7 @@ from tests.workflows.conftest import OpenBench
 GB = 16.0
 A_CLASS: dict[str, Any] = {"model_type": "classification", "target": "direction_1h", "hyperparameters": {}}
 A_POLICY: dict[str, Any] = {"model_type": "reinforcement_learning", "target": None, "hyperparameters": {}}
+ALL_COSTS = {"spread_pips": 1, "commission_bp": 0.5, "slippage_bp": 0.1, "swap_long_pips": 1, "swap_short_pips": 1}
 TEN_AVERAGES = [f"sma_{number}" for number in range(2, 12)]
 
 
@@ -206,7 +207,7 @@ def test_the_cheapest_change_comes_first(sample_bench: Workbench) -> None:
 @pytest.mark.parametrize(
     ("changes", "path", "said"),
     [
-        ({"symbols": ["EUR/USD", "USD/VND"]}, "body.symbols", "EUR/USD"),
+        ({"symbols": ["EUR/USD", "USD/VND"], "costs": ALL_COSTS}, "body.symbols", r"every pair of .*EUR.*USD"),
         ({"start_date": "1980-01-01T00:00:00Z", "end_date": "1985-01-01T00:00:00Z"}, "body.start_date", "bars from"),
     ],
 )

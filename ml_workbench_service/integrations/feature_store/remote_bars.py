@@ -71,6 +71,14 @@ class RemoteBars:
             known = self._wanted.get((symbol, timeframe), ())
             self._wanted[symbol, timeframe] = tuple(dict.fromkeys([*known, *names]))
 
+    def forget(self, symbol: str, timeframe: str, names: Sequence[str]) -> None:
+        """What a refused question asked for is wanted no more, where the series does not have it already."""
+        with self._lock:
+            kept = self._series.get((symbol, timeframe))
+            gone = set(names) - set(() if kept is None else kept.columns)
+            known = self._wanted.get((symbol, timeframe), ())
+            self._wanted[symbol, timeframe] = tuple(name for name in known if name not in gone)
+
     def bars(self, symbol: str, timeframe: str) -> Bars:
         """All bars that are over, fetched where a newer one may be; raises as the server refuses or fails."""
         with self._lock:
@@ -78,11 +86,7 @@ class RemoteBars:
             kept = self._series.get((symbol, timeframe))
             now_ms = clock_ms(self._clock)
             if kept is None or not set(own) <= set(kept.columns):
-                try:
-                    kept = self._whole(symbol, timeframe, own, now_ms)
-                except DataValidationError:  # a name that the server refuses must not stay with the series
-                    self._wanted[symbol, timeframe] = tuple(set(own) & set(() if kept is None else kept.columns))
-                    raise
+                kept = self._whole(symbol, timeframe, own, now_ms)
             elif now_ms >= int(kept.bars.opened_ms[-1]) + 2 * TIMEFRAMES_MS[timeframe]:
                 kept = self._newer(kept, now_ms) or self._whole(symbol, timeframe, own, now_ms)
             self._series.put((symbol, timeframe), kept, num_bytes=bars_bytes(kept.bars))
@@ -186,9 +190,14 @@ class DerivedFeatures(LocalFeatureStore):
         names, length = normal_request(symbols, timeframe)
         for symbol in names:
             self._remote.want(symbol, length, own)
-        return super().fetch(
-            symbols, timeframe, start_ms=start_ms, end_ms=end_ms, features=features, as_of_ms=as_of_ms, last=last
-        )
+        try:
+            return super().fetch(
+                symbols, timeframe, start_ms=start_ms, end_ms=end_ms, features=features, as_of_ms=as_of_ms, last=last
+            )
+        except DataValidationError:  # a name that the server refuses must stay with none of the series
+            for symbol in names:
+                self._remote.forget(symbol, length, own)
+            raise
 
     def altered(self, alter: Callable[[Bars], Bars]) -> "DerivedFeatures":
         """The same store over altered bars, with a cache of its own."""
