@@ -2,7 +2,7 @@
 #
 #   PYTHON           the interpreter to build .venv with (3.11 to 3.14); found by itself unless named
 #   PIP_FIND_LINKS   a folder or page of wheels to prefer, such as a CPU build of torch (docs/setup.md)
-#   ARGS             further arguments of `make test`, `make evaluate` and `make chaos`
+#   ARGS             further arguments of `make test`, `make test-more`, `make evaluate` and `make chaos`
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -26,7 +26,7 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test test-portable lint format bench evaluate chaos backup restore gpu-check lock clean
+.PHONY: help setup serve test test-more test-portable lint format bench evaluate chaos backup restore gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -37,7 +37,10 @@ serve: $(VENV)/.installed ## start the service; PORT, API_KEY … as in the READ
 	@exec $(BIN)/python -m ml_workbench_service.main
 
 test: $(VENV)/.installed-dev ## run the tests; ARGS="-k story" runs some
-	@$(BIN)/python -m pytest --numprocesses=auto --dist=loadfile $(ARGS)
+	@$(BIN)/python -m pytest -m "not more" --numprocesses=auto --dist=loadfile $(ARGS)
+
+test-more: $(VENV)/.installed-dev ## the rest of the tests: plug-in packages, short forms of the studies, cross-checks
+	@$(BIN)/python -m pytest -m more --numprocesses=auto --dist=loadfile $(ARGS)
 
 test-portable: $(VENV)/.installed-dev ## tests of bits and tolerances as a processor without AVX-512 and VNNI (qemu-user)
 	@$(BIN)/python -m tools.test_portable $(ARGS)

@@ -17,6 +17,8 @@ import pytest
 from tests.conftest import SMALL_TRAIN
 from tests.service_process import SEED_PREDICT, ServiceProcess
 
+pytestmark = pytest.mark.more
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
 EXAMPLES = ("background", "lasso")

@@ -25,6 +25,8 @@ from ml_workbench_service.market.backtest import Backtest, backtest
 from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
 from tests.market.series_for_tests import COSTS, HOUR_MS, hours, stacked
 
+pytestmark = pytest.mark.more
+
 NUM = 600
 IDLE_CASH = 9.0
 VECTORBT = """

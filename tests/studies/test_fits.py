@@ -6,6 +6,8 @@ from studies import injected_signal, null_series, real_data
 from studies.injected_signal import InjectedSignal
 from studies.null_series import Trial
 
+pytestmark = pytest.mark.more
+
 
 def test_a_null_series_is_judged_by_the_product() -> None:
     judged = null_series.reach_verdict(Trial(number=1, seed=0, num_bars=3_000, family="linear"))

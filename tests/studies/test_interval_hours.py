@@ -16,6 +16,8 @@ from studies.interval_hours import (
     walked,
 )
 
+pytestmark = pytest.mark.more
+
 
 @pytest.mark.parametrize("horizon", [1, 4])
 def test_five_thousand_real_hours_are_covered_as_promised_in_each_three_hours_of_the_day(horizon: int) -> None:

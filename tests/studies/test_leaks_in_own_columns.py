@@ -6,6 +6,8 @@ import pytest
 from studies.leaking_columns import SOURCES
 from studies.leaks_in_own_columns import NUM_COLUMNS, Case, column_of, judged
 
+pytestmark = pytest.mark.more
+
 NUM_BARS = 2_400
 SEED = 1
 

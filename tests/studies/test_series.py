@@ -11,6 +11,8 @@ from ml_workbench_service.learning.calibration.conformal import ResidualDistribu
 from studies import intervals
 from studies.series import DEVIATION, KINDS, SYMBOL, injected_series, null_series
 
+pytestmark = pytest.mark.more
+
 NUM_BARS = 6_000
 
 

@@ -1,7 +1,11 @@
 """The study of verdict rules in its short form: every table is made, and each noise has its rows."""
 
+import pytest
+
 from studies import verdict_rules
 from studies.tables import Run
+
+pytestmark = pytest.mark.more
 
 
 def test_both_tables_are_made_of_every_noise() -> None:

@@ -23,6 +23,8 @@ from tests.previous_version import reading
 from tests.service_process import SEED_TRAIN, ServiceProcess
 from tests.workflows.agents_at_work import timeless
 
+pytestmark = pytest.mark.more
+
 LONG: dict[str, Any] = {
     **SEED_TRAIN,
     "model_id": "long",
