@@ -110,13 +110,13 @@ def plan_training(
     _check_range(request, family, timeframe, horizon=max((target.horizon for target in targets), default=1))
     model_id = request.model_id or slug(request.name)
     _check_type(request, model_id, workbench)
+    estimate = _estimate(request, family, timeframe, num_features=len(derivation.features))
+    if estimate.memory_gb > max_memory_gb:
+        raise _too_large(request, family, estimate, max_memory_gb, num_features=len(derivation.features))
     newest_ms = check_served(
         workbench.feature_store, request.symbols, timeframe,
         start=request.start_date, end=request.end_date, as_of=request.as_of,
     )  # fmt: skip
-    estimate = _estimate(request, family, timeframe, num_features=len(derivation.features))
-    if estimate.memory_gb > max_memory_gb:
-        raise _too_large(request, family, estimate, max_memory_gb, num_features=len(derivation.features))
     version = _reserve(request, model_id, workbench, unfinished)
     plan = TrainingPlan(
         request, model_id, version, family.name, timeframe, family.hyperparameters.model_dump(), estimate, derivation

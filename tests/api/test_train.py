@@ -127,7 +127,7 @@ def test_an_unknown_pair_with_all_its_costs_is_refused_by_the_store_that_has_no_
     names = ("spread_pips", "commission_bp", "slippage_bp", "swap_long_pips", "swap_short_pips")
     body = plain(symbols=["ABC/XYZ"], costs=dict.fromkeys(names, 1.0))
     found = assert_failure(api.post(TRAIN, json=body), 422, "DATA_VALIDATION_ERROR")
-    assert "the sample has no such pair" in found["message"]
+    assert "the sample has no ABC/XYZ" in found["message"]
 
 
 def test_the_name_makes_the_id_and_symbols_have_one_spelling(api: httpx.Client) -> None:

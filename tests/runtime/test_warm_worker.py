@@ -14,6 +14,8 @@ from ml_workbench_service.runtime import warm_worker
 from ml_workbench_service.runtime.warm_worker import WarmWorkers
 from tests.service_process import ServiceProcess
 
+pytestmark = pytest.mark.more
+
 WAITS = "a warm worker waits"
 DAILY_TRAIN = {
     "name": "warm",

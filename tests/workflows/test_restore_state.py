@@ -29,6 +29,8 @@ from ml_workbench_service.workflows.restore_state import RESTORING, restore
 from tests.previous_version.reading import DATA
 from tests.redis_server import installed_servers
 
+pytestmark = pytest.mark.more
+
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = {"process.json", "worker.json"}
 

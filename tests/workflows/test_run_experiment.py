@@ -267,6 +267,7 @@ def test_a_space_whose_costly_end_does_not_fit_is_refused_and_a_smaller_one_runs
     assert planned(1000)["num_trials"] == 20
 
 
+@pytest.mark.more
 def test_a_killed_worker_takes_its_trials_along_and_the_next_repeats_none_that_had_ended(tmp_path: Path) -> None:
     bench = open_bench(tmp_path)
     injected_bars(NUM_BARS, seed=1, r2=0.2).write(tmp_path / "bars", "EUR/USD")
