@@ -13,11 +13,15 @@ import logging
 import os
 import re
 import stat
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 LOG_FILES = ("service.log", "queue_processing.log", "rl_training.log")
+
+WRITE_S = 0.02
+"""No write of some lines takes so long: who has written half of one by then has stopped."""
 
 log = logging.getLogger(__name__)
 
@@ -139,10 +143,16 @@ def _encoded(texts: Sequence[str]) -> bytes:
 
 
 def _ends_within_a_line(file: int) -> bool:
+    """Whether nobody goes on writing the last line: a file system may show the first half of another's write."""
     found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or not found.st_size:
+    if not stat.S_ISREG(found.st_mode):
         return False
-    return os.pread(file, 1, found.st_size - 1) != b"\n"
+    while found.st_size and os.pread(file, 1, found.st_size - 1) != b"\n":
+        time.sleep(WRITE_S)
+        size, found = found.st_size, os.fstat(file)
+        if found.st_size == size:
+            return True
+    return False
 
 
 class LogRotation:

@@ -87,6 +87,23 @@ def test_several_processes_write_while_one_rotates_and_every_line_is_there_once_
     assert num_rotations >= 3, "too few rotations to prove anything"
 
 
+def test_a_line_that_another_is_just_writing_is_not_torn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "service.log"
+    path.write_text("half of a l")
+
+    def the_other_goes_on(_: float) -> None:
+        with path.open("a", encoding="utf-8") as other:
+            other.write("ine\n")
+
+    monkeypatch.setattr("common_lib.log_files.time.sleep", the_other_goes_on)
+    logger = logging.Logger("tests")
+    handler = LogFile(path)
+    logger.addHandler(handler)
+    logger.info("mine")
+    handler.close()
+    assert path.read_text(encoding="utf-8") == "half of a line\nmine\n"
+
+
 def test_a_file_is_rotated_at_its_size_and_only_so_many_are_kept(tmp_path: Path) -> None:
     rotation = LogRotation(tmp_path, max_bytes=10, num_kept=2)
     log = tmp_path / "service.log"
