@@ -75,8 +75,11 @@ def _plan(body: ExperimentRequest, service: AppState) -> ExperimentPlan:
     return plan_experiment(
         body,
         service.workbench,
-        plan_training=lambda request: plan_training(
-            request, service.workbench, unfinished=unfinished, max_memory_gb=service.max_memory_gb
+        plan_training=lambda request: plan_training(  # a search on the same bars is no repetition
+            request.model_copy(update={"force": True}),
+            service.workbench,
+            unfinished=unfinished,
+            max_memory_gb=service.max_memory_gb,
         ),
         max_workers=service.max_workers,
         max_memory_gb=service.max_memory_gb,

@@ -221,13 +221,16 @@ def _check_news(plan: TrainingPlan, workbench: Workbench, newest_ms: int) -> Non
     if not cards:
         return
     newest = cards[0].version
-    recipe = json.loads((workbench.registry.folder(plan.model_id, newest) / RECIPE_FILE).read_text(encoding="utf-8"))
-    earlier = TrainRequest.model_validate(recipe["request"])
+    try:
+        recipe = json.loads((workbench.registry.folder(plan.model_id, newest) / RECIPE_FILE).read_text("utf-8"))
+        earlier, last_known_ms = TrainRequest.model_validate(recipe["request"]), int(recipe["last_known_ms"])
+    except (OSError, ValueError, KeyError):  # damaged, or not by this service: nothing shows that it learnt the same
+        return
     resolved = [
         ({key: each[key] for key in RESOLVED if key in each}, asked.model_dump(exclude=NOT_COMPARED))
         for each, asked in ((recipe["plan"], earlier), (plan.to_json(), plan.request))
     ]
-    adds_none = plan.request.start_date >= earlier.start_date and newest_ms <= int(recipe["last_known_ms"])
+    adds_none = plan.request.start_date >= earlier.start_date and newest_ms <= last_known_ms
     if resolved[0] == resolved[1] and adds_none:
         raise DataValidationError.at(
             "body.end_date",

@@ -267,3 +267,12 @@ def test_whatever_is_another_training_is_no_repetition(bench: Workbench) -> None
         {"validation_split": 0.3},
     ):
         assert planned(bench, request, **changes).version == "1.3.0"
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b'{"request": {}, "last_known_ms": 1}', None])
+def test_a_version_whose_recipe_cannot_be_read_forbids_no_training(bench: Workbench, damage: bytes | None) -> None:
+    request, file = trained(bench, "1.2.0"), bench.registry.folder("small", "1.2.0") / "recipe.json"
+    file.unlink()
+    if damage is not None:
+        file.write_bytes(damage)
+    assert planned(bench, request).version == "1.3.0"

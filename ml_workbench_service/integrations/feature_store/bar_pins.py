@@ -1,11 +1,15 @@
 """Pins: which clock each file was read in, so that no later evidence moves rows that were read already.
 
-One line of JSON a decision, appended; the newest line of a file holds. A file is known by its name and by the
-fingerprint of its beginning, which growing files keep. Who wants a file read anew deletes its line.
+One line of JSON a decision, appended; the newest line of a file holds. A line cut off by a kill or a full disk is
+skipped, and the next one begins behind it; what cannot be written holds in memory alone, which the log says. A file is
+known by its name and by the fingerprint of its beginning, which growing files keep. Who wants a file read anew deletes
+its line.
 """
 
 import hashlib
 import json
+import logging
+import os
 import threading
 from pathlib import Path
 
@@ -15,6 +19,9 @@ from ml_workbench_service.contracts.contract import Contract
 
 MOST_BYTES = 65_536
 """Of a file's beginning, that its fingerprint covers."""
+
+
+log = logging.getLogger(__name__)
 
 
 class Pin(Contract):
@@ -64,9 +71,10 @@ class PinStore:
         with self._lock:
             self._pins[file.name] = pin
             if self._path is not None:
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-                with self._path.open("a", encoding="utf-8") as out:
-                    out.write(pin.model_dump_json() + "\n")
+                try:
+                    _append(self._path, pin.model_dump_json())
+                except OSError as error:
+                    log.warning("the clock of %s is not kept: %s; the file is read all the same", file.name, error)
 
     def _refresh(self) -> None:
         """Reads what other processes appended; half a line is read when it is whole."""
@@ -85,6 +93,15 @@ class PinStore:
             except (ValidationError, ValueError):
                 continue
             self._pins[pin.file] = pin
+
+
+def _append(path: Path, line: str) -> None:
+    """In one write, behind a line that was never ended too; an empty line is skipped by whoever reads."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+", buffering=0) as out:
+        size = out.tell()
+        is_torn = size > 0 and os.pread(out.fileno(), 1, size - 1) != b"\n"
+        out.write(f"{chr(10) if is_torn else ''}{line}\n".encode())
 
 
 def fingerprint(file: Path, num_bytes: int) -> str:
