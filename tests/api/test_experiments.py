@@ -160,3 +160,17 @@ def test_a_job_that_is_no_experiment_is_not_shown_as_one(api: httpx.Client) -> N
     training = api.get("/api/v1/jobs", params={"kind": "train"}).json()["jobs"][0]["id"]
     assert api.get(f"{ROUTE}/{training}").status_code == 404
     assert api.get(f"{ROUTE}/nobody").status_code == 404
+
+
+def test_a_search_around_what_is_trained_already_is_no_repetition(service: ServiceProcess) -> None:
+    base = service.client.get("/api/v1/models/small").json()
+    job = service.client.get(f"/api/v1/jobs/{base['lineage']['job_id']}")
+    request = {**(job.json()["request"] if job.status_code == 200 else SMALL_TRAIN), "model_id": "small"}
+    request.pop("version", None)
+    again = service.client.post("/api/v1/models/train", json=request)
+    assert again.status_code == 422, again.text
+    assert again.json()["details"]["errors"][0]["code"] == "nothing_new"
+    around = {"name": "around", "base": request, "search_space": {"lookback": {"choices": [24, 12]}}, "num_trials": 2}
+    answer = service.client.post(ROUTE, json=around)
+    assert answer.status_code == 202, answer.text
+    service.client.post(f"/api/v1/jobs/{answer.json()['job_id']}/cancel")
