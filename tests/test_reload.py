@@ -39,27 +39,29 @@ def test_a_training_and_an_open_stream_survive_a_reload(reloading: ServiceProces
     accepted = reloading.client.post("/api/v1/models/train", json={**SMALL_TRAIN, "hyperparameters": hyperparameters})
     job_id = accepted.json()["job_id"]
     wait_until(lambda: reloading.client.get(f"/api/v1/jobs/{job_id}").json()["progress"]["step"] >= 2)
-    follower = threading.Thread(target=follow, args=(reloading.url, job_id), daemon=True)
+    following = threading.Event()
+    follower = threading.Thread(target=follow, args=(reloading.url, job_id, following), daemon=True)
     follower.start()
     before = api_process(reloading)
+    wait_until(following.is_set)  # else it may reach the next process, and follow that one to the training's end
     (tmp_path / "watched" / "touched.py").write_text("# changed\n")
     wait_until(lambda: not before.is_running() or before.status() == psutil.STATUS_ZOMBIE)
-    follower.join(timeout=60)
+    follower.join(timeout=120)
     assert not follower.is_alive(), "the stream ended with the old API process"
     wait_until(lambda: is_up(reloading))
     step = reloading.client.get(f"/api/v1/jobs/{job_id}").json()["progress"]["step"]
     wait_until(lambda: reloading.client.get(f"/api/v1/jobs/{job_id}").json()["progress"]["step"] > step)
     assert reloading.client.get(f"/api/v1/jobs/{job_id}").json()["attempt"] == 1
     reloading.client.post(f"/api/v1/jobs/{job_id}/cancel")
-    assert reloading.wait_for_job(job_id, timeout_s=30)["status"] == "cancelled"
+    assert reloading.wait_for_job(job_id, timeout_s=120)["status"] == "cancelled"
 
 
-def follow(url: str, job_id: str) -> None:
-    """Reads the job's events until the server ends the stream."""
+def follow(url: str, job_id: str, following: threading.Event) -> None:
+    """Reads the job's events until the server ends the stream; says when the first has come."""
     try:
         with httpx.stream("GET", f"{url}/api/v1/jobs/{job_id}/events", timeout=60) as answer:
             for _ in answer.iter_lines():
-                pass
+                following.set()
     except httpx.TransportError:
         return
 

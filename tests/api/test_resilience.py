@@ -76,4 +76,4 @@ def test_one_test_runs_at_a_time_and_ends_when_it_is_cancelled(service: ServiceP
     job_id = service.client.post("/api/v1/resilience", json=body).json()["id"]
     assert_failure(service.client.post("/api/v1/resilience", json=body), 409, "CONFLICT")
     assert service.client.post(f"/api/v1/jobs/{job_id}/cancel").status_code == 202
-    assert service.wait_for_job(job_id, timeout_s=60)["status"] == "cancelled"
+    assert service.wait_for_job(job_id, timeout_s=120)["status"] == "cancelled"

@@ -101,7 +101,7 @@ def test_a_leftover_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     stubborn.stdout.readline()
     ProcessRecord.of(stubborn.pid).write(tmp_path / "process.json")
     assert end_leftover(tmp_path / "process.json", grace_s=0.2) is True
-    assert stubborn.wait(5) == -signal.SIGKILL
+    assert stubborn.wait(60) == -signal.SIGKILL
     stubborn.stdout.close()
 
 

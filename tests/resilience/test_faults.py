@@ -136,7 +136,7 @@ def test_a_full_disk_takes_no_byte_and_a_freed_one_does(tmp_path: Path) -> None:
         assert answer() == "written"
     finally:
         writer.stdin.close()
-        writer.wait(10)
+        writer.wait(60)
         writer.stdout.close()
         disk.close()
 

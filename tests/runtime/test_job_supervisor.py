@@ -194,6 +194,20 @@ async def test_a_worker_outlives_the_service_and_is_adopted(store: JobStore, mak
     assert [finished.id for finished in after.finished] == [job.id]
 
 
+async def test_an_adopted_worker_succeeds(store: JobStore, make_spec: Make, serve: Any) -> None:
+    async with serve() as before:
+        job = await before.supervisor.submit(make_spec(do="wait"))
+        await until_step(store.folder(job.id))
+    async with serve() as after:
+        assert store.get(job.id).status is JobStatus.RUNNING
+        (store.folder(job.id).checkpoint / "told").touch()
+        done = await until_final(store, job.id)
+        await until(lambda: bool(after.finished))
+    assert (done.status, done.attempt, [each.id for each in after.finished]) == (JobStatus.SUCCEEDED, 1, [job.id])
+    assert done.result is not None
+    assert done.result["steps"] >= 1
+
+
 async def test_a_worker_is_known_by_its_beat_after_the_clock_was_set(
     store: JobStore, make_spec: Make, make_backend: MakeBackend, serve: Any
 ) -> None:

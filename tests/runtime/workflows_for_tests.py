@@ -37,6 +37,16 @@ def ignore(request: dict[str, Any], checkpoint: Path, report: Report, workbench:
         time.sleep(0.05)
 
 
+def wait(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Reports until a file `told` stands beside its checkpoint, and succeeds."""
+    step = 0
+    while not (checkpoint / "told").exists():
+        step += 1
+        report(step, step + 1)
+        time.sleep(0.01)
+    return {"steps": step}
+
+
 def refuse(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
     """Fails with one of the platform's own errors."""
     raise DataValidationError.at("body.symbols", "No bars for EUR/USD; ask for another range.")
@@ -75,6 +85,7 @@ def persist(request: dict[str, Any], checkpoint: Path, report: Report, workbench
 ACTIONS = {
     "count": count,
     "ignore": ignore,
+    "wait": wait,
     "refuse": refuse,
     "stumble": stumble,
     "devour": devour,

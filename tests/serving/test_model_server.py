@@ -121,9 +121,11 @@ async def test_while_versions_swap_each_record_holds_one_versions_answer(shelf: 
         by_version[version] = (await shelf.serving.answer(chosen, question, "c")).prediction
     shelf.deploy("1.0.0")
 
+    swapped = asyncio.Event()
+
     async def ask() -> list[tuple[str, float | None, str | None]]:
         seen = []
-        for _ in range(60):
+        while not swapped.is_set() or len(seen) < 60:  # however slowly the other thread gets on
             record = await shelf.serving.answer(await shelf.serving.choose("small", None), question, "c")
             seen.append((record.version, record.prediction, record.metadata.deployment_id))
         return seen
@@ -131,10 +133,11 @@ async def test_while_versions_swap_each_record_holds_one_versions_answer(shelf: 
     async def swap() -> None:
         for number in range(20):
             await asyncio.to_thread(shelf.deploy, ("1.1.0", "1.0.0")[number % 2])
+        swapped.set()
 
     *answers, _ = await asyncio.gather(ask(), ask(), ask(), swap())
     records = [each for seen in answers for each in seen]
-    assert len(records) == 180
+    assert len(records) >= 180
     assert {version for version, _, _ in records} == {"1.0.0", "1.1.0"}
     for version, prediction, deployment_id in records:
         assert prediction == by_version[version]

@@ -101,7 +101,7 @@ class RunningAgent:
 
     def end(self) -> None:
         self.stop.set()
-        self.thread.join(10)
+        self.thread.join(60)
         assert not self.thread.is_alive()
         self.queue.close()
         self.decisions.close()

@@ -190,18 +190,19 @@ def test_a_replay_that_finds_no_room_for_too_long_fails(bench: Workbench, monkey
 def test_a_replay_outlives_a_restart_of_the_server(bench: Workbench, redis_server: RedisForTests) -> None:
     queue = bench.required_queue()
     restarted = threading.Event()
+    report = Recorder()
 
     def restart() -> None:
         while queue.accounting().length < 20:
             time.sleep(0.005)
         redis_server.kill()
-        time.sleep(0.3)
+        while not report.warnings:  # it noticed, and waits
+            time.sleep(0.005)
         redis_server.start()
         restarted.set()
 
     thread = threading.Thread(target=restart)
     thread.start()
-    report = Recorder()
     result = run(bench, report, hours=48, speed=200)
     thread.join()
     assert restarted.is_set()

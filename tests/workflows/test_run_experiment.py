@@ -279,7 +279,7 @@ def test_a_killed_worker_takes_its_trials_along_and_the_next_repeats_none_that_h
     _until(lambda: sum(each.is_finished for each in folder.trials.trials()) >= 2)
     family = psutil.Process(worker.pid).children(recursive=True)
     os.kill(worker.pid, signal.SIGKILL)
-    worker.wait(10)
+    worker.wait(60)
     before = folder.trials.trials()
     assert 2 <= len(before) < 6 or any(not each.is_finished for each in before)
     _until(lambda: not any(each.is_running() and each.status() != psutil.STATUS_ZOMBIE for each in family))
