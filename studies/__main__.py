@@ -18,6 +18,7 @@ from studies import (
     leaks_in_own_columns,
     null_series,
     real_data,
+    retrained_trainings,
     verdict_rules,
 )
 from studies.tables import Run, Table, write
@@ -33,6 +34,7 @@ ALL: dict[str, Callable[[Run], list[Table]]] = {
     "interval_hours": interval_hours.tables,
     "real_data": real_data.tables,
     "verdict_rules": verdict_rules.tables,
+    "retrained_trainings": retrained_trainings.tables,
 }
 
 
