@@ -78,8 +78,8 @@ def tables(run: Run) -> list[Table]:
     most = max(story.num_evaluations for story in stories)
     caption = (
         f"{len(stories)} driftless markets, on each one recipe of `linear` trained {run.size(NUM_VERSIONS, quick=2)} "
-        f"times on a rolling window of {WINDOW_HOURS:,} hours, a month apart: {len(told)} whole trainings. The last "
-        f"version's verdict was charged with at most {most} evaluation{'s' * (most != 1)}: one recipe is one hypothesis."
+        f"times on a rolling window of {WINDOW_HOURS:,} hours, a month apart: {len(told)} whole trainings. Test-set "
+        f"evaluations charged to a last version, at most: {most}."
     )
     row = [of_all(ever), share(ever), *(str(told.count(each)) for each in ("no_skill", "insufficient_data"))]
     columns = ["recipes ever told `skill`", "exact 95 % interval", "versions `no_skill`", "`insufficient_data`"]
