@@ -42,7 +42,8 @@ COPY --chown=workbench:workbench LICENSE README.md ./
 COPY --chown=workbench:workbench common_lib ./common_lib
 COPY --chown=workbench:workbench ml_workbench_service ./ml_workbench_service
 COPY --chown=workbench:workbench tools ./tools
-USER workbench
+# by number, so that `runAsNonRoot` can check it
+USER 10001:10001
 VOLUME ["/app/model_registry", "/app/.workbench", "/app/logs"]
 EXPOSE 8005
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \

@@ -60,12 +60,12 @@ async def ready(service: AppStateDep) -> Readiness:
 
 
 def metrics_router(api_key: ApiKey) -> APIRouter:
-    """`/metrics`, which needs the key."""
-    metrics_only = APIRouter(tags=["health"], dependencies=[Depends(api_key)])
+    """`/metrics`, which needs the key, as X-API-Key or as a bearer token."""
+    metrics_only = APIRouter(tags=["health"], dependencies=[Depends(api_key.or_bearer)])
 
     @metrics_only.get("/metrics", summary="Prometheus metrics", responses=failures(503), response_class=Response)
     async def metrics(service: AppStateDep) -> Response:
-        """Text for Prometheus, every name with the prefix `ml_workbench_`."""
+        """Text for Prometheus: names with the prefix `ml_workbench_`, and the process under its standard `process_`."""
         body = await service.queue_threads.run(_scrape, service)
         return Response(body, media_type=CONTENT_TYPE_LATEST)
 

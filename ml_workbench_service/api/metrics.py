@@ -1,5 +1,5 @@
-"""Prometheus metrics of one service, prefix `ml_workbench_`; a registry of its own, so that several apps can live in
-one process."""
+"""Prometheus metrics of one service, prefix `ml_workbench_` but for the process's own; a registry of its own, so that
+several apps can live in one process."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -39,7 +39,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        ProcessCollector(namespace="ml_workbench", registry=self.registry)
+        ProcessCollector(registry=self.registry)  # the standard names, which dashboards for processes know
         self.requests = Counter(
             "ml_workbench_http_requests", "Requests answered.", ["method", "route", "status"], registry=self.registry
         )

@@ -13,7 +13,7 @@ from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends
-from fastapi.security import APIKeyHeader
+from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -108,6 +108,9 @@ KEY_HEADER = APIKeyHeader(
 )
 
 
+BEARER = HTTPBearer(auto_error=False, description="The same key, as Prometheus sends it (`credentials_file`).")
+
+
 class ApiKey:
     """The dependency that compares X-API-Key with the configured key, in constant time."""
 
@@ -116,11 +119,23 @@ class ApiKey:
 
     async def __call__(self, x_api_key: Annotated[str | None, Depends(KEY_HEADER)] = None) -> None:
         """Raises AuthenticationError for a missing or wrong key."""
+        self.check(x_api_key)
+
+    async def or_bearer(
+        self,
+        x_api_key: Annotated[str | None, Depends(KEY_HEADER)] = None,
+        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None,
+    ) -> None:
+        """The same for scrapers, which send `Authorization: Bearer`; X-API-Key counts where both are there."""
+        self.check(bearer.credentials if x_api_key is None and bearer is not None else x_api_key)
+
+    def check(self, key: str | None) -> None:
+        """Raises AuthenticationError for a missing or wrong key."""
         if self._key is None:
             return
-        if x_api_key is None:
+        if key is None:
             raise AuthenticationError("send your key in the header X-API-Key")
-        if not secrets.compare_digest(x_api_key.encode("latin-1"), self._key):
+        if not secrets.compare_digest(key.encode("latin-1"), self._key):
             raise AuthenticationError("this key is not the right one; check the header X-API-Key")
 
 

@@ -25,7 +25,8 @@ def test_metrics_count_by_route_and_never_by_what_a_caller_makes_up(api: httpx.C
     api.post("/api/v1/models/small/predict", json=SEED_PREDICT).raise_for_status()
     after = samples(api)
     assert api.get("/metrics").headers["Content-Type"].startswith("text/plain")
-    assert all(name.startswith("ml_workbench_") for name in after)
+    assert all(name.startswith(("ml_workbench_", "process_")) for name in after)
+    assert {"process_cpu_seconds_total", "process_resident_memory_bytes", "process_open_fds"} <= after.keys()
     grown = {name: value - before.get(name, 0) for name, value in after.items() if value != before.get(name, 0)}
     requests = 'ml_workbench_http_requests_total{method="%s",route="%s",status="%s"}'
     assert grown[requests % ("GET", "/api/v1/models/{model_id}", 404)] == 2

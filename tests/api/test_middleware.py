@@ -52,6 +52,19 @@ def test_the_right_key_opens(guarded: Guarded) -> None:
     assert "ml_workbench_http_requests_total" in guarded.client.get("/metrics").text
 
 
+def test_a_scraper_may_send_the_key_as_a_bearer_token(guarded: Guarded) -> None:
+    def status(path: str = "/metrics", **headers: str) -> int:
+        named = {name.replace("_", "-"): value.encode() for name, value in headers.items()}
+        return httpx.get(guarded.service.url + path, headers=named).status_code
+
+    assert status(Authorization=f"Bearer {KEY}") == 200
+    assert status(Authorization=f"Bearer {KEY}", X_API_Key=KEY) == 200
+    assert status(Authorization=f"Bearer {KEY}", X_API_Key="wrong") == 401
+    for wrong in ("Bearer wrong", "Bearer", f"Basic {KEY}", KEY):
+        assert status(Authorization=wrong) == 401
+    assert status("/api/v1/models", Authorization=f"Bearer {KEY}") == 401
+
+
 def test_a_request_without_a_key_changes_nothing(guarded: Guarded) -> None:
     before = guarded.client.get("/api/v1/deployments").json()
     body = {"version": "1.0.0", "deployment_target": "local"}
