@@ -4,7 +4,7 @@ A price is a bad tick where it lies over 20 deviations from both neighbours and 
 bar, or where it is a power of ten away. A deviation is the larger of the hour's usual one and of what the bars around
 it moved, so that neither a quiet night nor an announcement makes a tick bad. A move that stays is the market's
 (2015-01-15 in the franc, 2016-06-24 in the pound): kept, and listed. Where a series turns into its own inverse, it is
-another file's stretch.
+another file's stretch; near parity a jump may do that by chance, so there it is listed with that word.
 
 Legend: N bars, ascending.
 """
@@ -24,7 +24,8 @@ BACK_SHARE = 0.8
 FEWEST_BARS = 30  # for a deviation that means something
 FEWEST_OF_AN_HOUR = 30
 FACTOR_TOLERANCE = 0.05  # of a power of ten's exponent
-LEAST_INVERTED = 0.02  # log; nearer to one a price and its inverse cannot be told apart
+LEAST_INVERTED = 0.06  # log of the move; where a price is nearer to one, a market's jump may lead to its inverse too
+INVERTED_DEVIATIONS = 4.0  # that a price may lie from the inverse of the one before
 _NORMAL_MEDIAN = 0.6745  # of |z|
 _NORMAL_RANGE = 1.6  # E[high - low] of a random walk, in its deviations (Feller 1951)
 _AROUND = 7  # bars
@@ -106,14 +107,13 @@ def _refuse_ticks(logs: Mapping[str, Floats], prices: Mapping[str, Floats], devi
 def _staying(opened_ms: Ints, close: Floats, deviation: Floats, refuse: Refuse) -> tuple[str, ...]:
     moves = np.diff(close)
     large = np.flatnonzero(np.abs(moves) > MOST_DEVIATIONS * deviation[1:])
-    inverse = large[
-        (np.abs(close[large + 1] + close[large]) < MOST_DEVIATIONS / 2 * deviation[large + 1])
-        & (np.abs(moves[large]) > LEAST_INVERTED)
-    ]
-    if len(inverse):
-        raise refuse(int(inverse[0]) + 1, "from here on prices are the inverse of those before; turn them over")
+    inverse = large[np.abs(close[large + 1] + close[large]) < INVERTED_DEVIATIONS * deviation[large + 1]]
+    certain = inverse[np.abs(moves[inverse]) > LEAST_INVERTED]
+    if len(certain):
+        raise refuse(int(certain[0]) + 1, "from here on prices are the inverse of those before; turn them over")
     largest = sorted(large[np.argsort(-np.abs(moves[large]), kind="stable")][:_MOST_LISTED].tolist())
     return tuple(
         f"a move of {np.expm1(moves[at]):+.2%} at {iso_of_ms(int(opened_ms[at + 1]))} stays and is kept"
+        + ("; it leads to the inverse price: see that one pair is in the file" if at in inverse else "")
         for at in largest
     )

@@ -65,6 +65,15 @@ def test_a_stretch_of_inverse_prices_is_refused(tmp_path: Path) -> None:
     assert "inverse" in refusal(tmp_path, pl.concat([frame.head(700), inverse.slice(700)]))
 
 
+def test_a_jump_over_parity_that_happens_upon_the_inverse_is_kept_and_listed_so(tmp_path: Path) -> None:
+    frame = bars_frame(level=0.965)
+    factor = 1 / float(frame["close"][399] * frame["close"][400])
+    assert 1.01 < factor < 1.06
+    report = read(tmp_path, scaled(frame, slice(400, None), factor))
+    (move,) = (note for note in report.notes if "stays and is kept" in note)
+    assert "leads to the inverse price" in move
+
+
 @pytest.mark.parametrize("name", ["open", "close"])
 def test_prices_outside_low_to_high_are_refused(tmp_path: Path, name: str) -> None:
     frame = bars_frame()
