@@ -27,6 +27,7 @@ NEW_YORK = ZoneInfo("America/New_York")
 ROLL_HOUR = 17  # the FX day ends at 17:00 New York
 HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
+WEEK_MS = 7 * DAY_MS
 WEEK_OPEN_MS = 120 * HOUR_MS  # Sunday 17:00 to Friday 17:00 New York
 SWAP_DAYS = (1, 1, 3, 1, 1, 0, 0)  # Monday … Sunday roll, for pairs that settle at T+2 (Wednesday carries the weekend)
 HOLIDAYS = ((12, 25), (1, 1))  # trading days on which bars may be missing without being a gap
@@ -78,19 +79,29 @@ def _checked(at_ms: Moments) -> Ints:
     return moments
 
 
+def _last_at(borders_ms: Ints, moments: Ints, period_ms: int) -> Ints:
+    """The number of the last border at or before each checked moment.
+
+    Borders follow one another by the period, in summer an hour early; so a division finds the last one or the one
+    before it, several times faster than a search.
+    """
+    number = (moments - borders_ms[0]) // period_ms
+    last = len(borders_ms) - 1
+    return np.minimum(number + (borders_ms[np.minimum(number + 1, last)] <= moments), last)
+
+
 def is_open(at_ms: Moments) -> Bools:
     """Whether the FX week is on at that moment (the opening belongs to it, the close does not)."""
     moments = _checked(at_ms)
     opens = _tables().opens_ms
-    since = moments - opens[np.searchsorted(opens, moments, side="right") - 1]
-    return np.asarray(since < WEEK_OPEN_MS)
+    return np.asarray(moments - opens[_last_at(opens, moments, WEEK_MS)] < WEEK_OPEN_MS)
 
 
 def market_ms(at_ms: Moments) -> Ints:
     """Open-market milliseconds since the first week of 1970: like a clock that stops over the weekend."""
     moments = _checked(at_ms)
     opens = _tables().opens_ms
-    week = np.searchsorted(opens, moments, side="right") - 1
+    week = _last_at(opens, moments, WEEK_MS)
     return np.asarray(week * WEEK_OPEN_MS + np.minimum(moments - opens[week], WEEK_OPEN_MS), dtype=np.int64)
 
 
@@ -111,14 +122,14 @@ def week_opening(at_ms: Moments) -> Ints:
     """The Sunday 17:00 New York at or before that moment."""
     moments = _checked(at_ms)
     opens = _tables().opens_ms
-    return np.asarray(opens[np.searchsorted(opens, moments, side="right") - 1], dtype=np.int64)
+    return np.asarray(opens[_last_at(opens, moments, WEEK_MS)], dtype=np.int64)
 
 
 def trading_day_opening(at_ms: Moments) -> Ints:
     """The 17:00 New York at or before that moment: where its FX day began."""
     moments = _checked(at_ms)
     rolls = _tables().rolls_ms
-    return np.asarray(rolls[np.searchsorted(rolls, moments, side="right") - 1], dtype=np.int64)
+    return np.asarray(rolls[_last_at(rolls, moments, DAY_MS)], dtype=np.int64)
 
 
 def is_holiday(at_ms: Moments) -> Bools:
@@ -138,11 +149,17 @@ def swap_days(from_ms: Moments, to_ms: Moments) -> Ints:
     )
 
 
+@lru_cache(maxsize=1)
+def _holidays_before_ms() -> Ints:
+    """(H + 1,) open-market milliseconds of the holidays before each."""
+    starts = _tables().holiday_starts_ms
+    return np.concatenate([[0], np.cumsum(market_ms(starts + DAY_MS) - market_ms(starts))])
+
+
 def _holiday_ms(at_ms: Ints) -> Ints:
     """Milliseconds of holiday passed until then; every holiday is one trading day of the week's open time, or none."""
-    starts = _tables().holiday_starts_ms
+    starts, open_before = _tables().holiday_starts_ms, _holidays_before_ms()
     passed = np.searchsorted(starts, at_ms, side="right") - 1
-    open_before = np.concatenate([[0], np.cumsum(market_ms(starts + DAY_MS) - market_ms(starts))])
     today_start = starts[np.maximum(passed, 0)]
     today = market_ms(np.minimum(at_ms, today_start + DAY_MS)) - market_ms(today_start)
     return np.where(passed < 0, 0, open_before[np.maximum(passed, 0)] + today).astype(np.int64)
@@ -169,9 +186,13 @@ def _breaks(opened_ms: Ints, timeframe_ms: int, calendar: Calendar) -> Bools:
         between = np.busday_count(dates[:-1] + 1, dates[1:], holidays=_tables().holiday_dates)
         return np.asarray(between > 0)
     slots = (after - before) // timeframe_ms  # whole bars from one opening to the next
+    breaks = np.zeros(len(before), dtype=np.bool_)
+    apart = np.flatnonzero(slots != 1)  # next to each other nothing is missing, and nearly all are
+    before, slots = before[apart], slots[apart]
     missing = expected_ms(before + slots * timeframe_ms) - expected_ms(before + timeframe_ms)
     # Half a bar of tolerance: feeds differ in whether they write the stub bars at the week's ends.
-    return np.asarray(2 * missing >= timeframe_ms)
+    breaks[apart] = 2 * missing >= timeframe_ms
+    return breaks
 
 
 def runs(opened_ms: Ints, timeframe_ms: int, calendar: Calendar) -> Ints:

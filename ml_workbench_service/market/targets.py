@@ -13,13 +13,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Floats, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.training import Target
 
 EWMA_DECAY = 0.94
 """Daily decay of RiskMetrics (J. P. Morgan, Technical Document, 4th ed., 1996, table 5.8)."""
 EWMA_BARS = 120
 """Bars in the kernel: 0.94 ** 120 < 0.001, so that any two ranges with as much history agree to the last bit."""
+
+_FACTORS = np.multiply.accumulate(np.append(1.0, np.full(EWMA_BARS - 1, EWMA_DECAY)))
 
 
 @dataclass(frozen=True)
@@ -84,19 +86,35 @@ def ewma_deviation(returns: Floats) -> Floats:
     NaN until a quarter of the kernel is filled. The sum runs in a fixed order, element by element, so that a row's
     value does not depend on which other rows are computed with it.
     """
-    num, squares = len(returns), returns**2
-    total, weight = np.zeros(num), np.zeros(num)
-    factor = 1.0
-    for lag in range(min(EWMA_BARS, num)):
-        lagged = squares[: num - lag]
-        known = np.isfinite(lagged)
-        total[lag:] += np.where(known, lagged, 0.0) * factor
-        weight[lag:] += known * factor
-        factor *= EWMA_DECAY
+    squares = returns**2
+    known = np.isfinite(squares)
+    squares[~known] = 0.0
+    total, weight = _decayed_sum(squares), _decayed_weight(known)
     volatility = np.sqrt(total / np.maximum(weight, 1e-300))
     volatility[: EWMA_BARS // 4] = np.nan
     volatility[volatility == 0.0] = np.nan
     return volatility
+
+
+def _decayed_sum(values: Floats) -> Floats:
+    """(N,) the last `EWMA_BARS` values of each row, weighted and added from the newest on."""
+    num = len(values)
+    total, product = np.zeros(num), np.empty(num)
+    for lag, factor in enumerate(_FACTORS[:num]):
+        lagged = product[: num - lag]
+        np.multiply(values[: num - lag], factor, out=lagged)
+        total[lag:] += lagged
+    return total
+
+
+def _decayed_weight(known: Bools) -> Floats:
+    """(N,) the weight of the known ones among them; where nothing is missing in between it grows alike everywhere."""
+    num = len(known)
+    first = int(np.argmax(known)) if num else 0
+    if not known[first:].all():
+        return _decayed_sum(known.astype(np.float64))
+    grown = np.cumsum(_FACTORS)[np.minimum(np.arange(num - first), EWMA_BARS - 1)]
+    return np.concatenate([np.zeros(first), grown])
 
 
 def target_volatility(bar_volatility: Floats, target: Target) -> Floats:

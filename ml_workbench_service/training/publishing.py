@@ -2,9 +2,10 @@
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from importlib.metadata import version as library_version
+from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +45,15 @@ def checkpoint(order: TrainingOrder, windows: Windows, folder: Path, *, warn: Ca
         "data": fingerprint(windows),
         "family": order.family.name,
         "hyperparameters": order.family.hyperparameters.model_dump(),
-        "libraries": {name: library_version(name) for name in LIBRARIES},
+        "libraries": dict(_library_versions()),
     }
     return Checkpoint(folder, fingerprint=about, warn=warn)
+
+
+@lru_cache(maxsize=1)
+def _library_versions() -> Mapping[str, str]:
+    """Of `LIBRARIES`, read once: a process keeps the libraries that it has loaded."""
+    return {name: version(name) for name in LIBRARIES}
 
 
 def write_recipe(draft: Path, spec: JobSpec, order: TrainingOrder, problem: TrainingProblem, product: Product) -> None:
@@ -124,7 +131,7 @@ def card(
             data_fingerprint=fingerprint(data.windows),
             seeds=tuple(request.seeds),
             parent_version=parent[0] if parent else None,
-            library_versions={name: library_version(name) for name in LIBRARIES},
+            library_versions=dict(_library_versions()),
         ),
     )
 

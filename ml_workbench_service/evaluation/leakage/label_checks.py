@@ -69,11 +69,12 @@ def _apart(data: TrainingData, first: int, between: int, *, after_ms: int = -1) 
     ends = ends[windows.available_at_ms_R[ends] > after_ms]
     for table in data.tables:
         own = ends[(ends >= begin) & (ends < begin + len(table))]
-        free = (int(own[0]) if len(own) else 0) + first
-        for row in own.tolist():
-            if row >= free:
-                found.append(row)
-                free = row + between + 2 + max(1, between // 4)
+        step = between + 2 + max(1, between // 4)
+        nexts = np.searchsorted(own, own + step).tolist()
+        at = int(np.searchsorted(own, own[0] + first)) if len(own) else 0
+        while at < len(own):
+            found.append(int(own[at]))
+            at = nexts[at]
         begin += len(table)
     return np.array(found, dtype=np.int64)
 

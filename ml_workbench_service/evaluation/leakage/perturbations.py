@@ -58,8 +58,10 @@ def table_replaced_after(table: FeatureTable, moment_ms: int, *, seed: int) -> F
 def lifted(close_N: Floats, rows: Ints, horizon: int) -> Floats:
     """Closes of which the `horizon` bars after each row are lifted, and after every other row lowered."""
     close_N = close_N.copy()
-    for number, row in enumerate(rows):
-        close_N[row + 1 : row + 1 + horizon] *= np.exp(RAISE if number % 2 else -RAISE)
+    factors = np.where(np.arange(len(rows)) % 2, np.exp(RAISE), np.exp(-RAISE))
+    for ahead in range(1, horizon + 1):
+        inside = rows + ahead < len(close_N)
+        close_N[rows[inside] + ahead] *= factors[inside]
     return close_N
 
 

@@ -151,8 +151,8 @@ def fit_symbol(
         lookback: rows of a window.
         scales_K: which labels have a unit; the others are classes, with unit 1.
     """
-    rows = np.unique((ends[:, None] - np.arange(lookback)).ravel()) if len(ends) * lookback < 4_000_000 else ends
-    center, scale = x_NF[rows].mean(axis=0), x_NF[rows].std(axis=0)
+    rows_NF = x_NF[_rows_of(ends, lookback) if len(ends) * lookback < 4_000_000 else ends]
+    center, scale = rows_NF.mean(axis=0), rows_NF.std(axis=0)
     for column in np.flatnonzero(is_level_F):
         values = np.where(np.isfinite(x_NF[:, column]), x_NF[:, column] - center[column], 0.0)
         total = np.concatenate([[0.0], np.cumsum(values)])
@@ -162,3 +162,10 @@ def fit_symbol(
     sizes = np.sqrt(np.mean(labels_NK[ends] ** 2, axis=0))
     has_unit = np.array(scales_K, dtype=bool) & (sizes > SMALLEST_LABEL_SCALE)
     return SymbolScale(center, scale, np.where(has_unit, sizes, 1.0))
+
+
+def _rows_of(ends: Ints, lookback: int) -> Ints:
+    """Every row of the windows that end there, once and in order."""
+    num = int(ends.max(initial=-1)) + 2
+    begun_minus_ended = np.bincount(ends - lookback + 1, minlength=num) - np.bincount(ends + 1, minlength=num)
+    return np.flatnonzero(np.cumsum(begun_minus_ended))

@@ -100,12 +100,13 @@ class Windows(StackedBars):
         times = np.unique(known_N)
         distances = np.diff(known_N)[np.diff(symbol_N) == 0]
         half_bar = float(np.median(np.abs(distances))) / 2 if len(distances) else 0.0
-        first_T, begin = times.copy(), 0
+        ends_T = np.maximum(np.searchsorted(times, times + half_bar), np.arange(1, len(times) + 1)).tolist()
+        begins, begin = [], 0
         while begin < len(times):
-            end = max(int(np.searchsorted(times, times[begin] + half_bar)), begin + 1)
-            first_T[begin:end] = times[begin]
-            begin = end
-        return first_T[np.searchsorted(times, known_N)]
+            begins.append(begin)
+            begin = ends_T[begin]
+        firsts = times[np.array(begins, dtype=np.int64)]
+        return np.asarray(firsts[np.searchsorted(firsts, known_N, side="right") - 1])
 
     def batches(self, ends: Ints) -> list[Ints]:
         """As many windows at a time as a scoring batch has rows for."""
