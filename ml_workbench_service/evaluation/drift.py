@@ -67,7 +67,7 @@ class Reference:
         means_T = mean_by_moment(ranks_N, bars_N)
         time = correlation_time(means_T)
         persistence = ((time - 1) / (time + 1)) ** (1 / _bars_apart(bars_N))
-        return cls(grid_Q, num_effective(ranks_N, bars_N), persistence)
+        return cls(grid_Q, _num_effective(ranks_N, means_T, time), persistence)
 
     def ranks(self, values: Floats) -> Floats:
         """The share of training below each value, with half of what equals it."""
@@ -159,13 +159,19 @@ def num_effective(ranks_N: Floats, bars_N: Ints, *, persistence: float = 0.0) ->
     Rows of one bar are averaged first, which counts what symbols share; then the bars' autocorrelation is summed, and
     taken to be no less than a process of this persistence has at these bars' distance.
     """
+    if len(ranks_N) < 2:
+        return float(len(ranks_N))
+    means_T = mean_by_moment(ranks_N, bars_N)
+    kept = persistence ** _bars_apart(bars_N)
+    return _num_effective(ranks_N, means_T, max(correlation_time(means_T), (1 + kept) / (1 - kept)))
+
+
+def _num_effective(ranks_N: Floats, means_T: Floats, time: float) -> float:
+    """The same of bars' means with this correlation time."""
     num = len(ranks_N)
     if num < 2:
         return float(num)
-    means_T = mean_by_moment(ranks_N, bars_N)
     variance = float(np.var(ranks_N))
-    kept = persistence ** _bars_apart(bars_N)
-    time = max(correlation_time(means_T), (1 + kept) / (1 - kept))
     of_means = float(np.var(means_T)) * time
     if variance < SAME_RANK:
         return float(len(means_T))  # it is stuck

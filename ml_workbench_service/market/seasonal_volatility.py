@@ -79,8 +79,7 @@ class SeasonalProfile(Contract):
         sample = _sample(flat, opened_ms, log_returns)
         if not len(sample.moves_M):
             return flat
-        weeks = np.unique(calendar.week_opening(sample.opened_ms_M))
-        if len(weeks) < FEWEST_WEEKS:
+        if len(_starts(calendar.week_opening(sample.opened_ms_M))) < FEWEST_WEEKS:
             profile = flat.model_copy(update=_fitted(sample, {"new_york": NEW_YORK}, HOUR_MS))
         else:
             clocks = {"tokyo": TOKYO, "london": LONDON, "new_york": NEW_YORK}
@@ -104,8 +103,10 @@ class SeasonalProfile(Contract):
         """(N,) root mean square of the factors of the `horizon` bars after each; closures are passed over."""
         if self.is_flat:
             return np.ones(len(opened_ms))
-        found = np.empty(len(opened_ms))
         phases = opened_ms % self.timeframe_ms  # bars on New York's clock have two of them, one in summer
+        if len(phases) and (phases == phases[0]).all():
+            return self._coming_factor(opened_ms, horizon)
+        found = np.empty(len(opened_ms))
         for phase in np.unique(phases):
             here = phases == phase
             found[here] = self._coming_factor(opened_ms[here], horizon)
@@ -171,8 +172,14 @@ class _Sample:
 
 def _week_delay_ms(opened_ms: Ints, timeframe_ms: int) -> int:
     """The median week's: some minutes where a broker opens late, an hour for gold, none where a bar holds 17:00."""
-    weeks, firsts = np.unique(calendar.week_opening(opened_ms + timeframe_ms - 1), return_index=True)
-    return max(int(np.median(opened_ms[firsts] - weeks)), 0)
+    weeks_N = calendar.week_opening(opened_ms + timeframe_ms - 1)
+    firsts = _starts(weeks_N)
+    return max(int(np.median(opened_ms[firsts] - weeks_N[firsts])), 0)
+
+
+def _starts(ascending_N: Ints) -> Ints:
+    """The first place of each value."""
+    return np.flatnonzero(np.diff(ascending_N, prepend=ascending_N[:1] - 1))
 
 
 def _sample(profile: SeasonalProfile, opened_ms: Ints, log_returns: Floats) -> _Sample:
@@ -181,7 +188,8 @@ def _sample(profile: SeasonalProfile, opened_ms: Ints, log_returns: Floats) -> _
     gap_ms = np.diff(opened_ms, prepend=opened_ms[0])
     known = np.isfinite(sizes) & np.where(is_first, gap_ms < 4 * DAY_MS, gap_ms == length_ms)
     known &= ~calendar.is_holiday(opened_ms)
-    _, day_N = np.unique(calendar.trading_day_opening(opened_ms + length_ms - 1), return_inverse=True)
+    days_N = calendar.trading_day_opening(opened_ms + length_ms - 1)
+    day_N = np.cumsum(np.diff(days_N, prepend=days_N[:1]) != 0)
     counted = known & ~is_first  # the weekend's jump is no part of its day's mean
     nums_D = np.bincount(day_N, counted)
     sums_D = np.bincount(day_N, np.where(counted, sizes, 0.0))
@@ -196,10 +204,13 @@ def _fitted(sample: _Sample, clocks: dict[str, ZoneInfo], cell_ms: int) -> dict[
     usual, num_cells = ~sample.is_first_M, DAY_MS // cell_ms
     moves, opened_ms = sample.moves_M[usual], sample.opened_ms_M[usual]
     cells_JM = np.stack([_cells(opened_ms, zone, cell_ms) for zone in clocks.values()])
-    combined = np.zeros(len(moves), dtype=np.int64)
-    for cells_M in cells_JM:
-        combined = combined * num_cells + cells_M
-    _, at, combination, counts = np.unique(combined, return_index=True, return_inverse=True, return_counts=True)
+    combination, counts = np.zeros(len(moves), dtype=np.int64), np.zeros(0, dtype=np.int64)
+    for cells_M in cells_JM:  # numbered anew after each clock: few of all combinations occur
+        combined = combination * num_cells + cells_M
+        counts = np.bincount(combined)
+        combination, counts = (np.cumsum(counts > 0) - 1)[combined], counts[counts > 0]
+    at = np.zeros(len(counts), dtype=np.int64)
+    at[combination] = np.arange(len(moves))  # one of each: all have the same cells
     targets = _log_means(np.bincount(combination, moves).astype(np.float64), counts)
     design = np.zeros((len(counts), len(clocks) * num_cells))
     for number, cells_M in enumerate(cells_JM):
@@ -224,9 +235,13 @@ def _log_means(sums: Floats, counts: Ints) -> Floats:
 
 def _cells(opened_ms: Ints, zone: ZoneInfo, cell_ms: int) -> Ints:
     """(N,) the cell of the local day in which each bar opens."""
+    if not len(opened_ms):
+        return np.zeros(0, dtype=np.int64)
     starts_ms, offsets_ms = _offsets(zone)
-    local_ms = opened_ms + offsets_ms[np.searchsorted(starts_ms, opened_ms, side="right") - 1]
-    return np.asarray(local_ms % DAY_MS // cell_ms, dtype=np.int64)
+    first, last = np.searchsorted(starts_ms, [opened_ms.min(), opened_ms.max()], side="right")  # of a century's changes
+    offset = np.searchsorted(starts_ms[first:last], opened_ms, side="right")
+    local_ms = opened_ms + offsets_ms[first - 1 : last][offset]
+    return np.asarray((local_ms - local_ms // DAY_MS * DAY_MS) // cell_ms, dtype=np.int64)
 
 
 @lru_cache(maxsize=8)

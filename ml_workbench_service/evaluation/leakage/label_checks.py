@@ -70,10 +70,10 @@ def _apart(data: TrainingData, first: int, between: int, *, after_ms: int = -1) 
     for table in data.tables:
         own = ends[(ends >= begin) & (ends < begin + len(table))]
         step = between + 2 + max(1, between // 4)
-        nexts = np.searchsorted(own, own + step).tolist()
-        at = int(np.searchsorted(own, own[0] + first)) if len(own) else 0
-        while at < len(own):
-            found.append(int(own[at]))
+        rows, nexts = own.tolist(), np.searchsorted(own, own + step).tolist()
+        at = int(np.searchsorted(own, own[:1] + first)[0]) if rows else 0
+        while at < len(rows):
+            found.append(rows[at])
             at = nexts[at]
         begin += len(table)
     return np.array(found, dtype=np.int64)

@@ -66,7 +66,9 @@ class Derivation:
 
     def read_table(self, table: FeatureTable) -> dict[str, Floats]:
         """Every feature's column of a fetched table."""
-        runs = calendar.runs(table.opened_ms, TIMEFRAMES_MS[table.timeframe], table.calendar)
+        runs = np.zeros(len(table), dtype=np.int64)  # only expressions ask for them
+        if self.parsed:
+            runs = calendar.runs(table.opened_ms, TIMEFRAMES_MS[table.timeframe], table.calendar)
         return self.read(table.columns, opened_ms=table.opened_ms, runs=runs)
 
 

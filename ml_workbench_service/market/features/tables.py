@@ -107,6 +107,13 @@ def sliced(
         wanted &= table.opened_ms < end_ms
     rows = np.flatnonzero(wanted)
     rows = rows if last is None else rows[max(0, len(rows) - last) :]
+    if len(rows) and rows[-1] - rows[0] + 1 == len(rows):  # as ever, unless bars became known out of their order
+        span = slice(int(rows[0]), int(rows[-1]) + 1)
+        columns = {name: column[span].copy() for name, column in table.columns.items()}
+        return replace(
+            table, opened_ms=table.opened_ms[span].copy(), available_at_ms=table.available_at_ms[span].copy(),
+            columns=columns,
+        )  # fmt: skip
     columns = {name: column[rows] for name, column in table.columns.items()}
     return replace(table, opened_ms=table.opened_ms[rows], available_at_ms=table.available_at_ms[rows], columns=columns)
 
