@@ -198,7 +198,7 @@ def correlation_time(values_T: Floats) -> float:
 
 def _bars_apart(bars_N: Ints) -> float:
     """Bars from one that has rows to the next, in the mean; closures are counted alike in training and live."""
-    num = len(np.unique(bars_N))
+    num = np.count_nonzero(np.diff(bars_N)) + 1
     return max(float(bars_N[-1] - bars_N[0]) / (num - 1), 1.0) if num > 1 else 1.0
 
 

@@ -17,6 +17,7 @@ Legend: N bars of one symbol, R rows of all symbols, F features, K targets.
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
+from functools import reduce
 
 import numpy as np
 from numpy.typing import NDArray
@@ -246,7 +247,7 @@ def _moved_rows(
 def _differ(before: Array, after: Array) -> Bools:
     """(N,) rows that are not the same to the last bit; missing equals missing."""
     other = (before != after) & ~((before != before) & (after != after))
-    return np.asarray(other.any(axis=1) if other.ndim == 2 else other)
+    return np.asarray(reduce(np.logical_or, other.T, np.zeros(len(other), dtype=bool)) if other.ndim == 2 else other)
 
 
 def _far(before: NDArray[np.float64], after: NDArray[np.float64]) -> Bools:

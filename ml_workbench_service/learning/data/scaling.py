@@ -152,7 +152,8 @@ def fit_symbol(
         scales_K: which labels have a unit; the others are classes, with unit 1.
     """
     rows_NF = x_NF[_rows_of(ends, lookback) if len(ends) * lookback < 4_000_000 else ends]
-    center, scale = rows_NF.mean(axis=0), rows_NF.std(axis=0)
+    center = rows_NF.mean(axis=0)
+    scale = rows_NF.std(axis=0, mean=center[None])
     for column in np.flatnonzero(is_level_F):
         values = np.where(np.isfinite(x_NF[:, column]), x_NF[:, column] - center[column], 0.0)
         total = np.concatenate([[0.0], np.cumsum(values)])

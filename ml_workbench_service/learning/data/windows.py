@@ -115,10 +115,11 @@ class Windows(StackedBars):
 
     def last_rows(self, ends: Ints) -> Floats32:
         """Last rows (N, F) after the window stage: level columns less their mean over the window."""
-        level = np.flatnonzero(self.scaler.is_level_F)
-        last_NF, begin = self.rows_RF[ends], 0
+        last_NF, offsets, begin = self.rows_RF[ends], np.arange(1 - self.lookback, 1), 0
         for batch in self.batches(ends):
-            last_NF[begin : begin + len(batch), level] -= self.gather(batch)[:, :, level].mean(axis=1)
+            for level in np.flatnonzero(self.scaler.is_level_F):
+                windows_NT = self.rows_RF[:, level][batch[:, None] + offsets]
+                last_NF[begin : begin + len(batch), level] -= windows_NT.mean(axis=1)
             begin += len(batch)
         return last_NF
 
@@ -289,13 +290,21 @@ def _stack(tables: Sequence[SymbolRows], scaler: RowScaler, cut: _Cut, *, lookba
 
 def _complete(x_NF: Floats, table: SymbolRows, lookback: int) -> Ints:
     """Last rows of the windows with `lookback` complete rows, labelled or not."""
-    streak = streaks(np.asarray(np.isfinite(x_NF).all(axis=1)), table.runs_N)
+    streak = streaks(_all_finite(x_NF), table.runs_N)
     return np.flatnonzero(streak >= lookback)
 
 
 def _labelled(table: SymbolRows) -> Bools:
     """(N,) rows with all labels."""
-    return np.asarray(np.isfinite(table.labels_NK).all(axis=1))
+    return _all_finite(table.labels_NK)
+
+
+def _all_finite(values_NV: Floats) -> Bools:
+    """(N,) rows without a missing value, column by column: rows are short."""
+    found_N = np.ones(len(values_NV), dtype=bool)
+    for column_N in np.isfinite(values_NV).T:
+        found_N &= column_N
+    return found_N
 
 
 def _borders(tables: Sequence[SymbolRows], validation_split: float) -> dict[Part, int]:

@@ -3,14 +3,13 @@
 On a processor a small network spends a fifth of its step on bookkeeping per tensor. There all parameters, and all
 gradients, are views of one flat vector each, so that clipping, Adam and zeroing are one operation each. The
 class `torch.optim.Adam` is not used on processors: making the first one loads torch's compiler, four seconds of each
-training; its functional form steps the flat vector. On CUDA the parameters keep the layout that cuDNN wants.
+training; the kernel behind it steps the flat vector. On CUDA the parameters keep the layout that cuDNN wants.
 """
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.optim.adam import adam
 
 BETAS = (0.9, 0.999)
 EPSILON = 1e-8
@@ -69,9 +68,11 @@ class ClippedAdam:
 
 
 class _FlatAdam:
-    """Adam's state over one vector, stepped by torch's functional form.
+    """Adam's state over one vector, stepped by the kernel behind `torch.optim.Adam(fused=True)`.
 
-    The class `torch.optim.Adam` loads torch's compiler when the first one is made: four seconds of every training.
+    The class `torch.optim.Adam` loads torch's compiler when the first one is made: four seconds of every training. Its
+    functional form sorts the tensors by device and type at each step, which takes a small network as long as the
+    kernel does.
     """
 
     def __init__(self, parameters: list[nn.Parameter], *, learning_rate: float) -> None:
@@ -84,13 +85,14 @@ class _FlatAdam:
         """The moments and the number of steps themselves, not copies."""
         return {"mean": self._mean, "square": self._square, "num_steps": self._num_steps}
 
-    @torch.no_grad()
     def step(self) -> None:
+        """Nothing here is a parameter or tracked, so that no gradient mode has to be changed."""
         self.gradient.mul_((GRADIENT_NORM / (torch.linalg.vector_norm(self.gradient) + 1e-6)).clamp_(max=1.0))
-        adam(
+        self._num_steps.add_(1)
+        torch._fused_adam_(
             [self._weights], [self.gradient], [self._mean], [self._square], [], [self._num_steps],
-            fused=True, amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=self._learning_rate, weight_decay=0.0,
-            eps=EPSILON, maximize=False,
+            amsgrad=False, beta1=BETAS[0], beta2=BETAS[1], lr=self._learning_rate, weight_decay=0.0, eps=EPSILON,
+            maximize=False,
         )  # fmt: skip
 
 
