@@ -87,7 +87,7 @@ def _last_at(borders_ms: Ints, moments: Ints, period_ms: int) -> Ints:
     """
     number = (moments - borders_ms[0]) // period_ms
     last = len(borders_ms) - 1
-    return np.minimum(number + (borders_ms[np.minimum(number + 1, last)] <= moments), last)
+    return np.asarray(np.minimum(number + (borders_ms[np.minimum(number + 1, last)] <= moments), last), dtype=np.int64)
 
 
 def is_open(at_ms: Moments) -> Bools:

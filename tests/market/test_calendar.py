@@ -153,3 +153,15 @@ def test_a_time_in_another_unit_is_refused() -> None:
 
 def test_no_bars_have_no_runs() -> None:
     assert len(calendar.runs(np.zeros(0, dtype=np.int64), HOUR_MS, "fx")) == 0
+
+
+def test_a_division_finds_the_week_and_the_day_that_a_search_finds() -> None:
+    tables = calendar._tables()
+    near = np.array([-HOUR_MS, -1, 0, 1, HOUR_MS - 1, HOUR_MS])
+    for borders_ms, found in (
+        (tables.opens_ms, calendar.week_opening),
+        (tables.rolls_ms, calendar.trading_day_opening),
+    ):
+        at_ms = (borders_ms[1:-8, None] + near).ravel()
+        searched = borders_ms[np.searchsorted(borders_ms, at_ms, side="right") - 1]
+        assert np.array_equal(found(at_ms), searched)

@@ -34,9 +34,9 @@ class LinearForecaster(WindowedNetwork):
     def forward(self, rows_TNF: Tensor) -> Tensor:
         """Time-major rows → (N, K) in units of the label scale."""
         values_NV = self.window_stage(rows_TNF).transpose(0, 1).flatten(start_dim=1)
-        weight_KTF, num_rows = self.weight_KLF, len(rows_TNF)
-        if num_rows < weight_KTF.shape[1]:  # most windows are whole, and a slice costs a step in both directions
-            weight_KTF = weight_KTF[:, -num_rows:]
+        weight_KTF: Tensor = self.weight_KLF
+        if len(rows_TNF) < weight_KTF.shape[1]:  # most windows are whole, and a slice costs time in both directions
+            weight_KTF = weight_KTF[:, -len(rows_TNF) :]
         weight_KV = weight_KTF.flatten(start_dim=1)
         return self.finish(nn.functional.linear(values_NV, weight_KV, self.bias_K))
 

@@ -5,8 +5,9 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.optim.adam import adam
 
-from ml_workbench_service.learning.fitting.optimizer import GRADIENT_NORM, ClippedAdam
+from ml_workbench_service.learning.fitting.optimizer import BETAS, EPSILON, GRADIENT_NORM, ClippedAdam
 
 pytestmark = pytest.mark.processor
 
@@ -75,3 +76,23 @@ def test_weights_can_be_kept_and_put_back_while_they_share_one_vector() -> None:
     loss(network, 1.0, 0).backward()
     optimizer.step()
     assert loss(network, 1.0, 0).item() != before
+
+
+def test_a_step_is_that_of_torchs_functional_form_to_the_bit() -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+    ours = Net()
+    optimizer = ClippedAdam(ours, learning_rate=0.01)
+    weights = torch.cat([each.detach().reshape(-1) for each in ours.parameters()])
+    mean, square, num_steps = torch.zeros_like(weights), torch.zeros_like(weights), torch.zeros(())
+    for step in range(5):
+        optimizer.zero_grad()
+        loss(ours, 1.0, step).backward()
+        gradient = torch.cat([each.grad.reshape(-1) for each in ours.parameters() if each.grad is not None])
+        gradient.mul_((GRADIENT_NORM / (torch.linalg.vector_norm(gradient) + 1e-6)).clamp_(max=1.0))
+        adam(
+            [weights], [gradient], [mean], [square], [], [num_steps], fused=True, amsgrad=False, beta1=BETAS[0],
+            beta2=BETAS[1], lr=0.01, weight_decay=0.0, eps=EPSILON, maximize=False,
+        )  # fmt: skip
+        optimizer.step()
+        assert torch.equal(torch.cat([each.detach().reshape(-1) for each in ours.parameters()]), weights)
