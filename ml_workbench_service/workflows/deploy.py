@@ -7,7 +7,6 @@ each request, so the swap is the one appended line: a record's version and outpu
 import logging
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
 
 from common_lib.exceptions import ConflictError, DataValidationError, GateFailedError, PlatformError
 from ml_workbench_service.contracts.contract import utc_now
@@ -21,11 +20,10 @@ from ml_workbench_service.contracts.deployment import (
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import LiveVerdict
 from ml_workbench_service.contracts.queue import DeploymentNotice
-from ml_workbench_service.evaluation.live_verdict import live_verdict
-from ml_workbench_service.evaluation.verdict import todays_verdict
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE, LedgerReader
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
+from ml_workbench_service.workflows.read_verdicts import live_verdict_on, todays_evaluations
 
 SKILL_LIMIT = "the verdict `skill`, proven: recomputed, witnessed, declared by name, or by live evidence"
 TYPES_WITHOUT_SKILL = frozenset({"anomaly_detection", "feature_engineering"})
@@ -212,9 +210,8 @@ def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
     """What live evidence says of a version whose columns nothing proves; None of any other."""
     if card.evaluation.verdict != "unverified":
         return None
-    ledger = LedgerReader(workbench.state_dir / LEDGER_FILE)
     try:
-        return live_verdict(card, partial(ledger.live_answers, card.id, card.version), workbench.feature_store)
+        return live_verdict_on(card, LedgerReader(workbench.state_dir / LEDGER_FILE), workbench)
     except PlatformError as error:  # whether it may go live must not depend on a store that is away
         _log.warning("no live verdict on %s %s just now: %s", card.id, card.version, error.message)
         return LiveVerdict(verdict="insufficient_data", reason=error.message)
@@ -222,13 +219,7 @@ def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
 
 def _as_of_today(workbench: Workbench, card: ModelCard) -> ModelCard:
     """The card with the verdict that is left once all hypotheses known today are counted."""
-    evaluation = todays_verdict(
-        card.evaluation,
-        certificate=card.certificate,
-        timeframe=card.timeframe,
-        horizon=card.horizon,
-        others=workbench.multiple_testing.other_p_values(card.lineage.job_id),
-    )
+    (evaluation,) = todays_evaluations(workbench.multiple_testing, [card])
     return card.model_copy(update={"evaluation": evaluation})
 
 
