@@ -167,7 +167,7 @@ def todays_verdict(
 
 
 def _by_todays_bar(published: Significance, num: int) -> dict[str, object]:
-    """Power, and what it excludes, where as many hypotheses share the level; by the normal's quantiles."""
+    """Power, and what it excludes (at least), where as many hypotheses share the level; by the normal's quantiles."""
     alpha = level(published.doublings)
     then, now = (NORMAL.inv_cdf(1 - alpha / each) for each in (published.looks, num))
     power_now, excluded = published.power, published.excluded_sharpe

@@ -269,6 +269,7 @@ def _pending(
         gate_results=gates,
         warnings=tuple(warnings),
         digest=card.digest,
+        data_source=card.data_source,
         scaling_factor=request.scaling_factor,
         monitoring_level=request.monitoring_level,
         reason=request.reason,
