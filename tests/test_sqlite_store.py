@@ -16,7 +16,7 @@ import pytest
 from common_lib.exceptions import UnavailableError
 from common_lib.sqlite_store import Schema, SqliteStore, Table, selected
 from ml_workbench_service.integrations import multiple_testing_log
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.integrations.prediction_ledger import rows
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, Wanted
 from tests.previous_version.reading import DATA

@@ -14,9 +14,9 @@ from ml_workbench_service.api.middleware import ApiKey
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
+from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model_server import ModelServer
-from ml_workbench_service.workflows.read_verdicts import with_todays_verdicts
 
 
 class Health(Contract):

@@ -27,10 +27,10 @@ from ml_workbench_service.contracts.models import (
     VersionList,
 )
 from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
+from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training
-from ml_workbench_service.workflows.read_verdicts import with_todays_verdicts
 
 router = APIRouter(prefix="/models", tags=["models"])
 VersionPath = Annotated[str, Path(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]

@@ -19,12 +19,15 @@ oldest moments with it.
 Legend: B bars of one symbol, M of them answered in time, T moments, P baselines.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Protocol, Self
 
 import numpy as np
 
+from common_lib.exceptions import PredictionError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms
 from ml_workbench_service.contracts.market import Bools, Costs, FeatureStore, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.models import ModelCard
@@ -33,8 +36,10 @@ from ml_workbench_service.contracts.training import ModelType, Target, parse_tar
 from ml_workbench_service.evaluation.class_baselines import PRESENT_STATISTICS, by_statistics
 from ml_workbench_service.evaluation.growing_samples import FIRST_LIVE_MOMENTS, LEVEL, growing_test, last_stage
 from ml_workbench_service.evaluation.policy_evidence import policy_periods
+from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.learning.calibration.class_metrics import PERSISTENCE, persistence, stated
 from ml_workbench_service.market import calendar
+from ml_workbench_service.market.costs import ResolvedCosts
 from ml_workbench_service.market.outcomes.live_evidence import (
     MOST_MISSING_SHARE,
     Evidence,
@@ -102,6 +107,23 @@ class LiveRules:
 
     regimes: Mapping[str, RegimeRule] = field(default_factory=dict)
     costs: Mapping[str, Costs] = field(default_factory=dict)
+
+
+def load_live_rules(folder: Path) -> LiveRules:
+    """Those of a published version.
+
+    Raises:
+        PredictionError: its recipe cannot be read.
+    """
+    try:
+        recipe = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
+        regimes = {symbol: RegimeRule.from_json(each) for symbol, each in recipe.get("regimes", {}).items()}
+        costs = {symbol: ResolvedCosts.model_validate(each) for symbol, each in recipe.get("costs", {}).items()}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise PredictionError(
+            f"the recipe of {folder.parent.name} {folder.name} cannot be read; restore it from a backup, or train again"
+        ) from error
+    return LiveRules(regimes, costs)
 
 
 def live_verdict(
@@ -305,7 +327,7 @@ def _gains_of_classes(evidence: Evidence) -> dict[str, Gains]:
 def _hits_beyond_chance(said_M: Floats, true_M: Floats) -> Floats:
     """(M,) whether the stated class came true, less how often it does anyhow."""
     often = {value: float(np.mean(true_M == value)) for value in np.unique(said_M)}
-    return (said_M == true_M) - np.array([often[value] for value in said_M])
+    return np.asarray((said_M == true_M) - np.array([often[value] for value in said_M]))
 
 
 def _gains_of_regimes(target: Target, evidence: Evidence, table: FeatureTable, rule: RegimeRule) -> dict[str, Gains]:

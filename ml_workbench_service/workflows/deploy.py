@@ -7,6 +7,7 @@ each request, so the swap is the one appended line: a record's version and outpu
 import logging
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 from common_lib.exceptions import ConflictError, DataValidationError, GateFailedError, PlatformError
 from ml_workbench_service.contracts.contract import utc_now
@@ -20,10 +21,11 @@ from ml_workbench_service.contracts.deployment import (
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import LiveVerdict
 from ml_workbench_service.contracts.queue import DeploymentNotice
+from ml_workbench_service.evaluation.live_verdict import live_verdict, load_live_rules
+from ml_workbench_service.evaluation.todays_verdicts import todays_evaluations
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE, LedgerReader
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
-from ml_workbench_service.workflows.read_verdicts import live_verdict_on, todays_evaluations
 
 SKILL_LIMIT = "the verdict `skill`, proven: recomputed, witnessed, declared by name, or by live evidence"
 TYPES_WITHOUT_SKILL = frozenset({"anomaly_detection", "feature_engineering"})
@@ -211,7 +213,9 @@ def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
     if card.evaluation.verdict != "unverified":
         return None
     try:
-        return live_verdict_on(card, LedgerReader(workbench.state_dir / LEDGER_FILE), workbench)
+        answers_of = partial(LedgerReader(workbench.state_dir / LEDGER_FILE).live_answers, card.id, card.version)
+        rules = load_live_rules(workbench.registry.folder(card.id, card.version))
+        return live_verdict(card, answers_of, workbench.feature_store, rules)
     except PlatformError as error:  # whether it may go live must not depend on a store that is away
         _log.warning("no live verdict on %s %s just now: %s", card.id, card.version, error.message)
         return LiveVerdict(verdict="insufficient_data", reason=error.message)

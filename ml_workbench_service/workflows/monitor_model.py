@@ -2,7 +2,7 @@
 
 import json
 import logging
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 from packaging.version import Version
@@ -12,6 +12,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.outcomes import Drift, LiveVerdict, MonitoringReport, VersionMonitoring
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.evaluation.drift import InputReference
+from ml_workbench_service.evaluation.live_verdict import live_verdict, load_live_rules
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, RecordedVersion
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.market.outcomes.live_metrics import (
@@ -22,7 +23,6 @@ from ml_workbench_service.market.outcomes.live_metrics import (
     warnings_of,
 )
 from ml_workbench_service.resources import Workbench
-from ml_workbench_service.workflows.read_verdicts import live_verdict_on
 
 MOST_ROWS = 50_000
 """Rows behind a version's figures, the newest."""
@@ -103,7 +103,9 @@ def _version(
 def _live_verdict(workbench: Workbench, ledger: LedgerReader, model_id: str, version: str) -> LiveVerdict:
     """From evidence alone; where the store or the bundle does not give what it takes, it says so."""
     try:
-        return live_verdict_on(workbench.registry.card(model_id, version), ledger, workbench)
+        rules = load_live_rules(workbench.registry.folder(model_id, version))
+        answers_of = partial(ledger.live_answers, model_id, version)
+        return live_verdict(workbench.registry.card(model_id, version), answers_of, workbench.feature_store, rules)
     except (DataValidationError, UpstreamError, UpstreamTimeoutError, PredictionError) as error:
         log.warning("no live verdict on %s %s just now: %s", model_id, version, error.message)
         return LiveVerdict(verdict="insufficient_data", reason=f"not to be had just now: {error.message}")

@@ -6,14 +6,14 @@ from typing import Any
 import httpx
 import pytest
 
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.learning.bundle.manifest import write_manifest
 from tests.api.conftest import Clone
 from tests.api.failures import assert_failure
 from tests.conftest import registry_of
+from tests.evaluation.test_todays_verdicts import PROVEN, judged, note
 from tests.integrations.bundles import flip_a_byte
 from tests.service_process import SEED_TRAIN, ServiceProcess
-from tests.workflows.test_read_verdicts import PROVEN, judged, note
 
 SEED_KEYS = ["id", "name", "type", "version", "status", "created_at", "metrics"]
 CARD_KEYS = [

@@ -20,8 +20,8 @@ from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.multiple_testing import EvaluationResult, PartRead, Subject, Trial
-from ml_workbench_service.integrations import multiple_testing_log as module
-from ml_workbench_service.integrations.multiple_testing_log import SCHEMA, SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log import log as module
+from ml_workbench_service.integrations.multiple_testing_log.log import SCHEMA, SqliteMultipleTestingLog
 from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
 
 AT = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
@@ -198,7 +198,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 log = SqliteMultipleTestingLog(Path(sys.argv[1]))
 days = {f"2024-01-{day:02}": day / 7 for day in range(1, 29)}
 for number in range(int(sys.argv[3])):

@@ -159,7 +159,7 @@ def test_an_unverified_model_passes_by_live_evidence_alone(
     from ml_workbench_service.workflows import deploy as workflow
 
     said = LiveVerdict.model_validate({"verdict": live, "reason": "so it went"})
-    monkeypatch.setattr(workflow, "live_verdict_on", lambda *_: said)  # evidence of months: its own tests gather it
+    monkeypatch.setattr(workflow, "live_verdict", lambda *_: said)  # evidence of months: its own tests gather it
     bench = replace(bench_with(open_bench, verdict="unverified", certificate=UNPROVABLE), enforces_skill=True)
     if not passes:
         with pytest.raises(GateFailedError, match="gather live evidence"):

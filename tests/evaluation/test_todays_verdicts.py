@@ -13,10 +13,10 @@ from ml_workbench_service.api.models import summary
 from ml_workbench_service.contracts.evaluation import Certificate, Comparison, Evaluation, SignificanceTest
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.multiple_testing import EvaluationResult, PartRead
+from ml_workbench_service.evaluation.todays_verdicts import todays_evaluations, with_todays_verdicts
 from ml_workbench_service.evaluation.verdict import apply_verdict, spent_p_value
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
-from ml_workbench_service.workflows.read_verdicts import todays_evaluations, with_todays_verdicts
 from tests.integrations.model_cards import model_card
 
 NUM = 4000

@@ -3,28 +3,16 @@
 A card is never rewritten, and who tries more on the same series raises the bar for all that was published on it. So the
 adjustment is made again whenever a verdict is read, here and nowhere else: the gate of a deployment, cards and lists of
 the API, the health of what is live. However many cards are read, the log is read once.
-
-Live verdicts are read here too: from the ledger's evidence, the store's bars, and the rules in the version's bundle.
 """
 
-import json
 import logging
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
 
-from common_lib.exceptions import PredictionError, UnavailableError
-from ml_workbench_service.contracts.evaluation import Evaluation, TodaysVerdict
+from common_lib.exceptions import UnavailableError
+from ml_workbench_service.contracts.evaluation import VERDICT_RULES, Evaluation, TodaysVerdict
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
-from ml_workbench_service.contracts.outcomes import LiveVerdict
-from ml_workbench_service.evaluation.live_verdict import LiveRules, live_verdict
-from ml_workbench_service.evaluation.verdict import VERDICT_RULES, todays_verdict
-from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader
-from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
-from ml_workbench_service.market.costs import ResolvedCosts
-from ml_workbench_service.market.regimes import RegimeRule
-from ml_workbench_service.resources import Workbench
+from ml_workbench_service.evaluation.verdict import todays_verdict
 
 log = logging.getLogger(__name__)
 
@@ -63,32 +51,6 @@ def with_todays_verdicts(multiple_testing: MultipleTestingLog, cards: Sequence[M
         _with(card, _stated(evaluation)) if is_tested(card) else card
         for card, evaluation in zip(cards, today, strict=True)
     ]
-
-
-def live_verdict_on(card: ModelCard, ledger: LedgerReader, workbench: Workbench) -> LiveVerdict:
-    """What live evidence alone says of a version.
-
-    Raises:
-        PredictionError: its recipe cannot be read.
-        UnavailableError: the ledger cannot be read.
-        UpstreamError, UpstreamTimeoutError, DataValidationError: the store does not give its bars.
-    """
-    answers_of = partial(ledger.live_answers, card.id, card.version)
-    rules = _live_rules(workbench.registry.folder(card.id, card.version) / RECIPE_FILE)
-    return live_verdict(card, answers_of, workbench.feature_store, rules)
-
-
-def _live_rules(file: Path) -> LiveRules:
-    try:
-        recipe = json.loads(file.read_text(encoding="utf-8"))
-        regimes = {symbol: RegimeRule.from_json(each) for symbol, each in recipe.get("regimes", {}).items()}
-        costs = {symbol: ResolvedCosts.model_validate(each) for symbol, each in recipe.get("costs", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PredictionError(
-            f"the recipe of {file.parent.parent.name} {file.parent.name} cannot be read; restore it from a backup or "
-            "train it again"
-        ) from error
-    return LiveRules(regimes, costs)
 
 
 def is_tested(card: ModelCard) -> bool:

@@ -28,7 +28,7 @@ from common_lib.exceptions import DataValidationError, UnavailableError
 from common_lib.sqlite_store import Schema, SqliteStore, Table, selected, transaction
 from ml_workbench_service.contracts.contract import iso
 from ml_workbench_service.contracts.multiple_testing import EvaluationResult, Fingerprint, PartRead, Trial
-from ml_workbench_service.integrations.hypothesis_families import HypothesisFamilies
+from ml_workbench_service.integrations.multiple_testing_log.families import HypothesisFamilies
 
 BUSY_TIMEOUT_S = 15.0
 MOST_DAYS = 1_000_000
