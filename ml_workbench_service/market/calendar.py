@@ -132,14 +132,14 @@ def is_holiday(at_ms: Moments) -> Bools:
     return np.asarray((passed >= 0) & (moments < starts[np.maximum(passed, 0)] + DAY_MS))
 
 
-def swap_days(from_ms: Moments, to_ms: Moments, *, settlement_days: Moments) -> Ints:
+def swap_days(from_ms: Moments, to_ms: Moments, *, spot_lag_days: Moments) -> Ints:
     """Days of swap charged to a position held over (from, to]; whole arrays at once.
 
     Args:
         from_ms, to_ms: of the holding.
-        settlement_days: 2 or 1, from trade to settlement of the pair (`market.costs.settlement_days`).
+        spot_lag_days: 2 or 1, from the trade to the pair's value date (`market.costs.spot_lag_days`).
     """
-    tables, row = _tables(), np.asarray(settlement_days, dtype=np.int64) - 1
+    tables, row = _tables(), np.asarray(spot_lag_days, dtype=np.int64) - 1
     begins, ends = (np.searchsorted(tables.rolls_ms, _checked(each), side="right") for each in (from_ms, to_ms))
     return np.asarray(tables.cumulative_days[row, ends] - tables.cumulative_days[row, begins], dtype=np.int64)
 

@@ -187,8 +187,8 @@ def round_trip_cost(costs: Costs, symbol: str, price: float) -> float:
 
 
 @lru_cache(maxsize=1024)
-def settlement_days(symbol: str) -> int:
-    """From trade to settlement, which says at which roll three days of swap are paid; either way round."""
+def spot_lag_days(symbol: str) -> int:
+    """From trade to its value date, which says at which roll three days of swap are paid; either way round."""
     return 1 if "/".join(sorted(symbol.split("/"))) in NEXT_DAY_PAIRS else 2
 
 
@@ -200,7 +200,7 @@ def swap_cost(costs: Costs, symbol: str, price: float, position: float, from_ms:
     """
     if position == 0:
         return 0.0
-    nights = _nights(from_ms, to_ms, settlement_days(symbol))
+    nights = _nights(from_ms, to_ms, spot_lag_days(symbol))
     pips = _set(costs.swap_long_pips if position > 0 else costs.swap_short_pips)
     return abs(position) * nights * pips * pip_size(symbol) / _positive(price)
 
@@ -243,7 +243,7 @@ def _factor_of(half_hour: int) -> float:
 
 @lru_cache(maxsize=4096)  # symbols share their bars' times
 def _nights(from_ms: int, to_ms: int, days: int) -> int:
-    return int(swap_days(from_ms, to_ms, settlement_days=days))
+    return int(swap_days(from_ms, to_ms, spot_lag_days=days))
 
 
 def _rounded(pips: float) -> float:

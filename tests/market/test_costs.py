@@ -19,7 +19,7 @@ from ml_workbench_service.market.costs import (
     session_factor,
     session_spread,
     session_spread_at,
-    settlement_days,
+    spot_lag_days,
     step_log_return,
     swap_cost,
     unit_cost,
@@ -147,7 +147,7 @@ def test_pairs_that_settle_a_day_earlier_pay_for_the_weekend_on_thursday(symbol:
         for day in range(6, 13)
     ]
     assert nights == pytest.approx([1, 1, 1, 3, 1, 0, 0])
-    assert settlement_days(symbol) == 1 < settlement_days("EUR/CAD") == settlement_days("USD/JPY") == 2
+    assert spot_lag_days(symbol) == 1 < spot_lag_days("EUR/CAD") == spot_lag_days("USD/JPY") == 2
 
 
 def test_a_step_is_the_log_of_what_is_left() -> None:
