@@ -6,7 +6,7 @@ and nobody else's trials.
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,6 +23,8 @@ from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixin
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars, folder_of_url
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench
+from ml_workbench_service.search.trial import TrialMaker
+from ml_workbench_service.search.worker_pool import OpenMaker
 from ml_workbench_service.settings import EMBEDDED, Settings
 from ml_workbench_service.workflows import run_experiment as tune
 from ml_workbench_service.workflows import train
@@ -136,7 +138,7 @@ def experiment_once(workbench: Workbench, body: dict[str, Any], *, max_workers: 
     """Runs the tuning workflow as a job's worker does.
 
     Args:
-        max_workers: trials at a time; more than one are made by processes that read addresses from the environment.
+        max_workers: trials at a time; more than one are made by processes that open the same bars in the same way.
 
     Raises:
         DataValidationError, TrainingError: as the workflow does.
@@ -150,8 +152,19 @@ def experiment_once(workbench: Workbench, body: dict[str, Any], *, max_workers: 
     )
     spec = _spec(JobKind.EXPERIMENT, body, plan.to_json())
     folder = _folder(workbench, spec)
-    result = tune.run(spec, checkpoint=folder, report=Notes(), workbench=workbench)
+    where = {"root": str(workbench.state_dir.parent), "store": workbench.addresses.feature_store}
+    result = tune.run(
+        spec, checkpoint=folder, report=Notes(), workbench=workbench,
+        open_maker=OpenMaker(f"{__name__}:opened", {"spec": spec.model_dump(mode="json"), **where}),
+    )  # fmt: skip
     return Tuned(workbench.registry.card(result["model_id"], result["version"]), result, folder)
+
+
+@contextmanager
+def opened(about: Mapping[str, Any]) -> Iterator[TrialMaker]:
+    """What a process of parallel trials works with: the same bars, made up or not, opened as here."""
+    with bench_at(Path(about["root"]), about["store"]) as workbench:
+        yield tune.trial_maker(JobSpec.model_validate(about["spec"]), workbench)
 
 
 def _plan(request: TrainRequest, workbench: Workbench) -> TrainingPlan:

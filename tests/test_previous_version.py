@@ -21,10 +21,10 @@ import pytest
 from common_lib.sqlite_store import Schema, SqliteStore
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.contracts.multiple_testing import PartRead
-from ml_workbench_service.integrations import multiple_testing_log
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log import log as multiple_testing_log
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.integrations.prediction_ledger import rows as ledger_rows
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue

@@ -15,8 +15,8 @@ import pytest
 
 from common_lib.exceptions import UnavailableError
 from common_lib.sqlite_store import Schema, SqliteStore, Table, selected
-from ml_workbench_service.integrations import multiple_testing_log
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log import log as multiple_testing_log
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.integrations.prediction_ledger import rows
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, Wanted
 from tests.previous_version.reading import DATA
@@ -204,10 +204,10 @@ def test_a_column_more_in_the_prediction_ledger_that_version_010_wrote(tmp_path:
     file = Path(shutil.copy(DATA / "state" / "predictions.db", tmp_path))
     before = contents(file, "predictions")
     statement = "ALTER TABLE predictions ADD COLUMN venue TEXT"
-    schema = later(rows.SCHEMA, 2, statement, predictions={"venue": "TEXT"})
+    schema = later(rows.SCHEMA, 3, statement, predictions={"venue": "TEXT"})
     page, _ = LedgerReader(file, schema=schema).page(Wanted(), limit=1000)
     assert len(page) == len(before) > 0
-    assert contents(file, "predictions") == [{**row, "venue": None} for row in before]
+    assert contents(file, "predictions") == [{**row, "actions": None, "venue": None} for row in before]
     assert contents(file.with_name("predictions.db.v1.bak"), "predictions") == before
 
 
@@ -233,12 +233,17 @@ def described(path: Path, schema: Schema) -> tuple[list[Any], list[list[Any]]]:
         return kinds, [connection.execute(f"PRAGMA table_info({each.name})").fetchall() for each in schema.tables]
 
 
-def test_a_prediction_ledger_of_version_010_is_of_the_declared_columns_and_left_as_it_is(tmp_path: Path) -> None:
-    file = Path(shutil.copy(DATA / "state" / "predictions.db", tmp_path))
+def test_a_prediction_ledger_of_version_010_is_migrated_once_and_keeps_every_row(tmp_path: Path) -> None:
+    source = DATA / "state" / "predictions.db"
+    file, kept = Path(shutil.copy(source, tmp_path)), tmp_path / "predictions.db.v1.bak"
     with closing(opened(file, rows.SCHEMA)) as connection:
         rows.SCHEMA.check(connection)
+    assert (version(file), version(kept)) == (2, 1)
+    assert contents(file, "predictions") == [{**row, "actions": None} for row in contents(source, "predictions")] != []
     SqliteStore(tmp_path / "new.db", rows.SCHEMA, timeout_s=10.0).create()
     assert described(file, rows.SCHEMA) == described(tmp_path / "new.db", rows.SCHEMA)
+    kept.unlink()
+    opened(file, rows.SCHEMA).close()
     assert list(tmp_path.glob("*.bak")) == []
 
 

@@ -25,7 +25,7 @@ from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixin
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.resources import Addresses, Workbench

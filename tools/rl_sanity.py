@@ -69,12 +69,12 @@ def problem_of(
 def row(name: str, data: str, found: Sanity, seconds: float) -> str:
     """One line of the table."""
     plain = found.to_json()
-    oracle, mixed = plain["oracle"], plain["shuffled"]
+    oracle, blind = plain["oracle"], plain["flipped"]
     cells = [
         name,
         data,
         f"{oracle['mean']:.2f} ({min(oracle['values']):.2f} to {max(oracle['values']):.2f})",
-        f"{1e4 * mixed['mean']:+.2f} ± {1e4 * mixed['standard_error']:.2f}",
+        f"{1e4 * blind['mean']:+.2f} ± {1e4 * blind['standard_error']:.2f}",
         f"{found.largest_difference:.0e}",
         f"{seconds:.0f}",
         ", ".join(found.warnings) or "passed",
@@ -84,7 +84,7 @@ def row(name: str, data: str, found: Sanity, seconds: float) -> str:
 
 def main() -> None:
     """Every family, or those named."""
-    print("| family | prices | oracle: share of the perfect net | shuffled: gross, bp a day | rewards | s | |")
+    print("| family | prices | oracle: share of the perfect net | signs flipped: gross, bp a day | rewards | s | |")
     print("|---|---|---|---|---|---|---|")
     for kind in families_of(ModelType.REINFORCEMENT_LEARNING):
         if sys.argv[1:] and kind.name not in sys.argv[1:]:

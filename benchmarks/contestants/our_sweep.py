@@ -4,7 +4,6 @@ Trials go into the log on disk and the ledger; the winner is trained, certified,
 exported. Pruning is what the service offers: the median of the trials before.
 """
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -53,10 +52,6 @@ def sweep(asked: SweepRequest) -> dict[str, Any]:
         "seed": asked.seed,
     }  # fmt: skip
     with tempfile.TemporaryDirectory() as root, bench_at(Path(root), f"file://{asked.bars}") as workbench:
-        os.environ.update(
-            FEATURE_STORE_URL=f"file://{asked.bars}", MODEL_REGISTRY_PATH=f"{root}/registry", STATE_DIR=f"{root}/state",
-            ACCELERATOR="cpu",
-        )  # fmt: skip
         begun, begun_ms = time.perf_counter(), to_ms(utc_now())
         tuned = experiment_once(workbench, body, max_workers=asked.trials_at_a_time)
         total_s = time.perf_counter() - begun

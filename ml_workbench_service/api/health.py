@@ -14,6 +14,7 @@ from ml_workbench_service.api.middleware import ApiKey
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
+from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model_server import ModelServer
 
@@ -99,14 +100,19 @@ def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
 
 def live_models(workbench: Workbench) -> OutsideThing:
     """Live versions that are not proven to have skill, by their verdicts as they read today."""
-    notes, leaks = [], False
+    notes, cards = [], []
     live = [each for each in workbench.history.everything() if each.status == "live"]
     for deployment in live:
         try:
-            verdict = workbench.registry.card(deployment.model_id, deployment.version).evaluation.verdict
+            cards.append((deployment, workbench.registry.card(deployment.model_id, deployment.version)))
         except PlatformError as error:
             notes.append(f"{deployment.model_id} {deployment.version}: {error.message}")
-            continue
+    leaks = False
+    for (deployment, _), card in zip(
+        cards, with_todays_verdicts(workbench.multiple_testing, [card for _, card in cards]), strict=True
+    ):
+        today = card.todays_verdict
+        verdict = card.evaluation.verdict if today is None or today.verdict is None else today.verdict
         leaks |= verdict == "leak"
         found = [each for each in deployment.warnings_today(verdict) if each.startswith("verdict_")]
         notes += [f"{deployment.model_id} {deployment.version}: {', '.join(found)}"] if found else []

@@ -1,6 +1,7 @@
 """`/models`: list, cards, versions, archiving, training."""
 
 import asyncio
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
@@ -26,6 +27,7 @@ from ml_workbench_service.contracts.models import (
     VersionList,
 )
 from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
+from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training
@@ -56,7 +58,9 @@ async def list_models(
 
     shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.id, keep=keep)
     history = service.workbench.history
-    lines = await asyncio.to_thread(lambda: tuple(summary(card, history.live(card.id)) for card in shown))
+    lines = await asyncio.to_thread(
+        lambda: tuple(summary(card, history.live(card.id)) for card in _judged_today(shown, service))
+    )
     return ModelList(models=lines, next_cursor=following)
 
 
@@ -75,7 +79,8 @@ async def list_versions(
     """Full cards, newest first."""
     cards = await asyncio.to_thread(service.workbench.registry.cards, model_id)
     shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.version)
-    return VersionList(versions=shown, next_cursor=following)
+    versions = await asyncio.to_thread(_judged_today, shown, service)
+    return VersionList(versions=tuple(versions), next_cursor=following)
 
 
 @router.get(
@@ -95,7 +100,7 @@ async def show_version(
     card, never_served = await asyncio.to_thread(_card_and_past, service, model_id, version)
     etag = f'"{card.digest}"'
     offered = [each.strip().removeprefix("W/") for each in (if_none_match or "").split(",")]
-    if etag in offered and card.status == "experimental" and never_served:
+    if etag in offered and card.status == "experimental" and never_served and _reads_as_published(card):
         return Response(status_code=304, headers={"ETag": etag})
     response.headers["ETag"] = etag
     return card
@@ -104,7 +109,7 @@ async def show_version(
 @router.delete("/{model_id}/versions/{version}", summary="Archive a version", responses=failures(404, 409))
 async def archive_version(model_id: ModelIdPath, version: VersionPath, service: AppStateDep) -> ModelCard:
     """Takes a version out of the candidates; its files stay. The deployed one is refused."""
-    return await asyncio.to_thread(service.workbench.registry.archive, model_id, version)
+    return await asyncio.to_thread(lambda: _as_of_now(service.workbench.registry.archive(model_id, version), service))
 
 
 @router.post(
@@ -128,16 +133,22 @@ async def train(body: TrainRequest, service: AppStateDep, response: Response, ke
 
 def summary(card: ModelCard, live: Deployment | None = None) -> ModelSummary:
     """A card's line in the list; of the live version with what it is live with."""
-    evaluation = card.evaluation
-    wanted = ModelSummary.model_fields.keys() - {"verdict", "proof", "adds_over_linear", "warnings"}
-    adds = evaluation.adds_over_linear
+    evaluation, today = card.evaluation, card.todays_verdict
+    adds = None if evaluation.adds_over_linear is None else evaluation.adds_over_linear.answer
+    derived = {"verdict", "published_verdict", "adjusted_p_value", "proof", "adds_over_linear", "warnings"}
+    verdict, proof, p_value = evaluation.verdict, evaluation.proof, None
+    if today is not None and today.verdict is not None:
+        verdict, proof, p_value = today.verdict, today.proof, today.adjusted_p_value
+        adds = today.adds_over_linear
     is_live = live is not None and live.version == card.version
     return ModelSummary(
-        **{name: getattr(card, name) for name in wanted},
-        verdict=evaluation.verdict,
-        proof=evaluation.proof,
-        adds_over_linear=None if adds is None else adds.answer,
-        warnings=live.warnings_today(evaluation.verdict) if is_live and live is not None else (),
+        **{name: getattr(card, name) for name in ModelSummary.model_fields.keys() - derived},
+        verdict=verdict,
+        published_verdict=evaluation.verdict,
+        adjusted_p_value=p_value,
+        proof=proof,
+        adds_over_linear=adds,
+        warnings=live.warnings_today(verdict) if is_live and live is not None else (),
     )
 
 
@@ -158,10 +169,21 @@ def _card_and_past(service: AppState, model_id: str, version: str) -> tuple[Mode
 
 
 def _as_of_now(card: ModelCard, service: AppState) -> ModelCard:
-    """The card with what is not in the bundle: its run, and what became of its live intervals."""
+    """The card with what is not in the bundle: today's verdict, its run, and what became of its live intervals."""
+    (card,) = _judged_today([card], service)
     found = service.model_server.intervals.coverage(card.id, card.version)
     live = None if found is None else LiveIntervalReport.model_validate(asdict(found))
     return _with_run(card, service.store).model_copy(update={"live_intervals": live})
+
+
+def _judged_today(cards: Sequence[ModelCard], service: AppState) -> list[ModelCard]:
+    return with_todays_verdicts(service.workbench.multiple_testing, cards)
+
+
+def _reads_as_published(card: ModelCard) -> bool:
+    """Whether today's p-value is the published one: who offers the digest may have seen another."""
+    today, found = card.todays_verdict, card.evaluation.significance
+    return today is None or (found is not None and today.adjusted_p_value == found.adjusted_p_value)
 
 
 def _with_run(card: ModelCard, store: JobStore) -> ModelCard:

@@ -72,6 +72,10 @@ class Deployment(Contract):
     gate_results: tuple[GateResult, ...] = ()
     warnings: tuple[str, ...] = ()
     digest: str = ""
+    data_source: str | None = Field(
+        default=None,
+        description="Of the bars that the version was trained on, as on its card; null on older ones.",
+    )
     scaling_factor: Finite = 1.0
     monitoring_level: MonitoringLevel = "low"
     reason: str = ""

@@ -279,3 +279,17 @@ class Evaluation(Contract):
     validation: ValidationReport | None = None
     seeds: dict[str, SeedSpread] | None = Field(default=None, description="Each member alone; the ensemble is judged.")
     walk_forward: WalkForwardReport | None = None
+
+
+class TodaysVerdict(Contract):
+    """How a published evaluation reads today: after every hypothesis on its return series and kind of target that the
+    multiple-testing log knows by now. The gate `skill` reads it; the card keeps what was published.
+    """
+
+    verdict: Verdict | None = Field(description="Null where the log cannot be read just now; `reason` says why.")
+    reason: str
+    proof: Proof | None = None
+    looks: int | None = Field(default=None, description="Hypotheses that are known today, this one included.")
+    adjusted_p_value: Finite | None = Field(default=None, description="After all of them (Holm); 0.025 at most passes.")
+    adds_over_linear: Adds | None = None
+    economic: Economic | None = None

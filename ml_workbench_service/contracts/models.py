@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
-from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof
+from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof, TodaysVerdict
 from ml_workbench_service.contracts.reading_reports import ReadingReport
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
@@ -117,6 +117,11 @@ class ModelCard(Contract):
     live_intervals: LiveIntervalReport | None = Field(
         default=None, description="Derived like `status`, not in the bundle: null unless the version has been live."
     )
+    todays_verdict: TodaysVerdict | None = Field(
+        default=None,
+        description="Derived like `status`, not in the bundle: `evaluation` after all evaluations known today; null "
+        "where nothing was tested by today's rules.",
+    )
     lineage: Lineage
     digest: str = ""
     size_bytes: int = 0
@@ -160,7 +165,11 @@ class ModelSummary(Contract):
     timeframe: str
     target: str | None
     data_source: str
-    verdict: str = Field(description="As it reads by the rules of today; the card keeps its own.")
+    verdict: str = Field(description="As it reads by today's rules and after all evaluations known today.")
+    published_verdict: str = Field(description="What the card was published with, by today's rules.")
+    adjusted_p_value: Finite | None = Field(
+        default=None, description="After all evaluations known today; null where nothing was tested."
+    )
     adds_over_linear: Adds | None = None
     digest: str
     proof: Proof | None = Field(default=None, description="With `skill`: why no column can have known the future.")

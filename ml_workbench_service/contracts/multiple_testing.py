@@ -10,7 +10,7 @@ subject are one family of hypotheses, over which p-values are adjusted (Holm) wh
 trained again stays one hypothesis, and what each of its versions lost is kept here, so that purging loses nothing.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -144,6 +144,10 @@ class MultipleTestingLog(Protocol):
         of other jobs among it: a search whose validation part lies in a test part has chosen by it. The settings of an
         agent's grid all tell of one model, and the grid has noted that one.
         """
+        ...
+
+    def other_p_values_of(self, evaluations: Sequence[str]) -> Mapping[str, Sequence[float | None]]:
+        """The same of many evaluations, in one reading of the log."""
         ...
 
     def num_evaluations(self, read: PartRead) -> int:

@@ -233,7 +233,7 @@ class VersionMonitoring(Contract):
     drift: Drift | None
     drift_reason: str | None = Field(default=None, description="Why there is none.")
     live_verdict: LiveVerdict | None = Field(
-        default=None, description="From evidence alone; null where the store does not give its bars just now."
+        default=None, description="From evidence alone; `reason` says why there is none just now."
     )
     warnings: tuple[str, ...] = Field(
         default=(),

@@ -93,19 +93,34 @@ def undirected(said_NC: Floats, train_labels_N: Floats) -> ClassBaseline:
 
 def _by_statistics(problem: TrainingProblem, ends: Ints, statistics_R2: Floats, *, prior_NC: Floats) -> ClassBaseline:
     """Frequencies by bins of trend and volatility, of each symbol; the prior alone where a statistic is unknown."""
-    (target,), windows = problem.targets, problem.windows
+    windows = problem.windows
     labels_R, probabilities_NC = windows.own_labels_RK[:, 0], np.array(prior_NC)
     known_R = np.asarray(np.isfinite(statistics_R2).all(axis=1))
     for number in range(len(windows.symbols)):
         train = windows.parts["train"]
         known = train[(windows.symbol_R[train] == number) & known_R[train]]
         asked = np.flatnonzero((windows.symbol_R[ends] == number) & known_R[ends])
-        bins_R = _bins(statistics_R2, known)
-        counts_BC = np.zeros((NUM_BINS[0] * NUM_BINS[1], len(target.classes)))
-        np.add.at(counts_BC, (bins_R[known], labels_R[known].astype(np.int64)), 1.0)
-        counts_NC = counts_BC[bins_R[ends[asked]]] + PRIOR_ROWS * prior_NC[asked]
-        probabilities_NC[asked] = counts_NC / counts_NC.sum(axis=1, keepdims=True)
+        probabilities_NC[asked] = by_statistics(
+            statistics_R2, labels_R, known=known, asked=ends[asked], prior_NC=prior_NC[asked]
+        )
     return ClassBaseline(PRESENT_STATISTICS, stated(probabilities_NC), probabilities_NC)
+
+
+def by_statistics(statistics_R2: Floats, labels_R: Floats, *, known: Ints, asked: Ints, prior_NC: Floats) -> Floats:
+    """(N, C) frequencies of the classes where one symbol's statistics stood as they do at the rows asked about.
+
+    Args:
+        statistics_R2: trend and volatility (`regime_features`).
+        labels_R: numbers of the classes that followed.
+        known: rows that the frequencies are of, with both statistics.
+        asked: N rows with both statistics.
+        prior_NC: what is said of them without statistics, worth `PRIOR_ROWS`.
+    """
+    bins_R = _bins(statistics_R2, known)
+    counts_BC = np.zeros((NUM_BINS[0] * NUM_BINS[1], prior_NC.shape[1]))
+    np.add.at(counts_BC, (bins_R[known], labels_R[known].astype(np.int64)), 1.0)
+    counts_NC = counts_BC[bins_R[asked]] + PRIOR_ROWS * prior_NC
+    return np.asarray(counts_NC / counts_NC.sum(axis=1, keepdims=True))
 
 
 def _bins(statistics_R2: Floats, known: Ints) -> Ints:

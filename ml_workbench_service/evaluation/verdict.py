@@ -43,7 +43,7 @@ from ml_workbench_service.evaluation.forecast_metrics import SIMULATED
 from ml_workbench_service.evaluation.growing_samples import LEVEL, Stage, level
 from ml_workbench_service.evaluation.plausibility import Excess, excesses
 from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
-from ml_workbench_service.market.significance import FEWEST_MOMENTS, MeanError, power, power_of
+from ml_workbench_service.market.significance import FEWEST_MOMENTS, NORMAL, MeanError, power, power_of
 
 ALPHA = LEVEL
 """finance.md: one-sided, hence the usual 5 % two-sided."""
@@ -143,17 +143,49 @@ def todays_verdict(
 
     What was judged by earlier rules, or has nothing tested, stays as it is.
     """
-    found = evaluation.significance
-    if evaluation.verdict_rules < VERDICT_RULES or found is None:
+    published = evaluation.significance
+    if evaluation.verdict_rules < VERDICT_RULES or published is None:
         return evaluation
-    found = found.model_copy(update={"looks": len(others) + 1, "adjusted_p_value": holm(spent_p_value(found), others)})
+    num, adjusted = len(others) + 1, holm(spent_p_value(published), others)
+    if (num, adjusted) == (published.looks, published.adjusted_p_value):
+        return evaluation
+    found = published.model_copy(update={"adjusted_p_value": adjusted, **_by_todays_bar(published, num)})
     beyond = excesses(evaluation.lower_bounds, evaluation.backtest, timeframe=timeframe, horizon=horizon)
-    own = _without_linear(evaluation.comparisons)
-    verdict, why, proof = _verdict(evaluation, own, found, certificate, beyond)
-    update: dict[str, object] = {"significance": found, "verdict": verdict, "proof": proof}
-    if verdict != evaluation.verdict:
-        update["reason"] = f"after {_times(found.looks)} known today p = {_p(found.adjusted_p_value)}: {why}"
-    return evaluation.model_copy(update=update)
+    verdict, why, proof = _verdict(evaluation, _without_linear(evaluation.comparisons), found, certificate, beyond)
+    economic, economic_reason = _economic(evaluation.backtest, num_evaluations=num, certificate=certificate)
+    return evaluation.model_copy(
+        update={
+            "significance": found,
+            "verdict": verdict,
+            "proof": proof,
+            "reason": f"after {_times(num)} known today p = {_p(adjusted)}: {why}",
+            "adds_over_linear": _adds_today(evaluation, num),
+            "economic": economic,
+            "economic_reason": economic_reason,
+        }
+    )
+
+
+def _by_todays_bar(published: Significance, num: int) -> dict[str, object]:
+    """Power, and what it excludes (at least), where as many hypotheses share the level; by the normal's quantiles."""
+    alpha = level(published.doublings)
+    then, now = (NORMAL.inv_cdf(1 - alpha / each) for each in (published.looks, num))
+    power_now, excluded = published.power, published.excluded_sharpe
+    if 0.0 < power_now < 1.0:
+        power_now = NORMAL.cdf(NORMAL.inv_cdf(power_now) + then - now)
+    if excluded is not None:
+        excluded *= (now + NORMAL_80) / (then + NORMAL_80)
+    return {"looks": num, "power": power_now, "excluded_sharpe": excluded}
+
+
+def _adds_today(evaluation: Evaluation, num: int) -> AddsOverLinear | None:
+    """The answer to the other question after as many evaluations; its bound knows nothing of them."""
+    published = evaluation.adds_over_linear
+    linear = next((each for each in evaluation.comparisons if each.baseline == LINEAR), None)
+    p_value = None if linear is None else linear.diebold_mariano.p_value
+    if published is None or linear is None or p_value is None or published.upper_bound is None:
+        return published
+    return _answered(published, min(1.0, p_value * num), earns=linear.loss == "net_return")
 
 
 def spent_p_value(found: Significance | None) -> float | None:
@@ -183,15 +215,19 @@ def adds_over_linear(comparison: Comparison | None, *, num_evaluations: int) -> 
     mean, unit = (model - linear, 1.0) if earns else (linear - model, linear)
     error = mean / test.statistic if test.statistic else 0.0
     upper = (mean + _freedom(comparison, error).quantile(1 - ALPHA) * error) / unit
-    p_value = min(1.0, test.p_value * num_evaluations)
+    told = AddsOverLinear(answer="insufficient_data", gain=mean / unit, upper_bound=upper)
+    return _answered(told, min(1.0, test.p_value * num_evaluations), earns=earns)
+
+
+def _answered(told: AddsOverLinear, p_value: float, *, earns: bool) -> AddsOverLinear:
+    """By the p-value after evaluations, else by the bound."""
+    assert told.upper_bound is not None, "what was tested has a bound"
     answer = "insufficient_data"
     if p_value <= ALPHA:
         answer = "yes"
-    elif upper < (0.0 if earns else LEAST_LINEAR_GAIN):
+    elif told.upper_bound < (0.0 if earns else LEAST_LINEAR_GAIN):
         answer = "no"
-    return AddsOverLinear.model_validate(
-        {"answer": answer, "p_value": p_value, "gain": mean / unit, "upper_bound": upper}
-    )
+    return told.model_copy(update={"answer": answer, "p_value": p_value})
 
 
 def _without_linear(comparisons: Sequence[Comparison]) -> tuple[Comparison, ...]:

@@ -29,7 +29,9 @@ HOUR_MS = 3_600_000
 DAY_MS = 24 * HOUR_MS
 WEEK_MS = 7 * DAY_MS
 WEEK_OPEN_MS = 120 * HOUR_MS  # Sunday 17:00 to Friday 17:00 New York
-SWAP_DAYS = (1, 1, 3, 1, 1, 0, 0)  # Monday … Sunday roll, for pairs that settle at T+2 (Wednesday carries the weekend)
+SWAP_DAYS = ((1, 1, 1, 3, 1, 0, 0), (1, 1, 3, 1, 1, 0, 0))
+"""Of the Monday … Sunday roll, for pairs that settle at T+1 and at T+2: the roll whose value date moves from Friday to
+Monday, Thursday's or Wednesday's, carries the weekend."""
 HOLIDAYS = ((12, 25), (1, 1))  # trading days on which bars may be missing without being a gap
 MAX_FIXINGS_JUMP_MS = 7 * DAY_MS  # the longest scheduled pause of ECB fixings is five days (Easter)
 _FIRST_YEAR, _LAST_YEAR = 1970, 2100
@@ -41,7 +43,7 @@ class _Tables:
 
     opens_ms: Ints  # (W,) Sunday 17:00 New York
     rolls_ms: Ints  # (R,) every day's 17:00 New York
-    cumulative_days: Ints  # (R + 1,)
+    cumulative_days: Ints  # (2, R + 1) of swap, for settlement at T+1 and T+2
     holiday_starts_ms: Ints  # (H,) ends lie a day later
     holiday_dates: NDArray[np.datetime64]
 
@@ -57,13 +59,14 @@ def _tables() -> _Tables:
     opens = np.array([_sunday_opening_ms(first + timedelta(days=k)) for k in sundays], dtype=np.int64)
     # Clocks change between Saturday's roll and Sunday's, so a week's other six rolls follow its opening by whole days.
     rolls = (opens[:, None] + np.arange(7) * DAY_MS).ravel()
-    weights = np.tile(np.array(SWAP_DAYS[-1:] + SWAP_DAYS[:-1], dtype=np.int64), len(opens))
+    from_sunday = np.roll(np.array(SWAP_DAYS, dtype=np.int64), 1, axis=1)
+    cumulative_days = np.cumsum(np.tile(from_sunday, len(opens)), axis=1)
     years = range(_FIRST_YEAR + 1, _LAST_YEAR)
     holidays = sorted(datetime(year, *date) for year in years for date in HOLIDAYS)
     return _Tables(
         opens_ms=opens,
         rolls_ms=rolls,
-        cumulative_days=np.concatenate([[0], np.cumsum(weights)]).astype(np.int64),
+        cumulative_days=np.pad(cumulative_days, ((0, 0), (1, 0))),
         holiday_starts_ms=rolls[[(day - first).days - 1 for day in holidays]],
         holiday_dates=np.array(holidays, dtype="datetime64[D]"),
     )
@@ -140,13 +143,16 @@ def is_holiday(at_ms: Moments) -> Bools:
     return np.asarray((passed >= 0) & (moments < starts[np.maximum(passed, 0)] + DAY_MS))
 
 
-def swap_days(from_ms: Moments, to_ms: Moments) -> Ints:
-    """Nights of swap charged to a position held over (from, to]; whole arrays at once."""
-    tables = _tables()
-    upto = tables.cumulative_days[np.searchsorted(tables.rolls_ms, _checked(to_ms), side="right")]
-    return np.asarray(
-        upto - tables.cumulative_days[np.searchsorted(tables.rolls_ms, _checked(from_ms), side="right")], dtype=np.int64
-    )
+def swap_days(from_ms: Moments, to_ms: Moments, *, spot_lag_days: Moments) -> Ints:
+    """Days of swap charged to a position held over (from, to]; whole arrays at once.
+
+    Args:
+        from_ms, to_ms: of the holding.
+        spot_lag_days: 2 or 1, from the trade to the pair's value date (`market.costs.spot_lag_days`).
+    """
+    tables, row = _tables(), np.asarray(spot_lag_days, dtype=np.int64) - 1
+    begins, ends = (np.searchsorted(tables.rolls_ms, _checked(each), side="right") for each in (from_ms, to_ms))
+    return np.asarray(tables.cumulative_days[row, ends] - tables.cumulative_days[row, begins], dtype=np.int64)
 
 
 @lru_cache(maxsize=1)

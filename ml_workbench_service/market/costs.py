@@ -71,6 +71,8 @@ SLIPPAGE_BP = 0.1  # a tenth of a pip on EUR/USD: a small market order in liquid
 FINANCING_PER_YEAR = 0.008
 DAYS_PER_YEAR = 365
 HALF_HOUR_MS = HOUR_MS // 2
+NEXT_DAY_PAIRS = frozenset({"CAD/USD", "TRY/USD"})
+"""Pairs that settle a business day after the trade, currencies in alphabetic order; others take two (finance.md)."""
 
 _COARSE_PIPS = frozenset({"JPY", "HUF", "KRW", "IDR", "ISK"})  # quoted with two decimals
 
@@ -184,15 +186,21 @@ def round_trip_cost(costs: Costs, symbol: str, price: float) -> float:
     return 2 * unit_cost(costs, symbol, price)
 
 
+@lru_cache(maxsize=1024)
+def spot_lag_days(symbol: str) -> int:
+    """From trade to its value date, which says at which roll three days of swap are paid; either way round."""
+    return 1 if "/".join(sorted(symbol.split("/"))) in NEXT_DAY_PAIRS else 2
+
+
 def swap_cost(costs: Costs, symbol: str, price: float, position: float, from_ms: int, to_ms: int) -> float:
     """What holding `position` over the 17:00 New York rolls between two moments costs, as a fraction of the price.
 
-    Three days are paid at Wednesday's roll and none on the weekend; each roll counts in exactly one of two adjoining
-    intervals. Positive is paid, negative received.
+    Three days are paid at Wednesday's roll, of pairs that settle at T+1 at Thursday's, and none on the weekend; each
+    roll counts in exactly one of two adjoining intervals. Positive is paid, negative received.
     """
     if position == 0:
         return 0.0
-    nights = _nights(from_ms, to_ms)
+    nights = _nights(from_ms, to_ms, spot_lag_days(symbol))
     pips = _set(costs.swap_long_pips if position > 0 else costs.swap_short_pips)
     return abs(position) * nights * pips * pip_size(symbol) / _positive(price)
 
@@ -234,8 +242,8 @@ def _factor_of(half_hour: int) -> float:
 
 
 @lru_cache(maxsize=4096)  # symbols share their bars' times
-def _nights(from_ms: int, to_ms: int) -> int:
-    return int(swap_days(from_ms, to_ms))
+def _nights(from_ms: int, to_ms: int, days: int) -> int:
+    return int(swap_days(from_ms, to_ms, spot_lag_days=days))
 
 
 def _rounded(pips: float) -> float:

@@ -11,6 +11,7 @@ Legend: B steps that have a close.
 """
 
 import hashlib
+import math
 from dataclasses import dataclass
 from typing import Self
 
@@ -59,12 +60,13 @@ class ReturnFingerprint:
     def correlation(self, other: "ReturnFingerprint") -> float | None:
         """Of log returns over shared times; None where too few are shared, or nothing moves."""
         step_ms = max(self.step_ms, other.step_ms)
-        (steps, own), (theirs_steps, theirs) = self._coarse(step_ms), other._coarse(step_ms)
-        _, mine, yours = np.intersect1d(steps, theirs_steps, assume_unique=True, return_indices=True)
-        moves, other_moves = np.diff(own[mine]), np.diff(theirs[yours])
-        if len(moves) < FEWEST_SHARED or not moves.std() > 0 or not other_moves.std() > 0:
+        own, theirs = _shared(self._coarse(step_ms), other._coarse(step_ms))
+        moves, other_moves = np.diff(own), np.diff(theirs)
+        if len(moves) < FEWEST_SHARED:
             return None
-        return float(np.corrcoef(moves, other_moves)[0, 1])
+        moves, other_moves = moves - moves.mean(), other_moves - other_moves.mean()
+        spread = math.sqrt(float(moves @ moves) * float(other_moves @ other_moves))
+        return float(moves @ other_moves) / spread if spread > 0 else None
 
     def is_same(self, other: "ReturnFingerprint") -> bool | None:
         """Whether both are one series; None where that cannot be told."""
@@ -72,7 +74,23 @@ class ReturnFingerprint:
         return None if found is None else abs(found) > SAME
 
     def _coarse(self, step_ms: int) -> tuple[Ints, Floats]:
+        if step_ms == self.step_ms:
+            return self.steps_B, self.log_close_B
         return _last_of_each(self.steps_B // (step_ms // self.step_ms), self.log_close_B)
+
+
+def _shared(one: tuple[Ints, Floats], other: tuple[Ints, Floats]) -> tuple[Floats, Floats]:
+    """Both series' values at the steps that both have; one calendar's steps are equal where they overlap."""
+    (steps, values), (other_steps, other_values) = one, other
+    if not len(steps) or not len(other_steps):
+        return values[:0], other_values[:0]
+    first, last = max(steps[0], other_steps[0]), min(steps[-1], other_steps[-1])
+    here = slice(*np.searchsorted(steps, (first, last + 1)))
+    there = slice(*np.searchsorted(other_steps, (first, last + 1)))
+    if np.array_equal(steps[here], other_steps[there]):
+        return values[here], other_values[there]
+    _, mine, theirs = np.intersect1d(steps, other_steps, assume_unique=True, return_indices=True)
+    return values[mine], other_values[theirs]
 
 
 def _last_of_each(steps_N: Ints, values_N: Floats) -> tuple[Ints, Floats]:

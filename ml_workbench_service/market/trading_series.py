@@ -24,7 +24,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Bools, Costs, FillRule, Floats, Floats32, Ints
 from ml_workbench_service.market.calendar import swap_days
-from ml_workbench_service.market.costs import BASIS_POINT, pip_size
+from ml_workbench_service.market.costs import BASIS_POINT, pip_size, spot_lag_days
 
 POSITIONS = (-1, 0, 1)
 """Of the actions 0, 1, 2: short, flat, long."""
@@ -149,7 +149,9 @@ def build_trading_series(bars: StackedBars, *, costs: Mapping[str, Costs], fill:
     spread = np.where(np.isfinite(own_spread), own_spread, spread)
     next_ok = _has_next(bars, price_R)
     nights = np.zeros(len(price_R))
-    nights[:-1] = np.where(next_ok[:-1], swap_days(priced_at_ms_R[:-1], priced_at_ms_R[1:]), 0)
+    settling = np.array([spot_lag_days(symbol) for symbol in bars.symbols])[bars.symbol_R[:-1]]
+    held = swap_days(priced_at_ms_R[:-1], priced_at_ms_R[1:], spot_lag_days=settling)
+    nights[:-1] = np.where(next_ok[:-1], held, 0)
     move = np.zeros(len(price_R))
     here = np.flatnonzero(next_ok)
     move[here] = price_R[here + 1] / price_R[here] - 1.0

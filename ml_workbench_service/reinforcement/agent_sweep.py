@@ -31,7 +31,7 @@ from ml_workbench_service.contracts.market import Costs, Floats, Ints
 from ml_workbench_service.contracts.prediction import Sample
 from ml_workbench_service.contracts.recordings import Recording
 from ml_workbench_service.market.calendar import swap_days
-from ml_workbench_service.market.costs import BASIS_POINT, pip_size
+from ml_workbench_service.market.costs import BASIS_POINT, pip_size, spot_lag_days
 from ml_workbench_service.market.performance import daily_returns, fx_dates, sharpe
 from ml_workbench_service.market.trading_series import FILL_DELAY
 
@@ -283,7 +283,9 @@ def _charges(
     spread_M, commission_M, slippage_M, long_M, short_M = charges_M5.T
     pip_M = np.array([pip_size(symbol) for symbol in recording.symbols])[recording.symbol_M]
     price_M = points.price_M[before_M]
-    nights_M = swap_days(points.at_ms_M[before_M], np.maximum(points.at_ms_M, points.at_ms_M[before_M]))
+    settling_M = np.array([spot_lag_days(symbol) for symbol in recording.symbols])[recording.symbol_M]
+    since_ms_M = points.at_ms_M[before_M]
+    nights_M = swap_days(since_ms_M, np.maximum(points.at_ms_M, since_ms_M), spot_lag_days=settling_M)
     return (
         spread_M * pip_M / 2 / price_M + (commission_M + slippage_M) * BASIS_POINT,
         nights_M * long_M * pip_M / price_M,

@@ -21,8 +21,8 @@ from ml_workbench_service.contracts.deployment import (
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import LiveVerdict
 from ml_workbench_service.contracts.queue import DeploymentNotice
-from ml_workbench_service.evaluation.live_verdict import live_verdict
-from ml_workbench_service.evaluation.verdict import todays_verdict
+from ml_workbench_service.evaluation.live_verdict import live_verdict, load_live_rules
+from ml_workbench_service.evaluation.todays_verdicts import todays_evaluations
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE, LedgerReader
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
@@ -212,9 +212,10 @@ def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
     """What live evidence says of a version whose columns nothing proves; None of any other."""
     if card.evaluation.verdict != "unverified":
         return None
-    ledger = LedgerReader(workbench.state_dir / LEDGER_FILE)
     try:
-        return live_verdict(card, partial(ledger.live_answers, card.id, card.version), workbench.feature_store)
+        answers_of = partial(LedgerReader(workbench.state_dir / LEDGER_FILE).live_answers, card.id, card.version)
+        rules = load_live_rules(workbench.registry.folder(card.id, card.version))
+        return live_verdict(card, answers_of, workbench.feature_store, rules)
     except PlatformError as error:  # whether it may go live must not depend on a store that is away
         _log.warning("no live verdict on %s %s just now: %s", card.id, card.version, error.message)
         return LiveVerdict(verdict="insufficient_data", reason=error.message)
@@ -222,13 +223,7 @@ def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
 
 def _as_of_today(workbench: Workbench, card: ModelCard) -> ModelCard:
     """The card with the verdict that is left once all hypotheses known today are counted."""
-    evaluation = todays_verdict(
-        card.evaluation,
-        certificate=card.certificate,
-        timeframe=card.timeframe,
-        horizon=card.horizon,
-        others=workbench.multiple_testing.other_p_values(card.lineage.job_id),
-    )
+    (evaluation,) = todays_evaluations(workbench.multiple_testing, [card])
     return card.model_copy(update={"evaluation": evaluation})
 
 
@@ -278,6 +273,7 @@ def _pending(
         gate_results=gates,
         warnings=tuple(warnings),
         digest=card.digest,
+        data_source=card.data_source,
         scaling_factor=request.scaling_factor,
         monitoring_level=request.monitoring_level,
         reason=request.reason,

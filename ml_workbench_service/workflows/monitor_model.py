@@ -12,7 +12,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.outcomes import Drift, LiveVerdict, MonitoringReport, VersionMonitoring
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.evaluation.drift import InputReference
-from ml_workbench_service.evaluation.live_verdict import live_verdict
+from ml_workbench_service.evaluation.live_verdict import live_verdict, load_live_rules
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, RecordedVersion
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.market.outcomes.live_metrics import (
@@ -100,14 +100,15 @@ def _version(
     )
 
 
-def _live_verdict(workbench: Workbench, ledger: LedgerReader, model_id: str, version: str) -> LiveVerdict | None:
-    """From evidence alone; None, with a line in the log, where the store does not give its bars."""
+def _live_verdict(workbench: Workbench, ledger: LedgerReader, model_id: str, version: str) -> LiveVerdict:
+    """From evidence alone; where the store or the bundle does not give what it takes, it says so."""
     try:
+        rules = load_live_rules(workbench.registry.folder(model_id, version))
         answers_of = partial(ledger.live_answers, model_id, version)
-        return live_verdict(workbench.registry.card(model_id, version), answers_of, workbench.feature_store)
+        return live_verdict(workbench.registry.card(model_id, version), answers_of, workbench.feature_store, rules)
     except (DataValidationError, UpstreamError, UpstreamTimeoutError, PredictionError) as error:
         log.warning("no live verdict on %s %s just now: %s", model_id, version, error.message)
-        return None
+        return LiveVerdict(verdict="insufficient_data", reason=f"not to be had just now: {error.message}")
 
 
 def _drift(folder: Path, rows: LiveRows, bar_ms: int) -> tuple[Drift | None, str]:

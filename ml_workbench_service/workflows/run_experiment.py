@@ -37,8 +37,17 @@ from ml_workbench_service.training import tasks as tasks
 from ml_workbench_service.training.pipeline import TrainingDependencies, produce
 
 
-def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench) -> dict[str, Any]:
+def run(
+    spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench, open_maker: OpenMaker | None = None
+) -> dict[str, Any]:
     """Searches, then trains, measures and publishes the winner; the job's result.
+
+    Args:
+        spec: the job's.
+        checkpoint: its folder.
+        report: hears how it goes.
+        workbench: what it works with.
+        open_maker: how processes of parallel trials open the same; None: by the addresses in the environment.
 
     Raises:
         DataValidationError: the data are too short or unusable.
@@ -72,7 +81,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     report.say("searching")
     maker = _maker(spec, base, workbench)
     if strategy.num_parallel > 1:
-        side_by_side(runner, OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json")))
+        side_by_side(runner, open_maker or OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json")))
     else:
         in_turn(runner, maker)
     best = search.best
@@ -197,11 +206,15 @@ def _maker(spec: JobSpec, base: TrainRequest, workbench: Workbench) -> TrialMake
 @contextmanager
 def opened(about: Mapping[str, Any]) -> Iterator[TrialMaker]:
     """What a process of the pool works with, from the job's spec; the environment names every address."""
-    spec = JobSpec.model_validate(about)
-    request = ExperimentRequest.model_validate(spec.request)
-    assert isinstance(request.base, TrainRequest)
     with open_for_worker(Settings()) as workbench:
-        yield _maker(spec, request.base, workbench)
+        yield trial_maker(JobSpec.model_validate(about), workbench)
+
+
+def trial_maker(spec: JobSpec, workbench: Workbench) -> TrialMaker:
+    """What makes the trials of a search among trainings."""
+    request = ExperimentRequest.model_validate(spec.request)
+    assert isinstance(request.base, TrainRequest), "an agent's grid has no trials of its own"
+    return _maker(spec, request.base, workbench)
 
 
 def _winner(

@@ -1,13 +1,17 @@
 """`/models`: lists, cards, versions, archiving. Cards come from the two trained versions, under ids of these tests."""
 
+import json
 from typing import Any
 
 import httpx
 import pytest
 
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
+from ml_workbench_service.learning.bundle.manifest import write_manifest
 from tests.api.conftest import Clone
 from tests.api.failures import assert_failure
 from tests.conftest import registry_of
+from tests.evaluation.test_todays_verdicts import PROVEN, judged, note
 from tests.integrations.bundles import flip_a_byte
 from tests.service_process import SEED_TRAIN, ServiceProcess
 
@@ -151,6 +155,38 @@ def test_a_304_never_hides_a_changed_status(api: httpx.Client, clone: Clone) -> 
     assert api.delete(path).json()["status"] == "archived"
     seen.append(api.get(path, headers=headers).json()["status"])
     assert seen == ["deployed", "experimental", "archived"]
+
+
+def test_todays_verdict_stands_beside_the_published_one(
+    api: httpx.Client, service: ServiceProcess, clone: Clone
+) -> None:
+    folder = registry_of(service) / clone("crowded", "1.0.0") / "1.0.0"
+    published = judged(0.004)
+    card = json.loads((folder / "card.json").read_text())
+    card |= {"evaluation": published.model_dump(mode="json"), "certificate": PROVEN.model_dump(mode="json")}
+    card["lineage"]["job_id"] = "crowded-job"
+    (folder / "card.json").write_text(json.dumps(card))
+    write_manifest(folder)
+    log = SqliteMultipleTestingLog(registry_of(service).parent / "state" / "ledgers.db")
+    note(log, "crowded-job", 0.005)
+    path = "/api/v1/models/crowded/versions/1.0.0"
+    first = api.get(path)
+    assert first.json()["todays_verdict"]["verdict"] == first.json()["evaluation"]["verdict"] == "skill"
+    headers = {"If-None-Match": first.headers["ETag"]}
+    assert api.get(path, headers=headers).status_code == 304
+    for number in range(9):
+        note(log, f"crowded-later-{number}", None)
+    changed = api.get(path, headers=headers)
+    assert changed.status_code == 200, "a 304 would hide today's verdict"
+    listed_versions = api.get("/api/v1/models/crowded/versions").json()["versions"]
+    for shown in (changed.json(), api.get("/api/v1/models/crowded").json(), *listed_versions):
+        assert (shown["todays_verdict"]["verdict"], shown["todays_verdict"]["looks"]) == ("no_skill", 10)
+        assert shown["evaluation"]["verdict"] == "skill"
+    line = next(each for each in api.get("/api/v1/models", params={"limit": 200}).json()["models"]
+                if each["id"] == "crowded")  # fmt: skip
+    assert (line["verdict"], line["published_verdict"]) == ("no_skill", "skill")
+    assert line["adjusted_p_value"] == changed.json()["todays_verdict"]["adjusted_p_value"] == pytest.approx(0.05)
+    assert json.loads((folder / "card.json").read_text()) == card, "the card on disk is never rewritten"
 
 
 def test_archiving_takes_a_version_out_of_the_candidates_and_keeps_its_files(

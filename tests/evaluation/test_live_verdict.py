@@ -10,10 +10,19 @@ import pytest
 from ml_workbench_service.contracts.market import Bars, FeatureStore, Floats, Ints, OutsideThing
 from ml_workbench_service.contracts.outcomes import LiveVerdict
 from ml_workbench_service.evaluation.growing_samples import FIRST_LIVE_MOMENTS
-from ml_workbench_service.evaluation.live_verdict import live_verdict
+from ml_workbench_service.evaluation.live_verdict import LiveRules, live_verdict
+from ml_workbench_service.evaluation.policy_evidence import policy_periods
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
+from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.market.outcomes.live_evidence import MOST_MISSING_SHARE, RECEIVED_SHARE, LiveAnswers
+from ml_workbench_service.market.costs import resolved_costs, session_factor, step_log_return, swap_cost, unit_cost
+from ml_workbench_service.market.outcomes.live_evidence import (
+    MOST_MISSING_SHARE,
+    RECEIVED_SHARE,
+    UNKNOWN_ACTION,
+    LiveAnswers,
+)
+from ml_workbench_service.market.regimes import REGIMES, RegimeRule, regime_features
 from tests.integrations.model_cards import model_card
 from tests.trained_models import DEVIATION, InjectedBars, injected_bars
 
@@ -68,7 +77,7 @@ def answers(prediction: Floats, *, since: int = HISTORY, after_ms: int = 60_000)
 
 def some(of: LiveAnswers, kept: Any) -> LiveAnswers:
     """Some of the answers."""
-    return LiveAnswers(**{name: column[kept] for name, column in vars(of).items()})
+    return LiveAnswers(**{name: None if column is None else column[kept] for name, column in vars(of).items()})
 
 
 def said(of: LiveAnswers, *, within: FeatureStore | None = None, **card: Any) -> LiveVerdict:
@@ -122,7 +131,12 @@ def test_evidence_is_about_a_bar_of_the_grid(moved_ms: int, verdict: str) -> Non
 
 def test_of_several_answers_to_a_bar_the_first_one_counts() -> None:
     first, better = answers(IGNORANT), answers(KNOWING, after_ms=120_000)
-    both = LiveAnswers(**{name: np.concatenate([vars(better)[name], column]) for name, column in vars(first).items()})
+    both = LiveAnswers(
+        **{
+            name: None if column is None else np.concatenate([vars(better)[name], column])
+            for name, column in vars(first).items()
+        }
+    )
     assert said(both).p_value == said(first).p_value
 
 
@@ -184,9 +198,126 @@ def test_a_volatility_is_asked_against_seasonal_ones() -> None:
         assert said(answers(make()), target="volatility_1h").verdict == verdict
 
 
-@pytest.mark.parametrize("target", [None, "market_regime_1h"])
-def test_what_bars_do_not_tell_has_no_live_verdict(target: str | None) -> None:
-    assert said(answers(KNOWING), target=target).verdict == "not_applicable"
+def test_scores_and_feature_sets_bet_on_nothing() -> None:
+    assert said(answers(KNOWING), target=None, type="anomaly_detection").verdict == "not_applicable"
+
+
+@pytest.mark.parametrize(
+    ("card", "names"),
+    [({"target": "market_regime_1h"}, "regimes' rule"), ({"target": None, "type": "reinforcement_learning"}, "costs")],
+)
+def test_a_bundle_that_does_not_keep_its_rules_says_so(card: dict[str, Any], names: str) -> None:
+    found = said(answers(KNOWING), **card)
+    assert (found.verdict, names in found.reason) == ("insufficient_data", True)
+
+
+def present_regimes(rule: RegimeRule) -> Floats:
+    """The regime that each bar is in."""
+    runs = calendar.runs(BARS.opened_ms, HOUR_MS, "fx")
+    return rule.classify(*regime_features(BARS.close, runs))
+
+
+@pytest.mark.parametrize(
+    ("knows", "verdict"),
+    [("the next one", "skill"), ("the present one", "insufficient_data"), ("calm", "insufficient_data")],
+)
+def test_a_regime_is_asked_for_more_than_what_the_rule_itself_tells(knows: str, verdict: str) -> None:
+    rule = RegimeRule(trend=0.7, volatility=DEVIATION)
+    present = present_regimes(rule)
+    following = np.append(present[1:], present[-1])
+    is_told = np.random.default_rng(4).random(NUM) < 0.5  # half of what comes next, else the present
+    spoken = {
+        "the next one": np.where(is_told, following, present),
+        "the present one": present,
+        "calm": np.full(NUM, float(REGIMES.index("calm"))),
+    }[knows]
+    card = model_card(target="market_regime_1h")
+    found = live_verdict(card, lambda _: answers(spoken), store(), LiveRules(regimes={"EUR/USD": rule}))
+    assert found.verdict == verdict, found.reason
+    assert found.p_value is not None, "it was tested, three baselines and all"
+    assert found.baseline in ("frequencies", "persistence", "present_statistics")
+
+
+COSTS = {"EUR/USD": resolved_costs("EUR/USD")}
+POLICY = model_card(target=None, type="reinforcement_learning", outputs=("q_short", "q_flat", "q_long"))
+
+
+def policy_answers(side: Floats, **when: Any) -> LiveAnswers:
+    """Of a policy that goes where it is told from every position."""
+    rows = np.arange(HISTORY, NUM)
+    made = answers(np.full(NUM, np.nan), **when)
+    return replace(made, actions_N3=np.repeat(side[rows].astype(np.int64)[:, None], 3, axis=1))
+
+
+def ahead() -> Floats:
+    """The side of the move that a decision of this bar earns: from the next open, this close, to the one after."""
+    return np.sign(np.append(np.diff(BARS.close), 0.0))
+
+
+def test_a_policy_that_earns_net_of_costs_has_skill_beside_flat_and_holding_on() -> None:
+    known = np.where(np.random.default_rng(6).random(NUM) < 0.9, ahead(), 0.0)
+    found = live_verdict(POLICY, lambda _: policy_answers(known), store(), LiveRules(costs=COSTS))
+    assert (found.verdict, found.next_at) == ("skill", 2 * FIRST_LIVE_MOMENTS)
+    assert found.baseline in ("flat", "buy_and_hold")
+
+
+@pytest.mark.parametrize("kind", ["chance", "flat", "against"])
+def test_a_policy_that_does_not_earn_has_shown_nothing(kind: str) -> None:
+    side = {"chance": np.random.default_rng(5).choice([-1.0, 1.0], NUM), "flat": np.zeros(NUM), "against": -ahead()}
+    found = live_verdict(POLICY, lambda _: policy_answers(side[kind]), store(), LiveRules(costs=COSTS))
+    assert found.verdict == "insufficient_data"
+    assert "nothing is proved" in found.reason
+
+
+def test_a_policys_steps_are_those_of_its_own_walk_by_the_one_rule_for_fills() -> None:
+    """Each answer turns the position round, or opens one: what is paid needs the position that it holds itself."""
+    turning = policy_answers(np.zeros(NUM))
+    turning = replace(turning, actions_N3=np.tile(np.array([1, 1, -1]), (NUM - HISTORY, 1)))
+    (period,) = policy_periods(POLICY, lambda _: turning, store(), COSTS)
+    table = store().fetch(["EUR/USD"], "1h", start_ms=0, end_ms=None, features=["close", "open"])[0]
+    opened, costs = np.asarray(table.columns["open"]), COSTS["EUR/USD"]
+    net, held = [], 0
+    for row in range(HISTORY, NUM - 2):
+        position = 1 if held <= 0 else -1
+        entry_ms, exit_ms = int(table.opened_ms[row + 1]), int(table.opened_ms[row + 2])
+        priced = costs.model_copy(update={"spread_pips": (costs.spread_pips or 0.0) * float(session_factor(entry_ms))})
+        net.append(
+            step_log_return(
+                position, opened[row + 1], opened[row + 2],
+                cost=unit_cost(priced, "EUR/USD", opened[row + 1]) * abs(position - held),
+                swap=swap_cost(priced, "EUR/USD", opened[row + 1], position, entry_ms, exit_ms),
+            )
+        )  # fmt: skip
+        held = position
+    gained, _ = period.gains()["flat"]
+    np.testing.assert_allclose(gained[:-1], net[:-1], atol=1e-12)
+    assert gained[-1] < net[-1], "the last one pays for closing"
+    assert period.num_answered == period.num_bars == len(net)
+
+
+def test_answers_of_before_actions_were_kept_are_no_evidence() -> None:
+    old = policy_answers(ahead())
+    assert old.actions_N3 is not None
+    old = replace(old, actions_N3=np.full_like(old.actions_N3, UNKNOWN_ACTION))
+    found = live_verdict(POLICY, lambda _: old, store(), LiveRules(costs=COSTS))
+    assert (found.verdict, found.num_answered) == ("insufficient_data", 0)
+
+
+def test_bars_that_a_policy_was_not_asked_about_are_missing() -> None:
+    whole = policy_answers(ahead())
+    kept = np.ones(len(whole.as_of_ms_N), dtype=bool)
+    kept[1:] = np.random.default_rng(1).random(len(kept) - 1) >= 0.1
+    found = live_verdict(POLICY, lambda _: some(whole, kept), store(), LiveRules(costs=COSTS))
+    assert found.verdict == "insufficient_data"
+    assert found.missing_share == pytest.approx(0.1, rel=0.4)
+
+
+def test_labels_that_begin_at_the_fill_are_settled_from_there() -> None:
+    """A forecast of the move after the fill is skill where the card says so, and none where it says the close."""
+    moved = KNOWING[1:]
+    later = np.append(moved, 0.0)  # says at each bar what the bar after it knew: the move from t + 1 to t + 2
+    assert said(answers(later), label_start="fill").verdict == "skill"
+    assert said(answers(later)).verdict == "insufficient_data"
 
 
 def test_without_bars_before_the_period_there_is_no_baseline() -> None:

@@ -7,7 +7,8 @@ import subprocess
 import sys
 import threading
 import tracemalloc
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import get_args
@@ -19,8 +20,8 @@ from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.multiple_testing import EvaluationResult, PartRead, Subject, Trial
-from ml_workbench_service.integrations import multiple_testing_log as module
-from ml_workbench_service.integrations.multiple_testing_log import SCHEMA, SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log import log as module
+from ml_workbench_service.integrations.multiple_testing_log.log import SCHEMA, SqliteMultipleTestingLog
 from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
 
 AT = datetime(2025, 3, 1, 12, 30, 15, 123456, tzinfo=UTC)
@@ -197,7 +198,7 @@ import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from ml_workbench_service.contracts.multiple_testing import PartRead, Trial
-from ml_workbench_service.integrations.multiple_testing_log import SqliteMultipleTestingLog
+from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 log = SqliteMultipleTestingLog(Path(sys.argv[1]))
 days = {f"2024-01-{day:02}": day / 7 for day in range(1, 29)}
 for number in range(int(sys.argv[3])):
@@ -400,6 +401,48 @@ def test_all_recipes_on_one_series_and_subject_are_one_family(multiple_testing: 
     log.record_evaluation(part("regime", subject="regime"), recipe="E", series=[series()])
     assert log.other_p_values("a") == [0.2, None], "another series of the same name, and another subject"
     assert log.other_p_values("other") == log.other_p_values("nobody") == []
+
+
+def test_many_evaluations_are_answered_in_one_reading_and_alike(multiple_testing: SqliteMultipleTestingLog) -> None:
+    log = multiple_testing
+    for number in range(15):
+        name = f"job-{number}"
+        own = [series(seed=number % 3)]
+        log.record_evaluation(part(name, start=number, end=number + 40), recipe=f"R{number % 7}", series=own)
+        log.record_result(name, told(0.01 * (number + 1)))
+        log.record_trial(Trial(read=part(f"{name}/trial", start=number, end=number + 10)))
+        log.record_trial(Trial(read=part(f"{name}/agent/1", start=number, end=number + 10)))
+    log.record_evaluation(part("volatile", subject="volatility"), recipe="V", series=[series()])
+    names = [*(f"job-{number}" for number in range(15)), "volatile", "nobody"]
+    alone = {each: SqliteMultipleTestingLog(log.path).other_p_values(each) for each in names}
+    assert (alone["volatile"], alone["nobody"]) == ([], [])
+    assert alone["job-0"].count(None) == 14, "other jobs' trials, without those of agents' grids"
+    reader = SqliteMultipleTestingLog(log.path)
+    with statements_of(reader) as statements:
+        assert reader.other_p_values_of(names) == alone
+        first = len(statements)
+        assert reader.other_p_values_of(names[::-1]) == alone
+    assert first < len(names), "it was read for all of them at once"
+    assert len(statements) == first + 1, "and again only to see that it has not grown"
+    log.record_evaluation(part("one more"), recipe="new", series=[series()])
+    assert len(reader.other_p_values("job-0")) == len(alone["job-0"]) + 1
+    log.record_result("one more", told(0.5))
+    assert 0.5 in reader.other_p_values("job-0")
+
+
+@contextmanager
+def statements_of(log: SqliteMultipleTestingLog) -> Iterator[list[str]]:
+    """The SELECTs that reading it takes from here on."""
+    found: list[str] = []
+    opened = log._opened
+
+    def traced() -> sqlite3.Connection:
+        connection = opened()
+        connection.set_trace_callback(lambda text: found.append(text) if text.startswith("SELECT") else None)
+        return connection
+
+    log._opened = traced  # type: ignore[method-assign]
+    yield found
 
 
 def test_a_recipe_is_one_hypothesis_with_its_latest_answer(multiple_testing: SqliteMultipleTestingLog) -> None:

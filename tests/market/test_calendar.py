@@ -76,21 +76,29 @@ def test_an_hour_from_friday_afternoon_ends_at_the_close_and_two_after_the_openi
     assert calendar.advance(np.array([friday, friday]), HOUR_MS).tolist() == [utc("2024-01-12T22:00")] * 2
 
 
-def test_a_week_charges_seven_nights_three_of_them_on_wednesday() -> None:
+@pytest.mark.parametrize(("spot_lag_days", "nights"), [(2, [1, 1, 3, 1, 1, 0, 0]), (1, [1, 1, 1, 3, 1, 0, 0])])
+def test_a_week_charges_seven_nights_three_of_them_on_wednesday_or_thursday(
+    spot_lag_days: int, nights: list[int]
+) -> None:
     rolls = utc("2024-01-08T22:00") + np.arange(7) * DAY_MS
-    assert calendar.swap_days(rolls - DAY_MS, rolls).tolist() == [1, 1, 3, 1, 1, 0, 0]
-    assert calendar.swap_days(rolls - 1, rolls).tolist() == [1, 1, 3, 1, 1, 0, 0]
-    wednesday = utc("2024-01-10T22:00")
-    assert int(calendar.swap_days(wednesday - 1, wednesday)) == 3
-    assert int(calendar.swap_days(wednesday, wednesday + HOUR_MS)) == 0
+    assert calendar.swap_days(rolls - DAY_MS, rolls, spot_lag_days=spot_lag_days).tolist() == nights
+    assert calendar.swap_days(rolls - 1, rolls, spot_lag_days=spot_lag_days).tolist() == nights
+    dear = int(rolls[nights.index(3)])
+    assert int(calendar.swap_days(dear - 1, dear, spot_lag_days=spot_lag_days)) == 3
+    assert int(calendar.swap_days(dear, dear + HOUR_MS, spot_lag_days=spot_lag_days)) == 0
+
+
+def test_pairs_side_by_side_are_each_charged_by_their_own_settlement() -> None:
+    thursday = np.full(2, utc("2024-01-11T22:00"))
+    assert calendar.swap_days(thursday - 1, thursday, spot_lag_days=np.array([1, 2])).tolist() == [3, 1]
 
 
 @steady
-@given(moments, st.lists(st.integers(min_value=1, max_value=5 * DAY_MS), min_size=1, max_size=8))
-def test_nights_add_up_over_any_cutting_of_a_span(at_ms: int, pieces: list[int]) -> None:
+@given(moments, st.lists(st.integers(min_value=1, max_value=5 * DAY_MS), min_size=1, max_size=8), st.integers(1, 2))
+def test_nights_add_up_over_any_cutting_of_a_span(at_ms: int, pieces: list[int], days: int) -> None:
     borders = np.cumsum([at_ms, *pieces])
-    whole = int(calendar.swap_days(borders[0], borders[-1]))
-    assert int(calendar.swap_days(borders[:-1], borders[1:]).sum()) == whole
+    whole = int(calendar.swap_days(borders[0], borders[-1], spot_lag_days=days))
+    assert int(calendar.swap_days(borders[:-1], borders[1:], spot_lag_days=days).sum()) == whole
 
 
 def grid(timeframe_ms: int, start: str, num_days: int) -> np.ndarray:

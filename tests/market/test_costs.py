@@ -19,6 +19,7 @@ from ml_workbench_service.market.costs import (
     session_factor,
     session_spread,
     session_spread_at,
+    spot_lag_days,
     step_log_return,
     swap_cost,
     unit_cost,
@@ -137,6 +138,16 @@ def test_swap_counts_the_nights(start: str, end: str, nights: int) -> None:
     assert long == pytest.approx(nights * 0.6e-4 / 1.25)
     assert short == pytest.approx(-0.5 * nights * 0.2e-4 / 1.25), "a swap received is a negative cost"
     assert swap_cost(OWN, "EUR/USD", 1.25, 0.0, ms(start), ms(end)) == 0.0
+
+
+@pytest.mark.parametrize("symbol", ["USD/CAD", "CAD/USD", "USD/TRY"])
+def test_pairs_that_settle_a_day_earlier_pay_for_the_weekend_on_thursday(symbol: str) -> None:
+    nights = [
+        swap_cost(OWN, symbol, 1.0, 1.0, ms(f"2025-01-{day:02d}T12:00"), ms(f"2025-01-{day + 1:02d}T12:00")) / 0.6e-4
+        for day in range(6, 13)
+    ]
+    assert nights == pytest.approx([1, 1, 1, 3, 1, 0, 0])
+    assert spot_lag_days(symbol) == 1 < spot_lag_days("EUR/CAD") == spot_lag_days("USD/JPY") == 2
 
 
 def test_a_step_is_the_log_of_what_is_left() -> None:

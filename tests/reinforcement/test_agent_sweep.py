@@ -161,6 +161,14 @@ def test_every_run_is_the_live_agent_to_the_bit(fill: str) -> None:
         assert agent.table.values_SA.any()
 
 
+def test_pairs_with_another_triple_swap_are_charged_as_the_live_agent_charges(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "LEVELS", {"EUR/USD": 1.1, "USD/CAD": 1.36})
+    spoken = records(250, seed=8)
+    dear = COSTS.model_copy(update={"swap_long_pips": 90.0, "swap_short_pips": 70.0})
+    swept = run_grid(recording_of(spoken), [({}, SETTINGS[0])], seeds=[0], bins=StateBins(), costs=dear)
+    assert swept.best.net == applied(spoken, SETTINGS[0], dear).counters.cumulative_reward
+
+
 def test_the_states_are_those_of_the_live_agent() -> None:
     assert agent_grid.USUAL_WIDTH == AGENT_USUAL_WIDTH
     spoken = records(200, seed=3)

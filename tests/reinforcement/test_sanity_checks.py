@@ -15,9 +15,9 @@ from ml_workbench_service.reinforcement.environment import VectorTradingEnvironm
 from ml_workbench_service.reinforcement.policy_family import Budget, decision_rows, series_of
 from ml_workbench_service.reinforcement.sanity_checks import (
     Sanity,
+    flipped,
     perfect_net,
     reward_difference,
-    shuffled,
     with_oracle,
 )
 from ml_workbench_service.testing.synthetic import Recorder, symbol_rows
@@ -41,11 +41,11 @@ def test_no_policy_earns_more_than_the_perfect_one(fill: Any) -> None:
 def test_whoever_knows_tomorrow_earns_and_who_trades_chance_does_not() -> None:
     family = policy_family("q_learning", bins=2)
     found = rl_sanity.run(family, market_of(num=1500), report=Recorder())
-    assert len(found.oracle_shares) == len(found.shuffled_gross) == rl_sanity.NUM_SEEDS
+    assert len(found.oracle_shares) == len(found.flipped_gross) == rl_sanity.NUM_SEEDS
     assert min(found.oracle_shares) > 0.6
-    assert len(set(found.shuffled_gross)) > 10
-    standard_error = found.metrics["sanity_shuffled_standard_error"]
-    assert abs(found.metrics["sanity_shuffled_gross"]) < 4 * standard_error < 4e-4
+    assert len(set(found.flipped_gross)) > 10
+    standard_error = found.metrics["sanity_flipped_standard_error"]
+    assert abs(found.metrics["sanity_flipped_gross"]) < 4 * standard_error < 4e-4
     assert found.largest_difference < 1e-12
     plain = found.to_json()
     assert plain["oracle"]["passed"]
@@ -53,10 +53,10 @@ def test_whoever_knows_tomorrow_earns_and_who_trades_chance_does_not() -> None:
     assert plain["num_seeds"] == 20
 
 
-def test_returns_that_a_feature_tells_do_not_pass_as_shuffled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl_sanity, "shuffled", lambda problem, seed: problem)
+def test_returns_that_a_feature_tells_do_not_pass_as_flipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rl_sanity, "flipped", lambda problem, seed: problem)
     found = rl_sanity.run(policy_family("q_learning", bins=2), market_of(num=1500), report=Recorder(), num_seeds=5)
-    assert found.warnings == ("sanity_shuffled_failed",)
+    assert found.warnings == ("sanity_flipped_failed",)
 
 
 def test_nothing_of_the_test_part_is_looked_at() -> None:
@@ -80,7 +80,7 @@ def test_nothing_of_the_test_part_is_looked_at() -> None:
         for each in (windows, wild)
     )
     assert found == again
-    assert found.oracle_shares[0] != found.oracle_shares[1] or found.shuffled_gross[0] != found.shuffled_gross[1]
+    assert found.oracle_shares[0] != found.oracle_shares[1] or found.flipped_gross[0] != found.flipped_gross[1]
 
 
 @pytest.mark.parametrize("name", ["dqn", "ppo"])
@@ -107,24 +107,33 @@ def test_a_full_table_gives_its_last_feature_for_the_oracle() -> None:
     assert told.windows.features == ("signal", "noise", "tomorrow")
 
 
-def test_shuffling_keeps_features_and_gaps_and_takes_order_and_drift() -> None:
+def test_flipped_signs_keep_features_gaps_and_every_moves_size_and_take_drift() -> None:
     table = symbol_rows(num=600, r2=0.3, gaps=[200])
     table.open_N[:] *= np.exp(0.01 * np.arange(600))
     problem = market_of(table)
-    mixed = shuffled(problem, seed=1).windows
-    before, after = problem.windows, mixed
+    blind = flipped(problem, seed=1).windows
+    before, after = problem.windows, blind
     np.testing.assert_array_equal(after.rows_RF, before.rows_RF)
     for run_number in np.unique(before.runs_R):
-        own = (before.runs_R == run_number) & (before.available_at_ms_R <= before.borders_ms["test"])
-        old, new = (np.diff(np.log(each.open_R[own])) for each in (before, after))
-        assert np.abs(new[:, None] - (old - old.mean())).min(axis=1).max() < 1e-12
-        assert abs(new.mean()) < 4 * old.std() / len(old) ** 0.5 < old.mean()
-        assert 0.4 < len(np.unique(new.round(12))) / len(old) < 0.9  # with replacement: 63 % of them
-        assert abs(np.corrcoef(old, new)[0, 1]) < 0.3
-    late = before.available_at_ms_R > before.borders_ms["test"]
+        own = (before.runs_R == run_number) & (before.opened_ms_R <= before.borders_ms["test"])
+        old, new = (each.open_R[own][1:] / each.open_R[own][:-1] - 1 for each in (before, after))
+        np.testing.assert_allclose(np.abs(new), np.abs(old), rtol=1e-9)
+        assert 0.35 < np.mean(np.sign(new) == np.sign(old)) < 0.65
+        assert abs(new.mean()) < 4 * new.std() / len(new) ** 0.5 < 2 * old.mean()
+    late = before.opened_ms_R > before.borders_ms["test"]
     np.testing.assert_array_equal(after.open_R[late], before.open_R[late])
     np.testing.assert_array_equal(after.close_R, before.close_R)
-    assert not np.array_equal(shuffled(problem, seed=2).windows.open_R, mixed.open_R)
+    assert not np.array_equal(flipped(problem, seed=2).windows.open_R, blind.open_R)
+
+
+@pytest.mark.parametrize("fill", ["next_open", "next_close"])
+def test_no_decision_out_of_sample_is_paid_a_jump_from_flipped_to_true_prices(fill: Any) -> None:
+    problem = replace(market_of(), fill=fill)
+    blind = flipped(problem, seed=3)
+    series, true = series_of(blind), series_of(problem)
+    for part in ("train", "calibration"):
+        entry = decision_rows(series, blind, part) + series.delay
+        np.testing.assert_allclose(np.abs(series.move_R[entry]), np.abs(true.move_R[entry]), rtol=1e-9, atol=1e-15)
 
 
 @pytest.fixture
@@ -150,8 +159,16 @@ def test_failures_are_named() -> None:
     fine = Sanity((0.6, 0.9), (-1.0, 1.1), 0.0, 100, 5)
     assert fine.warnings == ()
     assert replace(fine, oracle_shares=(0.2, 0.7)).warnings == ("sanity_oracle_failed",)
-    assert replace(fine, shuffled_gross=(1.0, 1.1)).warnings == ("sanity_shuffled_failed",)
-    assert replace(fine, shuffled_gross=(0.0, 0.0)).warnings == ()
+    assert replace(fine, flipped_gross=(1.0, 1.1)).warnings == ("sanity_flipped_failed",)
+    assert replace(fine, flipped_gross=(0.0, 0.0)).warnings == ()
+
+
+@pytest.mark.parametrize(("standard_errors", "warnings"), [(2.9, ()), (3.1, ("sanity_flipped_failed",))])
+def test_three_standard_errors_are_allowed(standard_errors: float, warnings: tuple[str, ...]) -> None:
+    chance = np.random.default_rng(0).standard_normal(20)
+    standard = (chance - chance.mean()) / chance.std(ddof=1) * 20**0.5  # mean 0, standard error 1
+    given = Sanity((0.9,) * 20, tuple((standard + standard_errors).tolist()), 0.0, 100, 5)
+    assert given.warnings == warnings
 
 
 def test_a_cancellation_is_seen_within_a_run() -> None:

@@ -2,9 +2,12 @@
 
 import pytest
 
+from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
 from studies import injected_signal, null_series, real_data
+from studies.fits import bench_on, experiment_once, training_request
 from studies.injected_signal import InjectedSignal
 from studies.null_series import Trial
+from studies.series import null_series as null_series_of
 
 pytestmark = pytest.mark.more
 
@@ -21,6 +24,22 @@ def test_a_search_on_a_null_series_is_judged_too() -> None:
     judged = null_series.reach_verdict(Trial(number=0, seed=0, num_bars=3_000, family="linear", num_trials=3))
     assert judged.verdict in ("insufficient_data", "no_skill")
     assert judged.certificate == "passed"
+
+
+def test_parallel_trials_read_made_up_bars_as_they_are_read_here() -> None:
+    """Prices far from the pair's fixings, which a store that holds them against those would refuse."""
+    series = next(each for each in (null_series_of(2_000, seed=0, number=number) for number in range(20))
+                  if each.close.min() > 1.6 or each.close.max() < 0.9)  # fmt: skip
+    body = {
+        "name": "Search",
+        "base": training_request("searched", ["rsi_14"], hyperparameters={"lookback": 3, "epochs": 1}),
+        "search_space": {"learning_rate": {"choices": [1e-3, 3e-3, 1e-2, 3e-2]}},
+        "sampler": "grid",
+    }
+    with bench_on(series.write) as workbench:
+        tuned = experiment_once(workbench, body, max_workers=2)
+        trials = TrialLog(tuned.folder / TRIALS_FILE).trials()
+    assert [each.state for each in trials] == ["complete"] * 4, [each.message for each in trials]
 
 
 def test_an_injected_signal_is_recovered_by_what_was_published() -> None:

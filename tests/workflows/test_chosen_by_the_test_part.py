@@ -26,3 +26,22 @@ def test_trials_that_were_ranked_on_what_is_a_test_part_now_count_as_looks_at_it
     again = train_model(bench, "narrow", checkpoint=tmp_path, **{**wide, "name": "narrow", "validation_split": 0.2})
     assert again.evaluation.significance is not None
     assert again.evaluation.significance.looks == 3, "trials before the test part are no looks"
+
+
+def test_nothing_is_taken_from_the_version_before(tmp_path: Path) -> None:
+    """A parent's selection data cannot reach a test part: with one and without one the weights are the same bits."""
+    bench = open_bench(tmp_path)
+    injected_bars(700, seed=4).write(tmp_path / "bars", "EUR/USD")
+    asked = {
+        "family": "linear", "features": ["signal"], "symbols": ["EUR/USD"], "validation_split": 0.4,
+        "hyperparameters": {"lookback": 3, "epochs": 1},
+    }  # fmt: skip
+    parent = {**asked, "hyperparameters": {"lookback": 3, "epochs": 2}, "seeds": [5]}
+    train_model(bench, "child", checkpoint=tmp_path / "parent", **parent)
+    child = train_model(bench, "child", checkpoint=tmp_path / "child", version="1.1.0", **asked)
+    orphan = train_model(bench, "orphan", checkpoint=tmp_path / "orphan", **asked)
+    assert (child.lineage.parent_version, orphan.lineage.parent_version) == ("1.0.0", None)
+    weights = [
+        (bench.registry.folder(card.id, card.version) / "weights.safetensors").read_bytes() for card in (child, orphan)
+    ]
+    assert weights[0] == weights[1]

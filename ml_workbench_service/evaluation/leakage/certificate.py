@@ -17,6 +17,10 @@ leaks: an indicator, a scaler, a label or a splitter that reads ahead moves when
     near_copies                 what such columns tell of the target                 (`leakage.column_checks`)
     look_ahead_joins            and, where they move in steps, of the time until their next one
 
+A parent model would carry what it was selected on into its child. None does: every training begins from its request,
+its seed and its bars alone, and `lineage.parent_version` names the version before, from which nothing is taken. Whoever
+lets a training begin from another version's weights adds that version's selection data to `selected_before_test`.
+
 When it fails: a leak may be idle at every sampled moment, and a ready-made column may know the future and tell little.
 So silence about such a column proves nothing: `Certificate.proof` says what does.
 """

@@ -1,5 +1,6 @@
 """Prediction ledger, reading: every method opens the file for itself, so any thread may ask."""
 
+import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -14,7 +15,7 @@ from common_lib.sqlite_store import Schema, SqliteStore, selected
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.integrations.prediction_ledger import rows
 from ml_workbench_service.integrations.prediction_ledger.rows import Waiting
-from ml_workbench_service.market.outcomes.live_evidence import LiveAnswers
+from ml_workbench_service.market.outcomes.live_evidence import UNKNOWN_ACTION, LiveAnswers
 from ml_workbench_service.market.outcomes.live_metrics import LiveRows
 
 LEDGER_FILE = "predictions.db"
@@ -23,7 +24,7 @@ BUSY_TIMEOUT_S = 5.0
 _NUMBERS = ("prediction", "realised", "confidence", "level", "lower", "upper", "volatility", "break_even")
 _FIGURES = ("number", "as_of_ms", "state", "abstain_reasons", "direction", "inputs", *_NUMBERS)
 _LIVE = f"SELECT {selected(_FIGURES, p=rows.PREDICTIONS)} FROM predictions AS p"
-_OF_AN_ANSWER = ("as_of_ms", "answered_ms", "abstain_reasons", "prediction", "break_even", "barrier")
+_OF_AN_ANSWER = ("as_of_ms", "answered_ms", "abstain_reasons", "prediction", "break_even", "barrier", "actions")
 _ANSWERS = (
     f"SELECT {selected(_OF_AN_ANSWER, p=rows.PREDICTIONS)} FROM predictions AS p WHERE p.series IN (SELECT id FROM "
     "series WHERE model_id = ? AND version = ? AND symbol = ?) AND p.sample = 'live' ORDER BY p.number"
@@ -136,8 +137,8 @@ class LedgerReader:
         """All kept answers of a version about one symbol's moments that its training did not know, oldest first."""
         with self._reading() as connection:
             found = [] if connection is None else connection.execute(_ANSWERS, (model_id, version, symbol)).fetchall()
-        columns = zip(*found, strict=True) if found else ((),) * 6
-        as_of, answered, reasons, prediction, break_even, barrier = columns
+        columns = zip(*found, strict=True) if found else ((),) * 7
+        as_of, answered, reasons, prediction, break_even, barrier, actions = columns
         return LiveAnswers(
             as_of_ms_N=np.array(as_of, dtype=np.int64),
             answered_ms_N=np.array(answered, dtype=np.int64),
@@ -145,6 +146,7 @@ class LedgerReader:
             prediction_N=np.array(prediction, dtype=np.float64),  # None becomes NaN
             break_even_N=np.array(break_even, dtype=np.float64),
             barrier_N=np.array(barrier, dtype=np.float64),
+            actions_N3=np.array(list(map(_following, reasons, actions)), dtype=np.int64).reshape(-1, 3),
         )
 
     @contextmanager
@@ -156,6 +158,13 @@ class LedgerReader:
                 return
             with closing(self._store.connect()) as connection:
                 yield connection
+
+
+def _following(reasons: str | None, actions: str | None) -> tuple[int, ...]:
+    """The position after -1, 0 and 1; an abstention makes flat, but where the market was closed."""
+    if reasons is not None:
+        return (-1, 0, 1) if json.loads(reasons) == ["market_closed"] else (0, 0, 0)
+    return (UNKNOWN_ACTION,) * 3 if actions is None else tuple(json.loads(actions))
 
 
 def _first_of_newest(connection: sqlite3.Connection, model_id: str, version: str, *, limit: int) -> int:

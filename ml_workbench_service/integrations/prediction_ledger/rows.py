@@ -92,6 +92,7 @@ PREDICTIONS = Table(
         "reason": "TEXT",
         "settle_ms": "INTEGER",
         "num_tries": "INTEGER NOT NULL DEFAULT 0",
+        "actions": "TEXT",
     },
 )
 SCHEMA = Schema(
@@ -102,6 +103,7 @@ SCHEMA = Schema(
         "CREATE INDEX predictions_not_live ON predictions (series) WHERE sample != 'live'",
         "CREATE INDEX predictions_to_settle ON predictions (settle_ms) WHERE state = 0 AND settle_ms IS NOT NULL",
     ),
+    migrations={2: ("ALTER TABLE predictions ADD COLUMN actions TEXT",)},
 )
 _KNOWN_LATER = ("realised", "known_ms", "source", "reason", "num_tries")
 _SAME_ON_THE_WIRE = (
@@ -208,6 +210,7 @@ def row_of(answered: Answered, asked: Asked) -> dict[str, Any]:
         "inputs": None if inputs is None else np.asarray(inputs, dtype="<f4").tobytes(),
         "state": NONE if asked.target is None else OPEN,
         "settle_ms": settle_ms,
+        "actions": _actions(record),
     }
 
 
@@ -242,6 +245,12 @@ def series_id(connection: sqlite3.Connection, key: SeriesKey) -> int:
 
 def _moment(moment_ms: int) -> Any:
     return iso_of_ms(moment_ms)
+
+
+def _actions(record: PredictionRecord) -> str | None:
+    """Of a policy: the positions that follow for one who holds -1, 0 and 1; null of other models' answers."""
+    found = record.metadata.actions_by_position
+    return None if found is None else json.dumps(found)
 
 
 def _break_even(answered: Answered) -> float | None:

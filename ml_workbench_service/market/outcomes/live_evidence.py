@@ -18,11 +18,13 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bools, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.market import calendar
-from ml_workbench_service.market.class_labels import price_moves
+from ml_workbench_service.market.class_labels import price_moves, regime_labels
 from ml_workbench_service.market.targets import Labels, label
 
 RECEIVED_SHARE = 0.1
 """finance.md: of a bar, after it was known; later answers may have seen what came of it."""
+UNKNOWN_ACTION = 9
+"""In place of a position that an answer does not say: records of before it was kept."""
 MOST_MISSING_SHARE = 0.05
 """finance.md: of a period's bars; who leaves out more may have chosen them."""
 
@@ -35,6 +37,8 @@ class LiveAnswers:
         answered_ms_N: when each was given, by the service's clock.
         break_even_N: what a move must exceed to pay for its costs.
         barrier_N: distance of a triple barrier's bounds in log price.
+        actions_N3: of policies, the position that follows for one who holds -1, 0 and 1; `UNKNOWN_ACTION` where an
+            answer does not say it.
     """
 
     as_of_ms_N: Ints
@@ -43,6 +47,7 @@ class LiveAnswers:
     abstains_N: Bools
     break_even_N: Floats
     barrier_N: Floats
+    actions_N3: Ints | None = None
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,23 @@ class Evidence:
         return 1.0 - self.num_answered / self.num_bars if self.num_bars else 1.0
 
 
-def gather(answers: LiveAnswers, table: FeatureTable, target: Target) -> Evidence | None:
-    """The evidence among one symbol's answers; None where no answer is any."""
+def gather(
+    answers: LiveAnswers, table: FeatureTable, target: Target, *, regimes_B: Floats | None = None
+) -> Evidence | None:
+    """The evidence among one symbol's answers; None where no answer is any.
+
+    Args:
+        regimes_B: where regimes are forecast, the one that each bar is in.
+    """
     bar_ms = TIMEFRAMES_MS[table.timeframe]
-    chosen, row_M = _timely(answers, table, bar_ms)
+    chosen, row_M = timely(answers, table, bar_ms)
     if not len(row_M):
         return None
     labels = _labels(target, table, bar_ms)
+    if regimes_B is not None:
+        labels = regime_labels(target, labels, classes_N=regimes_B)
     realised_M = _realised(target, labels, table, row_M, answers, chosen)
-    due_N = np.flatnonzero(np.arange(len(table)) + target.horizon < len(table))
+    due_N = np.flatnonzero(np.arange(len(table)) + target.reach < len(table))
     first, last = int(row_M[0]), int(due_N[-1]) if len(due_N) else -1
     inside = row_M <= last
     settled = inside & np.isfinite(realised_M)
@@ -108,7 +121,7 @@ def until(evidence: Evidence, moment_ms: int) -> Evidence:
     )
 
 
-def _timely(answers: LiveAnswers, table: FeatureTable, bar_ms: int) -> tuple[Ints, Ints]:
+def timely(answers: LiveAnswers, table: FeatureTable, bar_ms: int) -> tuple[Ints, Ints]:
     """The first timely answer to each bar, as places among the answers, and the bars' rows, oldest first."""
     if not len(table):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
@@ -153,8 +166,10 @@ def _touched(target: Target, moved_M: Floats, log_close_B: Floats, row_M: Ints, 
     """(M,) the barrier that a close touches first: -1, 1, or 0 for neither."""
     found_M = np.where(np.isfinite(moved_M) & (barrier_M > 0), 0.0, np.nan)
     waits_M = np.isfinite(found_M)
+    last = len(log_close_B) - 1
+    begins_M = np.minimum(row_M + target.delay, last)
     for ahead in range(1, target.horizon + 1):
-        path_M = log_close_B[np.minimum(row_M + ahead, len(log_close_B) - 1)] - log_close_B[row_M]
+        path_M = log_close_B[np.minimum(begins_M + ahead, last)] - log_close_B[begins_M]
         hit_M = waits_M & (np.abs(path_M) >= barrier_M)
         found_M[hit_M] = np.sign(path_M[hit_M])
         waits_M &= ~hit_M
@@ -171,9 +186,14 @@ def _num_bars(labels: Labels, table: FeatureTable, target: Target, *, first: int
     bar_ms = TIMEFRAMES_MS[table.timeframe]
     runs_B = calendar.runs(table.opened_ms, bar_ms, table.calendar)
     rows = np.arange(first, last + 1)
-    is_broken = runs_B[rows + target.horizon] != runs_B[rows]
+    is_broken = runs_B[rows + target.reach] != runs_B[rows]
     num = int((np.isfinite(labels.values[rows]) | is_broken).sum())
-    if table.calendar == "fixings":
-        return num
-    from_ms, to_ms = int(table.opened_ms[first]), int(table.opened_ms[last]) + bar_ms
-    return num + max(calendar.num_expected_bars(from_ms, to_ms, table.timeframe) - len(rows), 0)
+    return num + num_missing_bars(table, first=first, last=last)
+
+
+def num_missing_bars(table: FeatureTable, *, first: int, last: int) -> int:
+    """Expected bars that the table lacks between two of its rows; of fixings nobody can say."""
+    if table.calendar == "fixings" or last < first:
+        return 0
+    from_ms, to_ms = int(table.opened_ms[first]), int(table.opened_ms[last]) + TIMEFRAMES_MS[table.timeframe]
+    return max(calendar.num_expected_bars(from_ms, to_ms, table.timeframe) - (last + 1 - first), 0)

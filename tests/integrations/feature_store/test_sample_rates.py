@@ -7,6 +7,7 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from scipy.stats import chi2
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
@@ -165,6 +166,32 @@ def slope_scores(opens: Floats, closes: Floats) -> Floats:
 @pytest.mark.parametrize("pair", PAIRS)
 def test_the_days_move_so_far_says_nothing_about_the_rest_at_any_hour(sample_source: SampleRates, pair: str) -> None:
     assert np.abs(slope_scores(*whole_days(sample_source.bars(pair, "1h")))).max() < 2
+
+
+def joint_p_value(moments_TK: Floats) -> float:
+    """Of all K moments being zero at once: sum by its own covariance, rows being independent (chi-squared, K)."""
+    total_K = moments_TK.sum(axis=0)
+    return float(chi2.sf(total_K @ np.linalg.solve(moments_TK.T @ moments_TK, total_K), moments_TK.shape[1]))
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_no_hour_of_all_says_anything_jointly(sample_source: SampleRates, pair: str) -> None:
+    opens, closes = whole_days(sample_source.bars(pair, "1h"))
+    so_far, rest = closes[:, :-1] - opens[:, None], closes[:, -1:] - closes[:, :-1]
+    assert joint_p_value((so_far - so_far.mean(axis=0)) * (rest - rest.mean(axis=0))) > 0.01
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_no_lag_of_a_day_says_anything_jointly(sample_source: SampleRates, pair: str) -> None:
+    returns = np.diff(np.log(sample_source.bars(pair, "1h").close))
+    lagged = [returns[HOURS - lag : len(returns) - lag] for lag in range(1, HOURS + 1)]
+    assert joint_p_value(np.column_stack([returns[HOURS:] * each for each in lagged])) > 0.01
+
+
+def test_the_joint_test_finds_a_path_that_is_pulled_back() -> None:
+    chance = np.random.default_rng(0)
+    so_far, free = chance.standard_normal((2, 2000, 5))
+    assert joint_p_value(so_far * (free - 0.1 * so_far)) < 0.01 < joint_p_value(so_far * free)
 
 
 @pytest.mark.parametrize("pair", PAIRS)

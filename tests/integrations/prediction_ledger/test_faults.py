@@ -14,6 +14,7 @@ import pytest
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_ledger.reader import Wanted
+from ml_workbench_service.integrations.prediction_ledger.rows import SCHEMA
 from tests.ledger_entries import answered, awaited, keep, making, num_waiting, opened, states
 
 ROOT = Path(__file__).parents[3]
@@ -137,7 +138,7 @@ def test_a_file_of_a_newer_version_is_left_alone(path: Path) -> None:
     with opened(path) as ledger:
         keep(ledger, answered(0))
     with closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 2")
+        connection.execute(f"PRAGMA user_version = {SCHEMA.version + 1}")
     with opened(path) as ledger:
         keep(ledger, answered(1))
         with pytest.raises(UnavailableError, match=r"newer version.*Upgrade"):

@@ -1,8 +1,10 @@
 """The ledger keeps what was answered and what came true: under every filter, once, and no more than it may."""
 
 import contextlib
+import sqlite3
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +16,7 @@ from common_lib.exceptions import OutcomeConflictError, PredictionNotFoundError
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_ledger.reader import Wanted
+from ml_workbench_service.market.outcomes.live_evidence import UNKNOWN_ACTION
 from tests.ledger_entries import INPUTS, answered, keep, making, opened, states
 from tests.prediction_records import MONDAY
 
@@ -60,6 +63,34 @@ def test_live_answers_are_those_of_one_version_and_symbol_about_what_its_trainin
     assert np.isnan(found.prediction_N[0])
     assert found.prediction_N[1] == 0.0002
     assert found.break_even_N[1] > 0
+
+
+def test_live_answers_of_a_policy_say_what_follows_from_each_position(path: Path) -> None:
+    closed = {**ABSTAINS, "abstain_reasons": ["market_closed"]}
+    with opened(path) as ledger:
+        keep(
+            ledger,
+            answered(0, metadata={"actions_by_position": (1, 0, 1)}),
+            answered(1, **ABSTAINS),
+            answered(2, **closed),
+            answered(3),
+        )
+        found = ledger.live_answers("model", "1.0.0", "EUR/USD").actions_N3
+    assert found is not None
+    assert found.tolist() == [[1, 0, 1], [0, 0, 0], [-1, 0, 1], [UNKNOWN_ACTION] * 3]
+
+
+def test_a_ledger_of_before_the_actions_is_read_and_goes_on(path: Path) -> None:
+    with opened(path) as ledger:
+        keep(ledger, answered(0))
+    with closing(sqlite3.connect(path)) as connection:  # as the version before left it
+        connection.execute("ALTER TABLE predictions DROP COLUMN actions")
+        connection.execute("PRAGMA user_version = 1")
+    with opened(path) as ledger:
+        keep(ledger, answered(1))
+        found = ledger.live_answers("model", "1.0.0", "EUR/USD")
+    assert len(found.as_of_ms_N) == 2
+    assert path.with_name(f"{path.name}.v1.bak").is_file()
 
 
 def test_a_ledger_without_a_row_has_no_answers(path: Path) -> None:

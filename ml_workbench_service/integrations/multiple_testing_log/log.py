@@ -20,18 +20,15 @@ import threading
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-
 from common_lib.exceptions import DataValidationError, UnavailableError
 from common_lib.sqlite_store import Schema, SqliteStore, Table, selected, transaction
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.contracts.multiple_testing import AGENT_TRIAL, EvaluationResult, Fingerprint, PartRead, Trial
-from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
+from ml_workbench_service.contracts.multiple_testing import EvaluationResult, Fingerprint, PartRead, Trial
+from ml_workbench_service.integrations.multiple_testing_log.families import HypothesisFamilies
 
 BUSY_TIMEOUT_S = 15.0
 MOST_DAYS = 1_000_000
@@ -142,14 +139,6 @@ _RESULTS = (
     "SELECT s.p_value, s.from_ms, s.until_ms, s.own_columns, s.differentials FROM hypotheses AS h "
     "JOIN results AS s ON s.number = h.number WHERE h.recipe = ? ORDER BY h.number"
 )
-_EVALUATIONS = (
-    "SELECT r.id, r.subject, r.start_ms, r.end_ms, h.recipe, s.p_value, "
-    "(SELECT json_group_array(symbol) FROM reading_symbols WHERE number = r.number), "
-    "(SELECT json_group_array(digest) FROM hypothesis_series WHERE number = r.number) "
-    "FROM readings AS r LEFT JOIN hypotheses AS h ON h.number = r.number LEFT JOIN results AS s ON s.number = r.number "
-    "WHERE r.kind = 'look' AND r.subject = (SELECT subject FROM readings WHERE kind = 'look' AND id = ?) "
-    "ORDER BY r.number"
-)
 _INSERT_SYMBOL = "INSERT INTO reading_symbols (symbol, number) SELECT ?, number FROM readings WHERE kind = ? AND id = ?"
 _OVERLAPPING = (
     "FROM readings AS r WHERE r.kind = ? AND r.subject = ? AND r.start_ms < ? AND r.end_ms > ? AND EXISTS ("
@@ -183,6 +172,7 @@ class SqliteMultipleTestingLog:
         self._store = SqliteStore(path, schema, timeout_s=timeout_s)
         self._checked: tuple[int, int] | None = None
         self._checking = threading.Lock()
+        self._families = HypothesisFamilies()
 
     def record_evaluation(self, read: PartRead, *, recipe: str = "", series: Sequence[Fingerprint] = ()) -> int:
         """Notes an evaluation before it happens; how many there are on parts that share time, a symbol and the subject.
@@ -218,27 +208,15 @@ class SqliteMultipleTestingLog:
 
     def other_p_values(self, evaluation: str) -> Sequence[float | None]:
         """Today's p-values of all other hypotheses in this evaluation's family; None where one was never told."""
+        return self.other_p_values_of([evaluation])[evaluation]
+
+    def other_p_values_of(self, evaluations: Sequence[str]) -> Mapping[str, Sequence[float | None]]:
+        """The same of many evaluations, in one reading of the log."""
         with self._reading() as connection:
             if connection is None:
-                return []
-            noted = [_Evaluation.of(row) for row in connection.execute(_EVALUATIONS, (evaluation,))]
-            own = next((each for each in noted if each.id == evaluation), None)
-            if own is None:
-                return []
-            known = _Fingerprints(connection)
-            hypotheses: dict[str, float | None] = {}
-            for each in noted:
-                if each.job == own.job or (each.recipe is not None and each.recipe == own.recipe):
-                    continue
-                if not own.shares_family(each, known):
-                    continue
-                name = each.recipe or f"{each.id} alone"
-                told = each.p_value if each.p_value is not None else hypotheses.get(name)
-                hypotheses[name] = told
-            wanted = ("trial", own.subject, own.end_ms, own.start_ms, json.dumps(sorted(own.symbols)))
-            tried = [str(name) for (name,) in connection.execute(f"SELECT r.id {_OVERLAPPING}", wanted)]
-        foreign = [each for each in tried if each.partition("/")[0] != own.job and AGENT_TRIAL not in each]
-        return [*hypotheses.values(), *(None for _ in foreign)]
+                return {each: [] for each in evaluations}
+            stat = self.path.stat()
+            return self._families.other_p_values(connection, evaluations, file=(stat.st_dev, stat.st_ino))
 
     def num_evaluations(self, read: PartRead) -> int:
         """The same without noting anything; raises like `record_evaluation`."""
@@ -342,66 +320,6 @@ class SqliteMultipleTestingLog:
             if faults != ["ok"]:
                 raise sqlite3.DatabaseError(" ".join(faults[0].split()))
             self._checked = stamp
-
-
-@dataclass(frozen=True)
-class _Evaluation:
-    """One that was noted."""
-
-    id: str
-    subject: str
-    start_ms: int
-    end_ms: int
-    recipe: str | None
-    p_value: float | None
-    symbols: frozenset[str]
-    digests: tuple[str, ...]
-
-    @classmethod
-    def of(cls, row: tuple[Any, ...]) -> "_Evaluation":
-        """A row of `_EVALUATIONS`."""
-        name, subject, start_ms, end_ms, recipe, p_value, symbols, digests = row
-        held = frozenset(json.loads(symbols)), tuple(json.loads(digests))
-        return cls(name, subject, start_ms, end_ms, recipe, p_value, *held)
-
-    @property
-    def job(self) -> str:
-        """Whose it is; a job's walk forward and further targets tell of the same model."""
-        return self.id.partition("/")[0]
-
-    def shares_family(self, other: "_Evaluation", known: "_Fingerprints") -> bool:
-        """By the series where they can be compared, else by names; without a recipe only what overlaps in time."""
-        if other.recipe is None and not (other.start_ms < self.end_ms and other.end_ms > self.start_ms):
-            return False
-        found = [known.is_same(one, another) for one in self.digests for another in other.digests]
-        told = [each for each in found if each is not None]
-        return any(told) if told else bool(self.symbols & other.symbols)
-
-
-class _Fingerprints:
-    """Series by their digests, each read and compared once."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._connection = connection
-        self._read: dict[str, ReturnFingerprint] = {}
-        self._same: dict[frozenset[str], bool | None] = {}
-
-    def is_same(self, one: str, other: str) -> bool | None:
-        """Whether two digests are of one series; None where that cannot be told."""
-        pair = frozenset((one, other))
-        if len(pair) == 1:
-            return True
-        if pair not in self._same:
-            self._same[pair] = self._of(one).is_same(self._of(other))
-        return self._same[pair]
-
-    def _of(self, digest: str) -> ReturnFingerprint:
-        if digest not in self._read:
-            query = "SELECT symbol, step_ms, steps, log_close FROM return_series WHERE digest = ?"
-            symbol, step_ms, steps, log_close = self._connection.execute(query, (digest,)).fetchone()
-            arrays = (np.frombuffer(zlib.decompress(blob), kind) for blob, kind in ((steps, "<i8"), (log_close, "<f8")))
-            self._read[digest] = ReturnFingerprint(symbol, step_ms, *arrays)
-        return self._read[digest]
 
 
 def _note_hypothesis(

@@ -1,0 +1,75 @@
+"""Today's verdicts: published evaluations after every hypothesis that the multiple-testing log knows by now.
+
+A card is never rewritten, and who tries more on the same series raises the bar for all that was published on it. So the
+adjustment is made again whenever a verdict is read, here and nowhere else: the gate of a deployment, cards and lists of
+the API, the health of what is live. However many cards are read, the log is read once.
+"""
+
+import logging
+from collections.abc import Sequence
+
+from common_lib.exceptions import UnavailableError
+from ml_workbench_service.contracts.evaluation import VERDICT_RULES, Evaluation, TodaysVerdict
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
+from ml_workbench_service.evaluation.verdict import todays_verdict
+
+log = logging.getLogger(__name__)
+
+
+def todays_evaluations(multiple_testing: MultipleTestingLog, cards: Sequence[ModelCard]) -> list[Evaluation]:
+    """Each card's evaluation with the verdict that is left today; what was never tested stays as it is.
+
+    Raises:
+        UnavailableError: the log cannot be read.
+    """
+    tested = {card.lineage.job_id for card in cards if is_tested(card)}
+    others = multiple_testing.other_p_values_of(sorted(tested)) if tested else {}
+    return [
+        todays_verdict(
+            card.evaluation,
+            certificate=card.certificate,
+            timeframe=card.timeframe,
+            horizon=card.horizon,
+            others=others[card.lineage.job_id],
+        )
+        if is_tested(card)
+        else card.evaluation
+        for card in cards
+    ]
+
+
+def with_todays_verdicts(multiple_testing: MultipleTestingLog, cards: Sequence[ModelCard]) -> list[ModelCard]:
+    """The cards, each with today's verdict beside the published one; where the log cannot be read it says so."""
+    try:
+        today = todays_evaluations(multiple_testing, cards)
+    except UnavailableError as error:
+        log.warning("today's verdicts are not to be had: %s", error.message)
+        unknown = TodaysVerdict(verdict=None, reason=error.message)
+        return [_with(card, unknown) if is_tested(card) else card for card in cards]
+    return [
+        _with(card, _stated(evaluation)) if is_tested(card) else card
+        for card, evaluation in zip(cards, today, strict=True)
+    ]
+
+
+def is_tested(card: ModelCard) -> bool:
+    """Whether there is a p-value that later evaluations may raise."""
+    return card.evaluation.significance is not None and card.evaluation.verdict_rules >= VERDICT_RULES
+
+
+def _with(card: ModelCard, today: TodaysVerdict) -> ModelCard:
+    return card.model_copy(update={"todays_verdict": today})
+
+
+def _stated(evaluation: Evaluation) -> TodaysVerdict:
+    found, adds = evaluation.significance, evaluation.adds_over_linear
+    return TodaysVerdict(
+        verdict=evaluation.verdict,
+        reason=evaluation.reason,
+        proof=evaluation.proof,
+        looks=None if found is None else found.looks,
+        adjusted_p_value=None if found is None else found.adjusted_p_value,
+        adds_over_linear=None if adds is None else adds.answer,
+        economic=evaluation.economic,
+    )

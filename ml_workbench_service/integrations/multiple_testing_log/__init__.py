@@ -1,0 +1,1 @@
+"""Multiple-testing log: the file, and the families of hypotheses in it."""
