@@ -115,6 +115,9 @@ class TerminalBar:
             self._progress.console.print(f"{self._title}: {event.data.get('message', '')}", markup=False)
         else:
             self._progress.update(self._task, description=f"{self._title} {event.type}")
+            if event.type == "succeeded":  # early stopping leaves steps undone
+                task = self._progress.tasks[0]
+                self._progress.update(self._task, total=task.completed or 1, completed=task.completed or 1)
 
 
 class NotebookBar:
