@@ -100,10 +100,10 @@ async def test_the_async_stream_does_too(serve: Serve) -> None:
 
 
 def test_a_stream_that_never_comes_back_is_given_up(serve: Serve) -> None:
-    server = serve({"until": 1}, *[503] * 4)
+    server = serve({"until": 1}, *[503] * 3)
     with Workbench(server.url, patience=QUICK) as wb, pytest.raises(UnavailableError):
         list(wb.job("j").events())
-    assert server.script == [], "one that ended, and three reconnects after the last event"
+    assert server.script == [], "the stream, and three reconnects after it ended"
 
 
 def test_a_job_that_is_not_there_is_told_at_once(serve: Serve) -> None:
