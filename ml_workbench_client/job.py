@@ -115,9 +115,10 @@ class Job(Resource[M], Generic[M]):
         yield from self._ask(routes.DELETE_JOB, job_id=self.id)
 
     @operation(routes.JOB_CURVES)
-    def curves(self) -> Plan[Document]:
-        """The figures of every step so far, thinned where there are many: learning curves."""
-        return Document((yield from self._read(dict[str, Any], routes.JOB_CURVES, job_id=self.id)))
+    def curves(self) -> Plan[Table]:
+        """Learning curves: seed by seed and epoch by epoch, where a training stood."""
+        answer = yield from self._ask(routes.JOB_CURVES, accept=ARROW, job_id=self.id)
+        return Table(answer.content, f"curves of {self._title}")
 
     @operation(routes.JOB_SERIES)
     def series(self) -> Plan[Table]:
@@ -188,6 +189,12 @@ class Experiment(Job[M], Generic[M]):
         return cls(link, str(accepted.get("experiment_id") or accepted["id"]), accepted)
 
     @reading(routes.SHOW_EXPERIMENT)
-    def trials(self) -> Plan[experiments.Experiment]:
+    def details(self) -> Plan[experiments.Experiment]:
         """Trials with parameters, score and curve, the best of them, what mattered, and what came of the winner."""
         return (yield from self._read(experiments.Experiment, routes.SHOW_EXPERIMENT, experiment_id=self.id))
+
+    @operation(routes.TRIALS)
+    def trials(self) -> Plan[Table]:
+        """Every trial so far as a row, its parameters in columns `params.<name>`."""
+        answer = yield from self._ask(routes.TRIALS, accept=ARROW, experiment_id=self.id)
+        return Table(answer.content, f"trials of {self.id}")

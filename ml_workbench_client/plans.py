@@ -17,8 +17,9 @@ other: written once, typed twice.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator
-from functools import update_wrapper
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
+from functools import cached_property, update_wrapper
+from inspect import Parameter, Signature, signature
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, get_args, overload
 
 import httpx
 
@@ -119,14 +120,43 @@ class Linked(Generic[M]):
     _carrier: Carrier
 
 
+class _LeftOut:
+    def __repr__(self) -> str:
+        return "…"
+
+
+LEFT_OUT = _LeftOut()
+"""What a signature shows of a keyword that is not sent unless it is given: the service has the default."""
+
+
 class _Described:
     """A descriptor that carries its function's name, words and routes."""
 
     def __init__(self, function: Callable[..., Any], routes: tuple[Route, ...]) -> None:
         self.__doc__ = function.__doc__
         self.__name__ = function.__name__
-        self.__wrapped__ = function
         self.routes = routes
+        self._function = function
+
+    @cached_property
+    def shown_signature(self) -> Signature:
+        """What `help` and completion show: keyword arguments one by one, and what the caller gets."""
+        found = signature(self._function)
+        parameters = list(found.parameters.values())[1:]
+        if parameters and parameters[-1].kind is Parameter.VAR_KEYWORD:
+            (fields,) = get_args(parameters.pop().annotation)
+            parameters += [
+                Parameter(name, Parameter.KEYWORD_ONLY, default=LEFT_OUT, annotation=kind)
+                for name, kind in fields.__annotations__.items()
+            ]
+        return Signature(parameters, return_annotation=get_args(found.return_annotation)[-1])
+
+    def _named(self, call: Callable[..., Any]) -> Any:
+        """The bound method, by the function's name, words and signature."""
+        update_wrapper(call, self._function)
+        del call.__wrapped__  # type: ignore[attr-defined]
+        call.__signature__ = self.shown_signature  # type: ignore[attr-defined]
+        return call
 
 
 class Operation(_Described, Generic[P, T]):
@@ -149,7 +179,7 @@ class Operation(_Described, Generic[P, T]):
         def call(*args: P.args, **kwargs: P.kwargs) -> Any:
             return instance._carrier.run(self.plan(instance, *args, **kwargs))
 
-        return update_wrapper(call, self.plan.__get__(instance))
+        return self._named(call)
 
 
 class Reading(_Described, Generic[T]):
@@ -189,7 +219,7 @@ class Following(_Described, Generic[P, T]):
         def call(*args: P.args, **kwargs: P.kwargs) -> Any:
             return instance._carrier.iterate(self.flow(instance, *args, **kwargs))
 
-        return update_wrapper(call, self.flow.__get__(instance))
+        return self._named(call)
 
 
 def operation(*routes: Route) -> Callable[[Callable[Concatenate[Any, P], Plan[T]]], Operation[P, T]]:

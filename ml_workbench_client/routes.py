@@ -98,6 +98,7 @@ JOB_SERIES = _route(f"GET {API}/jobs/{{job_id}}/series")
 LIST_EXPERIMENTS = _route(f"GET {API}/experiments")
 START_EXPERIMENT = _route(f"POST {API}/experiments", Repeat.KEYED)
 SHOW_EXPERIMENT = _route(f"GET {API}/experiments/{{experiment_id}}")
+TRIALS = _route(f"GET {API}/experiments/{{experiment_id}}/trials")
 
 QUEUE = _route(f"GET {API}/queue")
 LIST_DEAD_LETTERS = _route(f"GET {API}/queue/dead-letters")
@@ -120,7 +121,7 @@ AHEAD = frozenset(
         str,
         (
             RESTORE_VERSION, PURGE_MODEL, UNDEPLOY, VERSION_SERIES, LIST_FIGURES, FIGURE, REPORT, COMPARE, DELETE_JOB,
-            JOB_CURVES, JOB_SERIES, RESET_AGENT, DELETE_AGENT,
+            JOB_CURVES, JOB_SERIES, TRIALS, RESET_AGENT, DELETE_AGENT,
         ),
     )
 )  # fmt: skip
