@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+import weakref
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
@@ -142,10 +143,11 @@ class Pause:
 
 
 class Now:
-    """Carries plans out in the calling thread."""
+    """Carries plans out in the calling thread; its connections end with the last object that holds it."""
 
     def __init__(self, client: httpx.Client) -> None:
         self.client = client
+        weakref.finalize(self, client.close)
 
     def run(self, plan: Plan[T]) -> T:
         """The plan's result."""
