@@ -15,8 +15,9 @@ base = dict(
     features=["return_1", "rsi_14", "volatility_24"],
     target="price_change_1d",
     symbols=["EUR/USD"],
-    start_date="2005-01-01T00:00:00Z",
+    start_date="2015-01-01T00:00:00Z",
     end_date="2025-01-01T00:00:00Z",
+    hyperparameters={"epochs": 10},
 )
 
 # %% [markdown]
@@ -36,7 +37,7 @@ experiment = wb.search(
     base=base,
     search_space={"learning_rate": {"low": 0.0003, "high": 0.01, "log": True}, "lookback": {"choices": [8, 24]}},
     sampler="random",
-    num_trials=4,
+    num_trials=3,
 )
 experiment.progress()
 

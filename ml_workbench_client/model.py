@@ -25,6 +25,13 @@ Features = Mapping[str, Sequence[float]]
 """Columns by name, oldest first; a DataFrame of polars or pandas or a pyarrow table will do as well."""
 
 
+def is_body(value: Any) -> bool:
+    """Whether a dictionary is the body of a request rather than columns, each of which is a list of numbers."""
+    return isinstance(value, Mapping) and any(
+        isinstance(each, str | Mapping) or not hasattr(each, "__len__") for each in value.values()
+    )
+
+
 class Model(Resource[M], Generic[M]):
     """A model by its id, or one version of it. Making this object asks nothing.
 
@@ -66,7 +73,8 @@ class Model(Resource[M], Generic[M]):
 
         Args:
             features: a dictionary of columns, oldest first, or a DataFrame, of which the columns that the model reads
-                are taken, and as many of its last rows as the model looks back on; or the contract's request.
+                are taken, and as many of its last rows as the model looks back on; or the whole body of a request, as
+                the contract or a dictionary. For a frame the card is read first: once, where a version is named.
             enqueue: `never` leaves no trace; `guaranteed` answers once a live record is in the queue.
             asked: `symbol` and `timeframe` (of a model that knows one symbol they may be left out), `as_of`, `price`,
                 `position`, `version`.
@@ -82,13 +90,12 @@ class Model(Resource[M], Generic[M]):
         """Many predictions in one call, in the order of the items; a bad item fails alone, as an error in its place.
 
         Args:
-            items: each what `predict` takes first, or a dictionary with the keys of a predict body.
+            items: each what `predict` takes first.
             enqueue: as for `predict`.
         """
         bodies = []
         for item in items:
-            is_body = isinstance(item, Mapping) and bool(PredictRequest.model_fields.keys() & item.keys())
-            bodies.append(self._with_version(json_of(item)) if is_body else (yield from self._question(item, {})))
+            bodies.append((yield from self._question(item, {})))
         answer = yield from self._ask(
             routes.PREDICT_BATCH, query=query(enqueue=enqueue), body={"items": bodies}, model_id=self.id
         )
@@ -185,6 +192,10 @@ class Model(Resource[M], Generic[M]):
             self._seen = yield from self._read(ModelCard, routes.SHOW_VERSION, **path)
         return self._seen
 
+    def _known_card(self) -> Plan[ModelCard]:
+        """The card for what never changes of it: of a named version read once, else of the one that answers now."""
+        return self._seen if self._seen is not None and self.version is not None else (yield from self._card())
+
     def _version(self) -> Plan[str]:
         """This object's version, else the one that is live or newest."""
         return self.version or (yield from self._card()).version
@@ -210,12 +221,12 @@ class Model(Resource[M], Generic[M]):
     def _question(self, features: Any, asked: Mapping[str, Any]) -> Plan[dict[str, Any]]:
         """The body of one prediction."""
         given = {name: value for name, value in json_of(dict(asked)).items() if value is not None}
-        if isinstance(features, PredictRequest):
+        if isinstance(features, PredictRequest) or is_body(features):
             return self._with_version({**json_of(features), **given})
         if features is None:
             return self._with_version((yield from self._fetched(given)))
         if is_frame(features):
-            card = self._seen or (yield from self._card())  # what it reads is the same in every version that is seen
+            card = yield from self._known_card()
             features = columns_of(features, card.features, num_rows=card.lookback)
         context = {name: given.pop(name) for name in ("symbol", "timeframe") if name in given}
         body = {"inputs": json_of(features), **given}
@@ -225,7 +236,7 @@ class Model(Resource[M], Generic[M]):
         """A body for which the service fetches the columns; symbol and timeframe may be the card's."""
         if "symbol" in given and "timeframe" in given:
             return given
-        card = self._seen or (yield from self._card())
+        card = yield from self._known_card()
         if "symbol" not in given and len(card.symbols) > 1:
             raise DataValidationError.at(
                 "symbol", f"{self.id} knows several symbols; name one of them: {', '.join(card.symbols)}"

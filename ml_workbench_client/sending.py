@@ -108,8 +108,9 @@ def json_of(value: Any) -> Any:
         return [json_of(each) for each in value]
     if hasattr(value, "isoformat"):
         return iso(value) if getattr(value, "tzinfo", None) is not None else value.isoformat()
-    if hasattr(value, "tolist"):  # of numpy
-        return value.tolist()
+    for to_list in ("tolist", "to_list", "to_pylist"):  # of numpy and pandas, polars, pyarrow
+        if hasattr(value, to_list):
+            return getattr(value, to_list)()
     return to_jsonable_python(value)
 
 

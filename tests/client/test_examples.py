@@ -12,7 +12,7 @@ import pytest
 
 from tests.service_process import ServiceProcess
 
-pytestmark = pytest.mark.more
+pytestmark = [pytest.mark.more, pytest.mark.timeout(900)]
 NOTEBOOKS = sorted((Path(__file__).resolve().parents[2] / "examples").glob("*.py"))
 
 
@@ -36,8 +36,8 @@ def run(cell: str, notebook: Path, namespace: dict[str, Any]) -> Any:
 
 
 @pytest.fixture(scope="module")
-def url(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """By notebook: the first has a service over a folder of bars, the others the shared one with its sample."""
+def over_a_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """A service over a folder with the hourly bars of the package gym-anytrading."""
     folder = tmp_path_factory.mktemp("own_bars")
     spec = find_spec("gym_anytrading")
     assert spec is not None
@@ -45,8 +45,7 @@ def url(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -> It
     (folder / "bars").mkdir()
     shutil.copy(Path(spec.origin).parent / "datasets" / "data" / "FOREX_EURUSD_1H_ASK.csv", folder / "bars")
     own = ServiceProcess(folder / "service", FEATURE_STORE_URL=f"file://{folder / 'bars'}", AGENT_AUTOSTART="false")
-    own.start()
-    yield {path.name: own.url if path.name.startswith("01") else service.url for path in NOTEBOOKS}
+    yield own.start()
     own.close()
 
 
@@ -56,9 +55,10 @@ def test_there_are_three() -> None:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_cell_runs_and_shows_something(
-    notebook: Path, url: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    notebook: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("WORKBENCH_URL", url[notebook.name])
+    running = request.getfixturevalue("over_a_folder" if "own_bars" in notebook.name else "service")
+    monkeypatch.setenv("WORKBENCH_URL", running.url)
     namespace: dict[str, Any] = {}
     shown = 0
     for cell in cells(notebook):

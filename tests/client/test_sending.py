@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import httpx
@@ -21,9 +22,10 @@ from common_lib.exceptions import (
 )
 from ml_workbench_client import AsyncWorkbench, Patience, Workbench, routes
 from ml_workbench_client.errors import class_of, error_of
+from ml_workbench_client.model import is_body
 from ml_workbench_client.plans import Conversation
 from ml_workbench_client.routes import Repeat, Route
-from ml_workbench_client.sending import answered, read
+from ml_workbench_client.sending import answered, read, written
 from ml_workbench_client.wire import Answer, Pause, Request, Send
 from ml_workbench_service.contracts.models import ModelList
 
@@ -221,6 +223,33 @@ def test_the_key_is_never_shown(monkeypatch: pytest.MonkeyPatch, caplog: pytest.
         with pytest.raises(DataValidationError) as refused:
             Workbench(address)
         assert "geheim" not in str(refused.value)
+
+
+def test_a_key_of_any_letters_is_sent_as_the_service_compares_it() -> None:
+    handle, seen = flaky(202)
+    Workbench(api_key="s3cret-ßchlüssel", transport=httpx.MockTransport(handle)).train(name="x")
+    assert dict(seen[0].headers.raw)[b"X-API-Key"] == "s3cret-ßchlüssel".encode()
+
+
+def test_what_a_body_holds_is_written_as_json() -> None:
+    import numpy as np
+    import polars as pl
+
+    body = {"a": np.array([1.5, 2.0]), "b": pl.Series([1, 2]), "c": (np.float64(0.5), None, "x")}
+    assert json.loads(written(body)) == {"a": [1.5, 2.0], "b": [1, 2], "c": [0.5, None, "x"]}
+    assert json.loads(written({"at": datetime(2025, 3, 1, 1, tzinfo=timezone(timedelta(hours=1)))})) == {
+        "at": "2025-03-01T00:00:00Z"
+    }
+    for unsendable in ({"a": float("inf")}, {"a": object()}):
+        with pytest.raises(DataValidationError, match="finite"):
+            written(unsendable)
+
+
+def test_columns_and_whole_bodies_are_told_apart() -> None:
+    assert not is_body({"price": [1.0], "position": (1.0, 2.0)})
+    assert is_body({"symbol": "EUR/USD", "timeframe": "1h"})
+    assert is_body({"inputs": {"a": [1.0]}})
+    assert is_body({"symbol": "EUR/USD", "features": {"a": [1.0]}, "price": 1.1})
 
 
 def test_paths_and_queries_are_written_as_the_service_reads_them() -> None:

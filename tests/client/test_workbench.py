@@ -202,4 +202,4 @@ async def test_the_async_client_is_the_same_awaited(service: ServiceProcess, job
         with pytest.raises(ModelNotFoundError):
             await awb.model("no_such_model").card
         with pytest.raises(TypeError, match="async for"):
-            list(awb.models())  # type: ignore[arg-type]
+            list(awb.models())
