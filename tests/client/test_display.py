@@ -134,10 +134,11 @@ def test_a_figure_is_drawn_by_the_notebook() -> None:
 
 def test_importing_the_client_is_cheap() -> None:
     heavy = ["torch", "mlflow", "onnxruntime", "polars", "pandas", "pyarrow", "plotly", "fastapi", "IPython"]
-    code = f"import sys; from ml_workbench_client import Workbench, Job; print([name for name in {heavy} if name in sys.modules])"
+    begin = "import sys; from ml_workbench_client import Job, Workbench"
+    code = f"{begin}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
     rooms = "{'.'.join(name.split('.')[:2]) for name in sys.modules if name.startswith('ml_workbench_service.')}"
-    code = f"import sys; from ml_workbench_client import Workbench, Job; print({rooms})"
+    code = f"{begin}; print({rooms})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "{'ml_workbench_service.contracts'}"
