@@ -41,6 +41,7 @@ class PlatformError(Exception):
 
     status: ClassVar[int] = 500
     error_code: ClassVar[str] = "PLATFORM_ERROR"
+    correlation_id: str = ""  # of the request that another service answered with this error
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()

@@ -1,0 +1,1 @@
+"""The Python client: on a real service, on servers that fail, and step by step without any."""
