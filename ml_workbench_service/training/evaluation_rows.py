@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from ml_workbench_service.contracts.market import Bools, Ints
+from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
+from ml_workbench_service.learning.calibration.class_probabilities import class_numbers
 from ml_workbench_service.learning.data.windows import Part
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 
-EVALUATION_FILE = "evaluation.parquet"
 EVALUATED: tuple[Part, ...] = ("validation", "calibration", "test")
 DIRECTIONS = np.array(["sell", "hold", "buy"])
 """Of -1, 0 and 1."""
@@ -50,15 +51,12 @@ def part_rows(
     is_judged_R[windows.parts[part]] = True
     order = np.lexsort((windows.symbol_R[ends], windows.available_at_ms_R[ends]))
     ends, answers_N = ends[order], answers_N[order]
-    own_labels_RK = windows.own_labels_RK
     found: dict[str, np.ndarray] = {
         "part": np.full(len(ends), part),
         "as_of": windows.available_at_ms_R[ends],
         "symbol": np.array(windows.symbols)[windows.symbol_R[ends]],
         "price": windows.close_R[ends],
-        "realised": np.where(is_judged_R[ends], own_labels_RK[ends, 0], np.nan)
-        if own_labels_RK.shape[1]
-        else np.full(len(ends), np.nan),
+        "realised": np.where(is_judged_R[ends], _outcomes(problem)[ends], np.nan),
         **{name: np.full(len(ends), np.nan) for name in STATED},
         "direction": np.full(len(ends), "hold"),
         "status": np.where(answers_N, "ok", "abstain"),
@@ -73,14 +71,24 @@ def part_rows(
     return {**found, **_money(held_N, ends, problem)}
 
 
+def _outcomes(problem: TrainingProblem) -> Floats:
+    """(R,) the headline's labels, classes by the numbers that predictions have; NaN where there is no target."""
+    labels_RK = problem.windows.own_labels_RK
+    if not labels_RK.shape[1]:
+        return np.full(len(labels_RK), np.nan)
+    labels_R, classes = labels_RK[:, 0], problem.targets[0].classes
+    if not classes:
+        return labels_R
+    there_R = np.isfinite(labels_R)
+    return np.where(there_R, class_numbers(classes)[np.where(there_R, labels_R, 0).astype(np.int64)], np.nan)
+
+
 def write_rows(draft: Path, parts: Sequence[Columns]) -> None:
     """`evaluation.parquet`: all parts, one after the other; numbers that are missing are null."""
     import polars as pl  # no API process's
 
     frames = [pl.DataFrame({name: _series(name, values) for name, values in part.items()}) for part in parts]
-    pl.concat(frames).write_parquet(
-        draft / EVALUATION_FILE, compression="zstd", row_group_size=ROWS_OF_A_GROUP
-    )
+    pl.concat(frames).write_parquet(draft / EVALUATION_FILE, compression="zstd", row_group_size=ROWS_OF_A_GROUP)
 
 
 def _money(positions_N: Ints | None, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:

@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.training.evaluation_rows import EVALUATION_FILE
+from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
 from tests.trained_models import injected_bars, open_bench, train_model
 
 COLUMNS = [
