@@ -32,8 +32,8 @@ NEVER = {"fork", "forkpty", "forkserver", "preexec_fn", "SubprocVecEnv"}
 NEVER_STARTED = ("benchmarks/contestants/manager_publishing.py", "multiprocessing.managers")
 """The original queue, rebuilt to be measured: its manager serves in a process of its own, never forked."""
 KEPT_OUT_OF_THE_API = {
-    "torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "optuna", "gymnasium", "stable_baselines3",
-    "numba", "sklearn", "skl2onnx", "onnx", "scipy",
+    "torch", "mlflow", "talib", "polars", "pyarrow", "pandas", "currency_converter", "optuna", "gymnasium",
+    "stable_baselines3", "numba", "sklearn", "skl2onnx", "onnx", "scipy",
 }  # fmt: skip
 API_ROOTS = ("ml_workbench_service.main", "ml_workbench_service.app")
 DISCOVERED = ("ml_workbench_service.families", "ml_workbench_service.accelerators", "ml_workbench_service.api")

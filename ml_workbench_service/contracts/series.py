@@ -245,6 +245,9 @@ class TrialTable(TablePage):
     rows: tuple[TrialRow, ...]
 
 
+_KINDS: dict[str, ColumnKind] = {"datetime": "time", "float": "number", "int": "integer", "str": "text"}
+
+
 def columns_of(row: type[Row]) -> tuple[Column, ...]:
     """The fixed columns of a table, in order."""
     return tuple(_columns(row))
@@ -272,4 +275,4 @@ def _kind(annotation: Any) -> ColumnKind:
     first = parts[0]
     if get_args(first) and not isinstance(first, type):
         return _kind(first)
-    return {"datetime": "time", "float": "number", "int": "integer", "str": "text"}[getattr(first, "__name__", "str")]
+    return _KINDS[getattr(first, "__name__", "str")]

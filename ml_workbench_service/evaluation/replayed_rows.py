@@ -60,8 +60,8 @@ class ReplayedRows:
             self.num_left_out += 1
             return
         interval = record.interval
-        told = (record.price, record.prediction, interval and interval.lower, interval and interval.upper,
-                record.confidence)  # fmt: skip
+        ends = (None, None) if interval is None else (interval.lower, interval.upper)
+        told = (record.price, record.prediction, *ends, record.confidence)
         for name, value in zip(NUMBERS, told, strict=True):
             self._numbers[name].append(np.nan if value is None else value)
         for name in self._model.card.classes:

@@ -12,12 +12,14 @@ import os
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pyarrow as pa
 
 from common_lib.logging import configure_logging
+from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.contracts.series import columns_of
 from ml_workbench_service.contracts.tables import (
@@ -156,7 +158,7 @@ def _open_predictions(asked: PredictionTable) -> Table:
             num = PREDICTIONS_AT_ONCE if left is None else min(left, PREDICTIONS_AT_ONCE)
             found, before = reader.page(wanted, limit=num, before=before)
             if found:
-                yield pa.RecordBatch.from_pylist([_flat(each, schema) for each in found], schema=schema)
+                yield _batch([_flat(each, schema) for each in found], schema)
             if before is None:
                 return
             left = None if left is None else left - len(found)
@@ -166,14 +168,26 @@ def _open_predictions(asked: PredictionTable) -> Table:
 
 def _flat(row: RecordedPrediction, schema: pa.Schema) -> dict[str, object]:
     """By column: nested keys with dots between, lists with commas."""
-    plain = row.model_dump()
     found: dict[str, object] = {}
     for name in schema.names:
-        value: object = plain
+        value: object = row
         for key in name.split("."):
-            value = value.get(key) if isinstance(value, dict) else None
+            value = None if value is None else getattr(value, key)
         found[name] = ",".join(value) if isinstance(value, tuple) else value
     return found
+
+
+def _batch(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows by column; moments to the millisecond."""
+    arrays = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        if pa.types.is_timestamp(field.type):
+            moments = [to_ms(value) if isinstance(value, datetime) else None for value in values]
+            arrays.append(pa.array(moments, pa.int64()).cast(field.type))
+        else:
+            arrays.append(pa.array(values, field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 def main() -> int:

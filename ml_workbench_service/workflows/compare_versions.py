@@ -24,7 +24,7 @@ from ml_workbench_service.contracts.tables import ComparedVersion, ComparisonTas
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.integrations.table_files import Table, open_stored, read_columns
 from ml_workbench_service.learning.calibration.class_probabilities import class_numbers
-from ml_workbench_service.market import performance
+from ml_workbench_service.market import calendar, performance
 from ml_workbench_service.market.significance import hac_mean, mean_by_moment
 
 READ = ("as_of", "symbol", "realised", "prediction", "lower", "upper", "status", "position", "gross", "net")
@@ -71,8 +71,8 @@ def compare(task: ComparisonTask) -> ComparisonReport:
     read = [_answered(version) for version in task.versions]
     keys = _keys(read)
     common = keys[0]
-    for each in keys[1:]:
-        common = np.intersect1d(common, each)
+    for key in keys[1:]:
+        common = np.intersect1d(common, key)
     if not len(common):
         raise DataValidationError.at(
             "query.versions",
@@ -129,7 +129,7 @@ def _figures(rows: _Rows, judged_N: Bools) -> ComparedFigures:
     model = float(np.mean(losses_N)) if has_loss and losses_N is not None else None
     plain = float(np.mean(plain_N)) if has_loss and plain_N is not None else None
     net_M, moments_M = _account(rows)
-    daily_D = np.array(list(performance.daily_returns(net_M, moments_M + _settled_ms(rows.of)).values()))
+    daily_D = np.array(list(performance.daily_returns(net_M, _settled_ms(rows.of, moments_M)).values()))
     held_N = np.nan_to_num(rows.columns["position"]) != 0
     gross_N = rows.columns["gross"][held_N]
     of = rows.of
@@ -190,9 +190,13 @@ def _account(rows: _Rows) -> tuple[Floats, Ints]:
     return np.log1p(gains_M), moments_M
 
 
-def _settled_ms(version: ComparedVersion) -> int:
-    """From a decision to the settling of its step: a bar, or where nobody trades but at the fixing two."""
-    return TIMEFRAMES_MS[version.timeframe] * (2 if version.fill == "next_close" else 1)
+def _settled_ms(version: ComparedVersion, moments_M: Ints) -> Ints:
+    """(M,) when each step is settled: a bar later, or where nobody trades but at the fixing two; a step that ends with
+    the week is settled where the next one opens."""
+    bars = 2 if version.fill == "next_close" else 1
+    settled_M = calendar.advance(moments_M, bars * TIMEFRAMES_MS[version.timeframe])
+    opening_M = calendar.advance(settled_M, 1) - 1
+    return np.where(opening_M - settled_M > calendar.HOUR_MS, opening_M, settled_M)
 
 
 def _pair(a: _Rows, b: _Rows, judged_N: Bools) -> ComparedPair:

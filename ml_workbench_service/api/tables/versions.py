@@ -64,7 +64,13 @@ async def read_version_series(
     """
     card, path = await asyncio.to_thread(_kept, service, model_id, version)
     table = StoredTable(row="version", path=str(path), part=part)
-    about = {"model_id": model_id, "version": version, "part": part, "target": card.target, "warnings": []}
+    about: dict[str, Any] = {
+        "model_id": model_id,
+        "version": version,
+        "part": part,
+        "target": card.target,
+        "warnings": [],
+    }
     answer = await answer_stored(service.tables, table, asked, about=about, name=f"{model_id}-{version}-{part}")
     answer.headers["ETag"] = f'"{card.digest}"'
     return answer
