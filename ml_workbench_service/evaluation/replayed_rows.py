@@ -183,7 +183,7 @@ class ReplayedRows:
         if not len(payable):
             return found
         places = order[np.searchsorted(rows_N[order], payable)]
-        account = signal_backtest.settle(series, payable, positions_N[places])
+        account = signal_backtest.pay(series, payable, positions_N[places])
         found["gross"][places], found["net"][places] = account.gross_N, account.net_N
         found["cost"] = found["gross"] - found["net"]
         found["equity"][places] = account.equity_N

@@ -140,7 +140,7 @@ def realise(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
         raise DataValidationError.at(
             "rows", "No decision can be paid: the bars after the windows are missing; ask for a longer range."
         )
-    return settle(series, rows, positions[np.searchsorted(ascending, rows)])
+    return pay(series, rows, positions[np.searchsorted(ascending, rows)])
 
 
 def _border_after(ends: Ints, problem: TrainingProblem) -> int | None:
@@ -151,7 +151,7 @@ def _border_after(ends: Ints, problem: TrainingProblem) -> int | None:
     return min((border for border in problem.windows.borders_ms.values() if border >= last_ms), default=None)
 
 
-def settle(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
+def pay(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
     """What positions at payable rows, ascending, come to; see `Account`."""
     starts = segment_starts(rows_N)
     held_N = np.where(starts, 0, np.roll(positions_N, 1))
@@ -229,6 +229,6 @@ def _stressed(account: Account) -> CarryStress | None:
     nightly_R = np.array([(rates.get(symbol) or 0.0) / DAYS_PER_YEAR for symbol in series.symbols])[series.symbol_R]
     charge_R = nightly_R * series.nights_R
     dearer = replace(series, swap_long_R=series.swap_long_R + charge_R, swap_short_R=series.swap_short_R + charge_R)
-    stressed = settle(dearer, account.rows_N, account.positions_N)
+    stressed = pay(dearer, account.rows_N, account.positions_N)
     daily_D = np.array(list(_daily(stressed).values()))
     return CarryStress(yearly_rate=rates, net_log_return=float(stressed.net_M.sum()), p_value=hac_mean(daily_D).p_value)

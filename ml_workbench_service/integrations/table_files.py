@@ -87,7 +87,7 @@ def open_stored(path: Path, row: RowName, part: EvaluatedPart | None) -> Table:
     """
     file = pa.parquet.ParquetFile(path)
     names = [name for name in file.schema_arrow.names if name != "part"]
-    first, num_rows = (0, file.metadata.num_rows) if part is None else _stretch(file, part)
+    first, num_rows = (0, file.metadata.num_rows) if part is None else _span_of(file, part)
     kinds: dict[str, ColumnKind] = {each.name: each.kind for each in columns_of(ROWS[row])}
     ordered = [name for name in kinds if name in names] + [name for name in names if name not in kinds]
     columns = [(name, kinds.get(name, "number")) for name in ordered]
@@ -101,7 +101,7 @@ def open_stored(path: Path, row: RowName, part: EvaluatedPart | None) -> Table:
     return Table(schema, batches, num_rows)
 
 
-def _stretch(file: pa.parquet.ParquetFile, part: EvaluatedPart) -> tuple[int, int]:
+def _span_of(file: pa.parquet.ParquetFile, part: EvaluatedPart) -> tuple[int, int]:
     """Where a part's rows begin, and how many there are: they lie together."""
     place, first, found = 0, 0, 0
     for batch in file.iter_batches(ROWS_AT_ONCE, columns=["part"]):

@@ -129,7 +129,7 @@ def _figures(rows: _Rows, judged_N: Bools) -> ComparedFigures:
     model = float(np.mean(losses_N)) if has_loss and losses_N is not None else None
     plain = float(np.mean(plain_N)) if has_loss and plain_N is not None else None
     net_M, moments_M = _account(rows)
-    daily_D = np.array(list(performance.daily_returns(net_M, _settled_ms(rows.of, moments_M)).values()))
+    daily_D = np.array(list(performance.daily_returns(net_M, _paid_at_ms(rows.of, moments_M)).values()))
     held_N = np.nan_to_num(rows.columns["position"]) != 0
     gross_N = rows.columns["gross"][held_N]
     of = rows.of
@@ -190,7 +190,7 @@ def _account(rows: _Rows) -> tuple[Floats, Ints]:
     return np.log1p(gains_M), moments_M
 
 
-def _settled_ms(version: ComparedVersion, moments_M: Ints) -> Ints:
+def _paid_at_ms(version: ComparedVersion, moments_M: Ints) -> Ints:
     """(M,) when each step is settled: a bar later, or where nobody trades but at the fixing two; a step that ends with
     the week is settled where the next one opens."""
     bars = 2 if version.fill == "next_close" else 1
