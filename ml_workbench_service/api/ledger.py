@@ -39,7 +39,23 @@ PredictionIdPath = Annotated[
 VersionQuery = Annotated[str | None, Query(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]
 From = Annotated[MarketDatetime | None, Query(alias="from", description="First `as_of`, inclusive.")]
 To = Annotated[MarketDatetime | None, Query(alias="to", description="Last `as_of`, inclusive.")]
-PREDICTIONS_EXAMPLE: dict[str, Any] = {"predictions": [], "next_cursor": None}
+PREDICTIONS_EXAMPLE: dict[str, Any] = {
+    "predictions": [
+        {
+            "prediction_id": "2bd7c0d7e3c9b4a0e8d6f1a2b3c4d5e6", "model_id": "small", "version": "1.0.0",
+            "symbol": "EUR/USD", "timeframe": "1h", "target": "price_change_1h", "as_of": "2025-03-05T12:00:00Z",
+            "valid_until": "2025-03-05T13:00:00Z", "timestamp": "2025-03-05T12:00:00.412Z", "sample": "live",
+            "status": "ok", "price": 1.1021, "prediction": 0.00042, "label": None, "direction": "buy",
+            "confidence": 0.61, "interval": {"level": 0.9, "lower": -0.0011, "upper": 0.0019}, "novelty": 0.37,
+            "abstain_reasons": [],
+            "outcome": {
+                "state": "known", "realised": -0.00031, "at": "2025-03-05T13:00:00Z", "source": "stream",
+                "reason": None,
+            },
+        }
+    ],
+    "next_cursor": "MTE4",
+}  # fmt: skip
 SEED_OUTCOME = {"realised": -0.00031, "at": "2025-03-05T13:00:00Z"}
 
 
