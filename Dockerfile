@@ -40,6 +40,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     LOG_DIR=/app/logs
 COPY --chown=workbench:workbench LICENSE README.md ./
 COPY --chown=workbench:workbench common_lib ./common_lib
+COPY --chown=workbench:workbench ml_workbench_figures ./ml_workbench_figures
 COPY --chown=workbench:workbench ml_workbench_service ./ml_workbench_service
 COPY --chown=workbench:workbench tools ./tools
 # by number, so that `runAsNonRoot` can check it

@@ -6,7 +6,7 @@ sentence, never an error; only an unknown name is one.
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -83,7 +83,13 @@ class Figure(ABC):
         if self.model_types is not None and card.type not in self.model_types:
             types = " and ".join(sorted(each.replace("_", " ") for each in self.model_types))
             return f"it is made of {types}, and this version is of {card.type.replace('_', ' ')}"
+        if self.is_about_money and card.evaluation.backtest is None:
+            return "nothing is traded on this version's answers"
         return ""
+
+    def is_on_card(self, card: "ModelCard") -> bool:
+        """Whether the card alone has all that the figure reads."""
+        return False
 
     def missing(self, given: FigureInputs) -> str:
         """What the figure lacks; empty where nothing is."""
@@ -114,38 +120,36 @@ def draw(name: str, given: FigureInputs, *, theme: Theme = "light") -> dict[str,
     return drawing.finished(figure.name, figure.title, given.card, is_about_money=figure.is_about_money)
 
 
-def figure_named(name: str) -> Figure:
-    """The figure of that name.
+def figure_named(name: str, *, subject: Subject | None = None) -> Figure:
+    """The figure of that name, of any subject or of one alone.
 
     Raises:
         NotFoundError: there is none; the message names the nearest and all.
     """
-    if name in Figure.known:
-        return Figure.known[name]
-    near = difflib.get_close_matches(name, Figure.known, n=1, cutoff=0.5)
+    known = {each: figure for each, figure in Figure.known.items() if subject in (None, figure.subject)}
+    if name in known:
+        return known[name]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     meant = f"did you mean {near[0]}? " if near else ""
-    raise NotFoundError(f"no figure has that name; {meant}known: {', '.join(Figure.known)}")
+    raise NotFoundError(f"no figure has that name; {meant}known: {', '.join(known)}")
 
 
-def figures_for(
-    card: "ModelCard", *, columns: Collection[str] | None = None, subject: Subject = "version"
-) -> tuple[Suitability, ...]:
-    """Every figure of a version, and whether it says something of this one.
+def figures_for(card: "ModelCard", *, has: Collection[Source] = ("rows", "curves")) -> tuple[Suitability, ...]:
+    """Every figure of a version, and whether it says something of this one, as far as its card tells.
 
     Args:
-        columns: those of its rows, where they are known; none: the version keeps no rows.
+        has: which tables there are beside the card.
     """
     found = []
     for figure in Figure.known.values():
-        if figure.subject == subject:
+        if figure.subject == "version":
             reason = figure.unsuitable(card)
-            if not reason and figure.reads == "rows" and columns is not None:
-                absent = [name for name in figure.columns if name not in columns]
-                reason = MISSING["rows"] if not columns else _without(absent) if absent else ""
+            if not reason and figure.reads not in has and not figure.is_on_card(card):
+                reason = MISSING[figure.reads]
             found.append(Suitability(figure.name, figure.title, figure.about, not reason, reason))
     return tuple(found)
 
 
-def _without(absent: Collection[str]) -> str:
+def _without(absent: Sequence[str]) -> str:
     names = ", ".join(f"`{name}`" for name in absent)
     return f"the version has no values of {names}, as where nothing is traded or no interval is stated"

@@ -40,7 +40,7 @@ def report(given: FigureInputs, *, theme: Theme | None = None) -> Iterator[str]:
     card = given.card
     assert card is not None, "a report is of a version"
     script = plotly_js()
-    figures, left_out = _figures(given)
+    figures, left_out = drawn_figures(given)
     title = html.escape(f"{card.id} {card.version}")
     chosen = f' data-theme="{theme}"' if theme else ""
     yield (
@@ -58,7 +58,7 @@ def report(given: FigureInputs, *, theme: Theme | None = None) -> Iterator[str]:
     yield report_sections.left_out(left_out)
     yield "</section>\n"
     yield report_sections.tables(card)
-    yield "</main>\n<footer><p class='muted'>Log returns are after all costs unless called gross; times are in UTC.</p></footer>\n"
+    yield "</main>\n<footer><p class='muted'>Log returns are after costs unless called gross.</p></footer>\n"
     yield _json("figures", {name: json.dumps(_bare(figure)) for name, figure in figures.items()})
     yield _json("colours", exchange())
     yield "<script>\n"
@@ -80,7 +80,7 @@ def plotly_js() -> Path:
     return Path(found.origin).parent / "package_data" / "plotly.min.js"
 
 
-def _figures(given: FigureInputs) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+def drawn_figures(given: FigureInputs) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
     """The figures that say something of the version, and of the others why not."""
     assert given.card is not None, "`report` has looked"
     drawn, left_out = {}, {}

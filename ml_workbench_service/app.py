@@ -31,6 +31,7 @@ from ml_workbench_service.api import (
     docs,
     errors,
     experiments,
+    figures,
     health,
     jobs,
     ledger,
@@ -118,7 +119,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
     for resource in (
         models, predictions, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
-        resilience, version_tables, job_tables,
+        resilience, version_tables, job_tables, figures,
     ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router)

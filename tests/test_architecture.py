@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("ml_workbench_service", "common_lib")
+PACKAGES = ("ml_workbench_service", "common_lib", "ml_workbench_figures")
 PROGRAMS = (*PACKAGES, "tools", "benchmarks", "studies", "chaos")
 FOLDERS = (*PROGRAMS, "tests")
 LINES_OF_FILE, MOST_LINES_OF_FILE = 500, 1000

@@ -23,6 +23,10 @@ class Importance(Figure):
     )
     reads: ClassVar[Source] = "importance"
 
+    def is_on_card(self, card: "ModelCard") -> bool:
+        """A feature set's scores stand there."""
+        return bool(_feature_set(card))
+
     def missing(self, given: FigureInputs) -> str:
         """Neither a feature set nor a search."""
         return "" if given.importance or _feature_set(given.card) else MISSING["importance"]

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from ml_workbench_service.contracts.agents import AgentDefinition, Beginning
 from ml_workbench_service.contracts.comparison import ComparisonReport
+from ml_workbench_service.contracts.figures import FigureTask
 from ml_workbench_service.contracts.jobs import Job, JobEvent, JobSpec
 from ml_workbench_service.contracts.tables import AnyTable, ComparisonTask, Sent, TableFormat, TableHead
 
@@ -160,4 +161,8 @@ class TableReader(Protocol):
 
     async def compare(self, task: ComparisonTask) -> ComparisonReport:
         """Several versions on the rows that all of them have; raises DataValidationError where there are none."""
+        ...
+
+    def draw(self, task: FigureTask) -> AsyncIterator[bytes]:
+        """A figure as Plotly's JSON, or the report's HTML, in pieces."""
         ...

@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.contracts.figures import FigureTask
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
 from ml_workbench_service.contracts.series import (
     Column,
@@ -117,7 +118,7 @@ AnyTable = StoredTable | PredictionTable | SentTable
 class TableOrder(Contract):
     """What the table process is asked for; `format` JSON is a page, the others are the whole or a stretch of it."""
 
-    what: Annotated[AnyTable | ComparisonTask, Field(discriminator="kind")]
+    what: Annotated[AnyTable | ComparisonTask | FigureTask, Field(discriminator="kind")]
     format: TableFormat = TableFormat.JSON
     first: int = Field(default=0, ge=0, description="Rows to leave out before the first.")
     limit: int | None = Field(default=None, ge=1)

@@ -21,6 +21,7 @@ from pathlib import Path
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.comparison import ComparisonReport
+from ml_workbench_service.contracts.figures import FigureTask
 from ml_workbench_service.contracts.tables import (
     AnyTable,
     ComparisonTask,
@@ -94,12 +95,18 @@ class TableProcess:
         _, found = await self._whole(TableOrder(what=task))
         return ComparisonReport.model_validate_json(found)
 
-    async def stream(
+    def stream(
         self, table: AnyTable | Sent, format: TableFormat, *, first: int = 0, limit: int | None = None
     ) -> AsyncIterator[bytes]:
         """The table in pieces; the first comes once `HELD_BACK_BYTES` are there, or all of it."""
         what, buffers = (table.table, table.buffers) if isinstance(table, Sent) else (table, ())
-        order = TableOrder(what=what, format=format, first=first, limit=limit)
+        return self._in_pieces(TableOrder(what=what, format=format, first=first, limit=limit), buffers)
+
+    def draw(self, task: FigureTask) -> AsyncIterator[bytes]:
+        """A figure or a report in pieces, as `stream`."""
+        return self._in_pieces(TableOrder(what=task), ())
+
+    async def _in_pieces(self, order: TableOrder, buffers: tuple[bytes, ...]) -> AsyncIterator[bytes]:
         async with self._place() as place:
             answer = await self._begin(order, buffers)
             held = bytearray()

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from common_lib.logging import configure_logging
 from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.figures import FigureTask
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.contracts.series import columns_of
 from ml_workbench_service.contracts.tables import (
@@ -45,6 +46,7 @@ from ml_workbench_service.runtime.table_exchange import END, ERROR, FRAME, HEAD,
 from ml_workbench_service.runtime.table_exchange import ROWS as ROWS_FRAME
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.compare_versions import compare
+from ml_workbench_service.workflows.draw_figures import drawn
 
 PREDICTIONS_AT_ONCE = 2_000
 
@@ -129,6 +131,11 @@ def _answer(order: TableOrder, buffers: list[bytes], answer: _Answer) -> None:
         report = compare(order.what)
         answer.frame(HEAD, TableHead().model_dump_json().encode())
         answer.write(report.model_dump_json().encode())
+        return
+    if isinstance(order.what, FigureTask):
+        answer.frame(HEAD, TableHead().model_dump_json().encode())
+        for piece in drawn(order.what):
+            answer.write(piece)
         return
     table = _opened(order.what, buffers)
     answer.frame(HEAD, table.head.model_dump_json().encode())
