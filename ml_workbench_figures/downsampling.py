@@ -10,17 +10,17 @@ MOST_POINTS = 2_000
 """Drawn of one line; up to here every row is. At 1,400 px three points share two columns of pixels."""
 
 
-def bucket_size(num: int, per_bucket: int = 4) -> int:
-    """Rows that share a bucket; 1 where all are drawn."""
-    return 1 if num <= MOST_POINTS else -(-num * per_bucket // MOST_POINTS)
+def bucket_size(num: int, *, per_bucket: int = 4, most: int = MOST_POINTS) -> int:
+    """Rows that share a bucket; 1 where all are drawn, since they are no more than `most`."""
+    return 1 if num <= most else -(-num * per_bucket // most)
 
 
-def extremes(values: Sequence[float | None]) -> list[int]:
+def extremes(values: Sequence[float | None], *, most: int = MOST_POINTS) -> list[int]:
     """Which rows are drawn of one line, ascending: of each bucket first, least, greatest and last.
 
     A missing value stands for its bucket only where all of it is missing, and leaves a gap there.
     """
-    size = bucket_size(len(values))
+    size = bucket_size(len(values), most=most)
     if size == 1:
         return list(range(len(values)))
     kept: list[int] = []
@@ -34,10 +34,10 @@ def extremes(values: Sequence[float | None]) -> list[int]:
 
 
 def envelope(
-    lower: Sequence[float | None], upper: Sequence[float | None]
+    lower: Sequence[float | None], upper: Sequence[float | None], *, most: int = MOST_POINTS
 ) -> tuple[list[int], list[float | None], list[float | None]]:
     """A band's rows, with the least lower and the greatest upper end of each bucket; of none, where it has none."""
-    size = bucket_size(len(lower), per_bucket=2)
+    size = bucket_size(len(lower), per_bucket=2, most=most)
     starts = list(range(0, len(lower), size))
     return (
         starts,

@@ -43,6 +43,7 @@ class Drawing:
         traces: in the order in which they are drawn.
         notes: sentences for the caption.
         height_px: of the plot alone.
+        most_points: of one line; fewer where several parts share a line.
     """
 
     def __init__(self, theme: Theme) -> None:
@@ -50,6 +51,8 @@ class Drawing:
         self.traces: list[Json] = []
         self.notes: list[str] = []
         self.height_px = PLOT_PX
+        self.most_points = downsampling.MOST_POINTS
+        self._bucket_size = 1
         self._shapes: list[Json] = []
         self._annotations: list[Json] = []
         self._axes: dict[str, Json] = {}
@@ -74,8 +77,8 @@ class Drawing:
 
         One that `is_broken` stops where rows are missing, as over a weekend.
         """
-        drawn: list[int | None] = list(downsampling.extremes(values))
-        self._tell_downsampled(len(values))
+        drawn: list[int | None] = list(downsampling.extremes(values, most=self.most_points))
+        self._note_bucket(len(values))
         if is_broken and len(drawn) == len(values):
             drawn = _with_gaps(times_ms)
         self.add(
@@ -101,8 +104,8 @@ class Drawing:
         **more: Any,
     ) -> None:
         """The area between two lines over time; where either is missing there is none."""
-        rows, least, greatest = downsampling.envelope(lower, upper)
-        self._tell_downsampled(len(lower))
+        rows, least, greatest = downsampling.envelope(lower, upper, most=self.most_points)
+        self._note_bucket(len(lower))
         times = [written(times_ms[row]) for row in rows]
         known = [number for number, pair in enumerate(zip(least, greatest, strict=True)) if None not in pair]
         gaps = {before for before, after in itertools.pairwise(known) if after > before + 1}
@@ -180,7 +183,11 @@ class Drawing:
     def finished(self, name: str, title: str, card: "ModelCard | None", *, is_about_money: bool) -> Json:
         """The whole figure."""
         palette = self.palette
-        paragraphs = captions.sentences(card, self.notes, is_about_money=is_about_money)
+        notes = self.notes
+        if self._bucket_size > 1:
+            of_each = f"of {self._bucket_size:,} rows the first, least, greatest and last are drawn"
+            notes = [*notes, f"Lines are an envelope: {of_each}, so no extreme is missing."]
+        paragraphs = captions.sentences(card, notes, is_about_money=is_about_money)
         heading = captions.heading(title, card)
         lines = [*heading[1:], *(line for each in paragraphs for line in captions.broken(each))]
         head = f'<span style="font-size:{TITLE_PX}px">{heading[0]}</span>'
@@ -237,14 +244,8 @@ class Drawing:
             found["title"] = {"text": title, "font": {"size": TEXT_PX, "color": palette.text}, "standoff": 6}
         return found
 
-    def _tell_downsampled(self, num: int) -> None:
-        size = downsampling.bucket_size(num)
-        note = (
-            f"{num:,} rows are drawn as an envelope: of each {size:,} the first, least, greatest and last, so that no "
-            "extreme is missing."
-        )
-        if size > 1 and note not in self.notes:
-            self.notes.append(note)
+    def _note_bucket(self, num: int) -> None:
+        self._bucket_size = max(self._bucket_size, downsampling.bucket_size(num, most=self.most_points))
 
 
 def _gaps(times_ms: Sequence[int]) -> set[int]:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from ml_workbench_service.contracts.models import ModelCard
 
 CONVINCING = {"skill"}
+PARTS = {"stop": "validation", "calibrate": "calibration"}
+"""Parts as cards call them, and as everybody else does."""
 SECTIONS = {"summary-of": "Summary", "figures-of": "Figures", "test-of": "Test part", "costs-of": "Costs",
             "certificate-of": "Certificate", "lineage-of": "Lineage"}  # fmt: skip
 
@@ -47,8 +49,10 @@ def summary(card: "ModelCard") -> str:
         "Target": card.target or "none",
         "Features": ", ".join(card.features),
         "Horizon and lookback": f"{card.horizon} and {card.lookback} bars",
-        "Parts begin": ", ".join(f"{name} {moment:%Y-%m-%d %H:%M}" for name, moment in borders.items()),
-        "Windows": ", ".join(f"{name} {num:,}" for name, num in card.split.num_windows.items()),
+        "Parts begin": ", ".join(
+            f"{PARTS.get(name, name)} {moment:%Y-%m-%d %H:%M}" for name, moment in borders.items()
+        ),
+        "Windows": ", ".join(f"{PARTS.get(name, name)} {num:,}" for name, num in card.split.num_windows.items()),
         "Data": f"{card.data_source}, calendar {card.calendar}, filled at the {spelt(card.fill)}",
         "Precision": card.precision,
         "Published": f"{card.created_at:%Y-%m-%d %H:%M} UTC",

@@ -23,6 +23,7 @@ class Drawdown(Figure):
     def draw(self, given: FigureInputs, drawing: Drawing) -> None:
         """Filled from the peak down; the deepest point of the test part in the caption."""
         palette, parts = drawing.palette, given.parts
+        drawing.most_points //= max(len(parts), 1)
         for number, (part, rows) in enumerate(parts.items()):
             account, more = account_of(rows), {"showlegend": number == 0}
             net, hold = drawdowns(running_sum(account.net)), drawdowns(running_sum(account.hold))

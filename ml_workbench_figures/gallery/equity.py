@@ -23,6 +23,7 @@ class Equity(Figure):
     def draw(self, given: FigureInputs, drawing: Drawing) -> None:
         """One account in equal weights, a stretch for each part."""
         palette, parts = drawing.palette, given.parts
+        drawing.most_points //= max(len(parts), 1)
         for number, (part, rows) in enumerate(parts.items()):
             account, is_first = account_of(rows), number == 0
             gross, net = running_sum(account.gross), running_sum(account.net)

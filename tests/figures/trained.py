@@ -47,6 +47,13 @@ def train_all(folder: Path) -> TrainedVersions:
     return TrainedVersions(bench, {name: _trained(bench, name, folder / name) for name in REQUESTS})
 
 
+def trained_forecast(folder: Path) -> FigureInputs:
+    """The forecast alone, in a few seconds."""
+    bench = open_bench(folder)
+    injected_bars(NUM_BARS, seed=5).write(folder / "bars", "EUR/USD")
+    return _trained(bench, "forecast", folder / "forecast")
+
+
 def _trained(bench: Workbench, name: str, checkpoint: Path) -> FigureInputs:
     report = Recorder()
     request = {"features": ["signal"], "symbols": ["EUR/USD"], "validation_split": 0.4, **REQUESTS[name]}
