@@ -52,19 +52,21 @@ def test_the_report_is_one_page_with_every_figure(api: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "status", "words"),
+    ("path", "status", "code", "words"),
     [
-        ("small/versions/1.0.0/figures/equty", 404, "did you mean equity"),
-        ("small/versions/1.0.0/figures/trials", 404, "known: learning_curve"),
-        ("small/versions/9.9.9/figures", 404, "9.9.9"),
-        ("small/versions/9.9.9/figures/equity", 404, "9.9.9"),
-        ("nobody/versions/1.0.0/report", 404, "no model of this id"),
-        ("small/versions/1.0.0/report?theme=sepia", 422, "theme"),
-        ("small/versions/1.0.0/figures/equity?them=dark", 422, "did you mean theme"),
+        ("small/versions/1.0.0/figures/equty", 404, "NOT_FOUND", "did you mean equity"),
+        ("small/versions/1.0.0/figures/trials", 404, "NOT_FOUND", "known: learning_curve"),
+        ("small/versions/9.9.9/figures", 404, "VERSION_NOT_FOUND", "9.9.9"),
+        ("small/versions/9.9.9/figures/equity", 404, "VERSION_NOT_FOUND", "9.9.9"),
+        ("nobody/versions/1.0.0/report", 404, "MODEL_NOT_FOUND", "no model of this id"),
+        ("small/versions/1.0.0/report?theme=sepia", 422, "DATA_VALIDATION_ERROR", "theme"),
+        ("small/versions/1.0.0/figures/equity?them=dark", 422, "DATA_VALIDATION_ERROR", "did you mean theme"),
     ],
 )
-def test_what_there_is_not_is_refused_with_the_next_step(path: str, status: int, words: str, api: httpx.Client) -> None:
+def test_what_there_is_not_is_refused_with_the_next_step(
+    path: str, status: int, code: str, words: str, api: httpx.Client
+) -> None:
     answer = api.get(f"/api/v1/models/{path}")
     assert answer.status_code == status
-    assert_body(answer)
+    assert_body(answer.json(), code)
     assert words in answer.text

@@ -47,8 +47,8 @@ def many(trained: TrainedVersions) -> FigureInputs:
     """100,000 rows under a real card, and everything that other figures read."""
     usual = trained.inputs["forecast"]
     return FigureInputs(
-        card=usual.card, rows=tables.many_rows(), curves=usual.curves, trials=tables.trials(), importance={"units": 1.0},
-        predictions=tables.predictions(), decisions=tables.decisions(), q_table=tables.q_table(),
+        card=usual.card, rows=tables.many_rows(), curves=usual.curves, trials=tables.trials(),
+        importance={"units": 1.0}, predictions=tables.predictions(), decisions=tables.decisions(), q_table=tables.q_table(),
     )  # fmt: skip
 
 
@@ -88,9 +88,7 @@ def test_a_report_opens_without_network_and_turns_dark_by_key(
     page.on("request", lambda request: asked.append(request.url))
     page.emulate_media(color_scheme="light")
     page.goto(path.as_uri())
-    page.wait_for_function(
-        "document.querySelectorAll('.plot .main-svg').length >= document.querySelectorAll('.plot').length"
-    )
+    page.wait_for_function("[...document.querySelectorAll('.plot')].every(each => each.querySelector('.main-svg'))")
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
         assert page.evaluate("document.documentElement.scrollWidth") <= width
