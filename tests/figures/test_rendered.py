@@ -91,6 +91,7 @@ def test_a_report_opens_without_network_and_turns_dark_by_key(
     page.wait_for_function("[...document.querySelectorAll('.plot')].every(each => each.querySelector('.main-svg'))")
     for width in WIDTHS:
         page.set_viewport_size({"width": width, "height": 800})
+        page.wait_for_function(f"document.querySelector('.plot .main-svg').getBoundingClientRect().width <= {width}")
         assert page.evaluate("document.documentElement.scrollWidth") <= width
     background = "getComputedStyle(document.body).backgroundColor"
     paper = "document.querySelector('.plot .main-svg').style.background"
@@ -112,6 +113,6 @@ def test_a_report_opens_without_network_and_turns_dark_by_key(
 def test_the_documents_pictures_are_drawn(trained: TrainedVersions, page: Page, frame: Path, tmp_path: Path) -> None:
     target = Path(os.environ.get("FIGURES_GALLERY", tmp_path))
     for name in IN_THE_DOCUMENTS:
-        show(page, draw(name, trained.inputs["forecast"]), frame, width=760)
+        show(page, draw(name, trained.inputs["forecast"]), frame, width=560)
         page.screenshot(path=str(target / f"{name}.png"))
         assert 5_000 < (target / f"{name}.png").stat().st_size <= MOST_BYTES_OF_A_PICTURE
