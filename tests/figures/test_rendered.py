@@ -48,7 +48,8 @@ def many(trained: TrainedVersions) -> FigureInputs:
     usual = trained.inputs["forecast"]
     return FigureInputs(
         card=usual.card, rows=tables.many_rows(), curves=usual.curves, trials=tables.trials(),
-        importance={"units": 1.0}, predictions=tables.predictions(), decisions=tables.decisions(), q_table=tables.q_table(),
+        importance={"units": 1.0}, predictions=tables.predictions(), decisions=tables.decisions(),
+        q_table=tables.q_table(),
     )  # fmt: skip
 
 
