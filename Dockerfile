@@ -41,6 +41,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 COPY --chown=workbench:workbench LICENSE README.md ./
 COPY --chown=workbench:workbench common_lib ./common_lib
 COPY --chown=workbench:workbench ml_workbench_client ./ml_workbench_client
+COPY --chown=workbench:workbench ml_workbench_figures ./ml_workbench_figures
 COPY --chown=workbench:workbench ml_workbench_service ./ml_workbench_service
 COPY --chown=workbench:workbench tools ./tools
 # by number, so that `runAsNonRoot` can check it

@@ -26,7 +26,7 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test test-more test-portable lint format bench evaluate chaos backup restore gpu-check lock clean
+.PHONY: help setup serve test test-more test-portable lint format bench evaluate chaos figures backup restore gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -64,6 +64,9 @@ evaluate: $(VENV)/.installed-dev ## how often verdicts are wrong where the truth
 
 chaos: $(VENV)/.installed-dev ## every fault against every promise of the queue; ARGS="--runs 3 --only redis_killed"
 	@$(BIN)/python -m chaos $(ARGS)
+
+figures: $(VENV)/.installed-dev ## the pictures of docs/figures.md, drawn anew (needs chromium)
+	@FIGURES_GALLERY=docs/images $(BIN)/python -m pytest -m more tests/figures/test_rendered.py -k documents $(ARGS)
 
 backup: $(VENV)/.installed ## one verified archive of a running service; TARGET=backups/today.tar.gz
 	@test -n "$(TARGET)" || { echo "name the archive: make backup TARGET=backups/today.tar.gz"; exit 1; }

@@ -8,8 +8,9 @@
     ├── NotFoundError                    404
     │   ├── RouteNotFoundError · ModelNotFoundError · VersionNotFoundError
     │   ├── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
-    │   └── DeadLetterNotFoundError · PredictionNotFoundError
+    │   └── DeadLetterNotFoundError · PredictionNotFoundError · SeriesNotFoundError
     ├── MethodNotAllowedError            405
+    ├── NotAcceptableError               406
     ├── ConflictError                    409
     │   ├── NoConsumerError · GateFailedError · NotLiveError
     │   ├── VersionExistsError · OutcomeConflictError
@@ -143,6 +144,16 @@ class DeadLetterNotFoundError(NotFoundError):
 
 class PredictionNotFoundError(NotFoundError):
     """The ledger has no prediction of that id."""
+
+
+class SeriesNotFoundError(NotFoundError):
+    """The version, or the job, kept no rows of that kind."""
+
+
+class NotAcceptableError(PlatformError):
+    """None of the formats that the caller accepts is one of the table's."""
+
+    status = 406
 
 
 class MethodNotAllowedError(PlatformError):

@@ -31,6 +31,7 @@ from ml_workbench_service.api import (
     docs,
     errors,
     experiments,
+    figures,
     health,
     jobs,
     ledger,
@@ -45,6 +46,8 @@ from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
+from ml_workbench_service.api.tables import jobs as job_tables
+from ml_workbench_service.api.tables import versions as version_tables
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
@@ -61,6 +64,7 @@ from ml_workbench_service.resources import Addresses, Workbench, close_workbench
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
+from ml_workbench_service.runtime.table_process import TableProcess
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import load_profiles
@@ -115,7 +119,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
     for resource in (
         models, predictions, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
-        resilience,
+        resilience, version_tables, job_tables, figures,
     ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router)
@@ -164,6 +168,9 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     agent_supervisor = await _agent_supervisor(settings, workbench, environment, stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
+    table_log = settings.STATE_DIR.resolve() / "table_process.log"
+    tables = TableProcess(environment, table_log, idle_s=settings.TABLE_IDLE_S)
+    stack.push_async_callback(tables.close)
     if addresses.redis_is_embedded and addresses.redis is not None:
         _repeat("redis watch", REDIS_WATCH_S, partial(_revive, redis), stack)
     return AppState(
@@ -174,6 +181,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
         ledger=predictions_kept,
         publisher=publisher,
         metrics=metrics,
+        tables=tables,
         max_workers=settings.TRAINING_WORKERS,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,

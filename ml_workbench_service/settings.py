@@ -111,6 +111,7 @@ class Settings(BaseSettings):
     PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
     WARM_WORKER: bool = True
+    TABLE_IDLE_S: Annotated[float, Field(gt=0, le=86_400, description="seconds")] = 30
     AGENT_AUTOSTART: bool = True
     SKILL_GATE: Literal["warn", "enforce"] = "warn"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("ml_workbench_service", "ml_workbench_client", "common_lib")
+PACKAGES = ("ml_workbench_service", "ml_workbench_client", "ml_workbench_figures", "common_lib")
 PROGRAMS = (*PACKAGES, "tools", "benchmarks", "studies", "chaos")
 FOLDERS = (*PROGRAMS, "tests")
 LINES_OF_FILE, MOST_LINES_OF_FILE = 500, 1000
@@ -32,8 +32,8 @@ NEVER = {"fork", "forkpty", "forkserver", "preexec_fn", "SubprocVecEnv"}
 NEVER_STARTED = ("benchmarks/contestants/manager_publishing.py", "multiprocessing.managers")
 """The original queue, rebuilt to be measured: its manager serves in a process of its own, never forked."""
 KEPT_OUT_OF_THE_API = {
-    "torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "optuna", "gymnasium", "stable_baselines3",
-    "numba", "sklearn", "skl2onnx", "onnx", "scipy",
+    "torch", "mlflow", "talib", "polars", "pyarrow", "pandas", "currency_converter", "optuna", "gymnasium",
+    "stable_baselines3", "numba", "sklearn", "skl2onnx", "onnx", "scipy",
 }  # fmt: skip
 API_ROOTS = ("ml_workbench_service.main", "ml_workbench_service.app")
 DISCOVERED = ("ml_workbench_service.families", "ml_workbench_service.accelerators", "ml_workbench_service.api")

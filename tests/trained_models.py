@@ -103,9 +103,10 @@ def open_bench(folder: Path) -> Workbench:
 
 
 def train_model(
-    bench: Workbench, model_id: str, *, checkpoint: Path, version: str = "1.0.0", **request: Any
-) -> ModelCard:
-    """Runs the real training workflow; the published card."""
+    bench: Workbench, model_id: str, *, checkpoint: Path, version: str = "1.0.0", report: Recorder | None = None,
+    **request: Any,
+) -> ModelCard:  # fmt: skip
+    """Runs the real training workflow; the published card. `report` hears of its steps."""
     body = {
         "name": model_id,
         "model_id": model_id,
@@ -121,7 +122,7 @@ def train_model(
         id=f"job-{model_id}", kind=JobKind.TRAIN, request=body, plan={**plan.to_json(), "version": version},
         created_at=utc_now(), correlation_id="test",
     )  # fmt: skip
-    result = train.run(spec, checkpoint=checkpoint, report=Recorder(), workbench=bench)
+    result = train.run(spec, checkpoint=checkpoint, report=report or Recorder(), workbench=bench)
     assert (result["model_id"], result["version"]) == (model_id, version)
     return bench.registry.card(model_id, version)
 

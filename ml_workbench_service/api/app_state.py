@@ -13,7 +13,7 @@ from fastapi import Depends, Header, Request
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import QueuePolicy
-from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess
+from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess, TableReader
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Workbench
@@ -57,6 +57,7 @@ class AppState:
     ledger: PredictionLedger
     publisher: PredictionPublisher | None
     metrics: Metrics
+    tables: TableReader
     max_workers: int
     max_memory_gb: float
     stopping: asyncio.Event

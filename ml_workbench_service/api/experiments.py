@@ -10,7 +10,9 @@ from common_lib.exceptions import JobNotFoundError
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
 from ml_workbench_service.api.jobs import JobIdPath
 from ml_workbench_service.api.pages import Cursor, Limit
+from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.submission import announce, submit_once
+from ml_workbench_service.api.tables.answering import AskedTable, answer_rows, table_of
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.experiments import (
     Experiment,
@@ -22,6 +24,8 @@ from ml_workbench_service.contracts.experiments import (
     TrialRecord,
 )
 from ml_workbench_service.contracts.jobs import Job, JobKind
+from ml_workbench_service.contracts.series import TrialTable, columns_of
+from ml_workbench_service.contracts.tables import ROWS
 from ml_workbench_service.contracts.training import SEED_EXAMPLE
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.workflows.plan_experiment import ExperimentPlan, plan_experiment
@@ -39,6 +43,20 @@ EXAMPLE: dict[str, Any] = {
     "num_trials": 27,
     "pruner": "median",
 }
+TRIALS_EXAMPLE: dict[str, Any] = {
+    "experiment_id": "20260102T030405-abcdef12",
+    "warnings": [],
+    "columns": [each.model_dump() for each in columns_of(ROWS["trial"])],
+    "num_rows": 1,
+    "next_cursor": None,
+    "rows": [
+        {
+            "number": 0, "state": "complete", "value": 0.012, "spread": None, "sharpe": 0.4,
+            "started_at": "2026-01-02T03:04:15Z", "finished_at": "2026-01-02T03:05:15Z", "run_id": None, "message": "",
+            "params.learning_rate": 0.001,
+        }
+    ],
+}  # fmt: skip
 CUT_SHORT = "the experiment ended before this trial did"
 
 
@@ -68,6 +86,26 @@ async def list_experiments(service: AppStateDep, limit: Limit = 50, cursor: Curs
 async def show_experiment(experiment_id: JobIdPath, service: AppStateDep) -> Experiment:
     """Every trial with its parameters, score and curve; what mattered; the winner's model once it is evaluated."""
     return await asyncio.to_thread(_shown, service, experiment_id)
+
+
+@router.get(
+    "/{experiment_id}/trials",
+    summary="Read an experiment's trials",
+    response_class=Response,
+    dependencies=[KnownQueries],
+    responses={**table_of(TrialTable, TRIALS_EXAMPLE), **failures(404, 406, 503)},
+)
+async def read_trials(experiment_id: JobIdPath, service: AppStateDep, asked: AskedTable) -> Response:
+    """Every trial so far as a row: its parameters in columns `params.<name>`, score, Sharpe ratio, times and run."""
+    found = await asyncio.to_thread(_shown, service, experiment_id)
+    rows = [_row(each) for each in found.trials]
+    about = {"experiment_id": experiment_id, "warnings": []}
+    return await answer_rows(service.tables, "trial", rows, asked, about=about, name=f"{experiment_id}-trials")
+
+
+def _row(trial: ExperimentTrial) -> dict[str, Any]:
+    plain = trial.model_dump(exclude={"params", "curve"})
+    return plain | {f"params.{name}": value for name, value in trial.params.items()}
 
 
 def _plan(body: ExperimentRequest, service: AppState) -> ExperimentPlan:

@@ -1,14 +1,17 @@
 """`/predictions` and `/models/{id}/monitoring`: what was predicted, what came true, how live versions fare."""
 
 import asyncio
-from typing import Annotated, Literal
+from dataclasses import asdict, replace
+from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, Path, Query
+from fastapi import APIRouter, Body, Depends, Path, Query, Response
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.app_state import AppState, AppStateDep
-from ml_workbench_service.api.pages import Cursor, Limit, Symbol, number_of, numbered
+from ml_workbench_service.api.pages import Symbol, numbered
 from ml_workbench_service.api.predictions import ModelIdPath
+from ml_workbench_service.api.queries import KnownQueries
+from ml_workbench_service.api.tables.answering import ROWS_OF_A_PAGE, AskedTable, streamed, table_of
 from ml_workbench_service.contracts.contract import (
     NAME_PATTERN,
     VERSION_PATTERN,
@@ -23,6 +26,7 @@ from ml_workbench_service.contracts.outcomes import (
     PredictionList,
     RecordedPrediction,
 )
+from ml_workbench_service.contracts.tables import PredictionTable, TableFormat
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.integrations.prediction_ledger.reader import Wanted
 from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF
@@ -35,6 +39,23 @@ PredictionIdPath = Annotated[
 VersionQuery = Annotated[str | None, Query(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]
 From = Annotated[MarketDatetime | None, Query(alias="from", description="First `as_of`, inclusive.")]
 To = Annotated[MarketDatetime | None, Query(alias="to", description="Last `as_of`, inclusive.")]
+PREDICTIONS_EXAMPLE: dict[str, Any] = {
+    "predictions": [
+        {
+            "prediction_id": "2bd7c0d7e3c9b4a0e8d6f1a2b3c4d5e6", "model_id": "small", "version": "1.0.0",
+            "symbol": "EUR/USD", "timeframe": "1h", "target": "price_change_1h", "as_of": "2025-03-05T12:00:00Z",
+            "valid_until": "2025-03-05T13:00:00Z", "timestamp": "2025-03-05T12:00:00.412Z", "sample": "live",
+            "status": "ok", "price": 1.1021, "prediction": 0.00042, "label": None, "direction": "buy",
+            "confidence": 0.61, "interval": {"level": 0.9, "lower": -0.0011, "upper": 0.0019}, "novelty": 0.37,
+            "abstain_reasons": [],
+            "outcome": {
+                "state": "known", "realised": -0.00031, "at": "2025-03-05T13:00:00Z", "source": "stream",
+                "reason": None,
+            },
+        }
+    ],
+    "next_cursor": "MTE4",
+}  # fmt: skip
 SEED_OUTCOME = {"realised": -0.00031, "at": "2025-03-05T13:00:00Z"}
 
 
@@ -59,22 +80,33 @@ async def _wanted(
     )
 
 
-@router.get("/predictions", summary="List predictions and their outcomes", responses=failures(503))
+@router.get(
+    "/predictions",
+    summary="List predictions and their outcomes",
+    response_class=Response,
+    dependencies=[KnownQueries],
+    responses={**table_of(PredictionList, PREDICTIONS_EXAMPLE), **failures(406, 503)},
+)
 async def list_predictions(
-    service: AppStateDep,
-    wanted: Annotated[Wanted, Depends(_wanted)],
-    limit: Limit = 50,
-    cursor: Cursor = None,
-) -> PredictionList:
-    """What live versions answered, as far as their deployment's `monitoring_level` samples it; newest first."""
-    before = number_of(cursor)
+    service: AppStateDep, wanted: Annotated[Wanted, Depends(_wanted)], asked: AskedTable
+) -> Response:
+    """What live versions answered, as far as their deployment's `monitoring_level` samples it; newest first.
+
+    As CSV, Arrow or Parquet nested keys are columns with dots between, such as `outcome.realised`.
+    """
+    before = asked.first or None  # this list's cursor names the row before which a page begins
+    if asked.format is not TableFormat.JSON:
+        await asyncio.to_thread(service.ledger.flush)
+        table = PredictionTable(path=str(service.ledger.path), before=before, **asdict(wanted))
+        return await streamed(service.tables, table, replace(asked, first=0), name="predictions")
 
     def read() -> PredictionList:
         service.ledger.flush()
-        shown, following = service.ledger.page(wanted, limit=limit, before=before)
+        shown, following = service.ledger.page(wanted, limit=asked.limit or ROWS_OF_A_PAGE, before=before)
         return PredictionList(predictions=tuple(shown), next_cursor=numbered(following))
 
-    return await asyncio.to_thread(read)
+    found = await asyncio.to_thread(read)
+    return Response(found.model_dump_json(), media_type=TableFormat.JSON.value)
 
 
 @router.post(

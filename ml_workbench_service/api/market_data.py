@@ -9,12 +9,15 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, Body, Depends, Header, Path, Query, Response
+import numpy as np
+from fastapi import APIRouter, Body, Depends, Path, Query, Response
 from pydantic import ValidationError
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.errors import of_pydantic
+from ml_workbench_service.api.queries import KnownQueries
+from ml_workbench_service.api.tables.answering import AcceptedFormat, Asked, streamed, table_of
 from ml_workbench_service.contracts.contract import Contract, MarketDatetime, to_ms
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import FeatureTable
@@ -26,7 +29,8 @@ from ml_workbench_service.contracts.market_data import (
     LabelRequest,
     LabelSeries,
 )
-from ml_workbench_service.integrations.feature_store.table_format import ARROW, arrow_of, json_of
+from ml_workbench_service.contracts.tables import NO_TIME, Sent, TableFormat, Values, sent
+from ml_workbench_service.integrations.feature_store.table_format import columns_of_tables, json_of
 from ml_workbench_service.workflows.read_labels import read_labels
 
 MOST_CELLS = 5_000_000
@@ -69,27 +73,22 @@ TimeframeQuery = Annotated[str, Query(max_length=16, description="Such as 1h or 
 Start = Annotated[MarketDatetime | None, Query(description="First bar opening; default: the first bar's.")]
 End = Annotated[MarketDatetime | None, Query(description="Bar openings before this; default: all that are known.")]
 AsOf = Annotated[MarketDatetime | None, Query(description="Only what was known at this moment; default: now.")]
-Accept = Annotated[str, Header(description=f"`application/json`, or `{ARROW}`.")]
-
-
-def _content(model: type[Contract], example: Any) -> dict[int | str, dict[str, Any]]:
-    """What a 200 holds."""
-    return {200: {"model": model, "content": {"application/json": {"example": example}}}}
 
 
 @router.post(
     "/features/batch",
     summary="Read features of several symbols",
     response_class=Response,
-    responses={**_content(FeatureBatch, {"results": [SERIES_EXAMPLE]}), **failures(413, 415, 502, 504)},
+    dependencies=[KnownQueries],
+    responses={**table_of(FeatureBatch, {"results": [SERIES_EXAMPLE]}), **failures(406, 413, 415, 502, 503, 504)},
 )
 async def read_feature_batch(
     body: Annotated[FeatureRequest, Body(examples=[EXAMPLE])],
     service: AppStateDep,
-    accept: Accept = "application/json",
+    format: AcceptedFormat,
 ) -> Response:
     """Bars and features as of a moment, one result a symbol in the order asked; a bar that is forming is left out."""
-    return await _answer(service, body, accept, is_batch=True)
+    return await _answer(service, body, format, is_batch=True)
 
 
 @dataclass(frozen=True)
@@ -109,22 +108,23 @@ async def _range(start_date: Start = None, end_date: End = None, as_of: AsOf = N
     "/features/{symbol:path}",
     summary="Read features of a symbol",
     response_class=Response,
-    responses={**_content(FeatureSeries, SERIES_EXAMPLE), **failures(502, 504)},
+    dependencies=[KnownQueries],
+    responses={**table_of(FeatureSeries, SERIES_EXAMPLE), **failures(406, 502, 503, 504)},
 )
 async def read_features(
     symbol: SymbolPath,
     service: AppStateDep,
     asked: Annotated[Range, Depends(_range)],
+    format: AcceptedFormat,
     timeframe: TimeframeQuery,
     features: Annotated[
         str, Query(max_length=8192, description="Names with commas between; default: the bars' own columns.")
     ] = ",".join(BAR_COLUMNS),
-    accept: Accept = "application/json",
 ) -> Response:
     """Bars and features as of a moment, with when each row was known; a bar that is forming is left out."""
     names = [name.strip() for name in features.split(",")]
     wanted = {"symbols": [symbol], "timeframe": timeframe, "features": names, **asdict(asked)}
-    return await _answer(service, _checked(FeatureRequest, wanted), accept, is_batch=False)
+    return await _answer(service, _checked(FeatureRequest, wanted), format, is_batch=False)
 
 
 @dataclass(frozen=True)
@@ -150,12 +150,14 @@ async def _labelled(
     "/labels/{symbol:path}",
     summary="Read labels of a symbol",
     response_class=Response,
-    responses={**_content(LabelSeries, LABELS_EXAMPLE), **failures(502, 504)},
+    dependencies=[KnownQueries],
+    responses={**table_of(LabelSeries, LABELS_EXAMPLE), **failures(406, 502, 503, 504)},
 )
 async def list_labels(
     symbol: SymbolPath,
     service: AppStateDep,
     wanted: Annotated[Labelled, Depends(_labelled)],
+    format: AcceptedFormat,
     start_date: Annotated[MarketDatetime, Query(description="First bar opening.")],
     end_date: Annotated[MarketDatetime, Query(description="Bar openings before this; later bars make no label.")],
     as_of: AsOf = None,
@@ -164,11 +166,23 @@ async def list_labels(
     moments = {"start_date": start_date, "end_date": end_date, "as_of": as_of}
     request = _checked(LabelRequest, {"symbol": symbol, **moments, **asdict(wanted)})
 
-    def work() -> Response:
-        labels = read_labels(service.workbench.feature_store, request)
-        return Response(labels.model_dump_json(), media_type="application/json")
+    labels = await asyncio.to_thread(read_labels, service.workbench.feature_store, request)
+    if format is TableFormat.JSON:
+        return Response(await asyncio.to_thread(labels.model_dump_json), media_type=format.value)
+    name = f"{labels.symbol.replace('/', '')}-{labels.timeframe}-{labels.target}"
+    table = sent("label", _label_columns(labels), num_rows=len(labels.labels))
+    return await streamed(service.tables, table, Asked(format, 0, None), name=name)
 
-    return await asyncio.to_thread(work)
+
+def _label_columns(labels: LabelSeries) -> list[Values]:
+    """One row an opening."""
+    known = [NO_TIME if each is None else to_ms(each) for each in labels.available_at]
+    return [
+        Values("symbol", "text", labels.symbol),
+        Values("timestamp", "time", np.array([to_ms(each) for each in labels.timestamps], dtype=np.int64)),
+        Values("label", "number", np.array([np.nan if each is None else each for each in labels.labels])),
+        Values("available_at", "time", np.array(known, dtype=np.int64)),
+    ]
 
 
 def _checked(contract: type[Wanted], values: dict[str, Any]) -> Wanted:
@@ -179,8 +193,8 @@ def _checked(contract: type[Wanted], values: dict[str, Any]) -> Wanted:
         raise of_pydantic(error, contract, prefix="query") from error
 
 
-async def _answer(service: AppState, request: FeatureRequest, accept: str, *, is_batch: bool) -> Response:
-    def work() -> Response:
+async def _answer(service: AppState, request: FeatureRequest, format: TableFormat, *, is_batch: bool) -> Response:
+    def work() -> Response | Sent:
         tables = service.workbench.feature_store.fetch(
             request.symbols,
             request.timeframe,
@@ -190,11 +204,15 @@ async def _answer(service: AppState, request: FeatureRequest, accept: str, *, is
             as_of_ms=None if request.as_of is None else to_ms(request.as_of),
         )
         _check_size(tables)
-        if ARROW in accept:
-            return Response(arrow_of(tables), media_type=ARROW)
-        return Response(json_of(tables, is_batch=is_batch), media_type="application/json")
+        if format is TableFormat.JSON:
+            return Response(json_of(tables, is_batch=is_batch), media_type=format.value)
+        return sent("feature", columns_of_tables(tables), num_rows=sum(map(len, tables)))
 
-    return await asyncio.to_thread(work)
+    found = await asyncio.to_thread(work)
+    if isinstance(found, Response):
+        return found
+    name = "-".join([*(symbol.replace("/", "") for symbol in request.symbols[:4]), request.timeframe])
+    return await streamed(service.tables, found, Asked(format, 0, None), name=name)
 
 
 def _check_size(tables: Sequence[FeatureTable]) -> None:

@@ -11,6 +11,7 @@ from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.errors import of_pydantic
+from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.deployment import is_monitored
@@ -28,10 +29,11 @@ from ml_workbench_service.serving.request_to_windows import fetch_question, ques
 router = APIRouter(prefix="/models", tags=["models"])
 ModelIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's id, such as lstm_price_predictor.")]
 Enqueue = Annotated[
-    Literal["best_effort", "guaranteed"],
+    Literal["best_effort", "guaranteed", "never"],
     Query(
         description="`guaranteed` answers once the record is in the queue, and with 503 where that could not be; "
-        "`best_effort` answers at once, and the queue's policy decides."
+        "`best_effort` answers at once, and the queue's policy decides; `never` only answers: nothing is published, "
+        "counted, monitored or kept, and no live interval learns of it."
     ),
 ]
 
@@ -61,6 +63,7 @@ EXAMPLES = {
     "/{model_id}/predict",
     summary="Predict once",
     response_model=PredictionRecord,
+    dependencies=[KnownQueries],
     responses=failures(404, 409, 413, 415, 500, 502, 503, 504),
 )
 async def predict(
@@ -78,9 +81,11 @@ async def predict(
     _check_live(chosen, enqueue)
     question = await _question(chosen, body, service, received_ms=received_ms)
     _check_present(question, enqueue)
-    record = await service.model_server.answer(chosen, question, correlation_id())
-    _follow_up(service, chosen, record)
-    await _publish(service, chosen, record, enqueue)
+    keeps = enqueue != "never"
+    record = await service.model_server.answer(chosen, question, correlation_id(), keeps=keeps)
+    if keeps:
+        _follow_up(service, chosen, record)
+        await _publish(service, chosen, record, enqueue)
     return Response(record.model_dump_json(), media_type="application/json")
 
 
@@ -88,6 +93,7 @@ async def predict(
     "/{model_id}/predict/batch",
     summary="Predict many",
     response_model=BatchAnswer,
+    dependencies=[KnownQueries],
     responses=failures(404, 413, 415, 500),
 )
 async def predict_batch(
@@ -118,12 +124,15 @@ async def predict_batch(
             answers[number] = error.body(correlation_id())
             continue
         groups.setdefault(chosen.model.card.version, (chosen, []))[1].append((number, prepared))
+    keeps = enqueue != "never"
     for chosen, members in groups.values():
         records = await service.model_server.answer_many(
-            chosen, [prepared for _, prepared in members], correlation_id()
+            chosen, [prepared for _, prepared in members], correlation_id(), keeps=keeps
         )
-        for (number, _), record in zip(members, records, strict=True):
-            answers[number] = record
+        answers |= {number: record for (number, _), record in zip(members, records, strict=True)}
+        if not keeps:
+            continue
+        for record in records:
             _follow_up(service, chosen, record)
         published = (_publish(service, chosen, record, enqueue) for record in records)
         outcomes = await asyncio.gather(*published, return_exceptions=True)

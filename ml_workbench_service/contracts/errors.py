@@ -25,6 +25,7 @@ def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
 _MEANING = {
     401: "No key, or a wrong one.",
     404: "There is no such thing.",
+    406: "Not one of the formats that this table comes in; the message names them.",
     409: "The present state does not allow this.",
     413: "The body is over 16 MiB.",
     415: "The body is not JSON.",

@@ -1,5 +1,5 @@
-"""Runner protocols: routes know by these alone who runs jobs and agents, and the job supervisor knows by
-`TrainingBackend` the engine of its workers, which is where another one than local processes is plugged in.
+"""Runner protocols: routes know by these alone who runs jobs and agents and who reads tables, and the job supervisor
+knows by `TrainingBackend` the engine of its workers, which is where another one than local processes is plugged in.
 """
 
 import asyncio
@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ml_workbench_service.contracts.agents import AgentDefinition, Beginning
+from ml_workbench_service.contracts.comparison import ComparisonReport
+from ml_workbench_service.contracts.figures import FigureTask
 from ml_workbench_service.contracts.jobs import Job, JobEvent, JobSpec
+from ml_workbench_service.contracts.tables import AnyTable, ComparisonTask, Sent, TableFormat, TableHead
 
 
 @dataclass(frozen=True)
@@ -134,4 +137,32 @@ class OnDemandProcess(Protocol):
 
     def poke(self) -> None:
         """There is something to do: starts it unless it runs. Call it in the event loop, as often as you like."""
+        ...
+
+
+class TableReader(Protocol):
+    """Table reader: reads rows and writes them in any format, outside the process that asks.
+
+    Contract: called in the service's event loop, which no call holds up. Whatever the table's size, the asker's memory
+    does not grow with it: a stream waits for whoever takes it. Raises UnavailableError, with when to try again, where
+    too many are read already, and where the reader was lost and could not answer on a second try; before the first
+    bytes of a stream every error is raised in place of them.
+    """
+
+    async def page(self, table: AnyTable, *, first: int, limit: int) -> tuple[TableHead, bytes]:
+        """Up to `limit` rows after the first `first` ones, as a JSON array of objects."""
+        ...
+
+    def stream(
+        self, table: AnyTable | Sent, format: TableFormat, *, first: int = 0, limit: int | None = None
+    ) -> AsyncIterator[bytes]:
+        """The table in a format other than JSON, in pieces."""
+        ...
+
+    async def compare(self, task: ComparisonTask) -> ComparisonReport:
+        """Several versions on the rows that all of them have; raises DataValidationError where there are none."""
+        ...
+
+    def draw(self, task: FigureTask) -> AsyncIterator[bytes]:
+        """A figure as Plotly's JSON, or the report's HTML, in pieces."""
         ...

@@ -61,6 +61,12 @@ class Account:
     settled_ms_M: Ints
     num_trades: int
     num_symbols: int
+    moments_N: Ints  # place of each decision's step among the account's
+
+    @property
+    def equity_N(self) -> Floats:
+        """The account's running net log return once each decision's step is settled."""
+        return np.asarray(np.cumsum(self.net_M)[self.moments_N])
 
 
 def report(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> BacktestReport:
@@ -134,7 +140,7 @@ def realise(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
         raise DataValidationError.at(
             "rows", "No decision can be paid: the bars after the windows are missing; ask for a longer range."
         )
-    return _account(series, rows, positions[np.searchsorted(ascending, rows)])
+    return pay(series, rows, positions[np.searchsorted(ascending, rows)])
 
 
 def _border_after(ends: Ints, problem: TrainingProblem) -> int | None:
@@ -145,7 +151,8 @@ def _border_after(ends: Ints, problem: TrainingProblem) -> int | None:
     return min((border for border in problem.windows.borders_ms.values() if border >= last_ms), default=None)
 
 
-def _account(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
+def pay(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
+    """What positions at payable rows, ascending, come to; see `Account`."""
     starts = segment_starts(rows_N)
     held_N = np.where(starts, 0, np.roll(positions_N, 1))
     closed_N = np.where(np.append(starts[1:], True), np.abs(positions_N), 0)
@@ -178,6 +185,7 @@ def _account(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
         settled_ms_M=series.priced_at_ms_R[entry[first_N] + 1],
         num_trades=int((changed_N > 0).sum() + (closed_N > 0).sum()),
         num_symbols=num_symbols,
+        moments_N=place_N,
     )
 
 
@@ -221,6 +229,6 @@ def _stressed(account: Account) -> CarryStress | None:
     nightly_R = np.array([(rates.get(symbol) or 0.0) / DAYS_PER_YEAR for symbol in series.symbols])[series.symbol_R]
     charge_R = nightly_R * series.nights_R
     dearer = replace(series, swap_long_R=series.swap_long_R + charge_R, swap_short_R=series.swap_short_R + charge_R)
-    stressed = _account(dearer, account.rows_N, account.positions_N)
+    stressed = pay(dearer, account.rows_N, account.positions_N)
     daily_D = np.array(list(_daily(stressed).values()))
     return CarryStress(yearly_rate=rates, net_log_return=float(stressed.net_M.sum()), p_value=hac_mean(daily_D).p_value)

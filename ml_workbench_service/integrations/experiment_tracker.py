@@ -28,6 +28,7 @@ from ml_workbench_service.contracts.jobs import JobEvent
 EXPERIMENT = "ml-workbench"
 CHAMPION = "champion"
 BUNDLE_PATH = "bundle"
+FIGURES_PATH = "figures"
 METRICS_PER_CALL = 500  # MLflow takes 1000
 PARAMS_PER_CALL = 100
 MAX_PARAM_CHARS = 6000
@@ -158,6 +159,11 @@ class ExperimentTracker:
         """Uploads the bundle's files below `bundle/`."""
         with _translated():
             self._client.log_artifacts(run_id, str(bundle), BUNDLE_PATH)
+
+    def attach_figures(self, run_id: str, folder: Path) -> None:
+        """Uploads the report and the figures of what the run published, below `figures/`."""
+        with _translated():
+            self._client.log_artifacts(run_id, str(folder), FIGURES_PATH)
 
     def register(self, model_id: str, version: str, *, run_id: str, tags: Mapping[str, str]) -> str:
         """The MLflow version of ours: found by its run, else created from the run's bundle."""

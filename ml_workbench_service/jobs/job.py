@@ -6,7 +6,7 @@
         cancel          marker: somebody asked to stop
         worker.json     pid, start time and attempt of the worker; `beat` is touched every second while it lives
         worker.log      stdout and stderr of the worker
-        checkpoint/     the workflow's own; an experiment's trials.jsonl among it (jobs.trial_log)
+        checkpoint/     the workflow's own; an experiment's trials.jsonl among it (jobs.trial_log), and a replay's rows
         tracking.json   how far the tracking server knows the job; written by the tracker alone
 
 A folder appears whole (staged, then renamed), so a job exists with its request and its `queued` event or not at all.
@@ -49,6 +49,8 @@ TRACKED_KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})  # those that the
 FRESH_BEAT_S = 10.0
 LOST = "worker_lost"
 """The `code` of the warning that the supervisor leaves for each worker that died and was followed by another."""
+SERIES_FILE = "series.parquet"
+"""What a replay said and earned, row by row."""
 MAX_LIMIT = 200
 
 log = logging.getLogger(__name__)
@@ -86,6 +88,7 @@ class JobFolder:
         self.id = path.name
         self.checkpoint = path / "checkpoint"
         self.worker_log = path / "worker.log"
+        self.series = self.checkpoint / SERIES_FILE
         self.trials = TrialLog(self.checkpoint / TRIALS_FILE)
         self._events = path / "events.jsonl"
         self._log = EventLog(self._events)

@@ -14,12 +14,16 @@ import threading
 from pathlib import Path
 
 from common_lib.logging import configure_logging
+from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.settings import Settings
+from ml_workbench_service.workflows.draw_figures import by_column, write_figures
 from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, mirror_to_mlflow
+from ml_workbench_service.workflows.read_curves import read_curves
 
 DISABLED = "disabled"
 NICENESS = 10  # a training beside us on the same cores goes first
@@ -44,8 +48,18 @@ def run_tracker(settings: Settings, *, stopping: threading.Event, idle_s: float 
         registry=FolderModelRegistry(root, live_version=history.live_version),
         live_version=history.live_version,
         champions=state_dir / "champions.json",
+        draw_figures=draw_figures,
     )
     mirror_to_mlflow(projection, stopping=stopping, idle_s=idle_s, is_orphan=lambda: os.getppid() != parent)
+
+
+def draw_figures(folder: JobFolder, card: ModelCard, bundle: Path, target: Path) -> None:
+    """What MLflow shows of a version beside its bundle: the report, and each figure's JSON."""
+    job = folder.job()
+    is_search = folder.spec.kind is JobKind.EXPERIMENT
+    curves = {} if is_search else by_column(read_curves(folder).rows)
+    importance = dict((job.result or {}).get("importance", {})) if is_search else {}
+    write_figures(target, card, bundle, curves=curves, importance=importance)
 
 
 def open_tracker(uri: str, state_dir: Path) -> ExperimentTracker:

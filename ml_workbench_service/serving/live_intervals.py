@@ -19,6 +19,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
@@ -153,6 +154,15 @@ class LiveIntervals:
                 factor = 1.0 if profile is None else float(profile.factor(_opened_ms(model, as_of_ms))[0])
                 state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=bar_ms, factor=factor)
             return LiveContext(self, state, model, symbol, as_of_ms=as_of_ms, price=price)
+
+    def aside(self, model: ServedModel) -> "LiveIntervals":
+        """A copy of what is known of one version, in memory alone: what is asked there is learnt nowhere else."""
+        copied, key = LiveIntervals(), (model.card.id, model.card.version)
+        with self.lock:
+            state = self._states.get(key) or self._read(*key)
+            if state is not None:
+                copied._states[key] = deepcopy(state)
+        return copied
 
     def mature(self, model_id: str, version: str, symbol: str, as_of_ms: int, realised: float) -> bool:
         """An outcome from elsewhere, for the answer given as of that moment; False where none waits for it any more.

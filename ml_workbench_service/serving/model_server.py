@@ -122,24 +122,28 @@ class ModelServer:
             return Chosen(model, live if live is not None and live.version == version else None)
         return await asyncio.to_thread(self._load, model_id, version, live)
 
-    async def answer(self, chosen: Chosen, question: Question, correlation_id: str) -> PredictionRecord:
-        """One record, on the inference thread."""
+    async def answer(
+        self, chosen: Chosen, question: Question, correlation_id: str, *, keeps: bool = True
+    ) -> PredictionRecord:
+        """One record, on the inference thread; with `keeps` False neither ledger nor live intervals learn of it."""
 
         def work() -> PredictionRecord:
-            found = answered(chosen.model, question, chosen.circumstances(correlation_id), intervals=self.intervals)
-            return self._recorded(chosen, found)
+            intervals = self.intervals if keeps else self.intervals.aside(chosen.model)
+            found = answered(chosen.model, question, chosen.circumstances(correlation_id), intervals=intervals)
+            return self._recorded(chosen, found) if keeps else found.record
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 
     async def answer_many(
-        self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str
+        self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str, *, keeps: bool = True
     ) -> list[PredictionRecord]:
-        """Records of one version, on the inference thread, in float32."""
+        """Records of one version, on the inference thread, in float32; `keeps` as for `answer`."""
 
         def work() -> list[PredictionRecord]:
             circumstances = chosen.circumstances(correlation_id)
-            found = answered_many(chosen.model, questions, circumstances, intervals=self.intervals)
-            return [self._recorded(chosen, each) for each in found]
+            intervals = self.intervals if keeps else self.intervals.aside(chosen.model)
+            found = answered_many(chosen.model, questions, circumstances, intervals=intervals)
+            return [self._recorded(chosen, each) if keeps else each.record for each in found]
 
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)
 

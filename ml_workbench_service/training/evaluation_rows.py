@@ -1,15 +1,14 @@
-"""Evaluation rows: what a version said of every row it was judged on, what came of it, and what a position there paid.
+"""Evaluation rows: what a version said at every row that decides, what came of it, and what a position there paid.
 
     evaluation.parquet    in the bundle, listed by its manifest; one row a window of the parts validation, calibration
-                          and test, by time and symbol within each
+                          and test that serving would be asked about, by time and symbol within each
 
     part, as_of, symbol, price, realised, prediction, lower, upper, direction, confidence, status, position, gross,
     cost, net, equity; policies: action; classes: `p_<class>` each
 
-`as_of` is when the row's bar was known, `realised` the label, `status` `ok` or `abstain` (serving would not have
-answered: what it would have said is null, its position flat). `gross` and `net` are log returns of the step that the
-position is filled for, `cost` their difference, `equity` the running sum of `net` of that symbol in that part; null
-where the step has no second price.
+`contracts/series.py` says what each column means. `realised` is null where the row has no label that is judged (one
+that spans a closure, say): a signal holds there all the same. `equity` is the running sum of the account's net log
+returns, all symbols with equal weights as in the card's backtest, so that its last value is the card's net log return.
 
 Legend: N rows of a part.
 """
@@ -22,13 +21,16 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.evaluation import signal_backtest
+from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
+from ml_workbench_service.learning.calibration.class_probabilities import class_numbers
 from ml_workbench_service.learning.data.windows import Part
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 
-EVALUATION_FILE = "evaluation.parquet"
 EVALUATED: tuple[Part, ...] = ("validation", "calibration", "test")
 DIRECTIONS = np.array(["sell", "hold", "buy"])
 """Of -1, 0 and 1."""
+ROWS_OF_A_GROUP = 32_768
+"""Rows that a reader of a few must read: some 3 MB."""
 STATED = ("prediction", "lower", "upper", "confidence")
 Columns = Mapping[str, np.ndarray]
 
@@ -45,15 +47,16 @@ def part_rows(
         answers_N: whether serving answers them.
     """
     windows = problem.windows
+    is_judged_R = np.zeros(len(windows.close_R), dtype=bool)
+    is_judged_R[windows.parts[part]] = True
     order = np.lexsort((windows.symbol_R[ends], windows.available_at_ms_R[ends]))
     ends, answers_N = ends[order], answers_N[order]
-    own_labels_RK = windows.own_labels_RK
     found: dict[str, np.ndarray] = {
         "part": np.full(len(ends), part),
         "as_of": windows.available_at_ms_R[ends],
         "symbol": np.array(windows.symbols)[windows.symbol_R[ends]],
         "price": windows.close_R[ends],
-        "realised": own_labels_RK[ends, 0] if own_labels_RK.shape[1] else np.full(len(ends), np.nan),
+        "realised": np.where(is_judged_R[ends], _outcomes(problem)[ends], np.nan),
         **{name: np.full(len(ends), np.nan) for name in STATED},
         "direction": np.full(len(ends), "hold"),
         "status": np.where(answers_N, "ok", "abstain"),
@@ -68,12 +71,24 @@ def part_rows(
     return {**found, **_money(held_N, ends, problem)}
 
 
+def _outcomes(problem: TrainingProblem) -> Floats:
+    """(R,) the headline's labels, classes by the numbers that predictions have; NaN where there is no target."""
+    labels_RK = problem.windows.own_labels_RK
+    if not labels_RK.shape[1]:
+        return np.full(len(labels_RK), np.nan)
+    labels_R, classes = labels_RK[:, 0], problem.targets[0].classes
+    if not classes:
+        return labels_R
+    there_R = np.isfinite(labels_R)
+    return np.where(there_R, class_numbers(classes)[np.where(there_R, labels_R, 0).astype(np.int64)], np.nan)
+
+
 def write_rows(draft: Path, parts: Sequence[Columns]) -> None:
     """`evaluation.parquet`: all parts, one after the other; numbers that are missing are null."""
     import polars as pl  # no API process's
 
     frames = [pl.DataFrame({name: _series(name, values) for name, values in part.items()}) for part in parts]
-    pl.concat(frames).write_parquet(draft / EVALUATION_FILE, compression="zstd")
+    pl.concat(frames).write_parquet(draft / EVALUATION_FILE, compression="zstd", row_group_size=ROWS_OF_A_GROUP)
 
 
 def _money(positions_N: Ints | None, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
@@ -89,16 +104,8 @@ def _money(positions_N: Ints | None, ends: Ints, problem: TrainingProblem) -> di
     paid = place[account.rows_N]
     found["gross"][paid], found["net"][paid] = account.gross_N, account.net_N
     found["cost"] = found["gross"] - found["net"]
-    symbols_N = problem.windows.symbol_R[ends]
-    for symbol in range(len(problem.windows.symbols)):
-        own = np.flatnonzero(symbols_N == symbol)
-        found["equity"][own] = _running_sum(found["net"][own])
+    found["equity"][paid] = account.equity_N
     return found
-
-
-def _running_sum(values_N: Floats) -> Floats:
-    """Null where the value is."""
-    return np.where(np.isfinite(values_N), np.cumsum(np.nan_to_num(values_N)), np.nan)
 
 
 def _series(name: str, values_N: np.ndarray) -> Any:

@@ -8,6 +8,7 @@ What was sent is noted in `tracking.json` afterwards, so that a crash in between
 
 import json
 import logging
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -18,12 +19,14 @@ from typing import Any
 from common_lib.exceptions import (
     ModelNotFoundError,
     NotFoundError,
+    PlatformError,
     UnavailableError,
     UpstreamError,
     VersionNotFoundError,
 )
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobStatus
+from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.experiment_tracker import (
     ExperimentTracker,
     Measurement,
@@ -46,6 +49,9 @@ RUN_STATUS: dict[JobStatus, RunStatus] = {
     JobStatus.FAILED: "FAILED",
     JobStatus.CANCELLED: "KILLED",
 }
+
+DrawFigures = Callable[[JobFolder, ModelCard, Path, Path], None]
+"""Writes what is to be looked at into an empty folder: of the job's folder, its card and bundle."""
 
 log = logging.getLogger(__name__)
 
@@ -94,6 +100,7 @@ class Projection:
         open_tracker: opens MLflow; called at the first look that has something to send.
         live_version: the served version of a model, if any.
         champions: JSON file of what the alias `champion` was last set to, by model.
+        draw_figures: what is attached beside a bundle; None: nothing.
     """
 
     def __init__(
@@ -104,12 +111,14 @@ class Projection:
         registry: FolderModelRegistry,
         live_version: Callable[[str], str | None],
         champions: Path,
+        draw_figures: DrawFigures | None = None,
     ) -> None:
         self._store = store
         self._open_tracker = open_tracker
         self._registry = registry
         self._live_version = live_version
         self._champions = champions
+        self._draw_figures = draw_figures
         self._tracker: ExperimentTracker | None = None
         self._settled: set[str] = set()  # jobs with nothing more to send, or given up until the next start
         self._models: set[str] = set()  # models that MLflow knows
@@ -222,7 +231,7 @@ class Projection:
             tags |= {"error_code": job.error.error_code, "error": job.error.message}
         if job.status is JobStatus.SUCCEEDED and "recorded" not in folder.spec.plan:  # a grid publishes no model
             try:
-                number, about = self._hand_over(job, record.run_id)
+                number, about = self._hand_over(folder, job, record.run_id)
                 tags |= about
             except (ModelNotFoundError, VersionNotFoundError) as error:
                 log.warning("the bundle of job %s is gone and cannot be tracked: %s", job.id, error.message)
@@ -231,7 +240,7 @@ class Projection:
         self._mlflow.finish(record.run_id, RUN_STATUS[job.status], ended_ms=to_ms(job.finished_at))
         return record.model_copy(update={"status": "synced", "model_version": number})
 
-    def _hand_over(self, job: Job, run_id: str) -> tuple[str, dict[str, str]]:
+    def _hand_over(self, folder: JobFolder, job: Job, run_id: str) -> tuple[str, dict[str, str]]:
         """Final metrics, files and the registered version of what the job published."""
         assert job.result is not None
         assert job.finished_at is not None
@@ -245,6 +254,7 @@ class Projection:
         ]
         self._mlflow.log(run_id, finals)
         self._mlflow.attach(run_id, self._registry.folder(model_id, version))
+        self._attach_figures(folder, card, run_id)
         about = {
             "digest": card.digest,
             "family": card.family,
@@ -254,6 +264,19 @@ class Projection:
         }
         number = self._mlflow.register(model_id, version, run_id=run_id, tags={**about, "job_id": job.id})
         return number, about
+
+    def _attach_figures(self, folder: JobFolder, card: ModelCard, run_id: str) -> None:
+        """The report and the figures; a version that cannot be drawn is tracked without."""
+        if self._draw_figures is None:
+            return
+        with tempfile.TemporaryDirectory(prefix="figures-") as drawn:
+            try:
+                self._draw_figures(folder, card, self._registry.folder(card.id, card.version), Path(drawn))
+            except (ArithmeticError, LookupError, TypeError, ValueError, PlatformError) as error:
+                # a picture is an extra: metrics, bundle and version matter more than it
+                log.warning("version %s of %s cannot be drawn: %r", card.version, card.id, error)
+                return
+            self._mlflow.attach_figures(run_id, Path(drawn))
 
     def _remember(self, folder: JobFolder, record: TrackingRecord) -> None:
         result = folder.job().result

@@ -3,6 +3,7 @@
 What adaptive intervals would have covered stands in the result, apart from live ones, which a replay does not move.
 All symbols advance together in the order in which bars became known. A replay never drops: it waits for room, and for
 a queue that is away, and fails with `QUEUE_STALLED` after a minute without progress.
+What it answered, and what its signal earned, is kept row by row in the job's folder (`evaluation/replayed_rows.py`).
 """
 
 import time
@@ -15,6 +16,8 @@ from ml_workbench_service.contracts.contract import normal_symbol, to_ms
 from ml_workbench_service.contracts.jobs import JobSpec, ReplayRequest, ReplayResult, Report
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Outgoing
+from ml_workbench_service.evaluation.replayed_rows import MOST_ROWS, ReplayedRows
+from ml_workbench_service.jobs.job import SERIES_FILE
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.historical_intervals import HistoricalIntervals
 from ml_workbench_service.serving.history import fetch_range, merged_questions
@@ -56,7 +59,7 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
     report.say("streaming")
     stream = _Stream(workbench, report, total=len(questions), speed=request.speed)
     num_skipped = 0
-    intervals = HistoricalIntervals(model)
+    intervals, rows = HistoricalIntervals(model), ReplayedRows(model, tables)
     held: dict[str, float] = {}  # what a policy has made of each symbol so far; flat after a gap
     for number, (_, place, question) in enumerate(questions):
         symbol = tables[place].symbol
@@ -69,8 +72,12 @@ def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Workbench
         if model.decoder.holds_positions:
             held[symbol] = record.prediction or 0.0  # an abstention is flat
         intervals.follow(question, record)
+        rows.add(place, record)
         stream.send(number, record)
     stream.flush(len(questions))
+    rows.write(checkpoint / SERIES_FILE)
+    if rows.num_left_out:
+        report.warn(f"the last {rows.num_left_out} answers are left out of the series, which holds {MOST_ROWS:,}")
     return ReplayResult(
         model_id=request.model_id,
         version=version,

@@ -1,5 +1,8 @@
 """Experiments over HTTP: accepted, listed, shown with their trials, refused where they cannot work."""
 
+import csv
+import io
+import json
 import time
 from typing import Any
 
@@ -71,6 +74,18 @@ def test_its_trials_its_best_and_its_model_are_shown(service: ServiceProcess, ac
 
     (line,) = [each for each in service.client.get(ROUTE).json()["experiments"] if each["id"] == shown["id"]]
     assert (line["num_finished"], line["best_value"]) == (4, best["value"])
+
+
+def test_its_trials_are_a_table(service: ServiceProcess, accepted: httpx.Response) -> None:
+    service.wait_for_job(accepted.json()["job_id"])
+    trials = service.client.get(accepted.headers["Location"]).json()["trials"]
+    page = service.client.get(f"{accepted.headers['Location']}/trials").json()
+    assert [row["params.learning_rate"] for row in page["rows"]] == [each["params"]["learning_rate"] for each in trials]
+    plain = service.client.get(f"{accepted.headers['Location']}/trials", headers={"Accept": "text/csv"}).text
+    rows = list(csv.DictReader(io.StringIO(plain)))
+    assert [float(row["value"]) for row in rows] == [each["value"] for each in trials]
+    assert [json.loads(row["params.features"]) for row in rows] == [each["params"]["features"] for each in trials]
+    assert [row["started_at"] for row in rows] == [each["started_at"][:23].rstrip("Z") + "Z" for each in trials]
 
 
 def test_a_cancelled_experiment_shows_what_it_had(service: ServiceProcess) -> None:

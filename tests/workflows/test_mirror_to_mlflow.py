@@ -1,5 +1,6 @@
 """Tracking: what the job folders say is in MLflow, once, whatever happened to MLflow in between."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,8 @@ from ml_workbench_service.integrations.deployment_history import DeploymentHisto
 from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
-from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, mirror_to_mlflow
+from ml_workbench_service.runtime.tracker_worker import draw_figures
+from ml_workbench_service.workflows.mirror_to_mlflow import DrawFigures, Projection, disable, mirror_to_mlflow
 from tests.integrations.mlflow_server import MlflowServer, shared_server
 from tests.integrations.model_cards import MOMENT, model_card
 
@@ -89,13 +91,14 @@ class House:
             )
         )
 
-    def projection(self, open_tracker: Callable[[], ExperimentTracker]) -> Projection:
+    def projection(self, open_tracker: Callable[[], ExperimentTracker], draw: DrawFigures | None = None) -> Projection:
         return Projection(
             self.store,
             open_tracker,
             registry=self.registry,
             live_version=self.history.live_version,
             champions=self.root / "champions.json",
+            draw_figures=draw,
         )
 
 
@@ -180,6 +183,37 @@ def test_mlflow_killed_in_the_middle_of_a_run_has_everything_once(
     assert run.info.status == "FINISHED"
     assert folder.job().tracking.run_id == run.info.run_id
     assert folder.job().tracking.url == f"{server.url}/#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+
+
+def test_a_version_has_its_report_and_figures_beside_its_bundle(
+    house: House, server: MlflowServer, client: Any, tmp_path: Path
+) -> None:
+    folder = house.train()
+    folder.append("started", pid=1, attempt=1)
+    for step in (1, 2, 3):
+        folder.append("progress", step=step, total=3, metrics={"train_loss": 1 / step, "stop_loss": 2 / step})
+    card = house.publish(folder)
+    assert house.projection(lambda: ExperimentTracker(server.url), draw_figures).send_news() is False
+    (run,) = runs_of(client, folder)
+    found = {file.path for file in client.list_artifacts(run.info.run_id, "figures")}
+    assert found == {"figures/report.html", "figures/learning_curve.json"}
+    copied = Path(client.download_artifacts(run.info.run_id, "figures", str(tmp_path)))
+    assert card.digest in (copied / "report.html").read_text(encoding="utf-8")
+    curve = json.loads((copied / "learning_curve.json").read_bytes())
+    assert {each["name"] for each in curve["data"]} == {"training", "validation", "epoch kept"}
+
+
+def test_a_version_that_cannot_be_drawn_is_tracked_without(house: House, server: MlflowServer, client: Any) -> None:
+    def fail(*_: Any) -> None:
+        raise ValueError("no picture of this")
+
+    folder = house.train()
+    folder.append("started", pid=1, attempt=1)
+    house.publish(folder)
+    assert house.projection(lambda: ExperimentTracker(server.url), fail).send_news() is False
+    (run,) = runs_of(client, folder)
+    assert run.info.status == "FINISHED"
+    assert client.list_artifacts(run.info.run_id, "figures") == []
 
 
 def test_a_finished_training_is_there_with_all_its_parts(house: House, server: MlflowServer, client: Any) -> None:

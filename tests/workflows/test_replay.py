@@ -59,7 +59,9 @@ def run(bench: Workbench, report: Recorder | None = None, *, job_id: str = "job-
         created_at=MOMENT,
         correlation_id=f"corr-{job_id}",
     )
-    return replay.run(spec, checkpoint=Path("unused"), report=report or Recorder(), workbench=bench)
+    folder = bench.state_dir / job_id
+    folder.mkdir(parents=True, exist_ok=True)
+    return replay.run(spec, checkpoint=folder, report=report or Recorder(), workbench=bench)
 
 
 def taken(queue: ShardedQueue, *, settle: bool = True) -> list[PredictionRecord]:

@@ -2,21 +2,22 @@
 
     JSON   {"symbol", "timeframe", "timestamps": […], "available_at": […], "features": {name: […]}, "data_source",
            "calendar", "fill", "warnings"}, or {"results": [that, …]}
-    Arrow  one stream of `symbol`, `timestamp`, `available_at`, the three marks, `warnings`, and each feature's column
+    Arrow  one stream of `symbol`, `timestamp`, `available_at`, the three marks, `warnings`, and each feature's column;
+           CSV and Parquet have the same columns, and the table process writes all three
 
 Legend: N bars.
 """
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import orjson
 
-from ml_workbench_service.contracts.market import FeatureTable, Ints
+from ml_workbench_service.contracts.market import FeatureTable, Floats, Ints
+from ml_workbench_service.contracts.tables import TableFormat, Values
 
-ARROW = "application/vnd.apache.arrow.stream"
+ARROW = TableFormat.ARROW.value
 MARKS = ("data_source", "calendar", "fill", "warnings")
 """What a table says of itself beside its columns; texts, in Arrow a column each."""
 
@@ -34,27 +35,35 @@ def json_of(tables: Sequence[FeatureTable], *, is_batch: bool) -> bytes:
     return orjson.dumps({"results": results} if is_batch else results[0], option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def arrow_of(tables: Sequence[FeatureTable]) -> bytes:
-    """An Arrow IPC stream with the tables one after the other; a column that one of them lacks is null there."""
-    import polars as pl
+def columns_of_tables(tables: Sequence[FeatureTable]) -> list[Values]:
+    """The tables one after the other, column by column; one that a table lacks is missing there."""
+    texts = {"symbol": [table.symbol for table in tables]}
+    for name in MARKS:
+        texts[name] = [(_marks(table) | {"warnings": ",".join(table.warnings)})[name] for table in tables]
+    times = {
+        "timestamp": np.concatenate([table.opened_ms for table in tables]),
+        "available_at": np.concatenate([table.available_at_ms for table in tables]),
+    }
+    columns = [_repeated("symbol", texts["symbol"], tables)]
+    columns += [Values(name, "time", moments) for name, moments in times.items()]
+    columns += [_repeated(name, texts[name], tables) for name in MARKS]
+    taken = {column.name for column in columns}
+    names = dict.fromkeys(name for table in tables for name in table.columns if name not in taken)
+    columns += [Values(name, "number", np.concatenate([_own(table, name) for table in tables])) for name in names]
+    return columns
 
-    frames = []
-    for table in tables:
-        marks = _marks(table) | {"warnings": ",".join(table.warnings)}
-        times = {"timestamp": table.opened_ms, "available_at": table.available_at_ms}
-        columns = [pl.Series("symbol", [table.symbol]).new_from_index(0, len(table))]
-        columns += [pl.Series(name, moments).cast(pl.Datetime("ms", "UTC")) for name, moments in times.items()]
-        columns += [pl.Series(name, [text]).new_from_index(0, len(table)) for name, text in marks.items()]
-        taken = {column.name for column in columns}
-        columns += [
-            pl.Series(name, np.asarray(values), nan_to_null=True)
-            for name, values in table.columns.items()
-            if name not in taken
-        ]
-        frames.append(pl.DataFrame(columns))
-    buffer = io.BytesIO()
-    pl.concat(frames, how="diagonal").write_ipc_stream(buffer)
-    return buffer.getvalue()
+
+def _own(table: FeatureTable, name: str) -> Floats:
+    values = table.columns.get(name)
+    return np.full(len(table), np.nan) if values is None else np.asarray(values, dtype=np.float64)
+
+
+def _repeated(name: str, texts: Sequence[str], tables: Sequence[FeatureTable]) -> Values:
+    """One text a table."""
+    if len(set(texts)) == 1:
+        return Values(name, "text", texts[0])
+    every = [text for text, table in zip(texts, tables, strict=True) for _ in range(len(table))]
+    return Values(name, "text", every)
 
 
 def _result(table: FeatureTable) -> dict[str, Any]:

@@ -14,6 +14,7 @@ WEIGHTS_FILE = "weights.safetensors"
 CALIBRATION_FILE = "calibration.safetensors"
 NETWORK_FILE = "network.json"
 RECIPE_FILE = "recipe.json"
+EVALUATION_FILE = "evaluation.parquet"
 
 
 def write_manifest(folder: Path) -> str:

@@ -45,6 +45,11 @@ VALUE_OF: Mapping[str, tuple[float, Direction]] = {
 """What a class that speaks of a future move is worth as a number, and as a direction."""
 
 
+def class_numbers(classes: Sequence[str]) -> Floats:
+    """(C,) what records and outcomes call each class: -1, 0 or 1 of a future move, else its place."""
+    return np.array([VALUE_OF.get(name, (float(place), "hold"))[0] for place, name in enumerate(classes)])
+
+
 def class_counts(labels_N: Floats | Ints, num_classes: int) -> Ints:
     """(C,) how often each class occurs."""
     return np.bincount(np.asarray(labels_N, dtype=np.int64), minlength=num_classes)

@@ -74,6 +74,13 @@ class Labelling:
             finished.append(rows)
         return finished
 
+    def bar_again(self) -> None:
+        """Barriers at each row's present volatility, as a published version has it: nothing is fitted."""
+        for table, rows in zip(self.tables, self.rows, strict=True):
+            for column, target in enumerate(self.targets):
+                if target.measure == "triple_barrier":
+                    rows.labels_NK[:, column] = _barriers(target, table, rows, width=self.barrier_width).values
+
     def _volatility(self, table: FeatureTable, rows: SymbolRows, known_N: Bools) -> Floats:
         """Seasonal on intraday bars, over the headline's horizon."""
         timeframe_ms = TIMEFRAMES_MS[table.timeframe]

@@ -162,6 +162,7 @@ def fit(
             train_loss=train_loss,
             stop_loss=stop_loss,
             stop_skill=1 - stop_loss / baseline if baseline else 0.0,
+            learning_rate=schedule.learning_rate,
         )
     network.load_state_dict(state.kept)
     return Outcome(state.epoch, state.best_epoch, state.best)

@@ -15,7 +15,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.learning.bundle.export import export
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD, NoveltyDetector
-from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS, Part
+from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS, Part, Windows
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
@@ -26,13 +26,23 @@ from ml_workbench_service.training.evaluation_rows import EVALUATED, Columns, pa
 
 @dataclass(frozen=True)
 class Served:
-    """What answers, and the serving network's outputs on each judged part."""
+    """What answers, and the serving network's outputs on each judged part's `decided_rows`."""
 
     decoder: Decoder
     novelty: NoveltyDetector
     predict: Predict
     outputs: Mapping[Part, Floats]
     problem: TrainingProblem
+
+
+def decided_rows(windows: Windows, part: Part) -> Ints:
+    """(N,) the part's rows at which serving would be asked, labelled or not: what is kept row by row."""
+    return np.union1d(windows.parts[part], windows.decisions[part])
+
+
+def is_judged(windows: Windows, part: Part) -> Bools:
+    """(N,) which of `decided_rows` have a label of the part."""
+    return np.isin(decided_rows(windows, part), windows.parts[part])
 
 
 class NetworkTask(Task, registers=False):
@@ -56,12 +66,13 @@ class NetworkTask(Task, registers=False):
         report.check()
         ends = windows.parts["calibration"]
         outputs: dict[Part, Floats] = {}
-        outputs["calibration"] = predict.over(windows, ends)
-        decoder = self.calibrate(trained, outputs["calibration"], ends, problem)
+        outputs["calibration"] = predict.over(windows, decided_rows(windows, "calibration"))
+        judged_N = is_judged(windows, "calibration")
+        decoder = self.calibrate(trained, outputs["calibration"][judged_N], ends, problem)
         novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
         report.check()
         for part in ("validation", "test"):
-            outputs[part] = predict.over(windows, windows.parts[part])
+            outputs[part] = predict.over(windows, decided_rows(windows, part))
         served = Served(decoder, novelty, predict, outputs, problem)
         evaluation, differentials = self._as_served(trained, served, is_simulated=is_simulated)
         write_rows(draft, [self._rows(part, served) for part in EVALUATED])
@@ -78,13 +89,21 @@ class NetworkTask(Task, registers=False):
 
         Where it answers next to none the figures are of all rows, and no verdict is made of them.
         """
-        problem, outputs_NK = served.problem, served.outputs["test"]
-        windows, ends = problem.windows, problem.windows.parts["test"]
-        answers_N = self._answers("test", served)
+        problem, windows = served.problem, served.problem.windows
+        ends, judged_N = windows.parts["test"], is_judged(windows, "test")
+        outputs_NK, said_N = served.outputs["test"][judged_N], self._answers("test", served)
+        answers_N = said_N[judged_N]
         num_answered = int(answers_N.sum())
         if num_answered >= FEWEST_WINDOWS["test"]:
             ends, outputs_NK = ends[answers_N], outputs_NK[answers_N]
-            problem = replace(problem, windows=replace(windows, parts={**windows.parts, "test": ends}))
+            problem = replace(
+                problem,
+                windows=replace(
+                    windows,
+                    parts={**windows.parts, "test": ends},
+                    decisions={**windows.decisions, "test": decided_rows(windows, "test")[said_N]},
+                ),
+            )
         found, differentials = self.measure(
             trained, served.decoder, outputs_NK, ends, problem, is_simulated=is_simulated, predict=served.predict
         )
@@ -93,9 +112,9 @@ class NetworkTask(Task, registers=False):
         return found, differentials
 
     def _answers(self, part: Part, served: "Served") -> Bools:
-        """(N,) which of the part's rows serving answers."""
+        """(N,) which of the part's `decided_rows` serving answers."""
         windows = served.problem.windows
-        ends = windows.parts[part]
+        ends = decided_rows(windows, part)
         answers_N = self.answers(served.decoder, served.outputs[part], ends, served.problem)
         if served.decoder.abstains_when_novel:
             answers_N = answers_N & (served.novelty.scores(windows.last_rows(ends)) <= NOVELTY_THRESHOLD)
@@ -104,7 +123,7 @@ class NetworkTask(Task, registers=False):
     def _rows(self, part: Part, served: "Served") -> Columns:
         """Of `evaluation.parquet`; a policy walks over the rows that are answered, its own position fed back."""
         problem, outputs_NK = served.problem, served.outputs[part]
-        ends, answers_N = problem.windows.parts[part], self._answers(part, served)
+        ends, answers_N = decided_rows(problem.windows, part), self._answers(part, served)
         positions_N: Ints | None = np.zeros(len(ends), dtype=np.int64)
         held_N = self.held(served, outputs_NK[answers_N], ends[answers_N]) if answers_N.any() else None
         if held_N is None:

@@ -62,7 +62,7 @@ def test_every_epoch_is_reported_with_its_losses_and_skill(windows: Windows) -> 
     assert [(step, total) for step, total, _ in report.steps] == [(1, 4), (2, 4), (3, 4), (4, 4)]
     zero = float(np.mean(windows.labels_RK[windows.parts["validation"]] ** 2))
     for _, _, metrics in report.steps:
-        assert set(metrics) == {"train_loss", "stop_loss", "stop_skill"}
+        assert set(metrics) == {"train_loss", "stop_loss", "stop_skill", "learning_rate"}
         assert metrics["stop_skill"] == pytest.approx(1 - metrics["stop_loss"] / zero, abs=1e-5)
     assert outcome.epochs_run == 4
     assert report.steps[-1][2]["train_loss"] < report.steps[0][2]["train_loss"]

@@ -1,0 +1,141 @@
+"""`/models/{id}/versions/{v}/figures` and `…/report`: what a version achieved, to be looked at.
+
+The table process draws; the service passes on what it sends, so that its memory does not grow with rows or pages.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Path, Query, Response
+from fastapi.responses import StreamingResponse
+
+from common_lib.exceptions import JobNotFoundError
+from ml_workbench_figures import figures_for
+from ml_workbench_figures.figure import Source, figure_named
+from ml_workbench_service.api.app_state import AppState, AppStateDep
+from ml_workbench_service.api.models import VersionPath
+from ml_workbench_service.api.predictions import ModelIdPath
+from ml_workbench_service.api.queries import KnownQueries
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.figures import FigureDescription, FigureList, FigureTask, FigureTheme
+from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
+from ml_workbench_service.workflows.draw_figures import by_column
+from ml_workbench_service.workflows.read_curves import read_curves
+
+EXAMPLE: dict[str, Any] = {
+    "data": [{"type": "scatter", "name": "net", "x": ["2025-01-06 09:00"], "y": [0.00035], "mode": "lines"}],
+    "layout": {"meta": {"name": "equity", "title": "Equity", "caption": ["Verdict no skill: …"]}},
+}
+router = APIRouter(prefix="/models/{model_id}/versions/{version}", tags=["figures"])
+FigureName = Annotated[str, Path(pattern=r"^[a-z][a-z_]{0,63}$", description="Such as equity; the list names all.")]
+
+
+@router.get("/figures", summary="List a version's figures", dependencies=[KnownQueries], responses=failures(404))
+async def list_figures(model_id: ModelIdPath, version: VersionPath, service: AppStateDep) -> FigureList:
+    """Every figure of a version, and whether it says something of this one: by its type and what is traded on it."""
+    task = await asyncio.to_thread(_task, service, model_id, version, None, None)
+    tables: dict[Source, object] = {"rows": task.rows_path, "curves": task.curves, "importance": task.importance}
+    has = [name for name, table in tables.items() if table]
+    place = f"/api/v1/models/{model_id}/versions/{version}"
+    return FigureList(
+        model_id=model_id,
+        version=version,
+        figures=tuple(
+            FigureDescription(
+                name=each.name, title=each.title, about=each.about, applies=each.applies, why_not=each.why_not,
+                href=f"{place}/figures/{each.name}",
+            )
+            for each in figures_for(task.card, has=has)
+        ),
+        report_href=f"{place}/report",
+    )  # fmt: skip
+
+
+@router.get(
+    "/figures/{name}",
+    summary="Draw a figure",
+    response_class=Response,
+    dependencies=[KnownQueries],
+    responses={
+        200: {
+            "description": "A figure as Plotly reads it; its caption as sentences in `layout.meta.caption`.",
+            "content": {"application/json": {"schema": {"type": "object"}, "example": EXAMPLE}},
+        },
+        **failures(404, 503),
+    },
+)
+async def draw_figure(
+    model_id: ModelIdPath,
+    version: VersionPath,
+    name: FigureName,
+    service: AppStateDep,
+    theme: Annotated[FigureTheme, Query(description="Colours for a light or a dark page.")] = "light",
+) -> Response:
+    """A figure of the version; where something is missing, one that says so in a sentence."""
+    figure_named(name, subject="version")
+    task = await asyncio.to_thread(_task, service, model_id, version, name, theme)
+    return await _passed_on(service, task, "application/json")
+
+
+@router.get(
+    "/report",
+    summary="Read a version's report",
+    response_class=Response,
+    dependencies=[KnownQueries],
+    responses={
+        200: {
+            "description": "A page that opens without network.",
+            "content": {"text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"}},
+        },
+        **failures(404, 503),
+    },
+)
+async def read_report(
+    model_id: ModelIdPath,
+    version: VersionPath,
+    service: AppStateDep,
+    theme: Annotated[
+        FigureTheme | None, Query(description="Colours to begin with; unless sent, the reader's own setting.")
+    ] = None,
+) -> Response:
+    """Every figure of the version on one page, with verdict and reasons, costs, certificate and lineage."""
+    task = await asyncio.to_thread(_task, service, model_id, version, None, theme)
+    return await _passed_on(service, task, "text/html; charset=utf-8")
+
+
+async def _passed_on(service: AppState, task: FigureTask, media_type: str) -> Response:
+    """What the table process sends; an error before the first bytes is the answer."""
+    pieces = service.tables.draw(task)
+    first = await anext(pieces, b"")
+    return StreamingResponse(_chained(first, pieces), media_type=media_type, headers={"ETag": f'"{task.card.digest}"'})
+
+
+async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    yield first
+    async for each in others:
+        yield each
+
+
+def _task(service: AppState, model_id: str, version: str, name: str | None, theme: FigureTheme | None) -> FigureTask:
+    registry = service.workbench.registry
+    card = registry.card(model_id, version)
+    path = registry.folder(model_id, version) / EVALUATION_FILE
+    curves, importance = _of_its_job(service, card)
+    return FigureTask(
+        card=card, rows_path=str(path) if path.is_file() else None, name=name, theme=theme, curves=curves,
+        importance=importance,
+    )  # fmt: skip
+
+
+def _of_its_job(service: AppState, card: ModelCard) -> tuple[dict[str, list[Any]], dict[str, float]]:
+    """The training's course, or the importance that its search found; nothing where the job is gone."""
+    try:
+        folder = service.store.folder(card.lineage.job_id)
+    except JobNotFoundError:
+        return {}, {}
+    if folder.spec.kind is JobKind.EXPERIMENT:
+        return {}, dict((folder.job().result or {}).get("importance", {}))
+    return by_column(read_curves(folder).rows), {}

@@ -1,0 +1,1 @@
+"""Tables: rows of versions, replays, trainings and searches, in whichever of the four formats is asked for."""

@@ -1,0 +1,177 @@
+"""`/models/{id}/versions/{v}/series` and `/compare`: what a version achieved, row by row, and beside others."""
+
+import asyncio
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Response
+
+from common_lib.exceptions import DataValidationError, SeriesNotFoundError
+from ml_workbench_service.api.app_state import AppState, AppStateDep
+from ml_workbench_service.api.models import VersionPath
+from ml_workbench_service.api.predictions import ModelIdPath
+from ml_workbench_service.api.queries import KnownQueries
+from ml_workbench_service.api.tables.answering import AskedTable, answer_stored, table_of
+from ml_workbench_service.contracts.comparison import ComparisonReport
+from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN
+from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.series import EvaluatedPart, VersionSeries, columns_of
+from ml_workbench_service.contracts.tables import ROWS, ComparedVersion, ComparisonTask, StoredTable
+from ml_workbench_service.contracts.training import ModelType, parse_target
+from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
+
+FEWEST_COMPARED, MOST_COMPARED = 2, 8
+"""Rows of so many versions lie in the table process at a time."""
+EXAMPLE: dict[str, Any] = {
+    "model_id": "small",
+    "version": "1.0.0",
+    "part": "test",
+    "target": "price_change_1h",
+    "warnings": [],
+    "columns": [each.model_dump() for each in columns_of(ROWS["version"]) if each.name != "action"],
+    "num_rows": 5210,
+    "next_cursor": "NTA=",
+    "rows": [
+        {
+            "as_of": "2025-01-06T09:00:00Z", "symbol": "EUR/USD", "price": 1.0312, "realised": 0.00041,
+            "prediction": 0.0009, "lower": -0.0011, "upper": 0.0029, "direction": "buy", "confidence": 0.58,
+            "status": "ok", "position": 1, "gross": 0.00041, "cost": 0.00006, "net": 0.00035, "equity": 0.00035,
+        }
+    ],
+}  # fmt: skip
+router = APIRouter(tags=["models"])
+
+
+@router.get(
+    "/models/{model_id}/versions/{version}/series",
+    summary="Read a version's rows",
+    response_class=Response,
+    dependencies=[KnownQueries],
+    responses={**table_of(VersionSeries, EXAMPLE), **failures(404, 406, 503)},
+)
+async def read_version_series(
+    model_id: ModelIdPath,
+    version: VersionPath,
+    service: AppStateDep,
+    asked: AskedTable,
+    part: Annotated[EvaluatedPart, Query(description="Which part of the version's data.")] = "test",
+) -> Response:
+    """What the version said at every bar of a part, what came true, and what its position there paid.
+
+    The last `equity` of the test part is the net log return of the card's backtest.
+    """
+    card, path = await asyncio.to_thread(_kept, service, model_id, version)
+    table = StoredTable(row="version", path=str(path), part=part)
+    about: dict[str, Any] = {
+        "model_id": model_id,
+        "version": version,
+        "part": part,
+        "target": card.target,
+        "warnings": [],
+    }
+    answer = await answer_stored(service.tables, table, asked, about=about, name=f"{model_id}-{version}-{part}")
+    answer.headers["ETag"] = f'"{card.digest}"'
+    return answer
+
+
+@router.get(
+    "/compare",
+    summary="Compare versions",
+    dependencies=[KnownQueries],
+    responses=failures(404, 503),
+)
+async def compare_versions(
+    versions: Annotated[
+        str,
+        Query(
+            max_length=1024, description="`<model_id>@<version>`, 2 to 8 of them with commas between.",
+            examples=["small@1.0.0,small@1.1.0"],
+        ),
+    ],
+    service: AppStateDep,
+) -> ComparisonReport:  # fmt: skip
+    """The versions' figures on the rows of their test parts that all of them answered, and each pair's difference."""
+    named = _named(versions)
+    kept = [await asyncio.to_thread(_kept, service, *each) for each in named]
+    _check_common([card for card, _ in kept])
+    return await service.tables.compare(ComparisonTask(versions=tuple(_compared(*each) for each in kept)))
+
+
+def _kept(service: AppState, model_id: str, version: str) -> tuple[ModelCard, Path]:
+    """The card, and the file of its rows.
+
+    Raises:
+        ModelNotFoundError, VersionNotFoundError: there is no such version.
+        SeriesNotFoundError: it kept no rows.
+    """
+    card = service.workbench.registry.card(model_id, version)
+    path = service.workbench.registry.folder(model_id, version) / EVALUATION_FILE
+    if path.is_file():
+        return card, path
+    if card.type == ModelType.FEATURE_ENGINEERING.value:
+        raise SeriesNotFoundError(
+            f"version {version} of {model_id} is a feature set, which predicts nothing and so has no rows; read those "
+            "of a model that is trained on it"
+        )
+    raise SeriesNotFoundError(
+        f"version {version} of {model_id} was published before versions kept their rows; train it again to have them"
+    )
+
+
+def _named(text: str) -> list[tuple[str, str]]:
+    """The versions of a query; raises DataValidationError."""
+    names = [each.strip() for each in text.split(",")]
+    parts = [each.partition("@") for each in names]
+    for model_id, _, version in parts:
+        if not re.fullmatch(NAME_PATTERN, model_id) or not re.fullmatch(VERSION_PATTERN, version):
+            raise DataValidationError.at(
+                "query.versions", "write versions as model@1.0.0 with commas between, such as a@1.0.0,b@1.2.0"
+            )
+    if not FEWEST_COMPARED <= len(names) <= MOST_COMPARED or len(set(names)) < len(names):
+        raise DataValidationError.at(
+            "query.versions", f"name {FEWEST_COMPARED} to {MOST_COMPARED} versions, each once, with commas between"
+        )
+    return [(model_id, version) for model_id, _, version in parts]
+
+
+def _check_common(cards: list[ModelCard]) -> None:
+    """Raises DataValidationError where nothing could be common to all, saying what."""
+    timeframes = sorted({card.timeframe for card in cards})
+    if len(timeframes) > 1:
+        raise _nothing_common(f"their timeframes are {' and '.join(timeframes)}, so that no bar is the same")
+    if not set.intersection(*(set(card.symbols) for card in cards)):
+        said = " · ".join(f"{card.id}@{card.version}: {', '.join(card.symbols)}" for card in cards)
+        raise _nothing_common(f"they know no symbol in common ({said})")
+    if not set.intersection(*(_stakes(card) for card in cards)):
+        said = " · ".join(f"{card.id}@{card.version}: {card.target or card.type}" for card in cards)
+        raise _nothing_common(f"neither a target nor positions are common to all of them ({said})")
+
+
+def _stakes(card: ModelCard) -> set[str]:
+    """What of a version can be held against another's: its target, and the money of its positions."""
+    found = set() if card.target is None else {card.target}
+    return found | ({"money"} if card.evaluation.backtest is not None else set())
+
+
+def _nothing_common(why: str) -> DataValidationError:
+    return DataValidationError.at(
+        "query.versions",
+        f"these versions cannot be compared: {why}; compare versions of one timeframe, symbol and target",
+        code="nothing_in_common",
+    )
+
+
+def _compared(card: ModelCard, path: Path) -> ComparedVersion:
+    target = None if card.target is None else parse_target(card.target, card.timeframe)
+    return ComparedVersion(
+        model_id=card.id,
+        version=card.version,
+        path=str(path),
+        target=card.target,
+        horizon=1 if target is None else target.horizon + (card.label_start == "fill"),
+        timeframe=card.timeframe,
+        fill=card.fill,
+        verdict=card.evaluation.verdict,
+    )

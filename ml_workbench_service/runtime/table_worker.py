@@ -1,0 +1,211 @@
+"""Table process: reads tables and writes them in any format, so that the service itself never loads what that needs.
+
+    python -m ml_workbench_service.runtime.table_worker      its standard input is a socket of the service
+
+For each question the service sends one end of a fresh socket over it; a thread answers there and closes it. When the
+service closes its end, or ends however that happens, the process ends at once: there is nothing that it has to finish.
+"""
+
+import faulthandler
+import logging
+import os
+import socket
+import sys
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+
+import pyarrow as pa
+
+from common_lib.logging import configure_logging
+from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.outcomes import RecordedPrediction
+from ml_workbench_service.contracts.series import columns_of
+from ml_workbench_service.contracts.tables import (
+    ROWS,
+    ComparisonTask,
+    PredictionTable,
+    SentTable,
+    StoredTable,
+    TableFormat,
+    TableHead,
+    TableOrder,
+)
+from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, Wanted
+from ml_workbench_service.integrations.table_files import (
+    Table,
+    open_sent,
+    open_stored,
+    page_of,
+    schema_of,
+    write_table,
+)
+from ml_workbench_service.runtime.table_exchange import END, ERROR, FRAME, HEAD, LONGEST_FRAME, QUESTION, ToldError
+from ml_workbench_service.runtime.table_exchange import ROWS as ROWS_FRAME
+from ml_workbench_service.settings import Settings
+from ml_workbench_service.workflows.compare_versions import compare
+from ml_workbench_service.workflows.draw_figures import drawn
+
+PREDICTIONS_AT_ONCE = 2_000
+
+log = logging.getLogger(__name__)
+
+
+class _Answer:
+    """Frames into a socket; a write waits until the service takes it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def frame(self, kind: bytes, data: bytes = b"") -> None:
+        """One frame."""
+        self._connection.sendall(FRAME.pack(kind, len(data)) + data)
+
+    def write(self, data: bytes) -> None:
+        """Rows, in frames of bounded length."""
+        for place in range(0, len(data), LONGEST_FRAME):
+            self.frame(ROWS_FRAME, data[place : place + LONGEST_FRAME])
+
+
+def serve(control: socket.socket) -> None:
+    """Answers until the service has closed its end."""
+    while True:
+        message, ends, _, _ = socket.recv_fds(control, 1, 1)
+        if not message:
+            return
+        for end in ends:
+            connection = socket.socket(fileno=end)
+            threading.Thread(target=_converse, args=(connection,), name="table", daemon=True).start()
+
+
+def _converse(connection: socket.socket) -> None:
+    """One question, one answer; a service that has gone away, or has given up, ends it."""
+    with connection:
+        answer = _Answer(connection)
+        try:
+            order, buffers = _question(connection)
+            try:
+                _answer(order, buffers, answer)
+            except OSError:
+                raise
+            except Exception as error:
+                told = ToldError.of(error)
+                if told.name is None:
+                    log.exception("a table could not be read")
+                answer.frame(ERROR, told.model_dump_json().encode())
+            answer.frame(END)
+        except (ConnectionError, EOFError):
+            log.debug("the service gave a table up")
+        except OSError as error:
+            log.error("a table could not be read: %s", error)
+            answer.frame(ERROR, ToldError.of(error).model_dump_json().encode())
+
+
+def _question(connection: socket.socket) -> tuple[TableOrder, list[bytes]]:
+    size, behind = QUESTION.unpack(_exactly(connection, QUESTION.size))
+    order = TableOrder.model_validate_json(_exactly(connection, size))
+    if not isinstance(order.what, SentTable):
+        return order, []
+    plain, place, buffers = _exactly(connection, behind), 0, []
+    for column in order.what.columns:
+        if column.same is None and column.texts is None:
+            buffers.append(plain[place : place + column.num_bytes])
+            place += column.num_bytes
+    return order, buffers
+
+
+def _exactly(connection: socket.socket, num_bytes: int) -> bytes:
+    found = bytearray()
+    while len(found) < num_bytes:
+        piece = connection.recv(min(num_bytes - len(found), LONGEST_FRAME))
+        if not piece:
+            raise EOFError
+        found += piece
+    return bytes(found)
+
+
+def _answer(order: TableOrder, buffers: list[bytes], answer: _Answer) -> None:
+    if isinstance(order.what, ComparisonTask):
+        report = compare(order.what)
+        answer.frame(HEAD, TableHead().model_dump_json().encode())
+        answer.write(report.model_dump_json().encode())
+        return
+    if isinstance(order.what, FigureTask):
+        answer.frame(HEAD, TableHead().model_dump_json().encode())
+        for piece in drawn(order.what):
+            answer.write(piece)
+        return
+    table = _opened(order.what, buffers)
+    answer.frame(HEAD, table.head.model_dump_json().encode())
+    if order.format is TableFormat.JSON:
+        answer.write(page_of(table, order.first, order.limit or 1))
+        return
+    write_table(table, order.format, answer, first=order.first, limit=order.limit)
+
+
+def _opened(what: StoredTable | PredictionTable | SentTable, buffers: list[bytes]) -> Table:
+    if isinstance(what, StoredTable):
+        return open_stored(Path(what.path), what.row, what.part)
+    if isinstance(what, SentTable):
+        return open_sent(what, buffers)
+    return _open_predictions(what)
+
+
+def _open_predictions(asked: PredictionTable) -> Table:
+    """The ledger's rows as of now, newest first; those that arrive while they are read have higher numbers."""
+    reader = LedgerReader(Path(asked.path))
+    wanted = Wanted(asked.model_id, asked.version, asked.symbol, asked.from_ms, asked.to_ms, asked.is_known)
+    schema = schema_of("prediction", [(each.name, each.kind) for each in columns_of(ROWS["prediction"])])
+
+    def batches(first: int, limit: int | None) -> Iterator[pa.RecordBatch]:
+        before, left = asked.before, limit
+        while left is None or left > 0:
+            num = PREDICTIONS_AT_ONCE if left is None else min(left, PREDICTIONS_AT_ONCE)
+            found, before = reader.page(wanted, limit=num, before=before)
+            if found:
+                yield _batch([_flat(each, schema) for each in found], schema)
+            if before is None:
+                return
+            left = None if left is None else left - len(found)
+
+    return Table(schema, batches, None)
+
+
+def _flat(row: RecordedPrediction, schema: pa.Schema) -> dict[str, object]:
+    """By column: nested keys with dots between, lists with commas."""
+    found: dict[str, object] = {}
+    for name in schema.names:
+        value: object = row
+        for key in name.split("."):
+            value = None if value is None else getattr(value, key)
+        found[name] = ",".join(value) if isinstance(value, tuple) else value
+    return found
+
+
+def _batch(rows: Sequence[Mapping[str, object]], schema: pa.Schema) -> pa.RecordBatch:
+    """Rows by column; moments to the millisecond."""
+    arrays = []
+    for field in schema:
+        values = [row[field.name] for row in rows]
+        if pa.types.is_timestamp(field.type):
+            moments = [to_ms(value) if isinstance(value, datetime) else None for value in values]
+            arrays.append(pa.array(moments, pa.int64()).cast(field.type))
+        else:
+            arrays.append(pa.array(values, field.type))
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def main() -> int:
+    """Serves the service whose socket is the standard input."""
+    faulthandler.enable()
+    settings = Settings()
+    configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
+    with socket.socket(fileno=os.dup(sys.stdin.fileno())) as control:
+        serve(control)
+    os._exit(0)  # whatever threads were doing, nobody waits for it
+
+
+if __name__ == "__main__":
+    sys.exit(main())
