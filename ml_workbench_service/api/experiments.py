@@ -104,7 +104,7 @@ async def read_trials(experiment_id: JobIdPath, service: AppStateDep, asked: Ask
 
 
 def _row(trial: ExperimentTrial) -> dict[str, Any]:
-    plain = trial.model_dump(exclude={"params", "curve"})
+    plain = {each.name: getattr(trial, each.name) for each in columns_of(ROWS["trial"])}
     return plain | {f"params.{name}": value for name, value in trial.params.items()}
 
 

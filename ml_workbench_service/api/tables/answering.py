@@ -6,6 +6,7 @@ memory are written as JSON here.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import numpy as np
@@ -147,8 +148,11 @@ async def answer_rows(
         values = [Values(each, kind, _values([one.get(each) for one in rows], kind)) for each, kind in columns]
         return await streamed(reader, sent(row, values, num_rows=len(rows)), asked, name=name)
     limit = asked.limit or ROWS_OF_A_PAGE
-    shown = [{each: one.get(each) for each, _ in columns} for one in rows[asked.first : asked.first + limit]]
-    plain = orjson.dumps(shown, option=orjson.OPT_UTC_Z)
+    shown = [
+        {each: _as_text(one.get(each)) if kind == "time" else one.get(each) for each, kind in columns}
+        for one in rows[asked.first : asked.first + limit]
+    ]
+    plain = orjson.dumps(shown)
     head = TableHead(columns=tuple(columns), num_rows=len(rows))
     return Response(
         composed(row, head, plain, first=asked.first, limit=limit, about=about), media_type=TableFormat.JSON.value
@@ -187,6 +191,14 @@ def _columns(row: RowName, rows: Sequence[Mapping[str, Any]]) -> list[tuple[str,
     known = {name for name, _ in fixed}
     further = dict.fromkeys(name for one in rows for name in one if name not in known)
     return [*fixed, *((name, _kind([one.get(name) for one in rows])) for name in further)]
+
+
+def _as_text(moment: datetime | None) -> str | None:
+    """To the millisecond, as in every other format; fractions only where there are any."""
+    if moment is None:
+        return None
+    timespec = "milliseconds" if moment.microsecond >= 1000 else "seconds"
+    return moment.astimezone(UTC).isoformat(timespec=timespec).replace("+00:00", "Z")
 
 
 def _kind(values: Sequence[Any]) -> ColumnKind:
