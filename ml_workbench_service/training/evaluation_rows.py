@@ -74,7 +74,7 @@ def part_rows(
 def _outcomes(problem: TrainingProblem) -> Floats:
     """(R,) the headline's labels, classes by the numbers that predictions have; NaN where there is no target."""
     labels_RK = problem.windows.own_labels_RK
-    if not labels_RK.shape[1]:
+    if not problem.targets:
         return np.full(len(labels_RK), np.nan)
     labels_R, classes = labels_RK[:, 0], problem.targets[0].classes
     if not classes:
