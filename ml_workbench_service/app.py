@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -42,7 +43,7 @@ from ml_workbench_service.api import (
     resilience,
     series,
 )
-from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.api.app_state import AppState, closing_mode
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
@@ -72,8 +73,10 @@ from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.deploy import finish_interrupted
+from ml_workbench_service.workflows.end_jobs import delete_old_jobs
 from ml_workbench_service.workflows.restore_state import RESTORING
 from ml_workbench_service.workflows.settle_outcomes import OutcomeResolver
+from ml_workbench_service.workflows.undeploy import send_closing_records
 from ml_workbench_service.workflows.watch_columns import ColumnWatch
 
 MOST_BODY_BYTES = 16 * 1024 * 1024
@@ -82,6 +85,8 @@ LOCK_TIMEOUT_S = 15.0
 REDIS_WATCH_S = 1.0
 LOG_WATCH_S = 5.0
 TRACKER_DELAY_S = 2.0
+ENDS_EVERY_S = 10.0
+RETENTION_EVERY_S = 600.0
 WARM_WATCH_S = 4.0
 """After the start, which has the processor for itself, and after a job's end."""
 DESCRIPTION = (
@@ -145,6 +150,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     workbench = await asyncio.to_thread(open_workbench, settings, addresses, clock=clock)
     stack.callback(close_workbench, workbench)
     await asyncio.to_thread(finish_interrupted, workbench)
+    await asyncio.to_thread(workbench.registry.finish_purges)
     stopping = _stopping_event(stack)
     environment = _child_environment(settings, addresses)
     providers = accelerators.inference_providers(workbench.accelerator)
@@ -163,6 +169,8 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     )  # fmt: skip
     stack.callback(model_server.close)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
+    await asyncio.to_thread(store.finish_deletions)
+    _end_lives(settings, workbench, model_server, store, stack)
     tracker = await _tracker(settings, addresses, environment, stack)
     supervisor = _job_supervisor(settings, store, environment, tracker, metrics, stack)
     agent_supervisor = await _agent_supervisor(settings, workbench, environment, stack)
@@ -260,6 +268,25 @@ def _job_supervisor(
     if settings.WARM_WORKER:
         _repeat("warm worker", WARM_WATCH_S, keep_warm, stack)
     return supervisor
+
+
+def _end_lives(
+    settings: Settings, workbench: Workbench, model_server: ModelServer, store: JobStore, stack: AsyncExitStack
+) -> None:
+    """What was ended while something stood in the way, or by another process, and jobs that are old enough."""
+
+    def look() -> None:
+        model_server.forget_purged()
+        send_closing_records(workbench, full=closing_mode(settings.PREDICTION_QUEUE_POLICY))
+
+    _repeat("ends of lives", ENDS_EVERY_S, look, stack)
+    if settings.JOB_RETENTION_DAYS is not None:
+        retention = timedelta(days=settings.JOB_RETENTION_DAYS)
+
+        def sweep() -> None:
+            delete_old_jobs(store, workbench.registry, retention=retention, now=utc_now())
+
+        _repeat("job retention", RETENTION_EVERY_S, sweep, stack)
 
 
 def _watch_columns(workbench: Workbench, stack: AsyncExitStack) -> None:

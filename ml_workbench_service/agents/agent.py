@@ -4,7 +4,9 @@ Only predictions of the live deployed version (`role` champion) with a price cau
 agent is bound to one; others are counted as observed. A bar not after its series' last one is counted as late, as
 repeated or as out of order, and realises nothing. An abstention goes flat, unless the market is closed: then the
 position is kept. A decision is filled by the next record of its series, at its open, and what it has earned is realised
-at the one after, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by time.
+at the one after, however long that takes: over a weekend it earns the gap and pays swap, nothing is scaled by time. A
+closing record (its model was undeployed) ends its series: the agent goes flat, and since no bar follows, the last price
+known stands for the open that is missing, as it does elsewhere.
 
 The result depends on the order of the entries alone, not on how they were batched or how often the process was
 restarted. An entry that fails leaves everything as it was.
@@ -18,7 +20,15 @@ from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 from ml_workbench_service.agents.checkpoint import FORMAT, Checkpoint, Counters
-from ml_workbench_service.agents.positions import Bar, FillPoint, Position, RealisedStep, open_step, realise
+from ml_workbench_service.agents.positions import (
+    Bar,
+    FillPoint,
+    Position,
+    RealisedStep,
+    open_step,
+    realise,
+    realise_all,
+)
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Decision, StepFill
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Costs
@@ -108,6 +118,8 @@ class Agent(ABC):
             DataValidationError: a pair without costs, a price that is not positive, or a step that lost everything;
                 the agent is as before.
         """
+        if record.is_closing and self._acts_on(record):
+            return self._close(entry_id, record)
         price = record.price
         if price is None or not self._acts_on(record):
             self._count_one(entry_id, num_observed=1)
@@ -145,6 +157,30 @@ class Agent(ABC):
         paid = sum([each.cost for each in realised]) if realised else None
         self._count_action(entry_id, realised, reward=earned or 0.0, cost=paid or 0.0)
         decided = _Decided(position, step.exposure, explored, unit * step.change, earned, paid, _fill_of(realised))
+        return self._decision(record, price, decided)
+
+    def _close(self, entry_id: str, record: PredictionRecord) -> Decision | None:
+        """Ends the record's series: flat at the last price known, every step realised there."""
+        key, at_ms = record.position_key, to_ms(record.as_of)
+        standing = self._positions_by_series.get(key) or Position()
+        price = record.price or standing.last_price
+        is_late = standing.last_ms is not None and at_ms < standing.last_ms
+        if price is None or is_late or not (standing.steps or standing.position):
+            self._count_one(entry_id, num_observed=1)  # nothing is held, or the model is live again since
+            return None
+        costs = self._costs_at(record)
+        unit = unit_cost(costs, record.symbol, price)
+        end = FillPoint(at_ms, price, costs, False)
+        bar, state = Bar(end, end), self._state(record, standing.position)
+        step = open_step(standing, state=state, action=1, exposure=0.0, fill=record.metadata.fill, bar=bar)
+        realised = realise_all((*standing.steps, step), symbol=record.symbol, bar=bar, state=state)
+        # Nothing below can fail.
+        self._learn(realised)
+        self._keep(key, Position(at_ms, 0, 0.0, (), standing.last_bar_ms, price))
+        self._positions[record.symbol] = 0
+        earned, paid = sum([each.reward for each in realised]), sum([each.cost for each in realised])
+        self._count_action(entry_id, realised, reward=earned, cost=paid)
+        decided = _Decided(0, 0.0, False, unit * step.change, earned, paid, _fill_of(realised))
         return self._decision(record, price, decided)
 
     def reject(self, entry_id: str, record: PredictionRecord | None) -> None:
@@ -242,6 +278,7 @@ class Agent(ABC):
         old = self.counters
         self.counters = Counters(
             num_applied=old.num_applied + 1,
+            num_before_reset=old.num_before_reset,
             num_actions=old.num_actions + 1,
             num_observed=old.num_observed,
             num_late=old.num_late,

@@ -51,6 +51,7 @@ class Counters:
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     num_applied: int = 0
+    num_before_reset: int = 0
     num_actions: int = 0
     num_observed: int = 0
     num_late: int = 0  # those of before the two kinds were told apart included
@@ -85,6 +86,7 @@ class Checkpoint(Contract):
     last_applied_id: str | None
     given_up: dict[str, str] = Field(default_factory=dict)  # entries passed over, not yet dead letters, with the reason
     term: int = 0
+    reset_at: UtcDatetime | None = None  # when it last began anew
     stream_epoch: str = ""  # of the stream that `last_applied_id` belongs to
     saved_at: UtcDatetime
 

@@ -56,7 +56,15 @@ def open_agent(folder: Path, agent_id: str) -> Agent:
         log.info("agent %s goes on after %d applied entries", agent_id, checkpoint.counters.num_applied)
         kind = QLearningAgent if checkpoint.family == "q_learning" else PolicyAgent
         return kind.restored(checkpoint)
-    home = folder.parent if re.fullmatch(r"shard\d+of\d+", folder.name) else folder
+    return new_agent(folder.parent if re.fullmatch(r"shard\d+of\d+", folder.name) else folder, agent_id)
+
+
+def new_agent(home: Path, agent_id: str) -> Agent:
+    """The agent as its definition has it begin; without one, a Q-learning agent with every default.
+
+    Raises:
+        DataValidationError: a file cannot be read.
+    """
     definition = read_definition(home)
     if definition is None:
         return QLearningAgent(agent_id)

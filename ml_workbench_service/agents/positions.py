@@ -146,6 +146,19 @@ def realise(standing: Position, *, symbol: str, bar: Bar, state: int) -> tuple[l
     return realised, tuple(still_open)
 
 
+def realise_all(steps: tuple[Step, ...], *, symbol: str, bar: Bar, state: int) -> list[RealisedStep]:
+    """Ends a series: what its open steps earn up to its last price; those not filled yet are filled there too.
+
+    Raises:
+        DataValidationError: as `realise`.
+    """
+    realised: list[RealisedStep] = []
+    while steps:
+        more, steps = realise(Position(steps=steps), symbol=symbol, bar=bar, state=state)
+        realised += more
+    return realised
+
+
 def step_fill(step: Step, *, is_exact: bool) -> StepFill:
     """What a realised step was filled by; `is_exact` of its end."""
     if step.rule == "record_close":

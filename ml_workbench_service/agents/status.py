@@ -130,7 +130,8 @@ def read_agents(state_dir: Path) -> list[Agent]:
 def agent_folders(state_dir: Path) -> list[Path]:
     """The folders that hold a definition or a checkpoint, by id: whether or not these can be read."""
     root = state_dir / "agents"
-    folders = sorted(folder for folder in root.iterdir() if folder.is_dir()) if root.is_dir() else []
+    there = root.iterdir() if root.is_dir() else ()
+    folders = sorted(folder for folder in there if folder.is_dir() and folder.name[0] != ".")
     return [folder for folder in folders if _holds_an_agent(folder)]
 
 

@@ -1,4 +1,4 @@
-"""`/agents`: agents on the prediction stream: start them, stop them, and what they have applied, earned and decided."""
+"""`/agents`: agents on the prediction stream: start, stop, reset, remove them; what they have applied and earned."""
 
 import asyncio
 from typing import Annotated
@@ -90,6 +90,22 @@ async def stop_agent(agent_id: AgentIdPath, service: AppStateDep) -> Agent:
     """
     await _agent_supervisor(service).dismiss(agent_id)
     return await _shown(service, agent_id)
+
+
+@router.post("/{agent_id}/reset", summary="Begin an agent anew", responses=failures(404, 409, 503))
+async def reset_agent(agent_id: AgentIdPath, service: AppStateDep) -> Agent:
+    """Table, positions, rewards and counters are as at its start; its checkpoint so far is kept beside.
+
+    `num_applied` goes on: what the queue has handed out is counted once. A running agent runs again when this returns.
+    """
+    await _agent_supervisor(service).reset(agent_id)
+    return await _shown(service, agent_id)
+
+
+@router.delete("/{agent_id}", status_code=204, summary="Remove an agent", responses=failures(404, 409, 503))
+async def remove_agent(agent_id: AgentIdPath, service: AppStateDep) -> None:
+    """Removes a stopped agent with all that it has learnt; `default` not while AGENT_AUTOSTART would bring it back."""
+    await _agent_supervisor(service).remove(agent_id)
 
 
 async def _shown(service: AppState, agent_id: str) -> Agent:

@@ -12,7 +12,7 @@ from fastapi import Depends, Header, Request
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
-from ml_workbench_service.contracts.queue import QueuePolicy
+from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess, TableReader
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
@@ -66,6 +66,16 @@ class AppState:
     tracker: OnDemandProcess | None = None
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    @property
+    def full_mode(self) -> FullMode:
+        """What records that must not be lost do at capacity: they evict where that is the policy, else they wait."""
+        return closing_mode(self.queue_policy)
+
+
+def closing_mode(policy: QueuePolicy) -> FullMode:
+    """How closing records enter the queue under a policy; `reject` would leave agents holding positions for ever."""
+    return "drop_oldest" if policy == "drop_oldest" else "wait"
 
 
 async def service(request: Request) -> AppState:

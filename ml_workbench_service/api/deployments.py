@@ -1,8 +1,8 @@
-"""`/models/{id}/deploy` and `/deployments`: make a version live, look at the history, roll back."""
+"""`/models/{id}/deploy`, `…/undeploy`, `/deployments`: make a version live, or none; the history; roll back."""
 
 import asyncio
 import uuid
-from typing import Annotated, Literal
+from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Query, Response
 
@@ -13,9 +13,17 @@ from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.api.submission import KEPT, check_same_body
 from ml_workbench_service.contracts.contract import NAME_PATTERN, UtcDatetime, utc_now
-from ml_workbench_service.contracts.deployment import Deployment, DeploymentList, DeploymentTarget, DeployRequest
+from ml_workbench_service.contracts.deployment import (
+    Deployment,
+    DeploymentList,
+    DeploymentStatus,
+    DeploymentTarget,
+    DeployRequest,
+    Undeployment,
+)
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.workflows.deploy import DeployedAlready, Sender, deploy, rollback
+from ml_workbench_service.workflows.undeploy import undeploy
 
 router = APIRouter(tags=["deployments"])
 DeploymentIdPath = Annotated[str, Path(pattern=r"^[a-z0-9-]{1,64}$", description="`id` of a deployment.")]
@@ -65,6 +73,22 @@ async def deploy_version(
     return deployment
 
 
+@router.post(
+    "/models/{model_id}/undeploy",
+    summary="Undeploy a model",
+    responses=failures(404, 409, 502, 503, 504),
+    response_model_exclude={"deployment": KEPT_INSIDE},
+)
+async def undeploy_model(model_id: ModelIdPath, service: AppStateDep) -> Undeployment:
+    """Nothing of the model is live any more: the engine is told, and agents go flat. Idempotent.
+
+    An engine that refuses leaves the version live.
+    """
+    undeployed = await asyncio.to_thread(undeploy, service.workbench, model_id, full=service.full_mode)
+    _wake_tracker(service)
+    return undeployed
+
+
 @router.get(
     "/deployments",
     summary="List the deployments",
@@ -75,7 +99,7 @@ async def list_deployments(
     service: AppStateDep,
     model_id: Annotated[str | None, Query(pattern=NAME_PATTERN)] = None,
     deployment_target: DeploymentTarget | None = None,
-    status: Literal["pending", "live", "failed", "superseded", "rolled_back"] | None = None,
+    status: DeploymentStatus | None = None,
     at: Annotated[UtcDatetime | None, Query(description="Only those that served at this moment.")] = None,
     limit: Limit = 50,
     cursor: Cursor = None,

@@ -1,4 +1,4 @@
-"""`/jobs`: how long work goes, as a document or as a stream of server-sent events."""
+"""`/jobs`: how long work goes, as a document or as a stream of server-sent events; and its end."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from ml_workbench_service.api.app_state import AppStateDep
 from ml_workbench_service.api.pages import Cursor, Limit
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import Job, JobKind, JobList, JobStatus
+from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobKind, JobList, JobStatus
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobIdPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="`job_id` of the 202.")]
@@ -62,3 +62,17 @@ async def follow_job(
 async def cancel_job(job_id: JobIdPath, service: AppStateDep) -> Job:
     """Asks the worker to stop: gracefully, after a while by force. Idempotent; a finished job stays as it is."""
     return await service.supervisor.cancel(job_id)
+
+
+@router.delete(
+    "/{job_id}",
+    summary="Delete a job",
+    responses=failures(404, 409, 503),
+    response_model_exclude={"idempotency_key", "body_digest"},
+)
+async def delete_job(job_id: JobIdPath, service: AppStateDep) -> DeletedJob:
+    """Frees an ended job's folder: its log, request and checkpoint. Idempotent.
+
+    What it published stays, and so do the multiple-testing log, the trials counted in it, predictions and MLflow's run.
+    """
+    return await service.supervisor.delete(job_id)

@@ -1,15 +1,15 @@
-"""`/models`: list, cards, versions, archiving, training."""
+"""`/models`: list, cards, versions, training; archiving, restoring and purging."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Path, Response
+from fastapi import APIRouter, Header, Path, Query, Response
 
-from common_lib.exceptions import JobNotFoundError, ModelNotFoundError, PredictionError
+from common_lib.exceptions import DataValidationError, JobNotFoundError, ModelNotFoundError, PredictionError
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
 from ml_workbench_service.api.pages import Cursor, Limit, Symbol, page
 from ml_workbench_service.api.predictions import ModelIdPath
@@ -17,22 +17,29 @@ from ml_workbench_service.api.submission import announce, submit_once
 from ml_workbench_service.contracts.contract import VERSION_PATTERN
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import (
     LiveIntervalReport,
     ModelCard,
     ModelList,
     ModelStatus,
     ModelSummary,
+    Purged,
+    Tombstone,
     VersionList,
 )
 from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
 from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.workflows.end_versions import archive, purge_model, purge_version, restore
 from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training
 
 router = APIRouter(prefix="/models", tags=["models"])
+Purge = Annotated[bool, Query(description="Remove the files of an archived version for good.")]
+Confirm = Annotated[
+    str | None, Query(max_length=64, description="The model's id: that its files cannot be brought back is meant so.")
+]
 VersionPath = Annotated[str, Path(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]
 
 
@@ -45,9 +52,12 @@ async def list_models(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> ModelList:
-    """Each model once, by its live version, else its newest; in the order of their ids."""
+    """Each model once, by its live version, else its newest that is not archived; in the order of their ids.
+
+    `status=archived` lists the archived versions instead, each by itself.
+    """
     registry = service.workbench.registry
-    cards = await asyncio.to_thread(_served_cards, registry)
+    cards = await asyncio.to_thread(_archived_cards if status == "archived" else _served_cards, registry)
 
     def keep(card: ModelCard) -> bool:
         return (
@@ -56,7 +66,7 @@ async def list_models(
             and (symbol is None or symbol in card.symbols)
         )
 
-    shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.id, keep=keep)
+    shown, following = page(cards, limit=limit, cursor=cursor, name=_name_of(status), keep=keep)
     history = service.workbench.history
     lines = await asyncio.to_thread(
         lambda: tuple(summary(card, history.live(card.id)) for card in _judged_today(shown, service))
@@ -76,11 +86,12 @@ async def show_model(model_id: ModelIdPath, service: AppStateDep, response: Resp
 async def list_versions(
     model_id: ModelIdPath, service: AppStateDep, limit: Limit = 50, cursor: Cursor = None
 ) -> VersionList:
-    """Full cards, newest first."""
-    cards = await asyncio.to_thread(service.workbench.registry.cards, model_id)
+    """Full cards, newest first, archived ones too; and what is left of purged ones."""
+    registry = service.workbench.registry
+    cards, purged = await asyncio.to_thread(lambda: (registry.cards(model_id), registry.tombstones(model_id)))
     shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.version)
     versions = await asyncio.to_thread(_judged_today, shown, service)
-    return VersionList(versions=tuple(versions), next_cursor=following)
+    return VersionList(versions=tuple(versions), purged=tuple(purged.values()), next_cursor=following)
 
 
 @router.get(
@@ -106,10 +117,53 @@ async def show_version(
     return card
 
 
-@router.delete("/{model_id}/versions/{version}", summary="Archive a version", responses=failures(404, 409))
-async def archive_version(model_id: ModelIdPath, version: VersionPath, service: AppStateDep) -> ModelCard:
-    """Takes a version out of the candidates; its files stay. The deployed one is refused."""
-    return await asyncio.to_thread(lambda: _as_of_now(service.workbench.registry.archive(model_id, version), service))
+@router.delete(
+    "/{model_id}/versions/{version}", summary="Archive or purge a version", responses=failures(404, 409, 503)
+)
+async def archive_version(
+    model_id: ModelIdPath, version: VersionPath, service: AppStateDep, purge: Purge = False, confirm: Confirm = None
+) -> ModelCard | Tombstone:
+    """Takes a version out of the candidates; its files stay. The deployed one is refused.
+
+    With `purge`, an archived version's files are removed for good, and its tombstone is the answer; one that something
+    still uses is refused.
+    """
+    if not purge:
+        if confirm is not None:
+            raise DataValidationError.at(
+                "query.confirm", "archiving needs no `confirm`; leave it out, or send purge=true"
+            )
+        return await asyncio.to_thread(
+            lambda: _as_of_now(archive(service.workbench, model_id, version), service)
+        )
+    async with service.planning:  # nobody begins to use it meanwhile
+        left = await asyncio.to_thread(
+            lambda: purge_version(
+                service.workbench, model_id, version, confirm=confirm, unfinished=_unfinished(service)
+            )
+        )
+    service.model_server.forget_purged()
+    return left
+
+
+@router.post(
+    "/{model_id}/versions/{version}/restore", summary="Restore an archived version", responses=failures(404, 409, 503)
+)
+async def restore_version(model_id: ModelIdPath, version: VersionPath, service: AppStateDep) -> ModelCard:
+    """Makes an archived version a candidate again. Idempotent; a purged one is gone."""
+    return await asyncio.to_thread(lambda: _as_of_now(restore(service.workbench, model_id, version), service))
+
+
+@router.delete("/{model_id}", summary="Purge a model", responses=failures(404, 409, 503))
+async def delete_model(model_id: ModelIdPath, service: AppStateDep, confirm: Confirm = None) -> Purged:
+    """Removes every version of a model that is not deployed, for good. Its histories stay, and its version numbers are
+    never used again. Idempotent; `confirm` is the model's id."""
+    async with service.planning:
+        left = await asyncio.to_thread(
+            lambda: purge_model(service.workbench, model_id, confirm=confirm, unfinished=_unfinished(service))
+        )
+    service.model_server.forget_purged()
+    return left
 
 
 @router.post(
@@ -158,7 +212,25 @@ def _served_cards(registry: FolderModelRegistry) -> list[ModelCard]:
     for model_id in registry.model_ids():
         with suppress(PredictionError, ModelNotFoundError):  # logged by the registry; or gone since it was listed
             cards.append(registry.served_card(model_id))
+    return [card for card in cards if card.status != "archived"]
+
+
+def _archived_cards(registry: FolderModelRegistry) -> list[ModelCard]:
+    """Every archived version of every model."""
+    cards = []
+    for model_id in registry.model_ids():
+        with suppress(PredictionError, ModelNotFoundError):
+            cards += [card for card in registry.cards(model_id) if card.status == "archived"]
     return cards
+
+
+def _name_of(status: ModelStatus | None) -> Callable[[ModelCard], str]:
+    """What a cursor names a line by: models are listed once, archived versions each."""
+    return (lambda card: f"{card.id} {card.version}") if status == "archived" else (lambda card: card.id)
+
+
+def _unfinished(service: AppState) -> list[JobSpec]:
+    return [folder.spec for folder in service.store.unfinished()]
 
 
 def _card_and_past(service: AppState, model_id: str, version: str) -> tuple[ModelCard, bool]:
@@ -190,8 +262,11 @@ def _with_run(card: ModelCard, store: JobStore) -> ModelCard:
     """The card with its MLflow run, which the tracker noted after the bundle was published and so never changed."""
     try:
         run_id = store.folder(card.lineage.job_id).tracking().run_id
-    except JobNotFoundError:
-        return card  # trained elsewhere, or its job folder is gone
+    except JobNotFoundError:  # deleted, trained elsewhere, or its folder is gone
+        deleted = store.deleted(card.lineage.job_id)
+        run_id = None if deleted is None else deleted.run_id
+        if run_id is None:
+            return card
     return card.model_copy(update={"lineage": card.lineage.model_copy(update={"run_id": run_id})})
 
 
@@ -199,6 +274,6 @@ def _plan(body: TrainRequest, service: AppState) -> TrainingPlan:
     return plan_training(
         body,
         service.workbench,
-        unfinished=[folder.spec for folder in service.store.unfinished()],
+        unfinished=_unfinished(service),
         max_memory_gb=service.max_memory_gb,
     )

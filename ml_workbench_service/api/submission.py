@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 from fastapi import Response
 
-from common_lib.exceptions import IdempotencyMismatchError, JobNotFoundError
+from common_lib.exceptions import ConflictError, IdempotencyMismatchError, JobNotFoundError
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.app_state import AppState, Idempotency
 from ml_workbench_service.contracts.contract import Contract, utc_now
-from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec
+from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobKind, JobSpec
 from ml_workbench_service.jobs.job import JobStore, new_job_id
 
 KEPT = timedelta(hours=24)
@@ -51,6 +51,7 @@ async def submit_once(
 
     Raises:
         IdempotencyMismatchError: the key came with another body.
+        ConflictError: the key's job was deleted.
     """
     async with service.planning:
         before = await _answered_before(service.store, key)
@@ -83,8 +84,11 @@ async def _answered_before(store: JobStore, key: Idempotency | None) -> JobSpec 
     generations = await asyncio.to_thread(_generations, store, key)
     if not generations or utc_now() - generations[-1].created_at > KEPT:
         return None
-    check_same_body(generations[-1].body_digest, key)
-    return generations[-1]
+    newest = generations[-1]
+    check_same_body(newest.body_digest, key)
+    if isinstance(newest, DeletedJob):
+        raise ConflictError(f"the job that this key made, {newest.id}, was deleted; send a new key for a new job")
+    return newest
 
 
 async def _fresh_id(store: JobStore, key: Idempotency | None) -> str:
@@ -107,11 +111,12 @@ def _spec(kind: JobKind, job_id: str, request: Contract, plan: dict[str, Any], *
     )
 
 
-def _generations(store: JobStore, key: Idempotency) -> list[JobSpec]:
-    """The jobs that this key has made, oldest first: one for each day on which it came."""
-    found: list[JobSpec] = []
+def _generations(store: JobStore, key: Idempotency) -> list[JobSpec | DeletedJob]:
+    """The jobs that this key has made, oldest first, deleted ones too: one for each day on which it came."""
+    found: list[JobSpec | DeletedJob] = []
     while True:
+        job_id = key.identifier(len(found))
         try:
-            found.append(store.folder(key.identifier(len(found))).spec)
+            found.append(store.deleted(job_id) or store.folder(job_id).spec)
         except JobNotFoundError:
             return found

@@ -100,7 +100,8 @@ class Agent(Contract):
     reward: RewardSettings = RewardSettings()
     copy_of: str | None = None
     num_processes: int = Field(default=1, description="One for each shard of the prediction queue.")
-    num_applied: int = Field(description="Stream entries applied, each once.")
+    num_applied: int = Field(description="Stream entries applied, each once; a reset does not begin it anew.")
+    num_before_reset: int = Field(default=0, description="Those before the last reset, of which nothing else counts.")
     num_actions: int = 0
     num_observed: int = Field(default=0, description="Applied entries that could cause no action.")
     num_late: int = Field(default=0, description="Bars not newer than their series' last; counted, never realised.")

@@ -1,4 +1,8 @@
-"""Deployments: an append-only history per model; the last live line is what is served."""
+"""Deployments: an append-only history per model; the last live line is what is served.
+
+pending → live → superseded | rolled_back | undeployed
+    └→ failed
+"""
 
 import zlib
 from collections.abc import Mapping
@@ -11,7 +15,8 @@ from ml_workbench_service.contracts.evaluation import Verdict
 
 DeploymentTarget = Literal["strategy_engine", "ml_integration", "analysis_engine", "local"]
 MonitoringLevel = Literal["low", "medium", "high"]
-DeploymentStatus = Literal["pending", "live", "failed", "superseded", "rolled_back"]
+DeploymentStatus = Literal["pending", "live", "failed", "superseded", "rolled_back", "undeployed"]
+"""`undeployed`: it was live and nothing followed it; of a model whose last line says so, nothing is served."""
 MONITORED_SHARE: Mapping[MonitoringLevel, float] = {"low": 0.01, "medium": 0.1, "high": 1.0}
 """The share of predictions that a level samples."""
 GateName = Literal["digest", "smoke_prediction", "leakage_certificate", "skill"]
@@ -86,6 +91,17 @@ class Deployment(Contract):
     idempotency_key: str | None = None
     body_digest: str | None = None
     correlation_id: str = ""
+    closing_as_of: UtcDatetime | None = Field(
+        default=None, description="The moment at which agents were told that it ended; null before, and of others."
+    )
+    closing_sent: bool = Field(
+        default=False, description="Of an undeployed one: whether its closing records are in the prediction queue."
+    )
+
+    @property
+    def owes_closing(self) -> bool:
+        """Whether agents may still hold positions on its word: it was undeployed, and they were not told yet."""
+        return self.status == "undeployed" and not self.closing_sent
 
     def warnings_today(self, verdict: Verdict) -> tuple[str, ...]:
         """What it is live with, where its version's verdict reads so by the rules of today.
@@ -102,6 +118,18 @@ class Deployment(Contract):
 def verdict_warnings(verdict: Verdict) -> tuple[str, ...]:
     """What deploying a version of this verdict warns of, by its name; nothing of `skill`."""
     return () if verdict == "skill" else (f"verdict_{verdict}",)
+
+
+class Undeployment(Contract):
+    """`POST /models/{id}/undeploy`: nothing of the model is live any more."""
+
+    model_id: str
+    deployment: Deployment | None = Field(description="What was live last; null where nothing ever was.")
+    warnings: tuple[str, ...] = Field(
+        default=(),
+        description="`closing_records_pending`: the queue is away or full, and agents hear of it once it is not; "
+        "`strategy_engine_not_configured`: the deployment's target could not be told.",
+    )
 
 
 class DeploymentList(Contract):

@@ -108,6 +108,19 @@ class Job(Contract):
     correlation_id: str
 
 
+class DeletedJob(Contract):
+    """What is left of a deleted job: its id and Idempotency-Key stay taken, and a card still finds its run."""
+
+    id: str
+    kind: JobKind
+    status: JobStatus
+    created_at: UtcDatetime
+    deleted_at: UtcDatetime
+    run_id: str | None = None
+    idempotency_key: str | None = None
+    body_digest: str | None = None
+
+
 class JobList(Contract):
     """`GET /jobs`, newest first."""
 

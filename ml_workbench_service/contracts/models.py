@@ -150,6 +150,29 @@ class ModelCard(Contract):
         return self.model_copy(update={"evaluation": found.model_copy(update=update)})
 
 
+class Tombstone(Contract):
+    """What is left of a purged version: by its digests a copy elsewhere is known again. Its number stays taken."""
+
+    model_id: str
+    version: str
+    digest: str = Field(description="Of its manifest; empty where that could not be read any more.")
+    files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file, as its manifest had it.")
+    size_bytes: int = 0
+    type: str = ""
+    job_id: str = Field(default="", description="The job that trained it.")
+    created_at: UtcDatetime | None = None
+    was_live: bool = False
+    purged_at: UtcDatetime
+    correlation_id: str = ""
+
+
+class Purged(Contract):
+    """`DELETE /models/{id}`: the model's files are gone, its history and its version numbers are kept."""
+
+    model_id: str
+    purged: tuple[Tombstone, ...]
+
+
 class ModelSummary(Contract):
     """One line of `GET /models`: the newest or live version of each model."""
 
@@ -187,6 +210,9 @@ class VersionList(Contract):
     """`GET /models/{id}/versions`, newest first."""
 
     versions: tuple[ModelCard, ...]
+    purged: tuple[Tombstone, ...] = Field(
+        default=(), description="Whose files are gone, oldest first; whole each page."
+    )
     next_cursor: str | None = None
 
 

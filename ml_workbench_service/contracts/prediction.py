@@ -25,8 +25,10 @@ Role = Literal["champion", "candidate"]
 Sample = Literal["train", "stop", "calibrate", "test", "live", "historical"]
 """The part of the data that a prediction is about; `historical`: asked about the past, whichever part that is in."""
 AbstainReason = Literal[
-    "novel_input", "stale_features", "model_expired", "interval_too_wide", "market_closed", "unknown_symbol"
-]
+    "novel_input", "stale_features", "model_expired", "interval_too_wide", "market_closed", "unknown_symbol",
+    "undeployed",
+]  # fmt: skip
+"""`undeployed` stands in closing records alone: the model is not served any more, and its series end here."""
 FeatureValue = Annotated[Finite, Field(ge=-1e15, le=1e15)]
 """No feature of a market comes near the bound; beyond it a float32 network would overflow."""
 FeatureColumns = dict[str, Annotated[list[FeatureValue], Field(min_length=1, max_length=100_000)]]
@@ -177,6 +179,11 @@ class PredictionRecord(Contract):
     abstain_reasons: tuple[AbstainReason, ...] = ()
     scaling_factor: Finite = 1.0
     metadata: PredictionMetadata
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether it ends its series: the model was undeployed, and no bar of it follows."""
+        return "undeployed" in self.abstain_reasons
 
     @property
     def position_key(self) -> str:

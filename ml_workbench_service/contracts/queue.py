@@ -12,7 +12,8 @@ from zlib import crc32
 
 from pydantic import Field
 
-from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
+from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime, utc_now
+from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.prediction import PredictionRecord
 
 KEY_PREFIX = "ml_workbench:"
@@ -219,7 +220,7 @@ class LeaseSource(Protocol):
 
 
 class DeploymentNotice(Contract):
-    """An entry of the `deployments` stream."""
+    """An entry of the `deployments` stream: a version went live, failed to, or was undeployed."""
 
     deployment_id: str
     model_id: str
@@ -227,3 +228,15 @@ class DeploymentNotice(Contract):
     status: str
     deployment_target: str
     at: UtcDatetime
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> "DeploymentNotice":
+        """What has just become of a deployment."""
+        return cls(
+            deployment_id=deployment.id,
+            model_id=deployment.model_id,
+            version=deployment.version,
+            status=deployment.status,
+            deployment_target=deployment.deployment_target,
+            at=utc_now(),
+        )

@@ -10,7 +10,7 @@ from typing import Protocol
 from ml_workbench_service.contracts.agents import AgentDefinition, Beginning
 from ml_workbench_service.contracts.comparison import ComparisonReport
 from ml_workbench_service.contracts.figures import FigureTask
-from ml_workbench_service.contracts.jobs import Job, JobEvent, JobSpec
+from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobSpec
 from ml_workbench_service.contracts.tables import AnyTable, ComparisonTask, Sent, TableFormat, TableHead
 
 
@@ -93,6 +93,10 @@ class JobRunner(Protocol):
         """Puts a job on disk, then in the queue; ConflictError for a taken id, UnavailableError for a full disk."""
         ...
 
+    async def delete(self, job_id: str) -> DeletedJob:
+        """Deletes an ended job, once its worker is gone; idempotent. ConflictError for one that has not ended."""
+        ...
+
     async def cancel(self, job_id: str) -> Job:
         """Asks a job to stop and returns it as it stands: a queued one is cancelled at once, a final one unchanged."""
         ...
@@ -129,6 +133,17 @@ class AgentRunner(Protocol):
 
     async def dismiss(self, agent_id: str) -> None:
         """Stops an agent after its batch and gives its consumer group up."""
+        ...
+
+    async def reset(self, agent_id: str) -> None:
+        """Table, positions and rewards begin anew, of a running agent after its batch; entries count once all the same.
+
+        ConflictError where a process of another service leads the agent.
+        """
+        ...
+
+    async def remove(self, agent_id: str) -> None:
+        """Removes a stopped agent with all that it has learnt; ConflictError for one that is to run."""
         ...
 
 

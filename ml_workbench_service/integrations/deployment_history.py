@@ -7,7 +7,6 @@ last line (a kill in the middle of a write) is skipped, and the next writer begi
 ends the one before it by itself: readers hold no lock, and a file system may show them the first half of a write.
 """
 
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from pydantic import ValidationError
 
 from common_lib.exceptions import ConflictError, DeploymentNotFoundError
 from ml_workbench_service.contracts.deployment import Deployment
+from ml_workbench_service.jobs.durable_files import append_line
 
 HISTORY_FILE = "deployments.jsonl"
 LOCK_TIMEOUT_S = 15.0
@@ -69,16 +69,10 @@ class DeploymentHistory:
         return live.version if live else None
 
     def append(self, *deployments: Deployment) -> None:
-        """Writes the lines in one go and syncs them to disk."""
+        """Writes the lines in one go and syncs them to disk; raises UnavailableError where it is full."""
         home = self.root / deployments[0].model_id
         home.mkdir(parents=True, exist_ok=True)
-        lines = "".join(each.model_dump_json() + "\n" for each in deployments)
-        with (home / HISTORY_FILE).open("ab+") as stream:
-            if stream.tell() and os.pread(stream.fileno(), 1, stream.tell() - 1) != b"\n":  # torn
-                lines = "\n" + lines
-            stream.write(lines.encode())
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_line(home / HISTORY_FILE, "\n".join(each.model_dump_json() for each in deployments))
 
     @contextmanager
     def locked(self, model_id: str) -> Iterator[None]:

@@ -1,4 +1,7 @@
-"""Strategy engine client: the engine learns of a deployment by one POST, with an Idempotency-Key, and may refuse."""
+"""Strategy engine client: it learns of a deployment, and of its end, by one POST each, and may refuse.
+
+Each POST has an Idempotency-Key: sent twice, it is sent once.
+"""
 
 from typing import Any
 
@@ -27,12 +30,28 @@ class StrategyEngine:
             UpstreamError: the engine refused it, or cannot be reached.
             UpstreamTimeoutError: the engine did not answer in time.
         """
+        status = self._post("register", self._body(deployment, card), deployment, key=deployment.id, verb="deploy")
+        if not 200 <= status < 300:
+            raise _refused("deployment", status)
+
+    def unregister(self, deployment: Deployment, *, name: str) -> None:
+        """Tells that a deployment has ended; an engine that does not know it (404) has nothing to end.
+
+        Raises:
+            UpstreamError: the engine refused it, or cannot be reached.
+            UpstreamTimeoutError: the engine did not answer in time.
+        """
+        parameters = {"model_id": deployment.model_id, "version": deployment.version, "digest": deployment.digest}
+        body = {"name": name, "type": "ml_enhanced", "parameters": parameters}
+        status = self._post("unregister", body, deployment, key=f"undeploy-{deployment.id}", verb="undeploy")
+        if not 200 <= status < 300 and status != 404:
+            raise _refused("undeployment", status)
+
+    def _post(self, path: str, body: dict[str, Any], deployment: Deployment, *, key: str, verb: str) -> int:
+        """The status of the engine's answer; `verb` is what to do again where there is none."""
         import httpx
 
-        headers = {
-            "Idempotency-Key": deployment.id,
-            "X-Correlation-ID": correlation_id() or deployment.correlation_id,
-        }
+        headers = {"Idempotency-Key": key, "X-Correlation-ID": correlation_id() or deployment.correlation_id}
         if self._api_key:
             headers["X-API-Key"] = self._api_key
         transport = httpx.HTTPTransport(retries=RETRIES)
@@ -40,23 +59,19 @@ class StrategyEngine:
         try:
             with httpx.Client(transport=transport, timeout=timeout, follow_redirects=False) as client:
                 answer = client.post(
-                    f"{self._url}/api/v1/strategies/register",
-                    json=self._body(deployment, card),
+                    f"{self._url}/api/v1/strategies/{path}",
+                    json=body,
                     headers=httpx.Headers(headers, encoding="utf-8"),
                 )
         except httpx.TimeoutException as error:
             raise UpstreamTimeoutError(
-                "the strategy engine did not answer in time; see whether it runs, then deploy again"
+                f"the strategy engine did not answer in time; see whether it runs, then {verb} again"
             ) from error
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             raise UpstreamError(
-                "the strategy engine cannot be reached; check STRATEGY_ENGINE_URL, then deploy again"
+                f"the strategy engine cannot be reached; check STRATEGY_ENGINE_URL, then {verb} again"
             ) from error
-        if not answer.is_success:
-            raise UpstreamError(
-                f"the strategy engine refused the deployment with status {answer.status_code}; its log has the reason",
-                details={"status": answer.status_code},
-            )
+        return answer.status_code
 
     def _body(self, deployment: Deployment, card: ModelCard) -> dict[str, Any]:
         return {
@@ -73,3 +88,10 @@ class StrategyEngine:
                 "monitoring_level": deployment.monitoring_level,
             },
         }
+
+
+def _refused(what: str, status: int) -> UpstreamError:
+    return UpstreamError(
+        f"the strategy engine refused the {what} with status {status}; its log has the reason",
+        details={"status": status},
+    )

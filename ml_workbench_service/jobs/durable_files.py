@@ -50,6 +50,29 @@ def write_whole(path: Path, payload: bytes, *, durable: bool = False) -> None:
         sync_folder(path.parent)
 
 
+def append_line(path: Path, line: str) -> None:
+    """Adds a line, or several in one go, to a file that only grows, on disk when this returns.
+
+    A torn line before them stays by itself.
+
+    Raises:
+        UnavailableError: the disk is full; the file is as it was.
+    """
+    with clear_disk_errors(path), path.open("ab+", buffering=0) as file:
+        size = file.seek(0, os.SEEK_END)
+        is_torn = size > 0 and os.pread(file.fileno(), 1, size - 1) != b"\n"
+        payload = ("\n" if is_torn else "").encode() + line.encode() + b"\n"
+        try:
+            while payload:
+                payload = payload[file.write(payload) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(size)
+            raise
+        if not size:
+            sync_folder(path.parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Makes the folder's entries (creations, renames) durable."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)

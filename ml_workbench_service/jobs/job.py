@@ -8,7 +8,10 @@
         worker.log      stdout and stderr of the worker
         checkpoint/     the workflow's own; an experiment's trials.jsonl among it (jobs.trial_log), and a replay's rows
         tracking.json   how far the tracking server knows the job; written by the tracker alone
+    <root>/deleted.jsonl    append-only: what is left of deleted jobs
 
+A deletion is its line: from then on nobody sees the job, whatever of its folder is still there, and nobody makes
+another of its id; the folder goes after it, or at the next start (`finish_deletions`).
 A folder appears whole (staged, then renamed), so a job exists with its request and its `queued` event or not at all.
 """
 
@@ -17,6 +20,7 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -27,8 +31,9 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError, JobNotFoundError
-from ml_workbench_service.contracts.contract import UtcDatetime, iso
+from ml_workbench_service.contracts.contract import UtcDatetime, iso, utc_now
 from ml_workbench_service.contracts.jobs import (
+    DeletedJob,
     EventType,
     Job,
     JobEvent,
@@ -38,7 +43,7 @@ from ml_workbench_service.contracts.jobs import (
     JobStatus,
     JobTracking,
 )
-from ml_workbench_service.jobs.durable_files import clear_disk_errors, sync_folder, write_whole
+from ml_workbench_service.jobs.durable_files import NewLines, append_line, clear_disk_errors, sync_folder, write_whole
 from ml_workbench_service.jobs.event_log import EventLog, EventReader, encode, has_ended
 from ml_workbench_service.jobs.job_projection import JobProjection
 from ml_workbench_service.jobs.process_record import ProcessRecord
@@ -52,6 +57,7 @@ LOST = "worker_lost"
 SERIES_FILE = "series.parquet"
 """What a replay said and earned, row by row."""
 MAX_LIMIT = 200
+DELETED_FILE = "deleted.jsonl"
 
 log = logging.getLogger(__name__)
 
@@ -253,9 +259,14 @@ class JobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._folders: dict[str, JobFolder] = {}
+        self._deleted: dict[str, DeletedJob] = {}
+        self._deletions = NewLines(root / DELETED_FILE)
+        self._reading = threading.Lock()
 
     def create(self, spec: JobSpec) -> JobFolder:
-        """A new job, on disk; see `JobFolder.create`."""
+        """A new job, on disk; see `JobFolder.create`. An id stays taken once its job was deleted."""
+        if self.deleted(spec.id) is not None:
+            raise ConflictError(f"A job {spec.id} was deleted, and its id is never used again; send another one.")
         folder = JobFolder.create(self.root, spec)
         return self._folders.setdefault(spec.id, folder)
 
@@ -264,11 +275,65 @@ class JobStore:
         if not JOB_ID_PATTERN.fullmatch(job_id):
             raise JobNotFoundError("There is no job of that id; list the jobs at /api/v1/jobs.")
         folder = self._folders.get(job_id) or JobFolder(self.root / job_id)
+        if (deleted := self.deleted(job_id)) is not None:
+            self._folders.pop(job_id, None)
+            raise JobNotFoundError(
+                f"Job {job_id} was deleted on {deleted.deleted_at:%Y-%m-%d}; list the jobs at /api/v1/jobs."
+            )
         if not folder.path.is_dir():
             self._folders.pop(job_id, None)
             raise JobNotFoundError(f"There is no job {job_id}; list the jobs at /api/v1/jobs.")
         _ = folder.spec
         return self._folders.setdefault(job_id, folder)
+
+    def deleted(self, job_id: str) -> DeletedJob | None:
+        """What is left of a deleted job; None of any other. Cheap where nothing was deleted since."""
+        with self._reading:
+            for line in self._deletions.read():
+                try:
+                    each = DeletedJob.model_validate_json(line)
+                except ValidationError:  # torn by a kill: that deletion did not happen
+                    continue
+                self._deleted[each.id] = each
+            return self._deleted.get(job_id)
+
+    def delete(self, job_id: str) -> DeletedJob:
+        """Deletes an ended job's folder; idempotent.
+
+        Raises:
+            JobNotFoundError: no such job.
+            ConflictError: it has not ended.
+            UnavailableError: the disk is full; the job is as it was.
+        """
+        if (before := self.deleted(job_id)) is not None:
+            return before
+        folder = self.folder(job_id)
+        job = folder.job()
+        if not job.status.is_final:
+            raise ConflictError(
+                f"Job {job_id} is {job.status.value}; cancel it first (POST /api/v1/jobs/{job_id}/cancel), or wait for "
+                "its end, then delete it."
+            )
+        left = DeletedJob(
+            id=job_id,
+            kind=job.kind,
+            status=job.status,
+            created_at=job.created_at,
+            deleted_at=utc_now(),
+            run_id=folder.tracking().run_id,
+            idempotency_key=folder.spec.idempotency_key,
+            body_digest=folder.spec.body_digest,
+        )
+        append_line(self.root / DELETED_FILE, left.model_dump_json())
+        self._folders.pop(job_id, None)
+        _remove(folder.path)
+        return left
+
+    def finish_deletions(self) -> None:
+        """At start: removes the folders of deleted jobs, where a kill came in between."""
+        for name in os.listdir(self.root) if self.root.is_dir() else []:
+            if JOB_ID_PATTERN.fullmatch(name) and self.deleted(name) is not None:
+                _remove(self.root / name)
 
     def get(self, job_id: str) -> Job:
         """The job as it stands; raises JobNotFoundError."""
@@ -292,7 +357,10 @@ class JobStore:
         for folder in sorted(self.folders(), key=_order, reverse=True):
             if (before and _order(folder) >= before) or (kind and folder.spec.kind is not kind):
                 continue
-            job = folder.job()
+            try:
+                job = folder.job()
+            except JobNotFoundError:  # deleted since the folders were listed
+                continue
             if status and job.status is not status:
                 continue
             if len(jobs) == min(limit, MAX_LIMIT):
@@ -308,12 +376,19 @@ class JobStore:
         """Every readable job folder, in no order; a broken one is logged and left alone."""
         names = os.listdir(self.root) if self.root.is_dir() else []
         for name in names:
-            if not JOB_ID_PATTERN.fullmatch(name):
+            if not JOB_ID_PATTERN.fullmatch(name) or self.deleted(name) is not None:
                 continue
             try:
                 yield self.folder(name)
             except JobNotFoundError:
                 log.warning("the job folder %s holds no readable request.json and is left alone", name)
+
+
+def _remove(path: Path) -> None:
+    try:
+        shutil.rmtree(path)
+    except OSError as error:  # nobody sees it any more
+        log.warning("files of the deleted job %s stay until the next start: %s", path.name, error)
 
 
 def _order(folder: JobFolder) -> tuple[str, str]:

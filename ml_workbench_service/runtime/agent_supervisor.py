@@ -32,6 +32,7 @@ from ml_workbench_service.agents.definition import (
     read_definition,
     write_definition,
 )
+from ml_workbench_service.agents.ends import check_unled, finish_ends, finish_reset, remove_files, reset
 from ml_workbench_service.agents.status import (
     PROCESS_FILE,
     agent_folder,
@@ -83,7 +84,7 @@ MOST_PROCESSES = 16
 """A process takes some 75 MiB and half a second of a processor to start; and the queue keeps an entry until every
 group is done with it, so that each agent more is one more that can hold it up."""
 MOST_AGENTS = 200
-"""Folders are read to list the agents; none is ever removed by the service, for it holds what an agent has learnt."""
+"""Folders are read to list the agents; none is removed unasked, for it holds what an agent has learnt."""
 LONGEST_STEM = 56
 RECONCILE_EVERY_S = 30.0
 LATE_S = 60.0  # a request to Redis that nobody waits for any more may still arrive so long
@@ -124,6 +125,7 @@ class AgentSupervisor:
         self._changing = asyncio.Lock()
         self._reconciling: asyncio.Task[None] | None = None
         self._unfinished_since: dict[str, float] = {}  # by time.monotonic()
+        self._autostart = False
 
     @property
     def wanted(self) -> tuple[str, ...]:
@@ -138,15 +140,15 @@ class AgentSupervisor:
         Args:
             autostart: whether `default` is wanted where nobody has said otherwise.
         """
+        self._autostart = autostart
         wanted = await asyncio.to_thread(self._found, autostart=autostart)
         async with self._changing:
             for agent_id in wanted:
                 try:
                     self._check_room()
-                except ConflictError as error:
+                    await self._begin(agent_id)
+                except PlatformError as error:
                     log.error("agent %s is wanted and was not started: %s", agent_id, error.message)
-                    continue
-                await self._begin(agent_id)
         self._reconciling = asyncio.create_task(self._keep_reconciling(), name="agents' groups")
 
     async def stop(self) -> None:
@@ -172,8 +174,8 @@ class AgentSupervisor:
                 )
             if len(taken) >= MOST_AGENTS:
                 raise ConflictError(
-                    f"there are {MOST_AGENTS} agents; move the folder of a stopped one that is of no more use out of "
-                    "agents/ in STATE_DIR"
+                    f"there are {MOST_AGENTS} agents; delete a stopped one that is of no more use: DELETE "
+                    "/api/v1/agents/{id}"
                 )
             self._check_room()
             agent_id = definition.id if is_named else _free(definition.id, taken)
@@ -203,6 +205,44 @@ class AgentSupervisor:
             processes = self._processes.pop(agent_id, [])
             await asyncio.gather(*(each.stop() for each in processes))
             await self._change(self._give_up_group, agent_id)
+
+    async def reset(self, agent_id: str) -> None:
+        """Stops the processes, begins the checkpoints anew, and starts the processes again where there were some.
+
+        The group stays: what waits in the queue is applied by the agent as it is then.
+        """
+        async with self._changing:
+            await asyncio.to_thread(self._definition, agent_id)
+            processes = self._processes.pop(agent_id, None)
+            await asyncio.gather(*(each.stop() for each in processes or ()))
+            try:
+                await asyncio.to_thread(self._reset_files, agent_id)
+            finally:
+                if processes is not None:
+                    await self._begin(agent_id)
+
+    def _reset_files(self, agent_id: str) -> None:
+        home = self._home(agent_id)
+        home.mkdir(parents=True, exist_ok=True)
+        check_unled(home)
+        reset(home, utc_now())
+
+    async def remove(self, agent_id: str) -> None:
+        """Gives the group up once more before the folder goes: nobody would find it afterwards."""
+        async with self._changing:
+            home = self._home(agent_id)
+            await asyncio.to_thread(self._definition, agent_id)
+            definition = await asyncio.to_thread(read_definition, home)
+            if agent_id in self._processes or (definition is not None and definition.wanted == "running"):
+                raise ConflictError(f"agent {agent_id} is to run; stop it first: POST /api/v1/agents/{agent_id}/stop")
+            if agent_id == DEFAULT_AGENT_ID and self._autostart:
+                raise ConflictError(
+                    f"{agent_id} would come back with the next start; set AGENT_AUTOSTART=false first, or begin it "
+                    f"anew: POST /api/v1/agents/{agent_id}/reset"
+                )
+            await asyncio.to_thread(check_unled, home)
+            await self._change(self._give_up_group, agent_id)
+            await asyncio.to_thread(remove_files, home)
 
     async def reconcile(self) -> None:
         """Gives up the groups of agents that are not wanted: of stopped ones, and of those that were never made.
@@ -271,6 +311,7 @@ class AgentSupervisor:
         root = self._state_dir / "agents"
         for record in (*root.glob("*/attendant.json"), *root.glob("*/shard*of*/attendant.json")):
             end_leftover(record)
+        finish_ends(self._state_dir)
         wanted = {DEFAULT_AGENT_ID: None} if autostart else {}
         for folder in agent_folders(self._state_dir):
             try:
@@ -304,6 +345,7 @@ class AgentSupervisor:
             await asyncio.to_thread(change, agent_group(agent_id))
 
     async def _begin(self, agent_id: str) -> None:
+        await asyncio.to_thread(finish_reset, self._home(agent_id))
         processes = []
         for shard in range(self._num_shards):
             folder = shard_folder(self._state_dir, agent_id, shard=shard, num_shards=self._num_shards)

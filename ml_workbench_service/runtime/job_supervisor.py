@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from common_lib.exceptions import UnavailableError
-from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobSpec, JobStatus
+from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobKind, JobSpec, JobStatus
 from ml_workbench_service.contracts.runners import Handle, TrainingBackend, WorkerState
 from ml_workbench_service.jobs.event_log import FINAL_EVENTS
 from ml_workbench_service.jobs.job import LOST, JobFolder, JobStore
@@ -117,6 +117,16 @@ class JobSupervisor:
         self._wake.set()
         return self.store.get(spec.id)
 
+    async def delete(self, job_id: str) -> DeletedJob:
+        """Waits for a worker that has written its final event and is just leaving; see `JobRunner.delete`."""
+        if self.store.deleted(job_id) is None and self.store.get(job_id).status.is_final:
+            while job_id in self._runs:  # the watch ends one that lingers
+                await asyncio.sleep(self._limits.poll_s / 4)
+        await self._in_turn(lambda: self._delete(job_id))
+        left = self.store.deleted(job_id)
+        assert left is not None
+        return left
+
     async def cancel(self, job_id: str) -> Job:
         """Asks through the backend, or writes the end of a job that no worker has; see `JobRunner.cancel`."""
         folder = self.store.folder(job_id)
@@ -172,6 +182,9 @@ class JobSupervisor:
         folder = self.store.create(spec)
         self._queue.append(folder)
         self._news.append(folder.job())
+
+    def _delete(self, job_id: str) -> None:
+        self.store.delete(job_id)
 
     def _take_turn(self) -> None:
         for run in list(self._runs.values()):

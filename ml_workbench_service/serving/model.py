@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -105,16 +105,7 @@ class ServedModel:
         costs = self.costs.get(symbol)
         if costs is None:
             return None
-        if spread is None and as_of_ms is not None:
-            spread = session_spread_at(costs, symbol, as_of_ms, calendar=self.card.calendar)
-        pips = costs.spread_pips if spread is None else spread / pip_size(symbol)
-        return Costs.model_construct(
-            spread_pips=pips,
-            commission_bp=costs.commission_bp,
-            slippage_bp=costs.slippage_bp,
-            swap_long_pips=costs.swap_long_pips,
-            swap_short_pips=costs.swap_short_pips,
-        )
+        return costs_of_record(costs, symbol, spread=spread, as_of_ms=as_of_ms, calendar=self.card.calendar)
 
     def dead_zone(
         self, symbol: str, price: float | None, spread: float | None = None, *, as_of_ms: int | None = None
@@ -171,6 +162,22 @@ class LastRow:
     def predict(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         """The last row of each window."""
         return RawPrediction(rows_NTF[:, -1], rows_NTF[:, -1])
+
+
+def costs_of_record(
+    costs: Costs, symbol: str, *, spread: float | None, as_of_ms: int | None, calendar: Literal["fx", "fixings"]
+) -> Costs:
+    """`ServedModel.costs_at`, of a version that need not be loaded."""
+    if spread is None and as_of_ms is not None:
+        spread = session_spread_at(costs, symbol, as_of_ms, calendar=calendar)
+    pips = costs.spread_pips if spread is None else spread / pip_size(symbol)
+    return Costs.model_construct(
+        spread_pips=pips,
+        commission_bp=costs.commission_bp,
+        slippage_bp=costs.slippage_bp,
+        swap_long_pips=costs.swap_long_pips,
+        swap_short_pips=costs.swap_short_pips,
+    )
 
 
 def load_model(

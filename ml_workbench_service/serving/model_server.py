@@ -42,6 +42,10 @@ class Registry(Protocol):
         """Where a version's bundle lies."""
         ...
 
+    def is_purged(self, model_id: str, version: str) -> bool:
+        """Whether the version's files were removed for good, by this or another process."""
+        ...
+
 
 @dataclass(frozen=True)
 class Chosen:
@@ -116,11 +120,20 @@ class ModelServer:
         live = self._live(model_id)
         if version is None and live is not None:
             version = live.version
-        if version is not None and (model := self._models.get((model_id, version))) is not None:
+        is_live = live is not None and live.version == version  # then nobody can have purged it
+        if not is_live and version is not None and self._registry.is_purged(model_id, version):
+            self.forget_purged()
+        elif version is not None and (model := self._models.get((model_id, version))) is not None:
             with suppress(KeyError):  # another thread may just have made room
                 self._models.move_to_end((model_id, version))
             return Chosen(model, live if live is not None and live.version == version else None)
         return await asyncio.to_thread(self._load, model_id, version, live)
+
+    def forget_purged(self) -> None:
+        """Gives back the memory of versions that were purged."""
+        for key in list(self._models):
+            if self._registry.is_purged(*key):
+                self._models.pop(key, None)
 
     async def answer(
         self, chosen: Chosen, question: Question, correlation_id: str, *, keeps: bool = True

@@ -36,8 +36,12 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.integrations.backup_archive import ArchiveWriter, BackupManifest
 from ml_workbench_service.integrations.deployment_history import HISTORY_FILE
 from ml_workbench_service.integrations.embedded_redis import open_log
-from ml_workbench_service.integrations.model_registry import ARCHIVED_FILE
-from ml_workbench_service.jobs.job import WorkerRecord
+from ml_workbench_service.integrations.model_registry import (
+    ARCHIVED_FILE,
+    TOMBSTONES_FILE,
+    FolderModelRegistry,
+)
+from ml_workbench_service.jobs.job import DELETED_FILE, WorkerRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE
 from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE
 
@@ -112,6 +116,7 @@ class _Copy:
         if path.name == "jobs":
             for folder in _folders(path):
                 self._job(folder)
+            self._file(path / DELETED_FILE)  # last: a job that is deleted meanwhile is finished off at the next start
         elif path.suffix == ".db" and path.is_file():
             self._database(path)
         else:
@@ -119,7 +124,10 @@ class _Copy:
                 self._file(file)
 
     def models(self) -> tuple[str, ...]:
-        """Histories, then versions; which of these are not what was published."""
+        """Histories, then versions; which of these are not what was published.
+
+        Tombstones come last: a version that is purged meanwhile is finished off at the next start.
+        """
         models = _folders(self._roots["registry"])
         for name in (ARCHIVED_FILE, HISTORY_FILE):
             for model in models:
@@ -130,7 +138,11 @@ class _Copy:
                 found = {file.name: self._file(file) for file in _files(version)}
                 if not _is_published(version, found):
                     damaged.append(f"{model.name}/{version.name}")
-        return tuple(damaged)
+        registry = FolderModelRegistry(self._roots["registry"], live_version=lambda _: None)
+        gone = {f"{model.name}/{version}" for model in models for version in registry.tombstones(model.name)}
+        for model in models:
+            self._file(model / TOMBSTONES_FILE)
+        return tuple(each for each in damaged if each not in gone)
 
     def _job(self, folder: Path) -> None:
         for file in sorted(_files(folder), key=lambda file: (_turn(file.name), file)):

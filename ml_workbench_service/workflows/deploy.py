@@ -72,16 +72,13 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
         UpstreamError, UpstreamTimeoutError: the target refused; the previous version stays live.
     """
     _check_gates(request)
-    card = _as_of_today(workbench, workbench.registry.card(model_id, request.version))
-    if card.status == "archived":
-        raise ConflictError(
-            f"version {card.version} of {model_id} is archived; deploy another version or train a new one"
-        )
+    card = _as_of_today(workbench, _candidate(workbench, model_id, request.version))
     gates = run_gates(workbench, card, request, enforces_skill=_enforces_skill(workbench, request, card))
     _pass(card, gates)
     with workbench.history.locked(model_id):
         if any(each.id == sender.deployment_id for each in workbench.history.of(model_id)):
             raise DeployedAlready("a request with this Idempotency-Key came first; ask for its deployment")
+        _candidate(workbench, model_id, request.version)  # nobody archives or purges it from here on
         pending = _pending(workbench, card, request, sender, gates=gates)
         workbench.history.append(pending)
         live = _tell_and_go_live(workbench, pending, card)
@@ -107,7 +104,9 @@ def rollback(workbench: Workbench, deployment_id: str, sender: Sender) -> Deploy
         if each.live_at and each.id != ended.id and each.version == ended.previous_version
     ]
     if not earlier:
-        raise ConflictError("nothing was live before this deployment; deploy another version instead")
+        raise ConflictError(
+            "nothing was live before this deployment; deploy another version instead, or undeploy the model"
+        )
     request = DeployRequest(
         version=earlier[-1].version,
         deployment_target=earlier[-1].deployment_target,
@@ -153,6 +152,16 @@ def _check_gates(request: DeployRequest) -> None:
         raise DataValidationError.at(
             f"body.gates.{off[0]}", f"the gate {off[0]} is always enforced; leave it out or send true"
         )
+
+
+def _candidate(workbench: Workbench, model_id: str, version: str) -> ModelCard:
+    """The version's card; raises ConflictError where it is archived."""
+    card = workbench.registry.card(model_id, version)
+    if card.status == "archived":
+        raise ConflictError(
+            f"version {version} of {model_id} is archived; restore it first, deploy another version or train a new one"
+        )
+    return card
 
 
 def _enforces_skill(workbench: Workbench, request: DeployRequest, card: ModelCard) -> bool:
@@ -324,13 +333,4 @@ def _announce(workbench: Workbench, deployment: Deployment) -> None:
         extra={"deployment_id": deployment.id, "model_id": deployment.model_id, "version": deployment.version},
     )
     if workbench.deployments is not None:
-        workbench.deployments.announce(
-            DeploymentNotice(
-                deployment_id=deployment.id,
-                model_id=deployment.model_id,
-                version=deployment.version,
-                status=deployment.status,
-                deployment_target=deployment.deployment_target,
-                at=utc_now(),
-            )
-        )
+        workbench.deployments.announce(DeploymentNotice.of(deployment))

@@ -329,7 +329,7 @@ def _known_feature(workbench: Workbench, feature: str, number: int) -> None:
 
 
 def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinished: Iterable[JobSpec]) -> str:
-    taken = workbench.registry.versions(model_id)
+    taken = workbench.registry.taken(model_id)
     taken += [
         spec.plan["version"]
         for spec in unfinished
@@ -339,7 +339,7 @@ def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinis
         return next_version(taken)
     if request.version in taken:
         raise VersionExistsError(
-            f"version {request.version} of {model_id} exists or is being trained; "
+            f"version {request.version} of {model_id} exists, is being trained or was purged; "
             "leave `version` out to get the next one"
         )
     return request.version
