@@ -155,7 +155,7 @@ class Tombstone(Contract):
 
     model_id: str
     version: str
-    digest: str = Field(description="Of its manifest; empty where that could not be read any more.")
+    digest: str = Field(default="", description="Of its manifest; empty where that could not be read any more.")
     files: dict[str, str] = Field(default_factory=dict, description="SHA-256 of each file, as its manifest had it.")
     size_bytes: int = 0
     type: str = ""

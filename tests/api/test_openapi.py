@@ -25,6 +25,9 @@ ROUTES = {
     "GET /api/v1/models/{model_id}/versions",
     "GET /api/v1/models/{model_id}/versions/{version}",
     "DELETE /api/v1/models/{model_id}/versions/{version}",
+    "POST /api/v1/models/{model_id}/versions/{version}/restore",
+    "DELETE /api/v1/models/{model_id}",
+    "POST /api/v1/models/{model_id}/undeploy",
     "POST /api/v1/models/train",
     "POST /api/v1/models/{model_id}/predict",
     "POST /api/v1/models/{model_id}/predict/batch",
@@ -56,6 +59,7 @@ ROUTES = {
     "GET /api/v1/jobs/{job_id}/curves",
     "GET /api/v1/jobs/{job_id}/series",
     "GET /api/v1/experiments/{experiment_id}/trials",
+    "DELETE /api/v1/jobs/{job_id}",
     "GET /api/v1/queue",
     "GET /api/v1/queue/dead-letters",
     "POST /api/v1/queue/dead-letters/{letter_id}/requeue",
@@ -68,6 +72,8 @@ ROUTES = {
     "GET /api/v1/agents/{agent_id}",
     "POST /api/v1/agents/{agent_id}/start",
     "POST /api/v1/agents/{agent_id}/stop",
+    "POST /api/v1/agents/{agent_id}/reset",
+    "DELETE /api/v1/agents/{agent_id}",
 }
 
 

@@ -1,4 +1,6 @@
-"""A small real Strategy Execution Engine: `POST /api/v1/strategies/register` over a socket, with moods to switch on.
+"""A small real Strategy Execution Engine: `POST /api/v1/strategies/register` and `/unregister` over a socket.
+
+It has moods to switch on.
 
 with StrategyEngineServer() as engine:
     StrategyEngine(engine.url, …)
@@ -22,6 +24,7 @@ class StrategyEngineServer:
         self.api_key = api_key
         self.slow_s = slow_s
         self.received: list[tuple[dict[str, str], dict[str, Any]]] = []
+        self.unregistered: list[tuple[dict[str, str], dict[str, Any]]] = []
         self.strategies: dict[str, dict[str, Any]] = {}
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._server.server_port}"
@@ -38,13 +41,16 @@ class StrategyEngineServer:
 
     def answer(self, path: str, headers: dict[str, str], body: dict[str, Any]) -> int | None:
         """The status for a registration; None hangs up without an answer."""
-        if path != "/api/v1/strategies/register":
+        is_end = path == "/api/v1/strategies/unregister"
+        if path != "/api/v1/strategies/register" and not is_end:
             return 404
         if self.api_key is not None and headers.get("x-api-key") != self.api_key:
             return 401
-        self.received.append((headers, body))
+        (self.unregistered if is_end else self.received).append((headers, body))
         if self.mood == "slow":
             time.sleep(self.slow_s)
+        if self.mood == "accept" and is_end:
+            return 200 if self.strategies.pop(headers["idempotency-key"].removeprefix("undeploy-"), None) else 404
         if self.mood == "accept":
             self.strategies[headers["idempotency-key"]] = body
         return {"refuse": 409, "redirect": 307, "hang_up": None}.get(self.mood, 201)
