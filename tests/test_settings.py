@@ -33,6 +33,7 @@ OUR_DEFAULTS = {
     "PREDICTION_QUEUE_CAPACITY": 100,
     "PREDICTION_QUEUE_POLICY": "drop_oldest",
     "PREDICTION_LEDGER_ROWS": 1_000_000,
+    "JOB_RETENTION_DAYS": None,
     "TRAINING_WORKERS": 1,
     "AGENT_AUTOSTART": True,
     "WARM_WORKER": True,
@@ -96,6 +97,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("PREDICTION_QUEUE_CAPACITY", "50001"),  # one script counts through a backlog
         ("PREDICTION_QUEUE_POLICY", "drop_newest"),
         ("PREDICTION_LEDGER_ROWS", "0"),
+        ("JOB_RETENTION_DAYS", "0"),
         ("TRAINING_WORKERS", "0"),
         ("LOG_MAX_MB", "0"),
         ("LOG_FILES_KEPT", "0"),

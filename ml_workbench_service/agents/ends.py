@@ -5,8 +5,9 @@ STATE_DIR/agents/
     <id>/before_reset.<time>.json         a checkpoint as it was, for people; in shard<k>of<K>/ where there are shards
     .removed.<id>.<random>/               an agent that was removed, as long as its files are
 A reset keeps what the queue's accounting must agree with: `num_applied`, the last applied entry and the entries given
-up. Whatever was pending then is acknowledged, or applied, once, as if nothing had happened; everything else is as the
-agent's definition has it begin. Open positions are dropped without a trade: what they would have earned counts nowhere.
+up; whatever was pending then is acknowledged, or applied, once, as if nothing had happened. Everything else is as the
+agent's definition has it begin. The new checkpoint is of the next term, so that nobody who held the lease before
+overwrites it. Open positions are dropped without a trade: what they would have earned counts nowhere.
 """
 
 import logging
@@ -87,7 +88,7 @@ def finish_reset(home: Path) -> None:
         num_applied = before.counters.num_applied
         agent.counters = Counters(num_applied=num_applied, num_before_reset=num_applied)
         agent.last_applied_id = before.last_applied_id
-        fresh = agent.checkpoint(given_up=before.given_up, term=before.term, stream_epoch=before.stream_epoch)
+        fresh = agent.checkpoint(given_up=before.given_up, term=before.term + 1, stream_epoch=before.stream_epoch)
         with clear_disk_errors(aside):
             fresh.model_copy(update={"reset_at": at}).save(folder)
     (home / RESET_FILE).unlink()
