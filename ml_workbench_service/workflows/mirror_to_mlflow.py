@@ -121,7 +121,7 @@ class Projection:
         self._draw_figures = draw_figures
         self._tracker: ExperimentTracker | None = None
         self._settled: set[str] = set()  # jobs with nothing more to send, or given up until the next start
-        self._models: set[str] = set()  # models that MLflow knows
+        self._models: set[str] = set(self._read_champions())  # models that MLflow knows
         self._sent: dict[str, int] = {}  # size of the event log when all of it had been sent
         self._refusals: dict[str, _Refusals] = {}
 
@@ -142,6 +142,9 @@ class Projection:
             except UnavailableError:
                 raise
             except Exception as error:  # one broken job must not keep the others from being tracked
+                if not folder.path.is_dir():  # deleted meanwhile: nothing is left to be sent
+                    self._settled.add(folder.id)
+                    continue
                 is_busy = True
                 self._refused(folder, error)
         self._crown()
