@@ -26,7 +26,7 @@ from tests.integrations.strategy_engine_server import StrategyEngineServer
 from tests.prediction_records import MONDAY, prediction_record
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 from tests.workflows.agents_at_work import RunningAgent, running_decisions, until
-from tests.workflows.published_versions import bench_of, deploy, publish, ungated_fixture  # noqa: F401
+from tests.workflows.ends.published_versions import bench_of, deploy, publish, ungated_fixture  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("ungated")
 SYMBOLS = ("EUR/USD", "GBP/USD", "USD/JPY")

@@ -12,7 +12,7 @@ from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.workflows.back_up_state import back_up
 from ml_workbench_service.workflows.end_versions import archive, purge_version
 from ml_workbench_service.workflows.restore_state import restore
-from tests.workflows.published_versions import bench_of, publish
+from tests.workflows.ends.published_versions import bench_of, publish
 
 
 def test_what_has_ended_stays_so_after_a_restore(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

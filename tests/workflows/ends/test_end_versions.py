@@ -37,7 +37,7 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.workflows.end_versions import archive, purge_model, purge_version, restore
 from ml_workbench_service.workflows.plan_training import _reserve
 from ml_workbench_service.workflows.undeploy import undeploy
-from tests.workflows.published_versions import bench_of, deploy, opened_again, publish, ungated_fixture  # noqa: F401
+from tests.workflows.ends.published_versions import bench_of, deploy, opened_again, publish, ungated_fixture  # noqa: F401
 
 pytestmark = pytest.mark.usefixtures("ungated")
 

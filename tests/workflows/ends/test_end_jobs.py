@@ -9,7 +9,7 @@ from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.jobs.job import JobStore, TrackingRecord
 from ml_workbench_service.workflows.end_jobs import delete_old_jobs
 from ml_workbench_service.workflows.end_versions import purge_model
-from tests.workflows.published_versions import bench_of, publish
+from tests.workflows.ends.published_versions import bench_of, publish
 
 
 def test_old_jobs_go_and_a_versions_own_stays_until_it_is_purged(tmp_path: Path) -> None:

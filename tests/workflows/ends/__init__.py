@@ -1,0 +1,1 @@
+"""Ends of lives: deployments, versions, jobs; and that backups know them."""
