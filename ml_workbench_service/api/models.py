@@ -57,12 +57,12 @@ async def list_models(
     `status=archived` lists the archived versions instead, each by itself.
     """
     registry = service.workbench.registry
-    cards = await asyncio.to_thread(_archived_cards if status == "archived" else _served_cards, registry)
+    cards = await asyncio.to_thread(_every_card if status == "archived" else _served_cards, registry)
 
     def keep(card: ModelCard) -> bool:
         return (
             (model_type is None or card.type == model_type.value)
-            and (status is None or card.status == status)
+            and (card.status != "archived" if status is None else card.status == status)
             and (symbol is None or symbol in card.symbols)
         )
 
@@ -212,15 +212,15 @@ def _served_cards(registry: FolderModelRegistry) -> list[ModelCard]:
     for model_id in registry.model_ids():
         with suppress(PredictionError, ModelNotFoundError):  # logged by the registry; or gone since it was listed
             cards.append(registry.served_card(model_id))
-    return [card for card in cards if card.status != "archived"]
+    return cards
 
 
-def _archived_cards(registry: FolderModelRegistry) -> list[ModelCard]:
-    """Every archived version of every model."""
+def _every_card(registry: FolderModelRegistry) -> list[ModelCard]:
+    """Every version of every model."""
     cards = []
     for model_id in registry.model_ids():
         with suppress(PredictionError, ModelNotFoundError):
-            cards += [card for card in registry.cards(model_id) if card.status == "archived"]
+            cards += registry.cards(model_id)
     return cards
 
 
