@@ -133,9 +133,7 @@ async def archive_version(
             raise DataValidationError.at(
                 "query.confirm", "archiving needs no `confirm`; leave it out, or send purge=true"
             )
-        return await asyncio.to_thread(
-            lambda: _as_of_now(archive(service.workbench, model_id, version), service)
-        )
+        return await asyncio.to_thread(lambda: _as_of_now(archive(service.workbench, model_id, version), service))
     async with service.planning:  # nobody begins to use it meanwhile
         left = await asyncio.to_thread(
             lambda: purge_version(
