@@ -15,7 +15,7 @@ from ml_workbench_client.plans import M, Plan, operation, reading
 from ml_workbench_client.routes import query
 from ml_workbench_client.sending import Link, Resource, json_of, read
 from ml_workbench_client.wire import Now
-from ml_workbench_service.contracts.deployment import Deployment, DeployRequest
+from ml_workbench_service.contracts.deployment import Deployment, DeployRequest, Undeployment
 from ml_workbench_service.contracts.evaluation import Certificate
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import MonitoringReport
@@ -152,10 +152,9 @@ class Model(Resource[M], Generic[M]):
         return (yield from self._read(Deployment, routes.DEPLOY, body=body, model_id=self.id))
 
     @operation(routes.UNDEPLOY)
-    def undeploy(self, *, reason: str | None = None) -> Plan[Document]:
+    def undeploy(self) -> Plan[Undeployment]:
         """Nothing of this model is live any more; agents go flat, and the target is told."""
-        body = None if reason is None else {"reason": reason}
-        return Document((yield from self._read(dict[str, Any], routes.UNDEPLOY, body=body, model_id=self.id)))
+        return (yield from self._read(Undeployment, routes.UNDEPLOY, model_id=self.id))
 
     @operation(routes.REMOVE_VERSION)
     def archive(self) -> Plan[ModelCard]:
