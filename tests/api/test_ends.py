@@ -110,15 +110,15 @@ def test_a_version_is_archived_listed_restored_and_purged(
 
 
 def test_a_model_of_archived_versions_leaves_the_list(api: httpx.Client, clone: Clone) -> None:
-    clone("shelved", "1.0.0", "1.1.0")
+    clone("laid_aside", "1.0.0", "1.1.0")
     for version in ("1.0.0", "1.1.0"):
-        end(api, f"shelved/versions/{version}").raise_for_status()
-    assert not [each for each in ids(api) if each.startswith("shelved ")]
-    assert {"shelved 1.0.0", "shelved 1.1.0"} <= set(ids(api, status="archived"))
+        end(api, f"laid_aside/versions/{version}").raise_for_status()
+    assert not [each for each in ids(api) if each.startswith("laid_aside ")]
+    assert {"laid_aside 1.0.0", "laid_aside 1.1.0"} <= set(ids(api, status="archived"))
     first = api.get("/api/v1/models", params={"status": "archived", "limit": 1}).json()
     rest = ids(api, status="archived", cursor=first["next_cursor"])
     assert len(rest) + 1 == len(ids(api, status="archived"))
-    assert api.get("/api/v1/models/shelved").json()["version"] == "1.1.0"
+    assert api.get("/api/v1/models/laid_aside").json()["version"] == "1.1.0"
 
 
 def test_a_whole_model_is_purged_once_nothing_of_it_is_live(api: httpx.Client, clone: Clone) -> None:
