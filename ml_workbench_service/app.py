@@ -150,7 +150,6 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     workbench = await asyncio.to_thread(open_workbench, settings, addresses, clock=clock)
     stack.callback(close_workbench, workbench)
     await asyncio.to_thread(finish_interrupted, workbench)
-    await asyncio.to_thread(workbench.registry.finish_purges)
     stopping = _stopping_event(stack)
     environment = _child_environment(settings, addresses)
     providers = accelerators.inference_providers(workbench.accelerator)
@@ -169,8 +168,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     )  # fmt: skip
     stack.callback(model_server.close)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
-    await asyncio.to_thread(store.finish_deletions)
-    _end_lives(settings, workbench, model_server, store, stack)
+    await _end_lives(settings, workbench, model_server, store, stack)
     tracker = await _tracker(settings, addresses, environment, stack)
     supervisor = _job_supervisor(settings, store, environment, tracker, metrics, stack)
     agent_supervisor = await _agent_supervisor(settings, workbench, environment, stack)
@@ -270,10 +268,14 @@ def _job_supervisor(
     return supervisor
 
 
-def _end_lives(
+async def _end_lives(
     settings: Settings, workbench: Workbench, model_server: ModelServer, store: JobStore, stack: AsyncExitStack
 ) -> None:
-    """What was ended while something stood in the way, or by another process, and jobs that are old enough."""
+    """Finishes what a kill has interrupted; then looks again and again for ends that something stood in the way of,
+    for those that another process made, and for jobs that are old enough.
+    """
+    await asyncio.to_thread(workbench.registry.finish_purges)
+    await asyncio.to_thread(store.finish_deletions)
 
     def look() -> None:
         model_server.forget_purged()
