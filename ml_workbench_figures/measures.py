@@ -10,6 +10,14 @@ from collections.abc import Sequence
 NORMAL_95 = 1.959964
 """Two-sided 95 % quantile of the normal distribution."""
 
+CLASS_NUMBERS = {"sell": -1, "hold": 0, "buy": 1, "lower": -1, "neither": 0, "upper": 1}
+"""What predictions and outcomes call the classes of a move; every other class is called by its place."""
+
+
+def class_places(classes: Sequence[str]) -> dict[int, int]:
+    """Each class's place by its number."""
+    return {CLASS_NUMBERS.get(name, place): place for place, name in enumerate(classes)}
+
 
 def wilson(num_hits: float, num: float, z: float = NORMAL_95) -> tuple[float, float]:
     """Wilson's score interval of a share, 95 % unless said otherwise; the whole range of nothing."""

@@ -8,7 +8,7 @@ from ml_workbench_figures.captions import spelt
 from ml_workbench_figures.drawing import DASHED, Drawing, share_axis
 from ml_workbench_figures.figure import Figure
 from ml_workbench_figures.inputs import Columns, FigureInputs, number
-from ml_workbench_figures.measures import wilson
+from ml_workbench_figures.measures import class_places, wilson
 
 NUM_BINS = 10
 FEWEST_ROWS = 5
@@ -63,10 +63,10 @@ class Calibration(Figure):
 
 
 def _of_classes(rows: Columns, classes: Sequence[str]) -> list[Statement]:
-    found = []
+    found, places = [], class_places(classes)
     for code, name in enumerate(classes):
         pairs = [
-            (stated, int(came) == code)
+            (stated, places[int(came)] == code)
             for stated, came in zip(rows.get(f"p_{name}", ()), rows["realised"], strict=False)
             if number(stated) is not None and number(came) is not None
         ]

@@ -6,6 +6,7 @@ from ml_workbench_figures.captions import spelt
 from ml_workbench_figures.drawing import Drawing
 from ml_workbench_figures.figure import Figure
 from ml_workbench_figures.inputs import FigureInputs, number
+from ml_workbench_figures.measures import class_places
 
 COLUMN = "p_"
 
@@ -29,11 +30,12 @@ class Confusion(Figure):
         """A cell a pair, coloured by its share of the class that came."""
         rows, classes = given.part("test"), _classes(given)
         counts = [[0] * len(classes) for _ in classes]
+        places = class_places(classes)
         columns = [rows[f"{COLUMN}{name}"] for name in classes]
         for came, *stated in zip(rows["realised"], *columns, strict=True):
             known = [number(each) for each in stated]
             if number(came) is not None and all(each is not None for each in known):
-                counts[int(came)][max(range(len(classes)), key=lambda code: known[code] or 0.0)] += 1
+                counts[places[int(came)]][max(range(len(classes)), key=lambda code: known[code] or 0.0)] += 1
         totals = [sum(row) for row in counts]
         shares = [[num / total if total else None for num in row] for row, total in zip(counts, totals, strict=True)]
         names = [spelt(name) for name in classes]

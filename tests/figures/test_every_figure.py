@@ -37,7 +37,7 @@ def full(forecast: FigureInputs) -> dict[str, FigureInputs]:
     card = forecast.card
     assert card is not None
     classes = card.model_copy(update={"type": "classification", "classes": CLASSES, "target": "direction_1h"})
-    of_classes = {**rows, "realised": [CLASSES.index(each) for each in rows["direction"]]}
+    of_classes = {**rows, "realised": [CLASSES.index(each) - 1 for each in rows["direction"]]}
     usual = FigureInputs(
         card=card, rows=rows, curves=forecast.curves, trials=tables.trials(), importance={"units": 0.7, "lr": 0.3},
         predictions=tables.predictions(), decisions=tables.decisions(), q_table=tables.q_table(),

@@ -9,9 +9,9 @@ import polars as pl
 from ml_workbench_figures import FigureInputs
 from ml_workbench_figures.inputs import Columns
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.testing.synthetic import Recorder
-from ml_workbench_service.training.evaluation_rows import EVALUATION_FILE
 from tests.trained_models import injected_bars, open_bench, train_model
 
 NUM_BARS = 3000
