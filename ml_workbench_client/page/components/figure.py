@@ -42,11 +42,16 @@ class FigureView(Element, component="figure.js", esm={"nicegui-plotly": _PLOTLY}
         self.update()
 
 
-def show_figure(figure: Mapping[str, Any]) -> FigureView:
-    """A figure with its caption as text below it, so that it is read on a phone and by a screen reader as well."""
+def show_figure(figure: Mapping[str, Any], *, but: tuple[str, ...] = ()) -> FigureView:
+    """A figure with its caption as text below it, so that it is read on a phone and by a screen reader as well.
+
+    Args:
+        but: beginnings of sentences that stand elsewhere on the page.
+    """
     found = FigureView(untitled(figure))
     for sentence in _caption(figure):
-        note(sentence)
+        if not sentence.startswith(but):
+            note(sentence)
     return found
 
 

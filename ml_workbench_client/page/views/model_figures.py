@@ -12,6 +12,7 @@ from ml_workbench_client.page.components.part import Part
 from ml_workbench_client.page.shell import Visit
 from ml_workbench_service.contracts.models import ModelCard
 
+IN_THE_SUMMARY = ("Verdict ", "After costs ")
 AT_ONCE = 3
 """Figures asked for at a time: one process draws them all."""
 
@@ -45,4 +46,4 @@ def _one(visit: Visit, found: ModelCard, listed: dict[str, Any], turn: asyncio.S
 
     with card(words.said(listed["title"]), anchor=listed["name"]):
         note(f"{listed['about']}.")
-        Part(fetch, show_figure)
+        Part(fetch, lambda figure: show_figure(figure, but=IN_THE_SUMMARY))
