@@ -51,7 +51,7 @@ def _take(browser: Browser, url: str, folder: Path, *, theme: str, width: int) -
         if title == "models_one":
             for tab in TABS:
                 page.get_by_role("tab", name=tab).click()
-                _settle(page)
+                _wait_until_drawn(page)
                 _shoot(page, folder / f"model_{tab.lower()}_{theme}_{width}.png", width)
     context.close()
 
@@ -69,10 +69,10 @@ def _details(page: Page, url: str) -> list[str]:
 
 def _open(page: Page, address: str) -> None:
     page.goto(address)
-    _settle(page)
+    _wait_until_drawn(page)
 
 
-def _settle(page: Page) -> None:
+def _wait_until_drawn(page: Page) -> None:
     """Until nothing is loading any more, and what was drawn has come to rest."""
     page.wait_for_selector("h1")
     page.wait_for_timeout(DRAWN_MS)

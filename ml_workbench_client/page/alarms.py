@@ -26,7 +26,7 @@ class Alarm:
 
 
 @dataclass(frozen=True)
-class Situation:
+class ServiceOverview:
     """What the service says of itself at one moment."""
 
     ready: Document
@@ -44,7 +44,9 @@ class Situation:
     def _things(self) -> list[Alarm]:
         things = self.ready.get("things", {})
         return [
-            Alarm("warn" if each["state"] == "degraded" else "bad", f"{words.said(name)}: {each['detail']}", "/#ready")
+            Alarm(
+                "warn" if each["state"] == "degraded" else "bad", f"{words.readable(name)}: {each['detail']}", "/#ready"
+            )
             for name, each in things.items()
             if each["state"] not in OF_NO_CONCERN
         ]
@@ -65,7 +67,7 @@ class Situation:
 
     def _agents(self) -> list[Alarm]:
         return [
-            Alarm("bad", f"agent {each.id} {words.said(each.status)}", words.path("agents", each.id))
+            Alarm("bad", f"agent {each.id} {words.readable(each.status)}", words.path("agents", each.id))
             for each in self.agents
             if each.status == "failed" or (each.wanted == "running" and each.status == "stopped")
         ]
@@ -81,7 +83,7 @@ class Situation:
         return [
             Alarm(
                 "warn",
-                f"{each.id} {each.version} is live with warnings: {', '.join(map(words.said, each.warnings))}",
+                f"{each.id} {each.version} is live with warnings: {', '.join(map(words.readable, each.warnings))}",
                 words.path("models", each.id),
             )
             for each in self.live
@@ -93,8 +95,8 @@ def _name(job: Job) -> str:
     return str(job.request.get("name") or job.request.get("model_id") or job.id)
 
 
-async def look(bench: AsyncWorkbench) -> Situation:
-    """The situation, everything asked at once."""
+async def look(bench: AsyncWorkbench) -> ServiceOverview:
+    """The overview, everything asked at once."""
     ready, queue, agents, jobs, live = await asyncio.gather(
         bench.ready,
         _queue_of(bench),
@@ -102,7 +104,7 @@ async def look(bench: AsyncWorkbench) -> Situation:
         bench.jobs().first(NUM_JOBS),
         bench.models(status="deployed").first(50),
     )
-    return Situation(ready, queue, tuple(agents), tuple(jobs), tuple(live))
+    return ServiceOverview(ready, queue, tuple(agents), tuple(jobs), tuple(live))
 
 
 async def _queue_of(bench: AsyncWorkbench) -> QueueAccounting | None:

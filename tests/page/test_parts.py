@@ -7,7 +7,7 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_client import AsyncWorkbench
-from ml_workbench_client.page.alarms import Situation, look
+from ml_workbench_client.page.alarms import ServiceOverview, look
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.figure import untitled
 from ml_workbench_client.page.components.schema_form import _read_text, resolved
@@ -40,7 +40,7 @@ async def test_a_failed_job_is_an_alarm_that_leads_to_the_job(service: ServicePr
         assert alarm.where == f"/jobs/{job.id}"
 
 
-def _with(found: Situation, **changed: Any) -> Situation:
+def _with(found: ServiceOverview, **changed: Any) -> ServiceOverview:
     return dataclasses.replace(found, **changed)
 
 

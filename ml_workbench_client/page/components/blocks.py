@@ -40,7 +40,7 @@ def badge(word: str, kind: str | None = None) -> Element:
     shade = kind or words.tone(word)
     with ui.element("span").classes(f"badge tone-{shade}") as found:
         ui.icon(_ICONS[shade]).props("aria-hidden=true")
-        TextElement(tag="span", text=words.said(word))
+        TextElement(tag="span", text=words.readable(word))
     return found
 
 

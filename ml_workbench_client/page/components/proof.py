@@ -21,13 +21,13 @@ def certificate(found: Certificate | None) -> None:
             return
         with ui.element("div").classes("entry"):
             badge(found.status)
-            note(f"proof: {words.said(found.proof)}" if found.proof else "not proven")
+            note(f"proof: {words.readable(found.proof)}" if found.proof else "not proven")
         if found.declared_columns:
             note("Proven by their owner's word alone: " + ", ".join(found.declared_columns))
         table(
             {"name": "Check", "status": "Found", "detail": "What was compared"},
             [
-                {"name": words.said(each.name), "status": status_cell(each.status), "detail": each.detail}
+                {"name": words.readable(each.name), "status": status_cell(each.status), "detail": each.detail}
                 for each in found.checks
             ],
             label="Checks of the certificate",
@@ -53,7 +53,7 @@ def reading(each: ReadingReport | Series) -> None:
             "rows left out": each.dropped or "none",
             "from": words.day(each.first),
             "to": words.day(each.last),
-            "clock": f"{each.time_zone or words.NOTHING} ({words.said(each.time_zone_from)})",
+            "clock": f"{each.time_zone or words.NOTHING} ({words.readable(each.time_zone_from)})",
             "price": f"{each.price_side}, {each.price_unit}",
             "spread": each.spread_unit or "none in the file",
             "columns of your own": each.columns,
@@ -71,7 +71,7 @@ def lineage(found: ModelCard) -> None:
         facts(
             {
                 "parent version": origin.parent_version,
-                "data": f"{words.said(found.data_source)}, fingerprint {origin.data_fingerprint}",
+                "data": f"{words.readable(found.data_source)}, fingerprint {origin.data_fingerprint}",
                 "seeds": origin.seeds,
                 "digest": found.digest,
                 "size": f"{found.size_bytes / 1024:,.0f} KiB",
@@ -97,8 +97,8 @@ def costs(found: BacktestReport | None) -> None:
                     "of it swap": words.percent(found.swap_cost, 3),
                     "for each decision": f"{words.number(found.mean_cost_bp)} bp",
                     "break-even": f"{words.number(found.break_even_cost_bp)} bp for each unit of turnover",
-                    "filled at": words.said(found.fill),
-                    "carry": words.said(found.carry),
+                    "filled at": words.readable(found.fill),
+                    "carry": words.readable(found.carry),
                 }
             )
         rows: list[dict[str, Any]] = [
@@ -106,7 +106,7 @@ def costs(found: BacktestReport | None) -> None:
             for symbol, each in found.costs.items()
         ]
         names = list(dict.fromkeys(name for each in rows for name in each))
-        table({name: words.said(name) for name in names}, rows, label="Costs by symbol", numeric=names[1:])
+        table({name: words.readable(name) for name in names}, rows, label="Costs by symbol", numeric=names[1:])
 
 
 def _is(value: Any) -> bool:

@@ -35,7 +35,7 @@ class Cell:
 
 def status_cell(word: str | None) -> Cell:
     """A status word as a badge."""
-    return Cell(word or "", words.said(word), tone=words.tone(word) if word else None)
+    return Cell(word or "", words.readable(word), tone=words.tone(word) if word else None)
 
 
 def amount_cell(value: float | None, digits: int = 3) -> Cell:

@@ -20,7 +20,7 @@ def tone(word: str) -> str:
     return TONES.get(word, "calm")
 
 
-def said(word: str | None) -> str:
+def readable(word: str | None) -> str:
     """An identifier as words: `no_skill` is `no skill`."""
     return NOTHING if not word else word.replace("_", " ")
 

@@ -43,7 +43,7 @@ def _list(found: list[Agent]) -> None:
                 "id": Cell(each.id, href=words.path("agents", each.id)),
                 "status": status_cell(each.status),
                 "mode": each.mode,
-                "family": words.said(each.family),
+                "family": words.readable(each.family),
                 "applied": amount_cell(each.num_applied),
                 "reward": share_cell(each.cumulative_reward, signed=True),
                 "exploring": share_cell(each.exploration_rate),
@@ -74,7 +74,7 @@ def _one(visit: Visit, found: Agent, seen: list[tuple[datetime, float]]) -> None
         del seen[:-MOST_POINTS]
     with card():
         with row():
-            text(f"{found.id} ({words.said(found.family)}, {found.mode})", "strong")
+            text(f"{found.id} ({words.readable(found.family)}, {found.mode})", "strong")
             badge(found.status)
         with ui.element("div").classes("headlines"):
             kind = "good" if found.cumulative_reward > 0 else "bad" if found.cumulative_reward < 0 else ""
@@ -103,7 +103,7 @@ def _one(visit: Visit, found: Agent, seen: list[tuple[datetime, float]]) -> None
         _reward(seen)
     if found.hyperparameters is not None:
         with card("How it learns"):
-            facts({words.said(name): value for name, value in found.hyperparameters.model_dump().items()})
+            facts({words.readable(name): value for name, value in found.hyperparameters.model_dump().items()})
 
 
 def _reward(seen: list[tuple[datetime, float]]) -> None:

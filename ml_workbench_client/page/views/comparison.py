@@ -38,21 +38,21 @@ def compare(visit: Visit, versions: str = "") -> None:
 
 def _table(found: list[ModelCard]) -> None:
     lines: list[tuple[str, list[Any]]] = [
-        ("Verdict", [Cell(each.evaluation.verdict, words.said(each.evaluation.verdict),
+        ("Verdict", [Cell(each.evaluation.verdict, words.readable(each.evaluation.verdict),
                           tone=words.tone(each.evaluation.verdict)) for each in found]),
         ("Why", [each.evaluation.reason for each in found]),
-        ("Status", [words.said(each.status) for each in found]),
-        ("Type", [f"{words.said(each.type)}, {words.said(each.family)}" for each in found]),
+        ("Status", [words.readable(each.status) for each in found]),
+        ("Type", [f"{words.readable(each.type)}, {words.readable(each.family)}" for each in found]),
         ("Symbols", [", ".join(each.symbols) for each in found]),
         ("Target", [each.target or words.NOTHING for each in found]),
-        ("Data", [words.said(each.data_source) for each in found]),
+        ("Data", [words.readable(each.data_source) for each in found]),
         ("Net return", [_backtest(each, "net_log_return") for each in found]),
         ("Gross return", [_backtest(each, "gross_log_return") for each in found]),
         ("Costs", [_backtest(each, "total_cost") for each in found]),
         ("Deepest drawdown", [_backtest(each, "max_drawdown") for each in found]),
     ]  # fmt: skip
     shared = [name for name in found[0].metrics if all(name in each.metrics for each in found)]
-    lines += [(words.said(name), [words.number(each.metrics[name], 4) for each in found]) for name in shared]
+    lines += [(words.readable(name), [words.number(each.metrics[name], 4) for each in found]) for name in shared]
     columns = {"what": "", **{str(index): f"{each.name} {each.version}" for index, each in enumerate(found)}}
     rows = [{"what": what, **{str(index): value for index, value in enumerate(values)}} for what, values in lines]
     table(columns, rows, label="Versions side by side", page_rows=100)

@@ -20,7 +20,7 @@ async def ask_to_deploy(visit: Visit, found: ModelCard) -> Any:
         dialog.props["aria-label"] = "Deploy"
         heading(f"Deploy {found.id} {found.version}?")
         if judged.verdict != "skill":
-            warnings([f"The verdict is {words.said(judged.verdict)}: {judged.reason}"])
+            warnings([f"The verdict is {words.readable(judged.verdict)}: {judged.reason}"])
         target = ui.select(list(typing.get_args(DeploymentTarget)), value="local", label="Target")
         size = ui.number("Size of its signal (0 to 1)", value=1.0, min=0, max=1, step=0.1)
         level = ui.select(list(typing.get_args(MonitoringLevel)), value="high", label="Monitoring")

@@ -62,8 +62,10 @@ def _row(each: Deployment) -> dict[str, Any]:
         "model": Cell(each.model_id, href=words.path("deployments", each.id)),
         "version": each.version,
         "status": status_cell(each.status),
-        "target": words.said(each.deployment_target),
-        "gates": Cell(len(failed), ", ".join(map(words.said, failed)) or "all passed", tone="warn" if failed else None),
+        "target": words.readable(each.deployment_target),
+        "gates": Cell(
+            len(failed), ", ".join(map(words.readable, failed)) or "all passed", tone="warn" if failed else None
+        ),
         "live": time_cell(each.live_at),
         "ended": time_cell(each.ended_at),
         "previous": each.previous_version or words.NOTHING,
@@ -96,12 +98,12 @@ def _one(visit: Visit, found: Deployment) -> None:
         with row():
             text(f"{found.model_id} {found.version}", "strong")
             badge(found.status)
-        warnings([words.said(each) for each in found.warnings])
+        warnings([words.readable(each) for each in found.warnings])
         if found.error:
             text(found.error, "text-bad")
         facts(
             {
-                "target": words.said(found.deployment_target), "size of its signal": found.scaling_factor,
+                "target": words.readable(found.deployment_target), "size of its signal": found.scaling_factor,
                 "monitoring": found.monitoring_level, "asked for": words.moment(found.created_at),
                 "live since": words.moment(found.live_at), "until": words.moment(found.ended_at),
                 "version before": found.previous_version, "reason": found.reason or None, "digest": found.digest,
@@ -120,7 +122,7 @@ def _one(visit: Visit, found: Deployment) -> None:
             {"gate": "Gate", "passed": "Passed", "enforced": "Enforced", "value": "Found", "limit": "Needed"},
             [
                 {
-                    "gate": words.said(each.gate),
+                    "gate": words.readable(each.gate),
                     "passed": Cell(each.passed, "passed" if each.passed else "failed",
                                    tone="good" if each.passed else "bad" if each.enforced else "warn"),
                     "enforced": "yes" if each.enforced else "only a warning",

@@ -58,7 +58,7 @@ def _all(found: Experiment) -> None:
         with row():
             text(found.name, "strong")
             badge(found.status.value)
-        note(f"objective: {words.said(found.objective)}; sampler: {found.sampler}")
+        note(f"objective: {words.readable(found.objective)}; sampler: {found.sampler}")
         best = found.best_trial
         facts(
             {
@@ -106,7 +106,7 @@ def columns_of(found: Experiment) -> dict[str, list[Any]]:
 
 def _trials(found: Experiment) -> None:
     names = list(dict.fromkeys(name for each in found.trials for name in each.params))
-    columns = {"number": "Trial", "state": "State", "value": "Score", **{name: words.said(name) for name in names}}
+    columns = {"number": "Trial", "state": "State", "value": "Score", **{name: words.readable(name) for name in names}}
     table(
         {**columns, "message": "Why"},
         [

@@ -32,9 +32,11 @@ def jobs(visit: Visit, kind: str = "", status: str = "") -> None:
     shown = PAGE
     with card():
         with row("top-line"):
-            kinds = ui.select({"": "All kinds", **{each.value: words.said(each.value) for each in JobKind}}, value=kind)
+            kinds = ui.select(
+                {"": "All kinds", **{each.value: words.readable(each.value) for each in JobKind}}, value=kind
+            )
             states = ui.select(
-                {"": "Any status", **{each.value: words.said(each.value) for each in JobStatus}}, value=status
+                {"": "Any status", **{each.value: words.readable(each.value) for each in JobStatus}}, value=status
             )
             for each, label in ((kinds, "Kind"), (states, "Status")):
                 each.props(f'outlined dense label="{label}"')
@@ -163,7 +165,7 @@ def _state(visit: Visit, found: Job, again: Any) -> None:
                 "attempt": found.attempt,
                 "tracking": found.tracking.status,
                 "correlation id": found.correlation_id,
-                **{words.said(RENAMED.get(name, name)): each for name, each in found.progress.metrics.items()},
+                **{words.readable(RENAMED.get(name, name)): each for name, each in found.progress.metrics.items()},
             }
         )
         with row():

@@ -48,7 +48,7 @@ def live(visit: Visit) -> None:
 
 
 def _queue(found: QueueAccounting) -> None:
-    with card("Queue", aside=f"policy {words.said(found.policy)}", anchor="queue"):
+    with card("Queue", aside=f"policy {words.readable(found.policy)}", anchor="queue"):
         with ui.element("div").classes("headlines"):
             figure_of(f"{found.length} / {found.capacity}", "entries")
             figure_of(words.duration(found.oldest_age_s), "age of the oldest")

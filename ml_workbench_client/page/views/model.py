@@ -56,11 +56,11 @@ def _head(visit: Visit, found: ModelCard) -> None:
                 filter(
                     None,
                     (
-                        f"{words.said(found.type)}, {words.said(found.family)}",
+                        f"{words.readable(found.type)}, {words.readable(found.family)}",
                         ", ".join(found.symbols),
                         f"{found.timeframe} bars",
                         found.target,
-                        f"trained {words.moment(found.created_at)} on {words.said(found.data_source)}",
+                        f"trained {words.moment(found.created_at)} on {words.readable(found.data_source)}",
                     ),
                 )
             )
@@ -141,14 +141,14 @@ def _summary(found: ModelCard) -> None:
                 "classes": found.classes,
                 "epochs": found.epochs_run,
                 "windows": found.split.num_windows,
-                **{words.said(name): value for name, value in found.hyperparameters.items()},
+                **{words.readable(name): value for name, value in found.hyperparameters.items()},
             }
         )
         warnings(found.warnings)
         if found.notes:
             note(found.notes)
     with card("Metrics of the test part"):
-        facts({words.said(name): value for name, value in found.metrics.items()})
+        facts({words.readable(name): value for name, value in found.metrics.items()})
 
 
 def _proof(found: ModelCard) -> None:

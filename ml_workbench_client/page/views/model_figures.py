@@ -44,6 +44,6 @@ def _one(visit: Visit, found: ModelCard, listed: dict[str, Any], turn: asyncio.S
         async with turn:
             return dict(await visit.bench.model(found.id, found.version).figure(listed["name"]))
 
-    with card(words.said(listed["title"]), anchor=listed["name"]):
+    with card(words.readable(listed["title"]), anchor=listed["name"]):
         note(f"{listed['about']}.")
         Part(fetch, lambda figure: show_figure(figure, but=IN_THE_SUMMARY))

@@ -63,10 +63,10 @@ def _answer(found: PredictionRecord) -> None:
             "valid until": words.moment(found.valid_until),
             "role": found.role,
             "novelty": found.novelty.score if found.novelty else None,
-            "abstains because": [words.said(each) for each in found.abstain_reasons] or None,
+            "abstains because": [words.readable(each) for each in found.abstain_reasons] or None,
         }
     )
-    warnings([words.said(each) for each in found.warnings])
+    warnings([words.readable(each) for each in found.warnings])
 
 
 def _monitoring(found: MonitoringReport) -> None:
@@ -80,7 +80,7 @@ def _version(each: VersionMonitoring) -> None:
         with ui.element("div").classes("entry"):
             badge(each.live_verdict.verdict)
             text(each.live_verdict.reason)
-    warnings([words.said(word) for word in each.warnings])
+    warnings([words.readable(word) for word in each.warnings])
     facts(
         {
             "outcomes known": each.num_outcomes,

@@ -35,24 +35,24 @@ def verdict(found: ModelCard) -> None:
         if significance is not None:
             facts(
                 {
-                    "hardest baseline": words.said(significance.baseline),
+                    "hardest baseline": words.readable(significance.baseline),
                     "p-value": significance.p_value,
                     "p-value after all tries": significance.adjusted_p_value,
                     "passes at": significance.alpha,
                     "tries on this series": significance.looks,
                     "independent moments": significance.num_independent,
                     "power": words.percent(significance.power, 0),
-                    "proof": words.said(judged.proof),
+                    "proof": words.readable(judged.proof),
                 }
             )
         if judged.adds_over_linear is not None:
-            note(f"Better than a linear model: {words.said(judged.adds_over_linear.answer)}.")
+            note(f"Better than a linear model: {words.readable(judged.adds_over_linear.answer)}.")
         if judged.comparisons:
             table(
                 {"baseline": "Baseline", "skill": "Skill", "model": "Model's loss", "loss": "Its loss", "p": "p-value"},
                 [
                     {
-                        "baseline": words.said(each.baseline),
+                        "baseline": words.readable(each.baseline),
                         "skill": share_cell(each.skill, signed=True),
                         "model": amount_cell(each.model_loss, 4),
                         "loss": amount_cell(each.baseline_loss, 4),

@@ -64,10 +64,10 @@ def _row(each: ModelSummary) -> dict[str, Cell | str | None]:
         "version": each.version,
         "verdict": status_cell(each.verdict),
         "status": status_cell(each.status),
-        "type": f"{words.said(each.type)}, {words.said(each.family)}",
+        "type": f"{words.readable(each.type)}, {words.readable(each.family)}",
         "symbols": ", ".join(each.symbols),
         "timeframe": each.timeframe,
         "target": each.target or words.NOTHING,
-        "source": words.said(each.data_source),
+        "source": words.readable(each.data_source),
         "created": time_cell(each.created_at),
     }

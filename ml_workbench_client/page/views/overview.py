@@ -5,7 +5,7 @@ import asyncio
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from ml_workbench_client.page.alarms import Situation, look
+from ml_workbench_client.page.alarms import ServiceOverview, look
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, card, figure_of, grid, link, note, text
 from ml_workbench_client.page.components.part import Part, nothing
@@ -23,7 +23,7 @@ RUNNING = ("queued", "running", "cancelling")
 @view("/", "Overview")
 def overview(visit: Visit) -> None:
     """The start view: three questions, each answered here and one click from the details."""
-    Part(lambda: look(visit.bench), _situation, every_s=EVERY_S)
+    Part(lambda: look(visit.bench), _whole, every_s=EVERY_S)
     with grid("wide"):
         with card("Why no skill?", aside="newest models", anchor="skill"):
             Part(
@@ -48,7 +48,7 @@ async def _newest(visit: Visit) -> list[ModelCard]:
     return list(await asyncio.gather(*(visit.bench.model(each.id, each.version).card for each in models)))
 
 
-def _situation(found: Situation) -> None:
+def _whole(found: ServiceOverview) -> None:
     alarms = found.alarms
     with card("Is anything wrong?", anchor="wrong"):
         if not alarms:
@@ -69,7 +69,7 @@ def _situation(found: Situation) -> None:
         _things(found)
 
 
-def _live(found: Situation) -> None:
+def _live(found: ServiceOverview) -> None:
     with card("Live", aside=f"{len(found.live)} deployed"):
         if not found.live:
             nothing("Nothing is deployed. Open a model and deploy it.")
@@ -82,7 +82,7 @@ def _live(found: Situation) -> None:
         link("Deployments", "/deployments")
 
 
-def _work(found: Situation) -> None:
+def _work(found: ServiceOverview) -> None:
     running = [each for each in found.jobs if each.status in RUNNING]
     with card("At work"):
         with ui.element("div").classes("headlines"):
@@ -103,11 +103,11 @@ def _work(found: Situation) -> None:
                 )
 
 
-def _things(found: Situation) -> None:
+def _things(found: ServiceOverview) -> None:
     with card("Readiness", anchor="ready"), ui.element("div").classes("list"):
         for name, each in found.ready.get("things", {}).items():
             with ui.element("div").classes("entry"):
-                TextElement(tag="span", text=words.said(name))
+                TextElement(tag="span", text=words.readable(name))
                 badge(each["state"])
                 note(f"{each['mode']}: {each['detail']}")
 

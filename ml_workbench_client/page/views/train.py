@@ -72,7 +72,7 @@ class TrainingForm:
     # ---- the fields
 
     def _what(self) -> None:
-        types = {each.model_type: words.said(each.model_type) for each in self._offer.types.model_types}
+        types = {each.model_type: words.readable(each.model_type) for each in self._offer.types.model_types}
         with card("What"):
             with ui.element("div").classes("field-grid"):
                 self._what_fields(types)
@@ -89,7 +89,7 @@ class TrainingForm:
 
     def _data(self) -> None:
         labels = {
-            index: f"{each.symbol} {each.timeframe} · {words.said(each.source)} · {words.day(each.first)} to "
+            index: f"{each.symbol} {each.timeframe} · {words.readable(each.source)} · {words.day(each.first)} to "
             f"{words.day(each.last)}"
             for index, each in enumerate(self._offer.series.series)
         }
@@ -269,7 +269,7 @@ def _catalogue(found: SeriesList) -> None:
             },
             [
                 {
-                    "symbol": each.symbol, "timeframe": each.timeframe, "source": words.said(each.source),
+                    "symbol": each.symbol, "timeframe": each.timeframe, "source": words.readable(each.source),
                     "origin": each.origin, "rows": Cell(each.num_rows, f"{each.num_rows:,}"),
                     "first": words.day(each.first), "last": words.day(each.last), "clock": each.time_zone,
                     "doubts": Cell(len(each.warnings), str(len(each.warnings)), tone="warn" if each.warnings else None),
