@@ -76,7 +76,7 @@ def plain(value: Any) -> str:
     if isinstance(value, datetime):
         return moment(value)
     if isinstance(value, dict):
-        return ", ".join(f"{said(str(name))} {plain(each)}" for name, each in value.items()) or NOTHING
+        return ", ".join(f"{readable(str(name))} {plain(each)}" for name, each in value.items()) or NOTHING
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value)) or NOTHING
     return str(value)
