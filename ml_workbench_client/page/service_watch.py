@@ -36,6 +36,10 @@ class ServiceWatch:
                 await self.look()
             await asyncio.sleep(EVERY_S)
 
+    async def close(self) -> None:
+        """Closes its connection."""
+        await self._bench.aclose()
+
     async def look(self) -> None:
         """Looks once."""
         was_up = self.is_up

@@ -37,6 +37,7 @@ def page_app(options: Options) -> Door:
         task = asyncio.create_task(watch.run(), name="service watch")
         yield
         task.cancel()
+        await watch.close()
 
     sessions = Sessions(options.service_url)
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)

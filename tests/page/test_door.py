@@ -131,7 +131,7 @@ def locked_page(service_url: str) -> tuple[Door, Sessions]:
 
 
 async def test_who_shows_the_key_gets_a_session_whose_cookie_is_no_key(service: ServiceProcess) -> None:
-    app, _ = locked_page(service.url)  # this service has no key, and takes any
+    app, sessions = locked_page(service.url)  # this service has no key, and takes any
     answer = await ask(app, "/login?next=/models", method="POST", data={"key": "open sesame"})
     assert (answer.status_code, answer.headers["Location"]) == (303, "/models")
     cookie = answer.headers["Set-Cookie"]
@@ -139,6 +139,7 @@ async def test_who_shows_the_key_gets_a_session_whose_cookie_is_no_key(service: 
     assert "SameSite=strict" in cookie
     assert "sesame" not in cookie
     token = answer.cookies[COOKIE]
+    assert sessions.find(token) is not None
     assert (await ask(app, "/models", headers={"Cookie": f"{COOKIE}={token}"})).text == "models"
     await ask(app, "/logout", method="POST", headers={"Cookie": f"{COOKIE}={token}"})
     assert (await ask(app, "/models", headers={"Cookie": f"{COOKIE}={token}"})).status_code == 303
@@ -146,9 +147,10 @@ async def test_who_shows_the_key_gets_a_session_whose_cookie_is_no_key(service: 
 
 @pytest.mark.parametrize("target", ["https://evil.example", "//evil.example", "/\\evil.example", "/login"])
 async def test_the_login_leads_to_this_page_and_nowhere_else(service: ServiceProcess, target: str) -> None:
-    app, _ = locked_page(service.url)
+    app, sessions = locked_page(service.url)
     answer = await ask(app, "/login", method="POST", params={"next": target}, data={"key": "any"})
     assert answer.headers["Location"] == "/"
+    await sessions.end(answer.cookies[COOKIE])
 
 
 async def test_attempts_are_few_and_then_wait() -> None:

@@ -56,10 +56,15 @@ async def test_the_watch_tells_of_a_service_that_is_away_and_of_its_return(servi
     await away.look()
     assert heard == [False]  # once, not at every look
     assert "no service answers" in away.reason
-    away._bench = ServiceWatch(service.url)._bench
-    await away.look()
-    assert heard == [False, True]
     stop()
+    await away.close()
+
+    back = ServiceWatch(service.url)
+    back.listen(listener)
+    back.is_up = False  # as it was found before
+    await back.look()
+    assert heard == [False, True]
+    await back.close()
 
 
 def test_rows_keep_what_is_sorted_by_and_what_is_shown() -> None:
