@@ -47,7 +47,7 @@ COPY --chown=workbench:workbench tools ./tools
 # by number, so that `runAsNonRoot` can check it
 USER 10001:10001
 VOLUME ["/app/model_registry", "/app/.workbench", "/app/logs"]
-EXPOSE 8005
+EXPOSE 8005 8006
 HEALTHCHECK --interval=10s --timeout=3s --start-period=20s --retries=3 \
     CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"PORT\"]}/health', timeout=2)"]
 STOPSIGNAL SIGTERM

@@ -26,7 +26,7 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test test-more test-portable lint format bench evaluate chaos figures backup restore gpu-check lock clean
+.PHONY: help setup serve test test-more test-portable lint format bench evaluate chaos figures screenshots backup restore gpu-check lock clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -67,6 +67,9 @@ chaos: $(VENV)/.installed-dev ## every fault against every promise of the queue;
 
 figures: $(VENV)/.installed-dev ## the pictures of docs/figures.md, drawn anew (needs chromium)
 	@FIGURES_GALLERY=docs/images $(BIN)/python -m pytest -m more tests/figures/test_rendered.py -k documents $(ARGS)
+
+screenshots: $(VENV)/.installed-dev ## every view of a running service's page, light and dark, wide and narrow; URL=http://127.0.0.1:8006
+	@$(BIN)/python -m tools.screenshots $(or $(URL),http://127.0.0.1:8006) $(or $(TARGET),.bench/screenshots)
 
 backup: $(VENV)/.installed ## one verified archive of a running service; TARGET=backups/today.tar.gz
 	@test -n "$(TARGET)" || { echo "name the archive: make backup TARGET=backups/today.tar.gz"; exit 1; }

@@ -65,6 +65,7 @@ from ml_workbench_service.resources import Addresses, Workbench, close_workbench
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
+from ml_workbench_service.runtime.page_process import PageProcess
 from ml_workbench_service.runtime.table_process import TableProcess
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
@@ -194,6 +195,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
         agent_supervisor=agent_supervisor,
         tracker=tracker,
+        page=_page(settings, environment, stack),
     )
 
 
@@ -314,6 +316,24 @@ async def _tracker(
     # A little later, so that start-up has the processor for itself.
     stack.callback(asyncio.get_running_loop().call_later(TRACKER_DELAY_S, tracker.poke).cancel)
     return tracker
+
+
+def _page(settings: Settings, environment: dict[str, str], stack: AsyncExitStack) -> PageProcess | None:
+    """The web page, in a moment; None where it is off."""
+    if not settings.PAGE:
+        return None
+    page = PageProcess(
+        environment,
+        settings.STATE_DIR.resolve() / "page.json",
+        host=settings.HOST,
+        port=settings.PAGE_PORT,
+        usual_port=settings.PORT,
+        page_url=settings.PAGE_URL or "",
+        needs_key=settings.API_KEY is not None,
+    )
+    page.start()
+    stack.push_async_callback(page.stop)
+    return page
 
 
 def _tell_tracker(tracker: SupervisedProcess | None, store: JobStore, job: Job) -> None:

@@ -114,6 +114,9 @@ class Settings(BaseSettings):
     WARM_WORKER: bool = True
     TABLE_IDLE_S: Annotated[float, Field(gt=0, le=86_400, description="seconds")] = 30
     AGENT_AUTOSTART: bool = True
+    PAGE: bool = True
+    PAGE_PORT: Annotated[int, Field(ge=1, le=65535)] | None = None
+    PAGE_URL: Annotated[str, AfterValidator(_server)] | None = None
     SKILL_GATE: Literal["warn", "enforce"] = "warn"
 
     @field_validator("LOG_LEVEL", mode="before")

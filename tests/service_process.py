@@ -74,6 +74,7 @@ class ServiceProcess:
             "EXPERIMENT_TRACKING_URI": "disabled",
             "CUDA_VISIBLE_DEVICES": "",
             CLOCK_FILE: str(folder / "clock"),
+            "PAGE": "false",
             "WARM_WORKER": "false",  # the tests share two processors, and count processes
             **environment,
         }

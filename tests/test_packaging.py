@@ -150,7 +150,7 @@ def test_the_health_check_asks_the_service(
 
 def test_the_stack_has_the_seeds_ports_and_a_health_check_each(compose: dict[str, Any]) -> None:
     services = compose["services"]
-    assert services["ml-workbench"]["ports"] == ["127.0.0.1:${PORT:-8005}:8005"]
+    assert services["ml-workbench"]["ports"] == ["127.0.0.1:${PORT:-8005}:8005", "127.0.0.1:8006:8006"]
     assert services["mlflow"]["ports"] == ["127.0.0.1:5000:5000"]
     for name, service in services.items():
         assert "healthcheck" in service or service["build"]["target"] in TARGETS, name

@@ -38,6 +38,9 @@ OUR_DEFAULTS = {
     "AGENT_AUTOSTART": True,
     "WARM_WORKER": True,
     "SKILL_GATE": "warn",
+    "PAGE": True,
+    "PAGE_PORT": None,
+    "PAGE_URL": None,
 }
 
 
@@ -102,6 +105,8 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("LOG_MAX_MB", "0"),
         ("LOG_FILES_KEPT", "0"),
         ("AGENT_AUTOSTART", "perhaps"),
+        ("PAGE_PORT", "0"),
+        ("PAGE_URL", "quant.example.org"),
     ],
 )
 def test_a_wrong_variable_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:

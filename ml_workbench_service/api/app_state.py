@@ -13,7 +13,7 @@ from fastapi import Depends, Header, Request
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
-from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess, TableReader
+from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess, TableReader, WebPage
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Workbench
@@ -64,6 +64,7 @@ class AppState:
     queue_policy: QueuePolicy = "drop_oldest"
     agent_supervisor: AgentRunner | None = None  # None: there is no Redis
     tracker: OnDemandProcess | None = None
+    page: WebPage | None = None  # None: PAGE=false
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 

@@ -1,21 +1,29 @@
-"""API documentation (`/docs`, `/redoc`, `/openapi.json`) without the internet, from `fastapi-offline`'s files."""
+"""API documentation (`/docs`, `/redoc`, `/openapi.json`) without the internet, from `fastapi-offline`'s files;
+and where the start address `/` leads."""
 
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
-from fastapi.responses import HTMLResponse
+from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
+
+from ml_workbench_service.api.app_state import AppState
 
 ASSETS_PATH = "/docs-assets"
 CONTENT_POLICY = (
     "default-src 'self'; script-src 'self' 'unsafe-inline'; style-src 'self' 'unsafe-inline'; "
     "img-src 'self' data:; font-src 'self' data:; worker-src 'self' blob:"
 )
+
+STARTING = """<!doctype html><html lang="en"><head><meta charset="utf-8"><meta http-equiv="refresh" content="2">
+<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="color-scheme" content="light dark">
+<title>ML Workbench</title></head><body style="font:16px system-ui,sans-serif;margin:3rem">
+<p>The page is starting. The API's own pages are at <a href="/docs">/docs</a>.</p></body></html>"""
 
 
 def install(app: FastAPI) -> None:
@@ -39,7 +47,20 @@ def install(app: FastAPI) -> None:
     )
     for path, page in (("/docs", swagger), ("/redoc", redoc)):
         app.add_api_route(path, partial(_sealed, page), include_in_schema=False)
+    app.add_api_route("/", _start, include_in_schema=False)
     app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
+
+
+async def _start(request: Request) -> Response:
+    """The start address leads to the page, and to the API's own pages where there is none."""
+    service = getattr(request.app.state, "service", None)
+    page = service.page if isinstance(service, AppState) else None
+    address = page.address(request.url.hostname or "127.0.0.1") if page is not None else None
+    if page is None or page.is_missing:
+        return RedirectResponse("/docs", status_code=307)
+    if address is not None and await page.answers():
+        return RedirectResponse(address, status_code=307)
+    return HTMLResponse(STARTING, status_code=503, headers={"Retry-After": "2", "Cache-Control": "no-store"})
 
 
 async def _sealed(page: HTMLResponse) -> HTMLResponse:

@@ -155,6 +155,23 @@ class OnDemandProcess(Protocol):
         ...
 
 
+class WebPage(Protocol):
+    """The web page's process, as the service's start address leads to it."""
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether it cannot run here; the log says why."""
+        ...
+
+    def address(self, host: str) -> str | None:
+        """Where a browser that reached the service under this host finds the page; None: nowhere."""
+        ...
+
+    async def answers(self) -> bool:
+        """Whether it takes connections."""
+        ...
+
+
 class TableReader(Protocol):
     """Table reader: reads rows and writes them in any format, outside the process that asks.
 

@@ -1,0 +1,1 @@
+"""Small parts of views. Whatever the service says is set as text, never as HTML."""

@@ -1,0 +1,19 @@
+"""Progress of a job: a bar with words, for eyes and for screen readers."""
+
+from nicegui import ui
+
+from ml_workbench_client.page.components.blocks import badge, note
+from ml_workbench_service.contracts.jobs import Job
+
+
+def progress_line(job: Job) -> None:
+    """Status, bar, step and message."""
+    progress = job.progress
+    share = progress.step / progress.total if progress.total else 0.0
+    with ui.element("div").classes("progress-line"):
+        badge(job.status)
+        bar = ui.linear_progress(share, show_value=False).props("rounded size=8px")
+        bar.props["aria-label"] = "progress"
+        bar.props["indeterminate"] = job.status == "running" and not progress.total
+    said = f"step {progress.step} of {progress.total}" if progress.total else ""
+    note(" · ".join(filter(None, (said, progress.message))))

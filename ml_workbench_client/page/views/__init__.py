@@ -1,0 +1,18 @@
+"""Views, one a file; importing this registers them all."""
+
+from ml_workbench_client.page.views import (
+    agents,
+    comparison,
+    deployments,
+    experiments,
+    jobs,
+    live,
+    model,
+    models,
+    overview,
+    train,
+)
+
+__all__ = [
+    "agents", "comparison", "deployments", "experiments", "jobs", "live", "model", "models", "overview", "train",
+]  # fmt: skip

@@ -1,0 +1,121 @@
+"""What views show, made of a real service's answers: alarms, tables, forms, figures."""
+
+import dataclasses
+from typing import Any
+
+import pytest
+
+from common_lib.exceptions import DataValidationError
+from ml_workbench_client import AsyncWorkbench
+from ml_workbench_client.page.alarms import ServiceOverview, look
+from ml_workbench_client.page.components import words
+from ml_workbench_client.page.components.figure import untitled
+from ml_workbench_client.page.components.schema_form import _read_text, resolved
+from ml_workbench_client.page.components.table import Cell, rows_of
+from ml_workbench_client.page.service_watch import ServiceWatch
+from ml_workbench_client.page.views.train import _seeds, _target
+from ml_workbench_service.contracts.jobs import JobError, JobStatus
+from ml_workbench_service.contracts.training import parse_target
+from tests.service_process import ServiceProcess, free_port
+
+
+async def test_nothing_is_wrong_with_a_service_that_works_but_for_a_live_model_without_skill(
+    service: ServiceProcess,
+) -> None:
+    async with AsyncWorkbench(service.url) as bench:
+        found = await look(bench)
+        assert found.queue is not None
+        assert {each["state"] for each in found.ready["things"].values()} >= {"ok"}
+        wrong = [each for each in found.alarms if each.kind == "bad"]
+        assert not [each for each in wrong if "feature store" in each.sentence]
+        assert all(each.where.startswith("/") and not each.where.startswith("//") for each in found.alarms)
+
+
+async def test_a_failed_job_is_an_alarm_that_leads_to_the_job(service: ServiceProcess) -> None:
+    async with AsyncWorkbench(service.url) as bench:
+        found = await look(bench)
+        error = JobError(error_type="TrainingError", error_code="TRAINING_FAILED", message="no bars")
+        job = found.jobs[0].model_copy(update={"status": JobStatus.FAILED, "error": error})
+        alarm = next(each for each in _with(found, jobs=(job,)).alarms if "no bars" in each.sentence)
+        assert alarm.where == f"/jobs/{job.id}"
+
+
+def _with(found: ServiceOverview, **changed: Any) -> ServiceOverview:
+    return dataclasses.replace(found, **changed)
+
+
+async def test_the_watch_tells_of_a_service_that_is_away_and_of_its_return(service: ServiceProcess) -> None:
+    heard: list[bool] = []
+
+    async def listener(is_up: bool) -> None:
+        heard.append(is_up)
+
+    away = ServiceWatch(f"http://127.0.0.1:{free_port()}")
+    stop = away.listen(listener)
+    await away.look()
+    await away.look()
+    assert heard == [False]  # once, not at every look
+    assert "no service answers" in away.reason
+    stop()
+    await away.close()
+
+    back = ServiceWatch(service.url)
+    back.listen(listener)
+    back.is_up = False  # as it was found before
+    await back.look()
+    assert heard == [False, True]
+    await back.close()
+
+
+def test_rows_keep_what_is_sorted_by_and_what_is_shown() -> None:
+    rows = rows_of([{"id": "a", "skill": Cell(0.012, "1.2 %", tone="good")}], {"skill": "Skill"}, "id")
+    assert rows == [{"_key": "a", "skill": 0.012, "_text_skill": "1.2 %", "_tone_skill": "good"}]
+
+
+def test_addresses_are_encoded_part_by_part() -> None:
+    assert words.path("models", "a/../b", version="1.0.0") == "/models/a%2F..%2Fb?version=1.0.0"
+
+
+async def test_every_hyper_parameter_of_every_family_becomes_a_field_of_its_kind(service: ServiceProcess) -> None:
+    async with AsyncWorkbench(service.url) as bench:
+        types = await bench.model_types
+    seen = 0
+    for family in (each for one in types.model_types for each in one.families):
+        for name, given in family.hyperparameters.get("properties", {}).items():
+            found = resolved(given, family.hyperparameters)
+            assert "enum" in found or found.get("type"), (family.name, name)
+            seen += 1
+    assert seen > 50
+
+
+def test_a_field_of_json_says_how_it_is_written() -> None:
+    assert _read_text("quantiles", "[0.5]", is_text=False) == [0.5]
+    assert _read_text("quantiles", "", is_text=False) is None
+    with pytest.raises(DataValidationError, match="written as JSON"):
+        _read_text("quantiles", "0.5, 0.9", is_text=False)
+    with pytest.raises(DataValidationError, match="whole numbers"):
+        _seeds("a, b")
+    assert _seeds("0, 3") == [0, 3]
+
+
+@pytest.mark.parametrize(
+    ("measure", "timeframe", "name"),
+    [
+        ("price_change", "1h", "price_change_4h"),
+        ("log_return", "1d", "log_return_4d"),
+        ("direction", "15m", "direction_4"),
+        ("volatility_12", "1h", "volatility_12"),
+    ],
+)
+def test_targets_are_those_that_the_service_reads(measure: str, timeframe: str, name: str) -> None:
+    assert _target(measure, 4, timeframe) == name
+    assert parse_target(name, timeframe).name == name
+
+
+def test_a_figure_loses_its_title_and_the_room_that_it_took() -> None:
+    figure = {"data": [], "layout": {"title": {"text": "<b>Equity</b><br>more"}, "height": 600, "margin": {"t": 152}}}
+    found = untitled(figure)
+    assert "title" not in found["layout"]
+    assert found["layout"]["height"] == 470
+    assert found["layout"]["meta"]["label"] == "Equity"
+    assert figure["layout"]["height"] == 600
