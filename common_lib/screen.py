@@ -18,13 +18,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
 
 GAP = 2
 """Columns between two columns of a table."""
+LONGEST_WORD = 12
+"""Columns. Longer words, such as paths, are broken where a table would not fit otherwise."""
 UNLIMITED = 100_000
 WIDEST_NAME = 28
 """Of the names in a block of facts, in columns."""
@@ -100,12 +102,12 @@ class Screen:
         if there:
             self._write(self._rendered(_fact_table(there)))
 
-    def table(self, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    def table(self, headings: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
         """A table that fits; one block a row where it cannot. Numbers stand at the right."""
         texts = [[shown(cell) for cell in row] for row in rows]
-        needed = sum(_narrowest(heading, [row[i] for row in texts]) + GAP for i, heading in enumerate(headings)) - GAP
-        if needed <= self._width:
-            self._write(self._rendered(_grid(headings, texts)))
+        widths = _fitted([[heading, *(row[i] for row in texts)] for i, heading in enumerate(headings)], self._width)
+        if widths is not None:
+            self._write(self._rendered(_grid(headings, texts, widths)))
             return
         for row in texts:
             self.facts(row[0], dict(zip(headings[1:], row[1:], strict=True)))
@@ -148,7 +150,7 @@ class Screen:
         plain = not is_terminal or os.environ.get("TERM") == "dumb"
         Console(
             file=out,
-            width=self._width,
+            width=self._width + GAP,  # the last column leaves its gap empty
             force_terminal=not plain,
             color_system=None if plain else "standard",
             highlight=False,
@@ -243,10 +245,21 @@ def _cell(row: Any, what: str | Cell) -> Any:
     return row[what] if isinstance(row, Mapping) else getattr(row, what)
 
 
-def _narrowest(heading: str, cells: Sequence[str]) -> int:
-    """How narrow a column can be: its longest word. Numbers and moments are not broken."""
-    words = [word for text in (heading, *cells) for word in text.split()]
-    return max([len(word) for word in words], default=0)
+def _fitted(columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
+    """The width of each column: its own, the widest ones narrowed down to their longest words; None: it cannot fit."""
+    from rich.cells import cell_len
+
+    longest = [max(cell_len(word) for text in cells for word in text.split() or [""]) for cells in columns]
+    narrowest = [longest[0], *(min(each, LONGEST_WORD) for each in longest[1:])]  # ids are copied whole
+    widths = [max(cell_len(line) for text in cells for line in text.split("\n")) for cells in columns]
+    room = width - GAP * (len(columns) - 1)
+    while sum(widths) > room:
+        spare = [own - least for own, least in zip(widths, narrowest, strict=True)]
+        if max(spare) <= 0:
+            return None
+        widest = max((own, index) for index, own in enumerate(widths) if spare[index] > 0)[1]
+        widths[widest] -= 1
+    return widths
 
 
 def _is_number(text: str) -> bool:
@@ -263,7 +276,7 @@ def _bold(text: str) -> "RenderableType":
     return Text(text, style="bold")
 
 
-def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> "RenderableType":
+def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]) -> "RenderableType":
     from rich.table import Table
     from rich.text import Text
 
@@ -271,7 +284,8 @@ def _grid(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> "Renderable
     for index, heading in enumerate(headings):
         cells = [row[index] for row in rows]
         is_numeric = any(cells) and all(_is_number(each) for each in cells if each)
-        table.add_column(Text(heading), justify="right" if is_numeric else "left", min_width=_narrowest(heading, cells))
+        justify: Literal["right", "left"] = "right" if is_numeric else "left"
+        table.add_column(Text(heading), justify=justify, width=widths[index], overflow="fold")
     for row in rows:
         table.add_row(*(Text(each) for each in row))
     return table

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import typer
 
 from common_lib.command_line import CommandLine, UsageMistake
+from common_lib.screen import shown
 from ml_workbench_client.cli import opening, tables
 
 data = typer.Typer(no_args_is_help=True)
@@ -88,8 +89,9 @@ def labels(
         return
     rows = [list(row) for row in zip(found.timestamps, found.labels, found.available_at, strict=True)]
     line.screen.table(["timestamp", found.target, "known at"], rows)
-    if found.num_dropped:
-        line.screen.note(f"without a label: {found.num_dropped}")
+    dropped = {reason: num for reason, num in found.num_dropped.items() if num}
+    if dropped:
+        line.screen.note(f"without a label: {shown(dropped)}")
 
 
 def _list_names(line: CommandLine) -> None:

@@ -35,7 +35,7 @@ def run(
             following.started(line, started)
             return
         state = following.follow(line, started)
-        found = started.trials
+        found = started.details
     _answer(line, found)
     following.check_success(line, state)
 
@@ -66,7 +66,7 @@ def list_(
 def show(line: CommandLine, experiment: Annotated[str, typer.Argument(metavar="EXPERIMENT")]) -> None:
     """Show an experiment: its best trials, what mattered, and what came of the winner."""
     with opening.workbench(line) as bench:
-        found = bench.experiment(experiment).trials
+        found = bench.experiment(experiment).details
     _answer(line, found)
 
 

@@ -19,10 +19,12 @@ def follow(line: CommandLine, job: "Job[Sync]") -> "JobState":
     from ml_workbench_client.display import words_of
 
     try:
+        step = total = 0
         with line.screen.bar(_title(job)) as bar:
             for event in job.events():
                 if event.type == "progress":
-                    bar.step(int(event.data.get("step") or 0), int(event.data.get("total") or 0), words_of(event))
+                    step, total = event.data.get("step") or step, event.data.get("total") or total
+                    bar.step(step, total, words_of(event))
                 elif event.type == "warning":
                     bar.note(f"warning: {event.data.get('message', '')}")
                 else:

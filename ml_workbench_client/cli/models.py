@@ -40,10 +40,8 @@ def list_(
             "version": "version",
             "verdict": "verdict",
             "status": "status",
-            "family": "family",
             "target": "target",
             "symbols": "symbols",
-            "created": "created_at",
         },
         nothing="no models yet; train one with `ml-workbench train`",
     )

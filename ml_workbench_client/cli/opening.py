@@ -12,13 +12,17 @@ if TYPE_CHECKING:
     from ml_workbench_client.plans import Sync
     from ml_workbench_client.workbench import Workbench
 
+NUM_RETRIES = 2
+"""Fewer than a script's: somebody is waiting for the prompt. A stream of events is taken up again as ever."""
+
 
 @contextmanager
 def workbench(line: CommandLine) -> Iterator["Workbench"]:
     """A client of the service that the command is about."""
+    from ml_workbench_client.sending import Patience
     from ml_workbench_client.workbench import Workbench
 
-    with Workbench(line.url, line.api_key) as opened:
+    with Workbench(line.url, line.api_key, patience=Patience(num_retries=NUM_RETRIES)) as opened:
         yield opened
 
 

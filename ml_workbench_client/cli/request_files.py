@@ -8,6 +8,7 @@ from typing import Any
 
 from common_lib.command_line import UsageMistake
 
+DATE_TAG, FLOAT_TAG = "tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:float"
 _NUMBER = re.compile(r"[-+]?(\d[\d_]*)(\.\d*)?([eE][-+]?\d+)$|[-+]?(\d[\d_]*)?\.\d+([eE][-+]?\d+)?$|[-+]?\d[\d_]*\.$")
 """Floats as YAML 1.2 and JSON have them; YAML 1.1 reads `1e-3` as text."""
 
@@ -39,10 +40,10 @@ def _parsed(text: str, path: str) -> Any:
         return _yaml(text, path)
     try:
         return json.loads(text, object_pairs_hook=lambda pairs: _each_once(pairs, path))
-    except ValueError as error:
+    except json.JSONDecodeError as error:
         if path == "-" and not text.lstrip().startswith(("{", "[")):
             return _yaml(text, path)
-        place = f"line {error.lineno}, column {error.colno}: {error.msg}" if hasattr(error, "lineno") else str(error)
+        place = f"line {error.lineno}, column {error.colno}: {error.msg}"
         raise UsageMistake(f"{path} is no JSON ({place}); correct it, or name a YAML file .yaml") from error
 
 
@@ -59,18 +60,18 @@ def _yaml(text: str, path: str) -> Any:
         import yaml
     except ImportError as error:
         raise UsageMistake(f"{path} is YAML, for which PyYAML is needed: pip install pyyaml, or write JSON") from error
-
-    class Loader(yaml.SafeLoader):
-        """Without dates, which the service reads itself; with floats as everybody writes them."""
-
-    Loader.yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in found if tag != "tag:yaml.org,2002:timestamp"]
+    loader = yaml.SafeLoader(text)
+    loader.yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in found if tag != DATE_TAG]
         for first, found in yaml.SafeLoader.yaml_implicit_resolvers.items()
     }
-    Loader.add_implicit_resolver("tag:yaml.org,2002:float", _NUMBER, list("-+0123456789."))
+    for first in "-+0123456789.":
+        loader.yaml_implicit_resolvers.setdefault(first, []).append((FLOAT_TAG, _NUMBER))
     try:
-        return yaml.load(text, Loader)
+        return loader.get_single_data()
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')})" if mark else ""
         raise UsageMistake(f"{path} is no YAML{place}; correct it") from error
+    finally:
+        loader.dispose()

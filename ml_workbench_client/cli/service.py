@@ -58,7 +58,7 @@ def _page_of(url: str) -> str:
     is_local = any(name in url for name in ("127.0.0.1", "localhost", "[::1]"))
     answer = httpx.get(url + "/", follow_redirects=False, timeout=LOOK_TIMEOUT_S, trust_env=not is_local)
     if answer.status_code in MOVED:
-        return urljoin(url + "/", answer.headers.get("location", "/"))
+        return urljoin(url + "/", str(answer.headers.get("location", "/")))
     if answer.status_code in FOUND:
         return url + "/"
     raise CommandFailed(f"the service at {url} shows no page; its API pages are at {url}/docs", ExitCode.REFUSED)

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 SUFFIXES = (".csv", ".parquet", ".arrow", ".json")
 SHOWN_ROWS = 20
+UTC = "%Y-%m-%dT%H:%M:%SZ"
+"""Moments as the service writes them; all of its tables are in UTC."""
 Output = Annotated[
     str | None,
     typer.Option("--output", "-o", help=f"Write all rows to this file ({', '.join(SUFFIXES)}).", show_default=False),
@@ -31,7 +33,7 @@ def put_out(line: CommandLine, table: "Table", output: str | None) -> None:
     if line.as_json:
         line.screen.document({"rows": frame.rows(named=True)})
     elif not sys.stdout.isatty():
-        line.screen.line(frame.write_csv().rstrip("\n"))
+        line.screen.line(frame.write_csv(datetime_format=UTC).rstrip("\n"))
     else:
         last = frame.tail(SHOWN_ROWS)
         line.screen.table(last.columns, [list(row) for row in last.rows()])
@@ -56,5 +58,5 @@ def write(table: "Table", output: str) -> int:
     elif suffix == ".json":
         frame.write_json(output)
     else:
-        frame.write_csv(output)
+        frame.write_csv(output, datetime_format=UTC)
     return len(frame)

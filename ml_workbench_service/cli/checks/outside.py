@@ -158,7 +158,7 @@ def _is_ours(answered: httpx.Response) -> bool:
 def _answer(url: str, *, key: str | None = None) -> httpx.Response | None:
     """What answers there; None: nothing."""
     is_local = (urlsplit(url).hostname or "") in LOOPBACK
-    headers = {"X-API-Key": key.encode()} if key else {}
+    headers = [(b"X-API-Key", key.encode())] if key else []
     try:
         return httpx.get(url, headers=headers, timeout=TIMEOUT_S, trust_env=not is_local)
     except (httpx.HTTPError, httpx.InvalidURL):
