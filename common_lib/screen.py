@@ -107,7 +107,7 @@ class Screen:
         texts = [[shown(cell) for cell in row] for row in rows]
         widths = _fitted([[heading, *(row[i] for row in texts)] for i, heading in enumerate(headings)], self._width)
         if widths is not None:
-            self._write(self._rendered(_grid(headings, texts, widths)))
+            self._write(self._rendered(_grid(headings, texts, widths), spare=GAP))
             return
         for row in texts:
             self.facts(row[0], dict(zip(headings[1:], row[1:], strict=True)))
@@ -141,16 +141,16 @@ class Screen:
     def _width(self) -> int:
         return shutil.get_terminal_size().columns if sys.stdout.isatty() else UNLIMITED
 
-    def _rendered(self, what: "RenderableType") -> str:
-        """As text for stdout: with colours on a terminal, unless NO_COLOR is set."""
+    def _rendered(self, what: "RenderableType", *, spare: int = 0) -> str:
+        """As text for stdout: with bold and dim on a terminal, unless NO_COLOR is set; `spare` columns stay empty."""
         from rich.console import Console
 
         is_terminal = sys.stdout.isatty()
         out = io.StringIO()
-        plain = not is_terminal or os.environ.get("TERM") == "dumb"
+        plain = not is_terminal or os.environ.get("TERM") == "dumb" or bool(os.environ.get("NO_COLOR"))
         Console(
             file=out,
-            width=self._width + GAP,  # the last column leaves its gap empty
+            width=self._width + spare,
             force_terminal=not plain,
             color_system=None if plain else "standard",
             highlight=False,
@@ -246,20 +246,20 @@ def _cell(row: Any, what: str | Cell) -> Any:
 
 
 def _fitted(columns: Sequence[Sequence[str]], width: int) -> list[int] | None:
-    """The width of each column: its own, the widest ones narrowed down to their longest words; None: it cannot fit."""
+    """The width of each column: its own, the widest ones wrapped at words, then words broken; None: it cannot fit."""
     from rich.cells import cell_len
 
     longest = [max(cell_len(word) for text in cells for word in text.split() or [""]) for cells in columns]
-    narrowest = [longest[0], *(min(each, LONGEST_WORD) for each in longest[1:])]  # ids are copied whole
+    broken = [longest[0], *(min(each, LONGEST_WORD) for each in longest[1:])]  # ids are copied whole
     widths = [max(cell_len(line) for text in cells for line in text.split("\n")) for cells in columns]
     room = width - GAP * (len(columns) - 1)
-    while sum(widths) > room:
-        spare = [own - least for own, least in zip(widths, narrowest, strict=True)]
-        if max(spare) <= 0:
-            return None
-        widest = max((own, index) for index, own in enumerate(widths) if spare[index] > 0)[1]
-        widths[widest] -= 1
-    return widths
+    for narrowest in (longest, broken):
+        while sum(widths) > room:
+            spare = [index for index, own in enumerate(widths) if own > narrowest[index]]
+            if not spare:
+                break
+            widths[max(spare, key=lambda index: widths[index])] -= 1
+    return widths if sum(widths) <= room else None
 
 
 def _is_number(text: str) -> bool:

@@ -55,6 +55,15 @@ def _each_once(pairs: list[tuple[str, Any]], path: str) -> dict[str, Any]:
     return found
 
 
+def _each_key_once(node: Any, path: str) -> None:
+    """YAML's reader would keep the last of two."""
+    for child in node.value if node is not None and isinstance(node.value, list) else ():
+        for each in child if isinstance(child, tuple) else (child,):
+            _each_key_once(each, path)
+    if node is not None and node.id == "mapping":
+        _each_once([(str(key.value), None) for key, _ in node.value], path)
+
+
 def _yaml(text: str, path: str) -> Any:
     try:
         import yaml
@@ -68,7 +77,9 @@ def _yaml(text: str, path: str) -> Any:
     for first in "-+0123456789.":
         loader.yaml_implicit_resolvers.setdefault(first, []).append((FLOAT_TAG, _NUMBER))
     try:
-        return loader.get_single_data()
+        node = loader.get_single_node()
+        _each_key_once(node, path)
+        return None if node is None else loader.construct_document(node)
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         place = f" (line {mark.line + 1}, column {mark.column + 1}: {getattr(error, 'problem', '')})" if mark else ""

@@ -186,6 +186,14 @@ def _line(context: typer.Context, given: dict[str, Any]) -> CommandLine:
     return CommandLine(**{name: value or before.get(name, value) for name, value in given.items()})
 
 
+def _tell_version(is_asked: bool) -> None:
+    if is_asked:
+        from ml_workbench_service import __version__
+
+        typer.echo(f"ml-workbench {__version__}")
+        raise typer.Exit
+
+
 def _remember(
     context: typer.Context,
     *,
@@ -193,14 +201,14 @@ def _remember(
     api_key: ApiKey = None,
     as_json: AsJson = False,
     shows_traceback: ShowsTraceback = False,
-    version: Annotated[bool, typer.Option("--version", help="Show the version of this program and end.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", is_eager=True, callback=_tell_version, help="Show the version of this program and end."
+        ),
+    ] = False,
 ) -> None:
     context.obj = {"url": url, "api_key": api_key, "as_json": as_json, "shows_traceback": shows_traceback}
-    if version:
-        from ml_workbench_service import __version__
-
-        typer.echo(f"ml-workbench {__version__}")
-        raise typer.Exit
 
 
 def _leave_the_pipe() -> None:
