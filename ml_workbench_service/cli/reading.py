@@ -31,8 +31,9 @@ def check_folder(line: CommandLine, folder: Path, *, bars_timezone: str | None, 
     else:
         _show(line, found)
     if refused or not found.series:
-        num = f"{len(refused)} of {len(refused) + len(found.series)} files" if refused else "no file"
-        raise CommandFailed(f"{num} {'give' if refused else 'gives'} no bars{'; each says why' if refused else ''}")
+        num = len(refused) + len(found.series)
+        told = f"{len(refused)} of {num} files give no bars; each says why"
+        raise CommandFailed(told if num else f"there is no file in {folder}; put your bars there")
     if strict and doubtful:
         raise CommandFailed(f"{len(doubtful)} of {len(found.series)} files leave something open; each says what")
 

@@ -6,8 +6,10 @@ from typing import Any
 
 import polars as pl
 import pytest
+from typer.testing import CliRunner
 
 from common_lib.command_line import ExitCode
+from ml_workbench_client.cli.root import build
 from tests.cli.conftest import Command, Ended
 from tests.service_process import ServiceProcess
 
@@ -34,18 +36,16 @@ def request_file(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-@pytest.fixture
-def trained(service: ServiceProcess, request_file: str, served: Command) -> Ended | None:
-    """The model, trained by the first test that needs it; that run's end."""
-    if service.client.get(f"/api/v1/models/{MODEL}").status_code == 200:
-        return None
-    ended = served("train", "-f", request_file)
-    assert ended.code == 0, ended.err
-    return ended
+@pytest.fixture(scope="module")
+def trained(service: ServiceProcess, request_file: str) -> Ended:
+    """How the training of the model ended."""
+    url = {"WORKBENCH_URL": service.url}
+    result = CliRunner().invoke(build(), ["train", "-f", request_file], env=url)
+    assert result.exit_code == 0, result.stderr
+    return Ended(result.exit_code, result.stdout, result.stderr)
 
 
-def test_a_training_is_followed_until_its_verdict(trained: Ended | None, served: Command, request_file: str) -> None:
-    assert trained is not None, "this is the first test of the file"
+def test_a_training_is_followed_until_its_verdict(trained: Ended, served: Command, request_file: str) -> None:
     assert f"{MODEL} 1.0.0: not_applicable" in trained.out
     assert "simulated" in trained.out
     assert "windows, about" in trained.err
@@ -56,7 +56,7 @@ def test_a_training_is_followed_until_its_verdict(trained: Ended | None, served:
 
 
 def test_options_lie_over_the_file_and_scripts_get_job_and_verdict(
-    trained: None, served: Command, request_file: str
+    trained: Ended, served: Command, request_file: str
 ) -> None:
     ended = served("train", "-f", request_file, "--seeds", "3", "--name", "Another", "--json", "--require-skill")
     assert ended.code == ExitCode.FAILED
@@ -76,7 +76,7 @@ def test_a_request_that_is_wrong_names_every_mistake(served: Command) -> None:
 
 
 def test_a_job_is_started_apart_listed_cancelled_and_read(
-    trained: None, served: Command, request_file: str, service: ServiceProcess
+    trained: Ended, served: Command, request_file: str, service: ServiceProcess
 ) -> None:
     started = served("train", "-f", request_file, "--seeds", "5,6", "--detach")
     job = started.out.strip()
@@ -94,7 +94,7 @@ def test_a_job_is_started_apart_listed_cancelled_and_read(
     assert [each["seq"] for each in events] == list(range(2, len(lines) + 1))
 
 
-def test_models_are_listed_shown_and_named_with_their_version(trained: None, served: Command) -> None:
+def test_models_are_listed_shown_and_named_with_their_version(trained: Ended, served: Command) -> None:
     assert MODEL in served("models", "list").out
     listed = served("models", "list", "--json", "--limit", "1").json
     assert [sorted(listed), len(listed["models"])] == [["models"], 1]
@@ -107,7 +107,7 @@ def test_models_are_listed_shown_and_named_with_their_version(trained: None, ser
     assert "no model of this id" in missing.err
 
 
-def test_predictions_from_a_moment_a_table_and_a_body_agree(trained: None, served: Command, tmp_path: Path) -> None:
+def test_predictions_from_a_moment_a_table_and_a_body_agree(trained: Ended, served: Command, tmp_path: Path) -> None:
     asked = served("predict", f"{MODEL}@1.0.0", *MOMENT, "--json").json
     assert (asked["symbol"], asked["version"]) == ("EUR/USD", "1.0.0")
     for name in ("rows.csv", "rows.parquet"):
@@ -143,7 +143,7 @@ def test_predictions_from_a_moment_a_table_and_a_body_agree(trained: None, serve
     ],
 )
 def test_a_table_that_cannot_be_sent_names_the_cell(
-    trained: None, served: Command, tmp_path: Path, text: str, told: str
+    trained: Ended, served: Command, tmp_path: Path, text: str, told: str
 ) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(text)
@@ -152,7 +152,7 @@ def test_a_table_that_cannot_be_sent_names_the_cell(
     assert told in ended.err
 
 
-def test_a_version_goes_live_is_listed_and_rolled_back(trained: None, served: Command) -> None:
+def test_a_version_goes_live_is_listed_and_rolled_back(trained: Ended, served: Command) -> None:
     gated = served("deploy", f"{MODEL}@1.0.0", "--require-skill")
     assert gated.code == ExitCode.REFUSED
     assert "skill" in gated.err
@@ -165,7 +165,7 @@ def test_a_version_goes_live_is_listed_and_rolled_back(trained: None, served: Co
     assert served("rollback", "nowhere").code == ExitCode.USAGE
 
 
-def test_a_replay_feeds_the_queue_and_the_agent(trained: None, served: Command) -> None:
+def test_a_replay_feeds_the_queue_and_the_agent(trained: Ended, served: Command) -> None:
     ended = served("replay", f"{MODEL}@1.0.0", "--symbols", "EUR/USD", *WEEK)
     assert ended.code == 0, ended.err
     assert "num_published" in ended.out
@@ -175,7 +175,7 @@ def test_a_replay_feeds_the_queue_and_the_agent(trained: None, served: Command) 
     assert served("queue", "discard", "1-1").code == ExitCode.REFUSED
 
 
-def test_agents_are_started_stopped_and_shown(trained: None, served: Command) -> None:
+def test_agents_are_started_stopped_and_shown(trained: Ended, served: Command) -> None:
     made = served("agents", "create", "by-cli", "--model", MODEL, "--risk-aversion", "10", "--json")
     assert made.json["reward"]["risk_aversion"] == 10
     assert "by-cli" in served("agents", "list").out
@@ -186,13 +186,13 @@ def test_agents_are_started_stopped_and_shown(trained: None, served: Command) ->
     assert served("agents", "show", "nobody").code == ExitCode.REFUSED
 
 
-def test_an_experiment_is_run_from_a_file_and_shown(trained: None, served: Command, tmp_path: Path) -> None:
+def test_an_experiment_is_run_from_a_file_and_shown(trained: Ended, served: Command, tmp_path: Path) -> None:
     import yaml
 
     path = tmp_path / "search.yaml"
     base = {**yaml.safe_load(REQUEST), "model_id": "cli_search", "start_date": "2024-09-01T00:00:00Z"}
     base["end_date"] = "2025-03-01T00:00:00Z"
-    space = {"l2": {"low": 0.001, "high": 1.0, "log": True}}
+    space = {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
     path.write_text(yaml.safe_dump({"name": "By the command line", "base": base, "search_space": space}))
     ended = served("experiments", "run", "-f", str(path), "--num-trials", "2", "--sampler", "random")
     assert ended.code == 0, ended.err
