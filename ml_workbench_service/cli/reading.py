@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common_lib.command_line import CommandFailed, CommandLine, UsageMistake
+from common_lib.exceptions import DataValidationError
 
 if TYPE_CHECKING:
     from ml_workbench_service.contracts.reading_reports import Series, SeriesList
@@ -41,7 +42,10 @@ def check_folder(line: CommandLine, folder: Path, *, bars_timezone: str | None, 
 def _read(line: CommandLine, folder: Path, bars_timezone: str | None) -> "SeriesList":
     from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 
-    bars = FolderBars(folder, bars_timezone=bars_timezone)
+    try:
+        bars = FolderBars(folder, bars_timezone=bars_timezone)
+    except DataValidationError as error:
+        raise UsageMistake(f"BARS_TIMEZONE, or --bars-timezone: {error.message}") from error
     with line.screen.bar(f"reading {folder.name}") as bar:
         return bars.series(lambda done, total, name: bar.step(done, total, name))
 

@@ -14,9 +14,12 @@ from tests.service_process import ServiceProcess
 
 DOCUMENT = (ROOT / "docs" / "command_line.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", DOCUMENT, flags=re.S | re.M)
+LIMIT_S = 840
+"""Some thirty processes and six trainings, one after the other, on a machine that others use too."""
 
 
 @pytest.mark.more
+@pytest.mark.timeout(LIMIT_S + 60)
 def test_its_blocks_run_one_after_the_other(service: ServiceProcess, tmp_path: Path) -> None:
     program = tmp_path / "bin" / "ml-workbench"
     program.parent.mkdir()
@@ -36,7 +39,7 @@ def test_its_blocks_run_one_after_the_other(service: ServiceProcess, tmp_path: P
         env=environment(WORKBENCH_URL=service.url, PATH=f"{program.parent}:/usr/bin:/bin", **places),
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=LIMIT_S,
         check=False,
     )
     assert run.returncode == 0, run.stdout[-2000:] + run.stderr[-2000:]
