@@ -228,6 +228,17 @@ def test_versions_meet_and_the_doctor_looks_at_the_service(served: Command, serv
     assert "service's redis" in findings
 
 
+def test_what_a_version_achieved_is_written_and_compared(trained: Ended, served: Command, tmp_path: Path) -> None:
+    rows, page = str(tmp_path / "rows.parquet"), str(tmp_path / "report.html")
+    assert served("models", "series", f"{MODEL}@1.0.0", "-o", rows).code == 0
+    assert {"as_of", "prediction", "realised"} <= set(pl.read_parquet(rows).columns)
+    assert served("models", "series", f"{MODEL}@1.0.0").out.startswith("as_of,")
+    assert served("models", "series", MODEL, "--part", "nonsense").code == ExitCode.REFUSED
+    assert served("models", "report", f"{MODEL}@1.0.0", "-o", page).code == 0
+    assert "<html" in Path(page).read_text(encoding="utf-8")
+    assert served("models", "compare", f"{MODEL}@1.0.0", "small@1.0.0", "--json").code == 0
+
+
 def test_a_service_with_a_key_is_told_of_it(command: Command, tmp_path: Path) -> None:
     running = ServiceProcess(tmp_path, API_KEY="right-key", AGENT_AUTOSTART="false").start()
     try:
