@@ -5,7 +5,7 @@ import sys
 from pydantic import ValidationError
 
 from ml_workbench_service.app import create_app
-from ml_workbench_service.settings import Settings
+from ml_workbench_service.settings import Settings, mistakes
 
 
 def read_settings() -> Settings:
@@ -13,9 +13,8 @@ def read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        for each in error.errors(include_input=False):
-            sentence = each["msg"].removeprefix("Value error, ")
-            sys.stderr.write(f"{each['loc'][0]}: {sentence}; correct the environment variable\n")
+        for each in mistakes(error):
+            sys.stderr.write(f"{each}; correct the environment variable\n")
         raise SystemExit(2) from None
 
 

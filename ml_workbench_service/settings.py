@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 EMBEDDED = "embedded"
@@ -138,3 +138,10 @@ class Settings(BaseSettings):
             **resolved,
         )
         return environment
+
+
+def mistakes(error: ValidationError) -> list[str]:
+    """What is wrong with each variable, without the value that it has."""
+    return [
+        f"{each['loc'][0]}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors(include_input=False)
+    ]

@@ -4,8 +4,10 @@ They run as they are printed but for two things: the address is the started serv
 100 epochs are two (the story test trains all of them).
 """
 
+import os
 import re
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -24,7 +26,10 @@ def toured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
     service = ServiceProcess(tmp_path_factory.mktemp("readme")).start()
     script = "\n".join(["set -euo pipefail", *(f"{block}\necho; echo =====" for block in BLOCKS[1:])])
     script = script.replace("http://127.0.0.1:8005", service.url).replace('"epochs": 100', '"epochs": 2')
-    run = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=240, check=False)
+    environment = {**os.environ, "WORKBENCH_URL": service.url, "PYTHON": sys.executable}
+    run = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
+    )
     assert run.returncode == 0, run.stderr
     yield run.stdout.split("=====\n")
     service.close()
@@ -51,7 +56,9 @@ def test_the_tour_trains_lists_predicts_deploys_and_replays(toured: list[str]) -
 
 
 def test_the_tour_hires_an_agent_looks_at_outcomes_and_breaks_a_queue_on_purpose(toured: list[str]) -> None:
-    hired, kept, broken = toured[6:9]
+    from_the_terminal, hired, kept, broken = toured[6:10]
+    assert "lstm_price_predictor  1.0.0" in from_the_terminal
+    assert '"direction":' in from_the_terminal
     assert '"id":"cautious"' in hired
     assert '"id":"default"' in hired
     assert '"realised":' in kept.replace('"realised":null', ""), "an outcome is known"

@@ -14,18 +14,12 @@ from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.back_up_state import back_up
 from ml_workbench_service.workflows.restore_state import restore
 
-ABOUT_THE_QUEUE = {
-    "included": "the prediction queue is included",
-    "none": "there was no prediction queue",
-    "external": "the prediction queue is NOT included: it lies on the server that REDIS_URL names; back that up too",
-}
-
 
 def described(manifest: BackupManifest) -> str:
     """What the archive holds, for people."""
     num_bytes = sum(each.size for each in manifest.files)
     text = f"{len(manifest.files)} files, {num_bytes / 1e6:.1f} MB, as of {manifest.created_at:%Y-%m-%d %H:%M:%S} UTC; "
-    text += ABOUT_THE_QUEUE[manifest.queue]
+    text += manifest.about_the_queue
     for version in manifest.damaged:
         text += f"\nwarning: version {version} was not what was published; train it again, or restore it"
     return text

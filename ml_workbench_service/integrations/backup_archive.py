@@ -39,6 +39,13 @@ class BackupFile(Contract):
     sha256: str
 
 
+ABOUT_THE_QUEUE = {
+    "included": "the prediction queue is included",
+    "none": "there was no prediction queue",
+    "external": "the prediction queue is NOT included: it lies on the server that REDIS_URL names; back that up too",
+}
+
+
 class BackupManifest(Contract):
     """What an archive holds; `queue` says whether the prediction queue is in it.
 
@@ -52,6 +59,11 @@ class BackupManifest(Contract):
     queue: Literal["included", "external", "none"]
     damaged: tuple[str, ...] = ()  # versions that were not what was published when they were copied
     files: tuple[BackupFile, ...] = ()
+
+    @property
+    def about_the_queue(self) -> str:
+        """Whether the prediction queue is in it, in words."""
+        return ABOUT_THE_QUEUE[self.queue]
 
 
 class ArchiveWriter:

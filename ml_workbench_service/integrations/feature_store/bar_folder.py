@@ -126,12 +126,18 @@ class FolderBars:
         detail = f"{len(index)} series of bars" + (f", {passed_over}" if ignored else "")
         return OutsideThing(mode="folder", state="ok", detail=detail)
 
-    def series(self) -> SeriesList:
-        """Each file by its report, in the order of names; and each that gives no bars, with the reason."""
+    def series(self, on_read: Callable[[int, int, str], None] | None = None) -> SeriesList:
+        """Each file by its report, in the order of names; and each that gives no bars, with the reason.
+
+        Args:
+            on_read: hears before each series which one of how many it is, and its name.
+        """
         index, passed_over = self._listing.by_series()
         reports: list[ReadingReport] = []
         ignored = [IgnoredFile(origin=name, reason=reason) for name, reason in passed_over]
-        for series, files in index.items():
+        for number, (series, files) in enumerate(index.items(), 1):
+            if on_read is not None:
+                on_read(number, len(index), " ".join(series))
             found = self._reported(series, files, index)
             if isinstance(found, str):
                 ignored += [IgnoredFile(origin=path.name, reason=found) for path in files]
