@@ -18,21 +18,28 @@ from tests.service_process import ServiceProcess
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", README, flags=re.S | re.M)
+[PYTHON_BLOCK] = re.findall(r"^```python\n(.*?)^```$", README, flags=re.S | re.M)
 
 
 @pytest.fixture(scope="module")
-def toured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
-    """What each block printed."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
+    """The service that the README has the reader start."""
     service = ServiceProcess(tmp_path_factory.mktemp("readme")).start()
+    yield service
+    service.close()
+
+
+@pytest.fixture(scope="module")
+def toured(served: ServiceProcess) -> list[str]:
+    """What each block printed."""
     script = "\n".join(["set -euo pipefail", *(f"{block}\necho; echo =====" for block in BLOCKS[1:])])
-    script = script.replace("http://127.0.0.1:8005", service.url).replace('"epochs": 100', '"epochs": 2')
-    environment = {**os.environ, "WORKBENCH_URL": service.url, "PYTHON": sys.executable}
+    script = script.replace("http://127.0.0.1:8005", served.url).replace('"epochs": 100', '"epochs": 2')
+    environment = {**os.environ, "WORKBENCH_URL": served.url, "PYTHON": sys.executable}
     run = subprocess.run(
         ["bash", "-c", script], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=240, check=False
     )
     assert run.returncode == 0, run.stderr
-    yield run.stdout.split("=====\n")
-    service.close()
+    return run.stdout.split("=====\n")
 
 
 def test_the_first_block_names_the_two_commands_and_make_has_them() -> None:
@@ -65,6 +72,16 @@ def test_the_tour_hires_an_agent_looks_at_outcomes_and_breaks_a_queue_on_purpose
     assert '"num_outcomes":0,"num_open":0,"num_unavailable":0,"num_not_live":1' in kept
     assert "event: succeeded" in broken
     assert '"passed":true' in broken.replace(" ", "")
+
+
+def test_the_lines_of_python_train_tell_the_verdict_and_deploy(served: ServiceProcess) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", PYTHON_BLOCK], cwd=ROOT, env={**os.environ, "WORKBENCH_URL": served.url},
+        capture_output=True, text=True, timeout=240, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr
+    assert re.search(r"\b(no_skill|insufficient_data) ", run.stdout), run.stdout
+    assert served.client.get("/api/v1/models/daily").json()["status"] == "deployed"
 
 
 def test_the_table_of_variables_is_the_settings_own(toured: list[str]) -> None:
