@@ -65,7 +65,7 @@ def test_the_tour_trains_lists_predicts_deploys_and_replays(toured: list[str]) -
 def test_the_tour_hires_an_agent_looks_at_outcomes_and_breaks_a_queue_on_purpose(toured: list[str]) -> None:
     from_the_terminal, hired, kept, broken = toured[6:10]
     assert "lstm_price_predictor  1.0.0" in from_the_terminal
-    assert '"direction":' in from_the_terminal
+    assert "prediction id" in from_the_terminal
     assert '"id":"cautious"' in hired
     assert '"id":"default"' in hired
     assert '"realised":' in kept.replace('"realised":null', ""), "an outcome is known"
