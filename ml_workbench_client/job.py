@@ -104,10 +104,11 @@ class Job(Resource[M], Generic[M]):
             raise JobCancelled(f"job {self.id} was cancelled; ask for the work again if it is still wanted")
         return Document(state.result or {})
 
-    @operation(routes.CANCEL_JOB)
+    @operation(routes.CANCEL_JOB, routes.SHOW_JOB)
     def cancel(self) -> Plan[jobs.Job]:
         """Asks the worker to stop, gracefully, after a while by force; a job that has ended stays as it is."""
-        return (yield from self._read(jobs.Job, routes.CANCEL_JOB, job_id=self.id))
+        yield from self._ask(routes.CANCEL_JOB, job_id=self.id)
+        return (yield from self._read(jobs.Job, routes.SHOW_JOB, job_id=self.id))
 
     @operation(routes.DELETE_JOB)
     def delete(self) -> Plan[None]:

@@ -29,7 +29,6 @@ from ml_workbench_service.api import (
     agents,
     catalogue,
     deployments,
-    docs,
     errors,
     experiments,
     figures,
@@ -44,9 +43,12 @@ from ml_workbench_service.api import (
     series,
 )
 from ml_workbench_service.api.app_state import AppState, closing_mode
+from ml_workbench_service.api.document import pages
+from ml_workbench_service.api.document.openapi import name_of
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
+from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables import jobs as job_tables
 from ml_workbench_service.api.tables import versions as version_tables
 from ml_workbench_service.contracts.clock import WALL, Clock
@@ -94,6 +96,7 @@ DESCRIPTION = (
     "Train models on exchange rates, learn honestly whether they have skill, deploy them, and let their live "
     "predictions feed a learning agent. Errors have one shape everywhere; times are ISO 8601 in UTC."
 )
+LICENSE = {"name": "MIT", "identifier": "MIT"}
 
 log = logging.getLogger(__name__)
 
@@ -115,21 +118,23 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
         title="ML Workbench Service",
         version=__version__,
         description=DESCRIPTION,
+        license_info=LICENSE,
+        generate_unique_id_function=name_of,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
     )
     errors.install(app)
-    docs.install(app)
+    pages.install(app)
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
-    api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key)])
+    api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key), KnownQueries])
     for resource in (
         models, predictions, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
         resilience, version_tables, job_tables, figures,
     ):  # fmt: skip
         api.include_router(resource.router)
-    app.include_router(health.router)
-    app.include_router(health.metrics_router(api_key))
+    app.include_router(health.router, dependencies=[KnownQueries])
+    app.include_router(health.metrics_router(api_key), dependencies=[KnownQueries])
     app.include_router(api)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MOST_BODY_BYTES)  # inside the door, which words it
     app.add_middleware(AtTheDoor, needs_loopback=settings.API_KEY is None)

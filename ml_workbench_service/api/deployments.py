@@ -43,7 +43,7 @@ SEED_BODY = {
     responses=failures(404, 409, 413, 415, 500, 502, 504),
     response_model_exclude=KEPT_INSIDE,
 )
-async def deploy_version(
+async def deploy_model(
     model_id: ModelIdPath,
     body: Annotated[DeployRequest, Body(examples=[SEED_BODY])],
     service: AppStateDep,
@@ -136,7 +136,7 @@ async def show_deployment(deployment_id: DeploymentIdPath, service: AppStateDep)
     responses=failures(404, 409, 500, 502, 504),
     response_model_exclude=KEPT_INSIDE,
 )
-async def roll_back(deployment_id: DeploymentIdPath, service: AppStateDep) -> Deployment:
+async def roll_back_deployment(deployment_id: DeploymentIdPath, service: AppStateDep) -> Deployment:
     """Deploys what was live before this deployment, with the settings it had; the new deployment is the answer."""
     sender = Sender(deployment_id=_new_id(), correlation_id=correlation_id())
     deployment = await asyncio.to_thread(rollback, service.workbench, deployment_id, sender)

@@ -10,20 +10,18 @@ from common_lib.exceptions import JobNotFoundError
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
 from ml_workbench_service.api.jobs import JobIdPath
 from ml_workbench_service.api.pages import Cursor, Limit
-from ml_workbench_service.api.queries import KnownQueries
-from ml_workbench_service.api.submission import announce, submit_once
+from ml_workbench_service.api.submission import accepted_once, submit_once
 from ml_workbench_service.api.tables.answering import AskedTable, answer_rows, table_of
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.experiments import (
     Experiment,
-    ExperimentAccepted,
     ExperimentList,
     ExperimentRequest,
     ExperimentSummary,
     ExperimentTrial,
     TrialRecord,
 )
-from ml_workbench_service.contracts.jobs import Job, JobKind
+from ml_workbench_service.contracts.jobs import Job, JobAccepted, JobKind
 from ml_workbench_service.contracts.series import TrialTable, columns_of
 from ml_workbench_service.contracts.tables import ROWS
 from ml_workbench_service.contracts.training import SEED_EXAMPLE
@@ -43,37 +41,27 @@ EXAMPLE: dict[str, Any] = {
     "num_trials": 27,
     "pruner": "median",
 }
-TRIALS_EXAMPLE: dict[str, Any] = {
-    "experiment_id": "20260102T030405-abcdef12",
-    "warnings": [],
-    "columns": [each.model_dump() for each in columns_of(ROWS["trial"])],
-    "num_rows": 1,
-    "next_cursor": None,
-    "rows": [
-        {
-            "number": 0, "state": "complete", "value": 0.012, "spread": None, "sharpe": 0.4,
-            "started_at": "2026-01-02T03:04:15Z", "finished_at": "2026-01-02T03:05:15Z", "run_id": None, "message": "",
-            "params.learning_rate": 0.001,
-        }
-    ],
-}  # fmt: skip
 CUT_SHORT = "the experiment ended before this trial did"
 
 
-@router.post("", status_code=202, summary="Start an experiment", responses=failures(409, 413, 415, 507))
+@router.post(
+    "",
+    status_code=202,
+    summary="Start an experiment",
+    responses=failures(409, 413, 415, 507),
+    response_model_exclude_unset=True,
+)
 async def start_experiment(
     body: Annotated[ExperimentRequest, Body(examples=[EXAMPLE])],
     service: AppStateDep,
     response: Response,
     key: IdempotencyDep,
-) -> ExperimentAccepted:
+) -> JobAccepted:
     """Accepts a search and answers at once. Trials are scored on the validation part; the winner is evaluated on the
     test part, once, and published."""
     spec = await submit_once(JobKind.EXPERIMENT, partial(_plan, body, service), service, response, key)
-    announce(f"/api/v1/experiments/{spec.id}", response, retry_after_s=2)
-    return ExperimentAccepted(
-        job_id=spec.id, experiment_id=spec.id, status="queued", num_trials=spec.plan["num_trials"]
-    )
+    told = {"experiment_id": spec.id, "num_trials": spec.plan["num_trials"]}
+    return accepted_once(spec, response, location=f"/api/v1/experiments/{spec.id}", **told)
 
 
 @router.get("", summary="List the experiments", responses=failures())
@@ -92,8 +80,7 @@ async def show_experiment(experiment_id: JobIdPath, service: AppStateDep) -> Exp
     "/{experiment_id}/trials",
     summary="Read an experiment's trials",
     response_class=Response,
-    dependencies=[KnownQueries],
-    responses={**table_of(TrialTable, TRIALS_EXAMPLE), **failures(404, 406, 503)},
+    responses={**table_of(TrialTable), **failures(404, 406, 503)},
 )
 async def read_trials(experiment_id: JobIdPath, service: AppStateDep, asked: AskedTable) -> Response:
     """Every trial so far as a row: its parameters in columns `params.<name>`, score, Sharpe ratio, times and run."""

@@ -16,7 +16,6 @@ from ml_workbench_figures.figure import Source, figure_named
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.models import VersionPath
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.figures import FigureDescription, FigureList, FigureTask, FigureTheme
 from ml_workbench_service.contracts.jobs import JobKind
@@ -25,15 +24,11 @@ from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
 from ml_workbench_service.workflows.draw_figures import by_column
 from ml_workbench_service.workflows.read_curves import read_curves
 
-EXAMPLE: dict[str, Any] = {
-    "data": [{"type": "scatter", "name": "net", "x": ["2025-01-06 09:00"], "y": [0.00035], "mode": "lines"}],
-    "layout": {"meta": {"name": "equity", "title": "Equity", "caption": ["Verdict no skill: …"]}},
-}
 router = APIRouter(prefix="/models/{model_id}/versions/{version}", tags=["figures"])
 FigureName = Annotated[str, Path(pattern=r"^[a-z][a-z_]{0,63}$", description="Such as equity; the list names all.")]
 
 
-@router.get("/figures", summary="List a version's figures", dependencies=[KnownQueries], responses=failures(404))
+@router.get("/figures", summary="List a version's figures", responses=failures(404))
 async def list_figures(model_id: ModelIdPath, version: VersionPath, service: AppStateDep) -> FigureList:
     """Every figure of a version, and whether it says something of this one: by its type and what is traded on it."""
     task = await asyncio.to_thread(_task, service, model_id, version, None, None)
@@ -58,11 +53,10 @@ async def list_figures(model_id: ModelIdPath, version: VersionPath, service: App
     "/figures/{name}",
     summary="Draw a figure",
     response_class=Response,
-    dependencies=[KnownQueries],
     responses={
         200: {
             "description": "A figure as Plotly reads it; its caption as sentences in `layout.meta.caption`.",
-            "content": {"application/json": {"schema": {"type": "object"}, "example": EXAMPLE}},
+            "content": {"application/json": {"schema": {"type": "object"}}},
         },
         **failures(404, 503),
     },
@@ -84,7 +78,6 @@ async def draw_figure(
     "/report",
     summary="Read a version's report",
     response_class=Response,
-    dependencies=[KnownQueries],
     responses={
         200: {
             "description": "A page that opens without network.",

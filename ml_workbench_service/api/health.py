@@ -1,7 +1,7 @@
 """Health checks (`/health`, `/live`, `/ready` below it) and `/metrics`: cheap for probes, honest for people."""
 
 import asyncio
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Response
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -35,22 +35,31 @@ class Readiness(Contract):
 
 
 router = APIRouter(tags=["health"])
+METRICS_ANSWER: dict[str, Any] = {
+    "description": "Text as Prometheus reads it.",
+    "content": {
+        "text/plain": {
+            "schema": {"type": "string"},
+            "example": 'ml_workbench_jobs_total{kind="train",status="succeeded"} 2.0\n',
+        }
+    },
+}
 
 
 @router.get("/health", summary="Is it up?")
-async def health() -> Health:
+async def check_health() -> Health:
     """Exactly `{"status": "healthy", "version": …}`."""
     return Health()
 
 
 @router.get("/health/live", summary="Is the process alive?")
-async def live() -> Health:
+async def check_liveness() -> Health:
     """The same; for liveness probes."""
     return Health()
 
 
 @router.get("/health/ready", summary="What does it work with?", responses={503: failures(503)[503]})
-async def ready(service: AppStateDep) -> Readiness:
+async def check_readiness(service: AppStateDep) -> Readiness:
     """Names the feature store, the tracking server, Redis, the registry, the loaded models and the agent, each with
     mode and state.
     """
@@ -64,8 +73,13 @@ def metrics_router(api_key: ApiKey) -> APIRouter:
     """`/metrics`, which needs the key, as X-API-Key or as a bearer token."""
     metrics_only = APIRouter(tags=["health"], dependencies=[Depends(api_key.or_bearer)])
 
-    @metrics_only.get("/metrics", summary="Prometheus metrics", responses=failures(503), response_class=Response)
-    async def metrics(service: AppStateDep) -> Response:
+    @metrics_only.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        responses={200: METRICS_ANSWER, **failures(503)},
+        response_class=Response,
+    )
+    async def read_metrics(service: AppStateDep) -> Response:
         """Text for Prometheus: names with the prefix `ml_workbench_`, and the process under its standard `process_`."""
         body = await service.queue_threads.run(_scrape, service)
         return Response(body, media_type=CONTENT_TYPE_LATEST)

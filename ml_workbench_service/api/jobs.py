@@ -4,13 +4,14 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Path
+from fastapi import APIRouter, Depends, Header, Path, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
 from ml_workbench_service.api.app_state import AppStateDep
 from ml_workbench_service.api.pages import Cursor, Limit
+from ml_workbench_service.api.submission import accepted
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobKind, JobList, JobStatus
+from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobAccepted, JobKind, JobList, JobStatus
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobIdPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="`job_id` of the 202.")]
@@ -58,10 +59,16 @@ async def follow_job(
         )
 
 
-@router.post("/{job_id}/cancel", status_code=202, summary="Cancel a job", responses=failures(404))
-async def cancel_job(job_id: JobIdPath, service: AppStateDep) -> Job:
+@router.post(
+    "/{job_id}/cancel",
+    status_code=202,
+    summary="Cancel a job",
+    responses=failures(404),
+    response_model_exclude_unset=True,
+)
+async def cancel_job(job_id: JobIdPath, service: AppStateDep, response: Response) -> JobAccepted:
     """Asks the worker to stop: gracefully, after a while by force. Idempotent; a finished job stays as it is."""
-    return await service.supervisor.cancel(job_id)
+    return accepted(await service.supervisor.cancel(job_id), response)
 
 
 @router.delete(

@@ -2,7 +2,7 @@
 
 import asyncio
 from dataclasses import asdict, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, Body, Depends, Path, Query, Response
 
@@ -10,7 +10,6 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.pages import Symbol, numbered
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables.answering import ROWS_OF_A_PAGE, AskedTable, streamed, table_of
 from ml_workbench_service.contracts.contract import (
     NAME_PATTERN,
@@ -39,23 +38,6 @@ PredictionIdPath = Annotated[
 VersionQuery = Annotated[str | None, Query(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]
 From = Annotated[MarketDatetime | None, Query(alias="from", description="First `as_of`, inclusive.")]
 To = Annotated[MarketDatetime | None, Query(alias="to", description="Last `as_of`, inclusive.")]
-PREDICTIONS_EXAMPLE: dict[str, Any] = {
-    "predictions": [
-        {
-            "prediction_id": "2bd7c0d7e3c9b4a0e8d6f1a2b3c4d5e6", "model_id": "small", "version": "1.0.0",
-            "symbol": "EUR/USD", "timeframe": "1h", "target": "price_change_1h", "as_of": "2025-03-05T12:00:00Z",
-            "valid_until": "2025-03-05T13:00:00Z", "timestamp": "2025-03-05T12:00:00.412Z", "sample": "live",
-            "status": "ok", "price": 1.1021, "prediction": 0.00042, "label": None, "direction": "buy",
-            "confidence": 0.61, "interval": {"level": 0.9, "lower": -0.0011, "upper": 0.0019}, "novelty": 0.37,
-            "abstain_reasons": [],
-            "outcome": {
-                "state": "known", "realised": -0.00031, "at": "2025-03-05T13:00:00Z", "source": "stream",
-                "reason": None,
-            },
-        }
-    ],
-    "next_cursor": "MTE4",
-}  # fmt: skip
 SEED_OUTCOME = {"realised": -0.00031, "at": "2025-03-05T13:00:00Z"}
 
 
@@ -84,8 +66,7 @@ async def _wanted(
     "/predictions",
     summary="List predictions and their outcomes",
     response_class=Response,
-    dependencies=[KnownQueries],
-    responses={**table_of(PredictionList, PREDICTIONS_EXAMPLE), **failures(406, 503)},
+    responses={**table_of(PredictionList), **failures(406, 503)},
 )
 async def list_predictions(
     service: AppStateDep, wanted: Annotated[Wanted, Depends(_wanted)], asked: AskedTable

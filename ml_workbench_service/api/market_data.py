@@ -16,7 +16,6 @@ from pydantic import ValidationError
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.errors import of_pydantic
-from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables.answering import AcceptedFormat, Asked, streamed, table_of
 from ml_workbench_service.contracts.contract import Contract, MarketDatetime, to_ms
 from ml_workbench_service.contracts.errors import failures
@@ -42,28 +41,6 @@ EXAMPLE = {
     "start_date": "2025-02-03T00:00:00Z",
     "end_date": "2025-02-04T00:00:00Z",
 }
-SERIES_EXAMPLE: dict[str, Any] = {
-    "symbol": "EUR/USD",
-    "timeframe": "1h",
-    "timestamps": ["2025-02-03T00:00:00Z"],
-    "available_at": ["2025-02-03T01:00:00Z"],
-    "features": {"close": [1.0251], "sma_20": [None]},
-    "data_source": "simulated",
-    "calendar": "fx",
-    "fill": "next_open",
-    "warnings": [],
-}
-LABELS_EXAMPLE: dict[str, Any] = {
-    "symbol": "EUR/USD",
-    "timeframe": "1h",
-    "target": "price_change_1h",
-    "timestamps": ["2025-02-03T00:00:00Z", "2025-02-03T01:00:00Z"],
-    "labels": [0.0004, None],
-    "available_at": ["2025-02-03T02:00:00Z", None],
-    "classes": {},
-    "num_dropped": {"label_spans_closure": 0, "label_meets_missing_bar": 0},
-    "data_source": "simulated",
-}
 Wanted = TypeVar("Wanted", bound=Contract)
 router = APIRouter(tags=["market data"])
 SymbolPath = Annotated[
@@ -79,8 +56,7 @@ AsOf = Annotated[MarketDatetime | None, Query(description="Only what was known a
     "/features/batch",
     summary="Read features of several symbols",
     response_class=Response,
-    dependencies=[KnownQueries],
-    responses={**table_of(FeatureBatch, {"results": [SERIES_EXAMPLE]}), **failures(406, 413, 415, 502, 503, 504)},
+    responses={**table_of(FeatureBatch), **failures(406, 413, 415, 502, 503, 504)},
 )
 async def read_feature_batch(
     body: Annotated[FeatureRequest, Body(examples=[EXAMPLE])],
@@ -108,8 +84,7 @@ async def _range(start_date: Start = None, end_date: End = None, as_of: AsOf = N
     "/features/{symbol:path}",
     summary="Read features of a symbol",
     response_class=Response,
-    dependencies=[KnownQueries],
-    responses={**table_of(FeatureSeries, SERIES_EXAMPLE), **failures(406, 502, 503, 504)},
+    responses={**table_of(FeatureSeries), **failures(406, 502, 503, 504)},
 )
 async def read_features(
     symbol: SymbolPath,
@@ -150,8 +125,7 @@ async def _labelled(
     "/labels/{symbol:path}",
     summary="Read labels of a symbol",
     response_class=Response,
-    dependencies=[KnownQueries],
-    responses={**table_of(LabelSeries, LABELS_EXAMPLE), **failures(406, 502, 503, 504)},
+    responses={**table_of(LabelSeries), **failures(406, 502, 503, 504)},
 )
 async def list_labels(
     symbol: SymbolPath,

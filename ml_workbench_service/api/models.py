@@ -13,11 +13,11 @@ from common_lib.exceptions import DataValidationError, JobNotFoundError, ModelNo
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
 from ml_workbench_service.api.pages import Cursor, Limit, Symbol, page
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.api.submission import announce, submit_once
+from ml_workbench_service.api.submission import accepted_once, submit_once
 from ml_workbench_service.contracts.contract import VERSION_PATTERN
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import JobKind, JobSpec
+from ml_workbench_service.contracts.jobs import JobAccepted, JobKind, JobSpec
 from ml_workbench_service.contracts.models import (
     LiveIntervalReport,
     ModelCard,
@@ -28,7 +28,7 @@ from ml_workbench_service.contracts.models import (
     Tombstone,
     VersionList,
 )
-from ml_workbench_service.contracts.training import ModelType, TrainAccepted, TrainRequest
+from ml_workbench_service.contracts.training import ModelType, TrainRequest
 from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
@@ -169,18 +169,13 @@ async def delete_model(model_id: ModelIdPath, service: AppStateDep, confirm: Con
     status_code=202,
     summary="Train a model",
     responses=failures(409, 413, 415, 507),
+    response_model_exclude_unset=True,
 )
-async def train(body: TrainRequest, service: AppStateDep, response: Response, key: IdempotencyDep) -> TrainAccepted:
+async def train_model(body: TrainRequest, service: AppStateDep, response: Response, key: IdempotencyDep) -> JobAccepted:
     """Accepts a training and answers at once; the job at `Location` tells how it goes."""
     spec = await submit_once(JobKind.TRAIN, partial(_plan, body, service), service, response, key)
-    announce(f"/api/v1/jobs/{spec.id}", response, retry_after_s=2)
-    return TrainAccepted(
-        job_id=spec.id,
-        model_id=spec.plan["model_id"],
-        version=spec.plan["version"],
-        status="queued",
-        estimate=spec.plan["estimate"],
-    )
+    told = {name: spec.plan[name] for name in ("model_id", "version", "estimate")}
+    return accepted_once(spec, response, location=f"/api/v1/jobs/{spec.id}", **told)
 
 
 def summary(card: ModelCard, live: Deployment | None = None) -> ModelSummary:

@@ -11,7 +11,6 @@ from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.errors import of_pydantic
-from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.deployment import is_monitored
@@ -63,7 +62,6 @@ EXAMPLES = {
     "/{model_id}/predict",
     summary="Predict once",
     response_model=PredictionRecord,
-    dependencies=[KnownQueries],
     responses=failures(404, 409, 413, 415, 500, 502, 503, 504),
 )
 async def predict(
@@ -93,7 +91,6 @@ async def predict(
     "/{model_id}/predict/batch",
     summary="Predict many",
     response_model=BatchAnswer,
-    dependencies=[KnownQueries],
     responses=failures(404, 413, 415, 500),
 )
 async def predict_batch(

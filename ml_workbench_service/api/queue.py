@@ -13,7 +13,7 @@ from ml_workbench_service.api.submission import submit
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
 from ml_workbench_service.contracts.contract import normal_symbol
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import Job, JobKind, ReplayRequest
+from ml_workbench_service.contracts.jobs import JobAccepted, JobKind, ReplayRequest
 from ml_workbench_service.contracts.queue import (
     DeadLetterList,
     GroupAccounting,
@@ -84,7 +84,7 @@ async def list_dead_letters(service: AppStateDep, limit: Limit = 50, cursor: Cur
     summary="Try a dead letter again",
     responses=failures(404, 409, 503),
 )
-async def requeue(letter_id: LetterId, service: AppStateDep) -> Requeued:
+async def requeue_dead_letter(letter_id: LetterId, service: AppStateDep) -> Requeued:
     """Puts it back as the newest entry, for the group that gave it up and for no other; nothing is evicted for it.
 
     A bar that is older than the newest one of its series by then is counted as late and realises nothing.
@@ -99,17 +99,22 @@ async def requeue(letter_id: LetterId, service: AppStateDep) -> Requeued:
     summary="Throw a dead letter away",
     responses=failures(404, 503),
 )
-async def discard(letter_id: LetterId, service: AppStateDep) -> None:
+async def discard_dead_letter(letter_id: LetterId, service: AppStateDep) -> None:
     """Deletes it for good; its group's accounting goes on counting it."""
     await service.queue_threads.run(service.workbench.required_queue().discard, letter_id)
 
 
 @router.post(
-    "/replays", tags=["queue"], status_code=202, summary="Replay the past", responses=failures(404, 409, 413, 415, 503)
+    "/replays",
+    tags=["queue"],
+    status_code=202,
+    summary="Replay the past",
+    responses=failures(404, 409, 413, 415, 503),
+    response_model_exclude_unset=True,
 )
-async def replay(
+async def replay_past(
     body: Annotated[ReplayRequest, Body(examples=[REPLAY_EXAMPLE])], service: AppStateDep, response: Response
-) -> Job:
+) -> JobAccepted:
     """Streams past bars through the predict path into the queue, as a job; it waits for room instead of dropping."""
     await service.queue_threads.run(service.workbench.required_queue().ping)
     version, symbols = await asyncio.to_thread(_checked, body, service)

@@ -9,7 +9,7 @@ from common_lib.exceptions import ConflictError
 from ml_workbench_service.api.app_state import AppStateDep
 from ml_workbench_service.api.submission import submit
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.jobs import Job, JobKind
+from ml_workbench_service.contracts.jobs import JobAccepted, JobKind
 from ml_workbench_service.contracts.resilience import FaultList, ResilienceRequest
 from ml_workbench_service.integrations.embedded_redis import find_redis_server
 from ml_workbench_service.resilience import faults as faults  # loading the package registers every fault
@@ -25,10 +25,16 @@ EXAMPLE = {
 }
 
 
-@router.post("", status_code=202, summary="Test the pipeline's promises", responses=failures(409, 413, 415, 503))
+@router.post(
+    "",
+    status_code=202,
+    summary="Test the pipeline's promises",
+    responses=failures(409, 413, 415, 503),
+    response_model_exclude_unset=True,
+)
 async def test_resilience(
     body: Annotated[ResilienceRequest, Body(examples=[EXAMPLE])], service: AppStateDep, response: Response
-) -> Job:
+) -> JobAccepted:
     """Floods a queue of the job's own while faults happen to it, and proves what became of every record.
 
     The service's own queue and agents are not touched; they share the machine with the test. The job's result is

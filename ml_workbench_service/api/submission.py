@@ -14,7 +14,7 @@ from common_lib.exceptions import ConflictError, IdempotencyMismatchError, JobNo
 from common_lib.logging import correlation_id
 from ml_workbench_service.api.app_state import AppState, Idempotency
 from ml_workbench_service.contracts.contract import Contract, utc_now
-from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobKind, JobSpec
+from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobAccepted, JobKind, JobSpec, JobStatus
 from ml_workbench_service.jobs.job import JobStore, new_job_id
 
 KEPT = timedelta(hours=24)
@@ -36,12 +36,10 @@ class Plan(Protocol):
 
 async def submit(
     kind: JobKind, request: Contract, service: AppState, response: Response, *, plan: dict[str, Any] | None = None
-) -> Job:
+) -> JobAccepted:
     """A new job for this request; the response says where it is."""
     spec = _spec(kind, new_job_id(utc_now()), request, plan or {}, key=None)
-    job = await service.supervisor.submit(spec)
-    announce(f"/api/v1/jobs/{spec.id}", response, retry_after_s=1)
-    return job
+    return accepted(await service.supervisor.submit(spec), response)
 
 
 async def submit_once(
@@ -64,7 +62,23 @@ async def submit_once(
     return spec
 
 
-def announce(location: str, response: Response, *, retry_after_s: int) -> None:
+def accepted(job: Job, response: Response) -> JobAccepted:
+    """The 202 of a job that was answered under `id` before."""
+    told = {name: value for name in ("model_id", "version") if (value := job.request.get(name)) is not None}
+    _announce(f"/api/v1/jobs/{job.id}", response, retry_after_s=1)
+    return JobAccepted(
+        job_id=job.id, id=job.id, kind=job.kind, status=job.status, href=f"/api/v1/jobs/{job.id}", **told
+    )
+
+
+def accepted_once(spec: JobSpec, response: Response, *, location: str, **told: Any) -> JobAccepted:
+    """The 202 of a job that a key may have made before: its first answer, and so queued."""
+    _announce(location, response, retry_after_s=2)
+    href = f"/api/v1/jobs/{spec.id}"
+    return JobAccepted(job_id=spec.id, kind=spec.kind, status=JobStatus.QUEUED, href=href, **told)
+
+
+def _announce(location: str, response: Response, *, retry_after_s: int) -> None:
     """Where the accepted work is to be asked for, and when first."""
     response.headers["Location"] = location
     response.headers["Retry-After"] = str(retry_after_s)

@@ -4,7 +4,15 @@ import re
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, FiniteFloat, PlainSerializer
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    FiniteFloat,
+    PlainSerializer,
+    WithJsonSchema,
+)
 from pydantic import Field as Field
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_.-]{0,63}$"
@@ -62,8 +70,12 @@ def _on_the_calendar(moment: datetime) -> datetime:
     return moment
 
 
+WrittenMoment = Annotated[str, WithJsonSchema({"type": "string", "format": "date-time"})]
 UtcDatetime = Annotated[
-    datetime, BeforeValidator(_written), AfterValidator(_in_utc), PlainSerializer(iso, return_type=str)
+    datetime,
+    BeforeValidator(_written),
+    AfterValidator(_in_utc),
+    PlainSerializer(iso, return_type=WrittenMoment),
 ]
 """A moment with its zone; kept and written in UTC with `Z`."""
 MarketDatetime = Annotated[UtcDatetime, AfterValidator(_on_the_calendar)]

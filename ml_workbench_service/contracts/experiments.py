@@ -223,12 +223,3 @@ class ExperimentList(Contract):
 
     experiments: tuple[ExperimentSummary, ...]
     next_cursor: str | None = None
-
-
-class ExperimentAccepted(Contract):
-    """The 202 of `POST /experiments`."""
-
-    job_id: str
-    experiment_id: str
-    status: str
-    num_trials: int

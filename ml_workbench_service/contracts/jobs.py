@@ -6,11 +6,12 @@ queued → running → succeeded | failed | cancelled
 
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, MarketDatetime, ModelId, Semver, UtcDatetime
+from ml_workbench_service.contracts.training import TrainingEstimate
 
 
 class JobKind(StrEnum):
@@ -119,6 +120,127 @@ class DeletedJob(Contract):
     run_id: str | None = None
     idempotency_key: str | None = None
     body_digest: str | None = None
+
+
+class JobAccepted(Contract):
+    """Every 202: the job that was accepted or asked to stop, and where it is; further keys where they say something."""
+
+    job_id: str
+    id: str | None = Field(default=None, description="The same, where it was answered under this name before.")
+    kind: JobKind
+    status: JobStatus
+    href: str = Field(description="Where the job is asked for.")
+    model_id: str | None = Field(default=None, description="Of what is to be published, or replayed.")
+    version: str | None = Field(default=None, description="Of that model.")
+    experiment_id: str | None = Field(default=None, description="Of a search.")
+    num_trials: int | None = Field(default=None, description="Of a search.")
+    estimate: TrainingEstimate | None = Field(default=None, description="Of a training.")
+
+
+class EventData(Contract):
+    """What every event says: when; some say more than is listed here."""
+
+    model_config = ConfigDict(extra="allow")
+    at: UtcDatetime
+
+
+class StartedData(EventData):
+    """A worker process has begun, for the `attempt`-th time."""
+
+    attempt: int
+
+
+class ProgressData(EventData):
+    """How far: steps with their figures, or a sentence."""
+
+    step: int = 0
+    total: int = 0
+    message: str = ""
+    metrics: dict[str, Finite | None] = Field(default_factory=dict)
+
+
+class WarningData(EventData):
+    """A sentence that stays on the job."""
+
+    message: str
+
+
+class SucceededData(EventData):
+    """What came of it, as the job's `result`."""
+
+    result: dict[str, Any]
+
+
+class FailedData(EventData):
+    """Why it failed, as the job's `error`."""
+
+    error_type: str
+    error_code: str
+    message: str
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class QueuedEvent(Contract):
+    """The first event: the job is accepted."""
+
+    id: str
+    event: Literal["queued"]
+    data: EventData
+
+
+class StartedEvent(Contract):
+    """A worker is at it; once more after a worker was lost."""
+
+    id: str
+    event: Literal["started"]
+    data: StartedData
+
+
+class ProgressEvent(Contract):
+    """A step, or a message."""
+
+    id: str
+    event: Literal["progress"]
+    data: ProgressData
+
+
+class WarningEvent(Contract):
+    """Something to know of."""
+
+    id: str
+    event: Literal["warning"]
+    data: WarningData
+
+
+class SucceededEvent(Contract):
+    """The last event of a job that did its work."""
+
+    id: str
+    event: Literal["succeeded"]
+    data: SucceededData
+
+
+class FailedEvent(Contract):
+    """The last event of a job that did not."""
+
+    id: str
+    event: Literal["failed"]
+    data: FailedData
+
+
+class CancelledEvent(Contract):
+    """The last event of a job that was asked to stop."""
+
+    id: str
+    event: Literal["cancelled"]
+    data: EventData
+
+
+JobStreamEvent = Annotated[
+    QueuedEvent | StartedEvent | ProgressEvent | WarningEvent | SucceededEvent | FailedEvent | CancelledEvent,
+    Field(discriminator="event"),
+]
+"""One message of `GET /jobs/{id}/events`: its lines `id`, `event` and `data`, the last as JSON."""
 
 
 class JobList(Contract):

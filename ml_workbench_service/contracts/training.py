@@ -1,4 +1,4 @@
-"""What a training asks for and what the service answers at once: `TrainRequest`, `TrainAccepted`, the parsed target."""
+"""What a training asks for, and what it will need: `TrainRequest`, `TrainingEstimate`, the parsed target."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -247,13 +247,3 @@ class TrainingEstimate(Contract):
         description="Probability that the test part would show what must not be missed (R² 0.5 %, 2 % of a "
         "volatility's loss, a policy's Sharpe ratio of 1.5); under 0.8 the answer may be `insufficient_data`.",
     )
-
-
-class TrainAccepted(Contract):
-    """The 202 of `POST /models/train`."""
-
-    job_id: str
-    model_id: str
-    version: str
-    status: str
-    estimate: TrainingEstimate

@@ -83,6 +83,7 @@ def test_its_trials_are_a_table(service: ServiceProcess, accepted: httpx.Respons
     assert [row["params.learning_rate"] for row in page["rows"]] == [each["params"]["learning_rate"] for each in trials]
     plain = service.client.get(f"{accepted.headers['Location']}/trials", headers={"Accept": "text/csv"}).text
     rows = list(csv.DictReader(io.StringIO(plain)))
+    assert rows, plain
     assert [float(row["value"]) for row in rows] == [each["value"] for each in trials]
     assert [json.loads(row["params.features"]) for row in rows] == [each["params"]["features"] for each in trials]
     assert [row["started_at"] for row in rows] == [row["started_at"] for row in page["rows"]]

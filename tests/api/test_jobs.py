@@ -109,7 +109,13 @@ def test_a_job_is_followed_while_it_runs_and_cancelled(api: httpx.Client) -> Non
     assert job["progress"]["step"] >= 1
     assert job["finished_at"]
     again = api.post(f"/api/v1/jobs/{job_id}/cancel")
-    assert (again.status_code, again.json()) == (202, job)
+    place = f"/api/v1/jobs/{job_id}"
+    assert again.status_code == 202
+    assert again.json() == {
+        "job_id": job_id, "id": job_id, "kind": "train", "status": "cancelled", "href": place, "model_id": "followed",
+    }  # fmt: skip
+    assert (again.headers["Location"], again.headers["Retry-After"]) == (place, "1")
+    assert api.get(place).json() == job
     assert_failure(api.get("/api/v1/models/followed"), 404, "MODEL_NOT_FOUND")
 
     middle = seen[len(seen) // 2]["id"]
@@ -121,7 +127,8 @@ def test_a_job_is_followed_while_it_runs_and_cancelled(api: httpx.Client) -> Non
 
 def test_a_queued_job_is_cancelled_at_once(api: httpx.Client) -> None:
     first, second = begin(api), begin(api)
-    job = api.post(f"/api/v1/jobs/{second}/cancel").json()
+    assert api.post(f"/api/v1/jobs/{second}/cancel").json()["status"] == "cancelled"
+    job = api.get(f"/api/v1/jobs/{second}").json()
     assert (job["status"], job["attempt"], job["started_at"]) == ("cancelled", 0, None)
     assert [each["event"] for each in events(api, second)] == ["queued", "cancelled"]
     api.post(f"/api/v1/jobs/{first}/cancel")

@@ -1,5 +1,7 @@
 """`/openapi.json`: complete for people, true for programs; schemathesis sends what it allows and what it does not."""
 
+import re
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -7,9 +9,11 @@ import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
 from jsonschema_rs import validator_for
+from openapi_spec_validator import OpenAPIV31SpecValidator
 from schemathesis import GenerationMode
 
 from ml_workbench_service.contracts.errors import ErrorBody
+from ml_workbench_service.contracts.jobs import EventType
 from tests.api.conftest import Clone
 from tests.api.failures import assert_body
 from tests.service_process import ServiceProcess
@@ -155,6 +159,92 @@ def test_the_examples_are_answered_as_they_stand(api: httpx.Client, document: di
     for example in examples(document, operations(document)[f"{path}/batch"]):
         answer = api.post("/api/v1/models/small/predict/batch", json=example)
         assert {each["status"] for each in answer.json()["predictions"]} == {"ok"}
+
+
+def test_it_is_valid(document: dict[str, Any]) -> None:
+    assert document["openapi"].startswith("3.1")
+    assert [str(error) for error in OpenAPIV31SpecValidator(document).iter_errors()] == []
+
+
+def test_operations_have_short_names_of_their_own(document: dict[str, Any]) -> None:
+    names = [operation["operationId"] for operation in operations(document).values()]
+    assert len(set(names)) == len(names)
+    assert all(re.fullmatch(r"[a-z]+(_[a-z]+){0,3}", name) for name in names)
+    assert {"train_model", "predict", "predict_batch", "deploy_model", "list_models"} <= set(names)
+
+
+def test_every_answer_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
+    for name, operation in operations(document).items():
+        for status, answer in operation["responses"].items():
+            content = answer.get("content", {}) if status < "300" else {}
+            if status in ("200", "201", "202"):
+                assert any("example" in each for each in content.values()), (name, status)
+            for each in content.values():
+                if "example" in each:
+                    validator_for({**each["schema"], "components": document["components"]}).validate(each["example"])
+
+
+def test_headers_are_described_where_they_are_sent(document: dict[str, Any]) -> None:
+    described = document["components"]["headers"]
+    for name, operation in operations(document).items():
+        keyed = any(each["name"].lower() == "idempotency-key" for each in operation.get("parameters", []))
+        for status, answer in operation["responses"].items():
+            sent = set(answer["headers"])
+            assert sent <= set(described)
+            assert "X-Correlation-ID" in sent, (name, status)
+            assert ("Location" in sent) == (status in ("201", "202")), (name, status)
+            assert ("Retry-After" in sent) == (status in ("202", "503")), (name, status)
+            assert ("Idempotency-Replayed" in sent) == (keyed and status < "300"), (name, status)
+
+
+def test_every_accepted_job_has_one_shape(document: dict[str, Any]) -> None:
+    accepted = [each["responses"]["202"] for each in operations(document).values() if "202" in each["responses"]]
+    assert len(accepted) == 5
+    for answer in accepted:
+        assert answer["content"]["application/json"]["schema"] == {"$ref": "#/components/schemas/JobAccepted"}
+
+
+def test_the_events_of_a_stream_are_schemas_by_name(document: dict[str, Any]) -> None:
+    follow = operations(document)["GET /api/v1/jobs/{job_id}/events"]
+    stream = resolved(document, follow["responses"]["200"]["content"]["text/event-stream"]["schema"])
+    kinds = [resolved(document, each)["properties"]["event"]["const"] for each in stream["oneOf"]]
+    assert sorted(kinds) == sorted(EventType.__args__)  # type: ignore[attr-defined]
+
+
+def moments(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every property whose name says that it holds moments."""
+    if isinstance(value, dict):
+        properties = value.get("properties")
+        for name, schema in properties.items() if isinstance(properties, dict) else []:
+            if re.fullmatch(r"\w+_(at|date|until)|at|as_of|timestamps?", name):
+                yield name, schema
+    for each in value.values() if isinstance(value, dict) else value if isinstance(value, list) else []:
+        yield from moments(each)
+
+
+def test_moments_are_moments_and_families_an_enum(document: dict[str, Any]) -> None:
+    schemas = document["components"]["schemas"]
+    found = [(name, str(schema)) for name, schema in moments(schemas) if name != "next_at"]  # outcomes, no moment
+    assert len(found) > 40
+    assert [each for each in found if "date-time" not in each[1]] == []
+    assert {"lstm", "linear", "ppo", "q_learning"} <= set(schemas["Family"]["enum"])
+    family = {"$ref": "#/components/schemas/Family"}
+    assert schemas["ModelCard"]["properties"]["family"] == family
+    assert family in schemas["TrainRequest"]["properties"]["family"]["anyOf"]
+
+
+@pytest.mark.parametrize("name", sorted(ROUTES))
+def test_a_query_parameter_that_the_route_does_not_know_is_refused(
+    api: httpx.Client, document: dict[str, Any], name: str
+) -> None:
+    method, _, path = name.partition(" ")
+    known = [each["name"] for each in operations(document)[name].get("parameters", []) if each["in"] == "query"]
+    wanted = f"{known[0]}x" if known else "unknown_one"
+    fitting = {"symbol": "EURUSD", "version": "1.0.0", "letter_id": "1-0", "name": "equity"}
+    place = re.sub(r"\{(\w+)\}", lambda found: fitting.get(found[1], "nobody"), path)
+    answer = api.request(method, place, params={wanted: "1"}, json={} if method == "POST" else None)
+    assert answer.status_code == 422, answer.text
+    assert f"query.{wanted}" in [each["path"] for each in answer.json()["details"]["errors"]]
 
 
 def test_health_is_exactly_the_seeds(api: httpx.Client) -> None:

@@ -45,9 +45,12 @@ def test_a_replay_sends_every_bar_once_and_the_agent_applies_each(
     body = {"model_id": "replayed", "symbols": ["EURUSD", "GBP_USD"], **WEDNESDAY}
     answer = api.post("/api/v1/replays", json=body, headers={"X-Correlation-ID": "replay-corr"})
     assert answer.status_code == 202
-    job = answer.json()
-    assert answer.headers["Location"] == f"/api/v1/jobs/{job['id']}"
+    accepted = answer.json()
+    place = f"/api/v1/jobs/{accepted['job_id']}"
+    assert (accepted["id"], accepted["href"], accepted["kind"]) == (accepted["job_id"], place, "replay")
+    assert answer.headers["Location"] == place
     assert int(answer.headers["Retry-After"]) >= 1
+    job = api.get(place).json()
     assert (job["kind"], job["correlation_id"], job["tracking"]["status"]) == ("replay", "replay-corr", "disabled")
     assert job["request"]["symbols"] == ["EUR/USD", "GBP/USD"]
     done = service.wait_for_job(job["id"])

@@ -37,7 +37,7 @@ def accepted(client: httpx.Client, body: dict[str, Any], **headers: str) -> Iter
 def test_the_seeds_request_is_valid_as_printed(api: httpx.Client) -> None:
     with accepted(api, SEED_TRAIN) as answer:
         body = answer.json()
-        assert set(body) == {"job_id", "model_id", "version", "status", "estimate"}
+        assert set(body) == {"job_id", "kind", "model_id", "version", "status", "href", "estimate"}
         assert (body["model_id"], body["version"], body["status"]) == ("lstm_price_predictor", "1.0.0", "queued")
         assert set(body["estimate"]) == {"memory_gb", "duration_s", "num_windows", "power"}
         assert 0.5 < body["estimate"]["memory_gb"] < 4

@@ -11,36 +11,18 @@ from common_lib.exceptions import DataValidationError, SeriesNotFoundError
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.models import VersionPath
 from ml_workbench_service.api.predictions import ModelIdPath
-from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables.answering import AskedTable, answer_stored, table_of
 from ml_workbench_service.contracts.comparison import ComparisonReport
 from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.contracts.series import EvaluatedPart, VersionSeries, columns_of
-from ml_workbench_service.contracts.tables import ROWS, ComparedVersion, ComparisonTask, StoredTable
+from ml_workbench_service.contracts.series import EvaluatedPart, VersionSeries
+from ml_workbench_service.contracts.tables import ComparedVersion, ComparisonTask, StoredTable
 from ml_workbench_service.contracts.training import ModelType, parse_target
 from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
 
 FEWEST_COMPARED, MOST_COMPARED = 2, 8
 """Rows of so many versions lie in the table process at a time."""
-EXAMPLE: dict[str, Any] = {
-    "model_id": "small",
-    "version": "1.0.0",
-    "part": "test",
-    "target": "price_change_1h",
-    "warnings": [],
-    "columns": [each.model_dump() for each in columns_of(ROWS["version"]) if each.name != "action"],
-    "num_rows": 5210,
-    "next_cursor": "NTA=",
-    "rows": [
-        {
-            "as_of": "2025-01-06T09:00:00Z", "symbol": "EUR/USD", "price": 1.0312, "realised": 0.00041,
-            "prediction": 0.0009, "lower": -0.0011, "upper": 0.0029, "direction": "buy", "confidence": 0.58,
-            "status": "ok", "position": 1, "gross": 0.00041, "cost": 0.00006, "net": 0.00035, "equity": 0.00035,
-        }
-    ],
-}  # fmt: skip
 router = APIRouter(tags=["models"])
 
 
@@ -48,8 +30,7 @@ router = APIRouter(tags=["models"])
     "/models/{model_id}/versions/{version}/series",
     summary="Read a version's rows",
     response_class=Response,
-    dependencies=[KnownQueries],
-    responses={**table_of(VersionSeries, EXAMPLE), **failures(404, 406, 503)},
+    responses={**table_of(VersionSeries), **failures(404, 406, 503)},
 )
 async def read_version_series(
     model_id: ModelIdPath,
@@ -79,7 +60,6 @@ async def read_version_series(
 @router.get(
     "/compare",
     summary="Compare versions",
-    dependencies=[KnownQueries],
     responses=failures(404, 503),
 )
 async def compare_versions(

@@ -8,11 +8,11 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_redoc_html, get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
 from fastapi.responses import HTMLResponse, RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.api.document.openapi import document
 
 ASSETS_PATH = "/docs-assets"
 CONTENT_POLICY = (
@@ -48,7 +48,13 @@ def install(app: FastAPI) -> None:
     for path, page in (("/docs", swagger), ("/redoc", redoc)):
         app.add_api_route(path, partial(_sealed, page), include_in_schema=False)
     app.add_api_route("/", _start, include_in_schema=False)
-    app.openapi = lambda: _schema(app)  # type: ignore[method-assign]
+
+    def described() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = document(app)
+        return app.openapi_schema
+
+    app.openapi = described  # type: ignore[method-assign]
 
 
 async def _start(request: Request) -> Response:
@@ -67,18 +73,3 @@ async def _sealed(page: HTMLResponse) -> HTMLResponse:
     """Tells the browser to ask nobody else: the scripts would fetch a logo from their makers, for one."""
     page.headers["Content-Security-Policy"] = CONTENT_POLICY
     return page
-
-
-def _schema(app: FastAPI) -> dict[str, Any]:
-    """FastAPI's schema, with the error body in place of its own validation error."""
-    if app.openapi_schema is None:
-        schema = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schemas = schema.setdefault("components", {}).setdefault("schemas", {})
-        schemas.pop("HTTPValidationError", None)
-        schemas.pop("ValidationError", None)
-        for operation in (each for item in schema["paths"].values() for each in item.values()):
-            for status, response in operation["responses"].items():
-                if status >= "400":  # FastAPI writes the route's own media type; failures are JSON everywhere
-                    response["content"] = {"application/json": next(iter(response["content"].values()))}
-        app.openapi_schema = schema
-    return app.openapi_schema
