@@ -32,6 +32,8 @@ EXPERIMENT = "ml-workbench"
 CHAMPION = "champion"
 BUNDLE_PATH = "bundle"
 FIGURES_PATH = "figures"
+VERSIONS_TAG = "mlflow.modelVersions"
+"""Of a logged model, MLflow's own: the registered versions that were made of it."""
 METRICS_PER_CALL = 500  # MLflow takes 1000
 PARAMS_PER_CALL = 100
 MAX_PARAM_CHARS = 6000
@@ -242,16 +244,19 @@ class ExperimentTracker:
             self._ensure_model(model_id)
             found = self._client.search_model_versions(f"name = '{model_id}' and run_id = '{run_id}'")
             if found:
-                return str(found[0].version)
-            bundle = f"{self._client.get_run(run_id).info.artifact_uri}/{BUNDLE_PATH}"
+                return self._linked(logged_model, model_id, str(found[0].version))
+            source = f"{self._client.get_run(run_id).info.artifact_uri}/{BUNDLE_PATH}"
+            if logged_model is not None:
+                # its place, not `models:/<id>`: a store without a server looks that up in MLflow's global address
+                source = self._client.get_logged_model(logged_model).artifact_location
             made = self._client.create_model_version(
                 model_id,
-                bundle if logged_model is None else f"models:/{logged_model}",
+                source,
                 run_id=run_id,
                 tags=_clean_tags({**tags, "version": version}),
                 model_id=logged_model,
             )
-            return str(made.version)
+            return self._linked(logged_model, model_id, str(made.version))
 
     def set_champion(self, model_id: str, version: str | None) -> bool:
         """Puts the alias on our `version`, or takes it away; False where MLflow does not know that version."""
@@ -277,6 +282,13 @@ class ExperimentTracker:
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
+
+    def _linked(self, logged_model: str | None, model_id: str, number: str) -> str:
+        """The version's number, once the logged model's page leads to it; a server sees to that by itself."""
+        if logged_model is not None and VERSIONS_TAG not in self._client.get_logged_model(logged_model).tags:
+            link = json.dumps([{"name": model_id, "version": int(number)}])
+            self._client.set_logged_model_tags(logged_model, {VERSIONS_TAG: link})
+        return number
 
     def _find(self, job_id: str) -> Any:
         from mlflow.entities import ViewType
@@ -347,6 +359,20 @@ def _dataset_input(dataset: TrackedDataset) -> Any:
         profile=json.dumps({"num_windows": dataset.num_windows}),
     )
     return DatasetInput(described, [InputTag("mlflow.data.context", dataset.context)])
+
+
+def keep_artifacts_at(database: Path, artifacts: Path) -> None:
+    """Corrects the addresses of an embedded store whose folder was moved or copied since it was last open."""
+    if not database.exists():
+        return
+    with closing(sqlite3.connect(database)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'experiments'").fetchone():
+            return
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        found = connection.execute(query, (EXPERIMENT,)).fetchone()
+    after = artifacts.resolve().as_uri()
+    if found is not None and found[0] != after and found[0].startswith("file:"):
+        move_artifacts(database, found[0], after)
 
 
 def flat_params(request: dict[str, Any]) -> dict[str, object]:

@@ -34,7 +34,6 @@ def figures_of(card: ModelCard) -> dict[str, float]:
         **_interval(found),
         **_validation(found),
         "answered_share": found.answered_share,
-        "size_bytes": float(card.size_bytes),
         "epochs_run": float(card.epochs_run),
     }
     if found.adds_over_linear is not None:

@@ -188,6 +188,22 @@ def test_the_embedded_store_keeps_its_artifacts_beside_itself(database: Path, bu
     assert (tmp_path / "mlartifacts" / run.id / "artifacts" / "bundle" / "card.json").exists()
 
 
+def test_a_state_folder_that_was_moved_keeps_its_artifacts(database: Path, bundle: Path, tmp_path: Path) -> None:
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    shutil.copy(database, before / "mlflow.db")
+    tracker = open_tracker(f"sqlite:///{before / 'mlflow.db'}", before)
+    old = tracker.open_run("old", name="lstm", started_ms=STARTED_MS, tags={}, params={})
+    tracker.attach(old.id, bundle)
+    before.rename(after)
+    tracker = open_tracker(f"sqlite:///{after / 'mlflow.db'}", after)
+    new = tracker.open_run("new", name="lstm", started_ms=STARTED_MS, tags={}, params={})
+    tracker.attach(new.id, bundle)
+    tracker.attach(old.id, bundle)
+    assert (after / "mlartifacts" / new.id / "artifacts" / "bundle" / "card.json").exists()
+    assert not before.exists()
+
+
 def test_an_absent_server_is_unavailable_at_once() -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
