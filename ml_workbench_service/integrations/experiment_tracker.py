@@ -57,7 +57,7 @@ _LASTING = frozenset(
         "PERMISSION_DENIED",
         "UNAUTHENTICATED",
         "INVALID_STATE",
-        "ENDPOINT_NOT_FOUND",  # a server older than MLflow 3 has no logged models
+        "ENDPOINT_NOT_FOUND",  # of a server older than MLflow 3
     }
 )
 _FOREIGN = re.compile(r"[^\w.\-/ ]", re.ASCII)
