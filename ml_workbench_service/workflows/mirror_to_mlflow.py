@@ -38,10 +38,10 @@ from ml_workbench_service.integrations.experiment_tracker import (
 )
 from ml_workbench_service.integrations.mlflow_model import MlflowModel, why_no_network
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.integrations.version_summary import STEP, datasets_of, figures_of, legal_name, tags_of
 from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, TrackingRecord
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
-from ml_workbench_service.workflows.summarise_version import STEP, datasets_of, figures_of, legal_name, tags_of
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0

@@ -22,8 +22,8 @@ from ml_workbench_service.contracts.evaluation import (
     SignificanceTest,
 )
 from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
+from ml_workbench_service.integrations.version_summary import figures_of
 from ml_workbench_service.jobs.job import JobFolder
-from ml_workbench_service.workflows.summarise_version import figures_of
 from tests.integrations.mlflow_server import MlflowServer
 from tests.integrations.model_cards import MOMENT, model_card
 from tests.learning.bundle.small_network import SYMBOLS, scaler_of, served, windows, write_network
