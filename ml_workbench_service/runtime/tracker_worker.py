@@ -17,7 +17,7 @@ from common_lib.logging import configure_logging
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
-from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker, keep_artifacts_at
+from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker, keep_artifacts_at
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.settings import Settings

@@ -29,16 +29,22 @@ from common_lib.exceptions import (
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobStatus
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.integrations.experiment_tracker import (
+from ml_workbench_service.integrations.experiment_tracker.mlflow_model import MlflowModel, why_no_network
+from ml_workbench_service.integrations.experiment_tracker.tracker import (
     ExperimentTracker,
     Measurement,
     RunStatus,
     flat_params,
     points_of,
 )
-from ml_workbench_service.integrations.mlflow_model import MlflowModel, why_no_network
+from ml_workbench_service.integrations.experiment_tracker.version_summary import (
+    STEP,
+    datasets_of,
+    figures_of,
+    legal_name,
+    tags_of,
+)
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
-from ml_workbench_service.integrations.version_summary import STEP, datasets_of, figures_of, legal_name, tags_of
 from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, TrackingRecord
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from common_lib.exceptions import NotFoundError, UnavailableError, UpstreamError
-from ml_workbench_service.integrations.experiment_tracker import (
+from ml_workbench_service.integrations.experiment_tracker.tracker import (
     METRICS_PER_CALL,
     ExperimentTracker,
     Measurement,

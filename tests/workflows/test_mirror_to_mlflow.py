@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
-from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
+from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.runtime.tracker_worker import draw_figures

@@ -21,8 +21,8 @@ from ml_workbench_service.contracts.evaluation import (
     Significance,
     SignificanceTest,
 )
-from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
-from ml_workbench_service.integrations.version_summary import figures_of
+from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker
+from ml_workbench_service.integrations.experiment_tracker.version_summary import figures_of
 from ml_workbench_service.jobs.job import JobFolder
 from tests.integrations.mlflow_server import MlflowServer
 from tests.integrations.model_cards import MOMENT, model_card

@@ -12,7 +12,7 @@ from typing import Any
 from ml_workbench_service.contracts.contract import iso, iso_of_ms
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.integrations.experiment_tracker import TrackedDataset
+from ml_workbench_service.integrations.experiment_tracker.tracker import TrackedDataset
 
 STEP = 0
 CONTEXTS = {"train": "training", "stop": "validation", "calibrate": "calibration", "test": "test"}
