@@ -288,7 +288,8 @@ class Projection:
             return None, f"none: {reason}"
         try:
             model = MlflowModel.of(bundle, card)
-            logged_model = self._mlflow.open_model(run_id, name=card.id, tags=tags_of(card) | {"version": card.version})
+            tags = tags_of(card) | {"version": card.version}
+            logged_model = self._mlflow.open_model(run_id, name=card.id, model_type=card.type, tags=tags)
         except (PredictionError, UpstreamError) as error:
             # metrics, bundle and version matter more than it
             log.warning("version %s of %s is no MLmodel: %s", card.version, card.id, error.message)

@@ -150,7 +150,7 @@ def test_a_logged_model_is_made_once_with_all_parameters_and_registered(
 ) -> None:
     run_id = open_run(**{f"param_{number}": number for number in range(150)}, features="x" * 7000)
     for _ in "12":
-        logged = tracker.open_model(run_id, name="lstm", tags={"verdict": "skill", "reason": "y" * 9000})
+        logged = tracker.open_model(run_id, name="lstm", model_type="time_series", tags={"reason": "y" * 9000})
         tracker.log(run_id, [Measurement("sharpe", 0.5, STARTED_MS, 0)], of_model=logged)
         tracker.close_model(logged, bundle)
         assert tracker.register("logged", "1.0.0", run_id=run_id, tags={}, logged_model=logged) == "1"

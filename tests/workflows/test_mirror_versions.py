@@ -207,7 +207,7 @@ def test_the_champion_loads_from_mlflow_and_answers_as_the_network_does(
     (run,) = runs_of(client, folder)
     logged = client.get_logged_model(run.outputs.model_outputs[0].model_id)
     assert (logged.source_run_id, str(logged.status), logged.name) == (run.info.run_id, "READY", house.model_id)
-    assert logged.params == run.data.params
+    assert (logged.model_type, logged.params) == ("time_series", run.data.params)
     assert {"sharpe": 0.8, "coverage": 0.91}.items() <= {each.key: each.value for each in logged.metrics}.items()
     assert {each.dataset_name for each in logged.metrics} == {f"{', '.join(SYMBOLS)} 1h test"}
     assert json.loads(logged.tags["mlflow.modelVersions"])[0]["name"] == house.model_id

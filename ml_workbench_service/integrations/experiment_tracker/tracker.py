@@ -212,7 +212,7 @@ class ExperimentTracker:
         with _translated():
             self._client.log_inputs(run_id, [_dataset_input(each) for each in datasets])
 
-    def open_model(self, run_id: str, *, name: str, tags: Mapping[str, str]) -> str:
+    def open_model(self, run_id: str, *, name: str, model_type: str, tags: Mapping[str, str]) -> str:
         """The logged model of a run: found by it, else created with the run's parameters; its id."""
         from mlflow.entities import LoggedModelOutput
 
@@ -220,9 +220,18 @@ class ExperimentTracker:
             run = self._client.get_run(run_id)
             experiment_id = run.info.experiment_id
             found = self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", max_results=1)
-            model = found[0] if found else self._client.create_logged_model(
-                experiment_id, name=name, source_run_id=run_id, tags=_clean_tags(tags), params=dict(run.data.params)
-            )  # fmt: skip
+            model = (
+                found[0]
+                if found
+                else self._client.create_logged_model(
+                    experiment_id,
+                    name=name,
+                    source_run_id=run_id,
+                    tags=_clean_tags(tags),
+                    params=dict(run.data.params),
+                    model_type=model_type,
+                )
+            )
             there = run.outputs.model_outputs if run.outputs is not None else []
             if model.model_id not in {each.model_id for each in there}:
                 self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
