@@ -8,8 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.learning.data.scaling import RowScaler
+from ml_workbench_service.serving.model import load_model
 from tests.service_process import ServiceProcess
 
 pytestmark = pytest.mark.more
@@ -27,6 +31,7 @@ REQUESTS = bodies("One request for each type")
 SEARCH, GRID = bodies("Experiments")
 TYPES = {"time_series", "classification", "anomaly_detection", "feature_engineering", "reinforcement_learning"}
 APPLIED_WITHIN_S = 30
+SYNCED_WITHIN_S = 200
 JUDGED = ("skill", "no_skill", "insufficient_data", "unverified")
 
 every_request = pytest.mark.parametrize("request_body", REQUESTS, ids=[body["name"] for body in REQUESTS])
@@ -35,7 +40,9 @@ every_request = pytest.mark.parametrize("request_body", REQUESTS, ids=[body["nam
 @pytest.fixture(scope="module")
 def workbench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServiceProcess]:
     """A service that has trained every request of the page; the last one reads the feature set of the one before."""
-    running = ServiceProcess(tmp_path_factory.mktemp("five_types"), TRAINING_WORKERS="2").start()
+    running = ServiceProcess(
+        tmp_path_factory.mktemp("five_types"), TRAINING_WORKERS="2", EXPERIMENT_TRACKING_URI="embedded"
+    ).start()
     accepted = [running.client.post("/api/v1/models/train", json=body).raise_for_status() for body in REQUESTS[:-1]]
     for answer in accepted:
         job = running.wait_for_job(answer.json()["job_id"])
@@ -105,6 +112,48 @@ def test_it_deploys_and_its_live_predictions_reach_the_agent(
     accounting = client.get("/api/v1/queue").json()
     assert accounting["groups"][0]["balance"] == 0
     assert accounting["groups"][0]["dead_lettered"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # MLflow, of its own classes
+@pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy is deprecated")  # MLflow on SQLAlchemy 2.1
+@every_request
+def test_its_mlflow_model_answers_as_the_services_network_does(
+    request_body: dict[str, Any], workbench: ServiceProcess, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import mlflow
+
+    name = model_of(request_body)
+    card = ModelCard.model_validate(workbench.client.get(f"/api/v1/models/{name}/versions/1.0.0").json())
+    deadline = time.monotonic() + SYNCED_WITHIN_S
+    while (job := workbench.client.get(f"/api/v1/jobs/{card.lineage.job_id}").json())["tracking"]["status"] != "synced":
+        assert time.monotonic() < deadline, job["tracking"]
+        time.sleep(0.2)
+    store = f"sqlite:///{workbench.folder / 'state' / 'mlflow.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", store)
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", store)
+    run = mlflow.MlflowClient(store, store).get_run(job["tracking"]["run_id"])
+    assert {each.tags[0].value for each in run.inputs.dataset_inputs} >= {"training", "test"}
+    bundle = workbench.folder / "registry" / name / "1.0.0"
+    served = load_model(bundle, card)
+    if card.type == "feature_engineering":
+        assert run.data.tags["network"].startswith("none: its family makes no network")
+        return
+    loaded = mlflow.pyfunc.load_model(f"models:/{name}/1")
+    assert isinstance(served.scaler, RowScaler)
+    asked = loaded.input_example
+    chance = np.random.default_rng(0)
+    for symbol, scale in served.scaler.symbols.items():
+        moved_NTF = scale.center_F + scale.scale_F * chance.normal(0, 1.0, (40, card.lookback, len(card.features)))
+        rows_NTF = np.where(served.scaler.is_level_F, np.exp(np.minimum(moved_NTF, 30.0)), moved_NTF)
+        inputs = {"features": rows_NTF}
+        held_N = chance.integers(-1, 2, 40).astype(np.float32)
+        if "symbol" in asked:
+            inputs["symbol"] = np.array([symbol] * 40)
+        if "positions" in asked:
+            inputs["positions"] = held_N[:, None]
+        found = loaded.predict(inputs)
+        wanted = served.float32.predict(np.stack([served.scaler.rows(symbol, each) for each in rows_NTF]), held_N)
+        np.testing.assert_allclose(found["outputs"], wanted.outputs_NK, rtol=1e-6, atol=1e-6)
 
 
 def test_the_search_of_the_page_finds_trains_and_judges_a_winner(workbench: ServiceProcess) -> None:

@@ -17,7 +17,7 @@ from common_lib.logging import configure_logging
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
-from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
+from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker, keep_artifacts_at
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.settings import Settings
@@ -63,9 +63,14 @@ def draw_figures(folder: JobFolder, card: ModelCard, bundle: Path, target: Path)
 
 
 def open_tracker(uri: str, state_dir: Path) -> ExperimentTracker:
-    """A server knows where artifacts go; a store without a server keeps them beside itself."""
-    is_server = uri.startswith(("http://", "https://", "databricks"))
-    return ExperimentTracker(uri, artifacts=None if is_server else state_dir / "mlartifacts")
+    """A server knows where artifacts go; a store without a server keeps them in the state folder, where that is now."""
+    if uri.startswith(("http://", "https://", "databricks")):
+        return ExperimentTracker(uri)
+    artifacts = state_dir / "mlartifacts"
+    database = state_dir / "mlflow.db"
+    if Path(uri.removeprefix("sqlite:///")).resolve() == database.resolve():
+        keep_artifacts_at(database, artifacts)
+    return ExperimentTracker(uri, artifacts=artifacts)
 
 
 def main() -> int:

@@ -1,8 +1,9 @@
 """MLflow tracking: the job folders, projected. The event logs are the truth; MLflow may be slow, down or restarted.
 
 One look sends, for every training and experiment: the run with its parameters, each progress event's metrics with the
-event's own time, an experiment's trials as nested runs as they end, and at the end the test part's metrics, the bundle
-and the registered version; then, for every model that MLflow knows, the alias `champion` on the version that is served.
+event's own time, an experiment's trials as nested runs as they end, and at the end the test part's metrics, the data,
+the bundle, the network as an MLmodel and the registered version; then, for every model that MLflow knows, the alias
+`champion` on the version that is served.
 What was sent is noted in `tracking.json` afterwards, so that a crash in between sends again what then changes nothing.
 """
 
@@ -20,6 +21,7 @@ from common_lib.exceptions import (
     ModelNotFoundError,
     NotFoundError,
     PlatformError,
+    PredictionError,
     UnavailableError,
     UpstreamError,
     VersionNotFoundError,
@@ -27,16 +29,25 @@ from common_lib.exceptions import (
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobStatus
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.integrations.experiment_tracker import (
+from ml_workbench_service.integrations.experiment_tracker.mlflow_model import MlflowModel, why_no_network
+from ml_workbench_service.integrations.experiment_tracker.tracker import (
     ExperimentTracker,
     Measurement,
     RunStatus,
     flat_params,
     points_of,
 )
+from ml_workbench_service.integrations.experiment_tracker.version_summary import (
+    STEP,
+    datasets_of,
+    figures_of,
+    legal_name,
+    tags_of,
+)
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, TrackingRecord
+from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -249,24 +260,44 @@ class Projection:
         assert job.finished_at is not None
         model_id, version = str(job.result["model_id"]), str(job.result["version"])
         card = self._registry.card(model_id, version)
-        taken = set(job.progress.metrics)
+        bundle = self._registry.folder(model_id, version)
+        about = tags_of(card)
+        datasets = datasets_of(card, _recipe(bundle))
+        self._mlflow.log_inputs(run_id, datasets)
+        logged_model, network = self._hand_over_network(card, bundle, run_id)
+        taken = {legal_name(name) for name in job.progress.metrics}
+        at_ms = to_ms(job.finished_at)
         finals = [
-            Measurement(f"final_{name}" if name in taken else name, value, to_ms(job.finished_at), job.progress.step)
-            for name, value in card.metrics.items()
-            if value is not None
+            Measurement(f"final_{name}" if name in taken else name, value, at_ms, STEP)
+            for name, value in figures_of(card).items()
         ]
-        self._mlflow.log(run_id, finals)
-        self._mlflow.attach(run_id, self._registry.folder(model_id, version))
+        tested_on = next((each for each in datasets if each.context == "test"), None)
+        self._mlflow.log(run_id, finals, of_model=logged_model, on=tested_on)
+        self._mlflow.attach(run_id, bundle)
         self._attach_figures(folder, card, run_id)
-        about = {
-            "digest": card.digest,
-            "family": card.family,
-            "data_source": card.data_source,
-            "verdict": card.evaluation.verdict,
-            "precision": card.precision,
-        }
-        number = self._mlflow.register(model_id, version, run_id=run_id, tags={**about, "job_id": job.id})
+        about["network"] = network
+        number = self._mlflow.register(
+            model_id, version, run_id=run_id, tags={**about, "job_id": job.id}, logged_model=logged_model
+        )
         return number, about
+
+    def _hand_over_network(self, card: ModelCard, bundle: Path, run_id: str) -> tuple[str | None, str]:
+        """The version as an MLmodel, and a sentence; a version that has no network is registered by its bundle."""
+        reason = why_no_network(bundle)
+        if reason is not None:
+            return None, f"none: {reason}"
+        try:
+            model = MlflowModel.of(bundle, card)
+            tags = tags_of(card) | {"version": card.version}
+            logged_model = self._mlflow.open_model(run_id, name=card.id, model_type=card.type, tags=tags)
+        except (PredictionError, UpstreamError) as error:
+            # metrics, bundle and version matter more than it
+            log.warning("version %s of %s is no MLmodel: %s", card.version, card.id, error.message)
+            return None, f"none: {error.message}"
+        with tempfile.TemporaryDirectory(prefix="mlmodel-") as place:
+            model.write(Path(place) / "model", run_id=run_id, model_id=logged_model)
+            self._mlflow.close_model(logged_model, Path(place) / "model")
+        return logged_model, "MLmodel: mlflow.pyfunc.load_model answers as the float32 network does"
 
     def _attach_figures(self, folder: JobFolder, card: ModelCard, run_id: str) -> None:
         """The report and the figures; a version that cannot be drawn is tracked without."""
@@ -332,6 +363,16 @@ class Projection:
 class _Refusals:
     count: int = 0
     retry_at: float = 0.0  # time.monotonic()
+
+
+def _recipe(bundle: Path) -> dict[str, Any]:
+    """`recipe.json`; empty where it cannot be read: then the data's ends are not told."""
+    try:
+        recipe = json.loads((bundle / RECIPE_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        log.warning("the recipe of %s cannot be read: %s", bundle, error)
+        return {}
+    return recipe if isinstance(recipe, dict) else {}
 
 
 def _name(folder: JobFolder, job: Job) -> str:

@@ -14,7 +14,7 @@ import psutil
 
 from common_lib.exceptions import ConflictError
 from ml_workbench_service.integrations.backup_archive import BackupManifest, extract, verified
-from ml_workbench_service.integrations.experiment_tracker import move_artifacts
+from ml_workbench_service.integrations.experiment_tracker.tracker import move_artifacts
 from ml_workbench_service.jobs.durable_files import sync_folder
 
 RESTORING = ".restoring"

@@ -1,5 +1,6 @@
 """MLflow as the tracker sees it: a real sqlite store and a real server pass the same checks, every verb said twice."""
 
+import json
 import shutil
 import socket
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 
 from common_lib.exceptions import NotFoundError, UnavailableError, UpstreamError
-from ml_workbench_service.integrations.experiment_tracker import (
+from ml_workbench_service.integrations.experiment_tracker.tracker import (
     METRICS_PER_CALL,
     ExperimentTracker,
     Measurement,
@@ -144,6 +145,27 @@ def test_a_bundle_is_registered_once_and_crowned(
     assert client.get_registered_model("crowned").aliases == {}
 
 
+def test_a_logged_model_is_made_once_with_all_parameters_and_registered(
+    tracker: ExperimentTracker, client: Any, open_run: Any, bundle: Path
+) -> None:
+    run_id = open_run(**{f"param_{number}": number for number in range(150)}, features="x" * 7000)
+    for _ in "12":
+        logged = tracker.open_model(run_id, name="lstm", model_type="time_series", tags={"reason": "y" * 9000})
+        tracker.log(run_id, [Measurement("sharpe", 0.5, STARTED_MS, 0)], of_model=logged)
+        tracker.close_model(logged, bundle)
+        assert tracker.register("logged", "1.0.0", run_id=run_id, tags={}, logged_model=logged) == "1"
+    run = client.get_run(run_id)
+    assert [each.model_id for each in run.outputs.model_outputs] == [logged]
+    assert run.data.metrics == {"sharpe": 0.5}
+    model = client.get_logged_model(logged)
+    assert (model.params, str(model.status)) == (run.data.params, "READY")
+    assert len(model.params) == 151
+    assert [(each.key, each.value) for each in model.metrics] == [("sharpe", 0.5)]
+    assert json.loads(model.tags["mlflow.modelVersions"])[0]["name"] == "logged"
+    (version,) = client.search_model_versions("name = 'logged'")
+    assert version.source == model.artifact_location
+
+
 def test_a_run_ends_when_the_job_ended(tracker: ExperimentTracker, client: Any, open_run: Any) -> None:
     run_id = open_run()
     for _ in "12":
@@ -186,6 +208,25 @@ def test_the_embedded_store_keeps_its_artifacts_beside_itself(database: Path, bu
     run = tracker.open_run("job", name="lstm", started_ms=STARTED_MS, tags={}, params={})
     tracker.attach(run.id, bundle)
     assert (tmp_path / "mlartifacts" / run.id / "artifacts" / "bundle" / "card.json").exists()
+
+
+def test_a_state_folder_that_was_moved_keeps_its_artifacts(database: Path, bundle: Path, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    before, after = tmp_path / "before", tmp_path / "after"
+    before.mkdir()
+    shutil.copy(database, before / "mlflow.db")
+    tracker = open_tracker(f"sqlite:///{before / 'mlflow.db'}", before)
+    old = tracker.open_run("old", name="lstm", started_ms=STARTED_MS, tags={}, params={})
+    tracker.attach(old.id, bundle)
+    before.rename(after)
+    tracker = open_tracker(f"sqlite:///{after / 'mlflow.db'}", after)
+    new = tracker.open_run("new", name="lstm", started_ms=STARTED_MS, tags={}, params={})
+    tracker.attach(new.id, bundle)
+    for run_id in (old.id, new.id):
+        copied = after / "mlartifacts" / run_id / "artifacts"
+        assert MlflowClient(f"sqlite:///{after / 'mlflow.db'}").get_run(run_id).info.artifact_uri == copied.as_uri()
+        assert (copied / "bundle" / "card.json").exists()
 
 
 def test_an_absent_server_is_unavailable_at_once() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.experiments import TrialRecord
 from ml_workbench_service.contracts.jobs import JobKind
-from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
+from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker
 from ml_workbench_service.jobs.job import JobFolder
 from tests.integrations.mlflow_server import MlflowServer
 from tests.integrations.model_cards import MOMENT

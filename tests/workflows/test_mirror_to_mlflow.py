@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
-from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
+from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.runtime.tracker_worker import draw_figures
@@ -69,11 +69,18 @@ class House:
         )
         return self.store.create(spec)
 
-    def publish(self, folder: JobFolder, version: str = "1.0.0") -> ModelCard:
+    def publish(
+        self,
+        folder: JobFolder,
+        version: str = "1.0.0",
+        write: Callable[[Path], object] = lambda draft: (draft / "model.onnx").write_bytes(b"\x08\x01" * 50),
+        **card_fields: Any,
+    ) -> ModelCard:
+        """What `write` puts into the bundle (no graph that could be read, unless given), with a card, as the result."""
         draft = self.registry.draft()
-        (draft / "model.onnx").write_bytes(b"\x08\x01" * 50)
-        metrics = {"mae": 0.0012, "loss": 0.5, "skill": None}
-        card = model_card(self.model_id, version, metrics=metrics)
+        write(draft)
+        fields = {"metrics": {"mae": 0.0012, "loss": 0.5, "skill": None}, **card_fields}
+        card = model_card(self.model_id, version, **fields)
         published = self.registry.publish(draft, card)
         folder.append("succeeded", result={"model_id": self.model_id, "version": version, "href": "/"})
         return published
@@ -227,7 +234,7 @@ def test_a_finished_training_is_there_with_all_its_parts(house: House, server: M
     job = folder.job()
     assert (run.info.run_name, run.info.status) == (house.model_id, "FINISHED")
     assert (run.info.start_time, run.info.end_time) == (to_ms(job.started_at), to_ms(job.finished_at))
-    assert run.data.metrics == {"loss": 0.25, "final_loss": 0.5, "mae": 0.0012}
+    assert run.data.metrics == {"loss": 0.25, "final_loss": 0.5, "mae": 0.0012, "epochs_run": 1.0}
     assert run.data.params["lookback"] == "24"
     assert run.data.params["lstm_units"] == "64"
     assert run.data.params["features"] == "sma_20, rsi_14"

@@ -22,7 +22,7 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.integrations.backup_archive import ArchiveWriter, BackupManifest, verified
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
-from ml_workbench_service.integrations.experiment_tracker import ExperimentTracker
+from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.workflows.back_up_state import NOBODY, back_up
 from ml_workbench_service.workflows.restore_state import RESTORING, restore

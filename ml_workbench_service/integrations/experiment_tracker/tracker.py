@@ -3,13 +3,16 @@
     run                 found by its tag `job_id`, else created; named after the model
     metrics             with the events' own timestamps and steps; the same row sent again stays one row
     nested runs         an experiment's trials, each found by its tag `job_id`: the experiment's id, a slash, its number
+    dataset inputs      the parts of the data; the same name and digest is the same dataset
     bundle/             the published version's files as artifacts
+    logged model        the version as an MLmodel, found by its run, with parameters and the test part's metrics
     registered model    one MLflow version for each of ours, found by its run; its tag `version` says which it is
     alias `champion`    on the version that is served
 
 MLflow is imported when a tracker is opened (1 to 6 s, 250 MiB), so only the tracker process pays for it.
 """
 
+import json
 import math
 import os
 import re
@@ -29,11 +32,14 @@ EXPERIMENT = "ml-workbench"
 CHAMPION = "champion"
 BUNDLE_PATH = "bundle"
 FIGURES_PATH = "figures"
+VERSIONS_TAG = "mlflow.modelVersions"
+"""Of a logged model, MLflow's own: the registered versions that were made of it."""
 METRICS_PER_CALL = 500  # MLflow takes 1000
 PARAMS_PER_CALL = 100
 MAX_PARAM_CHARS = 6000
 MAX_TAG_CHARS = 5000
 MAX_KEY_CHARS = 250
+MAX_DATASET_CHARS = 500
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
@@ -45,7 +51,14 @@ QUIET = {
 ARTIFACT_COLUMNS = frozenset({"artifact_location", "artifact_uri", "source", "storage_location"})
 """Of MLflow's own tables, those that hold addresses of artifacts."""
 _LASTING = frozenset(
-    {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "PERMISSION_DENIED", "UNAUTHENTICATED", "INVALID_STATE"}
+    {
+        "INVALID_PARAMETER_VALUE",
+        "BAD_REQUEST",
+        "PERMISSION_DENIED",
+        "UNAUTHENTICATED",
+        "INVALID_STATE",
+        "ENDPOINT_NOT_FOUND",  # of a server older than MLflow 3
+    }
 )
 _FOREIGN = re.compile(r"[^\w.\-/ ]", re.ASCII)
 
@@ -61,6 +74,24 @@ class Measurement:
     value: float
     at_ms: int
     step: int
+
+
+@dataclass(frozen=True)
+class TrackedDataset:
+    """A part of the data as MLflow's dataset inputs show it.
+
+    Attributes:
+        digest: 36 characters at most; the same name and digest is the same dataset.
+        context: what a run used it for: `training`, `validation`, `calibration`, `test`.
+        source: where it comes from, in words.
+    """
+
+    name: str
+    digest: str
+    context: str
+    source: Mapping[str, str]
+    columns: tuple[str, ...]
+    num_windows: int
 
 
 @dataclass(frozen=True)
@@ -134,11 +165,22 @@ class ExperimentTracker:
         self.finish(run.id, TRIAL_STATUS.get(trial.state, "KILLED"), ended_ms=ended_ms)
         return run.id
 
-    def log(self, run_id: str, measurements: Sequence[Measurement]) -> None:
-        """Sends points in batches."""
+    def log(
+        self,
+        run_id: str,
+        measurements: Sequence[Measurement],
+        *,
+        of_model: str | None = None,
+        on: TrackedDataset | None = None,
+    ) -> None:
+        """Sends points in batches; those of a logged model stand on its page too, beside the data they are about."""
         from mlflow.entities import Metric
 
-        points = [Metric(_clean_key(each.name), each.value, each.at_ms, each.step) for each in measurements]
+        name, digest = (None, None) if on is None or of_model is None else (_dataset_name(on), on.digest)
+        points = [
+            Metric(_clean_key(each.name), each.value, each.at_ms, each.step, of_model, name, digest)
+            for each in measurements
+        ]
         with _translated():
             for start in range(0, len(points), METRICS_PER_CALL):
                 self._client.log_batch(run_id, metrics=points[start : start + METRICS_PER_CALL])
@@ -165,18 +207,65 @@ class ExperimentTracker:
         with _translated():
             self._client.log_artifacts(run_id, str(folder), FIGURES_PATH)
 
-    def register(self, model_id: str, version: str, *, run_id: str, tags: Mapping[str, str]) -> str:
-        """The MLflow version of ours: found by its run, else created from the run's bundle."""
+    def log_inputs(self, run_id: str, datasets: Sequence[TrackedDataset]) -> None:
+        """Names the data that the run read; a dataset that is there already is not added again."""
+        with _translated():
+            self._client.log_inputs(run_id, [_dataset_input(each) for each in datasets])
+
+    def open_model(self, run_id: str, *, name: str, model_type: str, tags: Mapping[str, str]) -> str:
+        """The logged model of a run: found by it, else created with the run's parameters; its id."""
+        from mlflow.entities import LoggedModelOutput
+
+        with _translated():
+            run = self._client.get_run(run_id)
+            experiment_id = run.info.experiment_id
+            found = self._client.search_logged_models([experiment_id], f"source_run_id = '{run_id}'", max_results=1)
+            model = (
+                found[0]
+                if found
+                else self._client.create_logged_model(
+                    experiment_id,
+                    name=name,
+                    source_run_id=run_id,
+                    tags=_clean_tags(tags),
+                    params=dict(run.data.params),
+                    model_type=model_type,
+                )
+            )
+            there = run.outputs.model_outputs if run.outputs is not None else []
+            if model.model_id not in {each.model_id for each in there}:
+                self._client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+            return str(model.model_id)
+
+    def close_model(self, logged_model: str, folder: Path) -> None:
+        """Uploads an MLmodel's folder and calls the logged model ready."""
+        from mlflow.entities import LoggedModelStatus
+
+        with _translated():
+            self._client.log_model_artifacts(logged_model, str(folder))
+            self._client.finalize_logged_model(logged_model, LoggedModelStatus.READY)
+
+    def register(
+        self, model_id: str, version: str, *, run_id: str, tags: Mapping[str, str], logged_model: str | None = None
+    ) -> str:
+        """The MLflow version of ours: found by its run, else created from the logged model, or the run's bundle."""
         with _translated():
             self._ensure_model(model_id)
             found = self._client.search_model_versions(f"name = '{model_id}' and run_id = '{run_id}'")
             if found:
-                return str(found[0].version)
+                return self._linked(logged_model, model_id, str(found[0].version))
             source = f"{self._client.get_run(run_id).info.artifact_uri}/{BUNDLE_PATH}"
+            if logged_model is not None:
+                # its place, not `models:/<id>`: a store without a server looks that up in MLflow's global address
+                source = self._client.get_logged_model(logged_model).artifact_location
             made = self._client.create_model_version(
-                model_id, source, run_id=run_id, tags=_clean_tags({**tags, "version": version})
+                model_id,
+                source,
+                run_id=run_id,
+                tags=_clean_tags({**tags, "version": version}),
+                model_id=logged_model,
             )
-            return str(made.version)
+            return self._linked(logged_model, model_id, str(made.version))
 
     def set_champion(self, model_id: str, version: str | None) -> bool:
         """Puts the alias on our `version`, or takes it away; False where MLflow does not know that version."""
@@ -202,6 +291,13 @@ class ExperimentTracker:
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
+
+    def _linked(self, logged_model: str | None, model_id: str, number: str) -> str:
+        """The version's number, once the logged model's page leads to it; a server sees to that by itself."""
+        if logged_model is not None and VERSIONS_TAG not in self._client.get_logged_model(logged_model).tags:
+            link = json.dumps([{"name": model_id, "version": int(number)}])
+            self._client.set_logged_model_tags(logged_model, {VERSIONS_TAG: link})
+        return number
 
     def _find(self, job_id: str) -> Any:
         from mlflow.entities import ViewType
@@ -251,6 +347,41 @@ def move_artifacts(database: Path, before: str, after: str) -> None:
                     f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                     (after, len(before) + 1, len(before), before),
                 )
+
+
+def _dataset_name(dataset: TrackedDataset) -> str:
+    return _cut(dataset.name, MAX_DATASET_CHARS)
+
+
+def _dataset_input(dataset: TrackedDataset) -> Any:
+    """As MLflow takes it. Its source is of MLflow's type `code`, words under tags: no address leads to the bars."""
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.types.schema import ColSpec, DataType, Schema
+
+    schema = Schema([ColSpec(DataType.double, name) for name in dataset.columns])
+    described = Dataset(
+        name=_dataset_name(dataset),
+        digest=dataset.digest,
+        source_type="code",
+        source=json.dumps({"tags": dict(dataset.source)}),
+        schema=json.dumps({"mlflow_colspec": schema.to_dict()}),
+        profile=json.dumps({"num_windows": dataset.num_windows}),
+    )
+    return DatasetInput(described, [InputTag("mlflow.data.context", dataset.context)])
+
+
+def keep_artifacts_at(database: Path, artifacts: Path) -> None:
+    """Corrects the addresses of an embedded store whose folder was moved or copied since it was last open."""
+    if not database.exists():
+        return
+    with closing(sqlite3.connect(database)) as connection:
+        if not connection.execute("SELECT 1 FROM sqlite_schema WHERE name = 'experiments'").fetchone():
+            return
+        query = "SELECT artifact_location FROM experiments WHERE name = ?"
+        found = connection.execute(query, (EXPERIMENT,)).fetchone()
+    after = artifacts.resolve().as_uri()
+    if found is not None and found[0] != after and found[0].startswith("file:"):
+        move_artifacts(database, found[0], after)
 
 
 def flat_params(request: dict[str, Any]) -> dict[str, object]:
