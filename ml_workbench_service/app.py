@@ -141,13 +141,17 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     return app
 
 
+def _rotate_logs(settings: Settings, stack: AsyncExitStack) -> None:
+    most_bytes = round(settings.LOG_MAX_MB * 1e6)
+    rotation = LogRotation(settings.LOG_DIR, max_bytes=most_bytes, num_kept=settings.LOG_FILES_KEPT)
+    _repeat("log rotation", LOG_WATCH_S, rotation.rotate_if_due, stack)
+
+
 async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
-    most_bytes = round(settings.LOG_MAX_MB * 1e6)
-    rotation = LogRotation(settings.LOG_DIR, max_bytes=most_bytes, num_kept=settings.LOG_FILES_KEPT)
-    _repeat("log rotation", LOG_WATCH_S, rotation.rotate_if_due, stack)
+    _rotate_logs(settings, stack)
     redis = EmbeddedRedis(settings.STATE_DIR)
     stack.push_async_callback(asyncio.to_thread, redis.stop)
     addresses = await asyncio.to_thread(resolve, settings, redis)

@@ -47,15 +47,11 @@ def deploy(
 
 
 @app.command("undeploy", rich_help_panel=PANEL)
-def undeploy(
-    line: CommandLine,
-    model: ModelId,
-    reason: Annotated[str | None, typer.Option(help="Kept with the deployment.")] = None,
-) -> None:
+def undeploy(line: CommandLine, model: ModelId) -> None:
     """Take a model off: nothing of it is live any more, and agents go flat."""
     with opening.workbench(line) as bench:
-        found = bench.model(model).undeploy(reason=reason)
-    line.screen.thing(dict(found), f"{model} is not live any more", {})
+        found = bench.model(model).undeploy()
+    line.screen.thing(found.model_dump(mode="json"), f"{model} is not live any more", {})
 
 
 @app.command("rollback", rich_help_panel=PANEL)
