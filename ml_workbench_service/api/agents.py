@@ -103,7 +103,7 @@ async def reset_agent(agent_id: AgentIdPath, service: AppStateDep) -> Agent:
 
 
 @router.delete("/{agent_id}", status_code=204, summary="Remove an agent", responses=failures(404, 409, 503))
-async def remove_agent(agent_id: AgentIdPath, service: AppStateDep) -> None:
+async def delete_agent(agent_id: AgentIdPath, service: AppStateDep) -> None:
     """Removes a stopped agent with all that it has learnt; `default` not while AGENT_AUTOSTART would bring it back."""
     await _agent_supervisor(service).remove(agent_id)
 

@@ -47,8 +47,8 @@ SEARCH: dict[str, Any] = {
 }
 PLAIN_TEXT = {"read_metrics", "read_report"}
 """Whose example stands in the route."""
-KNOWN_LATER = {"create_agent": {"MODEL_NOT_FOUND"}, "report_outcome": {"OUTCOME_CONFLICT"}}
-"""What is right in itself, and about a model that nobody trained here, or about an outcome that was told before."""
+KNOWN_LATER = {"create_agent": {"MODEL_NOT_FOUND", "CONFLICT"}, "report_outcome": {"OUTCOME_CONFLICT"}}
+"""Right in itself, about a model that nobody trained here, an agent without experience, an outcome told before."""
 MOST_NUMBERS = 4
 """Of a list of plain values, so many are enough to show what it holds."""
 Answers = dict[str, httpx.Response]
