@@ -48,5 +48,7 @@ def test_a_page_names_no_other_server_and_forbids_the_browser_to_ask_one(api: ht
 
 
 def test_only_these_pages_and_their_assets_are_there(api: httpx.Client) -> None:
-    for path in ("/", "/docs/oauth2-redirect", "/static/swagger-ui.css"):
+    for path in ("/docs/oauth2-redirect", "/static/swagger-ui.css"):
         assert_failure(api.get(path), 404, "ROUTE_NOT_FOUND")
+    start = api.get("/")  # of a service without the web page
+    assert (start.status_code, start.headers["Location"]) == (307, "/docs")
