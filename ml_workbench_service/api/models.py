@@ -24,7 +24,7 @@ from ml_workbench_service.contracts.models import (
     ModelList,
     ModelStatus,
     ModelSummary,
-    Purged,
+    PurgedModel,
     Tombstone,
     VersionList,
 )
@@ -153,7 +153,7 @@ async def restore_version(model_id: ModelIdPath, version: VersionPath, service: 
 
 
 @router.delete("/{model_id}", summary="Purge a model", responses=failures(404, 409, 503))
-async def delete_model(model_id: ModelIdPath, service: AppStateDep, confirm: Confirm = None) -> Purged:
+async def delete_model(model_id: ModelIdPath, service: AppStateDep, confirm: Confirm = None) -> PurgedModel:
     """Removes every version of a model that is not deployed, for good. Its histories stay, and its version numbers are
     never used again. Idempotent; `confirm` is the model's id."""
     async with service.planning:

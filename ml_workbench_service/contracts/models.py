@@ -166,7 +166,7 @@ class Tombstone(Contract):
     correlation_id: str = ""
 
 
-class Purged(Contract):
+class PurgedModel(Contract):
     """`DELETE /models/{id}`: the model's files are gone, its history and its version numbers are kept."""
 
     model_id: str

@@ -18,7 +18,7 @@ from common_lib.logging import correlation_id
 from ml_workbench_service.agents.status import read_agents
 from ml_workbench_service.contracts.feature_sets import is_reference, parse_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
-from ml_workbench_service.contracts.models import ModelCard, Purged, Tombstone
+from ml_workbench_service.contracts.models import ModelCard, PurgedModel, Tombstone
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.resources import Workbench
 
@@ -73,7 +73,9 @@ def purge_version(
         return _purged(workbench, model_id, [version])[version]
 
 
-def purge_model(workbench: Workbench, model_id: str, *, confirm: str | None, unfinished: Iterable[JobSpec]) -> Purged:
+def purge_model(
+    workbench: Workbench, model_id: str, *, confirm: str | None, unfinished: Iterable[JobSpec]
+) -> PurgedModel:
     """Removes every version of a model that is not deployed, archived or not; idempotent. Raises as `purge_version`."""
     registry = workbench.registry
     if not registry.tombstones(model_id) and not registry.versions(model_id):
@@ -89,7 +91,7 @@ def purge_model(workbench: Workbench, model_id: str, *, confirm: str | None, unf
             )
         if versions:
             _check_unused(workbench, model_id, versions, unfinished)
-        return Purged(model_id=model_id, purged=tuple(_purged(workbench, model_id, versions).values()))
+        return PurgedModel(model_id=model_id, purged=tuple(_purged(workbench, model_id, versions).values()))
 
 
 def _purged(workbench: Workbench, model_id: str, versions: Sequence[str]) -> dict[str, Tombstone]:

@@ -173,6 +173,12 @@ def test_operations_have_short_names_of_their_own(document: dict[str, Any]) -> N
     assert {"train_model", "predict", "predict_batch", "deploy_model", "list_models"} <= set(names)
 
 
+def test_no_schema_has_a_property_of_its_own_name(document: dict[str, Any]) -> None:
+    """A generated class `Purged` with a property `purged` is one that a generator's own variables get mixed up in."""
+    for name, schema in document["components"]["schemas"].items():
+        assert re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower() not in schema.get("properties", {}), name
+
+
 def test_every_answer_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
     for name, operation in operations(document).items():
         for status, answer in operation["responses"].items():

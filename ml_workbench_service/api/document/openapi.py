@@ -1,7 +1,8 @@
 """The OpenAPI document: FastAPI's, and what it cannot know: headers, families, examples, what a stream holds.
 
 All of it by kind, never by route: a new route follows by its function's name, its status codes and its parameters. Of a
-2xx answer the example is `answers/<operationId>.json`, as a running service gave it (`tests/api/test_answers.py`).
+2xx answer the example is `answers/<operationId>.json`, as a running service gave it
+(`tests/api/document/test_answers.py`).
 """
 
 from collections.abc import Iterator, Mapping

@@ -1,6 +1,6 @@
 """Every 2xx answer of the document has an example that a running service gave, and gives again.
 
-`RECORD_ANSWERS=1 make test-more ARGS="tests/api/test_answers.py"` writes the examples anew.
+`RECORD_ANSWERS=1 make test-more ARGS="tests/api/document/test_answers.py"` writes the examples anew.
 """
 
 import json
