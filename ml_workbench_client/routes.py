@@ -1,8 +1,7 @@
 """Routes: every operation of the service, once, with what may be done when an answer does not come.
 
 `ROUTES` is what a test compares with the running service's OpenAPI document; each is borne by a method (`Operation`,
-`Reading` or `Listed` in `plans`), which is the table from operation to method. `AHEAD` are operations that the contract
-names and the service does not have yet: it shrinks, and the test says so.
+`Reading` or `Listed` in `plans`), which is the table from operation to method.
 """
 
 from dataclasses import dataclass
@@ -115,9 +114,6 @@ START_AGENT = _route(f"POST {API}/agents/{{agent_id}}/start", Repeat.ALWAYS)
 STOP_AGENT = _route(f"POST {API}/agents/{{agent_id}}/stop", Repeat.ALWAYS)
 RESET_AGENT = _route(f"POST {API}/agents/{{agent_id}}/reset")
 DELETE_AGENT = _route(f"DELETE {API}/agents/{{agent_id}}")
-
-AHEAD: frozenset[str] = frozenset()
-"""In the contract, not yet in the service."""
 
 
 def query(**parameters: Any) -> dict[str, str]:

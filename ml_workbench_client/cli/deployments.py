@@ -51,7 +51,7 @@ def undeploy(line: CommandLine, model: ModelId) -> None:
     """Take a model off: nothing of it is live any more, and agents go flat."""
     with opening.workbench(line) as bench:
         found = bench.model(model).undeploy()
-    line.screen.thing(found.model_dump(mode="json"), f"{model} is not live any more", {})
+    line.screen.thing(found, f"nothing of {model} is live", {"warnings": found.warnings})
 
 
 @app.command("rollback", rich_help_panel=PANEL)

@@ -36,7 +36,8 @@ def archive(workbench: Workbench, model_id: str, version: str) -> ModelCard:
 def restore(workbench: Workbench, model_id: str, version: str) -> ModelCard:
     """Makes an archived version a candidate again; idempotent."""
     workbench.registry.card(model_id, version)
-    return workbench.registry.restore(model_id, version)
+    with workbench.history.locked(model_id):  # no purge under way removes what was just given back
+        return workbench.registry.restore(model_id, version)
 
 
 def purge_version(

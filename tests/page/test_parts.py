@@ -12,8 +12,10 @@ from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.figure import untitled
 from ml_workbench_client.page.components.schema_form import _read_text, resolved
 from ml_workbench_client.page.components.table import Cell, rows_of
+from ml_workbench_client.page.components.todays_verdict import verdict_of
 from ml_workbench_client.page.service_watch import ServiceWatch
 from ml_workbench_client.page.views.train import _seeds, _target
+from ml_workbench_service.contracts.evaluation import TodaysVerdict
 from ml_workbench_service.contracts.jobs import JobError, JobStatus
 from ml_workbench_service.contracts.training import parse_target
 from tests.service_process import ServiceProcess, free_port
@@ -29,6 +31,21 @@ async def test_nothing_is_wrong_with_a_service_that_works_but_for_a_live_model_w
         wrong = [each for each in found.alarms if each.kind == "bad"]
         assert not [each for each in wrong if "feature store" in each.sentence]
         assert all(each.where.startswith("/") and not each.where.startswith("//") for each in found.alarms)
+
+
+async def test_a_version_shows_the_verdict_that_it_has_today(service: ServiceProcess) -> None:
+    async with AsyncWorkbench(service.url) as bench:
+        found = await bench.model("small", "1.0.0").card
+    published = found.model_copy(
+        update={"todays_verdict": None, "evaluation": found.evaluation.model_copy(update={"verdict": "skill"})}
+    )
+    assert verdict_of(published)[::2] == ("skill", None)
+    fallen = TodaysVerdict(verdict="no_skill", reason="twenty tries")
+    assert verdict_of(published.model_copy(update={"todays_verdict": fallen})) == (
+        "no_skill", "twenty tries", "skill"
+    )  # fmt: skip
+    unread = TodaysVerdict(verdict=None, reason="the log cannot be read")
+    assert verdict_of(published.model_copy(update={"todays_verdict": unread})).verdict == "skill"
 
 
 async def test_a_failed_job_is_an_alarm_that_leads_to_the_job(service: ServiceProcess) -> None:

@@ -7,7 +7,8 @@ from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import card, note
 from ml_workbench_client.page.components.figure import FigureView, untitled
 from ml_workbench_client.page.components.part import Part
-from ml_workbench_client.page.components.table import Cell, table
+from ml_workbench_client.page.components.table import Cell, status_cell, table
+from ml_workbench_client.page.components.todays_verdict import verdict_of
 from ml_workbench_client.page.shell import Visit, view
 from ml_workbench_service.contracts.models import ModelCard
 
@@ -38,9 +39,8 @@ def compare(visit: Visit, versions: str = "") -> None:
 
 def _table(found: list[ModelCard]) -> None:
     lines: list[tuple[str, list[Any]]] = [
-        ("Verdict", [Cell(each.evaluation.verdict, words.readable(each.evaluation.verdict),
-                          tone=words.tone(each.evaluation.verdict)) for each in found]),
-        ("Why", [each.evaluation.reason for each in found]),
+        ("Verdict", [status_cell(verdict_of(each).verdict) for each in found]),
+        ("Why", [verdict_of(each).reason for each in found]),
         ("Status", [words.readable(each.status) for each in found]),
         ("Type", [f"{words.readable(each.type)}, {words.readable(each.family)}" for each in found]),
         ("Symbols", [", ".join(each.symbols) for each in found]),

@@ -8,6 +8,7 @@ from nicegui import ui
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import button, heading, note, warnings
 from ml_workbench_client.page.components.dialogs import attempted
+from ml_workbench_client.page.components.todays_verdict import verdict_of
 from ml_workbench_client.page.shell import Visit
 from ml_workbench_service.contracts.deployment import DeploymentTarget, MonitoringLevel
 from ml_workbench_service.contracts.models import ModelCard
@@ -15,7 +16,7 @@ from ml_workbench_service.contracts.models import ModelCard
 
 async def ask_to_deploy(visit: Visit, found: ModelCard) -> Any:
     """Asks how, then deploys; None where nothing was deployed."""
-    judged = found.evaluation
+    judged = verdict_of(found)
     with ui.dialog() as dialog, ui.card().classes("dialog"):
         dialog.props["aria-label"] = "Deploy"
         heading(f"Deploy {found.id} {found.version}?")

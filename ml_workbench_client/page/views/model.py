@@ -9,6 +9,7 @@ from ml_workbench_client.page.components.blocks import badge, button, card, fact
 from ml_workbench_client.page.components.dialogs import attempted, confirmed
 from ml_workbench_client.page.components.part import Part, nothing
 from ml_workbench_client.page.components.table import Cell, status_cell, table, time_cell
+from ml_workbench_client.page.components.todays_verdict import verdict_of
 from ml_workbench_client.page.shell import Visit, view
 from ml_workbench_client.page.views.deploying import ask_to_deploy
 from ml_workbench_client.page.views.model_figures import figures
@@ -50,7 +51,7 @@ def _head(visit: Visit, found: ModelCard) -> None:
         with row():
             text(f"{found.name} {found.version}", "strong")
             badge(found.status)
-            badge(found.evaluation.verdict)
+            badge(verdict_of(found).verdict)
         note(
             " · ".join(
                 filter(
@@ -168,8 +169,8 @@ def _versions(found: list[ModelCard]) -> None:
             {
                 "version": Cell(each.version, href=words.path("models", each.id, version=each.version)),
                 "status": status_cell(each.status),
-                "verdict": status_cell(each.evaluation.verdict),
-                "reason": each.evaluation.reason,
+                "verdict": status_cell(verdict_of(each).verdict),
+                "reason": verdict_of(each).reason,
                 "created": time_cell(each.created_at),
             }
             for each in found

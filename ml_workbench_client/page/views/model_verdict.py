@@ -6,6 +6,7 @@ from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, card, facts, figure_of, note, text
 from ml_workbench_client.page.components.part import nothing
 from ml_workbench_client.page.components.table import amount_cell, share_cell, table
+from ml_workbench_client.page.components.todays_verdict import verdict_of
 from ml_workbench_service.contracts.models import ModelCard
 
 MEANINGS = {
@@ -25,21 +26,23 @@ MEANINGS = {
 
 def verdict(found: ModelCard) -> None:
     """Whether it has skill, and why or why not."""
-    judged = found.evaluation
+    judged, today = found.evaluation, verdict_of(found)
     with card("Verdict", anchor="verdict"):
         with ui.element("div").classes("entry"):
-            badge(judged.verdict)
-            text(judged.reason)
-        note(MEANINGS.get(judged.verdict, ""))
+            badge(today.verdict)
+            text(today.reason)
+        note(MEANINGS.get(today.verdict, ""))
+        if today.published is not None:
+            note(f"It was published as {words.readable(today.published)}; what was tried since has raised the bar.")
         significance = judged.significance
         if significance is not None:
             facts(
                 {
                     "hardest baseline": words.readable(significance.baseline),
                     "p-value": significance.p_value,
-                    "p-value after all tries": significance.adjusted_p_value,
+                    "p-value after all tries": _today(found, "adjusted_p_value", significance.adjusted_p_value),
                     "passes at": significance.alpha,
-                    "tries on this series": significance.looks,
+                    "tries on this series": _today(found, "looks", significance.looks),
                     "independent moments": significance.num_independent,
                     "power": words.percent(significance.power, 0),
                     "proof": words.readable(judged.proof),
@@ -63,6 +66,11 @@ def verdict(found: ModelCard) -> None:
                 label="Beside the baselines",
                 numeric=("skill", "model", "loss", "p"),
             )
+
+
+def _today(found: ModelCard, name: str, published: float | None) -> float | None:
+    known: float | None = getattr(found.todays_verdict, name, None)
+    return published if known is None else known
 
 
 def earned(found: ModelCard) -> None:

@@ -10,6 +10,7 @@ from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, card, figure_of, grid, link, note, text
 from ml_workbench_client.page.components.part import Part, nothing
 from ml_workbench_client.page.components.progress import progress_line
+from ml_workbench_client.page.components.todays_verdict import verdict_of
 from ml_workbench_client.page.shell import Visit, view
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
@@ -117,8 +118,9 @@ def _verdicts(found: list[ModelCard]) -> None:
         for each in found:
             with ui.element("div").classes("entry"):
                 link(each.name, words.path("models", each.id, version=each.version) + "#verdict")
-                badge(each.evaluation.verdict)
-                note(each.evaluation.reason)
+                judged = verdict_of(each)
+                badge(judged.verdict)
+                note(judged.reason)
 
 
 def _earnings(found: list[ModelCard]) -> None:
