@@ -2,6 +2,7 @@
 
 import math
 import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,16 @@ def card_of(service: ServiceProcess, job: dict[str, Any]) -> dict[str, Any]:
     return card
 
 
-def test_daily_fixings_of_26_years_train_predict_and_deploy(service: ServiceProcess) -> None:
+@pytest.fixture
+def fixings_service(tmp_path: Path) -> Iterator[ServiceProcess]:
+    """A service of this test alone: every evaluation that another test had charged to these fixings costs power."""
+    running = ServiceProcess(tmp_path).start()
+    yield running
+    running.close()
+
+
+def test_daily_fixings_of_26_years_train_predict_and_deploy(fixings_service: ServiceProcess) -> None:
+    service = fixings_service
     body = {
         "name": "Daily fixings",
         "model_type": "time_series",
