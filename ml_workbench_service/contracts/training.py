@@ -111,12 +111,11 @@ _TARGET = re.compile(r"(price_change|log_return|volatility|direction|triple_barr
 def parse_target(name: str, timeframe: str | None = None) -> Target:
     """`price_change_4h` is 4 bars of `1h`; `log_return_3` is 3 bars of whatever timeframe the request has.
 
-    With `_Nh` and `_Nd` the bars are hours and days (finance.md); with a request's other timeframe h counts those
-    bars only where the whole unit fits: `price_change_1h` on 15-minute bars is 4 bars. `market_regime` alone is the
-    next bar's.
+    `_Nh` and `_Nd` fix the timeframe, hours and days (docs/finance.md); a number alone counts bars of any length.
+    `market_regime` alone is the next bar's.
 
     Raises:
-        ValueError: unknown measure, horizon zero, or a unit the timeframe does not divide.
+        ValueError: unknown measure, horizon zero, or a unit that is not the request's timeframe.
     """
     match = _TARGET.fullmatch(name + "_1" if name == "market_regime" else name)
     if match is None:
@@ -128,7 +127,10 @@ def parse_target(name: str, timeframe: str | None = None) -> Target:
         raise ValueError("a target's unit is h or d, or none to count bars, such as price_change_4h or log_return_12")
     own = f"1{unit}" if unit else None
     if own is not None and timeframe is not None and normal_timeframe(timeframe) != own:
-        raise ValueError(f"the target {measure}_{count}{unit} fixes the timeframe {own}; leave `timeframe` out")
+        raise ValueError(
+            f"the target {measure}_{count}{unit} fixes the timeframe {own}; leave `timeframe` out, "
+            f"or count bars of {normal_timeframe(timeframe)}, as {measure}_1 does"
+        )
     return Target.model_validate({"name": name, "measure": measure, "horizon": count, "timeframe": own})
 
 

@@ -117,7 +117,11 @@ def test_a_missing_value_is_null(api: httpx.Client) -> None:
             {"timeframe": "5m", "features": MANY},
             "shorter range",
         ),
-        ("labels/EURUSD", {"target": "price_change_1h", **RANGE, "timeframe": "1d"}, "fixes the timeframe 1h"),
+        (
+            "labels/EURUSD",
+            {"target": "price_change_1h", **RANGE, "timeframe": "1d"},
+            "fixes the timeframe 1h; leave `timeframe` out, or count bars of 1d, as price_change_1 does",
+        ),
         ("labels/EURUSD", {"target": "profit_1h", **RANGE}, "a target is"),
         ("labels/EURUSD", {"target": "price_change_1h", "start_date": iso(TUESDAY), "end_date": iso(MONDAY)}, "later"),
         ("labels/EURUSD", {"target": "market_regime", "timeframe": "1h", **RANGE}, ""),

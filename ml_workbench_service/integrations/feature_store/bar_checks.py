@@ -267,6 +267,9 @@ def _compare(
     """Each file's prices against the fixings."""
     for index, (raw, account) in enumerate(zip(files, accounts, strict=True)):
         own = rows.taken(rows.file == index)
+        if len(own.opened_ms) == 0:
+            account.notes.append("every row of it stands in another file of the series too")
+            continue
         try:
             finding = compare(symbol, own.opened_ms, own.columns["open"], own.columns["close"], length_ms, fixings)
         except Unlike as unlike:

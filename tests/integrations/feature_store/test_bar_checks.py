@@ -136,6 +136,20 @@ def test_prices_near_the_pairs_that_move_as_nothing_does_are_doubtful() -> None:
     assert "does not move" in finding.text.replace("do not", "does not")
 
 
+def test_a_file_that_another_repeats_whole_is_told_so_and_stops_no_listing(tmp_path: Path) -> None:
+    frame = bars_frame()
+    for name in ("EURUSD_1h.csv", "EURUSD60.csv", "EURUSDm_H1.csv"):
+        write_plain(tmp_path, name, frame)
+    folder = FolderBars(tmp_path)
+    found = folder.series()
+    assert [(each.origin, each.num_rows) for each in found.series] == [
+        ("EURUSD60.csv", len(frame)), ("EURUSD_1h.csv", 0), ("EURUSDm_H1.csv", 0),
+    ]  # fmt: skip
+    for report in folder.bars("EUR/USD", "1h").reports[1:]:
+        assert report.dropped == {"repeated": len(frame)}
+        assert report.notes[-1] == "every row of it stands in another file of the series too"
+
+
 def test_the_banks_own_file_is_read_at_a_quarter_past_two_in_frankfurt() -> None:
     moments = ecb_fixings().moments_ms.astype("datetime64[ms]")
     assert np.isin(np.array(["2024-01-05T13:15", "2024-07-05T12:15"], dtype="datetime64[ms]"), moments).all()
