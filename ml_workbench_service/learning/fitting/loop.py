@@ -55,9 +55,14 @@ class Outcome:
 
 
 class _OnDevice:
-    """The rows and labels of all windows on the training device."""
+    """The rows and labels of all windows on the training device.
 
-    def __init__(self, windows: Windows, device: torch.device) -> None:
+    Args:
+        by_window: gather each window's rows together; a network that joins them wants them so, others by time.
+    """
+
+    def __init__(self, windows: Windows, device: torch.device, *, by_window: bool = False) -> None:
+        self._by_window = by_window
         self.rows_RF = torch.from_numpy(windows.rows_RF).to(device)
         self.labels_RK = torch.from_numpy(windows.labels_RK).to(device)
         self.ends = {part: torch.from_numpy(windows.parts[part]).to(device) for part in ("train", "validation")}
@@ -65,6 +70,10 @@ class _OnDevice:
 
     def batch(self, ends_N: Tensor, length: int) -> Tensor:
         """Time-major windows (T, N, F) of this length that end at these rows."""
+        if self._by_window:
+            num_rows, num_features = self.rows_RF.shape
+            windows = self.rows_RF.as_strided((num_rows - length + 1, length * num_features), (num_features, 1))
+            return windows.index_select(0, ends_N - (length - 1)).view(len(ends_N), length, -1).transpose(0, 1)
         rows_TN = ends_N + self.offsets_T1[-length:]
         return self.rows_RF.index_select(0, rows_TN.reshape(-1)).view(length, len(ends_N), -1)
 
@@ -133,7 +142,7 @@ def fit(
         TrainingError: the loss is no longer a number.
         JobCancelled: somebody asked for it, within one batch.
     """
-    data = _OnDevice(windows, device)
+    data = _OnDevice(windows, device, by_window=getattr(network, "joins_rows", False))
     chance = torch.Generator().manual_seed(schedule.seed)
     state = _TrainingState(
         network, ClippedAdam(network, learning_rate=schedule.learning_rate), chance, _copied(network)
@@ -262,14 +271,15 @@ def _epoch(
     order = ends[torch.randperm(len(ends), generator=state.chance).to(ends.device)]
     batches = torch.split(order, schedule.batch_size)
     lengths = _lengths(len(batches), len(data.offsets_T1), shortest=schedule.shortest_window, chance=state.chance)
-    total = torch.zeros((), device=ends.device)
-    for ends_N, length in zip(batches, lengths, strict=True):
+    labels = torch.split(data.labels_RK.index_select(0, order), schedule.batch_size)
+    total, one = torch.zeros((), device=ends.device), torch.ones((), device=ends.device)
+    for ends_N, labels_NK, length in zip(batches, labels, lengths, strict=True):
         report.check()
         if tuner is not None:
             tuner.next_batch()
         state.optimizer.zero_grad()
-        loss = objective.loss(state.network, data.batch(ends_N, length), data.labels_RK[ends_N])
-        backward(loss)
+        loss = objective.loss(state.network, data.batch(ends_N, length), labels_NK)
+        backward(loss, one)
         state.optimizer.step()
         total += loss.detach() * len(ends_N)
     return float(total) / len(ends)

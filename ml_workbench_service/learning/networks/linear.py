@@ -21,7 +21,13 @@ LAST = np.iinfo(np.int64).max
 
 
 class LinearForecaster(WindowedNetwork):
-    """Window stage, then for each output one weight for each bar and feature, and a bias."""
+    """Window stage, then for each output one weight for each bar and feature, and a bias.
+
+    In training the window stage is applied to the weights: both are linear, and the weights are as many as one window's
+    values, not a batch's.
+    """
+
+    joins_rows = True
 
     def __init__(self, *, is_level_F: tuple[bool, ...], lookback: int, head: Head) -> None:
         super().__init__(is_level_F)
@@ -33,11 +39,14 @@ class LinearForecaster(WindowedNetwork):
 
     def forward(self, rows_TNF: Tensor) -> Tensor:
         """Time-major rows → (N, K) in units of the label scale."""
-        values_NV = self.window_stage(rows_TNF).transpose(0, 1).flatten(start_dim=1)
         weight_KTF: Tensor = self.weight_KLF
         if len(rows_TNF) < weight_KTF.shape[1]:  # most windows are whole, and a slice costs time in both directions
             weight_KTF = weight_KTF[:, -len(rows_TNF) :]
-        weight_KV = weight_KTF.flatten(start_dim=1)
+        if self.training:
+            weight_KTF = self.window_stage(weight_KTF.transpose(0, 1)).transpose(0, 1)
+        else:
+            rows_TNF = self.window_stage(rows_TNF)
+        values_NV, weight_KV = rows_TNF.transpose(0, 1).flatten(start_dim=1), weight_KTF.flatten(start_dim=1)
         return self.finish(nn.functional.linear(values_NV, weight_KV, self.bias_K))
 
 

@@ -5,7 +5,7 @@ Legend: N windows, T rows, F features, K outputs.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -24,7 +24,13 @@ from ml_workbench_service.learning.networks.heads import Head
 
 
 class WindowedNetwork(nn.Module):
-    """A network over time-major rows whose first operation is the window stage."""
+    """A network over time-major rows whose first operation is the window stage.
+
+    Attributes:
+        joins_rows: whether it then reads each window as one row, and so trains on windows that lie together in memory.
+    """
+
+    joins_rows: ClassVar[bool] = False
 
     def __init__(self, is_level_F: tuple[bool, ...]) -> None:
         super().__init__()

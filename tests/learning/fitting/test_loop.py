@@ -1,6 +1,7 @@
 """The training loop: what it reports, when it stops, which weights it leaves, and what it refuses."""
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from ml_workbench_service.learning.data.windows import Windows, build
 from ml_workbench_service.learning.fitting.loop import Outcome, Schedule, _lengths, _OnDevice, fit, score
 from ml_workbench_service.learning.fitting.objectives import SquaredError
 from ml_workbench_service.learning.networks.heads import forecast_head
+from ml_workbench_service.learning.networks.linear import LinearForecaster
 from ml_workbench_service.learning.networks.recurrent import RecurrentForecaster
 from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, Recorder, cut, symbol_rows
 
@@ -124,8 +126,9 @@ def test_a_loss_that_is_no_number_is_an_error_with_what_to_do(windows: Windows) 
 
 def test_a_batch_holds_the_windows_that_end_at_its_rows(windows: Windows) -> None:
     ends = windows.parts["train"][[4, 0, 9]]
-    for length in (3, 8):
-        batch_TNF = _OnDevice(windows, CPU).batch(torch.from_numpy(ends), length)
+    for length, by_window in product((3, 8), (False, True)):
+        batch_TNF = _OnDevice(windows, CPU, by_window=by_window).batch(torch.from_numpy(ends), length)
+        assert (batch_TNF.transpose(0, 1) if by_window else batch_TNF).is_contiguous()
         np.testing.assert_array_equal(batch_TNF.numpy().transpose(1, 0, 2), windows.gather(ends, length))
 
 
@@ -157,6 +160,26 @@ def test_the_number_of_threads_changes_no_bit_of_the_weights(cell: str, num_feat
         fitted(windows, replace(SCHEDULE, batch_size=32, epochs=2), network)
         weights.append(torch.cat([value.reshape(-1) for value in network.state_dict().values()]))
     assert torch.equal(*weights)
+
+
+@pytest.mark.parametrize("length", [3, 8])
+def test_the_window_stage_upon_the_weights_is_the_window_stage(length: int, windows: Windows) -> None:
+    """The linear forecaster in training mode against evaluation mode, gradients included."""
+    torch.manual_seed(3)
+    network = LinearForecaster(is_level_F=IS_LEVEL, lookback=8, head=HEAD)
+    data = _OnDevice(windows, CPU, by_window=network.joins_rows)
+    rows_TNF = data.batch(torch.from_numpy(windows.parts["train"][:40]), length)
+    answers = []
+    for mode in (True, False):
+        network.train(mode)
+        network.zero_grad()
+        answer = network(rows_TNF)
+        answer.square().sum().backward()
+        answers.append((answer.detach(), [parameter.grad.clone() for parameter in network.parameters()]))
+    (own, own_gradients), (plain, gradients) = answers
+    torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-5)
+    for ours, theirs in zip(own_gradients, gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layers", [1, 2])
