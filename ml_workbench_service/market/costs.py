@@ -71,7 +71,7 @@ SLIPPAGE_BP = 0.1  # a tenth of a pip on EUR/USD: a small market order in liquid
 FINANCING_PER_YEAR = 0.008
 DAYS_PER_YEAR = 365
 HALF_HOUR_MS = HOUR_MS // 2
-NEXT_DAY_PAIRS = frozenset({"CAD/USD", "TRY/USD"})
+NEXT_DAY_PAIRS = frozenset({"CAD/USD", "PHP/USD", "RUB/USD", "TRY/USD"})
 """Pairs that settle a business day after the trade, currencies in alphabetic order; others take two (finance.md)."""
 
 _COARSE_PIPS = frozenset({"JPY", "HUF", "KRW", "IDR", "ISK"})  # quoted with two decimals

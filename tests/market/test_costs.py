@@ -140,7 +140,7 @@ def test_swap_counts_the_nights(start: str, end: str, nights: int) -> None:
     assert swap_cost(OWN, "EUR/USD", 1.25, 0.0, ms(start), ms(end)) == 0.0
 
 
-@pytest.mark.parametrize("symbol", ["USD/CAD", "CAD/USD", "USD/TRY"])
+@pytest.mark.parametrize("symbol", ["USD/CAD", "CAD/USD", "USD/TRY", "USD/PHP", "USD/RUB"])
 def test_pairs_that_settle_a_day_earlier_pay_for_the_weekend_on_thursday(symbol: str) -> None:
     nights = [
         swap_cost(OWN, symbol, 1.0, 1.0, ms(f"2025-01-{day:02d}T12:00"), ms(f"2025-01-{day + 1:02d}T12:00")) / 0.6e-4
