@@ -36,6 +36,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
+from common_lib.redaction import redacted, redacted_tree
+
 
 class PlatformError(Exception):
     """Root of the tree: an HTTP status, a stable code and a sentence with the next step."""
@@ -63,8 +65,8 @@ class PlatformError(Exception):
         return {
             "error_type": type(self).__name__,
             "error_code": self.error_code,
-            "message": self.message,
-            "details": self.details,
+            "message": redacted(self.message),
+            "details": redacted_tree(self.details),
             "correlation_id": correlation_id,
         }
 

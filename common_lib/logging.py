@@ -5,8 +5,9 @@ Files below the log folder, each line one event:
     queue_processing.log   logger `ml_workbench.queue`: each enqueue and dequeue with time and latency
     rl_training.log        logger `ml_workbench.rl`: each action, reward and cumulative reward
 
-Several processes write the same files, one rotates them (`common_lib.log_files`). Where thousands of events a second
-are logged, `log_events` writes a batch of them as the same lines in a tenth of the time.
+No line has a secret in it (`common_lib.redaction`). Several processes write the same files, one rotates them
+(`common_lib.log_files`). Where thousands of events a second are logged, `log_events` writes a batch of them as the same
+lines in a tenth of the time.
 """
 
 import json
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from common_lib.log_files import LOG_FILES, LogFile
+from common_lib.redaction import redacted
 
 QUEUE_LOGGER = "ml_workbench.queue"
 RL_LOGGER = "ml_workbench.rl"
@@ -113,7 +115,7 @@ class JsonFormatter(logging.Formatter):
         fixed = ['{"time": "', origin, *(f", {key}: " for key in keys), "}"]
         template = "%s".join([text.replace("%", "%%") for text in fixed])
         return [
-            template % (stamp, *[_json_value(value) for value in event])
+            redacted(template % (stamp, *[_json_value(value) for value in event]))
             for stamp, event in zip(_stamps(times_s), events, strict=True)
         ]
 
@@ -126,7 +128,7 @@ class ConsoleFormatter(logging.Formatter):
         extras = _extras(record)
         event = (record.getMessage(), *extras.values())
         line = self.lines(record.name, record.levelname, [record.created], tuple(extras), [event])[0]
-        return line + ("\n" + self.formatException(record.exc_info) if record.exc_info else "")
+        return line + (redacted("\n" + self.formatException(record.exc_info)) if record.exc_info else "")
 
     def lines(
         self, logger: str, level: str, times_s: Sequence[float], names: Sequence[str], events: Sequence[tuple[Any, ...]]
@@ -135,7 +137,7 @@ class ConsoleFormatter(logging.Formatter):
         head = f" {level:<7} {logger}: "
         template = "%s".join([text.replace("%", "%%") for text in ["", *(f" {name}=" for name in names), ""]])
         return [
-            stamp + head + _one_line(template % (event[0], *[_console_value(value) for value in event[1:]]))
+            redacted(stamp + head + _one_line(template % (event[0], *[_console_value(value) for value in event[1:]])))
             for stamp, event in zip(_stamps(times_s), events, strict=True)
         ]
 

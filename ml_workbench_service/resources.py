@@ -161,10 +161,7 @@ def resolve(settings: Settings, embedded_redis: EmbeddedRedis) -> Addresses:
     _log.info(
         "experiment tracking", extra={"address": tracking, "is_set": settings.EXPERIMENT_TRACKING_URI is not None}
     )
-    _log.info(
-        "redis",
-        extra={"address": _without_password(redis_url) or redis_fault, "is_set": settings.REDIS_URL is not None},
-    )
+    _log.info("redis", extra={"address": redis_url or redis_fault, "is_set": settings.REDIS_URL is not None})
     return Addresses(
         feature_store=feature_store,
         tracking=embedded_tracking_uri(state_dir) if tracking == EMBEDDED else tracking,
@@ -246,10 +243,3 @@ def _get(address: str, path: str) -> bytes:
         return answer.read(4096)
     finally:
         connection.close()
-
-
-def _without_password(url: str | None) -> str:
-    if not url:
-        return ""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from common_lib.redaction import keep_address_secret, keep_secret
 
 EMBEDDED = "embedded"
 DEFAULT_FEATURE_STORE_URL = "http://localhost:8001"
@@ -123,6 +133,18 @@ class Settings(BaseSettings):
     @classmethod
     def _upper(cls, text: object) -> object:
         return text.upper() if isinstance(text, str) else text
+
+    @model_validator(mode="after")
+    def _keep_secrets(self) -> "Settings":
+        """From here on no line, error or event of this process says them."""
+        if self.API_KEY is not None:
+            keep_secret(self.API_KEY.get_secret_value())
+        for address in (
+            self.FEATURE_STORE_URL, self.EXPERIMENT_TRACKING_URI, self.REDIS_URL, self.STRATEGY_ENGINE_URL,
+            self.PAGE_URL,
+        ):  # fmt: skip
+            keep_address_secret(address or "")
+        return self
 
     def environment(self, **resolved: str) -> dict[str, str]:
         """The environment of a child process: this one's, absolute paths, and the addresses resolved at start."""

@@ -6,11 +6,13 @@ Legend: N bars. Times are int64 milliseconds since the epoch, UTC. A bar is stam
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator
 
+from common_lib.redaction import redacted
 from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Timeframe
 from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SeriesList, SpreadTime
 
@@ -123,11 +125,11 @@ class FeatureDescription(Contract):
 
 
 class OutsideThing(Contract):
-    """One outside thing as `/health/ready` shows it."""
+    """One outside thing as `/health/ready` shows it; no secret of its address is in `detail`."""
 
     mode: Literal["embedded", "remote", "folder", "off"]
     state: Literal["ok", "degraded", "down", "disabled"]
-    detail: str = ""
+    detail: Annotated[str, AfterValidator(redacted)] = ""
 
 
 class FeatureStore(Protocol):

@@ -2,7 +2,7 @@
 
 Law: one writer at a time (the worker while it lives; the supervisor before its start and after its death). A torn last
 line is skipped by readers, and the next writer begins with a newline. `seq` counts from 1 without holes within the
-readable lines. Numbers that are not finite are written as null.
+readable lines. Numbers that are not finite are written as null, secrets not at all.
 """
 
 import os
@@ -13,6 +13,7 @@ from typing import Any, get_args
 
 import orjson
 
+from common_lib.redaction import redacted_tree
 from ml_workbench_service.contracts.contract import iso, utc_now
 from ml_workbench_service.contracts.jobs import EventType, JobEvent
 from ml_workbench_service.jobs.durable_files import NewLines, clear_disk_errors
@@ -85,7 +86,7 @@ class EventLog:
 def encode(seq: int, kind: EventType, data: Mapping[str, Any], *, at: str | None = None) -> bytes:
     """One line of the log, its newline included."""
     assert kind in _TYPES, kind
-    event = {"seq": seq, "at": at or iso(utc_now()), "type": kind, "data": dict(data)}
+    event = {"seq": seq, "at": at or iso(utc_now()), "type": kind, "data": redacted_tree(dict(data))}
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(event, default=str, option=options)
 

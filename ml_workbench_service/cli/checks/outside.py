@@ -12,6 +12,7 @@ import httpx
 
 from common_lib.command_line import CommandLine
 from common_lib.exceptions import PlatformError
+from common_lib.redaction import redacted
 from ml_workbench_service.cli.checks.finding import Finding, State
 from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.integrations.embedded_redis import find_redis_server
@@ -60,15 +61,14 @@ def redis(settings: Settings) -> list[Finding]:
             return [Finding("Redis", "broken", error.message)]
     import redis as client
 
-    place = _without_password(settings.REDIS_URL)
+    place = redacted(settings.REDIS_URL)
     try:
         with client.Redis.from_url(
             settings.REDIS_URL, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S
         ) as opened:
             version = str(opened.info("server").get("redis_version", ""))
     except (client.RedisError, OSError) as error:
-        reason = str(error).replace(settings.REDIS_URL, place)
-        return [Finding("Redis", "broken", f"{place}: {reason}", "start it, or correct REDIS_URL")]
+        return [Finding("Redis", "broken", f"{place}: {redacted(str(error))}", "start it, or correct REDIS_URL")]
     return [Finding("Redis", "ok", f"{place} answers, version {version}")]
 
 
@@ -78,10 +78,11 @@ def tracking(settings: Settings) -> list[Finding]:
     if uri == "disabled":
         return [Finding("MLflow", "off", "EXPERIMENT_TRACKING_URI=disabled")]
     is_set = uri is not None and uri != EMBEDDED
-    place = _without_password(uri if is_set and uri else DEFAULT_EXPERIMENT_TRACKING_URI)
+    address = uri if is_set and uri else DEFAULT_EXPERIMENT_TRACKING_URI
+    place = redacted(address)
     if is_set and not place.startswith("http"):
         return [_mlflow_package(f"the store {place}")]
-    answered = _answer(place.rstrip("/") + "/version")
+    answered = _answer(address.rstrip("/") + "/version")
     if answered is not None and answered.status_code == httpx.codes.OK:
         return [Finding("MLflow", "ok", f"{place} answers, version {answered.text.strip()[:40]}")]
     if is_set:
@@ -163,8 +164,3 @@ def _answer(url: str, *, key: str | None = None) -> httpx.Response | None:
         return httpx.get(url, headers=headers, timeout=TIMEOUT_S, trust_env=not is_local)
     except (httpx.HTTPError, httpx.InvalidURL):
         return None
-
-
-def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()

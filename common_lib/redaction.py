@@ -1,0 +1,56 @@
+"""Secrets never leave a process in words: one redactor for log lines, errors, events and readiness.
+
+Two things are taken out of a text: whatever stands before the `@` of an address, and every value that was named as a
+secret (`keep_secret`), wherever it turns up. A redacted text is safe to show, not to parse.
+"""
+
+import re
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+MARK = "***"
+SHORTEST = 6
+"""Shorter values are left alone, but for their place in an address: every text would have holes."""
+
+_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)[^/\s\"'<>]*@")
+_secrets: list[str] = []
+
+
+def keep_secret(*values: str) -> None:
+    """From now on no redacted text of this process has these values in it; longer ones go first."""
+    fresh = {value for value in values if len(value) >= SHORTEST} - set(_secrets)
+    _secrets[:] = sorted({*_secrets, *fresh}, key=len, reverse=True)
+
+
+def keep_address_secret(address: str) -> None:
+    """Keeps what stands before an address's `@` secret, as it is written there and as it is meant.
+
+    The name alone is none: `default` and `mlflow` are words of many texts.
+    """
+    try:
+        password = urlsplit(address).password
+    except ValueError:  # no address: there is nothing to keep
+        return
+    if password:
+        keep_secret(password, unquote(password))
+
+
+def redacted(text: str) -> str:
+    """The text without anything secret; most texts have nothing, and cost a fraction of a microsecond."""
+    if "@" in text:
+        text = _USERINFO.sub(rf"\1{MARK}@", text)
+    for secret in _secrets:
+        if secret in text:
+            text = text.replace(secret, MARK)
+    return text
+
+
+def redacted_tree(value: Any) -> Any:
+    """The same for every text within lists and mappings, keys included."""
+    if isinstance(value, str):
+        return redacted(value)
+    if isinstance(value, dict):
+        return {redacted_tree(key): redacted_tree(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [redacted_tree(each) for each in value]
+    return value
