@@ -15,6 +15,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from common_lib.exceptions import DataValidationError, UnavailableError
+from common_lib.redaction import redacted
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.market import ColumnWitness, FeatureStore
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
@@ -157,11 +158,12 @@ def resolve(settings: Settings, embedded_redis: EmbeddedRedis) -> Addresses:
             redis_url = embedded_redis.start()
         except UnavailableError as error:
             redis_fault = error.message
-    _log.info("feature store", extra={"address": feature_store, "is_set": settings.FEATURE_STORE_URL is not None})
-    _log.info(
-        "experiment tracking", extra={"address": tracking, "is_set": settings.EXPERIMENT_TRACKING_URI is not None}
-    )
-    _log.info("redis", extra={"address": redis_url or redis_fault, "is_set": settings.REDIS_URL is not None})
+    for thing, address, asked in (
+        ("feature store", feature_store, settings.FEATURE_STORE_URL),
+        ("experiment tracking", tracking, settings.EXPERIMENT_TRACKING_URI),
+        ("redis", redis_url or redis_fault, settings.REDIS_URL),
+    ):
+        _log.info(thing, extra={"address": redacted(address), "is_set": asked is not None})
     return Addresses(
         feature_store=feature_store,
         tracking=embedded_tracking_uri(state_dir) if tracking == EMBEDDED else tracking,

@@ -147,7 +147,7 @@ def test_each_choice_is_one_line_without_a_password(tmp_path: Path, caplog: pyte
     said = {record.getMessage(): record.__dict__ for record in caplog.records}
     assert set(said) == {"feature store", "experiment tracking", "redis"}
     assert (said["feature store"]["address"], said["feature store"]["is_set"]) == (EMBEDDED, False)
-    assert (said["redis"]["address"], said["redis"]["is_set"]) == ("redis://127.0.0.1:1/0", True)
+    assert (said["redis"]["address"], said["redis"]["is_set"]) == ("redis://***@127.0.0.1:1/0", True)
     assert "pa55" not in str(said)
 
 
