@@ -9,7 +9,7 @@
 
 FROM python:3.12-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
-RUN python -m pip install --no-cache-dir uv && python -m venv --without-pip /opt/venv
+RUN python -m pip install --no-cache-dir "uv>=0.9,<1" && python -m venv --without-pip /opt/venv
 WORKDIR /build
 COPY requirements.txt ./
 
@@ -17,7 +17,7 @@ FROM build AS build-cpu
 ARG TORCH_INDEX_URL=""
 RUN if [ -n "$TORCH_INDEX_URL" ]; then \
       uv pip install --no-cache --python /opt/venv/bin/python --no-deps --index-url "$TORCH_INDEX_URL" \
-        "$(grep '^torch==' requirements.txt | cut -d' ' -f1)"; \
+        "$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"; \
     fi \
     && uv pip install --no-cache --python /opt/venv/bin/python -r requirements.txt
 

@@ -152,6 +152,10 @@ class SeriesNotFoundError(NotFoundError):
     """The version, or the job, kept no rows of that kind."""
 
 
+class LogNotFoundError(NotFoundError):
+    """The job has no log: no worker has begun with it."""
+
+
 class NotAcceptableError(PlatformError):
     """None of the formats that the caller accepts is one of the table's."""
 

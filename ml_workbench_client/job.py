@@ -115,6 +115,17 @@ class Job(Resource[M], Generic[M]):
         """Removes the folder of a job that has ended; what it published stays."""
         yield from self._ask(routes.DELETE_JOB, job_id=self.id)
 
+    @operation(routes.JOB_LOG)
+    def log(self, tail: int = 200) -> Plan[str]:
+        """What its worker printed: the last lines, without secrets.
+
+        Raises:
+            NotFoundError: no worker has begun with it.
+        """
+        asked = routes.query(tail=tail)
+        answer = yield from self._ask(routes.JOB_LOG, accept="text/plain", query=asked, job_id=self.id)
+        return answer.content.decode("utf-8", "replace")
+
     @operation(routes.JOB_CURVES)
     def curves(self) -> Plan[Table]:
         """Learning curves: seed by seed and epoch by epoch, where a training stood."""

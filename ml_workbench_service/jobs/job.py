@@ -31,6 +31,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError, JobNotFoundError
+from common_lib.redaction import redacted
 from ml_workbench_service.contracts.contract import UtcDatetime, iso, utc_now
 from ml_workbench_service.contracts.jobs import (
     DeletedJob,
@@ -57,6 +58,9 @@ LOST = "worker_lost"
 SERIES_FILE = "series.parquet"
 """What a replay said and earned, row by row."""
 MAX_LIMIT = 200
+LARGEST_LOG_BYTES = 256 * 1024
+"""Of a worker's log that is handed out at once."""
+LONGEST_SECRET_BYTES = 4096
 DELETED_FILE = "deleted.jsonl"
 
 log = logging.getLogger(__name__)
@@ -238,13 +242,23 @@ class JobFolder:
         write_whole(self.path / "tracking.json", record.model_dump_json().encode())
 
     def log_tail(self, *, num_chars: int = 2000) -> str:
-        """The end of worker.log, for people."""
+        """The end of worker.log, for people, without secrets."""
+        return (self._log_end(num_chars) or "").strip()
+
+    def log_lines(self, num_lines: int) -> str | None:
+        """The last lines of worker.log, without secrets and within `LARGEST_LOG_BYTES`; None where there is no log."""
+        found = self._log_end(LARGEST_LOG_BYTES)
+        return None if found is None else "".join(found.splitlines(keepends=True)[-num_lines:])
+
+    def _log_end(self, num_bytes: int) -> str | None:
+        """So many bytes from the end; secrets are looked for in more, lest one be cut in two and not be known."""
         try:
             with self.worker_log.open("rb") as file:
-                file.seek(max(0, self.worker_log.stat().st_size - num_chars))
-                return file.read().decode("utf-8", "replace").strip()
+                file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes - LONGEST_SECRET_BYTES))
+                text = redacted(file.read().decode("utf-8", "replace"))
         except FileNotFoundError:
-            return ""
+            return None
+        return text[-num_bytes:]
 
     def _tracked(self) -> JobTracking:
         if self.spec.kind not in TRACKED_KINDS:

@@ -1,9 +1,12 @@
 """`/health…` and `/metrics`: cheap for probes, honest about what is away, and countable."""
 
 import re
+import shutil
+import subprocess
 import time
 
 import httpx
+import pytest
 
 from tests.api.conftest import Guarded
 from tests.api.failures import assert_failure
@@ -37,6 +40,17 @@ def test_metrics_count_by_route_and_never_by_what_a_caller_makes_up(api: httpx.C
     assert len(answered) == 1
     assert 'model_id="small"' in answered[0]
     assert not re.search("unheard|made-up", str(after))
+
+
+def test_promtool_finds_nothing_in_the_metrics(guarded: Guarded) -> None:
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool on this machine: apt-get install prometheus")
+    guarded.client.get("/api/v1/models").raise_for_status()
+    text = guarded.client.get("/metrics").text
+    assert "ml_workbench_queue_enqueue_seconds_bucket" in text
+    found = subprocess.run([promtool, "check", "metrics"], input=text, capture_output=True, text=True, timeout=60)
+    assert (found.returncode, found.stdout + found.stderr) == (0, "")
 
 
 def test_while_redis_is_away_predictions_answer_and_nothing_is_lost(guarded: Guarded) -> None:

@@ -182,3 +182,27 @@ def test_the_list_is_newest_first_in_pages(api: httpx.Client) -> None:
     assert kinds <= {"replay"}
     for query in ("kind=tuning", "status=lost"):
         assert_failure(api.get(f"/api/v1/jobs?{query}"), 422, "DATA_VALIDATION_ERROR")
+
+
+def test_the_workers_log_is_served_by_its_last_lines(api: httpx.Client, service: ServiceProcess) -> None:
+    job_id = api.get("/api/v1/models/small/versions/1.0.0").json()["lineage"]["job_id"]
+    written = (service.folder / "state" / "jobs" / job_id / "worker.log").read_text()
+    answer = api.get(f"/api/v1/jobs/{job_id}/log")
+    assert answer.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert answer.text == "".join(written.splitlines(keepends=True)[-200:])
+    assert len(api.get(f"/api/v1/jobs/{job_id}/log", params={"tail": 1}).text.splitlines()) == min(
+        1, len(written.splitlines())
+    )
+    assert_failure(api.get(f"/api/v1/jobs/{job_id}/log", params={"tail": 0}), 422, "DATA_VALIDATION_ERROR")
+    assert_failure(api.get("/api/v1/jobs/nobody/log"), 404, "JOB_NOT_FOUND")
+
+
+def test_a_job_that_no_worker_has_begun_says_why_it_has_no_log(api: httpx.Client) -> None:
+    first, waiting = begin(api), begin(api, model_id="waiting")
+    answer = api.get(f"/api/v1/jobs/{waiting}/log")
+    assert_failure(answer, 404, "LOG_NOT_FOUND")
+    assert "no worker has begun with it" in answer.json()["message"]
+    for each in (waiting, first):
+        api.post(f"/api/v1/jobs/{each}/cancel").raise_for_status()
+        until(api, each, lambda job: job["status"] == "cancelled")
+    assert "never had a worker" in api.get(f"/api/v1/jobs/{waiting}/log").json()["message"]

@@ -54,6 +54,7 @@ ROUTES = {
     "GET /api/v1/jobs",
     "GET /api/v1/jobs/{job_id}",
     "GET /api/v1/jobs/{job_id}/events",
+    "GET /api/v1/jobs/{job_id}/log",
     "POST /api/v1/jobs/{job_id}/cancel",
     "GET /api/v1/models/{model_id}/versions/{version}/series",
     "GET /api/v1/models/{model_id}/versions/{version}/figures",

@@ -87,11 +87,14 @@ def test_a_job_is_started_apart_listed_cancelled_and_read(
     assert watched.code == (ExitCode.OK if status == "succeeded" else ExitCode.FAILED)
     assert job in served("jobs", "list", "--kind", "train").out
     assert served("jobs", "show", job, "--json").json["status"] == status
-    lines = served("jobs", "log", job).out.splitlines()
+    lines = served("jobs", "events", job).out.splitlines()
     assert lines[0].endswith("queued")
     assert lines[-1].split()[1] == status
-    events = [json.loads(line) for line in served("jobs", "log", job, "--json", "--after", "1").out.splitlines()]
+    events = [json.loads(line) for line in served("jobs", "events", job, "--json", "--after", "1").out.splitlines()]
     assert [each["seq"] for each in events] == list(range(2, len(lines) + 1))
+    printed = served("jobs", "log", job, "--tail", "5")
+    assert printed.code == 0
+    assert served("jobs", "log", job, "--tail", "5", "--json").json["log"].splitlines() == printed.out.splitlines()
 
 
 def test_models_are_listed_shown_and_named_with_their_version(trained: Ended, served: Command) -> None:

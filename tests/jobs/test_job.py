@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common_lib import redaction
 from common_lib.exceptions import ConflictError, DataValidationError, JobCancelled, JobNotFoundError, UnavailableError
+from common_lib.redaction import keep_secret
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec, JobStatus
 from ml_workbench_service.jobs.durable_files import clear_disk_errors
 from ml_workbench_service.jobs.event_log import EventLog, EventReader
 from ml_workbench_service.jobs.event_report import EventReport
-from ml_workbench_service.jobs.job import JobFolder, JobStore, TrackingRecord, new_job_id
+from ml_workbench_service.jobs.job import LARGEST_LOG_BYTES, JobFolder, JobStore, TrackingRecord, new_job_id
 
 Make = Callable[..., JobSpec]
 
@@ -250,3 +252,27 @@ def test_a_terminated_report_cancels_without_the_marker(store: JobStore, make_sp
     report.terminate()
     with pytest.raises(JobCancelled):
         report.check()
+
+
+def test_the_workers_log_is_read_by_its_last_lines(store: JobStore, make_spec: Make) -> None:
+    folder = store.create(make_spec())
+    assert folder.log_lines(10) is None
+    folder.worker_log.write_bytes(b"".join(b"line %d\n" % number for number in range(100)) + b"torn \xff")
+    assert folder.log_lines(3) == "line 98\nline 99\ntorn \ufffd"
+    assert folder.log_lines(1000) == folder.worker_log.read_bytes().decode("utf-8", "replace")
+    folder.worker_log.write_bytes(b"x" * 3 * LARGEST_LOG_BYTES + b"\nend\n")
+    assert len(folder.log_lines(1000) or "") == LARGEST_LOG_BYTES
+    assert folder.log_lines(1) == "end\n"
+
+
+def test_no_secret_leaves_the_workers_log(store: JobStore, make_spec: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_secrets", [])
+    keep_secret("the-key-itself")
+    folder = store.create(make_spec())
+    cut_in_two = "the-key-itself" + "." * (2000 - 4)
+    folder.worker_log.write_text(f"redis://me:pass-word@host/0\n{cut_in_two}\n" + "the-key-itself again")
+    for text in (folder.log_lines(100) or "", folder.log_tail(), folder.log_tail(num_chars=2010)):
+        assert "the-key" not in text
+        assert "itself" not in text
+        assert "pass-word" not in text
+        assert text.endswith("*** again")

@@ -7,7 +7,7 @@ from typing import Any
 from nicegui import background_tasks, ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from common_lib.exceptions import PlatformError
+from common_lib.exceptions import LogNotFoundError, PlatformError
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, button, card, facts, link, note, pre, row, text, warnings
 from ml_workbench_client.page.components.curves import RENAMED, LiveCurve
@@ -21,6 +21,7 @@ from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobStatu
 EVERY_S = 3.0
 PAGE = 50
 MOST_LINES = 400
+LOG_LINES, LOG_EVERY_S = 200, 5.0
 COLUMNS = {
     "name": "Job", "kind": "Kind", "status": "Status", "progress": "Progress", "created": "Asked for", "took": "Took",
 }  # fmt: skip
@@ -96,6 +97,8 @@ def job(visit: Visit, job_id: str) -> None:
         log = ui.element("div").classes("list")
         with log:
             waiting = note("Waiting for the first event …")
+    with card("Log", aside=f"what the worker printed, the last {LOG_LINES} lines"):
+        Part(lambda: _log_of(visit, job_id), pre, empty="No worker has said anything yet.", every_s=LOG_EVERY_S)
     with card("Request"):
         Part(lambda: visit.bench.job(job_id).state, _request)
 
@@ -129,6 +132,14 @@ def job(visit: Visit, job_id: str) -> None:
 
 def _events(visit: Visit, job_id: str) -> AsyncIterator[JobEvent]:
     return visit.bench.job(job_id).events()
+
+
+async def _log_of(visit: Visit, job_id: str) -> str:
+    """The log's end; nothing while no worker has begun."""
+    try:
+        return await visit.bench.job(job_id).log(LOG_LINES)
+    except LogNotFoundError:
+        return ""
 
 
 def _line(event: JobEvent) -> None:

@@ -45,7 +45,7 @@ SEARCH: dict[str, Any] = {
     "search_space": {"learning_rate": {"choices": [0.001, 0.01]}},
     "num_trials": 2,
 }
-PLAIN_TEXT = {"read_metrics", "read_report"}
+PLAIN_TEXT = {"read_metrics", "read_report", "read_job_log"}
 """Whose example stands in the route."""
 KNOWN_LATER = {"create_agent": {"MODEL_NOT_FOUND", "CONFLICT"}, "report_outcome": {"OUTCOME_CONFLICT"}}
 """Right in itself, about a model that nobody trained here, an agent without experience, an outcome told before."""
@@ -145,6 +145,7 @@ def _work(service: ServiceProcess, clone: Clone) -> Answers:
         "list_jobs": get(f"{API}/jobs", params={"kind": "train", "status": "succeeded", "limit": 1}),
         "show_job": get(f"{API}/jobs/{trained}"),
         "follow_job": get(f"{API}/jobs/{trained}/events"),
+        "read_job_log": get(f"{API}/jobs/{trained}/log"),
         "read_job_curves": get(f"{API}/jobs/{trained}/curves", params={"limit": 2}),
         "read_job_series": get(f"{API}/jobs/{replay}/series", params={"limit": 2}),
         "list_experiments": get(f"{API}/experiments", params={"limit": 1}),
