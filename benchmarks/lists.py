@@ -3,10 +3,10 @@
     python -m benchmarks.lists
 
 Two services over states that differ in how much there is (`many_models`): every tenth job is an experiment, every fifth
-model was deployed three times, and each model's evaluation stands in the multiple-testing log. A list is asked for as a
-caller gets it who says nothing (50 rows at most, so that the small one's answer has a tenth of them), and by a page that
-both can fill. Rounds in turn; a ratio is taken within each round. The services have been asked once before, since what
-was never read has to be.
+model was deployed three times, and each model's evaluation stands in the multiple-testing log. A list is asked for by a
+page that both can fill, and as a caller gets it who says nothing: up to 50 rows, of which the small one has 2 to 20;
+that is shown beside it, a row's own cost among it. Rounds in turn; a ratio is taken within each round. The services
+have been asked once before, since what was never read has to be.
 
 The browser opens each view of the page anew, from the address to the first row on the screen; then it scrolls through
 the longest list, and the frames are timed.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.running_service import started
+from benchmarks.small_training import write_bars
 from ml_workbench_service.contracts.contract import iso
 from ml_workbench_service.learning.bundle.manifest import digest_of, write_manifest
 
@@ -26,8 +27,7 @@ TRAIN: dict[str, Any] = {
     "features": ["return_1", "rsi_14"],
     "target": "price_change_1h",
     "symbols": ["EUR/USD"],
-    "start_date": "2024-01-01T00:00:00Z",
-    "end_date": "2025-03-01T00:00:00Z",
+    "start_date": "2023-01-01T00:00:00Z",
 }
 SEARCH: dict[str, Any] = {
     "name": "Pattern's search",
@@ -66,9 +66,13 @@ class Places:
 def make_pattern(folder: Path) -> Places:
     """Trains one model, searches for another, deploys the first."""
     places = Places(folder)
-    with started(folder, AGENT_AUTOSTART="false", PAGE="false", **places.variables) as service:
-        service.train(TRAIN)
-        service.job("/api/v1/experiments", SEARCH)
+    bars = folder / "bars"
+    bars.mkdir(parents=True)
+    end = {"end_date": iso(write_bars(bars / "EURUSD_1h.csv"))}
+    store = {"FEATURE_STORE_URL": bars.as_uri()}  # verdicts on the simulated sample are no tests, and never change
+    with started(folder, AGENT_AUTOSTART="false", PAGE="false", **store, **places.variables) as service:
+        service.train(TRAIN | end)
+        service.job("/api/v1/experiments", SEARCH | {"base": SEARCH["base"] | end})
         service.deploy("pattern")
     return places
 
@@ -93,6 +97,17 @@ def multiply(pattern: Places, folder: Path, *, num_models: int, num_jobs: int) -
     shutil.copy(pattern.folder / "state" / "ledgers.db", folder / "state" / "ledgers.db")
     _copy_hypotheses(folder / "state" / "ledgers.db", card["lineage"]["job_id"], trainings[:num_models])
     return places
+
+
+def multiply_trained(places: Places, model_id: str, *, num: int) -> None:
+    """So many copies of a model and its training, in the folders where it was trained."""
+    source = places.models / model_id / "1.0.0"
+    card = json.loads((source / "card.json").read_text(encoding="utf-8"))
+    trained = places.jobs / card["lineage"]["job_id"]
+    for number in range(num):
+        job_id = f"{FIRST + timedelta(minutes=5 * number):%Y%m%dT%H%M%S}-{number:08x}"
+        _copy_job(trained, places.jobs / job_id, number)
+        _copy_model(source, places.models / f"copy_{number:04}" / "1.0.0", card, job_id, number)
 
 
 def _kind(folder: Path) -> str:

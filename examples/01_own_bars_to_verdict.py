@@ -82,6 +82,22 @@ for check in card.certificate.checks:
     print(check.model_dump())
 
 # %% [markdown]
+# ## What it would have earned
+#
+# Row by row on the test part: forecast, interval, position, costs, equity. Figures are drawn by the notebook; the
+# report is one page with all of them that opens without network (`model.report().save("report.html")`).
+
+# %%
+rows = model.series(part="test").to_polars()
+rows.select("as_of", "prediction", "realised", "position", "net", "equity").tail(5)
+
+# %%
+model.figure("equity")
+
+# %%
+model.report()
+
+# %% [markdown]
 # ## Ask it
 #
 # At a moment of the past, and for many moments in one call. A prediction has an interval, a probability for its

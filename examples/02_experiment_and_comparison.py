@@ -61,6 +61,19 @@ for name in ("rmse", "direction_accuracy", "interval_coverage", "skill_mse_again
 print(winner.evaluation.verdict, "|", other.evaluation.verdict)
 
 # %% [markdown]
+# The same on common rows, as a fair comparison needs it: `compare` leaves out what one of them has not answered.
+
+# %%
+both = wb.compare(f"{winner.id}@{winner.version}", f"{other.id}@{other.version}")
+both
+
+# %%
+experiment.model.figure("importance")
+
+# %%
+experiment.trials().to_polars().select("number", "state", "value", "params.learning_rate")
+
+# %% [markdown]
 # ## Everything so far
 #
 # Lists follow all their pages; `all()` makes rows that show themselves as a table and become frames.

@@ -64,6 +64,12 @@ replay = wb.replay(
 )
 replay.result()
 
+# %% [markdown]
+# Bar by bar: what was answered, the position that its signal held, and what that step paid.
+
+# %%
+replay.series().to_polars().tail(5)
+
 # %%
 num_published = replay.result()["num_published"]
 while (state := agent.state).num_applied < num_published:
@@ -93,3 +99,6 @@ wb.deployments(model_id=model.id).all()
 
 # %%
 model.monitoring()
+
+# %%
+model.figure("drawdown")

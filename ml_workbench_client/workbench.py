@@ -41,7 +41,7 @@ from ml_workbench_service.contracts.jobs import Job as JobState
 from ml_workbench_service.contracts.jobs import JobKind, JobStatus, ReplayRequest
 from ml_workbench_service.contracts.market import FeatureDescription
 from ml_workbench_service.contracts.market_data import LabelSeries
-from ml_workbench_service.contracts.models import ModelStatus, ModelSummary, ModelTypeList
+from ml_workbench_service.contracts.models import ModelOrder, ModelStatus, ModelSummary, ModelTypeList
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.contracts.queue import DeadLetter, QueueAccounting, Requeued
 from ml_workbench_service.contracts.reading_reports import IgnoredFile, Series, SeriesList
@@ -87,10 +87,11 @@ class Bench(Resource[M], Generic[M]):
         model_type: ModelType | str | None = None,
         status: ModelStatus | None = None,
         symbol: str | None = None,
+        order: ModelOrder | None = None,
         limit: int | None = None,
     ) -> Listing[M, ModelSummary]:
-        """One line a model: its live version, else its newest; in the order of their ids."""
-        asked = query(model_type=model_type, status=status, symbol=symbol)
+        """One line a model: its live version, else its newest; in the order of their ids, or `newest` first."""
+        asked = query(model_type=model_type, status=status, symbol=symbol, order=order)
         return self._listing(routes.LIST_MODELS, ModelSummary, asked, limit)
 
     @operation(routes.COMPARE)

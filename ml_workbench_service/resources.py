@@ -94,17 +94,9 @@ def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = W
     if settings.STRATEGY_ENGINE_URL:
         own_url = f"http://{settings.HOST}:{settings.PORT}"
         engine = StrategyEngine(settings.STRATEGY_ENGINE_URL, api_key=api_key, own_url=own_url)
-    witness = SqliteColumnWitness(settings.STATE_DIR.resolve() / "witnesses.db")
     return Workbench(
         addresses=addresses,
-        feature_store=open_feature_store(
-            addresses.feature_store,
-            bars_timezone=settings.BARS_TIMEZONE,
-            api_key=api_key,
-            pins=settings.STATE_DIR.resolve() / PINS_FILE,
-            witness=witness,
-            clock=clock,
-        ),
+        feature_store=open_configured_store(settings, address=addresses.feature_store, clock=clock),
         history=history,
         registry=FolderModelRegistry(settings.MODEL_REGISTRY_PATH.resolve(), live_version=history.live_version),
         state_dir=settings.STATE_DIR.resolve(),
@@ -114,6 +106,18 @@ def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = W
         multiple_testing=SqliteMultipleTestingLog(settings.STATE_DIR.resolve() / "ledgers.db"),
         enforces_skill=settings.SKILL_GATE == "enforce",
         accelerator=settings.ACCELERATOR,
+        clock=clock,
+    )
+
+
+def open_configured_store(settings: Settings, *, address: str = "", clock: Clock = WALL) -> FeatureStore:
+    """The store as the settings have it; in a child its address is resolved."""
+    return open_feature_store(
+        address or settings.FEATURE_STORE_URL or EMBEDDED,
+        bars_timezone=settings.BARS_TIMEZONE,
+        api_key=settings.API_KEY.get_secret_value() if settings.API_KEY else None,
+        pins=settings.STATE_DIR.resolve() / PINS_FILE,
+        witness=SqliteColumnWitness(settings.STATE_DIR.resolve() / "witnesses.db"),
         clock=clock,
     )
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import publishing, queue_latency, training_speed
+from benchmarks import lists, publishing, queue_latency, training_speed
 from tools import interleaved_rounds as rounds
 
 
@@ -35,3 +35,13 @@ def test_each_record_published_at_a_rate_is_applied_or_counted(results: Path) ->
     queue_latency.main(rate_per_s=200.0, duration_s=2.0, num_rounds=1)
     found = figures(results, "queue_latency")
     assert 0 < found["p50_ms"][0] <= found["p99_ms"][0]
+
+
+@pytest.mark.more
+@pytest.mark.timeout(600)
+def test_lists_of_copied_models_and_jobs_are_answered(results: Path) -> None:
+    sizes = {lists.SMALL: (2, 10), lists.LARGE: (6, 30)}
+    lists.main(num_rounds=1, per_turn=1, num_browser_rounds=0, sizes=sizes)
+    found = figures(results, "lists")
+    assert set(found) == {*lists.WHOLE, *lists.EQUAL}
+    assert all(len(each[name]) == 1 for each in found.values() for name in sizes)

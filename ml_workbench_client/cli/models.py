@@ -25,12 +25,14 @@ def list_(
     model_type: Annotated[str | None, typer.Option(help="time_series, classification …")] = None,
     status: Annotated[str | None, typer.Option(help="experimental, deployed or archived.")] = None,
     symbol: Annotated[str | None, typer.Option(help="Models that know this symbol.")] = None,
+    newest: Annotated[bool, typer.Option("--newest", help="The newest first, instead of by id.")] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many.")] = None,
 ) -> None:
     """List the models: the live version of each, else its newest."""
     with opening.workbench(line) as bench:
         found = bench.models(
-            model_type=model_type, status=cast(Any, status), symbol=symbol, limit=limit
+            model_type=model_type, status=cast(Any, status), symbol=symbol, order="newest" if newest else None,
+            limit=limit,
         ).all()  # fmt: skip
     line.screen.rows(
         "models",

@@ -4,11 +4,9 @@ The table process draws; the service passes on what it sends, so that its memory
 """
 
 import asyncio
-from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
-from fastapi.responses import StreamingResponse
 
 from common_lib.exceptions import JobNotFoundError
 from ml_workbench_figures import figures_for
@@ -16,6 +14,7 @@ from ml_workbench_figures.figure import Source, figure_named
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.models import VersionPath
 from ml_workbench_service.api.predictions import ModelIdPath
+from ml_workbench_service.api.tables.answering import passed_on
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.figures import FigureDescription, FigureList, FigureTask, FigureTheme
 from ml_workbench_service.contracts.jobs import JobKind
@@ -100,16 +99,7 @@ async def read_report(
 
 
 async def _passed_on(service: AppState, task: FigureTask, media_type: str) -> Response:
-    """What the table process sends; an error before the first bytes is the answer."""
-    pieces = service.tables.draw(task)
-    first = await anext(pieces, b"")
-    return StreamingResponse(_chained(first, pieces), media_type=media_type, headers={"ETag": f'"{task.card.digest}"'})
-
-
-async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
-    yield first
-    async for each in others:
-        yield each
+    return await passed_on(service.tables.draw(task), media_type, {"ETag": f'"{task.card.digest}"'})
 
 
 def _task(service: AppState, model_id: str, version: str, name: str | None, theme: FigureTheme | None) -> FigureTask:

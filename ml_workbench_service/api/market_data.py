@@ -3,23 +3,18 @@
 One service can so be the feature store of another, named by its address: the Feature Store contract in JSON and Arrow.
 """
 
-import asyncio
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
 
-import numpy as np
 from fastapi import APIRouter, Body, Depends, Path, Query, Response
 from pydantic import ValidationError
 
-from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.errors import of_pydantic
-from ml_workbench_service.api.tables.answering import AcceptedFormat, Asked, streamed, table_of
-from ml_workbench_service.contracts.contract import Contract, MarketDatetime, to_ms
+from ml_workbench_service.api.tables.answering import AcceptedFormat, disposition, passed_on, table_of
+from ml_workbench_service.contracts.contract import Contract, MarketDatetime
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.market import FeatureTable
 from ml_workbench_service.contracts.market_data import (
     BAR_COLUMNS,
     FeatureBatch,
@@ -28,12 +23,8 @@ from ml_workbench_service.contracts.market_data import (
     LabelRequest,
     LabelSeries,
 )
-from ml_workbench_service.contracts.tables import NO_TIME, Sent, TableFormat, Values, sent
-from ml_workbench_service.integrations.feature_store.table_format import columns_of_tables, json_of
-from ml_workbench_service.workflows.read_labels import read_labels
+from ml_workbench_service.contracts.tables import FeatureTask, LabelTask, MarketTask, TableFormat
 
-MOST_CELLS = 5_000_000
-"""Rows times columns of one answer; some 100 MB as JSON, and a moment of the API process."""
 EXAMPLE = {
     "symbols": ["EUR/USD", "GBP/USD"],
     "timeframe": "1h",
@@ -64,7 +55,7 @@ async def read_feature_batch(
     format: AcceptedFormat,
 ) -> Response:
     """Bars and features as of a moment, one result a symbol in the order asked; a bar that is forming is left out."""
-    return await _answer(service, body, format, is_batch=True)
+    return await _answer_features(service, body, format, is_batch=True)
 
 
 @dataclass(frozen=True)
@@ -99,7 +90,7 @@ async def read_features(
     """Bars and features as of a moment, with when each row was known; a bar that is forming is left out."""
     names = [name.strip() for name in features.split(",")]
     wanted = {"symbols": [symbol], "timeframe": timeframe, "features": names, **asdict(asked)}
-    return await _answer(service, _checked(FeatureRequest, wanted), format, is_batch=False)
+    return await _answer_features(service, _checked(FeatureRequest, wanted), format, is_batch=False)
 
 
 @dataclass(frozen=True)
@@ -139,24 +130,16 @@ async def list_labels(
     """What a training over this range would see as its target at each bar, and when each label is known."""
     moments = {"start_date": start_date, "end_date": end_date, "as_of": as_of}
     request = _checked(LabelRequest, {"symbol": symbol, **moments, **asdict(wanted)})
-
-    labels = await asyncio.to_thread(read_labels, service.workbench.feature_store, request)
-    if format is TableFormat.JSON:
-        return Response(await asyncio.to_thread(labels.model_dump_json), media_type=format.value)
-    name = f"{labels.symbol.replace('/', '')}-{labels.timeframe}-{labels.target}"
-    table = sent("label", _label_columns(labels), num_rows=len(labels.labels))
-    return await streamed(service.tables, table, Asked(format, 0, None), name=name)
+    name = f"{request.symbol.replace('/', '')}-{request.target}-labels"
+    return await _answer(service, LabelTask(request=request, now=service.workbench.clock.now()), format, name=name)
 
 
-def _label_columns(labels: LabelSeries) -> list[Values]:
-    """One row an opening."""
-    known = [NO_TIME if each is None else to_ms(each) for each in labels.available_at]
-    return [
-        Values("symbol", "text", labels.symbol),
-        Values("timestamp", "time", np.array([to_ms(each) for each in labels.timestamps], dtype=np.int64)),
-        Values("label", "number", np.array([np.nan if each is None else each for each in labels.labels])),
-        Values("available_at", "time", np.array(known, dtype=np.int64)),
-    ]
+async def _answer_features(
+    service: AppState, request: FeatureRequest, format: TableFormat, *, is_batch: bool
+) -> Response:
+    task = FeatureTask(request=request, is_batch=is_batch, now=service.workbench.clock.now())
+    name = "-".join([*(symbol.replace("/", "") for symbol in request.symbols[:4]), request.timeframe])
+    return await _answer(service, task, format, name=name)
 
 
 def _checked(contract: type[Wanted], values: dict[str, Any]) -> Wanted:
@@ -167,34 +150,9 @@ def _checked(contract: type[Wanted], values: dict[str, Any]) -> Wanted:
         raise of_pydantic(error, contract, prefix="query") from error
 
 
-async def _answer(service: AppState, request: FeatureRequest, format: TableFormat, *, is_batch: bool) -> Response:
-    def work() -> Response | Sent:
-        tables = service.workbench.feature_store.fetch(
-            request.symbols,
-            request.timeframe,
-            start_ms=None if request.start_date is None else to_ms(request.start_date),
-            end_ms=None if request.end_date is None else to_ms(request.end_date),
-            features=request.features,
-            as_of_ms=None if request.as_of is None else to_ms(request.as_of),
-        )
-        _check_size(tables)
-        if format is TableFormat.JSON:
-            return Response(json_of(tables, is_batch=is_batch), media_type=format.value)
-        return sent("feature", columns_of_tables(tables), num_rows=sum(map(len, tables)))
-
-    found = await asyncio.to_thread(work)
-    if isinstance(found, Response):
-        return found
-    name = "-".join([*(symbol.replace("/", "") for symbol in request.symbols[:4]), request.timeframe])
-    return await streamed(service.tables, found, Asked(format, 0, None), name=name)
-
-
-def _check_size(tables: Sequence[FeatureTable]) -> None:
-    num_cells = sum(len(table) * (2 + len(table.columns)) for table in tables)
-    if num_cells > MOST_CELLS:
-        raise DataValidationError.at(
-            "start_date",
-            f"this answer would hold {num_cells:,} values, and one holds {MOST_CELLS:,}; ask for a shorter range, "
-            "fewer symbols or fewer features",
-            code="too_long",
-        )
+async def _answer(service: AppState, task: MarketTask, format: TableFormat, *, name: str) -> Response:
+    """What the table process reads: the store's libraries and the table itself stay out of this one."""
+    pieces = service.tables.read_market(task, format)
+    if format is TableFormat.JSON:
+        return await passed_on(pieces, format.value)
+    return await passed_on(pieces, format.value, {"Content-Disposition": disposition(name, format)})

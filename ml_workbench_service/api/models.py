@@ -1,15 +1,20 @@
 """`/models`: list, cards, versions, training; archiving, restoring and purging."""
 
 import asyncio
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Header, Path, Query, Response
 
-from common_lib.exceptions import DataValidationError, JobNotFoundError, ModelNotFoundError, PredictionError
+from common_lib.exceptions import (
+    DataValidationError,
+    JobNotFoundError,
+    ModelNotFoundError,
+    PredictionError,
+    VersionNotFoundError,
+)
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
 from ml_workbench_service.api.pages import Cursor, Limit, Symbol, page
 from ml_workbench_service.api.predictions import ModelIdPath
@@ -22,6 +27,7 @@ from ml_workbench_service.contracts.models import (
     LiveIntervalReport,
     ModelCard,
     ModelList,
+    ModelOrder,
     ModelStatus,
     ModelSummary,
     PurgedModel,
@@ -32,6 +38,7 @@ from ml_workbench_service.contracts.training import ModelType, TrainRequest
 from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.learning.bundle.listing import CardFacts
 from ml_workbench_service.workflows.end_versions import archive, purge_model, purge_version, restore
 from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training
 
@@ -49,28 +56,17 @@ async def list_models(
     symbol: Symbol,
     model_type: ModelType | None = None,
     status: ModelStatus | None = None,
+    order: Annotated[ModelOrder, Query(description="By id, or by when the version was made.")] = "id",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> ModelList:
-    """Each model once, by its live version, else its newest that is not archived; in the order of their ids.
+    """Each model once, by its live version, else its newest that is not archived; in the order of their ids, or newest
+    first.
 
     `status=archived` lists the archived versions instead, each by itself.
     """
-    registry = service.workbench.registry
-    cards = await asyncio.to_thread(_every_card if status == "archived" else _served_cards, registry)
-
-    def keep(card: ModelCard) -> bool:
-        return (
-            (model_type is None or card.type == model_type.value)
-            and (card.status != "archived" if status is None else card.status == status)
-            and (symbol is None or symbol in card.symbols)
-        )
-
-    shown, following = page(cards, limit=limit, cursor=cursor, name=_name_of(status), keep=keep)
-    history = service.workbench.history
-    lines = await asyncio.to_thread(
-        lambda: tuple(summary(card, history.live(card.id)) for card in _judged_today(shown, service))
-    )
+    wanted = _Wanted(model_type, status, symbol, service.workbench.registry)
+    lines, following = await asyncio.to_thread(_page_of_models, service, wanted, order, limit, cursor)
     return ModelList(models=lines, next_cursor=following)
 
 
@@ -199,27 +195,67 @@ def summary(card: ModelCard, live: Deployment | None = None) -> ModelSummary:
     )
 
 
-def _served_cards(registry: FolderModelRegistry) -> list[ModelCard]:
-    """A model of which no version can be read is left out: its own page says what is wrong."""
-    cards = []
-    for model_id in registry.model_ids():
-        with suppress(PredictionError, ModelNotFoundError):  # logged by the registry; or gone since it was listed
-            cards.append(registry.served_card(model_id))
-    return cards
+_Place = tuple[str, str | None]
+"""A model, and the version where each is listed by itself."""
 
 
-def _every_card(registry: FolderModelRegistry) -> list[ModelCard]:
-    """Every version of every model."""
-    cards = []
-    for model_id in registry.model_ids():
-        with suppress(PredictionError, ModelNotFoundError):
-            cards += registry.cards(model_id)
-    return cards
+@dataclass
+class _Wanted:
+    """Which models are listed; each is looked at as cheaply as can be, since there may be many."""
+
+    model_type: ModelType | None
+    status: ModelStatus | None
+    symbol: str | None
+    registry: FolderModelRegistry
+    cards: dict[_Place, ModelCard] = field(default_factory=dict)  # of those that are
+
+    def keep(self, place: _Place) -> bool:
+        """A model of which no version can be read is left out: its own page says what is wrong."""
+        model_id, version = place
+        if version is None:
+            found = self.registry.served_facts(model_id)
+            if found is None or not self._fits(*found):
+                return False
+        elif not self.registry.is_archived(model_id, version):
+            return False
+        try:
+            registry = self.registry
+            card = registry.served_card(model_id) if version is None else registry.card(model_id, version)
+        except (PredictionError, ModelNotFoundError, VersionNotFoundError):  # logged by the registry; or gone by now
+            return False
+        self.cards[place] = card
+        return self._fits(card, card.status)
+
+    def _fits(self, each: ModelCard | CardFacts, status: ModelStatus) -> bool:
+        return (
+            (self.model_type is None or each.type == self.model_type.value)
+            and (status != "archived" if self.status is None else status == self.status)
+            and (self.symbol is None or self.symbol in each.symbols)
+        )
 
 
-def _name_of(status: ModelStatus | None) -> Callable[[ModelCard], str]:
-    """What a cursor names a line by: models are listed once, archived versions each."""
-    return (lambda card: f"{card.id} {card.version}") if status == "archived" else (lambda card: card.id)
+def _page_of_models(
+    service: AppState, wanted: _Wanted, order: ModelOrder, limit: int, cursor: str | None
+) -> tuple[tuple[ModelSummary, ...], str | None]:
+    shown, following = page(
+        _places(wanted, order), limit=limit, cursor=cursor, name=lambda place: " ".join(filter(None, place)),
+        keep=wanted.keep,
+    )  # fmt: skip
+    history = service.workbench.history
+    cards = _judged_today([wanted.cards[place] for place in shown], service)
+    return tuple(summary(card, history.live(card.id)) for card in cards), following
+
+
+def _places(wanted: _Wanted, order: ModelOrder) -> list[_Place]:
+    """Everything that may be listed, in its order."""
+    registry = wanted.registry
+    names = registry.listing.names()
+    if order == "newest":
+        made = {each: found[0].created_at if (found := registry.served_facts(each)) else "" for each in names}
+        names = tuple(sorted(names, key=lambda each: (made[each], each), reverse=True))
+    if wanted.status == "archived":
+        return [(model_id, version) for model_id in names for version in registry.versions(model_id)]
+    return [(model_id, None) for model_id in names]
 
 
 def _unfinished(service: AppState) -> list[JobSpec]:

@@ -3,6 +3,7 @@
 import base64
 import binascii
 from collections.abc import Callable, Sequence
+from itertools import islice
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Query
@@ -46,7 +47,7 @@ def page(
         DataValidationError: the cursor is not one of this list.
     """
     begin = 0 if cursor is None else _after(cursor, [name(item) for item in items])
-    kept = [item for item in items[begin:] if keep(item)]
+    kept = list(islice(filter(keep, islice(items, begin, None)), limit + 1))  # no further than the page needs
     chosen = tuple(kept[:limit])
     return chosen, cursor_of(name(chosen[-1])) if len(kept) > limit else None
 

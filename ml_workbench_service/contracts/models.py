@@ -13,6 +13,7 @@ from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluat
 from ml_workbench_service.contracts.reading_reports import ReadingReport
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
+ModelOrder = Literal["id", "newest"]
 UNPROVEN_THEN = "judged by earlier rules, which did not ask for a proof of its columns: train it again to be told apart"
 LEAKED_THEN = "judged by earlier rules, which named no leak in the verdict: its leakage certificate failed"
 

@@ -11,7 +11,7 @@ from ml_workbench_service.contracts.agents import AgentDefinition, Beginning
 from ml_workbench_service.contracts.comparison import ComparisonReport
 from ml_workbench_service.contracts.figures import FigureTask
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobSpec
-from ml_workbench_service.contracts.tables import AnyTable, ComparisonTask, Sent, TableFormat, TableHead
+from ml_workbench_service.contracts.tables import AnyTable, ComparisonTask, MarketTask, Sent, TableFormat, TableHead
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,10 @@ class TableReader(Protocol):
         self, table: AnyTable | Sent, format: TableFormat, *, first: int = 0, limit: int | None = None
     ) -> AsyncIterator[bytes]:
         """The table in a format other than JSON, in pieces."""
+        ...
+
+    def read_market(self, task: MarketTask, format: TableFormat) -> AsyncIterator[bytes]:
+        """Features or labels, whole, in any format, in pieces; raises what the feature store raises."""
         ...
 
     async def compare(self, task: ComparisonTask) -> ComparisonReport:

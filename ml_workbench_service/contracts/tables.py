@@ -8,9 +8,10 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
-from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.contracts.contract import Contract, MarketDatetime
 from ml_workbench_service.contracts.figures import FigureTask
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
+from ml_workbench_service.contracts.market_data import FeatureRequest, LabelRequest
 from ml_workbench_service.contracts.series import (
     Column,
     ColumnKind,
@@ -112,13 +113,31 @@ class ComparisonTask(Contract):
     versions: tuple[ComparedVersion, ...]
 
 
+class FeatureTask(Contract):
+    """Features out of the feature store; `now` is the service's present."""
+
+    kind: Literal["features"] = "features"
+    request: FeatureRequest
+    is_batch: bool
+    now: MarketDatetime
+
+
+class LabelTask(Contract):
+    """Labels as a training over the range would see them."""
+
+    kind: Literal["labels"] = "labels"
+    request: LabelRequest
+    now: MarketDatetime
+
+
 AnyTable = StoredTable | PredictionTable | SentTable
+MarketTask = FeatureTask | LabelTask
 
 
 class TableOrder(Contract):
     """What the table process is asked for; `format` JSON is a page, the others are the whole or a stretch of it."""
 
-    what: Annotated[AnyTable | ComparisonTask | FigureTask, Field(discriminator="kind")]
+    what: Annotated[AnyTable | ComparisonTask | FigureTask | MarketTask, Field(discriminator="kind")]
     format: TableFormat = TableFormat.JSON
     first: int = Field(default=0, ge=0, description="Rows to leave out before the first.")
     limit: int | None = Field(default=None, ge=1)

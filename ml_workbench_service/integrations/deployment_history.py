@@ -10,6 +10,7 @@ ends the one before it by itself: readers hold no lock, and a file system may sh
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import is_not
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -18,6 +19,7 @@ from pydantic import ValidationError
 from common_lib.exceptions import ConflictError, DeploymentNotFoundError
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.jobs.durable_files import append_line
+from ml_workbench_service.jobs.folder_listing import WatchedFolder
 
 HISTORY_FILE = "deployments.jsonl"
 LOCK_TIMEOUT_S = 15.0
@@ -35,12 +37,18 @@ class _Folded:
     live: Deployment | None = None
 
 
+NOTHING = _Folded()
+
+
 class DeploymentHistory:
     """Who served when, for every model of one registry. Only what was appended since the last look is read."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self._cache: dict[str, _Folded] = {}
+        self._root = WatchedFolder(root)
+        self._homes: dict[str, WatchedFolder] = {}
+        self._sorted: tuple[tuple[_Folded, ...], tuple[Deployment, ...]] = ((), ())
 
     def of(self, model_id: str) -> list[Deployment]:
         """A model's deployments as they stand now, oldest first."""
@@ -48,9 +56,13 @@ class DeploymentHistory:
 
     def everything(self) -> list[Deployment]:
         """All models' deployments, newest first."""
-        files = self.root.glob(f"*/{HISTORY_FILE}") if self.root.is_dir() else iter(())
-        found = [each for file in files for each in self.of(file.parent.name)]
-        return sorted(found, key=lambda each: (each.created_at, each.id), reverse=True)
+        folded = tuple(filter(_has_any, map(self._folded, sorted(self._root.look().names))))
+        as_of, found = self._sorted
+        if len(as_of) != len(folded) or any(map(is_not, as_of, folded)):
+            every = [each for model in folded for each in model.by_id.values()]
+            found = tuple(sorted(every, key=lambda each: (each.created_at, each.id), reverse=True))
+            self._sorted = (folded, found)
+        return list(found)
 
     def get(self, deployment_id: str) -> Deployment:
         """One deployment; raises DeploymentNotFoundError."""
@@ -94,10 +106,13 @@ class DeploymentHistory:
             lock.release()
 
     def _folded(self, model_id: str) -> _Folded:
-        file = self.root / model_id / HISTORY_FILE
+        home = self._homes.get(model_id) or self._homes.setdefault(model_id, WatchedFolder(self.root / model_id))
+        if HISTORY_FILE not in home.look().names:
+            return NOTHING
+        file = home.path / HISTORY_FILE
         try:
             stat = file.stat()
-            before = self._cache.get(model_id, _Folded())
+            before = self._cache.get(model_id, NOTHING)
             if (stat.st_ino, stat.st_size, stat.st_mtime_ns) == before.stamp:
                 return before
             begin = before.num_read - len(before.tail)
@@ -105,14 +120,18 @@ class DeploymentHistory:
                 stream.seek(begin)
                 news = stream.read(max(stat.st_size - begin, 0))
                 if not news.startswith(before.tail):  # another file, such as one restored from a backup
-                    before = _Folded()
+                    before = NOTHING
                     stream.seek(0)
                     news = stream.read(stat.st_size)
         except FileNotFoundError:
-            return _Folded()
+            return NOTHING
         folded = _grown(before, news, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
         self._cache[model_id] = folded
         return folded
+
+
+def _has_any(folded: _Folded) -> bool:
+    return bool(folded.by_id)
 
 
 def _grown(before: _Folded, news: bytes, stamp: tuple[int, int, int]) -> _Folded:

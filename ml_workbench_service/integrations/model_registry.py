@@ -19,8 +19,10 @@ import logging
 import os
 import re
 import shutil
+import threading
 import time
 import uuid
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -37,9 +39,18 @@ from common_lib.exceptions import (
     VersionExistsError,
     VersionNotFoundError,
 )
-from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN, Contract, iso, utc_now
-from ml_workbench_service.contracts.models import ModelCard, Tombstone
+from ml_workbench_service.contracts.contract import NAME_PATTERN, Contract, iso, utc_now
+from ml_workbench_service.contracts.models import ModelCard, ModelStatus, Tombstone
 from ml_workbench_service.jobs.durable_files import append_line
+from ml_workbench_service.learning.bundle.listing import (
+    CARD_FILE,
+    CardFacts,
+    ModelFolder,
+    RegistryListing,
+    Stamp,
+    read_facts,
+    stamp_of,
+)
 from ml_workbench_service.learning.bundle.manifest import (
     MANIFEST_FILE,
     digest_of,
@@ -49,7 +60,6 @@ from ml_workbench_service.learning.bundle.manifest import (
     write_manifest,
 )
 
-CARD_FILE = "card.json"
 ARCHIVED_FILE = "archived.jsonl"
 TOMBSTONES_FILE = "tombstones.jsonl"
 LOCK_FILE = ".versions.lock"
@@ -57,6 +67,8 @@ LOCK_TIMEOUT_S = 15.0
 STAGING = ".staging"
 LARGEST_NUMBER = 999_999
 """Of a part of a version."""
+MOST_CARDS = 1_000
+"""Kept in memory: some 70 KB each."""
 STALE_DRAFT_S = 7 * 24 * 3600
 
 _log = logging.getLogger(__name__)
@@ -77,13 +89,43 @@ class _Ended:
     purged: Mapping[str, Tombstone] = field(default_factory=dict)
 
 
+NO_ENDS = _Ended()
+
+
+@dataclass(frozen=True)
+class _Model:
+    """A model as of one look: its folder, which versions have ended, which one is live."""
+
+    folder: ModelFolder
+    ended: _Ended
+    live: str | None
+
+    @property
+    def versions(self) -> list[str]:
+        """Newest first."""
+        return [each for each in self.folder.cards if each not in self.ended.purged]
+
+    @property
+    def ranked(self) -> list[str]:
+        """In the order in which they would serve: the live one, the newest not archived, the newest."""
+        return sorted(self.versions, key=lambda each: (each != self.live, each in self.ended.archived))
+
+    def status(self, version: str) -> ModelStatus:
+        """Of one that is there."""
+        if version == self.live:
+            return "deployed"
+        return "archived" if version in self.ended.archived else "experimental"
+
+
 class FolderModelRegistry:
     """Bundles in folders. `live_version` tells which version of a model is deployed, for the derived status."""
 
     def __init__(self, root: Path, *, live_version: Callable[[str], str | None]) -> None:
         self.root = root
         self._live_version = live_version
-        self._cards: dict[tuple[str, str], ModelCard] = {}
+        self.listing = RegistryListing(root)
+        self._cards: OrderedDict[tuple[str, str], tuple[Stamp, ModelCard]] = OrderedDict()
+        self._keeping = threading.Lock()
         self._ended: dict[str, _Ended] = {}
 
     def draft(self, job_id: str | None = None) -> Path:
@@ -134,26 +176,11 @@ class FolderModelRegistry:
 
     def model_ids(self) -> list[str]:
         """All models with at least one version, in the order of their names."""
-        if not self.root.is_dir():
-            return []
-        return sorted(
-            each.name
-            for each in self.root.iterdir()
-            if re.fullmatch(NAME_PATTERN, each.name) and each.is_dir() and self.versions(each.name)
-        )
+        return [each for each in self.listing.names() if self.versions(each)]
 
     def versions(self, model_id: str) -> list[str]:
         """A model's versions, newest first; empty for an unknown model."""
-        home = self.root / model_id
-        if not re.fullmatch(NAME_PATTERN, model_id) or not home.is_dir():
-            return []
-        purged = self.tombstones(model_id)
-        found = [
-            each.name
-            for each in home.iterdir()
-            if re.fullmatch(VERSION_PATTERN, each.name) and (each / CARD_FILE).is_file() and each.name not in purged
-        ]
-        return sorted(found, key=Version, reverse=True)
+        return self._look(model_id).versions
 
     def taken(self, model_id: str) -> list[str]:
         """Versions that nobody publishes any more: those that are there, and those that were purged."""
@@ -175,17 +202,18 @@ class FolderModelRegistry:
             VersionNotFoundError: the model has no such version.
             PredictionError: its card or manifest cannot be read.
         """
-        key, ended = (model_id, version), self._ends(model_id)
-        if version in ended.purged:
-            self._cards.pop(key, None)
-        if key not in self._cards:
-            self._cards[key] = _read_card(self.folder(model_id, version))
-        status = "experimental"
-        if self._live_version(model_id) == version:
-            status = "deployed"
-        elif version in ended.archived:
-            status = "archived"
-        return self._cards[key].model_copy(update={"status": status})
+        return self._card(model_id, version, self._look(model_id))
+
+    def served_facts(self, model_id: str) -> tuple[CardFacts, ModelStatus] | None:
+        """Of the version that is served, as its card says them; None where no card can be read. Quick over many."""
+        seen = self._look(model_id)
+        facts = seen.folder.facts
+        for version in seen.ranked:
+            if version not in facts:
+                facts[version] = read_facts(self.root / model_id / version / CARD_FILE)
+            if (found := facts[version]) is not None:
+                return found, seen.status(version)
+        return None
 
     def cards(self, model_id: str) -> list[ModelCard]:
         """All versions of a model, newest first; an unreadable one is logged and left out.
@@ -210,12 +238,18 @@ class FolderModelRegistry:
 
     def served_card(self, model_id: str) -> ModelCard:
         """The live version's card, else the newest not archived, else the newest."""
-        cards = self.cards(model_id)
-        ranked = [
-            *(card for card in cards if card.status == "deployed"),
-            *(card for card in cards if card.status == "experimental"),
-        ]
-        return (ranked or cards)[0]
+        seen = self._look(model_id)
+        versions = seen.ranked
+        if not versions:
+            raise self._unknown(model_id)
+        faults = []
+        for version in versions:
+            try:
+                return self._card(model_id, version, seen)
+            except PredictionError as error:
+                _log.error(error.message)
+                faults.append(error)
+        raise faults[0]
 
     def folder(self, model_id: str, version: str) -> Path:
         """Where a version lies; raises like `card`."""
@@ -342,10 +376,44 @@ class FolderModelRegistry:
         finally:
             lock.release()
 
+    def _look(self, model_id: str) -> _Model:
+        folder = self.listing.home(model_id)
+        return _Model(folder, self._ends_in(model_id, folder), self._live_version(model_id) if folder.cards else None)
+
+    def _card(self, model_id: str, version: str, seen: _Model) -> ModelCard:
+        stamp = seen.folder.cards.get(version)
+        if stamp is None or version in seen.ended.purged:
+            with self._keeping:
+                self._cards.pop((model_id, version), None)
+            stamp = stamp_of(self.folder(model_id, version) / CARD_FILE) or (0, 0)
+        card = self._read(model_id, version, stamp)
+        return card.model_copy(update={"status": seen.status(version)})
+
+    def _read(self, model_id: str, version: str, stamp: Stamp) -> ModelCard:
+        """The card as it was published; the `MOST_CARDS` that were asked for last are kept."""
+        key = (model_id, version)
+        with self._keeping:
+            found = self._cards.get(key)
+            if found is not None and found[0] == stamp:
+                self._cards.move_to_end(key)
+                return found[1]
+        card = _read_card(self.root / model_id / version)
+        with self._keeping:
+            self._cards[key] = (stamp, card)
+            while len(self._cards) > MOST_CARDS:
+                self._cards.popitem(last=False)
+        return card
+
     def _ends(self, model_id: str) -> _Ended:
+        return self._ends_in(model_id, self.listing.home(model_id))
+
+    def _ends_in(self, model_id: str, folder: ModelFolder) -> _Ended:
         """Read again only where a file has changed; a torn last line of a kill is left out."""
+        there = folder.listing.names
+        if not (ARCHIVED_FILE in there or TOMBSTONES_FILE in there):
+            return NO_ENDS
         files = [self.root / model_id / name for name in (ARCHIVED_FILE, TOMBSTONES_FILE)]
-        stamps = tuple(map(_stamp, files))
+        stamps = tuple(map(stamp_of, files))
         known = self._ended.get(model_id)
         if known is not None and known.stamps == stamps:
             return known
@@ -359,8 +427,7 @@ class FolderModelRegistry:
             with suppress(ValidationError):
                 purged |= {each.version: each for each in _Purge.model_validate_json(line).tombstones}
         ended = _Ended(stamps, frozenset(archived), purged)
-        if any(stamps):
-            self._ended[model_id] = ended
+        self._ended[model_id] = ended
         return ended
 
     def _unknown(self, model_id: str) -> ModelNotFoundError:
@@ -407,14 +474,6 @@ def _lines(file: Path) -> list[bytes]:
         return file.read_bytes().splitlines()
     except FileNotFoundError:
         return []
-
-
-def _stamp(file: Path) -> tuple[int, int] | None:
-    try:
-        found = file.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_size, found.st_mtime_ns
 
 
 def next_version(taken: list[str]) -> str:

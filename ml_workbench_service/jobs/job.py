@@ -23,8 +23,10 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,7 @@ from ml_workbench_service.contracts.jobs import (
 )
 from ml_workbench_service.jobs.durable_files import NewLines, append_line, clear_disk_errors, sync_folder, write_whole
 from ml_workbench_service.jobs.event_log import EventLog, EventReader, encode, has_ended
+from ml_workbench_service.jobs.folder_listing import NOWHERE, Listing, WatchedFolder
 from ml_workbench_service.jobs.job_projection import JobProjection
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
@@ -107,6 +110,7 @@ class JobFolder:
         self._lock = threading.Lock()
         self._seen: tuple[object, ...] | None = None
         self._job: Job | None = None
+        self._is_final = False
         self._spec: JobSpec | None = None
 
     @classmethod
@@ -150,6 +154,11 @@ class JobFolder:
                 raise JobNotFoundError(f"There is no job {self.id}; list the jobs at /api/v1/jobs.") from error
         return self._spec
 
+    @cached_property
+    def created(self) -> str:
+        """When, as a text that sorts."""
+        return self.spec.created_at.isoformat(timespec="microseconds")
+
     def append(self, kind: EventType, /, **data: Any) -> int:
         """Adds one event and returns its number; final events are on disk when this returns.
 
@@ -190,8 +199,15 @@ class JobFolder:
 
     @property
     def has_ended(self) -> bool:
-        """Whether a final event is there, without reading the whole log."""
-        return has_ended(self._events)
+        """Whether a final event is there, without reading the whole log; nothing follows one."""
+        self._is_final = self._is_final or has_ended(self._events)
+        return self._is_final
+
+    @property
+    def final_status(self) -> JobStatus | None:
+        """How it ended, where that is known already; asks no file."""
+        job = self._job
+        return job.status if job is not None and job.status.is_final else None
 
     def request_cancel(self) -> None:
         """Leaves the marker that the worker sees at its next report."""
@@ -273,6 +289,8 @@ class JobStore:
     def __init__(self, root: Path) -> None:
         self.root = root
         self._folders: dict[str, JobFolder] = {}
+        self._root = WatchedFolder(root)
+        self._ordered: tuple[Listing, list[JobFolder]] = (NOWHERE, [])
         self._deleted: dict[str, DeletedJob] = {}
         self._deletions = NewLines(root / DELETED_FILE)
         self._reading = threading.Lock()
@@ -368,8 +386,10 @@ class JobStore:
         """
         before = _decode_cursor(cursor) if cursor else None
         jobs: list[Job] = []
-        for folder in sorted(self.folders(), key=_order, reverse=True):
-            if (before and _order(folder) >= before) or (kind and folder.spec.kind is not kind):
+        ordered = self._oldest_first()
+        end = len(ordered) if before is None else bisect_left(ordered, before, key=_order)
+        for folder in reversed(ordered[:end]):
+            if (kind and folder.spec.kind is not kind) or (status and folder.final_status not in (None, status)):
                 continue
             try:
                 job = folder.job()
@@ -384,16 +404,31 @@ class JobStore:
 
     def unfinished(self) -> list[JobFolder]:
         """Jobs without a final event, oldest first."""
-        return sorted((folder for folder in self.folders() if not folder.has_ended), key=_order)
+        return [folder for folder in self._oldest_first() if not folder.has_ended]
 
     def folders(self) -> Iterator[JobFolder]:
-        """Every readable job folder, in no order; a broken one is logged and left alone."""
-        names = os.listdir(self.root) if self.root.is_dir() else []
+        """Every readable job folder, oldest first; a broken one is logged and left alone."""
+        yield from self._oldest_first()
+
+    def _oldest_first(self) -> list[JobFolder]:
+        """All folders, put in order again only where a job came or went."""
+        self.deleted("")  # reads what was deleted since, by whomever
+        listing = self._root.look()
+        as_of, known = self._ordered
+        if as_of is not listing:
+            for gone in set(self._folders) - listing.names:
+                self._folders.pop(gone, None)
+            known = sorted(self._readable(listing.names), key=_order)
+            num_there = sum(map(bool, map(JOB_ID_PATTERN.fullmatch, listing.names - self._deleted.keys())))
+            self._ordered = (listing if len(known) == num_there else NOWHERE, known)  # a broken one may be mended
+        return [each for each in known if each.id not in self._deleted] if self._deleted else known
+
+    def _readable(self, names: Iterable[str]) -> Iterator[JobFolder]:
         for name in names:
-            if not JOB_ID_PATTERN.fullmatch(name) or self.deleted(name) is not None:
+            if not JOB_ID_PATTERN.fullmatch(name) or name in self._deleted:
                 continue
             try:
-                yield self.folder(name)
+                yield self._folders.get(name) or self.folder(name)
             except JobNotFoundError:
                 log.warning("the job folder %s holds no readable request.json and is left alone", name)
 
@@ -407,7 +442,7 @@ def _remove(path: Path) -> None:
 
 def _order(folder: JobFolder) -> tuple[str, str]:
     """By time of creation; ids made from an idempotency key do not sort by themselves."""
-    return folder.spec.created_at.isoformat(timespec="microseconds"), folder.id
+    return folder.created, folder.id
 
 
 def _encode_cursor(job: Job) -> str:

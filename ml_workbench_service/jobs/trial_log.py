@@ -69,7 +69,7 @@ class TrialLog:
                     continue
                 self._trials[record.number] = record
             found = dict(self._trials)
-        for record in self._sketched():
+        for record in self._sketched() if any(not each.is_finished for each in found.values()) else ():
             known = found.get(record.number)
             if known is not None and not known.is_finished and known.started_at == record.started_at:
                 found[record.number] = record

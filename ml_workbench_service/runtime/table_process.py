@@ -25,6 +25,7 @@ from ml_workbench_service.contracts.figures import FigureTask
 from ml_workbench_service.contracts.tables import (
     AnyTable,
     ComparisonTask,
+    MarketTask,
     Sent,
     TableFormat,
     TableHead,
@@ -101,6 +102,10 @@ class TableProcess:
         """The table in pieces; the first comes once `HELD_BACK_BYTES` are there, or all of it."""
         what, buffers = (table.table, table.buffers) if isinstance(table, Sent) else (table, ())
         return self._in_pieces(TableOrder(what=what, format=format, first=first, limit=limit), buffers)
+
+    def read_market(self, task: MarketTask, format: TableFormat) -> AsyncIterator[bytes]:
+        """Features or labels in pieces, as `stream`, JSON too."""
+        return self._in_pieces(TableOrder(what=task, format=format), ())
 
     def draw(self, task: FigureTask) -> AsyncIterator[bytes]:
         """A figure or a report in pieces, as `stream`."""

@@ -14,25 +14,32 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 
 import pyarrow as pa
 
 from common_lib.logging import configure_logging
-from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.contracts.series import columns_of
 from ml_workbench_service.contracts.tables import (
     ROWS,
     ComparisonTask,
+    FeatureTask,
+    LabelTask,
+    MarketTask,
     PredictionTable,
     SentTable,
     StoredTable,
     TableFormat,
     TableHead,
     TableOrder,
+    sent,
 )
+from ml_workbench_service.integrations.feature_store.table_format import columns_of_tables, json_of
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, Wanted
 from ml_workbench_service.integrations.table_files import (
     Table,
@@ -67,6 +74,32 @@ class _Answer:
         """Rows, in frames of bounded length."""
         for place in range(0, len(data), LONGEST_FRAME):
             self.frame(ROWS_FRAME, data[place : place + LONGEST_FRAME])
+
+
+class _AskersClock:
+    """The present of the service that asks; each thread answers one order."""
+
+    def __init__(self) -> None:
+        self._of_order = threading.local()
+
+    def set(self, now: datetime) -> None:
+        """For this thread."""
+        self._of_order.now = now
+
+    def now(self) -> datetime:
+        """That moment."""
+        return getattr(self._of_order, "now", None) or utc_now()
+
+
+_CLOCK = _AskersClock()
+
+
+@cache
+def _feature_store() -> FeatureStore:
+    """The service's, opened when it is first asked; what it has read it keeps."""
+    from ml_workbench_service.resources import open_configured_store
+
+    return open_configured_store(Settings(), clock=_CLOCK)
 
 
 def serve(control: socket.socket) -> None:
@@ -137,12 +170,36 @@ def _answer(order: TableOrder, buffers: list[bytes], answer: _Answer) -> None:
         for piece in drawn(order.what):
             answer.write(piece)
         return
+    if isinstance(order.what, FeatureTask | LabelTask):
+        _answer_market(order.what, order.format, answer)
+        return
     table = _opened(order.what, buffers)
     answer.frame(HEAD, table.head.model_dump_json().encode())
     if order.format is TableFormat.JSON:
         answer.write(page_of(table, order.first, order.limit or 1))
         return
     write_table(table, order.format, answer, first=order.first, limit=order.limit)
+
+
+def _answer_market(task: MarketTask, format: TableFormat, answer: _Answer) -> None:
+    from ml_workbench_service.workflows.read_features import read_features  # other tables come without a store
+    from ml_workbench_service.workflows.read_labels import label_columns, read_labels
+
+    _CLOCK.set(task.now)
+    if isinstance(task, LabelTask):
+        labels = read_labels(_feature_store(), task.request)
+        plain = labels.model_dump_json().encode() if format is TableFormat.JSON else b""
+        columns = sent("label", label_columns(labels), num_rows=len(labels.labels))
+    else:
+        tables = read_features(_feature_store(), task.request)
+        plain = json_of(tables, is_batch=task.is_batch) if format is TableFormat.JSON else b""
+        columns = sent("feature", columns_of_tables(tables), num_rows=sum(map(len, tables)))
+    table = open_sent(columns.table, columns.buffers)
+    answer.frame(HEAD, table.head.model_dump_json().encode())
+    if format is TableFormat.JSON:
+        answer.write(plain)
+        return
+    write_table(table, format, answer)
 
 
 def _opened(what: StoredTable | PredictionTable | SentTable, buffers: list[bytes]) -> Table:

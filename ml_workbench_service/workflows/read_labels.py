@@ -12,6 +12,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.market import FeatureStore, Floats
 from ml_workbench_service.contracts.market_data import LabelRequest, LabelSeries
+from ml_workbench_service.contracts.tables import NO_TIME, Values
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF
 from ml_workbench_service.learning.data import labelling, windows
@@ -69,6 +70,17 @@ def read_labels(store: FeatureStore, request: LabelRequest) -> LabelSeries:
         num_dropped=labelled.num_dropped,
         data_source=table.data_source,
     )
+
+
+def label_columns(labels: LabelSeries) -> list[Values]:
+    """One row an opening."""
+    known = [NO_TIME if each is None else to_ms(each) for each in labels.available_at]
+    return [
+        Values("symbol", "text", labels.symbol),
+        Values("timestamp", "time", np.array([to_ms(each) for each in labels.timestamps], dtype=np.int64)),
+        Values("label", "number", np.array([np.nan if each is None else each for each in labels.labels])),
+        Values("available_at", "time", np.array(known, dtype=np.int64)),
+    ]
 
 
 def _rows(labelled: Labelling, target: Target) -> SymbolRows:

@@ -122,6 +122,24 @@ def test_a_page_goes_on_where_the_one_before_ended_though_its_last_item_left_the
     assert following == ["leaving_1", "leaving_2"]
 
 
+def test_the_newest_are_first_where_that_is_asked(api: httpx.Client, clone: Clone, service: ServiceProcess) -> None:
+    clone("made_late")
+    card = registry_of(service) / "made_late" / "1.1.0" / "card.json"
+    plain = json.loads(card.read_text(encoding="utf-8"))
+    card.write_text(json.dumps(plain | {"created_at": "2031-01-01T00:00:00Z"}), encoding="utf-8")
+    asked = {"order": "newest", "limit": 200}
+    found = [(each["created_at"], each["id"]) for each in api.get("/api/v1/models", params=asked).json()["models"]]
+    assert found[0] == ("2031-01-01T00:00:00Z", "made_late")
+    assert found == sorted(found, reverse=True)
+    assert {model_id for _, model_id in found} == {
+        each["id"] for each in api.get("/api/v1/models", params={"limit": 200}).json()["models"]
+    }
+    first = api.get("/api/v1/models", params={"order": "newest", "limit": 1}).json()
+    second = api.get("/api/v1/models", params={"order": "newest", "limit": 1, "cursor": first["next_cursor"]}).json()
+    assert [each["models"][0]["id"] for each in (first, second)] == [model_id for _, model_id in found[:2]]
+    assert_failure(api.get("/api/v1/models", params={"order": "oldest"}), 422, "DATA_VALIDATION_ERROR")
+
+
 def test_versions_are_paged_too(api: httpx.Client, clone: Clone) -> None:
     clone("many_versions", "1.0.0", "1.2.0", "1.10.0", "2.0.0", "0.9.0")
     body = api.get("/api/v1/models/many_versions/versions", params={"limit": 3}).json()

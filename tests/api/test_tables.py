@@ -320,8 +320,14 @@ def table_processes(service: ServiceProcess) -> list[psutil.Process]:
 
 
 def test_tables_cost_the_service_no_library_and_its_helper_ends_with_it(alone: ServiceProcess) -> None:
+    ranged = "timeframe=1h&start_date=2025-02-03T00:00:00Z&end_date=2025-02-04T00:00:00Z"
+    market = (
+        f"/api/v1/features/EURUSD?{ranged}&features=rsi_14",
+        f"/api/v1/labels/EURUSD?{ranged}&target=direction_1h",
+    )
     for format in TableFormat:
-        alone.client.get(SERIES, headers={"Accept": format.value}).raise_for_status()
+        for address in (SERIES, *market):
+            alone.client.get(address, headers={"Accept": format.value}).raise_for_status()
     assert alone.process is not None
     mapped = Path(f"/proc/{alone.process.pid}/maps").read_text()
     assert "numpy" in mapped

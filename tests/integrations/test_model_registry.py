@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE, digest_of
 from tests.integrations.bundles import flip_a_byte
 from tests.integrations.model_cards import model_card
+from tests.quiet_folders import make_quiet
 
 NUMBERS = st.integers(0, 999_999)
 VERSIONS = st.builds(lambda *parts: ".".join(map(str, parts)), NUMBERS, NUMBERS, NUMBERS)
@@ -127,6 +129,7 @@ import os, signal, sys
 from pathlib import Path
 from ml_workbench_service.integrations import model_registry
 from tests.integrations.model_cards import model_card
+from tests.quiet_folders import make_quiet
 def killed(*_): os.kill(os.getpid(), signal.SIGKILL)
 setattr(model_registry.os if sys.argv[2] == "rename" else model_registry, sys.argv[2], killed)
 registry = model_registry.FolderModelRegistry(Path(sys.argv[1]), live_version=lambda _: None)
@@ -321,3 +324,79 @@ def test_old_drafts_are_swept_and_young_ones_kept(registry: FolderModelRegistry)
     registry.draft()
     assert not old.exists()
     assert young.exists()
+
+
+def seen_by(other: FolderModelRegistry) -> dict[str, tuple[list[str], str, str]]:
+    """What a process lists that kept its listings: each model's versions, the served one and its status."""
+    found = {}
+    for model_id in other.model_ids():
+        card = other.served_card(model_id)
+        facts, status = other.served_facts(model_id) or pytest.fail("no facts")
+        assert (facts.version, facts.type, facts.symbols, status) == (
+            card.version, card.type, card.symbols, card.status
+        )  # fmt: skip
+        found[model_id] = (other.versions(model_id), card.version, card.status)
+    make_quiet(other.root, *(other.root / each for each in other.listing.names()))
+    return found
+
+
+def test_another_process_sees_whatever_becomes_of_a_version(
+    registry: FolderModelRegistry, live: dict[str, str]
+) -> None:
+    registry.root.mkdir()
+    other = FolderModelRegistry(registry.root, live_version=live.get)
+    assert seen_by(other) == {}
+    publish(registry)
+    assert seen_by(other) == {"model": (["1.0.0"], "1.0.0", "experimental")}
+    publish(registry, version="1.1.0")
+    assert seen_by(other) == {"model": (["1.1.0", "1.0.0"], "1.1.0", "experimental")}
+    live["model"] = "1.0.0"
+    assert seen_by(other)["model"][1:] == ("1.0.0", "deployed")
+    registry.archive("model", "1.1.0")
+    del live["model"]
+    assert seen_by(other)["model"][1:] == ("1.0.0", "experimental")
+    registry.archive("model", "1.0.0")
+    assert seen_by(other)["model"][1:] == ("1.1.0", "archived")
+    registry.purge("model", ["1.1.0"], ever_live=frozenset(), correlation_id="test")
+    assert seen_by(other) == {"model": (["1.0.0"], "1.0.0", "archived")}
+    registry.restore("model", "1.0.0")
+    assert seen_by(other)["model"][1:] == ("1.0.0", "experimental")
+    shutil.rmtree(registry.root / "model")
+    assert seen_by(other) == {}
+
+
+def test_a_version_that_is_copied_in_place_is_seen_once_its_card_is_there(registry: FolderModelRegistry) -> None:
+    publish(registry)
+    other = FolderModelRegistry(registry.root, live_version={}.get)
+    target = registry.root / "model" / "2.0.0"
+    target.mkdir()
+    make_quiet(registry.root, registry.root / "model")
+    assert other.versions("model") == ["1.0.0"]
+    for file in (registry.root / "model" / "1.0.0").iterdir():
+        shutil.copy(file, target)
+    make_quiet(registry.root / "model")
+    assert other.versions("model") == ["2.0.0", "1.0.0"]
+
+
+def test_a_bundle_that_is_restored_from_elsewhere_is_read_again(registry: FolderModelRegistry) -> None:
+    publish(registry)
+    assert registry.card("model", "1.0.0").name == "A model"
+    make_quiet(registry.root / "model")
+    assert registry.served_facts("model") is not None
+    folder = registry.root / "model" / "1.0.0"
+    folder.rename(registry.root / "model" / "aside")
+    shutil.copytree(registry.root / "model" / "aside", folder)
+    plain = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps(plain | {"name": "Another", "symbols": ["GBP/USD"]}))
+    assert registry.card("model", "1.0.0").name == "Another"
+    assert (registry.served_facts("model") or pytest.fail("no facts"))[0].symbols == ("GBP/USD",)
+
+
+def test_no_more_cards_are_kept_than_are_asked_for_again(
+    registry: FolderModelRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(model_registry, "MOST_CARDS", 3)
+    for number in range(5):
+        publish(registry, f"model_{number}")
+    assert [registry.served_card(each).id for each in registry.model_ids()] == registry.model_ids()
+    assert len(registry._cards) == 3

@@ -2,10 +2,12 @@
 
 import errno
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +22,7 @@ from ml_workbench_service.jobs.durable_files import clear_disk_errors
 from ml_workbench_service.jobs.event_log import EventLog, EventReader
 from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import LARGEST_LOG_BYTES, JobFolder, JobStore, TrackingRecord, new_job_id
+from tests.quiet_folders import make_quiet
 
 Make = Callable[..., JobSpec]
 
@@ -276,3 +279,49 @@ def test_no_secret_leaves_the_workers_log(store: JobStore, make_spec: Make, monk
         assert "itself" not in text
         assert "pass-word" not in text
         assert text.endswith("*** again")
+
+
+def test_another_process_lists_what_became_of_jobs(store: JobStore, make_spec: Make) -> None:
+    def ids(**filters: Any) -> list[str]:
+        make_quiet(store.root)
+        return [each.id for each in other.page(**filters).jobs]
+
+    store.root.mkdir(parents=True, exist_ok=True)
+    other = JobStore(store.root)
+    assert ids() == []
+    first, second, third = (store.create(make_spec(name=str(number))) for number in range(3))
+    assert ids() == [third.id, second.id, first.id] == [each.id for each in other.folders()][::-1]
+    first.append("succeeded", result={})
+    assert ids(status=JobStatus.SUCCEEDED) == [first.id]
+    assert ids(status=JobStatus.QUEUED) == [third.id, second.id]
+    assert [each.id for each in other.unfinished()] == [second.id, third.id]
+    store.delete(first.id)
+    assert ids() == [third.id, second.id]
+    shutil.rmtree(second.path)
+    assert ids() == [third.id]
+    assert [each.id for each in other.unfinished()] == [third.id]
+
+
+def test_a_job_whose_request_is_restored_is_listed_again(store: JobStore, make_spec: Make) -> None:
+    folder = store.create(make_spec())
+    request = (folder.path / "request.json").read_bytes()
+    (folder.path / "request.json").unlink()
+    other = JobStore(store.root)
+    make_quiet(store.root)
+    assert other.page().jobs == ()
+    (folder.path / "request.json").write_bytes(request)
+    assert [each.id for each in other.page().jobs] == [folder.id]
+
+
+def test_pages_by_cursor_are_the_whole_list_in_its_order(store: JobStore, make_spec: Make) -> None:
+    made = [store.create(make_spec(name=str(number))).id for number in range(7)]
+    make_quiet(store.root)
+    found: list[str] = []
+    cursor: str | None = None
+    while True:
+        page = store.page(limit=2, cursor=cursor)
+        found += [each.id for each in page.jobs]
+        if (cursor := page.next_cursor) is None:
+            break
+    assert found == [each.id for each in store.page().jobs]
+    assert sorted(found) == sorted(made)

@@ -45,7 +45,7 @@ def overview(visit: Visit) -> None:
 
 
 async def _newest(visit: Visit) -> list[ModelCard]:
-    models = sorted(await visit.bench.models().all(), key=lambda each: each.created_at, reverse=True)[:NUM_CARDS]
+    models = await visit.bench.models(order="newest").first(NUM_CARDS)
     return list(await asyncio.gather(*(visit.bench.model(each.id, each.version).card for each in models)))
 
 

@@ -1,7 +1,7 @@
 """The OpenAPI document: FastAPI's, and what it cannot know: headers, families, examples, what a stream holds.
 
 All of it by kind, never by route: a new route follows by its function's name, its status codes and its parameters. Of a
-2xx answer the example is `answers/<operationId>.json`, as a running service gave it
+2xx answer the example is `answers/<operationId>.json`, of a table also `.csv`, as a running service gave it
 (`tests/api/document/test_answers.py`).
 """
 
@@ -174,10 +174,12 @@ def _of_families(schema: dict[str, Any]) -> dict[str, Any]:
 
 
 def _exemplify(operation: dict[str, Any]) -> None:
-    answer = files(__package__).joinpath("answers", f"{operation['operationId']}.json")
-    if not answer.is_file():
-        return
-    for status, response in operation["responses"].items():
+    answers, name = files(__package__).joinpath("answers"), operation["operationId"]
+    plain, lines = answers.joinpath(f"{name}.json"), answers.joinpath(f"{name}.csv")
+    contents = [each.get("content", {}) for status, each in operation["responses"].items() if status < "300"]
+    for content in contents:
         for kind in (JSON, STREAM):
-            if status < "300" and kind in response.get("content", {}):
-                response["content"][kind]["example"] = orjson.loads(answer.read_bytes())
+            if kind in content and plain.is_file():
+                content[kind]["example"] = orjson.loads(plain.read_bytes())
+        if CSV in content and lines.is_file():
+            content[CSV]["example"] = lines.read_text(encoding="utf-8")

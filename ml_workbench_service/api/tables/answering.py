@@ -162,9 +162,20 @@ async def answer_rows(
 async def streamed(reader: TableReader, table: AnyTable | Sent, asked: Asked, *, name: str) -> Response:
     """All rows, or a stretch, in a format other than JSON; errors before the first bytes are the answer."""
     pieces = reader.stream(table, asked.format, first=asked.first, limit=asked.limit)
+    return await passed_on(pieces, asked.format.value, {"Content-Disposition": disposition(name, asked.format)})
+
+
+def disposition(name: str, format: TableFormat) -> str:
+    """The header that names a file of the table."""
+    return f'attachment; filename="{name}.{SUFFIX[format]}"'
+
+
+async def passed_on(
+    pieces: AsyncIterator[bytes], media_type: str, headers: Mapping[str, str] | None = None
+) -> StreamingResponse:
+    """What the table process sends, as it comes; an error before the first bytes is the answer."""
     first = await anext(pieces, b"")
-    headers = {"Content-Disposition": f'attachment; filename="{name}.{SUFFIX[asked.format]}"'}
-    return StreamingResponse(_chained(first, pieces), media_type=asked.format.value, headers=headers)
+    return StreamingResponse(_chained(first, pieces), media_type=media_type, headers=headers)
 
 
 async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -51,6 +51,8 @@ KNOWN_LATER = {"create_agent": {"MODEL_NOT_FOUND", "CONFLICT"}, "report_outcome"
 """Right in itself, about a model that nobody trained here, an agent without experience, an outcome told before."""
 MOST_NUMBERS = 4
 """Of a list of plain values, so many are enough to show what it holds."""
+MOST_LINES = 2
+"""Of a table, behind its header."""
 Answers = dict[str, httpx.Response]
 
 
@@ -285,8 +287,32 @@ def test_each_example_is_such_an_answer(answers: Answers, document: dict[str, An
         assert outline(example).keys() == outline(answer).keys(), f"{name}: record the examples anew"
 
 
+def test_each_table_has_an_example_of_its_lines(
+    service: ServiceProcess, answers: Answers, document: dict[str, Any]
+) -> None:
+    tables = {
+        each["operationId"]: each["responses"]["200"]["content"]["text/csv"]
+        for each in operations(document).values()
+        if "text/csv" in each["responses"].get("200", {}).get("content", {})
+    }
+    assert len(tables) >= 7
+    for name, described in tables.items():
+        asked = answers[name].request
+        again = service.client.request(asked.method, asked.url, content=asked.content, headers={
+            "Accept": "text/csv", "Content-Type": "application/json",
+        })  # fmt: skip
+        assert again.status_code == 200, (name, again.text)
+        lines = again.text.splitlines(keepends=True)[: 1 + MOST_LINES]
+        if RECORDS:
+            (ANSWERS / f"{name}.csv").write_text("".join(lines), encoding="utf-8")
+            continue
+        validator_for(described["schema"]).validate(described["example"])
+        assert described["example"].splitlines(keepends=True)[0] == lines[0], f"{name}: record the examples anew"
+        assert len(described["example"].splitlines()) > 1, name
+
+
 def test_examples_name_nothing_of_the_machine_they_were_recorded_on() -> None:
-    known = sorted(ANSWERS.glob("*.json"))
+    known = sorted([*ANSWERS.glob("*.json"), *ANSWERS.glob("*.csv")])
     assert known
     for path in known:
         text = path.read_text(encoding="utf-8")
