@@ -24,6 +24,8 @@ DEFAULT_FEATURE_STORE_URL = "http://localhost:8001"
 DEFAULT_EXPERIMENT_TRACKING_URI = "http://localhost:5000"
 _HTTP = ("http", "https")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_SAYS_SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
+"""Names of variables that libraries read, such as MLFLOW_TRACKING_PASSWORD and AWS_SECRET_ACCESS_KEY."""
 _IS_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -137,6 +139,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _keep_secrets(self) -> "Settings":
         """From here on no line, error or event of this process says them."""
+        keep_secret(*(value for name, value in os.environ.items() if _SAYS_SECRET.search(name)))
         if self.API_KEY is not None:
             keep_secret(self.API_KEY.get_secret_value())
         for address in (

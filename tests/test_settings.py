@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from common_lib import redaction
 from ml_workbench_service.settings import Settings
 
 README = Path(__file__).parents[1] / "README.md"
@@ -201,3 +202,12 @@ def test_a_child_gets_absolute_paths_and_resolved_addresses(monkeypatch: pytest.
     for name in ("STATE_DIR", "LOG_LEVEL", "MAX_TRAINING_MEMORY"):
         monkeypatch.setenv(name, found[name])
     assert tmp_path / ".workbench" == Settings().STATE_DIR
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "mlflow_tracking_token"])
+def test_what_libraries_read_as_a_secret_is_said_nowhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setattr(redaction, "_secrets", [])
+    monkeypatch.setenv(name, "hunter-two")
+    monkeypatch.setenv("MONKEY", "no-secret-at-all")
+    Settings()
+    assert redaction.redacted("hunter-two, no-secret-at-all") == f"{redaction.MARK}, no-secret-at-all"
