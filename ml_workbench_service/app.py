@@ -286,6 +286,7 @@ async def _end_lives(
     for those that another process made, and for jobs that are old enough.
     """
     await asyncio.to_thread(workbench.registry.finish_purges)
+    await asyncio.to_thread(model_server.remove_leftovers)
     await asyncio.to_thread(store.finish_deletions)
 
     def look() -> None:
