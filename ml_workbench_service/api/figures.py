@@ -17,7 +17,13 @@ from ml_workbench_service.api.app_state import AppState, AppStateDep
 from ml_workbench_service.api.models import VersionPath
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.figures import FigureDescription, FigureList, FigureTask, FigureTheme
+from ml_workbench_service.contracts.figures import (
+    FigureDescription,
+    FigureList,
+    FigureTask,
+    FigureTheme,
+    SentFigureTask,
+)
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
@@ -71,7 +77,7 @@ async def draw_figure(
     """A figure of the version; where something is missing, one that says so in a sentence."""
     figure_named(name, subject="version")
     task = await asyncio.to_thread(_task, service, model_id, version, name, theme)
-    return await _passed_on(service, task, "application/json")
+    return await passed_on(service, task)
 
 
 @router.get(
@@ -96,14 +102,17 @@ async def read_report(
 ) -> Response:
     """Every figure of the version on one page, with verdict and reasons, costs, certificate and lineage."""
     task = await asyncio.to_thread(_task, service, model_id, version, None, theme)
-    return await _passed_on(service, task, "text/html; charset=utf-8")
+    return await passed_on(service, task, "text/html; charset=utf-8")
 
 
-async def _passed_on(service: AppState, task: FigureTask, media_type: str) -> Response:
+async def passed_on(
+    service: AppState, task: FigureTask | SentFigureTask, media_type: str = "application/json"
+) -> Response:
     """What the table process sends; an error before the first bytes is the answer."""
     pieces = service.tables.draw(task)
     first = await anext(pieces, b"")
-    return StreamingResponse(_chained(first, pieces), media_type=media_type, headers={"ETag": f'"{task.card.digest}"'})
+    headers = {"ETag": f'"{task.card.digest}"'} if isinstance(task, FigureTask) else None
+    return StreamingResponse(_chained(first, pieces), media_type=media_type, headers=headers)
 
 
 async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[bytes]:

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.comparison import ComparisonReport
-from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.tables import (
     AnyTable,
     ComparisonTask,
@@ -102,7 +102,7 @@ class TableProcess:
         what, buffers = (table.table, table.buffers) if isinstance(table, Sent) else (table, ())
         return self._in_pieces(TableOrder(what=what, format=format, first=first, limit=limit), buffers)
 
-    def draw(self, task: FigureTask) -> AsyncIterator[bytes]:
+    def draw(self, task: FigureTask | SentFigureTask) -> AsyncIterator[bytes]:
         """A figure or a report in pieces, as `stream`."""
         return self._in_pieces(TableOrder(what=task), ())
 

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from common_lib.logging import configure_logging
 from ml_workbench_service.contracts.contract import to_ms
-from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.contracts.series import columns_of
 from ml_workbench_service.contracts.tables import (
@@ -132,7 +132,7 @@ def _answer(order: TableOrder, buffers: list[bytes], answer: _Answer) -> None:
         answer.frame(HEAD, TableHead().model_dump_json().encode())
         answer.write(report.model_dump_json().encode())
         return
-    if isinstance(order.what, FigureTask):
+    if isinstance(order.what, FigureTask | SentFigureTask):
         answer.frame(HEAD, TableHead().model_dump_json().encode())
         for piece in drawn(order.what):
             answer.write(piece)
