@@ -1,10 +1,14 @@
 """`AgentHandle` and `DeploymentHandle`: one agent, one deployment, by their ids."""
 
-from typing import Generic
+from typing import Any, Generic
 
 from ml_workbench_client import routes
+from ml_workbench_client.fields import Moment
+from ml_workbench_client.frames import ARROW, Document, Figure, Rows, Table
 from ml_workbench_client.plans import M, Plan, operation, reading
+from ml_workbench_client.routes import query
 from ml_workbench_client.sending import Link, Resource
+from ml_workbench_service.contracts.agent_tables import AgentDecisionRow, AgentDecisions
 from ml_workbench_service.contracts.agents import Agent
 from ml_workbench_service.contracts.deployment import Deployment
 
@@ -20,6 +24,49 @@ class AgentHandle(Resource[M], Generic[M]):
     def state(self) -> Plan[Agent]:
         """As of its last checkpoint: counters, cumulative reward and cost, exploration, positions."""
         return (yield from self._read(Agent, routes.SHOW_AGENT, agent_id=self.id))
+
+    @operation(routes.Q_TABLE)
+    def q_table(self) -> Plan[Table]:
+        """What it has learnt: every state in words, its visits, and the value of each action there.
+
+        Raises:
+            SeriesNotFoundError: it executes a policy and has no table.
+            ConflictError: it has not begun.
+        """
+        answer = yield from self._ask(routes.Q_TABLE, accept=ARROW, agent_id=self.id)
+        return Table(answer.content, f"Q table of {self.id}")
+
+    @operation(routes.DECISIONS)
+    def decisions(
+        self, *, symbol: str | None = None, from_: Moment | None = None, to: Moment | None = None,
+        limit: int | None = None,
+    ) -> Plan[Table]:  # fmt: skip
+        """What it decided, newest first: action, position, reward, cost; as far back as the stream still goes.
+
+        Args:
+            symbol: of one symbol alone.
+            from_, to: first and last `as_of`, both inclusive.
+            limit: the newest so many, at most 200.
+        """
+        asked = query(symbol=symbol, to=to, limit=limit, **{"from": from_})
+        answer = yield from self._ask(routes.DECISIONS, query=asked, accept=ARROW, agent_id=self.id)
+        return Table(answer.content, f"decisions of {self.id}")
+
+    @operation(routes.DECISIONS)
+    def last_decisions(self, num: int = 50) -> Plan[Rows[AgentDecisionRow]]:
+        """Its newest decisions as contracts, newest first; at most 200."""
+        found = yield from self._read(AgentDecisions, routes.DECISIONS, query=query(limit=num), agent_id=self.id)
+        return Rows(found.rows)
+
+    @operation(routes.LIST_AGENT_FIGURES)
+    def figures(self) -> Plan[Document]:
+        """The figures that there are of it."""
+        return Document((yield from self._read(dict[str, Any], routes.LIST_AGENT_FIGURES, agent_id=self.id)))
+
+    @operation(routes.AGENT_FIGURE)
+    def figure(self, name: str) -> Plan[Figure]:
+        """One figure, `agent_reward` or `q_table`: notebooks draw it, `to_plotly()` makes it plotly's."""
+        return Figure((yield from self._read(dict[str, Any], routes.AGENT_FIGURE, agent_id=self.id, name=name)))
 
     @operation(routes.START_AGENT)
     def start(self) -> Plan[Agent]:

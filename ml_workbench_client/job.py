@@ -9,7 +9,7 @@ from ml_workbench_client import routes
 from ml_workbench_client.display import facts_html, progress_view
 from ml_workbench_client.errors import error_of_body
 from ml_workbench_client.events import EventStream
-from ml_workbench_client.frames import ARROW, Document, Table
+from ml_workbench_client.frames import ARROW, Document, Figure, Table
 from ml_workbench_client.model import Model
 from ml_workbench_client.plans import Emit, Flow, M, Plan, do, following, operation, reading
 from ml_workbench_client.sending import Link, Resource
@@ -210,3 +210,15 @@ class Experiment(Job[M], Generic[M]):
         """Every trial so far as a row, its parameters in columns `params.<name>`."""
         answer = yield from self._ask(routes.TRIALS, accept=ARROW, experiment_id=self.id)
         return Table(answer.content, f"trials of {self.id}")
+
+    @operation(routes.LIST_EXPERIMENT_FIGURES)
+    def figures(self) -> Plan[Document]:
+        """The figures that there are of it."""
+        return Document((yield from self._read(dict[str, Any], routes.LIST_EXPERIMENT_FIGURES, experiment_id=self.id)))
+
+    @operation(routes.EXPERIMENT_FIGURE)
+    def figure(self, name: str) -> Plan[Figure]:
+        """One figure, `trials`, `importance` or `parallel_coordinates`."""
+        return Figure(
+            (yield from self._read(dict[str, Any], routes.EXPERIMENT_FIGURE, experiment_id=self.id, name=name))
+        )

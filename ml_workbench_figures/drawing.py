@@ -5,7 +5,7 @@ and 1,400 px. Rows beyond `downsampling.MOST_POINTS` become an envelope, and the
 """
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ml_workbench_figures import captions, downsampling
@@ -44,6 +44,7 @@ class Drawing:
         notes: sentences for the caption.
         height_px: of the plot alone.
         most_points: of one line; fewer where several parts share a line.
+        place: where a line's moment stands on the horizontal axis; another one where that is no axis of time.
     """
 
     def __init__(self, theme: Theme) -> None:
@@ -52,6 +53,7 @@ class Drawing:
         self.notes: list[str] = []
         self.height_px = PLOT_PX
         self.most_points = downsampling.MOST_POINTS
+        self.place: Callable[[int], Any] = written
         self._bucket_size = 1
         self._shapes: list[Json] = []
         self._annotations: list[Json] = []
@@ -84,7 +86,7 @@ class Drawing:
         self.add(
             "scatter",
             name=name,
-            x=[None if row is None else written(times_ms[row]) for row in drawn],
+            x=[None if row is None else self.place(times_ms[row]) for row in drawn],
             y=[None if row is None else rounded(values[row]) for row in drawn],
             mode="lines",
             line={"color": stroke.color, "width": stroke.width, "dash": stroke.dash},
@@ -106,7 +108,7 @@ class Drawing:
         """The area between two lines over time; where either is missing there is none."""
         rows, least, greatest = downsampling.envelope(lower, upper, most=self.most_points)
         self._note_bucket(len(lower))
-        times = [written(times_ms[row]) for row in rows]
+        times = [self.place(times_ms[row]) for row in rows]
         known = [number for number, pair in enumerate(zip(least, greatest, strict=True)) if None not in pair]
         gaps = {before for before, after in itertools.pairwise(known) if after > before + 1}
         if len(rows) == len(lower):

@@ -4,7 +4,7 @@
     curves       contracts.series CurveRow
     trials       contracts.series TrialRow, a hyper-parameter as `params.<name>`
     predictions  contracts.series PredictionRow
-    decisions    contracts.agents Decision
+    decisions    contracts.agent_tables AgentDecisionRow
 
 Missing values are None or NaN. Times are milliseconds since the epoch, datetimes with a zone, or ISO 8601 texts.
 """

@@ -32,6 +32,7 @@ from ml_workbench_service.api import (
     errors,
     experiments,
     figures,
+    given_figures,
     health,
     jobs,
     ledger,
@@ -49,6 +50,7 @@ from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
 from ml_workbench_service.api.queries import KnownQueries
+from ml_workbench_service.api.tables import agents as agent_tables
 from ml_workbench_service.api.tables import jobs as job_tables
 from ml_workbench_service.api.tables import versions as version_tables
 from ml_workbench_service.contracts.clock import WALL, Clock
@@ -130,7 +132,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key), KnownQueries])
     for resource in (
         models, predictions, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
-        resilience, version_tables, job_tables, figures,
+        resilience, version_tables, job_tables, agent_tables, figures, given_figures,
     ):  # fmt: skip
         api.include_router(resource.router)
     app.include_router(health.router, dependencies=[KnownQueries])
@@ -286,6 +288,7 @@ async def _end_lives(
     for those that another process made, and for jobs that are old enough.
     """
     await asyncio.to_thread(workbench.registry.finish_purges)
+    await asyncio.to_thread(model_server.remove_leftovers)
     await asyncio.to_thread(store.finish_deletions)
 
     def look() -> None:

@@ -20,6 +20,7 @@ from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.market import ColumnWitness, FeatureStore
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
 from ml_workbench_service.integrations.column_witness import SqliteColumnWitness
+from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.deployment_stream import DeploymentStream
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
@@ -68,6 +69,7 @@ class Workbench:
     enforces_skill: bool = False  # whether only models with proven skill are deployed, unless forced
     accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
     clock: Clock = WALL
+    decisions: DecisionStream | None = None
 
     def required_queue(self) -> ShardedQueue:
         """The queue; raises UnavailableError where there is no Redis."""
@@ -77,12 +79,20 @@ class Workbench:
             )
         return self.queue
 
+    def required_decisions(self) -> DecisionStream:
+        """What agents decided; raises UnavailableError where there is no Redis."""
+        if self.decisions is None:
+            raise UnavailableError(
+                f"there is no Redis: {self.addresses.redis_fault or 'set REDIS_URL'}", retry_after_s=30
+            )
+        return self.decisions
+
 
 def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = WALL) -> Workbench:
     """Opens everything at addresses already resolved; nothing is contacted yet."""
     history = DeploymentHistory(settings.MODEL_REGISTRY_PATH.resolve())
     api_key = settings.API_KEY.get_secret_value() if settings.API_KEY else None
-    queue = deployments = engine = None
+    queue = deployments = decisions = engine = None
     if addresses.redis is not None:
         queue = ShardedQueue(
             addresses.redis,
@@ -91,6 +101,7 @@ def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = W
             ttl_s=settings.PREDICTION_QUEUE_TTL_S,
         )
         deployments = DeploymentStream(addresses.redis)
+        decisions = DecisionStream(addresses.redis)
     if settings.STRATEGY_ENGINE_URL:
         own_url = f"http://{settings.HOST}:{settings.PORT}"
         engine = StrategyEngine(settings.STRATEGY_ENGINE_URL, api_key=api_key, own_url=own_url)
@@ -107,6 +118,7 @@ def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = W
         enforces_skill=settings.SKILL_GATE == "enforce",
         accelerator=settings.ACCELERATOR,
         clock=clock,
+        decisions=decisions,
     )
 
 
@@ -145,6 +157,8 @@ def close_workbench(workbench: Workbench) -> None:
         workbench.queue.close()
     if workbench.deployments is not None:
         workbench.deployments.close()
+    if workbench.decisions is not None:
+        workbench.decisions.close()
 
 
 def resolve(settings: Settings, embedded_redis: EmbeddedRedis) -> Addresses:

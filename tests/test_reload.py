@@ -13,14 +13,27 @@ import pytest
 from tests.conftest import SMALL_TRAIN
 from tests.service_process import ServiceProcess
 
+PAGE_MODULE = "ml_workbench_client.page"
+
 
 @pytest.fixture
 def reloading(tmp_path: Path) -> Iterator[ServiceProcess]:
+    """A service that can be reloaded, without its page."""
+    yield from reloaded_service(tmp_path)
+
+
+@pytest.fixture
+def reloading_with_page(tmp_path: Path) -> Iterator[ServiceProcess]:
+    """The same with its page."""
+    yield from reloaded_service(tmp_path, PAGE="true")
+
+
+def reloaded_service(tmp_path: Path, **environment: str) -> Iterator[ServiceProcess]:
     """The seed's development command, watching a folder of its own so that the test can touch a file in it."""
     watched = tmp_path / "watched"
     watched.mkdir()
     (watched / "touched.py").write_text("")
-    service = ServiceProcess(tmp_path, AGENT_AUTOSTART="false")
+    service = ServiceProcess(tmp_path, AGENT_AUTOSTART="false", **environment)
     command = [
         sys.executable,
         "-m",
@@ -54,6 +67,46 @@ def test_a_training_and_an_open_stream_survive_a_reload(reloading: ServiceProces
     assert reloading.client.get(f"/api/v1/jobs/{job_id}").json()["attempt"] == 1
     reloading.client.post(f"/api/v1/jobs/{job_id}/cancel")
     assert reloading.wait_for_job(job_id, timeout_s=120)["status"] == "cancelled"
+
+
+@pytest.mark.more
+def test_after_a_reload_there_is_one_page_at_the_same_address(
+    reloading_with_page: ServiceProcess, tmp_path: Path
+) -> None:
+    """The old page ends with the old API process, the new one gets its port, and none is left when the service ends."""
+    service = reloading_with_page
+    assert service.process is not None
+    reloader = psutil.Process(service.process.pid)
+    wait_until(lambda: page_address(service))
+    address, (page,) = page_address(service), pages_below(reloader)
+    assert httpx.get(address, timeout=30).status_code == 200
+    for change in ("# once\n", "# twice\n"):
+        before = api_process(service)
+        (tmp_path / "watched" / "touched.py").write_text(change)
+        wait_until(lambda gone=before: not gone.is_running() or gone.status() == psutil.STATUS_ZOMBIE)
+        wait_until(lambda: is_up(service) and page_address(service))
+        assert page_address(service) == address
+        assert not page.is_running(), "the page before"
+        (page,) = pages_below(reloader)
+        wait_until(lambda: httpx.get(address, timeout=30).status_code == 200)
+    assert "is taken" not in service.output.read_text()
+    service.stop()
+    wait_until(lambda: not page.is_running())
+
+
+def page_address(service: ServiceProcess) -> str:
+    """Where the service's start address leads; empty until it leads to its page."""
+    answer = service.client.get("/")
+    return answer.headers["Location"] if answer.status_code == 307 else ""
+
+
+def pages_below(process: psutil.Process) -> list[psutil.Process]:
+    """Every page's process that belongs to it, whichever API process started it."""
+    return [
+        each
+        for each in process.children(recursive=True)
+        if each.status() != psutil.STATUS_ZOMBIE and PAGE_MODULE in each.cmdline()
+    ]
 
 
 def follow(url: str, job_id: str, following: threading.Event) -> None:

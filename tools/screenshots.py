@@ -12,7 +12,7 @@ from pathlib import Path
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-VIEWS = ("/", "/models", "/train", "/jobs", "/experiments", "/live", "/agents", "/deployments")
+VIEWS = ("/", "/models", "/train", "/jobs", "/experiments", "/new-experiment", "/live", "/agents", "/deployments")
 DETAILS = ("models", "jobs", "experiments", "agents", "deployments")
 TABS = ("Figures", "Live", "Proof", "Versions")
 WIDTHS = (1400, 400)

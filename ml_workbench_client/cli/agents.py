@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from common_lib.command_line import CommandLine, UsageMistake
-from ml_workbench_client.cli import opening
+from ml_workbench_client.cli import opening, tables
 
 if TYPE_CHECKING:
     from ml_workbench_service.contracts.agents import Agent
@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 agents = typer.Typer(no_args_is_help=True)
 app = typer.Typer()
 app.add_typer(agents, name="agents", help="Agents on the prediction stream.", rich_help_panel="Live")
+OF_A_STATE = ("forecast", "width", "held", "best", "visits", "value_short", "value_flat", "value_long")
+OF_A_DECISION = (
+    "as_of", "symbol", "action", "size", "mode", "explored", "reward", "cost", "cumulative_reward",
+)  # fmt: skip
+"""What a terminal shows of each."""
 AgentId = Annotated[str, typer.Argument(metavar="AGENT", help="An agent's id, such as default.")]
 
 
@@ -43,6 +48,31 @@ def show(line: CommandLine, agent: AgentId) -> None:
     """Show an agent: what it did, earned and holds."""
     with opening.workbench(line) as bench:
         _answer(line, bench.agent(agent).state)
+
+
+@agents.command("q-table")
+def q_table(line: CommandLine, agent: AgentId, output: tables.Output = None) -> None:
+    """What an agent has learnt: the value of each action in each state; those learnt from most come first."""
+    tables.check_suffix(output)
+    with opening.workbench(line) as bench:
+        found = bench.agent(agent).q_table()
+    tables.put_out(line, found, output, columns=OF_A_STATE, most=("visits",))
+
+
+@agents.command("decisions")
+def decisions(
+    line: CommandLine,
+    agent: AgentId,
+    symbol: Annotated[str | None, typer.Option(help="Of this symbol alone, such as EUR/USD.")] = None,
+    start: Annotated[str | None, typer.Option(help="Of bars known from then on, 2025-02-03T00:00:00Z.")] = None,
+    end: Annotated[str | None, typer.Option(help="Of bars known until then.")] = None,
+    output: tables.Output = None,
+) -> None:
+    """What an agent decided, newest first, as far back as the stream still goes."""
+    tables.check_suffix(output)
+    with opening.workbench(line) as bench:
+        found = bench.agent(agent).decisions(symbol=symbol, from_=start, to=end)
+    tables.put_out(line, found, output, columns=OF_A_DECISION, most=("decided_at", "as_of"))
 
 
 @agents.command("create")

@@ -21,8 +21,20 @@ Output = Annotated[
 ]
 
 
-def put_out(line: CommandLine, table: "Table", output: str | None) -> None:
-    """All rows to the file; else the newest to a terminal, all as CSV to a pipe, all as JSON for scripts."""
+def put_out(
+    line: CommandLine,
+    table: "Table",
+    output: str | None,
+    *,
+    columns: tuple[str, ...] = (),
+    most: tuple[str, ...] = (),
+) -> None:
+    """All rows to the file; else the newest to a terminal, all as CSV to a pipe, all as JSON for scripts.
+
+    Args:
+        columns: what a terminal gets of them; default: all.
+        most: a terminal gets the rows with the most of these columns, first; default: the last rows.
+    """
     if output is not None:
         num_rows = write(table, output)
         line.screen.note(f"{num_rows:,} rows are in {output}")
@@ -35,10 +47,11 @@ def put_out(line: CommandLine, table: "Table", output: str | None) -> None:
     elif not sys.stdout.isatty():
         line.screen.line(frame.write_csv(datetime_format=UTC).rstrip("\n"))
     else:
-        last = frame.tail(SHOWN_ROWS)
-        line.screen.table(last.columns, [list(row) for row in last.rows()])
+        shown = frame.sort(*most, descending=True).head(SHOWN_ROWS) if most else frame.tail(SHOWN_ROWS)
+        shown = shown.select(columns or frame.columns)
+        line.screen.table(shown.columns, [list(row) for row in shown.rows()])
         if len(frame) > SHOWN_ROWS:
-            line.screen.note(f"the newest {SHOWN_ROWS} of {len(frame):,} rows; -o FILE writes all of them")
+            line.screen.note(f"{SHOWN_ROWS} of {len(frame):,} rows; -o FILE writes all of them")
 
 
 def check_suffix(output: str | None) -> None:

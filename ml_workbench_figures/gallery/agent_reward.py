@@ -1,5 +1,6 @@
 """Agent's reward: what an agent's decisions came to so far, before and after costs, and how much it still explores."""
 
+import itertools
 from typing import ClassVar
 
 from ml_workbench_figures.drawing import DASHED, DOTTED, Drawing, Stroke, time_axis
@@ -22,13 +23,21 @@ class AgentReward(Figure):
         """Net, gross and the costs between; the exploration rate on the right."""
         decisions, palette = given.decisions, drawing.palette
         times, net = times_ms(decisions["as_of"]), numbers(decisions["cumulative_reward"])
-        hover = "%{y:.3%} log return, %{x} UTC"
+        axis, at = time_axis(), "%{x} UTC"
+        if any(before > after for before, after in itertools.pairwise(times)):
+            drawing.place = int
+            times, axis, at = list(range(1, len(times) + 1)), {"title": "decision", "nticks": 6}, "decision %{x}"
+            drawing.notes.append(
+                "Drawn decision by decision: their records do not follow one another in time, as where the past was "
+                "replayed."
+            )
+        hover = f"%{{y:.3%}} log return, {at}"
         if has_values(decisions, "cost"):
             costs = running_sum([number(each) or 0.0 for each in decisions["cost"]])
             gross = [None if value is None else value + cost for value, cost in zip(net, costs, strict=True)]
             drawing.band("costs", times, net, gross, color=palette.cost)
             drawing.line("gross", times, gross, stroke=Stroke(palette.gross, 1.2, DOTTED), hover=hover)
-            drawing.notes.append(f"Costs so far: {costs[-1]:.3%}.")
+            drawing.notes.append(f"Costs of the {len(costs):,} decisions that are drawn: {costs[-1]:.3%}.")
         drawing.line("net", times, net, stroke=Stroke(palette.model, 2.0), hover=hover)
         layout = {}
         if has_values(decisions, "exploration_rate"):
@@ -50,4 +59,4 @@ class AgentReward(Figure):
                 "tickmode": "auto",
             }
         drawing.level(0.0, "flat: 0")
-        drawing.axes(time_axis(), {"title": "cumulative log return", "tickformat": ",.2%"}, **layout)
+        drawing.axes(axis, {"title": "cumulative log return", "tickformat": ",.2%"}, **layout)

@@ -40,6 +40,10 @@ class Importance(Figure):
             chance = (found.get("selection") or {}).get("chance_level")
         else:
             scores, unit, form, chance = dict(given.importance), "share of the score's variance", ".1%", None
+            drawing.notes.append(
+                "How much of the differences between the trials' scores each hyper-parameter alone explains (fANOVA); "
+                "of few trials a rough guess."
+            )
         kept = sorted(scores.items(), key=lambda each: each[1])[-MOST_BARS:]
         if len(scores) > MOST_BARS:
             drawing.notes.append(f"The first {MOST_BARS} of {len(scores)} are drawn.")

@@ -1,14 +1,11 @@
 """Q table: what a learning agent expects of each action in each state, and which it would choose."""
 
-import itertools
-from collections.abc import Sequence
 from typing import ClassVar
 
 from ml_workbench_figures.drawing import Drawing
 from ml_workbench_figures.figure import Figure, Source, Subject
 from ml_workbench_figures.inputs import FigureInputs
-
-ACTIONS = ("short", "flat", "long")
+from ml_workbench_figures.state_bins import ACTIONS, best_action, state_words
 
 
 class QTable(Figure):
@@ -24,7 +21,8 @@ class QTable(Figure):
         """Colours around zero; a dot marks the action that would be chosen."""
         table = given.q_table
         assert table is not None, "`missing` has looked"
-        states = _state_names(table.strength_edges, table.width_edges)
+        rows = state_words(table.strength_edges, table.width_edges)[:: len(ACTIONS)]
+        states = [f"{each.forecast}, width {each.width}" for each in rows]
         columns = [f"{held}→{action}" for held in ACTIONS for action in ACTIONS]
         values: list[list[float | None]] = []
         visits: list[list[int]] = []
@@ -38,8 +36,7 @@ class QTable(Figure):
                 cells += [value if num else None for value, num in zip(own, seen, strict=True)]
                 counts += list(seen)
                 if any(seen):
-                    best = max(range(len(ACTIONS)), key=lambda action: (own[action], action == 1))
-                    chosen.append((columns[held * len(ACTIONS) + best], state))
+                    chosen.append((f"{ACTIONS[held]}→{best_action(own)}", state))
             values.append(cells)
             visits.append(counts)
         most = max((abs(value) for row in values for value in row if value is not None), default=0.0) or 1.0
@@ -64,17 +61,3 @@ class QTable(Figure):
             {"type": "category", "tickangle": -90, "showgrid": False},
             {"type": "category", "autorange": "reversed", "showgrid": False, "tickfont": {"size": 9}},
         )
-
-
-def _state_names(strength_edges: Sequence[float], width_edges: Sequence[float]) -> list[str]:
-    """Of each bin of strength, and within it of width; the last strength is an abstention."""
-    strengths = [*_bins(strength_edges), "abstained"]
-    widths = [f"width {name}" for name in _bins(width_edges)]
-    return [f"{strength}, {width}" for strength in strengths for width in widths]
-
-
-def _bins(edges: Sequence[float]) -> list[str]:
-    if not edges:
-        return ["any"]
-    inner = [f"{low:g}…{high:g}" for low, high in itertools.pairwise(edges)]
-    return [f"≤{edges[0]:g}", *inner, f">{edges[-1]:g}"]

@@ -15,12 +15,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 from pydantic import ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError
 from ml_workbench_service.agents.agent import Agent
 from ml_workbench_service.agents.checkpoint import Checkpoint
+from ml_workbench_service.agents.learnt_table import learnt_table
 from ml_workbench_service.agents.policy_agent import PolicyAgent
 from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.q_table import StateBins
@@ -139,25 +139,12 @@ def beginning_of(agent_id: str, copied: Sequence[Checkpoint]) -> Beginning:
             "body.copy_of",
             f"{agent_id} executes a policy and has no table to copy; start another agent of its family and model_id",
         )
-    visits_PSA = [np.array(each.visits_SA, dtype=np.int64) for each in copied]
-    if not any(visits_SA.any() for visits_SA in visits_PSA):
+    if not any(num for each in copied for visits in each.visits_SA for num in visits):
         raise ConflictError(
             f"{agent_id} has not learnt from any step yet, so there is nothing to copy; let it run on live predictions "
             "or on a replay first"
         )
-    if len({(each.strength_edges, each.width_edges) for each in copied}) > 1:
-        raise ConflictError(f"the shards of {agent_id} sort records into different bins; copy an agent that began anew")
-    values_SA = np.array(copied[0].values_SA)
-    visits_SA = np.sum(visits_PSA, axis=0)
-    if len(copied) > 1:
-        weighted_SA = sum(np.array(each.values_SA) * visits for each, visits in zip(copied, visits_PSA, strict=True))
-        values_SA = np.where(visits_SA > 0, weighted_SA / np.maximum(visits_SA, 1), 0.0)
-    return Beginning(
-        strength_edges=copied[0].strength_edges,
-        width_edges=copied[0].width_edges,
-        values_SA=values_SA.tolist(),
-        visits_SA=visits_SA.tolist(),
-    )
+    return learnt_table(agent_id, copied)
 
 
 def read_definition(home: Path) -> AgentDefinition | None:

@@ -73,7 +73,7 @@ async def list_experiments(service: AppStateDep, limit: Limit = 50, cursor: Curs
 @router.get("/{experiment_id}", summary="Show an experiment", responses=failures(404))
 async def show_experiment(experiment_id: JobIdPath, service: AppStateDep) -> Experiment:
     """Every trial with its parameters, score and curve; what mattered; the winner's model once it is evaluated."""
-    return await asyncio.to_thread(_shown, service, experiment_id)
+    return await asyncio.to_thread(experiment_shown, service, experiment_id)
 
 
 @router.get(
@@ -84,13 +84,14 @@ async def show_experiment(experiment_id: JobIdPath, service: AppStateDep) -> Exp
 )
 async def read_trials(experiment_id: JobIdPath, service: AppStateDep, asked: AskedTable) -> Response:
     """Every trial so far as a row: its parameters in columns `params.<name>`, score, Sharpe ratio, times and run."""
-    found = await asyncio.to_thread(_shown, service, experiment_id)
-    rows = [_row(each) for each in found.trials]
+    found = await asyncio.to_thread(experiment_shown, service, experiment_id)
+    rows = [trial_row(each) for each in found.trials]
     about = {"experiment_id": experiment_id, "warnings": []}
     return await answer_rows(service.tables, "trial", rows, asked, about=about, name=f"{experiment_id}-trials")
 
 
-def _row(trial: ExperimentTrial) -> dict[str, Any]:
+def trial_row(trial: ExperimentTrial) -> dict[str, Any]:
+    """Its columns, a hyper-parameter as `params.<name>`."""
     plain = {each.name: getattr(trial, each.name) for each in columns_of(ROWS["trial"])}
     return plain | {f"params.{name}": value for name, value in trial.params.items()}
 
@@ -132,7 +133,8 @@ def _summary(folder: JobFolder, job: Job) -> ExperimentSummary:
     )
 
 
-def _shown(service: AppState, experiment_id: str) -> Experiment:
+def experiment_shown(service: AppState, experiment_id: str) -> Experiment:
+    """As `GET /experiments/{id}` answers; raises JobNotFoundError."""
     folder = service.store.folder(experiment_id)
     if folder.spec.kind is not JobKind.EXPERIMENT:
         raise JobNotFoundError(f"{experiment_id} is no experiment; list them at /api/v1/experiments")

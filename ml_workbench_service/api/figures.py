@@ -16,7 +16,13 @@ from ml_workbench_service.api.models import VersionPath
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.api.tables.answering import passed_on
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.figures import FigureDescription, FigureList, FigureTask, FigureTheme
+from ml_workbench_service.contracts.figures import (
+    FigureDescription,
+    FigureList,
+    FigureTask,
+    FigureTheme,
+    SentFigureTask,
+)
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
@@ -70,7 +76,7 @@ async def draw_figure(
     """A figure of the version; where something is missing, one that says so in a sentence."""
     figure_named(name, subject="version")
     task = await asyncio.to_thread(_task, service, model_id, version, name, theme)
-    return await _passed_on(service, task, "application/json")
+    return await drawn(service, task)
 
 
 @router.get(
@@ -95,11 +101,13 @@ async def read_report(
 ) -> Response:
     """Every figure of the version on one page, with verdict and reasons, costs, certificate and lineage."""
     task = await asyncio.to_thread(_task, service, model_id, version, None, theme)
-    return await _passed_on(service, task, "text/html; charset=utf-8")
+    return await drawn(service, task, "text/html; charset=utf-8")
 
 
-async def _passed_on(service: AppState, task: FigureTask, media_type: str) -> Response:
-    return await passed_on(service.tables.draw(task), media_type, {"ETag": f'"{task.card.digest}"'})
+async def drawn(service: AppState, task: FigureTask | SentFigureTask, media_type: str = "application/json") -> Response:
+    """What the table process draws."""
+    headers = {"ETag": f'"{task.card.digest}"'} if isinstance(task, FigureTask) else None
+    return await passed_on(service.tables.draw(task), media_type, headers)
 
 
 def _task(service: AppState, model_id: str, version: str, name: str | None, theme: FigureTheme | None) -> FigureTask:

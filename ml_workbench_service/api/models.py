@@ -136,7 +136,7 @@ async def archive_version(
                 service.workbench, model_id, version, confirm=confirm, unfinished=_unfinished(service)
             )
         )
-    service.model_server.forget_purged()
+    await _forget_purged(service)
     return left
 
 
@@ -156,8 +156,16 @@ async def delete_model(model_id: ModelIdPath, service: AppStateDep, confirm: Con
         left = await asyncio.to_thread(
             lambda: purge_model(service.workbench, model_id, confirm=confirm, unfinished=_unfinished(service))
         )
-    service.model_server.forget_purged()
+    await _forget_purged(service)
     return left
+
+
+async def _forget_purged(service: AppState) -> None:
+    """What is left of purged versions outside the registry: in memory, in the live intervals, in MLflow."""
+    service.model_server.forget_purged()
+    await asyncio.to_thread(service.model_server.remove_leftovers)
+    if service.tracker is not None:
+        service.tracker.poke()
 
 
 @router.post(

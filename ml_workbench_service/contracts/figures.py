@@ -1,9 +1,10 @@
-"""Figures on the wire: which there are of a version, and what is asked of whoever draws them."""
+"""Figures on the wire: which there are of a version, an agent or a search, and what is asked of whoever draws them."""
 
 from typing import Any, Literal
 
 from pydantic import Field
 
+from ml_workbench_service.contracts.agents import Beginning
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.models import ModelCard
 
@@ -11,7 +12,7 @@ FigureTheme = Literal["light", "dark"]
 
 
 class FigureDescription(Contract):
-    """One kind of figure, and whether it says something of this version."""
+    """One kind of figure, and whether it says something of this version, agent or experiment."""
 
     name: str
     title: str
@@ -28,6 +29,32 @@ class FigureList(Contract):
     version: str
     figures: tuple[FigureDescription, ...]
     report_href: str = Field(description="All of them on one HTML page.")
+
+
+class AgentFigureList(Contract):
+    """`GET /agents/{id}/figures`."""
+
+    agent_id: str
+    figures: tuple[FigureDescription, ...]
+
+
+class ExperimentFigureList(Contract):
+    """`GET /experiments/{id}/figures`."""
+
+    experiment_id: str
+    figures: tuple[FigureDescription, ...]
+
+
+class SentFigureTask(Contract):
+    """One figure of tables that the asker has in memory: of an agent, or of a search."""
+
+    kind: Literal["sent_figure"] = "sent_figure"
+    name: str
+    theme: FigureTheme = "light"
+    trials: dict[str, list[Any]] = Field(default_factory=dict)
+    importance: dict[str, float] = Field(default_factory=dict)
+    decisions: dict[str, list[Any]] = Field(default_factory=dict)
+    q_table: Beginning | None = None
 
 
 class FigureTask(Contract):

@@ -9,7 +9,7 @@ from typing import Protocol
 
 from ml_workbench_service.contracts.agents import AgentDefinition, Beginning
 from ml_workbench_service.contracts.comparison import ComparisonReport
-from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobSpec
 from ml_workbench_service.contracts.tables import AnyTable, ComparisonTask, MarketTask, Sent, TableFormat, TableHead
 
@@ -199,6 +199,6 @@ class TableReader(Protocol):
         """Several versions on the rows that all of them have; raises DataValidationError where there are none."""
         ...
 
-    def draw(self, task: FigureTask) -> AsyncIterator[bytes]:
+    def draw(self, task: FigureTask | SentFigureTask) -> AsyncIterator[bytes]:
         """A figure as Plotly's JSON, or the report's HTML, in pieces."""
         ...

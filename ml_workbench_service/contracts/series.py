@@ -17,7 +17,7 @@ from ml_workbench_service.contracts.prediction import Direction
 EvaluatedPart = Literal["validation", "calibration", "test"]
 """Parts of the data that a version keeps its answers of."""
 RowStatus = Literal["ok", "abstain"]
-ColumnKind = Literal["time", "text", "number", "integer"]
+ColumnKind = Literal["time", "text", "number", "integer", "boolean"]
 Figure = Finite | None
 
 
@@ -30,7 +30,7 @@ class Column(Contract):
     meaning: str
 
 
-def _column(unit: str, meaning: str, **more: Any) -> Any:
+def column(unit: str, meaning: str, **more: Any) -> Any:
     """A field of a row: its unit stands in the OpenAPI document as `x-unit`."""
     return Field(description=meaning, json_schema_extra={"x-unit": unit}, **more)
 
@@ -62,29 +62,29 @@ class DecisionRow(_OpenRow):
         name="p_<class>", kind="number", unit="probability", meaning="The calibrated probability of that class."
     )
 
-    as_of: UtcDatetime = _column("UTC", "When the row's bar was known, and the decision was made.")
-    symbol: str = _column("-", "Such as EUR/USD.")
-    price: Figure = _column("price", "The bar's close.")
-    realised: Figure = _column(
+    as_of: UtcDatetime = column("UTC", "When the row's bar was known, and the decision was made.")
+    symbol: str = column("-", "Such as EUR/USD.")
+    price: Figure = column("price", "The bar's close.")
+    realised: Figure = column(
         "target", "What came true, in the target's units (of classes the number); null where the row has no label."
     )
-    prediction: Figure = _column(
+    prediction: Figure = column(
         "target", "In the target's units; of classes the side or number, of policies the position; null: abstained."
     )
-    lower: Figure = _column("target", "Lower end of the prediction interval.")
-    upper: Figure = _column("target", "Upper end of the prediction interval.")
-    direction: Direction = _column("-", "`buy`, `sell`, or `hold`.")
-    confidence: Figure = _column("probability", "That the stated direction, or class, comes true.")
-    status: RowStatus = _column("-", "`ok`, or `abstain`: no answer is given, and the position is flat.")
-    position: Literal[-1, 0, 1] | None = _column("1", "Short, flat or long; null where nothing is traded.")
-    gross: Figure = _column("log return", "Of the step that the position is filled for, before costs.")
-    cost: Figure = _column("log return", "Spread, commission, slippage and swap of that step: gross less net.")
-    net: Figure = _column("log return", "Of that step, after costs; null where it has no second price.")
-    equity: Figure = _column(
+    lower: Figure = column("target", "Lower end of the prediction interval.")
+    upper: Figure = column("target", "Upper end of the prediction interval.")
+    direction: Direction = column("-", "`buy`, `sell`, or `hold`.")
+    confidence: Figure = column("probability", "That the stated direction, or class, comes true.")
+    status: RowStatus = column("-", "`ok`, or `abstain`: no answer is given, and the position is flat.")
+    position: Literal[-1, 0, 1] | None = column("1", "Short, flat or long; null where nothing is traded.")
+    gross: Figure = column("log return", "Of the step that the position is filled for, before costs.")
+    cost: Figure = column("log return", "Spread, commission, slippage and swap of that step: gross less net.")
+    net: Figure = column("log return", "Of that step, after costs; null where it has no second price.")
+    equity: Figure = column(
         "log return",
         "Running sum of `net` over the part; of several symbols that of one account in equal weights, as on the card.",
     )
-    action: Literal[-1, 0, 1] | None = _column("1", "What the policy chose: the position it goes to.", default=None)
+    action: Literal[-1, 0, 1] | None = column("1", "What the policy chose: the position it goes to.", default=None)
 
 
 class VersionRow(DecisionRow):
@@ -94,7 +94,7 @@ class VersionRow(DecisionRow):
 class ReplayRow(DecisionRow):
     """A row of `GET /jobs/{id}/series`: a replay's answer at one bar; `net` is the reward of its position."""
 
-    prediction_id: str = _column("-", "As in the queue and the decisions that agents make of it.")
+    prediction_id: str = column("-", "As in the queue and the decisions that agents make of it.")
 
 
 class CurveRow(_OpenRow):
@@ -113,12 +113,12 @@ class CurveRow(_OpenRow):
         name="<figure>", kind="number", unit="the family's", meaning="Whatever else the family reports of a step."
     )
 
-    at: UtcDatetime = _column("UTC", "When the step was reported.")
-    seed: int = _column("-", "The seed that is trained; of several they follow one another.")
-    epoch: int = _column("epochs", "Within the seed's training, from 1 on; of policies environment steps.")
-    train_loss: Figure = _column("loss", "Mean over the training part, in units of scaled labels.", default=None)
-    validation_loss: Figure = _column("loss", "The same over the validation part; decides when to stop.", default=None)
-    learning_rate: Figure = _column("1", "The optimiser's step size in this epoch.", default=None)
+    at: UtcDatetime = column("UTC", "When the step was reported.")
+    seed: int = column("-", "The seed that is trained; of several they follow one another.")
+    epoch: int = column("epochs", "Within the seed's training, from 1 on; of policies environment steps.")
+    train_loss: Figure = column("loss", "Mean over the training part, in units of scaled labels.", default=None)
+    validation_loss: Figure = column("loss", "The same over the validation part; decides when to stop.", default=None)
+    learning_rate: Figure = column("1", "The optimiser's step size in this epoch.", default=None)
 
 
 class TrialRow(_OpenRow):
@@ -133,15 +133,15 @@ class TrialRow(_OpenRow):
         name="params.<name>", kind="text", unit="the family's", meaning="The value that the trial gave that parameter."
     )
 
-    number: int = _column("-", "From 0 on, in the order of their beginning.")
-    state: str = _column("-", "`running`, `complete`, `pruned` or `failed`.")
-    value: Figure = _column("score", "On the validation part; more is better.", default=None)
-    spread: Figure = _column("score", "Standard deviation over the seeds, where there are several.", default=None)
-    sharpe: Figure = _column("per year", "Of daily net returns on the validation part.", default=None)
-    started_at: UtcDatetime | None = _column("UTC", "When it began.", default=None)
-    finished_at: UtcDatetime | None = _column("UTC", "When it ended.", default=None)
-    run_id: str | None = _column("-", "Its run on the tracking server.", default=None)
-    message: str = _column("-", "Why it failed or was cut short.", default="")
+    number: int = column("-", "From 0 on, in the order of their beginning.")
+    state: str = column("-", "`running`, `complete`, `pruned` or `failed`.")
+    value: Figure = column("score", "On the validation part; more is better.", default=None)
+    spread: Figure = column("score", "Standard deviation over the seeds, where there are several.", default=None)
+    sharpe: Figure = column("per year", "Of daily net returns on the validation part.", default=None)
+    started_at: UtcDatetime | None = column("UTC", "When it began.", default=None)
+    finished_at: UtcDatetime | None = column("UTC", "When it ended.", default=None)
+    run_id: str | None = column("-", "Its run on the tracking server.", default=None)
+    message: str = column("-", "Why it failed or was cut short.", default="")
 
 
 class FeatureRow(_OpenRow):
@@ -152,53 +152,53 @@ class FeatureRow(_OpenRow):
         name="<feature>", kind="number", unit="the feature's", meaning="The feature's value; null while it is missing."
     )
 
-    symbol: str = _column("-", "Such as EUR/USD.")
-    timestamp: UtcDatetime = _column("UTC", "The bar's opening.")
-    available_at: UtcDatetime = _column("UTC", "When the row was known.")
-    data_source: str = _column("-", "`ecb_daily`, `simulated`, `file` or `feature_store`.")
-    calendar: str = _column("-", "Which closures are no gap: `fx` or `fixings`.")
-    fill: str = _column("-", "When a signal from the bar's close is filled.")
-    warnings: str = _column("-", "Of the series, with commas between.")
+    symbol: str = column("-", "Such as EUR/USD.")
+    timestamp: UtcDatetime = column("UTC", "The bar's opening.")
+    available_at: UtcDatetime = column("UTC", "When the row was known.")
+    data_source: str = column("-", "`ecb_daily`, `simulated`, `file` or `feature_store`.")
+    calendar: str = column("-", "Which closures are no gap: `fx` or `fixings`.")
+    fill: str = column("-", "When a signal from the bar's close is filled.")
+    warnings: str = column("-", "Of the series, with commas between.")
 
 
 class LabelRow(Row):
     """A row of `GET /labels/{symbol}`: what a training would see as its target at one bar."""
 
-    symbol: str = _column("-", "Such as EUR/USD.")
-    timestamp: UtcDatetime = _column("UTC", "Opening of the bar that the label belongs to.")
-    label: Figure = _column("target", "In the target's units, of classes the number; null where there is none.")
-    available_at: UtcDatetime | None = _column("UTC", "When the label is known; null where there is none.")
+    symbol: str = column("-", "Such as EUR/USD.")
+    timestamp: UtcDatetime = column("UTC", "Opening of the bar that the label belongs to.")
+    label: Figure = column("target", "In the target's units, of classes the number; null where there is none.")
+    available_at: UtcDatetime | None = column("UTC", "When the label is known; null where there is none.")
 
 
 class PredictionRow(Row):
     """A row of `GET /predictions` as a table: the JSON's nested keys with dots between."""
 
-    prediction_id: str = _column("-", "As `POST /predict` answered.")
-    model_id: str = _column("-", "The model.")
-    version: str = _column("-", "Its version.")
-    symbol: str = _column("-", "Such as EUR/USD.")
-    timeframe: str = _column("-", "Length of a bar.")
-    target: str | None = _column("-", "What is forecast.")
-    as_of: UtcDatetime = _column("UTC", "When the newest bar was known.")
-    valid_until: UtcDatetime = _column("UTC", "The end of its horizon.")
-    timestamp: UtcDatetime = _column("UTC", "When it was answered.")
-    sample: str = _column("-", "The part of the data that it is about.")
-    status: RowStatus = _column("-", "`ok` or `abstain`.")
-    price: Figure = _column("price", "At `as_of`.")
-    prediction: Figure = _column("target", "In the target's units; null: abstained.")
-    label: str | None = _column("-", "The class or action that `prediction` numbers.")
-    direction: Direction = _column("-", "`buy`, `sell` or `hold`.")
-    confidence: Figure = _column("probability", "That the stated direction, or class, comes true.")
-    novelty: Figure = _column("1", "Above 1 the input was unlike the training part.")
-    abstain_reasons: str = _column("-", "With commas between.")
-    interval_level: Figure = _column("probability", "What the interval promises.", alias="interval.level")
-    interval_lower: Figure = _column("target", "Its lower end.", alias="interval.lower")
-    interval_upper: Figure = _column("target", "Its upper end.", alias="interval.upper")
-    outcome_state: str = _column("-", "`open`, `known`, `unavailable` or `none`.", alias="outcome.state")
-    outcome_realised: Figure = _column("target", "What came true.", alias="outcome.realised")
-    outcome_at: UtcDatetime | None = _column("UTC", "When it became known.", alias="outcome.at")
-    outcome_source: str | None = _column("-", "Who said so.", alias="outcome.source")
-    outcome_reason: str | None = _column("-", "Why there is none.", alias="outcome.reason")
+    prediction_id: str = column("-", "As `POST /predict` answered.")
+    model_id: str = column("-", "The model.")
+    version: str = column("-", "Its version.")
+    symbol: str = column("-", "Such as EUR/USD.")
+    timeframe: str = column("-", "Length of a bar.")
+    target: str | None = column("-", "What is forecast.")
+    as_of: UtcDatetime = column("UTC", "When the newest bar was known.")
+    valid_until: UtcDatetime = column("UTC", "The end of its horizon.")
+    timestamp: UtcDatetime = column("UTC", "When it was answered.")
+    sample: str = column("-", "The part of the data that it is about.")
+    status: RowStatus = column("-", "`ok` or `abstain`.")
+    price: Figure = column("price", "At `as_of`.")
+    prediction: Figure = column("target", "In the target's units; null: abstained.")
+    label: str | None = column("-", "The class or action that `prediction` numbers.")
+    direction: Direction = column("-", "`buy`, `sell` or `hold`.")
+    confidence: Figure = column("probability", "That the stated direction, or class, comes true.")
+    novelty: Figure = column("1", "Above 1 the input was unlike the training part.")
+    abstain_reasons: str = column("-", "With commas between.")
+    interval_level: Figure = column("probability", "What the interval promises.", alias="interval.level")
+    interval_lower: Figure = column("target", "Its lower end.", alias="interval.lower")
+    interval_upper: Figure = column("target", "Its upper end.", alias="interval.upper")
+    outcome_state: str = column("-", "`open`, `known`, `unavailable` or `none`.", alias="outcome.state")
+    outcome_realised: Figure = column("target", "What came true.", alias="outcome.realised")
+    outcome_at: UtcDatetime | None = column("UTC", "When it became known.", alias="outcome.at")
+    outcome_source: str | None = column("-", "Who said so.", alias="outcome.source")
+    outcome_reason: str | None = column("-", "Why there is none.", alias="outcome.reason")
 
 
 class TablePage(Contract):
@@ -245,7 +245,13 @@ class TrialTable(TablePage):
     rows: tuple[TrialRow, ...]
 
 
-_KINDS: dict[str, ColumnKind] = {"datetime": "time", "float": "number", "int": "integer", "str": "text"}
+_KINDS: dict[str, ColumnKind] = {
+    "datetime": "time",
+    "float": "number",
+    "int": "integer",
+    "bool": "boolean",
+    "str": "text",
+}
 
 
 def columns_of(row: type[Row]) -> tuple[Column, ...]:
@@ -256,7 +262,7 @@ def columns_of(row: type[Row]) -> tuple[Column, ...]:
 def _columns(row: type[Row]) -> Iterator[Column]:
     for name, field in row.model_fields.items():
         extra = field.json_schema_extra
-        assert isinstance(extra, dict), "every field of a row is made by `_column`"
+        assert isinstance(extra, dict), "every field of a row is made by `column`"
         yield Column(
             name=field.alias or name,
             kind=_kind(field.annotation),

@@ -8,8 +8,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field
 
+from ml_workbench_service.contracts.agent_tables import AgentDecisionRow, QTableRow
 from ml_workbench_service.contracts.contract import Contract, MarketDatetime
-from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
 from ml_workbench_service.contracts.market_data import FeatureRequest, LabelRequest
 from ml_workbench_service.contracts.series import (
@@ -27,7 +28,7 @@ from ml_workbench_service.contracts.series import (
     columns_of,
 )
 
-RowName = Literal["version", "replay", "curve", "trial", "feature", "label", "prediction"]
+RowName = Literal["version", "replay", "curve", "trial", "feature", "label", "prediction", "decision", "q_table"]
 ROWS: dict[RowName, type[Row]] = {
     "version": VersionRow,
     "replay": ReplayRow,
@@ -36,6 +37,8 @@ ROWS: dict[RowName, type[Row]] = {
     "feature": FeatureRow,
     "label": LabelRow,
     "prediction": PredictionRow,
+    "decision": AgentDecisionRow,
+    "q_table": QTableRow,
 }
 NO_TIME = int(np.iinfo(np.int64).min)
 """A missing moment among milliseconds."""
@@ -137,7 +140,7 @@ MarketTask = FeatureTask | LabelTask
 class TableOrder(Contract):
     """What the table process is asked for; `format` JSON is a page, the others are the whole or a stretch of it."""
 
-    what: Annotated[AnyTable | ComparisonTask | FigureTask | MarketTask, Field(discriminator="kind")]
+    what: Annotated[AnyTable | ComparisonTask | FigureTask | SentFigureTask | MarketTask, Field(discriminator="kind")]
     format: TableFormat = TableFormat.JSON
     first: int = Field(default=0, ge=0, description="Rows to leave out before the first.")
     limit: int | None = Field(default=None, ge=1)

@@ -29,6 +29,7 @@ ROWS_OF_A_GROUP = 65_536
 TIME = pa.timestamp("ms", tz="UTC")
 TYPES: Mapping[ColumnKind, pa.DataType] = {
     "time": TIME, "text": pa.string(), "number": pa.float64(), "integer": pa.int64(),
+    "boolean": pa.bool_(),
 }  # fmt: skip
 
 
@@ -76,6 +77,8 @@ def _kind_of(kind: pa.DataType) -> ColumnKind:
         return "time"
     if pa.types.is_integer(kind):
         return "integer"
+    if pa.types.is_boolean(kind):
+        return "boolean"
     return "number" if pa.types.is_floating(kind) else "text"
 
 

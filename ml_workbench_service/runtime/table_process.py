@@ -21,7 +21,7 @@ from pathlib import Path
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.comparison import ComparisonReport
-from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.tables import (
     AnyTable,
     ComparisonTask,
@@ -107,7 +107,7 @@ class TableProcess:
         """Features or labels in pieces, as `stream`, JSON too."""
         return self._in_pieces(TableOrder(what=task, format=format), ())
 
-    def draw(self, task: FigureTask) -> AsyncIterator[bytes]:
+    def draw(self, task: FigureTask | SentFigureTask) -> AsyncIterator[bytes]:
         """A figure or a report in pieces, as `stream`."""
         return self._in_pieces(TableOrder(what=task), ())
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from common_lib.logging import configure_logging
 from ml_workbench_service.contracts.contract import to_ms, utc_now
-from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.contracts.series import columns_of
@@ -165,7 +165,7 @@ def _answer(order: TableOrder, buffers: list[bytes], answer: _Answer) -> None:
         answer.frame(HEAD, TableHead().model_dump_json().encode())
         answer.write(report.model_dump_json().encode())
         return
-    if isinstance(order.what, FigureTask):
+    if isinstance(order.what, FigureTask | SentFigureTask):
         answer.frame(HEAD, TableHead().model_dump_json().encode())
         for piece in drawn(order.what):
             answer.write(piece)

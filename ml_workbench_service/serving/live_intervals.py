@@ -13,11 +13,12 @@ questions about the past get the published interval, the same to the bit on ever
     <folder>/<model_id>/<version>.json      written whole, every `SAVE_EVERY_S` while it changes, and at the end
 """
 
+import errno
 import logging
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from pathlib import Path
@@ -119,6 +120,7 @@ class LiveIntervals:
         self._states: OrderedDict[tuple[str, str], VersionIntervals] = OrderedDict()
         self._targets: dict[str, Target | None] = {}
         self._saved_at: dict[tuple[str, str], float] = {}
+        self._forgotten: set[tuple[str, str]] = set()  # no number is used twice, so they stay so
         self._writer: ThreadPoolExecutor | None = None
         self._later: dict[tuple[str, str], threading.Timer] = {}
 
@@ -217,6 +219,42 @@ class LiveIntervals:
             if self._later.pop(key, None) is not None and state is not None:
                 self._submit(state)
 
+    def forget(self, is_gone: Callable[[str, str], bool]) -> None:
+        """Gives up what is in memory and on disk of versions that were purged; those under way are written no more.
+
+        Args:
+            is_gone: says it of model and version.
+        """
+        with self.lock:
+            known = {*self._states, *self._on_disk()} - self._forgotten
+            gone = {key for key in known if is_gone(*key)}
+            self._forgotten |= gone
+            for key in gone:
+                self._states.pop(key, None)
+                self._saved_at.pop(key, None)
+                if (timer := self._later.pop(key, None)) is not None:
+                    timer.cancel()
+            if gone and self._writer is not None:
+                self._writer.submit(self._remove, gone)  # behind what it is writing
+                return
+        self._remove(gone)
+
+    def _on_disk(self) -> Iterator[tuple[str, str]]:
+        for path in self._folder.glob("*/*.json") if self._folder is not None else ():
+            yield path.parent.name, path.stem
+
+    def _remove(self, gone: Iterable[tuple[str, str]]) -> None:
+        for key in gone:
+            path = self._path(*key)
+            if path is None:
+                continue
+            try:
+                path.unlink(missing_ok=True)
+                path.parent.rmdir()
+            except OSError as error:
+                if error.errno not in (errno.ENOTEMPTY, errno.ENOENT):
+                    log.warning("live intervals of %s %s were not removed: %s", *key, error)
+
     def close(self) -> None:
         """Writes every state and ends the writer."""
         with self.lock:
@@ -275,7 +313,7 @@ class LiveIntervals:
     def _write(self, state: VersionIntervals) -> None:
         """The whole file or none of it; a disk that refuses costs the memory of some outcomes, not the service."""
         path = self._path(state.model_id, state.version)
-        if path is None:
+        if path is None or (state.model_id, state.version) in self._forgotten:
             return
         with self.lock:
             payload = _FILE.dump_json(state)
@@ -288,7 +326,7 @@ class LiveIntervals:
     def _read(self, model_id: str, version: str) -> VersionIntervals | None:
         """What the file says; None, with a line in the log, where it is torn or about something else."""
         path = self._path(model_id, version)
-        if path is None or not path.exists():
+        if path is None or (model_id, version) in self._forgotten or not path.exists():
             return None
         try:
             state = _FILE.validate_json(path.read_bytes())

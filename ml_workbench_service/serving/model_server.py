@@ -135,6 +135,10 @@ class ModelServer:
             if self._registry.is_purged(*key):
                 self._models.pop(key, None)
 
+    def remove_leftovers(self) -> None:
+        """Removes what was learnt of the intervals of purged versions, whoever purged them; reads the disk."""
+        self.intervals.forget(self._registry.is_purged)
+
     async def answer(
         self, chosen: Chosen, question: Question, correlation_id: str, *, keeps: bool = True
     ) -> PredictionRecord:

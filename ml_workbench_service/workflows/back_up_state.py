@@ -48,7 +48,7 @@ from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE
 OF_PROCESSES = re.compile(r"\..*|.*\.lock|.*-(wal|shm)|beat|process\.json|tracker\.json")
 """Files that are left out: staged ones, locks, and what says which process is alive. Hidden folders too."""
 BY_THEMSELVES = ("redis", "agents")
-NAMING = ("predictions.db", "adaptive", "jobs", "champions.json")
+NAMING = ("predictions.db", "adaptive", "jobs", "champions.json", "purged_in_mlflow.json")
 NAMED = ("ledgers.db", "witnesses.db", "mlflow.db", "mlartifacts")
 LAST_OF_A_JOB = ("tracking.json", "events.jsonl", TRIALS_FILE)
 """In this order: what MLflow was sent is in the log, and a trial that an event tells of is in the trials."""

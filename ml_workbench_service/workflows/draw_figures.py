@@ -12,7 +12,7 @@ import orjson
 from ml_workbench_figures import FigureInputs, draw
 from ml_workbench_figures.inputs import Columns
 from ml_workbench_figures.report import drawn_figures, report
-from ml_workbench_service.contracts.figures import FigureTask
+from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
 
@@ -21,8 +21,14 @@ NOT_IN_CURVES = {"at"}
 """When a step was reported; a learning curve is drawn by epoch."""
 
 
-def drawn(task: FigureTask) -> Iterator[bytes]:
+def drawn(task: FigureTask | SentFigureTask) -> Iterator[bytes]:
     """What is asked for: a figure as Plotly's JSON, or the report's HTML."""
+    if isinstance(task, SentFigureTask):
+        sent = FigureInputs(
+            trials=task.trials, importance=task.importance, decisions=task.decisions, q_table=task.q_table
+        )
+        yield orjson.dumps(draw(task.name, sent, theme=task.theme))
+        return
     path = None if task.rows_path is None else Path(task.rows_path)
     given = FigureInputs(card=task.card, rows=read_rows(path), curves=task.curves, importance=task.importance)
     if task.name is None:

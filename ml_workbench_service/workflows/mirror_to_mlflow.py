@@ -3,7 +3,7 @@
 One look sends, for every training and experiment: the run with its parameters, each progress event's metrics with the
 event's own time, an experiment's trials as nested runs as they end, and at the end the test part's metrics, the data,
 the bundle, the network as an MLmodel and the registered version; then, for every model that MLflow knows, the alias
-`champion` on the version that is served.
+`champion` on the version that is served, and a mark on versions that were purged.
 What was sent is noted in `tracking.json` afterwards, so that a crash in between sends again what then changes nothing.
 """
 
@@ -26,7 +26,7 @@ from common_lib.exceptions import (
     UpstreamError,
     VersionNotFoundError,
 )
-from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.contract import iso, to_ms, utc_now
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobStatus
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.experiment_tracker.mlflow_model import MlflowModel, why_no_network
@@ -53,6 +53,8 @@ FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
 MAX_REFUSALS = 5
 RESOLVED = ("family", "timeframe", "hyperparameters", "model_id", "version")
+PURGED_FILE = "purged_in_mlflow.json"
+"""Which purged versions MLflow was told of, by model; beside the champions."""
 TRIALS_A_NOTE = 20
 """Trials that are sent before what was sent is noted; a crash in between sends so many again."""
 RUN_STATUS: dict[JobStatus, RunStatus] = {
@@ -129,6 +131,8 @@ class Projection:
         self._registry = registry
         self._live_version = live_version
         self._champions = champions
+        self._purged = champions.with_name(PURGED_FILE)
+        self._unmarked: set[str] = set()  # models that MLflow refused to mark versions of, until the next start
         self._draw_figures = draw_figures
         self._tracker: ExperimentTracker | None = None
         self._settled: set[str] = set()  # jobs with nothing more to send, or given up until the next start
@@ -159,6 +163,7 @@ class Projection:
                 is_busy = True
                 self._refused(folder, error)
         self._crown()
+        self._mark_purged()
         return is_busy
 
     def _unsettled(self) -> Iterator[JobFolder]:
@@ -351,12 +356,35 @@ class Projection:
             else:
                 self._models.discard(model_id)  # a version that MLflow never got; the next start asks again
 
+    def _mark_purged(self) -> None:
+        """Marks versions that were purged here since they were last marked; what fails is tried at the next start."""
+        marked = _read_object(self._purged)
+        for model_id in sorted(self._models - self._unmarked):
+            tombstones = self._registry.tombstones(model_id)
+            new = [version for version in tombstones if version not in marked.get(model_id, ())]
+            if not new:
+                continue
+            try:
+                for version in new:
+                    self._mlflow.mark_purged(model_id, version, iso(tombstones[version].purged_at))
+            except (NotFoundError, UpstreamError) as error:
+                log.warning("purged versions of %s cannot be marked in MLflow: %s", model_id, error.message)
+                self._unmarked.add(model_id)
+                continue
+            marked[model_id] = sorted(tombstones)
+            write_whole(self._purged, json.dumps(marked, indent=1).encode())
+
     def _read_champions(self) -> dict[str, str | None]:
-        try:
-            known = json.loads(self._champions.read_bytes())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return known if isinstance(known, dict) else {}
+        return _read_object(self._champions)
+
+
+def _read_object(file: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is none, or it cannot be read."""
+    try:
+        known = json.loads(file.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return known if isinstance(known, dict) else {}
 
 
 @dataclass

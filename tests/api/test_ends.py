@@ -88,11 +88,15 @@ def test_a_version_is_archived_listed_restored_and_purged(
     body = {**SEED_PREDICT, "version": "1.0.0"}
     assert api.post("/api/v1/models/ending/predict", json=body).status_code == 200, "it is in the memory"
     end(api, "ending/versions/1.0.0").raise_for_status()
+    intervals = service.folder / "state" / "adaptive" / "ending" / "1.0.0.json"
+    intervals.parent.mkdir(parents=True)
+    intervals.write_text("{}", encoding="utf-8")
     for _ in range(2):
         purged = end(api, "ending/versions/1.0.0", purge=True)
         assert purged.status_code == 200, purged.text
         assert f'"{purged.json()["digest"]}"' == digest
     assert not (registry_of(service) / "ending" / "1.0.0").exists()
+    assert not intervals.exists(), "what its intervals learnt is about nothing any more"
     gone = assert_failure(api.post("/api/v1/models/ending/predict", json=body), 404, "VERSION_NOT_FOUND")
     assert f'"{gone["details"]["tombstone"]["digest"]}"' == digest
     for failing in (

@@ -79,6 +79,12 @@ ROUTES = {
     "POST /api/v1/agents/{agent_id}/stop",
     "POST /api/v1/agents/{agent_id}/reset",
     "DELETE /api/v1/agents/{agent_id}",
+    "GET /api/v1/agents/{agent_id}/q-table",
+    "GET /api/v1/agents/{agent_id}/decisions",
+    "GET /api/v1/agents/{agent_id}/figures",
+    "GET /api/v1/agents/{agent_id}/figures/{name}",
+    "GET /api/v1/experiments/{experiment_id}/figures",
+    "GET /api/v1/experiments/{experiment_id}/figures/{name}",
 }
 
 

@@ -186,6 +186,11 @@ def test_agents_are_started_stopped_and_shown(trained: Ended, served: Command) -
     assert served("agents", "show", "by-cli").out.startswith("agent by-cli: ")
     assert served("agents", "start", "by-cli", "--json").json["wanted"] == "running"
     assert served("agents", "stop", "by-cli").code == 0
+    learnt = served("agents", "q-table", "default", "--json").json["rows"]
+    assert {"forecast", "width", "held", "best", "visits", "value_long"} <= learnt[0].keys()
+    assert "rows" in served("agents", "decisions", "default", "--symbol", "EUR/USD", "--json").json
+    assert served("agents", "q-table", "nobody").code == ExitCode.REFUSED
+    assert served("agents", "decisions", "default", "-o", "x.txt").code == ExitCode.USAGE
     assert served("agents", "show", "nobody").code == ExitCode.REFUSED
 
 

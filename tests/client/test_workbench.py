@@ -155,6 +155,14 @@ def test_the_service_shows_everything_else(wb: Workbench, job: Job[Sync]) -> Non
 def test_a_replay_is_a_job_whose_result_counts(wb: Workbench, job: Job[Sync]) -> None:
     result = wb.replay(model_id=MODEL, symbols=["EUR/USD"], **WEEK).result()
     assert result["num_published"] == result["num_bars"] > 0
+    agent = wb.agent()
+    decided = agent.decisions(symbol="EUR/USD", from_=WEEK["start_date"]).to_polars()
+    assert {MODEL} <= set(decided["model_id"])
+    assert len(agent.decisions(limit=3).to_polars()) == 3
+    table = agent.q_table().to_polars()
+    assert table["visits"].sum() == agent.state.num_settled
+    assert {each["name"] for each in agent.figures()["figures"]} == {"agent_reward", "q_table"}
+    assert "Q table" in repr(agent.figure("q_table"))
 
 
 def test_errors_are_the_services_own_with_details_and_correlation_id(wb: Workbench) -> None:

@@ -274,3 +274,15 @@ def test_a_file_of_the_gallery_defines_one_figure() -> None:
         classes = [node for node in ast.parse(path.read_text(encoding="utf-8")).body if isinstance(node, ast.ClassDef)]
         figures = [each for each in classes if any(getattr(base, "id", "") == "Figure" for base in each.bases)]
         assert len(figures) == (path.stem != "__init__"), path
+
+
+def test_an_agents_reward_is_drawn_decision_by_decision_where_its_records_go_back_in_time() -> None:
+    columns = {name: list(values) for name, values in tables.decisions(40).items()}
+    forward = draw("agent_reward", FigureInputs(decisions=columns))
+    columns["as_of"] = [*columns["as_of"][20:], *columns["as_of"][:20]]
+    back = draw("agent_reward", FigureInputs(decisions=columns))
+    (moments, numbers) = ({each["name"]: each["x"] for each in found["data"]}["net"] for found in (forward, back))
+    assert moments[0].startswith("2020-01-01")
+    assert numbers == list(range(1, 41))
+    assert "decision by decision" in " ".join(back["layout"]["meta"]["caption"])
+    assert "decision by decision" not in " ".join(forward["layout"]["meta"]["caption"])

@@ -10,11 +10,12 @@ from ml_workbench_client import AsyncWorkbench
 from ml_workbench_client.page.alarms import ServiceOverview, look
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.figure import untitled
+from ml_workbench_client.page.components.request_form import seeds_of, target_of
 from ml_workbench_client.page.components.schema_form import _read_text, resolved
+from ml_workbench_client.page.components.search_space import choices_of
 from ml_workbench_client.page.components.table import Cell, rows_of
 from ml_workbench_client.page.components.todays_verdict import verdict_of
 from ml_workbench_client.page.service_watch import ServiceWatch
-from ml_workbench_client.page.views.train import _seeds, _target
 from ml_workbench_service.contracts.evaluation import TodaysVerdict
 from ml_workbench_service.contracts.jobs import JobError, JobStatus
 from ml_workbench_service.contracts.training import parse_target
@@ -111,8 +112,18 @@ def test_a_field_of_json_says_how_it_is_written() -> None:
     with pytest.raises(DataValidationError, match="written as JSON"):
         _read_text("quantiles", "0.5, 0.9", is_text=False)
     with pytest.raises(DataValidationError, match="whole numbers"):
-        _seeds("a, b")
-    assert _seeds("0, 3") == [0, 3]
+        seeds_of("a, b")
+    assert seeds_of("0, 3") == [0, 3]
+
+
+def test_a_list_to_search_is_read_as_numbers_where_it_has_numbers() -> None:
+    assert choices_of("units", "16, 32,64") == [16, 32, 64]
+    assert choices_of("rate", "1e-3, 0.5") == [0.001, 0.5]
+    assert choices_of("cell", "gru, lstm") == ["gru", "lstm"]
+    assert choices_of("cell", ["gru"]) == ["gru"]
+    for nothing in ("", " , ", None, []):
+        with pytest.raises(DataValidationError, match="at least one value"):
+            choices_of("units", nothing)
 
 
 @pytest.mark.parametrize(
@@ -125,7 +136,7 @@ def test_a_field_of_json_says_how_it_is_written() -> None:
     ],
 )
 def test_targets_are_those_that_the_service_reads(measure: str, timeframe: str, name: str) -> None:
-    assert _target(measure, 4, timeframe) == name
+    assert target_of(measure, 4, timeframe) == name
     assert parse_target(name, timeframe).name == name
 
 

@@ -4,18 +4,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from playwright.sync_api import Page, expect
 
+from ml_workbench_service.contracts.contract import iso
 from tests.page.conftest import LINEAR, Looking, answers, axe_source, wait_until
 from tests.service_process import ServiceProcess, free_port
 
 pytestmark = pytest.mark.more
-VIEWS = ("/", "/models", "/models/hourly", "/train", "/jobs", "/experiments", "/live", "/agents", "/agents/default",
-         "/deployments")  # fmt: skip
+VIEWS = ("/", "/models", "/models/hourly", "/train", "/jobs", "/experiments", "/new-experiment", "/live",
+         "/agents", "/agents/default", "/deployments")  # fmt: skip
 GRAVE = ("serious", "critical")
 
 
@@ -31,50 +33,149 @@ def go(looking: Looking, url: str) -> Page:
     return looking.page
 
 
-def test_a_model_is_trained_watched_deployed_asked_and_rolled_back(
-    paged: ServiceProcess, page_url: str, looking: Looking
-) -> None:
+def test_a_model_goes_from_the_form_to_its_end(paged: ServiceProcess, page_url: str, looking: Looking) -> None:
+    """Train, watch the curve grow, verdict, deploy, live predictions, the agent acts, roll back, undeploy."""
     page = go(looking, f"{page_url}/train")
     page.get_by_label("Name", exact=True).fill("From the page")
     page.get_by_label("From", exact=True).fill("2024-09-01")
     page.get_by_label("To", exact=True).fill("2025-03-01")
-    page.get_by_label("epochs", exact=True).fill("4")
+    page.get_by_label("epochs", exact=True).fill("60")
+    page.get_by_label("patience", exact=True).fill("60")
     page.get_by_label("lstm units", exact=True).fill("4")
     page.get_by_role("button", name="Start the training").click()
     expect(page.get_by_text("from_the_page 1.0.0 is on its way")).to_be_visible()
     page.get_by_role("link", name="Watch it, or cancel it").click()
-
-    expect(page.locator(".figure .main-svg").first).to_be_visible()  # the curve, once there is a step
-    expect(page.get_by_role("link", name="The model that it made")).to_be_visible()
+    _watch_the_curve_grow(page)
     page.get_by_role("link", name="The model that it made").click()
     settled(page)
     expect(page.get_by_role("heading", name="Verdict")).to_be_visible()
     expect(page.get_by_text("the prices are simulated without drift").first).to_be_visible()
     expect(page.get_by_role("heading", name="What would it have earned?")).to_be_visible()
-
     page.get_by_role("tab", name="Figures").click()
     expect(page.locator("#equity .figure .main-svg").first).to_be_visible()
-    page.get_by_role("button", name="Deploy", exact=True).click()
-    page.get_by_role("dialog").get_by_role("button", name="Deploy").click()
-    expect(page.get_by_role("button", name="Undeploy")).to_be_visible()
+    _deploy(page)
 
     page.get_by_role("tab", name="Live").click()
     page.get_by_role("button", name="Predict").click()
     expect(page.get_by_text("confidence").first).to_be_visible()
+    _watch_predictions_arrive(paged, go(looking, f"{page_url}/live"))
+    _watch_the_agent_act(paged, go(looking, f"{page_url}/agents/default"))
 
-    page = go(looking, f"{page_url}/deployments")
-    expect(page.get_by_role("link", name="from_the_page")).to_be_visible()
-
-
-def test_another_version_takes_over_and_gives_way_again(paged: ServiceProcess, page_url: str, looking: Looking) -> None:
-    paged.train({**LINEAR, "features": ["return_1"]})
-    for version in ("1.0.0", "1.1.0"):
-        body = {"version": version, "deployment_target": "local", "monitoring_level": "high"}
-        assert paged.client.post("/api/v1/models/hourly/deploy", json=body).status_code < 300
-    page = go(looking, f"{page_url}/models/hourly")
+    paged.train({**LINEAR, "name": "From the page", "model_id": "from_the_page"})
+    _deploy(go(looking, f"{page_url}/models/from_the_page?version=1.1.0"))
+    wait_until(lambda: live_version(paged) == "1.1.0")
     page.get_by_role("button", name="Roll back").click()
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
-    wait_until(lambda: paged.client.get("/api/v1/models/hourly").json()["version"] == "1.0.0")
+    wait_until(lambda: live_version(paged) == "1.0.0")
+
+    page = go(looking, f"{page_url}/deployments")
+    page.get_by_role("link", name="from_the_page").first.click()
+    page.get_by_role("button", name="Undeploy").click()
+    page.get_by_role("dialog").get_by_role("button", name="Undeploy").click()
+    wait_until(lambda: live_version(paged) is None)
+    page = go(looking, f"{page_url}/deployments")
+    expect(page.get_by_text("undeployed").first).to_be_visible()
+    page = go(looking, f"{page_url}/agents/default")
+    positions = page.locator("section.card", has=page.get_by_role("heading", name="Positions"))
+    expect(positions.get_by_text("flat")).to_be_visible()  # told by the closing record
+
+
+def _watch_the_curve_grow(page: Page) -> None:
+    """Points of the figure while the training runs, at least three numbers of them, rising."""
+    expect(page.locator(".figure .main-svg").first).to_be_visible()
+    made = page.get_by_role("link", name="The model that it made")
+    seen: list[int] = []
+
+    def has_ended() -> bool:
+        points = page.evaluate("Math.max(...document.querySelector('.figure').data.map((each) => each.x.length))")
+        if not seen or points != seen[-1]:
+            seen.append(points)
+        return made.is_visible()
+
+    wait_until(has_ended)
+    assert len(seen) >= 3, f"the curve was only seen with {seen} points"
+    assert seen == sorted(seen)
+
+
+def _deploy(page: Page) -> None:
+    page.get_by_role("button", name="Deploy", exact=True).click()
+    page.get_by_role("dialog").get_by_role("button", name="Deploy").click()
+    expect(page.get_by_role("button", name="Undeploy")).to_be_visible()
+
+
+def ask(service: ServiceProcess, hours: range) -> None:
+    """Live predictions of a Wednesday after the training's end, as somebody else's programme asks for them."""
+    for hour in hours:
+        moment = datetime(2025, 3, 5, hour, tzinfo=UTC)
+        service.clock.set(moment)
+        body = {"symbol": "EUR/USD", "timeframe": "1h", "as_of": iso(moment)}
+        service.client.post("/api/v1/models/from_the_page/predict", json=body).raise_for_status()
+
+
+def live_version(service: ServiceProcess) -> str | None:
+    listed = service.client.get("/api/v1/deployments", params={"model_id": "from_the_page", "status": "live"}).json()
+    return next((each["version"] for each in listed["deployments"]), None)
+
+
+def _watch_predictions_arrive(service: ServiceProcess, page: Page) -> None:
+    """Rows that were not there come without a reload, and what came true of the earlier ones."""
+    rows = page.locator("section.card", has=page.get_by_role("heading", name="Predictions")).locator("tbody tr")
+    ask(service, range(1, 5))
+    expect(rows.filter(has_text="from_the_page 1.0.0").filter(has_text="2025-03-05 04:00:00")).to_have_count(1)
+    expect(rows.filter(has_text="2025-03-05 01:00:00").filter(has_text="known")).to_have_count(1)
+    ask(service, range(5, 7))
+    expect(rows.filter(has_text="2025-03-05 06:00:00")).to_have_count(1)
+
+
+def _watch_the_agent_act(service: ServiceProcess, page: Page) -> None:
+    """Its decisions, position and reward move while the page is open; the reward has a history from the start."""
+    decisions = page.locator("section.card", has=page.get_by_role("heading", name="Last decisions")).locator("tbody tr")
+    expect(decisions.filter(has_text="2025-03-05 06:00:00")).to_have_count(1)
+    reward = page.locator("section.card", has=page.get_by_role("heading", name="Cumulative reward"))
+    expect(reward.locator(".figure .main-svg").first).to_be_visible()
+    drawn = "(found) => found.data.find((each) => each.name === 'net').x.length"
+    before = reward.locator(".figure").evaluate(drawn)
+    assert before >= 6
+    ask(service, range(7, 12))
+    expect(decisions.filter(has_text="2025-03-05 11:00:00")).to_have_count(1)
+    wait_until(lambda: reward.locator(".figure").evaluate(drawn) == before + 5)
+    positions = page.locator("section.card", has=page.get_by_role("heading", name="Positions"))
+    expect(positions.get_by_text("EUR/USD")).to_be_visible()
+    assert service.client.get("/api/v1/agents/default").json()["num_settled"] >= 8
+    learnt = page.locator("section.card", has=page.get_by_role("heading", name="What it has learnt"))
+    expect(learnt.locator(".figure .main-svg").first).to_be_visible()
+    expect(learnt.get_by_text("state-action pairs were visited")).to_be_visible()
+
+
+def test_a_search_is_started_on_the_page_and_its_trials_are_drawn(
+    paged: ServiceProcess, page_url: str, looking: Looking
+) -> None:
+    page = go(looking, f"{page_url}/experiments")
+    page.get_by_role("link", name="Start an experiment").click()
+    settled(page)
+    page.get_by_label("Name", exact=True).fill("Rates")
+    page.get_by_label("Family", exact=True).click()
+    page.get_by_role("option", name="linear", exact=True).click()
+    page.get_by_label("From", exact=True).fill("2024-09-01")
+    page.get_by_label("To", exact=True).fill("2025-03-01")
+    page.get_by_label("Number of trials").fill("2")
+    page.get_by_role("button", name="Start the experiment").click()
+    expect(page.get_by_text("choose at least one hyper-parameter to search")).to_be_visible()
+    page.get_by_role("button", name="Close").click()
+    page.get_by_label("Search learning rate").click()
+    page.get_by_role("option", name="range, logarithmic").click()
+    page.get_by_label("learning rate from").fill("0.001")
+    page.get_by_label("learning rate to").fill("0.1")
+    page.get_by_role("button", name="Start the experiment").click()
+    page.get_by_role("link", name="Watch its trials").click()
+    expect(page.get_by_text("2 of 2")).to_be_visible()
+    expect(page.locator(".figure .main-svg").first).to_be_visible()
+    (found,) = paged.client.get("/api/v1/experiments").json()["experiments"]
+    assert (found["name"], found["num_trials"]) == ("Rates", 2)
+    asked = paged.client.get(f"/api/v1/jobs/{found['id']}").json()["request"]
+    assert asked["search_space"] == {"learning_rate": {"low": 0.001, "high": 0.1, "log": True}}
+    assert (asked["sampler"], asked["base"]["family"]) == ("tpe", "linear")
+    paged.wait_for_job(found["id"])
 
 
 def test_the_three_questions_are_one_click_from_the_start(page_url: str, looking: Looking) -> None:

@@ -232,6 +232,32 @@ def test_files_are_written_now_and_then_and_a_disk_that_refuses_stops_nothing(
     assert found(intervals).num_outcomes == 3
 
 
+def test_of_a_purged_version_nothing_is_kept_and_nothing_is_written_again(
+    model: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adaptive, "SAVE_EVERY_S", 0.05)
+    path, other = tmp_path / "small" / "1.0.0.json", tmp_path / "other" / "1.0.0.json"
+    other.parent.mkdir()
+    other.write_text("{}", encoding="utf-8")
+    intervals = LiveIntervals(tmp_path)
+    for hour in range(4):  # the last ones are still to be written
+        told(intervals, model, MONDAY_MS + hour * HOUR_MS, 1.0)
+    intervals.forget(lambda model_id, version: False)
+    assert found(intervals).num_outcomes == 3
+    intervals.forget(lambda model_id, version: model_id == "small")
+    assert intervals.coverage("small", "1.0.0") is None
+    assert intervals._writer is not None
+    intervals._writer.submit(lambda: None).result()
+    assert not path.parent.exists()
+    time.sleep(0.2)
+    intervals.close()
+    assert files(tmp_path) == [other]
+    path.parent.mkdir()
+    path.write_text("{}", encoding="utf-8")  # what an earlier version of the service left behind
+    LiveIntervals(tmp_path).forget(lambda model_id, version: model_id == "small")
+    assert files(tmp_path) == [other]
+
+
 def test_a_killed_service_forgets_only_the_last_moments(
     model: ServedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

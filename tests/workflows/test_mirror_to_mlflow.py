@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from ml_workbench_service.contracts.contract import to_ms
+from common_lib.exceptions import UpstreamError
+from ml_workbench_service.contracts.contract import iso, to_ms
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import ModelCard
@@ -278,6 +279,36 @@ def test_the_alias_follows_the_deployments_across_processes(house: House, server
     opened: list[int] = []
     house.projection(lambda: opened.append(1)).send_news()
     assert opened == []  # nothing to send: MLflow is not even opened
+
+
+def test_a_purged_version_is_marked_in_mlflow_once_and_a_refusal_is_tried_at_the_next_start(
+    house: House, server: MlflowServer, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = house.train("1.0.0")
+    house.publish(folder, "1.0.0")
+    house.publish(house.train("1.1.0"), "1.1.0")
+    house.projection(lambda: ExperimentTracker(server.url)).send_news()
+    house.registry.purge(house.model_id, ["1.0.0"], ever_live=frozenset(), correlation_id="c")
+
+    class Refusing:
+        def mark_purged(self, *_: Any) -> None:
+            raise UpstreamError("not today")
+
+    refused = house.projection(Refusing)  # type: ignore[arg-type]
+    refused.send_news()
+    refused.send_news()
+    assert sum("cannot be marked" in message for message in caplog.messages) == 1
+    house.projection(lambda: ExperimentTracker(server.url)).send_news()
+    tags = {
+        each.tags["version"]: each.tags.get("purged_at")
+        for each in client.search_model_versions(f"name = '{house.model_id}'")
+    }
+    assert tags == {"1.0.0": iso(house.registry.tombstones(house.model_id)["1.0.0"].purged_at), "1.1.0": None}
+    (run,) = runs_of(client, folder)
+    assert run.data.tags["purged_at"] == tags["1.0.0"]
+    opened: list[int] = []
+    house.projection(lambda: opened.append(1)).send_news()
+    assert opened == []
 
 
 def test_failed_and_cancelled_trainings_say_why(house: House, server: MlflowServer, client: Any) -> None:

@@ -78,7 +78,9 @@ def facts(found: Mapping[str, Any], classes: str = "") -> None:
         for name, value in found.items():
             with ui.element("div"):
                 TextElement(tag="dt", text=name)
-                TextElement(tag="dd", text=words.plain(value))
+                shown = TextElement(tag="dd", text=words.plain(value))
+                if isinstance(value, str) and words.is_digest(value):
+                    shown.classes("digest").props["title"] = value
 
 
 def figure_of(value: str, caption: str, *, kind: str = "") -> None:

@@ -71,7 +71,8 @@ def lineage(found: ModelCard) -> None:
         facts(
             {
                 "parent version": origin.parent_version,
-                "data": f"{words.readable(found.data_source)}, fingerprint {origin.data_fingerprint}",
+                "data": words.readable(found.data_source),
+                "its fingerprint": origin.data_fingerprint,
                 "seeds": origin.seeds,
                 "digest": found.digest,
                 "size": f"{found.size_bytes / 1024:,.0f} KiB",

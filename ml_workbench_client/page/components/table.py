@@ -43,9 +43,9 @@ def amount_cell(value: float | None, digits: int = 3) -> Cell:
     return Cell(value, words.number(value, digits))
 
 
-def share_cell(value: float | None, *, signed: bool = False) -> Cell:
+def share_cell(value: float | None, *, signed: bool = False, digits: int = 2) -> Cell:
     """A fraction in percent."""
-    return Cell(value, words.percent(value, 2, signed=signed))
+    return Cell(value, words.percent(value, digits, signed=signed))
 
 
 def time_cell(value: Any) -> Cell:

@@ -1,10 +1,12 @@
 """Numbers, times and verdicts as a reader wants them; what is missing is a dash."""
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import quote
 
 NOTHING = "\u2013"
+DIGEST = re.compile(r"(?:sha256:)?[0-9a-f]{32,64}")
 TONES = {
     "skill": "good", "profitable": "good", "live": "good", "running": "good", "succeeded": "good", "passed": "good",
     "deployed": "good", "ok": "good", "complete": "good", "stable": "good", "yes": "good", "known": "good",
@@ -80,6 +82,16 @@ def plain(value: Any) -> str:
     if isinstance(value, list | tuple):
         return ", ".join(map(plain, value)) or NOTHING
     return str(value)
+
+
+def is_digest(value: str) -> bool:
+    """Whether it is one of those long numbers that nobody reads to the end."""
+    return DIGEST.fullmatch(value) is not None
+
+
+def shortened(value: Any) -> Any:
+    """A digest by its beginning, anything else as it is."""
+    return f"{value[:19]}…" if isinstance(value, str) and is_digest(value) else value
 
 
 def path(*parts: str, **query: str) -> str:

@@ -9,10 +9,12 @@ from ml_workbench_client.page.views import (
     live,
     model,
     models,
+    new_experiment,
     overview,
     train,
 )
 
 __all__ = [
-    "agents", "comparison", "deployments", "experiments", "jobs", "live", "model", "models", "overview", "train",
+    "agents", "comparison", "deployments", "experiments", "jobs", "live", "model", "models", "new_experiment",
+    "overview", "train",
 ]  # fmt: skip

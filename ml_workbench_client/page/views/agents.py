@@ -1,22 +1,26 @@
 """Agents: what each holds, has earned and has learnt; start, stop, reset."""
 
-from datetime import datetime
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Generic, TypeVar
 
 from nicegui import ui
 
+from ml_workbench_client.agents import AgentHandle
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, button, card, facts, figure_of, grid, note, row, text
 from ml_workbench_client.page.components.dialogs import attempted, confirmed
-from ml_workbench_client.page.components.figure import FigureView, untitled
+from ml_workbench_client.page.components.figure import show_figure
 from ml_workbench_client.page.components.part import Part
 from ml_workbench_client.page.components.table import Cell, amount_cell, share_cell, status_cell, table, time_cell
 from ml_workbench_client.page.shell import Visit, view
-from ml_workbench_figures.theme import PALETTES
+from ml_workbench_client.plans import Async
+from ml_workbench_service.contracts.agent_tables import AgentDecisionRow
 from ml_workbench_service.contracts.agents import Agent
 
 EVERY_S = 2.0
-MOST_POINTS = 2000
+T = TypeVar("T")
+Handle = AgentHandle[Async]
+NUM_DECISIONS = 25
 POSITIONS = {-1: "short", 0: "flat", 1: "long"}
 
 
@@ -63,15 +67,64 @@ def _positions(found: Agent) -> str:
 
 @view("/agents/{agent_id}", "Agent", named="agent_id")
 def agent(visit: Visit, agent_id: str) -> None:
-    """Its figures, and its reward as it grows while this page is open."""
-    seen: list[tuple[datetime, float]] = []
-    Part(lambda: visit.bench.agent(agent_id).state, lambda found: _one(visit, found, seen), every_s=EVERY_S)
+    """Its figures, what its decisions came to, and what it has learnt."""
+    handle: Handle = visit.bench.agent(agent_id)
+    Part(lambda: handle.state, lambda found: _one(visit, found), every_s=EVERY_S)
+    with card("Cumulative reward", aside="since it began or was reset, as far as its decisions are kept"):
+        Part(_OnceItMoves(handle, lambda: handle.figure("agent_reward")), show_figure, every_s=EVERY_S)
+    with card("What it has learnt", aside="as of its last checkpoint"):
+        Part(_OnceItMoves(handle, lambda: handle.figure("q_table")), show_figure, every_s=EVERY_S)
+    with card("Last decisions"):
+        Part(
+            _OnceItMoves(handle, lambda: handle.last_decisions(NUM_DECISIONS)),
+            _decisions,
+            empty="It has decided nothing yet. Deploy a model and ask it, or replay the past.",
+            every_s=EVERY_S,
+        )
 
 
-def _one(visit: Visit, found: Agent, seen: list[tuple[datetime, float]]) -> None:
-    if found.updated_at is not None and (not seen or seen[-1][0] < found.updated_at):
-        seen.append((found.updated_at, found.cumulative_reward))
-        del seen[:-MOST_POINTS]
+class _OnceItMoves(Generic[T]):
+    """Asks again only once the agent has: what is asked for is read from the whole stream of decisions."""
+
+    def __init__(self, handle: Handle, ask: Callable[[], Awaitable[T]]) -> None:
+        self._handle, self._ask = handle, ask
+        self._seen: tuple[Any, ...] | None = None
+        self._found: T
+
+    async def __call__(self) -> T:
+        state = await self._handle.state
+        seen = (state.updated_at, state.num_applied)
+        if seen != self._seen:
+            self._found = await self._ask()
+            self._seen = seen
+        return self._found
+
+
+def _decisions(found: Sequence[AgentDecisionRow]) -> None:
+    table(
+        {
+            "as_of": "Bar", "symbol": "Symbol", "action": "Action", "how": "How", "model": "Model",
+            "reward": "Reward", "cost": "Cost", "total": "Cumulative",
+        },
+        [
+            {
+                "as_of": time_cell(each.as_of),
+                "symbol": each.symbol,
+                "action": each.action,
+                "how": f"{each.mode}, {'by chance' if each.explored else 'best known'}",
+                "model": Cell(f"{each.model_id} {each.version}", href=words.path("models", each.model_id)),
+                "reward": share_cell(each.reward, signed=True, digits=3),
+                "cost": share_cell(each.cost, digits=3),
+                "total": share_cell(each.cumulative_reward, signed=True, digits=3),
+            }
+            for each in found
+        ],
+        label="Last decisions",
+        numeric=("reward", "cost", "total"),
+    )  # fmt: skip
+
+
+def _one(visit: Visit, found: Agent) -> None:
     with card():
         with row():
             text(f"{found.id} ({words.readable(found.family)}, {found.mode})", "strong")
@@ -84,7 +137,7 @@ def _one(visit: Visit, found: Agent, seen: list[tuple[datetime, float]]) -> None
             figure_of(f"{found.num_actions:,}", "decisions")
             figure_of(words.percent(found.exploration_rate), "explores")
         _buttons(visit, found)
-    with grid("wide"):
+    with grid("wide even"):
         with card("Positions"):
             if found.positions:
                 facts({name: POSITIONS.get(held, held) for name, held in found.positions.items()})
@@ -99,29 +152,9 @@ def _one(visit: Visit, found: Agent, seen: list[tuple[datetime, float]]) -> None
                     "updated": words.moment(found.updated_at), "last entry": found.last_applied_id,
                 }
             )  # fmt: skip
-    with card("Cumulative reward", aside="since this page was opened"):
-        _reward(seen)
     if found.hyperparameters is not None:
         with card("How it learns"):
             facts({words.readable(name): value for name, value in found.hyperparameters.model_dump().items()})
-
-
-def _reward(seen: list[tuple[datetime, float]]) -> None:
-    if len(seen) < 2:
-        note("It grows here while predictions come in: each checkpoint of the agent is a point.")
-        return
-    colours = PALETTES["light"]
-    axis = {"gridcolor": colours.grid, "tickfont": {"color": colours.muted, "size": 10}, "automargin": True}
-    line = {
-        "type": "scatter", "mode": "lines", "x": [each.isoformat() for each, _ in seen],
-        "y": [value for _, value in seen], "line": {"color": colours.model, "width": 2, "shape": "hv"},
-    }  # fmt: skip
-    layout: dict[str, Any] = {
-        "title": {"text": "Cumulative reward"}, "height": 260, "margin": {"l": 8, "r": 8, "t": 8, "b": 8},
-        "paper_bgcolor": colours.paper, "plot_bgcolor": colours.paper, "font": {"color": colours.text},
-        "xaxis": {**axis, "type": "date"}, "yaxis": {**axis, "tickformat": ".2%"},
-    }  # fmt: skip
-    FigureView(untitled({"data": [line], "layout": layout}))
 
 
 def _buttons(visit: Visit, found: Agent) -> None:
@@ -140,9 +173,16 @@ def _buttons(visit: Visit, found: Agent) -> None:
         if await confirmed("Reset the agent?", sentence, "Reset", is_grave=True):
             await attempted(lambda: handle.reset(), f"{found.id} begins anew")
 
+    async def delete() -> None:
+        sentence = "All that it has learnt and holds is removed with it. This cannot be undone."
+        is_meant = await confirmed("Delete the agent?", sentence, "Delete", is_grave=True)
+        if is_meant and await attempted(lambda: handle.delete(), f"{found.id} is deleted") is not None:
+            ui.navigate.to("/agents")
+
     with row():
         if found.wanted == "running":
             button("Stop", on_click=stop)
         else:
             button("Start", on_click=start, kind="main")
+            button("Delete", on_click=delete, kind="quiet")
         button("Reset", on_click=reset, kind="quiet")

@@ -16,7 +16,7 @@ EVERY_S = 5.0
 PAGE = 50
 STATES = {
     "": "All", "live": "Live", "pending": "Pending", "superseded": "Superseded", "rolled_back": "Rolled back",
-    "failed": "Failed",
+    "undeployed": "Undeployed", "failed": "Failed",
 }  # fmt: skip
 
 
@@ -126,7 +126,7 @@ def _one(visit: Visit, found: Deployment) -> None:
                     "passed": Cell(each.passed, "passed" if each.passed else "failed",
                                    tone="good" if each.passed else "bad" if each.enforced else "warn"),
                     "enforced": "yes" if each.enforced else "only a warning",
-                    "value": each.value,
+                    "value": words.shortened(each.value),
                     "limit": each.limit,
                 }
                 for each in found.gate_results

@@ -7,6 +7,7 @@ from nicegui import ui
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, card, facts, grid, link, note, row, text
 from ml_workbench_client.page.components.figure import show_figure
+from ml_workbench_client.page.components.growing_list import growing_list
 from ml_workbench_client.page.components.part import Part, nothing
 from ml_workbench_client.page.components.table import Cell, amount_cell, status_cell, table, time_cell
 from ml_workbench_client.page.shell import Visit, view
@@ -14,22 +15,21 @@ from ml_workbench_figures import FigureInputs, draw
 from ml_workbench_service.contracts.experiments import Experiment, ExperimentSummary
 
 EVERY_S = 3.0
-PAGE = 50
 
 
 @view("/experiments", "Experiments")
 def experiments(visit: Visit) -> None:
     """All of them, newest first."""
     with card():
-        Part(
-            lambda: visit.bench.experiments(limit=4 * PAGE).all(),
-            lambda found: _list(list(found)),
-            empty="No experiment yet. Start one with the client, wb.search(…), or POST /api/v1/experiments.",
-            every_s=EVERY_S,
-        )
+        with row():
+            link("Start an experiment", "/new-experiment", classes="btn btn-main")
+        growing_list(
+            lambda num: visit.bench.experiments().first(num), _list, noun="experiments", every_s=EVERY_S,
+            empty="No experiment yet: a search over settings, whose winner alone is judged on the test part.",
+        )  # fmt: skip
 
 
-def _list(found: list[ExperimentSummary]) -> None:
+def _list(found: list[ExperimentSummary], most: int) -> None:
     table(
         {"name": "Experiment", "status": "Status", "trials": "Trials", "best": "Best score", "created": "Asked for"},
         [
@@ -44,6 +44,7 @@ def _list(found: list[ExperimentSummary]) -> None:
         ],
         label="Experiments",
         numeric=("trials", "best"),
+        page_rows=most,
     )
 
 
@@ -81,7 +82,7 @@ def _all(found: Experiment) -> None:
         nothing("No trial has begun yet.")
         return
     given = FigureInputs(trials=columns_of(found), importance=found.importance)
-    with grid("wide"):
+    with grid("wide even"):
         for name, title in (("trials", "Trials"), ("importance", "What mattered")):
             with card(title):
                 show_figure(draw(name, given))

@@ -12,6 +12,7 @@ from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, button, card, facts, link, note, pre, row, text, warnings
 from ml_workbench_client.page.components.curves import RENAMED, LiveCurve
 from ml_workbench_client.page.components.dialogs import attempted, confirmed
+from ml_workbench_client.page.components.growing_list import growing_list
 from ml_workbench_client.page.components.part import Part, failure, nothing
 from ml_workbench_client.page.components.progress import progress_line
 from ml_workbench_client.page.components.table import Cell, status_cell, table, time_cell
@@ -19,7 +20,6 @@ from ml_workbench_client.page.shell import Visit, view
 from ml_workbench_service.contracts.jobs import Job, JobEvent, JobKind, JobStatus
 
 EVERY_S = 3.0
-PAGE = 50
 MOST_LINES = 400
 LOG_LINES, LOG_EVERY_S = 200, 5.0
 COLUMNS = {
@@ -30,7 +30,6 @@ COLUMNS = {
 @view("/jobs", "Jobs")
 def jobs(visit: Visit, kind: str = "", status: str = "") -> None:
     """A page of the newest, and more when asked for."""
-    shown = PAGE
     with card():
         with row("top-line"):
             kinds = ui.select(
@@ -43,24 +42,10 @@ def jobs(visit: Visit, kind: str = "", status: str = "") -> None:
                 each.props(f'outlined dense label="{label}"')
                 each.style("min-width: 150px")
 
-        async def fetch() -> tuple[list[Job], bool]:
-            found = await visit.bench.jobs(kind=kinds.value or None, status=states.value or None).first(shown + 1)
-            return list(found[:shown]), len(found) > shown
-
-        def draw(found: tuple[list[Job], bool]) -> None:
-            table(COLUMNS, [_row(each) for each in found[0]], label="Jobs", page_rows=shown)
-            if found[1]:
-                button(f"Show {PAGE} more", on_click=more)
-            else:
-                note(f"{len(found[0])} jobs, all that there are.")
-
-        async def more() -> None:
-            nonlocal shown
-            shown += PAGE
-            await listed.refresh()
-
-        listed = Part(
-            fetch, draw, is_empty=lambda found: not found[0], every_s=EVERY_S,
+        listed = growing_list(
+            lambda num: visit.bench.jobs(kind=kinds.value or None, status=states.value or None).first(num),
+            lambda found, most: table(COLUMNS, [_row(each) for each in found], label="Jobs", page_rows=most),
+            noun="jobs", every_s=EVERY_S,
             empty="No job like that. Start a training (menu, Train), a replay or an experiment.",
         )  # fmt: skip
         kinds.on_value_change(listed.refresh)

@@ -142,7 +142,11 @@ def _summary(found: ModelCard) -> None:
                 "classes": found.classes,
                 "epochs": found.epochs_run,
                 "windows": found.split.num_windows,
-                **{words.readable(name): value for name, value in found.hyperparameters.items()},
+                **{
+                    words.readable(name): value
+                    for name, value in found.hyperparameters.items()
+                    if name != "lookback"  # told above, with the least that answers
+                },
             }
         )
         warnings(found.warnings)

@@ -132,10 +132,9 @@ def _earnings(found: list[ModelCard]) -> None:
                 if backtest is None:
                     note("nothing is traded by what it foretells")
                     continue
-                kind = "good" if backtest.net_log_return > 0 else "bad"
-                TextElement(tag="strong", text=words.percent(backtest.net_log_return, 2, signed=True)).classes(
-                    f"text-{kind}"
-                )
+                earned = TextElement(tag="strong", text=words.percent(backtest.net_log_return, 2, signed=True))
+                if backtest.net_log_return:
+                    earned.classes("text-good" if backtest.net_log_return > 0 else "text-bad")
                 note(
                     f"gross {words.percent(backtest.gross_log_return, 2, signed=True)}, costs "
                     f"{words.percent(backtest.total_cost, 2)}, Sharpe {words.number(backtest.sharpe, 2)}, "

@@ -141,8 +141,13 @@ async def answer_rows(
     *,
     about: Mapping[str, Any],
     name: str,
+    page: Mapping[str, Any] | None = None,
 ) -> Response:
-    """Of rows in memory, each by its columns' names; further columns are those that any row has."""
+    """Of rows in memory, each by its columns' names; further columns are those that any row has.
+
+    Args:
+        page: `num_rows` and `next_cursor` of rows that were chosen where they lie, and are a page as they stand.
+    """
     columns = _columns(row, rows)
     if asked.format is not TableFormat.JSON:
         values = [Values(each, kind, _values([one.get(each) for one in rows], kind)) for each, kind in columns]
@@ -154,9 +159,8 @@ async def answer_rows(
     ]
     plain = orjson.dumps(shown)
     head = TableHead(columns=tuple(columns), num_rows=len(rows))
-    return Response(
-        composed(row, head, plain, first=asked.first, limit=limit, about=about), media_type=TableFormat.JSON.value
-    )
+    text = composed(row, head, plain, first=asked.first, limit=limit, about=about, page=page)
+    return Response(text, media_type=TableFormat.JSON.value)
 
 
 async def streamed(reader: TableReader, table: AnyTable | Sent, asked: Asked, *, name: str) -> Response:
@@ -184,7 +188,10 @@ async def _chained(first: bytes, others: AsyncIterator[bytes]) -> AsyncIterator[
         yield each
 
 
-def composed(row: RowName, head: TableHead, rows: bytes, *, first: int, limit: int, about: Mapping[str, Any]) -> bytes:
+def composed(
+    row: RowName, head: TableHead, rows: bytes, *, first: int, limit: int, about: Mapping[str, Any],
+    page: Mapping[str, Any] | None = None,
+) -> bytes:  # fmt: skip
     """A page: what is said of the table, then the rows as they were written."""
     num_rows = head.num_rows or 0
     following = first + limit
@@ -193,6 +200,7 @@ def composed(row: RowName, head: TableHead, rows: bytes, *, first: int, limit: i
         "columns": [each.model_dump() for each in described(row, head.columns)],
         "num_rows": num_rows,
         "next_cursor": numbered(following) if following < num_rows else None,
+        **(page or {}),
     }
     return orjson.dumps(plain)[:-1] + b',"rows":' + rows + b"}"
 

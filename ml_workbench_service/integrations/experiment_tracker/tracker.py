@@ -32,6 +32,7 @@ EXPERIMENT = "ml-workbench"
 CHAMPION = "champion"
 BUNDLE_PATH = "bundle"
 FIGURES_PATH = "figures"
+PURGED_TAG = "purged_at"
 VERSIONS_TAG = "mlflow.modelVersions"
 """Of a logged model, MLflow's own: the registered versions that were made of it."""
 METRICS_PER_CALL = 500  # MLflow takes 1000
@@ -281,6 +282,14 @@ class ExperimentTracker:
             if str(self._aliases(model_id).get(CHAMPION)) != number:
                 self._client.set_registered_model_alias(model_id, CHAMPION, number)
             return True
+
+    def mark_purged(self, model_id: str, version: str, at: str) -> None:
+        """Tags our `version` as purged, and so its run; what MLflow keeps of it is MLflow's to delete."""
+        with _translated():
+            for found in self._client.search_model_versions(f"name = '{model_id}' and tags.version = '{version}'"):
+                self._client.set_model_version_tag(model_id, str(found.version), PURGED_TAG, at)
+                if found.run_id:
+                    self._client.set_tag(found.run_id, PURGED_TAG, at)
 
     def _experiment(self) -> str:
         """Ours, made or restored where it is not there."""

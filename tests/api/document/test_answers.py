@@ -153,6 +153,12 @@ def _work(service: ServiceProcess, clone: Clone) -> Answers:
         "list_experiments": get(f"{API}/experiments", params={"limit": 1}),
         "show_experiment": get(f"{API}/experiments/{experiment}"),
         "read_trials": get(f"{API}/experiments/{experiment}/trials", params={"limit": 2}),
+        "list_experiment_figures": get(f"{API}/experiments/{experiment}/figures"),
+        "draw_experiment_figure": get(f"{API}/experiments/{experiment}/figures/trials"),
+        "read_q_table": get(f"{API}/agents/default/q-table", params={"limit": 2}),
+        "read_decisions": get(f"{API}/agents/default/decisions", params={"limit": 2}),
+        "list_agent_figures": get(f"{API}/agents/default/figures"),
+        "draw_agent_figure": get(f"{API}/agents/default/figures/agent_reward"),
     }
 
 
