@@ -50,7 +50,7 @@ async () => {
 """
 
 
-class Asking:
+class KeptGet:
     """One kept connection."""
 
     def __init__(self, service: RunningService) -> None:
@@ -78,7 +78,7 @@ def over_http(services: dict[str, RunningService], *, num_rounds: int, per_turn:
     for number in range(num_rounds + 1):
         for path, rounds in figures.items():
             for name in list(services)[:: 1 if number % 2 else -1]:
-                taken = Asking(services[name]).milliseconds(path, per_turn if number else 1)
+                taken = KeptGet(services[name]).milliseconds(path, per_turn if number else 1)
                 if number:
                     rounds.add(name, taken)
     return figures
