@@ -68,13 +68,15 @@ def test_a_model_goes_from_the_form_to_its_end(paged: ServiceProcess, page_url: 
     page.get_by_role("button", name="Roll back").click()
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     wait_until(lambda: live_version(paged) == "1.0.0")
+    expect(page.get_by_role("button", name="Deploy", exact=True)).to_be_visible()  # it has been loaded anew
 
     page = go(looking, f"{page_url}/deployments")
     page.get_by_role("link", name="from_the_page").first.click()
     page.get_by_role("button", name="Undeploy").click()
     page.get_by_role("dialog").get_by_role("button", name="Undeploy").click()
     wait_until(lambda: live_version(paged) is None)
-    page = go(looking, f"{page_url}/deployments")
+    expect(page).to_have_url(re.compile("/deployments$"))
+    settled(page)
     expect(page.get_by_text("undeployed").first).to_be_visible()
     page = go(looking, f"{page_url}/agents/default")
     positions = page.locator("section.card", has=page.get_by_role("heading", name="Positions"))
