@@ -13,7 +13,7 @@ from playwright.sync_api import Page, expect
 
 from ml_workbench_service.contracts.contract import iso
 from tests.page.conftest import LINEAR, Looking, answers, axe_source, wait_until
-from tests.service_process import ServiceProcess, free_port
+from tests.service_process import WEDNESDAY, ServiceProcess, free_port
 
 pytestmark = pytest.mark.more
 VIEWS = ("/", "/models", "/models/hourly", "/train", "/jobs", "/experiments", "/new-experiment", "/live",
@@ -55,6 +55,7 @@ def test_a_model_goes_from_the_form_to_its_end(paged: ServiceProcess, page_url: 
     expect(page.locator("#equity .figure .main-svg").first).to_be_visible()
     _deploy(page)
 
+    paged.clock.set(datetime(2025, 3, 5, 0, 30, tzinfo=UTC))  # what is asked for from now on is newer than this
     page.get_by_role("tab", name="Live").click()
     page.get_by_role("button", name="Predict").click()
     expect(page.get_by_text("confidence").first).to_be_visible()
@@ -67,17 +68,20 @@ def test_a_model_goes_from_the_form_to_its_end(paged: ServiceProcess, page_url: 
     page.get_by_role("button", name="Roll back").click()
     page.get_by_role("dialog").get_by_role("button", name="Roll back").click()
     wait_until(lambda: live_version(paged) == "1.0.0")
+    expect(page.get_by_role("button", name="Deploy", exact=True)).to_be_visible()  # it has been loaded anew
 
     page = go(looking, f"{page_url}/deployments")
     page.get_by_role("link", name="from_the_page").first.click()
     page.get_by_role("button", name="Undeploy").click()
     page.get_by_role("dialog").get_by_role("button", name="Undeploy").click()
     wait_until(lambda: live_version(paged) is None)
-    page = go(looking, f"{page_url}/deployments")
+    expect(page).to_have_url(re.compile("/deployments$"))
+    settled(page)
     expect(page.get_by_text("undeployed").first).to_be_visible()
     page = go(looking, f"{page_url}/agents/default")
     positions = page.locator("section.card", has=page.get_by_role("heading", name="Positions"))
     expect(positions.get_by_text("flat")).to_be_visible()  # told by the closing record
+    paged.clock.set(WEDNESDAY)
 
 
 def _watch_the_curve_grow(page: Page) -> None:

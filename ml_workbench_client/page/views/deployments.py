@@ -25,7 +25,8 @@ def deployments(visit: Visit) -> None:
     """Newest first."""
     shown = PAGE
     with card():
-        state = ui.select(STATES, value="").props('outlined dense label="Status"').style("min-width: 150px")
+        with row("top-line"):
+            state = ui.select(STATES, value="").props('outlined dense label="Status"').style("min-width: 150px")
 
         async def fetch() -> tuple[list[Deployment], bool]:
             found = await visit.bench.deployments(status=state.value or None).first(shown + 1)

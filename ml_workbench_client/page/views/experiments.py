@@ -108,8 +108,10 @@ def columns_of(found: Experiment) -> dict[str, list[Any]]:
 def _trials(found: Experiment) -> None:
     names = list(dict.fromkeys(name for each in found.trials for name in each.params))
     columns = {"number": "Trial", "state": "State", "value": "Score", **{name: words.readable(name) for name in names}}
+    if any(each.message for each in found.trials):
+        columns["message"] = "Why"
     table(
-        {**columns, "message": "Why"},
+        columns,
         [
             {
                 "number": Cell(each.number, str(each.number)),

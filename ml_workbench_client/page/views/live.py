@@ -8,7 +8,7 @@ from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, button, card, facts, figure_of, grid, note
 from ml_workbench_client.page.components.dialogs import attempted, confirmed
 from ml_workbench_client.page.components.figure import FigureView, show_figure, untitled
-from ml_workbench_client.page.components.part import Part
+from ml_workbench_client.page.components.part import Part, nothing
 from ml_workbench_client.page.components.predictions import predictions_table
 from ml_workbench_client.page.components.table import Cell, table, time_cell
 from ml_workbench_client.page.shell import Visit, view
@@ -55,6 +55,9 @@ def _queue(found: QueueAccounting) -> None:
             figure_of(str(found.outbox), "waiting in the outbox")
             lost = found.outbox_dropped + found.refused
             figure_of(str(lost), "lost before the queue", kind="bad" if lost else "")
+        if not found.groups:
+            nothing("No agent reads the queue. What is predicted waits there until one does.")
+            return
         table(
             _GROUP,
             [_group(each) for each in found.groups],

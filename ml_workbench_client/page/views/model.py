@@ -136,7 +136,7 @@ def _summary(found: ModelCard) -> None:
             {
                 "features": found.features,
                 "target": found.targets or found.target,
-                "horizon": f"{found.horizon} bars",
+                "horizon": f"{found.horizon} {'bar' if found.horizon == 1 else 'bars'}",
                 "lookback": f"{found.lookback} bars, at least {found.min_window}",
                 "outputs": found.outputs,
                 "classes": found.classes,

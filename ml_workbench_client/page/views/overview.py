@@ -107,7 +107,7 @@ def _work(found: ServiceOverview) -> None:
 def _things(found: ServiceOverview) -> None:
     with card("Readiness", anchor="ready"), ui.element("div").classes("list"):
         for name, each in found.ready.get("things", {}).items():
-            with ui.element("div").classes("entry"):
+            with ui.element("div").classes("entry inline"):
                 TextElement(tag="span", text=words.readable(name))
                 badge(each["state"])
                 note(f"{each['mode']}: {each['detail']}")
