@@ -49,6 +49,7 @@ from ml_workbench_service.api.document.openapi import name_of
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
+from ml_workbench_service.api.predict_door import PredictDoor
 from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables import agents as agent_tables
 from ml_workbench_service.api.tables import jobs as job_tables
@@ -139,6 +140,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     app.include_router(health.metrics_router(api_key), dependencies=[KnownQueries])
     app.include_router(api)
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MOST_BODY_BYTES)  # inside the door, which words it
+    app.add_middleware(PredictDoor, api_key=api_key)
     app.add_middleware(AtTheDoor, needs_loopback=settings.API_KEY is None)
     return app
 
@@ -175,10 +177,11 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     predictions_kept = _ledger(settings, workbench, intervals, metrics, stack)
     _watch_columns(workbench, stack)
     model_server = ModelServer(
-        workbench.registry, live=workbench.history.live, providers=providers, intervals=intervals,
+        workbench.registry, live=workbench.history.live_lately, providers=providers, intervals=intervals,
         ledger=predictions_kept,
     )  # fmt: skip
     stack.callback(model_server.close)
+    metrics.watch_lane(model_server.lane)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     await _end_lives(settings, workbench, model_server, store, stack)
     tracker = await _tracker(settings, addresses, environment, stack)

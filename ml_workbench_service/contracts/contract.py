@@ -2,7 +2,7 @@
 
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -24,6 +24,22 @@ class Contract(BaseModel):
     """One idea, one class, on the wire and on disk."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+AnyContract = TypeVar("AnyContract", bound=Contract)
+
+
+def constructed(kind: type[AnyContract], values: dict[str, Any]) -> AnyContract:
+    """A contract of values that are known to be right, every field in its order: nothing is checked or filled in.
+
+    pydantic's `model_construct`, which looks for defaults and aliases, takes ten times as long.
+    """
+    made = kind.__new__(kind)
+    object.__setattr__(made, "__dict__", values)
+    object.__setattr__(made, "__pydantic_fields_set__", set(values))
+    object.__setattr__(made, "__pydantic_extra__", None)
+    object.__setattr__(made, "__pydantic_private__", None)
+    return made
 
 
 def iso(moment: datetime) -> str:

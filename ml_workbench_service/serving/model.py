@@ -16,7 +16,7 @@ import numpy as np
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.accelerators.processor import processor_features
-from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, constructed, to_ms
 from ml_workbench_service.contracts.market import Costs, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Making
@@ -85,6 +85,11 @@ class ServedModel:
     def delay(self) -> int:
         """Bars from a row to where its label begins."""
         return int(self.card.label_start == "fill")
+
+    @cached_property
+    def expires_ms(self) -> int:
+        """When the card says that the model is too old."""
+        return to_ms(self.card.expires_at)
 
     @property
     def timeframe_ms(self) -> int:
@@ -171,12 +176,15 @@ def costs_of_record(
     if spread is None and as_of_ms is not None:
         spread = session_spread_at(costs, symbol, as_of_ms, calendar=calendar)
     pips = costs.spread_pips if spread is None else spread / pip_size(symbol)
-    return Costs.model_construct(
-        spread_pips=pips,
-        commission_bp=costs.commission_bp,
-        slippage_bp=costs.slippage_bp,
-        swap_long_pips=costs.swap_long_pips,
-        swap_short_pips=costs.swap_short_pips,
+    return constructed(
+        Costs,
+        {
+            "spread_pips": pips,
+            "commission_bp": costs.commission_bp,
+            "slippage_bp": costs.slippage_bp,
+            "swap_long_pips": costs.swap_long_pips,
+            "swap_short_pips": costs.swap_short_pips,
+        },
     )
 
 

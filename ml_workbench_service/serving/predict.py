@@ -6,17 +6,18 @@ network differs, and in float32 that changes no bit.
 Legend: N questions, T rows, F features.
 """
 
+import logging
 import uuid
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.contract import constructed, utc_now
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.outcomes import Answered
 from ml_workbench_service.contracts.prediction import (
@@ -36,6 +37,8 @@ from ml_workbench_service.market import calendar
 from ml_workbench_service.market.trading_series import POSITIONS
 from ml_workbench_service.serving.live_intervals import LiveContext, LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
+
+log = logging.getLogger(__name__)
 
 STALE_BARS = 2
 """Features are stale when their newest bar became known more than this many bars of market time ago."""
@@ -186,14 +189,60 @@ def answered(
 
     With `intervals`, a live champion's interval is widened by what came true of those before it.
     """
-    prepared = prepare(model, question)
-    live = _live_context_of(model, question, circumstances, intervals)
-    prepared = replace(prepared, question=_with_volatility(question, live))
-    precision, output = model.precision, NO_OUTPUT
-    if prepared.rows_TF is not None:
-        (output,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
-    record = finish(model, prepared, circumstances, output=output, precision=precision, live=live)
+    output = asked_together(model, [prepared := prepare(model, question)])[0]
+    if isinstance(output, Exception):
+        raise output
+    return answered_single(model, prepared, circumstances, output, intervals=intervals)
+
+
+def answered_single(
+    model: ServedModel,
+    prepared: Prepared,
+    circumstances: Circumstances,
+    output: NetworkOutput,
+    *,
+    intervals: LiveIntervals | None = None,
+) -> Answered:
+    """The record of a single question around what the network said to it, whoever shared the run."""
+    live = _live_context_of(model, prepared.question, circumstances, intervals)
+    prepared = _with_volatility(prepared, live)
+    record = finish(model, prepared, circumstances, output=output, precision=model.precision, live=live)
     return _with_inputs(model, prepared.question, record, output)
+
+
+def asked_together(model: ServedModel, asked: Sequence[Prepared]) -> list[NetworkOutput | Exception]:
+    """What the network for single windows says to each, or the error of each.
+
+    In float32 windows of one length share a run; where that fails each is asked alone, so that one which cannot be
+    answered fails alone. int8 answers every window alone, so that no answer depends on who else was asking.
+    """
+    found: dict[int, NetworkOutput | Exception] = {}
+    for numbers in _by_length(asked).values():
+        if model.precision == "fp32" and len(numbers) > 1:
+            try:
+                found |= dict(zip(numbers, ask(model, [asked[number] for number in numbers]), strict=True))
+                continue
+            except Exception as error:
+                log.warning("a run of %d windows failed, each is asked alone: %s", len(numbers), error)
+        for number in numbers:
+            try:
+                found[number] = _asked(model, asked[number])
+            except Exception as error:
+                found[number] = error
+    return [found.get(number, NO_OUTPUT) for number in range(len(asked))]
+
+
+def _asked(model: ServedModel, prepared: Prepared) -> NetworkOutput:
+    return ask(model, [prepared])[0] if model.precision == "fp32" else ask_alone(model, prepared)
+
+
+def _by_length(asked: Sequence[Prepared]) -> dict[int, list[int]]:
+    """The numbers of the windows of each length; what has no rows is not asked."""
+    by_length: dict[int, list[int]] = {}
+    for number, prepared in enumerate(asked):
+        if prepared.rows_TF is not None:
+            by_length.setdefault(len(prepared.rows_TF), []).append(number)
+    return by_length
 
 
 def answer_many(
@@ -214,12 +263,8 @@ def answered_many(
 
     A symbol asked about more than once is asked about its past: its intervals are as published.
     """
-    by_length: dict[int, list[int]] = {}
-    for number, prepared in enumerate(questions):
-        if prepared.rows_TF is not None:
-            by_length.setdefault(len(prepared.rows_TF), []).append(number)
     answers: dict[int, NetworkOutput] = {}
-    for numbers in by_length.values():
+    for numbers in _by_length(questions).values():
         answers |= dict(zip(numbers, ask(model, [questions[number] for number in numbers]), strict=True))
     times_asked = Counter(each.question.symbol for each in questions)
     records = []
@@ -227,7 +272,7 @@ def answered_many(
         output = answers.get(number, NO_OUTPUT)
         is_alone = times_asked[prepared.question.symbol] == 1
         live = _live_context_of(model, prepared.question, circumstances, intervals if is_alone else None)
-        prepared = replace(prepared, question=_with_volatility(prepared.question, live))
+        prepared = _with_volatility(prepared, live)
         record = finish(model, prepared, circumstances, output=output, precision="fp32", live=live)
         records.append(_with_inputs(model, prepared.question, record, output))
     return records
@@ -248,35 +293,43 @@ def finish(
     abstains = bool(reasons) or decoded is None
     stated = None if abstains else decoded
     due_ms = valid_until_ms(model, question.as_of_ms)
-    record = PredictionRecord.model_construct(
-        prediction_id=question.prediction_id,
-        model_id=card.id,
-        version=card.version,
-        version_id=card.version,
-        role=circumstances.role,
-        symbol=question.symbol,
-        timeframe=card.timeframe,
-        target=card.target,
-        as_of=_moment(question.as_of_ms),
-        valid_until=_moment(due_ms),
-        timestamp=utc_now() if question.received_ms is None else _moment(question.received_ms),
-        price=question.price,
-        **_bar_fields(question.bar),
-        source=circumstances.source,
-        sample=_sample(model, question),
-        status="abstain" if abstains else "ok",
-        prediction=None if stated is None else stated.prediction,
-        label=None if stated is None else stated.label,
-        direction="hold" if stated is None else stated.direction,
-        confidence=None if stated is None else stated.confidence,
-        outputs=dict.fromkeys(card.outputs) if stated is None else {**stated.outputs},
-        interval=None if stated is None else stated.interval,
-        novelty=novelty,
-        drivers=() if stated is None else stated.drivers,
-        warnings=prepared.warnings + (() if decoded is None else decoded.warnings),
-        abstain_reasons=reasons,
-        scaling_factor=circumstances.scaling_factor,
-        metadata=_metadata(model, question, circumstances, precision, decoded, stated, output),
+    bar_open, bar_open_price, close, spread_open, previous_open = _bar_fields(question.bar)
+    record = constructed(
+        PredictionRecord,
+        {
+            "prediction_id": question.prediction_id,
+            "model_id": card.id,
+            "version": card.version,
+            "version_id": card.version,
+            "role": circumstances.role,
+            "symbol": question.symbol,
+            "timeframe": card.timeframe,
+            "target": card.target,
+            "as_of": _moment(question.as_of_ms),
+            "valid_until": _moment(due_ms),
+            "timestamp": utc_now() if question.received_ms is None else _moment(question.received_ms),
+            "price": question.price,
+            "bar_open": bar_open,
+            "open": bar_open_price,
+            "close": close,
+            "spread_open": spread_open,
+            "prev_bar_open": previous_open,
+            "source": circumstances.source,
+            "sample": _sample(model, question),
+            "status": "abstain" if abstains else "ok",
+            "prediction": None if stated is None else stated.prediction,
+            "label": None if stated is None else stated.label,
+            "direction": "hold" if stated is None else stated.direction,
+            "confidence": None if stated is None else stated.confidence,
+            "outputs": dict.fromkeys(card.outputs) if stated is None else {**stated.outputs},
+            "interval": None if stated is None else stated.interval,
+            "novelty": novelty,
+            "drivers": () if stated is None else stated.drivers,
+            "warnings": prepared.warnings + (() if decoded is None else decoded.warnings),
+            "abstain_reasons": reasons,
+            "scaling_factor": circumstances.scaling_factor,
+            "metadata": _metadata(model, question, circumstances, precision, decoded, stated, output),
+        },
     )
     if live is not None:
         live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=model.reach)
@@ -293,18 +346,21 @@ def _metadata(
     output: NetworkOutput,
 ) -> PredictionMetadata:
     """How the answer was made, and what filling it costs."""
-    return PredictionMetadata.model_construct(
-        precision=precision,
-        precision_reason=model.precision_reason or None,
-        data_source=model.card.data_source,
-        correlation_id=circumstances.correlation_id,
-        fill=model.card.fill,
-        filling_rule="next_bar",
-        volatility=None if decoded is None else decoded.volatility,
-        strength=None if stated is None else stated.strength,
-        actions_by_position=None if stated is None else output.actions,
-        deployment_id=circumstances.deployment_id,
-        costs=model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
+    return constructed(
+        PredictionMetadata,
+        {
+            "precision": precision,
+            "precision_reason": model.precision_reason or None,
+            "data_source": model.card.data_source,
+            "correlation_id": circumstances.correlation_id,
+            "fill": model.card.fill,
+            "filling_rule": "next_bar",
+            "volatility": None if decoded is None else decoded.volatility,
+            "strength": None if stated is None else stated.strength,
+            "actions_by_position": None if stated is None else output.actions,
+            "deployment_id": circumstances.deployment_id,
+            "costs": model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
+        },
     )
 
 
@@ -315,17 +371,14 @@ def _sample(model: ServedModel, question: Question) -> Sample:
     return part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms)
 
 
-def _bar_fields(bar: BarPrices | None) -> dict[str, Any]:
-    """What a record says of its newest bar."""
+def _bar_fields(
+    bar: BarPrices | None,
+) -> tuple[datetime | None, float | None, float | None, float | None, datetime | None]:
+    """What a record says of its newest bar: `bar_open`, `open`, `close`, `spread_open`, `prev_bar_open`."""
     if bar is None:
-        return dict.fromkeys(("bar_open", "open", "close", "spread_open", "prev_bar_open"))
-    return {
-        "bar_open": _moment(bar.opened_ms),
-        "open": bar.open,
-        "close": bar.close,
-        "spread_open": bar.spread_open,
-        "prev_bar_open": None if bar.previous_opened_ms is None else _moment(bar.previous_opened_ms),
-    }
+        return None, None, None, None, None
+    previous = None if bar.previous_opened_ms is None else _moment(bar.previous_opened_ms)
+    return _moment(bar.opened_ms), bar.open, bar.close, bar.spread_open, previous
 
 
 def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, output: NetworkOutput) -> Answered:
@@ -343,11 +396,11 @@ def _live_context_of(
     return intervals.ask(model, question.symbol, as_of_ms=question.as_of_ms, price=question.price)
 
 
-def _with_volatility(question: Question, live: LiveContext | None) -> Question:
+def _with_volatility(prepared: Prepared, live: LiveContext | None) -> Prepared:
     """Where the features brought none, that of the prices which questions brought so far."""
-    if question.bar_volatility is not None or live is None:
-        return question
-    return replace(question, bar_volatility=live.bar_volatility)
+    if prepared.question.bar_volatility is not None or live is None or (volatility := live.bar_volatility) is None:
+        return prepared
+    return replace(prepared, question=replace(prepared.question, bar_volatility=volatility))
 
 
 def _decode(
@@ -388,27 +441,27 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
         allowed_bars = STALE_BARS + (FIXINGS_PAUSE_BARS if model.card.calendar == "fixings" else 0)
         if _market_age_ms(question.newest_available_at_ms, now_ms) > allowed_bars * model.timeframe_ms:
             reasons.append("stale_features")
-        if now_ms > to_ms(model.card.expires_at):
+        if now_ms > model.expires_ms:
             reasons.append("model_expired")
     # The week's last bar becomes known when the market closes, a daily one just after it: asked then it is Monday's
     # forecast, filled at Sunday's open. Who asks live needs a moment to ask.
     prompt_ms = 0 if question.clock_ms is None else PROMPT_SHARE * model.timeframe_ms
-    is_last = bool(calendar.is_open(question.newest_available_at_ms - 1)) or question.bar is not None
+    is_last = calendar.is_open_at(question.newest_available_at_ms - 1) or question.bar is not None
     is_daily = model.timeframe_ms >= calendar.DAY_MS and question.has_known_age
     is_timely = 0 <= since_known_ms <= prompt_ms and (is_last or is_daily)
-    if not bool(calendar.is_open(now_ms)) and not is_timely:
+    if not calendar.is_open_at(now_ms) and not is_timely:
         reasons.append("market_closed")
     return reasons
 
 
 def _market_age_ms(then_ms: int, now_ms: int) -> int:
     """How much open-market time lies between two moments."""
-    return int(calendar.market_ms(now_ms)) - int(calendar.market_ms(then_ms))
+    return calendar.market_ms_at(now_ms) - calendar.market_ms_at(then_ms)
 
 
 def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
     """When the horizon has passed: so much open-market time after `as_of`."""
-    return int(calendar.advance(as_of_ms, model.reach * model.timeframe_ms))
+    return calendar.advance_from(as_of_ms, model.reach * model.timeframe_ms)
 
 
 def _moment(moment_ms: int) -> datetime:

@@ -6,6 +6,7 @@ Legend: T rows, F features.
 import difflib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -45,7 +46,7 @@ def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int
     if model.derivation.expressions and set(sent) == set(model.derivation.base_columns):
         sent = derived(model, sent, as_of_ms, path=path)
     x_TF = matrix(model, sent, path=path)
-    question = Question(
+    return Question(
         symbol=symbol,
         x_TF=x_TF,
         as_of_ms=as_of_ms,
@@ -55,8 +56,8 @@ def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int
         position=request.position or 0.0,
         has_known_age=asked_ms is not None,
         warnings=() if asked_ms is not None else ("as_of_assumed",),
+        **_clock(model, asked_ms, received_ms=received_ms),
     )
-    return _by_the_clock(model, question, asked_ms, received_ms=received_ms)
 
 
 def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureStore, *, received_ms: int) -> Question:
@@ -91,7 +92,7 @@ def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureSt
     if own_ms is not None:
         question = replace(question, warnings=(*question.warnings, SAMPLE_CLOCK))
     question = replace(question, position=request.position or 0.0)
-    return _by_the_clock(model, question, asked_ms, received_ms=received_ms, now_ms=now_ms)
+    return replace(question, **_clock(model, asked_ms, received_ms=received_ms, now_ms=now_ms))
 
 
 def _asked_ms(request: PredictRequest, received_ms: int) -> int | None:
@@ -109,18 +110,16 @@ def _asked_ms(request: PredictRequest, received_ms: int) -> int | None:
     return asked_ms
 
 
-def _by_the_clock(
-    model: ServedModel, question: Question, asked_ms: int | None, *, received_ms: int, now_ms: int | None = None
-) -> Question:
-    """The question with the clock that decides about it: the present, or of one about the past its `as_of`.
+def _clock(model: ServedModel, asked_ms: int | None, *, received_ms: int, now_ms: int | None = None) -> dict[str, Any]:
+    """What a `Question` says of the clock that decides about it: the present, or of one about the past its `as_of`.
 
     Args:
         now_ms: the present where it is not the moment of receipt.
     """
     clock_ms = received_ms if now_ms is None else now_ms
     if asked_ms is not None and is_about_the_past(model, asked_ms, now_ms=clock_ms):
-        return replace(question, received_ms=received_ms, is_historical=True)
-    return replace(question, received_ms=received_ms, clock_ms=clock_ms)
+        return {"received_ms": received_ms, "is_historical": True}
+    return {"received_ms": received_ms, "clock_ms": clock_ms}
 
 
 def symbol_of(model: ServedModel, request: PredictRequest) -> str:
@@ -165,7 +164,7 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
         ]
     if errors:
         raise DataValidationError(f"{errors[0]['path']}: {errors[0]['message']}", details={"errors": errors})
-    return np.column_stack([columns[name] for name in names]).astype(np.float64)
+    return np.ascontiguousarray(np.array([columns[name] for name in names], dtype=np.float64).T)
 
 
 def derived(model: ServedModel, columns: FeatureColumns, as_of_ms: int, *, path: str) -> FeatureColumns:
@@ -244,5 +243,5 @@ def _about_unknown(
     """A question that can only be abstained from: nothing is fetched for a symbol the model does not know."""
     as_of_ms = received_ms if asked_ms is None else asked_ms
     rows = np.zeros((model.card.lookback, len(model.card.features)))
-    question = Question(symbol, rows, as_of_ms, request.price, None, as_of_ms, has_known_age=asked_ms is not None)
-    return _by_the_clock(model, question, asked_ms, received_ms=received_ms)
+    clock = _clock(model, asked_ms, received_ms=received_ms)
+    return Question(symbol, rows, as_of_ms, request.price, None, as_of_ms, has_known_age=asked_ms is not None, **clock)
