@@ -23,14 +23,16 @@ from ml_workbench_service.serving.inference_lane import InferenceLane
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.serving.predict import (
+    Admitted,
     Circumstances,
     NetworkOutput,
     Prepared,
     Question,
+    admitted,
     answered_many,
     answered_single,
     asked_together,
-    prepare,
+    scaled_together,
 )
 
 MOST_LOADED = 32
@@ -75,10 +77,10 @@ class Chosen:
 
 @dataclass(frozen=True, slots=True)
 class _Single:
-    """One question, validated and scaled."""
+    """One question that was checked."""
 
     chosen: Chosen
-    prepared: Prepared
+    admitted: Admitted
     correlation_id: str
     keeps: bool
 
@@ -183,10 +185,8 @@ class ModelServer:
             DataValidationError: before the question joins the others.
             UnavailableError: too many are waiting.
         """
-        prepared = prepare(chosen.model, question)
-        record: PredictionRecord = await self.lane.ask(
-            _key(chosen.model), _Single(chosen, prepared, correlation_id, keeps)
-        )
+        single = _Single(chosen, admitted(chosen.model, question), correlation_id, keeps)
+        record: PredictionRecord = await self.lane.ask(_key(chosen.model), single)
         return record
 
     async def answer_many(
@@ -204,17 +204,21 @@ class ModelServer:
         if isinstance(items[0], _Many):
             return [self._answered_many(items[0])]
         singles = [each for each in items if isinstance(each, _Single)]
-        outputs = asked_together(singles[0].chosen.model, [each.prepared for each in singles])
-        return [self._answered(single, output) for single, output in zip(singles, outputs, strict=True)]
+        model = singles[0].chosen.model
+        prepared = scaled_together(model, [each.admitted for each in singles])
+        outputs = asked_together(model, prepared)
+        return [self._answered(*each) for each in zip(singles, prepared, outputs, strict=True)]
 
-    def _answered(self, single: "_Single", output: NetworkOutput | Exception) -> PredictionRecord | Exception:
+    def _answered(
+        self, single: "_Single", prepared: Prepared, output: NetworkOutput | Exception
+    ) -> PredictionRecord | Exception:
         if isinstance(output, Exception):
             return output
         chosen = single.chosen
         intervals = self.intervals if single.keeps else self.intervals.aside(chosen.model)
         circumstances = chosen.circumstances(single.correlation_id)
         try:
-            found = answered_single(chosen.model, single.prepared, circumstances, output, intervals=intervals)
+            found = answered_single(chosen.model, prepared, circumstances, output, intervals=intervals)
             return self._recorded(chosen, found) if single.keeps else found.record
         except Exception as error:  # of this one alone
             return error

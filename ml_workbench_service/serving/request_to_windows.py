@@ -146,6 +146,17 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
         DataValidationError: unknown or missing names, or unequal lengths; each with what to do.
     """
     names = model.card.features
+    if len(columns) == len(names) and all(name in columns for name in names):
+        values = [columns[name] for name in names]
+        num = len(values[0])
+        if all(len(each) == num for each in values):
+            return np.ascontiguousarray(np.array(values, dtype=np.float64).T)
+    raise _misfit(model, columns, path=path)
+
+
+def _misfit(model: ServedModel, columns: FeatureColumns, *, path: str) -> DataValidationError:
+    """What is wrong with the columns: each unknown and missing name, or the lengths."""
+    names = model.card.features
     errors = [_unknown(name, names, path) for name in columns if name not in names]
     errors += [
         {
@@ -157,14 +168,12 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
         if name not in columns
     ]
     lengths = {name: len(values) for name, values in columns.items()}
-    if not errors and len(set(lengths.values())) > 1:
+    if not errors:
         text = ", ".join(f"{name} {length}" for name, length in lengths.items())
         errors = [
             {"path": path, "message": f"all features need the same number of rows; here: {text}", "code": "lengths"}
         ]
-    if errors:
-        raise DataValidationError(f"{errors[0]['path']}: {errors[0]['message']}", details={"errors": errors})
-    return np.ascontiguousarray(np.array([columns[name] for name in names], dtype=np.float64).T)
+    return DataValidationError(f"{errors[0]['path']}: {errors[0]['message']}", details={"errors": errors})
 
 
 def derived(model: ServedModel, columns: FeatureColumns, as_of_ms: int, *, path: str) -> FeatureColumns:

@@ -14,7 +14,7 @@ from ml_workbench_service.api import predict_door, predictions
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.app import create_app
-from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
+from ml_workbench_service.contracts.prediction import BatchAnswer, PredictionRecord, PredictRequest
 from ml_workbench_service.settings import Settings
 from tests.prediction_records import prediction_record
 
@@ -222,3 +222,9 @@ def test_the_requests_metric_names_the_route_by_either_way(desk: Desk) -> None:
     found = [line for line in lines if line.startswith("ml_workbench_http_requests_total{") and 'status="200"' in line]
     assert len(found) == 1
     assert 'route="/api/v1/models/{model_id}/predict"' in found[0]
+
+
+def test_a_batch_is_written_as_its_contract_is() -> None:
+    error = {"error_type": "X", "message": "é", "details": {"n": [1, None]}, "correlation_id": ""}
+    answers = [prediction_record(1), error, prediction_record(2, price=None)]
+    assert predictions._written(answers).decode() == BatchAnswer(predictions=tuple(answers)).model_dump_json()
