@@ -205,13 +205,13 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise SystemExit(f"a contestant ended with {process.returncode}; see {WORKPLACE}")
-        try:
-            connection = http.client.HTTPConnection("127.0.0.1", port, timeout=1)
-            connection.request("GET", "/health")
-            connection.getresponse().read()
-            return
-        except OSError:
-            time.sleep(0.05)
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=1)) as connection:
+            try:
+                connection.request("GET", "/health")
+                connection.getresponse().read()
+                return
+            except OSError:
+                time.sleep(0.05)
     raise SystemExit("a contestant was not ready in two minutes")
 
 

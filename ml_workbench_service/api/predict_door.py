@@ -4,7 +4,7 @@ The key is compared before a byte of the body is read, the bytes become a `Predi
 becomes bytes in one step. Whatever is not an ordinary request (another route, a query it does not know, a chunked or
 large body, one that is not valid) goes on to the route of `api/predictions.py` with its body unread or told again. So
 that route is the one place that words such errors and the document's one source; a request that both understand gets
-the same answer from either (tests/api/test_predict_door.py).
+the same answer from either (tests/api/predicting/test_predict_door.py).
 """
 
 import re

@@ -32,7 +32,7 @@ from ml_workbench_service.serving.predict import (
     answered_many,
     answered_single,
     asked_together,
-    scaled_together,
+    prepared_together,
 )
 
 MOST_LOADED = 32
@@ -160,10 +160,16 @@ class ModelServer:
         if not is_live and version is not None and self._registry.is_purged(model_id, version):
             self.forget_purged()
         elif version is not None and (model := self._models.get((model_id, version))) is not None:
-            with suppress(KeyError):  # another thread may just have made room
-                self._models.move_to_end((model_id, version))
+            self._was_asked((model_id, version))
             return Chosen(model, live if live is not None and live.version == version else None)
         return await asyncio.to_thread(self._load, model_id, version, live)
+
+    def _was_asked(self, key: tuple[str, str]) -> None:
+        """It is the last to leave."""
+        if len(self._models) < 2:
+            return
+        with suppress(KeyError):  # another thread may just have made room
+            self._models.move_to_end(key)
 
     def forget_purged(self) -> None:
         """Gives back the memory of versions that were purged."""
@@ -182,7 +188,7 @@ class ModelServer:
         learn of it.
 
         Raises:
-            DataValidationError: before the question joins the others.
+            DataValidationError: too few rows, or a level feature that is not positive.
             UnavailableError: too many are waiting.
         """
         single = _Single(chosen, admitted(chosen.model, question), correlation_id, keeps)
@@ -205,15 +211,15 @@ class ModelServer:
             return [self._answered_many(items[0])]
         singles = [each for each in items if isinstance(each, _Single)]
         model = singles[0].chosen.model
-        prepared = scaled_together(model, [each.admitted for each in singles])
+        prepared = prepared_together(model, [each.admitted for each in singles])
         outputs = asked_together(model, prepared)
         return [self._answered(*each) for each in zip(singles, prepared, outputs, strict=True)]
 
     def _answered(
-        self, single: "_Single", prepared: Prepared, output: NetworkOutput | Exception
+        self, single: "_Single", prepared: Prepared | Exception, output: NetworkOutput | Exception
     ) -> PredictionRecord | Exception:
-        if isinstance(output, Exception):
-            return output
+        if isinstance(prepared, Exception) or isinstance(output, Exception):
+            return prepared if isinstance(prepared, Exception) else output
         chosen = single.chosen
         intervals = self.intervals if single.keeps else self.intervals.aside(chosen.model)
         circumstances = chosen.circumstances(single.correlation_id)

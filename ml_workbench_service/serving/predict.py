@@ -9,7 +9,7 @@ Legend: N questions, T rows, F features.
 import logging
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import cast
@@ -33,19 +33,13 @@ from ml_workbench_service.contracts.prediction import (
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.data.windows import part_of
 from ml_workbench_service.learning.decoders.decoder import Decoded
-from ml_workbench_service.market import calendar
 from ml_workbench_service.market.trading_series import POSITIONS
+from ml_workbench_service.serving.abstain_by_clock import clock_reasons, valid_until_ms
 from ml_workbench_service.serving.live_intervals import LiveContext, LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
 
 log = logging.getLogger(__name__)
 
-STALE_BARS = 2
-"""Features are stale when their newest bar became known more than this many bars of market time ago."""
-FIXINGS_PAUSE_BARS = 2
-"""Weekdays without a fixing in the longest scheduled pause (Easter, Christmas): no gap, so nothing gets stale."""
-PROMPT_SHARE = 0.1
-"""Of a bar: a question that comes within it after a bar became known is asked at once (finance.md, "live_verdict")."""
 SAMPLE_CLOCK = "sample_clock"
 """The warning on answers by the embedded sample's clock: for trying out, never evidence."""
 
@@ -135,7 +129,7 @@ def admitted(model: ServedModel, question: Question) -> Admitted:
     """Cuts to the lookback.
 
     Raises:
-        DataValidationError: as `prepare`.
+        DataValidationError: fewer rows than `min_window`.
     """
     card, num_rows = model.card, len(question.x_TF)
     if num_rows < card.min_window:
@@ -149,9 +143,7 @@ def admitted(model: ServedModel, question: Question) -> Admitted:
     warnings = question.warnings + (("short_window",) if num_rows < card.lookback else ())
     if question.symbol not in model.scaler.symbols:
         return Admitted(question, None, warnings)
-    x_TF = question.x_TF[-card.lookback :]
-    model.scaler.check(x_TF)
-    return Admitted(question, x_TF, warnings)
+    return Admitted(question, question.x_TF[-card.lookback :], warnings)
 
 
 def _scaled(model: ServedModel, each: Admitted) -> Prepared:
@@ -159,8 +151,23 @@ def _scaled(model: ServedModel, each: Admitted) -> Prepared:
     return Prepared(each.question, rows_TF, each.warnings)
 
 
-def scaled_together(model: ServedModel, asked: Sequence[Admitted]) -> list[Prepared]:
-    """Each scaled as alone, the windows of a symbol in one go: a row's result does not depend on the rows around it."""
+def prepared_together(model: ServedModel, asked: Sequence[Admitted]) -> list[Prepared | Exception]:
+    """Each scaled as alone, or the error of each."""
+    try:
+        return [*_scaled_together(model, asked)]
+    except DataValidationError:
+        return [_scaled_or_error(model, each) for each in asked]
+
+
+def _scaled_or_error(model: ServedModel, each: Admitted) -> Prepared | Exception:
+    try:
+        return _scaled(model, each)
+    except DataValidationError as error:
+        return error
+
+
+def _scaled_together(model: ServedModel, asked: Sequence[Admitted]) -> list[Prepared]:
+    """The windows of a symbol in one go: a row's result does not depend on the rows around it."""
     by_symbol: dict[str, list[Floats]] = {}
     for each in asked:
         if each.x_TF is not None:
@@ -261,36 +268,37 @@ def answered_single(
     return _with_inputs(model, prepared.question, record, output)
 
 
-def asked_together(model: ServedModel, asked: Sequence[Prepared]) -> list[NetworkOutput | Exception]:
-    """What the network for single windows says to each, or the error of each.
+def asked_together(model: ServedModel, asked: Sequence[Prepared | Exception]) -> list[NetworkOutput | Exception]:
+    """What the network for single windows says to each, or the error of each, which may be there already.
 
     In float32 windows of one length share a run; where that fails each is asked alone, so that one which cannot be
     answered fails alone. int8 answers every window alone, so that no answer depends on who else was asking.
     """
     found: dict[int, NetworkOutput | Exception] = {}
-    for numbers in _by_length(asked).values():
+    whole = {number: each for number, each in enumerate(asked) if isinstance(each, Prepared)}
+    for numbers in _by_length(whole).values():
         if model.precision == "fp32" and len(numbers) > 1:
             try:
-                found |= dict(zip(numbers, ask(model, [asked[number] for number in numbers]), strict=True))
+                found |= dict(zip(numbers, ask(model, [whole[number] for number in numbers]), strict=True))
                 continue
             except Exception as error:
                 log.warning("a run of %d windows failed, each is asked alone: %s", len(numbers), error)
         for number in numbers:
             try:
-                found[number] = _asked(model, asked[number])
+                found[number] = _asked(model, whole[number])
             except Exception as error:
                 found[number] = error
-    return [found.get(number, NO_OUTPUT) for number in range(len(asked))]
+    return [each if isinstance(each, Exception) else found.get(number, NO_OUTPUT) for number, each in enumerate(asked)]
 
 
 def _asked(model: ServedModel, prepared: Prepared) -> NetworkOutput:
     return ask(model, [prepared])[0] if model.precision == "fp32" else ask_alone(model, prepared)
 
 
-def _by_length(asked: Sequence[Prepared]) -> dict[int, list[int]]:
+def _by_length(asked: Mapping[int, Prepared]) -> dict[int, list[int]]:
     """The numbers of the windows of each length; what has no rows is not asked."""
     by_length: dict[int, list[int]] = {}
-    for number, prepared in enumerate(asked):
+    for number, prepared in asked.items():
         if prepared.rows_TF is not None:
             by_length.setdefault(len(prepared.rows_TF), []).append(number)
     return by_length
@@ -315,7 +323,7 @@ def answered_many(
     A symbol asked about more than once is asked about its past: its intervals are as published.
     """
     answers: dict[int, NetworkOutput] = {}
-    for numbers in _by_length(questions).values():
+    for numbers in _by_length(dict(enumerate(questions))).values():
         answers |= dict(zip(numbers, ask(model, [questions[number] for number in numbers]), strict=True))
     times_asked = Counter(each.question.symbol for each in questions)
     records = []
@@ -458,7 +466,7 @@ def _decode(
     model: ServedModel, question: Question, output: NetworkOutput, live: LiveContext | None
 ) -> tuple[Decoded | None, Novelty | None, tuple[AbstainReason, ...]]:
     """What the outputs say, how unusual the input is, and the reasons to abstain."""
-    reasons = list(_clock_reasons(model, question)) if question.clock else []
+    reasons = _clock_reasons(model, question) if question.clock else []
     if output.outputs_K is None or output.last_row_F is None:
         return None, None, ("unknown_symbol", *reasons)
     context = model.context(
@@ -478,41 +486,15 @@ def _decode(
     return decoded, novelty, (*reasons, *decoded.reasons)
 
 
-def is_about_the_past(model: ServedModel, as_of_ms: int, *, now_ms: int) -> bool:
-    """Whether the moment lies more than `STALE_BARS` bars of market time back, so that its clock is `as_of` itself."""
-    return _market_age_ms(as_of_ms, now_ms) > STALE_BARS * model.timeframe_ms
-
-
 def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason]:
-    """What the time of asking alone forbids."""
-    reasons: list[AbstainReason] = []
-    now_ms = question.as_of_ms if question.clock_ms is None else question.clock_ms
-    since_known_ms = now_ms - question.newest_available_at_ms
-    if question.has_known_age:
-        allowed_bars = STALE_BARS + (FIXINGS_PAUSE_BARS if model.card.calendar == "fixings" else 0)
-        if _market_age_ms(question.newest_available_at_ms, now_ms) > allowed_bars * model.timeframe_ms:
-            reasons.append("stale_features")
-        if now_ms > model.expires_ms:
-            reasons.append("model_expired")
-    # The week's last bar becomes known when the market closes, a daily one just after it: asked then it is Monday's
-    # forecast, filled at Sunday's open. Who asks live needs a moment to ask.
-    prompt_ms = 0 if question.clock_ms is None else PROMPT_SHARE * model.timeframe_ms
-    is_last = calendar.is_open_at(question.newest_available_at_ms - 1) or question.bar is not None
-    is_daily = model.timeframe_ms >= calendar.DAY_MS and question.has_known_age
-    is_timely = 0 <= since_known_ms <= prompt_ms and (is_last or is_daily)
-    if not calendar.is_open_at(now_ms) and not is_timely:
-        reasons.append("market_closed")
-    return reasons
-
-
-def _market_age_ms(then_ms: int, now_ms: int) -> int:
-    """How much open-market time lies between two moments."""
-    return calendar.market_ms_at(now_ms) - calendar.market_ms_at(then_ms)
-
-
-def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
-    """When the horizon has passed: so much open-market time after `as_of`."""
-    return calendar.advance_from(as_of_ms, model.reach * model.timeframe_ms)
+    return clock_reasons(
+        model,
+        now_ms=question.as_of_ms if question.clock_ms is None else question.clock_ms,
+        known_ms=question.newest_available_at_ms,
+        has_known_age=question.has_known_age,
+        has_bar=question.bar is not None,
+        may_be_prompt=question.clock_ms is not None,
+    )
 
 
 def _moment(moment_ms: int) -> datetime:

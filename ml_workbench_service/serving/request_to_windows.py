@@ -17,9 +17,10 @@ from ml_workbench_service.contracts.prediction import FeatureColumns, PredictReq
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.fills import fetch_with_opens
 from ml_workbench_service.market.targets import EWMA_BARS
+from ml_workbench_service.serving.abstain_by_clock import is_about_the_past
 from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
 from ml_workbench_service.serving.model import ServedModel, bar_end_ms
-from ml_workbench_service.serving.predict import SAMPLE_CLOCK, Question, is_about_the_past
+from ml_workbench_service.serving.predict import SAMPLE_CLOCK, Question
 
 
 def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int) -> Question | None:

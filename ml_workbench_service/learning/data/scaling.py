@@ -45,10 +45,6 @@ class RowScaler:
     is_level_F: tuple[bool, ...]
     symbols: Mapping[str, SymbolScale]
 
-    def check(self, x_NF: Floats) -> None:
-        """What `rows` would refuse; raises DataValidationError."""
-        check_levels(x_NF, self.features, self.is_level_F)
-
     def rows(self, symbol: str, x_NF: Floats) -> Floats32:
         """Scaled rows, float32; a row's result does not depend on the rows around it.
 
@@ -99,9 +95,6 @@ class RawRows:
     features: tuple[str, ...]
     symbols: Mapping[str, SymbolScale]
 
-    def check(self, x_NF: Floats) -> None:
-        """There is nothing to refuse."""
-
     def rows(self, symbol: str, x_NF: Floats) -> Floats32:
         """The rows as they are, in double precision: what reads them takes both."""
         return cast(Floats32, x_NF)
@@ -130,20 +123,15 @@ def to_logs(x_NF: Floats, features: Sequence[str], is_level_F: Sequence[bool]) -
     level = _level_columns(tuple(is_level_F))
     if not len(level):
         return x_NF
-    check_levels(x_NF, features, is_level_F)
     x_NF = x_NF.copy()
-    x_NF[:, level] = np.log(x_NF[:, level])
+    values = x_NF[:, level]
+    if (values <= 0).any():
+        name = features[int(level[int(np.argmax((values <= 0).any(axis=0)))])]
+        raise DataValidationError.at(
+            f"features.{name}", f"{name} is a price level and must be above zero; send the feature in its own unit"
+        )
+    x_NF[:, level] = np.log(values)
     return x_NF
-
-
-def check_levels(x_NF: Floats, features: Sequence[str], is_level_F: Sequence[bool]) -> None:
-    """Raises DataValidationError where a level feature is zero or negative."""
-    for column in _level_columns(tuple(is_level_F)).tolist():
-        if (x_NF[:, column] <= 0).any():
-            name = features[column]
-            raise DataValidationError.at(
-                f"features.{name}", f"{name} is a price level and must be above zero; send the feature in its own unit"
-            )
 
 
 @lru_cache(maxsize=64)
