@@ -159,7 +159,7 @@ def _keep_what_is_loaded() -> None:
     """Has the garbage collector pass over everything that a start has loaded.
 
     Thousands of answers a second set off whole collections, each of which went through hundred thousand classes,
-    validators and routes that live as long as the service: an eighth of all its time (docs/performance.md).
+    validators and routes that live as long as the service: 6 % of its time (docs/performance.md).
     """
     gc.freeze()
     gc.set_threshold(COLLECT_EVERY, 10, 10)

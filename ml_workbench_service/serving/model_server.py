@@ -218,8 +218,10 @@ class ModelServer:
     def _answered(
         self, single: "_Single", prepared: Prepared | Exception, output: NetworkOutput | Exception
     ) -> PredictionRecord | Exception:
-        if isinstance(prepared, Exception) or isinstance(output, Exception):
-            return prepared if isinstance(prepared, Exception) else output
+        if isinstance(prepared, Exception):
+            return prepared
+        if isinstance(output, Exception):
+            return output
         chosen = single.chosen
         intervals = self.intervals if single.keeps else self.intervals.aside(chosen.model)
         circumstances = chosen.circumstances(single.correlation_id)
