@@ -87,7 +87,7 @@ def test_1_the_service_is_healthy_and_says_what_it_works_with(story: Story) -> N
     assert things["experiment_tracking"]["mode"] == "remote"
     assert things["redis"] == {"mode": "remote", "state": "ok", "detail": things["redis"]["detail"]}
     assert client.get("/api/v1/models").json() == {"models": [], "next_cursor": None}
-    heavy = {"torch", "mlflow", "talib", "polars", "pandas", "currency_converter"}
+    heavy = {"torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "onnx"}
     assert not heavy & story.loaded_modules()
 
 

@@ -12,6 +12,7 @@ from fastapi import Depends, Header, Request
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
+from ml_workbench_service.api.monitoring_log import MonitoringLog
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess, TableReader, WebPage
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
@@ -66,6 +67,7 @@ class AppState:
     tracker: OnDemandProcess | None = None
     page: WebPage | None = None  # None: PAGE=false
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
+    monitoring_log: MonitoringLog = field(default_factory=MonitoringLog)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

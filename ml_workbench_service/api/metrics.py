@@ -1,21 +1,26 @@
 """Prometheus metrics of one service, prefix `ml_workbench_` but for the process's own; a registry of its own, so that
 several apps can live in one process."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.agents.status import agent_folders, read_agent
 from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
+from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
+from ml_workbench_service.serving.inference_lane import InferenceLane
 from ml_workbench_service.serving.interval_outcomes import LiveCoverage
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
+MOST_LABELS = 1024
+"""Sets of labels whose counters are at hand."""
 LATENCY_BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+BATCH_SIZES = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0)
 INTERVAL_FIGURES = {
     "coverage": (GaugeMetricFamily, "Share of the last live outcomes inside their interval."),
     "num_outcomes": (CounterMetricFamily, "Live intervals whose outcome is known."),
@@ -57,6 +62,30 @@ class Metrics:
         self.jobs = Counter("ml_workbench_jobs", "Jobs that ended.", ["kind", "status"], registry=self.registry)
         self.loaded_models = Gauge("ml_workbench_loaded_models", "Versions in memory.", registry=self.registry)
         self.enqueue = Latencies()
+        self._of_answers: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
+        self._of_predictions: dict[tuple[str, ...], tuple[Counter, ...]] = {}
+
+    def count_answer(self, method: str, route: str, status: int, elapsed_s: float) -> None:
+        """An answered request; its labels are looked up once."""
+        key = (method, route, str(status))
+        found = self._of_answers.get(key)
+        if found is None:
+            found = self._of_answers[key] = (self.requests.labels(*key), self.latency.labels(route))
+        requests, latency = found
+        requests.inc()
+        latency.observe(elapsed_s)
+
+    def count_prediction(self, record: PredictionRecord) -> None:
+        """A record, and the reasons of its abstention; their labels are looked up once."""
+        key = (record.model_id, record.version, record.status, record.direction, *record.abstain_reasons)
+        counters = self._of_predictions.get(key)
+        if counters is None:
+            if len(self._of_predictions) >= MOST_LABELS:
+                self._of_predictions.clear()
+            of_reasons = [self.abstentions.labels(record.model_id, reason) for reason in record.abstain_reasons]
+            counters = self._of_predictions[key] = (self.predictions.labels(*key[:4]), *of_reasons)
+        for counter in counters:
+            counter.inc()
 
     def watch_agents(self, state_dir: Path) -> None:
         """Shows what the agents have applied and earned, read anew at each scrape."""
@@ -70,9 +99,39 @@ class Metrics:
         """Shows what became of live intervals; read anew at each scrape, so that only what is in memory has labels."""
         self.registry.register(_Intervals(intervals))
 
+    def watch_lane(self, lane: InferenceLane) -> None:
+        """Shows how many questions shared a run, how long they had waited, and how many wait."""
+        sizes, waits = Latencies(BATCH_SIZES), Latencies()
+
+        def observe(num: int, waited_s: Sequence[float]) -> None:
+            sizes.observe((num,))
+            waits.observe(waited_s)
+
+        lane.observe = observe
+        self.registry.register(_Lane(lane, sizes, waits))
+
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
+
+
+class _Lane(Collector):
+    """The line before the networks."""
+
+    def __init__(self, lane: InferenceLane, sizes: Latencies, waits: Latencies) -> None:
+        self._lane, self._sizes, self._waits = lane, sizes, waits
+
+    def collect(self) -> Iterator[Metric]:
+        """One family for each figure."""
+        yield GaugeMetricFamily(
+            "ml_workbench_inference_waiting", "Questions in the waiting room.", value=self._lane.num_waiting
+        )
+        for name, text, found in (
+            ("batch_size", "Single questions that shared a run of the network.", self._sizes),
+            ("wait_seconds", "Time from joining the line to the run.", self._waits),
+        ):
+            buckets, total = found.buckets()
+            yield HistogramMetricFamily(f"ml_workbench_inference_{name}", text, buckets=buckets, sum_value=total)
 
 
 class _Intervals(Collector):

@@ -9,19 +9,23 @@ import ipaddress
 import logging
 import secrets
 import time
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
 
 from fastapi import Depends
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common_lib.exceptions import AuthenticationError, UnsupportedMediaTypeError
 from common_lib.logging import CORRELATION_PATTERN, correlated, new_correlation_id
 from ml_workbench_service.api.errors import of_status, render, unexpected
 
-CORRELATION_HEADER = "X-Correlation-ID"
+CORRELATION_KEY = b"x-correlation-id"
+ROUTE = "ml_workbench.route"
+"""In a scope: the template of the route, where it was not the app's own router that found it."""
 log = logging.getLogger(__name__)
 
 
@@ -37,12 +41,15 @@ class AtTheDoor:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        offered = Headers(scope=scope).get(CORRELATION_HEADER, "")
+        headers = _first_of_each(scope["headers"])
+        offered = headers.get(b"x-correlation-id", b"").decode("latin-1")
         identifier = offered if CORRELATION_PATTERN.fullmatch(offered) else new_correlation_id()
         with correlated(identifier):
-            await self._answer(scope, receive, send, identifier)
+            await self._answer(scope, receive, send, identifier, headers)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send, identifier: str) -> None:
+    async def _answer(
+        self, scope: Scope, receive: Receive, send: Send, identifier: str, headers: Mapping[bytes, bytes]
+    ) -> None:
         begun = time.perf_counter()
         status = 0
         is_replaced = False
@@ -57,16 +64,16 @@ class AtTheDoor:
                     is_replaced = True
                     return
                 status = message["status"]
-                MutableHeaders(scope=message)[CORRELATION_HEADER] = identifier
+                message["headers"] = [*message["headers"], (CORRELATION_KEY, identifier.encode("latin-1"))]
                 _count(scope, status, time.perf_counter() - begun)
             await send(message)
 
         try:
-            if self._needs_loopback and not (is_loopback(scope) and _names_loopback(Headers(scope=scope))):
+            if self._needs_loopback and not (is_loopback(scope) and _names_loopback(headers)):
                 raise AuthenticationError(
                     "without an API_KEY the service answers loopback only; set API_KEY and send it as X-API-Key"
                 )
-            _check_media_type(scope)
+            _check_media_type(scope, headers)
             await self._app(scope, receive, stamped)
         except (AuthenticationError, UnsupportedMediaTypeError) as error:
             await render(error)(scope, receive, stamped)
@@ -74,6 +81,14 @@ class AtTheDoor:
             if status:  # the answer is on its way: all that is left is to break it off
                 raise
             await unexpected(error)(scope, receive, stamped)
+
+
+def _first_of_each(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """The headers by name, which servers write in small letters; of one that stands twice the first."""
+    found: dict[bytes, bytes] = {}
+    for name, value in headers:
+        found.setdefault(name, value)
+    return found
 
 
 def is_loopback(scope: Scope) -> bool:
@@ -87,6 +102,7 @@ def is_loopback(scope: Scope) -> bool:
     return True
 
 
+@lru_cache(maxsize=256)
 def _is_own(address: str) -> bool:
     """Whether an IP address is loopback; ::ffff:127.0.0.1 is too."""
     try:
@@ -96,10 +112,15 @@ def _is_own(address: str) -> bool:
     return (getattr(number, "ipv4_mapped", None) or number).is_loopback
 
 
-def _names_loopback(headers: Headers) -> bool:
+def _names_loopback(headers: Mapping[bytes, bytes]) -> bool:
     """Whether the Host that the client believes to speak to is this machine: else a page of the web may have bound its
     own name to 127.0.0.1, so that a browser lets it read the answers."""
-    host = urlsplit(f"//{headers.get('host', '')}").hostname or "localhost"
+    return _is_own_name(headers.get(b"host", b"").decode("latin-1"))
+
+
+@lru_cache(maxsize=64)
+def _is_own_name(named: str) -> bool:
+    host = urlsplit(f"//{named}").hostname or "localhost"
     return host in ("localhost", "testserver") or host.endswith(".localhost") or _is_own(host)
 
 
@@ -143,19 +164,23 @@ def _is_json(message: Message) -> bool:
     return Headers(raw=message["headers"]).get("content-type", "").startswith("application/json")
 
 
-def _check_media_type(scope: Scope) -> None:
+def _check_media_type(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
     if scope["method"] not in ("POST", "PUT", "PATCH"):
         return
-    headers = Headers(scope=scope)
-    if headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers:
+    stated = headers.get(b"content-type", b"")
+    if stated == b"application/json":
         return
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
+        return
+    kind = stated.decode("latin-1").partition(";")[0].strip().lower()
     if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
         raise UnsupportedMediaTypeError("send JSON with the header Content-Type: application/json")
 
 
 def _route(scope: Scope) -> str:
     """The matched route's template with the prefixes of its routers, which FastAPI keeps to itself."""
+    if told := scope.get(ROUTE):
+        return str(told)
     template: str | None = getattr(scope.get("route"), "path", None)
     if template is None:
         return "unmatched"
@@ -168,6 +193,6 @@ def _count(scope: Scope, status: int, elapsed_s: float) -> None:
     if service is None:
         return
     route = _route(scope)
-    service.metrics.requests.labels(scope["method"], route, str(status)).inc()
-    service.metrics.latency.labels(route).observe(elapsed_s)
-    log.debug("answered", extra={"route": route, "status": status, "elapsed_ms": round(elapsed_s * 1000, 2)})
+    service.metrics.count_answer(scope["method"], route, status, elapsed_s)
+    if log.isEnabledFor(logging.DEBUG):
+        log.debug("answered", extra={"route": route, "status": status, "elapsed_ms": round(elapsed_s * 1000, 2)})

@@ -1,11 +1,12 @@
 """`/models/{id}/predict` and `/predict/batch`: ask, answer, publish what is live."""
 
 import asyncio
-import logging
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Path, Query, Response
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
@@ -36,7 +37,7 @@ Enqueue = Annotated[
     ),
 ]
 
-monitor_log = logging.getLogger("ml_workbench.monitoring")
+_bytes_of = PredictionRecord.__pydantic_serializer__.to_json
 
 SEED_BODY = {
     "symbol": "EUR/USD",
@@ -74,17 +75,23 @@ async def predict(
 
     Abstaining is an answer too: `status: abstain`, with the reasons. Records of the live version enter the queue.
     """
+    record = await answer_one(service, model_id, body, enqueue)
+    return Response(record.model_dump_json(), media_type="application/json")
+
+
+async def answer_one(service: AppState, model_id: str, request: PredictRequest, enqueue: str) -> PredictionRecord:
+    """The record, counted, monitored and left for the queue; what both ways into `/predict` do."""
     received_ms = clock_ms(service.workbench.clock)
-    chosen = await service.model_server.choose(model_id, body.wanted_version)
+    chosen = await service.model_server.choose(model_id, request.wanted_version)
     _check_live(chosen, enqueue)
-    question = await _question(chosen, body, service, received_ms=received_ms)
+    question = await _question(chosen, request, service, received_ms=received_ms)
     _check_present(question, enqueue)
     keeps = enqueue != "never"
     record = await service.model_server.answer(chosen, question, correlation_id(), keeps=keeps)
     if keeps:
         _follow_up(service, chosen, record)
         await _publish(service, chosen, record, enqueue)
-    return Response(record.model_dump_json(), media_type="application/json")
+    return record
 
 
 @router.post(
@@ -98,7 +105,7 @@ async def predict_batch(
     body: Annotated[PredictBatchRequest, Body(examples=[{"items": [SEED_BODY, SEED_BODY]}])],
     service: AppStateDep,
     enqueue: Enqueue = "best_effort",
-) -> BatchAnswer:
+) -> Response:
     """Records in the order of the items; a bad item fails alone, with the error body in its place.
 
     Batches run in float32, where sharing a run changes no bit. An item whose record could not be enqueued as it was
@@ -138,7 +145,13 @@ async def predict_batch(
                 answers[number] = outcome.body(correlation_id())
             elif outcome is not None:
                 raise outcome
-    return BatchAnswer.model_construct(predictions=tuple(answers[number] for number in range(len(body.items))))
+    return Response(_written([answers[number] for number in range(len(body.items))]), media_type="application/json")
+
+
+def _written(answers: Sequence[PredictionRecord | dict[str, Any]]) -> bytes:
+    """A `BatchAnswer`, each record written once and by itself: asked to write all, pydantic first checks them again."""
+    parts = [_bytes_of(each) if isinstance(each, PredictionRecord) else to_json(each) for each in answers]
+    return b'{"predictions":[' + b",".join(parts) + b"]}"
 
 
 def _item(item: Any, number: int) -> PredictRequest:
@@ -187,22 +200,8 @@ async def _publish(service: AppState, chosen: Chosen, record: PredictionRecord, 
 
 def _follow_up(service: AppState, chosen: Chosen, record: PredictionRecord) -> None:
     """Counts the record; one of the live version joins, by its level, the monitoring log."""
-    service.metrics.predictions.labels(record.model_id, record.version, record.status, record.direction).inc()
-    for reason in record.abstain_reasons:
-        service.metrics.abstentions.labels(record.model_id, reason).inc()
+    service.metrics.count_prediction(record)
     if chosen.deployment is None:
         return
     if is_monitored(record.prediction_id, chosen.deployment.monitoring_level):
-        monitor_log.info(
-            "prediction",
-            extra={
-                "prediction_id": record.prediction_id,
-                "model_id": record.model_id,
-                "version": record.version,
-                "symbol": record.symbol,
-                "sample": record.sample,
-                "status": record.status,
-                "prediction": record.prediction,
-                "novelty": record.novelty.score if record.novelty else None,
-            },
-        )
+        service.monitoring_log.note(record)

@@ -24,19 +24,20 @@ LOSSES = ("dropped_oldest", "expired", "dead_lettered")
 class Latencies:
     """A histogram that takes a batch at a time, in a tenth of what the client library's takes for each; one writer."""
 
-    def __init__(self) -> None:
-        self._counts = [0] * (len(BOUNDS_S) + 1)
+    def __init__(self, bounds_s: tuple[float, ...] = BOUNDS_S) -> None:
+        self._bounds_s = bounds_s
+        self._counts = [0] * (len(bounds_s) + 1)
         self._sum_s = 0.0
 
     def observe(self, seconds: Sequence[float]) -> None:
         """Counts each."""
         for each in seconds:
-            self._counts[bisect_left(BOUNDS_S, each)] += 1
+            self._counts[bisect_left(self._bounds_s, each)] += 1
         self._sum_s += sum(seconds)
 
     def buckets(self) -> tuple[list[tuple[str, float]], float]:
         """As Prometheus wants them: how many took at most each bound, and the sum in seconds."""
-        return _cumulated([*map(str, BOUNDS_S), "+Inf"], self._counts), self._sum_s
+        return _cumulated([*map(str, self._bounds_s), "+Inf"], self._counts), self._sum_s
 
 
 class QueueCollector(Collector):

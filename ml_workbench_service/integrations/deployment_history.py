@@ -7,6 +7,7 @@ last line (a kill in the middle of a write) is skipped, and the next writer begi
 ends the one before it by itself: readers hold no lock, and a file system may show them the first half of a write.
 """
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ from ml_workbench_service.jobs.folder_listing import WatchedFolder
 HISTORY_FILE = "deployments.jsonl"
 LOCK_TIMEOUT_S = 15.0
 TAIL_BYTES = 512
+WATCH_S = 0.01
+MOST_SEEN = 1024
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class DeploymentHistory:
         self._root = WatchedFolder(root)
         self._homes: dict[str, WatchedFolder] = {}
         self._sorted: tuple[tuple[_Folded, ...], tuple[Deployment, ...]] = ((), ())
+        self._num_appended = 0
+        self._seen: dict[str, tuple[float, Deployment | None]] = {}
 
     def of(self, model_id: str) -> list[Deployment]:
         """A model's deployments as they stand now, oldest first."""
@@ -75,6 +80,21 @@ class DeploymentHistory:
         """What is served of a model, if anything."""
         return self._folded(model_id).live
 
+    def live_lately(self, model_id: str) -> Deployment | None:
+        """`live`, looked up at most once in `WATCH_S`: what a line of another process says is seen so much later, what
+        this one appends at once. For answers, of which there are thousands a second.
+        """
+        now_s = time.monotonic()
+        seen = self._seen.get(model_id)
+        if seen is not None and now_s - seen[0] < WATCH_S:
+            return seen[1]
+        if len(self._seen) >= MOST_SEEN:
+            self._seen.clear()
+        num_appended, live = self._num_appended, self.live(model_id)
+        if num_appended == self._num_appended:
+            self._seen[model_id] = now_s, live
+        return live
+
     def live_version(self, model_id: str) -> str | None:
         """The served version of a model, if any."""
         live = self.live(model_id)
@@ -84,7 +104,11 @@ class DeploymentHistory:
         """Writes the lines in one go and syncs them to disk; raises UnavailableError where it is full."""
         home = self.root / deployments[0].model_id
         home.mkdir(parents=True, exist_ok=True)
-        append_line(home / HISTORY_FILE, "\n".join(each.model_dump_json() for each in deployments))
+        try:
+            append_line(home / HISTORY_FILE, "\n".join(each.model_dump_json() for each in deployments))
+        finally:
+            self._num_appended += 1  # whoever read before the line was there keeps nothing
+            self._seen.clear()
 
     @contextmanager
     def locked(self, model_id: str) -> Iterator[None]:

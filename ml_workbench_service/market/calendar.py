@@ -121,6 +121,47 @@ def advance(at_ms: Moments, duration_ms: Moments) -> Ints:
     return np.where(np.asarray(duration_ms) == 0, moments, _checked(reached)).astype(np.int64)
 
 
+def is_open_at(at_ms: int) -> bool:
+    """`is_open` of one moment in half a microsecond: a live answer asks a dozen such questions."""
+    opens_ms, _ = _week_openings()
+    return at_ms - opens_ms[_week_of(at_ms)] < WEEK_OPEN_MS
+
+
+def market_ms_at(at_ms: int) -> int:
+    """`market_ms` of one moment."""
+    week = _week_of(at_ms)
+    return week * WEEK_OPEN_MS + min(at_ms - _week_openings()[0][week], WEEK_OPEN_MS)
+
+
+def advance_from(at_ms: int, duration_ms: int) -> int:
+    """`advance` from one moment."""
+    wanted_ms = market_ms_at(at_ms) + duration_ms
+    if duration_ms == 0:
+        return at_ms
+    opens_ms, _ = _week_openings()
+    week = min(max((wanted_ms - 1) // WEEK_OPEN_MS, 0), len(opens_ms) - 1)
+    reached_ms = opens_ms[week] + wanted_ms - week * WEEK_OPEN_MS
+    _week_of(reached_ms)
+    return reached_ms
+
+
+@lru_cache(maxsize=1)
+def _week_openings() -> tuple[tuple[int, ...], int]:
+    """Every week's opening, and the last moment that is known, as Python's own numbers."""
+    tables = _tables()
+    return tuple(tables.opens_ms.tolist()), int(tables.rolls_ms[-1])
+
+
+def _week_of(at_ms: int) -> int:
+    """The number of the week of one moment, by the division of `_last_at`."""
+    opens_ms, end_ms = _week_openings()
+    if not opens_ms[0] <= at_ms < end_ms:
+        _checked(at_ms)  # raises
+    number = (at_ms - opens_ms[0]) // WEEK_MS
+    last = len(opens_ms) - 1
+    return min(number + (opens_ms[min(number + 1, last)] <= at_ms), last)
+
+
 def week_opening(at_ms: Moments) -> Ints:
     """The Sunday 17:00 New York at or before that moment."""
     moments = _checked(at_ms)

@@ -104,7 +104,7 @@ class IntervalSeries(PriceSeries):
         """The return to a new bar's price, before it is added; `factor` is the bar's season."""
         if self.newest_ms < 0:
             return
-        passed_ms = int(calendar.market_ms(as_of_ms)) - int(calendar.market_ms(self.newest_ms))
+        passed_ms = calendar.market_ms_at(as_of_ms) - calendar.market_ms_at(self.newest_ms)
         if passed_ms > EWMA_BARS * bar_ms:
             self.squares, self.weights, self.num_returns = 0.0, 0.0, 0
         elif abs(passed_ms - bar_ms) <= slack_ms(bar_ms):

@@ -16,7 +16,7 @@ import numpy as np
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.accelerators.processor import processor_features
-from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
+from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, constructed, to_ms
 from ml_workbench_service.contracts.market import Costs, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Making
@@ -30,10 +30,12 @@ from ml_workbench_service.learning.data.scaling import RawRows, RowScaler, load_
 from ml_workbench_service.learning.data.windows import Part, from_wire
 from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingContext, load_decoder
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.market.costs import ResolvedCosts, pip_size, round_trip_cost, session_spread_at
+from ml_workbench_service.market.costs import HALF_HOUR_MS, ResolvedCosts, pip_size, round_trip_cost, session_spread_at
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, seasonal_volatility
 from ml_workbench_service.market.targets import ewma_volatility, log_returns
+
+MOST_COSTS = 1024
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +88,11 @@ class ServedModel:
         """Bars from a row to where its label begins."""
         return int(self.card.label_start == "fill")
 
+    @cached_property
+    def expires_ms(self) -> int:
+        """When the card says that the model is too old."""
+        return to_ms(self.card.expires_at)
+
     @property
     def timeframe_ms(self) -> int:
         """Between the openings of two bars."""
@@ -105,7 +112,19 @@ class ServedModel:
         costs = self.costs.get(symbol)
         if costs is None:
             return None
-        return costs_of_record(costs, symbol, spread=spread, as_of_ms=as_of_ms, calendar=self.card.calendar)
+        key = (symbol, spread, None if as_of_ms is None else as_of_ms // HALF_HOUR_MS)
+        found = self._costs_lately.get(key)
+        if found is None:
+            found = costs_of_record(costs, symbol, spread=spread, as_of_ms=as_of_ms, calendar=self.card.calendar)
+            if len(self._costs_lately) >= MOST_COSTS:
+                self._costs_lately.clear()
+            self._costs_lately[key] = found
+        return found
+
+    @cached_property
+    def _costs_lately(self) -> dict[tuple[str, float | None, int | None], Costs]:
+        """By symbol, spread and half hour, within which no session begins: an answer asks three times for the same."""
+        return {}
 
     def dead_zone(
         self, symbol: str, price: float | None, spread: float | None = None, *, as_of_ms: int | None = None
@@ -171,12 +190,15 @@ def costs_of_record(
     if spread is None and as_of_ms is not None:
         spread = session_spread_at(costs, symbol, as_of_ms, calendar=calendar)
     pips = costs.spread_pips if spread is None else spread / pip_size(symbol)
-    return Costs.model_construct(
-        spread_pips=pips,
-        commission_bp=costs.commission_bp,
-        slippage_bp=costs.slippage_bp,
-        swap_long_pips=costs.swap_long_pips,
-        swap_short_pips=costs.swap_short_pips,
+    return constructed(
+        Costs,
+        {
+            "spread_pips": pips,
+            "commission_bp": costs.commission_bp,
+            "slippage_bp": costs.slippage_bp,
+            "swap_long_pips": costs.swap_long_pips,
+            "swap_short_pips": costs.swap_short_pips,
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""`ModelServer`: which version answers, loaded models, and the one thread on which networks run.
+"""`ModelServer`: which version answers, loaded models, and the one lane in which networks run (`inference_lane.py`).
 
 The deployment history is read at each question (a `stat` where nothing changed), so a swap is the history's appended
 line: nothing to switch, no request dropped, and a record's version and outputs come from one immutable `ServedModel`.
@@ -8,11 +8,10 @@ import asyncio
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from common_lib.exceptions import PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
@@ -20,9 +19,21 @@ from ml_workbench_service.contracts.deployment import Deployment, is_monitored
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Answered, Ledger
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.serving.inference_lane import InferenceLane
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel, load_model
-from ml_workbench_service.serving.predict import Circumstances, Prepared, Question, answered, answered_many
+from ml_workbench_service.serving.predict import (
+    Admitted,
+    Circumstances,
+    NetworkOutput,
+    Prepared,
+    Question,
+    admitted,
+    answered_many,
+    answered_single,
+    asked_together,
+    prepared_together,
+)
 
 MOST_LOADED = 32
 
@@ -64,6 +75,31 @@ class Chosen:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class _Single:
+    """One question that was checked."""
+
+    chosen: Chosen
+    admitted: Admitted
+    correlation_id: str
+    keeps: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Many:
+    """The questions of one batch request to one version."""
+
+    chosen: Chosen
+    questions: Sequence[Prepared]
+    correlation_id: str
+    keeps: bool
+
+
+def _key(model: ServedModel) -> tuple[str, str, str]:
+    """The bundle to which every item of a run belongs, and of which the lane remembers what a window costs."""
+    return model.card.id, model.card.version, model.card.digest
+
+
 class ModelServer:
     """Loaded models of one process. At most `MOST_LOADED`; the least recently used one leaves.
 
@@ -91,11 +127,11 @@ class ModelServer:
         self._live = live
         self._models: OrderedDict[tuple[str, str], ServedModel] = OrderedDict()
         self._loading = threading.Lock()
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="inference")
+        self.lane = InferenceLane(self._work)
 
     def close(self) -> None:
         """Ends the inference thread after the answers at hand, and writes what became of their intervals."""
-        self._thread.shutdown(wait=True)
+        self.lane.close()
         self.intervals.close()
 
     @property
@@ -124,10 +160,16 @@ class ModelServer:
         if not is_live and version is not None and self._registry.is_purged(model_id, version):
             self.forget_purged()
         elif version is not None and (model := self._models.get((model_id, version))) is not None:
-            with suppress(KeyError):  # another thread may just have made room
-                self._models.move_to_end((model_id, version))
+            self._was_asked((model_id, version))
             return Chosen(model, live if live is not None and live.version == version else None)
         return await asyncio.to_thread(self._load, model_id, version, live)
+
+    def _was_asked(self, key: tuple[str, str]) -> None:
+        """It is the last to leave."""
+        if len(self._models) < 2:
+            return
+        with suppress(KeyError):  # another thread may just have made room
+            self._models.move_to_end(key)
 
     def forget_purged(self) -> None:
         """Gives back the memory of versions that were purged."""
@@ -142,27 +184,59 @@ class ModelServer:
     async def answer(
         self, chosen: Chosen, question: Question, correlation_id: str, *, keeps: bool = True
     ) -> PredictionRecord:
-        """One record, on the inference thread; with `keeps` False neither ledger nor live intervals learn of it."""
+        """One record, by a run of the network that it may share; with `keeps` False neither ledger nor live intervals
+        learn of it.
 
-        def work() -> PredictionRecord:
-            intervals = self.intervals if keeps else self.intervals.aside(chosen.model)
-            found = answered(chosen.model, question, chosen.circumstances(correlation_id), intervals=intervals)
-            return self._recorded(chosen, found) if keeps else found.record
-
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        Raises:
+            DataValidationError: too few rows, or a level feature that is not positive.
+            UnavailableError: too many are waiting.
+        """
+        single = _Single(chosen, admitted(chosen.model, question), correlation_id, keeps)
+        record: PredictionRecord = await self.lane.ask(_key(chosen.model), single)
+        return record
 
     async def answer_many(
         self, chosen: Chosen, questions: Sequence[Prepared], correlation_id: str, *, keeps: bool = True
     ) -> list[PredictionRecord]:
-        """Records of one version, on the inference thread, in float32; `keeps` as for `answer`."""
+        """Records of one version, in float32, in a run of their own; `keeps` as for `answer`."""
+        many = _Many(chosen, questions, correlation_id, keeps)
+        records: list[PredictionRecord] = await self.lane.ask(
+            _key(chosen.model), many, num_windows=len(questions), is_single=False
+        )
+        return records
 
-        def work() -> list[PredictionRecord]:
-            circumstances = chosen.circumstances(correlation_id)
-            intervals = self.intervals if keeps else self.intervals.aside(chosen.model)
-            found = answered_many(chosen.model, questions, circumstances, intervals=intervals)
-            return [self._recorded(chosen, each) if keeps else each.record for each in found]
+    def _work(self, items: Sequence["_Single | _Many"]) -> list[Any]:
+        """One run of the lane: single questions of one version, or one batch; a result or an error each."""
+        if isinstance(items[0], _Many):
+            return [self._answered_many(items[0])]
+        singles = [each for each in items if isinstance(each, _Single)]
+        model = singles[0].chosen.model
+        prepared = prepared_together(model, [each.admitted for each in singles])
+        outputs = asked_together(model, prepared)
+        return [self._answered(*each) for each in zip(singles, prepared, outputs, strict=True)]
 
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+    def _answered(
+        self, single: "_Single", prepared: Prepared | Exception, output: NetworkOutput | Exception
+    ) -> PredictionRecord | Exception:
+        if isinstance(prepared, Exception):
+            return prepared
+        if isinstance(output, Exception):
+            return output
+        chosen = single.chosen
+        intervals = self.intervals if single.keeps else self.intervals.aside(chosen.model)
+        circumstances = chosen.circumstances(single.correlation_id)
+        try:
+            found = answered_single(chosen.model, prepared, circumstances, output, intervals=intervals)
+            return self._recorded(chosen, found) if single.keeps else found.record
+        except Exception as error:  # of this one alone
+            return error
+
+    def _answered_many(self, many: "_Many") -> list[PredictionRecord]:
+        chosen = many.chosen
+        intervals = self.intervals if many.keeps else self.intervals.aside(chosen.model)
+        circumstances = chosen.circumstances(many.correlation_id)
+        found = answered_many(chosen.model, many.questions, circumstances, intervals=intervals)
+        return [self._recorded(chosen, each) if many.keeps else each.record for each in found]
 
     def _recorded(self, chosen: Chosen, found: Answered) -> PredictionRecord:
         """The record; a live version's is in the ledger's hands, in the order in which intervals learn of prices."""

@@ -6,17 +6,18 @@ network differs, and in float32 that changes no bit.
 Legend: N questions, T rows, F features.
 """
 
-import uuid
+import logging
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import cast
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.contract import constructed, utc_now
 from ml_workbench_service.contracts.market import Floats, Floats32
 from ml_workbench_service.contracts.outcomes import Answered
 from ml_workbench_service.contracts.prediction import (
@@ -32,19 +33,20 @@ from ml_workbench_service.contracts.prediction import (
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.data.windows import part_of
 from ml_workbench_service.learning.decoders.decoder import Decoded
-from ml_workbench_service.market import calendar
 from ml_workbench_service.market.trading_series import POSITIONS
+from ml_workbench_service.serving.abstain_by_clock import clock_reasons, valid_until_ms
 from ml_workbench_service.serving.live_intervals import LiveContext, LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
 
-STALE_BARS = 2
-"""Features are stale when their newest bar became known more than this many bars of market time ago."""
-FIXINGS_PAUSE_BARS = 2
-"""Weekdays without a fixing in the longest scheduled pause (Easter, Christmas): no gap, so nothing gets stale."""
-PROMPT_SHARE = 0.1
-"""Of a bar: a question that comes within it after a bar became known is asked at once (finance.md, "live_verdict")."""
+log = logging.getLogger(__name__)
+
 SAMPLE_CLOCK = "sample_clock"
 """The warning on answers by the embedded sample's clock: for trying out, never evidence."""
+
+
+def new_prediction_id() -> str:
+    """A fresh id: 128 random bits, as a UUID has them, in a fifth of its time."""
+    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,7 @@ class Question:
     received_ms: int | None = None  # None: now
     is_historical: bool = False  # a question about the past
     warnings: tuple[str, ...] = ()
-    prediction_id: str = field(default_factory=lambda: uuid.uuid4().hex)
+    prediction_id: str = field(default_factory=new_prediction_id)
 
 
 @dataclass(frozen=True)
@@ -111,6 +113,24 @@ def prepare(model: ServedModel, question: Question) -> Prepared:
     Raises:
         DataValidationError: fewer rows than `min_window`, or a level feature that is not positive.
     """
+    return _scaled(model, admitted(model, question))
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A question that was checked and is not scaled yet: windows that share a run are scaled together."""
+
+    question: Question
+    x_TF: Floats | None  # None: the symbol is unknown, there is nothing to scale with
+    warnings: tuple[str, ...]
+
+
+def admitted(model: ServedModel, question: Question) -> Admitted:
+    """Cuts to the lookback.
+
+    Raises:
+        DataValidationError: fewer rows than `min_window`.
+    """
     card, num_rows = model.card, len(question.x_TF)
     if num_rows < card.min_window:
         raise DataValidationError.at(
@@ -122,8 +142,49 @@ def prepare(model: ServedModel, question: Question) -> Prepared:
         )
     warnings = question.warnings + (("short_window",) if num_rows < card.lookback else ())
     if question.symbol not in model.scaler.symbols:
-        return Prepared(question, None, warnings)
-    return Prepared(question, model.scaler.rows(question.symbol, question.x_TF[-card.lookback :]), warnings)
+        return Admitted(question, None, warnings)
+    return Admitted(question, question.x_TF[-card.lookback :], warnings)
+
+
+def _scaled(model: ServedModel, each: Admitted) -> Prepared:
+    rows_TF = None if each.x_TF is None else model.scaler.rows(each.question.symbol, each.x_TF)
+    return Prepared(each.question, rows_TF, each.warnings)
+
+
+def prepared_together(model: ServedModel, asked: Sequence[Admitted]) -> list[Prepared | Exception]:
+    """Each scaled as alone, or the error of each."""
+    try:
+        return [*_scaled_together(model, asked)]
+    except DataValidationError:
+        return [_scaled_or_error(model, each) for each in asked]
+
+
+def _scaled_or_error(model: ServedModel, each: Admitted) -> Prepared | Exception:
+    try:
+        return _scaled(model, each)
+    except DataValidationError as error:
+        return error
+
+
+def _scaled_together(model: ServedModel, asked: Sequence[Admitted]) -> list[Prepared]:
+    """The windows of a symbol in one go: a row's result does not depend on the rows around it."""
+    by_symbol: dict[str, list[Floats]] = {}
+    for each in asked:
+        if each.x_TF is not None:
+            by_symbol.setdefault(each.question.symbol, []).append(each.x_TF)
+    if all(len(windows) == 1 for windows in by_symbol.values()):
+        return [_scaled(model, each) for each in asked]
+    rows_of = {name: model.scaler.rows(name, np.concatenate(windows)) for name, windows in by_symbol.items()}
+    done = dict.fromkeys(by_symbol, 0)
+    prepared = []
+    for each in asked:
+        rows_TF = None
+        if each.x_TF is not None:
+            name, begin = each.question.symbol, done[each.question.symbol]
+            end = done[name] = begin + len(each.x_TF)
+            rows_TF = rows_of[name][begin:end]
+        prepared.append(Prepared(each.question, rows_TF, each.warnings))
+    return prepared
 
 
 @dataclass(frozen=True)
@@ -186,14 +247,61 @@ def answered(
 
     With `intervals`, a live champion's interval is widened by what came true of those before it.
     """
-    prepared = prepare(model, question)
-    live = _live_context_of(model, question, circumstances, intervals)
-    prepared = replace(prepared, question=_with_volatility(question, live))
-    precision, output = model.precision, NO_OUTPUT
-    if prepared.rows_TF is not None:
-        (output,) = ask(model, [prepared]) if precision == "fp32" else (ask_alone(model, prepared),)
-    record = finish(model, prepared, circumstances, output=output, precision=precision, live=live)
+    output = asked_together(model, [prepared := prepare(model, question)])[0]
+    if isinstance(output, Exception):
+        raise output
+    return answered_single(model, prepared, circumstances, output, intervals=intervals)
+
+
+def answered_single(
+    model: ServedModel,
+    prepared: Prepared,
+    circumstances: Circumstances,
+    output: NetworkOutput,
+    *,
+    intervals: LiveIntervals | None = None,
+) -> Answered:
+    """The record of a single question around what the network said to it, whoever shared the run."""
+    live = _live_context_of(model, prepared.question, circumstances, intervals)
+    prepared = _with_volatility(prepared, live)
+    record = finish(model, prepared, circumstances, output=output, precision=model.precision, live=live)
     return _with_inputs(model, prepared.question, record, output)
+
+
+def asked_together(model: ServedModel, asked: Sequence[Prepared | Exception]) -> list[NetworkOutput | Exception]:
+    """What the network for single windows says to each, or the error of each, which may be there already.
+
+    In float32 windows of one length share a run; where that fails each is asked alone, so that one which cannot be
+    answered fails alone. int8 answers every window alone, so that no answer depends on who else was asking.
+    """
+    found: dict[int, NetworkOutput | Exception] = {}
+    whole = {number: each for number, each in enumerate(asked) if isinstance(each, Prepared)}
+    for numbers in _by_length(whole).values():
+        if model.precision == "fp32" and len(numbers) > 1:
+            try:
+                found |= dict(zip(numbers, ask(model, [whole[number] for number in numbers]), strict=True))
+                continue
+            except Exception as error:
+                log.warning("a run of %d windows failed, each is asked alone: %s", len(numbers), error)
+        for number in numbers:
+            try:
+                found[number] = _asked(model, whole[number])
+            except Exception as error:
+                found[number] = error
+    return [each if isinstance(each, Exception) else found.get(number, NO_OUTPUT) for number, each in enumerate(asked)]
+
+
+def _asked(model: ServedModel, prepared: Prepared) -> NetworkOutput:
+    return ask(model, [prepared])[0] if model.precision == "fp32" else ask_alone(model, prepared)
+
+
+def _by_length(asked: Mapping[int, Prepared]) -> dict[int, list[int]]:
+    """The numbers of the windows of each length; what has no rows is not asked."""
+    by_length: dict[int, list[int]] = {}
+    for number, prepared in asked.items():
+        if prepared.rows_TF is not None:
+            by_length.setdefault(len(prepared.rows_TF), []).append(number)
+    return by_length
 
 
 def answer_many(
@@ -214,12 +322,8 @@ def answered_many(
 
     A symbol asked about more than once is asked about its past: its intervals are as published.
     """
-    by_length: dict[int, list[int]] = {}
-    for number, prepared in enumerate(questions):
-        if prepared.rows_TF is not None:
-            by_length.setdefault(len(prepared.rows_TF), []).append(number)
     answers: dict[int, NetworkOutput] = {}
-    for numbers in by_length.values():
+    for numbers in _by_length(dict(enumerate(questions))).values():
         answers |= dict(zip(numbers, ask(model, [questions[number] for number in numbers]), strict=True))
     times_asked = Counter(each.question.symbol for each in questions)
     records = []
@@ -227,7 +331,7 @@ def answered_many(
         output = answers.get(number, NO_OUTPUT)
         is_alone = times_asked[prepared.question.symbol] == 1
         live = _live_context_of(model, prepared.question, circumstances, intervals if is_alone else None)
-        prepared = replace(prepared, question=_with_volatility(prepared.question, live))
+        prepared = _with_volatility(prepared, live)
         record = finish(model, prepared, circumstances, output=output, precision="fp32", live=live)
         records.append(_with_inputs(model, prepared.question, record, output))
     return records
@@ -248,35 +352,43 @@ def finish(
     abstains = bool(reasons) or decoded is None
     stated = None if abstains else decoded
     due_ms = valid_until_ms(model, question.as_of_ms)
-    record = PredictionRecord.model_construct(
-        prediction_id=question.prediction_id,
-        model_id=card.id,
-        version=card.version,
-        version_id=card.version,
-        role=circumstances.role,
-        symbol=question.symbol,
-        timeframe=card.timeframe,
-        target=card.target,
-        as_of=_moment(question.as_of_ms),
-        valid_until=_moment(due_ms),
-        timestamp=utc_now() if question.received_ms is None else _moment(question.received_ms),
-        price=question.price,
-        **_bar_fields(question.bar),
-        source=circumstances.source,
-        sample=_sample(model, question),
-        status="abstain" if abstains else "ok",
-        prediction=None if stated is None else stated.prediction,
-        label=None if stated is None else stated.label,
-        direction="hold" if stated is None else stated.direction,
-        confidence=None if stated is None else stated.confidence,
-        outputs=dict.fromkeys(card.outputs) if stated is None else {**stated.outputs},
-        interval=None if stated is None else stated.interval,
-        novelty=novelty,
-        drivers=() if stated is None else stated.drivers,
-        warnings=prepared.warnings + (() if decoded is None else decoded.warnings),
-        abstain_reasons=reasons,
-        scaling_factor=circumstances.scaling_factor,
-        metadata=_metadata(model, question, circumstances, precision, decoded, stated, output),
+    bar_open, bar_open_price, close, spread_open, previous_open = _bar_fields(question.bar)
+    record = constructed(
+        PredictionRecord,
+        {
+            "prediction_id": question.prediction_id,
+            "model_id": card.id,
+            "version": card.version,
+            "version_id": card.version,
+            "role": circumstances.role,
+            "symbol": question.symbol,
+            "timeframe": card.timeframe,
+            "target": card.target,
+            "as_of": _moment(question.as_of_ms),
+            "valid_until": _moment(due_ms),
+            "timestamp": utc_now() if question.received_ms is None else _moment(question.received_ms),
+            "price": question.price,
+            "bar_open": bar_open,
+            "open": bar_open_price,
+            "close": close,
+            "spread_open": spread_open,
+            "prev_bar_open": previous_open,
+            "source": circumstances.source,
+            "sample": _sample(model, question),
+            "status": "abstain" if abstains else "ok",
+            "prediction": None if stated is None else stated.prediction,
+            "label": None if stated is None else stated.label,
+            "direction": "hold" if stated is None else stated.direction,
+            "confidence": None if stated is None else stated.confidence,
+            "outputs": dict.fromkeys(card.outputs) if stated is None else {**stated.outputs},
+            "interval": None if stated is None else stated.interval,
+            "novelty": novelty,
+            "drivers": () if stated is None else stated.drivers,
+            "warnings": prepared.warnings + (() if decoded is None else decoded.warnings),
+            "abstain_reasons": reasons,
+            "scaling_factor": circumstances.scaling_factor,
+            "metadata": _metadata(model, question, circumstances, precision, decoded, stated, output),
+        },
     )
     if live is not None:
         live.stated(record.interval, due_ms=due_ms, bar_ms=model.timeframe_ms, horizon=model.reach)
@@ -293,18 +405,21 @@ def _metadata(
     output: NetworkOutput,
 ) -> PredictionMetadata:
     """How the answer was made, and what filling it costs."""
-    return PredictionMetadata.model_construct(
-        precision=precision,
-        precision_reason=model.precision_reason or None,
-        data_source=model.card.data_source,
-        correlation_id=circumstances.correlation_id,
-        fill=model.card.fill,
-        filling_rule="next_bar",
-        volatility=None if decoded is None else decoded.volatility,
-        strength=None if stated is None else stated.strength,
-        actions_by_position=None if stated is None else output.actions,
-        deployment_id=circumstances.deployment_id,
-        costs=model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
+    return constructed(
+        PredictionMetadata,
+        {
+            "precision": precision,
+            "precision_reason": model.precision_reason or None,
+            "data_source": model.card.data_source,
+            "correlation_id": circumstances.correlation_id,
+            "fill": model.card.fill,
+            "filling_rule": "next_bar",
+            "volatility": None if decoded is None else decoded.volatility,
+            "strength": None if stated is None else stated.strength,
+            "actions_by_position": None if stated is None else output.actions,
+            "deployment_id": circumstances.deployment_id,
+            "costs": model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
+        },
     )
 
 
@@ -315,17 +430,14 @@ def _sample(model: ServedModel, question: Question) -> Sample:
     return part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms)
 
 
-def _bar_fields(bar: BarPrices | None) -> dict[str, Any]:
-    """What a record says of its newest bar."""
+def _bar_fields(
+    bar: BarPrices | None,
+) -> tuple[datetime | None, float | None, float | None, float | None, datetime | None]:
+    """What a record says of its newest bar: `bar_open`, `open`, `close`, `spread_open`, `prev_bar_open`."""
     if bar is None:
-        return dict.fromkeys(("bar_open", "open", "close", "spread_open", "prev_bar_open"))
-    return {
-        "bar_open": _moment(bar.opened_ms),
-        "open": bar.open,
-        "close": bar.close,
-        "spread_open": bar.spread_open,
-        "prev_bar_open": None if bar.previous_opened_ms is None else _moment(bar.previous_opened_ms),
-    }
+        return None, None, None, None, None
+    previous = None if bar.previous_opened_ms is None else _moment(bar.previous_opened_ms)
+    return _moment(bar.opened_ms), bar.open, bar.close, bar.spread_open, previous
 
 
 def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, output: NetworkOutput) -> Answered:
@@ -343,18 +455,18 @@ def _live_context_of(
     return intervals.ask(model, question.symbol, as_of_ms=question.as_of_ms, price=question.price)
 
 
-def _with_volatility(question: Question, live: LiveContext | None) -> Question:
+def _with_volatility(prepared: Prepared, live: LiveContext | None) -> Prepared:
     """Where the features brought none, that of the prices which questions brought so far."""
-    if question.bar_volatility is not None or live is None:
-        return question
-    return replace(question, bar_volatility=live.bar_volatility)
+    if prepared.question.bar_volatility is not None or live is None or (volatility := live.bar_volatility) is None:
+        return prepared
+    return replace(prepared, question=replace(prepared.question, bar_volatility=volatility))
 
 
 def _decode(
     model: ServedModel, question: Question, output: NetworkOutput, live: LiveContext | None
 ) -> tuple[Decoded | None, Novelty | None, tuple[AbstainReason, ...]]:
     """What the outputs say, how unusual the input is, and the reasons to abstain."""
-    reasons = list(_clock_reasons(model, question)) if question.clock else []
+    reasons = _clock_reasons(model, question) if question.clock else []
     if output.outputs_K is None or output.last_row_F is None:
         return None, None, ("unknown_symbol", *reasons)
     context = model.context(
@@ -374,41 +486,15 @@ def _decode(
     return decoded, novelty, (*reasons, *decoded.reasons)
 
 
-def is_about_the_past(model: ServedModel, as_of_ms: int, *, now_ms: int) -> bool:
-    """Whether the moment lies more than `STALE_BARS` bars of market time back, so that its clock is `as_of` itself."""
-    return _market_age_ms(as_of_ms, now_ms) > STALE_BARS * model.timeframe_ms
-
-
 def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason]:
-    """What the time of asking alone forbids."""
-    reasons: list[AbstainReason] = []
-    now_ms = question.as_of_ms if question.clock_ms is None else question.clock_ms
-    since_known_ms = now_ms - question.newest_available_at_ms
-    if question.has_known_age:
-        allowed_bars = STALE_BARS + (FIXINGS_PAUSE_BARS if model.card.calendar == "fixings" else 0)
-        if _market_age_ms(question.newest_available_at_ms, now_ms) > allowed_bars * model.timeframe_ms:
-            reasons.append("stale_features")
-        if now_ms > to_ms(model.card.expires_at):
-            reasons.append("model_expired")
-    # The week's last bar becomes known when the market closes, a daily one just after it: asked then it is Monday's
-    # forecast, filled at Sunday's open. Who asks live needs a moment to ask.
-    prompt_ms = 0 if question.clock_ms is None else PROMPT_SHARE * model.timeframe_ms
-    is_last = bool(calendar.is_open(question.newest_available_at_ms - 1)) or question.bar is not None
-    is_daily = model.timeframe_ms >= calendar.DAY_MS and question.has_known_age
-    is_timely = 0 <= since_known_ms <= prompt_ms and (is_last or is_daily)
-    if not bool(calendar.is_open(now_ms)) and not is_timely:
-        reasons.append("market_closed")
-    return reasons
-
-
-def _market_age_ms(then_ms: int, now_ms: int) -> int:
-    """How much open-market time lies between two moments."""
-    return int(calendar.market_ms(now_ms)) - int(calendar.market_ms(then_ms))
-
-
-def valid_until_ms(model: ServedModel, as_of_ms: int) -> int:
-    """When the horizon has passed: so much open-market time after `as_of`."""
-    return int(calendar.advance(as_of_ms, model.reach * model.timeframe_ms))
+    return clock_reasons(
+        model,
+        now_ms=question.as_of_ms if question.clock_ms is None else question.clock_ms,
+        known_ms=question.newest_available_at_ms,
+        has_known_age=question.has_known_age,
+        has_bar=question.bar is not None,
+        may_be_prompt=question.clock_ms is not None,
+    )
 
 
 def _moment(moment_ms: int) -> datetime:

@@ -6,6 +6,7 @@ Legend: T rows, F features.
 import difflib
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -16,9 +17,10 @@ from ml_workbench_service.contracts.prediction import FeatureColumns, PredictReq
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.fills import fetch_with_opens
 from ml_workbench_service.market.targets import EWMA_BARS
+from ml_workbench_service.serving.abstain_by_clock import is_about_the_past
 from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
 from ml_workbench_service.serving.model import ServedModel, bar_end_ms
-from ml_workbench_service.serving.predict import SAMPLE_CLOCK, Question, is_about_the_past
+from ml_workbench_service.serving.predict import SAMPLE_CLOCK, Question
 
 
 def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int) -> Question | None:
@@ -45,7 +47,7 @@ def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int
     if model.derivation.expressions and set(sent) == set(model.derivation.base_columns):
         sent = derived(model, sent, as_of_ms, path=path)
     x_TF = matrix(model, sent, path=path)
-    question = Question(
+    return Question(
         symbol=symbol,
         x_TF=x_TF,
         as_of_ms=as_of_ms,
@@ -55,8 +57,8 @@ def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int
         position=request.position or 0.0,
         has_known_age=asked_ms is not None,
         warnings=() if asked_ms is not None else ("as_of_assumed",),
+        **_clock(model, asked_ms, received_ms=received_ms),
     )
-    return _by_the_clock(model, question, asked_ms, received_ms=received_ms)
 
 
 def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureStore, *, received_ms: int) -> Question:
@@ -91,7 +93,7 @@ def fetch_question(model: ServedModel, request: PredictRequest, store: FeatureSt
     if own_ms is not None:
         question = replace(question, warnings=(*question.warnings, SAMPLE_CLOCK))
     question = replace(question, position=request.position or 0.0)
-    return _by_the_clock(model, question, asked_ms, received_ms=received_ms, now_ms=now_ms)
+    return replace(question, **_clock(model, asked_ms, received_ms=received_ms, now_ms=now_ms))
 
 
 def _asked_ms(request: PredictRequest, received_ms: int) -> int | None:
@@ -109,18 +111,16 @@ def _asked_ms(request: PredictRequest, received_ms: int) -> int | None:
     return asked_ms
 
 
-def _by_the_clock(
-    model: ServedModel, question: Question, asked_ms: int | None, *, received_ms: int, now_ms: int | None = None
-) -> Question:
-    """The question with the clock that decides about it: the present, or of one about the past its `as_of`.
+def _clock(model: ServedModel, asked_ms: int | None, *, received_ms: int, now_ms: int | None = None) -> dict[str, Any]:
+    """What a `Question` says of the clock that decides about it: the present, or of one about the past its `as_of`.
 
     Args:
         now_ms: the present where it is not the moment of receipt.
     """
     clock_ms = received_ms if now_ms is None else now_ms
     if asked_ms is not None and is_about_the_past(model, asked_ms, now_ms=clock_ms):
-        return replace(question, received_ms=received_ms, is_historical=True)
-    return replace(question, received_ms=received_ms, clock_ms=clock_ms)
+        return {"received_ms": received_ms, "is_historical": True}
+    return {"received_ms": received_ms, "clock_ms": clock_ms}
 
 
 def symbol_of(model: ServedModel, request: PredictRequest) -> str:
@@ -147,6 +147,17 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
         DataValidationError: unknown or missing names, or unequal lengths; each with what to do.
     """
     names = model.card.features
+    if len(columns) == len(names) and all(name in columns for name in names):
+        values = [columns[name] for name in names]
+        num = len(values[0])
+        if all(len(each) == num for each in values):
+            return np.ascontiguousarray(np.array(values, dtype=np.float64).T)
+    raise _misfit(model, columns, path=path)
+
+
+def _misfit(model: ServedModel, columns: FeatureColumns, *, path: str) -> DataValidationError:
+    """What is wrong with the columns: each unknown and missing name, or the lengths."""
+    names = model.card.features
     errors = [_unknown(name, names, path) for name in columns if name not in names]
     errors += [
         {
@@ -158,14 +169,12 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
         if name not in columns
     ]
     lengths = {name: len(values) for name, values in columns.items()}
-    if not errors and len(set(lengths.values())) > 1:
+    if not errors:
         text = ", ".join(f"{name} {length}" for name, length in lengths.items())
         errors = [
             {"path": path, "message": f"all features need the same number of rows; here: {text}", "code": "lengths"}
         ]
-    if errors:
-        raise DataValidationError(f"{errors[0]['path']}: {errors[0]['message']}", details={"errors": errors})
-    return np.column_stack([columns[name] for name in names]).astype(np.float64)
+    return DataValidationError(f"{errors[0]['path']}: {errors[0]['message']}", details={"errors": errors})
 
 
 def derived(model: ServedModel, columns: FeatureColumns, as_of_ms: int, *, path: str) -> FeatureColumns:
@@ -244,5 +253,5 @@ def _about_unknown(
     """A question that can only be abstained from: nothing is fetched for a symbol the model does not know."""
     as_of_ms = received_ms if asked_ms is None else asked_ms
     rows = np.zeros((model.card.lookback, len(model.card.features)))
-    question = Question(symbol, rows, as_of_ms, request.price, None, as_of_ms, has_known_age=asked_ms is not None)
-    return _by_the_clock(model, question, asked_ms, received_ms=received_ms)
+    clock = _clock(model, asked_ms, received_ms=received_ms)
+    return Question(symbol, rows, as_of_ms, request.price, None, as_of_ms, has_known_age=asked_ms is not None, **clock)

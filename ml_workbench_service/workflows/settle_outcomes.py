@@ -28,9 +28,9 @@ from ml_workbench_service.market.class_labels import direction_labels, price_mov
 from ml_workbench_service.market.outcomes.pending import Found
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
 from ml_workbench_service.market.targets import EWMA_BARS, Labels, ewma_volatility, label
+from ml_workbench_service.serving.abstain_by_clock import FIXINGS_PAUSE_BARS
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ex_ante_volatility
-from ml_workbench_service.serving.predict import FIXINGS_PAUSE_BARS
 
 EVERY_S = 60.0
 LAST_PAUSE_S = 3600.0

@@ -224,3 +224,33 @@ def test_the_lock_is_exclusive_over_processes_and_ends_with_them(
         holder.kill()
     with history.locked("model"):
         pass
+
+
+def test_answers_see_an_own_line_at_once_and_another_writers_a_moment_later(
+    history: DeploymentHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr(deployment_history.time, "monotonic", lambda: now_s)
+    assert history.live_lately("model") is None
+    history.append(deployment(0))
+    assert history.live_lately("model") == deployment(0)
+    DeploymentHistory(history.root).append(deployment(1))
+    assert history.live_lately("model") == deployment(0)
+    now_s += deployment_history.WATCH_S
+    assert history.live_lately("model") == deployment(1)
+
+
+def test_what_was_read_before_a_line_was_there_is_not_kept(
+    history: DeploymentHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = history.live
+
+    def overtaken(model_id: str) -> Deployment | None:
+        before = plain(model_id)
+        history.append(deployment(0))
+        return before
+
+    monkeypatch.setattr(history, "live", overtaken)
+    history.live_lately("model")
+    monkeypatch.setattr(history, "live", plain)
+    assert history.live_lately("model") == deployment(0)

@@ -173,3 +173,25 @@ def test_a_division_finds_the_week_and_the_day_that_a_search_finds() -> None:
         at_ms = (borders_ms[1:-8, None] + near).ravel()
         searched = borders_ms[np.searchsorted(borders_ms, at_ms, side="right") - 1]
         assert np.array_equal(found(at_ms), searched)
+
+
+@steady
+@given(
+    at_ms=moments | st.sampled_from([0, 338_400_000, 4_102_400_000_000]),
+    duration_ms=st.integers(-40 * DAY_MS, 40 * DAY_MS) | st.just(0),
+)
+def test_a_single_moment_is_told_what_arrays_are(at_ms: int, duration_ms: int) -> None:
+    if at_ms < 338_400_000:  # before the first opening: both refuse
+        for ask in (calendar.is_open_at, calendar.market_ms_at, lambda at: calendar.advance_from(at, duration_ms)):
+            with pytest.raises(DataValidationError, match="outside 1970"):
+                ask(at_ms)
+        return
+    assert calendar.is_open_at(at_ms) == bool(calendar.is_open(at_ms))
+    assert calendar.market_ms_at(at_ms) == int(calendar.market_ms(at_ms))
+    try:
+        reached = int(calendar.advance(at_ms, duration_ms))
+    except DataValidationError:
+        with pytest.raises(DataValidationError):
+            calendar.advance_from(at_ms, duration_ms)
+        return
+    assert calendar.advance_from(at_ms, duration_ms) == reached

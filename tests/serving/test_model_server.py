@@ -196,31 +196,80 @@ def copy_bundle(source: Path, version: str, change: Callable[[Path], None] = lam
 
 
 class Spy:
-    """A predictor that notes on which thread it runs."""
+    """A predictor that notes on which thread it runs, and how many windows; it fails where a window's rows say so."""
 
-    def __init__(self, inner: Any) -> None:
+    def __init__(self, inner: Any, *, poison: Floats32 | None = None) -> None:
         self._inner = inner
+        self._poison = poison
         self.threads: set[str] = set()
+        self.runs: list[int] = []
 
     def predict(self, rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         """The inner network's answer."""
         self.threads.add(threading.current_thread().name)
+        self.runs.append(len(rows_NTF))
+        if self._poison is not None and any(np.array_equal(rows_TF, self._poison) for rows_TF in rows_NTF):
+            raise PredictionError("this window is poison")
         answer: RawPrediction = self._inner.predict(rows_NTF, positions_N)
         return answer
 
 
-async def test_networks_run_on_one_thread_of_their_own(
+async def test_questions_that_come_together_share_a_run_and_are_answered_as_alone(
     shelf: Shelf, model: ServedModel, history: SymbolHistory
 ) -> None:
     spy = Spy(model.float32)
     chosen = Chosen(replace(model, float32=spy, single=spy), None)
     questions = [history.question(row) for row in range(500, 520)]
+    alone = [answer(model, each, Circumstances(role="candidate", correlation_id="c")) for each in questions]
     records = await asyncio.gather(*(shelf.serving.answer(chosen, each, "c") for each in questions))
     prepared = [prepare(model, each) for each in questions]
     together = await shelf.serving.answer_many(chosen, prepared, "c")
     assert [each.prediction for each in records] == [each.prediction for each in together]
-    assert spy.threads == {"inference_0"}
+    assert spy.runs == [20, 20]
+    assert spy.threads <= {"inference_0", threading.current_thread().name}
+    timed = {"timestamp"}
+    assert [each.model_dump(exclude=timed) for each in records] == [each.model_dump(exclude=timed) for each in alone]
     assert {each.metadata.correlation_id for each in together} == {"c"}
+
+
+async def test_a_window_that_cannot_be_answered_fails_alone(
+    shelf: Shelf, model: ServedModel, history: SymbolHistory
+) -> None:
+    questions = [history.question(row) for row in range(500, 510)]
+    poison = prepare(model, questions[3]).rows_TF
+    spy = Spy(model.float32, poison=poison)
+    chosen = Chosen(replace(model, float32=spy, single=spy), None)
+    asked = (shelf.serving.answer(chosen, each, "c") for each in questions)
+    found = await asyncio.gather(*asked, return_exceptions=True)
+    assert [number for number, each in enumerate(found) if isinstance(each, PredictionError)] == [3]
+    assert spy.runs == [10] + [1] * 10
+
+
+async def test_windows_of_different_lengths_and_unknown_symbols_do_not_share_a_run(
+    shelf: Shelf, model: ServedModel, history: SymbolHistory
+) -> None:
+    spy = Spy(model.float32)
+    chosen = Chosen(replace(model, float32=spy, single=spy), None)
+    whole = [history.question(row) for row in range(500, 503)]
+    short = [replace(each, x_TF=each.x_TF[-4:]) for each in whole[:2]]
+    unknown = replace(whole[0], symbol="AUD/NZD")
+    asked = [*whole, unknown, *short]
+    found = await asyncio.gather(*(shelf.serving.answer(chosen, each, "c") for each in asked))
+    assert sorted(spy.runs) == [2, 3]
+    assert [each.status for each in found if each.symbol == "AUD/NZD"] == ["abstain"]
+    assert all("short_window" in each.warnings for each in found[-2:])
+
+
+async def test_int8_answers_every_window_alone_however_many_ask(shelf: Shelf, history: SymbolHistory) -> None:
+    folder = copy_bundle(shelf.root / "small" / "1.0.0", "1.5.0", change=quantize, precision="int8")
+    served = load_model(folder, shelf.registry.card("small", "1.5.0"))
+    spy = Spy(served.single)
+    chosen = Chosen(replace(served, single=spy), None)
+    questions = [history.question(row) for row in range(500, 510)]
+    found = await asyncio.gather(*(shelf.serving.answer(chosen, each, "c") for each in questions))
+    assert spy.runs == [1] * 10
+    alone = [answer(served, each, Circumstances(role="candidate")) for each in questions]
+    assert [each.prediction for each in found] == [each.prediction for each in alone]
 
 
 def test_int8_answers_single_windows_and_float32_answers_many(shelf: Shelf, history: SymbolHistory) -> None:

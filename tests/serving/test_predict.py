@@ -13,9 +13,10 @@ from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
+from ml_workbench_service.serving.abstain_by_clock import valid_until_ms
 from ml_workbench_service.serving.history import SymbolHistory, read_history
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare, valid_until_ms
+from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
 
 pytestmark = pytest.mark.processor
 

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import onnx
 from safetensors.numpy import save_file
 
 from common_lib.exceptions import TrainingError
@@ -31,6 +30,8 @@ def export(trained: Trained, draft: Path, *, num_features: int, lengths: Sequenc
     Raises:
         TrainingError: the graph's answers are not the network's.
     """
+    import onnx  # the API process reaches this module too, and never writes a graph
+
     save_file({name: np.ascontiguousarray(value) for name, value in trained.weights.items()}, str(draft / WEIGHTS_FILE))
     onnx.save(trained.graph(), str(draft / MODEL_FILE))
     network = OnnxNetwork(draft / MODEL_FILE)

@@ -13,6 +13,7 @@ Legend: N rows, F features, K labels.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, cast
 
 import numpy as np
@@ -54,7 +55,8 @@ class RowScaler:
         x_NF = to_logs(x_NF, self.features, self.is_level_F)
         with np.errstate(over="ignore"):
             scaled_NF = (x_NF - scale.center_F) / scale.scale_F
-        return np.clip(scaled_NF, -LARGEST_ROW, LARGEST_ROW).astype(np.float32)
+        np.maximum(scaled_NF, -LARGEST_ROW, out=scaled_NF)
+        return np.minimum(scaled_NF, LARGEST_ROW, out=scaled_NF).astype(np.float32)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for `recipe.json`."""
@@ -118,7 +120,7 @@ def load_scaler(plain: Mapping[str, Any]) -> RowScaler | RawRows:
 
 def to_logs(x_NF: Floats, features: Sequence[str], is_level_F: Sequence[bool]) -> Floats:
     """Level columns as logarithms; the others untouched. NaN stays NaN."""
-    level = np.flatnonzero(is_level_F)
+    level = _level_columns(tuple(is_level_F))
     if not len(level):
         return x_NF
     x_NF = x_NF.copy()
@@ -130,6 +132,11 @@ def to_logs(x_NF: Floats, features: Sequence[str], is_level_F: Sequence[bool]) -
         )
     x_NF[:, level] = np.log(values)
     return x_NF
+
+
+@lru_cache(maxsize=64)
+def _level_columns(is_level_F: tuple[bool, ...]) -> Ints:
+    return np.flatnonzero(is_level_F)
 
 
 def fit_symbol(

@@ -15,6 +15,7 @@ Legend: N windows, K outputs.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -93,13 +94,13 @@ class ForecastDecoder(Decoder):
         """The headline forecast with its interval, direction and confidence, and every output in its own unit."""
         target, label_scale = self.targets[0], float(context.label_scale_K[0])
         per_target = len(self.names) // len(self.targets)
-        scales = np.repeat(context.label_scale_K, per_target)
-        values = outputs_K.astype(np.float64) * scales
-        value = float(values[headline_column(self.quantiles)])
+        scales = [scale for scale in context.label_scale_K.tolist() for _ in range(per_target)]
+        values = [output * scale for output, scale in zip(outputs_K.tolist(), scales, strict=True)]
+        value = values[headline_column(self.quantiles)]
         distribution, scale = self.unconditional, label_scale
         warnings: tuple[str, ...] = ("unconditional_interval",)
         volatility = self._volatility(context)
-        if self.conditional is not None and np.isfinite(volatility):
+        if self.conditional is not None and isfinite(volatility):
             distribution, scale, warnings = self.conditional, volatility, ()
         widening = context.widening
         interval = distribution.interval(value, scale, may_be_negative=target.needs_price, widening=widening)
@@ -123,7 +124,7 @@ class ForecastDecoder(Decoder):
             confidence = distribution.probability(direction, value, scale=scale, dead_zone=dead_zone)
         return Decoded(
             prediction=value,
-            outputs=dict(zip(self.names, values.tolist(), strict=True)),
+            outputs=dict(zip(self.names, values, strict=True)),
             direction=direction,
             confidence=confidence,
             interval=interval,
@@ -136,7 +137,7 @@ class ForecastDecoder(Decoder):
         """The ex-ante volatility of the target, where the interval is stated by it; else the label scale."""
         volatility = self._volatility(context)
         knows = self.tails is not None if len(self.quantiles) > 1 else self.conditional is not None
-        if knows and np.isfinite(volatility):
+        if knows and isfinite(volatility):
             return IntervalScale(volatility, is_volatility=True)
         return IntervalScale(float(context.label_scale_K[0]), is_volatility=False)
 

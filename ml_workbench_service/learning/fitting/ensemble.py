@@ -19,20 +19,14 @@ values keep their unit, probabilities their sum, and no answer jumps where two a
 When it fails: seeds share their data, so that their mean removes the luck of the beginning and nothing of the sample's.
 Serving costs as much as all members.
 
-The ONNX graph has its members' graphs side by side over the same rows. Every name inside a member gets the member's
-prefix; only the inputs `rows` (and `positions`) are shared. The mean is made of products with a constant and sums of
-two, in the members' order: onnxruntime rounds each element by itself, so that an answer does not depend on the windows
-beside it where the members' do not.
-
 Legend: N windows, T rows, F features, K outputs, M members.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, checker, helper, numpy_helper
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator
@@ -46,60 +40,8 @@ from ml_workbench_service.learning.fitting.progress import PartReport
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
 from ml_workbench_service.market.trading_series import POSITIONS
 
-SHARED = {"rows", "positions", ""}
-"""The inputs, and what stands for an input or output that a node leaves out."""
-
-
-def mean_graph(graphs: Sequence[ModelProto], weights_M: Floats32) -> ModelProto:
-    """`rows` (N, T, F), perhaps `positions` (N, 1) → `outputs` (N, K), the weighted mean, and `last_rows` (N, F).
-
-    Args:
-        graphs: the members' graphs, which have the same inputs, outputs and versions of operators; two or more.
-        weights_M: what each member's outputs count.
-    """
-    first = graphs[0]
-    nodes: list[NodeProto] = []
-    constants: list[TensorProto] = []
-    for number, model in enumerate(graphs):
-        assert model.opset_import == first.opset_import, "members of one family are written for one set of operators"
-        names = {"last_rows": "last_rows"} if number == 0 else {}
-        nodes += [_renamed(node, f"member{number}_", names) for node in model.graph.node]
-        constants += [_moved(each, f"member{number}_") for each in model.graph.initializer]
-        constants.append(numpy_helper.from_array(np.array(weights_M[number], dtype=np.float32), f"weight_{number}"))
-        nodes.append(helper.make_node("Mul", [f"member{number}_outputs", f"weight_{number}"], [f"share_{number}"]))
-    total = "share_0"
-    for number in range(1, len(graphs)):
-        summed = "outputs" if number == len(graphs) - 1 else f"sum_{number}"
-        nodes.append(helper.make_node("Add", [total, f"share_{number}"], [summed]))
-        total = summed
-    model = helper.make_model(
-        helper.make_graph(nodes, "ensemble", list(first.graph.input), list(first.graph.output), constants),
-        opset_imports=list(first.opset_import),
-        ir_version=first.ir_version,
-        producer_name=first.producer_name,
-    )
-    checker.check_model(model, full_check=True)
-    return model
-
-
-def _renamed(node: NodeProto, prefix: str, names: Mapping[str, str]) -> NodeProto:
-    """A copy whose values have the prefix, but for the shared ones and those with a name of their own."""
-    assert not any(each.type == AttributeProto.GRAPH for each in node.attribute), "a graph inside a node has own names"
-    copy = NodeProto()
-    copy.CopyFrom(node)
-    for values in (copy.input, copy.output):
-        values[:] = [name if name in SHARED else names.get(name, prefix + name) for name in values]
-    if copy.name:
-        copy.name = prefix + copy.name
-    return copy
-
-
-def _moved(constant: TensorProto, prefix: str) -> TensorProto:
-    copy = TensorProto()
-    copy.CopyFrom(constant)
-    copy.name = prefix + constant.name
-    return copy
-
+if TYPE_CHECKING:
+    from onnx import ModelProto
 
 MOST_WINDOWS = 1000
 """Training windows on which members are asked how much their actions differ."""
@@ -167,6 +109,12 @@ def combine(members: Sequence[Trained], seeds: Sequence[int], *, weights_M: Floa
         "epochs_run": [each.epochs_run for each in members],
         "best_epoch": [each.best_epoch for each in members],
     }
+
+    def graph() -> "ModelProto":
+        from ml_workbench_service.learning.fitting.ensemble_graph import mean_graph
+
+        return mean_graph([each.graph() for each in members], weights_M)
+
     return Trained(
         outputs=first.outputs,
         weights={
@@ -180,7 +128,7 @@ def combine(members: Sequence[Trained], seeds: Sequence[int], *, weights_M: Floa
             "num_features": first.network["num_features"],
             "num_outputs": first.network["num_outputs"],
         },
-        graph=lambda: mean_graph([each.graph() for each in members], weights_M),
+        graph=graph,
         predict=lambda rows_NTF, positions_N=None: _answer(members, weights_M, rows_NTF, positions_N),
         epochs_run=max(each.epochs_run for each in members),
         best_epoch=first.best_epoch,

@@ -125,7 +125,7 @@ class PendingOutcomes:
 def _spans_closure(asked: Asked) -> bool:
     """Whether the bar's own horizon meets a closure, and not only that of a caller who came some seconds after it."""
     bar_at_ms = asked.as_of_ms - slack_ms(asked.bar_ms)
-    due_ms = int(calendar.advance(bar_at_ms, asked.horizon * asked.bar_ms))
+    due_ms = calendar.advance_from(bar_at_ms, asked.horizon * asked.bar_ms)
     return meets_closure(bar_at_ms, due_ms, bar_ms=asked.bar_ms, horizon=asked.horizon)
 
 

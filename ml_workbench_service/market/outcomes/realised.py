@@ -159,4 +159,4 @@ def _passed_ms(from_ms: int, to_ms: int, bar_ms: int) -> int:
     """
     if bar_ms < calendar.DAY_MS:
         return to_ms - from_ms
-    return int(calendar.market_ms(to_ms)) - int(calendar.market_ms(from_ms))
+    return calendar.market_ms_at(to_ms) - calendar.market_ms_at(from_ms)

@@ -1,0 +1,122 @@
+"""Fast path of `/predict`: single predictions as one ASGI function, without FastAPI's generic machinery.
+
+The key is compared before a byte of the body is read, the bytes become a `PredictRequest` in one step, and the record
+becomes bytes in one step. Whatever is not an ordinary request (another route, a query it does not know, a chunked or
+large body, one that is not valid) goes on to the route of `api/predictions.py` with its body unread or told again. So
+that route is the one place that words such errors and the document's one source; a request that both understand gets
+the same answer from either (tests/api/predicting/test_predict_door.py).
+"""
+
+import re
+from collections.abc import Iterable
+from typing import Literal
+
+from pydantic import ValidationError
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common_lib.exceptions import PlatformError
+from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.api.errors import render
+from ml_workbench_service.api.middleware import ROUTE, ApiKey
+from ml_workbench_service.api.predictions import answer_one
+from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
+
+Enqueue = Literal["best_effort", "guaranteed", "never"]
+PREFIX, SUFFIX = "/api/v1/models/", "/predict"
+TEMPLATE = f"{PREFIX}{{model_id}}{SUFFIX}"
+MODEL_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+MOST_BYTES = 1024 * 1024
+"""Larger bodies are none of microseconds; the route reads them under its own limit."""
+QUERIES: dict[bytes, Enqueue] = {
+    b"": "best_effort",
+    b"enqueue=best_effort": "best_effort",
+    b"enqueue=guaranteed": "guaranteed",
+    b"enqueue=never": "never",
+}
+
+_request_of = PredictRequest.__pydantic_validator__.validate_json
+_bytes_of = PredictionRecord.__pydantic_serializer__.to_json
+
+
+class PredictDoor:
+    """Answers ordinary single predictions; the app behind it answers everything else."""
+
+    def __init__(self, app: ASGIApp, *, api_key: ApiKey) -> None:
+        self._app = app
+        self._api_key = api_key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        model_id = _asked(scope)
+        service = None if model_id is None else getattr(scope["app"].state, "service", None)
+        if model_id is None or not isinstance(service, AppState):
+            await self._app(scope, receive, send)
+            return
+        key, num_bytes = _read(scope["headers"])
+        self._api_key.check(key)
+        enqueue = QUERIES.get(scope["query_string"])
+        if enqueue is None or num_bytes is None or num_bytes > MOST_BYTES:
+            await self._app(scope, receive, send)
+            return
+        messages = [message := await receive()]
+        while message["type"] == "http.request" and message.get("more_body", False):
+            messages.append(message := await receive())
+        try:
+            request = _request_of(_body(messages))
+        except ValidationError:
+            await self._app(scope, _told_again(messages, receive), send)
+            return
+        scope[ROUTE] = TEMPLATE
+        try:
+            record = await answer_one(service, model_id, request, enqueue)
+        except PlatformError as error:
+            await render(error)(scope, receive, send)
+            return
+        body = _bytes_of(record)
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _asked(scope: Scope) -> str | None:
+    """The model that a single prediction is asked of; None for any other request."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    path: str = scope["path"]
+    if not (path.endswith(SUFFIX) and path.startswith(PREFIX)):
+        return None
+    model_id = path[len(PREFIX) : -len(SUFFIX)]
+    return model_id if MODEL_ID.fullmatch(model_id) else None
+
+
+def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, int | None]:
+    """The key, and how many bytes the body has; None where the headers do not say it plainly."""
+    key: str | None = None
+    num_bytes: int | None = None
+    for name, value in headers:
+        if name == b"x-api-key" and key is None:
+            key = value.decode("latin-1")
+        elif name == b"content-length":
+            num_bytes = int(value) if value.isdigit() and num_bytes is None else MOST_BYTES + 1
+        elif name == b"transfer-encoding":
+            return key, None
+    return key, num_bytes
+
+
+def _body(messages: list[Message]) -> bytes:
+    if len(messages) == 1:
+        body: bytes = messages[0].get("body", b"")
+        return body
+    return b"".join(message.get("body", b"") for message in messages)
+
+
+def _told_again(messages: list[Message], receive: Receive) -> Receive:
+    """What was read already, then what comes."""
+    left = iter(messages)
+
+    async def again() -> Message:
+        for message in left:
+            return message
+        return await receive()
+
+    return again

@@ -1,0 +1,1 @@
+"""`/predict`: what a record means, and the ways by which a request reaches it."""
