@@ -201,7 +201,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
         ledger=predictions_kept,
     )  # fmt: skip
     stack.callback(model_server.close)
-    metrics.watch_lane(model_server.lane)
+    metrics.watch_line(model_server.line)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     await _end_lives(settings, workbench, model_server, store, stack)
     tracker = await _tracker(settings, addresses, environment, stack)

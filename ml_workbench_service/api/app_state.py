@@ -12,13 +12,13 @@ from fastapi import Depends, Header, Request
 
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.api.metrics import Metrics
-from ml_workbench_service.api.monitoring_log import MonitoringLog
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess, TableReader, WebPage
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model_server import ModelServer
+from ml_workbench_service.serving.monitoring_log import MonitoringLog
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
 NUM_QUEUE_THREADS = 2

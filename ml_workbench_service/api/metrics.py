@@ -13,7 +13,7 @@ from ml_workbench_service.agents.status import agent_folders, read_agent
 from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
-from ml_workbench_service.serving.inference_lane import InferenceLane
+from ml_workbench_service.serving.inference_line import InferenceLine
 from ml_workbench_service.serving.interval_outcomes import LiveCoverage
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
@@ -99,7 +99,7 @@ class Metrics:
         """Shows what became of live intervals; read anew at each scrape, so that only what is in memory has labels."""
         self.registry.register(_Intervals(intervals))
 
-    def watch_lane(self, lane: InferenceLane) -> None:
+    def watch_line(self, line: InferenceLine) -> None:
         """Shows how many questions shared a run, how long they had waited, and how many wait."""
         sizes, waits = Latencies(BATCH_SIZES), Latencies()
 
@@ -107,24 +107,24 @@ class Metrics:
             sizes.observe((num,))
             waits.observe(waited_s)
 
-        lane.observe = observe
-        self.registry.register(_Lane(lane, sizes, waits))
+        line.observe = observe
+        self.registry.register(_Line(line, sizes, waits))
 
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
         return generate_latest(self.registry)
 
 
-class _Lane(Collector):
+class _Line(Collector):
     """The line before the networks."""
 
-    def __init__(self, lane: InferenceLane, sizes: Latencies, waits: Latencies) -> None:
-        self._lane, self._sizes, self._waits = lane, sizes, waits
+    def __init__(self, line: InferenceLine, sizes: Latencies, waits: Latencies) -> None:
+        self._line, self._sizes, self._waits = line, sizes, waits
 
     def collect(self) -> Iterator[Metric]:
         """One family for each figure."""
         yield GaugeMetricFamily(
-            "ml_workbench_inference_waiting", "Questions in the waiting room.", value=self._lane.num_waiting
+            "ml_workbench_inference_waiting", "Questions in the waiting room.", value=self._line.num_waiting
         )
         for name, text, found in (
             ("batch_size", "Single questions that shared a run of the network.", self._sizes),

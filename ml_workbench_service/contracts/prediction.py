@@ -3,6 +3,7 @@
 Shape legend: N windows, T rows of a window, F features, K named outputs.
 """
 
+import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
@@ -32,6 +33,11 @@ AbstainReason = Literal[
 FeatureValue = Annotated[Finite, Field(ge=-1e15, le=1e15)]
 """No feature of a market comes near the bound; beyond it a float32 network would overflow."""
 FeatureColumns = dict[str, Annotated[list[FeatureValue], Field(min_length=1, max_length=100_000)]]
+
+
+def new_prediction_id() -> str:
+    """A fresh id: 128 random bits, as a UUID has them, in a fifth of its time."""
+    return os.urandom(16).hex()
 
 
 class PredictionContext(Contract):

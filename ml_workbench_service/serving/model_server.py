@@ -1,4 +1,4 @@
-"""`ModelServer`: which version answers, loaded models, and the one lane in which networks run (`inference_lane.py`).
+"""`ModelServer`: which version answers, loaded models, and the one line in which networks run (`inference_line.py`).
 
 The deployment history is read at each question (a `stat` where nothing changed), so a swap is the history's appended
 line: nothing to switch, no request dropped, and a record's version and outputs come from one immutable `ServedModel`.
@@ -19,7 +19,7 @@ from ml_workbench_service.contracts.deployment import Deployment, is_monitored
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import Answered, Ledger
 from ml_workbench_service.contracts.prediction import PredictionRecord
-from ml_workbench_service.serving.inference_lane import InferenceLane
+from ml_workbench_service.serving.inference_line import InferenceLine
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.serving.predict import (
@@ -96,7 +96,7 @@ class _Many:
 
 
 def _key(model: ServedModel) -> tuple[str, str, str]:
-    """The bundle to which every item of a run belongs, and of which the lane remembers what a window costs."""
+    """The bundle to which every item of a run belongs, and of which the line remembers what a window costs."""
     return model.card.id, model.card.version, model.card.digest
 
 
@@ -127,11 +127,11 @@ class ModelServer:
         self._live = live
         self._models: OrderedDict[tuple[str, str], ServedModel] = OrderedDict()
         self._loading = threading.Lock()
-        self.lane = InferenceLane(self._work)
+        self.line = InferenceLine(self._work)
 
     def close(self) -> None:
         """Ends the inference thread after the answers at hand, and writes what became of their intervals."""
-        self.lane.close()
+        self.line.close()
         self.intervals.close()
 
     @property
@@ -192,7 +192,7 @@ class ModelServer:
             UnavailableError: too many are waiting.
         """
         single = _Single(chosen, admitted(chosen.model, question), correlation_id, keeps)
-        record: PredictionRecord = await self.lane.ask(_key(chosen.model), single)
+        record: PredictionRecord = await self.line.ask(_key(chosen.model), single)
         return record
 
     async def answer_many(
@@ -200,13 +200,13 @@ class ModelServer:
     ) -> list[PredictionRecord]:
         """Records of one version, in float32, in a run of their own; `keeps` as for `answer`."""
         many = _Many(chosen, questions, correlation_id, keeps)
-        records: list[PredictionRecord] = await self.lane.ask(
+        records: list[PredictionRecord] = await self.line.ask(
             _key(chosen.model), many, num_windows=len(questions), is_single=False
         )
         return records
 
     def _work(self, items: Sequence["_Single | _Many"]) -> list[Any]:
-        """One run of the lane: single questions of one version, or one batch; a result or an error each."""
+        """One run of the line: single questions of one version, or one batch; a result or an error each."""
         if isinstance(items[0], _Many):
             return [self._answered_many(items[0])]
         singles = [each for each in items if isinstance(each, _Single)]

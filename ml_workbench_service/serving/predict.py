@@ -7,7 +7,6 @@ Legend: N questions, T rows, F features.
 """
 
 import logging
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -29,6 +28,7 @@ from ml_workbench_service.contracts.prediction import (
     PredictionRecord,
     Role,
     Sample,
+    new_prediction_id,
 )
 from ml_workbench_service.learning.calibration.conformal import NOVELTY_THRESHOLD
 from ml_workbench_service.learning.data.windows import part_of
@@ -42,11 +42,6 @@ log = logging.getLogger(__name__)
 
 SAMPLE_CLOCK = "sample_clock"
 """The warning on answers by the embedded sample's clock: for trying out, never evidence."""
-
-
-def new_prediction_id() -> str:
-    """A fresh id: 128 random bits, as a UUID has them, in a fifth of its time."""
-    return os.urandom(16).hex()
 
 
 @dataclass(frozen=True)
@@ -285,14 +280,11 @@ def asked_together(model: ServedModel, asked: Sequence[Prepared | Exception]) ->
                 log.warning("a run of %d windows failed, each is asked alone: %s", len(numbers), error)
         for number in numbers:
             try:
-                found[number] = _asked(model, whole[number])
+                one = whole[number]
+                found[number] = ask(model, [one])[0] if model.precision == "fp32" else ask_alone(model, one)
             except Exception as error:
                 found[number] = error
     return [each if isinstance(each, Exception) else found.get(number, NO_OUTPUT) for number, each in enumerate(asked)]
-
-
-def _asked(model: ServedModel, prepared: Prepared) -> NetworkOutput:
-    return ask(model, [prepared])[0] if model.precision == "fp32" else ask_alone(model, prepared)
 
 
 def _by_length(asked: Mapping[int, Prepared]) -> dict[int, list[int]]:

@@ -3,7 +3,7 @@ company.
 
     join ─► waiting room (bounded, in order) ─► one run at a time: leading single windows together, or one batch alone
 
-One lane for each process keeps the order in which live intervals learn of prices and the ledger takes answers. A run
+One line for each process keeps the order in which live intervals learn of prices and the ledger takes answers. A run
 that is expected to last microseconds is done in the event loop, where its company has gathered while the loop read
 requests: to hand it to a thread would take longer than the run. Any other goes to the inference thread, and the loop
 answers `/health` and fills the waiting room meanwhile. What a window of a version takes is measured as it is answered;
@@ -53,7 +53,7 @@ class Errand:
     since_s: float = field(default_factory=time.perf_counter)
 
 
-class InferenceLane:
+class InferenceLine:
     """The line before the networks of one process, for one event loop.
 
     Args:
