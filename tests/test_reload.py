@@ -1,5 +1,7 @@
 """`uvicorn ml_workbench_service.main:app --reload`: the API restarts, trainings go on, open streams do not hold it."""
 
+import os
+import socket
 import sys
 import threading
 import time
@@ -25,7 +27,16 @@ def reloading(tmp_path: Path) -> Iterator[ServiceProcess]:
 @pytest.fixture
 def reloading_with_page(tmp_path: Path) -> Iterator[ServiceProcess]:
     """The same with its page."""
-    yield from reloaded_service(tmp_path, PAGE="true")
+    yield from reloaded_service(tmp_path, PAGE="true", PAGE_PORT=str(port_of_no_client()))
+
+
+def port_of_no_client() -> int:
+    """A free port that no outgoing connection is given, so that nobody takes it while the page is between two lives."""
+    for port in range(20_000 + os.getpid() % 5_000, 32_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)):
+                return port
+    raise AssertionError("no port is free")
 
 
 def reloaded_service(tmp_path: Path, **environment: str) -> Iterator[ServiceProcess]:

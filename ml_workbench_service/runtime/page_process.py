@@ -22,6 +22,8 @@ DELAY_S = 2.5
 """After the start, which has the processor for itself."""
 LOOKS, LOOK_S = 20, 0.5
 """For our own listening port, which whoever runs this app opens after it has started."""
+PORT_LOOKS = 6
+"""For the page's port to become free."""
 CONNECT_TIMEOUT_S = 0.5
 MOST_FAILURES = 3
 """In a row, after which nobody is told any more that the page is starting; it is tried again all the same."""
@@ -98,7 +100,7 @@ class PageProcess:
             log.warning("the service listens on no port that could be found, so that there is no page; set PAGE=false")
             return
         port = self._wanted_port or own_port + 1
-        if not _is_free(self._listens_on, port):
+        if not await self._becomes_free(port):
             self._has_given_up = True
             log.warning("port %d is taken, so that there is no page; set PAGE_PORT to another, or PAGE=false", port)
             return
@@ -124,6 +126,14 @@ class PageProcess:
                 return self._usual_port if self._usual_port in found else min(found)
             await asyncio.sleep(LOOK_S)
         return None
+
+    async def _becomes_free(self, port: int) -> bool:
+        """Whether nobody holds the port, or gives it up in a moment, as the page of a service that was reloaded."""
+        for _ in range(PORT_LOOKS):
+            if _is_free(self._listens_on, port):
+                return True
+            await asyncio.sleep(LOOK_S)
+        return _is_free(self._listens_on, port)
 
     @property
     def _listens_on(self) -> str:
