@@ -8,7 +8,8 @@
     ├── NotFoundError                    404
     │   ├── RouteNotFoundError · ModelNotFoundError · VersionNotFoundError
     │   ├── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
-    │   └── DeadLetterNotFoundError · PredictionNotFoundError · SeriesNotFoundError
+    │   ├── DeadLetterNotFoundError · PredictionNotFoundError · SeriesNotFoundError
+    │   └── LogNotFoundError
     ├── MethodNotAllowedError            405
     ├── NotAcceptableError               406
     ├── ConflictError                    409
