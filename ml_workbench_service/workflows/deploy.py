@@ -5,11 +5,12 @@ each request, so the swap is the one appended line: a record's version and outpu
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from common_lib.exceptions import ConflictError, DataValidationError, GateFailedError, PlatformError
+from common_lib.exceptions import ConflictError, DataValidationError, GateFailedError, PlatformError, PredictionError
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.deployment import (
     SAFETY_GATES,
@@ -29,6 +30,7 @@ from ml_workbench_service.serving.model import load_model
 
 SKILL_LIMIT = "the verdict `skill`, proven: recomputed, witnessed, declared by name, or by live evidence"
 TYPES_WITHOUT_SKILL = frozenset({"anomaly_detection", "feature_engineering"})
+NEXT_STEP = "train it again or restore its files"
 NEXT_STEPS = {
     "leakage_certificate": "its figures knew the future: mend the data or features that the check names, and train "
     "again",
@@ -74,7 +76,7 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
     _check_gates(request)
     card = _as_of_today(workbench, _candidate(workbench, model_id, request.version))
     gates = run_gates(workbench, card, request, enforces_skill=_enforces_skill(workbench, request, card))
-    _pass(card, gates)
+    _pass(card.id, card.version, gates, partial(_next_step, card))
     with workbench.history.locked(model_id):
         if any(each.id == sender.deployment_id for each in workbench.history.of(model_id)):
             raise DeployedAlready("a request with this Idempotency-Key came first; ask for its deployment")
@@ -127,7 +129,7 @@ def run_gates(
     workbench: Workbench, card: ModelCard, request: DeployRequest, *, enforces_skill: bool = False
 ) -> tuple[GateResult, ...]:
     """The digest verifies; the model answers a smoke prediction; nothing knew the future; the model has skill."""
-    whole = _whole(workbench, card)
+    whole = _whole(workbench, card.id, card.version)
     answers = [_answers(workbench, card)] if whole.passed else []
     skilled = _skilled(card, request, _live_verdict(workbench, card), is_enforced=enforces_skill)
     return (whole, *answers, _certified(card), skilled)
@@ -155,8 +157,12 @@ def _check_gates(request: DeployRequest) -> None:
 
 
 def _candidate(workbench: Workbench, model_id: str, version: str) -> ModelCard:
-    """The version's card; raises ConflictError where it is archived."""
-    card = workbench.registry.card(model_id, version)
+    """The version's card; raises ConflictError where it is archived, GateFailedError where it was changed."""
+    try:
+        card = workbench.registry.card(model_id, version)
+    except PredictionError:
+        _pass(model_id, version, (_whole(workbench, model_id, version),), lambda gate: NEXT_STEP)
+        raise
     if card.status == "archived":
         raise ConflictError(
             f"version {version} of {model_id} is archived; restore it first, deploy another version or train a new one"
@@ -170,14 +176,14 @@ def _enforces_skill(workbench: Workbench, request: DeployRequest, card: ModelCar
     return asked and (not request.force or card.evaluation.verdict == "implausible")
 
 
-def _pass(card: ModelCard, gates: tuple[GateResult, ...]) -> None:
+def _pass(model_id: str, version: str, gates: tuple[GateResult, ...], next_step: Callable[[str], str]) -> None:
     """Raises GateFailedError where an enforced gate failed, with the next step of the first one."""
     failed = [gate for gate in gates if gate.enforced and not gate.passed]
     if not failed:
         return
     raise GateFailedError(
-        f"version {card.version} of {card.id} did not pass: {', '.join(gate.gate for gate in failed)}; "
-        + _next_step(card, failed[0].gate),
+        f"version {version} of {model_id} did not pass: {', '.join(gate.gate for gate in failed)}; "
+        + next_step(failed[0].gate),
         details={"gates": [gate.model_dump() for gate in gates]},
     )
 
@@ -185,13 +191,13 @@ def _pass(card: ModelCard, gates: tuple[GateResult, ...]) -> None:
 def _next_step(card: ModelCard, gate: str) -> str:
     if gate == "skill" and card.evaluation.verdict in NEXT_STEPS_OF_VERDICT:
         return NEXT_STEPS_OF_VERDICT[card.evaluation.verdict]
-    return NEXT_STEPS.get(gate, "train it again or restore its files")
+    return NEXT_STEPS.get(gate, NEXT_STEP)
 
 
-def _whole(workbench: Workbench, card: ModelCard) -> GateResult:
+def _whole(workbench: Workbench, model_id: str, version: str) -> GateResult:
     limit = "every file as published"
     try:
-        return _gate("digest", workbench.registry.verify(card.id, card.version), limit, passed=True)
+        return _gate("digest", workbench.registry.verify(model_id, version), limit, passed=True)
     except PlatformError as error:
         return _gate("digest", error.message, limit, passed=False)
 
