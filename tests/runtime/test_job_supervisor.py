@@ -92,7 +92,9 @@ async def test_trainings_wait_for_each_other_in_order_and_replays_do_not(
     store: JobStore, make_spec: Make, serve: Any
 ) -> None:
     async with serve() as service:
-        first, second = [await service.supervisor.submit(make_spec(do="count", steps=100_000, pause_s=0.01)) for _ in "12"]
+        first, second = [
+            await service.supervisor.submit(make_spec(do="count", steps=100_000, pause_s=0.01)) for _ in "12"
+        ]
         await until_step(store.folder(first.id))
         replay = await service.supervisor.submit(make_spec(JobKind.REPLAY, do="count", steps=1))
         assert (await until_final(store, replay.id)).result["num_threads"] == "1"
