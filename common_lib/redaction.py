@@ -4,22 +4,30 @@ Two things are taken out of a text: whatever stands before the `@` of an address
 secret (`keep_secret`), wherever it turns up. A redacted text is safe to show, not to parse.
 """
 
+import json
 import re
+from json.encoder import encode_basestring as _encoded
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 MARK = "***"
 SHORTEST = 6
 """Shorter values are left alone, but for their place in an address: every text would have holes."""
 
-_USERINFO = re.compile(r"([A-Za-z][A-Za-z0-9+.\-]*://)[^/\s\"'<>]*@")
+_USERINFO = re.compile(r"://[^/\s\"'<>]*@")  # begins with a literal: linear in any text
 _secrets: list[str] = []
 
 
 def keep_secret(*values: str) -> None:
-    """From now on no redacted text of this process has these values in it; longer ones go first."""
-    fresh = {value for value in values if len(value) >= SHORTEST} - set(_secrets)
-    _secrets[:] = sorted({*_secrets, *fresh}, key=len, reverse=True)
+    """From now on no redacted text of this process has these values in it, as they are or as JSON and addresses write
+    them; longer ones go first."""
+    kept = [value for value in values if len(value) >= SHORTEST]
+    spelt = {
+        each
+        for value in kept
+        for each in (value, json.dumps(value)[1:-1], _encoded(value)[1:-1], quote(value, safe=""))
+    }
+    _secrets[:] = sorted({*_secrets, *spelt}, key=len, reverse=True)
 
 
 def keep_address_secret(address: str) -> None:
@@ -38,7 +46,7 @@ def keep_address_secret(address: str) -> None:
 def redacted(text: str) -> str:
     """The text without anything secret; most texts have nothing, and cost a fraction of a microsecond."""
     if "@" in text:
-        text = _USERINFO.sub(rf"\1{MARK}@", text)
+        text = _USERINFO.sub(f"://{MARK}@", text)
     for secret in _secrets:
         if secret in text:
             text = text.replace(secret, MARK)

@@ -5,6 +5,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -48,6 +49,22 @@ def test_a_kept_value_is_taken_out_wherever_it_turns_up() -> None:
     told = "short hunter22-longer hunter22 p%40ssword p@ssword quant"
     assert redacted(told) == "short *** *** *** *** quant"
     assert redacted_tree({"hunter22": [("x", "hunter22"), 1.5, None]}) == {"***": [["x", "***"], 1.5, None]}
+
+
+def test_a_secret_that_json_or_an_address_spells_otherwise_is_known_there_too() -> None:
+    secret = 'pass "w\\örd/@'
+    keep_secret(secret)
+    record = logging.LogRecord("here", logging.INFO, "", 0, f"with {secret}", (), None)
+    record.value = secret
+    for said in (JsonFormatter().format(record), ConsoleFormatter().format(record)):
+        assert "rd/@" not in said
+        assert said.count("***") == 2
+    assert redacted(f"?token={quote(secret, safe='')}") == "?token=***"
+
+
+def test_a_long_text_takes_no_longer_than_its_length() -> None:
+    for long in ("a" * 2_000_000, "://" * 700_000, "://a" * 500_000):
+        assert redacted(f"{long} x@y") == f"{long} x@y"
 
 
 def test_every_place_that_says_something_redacts_it() -> None:
