@@ -19,12 +19,13 @@ from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import ROUTE, ApiKey
 from ml_workbench_service.api.predictions import answer_one
+from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
 
 Enqueue = Literal["best_effort", "guaranteed", "never"]
 PREFIX, SUFFIX = "/api/v1/models/", "/predict"
 TEMPLATE = f"{PREFIX}{{model_id}}{SUFFIX}"
-MODEL_ID = re.compile(r"[a-z0-9][a-z0-9_.-]{0,63}")
+MODEL_ID = re.compile(NAME_PATTERN)
 MOST_BYTES = 1024 * 1024
 """Larger bodies are none of microseconds; the route reads them under its own limit."""
 QUERIES: dict[bytes, Enqueue] = {
@@ -86,7 +87,7 @@ def _asked(scope: Scope) -> str | None:
     if not (path.endswith(SUFFIX) and path.startswith(PREFIX)):
         return None
     model_id = path[len(PREFIX) : -len(SUFFIX)]
-    return model_id if MODEL_ID.fullmatch(model_id) else None
+    return model_id if MODEL_ID.fullmatch(model_id) and ".." not in model_id else None
 
 
 def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, int | None]:

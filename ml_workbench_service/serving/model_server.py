@@ -1,7 +1,8 @@
 """`ModelServer`: which version answers, loaded models, and the one line in which networks run (`inference_line.py`).
 
-The deployment history is read at each question (a `stat` where nothing changed), so a swap is the history's appended
-line: nothing to switch, no request dropped, and a record's version and outputs come from one immutable `ServedModel`.
+The deployment history is looked at for each question, every ten milliseconds at most on disk
+(`DeploymentHistory.live_lately`), so a swap is the history's appended line: nothing to switch, no request dropped, and
+a record's version and outputs come from one immutable `ServedModel`.
 """
 
 import asyncio

@@ -162,36 +162,11 @@ def test_the_number_of_threads_changes_no_bit_of_the_weights(cell: str, num_feat
     assert torch.equal(*weights)
 
 
-@pytest.mark.parametrize("length", [3, 8])
-def test_the_window_stage_upon_the_weights_is_the_window_stage(length: int, windows: Windows) -> None:
-    """The linear forecaster in training mode against evaluation mode, gradients included."""
-    torch.manual_seed(3)
-    network = LinearForecaster(is_level_F=IS_LEVEL, lookback=8, head=HEAD)
-    data = _OnDevice(windows, CPU, by_window=network.joins_rows)
-    rows_TNF = data.batch(torch.from_numpy(windows.parts["train"][:40]), length)
+def check_modes_agree(network: nn.Module, rows_TNF: torch.Tensor) -> None:
+    """That training mode gives the answers and gradients of evaluation mode."""
     answers = []
     for mode in (True, False):
         network.train(mode)
-        network.zero_grad()
-        answer = network(rows_TNF)
-        answer.square().sum().backward()
-        answers.append((answer.detach(), [parameter.grad.clone() for parameter in network.parameters()]))
-    (own, own_gradients), (plain, gradients) = answers
-    torch.testing.assert_close(own, plain, rtol=1e-4, atol=1e-5)
-    for ours, theirs in zip(own_gradients, gradients, strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
-
-
-@pytest.mark.parametrize("layers", [1, 2])
-def test_the_grus_own_kernel_trains_like_torchs(layers: int, windows: Windows) -> None:
-    """The forecaster in training mode (our kernel) against evaluation mode (torch's), without dropout."""
-    torch.manual_seed(2)
-    network = RecurrentForecaster("GRU", is_level_F=IS_LEVEL, units=5, layers=layers, head=HEAD, dropout=0.0)
-    rows_TNF = _OnDevice(windows, CPU).batch(torch.from_numpy(windows.parts["train"][:40]), 8)
-    answers = []
-    for mode in (True, False):
-        network.train(mode)
-        assert network._suits_kernel(rows_TNF) is mode
         network.zero_grad()
         answer = network(rows_TNF)
         answer.square().sum().backward()
@@ -200,3 +175,25 @@ def test_the_grus_own_kernel_trains_like_torchs(layers: int, windows: Windows) -
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
     for mine, other in zip(our_gradients, their_gradients, strict=True):
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [3, 8])
+def test_the_window_stage_upon_the_weights_is_the_window_stage(length: int, windows: Windows) -> None:
+    """The linear forecaster in training mode against evaluation mode, gradients included."""
+    torch.manual_seed(3)
+    network = LinearForecaster(is_level_F=IS_LEVEL, lookback=8, head=HEAD)
+    data = _OnDevice(windows, CPU, by_window=network.joins_rows)
+    rows_TNF = data.batch(torch.from_numpy(windows.parts["train"][:40]), length)
+    check_modes_agree(network, rows_TNF)
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+def test_the_grus_own_kernel_trains_like_torchs(layers: int, windows: Windows) -> None:
+    """The forecaster in training mode (our kernel) against evaluation mode (torch's), without dropout."""
+    torch.manual_seed(2)
+    network = RecurrentForecaster("GRU", is_level_F=IS_LEVEL, units=5, layers=layers, head=HEAD, dropout=0.0)
+    rows_TNF = _OnDevice(windows, CPU).batch(torch.from_numpy(windows.parts["train"][:40]), 8)
+    for mode in (True, False):
+        network.train(mode)
+        assert network._suits_kernel(rows_TNF) is mode
+    check_modes_agree(network, rows_TNF)
