@@ -16,7 +16,7 @@ import http.client
 import statistics
 import tempfile
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -58,6 +58,10 @@ class KeptGet:
         assert parts.hostname is not None
         self._connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=60)
 
+    def close(self) -> None:
+        """Ends the connection."""
+        self._connection.close()
+
     def milliseconds(self, path: str, num: int) -> float:
         """The median over so many requests."""
         found = []
@@ -78,7 +82,8 @@ def over_http(services: dict[str, RunningService], *, num_rounds: int, per_turn:
     for number in range(num_rounds + 1):
         for path, rounds in figures.items():
             for name in list(services)[:: 1 if number % 2 else -1]:
-                taken = KeptGet(services[name]).milliseconds(path, per_turn if number else 1)
+                with closing(KeptGet(services[name])) as connection:
+                    taken = connection.milliseconds(path, per_turn if number else 1)
                 if number:
                     rounds.add(name, taken)
     return figures

@@ -236,9 +236,7 @@ def measure(served: Mapping[str, Served], *, num_rounds: int, seconds: float) ->
         "processor_us": {num: Rounds(bigger_is_better=False) for num in CONNECTIONS},
     }
     with closing(Contestant(Path(sys.executable), "closed_loop_load")) as load:
-        for process in psutil.Process().children():
-            if "closed_loop_load" in " ".join(process.cmdline()):
-                _pin([process], OTHER_CORE)
+        _pin([psutil.Process(load.pid)], OTHER_CORE)
         for number in range(num_rounds + 1):
             for num in CONNECTIONS:
                 for name in list(served)[:: 1 if number % 2 else -1]:

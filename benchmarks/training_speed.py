@@ -51,6 +51,11 @@ class Contestant:
                 env={**os.environ, "PYTHONPATH": str(ROOT), "CUDA_VISIBLE_DEVICES": ""},
             )
 
+    @property
+    def pid(self) -> int:
+        """The process's id."""
+        return self._process.pid
+
     def turn(self, **request: Any) -> dict[str, Any]:
         """One round; ends the benchmark where the contestant has died."""
         assert self._process.stdin is not None

@@ -12,6 +12,7 @@ import pytest
 
 from ml_workbench_service.runtime import warm_worker
 from ml_workbench_service.runtime.warm_worker import WarmWorkers
+from tests.runtime.child_processes import children_running
 from tests.service_process import ServiceProcess
 
 pytestmark = pytest.mark.more
@@ -40,9 +41,7 @@ def service(tmp_path: Path) -> Iterator[ServiceProcess]:
 def waiting(service: ServiceProcess) -> list[psutil.Process]:
     """Warm workers of the service that have said that they wait, and have no job."""
     assert service.process is not None
-    children = psutil.Process(service.process.pid).children()
-    living = [each for each in children if each.status() != psutil.STATUS_ZOMBIE]
-    return [each for each in living if warm_worker.MODULE in each.cmdline()]
+    return children_running(warm_worker.MODULE, of=service.process.pid)
 
 
 def num_said(service: ServiceProcess) -> int:
@@ -120,8 +119,7 @@ def test_none_is_started_where_memory_is_short_or_after_the_end(
 
 def children() -> list[psutil.Process]:
     """Ours that run the echo."""
-    living = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
-    return [each for each in living if ECHO in each.cmdline()]
+    return children_running(ECHO)
 
 
 def wait_until(condition: Callable[[], bool], *, limit_s: float = 200.0) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
 import pytest
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.search.trial import GivenUp, TrialEnd, TrialReport
 from ml_workbench_service.search.worker_pool import Done, OpenMaker, Score, WorkerPool
+from tests.runtime.child_processes import children_running
 
 
 class Counter:
@@ -67,8 +67,7 @@ def test_trials_run_side_by_side_and_a_death_takes_one_along() -> None:
         assert (third.end.state, len(third.end.curve)) == ("pruned", 2)
         assert isinstance(fourth.error, UnavailableError)
         assert fourth.error.message == "the feature store is away"
-        living = [each for each in psutil.Process().children() if each.status() != psutil.STATUS_ZOMBIE]
-        family = [each for each in living if "search.worker_pool" in " ".join(each.cmdline())]
+        family = children_running("search.worker_pool")
         assert len(family) == 2
     assert not any(each.is_running() for each in family)
 
