@@ -114,7 +114,7 @@ def _plan(body: ExperimentRequest, service: AppState) -> ExperimentPlan:
 
 def _list(service: AppState, limit: int, cursor: str | None) -> ExperimentList:
     jobs = service.store.page(kind=JobKind.EXPERIMENT, limit=limit, cursor=cursor)
-    lines = [_summary(service.store.folder(job.id), job) for job in jobs.jobs]
+    lines = [_summary(service.store.listed(job.id), job) for job in jobs.jobs]
     return ExperimentList(experiments=tuple(lines), next_cursor=jobs.next_cursor)
 
 

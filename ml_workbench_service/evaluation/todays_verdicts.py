@@ -6,7 +6,9 @@ the API, the health of what is live. However many cards are read, the log is rea
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.evaluation import VERDICT_RULES, Evaluation, TodaysVerdict
@@ -14,7 +16,11 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
 from ml_workbench_service.evaluation.verdict import todays_verdict
 
+MOST_KEPT = 2_000
+"""Verdicts kept until the log has grown or the card is read again: a list asks for the same ones each time."""
+
 log = logging.getLogger(__name__)
+_kept: OrderedDict[str, tuple[Evaluation, Sequence[float | None], Evaluation]] = OrderedDict()
 
 
 def todays_evaluations(multiple_testing: MultipleTestingLog, cards: Sequence[ModelCard]) -> list[Evaluation]:
@@ -25,18 +31,7 @@ def todays_evaluations(multiple_testing: MultipleTestingLog, cards: Sequence[Mod
     """
     tested = {card.lineage.job_id for card in cards if is_tested(card)}
     others = multiple_testing.other_p_values_of(sorted(tested)) if tested else {}
-    return [
-        todays_verdict(
-            card.evaluation,
-            certificate=card.certificate,
-            timeframe=card.timeframe,
-            horizon=card.horizon,
-            others=others[card.lineage.job_id],
-        )
-        if is_tested(card)
-        else card.evaluation
-        for card in cards
-    ]
+    return [_today(card, others[card.lineage.job_id]) if is_tested(card) else card.evaluation for card in cards]
 
 
 def with_todays_verdicts(multiple_testing: MultipleTestingLog, cards: Sequence[ModelCard]) -> list[ModelCard]:
@@ -56,6 +51,25 @@ def with_todays_verdicts(multiple_testing: MultipleTestingLog, cards: Sequence[M
 def is_tested(card: ModelCard) -> bool:
     """Whether there is a p-value that later evaluations may raise."""
     return card.evaluation.significance is not None and card.evaluation.verdict_rules >= VERDICT_RULES
+
+
+def _today(card: ModelCard, others: Sequence[float | None]) -> Evaluation:
+    """Told once for the same card and the same hypotheses, known by their identity."""
+    kept = _kept.get(card.digest)
+    if kept is not None and kept[0] is card.evaluation and kept[1] is others:
+        return kept[2]
+    told = todays_verdict(
+        card.evaluation,
+        certificate=card.certificate,
+        timeframe=card.timeframe,
+        horizon=card.horizon,
+        others=others,
+    )
+    _kept[card.digest] = (card.evaluation, others, told)
+    while len(_kept) > MOST_KEPT:
+        with suppress(KeyError):  # another thread made room meanwhile
+            _kept.popitem(last=False)
+    return told
 
 
 def _with(card: ModelCard, today: TodaysVerdict) -> ModelCard:

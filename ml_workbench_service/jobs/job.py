@@ -318,6 +318,10 @@ class JobStore:
         _ = folder.spec
         return self._folders.setdefault(job_id, folder)
 
+    def listed(self, job_id: str) -> JobFolder:
+        """The folder of a job that a page has just shown: nobody looks for it again."""
+        return self._folders.get(job_id) or self.folder(job_id)
+
     def deleted(self, job_id: str) -> DeletedJob | None:
         """What is left of a deleted job; None of any other. Cheap where nothing was deleted since."""
         with self._reading:

@@ -93,6 +93,7 @@ def test_what_was_tried_since_changes_todays_verdict_and_not_the_published_one(l
     assert (crowded.evaluation, found.adjusted_p_value) == (card.evaluation, pytest.approx(0.005))
     (gate,) = todays_evaluations(log, [card])
     assert (gate.verdict, gate.reason) == (today.verdict, today.reason), "the gate reads the same"
+    assert todays_evaluations(log, [card])[0] is gate, "what has not changed is not judged again"
     line = summary(crowded)
     assert (line.verdict, line.published_verdict, line.adjusted_p_value) == (
         "no_skill",

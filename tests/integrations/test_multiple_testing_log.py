@@ -395,12 +395,12 @@ def test_all_recipes_on_one_series_and_subject_are_one_family(multiple_testing: 
                           series=[series("USD/EUR", inverted=True)])  # fmt: skip
     log.record_result("b", told(0.2))
     log.record_evaluation(part("c", start=900, end=950, symbols=("MY/OWN",)), recipe="C", series=[series("MY/OWN")])
-    assert log.other_p_values("a") == [0.2, None], "other names and times, the third was never told"
-    assert log.other_p_values("c") == [0.01, 0.2]
+    assert log.other_p_values("a") == (0.2, None), "other names and times, the third was never told"
+    assert log.other_p_values("c") == (0.01, 0.2)
     log.record_evaluation(part("other"), recipe="D", series=[series(seed=7)])
     log.record_evaluation(part("regime", subject="regime"), recipe="E", series=[series()])
-    assert log.other_p_values("a") == [0.2, None], "another series of the same name, and another subject"
-    assert log.other_p_values("other") == log.other_p_values("nobody") == []
+    assert log.other_p_values("a") == (0.2, None), "another series of the same name, and another subject"
+    assert log.other_p_values("other") == log.other_p_values("nobody") == ()
 
 
 def test_many_evaluations_are_answered_in_one_reading_and_alike(multiple_testing: SqliteMultipleTestingLog) -> None:
@@ -415,7 +415,7 @@ def test_many_evaluations_are_answered_in_one_reading_and_alike(multiple_testing
     log.record_evaluation(part("volatile", subject="volatility"), recipe="V", series=[series()])
     names = [*(f"job-{number}" for number in range(15)), "volatile", "nobody"]
     alone = {each: SqliteMultipleTestingLog(log.path).other_p_values(each) for each in names}
-    assert (alone["volatile"], alone["nobody"]) == ([], [])
+    assert alone["volatile"] == alone["nobody"] == ()
     assert alone["job-0"].count(None) == 14, "other jobs' trials, without those of agents' grids"
     reader = SqliteMultipleTestingLog(log.path)
     with statements_of(reader) as statements:
@@ -452,8 +452,8 @@ def test_a_recipe_is_one_hypothesis_with_its_latest_answer(multiple_testing: Sql
         log.record_evaluation(part(f"r{number}"), recipe="R", series=[series()])
         if p_value is not None:
             log.record_result(f"r{number}", told(p_value, b"%d" % number))
-    assert log.other_p_values("judged") == [0.03], "the third training was killed"
-    assert log.other_p_values("r0") == [None], "its own later trainings are itself"
+    assert log.other_p_values("judged") == (0.03,), "the third training was killed"
+    assert log.other_p_values("r0") == (None,), "its own later trainings are itself"
     assert [each.differentials for each in log.results("R")] == [b"0", b"1"]
     assert log.results("R")[1] == told(0.03, b"1")
     assert log.results("nobody") == []
@@ -465,7 +465,7 @@ def test_what_has_no_recipe_counts_where_it_overlaps_in_time(multiple_testing: S
     log.record_evaluation(part("late", start=500, end=600))
     log.record_evaluation(part("mine", start=50, end=80), recipe="M", series=[series()])
     log.record_evaluation(part("mine/walk", start=50, end=80))
-    assert log.other_p_values("mine") == [None], "one earlier evaluation; its own walk tells of the same model"
+    assert log.other_p_values("mine") == (None,), "one earlier evaluation; its own walk tells of the same model"
 
 
 def test_a_result_is_noted_once_and_never_changed(multiple_testing: SqliteMultipleTestingLog, file: Path) -> None:

@@ -80,13 +80,15 @@ class HypothesisFamilies:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._size: tuple[object, ...] = ()
-        self._answers: dict[str, list[float | None]] = {}
+        self._answers: dict[str, tuple[float | None, ...]] = {}
         self._same: dict[tuple[str, str], bool | None] = {}
 
     def other_p_values(
         self, connection: sqlite3.Connection, evaluations: Iterable[str], *, file: tuple[int, int]
-    ) -> dict[str, list[float | None]]:
+    ) -> dict[str, tuple[float | None, ...]]:
         """Of each evaluation: today's p-values of all others in its family; empty of one that was never noted.
+
+        The same object until the log has grown.
 
         Args:
             connection: to the log.
@@ -101,9 +103,9 @@ class HypothesisFamilies:
             missing = [each for each in wanted if each not in self._answers]
             if missing:
                 self._answers |= self._read(connection, missing)
-            return {each: list(self._answers[each]) for each in wanted}
+            return {each: self._answers[each] for each in wanted}
 
-    def _read(self, connection: sqlite3.Connection, wanted: Sequence[str]) -> dict[str, list[float | None]]:
+    def _read(self, connection: sqlite3.Connection, wanted: Sequence[str]) -> dict[str, tuple[float | None, ...]]:
         subjects = json.dumps([name for (name,) in connection.execute(_SUBJECTS, (json.dumps(wanted),))])
         symbols = _gathered(connection, "SELECT number, symbol FROM reading_symbols")
         digests = _gathered(connection, "SELECT number, digest FROM hypothesis_series")
@@ -116,11 +118,11 @@ class HypothesisFamilies:
             for number, name, subject, start_ms, end_ms in connection.execute(_TRIALS, (subjects, AGENT_TRIAL))
         )
         known = _Fingerprints(connection, self._same)
-        found: dict[str, list[float | None]] = {name: [] for name in wanted}
+        found: dict[str, tuple[float | None, ...]] = dict.fromkeys(wanted, ())
         own = {each.id: each for members in noted.values() for each in members if each.id in found}
         for name, each in own.items():
             hypotheses = _hypotheses(each, noted[each.part.subject], known)
-            found[name] = [*hypotheses, *[None] * _num_foreign(each.part, trials)]
+            found[name] = (*hypotheses, *[None] * _num_foreign(each.part, trials))
         return found
 
 

@@ -214,7 +214,7 @@ class SqliteMultipleTestingLog:
         """The same of many evaluations, in one reading of the log."""
         with self._reading() as connection:
             if connection is None:
-                return {each: [] for each in evaluations}
+                return dict.fromkeys(evaluations, ())
             stat = self.path.stat()
             return self._families.other_p_values(connection, evaluations, file=(stat.st_dev, stat.st_ino))
 
