@@ -28,6 +28,7 @@ from benchmarks.live_records import PAIRS
 from benchmarks.many_models import Places, multiply_trained
 from benchmarks.running_service import started
 from benchmarks.startup import SETTLED_S, free_port, ready_after, resident_mib, service
+from tests.runtime.child_processes import children_running
 from tools.interleaved_rounds import ROOT, Goal, Rounds, conclude, show
 
 NUM_TRAININGS = 20
@@ -79,7 +80,7 @@ def mlflow_ui(folder: Path) -> Iterator[tuple[str, str]]:
     try:
         _wait_for(port)
         address = f"http://127.0.0.1:{port}/#/experiments/{experiment}"
-        yield address, f"{address}/runs/{run_id}"
+        yield f"{address}/runs", f"{address}/runs/{run_id}"  # the experiment's own address may lead to another tab
     finally:
         for each in [*process.children(recursive=True), process]:
             each.terminate()
@@ -158,9 +159,8 @@ def starts(num_rounds: int) -> dict[str, Rounds]:
 
 def page_mib(service_pid: int) -> float:
     """The page's process, of this service."""
-    for child in psutil.Process(service_pid).children():
-        if "ml_workbench_client.page" in child.cmdline():
-            return resident_mib(child.pid)
+    for child in children_running("ml_workbench_client.page", of=service_pid):
+        return resident_mib(child.pid)
     raise SystemExit("the service has no page process")
 
 
@@ -178,7 +178,7 @@ def main(*, num_rounds: int = 7, num_starts: int = 5) -> None:
         more = {"PAGE": "true", "PAGE_PORT": str(free_port()), "AGENT_AUTOSTART": "false"}
         with started(places.folder, **more, **places.variables) as ours, mlflow_ui(folder / "mlflow") as theirs:
             figures = in_a_browser(page_of(ours), *theirs, num_rounds=num_rounds)
-            (own,) = [each for each in psutil.Process().children() if "ml_workbench_service.main" in each.cmdline()]
+            (own,) = children_running("ml_workbench_service.main")
             weight = page_mib(own.pid)
     started_up = starts(num_starts)
     ratios = {name: 1 / figures[name].times_better(OURS, MLFLOW) for name in ("first view", "one model")}
