@@ -10,7 +10,7 @@ ends the one before it by itself: readers hold no lock, and a file system may sh
 import os
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import is_not
 from pathlib import Path
@@ -21,13 +21,14 @@ from pydantic import ValidationError
 from common_lib.exceptions import ConflictError, DeploymentNotFoundError
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.jobs.durable_files import append_line
-from ml_workbench_service.jobs.folder_listing import WatchedFolder
+from ml_workbench_service.jobs.folder_listing import NOWHERE, Listing, WatchedFolder
 
 HISTORY_FILE = "deployments.jsonl"
 LOCK_TIMEOUT_S = 15.0
 TAIL_BYTES = 512
 WATCH_S = 0.01
 MOST_SEEN = 1024
+LOOK_AGAIN_S = 5.0
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,7 @@ class DeploymentHistory:
         self._homes: dict[str, WatchedFolder] = {}
         self._files: dict[str, str] = {}  # as text: pathlib's look costs twice as much
         self._sorted: tuple[tuple[_Folded, ...], tuple[Deployment, ...]] = ((), ())
+        self._deployed: tuple[Listing, float, list[str]] = (NOWHERE, 0.0, [])
         self._num_appended = 0
         self._seen: dict[str, tuple[float, Deployment | None]] = {}
 
@@ -63,13 +65,24 @@ class DeploymentHistory:
 
     def everything(self) -> list[Deployment]:
         """All models' deployments, newest first."""
-        folded = tuple(filter(_has_any, map(self._folded, sorted(self._root.look().names))))
+        folded = tuple(filter(_has_any, map(self._folded, self._with_history())))
         as_of, found = self._sorted
         if len(as_of) != len(folded) or any(map(is_not, as_of, folded)):
             every = [each for model in folded for each in model.by_id.values()]
             found = tuple(sorted(every, key=lambda each: (each.created_at, each.id), reverse=True))
             self._sorted = (folded, found)
         return list(found)
+
+    def _with_history(self) -> list[str]:
+        """Models that may have one, in order. Who never was deployed is passed over while the root says nothing new,
+        for a first line touches it; and looked at all the same after `LOOK_AGAIN_S`, for whoever copies files by hand.
+        """
+        listing, now_s = self._root.look(), time.monotonic()
+        as_of, since_s, names = self._deployed
+        if as_of is not listing or now_s - since_s > LOOK_AGAIN_S:
+            names = [each for each in sorted(listing.names) if self._folded(each) is not NOTHING]
+            self._deployed = listing, now_s, names
+        return names
 
     def get(self, deployment_id: str) -> Deployment:
         """One deployment; raises DeploymentNotFoundError."""
@@ -106,6 +119,10 @@ class DeploymentHistory:
         """Writes the lines in one go and syncs them to disk; raises UnavailableError where it is full."""
         home = self.root / deployments[0].model_id
         home.mkdir(parents=True, exist_ok=True)
+        if not (home / HISTORY_FILE).exists():
+            with suppress(OSError):  # a full disk is told below
+                (home / HISTORY_FILE).touch()
+                os.utime(self.root)  # before the line: whoever looks after it finds the file
         try:
             append_line(home / HISTORY_FILE, "\n".join(each.model_dump_json() for each in deployments))
         finally:

@@ -1,5 +1,6 @@
 """The deployment history: append-only lines of which the newest of each deployment holds, whatever tears them."""
 
+import os
 import subprocess
 import sys
 import threading
@@ -77,6 +78,41 @@ def test_another_writer_of_the_same_files_is_seen_at_once(history: DeploymentHis
         history.append(deployment(number, "pending"))
         other.append(deployment(number - 1, "superseded"), deployment(number))
         assert history.live_version("model") == other.live_version("model") == f"1.{number}.0"
+
+
+def test_a_list_passes_over_models_that_never_were_deployed_until_another_writer_deploys_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(50):
+        (tmp_path / f"model-{number}").mkdir()
+    history, other = DeploymentHistory(tmp_path), DeploymentHistory(tmp_path)
+    for round_number in range(5):
+        os.utime(tmp_path, (0, 0))  # quiet for long
+        looked = numbers_of_looks(history, monkeypatch)
+        assert (looked, numbers_of_looks(history, monkeypatch)) == (50 + round_number, round_number)
+        other.append(deployment(model_id=f"model-{round_number}"))
+        assert len(history.everything()) == round_number + 1
+
+
+def numbers_of_looks(history: DeploymentHistory, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many models' files and folders a list looks at."""
+    before, looked = history._folded, []
+    with monkeypatch.context() as patched:
+        patched.setattr(history, "_folded", lambda model_id: looked.append(model_id) or before(model_id))
+        history.everything()
+    return len(looked)
+
+
+def test_a_history_that_is_copied_by_hand_is_listed_in_the_end(
+    history: DeploymentHistory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history.append(deployment(0))
+    (history.root / "other").mkdir()
+    os.utime(history.root, (0, 0))
+    assert len(history.everything()) == 1
+    (history.root / "other" / HISTORY_FILE).write_bytes((history.root / "model" / HISTORY_FILE).read_bytes())
+    monkeypatch.setattr(deployment_history, "LOOK_AGAIN_S", 0.0)
+    assert len(history.everything()) == 2
 
 
 def test_a_torn_last_line_is_skipped_and_the_next_writer_begins_anew(history: DeploymentHistory) -> None:
