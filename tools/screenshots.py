@@ -10,6 +10,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import httpx
 from playwright.sync_api import Browser, Page, sync_playwright
 
 VIEWS = ("/", "/models", "/train", "/jobs", "/experiments", "/new-experiment", "/live", "/agents", "/deployments")
@@ -22,12 +23,15 @@ DRAWN_MS = 1500
 
 def main() -> int:
     """Takes them all; 1 where there is no browser."""
-    url, folder = sys.argv[1].rstrip("/"), Path(sys.argv[2])
+    folder = Path(sys.argv[2])
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         print("no Chromium on the PATH; install it, such as with apt-get install chromium", file=sys.stderr)
         return 1
     folder.mkdir(parents=True, exist_ok=True)
+    url = str(httpx.get(sys.argv[1], follow_redirects=True, timeout=60.0).url).rstrip(
+        "/"
+    )  # a service leads to its page
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         for theme in ("light", "dark"):
@@ -74,7 +78,7 @@ def _open(page: Page, address: str) -> None:
 
 def _wait_until_drawn(page: Page) -> None:
     """Until nothing is loading any more, and what was drawn has come to rest."""
-    page.wait_for_selector("h1")
+    page.wait_for_selector("h1", timeout=LOADED_MS)
     page.wait_for_timeout(DRAWN_MS)
     page.wait_for_function("() => !document.querySelector('.state[role=status]')", timeout=LOADED_MS)
     page.wait_for_timeout(DRAWN_MS)
