@@ -106,7 +106,7 @@ class Model(Resource[M], Generic[M]):
     def monitoring(
         self, *, version: str | None = None, from_: Moment | None = None, to: Moment | None = None
     ) -> Plan[MonitoringReport]:
-        """How each version that has been live fares: error, direction, coverage, calibration, drift, live verdict."""
+        """Of each version that has predicted live: error, direction, coverage, calibration, drift, live verdict."""
         asked = query(version=version or self.version, to=to, **{"from": from_})
         return (yield from self._read(MonitoringReport, routes.MONITORING, query=asked, model_id=self.id))
 

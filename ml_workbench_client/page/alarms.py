@@ -13,6 +13,8 @@ from ml_workbench_service.contracts.models import ModelSummary
 from ml_workbench_service.contracts.queue import QueueAccounting
 
 NUM_JOBS = 20
+NUM_LIVE = 50
+"""Deployed models that the overview looks at; of one more it says that there are more."""
 OF_NO_CONCERN = ("ok", "disabled")
 
 
@@ -102,7 +104,7 @@ async def look(bench: AsyncWorkbench) -> ServiceOverview:
         _queue_of(bench),
         bench.agents().first(50),
         bench.jobs().first(NUM_JOBS),
-        bench.models(status="deployed").first(50),
+        bench.models(status="deployed").first(NUM_LIVE + 1),
     )
     return ServiceOverview(ready, queue, tuple(agents), tuple(jobs), tuple(live))
 

@@ -111,7 +111,7 @@ async def report_outcome(
 async def show_monitoring(
     model_id: ModelIdPath, service: AppStateDep, version: VersionQuery = None, from_: From = None, to: To = None
 ) -> MonitoringReport:
-    """Error, direction, coverage, calibration and drift of each version that has been live, newest version first."""
+    """Error, direction, coverage, calibration and drift of each version that has predicted live, newest first."""
 
     def report() -> MonitoringReport:
         service.ledger.flush()

@@ -34,7 +34,7 @@ def live_panel(visit: Visit, model_id: str) -> None:
         lambda: visit.bench.model(model_id).monitoring(),
         _monitoring,
         is_empty=lambda found: not found.versions,
-        empty="No version of this model has been live. Deploy it; its predictions are then measured here.",
+        empty="No live version of this model has predicted anything. Deploy it; what it says is measured here.",
         every_s=EVERY_S,
     )
     with card("Newest predictions and outcomes"):

@@ -5,7 +5,7 @@ import asyncio
 from nicegui import ui
 from nicegui.elements.mixins.text_element import TextElement
 
-from ml_workbench_client.page.alarms import ServiceOverview, look
+from ml_workbench_client.page.alarms import NUM_LIVE, ServiceOverview, look
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import badge, card, figure_of, grid, link, note, text
 from ml_workbench_client.page.components.part import Part, nothing
@@ -71,7 +71,8 @@ def _whole(found: ServiceOverview) -> None:
 
 
 def _live(found: ServiceOverview) -> None:
-    with card("Live", aside=f"{len(found.live)} deployed"):
+    num_live = len(found.live)
+    with card("Live", aside=f"{num_live} deployed" if num_live <= NUM_LIVE else f"more than {NUM_LIVE} deployed"):
         if not found.live:
             nothing("Nothing is deployed. Open a model and deploy it.")
         with ui.element("div").classes("list"):
