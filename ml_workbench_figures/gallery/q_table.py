@@ -21,6 +21,9 @@ class QTable(Figure):
         """Colours around zero; a dot marks the action that would be chosen."""
         table = given.q_table
         assert table is not None, "`missing` has looked"
+        if not any(map(any, table.visits_SA)):
+            drawing.says("Not drawn: the agent has visited no state yet; let it run beside a deployed model.")
+            return
         rows = state_words(table.strength_edges, table.width_edges)[:: len(ACTIONS)]
         states = [f"{each.forecast}, width {each.width}" for each in rows]
         columns = [f"{held}→{action}" for held in ACTIONS for action in ACTIONS]

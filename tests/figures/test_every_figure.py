@@ -88,6 +88,12 @@ def test_no_more_is_drawn_of_a_line_than_a_screen_shows(name: str, full: dict[st
     assert len(json.dumps(draw(name, full[name]))) < 600_000
 
 
+def test_a_table_of_which_nothing_was_visited_is_not_drawn() -> None:
+    found = draw("q_table", FigureInputs(q_table=tables.q_table(0)))
+    assert found["data"] == []
+    assert "has visited no state" in found["layout"]["annotations"][0]["text"]
+
+
 @pytest.mark.parametrize("name", list(Figure.known))
 def test_what_is_missing_is_said_in_a_sentence(name: str, forecast: FigureInputs) -> None:
     for given in (FigureInputs(), FigureInputs(card=forecast.card)):

@@ -92,6 +92,8 @@ def test_rows_keep_what_is_sorted_by_and_what_is_shown() -> None:
 
 def test_addresses_are_encoded_part_by_part() -> None:
     assert words.path("models", "a/../b", version="1.0.0") == "/models/a%2F..%2Fb?version=1.0.0"
+    assert words.cut("one two three", 13) == "one two three"
+    assert words.cut("one two three", 12) == "one two …"
 
 
 async def test_every_hyper_parameter_of_every_family_becomes_a_field_of_its_kind(service: ServiceProcess) -> None:

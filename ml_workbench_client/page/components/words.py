@@ -94,6 +94,11 @@ def shortened(value: Any) -> Any:
     return f"{value[:19]}…" if isinstance(value, str) and is_digest(value) else value
 
 
+def cut(sentence: str, most: int) -> str:
+    """At most so many letters, whole words, and a sign that there was more."""
+    return sentence if len(sentence) <= most else f"{sentence[:most].rsplit(' ', 1)[0]} …"
+
+
 def path(*parts: str, **query: str) -> str:
     """An address of this page, its parts encoded."""
     asked = "&".join(f"{name}={quote(value, safe='')}" for name, value in query.items() if value)

@@ -19,6 +19,8 @@ EVERY_S = 5.0
 NUM_CARDS = 6
 NUM_PREDICTIONS = 6
 RUNNING = ("queued", "running", "cancelling")
+MOST_DETAIL = 240
+"""Letters of a line of readiness: with a hundred models live some lines name them all."""
 
 
 @view("/", "Overview")
@@ -111,7 +113,7 @@ def _things(found: ServiceOverview) -> None:
             with ui.element("div").classes("entry inline"):
                 TextElement(tag="span", text=words.readable(name))
                 badge(each["state"])
-                note(f"{each['mode']}: {each['detail']}")
+                note(words.cut(f"{each['mode']}: {each['detail']}", MOST_DETAIL))
 
 
 def _verdicts(found: list[ModelCard]) -> None:
