@@ -356,3 +356,16 @@ def test_every_module_stands_on_a_floor() -> None:
     modules = {module_of(path) for path in files("ml_workbench_service")} - {PACKAGES[0]}
     homeless = {module for module in modules if not any(f"{module}.".startswith(f"{floor}.") for floor in floors)}
     assert homeless == set()
+
+
+def test_every_caller_says_how_long_it_waits() -> None:
+    """httpx waits five seconds unless told, which a busy machine needs for a start or a document alone."""
+    found = []
+    for path in files(*PACKAGES, "tests", "benchmarks", "chaos", "studies", "tools", "examples"):
+        for node in ast.walk(tree(path)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("httpx."):
+                verb = ast.unparse(node.func).removeprefix("httpx.")
+                calls = verb in ("get", "post", "put", "delete", "request", "stream", "Client", "AsyncClient")
+                if calls and not {"timeout", None} & {each.arg for each in node.keywords}:
+                    found.append(where(path, node))
+    assert found == []

@@ -288,7 +288,9 @@ async def test_a_surprise_is_logged_and_says_nothing_of_itself(caplog: pytest.Lo
         raise RuntimeError("a secret of the house")
 
     app.add_middleware(AtTheDoor, needs_loopback=False)
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://testserver") as client:
+    async with httpx.AsyncClient(
+        transport=httpx.ASGITransport(app), base_url="http://testserver", timeout=60
+    ) as client:
         answer = await client.get("/broken", headers={"X-Correlation-ID": "lost-1"})
     assert answer.status_code == 500
     assert answer.headers["X-Correlation-ID"] == "lost-1"

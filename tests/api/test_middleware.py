@@ -33,7 +33,7 @@ AMONG_US = "203.0.113.7"  # an address of documentation, only ever written into 
 
 @pytest.mark.parametrize("path", OPEN)
 def test_pages_and_probes_need_no_key(guarded: Guarded, path: str) -> None:
-    assert httpx.get(guarded.service.url + path).status_code == 200
+    assert httpx.get(guarded.service.url + path, timeout=60).status_code == 200
 
 
 @pytest.mark.parametrize(("method", "path"), CLOSED)
@@ -41,7 +41,7 @@ def test_pages_and_probes_need_no_key(guarded: Guarded, path: str) -> None:
 def test_everything_else_needs_the_right_key(guarded: Guarded, method: str, path: str, key: str | None) -> None:
     headers = {} if key is None else {"X-API-Key": key.encode()}
     body = assert_failure(
-        httpx.request(method, guarded.service.url + path, headers=headers), 401, "AUTHENTICATION_ERROR"
+        httpx.request(method, guarded.service.url + path, headers=headers, timeout=60), 401, "AUTHENTICATION_ERROR"
     )
     assert "X-API-Key" in body["message"]
     assert KEY not in str(body)
@@ -55,7 +55,7 @@ def test_the_right_key_opens(guarded: Guarded) -> None:
 def test_a_scraper_may_send_the_key_as_a_bearer_token(guarded: Guarded) -> None:
     def status(path: str = "/metrics", **headers: str) -> int:
         named = {name.replace("_", "-"): value.encode() for name, value in headers.items()}
-        return httpx.get(guarded.service.url + path, headers=named).status_code
+        return httpx.get(guarded.service.url + path, headers=named, timeout=60).status_code
 
     assert status(Authorization=f"Bearer {KEY}") == 200
     assert status(Authorization=f"Bearer {KEY}", X_API_Key=KEY) == 200
@@ -68,7 +68,7 @@ def test_a_scraper_may_send_the_key_as_a_bearer_token(guarded: Guarded) -> None:
 def test_a_request_without_a_key_changes_nothing(guarded: Guarded) -> None:
     before = guarded.client.get("/api/v1/deployments").json()
     body = {"version": "1.0.0", "deployment_target": "local"}
-    answer = httpx.post(f"{guarded.service.url}/api/v1/models/small/deploy", json=body)
+    answer = httpx.post(f"{guarded.service.url}/api/v1/models/small/deploy", json=body, timeout=60)
     assert_failure(answer, 401, "AUTHENTICATION_ERROR")
     assert guarded.client.get("/api/v1/deployments").json() == before
 
@@ -117,7 +117,7 @@ async def reached(*, server: str, client: str, path: str = "/health", api_key: s
     """The answer of the app itself, told that the request reached `server` from `client`."""
     transport = httpx.ASGITransport(app_behind(api_key), client=(client, 50_000))
     host = f"[{server}]" if ":" in server else server
-    async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}") as caller:
+    async with httpx.AsyncClient(transport=transport, base_url=f"http://{host}", timeout=60) as caller:
         return await caller.get(path)
 
 
@@ -138,7 +138,7 @@ def test_a_service_on_all_addresses_without_a_key_answers_loopback_alone(tmp_pat
     try:
         service.start()
         assert service.client.get("/health").status_code == 200
-        assert_failure(httpx.get(f"http://{address}:{service.port}/health"), 401, "AUTHENTICATION_ERROR")
+        assert_failure(httpx.get(f"http://{address}:{service.port}/health", timeout=60), 401, "AUTHENTICATION_ERROR")
     finally:
         service.close()
 
@@ -146,5 +146,5 @@ def test_a_service_on_all_addresses_without_a_key_answers_loopback_alone(tmp_pat
 @pytest.mark.parametrize(("host", "status"), [("localhost:8005", 200), ("rebound.example", 401), ("10.0.0.7", 401)])
 async def test_without_a_key_a_name_bound_to_loopback_by_a_page_of_the_web_is_refused(host: str, status: int) -> None:
     transport = httpx.ASGITransport(app_behind(None), client=("127.0.0.1", 50_000))
-    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as caller:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=60) as caller:
         assert (await caller.get("/health", headers={"Host": host})).status_code == status

@@ -95,13 +95,13 @@ def test_serve_starts_the_service_and_ends_with_ctrl_c(tmp_path: Path) -> None:
 
     def answers() -> bool:
         try:
-            return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
+            return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False, timeout=60).status_code == 200
         except httpx.TransportError:
             return False
 
     try:
         wait_until(answers, serving)
-        ready = httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False).json()
+        ready = httpx.get(f"http://127.0.0.1:{port}/health/ready", trust_env=False, timeout=60).json()
         assert ready["things"]["feature_store"]["mode"] == "folder"
         serving.send_signal(signal.SIGINT)
         serving.communicate(timeout=LIMIT_S)

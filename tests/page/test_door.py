@@ -34,7 +34,7 @@ def door(options: Options) -> Door:
 
 async def ask(app: Any, path: str = "/", *, base: str = "http://127.0.0.1:8006", **sent: Any) -> httpx.Response:
     transport = httpx.ASGITransport(app=app)
-    async with httpx.AsyncClient(transport=transport, base_url=base) as client:
+    async with httpx.AsyncClient(transport=transport, base_url=base, timeout=60) as client:
         return await client.request(sent.pop("method", "GET"), path, **sent)
 
 

@@ -38,7 +38,7 @@ def test_the_page_lives_and_ends_with_its_service_and_knows_no_key(serve: Serve)
     assert b"sesame" not in Path(f"/proc/{pid}/environ").read_bytes()
     assert psutil.Process(pid).memory_info().rss < MOST_MIB * 2**20
     assert not [name for name in NOT_LOADED if f"/{name}/" in loaded(pid)]
-    with httpx.Client(base_url=url) as client:
+    with httpx.Client(base_url=url, timeout=60) as client:
         assert client.get("/models").status_code == 303
         assert client.post("/login", data={"key": "guess"}).status_code == 401
         entered = client.post("/login?next=/models", data={"key": "open sesame"})
