@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 from benchmarks import lists, publishing, queue_latency, serving, training_speed
 from tools import interleaved_rounds as rounds
 
+pytestmark = pytest.mark.more
+
 
 @pytest.fixture
 def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -41,7 +43,6 @@ def test_each_record_published_at_a_rate_is_applied_or_counted(results: Path) ->
     assert 0 < found["p50_ms"][0] <= found["p99_ms"][0]
 
 
-@pytest.mark.more
 @pytest.mark.timeout(600)
 def test_lists_of_copied_models_and_jobs_are_answered(results: Path) -> None:
     sizes = {lists.SMALL: (2, 10), lists.LARGE: (6, 30)}

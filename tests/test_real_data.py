@@ -11,6 +11,8 @@ import pytest
 
 from tests.service_process import ServiceProcess
 
+pytestmark = pytest.mark.more
+
 FEATURES = ["sma_20", "rsi_14", "macd", "bb_width"]
 QUICK = {"lstm_units": 16, "epochs": 4, "batch_size": 256}
 

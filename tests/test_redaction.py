@@ -89,7 +89,7 @@ def test_every_place_that_says_something_redacts_it() -> None:
         assert "***, ***, http://***@host" in each
 
 
-@pytest.fixture(params=["a store that does not answer", "embedded data"])
+@pytest.fixture(params=[pytest.param("a store that does not answer", marks=pytest.mark.more), "embedded data"])
 def locked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServiceProcess]:
     """A service with a secret in every setting that takes one; nobody answers at its addresses."""
     addresses = {

@@ -15,6 +15,8 @@ import pytest
 from tests.conftest import SMALL_TRAIN
 from tests.service_process import ServiceProcess
 
+pytestmark = pytest.mark.more
+
 PAGE_MODULE = "ml_workbench_client.page"
 
 
@@ -80,7 +82,6 @@ def test_a_training_and_an_open_stream_survive_a_reload(reloading: ServiceProces
     assert reloading.wait_for_job(job_id, timeout_s=120)["status"] == "cancelled"
 
 
-@pytest.mark.more
 def test_after_a_reload_there_is_one_page_at_the_same_address(
     reloading_with_page: ServiceProcess, tmp_path: Path
 ) -> None:

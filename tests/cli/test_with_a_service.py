@@ -13,6 +13,8 @@ from ml_workbench_client.cli.root import build
 from tests.cli.conftest import Command, Ended
 from tests.service_process import ServiceProcess
 
+pytestmark = pytest.mark.more
+
 MODEL = "cli_linear"
 REQUEST = f"""
 name: Linear by the command line

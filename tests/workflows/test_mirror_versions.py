@@ -32,7 +32,10 @@ from tests.workflows.test_mirror_to_mlflow import client as client
 from tests.workflows.test_mirror_to_mlflow import house as house
 from tests.workflows.test_mirror_to_mlflow import server as server
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*Any type hint is inferred")  # MLflow, of its own classes
+pytestmark = [
+    pytest.mark.more,
+    pytest.mark.filterwarnings("ignore:.*Any type hint is inferred"),  # MLflow, of its own classes
+]
 FINGERPRINT = "sha256:" + "0123456789abcdef" * 4
 LAST_KNOWN = MOMENT.replace(year=2025, month=2)
 WORDLESS = SignificanceTest(statistic=2.5, p_value=0.006, num_moments=900, lag=1)
