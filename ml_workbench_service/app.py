@@ -18,7 +18,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from filelock import FileLock, Timeout
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
@@ -140,15 +140,14 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     errors.install(app)
     pages.install(app)
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
-    api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key), KnownQueries])
+    app.include_router(health.router, dependencies=[KnownQueries])
+    app.include_router(health.metrics_router(api_key), dependencies=[KnownQueries])
     for resource in (
         models, predictions, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
         resilience, version_tables, job_tables, agent_tables, figures, given_figures,
     ):  # fmt: skip
-        api.include_router(resource.router)
-    app.include_router(health.router, dependencies=[KnownQueries])
-    app.include_router(health.metrics_router(api_key), dependencies=[KnownQueries])
-    app.include_router(api)
+        # Each by itself: FastAPI builds the routes of a router within a router three times, and once of them at start.
+        app.include_router(resource.router, prefix="/api/v1", dependencies=[Depends(api_key), KnownQueries])
     app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MOST_BODY_BYTES)  # inside the door, which words it
     app.add_middleware(PredictDoor, api_key=api_key)
     app.add_middleware(AtTheDoor, needs_loopback=settings.API_KEY is None)
