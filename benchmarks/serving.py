@@ -8,8 +8,8 @@ validation, novelty, interval, ledger (`monitoring_level` medium), metrics, and 
 agent that applies it. The forecasts are compared before anything is timed.
 
 Servers run on core 0; the load, redis-server and agent on core 1. Closed loop, one and 32 connections, interleaved
-rounds; a ratio is taken within its round, and its spread over the rounds is printed. Peers stand in `PEERS`, each with
-an environment of its own.
+rounds; a ratio is taken within its round, and its spread over the rounds is printed. Beside them the peers of
+`serving_peers.py`, each with an environment of its own.
 """
 
 import http.client
@@ -18,7 +18,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from typing import Any
 import psutil
 
 from benchmarks.running_service import RunningService, started
+from benchmarks.serving_peers import PEERS, Peer
 from benchmarks.startup import free_port
 from benchmarks.training_speed import Contestant
 from tools.interleaved_rounds import WORKPLACE, Goal, Rounds, conclude, show
@@ -53,27 +54,6 @@ MOST_P50, MOST_PUBLISHING = 1.6, 1.15
 
 
 @dataclass(frozen=True)
-class Peer:
-    """Another model server in an environment of its own.
-
-    Attributes:
-        script: below `contestants/`; called with the folder of the graph and a port.
-        requirements: what its environment holds.
-        path: of the request that `body_of` makes.
-        goal: how many times as many requests a second we want to answer.
-    """
-
-    name: str
-    script: str
-    requirements: tuple[str, ...]
-    path: str
-    goal: float
-
-
-PEERS: tuple[Peer, ...] = ()
-
-
-@dataclass(frozen=True)
 class Served:
     """Where a contestant answers, and what it is asked."""
 
@@ -82,12 +62,19 @@ class Served:
     path: str
     body: str
     key: str = ""
+    forecast_of: Callable[[Any], float | None] = lambda answer: answer["prediction"]
+    has_children: bool = False  # a peer's workers; the service's own children stand on the other core
 
     @property
     def processor_s(self) -> float:
         """What the server has worked so far, all its threads."""
-        used = psutil.Process(self.pid).cpu_times()
-        return float(used.user + used.system)
+        return sum(each.cpu_times().user + each.cpu_times().system for each in self.processes)
+
+    @property
+    def processes(self) -> list[psutil.Process]:
+        """What answers."""
+        own = psutil.Process(self.pid)
+        return [own, *own.children(recursive=True)] if self.has_children else [own]
 
     @property
     def head(self) -> str:
@@ -147,7 +134,7 @@ def given_to_controls(folder: Path, model_id: str) -> Path:
 
 
 @contextmanager
-def control(script: str, given: Path, body: str, *, python: Path, path: str) -> Iterator[Served]:
+def control(script: str, given: Path, body: str, *, python: Path, path: str, **more: Any) -> Iterator[Served]:
     """A control or a peer on the servers' core."""
     port, log = free_port(), WORKPLACE / f"{script}.log"
     program = Path(__file__).parent / "contestants" / f"{script}.py"
@@ -155,11 +142,17 @@ def control(script: str, given: Path, body: str, *, python: Path, path: str) -> 
         process = subprocess.Popen([str(python), str(program), str(given), str(port)], stdout=errors, stderr=errors)
     try:
         _wait_for(process, port)
-        _pin([psutil.Process(process.pid)], SERVER_CORE)
-        yield Served(process.pid, port, path, body)
+        found = Served(process.pid, port, path, body, **more)
+        _pin(found.processes, SERVER_CORE)
+        yield found
     finally:
-        process.terminate()
-        process.wait(timeout=20)
+        with suppress(psutil.NoSuchProcess):  # it ended by itself
+            own = psutil.Process(process.pid)
+            every = [*own.children(recursive=True), own]
+            process.terminate()
+            for each in psutil.wait_procs(every, timeout=20)[1]:
+                each.kill()
+        process.wait()
 
 
 @contextmanager
@@ -215,12 +208,26 @@ def _wait_for(process: subprocess.Popen[bytes], port: int) -> None:
     raise SystemExit("a contestant was not ready in two minutes")
 
 
+def _wait_for_answers(served: Served) -> None:
+    """A peer's port may answer before its worker does."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
+        try:
+            served.ask()
+        except (OSError, SystemExit):
+            time.sleep(0.5)
+        else:
+            _pin(served.processes, SERVER_CORE)
+            return
+    raise SystemExit(f"{served.path} did not answer in two minutes; see {WORKPLACE}")
+
+
 def compare(served: Mapping[str, Served]) -> None:
     """Ends the benchmark where contestants forecast different things, or ours abstains for anything but the clock."""
     said = {name: each.ask() for name, each in served.items()}
     wanted = said[BARE]["prediction"]
     for name, answer in said.items():
-        found = answer["prediction"]
+        found = served[name].forecast_of(answer)
         if found is None and set(answer["abstain_reasons"]) <= {"market_closed"}:
             continue  # on a Saturday
         if found is None or abs(found - wanted) > MOST_DIFFERENCE * abs(wanted):
@@ -267,9 +274,11 @@ def main(*, num_rounds: int = NUM_ROUNDS, seconds: float = SECONDS, peers: tuple
             OFF: stack.enter_context(ours(folder / "off", folder / "registry", model_id, body, *WITHOUT_QUEUE)),
         }
         for peer in peers:
-            python = python_with(peer.script.removesuffix("_serving"), *peer.requirements)
-            running = control(peer.script, given, body, python=python, path=peer.path)
+            python = python_with(peer.script, *peer.requirements) if peer.requirements else this
+            asked = {"path": peer.path, "forecast_of": peer.forecast_of, "has_children": True}
+            running = control(peer.script, given, peer.body_of(features), python=python, **asked)
             served[peer.name] = stack.enter_context(running)
+            _wait_for_answers(served[peer.name])
         compare(served)
         found = measure(served, num_rounds=num_rounds, seconds=seconds)
     report(found, peers)
@@ -290,7 +299,7 @@ def report(found: dict[str, dict[int, Rounds]], peers: tuple[Peer, ...]) -> None
     show("Requests a second on one core, by connections; latency in ms", columns, rows)
     print("  µs: the server's processor time for a request, which a busy machine does not stretch")
     most = found["per_s"][CONNECTIONS[-1]]
-    wanted = {**GOALS, **{peer.name: peer.goal for peer in peers}}
+    wanted = {**GOALS, **{peer.name: peer.goal for peer in peers if peer.goal is not None}}
     goals = [Goal(f"32 connections, of {name}", most.times_better(OURS, name), goal) for name, goal in wanted.items()]
     p50 = found["p50"][1]
     goals.append(

@@ -7,6 +7,7 @@ queue: what uvicorn and the graph allow at all.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import onnxruntime
 import orjson
 import uvicorn
 
-FOLDER = Path(sys.argv[1])
+FOLDER = Path(os.environ.get("GIVEN") or sys.argv[1])  # peers are started by programs of their own
 SCALER = json.loads((FOLDER / "scaler.json").read_text(encoding="utf-8"))
 NAMES, LEVELS = SCALER["features"], np.flatnonzero(SCALER["is_level"])
 CENTER, SCALE = np.array(SCALER["center"]), np.array(SCALER["scale"])
@@ -36,7 +37,11 @@ SESSION = session()
 
 def forecast(features: dict[str, list[float]]) -> float:
     """The network's word on one window, in the target's unit."""
-    x_TF = np.array([features[name] for name in NAMES]).T
+    return forecast_of_rows(np.array([features[name] for name in NAMES]).T)
+
+
+def forecast_of_rows(x_TF: Any) -> float:
+    """The same of (T, F) in the model's order, which is changed."""
     x_TF[:, LEVELS] = np.log(x_TF[:, LEVELS])
     rows_1TF = ((x_TF - CENTER) / SCALE).astype(np.float32)[None]
     outputs_1K = SESSION.run(["outputs"], {"rows": rows_1TF})[0]
