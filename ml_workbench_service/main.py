@@ -24,9 +24,9 @@ app = create_app(settings)
 
 def main() -> None:
     """Serves until SIGTERM or Ctrl-C."""
-    import uvicorn
+    from ml_workbench_service.http_server import serve
 
-    uvicorn.run(app, host=settings.HOST, port=settings.PORT, log_config=None, access_log=False)
+    serve(app, settings)
 
 
 if __name__ == "__main__":

@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-import uvicorn
-
 from ml_workbench_service.app import create_app
+from ml_workbench_service.http_server import serve
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.testing.clocks import FileClock
 
@@ -14,4 +13,4 @@ CLOCK_FILE = "CLOCK_FILE_OF_TESTS"
 if __name__ == "__main__":
     settings = Settings()
     app = create_app(settings, clock=FileClock(Path(os.environ[CLOCK_FILE])))
-    uvicorn.run(app, host=settings.HOST, port=settings.PORT, log_config=None, access_log=False)
+    serve(app, settings)

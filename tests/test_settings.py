@@ -42,6 +42,13 @@ OUR_DEFAULTS = {
     "PAGE": True,
     "PAGE_PORT": None,
     "PAGE_URL": None,
+    "KEYS_FILE": None,
+    "FEATURE_STORE_API_KEY": None,
+    "STRATEGY_ENGINE_API_KEY": None,
+    "BEHIND_PROXY": None,
+    "TLS_CERT": None,
+    "TLS_KEY": None,
+    "TLS_CLIENT_CA": None,
 }
 
 
