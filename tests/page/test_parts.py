@@ -4,12 +4,14 @@ import dataclasses
 from typing import Any
 
 import pytest
+from nicegui import Client, ui
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_client import AsyncWorkbench
 from ml_workbench_client.page.alarms import ServiceOverview, look
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.figure import untitled
+from ml_workbench_client.page.components.part import _PARTS, _parts_of
 from ml_workbench_client.page.components.request_form import seeds_of, target_of
 from ml_workbench_client.page.components.schema_form import _read_text, resolved
 from ml_workbench_client.page.components.search_space import choices_of
@@ -149,3 +151,11 @@ def test_a_figure_loses_its_title_and_the_room_that_it_took() -> None:
     assert found["layout"]["height"] == 470
     assert found["layout"]["meta"]["label"] == "Equity"
     assert figure["layout"]["height"] == 600
+
+
+def test_what_a_closed_page_showed_is_forgotten() -> None:
+    page = Client(ui.page("/closed"), request=None)
+    assert _parts_of(page) is _parts_of(page)
+    assert page in _PARTS
+    page.delete()
+    assert page not in _PARTS

@@ -2,7 +2,7 @@
 // exchanged here, so that a change of theme asks the server nothing.
 export default {
   template: '<div class="figure" role="img" :aria-label="label" :style="{ height: height + \'px\' }"></div>',
-  props: { figure: Object, colours: Object, label: String, height: Number },
+  props: { figure: String, colours: Object, label: String, height: Number },
   async mounted() {
     const { Plotly } = await import("nicegui-plotly");
     this.plotly = Plotly;
@@ -29,7 +29,7 @@ export default {
     draw() {
       if (!this.plotly || !this.figure) return;
       this.drawnDark = this.isDark();
-      const figure = this.coloured(JSON.parse(JSON.stringify(this.figure)));
+      const figure = this.coloured(JSON.parse(this.figure));
       const layout = { ...figure.layout, autosize: true };
       delete layout.width;
       layout.height = this.height;

@@ -3,6 +3,7 @@
 NiceGUI's own element would import plotly for Python, which is 30 MiB that nothing here needs.
 """
 
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -35,7 +36,7 @@ class FigureView(Element, component="figure.js", esm={"nicegui-plotly": _PLOTLY}
 
     def show(self, figure: dict[str, Any]) -> None:
         """Draws another figure in its place."""
-        self.props["figure"] = figure
+        self.props["figure"] = json.dumps(figure, separators=(",", ":"))  # an eighth of the memory of its lists
         layout = figure.get("layout") or {}
         self.props["label"] = (layout.get("meta") or {}).get("label") or _text(layout.get("title")) or "figure"
         self.props["height"] = layout.get("height") or USUAL_HEIGHT

@@ -42,7 +42,7 @@ class Part(Generic[T]):
         self.box = ui.element("div").classes("part")
         with self.box:
             loading()
-        parts = _PARTS.setdefault(ui.context.client, [])
+        parts = _parts_of(ui.context.client)
         parts[:] = [each for each in parts if not each.box.is_deleted] + [self]
         if every_s:
             ui.timer(every_s, self.refresh, immediate=False)
@@ -82,6 +82,14 @@ class Part(Generic[T]):
         self.box.clear()
         with self.box:
             failure(error, self.refresh)
+
+
+def _parts_of(client: Client) -> list["Part[Any]"]:
+    """The parts of an open page; forgotten with it, or they, who know it, would keep it for good."""
+    if client not in _PARTS:
+        _PARTS[client] = []
+        client.on_delete(lambda: _PARTS.pop(client, None))
+    return _PARTS[client]
 
 
 async def refresh_all(client: Client) -> None:

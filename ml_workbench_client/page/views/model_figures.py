@@ -1,6 +1,7 @@
 """Figures of a version: each one card, drawn once it is looked at; those that say nothing of it are named with why."""
 
 import asyncio
+import json
 from typing import Any
 
 from nicegui import ui
@@ -40,10 +41,11 @@ def _all(visit: Visit, found: ModelCard, listed: list[dict[str, Any]], turn: asy
 
 
 def _one(visit: Visit, found: ModelCard, listed: dict[str, Any], turn: asyncio.Semaphore) -> None:
-    async def fetch() -> dict[str, Any]:
+    async def fetch() -> str:
+        """As text, which is kept while the page is open: its lists of numbers would take eight times as much."""
         async with turn:
-            return dict(await visit.bench.model(found.id, found.version).figure(listed["name"]))
+            return json.dumps(dict(await visit.bench.model(found.id, found.version).figure(listed["name"])))
 
     with card(words.readable(listed["title"]), anchor=listed["name"]):
         note(f"{listed['about']}.")
-        Part(fetch, lambda figure: show_figure(figure, but=IN_THE_SUMMARY))
+        Part(fetch, lambda figure: show_figure(json.loads(figure), but=IN_THE_SUMMARY))
