@@ -5,7 +5,7 @@ from importlib import import_module
 
 ALL = (
     "startup", "inference_latency", "training_speed", "environment", "q_learning", "policies", "agent_grid", "sweep",
-    "publishing", "queue_latency", "predict_overhead", "serving", "year_replay", "small_training", "lists",
+    "publishing", "queue_latency", "predict_overhead", "serving", "batches", "year_replay", "small_training", "lists",
     "page_views",
 )  # fmt: skip
 

@@ -41,9 +41,11 @@ from ml_workbench_service.api import (
     series,
 )
 from ml_workbench_service.api.app_state import AppState, closing_mode
+from ml_workbench_service.api.batches.door import BatchDoor
 from ml_workbench_service.api.document import pages
 from ml_workbench_service.api.document.openapi import name_of
 from ml_workbench_service.api.door import audit
+from ml_workbench_service.api.inference_protocol import transports as inference_protocol
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import SizeByOperation, checked
@@ -120,6 +122,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
         async with AsyncExitStack() as stack:
             opened = app.state.service = await _open(settings, clock, stack, entrance)
             stack.callback(opened.queue_threads.close)
+            stack.push_async_callback(await inference_protocol.listen(opened, entrance.gate, _grpc(settings)))
             _say_where(settings)
             stack.callback(gc.set_threshold, *gc.get_threshold())
             stack.callback(gc.unfreeze)
@@ -150,9 +153,16 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
         # Each by itself: FastAPI builds the routes of a router within a router three times, and once of them at start.
         app.include_router(resource.router, prefix="/api/v1", dependencies=[Depends(checked), KnownQueries])
     app.add_middleware(SizeByOperation)  # inside the door, which words it
+    app.add_middleware(BatchDoor)
     app.add_middleware(PredictDoor)
     app.add_middleware(entrance.door)
+    inference_protocol.install(app)
     return app
+
+
+def _grpc(settings: Settings) -> inference_protocol.GrpcSettings:
+    certificates = settings.TLS_CERT, settings.TLS_KEY, settings.TLS_CLIENT_CA
+    return inference_protocol.GrpcSettings(settings.HOST, settings.GRPC_PORT, *certificates)
 
 
 def _keep_what_is_loaded() -> None:

@@ -154,6 +154,7 @@ class Settings(BaseSettings):
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
     WARM_WORKER: bool = True
     TABLE_IDLE_S: Annotated[float, Field(gt=0, le=86_400, description="seconds")] = 30
+    GRPC_PORT: Annotated[int, Field(ge=0, le=65535)] = 0
     AGENT_AUTOSTART: bool = True
     PAGE: bool = True
     PAGE_PORT: Annotated[int, Field(ge=1, le=65535)] | None = None

@@ -42,6 +42,7 @@ OUR_DEFAULTS = {
     "PAGE": True,
     "PAGE_PORT": None,
     "PAGE_URL": None,
+    "GRPC_PORT": 0,
     "KEYS_FILE": None,
     "FEATURE_STORE_API_KEY": None,
     "STRATEGY_ENGINE_API_KEY": None,
@@ -114,6 +115,7 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("LOG_FILES_KEPT", "0"),
         ("AGENT_AUTOSTART", "perhaps"),
         ("PAGE_PORT", "0"),
+        ("GRPC_PORT", "70000"),
         ("PAGE_URL", "quant.example.org"),
     ],
 )

@@ -16,6 +16,7 @@ NO_BODY = 16 * KIB
 MOST_BODY_BYTES = 16 * MIB
 """Of what the table does not know, and of batches."""
 MOST_KEPT = 1024
+ARROW, BYTES = "application/vnd.apache.arrow.stream", "application/octet-stream"
 
 
 class Scope(StrEnum):
@@ -40,6 +41,8 @@ class Operation:
     Attributes:
         scope: None: open to everybody.
         changes: whether the audit log has a line of it.
+        kinds: media types that it takes beside JSON; "": none is stated.
+        streamed: the one of them whose body is never held whole, so that no limit counts.
     """
 
     method: str
@@ -47,6 +50,8 @@ class Operation:
     scope: Scope | None
     most_bytes: int = NO_BODY
     changes: bool = False
+    kinds: tuple[str, ...] = ()
+    streamed: str | None = None
 
     @property
     def name(self) -> str:
@@ -71,6 +76,7 @@ def _add(scope: Scope | None, words: str, most_bytes: int = NO_BODY, *, changes:
 
 for _path in (
     "/", "/health", "/health/live", "/health/ready", "/docs", "/redoc", "/openapi.json", "/docs-assets/{file:path}",
+    "/v2/health/live", "/v2/health/ready",
 ):  # fmt: skip
     _add(None, f"GET {_path}")
 for _path in (
@@ -95,7 +101,19 @@ for _path in (
 _add(Scope.READ, f"POST {API}/features/batch", MIB, changes=False)
 
 _add(Scope.PREDICT, f"POST {API}/models/{{model_id}}/predict", MIB, changes=False)
-_add(Scope.PREDICT, f"POST {API}/models/{{model_id}}/predict/batch", MOST_BODY_BYTES, changes=False)
+_batch = Operation(
+    "POST", f"{API}/models/{{model_id}}/predict/batch", Scope.PREDICT, MOST_BODY_BYTES, kinds=(ARROW,), streamed=ARROW
+)
+OPERATIONS[_batch.name] = _batch
+for _path in ("", "/versions/{version}"):
+    _add(Scope.PREDICT, f"GET /v2/models/{{model_id}}{_path}")
+    _add(Scope.PREDICT, f"GET /v2/models/{{model_id}}{_path}/ready")
+    # Clients of the inference protocol state no media type where tensors follow the JSON.
+    _infer = Operation(
+        "POST", f"/v2/models/{{model_id}}{_path}/infer", Scope.PREDICT, MOST_BODY_BYTES, kinds=("", BYTES)
+    )
+    OPERATIONS[_infer.name] = _infer
+_add(Scope.PREDICT, "GET /v2")
 _add(Scope.PREDICT, f"POST {API}/predictions/{{prediction_id}}/outcome", 64 * KIB)
 
 _add(Scope.TRAIN, f"POST {API}/models/train", MIB)

@@ -126,7 +126,7 @@ class AtTheDoor:
         if scope["method"] not in READING:
             _check_site(headers)
         _check_size(operation, headers)
-        _check_media_type(scope, headers)
+        _check_media_type(scope["method"], operation, headers)
         return operation
 
 
@@ -254,6 +254,8 @@ def _most_bytes(operation: Operation | None) -> int:
 
 
 def _check_size(operation: Operation | None, headers: Mapping[bytes, bytes]) -> None:
+    if operation is not None and operation.streamed is not None and _kind(headers) == operation.streamed:
+        return  # never held whole
     length = headers.get(b"content-length")
     if length is not None and length.isdigit() and (len(length) > 15 or int(length) > _most_bytes(operation)):
         raise too_large(_most_bytes(operation))
@@ -273,16 +275,22 @@ def _is_json(message: Message) -> bool:
     return Headers(raw=message["headers"]).get("content-type", "").startswith("application/json")
 
 
-def _check_media_type(scope: Scope, headers: Mapping[bytes, bytes]) -> None:
-    if scope["method"] not in ("POST", "PUT", "PATCH"):
+def _kind(headers: Mapping[bytes, bytes]) -> str:
+    """The media type of the body, without its parameters; empty where none is stated."""
+    return headers.get(b"content-type", b"").decode("latin-1").partition(";")[0].strip().lower()
+
+
+def _check_media_type(method: str, operation: Operation | None, headers: Mapping[bytes, bytes]) -> None:
+    if method not in ("POST", "PUT", "PATCH"):
         return
-    stated = headers.get(b"content-type", b"")
-    if stated == b"application/json":
+    if headers.get(b"content-type") == b"application/json":
         return
     if headers.get(b"content-length", b"0") == b"0" and b"transfer-encoding" not in headers:
         return
-    kind = stated.decode("latin-1").partition(";")[0].strip().lower()
-    if kind != "application/json" and not (kind.startswith("application/") and kind.endswith("+json")):
+    kind = _kind(headers)
+    if kind == "application/json" or (kind.startswith("application/") and kind.endswith("+json")):
+        return
+    if operation is None or kind not in operation.kinds:
         raise UnsupportedMediaTypeError("send JSON with the header Content-Type: application/json")
 
 

@@ -52,7 +52,7 @@ class PredictDoor:
         if model_id is None or not isinstance(service, AppState):
             await self._app(scope, receive, send)
             return
-        num_bytes = _num_bytes(scope["headers"])
+        num_bytes = length_of(scope["headers"], most_bytes=MOST_BYTES)
         enqueue = QUERIES.get(scope["query_string"])
         if enqueue is None or num_bytes is None or num_bytes > MOST_BYTES:
             await self._app(scope, receive, send)
@@ -61,9 +61,9 @@ class PredictDoor:
         while message["type"] == "http.request" and message.get("more_body", False):
             messages.append(message := await receive())
         try:
-            request = _request_of(_body(messages))
+            request = _request_of(body_of(messages))
         except ValidationError:
-            await self._app(scope, _told_again(messages, receive), send)
+            await self._app(scope, told_again(messages, receive), send)
             return
         scope[ROUTE] = TEMPLATE
         try:
@@ -88,25 +88,26 @@ def _asked(scope: Scope) -> str | None:
     return model_id if MODEL_ID.fullmatch(model_id) and ".." not in model_id else None
 
 
-def _num_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
-    """How many bytes the body has; None where the headers do not say it plainly."""
+def length_of(headers: Iterable[tuple[bytes, bytes]], *, most_bytes: int) -> int | None:
+    """How many bytes the body has; None, or more than it may, where the headers do not say it plainly."""
     num_bytes: int | None = None
     for name, value in headers:
         if name == b"content-length":
-            num_bytes = int(value) if value.isdigit() and num_bytes is None else MOST_BYTES + 1
+            num_bytes = int(value) if value.isdigit() and num_bytes is None else most_bytes + 1
         elif name == b"transfer-encoding":
             return None
     return num_bytes
 
 
-def _body(messages: list[Message]) -> bytes:
+def body_of(messages: list[Message]) -> bytes:
+    """The whole body."""
     if len(messages) == 1:
         body: bytes = messages[0].get("body", b"")
         return body
     return b"".join(message.get("body", b"") for message in messages)
 
 
-def _told_again(messages: list[Message], receive: Receive) -> Receive:
+def told_again(messages: list[Message], receive: Receive) -> Receive:
     """What was read already, then what comes."""
     left = iter(messages)
 

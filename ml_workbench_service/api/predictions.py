@@ -22,8 +22,9 @@ from ml_workbench_service.contracts.prediction import (
     PredictionRecord,
     PredictRequest,
 )
+from ml_workbench_service.contracts.tables import TableFormat
 from ml_workbench_service.serving.model_server import Chosen
-from ml_workbench_service.serving.predict import Prepared, Question, prepare
+from ml_workbench_service.serving.predict import Admitted, Prepared, Question, admitted, prepared_together
 from ml_workbench_service.serving.request_to_windows import fetch_question, question_of
 
 router = APIRouter(prefix="/models", tags=["models"])
@@ -39,6 +40,8 @@ Enqueue = Annotated[
 
 _bytes_of = PredictionRecord.__pydantic_serializer__.to_json
 
+ARROW = TableFormat.ARROW.value
+BINARY = {"schema": {"type": "string", "format": "binary"}}
 SEED_BODY = {
     "symbol": "EUR/USD",
     "timeframe": "1h",
@@ -83,6 +86,13 @@ async def answer_one(service: AppState, model_id: str, request: PredictRequest, 
     """The record, counted, monitored and left for the queue; what both ways into `/predict` do."""
     received_ms = clock_ms(service.workbench.clock)
     chosen = await service.model_server.choose(model_id, request.wanted_version)
+    return await answer_chosen(service, chosen, request, enqueue, received_ms=received_ms)
+
+
+async def answer_chosen(
+    service: AppState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
+) -> PredictionRecord:
+    """`answer_one` by a version that was chosen already, so that whoever read the request read it for this one."""
     _check_live(chosen, enqueue)
     question = await _question(chosen, request, service, received_ms=received_ms)
     _check_present(question, enqueue)
@@ -98,7 +108,8 @@ async def answer_one(service: AppState, model_id: str, request: PredictRequest, 
     "/{model_id}/predict/batch",
     summary="Predict many",
     response_model=BatchAnswer,
-    responses=failures(404, 413, 415, 500),
+    responses={200: {"description": "The answers.", "content": {ARROW: BINARY}}, **failures(404, 413, 415, 500, 503)},
+    openapi_extra={"requestBody": {"content": {ARROW: BINARY}}},
 )
 async def predict_batch(
     model_id: ModelIdPath,
@@ -109,43 +120,117 @@ async def predict_batch(
     """Records in the order of the items; a bad item fails alone, with the error body in its place.
 
     Batches run in float32, where sharing a run changes no bit. An item whose record could not be enqueued as it was
-    asked for fails alone too.
+    asked for fails alone too. In Arrow a row is a window (features are lists) or a bar (they are numbers, and windows
+    are cut from the bars of a symbol, oldest first), beside `symbol`, `timeframe`, `as_of`, `price` and `position`.
     """
+    return Response(await answer_items(service, model_id, body.items, enqueue), media_type="application/json")
+
+
+async def answer_items(service: AppState, model_id: str, items: Sequence[Any], enqueue: str) -> bytes:
+    """A `BatchAnswer` as it is sent; what both ways into `/predict/batch` do. An item may have been read already."""
     received_ms = clock_ms(service.workbench.clock)
-    answers: dict[int, PredictionRecord | dict[str, Any]] = {}
-    groups: dict[str, tuple[Chosen, list[tuple[int, Prepared]]]] = {}
-    for number, item in enumerate(body.items):
+    asked: list[Asked] = []
+    for number, item in enumerate(items):
         try:
-            request = _item(item, number)
-            chosen = await service.model_server.choose(model_id, request.wanted_version)
-            _check_live(chosen, enqueue)
-            question = await _question(chosen, request, service, received_ms=received_ms)
-            _check_present(question, enqueue)
-            prepared = prepare(chosen.model, question)
+            request = item if isinstance(item, PredictRequest) else _item(item, number)
         except PlatformError as error:
-            if error.status == 404 and not item.get("version") and not item.get("version_id"):
+            asked.append(error)
+            continue
+        try:
+            asked.append((await service.model_server.choose(model_id, request.wanted_version), request))
+        except PlatformError as error:
+            if error.status == 404 and not request.wanted_version:
                 raise  # the model itself does not exist: nothing an item could change
-            answers[number] = error.body(correlation_id())
+            asked.append(error)
+    answers = await answer_many(service, asked, enqueue, received_ms=received_ms)
+    return _written([each.body(correlation_id()) if isinstance(each, PlatformError) else each for each in answers])
+
+
+Asked = tuple[Chosen, PredictRequest] | PlatformError
+"""A question with the version that shall answer it, or why it cannot be asked."""
+
+
+async def answer_many(
+    service: AppState, asked: Sequence[Asked], enqueue: str, *, received_ms: int, is_whole: bool = False
+) -> list[PredictionRecord | PlatformError]:
+    """A record or an error each, in order, in float32; counted, monitored and left for the queue as `answer_one` does.
+
+    Args:
+        is_whole: one that cannot be asked is raised, with its number, before any is answered.
+    """
+    answers: dict[int, PredictionRecord | PlatformError] = {}
+    groups: dict[tuple[str, str, bool], tuple[Chosen, list[tuple[int, Admitted]]]] = {}
+    for number, each in enumerate(asked):
+        try:
+            if isinstance(each, PlatformError):
+                raise each
+            chosen, found = each[0], await _admitted(service, *each, enqueue, received_ms=received_ms)
+        except PlatformError as error:
+            answers[number] = error
             continue
-        groups.setdefault(chosen.model.card.version, (chosen, []))[1].append((number, prepared))
+        key = (chosen.model.card.version, chosen.model.card.digest, chosen.deployment is not None)
+        groups.setdefault(key, (chosen, []))[1].append((number, found))
+    ready = [(chosen, *_scaled(chosen, members)) for chosen, members in groups.values()]
+    for _, _, refused in ready:
+        answers |= refused
+    if is_whole and answers:
+        number, refusal = min(answers.items())
+        assert isinstance(refusal, PlatformError), "nothing has been answered yet"
+        raise _of_row(refusal, number, len(asked)) from refusal
+    for chosen, whole, _ in ready:
+        if whole:
+            answers |= await _answer_group(service, chosen, whole, enqueue)
+    return [answers[number] for number in range(len(asked))]
+
+
+def _scaled(
+    chosen: Chosen, members: Sequence[tuple[int, Admitted]]
+) -> tuple[list[tuple[int, Prepared]], dict[int, PlatformError]]:
+    """The windows of one version as its network reads them, and those that it cannot read, by their numbers."""
+    prepared = prepared_together(chosen.model, [each for _, each in members])
+    numbered = [(number, each) for (number, _), each in zip(members, prepared, strict=True)]
+    whole = [(number, each) for number, each in numbered if isinstance(each, Prepared)]
+    return whole, {number: each for number, each in numbered if isinstance(each, PlatformError)}
+
+
+async def _admitted(
+    service: AppState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
+) -> Admitted:
+    _check_live(chosen, enqueue)
+    question = await _question(chosen, request, service, received_ms=received_ms)
+    _check_present(question, enqueue)
+    return admitted(chosen.model, question)
+
+
+async def _answer_group(
+    service: AppState, chosen: Chosen, members: Sequence[tuple[int, Prepared]], enqueue: str
+) -> dict[int, PredictionRecord | PlatformError]:
+    """The answers of one version, by their numbers."""
     keeps = enqueue != "never"
-    for chosen, members in groups.values():
-        records = await service.model_server.answer_many(
-            chosen, [prepared for _, prepared in members], correlation_id(), keeps=keeps
-        )
-        answers |= {number: record for (number, _), record in zip(members, records, strict=True)}
-        if not keeps:
-            continue
-        for record in records:
-            _follow_up(service, chosen, record)
-        published = (_publish(service, chosen, record, enqueue) for record in records)
-        outcomes = await asyncio.gather(*published, return_exceptions=True)
-        for (number, _), outcome in zip(members, outcomes, strict=True):
-            if isinstance(outcome, PlatformError):
-                answers[number] = outcome.body(correlation_id())
-            elif outcome is not None:
-                raise outcome
-    return Response(_written([answers[number] for number in range(len(body.items))]), media_type="application/json")
+    records = await service.model_server.answer_many(
+        chosen, [prepared for _, prepared in members], correlation_id(), keeps=keeps
+    )
+    answers: dict[int, PredictionRecord | PlatformError] = {
+        number: record for (number, _), record in zip(members, records, strict=True)
+    }
+    if not keeps:
+        return answers
+    for record in records:
+        _follow_up(service, chosen, record)
+    published = (_publish(service, chosen, record, enqueue) for record in records)
+    outcomes = await asyncio.gather(*published, return_exceptions=True)
+    for (number, _), outcome in zip(members, outcomes, strict=True):
+        if isinstance(outcome, PlatformError):
+            answers[number] = outcome
+        elif outcome is not None:
+            raise outcome
+    return answers
+
+
+def _of_row(error: PlatformError, number: int, num: int) -> PlatformError:
+    """The error with the place of its row, where there are several."""
+    message = error.message if num == 1 else f"row {number}: {error.message}"
+    return type(error)(message, details=error.details, retry_after_s=error.retry_after_s)
 
 
 def _written(answers: Sequence[PredictionRecord | dict[str, Any]]) -> bytes:

@@ -97,6 +97,14 @@ class PredictBatchRequest(Contract):
     items: Annotated[list[Any], Field(min_length=1, max_length=1000, description="Each a body of /predict.")]
 
 
+class ReadBatch(Contract):
+    """The same as it is read: an item that is not valid stays what it was, so that it can fail alone."""
+
+    items: Annotated[
+        list[Annotated[PredictRequest | Any, Field(union_mode="left_to_right")]], Field(min_length=1, max_length=1000)
+    ]
+
+
 class Interval(Contract):
     """Where the realised value falls with probability `level`, by conformal calibration."""
 

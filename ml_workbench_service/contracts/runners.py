@@ -3,11 +3,12 @@ knows by `TrainingBackend` the engine of its workers, which is where another one
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Protocol
 
 from ml_workbench_service.contracts.agents import AgentDefinition, Beginning
+from ml_workbench_service.contracts.batches import BatchTask
 from ml_workbench_service.contracts.comparison import ComparisonReport
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobSpec
@@ -193,6 +194,17 @@ class TableReader(Protocol):
 
     def read_market(self, task: MarketTask, format: TableFormat) -> AsyncIterator[bytes]:
         """Features or labels, whole, in any format, in pieces; raises what the feature store raises."""
+        ...
+
+    def converse(
+        self, task: BatchTask, more: Callable[[], Awaitable[bytes]], answered: Callable[[bytes], Awaitable[bytes]]
+    ) -> AsyncIterator[bytes]:
+        """The answers to an Arrow stream of windows, in pieces; nothing comes before all of it has been answered.
+
+        Args:
+            more: some of the stream, nothing at its end.
+            answered: the answers to a chunk, both as `contracts.batches` packs them.
+        """
         ...
 
     async def compare(self, task: ComparisonTask) -> ComparisonReport:

@@ -9,6 +9,8 @@ import numpy as np
 from pydantic import Field
 
 from ml_workbench_service.contracts.agent_tables import AgentDecisionRow, QTableRow
+from ml_workbench_service.contracts.batches import NO_TIME as NO_TIME
+from ml_workbench_service.contracts.batches import BatchTask
 from ml_workbench_service.contracts.contract import Contract, MarketDatetime
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
@@ -40,8 +42,6 @@ ROWS: dict[RowName, type[Row]] = {
     "decision": AgentDecisionRow,
     "q_table": QTableRow,
 }
-NO_TIME = int(np.iinfo(np.int64).min)
-"""A missing moment among milliseconds."""
 
 
 class TableFormat(StrEnum):
@@ -140,7 +140,9 @@ MarketTask = FeatureTask | LabelTask
 class TableOrder(Contract):
     """What the table process is asked for; `format` JSON is a page, the others are the whole or a stretch of it."""
 
-    what: Annotated[AnyTable | ComparisonTask | FigureTask | SentFigureTask | MarketTask, Field(discriminator="kind")]
+    what: Annotated[
+        AnyTable | ComparisonTask | FigureTask | SentFigureTask | MarketTask | BatchTask, Field(discriminator="kind")
+    ]
     format: TableFormat = TableFormat.JSON
     first: int = Field(default=0, ge=0, description="Rows to leave out before the first.")
     limit: int | None = Field(default=None, ge=1)

@@ -6,6 +6,8 @@ answer     frames of !cI, kind and length, then so many bytes:
              D  rows, in the format asked for
              E  an error of the platform as JSON, in place of what is left
              Z  the end; an answer that breaks off without one was not finished
+             N W  of a batch, before any rows: it needs more of the body · a chunk is to be answered
+batch      frames back, each to the frame before it: B some of the body, or none at its end · A answers
 """
 
 import struct
@@ -19,6 +21,7 @@ from ml_workbench_service.contracts.contract import Contract
 QUESTION = struct.Struct("!II")
 FRAME = struct.Struct("!cI")
 HEAD, ROWS, ERROR, END = b"H", b"D", b"E", b"Z"
+NEED, CHUNK, BODY, ANSWERS = b"N", b"W", b"B", b"A"
 LONGEST_FRAME = 1 << 20
 
 

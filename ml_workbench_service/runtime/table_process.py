@@ -14,12 +14,13 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from common_lib.exceptions import UnavailableError
+from ml_workbench_service.contracts.batches import BatchTask
 from ml_workbench_service.contracts.comparison import ComparisonReport
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.tables import (
@@ -32,7 +33,18 @@ from ml_workbench_service.contracts.tables import (
     TableOrder,
 )
 from ml_workbench_service.jobs.process_record import spawn
-from ml_workbench_service.runtime.table_exchange import END, ERROR, FRAME, HEAD, QUESTION, ToldError
+from ml_workbench_service.runtime.table_exchange import (
+    ANSWERS,
+    BODY,
+    CHUNK,
+    END,
+    ERROR,
+    FRAME,
+    HEAD,
+    NEED,
+    QUESTION,
+    ToldError,
+)
 
 MODULE = "ml_workbench_service.runtime.table_worker"
 MOST_AT_ONCE = 4
@@ -45,7 +57,20 @@ HELD_BACK_BYTES = 256 * 1024
 GRACE_S = 5.0
 RETRY_AFTER_S = 2
 
+More = Callable[[], Awaitable[bytes]]
+Answer = Callable[[bytes], Awaitable[bytes]]
+
 log = logging.getLogger(__name__)
+
+
+async def nothing() -> bytes:
+    """The body of what has none."""
+    return b""
+
+
+async def as_it_is(chunk: bytes) -> bytes:
+    """The answer to what asks nothing."""
+    return chunk
 
 
 class _Lost(Exception):
@@ -110,6 +135,19 @@ class TableProcess:
     def draw(self, task: FigureTask | SentFigureTask) -> AsyncIterator[bytes]:
         """A figure or a report in pieces, as `stream`."""
         return self._in_pieces(TableOrder(what=task), ())
+
+    async def converse(self, task: BatchTask, more: More, answered: Answer) -> AsyncIterator[bytes]:
+        """The answers to an Arrow stream in pieces, all of which has been answered before the first."""
+        async with self._place() as place:
+            answer = await self._begin(TableOrder(what=task), ())
+            try:
+                async for piece in answer.pieces(more, answered):
+                    place.watch(answer)
+                    yield piece
+                    place.unwatch()
+            finally:
+                place.unwatch()
+                answer.close()
 
     async def _in_pieces(self, order: TableOrder, buffers: tuple[bytes, ...]) -> AsyncIterator[bytes]:
         async with self._place() as place:
@@ -293,15 +331,24 @@ class _Answer:
         assert kind == HEAD, "an answer begins with its head"
         self.head = TableHead.model_validate_json(data)
 
-    async def pieces(self) -> AsyncIterator[bytes]:
-        """The rows, up to the end."""
+    async def pieces(self, more: More = nothing, answered: Answer = as_it_is) -> AsyncIterator[bytes]:
+        """The rows, up to the end; of a batch, what it asks for on the way is given by these."""
         try:
             while (frame := await self._frame())[0] != END:
                 if frame[0] == ERROR:
                     raise ToldError.model_validate_json(frame[1]).error()
-                yield frame[1]
+                if frame[0] == NEED:
+                    await self._give(BODY, await more())
+                elif frame[0] == CHUNK:
+                    await self._give(ANSWERS, await answered(frame[1]))
+                else:
+                    yield frame[1]
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             raise _broken_off() from error
+
+    async def _give(self, kind: bytes, data: bytes) -> None:
+        self._writer.write(FRAME.pack(kind, len(data)) + data)
+        await self._writer.drain()
 
     async def _frame(self) -> tuple[bytes, bytes]:
         kind, size = FRAME.unpack(await self._reader.readexactly(FRAME.size))

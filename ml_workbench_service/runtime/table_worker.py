@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from common_lib.logging import configure_logging
+from ml_workbench_service.contracts.batches import BatchTask
 from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.market import FeatureStore
@@ -49,7 +50,20 @@ from ml_workbench_service.integrations.table_files import (
     schema_of,
     write_table,
 )
-from ml_workbench_service.runtime.table_exchange import END, ERROR, FRAME, HEAD, LONGEST_FRAME, QUESTION, ToldError
+from ml_workbench_service.runtime.batch_stream import answer_batch
+from ml_workbench_service.runtime.table_exchange import (
+    ANSWERS,
+    BODY,
+    CHUNK,
+    END,
+    ERROR,
+    FRAME,
+    HEAD,
+    LONGEST_FRAME,
+    NEED,
+    QUESTION,
+    ToldError,
+)
 from ml_workbench_service.runtime.table_exchange import ROWS as ROWS_FRAME
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.compare_versions import compare
@@ -69,6 +83,20 @@ class _Answer:
     def frame(self, kind: bytes, data: bytes = b"") -> None:
         """One frame."""
         self._connection.sendall(FRAME.pack(kind, len(data)) + data)
+
+    def more(self) -> bytes:
+        """Some of a batch's body; nothing at its end."""
+        return self._asked(NEED, b"", BODY)
+
+    def answered(self, chunk: bytes) -> bytes:
+        """A chunk's answers."""
+        return self._asked(CHUNK, chunk, ANSWERS)
+
+    def _asked(self, kind: bytes, data: bytes, wanted: bytes) -> bytes:
+        self.frame(kind, data)
+        found, size = FRAME.unpack(_exactly(self._connection, FRAME.size))
+        assert found == wanted, "each frame of a batch has its answer"
+        return _exactly(self._connection, size)
 
     def write(self, data: bytes) -> None:
         """Rows, in frames of bounded length."""
@@ -121,7 +149,7 @@ def _converse(connection: socket.socket) -> None:
             order, buffers = _question(connection)
             try:
                 _answer(order, buffers, answer)
-            except OSError:
+            except (OSError, EOFError):
                 raise
             except Exception as error:
                 told = ToldError.of(error)
@@ -172,6 +200,11 @@ def _answer(order: TableOrder, buffers: list[bytes], answer: _Answer) -> None:
         return
     if isinstance(order.what, FeatureTask | LabelTask):
         _answer_market(order.what, order.format, answer)
+        return
+    if isinstance(order.what, BatchTask):
+        answer.frame(HEAD, TableHead().model_dump_json().encode())
+        for piece in answer_batch(order.what, answer):
+            answer.write(piece)
         return
     table = _opened(order.what, buffers)
     answer.frame(HEAD, table.head.model_dump_json().encode())

@@ -10,7 +10,7 @@ from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version
 from tests.integrations.strategy_engine_server import StrategyEngineServer
 from tests.redis_server import RedisForTests
-from tests.service_process import ServiceProcess
+from tests.service_process import ServiceProcess, free_port
 
 KEY = "s3cret-ßchlüssel"
 ENGINE_KEY = "the-engines-öwn-key"
@@ -32,11 +32,12 @@ def clone(service: ServiceProcess) -> Clone:
 
 @dataclass(frozen=True)
 class Guarded:
-    """A service behind an API_KEY, and what stands around it."""
+    """A service behind an API_KEY, which speaks gRPC too, and what stands around it."""
 
     service: ServiceProcess
     engine: StrategyEngineServer
     redis: RedisForTests
+    grpc_port: int
 
     @property
     def client(self) -> httpx.Client:
@@ -62,11 +63,12 @@ def guarded(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -
             AGENT_AUTOSTART="false",
             MAX_TRAINING_MEMORY="1",
             LOG_FORMAT="json",
+            GRPC_PORT=str(grpc_port := free_port()),
         )
         running.client.headers["X-API-Key"] = KEY
         try:
             running.start()
-            yield Guarded(running, engine, redis)
+            yield Guarded(running, engine, redis, grpc_port)
         finally:
             running.close()
             redis.stop()

@@ -86,6 +86,15 @@ ROUTES = {
     "GET /api/v1/agents/{agent_id}/figures/{name}",
     "GET /api/v1/experiments/{experiment_id}/figures",
     "GET /api/v1/experiments/{experiment_id}/figures/{name}",
+    "GET /v2",
+    "GET /v2/health/live",
+    "GET /v2/health/ready",
+    "GET /v2/models/{model_id}",
+    "GET /v2/models/{model_id}/ready",
+    "GET /v2/models/{model_id}/versions/{version}",
+    "GET /v2/models/{model_id}/versions/{version}/ready",
+    "POST /v2/models/{model_id}/infer",
+    "POST /v2/models/{model_id}/versions/{version}/infer",
 }
 
 
@@ -143,7 +152,8 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
             assert {"413", "415"} <= set(failures), name
         for status, failure in failures.items():
             schema = failure["content"]["application/json"]["schema"]
-            assert schema["$ref"].endswith("/ErrorBody"), (name, status)
+            shape = "InferenceError" if " /v2" in name else "ErrorBody"  # another protocol's own
+            assert schema["$ref"].endswith(f"/{shape}"), (name, status)
             assert failure["description"], (name, status)
     assert set(document["components"]["schemas"]["ErrorBody"]["properties"]) == set(ErrorBody.model_fields)
     assert "HTTPValidationError" not in document["components"]["schemas"]
@@ -151,7 +161,7 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
 
 def test_every_body_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
-    assert len(with_body) == 10
+    assert len(with_body) == 12
     for name, operation in with_body.items():
         schema = operation["requestBody"]["content"]["application/json"]["schema"]
         found = examples(document, operation)
@@ -258,7 +268,10 @@ def test_a_query_parameter_that_the_route_does_not_know_is_refused(
     place = re.sub(r"\{(\w+)\}", lambda found: fitting.get(found[1], "nobody"), path)
     answer = api.request(method, place, params={wanted: "1"}, json={} if method == "POST" else None)
     assert answer.status_code == 422, answer.text
-    assert f"query.{wanted}" in [each["path"] for each in answer.json()["details"]["errors"]]
+    if path.startswith("/v2"):
+        assert answer.json()["error"].startswith(f"query.{wanted}: ")
+    else:
+        assert f"query.{wanted}" in [each["path"] for each in answer.json()["details"]["errors"]]
 
 
 def test_health_is_exactly_the_seeds(api: httpx.Client) -> None:
@@ -312,6 +325,9 @@ def test_whatever_is_sent_no_answer_is_a_fault_of_the_server(
         assert answer.status_code < 500, answer.text
         if answer.status_code >= 400:
             body = answer.json()
+            if path.startswith("/v2"):
+                assert list(body) == ["error"]
+                return
             assert_body(body, body["error_code"])
             assert answer.headers["x-correlation-id"] == [body["correlation_id"]]
 

@@ -19,6 +19,7 @@ from common_lib.logging import CORRELATION_PATTERN
 from ml_workbench_service.access.operations import OPERATIONS
 from ml_workbench_service.contracts.agents import AgentFamily
 from ml_workbench_service.contracts.errors import ErrorBody, failures
+from ml_workbench_service.contracts.inference_protocol import InferenceRequest
 from ml_workbench_service.contracts.jobs import JobStreamEvent
 from ml_workbench_service.learning.interfaces.family import Family
 
@@ -27,6 +28,7 @@ SCHEMAS = "#/components/schemas/"
 TAGS = {
     "health": "Whether the service is up, and how it fares.",
     "models": "Train, ask, look at and archive models.",
+    "open inference protocol": "The answers of `/predict` in the protocol that clients of other servers speak.",
     "figures": "What a version achieved, to be looked at.",
     "predictions": "What was predicted, and what came true.",
     "deployments": "Which version is live, since when, and before.",
@@ -83,6 +85,7 @@ def document(app: FastAPI) -> dict[str, Any]:
         schemas.pop(needless, None)
     schemas.setdefault("ErrorBody", ErrorBody.model_json_schema())
     _describe_stream(schemas)
+    _describe_inference(schemas)
     schemas["Family"] = {
         "type": "string",
         "title": "Family",
@@ -160,6 +163,13 @@ def _describe_stream(schemas: dict[str, Any]) -> None:
         "title": "JobStreamEvent",
         "description": "One message of the stream, with its three lines as keys: `data` is JSON.",
     }
+
+
+def _describe_inference(schemas: dict[str, Any]) -> None:
+    """The body that a route reads by itself, since bytes may stand behind it."""
+    body = InferenceRequest.model_json_schema(ref_template=SCHEMAS + "{model}")
+    schemas.update(body.pop("$defs"))
+    schemas["InferenceRequest"] = body
 
 
 def _inside(value: Any) -> Iterator[dict[str, Any]]:

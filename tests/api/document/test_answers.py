@@ -16,6 +16,7 @@ import pytest
 from jsonschema_rs import validator_for
 
 from ml_workbench_service.api import document as document_package
+from ml_workbench_service.api.inference_protocol.routes import EXAMPLE
 from ml_workbench_service.contracts.contract import iso
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from tests.api.conftest import Clone, Guarded
@@ -82,6 +83,15 @@ def _look_around(service: ServiceProcess, clone: Clone) -> Answers:
         "check_liveness": get("/health/live"),
         "check_readiness": get("/health/ready"),
         "read_metrics": get("/metrics"),
+        "check_server_live": get("/v2/health/live"),
+        "check_server_ready": get("/v2/health/ready"),
+        "show_server": get("/v2"),
+        "show_model_tensors": get("/v2/models/small"),
+        "show_version_tensors": get("/v2/models/small/versions/1.0.0"),
+        "check_model_ready": get("/v2/models/small/ready"),
+        "check_version_ready": get("/v2/models/small/versions/1.0.0/ready"),
+        "infer_model": post("/v2/models/small/infer", json=EXAMPLE),
+        "infer_version": post("/v2/models/small/versions/1.0.0/infer", json=EXAMPLE),
         "list_models": get(f"{API}/models", params={"limit": 1}),
         "show_model": get(f"{API}/models/small"),
         "list_versions": get(f"{API}/models/small/versions", params={"limit": 1}),
@@ -333,6 +343,7 @@ def test_each_request_example_is_taken_as_it_stands(
     clone("lstm_price_predictor")
     outcome = f"{API}/predictions/{answers['predict'].json()['prediction_id']}/outcome"
     place = {"predict": f"{API}/models/small/predict", "predict_batch": f"{API}/models/small/predict/batch"}
+    place |= {"infer_model": "/v2/models/small/infer", "infer_version": "/v2/models/small/versions/1.0.0/infer"}
     place |= {"report_outcome": outcome, "deploy_model": f"{API}/models/engine_model/deploy"}
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
     for words, operation in with_body.items():

@@ -1,0 +1,1 @@
+"""Many predictions in one request: the fast path of JSON, and Arrow."""

@@ -1,0 +1,116 @@
+"""Fast path of `/predict/batch`: JSON becomes requests in one step, as `api/predict_door.py` does it for single ones.
+
+The body is read by pydantic-core alone: each item becomes a `PredictRequest` without Python objects in between, and one
+that does not validate stays as it was sent, for the route's own words. What is no ordinary batch goes on to the route,
+its body unread or told again; both answer by `answer_items`. Arrow is answered here alone: its body may be larger than
+any other, since it is never held whole.
+"""
+
+import asyncio
+from collections.abc import Iterable
+
+from pydantic import ValidationError
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from common_lib.exceptions import PlatformError, UnavailableError
+from ml_workbench_service.access.operations import ARROW, MOST_BODY_BYTES
+from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.api.batches.arrow import ArrowBatch
+from ml_workbench_service.api.errors import render
+from ml_workbench_service.api.middleware import ROUTE
+from ml_workbench_service.api.predict_door import MODEL_ID, PREFIX, QUERIES, body_of, length_of, told_again
+from ml_workbench_service.api.predictions import answer_items
+from ml_workbench_service.api.tables.answering import passed_on
+from ml_workbench_service.contracts.prediction import ReadBatch
+
+SUFFIX = "/predict/batch"
+STALLED_S = 60.0
+"""A client that sends nothing of its table for so long gives its place up."""
+TEMPLATE = f"{PREFIX}{{model_id}}{SUFFIX}"
+
+_batch_of = ReadBatch.__pydantic_validator__.validate_json
+
+
+class BatchDoor:
+    """Answers ordinary batches; the app behind it answers everything else."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        model_id = _asked(scope)
+        service = None if model_id is None else getattr(scope["app"].state, "service", None)
+        if model_id is None or not isinstance(service, AppState):
+            await self._app(scope, receive, send)
+            return
+        num_bytes = length_of(scope["headers"], most_bytes=MOST_BODY_BYTES)
+        enqueue = QUERIES.get(scope["query_string"])
+        if enqueue is not None and _is_arrow(scope["headers"]):
+            scope[ROUTE] = TEMPLATE
+            answer = await _answer_arrow(service, model_id, enqueue, receive)
+            await answer(scope, receive, send)
+            return
+        if enqueue is None or num_bytes is None or num_bytes > MOST_BODY_BYTES:
+            await self._app(scope, receive, send)
+            return
+        messages = [message := await receive()]
+        while message["type"] == "http.request" and message.get("more_body", False):
+            messages.append(message := await receive())
+        try:
+            items = _batch_of(body_of(messages)).items
+        except ValidationError:
+            await self._app(scope, told_again(messages, receive), send)
+            return
+        del messages, message
+        scope[ROUTE] = TEMPLATE
+        try:
+            body = await answer_items(service, model_id, items, enqueue)
+        except PlatformError as error:
+            await render(error)(scope, receive, send)
+            return
+        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+def _is_arrow(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    kind = next((value for name, value in headers if name == b"content-type"), b"")
+    return kind.decode("latin-1").partition(";")[0].strip().lower() == ARROW
+
+
+async def _answer_arrow(service: AppState, model_id: str, enqueue: str, receive: Receive) -> Response:
+    """The answers as they come from the table process, which has them all by then; an error in their place."""
+    is_over = False
+
+    async def more() -> bytes:
+        nonlocal is_over
+        while not is_over:
+            async with asyncio.timeout(STALLED_S):
+                message = await receive()
+            if message["type"] != "http.request":
+                raise ConnectionError("the client has gone")
+            is_over = not message.get("more_body", False)
+            if body := message.get("body", b""):
+                return bytes(body)
+        return b""
+
+    try:
+        batch = ArrowBatch(service, await service.model_server.choose(model_id, None), enqueue, more)
+        return await passed_on(service.tables.converse(batch.task, batch.more, batch.answered), ARROW)
+    except TimeoutError:
+        return render(UnavailableError(f"nothing of the body came for {STALLED_S:.0f} s; send it again"))
+    except PlatformError as error:
+        return render(error)
+
+
+def _asked(scope: Scope) -> str | None:
+    """The model that a batch is asked of; None for any other request."""
+    if scope["type"] != "http" or scope["method"] != "POST":
+        return None
+    path: str = scope["path"]
+    if not (path.endswith(SUFFIX) and path.startswith(PREFIX)):
+        return None
+    model_id = path[len(PREFIX) : -len(SUFFIX)]
+    return model_id if MODEL_ID.fullmatch(model_id) and ".." not in model_id else None
