@@ -143,7 +143,7 @@ def control(script: str, given: Path, body: str, *, python: Path, path: str, **m
     try:
         _wait_for(process, port)
         found = Served(process.pid, port, path, body, **more)
-        _pin(found.processes, SERVER_CORE)
+        pin(found.processes, SERVER_CORE)
         yield found
     finally:
         with suppress(psutil.NoSuchProcess):  # it ended by itself
@@ -162,16 +162,16 @@ def ours(folder: Path, registry: Path, model_id: str, body: str, *program: str) 
     extra: dict[str, Any] = {"program": (str(Path(__file__).parent.joinpath(*program)),)} if program else {}
     variables = {"MODEL_REGISTRY_PATH": str(registry), "API_KEY": KEY, "PAGE": "false"}
     with started(folder, **variables, **extra) as service:
-        process = psutil.Process(_pid(service))
-        _pin([process], SERVER_CORE)
+        process = psutil.Process(pid_of(service))
+        pin([process], SERVER_CORE)
         _wait_for_children(process, 0 if program else 2)
-        _pin(process.children(recursive=True), OTHER_CORE)
+        pin(process.children(recursive=True), OTHER_CORE)
         yield Served(
             process.pid, int(service.address.rpartition(":")[2]), f"/api/v1/models/{model_id}/predict", body, KEY
         )
 
 
-def _pid(service: RunningService) -> int:
+def pid_of(service: RunningService) -> int:
     port = int(service.address.rpartition(":")[2])
     listening = (each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN)
     return next(each.pid for each in listening if each.laddr.port == port and each.pid is not None)
@@ -184,7 +184,7 @@ def _wait_for_children(process: psutil.Process, num: int) -> None:
     time.sleep(1.0 if num else 0.0)
 
 
-def _pin(processes: list[psutil.Process], core: int) -> None:
+def pin(processes: list[psutil.Process], core: int) -> None:
     if (os.cpu_count() or 1) < 2:
         return
     for process in processes:
@@ -217,7 +217,7 @@ def _wait_for_answers(served: Served) -> None:
         except (OSError, SystemExit):
             time.sleep(0.5)
         else:
-            _pin(served.processes, SERVER_CORE)
+            pin(served.processes, SERVER_CORE)
             return
     raise SystemExit(f"{served.path} did not answer in two minutes; see {WORKPLACE}")
 
@@ -243,7 +243,7 @@ def measure(served: Mapping[str, Served], *, num_rounds: int, seconds: float) ->
         "processor_us": {num: Rounds(bigger_is_better=False) for num in CONNECTIONS},
     }
     with closing(Contestant(Path(sys.executable), "closed_loop_load")) as load:
-        _pin([psutil.Process(load.pid)], OTHER_CORE)
+        pin([psutil.Process(load.pid)], OTHER_CORE)
         for number in range(num_rounds + 1):
             for num in CONNECTIONS:
                 for name in list(served)[:: 1 if number % 2 else -1]:

@@ -21,7 +21,6 @@ from typing import Any
 from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
 from filelock import FileLock, Timeout
-from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 
 from common_lib.exceptions import ModelNotFoundError, PlatformError, UnavailableError, VersionNotFoundError
 from common_lib.log_files import LogRotation
@@ -50,8 +49,8 @@ from ml_workbench_service.api.document import pages
 from ml_workbench_service.api.document.openapi import name_of
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
-from ml_workbench_service.api.middleware import ApiKey, AtTheDoor
-from ml_workbench_service.api.predict_door import PredictDoor
+from ml_workbench_service.api.middleware import ApiKey
+from ml_workbench_service.api.predict_workers.layers import put_layers
 from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables import agents as agent_tables
 from ml_workbench_service.api.tables import jobs as job_tables
@@ -68,11 +67,13 @@ from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FI
 from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
+from ml_workbench_service.predict_processes import open_predict_workers
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.page_process import PageProcess
+from ml_workbench_service.runtime.predict_workers import MODULE
 from ml_workbench_service.runtime.table_process import TableProcess
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
@@ -87,7 +88,6 @@ from ml_workbench_service.workflows.settle_outcomes import OutcomeResolver
 from ml_workbench_service.workflows.undeploy import send_closing_records
 from ml_workbench_service.workflows.watch_columns import ColumnWatch
 
-MOST_BODY_BYTES = 16 * 1024 * 1024
 LOCK_TIMEOUT_S = 15.0
 """A reloading predecessor needs a moment to end its children."""
 REDIS_WATCH_S = 1.0
@@ -110,14 +110,16 @@ LICENSE = {"name": "MIT", "identifier": "MIT"}
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
-    """The app for these settings; nothing is opened before it starts. Only tests give it another clock."""
+def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str = MODULE) -> FastAPI:
+    """The app for these settings; nothing is opened before it starts. Only tests give it another clock, and workers."""
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
             opened = app.state.service = await _open(settings, clock, stack)
             stack.callback(opened.queue_threads.close)
+            environment = _child_environment(settings, opened.workbench.addresses)
+            await open_predict_workers(app, settings, environment, stack, module=predict_worker)
             _say_where(settings)
             stack.callback(gc.set_threshold, *gc.get_threshold())
             stack.callback(gc.unfreeze)
@@ -140,6 +142,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     errors.install(app)
     pages.install(app)
     api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
+    app.include_router(health.alive, dependencies=[KnownQueries])
     app.include_router(health.router, dependencies=[KnownQueries])
     app.include_router(health.metrics_router(api_key), dependencies=[KnownQueries])
     for resource in (
@@ -148,9 +151,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     ):  # fmt: skip
         # Each by itself: FastAPI builds the routes of a router within a router three times, and once of them at start.
         app.include_router(resource.router, prefix="/api/v1", dependencies=[Depends(api_key), KnownQueries])
-    app.add_middleware(RequestBodyLimitMiddleware, max_body_size=MOST_BODY_BYTES)  # inside the door, which words it
-    app.add_middleware(PredictDoor, api_key=api_key)
-    app.add_middleware(AtTheDoor, needs_loopback=settings.API_KEY is None)
+    put_layers(app, api_key=api_key, needs_loopback=settings.API_KEY is None)
     return app
 
 

@@ -5,6 +5,7 @@ import sys
 from pydantic import ValidationError
 
 from ml_workbench_service.app import create_app
+from ml_workbench_service.predict_processes import serve
 from ml_workbench_service.settings import Settings, mistakes
 
 
@@ -24,9 +25,7 @@ app = create_app(settings)
 
 def main() -> None:
     """Serves until SIGTERM or Ctrl-C."""
-    import uvicorn
-
-    uvicorn.run(app, host=settings.HOST, port=settings.PORT, log_config=None, access_log=False)
+    serve(app, settings)
 
 
 if __name__ == "__main__":

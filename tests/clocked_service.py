@@ -3,9 +3,8 @@
 import os
 from pathlib import Path
 
-import uvicorn
-
 from ml_workbench_service.app import create_app
+from ml_workbench_service.predict_processes import serve
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.testing.clocks import FileClock
 
@@ -13,5 +12,5 @@ CLOCK_FILE = "CLOCK_FILE_OF_TESTS"
 
 if __name__ == "__main__":
     settings = Settings()
-    app = create_app(settings, clock=FileClock(Path(os.environ[CLOCK_FILE])))
-    uvicorn.run(app, host=settings.HOST, port=settings.PORT, log_config=None, access_log=False)
+    clock = FileClock(Path(os.environ[CLOCK_FILE]))
+    serve(create_app(settings, clock=clock, predict_worker="tests.predict_workers.clocked_worker"), settings)

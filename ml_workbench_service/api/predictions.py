@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
-from ml_workbench_service.api.app_state import AppState, AppStateDep
+from ml_workbench_service.api.app_state import PredictState, PredictStateDep
 from ml_workbench_service.api.errors import of_pydantic
 from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import NAME_PATTERN
@@ -68,7 +68,7 @@ EXAMPLES = {
 async def predict(
     model_id: ModelIdPath,
     body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)],
-    service: AppStateDep,
+    service: PredictStateDep,
     enqueue: Enqueue = "best_effort",
 ) -> Response:
     """One record from the live version (or the one named): forecast, direction, confidence, interval, novelty.
@@ -79,7 +79,7 @@ async def predict(
     return Response(record.model_dump_json(), media_type="application/json")
 
 
-async def answer_one(service: AppState, model_id: str, request: PredictRequest, enqueue: str) -> PredictionRecord:
+async def answer_one(service: PredictState, model_id: str, request: PredictRequest, enqueue: str) -> PredictionRecord:
     """The record, counted, monitored and left for the queue; what both ways into `/predict` do."""
     received_ms = clock_ms(service.workbench.clock)
     chosen = await service.model_server.choose(model_id, request.wanted_version)
@@ -103,7 +103,7 @@ async def answer_one(service: AppState, model_id: str, request: PredictRequest, 
 async def predict_batch(
     model_id: ModelIdPath,
     body: Annotated[PredictBatchRequest, Body(examples=[{"items": [SEED_BODY, SEED_BODY]}])],
-    service: AppStateDep,
+    service: PredictStateDep,
     enqueue: Enqueue = "best_effort",
 ) -> Response:
     """Records in the order of the items; a bad item fails alone, with the error body in its place.
@@ -161,7 +161,7 @@ def _item(item: Any, number: int) -> PredictRequest:
         raise of_pydantic(error, PredictRequest, prefix=f"body.items.{number}") from error
 
 
-async def _question(chosen: Chosen, request: PredictRequest, service: AppState, *, received_ms: int) -> Question:
+async def _question(chosen: Chosen, request: PredictRequest, service: PredictState, *, received_ms: int) -> Question:
     question = question_of(chosen.model, request, received_ms=received_ms)
     if question is not None:
         return question
@@ -186,7 +186,7 @@ def _check_live(chosen: Chosen, enqueue: str) -> None:
         )
 
 
-async def _publish(service: AppState, chosen: Chosen, record: PredictionRecord, enqueue: str) -> None:
+async def _publish(service: PredictState, chosen: Chosen, record: PredictionRecord, enqueue: str) -> None:
     """A live record joins the queue: for certain, or as it can; one about the past never does."""
     if chosen.deployment is None or record.sample == "historical":
         return
@@ -198,7 +198,7 @@ async def _publish(service: AppState, chosen: Chosen, record: PredictionRecord, 
         service.publisher.publish(record, record.metadata.correlation_id)
 
 
-def _follow_up(service: AppState, chosen: Chosen, record: PredictionRecord) -> None:
+def _follow_up(service: PredictState, chosen: Chosen, record: PredictionRecord) -> None:
     """Counts the record; one of the live version joins, by its level, the monitoring log."""
     service.metrics.count_prediction(record)
     if chosen.deployment is None:
