@@ -4,7 +4,8 @@
     ├── DataValidationError              422   details.errors[] = {path, message, code}
     │   └── IdempotencyMismatchError     422   the same key came with another body
     ├── AuthenticationError              401
-    ├── AuthorizationError               403
+    ├── AuthorizationError               403   details: the scope that the key lacks
+    │   └── CrossSiteError                   403   a browser sends it for a page of another origin
     ├── NotFoundError                    404
     │   ├── RouteNotFoundError · ModelNotFoundError · VersionNotFoundError
     │   ├── JobNotFoundError · DeploymentNotFoundError · AgentNotFoundError
@@ -12,6 +13,7 @@
     │   └── LogNotFoundError
     ├── MethodNotAllowedError            405
     ├── NotAcceptableError               406
+    ├── RequestTimeoutError              408   the rest of the request did not come
     ├── ConflictError                    409
     │   ├── NoConsumerError · GateFailedError · NotLiveError
     │   ├── VersionExistsError · OutcomeConflictError
@@ -19,6 +21,7 @@
     ├── PayloadTooLargeError             413
     ├── UnsupportedMediaTypeError        415
     ├── RateLimitError                   429   Retry-After
+    ├── HeadersTooLargeError             431
     ├── TrainingError                    500
     │   └── JobCancelled                        somebody asked a job to stop
     ├── PredictionError                  500
@@ -108,6 +111,12 @@ class AuthorizationError(PlatformError):
 
     status = 403
     error_code = "AUTHORIZATION_ERROR"
+
+
+class CrossSiteError(AuthorizationError):
+    """A page of another origin had a browser send this."""
+
+    error_code = "CROSS_SITE"
 
 
 class NotFoundError(PlatformError):
@@ -209,6 +218,18 @@ class UnsupportedMediaTypeError(PlatformError):
     """The body is not JSON."""
 
     status = 415
+
+
+class RequestTimeoutError(PlatformError):
+    """The rest of the request did not come in time."""
+
+    status = 408
+
+
+class HeadersTooLargeError(PlatformError):
+    """The request's headers are too many, or too long."""
+
+    status = 431
 
 
 class RateLimitError(PlatformError):

@@ -103,6 +103,7 @@ LIST_EXPERIMENT_FIGURES = _route(f"GET {API}/experiments/{{experiment_id}}/figur
 EXPERIMENT_FIGURE = _route(f"GET {API}/experiments/{{experiment_id}}/figures/{{name}}")
 
 QUEUE = _route(f"GET {API}/queue")
+LIST_AUDIT = _route(f"GET {API}/audit")
 LIST_DEAD_LETTERS = _route(f"GET {API}/queue/dead-letters")
 REQUEUE = _route(f"POST {API}/queue/dead-letters/{{letter_id}}/requeue")
 DISCARD = _route(f"DELETE {API}/queue/dead-letters/{{letter_id}}")

@@ -35,6 +35,7 @@ from ml_workbench_client.routes import query
 from ml_workbench_client.sending import Link, Patience, Resource, body_of
 from ml_workbench_client.wire import Later, Now
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, Agent, AgentRequest
+from ml_workbench_service.contracts.audit import AuditEntry
 from ml_workbench_service.contracts.deployment import Deployment, DeploymentStatus, DeploymentTarget
 from ml_workbench_service.contracts.experiments import ExperimentRequest, ExperimentSummary
 from ml_workbench_service.contracts.jobs import Job as JobState
@@ -250,6 +251,11 @@ class Bench(Resource[M], Generic[M]):
     def discard(self, letter_id: str) -> Plan[None]:
         """Throws a dead letter away for good."""
         yield from self._ask(routes.DISCARD, letter_id=letter_id)
+
+    @listed(routes.LIST_AUDIT)
+    def audit(self, *, limit: int | None = None) -> Listing[M, AuditEntry]:
+        """Who changed what, newest first; for keys with the scope `admin`."""
+        return self._listing(routes.LIST_AUDIT, AuditEntry, {}, limit)
 
     # ---- data
 

@@ -7,16 +7,12 @@ with the service; training workers outlive it and are adopted again.
 import asyncio
 import gc
 import logging
-import signal
 import sys
-import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
-from types import FrameType
-from typing import Any
 
 from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
@@ -47,9 +43,10 @@ from ml_workbench_service.api import (
 from ml_workbench_service.api.app_state import AppState, closing_mode
 from ml_workbench_service.api.document import pages
 from ml_workbench_service.api.document.openapi import name_of
+from ml_workbench_service.api.door import audit
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
-from ml_workbench_service.api.middleware import ApiKey
+from ml_workbench_service.api.middleware import checked
 from ml_workbench_service.api.predict_workers.layers import put_layers
 from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables import agents as agent_tables
@@ -60,16 +57,19 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import Job
 from ml_workbench_service.contracts.market import Witnessing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
+from ml_workbench_service.entrance import Entrance
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE
 from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
+from ml_workbench_service.jobs.private_files import keep_private
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
 from ml_workbench_service.predict_processes import open_predict_workers
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
+from ml_workbench_service.runtime.child_environment import child_environment, without_store_key
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.page_process import PageProcess
@@ -81,6 +81,7 @@ from ml_workbench_service.serving.model import load_profiles
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
+from ml_workbench_service.stopping import stopping_event
 from ml_workbench_service.workflows.deploy import finish_interrupted
 from ml_workbench_service.workflows.end_jobs import delete_old_jobs
 from ml_workbench_service.workflows.restore_state import RESTORING
@@ -92,6 +93,7 @@ LOCK_TIMEOUT_S = 15.0
 """A reloading predecessor needs a moment to end its children."""
 REDIS_WATCH_S = 1.0
 LOG_WATCH_S = 5.0
+USES_EVERY_S = 60.0
 TRACKER_DELAY_S = 2.0
 ENDS_EVERY_S = 10.0
 RETENTION_EVERY_S = 600.0
@@ -112,14 +114,15 @@ log = logging.getLogger(__name__)
 
 def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str = MODULE) -> FastAPI:
     """The app for these settings; nothing is opened before it starts. Only tests give it another clock, and workers."""
+    entrance = Entrance(settings)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        keep_private()
         async with AsyncExitStack() as stack:
-            opened = app.state.service = await _open(settings, clock, stack)
+            opened = app.state.service = await _open(settings, clock, stack, entrance)
             stack.callback(opened.queue_threads.close)
-            environment = _child_environment(settings, opened.workbench.addresses)
-            await open_predict_workers(app, settings, environment, stack, module=predict_worker)
+            await open_predict_workers(app, settings, entrance.gate, stack, module=predict_worker)
             _say_where(settings)
             stack.callback(gc.set_threshold, *gc.get_threshold())
             stack.callback(gc.unfreeze)
@@ -141,17 +144,16 @@ def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str =
     )
     errors.install(app)
     pages.install(app)
-    api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
     app.include_router(health.alive, dependencies=[KnownQueries])
     app.include_router(health.router, dependencies=[KnownQueries])
-    app.include_router(health.metrics_router(api_key), dependencies=[KnownQueries])
+    app.include_router(health.metrics_router, dependencies=[KnownQueries])
     for resource in (
         models, predictions, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
-        resilience, version_tables, job_tables, agent_tables, figures, given_figures,
+        resilience, version_tables, job_tables, agent_tables, figures, given_figures, audit,
     ):  # fmt: skip
         # Each by itself: FastAPI builds the routes of a router within a router three times, and once of them at start.
-        app.include_router(resource.router, prefix="/api/v1", dependencies=[Depends(api_key), KnownQueries])
-    put_layers(app, api_key=api_key, needs_loopback=settings.API_KEY is None)
+        app.include_router(resource.router, prefix="/api/v1", dependencies=[Depends(checked), KnownQueries])
+    put_layers(app, entrance.door)
     return app
 
 
@@ -171,10 +173,11 @@ def _rotate_logs(settings: Settings, stack: AsyncExitStack) -> None:
     _repeat("log rotation", LOG_WATCH_S, rotation.rotate_if_due, stack)
 
 
-async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppState:
+async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entrance: Entrance) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
+    await _open_entrance(entrance, stack)
     _rotate_logs(settings, stack)
     redis = EmbeddedRedis(settings.STATE_DIR)
     stack.push_async_callback(asyncio.to_thread, redis.stop)
@@ -184,8 +187,8 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     workbench = await asyncio.to_thread(open_workbench, settings, addresses, clock=clock)
     stack.callback(close_workbench, workbench)
     await asyncio.to_thread(finish_interrupted, workbench)
-    stopping = _stopping_event(stack)
-    environment = _child_environment(settings, addresses)
+    stopping = stopping_event(stack)
+    environment = child_environment(settings, addresses)
     providers = accelerators.inference_providers(workbench.accelerator)
     intervals = LiveIntervals(settings.STATE_DIR.resolve() / "adaptive")
     live = (each for each in workbench.history.everything() if each.status == "live")
@@ -204,14 +207,11 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
     metrics.watch_line(model_server.line)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
     await _end_lives(settings, workbench, model_server, store, stack)
-    tracker = await _tracker(settings, addresses, environment, stack)
+    tracker = await _tracker(settings, addresses, without_store_key(environment), stack)
     supervisor = _job_supervisor(settings, store, environment, tracker, metrics, stack)
-    agent_supervisor = await _agent_supervisor(settings, workbench, environment, stack)
+    agent_supervisor = await _agent_supervisor(settings, workbench, without_store_key(environment), stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
-    table_log = settings.STATE_DIR.resolve() / "table_process.log"
-    tables = TableProcess(environment, table_log, idle_s=settings.TABLE_IDLE_S)
-    stack.push_async_callback(tables.close)
     if addresses.redis_is_embedded and addresses.redis is not None:
         _repeat("redis watch", REDIS_WATCH_S, partial(_revive, redis), stack)
     return AppState(
@@ -222,15 +222,29 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack) -> AppS
         ledger=predictions_kept,
         publisher=publisher,
         metrics=metrics,
-        tables=tables,
+        tables=_tables(settings, environment, stack),
         max_workers=settings.TRAINING_WORKERS,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         stopping=stopping,
+        audit=entrance.audit,
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
         agent_supervisor=agent_supervisor,
         tracker=tracker,
-        page=_page(settings, environment, stack),
+        page=_page(settings, without_store_key(environment), stack, needs_key=entrance.gate.is_guarded),
     )
+
+
+def _tables(settings: Settings, environment: dict[str, str], stack: AsyncExitStack) -> TableProcess:
+    log_file = settings.STATE_DIR.resolve() / "table_process.log"
+    tables = TableProcess(environment, log_file, idle_s=settings.TABLE_IDLE_S)
+    stack.push_async_callback(tables.close)
+    return tables
+
+
+async def _open_entrance(entrance: Entrance, stack: AsyncExitStack) -> None:
+    await asyncio.to_thread(entrance.open)
+    stack.callback(entrance.gate.ring.keep_uses)
+    _repeat("last uses of keys", USES_EVERY_S, entrance.gate.ring.keep_uses, stack)
 
 
 def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
@@ -353,9 +367,16 @@ async def _tracker(
     return tracker
 
 
-def _page(settings: Settings, environment: dict[str, str], stack: AsyncExitStack) -> PageProcess | None:
+def _page(
+    settings: Settings, environment: dict[str, str], stack: AsyncExitStack, *, needs_key: bool
+) -> PageProcess | None:
     """The web page, in a moment; None where it is off."""
     if not settings.PAGE:
+        return None
+    if settings.TLS_CERT is not None:
+        log.warning(
+            "with TLS_CERT there is no page, which has no TLS of its own: set BEHIND_PROXY instead, or PAGE=false"
+        )
         return None
     page = PageProcess(
         environment,
@@ -364,7 +385,7 @@ def _page(settings: Settings, environment: dict[str, str], stack: AsyncExitStack
         port=settings.PAGE_PORT,
         usual_port=settings.PORT,
         page_url=settings.PAGE_URL or "",
-        needs_key=settings.API_KEY is not None,
+        needs_key=needs_key,
     )
     page.start()
     stack.push_async_callback(page.stop)
@@ -416,44 +437,6 @@ async def _agent_supervisor(
     return agent_supervisor
 
 
-def _child_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:
-    """What the children need: every address resolved, the same folders, our code on the path from anywhere."""
-    resolved = {"FEATURE_STORE_URL": addresses.feature_store, "EXPERIMENT_TRACKING_URI": addresses.tracking}
-    if addresses.redis is not None:
-        resolved["REDIS_URL"] = addresses.redis
-    environment = settings.environment(**resolved)
-    home = str(Path(__file__).resolve().parents[1])
-    environment["PYTHONPATH"] = ":".join(filter(None, [home, environment.get("PYTHONPATH")]))
-    return environment
-
-
-def _stopping_event(stack: AsyncExitStack) -> asyncio.Event:
-    """Set at SIGTERM and SIGINT, before uvicorn waits for open streams: they end by themselves then.
-
-    uvicorn runs the lifespan's shutdown only after all connections are closed, so without this a client that follows
-    a job would hold the service, and a reload, for ever.
-    """
-    stopping = asyncio.Event()
-    if threading.current_thread() is not threading.main_thread():
-        return stopping
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        previous = signal.getsignal(number)
-
-        def chained(
-            received: int,
-            frame: FrameType | None,
-            before: Callable[[int, FrameType | None], Any] | int | None = previous,
-        ) -> None:
-            loop.call_soon_threadsafe(stopping.set)
-            if callable(before):
-                before(received, frame)
-
-        signal.signal(number, chained)
-        stack.callback(signal.signal, number, previous)
-    return stopping
-
-
 def _revive(redis: EmbeddedRedis) -> None:
     """Brings the embedded server back when it has ended."""
     if redis.is_running:
@@ -487,7 +470,7 @@ def _repeat(name: str, every_s: float, work: Callable[[], object], stack: AsyncE
 
 
 def _say_where(settings: Settings) -> None:
-    address = f"http://{settings.HOST}:{settings.PORT}"
+    address = f"{'http' if settings.TLS_CERT is None else 'https'}://{settings.HOST}:{settings.PORT}"
     log.info("ML Workbench is ready: %s (API pages: %s/docs)", address, address)
     for name, fault in families.plugins.faults().items():  # found at the import, before there was a log
         log.error("family %s is left out: %s", name, fault)

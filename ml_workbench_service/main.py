@@ -5,7 +5,6 @@ import sys
 from pydantic import ValidationError
 
 from ml_workbench_service.app import create_app
-from ml_workbench_service.predict_processes import serve
 from ml_workbench_service.settings import Settings, mistakes
 
 
@@ -25,6 +24,8 @@ app = create_app(settings)
 
 def main() -> None:
     """Serves until SIGTERM or Ctrl-C."""
+    from ml_workbench_service.http_server import serve
+
     serve(app, settings)
 
 

@@ -6,15 +6,19 @@ PREDICT_WORKERS=N      clients ─► listening socket ─► N predict workers 
 
 import asyncio
 from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
 
 from fastapi import FastAPI
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
+from starlette.types import ASGIApp
 
 from common_lib.exceptions import UnavailableError
+from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.predict_workers.control_door import ControlDoor
+from ml_workbench_service.runtime.child_environment import predict_worker_environment
 from ml_workbench_service.runtime.predict_control import PredictControl, apply_leftovers
 from ml_workbench_service.runtime.predict_workers import MODULE, PredictWorkers
 from ml_workbench_service.runtime.public_door import PublicDoor, open_public_door
@@ -23,20 +27,16 @@ from ml_workbench_service.workflows.apply_handover import HandoverApplier
 from ml_workbench_service.workflows.publish_serving_state import ServingStatePublisher
 
 
-def serve(app: FastAPI, settings: Settings) -> None:
-    """Listens until SIGTERM or Ctrl-C: by itself, or behind its predict workers."""
-    import uvicorn
-
-    if not settings.PREDICT_WORKERS:
-        uvicorn.run(app, host=settings.HOST, port=settings.PORT, log_config=None, access_log=False)
-        return
+@contextmanager
+def behind_predict_workers(app: FastAPI, settings: Settings) -> Iterator[tuple[ASGIApp, Path]]:
+    """Binds the port; what the control process serves meanwhile, and the Unix socket on which it does."""
     with open_public_door(settings.HOST, settings.PORT, settings.STATE_DIR) as door:
         app.state.public_door = door
-        uvicorn.run(ControlDoor(app, app.state), uds=str(door.control), log_config=None, access_log=False)
+        yield ControlDoor(app, app.state), door.control
 
 
 async def open_predict_workers(
-    app: FastAPI, settings: Settings, environment: dict[str, str], stack: AsyncExitStack, *, module: str = MODULE
+    app: FastAPI, settings: Settings, gate: Gate, stack: AsyncExitStack, *, module: str = MODULE
 ) -> None:
     """What predict workers left behind is applied; those that there shall be start.
 
@@ -56,7 +56,10 @@ async def open_predict_workers(
             "PREDICT_WORKERS needs a Redis (set REDIS_URL, or install redis-server), and `make serve` or "
             "`python -m ml_workbench_service.main` to start the service; else set PREDICT_WORKERS=0"
         )
+    app.state.gate = gate
+    environment = predict_worker_environment(settings, service.workbench.addresses)
     workers = PredictWorkers(settings.PREDICT_WORKERS, door, environment, service.workbench.state_dir, module=module)
+    gate.ring.share(workers.counts)
     control = PredictControl(redis_url, service.workbench.history, service.ledger, intervals, workers)
     figures = HandoverFigures(control.applier, control.publisher)
     workers.on_death = service.metrics.watch_workers(workers, figures).buried

@@ -1,9 +1,11 @@
 """Predict worker: one of several processes that answer predictions on the service's port.
 
-    python -m ml_workbench_service.predict_worker --number 0 --of 2 --listening 5 --board 6 --control …/control.sock
+    python -m ml_workbench_service.predict_worker --number 0 --of 2 --listening 5 --board 6 --counts 7 \
+        --control …/control.sock
 
 It writes nothing but log lines: what it answers is handed over through Redis, what is live and how intervals lean it
-learns there, everything that is no prediction it passes on to the control process (docs/decisions/0046). Its standard
+learns there, everything that is no prediction it passes on to the control process (docs/decisions/0046). It checks keys
+by the same gate and file, which it only reads. Its standard
 input is its lifeline: when that ends, the control process has ended, and so does it, once its answers are out.
 """
 
@@ -22,14 +24,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI
+from fastapi import Depends, FastAPI
+from starlette.types import ASGIApp
 
 from common_lib.logging import configure_logging
 from ml_workbench_service import accelerators
+from ml_workbench_service.access.gate import Gate
+from ml_workbench_service.access.shared_counts import SharedCounts
 from ml_workbench_service.api import errors, health, predictions
 from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.api.metrics import Metrics
-from ml_workbench_service.api.middleware import ApiKey
+from ml_workbench_service.api.middleware import AtTheDoor, checked
 from ml_workbench_service.api.predict_workers.control_proxy import ControlProxy, Divided
 from ml_workbench_service.api.predict_workers.layers import put_layers
 from ml_workbench_service.api.predict_workers.metrics import packed
@@ -37,6 +42,8 @@ from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.queue import FullMode
 from ml_workbench_service.contracts.replicas import WorkerReport
+from ml_workbench_service.entrance import gate_of
+from ml_workbench_service.http_server import public
 from ml_workbench_service.integrations.replicas.handover import HandoverOutbox
 from ml_workbench_service.integrations.replicas.serving_state import ServingStateReader
 from ml_workbench_service.resources import Workbench, close_workbench, open_for_predict_worker
@@ -48,8 +55,6 @@ from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.follow_serving_state import ServingStateFollower
 
-DRAIN_S = 10
-"""For the answers under way when it is told to end."""
 ORPHAN_DRAIN_S = 2.0
 REPORT_EVERY_S = 1.0
 FORGET_EVERY_S = 10.0
@@ -64,7 +69,7 @@ class Handed:
 
     Attributes:
         number, of: which one it is of how many.
-        listening, board: descriptors.
+        listening, board, counts: descriptors.
         control: the control process's socket.
     """
 
@@ -72,6 +77,7 @@ class Handed:
     of: int
     listening: int
     board: int
+    counts: int
     control: Path
 
 
@@ -84,12 +90,16 @@ class Parts:
     outbox: HandoverOutbox
 
 
-def create_app(settings: Settings, handed: Handed, clock: Clock = WALL) -> FastAPI:
+def create_app(settings: Settings, handed: Handed, gate: Gate, proxy: ControlProxy, clock: Clock = WALL) -> FastAPI:
     """The predict routes, behind the layers that the service has."""
+
+    def door(app: ASGIApp) -> ASGIApp:
+        return AtTheDoor(app, gate=gate, ask=proxy.ask)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         async with AsyncExitStack() as stack:
+            gate.ring.share(SharedCounts(handed.counts, num=handed.of + 1, mine=handed.number))
             app.state.parts = await _open(settings, handed, clock, stack)
             app.state.service = app.state.parts.state
             gc.freeze()
@@ -99,12 +109,9 @@ def create_app(settings: Settings, handed: Handed, clock: Clock = WALL) -> FastA
 
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     errors.install(app)
-    api_key = ApiKey(settings.API_KEY.get_secret_value() if settings.API_KEY else None)
-    api = APIRouter(prefix="/api/v1", dependencies=[Depends(api_key), KnownQueries])
-    api.include_router(predictions.router)
     app.include_router(health.alive, dependencies=[KnownQueries])
-    app.include_router(api)
-    put_layers(app, api_key=api_key, needs_loopback=settings.API_KEY is None)
+    app.include_router(predictions.router, prefix="/api/v1", dependencies=[Depends(checked), KnownQueries])
+    put_layers(app, door)
     return app
 
 
@@ -180,6 +187,7 @@ class WorkerServer(uvicorn.Server):
             self._handed.number,
             num_connections=lambda: len(self.server_state.connections),
             welcome=self._welcome,
+            tls=self.config.ssl,
         )
         self._acceptor.start()
         if self._parts is not None:
@@ -274,7 +282,7 @@ def report_of(parts: Parts, number: int, num_connections: int) -> WorkerReport:
 
 def _handed() -> Handed:
     parser = argparse.ArgumentParser()
-    for name in ("number", "of", "listening", "board"):
+    for name in ("number", "of", "listening", "board", "counts"):
         parser.add_argument(f"--{name}", type=int, required=True)
     parser.add_argument("--control", type=Path, required=True)
     return Handed(**vars(parser.parse_args()))
@@ -285,11 +293,10 @@ def main(*, clock: Clock = WALL) -> None:
     faulthandler.enable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is for the control process, which ends us
     settings, handed = Settings(), _handed()
-    app = create_app(settings, handed, clock)
-    divided = Divided(app, ControlProxy(handed.control))
-    config = uvicorn.Config(
-        divided, log_config=None, access_log=False, timeout_graceful_shutdown=DRAIN_S, lifespan="on", ws="none"
-    )
+    gate = gate_of(settings)
+    proxy = ControlProxy(handed.control, gate)
+    app = create_app(settings, handed, gate, proxy, clock)
+    config = uvicorn.Config(Divided(app, proxy), lifespan="on", **public(settings))
     WorkerServer(config, app, handed).run()
 
 

@@ -14,6 +14,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from common_lib.exceptions import DataValidationError, UnavailableError
 from common_lib.redaction import redacted
 from ml_workbench_service.contracts.clock import WALL, Clock
@@ -91,7 +93,6 @@ class Workbench:
 def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = WALL) -> Workbench:
     """Opens everything at addresses already resolved; nothing is contacted yet."""
     history = DeploymentHistory(settings.MODEL_REGISTRY_PATH.resolve())
-    api_key = settings.API_KEY.get_secret_value() if settings.API_KEY else None
     queue = deployments = decisions = engine = None
     if addresses.redis is not None:
         queue = ShardedQueue(
@@ -103,8 +104,10 @@ def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = W
         deployments = DeploymentStream(addresses.redis)
         decisions = DecisionStream(addresses.redis)
     if settings.STRATEGY_ENGINE_URL:
-        own_url = f"http://{settings.HOST}:{settings.PORT}"
-        engine = StrategyEngine(settings.STRATEGY_ENGINE_URL, api_key=api_key, own_url=own_url)
+        own_url = f"{'http' if settings.TLS_CERT is None else 'https'}://{settings.HOST}:{settings.PORT}"
+        engine = StrategyEngine(
+            settings.STRATEGY_ENGINE_URL, api_key=_revealed(settings.STRATEGY_ENGINE_API_KEY), own_url=own_url
+        )
     return Workbench(
         addresses=addresses,
         feature_store=open_configured_store(settings, address=addresses.feature_store, clock=clock),
@@ -127,11 +130,15 @@ def open_configured_store(settings: Settings, *, address: str = "", clock: Clock
     return open_feature_store(
         address or settings.FEATURE_STORE_URL or EMBEDDED,
         bars_timezone=settings.BARS_TIMEZONE,
-        api_key=settings.API_KEY.get_secret_value() if settings.API_KEY else None,
+        api_key=_revealed(settings.FEATURE_STORE_API_KEY),
         pins=settings.STATE_DIR.resolve() / PINS_FILE,
         witness=SqliteColumnWitness(settings.STATE_DIR.resolve() / "witnesses.db"),
         clock=clock,
     )
+
+
+def _revealed(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Settings: the README's table of variables, one field a row, read once in `main` from the environment."""
 
+import ipaddress
 import os
 import re
 from pathlib import Path
@@ -26,6 +27,9 @@ _HTTP = ("http", "https")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SAYS_SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 """Names of variables that libraries read, such as MLFLOW_TRACKING_PASSWORD and AWS_SECRET_ACCESS_KEY."""
+SHORTEST_API_KEY = 16
+"""On an address that others reach: what people think up is guessed sooner or later."""
+MAKE_A_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(24))"'
 _IS_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -81,6 +85,26 @@ def _has_host(text: str, schemes: tuple[str, ...]) -> bool:
         return False
 
 
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches what listens there."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _proxies(text: str) -> str:
+    """Addresses or networks, with commas between them."""
+    for each in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            ipaddress.ip_network(each, strict=False)
+        except ValueError:
+            raise ValueError(
+                "it takes the addresses of your proxies, such as 127.0.0.1 or 10.0.0.0/24, with commas between them"
+            ) from None
+    return text
+
+
 def _listening(text: str) -> str:
     """An address to listen on is no URL."""
     if "/" in text:
@@ -88,13 +112,18 @@ def _listening(text: str) -> str:
     return text
 
 
+OF_THE_DOOR = frozenset({
+    "API_KEY", "WORKBENCH_API_KEY", "STRATEGY_ENGINE_API_KEY", "KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA",
+    "BEHIND_PROXY",
+})  # fmt: skip
+"""Variables that no child process needs: who lets callers in is the service alone."""
 Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
 class Settings(BaseSettings):
     """What the environment says; an empty variable counts as unset."""
 
-    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True)
 
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     PORT: Annotated[int, Field(ge=0, le=65535)] = 8005
@@ -131,6 +160,15 @@ class Settings(BaseSettings):
     PAGE_PORT: Annotated[int, Field(ge=1, le=65535)] | None = None
     PAGE_URL: Annotated[str, AfterValidator(_server)] | None = None
     SKILL_GATE: Literal["warn", "enforce"] = "warn"
+    KEYS_FILE: Folder | None = None
+    FEATURE_STORE_API_KEY: SecretStr | None = None
+    STRATEGY_ENGINE_API_KEY: SecretStr | None = None
+    BEHIND_PROXY: Annotated[str, AfterValidator(_proxies)] | None = None
+    TLS_CERT: Folder | None = None
+    TLS_KEY: Folder | None = None
+    TLS_CLIENT_CA: Folder | None = None
+    REQUEST_HEADERS_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 10
+    REQUEST_BODY_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 20
 
     @field_validator("LOG_LEVEL", mode="before")
     @classmethod
@@ -141,8 +179,9 @@ class Settings(BaseSettings):
     def _keep_secrets(self) -> "Settings":
         """From here on no line, error or event of this process says them."""
         keep_secret(*(value for name, value in os.environ.items() if _SAYS_SECRET.search(name)))
-        if self.API_KEY is not None:
-            keep_secret(self.API_KEY.get_secret_value())
+        for secret in (self.API_KEY, self.FEATURE_STORE_API_KEY, self.STRATEGY_ENGINE_API_KEY):
+            if secret is not None:
+                keep_secret(secret.get_secret_value())
         for address in (
             self.FEATURE_STORE_URL, self.EXPERIMENT_TRACKING_URI, self.REDIS_URL, self.STRATEGY_ENGINE_URL,
             self.PAGE_URL,
@@ -150,9 +189,24 @@ class Settings(BaseSettings):
             keep_address_secret(address or "")
         return self
 
+    @model_validator(mode="after")
+    def _check_door(self) -> "Settings":
+        """What would leave the service open, or without what TLS needs."""
+        key = "" if self.API_KEY is None else self.API_KEY.get_secret_value()
+        if key and len(key) < SHORTEST_API_KEY and not is_loopback(self.HOST):
+            raise ValueError(
+                f"API_KEY has {len(key)} characters, too few for HOST={self.HOST}, where others may guess at it; "
+                f"make one of at least {SHORTEST_API_KEY}: {MAKE_A_KEY}"
+            )
+        if (self.TLS_CERT is None) != (self.TLS_KEY is None):
+            raise ValueError("TLS_CERT and TLS_KEY belong together; set both, or neither")
+        if self.TLS_CLIENT_CA is not None and self.TLS_CERT is None:
+            raise ValueError("TLS_CLIENT_CA asks callers for certificates; set TLS_CERT and TLS_KEY too")
+        return self
+
     def environment(self, **resolved: str) -> dict[str, str]:
         """The environment of a child process: this one's, absolute paths, and the addresses resolved at start."""
-        environment = dict(os.environ)
+        environment = {name: value for name, value in os.environ.items() if name not in OF_THE_DOOR}
         environment.update(
             STATE_DIR=str(self.STATE_DIR.resolve()),
             LOG_DIR=str(self.LOG_DIR.resolve()),
@@ -169,5 +223,6 @@ class Settings(BaseSettings):
 def mistakes(error: ValidationError) -> list[str]:
     """What is wrong with each variable, without the value that it has."""
     return [
-        f"{each['loc'][0]}: {each['msg'].removeprefix('Value error, ')}" for each in error.errors(include_input=False)
+        ": ".join([*map(str, each["loc"][:1]), each["msg"].removeprefix("Value error, ")])
+        for each in error.errors(include_input=False)
     ]

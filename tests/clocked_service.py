@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 from ml_workbench_service.app import create_app
-from ml_workbench_service.predict_processes import serve
+from ml_workbench_service.http_server import serve
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.testing.clocks import FileClock
 

@@ -187,7 +187,7 @@ def test_the_stack_starts_the_service_with_settings_it_knows(
     with pytest.raises(AssertionError, match="API_KEY is required"):
         filled_in(environment["API_KEY"], {})
     for name, value in environment.items():
-        monkeypatch.setenv(name, filled_in(value, {"API_KEY": "chosen"}))
+        monkeypatch.setenv(name, filled_in(value, {"API_KEY": "made-by-a-machine-of-tests"}))
     settings = Settings()
     assert (settings.HOST, settings.PORT) == ("0.0.0.0", 8005)
     assert settings.EXPERIMENT_TRACKING_URI == "http://mlflow:5000"

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from common_lib import redaction
-from ml_workbench_service.settings import Settings
+from ml_workbench_service.settings import Settings, mistakes
 
 README = Path(__file__).parents[1] / "README.md"
 SEED_DEFAULTS = {
@@ -42,6 +42,13 @@ OUR_DEFAULTS = {
     "PAGE": True,
     "PAGE_PORT": None,
     "PAGE_URL": None,
+    "KEYS_FILE": None,
+    "FEATURE_STORE_API_KEY": None,
+    "STRATEGY_ENGINE_API_KEY": None,
+    "BEHIND_PROXY": None,
+    "TLS_CERT": None,
+    "TLS_KEY": None,
+    "TLS_CLIENT_CA": None,
 }
 
 
@@ -211,3 +218,24 @@ def test_what_libraries_read_as_a_secret_is_said_nowhere(monkeypatch: pytest.Mon
     monkeypatch.setenv("MONKEY", "no-secret-at-all")
     Settings()
     assert redaction.redacted("hunter-two, no-secret-at-all") == f"{redaction.MARK}, no-secret-at-all"
+
+
+@pytest.mark.parametrize(
+    ("host", "key", "is_taken"),
+    [("127.0.0.1", "short", True), ("localhost", "short", True), ("::1", "short", True), ("0.0.0.0", "short", False),
+     ("10.0.0.7", "x" * 15, False), ("0.0.0.0", "x" * 16, True), ("0.0.0.0", None, True)],
+)  # fmt: skip
+def test_a_short_key_is_refused_where_others_may_guess_it(host: str, key: str | None, is_taken: bool) -> None:
+    if is_taken:
+        assert host == Settings(HOST=host, API_KEY=key).HOST
+        return
+    with pytest.raises(ValidationError, match="token_urlsafe") as refused:
+        Settings(HOST=host, API_KEY=key)
+    assert str(key) not in str(refused.value)
+    assert "token_urlsafe" in mistakes(refused.value)[0]
+
+
+@pytest.mark.parametrize("given", [{"TLS_CERT": "a.pem"}, {"TLS_KEY": "a.pem"}, {"TLS_CLIENT_CA": "ca.pem"}])
+def test_half_of_tls_is_refused(given: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="TLS_CERT"):
+        Settings(**given)

@@ -19,6 +19,7 @@ def main() -> int:
     """Serves until it is told to end, or the process that started it has gone."""
     for name in ("API_KEY", "WORKBENCH_API_KEY"):
         os.environ.pop(name, None)  # the page holds keys that were shown to it, and no other
+    os.environ["NO_PROXY"] = "*"  # the key that a visitor showed goes to the service itself
     for name in LEFT_OUT:
         sys.modules.setdefault(name, None)  # type: ignore[arg-type]
     from ml_workbench_client.page.options import Options

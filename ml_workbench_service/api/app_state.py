@@ -11,6 +11,7 @@ from typing import Annotated, ParamSpec, TypeVar
 from fastapi import Depends, Header, Request
 
 from common_lib.exceptions import DataValidationError, UnavailableError
+from ml_workbench_service.access.audit_log import AuditLog
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.contracts.runners import (
@@ -76,6 +77,7 @@ class AppState(PredictState):
     tables: TableReader
     max_workers: int
     max_memory_gb: float
+    audit: AuditLog
     queue_policy: QueuePolicy = "drop_oldest"
     agent_supervisor: AgentRunner | None = None  # None: there is no Redis
     tracker: OnDemandProcess | None = None

@@ -8,7 +8,11 @@ from fastapi import APIRouter, Body, Path, Query, Response
 
 from common_lib.exceptions import ConflictError, UpstreamError
 from common_lib.logging import correlation_id
+from ml_workbench_service.access.gate import check_scope
+from ml_workbench_service.access.key_ring import Caller
+from ml_workbench_service.access.operations import Scope
 from ml_workbench_service.api.app_state import AppState, AppStateDep, Idempotency, IdempotencyDep
+from ml_workbench_service.api.middleware import CallerDep
 from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.api.submission import KEPT, check_same_body
@@ -49,8 +53,14 @@ async def deploy_model(
     service: AppStateDep,
     response: Response,
     key: IdempotencyDep,
+    caller: CallerDep,
 ) -> Deployment:
-    """Gates, compare-and-swap, the target's consent, and the version is live; a refusal leaves the old one live."""
+    """Gates, compare-and-swap, the target's consent, and the version is live; a refusal leaves the old one live.
+
+    What passes or eases a gate (`force`, `accepted_verdict`, `declared_columns`, a gate that is switched off) needs
+    the scope `admin`.
+    """
+    _check_overrides(body, caller)
     before, deployment_id = await asyncio.to_thread(_before, service, model_id, key)
     if before is not None:
         response.headers["Idempotency-Replayed"] = "true"
@@ -142,6 +152,19 @@ async def roll_back_deployment(deployment_id: DeploymentIdPath, service: AppStat
     deployment = await asyncio.to_thread(rollback, service.workbench, deployment_id, sender)
     _wake_tracker(service)
     return deployment
+
+
+def _check_overrides(body: DeployRequest, caller: Caller) -> None:
+    """Raises AuthorizationError where the request passes or eases a gate, and the key is no admin's."""
+    given = {
+        "force": body.force,
+        "accepted_verdict": body.accepted_verdict is not None,
+        "declared_columns": bool(body.declared_columns),
+        "gates": not all((body.gates or {}).values()),
+    }
+    for name, is_given in given.items():
+        if is_given:
+            check_scope(caller, Scope.ADMIN, f"`{name}` in a deployment")
 
 
 def _wake_tracker(service: AppState) -> None:

@@ -15,6 +15,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
+from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 
 from common_lib.exceptions import (
     AuthenticationError,
@@ -46,7 +47,7 @@ _BY_STATUS: Mapping[int, tuple[type[PlatformError], str]] = {
     404: (RouteNotFoundError, "no such route; GET /docs lists them"),
     405: (MethodNotAllowedError, "this route does not take this method; GET /docs lists them"),
     409: (ConflictError, "the present state does not allow this"),
-    413: (PayloadTooLargeError, "the body is over 16 MiB; send fewer rows or items at a time"),
+    413: (PayloadTooLargeError, "the body is too large; send fewer rows or items at a time"),
     415: (UnsupportedMediaTypeError, "send JSON with the header Content-Type: application/json"),
     429: (RateLimitError, "too many requests; wait, then try again"),
     503: (UnavailableError, "not available at the moment; try again"),
@@ -100,15 +101,24 @@ async def _validation(request: Request, error: Exception) -> Response:
     return render(validation_error(error.errors(), known=_known_names(request)))
 
 
-async def _http(_: Request, error: Exception) -> Response:
+async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    response = of_status(error.status_code)
+    response = of_status(error.status_code, most_bytes=request.scope.get(MAX_BODY_SIZE_SCOPE_KEY))
     response.headers.update(error.headers or {})  # such as `Allow`
     return response
 
 
-def of_status(status: int) -> Response:
+def too_large(most_bytes: int) -> PayloadTooLargeError:
+    """A body over its operation's limit."""
+    limit = most_bytes // 1024
+    told = f"{limit // 1024} MiB" if limit >= 1024 else f"{limit} KiB"
+    return PayloadTooLargeError(f"the body is over {told}, the limit of this operation; send less at a time")
+
+
+def of_status(status: int, *, most_bytes: int | None = None) -> Response:
     """The one body for a failure of which only the status is known, because a library answered it."""
+    if status == 413 and most_bytes is not None:
+        return render(too_large(most_bytes))
     if status in _BY_STATUS:
         kind, message = _BY_STATUS[status]
         return render(kind(message))

@@ -10,7 +10,7 @@ from common_lib.exceptions import PlatformError
 from ml_workbench_service import __version__
 from ml_workbench_service.agents.status import agent_folder, read_agent
 from ml_workbench_service.api.app_state import AppState, AppStateDep
-from ml_workbench_service.api.middleware import ApiKey
+from ml_workbench_service.api.middleware import checked, checked_with_bearer
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
@@ -72,24 +72,22 @@ async def check_readiness(service: AppStateDep) -> Readiness:
     return Readiness(status="degraded" if degraded else "ready", things=things)
 
 
-def metrics_router(api_key: ApiKey) -> APIRouter:
-    """`/metrics`, which needs the key, as X-API-Key or as a bearer token."""
-    metrics_only = APIRouter(tags=["health"], dependencies=[Depends(api_key.or_bearer)])
+metrics_router = APIRouter(tags=["health"], dependencies=[Depends(checked), Depends(checked_with_bearer)])
+"""`/metrics`, which needs the key, as X-API-Key or as a bearer token."""
 
-    @metrics_only.get(
-        "/metrics",
-        summary="Prometheus metrics",
-        responses={200: METRICS_ANSWER, **failures(503)},
-        response_class=Response,
-    )
-    async def read_metrics(service: AppStateDep) -> Response:
-        """Text for Prometheus: names with the prefix `ml_workbench_`, and the process under its standard `process_`."""
-        if service.predict_workers is not None:
-            await service.predict_workers.ask()
-        body = await service.queue_threads.run(_scrape, service)
-        return Response(body, media_type=CONTENT_TYPE_LATEST)
 
-    return metrics_only
+@metrics_router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    responses={200: METRICS_ANSWER, **failures(503)},
+    response_class=Response,
+)
+async def read_metrics(service: AppStateDep) -> Response:
+    """Text for Prometheus: names with the prefix `ml_workbench_`, and the process under its standard `process_`."""
+    if service.predict_workers is not None:
+        await service.predict_workers.ask()
+    body = await service.queue_threads.run(_scrape, service)
+    return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
 def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:

@@ -1,40 +1,73 @@
-"""ASGI middleware and API key: the correlation id, who may enter, JSON only, metrics, and errors nobody foresaw.
+"""ASGI middleware, the outermost layer: correlation id, who may enter, size, JSON only, metrics, unforeseen errors.
 
 Pure ASGI because Starlette's BaseHTTPMiddleware runs the app in another task, where context variables do not reach.
-Keys are compared in a dependency of the API routes, never by the path of a request; without an API_KEY the service
-answers loopback alone, by the address that the request reached.
+Everything is checked in one order before a byte of the body is read: address, key, rate and scope (`access/gate.py`),
+other sites, size, media type. Without any key the service answers loopback alone, by the address that the request
+reached.
 """
 
 import ipaddress
 import logging
-import secrets
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
+from starlette.middleware.body_limit import RequestBodyLimitResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common_lib.exceptions import AuthenticationError, UnsupportedMediaTypeError
+from common_lib.exceptions import (
+    AuthenticationError,
+    CrossSiteError,
+    PlatformError,
+    UnsupportedMediaTypeError,
+)
 from common_lib.logging import CORRELATION_PATTERN, correlated, new_correlation_id
-from ml_workbench_service.api.errors import of_status, render, unexpected
+from ml_workbench_service.access.gate import SEND_KEY, Gate, check_scope
+from ml_workbench_service.access.key_ring import Caller
+from ml_workbench_service.access.operations import MOST_BODY_BYTES, READING, Operation, operation_of
+from ml_workbench_service.access.operations import Scope as KeyScope
+from ml_workbench_service.api.errors import of_status, render, too_large, unexpected
 
 CORRELATION_KEY = b"x-correlation-id"
 ROUTE = "ml_workbench.route"
 """In a scope: the template of the route, where it was not the app's own router that found it."""
+CALLER = "ml_workbench.caller"
+OPERATION = "ml_workbench.operation"
+"""In a scope, from the door on: who asks, and for what."""
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
+NOT_KEPT = (b"cache-control", b"private, no-cache")
+"""Of answers that need a key: what stands between must not keep them for others."""
 log = logging.getLogger(__name__)
 
 
 class AtTheDoor:
-    """The outermost layer: correlation id in and out, media type, metrics, unexpected errors in the one shape."""
+    """Lets requests in or not, and finishes every answer.
 
-    def __init__(self, app: ASGIApp, *, needs_loopback: bool) -> None:
+    Args:
+        gate: who may do what.
+        audited: the app for what changes something; None: the same.
+        ask: in a predict worker, whether another process knows this guessed key of this address; it raises what
+            stands against it.
+    """
+
+    def __init__(
+        self, app: ASGIApp, *, gate: Gate, audited: ASGIApp | None = None,
+        ask: Callable[[bytes, str], Awaitable[bool]] | None = None,
+    ) -> None:  # fmt: skip
         self._app = app
-        self._needs_loopback = needs_loopback
+        self._audited = audited or app
+        self._gate = gate
+        self._ask = ask
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -60,27 +93,69 @@ class AtTheDoor:
                 return
             if message["type"] == "http.response.start":
                 if message["status"] >= 400 and not _is_json(message):  # a library's own words, such as for 413
-                    await of_status(message["status"])(scope, receive, stamped)
+                    await of_status(message["status"], most_bytes=_most_bytes(scope.get(OPERATION)))(
+                        scope, receive, stamped
+                    )
                     is_replaced = True
                     return
                 status = message["status"]
-                message["headers"] = [*message["headers"], (CORRELATION_KEY, identifier.encode("latin-1"))]
+                message["headers"] = [
+                    *_not_kept(scope, message), *SECURITY_HEADERS, (CORRELATION_KEY, identifier.encode("latin-1")),
+                ]  # fmt: skip
                 _count(scope, status, time.perf_counter() - begun)
             await send(message)
 
         try:
-            if self._needs_loopback and not (is_loopback(scope) and _names_loopback(headers)):
-                raise AuthenticationError(
-                    "without an API_KEY the service answers loopback only; set API_KEY and send it as X-API-Key"
-                )
-            _check_media_type(scope, headers)
-            await self._app(scope, receive, stamped)
-        except (AuthenticationError, UnsupportedMediaTypeError) as error:
+            if self._ask is not None:
+                await self._look_at_guess(scope, headers, self._ask)
+            operation = self._let_in(scope, headers)
+            app = self._audited if operation is not None and operation.changes else self._app
+            await app(scope, receive, stamped)
+        except PlatformError as error:
+            if status:
+                raise
             await render(error)(scope, receive, stamped)
         except Exception as error:
             if status:  # the answer is on its way: all that is left is to break it off
                 raise
             await unexpected(error)(scope, receive, stamped)
+
+    async def _look_at_guess(
+        self, scope: Scope, headers: Mapping[bytes, bytes], ask: Callable[[bytes, str], Awaitable[bool]]
+    ) -> None:
+        operation = operation_of(scope["method"], scope["path"])
+        key, address = _key(operation, headers), _address(scope)
+        if key is not None and self._gate.is_guess(key, address=address, operation=operation):
+            if await ask(key, address):
+                self._gate.welcome(address)
+
+    def _let_in(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Operation | None:
+        """What is asked for, once it is known that this caller may ask for it; raises what stands against it."""
+        operation = scope[OPERATION] = operation_of(scope["method"], scope["path"])
+        if not self._gate.is_guarded and not (is_loopback(scope) and _names_loopback(headers)):
+            raise AuthenticationError(
+                "without an API_KEY the service answers loopback only; set API_KEY and send it as X-API-Key"
+            )
+        scope[CALLER] = self._gate.admit(_key(operation, headers), address=_address(scope), operation=operation)
+        if scope["method"] not in READING:
+            _check_site(headers)
+        _check_size(operation, headers)
+        _check_media_type(scope, headers)
+        return operation
+
+
+class SizeByOperation:
+    """Ends bodies that grow over their operation's limit while they stream; those that say so are refused before."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http" or scope["method"] in READING:
+            await self._app(scope, receive, send)
+            return
+        await RequestBodyLimitResponder(self._app, _most_bytes(scope.get(OPERATION)))(scope, receive, send)
 
 
 def _first_of_each(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -89,6 +164,11 @@ def _first_of_each(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
     for name, value in headers:
         found.setdefault(name, value)
     return found
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def is_loopback(scope: Scope) -> bool:
@@ -125,39 +205,87 @@ def _is_own_name(named: str) -> bool:
 
 
 KEY_HEADER = APIKeyHeader(
-    name="X-API-Key", auto_error=False, description="The service's API_KEY; without one, loopback alone is answered."
+    name="X-API-Key",
+    auto_error=False,
+    description="A key of `ml-workbench keys create`, or the service's API_KEY; without any, loopback alone is served.",
 )
-
-
 BEARER = HTTPBearer(auto_error=False, description="The same key, as Prometheus sends it (`credentials_file`).")
 
 
-class ApiKey:
-    """The dependency that compares X-API-Key with the configured key, in constant time."""
+async def checked(request: Request, _: Annotated[str | None, Depends(KEY_HEADER)] = None) -> None:
+    """The routes' dependency: what the door let in is the operation that the router found, else it needs `admin`."""
+    caller = calling(request)
+    operation = request.scope.get(OPERATION)
+    route = request.scope["route"]
+    if operation is None or not operation.path.endswith(route.path) or operation.method not in route.methods:
+        check_scope(caller, KeyScope.ADMIN)
 
-    def __init__(self, key: str | None) -> None:
-        self._key = key.encode() if key else None
 
-    async def __call__(self, x_api_key: Annotated[str | None, Depends(KEY_HEADER)] = None) -> None:
-        """Raises AuthenticationError for a missing or wrong key."""
-        self.check(x_api_key)
+async def checked_with_bearer(
+    request: Request, _: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None
+) -> None:
+    """The same for scrapers, which send `Authorization: Bearer`; X-API-Key counts where both are there."""
+    await checked(request)
 
-    async def or_bearer(
-        self,
-        x_api_key: Annotated[str | None, Depends(KEY_HEADER)] = None,
-        bearer: Annotated[HTTPAuthorizationCredentials | None, Depends(BEARER)] = None,
-    ) -> None:
-        """The same for scrapers, which send `Authorization: Bearer`; X-API-Key counts where both are there."""
-        self.check(bearer.credentials if x_api_key is None and bearer is not None else x_api_key)
 
-    def check(self, key: str | None) -> None:
-        """Raises AuthenticationError for a missing or wrong key."""
-        if self._key is None:
-            return
-        if key is None:
-            raise AuthenticationError("send your key in the header X-API-Key")
-        if not secrets.compare_digest(key.encode("latin-1"), self._key):
-            raise AuthenticationError("this key is not the right one; check the header X-API-Key")
+def calling(request: Request) -> Caller:
+    """Who asks; raises AuthenticationError where the door was not passed."""
+    caller = request.scope.get(CALLER)
+    if not isinstance(caller, Caller):
+        raise AuthenticationError(SEND_KEY)
+    return caller
+
+
+async def _caller(request: Request) -> Caller:
+    return calling(request)
+
+
+CallerDep = Annotated[Caller, Depends(_caller)]
+
+
+def _key(operation: Operation | None, headers: Mapping[bytes, bytes]) -> bytes | None:
+    """The key that was sent; scrapers may send theirs as a bearer token."""
+    key = headers.get(b"x-api-key")
+    if key is None and operation is not None and operation.path == "/metrics":
+        kind, _, credentials = headers.get(b"authorization", b"").partition(b" ")
+        return credentials.strip() or None if kind.lower() == b"bearer" else None
+    return key
+
+
+def _check_site(headers: Mapping[bytes, bytes]) -> None:
+    """Refuses what a page of another origin has a browser send; what is no browser sends neither header."""
+    site = headers.get(b"sec-fetch-site")
+    origin = headers.get(b"origin")
+    if site is not None:
+        is_ours = site in (b"same-origin", b"none")
+    elif origin is not None:
+        is_ours = urlsplit(origin.decode("latin-1")).netloc.encode("latin-1") == headers.get(b"host", b"")
+    else:
+        return
+    if not is_ours:
+        raise CrossSiteError(
+            "a page of another site may change nothing here; send the request from a program, or from /docs"
+        )
+
+
+def _most_bytes(operation: Operation | None) -> int:
+    return MOST_BODY_BYTES if operation is None else operation.most_bytes
+
+
+def _check_size(operation: Operation | None, headers: Mapping[bytes, bytes]) -> None:
+    length = headers.get(b"content-length")
+    if length is not None and length.isdigit() and (len(length) > 15 or int(length) > _most_bytes(operation)):
+        raise too_large(_most_bytes(operation))
+
+
+def _not_kept(scope: Scope, message: Message) -> Iterable[tuple[bytes, bytes]]:
+    """The answer's headers; where it needs a key and says nothing of caches, that none may keep it."""
+    headers: list[tuple[bytes, bytes]] = message["headers"]
+    operation = scope.get(OPERATION)
+    is_open = operation is not None and operation.scope is None
+    if scope["method"] == "GET" and not is_open and not any(name == NOT_KEPT[0] for name, _ in headers):
+        return (*headers, NOT_KEPT)
+    return headers
 
 
 def _is_json(message: Message) -> bool:
@@ -184,6 +312,9 @@ def _route(scope: Scope) -> str:
     template: str | None = getattr(scope.get("route"), "path", None)
     if template is None:
         return "unmatched"
+    operation: Operation | None = scope.get(OPERATION)
+    if operation is not None and operation.path.endswith(template):
+        return operation.path
     words: list[str] = scope["path"].split("/")
     return "/".join(words[: len(words) - len(template.split("/")) + 1]) + template
 

@@ -15,7 +15,10 @@ from common_lib.exceptions import (
     PredictionError,
     VersionNotFoundError,
 )
+from ml_workbench_service.access.gate import check_scope
+from ml_workbench_service.access.operations import Scope
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
+from ml_workbench_service.api.middleware import CallerDep
 from ml_workbench_service.api.pages import Cursor, Limit, Symbol, page
 from ml_workbench_service.api.predictions import ModelIdPath
 from ml_workbench_service.api.submission import accepted_once, submit_once
@@ -117,13 +120,16 @@ async def show_version(
     "/{model_id}/versions/{version}", summary="Archive or purge a version", responses=failures(404, 409, 503)
 )
 async def archive_version(
-    model_id: ModelIdPath, version: VersionPath, service: AppStateDep, purge: Purge = False, confirm: Confirm = None
-) -> ModelCard | Tombstone:
+    model_id: ModelIdPath, version: VersionPath, service: AppStateDep, caller: CallerDep, purge: Purge = False,
+    confirm: Confirm = None,
+) -> ModelCard | Tombstone:  # fmt: skip
     """Takes a version out of the candidates; its files stay. The deployed one is refused.
 
     With `purge`, an archived version's files are removed for good, and its tombstone is the answer; one that something
-    still uses is refused.
+    still uses is refused. It needs the scope `admin`.
     """
+    if purge:
+        check_scope(caller, Scope.ADMIN, "`purge=true`")
     if not purge:
         if confirm is not None:
             raise DataValidationError.at(

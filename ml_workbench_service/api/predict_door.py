@@ -1,6 +1,6 @@
 """Fast path of `/predict`: single predictions as one ASGI function, without FastAPI's generic machinery.
 
-The key is compared before a byte of the body is read, the bytes become a `PredictRequest` in one step, and the record
+The outermost layer has checked the key (`middleware`); the bytes become a `PredictRequest` in one step, and the record
 becomes bytes in one step. Whatever is not an ordinary request (another route, a query it does not know, a chunked or
 large body, one that is not valid) goes on to the route of `api/predictions.py` with its body unread or told again. So
 that route is the one place that words such errors and the document's one source; a request that both understand gets
@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.api.errors import render
-from ml_workbench_service.api.middleware import ROUTE, ApiKey
+from ml_workbench_service.api.middleware import ROUTE
 from ml_workbench_service.api.predictions import answer_one
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
@@ -42,9 +42,8 @@ _bytes_of = PredictionRecord.__pydantic_serializer__.to_json
 class PredictDoor:
     """Answers ordinary single predictions; the app behind it answers everything else."""
 
-    def __init__(self, app: ASGIApp, *, api_key: ApiKey) -> None:
+    def __init__(self, app: ASGIApp) -> None:
         self._app = app
-        self._api_key = api_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -53,8 +52,7 @@ class PredictDoor:
         if model_id is None or not isinstance(service, PredictState):
             await self._app(scope, receive, send)
             return
-        key, num_bytes = _read(scope["headers"])
-        self._api_key.check(key)
+        num_bytes = _num_bytes(scope["headers"])
         enqueue = QUERIES.get(scope["query_string"])
         if enqueue is None or num_bytes is None or num_bytes > MOST_BYTES:
             await self._app(scope, receive, send)
@@ -90,18 +88,15 @@ def _asked(scope: Scope) -> str | None:
     return model_id if MODEL_ID.fullmatch(model_id) and ".." not in model_id else None
 
 
-def _read(headers: Iterable[tuple[bytes, bytes]]) -> tuple[str | None, int | None]:
-    """The key, and how many bytes the body has; None where the headers do not say it plainly."""
-    key: str | None = None
+def _num_bytes(headers: Iterable[tuple[bytes, bytes]]) -> int | None:
+    """How many bytes the body has; None where the headers do not say it plainly."""
     num_bytes: int | None = None
     for name, value in headers:
-        if name == b"x-api-key" and key is None:
-            key = value.decode("latin-1")
-        elif name == b"content-length":
+        if name == b"content-length":
             num_bytes = int(value) if value.isdigit() and num_bytes is None else MOST_BYTES + 1
         elif name == b"transfer-encoding":
-            return key, None
-    return key, num_bytes
+            return None
+    return num_bytes
 
 
 def _body(messages: list[Message]) -> bytes:

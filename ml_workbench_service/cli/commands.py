@@ -7,16 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from common_lib.command_line import CommandFailed, CommandLine, ExitCode, UsageMistake
+from common_lib.command_line import CommandLine, UsageMistake
+from ml_workbench_service.cli import access
+from ml_workbench_service.cli.environment import settings_of_environment
 
 if TYPE_CHECKING:
     from ml_workbench_service.integrations.backup_archive import BackupManifest
-    from ml_workbench_service.settings import Settings
 
 app = typer.Typer()
 data = typer.Typer(no_args_is_help=True)
-app.add_typer(data, name="data", rich_help_panel="Data")
 PANEL = "Service"
+app.add_typer(data, name="data", rich_help_panel="Data")
+app.add_typer(access.keys, name="keys", rich_help_panel=PANEL)
+app.add_typer(access.audit, name="audit", rich_help_panel=PANEL)
 
 
 @app.command("serve", rich_help_panel=PANEL)
@@ -75,9 +78,11 @@ def backup(
     target: Annotated[Path, typer.Argument(metavar="ARCHIVE", help="Such as backups/today.tar.gz.")],
 ) -> None:
     """Write STATE_DIR and the model registry of a running (or stopped) service as one verified archive."""
+    from ml_workbench_service.jobs.private_files import keep_private
     from ml_workbench_service.workflows.back_up_state import back_up
 
-    settings = _settings()
+    settings = settings_of_environment()
+    keep_private()
     target.parent.mkdir(parents=True, exist_ok=True)
     with line.screen.waiting(f"{target} is written and verified"):
         manifest = back_up(
@@ -89,28 +94,14 @@ def backup(
 @app.command("restore", rich_help_panel=PANEL)
 def restore(line: CommandLine, archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")]) -> None:
     """Bring an archive back into an empty STATE_DIR and an empty model registry, before the service starts."""
+    from ml_workbench_service.jobs.private_files import keep_private
     from ml_workbench_service.workflows.restore_state import restore as bring_back
 
-    settings = _settings()
+    keep_private()
+    settings = settings_of_environment()
     with line.screen.waiting(f"{archive} is verified and restored"):
         manifest = bring_back(archive, settings.STATE_DIR, settings.MODEL_REGISTRY_PATH)
     _answer(line, manifest, f"{settings.STATE_DIR} and {settings.MODEL_REGISTRY_PATH} are restored")
-
-
-def _settings() -> "Settings":
-    """Of the environment.
-
-    Raises:
-        CommandFailed: a variable has a value that it does not take; each is named.
-    """
-    from pydantic import ValidationError
-
-    from ml_workbench_service.settings import Settings, mistakes
-
-    try:
-        return Settings()
-    except ValidationError as error:
-        raise CommandFailed("; ".join(mistakes(error)), ExitCode.USAGE) from None
 
 
 def _answer(line: CommandLine, manifest: "BackupManifest", title: str) -> None:

@@ -19,17 +19,22 @@ class ErrorBody(Contract):
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """`responses=` of a route: which failures it answers with, each in the one shape."""
-    return {status: {"model": ErrorBody, "description": _MEANING[status]} for status in sorted({401, 422, *statuses})}
+    return {
+        status: {"model": ErrorBody, "description": _MEANING[status]}
+        for status in sorted({401, 403, 422, 429, *statuses})
+    }
 
 
 _MEANING = {
     401: "No key, or a wrong one.",
+    403: "The key lacks the scope that `details.needed_scope` names, or a page of another site sent it.",
     404: "There is no such thing.",
     406: "Not one of the formats that this table comes in; the message names them.",
     409: "The present state does not allow this.",
-    413: "The body is over 16 MiB.",
+    413: "The body is over this operation's limit; the message says it.",
     415: "The body is not JSON.",
     422: "The request cannot be used as it is; `details.errors` says where and why.",
+    429: "The key has used up its rate or its quota; `Retry-After` says when to try again.",
     500: "The service's own fault.",
     502: "Another server answered with an error.",
     503: "Not available at the moment; `Retry-After` says when to try again.",

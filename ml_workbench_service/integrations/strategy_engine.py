@@ -57,7 +57,7 @@ class StrategyEngine:
         transport = httpx.HTTPTransport(retries=RETRIES)
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
         try:
-            with httpx.Client(transport=transport, timeout=timeout, follow_redirects=False) as client:
+            with httpx.Client(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False) as client:
                 answer = client.post(
                     f"{self._url}/api/v1/strategies/{path}",
                     json=body,

@@ -30,8 +30,10 @@ def clear_disk_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def write_whole(path: Path, payload: bytes, *, durable: bool = False) -> None:
+def write_whole(path: Path, payload: bytes, *, durable: bool = False, mode: int | None = None) -> None:
     """Writes a file that readers see either whole or not at all; `durable` waits until the disk has it.
+
+    `mode` is the file's from its first byte on, whatever the umask.
 
     Raises:
         UnavailableError: the disk is full; the old file, if any, is untouched.
@@ -39,6 +41,8 @@ def write_whole(path: Path, payload: bytes, *, durable: bool = False) -> None:
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with clear_disk_errors(path), staged.open("wb") as file:
+            if mode is not None:
+                os.fchmod(file.fileno(), mode)
             file.write(payload)
             file.flush()
             if durable:

@@ -2,8 +2,8 @@
 
     STATE_DIR/predict_workers/<number>.json · <number>.log       who it is, and what it printed
 
-A worker is handed the listening socket, the board on which the workers count their connections (`public_door.py`) and
-one end of a socket pair as its standard input, its lifeline: over it it reports, and by its end it knows that this
+A worker is handed the listening socket, the board on which the workers count their connections (`public_door.py`), the
+counts of what keys have used (`access/shared_counts.py`) and one end of a socket pair as its standard input, its lifeline: over it it reports, and by its end it knows that this
 process has ended, however that happened. What a dead worker had counted stays in the sums.
 """
 
@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from ml_workbench_service.access.shared_counts import SharedCounts
 from ml_workbench_service.contracts.replicas import WorkerReport
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover, end_process, spawn
 from ml_workbench_service.runtime.public_door import Board, PublicDoor
@@ -74,6 +75,9 @@ class PredictWorkers:
         self._workers = [_Worker(number, self._folder) for number in range(num)]
         self._board_file = Board.made(num)
         self._board = Board(self._board_file.fileno(), num)
+        self._counts_file = SharedCounts.made(num + 1)
+        self.counts = SharedCounts(self._counts_file.fileno(), num=num + 1, mine=num)
+        """What keys have used in all of them and in this process, which is the last."""
         self._tasks: list[asyncio.Task[None]] = []
         self._stopping: asyncio.Task[None] | None = None
 
@@ -175,10 +179,11 @@ class PredictWorkers:
                 worker.writer = None
 
     def _spawned(self, worker: _Worker, lifeline: socket.socket) -> subprocess.Popen[bytes]:
-        handed = (self._door.listening.fileno(), self._board_file.fileno())
+        handed = (self._door.listening.fileno(), self._board_file.fileno(), self._counts_file.fileno())
         command: Sequence[str] = (
             sys.executable, "-m", self._module, "--number", str(worker.number), "--of", str(self.num),
-            "--listening", str(handed[0]), "--board", str(handed[1]), "--control", str(self._door.control),
+            "--listening", str(handed[0]), "--board", str(handed[1]), "--counts", str(handed[2]),
+            "--control", str(self._door.control),
         )  # fmt: skip
         with worker.output.open("ab") as output:
             return spawn(command, output, self._environment, stdin=lifeline.fileno(), handed=handed)

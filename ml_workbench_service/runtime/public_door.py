@@ -15,6 +15,7 @@ import hashlib
 import mmap
 import os
 import socket
+import ssl
 import stat
 import struct
 import tempfile
@@ -130,14 +131,16 @@ class EvenAcceptor:
         place: its own on the board.
         num_connections: how many it has.
         welcome: makes the protocol of a new one.
+        tls: where connections are encrypted.
     """
 
     def __init__(
         self, listening: socket.socket, board: Board, place: int, *, num_connections: Callable[[], int],
-        welcome: Callable[[], asyncio.Protocol],
+        welcome: Callable[[], asyncio.Protocol], tls: ssl.SSLContext | None = None,
     ) -> None:  # fmt: skip
         self._listening, self._board, self._place = listening, board, place
         self._num_connections, self._welcome = num_connections, welcome
+        self._tls = tls
         self._num_coming = 0
         self._loop = asyncio.get_running_loop()
         self._waits: asyncio.TimerHandle | None = None
@@ -202,7 +205,7 @@ class EvenAcceptor:
 
     async def _take(self, connection: socket.socket) -> None:
         try:
-            await self._loop.connect_accepted_socket(self._welcome, connection)
+            await self._loop.connect_accepted_socket(self._welcome, connection, ssl=self._tls)
         except OSError:
             connection.close()
         finally:

@@ -13,6 +13,7 @@ from tests.redis_server import RedisForTests
 from tests.service_process import ServiceProcess
 
 KEY = "s3cret-ßchlüssel"
+ENGINE_KEY = "the-engines-öwn-key"
 Clone = Callable[..., str]
 
 
@@ -51,11 +52,12 @@ def guarded(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactory) -
         for version in ("1.0.0", "1.1.0"):
             copy_version(registry_of(service) / "small" / version, folder / "registry", model_id, version)
     redis = RedisForTests(folder / "redis_state")
-    with StrategyEngineServer(api_key=KEY.encode().decode("latin-1")) as engine:
+    with StrategyEngineServer(api_key=ENGINE_KEY.encode().decode("latin-1")) as engine:
         running = ServiceProcess(
             folder,
             API_KEY=KEY,
             STRATEGY_ENGINE_URL=engine.url,
+            STRATEGY_ENGINE_API_KEY=ENGINE_KEY,
             REDIS_URL=redis.url,
             AGENT_AUTOSTART="false",
             MAX_TRAINING_MEMORY="1",

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from tests.api.conftest import KEY, Guarded
+from tests.api.conftest import ENGINE_KEY, Guarded
 from tests.api.deploying import deployed, history, live_version, send
 from tests.api.failures import assert_failure
 from tests.service_process import SEED_PREDICT
@@ -48,7 +48,7 @@ def test_the_engine_learns_what_it_needs(guarded: Guarded, engine_model: str) ->
         },
     }
     assert headers["idempotency-key"] == found["id"]
-    assert headers["x-api-key"].encode("latin-1").decode() == KEY
+    assert headers["x-api-key"].encode("latin-1").decode() == ENGINE_KEY
     assert headers["x-correlation-id"] == "to-the-engine"
     assert "strategy_engine_not_configured" not in found["warnings"]
     asked = guarded.client.post(body["parameters"]["predict_url"], json=SEED_PREDICT).json()

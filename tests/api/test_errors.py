@@ -3,12 +3,15 @@
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
+from ml_workbench_service.access.gate import Gate
+from ml_workbench_service.access.key_ring import KeyRing
 from ml_workbench_service.api import errors
 from ml_workbench_service.api.middleware import AtTheDoor
 from tests.api.failures import assert_body, assert_failure, paths
@@ -93,13 +96,14 @@ def test_assets_do_not_leave_their_folder(api: httpx.Client, path: str) -> None:
     assert_failure(api.get(path), 404, "ROUTE_NOT_FOUND")
 
 
-def test_a_body_over_16_mib_is_refused_by_its_announced_length(api: httpx.Client) -> None:
+def test_a_body_over_its_limit_is_refused_by_its_announced_length(api: httpx.Client) -> None:
     assert_failure(api.post(TRAIN, content=TOO_LARGE, headers=JSON), 413, "PAYLOAD_TOO_LARGE")
+    assert "1 MiB" in api.post(PREDICT, content=b" " * (1024 * 1024 + 1), headers=JSON).json()["message"]
     assert_failure(api.post("/nowhere", content=TOO_LARGE, headers=JSON), 413, "PAYLOAD_TOO_LARGE")
     assert api.get("/health").status_code == 200
 
 
-def test_a_body_over_16_mib_is_refused_while_it_streams(api: httpx.Client) -> None:
+def test_a_body_over_its_limit_is_refused_while_it_streams(api: httpx.Client) -> None:
     def chunks() -> Iterator[bytes]:
         for begin in range(0, len(TOO_LARGE), 1 << 16):
             yield TOO_LARGE[begin : begin + (1 << 16)]
@@ -108,8 +112,8 @@ def test_a_body_over_16_mib_is_refused_while_it_streams(api: httpx.Client) -> No
     assert api.get("/health").status_code == 200
 
 
-def test_a_body_under_16_mib_is_read(api: httpx.Client) -> None:
-    body = raw(NOT_TRAINED, notes=json.dumps("x" * (15 * 1024 * 1024)))
+def test_a_body_under_its_operations_limit_is_read(api: httpx.Client) -> None:
+    body = raw(NOT_TRAINED, notes=json.dumps("x" * (1000 * 1024)))
     assert paths(assert_failure(api.post(TRAIN, content=body, headers=JSON), 422, "DATA_VALIDATION_ERROR")) == [
         "body.notes"
     ]
@@ -279,7 +283,9 @@ def test_another_correlation_id_is_replaced(api: httpx.Client, identifier: str |
     assert made[0] != made[1]
 
 
-async def test_a_surprise_is_logged_and_says_nothing_of_itself(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_surprise_is_logged_and_says_nothing_of_itself(
+    caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     app = FastAPI()
     errors.install(app)
 
@@ -287,7 +293,8 @@ async def test_a_surprise_is_logged_and_says_nothing_of_itself(caplog: pytest.Lo
     async def broken() -> None:
         raise RuntimeError("a secret of the house")
 
-    app.add_middleware(AtTheDoor, needs_loopback=False)
+    gate = Gate(KeyRing(tmp_path / "keys.json", api_key=None, uses=tmp_path / "uses.json"))
+    app.add_middleware(AtTheDoor, gate=gate)
     async with httpx.AsyncClient(
         transport=httpx.ASGITransport(app), base_url="http://testserver", timeout=60
     ) as client:

@@ -65,6 +65,7 @@ ROUTES = {
     "GET /api/v1/jobs/{job_id}/series",
     "GET /api/v1/experiments/{experiment_id}/trials",
     "DELETE /api/v1/jobs/{job_id}",
+    "GET /api/v1/audit",
     "GET /api/v1/queue",
     "GET /api/v1/queue/dead-letters",
     "POST /api/v1/queue/dead-letters/{letter_id}/requeue",
@@ -206,7 +207,7 @@ def test_headers_are_described_where_they_are_sent(document: dict[str, Any]) -> 
             assert sent <= set(described)
             assert "X-Correlation-ID" in sent, (name, status)
             assert ("Location" in sent) == (status in ("201", "202")), (name, status)
-            assert ("Retry-After" in sent) == (status in ("202", "503")), (name, status)
+            assert ("Retry-After" in sent) == (status in ("202", "429", "503")), (name, status)
             assert ("Idempotency-Replayed" in sent) == (keyed and status < "300"), (name, status)
 
 

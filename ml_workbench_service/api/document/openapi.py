@@ -16,6 +16,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter
 
 from common_lib.logging import CORRELATION_PATTERN
+from ml_workbench_service.access.operations import OPERATIONS
 from ml_workbench_service.contracts.agents import AgentFamily
 from ml_workbench_service.contracts.errors import ErrorBody, failures
 from ml_workbench_service.contracts.jobs import JobStreamEvent
@@ -34,6 +35,7 @@ TAGS = {
     "jobs": "Long work, from its request to its result.",
     "experiments": "Searches over settings.",
     "queue": "The prediction queue, replays into it, and what it withstands.",
+    "audit": "Who changed what.",
     "agents": "Agents that learn or trade on the predictions.",
 }
 HEADERS: dict[str, dict[str, Any]] = {
@@ -90,6 +92,7 @@ def document(app: FastAPI) -> dict[str, Any]:
     operations = [each for item in found["paths"].values() for each in item.values()]
     for operation in operations:
         _complete(operation)
+    _name_scopes(found["paths"])
     for schema in _inside(found):
         _put_right(schema)
     for operation in operations:  # last: examples are data, and hold nulls that FastAPI takes out
@@ -118,6 +121,21 @@ def _complete(operation: dict[str, Any]) -> None:
             response["content"] = {STREAM: {"schema": {"$ref": f"{SCHEMAS}JobStreamEvent"}}}
         sent = _headers(operation["operationId"], status, response, is_keyed=is_keyed)
         response["headers"] = {name: {"$ref": f"#/components/headers/{name}"} for name in sent}
+
+
+def _name_scopes(paths: Mapping[str, Mapping[str, Any]]) -> None:
+    """Beside each way to send a key, the scope that it needs, where OpenAPI has the roles of other schemes."""
+    for path, item in paths.items():
+        for method, operation in item.items():
+            known = OPERATIONS.get(f"{method.upper()} {path}") or OPERATIONS.get(f"{method.upper()} {_of_path(path)}")
+            scope = None if known is None else known.scope
+            roles = [] if scope is None else [str(scope)]
+            operation["security"] = [{name: roles for name in each} for each in operation["security"]]
+
+
+def _of_path(path: str) -> str:
+    """FastAPI's document leaves out that a parameter takes slashes."""
+    return path.replace("{symbol}", "{symbol:path}")
 
 
 def _headers(operation_id: str, status: str, response: Mapping[str, Any], *, is_keyed: bool) -> Iterator[str]:

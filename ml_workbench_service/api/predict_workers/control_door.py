@@ -2,7 +2,8 @@
 they ask for themselves (features for questions that bring none) is answered without a key.
 
 The socket lies in a folder that no other user may enter. A worker puts `PEER` on whatever comes from outside and takes
-one off that a client has sent, so that only the workers themselves can ask without it.
+one off that a client has sent, so that only the workers themselves can ask without it. So the client's own address is
+what the door sees here: loopback, proxies and slowed guesses are those of one process.
 """
 
 import asyncio
@@ -13,9 +14,10 @@ import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common_lib.exceptions import PlatformError, RouteNotFoundError, UnavailableError
+from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.errors import render, unexpected
-from ml_workbench_service.api.predict_workers.control_proxy import PEER
+from ml_workbench_service.api.predict_workers.control_proxy import GUESS, PEER
 from ml_workbench_service.integrations.replicas.features import FEATURES, NOW, table_to_wire
 
 
@@ -56,6 +58,11 @@ class ControlDoor:
         service = getattr(self._state, "service", None)
         if not isinstance(service, AppState):
             raise UnavailableError("the service is starting or stopping; try again in a moment", retry_after_s=1)
+        if path == GUESS:
+            guessed = orjson.loads(body)
+            gate: Gate = self._state.gate
+            gate.recognise(guessed["key"].encode("latin-1"), guessed["address"])
+            return True
         store = service.workbench.feature_store
         if path == NOW:
             return store.now_ms()

@@ -11,18 +11,27 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx
+import orjson
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common_lib.exceptions import UnavailableError
+from ml_workbench_service.access.gate import Gate
+from ml_workbench_service.access.operations import API, operation_of
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import AtTheDoor
+from ml_workbench_service.integrations.replicas.features import told
 
 PEER = b"x-ml-workbench-peer"
 """Header of a request that was passed on: the addresses of the two ends of the connection, and the scheme."""
 CONNECT_TIMEOUT_S = 2.0
-PREDICT_ENDS = ("/predict", "/predict/batch")
-MODELS = "/api/v1/models/"
-OWN_PATHS = ("/health", "/health/live")
+GUESS = "/guess"
+"""Asked by a worker itself: whether the right key came from an address."""
+GUESS_TIMEOUT_S = 5.0
+OWN = frozenset({
+    f"POST {API}/models/{{model_id}}/predict", f"POST {API}/models/{{model_id}}/predict/batch", "GET /health",
+    "GET /health/live",
+})  # fmt: skip
+"""Operations that a worker answers by itself."""
 HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer", b"trailers",
     b"transfer-encoding", b"upgrade", b"expect",
@@ -30,9 +39,10 @@ HOP_BY_HOP = {
 WRITTEN_BY_SERVER = {b"date", b"server"}
 
 
-def is_predict_workers(path: str) -> bool:
-    """Whether a worker answers this path by itself."""
-    return path in OWN_PATHS or (path.startswith(MODELS) and path.endswith(PREDICT_ENDS))
+def is_predict_workers(method: str, path: str) -> bool:
+    """Whether a worker answers this by itself."""
+    operation = operation_of(method, path)
+    return operation is not None and operation.name in OWN
 
 
 class Divided:
@@ -43,7 +53,7 @@ class Divided:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the lifespan."""
-        is_ours = scope["type"] != "http" or is_predict_workers(scope["path"])
+        is_ours = scope["type"] != "http" or is_predict_workers(scope["method"], scope["path"])
         await (self._predicting if is_ours else self._proxy)(scope, receive, send)
 
 
@@ -56,15 +66,41 @@ class ControlProxy:
 
     Args:
         control: its socket.
+        gate: the worker's, for while the control process is away.
     """
 
-    def __init__(self, control: Path) -> None:
+    def __init__(self, control: Path, gate: Gate) -> None:
         # A connection a request: one that was kept might be closed at the very moment in which it is used again.
         limits = httpx.Limits(max_connections=None, max_keepalive_connections=0)
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         self._transport = httpx.AsyncHTTPTransport(uds=str(control), limits=limits)
         self._timeout = timeout.as_dict()
-        self._away = AtTheDoor(_away, needs_loopback=False)
+        self._away = AtTheDoor(_away, gate=gate)
+
+    async def ask(self, key: bytes, address: str) -> bool:
+        """Whether this guessed key of this address is right, as the control process counts guesses; False where it is
+        away, and the worker looks itself.
+
+        Raises:
+            AuthenticationError: it is wrong.
+            RateLimitError: too many wrong ones came from there.
+        """
+        asked = orjson.dumps({"key": key.decode("latin-1"), "address": address})
+        request = httpx.Request(
+            "POST", f"http://control{GUESS}", content=asked, headers={"content-type": "application/json"},
+            extensions={"timeout": httpx.Timeout(GUESS_TIMEOUT_S).as_dict()},
+        )  # fmt: skip
+        try:
+            answer = await self._transport.handle_async_request(request)
+            try:
+                await answer.aread()
+            finally:
+                await answer.aclose()
+        except httpx.TransportError:
+            return False
+        if answer.status_code in (401, 429):
+            raise told(answer)
+        return answer.status_code == 200
 
     async def close(self) -> None:
         """Closes what is open."""

@@ -144,7 +144,9 @@ def refusal(status: int, body: bytes) -> DataValidationError | UpstreamError:
         problem = f"the Feature Store does not serve these symbols or features{reason}"
         return DataValidationError.at("features", problem, code="refused")
     if status in (401, 403):
-        return UpstreamError("the Feature Store refuses this service's key; check API_KEY on both sides")
+        return UpstreamError(
+            "the Feature Store refuses this service's key; set FEATURE_STORE_API_KEY to one that it knows"
+        )
     if 300 <= status < 400:
         return UpstreamError("the Feature Store redirects elsewhere; set FEATURE_STORE_URL to its final address")
     return UpstreamError(

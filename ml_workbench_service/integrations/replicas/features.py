@@ -120,10 +120,10 @@ class ControlFeatureStore:
             ) from error
         if answer.status_code == 200:
             return orjson.loads(answer.content)
-        raise _told(answer)
+        raise told(answer)
 
 
-def _told(answer: httpx.Response) -> PlatformError:
+def told(answer: httpx.Response) -> PlatformError:
     """The control process's error as this one's."""
     said = orjson.loads(answer.content)
     kind = getattr(exceptions, str(said.get("error_type")), PlatformError)

@@ -215,6 +215,7 @@ def _give_up(guarded: Guarded) -> Answers:
     listed = guarded.client.get(letters)
     first, second = (each["id"] for each in listed.json()["dead_letters"])
     return {
+        "list_audit": guarded.client.get(f"{API}/audit?limit=2"),
         "list_dead_letters": listed,
         "requeue_dead_letter": guarded.client.post(f"{letters}/{first}/requeue"),
         "discard_dead_letter": guarded.client.delete(f"{letters}/{second}"),

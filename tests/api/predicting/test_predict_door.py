@@ -189,8 +189,9 @@ def test_an_ordinary_request_takes_the_fast_path_and_any_other_the_route(desk: D
         assert list(fast[1]) == list(plain[1])
     assert desk.by_the_door == [True, False] * 3
     desk.by_the_door.clear()
-    desk.both(ORDINARY + b" " * predict_door.MOST_BYTES)
-    assert desk.by_the_door == [False, False]
+    too_large, streamed = desk.both(ORDINARY + b" " * predict_door.MOST_BYTES)
+    assert (too_large[0], streamed[0], too_large[2]) == (413, 413, streamed[2])
+    assert desk.by_the_door == []
 
 
 @pytest.mark.parametrize("query", [b"enqueue=sometimes", b"enqueu=never", b"enqueue=never&enqueue=never", b"x"])

@@ -1,0 +1,1 @@
+"""The door: what is checked of a request before one byte of its body is read, and what is written down of it."""
