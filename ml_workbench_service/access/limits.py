@@ -16,6 +16,8 @@ FAILURES_WITHIN_S = 60.0
 PAUSE_S = 1.0
 """Between two guesses of an address that has used up its free ones."""
 MOST_ADDRESSES = 10_000
+ROUNDING = 1e-6
+"""Of a token, where moments are added up."""
 
 
 class Allowance:
@@ -82,7 +84,7 @@ class Allowance:
         if self.rate_per_s is not None:
             now_s, most = time.monotonic(), max(self.rate_per_s, 1.0)
             lacks_s = min(max(shared.full_at_s - now_s, 0.0), most / self.rate_per_s)
-            if (tokens := most - lacks_s * self.rate_per_s) < 1.0:
+            if (tokens := most - lacks_s * self.rate_per_s) < 1.0 - ROUNDING:
                 return math.ceil((1.0 - tokens) / self.rate_per_s)
             shared.full_at_s = now_s + lacks_s + 1.0 / self.rate_per_s
         self.num_today += 1

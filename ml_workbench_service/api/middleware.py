@@ -125,9 +125,9 @@ class AtTheDoor:
     ) -> None:
         operation = operation_of(scope["method"], scope["path"])
         key, address = _key(operation, headers), _address(scope)
-        if key is not None and self._gate.is_guess(key, address=address, operation=operation):
-            if await ask(key, address):
-                self._gate.welcome(address)
+        is_guess = self._gate.is_guess(key, address=address, operation=operation)
+        if is_guess and key is not None and await ask(key, address):
+            self._gate.welcome(address)
 
     def _let_in(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Operation | None:
         """What is asked for, once it is known that this caller may ask for it; raises what stands against it."""

@@ -3,8 +3,9 @@
     STATE_DIR/predict_workers/<number>.json · <number>.log       who it is, and what it printed
 
 A worker is handed the listening socket, the board on which the workers count their connections (`public_door.py`), the
-counts of what keys have used (`access/shared_counts.py`) and one end of a socket pair as its standard input, its lifeline: over it it reports, and by its end it knows that this
-process has ended, however that happened. What a dead worker had counted stays in the sums.
+counts of what keys have used (`access/shared_counts.py`) and one end of a socket pair as its standard input, its
+lifeline: over it it reports, and by its end it knows that this process has ended, however that happened. What a dead
+worker had counted stays in the sums.
 """
 
 import asyncio
@@ -31,7 +32,7 @@ ASK = b"?"
 REPORT_TIMEOUT_S = 1.0
 POLL_S = 0.02
 GRACE_S = 15.0
-"""For the answers under way; the worker itself gives them ten seconds."""
+"""For the answers under way; the worker itself gives them three seconds, then closes what it holds."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.5, 30.0
 STEADY_AFTER_S = 10.0
 LIFELINE = 0

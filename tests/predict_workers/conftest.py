@@ -25,7 +25,10 @@ def start(service: ServiceProcess, folder: Path, **environment: str) -> ServiceP
     for version in ("1.0.0", "1.1.0"):
         copy_version(registry_of(service) / "small" / version, folder / "registry", "small", version)
     variables = {"PREDICT_WORKERS": str(NUM_WORKERS), "AGENT_AUTOSTART": "false", **environment}
-    running = ServiceProcess(folder, **variables).start()
+    running = ServiceProcess(folder, **variables)
+    if "API_KEY" in variables:
+        running.client.headers["X-API-Key"] = variables["API_KEY"]
+    running.start()
     wait_until(lambda: len(workers_of(running)) == NUM_WORKERS and is_whole(running))
     deploy(running, "1.0.0")
     return running
