@@ -121,9 +121,7 @@ def test_guesses_are_counted_once_by_the_address_that_they_came_from(locked: Ser
     assert set(statuses) == {401, 429}
     for client in clients(API_KEY):
         assert ask(client).status_code == 200, "another address is not slowed"
-    answer = httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.3"), base_url=locked.url).post(
-        "/api/v1/models/small/undeploy", headers={"X-API-Key": API_KEY, "Origin": "http://elsewhere"}
-    )
+    answer = locked.client.post("/api/v1/models/small/undeploy", headers={"Origin": "http://elsewhere"})
     assert_failure(answer, 403, "CROSS_SITE")
 
 
