@@ -162,7 +162,7 @@ def ours(folder: Path, registry: Path, model_id: str, body: str, *program: str) 
     extra: dict[str, Any] = {"program": (str(Path(__file__).parent.joinpath(*program)),)} if program else {}
     variables = {"MODEL_REGISTRY_PATH": str(registry), "API_KEY": KEY, "PAGE": "false"}
     with started(folder, **variables, **extra) as service:
-        process = psutil.Process(_pid(service))
+        process = psutil.Process(pid_of(service))
         pin([process], SERVER_CORE)
         _wait_for_children(process, 0 if program else 2)
         pin(process.children(recursive=True), OTHER_CORE)
@@ -171,7 +171,7 @@ def ours(folder: Path, registry: Path, model_id: str, body: str, *program: str) 
         )
 
 
-def _pid(service: RunningService) -> int:
+def pid_of(service: RunningService) -> int:
     port = int(service.address.rpartition(":")[2])
     listening = (each for each in psutil.net_connections("tcp") if each.status == psutil.CONN_LISTEN)
     return next(each.pid for each in listening if each.laddr.port == port and each.pid is not None)

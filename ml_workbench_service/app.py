@@ -41,15 +41,14 @@ from ml_workbench_service.api import (
     series,
 )
 from ml_workbench_service.api.app_state import AppState, closing_mode
-from ml_workbench_service.api.batches.door import BatchDoor
 from ml_workbench_service.api.document import pages
 from ml_workbench_service.api.document.openapi import name_of
 from ml_workbench_service.api.door import audit
 from ml_workbench_service.api.inference_protocol import transports as inference_protocol
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
-from ml_workbench_service.api.middleware import SizeByOperation, checked
-from ml_workbench_service.api.predict_door import PredictDoor
+from ml_workbench_service.api.middleware import checked
+from ml_workbench_service.api.predict_workers.layers import put_layers
 from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables import agents as agent_tables
 from ml_workbench_service.api.tables import jobs as job_tables
@@ -68,12 +67,14 @@ from ml_workbench_service.integrations.prediction_queue import move_to
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
 from ml_workbench_service.jobs.private_files import keep_private
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
+from ml_workbench_service.predict_processes import open_predict_workers
 from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_environment import child_environment, without_store_key
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.page_process import PageProcess
+from ml_workbench_service.runtime.predict_workers import MODULE
 from ml_workbench_service.runtime.table_process import TableProcess
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
@@ -112,8 +113,8 @@ LICENSE = {"name": "MIT", "identifier": "MIT"}
 log = logging.getLogger(__name__)
 
 
-def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
-    """The app for these settings; nothing is opened before it starts. Only tests give it another clock."""
+def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str = MODULE) -> FastAPI:
+    """The app for these settings; nothing is opened before it starts. Only tests give it another clock, and workers."""
     entrance = Entrance(settings)
 
     @asynccontextmanager
@@ -123,6 +124,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
             opened = app.state.service = await _open(settings, clock, stack, entrance)
             stack.callback(opened.queue_threads.close)
             stack.push_async_callback(await inference_protocol.listen(opened, entrance.gate, _grpc(settings)))
+            await open_predict_workers(app, settings, entrance.gate, stack, module=predict_worker)
             _say_where(settings)
             stack.callback(gc.set_threshold, *gc.get_threshold())
             stack.callback(gc.unfreeze)
@@ -144,6 +146,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     )
     errors.install(app)
     pages.install(app)
+    app.include_router(health.alive, dependencies=[KnownQueries])
     app.include_router(health.router, dependencies=[KnownQueries])
     app.include_router(health.metrics_router, dependencies=[KnownQueries])
     for resource in (
@@ -152,10 +155,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
     ):  # fmt: skip
         # Each by itself: FastAPI builds the routes of a router within a router three times, and once of them at start.
         app.include_router(resource.router, prefix="/api/v1", dependencies=[Depends(checked), KnownQueries])
-    app.add_middleware(SizeByOperation)  # inside the door, which words it
-    app.add_middleware(BatchDoor)
-    app.add_middleware(PredictDoor)
-    app.add_middleware(entrance.door)
+    put_layers(app, entrance.door)
     inference_protocol.install(app)
     return app
 

@@ -27,11 +27,8 @@ class Entrance:
     """
 
     def __init__(self, settings: Settings) -> None:
-        state_dir = settings.STATE_DIR.resolve()
-        api_key = settings.API_KEY.get_secret_value() if settings.API_KEY else None
-        keys = (settings.KEYS_FILE or state_dir / KEYS_FILE).resolve()
-        self.gate = Gate(KeyRing(keys, api_key=api_key, uses=state_dir / USES_FILE))
-        self.audit = AuditLog(state_dir / AUDIT_FILE)
+        self.gate = gate_of(settings)
+        self.audit = AuditLog(settings.STATE_DIR.resolve() / AUDIT_FILE)
         self._settings = settings
 
     def door(self, app: ASGIApp) -> ASGIApp:
@@ -54,6 +51,14 @@ class Entrance:
         mode = "keys" if self.gate.is_guarded else "no key: loopback alone"
         about = {"version": __version__, "door": mode, "num_client_keys": ring.num_keys}
         self.audit.append("noted", "service started", Who("service"), after=about)
+
+
+def gate_of(settings: Settings) -> Gate:
+    """The service's, and each predict worker's own."""
+    state_dir = settings.STATE_DIR.resolve()
+    api_key = settings.API_KEY.get_secret_value() if settings.API_KEY else None
+    keys = (settings.KEYS_FILE or state_dir / KEYS_FILE).resolve()
+    return Gate(KeyRing(keys, api_key=api_key, uses=state_dir / USES_FILE))
 
 
 def warnings_of(settings: Settings, *, is_guarded: bool) -> list[str]:

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -156,6 +156,24 @@ def open_for_worker(settings: Settings) -> Iterator[Workbench]:
         yield workbench
     finally:
         close_workbench(workbench)
+
+
+def open_for_predict_worker(settings: Settings, *, control: Path, clock: Clock = WALL) -> Workbench:
+    """A predict worker's: it reads the registry, publishes to the queue, and has the control process fetch features."""
+    from ml_workbench_service.integrations.replicas.features import ControlFeatureStore
+
+    addresses = Addresses(
+        feature_store=EMBEDDED,
+        tracking="disabled",
+        tracking_is_embedded=False,
+        redis=settings.REDIS_URL,
+        redis_is_embedded=False,
+    )
+    return replace(
+        open_workbench(settings, addresses, clock=clock),
+        feature_store=ControlFeatureStore(control),
+        strategy_engine=None,
+    )
 
 
 def close_workbench(workbench: Workbench) -> None:

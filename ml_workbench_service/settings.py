@@ -149,6 +149,7 @@ class Settings(BaseSettings):
     PREDICTION_QUEUE_POLICY: Literal["drop_oldest", "reject", "block"] = "drop_oldest"
     PREDICTION_QUEUE_TTL_S: Annotated[float, Field(gt=0, le=31_536_000, description="seconds")] | None = None
     PREDICTION_QUEUE_SHARDS: Annotated[int, Field(ge=1, le=64)] = 1
+    PREDICT_WORKERS: Annotated[int, Field(ge=0, le=64)] = 0
     PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     JOB_RETENTION_DAYS: Annotated[float, Field(gt=0, le=36_500, description="days")] | None = None
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1

@@ -12,5 +12,5 @@ CLOCK_FILE = "CLOCK_FILE_OF_TESTS"
 
 if __name__ == "__main__":
     settings = Settings()
-    app = create_app(settings, clock=FileClock(Path(os.environ[CLOCK_FILE])))
-    serve(app, settings)
+    clock = FileClock(Path(os.environ[CLOCK_FILE]))
+    serve(create_app(settings, clock=clock, predict_worker="tests.predict_workers.clocked_worker"), settings)

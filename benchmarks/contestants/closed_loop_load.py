@@ -1,4 +1,5 @@
-"""Closed-loop load: so many connections, each of which asks again as soon as its answer is read.
+"""Closed-loop load: so many connections, each of which asks again as soon as its answer is read; or, with `per_s`, an
+open loop: questions fall due at that rate, and an answer's time counts from when its question was due.
 
 One JSON line in for each turn, one out; a process of its own, to be pinned.
 
@@ -9,6 +10,7 @@ the turn with an error.
 import select
 import socket
 import time
+from collections import deque
 from typing import Any
 
 from benchmarks.contestants.turns import play
@@ -51,25 +53,38 @@ class Connection:
         return len(self._answer) >= self._wanted
 
 
-def turn(port: int, head: str, body: str, num_connections: int, seconds: float) -> dict[str, Any]:
-    """Asks for so long; requests a second, and the latencies' quantiles in milliseconds."""
+def turn(
+    port: int, head: str, body: str, num_connections: int, seconds: float, *, ports: list[int] | None = None,
+    per_s: float = 0.0,
+) -> dict[str, Any]:  # fmt: skip
+    """Asks for so long; requests a second, and the latencies' quantiles in milliseconds.
+
+    Args:
+        ports: of several servers, among which the connections are dealt out in turn.
+        per_s: questions a second; 0: as fast as they are answered.
+    """
     content = body.encode()
     request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
-    connections = [Connection(port, request) for _ in range(num_connections)]
+    places = ports or [port]
+    connections = [Connection(places[number % len(places)], request) for number in range(num_connections)]
     by_number = {each.socket.fileno(): each for each in connections}
     took: list[float] = []
     poll = select.epoll()
     for number in by_number:
         poll.register(number, select.EPOLLIN)
-    begun = time.perf_counter()
-    for each in connections:
-        each.ask()
+    idle = deque(connections)
+    begun = due = time.perf_counter()
     while (now := time.perf_counter()) - begun < seconds:
-        for number, _ in poll.poll(5.0):
+        while idle and due <= now:
+            each = idle.popleft()
+            each.ask()
+            if per_s:
+                each.begun, due = due, due + 1 / per_s
+        for number, _ in poll.poll(max(due - now, 0.0) if idle else 5.0):
             each = by_number[number]
             if each.read():
                 took.append(time.perf_counter() - each.begun)
-                each.ask()
+                idle.append(each)
     for each in connections:
         each.socket.close()
     poll.close()

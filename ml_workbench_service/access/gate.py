@@ -46,7 +46,7 @@ class Gate:
             return ANYBODY
         if operation is not None and operation.scope is None:
             return ANYBODY
-        caller = self._known(key, address)
+        caller = self.recognise(key, address)
         if wait_s := caller.allowance.take():
             what = "its requests of today" if wait_s > 60 and caller.allowance.per_day else "its rate"
             raise RateLimitError(
@@ -56,7 +56,20 @@ class Gate:
             check_scope(caller, operation.scope)
         return caller
 
-    def _known(self, key: bytes | None, address: str) -> Caller:
+    def is_guess(self, key: bytes | None, *, address: str, operation: Operation | None) -> bool:
+        """Whether this key, which people thought up, comes from an address from which none was right yet: among
+        several processes one alone looks at those, since each would give an address its free guesses anew."""
+        if key is None or address in self._at_home or identifier_of(key) is not None:
+            return False
+        return self.ring.is_guarded and not (operation is not None and operation.scope is None)
+
+    def welcome(self, address: str) -> None:
+        """Another process has found the right key at this address."""
+        if len(self._at_home) < MOST_ADDRESSES:
+            self._at_home.add(address)
+
+    def recognise(self, key: bytes | None, address: str) -> Caller:
+        """Whose key this is; raises AuthenticationError or RateLimitError as `admit` does."""
         if key is None:
             raise AuthenticationError(SEND_KEY)
         # Random keys of ours cannot be guessed, and are looked at always; what people chose themselves can be. An
@@ -71,8 +84,8 @@ class Gate:
         if caller is None:
             self._note_failure(key, address, is_ours=is_ours)
             raise AuthenticationError("this key is not the right one, or has ended; check the header X-API-Key")
-        if not is_ours and len(self._at_home) < MOST_ADDRESSES:
-            self._at_home.add(address)
+        if not is_ours:
+            self.welcome(address)
         return caller
 
     def _note_failure(self, key: bytes, address: str, *, is_ours: bool) -> None:

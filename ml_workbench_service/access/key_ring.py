@@ -2,7 +2,8 @@
 
 So a key that is made, rotated or revoked counts within half a second, without a restart, and no request waits for a
 disk. A file that was damaged or taken away while the service runs opens nothing: the keys known before stay as they
-were where it cannot be read, and none is known where it is gone.
+were where it cannot be read, and none is known where it is gone. Where predict workers answer too, each process has a
+ring, and what keys have used is counted over all of them (`share`); one alone writes it down.
 """
 
 import json
@@ -17,6 +18,7 @@ from common_lib.exceptions import DataValidationError, PlatformError
 from ml_workbench_service.access.keys import KeyFile, digest_of, identifier_of
 from ml_workbench_service.access.limits import Allowance
 from ml_workbench_service.access.operations import Scope
+from ml_workbench_service.access.shared_counts import SharedCounts
 from ml_workbench_service.jobs.durable_files import write_whole
 
 USES_FILE = "key_uses.json"
@@ -73,6 +75,18 @@ class KeyRing:
         self._looked_s = float("-inf")
         self._has_seen_keys = False
         self._kept: dict[str, dict[str, float]] = {}
+        self._counts: SharedCounts | None = None
+
+    def share(self, counts: SharedCounts) -> None:
+        """Counts together with other processes; a ring that was not loaded reads the file, and opens nothing where it
+        cannot be read."""
+        self._counts = counts
+        if self._master is not None:
+            self._master.allowance.share(counts.of(0, ""))
+        self._stamp, self._looked_s = None, float("-inf")
+        self._look()
+        if self._has_seen_keys:
+            counts.see_keys()
 
     def load(self) -> None:
         """Reads the file and the last uses, at the start of the service.
@@ -89,7 +103,9 @@ class KeyRing:
     def is_guarded(self) -> bool:
         """Whether a key is needed; once there was one, it stays so until the service starts again."""
         self._look()
-        return self._master is not None or self._has_seen_keys
+        if self._master is not None or self._has_seen_keys:
+            return True
+        return self._counts is not None and self._counts.has_seen_keys
 
     @property
     def num_keys(self) -> int:
@@ -114,6 +130,8 @@ class KeyRing:
 
     def keep_uses(self) -> None:
         """Writes last uses and the day's counts, where any has changed; a disk that is full costs only them."""
+        for each in self._callers():
+            each.used_at_s = max(each.used_at_s, each.allowance.others_used_at_s)
         told = {each.id: _use(each) for each in self._callers() if each.used_at_s}
         if told and {**self._kept, **told} != self._kept:
             self._kept = {**self._kept, **told}
@@ -153,12 +171,14 @@ class KeyRing:
             return
         now = datetime.now(UTC)
         known: dict[str, Caller] = {}
-        for each in records:
+        for place, each in enumerate(records, start=1):
             if not each.is_live(now):
                 continue
             before = self._by_id.get(each.id)
             allowance = before.allowance if before is not None else self._allowance(each.id)
             allowance.rate_per_s, allowance.per_day = each.rate_per_s, each.requests_per_day
+            if self._counts is not None:
+                allowance.share(self._counts.of(place, each.id))
             known[each.id] = Caller(
                 each.id, each.client, frozenset(each.scopes), digest=bytes.fromhex(each.digest), allowance=allowance,
                 ends_at_s=None if each.expires_at is None else each.expires_at.timestamp(),
@@ -166,6 +186,8 @@ class KeyRing:
             known[each.id].used_at_s = before.used_at_s if before is not None else 0.0
         self._by_id = known
         self._has_seen_keys |= bool(records)
+        if self._has_seen_keys and self._counts is not None:
+            self._counts.see_keys()
 
     def _allowance(self, identifier: str) -> Allowance:
         allowance, kept = Allowance(), self._kept.get(identifier, {})
@@ -184,4 +206,4 @@ def read_uses(path: Path) -> dict[str, dict[str, float]]:
 
 def _use(caller: Caller) -> dict[str, float]:
     allowance = caller.allowance
-    return {"used_at_s": caller.used_at_s, "day": allowance.day, "num_today": allowance.num_today}
+    return {"used_at_s": caller.used_at_s, "day": allowance.day, "num_today": allowance.num_of_day}

@@ -1,11 +1,14 @@
 """Limits: a token bucket and a daily quota for each key, and addresses that guess keys are slowed.
 
-Held in memory; the day's count is kept with a key's last use (`key_ring`). What a limit refuses costs microseconds.
+Held in memory; the day's count is kept with a key's last use (`key_ring`). Where several processes answer, a key's
+limits hold over all of them (`shared_counts`). What a limit refuses costs microseconds.
 """
 
 import math
 import time
 from collections import OrderedDict
+
+from ml_workbench_service.access.shared_counts import SharedCount
 
 DAY_S = 86_400.0
 NUM_FREE_FAILURES = 10
@@ -13,6 +16,8 @@ FAILURES_WITHIN_S = 60.0
 PAUSE_S = 1.0
 """Between two guesses of an address that has used up its free ones."""
 MOST_ADDRESSES = 10_000
+ROUNDING = 1e-6
+"""Of a token, where moments are added up."""
 
 
 class Allowance:
@@ -25,9 +30,32 @@ class Allowance:
         self.num_today = 0
         self._tokens = self._most = max(rate_per_s or 0.0, 1.0)
         self._filled_at = 0.0
+        self._shared: SharedCount | None = None
+
+    def share(self, shared: SharedCount | None) -> None:
+        """From now on what other processes let in counts too; a process that was here before has left its count."""
+        self._shared = shared
+        if shared is not None:
+            day, num = shared.own()
+            if (day, num) > (self.day, self.num_today):
+                self.day, self.num_today = day, num
+            elif self.num_today:
+                shared.tell(self.day, self.num_today, shared.used_at_s())
+
+    @property
+    def num_of_day(self) -> int:
+        """Requests of `day`, over all processes."""
+        return self.num_today + (self._shared.others(self.day) if self._shared is not None else 0)
+
+    @property
+    def others_used_at_s(self) -> float:
+        """When any process let it in last; 0.0 where this is the only one."""
+        return self._shared.used_at_s() if self._shared is not None else 0.0
 
     def take(self) -> int:
         """Takes one; 0 where it may go on, else the seconds after which to ask again."""
+        if self._shared is not None:
+            return self._take_shared(self._shared)
         if self.per_day is not None:
             now = time.time()
             day = int(now // DAY_S)
@@ -43,6 +71,24 @@ class Allowance:
                 return math.ceil((1.0 - self._tokens) / self.rate_per_s)
             self._tokens -= 1.0
         self.num_today += 1
+        return 0
+
+    def _take_shared(self, shared: SharedCount) -> int:
+        """The same bucket, of which one number says everything: when it is full again."""
+        now = time.time()
+        day = int(now // DAY_S)
+        if day != self.day:
+            self.day, self.num_today = day, 0
+        if self.per_day is not None and self.num_of_day >= self.per_day:
+            return math.ceil((day + 1) * DAY_S - now)
+        if self.rate_per_s is not None:
+            now_s, most = time.monotonic(), max(self.rate_per_s, 1.0)
+            lacks_s = min(max(shared.full_at_s - now_s, 0.0), most / self.rate_per_s)
+            if (tokens := most - lacks_s * self.rate_per_s) < 1.0 - ROUNDING:
+                return math.ceil((1.0 - tokens) / self.rate_per_s)
+            shared.full_at_s = now_s + lacks_s + 1.0 / self.rate_per_s
+        self.num_today += 1
+        shared.tell(day, self.num_today, now)
         return 0
 
 

@@ -14,7 +14,14 @@ from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.access.audit_log import AuditLog
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
-from ml_workbench_service.contracts.runners import AgentRunner, JobRunner, OnDemandProcess, TableReader, WebPage
+from ml_workbench_service.contracts.runners import (
+    AgentRunner,
+    JobRunner,
+    OnDemandProcess,
+    PredictProcesses,
+    TableReader,
+    WebPage,
+)
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Workbench
@@ -48,28 +55,35 @@ class QueueThreads:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
 
-@dataclass
-class AppState:
-    """The running service's parts."""
+@dataclass(kw_only=True)
+class PredictState:
+    """What answers predictions: all that a predict worker has."""
 
     workbench: Workbench
-    store: JobStore
-    supervisor: JobRunner
     model_server: ModelServer
-    ledger: PredictionLedger
     publisher: PredictionPublisher | None
     metrics: Metrics
+    stopping: asyncio.Event
+    monitoring_log: MonitoringLog = field(default_factory=MonitoringLog)
+
+
+@dataclass(kw_only=True)
+class AppState(PredictState):
+    """The running service's parts."""
+
+    store: JobStore
+    supervisor: JobRunner
+    ledger: PredictionLedger
     tables: TableReader
     max_workers: int
     max_memory_gb: float
-    stopping: asyncio.Event
     audit: AuditLog
     queue_policy: QueuePolicy = "drop_oldest"
     agent_supervisor: AgentRunner | None = None  # None: there is no Redis
     tracker: OnDemandProcess | None = None
     page: WebPage | None = None  # None: PAGE=false
+    predict_workers: PredictProcesses | None = None  # None: this process answers
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
-    monitoring_log: MonitoringLog = field(default_factory=MonitoringLog)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -87,10 +101,23 @@ async def service(request: Request) -> AppState:
     """The running service; 503 while it starts or stops. (A plain function would cost every request a thread.)"""
     running = getattr(request.app.state, "service", None)
     if not isinstance(running, AppState):
-        raise UnavailableError("the service is starting or stopping; try again in a moment", retry_after_s=1)
+        raise _not_now()
     return running
 
 
+async def answering(request: Request) -> PredictState:
+    """What answers predictions, here or in a predict worker; 503 while it starts or stops."""
+    running = getattr(request.app.state, "service", None)
+    if not isinstance(running, PredictState):
+        raise _not_now()
+    return running
+
+
+def _not_now() -> UnavailableError:
+    return UnavailableError("the service is starting or stopping; try again in a moment", retry_after_s=1)
+
+
+PredictStateDep = Annotated[PredictState, Depends(answering)]
 AppStateDep = Annotated[AppState, Depends(service)]
 
 

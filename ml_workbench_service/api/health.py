@@ -14,6 +14,7 @@ from ml_workbench_service.api.middleware import checked, checked_with_bearer
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
+from ml_workbench_service.contracts.runners import PredictProcesses
 from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model_server import ModelServer
@@ -34,6 +35,8 @@ class Readiness(Contract):
     things: dict[str, OutsideThing]
 
 
+alive = APIRouter(tags=["health"])
+"""What a predict worker answers by itself."""
 router = APIRouter(tags=["health"])
 METRICS_ANSWER: dict[str, Any] = {
     "description": "Text as Prometheus reads it.",
@@ -46,13 +49,13 @@ METRICS_ANSWER: dict[str, Any] = {
 }
 
 
-@router.get("/health", summary="Is it up?")
+@alive.get("/health", summary="Is it up?")
 async def check_health() -> Health:
     """Exactly `{"status": "healthy", "version": …}`."""
     return Health()
 
 
-@router.get("/health/live", summary="Is the process alive?")
+@alive.get("/health/live", summary="Is the process alive?")
 async def check_liveness() -> Health:
     """The same; for liveness probes."""
     return Health()
@@ -81,6 +84,8 @@ metrics_router = APIRouter(tags=["health"], dependencies=[Depends(checked), Depe
 )
 async def read_metrics(service: AppStateDep) -> Response:
     """Text for Prometheus: names with the prefix `ml_workbench_`, and the process under its standard `process_`."""
+    if service.predict_workers is not None:
+        await service.predict_workers.ask()
     body = await service.queue_threads.run(_scrape, service)
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
@@ -88,6 +93,7 @@ async def read_metrics(service: AppStateDep) -> Response:
 def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
     addresses = service.workbench.addresses
     tracking_mode: Literal["embedded", "remote", "off"] = "embedded" if addresses.tracking_is_embedded else "remote"
+    workers = {} if service.predict_workers is None else {"predict_workers": predict_workers(service.predict_workers)}
     strategy_engine = OutsideThing(mode="remote", state="ok")
     if service.workbench.strategy_engine is None:
         detail = "set STRATEGY_ENGINE_URL; deployments are on the stream"
@@ -104,7 +110,8 @@ def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
             mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"
         ),
         "live_models": live_models(service.workbench),
-        "inference": inference(service.model_server),
+        "inference": inference(service.model_server, service.predict_workers),
+        **workers,
         "strategy_engine": strategy_engine,
         "agent": _agent(service),
     }
@@ -132,12 +139,29 @@ def live_models(workbench: Workbench) -> OutsideThing:
     return OutsideThing(mode="folder", state="degraded" if leaks else "ok", detail=detail)
 
 
-def inference(server: ModelServer) -> OutsideThing:
+def inference(server: ModelServer, workers: PredictProcesses | None = None) -> OutsideThing:
     """Which versions answer in another precision than their card says, or in one that nobody measured here."""
     reasons, warnings = server.precision_notes
+    num_loaded = server.num_loaded
+    for report in workers.reports if workers is not None else ():
+        reasons, warnings = reasons | report.precision_reasons, warnings | report.precision_warnings
+        num_loaded = max(num_loaded, report.num_loaded)
     notes = [f"{name}: {note}" for name, note in (reasons | warnings).items()]
-    detail = "; ".join(notes) or f"{server.num_loaded} models loaded, each in its card's precision"
+    detail = "; ".join(notes) or f"{num_loaded} models loaded, each in its card's precision"
     return OutsideThing(mode="embedded", state="degraded" if reasons else "ok", detail=detail)
+
+
+def predict_workers(workers: PredictProcesses) -> OutsideThing:
+    """How many of them serve, and how busy they are."""
+    reports = workers.reports
+    notes = [f"{len(reports)} of {workers.num} serve"]
+    waiting, unhanded = (sum(getattr(each, name) for each in reports) for name in ("num_waiting", "num_unhanded"))
+    notes += [f"{waiting} questions wait"] if waiting else []
+    notes += [f"{unhanded} answers wait for Redis on their way to the ledger"] if unhanded else []
+    if by_file := [each.number for each in reports if each.follows == "history"]:
+        notes.append(f"worker {', '.join(map(str, by_file))} reads the history file: Redis is away")
+    is_whole = len(reports) == workers.num and not by_file
+    return OutsideThing(mode="embedded", state="ok" if is_whole else "degraded", detail="; ".join(notes))
 
 
 def _redis(service: AppState) -> OutsideThing:

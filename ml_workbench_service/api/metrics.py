@@ -10,8 +10,10 @@ from prometheus_client.registry import Collector
 
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.agents.status import agent_folders, read_agent
+from ml_workbench_service.api.predict_workers.metrics import WorkerSums
 from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.contracts.runners import PredictProcesses
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.inference_line import InferenceLine
 from ml_workbench_service.serving.interval_outcomes import LiveCoverage
@@ -62,6 +64,7 @@ class Metrics:
         self.jobs = Counter("ml_workbench_jobs", "Jobs that ended.", ["kind", "status"], registry=self.registry)
         self.loaded_models = Gauge("ml_workbench_loaded_models", "Versions in memory.", registry=self.registry)
         self.enqueue = Latencies()
+        self._workers: WorkerSums | None = None
         self._of_answers: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._of_predictions: dict[tuple[str, ...], tuple[Counter, ...]] = {}
 
@@ -91,7 +94,7 @@ class Metrics:
         """Shows what the agents have applied and earned, read anew at each scrape."""
         self.registry.register(AgentCollector(state_dir))
 
-    def watch_queue(self, queue: ShardedQueue, publisher: PredictionPublisher) -> None:
+    def watch_queue(self, queue: ShardedQueue | None, publisher: PredictionPublisher) -> None:
         """Shows the queue's accounting and the outbox, read anew at each scrape."""
         self.registry.register(QueueCollector(queue, publisher, self.enqueue))
 
@@ -110,9 +113,15 @@ class Metrics:
         line.observe = observe
         self.registry.register(_Line(line, sizes, waits))
 
+    def watch_workers(self, workers: PredictProcesses, figures: Collector) -> WorkerSums:
+        """Adds what predict workers counted to every family, and shows `figures` of the hand-over."""
+        self._workers = WorkerSums(workers)
+        self.registry.register(figures)
+        return self._workers
+
     def render(self) -> bytes:
         """The text that Prometheus scrapes."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry if self._workers is None else self._workers.added_to(self.registry))
 
 
 class _Line(Collector):

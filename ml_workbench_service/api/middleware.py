@@ -9,7 +9,7 @@ reached.
 import ipaddress
 import logging
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -56,12 +56,18 @@ class AtTheDoor:
     Args:
         gate: who may do what.
         audited: the app for what changes something; None: the same.
+        ask: in a predict worker, whether another process knows this guessed key of this address; it raises what
+            stands against it.
     """
 
-    def __init__(self, app: ASGIApp, *, gate: Gate, audited: ASGIApp | None = None) -> None:
+    def __init__(
+        self, app: ASGIApp, *, gate: Gate, audited: ASGIApp | None = None,
+        ask: Callable[[bytes, str], Awaitable[bool]] | None = None,
+    ) -> None:  # fmt: skip
         self._app = app
         self._audited = audited or app
         self._gate = gate
+        self._ask = ask
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -100,6 +106,8 @@ class AtTheDoor:
             await send(message)
 
         try:
+            if self._ask is not None:
+                await self._look_at_guess(scope, headers, self._ask)
             operation = self._let_in(scope, headers)
             app = self._audited if operation is not None and operation.changes else self._app
             await app(scope, receive, stamped)
@@ -112,6 +120,15 @@ class AtTheDoor:
                 raise
             await unexpected(error)(scope, receive, stamped)
 
+    async def _look_at_guess(
+        self, scope: Scope, headers: Mapping[bytes, bytes], ask: Callable[[bytes, str], Awaitable[bool]]
+    ) -> None:
+        operation = operation_of(scope["method"], scope["path"])
+        key, address = _key(operation, headers), _address(scope)
+        is_guess = self._gate.is_guess(key, address=address, operation=operation)
+        if is_guess and key is not None and await ask(key, address):
+            self._gate.welcome(address)
+
     def _let_in(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Operation | None:
         """What is asked for, once it is known that this caller may ask for it; raises what stands against it."""
         operation = scope[OPERATION] = operation_of(scope["method"], scope["path"])
@@ -119,10 +136,7 @@ class AtTheDoor:
             raise AuthenticationError(
                 "without an API_KEY the service answers loopback only; set API_KEY and send it as X-API-Key"
             )
-        client = scope.get("client")
-        scope[CALLER] = self._gate.admit(
-            _key(operation, headers), address=client[0] if client else "", operation=operation
-        )
+        scope[CALLER] = self._gate.admit(_key(operation, headers), address=_address(scope), operation=operation)
         if scope["method"] not in READING:
             _check_site(headers)
         _check_size(operation, headers)
@@ -150,6 +164,11 @@ def _first_of_each(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]
     for name, value in headers:
         found.setdefault(name, value)
     return found
+
+
+def _address(scope: Scope) -> str:
+    client = scope.get("client")
+    return str(client[0]) if client else ""
 
 
 def is_loopback(scope: Scope) -> bool:

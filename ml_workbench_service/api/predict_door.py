@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common_lib.exceptions import PlatformError
-from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import ROUTE
 from ml_workbench_service.api.predictions import answer_one
@@ -49,7 +49,7 @@ class PredictDoor:
         """One request."""
         model_id = _asked(scope)
         service = None if model_id is None else getattr(scope["app"].state, "service", None)
-        if model_id is None or not isinstance(service, AppState):
+        if model_id is None or not isinstance(service, PredictState):
             await self._app(scope, receive, send)
             return
         num_bytes = length_of(scope["headers"], most_bytes=MOST_BYTES)

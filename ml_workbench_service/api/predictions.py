@@ -10,7 +10,7 @@ from pydantic_core import to_json
 
 from common_lib.exceptions import NotLiveError, PlatformError
 from common_lib.logging import correlation_id
-from ml_workbench_service.api.app_state import AppState, AppStateDep
+from ml_workbench_service.api.app_state import PredictState, PredictStateDep
 from ml_workbench_service.api.errors import of_pydantic
 from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import NAME_PATTERN
@@ -71,7 +71,7 @@ EXAMPLES = {
 async def predict(
     model_id: ModelIdPath,
     body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)],
-    service: AppStateDep,
+    service: PredictStateDep,
     enqueue: Enqueue = "best_effort",
 ) -> Response:
     """One record from the live version (or the one named): forecast, direction, confidence, interval, novelty.
@@ -82,7 +82,7 @@ async def predict(
     return Response(record.model_dump_json(), media_type="application/json")
 
 
-async def answer_one(service: AppState, model_id: str, request: PredictRequest, enqueue: str) -> PredictionRecord:
+async def answer_one(service: PredictState, model_id: str, request: PredictRequest, enqueue: str) -> PredictionRecord:
     """The record, counted, monitored and left for the queue; what both ways into `/predict` do."""
     received_ms = clock_ms(service.workbench.clock)
     chosen = await service.model_server.choose(model_id, request.wanted_version)
@@ -90,7 +90,7 @@ async def answer_one(service: AppState, model_id: str, request: PredictRequest, 
 
 
 async def answer_chosen(
-    service: AppState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
+    service: PredictState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
 ) -> PredictionRecord:
     """`answer_one` by a version that was chosen already, so that whoever read the request read it for this one."""
     _check_live(chosen, enqueue)
@@ -114,7 +114,7 @@ async def answer_chosen(
 async def predict_batch(
     model_id: ModelIdPath,
     body: Annotated[PredictBatchRequest, Body(examples=[{"items": [SEED_BODY, SEED_BODY]}])],
-    service: AppStateDep,
+    service: PredictStateDep,
     enqueue: Enqueue = "best_effort",
 ) -> Response:
     """Records in the order of the items; a bad item fails alone, with the error body in its place.
@@ -126,7 +126,7 @@ async def predict_batch(
     return Response(await answer_items(service, model_id, body.items, enqueue), media_type="application/json")
 
 
-async def answer_items(service: AppState, model_id: str, items: Sequence[Any], enqueue: str) -> bytes:
+async def answer_items(service: PredictState, model_id: str, items: Sequence[Any], enqueue: str) -> bytes:
     """A `BatchAnswer` as it is sent; what both ways into `/predict/batch` do. An item may have been read already."""
     received_ms = clock_ms(service.workbench.clock)
     asked: list[Asked] = []
@@ -151,7 +151,7 @@ Asked = tuple[Chosen, PredictRequest] | PlatformError
 
 
 async def answer_many(
-    service: AppState, asked: Sequence[Asked], enqueue: str, *, received_ms: int, is_whole: bool = False
+    service: PredictState, asked: Sequence[Asked], enqueue: str, *, received_ms: int, is_whole: bool = False
 ) -> list[PredictionRecord | PlatformError]:
     """A record or an error each, in order, in float32; counted, monitored and left for the queue as `answer_one` does.
 
@@ -194,7 +194,7 @@ def _scaled(
 
 
 async def _admitted(
-    service: AppState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
+    service: PredictState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
 ) -> Admitted:
     _check_live(chosen, enqueue)
     question = await _question(chosen, request, service, received_ms=received_ms)
@@ -203,7 +203,7 @@ async def _admitted(
 
 
 async def _answer_group(
-    service: AppState, chosen: Chosen, members: Sequence[tuple[int, Prepared]], enqueue: str
+    service: PredictState, chosen: Chosen, members: Sequence[tuple[int, Prepared]], enqueue: str
 ) -> dict[int, PredictionRecord | PlatformError]:
     """The answers of one version, by their numbers."""
     keeps = enqueue != "never"
@@ -246,7 +246,7 @@ def _item(item: Any, number: int) -> PredictRequest:
         raise of_pydantic(error, PredictRequest, prefix=f"body.items.{number}") from error
 
 
-async def _question(chosen: Chosen, request: PredictRequest, service: AppState, *, received_ms: int) -> Question:
+async def _question(chosen: Chosen, request: PredictRequest, service: PredictState, *, received_ms: int) -> Question:
     question = question_of(chosen.model, request, received_ms=received_ms)
     if question is not None:
         return question
@@ -271,7 +271,7 @@ def _check_live(chosen: Chosen, enqueue: str) -> None:
         )
 
 
-async def _publish(service: AppState, chosen: Chosen, record: PredictionRecord, enqueue: str) -> None:
+async def _publish(service: PredictState, chosen: Chosen, record: PredictionRecord, enqueue: str) -> None:
     """A live record joins the queue: for certain, or as it can; one about the past never does."""
     if chosen.deployment is None or record.sample == "historical":
         return
@@ -283,7 +283,7 @@ async def _publish(service: AppState, chosen: Chosen, record: PredictionRecord, 
         service.publisher.publish(record, record.metadata.correlation_id)
 
 
-def _follow_up(service: AppState, chosen: Chosen, record: PredictionRecord) -> None:
+def _follow_up(service: PredictState, chosen: Chosen, record: PredictionRecord) -> None:
     """Counts the record; one of the live version joins, by its level, the monitoring log."""
     service.metrics.count_prediction(record)
     if chosen.deployment is None:

@@ -1,6 +1,7 @@
 """`/queue`, its dead letters, and `/replays`: accounting, what was given up, and the past sent through the queue."""
 
 import asyncio
+from collections import Counter
 from typing import Annotated
 
 from fastapi import APIRouter, Body, Path, Response
@@ -43,14 +44,14 @@ async def show_queue(service: AppStateDep) -> QueueAccounting:
     shards = await service.queue_threads.run(queue.shard_accounting)
     accounting = summed(shards)
     default = next((group for group in accounting.groups if group.group == agent_group(DEFAULT_AGENT_ID)), None)
-    publisher = service.publisher
+    outbox, dropped = await _outboxes(service)
     return QueueAccounting(
         length=accounting.length,
         capacity=queue.capacity,
         policy=service.queue_policy,
-        outbox=publisher.outbox if publisher else 0,
-        outbox_dropped=publisher.outbox_dropped if publisher else 0,
-        outbox_dropped_by_symbol=dict(publisher.outbox_dropped_by_symbol) if publisher else {},
+        outbox=outbox,
+        outbox_dropped=dropped.total(),
+        outbox_dropped_by_symbol=dict(dropped),
         refused=sum(accounting.refused_by_symbol.values()),
         refused_by_symbol=accounting.refused_by_symbol,
         dead_letters=accounting.num_dead_letters,
@@ -60,6 +61,16 @@ async def show_queue(service: AppStateDep) -> QueueAccounting:
         shards=tuple(map(_shard, shards)) if len(shards) > 1 else (),
         **({} if default is None else {name: getattr(default, name) for name in GroupAccounting.model_fields}),
     )
+
+
+async def _outboxes(service: AppState) -> tuple[int, Counter[str]]:
+    """What waits for the queue in this process and in its predict workers, and by symbol what they had to drop."""
+    publisher = service.publisher
+    outbox, dropped = (publisher.outbox, Counter(publisher.outbox_dropped_by_symbol)) if publisher else (0, Counter())
+    for report in await service.predict_workers.ask() if service.predict_workers is not None else ():
+        outbox += report.outbox
+        dropped.update(report.outbox_dropped_by_symbol)
+    return outbox, dropped
 
 
 def _shard(accounting: StreamAccounting) -> ShardAccounting:

@@ -41,9 +41,9 @@ class Latencies:
 
 
 class QueueCollector(Collector):
-    """Reads the accounting at each scrape, in one step for each stream."""
+    """Reads the accounting at each scrape, in one step for each stream; a predict worker shows its outbox alone."""
 
-    def __init__(self, queue: ShardedQueue, publisher: PredictionPublisher, enqueued: Latencies) -> None:
+    def __init__(self, queue: ShardedQueue | None, publisher: PredictionPublisher, enqueued: Latencies) -> None:
         self._queue = queue
         self._publisher = publisher
         self._enqueued = enqueued
@@ -51,6 +51,8 @@ class QueueCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         """One family for each figure."""
         yield from self._outbox()
+        if self._queue is None:
+            return
         try:
             shards = self._queue.shard_accounting()
         except PlatformError:

@@ -12,6 +12,7 @@ from ml_workbench_service.contracts.batches import BatchTask
 from ml_workbench_service.contracts.comparison import ComparisonReport
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobSpec
+from ml_workbench_service.contracts.replicas import WorkerReport
 from ml_workbench_service.contracts.tables import AnyTable, ComparisonTask, MarketTask, Sent, TableFormat, TableHead
 
 
@@ -170,6 +171,29 @@ class WebPage(Protocol):
 
     async def answers(self) -> bool:
         """Whether it takes connections."""
+        ...
+
+
+class PredictProcesses(Protocol):
+    """Predict workers: the processes that answer predictions in the service's place."""
+
+    @property
+    def num(self) -> int:
+        """How many there shall be."""
+        ...
+
+    @property
+    def num_deaths(self) -> int:
+        """How often one has died since the start."""
+        ...
+
+    @property
+    def reports(self) -> list[WorkerReport]:
+        """The newest of each that lives and serves."""
+        ...
+
+    async def ask(self) -> list[WorkerReport]:
+        """Reports of this moment."""
         ...
 
 

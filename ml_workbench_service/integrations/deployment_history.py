@@ -9,7 +9,7 @@ ends the one before it by itself: readers hold no lock, and a file system may sh
 
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import is_not
@@ -58,6 +58,8 @@ class DeploymentHistory:
         self._deployed: tuple[Listing, float, list[str]] = (NOWHERE, 0.0, [])
         self._num_appended = 0
         self._seen: dict[str, tuple[float, Deployment | None]] = {}
+        self.on_append: Callable[[], None] = lambda: None
+        """Told of each line that this process has written."""
 
     def of(self, model_id: str) -> list[Deployment]:
         """A model's deployments as they stand now, oldest first."""
@@ -128,6 +130,7 @@ class DeploymentHistory:
         finally:
             self._num_appended += 1  # whoever read before the line was there keeps nothing
             self._seen.clear()
+            self.on_append()
 
     @contextmanager
     def locked(self, model_id: str) -> Iterator[None]:

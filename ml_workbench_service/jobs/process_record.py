@@ -118,11 +118,16 @@ def spawn(
     *,
     own_session: bool = True,
     stdin: int = subprocess.DEVNULL,
+    handed: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
-    """Starts a process that says everything into `output`; in a session of its own it outlives us."""
+    """Starts a process that says everything into `output`; in a session of its own it outlives us.
+
+    Args:
+        handed: descriptors that it has too, under the same numbers.
+    """
     return subprocess.Popen(
         command, stdin=stdin, stdout=output, stderr=subprocess.STDOUT, env=environment,
-        start_new_session=own_session,
+        start_new_session=own_session, pass_fds=tuple(handed),
     )  # fmt: skip
 
 

@@ -2,13 +2,16 @@
 child has no use for.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
 from ml_workbench_service.resources import Addresses
-from ml_workbench_service.settings import Settings
+from ml_workbench_service.settings import OF_THE_DOOR, Settings
 
 STORE_KEY = "FEATURE_STORE_API_KEY"
+NOT_THE_DOORS = frozenset({"WORKBENCH_API_KEY", "STRATEGY_ENGINE_API_KEY"})
+"""What clients of this service, and of others, send."""
 
 
 def child_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:
@@ -25,3 +28,9 @@ def child_environment(settings: Settings, addresses: Addresses) -> dict[str, str
 def without_store_key(environment: Mapping[str, str]) -> dict[str, str]:
     """For those that do not: agents, the tracker, the page."""
     return {name: value for name, value in environment.items() if name != STORE_KEY}
+
+
+def predict_worker_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:
+    """For predict workers, which are doors of the service themselves: its keys and certificates, and no others."""
+    of_the_door = {name: os.environ[name] for name in OF_THE_DOOR - NOT_THE_DOORS if name in os.environ}
+    return without_store_key(child_environment(settings, addresses)) | of_the_door

@@ -124,6 +124,7 @@ class VersionIntervals:
     Attributes:
         digest: the bundle's: another bundle under the same name starts anew.
         recent: a letter for each of the last outcomes, 1 inside and 0 outside.
+        applied: the last item of the hand-over stream that is in it; empty where one process does it all.
     """
 
     __pydantic_config__: ClassVar[ConfigDict] = FROM_FILE
@@ -136,10 +137,11 @@ class VersionIntervals:
     recent: Annotated[str, Field(pattern="^[01]*$", max_length=NUM_RECENT)] = ""
     num_outcomes: Annotated[int, Field(ge=0)] = 0
     num_dropped: dict[Reason, int] = field(default_factory=lambda: dict.fromkeys(REASONS, 0))
+    applied: str = ""
 
-    def drop(self, reason: Reason) -> None:
-        """One more that taught nothing."""
-        self.num_dropped[reason] = self.num_dropped.get(reason, 0) + 1
+    def drop(self, reason: Reason, num: int = 1) -> None:
+        """So many more that taught nothing."""
+        self.num_dropped[reason] = self.num_dropped.get(reason, 0) + num
 
     def price(
         self, series: IntervalSeries, target: Target, *, as_of_ms: int, price: float, bar_ms: int, factor: float = 1.0

@@ -27,6 +27,7 @@ import numpy as np
 from pydantic import TypeAdapter, ValidationError
 
 from common_lib.exceptions import UnavailableError
+from ml_workbench_service.contracts.handover import HandedDrops, HandedInterval, place_of
 from ml_workbench_service.contracts.market import Ints
 from ml_workbench_service.contracts.prediction import Interval
 from ml_workbench_service.contracts.training import Target, parse_target
@@ -36,6 +37,7 @@ from ml_workbench_service.learning.decoders.decoder import IntervalScale
 from ml_workbench_service.serving.interval_outcomes import (
     IntervalSeries,
     LiveCoverage,
+    Reason,
     StatedInterval,
     VersionIntervals,
 )
@@ -95,6 +97,7 @@ class LiveContext:
         if self._price is None:
             return
         series = self._series
+        self._owner.stating(self, interval, due_ms=due_ms)
         with self._owner.lock:
             if self._is_volatility:
                 series.scale = self._scale
@@ -104,7 +107,17 @@ class LiveContext:
                     self._lean, self._is_volatility, delay=self._model.delay,
                 )  # fmt: skip
                 self._state.expect(series, stated, as_of_ms=self._as_of_ms, bar_ms=bar_ms, horizon=horizon)
-        self._owner.save_soon(self._state)
+        self._owner.changed(self._state)
+
+    @property
+    def question(self) -> tuple[ServedModel, str, int, float | None]:
+        """Model, symbol, moment and the price of its own bar."""
+        return self._model, self._symbol, self._as_of_ms, self._price
+
+    @property
+    def stated_by(self) -> tuple[float, float, bool]:
+        """Scale, lean, and whether that scale is a volatility."""
+        return self._scale, self._lean, self._is_volatility
 
 
 class LiveIntervals:
@@ -116,6 +129,9 @@ class LiveIntervals:
 
     def __init__(self, folder: Path | None = None) -> None:
         self.lock = threading.Lock()
+        self.on_change: Callable[[str, str], None] = lambda model_id, version: None
+        """Told of a version whose next intervals may be others than before."""
+        self._unsaved: set[tuple[str, str]] = set()
         self._folder = folder
         self._states: OrderedDict[tuple[str, str], VersionIntervals] = OrderedDict()
         self._targets: dict[str, Target | None] = {}
@@ -146,14 +162,13 @@ class LiveIntervals:
             series = state.lanes.setdefault(symbol, IntervalSeries())
             standing = series.standing(as_of_ms, model.timeframe_ms)
             if standing == "late":
-                state.drop("late")
+                self._dropped(state, "late")
                 return None
             if standing == "repeated":
-                state.drop("repeated")
+                self._dropped(state, "repeated")
                 price = None
             if price is not None:
-                profile, bar_ms = model.profiles.get(symbol), model.timeframe_ms
-                factor = 1.0 if profile is None else float(profile.factor(_opened_ms(model, as_of_ms))[0])
+                factor, bar_ms = season_factor(model, symbol, as_of_ms), model.timeframe_ms
                 state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=bar_ms, factor=factor)
             return LiveContext(self, state, model, symbol, as_of_ms=as_of_ms, price=price)
 
@@ -181,7 +196,7 @@ class LiveIntervals:
                 return False
             self._keep(state)
             state.count(series, stated, realised)
-        self.save_soon(state)
+        self.changed(state)
         return True
 
     def coverage(self, model_id: str, version: str) -> LiveCoverage | None:
@@ -199,12 +214,63 @@ class LiveIntervals:
             found = [(state.model_id, state.version, state.coverage()) for state in self._states.values()]
         return iter(found)
 
+    def apply(self, item: HandedInterval | HandedDrops, *, place: str) -> None:
+        """What a predict worker handed over: the same as if it had been asked here, once.
+
+        Args:
+            place: in the stream, as `VersionIntervals.applied` keeps it.
+        """
+        with self.lock:
+            state = self._of_bundle(item.model_id, item.version, item.digest)
+            if item_place(place) <= item_place(state.applied):
+                return
+            state.applied = place
+            is_news = isinstance(item, HandedInterval) and _learn(state, item)
+            if isinstance(item, HandedDrops):
+                state.drop("late", item.late)
+                state.drop("repeated", item.repeated)
+        if is_news:
+            self.changed(state)
+        else:
+            self.save_soon(state)
+
+    def payload(self, model_id: str, version: str) -> bytes | None:
+        """A version's state as its file has it; None where it has none."""
+        with self.lock:
+            state = self._states.get((model_id, version)) or self._read(model_id, version)
+            return None if state is None else _written(state)
+
+    def changed(self, state: VersionIntervals) -> None:
+        """Tells of it, and has it written."""
+        self.on_change(state.model_id, state.version)
+        self.save_soon(state)
+
+    def stating(self, context: LiveContext, interval: Interval | None, *, due_ms: int) -> None:
+        """For predict workers, which hand over what is stated."""
+
+    def _dropped(self, state: VersionIntervals, reason: Reason) -> None:
+        """One question that teaches nothing. Needs the lock."""
+        state.drop(reason)
+
+    def save(self) -> bool:
+        """Writes what has changed, now, and waits for it; whether all of it is on disk."""
+        with self.lock:
+            for key in list(self._later):
+                self._later.pop(key).cancel()
+            for key in self._unsaved & self._states.keys():
+                self._submit(self._states[key])
+            writer = self._writer
+        if writer is not None:
+            writer.submit(lambda: None).result()
+        return not self._unsaved
+
     def save_soon(self, state: VersionIntervals) -> None:
         """Has the state written by a thread of its own: now, or where that was a moment ago, a moment later."""
         if self._folder is None:
             return
         key = (state.model_id, state.version)
         with self.lock:
+            self._unsaved.add(key)
             wait_s = self._saved_at.get(key, -SAVE_EVERY_S) + SAVE_EVERY_S - time.monotonic()
             if wait_s <= 0:
                 self._submit(state)
@@ -278,13 +344,15 @@ class LiveIntervals:
 
     def _of(self, model: ServedModel) -> VersionIntervals:
         """The version's: in memory, else from its file, else new. Needs the lock."""
-        card = model.card
-        key = (card.id, card.version)
+        return self._of_bundle(model.card.id, model.card.version, model.card.digest)
+
+    def _of_bundle(self, model_id: str, version: str, digest: str) -> VersionIntervals:
+        key = (model_id, version)
         state = self._states.get(key) or self._read(*key)
-        if state is None or state.digest != card.digest:
+        if state is None or state.digest != digest:
             if state is not None:
                 log.warning("live intervals of %s %s are of another bundle and start anew", *key)
-            state = VersionIntervals(card.id, card.version, card.digest)
+            state = VersionIntervals(model_id, version, digest)
         self._keep(state)
         return state
 
@@ -312,15 +380,19 @@ class LiveIntervals:
 
     def _write(self, state: VersionIntervals) -> None:
         """The whole file or none of it; a disk that refuses costs the memory of some outcomes, not the service."""
-        path = self._path(state.model_id, state.version)
-        if path is None or (state.model_id, state.version) in self._forgotten:
-            return
+        key = (state.model_id, state.version)
+        path = self._path(*key)
         with self.lock:
-            payload = _FILE.dump_json(state)
+            self._unsaved.discard(key)
+            payload = _written(state)
+        if path is None or key in self._forgotten:
+            return
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_whole(path, payload)
         except (OSError, UnavailableError) as error:
+            with self.lock:
+                self._unsaved.add(key)
             log.warning("live intervals of %s %s were not written: %s", state.model_id, state.version, error)
 
     def _read(self, model_id: str, version: str) -> VersionIntervals | None:
@@ -337,6 +409,49 @@ class LiveIntervals:
             log.warning("live intervals of %s %s start anew: their file is another's", model_id, version)
             return None
         return state
+
+
+def season_factor(model: ServedModel, symbol: str, as_of_ms: int) -> float:
+    """Of the bar that ends at a moment: how much more usual moves are in it than on average."""
+    profile = model.profiles.get(symbol)
+    return 1.0 if profile is None else float(profile.factor(_opened_ms(model, as_of_ms))[0])
+
+
+def item_place(place: str) -> tuple[int, int, int]:
+    """An item's place in the stream, `<entry id>/<number in it>`, as it compares; (0, 0, 0) before the first."""
+    entry_id, _, number = place.partition("/")
+    return (*place_of(entry_id), int(number or 0))
+
+
+def _learn(state: VersionIntervals, item: HandedInterval) -> bool:
+    """The price, then what was stated; whether it is news. As `LiveIntervals.ask` and `LiveContext.stated` do it."""
+    series = state.lanes.setdefault(item.symbol, IntervalSeries())
+    standing = series.standing(item.as_of_ms, item.bar_ms)
+    if standing != "new":
+        state.drop(standing)
+        return False
+    state.price(
+        series, item.target, as_of_ms=item.as_of_ms, price=item.price, bar_ms=item.bar_ms, factor=item.factor
+    )  # fmt: skip
+    if item.is_volatility:
+        series.scale = item.scale
+    if item.lower is not None and item.upper is not None and item.level is not None:
+        stated = StatedInterval(
+            item.due_ms, item.price, series.path, series.run, item.lower, item.upper, item.level, item.lean,
+            item.is_volatility, delay=item.delay,
+        )  # fmt: skip
+        state.expect(series, stated, as_of_ms=item.as_of_ms, bar_ms=item.bar_ms, horizon=item.horizon)
+    return True
+
+
+def state_of(payload: bytes) -> VersionIntervals:
+    """What `LiveIntervals.payload` gave; raises pydantic's ValidationError."""
+    return _FILE.validate_json(payload)
+
+
+def _written(state: VersionIntervals) -> bytes:
+    """As JSON; without the place in the stream where there is none, as versions before predict workers wrote it."""
+    return _FILE.dump_json(state, exclude=None if state.applied else {"applied"})
 
 
 def _opened_ms(model: ServedModel, as_of_ms: int) -> Ints:

@@ -165,6 +165,10 @@ class ModelServer:
             return Chosen(model, live if live is not None and live.version == version else None)
         return await asyncio.to_thread(self._load, model_id, version, live)
 
+    def warm(self, live: Deployment) -> None:
+        """Loads what is about to be live; blocks. Raises what `choose` raises."""
+        self._load(live.model_id, live.version, live)
+
     def _was_asked(self, key: tuple[str, str]) -> None:
         """It is the last to leave."""
         if len(self._models) < 2:

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common_lib.exceptions import PlatformError, UnavailableError
 from ml_workbench_service.access.operations import ARROW, MOST_BODY_BYTES
-from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.api.app_state import AppState, PredictState
 from ml_workbench_service.api.batches.arrow import ArrowBatch
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import ROUTE
@@ -42,12 +42,12 @@ class BatchDoor:
         """One request."""
         model_id = _asked(scope)
         service = None if model_id is None else getattr(scope["app"].state, "service", None)
-        if model_id is None or not isinstance(service, AppState):
+        if model_id is None or not isinstance(service, PredictState):
             await self._app(scope, receive, send)
             return
         num_bytes = length_of(scope["headers"], most_bytes=MOST_BODY_BYTES)
         enqueue = QUERIES.get(scope["query_string"])
-        if enqueue is not None and _is_arrow(scope["headers"]):
+        if enqueue is not None and isinstance(service, AppState) and is_arrow(scope["headers"]):
             scope[ROUTE] = TEMPLATE
             answer = await _answer_arrow(service, model_id, enqueue, receive)
             await answer(scope, receive, send)
@@ -75,7 +75,8 @@ class BatchDoor:
         await send({"type": "http.response.body", "body": body})
 
 
-def _is_arrow(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+def is_arrow(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether the body is a table; predict workers pass it on to the control process, which alone reads them."""
     kind = next((value for name, value in headers if name == b"content-type"), b"")
     return kind.decode("latin-1").partition(";")[0].strip().lower() == ARROW
 

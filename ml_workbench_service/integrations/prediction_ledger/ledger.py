@@ -68,6 +68,8 @@ class PredictionLedger(LedgerReader):
         self._series_by_key = PendingOutcomes()
         self._rows: list[NewRow] = []
         self._outcomes: list[tuple[Any, ...]] = []
+        self.feed: Callable[[], object] | None = None
+        """Brings what other processes have handed over; None: there are none."""
 
     def start(self) -> None:
         """Starts the thread that writes."""
@@ -95,7 +97,15 @@ class PredictionLedger(LedgerReader):
             self._wake.set()
 
     def flush(self, timeout_s: float = 2.0) -> bool:
-        """Waits until what was recorded so far has been written, or was tried to; whether that was in time."""
+        """Waits until what was recorded so far, by predict workers too, has been written, or was tried to; whether that
+        was in time.
+        """
+        if self.feed is not None:
+            self.feed()
+        return self.write_out(timeout_s)
+
+    def write_out(self, timeout_s: float = 2.0) -> bool:
+        """The same for what this process has recorded."""
         if self._thread is None:
             return False
         done = threading.Event()
@@ -103,6 +113,11 @@ class PredictionLedger(LedgerReader):
         self._hurry.set()
         self._wake.set()
         return done.wait(timeout_s)
+
+    @property
+    def num_waiting(self) -> int:
+        """Answers, and outcomes, that are in memory alone."""
+        return len(self._queue) + len(self._rows) + len(self._outcomes)
 
     @property
     def num_unwritten(self) -> int:

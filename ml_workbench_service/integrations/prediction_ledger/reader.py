@@ -2,7 +2,7 @@
 
 import json
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +81,14 @@ class LedgerReader:
         if found is None:
             raise unknown()
         return found
+
+    def known(self, prediction_ids: Sequence[str]) -> set[str]:
+        """Those of them that have a row."""
+        marks = ", ".join("?" * len(prediction_ids))
+        query = f"SELECT prediction_id FROM predictions WHERE prediction_id IN ({marks})"
+        with self._reading() as connection:
+            found = [] if connection is None else connection.execute(query, tuple(prediction_ids)).fetchall()
+        return {row[0] for row in found}
 
     def page(
         self, wanted: Wanted, *, limit: int, before: int | None = None
