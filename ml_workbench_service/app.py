@@ -45,6 +45,7 @@ from ml_workbench_service.api.document import pages
 from ml_workbench_service.api.document.openapi import name_of
 from ml_workbench_service.api.door import audit
 from ml_workbench_service.api.inference_protocol import transports as inference_protocol
+from ml_workbench_service.api.inference_protocol.grpc_settings import GrpcSettings
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import checked
@@ -160,9 +161,9 @@ def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str =
     return app
 
 
-def _grpc(settings: Settings) -> inference_protocol.GrpcSettings:
+def _grpc(settings: Settings) -> GrpcSettings:
     certificates = settings.TLS_CERT, settings.TLS_KEY, settings.TLS_CLIENT_CA
-    return inference_protocol.GrpcSettings(settings.HOST, settings.GRPC_PORT, *certificates)
+    return GrpcSettings(settings.HOST, settings.GRPC_PORT, *certificates)
 
 
 def _keep_what_is_loaded() -> None:

@@ -10,7 +10,7 @@ from ml_workbench_service.access.operations import OPERATIONS, Scope, operation_
 from ml_workbench_service.app import create_app
 from ml_workbench_service.settings import Settings
 
-OPEN = {"/health", "/health/live", "/health/ready"}
+OPEN = {"/health", "/health/live", "/health/ready", "/v2/health/live", "/v2/health/ready"}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +46,8 @@ def test_whatever_changes_something_is_audited_but_for_what_is_named_here() -> N
         "POST /api/v1/features/batch",
         "POST /api/v1/models/{model_id}/predict",
         "POST /api/v1/models/{model_id}/predict/batch",
+        "POST /v2/models/{model_id}/infer",
+        "POST /v2/models/{model_id}/versions/{version}/infer",
     }
     assert not [name for name, each in OPERATIONS.items() if each.method == "GET" and each.changes]
 

@@ -19,6 +19,7 @@ from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.access.operations import OPERATIONS
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.errors import UnexpectedError
+from ml_workbench_service.api.inference_protocol.grpc_settings import GrpcSettings
 from ml_workbench_service.api.inference_protocol.inference import (
     Wanted,
     infer,
@@ -28,7 +29,6 @@ from ml_workbench_service.api.inference_protocol.inference import (
 )
 from ml_workbench_service.api.inference_protocol.messages import METHODS, SERVICE, messages
 from ml_workbench_service.api.inference_protocol.tensors import DTYPES, Tensor, of_bytes, of_json, refused
-from ml_workbench_service.api.inference_protocol.transports import GrpcSettings
 from ml_workbench_service.api.middleware import is_loopback
 from ml_workbench_service.contracts.inference_protocol import MOST_DIMENSIONS
 

@@ -1,26 +1,14 @@
 """The protocol joins the service: over HTTP always, over gRPC where there is a port for it."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 from fastapi import FastAPI
 
 from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.inference_protocol.door import ProtocolErrors
+from ml_workbench_service.api.inference_protocol.grpc_settings import GrpcSettings
 from ml_workbench_service.api.inference_protocol.routes import probes_router, router
-
-
-@dataclass(frozen=True)
-class GrpcSettings:
-    """Where gRPC listens, 0: nowhere; and with which certificates, as HTTP does."""
-
-    host: str
-    port: int
-    tls_cert: Path | None = None
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
 
 
 def install(app: FastAPI) -> None:

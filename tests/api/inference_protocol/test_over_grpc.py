@@ -13,8 +13,9 @@ import pytest
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.access.key_ring import KeyRing
+from ml_workbench_service.api.inference_protocol.grpc_settings import GrpcSettings
 from ml_workbench_service.api.inference_protocol.messages import METHODS, SERVICE, messages
-from ml_workbench_service.api.inference_protocol.transports import GrpcSettings, listen
+from ml_workbench_service.api.inference_protocol.transports import listen
 from tests.api.conftest import KEY, Guarded
 from tests.api.inference_protocol.asking import body, essence, parameters_of, plain_records, window_of
 from tests.service_process import ServiceProcess
