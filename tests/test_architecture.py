@@ -38,7 +38,7 @@ NEVER_STARTED = ("benchmarks/contestants/manager_publishing.py", "multiprocessin
 """The original queue, rebuilt to be measured: its manager serves in a process of its own, never forked."""
 KEPT_OUT_OF_THE_API = {
     "torch", "mlflow", "talib", "polars", "pyarrow", "pandas", "currency_converter", "optuna", "gymnasium",
-    "stable_baselines3", "numba", "sklearn", "skl2onnx", "onnx", "scipy",
+    "stable_baselines3", "numba", "sklearn", "lightgbm", "skl2onnx", "onnx", "scipy",
 }  # fmt: skip
 API_ROOTS = ("ml_workbench_service.main", "ml_workbench_service.app")
 DISCOVERED = ("ml_workbench_service.families", "ml_workbench_service.accelerators", "ml_workbench_service.api")

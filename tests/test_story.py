@@ -87,7 +87,7 @@ def test_1_the_service_is_healthy_and_says_what_it_works_with(story: Story) -> N
     assert things["experiment_tracking"]["mode"] == "remote"
     assert things["redis"] == {"mode": "remote", "state": "ok", "detail": things["redis"]["detail"]}
     assert client.get("/api/v1/models").json() == {"models": [], "next_cursor": None}
-    heavy = {"torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "onnx"}
+    heavy = {"torch", "mlflow", "talib", "polars", "pandas", "currency_converter", "onnx", "lightgbm"}
     assert not heavy & story.loaded_modules()
 
 
@@ -259,7 +259,7 @@ def test_a2_the_api_process_never_met_torch_or_mlflow(story: Story) -> None:
     assert story.service.client.post(f"/api/v1/models/{MODEL}/predict", json={"symbol": "EUR/USD", "timeframe": "1h"})
     modules = story.loaded_modules()
     assert "talib" in modules, "it fetched features for that prediction"
-    assert not {"torch", "mlflow", "sklearn"} & modules
+    assert not {"torch", "mlflow", "sklearn", "lightgbm"} & modules
 
 
 def test_a3_after_a_restart_everything_is_there_again(story: Story) -> None:

@@ -171,6 +171,7 @@ class TrialMaker:
         try:
             order = self.order(params)
             order.family.check_features(len(order.derivation.features))
+            order.family.check_request(order.request, order.derivation.features)
             problem = self._blind(order)
             noted = Trial(read=part_read(order, problem, "validation", trial=str(number)))
             trained = order.family.train(problem, accelerator=self._accelerator, report=report)

@@ -5,7 +5,20 @@ import subprocess
 import sys
 
 HEAVY = frozenset(
-    {"torch", "mlflow", "onnx", "sklearn", "scipy", "polars", "pandas", "numba", "gymnasium", "optuna", "talib"}
+    {
+        "torch",
+        "mlflow",
+        "onnx",
+        "sklearn",
+        "lightgbm",
+        "scipy",
+        "polars",
+        "pandas",
+        "numba",
+        "gymnasium",
+        "optuna",
+        "talib",
+    }
 )
 """What the service's own process never loads to list what is installed and to answer predictions."""
 

@@ -35,7 +35,9 @@ SELECTION_SAW_TEST = "feature_set_saw_test_part"
 LEAKAGE_UNPROVABLE = "leakage_unprovable"
 """Ready-made columns could not be recomputed from bars; nothing suspicious was found in them."""
 LEAKAGE_FAILED = "leakage_certificate_failed"
-LIBRARIES = ("torch", "onnxruntime", "onnx", "numpy", "TA-Lib", "scikit-learn", "stable-baselines3", "numba", "polars")
+LIBRARIES = (
+    "torch", "onnxruntime", "onnx", "numpy", "TA-Lib", "scikit-learn", "lightgbm", "stable-baselines3", "numba", "polars",
+)  # fmt: skip
 
 
 def checkpoint(order: TrainingOrder, windows: Windows, folder: Path, *, warn: Callable[[str], None]) -> Checkpoint:

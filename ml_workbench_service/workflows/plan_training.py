@@ -104,6 +104,7 @@ def plan_training(
     timeframe = request.timeframe_for(targets)
     derivation = _derivation(request, workbench, timeframe=timeframe)
     family.check_features(len(derivation.features))
+    family.check_request(request, derivation.features)
     check_costs(request.symbols, request.costs, path="body.costs")
     _check_repeats(request)
     _check_closures(targets, timeframe)

@@ -9,6 +9,7 @@ Legend: N windows of a batch, T rows, F features, K labels.
 
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -186,10 +187,15 @@ class ThreadTuner:
     no bit on its shapes (`_usable_threads` compares the gradients): otherwise the weights would depend on the clock.
 
     Call `next_batch` before every batch; it costs a microsecond.
+
+    Args:
+        most_threads: several.
+        use: takes the number; torch's own unless another library trains.
     """
 
-    def __init__(self, most_threads: int) -> None:
+    def __init__(self, most_threads: int, *, use: Callable[[int], None] = torch.set_num_threads) -> None:
         self._most = most_threads
+        self._use = use
         self._place, self._period = 0, SHORTEST
         self._last = 0.0
         self._alone: list[float] = []
@@ -221,7 +227,7 @@ class ThreadTuner:
 
     def _use_several(self, several: bool) -> None:
         self._is_several = several
-        torch.set_num_threads(self._most if several else 1)
+        self._use(self._most if several else 1)
 
 
 def _copied(network: nn.Module) -> dict[str, Tensor]:

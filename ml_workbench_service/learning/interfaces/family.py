@@ -8,7 +8,7 @@ ADD A MODEL FAMILY = ADD ONE FILE in `families/`: hyper-parameters, and a class 
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
 
@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Costs, FeatureTable, FillRule
 from ml_workbench_service.contracts.prediction import RawPrediction
-from ml_workbench_service.contracts.training import ModelType, Target
+from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.market.features.expression_grammar import Expression
@@ -141,6 +141,9 @@ class Family(ABC, Generic[H]):
 
     def check_features(self, num_features: int) -> None:
         """Raises DataValidationError where this family cannot learn from so many features."""
+
+    def check_request(self, request: TrainRequest, features: Sequence[str]) -> None:
+        """Raises DataValidationError where the hyper-parameters do not fit these features, or what is asked for."""
 
     @abstractmethod
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:

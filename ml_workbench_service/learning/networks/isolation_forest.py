@@ -29,7 +29,6 @@ from typing import Any
 
 import numpy as np
 from onnx import ModelProto
-from onnxruntime import InferenceSession, SessionOptions
 
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
@@ -38,6 +37,7 @@ from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.networks.autoencoder_graph import add_activity
+from ml_workbench_service.learning.networks.graph_session import GraphSession
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 TREES_A_STEP = 10
@@ -156,7 +156,7 @@ def train_forest(problem: TrainingProblem, *, num_trees: int, max_samples: int, 
     axes: dict[str, np.ndarray] = {}
     for name, values in zip(LINEAR_AXES, _last_rows_and_moves(windows, ends), strict=True):
         axes[f"{name}_mean"], axes[f"{name}_matrix"] = whitening(values)
-    derive = _Derivation(axes, is_level_F)
+    derive = GraphSession(derive_graph(axes, is_level_F=is_level_F))
     derived_ND = _derived(derive, windows, report=report)
     forest = grow_forest(
         derived_ND,
@@ -186,7 +186,7 @@ def train_forest(problem: TrainingProblem, *, num_trees: int, max_samples: int, 
     )
 
 
-def _derived(derive: "_Derivation", windows: Windows, *, report: Report) -> Floats32:
+def _derived(derive: GraphSession, windows: Windows, *, report: Report) -> Floats32:
     """What the forest reads of every training window (N, D)."""
     parts = []
     for ends in windows.batches(windows.parts["train"]):
@@ -195,24 +195,7 @@ def _derived(derive: "_Derivation", windows: Windows, *, report: Report) -> Floa
     return np.concatenate(parts)
 
 
-class _Derivation:
-    """`derive_graph`, run."""
-
-    def __init__(self, axes: Mapping[str, np.ndarray], is_level_F: Sequence[bool]) -> None:
-        model = derive_graph(axes, is_level_F=is_level_F)
-        options = SessionOptions()  # as serving opens its sessions: other threads or denormals, other last bits
-        options.intra_op_num_threads = 1
-        options.add_session_config_entry("session.set_denormal_as_zero", "1")
-        options.enable_cpu_mem_arena = False
-        self._session = InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-    def __call__(self, rows_NTF: Floats32) -> tuple[Floats32, Floats32]:
-        """Derived values (N, D) and last rows (N, F)."""
-        derived, last_rows = self._session.run(["outputs", "last_rows"], {"rows": rows_NTF})
-        return derived, last_rows
-
-
-def _answer(forest: Any, derive: _Derivation, weights: Mapping[str, np.ndarray], rows_NTF: Floats32) -> RawPrediction:
+def _answer(forest: Any, derive: GraphSession, weights: Mapping[str, np.ndarray], rows_NTF: Floats32) -> RawPrediction:
     derived_ND, last_rows_NF = derive(rows_NTF)
     score_N = -forest.score_samples(derived_ND)
     num_features = last_rows_NF.shape[1]
