@@ -16,7 +16,7 @@ class LightGbmHyperparameters(BoostedTreesHyperparameters):
     """Hyper-parameters of boosted trees, and which features may push the forecast in one direction only."""
 
     monotone: dict[str, Direction] = Field(
-        default_factory=dict,
+        default={},
         description="Features whose newest value, mean and slope may move the forecast in one direction only, such as "
         '{"rsi_14": "falling"}.',
     )

@@ -1,16 +1,10 @@
 """`linear`: one linear layer over the window; the bar that recurrent networks often miss on exchange rates."""
 
-from typing import TYPE_CHECKING
-
-from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.learning.interfaces.hyperparameters import NetworkHyperparameters
-from ml_workbench_service.learning.networks.network_family import NetworkFamily
-
-if TYPE_CHECKING:
-    from ml_workbench_service.learning.networks.windowed import Architecture
+from ml_workbench_service.learning.networks.linear_family import LinearFamily
 
 
-class Linear(NetworkFamily[NetworkHyperparameters]):
+class Linear(LinearFamily[NetworkHyperparameters]):
     """One linear layer over the whole window (Zeng et al., AAAI 2023, arXiv:2205.13504).
 
     There to be compared with: in published comparisons of forecasters it is seldom beaten by much larger networks.
@@ -18,27 +12,3 @@ class Linear(NetworkFamily[NetworkHyperparameters]):
     """
 
     name = "linear"
-
-    def architecture(self, problem: TrainingProblem) -> "Architecture":
-        """One weight for each output, bar and feature."""
-        from ml_workbench_service.learning.networks.linear import LinearForecaster, linear_graph
-        from ml_workbench_service.learning.networks.windowed import Architecture
-
-        windows, head = problem.windows, self.head(problem)
-        is_level_F = windows.scaler.is_level_F
-        return Architecture(
-            build=lambda: LinearForecaster(is_level_F=is_level_F, lookback=windows.lookback, head=head),
-            graph=lambda weights: linear_graph(weights, is_level_F=is_level_F, head=head),
-            head=head,
-            description={"kind": "linear_forecaster", "lookback": windows.lookback},
-        )
-
-    def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, and the largest batch's windows."""
-        hyper = self.hyperparameters
-        return num_rows * (num_features + 8) * 16 + 16 * hyper.largest_batch * hyper.lookback * num_features
-
-    def seconds(self, num_windows: int) -> float:
-        """Half of the epochs asked for, at some 3,000 batches a second."""
-        hyper = self.hyperparameters
-        return 5.0 + 0.5 * hyper.epochs * num_windows / hyper.batch_size / 3000

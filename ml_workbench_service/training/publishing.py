@@ -36,7 +36,8 @@ LEAKAGE_UNPROVABLE = "leakage_unprovable"
 """Ready-made columns could not be recomputed from bars; nothing suspicious was found in them."""
 LEAKAGE_FAILED = "leakage_certificate_failed"
 LIBRARIES = (
-    "torch", "onnxruntime", "onnx", "numpy", "TA-Lib", "scikit-learn", "lightgbm", "stable-baselines3", "numba", "polars",
+    "torch", "onnxruntime", "onnx", "numpy", "TA-Lib", "scikit-learn", "lightgbm", "stable-baselines3", "numba",
+    "polars",
 )  # fmt: skip
 
 

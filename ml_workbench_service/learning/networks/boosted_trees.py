@@ -1,4 +1,4 @@
-"""Gradient-boosted trees: LightGBM on the columns of a window, stopped early, resumed to the bit, answered by one graph.
+"""Gradient-boosted trees: LightGBM on the columns of a window, stopped early, resumed to the bit, one graph.
 
 One booster for each target and quantile; of classes one, with a tree a class in every round. Labels are in units of
 each symbol's typical move. What is kept are the rounds with the least loss on the validation part; where none is better
@@ -104,15 +104,15 @@ class Outputs:
     def add_to(self, graph: Graph, sums: str) -> None:
         """The same as nodes."""
         if self.keep_C is not None and self.shift_C is not None:
-            graph.add("Mul", [sums, graph.constant("keep", self.keep_C)], ["kept"])
-            graph.add("Add", ["kept", graph.constant("shift", self.shift_C)], ["outputs"])
+            graph.add("Mul", [sums, graph.constant("class_keep", self.keep_C)], ["kept"])
+            graph.add("Add", ["kept", graph.constant("class_shift", self.shift_C)], ["outputs"])
         elif self.num_quantiles > 1:
             shape = graph.constant(
                 "by_target", np.array([-1, len(self.names) // self.num_quantiles, self.num_quantiles])
             )
             graph.add("Reshape", [sums, shape], ["quantiles"])
             number = graph.constant("num_quantiles", np.array([self.num_quantiles]))
-            graph.add("TopK", ["quantiles", number], ["in_order", "places"], axis=2, largest=0, sorted=1)
+            graph.add("TopK", ["quantiles", number], ["in_order", "old_places"], axis=2, largest=0, sorted=1)
             graph.add("Flatten", ["in_order"], ["outputs"])
         else:
             graph.add("Identity", [sums], ["outputs"])
@@ -317,17 +317,28 @@ class Boosting:
             state.best_loss = goal.baseline
         weights = goal.weights or (None, None)
         train = lightgbm.Dataset(
-            matrices[0], goal.labels[0], weight=weights[0], feature_name=list(self._layout.names), params=params
+            matrices[0],
+            goal.labels[0],
+            weight=weights[0],
+            feature_name=list(self._layout.names),
+            params=params,
+            free_raw_data=False,  # a booster that goes on asks its first rounds about them
         )
+        train.construct()
+        varies = any(train.feature_num_bin(place) > 1 for place in range(len(self._layout.kinds)))
         booster = lightgbm.train(
             params,
             train,
-            self._hyper.num_iterations - state.round,
+            self._hyper.num_iterations - state.round if varies else 1,
             valid_sets=[train.create_valid(matrices[1], goal.labels[1], weight=weights[1])],
             init_model=None if state.text is None else lightgbm.Booster(model_str=state.text),
             keep_training_booster=True,
-            callbacks=[self._before(params), self._after(goal)],
+            # without a column to split by, LightGBM refuses new seeds
+            callbacks=[self._before(params), self._after(goal)] if varies else [],
         )
+        if not varies:
+            state.round = 1
+            self._step(goal, booster, loss=goal.baseline)
         text = _without_parameters(booster.model_to_string(num_iteration=max(state.best_round, 1)))
         state.texts.append(text if state.best_round else _constant(text, goal.constants))
         state.rounds.append(state.round)

@@ -35,6 +35,8 @@ from ml_workbench_service.learning.networks.onnx_builder import Graph
 LAST = np.iinfo(np.int64).max
 CATEGORICAL, DEFAULT_LEFT = 1, 2
 MISSING_ZERO, MISSING_NAN = 1, 2
+ZERO = float(np.float32(1e-35))
+"""LightGBM reads what is no larger as 0."""
 Finish = Callable[[Graph, str], None]
 """Nodes from the trees' sums, by name, to `outputs`."""
 
@@ -198,7 +200,7 @@ def _tree(entries: dict[str, str]) -> Tree:
     missing = (kind >> 2) & 3
     if (kind & CATEGORICAL).any() or (missing == MISSING_ZERO).any() or entries.get("is_linear", "0") != "0":
         raise ValueError("trees with categorical splits, linear leaves or zeros as missing values have no graph here")
-    threshold = np.array(entries["threshold"].split(), dtype=np.float64)
+    threshold = _around_zero(np.array(entries["threshold"].split(), dtype=np.float64))
     feature, left, right = (
         np.array(entries[name].split(), dtype=np.int64) for name in ("split_feature", "left_child", "right_child")
     )
@@ -206,6 +208,12 @@ def _tree(entries: dict[str, str]) -> Tree:
     return Tree(
         feature, threshold, left, right, leaf_value, np.where(missing == MISSING_NAN, by_default, threshold >= 0)
     )
+
+
+def _around_zero(threshold: Floats) -> Floats:
+    """Thresholds among the values that LightGBM reads as 0 move to the end of these: where 0 goes, all of them go."""
+    is_zero = np.abs(threshold) <= ZERO
+    return np.where(is_zero, np.where(threshold < 0, np.nextafter(-ZERO, -1.0), ZERO), threshold)
 
 
 def ensemble(texts: Sequence[str], *, num_raw: int) -> dict[str, Any]:
