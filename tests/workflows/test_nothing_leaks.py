@@ -26,10 +26,12 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "regimes": {"model_type": "classification", "family": "gru_classifier", "target": "market_regime_3h"},
     "barriers": {"model_type": "classification", "family": "gru_classifier", "target": "triple_barrier_5h"},
     "policy": {"model_type": "reinforcement_learning", "family": "q_learning", "target": None, "features": ["signal"]},
+    "trees": {"family": "lightgbm", "target": "price_change_3h"},
     "forest": {"model_type": "anomaly_detection", "family": "isolation_forest", "target": None},
     "search": {"model_type": "feature_engineering", "target": "volatility_4h"},
 }
 HYPERPARAMETERS: dict[str, dict[str, Any]] = {
+    "trees": {"lookback": 6, "num_iterations": 20},
     "forest": {"lookback": 6, "trees": 10},
     "search": {"max_candidates": 40, "num_shuffles": 40, "num_samples": 10},
 }

@@ -288,8 +288,8 @@ class Boosting:
         accelerator.for_training()
         self._hyper, self._layout, self._seed = hyperparameters, layout, problem.seed
         self._report, self._checkpoint = report, problem.checkpoint
-        self._threads = 1
-        self._tuner = ThreadTuner(torch.get_num_threads(), use=self._use_threads)
+        self._threads, self._most_threads = 1, torch.get_num_threads()
+        self._tuner = ThreadTuner(self._most_threads, use=self._use_threads)
         self._state = State()
         self._num_goals = 0
 
@@ -321,7 +321,7 @@ class Boosting:
             goal.labels[0],
             weight=weights[0],
             feature_name=list(self._layout.names),
-            params=params,
+            params={**params, "num_threads": self._most_threads},
             free_raw_data=False,  # a booster that goes on asks its first rounds about them
         )
         train.construct()

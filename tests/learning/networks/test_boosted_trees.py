@@ -39,7 +39,6 @@ pytestmark = pytest.mark.processor
 
 LOOKBACK = 8
 QUICK: dict[str, Any] = {"lookback": LOOKBACK, "num_iterations": 60, "learning_rate": 0.1}
-TARGETS = ("price_change_1h",)
 QUANTILES = (0.1, 0.5, 0.9)
 
 
@@ -276,10 +275,8 @@ def test_several_seeds_answer_with_their_mean(windows: Windows, tmp_path: Path) 
 
 def test_a_planted_interaction_is_found_that_a_linear_model_cannot_see() -> None:
     table = symbol_rows(num=4000, r2=0.0)
-    chance = np.random.default_rng(1)
     product_N = np.sign(table.x_NF[:, 0]) * np.sign(table.x_NF[:, 1])
     labels_NK = table.labels_NK * 0.7 + (0.5 * table.bar_volatility_N * product_N)[:, None]
-    labels_NK += 0 * chance.standard_normal(labels_NK.shape)
     windows = cut(replace(table, labels_NK=labels_NK))
     model = grown(LightGbm({"lookback": LOOKBACK, "columns": "summary"}), windows)
     ends = windows.parts["test"]
