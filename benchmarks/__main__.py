@@ -4,8 +4,8 @@ import sys
 from importlib import import_module
 
 ALL = (
-    "startup", "inference_latency", "training_speed", "boosted_trees", "environment", "q_learning", "policies", "agent_grid", "sweep",
-    "publishing", "queue_latency", "predict_overhead", "serving", "year_replay", "small_training", "lists",
+    "startup", "inference_latency", "training_speed", "boosted_trees", "environment", "q_learning", "policies",
+    "agent_grid", "sweep", "publishing", "queue_latency", "predict_overhead", "serving", "year_replay", "small_training", "lists",
     "page_views",
 )  # fmt: skip
 

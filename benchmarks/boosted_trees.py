@@ -25,8 +25,8 @@ from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.learning.data.windows import Windows, build
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.learning.networks.boosted_trees import derived
-from ml_workbench_service.learning.networks.boosted_trees_graph import WindowColumns, columns_graph
+from ml_workbench_service.learning.networks.boosted_trees.graph import WindowColumns, columns_graph
+from ml_workbench_service.learning.networks.boosted_trees.training import derived
 from ml_workbench_service.learning.networks.graph_session import GraphSession
 from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, problem, symbol_rows
 from tools.interleaved_rounds import Goal, Rounds, conclude, show

@@ -5,11 +5,8 @@ from collections.abc import Mapping
 from pydantic import Field
 
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.networks.boosted_trees_family import (
-    BoostedTreesFamily,
-    BoostedTreesHyperparameters,
-    Direction,
-)
+from ml_workbench_service.learning.networks.boosted_trees.family import BoostedTreesFamily
+from ml_workbench_service.learning.networks.boosted_trees.hyperparameters import BoostedTreesHyperparameters, Direction
 
 
 class LightGbmHyperparameters(BoostedTreesHyperparameters):

@@ -2,7 +2,8 @@
 
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights
-from ml_workbench_service.learning.networks.boosted_trees_family import BoostedTreesFamily, BoostedTreesHyperparameters
+from ml_workbench_service.learning.networks.boosted_trees.family import BoostedTreesFamily
+from ml_workbench_service.learning.networks.boosted_trees.hyperparameters import BoostedTreesHyperparameters
 from ml_workbench_service.learning.networks.network_family import ClassWeighting
 
 

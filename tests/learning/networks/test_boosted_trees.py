@@ -22,8 +22,8 @@ from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.fitting.ensemble import train_seeds
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained
-from ml_workbench_service.learning.networks import boosted_trees
-from ml_workbench_service.learning.networks.boosted_trees_graph import (
+from ml_workbench_service.learning.networks.boosted_trees import training
+from ml_workbench_service.learning.networks.boosted_trees.graph import (
     WindowColumns,
     columns_graph,
     ensemble,
@@ -211,7 +211,7 @@ def test_the_number_of_threads_changes_no_bit(windows: Windows, monkeypatch: pyt
             self._round += 1
             self._use(1 + self._round % 2)
 
-    monkeypatch.setattr(boosted_trees, "ThreadTuner", EveryOther)
+    monkeypatch.setattr(training, "ThreadTuner", EveryOther)
     together = grown(LightGbm(QUICK), windows)
     assert together.weights["booster0"].tobytes() == alone.weights["booster0"].tobytes()
 
@@ -337,5 +337,5 @@ def test_a_graph_is_made_of_the_texts_alone(windows: Windows) -> None:
     model = grown(LightGbm(QUICK), windows)
     layout = WindowColumns(windows.features, tuple(windows.scaler.is_level_F), LOOKBACK, "window_and_summary")
     text = model.weights["booster0"].tobytes().decode()
-    again = trees_graph(layout, [text], finish=boosted_trees.Outputs(model.outputs).add_to, num_raw=1, num_outputs=1)
+    again = trees_graph(layout, [text], finish=training.Outputs(model.outputs).add_to, num_raw=1, num_outputs=1)
     assert again.SerializeToString() == model.graph().SerializeToString()

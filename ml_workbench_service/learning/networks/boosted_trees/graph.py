@@ -29,7 +29,7 @@ import numpy as np
 from onnx import ModelProto, TensorProto, numpy_helper
 
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
-from ml_workbench_service.learning.networks.boosted_trees_family import Columns
+from ml_workbench_service.learning.networks.boosted_trees.hyperparameters import Columns
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 LAST = np.iinfo(np.int64).max

@@ -11,7 +11,7 @@ booster's and the round's number. LightGBM takes a new bagging seed only where t
 billionth.
 
 **Weights** are the boosters' texts, as bytes: `lightgbm.Booster(model_str=...)` reads them, and so does
-`boosted_trees_graph`. The section of parameters is left out; it holds the last round's seeds.
+`graph.py`. The section of parameters is left out; it holds the last round's seeds.
 
 **Class weights** enter as weights of rows, which shift logits by log w; the outputs are without it, as
 `calibration/class_probabilities.py` wants them. A class that the training part lacks keeps the logit of its frequency.
@@ -36,13 +36,13 @@ from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.fitting.loop import ThreadTuner
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.networks.boosted_trees_family import BoostedTreesHyperparameters
-from ml_workbench_service.learning.networks.boosted_trees_graph import (
+from ml_workbench_service.learning.networks.boosted_trees.graph import (
     WindowColumns,
     columns_graph,
     parse,
     trees_graph,
 )
+from ml_workbench_service.learning.networks.boosted_trees.hyperparameters import BoostedTreesHyperparameters
 from ml_workbench_service.learning.networks.graph_session import GraphSession
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 

@@ -1,0 +1,1 @@
+"""Gradient-boosted trees: `hyperparameters.py`, the families' half, the training, and the graph."""
