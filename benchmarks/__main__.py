@@ -5,8 +5,8 @@ from importlib import import_module
 
 ALL = (
     "startup", "inference_latency", "training_speed", "boosted_trees", "environment", "q_learning", "policies",
-    "agent_grid", "sweep", "publishing", "queue_latency", "predict_overhead", "serving", "year_replay", "small_training",
-    "lists", "page_views",
+    "agent_grid", "sweep", "publishing", "queue_latency", "predict_overhead", "serving", "year_replay",
+    "small_training", "lists", "page_views",
 )  # fmt: skip
 
 if __name__ == "__main__":
