@@ -130,6 +130,7 @@ class KeyRing:
 
     def keep_uses(self) -> None:
         """Writes last uses and the day's counts, where any has changed; a disk that is full costs only them."""
+        self._look()  # a key may have been used in other processes alone
         for each in self._callers():
             each.used_at_s = max(each.used_at_s, each.allowance.others_used_at_s)
         told = {each.id: _use(each) for each in self._callers() if each.used_at_s}
