@@ -206,5 +206,5 @@ def read_uses(path: Path) -> dict[str, dict[str, float]]:
 
 
 def _use(caller: Caller) -> dict[str, float]:
-    allowance = caller.allowance
-    return {"used_at_s": caller.used_at_s, "day": allowance.day, "num_today": allowance.num_of_day}
+    day, num = caller.allowance.newest_day
+    return {"used_at_s": caller.used_at_s, "day": day, "num_today": num}

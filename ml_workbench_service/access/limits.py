@@ -48,6 +48,14 @@ class Allowance:
         return self.num_today + (self._shared.others(self.day) if self._shared is not None else 0)
 
     @property
+    def newest_day(self) -> tuple[int, int]:
+        """The newest day on which any process let it in, and its requests over all of them."""
+        if self._shared is None:
+            return self.day, self.num_today
+        day = max(self.day, self._shared.newest_day())
+        return day, (self.num_today if day == self.day else 0) + self._shared.others(day)
+
+    @property
     def others_used_at_s(self) -> float:
         """When any process let it in last; 0.0 where this is the only one."""
         return self._shared.used_at_s() if self._shared is not None else 0.0

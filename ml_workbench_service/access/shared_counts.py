@@ -87,6 +87,11 @@ class SharedCount:
                 total += num
         return total
 
+    def newest_day(self) -> int:
+        """Of which another process has a count; 0: none has."""
+        found = (_ENTRY.unpack_from(self._memory, offset) for offset in self._others)
+        return max((day for _, _, day, identifier in found if identifier == self._identifier), default=0)
+
     def own(self) -> tuple[int, int]:
         """The day and its requests that this process, or the one before it in its place, has counted."""
         num, _, day, identifier = _ENTRY.unpack_from(self._memory, self._own)
