@@ -1,8 +1,11 @@
 """The protocol over gRPC: the answers of `/predict` to the bit, its own status codes, and a port that is off."""
 
 import asyncio
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -16,9 +19,10 @@ from ml_workbench_service.access.key_ring import KeyRing
 from ml_workbench_service.api.inference_protocol.grpc_settings import GrpcSettings
 from ml_workbench_service.api.inference_protocol.messages import METHODS, SERVICE, messages
 from ml_workbench_service.api.inference_protocol.transports import listen
+from ml_workbench_service.api.metrics import Metrics
 from tests.api.conftest import KEY, Guarded
 from tests.api.inference_protocol.asking import body, essence, parameters_of, plain_records, window_of
-from tests.service_process import ServiceProcess
+from tests.service_process import ServiceProcess, free_port
 
 METADATA = (("x-api-key-bin", KEY.encode()), ("x-correlation-id", "the-same"))
 
@@ -200,3 +204,30 @@ def test_a_port_that_is_taken_is_an_error_with_the_next_step(service: ServicePro
 
     with pytest.raises(UnavailableError, match="set GRPC_PORT to another"):
         asyncio.run(try_it())
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificate; there is none here")
+async def test_with_the_certificate_of_http_it_speaks_tls_alone(tmp_path: Path) -> None:
+    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
+    about = "req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost -addext subjectAltName=DNS:localhost"
+    made = ["openssl", *about.split(), "-keyout", str(key), "-out", str(cert)]
+    subprocess.run(made, check=True, capture_output=True, timeout=120)
+    gate = Gate(KeyRing(tmp_path / "keys.json", api_key="a-key-of-tests-only", uses=tmp_path / "uses.json"))
+    service: Any = SimpleNamespace(metrics=Metrics(), stopping=asyncio.Event())
+    port = free_port()
+    end = await listen(service, gate, GrpcSettings("127.0.0.1", port, cert, key))
+    trusted = grpc.ssl_channel_credentials(cert.read_bytes())
+    try:
+        async with grpc.aio.secure_channel(f"localhost:{port}", trusted) as channel:
+            call = channel.unary_unary(
+                f"/{SERVICE}/ServerReady",
+                request_serializer=messages().ServerReadyRequest.SerializeToString,
+                response_deserializer=messages().ServerReadyResponse.FromString,
+            )
+            assert (await call(messages().ServerReadyRequest(), timeout=120)).ready
+        async with grpc.aio.insecure_channel(f"localhost:{port}") as channel:
+            plain = channel.unary_unary(f"/{SERVICE}/ServerReady")
+            with pytest.raises(grpc.RpcError):
+                await plain(b"", timeout=60)
+    finally:
+        await end()
