@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from common_lib import redaction
 from ml_workbench_service.accelerators.processor import processor_features
 from tests.service_process import SEED_TRAIN, ServiceProcess
 
@@ -30,6 +31,12 @@ def _denormals_as_before() -> Iterator[None]:
     yield
     if (torch := sys.modules.get("torch")) is not None:
         torch.set_flush_denormal(False)
+
+
+@pytest.fixture(autouse=True)
+def _no_secrets_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has kept as a secret is not blotted out of the next one's texts."""
+    monkeypatch.setattr(redaction, "_secrets", [])
 
 
 @pytest.fixture(scope="session")

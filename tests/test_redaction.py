@@ -10,7 +10,6 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from common_lib import redaction
 from common_lib.exceptions import UpstreamError
 from common_lib.logging import ConsoleFormatter, JsonFormatter
 from common_lib.redaction import keep_address_secret, keep_secret, redacted, redacted_tree
@@ -21,11 +20,6 @@ from tests.conftest import SMALL_TRAIN
 from tests.service_process import SEED_PREDICT, ServiceProcess, free_port
 
 CANARIES = {name: f"canary-of-{name}-7f3a" for name in ("key", "store", "tracking", "redis", "engine", "page")}
-
-
-@pytest.fixture(autouse=True)
-def _no_secrets_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_secrets", [])
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def small_queue(service: ServiceProcess, tmp_path_factory: pytest.TempPathFactor
     )
     try:
         running.start()
-        yield Guarded(running, None, redis)  # type: ignore[arg-type]
+        yield Guarded(running, None, redis, 0)  # type: ignore[arg-type]
     finally:
         running.close()
         redis.stop()

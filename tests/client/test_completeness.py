@@ -17,7 +17,7 @@ from ml_workbench_service.contracts.resilience import ResilienceRequest
 from ml_workbench_service.contracts.training import TrainRequest
 from tests.service_process import ServiceProcess
 
-OWN_CLIENTS = "/v2/"
+OWN_CLIENTS = "/v2"
 """The Open Inference Protocol has clients of its own."""
 METHODS = ("get", "post", "put", "patch", "delete")
 
