@@ -38,9 +38,12 @@ ATTENTION = {"transformer_units": 16, "heads": 2}
 POLICY = {"lookback": 12}
 BETS = (
     Entry("linear", "time_series", PRICE, {"lookback": 12}),
+    Entry("lightgbm", "time_series", PRICE, {"lookback": 12}),
     Entry("lstm", "time_series", PRICE, {**NETWORK, "lstm_units": 16}),
     Entry("gru", "time_series", PRICE, {**NETWORK, "gru_units": 16}),
     Entry("transformer", "time_series", PRICE, {**NETWORK, **ATTENTION}),
+    Entry("linear_classifier", "classification", DIRECTION, {"lookback": 12}),
+    Entry("lightgbm_classifier", "classification", DIRECTION, {"lookback": 12}),
     Entry("lstm_classifier", "classification", DIRECTION, {**NETWORK, "lstm_units": 16}),
     Entry("gru_classifier", "classification", DIRECTION, {**NETWORK, "gru_units": 16}),
     Entry("transformer_classifier", "classification", DIRECTION, {**NETWORK, **ATTENTION}),
