@@ -104,7 +104,9 @@ def _chunks(task: BatchTask, service: Service) -> Iterator[Chunk]:
                 batch.validate(full=True)
                 for place in range(0, len(batch), ROWS_OF_A_CHUNK):
                     yield _decoded(batch.slice(place, ROWS_OF_A_CHUNK), names)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+    except ConnectionError:
+        raise
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: pyarrow's word for a stream cut short
         raise DataValidationError.at(
             "body", f"the body is no Arrow IPC stream that can be read: {_short(error)}"
         ) from error

@@ -170,6 +170,7 @@ def test_a_bad_row_fails_alone(api: httpx.Client, model: str) -> None:
         (b"{}", "no Arrow IPC stream"),
         (stream(pa.table({"sybmol": ["EUR/USD"]})), "did you mean symbol?"),
         (stream(pa.table({"macd": [[1.0]]}))[:-90], "no Arrow IPC stream"),
+        (stream(pa.table({"macd": [[1.0]]}))[:-20], "no Arrow IPC stream"),
         (stream(pa.table({"macd": [1.0], "sma_20": [[1.0]]})), "a window a row"),
         (stream(pa.table({"as_of": pa.array([0], pa.timestamp("s"))})), "time zone"),
         (stream(pa.table({"macd": [["x"]]})), "no Arrow IPC stream"),
