@@ -13,11 +13,11 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.14 python3
 
 VENV := .venv
 BIN := $(VENV)/bin
+TOOLS := .bench/lock-tools
 
 # Compiled modules are kept even where the environment says otherwise: each worker, and each of the many processes of the
 # tests, would compile torch anew, which takes seconds.
 export PYTHONDONTWRITEBYTECODE :=
-TOOLS := .bench/lock-tools
 
 # uv installs in seconds what takes pip minutes. It does not read pip's settings, so the folder of wheels is passed on.
 # Where uv cannot be installed, or cannot reach what pip can, pip does the work.

@@ -47,7 +47,7 @@ class PredictDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        model_id = _asked(scope)
+        model_id = asked_model(scope, SUFFIX)
         service = None if model_id is None else getattr(scope["app"].state, "service", None)
         if model_id is None or not isinstance(service, PredictState):
             await self._app(scope, receive, send)
@@ -57,9 +57,7 @@ class PredictDoor:
         if enqueue is None or num_bytes is None or num_bytes > MOST_BYTES:
             await self._app(scope, receive, send)
             return
-        messages = [message := await receive()]
-        while message["type"] == "http.request" and message.get("more_body", False):
-            messages.append(message := await receive())
+        messages = await read_whole(receive)
         try:
             request = _request_of(body_of(messages))
         except ValidationError:
@@ -71,20 +69,32 @@ class PredictDoor:
         except PlatformError as error:
             await render(error)(scope, receive, send)
             return
-        body = _bytes_of(record)
-        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_json(_bytes_of(record), send)
 
 
-def _asked(scope: Scope) -> str | None:
-    """The model that a single prediction is asked of; None for any other request."""
+async def read_whole(receive: Receive) -> list[Message]:
+    """The body's messages, up to its last or the client's leaving."""
+    messages = [message := await receive()]
+    while message["type"] == "http.request" and message.get("more_body", False):
+        messages.append(message := await receive())
+    return messages
+
+
+async def send_json(body: bytes, send: Send) -> None:
+    """An answer of 200."""
+    headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+def asked_model(scope: Scope, suffix: str) -> str | None:
+    """The model of a request to a path that ends so; None for any other request."""
     if scope["type"] != "http" or scope["method"] != "POST":
         return None
     path: str = scope["path"]
-    if not (path.endswith(SUFFIX) and path.startswith(PREFIX)):
+    if not (path.endswith(suffix) and path.startswith(PREFIX)):
         return None
-    model_id = path[len(PREFIX) : -len(SUFFIX)]
+    model_id = path[len(PREFIX) : -len(suffix)]
     return model_id if MODEL_ID.fullmatch(model_id) and ".." not in model_id else None
 
 

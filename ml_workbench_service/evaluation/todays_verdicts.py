@@ -16,7 +16,7 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
 from ml_workbench_service.evaluation.verdict import todays_verdict
 
-MOST_KEPT = 2_000
+MOST_KEPT = 1_000
 """Verdicts kept until the log has grown or the card is read again: a list asks for the same ones each time."""
 
 log = logging.getLogger(__name__)

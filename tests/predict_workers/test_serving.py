@@ -1,5 +1,6 @@
 """Two workers and a control process on one port behave as the one process does."""
 
+import io
 import json
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -7,8 +8,10 @@ from datetime import timedelta
 
 import httpx
 import numpy as np
+import pyarrow as pa
 import pytest
 
+from ml_workbench_service.access.operations import ARROW
 from tests.conftest import registry_of
 from tests.integrations.bundles import copy_version
 from tests.predict_workers.conftest import (
@@ -129,6 +132,33 @@ def test_whatever_is_asked_is_answered_as_by_one_process(
     if "predictions" in told[0]:
         told = [[comparable(x) if "metadata" in x else x for x in each["predictions"]] for each in told]  # type: ignore[misc]
     assert told[0] == told[1]
+
+
+def test_tables_and_tensors_pass_a_worker_and_say_the_same(several: ServiceProcess, single: ServiceProcess) -> None:
+    """The control process alone reads Arrow and the inference protocol; the answer is that of one process."""
+    columns = SEED_PREDICT["features"]
+    table = pa.table({"symbol": ["EUR/USD"], **{name: [values] for name, values in columns.items()}})
+    sent = io.BytesIO()
+    with pa.ipc.new_stream(sent, table.schema) as writer:
+        writer.write_table(table)
+    tensors = [
+        {"name": name, "shape": [len(values)], "datatype": "FP64", "data": values} for name, values in columns.items()
+    ]
+    told = []
+    for service in (several, single):
+        arrow = service.client.post(f"{PREDICT}/batch", content=sent.getvalue(), headers={"Content-Type": ARROW})
+        assert arrow.status_code == 200, arrow.text
+        asked = {"inputs": tensors, "parameters": {"symbol": "EUR/USD"}}
+        v2 = service.client.post("/v2/models/small/infer", json=asked)
+        assert v2.status_code == 200, v2.text
+        outputs = {each["name"]: each["data"] for each in v2.json()["outputs"]}
+        row = pa.ipc.open_stream(arrow.content).read_all().to_pylist()[0]
+        assert row["error"] is None
+        told.append(
+            (row["novelty.score"], row["abstain_reasons"], outputs["novelty.score"], outputs["abstain_reasons"])
+        )
+    assert told[0] == told[1]
+    assert told[0][0] == told[0][2][0] > 0, "the same by either protocol"
 
 
 def test_a_stream_is_passed_on_as_it_comes_and_ends_with_its_client(several: ServiceProcess) -> None:

@@ -36,7 +36,7 @@ class FigureView(Element, component="figure.js", esm={"nicegui-plotly": _PLOTLY}
 
     def show(self, figure: dict[str, Any]) -> None:
         """Draws another figure in its place."""
-        self.props["figure"] = json.dumps(figure, separators=(",", ":"))  # an eighth of the memory of its lists
+        self.props["figure"] = json.dumps(figure, separators=(",", ":"))  # lists of numbers would stay in memory
         layout = figure.get("layout") or {}
         self.props["label"] = (layout.get("meta") or {}).get("label") or _text(layout.get("title")) or "figure"
         self.props["height"] = layout.get("height") or USUAL_HEIGHT

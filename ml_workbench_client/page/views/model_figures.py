@@ -42,7 +42,7 @@ def _all(visit: Visit, found: ModelCard, listed: list[dict[str, Any]], turn: asy
 
 def _one(visit: Visit, found: ModelCard, listed: dict[str, Any], turn: asyncio.Semaphore) -> None:
     async def fetch() -> str:
-        """As text, which is kept while the page is open: its lists of numbers would take eight times as much."""
+        """As text, which is kept while the page is open: with lists of numbers 26 views came to rest 11 MiB higher."""
         async with turn:
             return json.dumps(dict(await visit.bench.model(found.id, found.version).figure(listed["name"])))
 

@@ -19,7 +19,16 @@ from ml_workbench_service.api.app_state import AppState, PredictState
 from ml_workbench_service.api.batches.arrow import ArrowBatch
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import ROUTE
-from ml_workbench_service.api.predict_door import MODEL_ID, PREFIX, QUERIES, body_of, length_of, told_again
+from ml_workbench_service.api.predict_door import (
+    PREFIX,
+    QUERIES,
+    asked_model,
+    body_of,
+    length_of,
+    read_whole,
+    send_json,
+    told_again,
+)
 from ml_workbench_service.api.predictions import answer_items
 from ml_workbench_service.api.tables.answering import passed_on
 from ml_workbench_service.contracts.prediction import ReadBatch
@@ -40,7 +49,7 @@ class BatchDoor:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
-        model_id = _asked(scope)
+        model_id = asked_model(scope, SUFFIX)
         service = None if model_id is None else getattr(scope["app"].state, "service", None)
         if model_id is None or not isinstance(service, PredictState):
             await self._app(scope, receive, send)
@@ -55,24 +64,20 @@ class BatchDoor:
         if enqueue is None or num_bytes is None or num_bytes > MOST_BODY_BYTES:
             await self._app(scope, receive, send)
             return
-        messages = [message := await receive()]
-        while message["type"] == "http.request" and message.get("more_body", False):
-            messages.append(message := await receive())
+        messages = await read_whole(receive)
         try:
             items = _batch_of(body_of(messages)).items
         except ValidationError:
             await self._app(scope, told_again(messages, receive), send)
             return
-        del messages, message
+        del messages
         scope[ROUTE] = TEMPLATE
         try:
             body = await answer_items(service, model_id, items, enqueue)
         except PlatformError as error:
             await render(error)(scope, receive, send)
             return
-        headers = [(b"content-length", b"%d" % len(body)), (b"content-type", b"application/json")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await send_json(body, send)
 
 
 def is_arrow(headers: Iterable[tuple[bytes, bytes]]) -> bool:
@@ -104,14 +109,3 @@ async def _answer_arrow(service: AppState, model_id: str, enqueue: str, receive:
         return render(UnavailableError(f"nothing of the body came for {STALLED_S:.0f} s; send it again"))
     except PlatformError as error:
         return render(error)
-
-
-def _asked(scope: Scope) -> str | None:
-    """The model that a batch is asked of; None for any other request."""
-    if scope["type"] != "http" or scope["method"] != "POST":
-        return None
-    path: str = scope["path"]
-    if not (path.endswith(SUFFIX) and path.startswith(PREFIX)):
-        return None
-    model_id = path[len(PREFIX) : -len(SUFFIX)]
-    return model_id if MODEL_ID.fullmatch(model_id) and ".." not in model_id else None
