@@ -118,7 +118,11 @@ class HandoverOutbox:
         before = self._unacknowledged[place - 1].last if place else -1
         arguments = (self._most_entries, self._sender, parcel.first, parcel.num, before, parcel.items)
         writer = self._connection._writer  # the library's own method would have to be awaited
-        writer.writelines(_pack("EVALSHA", self._sha, 2, *self._keys, *arguments))
+        try:
+            writer.writelines(_pack("EVALSHA", self._sha, 2, *self._keys, *arguments))
+        except RuntimeError:  # what uvloop says of a connection that was lost a moment ago: whoever reads finds it out
+            self._is_open = False
+            return
         self._num_in_flight += 1
 
     def _drop_oldest(self) -> None:
