@@ -2,7 +2,8 @@
 #
 #   PYTHON           the interpreter to build .venv with (3.11 to 3.14); found by itself unless named
 #   PIP_FIND_LINKS   a folder or page of wheels to prefer, such as a CPU build of torch (docs/setup.md)
-#   ARGS             further arguments of `make test`, `make test-more`, `make evaluate` and `make chaos`
+#   ARGS             further arguments of `make test`, `make test-more`, `make evaluate`, `make chaos`, `make soak`,
+#                    `make fuzz`
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -14,6 +15,7 @@ PYTHON ?= $(shell for python in python3 python3.12 python3.13 python3.14 python3
 VENV := .venv
 BIN := $(VENV)/bin
 TOOLS := .bench/lock-tools
+SBOM_TOOLS := .bench/sbom-tools
 
 # Compiled modules are kept even where the environment says otherwise: each worker, and each of the many processes of the
 # tests, would compile torch anew, which takes seconds.
@@ -30,7 +32,7 @@ define install
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
 
-.PHONY: help setup serve test test-more test-portable lint format bench evaluate chaos figures screenshots backup restore gpu-check lock clean
+.PHONY: help setup serve test test-more test-portable lint format bench evaluate chaos soak fuzz figures screenshots backup restore gpu-check lock sbom clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' Makefile | sed -E 's/:[^#]*## /\t/' | expand -t 15
@@ -66,8 +68,18 @@ bench: $(VENV)/.installed-dev ## all benchmarks beside their peers (benchmarks/R
 evaluate: $(VENV)/.installed-dev ## how often verdicts are wrong where the truth is known; writes docs/evaluation.md
 	@$(BIN)/python -m studies $(ARGS)
 
-chaos: $(VENV)/.installed-dev ## every fault against every promise of the queue; ARGS="--runs 3 --only redis_killed"
+chaos: $(VENV)/.installed-dev ## faults against the promises of the queue (ARGS="--runs 3 --only redis_killed"), kills at every step, what is outside failing
 	@$(BIN)/python -m chaos $(ARGS)
+	@$(BIN)/python -m chaos.kill_sweep
+	@$(BIN)/python -m chaos.dependencies
+
+soak: $(VENV)/.installed-dev ## half an hour of mixed load while something fails every 20 s; ARGS="--minutes 10"
+	@$(BIN)/python -m chaos.soak $(ARGS)
+
+fuzz: $(VENV)/.installed-dev ## random bytes in a real state's files (ARGS="--cases 500"), in every parser, and through every route
+	@$(BIN)/python -m chaos.damage $(ARGS)
+	@$(BIN)/python -m chaos.parsers
+	@$(BIN)/python -m chaos.document
 
 figures: $(VENV)/.installed-dev ## the pictures of docs/figures.md, drawn anew (needs chromium)
 	@FIGURES_GALLERY=docs/images $(BIN)/python -m pytest -m more tests/figures/test_rendered.py -k documents $(ARGS)
@@ -91,6 +103,10 @@ lock: $(TOOLS)/.installed ## renew poetry.lock and both requirements files from 
 	@$(BIN)/python -m tools.export_requirements $(TOOLS)/bin/poetry
 	@$(BIN)/python -m tools.check_lock
 
+sbom: $(SBOM_TOOLS)/.installed ## what is installed, as a bill of materials (CycloneDX, sbom.json), and its licences
+	@$(SBOM_TOOLS)/bin/cyclonedx-py environment --output-reproducible --output-file sbom.json $(BIN)/python
+	@$(SBOM_TOOLS)/bin/pip-licenses --python=$(BIN)/python --order=license $(ARGS)
+
 clean: ## remove the environments and caches; models, jobs and logs stay
 	rm -rf $(VENV) .bench .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
@@ -108,6 +124,11 @@ $(VENV)/.installed: requirements.txt | $(VENV)/.made
 
 $(VENV)/.installed-dev: requirements-dev.txt | $(VENV)/.made
 	$(call install,requirements-dev.txt)
+	@touch $@
+
+$(SBOM_TOOLS)/.installed: | $(VENV)/.installed
+	@$(BIN)/uv venv --quiet --clear --python $(BIN)/python $(SBOM_TOOLS)
+	@$(BIN)/uv pip install --quiet --python $(SBOM_TOOLS)/bin/python "cyclonedx-bom>=7.5,<8" "pip-licenses>=5.5,<6"
 	@touch $@
 
 $(TOOLS)/.installed: | $(VENV)/.installed-dev

@@ -5,8 +5,9 @@ from importlib import import_module
 
 ALL = (
     "startup", "inference_latency", "training_speed", "boosted_trees", "environment", "q_learning", "policies",
-    "agent_grid", "sweep", "publishing", "queue_latency", "predict_overhead", "serving", "predict_workers", "batches",
-    "year_replay", "small_training", "lists", "page_views",
+    "agent_grid", "sweep", "publishing", "queue_latency", "predict_overhead", "door_overhead", "serving",
+    "predict_workers", "batches", "live_models", "year_replay", "small_training", "expressions", "lists", "page_views",
+    "estimates",
 )  # fmt: skip
 
 if __name__ == "__main__":

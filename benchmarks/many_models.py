@@ -17,7 +17,9 @@ from typing import Any
 from benchmarks.running_service import started
 from benchmarks.small_training import write_bars
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.learning.bundle.manifest import digest_of, write_manifest
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.learning.bundle.manifest import SIGNATURE_FILE, digest_of, write_manifest
+from ml_workbench_service.learning.bundle.signatures import Signatures
 
 TRAIN: dict[str, Any] = {
     "name": "Pattern",
@@ -135,7 +137,9 @@ def _copy_model(source: Path, target: Path, card: dict[str, Any], job_id: str, n
     for name in OWN_FILES:
         (target / name).unlink()
     (target / "card.json").write_text(json.dumps(plain), encoding="utf-8")
-    write_manifest(target)
+    (target / SIGNATURE_FILE).unlink(missing_ok=True)  # the source's: a link to it must stay as it is
+    signed = ModelCard.model_validate({**plain, "digest": write_manifest(target)})
+    Signatures(target.parents[2] / "state", holds_key=True).sign(target, signed)
 
 
 def _copy_deployments(source: Path, places: Places, model_id: str) -> None:

@@ -75,12 +75,13 @@ def started(folder: Path, *, program: tuple[str, ...] = PROGRAM, **variables: st
 class KeptConnection:
     """Sends one prepared request again and again over one connection, with as little of a client as can be."""
 
-    def __init__(self, address: str, path: str, body: Any) -> None:
+    def __init__(self, address: str, path: str, body: Any, *, key: str | None = None) -> None:
         parts = urlsplit(address)
         assert parts.hostname is not None
         assert parts.port is not None
         content = json.dumps(body).encode()
         head = f"POST {path} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+        head += f"X-API-Key: {key}\r\n" if key else ""
         self._request = f"{head}Content-Length: {len(content)}\r\n\r\n".encode() + content
         self._place = (parts.hostname, parts.port)
         self._open()

@@ -22,7 +22,7 @@ from benchmarks.running_service import RunningService, started
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec, SilentReport
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.resources import Workbench, open_for_worker
+from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows import train
 from ml_workbench_service.workflows.plan_training import plan_training
@@ -112,7 +112,9 @@ def main() -> None:
             **{"FEATURE_STORE_URL": bars.as_uri(), "EXPERIMENT_TRACKING_URI": "disabled"},
             STATE_DIR=folder / "state", MODEL_REGISTRY_PATH=folder / "registry",
         )  # fmt: skip
-        workbench = stack.enter_context(open_for_worker(settings))
+        addresses = Addresses(bars.as_uri(), "disabled", False, None, False)
+        workbench = open_workbench(settings, addresses)
+        stack.callback(close_workbench, workbench)
         done(workbench, folder, 0)
         for number in range(1, NUM_ROUNDS + 1):
             wait_until_warm(folder / "warm", number)

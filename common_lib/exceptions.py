@@ -17,6 +17,10 @@
     ├── ConflictError                    409
     │   ├── NoConsumerError · GateFailedError · NotLiveError
     │   ├── VersionExistsError · OutcomeConflictError
+    │   ├── BundleDamagedError                  a version's files cannot be read, or are not what its manifest lists
+    │   │   ├── BundleTamperedError             its signature does not verify
+    │   │   └── BundleUnsignedError             no key that this service trusts has signed it
+    │   ├── StateDamagedError                   a file of the service's own state cannot be read
     │   └── LeaseLostError                      another process consumes for the group
     ├── PayloadTooLargeError             413
     ├── UnsupportedMediaTypeError        415
@@ -28,7 +32,9 @@
     ├── QueueStalledError                500   a replay found no room for too long
     ├── UpstreamError                    502   another server answered with an error or with nonsense
     ├── UnavailableError                 503   Retry-After
-    │   └── QueueFullError                         the prediction queue has no room
+    │   ├── QueueFullError                         the prediction queue has no room
+    │   └── StorageError                           a folder or a file cannot be read or written
+    │       └── StorageFullError         507       the disk, or a quota, has no room
     ├── UpstreamTimeoutError             504
     └── InsufficientMemoryError          507   details: the estimate and the cheapest change that fits
 
@@ -38,7 +44,7 @@ that names the next step, and `details` for programs. A rejected value itself is
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from common_lib.redaction import redacted, redacted_tree
 
@@ -200,6 +206,33 @@ class VersionExistsError(ConflictError):
     """That version is published already; published versions never change."""
 
 
+class BundleDamagedError(ConflictError):
+    """A version is set aside: its files cannot be read, or are not what its manifest lists. Others go on."""
+
+    error_code = "BUNDLE_DAMAGED"
+    state: ClassVar[Literal["damaged", "tampered", "unsigned"]] = "damaged"
+
+
+class BundleTamperedError(BundleDamagedError):
+    """A version is set aside: its signature does not verify, or it is signed as another version."""
+
+    error_code = "BUNDLE_TAMPERED"
+    state = "tampered"
+
+
+class BundleUnsignedError(BundleDamagedError):
+    """A version is set aside: no key that this service trusts has signed it."""
+
+    error_code = "BUNDLE_UNSIGNED"
+    state = "unsigned"
+
+
+class StateDamagedError(ConflictError):
+    """One thing of the service's own state is set aside: its file cannot be read. Others go on."""
+
+    error_code = "STATE_DAMAGED"
+
+
 class NotLiveError(ConflictError):
     """Only the live version's records enter the prediction queue."""
 
@@ -275,6 +308,16 @@ class UnavailableError(PlatformError):
 
 class QueueFullError(UnavailableError):
     """The prediction queue has no room for a record that must not be dropped."""
+
+
+class StorageError(UnavailableError):
+    """A folder or a file of the service cannot be read or written at the moment."""
+
+
+class StorageFullError(StorageError):
+    """The disk, or the quota, under a folder of the service is full; nothing was left half-done."""
+
+    status = 507
 
 
 class UpstreamTimeoutError(PlatformError):

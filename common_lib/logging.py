@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from common_lib.log_files import LOG_FILES, LogFile
-from common_lib.redaction import redacted
+from common_lib.redaction import redacted, redacted_lines
 
 QUEUE_LOGGER = "ml_workbench.queue"
 RL_LOGGER = "ml_workbench.rl"
@@ -114,10 +114,12 @@ class JsonFormatter(logging.Formatter):
         origin = f'", "level": {_encoded(level)}, "logger": {_encoded(logger)}, "message": '
         fixed = ['{"time": "', origin, *(f", {key}: " for key in keys), "}"]
         template = "%s".join([text.replace("%", "%%") for text in fixed])
-        return [
-            redacted(template % (stamp, *[_json_value(value) for value in event]))
-            for stamp, event in zip(_stamps(times_s), events, strict=True)
-        ]
+        return redacted_lines(
+            [
+                template % (stamp, *[_json_value(value) for value in event])
+                for stamp, event in zip(_stamps(times_s), events, strict=True)
+            ]
+        )
 
 
 class ConsoleFormatter(logging.Formatter):
@@ -136,10 +138,13 @@ class ConsoleFormatter(logging.Formatter):
         """The lines of events, each of its moment; an event is its message and a value for each name."""
         head = f" {level:<7} {logger}: "
         template = "%s".join([text.replace("%", "%%") for text in ["", *(f" {name}=" for name in names), ""]])
-        return [
-            redacted(stamp + head + _one_line(template % (event[0], *[_console_value(value) for value in event[1:]])))
+        lines = [
+            stamp + head + template % (event[0], *[_console_value(value) for value in event[1:]])
             for stamp, event in zip(_stamps(times_s), events, strict=True)
         ]
+        if not "".join(lines).isprintable():
+            lines = [_one_line(line) for line in lines]
+        return redacted_lines(lines)
 
 
 _LINES = (JsonFormatter, ConsoleFormatter)

@@ -53,6 +53,14 @@ def redacted(text: str) -> str:
     return text
 
 
+def redacted_lines(lines: list[str]) -> list[str]:
+    """`redacted` of each; all are looked at in one go, since nearly all have nothing."""
+    whole = "\n".join(lines)
+    if "@" not in whole and not any(secret in whole for secret in _secrets):
+        return lines
+    return [redacted(line) for line in lines]
+
+
 def redacted_tree(value: Any) -> Any:
     """The same for every text within lists and mappings, keys included."""
     if isinstance(value, str):

@@ -12,7 +12,6 @@ place is a fault, not a beginning.
 Write-ahead logging needs shared memory, so not for network file systems.
 """
 
-import errno
 import fcntl
 import os
 import sqlite3
@@ -23,13 +22,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from common_lib.exceptions import UnavailableError
+from common_lib.exceptions import StorageError, StorageFullError, UnavailableError
+from common_lib.storage import check_there, is_full, make_folder
 
 FIRST_VERSION = 1
 POLL_S = 0.01
 BUSY = ("SQLITE_BUSY", "SQLITE_LOCKED")
 DAMAGED = ("SQLITE_NOTADB", "SQLITE_CORRUPT", "SQLITE_ERROR")
-FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
 
 
 class Insert(NamedTuple):
@@ -140,7 +139,7 @@ class SqliteStore:
         """The empty file, unless there is one; raises sqlite3.Error, OSError and UnavailableError."""
         if self.path.exists():
             return
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         with self._alone():
             if self.path.exists():
                 return
@@ -154,15 +153,22 @@ class SqliteStore:
                     connection.execute(f"PRAGMA user_version = {self.schema.version}")
             _replace(staged, self.path)
 
-    def connect(self) -> sqlite3.Connection:
+    def connect(self, *, any_thread: bool = False) -> sqlite3.Connection:
         """A connection to a file that is there, ours and of this version; transactions are begun by hand.
+
+        Args:
+            any_thread: whether threads that wait for one another share it.
 
         Raises:
             sqlite3.Error: it is not there, or no file of this kind.
-            UnavailableError: a newer version of the service wrote it, or another process is migrating it.
+            UnavailableError: a newer version of the service wrote it, another process is migrating it, or its folder is
+                gone.
         """
+        check_there(self.path)
         address = f"{self.path.absolute().as_uri()}?mode=rw"
-        connection = sqlite3.connect(address, uri=True, timeout=self.timeout_s, isolation_level=None)
+        connection = sqlite3.connect(
+            address, uri=True, timeout=self.timeout_s, isolation_level=None, check_same_thread=not any_thread
+        )
         try:
             connection.execute(f"PRAGMA synchronous = {self._synchronous}")
             if self._version(connection) < self.schema.version:
@@ -174,19 +180,20 @@ class SqliteStore:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """SQLite's and the disk's errors as UnavailableError, each with what to do."""
+        """SQLite's and the disk's errors as UnavailableError, each with what to do; 507 where there is no room."""
         try:
             yield
         except (sqlite3.Error, OSError) as error:
             is_busy = str(getattr(error, "sqlite_errorname", "")).startswith(BUSY)
-            raise UnavailableError(self.fault(error), retry_after_s=5 if is_busy else None) from error
+            kind = StorageFullError if is_full(error) else UnavailableError if is_busy else StorageError
+            raise kind(self.fault(error), retry_after_s=5 if is_busy else None) from error
 
     def fault(self, error: Exception) -> str:
         """What is wrong with the file, and what to do."""
         code, place = str(getattr(error, "sqlite_errorname", "")), f"{self.path.name} in STATE_DIR"
         if code.startswith(BUSY):
             return f"another process keeps {place} locked; try again"
-        if code.startswith("SQLITE_FULL") or getattr(error, "errno", None) in FULL:
+        if is_full(error):
             return f"the disk is full: {place} could not be written; free some space, then try again"
         if code.startswith(DAMAGED) or not (code or isinstance(error, OSError)):
             return (

@@ -20,13 +20,16 @@ from ml_workbench_service.contracts.experiments import (
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.queue import QueuePolicy
 from ml_workbench_service.contracts.resilience import Scenario
-from ml_workbench_service.contracts.training import CrossValidation, LabelOptions, ModelType, TrainRequest
+from ml_workbench_service.contracts.sizing import PositionRule
+from ml_workbench_service.contracts.training import CrossValidation, JobPriority, LabelOptions, ModelType, TrainRequest
 
 Moment = datetime | str
 """A moment with its zone, `2025-03-01T00:00:00Z` as text."""
 ModelTypeName = Literal[
     "time_series", "classification", "reinforcement_learning", "anomaly_detection", "feature_engineering"
 ]
+PriorityName = Literal["high", "normal", "low"]
+SampleWeighting = Literal["none", "uniqueness"]
 Json = Mapping[str, Any]
 
 
@@ -48,12 +51,15 @@ class TrainFields(TypedDict, total=False):
     timeframe: str | None
     seeds: Sequence[int]
     cv: CrossValidation | Json | None
+    sample_weights: SampleWeighting
     costs: Costs | Json | None
     quantiles: Sequence[float] | None
     label: LabelOptions | Json | None
+    position: PositionRule | Json | Sequence[PositionRule | Json] | None
     as_of: Moment | None
     notes: str
     force: bool
+    priority: JobPriority | PriorityName
 
 
 class ExperimentFields(TypedDict, total=False):
@@ -68,6 +74,7 @@ class ExperimentFields(TypedDict, total=False):
     timeout_s: float | None
     seed: int
     preset: PresetName | None
+    priority: JobPriority | PriorityName
 
 
 class ReplayFields(TypedDict, total=False):
@@ -79,6 +86,7 @@ class ReplayFields(TypedDict, total=False):
     start_date: Moment
     end_date: Moment
     speed: float | None
+    priority: JobPriority | PriorityName
 
 
 class AgentFields(TypedDict, total=False):
@@ -126,6 +134,7 @@ class ResilienceFields(TypedDict, total=False):
     num_shards: int
     ttl_s: float | None
     fsync: Literal["always", "everysec"]
+    priority: JobPriority | PriorityName
 
 
 class PredictFields(TypedDict, total=False):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import polars as pl
     import pyarrow as pa
 
+    from ml_workbench_service.contracts.models import ModelCard
+
 T = TypeVar("T")
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -102,6 +104,15 @@ def _named(row: Any) -> Mapping[str, Any]:
 def is_frame(value: Any) -> bool:
     """Whether it is a DataFrame of pandas or polars, or a table of pyarrow: something with named columns."""
     return not isinstance(value, Mapping) and (hasattr(value, "columns") or hasattr(value, "column_names"))
+
+
+def columns_read(frame: Any, card: "ModelCard") -> dict[str, list[float]]:
+    """What a model reads of a frame: its features; where expressions make them and the frame lacks one, the columns
+    that those are made of, with the bars that they look back."""
+    there = set(frame.column_names if hasattr(frame, "column_names") else frame.columns)
+    if not there.issuperset(card.features) and card.base_columns and there.issuperset(card.base_columns):
+        return columns_of(frame, card.base_columns, num_rows=card.lookback + card.history)
+    return columns_of(frame, card.features, num_rows=card.lookback)
 
 
 def columns_of(frame: Any, names: Sequence[str], *, num_rows: int) -> dict[str, list[float]]:

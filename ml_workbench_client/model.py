@@ -9,15 +9,17 @@ from ml_workbench_client import routes
 from ml_workbench_client.display import facts_html
 from ml_workbench_client.errors import error_of_body
 from ml_workbench_client.fields import ENQUEUE, DeployFields, Moment, PredictFields
-from ml_workbench_client.frames import ARROW, Document, Figure, HtmlPage, Table, columns_of, is_frame
+from ml_workbench_client.frames import ARROW, Document, Figure, HtmlPage, Rows, Table, columns_read, is_frame
 from ml_workbench_client.listing import Listing, listed
 from ml_workbench_client.plans import M, Plan, operation, reading
 from ml_workbench_client.routes import query
 from ml_workbench_client.sending import Link, Resource, json_of, read
 from ml_workbench_client.wire import Now
 from ml_workbench_service.contracts.deployment import Deployment, DeployRequest, Undeployment
+from ml_workbench_service.contracts.desk_report import DeskReport
 from ml_workbench_service.contracts.evaluation import Certificate
-from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.explanations import ExplainedRecord
+from ml_workbench_service.contracts.models import ModelCard, SetAside, VersionList
 from ml_workbench_service.contracts.outcomes import MonitoringReport
 from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
 
@@ -61,6 +63,12 @@ class Model(Resource[M], Generic[M]):
         """The cards of all versions, newest first."""
         return Listing[M, ModelCard](self._link, routes.LIST_VERSIONS, ModelCard, query={}, path={"model_id": self.id})
 
+    @reading(routes.LIST_VERSIONS)
+    def set_aside(self) -> Plan[Rows[SetAside]]:
+        """Its versions that are not served until somebody sees to them, newest first, each with the next step."""
+        asked = self._read(VersionList, routes.LIST_VERSIONS, query=query(limit=1), model_id=self.id)
+        return Rows((yield from asked).set_aside)
+
     @operation(routes.PREDICT)
     def predict(
         self,
@@ -83,6 +91,38 @@ class Model(Resource[M], Generic[M]):
         asked_for = query(enqueue=enqueue)
         return (yield from self._read(PredictionRecord, routes.PREDICT, query=asked_for, body=body, model_id=self.id))
 
+    @operation(routes.PREDICT)
+    def explain(
+        self,
+        features: Features | PredictRequest | Any = None,
+        *,
+        enqueue: ENQUEUE | None = None,
+        **asked: Unpack[PredictFields],
+    ) -> Plan[ExplainedRecord]:
+        """`predict`, and beside the record what each feature added to it (TreeSHAP): of boosted trees.
+
+        Args:
+            features, enqueue, asked: as for `predict`.
+
+        Raises:
+            DataValidationError: the model's family cannot; the message names those that can.
+        """
+        body = yield from self._question(features, asked)
+        asked_for = query(enqueue=enqueue, explain=True)
+        return (yield from self._read(ExplainedRecord, routes.PREDICT, query=asked_for, body=body, model_id=self.id))
+
+    @operation(routes.PREDICT_BATCH)
+    def explain_batch(
+        self, items: Sequence[Features | PredictRequest | Any], *, enqueue: ENQUEUE | None = None
+    ) -> Plan[list[ExplainedRecord | PlatformError]]:
+        """`predict_batch`, each record with what each feature added to it, as `explain` has it.
+
+        Args:
+            items, enqueue: as for `predict_batch`.
+        """
+        found = yield from self._batch(items, query(enqueue=enqueue, explain=True))
+        return [error_of_body(each, 500) if "error_code" in each else read(ExplainedRecord, each) for each in found]
+
     @operation(routes.PREDICT_BATCH)
     def predict_batch(
         self, items: Sequence[Features | PredictRequest | Any], *, enqueue: ENQUEUE | None = None
@@ -93,13 +133,7 @@ class Model(Resource[M], Generic[M]):
             items: each what `predict` takes first.
             enqueue: as for `predict`.
         """
-        bodies = []
-        for item in items:
-            bodies.append((yield from self._question(item, {})))
-        answer = yield from self._ask(
-            routes.PREDICT_BATCH, query=query(enqueue=enqueue), body={"items": bodies}, model_id=self.id
-        )
-        found = json.loads(answer.content)["predictions"]
+        found = yield from self._batch(items, query(enqueue=enqueue))
         return [error_of_body(each, 500) if "error_code" in each else read(PredictionRecord, each) for each in found]
 
     @operation(routes.MONITORING)
@@ -138,6 +172,12 @@ class Model(Resource[M], Generic[M]):
         version = yield from self._version()
         answer = yield from self._ask(routes.REPORT, accept="text/html", model_id=self.id, version=version)
         return HtmlPage(answer.content.decode())
+
+    @operation(routes.DESK_REPORT, routes.SHOW_MODEL)
+    def desk_report(self) -> Plan[DeskReport]:
+        """What a desk asks of the test part: rank correlation, turnover, drawdowns, months, slices, capacity."""
+        version = yield from self._version()
+        return (yield from self._read(DeskReport, routes.DESK_REPORT, model_id=self.id, version=version))
 
     @operation(routes.DEPLOY, routes.LIST_VERSIONS)
     def deploy(self, request: DeployRequest | None = None, **fields: Unpack[DeployFields]) -> Plan[Deployment]:
@@ -217,6 +257,17 @@ class Model(Resource[M], Generic[M]):
         is_open = self.version is not None and "version" not in body and "version_id" not in body
         return {**body, "version": self.version} if is_open else body
 
+    def _batch(self, items: Sequence[Any], asked_for: Mapping[str, str]) -> Plan[list[dict[str, Any]]]:
+        """The answers to many questions, as they came."""
+        bodies = []
+        for item in items:
+            bodies.append((yield from self._question(item, {})))
+        answer = yield from self._ask(
+            routes.PREDICT_BATCH, query=dict(asked_for), body={"items": bodies}, model_id=self.id
+        )
+        found: list[dict[str, Any]] = json.loads(answer.content)["predictions"]
+        return found
+
     def _question(self, features: Any, asked: Mapping[str, Any]) -> Plan[dict[str, Any]]:
         """The body of one prediction."""
         given = {name: value for name, value in json_of(dict(asked)).items() if value is not None}
@@ -226,7 +277,7 @@ class Model(Resource[M], Generic[M]):
             return self._with_version((yield from self._fetched(given)))
         if is_frame(features):
             card = yield from self._known_card()
-            features = columns_of(features, card.features, num_rows=card.lookback)
+            features = columns_read(features, card)
         context = {name: given.pop(name) for name in ("symbol", "timeframe") if name in given}
         body = {"inputs": json_of(features), **given}
         return self._with_version({**body, "context": context} if "symbol" in context else body)

@@ -70,6 +70,8 @@ VERSION_SERIES = _route(f"GET {API}/models/{{model_id}}/versions/{{version}}/ser
 LIST_FIGURES = _route(f"GET {API}/models/{{model_id}}/versions/{{version}}/figures")
 FIGURE = _route(f"GET {API}/models/{{model_id}}/versions/{{version}}/figures/{{name}}")
 REPORT = _route(f"GET {API}/models/{{model_id}}/versions/{{version}}/report")
+DESK_REPORT = _route(f"GET {API}/models/{{model_id}}/versions/{{version}}/desk-report")
+IMPORTANCE = _route(f"POST {API}/models/{{model_id}}/versions/{{version}}/importance")
 COMPARE = _route(f"GET {API}/compare")
 
 LIST_PREDICTIONS = _route(f"GET {API}/predictions")

@@ -11,6 +11,7 @@ import random
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any, Generic, TypeVar
 
 import httpx
@@ -99,7 +100,7 @@ def _wait_s(request: Request, answer: Answer, patience: Patience, num_failures: 
 
 
 def json_of(value: Any) -> Any:
-    """Contracts, moments and numbers of numpy as what JSON has."""
+    """Contracts, moments, decimals and numbers of numpy as what JSON has."""
     if isinstance(value, BaseModel):
         return value.model_dump(mode="json", exclude_unset=True)
     if isinstance(value, Mapping):
@@ -108,6 +109,8 @@ def json_of(value: Any) -> Any:
         return [json_of(each) for each in value]
     if hasattr(value, "isoformat"):
         return iso(value) if getattr(value, "tzinfo", None) is not None else value.isoformat()
+    if isinstance(value, Decimal):
+        return float(value)
     for to_list in ("tolist", "to_list", "to_pylist"):  # of numpy and pandas, polars, pyarrow
         if hasattr(value, to_list):
             return getattr(value, to_list)()

@@ -21,12 +21,13 @@ from ml_workbench_client.fields import (
     ExperimentFields,
     Moment,
     PredictionFilter,
+    PriorityName,
     RangeFields,
     ReplayFields,
     ResilienceFields,
     TrainFields,
 )
-from ml_workbench_client.frames import ARROW, Document, Table
+from ml_workbench_client.frames import ARROW, Document, Rows, Table
 from ml_workbench_client.job import Experiment, Job
 from ml_workbench_client.listing import Listing, listed
 from ml_workbench_client.model import Model
@@ -38,16 +39,24 @@ from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, Agent, Agent
 from ml_workbench_service.contracts.audit import AuditEntry
 from ml_workbench_service.contracts.deployment import Deployment, DeploymentStatus, DeploymentTarget
 from ml_workbench_service.contracts.experiments import ExperimentRequest, ExperimentSummary
+from ml_workbench_service.contracts.importance import ImportancePart
 from ml_workbench_service.contracts.jobs import Job as JobState
 from ml_workbench_service.contracts.jobs import JobKind, JobStatus, ReplayRequest
 from ml_workbench_service.contracts.market import FeatureDescription
-from ml_workbench_service.contracts.market_data import LabelSeries
-from ml_workbench_service.contracts.models import ModelOrder, ModelStatus, ModelSummary, ModelTypeList
+from ml_workbench_service.contracts.market_data import FeatureList, LabelSeries
+from ml_workbench_service.contracts.models import (
+    ModelList,
+    ModelOrder,
+    ModelStatus,
+    ModelSummary,
+    ModelTypeList,
+    SetAside,
+)
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
 from ml_workbench_service.contracts.queue import DeadLetter, QueueAccounting, Requeued
 from ml_workbench_service.contracts.reading_reports import IgnoredFile, Series, SeriesList
 from ml_workbench_service.contracts.resilience import FaultList, ResilienceRequest
-from ml_workbench_service.contracts.training import ModelType, TrainRequest
+from ml_workbench_service.contracts.training import JobPriority, ModelType, TrainRequest
 
 DEFAULT_URL = "http://127.0.0.1:8005"
 """Where the service listens unless it is told otherwise."""
@@ -94,6 +103,11 @@ class Bench(Resource[M], Generic[M]):
         """One line a model: its live version, else its newest; in the order of their ids, or `newest` first."""
         asked = query(model_type=model_type, status=status, symbol=symbol, order=order)
         return self._listing(routes.LIST_MODELS, ModelSummary, asked, limit)
+
+    @reading(routes.LIST_MODELS)
+    def set_aside(self) -> Plan[Rows[SetAside]]:
+        """Versions that are not served until somebody sees to them, each with its reason and the next step."""
+        return Rows((yield from self._read(ModelList, routes.LIST_MODELS, query=query(limit=1))).set_aside)
 
     @operation(routes.COMPARE)
     def compare(self, *versions: str | Model[M]) -> Plan[Document]:
@@ -157,6 +171,26 @@ class Bench(Resource[M], Generic[M]):
     def replays(self, *, limit: int | None = None) -> Listing[M, JobState]:
         """All replays, newest first."""
         return self._listing(routes.LIST_JOBS, JobState, {"kind": "replay"}, limit)
+
+    @operation(routes.IMPORTANCE, routes.SHOW_MODEL)
+    def importance(
+        self,
+        model: str | Model[M],
+        *,
+        part: ImportancePart = "calibration",
+        num_repeats: int = 10,
+        seed: int = 0,
+        priority: JobPriority | PriorityName = "normal",
+    ) -> Plan[Job[M]]:
+        """Measures what a version's answers lose without each of its columns: `"a@1.0.0"`, or a model; a job.
+
+        On the `test` part every column counts as a hypothesis in all verdicts there from then on.
+        """
+        model_id, _, version = model.partition("@") if isinstance(model, str) else (model.id, "", model.version)
+        version = version or (yield from Model[M](self._link, model_id)._version())
+        body = {"part": part, "num_repeats": num_repeats, "seed": seed, "priority": priority}
+        answer = yield from self._ask(routes.IMPORTANCE, body=body, model_id=model_id, version=version)
+        return Job[M].of(self._link, json.loads(answer.content))
 
     @operation(routes.TEST_RESILIENCE)
     def test_resilience(
@@ -276,8 +310,12 @@ class Bench(Resource[M], Generic[M]):
     @reading(routes.LIST_FEATURES)
     def feature_names(self) -> Plan[list[FeatureDescription]]:
         """What the feature store can serve, with parameters."""
-        found = yield from self._read(dict[str, list[FeatureDescription]], routes.LIST_FEATURES)
-        return found["features"]
+        return list((yield from self._read(FeatureList, routes.LIST_FEATURES)).features)
+
+    @reading(routes.LIST_FEATURES)
+    def feature_catalogue(self) -> Plan[FeatureList]:
+        """What the feature store can serve, the functions of expressions over it, and the sets that ship by name."""
+        return (yield from self._read(FeatureList, routes.LIST_FEATURES))
 
     @operation(routes.READ_FEATURES, routes.READ_FEATURE_BATCH)
     def features(
@@ -292,7 +330,8 @@ class Bench(Resource[M], Generic[M]):
 
         Args:
             symbols: one, or several; each row names its own.
-            features: names of `wb.feature_names`; default: the bars' own columns.
+            features: names of `wb.feature_names`, expressions over them such as `zscore(close, 50)`, sets that ship
+                (`@alpha158`); default: the bars' own columns.
             timeframe: such as `1h`.
             when: `start_date`, `end_date`, `as_of`.
         """

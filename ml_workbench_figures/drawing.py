@@ -154,6 +154,16 @@ class Drawing:
         )  # fmt: skip
         self.annotate(words, x=written(begin_ms), y=1, yref="paper", xanchor="left", yanchor="bottom")
 
+    def shade_row(self, place: int, begin: float, end: float, *, half: float, words: str) -> None:
+        """A stretch of one category's row, by its place from the bottom; with words it stands in the legend."""
+        named = {"name": words, "showlegend": True} if words else {}
+        self._shapes.append(
+            {
+                "type": "rect", "xref": "x", "x0": rounded(begin), "x1": rounded(end), "yref": "y", "y0": place - half,
+                "y1": place + half, "fillcolor": self.palette.band, "line": {"width": 0}, "layer": "below", **named,
+            }
+        )  # fmt: skip
+
     def annotate(self, words: str, *, color: str | None = None, size: int = TEXT_PX - 1, **place: Any) -> None:
         """A short text without an arrow."""
         self._annotations.append(

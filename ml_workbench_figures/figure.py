@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 Subject = Literal["version", "experiment", "live", "agent"]
 """Of what a figure is; those of a version make its report."""
-Source = Literal["rows", "curves", "trials", "predictions", "decisions", "q_table", "importance"]
+Source = Literal["rows", "curves", "trials", "predictions", "decisions", "q_table", "importance", "measured_importance"]
 MISSING: dict[Source, str] = {
     "rows": "no rows of its evaluation are kept with this version; train it again to keep them",
     "curves": "its training left no course of epochs, or its job is gone",
@@ -29,7 +29,10 @@ MISSING: dict[Source, str] = {
     "decisions": "the agent has decided nothing yet; let it run beside a deployed model",
     "q_table": "the agent keeps no table; only q_learning learns one",
     "importance": "nothing measures importance here: a feature search and an experiment of several trials do",
+    "measured_importance": "nobody has measured its columns' importance yet; start such a job (wb.importance)",
 }
+WHOLE: frozenset[Source] = frozenset({"q_table", "importance", "measured_importance"})
+"""What is no table of rows."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Figure(ABC):
     def missing(self, given: FigureInputs) -> str:
         """What the figure lacks; empty where nothing is."""
         table = getattr(given, self.reads)
-        is_empty = table is None or (num_rows(table) == 0 if self.reads not in ("q_table", "importance") else not table)
+        is_empty = table is None or (not table if self.reads in WHOLE else num_rows(table) == 0)
         if is_empty:
             return MISSING[self.reads]
         absent = [name for name in self.columns if not has_values(table, name)]

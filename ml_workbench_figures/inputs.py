@@ -17,6 +17,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # contracts of cards load numpy, which nothing here needs
     from ml_workbench_service.contracts.agents import Beginning
+    from ml_workbench_service.contracts.desk_report import DeskReport
+    from ml_workbench_service.contracts.importance import ImportanceReport
     from ml_workbench_service.contracts.models import ModelCard
 
 Columns = Mapping[str, Sequence[Any]]
@@ -33,9 +35,11 @@ class FigureInputs:
         curves: its training's course.
         trials: of a search.
         importance: share of a search's variance by hyper-parameter.
+        measured_importance: what the version's columns were found to add, by permutation.
         predictions: live predictions with their outcomes.
         decisions: of one agent, oldest first.
         q_table: of one agent that learns a table.
+        desk: what a desk asks of the test part; a report shows its tables.
     """
 
     card: "ModelCard | None" = None
@@ -43,9 +47,11 @@ class FigureInputs:
     curves: Columns = field(default_factory=dict)
     trials: Columns = field(default_factory=dict)
     importance: Mapping[str, float] = field(default_factory=dict)
+    measured_importance: "ImportanceReport | None" = None
     predictions: Columns = field(default_factory=dict)
     decisions: Columns = field(default_factory=dict)
     q_table: "Beginning | None" = None
+    desk: "DeskReport | None" = None
 
     def part(self, name: str) -> Columns:
         """The rows of one part; all of them where no column tells parts apart."""

@@ -57,6 +57,7 @@ def report(given: FigureInputs, *, theme: Theme | None = None) -> Iterator[str]:
         yield _figure(name, figure)
     yield report_sections.left_out(left_out)
     yield "</section>\n"
+    yield report_sections.desk(given.desk)
     yield report_sections.tables(card)
     yield "</main>\n<footer><p class='muted'>Log returns are after costs unless called gross.</p></footer>\n"
     yield _json("figures", {name: json.dumps(_bare(figure)) for name, figure in figures.items()})

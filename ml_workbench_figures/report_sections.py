@@ -8,15 +8,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ml_workbench_figures.captions import spelt
+from ml_workbench_figures.desk_tables import desk_tables
 
 if TYPE_CHECKING:
+    from ml_workbench_service.contracts.desk_report import DeskReport
+    from ml_workbench_service.contracts.evaluation import CombinatorialReport, Evaluation
     from ml_workbench_service.contracts.models import ModelCard
 
 CONVINCING = {"skill"}
 PARTS = {"stop": "validation", "calibrate": "calibration"}
 """Parts as cards call them, and as everybody else does."""
-SECTIONS = {"summary-of": "Summary", "figures-of": "Figures", "test-of": "Test part", "costs-of": "Costs",
-            "certificate-of": "Certificate", "lineage-of": "Lineage"}  # fmt: skip
+SECTIONS = {"summary-of": "Summary", "figures-of": "Figures", "desk-of": "Desk report", "test-of": "Test part",
+            "costs-of": "Costs", "certificate-of": "Certificate", "lineage-of": "Lineage"}  # fmt: skip
 
 
 def head(card: "ModelCard") -> str:
@@ -53,6 +56,9 @@ def summary(card: "ModelCard") -> str:
             f"{PARTS.get(name, name)} {moment:%Y-%m-%d %H:%M}" for name, moment in borders.items()
         ),
         "Windows": ", ".join(f"{PARTS.get(name, name)} {num:,}" for name, num in card.split.num_windows.items()),
+        "Rows count": "each as much"
+        if card.split.sample_weights is None
+        else f"by uniqueness: as many as {card.split.sample_weights.distinct_labels:,.0f} labels that share no bar",
         "Data": f"{card.data_source}, calendar {card.calendar}, filled at the {spelt(card.fill)}",
         "Precision": card.precision,
         "Published": f"{card.created_at:%Y-%m-%d %H:%M} UTC",
@@ -74,6 +80,16 @@ def left_out(reasons: Mapping[str, str]) -> str:
         return ""
     items = "".join(f"<li>{_cell(title)}: {_cell(reason)}</li>" for title, reason in reasons.items())
     return f"<details><summary>Not drawn ({len(reasons)})</summary><ul>{items}</ul></details>\n"
+
+
+def desk(report: "DeskReport | None") -> str:
+    """What a desk asks of the test part; of a version without rows a sentence."""
+    if report is None:
+        body = "<p>No rows of its test part are kept with this version.</p>\n"
+    else:
+        body = "".join(_table(each.title, each.heads, each.rows) for each in desk_tables(report))
+        body += "<ul>" + "".join(f"<li>{_cell(each)}</li>" for each in report.notes) + "</ul>\n"
+    return f'<section aria-labelledby="desk-of">\n<h2 id="desk-of">Desk report</h2>\n{body}</section>\n'
 
 
 def tables(card: "ModelCard") -> str:
@@ -108,7 +124,46 @@ def _test(card: "ModelCard") -> str:
                 f"({spelt(significance.effect_kind)})",
             }
         )
+    found += _validated(evaluation)
     return f'<section aria-labelledby="test-of">\n<h2 id="test-of">Test part</h2>\n{found}</section>\n'
+
+
+def _validated(evaluation: "Evaluation") -> str:
+    """What more splits of the time before the test part say, where the request asked for them."""
+    found = ""
+    if evaluation.walk_forward is not None:
+        rows = [
+            [f"{each.test_start:%Y-%m-%d} to {each.test_end:%Y-%m-%d}", each.num_train, each.num_test,
+             *each.skill.values()]
+            for each in evaluation.walk_forward.folds
+        ]  # fmt: skip
+        names = list(evaluation.walk_forward.folds[0].skill)
+        found += _table(
+            "Walk forward, before the test part", ["tested", "learnt from", "rows", *map(spelt, names)], rows
+        )
+    if evaluation.combinatorial is not None:
+        found += _paths(evaluation.combinatorial)
+    return found
+
+
+def _paths(report: "CombinatorialReport") -> str:
+    names = list(report.skill)
+    paths = [
+        [each.number, each.sharpe, each.net_log_return, *(each.skill[name] for name in names)] for each in report.paths
+    ]
+    groups = [
+        [f"{each.start:%Y-%m-%d} to {each.end:%Y-%m-%d}", each.num_test, each.net_log_return,
+         *(each.skill.get(name) for name in names)]
+        for each in report.groups
+    ]  # fmt: skip
+    beside = [f"skill against {spelt(name)}" for name in names]
+    title = (
+        f"Combinations: {report.num_trainings} trainings, each without {report.test_groups} of {len(report.groups)} "
+        "groups of the time before the test part, and judged on them"
+    )
+    return _table(f"{title}; paths through the whole of it", ["path", "Sharpe a year", "net", *beside], paths) + _table(
+        "Groups, in the mean of the trainings without them", ["group", "rows", "net", *beside], groups
+    )
 
 
 def _costs(card: "ModelCard") -> str:

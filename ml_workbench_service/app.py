@@ -10,18 +10,16 @@ import logging
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
-from datetime import timedelta
 from functools import partial
-from pathlib import Path
 
 from fastapi import Depends, FastAPI
 from fastapi.telemetry import TelemetryConfig
-from filelock import FileLock, Timeout
 
-from common_lib.exceptions import ModelNotFoundError, PlatformError, UnavailableError, VersionNotFoundError
+from common_lib.exceptions import ModelNotFoundError, PlatformError, VersionNotFoundError
 from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
 from ml_workbench_service import __version__, accelerators, families
+from ml_workbench_service.access.audit_log import AuditLog
 from ml_workbench_service.api import (
     agents,
     catalogue,
@@ -35,7 +33,6 @@ from ml_workbench_service.api import (
     ledger,
     market_data,
     models,
-    predictions,
     queue,
     resilience,
     series,
@@ -43,13 +40,15 @@ from ml_workbench_service.api import (
 from ml_workbench_service.api.app_state import AppState, closing_mode
 from ml_workbench_service.api.document import pages
 from ml_workbench_service.api.document.openapi import name_of
-from ml_workbench_service.api.door import audit
+from ml_workbench_service.api.door import audit, probes
+from ml_workbench_service.api.door.straight_predictions import StraightPredictions
 from ml_workbench_service.api.inference_protocol import transports as inference_protocol
 from ml_workbench_service.api.inference_protocol.grpc_settings import GrpcSettings
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import checked
 from ml_workbench_service.api.predict_workers.layers import put_layers
+from ml_workbench_service.api.predicting import routes as predict_routes
 from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.api.tables import agents as agent_tables
 from ml_workbench_service.api.tables import jobs as job_tables
@@ -61,11 +60,12 @@ from ml_workbench_service.contracts.market import Witnessing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.entrance import Entrance
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
+from ml_workbench_service.integrations.kept_folder import LOOK_EVERY_S, KeptFolder
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE
 from ml_workbench_service.integrations.prediction_queue import move_to
-from ml_workbench_service.jobs.job import TRACKED_KINDS, JobStore, TrackingRecord
+from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, TrackingRecord
 from ml_workbench_service.jobs.private_files import keep_private
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
 from ml_workbench_service.predict_processes import open_predict_workers
@@ -79,26 +79,28 @@ from ml_workbench_service.runtime.predict_workers import MODULE
 from ml_workbench_service.runtime.table_process import TableProcess
 from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.serving.live_intervals import LiveIntervals
-from ml_workbench_service.serving.model import load_profiles
+from ml_workbench_service.serving.model import profiles_of
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.stopping import stopping_event
 from ml_workbench_service.workflows.deploy import finish_interrupted
-from ml_workbench_service.workflows.end_jobs import delete_old_jobs
-from ml_workbench_service.workflows.restore_state import RESTORING
+from ml_workbench_service.workflows.housekeeping.keep_house import HouseRules, keep_house
+from ml_workbench_service.workflows.publishing.handed_in_versions import publish_handed_in
+from ml_workbench_service.workflows.publishing.signing import sign_at_first_start
+from ml_workbench_service.workflows.restore_state import own_state
 from ml_workbench_service.workflows.settle_outcomes import OutcomeResolver
 from ml_workbench_service.workflows.undeploy import send_closing_records
 from ml_workbench_service.workflows.watch_columns import ColumnWatch
 
-LOCK_TIMEOUT_S = 15.0
 """A reloading predecessor needs a moment to end its children."""
 REDIS_WATCH_S = 1.0
 LOG_WATCH_S = 5.0
 USES_EVERY_S = 60.0
 TRACKER_DELAY_S = 2.0
 ENDS_EVERY_S = 10.0
-RETENTION_EVERY_S = 600.0
+HOUSE_EVERY_S = 600.0
+REGISTRY_WATCH_S = 15.0
 COLLECT_EVERY = 20_000
 """New containers between two collections of the youngest: an answer makes some two hundred, and no cycle."""
 WARM_WATCH_S = 4.0
@@ -124,6 +126,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str =
         async with AsyncExitStack() as stack:
             opened = app.state.service = await _open(settings, clock, stack, entrance)
             stack.callback(opened.queue_threads.close)
+            probes.ask_again_and_again(opened, stack)
             stack.push_async_callback(await inference_protocol.listen(opened, entrance.gate, _grpc(settings)))
             await open_predict_workers(app, settings, entrance.gate, stack, module=predict_worker)
             _say_where(settings)
@@ -151,12 +154,12 @@ def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str =
     app.include_router(health.router, dependencies=[KnownQueries])
     app.include_router(health.metrics_router, dependencies=[KnownQueries])
     for resource in (
-        models, predictions, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
+        models, predict_routes, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
         resilience, version_tables, job_tables, agent_tables, figures, given_figures, audit,
     ):  # fmt: skip
         # Each by itself: FastAPI builds the routes of a router within a router three times, and once of them at start.
         app.include_router(resource.router, prefix="/api/v1", dependencies=[Depends(checked), KnownQueries])
-    put_layers(app, entrance.door)
+    put_layers(app, entrance.door, StraightPredictions(app, entrance.gate))
     inference_protocol.install(app)
     return app
 
@@ -182,10 +185,21 @@ def _rotate_logs(settings: Settings, stack: AsyncExitStack) -> None:
     _repeat("log rotation", LOG_WATCH_S, rotation.rotate_if_due, stack)
 
 
+async def _keep_folder(folder: KeptFolder, stack: AsyncExitStack) -> KeptFolder:
+    """It is this folder from now on, and found gone within a second or two."""
+    await asyncio.to_thread(folder.open)
+    stack.callback(folder.close)
+    _repeat("look at a folder", LOOK_EVERY_S, folder.look, stack)
+    return folder
+
+
 async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entrance: Entrance) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
-    await asyncio.to_thread(_own_state, settings.STATE_DIR.resolve(), stack)
+    stack.callback((await asyncio.to_thread(own_state, settings.STATE_DIR.resolve())).release)
+    state_folder = await _keep_folder(KeptFolder(settings.STATE_DIR.resolve(), "STATE_DIR"), stack)
+    registry_folder = KeptFolder(settings.MODEL_REGISTRY_PATH.resolve(), "MODEL_REGISTRY_PATH", is_needed=False)
+    await _keep_folder(registry_folder, stack)
     await _open_entrance(entrance, stack)
     _rotate_logs(settings, stack)
     redis = EmbeddedRedis(settings.STATE_DIR)
@@ -195,10 +209,9 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         accelerators.kind_of(settings.ACCELERATOR)  # a name nobody has is an error now, not at the first training
     workbench = await asyncio.to_thread(open_workbench, settings, addresses, clock=clock)
     stack.callback(close_workbench, workbench)
-    await asyncio.to_thread(finish_interrupted, workbench)
+    await _own_registry(workbench, entrance, stack)
     stopping = stopping_event(stack)
     environment = child_environment(settings, addresses)
-    providers = accelerators.inference_providers(workbench.accelerator)
     intervals = LiveIntervals(settings.STATE_DIR.resolve() / "adaptive")
     live = (each for each in workbench.history.everything() if each.status == "live")
     await asyncio.to_thread(intervals.recall, ((each.model_id, each.version) for each in live))
@@ -209,38 +222,36 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
     predictions_kept = _ledger(settings, workbench, intervals, metrics, stack)
     _watch_columns(workbench, stack)
     model_server = ModelServer(
-        workbench.registry, live=workbench.history.live_lately, providers=providers, intervals=intervals,
-        ledger=predictions_kept,
+        workbench.registry, live=workbench.history.live_lately, intervals=intervals, ledger=predictions_kept,
+        providers=accelerators.inference_providers(workbench.accelerator),
     )  # fmt: skip
     stack.callback(model_server.close)
     metrics.watch_line(model_server.line)
     store = JobStore(settings.STATE_DIR.resolve() / "jobs")
-    await _end_lives(settings, workbench, model_server, store, stack)
+    await _end_lives(settings, workbench, model_server, store, entrance.audit, stack)
     tracker = await _tracker(settings, addresses, without_store_key(environment), stack)
-    supervisor = _job_supervisor(settings, store, environment, tracker, metrics, stack)
+    publish = partial(publish_handed_in, workbench.registry, audit=entrance.audit)
+    supervisor = _job_supervisor(settings, store, environment, tracker, metrics, stack, publish=publish)
     agent_supervisor = await _agent_supervisor(settings, workbench, without_store_key(environment), stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
     if addresses.redis_is_embedded and addresses.redis is not None:
-        _repeat("redis watch", REDIS_WATCH_S, partial(_revive, redis), stack)
+        _repeat("redis watch", REDIS_WATCH_S, partial(_revive, redis, state_folder), stack)
     return AppState(
-        workbench=workbench,
-        store=store,
-        supervisor=supervisor,
-        model_server=model_server,
-        ledger=predictions_kept,
-        publisher=publisher,
-        metrics=metrics,
+        workbench=workbench, store=store, supervisor=supervisor, model_server=model_server, ledger=predictions_kept,
+        publisher=publisher, metrics=metrics, stopping=stopping,
         tables=_tables(settings, environment, stack),
         max_workers=settings.TRAINING_WORKERS,
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
-        stopping=stopping,
+        max_job_hours=settings.MAX_JOB_HOURS,
         audit=entrance.audit,
+        state_folder=state_folder,
+        registry_folder=registry_folder,
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
         agent_supervisor=agent_supervisor,
         tracker=tracker,
         page=_page(settings, without_store_key(environment), stack, needs_key=entrance.gate.is_guarded),
-    )
+    )  # fmt: skip
 
 
 def _tables(settings: Settings, environment: dict[str, str], stack: AsyncExitStack) -> TableProcess:
@@ -256,21 +267,11 @@ async def _open_entrance(entrance: Entrance, stack: AsyncExitStack) -> None:
     _repeat("last uses of keys", USES_EVERY_S, entrance.gate.ring.keep_uses, stack)
 
 
-def _own_state(state_dir: Path, stack: AsyncExitStack) -> None:
-    state_dir.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(state_dir / "service.lock", thread_local=False)
-    try:
-        lock.acquire(timeout=LOCK_TIMEOUT_S)
-    except Timeout as error:
-        raise UnavailableError(
-            f"another service works in {state_dir}; stop it, or give this one a STATE_DIR of its own"
-        ) from error
-    stack.callback(lock.release)
-    if (state_dir / RESTORING).exists():
-        raise UnavailableError(
-            f"a restore was interrupted in {state_dir}: remove everything in it and in MODEL_REGISTRY_PATH, then "
-            "restore again"
-        )
+async def _own_registry(workbench: Workbench, entrance: Entrance, stack: AsyncExitStack) -> None:
+    """Signs what lay there before there were signatures, ends what was interrupted, and keeps looking."""
+    await asyncio.to_thread(sign_at_first_start, workbench.registry, entrance.audit)
+    await asyncio.to_thread(finish_interrupted, workbench)
+    _repeat("look over the registry", REGISTRY_WATCH_S, workbench.registry.look_over, stack)
 
 
 def _ledger(
@@ -293,7 +294,7 @@ def _ledger(
 def _profiles_of(registry: FolderModelRegistry, model_id: str, version: str) -> dict[str, SeasonalProfile] | None:
     """The seasons of a version's volatility; None where it has been removed."""
     try:
-        return load_profiles(registry.folder(model_id, version), registry.card(model_id, version))
+        return profiles_of(registry.card(model_id, version), registry.recipe(model_id, version))
     except (ModelNotFoundError, VersionNotFoundError):
         return None
 
@@ -305,6 +306,8 @@ def _job_supervisor(
     tracker: SupervisedProcess | None,
     metrics: Metrics,
     stack: AsyncExitStack,
+    *,
+    publish: Callable[[JobFolder], None],
 ) -> JobSupervisor:
     """Who runs the jobs; while there are none, a warm worker is kept for the next."""
     warm_log = settings.STATE_DIR.resolve() / "warm_worker.log" if settings.WARM_WORKER else None
@@ -313,9 +316,10 @@ def _job_supervisor(
     supervisor = JobSupervisor(
         store,
         backend,
-        Limits(settings.TRAINING_WORKERS, settings.MAX_TRAINING_MEMORY),
+        _limits(settings),
         on_activity=partial(_tell_tracker, tracker, store),
         on_finished=lambda job: metrics.jobs.labels(job.kind.value, job.status.value).inc(),
+        publish=publish,
     )
 
     def keep_warm() -> None:
@@ -327,28 +331,31 @@ def _job_supervisor(
     return supervisor
 
 
+def _limits(settings: Settings) -> Limits:
+    return Limits(
+        settings.TRAINING_WORKERS, settings.MAX_TRAINING_MEMORY, max_others=settings.REPLAY_WORKERS,
+        max_waiting=settings.MAX_WAITING_JOBS, max_hours=settings.MAX_JOB_HOURS,
+    )  # fmt: skip
+
+
 async def _end_lives(
-    settings: Settings, workbench: Workbench, model_server: ModelServer, store: JobStore, stack: AsyncExitStack
-) -> None:
+    settings: Settings, workbench: Workbench, model_server: ModelServer, store: JobStore, audit: AuditLog,
+    stack: AsyncExitStack,
+) -> None:  # fmt: skip
     """Finishes what a kill has interrupted; then looks again and again for ends that something stood in the way of,
-    for those that another process made, and for jobs that are old enough.
-    """
+    for those that another process made, and for what has grown too old or too large."""
     await asyncio.to_thread(workbench.registry.finish_purges)
     await asyncio.to_thread(model_server.remove_leftovers)
     await asyncio.to_thread(store.finish_deletions)
 
     def look() -> None:
+        finish_interrupted(workbench)
         model_server.forget_purged()
         send_closing_records(workbench, full=closing_mode(settings.PREDICTION_QUEUE_POLICY))
 
     _repeat("ends of lives", ENDS_EVERY_S, look, stack)
-    if settings.JOB_RETENTION_DAYS is not None:
-        retention = timedelta(days=settings.JOB_RETENTION_DAYS)
-
-        def sweep() -> None:
-            delete_old_jobs(store, workbench.registry, retention=retention, now=utc_now())
-
-        _repeat("job retention", RETENTION_EVERY_S, sweep, stack)
+    keep = partial(keep_house, store, workbench.registry, audit, HouseRules.of(settings))
+    _repeat("housekeeping", HOUSE_EVERY_S, lambda: keep(now=utc_now()), stack)
 
 
 def _watch_columns(workbench: Workbench, stack: AsyncExitStack) -> None:
@@ -446,9 +453,9 @@ async def _agent_supervisor(
     return agent_supervisor
 
 
-def _revive(redis: EmbeddedRedis) -> None:
-    """Brings the embedded server back when it has ended."""
-    if redis.is_running:
+def _revive(redis: EmbeddedRedis, state_folder: KeptFolder) -> None:
+    """Brings the embedded server back when it has ended; not elsewhere, where its data would begin anew."""
+    if redis.is_running or state_folder.is_gone:
         return
     log.warning("the embedded redis-server ended; it is started again with its data")
     try:

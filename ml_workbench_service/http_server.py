@@ -24,20 +24,22 @@ def serve(app: FastAPI, settings: Settings) -> None:
     import uvicorn
 
     if not settings.PREDICT_WORKERS:
-        uvicorn.run(app, host=settings.HOST, port=settings.PORT, **public(settings))
+        uvicorn.run(app, host=settings.HOST, port=settings.PORT, **public(app, settings))
         return
     with behind_predict_workers(app, settings) as (door, control):
         # The workers have ended what is half there, and have read what a proxy says.
         uvicorn.run(door, uds=str(control), proxy_headers=False, timeout_graceful_shutdown=ANSWERED_WITHIN_S, **QUIET)
 
 
-def public(settings: Settings) -> dict[str, Any]:
-    """uvicorn's settings of a process that clients reach."""
+def public(app: FastAPI, settings: Settings) -> dict[str, Any]:
+    """uvicorn's settings of a process that clients reach, for its app."""
     from ml_workbench_service.http_protocol import limited
 
     return {
         **QUIET, **_tls(settings),
-        "http": limited(headers_s=settings.REQUEST_HEADERS_S, body_s=settings.REQUEST_BODY_S),
+        "http": limited(
+            headers_s=settings.REQUEST_HEADERS_S, body_s=settings.REQUEST_BODY_S, straight=app.state.straight
+        ),
         "timeout_graceful_shutdown": ANSWERED_WITHIN_S,
         "forwarded_allow_ips": settings.BEHIND_PROXY or "127.0.0.1",
     }  # fmt: skip

@@ -17,7 +17,6 @@ from starlette.types import ASGIApp
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.api.app_state import AppState
-from ml_workbench_service.api.predict_workers.control_door import ControlDoor
 from ml_workbench_service.runtime.child_environment import predict_worker_environment
 from ml_workbench_service.runtime.predict_control import PredictControl, apply_leftovers
 from ml_workbench_service.runtime.predict_workers import MODULE, PredictWorkers
@@ -30,6 +29,9 @@ from ml_workbench_service.workflows.publish_serving_state import ServingStatePub
 @contextmanager
 def behind_predict_workers(app: FastAPI, settings: Settings) -> Iterator[tuple[ASGIApp, Path]]:
     """Binds the port; what the control process serves meanwhile, and the Unix socket on which it does."""
+    # With it comes httpx, a twentieth of a start.
+    from ml_workbench_service.api.predict_workers.control_door import ControlDoor
+
     with open_public_door(settings.HOST, settings.PORT, settings.STATE_DIR) as door:
         app.state.public_door = door
         yield ControlDoor(app, app.state), door.control

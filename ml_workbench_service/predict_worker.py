@@ -28,16 +28,19 @@ from fastapi import Depends, FastAPI
 from starlette.types import ASGIApp
 
 from common_lib.logging import configure_logging
+from common_lib.storage import keep_as_child
 from ml_workbench_service import accelerators
 from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.access.shared_counts import SharedCounts
-from ml_workbench_service.api import errors, health, predictions
+from ml_workbench_service.api import errors, health
 from ml_workbench_service.api.app_state import PredictState
+from ml_workbench_service.api.door.straight_predictions import StraightPredictions
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import AtTheDoor, checked
 from ml_workbench_service.api.predict_workers.control_proxy import ControlProxy, Divided
 from ml_workbench_service.api.predict_workers.layers import put_layers
 from ml_workbench_service.api.predict_workers.metrics import packed
+from ml_workbench_service.api.predicting import routes as predict_routes
 from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.queue import FullMode
@@ -53,6 +56,7 @@ from ml_workbench_service.serving.handing_over import HandingOver, MirroredInter
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
+from ml_workbench_service.stopping import stopping_event
 from ml_workbench_service.workflows.follow_serving_state import ServingStateFollower
 
 ORPHAN_DRAIN_S = 2.0
@@ -110,14 +114,15 @@ def create_app(settings: Settings, handed: Handed, gate: Gate, proxy: ControlPro
     app = FastAPI(lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     errors.install(app)
     app.include_router(health.alive, dependencies=[KnownQueries])
-    app.include_router(predictions.router, prefix="/api/v1", dependencies=[Depends(checked), KnownQueries])
-    put_layers(app, door)
+    app.include_router(predict_routes.router, prefix="/api/v1", dependencies=[Depends(checked), KnownQueries])
+    put_layers(app, door, StraightPredictions(app, gate, looks_alone=False))
     return app
 
 
 async def _open(settings: Settings, handed: Handed, clock: Clock, stack: AsyncExitStack) -> Parts:
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     assert settings.REDIS_URL is not None, "the control process has resolved it"
+    keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
     workbench = open_for_predict_worker(settings, control=handed.control, clock=clock)
     stack.callback(close_workbench, workbench)
     metrics = Metrics()
@@ -142,7 +147,7 @@ async def _open(settings: Settings, handed: Handed, clock: Clock, stack: AsyncEx
     await asyncio.to_thread(follower.start)
     stack.push_async_callback(asyncio.to_thread, follower.stop)
     handing_over.start()
-    stopping = asyncio.Event()
+    stopping = stopping_event(stack, at=(signal.SIGTERM,))
     state = PredictState(
         workbench=workbench, model_server=model_server, publisher=publisher, metrics=metrics, stopping=stopping
     )
@@ -198,6 +203,7 @@ class WorkerServer(uvicorn.Server):
         """Accepts no more, lets the answers out, closes everything."""
         if self._acceptor is not None:
             self._acceptor.stop()
+            await self._acceptor.taken()
         for chore in self._chores:
             chore.cancel()
         await super().shutdown()
@@ -296,7 +302,7 @@ def main(*, clock: Clock = WALL) -> None:
     gate = gate_of(settings)
     proxy = ControlProxy(handed.control, gate)
     app = create_app(settings, handed, gate, proxy, clock)
-    config = uvicorn.Config(Divided(app, proxy), lifespan="on", **public(settings))
+    config = uvicorn.Config(Divided(app, proxy), lifespan="on", **public(app, settings))
     WorkerServer(config, app, handed).run()
 
 

@@ -5,7 +5,6 @@ or the embedded stand-in) and passes the resolved addresses to its child process
 `open_for_worker`.
 """
 
-import json
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,8 +15,10 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from common_lib.deadlines import closed_after
 from common_lib.exceptions import DataValidationError, UnavailableError
 from common_lib.redaction import redacted
+from common_lib.storage import keep_as_child
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.market import ColumnWitness, FeatureStore
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
@@ -30,6 +31,9 @@ from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
+from ml_workbench_service.jobs.guarded_reading import json_object
+from ml_workbench_service.jobs.handed_in import FolderHandIn
+from ml_workbench_service.learning.bundle.signatures import Signatures
 from ml_workbench_service.settings import (
     DEFAULT_EXPERIMENT_TRACKING_URI,
     DEFAULT_FEATURE_STORE_URL,
@@ -90,8 +94,15 @@ class Workbench:
         return self.decisions
 
 
-def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = WALL) -> Workbench:
-    """Opens everything at addresses already resolved; nothing is contacted yet."""
+def open_workbench(
+    settings: Settings, addresses: Addresses, *, clock: Clock = WALL, publishes: bool = True
+) -> Workbench:
+    """Opens everything at addresses already resolved; nothing is contacted yet.
+
+    Args:
+        publishes: whether this process signs and publishes versions itself, as the service does, and programs that
+            work without one; else it verifies alone, and hands its versions in.
+    """
     history = DeploymentHistory(settings.MODEL_REGISTRY_PATH.resolve())
     queue = deployments = decisions = engine = None
     if addresses.redis is not None:
@@ -112,7 +123,7 @@ def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = W
         addresses=addresses,
         feature_store=open_configured_store(settings, address=addresses.feature_store, clock=clock),
         history=history,
-        registry=FolderModelRegistry(settings.MODEL_REGISTRY_PATH.resolve(), live_version=history.live_version),
+        registry=open_registry(settings, history, publishes=publishes),
         state_dir=settings.STATE_DIR.resolve(),
         queue=queue,
         deployments=deployments,
@@ -122,6 +133,17 @@ def open_workbench(settings: Settings, addresses: Addresses, *, clock: Clock = W
         accelerator=settings.ACCELERATOR,
         clock=clock,
         decisions=decisions,
+    )
+
+
+def open_registry(settings: Settings, history: DeploymentHistory, *, publishes: bool = False) -> FolderModelRegistry:
+    """The registry, which serves what the service of this STATE_DIR has signed; `publishes` as for `open_workbench`."""
+    state_dir = settings.STATE_DIR.resolve()
+    return FolderModelRegistry(
+        settings.MODEL_REGISTRY_PATH.resolve(),
+        live_version=history.live_version,
+        signatures=Signatures(state_dir, holds_key=publishes),
+        hand_in=None if publishes else FolderHandIn(state_dir / "jobs"),
     )
 
 
@@ -151,7 +173,8 @@ def open_for_worker(settings: Settings) -> Iterator[Workbench]:
         redis=settings.REDIS_URL,
         redis_is_embedded=False,
     )
-    workbench = open_workbench(settings, addresses)
+    keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
+    workbench = open_workbench(settings, addresses, publishes=False)
     try:
         yield workbench
     finally:
@@ -170,7 +193,7 @@ def open_for_predict_worker(settings: Settings, *, control: Path, clock: Clock =
         redis_is_embedded=False,
     )
     return replace(
-        open_workbench(settings, addresses, clock=clock),
+        open_workbench(settings, addresses, clock=clock, publishes=False),
         feature_store=ControlFeatureStore(control),
         strategy_engine=None,
     )
@@ -231,14 +254,32 @@ def open_feature_store(
     witness: ColumnWitness | None = None,
     clock: Clock = WALL,
 ) -> FeatureStore:
-    """The store behind an address: `embedded`, `file://folder` or `http(s)://…`; `witness` sees ready-made columns.
+    """The store behind an address, with expressions: `embedded`, `file://folder` or `http(s)://…`.
 
     Args:
         pins: the file that keeps what was decided about the clocks of a folder's files.
+        witness: sees ready-made columns.
 
     Raises:
         DataValidationError: another kind of address, or a folder that is not there.
     """
+    from ml_workbench_service.market.features.expression_store import ExpressionStore
+
+    return ExpressionStore(
+        _open_columns(address, bars_timezone=bars_timezone, api_key=api_key, pins=pins, witness=witness, clock=clock)
+    )
+
+
+def _open_columns(
+    address: str,
+    *,
+    bars_timezone: str | None,
+    api_key: str | None,
+    pins: Path | None,
+    witness: ColumnWitness | None,
+    clock: Clock,
+) -> FeatureStore:
+    """The store that serves columns by name."""
     from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 
     if address == EMBEDDED:
@@ -262,10 +303,10 @@ def open_feature_store(
 
 def _is_feature_store(address: str) -> bool:
     try:
-        answer = json.loads(_get(address, "/health"))
+        answer = json_object(_get(address, "/health"))
     except (OSError, HTTPException, ValueError):
         return False
-    return isinstance(answer, dict) and answer.get("service") == "feature-store"
+    return bool(answer.get("service") == "feature-store")
 
 
 def _is_mlflow(address: str) -> bool:
@@ -281,10 +322,11 @@ def _get(address: str, path: str) -> bytes:
     parts = urlsplit(address)
     connection = HTTPConnection(parts.hostname or "localhost", parts.port, timeout=PROBE_TIMEOUT_S)
     try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        if answer.status != 200:
-            raise ConnectionRefusedError(f"status {answer.status}")
-        return answer.read(4096)
+        with closed_after(connection, 2 * PROBE_TIMEOUT_S):
+            connection.request("GET", path)
+            answer = connection.getresponse()
+            if answer.status != 200:
+                raise ConnectionRefusedError(f"status {answer.status}")
+            return answer.read(4096)
     finally:
         connection.close()

@@ -152,7 +152,13 @@ class Settings(BaseSettings):
     PREDICT_WORKERS: Annotated[int, Field(ge=0, le=64)] = 0
     PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     JOB_RETENTION_DAYS: Annotated[float, Field(gt=0, le=36_500, description="days")] | None = None
+    JOBS_MAX_GB: Annotated[float, Field(ge=0.001, le=1_000_000, description="GB")] | None = None
+    JOB_LOG_MAX_MB: Annotated[float, Field(ge=0.001, le=100_000, description="MB")] = 20
+    DRAFT_RETENTION_DAYS: Annotated[float, Field(gt=0, le=36_500, description="days")] = 7
     TRAINING_WORKERS: Annotated[int, Field(ge=1, le=64)] = 1
+    REPLAY_WORKERS: Annotated[int, Field(ge=1, le=64)] = 8
+    MAX_WAITING_JOBS: Annotated[int, Field(ge=1, le=10_000)] = 100
+    MAX_JOB_HOURS: Annotated[float, Field(gt=0, le=8760, description="hours")] | None = None
     WARM_WORKER: bool = True
     TABLE_IDLE_S: Annotated[float, Field(gt=0, le=86_400, description="seconds")] = 30
     GRPC_PORT: Annotated[int, Field(ge=0, le=65535)] = 0

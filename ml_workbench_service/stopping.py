@@ -3,23 +3,40 @@
 import asyncio
 import signal
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
 from types import FrameType
 from typing import Any
 
+TURNS = 5
+TURN_S = 0.05
 
-def stopping_event(stack: AsyncExitStack) -> asyncio.Event:
-    """Set at SIGTERM and SIGINT, before uvicorn waits for open streams: they end by themselves then.
+
+def stopping_event(
+    stack: AsyncExitStack, *, at: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
+) -> asyncio.Event:
+    """Set at these signals, before uvicorn waits for open streams: they end by themselves then.
 
     uvicorn runs the lifespan's shutdown only after all connections are closed, so without this a client that follows
-    a job would hold the service, and a reload, for ever.
+    a job would hold the service, and a reload, for ever. It hears of the signal a moment later itself: it closes
+    connections of which it has read nothing, and what was sent before the signal is to be answered. A second signal is
+    handed on at once.
     """
     stopping = asyncio.Event()
     if threading.current_thread() is not threading.main_thread():
         return stopping
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
+    asked: list[int] = []
+
+    def later(end: Callable[[], Any], turns: int) -> None:
+        """Turns are counted: each reads what has come, however long the one before it took."""
+        if turns:
+            loop.call_later(TURN_S, later, end, turns - 1)
+        else:
+            end()
+
+    for number in at:
         previous = signal.getsignal(number)
 
         def chained(
@@ -27,8 +44,14 @@ def stopping_event(stack: AsyncExitStack) -> asyncio.Event:
             frame: FrameType | None,
             before: Callable[[int, FrameType | None], Any] | int | None = previous,
         ) -> None:
+            is_first = not asked
+            asked.append(received)
             loop.call_soon_threadsafe(stopping.set)
-            if callable(before):
+            if not callable(before):
+                return
+            if is_first:
+                loop.call_soon_threadsafe(later, partial(before, received, frame), TURNS)
+            else:
                 before(received, frame)
 
         signal.signal(number, chained)

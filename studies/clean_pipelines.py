@@ -70,6 +70,7 @@ PIPELINES = (
         {**SHORT, "transformer_units": 8, "heads": 2}, "null", {"timeframe": "1h"},
     ),
     Pipeline("q_learning", "reinforcement_learning", None, ["return_1", "rsi_14"], POLICY),
+    Pipeline("linear_policy", "reinforcement_learning", None, INDICATORS, POLICY),
     Pipeline("dqn", "reinforcement_learning", None, INDICATORS, {**POLICY, "dqn_units": 8}),
     Pipeline("ppo", "reinforcement_learning", None, INDICATORS, {**POLICY, "ppo_units": 8}),
     Pipeline("autoencoder", "anomaly_detection", None, INDICATORS, {**SHORT, "autoencoder_units": 8}),

@@ -20,6 +20,7 @@ from ml_workbench_service.integrations.feature_store.bar_folder import FolderBar
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.scaling import RowScaler
+from ml_workbench_service.learning.data.splits import Borders, Split
 from ml_workbench_service.learning.data.windows import SymbolRows
 from ml_workbench_service.learning.feature_search import selection as feature_selection
 from ml_workbench_service.market.calendar import DAY_MS
@@ -220,11 +221,11 @@ def _season_of_all(volatility: Callable[..., Floats]) -> Any:
     return leaking
 
 
-def _rule_of_all(finish: Callable[[Labelling, Mapping[str, int]], Sequence[SymbolRows]]) -> Any:
+def _rule_of_all(finish: Callable[[Labelling, Split], Sequence[SymbolRows]]) -> Any:
     """The regimes' thresholds are quantiles of the whole history."""
 
-    def leaking(self: Labelling, borders_ms: Mapping[str, int]) -> Sequence[SymbolRows]:
-        return finish(self, {**borders_ms, "validation": np.iinfo(np.int64).max})
+    def leaking(self: Labelling, split: Split) -> Sequence[SymbolRows]:
+        return finish(self, Borders({**split.at_ms, "validation": np.iinfo(np.int64).max}))
 
     return leaking
 

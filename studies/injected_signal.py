@@ -18,7 +18,8 @@ from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.model import load_model
-from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 from studies.fits import bench_on, train_once, training_request
 from studies.series import SYMBOL, Series, injected_series
 from studies.tables import Goal, Run, Table, names, of_all, share

@@ -50,6 +50,7 @@ BETS = (
     Entry("q_learning", "reinforcement_learning", None, {**POLICY, "epochs": 3}, ["return_1", "rsi_14"]),
     Entry("dqn", "reinforcement_learning", None, {**POLICY, "epochs": 2, "dqn_units": 32}),
     Entry("ppo", "reinforcement_learning", None, {**POLICY, "epochs": 2, "ppo_units": 32}),
+    Entry("linear_policy", "reinforcement_learning", None, POLICY),
 )
 OTHERS = (
     Entry("linear", "time_series", VOLATILITY, {"lookback": 12}),

@@ -15,6 +15,8 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from ml_workbench_service import __version__
 from ml_workbench_service.settings import Settings
@@ -238,6 +240,21 @@ def test_a_difference_from_the_lock_is_found(file: str, old: str, new: str, foun
     assert count == 1
     (edited / file).write_text(changed, encoding="utf-8")
     assert any(found in each for each in check_lock.differences(edited))
+
+
+@pytest.mark.more
+def test_the_bill_of_materials_names_every_requirement() -> None:
+    done = subprocess.run(["make", "sbom", "ARGS="], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stderr
+    bill = json.loads((ROOT / "sbom.json").read_text(encoding="utf-8"))
+    assert bill["bomFormat"] == "CycloneDX"
+    named = {canonicalize_name(each["name"]) for each in bill["components"]}
+    lines = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    pinned = [Requirement(line) for line in lines if "==" in line]
+    wanted = {canonicalize_name(each.name) for each in pinned if each.marker is None or each.marker.evaluate()}
+    assert len(wanted) > 100
+    assert not wanted - named
+    assert "License" in done.stdout
 
 
 def test_an_unsuitable_python_is_refused_with_the_next_step() -> None:

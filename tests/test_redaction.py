@@ -83,7 +83,7 @@ def test_every_place_that_says_something_redacts_it() -> None:
         assert "***, ***, http://***@host" in each
 
 
-@pytest.fixture(params=[pytest.param("a store that does not answer", marks=pytest.mark.more), "embedded data"])
+@pytest.fixture(params=["a store that does not answer", "embedded data"])
 def locked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServiceProcess]:
     """A service with a secret in every setting that takes one; nobody answers at its addresses."""
     addresses = {
@@ -107,6 +107,7 @@ def locked(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServicePr
     running.close()
 
 
+@pytest.mark.more
 def test_no_secret_is_in_any_answer_or_file(locked: ServiceProcess) -> None:
     answers = list(_asked(locked.client, locked))
     assert {200, 404, 503} & {each.status_code for each in answers}

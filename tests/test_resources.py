@@ -15,6 +15,7 @@ from ml_workbench_service import resources as workbench
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
+from ml_workbench_service.market.features.expression_store import ExpressionStore
 from ml_workbench_service.resources import (
     Addresses,
     close_workbench,
@@ -167,15 +168,20 @@ def test_without_redis_the_rest_opens_and_says_what_to_do(tmp_path: Path, monkey
 
 def test_the_address_says_which_store_it_is(tmp_path: Path) -> None:
     write_plain(tmp_path, "EURUSD_1h.csv", bars_frame(seed=1))
-    assert isinstance(open_feature_store(EMBEDDED), LocalFeatureStore)
+    sample = open_feature_store(EMBEDDED)
+    assert isinstance(sample, ExpressionStore)
+    assert isinstance(sample.columns, LocalFeatureStore)
     folder = open_feature_store(f"file://{tmp_path}")
-    assert isinstance(folder, LocalFeatureStore)
+    assert isinstance(folder, ExpressionStore)
+    assert isinstance(folder.columns, LocalFeatureStore)
     assert folder.check().mode == "folder"
     spaced = tmp_path / "my bars"
     spaced.mkdir()
     write_plain(spaced, "EURUSD_1h.csv", bars_frame(seed=1))
     assert open_feature_store("file://" + str(spaced).replace(" ", "%20")).check().state == "ok"
-    assert isinstance(open_feature_store("https://store.example/base"), RemoteFeatureStore)
+    remote = open_feature_store("https://store.example/base")
+    assert isinstance(remote, ExpressionStore)
+    assert isinstance(remote.columns, RemoteFeatureStore)
     for wrong in ("ftp://x", "here", "", "sqlite:///x"):
         with pytest.raises(DataValidationError, match="file:///folder/of/bars"):
             open_feature_store(wrong)

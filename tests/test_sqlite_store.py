@@ -169,6 +169,7 @@ def opening(path: Path, schema: str) -> "subprocess.Popen[str]":
     return process
 
 
+@pytest.mark.more
 def test_of_processes_that_open_at_once_one_migrates_and_the_others_wait(path: Path) -> None:
     processes = [opening(path, "second") for _ in range(4)]
     for process in processes:

@@ -28,6 +28,7 @@ from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.market.features.expression_store import ExpressionStore
 from ml_workbench_service.resources import Addresses, Workbench
 from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.testing.synthetic import Recorder
@@ -91,7 +92,7 @@ def open_bench(folder: Path) -> Workbench:
     history = DeploymentHistory(root)
     return Workbench(
         addresses=Addresses("file", "disabled", False, None, False),
-        feature_store=LocalFeatureStore(FolderBars(folder / "bars", fixings=no_fixings)),
+        feature_store=ExpressionStore(LocalFeatureStore(FolderBars(folder / "bars", fixings=no_fixings))),
         history=history,
         registry=FolderModelRegistry(root, live_version=history.live_version),
         state_dir=folder / "state",

@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 
 from common_lib.exceptions import PlatformError
+from ml_workbench_service.access.audit_log import Who
+from ml_workbench_service.cli.access import person
 from ml_workbench_service.integrations.backup_archive import BackupManifest
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.back_up_state import back_up
@@ -39,7 +41,8 @@ def main() -> int:
             manifest = back_up(state_dir, registry, arguments.archive, redis_is_external=is_external)
             print(f"{arguments.archive} is written and verified: {described(manifest)}")
         else:
-            manifest = restore(arguments.archive, state_dir, registry)
+            who = Who("command_line", client=person())
+            manifest = restore(arguments.archive, state_dir, registry, who=who)
             print(f"{state_dir} and {registry} are restored: {described(manifest)}")
     except PlatformError as error:
         print(error.message, file=sys.stderr)

@@ -15,23 +15,28 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 VIEWS = ("/", "/models", "/train", "/jobs", "/experiments", "/new-experiment", "/live", "/agents", "/deployments")
 DETAILS = ("models", "jobs", "experiments", "agents", "deployments")
-TABS = ("Figures", "Live", "Proof", "Versions")
+TABS = ("Figures", "Desk", "Live", "Proof", "Versions")
 WIDTHS = (1400, 400)
 LOADED_MS = 120_000
 DRAWN_MS = 1500
 
 
 def main() -> int:
-    """Takes them all; 1 where there is no browser."""
+    """Takes them all; 1 where there is no browser or no service."""
     folder = Path(sys.argv[2])
     program = shutil.which("chromium") or shutil.which("google-chrome")
     if program is None:
         print("no Chromium on the PATH; install it, such as with apt-get install chromium", file=sys.stderr)
         return 1
     folder.mkdir(parents=True, exist_ok=True)
-    url = str(httpx.get(sys.argv[1], follow_redirects=True, timeout=60.0).url).rstrip(
-        "/"
-    )  # a service leads to its page
+    try:
+        page = httpx.get(sys.argv[1], follow_redirects=True, timeout=60.0).url  # a service leads to its page
+    except httpx.HTTPError as error:
+        print(
+            f"no page answers at {sys.argv[1]} ({error}); start one with make serve, or name it: URL=", file=sys.stderr
+        )
+        return 1
+    url = str(page).rstrip("/")
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
         for theme in ("light", "dark"):

@@ -82,7 +82,7 @@ def create(
         str | None, typer.Argument(metavar="[AGENT]", help="Its id; default: made from its model.")
     ] = None,
     model: Annotated[str | None, typer.Option(help="Acts on this model alone.")] = None,
-    family: Annotated[str | None, typer.Option(help="q_learning, dqn or ppo.")] = None,
+    family: Annotated[str | None, typer.Option(help="q_learning, linear_policy, dqn, ppo or signal.")] = None,
     mode: Annotated[str | None, typer.Option(help="learn, frozen or shadow.")] = None,
     risk_aversion: Annotated[float | None, typer.Option(help="Weight of half the squared return.")] = None,
     copy_of: Annotated[str | None, typer.Option(help="Begin with what this agent has learnt.")] = None,

@@ -21,7 +21,7 @@ JobId = Annotated[str, typer.Argument(metavar="JOB", help="A job's id.")]
 @jobs.command("list")
 def list_(
     line: CommandLine,
-    kind: Annotated[str | None, typer.Option(help="train, experiment, replay or resilience.")] = None,
+    kind: Annotated[str | None, typer.Option(help="train, experiment, replay, importance or resilience.")] = None,
     status: Annotated[str | None, typer.Option(help="queued, running, succeeded, failed …")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many, newest first.")] = 20,
 ) -> None:

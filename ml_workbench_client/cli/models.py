@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 import typer
 
 from common_lib.command_line import CommandLine, UsageMistake
-from ml_workbench_client.cli import opening, tables
+from ml_workbench_client.cli import desk, following, opening, tables
 
 if TYPE_CHECKING:
-    from ml_workbench_service.contracts.models import ModelCard
+    from ml_workbench_client.frames import Rows
+    from ml_workbench_service.contracts.models import ModelCard, SetAside
 
 models = typer.Typer(no_args_is_help=True)
 app = typer.Typer()
@@ -34,6 +35,7 @@ def list_(
             model_type=model_type, status=cast(Any, status), symbol=symbol, order="newest" if newest else None,
             limit=limit,
         ).all()  # fmt: skip
+        aside = bench.set_aside
     line.screen.rows(
         "models",
         found,
@@ -47,6 +49,7 @@ def list_(
         },
         nothing="no models yet; train one with `ml-workbench train`",
     )
+    _tell_of(line, aside)
 
 
 @models.command("versions")
@@ -54,6 +57,7 @@ def versions(line: CommandLine, model: Annotated[str, typer.Argument(metavar="MO
     """List the versions of a model, newest first."""
     with opening.workbench(line) as bench:
         found = bench.model(model).versions.all()
+        aside = bench.model(model).set_aside
     line.screen.rows(
         "versions",
         found,
@@ -66,6 +70,7 @@ def versions(line: CommandLine, model: Annotated[str, typer.Argument(metavar="MO
             "created": "created_at",
         },
     )
+    _tell_of(line, aside)
 
 
 @models.command("show")
@@ -94,6 +99,29 @@ def report(
         import webbrowser
 
         webbrowser.open(path.as_uri())
+
+
+@models.command("desk-report")
+def desk_report(line: CommandLine, model: Name) -> None:
+    """Show what a desk asks of a version's test part; with --json all of it."""
+    with opening.workbench(line) as bench, line.screen.waiting("the rows are read"):
+        found = opening.model_of(bench, model).desk_report()
+    desk.show(line.screen, found)
+
+
+@models.command("importance")
+def importance(
+    line: CommandLine,
+    model: Name,
+    part: Annotated[str, typer.Option(help="calibration, or test, where each column counts.")] = "calibration",
+    repeats: Annotated[int, typer.Option(min=1, max=100, help="Permutations of each column.")] = 10,
+) -> None:
+    """Measure what a version's answers lose without each of its columns."""
+    wanted = cast(Literal["calibration", "test"], part)  # the service refuses another, by its name
+    with opening.workbench(line) as bench:
+        state = following.follow(line, bench.importance(model, part=wanted, num_repeats=repeats))
+    desk.show_importance(line.screen, state)
+    following.check_success(line, state)
 
 
 @models.command("series")
@@ -159,6 +187,12 @@ def purge(
     with opening.workbench(line) as bench:
         opening.model_of(bench, model).purge(confirm=confirm)
     line.screen.thing({"purged": model}, f"{model} is purged", {})
+
+
+def _tell_of(line: CommandLine, aside: "Rows[SetAside]") -> None:
+    """What a list leaves out, and why; beside the answer, so that scripts read the list alone."""
+    for each in aside:
+        line.screen.note(f"{each.model_id} {each.version} is not served ({each.state}): {each.reason}")
 
 
 def _facts(card: "ModelCard") -> dict[str, Any]:

@@ -43,8 +43,10 @@ def version_of(bench: "Workbench", name: str) -> "Model[Sync]":
 
 
 def listed(values: Sequence[str] | None) -> list[str]:
-    """What was written with commas, or with the option several times, or both."""
-    return [part.strip() for value in values or () for part in value.split(",") if part.strip()]
+    """What was written with commas, or with the option several times, or both; commas in brackets divide nothing."""
+    from ml_workbench_service.contracts.feature_names import split_features
+
+    return [part for value in values or () for part in split_features(value) if part]
 
 
 def settings(values: Sequence[str] | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from common_lib.screen import shown
 from ml_workbench_client.cli import opening, request_files
 
 if TYPE_CHECKING:
+    from ml_workbench_service.contracts.explanations import Explanation
     from ml_workbench_service.contracts.prediction import PredictionRecord
 
 app = typer.Typer()
@@ -34,6 +35,7 @@ def predict(
     price: Annotated[float | None, typer.Option(help="What is traded at now.")] = None,
     position: Annotated[float | None, typer.Option(help="What is held, -1 to 1.")] = None,
     enqueue: Annotated[str | None, typer.Option(help="best_effort, guaranteed, or never: leave no trace.")] = None,
+    explain: Annotated[bool, typer.Option("--explain", help="Also say what each feature added: of lightgbm.")] = False,
 ) -> None:
     """Ask a model for a prediction; without a file the service fetches the features.
 
@@ -44,14 +46,16 @@ def predict(
         symbol=symbol, timeframe=timeframe, as_of=as_of, price=price, position=position
     )
     sending: dict[str, Any] = opening.given(enqueue=enqueue)
+    answers: list[PredictionRecord | PlatformError]
     with opening.workbench(line) as bench:
         chosen = opening.model_of(bench, model)
         if file is not None and (file == "-" or file.lower().endswith(".json")):
             bodies = _bodies(file)
-            answers = chosen.predict_batch([{**each, **asked} for each in bodies], **sending)
+            items = [{**each, **asked} for each in bodies]
+            answers = [*(chosen.explain_batch if explain else chosen.predict_batch)(items, **sending)]
         else:
             columns = None if file is None else _columns(file, chosen.card)
-            answers = [chosen.predict(columns, **sending, **asked)]
+            answers = [(chosen.explain if explain else chosen.predict)(columns, **sending, **asked)]
             bodies = [{}]
     _answer(line, answers, is_batch=isinstance(bodies, tuple))
 
@@ -74,6 +78,9 @@ def _columns(file: str, card: Any) -> dict[str, list[float]]:
     """The columns that the model reads, their last rows."""
     found = _parquet(file) if file.lower().endswith((".parquet", ".pq")) else _csv(file)
     missing = [name for name in card.features if name not in found]
+    if missing and card.base_columns and all(name in found for name in card.base_columns):
+        num_rows = card.lookback + card.history
+        return {name: _numbers(found[name][-num_rows:], file, name) for name in card.base_columns}
     if missing:
         raise UsageMistake(
             f"{file} has no column {', '.join(missing)}; {card.id} reads {', '.join(card.features)} "
@@ -135,6 +142,7 @@ def _answer(line: CommandLine, answers: "list[PredictionRecord | PlatformError]"
         line.screen.thing(
             record, f"{record.model_id} {record.version} {record.symbol} {_forecast(record)}", _facts(record)
         )
+        _explain(line, getattr(record, "explanation", None))
         return
     line.screen.rows(
         "predictions",
@@ -153,6 +161,16 @@ def _answer(line: CommandLine, answers: "list[PredictionRecord | PlatformError]"
     )  # fmt: skip
     if failed:
         raise CommandFailed(f"{len(failed)} of {len(answers)} items failed; each says why")
+
+
+def _explain(line: CommandLine, explanation: "Explanation | None") -> None:
+    """A table an output: base, what each feature added, and what they come to; JSON has said it."""
+    if explanation is None or line.screen.as_json:
+        return
+    for each in explanation.outputs:
+        told = {"(base)": each.base, **each.contributions, "(together)": each.raw}
+        line.screen.facts(f"What each feature added to {each.output}, unit: {explanation.unit}", {})
+        line.screen.table(("feature", "adds"), [(name, f"{value:+.6g}") for name, value in told.items()])
 
 
 def _forecast(record: "PredictionRecord") -> str:

@@ -41,7 +41,7 @@ def train(
 ) -> None:
     """Train a model, and follow it until its verdict.
 
-    Fields that have no option (cv, costs, quantiles, label …) stand in the file.
+    Fields that have no option (cv, costs, quantiles, label, position …) stand in the file.
     """
     body = {} if file is None else request_files.read_request(file)
     targets = opening.listed(target)

@@ -9,7 +9,7 @@ from ml_workbench_client import AsyncWorkbench, Document
 from ml_workbench_client.page.components import words
 from ml_workbench_service.contracts.agents import Agent
 from ml_workbench_service.contracts.jobs import Job
-from ml_workbench_service.contracts.models import ModelSummary
+from ml_workbench_service.contracts.models import ModelSummary, SetAside
 from ml_workbench_service.contracts.queue import QueueAccounting
 
 NUM_JOBS = 20
@@ -36,11 +36,12 @@ class ServiceOverview:
     agents: tuple[Agent, ...]
     jobs: tuple[Job, ...]
     live: tuple[ModelSummary, ...]
+    set_aside: tuple[SetAside, ...] = ()
 
     @property
     def alarms(self) -> tuple[Alarm, ...]:
         """Everything that is wrong, worst first."""
-        found = [*self._things(), *self._queue(), *self._agents(), *self._jobs(), *self._live()]
+        found = [*self._things(), *self._queue(), *self._agents(), *self._jobs(), *self._live(), *self._set_aside()]
         return tuple(sorted(found, key=lambda each: each.kind != "bad"))
 
     def _things(self) -> list[Alarm]:
@@ -92,6 +93,12 @@ class ServiceOverview:
             if each.warnings
         ]
 
+    def _set_aside(self) -> list[Alarm]:
+        return [
+            Alarm("bad", f"{each.model_id} {each.version} is not served ({each.state})", "/models#set-aside")
+            for each in self.set_aside[:NUM_LIVE]
+        ]
+
 
 def _name(job: Job) -> str:
     return str(job.request.get("name") or job.request.get("model_id") or job.id)
@@ -99,14 +106,15 @@ def _name(job: Job) -> str:
 
 async def look(bench: AsyncWorkbench) -> ServiceOverview:
     """The overview, everything asked at once."""
-    ready, queue, agents, jobs, live = await asyncio.gather(
+    ready, queue, agents, jobs, live, aside = await asyncio.gather(
         bench.ready,
         _queue_of(bench),
         bench.agents().first(50),
         bench.jobs().first(NUM_JOBS),
         bench.models(status="deployed").first(NUM_LIVE + 1),
+        bench.set_aside,
     )
-    return ServiceOverview(ready, queue, tuple(agents), tuple(jobs), tuple(live))
+    return ServiceOverview(ready, queue, tuple(agents), tuple(jobs), tuple(live), tuple(aside))
 
 
 async def _queue_of(bench: AsyncWorkbench) -> QueueAccounting | None:

@@ -11,6 +11,7 @@ from ml_workbench_figures.gallery import monthly_returns as monthly_returns  # i
 from ml_workbench_figures.gallery import quantile_returns as quantile_returns  # isort: skip
 from ml_workbench_figures.gallery import ic_decay as ic_decay  # isort: skip
 from ml_workbench_figures.gallery import importance as importance  # isort: skip
+from ml_workbench_figures.gallery import column_importance as column_importance  # isort: skip
 from ml_workbench_figures.gallery import trials as trials  # isort: skip
 from ml_workbench_figures.gallery import parallel_coordinates as parallel_coordinates  # isort: skip
 from ml_workbench_figures.gallery import q_table as q_table  # isort: skip

@@ -1,10 +1,10 @@
 """Accelerator selection: the most preferred one that is there, or the one that the user named, and then no other."""
 
-import difflib
 import logging
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError, UnavailableError
 from common_lib.plugins import Plugins
 from ml_workbench_service.accelerators.accelerator import Accelerator, Provider
@@ -70,7 +70,7 @@ def kind_of(name: str) -> type[Accelerator]:
             f"{', '.join(known)}",
             code="broken_accelerator",
         )
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = close_names(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""
     raise DataValidationError.at(
         "ACCELERATOR",

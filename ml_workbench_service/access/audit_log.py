@@ -11,21 +11,25 @@ the head (`GET /api/v1/audit`) elsewhere and give it to `verify`.
 
 import hashlib
 import json
+import logging
 import os
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
-from common_lib.exceptions import UnavailableError
+from common_lib.exceptions import PlatformError, StorageFullError, UnavailableError
 from common_lib.logging import correlation_id
 from common_lib.redaction import redacted_tree
+from common_lib.storage import FolderGoneError, check_there, is_full
 from ml_workbench_service.contracts.audit import AuditEntry, AuditEvent, AuditFault, AuditHead, AuditReport
 from ml_workbench_service.contracts.contract import iso, utc_now
 from ml_workbench_service.jobs.durable_files import append_line
+from ml_workbench_service.jobs.guarded_reading import guarded_line
 
 AUDIT_FILE = "audit.jsonl"
 NOTHING = AuditHead(number=0, hash="0" * 64)
@@ -33,6 +37,17 @@ MOST_CHARACTERS = 8_000
 """Of `before` and of `after`, as JSON; longer ones are cut, and say so."""
 BLOCK_BYTES = 64 * 1024
 LOCK_TIMEOUT_S = 10.0
+DONE, UNFORESEEN = 200, 500
+"""Statuses of what no request asked for: as an answer's would be."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass
+class Change:
+    """A change between its two lines; `after` is what the second one says came of it."""
+
+    after: Any = None
 
 
 class Who(NamedTuple):
@@ -51,6 +66,11 @@ class AuditLog:
         self._turn = threading.Lock()
         self._known: tuple[int, AuditHead] | None = None  # the file's size after our last line, and that line
 
+    @property
+    def lock_file(self) -> Path:
+        """What writers hold."""
+        return self.path.with_name(f".{self.path.name}.lock")
+
     def append(
         self, event: AuditEvent, what: str, who: Who, *, before: Any = None, after: Any = None, **facts: str | int
     ) -> AuditHead:
@@ -63,8 +83,9 @@ class AuditLog:
             "on": "", "of": None, "status": None, **facts, **who._asdict(), "at": iso(utc_now()), "event": event,
             "what": what, "before": _cut(before), "after": _cut(after), "correlation_id": correlation_id(),
         })  # fmt: skip
-        lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), thread_local=False, mode=0o600)
+        lock = FileLock(self.lock_file, thread_local=False, mode=0o600)
         try:
+            check_there(self.path)  # the lock would make the folder anew
             with self._turn, lock.acquire(timeout=LOCK_TIMEOUT_S):
                 head = self._head()
                 entry = {"number": head.number + 1, **fields, "previous": head.hash}
@@ -72,18 +93,47 @@ class AuditLog:
                 append_line(self.path, _written({**entry, "hash": head.hash}))
                 self._known = (self.path.stat().st_size, head)
         except (OSError, Timeout) as error:
-            raise UnavailableError(
-                f"the audit log cannot be written ({type(error).__name__}), so that nothing was changed; see to "
-                "STATE_DIR, then try again",
-                retry_after_s=10,
+            kind = StorageFullError if is_full(error) else UnavailableError
+            is_gone = isinstance(error, FolderGoneError)
+            why = str(error.strerror) if is_gone else f"{type(error).__name__}; see to STATE_DIR, then try again"
+            raise kind(
+                f"the audit log cannot be written, so that nothing was changed: {why}", retry_after_s=10
             ) from error
         return head
+
+    @contextmanager
+    def change(self, what: str, who: Who, *, on: str, before: Any = None) -> Iterator[Change]:
+        """A change that no request asked for: `asked` is on disk before the block runs, `done` when it has ended.
+
+        So a kill in between loses no change, and no line tells of one that did not happen; an error of the block is
+        its `done`, with the status that a request would have had.
+
+        Raises:
+            UnavailableError: `asked` cannot be written; the block did not run.
+        """
+        asked = self.append("asked", what, who, on=on, before=before)
+        change = Change()
+        try:
+            yield change
+        except Exception as error:
+            status = error.status if isinstance(error, PlatformError) else UNFORESEEN
+            self.finish(what, who, asked, status=status, after={"error": str(error)})
+            raise
+        self.finish(what, who, asked, status=DONE, after=change.after)
+
+    def finish(self, what: str, who: Who, asked: AuditHead, *, status: int, after: Any) -> None:
+        """The `done` of an `asked`; where there is no room for it the log of the service says so, and what has
+        happened stands."""
+        try:
+            self.append("done", what, who, of=asked.number, status=status, after=after)
+        except PlatformError as error:
+            _log.error("entry %d of the audit log has no end: %s", asked.number, error.message)
 
     def newest(self, *, num: int, before: int | None = None) -> tuple[AuditEntry, ...]:
         """So many entries, newest first; those before a number."""
         found: list[AuditEntry] = []
         for line in _backwards(self.path):
-            entry = _entry(line)
+            entry = _entry(self.path, line)
             if entry is not None and (before is None or entry.number < before):
                 found.append(entry)
                 if len(found) == num:
@@ -112,7 +162,7 @@ def verify(path: Path, *, kept: AuditHead | None = None) -> AuditReport:
     head, faults, num_entries, num_torn = NOTHING, [], 0, 0
     is_kept = kept is None or kept == NOTHING
     for number, line in enumerate(_lines(path), start=1):
-        entry = _entry(line)
+        entry = _entry(path, line)
         if entry is None:
             num_torn += 1
             continue
@@ -145,12 +195,9 @@ def _cut(value: Any) -> Any:
     return json.loads(text) if len(text) <= MOST_CHARACTERS else {"cut": text[:MOST_CHARACTERS]}
 
 
-def _entry(line: bytes) -> AuditEntry | None:
-    """None: cut off by a kill."""
-    try:
-        return AuditEntry.model_validate_json(line)
-    except ValidationError:
-        return None
+def _entry(path: Path, line: bytes) -> AuditEntry | None:
+    """None: cut off by a kill, or damaged, which `verify` tells apart from what follows."""
+    return guarded_line(path, line, AuditEntry.model_validate_json)
 
 
 def _lines(path: Path) -> Iterator[bytes]:

@@ -20,6 +20,7 @@ from ml_workbench_service.access.limits import Allowance
 from ml_workbench_service.access.operations import Scope
 from ml_workbench_service.access.shared_counts import SharedCounts
 from ml_workbench_service.jobs.durable_files import write_whole
+from ml_workbench_service.jobs.guarded_reading import guarded, json_object
 
 USES_FILE = "key_uses.json"
 LOOK_EVERY_S = 0.5
@@ -198,11 +199,15 @@ class KeyRing:
 
 def read_uses(path: Path) -> dict[str, dict[str, float]]:
     """Last uses and counts by the key's id; none where they are not there or cannot be read."""
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return {}
-    return {str(name): dict(use) for name, use in found.items() if isinstance(use, Mapping)} if found else {}
+    return guarded(path, _uses_in) or {}
+
+
+def _uses_in(content: bytes) -> dict[str, dict[str, float]]:
+    return {
+        name: {fact: number for fact, number in use.items() if isinstance(number, int | float)}
+        for name, use in json_object(content).items()
+        if isinstance(use, Mapping)
+    }
 
 
 def _use(caller: Caller) -> dict[str, float]:

@@ -20,6 +20,7 @@ from filelock import FileLock, Timeout
 from pydantic import Field, ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError, NotFoundError
+from common_lib.storage import make_folder
 from ml_workbench_service.access.operations import Scope
 from ml_workbench_service.contracts.contract import NAME_PATTERN, Contract, Finite, UtcDatetime, utc_now
 from ml_workbench_service.jobs.durable_files import write_whole
@@ -150,7 +151,7 @@ class KeyFile:
 
     @contextmanager
     def _changing(self) -> Iterator[tuple[ClientKey, ...]]:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self.path.parent)
         lock = FileLock(self.path.with_name(f".{self.path.name}.lock"), mode=0o600)
         try:
             lock.acquire(timeout=LOCK_TIMEOUT_S)

@@ -9,6 +9,7 @@ from enum import StrEnum
 
 KIB, MIB = 1024, 1024 * 1024
 API = "/api/v1"
+METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 READING = frozenset({"GET", "HEAD", "OPTIONS"})
 """Methods that change nothing."""
 NO_BODY = 16 * KIB
@@ -27,7 +28,7 @@ class Scope(StrEnum):
     PREDICT = "predict"
     """Ask models, and tell what came true."""
     TRAIN = "train"
-    """Start, cancel and delete jobs: trainings, experiments, replays, tests of resilience."""
+    """Start, cancel and delete jobs: trainings, experiments, replays, importance, tests of resilience."""
     DEPLOY = "deploy"
     """Say what is live: deployments, archived versions, agents, dead letters."""
     ADMIN = "admin"
@@ -85,7 +86,8 @@ for _path in (
     f"{API}/models/{{model_id}}/versions", f"{API}/models/{{model_id}}/versions/{{version}}",
     f"{API}/models/{{model_id}}/versions/{{version}}/series", f"{API}/models/{{model_id}}/versions/{{version}}/figures",
     f"{API}/models/{{model_id}}/versions/{{version}}/figures/{{name}}",
-    f"{API}/models/{{model_id}}/versions/{{version}}/report", f"{API}/compare", f"{API}/predictions",
+    f"{API}/models/{{model_id}}/versions/{{version}}/report",
+    f"{API}/models/{{model_id}}/versions/{{version}}/desk-report", f"{API}/compare", f"{API}/predictions",
     f"{API}/model-types", f"{API}/features", f"{API}/features/{{symbol:path}}", f"{API}/series",
     f"{API}/labels/{{symbol:path}}",
     f"{API}/jobs", f"{API}/jobs/{{job_id}}", f"{API}/jobs/{{job_id}}/events", f"{API}/jobs/{{job_id}}/log",
@@ -98,7 +100,7 @@ for _path in (
     f"{API}/agents/{{agent_id}}/figures/{{name}}", f"{API}/resilience/faults",
 ):  # fmt: skip
     _add(Scope.READ, f"GET {_path}")
-_add(Scope.READ, f"POST {API}/features/batch", MIB, changes=False)
+_add(Scope.READ, f"POST {API}/features/batch", 64 * KIB, changes=False)
 
 _add(Scope.PREDICT, f"POST {API}/models/{{model_id}}/predict", MIB, changes=False)
 _batch = Operation(
@@ -116,9 +118,10 @@ for _path in ("", "/versions/{version}"):
 _add(Scope.PREDICT, "GET /v2")
 _add(Scope.PREDICT, f"POST {API}/predictions/{{prediction_id}}/outcome", 64 * KIB)
 
-_add(Scope.TRAIN, f"POST {API}/models/train", MIB)
-_add(Scope.TRAIN, f"POST {API}/experiments", MIB)
+_add(Scope.TRAIN, f"POST {API}/models/train", 128 * KIB)  # 256 features of 130 characters are 34 KiB
+_add(Scope.TRAIN, f"POST {API}/experiments", 256 * KIB)
 _add(Scope.TRAIN, f"POST {API}/replays", 64 * KIB)
+_add(Scope.TRAIN, f"POST {API}/models/{{model_id}}/versions/{{version}}/importance", 8 * KIB)
 _add(Scope.TRAIN, f"POST {API}/resilience", 64 * KIB)
 _add(Scope.TRAIN, f"POST {API}/jobs/{{job_id}}/cancel")
 _add(Scope.TRAIN, f"DELETE {API}/jobs/{{job_id}}")
@@ -177,6 +180,13 @@ def operation_of(method: str, path: str) -> Operation | None:
                 _found.clear()
             _found[method, path] = found
     return found
+
+
+def methods_of(path: str) -> tuple[str, ...]:
+    """Every method that the table has for a path, in order: for its own words, where it has any for them."""
+    found = [each for method in METHODS if (each := operation_of(method, path)) is not None]
+    fewest = min((each.path.count("{") for each in found), default=0)
+    return tuple(each.method for each in found if each.path.count("{") == fewest)
 
 
 def _search(node: _Node, method: str, parts: list[str]) -> Operation | None:

@@ -34,10 +34,22 @@ from ml_workbench_service.contracts.contract import to_ms, utc_now
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.market.costs import pip_size, resolved_costs, unit_cost
+from ml_workbench_service.market.sizing import Held
 
 MAX_REPLAY_SERIES = 256  # a replay's series are of no use after it; the longest unused go first, live series stay
 _LEAST_EXACT_FIRST: tuple[StepFill, ...] = ("approximate", "record_close", "next_open", "next_close")
 _ACTION_NAMES: dict[int, Literal["short", "flat", "long"]] = {-1: "short", 0: "flat", 1: "long"}
+
+
+class Choice(NamedTuple):
+    """The next position, whether it was drawn at random, and for how many bars it was held since it was decided."""
+
+    position: float
+    explored: bool = False
+    held_bars: int = 0
+
+
+FLAT_CHOICE = Choice(0)
 
 
 class Agent(ABC):
@@ -69,7 +81,7 @@ class Agent(ABC):
         self._costs = costs
         self._resolved: dict[str, Costs] = {}
         self._positions_by_series: dict[str, Position] = {}
-        self._positions: dict[str, int] = {}
+        self._positions: dict[str, float] = {}
 
     @property
     def last_applied_id(self) -> str | None:
@@ -87,7 +99,7 @@ class Agent(ABC):
         """Share of random choices at the moment."""
 
     @abstractmethod
-    def _state(self, record: PredictionRecord, position: int) -> int:
+    def _state(self, record: PredictionRecord, position: float) -> int:
         """The number of what is known and held; may fail, changes nothing."""
 
     @abstractmethod
@@ -95,8 +107,8 @@ class Agent(ABC):
         """Takes what steps have earned; must not fail."""
 
     @abstractmethod
-    def _choose(self, record: PredictionRecord, state: int, held: int) -> tuple[int, bool]:
-        """The next position of a record that does not abstain, and whether it was drawn at random; must not fail."""
+    def _choose(self, record: PredictionRecord, state: int, held: Held) -> "Choice":
+        """What follows from a record that does not abstain; must not fail."""
 
     @abstractmethod
     def _knowledge(self) -> dict[str, Any]:
@@ -138,20 +150,23 @@ class Agent(ABC):
         realised, still_open = realise(standing, symbol=record.symbol, bar=bar, state=state)
         # Nothing below can fail: the entry is applied as a whole or not at all.
         self._learn(realised)
-        position, exposure, explored = held, standing.exposure, False
+        chosen, exposure = Choice(held, held_bars=standing.held_bars), standing.exposure
         if not keeps_position(record):
-            position, explored = (0, False) if says_nothing(record) else self._choose(record, state, held)
-            exposure = position * record.scaling_factor
+            before = Held(held, standing.held_bars)
+            chosen = FLAT_CHOICE if says_nothing(record) else self._choose(record, state, before)
+            exposure = chosen.position * record.scaling_factor
+        position, explored, held_bars = chosen
         step = open_step(
             standing,
             state=state,
-            action=position + 1,
+            action=_side(position) + 1,
             exposure=exposure,
             fill=record.metadata.fill,
             bar=bar,
             rule=record.metadata.filling_rule,
         )
-        self._keep(key, Position(at_ms, position, step.exposure, (*still_open, step), bar_ms, bar.close.price))
+        steps, price_of_bar = (*still_open, step), bar.close.price
+        self._keep(key, Position(at_ms, position, step.exposure, steps, bar_ms, price_of_bar, held_bars))
         self._positions[record.symbol] = position
         earned = sum([each.reward for each in realised]) if realised else None
         paid = sum([each.cost for each in realised]) if realised else None
@@ -303,7 +318,7 @@ class Agent(ABC):
             as_of=record.as_of,
             valid_until=record.valid_until,
             price=price,
-            action=_ACTION_NAMES[decided.position],
+            action=_ACTION_NAMES[_side(decided.position)],
             position=decided.position,
             size=decided.exposure if trades else 0.0,
             mode="frozen" if trades else "shadow",
@@ -320,13 +335,18 @@ class Agent(ABC):
 class _Decided(NamedTuple):
     """What came out of one record, before it is worded."""
 
-    position: int
+    position: float
     exposure: float
     explored: bool
     expected_cost: float
     reward: float | None
     cost: float | None
     fill: StepFill | None
+
+
+def _side(position: float) -> int:
+    """-1 short, 0 flat, 1 long."""
+    return (position > 0) - (position < 0)
 
 
 def _lateness(standing: Position, at_ms: int, bar_ms: int | None) -> int | None:

@@ -12,7 +12,6 @@ Keys that this version does not know are left out, with a line in the log. Each 
 so what was not of the present form is never overwritten: it stays beside as `checkpoint.<term>.json.bak`.
 """
 
-import json
 import logging
 import os
 import re
@@ -25,11 +24,19 @@ from typing import Any
 from pydantic import ConfigDict, Field, ValidationError
 
 from common_lib.exceptions import DataValidationError
+from common_lib.storage import make_folder
 from ml_workbench_service.agents.positions import Position
-from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, QLearningHyperparameters, RewardSettings
+from ml_workbench_service.contracts.agents import (
+    AgentFamily,
+    AgentMode,
+    QLearningHyperparameters,
+    RewardSettings,
+    Size,
+)
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.jobs.durable_files import sync_folder
+from ml_workbench_service.jobs.guarded_reading import json_object
 
 CHECKPOINT_PATTERN = re.compile(r"checkpoint(?:\.(\d+))?\.json")
 """Without a term: of a version that had none."""
@@ -81,7 +88,7 @@ class Checkpoint(Contract):
     exploration_rate: Finite = 0.0
     random_state: dict[str, Any] = Field(default_factory=dict)
     lanes: dict[str, Position]  # in the order of their last use
-    positions: dict[str, int]
+    positions: dict[str, Size]
     counters: Counters = Field(default_factory=Counters)
     last_applied_id: str | None
     given_up: dict[str, str] = Field(default_factory=dict)  # entries passed over, not yet dead letters, with the reason
@@ -96,7 +103,7 @@ class Checkpoint(Contract):
         Raises:
             OSError: the disk is full; what was there is untouched.
         """
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         file = folder / f"checkpoint.{self.term}.json"
         staged = folder / f".{file.name}"
         try:
@@ -126,10 +133,10 @@ class Checkpoint(Contract):
                 return None
             file = files[-1][1]
             try:
-                return _read(json.loads(file.read_bytes()), file)
+                return _read(json_object(file.read_bytes()), file)
             except FileNotFoundError:  # a later term has just taken its place
                 continue
-            except (ValueError, TypeError, AttributeError, KeyError) as error:
+            except (ValueError, TypeError, KeyError, ArithmeticError) as error:
                 faults = f"{error.error_count()} faults" if isinstance(error, ValidationError) else repr(error)
                 next_step = "move it away to begin anew, or restore it"
                 raise _refused(file, f"cannot be read ({faults})", next_step) from error

@@ -10,7 +10,7 @@ A definition is written whole, after its beginning and before the first process 
 
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TypeVar
@@ -18,12 +18,14 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from common_lib.exceptions import ConflictError, DataValidationError
+from common_lib.storage import make_folder
 from ml_workbench_service.agents.agent import Agent
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.learnt_table import learnt_table
 from ml_workbench_service.agents.policy_agent import PolicyAgent
 from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.agents.q_table import StateBins
+from ml_workbench_service.agents.signal_agent import SignalAgent
 from ml_workbench_service.contracts.agents import (
     AgentDefinition,
     AgentRequest,
@@ -37,6 +39,10 @@ from ml_workbench_service.jobs.durable_files import write_whole
 DEFINITION_FILE = "agent.json"
 BEGINNING_FILE = "beginning.json"
 AnyContract = TypeVar("AnyContract", bound=Contract)
+_KINDS: Mapping[str, type[QLearningAgent | PolicyAgent | SignalAgent]] = {
+    "q_learning": QLearningAgent, "signal": SignalAgent,
+}  # fmt: skip
+"""By family; the others execute a policy."""
 
 log = logging.getLogger(__name__)
 
@@ -54,8 +60,7 @@ def open_agent(folder: Path, agent_id: str) -> Agent:
     checkpoint = Checkpoint.load(folder)
     if checkpoint is not None:
         log.info("agent %s goes on after %d applied entries", agent_id, checkpoint.counters.num_applied)
-        kind = QLearningAgent if checkpoint.family == "q_learning" else PolicyAgent
-        return kind.restored(checkpoint)
+        return _KINDS.get(checkpoint.family, PolicyAgent).restored(checkpoint)
     return new_agent(folder.parent if re.fullmatch(r"shard\d+of\d+", folder.name) else folder, agent_id)
 
 
@@ -68,6 +73,9 @@ def new_agent(home: Path, agent_id: str) -> Agent:
     definition = read_definition(home)
     if definition is None:
         return QLearningAgent(agent_id)
+    if definition.family == "signal":
+        assert definition.model_id is not None, "no signal is defined without its model"
+        return SignalAgent(agent_id, model_id=definition.model_id, mode=definition.mode, costs=definition.costs)
     if definition.family != "q_learning":
         assert definition.model_id is not None, "no policy is defined without its model"
         return PolicyAgent(
@@ -131,13 +139,13 @@ def beginning_of(agent_id: str, copied: Sequence[Checkpoint]) -> Beginning:
     """The table that an agent's processes have learnt: the one, or of several the mean weighted by visits.
 
     Raises:
-        DataValidationError: the agent executes a policy and has no table.
+        DataValidationError: the agent learns no table.
         ConflictError: it has not learnt from any step yet, or its processes sort records into different bins.
     """
     if any(each.family != "q_learning" for each in copied):
         raise DataValidationError.at(
             "body.copy_of",
-            f"{agent_id} executes a policy and has no table to copy; start another agent of its family and model_id",
+            f"{agent_id} learns no table that could be copied; start another agent of its family and model_id",
         )
     if not any(num for each in copied for visits in each.visits_SA for num in visits):
         raise ConflictError(
@@ -162,7 +170,7 @@ def write_definition(home: Path, definition: AgentDefinition, beginning: Beginni
     Raises:
         UnavailableError: the disk is full.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     if beginning is not None:
         write_whole(home / BEGINNING_FILE, beginning.model_dump_json().encode(), durable=True)
     write_whole(home / DEFINITION_FILE, definition.model_dump_json().encode(), durable=True)

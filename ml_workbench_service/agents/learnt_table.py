@@ -48,7 +48,7 @@ def check_tabular(definition: AgentDefinition, checkpoints: Sequence[Checkpoint]
     """
     if definition.family != "q_learning":
         raise SeriesNotFoundError(
-            f"{definition.id} executes the {definition.family} policy {definition.model_id} and learns no Q table; its "
+            f"{definition.id} (family {definition.family}) follows {definition.model_id} and learns no Q table; its "
             f"decisions are at GET /api/v1/agents/{definition.id}/decisions"
         )
     if not checkpoints:

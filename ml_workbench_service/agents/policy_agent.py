@@ -12,12 +12,13 @@ It fails where records carry no such actions, as those of other models: they are
 from collections.abc import Sequence
 from typing import Any
 
-from ml_workbench_service.agents.agent import Agent, says_nothing
+from ml_workbench_service.agents.agent import Agent, Choice, says_nothing
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.positions import RealisedStep
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.market.sizing import Held
 
 
 class PolicyAgent(Agent):
@@ -50,16 +51,16 @@ class PolicyAgent(Agent):
     def _acts_on(self, record: PredictionRecord) -> bool:
         return super()._acts_on(record) and (record.metadata.actions_by_position is not None or says_nothing(record))
 
-    def _state(self, record: PredictionRecord, position: int) -> int:
+    def _state(self, record: PredictionRecord, position: float) -> int:
         return 0
 
     def _learn(self, realised: Sequence[RealisedStep]) -> None:
         pass
 
-    def _choose(self, record: PredictionRecord, state: int, held: int) -> tuple[int, bool]:
+    def _choose(self, record: PredictionRecord, state: int, held: Held) -> Choice:
         actions = record.metadata.actions_by_position
         assert actions is not None, "only records with actions are acted on"
-        return actions[held + 1], False
+        return Choice(actions[int(held.position) + 1])
 
     def _knowledge(self) -> dict[str, Any]:
         return {"family": self.family}

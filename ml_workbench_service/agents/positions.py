@@ -1,7 +1,7 @@
 """Positions: an agent's position on one series of predictions, and `realise`, which pays what a price makes known.
 
-A series is (source, model, symbol, timeframe). Its *position* is the last one chosen (-1, 0, 1); its *exposure* is the
-position times the record's `scaling_factor`, and is what costs, swap and reward are charged on. A chosen exposure
+A series is (source, model, symbol, timeframe). Its *position* is the last one chosen, a signed size; its *exposure* is
+the position times the record's `scaling_factor`, and is what costs, swap and reward are charged on. A chosen exposure
 becomes a step that is filled and later realised:
 
     fill next_open    chosen at bar t, filled at open(t+1), earns open(t+1) → open(t+2), realised at bar t+2
@@ -23,7 +23,7 @@ from typing import NamedTuple
 
 from pydantic import ConfigDict
 
-from ml_workbench_service.contracts.agents import StepFill
+from ml_workbench_service.contracts.agents import Size, StepFill
 from ml_workbench_service.contracts.contract import Finite
 from ml_workbench_service.contracts.market import Costs, FillRule
 from ml_workbench_service.contracts.prediction import FillingRule
@@ -51,16 +51,20 @@ class Step:
 
 @dataclass(slots=True)
 class Position:
-    """Where one series stands; `last_ms` is the newest bar's `as_of` (None: no bar yet), `last_bar_ms` its opening."""
+    """Where one series stands; `last_ms` is the newest bar's `as_of` (None: no bar yet), `last_bar_ms` its opening.
+
+    `held_bars`: since the position was decided, of agents that follow a declared rule.
+    """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
 
     last_ms: int | None = None
-    position: int = 0
+    position: Size = 0
     exposure: Finite = 0.0
     steps: tuple[Step, ...] = ()
     last_bar_ms: int | None = None
     last_price: Finite | None = None
+    held_bars: int = 0
 
 
 class FillPoint(NamedTuple):

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ml_workbench_service.agents.agent import Agent, says_nothing
+from ml_workbench_service.agents.agent import Agent, Choice, says_nothing
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.positions import RealisedStep
 from ml_workbench_service.agents.q_table import POSITIONS, USUAL_WIDTH, QTable, StateBins
 from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, QLearningHyperparameters, RewardSettings
 from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.market.sizing import Held
 
 
 class QLearningAgent(Agent):
@@ -44,7 +45,8 @@ class QLearningAgent(Agent):
         """Of its table while it learns; otherwise it explores nothing."""
         return self.table.exploration_rate if self.mode == "learn" else 0.0
 
-    def _state(self, record: PredictionRecord, position: int) -> int:
+    def _state(self, record: PredictionRecord, position: float) -> int:
+        position = int(position)
         if says_nothing(record):
             return self.table.bins.state_of(None, None, position)
         assert record.prediction is not None
@@ -67,11 +69,11 @@ class QLearningAgent(Agent):
             wanted = step.reward - aversion * step.reward**2
             self.table.learn(step.state, step.action, reward=wanted, next_state=step.next_state)
 
-    def _choose(self, record: PredictionRecord, state: int, held: int) -> tuple[int, bool]:
+    def _choose(self, record: PredictionRecord, state: int, held: Held) -> Choice:
         if self.mode == "learn":
             action, explored = self.table.choose(state)
-            return POSITIONS[action], explored
-        return POSITIONS[self.table.greedy(state)], False
+            return Choice(POSITIONS[action], explored)
+        return Choice(POSITIONS[self.table.greedy(state)])
 
     def _knowledge(self) -> dict[str, Any]:
         table = self.table

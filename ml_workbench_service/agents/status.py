@@ -15,7 +15,6 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from functools import lru_cache
 from pathlib import Path
 
 from common_lib.exceptions import AgentNotFoundError, DataValidationError
@@ -24,6 +23,7 @@ from ml_workbench_service.agents.checkpoint import CHECKPOINT_PATTERN, Checkpoin
 from ml_workbench_service.agents.definition import DEFINITION_FILE, read_definition
 from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentStatus
 from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.jobs.guarded_reading import SET_ASIDE
 from ml_workbench_service.jobs.process_record import ProcessRecord
 
 PROCESS_FILE = "process.json"
@@ -120,10 +120,11 @@ def read_agents(state_dir: Path) -> list[Agent]:
     for folder in agent_folders(state_dir):
         try:
             agents.append(read_agent(folder))
+            SET_ASIDE.mended(folder)
         except AgentNotFoundError:  # its folder was moved away in between
             continue
         except DataValidationError as error:
-            log_unreadable(folder, error.message)
+            SET_ASIDE.note(folder, error.message)
     return agents
 
 
@@ -133,12 +134,6 @@ def agent_folders(state_dir: Path) -> list[Path]:
     there = root.iterdir() if root.is_dir() else ()
     folders = sorted(folder for folder in there if folder.is_dir() and folder.name[0] != ".")
     return [folder for folder in folders if _holds_an_agent(folder)]
-
-
-@lru_cache(maxsize=1024)
-def log_unreadable(folder: Path, reason: str) -> None:
-    """Says once for each folder and reason why it is left out: lists are read again and again."""
-    log.error("the agent in %s cannot be read and is left out: %s", folder, reason)
 
 
 @dataclass(frozen=True)

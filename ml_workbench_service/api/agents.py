@@ -19,7 +19,9 @@ from ml_workbench_service.api.pages import Cursor, Limit, page
 from ml_workbench_service.contracts.agents import Agent, AgentDefinition, AgentList, AgentRequest, Beginning
 from ml_workbench_service.contracts.contract import NAME_PATTERN, utc_now
 from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.runners import AgentRunner
+from ml_workbench_service.contracts.training import parse_target
 
 router = APIRouter(prefix="/agents", tags=["agents"])
 AgentIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="Such as `default`.")]
@@ -39,6 +41,10 @@ EXAMPLES = {
     "policy": {
         "summary": "A deployed policy on the stream, only watched",
         "value": {"id": "trader", "family": "dqn", "model_id": "eur_usd_trader", "mode": "shadow"},
+    },
+    "signal": {
+        "summary": "A deployed forecast, or classifier, traded by its own position rule",
+        "value": {"id": "follower", "family": "signal", "model_id": "lstm_price_predictor", "mode": "frozen"},
     },
 }
 
@@ -138,7 +144,9 @@ def _check_model(model_id: str, body: AgentRequest, service: AppState) -> None:
     served = service.workbench.registry.served_card(model_id)
     if body.family == "q_learning":
         return
-    if served.family != body.family:
+    if body.family == "signal":
+        _check_signal(served)
+    elif served.family != body.family:
         raise DataValidationError.at(
             "body.model_id",
             f"{model_id} is a {served.family} model of the type {served.type}; a {body.family} agent executes a "
@@ -148,4 +156,16 @@ def _check_model(model_id: str, body: AgentRequest, service: AppState) -> None:
         raise ConflictError(
             f"{model_id} is not deployed, so none of its predictions is acted on; deploy it first: POST "
             f"/api/v1/models/{model_id}/deploy"
+        )
+
+
+def _check_signal(served: ModelCard) -> None:
+    """That the model says something of the price that a position earns."""
+    target = None if served.target is None else parse_target(served.target)
+    delay = int(served.label_start == "fill")
+    if target is None or not target.model_copy(update={"delay": delay}).is_traded(served.fill):
+        raise DataValidationError.at(
+            "body.model_id",
+            f"{served.id} forecasts {served.target or 'nothing'}, which no position earns; a signal agent takes the "
+            "positions of a model of price_change, log_return, direction or triple_barrier",
         )

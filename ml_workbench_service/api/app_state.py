@@ -2,10 +2,11 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import Depends, Header, Request
@@ -13,6 +14,8 @@ from fastapi import Depends, Header, Request
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.access.audit_log import AuditLog
 from ml_workbench_service.api.metrics import Metrics
+from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.contracts.runners import (
     AgentRunner,
@@ -22,6 +25,7 @@ from ml_workbench_service.contracts.runners import (
     TableReader,
     WebPage,
 )
+from ml_workbench_service.integrations.kept_folder import KeptFolder
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Workbench
@@ -30,6 +34,8 @@ from ml_workbench_service.serving.monitoring_log import MonitoringLog
 from ml_workbench_service.serving.publisher import PredictionPublisher
 
 NUM_QUEUE_THREADS = 2
+QUEUE_PATIENCE_S = 10.0
+"""For a whole answer, however slowly it drips; each piece of it has the connection's own time-out."""
 Given = ParamSpec("Given")
 Answer = TypeVar("Answer")
 
@@ -40,19 +46,54 @@ class QueueThreads:
     The loop's own threads read files, load models and fetch features; there are only a few of them.
     """
 
-    def __init__(self, num: int = NUM_QUEUE_THREADS) -> None:
+    def __init__(self, num: int = NUM_QUEUE_THREADS, *, patience_s: float = QUEUE_PATIENCE_S) -> None:
+        self._patience_s = patience_s
         self._threads = ThreadPoolExecutor(num, thread_name_prefix="queue-asker")
 
     async def run(self, work: Callable[Given, Answer], *args: Given.args, **kwargs: Given.kwargs) -> Answer:
-        """Like `asyncio.to_thread`, there."""
-        context = copy_context()
-        return await asyncio.get_running_loop().run_in_executor(
-            self._threads, lambda: context.run(work, *args, **kwargs)
-        )
+        """Like `asyncio.to_thread`, there.
+
+        Raises:
+            UnavailableError: it took too long; the thread goes on until its connection's time-out, or longer.
+        """
+        loop, context = asyncio.get_running_loop(), copy_context()
+        begun = loop.run_in_executor(self._threads, lambda: context.run(work, *args, **kwargs))
+        try:
+            async with asyncio.timeout(self._patience_s) as limit:
+                return await begun
+        except TimeoutError as error:
+            if not limit.expired():
+                raise
+            raise UnavailableError(
+                f"the prediction queue did not answer within {self._patience_s:g} s; check REDIS_URL and that the "
+                "Redis server runs",
+                retry_after_s=2,
+            ) from error
 
     def close(self) -> None:
         """Ends them; who still waits in line gets no answer."""
         self._threads.shutdown(wait=False, cancel_futures=True)
+
+
+class LastGood:
+    """When each thing was last found well."""
+
+    def __init__(self, now: Callable[[], datetime] = utc_now) -> None:
+        self._now = now
+        self._moments: dict[str, datetime] = {}
+
+    def noted(self, things: Mapping[str, OutsideThing]) -> dict[str, OutsideThing]:
+        """The things with their moments; those that know their own keep it."""
+        now = self._now()
+        for name, thing in things.items():
+            if thing.state == "ok":
+                self._moments[name] = now
+        return {name: self._dated(name, thing) for name, thing in things.items()}
+
+    def _dated(self, name: str, thing: OutsideThing) -> OutsideThing:
+        if thing.last_ok_at is not None or thing.state == "disabled":
+            return thing
+        return thing.model_copy(update={"last_ok_at": self._moments.get(name)})
 
 
 @dataclass(kw_only=True)
@@ -77,13 +118,17 @@ class AppState(PredictState):
     tables: TableReader
     max_workers: int
     max_memory_gb: float
+    max_job_hours: float | None = None  # None: a job may last as long as it takes
     audit: AuditLog
+    state_folder: KeptFolder
+    registry_folder: KeptFolder
     queue_policy: QueuePolicy = "drop_oldest"
     agent_supervisor: AgentRunner | None = None  # None: there is no Redis
     tracker: OnDemandProcess | None = None
     page: WebPage | None = None  # None: PAGE=false
     predict_workers: PredictProcesses | None = None  # None: this process answers
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
+    last_good: LastGood = field(default_factory=LastGood)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

@@ -6,19 +6,12 @@ from fastapi import APIRouter
 
 from ml_workbench_service import __version__, families  # loading the package registers every family
 from ml_workbench_service.api.app_state import AppStateDep
-from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.market import FeatureDescription
+from ml_workbench_service.contracts.market_data import FeatureList
 from ml_workbench_service.contracts.models import FamilyDescription, ModelTypeDescription, ModelTypeList
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.interfaces.family import families_of
-
-
-class FeatureList(Contract):
-    """`GET /features`."""
-
-    features: tuple[FeatureDescription, ...]
-
+from ml_workbench_service.market.features.expressions.catalogue import described_functions, described_sets
 
 PACKAGE = f"ml-workbench-service=={__version__}"
 router = APIRouter(tags=["catalogue"])
@@ -38,6 +31,7 @@ async def list_model_types() -> ModelTypeList:
                         package=families.plugins.packages.get(family.name, PACKAGE),
                         summary=(family.__doc__ or "").strip().splitlines()[0],
                         hyperparameters=family.Hyperparameters.model_json_schema(),
+                        explains_answers=family.explains_answers,
                     )
                     for family in families_of(model_type)
                 ),
@@ -49,5 +43,7 @@ async def list_model_types() -> ModelTypeList:
 
 @router.get("/features", summary="What can be read", responses=failures(502, 504))
 async def list_features(service: AppStateDep) -> FeatureList:
-    """Feature names that the feature store can serve, with their parameters."""
-    return FeatureList(features=tuple(await asyncio.to_thread(service.workbench.feature_store.describe)))
+    """Feature names that the feature store can serve, with their parameters; the functions that expressions over them
+    are written with, and the sets that ship by name."""
+    described = await asyncio.to_thread(service.workbench.feature_store.describe)
+    return FeatureList(features=tuple(described), functions=described_functions(), sets=described_sets())

@@ -4,16 +4,14 @@ A rejected value is never echoed: validation errors keep path, message and code.
 surrogate in a key) is replaced, so that the error itself can be sent.
 """
 
-import difflib
 import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
+import sqlite3
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import MAX_BODY_SIZE_SCOPE_KEY
 
@@ -28,16 +26,15 @@ from common_lib.exceptions import (
     PlatformError,
     RateLimitError,
     RouteNotFoundError,
+    StorageFullError,
     UnavailableError,
     UnsupportedMediaTypeError,
 )
 from common_lib.logging import correlation_id
+from common_lib.storage import storage_error
+from ml_workbench_service.access.operations import methods_of
 from ml_workbench_service.contracts.contract import Contract
-
-NOT_SENT = ("string_type", "list_type")
-"""What pydantic says of a shape that was not sent."""
-MOST_ERRORS = 50
-MOST_CHARACTERS = 200
+from ml_workbench_service.contracts.rejections import names_of, validation_error
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +47,7 @@ _BY_STATUS: Mapping[int, tuple[type[PlatformError], str]] = {
     413: (PayloadTooLargeError, "the body is too large; send fewer rows or items at a time"),
     415: (UnsupportedMediaTypeError, "send JSON with the header Content-Type: application/json"),
     429: (RateLimitError, "too many requests; wait, then try again"),
+    507: (StorageFullError, "the disk is full: free some space, then try again"),
     503: (UnavailableError, "not available at the moment; try again"),
 }
 
@@ -79,7 +77,11 @@ def render(error: PlatformError) -> Response:
 
 
 def unexpected(error: Exception) -> Response:
-    """The answer to an exception nobody foresaw."""
+    """The answer to an exception nobody foresaw; what a disk or a database refused has its status all the same."""
+    if isinstance(error, OSError | sqlite3.Error):
+        told = storage_error(error)
+        told.__cause__ = error
+        return render(told)
     log.exception("unexpected error", exc_info=error)
     message = "an unexpected error; it is in the service log under this correlation id, please report it"
     return render_quietly(UnexpectedError(message))
@@ -104,7 +106,9 @@ async def _validation(request: Request, error: Exception) -> Response:
 async def _http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     response = of_status(error.status_code, most_bytes=request.scope.get(MAX_BODY_SIZE_SCOPE_KEY))
-    response.headers.update(error.headers or {})  # such as `Allow`
+    response.headers.update(error.headers or {})
+    if error.status_code == 405 and (methods := methods_of(request.scope["path"])):
+        response.headers["Allow"] = ", ".join(methods)  # a router knows those of one route, and a path may have several
     return response
 
 
@@ -127,73 +131,6 @@ def of_status(status: int, *, most_bytes: int | None = None) -> Response:
     return render(UnexpectedError("the request could not be answered; try again, and report it if it stays so"))
 
 
-def validation_error(errors: Sequence[Any], *, known: Sequence[str] = (), prefix: str = "") -> DataValidationError:
-    """One DataValidationError for pydantic's findings: path, message and code of each; no values.
-
-    Args:
-        errors: pydantic's or FastAPI's list.
-        known: names that a misspelt key is compared with.
-        prefix: put before each path, such as "body".
-    """
-    told = _of_the_shape_sent(errors)
-    explained = [_explained(each, known, prefix) for each in told[:MOST_ERRORS]]
-    first = explained[0] if explained else {"path": prefix, "message": "not usable", "code": "invalid"}
-    more = f" (and {len(told) - 1} more)" if len(told) > 1 else ""
-    return DataValidationError(
-        f"{first['path']}: {first['message']}{more}; correct it and send the request again",
-        details={"errors": explained},
-    )
-
-
-def of_pydantic(error: ValidationError, contract: type[Contract], *, prefix: str) -> DataValidationError:
-    """A contract's own ValidationError as the platform's."""
-    return validation_error(
-        error.errors(include_url=False, include_input=False), known=list(names_of(contract)), prefix=prefix
-    )
-
-
-def names_of(contract: type[Contract]) -> Iterator[str]:
-    """The keys of a contract and of the contracts inside it."""
-    for name, field in contract.model_fields.items():
-        yield name
-        for inner in (field.annotation, *getattr(field.annotation, "__args__", ())):
-            if isinstance(inner, type) and issubclass(inner, Contract):
-                yield from names_of(inner)
-
-
-def _of_the_shape_sent(errors: Sequence[Any]) -> list[Any]:
-    """Of a key that takes a text or a list, only what is said of the one that was sent, and under the key's own path.
-
-    Pydantic tells of both, each under a path that ends in its own name for the shape.
-    """
-    places = [tuple(part for part in each.get("loc", ()) if not _names_a_shape(part)) for each in errors]
-    told = []
-    for each, place in zip(errors, places, strict=True):
-        further = [
-            other
-            for other, other_place in zip(errors, places, strict=True)
-            if other_place[: len(place)] == place and (len(other_place) > len(place) or other["type"] not in NOT_SENT)
-        ]
-        if place == tuple(each.get("loc", ())) or each["type"] not in NOT_SENT or not further:
-            told.append({**each, "loc": place})
-    return told
-
-
-def _names_a_shape(part: object) -> bool:
-    return re.fullmatch(r"constrained-\w+|list\[constrained-\w+\]", str(part)) is not None
-
-
-def _explained(error: Mapping[str, Any], known: Sequence[str], prefix: str) -> dict[str, str]:
-    path = ".".join(_printable(part) for part in ((prefix,) if prefix else ()) + tuple(error.get("loc", ())))
-    message = str(error.get("msg", "not usable")).removeprefix("Value error, ")
-    if error.get("type") == "extra_forbidden":
-        near = difflib.get_close_matches(path.rpartition(".")[2], known, n=1, cutoff=0.5)
-        message = "this key is not known" + (f"; did you mean {near[0]}?" if near else "")
-    if error.get("type") == "json_invalid":
-        message = "the body is not valid JSON"
-    return {"path": path, "message": _printable(message), "code": str(error.get("type", "invalid"))}
-
-
 def _known_names(request: Request) -> list[str]:
     """Keys of the contracts that the matched route takes as its body."""
     field = getattr(request.scope.get("route"), "body_field", None)
@@ -201,11 +138,6 @@ def _known_names(request: Request) -> list[str]:
     if isinstance(annotation, type) and issubclass(annotation, Contract):
         return list(names_of(annotation))
     return []
-
-
-def _printable(part: object) -> str:
-    text = str(part).encode("utf-8", "replace").decode()
-    return text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + "…"
 
 
 def _sendable(value: Any) -> Any:

@@ -3,12 +3,14 @@
 import asyncio
 from functools import partial
 from typing import Annotated, Any
+from weakref import WeakKeyDictionary
 
 from fastapi import APIRouter, Body, Response
 
 from common_lib.exceptions import JobNotFoundError
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
 from ml_workbench_service.api.jobs import JobIdPath
+from ml_workbench_service.api.middleware import CallerDep
 from ml_workbench_service.api.pages import Cursor, Limit
 from ml_workbench_service.api.submission import accepted_once, submit_once
 from ml_workbench_service.api.tables.answering import AskedTable, answer_rows, table_of
@@ -27,9 +29,10 @@ from ml_workbench_service.contracts.tables import ROWS
 from ml_workbench_service.contracts.training import SEED_EXAMPLE
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.workflows.plan_experiment import ExperimentPlan, plan_experiment
-from ml_workbench_service.workflows.plan_training import plan_training
+from ml_workbench_service.workflows.plan_training import check_length, plan_training
 
 router = APIRouter(prefix="/experiments", tags=["experiments"])
+_told_before: WeakKeyDictionary[JobFolder, tuple[Job, ExperimentSummary]] = WeakKeyDictionary()
 EXAMPLE: dict[str, Any] = {
     "name": "LSTM, units and learning rate",
     "base": SEED_EXAMPLE,
@@ -56,10 +59,11 @@ async def start_experiment(
     service: AppStateDep,
     response: Response,
     key: IdempotencyDep,
+    caller: CallerDep,
 ) -> JobAccepted:
     """Accepts a search and answers at once. Trials are scored on the validation part; the winner is evaluated on the
     test part, once, and published."""
-    spec = await submit_once(JobKind.EXPERIMENT, partial(_plan, body, service), service, response, key)
+    spec = await submit_once(JobKind.EXPERIMENT, partial(_plan, body, service), service, response, caller.client, key)
     told = {"experiment_id": spec.id, "num_trials": spec.plan["num_trials"]}
     return accepted_once(spec, response, location=f"/api/v1/experiments/{spec.id}", **told)
 
@@ -98,7 +102,7 @@ def trial_row(trial: ExperimentTrial) -> dict[str, Any]:
 
 def _plan(body: ExperimentRequest, service: AppState) -> ExperimentPlan:
     unfinished = [folder.spec for folder in service.store.unfinished()]
-    return plan_experiment(
+    plan = plan_experiment(
         body,
         service.workbench,
         plan_training=lambda request: plan_training(  # a search on the same bars is no repetition
@@ -110,6 +114,8 @@ def _plan(body: ExperimentRequest, service: AppState) -> ExperimentPlan:
         max_workers=service.max_workers,
         max_memory_gb=service.max_memory_gb,
     )
+    check_length(plan.duration_s, max_hours=service.max_job_hours)
+    return plan
 
 
 def _list(service: AppState, limit: int, cursor: str | None) -> ExperimentList:
@@ -119,6 +125,17 @@ def _list(service: AppState, limit: int, cursor: str | None) -> ExperimentList:
 
 
 def _summary(folder: JobFolder, job: Job) -> ExperimentSummary:
+    """Its line; of one that has ended the same until its job says something new, which trials no longer do."""
+    told = _told_before.get(folder)
+    if told is not None and told[0] is job:
+        return told[1]
+    line = _line(folder, job)
+    if job.status.is_final:
+        _told_before[folder] = job, line
+    return line
+
+
+def _line(folder: JobFolder, job: Job) -> ExperimentSummary:
     trials = folder.trials.trials()
     best = _best(trials, job)
     return ExperimentSummary(

@@ -4,9 +4,12 @@ The table process draws; the service passes on what it sends, so that its memory
 """
 
 import asyncio
+import logging
+import zlib
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Response
+from pydantic import ValidationError
 
 from common_lib.exceptions import JobNotFoundError
 from ml_workbench_figures import figures_for
@@ -23,21 +26,28 @@ from ml_workbench_service.contracts.figures import (
     FigureTheme,
     SentFigureTask,
 )
-from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.contracts.importance import ImportanceReport
+from ml_workbench_service.contracts.jobs import JobKind, JobStatus
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
 from ml_workbench_service.workflows.draw_figures import by_column
 from ml_workbench_service.workflows.read_curves import read_curves
 
 router = APIRouter(prefix="/models/{model_id}/versions/{version}", tags=["figures"])
+log = logging.getLogger(__name__)
 FigureName = Annotated[str, Path(pattern=r"^[a-z][a-z_]{0,63}$", description="Such as equity; the list names all.")]
 
 
-@router.get("/figures", summary="List a version's figures", responses=failures(404))
+@router.get("/figures", summary="List a version's figures", responses=failures(404, 409))
 async def list_figures(model_id: ModelIdPath, version: VersionPath, service: AppStateDep) -> FigureList:
     """Every figure of a version, and whether it says something of this one: by its type and what is traded on it."""
     task = await asyncio.to_thread(_task, service, model_id, version, None, None)
-    tables: dict[Source, object] = {"rows": task.rows_path, "curves": task.curves, "importance": task.importance}
+    tables: dict[Source, object] = {
+        "rows": task.rows_path,
+        "curves": task.curves,
+        "importance": task.importance,
+        "measured_importance": task.measured_importance,
+    }
     has = [name for name, table in tables.items() if table]
     place = f"/api/v1/models/{model_id}/versions/{version}"
     return FigureList(
@@ -63,7 +73,7 @@ async def list_figures(model_id: ModelIdPath, version: VersionPath, service: App
             "description": "A figure as Plotly reads it; its caption as sentences in `layout.meta.caption`.",
             "content": {"application/json": {"schema": {"type": "object"}}},
         },
-        **failures(404, 503),
+        **failures(404, 409, 503),
     },
 )
 async def draw_figure(
@@ -88,7 +98,7 @@ async def draw_figure(
             "description": "A page that opens without network.",
             "content": {"text/html": {"schema": {"type": "string"}, "example": "<!doctype html>…"}},
         },
-        **failures(404, 503),
+        **failures(404, 409, 503),
     },
 )
 async def read_report(
@@ -106,19 +116,43 @@ async def read_report(
 
 async def drawn(service: AppState, task: FigureTask | SentFigureTask, media_type: str = "application/json") -> Response:
     """What the table process draws."""
-    headers = {"ETag": f'"{task.card.digest}"'} if isinstance(task, FigureTask) else None
+    headers = {"ETag": _tag(task)} if isinstance(task, FigureTask) else None
     return await passed_on(service.tables.draw(task), media_type, headers)
+
+
+def _tag(task: FigureTask) -> str:
+    """A version never changes; what was measured of it since may."""
+    found = task.measured_importance
+    measured = "" if found is None else f"-{zlib.crc32(found.model_dump_json().encode()):08x}"
+    return f'"{task.card.digest}{measured}"'
 
 
 def _task(service: AppState, model_id: str, version: str, name: str | None, theme: FigureTheme | None) -> FigureTask:
     registry = service.workbench.registry
     card = registry.card(model_id, version)
-    path = registry.folder(model_id, version) / EVALUATION_FILE
+    path = registry.file(model_id, version, EVALUATION_FILE)
     curves, importance = _of_its_job(service, card)
     return FigureTask(
-        card=card, rows_path=str(path) if path.is_file() else None, name=name, theme=theme, curves=curves,
-        importance=importance,
+        card=card, rows_path=None if path is None else str(path), name=name, theme=theme, curves=curves,
+        importance=importance, measured_importance=_measured(service, card),
     )  # fmt: skip
+
+
+def _measured(service: AppState, card: ModelCard) -> ImportanceReport | None:
+    """What the newest importance job of the version found that went well; its part is its asker's choice."""
+    for folder in reversed(list(service.store.folders())):
+        order = folder.spec.request
+        if folder.spec.kind is not JobKind.IMPORTANCE:
+            continue
+        if (order.get("model_id"), order.get("version")) != (card.id, card.version):
+            continue
+        try:
+            job = folder.job()
+            if job.status is JobStatus.SUCCEEDED:
+                return ImportanceReport.model_validate(job.result)
+        except (JobNotFoundError, ValidationError) as error:  # deleted meanwhile, or its event log is damaged
+            log.warning("the importance job %s is passed over: %s", folder.id, error)
+    return None
 
 
 def _of_its_job(service: AppState, card: ModelCard) -> tuple[dict[str, list[Any]], dict[str, float]]:

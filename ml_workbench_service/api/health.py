@@ -1,6 +1,7 @@
 """Health checks (`/health`, `/live`, `/ready` below it) and `/metrics`: cheap for probes, honest for people."""
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Response
@@ -10,12 +11,14 @@ from common_lib.exceptions import PlatformError
 from ml_workbench_service import __version__
 from ml_workbench_service.agents.status import agent_folder, read_agent
 from ml_workbench_service.api.app_state import AppState, AppStateDep
+from ml_workbench_service.api.door.probes import probed
 from ml_workbench_service.api.middleware import checked, checked_with_bearer
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.contracts.runners import PredictProcesses
 from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
+from ml_workbench_service.jobs.guarded_reading import SET_ASIDE, name_of
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model_server import ModelServer
 
@@ -38,6 +41,8 @@ class Readiness(Contract):
 alive = APIRouter(tags=["health"])
 """What a predict worker answers by itself."""
 router = APIRouter(tags=["health"])
+MOST_NAMED = 5
+"""Versions or files that a sentence names; lists of models, and the log, name more."""
 METRICS_ANSWER: dict[str, Any] = {
     "description": "Text as Prometheus reads it.",
     "content": {
@@ -63,11 +68,11 @@ async def check_liveness() -> Health:
 
 @router.get("/health/ready", summary="What does it work with?", responses={503: failures(503)[503]})
 async def check_readiness(service: AppStateDep) -> Readiness:
-    """Names the feature store, the tracking server, Redis, the registry, the loaded models and the agent, each with
-    mode and state.
+    """Names STATE_DIR, the feature store, the tracking server, Redis with its append-only file, the registry, the
+    loaded models and the agent, each with mode and state; of what can go away also when it was last found well.
     """
-    redis = await service.queue_threads.run(_redis, service)
-    things = await asyncio.to_thread(_things, service, redis)
+    asked = await probed(service)
+    things = await asyncio.to_thread(_things, service, asked)
     degraded = any(thing.state in ("degraded", "down") for thing in things.values())
     return Readiness(status="degraded" if degraded else "ready", things=things)
 
@@ -90,31 +95,42 @@ async def read_metrics(service: AppStateDep) -> Response:
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
-def _things(service: AppState, redis: OutsideThing) -> dict[str, OutsideThing]:
-    addresses = service.workbench.addresses
-    tracking_mode: Literal["embedded", "remote", "off"] = "embedded" if addresses.tracking_is_embedded else "remote"
+def _things(service: AppState, asked: Mapping[str, OutsideThing]) -> dict[str, OutsideThing]:
     workers = {} if service.predict_workers is None else {"predict_workers": predict_workers(service.predict_workers)}
-    strategy_engine = OutsideThing(mode="remote", state="ok")
-    if service.workbench.strategy_engine is None:
-        detail = "set STRATEGY_ENGINE_URL; deployments are on the stream"
-        strategy_engine = OutsideThing(mode="off", state="disabled", detail=detail)
     return {
-        "feature_store": service.workbench.feature_store.check(),
-        "experiment_tracking": OutsideThing(
-            mode="off" if addresses.tracking == "disabled" else tracking_mode,
-            state="disabled" if addresses.tracking == "disabled" else "ok",
-            detail="projected by the tracker process whenever there is something to tell",
-        ),
-        "redis": redis,
-        "model_registry": OutsideThing(
-            mode="folder", state="ok", detail=f"{len(service.workbench.registry.model_ids())} models"
-        ),
+        **service.last_good.noted({"feature_store": service.workbench.feature_store.check()}),
+        **asked,
+        "model_registry": model_registry(service.workbench, asked["model_registry"]),
+        "state_files": state_files(),
         "live_models": live_models(service.workbench),
         "inference": inference(service.model_server, service.predict_workers),
         **workers,
-        "strategy_engine": strategy_engine,
         "agent": _agent(service),
     }
+
+
+def model_registry(workbench: Workbench, probed: OutsideThing) -> OutsideThing:
+    """How its folder is, how many models there are, and which versions are set aside, with the reason."""
+    if probed.state == "down":
+        return probed
+    num, aside = len(workbench.registry.model_ids()), workbench.registry.set_aside()
+    if not aside:
+        return probed.model_copy(update={"detail": f"{num} models; {probed.detail}"})
+    named = "; ".join(f"{each.state}: {each.reason}" for each in aside[:MOST_NAMED])
+    more = f"; and {len(aside) - MOST_NAMED} more" if len(aside) > MOST_NAMED else ""
+    versions = "1 version is" if len(aside) == 1 else f"{len(aside)} versions are"
+    told = f"{num} models; {versions} set aside: {named}{more}; {probed.detail}"
+    return probed.model_copy(update={"state": "degraded" if probed.state == "ok" else probed.state, "detail": told})
+
+
+def state_files() -> OutsideThing:
+    """What of the service's own files this process could not read and has set aside."""
+    aside = SET_ASIDE.named()
+    if not aside:
+        return OutsideThing(mode="folder", state="ok", detail="everything that was read made sense")
+    named = "; ".join(f"{name_of(each.path)}: {each.reason}" for each in aside[:MOST_NAMED])
+    more = f"; and {len(aside) - MOST_NAMED} more, which the log names" if len(aside) > MOST_NAMED else ""
+    return OutsideThing(mode="folder", state="degraded", detail=f"{len(aside)} set aside: {named}{more}")
 
 
 def live_models(workbench: Workbench) -> OutsideThing:
@@ -162,18 +178,6 @@ def predict_workers(workers: PredictProcesses) -> OutsideThing:
         notes.append(f"worker {', '.join(map(str, by_file))} reads the history file: Redis is away")
     is_whole = len(reports) == workers.num and not by_file
     return OutsideThing(mode="embedded", state="ok" if is_whole else "degraded", detail="; ".join(notes))
-
-
-def _redis(service: AppState) -> OutsideThing:
-    addresses = service.workbench.addresses
-    mode: Literal["embedded", "remote"] = "embedded" if addresses.redis_is_embedded else "remote"
-    if service.workbench.queue is None:
-        return OutsideThing(mode="off", state="down", detail=addresses.redis_fault)
-    try:
-        elapsed_s = service.workbench.queue.ping()
-    except PlatformError as error:
-        return OutsideThing(mode=mode, state="down", detail=error.message)
-    return OutsideThing(mode=mode, state="ok", detail=f"answers in {elapsed_s * 1000:.1f} ms")
 
 
 def _agent(service: AppState) -> OutsideThing:

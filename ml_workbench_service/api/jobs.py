@@ -14,6 +14,7 @@ from ml_workbench_service.api.pages import Cursor, Limit
 from ml_workbench_service.api.submission import accepted
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobAccepted, JobKind, JobList, JobStatus
+from ml_workbench_service.contracts.strict_numbers import whole_number
 
 router = APIRouter(prefix="/jobs", tags=["jobs"])
 JobIdPath = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$", description="`job_id` of the 202.")]
@@ -61,7 +62,7 @@ async def follow_job(
     last_event_id: Annotated[str | None, Header()] = None,
 ) -> AsyncIterator[ServerSentEvent]:
     """Server-sent events: all so far, then each as it comes, up to the final one. `Last-Event-ID` continues."""
-    after = int(last_event_id) if last_event_id and last_event_id.isdigit() and len(last_event_id) < 12 else 0
+    after = whole_number(last_event_id or "") or 0
     async for event in service.supervisor.follow(job_id, after, stopping=service.stopping):
         yield ServerSentEvent(
             id=str(event.seq), event=event.type, data={"at": event.model_dump(mode="json")["at"], **event.data}

@@ -107,7 +107,7 @@ async def report_outcome(
     return await asyncio.to_thread(_report, service, prediction_id, body)
 
 
-@router.get("/models/{model_id}/monitoring", summary="Watch a model live", responses=failures(404, 503))
+@router.get("/models/{model_id}/monitoring", summary="Watch a model live", responses=failures(404, 409, 503))
 async def show_monitoring(
     model_id: ModelIdPath, service: AppStateDep, version: VersionQuery = None, from_: From = None, to: To = None
 ) -> MonitoringReport:

@@ -3,6 +3,7 @@
 One service can so be the feature store of another, named by its address: the Feature Store contract in JSON and Arrow.
 """
 
+import asyncio
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Annotated, Any, TypeVar
@@ -11,10 +12,11 @@ from fastapi import APIRouter, Body, Depends, Path, Query, Response
 from pydantic import ValidationError
 
 from ml_workbench_service.api.app_state import AppState, AppStateDep
-from ml_workbench_service.api.errors import of_pydantic
 from ml_workbench_service.api.tables.answering import AcceptedFormat, disposition, passed_on, table_of
 from ml_workbench_service.contracts.contract import Contract, MarketDatetime
 from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.feature_names import split_features
+from ml_workbench_service.contracts.feature_sets import is_reference
 from ml_workbench_service.contracts.market_data import (
     BAR_COLUMNS,
     FeatureBatch,
@@ -23,12 +25,14 @@ from ml_workbench_service.contracts.market_data import (
     LabelRequest,
     LabelSeries,
 )
+from ml_workbench_service.contracts.rejections import of_pydantic
 from ml_workbench_service.contracts.tables import FeatureTask, LabelTask, MarketTask, TableFormat
+from ml_workbench_service.workflows.read_features import selected_sets
 
 EXAMPLE = {
     "symbols": ["EUR/USD", "GBP/USD"],
     "timeframe": "1h",
-    "features": ["close", "sma_20", "rsi_14"],
+    "features": ["close", "rsi_14", "zscore(close, 50)"],
     "start_date": "2025-02-03T00:00:00Z",
     "end_date": "2025-02-04T00:00:00Z",
 }
@@ -84,11 +88,15 @@ async def read_features(
     format: AcceptedFormat,
     timeframe: TimeframeQuery,
     features: Annotated[
-        str, Query(max_length=8192, description="Names with commas between; default: the bars' own columns.")
+        str,
+        Query(
+            max_length=8192,
+            description="Names and expressions with commas between; default: the bars' own columns.",
+        ),
     ] = ",".join(BAR_COLUMNS),
 ) -> Response:
     """Bars and features as of a moment, with when each row was known; a bar that is forming is left out."""
-    names = [name.strip() for name in features.split(",")]
+    names = split_features(features)
     wanted = {"symbols": [symbol], "timeframe": timeframe, "features": names, **asdict(asked)}
     return await _answer_features(service, _checked(FeatureRequest, wanted), format, is_batch=False)
 
@@ -137,7 +145,10 @@ async def list_labels(
 async def _answer_features(
     service: AppState, request: FeatureRequest, format: TableFormat, *, is_batch: bool
 ) -> Response:
-    task = FeatureTask(request=request, is_batch=is_batch, now=service.workbench.clock.now())
+    selected: dict[str, tuple[str, ...]] = {}
+    if any(map(is_reference, request.features)):
+        selected = await asyncio.to_thread(selected_sets, request, service.workbench.registry)
+    task = FeatureTask(request=request, selected=selected, is_batch=is_batch, now=service.workbench.clock.now())
     name = "-".join([*(symbol.replace("/", "") for symbol in request.symbols[:4]), request.timeframe])
     return await _answer(service, task, format, name=name)
 

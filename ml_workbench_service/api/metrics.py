@@ -4,6 +4,7 @@ several apps can live in one process."""
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -14,6 +15,8 @@ from ml_workbench_service.api.predict_workers.metrics import WorkerSums
 from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.runners import PredictProcesses
+from ml_workbench_service.contracts.runs.columns import Coded
+from ml_workbench_service.contracts.runs.records import RecordRun
 from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.serving.inference_line import InferenceLine
 from ml_workbench_service.serving.interval_outcomes import LiveCoverage
@@ -79,16 +82,26 @@ class Metrics:
         latency.observe(elapsed_s)
 
     def count_prediction(self, record: PredictionRecord) -> None:
-        """A record, and the reasons of its abstention; their labels are looked up once."""
-        key = (record.model_id, record.version, record.status, record.direction, *record.abstain_reasons)
+        """A record, and the reasons of its abstention."""
+        self._count((record.model_id, record.version, record.status, record.direction, *record.abstain_reasons), 1)
+
+    def count_run(self, run: RecordRun) -> None:
+        """The same of the records of a run."""
+        parts = map(run.coded, ("model_id", "version", "status", "direction", "abstain_reasons"))
+        keys = Coded.joined(lambda *each: (*each[:4], *each[4]), *parts)
+        for key, num in zip(keys.choices, np.bincount(keys.codes_N, minlength=len(keys.choices)), strict=True):
+            self._count(key, int(num))
+
+    def _count(self, key: tuple[str, ...], num: int) -> None:
+        """So many more; their labels are looked up once."""
         counters = self._of_predictions.get(key)
         if counters is None:
             if len(self._of_predictions) >= MOST_LABELS:
                 self._of_predictions.clear()
-            of_reasons = [self.abstentions.labels(record.model_id, reason) for reason in record.abstain_reasons]
+            of_reasons = [self.abstentions.labels(key[0], reason) for reason in key[4:]]
             counters = self._of_predictions[key] = (self.predictions.labels(*key[:4]), *of_reasons)
         for counter in counters:
-            counter.inc()
+            counter.inc(num)
 
     def watch_agents(self, state_dir: Path) -> None:
         """Shows what the agents have applied and earned, read anew at each scrape."""

@@ -10,6 +10,7 @@ import ipaddress
 import logging
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -26,12 +27,13 @@ from common_lib.exceptions import (
     PlatformError,
     UnsupportedMediaTypeError,
 )
-from common_lib.logging import CORRELATION_PATTERN, correlated, new_correlation_id
+from common_lib.logging import CORRELATION_PATTERN, correlated, correlation_id, new_correlation_id
 from ml_workbench_service.access.gate import SEND_KEY, Gate, check_scope
 from ml_workbench_service.access.key_ring import Caller
 from ml_workbench_service.access.operations import MOST_BODY_BYTES, READING, Operation, operation_of
 from ml_workbench_service.access.operations import Scope as KeyScope
 from ml_workbench_service.api.errors import of_status, render, too_large, unexpected
+from ml_workbench_service.api.metrics import Metrics
 
 CORRELATION_KEY = b"x-correlation-id"
 ROUTE = "ml_workbench.route"
@@ -39,6 +41,8 @@ ROUTE = "ml_workbench.route"
 CALLER = "ml_workbench.caller"
 OPERATION = "ml_workbench.operation"
 """In a scope, from the door on: who asks, and for what."""
+DECIDED = "ml_workbench.decided"
+"""In a scope whose request the server itself has met at the door: a `Decided`."""
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -48,6 +52,50 @@ SECURITY_HEADERS = (
 NOT_KEPT = (b"cache-control", b"private, no-cache")
 """Of answers that need a key: what stands between must not keep them for others."""
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Knock:
+    """What the door looks at of a request's head.
+
+    Attributes:
+        identifier: the correlation id that it brought; empty where there is none that may be kept.
+        is_own: whether it came to this machine's loopback, and names it.
+    """
+
+    operation: Operation | None
+    key: bytes | None
+    address: str
+    identifier: str
+    is_own: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """What the door has decided before the app was asked; with `refusal` the app only says it."""
+
+    identifier: str
+    begun_s: float
+    refusal: Exception | None
+
+
+def knock_of(scope: Scope) -> Knock | None:
+    """Of a head that nothing but its key may stand against; None for any other, whose fault the app words."""
+    headers = _first_of_each(scope["headers"])
+    operation = operation_of(scope["method"], scope["path"])
+    try:
+        _check_head(scope["method"], operation, headers)
+        is_own = is_loopback(scope) and _names_loopback(headers)
+    except (PlatformError, ValueError):  # a host or an origin may be no address at all
+        return None
+    return Knock(operation, _key(operation, headers), _address(scope), _identifier(headers), is_own)
+
+
+def let_in(gate: Gate, knock: Knock) -> Caller:
+    """Who asks; raises what stands against it."""
+    if not gate.is_guarded and not knock.is_own:
+        raise _not_loopback()
+    return gate.admit(knock.key, address=knock.address, operation=knock.operation)
 
 
 class AtTheDoor:
@@ -74,16 +122,17 @@ class AtTheDoor:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        decided: Decided | None = scope.get(DECIDED)
         headers = _first_of_each(scope["headers"])
-        offered = headers.get(b"x-correlation-id", b"").decode("latin-1")
-        identifier = offered if CORRELATION_PATTERN.fullmatch(offered) else new_correlation_id()
+        identifier = decided.identifier if decided is not None else _identifier(headers) or new_correlation_id()
         with correlated(identifier):
             await self._answer(scope, receive, send, identifier, headers)
 
     async def _answer(
         self, scope: Scope, receive: Receive, send: Send, identifier: str, headers: Mapping[bytes, bytes]
     ) -> None:
-        begun = time.perf_counter()
+        decided: Decided | None = scope.get(DECIDED)
+        begun = time.perf_counter() if decided is None else decided.begun_s
         status = 0
         is_replaced = False
 
@@ -106,9 +155,7 @@ class AtTheDoor:
             await send(message)
 
         try:
-            if self._ask is not None:
-                await self._look_at_guess(scope, headers, self._ask)
-            operation = self._let_in(scope, headers)
+            operation = await self._met(scope, headers) if decided is None else _as_decided(scope, decided)
             app = self._audited if operation is not None and operation.changes else self._app
             await app(scope, receive, stamped)
         except PlatformError as error:
@@ -119,6 +166,11 @@ class AtTheDoor:
             if status:  # the answer is on its way: all that is left is to break it off
                 raise
             await unexpected(error)(scope, receive, stamped)
+
+    async def _met(self, scope: Scope, headers: Mapping[bytes, bytes]) -> Operation | None:
+        if self._ask is not None:
+            await self._look_at_guess(scope, headers, self._ask)
+        return self._let_in(scope, headers)
 
     async def _look_at_guess(
         self, scope: Scope, headers: Mapping[bytes, bytes], ask: Callable[[bytes, str], Awaitable[bool]]
@@ -133,14 +185,9 @@ class AtTheDoor:
         """What is asked for, once it is known that this caller may ask for it; raises what stands against it."""
         operation = scope[OPERATION] = operation_of(scope["method"], scope["path"])
         if not self._gate.is_guarded and not (is_loopback(scope) and _names_loopback(headers)):
-            raise AuthenticationError(
-                "without an API_KEY the service answers loopback only; set API_KEY and send it as X-API-Key"
-            )
+            raise _not_loopback()
         scope[CALLER] = self._gate.admit(_key(operation, headers), address=_address(scope), operation=operation)
-        if scope["method"] not in READING:
-            _check_site(headers)
-        _check_size(operation, headers)
-        _check_media_type(scope["method"], operation, headers)
+        _check_head(scope["method"], operation, headers)
         return operation
 
 
@@ -156,6 +203,34 @@ class SizeByOperation:
             await self._app(scope, receive, send)
             return
         await RequestBodyLimitResponder(self._app, _most_bytes(scope.get(OPERATION)))(scope, receive, send)
+
+
+def _as_decided(scope: Scope, decided: Decided) -> Operation | None:
+    """The operation of a request that the door has met before; raises why it is refused."""
+    if decided.refusal is not None:
+        raise decided.refusal
+    operation: Operation | None = scope[OPERATION]
+    return operation
+
+
+def _not_loopback() -> AuthenticationError:
+    return AuthenticationError(
+        "without an API_KEY the service answers loopback only; set API_KEY and send it as X-API-Key"
+    )
+
+
+def _identifier(headers: Mapping[bytes, bytes]) -> str:
+    """The correlation id that was sent, where it may be kept; else empty."""
+    offered = headers.get(CORRELATION_KEY, b"").decode("latin-1")
+    return offered if CORRELATION_PATTERN.fullmatch(offered) else ""
+
+
+def _check_head(method: str, operation: Operation | None, headers: Mapping[bytes, bytes]) -> None:
+    """Whether anybody may send such a head; raises what stands against it."""
+    if method not in READING:
+        _check_site(headers)
+    _check_size(operation, headers)
+    _check_media_type(method, operation, headers)
 
 
 def _first_of_each(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
@@ -331,7 +406,12 @@ def _count(scope: Scope, status: int, elapsed_s: float) -> None:
     service = getattr(scope["app"].state, "service", None) if "app" in scope else None
     if service is None:
         return
-    route = _route(scope)
-    service.metrics.count_answer(scope["method"], route, status, elapsed_s)
+    note_answer(service.metrics, scope["method"], _route(scope), status, elapsed_s, correlation_id())
+
+
+def note_answer(metrics: Metrics, method: str, route: str, status: int, elapsed_s: float, identifier: str) -> None:
+    """Counts an answer, and logs it where that is asked for."""
+    metrics.count_answer(method, route, status, elapsed_s)
     if log.isEnabledFor(logging.DEBUG):
-        log.debug("answered", extra={"route": route, "status": status, "elapsed_ms": round(elapsed_s * 1000, 2)})
+        told = {"route": route, "status": status, "elapsed_ms": round(elapsed_s * 1000, 2)}
+        log.debug("answered", extra={**told, "correlation_id": identifier})

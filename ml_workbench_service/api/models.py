@@ -1,7 +1,9 @@
 """`/models`: list, cards, versions, training; archiving, restoring and purging."""
 
 import asyncio
+from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Annotated, Any
@@ -9,12 +11,13 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Header, Path, Query, Response
 
 from common_lib.exceptions import (
+    BundleDamagedError,
     DataValidationError,
     JobNotFoundError,
     ModelNotFoundError,
-    PredictionError,
     VersionNotFoundError,
 )
+from common_lib.storage import check_there
 from ml_workbench_service.access.gate import check_scope
 from ml_workbench_service.access.operations import Scope
 from ml_workbench_service.api.app_state import AppState, AppStateDep, IdempotencyDep
@@ -25,6 +28,7 @@ from ml_workbench_service.api.submission import accepted_once, submit_once
 from ml_workbench_service.contracts.contract import VERSION_PATTERN
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.evaluation import TodaysVerdict
 from ml_workbench_service.contracts.jobs import JobAccepted, JobKind, JobSpec
 from ml_workbench_service.contracts.models import (
     LiveIntervalReport,
@@ -38,22 +42,25 @@ from ml_workbench_service.contracts.models import (
     VersionList,
 )
 from ml_workbench_service.contracts.training import ModelType, TrainRequest
-from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
+from ml_workbench_service.evaluation.todays_verdicts import stated_today, with_todays_verdicts
+from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.learning.bundle.checked_bundles import set_aside
 from ml_workbench_service.learning.bundle.listing import CardFacts
 from ml_workbench_service.workflows.end_versions import archive, purge_model, purge_version, restore
-from ml_workbench_service.workflows.plan_training import TrainingPlan, plan_training
+from ml_workbench_service.workflows.plan_training import TrainingPlan, check_length, plan_training
 
 router = APIRouter(prefix="/models", tags=["models"])
 Purge = Annotated[bool, Query(description="Remove the files of an archived version for good.")]
 Confirm = Annotated[
     str | None, Query(max_length=64, description="The model's id: that its files cannot be brought back is meant so.")
 ]
+MOST_SET_ASIDE = 200
 VersionPath = Annotated[str, Path(pattern=VERSION_PATTERN, description="Such as 1.0.0.")]
 
 
-@router.get("", summary="List the models", responses=failures())
+@router.get("", summary="List the models", responses=failures(), response_model=ModelList)
 async def list_models(
     service: AppStateDep,
     symbol: Symbol,
@@ -62,7 +69,7 @@ async def list_models(
     order: Annotated[ModelOrder, Query(description="By id, or by when the version was made.")] = "id",
     limit: Limit = 50,
     cursor: Cursor = None,
-) -> ModelList:
+) -> Response:
     """Each model once, by its live version, else its newest that is not archived; in the order of their ids, or newest
     first.
 
@@ -70,10 +77,12 @@ async def list_models(
     """
     wanted = _Wanted(model_type, status, symbol, service.workbench.registry)
     lines, following = await asyncio.to_thread(_page_of_models, service, wanted, order, limit, cursor)
-    return ModelList(models=lines, next_cursor=following)
+    aside = await asyncio.to_thread(service.workbench.registry.set_aside)
+    rest = ModelList(models=(), set_aside=aside[:MOST_SET_ASIDE], next_cursor=following).model_dump_json().encode()
+    return Response(_BEGIN + b",".join(lines) + rest.removeprefix(_BEGIN), media_type="application/json")
 
 
-@router.get("/{model_id}", summary="Show a model", responses=failures(404))
+@router.get("/{model_id}", summary="Show a model", responses=failures(404, 409))
 async def show_model(model_id: ModelIdPath, service: AppStateDep, response: Response) -> ModelCard:
     """The full card of the live version, else of the newest."""
     card = await asyncio.to_thread(lambda: _as_of_now(service.workbench.registry.served_card(model_id), service))
@@ -85,18 +94,24 @@ async def show_model(model_id: ModelIdPath, service: AppStateDep, response: Resp
 async def list_versions(
     model_id: ModelIdPath, service: AppStateDep, limit: Limit = 50, cursor: Cursor = None
 ) -> VersionList:
-    """Full cards, newest first, archived ones too; and what is left of purged ones."""
+    """Full cards, newest first, archived ones too; what is left of purged ones; and which cannot be served, and why."""
     registry = service.workbench.registry
-    cards, purged = await asyncio.to_thread(lambda: (registry.cards(model_id), registry.tombstones(model_id)))
+    cards, faults = await asyncio.to_thread(registry.sound_and_set_aside, model_id)
+    purged = await asyncio.to_thread(registry.tombstones, model_id)
     shown, following = page(cards, limit=limit, cursor=cursor, name=lambda card: card.version)
     versions = await asyncio.to_thread(_judged_today, shown, service)
-    return VersionList(versions=tuple(versions), purged=tuple(purged.values()), next_cursor=following)
+    return VersionList(
+        versions=tuple(versions),
+        purged=tuple(purged.values()),
+        set_aside=tuple(set_aside(model_id, version, fault) for version, fault in faults.items()),
+        next_cursor=following,
+    )
 
 
 @router.get(
     "/{model_id}/versions/{version}",
     summary="Show a version",
-    responses={**failures(404), 304: {"description": "Unchanged."}},
+    responses={**failures(404, 409), 304: {"description": "Unchanged."}},
     response_model=ModelCard,
 )
 async def show_version(
@@ -181,9 +196,11 @@ async def _forget_purged(service: AppState) -> None:
     responses=failures(409, 413, 415, 507),
     response_model_exclude_unset=True,
 )
-async def train_model(body: TrainRequest, service: AppStateDep, response: Response, key: IdempotencyDep) -> JobAccepted:
+async def train_model(
+    body: TrainRequest, service: AppStateDep, response: Response, key: IdempotencyDep, caller: CallerDep
+) -> JobAccepted:
     """Accepts a training and answers at once; the job at `Location` tells how it goes."""
-    spec = await submit_once(JobKind.TRAIN, partial(_plan, body, service), service, response, key)
+    spec = await submit_once(JobKind.TRAIN, partial(_plan, body, service), service, response, caller.client, key)
     told = {name: spec.plan[name] for name in ("model_id", "version", "estimate")}
     return accepted_once(spec, response, location=f"/api/v1/jobs/{spec.id}", **told)
 
@@ -221,24 +238,26 @@ class _Wanted:
     status: ModelStatus | None
     symbol: str | None
     registry: FolderModelRegistry
-    cards: dict[_Place, ModelCard] = field(default_factory=dict)  # of those that are
+    cards: dict[_Place, tuple[ModelCard, ModelStatus]] = field(default_factory=dict)  # of those that are
 
     def keep(self, place: _Place) -> bool:
-        """A model of which no version can be read is left out: its own page says what is wrong."""
+        """A model of which no version can be served is passed over: the list names what is set aside."""
         model_id, version = place
-        if version is None:
-            found = self.registry.served_facts(model_id)
-            if found is None or not self._fits(*found):
-                return False
-        elif not self.registry.is_archived(model_id, version):
-            return False
         try:
-            registry = self.registry
-            card = registry.served_card(model_id) if version is None else registry.card(model_id, version)
-        except (PredictionError, ModelNotFoundError, VersionNotFoundError):  # logged by the registry; or gone by now
+            if version is None:
+                seen = self.registry.look(model_id)
+                facts = self.registry.served_facts(model_id, seen)
+                if facts is None or not self._fits(*facts):
+                    return False
+                card, status = self.registry.served(model_id, seen)
+            elif self.registry.is_archived(model_id, version):
+                card, status = self.registry.card(model_id, version), "archived"
+            else:
+                return False
+        except (BundleDamagedError, ModelNotFoundError, VersionNotFoundError):  # set aside; or gone by now
             return False
-        self.cards[place] = card
-        return self._fits(card, card.status)
+        self.cards[place] = card, status
+        return self._fits(card, status)
 
     def _fits(self, each: ModelCard | CardFacts, status: ModelStatus) -> bool:
         return (
@@ -250,20 +269,47 @@ class _Wanted:
 
 def _page_of_models(
     service: AppState, wanted: _Wanted, order: ModelOrder, limit: int, cursor: str | None
-) -> tuple[tuple[ModelSummary, ...], str | None]:
+) -> tuple[list[bytes], str | None]:
+    check_there(wanted.registry.root)  # else the list would be empty
+    history = service.workbench.history
     shown, following = page(
-        _places(wanted, order), limit=limit, cursor=cursor, name=lambda place: " ".join(filter(None, place)),
+        _places(wanted, order, history), limit=limit, cursor=cursor, name=lambda place: " ".join(filter(None, place)),
         keep=wanted.keep,
     )  # fmt: skip
-    history = service.workbench.history
-    cards = _judged_today([wanted.cards[place] for place in shown], service)
-    return tuple(summary(card, history.live(card.id)) for card in cards), following
+    found = [wanted.cards[place] for place in shown]
+    today = stated_today(service.workbench.multiple_testing, [card for card, _ in found])
+    lines = [
+        _line(card, status, verdict, history.live(card.id))
+        for (card, status), verdict in zip(found, today, strict=True)
+    ]
+    return lines, following
 
 
-def _places(wanted: _Wanted, order: ModelOrder) -> list[_Place]:
+_LINES: OrderedDict[str, tuple[tuple[object, ...], bytes]] = OrderedDict()
+"""Lines by digest, with what else they say: the same verdict, status and deployment make the same line."""
+MOST_LINES = 1_000
+_BEGIN = b'{"models":['
+
+
+def _line(card: ModelCard, status: ModelStatus, today: TodaysVerdict | None, live: Deployment | None) -> bytes:
+    """`summary` in JSON, of the card as it was published and what has become of it."""
+    says = (card.evaluation, today, status, live)
+    kept = _LINES.get(card.digest)
+    if kept is not None and all(one is other for one, other in zip(kept[0], says, strict=True)):
+        return kept[1]
+    as_of_now = card.model_copy(update={"status": status, "todays_verdict": today})
+    line = summary(as_of_now, live).model_dump_json().encode()
+    _LINES[card.digest] = says, line
+    while len(_LINES) > MOST_LINES:
+        with suppress(KeyError):  # another thread made room meanwhile
+            _LINES.popitem(last=False)
+    return line
+
+
+def _places(wanted: _Wanted, order: ModelOrder, history: DeploymentHistory) -> list[_Place]:
     """Everything that may be listed, in its order."""
     registry = wanted.registry
-    names = registry.listing.names()
+    names = tuple(history.names()) if wanted.status == "deployed" else registry.listing.names()
     if order == "newest":
         made = {each: found[0].created_at if (found := registry.served_facts(each)) else "" for each in names}
         names = tuple(sorted(names, key=lambda each: (made[each], each), reverse=True))
@@ -314,9 +360,11 @@ def _with_run(card: ModelCard, store: JobStore) -> ModelCard:
 
 
 def _plan(body: TrainRequest, service: AppState) -> TrainingPlan:
-    return plan_training(
+    plan = plan_training(
         body,
         service.workbench,
         unfinished=_unfinished(service),
         max_memory_gb=service.max_memory_gb,
     )
+    check_length(plan.estimate.duration_s, max_hours=service.max_job_hours)
+    return plan

@@ -10,6 +10,7 @@ from fastapi import Depends, Query
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import normal_symbol
+from ml_workbench_service.contracts.strict_numbers import whole_number
 
 Limit = Annotated[int, Query(ge=1, le=200, description="At most this many.")]
 Cursor = Annotated[str | None, Query(max_length=512, description="`next_cursor` of the page before.")]
@@ -82,10 +83,10 @@ def number_of(cursor: str | None) -> int | None:
     """
     if cursor is None:
         return None
-    text = named_by(cursor)
-    if not (text.isascii() and text.isdigit() and len(text) < 19):
+    number = whole_number(named_by(cursor))
+    if number is None:
         raise _foreign()
-    return int(text)
+    return number
 
 
 def _after(cursor: str, names: Sequence[str]) -> int:

@@ -2,9 +2,9 @@
 
 The outermost layer has checked the key (`middleware`); the bytes become a `PredictRequest` in one step, and the record
 becomes bytes in one step. Whatever is not an ordinary request (another route, a query it does not know, a chunked or
-large body, one that is not valid) goes on to the route of `api/predictions.py` with its body unread or told again. So
-that route is the one place that words such errors and the document's one source; a request that both understand gets
-the same answer from either (tests/api/predicting/test_predict_door.py).
+large body, one that is not valid) goes on, its body unread or told again, to the layer of large bodies and the route
+(`api/predicting/routes.py`). So that route is the one place that words such errors and the document's one source; a
+request that both understand gets the same answer from either (tests/api/predicting/test_predict_door.py).
 """
 
 import re
@@ -19,6 +19,7 @@ from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import ROUTE
 from ml_workbench_service.api.predictions import answer_one
+from ml_workbench_service.contracts.bodies import READ_HERE
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
 
@@ -26,8 +27,6 @@ Enqueue = Literal["best_effort", "guaranteed", "never"]
 PREFIX, SUFFIX = "/api/v1/models/", "/predict"
 TEMPLATE = f"{PREFIX}{{model_id}}{SUFFIX}"
 MODEL_ID = re.compile(NAME_PATTERN)
-MOST_BYTES = 1024 * 1024
-"""Larger bodies are none of microseconds; the route reads them under its own limit."""
 QUERIES: dict[bytes, Enqueue] = {
     b"": "best_effort",
     b"enqueue=best_effort": "best_effort",
@@ -35,8 +34,8 @@ QUERIES: dict[bytes, Enqueue] = {
     b"enqueue=never": "never",
 }
 
-_request_of = PredictRequest.__pydantic_validator__.validate_json
-_bytes_of = PredictionRecord.__pydantic_serializer__.to_json
+request_of = PredictRequest.__pydantic_validator__.validate_json
+bytes_of = PredictionRecord.__pydantic_serializer__.to_json
 
 
 class PredictDoor:
@@ -52,14 +51,14 @@ class PredictDoor:
         if model_id is None or not isinstance(service, PredictState):
             await self._app(scope, receive, send)
             return
-        num_bytes = length_of(scope["headers"], most_bytes=MOST_BYTES)
+        num_bytes = length_of(scope["headers"], most_bytes=READ_HERE)
         enqueue = QUERIES.get(scope["query_string"])
-        if enqueue is None or num_bytes is None or num_bytes > MOST_BYTES:
+        if enqueue is None or num_bytes is None or num_bytes > READ_HERE:
             await self._app(scope, receive, send)
             return
         messages = await read_whole(receive)
         try:
-            request = _request_of(body_of(messages))
+            request = request_of(body_of(messages))
         except ValidationError:
             await self._app(scope, told_again(messages, receive), send)
             return
@@ -69,7 +68,7 @@ class PredictDoor:
         except PlatformError as error:
             await render(error)(scope, receive, send)
             return
-        await send_json(_bytes_of(record), send)
+        await send_json(bytes_of(record), send)
 
 
 async def read_whole(receive: Receive) -> list[Message]:

@@ -1,33 +1,33 @@
-"""`/models/{id}/predict` and `/predict/batch`: ask, answer, publish what is live."""
+"""What `/models/{id}/predict` and its batch do: ask, answer, publish what is live; `predicting/` has their routes."""
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
+from itertools import groupby
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Path, Query, Response
+import numpy as np
+from fastapi import Path, Query
 from pydantic import ValidationError
 from pydantic_core import to_json
 
-from common_lib.exceptions import NotLiveError, PlatformError
+from common_lib.exceptions import DataValidationError, NotLiveError, PlatformError
 from common_lib.logging import correlation_id
-from ml_workbench_service.api.app_state import PredictState, PredictStateDep
-from ml_workbench_service.api.errors import of_pydantic
+from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import NAME_PATTERN
 from ml_workbench_service.contracts.deployment import is_monitored
-from ml_workbench_service.contracts.errors import failures
-from ml_workbench_service.contracts.prediction import (
-    BatchAnswer,
-    PredictBatchRequest,
-    PredictionRecord,
-    PredictRequest,
-)
-from ml_workbench_service.contracts.tables import TableFormat
+from ml_workbench_service.contracts.market import Bools
+from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
+from ml_workbench_service.contracts.rejections import of_pydantic
+from ml_workbench_service.contracts.runs.records import RecordRun, RunRow
 from ml_workbench_service.serving.model_server import Chosen
 from ml_workbench_service.serving.predict import Admitted, Prepared, Question, admitted, prepared_together
 from ml_workbench_service.serving.request_to_windows import fetch_question, question_of
+from ml_workbench_service.serving.runs.from_columns import AskedRows, questions_of
+from ml_workbench_service.serving.runs.from_requests import columns_of
+from ml_workbench_service.serving.runs.questions import QuestionRun
 
-router = APIRouter(prefix="/models", tags=["models"])
 ModelIdPath = Annotated[str, Path(pattern=NAME_PATTERN, description="The model's id, such as lstm_price_predictor.")]
 Enqueue = Annotated[
     Literal["best_effort", "guaranteed", "never"],
@@ -38,48 +38,8 @@ Enqueue = Annotated[
     ),
 ]
 
-_bytes_of = PredictionRecord.__pydantic_serializer__.to_json
-
-ARROW = TableFormat.ARROW.value
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-SEED_BODY = {
-    "symbol": "EUR/USD",
-    "timeframe": "1h",
-    "features": {
-        "sma_20": [1.1012, 1.1015, 1.1020],
-        "rsi_14": [45.2, 46.8, 48.3],
-        "macd": [0.0012, 0.0015, 0.0018],
-        "bb_width": [0.0025, 0.0024, 0.0028],
-    },
-}
-EXAMPLES = {
-    "features": {"summary": "Features sent along, oldest first", "value": SEED_BODY},
-    "inputs": {
-        "summary": "Inputs with context",
-        "value": {"inputs": SEED_BODY["features"], "context": {"symbol": "EUR/USD"}},
-    },
-    "fetched": {"summary": "The service fetches the features", "value": {"symbol": "EUR/USD", "timeframe": "1h"}},
-}
-
-
-@router.post(
-    "/{model_id}/predict",
-    summary="Predict once",
-    response_model=PredictionRecord,
-    responses=failures(404, 409, 413, 415, 500, 502, 503, 504),
-)
-async def predict(
-    model_id: ModelIdPath,
-    body: Annotated[PredictRequest, Body(openapi_examples=EXAMPLES)],
-    service: PredictStateDep,
-    enqueue: Enqueue = "best_effort",
-) -> Response:
-    """One record from the live version (or the one named): forecast, direction, confidence, interval, novelty.
-
-    Abstaining is an answer too: `status: abstain`, with the reasons. Records of the live version enter the queue.
-    """
-    record = await answer_one(service, model_id, body, enqueue)
-    return Response(record.model_dump_json(), media_type="application/json")
+AT_ONCE = 32
+"""Rows of a batch between two looks at what else waits for the event loop: some milliseconds."""
 
 
 async def answer_one(service: PredictState, model_id: str, request: PredictRequest, enqueue: str) -> PredictionRecord:
@@ -93,9 +53,12 @@ async def answer_chosen(
     service: PredictState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
 ) -> PredictionRecord:
     """`answer_one` by a version that was chosen already, so that whoever read the request read it for this one."""
-    _check_live(chosen, enqueue)
-    question = await _question(chosen, request, service, received_ms=received_ms)
-    _check_present(question, enqueue)
+    question = await checked_question(service, chosen, request, enqueue, received_ms=received_ms)
+    return await answer_question(service, chosen, question, enqueue)
+
+
+async def answer_question(service: PredictState, chosen: Chosen, question: Question, enqueue: str) -> PredictionRecord:
+    """The record of a question that was checked, counted, monitored and left for the queue."""
     keeps = enqueue != "never"
     record = await service.model_server.answer(chosen, question, correlation_id(), keeps=keeps)
     if keeps:
@@ -104,46 +67,48 @@ async def answer_chosen(
     return record
 
 
-@router.post(
-    "/{model_id}/predict/batch",
-    summary="Predict many",
-    response_model=BatchAnswer,
-    responses={200: {"description": "The answers.", "content": {ARROW: BINARY}}, **failures(404, 413, 415, 500, 503)},
-    openapi_extra={"requestBody": {"content": {ARROW: BINARY}}},
-)
-async def predict_batch(
-    model_id: ModelIdPath,
-    body: Annotated[PredictBatchRequest, Body(examples=[{"items": [SEED_BODY, SEED_BODY]}])],
-    service: PredictStateDep,
-    enqueue: Enqueue = "best_effort",
-) -> Response:
-    """Records in the order of the items; a bad item fails alone, with the error body in its place.
-
-    Batches run in float32, where sharing a run changes no bit. An item whose record could not be enqueued as it was
-    asked for fails alone too. In Arrow a row is a window (features are lists) or a bar (they are numbers, and windows
-    are cut from the bars of a symbol, oldest first), beside `symbol`, `timeframe`, `as_of`, `price` and `position`.
-    """
-    return Response(await answer_items(service, model_id, body.items, enqueue), media_type="application/json")
-
-
 async def answer_items(service: PredictState, model_id: str, items: Sequence[Any], enqueue: str) -> bytes:
     """A `BatchAnswer` as it is sent; what both ways into `/predict/batch` do. An item may have been read already."""
     received_ms = clock_ms(service.workbench.clock)
+    answers = await answer_many(service, await chosen_for(service, model_id, items), enqueue, received_ms=received_ms)
+    return await batch_of([each if isinstance(each, PlatformError) else each.body for each in answers])
+
+
+async def batch_of(answers: Sequence[bytes | PlatformError]) -> bytes:
+    """A `BatchAnswer` of records as they are sent and errors."""
+    parts = []
+    for number, each in enumerate(answers):
+        parts.append(to_json(each.body(correlation_id())) if isinstance(each, PlatformError) else each)
+        if number % AT_ONCE == AT_ONCE - 1:
+            await asyncio.sleep(0)
+    return b'{"predictions":[' + b",".join(parts) + b"]}"
+
+
+async def chosen_for(service: PredictState, model_id: str, items: Sequence[Any]) -> list["Asked"]:
+    """Each item with the version that shall answer it, or why it cannot be asked."""
     asked: list[Asked] = []
+    chosen: dict[str | None, Chosen] = {}
     for number, item in enumerate(items):
+        if number % AT_ONCE == AT_ONCE - 1:
+            await asyncio.sleep(0)
+        if isinstance(item, PlatformError):
+            asked.append(item)
+            continue
         try:
             request = item if isinstance(item, PredictRequest) else _item(item, number)
         except PlatformError as error:
             asked.append(error)
             continue
+        version = request.wanted_version
         try:
-            asked.append((await service.model_server.choose(model_id, request.wanted_version), request))
+            if version not in chosen:
+                chosen[version] = await service.model_server.choose(model_id, version)
+            asked.append((chosen[version], request))
         except PlatformError as error:
-            if error.status == 404 and not request.wanted_version:
+            if error.status == 404 and not version:
                 raise  # the model itself does not exist: nothing an item could change
             asked.append(error)
-    answers = await answer_many(service, asked, enqueue, received_ms=received_ms)
-    return _written([each.body(correlation_id()) if isinstance(each, PlatformError) else each for each in answers])
+    return asked
 
 
 Asked = tuple[Chosen, PredictRequest] | PlatformError
@@ -152,25 +117,32 @@ Asked = tuple[Chosen, PredictRequest] | PlatformError
 
 async def answer_many(
     service: PredictState, asked: Sequence[Asked], enqueue: str, *, received_ms: int, is_whole: bool = False
-) -> list[PredictionRecord | PlatformError]:
-    """A record or an error each, in order, in float32; counted, monitored and left for the queue as `answer_one` does.
+) -> list[RunRow | PlatformError]:
+    """A row or an error each, in order, in float32; counted, monitored and left for the queue as `answer_one` does.
 
     Args:
         is_whole: one that cannot be asked is raised, with its number, before any is answered.
     """
-    answers: dict[int, PredictionRecord | PlatformError] = {}
+    read = partial(_together, asked, enqueue, received_ms=received_ms)
+    together = await asyncio.to_thread(read) if len(asked) > AT_ONCE else read()
+    if together is not None:
+        run, failed = await answer_run(service, *together, enqueue)
+        return [failed.get(row.number, row) for row in run.rows()]
+    answers: dict[int, RunRow | PlatformError] = {}
     groups: dict[tuple[str, str, bool], tuple[Chosen, list[tuple[int, Admitted]]]] = {}
     for number, each in enumerate(asked):
+        if number % AT_ONCE == AT_ONCE - 1:
+            await asyncio.sleep(0)
         try:
             if isinstance(each, PlatformError):
                 raise each
-            chosen, found = each[0], await _admitted(service, *each, enqueue, received_ms=received_ms)
+            chosen, found = each[0], await read_question(service, *each, enqueue, received_ms=received_ms)
         except PlatformError as error:
             answers[number] = error
             continue
         key = (chosen.model.card.version, chosen.model.card.digest, chosen.deployment is not None)
         groups.setdefault(key, (chosen, []))[1].append((number, found))
-    ready = [(chosen, *_scaled(chosen, members)) for chosen, members in groups.values()]
+    ready = [(chosen, *await _scaled(chosen, members)) for chosen, members in groups.values()]
     for _, _, refused in ready:
         answers |= refused
     if is_whole and answers:
@@ -179,64 +151,108 @@ async def answer_many(
         raise _of_row(refusal, number, len(asked)) from refusal
     for chosen, whole, _ in ready:
         if whole:
-            answers |= await _answer_group(service, chosen, whole, enqueue)
+            run, failed = await answer_run(service, chosen, QuestionRun.of([each for _, each in whole]), enqueue)
+            rows = [failed.get(row.number, row) for row in run.rows()]
+            answers |= {number: row for (number, _), row in zip(whole, rows, strict=True)}
     return [answers[number] for number in range(len(asked))]
 
 
-def _scaled(
+def _together(asked: Sequence[Asked], enqueue: str, *, received_ms: int) -> tuple[Chosen, QuestionRun] | None:
+    """The questions to one version as columns; None where one has to be read, or refused, alone."""
+    pairs = [each for each in asked if not isinstance(each, PlatformError)]
+    if len(pairs) < len(asked) or len({id(chosen) for chosen, _ in pairs}) != 1:
+        return None
+    chosen = pairs[0][0]
+    found = columns_of(chosen.model, [request for _, request in pairs], received_ms=received_ms)
+    if found is None or not may_be_asked(chosen, found[0], enqueue, received_ms=received_ms).all():
+        return None
+    try:
+        return chosen, questions_of(chosen.model, *found, received_ms=received_ms)
+    except DataValidationError:  # of one, whose own words are asked for
+        return None
+
+
+def may_be_asked(chosen: Chosen, asked: AskedRows, enqueue: str, *, received_ms: int) -> Bools:
+    """(N,) which rows may be: what must enter the queue is of the live version and about the present."""
+    if enqueue != "guaranteed":
+        return np.ones(len(asked), dtype=np.bool_)
+    return np.asarray(~asked.is_past(chosen.model, received_ms) & (chosen.deployment is not None))
+
+
+async def _scaled(
     chosen: Chosen, members: Sequence[tuple[int, Admitted]]
 ) -> tuple[list[tuple[int, Prepared]], dict[int, PlatformError]]:
     """The windows of one version as its network reads them, and those that it cannot read, by their numbers."""
-    prepared = prepared_together(chosen.model, [each for _, each in members])
+    prepared: list[Prepared | Exception] = []
+    for first in range(0, len(members), AT_ONCE):
+        prepared += prepared_together(chosen.model, [each for _, each in members[first : first + AT_ONCE]])
+        await asyncio.sleep(0)
     numbered = [(number, each) for (number, _), each in zip(members, prepared, strict=True)]
     whole = [(number, each) for number, each in numbered if isinstance(each, Prepared)]
     return whole, {number: each for number, each in numbered if isinstance(each, PlatformError)}
 
 
-async def _admitted(
+async def read_question(
     service: PredictState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
 ) -> Admitted:
+    """The question of a body, checked and cut; raises PlatformError for what is wrong with it."""
+    return admitted(chosen.model, await checked_question(service, chosen, request, enqueue, received_ms=received_ms))
+
+
+async def checked_question(
+    service: PredictState, chosen: Chosen, request: PredictRequest, enqueue: str, *, received_ms: int
+) -> Question:
+    """The question of a body, its features fetched where it brings none; raises PlatformError where it may not be
+    asked."""
     _check_live(chosen, enqueue)
     question = await _question(chosen, request, service, received_ms=received_ms)
     _check_present(question, enqueue)
-    return admitted(chosen.model, question)
+    return question
 
 
-async def _answer_group(
-    service: PredictState, chosen: Chosen, members: Sequence[tuple[int, Prepared]], enqueue: str
-) -> dict[int, PredictionRecord | PlatformError]:
-    """The answers of one version, by their numbers."""
+async def answer_run(
+    service: PredictState, chosen: Chosen, questions: QuestionRun, enqueue: str
+) -> tuple[RecordRun, dict[int, PlatformError]]:
+    """The answers of one version, counted, monitored and left for the queue; why a row is not in it, by its number."""
     keeps = enqueue != "never"
-    records = await service.model_server.answer_many(
-        chosen, [prepared for _, prepared in members], correlation_id(), keeps=keeps
-    )
-    answers: dict[int, PredictionRecord | PlatformError] = {
-        number: record for (number, _), record in zip(members, records, strict=True)
-    }
+    run = await service.model_server.answer_many(chosen, questions, correlation_id(), keeps=keeps)
     if not keeps:
-        return answers
-    for record in records:
-        _follow_up(service, chosen, record)
-    published = (_publish(service, chosen, record, enqueue) for record in records)
-    outcomes = await asyncio.gather(*published, return_exceptions=True)
-    for (number, _), outcome in zip(members, outcomes, strict=True):
+        return run, {}
+    _follow_up_run(service, chosen, run)
+    if chosen.deployment is None:
+        return run, {}
+    rows = run.rows()
+    if questions.is_historical_N.any():
+        rows = [row for row, is_past in zip(rows, questions.is_historical_N.tolist(), strict=True) if not is_past]
+    if enqueue == "guaranteed":
+        return run, await _delivered(service, rows)
+    if service.publisher is not None and rows:
+        service.publisher.publish_run(rows, correlation_id())
+    return run, {}
+
+
+async def _delivered(service: PredictState, rows: Sequence[RunRow]) -> dict[int, PlatformError]:
+    """Rows that must be in the queue; why one is not, by its number."""
+    outcomes = await asyncio.gather(*(_deliver(service, row, correlation_id()) for row in rows), return_exceptions=True)
+    failed: dict[int, PlatformError] = {}
+    for row, outcome in zip(rows, outcomes, strict=True):
         if isinstance(outcome, PlatformError):
-            answers[number] = outcome
+            failed[row.number] = outcome
         elif outcome is not None:
             raise outcome
-    return answers
+    return failed
+
+
+async def _deliver(service: PredictState, record: PredictionRecord | RunRow, identifier: str) -> None:
+    service.workbench.required_queue()
+    assert service.publisher is not None, "a queue has a publisher"
+    await service.publisher.deliver(record, identifier)
 
 
 def _of_row(error: PlatformError, number: int, num: int) -> PlatformError:
     """The error with the place of its row, where there are several."""
     message = error.message if num == 1 else f"row {number}: {error.message}"
     return type(error)(message, details=error.details, retry_after_s=error.retry_after_s)
-
-
-def _written(answers: Sequence[PredictionRecord | dict[str, Any]]) -> bytes:
-    """A `BatchAnswer`, each record written once and by itself: asked to write all, pydantic first checks them again."""
-    parts = [_bytes_of(each) if isinstance(each, PredictionRecord) else to_json(each) for each in answers]
-    return b'{"predictions":[' + b",".join(parts) + b"]}"
 
 
 def _item(item: Any, number: int) -> PredictRequest:
@@ -276,11 +292,41 @@ async def _publish(service: PredictState, chosen: Chosen, record: PredictionReco
     if chosen.deployment is None or record.sample == "historical":
         return
     if enqueue == "guaranteed":
-        service.workbench.required_queue()
-        assert service.publisher is not None, "a queue has a publisher"
-        await service.publisher.deliver(record, record.metadata.correlation_id)
+        await _deliver(service, record, record.metadata.correlation_id)
     elif service.publisher is not None:
         service.publisher.publish(record, record.metadata.correlation_id)
+
+
+def follow_up_together(
+    service: PredictState, answered: Sequence[tuple[Chosen, PredictionRecord | RunRow, str]]
+) -> None:
+    """What `answer_one` does after an answer, of several that were to be kept, in their order.
+
+    Args:
+        answered: each with its correlation id. Rows of one run stand together.
+    """
+    for _, members in groupby(answered, key=lambda each: id(each[1].run) if isinstance(each[1], RunRow) else 0):
+        several = list(members)
+        chosen, first, _ = several[0]
+        if isinstance(first, RunRow) and len(several) == len(first.run):
+            _follow_up_run(service, chosen, first.run)
+            continue
+        for chosen, record, _ in several:
+            _follow_up(service, chosen, record.record if isinstance(record, RunRow) else record)
+    published = [(record, identifier) for chosen, record, identifier in answered if _is_published(chosen, record)]
+    if service.publisher is not None and published:
+        service.publisher.publish_together(published)
+
+
+def _is_published(chosen: Chosen, record: PredictionRecord | RunRow) -> bool:
+    sample = record.run.coded("sample").value(record.number) if isinstance(record, RunRow) else record.sample
+    return chosen.deployment is not None and sample != "historical"
+
+
+def _follow_up_run(service: PredictState, chosen: Chosen, run: RecordRun) -> None:
+    service.metrics.count_run(run)
+    if chosen.deployment is not None:
+        service.monitoring_log.note_run(run, run.is_monitored(chosen.deployment.monitoring_level))
 
 
 def _follow_up(service: PredictState, chosen: Chosen, record: PredictionRecord) -> None:

@@ -9,6 +9,7 @@ from fastapi import APIRouter, Body, Path, Response
 from common_lib.exceptions import DataValidationError, NoConsumerError
 from ml_workbench_service.agents.status import agent_group, read_agents
 from ml_workbench_service.api.app_state import AppState, AppStateDep
+from ml_workbench_service.api.middleware import CallerDep
 from ml_workbench_service.api.pages import Cursor, Limit, cursor_of, named_by
 from ml_workbench_service.api.submission import submit
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID
@@ -124,13 +125,14 @@ async def discard_dead_letter(letter_id: LetterId, service: AppStateDep) -> None
     response_model_exclude_unset=True,
 )
 async def replay_past(
-    body: Annotated[ReplayRequest, Body(examples=[REPLAY_EXAMPLE])], service: AppStateDep, response: Response
-) -> JobAccepted:
+    body: Annotated[ReplayRequest, Body(examples=[REPLAY_EXAMPLE])], service: AppStateDep, response: Response,
+    caller: CallerDep,
+) -> JobAccepted:  # fmt: skip
     """Streams past bars through the predict path into the queue, as a job; it waits for room instead of dropping."""
     await service.queue_threads.run(service.workbench.required_queue().ping)
     version, symbols = await asyncio.to_thread(_checked, body, service)
     request = body.model_copy(update={"symbols": tuple(symbols)})
-    return await submit(JobKind.REPLAY, request, service, response, plan={"version": version})
+    return await submit(JobKind.REPLAY, request, service, response, caller.client, plan={"version": version})
 
 
 def _checked(body: ReplayRequest, service: AppState) -> tuple[str, list[str]]:

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Body, Response
 
 from common_lib.exceptions import ConflictError
 from ml_workbench_service.api.app_state import AppStateDep
+from ml_workbench_service.api.middleware import CallerDep
 from ml_workbench_service.api.submission import submit
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.jobs import JobAccepted, JobKind
@@ -33,8 +34,9 @@ EXAMPLE = {
     response_model_exclude_unset=True,
 )
 async def test_resilience(
-    body: Annotated[ResilienceRequest, Body(examples=[EXAMPLE])], service: AppStateDep, response: Response
-) -> JobAccepted:
+    body: Annotated[ResilienceRequest, Body(examples=[EXAMPLE])], service: AppStateDep, response: Response,
+    caller: CallerDep,
+) -> JobAccepted:  # fmt: skip
     """Floods a queue of the job's own while faults happen to it, and proves what became of every record.
 
     The service's own queue and agents are not touched; they share the machine with the test. The job's result is
@@ -46,7 +48,7 @@ async def test_resilience(
     find_redis_server()
     if any(folder.spec.kind is JobKind.RESILIENCE for folder in await asyncio.to_thread(service.store.unfinished)):
         raise ConflictError("a resilience test is running, and two would disturb each other; GET /api/v1/jobs shows it")
-    return await submit(JobKind.RESILIENCE, body, service, response)
+    return await submit(JobKind.RESILIENCE, body, service, response, caller.client)
 
 
 @router.get("/faults", summary="What can be broken", responses=failures())

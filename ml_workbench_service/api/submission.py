@@ -35,21 +35,28 @@ class Plan(Protocol):
 
 
 async def submit(
-    kind: JobKind, request: Contract, service: AppState, response: Response, *, plan: dict[str, Any] | None = None
-) -> JobAccepted:
-    """A new job for this request; the response says where it is."""
-    spec = _spec(kind, new_job_id(utc_now()), request, plan or {}, key=None)
+    kind: JobKind, request: Contract, service: AppState, response: Response, client: str,
+    *, plan: dict[str, Any] | None = None,
+) -> JobAccepted:  # fmt: skip
+    """A new job for this request, which this client asks for; the response says where it is.
+
+    Raises:
+        RateLimitError: so many jobs of this client wait already.
+    """
+    spec = _spec(kind, new_job_id(utc_now()), request, plan or {}, client, key=None)
     return accepted(await service.supervisor.submit(spec), response)
 
 
 async def submit_once(
-    kind: JobKind, plan: Callable[[], Plan], service: AppState, response: Response, key: Idempotency | None
-) -> JobSpec:
+    kind: JobKind, plan: Callable[[], Plan], service: AppState, response: Response, client: str,
+    key: Idempotency | None,
+) -> JobSpec:  # fmt: skip
     """The job that this key made within the last day, else a new one of what `plan` decides, one plan at a time.
 
     Raises:
         IdempotencyMismatchError: the key came with another body.
         ConflictError: the key's job was deleted.
+        RateLimitError: so many jobs of this client wait already.
     """
     async with service.planning:
         before = await _answered_before(service.store, key)
@@ -57,7 +64,7 @@ async def submit_once(
             response.headers["Idempotency-Replayed"] = "true"
             return before
         planned = await asyncio.to_thread(plan)
-        spec = _spec(kind, await _fresh_id(service.store, key), planned.request, planned.to_json(), key=key)
+        spec = _spec(kind, await _fresh_id(service.store, key), planned.request, planned.to_json(), client, key=key)
         await service.supervisor.submit(spec)
     return spec
 
@@ -111,7 +118,9 @@ async def _fresh_id(store: JobStore, key: Idempotency | None) -> str:
     return key.identifier(len(await asyncio.to_thread(_generations, store, key)))
 
 
-def _spec(kind: JobKind, job_id: str, request: Contract, plan: dict[str, Any], *, key: Idempotency | None) -> JobSpec:
+def _spec(
+    kind: JobKind, job_id: str, request: Contract, plan: dict[str, Any], client: str, *, key: Idempotency | None
+) -> JobSpec:
     """A job as it is submitted: it remembers the key it came with, so that the key finds it again."""
     return JobSpec(
         id=job_id,
@@ -122,6 +131,7 @@ def _spec(kind: JobKind, job_id: str, request: Contract, plan: dict[str, Any], *
         correlation_id=correlation_id(),
         idempotency_key=key.key if key else None,
         body_digest=key.body_digest if key else None,
+        client=client,
     )
 
 

@@ -10,7 +10,7 @@ from common_lib.command_line import CommandFailed, CommandLine, ExitCode, UsageM
 from ml_workbench_service.cli.environment import settings_of_environment
 
 if TYPE_CHECKING:
-    from ml_workbench_service.access.audit_log import AuditLog
+    from ml_workbench_service.access.audit_log import AuditLog, Who
     from ml_workbench_service.access.keys import ClientKey, KeyFile
     from ml_workbench_service.settings import Settings
 
@@ -33,8 +33,10 @@ def create(
     """Make a key. It is shown once; what is kept is its digest. A client has at most two live keys."""
     file, log = _open()
     lives_for = None if days is None else timedelta(days=days)
-    text, made = file.create(client, _scopes(scopes), rate_per_s=rate, requests_per_day=daily, lives_for=lives_for)
-    _note(log, "key created", made)
+    asked = _scopes(scopes)
+    with log.change("key created", _who(), on=client) as change:
+        text, made = file.create(client, asked, rate_per_s=rate, requests_per_day=daily, lives_for=lives_for)
+        change.after = _facts(made)
     _show_key(line, text, made)
 
 
@@ -62,8 +64,10 @@ def rotate(
 ) -> None:
     """Make a client's next key, with the scopes and limits of its last; the old one ends after the overlap."""
     file, log = _open()
-    text, made = file.rotate(client, overlap=timedelta(hours=overlap_hours))
-    _note(log, "key rotated", made)
+    before = {"keys": [each.id for each in file.read() if each.client == client]}
+    with log.change("key rotated", _who(), on=client, before=before) as change:
+        text, made = file.rotate(client, overlap=timedelta(hours=overlap_hours))
+        change.after = _facts(made)
     _show_key(line, text, made)
 
 
@@ -71,8 +75,10 @@ def rotate(
 def revoke(line: CommandLine, identifier: Annotated[str, typer.Argument(metavar="ID")]) -> None:
     """End a key; a running service refuses it within half a second."""
     file, log = _open()
-    ended = file.revoke(identifier)
-    _note(log, "key revoked", ended)
+    before = next((_facts(each) for each in file.read() if each.id == identifier), None)
+    with log.change("key revoked", _who(), on=identifier, before=before) as change:
+        ended = file.revoke(identifier)
+        change.after = _facts(ended)
     line.screen.thing(_told(ended, None), f"the key {ended.id} of {ended.client} has ended", {})
 
 
@@ -132,14 +138,18 @@ def _scopes(text: str) -> list[Any]:
     return [Scope(each) for each in asked]
 
 
-def _note(log: "AuditLog", what: str, key: "ClientKey") -> None:
+def _facts(key: "ClientKey") -> dict[str, Any]:
+    return key.model_dump(mode="json", exclude={"digest"})
+
+
+def _who() -> "Who":
     from ml_workbench_service.access.audit_log import Who
 
-    about = key.model_dump(mode="json", exclude={"digest"})
-    log.append("noted", what, Who("command_line", client=_person()), on=key.id, after=about)
+    return Who("command_line", client=person())
 
 
-def _person() -> str:
+def person() -> str:
+    """Who sits at this machine, as the audit log names them."""
     import getpass
 
     try:

@@ -94,14 +94,35 @@ def backup(
 @app.command("restore", rich_help_panel=PANEL)
 def restore(line: CommandLine, archive: Annotated[Path, typer.Argument(metavar="ARCHIVE")]) -> None:
     """Bring an archive back into an empty STATE_DIR and an empty model registry, before the service starts."""
+    from ml_workbench_service.access.audit_log import Who
     from ml_workbench_service.jobs.private_files import keep_private
     from ml_workbench_service.workflows.restore_state import restore as bring_back
 
     keep_private()
     settings = settings_of_environment()
     with line.screen.waiting(f"{archive} is verified and restored"):
-        manifest = bring_back(archive, settings.STATE_DIR, settings.MODEL_REGISTRY_PATH)
+        who = Who("command_line", client=access.person())
+        manifest = bring_back(archive, settings.STATE_DIR, settings.MODEL_REGISTRY_PATH, who=who)
     _answer(line, manifest, f"{settings.STATE_DIR} and {settings.MODEL_REGISTRY_PATH} are restored")
+
+
+@app.command("sign", rich_help_panel=PANEL)
+def sign(
+    line: CommandLine,
+    model_id: Annotated[str, typer.Argument(metavar="MODEL")],
+    version: Annotated[str, typer.Argument(metavar="VERSION", help="Such as 1.0.0.")],
+) -> None:
+    """Sign a version that came into the registry by other ways than publishing; without, it is not served.
+
+    Its files must be as its manifest lists them. From then on the service takes its card's word for its verdict; who
+    signed what stands in the audit log.
+    """
+    from ml_workbench_service.access.audit_log import Who
+    from ml_workbench_service.cli.signing import sign as sign_it
+
+    card = sign_it(settings_of_environment(), model_id, version, who=Who("command_line", client=access.person()))
+    facts = {"id": card.id, "version": card.version, "verdict": card.evaluation.verdict, "digest": card.digest}
+    line.screen.thing(facts, f"{card.id} {card.version} is signed", facts)
 
 
 def _answer(line: CommandLine, manifest: "BackupManifest", title: str) -> None:

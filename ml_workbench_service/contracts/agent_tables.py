@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, StepFill
+from ml_workbench_service.contracts.agents import AgentFamily, AgentMode, Size, StepFill
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.series import Figure, Row, TablePage, column
 
@@ -18,7 +18,7 @@ class AgentDecisionRow(Row):
     as_of: UtcDatetime = column("UTC", "Of the prediction that it answers.")
     symbol: str = column("-", "Such as EUR/USD.")
     action: Action = column("-", "What the agent asks for.")
-    position: Literal[-1, 0, 1] = column("1", "The same as a number.")
+    position: Size = column("1", "The same as a number: the signed size, of a policy -1, 0 or 1.")
     size: Figure = column("1", "Position times the deployment's scaling factor; 0 where nobody shall trade it.")
     mode: AgentMode = column("-", "`frozen` decisions are for trading, all others are watched.")
     explored: bool = column("-", "Whether the action was a random one.")

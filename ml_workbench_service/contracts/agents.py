@@ -4,11 +4,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import Contract, Finite, ModelId, UtcDatetime
 from ml_workbench_service.contracts.market import Costs
 
 AgentMode = Literal["learn", "frozen", "shadow"]
-AgentFamily = Literal["q_learning", "dqn", "ppo"]
+AgentFamily = Literal["q_learning", "linear_policy", "dqn", "ppo", "signal"]
+"""`signal` executes what a deployed forecast or classifier says, by the position rule that its records carry."""
+Size = int | Finite
+"""A signed position: whole numbers stay whole."""
 AgentStatus = Literal["starting", "running", "stopped", "failed"]
 StepFill = Literal["next_open", "next_close", "approximate", "record_close"]
 """At the next bar's open, or close; `approximate` where a price was missing or a bar skipped: such a step is compared
@@ -17,7 +21,7 @@ DEFAULT_AGENT_ID = "default"
 AgentId = Annotated[ModelId, Field(description="Lower-case id of an agent.")]
 
 
-class QLearningHyperparameters(Contract):
+class QLearningHyperparameters(Asked):
     """Tabular Q-learning (Watkins, 1989), with the original specification's three names."""
 
     learning_rate: Finite = Field(default=0.1, gt=0, le=1, description="Step of the Q update.")
@@ -28,7 +32,7 @@ class QLearningHyperparameters(Contract):
     seed: int = Field(default=0, ge=0, le=2**31 - 1, description="Seed of the exploration.")
 
 
-class RewardSettings(Contract):
+class RewardSettings(Asked):
     """What an agent learns to want; what is reported as earned does not depend on it.
 
     The table learns from `r - risk_aversion / 2 * r²`, r the step's log return after costs: the mean-variance reward of
@@ -40,7 +44,7 @@ class RewardSettings(Contract):
     risk_aversion: Finite = Field(default=0.0, ge=0, le=1e6, description="Weight of half the squared log return.")
 
 
-class AgentRequest(Contract):
+class AgentRequest(Asked):
     """`POST /agents`: one more agent on the prediction stream, with a consumer group of its own."""
 
     id: AgentId | None = Field(default=None, description="A readable one is made from family and model unless given.")
@@ -49,12 +53,14 @@ class AgentRequest(Contract):
     )
     family: AgentFamily = Field(
         default="q_learning",
-        description="`q_learning` learns on the stream; `dqn` and `ppo` execute a deployed model of that family.",
+        description="`q_learning` learns on the stream; `linear_policy`, `dqn` and `ppo` execute a deployed model of "
+        "that family; `signal` takes the positions of a deployed time_series or classification model, by its declared "
+        "rule.",
     )
     mode: AgentMode | None = Field(
         default=None,
         description="`learn` (default of q_learning), `frozen` (its decisions are for trading), `shadow` (is only "
-        "watched; default of dqn and ppo).",
+        "watched; default of every other family).",
     )
     hyperparameters: QLearningHyperparameters | None = Field(default=None, description="Of an agent that learns.")
     costs: Costs | None = Field(default=None, description="In place of those that the records carry.")
@@ -95,7 +101,7 @@ class Agent(Contract):
     model_id: str | None = Field(default=None, description="The only model it acts on; null: every live one.")
     status: AgentStatus
     wanted: Literal["running", "stopped"] = Field(default="running", description="What was asked for last.")
-    hyperparameters: QLearningHyperparameters | None = Field(description="Null for dqn and ppo, which learnt before.")
+    hyperparameters: QLearningHyperparameters | None = Field(description="Null for those that do not learn.")
     costs: Costs | None = Field(default=None, description="Its own; null: those that the records carry.")
     reward: RewardSettings = RewardSettings()
     copy_of: str | None = None
@@ -113,7 +119,7 @@ class Agent(Contract):
     cumulative_cost: Finite = 0.0
     exploration_rate: Finite
     last_applied_id: str | None
-    positions: dict[str, int] = Field(description="Last chosen position of each symbol: -1, 0 or 1.")
+    positions: dict[str, Size] = Field(description="Last chosen position of each symbol: -1, 0, 1, or a rule's size.")
     created_at: UtcDatetime | None = None
     updated_at: UtcDatetime | None
 
@@ -142,7 +148,7 @@ class Decision(Contract):
     valid_until: UtcDatetime
     price: Finite
     action: Literal["short", "flat", "long"]
-    position: int
+    position: Size
     size: Finite
     mode: AgentMode
     explored: bool

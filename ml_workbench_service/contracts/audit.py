@@ -7,8 +7,9 @@ from pydantic import Field
 from ml_workbench_service.contracts.contract import Contract, UtcDatetime
 
 AuditEvent = Literal["asked", "done", "noted"]
-"""`asked` is on disk before anything is changed, `done` before the answer is sent; `noted`: a change that no request
-asked for, such as a key that was made on the command line."""
+"""`asked` is on disk before anything is changed, `done` when it has ended, before the answer is sent; so too of what no
+request asked for, such as a key that is made on the command line. `noted`: what is told after it was, a
+start or the signatures that the first one made, and a restore, whose line comes with the state."""
 
 
 class AuditEntry(Contract):
@@ -25,7 +26,9 @@ class AuditEntry(Contract):
     )
     on: str = Field(default="", description="The path that was asked for, or what it was done to.")
     of: int | None = Field(default=None, description="Of `done`: the number of its `asked`.")
-    status: int | None = Field(default=None, description="Of `done`: the answer's status; from 400 on it was refused.")
+    status: int | None = Field(
+        default=None, description="Of `done`: the answer's, or what one would have; from 400 on: refused."
+    )
     before: Any = Field(default=None, description="Of `asked`: what stood there; null for what is new.")
     after: Any = Field(default=None, description="Of `done`: the answer, cut where it is long.")
     correlation_id: str = ""

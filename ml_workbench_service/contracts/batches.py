@@ -1,7 +1,8 @@
 """Batches of windows in Arrow: what the service and its table process hand one another, as bytes.
 
 A chunk or its answers are `!I`, the length of a head in JSON, the head, and the columns that it names one behind the
-other. Columns of numbers are `<f8` with NaN where there is none, moments `<i8` milliseconds with `NO_TIME`.
+other. Columns of few different texts are their choices, in the head, and `<i4` places; columns of numbers `<f8` with
+NaN where there is none, moments `<i8` milliseconds with `NO_TIME`.
 """
 
 import struct
@@ -47,8 +48,3 @@ def unpacked(data: bytes) -> tuple[dict[str, Any], list[memoryview]]:
         buffers.append(view[place : place + size])
         place += size
     return head, buffers
-
-
-def moments_of(buffer: memoryview) -> list[int | None]:
-    """Milliseconds, None where there is no moment."""
-    return [None if each == NO_TIME else each for each in np.frombuffer(buffer, "<i8").tolist()]

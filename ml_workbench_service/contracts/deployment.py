@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import Contract, Finite, Semver, UtcDatetime
 from ml_workbench_service.contracts.evaluation import Verdict
 
@@ -24,7 +25,7 @@ SAFETY_GATES: frozenset[str] = frozenset({"digest", "smoke_prediction", "leakage
 """Enforced whatever anybody says; `force` does not pass them."""
 
 
-class DeployRequest(Contract):
+class DeployRequest(Asked):
     """The original specification's body and what guards it."""
 
     version: Semver

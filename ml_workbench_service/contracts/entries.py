@@ -21,6 +21,8 @@ from ml_workbench_service.contracts.contract import Contract, iso
 
 AnyContract = TypeVar("AnyContract", bound=Contract)
 Write = Callable[[Any], bytes]
+SEPARATOR = b"\x1e"
+"""ASCII's record separator, which ends each value where a whole entry is one text; JSON never holds it bare."""
 
 
 def flatten(contract: Contract) -> list[str | bytes]:
@@ -60,6 +62,14 @@ def row(contract: Contract) -> tuple[tuple[str, ...], list[bytes]]:
         names = tuple(name for name, value in zip(layout.names, values, strict=True) if value is not None)
         layout.names_by_gaps[gaps] = names
     return names, written
+
+
+@lru_cache(maxsize=16)
+def written_as(kind: type[Contract]) -> Mapping[str, Literal["text", "moment", "json"]]:
+    """How an entry has each field of a class that is written field by field."""
+    writers = _writers(kind)
+    assert writers is not None, "only a class that pydantic's dump is not needed for has columns"
+    return {name: "text" if write is None else "moment" if write is _moment else "json" for name, write in writers}
 
 
 def unflatten(kind: type[AnyContract], fields: Mapping[bytes, bytes]) -> AnyContract:

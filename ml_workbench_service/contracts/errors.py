@@ -18,10 +18,14 @@ class ErrorBody(Contract):
 
 
 def failures(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """`responses=` of a route: which failures it answers with, each in the one shape."""
+    """`responses=` of a route: which failures it answers with, each in the one shape.
+
+    What may be away for a moment (503) writes something, and may find no room for it (507).
+    """
+    of_storage = {507} if 503 in statuses else set()
     return {
         status: {"model": ErrorBody, "description": _MEANING[status]}
-        for status in sorted({401, 403, 422, 429, *statuses})
+        for status in sorted({401, 403, 422, 429, *statuses, *of_storage})
     }
 
 
@@ -39,5 +43,5 @@ _MEANING = {
     502: "Another server answered with an error.",
     503: "Not available at the moment; `Retry-After` says when to try again.",
     504: "Another server did not answer in time.",
-    507: "Not enough memory; `details.change` has the cheapest change that fits.",
+    507: "The disk is full, and nothing was left half-done; or not enough memory: `details.change` has what fits.",
 }

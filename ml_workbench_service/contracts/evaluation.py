@@ -10,6 +10,7 @@ from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.market import Costs, FillRule
+from ml_workbench_service.contracts.sizing import PositionRule
 
 Verdict = Literal[
     "skill", "unverified", "implausible", "leak", "no_skill", "insufficient_data", "not_applicable", "not_judged"
@@ -178,6 +179,45 @@ class ValidationReport(Contract):
     )
 
 
+class PositionTrial(Contract):
+    """One rule as tried on the calibration part."""
+
+    rule: PositionRule
+    net_log_return: Finite | None = Field(description="Null where no decision of the part can be paid.")
+    sharpe: Finite | None = Field(description="Of daily net returns, per year; null where nothing varies.")
+    turnover: Finite | None
+
+
+class PositionFigures(Contract):
+    """What one way to hold positions came to over the test part."""
+
+    net_log_return: Finite
+    sharpe: Finite | None = Field(description="Of daily net returns, per year; null where nothing varies.")
+    max_drawdown: Finite
+    turnover: Finite
+    mean_size: Finite = Field(description="Mean |position| over the decisions.")
+
+
+class PositionReport(Contract):
+    """The rule by which the forecast became a position, and the test part with it beside what needs no forecast."""
+
+    rule: PositionRule = Field(description="The only one that the test part has seen.")
+    slope: Finite | None = Field(
+        default=None, description="kelly: of what came true on the forecast, in the calibration part."
+    )
+    weights: dict[str, Finite] = Field(
+        default_factory=dict, description="With `risk_budget`: what each symbol's sizes are multiplied with."
+    )
+    tried: tuple[PositionTrial, ...] = Field(default=(), description="On the calibration part; the request's rules.")
+    calibration: ValidationReport | None = Field(
+        default=None, description="The rule's figures on the calibration part once all trials there are counted."
+    )
+    own: PositionFigures
+    cost_free: PositionFigures = Field(description="The same rule where trading costs nothing: decided and paid so.")
+    buy_and_hold: PositionFigures = Field(description="Long 1 at every decision.")
+    flat: PositionFigures = Field(description="Never in the market.")
+
+
 class SeedSpread(Contract):
     """One figure of the members of an ensemble, each judged alone."""
 
@@ -207,6 +247,57 @@ class WalkForwardReport(Contract):
     purged_bars: int
     embargo_bars: int
     pooled: tuple[Comparison, ...] = Field(description="Over the rows of all folds.")
+
+
+class Spread(Contract):
+    """How a figure is spread over the paths."""
+
+    mean: Finite
+    std: Finite
+    minimum: Finite
+    median: Finite
+    maximum: Finite
+
+
+class ValidationPath(Contract):
+    """One way through the whole time: each group as one of the trainings that left it out answered it."""
+
+    number: int
+    skill: dict[str, Finite | None] = Field(description="Against each baseline, over the rows of all groups.")
+    net_log_return: Finite | None = Field(default=None, description="Null where nothing is traded on the target.")
+    sharpe: Finite | None = Field(default=None, description="Of daily net returns, per year.")
+    max_drawdown: Finite | None = None
+
+
+class ValidationGroup(Contract):
+    """One stretch of time, in the mean of the trainings that left it out."""
+
+    number: int
+    start: UtcDatetime
+    end: UtcDatetime
+    num_test: int
+    skill: dict[str, Finite | None]
+    net_log_return: Finite | None = None
+
+
+class CombinatorialReport(Contract):
+    """Trainings on every choice of stretches of time, each judged on those left out; all of it before the test part.
+
+    Paths share their trainings' data, so that they are no independent proofs: their spread tells how much of a figure
+    is the luck of one split. No verdict is made of them.
+    """
+
+    scheme: Literal["combinatorial_purged"] = "combinatorial_purged"
+    groups: tuple[ValidationGroup, ...]
+    test_groups: int
+    num_trainings: int
+    num_train: tuple[int, int] = Field(description="Fewest and most training windows of a combination.")
+    purged_bars: int
+    embargo_bars: int
+    paths: tuple[ValidationPath, ...]
+    skill: dict[str, Spread] = Field(description="Of the paths, against each baseline.")
+    sharpe: Spread | None = Field(default=None, description="Of the paths; null where a path has none.")
+    share_losing: Finite | None = Field(default=None, description="Paths whose net return is not above zero.")
 
 
 CheckStatus = Literal["passed", "failed", "unprovable"]
@@ -276,9 +367,11 @@ class Evaluation(Contract):
     significance: Significance | None = None
     interval: IntervalReport | None = None
     backtest: BacktestReport | None = None
+    position: PositionReport | None = Field(default=None, description="Of a forecast that is traded.")
     validation: ValidationReport | None = None
     seeds: dict[str, SeedSpread] | None = Field(default=None, description="Each member alone; the ensemble is judged.")
     walk_forward: WalkForwardReport | None = None
+    combinatorial: CombinatorialReport | None = None
 
 
 class TodaysVerdict(Contract):

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import (
     Contract,
     Finite,
@@ -20,7 +21,8 @@ from ml_workbench_service.contracts.contract import (
 )
 from ml_workbench_service.contracts.jobs import JobError, JobStatus, JobTracking
 from ml_workbench_service.contracts.market import Costs
-from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.contracts.strict_numbers import TOO_SMALL, is_denormal
+from ml_workbench_service.contracts.training import MOST_HYPERPARAMETERS, JobPriority, TrainRequest
 
 MOST_TRIALS = 10_000
 SamplerName = Literal["tpe", "random", "grid"]
@@ -38,13 +40,15 @@ def _is_choice(value: Any) -> Any:
         raise ValueError("a choice is a text, a number, true, false or null; of features a list of names")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a choice must be a finite number")
+    if is_denormal(value):
+        raise ValueError(TOO_SMALL)
     return value
 
 
 Choice = Annotated[str | bool | int | Finite | list[str] | None, BeforeValidator(_is_choice)]
 
 
-class SearchDimension(Contract):
+class SearchDimension(Asked):
     """A range `{low, high, log?, step?}` or a list `{choices}`."""
 
     low: Finite | None = None
@@ -69,7 +73,7 @@ class SearchDimension(Contract):
         return self
 
 
-class RecordingRequest(Contract):
+class RecordingRequest(Asked):
     """What an agent grid learns from: predictions of one version over a past range, recorded by the job itself."""
 
     model_id: ModelId
@@ -79,7 +83,7 @@ class RecordingRequest(Contract):
     end_date: MarketDatetime
     family: Literal["q_learning"] = "q_learning"
     hyperparameters: dict[str, Any] = Field(
-        default_factory=dict, description="Those of the agent that are not searched."
+        default_factory=dict, max_length=MOST_HYPERPARAMETERS, description="Those of the agent that are not searched."
     )
     seeds: Annotated[list[Annotated[int, Field(ge=0, le=2**31 - 1)]], Field(min_length=1, max_length=100)] = Field(
         default_factory=lambda: [0, 1, 2, 3, 4]
@@ -102,7 +106,7 @@ def _by_its_keys(base: Any) -> Any:
     return (RecordingRequest if is_recording else TrainRequest).model_validate(base)
 
 
-class ExperimentRequest(Contract):
+class ExperimentRequest(Asked):
     """`POST /experiments`. `base` is a train request, or a recording for an agent grid."""
 
     name: Annotated[str, Field(min_length=1, max_length=128)]
@@ -127,6 +131,7 @@ class ExperimentRequest(Contract):
     )
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)] = Field(default=0, description="Of the sampler.")
     preset: PresetName | None = Field(default=None, description="A ready-made search space and sampler.")
+    priority: JobPriority = Field(default=JobPriority.NORMAL, description="Among the waiting jobs of the same key.")
 
     @model_validator(mode="after")
     def _something_to_search(self) -> "ExperimentRequest":
@@ -142,6 +147,8 @@ class ExperimentRequest(Contract):
         given = sorted(OF_A_SEARCH & self.model_fields_set)
         if is_recording and given:
             raise ValueError(f"an agent grid runs every setting at once; leave {', '.join(given)} out")
+        if isinstance(self.base, TrainRequest) and "priority" in self.base.model_fields_set:
+            raise ValueError("a `priority` is the experiment's; send it beside `base`")
         return self
 
 

@@ -1,7 +1,7 @@
 """Feature sets: the product of a feature search, an ordered list of expressions that later trainings name.
 
 A training asks for one as `"features": ["@eurusd_features_v1"]`, or for a version of it as `@eurusd_features_v1:1.2.0`.
-The expressions are text in the grammar of docs/features.md, never code; what reads them parses them.
+The expressions are text in the grammar of docs/expressions.md, never code; what reads them parses them.
 """
 
 import re

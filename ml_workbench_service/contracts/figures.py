@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ml_workbench_service.contracts.agents import Beginning
 from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.contracts.importance import ImportanceReport
 from ml_workbench_service.contracts.models import ModelCard
 
 FigureTheme = Literal["light", "dark"]
@@ -67,3 +68,6 @@ class FigureTask(Contract):
     theme: FigureTheme | None = Field(default=None, description="Null: light, and of a report the reader's setting.")
     curves: dict[str, list[Any]] = Field(default_factory=dict, description="The training's steps by column.")
     importance: dict[str, float] = Field(default_factory=dict, description="Of a search's hyper-parameters.")
+    measured_importance: ImportanceReport | None = Field(
+        default=None, description="What the newest importance job of the version found."
+    )

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import Contract
 
 Datatype = Literal[
@@ -15,7 +16,7 @@ MOST_TENSORS = 1_000
 MOST_DIMENSIONS = 8
 
 
-class InputTensor(Contract):
+class InputTensor(Asked):
     """One tensor that is sent: values in row-major order, flat or nested, or behind the JSON (`binary_data_size`)."""
 
     name: str = Field(max_length=256)
@@ -25,14 +26,14 @@ class InputTensor(Contract):
     data: list[Any] | None = None
 
 
-class WantedOutput(Contract):
+class WantedOutput(Asked):
     """One tensor that is wanted; `binary_data` wants it behind the JSON."""
 
     name: str
     parameters: Parameters | None = None
 
 
-class InferenceRequest(Contract):
+class InferenceRequest(Asked):
     """Windows, or a column for each feature, and what else a question may say."""
 
     id: str | None = Field(default=None, max_length=1024)

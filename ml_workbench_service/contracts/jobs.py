@@ -10,8 +10,9 @@ from typing import Annotated, Any, Literal, Protocol
 
 from pydantic import ConfigDict, Field
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import Contract, Finite, MarketDatetime, ModelId, Semver, UtcDatetime
-from ml_workbench_service.contracts.training import TrainingEstimate
+from ml_workbench_service.contracts.training import JobPriority, TrainingEstimate
 
 
 class JobKind(StrEnum):
@@ -20,6 +21,7 @@ class JobKind(StrEnum):
     TRAIN = "train"  # fetch, train, evaluate, export, publish one model version
     EXPERIMENT = "experiment"  # try settings on the validation part, train and evaluate the best
     REPLAY = "replay"  # stream past bars through the predict path into the queue
+    IMPORTANCE = "importance"  # permute the columns of a published version, and measure what its answers lose
     RESILIENCE = "resilience"  # flood a private queue, break things, and prove what became of every record
 
 
@@ -62,6 +64,12 @@ class JobSpec(Contract):
     correlation_id: str
     idempotency_key: str | None = None
     body_digest: str | None = None
+    client: str = ""  # whose key asked for it
+
+    @property
+    def priority(self) -> JobPriority:
+        """Among jobs of the same client."""
+        return JobPriority(self.request.get("priority", JobPriority.NORMAL))
 
 
 class JobProgress(Contract):
@@ -292,7 +300,7 @@ class SilentReport:
         self.check()
 
 
-class ReplayRequest(Contract):
+class ReplayRequest(Asked):
     """`POST /replays`."""
 
     model_id: ModelId
@@ -301,6 +309,7 @@ class ReplayRequest(Contract):
     start_date: MarketDatetime
     end_date: MarketDatetime
     speed: Finite | None = Field(default=None, gt=0, le=1e6, description="Bars per second; unset: as fast as it goes.")
+    priority: JobPriority = Field(default=JobPriority.NORMAL, description="Among the waiting jobs of the same key.")
 
 
 class HistoricalIntervalReport(Contract):

@@ -6,20 +6,25 @@ Legend: N bars. Times are int64 milliseconds since the epoch, UTC. A bar is stam
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Protocol, runtime_checkable
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from common_lib.redaction import redacted
-from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Timeframe
+from ml_workbench_service.contracts.asked import Asked
+from ml_workbench_service.contracts.contract import Contract, Finite, Symbol, Timeframe, UtcDatetime
 from ml_workbench_service.contracts.reading_reports import PriceSide, ReadingReport, SeriesList, SpreadTime
 
-Floats = NDArray[np.float64]
-Floats32 = NDArray[np.float32]
-Ints = NDArray[np.int64]
-Bools = NDArray[np.bool_]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Floats = NDArray[np.float64]
+    Floats32 = NDArray[np.float32]
+    Ints = NDArray[np.int64]
+    Bools = NDArray[np.bool_]
+else:  # clients and the page read these contracts too: numpy is 20 MiB of a process that computes nothing
+    Floats = Floats32 = Ints = Bools = Any
 
 FeatureKind = Literal["stationary", "level"]
 """`level` features (`close`, `sma_20`) are on the price's scale: a model reads their log ratio to the window's mean."""
@@ -130,6 +135,10 @@ class OutsideThing(Contract):
     mode: Literal["embedded", "remote", "folder", "off"]
     state: Literal["ok", "degraded", "down", "disabled"]
     detail: Annotated[str, AfterValidator(redacted)] = ""
+    last_ok_at: UtcDatetime | None = Field(
+        default=None,
+        description="When it was last found well; null where it was not asked, or never yet.",
+    )
 
 
 class FeatureStore(Protocol):
@@ -191,7 +200,7 @@ class Recomputing(Protocol):
         ...
 
 
-NEVER_MS = int(np.iinfo(np.int64).max)
+NEVER_MS = 2**63 - 1
 """Later than every moment: of a value that was never seen, or was another one when it was."""
 
 
@@ -243,7 +252,7 @@ MOST_COST = 10_000
 """Pips of a price near one, or basis points: all of what is traded."""
 
 
-class Costs(Contract):
+class Costs(Asked):
     """What trading costs: pips for spread and swap per night, basis points of the traded value for the rest."""
 
     spread_pips: Finite | None = None

@@ -7,22 +7,54 @@ from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import Contract, Finite, MarketDatetime, Symbol, Timeframe, each_once
-from ml_workbench_service.contracts.market import FillRule
+from ml_workbench_service.contracts.feature_names import FeatureText
+from ml_workbench_service.contracts.market import FeatureDescription, FillRule
 
-FeatureName = Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_.-]{0,63}$")]
 BAR_COLUMNS = ("open", "high", "low", "close")
 """What is answered where no feature is named; a spread of the bars' own comes along."""
 
 
-class FeatureRequest(Contract):
+class FunctionDescription(Contract):
+    """A function of the expression grammar."""
+
+    name: str
+    usage: str = Field(description="How it is written, such as `zscore(x, bars)`.")
+    fewest_bars: int = Field(description="The least number of bars; 0: it takes none.")
+    description: str
+
+
+class NamedSetDescription(Contract):
+    """A set of expressions that ships by name."""
+
+    name: str = Field(description="As a request names it, such as `@alpha158`.")
+    description: str
+    num_features: int
+    columns: tuple[str, ...] = Field(description="Of the bars, that it reads.")
+
+
+class FeatureList(Contract):
+    """`GET /features`: the store's columns, and what expressions over them are written with."""
+
+    features: tuple[FeatureDescription, ...]
+    functions: tuple[FunctionDescription, ...] = ()
+    sets: tuple[NamedSetDescription, ...] = ()
+
+
+class FeatureRequest(Asked):
     """`POST /features/batch`: the same columns of several symbols."""
 
     symbols: Annotated[list[Symbol], Field(min_length=1, max_length=64)]
     timeframe: Timeframe
     features: Annotated[
-        list[FeatureName],
-        Field(min_length=1, max_length=256, description="Of GET /api/v1/features; the bars' own columns too."),
+        list[FeatureText],
+        Field(
+            min_length=1,
+            max_length=256,
+            description="Of GET /api/v1/features, the bars' own columns, expressions, sets that ship and sets of a "
+            "search (`@my_set`, `@my_set:1.0.0`).",
+        ),
     ] = list(BAR_COLUMNS)  # noqa: RUF012
     start_date: MarketDatetime | None = Field(default=None, description="First bar opening; default: the first bar's.")
     end_date: MarketDatetime | None = Field(default=None, description="Bar openings before this; default: all known.")
@@ -57,7 +89,7 @@ class FeatureBatch(Contract):
     results: tuple[FeatureSeries, ...]
 
 
-class LabelRequest(Contract):
+class LabelRequest(Asked):
     """Which labels of a symbol are asked for."""
 
     symbol: Symbol

@@ -34,6 +34,15 @@ class Quantization(Contract):
     )
 
 
+class SampleWeights(Contract):
+    """What the training part's rows counted, where not each counts as much."""
+
+    scheme: Literal["uniqueness"] = "uniqueness"
+    mean_uniqueness: Finite = Field(description="Of a label's bars the share that is its own; 1: none overlap.")
+    distinct_labels: Finite = Field(description="The sum of it: about as many labels share no bar.")
+    effective_windows: Finite = Field(description="(sum of weights)² ÷ sum of their squares; all, if all weigh alike.")
+
+
 class Split(Contract):
     """The parts of the data, with borders by time and counts after purging."""
 
@@ -41,6 +50,7 @@ class Split(Contract):
     num_windows: dict[str, int]
     num_purged: int
     num_dropped: dict[str, int] = Field(default_factory=dict)
+    sample_weights: SampleWeights | None = None
 
 
 class Lineage(Contract):
@@ -84,6 +94,15 @@ class ModelCard(Contract):
     symbols: tuple[str, ...]
     timeframe: str
     features: tuple[str, ...]
+    expressions: dict[str, str] = Field(
+        default_factory=dict, description="Of the features that are evaluated, the expression's text by their name."
+    )
+    base_columns: tuple[str, ...] = Field(
+        default=(),
+        description="What may be sent in the features' place: the columns that they and their expressions are made "
+        "of; empty where nothing is evaluated.",
+    )
+    history: int = Field(default=0, description="Bars before a window that its expressions look back.")
     target: str | None = Field(description="The headline target; null where nothing is forecast.")
     targets: tuple[str, ...] = Field(default=(), description="Every target, where there are several.")
     quantiles: tuple[Finite, ...] = ()
@@ -174,6 +193,17 @@ class PurgedModel(Contract):
     purged: tuple[Tombstone, ...]
 
 
+class SetAside(Contract):
+    """A version that is not served, deployed or trained on until somebody sees to it; the others go on."""
+
+    model_id: str
+    version: str
+    state: Literal["damaged", "tampered", "unsigned"] = Field(
+        description="Its files are not what its manifest lists; its signature does not verify; nobody known signed it."
+    )
+    reason: str = Field(description="In words, with the next step.")
+
+
 class ModelSummary(Contract):
     """One line of `GET /models`: the newest or live version of each model."""
 
@@ -204,6 +234,9 @@ class ModelList(Contract):
     """`GET /models`."""
 
     models: tuple[ModelSummary, ...]
+    set_aside: tuple[SetAside, ...] = Field(
+        default=(), description="Versions of all models that cannot be served, the first 200; whole each page."
+    )
     next_cursor: str | None = None
 
 
@@ -213,6 +246,9 @@ class VersionList(Contract):
     versions: tuple[ModelCard, ...]
     purged: tuple[Tombstone, ...] = Field(
         default=(), description="Whose files are gone, oldest first; whole each page."
+    )
+    set_aside: tuple[SetAside, ...] = Field(
+        default=(), description="That cannot be served, newest first; whole each page."
     )
     next_cursor: str | None = None
 
@@ -225,6 +261,7 @@ class FamilyDescription(Contract):
     summary: str
     package: str = Field(description="The distribution that brings it, and its version: `name==version`.")
     hyperparameters: dict[str, Any] = Field(description="JSON Schema with defaults and a sentence per field.")
+    explains_answers: bool = Field(default=False, description="Whether `/predict` takes `explain=true`.")
 
 
 class ModelTypeDescription(Contract):

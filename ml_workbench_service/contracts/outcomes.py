@@ -5,10 +5,11 @@ making the wire does not show.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from pydantic import Field
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import Contract, Finite, MarketDatetime, UtcDatetime
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import AbstainReason, Direction, Interval, PredictionRecord, Sample
@@ -50,14 +51,6 @@ class Making:
     target: Target | None
     horizon: int
     barrier_width: float = 1.0
-
-
-class Ledger(Protocol):
-    """Where serving leaves the live version's answers."""
-
-    def record(self, answered: Answered, making: Making, *, is_sampled: bool) -> None:
-        """Takes one, in microseconds, and never fails; of one that is not sampled only the price is read."""
-        ...
 
 
 class PredictionOutcome(Contract):
@@ -102,7 +95,7 @@ class PredictionList(Contract):
     next_cursor: str | None = None
 
 
-class OutcomeReport(Contract):
+class OutcomeReport(Asked):
     """`POST /predictions/{id}/outcome`: what came true, from whoever knows."""
 
     realised: Realised

@@ -7,8 +7,9 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, model_validator
+from pydantic import Field, Strict, model_validator
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import (
     Contract,
     Finite,
@@ -19,6 +20,7 @@ from ml_workbench_service.contracts.contract import (
     UtcDatetime,
 )
 from ml_workbench_service.contracts.market import Costs, Floats32
+from ml_workbench_service.contracts.sizing import PositionWanted
 
 Direction = Literal["buy", "sell", "hold"]
 Precision = Literal["int8", "fp32"]
@@ -30,9 +32,12 @@ AbstainReason = Literal[
     "undeployed",
 ]  # fmt: skip
 """`undeployed` stands in closing records alone: the model is not served any more, and its series end here."""
-FeatureValue = Annotated[Finite, Field(ge=-1e15, le=1e15)]
-"""No feature of a market comes near the bound; beyond it a float32 network would overflow."""
-FeatureColumns = dict[str, Annotated[list[FeatureValue], Field(min_length=1, max_length=100_000)]]
+FeatureValue = Annotated[Finite, Strict(), Field(ge=-1e15, le=1e15)]
+"""No feature of a market comes near the bound; beyond it a float32 network would overflow. Strict by pydantic's own
+means, for columns are long; a denormal is what a feature may come to, and counts as 0 in the network."""
+FeatureColumns = Annotated[
+    dict[str, Annotated[list[FeatureValue], Field(min_length=1, max_length=100_000)]], Field(max_length=1_000)
+]
 
 
 def new_prediction_id() -> str:
@@ -40,14 +45,14 @@ def new_prediction_id() -> str:
     return os.urandom(16).hex()
 
 
-class PredictionContext(Contract):
+class PredictionContext(Asked):
     """Which series `inputs` belong to; needed only where a model knows several symbols."""
 
     symbol: Symbol
     timeframe: Timeframe | None = None
 
 
-class PredictRequest(Contract):
+class PredictRequest(Asked):
     """One of three bodies: `features` with symbol and timeframe, `inputs`, or neither: the service fetches them.
 
     Columns run oldest first and have equal lengths; order of names does not matter.
@@ -91,7 +96,7 @@ class PredictRequest(Contract):
         return self.features if self.features is not None else self.inputs
 
 
-class PredictBatchRequest(Contract):
+class PredictBatchRequest(Asked):
     """Several predictions in one call; a bad item fails alone."""
 
     items: Annotated[list[Any], Field(min_length=1, max_length=1000, description="Each a body of /predict.")]
@@ -151,6 +156,10 @@ class PredictionMetadata(Contract):
     actions_by_position: ActionsByPosition | None = Field(
         default=None,
         description="The next position of one who holds -1, 0 and 1; an agent takes that of its own position.",
+    )
+    sizing: PositionWanted | None = Field(
+        default=None,
+        description="The position by the version's declared rule; null: the direction is the position, of size 1.",
     )
     deployment_id: str | None = None
     costs: Costs | None = None  # what the model was judged with; the agent settles with the same
@@ -223,9 +232,3 @@ class Predictor(Protocol):
             PredictionError: the runtime failed.
         """
         ...
-
-
-class BatchAnswer(Contract):
-    """Records and, where an item failed, error bodies, in the order of the items."""
-
-    predictions: tuple[PredictionRecord | dict[str, Any], ...]

@@ -7,7 +7,7 @@ as fields (contracts.entries), and `correlation_id` and `enqueued_at` (ISO 8601)
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 from zlib import crc32
 
 from pydantic import Field
@@ -15,6 +15,9 @@ from pydantic import Field
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime, utc_now
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.contracts.prediction import PredictionRecord
+
+if TYPE_CHECKING:  # it is numpy's, which clients do without
+    from ml_workbench_service.contracts.runs.records import RunRow
 
 KEY_PREFIX = "ml_workbench:"
 PREDICTIONS_STREAM = KEY_PREFIX + "predictions"
@@ -74,10 +77,17 @@ class Delivery:
     num_deliveries: int = 1  # how often it was handed out, this time included
 
 
+class Persistence(NamedTuple):
+    """Whether the server keeps on disk what it has acknowledged, as a sentence."""
+
+    is_failing: bool
+    said: str
+
+
 class Outgoing(NamedTuple):
     """One record on its way into the stream."""
 
-    record: PredictionRecord
+    record: "PredictionRecord | RunRow"
     correlation_id: str
     offered_at: float  # seconds since the epoch, when /predict handed it over
 

@@ -7,8 +7,10 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.contracts.queue import QueuePolicy
+from ml_workbench_service.contracts.training import JobPriority
 
 Scenario = Literal["steady", "burst", "flood"]
 """`steady` evenly spaced, `burst` a second's records at once each second, `flood` Poisson arrivals; all open loop."""
@@ -20,7 +22,7 @@ MOST_RECORDS = 120_000
 """Of one run: the histories of more would not fit into a worker's usual memory."""
 
 
-class ResilienceRequest(Contract):
+class ResilienceRequest(Asked):
     """`POST /resilience`. A run has a queue, a server and agents of its own; the service's are not touched."""
 
     scenario: Scenario = "flood"
@@ -43,6 +45,7 @@ class ResilienceRequest(Contract):
     fsync: Literal["always", "everysec"] = Field(
         default="always", description="Of the run's Redis. With `always`, acknowledged means on disk."
     )
+    priority: JobPriority = Field(default=JobPriority.NORMAL, description="Among the waiting jobs of the same key.")
 
     @model_validator(mode="after")
     def _fits(self) -> "ResilienceRequest":

@@ -9,7 +9,10 @@ from typing import Protocol
 
 from ml_workbench_service.contracts.agents import AgentDefinition, Beginning
 from ml_workbench_service.contracts.batches import BatchTask
+from ml_workbench_service.contracts.bodies import BodyTask
 from ml_workbench_service.contracts.comparison import ComparisonReport
+from ml_workbench_service.contracts.desk_report import DeskReport, DeskTask
+from ml_workbench_service.contracts.explanations import ExplanationTask
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobSpec
 from ml_workbench_service.contracts.replicas import WorkerReport
@@ -231,8 +234,20 @@ class TableReader(Protocol):
         """
         ...
 
+    async def read_body(self, task: BodyTask, body: bytes) -> bytes:
+        """A large body, checked, in the form that `contracts.bodies` says; raises DataValidationError."""
+        ...
+
+    async def explain(self, task: ExplanationTask, windows: bytes) -> bytes:
+        """What each feature added to each output of these windows, as `ExplanationTask` says."""
+        ...
+
     async def compare(self, task: ComparisonTask) -> ComparisonReport:
         """Several versions on the rows that all of them have; raises DataValidationError where there are none."""
+        ...
+
+    async def report_desk(self, task: DeskTask) -> DeskReport:
+        """What a desk asks of a version's test part; raises SeriesNotFoundError where it kept no rows of it."""
         ...
 
     def draw(self, task: FigureTask | SentFigureTask) -> AsyncIterator[bytes]:

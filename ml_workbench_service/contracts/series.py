@@ -76,7 +76,7 @@ class DecisionRow(_OpenRow):
     direction: Direction = column("-", "`buy`, `sell`, or `hold`.")
     confidence: Figure = column("probability", "That the stated direction, or class, comes true.")
     status: RowStatus = column("-", "`ok`, or `abstain`: no answer is given, and the position is flat.")
-    position: Literal[-1, 0, 1] | None = column("1", "Short, flat or long; null where nothing is traded.")
+    position: Figure = column("1", "The signed size that is held; null where nothing is traded.")
     gross: Figure = column("log return", "Of the step that the position is filled for, before costs.")
     cost: Figure = column("log return", "Spread, commission, slippage and swap of that step: gross less net.")
     net: Figure = column("log return", "Of that step, after costs; null where it has no second price.")
@@ -278,7 +278,11 @@ def _kind(annotation: Any) -> ColumnKind:
         return "text"
     if all(isinstance(part, int) for part in parts):
         return "integer"
-    first = parts[0]
-    if get_args(first) and not isinstance(first, type):
-        return _kind(first)
-    return _KINDS[getattr(first, "__name__", "str")]
+    kinds = [_kind_of_part(part) for part in parts]
+    return "number" if "number" in kinds else kinds[0]
+
+
+def _kind_of_part(part: Any) -> ColumnKind:
+    if get_args(part) and not isinstance(part, type):
+        return _kind(part)
+    return _KINDS.get(getattr(part, "__name__", "str"), "text")

@@ -11,7 +11,10 @@ from pydantic import Field
 from ml_workbench_service.contracts.agent_tables import AgentDecisionRow, QTableRow
 from ml_workbench_service.contracts.batches import NO_TIME as NO_TIME
 from ml_workbench_service.contracts.batches import BatchTask
+from ml_workbench_service.contracts.bodies import BodyTask
 from ml_workbench_service.contracts.contract import Contract, MarketDatetime
+from ml_workbench_service.contracts.desk_report import DeskTask
+from ml_workbench_service.contracts.explanations import ExplanationTask
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.market import FillRule, Floats, Ints
 from ml_workbench_service.contracts.market_data import FeatureRequest, LabelRequest
@@ -121,6 +124,9 @@ class FeatureTask(Contract):
 
     kind: Literal["features"] = "features"
     request: FeatureRequest
+    selected: dict[str, tuple[str, ...]] = Field(
+        default_factory=dict, description="Expressions of each set of a search that the request names."
+    )
     is_batch: bool
     now: MarketDatetime
 
@@ -141,7 +147,16 @@ class TableOrder(Contract):
     """What the table process is asked for; `format` JSON is a page, the others are the whole or a stretch of it."""
 
     what: Annotated[
-        AnyTable | ComparisonTask | FigureTask | SentFigureTask | MarketTask | BatchTask, Field(discriminator="kind")
+        AnyTable
+        | ComparisonTask
+        | DeskTask
+        | FigureTask
+        | SentFigureTask
+        | MarketTask
+        | BatchTask
+        | BodyTask
+        | ExplanationTask,
+        Field(discriminator="kind"),
     ]
     format: TableFormat = TableFormat.JSON
     first: int = Field(default=0, ge=0, description="Rows to leave out before the first.")

@@ -3,10 +3,12 @@
 import re
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
+from math import comb
 from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, field_validator, model_validator
 
+from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import (
     Contract,
     Finite,
@@ -18,10 +20,12 @@ from ml_workbench_service.contracts.contract import (
     each_once,
     normal_timeframe,
 )
+from ml_workbench_service.contracts.feature_names import FeatureText
 from ml_workbench_service.contracts.market import Costs, FillRule
+from ml_workbench_service.contracts.sizing import MOST_RULES, PositionRule
 
-FEATURE_PATTERN = r"^([A-Za-z][A-Za-z0-9_.]{0,63}|@[a-z0-9][a-z0-9_.-]{0,63}(:[0-9]+\.[0-9]+\.[0-9]+)?)$"
-"""A feature's name, or `@` with the id of a feature set and perhaps its version."""
+MOST_HYPERPARAMETERS = 64
+"""No family has as many; each unknown one would be an error with a sentence."""
 TargetName = Annotated[str, Field(min_length=1, max_length=64)]
 SEED_EXAMPLE: dict[str, Any] = {
     "name": "LSTM Price Predictor",
@@ -40,6 +44,14 @@ SEED_EXAMPLE: dict[str, Any] = {
     },
     "validation_split": 0.2,
 }
+
+
+class JobPriority(StrEnum):
+    """Which of a client's own jobs goes first; it takes nothing from other clients."""
+
+    HIGH = "high"
+    NORMAL = "normal"
+    LOW = "low"
 
 
 class ModelType(StrEnum):
@@ -134,7 +146,7 @@ def parse_target(name: str, timeframe: str | None = None) -> Target:
     return Target.model_validate({"name": name, "measure": measure, "horizon": count, "timeframe": own})
 
 
-class LabelOptions(Contract):
+class LabelOptions(Asked):
     """How targets are labelled."""
 
     start: Literal["fill", "close"] = Field(
@@ -147,19 +159,60 @@ class LabelOptions(Contract):
     )
 
 
-class CrossValidation(Contract):
-    """Walk forward over the data before the test part: trainings on ever longer pasts, each judged on what came next.
+MOST_COMBINATIONS = 100
+"""Trainings of one combinatorial validation."""
 
-    The purge is always as long as the label's horizon; `embargo` keeps further bars away from each border.
+
+class CrossValidation(Asked):
+    """More than one split of the data before the test part, all of it read by nobody's verdict.
+
+    `walk_forward` trains on ever longer pasts, each judged on what came next; `combinatorial_purged` on every choice of
+    `groups` - `test_groups` stretches, each judged on those left out, which makes many paths over the same time.
+    The purge is always as long as the label's horizon; `embargo` keeps further bars away: of a walk forward at each
+    border, of combinations after each test.
     """
 
-    scheme: Literal["none", "walk_forward"] = "walk_forward"
-    folds: Annotated[int, Field(ge=2, le=20)] = 5
+    scheme: Literal["none", "walk_forward", "combinatorial_purged"] = "walk_forward"
+    folds: Annotated[int, Field(ge=2, le=20, description="Of a walk forward.")] = 5
+    groups: Annotated[int, Field(ge=4, le=16, description="Equal stretches of time that are combined.")] = 6
+    test_groups: Annotated[
+        int, Field(ge=2, le=4, description="Stretches that each combination leaves out and is judged on.")
+    ] = 2
     purge: Literal["auto"] = "auto"
     embargo: Annotated[int, Field(ge=0, le=1000, description="Bars.")] = 0
 
+    @model_validator(mode="after")
+    def _speaks_of_one_scheme(self) -> "CrossValidation":
+        combined = self.scheme == "combinatorial_purged"
+        own = {"walk_forward": ("folds",), "combinatorial_purged": ("groups", "test_groups")}.get(self.scheme, ())
+        fields = type(self).model_fields
+        for name in ("folds", "groups", "test_groups"):
+            if name not in own and getattr(self, name) != fields[name].default:
+                has = " and ".join(f"`{each}`" for each in own) or "none of its own"
+                raise ValueError(f"`{name}` is not of the scheme {self.scheme}, which has {has}; leave it out")
+        if combined and self.groups - self.test_groups < 2:
+            raise ValueError("two groups at least must be left to learn from; send fewer `test_groups`")
+        if combined and self.num_trainings > MOST_COMBINATIONS:
+            raise ValueError(
+                f"{self.test_groups} of {self.groups} groups are {self.num_trainings} trainings, and "
+                f"{MOST_COMBINATIONS} is the most; send fewer of either"
+            )
+        return self
 
-class TrainRequest(Contract):
+    @property
+    def num_trainings(self) -> int:
+        """How many this adds; 0 of no scheme."""
+        if self.scheme == "combinatorial_purged":
+            return comb(self.groups, self.test_groups)
+        return self.folds if self.scheme == "walk_forward" else 0
+
+    @property
+    def num_paths(self) -> int:
+        """Of a combinatorial validation: how often each group is tested."""
+        return comb(self.groups - 1, self.test_groups - 1)
+
+
+class TrainRequest(Asked):
     """A training request; the original specification's keys, then the optional ones."""
 
     model_config = ConfigDict(**Contract.model_config, json_schema_extra={"examples": [SEED_EXAMPLE]})
@@ -167,11 +220,12 @@ class TrainRequest(Contract):
     name: Annotated[str, Field(min_length=1, max_length=128, description="Title for people.")]
     model_type: ModelType
     features: Annotated[
-        list[Annotated[str, Field(pattern=FEATURE_PATTERN)]],
+        list[FeatureText],
         Field(
             max_length=256,
-            description="Names, or `@` and the id of a trained feature set (`@my_set`, `@my_set:1.0.0`). Feature "
-            "engineering may leave them out: then it searches all indicators.",
+            description='Columns (`rsi_14`), expressions (`zscore(close, 50)`, `ret("GBP/USD", 1)`, '
+            '`at("1d", rsi_14)`), or `@` and the id of a set: a trained one (`@my_set`, `@my_set:1.0.0`) or one '
+            "that ships (`@alpha158`). Feature engineering may leave them out: then it searches all indicators.",
         ),
     ] = []  # noqa: RUF012
     target: TargetName | Annotated[list[TargetName], Field(min_length=1, max_length=16)] | None = Field(
@@ -182,7 +236,9 @@ class TrainRequest(Contract):
     symbols: Annotated[list[Symbol], Field(min_length=1, max_length=64)]
     start_date: MarketDatetime = Field(description="First bar opening, inclusive.")
     end_date: MarketDatetime = Field(description="Bar openings before this.")
-    hyperparameters: dict[str, Any] = Field(default_factory=dict, description="See GET /api/v1/model-types.")
+    hyperparameters: dict[str, Any] = Field(
+        default_factory=dict, max_length=MOST_HYPERPARAMETERS, description="See GET /api/v1/model-types."
+    )
     validation_split: Annotated[Finite, Field(ge=0.05, le=0.6)] = 0.2
 
     family: str | None = Field(default=None, description="Default: the model type's first family.")
@@ -193,15 +249,28 @@ class TrainRequest(Contract):
         list[Annotated[int, Field(ge=0, le=2**31 - 1)]],
         Field(min_length=1, max_length=20, description="One training each; their mean answers, and is judged."),
     ] = [0]  # noqa: RUF012
-    cv: CrossValidation | None = Field(default=None, description="Walk forward too; not run unless asked for.")
+    cv: CrossValidation | None = Field(
+        default=None, description="Validate on more than one split too; not run unless asked for."
+    )
+    sample_weights: Literal["none", "uniqueness"] = Field(
+        default="none",
+        description="What a row counts in the loss: each as much, or the less the more other labels span its label's "
+        "bars (average uniqueness). Not every family can weigh rows.",
+    )
     costs: Costs | None = Field(default=None, description="Overrides of the pair's default trading costs.")
     quantiles: Annotated[list[Annotated[Finite, Field(gt=0, lt=1)]], Field(min_length=1, max_length=9)] | None = Field(
         default=None, description="Quantile outputs of a time series, 0.5 among them, such as [0.05, 0.5, 0.95]."
     )
     label: LabelOptions | None = Field(default=None, description="How targets are labelled.")
+    position: PositionRule | Annotated[list[PositionRule], Field(min_length=1, max_length=MOST_RULES)] | None = Field(
+        default=None,
+        description="How a time series' forecast of the price becomes a position; of a list the rule with the best "
+        "Sharpe ratio on the calibration part, each a trial. Unless sent: sign_after_costs.",
+    )
     as_of: MarketDatetime | None = Field(default=None, description="Use only bars known at this moment.")
     notes: Annotated[str, Field(max_length=4000)] = ""
     force: bool = Field(default=False, description="Train again although the newest version saw the same bars.")
+    priority: JobPriority = Field(default=JobPriority.NORMAL, description="Among the waiting jobs of the same key.")
 
     _no_twins = field_validator("features", "symbols", "quantiles", "seeds")(each_once)
 
@@ -217,6 +286,14 @@ class TrainRequest(Contract):
         if self.target is None:
             return ()
         return (self.target,) if isinstance(self.target, str) else tuple(self.target)
+
+    @property
+    def position_rules(self) -> tuple[PositionRule, ...]:
+        """The rules to choose from, resolved, each once; none where the request says nothing."""
+        if self.position is None:
+            return ()
+        asked = [self.position] if isinstance(self.position, PositionRule) else self.position
+        return tuple({rule.resolved.model_dump_json(): rule.resolved for rule in asked}.values())
 
     def parsed_targets(self) -> tuple[Target, ...]:
         """The targets, which agree on one timeframe.

@@ -48,14 +48,14 @@ FITTED: dict[Part, Part] = {"train": "validation", "validation": "calibration"}
 """Parts that a baseline learns from, and the border that each ends at."""
 HAR_DAYS = (1, 5, 22)
 """Trading days of Corsi's day, week and month."""
-FAMILY_OF_LINEAR = "linear_forecaster"
-"""The network of the family `linear`, which is not compared with itself."""
+LINEAR_NETWORKS = frozenset({"linear_forecaster", "linear_policy"})
+"""Of the families `linear`, `linear_classifier` and `linear_policy`, which are not compared with themselves."""
 
 
 def left_out(network: Mapping[str, Any]) -> tuple[str, ...]:
     """Baselines that such a network, or an ensemble of such, is not compared with."""
     kinds = {each["kind"] for each in network.get("members", [network]) if "kind" in each}
-    return (LINEAR,) if FAMILY_OF_LINEAR in kinds else ()
+    return (LINEAR,) if kinds & LINEAR_NETWORKS else ()
 
 
 def forecasts(
@@ -191,7 +191,7 @@ class _Season:
         for symbol in range(len(windows.symbols)):
             own = np.flatnonzero(windows.symbol_R == symbol)
             opened_N, returns_N = opened_R[own], _log_returns(windows, own)
-            known_N = windows.available_at_ms_R[own] <= windows.borders_ms["validation"]
+            known_N = windows.split.learnt(windows.available_at_ms_R[own])
             profile = SeasonalProfile.fit(opened_N[known_N], returns_N[known_N], bar_ms)
             move_R[own] = deseasonalised(profile, opened_N, returns_N)
             size_R[own] = profile.coming_factor(opened_N, horizon) / unit_R[own]

@@ -26,6 +26,7 @@ from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, headline_column
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.market.significance import NORMAL_9995, crps, pinball, terciles, trailing_move, wilson
+from ml_workbench_service.market.sizing import sides
 
 HOUR_SLACK = 0.05
 """How far from its promise an hour's coverage may lie (finance.md, "Intervals, confidence, novelty")."""
@@ -191,7 +192,7 @@ def train_quantiles(windows: Windows, quantiles: Sequence[float]) -> Floats:
 
 
 def _directions(values_N: Floats, dead_zones_N: Floats) -> Ints:
-    return np.where(np.abs(values_N) <= dead_zones_N, 0, np.sign(values_N)).astype(np.int64)
+    return sides(values_N, dead_zones_N).astype(np.int64)
 
 
 def _probabilities(

@@ -19,11 +19,9 @@ oldest moments with it.
 Legend: B bars of one symbol, M of them answered in time, T moments, P baselines.
 """
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -36,7 +34,6 @@ from ml_workbench_service.contracts.training import ModelType, Target, parse_tar
 from ml_workbench_service.evaluation.class_baselines import PRESENT_STATISTICS, by_statistics
 from ml_workbench_service.evaluation.growing_samples import FIRST_LIVE_MOMENTS, LEVEL, growing_test, last_stage
 from ml_workbench_service.evaluation.policy_evidence import policy_periods
-from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.learning.calibration.class_metrics import PERSISTENCE, persistence, stated
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.costs import ResolvedCosts
@@ -109,20 +106,17 @@ class LiveRules:
     costs: Mapping[str, Costs] = field(default_factory=dict)
 
 
-def load_live_rules(folder: Path) -> LiveRules:
-    """Those of a published version.
+def live_rules_of(recipe: Mapping[str, Any]) -> LiveRules:
+    """Those of a published version, by its recipe.
 
     Raises:
-        PredictionError: its recipe cannot be read.
+        PredictionError: they cannot be read.
     """
     try:
-        recipe = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
         regimes = {symbol: RegimeRule.from_json(each) for symbol, each in recipe.get("regimes", {}).items()}
         costs = {symbol: ResolvedCosts.model_validate(each) for symbol, each in recipe.get("costs", {}).items()}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PredictionError(
-            f"the recipe of {folder.parent.name} {folder.name} cannot be read; restore it from a backup, or train again"
-        ) from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PredictionError("the version's recipe makes no sense; train it again") from error
     return LiveRules(regimes, costs)
 
 

@@ -20,18 +20,19 @@ from typing import Any
 import numpy as np
 
 from ml_workbench_service.contracts.contract import to_ms
-from ml_workbench_service.contracts.market import FeatureTable, Floats, Ints
+from ml_workbench_service.contracts.market import Bools, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.evaluation import signal_backtest
 from ml_workbench_service.learning.calibration.class_probabilities import class_numbers
 from ml_workbench_service.learning.data.labelling import Labelling, label_tables
-from ml_workbench_service.market.trading_series import StackedBars, build_trading_series
+from ml_workbench_service.market.sizing import wanted_position
+from ml_workbench_service.market.trading_series import POSITIONS, StackedBars, TradingSeries, build_trading_series
 from ml_workbench_service.serving.model import ServedModel
 
 MOST_ROWS = 1_000_000
 ROWS_OF_A_GROUP = 32_768
 SIDES = ("sell", "hold", "buy")
-NUMBERS = ("price", "prediction", "lower", "upper", "confidence")
+NUMBERS = ("price", "prediction", "lower", "upper", "confidence", "wanted")
 MONEY = ("gross", "cost", "net", "equity")
 UNKNOWN_RULE = frozenset({"market_regime"})
 """Measures whose labels follow a rule that no price after the training part tells."""
@@ -61,7 +62,7 @@ class ReplayedRows:
             return
         interval = record.interval
         ends = (None, None) if interval is None else (interval.lower, interval.upper)
-        told = (record.price, record.prediction, *ends, record.confidence)
+        told = (record.price, record.prediction, *ends, record.confidence, wanted_position(record))
         for name, value in zip(NUMBERS, told, strict=True):
             self._numbers[name].append(np.nan if value is None else value)
         for name in self._model.card.classes:
@@ -78,11 +79,12 @@ class ReplayedRows:
         import polars as pl  # no API process's
 
         columns = self._columns()
+        whole = {name for name in ("position", "action") if name in columns and _is_whole(columns[name])}
         series = [pl.Series("as_of", columns.pop("as_of")).cast(pl.Datetime("ms", "UTC"))]
         for name, values in columns.items():
             if values.dtype.kind == "f":
                 found = pl.Series(name, values, nan_to_null=True)
-                series.append(found.cast(pl.Int8) if name in ("position", "action") else found)
+                series.append(found.cast(pl.Int8) if name in whole else found)
             else:
                 series.append(pl.Series(name, values.tolist(), dtype=pl.String))
         staged = file.with_name(f".{file.name}")
@@ -99,7 +101,7 @@ class ReplayedRows:
         numbers = {name: np.array(values) for name, values in self._numbers.items()}
         sides_N, is_ok_N = np.array(self._direction, dtype=np.int64) - 1, np.array(self._is_ok, dtype=bool)
         holds = self._model.decoder.holds_positions
-        positions_N = np.where(is_ok_N, np.nan_to_num(numbers["prediction"]) if holds else sides_N, 0)
+        wanted_N = np.where(is_ok_N, np.nan_to_num(numbers["prediction"] if holds else numbers["wanted"]), 0.0)
         labelled = self._labelled()
         realised_N, money = np.full(len(rows_N), np.nan), {name: np.full(len(rows_N), np.nan) for name in MONEY}
         held_N = np.full(len(rows_N), np.nan)
@@ -110,9 +112,9 @@ class ReplayedRows:
             stacked_N = rows_N[is_known_N] + offsets[np.searchsorted(known, tables_N[is_known_N])]
             realised_N[is_known_N] = self._realised(labelled)[stacked_N]
             if self._is_traded:
-                held_N[is_known_N] = positions_N[is_known_N]
-                paid = self._paid(labelled, stacked_N, positions_N[is_known_N].astype(np.int64))
-                for name, values in paid.items():
+                series = build_trading_series(_stacked(labelled), costs=self._model.costs, fill=self._model.card.fill)
+                held_N[is_known_N] = self._taken(series, stacked_N, wanted_N[is_known_N], is_ok_N[is_known_N])
+                for name, values in _paid(series, stacked_N, held_N[is_known_N]).items():
                     money[name][is_known_N] = values
         symbols_N = np.array([table.symbol for table in self._tables], dtype=object)[tables_N]
         found: dict[str, np.ndarray] = {
@@ -174,20 +176,34 @@ class ReplayedRows:
         there = np.isfinite(values)
         return np.where(there, class_numbers(classes)[np.where(there, values, 0).astype(np.int64)], np.nan)
 
-    def _paid(self, labelled: Labelling, rows_N: Ints, positions_N: Ints) -> Mapping[str, Floats]:
-        """What each position's step came to; missing where it has no second price."""
-        series = build_trading_series(_stacked(labelled), costs=self._model.costs, fill=self._model.card.fill)
-        found = {name: np.full(len(rows_N), np.nan) for name in MONEY}
-        order = np.argsort(rows_N)
-        payable = series.payable(rows_N[order])
-        if not len(payable):
-            return found
-        places = order[np.searchsorted(rows_N[order], payable)]
-        account = signal_backtest.pay(series, payable, positions_N[places])
-        found["gross"][places], found["net"][places] = account.gross_N, account.net_N
-        found["cost"] = found["gross"] - found["net"]
-        found["equity"][places] = account.equity_N
+    def _taken(self, series: TradingSeries, rows_N: Ints, wanted_N: Floats, is_ok_N: Bools) -> Floats:
+        """(N,) the positions that the version's rule takes; an abstention makes flat, and the next one begins anew."""
+        found_N = wanted_N.copy()
+        asked = np.flatnonzero(is_ok_N)[np.argsort(rows_N[is_ok_N])]
+        found_N[asked] = signal_backtest.taken_in_rows(
+            self._model.decoder.sizing, wanted_N[asked], rows_N[asked], series
+        )
+        return found_N
+
+
+def _paid(series: TradingSeries, rows_N: Ints, positions_N: Floats) -> Mapping[str, Floats]:
+    """What each position's step came to; missing where it has no second price."""
+    found = {name: np.full(len(rows_N), np.nan) for name in MONEY}
+    order = np.argsort(rows_N)
+    payable = series.payable(rows_N[order])
+    if not len(payable):
         return found
+    places = order[np.searchsorted(rows_N[order], payable)]
+    account = signal_backtest.pay(series, payable, positions_N[places])
+    found["gross"][places], found["net"][places] = account.gross_N, account.net_N
+    found["cost"] = found["gross"] - found["net"]
+    found["equity"][places] = account.equity_N
+    return found
+
+
+def _is_whole(positions_N: Floats) -> bool:
+    """Whether all of them are short, flat or long, of size 1."""
+    return bool(np.isin(positions_N[np.isfinite(positions_N)], POSITIONS).all())
 
 
 def _stacked(labelled: Labelling) -> StackedBars:

@@ -1,6 +1,6 @@
 """Signal backtest, net of all costs, on the bars that a signal was given for: from positions to a report.
 
-Positions of -1, 0 or 1 stand at the windows that decide; each is filled and paid as `market/trading_series.py` says,
+Positions (signed sizes) stand at the windows that decide; each is filled and paid as `market/trading_series.py` says,
 decided anew at the next bar whatever the forecast's horizon. Decisions are the rows that serving would answer, whether
 their label is known or not: a signal holds over a weekend, earns the gap and pays swap, though no label of hours spans
 one. Bars without a window in between are spent flat: what is held before them is closed and paid. All symbols are one
@@ -18,12 +18,14 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import BacktestReport, CarryStress
 from ml_workbench_service.contracts.market import Costs, Floats, Ints
+from ml_workbench_service.contracts.sizing import MOST_LEVERAGE
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.market import performance
 from ml_workbench_service.market.costs import BASIS_POINT, DAYS_PER_YEAR, has_default_swaps
 from ml_workbench_service.market.policy_rates import largest_differential
 from ml_workbench_service.market.significance import hac_mean
-from ml_workbench_service.market.trading_series import POSITIONS, RUIN, TradingSeries, segment_starts, step_rewards
+from ml_workbench_service.market.sizing import Sizing
+from ml_workbench_service.market.trading_series import RUIN, Positions, TradingSeries, segment_starts, step_rewards
 from ml_workbench_service.reinforcement.policy_family import series_of
 
 
@@ -48,7 +50,7 @@ class Account:
 
     series: TradingSeries
     rows_N: Ints
-    positions_N: Ints
+    positions_N: Positions
     net_N: Floats
     gross_N: Floats
     trading_N: Floats
@@ -69,7 +71,7 @@ class Account:
         return np.asarray(np.cumsum(self.net_M)[self.moments_N])
 
 
-def report(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> BacktestReport:
+def report(positions_N: Positions, ends: Ints, problem: TrainingProblem) -> BacktestReport:
     """The cost-true backtest of a signal, as cards show it.
 
     Turnover and costs are the account's: with S symbols a change of one symbol's position counts 1 / S, so that net =
@@ -77,7 +79,7 @@ def report(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> BacktestR
     `mean_cost_bp` is per decision, swap included; `break_even_cost_bp` per unit of turnover, with swap as it was.
 
     Args:
-        positions_N: -1, 0 or 1 at each window.
+        positions_N: a signed size at each window.
         ends: the windows' last rows, in any order.
         problem: prices, costs and the fill rule.
 
@@ -116,7 +118,7 @@ def report(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> BacktestR
     )
 
 
-def daily_net(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> dict[str, float]:
+def daily_net(positions_N: Positions, ends: Ints, problem: TrainingProblem) -> dict[str, float]:
     """Net log return of each FX day, by its date, oldest first, days flat included: what the ledger keeps of a trial.
 
     Raises:
@@ -125,16 +127,19 @@ def daily_net(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> dict[s
     return _daily(realise(positions_N, ends, problem))
 
 
-def realise(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
+def realise(positions_N: Positions, ends: Ints, problem: TrainingProblem) -> Account:
     """Pays the positions; decisions whose settling price is missing, or lies beyond the part's border, are left out.
 
     Raises:
         DataValidationError: as `report`.
     """
-    if len(positions_N) != len(ends) or not np.isin(positions_N, POSITIONS).all():
-        raise DataValidationError.at("positions", "A signal is -1, 0 or 1 at each of its windows; correct it.")
+    sizes_N = np.asarray(positions_N, dtype=np.float64)
+    if len(sizes_N) != len(ends) or not (np.abs(sizes_N) <= MOST_LEVERAGE).all():
+        raise DataValidationError.at(
+            "positions", f"A signal is a size within ± {MOST_LEVERAGE:g} at each of its windows; correct it."
+        )
     series, order = series_of(problem), np.argsort(ends)
-    ascending, positions = np.asarray(ends)[order], np.asarray(positions_N)[order].astype(np.int64)
+    ascending, positions = np.asarray(ends)[order], sizes_N[order]
     rows = series.payable(ascending, until_ms=_border_after(ascending, problem))
     if not len(rows):
         raise DataValidationError.at(
@@ -143,15 +148,34 @@ def realise(positions_N: Ints, ends: Ints, problem: TrainingProblem) -> Account:
     return pay(series, rows, positions[np.searchsorted(ascending, rows)])
 
 
+def taken(sizing: Sizing, wanted_N: Floats, ends: Ints, problem: TrainingProblem) -> Floats:
+    """(N,) the positions that a rule takes at windows, in any order: each segment begins flat.
+
+    Args:
+        wanted_N: what the rule wants at each window.
+        ends: the windows that decide.
+    """
+    order, found_N = np.argsort(ends), np.zeros(len(ends))
+    found_N[order] = taken_in_rows(sizing, wanted_N[order], np.asarray(ends)[order], series_of(problem))
+    return found_N
+
+
+def taken_in_rows(sizing: Sizing, wanted_N: Floats, rows_N: Ints, series: TradingSeries) -> Floats:
+    """`taken` at ascending rows of a series; a decision that cannot be paid ends its segment."""
+    starts_N = segment_starts(rows_N)
+    starts_N[1:] |= ~np.isin(rows_N, series.payable(rows_N))[:-1]
+    return sizing.follow(wanted_N, starts_N)
+
+
 def _border_after(ends: Ints, problem: TrainingProblem) -> int | None:
     """The border of the part in which the last window lies; None in the test part, where the data end."""
     if not len(ends):
         return None
     last_ms = int(problem.windows.available_at_ms_R[ends].max())
-    return min((border for border in problem.windows.borders_ms.values() if border >= last_ms), default=None)
+    return problem.windows.split.end_after(last_ms)
 
 
-def pay(series: TradingSeries, rows_N: Ints, positions_N: Ints) -> Account:
+def pay(series: TradingSeries, rows_N: Ints, positions_N: Positions) -> Account:
     """What positions at payable rows, ascending, come to; see `Account`."""
     starts = segment_starts(rows_N)
     held_N = np.where(starts, 0, np.roll(positions_N, 1))

@@ -390,7 +390,7 @@ def _excluded(found: Significance) -> str:
 
 
 def _short_of_data(found: Significance) -> str:
-    percent = int(100 * found.power)  # 79.6 % is not 80 %
+    percent = min(round(100 * found.power), round(100 * POWER) - 1)  # 79.6 % is not 80 %
     return (
         f"{found.num_independent:,.0f} independent moments and {_times(found.looks)} of them find {_effect(found)} "
         f"with a probability of only {percent}%, under {POWER:.0%}; ask for a longer range or a larger validation_split"

@@ -8,7 +8,7 @@ from pydantic import Field
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import TORCH_BYTES, Family, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.hyperparameters import (
     MIN_WINDOW,
     AlarmRate,
@@ -17,6 +17,7 @@ from ml_workbench_service.learning.interfaces.hyperparameters import (
     NetworkHyperparameters,
     Patience,
 )
+from ml_workbench_service.learning.networks.recurrent_family import RECURRENT_BYTES, STEP_COPIES
 
 WINDOWS_PER_SECOND = 6_000.0
 """At 24 rows, 64 units, batch 256, two cores."""
@@ -47,6 +48,7 @@ class Autoencoder(Family[AutoencoderHyperparameters]):
     model_type = ModelType.ANOMALY_DETECTION
     is_default = True
     min_window: ClassVar[int] = MIN_WINDOW
+    library_bytes = TORCH_BYTES + RECURRENT_BYTES
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Adam with gradient clipping, early stopping on the validation part, the best epoch's weights."""
@@ -64,11 +66,13 @@ class Autoencoder(Family[AutoencoderHyperparameters]):
         return replace(trained, findings={"expected_alarm_rate": hyper.expected_alarm_rate})
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, and four copies of the largest batch's activations."""
+        """The rows, the weights, and the states of encoder and decoder in a gradient step, or of one in scoring."""
         hyper, units = self.hyperparameters, self.hyperparameters.autoencoder_units
-        activations = hyper.largest_batch * hyper.lookback * (8 * num_features + hyper.bottleneck + 12 * units) * 4
+        step = hyper.batch_size * (8 * num_features + hyper.bottleneck + 12 * units) * STEP_COPIES
+        scored = hyper.scored_windows(num_rows) * (4 * num_features + hyper.bottleneck + 6 * units)
         weights = 4 * units * (2 * num_features + hyper.bottleneck + 2 * units) * 4
-        return num_rows * (num_features + 8) * 16 + 4 * activations + 8 * weights + 64 * num_features**2
+        states = int(hyper.lookback * max(step, scored) * 4)
+        return num_rows * (num_features + 8) * 16 + states + 8 * weights + 64 * num_features**2
 
     def seconds(self, num_windows: int) -> float:
         """Two thirds of the epochs asked for, at the measured speed scaled by the work of a window."""

@@ -3,11 +3,16 @@
 from typing import TYPE_CHECKING
 
 from ml_workbench_service.reinforcement.hyperparameters import DqnHyperparameters
-from ml_workbench_service.reinforcement.policy_family import Budget
+from ml_workbench_service.reinforcement.policy_family import Budget, walk_bytes
 from ml_workbench_service.reinforcement.policy_network_family import PolicyNetworkFamily
 
 if TYPE_CHECKING:
     from ml_workbench_service.reinforcement.dqn import VectorDqn
+
+
+DECISION_BYTES = 32
+MEMORY_COPIES = 2
+"""The replay buffer, and its copy for a checkpoint."""
 
 
 class Dqn(PolicyNetworkFamily[DqnHyperparameters]):
@@ -29,12 +34,13 @@ class Dqn(PolicyNetworkFamily[DqnHyperparameters]):
         return VectorDqn
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, what is remembered (32 bytes a decision), and the windows of a walk and of a batch."""
+        """The rows, what is remembered, with its checkpoint, and the windows of a walk and of a batch."""
         hyper = self.hyperparameters
         window = 4 * (hyper.lookback * num_features + 1)
         weights = 4 * (window // 4 * hyper.units + hyper.layers * hyper.units**2) * 2
-        batches = (3 * 4096 + 4 * hyper.batch_size) * window
-        return int(num_rows * (num_features + 8) * 32 + hyper.memory * 32 + batches + 4 * weights)
+        batches = walk_bytes(hyper.lookback, num_features) + 4 * hyper.batch_size * window
+        remembered = hyper.memory * DECISION_BYTES * MEMORY_COPIES
+        return int(num_rows * (num_features + 8) * 32 + remembered + batches + 4 * weights)
 
     def seconds(self, num_windows: int) -> float:
         """Half of the epochs asked for, and the sanity runs; 0.6 ms a gradient step, 0.4 ms a decision."""

@@ -38,6 +38,7 @@ class FeatureSearch(Family[FeatureSearchHyperparameters]):
     model_type = ModelType.FEATURE_ENGINEERING
     is_default = True
     min_window: ClassVar[int] = 1
+    library_bytes = 0
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """One selection over all symbols; what is found stands in `findings["selection"]`."""

@@ -9,9 +9,13 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import ModelType
-from ml_workbench_service.learning.data.windows import SCORING_ROWS
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW, AlarmRate, Lookback
+from ml_workbench_service.learning.interfaces.family import TORCH_BYTES, Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW, AlarmRate, Lookback, scored_windows
+
+SKLEARN_BYTES = 40_000_000
+"""Resident pages of scikit-learn; measured."""
+NODE_BYTES = 64
+"""Of scikit-learn's node."""
 
 
 class IsolationForestHyperparameters(Contract):
@@ -35,6 +39,7 @@ class IsolationForest(Family[IsolationForestHyperparameters]):
     name = "isolation_forest"
     model_type = ModelType.ANOMALY_DETECTION
     min_window: ClassVar[int] = MIN_WINDOW
+    library_bytes = TORCH_BYTES + SKLEARN_BYTES
 
     def train(self, problem: TrainingProblem, *, accelerator: Accelerator, report: Report) -> Trained:
         """Grows on the training part alone, on the processor whatever the accelerator."""
@@ -45,10 +50,11 @@ class IsolationForest(Family[IsolationForestHyperparameters]):
         return replace(trained, findings={"expected_alarm_rate": hyper.expected_alarm_rate})
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows and what is derived of them, a batch of windows, and the nodes of all trees."""
+        """The rows, a batch of windows with what is derived of them, and the nodes of all trees."""
         hyper = self.hyperparameters
         nodes = 2 * hyper.trees * hyper.max_samples
-        return num_rows * (num_features * 56 + 128) + 48 * SCORING_ROWS * num_features + nodes * 600
+        windows = scored_windows(num_rows, hyper.lookback) * hyper.lookback
+        return num_rows * (num_features + 8) + 48 * windows * num_features + nodes * NODE_BYTES
 
     def seconds(self, num_windows: int) -> float:
         """The libraries' seconds, what is derived of each window, and the trees."""

@@ -3,11 +3,15 @@
 from typing import TYPE_CHECKING
 
 from ml_workbench_service.reinforcement.hyperparameters import PpoHyperparameters
-from ml_workbench_service.reinforcement.policy_family import Budget
+from ml_workbench_service.reinforcement.policy_family import Budget, walk_bytes
 from ml_workbench_service.reinforcement.policy_network_family import PolicyNetworkFamily
 
 if TYPE_CHECKING:
     from ml_workbench_service.reinforcement.ppo import VectorPpo
+
+
+ROLLOUT_COPIES = 8
+"""As collected, as the network reads it, shuffled for a pass and for the one before, and what is made on the way."""
 
 
 class Ppo(PolicyNetworkFamily[PpoHyperparameters]):
@@ -30,12 +34,13 @@ class Ppo(PolicyNetworkFamily[PpoHyperparameters]):
         return VectorPpo
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, a rollout's windows three times, and the windows of a walk."""
+        """The rows, a rollout's windows, and the windows of a walk."""
         hyper = self.hyperparameters
         window = 4 * (hyper.lookback * num_features + 1)
         rollout = hyper.lanes * hyper.rollout_steps * window
         weights = 4 * (window // 4 * hyper.units + hyper.layers * hyper.units**2) * 2
-        return int(num_rows * (num_features + 8) * 32 + 3 * rollout + 3 * 4096 * window + 4 * weights)
+        walk = walk_bytes(hyper.lookback, num_features)
+        return int(num_rows * (num_features + 8) * 32 + ROLLOUT_COPIES * rollout + walk + 4 * weights)
 
     def seconds(self, num_windows: int) -> float:
         """Half of the epochs asked for, and the sanity runs; 0.5 ms a gradient step, 0.7 ms a decision."""

@@ -5,7 +5,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.reinforcement.hyperparameters import TabularHyperparameters
-from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily
+from ml_workbench_service.reinforcement.policy_family import Budget, PolicyFamily, walk_bytes
 
 MOST_BINS = 65_536
 """Market bins of a table: 14 MB while it learns; more would never be visited."""
@@ -48,7 +48,7 @@ class QLearning(PolicyFamily[TabularHyperparameters]):
         """The rows, nine rewards of each, the table, and the windows of a walk."""
         hyper = self.hyperparameters
         table = min(hyper.bins**num_features, MOST_BINS) * 9 * 24
-        return int(num_rows * (num_features + 24) * 16 + table + 3 * 4096 * hyper.lookback * num_features * 4)
+        return int(num_rows * (num_features * 16 + 9 * 8) + table + walk_bytes(hyper.lookback, num_features))
 
     def seconds(self, num_windows: int) -> float:
         """Half of the epochs asked for, the sanity runs and the compiler's seconds."""

@@ -9,7 +9,6 @@ It is written beside its place and renamed, so a file of that name is whole. A n
 
 import hashlib
 import io
-import json
 import os
 import tarfile
 import time
@@ -22,9 +21,11 @@ from typing import IO, Literal
 
 from pydantic import ValidationError
 
-from common_lib.exceptions import ConflictError, DataValidationError, UnavailableError
+from common_lib.exceptions import ConflictError, DataValidationError, StorageFullError, UnavailableError
+from common_lib.storage import is_full
 from ml_workbench_service.contracts.contract import Contract, UtcDatetime
-from ml_workbench_service.jobs.durable_files import DISK_FULL, sync_folder
+from ml_workbench_service.jobs.durable_files import sync_folder
+from ml_workbench_service.jobs.guarded_reading import json_object
 
 FORMAT = 1
 MANIFEST = "backup.json"
@@ -215,14 +216,14 @@ def _manifest(archive: Path, document: bytes) -> BackupManifest:
     if not document:
         raise _damaged(archive, f"it holds no {MANIFEST}, so it was cut off or is something else")
     try:
-        plain = json.loads(document)
+        plain = json_object(document)
         if int(plain["format"]) > FORMAT:
             raise UnavailableError(
                 f"{archive} is a backup of format {plain['format']}, made by a newer version of this service "
                 f"({plain.get('service_version')}); this one reads up to {FORMAT}. Upgrade the service, then restore."
             )
         return BackupManifest.model_validate(plain)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError) as error:
         faults = f"{error.error_count()} faults" if isinstance(error, ValidationError) else repr(error)
         raise _damaged(archive, f"its {MANIFEST} cannot be read: {faults}") from error
 
@@ -237,8 +238,8 @@ def _clear_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in DISK_FULL:
-            raise UnavailableError(
+        if is_full(error):
+            raise StorageFullError(
                 f"The disk is full: {path} could not be written. Free some space there, then try again."
             ) from error
         if error.errno is None:

@@ -22,6 +22,7 @@ from ml_workbench_service.contracts.agent_tables import DecisionsKept
 from ml_workbench_service.contracts.agents import Decision
 from ml_workbench_service.contracts.entries import flatten, unflatten
 from ml_workbench_service.contracts.queue import DECISIONS_STREAM, PREDICTIONS_STREAM, Lease
+from ml_workbench_service.exchanges.bounded_redis import BoundedParser
 
 DECISIONS_KEPT = 10_000
 SOCKET_TIMEOUT_S = 5.0
@@ -89,6 +90,7 @@ class DecisionStream:
             socket_connect_timeout=2.0,
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.02), 2),
             protocol=2,
+            parser_class=BoundedParser,
         )
         folder = files("ml_workbench_service.integrations") / "scripts"
         source = (folder / "groups.lua").read_text("utf-8") + (folder / "decide.lua").read_text("utf-8")

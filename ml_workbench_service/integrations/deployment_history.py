@@ -9,19 +9,20 @@ ends the one before it by itself: readers hold no lock, and a file system may sh
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from operator import is_not
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-from pydantic import ValidationError
 
 from common_lib.exceptions import ConflictError, DeploymentNotFoundError
+from common_lib.storage import make_folder
 from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.jobs.durable_files import append_line
 from ml_workbench_service.jobs.folder_listing import NOWHERE, Listing, WatchedFolder
+from ml_workbench_service.jobs.guarded_reading import guarded_lines
 
 HISTORY_FILE = "deployments.jsonl"
 LOCK_TIMEOUT_S = 15.0
@@ -67,7 +68,7 @@ class DeploymentHistory:
 
     def everything(self) -> list[Deployment]:
         """All models' deployments, newest first."""
-        folded = tuple(filter(_has_any, map(self._folded, self._with_history())))
+        folded = tuple(filter(_has_any, map(self._folded, self.names())))
         as_of, found = self._sorted
         if len(as_of) != len(folded) or any(map(is_not, as_of, folded)):
             every = [each for model in folded for each in model.by_id.values()]
@@ -75,9 +76,10 @@ class DeploymentHistory:
             self._sorted = (folded, found)
         return list(found)
 
-    def _with_history(self) -> list[str]:
-        """Models that may have one, in order. Who never was deployed is passed over while the root says nothing new,
-        for a first line touches it; and looked at all the same after `LOOK_AGAIN_S`, for whoever copies files by hand.
+    def names(self) -> list[str]:
+        """Models that may have a deployment, in order. Who never was deployed is passed over while the root says
+        nothing new, for a first line touches it; and looked at all the same after `LOOK_AGAIN_S`, for whoever copies
+        files by hand.
         """
         listing, now_s = self._root.look(), time.monotonic()
         as_of, since_s, names = self._deployed
@@ -120,7 +122,7 @@ class DeploymentHistory:
     def append(self, *deployments: Deployment) -> None:
         """Writes the lines in one go and syncs them to disk; raises UnavailableError where it is full."""
         home = self.root / deployments[0].model_id
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         if not (home / HISTORY_FILE).exists():
             with suppress(OSError):  # a full disk is told below
                 (home / HISTORY_FILE).touch()
@@ -132,6 +134,28 @@ class DeploymentHistory:
             self._seen.clear()
             self.on_append()
 
+    def take_back(self, deployment: Deployment) -> bool:
+        """Removes the deployment's line where it is the newest, for which no room is needed; whether it was. For who
+        holds the lock, and cannot write the line that would end it.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
+        line = deployment.model_dump_json().encode() + b"\n"
+        try:
+            with (self.root / deployment.model_id / HISTORY_FILE).open("rb+") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(size - len(line), 0))
+                if file.read() != line:
+                    return False
+                file.truncate(size - len(line))
+                os.fsync(file.fileno())
+        finally:
+            self._num_appended += 1
+            self._seen.clear()
+            self.on_append()
+        return True
+
     @contextmanager
     def locked(self, model_id: str) -> Iterator[None]:
         """Exclusive over threads and processes; for reading the live line and appending the next in one step.
@@ -140,7 +164,7 @@ class DeploymentHistory:
             ConflictError: another deployment of this model is under way and takes its time.
         """
         home = self.root / model_id
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         lock = FileLock(home / ".deployments.lock", thread_local=False)
         try:
             lock.acquire(timeout=LOCK_TIMEOUT_S)
@@ -171,7 +195,10 @@ class DeploymentHistory:
                     news = stream.read(stat.st_size)
         except FileNotFoundError:
             return NOTHING
-        folded = _grown(before, news, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+        lines = news[len(before.tail) :].splitlines()
+        # one torn by a kill: the deployment's next line, or its absence, tells the rest
+        found = guarded_lines(home.path / HISTORY_FILE, lines, Deployment.model_validate_json)
+        folded = _grown(before, news, found, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
         self._cache[model_id] = folded
         return folded
 
@@ -180,14 +207,10 @@ def _has_any(folded: _Folded) -> bool:
     return bool(folded.by_id)
 
 
-def _grown(before: _Folded, news: bytes, stamp: tuple[int, int, int]) -> _Folded:
+def _grown(before: _Folded, news: bytes, found: Iterable[Deployment], stamp: tuple[int, int, int]) -> _Folded:
     """What was known, and the lines that came since; `news` begins with the tail of what was known."""
     by_id = dict(before.by_id)
-    for line in news[len(before.tail) :].splitlines():
-        try:
-            each = Deployment.model_validate_json(line)
-        except ValidationError:
-            continue  # torn by a kill; the deployment's next line, or its absence, tells the rest
+    for each in found:
         if each.status == "live":
             by_id |= {
                 old.id: old.model_copy(update={"status": "superseded", "ended_at": each.live_at})

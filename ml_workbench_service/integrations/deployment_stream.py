@@ -5,6 +5,7 @@ import logging
 import redis
 
 from ml_workbench_service.contracts.queue import DEPLOYMENTS_STREAM, DeploymentNotice
+from ml_workbench_service.exchanges.bounded_redis import BoundedParser
 
 NOTICES_KEPT = 10_000
 TIMEOUT_S = 1.0
@@ -16,7 +17,9 @@ class DeploymentStream:
     """A writer of notices. The history in the registry is the truth: a notice that cannot be sent is logged."""
 
     def __init__(self, url: str) -> None:
-        self._redis = redis.Redis.from_url(url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S)
+        self._redis = redis.Redis.from_url(
+            url, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, parser_class=BoundedParser
+        )
 
     def announce(self, notice: DeploymentNotice) -> bool:
         """Adds one entry; whether it got there."""

@@ -34,6 +34,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from common_lib.exceptions import UnavailableError
+from common_lib.storage import make_folder
 from ml_workbench_service.jobs.process_record import ProcessRecord, spawn
 from ml_workbench_service.jobs.process_record import end_leftover as end_leftover
 
@@ -120,7 +121,7 @@ class EmbeddedRedis:
         if self.is_running:
             return self._url()
         binary = find_redis_server()
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         self._check_layout(binary)
         end_leftover(self._record)
         socket = self._socket = self._private_socket()

@@ -8,9 +8,11 @@
 `os.rename` onto a folder that is not empty fails, which makes it a lock-free exclusive publish; the target is never
 made beforehand, since onto an empty folder it would succeed.
 
-A purge is its line in `tombstones.jsonl`: from then on nobody sees the version, whatever of its files is still there,
-and nobody publishes it again; the files go after it, or at the next start (`finish_purges`). One writer at a time
-archives, restores, purges or publishes a model's versions, over threads and processes (`.versions.lock`).
+The control plane alone signs (`learning.bundle.signatures`), at publishing. A worker's registry hands its draft in and
+waits (`jobs.handed_in`); the control plane's accepts it: verified, signed, renamed. What does not verify is set aside.
+
+A purge is its line in `tombstones.jsonl`: nobody sees the version any more or publishes it again; its files go then,
+or at the next start. One writer at a time archives, restores, purges or publishes a model (`.versions.lock`).
 """
 
 import errno
@@ -19,85 +21,64 @@ import logging
 import os
 import re
 import shutil
-import threading
-import time
 import uuid
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
-from packaging.version import Version
 from pydantic import ValidationError
 
 from common_lib.exceptions import (
+    BundleDamagedError,
     ConflictError,
     ModelNotFoundError,
-    PredictionError,
+    StateDamagedError,
     VersionExistsError,
     VersionNotFoundError,
 )
-from ml_workbench_service.contracts.contract import NAME_PATTERN, Contract, iso, utc_now
-from ml_workbench_service.contracts.models import ModelCard, ModelStatus, Tombstone
+from common_lib.storage import check_there, make_folder
+from ml_workbench_service.contracts.contract import NAME_PATTERN, iso, utc_now
+from ml_workbench_service.contracts.models import ModelCard, ModelStatus, SetAside, Tombstone
 from ml_workbench_service.jobs.durable_files import append_line
-from ml_workbench_service.learning.bundle.listing import (
-    CARD_FILE,
-    CardFacts,
-    ModelFolder,
-    RegistryListing,
-    Stamp,
-    read_facts,
-    stamp_of,
+from ml_workbench_service.jobs.guarded_reading import json_object
+from ml_workbench_service.jobs.handed_in import HandedIn, HandIn
+from ml_workbench_service.learning.bundle.checked_bundles import CheckedBundles, check_ids
+from ml_workbench_service.learning.bundle.endings import (
+    ARCHIVED_FILE,
+    TOMBSTONES_FILE,
+    Ended,
+    Endings,
+    Purge,
+    tombstone_of,
 )
+from ml_workbench_service.learning.bundle.listing import CARD_FILE, CardFacts, ModelFolder, RegistryListing, read_facts
 from ml_workbench_service.learning.bundle.manifest import (
-    MANIFEST_FILE,
+    RECIPE_FILE,
     digest_of,
-    size_of,
+    read_plain,
     sync,
+    unreadable,
     verify,
     write_manifest,
 )
+from ml_workbench_service.learning.bundle.signatures import Signatures
 
-ARCHIVED_FILE = "archived.jsonl"
-TOMBSTONES_FILE = "tombstones.jsonl"
 LOCK_FILE = ".versions.lock"
 LOCK_TIMEOUT_S = 15.0
 STAGING = ".staging"
-LARGEST_NUMBER = 999_999
-"""Of a part of a version."""
-MOST_CARDS = 1_000
-"""Kept in memory: some 70 KB each."""
-STALE_DRAFT_S = 7 * 24 * 3600
 
 _log = logging.getLogger(__name__)
 
 
-class _Purge(Contract):
-    """A line of `tombstones.jsonl`: everything that one call purged, so that it happened whole or not at all."""
-
-    tombstones: tuple[Tombstone, ...]
-
-
 @dataclass(frozen=True)
-class _Ended:
-    """Which of a model's versions are archived or purged, as of files of these sizes and times."""
-
-    stamps: tuple[tuple[int, int] | None, ...] = ()
-    archived: frozenset[str] = frozenset()
-    purged: Mapping[str, Tombstone] = field(default_factory=dict)
-
-
-NO_ENDS = _Ended()
-
-
-@dataclass(frozen=True)
-class _Model:
+class SeenModel:
     """A model as of one look: its folder, which versions have ended, which one is live."""
 
     folder: ModelFolder
-    ended: _Ended
+    ended: Ended
     live: str | None
 
     @property
@@ -118,43 +99,92 @@ class _Model:
 
 
 class FolderModelRegistry:
-    """Bundles in folders. `live_version` tells which version of a model is deployed, for the derived status."""
+    """Bundles in folders.
 
-    def __init__(self, root: Path, *, live_version: Callable[[str], str | None]) -> None:
+    Args:
+        live_version: tells which version of a model is deployed, for the derived status.
+        signatures: the service's; None: nothing is signed, and whoever writes into the registry is trusted.
+        hand_in: of a worker, which publishes nothing itself.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        live_version: Callable[[str], str | None],
+        signatures: Signatures | None = None,
+        hand_in: HandIn | None = None,
+    ) -> None:
         self.root = root
         self._live_version = live_version
         self.listing = RegistryListing(root)
-        self._cards: OrderedDict[tuple[str, str], tuple[Stamp, ModelCard]] = OrderedDict()
-        self._keeping = threading.Lock()
-        self._ended: dict[str, _Ended] = {}
+        self.bundles = CheckedBundles(root, signatures)
+        self._hand_in = hand_in
+        self._endings = Endings(root)
 
     def draft(self, job_id: str | None = None) -> Path:
-        """A new empty staging folder on the registry's own file system; leftovers of a week ago are removed.
+        """A new empty staging folder on the registry's own file system.
 
         A job that was killed while it wrote gets its own folder again, emptied, so it leaves nothing behind.
         """
         staging = self.root / STAGING
-        staging.mkdir(parents=True, exist_ok=True)
-        for leftover in staging.iterdir():
-            with suppress(FileNotFoundError):  # another job's draft, published meanwhile
-                if time.time() - leftover.stat().st_mtime > STALE_DRAFT_S:
-                    shutil.rmtree(leftover, ignore_errors=True)
+        make_folder(staging)
         folder = staging / (job_id or uuid.uuid4().hex)
         if folder.exists():
             shutil.rmtree(folder)
         folder.mkdir()
         return folder
 
-    def publish(self, draft: Path, card: ModelCard) -> ModelCard:
-        """Completes the draft with card and manifest and renames it into place.
+    def publish(self, draft: Path, card: ModelCard, *, check: Callable[[], None] = lambda: None) -> ModelCard:
+        """Completes the draft with card and manifest, signs it and renames it into place; a worker has this done.
+
+        Args:
+            check: is called while a worker waits; what it raises ends the waiting.
 
         Raises:
             VersionExistsError: that version is published already, and stays as it is, or it was purged.
         """
         (draft / CARD_FILE).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
-        write_manifest(draft)
-        home = self.root / card.id
-        home.mkdir(parents=True, exist_ok=True)
+        digest = write_manifest(draft)
+        if self._hand_in is None:
+            self._sign_and_place(draft, card.model_copy(update={"digest": digest}))
+        else:
+            handed = HandedIn(model_id=card.id, version=card.version, digest=digest)
+            self._hand_in(card.lineage.job_id, handed, check=check)
+        return self.card(card.id, card.version)
+
+    def accept(self, job_id: str, handed: HandedIn) -> ModelCard:
+        """Publishes what a worker has handed in, verified and signed; once more is nothing.
+
+        Raises:
+            BundleDamagedError: it is not what the worker says, or another model, version or job than its own.
+            VersionExistsError: as `publish`.
+        """
+        if self._lies_there(handed):
+            return self.card(handed.model_id, handed.version)
+        draft = self.root / STAGING / job_id
+        digest = verify(draft)
+        try:
+            card = ModelCard.model_validate_json(read_plain(draft / CARD_FILE))
+        except (OSError, ValidationError) as error:
+            raise unreadable(draft) from error
+        check_ids(card, handed.model_id, handed.version)
+        if digest != handed.digest or card.lineage.job_id != job_id:
+            raise BundleDamagedError(
+                f"what was handed in as {handed.model_id} {handed.version} is not what job {job_id} made; nothing was "
+                "published; start the training again"
+            )
+        self._sign_and_place(draft, card.model_copy(update={"digest": digest}))
+        return self.card(handed.model_id, handed.version)
+
+    def _lies_there(self, handed: HandedIn) -> bool:
+        with suppress(OSError):
+            return digest_of(self.root / handed.model_id / handed.version) == handed.digest
+        return False
+
+    def _sign_and_place(self, draft: Path, card: ModelCard) -> None:
+        signatures, home = self.bundles.signatures, self.root / card.id
+        make_folder(home)
         with self._locked(card.id):
             if card.version in self.tombstones(card.id):
                 raise VersionExistsError(
@@ -162,6 +192,8 @@ class FolderModelRegistry:
                     "leave `version` out to get the next one"
                 )
             try:
+                if signatures is not None and not (home / card.version).exists():
+                    signatures.sign(draft, card)
                 os.rename(draft, home / card.version)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
@@ -172,7 +204,6 @@ class FolderModelRegistry:
                 raise
         sync(home)
         sync(self.root)
-        return self.card(card.id, card.version)
 
     def model_ids(self) -> list[str]:
         """All models with at least one version, in the order of their names."""
@@ -180,10 +211,15 @@ class FolderModelRegistry:
 
     def versions(self, model_id: str) -> list[str]:
         """A model's versions, newest first; empty for an unknown model."""
-        return self._look(model_id).versions
+        return self.look(model_id).versions
 
     def taken(self, model_id: str) -> list[str]:
-        """Versions that nobody publishes any more: those that are there, and those that were purged."""
+        """Versions that nobody publishes any more: those that are there, and those that were purged.
+
+        Raises:
+            FolderGoneError: the registry is away, and nobody knows.
+        """
+        check_there(self.root)
         return [*self.versions(model_id), *self.tombstones(model_id)]
 
     def tombstones(self, model_id: str) -> Mapping[str, Tombstone]:
@@ -200,56 +236,94 @@ class FolderModelRegistry:
         Raises:
             ModelNotFoundError: no such model.
             VersionNotFoundError: the model has no such version.
-            PredictionError: its card or manifest cannot be read.
+            BundleDamagedError: it is set aside: damaged, tampered with or unsigned.
         """
-        return self._card(model_id, version, self._look(model_id))
+        return self._card(model_id, version, self.look(model_id))
 
-    def served_facts(self, model_id: str) -> tuple[CardFacts, ModelStatus] | None:
+    def served_facts(self, model_id: str, seen: SeenModel | None = None) -> tuple[CardFacts, ModelStatus] | None:
         """Of the version that is served, as its card says them; None where no card can be read. Quick over many."""
-        seen = self._look(model_id)
-        facts = seen.folder.facts
+        seen = seen or self.look(model_id)
         for version in seen.ranked:
-            if version not in facts:
-                facts[version] = read_facts(self.root / model_id / version / CARD_FILE)
-            if (found := facts[version]) is not None:
+            if version not in seen.folder.facts:
+                seen.folder.facts[version] = read_facts(self.root / model_id / version / CARD_FILE)
+            if (found := seen.folder.facts[version]) is not None:
                 return found, seen.status(version)
         return None
 
     def cards(self, model_id: str) -> list[ModelCard]:
-        """All versions of a model, newest first; an unreadable one is logged and left out.
+        """All versions of a model, newest first; one that is set aside is logged and left out.
 
         Raises:
             ModelNotFoundError: there are none.
-            PredictionError: none of them can be read.
+            BundleDamagedError: all of them are set aside.
         """
+        found, faults = self.sound_and_set_aside(model_id)
+        if not found:
+            raise next(iter(faults.values()))
+        return found
+
+    def sound_and_set_aside(self, model_id: str) -> tuple[list[ModelCard], dict[str, BundleDamagedError]]:
+        """All versions of a model, newest first: the cards, and why the others have none; raises ModelNotFoundError."""
         versions = self.versions(model_id)
         if not versions:
             raise self._unknown(model_id)
-        found, faults = [], []
+        found: list[ModelCard] = []
+        faults: dict[str, BundleDamagedError] = {}
         for version in versions:
             try:
                 found.append(self.card(model_id, version))
-            except PredictionError as error:
+            except BundleDamagedError as error:
                 _log.error(error.message)
-                faults.append(error)
-        if not found:
-            raise faults[0]
-        return found
+                faults[version] = error
+            except VersionNotFoundError:  # purged since they were listed
+                continue
+        return found, faults
 
-    def served_card(self, model_id: str) -> ModelCard:
+    def served_card(self, model_id: str, seen: SeenModel | None = None) -> ModelCard:
         """The live version's card, else the newest not archived, else the newest."""
-        seen = self._look(model_id)
-        versions = seen.ranked
-        if not versions:
+        card, status = self.served(model_id, seen or self.look(model_id))
+        return card.model_copy(update={"status": status})
+
+    def served(self, model_id: str, seen: SeenModel) -> tuple[ModelCard, ModelStatus]:
+        """The same card as it was published, and its status; raises alike. Quick over many."""
+        if not (versions := seen.ranked):
             raise self._unknown(model_id)
         faults = []
         for version in versions:
             try:
-                return self._card(model_id, version, seen)
-            except PredictionError as error:
+                return self._published(model_id, version, seen), seen.status(version)
+            except BundleDamagedError as error:
                 _log.error(error.message)
                 faults.append(error)
         raise faults[0]
+
+    def set_aside(self, model_id: str | None = None) -> tuple[SetAside, ...]:
+        """Versions that failed when they were last looked at, of one model or of all; `look_over` looks at all."""
+        return tuple(
+            each
+            for each in self.bundles.set_aside()
+            if model_id in (None, each.model_id) and each.version in self.versions(each.model_id)
+        )
+
+    def look_over(self) -> None:
+        """Looks at every version's signature and card, so that `set_aside` knows of all. Quick."""
+        for model_id in self.model_ids():
+            for version in self.versions(model_id):
+                with suppress(BundleDamagedError, ModelNotFoundError, VersionNotFoundError):
+                    self.bundles.look(model_id, version)
+
+    def file(self, model_id: str, version: str, name: str) -> Path | None:
+        """A file of a version as it was published, None where it has none of that name; raises like `card`."""
+        self.folder(model_id, version)
+        return self.bundles.file(model_id, version, name)
+
+    def recipe(self, model_id: str, version: str) -> dict[str, Any]:
+        """A version's recipe as it was published; empty where it has none. Raises like `card`."""
+        file = self.file(model_id, version, RECIPE_FILE)
+        try:
+            return {} if file is None else json_object(read_plain(file))
+        except (OSError, ValueError) as error:
+            raise unreadable(self.root / model_id / version) from error
 
     def folder(self, model_id: str, version: str) -> Path:
         """Where a version lies; raises like `card`."""
@@ -275,8 +349,26 @@ class FolderModelRegistry:
         return card if card is not None and card.lineage.job_id == job_id else None
 
     def verify(self, model_id: str, version: str) -> str:
-        """Checks every file against the manifest; the digest, or PredictionError."""
-        return verify(self.folder(model_id, version))
+        """Checks the signature, and every file against the manifest; the digest, or BundleDamagedError."""
+        self.folder(model_id, version)
+        return self.bundles.verify(model_id, version)
+
+    def recorded(self, card: ModelCard) -> ModelCard:
+        """The card with the verdict and the certificate of the service's own record, by today's rules.
+
+        Raises:
+            StateDamagedError: the service has no record of this version.
+        """
+        if (signatures := self.bundles.signatures) is None:
+            return card
+        found = signatures.recorded(card)
+        if found is None:
+            raise StateDamagedError(
+                f"the service's own record of {card.id} {card.version} is not there, and gates take nobody else's word "
+                f"for its verdict; if you take the card's: ml-workbench sign {card.id} {card.version}"
+            )
+        judged = {"evaluation": found.evaluation, "certificate": found.certificate}
+        return card.model_copy(update=judged).by_current_rules()
 
     def is_archived(self, model_id: str, version: str) -> bool:
         """Whether a version is out of the candidates, also of a bundle that cannot be read."""
@@ -321,7 +413,7 @@ class FolderModelRegistry:
         at = utc_now()
         with self._locked(model_id):
             tombstones = tuple(
-                _tombstone(
+                tombstone_of(
                     self.root / model_id / version,
                     {"was_live": version in ever_live, "purged_at": at, "correlation_id": correlation_id},
                 )
@@ -329,7 +421,7 @@ class FolderModelRegistry:
                 if not self.is_purged(model_id, version)
             )
             if tombstones:
-                line = _Purge(tombstones=tombstones).model_dump_json()
+                line = Purge(tombstones=tombstones).model_dump_json()
                 append_line(self.root / model_id / TOMBSTONES_FILE, line)
                 self._remove_purged(model_id)
         return tombstones
@@ -345,7 +437,7 @@ class FolderModelRegistry:
     def _remove_purged(self, model_id: str) -> None:
         home = self.root / model_id
         for version in self.tombstones(model_id):
-            self._cards.pop((model_id, version), None)
+            self.bundles.forget(model_id, version)
             if not (home / version).is_dir():
                 continue
             try:
@@ -376,61 +468,27 @@ class FolderModelRegistry:
         finally:
             lock.release()
 
-    def _look(self, model_id: str) -> _Model:
+    def look(self, model_id: str) -> SeenModel:
+        """A model's folder, ends and live version, as they are now."""
         folder = self.listing.home(model_id)
-        return _Model(folder, self._ends_in(model_id, folder), self._live_version(model_id) if folder.cards else None)
+        return SeenModel(
+            folder, self._endings.of(model_id, folder), self._live_version(model_id) if folder.cards else None
+        )
 
-    def _card(self, model_id: str, version: str, seen: _Model) -> ModelCard:
-        stamp = seen.folder.cards.get(version)
-        if stamp is None or version in seen.ended.purged:
-            with self._keeping:
-                self._cards.pop((model_id, version), None)
-            stamp = stamp_of(self.folder(model_id, version) / CARD_FILE) or (0, 0)
-        card = self._read(model_id, version, stamp)
-        return card.model_copy(update={"status": seen.status(version)})
+    def _card(self, model_id: str, version: str, seen: SeenModel) -> ModelCard:
+        return self._published(model_id, version, seen).model_copy(update={"status": seen.status(version)})
 
-    def _read(self, model_id: str, version: str, stamp: Stamp) -> ModelCard:
-        """The card as it was published; the `MOST_CARDS` that were asked for last are kept."""
-        key = (model_id, version)
-        with self._keeping:
-            found = self._cards.get(key)
-            if found is not None and found[0] == stamp:
-                self._cards.move_to_end(key)
-                return found[1]
-        card = _read_card(self.root / model_id / version)
-        with self._keeping:
-            self._cards[key] = (stamp, card)
-            while len(self._cards) > MOST_CARDS:
-                self._cards.popitem(last=False)
-        return card
+    def _published(self, model_id: str, version: str, seen: SeenModel) -> ModelCard:
+        if version not in seen.folder.cards or version in seen.ended.purged:
+            self.bundles.forget(model_id, version)
+            self.folder(model_id, version)
+        return self.bundles.card(model_id, version)
 
-    def _ends(self, model_id: str) -> _Ended:
-        return self._ends_in(model_id, self.listing.home(model_id))
-
-    def _ends_in(self, model_id: str, folder: ModelFolder) -> _Ended:
-        """Read again only where a file has changed; a torn last line of a kill is left out."""
-        there = folder.listing.names
-        if not (ARCHIVED_FILE in there or TOMBSTONES_FILE in there):
-            return NO_ENDS
-        files = [self.root / model_id / name for name in (ARCHIVED_FILE, TOMBSTONES_FILE)]
-        stamps = tuple(map(stamp_of, files))
-        known = self._ended.get(model_id)
-        if known is not None and known.stamps == stamps:
-            return known
-        archived: set[str] = set()
-        for line in _lines(files[0]):
-            with suppress(ValueError, KeyError, TypeError):
-                plain = json.loads(line)
-                (archived.discard if plain.get("restored") else archived.add)(str(plain["version"]))
-        purged: dict[str, Tombstone] = {}
-        for line in _lines(files[1]):
-            with suppress(ValidationError):
-                purged |= {each.version: each for each in _Purge.model_validate_json(line).tombstones}
-        ended = _Ended(stamps, frozenset(archived), purged)
-        self._ended[model_id] = ended
-        return ended
+    def _ends(self, model_id: str) -> Ended:
+        return self._endings.of(model_id, self.listing.home(model_id))
 
     def _unknown(self, model_id: str) -> ModelNotFoundError:
+        check_there(self.root)  # else nothing is known, and everything is there once the disk is back
         if re.fullmatch(NAME_PATTERN, model_id) and (purged := self.tombstones(model_id)):
             return ModelNotFoundError(
                 f"every version of {model_id} was purged; train it again: POST /api/v1/models/train gives the next "
@@ -440,49 +498,3 @@ class FolderModelRegistry:
         known = [each for each in self.model_ids() if each[:3] == model_id[:3]] or self.model_ids()
         hint = f"known: {', '.join(known[:5])}" if known else "none is trained yet: POST /api/v1/models/train"
         return ModelNotFoundError(f"no model of this id; {hint}", details={"known": known[:20]})
-
-
-def _read_card(folder: Path) -> ModelCard:
-    try:
-        plain = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        card = ModelCard.model_validate({**plain, "digest": digest_of(folder), "size_bytes": size_of(folder)})
-        return card.by_current_rules()
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise PredictionError(
-            f"the bundle {folder.parent.name}/{folder.name} cannot be read; restore it from a backup or train it again"
-        ) from error
-
-
-def _tombstone(folder: Path, about: Mapping[str, object]) -> Tombstone:
-    """What is to be left of a bundle; of a damaged one, what can still be read."""
-    found: dict[str, object] = {"model_id": folder.parent.name, "version": folder.name, **about}
-    with suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
-        listed = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))["files"]
-        files = {name: str(each["sha256"]) for name, each in listed.items()}
-        found |= {"files": files, "digest": digest_of(folder), "size_bytes": size_of(folder)}
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
-        known = Tombstone.model_validate(
-            {**found, "type": card["type"], "job_id": card["lineage"]["job_id"], "created_at": card["created_at"]}
-        )
-        return known
-    return Tombstone.model_validate(found)
-
-
-def _lines(file: Path) -> list[bytes]:
-    try:
-        return file.read_bytes().splitlines()
-    except FileNotFoundError:
-        return []
-
-
-def next_version(taken: list[str]) -> str:
-    """1.0.0 for a new model, else the newest's next minor version."""
-    if not taken:
-        return "1.0.0"
-    newest = max(map(Version, taken))
-    if newest.minor < LARGEST_NUMBER:
-        return f"{newest.major}.{newest.minor + 1}.0"
-    if newest.major < LARGEST_NUMBER:
-        return f"{newest.major + 1}.0.0"
-    raise ConflictError(f"no version follows {newest}; send a `version` that is free, or another `model_id`")

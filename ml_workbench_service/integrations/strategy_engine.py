@@ -19,18 +19,22 @@ class StrategyEngine:
     """A client of one engine; blocking, called from a thread."""
 
     def __init__(self, url: str, *, api_key: str | None, own_url: str) -> None:
-        self._url = url.rstrip("/")
+        self.url = url.rstrip("/")
         self._api_key = api_key
         self._own_url = own_url.rstrip("/")
 
-    def register(self, deployment: Deployment, card: ModelCard) -> None:
+    def register(self, deployment: Deployment, card: ModelCard, *, instead_of: str | None = None) -> None:
         """Announces a deployment; sending it twice under its id is sending it once.
+
+        Args:
+            instead_of: a deployment that was announced after it and did not go live: it is announced anew.
 
         Raises:
             UpstreamError: the engine refused it, or cannot be reached.
             UpstreamTimeoutError: the engine did not answer in time.
         """
-        status = self._post("register", self._body(deployment, card), deployment, key=deployment.id, verb="deploy")
+        key = deployment.id if instead_of is None else f"{deployment.id}-instead-of-{instead_of}"
+        status = self._post("register", self._body(deployment, card), deployment, key=key, verb="deploy")
         if not 200 <= status < 300:
             raise _refused("deployment", status)
 
@@ -51,18 +55,21 @@ class StrategyEngine:
         """The status of the engine's answer; `verb` is what to do again where there is none."""
         import httpx
 
+        from ml_workbench_service.exchanges.bounded_http import BoundedTransport, within
+
         headers = {"Idempotency-Key": key, "X-Correlation-ID": correlation_id() or deployment.correlation_id}
         if self._api_key:
             headers["X-API-Key"] = self._api_key
-        transport = httpx.HTTPTransport(retries=RETRIES)
+        transport = BoundedTransport(retries=RETRIES)
         timeout = httpx.Timeout(READ_TIMEOUT_S, connect=CONNECT_TIMEOUT_S)
+        url, encoded = f"{self.url}/api/v1/strategies/{path}", httpx.Headers(headers, encoding="utf-8")
         try:
-            with httpx.Client(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False) as client:
-                answer = client.post(
-                    f"{self._url}/api/v1/strategies/{path}",
-                    json=body,
-                    headers=httpx.Headers(headers, encoding="utf-8"),
-                )
+            with (
+                within(READ_TIMEOUT_S),
+                httpx.Client(transport=transport, timeout=timeout, follow_redirects=False, trust_env=False) as client,
+                client.stream("POST", url, json=body, headers=encoded) as answer,
+            ):
+                return answer.status_code  # of the body nothing is asked
         except httpx.TimeoutException as error:
             raise UpstreamTimeoutError(
                 f"the strategy engine did not answer in time; see whether it runs, then {verb} again"
@@ -71,7 +78,6 @@ class StrategyEngine:
             raise UpstreamError(
                 f"the strategy engine cannot be reached; check STRATEGY_ENGINE_URL, then {verb} again"
             ) from error
-        return answer.status_code
 
     def _body(self, deployment: Deployment, card: ModelCard) -> dict[str, Any]:
         return {

@@ -8,6 +8,7 @@ Times are in UTC, to the millisecond; in JSON and CSV as ISO 8601 with `Z`. Numb
 
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -19,9 +20,10 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
-from common_lib.exceptions import SeriesNotFoundError
+from common_lib.exceptions import SeriesNotFoundError, StateDamagedError
 from ml_workbench_service.contracts.series import Column, ColumnKind, EvaluatedPart, columns_of
 from ml_workbench_service.contracts.tables import NO_TIME, ROWS, RowName, SentTable, TableFormat, TableHead, described
+from ml_workbench_service.jobs.guarded_reading import NONSENSE, SET_ASIDE, name_of
 
 ROWS_AT_ONCE = 16_384
 ROWS_OF_A_GROUP = 65_536
@@ -80,6 +82,24 @@ def _kind_of(kind: pa.DataType) -> ColumnKind:
     if pa.types.is_boolean(kind):
         return "boolean"
     return "number" if pa.types.is_floating(kind) else "text"
+
+
+@contextmanager
+def sound_rows(path: Path) -> Iterator[None]:
+    """Says of a file whose rows are read within that it is damaged, whatever the reader of Parquet says.
+
+    Raises:
+        StateDamagedError: it is.
+    """
+    try:
+        yield
+    except ConnectionError:  # who asked has gone away
+        raise
+    except (pa.ArrowException, OSError, MemoryError, *NONSENSE) as error:
+        SET_ASIDE.note(path, f"its rows cannot be read ({type(error).__name__})")
+        raise StateDamagedError(
+            f"the rows of {name_of(path)} cannot be read; restore the file from a backup, or make it again"
+        ) from error
 
 
 def open_stored(path: Path, row: RowName, part: EvaluatedPart | None) -> Table:

@@ -1,29 +1,30 @@
 """Atomic, durable file writes: whole files by rename, and a full disk said clearly."""
 
-import errno
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from common_lib.exceptions import UnavailableError
-
-DISK_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+from common_lib.exceptions import StorageFullError
+from common_lib.storage import check_there, is_full
 
 
 @contextmanager
 def clear_disk_errors(path: Path) -> Iterator[None]:
-    """Translates "no space left" into a sentence with the next step.
+    """Translates "no space left" into a sentence with the next step; nothing begins in a folder that is gone.
 
     Raises:
-        UnavailableError: the disk or quota under `path` is full.
+        StorageFullError: the disk or quota under `path` is full.
+        FolderGoneError: the kept folder that `path` lies in was removed, or its disk was taken away.
     """
+    check_there(path)
     try:
         yield
     except OSError as error:
-        if error.errno not in DISK_FULL:
+        if not is_full(error):
             raise
-        raise UnavailableError(
+        raise StorageFullError(
             f"The disk is full: {path.name} could not be written. Free some space under STATE_DIR, then try again.",
             details={"file": path.name},
             retry_after_s=60,
@@ -36,7 +37,7 @@ def write_whole(path: Path, payload: bytes, *, durable: bool = False, mode: int 
     `mode` is the file's from its first byte on, whatever the umask.
 
     Raises:
-        UnavailableError: the disk is full; the old file, if any, is untouched.
+        StorageFullError: the disk is full; the old file, if any, is untouched.
     """
     staged = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -54,13 +55,18 @@ def write_whole(path: Path, payload: bytes, *, durable: bool = False, mode: int 
         sync_folder(path.parent)
 
 
+def is_left_of(name: str, file: str) -> bool:
+    """Whether it is what a kill in the middle of `write_whole` leaves beside that file, which is as it was."""
+    return re.fullmatch(rf"\.{re.escape(file)}\.\d+", name) is not None
+
+
 def append_line(path: Path, line: str) -> None:
     """Adds a line, or several in one go, to a file that only grows, on disk when this returns.
 
     A torn line before them stays by itself.
 
     Raises:
-        UnavailableError: the disk is full; the file is as it was.
+        StorageFullError: the disk is full; the file is as it was.
     """
     with clear_disk_errors(path), path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
@@ -93,6 +99,11 @@ class NewLines:
         self._path = path
         self._place = str(path)
         self.offset = 0  # bytes of complete lines behind us
+
+    @property
+    def path(self) -> Path:
+        """The file's."""
+        return self._path
 
     def read(self) -> list[bytes]:
         """New lines that are not empty, oldest first; cheap where there are none."""

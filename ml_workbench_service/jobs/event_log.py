@@ -17,6 +17,7 @@ from common_lib.redaction import redacted_tree
 from ml_workbench_service.contracts.contract import iso, utc_now
 from ml_workbench_service.contracts.jobs import EventType, JobEvent
 from ml_workbench_service.jobs.durable_files import NewLines, clear_disk_errors
+from ml_workbench_service.jobs.guarded_reading import guarded_line
 
 FINAL_EVENTS: frozenset[str] = frozenset({"succeeded", "failed", "cancelled"})
 _TYPES = frozenset(get_args(EventType))
@@ -37,11 +38,8 @@ class EventReader:
 
     def parse(self, line: bytes) -> JobEvent | None:
         """The event of one line, or None for a torn, foreign or repeated one."""
-        try:
-            event = JobEvent.model_validate(orjson.loads(line))
-        except ValueError:
-            return None
-        if event.seq <= self.last_seq:
+        event = guarded_line(self.lines.path, line, lambda raw: JobEvent.model_validate(orjson.loads(raw)))
+        if event is None or event.seq <= self.last_seq:
             return None
         self.last_seq = event.seq
         return event

@@ -30,10 +30,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from common_lib.exceptions import ConflictError, DataValidationError, JobNotFoundError
 from common_lib.redaction import redacted
+from common_lib.storage import make_folder
 from ml_workbench_service.contracts.contract import UtcDatetime, iso, utc_now
 from ml_workbench_service.contracts.jobs import (
     DeletedJob,
@@ -49,6 +50,7 @@ from ml_workbench_service.contracts.jobs import (
 from ml_workbench_service.jobs.durable_files import NewLines, append_line, clear_disk_errors, sync_folder, write_whole
 from ml_workbench_service.jobs.event_log import EventLog, EventReader, encode, has_ended
 from ml_workbench_service.jobs.folder_listing import NOWHERE, Listing, WatchedFolder
+from ml_workbench_service.jobs.guarded_reading import SET_ASIDE, guarded, guarded_lines
 from ml_workbench_service.jobs.job_projection import JobProjection
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
@@ -105,6 +107,7 @@ class JobFolder:
         self.trials = TrialLog(self.checkpoint / TRIALS_FILE)
         self._events = path / "events.jsonl"
         self._log = EventLog(self._events)
+        self._places = tuple(f"{path}/{name}" for name in ("events.jsonl", "cancel", "tracking.json"))
         self._reader = EventReader(self._events)
         self._projection = JobProjection()
         self._lock = threading.Lock()
@@ -123,7 +126,7 @@ class JobFolder:
         """
         if not JOB_ID_PATTERN.fullmatch(spec.id):
             raise DataValidationError.at("id", "A job id is letters, digits, '-' and '_', at most 64 of them.")
-        root.mkdir(parents=True, exist_ok=True)
+        make_folder(root)
         staged = root / f".{spec.id}.{secrets.token_hex(4)}"
         with clear_disk_errors(staged):
             staged.mkdir()
@@ -148,10 +151,9 @@ class JobFolder:
     def spec(self) -> JobSpec:
         """The request; raises JobNotFoundError where the folder is gone or holds none."""
         if self._spec is None:
-            try:
-                self._spec = JobSpec.model_validate_json((self.path / "request.json").read_bytes())
-            except (FileNotFoundError, NotADirectoryError, ValidationError) as error:
-                raise JobNotFoundError(f"There is no job {self.id}; list the jobs at /api/v1/jobs.") from error
+            self._spec = guarded(self.path / "request.json", JobSpec.model_validate_json)
+            if self._spec is None:
+                raise JobNotFoundError(f"There is no job {self.id}; list the jobs at /api/v1/jobs.")
         return self._spec
 
     @cached_property
@@ -182,7 +184,8 @@ class JobFolder:
             JobNotFoundError: the folder is gone.
         """
         with self._lock:
-            seen = (_size(self._events), self.cancel_requested, _stamp(self.path / "tracking.json"))
+            events, cancel, tracking = self._places
+            seen = (_size(events), _stamp(cancel) is not None, _stamp(tracking))
             if self._job is None or seen != self._seen:
                 for event in self._reader.read():
                     self._projection.add(event)
@@ -195,7 +198,7 @@ class JobFolder:
     @property
     def num_log_bytes(self) -> int:
         """Size of the event log, which changes with each event; -1 where there is none."""
-        return _size(self._events)
+        return _size(self._places[0])
 
     @property
     def has_ended(self) -> bool:
@@ -216,7 +219,7 @@ class JobFolder:
     @property
     def cancel_requested(self) -> bool:
         """Whether somebody asked to stop."""
-        return (self.path / "cancel").exists()
+        return _stamp(self._places[1]) is not None
 
     def worker(self) -> WorkerRecord | None:
         """The process that works, or worked, at the job; None where none has begun."""
@@ -240,18 +243,12 @@ class JobFolder:
     @property
     def is_beating(self) -> bool:
         """Whether the worker gave a sign of life within the last seconds."""
-        stamp = _stamp(self.path / "beat")
+        stamp = _stamp(f"{self.path}/beat")
         return stamp is not None and time.time() - stamp / 1e9 < FRESH_BEAT_S
 
     def tracking(self) -> TrackingRecord:
         """What the tracker wrote down; a fresh record where it has not come by, or where it cannot be read."""
-        try:
-            return TrackingRecord.model_validate_json((self.path / "tracking.json").read_bytes())
-        except FileNotFoundError:
-            return TrackingRecord()
-        except ValidationError as error:
-            log.warning("tracking.json of job %s is unreadable and starts anew: %s", self.id, error)
-            return TrackingRecord()
+        return guarded(self.path / "tracking.json", TrackingRecord.model_validate_json) or TrackingRecord()
 
     def write_tracking(self, record: TrackingRecord) -> None:
         """For the tracker alone."""
@@ -325,11 +322,8 @@ class JobStore:
     def deleted(self, job_id: str) -> DeletedJob | None:
         """What is left of a deleted job; None of any other. Cheap where nothing was deleted since."""
         with self._reading:
-            for line in self._deletions.read():
-                try:
-                    each = DeletedJob.model_validate_json(line)
-                except ValidationError:  # torn by a kill: that deletion did not happen
-                    continue
+            lines = self._deletions.read()  # one torn by a kill: that deletion did not happen
+            for each in guarded_lines(self._deletions.path, lines, DeletedJob.model_validate_json):
                 self._deleted[each.id] = each
             return self._deleted.get(job_id)
 
@@ -433,8 +427,9 @@ class JobStore:
                 continue
             try:
                 yield self._folders.get(name) or self.folder(name)
+                SET_ASIDE.mended(self.root / name)
             except JobNotFoundError:
-                log.warning("the job folder %s holds no readable request.json and is left alone", name)
+                SET_ASIDE.note(self.root / name, "it has no request.json that can be read; restore it, or move it away")
 
 
 def _remove(path: Path) -> None:
@@ -465,15 +460,15 @@ def _decode_cursor(cursor: str) -> tuple[str, str]:
     return created_at, job_id
 
 
-def _size(path: Path) -> int:
+def _size(path: str) -> int:
     try:
-        return path.stat().st_size
+        return os.stat(path).st_size  # pathlib's costs twice as much, and lists ask for hundreds
     except FileNotFoundError:
         return -1
 
 
-def _stamp(path: Path) -> int | None:
+def _stamp(path: str) -> int | None:
     try:
-        return path.stat().st_mtime_ns
+        return os.stat(path).st_mtime_ns
     except FileNotFoundError:
         return None

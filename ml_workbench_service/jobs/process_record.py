@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import IO
 
 import psutil
-from pydantic import ValidationError
 
+from common_lib.storage import make_folder
 from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.jobs.guarded_reading import guarded
 
 START_TOLERANCE_S = 1.0  # psutil's start times are derived from the boot time and wander by some hundredths
 START_FIELD = 22  # of /proc/<pid>/stat, counted from 1: clock ticks from the boot to the process's start
@@ -66,7 +67,7 @@ class ProcessRecord(Contract):
 
     def write(self, file: Path) -> None:
         """Replaces the file in one step."""
-        file.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(file.parent)
         staged = file.with_name(f".{file.name}.{os.getpid()}")
         staged.write_text(self.model_dump_json(), encoding="utf-8")
         staged.replace(file)
@@ -74,13 +75,7 @@ class ProcessRecord(Contract):
     @classmethod
     def read(cls, file: Path) -> "ProcessRecord | None":
         """The record in the file; None where there is none, or where it is unreadable."""
-        try:
-            return cls.model_validate_json(file.read_bytes())
-        except FileNotFoundError:
-            return None
-        except ValidationError as error:
-            log.warning("%s is not a process record and is ignored: %s", file, error)
-            return None
+        return guarded(file, cls.model_validate_json)
 
     def process(self) -> psutil.Process | None:
         """The living process of this record; None where it ended, is a zombie, or its pid belongs to another now."""

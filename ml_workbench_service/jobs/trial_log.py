@@ -14,10 +14,9 @@ import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from ml_workbench_service.contracts.experiments import TrialRecord
 from ml_workbench_service.jobs.durable_files import NewLines, clear_disk_errors
+from ml_workbench_service.jobs.guarded_reading import guarded_lines
 
 TRIALS_FILE = "trials.jsonl"
 UNDER_WAY_FILE = "under_way.jsonl"
@@ -62,11 +61,8 @@ class TrialLog:
     def trials(self) -> list[TrialRecord]:
         """The newest of every trial, by number; none where nothing has begun."""
         with self._lock:
-            for line in self._lines.read():
-                try:
-                    record = TrialRecord.model_validate_json(line)
-                except ValidationError:  # torn by a kill; its trial is made again
-                    continue
+            lines = self._lines.read()  # one torn by a kill: its trial is made again
+            for record in guarded_lines(self._lines.path, lines, TrialRecord.model_validate_json):
                 self._trials[record.number] = record
             found = dict(self._trials)
         for record in self._sketched() if any(not each.is_finished for each in found.values()) else ():
@@ -77,8 +73,7 @@ class TrialLog:
 
     def _sketched(self) -> Iterator[TrialRecord]:
         try:
-            lines = self._under_way.read_text(encoding="utf-8").splitlines()
+            lines = self._under_way.read_bytes().splitlines()
         except FileNotFoundError:
             return
-        for line in lines:
-            yield TrialRecord.model_validate_json(line)
+        yield from guarded_lines(self._under_way, lines, TrialRecord.model_validate_json)

@@ -15,7 +15,7 @@ import numpy as np
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Costs, Floats, Ints
 from ml_workbench_service.market.costs import step_log_return, swap_cost, unit_cost
-from ml_workbench_service.market.trading_series import TradingSeries
+from ml_workbench_service.market.trading_series import Positions, TradingSeries
 
 
 @dataclass(frozen=True)
@@ -50,13 +50,13 @@ class Backtest:
     summary: BacktestSummary
 
 
-def backtest(series: TradingSeries, rows_N: Ints, positions_N: Ints, *, bars_per_year: float) -> Backtest:
+def backtest(series: TradingSeries, rows_N: Ints, positions_N: Positions, *, bars_per_year: float) -> Backtest:
     """Runs the positions over the series' prices.
 
     Args:
         series: prices, times, costs and the fill rule.
         rows_N: decision rows, ascending; all of them payable (`TradingSeries.payable`).
-        positions_N: -1, 0 or 1 each.
+        positions_N: signed sizes.
         bars_per_year: scales the Sharpe ratio.
 
     Raises:
@@ -71,9 +71,9 @@ def backtest(series: TradingSeries, rows_N: Ints, positions_N: Ints, *, bars_per
     account = _Account(series)
     for number, row in enumerate(map(int, rows_N)):
         if number == 0 or row != rows_N[number - 1] + 1:
-            account.held = 0
+            account.held = 0.0
         is_last = number + 1 == len(rows_N) or rows_N[number + 1] != row + 1
-        paid.append(account.decide(row, int(positions_N[number]), closes=is_last))
+        paid.append(account.decide(row, float(positions_N[number]), closes=is_last))
     net_N, gross_N, cost_N, turnover_N, trades_N = np.array(paid, dtype=np.float64).T.copy()
     entries = rows_N + series.delay
     num_symbols = len(np.unique(series.symbol_R[rows_N]))
@@ -108,9 +108,9 @@ class _Account:
     def __init__(self, series: TradingSeries) -> None:
         self._series = series
         self._with_spread: dict[tuple[int, float], Costs] = {}
-        self.held = 0
+        self.held = 0.0
 
-    def decide(self, row: int, position: int, *, closes: bool) -> _Paid:
+    def decide(self, row: int, position: float, *, closes: bool) -> _Paid:
         series = self._series
         symbol = series.symbols[int(series.symbol_R[row])]
         entry = row + series.delay
@@ -129,12 +129,12 @@ class _Account:
         net = step_log_return(position, price, next_price, cost=cost, swap=swap)
         gross = step_log_return(position, price, next_price, cost=0.0)
         self.held = position
-        closing, closed = 0.0, 0
+        closing, closed = 0.0, 0.0
         if closes and position != 0:
             closed = abs(position)
             closing = unit_cost(self._costs(entry + 1), symbol, next_price) * closed
             net += step_log_return(0.0, next_price, next_price, cost=closing)
-            self.held = 0
+            self.held = 0.0
         return _Paid(net, gross, cost + swap + closing, change + closed, (change > 0) + (closed > 0))
 
     def _costs(self, row: int) -> Costs:

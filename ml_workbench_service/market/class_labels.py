@@ -86,7 +86,7 @@ def triple_barrier_labels(
     barriers = width * target_volatility(bar_volatility, target)
     labelled = np.isfinite(moves.values) & np.isfinite(barriers) & (barriers > 0)
     log_close = np.log(close)
-    classes = np.full(len(close), _NEITHER)
+    classes, decided_after_N = np.full(len(close), _NEITHER), np.full(len(close), target.horizon)
     waiting = np.flatnonzero(labelled)
     for ahead in range(1, target.horizon + 1):
         if not len(waiting):
@@ -95,8 +95,9 @@ def triple_barrier_labels(
         classes[waiting[path >= barriers[waiting]]] = _UPPER
         classes[waiting[path <= -barriers[waiting]]] = _LOWER
         labelled[waiting[np.isnan(path)]] = False  # a bar without a close may have touched
+        decided_after_N[waiting[np.abs(path) >= barriers[waiting]]] = ahead
         waiting = waiting[np.abs(path) < barriers[waiting]]
-    return _labelled(moves, classes, labelled)
+    return replace(_labelled(moves, classes, labelled), decided_after_N=decided_after_N)
 
 
 def regime_labels(target: Target, moves: Labels, *, classes_N: Floats) -> Labels:

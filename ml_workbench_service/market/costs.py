@@ -8,7 +8,7 @@ the request names holds at all hours, the bars' own spread goes before both, and
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Literal
 
@@ -186,6 +186,15 @@ def round_trip_cost(costs: Costs, symbol: str, price: float) -> float:
     return 2 * unit_cost(costs, symbol, price)
 
 
+def round_trip_costs(costs: Sequence[tuple[str, Costs]], codes_N: Ints, prices_N: Floats) -> Floats:
+    """(N,) `round_trip_cost` of each price, by the costs of the symbol that its code stands for."""
+    spreads = np.array([_set(each.spread_pips) * pip_size(symbol) for symbol, each in costs])[codes_N]
+    fees = np.array([(_set(each.commission_bp) + _set(each.slippage_bp)) * BASIS_POINT for _, each in costs])[codes_N]
+    if not (np.isfinite(prices_N) & (prices_N > 0.0)).all():
+        raise _no_price()
+    return np.asarray(2 * (spreads / 2 / prices_N + fees))
+
+
 @lru_cache(maxsize=1024)
 def spot_lag_days(symbol: str) -> int:
     """From trade to its value date, which says at which roll three days of swap are paid; either way round."""
@@ -258,5 +267,9 @@ def _set(value: float | None) -> float:
 
 def _positive(price: float) -> float:
     if not (price > 0.0 and math.isfinite(price)):
-        raise DataValidationError.at("price", "A price must be positive and finite; check the bars or the request.")
+        raise _no_price()
     return price
+
+
+def _no_price() -> DataValidationError:
+    return DataValidationError.at("price", "A price must be positive and finite; check the bars or the request.")

@@ -32,7 +32,7 @@ from ml_workbench_service.contracts.contract import Contract, Finite, to_ms
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, NEW_YORK, WEEK_OPEN_MS
-from ml_workbench_service.market.targets import ewma_deviation
+from ml_workbench_service.market.targets import ewma_deviation, ewma_of_windows
 
 SHRINKAGE = 20.0
 """Observations of an ordinary bar that each cell begins with."""
@@ -43,6 +43,8 @@ FINEST_CELL_MS = 5 * 60_000
 """A year of minutes has 50,000 returns for the 864 cells of five minutes on three clocks."""
 DAY_SHARE = 0.5
 """Of a day's usual bars, under which its mean tells too little."""
+MOST_SPAN_MS = 100 * DAY_MS
+"""Between moments that are looked at together: of minutes 100,000 bars."""
 DECIMALS = 9
 """Of log factors: sums in another order, as of other threads or processors, end in the same numbers."""
 TOKYO = ZoneInfo("Asia/Tokyo")
@@ -154,6 +156,26 @@ def seasonal_volatility(profile: SeasonalProfile, opened_ms: Ints, log_returns: 
     the EWMA's kernel is filled.
     """
     return ewma_deviation(deseasonalised(profile, opened_ms, log_returns)) * profile.coming_factor(opened_ms, horizon)
+
+
+def volatility_of_windows(
+    profile: SeasonalProfile | None, opened_ms_NW: Ints, close_NW: Floats, *, horizon: int = 1
+) -> Floats:
+    """(N,) `seasonal_volatility` at the end of windows of `EWMA_BARS` + 1 bars each, the same to the bit.
+
+    Args:
+        profile: None: volatility has no season.
+        close_NW: above zero.
+    """
+    returns_NW = np.diff(np.log(close_NW), axis=1)
+    if profile is None or not len(close_NW):
+        return ewma_of_windows(returns_NW)
+    factors = profile.factor(opened_ms_NW[:, 1:].reshape(-1)).reshape(returns_NW.shape)
+    last_ms_N, coming_N = opened_ms_NW[:, -1], np.empty(len(close_NW))
+    for number in np.unique(spans_N := last_ms_N // MOST_SPAN_MS):  # a grid of bars lies between the first and the last
+        here_N = spans_N == number
+        coming_N[here_N] = profile.coming_factor(last_ms_N[here_N], horizon)
+    return np.asarray(ewma_of_windows(returns_NW / factors) * coming_N)
 
 
 def deseasonalised(profile: SeasonalProfile, opened_ms: Ints, log_returns: Floats) -> Floats:

@@ -32,6 +32,7 @@ class Labels:
     available_at_ms: Ints  # (N,) when the label is known; -1 where there is none
     num_spanning_closure: int
     num_missing_bar: int
+    decided_after_N: Ints | None = None  # (N,) bars from where a label begins to what decides it; None: the horizon
 
 
 def label(
@@ -94,6 +95,17 @@ def ewma_deviation(returns: Floats) -> Floats:
     volatility[: EWMA_BARS // 4] = np.nan
     volatility[volatility == 0.0] = np.nan
     return volatility
+
+
+def ewma_of_windows(returns_NW: Floats) -> Floats:
+    """(N,) `ewma_deviation` at the end of windows of `EWMA_BARS` known returns each; NaN where nothing moved.
+
+    The same to the bit: the same products, added from the newest on.
+    """
+    total_N = np.add.accumulate(returns_NW[:, ::-1] ** 2 * _FACTORS, axis=1)[:, -1]
+    deviation_N = np.sqrt(total_N / np.cumsum(_FACTORS)[-1])
+    deviation_N[deviation_N == 0.0] = np.nan
+    return np.asarray(deviation_N)
 
 
 def _decayed_sum(values: Floats) -> Floats:

@@ -1,6 +1,6 @@
 """Trading series: prices, costs and features of all symbols in rows, and the one rule of what a step on them earns.
 
-A decision at row t (bar t is known) sets the position a to -1, 0 or 1; the one before it is `held`. It is filled at
+A decision at row t (bar t is known) sets the position a, a signed size; the one before it is `held`. It is filled at
 bar e = t + 1: at its open, over a weekend at Sunday's, or, where nobody trades but at the fixing, at its close. With
 p the price of each bar at which fills happen it earns
 
@@ -26,6 +26,8 @@ from ml_workbench_service.contracts.market import Bools, Costs, FillRule, Floats
 from ml_workbench_service.market.calendar import swap_days
 from ml_workbench_service.market.costs import BASIS_POINT, pip_size, spot_lag_days
 
+Positions = Ints | Floats
+"""Signed sizes: -1, 0, 1 of whoever chooses among these, any of a sizing rule."""
 POSITIONS = (-1, 0, 1)
 """Of the actions 0, 1, 2: short, flat, long."""
 RUIN = 1e-6
@@ -113,10 +115,10 @@ class TradingSeries:
         """Rows from a decision to its fill."""
         return FILL_DELAY
 
-    def swap(self, entry: Ints, position_N: Ints) -> Floats:
+    def swap(self, entry: Ints, position_N: Positions) -> Floats:
         """(N,) what holding each position from its entry row to the next costs."""
         short = np.where(position_N < 0, self.swap_short_R[entry], 0.0)
-        return np.where(position_N > 0, self.swap_long_R[entry], short)
+        return np.abs(position_N) * np.where(position_N > 0, self.swap_long_R[entry], short)
 
     def payable(self, rows: Ints, *, until_ms: int | None = None) -> Ints:
         """Those of the rows whose decision can be paid: every bar up to its settling is there.
@@ -181,7 +183,7 @@ def segment_starts(rows_N: Ints) -> Bools:
     return starts
 
 
-def held_rewards(series: TradingSeries, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
+def held_rewards(series: TradingSeries, rows_N: Ints, *, held_N: Positions, position_N: Positions) -> Floats:
     """The log return of each decision, no closing included; `RUIN_LOG_RETURN` where it loses everything."""
     entry = rows_N + series.delay
     swap = series.swap(entry, position_N)
@@ -189,16 +191,16 @@ def held_rewards(series: TradingSeries, rows_N: Ints, *, held_N: Ints, position_
     return _log(growth)
 
 
-def closing_rewards(series: TradingSeries, rows_N: Ints) -> Floats:
-    """The log return of closing one unit, long or short, after each decision."""
-    return _log(1.0 - series.unit_cost_R[rows_N + series.delay + 1])
+def closing_rewards(series: TradingSeries, rows_N: Ints, sizes_N: Positions | float = 1.0) -> Floats:
+    """The log return of closing so much, long or short, after each decision."""
+    return _log(1.0 - series.unit_cost_R[rows_N + series.delay + 1] * np.abs(sizes_N))
 
 
-def step_rewards(series: TradingSeries, rows_N: Ints, *, held_N: Ints, position_N: Ints) -> Floats:
+def step_rewards(series: TradingSeries, rows_N: Ints, *, held_N: Positions, position_N: Positions) -> Floats:
     """The log return of each decision, with the closing where a segment ends; rows payable and ascending."""
     rewards = held_rewards(series, rows_N, held_N=held_N, position_N=position_N)
     ends = np.flatnonzero(np.append(segment_starts(rows_N)[1:], True) & (position_N != 0))
-    rewards[ends] = np.maximum(rewards[ends] + closing_rewards(series, rows_N[ends]), RUIN_LOG_RETURN)
+    rewards[ends] = np.maximum(rewards[ends] + closing_rewards(series, rows_N[ends], position_N[ends]), RUIN_LOG_RETURN)
     return rewards
 
 

@@ -13,7 +13,6 @@ Everything is computed in `reinforcement/agent_simulator.py`; nothing here needs
 Legend: M records, S settings, L runs (a setting and a seed each), D days, K figures of a run.
 """
 
-import difflib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.agents.q_table import USUAL_WIDTH, StateBins
 from ml_workbench_service.contracts.agents import QLearningHyperparameters
@@ -328,7 +328,7 @@ def _refused(error: ValidationError, choices: Mapping[str, Sequence[Any]]) -> Da
     name = str(first["loc"][0])
     path = f"body.search_space.{name}" if name in choices else f"body.base.hyperparameters.{name}"
     known = [each for each in QLearningHyperparameters.model_fields if each != "seed"]
-    near = difflib.get_close_matches(name, known, n=1)
+    near = close_names(name, known, n=1)
     said = f"did you mean {near[0]}?" if near and name not in known else f"{first['msg']};"
     return DataValidationError.at(
         path, f"{name}: {said} the agent q_learning has {', '.join(known)}", code=first["type"]

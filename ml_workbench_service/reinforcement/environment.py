@@ -31,6 +31,7 @@ from ml_workbench_service.market.trading_series import (
     step_rewards,
 )
 from ml_workbench_service.reinforcement.environment_kernels import ROW, TERMINATED, TRUNCATED, begin_envs, step_envs
+from ml_workbench_service.reinforcement.hyperparameters import WALK_CHUNK
 
 QUEUE_LENGTH = 4096
 """Starting rows drawn at once; a call of the generator for every episode would cost more than the episode's steps."""
@@ -223,7 +224,7 @@ class Walk:
     gross_N: Floats
 
 
-def walk(policy: Policy, series: TradingSeries, rows_N: Ints, *, lookback: int, chunk: int = 4096) -> Walk:
+def walk(policy: Policy, series: TradingSeries, rows_N: Ints, *, lookback: int, chunk: int = WALK_CHUNK) -> Walk:
     """Runs a policy in order over rows, its position fed back; each segment starts flat and is closed at its end.
 
     A policy here is a function of window and position alone. So it is asked in batches, for all three positions at

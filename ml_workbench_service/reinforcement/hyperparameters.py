@@ -12,6 +12,8 @@ from ml_workbench_service.contracts.agents import QLearningHyperparameters
 from ml_workbench_service.contracts.contract import Contract, Finite
 from ml_workbench_service.learning.interfaces.hyperparameters import LearningRate, Lookback
 
+WALK_CHUNK = 4096
+"""Rows that a walk asks about at once."""
 Lanes = Annotated[int, Field(ge=1, le=4096, description="Episodes side by side.")]
 Rate = Annotated[Finite, Field(ge=0, le=1)]
 
@@ -19,7 +21,6 @@ Rate = Annotated[Finite, Field(ge=0, le=1)]
 class PolicyHyperparameters(Contract):
     """Hyper-parameters of every policy."""
 
-    discount_factor: Finite = Field(default=0.9, ge=0, lt=1, description="Weight of the next state's value.")
     epochs: int = Field(
         default=50,
         ge=1,
@@ -32,7 +33,13 @@ class PolicyHyperparameters(Contract):
     lookback: Lookback = 24
 
 
-class PolicyNetworkHyperparameters(PolicyHyperparameters):
+class FarsightedHyperparameters(PolicyHyperparameters):
+    """Hyper-parameters of a policy that weighs what may be earned after the next bar."""
+
+    discount_factor: Finite = Field(default=0.9, ge=0, lt=1, description="Weight of the next state's value.")
+
+
+class PolicyNetworkHyperparameters(FarsightedHyperparameters):
     """Hyper-parameters of a policy that is a network, trained over many environments."""
 
     learning_rate: LearningRate = 0.0003
@@ -91,7 +98,7 @@ class PpoHyperparameters(PolicyNetworkHyperparameters):
         return self.ppo_units
 
 
-class TabularHyperparameters(PolicyHyperparameters):
+class TabularHyperparameters(FarsightedHyperparameters):
     """Hyper-parameters of tabular Q-learning: the update's step, exploration, and the bins."""
 
     learning_rate: Finite = Field(default=0.02, gt=0, le=1, description="Step of the Q update.")

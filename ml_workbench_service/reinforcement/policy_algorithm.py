@@ -104,6 +104,16 @@ class PolicyAlgorithm(BaseAlgorithm, Generic[P]):  # type: ignore[misc]  # stabl
     def rollout(self) -> None:
         """Collects decisions and learns from them."""
 
+    def let_go(self) -> None:
+        """Frees what was collected, once nothing is learnt from it any more.
+
+        Algorithm, environments and callback hold each other, so that it would stay until Python looks for cycles: the
+        sanity runs' forty trainings held a score of rollouts at a time.
+        """
+        for name in ("rollout_buffer", "replay_buffer"):
+            if (buffer := getattr(self, name, None)) is not None:
+                vars(buffer).clear()
+
     def state(self) -> dict[str, np.ndarray]:
         """Everything that decides the rest of the training, as plain arrays; a variant adds its own."""
         tensors = {f"policy.{name}": value for name, value in self.policy.state_dict().items()}

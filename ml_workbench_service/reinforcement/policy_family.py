@@ -18,14 +18,20 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part
-from ml_workbench_service.learning.interfaces.family import Family, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import TORCH_BYTES, Family, TrainingProblem
 from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW
 from ml_workbench_service.market.trading_series import TradingSeries, build_trading_series
-from ml_workbench_service.reinforcement.hyperparameters import PolicyHyperparameters
+from ml_workbench_service.reinforcement.hyperparameters import WALK_CHUNK, PolicyHyperparameters
 
 SMALLEST_UNIT = 1e-9
 """A symbol whose bars move less than this has no unit of its own."""
 NEXT_BORDER: Mapping[Part, Part] = {"train": "validation", "validation": "calibration", "calibration": "test"}
+
+
+POLICY_BYTES = 110_000_000
+"""Resident pages of numba, gymnasium and stable-baselines3, and of the kernels that numba compiles; measured."""
+WALK_COPIES = 6
+"""Of their windows: gathered, with the position, and as torch or onnxruntime takes and holds them."""
 
 
 class Budget(NamedTuple):
@@ -33,6 +39,11 @@ class Budget(NamedTuple):
 
     rows: int
     epochs: int
+
+
+def walk_bytes(lookback: int, num_features: int) -> int:
+    """Of the windows that a policy is asked about together in a walk, with a position each."""
+    return WALK_COPIES * WALK_CHUNK * (lookback * num_features + 1) * 4
 
 
 P = TypeVar("P", bound=PolicyHyperparameters, covariant=True)
@@ -49,6 +60,7 @@ class PolicyFamily(Family[P], abstract=True):
     """
 
     model_type = ModelType.REINFORCEMENT_LEARNING
+    library_bytes = TORCH_BYTES + POLICY_BYTES
     min_window: ClassVar[int] = MIN_WINDOW
     budget: ClassVar[Budget]
     outputs: ClassVar[tuple[str, str, str]] = ("q_short", "q_flat", "q_long")

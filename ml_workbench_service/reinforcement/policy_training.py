@@ -90,6 +90,7 @@ def train(
         report=report,
     )
     standing = fit(algorithm, market, hyper, report=report, checkpoint=problem.checkpoint)
+    algorithm.let_go()
     return _trained(algorithm.network.cpu(), problem, outputs=outputs, standing=standing)
 
 

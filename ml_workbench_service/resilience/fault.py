@@ -4,11 +4,11 @@ A fault runs in a thread of its own while the flood is on, finds everything it m
 what it broke when its call returns. Its random moments come from its own generator: the same seed tries the same ones.
 """
 
-import difflib
 import random
 from abc import ABC, abstractmethod
 from typing import ClassVar
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.resilience import FaultDescription, ResilienceRequest
 from ml_workbench_service.resilience.rig import Need, Rig
@@ -77,7 +77,7 @@ def fault_named(name: str, *, path: str = "body.faults") -> type[Fault]:
     """
     if name in _FAULTS:
         return _FAULTS[name]
-    near = difflib.get_close_matches(name, _FAULTS, n=1, cutoff=0.5)
+    near = close_names(name, _FAULTS, n=1, cutoff=0.5)
     hint = f"; did you mean {near[0]}?" if near else "."
     known = ", ".join(sorted(_FAULTS))
     message = f"There is no such fault; the known ones are {known}{hint}"

@@ -5,19 +5,14 @@ never changed or reordered. It runs an event loop in a thread of its own; every 
 """
 
 import asyncio
-import socket
-import struct
-import threading
-from collections.abc import Callable, Coroutine
-from typing import Any, Literal
+from typing import Literal
+
+from ml_workbench_service.resilience.loopback_proxy import CHUNK_BYTES, Link, LoopbackProxy, Streams
 
 Direction = Literal["request", "answer"]
-_CHUNK = 64 * 1024
-_RESET = struct.pack("ii", 1, 0)  # linger on, for no time: close sends RST
-_START_TIMEOUT_S = 10.0
 
 
-class FaultProxy:
+class FaultProxy(LoopbackProxy):
     """Listens on a loopback port that it chooses; `upstream` is the path of a Unix socket.
 
     Attributes:
@@ -26,14 +21,10 @@ class FaultProxy:
     """
 
     def __init__(self, upstream: str) -> None:
+        super().__init__("fault proxy")
         self.delay_s = 0.0
         self.bytes_per_s: float | None = None
-        self.port = 0
         self._upstream = upstream
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="fault proxy", daemon=True)
-        self._server: asyncio.Server | None = None
-        self._links: set[_Link] = set()
         self._flowing = asyncio.Event()
         self._flowing.set()
         self._cut_next: Direction | None = None
@@ -45,22 +36,16 @@ class FaultProxy:
 
     def start(self) -> str:
         """Begins to listen; the URL."""
-        self._thread.start()
-        self._do(self._listen)
+        self._begin()
         return self.url
 
     def stop(self) -> None:
         """Ends every connection and the thread."""
-        if not self._thread.is_alive():
-            return
-        self._do(self._close)
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_START_TIMEOUT_S)
-        self._loop.close()
+        self._end()
 
     def reset(self) -> int:
         """Resets every connection at once; how many there were."""
-        return int(self._do(self._reset))
+        return self._do(self._reset_all())
 
     def cut(self, direction: Direction) -> None:
         """The next message in that direction passes by half, then its connection is reset on both sides.
@@ -71,11 +56,11 @@ class FaultProxy:
 
     def refuse(self) -> None:
         """Nobody can connect any more (ECONNREFUSED), and those who are connected are reset."""
-        self._do(self._close)
+        self._do(self._refuse())
 
     def accept(self) -> None:
         """Connections are taken again, on the same port."""
-        self._do(self._listen)
+        self._do(self._listen())
 
     def swallow(self) -> None:
         """Nothing passes any more, and nobody is told."""
@@ -85,49 +70,20 @@ class FaultProxy:
         """What was held back passes, and everything flows again."""
         self._loop.call_soon_threadsafe(self._flowing.set)
 
-    def _do(self, work: "Callable[[], Coroutine[Any, Any, Any]]") -> Any:
-        return asyncio.run_coroutine_threadsafe(work(), self._loop).result(_START_TIMEOUT_S)
+    async def _connect(self) -> Streams:
+        return await asyncio.open_unix_connection(self._upstream)
 
-    async def _listen(self) -> None:
-        if self._server is None:
-            self._server = await asyncio.start_server(self._serve, "127.0.0.1", self.port)
-            self.port = self._server.sockets[0].getsockname()[1]
-
-    async def _close(self) -> None:
-        if self._server is not None:
-            self._server.close()
-            self._server = None
-        await self._reset()
-
-    async def _reset(self) -> int:
-        links = list(self._links)
-        for link in links:
-            link.reset()
-        await asyncio.sleep(0)
-        return len(links)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            up_reader, up_writer = await asyncio.open_unix_connection(self._upstream)
-        except OSError:  # the server is away: its proxy is as well
-            _abort(writer)
-            return
-        link = _Link(writer, up_writer)
-        self._links.add(link)
-        try:
-            await asyncio.gather(
-                self._pump(reader, up_writer, "request", link), self._pump(up_reader, writer, "answer", link)
-            )
-        finally:
-            self._links.discard(link)
-            link.reset()
+    async def _carry(self, asked: asyncio.StreamReader, answered: asyncio.StreamReader, link: Link) -> None:
+        await asyncio.gather(
+            self._pump(asked, link.server, "request", link), self._pump(answered, link.client, "answer", link)
+        )
 
     async def _pump(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction, link: "_Link"
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, direction: Direction, link: Link
     ) -> None:
         """Passes pieces on until either end closes, which closes the other."""
         try:
-            while piece := await reader.read(_CHUNK):
+            while piece := await reader.read(CHUNK_BYTES):
                 if self.delay_s:
                     await asyncio.sleep(self.delay_s)
                 if self.bytes_per_s:
@@ -144,32 +100,8 @@ class FaultProxy:
         finally:
             link.close()
 
-    async def _cut(self, piece: bytes, writer: asyncio.StreamWriter, link: "_Link") -> None:
+    async def _cut(self, piece: bytes, writer: asyncio.StreamWriter, link: Link) -> None:
         writer.write(piece[: max(1, len(piece) // 2)])
         await writer.drain()
         await asyncio.sleep(0.001)  # so that the half is with the other end before the reset takes the rest
         link.reset()
-
-
-class _Link:
-    """The two ends of one connection."""
-
-    def __init__(self, *writers: asyncio.StreamWriter) -> None:
-        self._writers = writers
-
-    def close(self) -> None:
-        """In an orderly way."""
-        for writer in self._writers:
-            writer.close()
-
-    def reset(self) -> None:
-        """With RST where the end is TCP."""
-        for writer in self._writers:
-            _abort(writer)
-
-
-def _abort(writer: asyncio.StreamWriter) -> None:
-    connection = writer.get_extra_info("socket")
-    if connection is not None and connection.family == socket.AF_INET and connection.fileno() >= 0:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
-    writer.transport.abort()

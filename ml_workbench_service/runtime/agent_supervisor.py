@@ -26,6 +26,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from common_lib.exceptions import AgentNotFoundError, ConflictError, DataValidationError, PlatformError
+from common_lib.storage import make_folder
 from ml_workbench_service.agents.definition import (
     BEGINNING_FILE,
     DEFINITION_FILE,
@@ -39,12 +40,12 @@ from ml_workbench_service.agents.status import (
     agent_folders,
     agent_group,
     known_definition,
-    log_unreadable,
     shard_folder,
 )
 from ml_workbench_service.contracts.agents import DEFAULT_AGENT_ID, AgentDefinition, Beginning, QLearningHyperparameters
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.jobs.durable_files import clear_disk_errors, write_whole
+from ml_workbench_service.jobs.guarded_reading import SET_ASIDE
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover
 from ml_workbench_service.runtime.child_process import SupervisedProcess
 
@@ -57,7 +58,7 @@ def mark_start(home: Path) -> None:
     Raises:
         UnavailableError: the disk is full.
     """
-    home.mkdir(parents=True, exist_ok=True)
+    make_folder(home)
     write_whole(home / MARKER_FILE, b"", durable=True)
 
 
@@ -223,7 +224,7 @@ class AgentSupervisor:
 
     def _reset_files(self, agent_id: str) -> None:
         home = self._home(agent_id)
-        home.mkdir(parents=True, exist_ok=True)
+        make_folder(home)
         check_unled(home)
         reset(home, utc_now())
 
@@ -317,7 +318,7 @@ class AgentSupervisor:
             try:
                 definition = read_definition(folder)
             except DataValidationError as error:
-                log_unreadable(folder, error.message)
+                SET_ASIDE.note(folder, error.message)
                 wanted.pop(folder.name, None)  # who knows whether it was stopped
                 continue
             if definition is not None:
@@ -349,7 +350,7 @@ class AgentSupervisor:
         processes = []
         for shard in range(self._num_shards):
             folder = shard_folder(self._state_dir, agent_id, shard=shard, num_shards=self._num_shards)
-            folder.mkdir(parents=True, exist_ok=True)
+            make_folder(folder)
             leader = ProcessRecord.read(folder / PROCESS_FILE)
             if leader is None or not leader.is_alive:  # a stand-by that leads is left alone
                 (folder / PROCESS_FILE).unlink(missing_ok=True)
@@ -384,7 +385,7 @@ def _readable(folder: Path) -> AgentDefinition | None:
     try:
         return read_definition(folder)
     except DataValidationError as error:
-        log_unreadable(folder, error.message)
+        SET_ASIDE.note(folder, error.message)
         return None
 
 

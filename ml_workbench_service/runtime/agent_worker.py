@@ -22,6 +22,7 @@ from types import FrameType
 
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
+from common_lib.storage import keep_as_child, make_folder
 from ml_workbench_service.agents.definition import open_agent, read_definition
 from ml_workbench_service.agents.leader_election import Candidacy
 from ml_workbench_service.agents.status import PROCESS_FILE, agent_folder, shard_folder
@@ -52,7 +53,7 @@ def run_shard(agent_id: str, settings: Settings, *, stop: threading.Event, shard
     if settings.REDIS_URL is None:
         raise UnavailableError("The agent process needs REDIS_URL; the service sets it for the agents that it starts.")
     folder = shard_folder(settings.STATE_DIR, agent_id, shard=shard, num_shards=num_shards)
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     queue = RedisPredictionQueue(
         settings.REDIS_URL,
         capacity=settings.PREDICTION_QUEUE_CAPACITY,
@@ -141,6 +142,7 @@ def main() -> int:
     agent_id: str = arguments.agent
     settings = Settings()
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
+    keep_as_child(settings.STATE_DIR.resolve())
     stop = threading.Event()
 
     def end(_signal: int, _frame: FrameType | None) -> None:

@@ -7,7 +7,6 @@ One side speaks at a time, so neither holds more than a chunk. The encoded answe
 the last of the body was read: most clients read nothing while they send, and would wait for us as we for them.
 """
 
-import difflib
 import io
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError, UnavailableError
 from ml_workbench_service.contracts.batches import (
     ABOUT_ROWS,
@@ -29,8 +29,12 @@ from ml_workbench_service.contracts.batches import (
     packed,
     unpacked,
 )
+from ml_workbench_service.runtime.unfolding import unfolded_size
 
 MOST_MESSAGE_BYTES = 64 * 1024 * 1024
+MOST_ROWS_A_BYTE, FEW_ROWS = 8, 1_000
+"""A row has at least a bit: what says more of them, in columns without any bytes, would be answered for ever."""
+LONGEST_TEXT = 64
 IN_MEMORY_BYTES = 4 * 1024 * 1024
 PIECE_BYTES = 256 * 1024
 TIME = pa.timestamp("ms", tz="UTC")
@@ -72,6 +76,44 @@ class _Body(io.RawIOBase):
         return whole[:size]
 
 
+class _Checked(io.RawIOBase):
+    """The messages of a body, each passed on once it is known to unfold to no more than it may."""
+
+    def __init__(self, body: _Body) -> None:
+        self._messages = pa.ipc.MessageReader.open_stream(pa.PythonFile(body, mode="r"))
+        self._left = memoryview(b"")
+        self._num_kept = 0  # bytes of dictionaries, which stay for all batches
+
+    def readable(self) -> bool:
+        return True
+
+    def read(self, size: int = -1) -> bytes:
+        parts: list[bytes | memoryview] = []
+        wanted = size
+        while wanted > 0:
+            if not self._left and not self._next():
+                break
+            parts.append(self._left[:wanted])
+            self._left = self._left[wanted:]
+            wanted -= len(parts[-1])
+        return b"".join(parts)
+
+    def _next(self) -> bool:
+        try:
+            message = self._messages.read_next_message()
+        except StopIteration:
+            return False
+        body = memoryview(message.body) if message.body is not None else memoryview(b"")
+        num_bytes, num_rows = unfolded_size(message.metadata.to_pybytes(), body)
+        self._num_kept += num_bytes if message.type == "dictionary" else 0
+        if max(num_bytes, self._num_kept) > MOST_MESSAGE_BYTES or num_rows > MOST_ROWS_A_BYTE * num_bytes + FEW_ROWS:
+            raise DataValidationError.at(
+                "body", "a record batch has at most 64 MiB once it is decompressed; send the rows in more of them"
+            )
+        self._left = memoryview(message.serialize())
+        return True
+
+
 def answer_batch(task: BatchTask, service: Service) -> Iterator[bytes]:
     """The answers as an Arrow stream, once all of the body has been answered.
 
@@ -98,7 +140,7 @@ def answer_batch(task: BatchTask, service: Service) -> Iterator[bytes]:
 
 def _chunks(task: BatchTask, service: Service) -> Iterator[Chunk]:
     try:
-        with pa.ipc.open_stream(pa.PythonFile(_Body(service.more), mode="r")) as reader:
+        with pa.ipc.open_stream(pa.PythonFile(_Checked(_Body(service.more)), mode="r")) as reader:
             names = _checked(task, reader.schema.names)
             for batch in reader:
                 batch.validate(full=True)
@@ -106,7 +148,7 @@ def _chunks(task: BatchTask, service: Service) -> Iterator[Chunk]:
                     yield _decoded(batch.slice(place, ROWS_OF_A_CHUNK), names)
     except ConnectionError:
         raise
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # OSError: pyarrow's word for a stream cut short
+    except (pa.ArrowException, OSError, ValueError) as error:  # OSError: pyarrow's word for a stream cut short
         raise DataValidationError.at(
             "body", f"the body is no Arrow IPC stream that can be read: {_short(error)}"
         ) from error
@@ -121,7 +163,7 @@ def _checked(task: BatchTask, names: Sequence[str]) -> list[str]:
     known = {*task.features, *ABOUT_ROWS}
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = close_names(name, known, n=1)
             advice = f"did you mean {near[0]}?" if near else f"there are {', '.join([*ABOUT_ROWS, *task.features])}"
             raise DataValidationError.at(f"body.{name[:64]}", f"this column is not known; {advice}")
         if names.count(name) > 1:
@@ -134,7 +176,7 @@ def _decoded(batch: pa.RecordBatch, features: Sequence[str]) -> Chunk:
     head: dict[str, Any] = {"num": len(batch), "texts": {}, "numbers": [], "has_as_of": False, "features": []}
     buffers: list[bytes] = []
     for name in (each for each in TEXT_COLUMNS if each in said):
-        head["texts"][name] = batch[name].cast(pa.string()).to_pylist()
+        head["texts"][name] = _texts(name, batch[name])
     for name in (each for each in NUMBER_COLUMNS if each in said):
         head["numbers"].append(name)
         buffers.append(_numbers(batch[name]))
@@ -151,6 +193,14 @@ def _decoded(batch: pa.RecordBatch, features: Sequence[str]) -> Chunk:
             head["features"].append([name, "values"])
             buffers.append(_numbers(column))
     return head, buffers
+
+
+def _texts(name: str, column: pa.Array) -> list[str | None]:
+    if pa.types.is_dictionary(column.type):  # one long text could stand in every row
+        longest = pc.max(pc.binary_length(column.dictionary.cast(pa.string()))).as_py() or 0
+        if longest > LONGEST_TEXT:
+            raise DataValidationError.at(f"body.{name}", f"{name} has texts of over {LONGEST_TEXT} bytes")
+    return list(column.cast(pa.string()).to_pylist())
 
 
 def _lists(name: str, column: pa.Array) -> list[bytes]:
@@ -185,7 +235,10 @@ def _encoded(task: BatchTask, schema: pa.Schema, head: dict[str, Any], buffers: 
     waiting = iter(buffers)
     arrays = []
     for name, kind in task.columns:
-        if kind == "text":
+        if name in head["coded"]:
+            choices = pa.array(head["coded"][name], pa.string())
+            arrays.append(choices.take(pa.array(np.frombuffer(next(waiting), "<i4"))))
+        elif kind == "text":
             arrays.append(pa.array(head["texts"][name], pa.string()))
         elif kind == "time":
             moments = np.frombuffer(next(waiting), "<i8")

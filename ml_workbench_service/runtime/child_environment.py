@@ -6,6 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from common_lib.storage import told_to_children
 from ml_workbench_service.resources import Addresses
 from ml_workbench_service.settings import OF_THE_DOOR, Settings
 
@@ -20,6 +21,7 @@ def child_environment(settings: Settings, addresses: Addresses) -> dict[str, str
     if addresses.redis is not None:
         resolved["REDIS_URL"] = addresses.redis
     environment = settings.environment(**resolved)
+    environment |= told_to_children(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
     home = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = ":".join(filter(None, [home, environment.get("PYTHONPATH")]))
     return environment

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from common_lib.storage import make_folder
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover, end_process, spawn
 
 FIRST_PAUSE_S = 0.5
@@ -110,8 +111,8 @@ class SupervisedProcess:
             self._poked.set()
 
     def _spawn(self) -> None:
-        self._record.parent.mkdir(parents=True, exist_ok=True)
-        self._output.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(self._record.parent)
+        make_folder(self._output.parent)
         with self._output.open("ab") as output:
             self._child = spawn(self._command, output, self._environment)
         try:

@@ -9,19 +9,24 @@ touches disk or processes runs in a thread, one turn at a time.
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Literal
 
-from common_lib.exceptions import UnavailableError
+from common_lib.exceptions import PlatformError, UnavailableError
+from ml_workbench_service.contracts.contract import UtcDatetime, utc_now
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobKind, JobSpec, JobStatus
 from ml_workbench_service.contracts.runners import Handle, TrainingBackend, WorkerState
 from ml_workbench_service.jobs.event_log import FINAL_EVENTS
 from ml_workbench_service.jobs.job import LOST, JobFolder, JobStore
+from ml_workbench_service.runtime.waiting_room import WaitingRoom
 
 LIMITED_KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})
-RESUMED_KINDS = LIMITED_KINDS  # a replay would publish what it has published
+OTHER_KINDS = frozenset(JobKind) - LIMITED_KINDS
+RESUMED_KINDS = LIMITED_KINDS | {JobKind.IMPORTANCE}  # a replay would publish what it has published
 BYTES_PER_GB = 1_000_000_000
+SECONDS_PER_HOUR = 3600.0
 MEMORY_PERIOD_S = 1.0
 FOLLOW_PERIOD_S = 0.2
 
@@ -35,7 +40,10 @@ class Limits:
     """What jobs may use, and how long the supervisor waits for them.
 
     Attributes:
-        max_workers: trainings and experiments that may run at a time; replays are not counted.
+        max_workers: trainings and experiments that may run at a time.
+        max_others: replays and tests of resilience that may run beside them.
+        max_waiting: jobs of one client that may wait for a worker.
+        max_hours: after which a job is ended; None: never.
         max_memory_gb: resident memory (10⁹ bytes) of a worker and its descendants above which it is ended.
         max_attempts: workers that a training or an experiment may have; none follows one that was ended for its memory.
         grace_s: between asking a worker to stop and pressing it, and as long again until it is ended by force.
@@ -45,6 +53,9 @@ class Limits:
     max_workers: int
     max_memory_gb: float
     max_attempts: int = 3
+    max_others: int = 8
+    max_waiting: int = 100
+    max_hours: float | None = None
     grace_s: float = 10.0
     poll_s: float = 0.2
 
@@ -56,10 +67,12 @@ class _Run:
     folder: JobFolder
     handle: Handle
     status: JobStatus
+    begun_at: UtcDatetime  # this attempt
     weighed_at: float = 0.0  # time.monotonic()
     ended_at: float | None = None  # when its final event was seen
     exit_code: int | None = None
     used_gb: float | None = None  # set where it was ended for its memory
+    is_too_long: bool = False  # it was ended for its length
 
 
 class JobSupervisor:
@@ -68,6 +81,7 @@ class JobSupervisor:
     Args:
         on_finished: called in the event loop, once for each job whose final event appeared.
         on_activity: called in the event loop whenever a job's status changed, the final ones included.
+        publish: publishes what a worker has handed in, if anything; called in a thread at each turn of a job's watch.
     """
 
     def __init__(
@@ -78,13 +92,15 @@ class JobSupervisor:
         *,
         on_finished: JobHook | None = None,
         on_activity: JobHook | None = None,
+        publish: Callable[[JobFolder], None] | None = None,
     ) -> None:
+        self._publish = publish
         self.store = store
         self._backend = backend
         self._limits = limits
         self._on_finished = on_finished
         self._on_activity = on_activity
-        self._queue: list[JobFolder] = []
+        self._waiting = WaitingRoom(limits.max_waiting)
         self._runs: dict[str, _Run] = {}
         self._news: list[Job] = []
         self._turn = asyncio.Lock()
@@ -95,7 +111,7 @@ class JobSupervisor:
     @property
     def is_idle(self) -> bool:
         """Whether no job runs, and none waits."""
-        return not self._runs and not self._queue
+        return not self._runs and not self._waiting
 
     async def start(self) -> None:
         """Adopts living workers, replaces dead ones or says that they are lost, and begins to start what is queued."""
@@ -147,7 +163,7 @@ class JobSupervisor:
                 await self._in_turn(self._take_turn)
             except Exception:  # the watch must outlive one bad turn; the next one tries again
                 log.exception("a turn of the job supervisor failed; it goes on with the next")
-            await _pause(self._wake, self._limits.poll_s if self._runs or self._queue else None)
+            await _pause(self._wake, self._limits.poll_s if self._runs or len(self._waiting) else None)
 
     async def _in_turn(self, work: Callable[[], None]) -> None:
         """Does work in a thread while nobody else does, then tells the hooks; a caller who leaves does not break it."""
@@ -168,10 +184,10 @@ class JobSupervisor:
             record = folder.worker()
             has_begun = record is not None and record.attempt > folder.num_lost()  # else its death is noted already
             if not has_begun and folder.id not in living:
-                self._queue.append(folder)
+                self._waiting.enter(folder)
                 continue
             handle = living.get(folder.id) or Handle(folder.id)
-            self._runs[folder.id] = _Run(folder, handle, folder.job().status)
+            self._runs[folder.id] = _Run(folder, handle, folder.job().status, _last_start(folder))
             if folder.id in living:
                 log.info("adopting the worker of job %s", folder.id)
         for run in self._runs.values():
@@ -179,8 +195,9 @@ class JobSupervisor:
         self._take_turn()
 
     def _accept(self, spec: JobSpec) -> None:
+        self._waiting.check_room(spec.client)
         folder = self.store.create(spec)
-        self._queue.append(folder)
+        self._waiting.enter(folder)
         self._news.append(folder.job())
 
     def _delete(self, job_id: str) -> None:
@@ -194,6 +211,8 @@ class JobSupervisor:
     def _look_at(self, run: _Run) -> None:
         state = self._backend.poll(run.handle)  # before the log, so that a final event written before death is seen
         self._note(run)
+        if self._publish is not None and not run.status.is_final:
+            self._publish_of(run.folder)
         if state.is_alive:
             self._weigh(run)
             return
@@ -207,6 +226,14 @@ class JobSupervisor:
             if not self._finish(run):
                 return
         del self._runs[run.folder.id]
+
+    def _publish_of(self, folder: JobFolder) -> None:
+        """A version that cannot be published now holds up no other job: its worker waits for the next turn."""
+        assert self._publish is not None
+        try:
+            self._publish(folder)
+        except (PlatformError, OSError) as error:
+            log.error("what job %s handed in waits: %s", folder.id, error)
 
     def _pass_on_cancel(self, run: _Run) -> None:
         if run.folder.cancel_requested:
@@ -227,7 +254,7 @@ class JobSupervisor:
         return next((each for each in others if not self._backend.same_worker(each, run.handle)), None)
 
     def _weigh(self, run: _Run) -> None:
-        """Ends a worker that uses too much memory, or lingers after its final event."""
+        """Ends a worker that uses too much memory or time, or lingers after its final event."""
         now = time.monotonic()
         if run.ended_at is not None:
             if now - run.ended_at > self._limits.grace_s:
@@ -241,16 +268,23 @@ class JobSupervisor:
         if used_gb > self._limits.max_memory_gb:
             run.used_gb = used_gb
             self._backend.kill(run.handle)
+        elif self._is_too_long(run):
+            run.is_too_long = True
+            self._backend.kill(run.handle)
+
+    def _is_too_long(self, run: _Run) -> bool:
+        if self._limits.max_hours is None:
+            return False
+        return (utc_now() - run.begun_at).total_seconds() > self._limits.max_hours * SECONDS_PER_HOUR
 
     def _start_queued(self) -> None:
-        free = self._limits.max_workers - sum(run.folder.spec.kind in LIMITED_KINDS for run in self._runs.values())
-        for folder in list(self._queue):
-            limited = folder.spec.kind in LIMITED_KINDS
+        for folder in self._waiting:
             if folder.cancel_requested:
                 self._cancel(folder)
-            elif free > 0 or not limited:
-                self._queue.remove(folder)
-                free -= self._start(folder) and limited
+        for kinds, most in ((LIMITED_KINDS, self._limits.max_workers), (OTHER_KINDS, self._limits.max_others)):
+            running = Counter(run.folder.spec.client for run in self._runs.values() if run.folder.spec.kind in kinds)
+            while running.total() < most and (chosen := self._waiting.next(kinds, running)) is not None:
+                running[chosen.spec.client] += self._start(chosen)
 
     def _start(self, folder: JobFolder) -> bool:
         try:
@@ -258,7 +292,7 @@ class JobSupervisor:
         except OSError as error:
             self._write(folder, "failed", **_failure("WORKER_LOST", _NOT_STARTED.format(error=error)))
             return False
-        self._runs[folder.id] = _Run(folder, handle, folder.job().status)
+        self._runs[folder.id] = _Run(folder, handle, folder.job().status, utc_now())
         return True
 
     def _cancel(self, folder: JobFolder) -> None:
@@ -270,8 +304,8 @@ class JobSupervisor:
             self._note(run)
             return
         folder.request_cancel()
-        if self._write(folder, "cancelled") and folder in self._queue:
-            self._queue.remove(folder)
+        if self._write(folder, "cancelled"):
+            self._waiting.leave(folder)
 
     def _finish(self, run: _Run) -> bool:
         """What becomes of a job whose worker died; False where the disk does not let us say it, to try again."""
@@ -283,12 +317,18 @@ class JobSupervisor:
             message = _TOO_LARGE.format(used_gb=run.used_gb, limit_gb=self._limits.max_memory_gb)
             weight = {"used_gb": round(run.used_gb, 3), "limit_gb": self._limits.max_memory_gb}
             return self._write(folder, "failed", **_failure("WORKER_OUT_OF_MEMORY", message, **weight))
+        if run.is_too_long:
+            message = _TOO_LONG.format(limit=self._limits.max_hours)
+            return self._write(
+                folder, "failed", **_failure("JOB_TOO_LONG", message, limit_hours=self._limits.max_hours)
+            )
         attempt = folder.num_lost() + 1
         if folder.spec.kind in RESUMED_KINDS and attempt < self._limits.max_attempts:
             message = _RESUMED.format(ending=how, attempt=attempt + 1, most=self._limits.max_attempts)
             if not self._write(folder, "warning", code=LOST, message=message, exit_code=run.exit_code):
                 return False
-            self._queue[:0] = [folder] if folder.path.is_dir() else []
+            if folder.path.is_dir():
+                self._waiting.enter_again(folder)
             return True
         message = _LOST.format(ending=how, attempt=f" (attempt {attempt})" if attempt > 1 else "")
         lost = _failure("WORKER_LOST", message, exit_code=run.exit_code, attempt=attempt, log_tail=folder.log_tail())
@@ -327,11 +367,15 @@ _TOO_LARGE = (
     "The job was ended because it used {used_gb:.2f} GB of memory, over the limit of {limit_gb:g} GB: lower batch_size "
     "or lookback, ask for fewer symbols or a shorter range, or raise MAX_TRAINING_MEMORY."
 )
+_TOO_LONG = (
+    "The job was ended because it ran for longer than {limit:g} h (MAX_JOB_HOURS): ask for fewer symbols, a shorter "
+    "range, or fewer epochs, seeds or trials, or raise MAX_JOB_HOURS."
+)
 _LOST = (
     "The worker process {ending} before it could finish the job{attempt}: details.log_tail and worker.log in the job's "
     "folder hold its last words; start the job again."
 )
-_RESUMED = "The worker process {ending}; the job goes on from its last checkpoint, attempt {attempt} of {most}."
+_RESUMED = "The worker process {ending}; the job goes on from what it has saved: attempt {attempt} of {most}."
 
 
 async def _follow(folder: JobFolder, after_seq: int, stopping: asyncio.Event) -> AsyncIterator[JobEvent]:
@@ -352,3 +396,8 @@ async def _pause(event: asyncio.Event, timeout_s: float | None) -> None:
             await event.wait()
     except TimeoutError:
         return
+
+
+def _last_start(folder: JobFolder) -> UtcDatetime:
+    """When the attempt began that is under way: how long a service was away between two is nobody's work."""
+    return max((each.at for each in folder.events() if each.type == "started"), default=utc_now())

@@ -12,6 +12,7 @@ import fcntl
 import importlib
 import logging
 import signal
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -21,6 +22,7 @@ from typing import Any
 
 from common_lib.exceptions import JobCancelled, PlatformError
 from common_lib.logging import configure_logging, correlated
+from common_lib.storage import storage_error
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
@@ -30,6 +32,7 @@ WORKFLOWS: Mapping[JobKind, str] = {
     JobKind.TRAIN: "ml_workbench_service.workflows.train",
     JobKind.EXPERIMENT: "ml_workbench_service.workflows.run_experiment",
     JobKind.REPLAY: "ml_workbench_service.workflows.replay",
+    JobKind.IMPORTANCE: "ml_workbench_service.workflows.judged.measure_importance",
     JobKind.RESILIENCE: "ml_workbench_service.workflows.run_resilience_test",
 }
 """Each module has `run(spec, *, checkpoint, report, workbench) -> dict`, the job's result."""
@@ -107,6 +110,8 @@ def _reason(error: Exception) -> dict[str, Any]:
             "symbols or a shorter range, or end other programs, then start it again.",
             "details": {},
         }
+    if isinstance(error, OSError | sqlite3.Error) and not isinstance(error, ConnectionError | TimeoutError):
+        return _reason(storage_error(error))
     words = str(error).encode("utf-8", "replace").decode()
     return {
         "error_type": type(error).__name__,

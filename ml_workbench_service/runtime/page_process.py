@@ -28,6 +28,8 @@ CONNECT_TIMEOUT_S = 0.5
 MOST_FAILURES = 3
 """In a row, after which nobody is told any more that the page is starting; it is tried again all the same."""
 SECRETS = ("API_KEY", "WORKBENCH_API_KEY")
+GIVES_BACK = {"MALLOC_ARENA_MAX": "1", "MALLOC_TRIM_THRESHOLD_": "65536"}
+"""To glibc: a figure passes through once, and what it took is given back at once. 10 of 130 MiB after 40 views."""
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +49,7 @@ class PageProcess:
         self, environment: Mapping[str, str], record: Path, *, host: str, port: int | None, usual_port: int,
         page_url: str, needs_key: bool,
     ) -> None:  # fmt: skip
-        self._environment = {name: value for name, value in environment.items() if name not in SECRETS}
+        self._environment = GIVES_BACK | {name: value for name, value in environment.items() if name not in SECRETS}
         self._record = record
         self._host, self._wanted_port, self._usual_port = host, port, usual_port
         self._page_url, self._needs_key = page_url.rstrip("/"), needs_key

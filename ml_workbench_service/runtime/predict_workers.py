@@ -21,6 +21,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from common_lib.storage import make_folder
 from ml_workbench_service.access.shared_counts import SharedCounts
 from ml_workbench_service.contracts.replicas import WorkerReport
 from ml_workbench_service.jobs.process_record import ProcessRecord, end_leftover, end_process, spawn
@@ -99,7 +100,7 @@ class PredictWorkers:
 
     async def start(self) -> None:
         """Ends what a killed predecessor left, and starts all; they serve a moment later."""
-        self._folder.mkdir(parents=True, exist_ok=True)
+        make_folder(self._folder)
         for record in self._folder.glob("*.json"):
             await asyncio.to_thread(end_leftover, record, grace_s=1.0)
         for worker in self._workers:

@@ -30,6 +30,7 @@ from common_lib.exceptions import UnavailableError
 
 BACKLOG = 2048
 BIND_TIMEOUT_S = 10.0
+TAKEN_WITHIN_S = 1.0
 """The workers of a killed predecessor need a moment to notice."""
 COURTESY_S = 0.002
 LOOK_S = 0.05
@@ -163,6 +164,16 @@ class EvenAcceptor:
             if each is not None:
                 each.cancel()
         self._board.write(self._place, -1)
+
+    async def taken(self) -> None:
+        """Waits until everybody who was accepted has a protocol: a server that ends tells those that it knows.
+
+        Not for long: who is silent in the middle of a handshake is given up.
+        """
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=TAKEN_WITHIN_S)
+            for task in self._tasks:
+                task.cancel()
 
     @property
     def _mine(self) -> int:

@@ -20,8 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from common_lib.exceptions import UnavailableError
+from common_lib.storage import make_folder
 from ml_workbench_service.contracts.batches import BatchTask
+from ml_workbench_service.contracts.bodies import BodyTask
 from ml_workbench_service.contracts.comparison import ComparisonReport
+from ml_workbench_service.contracts.desk_report import DeskReport, DeskTask
+from ml_workbench_service.contracts.explanations import ExplanationTask
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.tables import (
     AnyTable,
@@ -54,6 +58,9 @@ STALLED_S = 60.0
 """A client that takes nothing for so long has its table broken off, so that others get its place."""
 HELD_BACK_BYTES = 256 * 1024
 """Collected before the first piece is handed out: a smaller table is answered whole, or with an error."""
+READ_AHEAD_BYTES = 1024 * 1024
+"""Of an answer, before its reader is told to wait: a chunk of a batch comes in one go."""
+SENT_AT_ONCE = 256 * 1024
 GRACE_S = 5.0
 RETRY_AFTER_S = 2
 
@@ -121,6 +128,11 @@ class TableProcess:
         _, found = await self._whole(TableOrder(what=task))
         return ComparisonReport.model_validate_json(found)
 
+    async def report_desk(self, task: DeskTask) -> DeskReport:
+        """What a desk asks of a version's test part."""
+        _, found = await self._whole(TableOrder(what=task))
+        return DeskReport.model_validate_json(found)
+
     def stream(
         self, table: AnyTable | Sent, format: TableFormat, *, first: int = 0, limit: int | None = None
     ) -> AsyncIterator[bytes]:
@@ -135,6 +147,16 @@ class TableProcess:
     def draw(self, task: FigureTask | SentFigureTask) -> AsyncIterator[bytes]:
         """A figure or a report in pieces, as `stream`."""
         return self._in_pieces(TableOrder(what=task), ())
+
+    async def read_body(self, task: BodyTask, body: bytes) -> bytes:
+        """A large body, checked, in the form that `contracts.bodies` says."""
+        _, found = await self._whole(TableOrder(what=task), (body,))
+        return found
+
+    async def explain(self, task: ExplanationTask, windows: bytes) -> bytes:
+        """What each feature added to each output of these windows, as `ExplanationTask` says."""
+        _, found = await self._whole(TableOrder(what=task), (windows,))
+        return found
 
     async def converse(self, task: BatchTask, more: More, answered: Answer) -> AsyncIterator[bytes]:
         """The answers to an Arrow stream in pieces, all of which has been answered before the first."""
@@ -173,9 +195,9 @@ class TableProcess:
         self._end()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _whole(self, order: TableOrder) -> tuple[TableHead, bytes]:
+    async def _whole(self, order: TableOrder, buffers: tuple[bytes, ...] = ()) -> tuple[TableHead, bytes]:
         async with self._place():
-            answer = await self._begin(order, ())
+            answer = await self._begin(order, buffers)
             try:
                 return answer.head, b"".join([piece async for piece in answer.pieces()])
             finally:
@@ -222,7 +244,7 @@ class TableProcess:
         try:
             with theirs:
                 socket.send_fds(running.control, [b"?"], [theirs.fileno()])
-            reader, writer = await asyncio.open_connection(sock=ours)
+            reader, writer = await asyncio.open_connection(sock=ours, limit=READ_AHEAD_BYTES)
         except OSError as error:
             ours.close()
             self._end()
@@ -232,8 +254,9 @@ class TableProcess:
         try:
             writer.write(QUESTION.pack(len(plain), sum(map(len, buffers))) + plain)
             for buffer in buffers:
-                writer.write(buffer)
-                await writer.drain()
+                for place in range(0, len(buffer), SENT_AT_ONCE):  # a transport copies what it cannot send at once
+                    writer.write(memoryview(buffer)[place : place + SENT_AT_ONCE])
+                    await writer.drain()
             await answer.read_head()
         except (ConnectionError, asyncio.IncompleteReadError) as error:
             answer.close()
@@ -265,7 +288,7 @@ class TableProcess:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._output.parent.mkdir(parents=True, exist_ok=True)
+                make_folder(self._output.parent)
                 with self._output.open("ab") as output:
                     child = spawn((sys.executable, "-m", MODULE), output, self._environment, stdin=theirs.fileno())
             except BaseException:

@@ -13,15 +13,22 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from common_lib.logging import configure_logging
+from common_lib.storage import keep_as_child
 from ml_workbench_service.contracts.batches import BatchTask
+from ml_workbench_service.contracts.bodies import BodyTask
 from ml_workbench_service.contracts.contract import to_ms, utc_now
+from ml_workbench_service.contracts.desk_report import DeskReport, DeskTask
+from ml_workbench_service.contracts.explanations import ExplanationTask
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.outcomes import RecordedPrediction
@@ -40,6 +47,7 @@ from ml_workbench_service.contracts.tables import (
     TableOrder,
     sent,
 )
+from ml_workbench_service.evaluation.desk.report import desk_report
 from ml_workbench_service.integrations.feature_store.table_format import columns_of_tables, json_of
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, Wanted
 from ml_workbench_service.integrations.table_files import (
@@ -48,9 +56,11 @@ from ml_workbench_service.integrations.table_files import (
     open_stored,
     page_of,
     schema_of,
+    sound_rows,
     write_table,
 )
 from ml_workbench_service.runtime.batch_stream import answer_batch
+from ml_workbench_service.runtime.body_reader import read_body
 from ml_workbench_service.runtime.table_exchange import (
     ANSWERS,
     BODY,
@@ -66,10 +76,17 @@ from ml_workbench_service.runtime.table_exchange import (
 )
 from ml_workbench_service.runtime.table_exchange import ROWS as ROWS_FRAME
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workflows.compare_versions import compare
 from ml_workbench_service.workflows.draw_figures import drawn
+from ml_workbench_service.workflows.judged.compare_versions import compare
+
+if TYPE_CHECKING:
+    from ml_workbench_service.learning.networks.boosted_trees.explanations import TreeExplainer
 
 PREDICTIONS_AT_ONCE = 2_000
+MOST_EXPLAINERS = 8
+"""Versions whose trees are kept in memory."""
+_EXPLAINING = threading.Lock()
+"""LightGBM's boosters are asked one at a time: one thread each, whatever the machine has."""
 
 log = logging.getLogger(__name__)
 
@@ -167,6 +184,8 @@ def _converse(connection: socket.socket) -> None:
 def _question(connection: socket.socket) -> tuple[TableOrder, list[bytes]]:
     size, behind = QUESTION.unpack(_exactly(connection, QUESTION.size))
     order = TableOrder.model_validate_json(_exactly(connection, size))
+    if isinstance(order.what, BodyTask | ExplanationTask):
+        return order, [_exactly(connection, behind)]
     if not isinstance(order.what, SentTable):
         return order, []
     plain, place, buffers = _exactly(connection, behind), 0, []
@@ -188,8 +207,8 @@ def _exactly(connection: socket.socket, num_bytes: int) -> bytes:
 
 
 def _answer(order: TableOrder, buffers: list[bytes], answer: _Answer) -> None:
-    if isinstance(order.what, ComparisonTask):
-        report = compare(order.what)
+    if isinstance(order.what, ComparisonTask | DeskTask):
+        report = compare(order.what) if isinstance(order.what, ComparisonTask) else _report_desk(order.what)
         answer.frame(HEAD, TableHead().model_dump_json().encode())
         answer.write(report.model_dump_json().encode())
         return
@@ -201,16 +220,53 @@ def _answer(order: TableOrder, buffers: list[bytes], answer: _Answer) -> None:
     if isinstance(order.what, FeatureTask | LabelTask):
         _answer_market(order.what, order.format, answer)
         return
+    if isinstance(order.what, BodyTask):
+        body = read_body(order.what, buffers.pop())
+        answer.frame(HEAD, TableHead().model_dump_json().encode())
+        answer.write(body)
+        return
+    if isinstance(order.what, ExplanationTask):
+        told = _explained(order.what, buffers.pop())
+        answer.frame(HEAD, TableHead().model_dump_json().encode())
+        answer.write(told)
+        return
     if isinstance(order.what, BatchTask):
         answer.frame(HEAD, TableHead().model_dump_json().encode())
         for piece in answer_batch(order.what, answer):
             answer.write(piece)
         return
-    table = _opened(order.what, buffers)
-    answer.frame(HEAD, table.head.model_dump_json().encode())
+    with sound_rows(Path(order.what.path)) if isinstance(order.what, StoredTable) else nullcontext():
+        _answer_table(_opened(order.what, buffers), order, answer)
+
+
+def _explained(task: ExplanationTask, windows: bytes) -> bytes:
+    shape = (task.num_windows, task.num_rows, task.num_features)
+    rows_NTF = np.frombuffer(windows, "<f4").reshape(shape)
+    with _EXPLAINING:
+        explainer = _explainer(task.folder, task.digest)
+        return np.ascontiguousarray(explainer.contributions(rows_NTF), dtype="<f8").tobytes()
+
+
+@lru_cache(maxsize=MOST_EXPLAINERS)
+def _explainer(folder: str, digest: str) -> "TreeExplainer":
+    """Of a version, read from its bundle; lightgbm comes with the first."""
+    from ml_workbench_service.learning.networks.boosted_trees.explanations import TreeExplainer
+
+    return TreeExplainer(Path(folder), digest)
+
+
+def _report_desk(task: DeskTask) -> DeskReport:
+    with sound_rows(Path(task.rows_path)):
+        return desk_report(task.card, Path(task.rows_path))
+
+
+def _answer_table(table: Table, order: TableOrder, answer: _Answer) -> None:
     if order.format is TableFormat.JSON:
-        answer.write(page_of(table, order.first, order.limit or 1))
+        page = page_of(table, order.first, order.limit or 1)  # before the head: what is damaged is an error, no answer
+        answer.frame(HEAD, table.head.model_dump_json().encode())
+        answer.write(page)
         return
+    answer.frame(HEAD, table.head.model_dump_json().encode())
     write_table(table, order.format, answer, first=order.first, limit=order.limit)
 
 
@@ -224,7 +280,7 @@ def _answer_market(task: MarketTask, format: TableFormat, answer: _Answer) -> No
         plain = labels.model_dump_json().encode() if format is TableFormat.JSON else b""
         columns = sent("label", label_columns(labels), num_rows=len(labels.labels))
     else:
-        tables = read_features(_feature_store(), task.request)
+        tables = read_features(_feature_store(), task.request, task.selected)
         plain = json_of(tables, is_batch=task.is_batch) if format is TableFormat.JSON else b""
         columns = sent("feature", columns_of_tables(tables), num_rows=sum(map(len, tables)))
     table = open_sent(columns.table, columns.buffers)
@@ -292,6 +348,7 @@ def main() -> int:
     faulthandler.enable()
     settings = Settings()
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
+    keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as control:
         serve(control)
     os._exit(0)  # whatever threads were doing, nobody waits for it

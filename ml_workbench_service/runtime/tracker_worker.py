@@ -14,12 +14,13 @@ import threading
 from pathlib import Path
 
 from common_lib.logging import configure_logging
+from common_lib.storage import keep_as_child
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker, keep_artifacts_at
-from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.job import JobFolder, JobStore
+from ml_workbench_service.resources import open_registry
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.draw_figures import by_column, write_figures
 from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, mirror_to_mlflow
@@ -45,7 +46,7 @@ def run_tracker(settings: Settings, *, stopping: threading.Event, idle_s: float 
     projection = Projection(
         store,
         lambda: open_tracker(uri, state_dir),
-        registry=FolderModelRegistry(root, live_version=history.live_version),
+        registry=open_registry(settings, history),
         live_version=history.live_version,
         champions=state_dir / "champions.json",
         draw_figures=draw_figures,
@@ -81,6 +82,7 @@ def main() -> int:
     os.nice(NICENESS)
     stopping = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stopping.set())
+    keep_as_child(settings.STATE_DIR.resolve())
     log.info("tracker starts")
     run_tracker(settings, stopping=stopping)
     log.info("tracker ends")

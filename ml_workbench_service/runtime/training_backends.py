@@ -22,10 +22,11 @@ from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.runners import Handle, WorkerState
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.process_record import ProcessRecord, spawn
+from ml_workbench_service.runtime.session_memory import session_bytes, session_of
 from ml_workbench_service.runtime.warm_worker import MODULE as WARM
 from ml_workbench_service.runtime.warm_worker import WarmWorkers
 
-SINGLE_THREADED = frozenset({JobKind.REPLAY, JobKind.RESILIENCE})
+SINGLE_THREADED = frozenset({JobKind.REPLAY, JobKind.IMPORTANCE, JobKind.RESILIENCE})
 WORKER_COMMAND = (sys.executable, "-m", "ml_workbench_service.runtime.job_worker")
 
 
@@ -99,13 +100,9 @@ class LocalBackend:
             _kill_session(worker)
 
     def memory_bytes(self, handle: Handle) -> int:
-        """Resident memory; shared pages count once for each process."""
+        """Of the worker's session; see `session_memory`."""
         worker = _process_of(handle)
-        leader = None if worker is None else worker.process()
-        try:
-            return 0 if leader is None else sum(map(_resident, [leader, *leader.children(recursive=True)]))
-        except psutil.NoSuchProcess:
-            return 0
+        return 0 if worker is None else session_bytes(worker)
 
     def recover(self) -> list[Handle]:
         """Living workers, by the worker.json of each unfinished job."""
@@ -212,24 +209,10 @@ def _kill_session(leader: ProcessRecord) -> None:
 def _kill_orphans(leader: ProcessRecord) -> None:
     """Ends what is left of the session; asks only after the leader was ended or died."""
     for pid in psutil.pids():
-        if pid != leader.pid and _session_of(pid) == leader.pid:
+        if pid != leader.pid and session_of(pid) == leader.pid:
             _send(pid, signal.SIGKILL)
 
 
 def _send(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
-
-
-def _session_of(pid: int) -> int | None:
-    try:
-        return os.getsid(pid)
-    except (ProcessLookupError, PermissionError):
-        return None
-
-
-def _resident(process: psutil.Process) -> int:
-    try:
-        return int(process.memory_info().rss)
-    except psutil.NoSuchProcess:
-        return 0

@@ -25,6 +25,7 @@ from pathlib import Path
 import psutil
 
 from common_lib.logging import configure_logging
+from common_lib.storage import make_folder
 from ml_workbench_service.jobs.process_record import spawn
 from ml_workbench_service.runtime.job_worker import run_worker
 from ml_workbench_service.settings import Settings
@@ -72,7 +73,7 @@ class WarmWorkers:
             memory = psutil.virtual_memory()
             if memory.available < FREE_SHARE * memory.total:
                 return
-            self._output.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(self._output.parent)
             with self._output.open("ab") as output:
                 self._waiting = spawn((sys.executable, "-m", MODULE), output, self._environment, stdin=subprocess.PIPE)
 

@@ -6,7 +6,6 @@ base request are a request again: everything that is checked there is checked fo
 this.
 """
 
-import difflib
 import itertools
 import json
 import math
@@ -15,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.experiments import MOST_TRIALS, SearchDimension
@@ -196,7 +196,7 @@ def _distinct(name: str, choices: Sequence[Any]) -> tuple[Any, ...]:
 
 
 def _unknown(name: str, known: Sequence[str]) -> DataValidationError:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    near = close_names(name, known, n=1, cutoff=0.5)
     return _at(name, "nothing of this name can be varied; " + (f"did you mean {near[0]}?" if near else
                f"there are {', '.join(known)}"), code="unknown_dimension")  # fmt: skip
 

@@ -231,9 +231,9 @@ def without_future(problem: TrainingProblem) -> TrainingProblem:
 
 def _cut_windows(windows: Windows, keep_R: np.ndarray, border_ms: int) -> Windows:
     by_row = {
-        each.name: getattr(windows, each.name)[keep_R]
+        each.name: values[keep_R]
         for each in dataclasses.fields(windows)
-        if each.name.rpartition("_")[2] in ("R", "RF", "RK")
+        if each.name.rpartition("_")[2] in ("R", "RF", "RK") and (values := getattr(windows, each.name)) is not None
     }
     reaches_over = by_row["label_available_at_ms_R"] > border_ms
     by_row["labels_RK"][reaches_over] = 0

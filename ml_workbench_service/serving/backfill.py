@@ -27,7 +27,8 @@ from ml_workbench_service.contracts.recordings import OUT_OF_SAMPLE, SAMPLES, Re
 from ml_workbench_service.learning.data.windows import part_of
 from ml_workbench_service.serving.history import fetch_range, merged_questions
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, Question, answer, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 
 BATCH = 256
 REPORT_EVERY_S = 0.5

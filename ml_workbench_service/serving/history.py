@@ -24,6 +24,8 @@ from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import BarPrices, Question
 
 SPARE_BARS = 8
+MOST_NAMED = 3
+"""Features that a refusal names."""
 
 
 @dataclass(frozen=True)
@@ -136,11 +138,24 @@ def newest_question(model: ServedModel, table: FeatureTable, *, as_of_ms: int | 
     if history.streak_N[-1] < model.card.min_window:
         raise DataValidationError.at(
             "body.as_of",
-            f"{table.symbol} has a missing bar or feature within the last {model.card.min_window} bars; "
-            "ask again once more bars are known, or send the features yourself",
+            f"{table.symbol} has a missing bar or feature within the last {model.card.min_window} bars: "
+            f"{_lacking(history)}; ask again once more bars are known, or send the features yourself",
             code="incomplete_window",
         )
     return history.question(len(table) - 1, as_of_ms=as_of_ms)
+
+
+def _lacking(history: SymbolHistory) -> str:
+    """Which features have no value on the newest bars, and how many bars they need of which there are so many."""
+    model, num = history.model, len(history.table)
+    newest_TF = history.x_NF[-model.card.min_window :]
+    lacking = np.flatnonzero(~np.isfinite(newest_TF).all(axis=0))
+    names = [model.card.features[number] for number in lacking]
+    if not names:
+        return f"the bars of the newest run are fewer ({int(history.streak_N[-1])})"
+    said = [model.derivation.needs(name) for name in names[:MOST_NAMED]]
+    more = f", and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return f"{'; '.join(said)}{more} ({num} bars were fetched)"
 
 
 def replay_questions(history: SymbolHistory, *, from_ms: int, job_id: str) -> Iterator[tuple[int, Question | None]]:

@@ -11,6 +11,7 @@ its first run goes to the thread.
 """
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -31,6 +32,8 @@ RISE = 1.25
 """What is expected of a window rises by at most this factor a run: a stall of the machine is no cost of a network."""
 MOST_KNOWN = 256
 
+log = logging.getLogger(__name__)
+
 Observe = Callable[[int, Sequence[float]], None]
 
 
@@ -43,14 +46,29 @@ class Errand:
         num_windows: how many it asks.
         item: what the work is done on.
         is_single: whether it may share its run with others of its key.
+        promise: of its result, which whoever waits may have given up; None: `told` is called with it.
     """
 
     key: Any
     num_windows: int
     item: Any
     is_single: bool
-    promise: "asyncio.Future[Any]"
+    promise: "asyncio.Future[Any] | None" = None
+    told: Callable[[Any], None] | None = None
     since_s: float = field(default_factory=time.perf_counter)
+
+    @property
+    def is_given_up(self) -> bool:
+        """Whether nobody waits for the result any more."""
+        return self.promise is not None and self.promise.done()
+
+    def tell(self, result: Any) -> None:
+        """Calls `told`, whose fault is no other errand's."""
+        assert self.told is not None, "an errand has a promise or somebody who is told"
+        try:
+            self.told(result)
+        except Exception:
+            log.exception("what becomes of an answer failed")
 
 
 class InferenceLine:
@@ -97,15 +115,26 @@ class InferenceLine:
             UnavailableError: the waiting room is full.
             Exception: what the work raised for this item.
         """
-        if len(self._waiting) >= self._most_waiting:
-            raise UnavailableError("too many predictions are waiting; try again in a moment", retry_after_s=1)
         loop = asyncio.get_running_loop()
         promise: asyncio.Future[Any] = loop.create_future()
-        self._waiting.append(Errand(key, num_windows, item, is_single, promise))
+        self._join(Errand(key, num_windows, item, is_single, promise), loop)
+        return await promise
+
+    def join(self, key: Any, item: Any, told: Callable[[Any], None]) -> None:
+        """A single question whose result, or error, `told` is called with in the event loop, without a task that waits.
+
+        Raises:
+            UnavailableError: the waiting room is full.
+        """
+        self._join(Errand(key, 1, item, is_single=True, told=told), asyncio.get_running_loop())
+
+    def _join(self, errand: Errand, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._waiting) >= self._most_waiting:
+            raise UnavailableError("too many predictions are waiting; try again in a moment", retry_after_s=1)
+        self._waiting.append(errand)
         if not self._is_busy:
             self._is_busy = True
             loop.call_soon(self._turn, loop, context=Context())
-        return await promise
 
     def _turn(self, loop: asyncio.AbstractEventLoop) -> None:
         """One run, and the next one after what came in meanwhile was read."""
@@ -144,7 +173,7 @@ class InferenceLine:
 
     def _take(self) -> list[Errand]:
         """The first in the line and, of a single one, those of its version behind it; who gave up is passed over."""
-        while self._waiting and self._waiting[0].promise.done():  # its client has gone
+        while self._waiting and self._waiting[0].is_given_up:  # its client has gone
             self._waiting.popleft()
         if not self._waiting:
             return []
@@ -160,7 +189,7 @@ class InferenceLine:
             each = self._waiting.popleft()
             if not (each.is_single and each.key == first.key):
                 left.append(each)
-            elif not each.promise.done():
+            elif not each.is_given_up:
                 taken.append(each)
         self._waiting.extendleft(reversed(left))
         return taken
@@ -187,9 +216,12 @@ class InferenceLine:
     @staticmethod
     def _tell(errands: Sequence[Errand], results: Sequence[Any]) -> None:
         for errand, result in zip(errands, results, strict=True):
-            if errand.promise.done():  # its client has gone
+            promise = errand.promise
+            if promise is None:  # in a turn of its own, as who has a promise: what the run handed over goes out before
+                asyncio.get_running_loop().call_soon(errand.tell, result)
+            elif promise.done():  # its client has gone
                 continue
-            if isinstance(result, Exception):
-                errand.promise.set_exception(result)
+            elif isinstance(result, Exception):
+                promise.set_exception(result)
             else:
-                errand.promise.set_result(result)
+                promise.set_result(result)

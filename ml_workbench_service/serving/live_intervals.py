@@ -24,16 +24,19 @@ from copy import deepcopy
 from pathlib import Path
 
 import numpy as np
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from common_lib.exceptions import UnavailableError
+from common_lib.storage import make_folder
 from ml_workbench_service.contracts.handover import HandedDrops, HandedInterval, place_of
 from ml_workbench_service.contracts.market import Ints
 from ml_workbench_service.contracts.prediction import Interval
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.jobs.durable_files import write_whole
+from ml_workbench_service.jobs.guarded_reading import guarded
 from ml_workbench_service.learning.calibration.adaptive_intervals import PUBLISHED
 from ml_workbench_service.learning.decoders.decoder import IntervalScale
+from ml_workbench_service.market.outcomes.realised import Standing
 from ml_workbench_service.serving.interval_outcomes import (
     IntervalSeries,
     LiveCoverage,
@@ -172,6 +175,22 @@ class LiveIntervals:
                 state.price(series, target, as_of_ms=as_of_ms, price=price, bar_ms=bar_ms, factor=factor)
             return LiveContext(self, state, model, symbol, as_of_ms=as_of_ms, price=price)
 
+    def adapts_to(self, model: ServedModel) -> bool:
+        """Whether prices tell what became of the intervals that the model states."""
+        return self._target(model.card.target) is not None
+
+    def standing(self, model: ServedModel, symbol: str, as_of_ms: int) -> Standing:
+        """How a moment stands to the bars that questions brought so far."""
+        with self.lock:
+            series = self._of(model).lanes.get(symbol)
+            return "new" if series is None else series.standing(as_of_ms, model.timeframe_ms)
+
+    def drop(self, model: ServedModel, reason: Reason, num: int) -> None:
+        """So many more questions that teach nothing."""
+        if num:
+            with self.lock:
+                self._dropped(self._of(model), reason, num)
+
     def aside(self, model: ServedModel) -> "LiveIntervals":
         """A copy of what is known of one version, in memory alone: what is asked there is learnt nowhere else."""
         copied, key = LiveIntervals(), (model.card.id, model.card.version)
@@ -248,9 +267,9 @@ class LiveIntervals:
     def stating(self, context: LiveContext, interval: Interval | None, *, due_ms: int) -> None:
         """For predict workers, which hand over what is stated."""
 
-    def _dropped(self, state: VersionIntervals, reason: Reason) -> None:
-        """One question that teaches nothing. Needs the lock."""
-        state.drop(reason)
+    def _dropped(self, state: VersionIntervals, reason: Reason, num: int = 1) -> None:
+        """Questions that teach nothing. Needs the lock."""
+        state.drop(reason, num)
 
     def save(self) -> bool:
         """Writes what has changed, now, and waits for it; whether all of it is on disk."""
@@ -388,7 +407,7 @@ class LiveIntervals:
         if path is None or key in self._forgotten:
             return
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_folder(path.parent)
             write_whole(path, payload)
         except (OSError, UnavailableError) as error:
             with self.lock:
@@ -398,12 +417,10 @@ class LiveIntervals:
     def _read(self, model_id: str, version: str) -> VersionIntervals | None:
         """What the file says; None, with a line in the log, where it is torn or about something else."""
         path = self._path(model_id, version)
-        if path is None or (model_id, version) in self._forgotten or not path.exists():
+        if path is None or (model_id, version) in self._forgotten:
             return None
-        try:
-            state = _FILE.validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            log.warning("live intervals of %s %s cannot be read and start anew: %s", model_id, version, error)
+        state = guarded(path, _FILE.validate_json)
+        if state is None:
             return None
         if (state.model_id, state.version) != (model_id, version):
             log.warning("live intervals of %s %s start anew: their file is another's", model_id, version)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from common_lib.exceptions import PredictionError
+from common_lib.exceptions import BundleDamagedError, PredictionError
 from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.accelerators.processor import processor_features
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, constructed, to_ms
@@ -32,7 +32,7 @@ from ml_workbench_service.learning.decoders.decoder import Decoder, DecodingCont
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.market.costs import HALF_HOUR_MS, ResolvedCosts, pip_size, round_trip_cost, session_spread_at
 from ml_workbench_service.market.features.derivation import Derivation
-from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, seasonal_volatility
+from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, seasonal_volatility, volatility_of_windows
 from ml_workbench_service.market.targets import ewma_volatility, log_returns
 
 MOST_COSTS = 1024
@@ -105,6 +105,10 @@ class ServedModel:
         """
         return ex_ante_volatility(self.profiles.get(symbol), opened_ms, close, horizon=self.card.horizon)
 
+    def volatility_of_windows(self, symbol: str, opened_ms_NW: Ints, close_NW: Floats) -> Floats:
+        """(N,) `bar_volatility` at the end of windows of `EWMA_BARS` + 1 bars each, above zero."""
+        return volatility_of_windows(self.profiles.get(symbol), opened_ms_NW, close_NW, horizon=self.card.horizon)
+
     def costs_at(self, symbol: str, spread: float | None = None, *, as_of_ms: int | None = None) -> Costs | None:
         """What trading costs at that moment: with the bar's own spread (in price units) where it has one, else the
         session's where the spread is a default; without a moment the busy hours'.
@@ -150,6 +154,7 @@ class ServedModel:
             bar_volatility=bar_volatility,
             dead_zone=self.dead_zone(symbol, price, spread, as_of_ms=as_of_ms),
             position=position,
+            size_weight=self.decoder.sizing.weight(symbol),
         )
 
     def smoke(self) -> RawPrediction:
@@ -173,6 +178,11 @@ class ServedModel:
 def bar_end_ms(model: ServedModel, as_of_ms: int) -> int:
     """The end of the newest bar at a moment: the moment itself on a whole hour, where bars of any clock may end."""
     return as_of_ms if as_of_ms % HOUR_MS == 0 else as_of_ms // model.timeframe_ms * model.timeframe_ms
+
+
+def bar_ends_ms(model: ServedModel, as_of_ms_N: Ints) -> Ints:
+    """(N,) `bar_end_ms` of each moment."""
+    return np.where(as_of_ms_N % HOUR_MS == 0, as_of_ms_N, as_of_ms_N // model.timeframe_ms * model.timeframe_ms)
 
 
 class LastRow:
@@ -212,12 +222,17 @@ def load_model(
     """Verifies a version's files and opens its networks; int8 runs on the processor, float32 where `providers` say.
 
     Args:
+        card: as the registry gave it, which has verified its signature and so vouches for its digest.
         processor: the features of the processor that answers; this machine's unless given.
 
     Raises:
-        PredictionError: a file is missing or not what was published.
+        BundleDamagedError: a file is missing or not what was published.
     """
-    verify(folder)
+    if verify(folder) != card.digest:
+        raise BundleDamagedError(
+            f"the bundle {folder.parent.name}/{folder.name} was changed after its card was read; restore it from a "
+            "backup or train it again"
+        )
     recipe: dict[str, Any] = json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8"))
     has_network = (folder / MODEL_FILE).exists()
     float32: Predictor = OnnxNetwork(folder / MODEL_FILE, providers=providers) if has_network else LastRow()
@@ -234,7 +249,7 @@ def load_model(
         reference_price=recipe["reference_price"],
         float32=float32,
         single=float32,
-        profiles=_profiles(card, recipe),
+        profiles=profiles_of(card, recipe),
         barrier_width=recipe.get("barrier_width") or (recipe["request"].get("label") or {}).get("k", 1.0),
     )
     if card.precision == "fp32":
@@ -242,11 +257,12 @@ def load_model(
     return _with_int8(model, folder, processor_features() if processor is None else tuple(processor))
 
 
-def load_profiles(folder: Path, card: ModelCard) -> dict[str, SeasonalProfile]:
-    """A version's seasonal profiles by symbol, without the version; none where its volatility has no season."""
+def profiles_of(card: ModelCard, recipe: Mapping[str, Any]) -> dict[str, SeasonalProfile]:
+    """A version's seasonal profiles by symbol, by its recipe; none where its volatility has no season: before the rule
+    had a name there was none."""
     if card.volatility_rule == "ewma":
         return {}
-    return _profiles(card, json.loads((folder / RECIPE_FILE).read_text(encoding="utf-8")))
+    return {symbol: SeasonalProfile.model_validate(each) for symbol, each in recipe["seasonal_profiles"].items()}
 
 
 def ex_ante_volatility(profile: SeasonalProfile | None, opened_ms: Ints, close: Floats, *, horizon: int) -> Floats:
@@ -258,13 +274,6 @@ def ex_ante_volatility(profile: SeasonalProfile | None, opened_ms: Ints, close: 
     if profile is None:
         return ewma_volatility(close)
     return seasonal_volatility(profile, opened_ms, log_returns(close), horizon=horizon)
-
-
-def _profiles(card: ModelCard, recipe: Mapping[str, Any]) -> dict[str, SeasonalProfile]:
-    """By the card's rule: before it had a name there were none."""
-    if card.volatility_rule == "ewma":
-        return {}
-    return {symbol: SeasonalProfile.model_validate(each) for symbol, each in recipe["seasonal_profiles"].items()}
 
 
 def _with_int8(model: ServedModel, folder: Path, processor: tuple[str, ...]) -> ServedModel:

@@ -9,12 +9,19 @@ import logging
 import time
 from typing import Any
 
+import numpy as np
+
 from common_lib.logging import log_events
+from ml_workbench_service.contracts.market import Bools
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.contracts.runs.records import RecordRun
 
 NAMES = (
     "prediction_id", "model_id", "version", "symbol", "sample", "status", "prediction", "novelty", "correlation_id",
 )  # fmt: skip
+
+_PATHS = (*NAMES[:-2], "novelty.score", "metadata.correlation_id")
+"""Where a record has them."""
 
 log = logging.getLogger("ml_workbench.monitoring")
 
@@ -40,6 +47,17 @@ class MonitoringLog:
                 record.status, record.prediction, novelty, record.metadata.correlation_id,
             )
         )  # fmt: skip
+
+    def note_run(self, run: RecordRun, is_noted_N: Bools) -> None:
+        """A line for each of these rows."""
+        if not is_noted_N.any() or not log.isEnabledFor(logging.INFO):
+            return
+        if not self._events:
+            asyncio.get_running_loop().call_soon(self.write)
+        noted = run.taken(np.flatnonzero(is_noted_N))
+        columns = [noted.column(path).values() for path in _PATHS]
+        self._times_s += [time.time()] * len(noted)
+        self._events += [("prediction", *values) for values in zip(*columns, strict=True)]
 
     def write(self) -> None:
         """Writes what is kept."""

@@ -7,7 +7,6 @@ Legend: N questions, T rows, F features.
 """
 
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -210,7 +209,7 @@ def ask(model: ServedModel, asked: Sequence[Prepared]) -> list[NetworkOutput]:
     outputs_N4K = raw.outputs_NK.reshape(*positions_N4.shape, -1)
     last_rows_NF = raw.last_rows_NF[:: positions_N4.shape[1]]
     return [
-        NetworkOutput(outputs_4K[0], row_F, _actions(model, outputs_4K[1:]))
+        NetworkOutput(outputs_4K[0], row_F, next_actions(model, outputs_4K[1:]))
         for outputs_4K, row_F in zip(outputs_N4K, last_rows_NF, strict=True)
     ]
 
@@ -222,10 +221,11 @@ def ask_alone(model: ServedModel, asked: Prepared) -> NetworkOutput:
     if not model.decoder.holds_positions:
         return NetworkOutput(raw.outputs_NK[0], raw.last_rows_NF[0])
     each_K = [model.single.predict(rows_1TF, np.array([held], dtype=np.float32)).outputs_NK[0] for held in POSITIONS]
-    return NetworkOutput(raw.outputs_NK[0], raw.last_rows_NF[0], _actions(model, np.stack(each_K)))
+    return NetworkOutput(raw.outputs_NK[0], raw.last_rows_NF[0], next_actions(model, np.stack(each_K)))
 
 
-def _actions(model: ServedModel, outputs_3K: Floats32) -> ActionsByPosition:
+def next_actions(model: ServedModel, outputs_3K: Floats32) -> ActionsByPosition:
+    """What a policy says to one who holds -1, 0 and 1, of its outputs for these."""
     short, flat, long = model.decoder.next_positions(outputs_3K)
     return cast(ActionsByPosition, (short, flat, long))
 
@@ -255,11 +255,17 @@ def answered_single(
     output: NetworkOutput,
     *,
     intervals: LiveIntervals | None = None,
+    precision: Precision | None = None,
 ) -> Answered:
-    """The record of a single question around what the network said to it, whoever shared the run."""
+    """The record of a single question around what the network said to it, whoever shared the run.
+
+    Args:
+        precision: of that network; None: the one for single windows.
+    """
     live = _live_context_of(model, prepared.question, circumstances, intervals)
     prepared = _with_volatility(prepared, live)
-    record = finish(model, prepared, circumstances, output=output, precision=model.precision, live=live)
+    precision = model.precision if precision is None else precision
+    record = finish(model, prepared, circumstances, output=output, precision=precision, live=live)
     return _with_inputs(model, prepared.question, record, output)
 
 
@@ -296,39 +302,6 @@ def _by_length(asked: Mapping[int, Prepared]) -> dict[int, list[int]]:
     return by_length
 
 
-def answer_many(
-    model: ServedModel, questions: Sequence[Prepared], circumstances: Circumstances
-) -> list[PredictionRecord]:
-    """Records by the float32 network, windows of one length in one run; bit-equal to one at a time in float32."""
-    return [each.record for each in answered_many(model, questions, circumstances)]
-
-
-def answered_many(
-    model: ServedModel,
-    questions: Sequence[Prepared],
-    circumstances: Circumstances,
-    *,
-    intervals: LiveIntervals | None = None,
-) -> list[Answered]:
-    """`answer_many`, with what the ledger keeps beside each record.
-
-    A symbol asked about more than once is asked about its past: its intervals are as published.
-    """
-    answers: dict[int, NetworkOutput] = {}
-    for numbers in _by_length(dict(enumerate(questions))).values():
-        answers |= dict(zip(numbers, ask(model, [questions[number] for number in numbers]), strict=True))
-    times_asked = Counter(each.question.symbol for each in questions)
-    records = []
-    for number, prepared in enumerate(questions):
-        output = answers.get(number, NO_OUTPUT)
-        is_alone = times_asked[prepared.question.symbol] == 1
-        live = _live_context_of(model, prepared.question, circumstances, intervals if is_alone else None)
-        prepared = _with_volatility(prepared, live)
-        record = finish(model, prepared, circumstances, output=output, precision="fp32", live=live)
-        records.append(_with_inputs(model, prepared.question, record, output))
-    return records
-
-
 def finish(
     model: ServedModel,
     prepared: Prepared,
@@ -344,7 +317,7 @@ def finish(
     abstains = bool(reasons) or decoded is None
     stated = None if abstains else decoded
     due_ms = valid_until_ms(model, question.as_of_ms)
-    bar_open, bar_open_price, close, spread_open, previous_open = _bar_fields(question.bar)
+    bar_open, bar_open_price, close, spread_open, previous_open = bar_fields(question.bar)
     record = constructed(
         PredictionRecord,
         {
@@ -356,9 +329,9 @@ def finish(
             "symbol": question.symbol,
             "timeframe": card.timeframe,
             "target": card.target,
-            "as_of": _moment(question.as_of_ms),
-            "valid_until": _moment(due_ms),
-            "timestamp": utc_now() if question.received_ms is None else _moment(question.received_ms),
+            "as_of": moment(question.as_of_ms),
+            "valid_until": moment(due_ms),
+            "timestamp": utc_now() if question.received_ms is None else moment(question.received_ms),
             "price": question.price,
             "bar_open": bar_open,
             "open": bar_open_price,
@@ -409,6 +382,7 @@ def _metadata(
             "volatility": None if decoded is None else decoded.volatility,
             "strength": None if stated is None else stated.strength,
             "actions_by_position": None if stated is None else output.actions,
+            "sizing": None if stated is None else stated.wanted,
             "deployment_id": circumstances.deployment_id,
             "costs": model.costs_at(question.symbol, question.spread, as_of_ms=question.as_of_ms),
         },
@@ -422,25 +396,30 @@ def _sample(model: ServedModel, question: Question) -> Sample:
     return part_of(question.as_of_ms, model.borders_ms, last_ms=model.last_available_at_ms)
 
 
-def _bar_fields(
+def bar_fields(
     bar: BarPrices | None,
 ) -> tuple[datetime | None, float | None, float | None, float | None, datetime | None]:
     """What a record says of its newest bar: `bar_open`, `open`, `close`, `spread_open`, `prev_bar_open`."""
     if bar is None:
         return None, None, None, None, None
-    previous = None if bar.previous_opened_ms is None else _moment(bar.previous_opened_ms)
-    return _moment(bar.opened_ms), bar.open, bar.close, bar.spread_open, previous
+    previous = None if bar.previous_opened_ms is None else moment(bar.previous_opened_ms)
+    return moment(bar.opened_ms), bar.open, bar.close, bar.spread_open, previous
 
 
 def _with_inputs(model: ServedModel, question: Question, record: PredictionRecord, output: NetworkOutput) -> Answered:
     return Answered(record, output.last_row_F, question.bar_volatility, model.reference_price.get(question.symbol))
 
 
+def is_live(circumstances: Circumstances) -> bool:
+    """Whether the live version answers the present, and no replay."""
+    return circumstances.role == "champion" and circumstances.source == "live"
+
+
 def _live_context_of(
     model: ServedModel, question: Question, circumstances: Circumstances, intervals: LiveIntervals | None
 ) -> LiveContext | None:
     """Where the question stands among those that the live version is asked; None for every other answer."""
-    if intervals is None or circumstances.role != "champion" or circumstances.source != "live":
+    if intervals is None or not is_live(circumstances):
         return None
     if question.is_historical or question.as_of_ms <= model.last_available_at_ms:
         return None
@@ -489,7 +468,8 @@ def _clock_reasons(model: ServedModel, question: Question) -> list[AbstainReason
     )
 
 
-def _moment(moment_ms: int) -> datetime:
+def moment(moment_ms: int) -> datetime:
+    """Of milliseconds since the epoch."""
     return datetime.fromtimestamp(moment_ms / 1000, tz=UTC)
 
 

@@ -39,7 +39,7 @@ class RecordColumn:
 
     def texts(self, records: Sequence[PredictionRecord]) -> list[str]:
         """N texts, empty where a record has none; moments as in JSON."""
-        return [_text(self.value_of(each)) for each in records]
+        return [text_of(self.value_of(each)) for each in records]
 
 
 @lru_cache(maxsize=64)
@@ -100,7 +100,8 @@ def _getter(path: str) -> Callable[[PredictionRecord], Any]:
     return get
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
+    """A value as a text: empty where there is none; moments as in JSON."""
     if isinstance(value, str):
         return value
     if value is None:

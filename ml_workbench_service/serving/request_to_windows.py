@@ -3,24 +3,31 @@
 Legend: T rows, F features.
 """
 
-import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Floats
 from ml_workbench_service.contracts.prediction import FeatureColumns, PredictRequest
+from ml_workbench_service.contracts.rejections import MOST_ERRORS
 from ml_workbench_service.market import calendar
+from ml_workbench_service.market.features.expressions.parser import parse
 from ml_workbench_service.market.fills import fetch_with_opens
 from ml_workbench_service.market.targets import EWMA_BARS
 from ml_workbench_service.serving.abstain_by_clock import is_about_the_past
 from ml_workbench_service.serving.history import bars_needed, columns_needed, newest_question
 from ml_workbench_service.serving.model import ServedModel, bar_end_ms
 from ml_workbench_service.serving.predict import SAMPLE_CLOCK, Question
+
+MOST_NAMED = 20
+"""Features in a sentence."""
 
 
 def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int) -> Question | None:
@@ -44,6 +51,8 @@ def question_of(model: ServedModel, request: PredictRequest, *, received_ms: int
     as_of_ms = received_ms // model.timeframe_ms * model.timeframe_ms if asked_ms is None else asked_ms
     path = "body.features" if request.features is not None else "body.inputs"
     sent = request.columns
+    if model.derivation.expressions:
+        sent = by_known_names(model, sent)
     if model.derivation.expressions and set(sent) == set(model.derivation.base_columns):
         sent = derived(model, sent, as_of_ms, path=path)
     x_TF = matrix(model, sent, path=path)
@@ -155,18 +164,45 @@ def matrix(model: ServedModel, columns: FeatureColumns, *, path: str) -> Floats:
     raise _misfit(model, columns, path=path)
 
 
+def by_known_names(model: ServedModel, columns: FeatureColumns) -> FeatureColumns:
+    """The columns by the model's own names: an expression may be spelt otherwise than the card does."""
+    known = {*model.card.features, *model.derivation.base_columns}
+    if known.issuperset(columns):
+        return columns
+    if len(columns) not in (len(model.card.features), len(model.derivation.base_columns)):
+        return columns  # whatever the names mean, they do not fit
+    names: dict[str, str] = {}
+    for name in columns:
+        meant = name if name in known else _canonical(name)
+        if meant not in known:
+            return columns  # one that is unknown is enough: a thousand of them would each be parsed
+        names[name] = meant
+    if len(set(names.values())) < len(names):
+        return columns
+    return {names[name]: values for name, values in columns.items()}
+
+
+@lru_cache(maxsize=4096)
+def _canonical(name: str) -> str:
+    """An expression as cards spell it; what is none, as it is."""
+    try:
+        return parse(name).text
+    except DataValidationError:
+        return name
+
+
 def _misfit(model: ServedModel, columns: FeatureColumns, *, path: str) -> DataValidationError:
     """What is wrong with the columns: each unknown and missing name, or the lengths."""
     names = model.card.features
-    errors = [_unknown(name, names, path) for name in columns if name not in names]
+    strange = islice((name for name in columns if name not in names), MOST_ERRORS)
+    errors = [_unknown(name, names, path) for name in strange]
     errors += [
         {
             "path": f"{path}.{name}",
-            "message": f"{name} is missing; {model.card.id} reads {', '.join(names)}",
+            "message": f"{name} is missing; {model.card.id} reads {_listed(names)}",
             "code": "missing",
         }
-        for name in names
-        if name not in columns
+        for name in islice((name for name in names if name not in columns), MOST_ERRORS)
     ]
     lengths = {name: len(values) for name, values in columns.items()}
     if not errors:
@@ -191,7 +227,7 @@ def derived(model: ServedModel, columns: FeatureColumns, as_of_ms: int, *, path:
         raise DataValidationError.at(
             path,
             f"{model.card.id} evaluates expressions that reach back {model.derivation.history} bars: send at least "
-            f"{needed} rows, the same number of each column",
+            f"{needed} rows, the same number of each column; {_longest(model)}",
             code="too_few_rows",
         )
     num = lengths.pop()
@@ -213,14 +249,26 @@ def derived(model: ServedModel, columns: FeatureColumns, as_of_ms: int, *, path:
     return {name: found[name][num - num_whole :].tolist() for name in model.card.features}
 
 
+def _longest(model: ServedModel) -> str:
+    """Which feature reaches back the furthest."""
+    derivation = model.derivation
+    return derivation.needs(max(derivation.parsed, key=lambda name: derivation.parsed[name].history))
+
+
 def _unknown(name: str, names: tuple[str, ...], path: str) -> dict[str, str]:
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"the model reads {', '.join(names)}"
+    near = close_names(name, names, n=1)
+    hint = f"did you mean {near[0]}?" if near else f"the model reads {_listed(names)}"
     return {
         "path": f"{path}.{name[:64]}",
         "message": f"the model does not read this feature; {hint}",
         "code": "unknown",
     }
+
+
+def _listed(names: Sequence[str]) -> str:
+    """The first of them, in a sentence that is told for each of many."""
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def _check_timeframe(model: ServedModel, request: PredictRequest) -> None:
@@ -231,7 +279,9 @@ def _check_timeframe(model: ServedModel, request: PredictRequest) -> None:
         )
 
 
-def _bar_volatility(model: ServedModel, symbol: str, columns: Mapping[str, list[float]], as_of_ms: int) -> float | None:
+def _bar_volatility(
+    model: ServedModel, symbol: str, columns: Mapping[str, Sequence[float] | Floats], as_of_ms: int
+) -> float | None:
     """From the request's own closes, where it has as many as the kernel needs; else unknown.
 
     The bars are taken to follow one another in the market's time up to `as_of`.
@@ -243,7 +293,7 @@ def _bar_volatility(model: ServedModel, symbol: str, columns: Mapping[str, list[
     back_ms = model.timeframe_ms * np.arange(len(close_N), 0, -1)
     # a moment after each opening, since Sunday's opening and Friday's close are one moment of market time
     opened_ms = calendar.advance(bar_end_ms(model, as_of_ms), 1 - back_ms) - 1
-    value = float(model.bar_volatility(symbol, opened_ms, close_N)[-1])
+    value = float(model.volatility_of_windows(symbol, opened_ms[None], close_N[None])[0])
     return value if np.isfinite(value) else None
 
 

@@ -165,6 +165,7 @@ class AnyFamilyConformance:
     def test_its_estimates_grow_with_the_work(self) -> None:
         """A training that would not fit into memory is refused by `memory_bytes`, before it begins."""
         family = self.family({})
+        assert family.library_bytes >= 0
         assert 0 < family.memory_bytes(1000, 4) < family.memory_bytes(100_000, 4) < family.memory_bytes(100_000, 40)
         assert 0 < family.seconds(1000) < family.seconds(100_000)
         assert family.memory_bytes(100_000, 4) > 100_000 * 4 * 4, "the rows alone take more"

@@ -25,6 +25,7 @@ from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
 from ml_workbench_service.learning.calibration.class_probabilities import class_numbers
 from ml_workbench_service.learning.data.windows import Part
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
+from ml_workbench_service.market.trading_series import POSITIONS, Positions
 
 EVALUATED: tuple[Part, ...] = ("validation", "calibration", "test")
 DIRECTIONS = np.array(["sell", "hold", "buy"])
@@ -36,13 +37,13 @@ Columns = Mapping[str, np.ndarray]
 
 
 def part_rows(
-    part: Part, said: Columns, positions_N: Ints | None, ends: Ints, problem: TrainingProblem, *, answers_N: Bools
+    part: Part, said: Columns, positions_N: Positions | None, ends: Ints, problem: TrainingProblem, *, answers_N: Bools
 ) -> dict[str, np.ndarray]:
     """One part's columns, each (N,).
 
     Args:
         said: what the decoder makes of each row, of `STATED`, `direction` (-1, 0, 1), `action` and `p_…` what there is.
-        positions_N: -1, 0 or 1 of each row; None where nothing is traded.
+        positions_N: the signed size at each row; None where nothing is traded.
         ends: the rows.
         answers_N: whether serving answers them.
     """
@@ -87,11 +88,20 @@ def write_rows(draft: Path, parts: Sequence[Columns]) -> None:
     """`evaluation.parquet`: all parts, one after the other; numbers that are missing are null."""
     import polars as pl  # no API process's
 
-    frames = [pl.DataFrame({name: _series(name, values) for name, values in part.items()}) for part in parts]
+    whole = {name for name in ("position", "action") if all(_is_whole(part[name]) for part in parts if name in part)}
+    frames = [
+        pl.DataFrame({name: _series(name, values, is_whole=name in whole) for name, values in part.items()})
+        for part in parts
+    ]
     pl.concat(frames).write_parquet(draft / EVALUATION_FILE, compression="zstd", row_group_size=ROWS_OF_A_GROUP)
 
 
-def _money(positions_N: Ints | None, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
+def _is_whole(positions_N: Floats) -> bool:
+    """Whether all of them are short, flat or long, of size 1."""
+    return bool(np.isin(positions_N[np.isfinite(positions_N)], POSITIONS).all())
+
+
+def _money(positions_N: Positions | None, ends: Ints, problem: TrainingProblem) -> dict[str, np.ndarray]:
     """Position, and what its step came to; all null where nothing is traded."""
     names = ("position", "gross", "cost", "net", "equity")
     found = {name: np.full(len(ends), np.nan) for name in names}
@@ -108,12 +118,12 @@ def _money(positions_N: Ints | None, ends: Ints, problem: TrainingProblem) -> di
     return found
 
 
-def _series(name: str, values_N: np.ndarray) -> Any:
+def _series(name: str, values_N: np.ndarray, *, is_whole: bool) -> Any:
     import polars as pl
 
     if name == "as_of":
         return pl.Series(name, values_N).cast(pl.Datetime("ms", "UTC"))
     if values_N.dtype.kind == "f":
         found = pl.Series(name, values_N, nan_to_null=True)
-        return found.cast(pl.Int8) if name in ("position", "action") else found
+        return found.cast(pl.Int8) if is_whole else found
     return pl.Series(name, values_N.astype(str).tolist(), dtype=pl.String)

@@ -1,21 +1,22 @@
 """Training pipeline, from data to a published version: certificate → train → test-set evaluation → verdict → publish.
 
 What the workflows `train` and `run_experiment` share. The test part is read once, at the end, and this test-set
-evaluation is logged before it happens: a kill in between counts as one, never as none.
+evaluation is logged before it happens: a kill in between counts as one, never as none. So are the position rules that
+were tried on the calibration part.
 """
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import utc_now
-from ml_workbench_service.contracts.evaluation import Evaluation, ValidationReport, WalkForwardReport
+from ml_workbench_service.contracts.evaluation import Evaluation, PositionReport, ValidationReport
 from ml_workbench_service.contracts.jobs import JobSpec, Report
 from ml_workbench_service.contracts.market import FeatureStore
 from ml_workbench_service.contracts.models import ModelCard
@@ -35,10 +36,11 @@ from ml_workbench_service.learning.fitting.ensemble import train_seeds
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder, problem_for
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Predict
+from ml_workbench_service.learning.interfaces.task import Predict, Product
 from ml_workbench_service.market.performance import sharpe, validation_report
 from ml_workbench_service.market.return_fingerprint import ReturnFingerprint
 from ml_workbench_service.training import publishing as publication
+from ml_workbench_service.training.combinatorial import combinatorial, groups_of
 from ml_workbench_service.training.data_warnings import data_warnings
 from ml_workbench_service.training.recipes import PooledSample, digest_of, own_columns, recipe_of
 from ml_workbench_service.training.walk_forward import spans_of, walk_forward
@@ -51,8 +53,8 @@ class Registry(Protocol):
         """A fresh folder for files that are not published yet."""
         ...
 
-    def publish(self, draft: Path, card: ModelCard) -> ModelCard:
-        """Puts them in place, never to change again."""
+    def publish(self, draft: Path, card: ModelCard, *, check: Callable[[], None]) -> ModelCard:
+        """Puts them in place, never to change again; what `check` raises ends the waiting for it."""
         ...
 
     def versions(self, model_id: str) -> list[str]:
@@ -87,7 +89,7 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
     report.say("looking for leaks")
     certificate = certify(order, data, dependencies.store, report=report)
     left = publication.checkpoint(order, data.windows, dependencies.checkpoint, warn=report.warn)
-    walked = _walk_forward_report(order, data, dependencies, left)
+    validated = _validated_further(order, data, dependencies, left)
     problem = problem_for(order, data, checkpoint=left)
     report.say("training")
     trained = train_seeds(
@@ -95,14 +97,16 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
     )
     validation = _logged_trial(order, trained, problem, dependencies.multiple_testing)
     noted = _Noted.before(order, problem, dependencies) if order.task.has_verdict else _Noted()
-    problem = replace(problem, num_evaluations=len(noted.others) + 1)
+    rules = _TriedRules(order, problem, dependencies.multiple_testing)
+    problem = replace(problem, num_evaluations=len(noted.others) + 1, note_rules=rules.note)
     draft = registry.draft(order.job_id)
     try:
         product = order.task.package(
             trained, draft, problem, family=order.family, is_simulated=data.is_simulated, report=report
         )
         pooled = PooledSample.of(product.differentials, noted.earlier)
-        measured = product.evaluation.model_copy(update={"validation": validation, "walk_forward": walked})
+        position = rules.report(product)
+        measured = product.evaluation.model_copy(update={"validation": validation, "position": position, **validated})
         evaluation = apply_verdict(
             measured, certificate=certificate, is_simulated=data.is_simulated, timeframe=order.timeframe,
             horizon=order.targets[0].horizon if order.targets else 1, others=noted.others, sample=pooled.tested,
@@ -115,7 +119,7 @@ def produce(order: TrainingOrder, data: TrainingData, spec: JobSpec, dependencie
         card = publication.card(
             order, data, trained, product, certificate=certificate, parent=registry.versions(order.model_id)[:1]
         )
-        card = registry.publish(draft, card)
+        card = registry.publish(draft, card, check=report.check)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
     left.clear()
@@ -152,29 +156,31 @@ def trial_of(order: TrainingOrder, trained: Trained, problem: TrainingProblem, *
     )
 
 
-def _walk_forward_report(
+def _validated_further(
     order: TrainingOrder, data: TrainingData, dependencies: TrainingDependencies, left: Checkpoint
-) -> WalkForwardReport | None:
+) -> dict[str, Any]:
+    """What more splits of the time before the test part say, by the evaluation's field; empty where none is asked for.
+
+    They tell what would have been found there: an evaluation of that time, for whoever tests there.
+    """
     cv = order.request.cv
     if cv is None or cv.scheme == "none":
-        return None
+        return {}
+    is_walk = cv.scheme == "walk_forward"
+    first = spans_of(data, num_folds=cv.folds)[0] if is_walk else groups_of(data, num_groups=cv.groups)[0]
     if order.task.has_verdict:
+        read = part_read(order, problem_for(order, data), "test", trial="walk" if is_walk else "combinations")
+        until_ms = data.windows.borders_ms["test"]
         dependencies.multiple_testing.record_evaluation(
-            _walk_part(order, problem_for(order, data), folds=cv.folds, data=data)
+            read.model_copy(update={"start_ms": first.start_ms, "end_ms": until_ms})
         )
-    dependencies.report.say("walking forward")
-    return walk_forward(
+    dependencies.report.say("walking forward" if is_walk else "validating every combination")
+    field, validate = ("walk_forward", walk_forward) if is_walk else ("combinatorial", combinatorial)
+    found = validate(
         order, data, cv=cv, accelerator=dependencies.accelerator, report=dependencies.report,
         kind_of=dependencies.store.kind_of, checkpoint=left,
     )  # fmt: skip
-
-
-def _walk_part(order: TrainingOrder, problem: TrainingProblem, *, folds: int, data: TrainingData) -> PartRead:
-    """The folds tell what would have been found before the test part: an evaluation of that time, for who tests
-    there."""
-    start_ms, end_ms = spans_of(data, num_folds=folds)[0].start_ms, data.windows.borders_ms["test"]
-    read = part_read(order, problem, "test", trial="walk")
-    return read.model_copy(update={"start_ms": start_ms, "end_ms": end_ms})
+    return {field: found}
 
 
 def _logged_trial(
@@ -187,6 +193,33 @@ def _logged_trial(
     multiple_testing.record_trial(own)
     trials: Sequence[Trial] = multiple_testing.trials(own.read)
     return validation_report(trials, own.read.id)
+
+
+@dataclass(frozen=True)
+class _TriedRules:
+    """The position rules of a training: each is a trial on the calibration part, noted before the test part is read."""
+
+    order: TrainingOrder
+    problem: TrainingProblem
+    multiple_testing: MultipleTestingLog
+
+    def note(self, daily: Sequence[Mapping[str, float]]) -> None:
+        """What each earned, day by day; without an answer from the log the test part is not read."""
+        for number, each in enumerate(daily):
+            ratio = sharpe(np.array(list(each.values())))
+            self.multiple_testing.record_trial(Trial(read=self._read(number), sharpe=ratio, daily_returns=dict(each)))
+
+    def report(self, product: Product) -> PositionReport | None:
+        """What the rules that were tried leave of the chosen one's figures."""
+        position, sized = product.evaluation.position, product.sized
+        if position is None or sized is None:
+            return position
+        read = self._read(sized.chosen)
+        found = validation_report(self.multiple_testing.trials(read), read.id)
+        return position.model_copy(update={"tried": sized.tried, "calibration": found})
+
+    def _read(self, number: int) -> PartRead:
+        return part_read(self.order, self.problem, "calibration", trial=f"position/{number}")
 
 
 @dataclass(frozen=True)

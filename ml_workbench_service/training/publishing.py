@@ -14,7 +14,7 @@ import numpy as np
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, utc_now
 from ml_workbench_service.contracts.evaluation import Certificate
 from ml_workbench_service.contracts.jobs import JobSpec
-from ml_workbench_service.contracts.models import Lineage, ModelCard, Split
+from ml_workbench_service.contracts.models import Lineage, ModelCard, SampleWeights, Split
 from ml_workbench_service.evaluation.drift import InputReference
 from ml_workbench_service.evaluation.forecast_metrics import headline
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
@@ -92,6 +92,7 @@ def card(
 ) -> ModelCard:
     """The version's card; `parent` is the version before it, if there is one."""
     request, targets, tables, family = order.request, order.targets, data.tables, order.family
+    derivation = product.derivation or order.derivation
     last_known = datetime.fromtimestamp(int(data.windows.available_at_ms_R.max()) / 1000, tz=UTC)
     return ModelCard(
         id=order.model_id,
@@ -103,7 +104,10 @@ def card(
         family=family.name,
         symbols=tuple(request.symbols),
         timeframe=tables[0].timeframe,
-        features=(product.derivation or order.derivation).features,
+        features=derivation.features,
+        expressions=dict(derivation.expressions),
+        base_columns=derivation.base_columns if derivation.expressions else (),
+        history=derivation.history,
         target=targets[0].name if targets else None,
         targets=tuple(target.name for target in targets),
         quantiles=tuple(sorted(request.quantiles or ())),
@@ -175,7 +179,20 @@ def _split(windows: Windows, labelling: Labelling) -> Split:
             "num_windows": to_wire({part: len(windows.parts[part]) for part in PARTS}),
             "num_purged": windows.num_purged,
             "num_dropped": labelling.num_dropped | _untested(windows),
+            "sample_weights": weights_report(windows),
         }
+    )
+
+
+def weights_report(windows: Windows) -> SampleWeights | None:
+    """Of the training part; None where each row counts as much."""
+    if windows.uniqueness_R is None:
+        return None
+    unique_N = windows.uniqueness_R[windows.parts["train"]]
+    return SampleWeights(
+        mean_uniqueness=float(unique_N.mean()),
+        distinct_labels=float(unique_N.sum()),
+        effective_windows=float(unique_N.sum() ** 2 / np.sum(unique_N**2)),
     )
 
 

@@ -27,16 +27,18 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.evaluation import Comparison
 from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, recomputing
 from ml_workbench_service.contracts.multiple_testing import EvaluationResult
+from ml_workbench_service.contracts.sizing import PositionRule
 from ml_workbench_service.evaluation.growing_samples import last_stage
 from ml_workbench_service.evaluation.leakage.certificate import PRICES
 from ml_workbench_service.evaluation.verdict import TestedSample
 from ml_workbench_service.learning.interfaces.dataset import TrainingOrder
 from ml_workbench_service.learning.interfaces.differentials import Differentials, pack, pooled, unpack
+from ml_workbench_service.market.features.derivation import leaves_of
 from ml_workbench_service.market.features.indicators import resolve
 
-NOT_PART = frozenset({"name", "model_id", "version", "notes", "force", "start_date", "end_date", "as_of"})
+NOT_PART = frozenset({"name", "model_id", "version", "notes", "force", "start_date", "end_date", "as_of", "priority"})
 """Of a request: what it is called, which range it reads, and whether it insists."""
-RESOLVED = NOT_PART | {"features", "target", "timeframe", "family", "hyperparameters", "costs", "symbols"}
+RESOLVED = NOT_PART | {"features", "target", "timeframe", "family", "hyperparameters", "costs", "symbols", "position"}
 """What joins as it was understood, not as it was written."""
 CODE = ("learning", "market", "reinforcement")
 """Folders of the package that make features, labels and models; the family's own file joins them."""
@@ -100,11 +102,13 @@ def recipe_of(order: TrainingOrder, tables: Sequence[FeatureTable], store: Featu
 
 
 def own_columns(order: TrainingOrder, tables: Sequence[FeatureTable], store: FeatureStore) -> list[str]:
-    """Base columns of the features that the service did not make from bars."""
+    """Base columns of the features that the service did not make from bars, of whatever series."""
     delivered = {name for table in tables for name in table.columns} - PRICES
     wanted = sorted(delivered & set(order.derivation.base_columns))
     makes_columns = recomputing(store) is not None
-    return [name for name in wanted if not makes_columns or not _is_indicator(name)]
+    return [
+        name for name in wanted if not makes_columns or not all(_is_indicator(leaf.name) for leaf in leaves_of(name))
+    ]
 
 
 def digest_of(names: Sequence[str], tables: Sequence[FeatureTable], *, from_ms: int, until_ms: int) -> str:
@@ -140,6 +144,7 @@ def _request(order: TrainingOrder) -> dict[str, Any]:
         "expressions": dict(order.derivation.expressions),
         "targets": [each.name for each in order.targets],
         "costs": {symbol: each.model_dump(mode="json") for symbol, each in order.costs.items()},
+        "position": [each.model_dump(mode="json") for each in order.request.position_rules or (PositionRule(),)],
     }
 
 

@@ -135,13 +135,13 @@ def cut_at(order: TrainingOrder, data: TrainingData, span: Span, *, embargo_bars
     Raises:
         DataValidationError: a part has too few windows, a symbol or a feature no value yet.
     """
-    tables = [_until(table, span.end_ms) for table in data.tables]
+    tables = [until(table, span.end_ms) for table in data.tables]
     labelled = training_data.label(order, tables)
-    windows = training_data.cut(order, labelled, kind_of=kind_of, borders=Borders(span.borders_ms, embargo_bars))
+    windows = training_data.cut(order, labelled, kind_of=kind_of, split=Borders(span.borders_ms, embargo_bars))
     return TrainingData(tuple(tables), labelled, windows)
 
 
-def _until(table: FeatureTable, end_ms: int) -> FeatureTable:
+def until(table: FeatureTable, end_ms: int) -> FeatureTable:
     """The bars that are known by then."""
     known_N = table.available_at_ms <= end_ms
     if not known_N.any():

@@ -22,6 +22,8 @@ from ml_workbench_service.serving.live_intervals import LiveIntervals
 
 BLOCK_MS = 200
 ENTRIES_AT_ONCE = 64
+GATHER_S = 0.02
+"""Where something came, for what follows it: one read and one write for many answers, unless somebody waits."""
 SAVE_EVERY_S = 1.0
 MOST_AHEAD = 4_000
 """Answers in the ledger's memory: it takes 10,000, and drops what is beyond."""
@@ -40,7 +42,7 @@ class HandoverApplier:
         self._saved_s = 0.0
         self._again = (0, 0)  # entries up to here may have been saved by a predecessor
         self._following: dict[str, int] = {}  # by sender, the number that comes next
-        self._stopping = threading.Event()
+        self._stopping, self._hurry = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._applied = threading.Condition()
         self._is_away = False
@@ -73,6 +75,7 @@ class HandoverApplier:
     def stop(self) -> None:
         """Applies and saves what is there, and ends."""
         self._stopping.set()
+        self._hurry.set()
         if self._thread is not None:
             self._thread.join()
             self._thread = None
@@ -83,6 +86,7 @@ class HandoverApplier:
         if self._thread is None or self._is_away:
             return False
         asked = self._asked_newest()
+        self._hurry.set()
         deadline = time.monotonic() + timeout_s
         with self._applied:
             while place_of(self._place) < asked:
@@ -100,8 +104,11 @@ class HandoverApplier:
         pause_s = FIRST_PAUSE_S
         while not self._stopping.is_set():
             try:
-                self._turn(block_ms=BLOCK_MS)
+                num = self._turn(block_ms=BLOCK_MS)
                 pause_s, self._is_away = FIRST_PAUSE_S, False
+                if 0 < num < ENTRIES_AT_ONCE and not self._stopping.is_set():
+                    self._hurry.wait(GATHER_S)
+                    self._hurry.clear()
             except PlatformError as error:
                 if not self._is_away:
                     log.warning("what predict workers hand over waits for Redis: %s", error.message)

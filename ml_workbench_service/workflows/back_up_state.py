@@ -19,7 +19,6 @@ Whatever one part says of another must be there after a restore, so what names o
 """
 
 import io
-import json
 import os
 import re
 import sqlite3
@@ -36,17 +35,17 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.integrations.backup_archive import ArchiveWriter, BackupManifest
 from ml_workbench_service.integrations.deployment_history import HISTORY_FILE
 from ml_workbench_service.integrations.embedded_redis import open_log
-from ml_workbench_service.integrations.model_registry import (
-    ARCHIVED_FILE,
-    TOMBSTONES_FILE,
-    FolderModelRegistry,
-)
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.jobs.guarded_reading import json_object
 from ml_workbench_service.jobs.job import DELETED_FILE, WorkerRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE
-from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE
+from ml_workbench_service.learning.bundle.endings import ARCHIVED_FILE, TOMBSTONES_FILE
+from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE, NOT_LISTED
 
-OF_PROCESSES = re.compile(r"\..*|.*\.lock|.*-(wal|shm)|beat|process\.json|tracker\.json")
-"""Files that are left out: staged ones, locks, and what says which process is alive. Hidden folders too."""
+OF_PROCESSES = re.compile(r"\..*|.*\.lock|.*-(wal|shm)|beat|(process|attendant|tracker|page)\.json|signing_key\.pem")
+"""Files that are left out: staged ones, locks, and what says which process is alive. Hidden folders too.
+And the private key: whoever has an archive could sign with it. A restored service makes another one, and trusts what
+this one has signed."""
 BY_THEMSELVES = ("redis", "agents")
 NAMING = ("predictions.db", "adaptive", "jobs", "champions.json", "purged_in_mlflow.json")
 NAMED = ("ledgers.db", "witnesses.db", "mlflow.db", "mlartifacts")
@@ -238,9 +237,9 @@ def _turn(name: str) -> int:
 def _is_published(version: Path, found: dict[str, str | None]) -> bool:
     """Whether the files as they were copied are those of the version's manifest."""
     try:
-        listed = json.loads((version / MANIFEST_FILE).read_bytes())["files"]
+        listed = json_object((version / MANIFEST_FILE).read_bytes())["files"]
         return {name: each["sha256"] for name, each in listed.items()} == {
-            name: digest for name, digest in found.items() if name != MANIFEST_FILE
+            name: digest for name, digest in found.items() if name not in NOT_LISTED
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

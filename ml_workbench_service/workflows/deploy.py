@@ -10,7 +10,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 
-from common_lib.exceptions import ConflictError, DataValidationError, GateFailedError, PlatformError, PredictionError
+from common_lib.exceptions import (
+    BundleDamagedError,
+    ConflictError,
+    DataValidationError,
+    GateFailedError,
+    PlatformError,
+)
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.deployment import (
     SAFETY_GATES,
@@ -22,9 +28,10 @@ from ml_workbench_service.contracts.deployment import (
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.outcomes import LiveVerdict
 from ml_workbench_service.contracts.queue import DeploymentNotice
-from ml_workbench_service.evaluation.live_verdict import live_verdict, load_live_rules
+from ml_workbench_service.evaluation.live_verdict import live_rules_of, live_verdict
 from ml_workbench_service.evaluation.todays_verdicts import todays_evaluations
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE, LedgerReader
+from ml_workbench_service.integrations.strategy_engine import StrategyEngine
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
 
@@ -63,18 +70,25 @@ class DeployedAlready(ConflictError):
     """While this request waited for its turn, another one made the deployment that its id names."""
 
 
-def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: Sender) -> Deployment:
+def deploy(
+    workbench: Workbench, model_id: str, request: DeployRequest, sender: Sender, *, takes_back: str | None = None
+) -> Deployment:
     """Makes a version the live one.
+
+    Args:
+        takes_back: the deployment that is rolled back by this one.
 
     Raises:
         ModelNotFoundError, VersionNotFoundError: there is no such version.
         GateFailedError: an enforced gate failed; `details.gates` lists them.
+        StateDamagedError: the service has no record of its own of what the version was judged.
         ConflictError: `expected_current` is not live now, the version is archived, or another deployment is under way.
         DeployedAlready: the deployment of this id was made meanwhile.
         UpstreamError, UpstreamTimeoutError: the target refused; the previous version stays live.
+        StorageFullError: the disk is full; the previous version stays live, and nothing stays pending.
     """
     _check_gates(request)
-    card = _as_of_today(workbench, _candidate(workbench, model_id, request.version))
+    card = _as_of_today(workbench, workbench.registry.recorded(_candidate(workbench, model_id, request.version)))
     gates = run_gates(workbench, card, request, enforces_skill=_enforces_skill(workbench, request, card))
     _pass(card.id, card.version, gates, partial(_next_step, card))
     with workbench.history.locked(model_id):
@@ -83,7 +97,7 @@ def deploy(workbench: Workbench, model_id: str, request: DeployRequest, sender: 
         _candidate(workbench, model_id, request.version)  # nobody archives or purges it from here on
         pending = _pending(workbench, card, request, sender, gates=gates)
         workbench.history.append(pending)
-        live = _tell_and_go_live(workbench, pending, card)
+        live = _tell_and_go_live(workbench, pending, card, takes_back=takes_back)
     _announce(workbench, live)
     return live
 
@@ -118,11 +132,7 @@ def rollback(workbench: Workbench, deployment_id: str, sender: Sender) -> Deploy
         gates={"skill": False},  # it went live once, and going back must not wait for a training
         reason=f"rollback of {ended.id}",
     )
-    deployment = deploy(workbench, ended.model_id, request, sender)
-    with workbench.history.locked(ended.model_id):
-        superseded = workbench.history.get(ended.id)
-        workbench.history.append(superseded.model_copy(update={"status": "rolled_back"}))
-    return deployment
+    return deploy(workbench, ended.model_id, request, sender, takes_back=ended.id)
 
 
 def run_gates(
@@ -136,15 +146,20 @@ def run_gates(
 
 
 def finish_interrupted(workbench: Workbench) -> None:
-    """At start: a deployment that a kill left pending failed; what was live before it still is."""
+    """A deployment that a kill, or a disk that could not be written, left pending has failed; what was live before it
+    still is. At start, and again and again: what stands in the way now (no room) may be gone the next time.
+    """
     for found in workbench.history.everything():
         if found.status != "pending":
             continue
-        with workbench.history.locked(found.model_id):
-            now = workbench.history.get(found.id)
-            if now.status == "pending":  # else another service on this registry was at it, and has finished
-                error = "the service stopped before the target had answered; deploy again"
-                workbench.history.append(_ended(now, "failed", utc_now(), error=error))
+        try:
+            with workbench.history.locked(found.model_id):
+                now = workbench.history.get(found.id)
+                if now.status == "pending":  # else it was under way, or another service has finished it
+                    error = "the service stopped before the target had answered; deploy again"
+                    workbench.history.append(_ended(now, "failed", utc_now(), error=error))
+        except (PlatformError, OSError) as error:
+            _log.warning("deployment %s stays pending for now: %s", found.id, error)
 
 
 def _check_gates(request: DeployRequest) -> None:
@@ -160,7 +175,7 @@ def _candidate(workbench: Workbench, model_id: str, version: str) -> ModelCard:
     """The version's card; raises ConflictError where it is archived, GateFailedError where it was changed."""
     try:
         card = workbench.registry.card(model_id, version)
-    except PredictionError:
+    except BundleDamagedError:
         _pass(model_id, version, (_whole(workbench, model_id, version),), lambda gate: NEXT_STEP)
         raise
     if card.status == "archived":
@@ -229,7 +244,7 @@ def _live_verdict(workbench: Workbench, card: ModelCard) -> LiveVerdict | None:
         return None
     try:
         answers_of = partial(LedgerReader(workbench.state_dir / LEDGER_FILE).live_answers, card.id, card.version)
-        rules = load_live_rules(workbench.registry.folder(card.id, card.version))
+        rules = live_rules_of(workbench.registry.recipe(card.id, card.version))
         return live_verdict(card, answers_of, workbench.feature_store, rules)
     except PlatformError as error:  # whether it may go live must not depend on a store that is away
         _log.warning("no live verdict on %s %s just now: %s", card.id, card.version, error.message)
@@ -308,25 +323,63 @@ def _warnings_of_verdict(card: ModelCard, gates: tuple[GateResult, ...]) -> list
     return [*named, *declared, *([] if is_proven else ["no_proven_skill"])]
 
 
-def _tell_and_go_live(workbench: Workbench, pending: Deployment, card: ModelCard) -> Deployment:
+def _tell_and_go_live(
+    workbench: Workbench, pending: Deployment, card: ModelCard, *, takes_back: str | None
+) -> Deployment:
     """Tells the strategy engine where it is the target; then the new line goes live, which ends the old one.
 
     The new line comes first: a reader may see a write half done, and must never find a model with nothing live.
     """
-    if pending.deployment_target == "strategy_engine" and workbench.strategy_engine is not None:
+    before = workbench.history.live(card.id)
+    engine = workbench.strategy_engine if pending.deployment_target == "strategy_engine" else None
+    if engine is not None:
         try:
-            workbench.strategy_engine.register(pending, card)
+            engine.register(pending, card)
         except Exception as error:  # also what nobody foresaw: a pending line must not stay behind
             message = error.message if isinstance(error, PlatformError) else "the target could not be told"
             failed = _ended(pending, "failed", utc_now(), error=message)
-            workbench.history.append(failed)
+            _end_pending(workbench, pending, failed)
             _announce(workbench, failed)
             raise
     now = utc_now()
-    before = workbench.history.live(card.id)
     live = pending.model_copy(update={"status": "live", "live_at": now})
-    workbench.history.append(live, *([_ended(before, "superseded", now)] if before else []))
+    ending = "rolled_back" if before is not None and before.id == takes_back else "superseded"
+    try:
+        workbench.history.append(live, *([_ended(before, ending, now)] if before else []))
+    except (PlatformError, OSError):
+        failed = _ended(pending, "failed", utc_now(), error="the disk took no line that makes it live; deploy again")
+        _end_pending(workbench, pending, failed)
+        if engine is not None:
+            _tell_back(workbench, engine, pending, before, card)
+        raise
     return live
+
+
+def _end_pending(workbench: Workbench, pending: Deployment, failed: Deployment) -> None:
+    """The line that ends a pending one; where the disk has no room for it, the pending one is taken back."""
+    try:
+        workbench.history.append(failed)
+    except (PlatformError, OSError) as error:
+        _log.warning("the end of deployment %s cannot be written, it is taken back: %s", pending.id, error)
+        try:
+            workbench.history.take_back(pending)
+        except OSError as fault:  # `finish_interrupted` ends it as soon as the disk lets it
+            _log.error("deployment %s stays pending until the disk can be written: %s", pending.id, fault)
+
+
+def _tell_back(
+    workbench: Workbench, engine: StrategyEngine, pending: Deployment, before: Deployment | None, card: ModelCard
+) -> None:
+    """The engine was told of a version that did not go live: what it had before is told again."""
+    try:
+        engine.unregister(pending, name=card.name)
+        if before is not None and before.deployment_target == "strategy_engine":
+            engine.register(before, workbench.registry.card(before.model_id, before.version), instead_of=pending.id)
+    except PlatformError as error:
+        _log.error(
+            "the strategy engine holds version %s of %s, which is not live, and could not be told: %s; deploy again",
+            pending.version, pending.model_id, error.message,
+        )  # fmt: skip
 
 
 def _ended(deployment: Deployment, status: str, at: datetime, *, error: str | None = None) -> Deployment:

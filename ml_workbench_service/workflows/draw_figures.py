@@ -4,14 +4,17 @@ The table process draws for the service, the tracker for MLflow: rows are read h
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import orjson
 
+from common_lib.exceptions import SeriesNotFoundError
 from ml_workbench_figures import FigureInputs, draw
 from ml_workbench_figures.inputs import Columns
 from ml_workbench_figures.report import drawn_figures, report
+from ml_workbench_service.contracts.desk_report import DESK_FILE, DeskReport
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
@@ -30,8 +33,12 @@ def drawn(task: FigureTask | SentFigureTask) -> Iterator[bytes]:
         yield orjson.dumps(draw(task.name, sent, theme=task.theme))
         return
     path = None if task.rows_path is None else Path(task.rows_path)
-    given = FigureInputs(card=task.card, rows=read_rows(path), curves=task.curves, importance=task.importance)
+    given = FigureInputs(
+        card=task.card, rows=read_rows(path), curves=task.curves, importance=task.importance,
+        measured_importance=task.measured_importance,
+    )  # fmt: skip
     if task.name is None:
+        given = replace(given, desk=read_desk(task.card, path))
         for piece in report(given, theme=task.theme):
             yield piece.encode()
         return
@@ -41,13 +48,29 @@ def drawn(task: FigureTask | SentFigureTask) -> Iterator[bytes]:
 def write_figures(
     folder: Path, card: ModelCard, bundle: Path, *, curves: Columns, importance: Mapping[str, float]
 ) -> None:
-    """The report, and each figure that says something of the version as `<name>.json`, into an empty folder."""
-    given = FigureInputs(card=card, rows=read_rows(bundle / EVALUATION_FILE), curves=curves, importance=importance)
+    """The report, the desk report's numbers, and each figure that says something of the version as `<name>.json`."""
+    path = bundle / EVALUATION_FILE
+    desk = read_desk(card, path)
+    given = FigureInputs(card=card, rows=read_rows(path), curves=curves, importance=importance, desk=desk)
+    if desk is not None:
+        (folder / DESK_FILE).write_text(desk.model_dump_json(indent=1) + "\n", encoding="utf-8")
     with (folder / REPORT_FILE).open("w", encoding="utf-8") as file:
         file.writelines(report(given))
     figures, _ = drawn_figures(given)
     for name, figure in figures.items():
         (folder / f"{name}.json").write_bytes(orjson.dumps(figure))
+
+
+def read_desk(card: ModelCard, path: Path | None) -> DeskReport | None:
+    """What a desk asks of the test part; None of a version that keeps no rows of it."""
+    if path is None or not path.is_file():
+        return None
+    from ml_workbench_service.evaluation.desk.report import desk_report  # with what reads tables
+
+    try:
+        return desk_report(card, path)
+    except SeriesNotFoundError:
+        return None
 
 
 def read_rows(path: Path | None) -> Columns:

@@ -1,6 +1,7 @@
 """Ends of versions: archive, restore, purge. Nothing live is lost by one call, and no number is used twice.
 
     published → archived → purged            one version: two calls, a third word (`confirm`) where it was ever live
+    set aside → purged                       one that cannot be served: in one call
     published or archived → purged           a whole model that is not deployed, with `confirm`
 
 What is still used is not purged: a feature set that another version's recipe names; a version that a replay, an
@@ -9,17 +10,15 @@ records are still owed. A parent version is not held by the versions trained aft
 were trained, and its tombstone keeps the digest.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from common_lib.exceptions import ConflictError, DataValidationError, PlatformError
+from common_lib.exceptions import BundleDamagedError, ConflictError, DataValidationError, PlatformError
 from common_lib.logging import correlation_id
 from ml_workbench_service.agents.status import read_agents
 from ml_workbench_service.contracts.feature_sets import is_reference, parse_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.models import ModelCard, PurgedModel, Tombstone
-from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.resources import Workbench
 
 MOST_NAMED = 5
@@ -51,7 +50,7 @@ def purge_version(
 
     Raises:
         ModelNotFoundError, VersionNotFoundError: there is no such version.
-        ConflictError: it is not archived, or something uses it; `details.used_by` names what.
+        ConflictError: it is neither archived nor set aside, or something uses it; `details.used_by` names what.
         DataValidationError: it was live once, and `confirm` is not the model's id.
         UnavailableError: the disk is full; nothing was purged.
     """
@@ -61,7 +60,7 @@ def purge_version(
     with workbench.history.locked(model_id):
         if (left := registry.tombstones(model_id).get(version)) is not None:
             return left
-        if _status(workbench, model_id, version) != "archived":
+        if _status(workbench, model_id, version) not in ("archived", "set aside"):
             raise ConflictError(
                 f"version {version} of {model_id} is not archived, and only an archived one is purged; archive it "
                 "first: the same call without `purge`"
@@ -104,10 +103,16 @@ def _purged(workbench: Workbench, model_id: str, versions: Sequence[str]) -> dic
 
 
 def _status(workbench: Workbench, model_id: str, version: str) -> str:
-    """Also of a bundle that cannot be read, which is a reason to purge it."""
+    """Also of a version that is set aside, which nobody needs to archive: nothing serves it."""
     if workbench.history.live_version(model_id) == version:
         return "deployed"
-    return "archived" if workbench.registry.is_archived(model_id, version) else "experimental"
+    if workbench.registry.is_archived(model_id, version):
+        return "archived"
+    try:
+        workbench.registry.card(model_id, version)
+    except BundleDamagedError:
+        return "set aside"
+    return "experimental"
 
 
 def _ever_live(workbench: Workbench, model_id: str) -> frozenset[str]:
@@ -157,7 +162,7 @@ def _jobs(
     is_whole = set(versions) >= set(workbench.registry.versions(model_id))
     for spec in unfinished:
         read = spec.plan.get("recorded", {})
-        if spec.kind is JobKind.REPLAY:
+        if spec.kind in (JobKind.REPLAY, JobKind.IMPORTANCE):
             read = {"model_id": spec.request.get("model_id"), "version": spec.plan.get("version")}
         reads = read.get("model_id") == model_id and read.get("version") in versions
         trains = spec.plan.get("model_id") == model_id and (is_whole or spec.plan.get("version") in versions)
@@ -230,8 +235,6 @@ def _expressions(workbench: Workbench, model_id: str, version: str) -> dict[str,
 
 def _recipe(workbench: Workbench, model_id: str, version: str) -> dict[str, Any]:
     try:
-        file = workbench.registry.folder(model_id, version) / RECIPE_FILE
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError, PlatformError):  # damaged, or gone since: it names nothing
+        return workbench.registry.recipe(model_id, version)
+    except PlatformError:  # damaged, or gone since: it names nothing
         return {}
-    return found if isinstance(found, dict) else {}

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from common_lib.exceptions import (
+    BundleDamagedError,
     ModelNotFoundError,
     NotFoundError,
     PlatformError,
@@ -27,6 +28,7 @@ from common_lib.exceptions import (
     VersionNotFoundError,
 )
 from ml_workbench_service.contracts.contract import iso, to_ms, utc_now
+from ml_workbench_service.contracts.desk_report import DESK_FILE
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobStatus
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.experiment_tracker.mlflow_model import MlflowModel, why_no_network
@@ -40,14 +42,15 @@ from ml_workbench_service.integrations.experiment_tracker.tracker import (
 from ml_workbench_service.integrations.experiment_tracker.version_summary import (
     STEP,
     datasets_of,
+    desk_figures_of,
     figures_of,
     legal_name,
     tags_of,
 )
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
 from ml_workbench_service.jobs.durable_files import write_whole
+from ml_workbench_service.jobs.guarded_reading import guarded, json_object
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, TrackingRecord
-from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -255,6 +258,9 @@ class Projection:
             except (ModelNotFoundError, VersionNotFoundError) as error:
                 log.warning("the bundle of job %s is gone and cannot be tracked: %s", job.id, error.message)
                 tags["bundle"] = "gone"
+            except BundleDamagedError as error:
+                log.warning("the bundle of job %s cannot be tracked: %s", job.id, error.message)
+                tags["bundle"] = error.state
         self._mlflow.tag(record.run_id, tags)
         self._mlflow.finish(record.run_id, RUN_STATUS[job.status], ended_ms=to_ms(job.finished_at))
         return record.model_copy(update={"status": "synced", "model_version": number})
@@ -265,9 +271,10 @@ class Projection:
         assert job.finished_at is not None
         model_id, version = str(job.result["model_id"]), str(job.result["version"])
         card = self._registry.card(model_id, version)
+        self._registry.verify(model_id, version)
         bundle = self._registry.folder(model_id, version)
         about = tags_of(card)
-        datasets = datasets_of(card, _recipe(bundle))
+        datasets = datasets_of(card, self._registry.recipe(model_id, version))
         self._mlflow.log_inputs(run_id, datasets)
         logged_model, network = self._hand_over_network(card, bundle, run_id)
         taken = {legal_name(name) for name in job.progress.metrics}
@@ -279,7 +286,7 @@ class Projection:
         tested_on = next((each for each in datasets if each.context == "test"), None)
         self._mlflow.log(run_id, finals, of_model=logged_model, on=tested_on)
         self._mlflow.attach(run_id, bundle)
-        self._attach_figures(folder, card, run_id)
+        self._attach_figures(folder, card, run_id, at_ms=at_ms)
         about["network"] = network
         number = self._mlflow.register(
             model_id, version, run_id=run_id, tags={**about, "job_id": job.id}, logged_model=logged_model
@@ -304,8 +311,8 @@ class Projection:
             self._mlflow.close_model(logged_model, Path(place) / "model")
         return logged_model, "MLmodel: mlflow.pyfunc.load_model answers as the float32 network does"
 
-    def _attach_figures(self, folder: JobFolder, card: ModelCard, run_id: str) -> None:
-        """The report and the figures; a version that cannot be drawn is tracked without."""
+    def _attach_figures(self, folder: JobFolder, card: ModelCard, run_id: str, *, at_ms: int) -> None:
+        """The report with the desk's, and the figures; a version that cannot be drawn is tracked without."""
         if self._draw_figures is None:
             return
         with tempfile.TemporaryDirectory(prefix="figures-") as drawn:
@@ -316,6 +323,9 @@ class Projection:
                 log.warning("version %s of %s cannot be drawn: %r", card.version, card.id, error)
                 return
             self._mlflow.attach_figures(run_id, Path(drawn))
+            desk = desk_figures_of(Path(drawn) / DESK_FILE, without=figures_of(card))
+            if desk:
+                self._mlflow.log(run_id, [Measurement(name, value, at_ms, STEP) for name, value in desk.items()])
 
     def _remember(self, folder: JobFolder, record: TrackingRecord) -> None:
         result = folder.job().result
@@ -380,27 +390,13 @@ class Projection:
 
 def _read_object(file: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none, or it cannot be read."""
-    try:
-        known = json.loads(file.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return known if isinstance(known, dict) else {}
+    return guarded(file, json_object) or {}
 
 
 @dataclass
 class _Refusals:
     count: int = 0
     retry_at: float = 0.0  # time.monotonic()
-
-
-def _recipe(bundle: Path) -> dict[str, Any]:
-    """`recipe.json`; empty where it cannot be read: then the data's ends are not told."""
-    try:
-        recipe = json.loads((bundle / RECIPE_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        log.warning("the recipe of %s cannot be read: %s", bundle, error)
-        return {}
-    return recipe if isinstance(recipe, dict) else {}
 
 
 def _name(folder: JobFolder, job: Job) -> str:

@@ -1,19 +1,25 @@
 """Model monitoring: how versions fare live: their rows of the ledger, and their inputs against training's."""
 
-import json
 import logging
 from functools import lru_cache, partial
 from pathlib import Path
 
 from packaging.version import Version
 
-from common_lib.exceptions import DataValidationError, PredictionError, UpstreamError, UpstreamTimeoutError
+from common_lib.exceptions import (
+    BundleDamagedError,
+    DataValidationError,
+    PredictionError,
+    UpstreamError,
+    UpstreamTimeoutError,
+)
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.outcomes import Drift, LiveVerdict, MonitoringReport, VersionMonitoring
 from ml_workbench_service.contracts.training import parse_target
 from ml_workbench_service.evaluation.drift import InputReference
-from ml_workbench_service.evaluation.live_verdict import live_verdict, load_live_rules
+from ml_workbench_service.evaluation.live_verdict import live_rules_of, live_verdict
 from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, RecordedVersion
+from ml_workbench_service.jobs.guarded_reading import json_object
 from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.market.outcomes.live_metrics import (
     LiveFigures,
@@ -81,7 +87,7 @@ def _version(
         bar_ms = TIMEFRAMES_MS[recorded.timeframe]
         if recorded.foretells and recorded.target is not None:
             figures = live_figures(rows, parse_target(recorded.target), bar_ms=bar_ms)
-        drift, drift_reason = _drift(workbench.registry.folder(model_id, version), rows, bar_ms)
+        drift, drift_reason = _drift(workbench, model_id, version, rows, bar_ms)
     return VersionMonitoring(
         version=version,
         target=None if recorded is None else recorded.target,
@@ -103,18 +109,21 @@ def _version(
 def _live_verdict(workbench: Workbench, ledger: LedgerReader, model_id: str, version: str) -> LiveVerdict:
     """From evidence alone; where the store or the bundle does not give what it takes, it says so."""
     try:
-        rules = load_live_rules(workbench.registry.folder(model_id, version))
+        rules = live_rules_of(workbench.registry.recipe(model_id, version))
         answers_of = partial(ledger.live_answers, model_id, version)
         return live_verdict(workbench.registry.card(model_id, version), answers_of, workbench.feature_store, rules)
-    except (DataValidationError, UpstreamError, UpstreamTimeoutError, PredictionError) as error:
+    except (BundleDamagedError, DataValidationError, UpstreamError, UpstreamTimeoutError, PredictionError) as error:
         log.warning("no live verdict on %s %s just now: %s", model_id, version, error.message)
         return LiveVerdict(verdict="insufficient_data", reason=f"not to be had just now: {error.message}")
 
 
-def _drift(folder: Path, rows: LiveRows, bar_ms: int) -> tuple[Drift | None, str]:
+def _drift(workbench: Workbench, model_id: str, version: str, rows: LiveRows, bar_ms: int) -> tuple[Drift | None, str]:
     """The rows' inputs against training's, or why they cannot be compared."""
-    file = folder / RECIPE_FILE
-    reference = _reference(file, file.stat().st_mtime_ns) if file.exists() else None
+    try:
+        file = workbench.registry.file(model_id, version, RECIPE_FILE)
+        reference = None if file is None else _reference(file, file.stat().st_mtime_ns)
+    except BundleDamagedError as error:
+        return None, error.message
     if reference is None:
         return None, NO_REFERENCE
     if not len(rows.inputs_ms_M):
@@ -126,5 +135,5 @@ def _drift(folder: Path, rows: LiveRows, bar_ms: int) -> tuple[Drift | None, str
 
 @lru_cache(maxsize=64)
 def _reference(file: Path, _mtime_ns: int) -> InputReference | None:
-    plain = json.loads(file.read_text(encoding="utf-8")).get("reference")
+    plain = json_object(file.read_bytes()).get("reference")
     return None if plain is None else InputReference.from_json(plain)

@@ -5,6 +5,7 @@ of a range, is planned by itself, and the costliest ends together, whose memory 
 Free of optuna.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -83,6 +84,17 @@ class ExperimentPlan:
         """What the job's `request.json` keeps of it, so that the job depends on nothing that may change."""
         return {**self.details, "num_trials": self.num_trials}
 
+    @property
+    def duration_s(self) -> float:
+        """Of all trials, one training each, and of the winner's with its seeds and folds, by the estimate of one; 0.0
+        of an agent grid, which has none.
+        """
+        if "estimate" not in self.details:
+            return 0.0
+        alone_s = float(self.details["estimate"]["duration_s"])
+        trials_s = float(self.details["trial_s"]) * math.ceil(self.num_trials / int(self.details["max_parallel"]))
+        return min(trials_s, self.request.timeout_s or math.inf) + alone_s
+
 
 def plan_experiment(
     request: ExperimentRequest,
@@ -116,6 +128,8 @@ def plan_experiment(
     num_trials = request.num_trials or size or NUM_TRIALS
     first = {each.name: each.ends[0] for each in found}
     planned = _of_base(lambda: plan_training(_merged(base, first)), found)
+    single = base.model_copy(update={"cv": None, "seeds": base.seeds[:1]})  # as a trial trains it
+    trial_s = _of_base(lambda: plan_training(_merged(single, first)), found).estimate.duration_s
     corners = [
         _Corner(path, change, _at(path, lambda change=change: plan_training(_merged(base, first | change))))  # type: ignore[misc]
         for path, change in variants(found)
@@ -128,6 +142,7 @@ def plan_experiment(
     }
     details |= {
         "estimate": planned.estimate.model_copy(update={"memory_gb": memory_gb}).model_dump(),
+        "trial_s": trial_s,
         "max_parallel": _num_parallel(memory_gb, max_workers=max_workers, max_memory_gb=max_memory_gb),
         "most_steps": _of_base(lambda: _most_steps(family, base, found)),
         "feature_choices": {

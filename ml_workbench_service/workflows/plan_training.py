@@ -3,7 +3,6 @@
 Everything that can be refused is refused here, with a 422, 409 or 507 now instead of a failed job later.
 """
 
-import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -11,9 +10,9 @@ from datetime import datetime
 from typing import Any
 
 from common_lib.exceptions import (
+    BundleDamagedError,
     DataValidationError,
     InsufficientMemoryError,
-    NotFoundError,
     UpstreamError,
     UpstreamTimeoutError,
     VersionExistsError,
@@ -21,13 +20,11 @@ from common_lib.exceptions import (
 from ml_workbench_service import families as families  # loading the package registers every family
 from ml_workbench_service.contracts.contract import NAME_PATTERN, TIMEFRAMES_MS, iso, iso_of_ms, to_ms, utc_now
 from ml_workbench_service.contracts.evaluation import Loss
-from ml_workbench_service.contracts.feature_sets import FeatureSet, is_reference, parse_reference
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.market import FeatureStore
-from ml_workbench_service.contracts.training import Target, TrainingEstimate, TrainRequest
+from ml_workbench_service.contracts.training import ModelType, Target, TrainingEstimate, TrainRequest
 from ml_workbench_service.evaluation.growing_samples import level
-from ml_workbench_service.integrations.model_registry import next_version
-from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
+from ml_workbench_service.learning.bundle.listing import next_version
 from ml_workbench_service.learning.data import windows
 from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
 from ml_workbench_service.learning.interfaces.differentials import YEAR_MS, power_before
@@ -38,19 +35,23 @@ from ml_workbench_service.market.costs import check_costs
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.training import tasks as tasks
+from ml_workbench_service.training.named_features import check_bars, check_set_name, resolve_features
 
 RESOLVED = ("family", "timeframe", "hyperparameters", "features", "expressions")
 """Of a plan: what it made of the request's own words."""
 NOT_COMPARED = {
-    "name", "model_id", "version", "notes", "force", "start_date", "end_date", "as_of",
+    "name", "model_id", "version", "notes", "force", "priority", "start_date", "end_date", "as_of",
     "family", "timeframe", "hyperparameters", "features",
 }  # fmt: skip
 """Of a request, when it is set beside an earlier one: what it is called, its dates, and what stands in the plan."""
-WORKER_GB = 0.55
-"""Resident memory of a worker with torch loaded, before any data."""
+WORKER_BYTES = 275_000_000
+"""Resident memory of a worker without torch: interpreter, numpy, polars, TA-Lib, onnxruntime; measured."""
 ROW_BYTES = 8
+SECONDS_PER_HOUR = 3600.0
 SHARES_OF_RANGE = (*(percent / 100 for percent in range(95, 5, -5)), 0.05, 0.02, 0.01, 0.005, 0.002)
 """How much of the range is tried where a training is too large, the most first."""
+EVALUATION_S = 2.5e-8
+"""Of one operation of an expression at one bar: 1.5 ns, once for the training and 15 times for the certificate."""
 ROW_COPIES = 4
 """Fetched columns, stacked rows, logarithms and scaled rows live at the same time."""
 
@@ -102,22 +103,24 @@ def plan_training(
     family = family_for(request.model_type, request.family)(request.hyperparameters)
     targets = task_for(request.model_type).check(request)
     timeframe = request.timeframe_for(targets)
-    derivation = _derivation(request, workbench, timeframe=timeframe)
+    derivation = resolve_features(request, workbench.feature_store, workbench.registry, timeframe=timeframe)
     family.check_features(len(derivation.features))
     family.check_request(request, derivation.features)
     check_costs(request.symbols, request.costs, path="body.costs")
     _check_repeats(request)
     _check_closures(targets, timeframe)
-    _check_range(request, family, timeframe, horizon=max((target.horizon for target in targets), default=1))
+    reach = derivation.history + max((target.horizon for target in targets), default=1)
+    _check_range(request, family, timeframe, reach=reach)
     model_id = request.model_id or slug(request.name)
     _check_type(request, model_id, workbench)
-    estimate = _estimate(request, family, timeframe, num_features=len(derivation.features))
+    estimate = _estimate(request, family, timeframe, derivation)
     if estimate.memory_gb > max_memory_gb:
-        raise _too_large(request, family, estimate, max_memory_gb, num_features=len(derivation.features))
+        raise _too_large(request, family, estimate, max_memory_gb, derivation)
     newest_ms = check_served(
         workbench.feature_store, request.symbols, timeframe,
         start=request.start_date, end=request.end_date, as_of=request.as_of,
     )  # fmt: skip
+    check_bars(request, derivation, workbench.feature_store, timeframe=timeframe)
     version = _reserve(request, model_id, workbench, unfinished)
     plan = TrainingPlan(
         request, model_id, version, family.name, timeframe, family.hyperparameters.model_dump(), estimate, derivation
@@ -125,6 +128,28 @@ def plan_training(
     if newest_ms is not None and not request.force:
         _check_news(plan, workbench, newest_ms)
     return plan
+
+
+def check_length(duration_s: float, *, max_hours: float | None) -> None:
+    """Refuses work that is estimated to last longer than a job may.
+
+    Args:
+        duration_s: the estimate.
+        max_hours: MAX_JOB_HOURS; None: as long as it takes.
+
+    Raises:
+        DataValidationError: `too_long`, with the estimate and the limit in seconds.
+    """
+    if max_hours is None or duration_s <= max_hours * SECONDS_PER_HOUR:
+        return
+    raise DataValidationError.at(
+        "body",
+        f"this job would take about {duration_s / SECONDS_PER_HOUR:.2g} h, over the limit of {max_hours:g} h; ask for "
+        "fewer symbols, a shorter range, or fewer epochs, seeds, folds, groups or trials, or raise MAX_JOB_HOURS",
+        code="too_long",
+        duration_s=round(duration_s, 1),
+        limit_s=max_hours * SECONDS_PER_HOUR,
+    )
 
 
 def slug(name: str) -> str:
@@ -135,52 +160,6 @@ def slug(name: str) -> str:
             "body.name", "no id can be made of this name; send a `model_id` such as eurusd_lstm"
         )
     return text
-
-
-def _derivation(request: TrainRequest, workbench: Workbench, *, timeframe: str) -> Derivation:
-    """The features by name: those of the store as they are, those of feature sets with their expressions.
-
-    Raises:
-        DataValidationError: a name nobody knows, a set that is none, or a set of other bars.
-    """
-    features: list[str] = []
-    expressions: dict[str, str] = {}
-    selected_until_ms = 0
-    for number, feature in enumerate(request.features):
-        if not is_reference(feature):
-            _known_feature(workbench, feature, number)
-            features.append(feature)
-            continue
-        found = _feature_set(feature, workbench, path=f"body.features.{number}")
-        if found.timeframe != timeframe:
-            raise DataValidationError.at(
-                f"body.features.{number}",
-                f"{feature} was selected on {found.timeframe} bars and this training reads {timeframe}; "
-                "search features on those, or change the target's unit",
-            )
-        features += found.names
-        expressions |= {each.name: each.expression for each in found.expressions}
-        selected_until_ms = max(selected_until_ms, to_ms(found.selection.end))
-    return Derivation(tuple(dict.fromkeys(features)), expressions, selected_until_ms)
-
-
-def _feature_set(feature: str, workbench: Workbench, *, path: str) -> FeatureSet:
-    """The named set, its newest or live version unless it names one."""
-    try:
-        model_id, version = parse_reference(feature)
-        registry = workbench.registry
-        card = registry.served_card(model_id) if version is None else registry.card(model_id, version)
-    except (ValueError, NotFoundError) as error:
-        raise DataValidationError.at(
-            path, f"there is no feature set {feature}; GET /api/v1/models?model_type=feature_engineering lists them",
-            code="unknown_feature",
-        ) from error  # fmt: skip
-    if "feature_set" not in card.findings:
-        raise DataValidationError.at(
-            path, f"{feature} is a model of type {card.type}, not a feature set; train one with feature_engineering",
-            code="unknown_feature",
-        )  # fmt: skip
-    return FeatureSet.model_validate(card.findings["feature_set"])
 
 
 def check_served(
@@ -223,9 +202,13 @@ def _check_news(plan: TrainingPlan, workbench: Workbench, newest_ms: int) -> Non
         return
     newest = cards[0].version
     try:
-        recipe = json.loads((workbench.registry.folder(plan.model_id, newest) / RECIPE_FILE).read_text("utf-8"))
+        recipe = workbench.registry.recipe(plan.model_id, newest)
         earlier, last_known_ms = TrainRequest.model_validate(recipe["request"]), int(recipe["last_known_ms"])
-    except (OSError, ValueError, KeyError):  # damaged, or not by this service: nothing shows that it learnt the same
+    except (
+        BundleDamagedError,
+        ValueError,
+        KeyError,
+    ):  # set aside, or not by this service
         return
     resolved = [
         ({key: each[key] for key in RESOLVED if key in each}, asked.model_dump(exclude=NOT_COMPARED))
@@ -253,6 +236,12 @@ def _check_repeats(request: TrainRequest) -> None:
         raise DataValidationError.at(
             "body.seeds", f"{request.model_type.value} makes columns, which have no mean; send one seed"
         )
+    if request.cv is not None and request.cv.scheme == "combinatorial_purged" and not task.learns_apart:
+        raise DataValidationError.at(
+            "body.cv.scheme",
+            f"{request.model_type.value} learns by walking through time with a position in its hand, which no stretch "
+            "left out may interrupt; send walk_forward",
+        )
     if _num_folds(request) and not task.has_verdict:
         raise DataValidationError.at(
             "body.cv", f"{request.model_type.value} bets on nothing that could be judged step by step; leave `cv` out"
@@ -260,8 +249,8 @@ def _check_repeats(request: TrainRequest) -> None:
 
 
 def _num_folds(request: TrainRequest) -> int:
-    """Trainings of the walk forward; 0 where none is asked for."""
-    return 0 if request.cv is None or request.cv.scheme == "none" else request.cv.folds
+    """Trainings of the further validation; 0 where none is asked for."""
+    return 0 if request.cv is None else request.cv.num_trainings
 
 
 def _check_closures(targets: Sequence[Target], timeframe: str) -> None:
@@ -286,8 +275,11 @@ def _check_closures(targets: Sequence[Target], timeframe: str) -> None:
         )
 
 
-def _check_range(request: TrainRequest, family: AnyFamily, timeframe: str, *, horizon: int) -> None:
+def _check_range(request: TrainRequest, family: AnyFamily, timeframe: str, *, reach: int) -> None:
     """Refuses ranges that hold too few windows even if a bar opened at every moment of the clock.
+
+    Args:
+        reach: bars that the features look back and the label ahead.
 
     Raises:
         DataValidationError: the range is too short, or begins after today.
@@ -296,12 +288,13 @@ def _check_range(request: TrainRequest, family: AnyFamily, timeframe: str, *, ho
         raise DataValidationError.at("body.start_date", "no bar is known yet in this range; start in the past")
     span_ms = to_ms(request.end_date) - to_ms(request.start_date)
     bars = -(-span_ms // TIMEFRAMES_MS[timeframe])
-    num_windows = len(request.symbols) * max(0, bars - (family.lookback - 1) - horizon)
+    num_windows = len(request.symbols) * max(0, bars - (family.lookback - 1) - reach)
     if num_windows < sum(FEWEST_WINDOWS.values()):
         raise DataValidationError.at(
             "body.start_date",
-            f"this range has at most {num_windows} windows of {family.lookback} bars and a label {horizon} ahead, and "
-            f"a training needs {sum(FEWEST_WINDOWS.values())}; ask for a longer range or a shorter lookback",
+            f"this range has at most {num_windows} windows of {family.lookback} bars, whose expressions and label "
+            f"reach over {reach} more, and a training needs {sum(FEWEST_WINDOWS.values())}; ask for a longer range or "
+            "a shorter lookback",
             code="too_few_windows",
         )
 
@@ -312,6 +305,8 @@ def _check_type(request: TrainRequest, model_id: str, workbench: Workbench) -> N
     Raises:
         DataValidationError: the id belongs to a model of another type.
     """
+    if request.model_type is ModelType.FEATURE_ENGINEERING:
+        check_set_name(model_id)
     for version in workbench.registry.versions(model_id)[:1]:
         known = workbench.registry.card(model_id, version).type
         if known != request.model_type.value:
@@ -320,13 +315,6 @@ def _check_type(request: TrainRequest, model_id: str, workbench: Workbench) -> N
                 f"{model_id} is a model of type {known}; send another `model_id` for one of type "
                 f"{request.model_type.value}",
             )
-
-
-def _known_feature(workbench: Workbench, feature: str, number: int) -> None:
-    try:
-        workbench.feature_store.kind_of(feature)
-    except DataValidationError as error:
-        raise DataValidationError.at(f"body.features.{number}", error.message, code="unknown_feature") from error
 
 
 def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinished: Iterable[JobSpec]) -> str:
@@ -346,17 +334,18 @@ def _reserve(request: TrainRequest, model_id: str, workbench: Workbench, unfinis
     return request.version
 
 
-def _estimate(request: TrainRequest, family: AnyFamily, timeframe: str, *, num_features: int) -> TrainingEstimate:
+def _estimate(request: TrainRequest, family: AnyFamily, timeframe: str, derivation: Derivation) -> TrainingEstimate:
     bars = num_expected_bars(to_ms(request.start_date), to_ms(request.end_date), timeframe)
-    num_rows = bars * len(request.symbols)
-    data = num_rows * (num_features + 8) * ROW_BYTES * ROW_COPIES
-    memory = WORKER_GB + (data + family.memory_bytes(num_rows, num_features)) / 1e9
+    num_rows, num_features = bars * len(request.symbols), len(derivation.features)
+    num_read = len(derivation.base_columns) if derivation.expressions else 0  # columns that no network sees
+    data = num_rows * (num_features + num_read + 8) * ROW_BYTES * ROW_COPIES
+    memory = WORKER_BYTES + family.library_bytes + data + family.memory_bytes(num_rows, num_features)
     num_train = int(num_rows * (1 - request.validation_split))
     repeats = len(request.seeds) + 0.75 * _num_folds(request)  # folds see half to all of the data before the test part
     return TrainingEstimate(
-        memory_gb=round(memory, 2),
-        duration_s=round(family.seconds(num_train) * repeats, 1),
-        num_windows=num_rows,
+        memory_gb=round(memory / 1e9, 2),
+        duration_s=round(family.seconds(num_train) * repeats + num_rows * derivation.work * EVALUATION_S, 1),
+        num_windows=max(0, bars - derivation.history) * len(request.symbols),
         power=_power(request, num_test=bars * request.validation_split * windows.SPLIT_SHARES["test"]),
     )
 
@@ -386,8 +375,7 @@ def _too_large(
     family: AnyFamily,
     estimate: TrainingEstimate,
     max_memory_gb: float,
-    *,
-    num_features: int,
+    derivation: Derivation,
 ) -> InsufficientMemoryError:
     """The error with the cheapest change that fits; `details.change` is what to merge into the request's body."""
     timeframe = request.timeframe_for(request.parsed_targets())
@@ -395,7 +383,7 @@ def _too_large(
     for change in _smaller(request, family):
         settings = family.hyperparameters.model_dump() | change.get("hyperparameters", {})
         asked = request.model_copy(update={"start_date": change.get("start_date", request.start_date)})
-        smaller = _estimate(asked, type(family)(settings), timeframe, num_features=num_features)
+        smaller = _estimate(asked, type(family)(settings), timeframe, derivation)
         if smaller.memory_gb <= max_memory_gb:
             break
     else:

@@ -3,7 +3,6 @@
 One line: the store's closes of the range → `label_tables` → for regimes the rule of the training part → numbers.
 """
 
-from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import numpy as np
@@ -17,7 +16,8 @@ from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
-from ml_workbench_service.learning.data.windows import Part, SymbolRows
+from ml_workbench_service.learning.data.splits import Split
+from ml_workbench_service.learning.data.windows import SymbolRows
 from ml_workbench_service.market.costs import resolved_costs
 
 USUAL_SPLIT = 0.2
@@ -89,8 +89,8 @@ def _rows(labelled: Labelling, target: Target) -> SymbolRows:
         return labelled.rows[0]
     finished: list[SymbolRows] = []
 
-    def finish(borders_ms: Mapping[Part, int]) -> list[SymbolRows]:
-        finished[:] = labelled.finish(borders_ms)
+    def finish(split: Split) -> list[SymbolRows]:
+        finished[:] = labelled.finish(split)
         return finished
 
     windows.build(

@@ -138,7 +138,8 @@ class _Stream:
             self._is_away = True
             return self._waiting
         self._is_away = False
-        return [item.record for item in left]
+        waiting = {item.record.prediction_id for item in left}
+        return [record for record in self._waiting if record.prediction_id in waiting]
 
     def flush(self, number: int) -> None:
         """Publishes what waits, as room permits."""

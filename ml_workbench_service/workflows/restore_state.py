@@ -1,9 +1,10 @@
 """Restore: a verified backup into an empty STATE_DIR and an empty model registry.
 
-    verify the archive → write everything into `.restoring` in both places → rename it into place → remove `.restoring`
+    verify the archive → write everything into `.restoring` in both places → say so in the audit log that came along →
+    rename it into place → remove `.restoring`
 
 A service refuses to start while there is a `.restoring` in its STATE_DIR: a restore that was killed leaves no half of a
-state that looks whole.
+state that looks whole. So the line of the audit log needs no second one: it comes with the state, or neither does.
 """
 
 import os
@@ -11,21 +12,50 @@ import shutil
 from pathlib import Path
 
 import psutil
+from filelock import FileLock, Timeout
 
-from common_lib.exceptions import ConflictError
+from common_lib.exceptions import ConflictError, UnavailableError
+from ml_workbench_service.access.audit_log import AUDIT_FILE, AuditLog, Who
 from ml_workbench_service.integrations.backup_archive import BackupManifest, extract, verified
 from ml_workbench_service.integrations.experiment_tracker.tracker import move_artifacts
 from ml_workbench_service.jobs.durable_files import sync_folder
 
 RESTORING = ".restoring"
+RESTORED = "state restored from a backup"
+BY_COMMAND = Who("command_line")
+LOCK_TIMEOUT_S = 15.0
 
 
-def restore(archive: Path, state_dir: Path, registry: Path) -> BackupManifest:
+def own_state(state_dir: Path) -> FileLock:
+    """The lock of the one service that works in STATE_DIR, taken; the folder is made where it is missing.
+
+    Raises:
+        UnavailableError: another service works in it, or a restore was interrupted there.
+    """
+    state_dir.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(state_dir / "service.lock", thread_local=False)
+    try:
+        lock.acquire(timeout=LOCK_TIMEOUT_S)
+    except Timeout as error:
+        raise UnavailableError(
+            f"another service works in {state_dir}; stop it, or give this one a STATE_DIR of its own"
+        ) from error
+    if (state_dir / RESTORING).exists():
+        lock.release()
+        raise UnavailableError(
+            f"a restore was interrupted in {state_dir}: remove everything in it and in MODEL_REGISTRY_PATH, then "
+            "restore again"
+        )
+    return lock
+
+
+def restore(archive: Path, state_dir: Path, registry: Path, *, who: Who = BY_COMMAND) -> BackupManifest:
     """Brings a service's state and models back, and returns what the archive holds.
 
     Args:
         archive: as `back_up` wrote it.
         state_dir, registry: where nothing is yet; made where they are missing.
+        who: for the audit log.
 
     Raises:
         ConflictError: a place is not empty, or a process still works in it.
@@ -45,6 +75,7 @@ def restore(archive: Path, state_dir: Path, registry: Path) -> BackupManifest:
             folder.mkdir(parents=True)
         extract(archive, staged)
         _move_artifacts(staged["state"], manifest, state_dir)
+        _note(staged["state"], archive, manifest, who)
         for name, place in places.items():
             for each in sorted(staged[name].iterdir()):
                 moved.append(each.rename(place / each.name))
@@ -56,6 +87,16 @@ def restore(archive: Path, state_dir: Path, registry: Path) -> BackupManifest:
             shutil.rmtree(each, ignore_errors=True) if each.is_dir() else each.unlink(missing_ok=True)
         raise
     return manifest
+
+
+def _note(staged: Path, archive: Path, manifest: BackupManifest, who: Who) -> None:
+    """`before` is the last entry that came along: what the former service did after it is not in this log."""
+    audit = AuditLog(staged / AUDIT_FILE)
+    about = manifest.model_dump(mode="json", include={"created_at", "service_version", "queue", "damaged"})
+    about |= {"num_files": len(manifest.files), "size_bytes": sum(each.size for each in manifest.files)}
+    before = audit.head().model_dump(mode="json")
+    audit.append("noted", RESTORED, who, on=archive.name, before=before, after=about)
+    audit.lock_file.unlink(missing_ok=True)  # nobody else knows of this place yet
 
 
 def _check_empty(place: Path, *, whose: str) -> None:

@@ -23,8 +23,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from common_lib.exceptions import DataValidationError, LeaseLostError, PlatformError, UnavailableError
 from common_lib.logging import RL_LOGGER, correlated, log_events
 from ml_workbench_service.agents.agent import Agent
@@ -37,6 +35,7 @@ from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.queue import Delivery, Lease
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
+from ml_workbench_service.jobs.guarded_reading import guarded
 
 CONSUMER = "agent"  # always the same name, so that whoever takes the lease finds what its predecessor left pending
 BATCH_SIZE = 64
@@ -351,10 +350,8 @@ class Attempts(Contract):
     @classmethod
     def next(cls, folder: Path, entry_id: str) -> "Attempts":
         """The attempt that would begin now, counted from what anybody wrote down."""
-        try:
-            found = cls.model_validate_json((folder / ATTEMPTS_FILE).read_bytes())
-        except (FileNotFoundError, ValidationError):  # none, or torn by the end of the process that wrote it
-            found = cls()
+        # None: there is none, or it is torn by the end of the process that wrote it.
+        found = guarded(folder / ATTEMPTS_FILE, cls.model_validate_json) or cls()
         return cls(entry_id=entry_id, num=1 + (found.num if found.entry_id == entry_id else 0))
 
     def write(self, folder: Path) -> None:

@@ -12,13 +12,12 @@ A target that refuses leaves the version live, as at a deployment.
 """
 
 import hashlib
-import json
 import logging
 import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-from common_lib.exceptions import PlatformError, QueueFullError
+from common_lib.exceptions import BundleDamagedError, PlatformError, QueueFullError
 from common_lib.logging import correlation_id
 from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, to_ms, utc_now
@@ -26,7 +25,6 @@ from ml_workbench_service.contracts.deployment import Deployment, Undeployment
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionMetadata, PredictionRecord
 from ml_workbench_service.contracts.queue import DeploymentNotice, FullMode, Outgoing
-from ml_workbench_service.learning.bundle.manifest import RECIPE_FILE
 from ml_workbench_service.market.costs import ResolvedCosts
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import costs_of_record
@@ -157,11 +155,10 @@ def _enqueue(workbench: Workbench, records: list[PredictionRecord], *, full: Ful
 
 def _costs(workbench: Workbench, card: ModelCard) -> dict[str, ResolvedCosts]:
     """What the version was judged with; without them agents take their own, or each pair's."""
-    file = workbench.registry.folder(card.id, card.version) / RECIPE_FILE
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))["costs"]
+        found = workbench.registry.recipe(card.id, card.version)["costs"]
         return {symbol: ResolvedCosts.model_validate(each) for symbol, each in found.items()}
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (BundleDamagedError, ValueError, KeyError, AttributeError) as error:
         _log.warning("the costs of %s %s cannot be read: %s", card.id, card.version, error)
         return {}
 

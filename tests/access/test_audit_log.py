@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common_lib.exceptions import UnavailableError
+from common_lib.exceptions import ConflictError, UnavailableError
 from common_lib.redaction import keep_secret
 from ml_workbench_service.access.audit_log import AUDIT_FILE, NOTHING, AuditLog, Who, verify
 from ml_workbench_service.contracts.audit import AuditHead
@@ -125,3 +125,41 @@ def test_what_cannot_be_written_is_said(log: AuditLog) -> None:
     log.path.mkdir()
     with pytest.raises(UnavailableError, match="audit log"):
         log.append("noted", "x", WHO)
+
+
+def test_a_change_stands_between_its_two_lines(log: AuditLog) -> None:
+    with log.change("x removed", WHO, on="x", before={"size": 3}) as change:
+        (asked,) = log.newest(num=9)
+        assert (asked.event, asked.what, asked.on, asked.before) == ("asked", "x removed", "x", {"size": 3})
+        change.after = {"size": 0}
+    done = log.newest(num=1)[0]
+    assert (done.event, done.of, done.status, done.after) == ("done", asked.number, 200, {"size": 0})
+    assert done.key == asked.key == WHO.key
+
+
+@pytest.mark.parametrize(("error", "status"), [(ConflictError("it is in use"), 409), (ValueError("unforeseen"), 500)])
+def test_a_change_that_failed_says_so(log: AuditLog, error: Exception, status: int) -> None:
+    with pytest.raises(type(error)), log.change("x removed", WHO, on="x"):
+        raise error
+    done, asked = log.newest(num=9)
+    assert (done.of, done.status, done.after) == (asked.number, status, {"error": str(error)})
+
+
+def test_a_change_that_a_kill_cut_short_has_been_asked(log: AuditLog) -> None:
+    with pytest.raises(KeyboardInterrupt), log.change("x removed", WHO, on="x"):
+        raise KeyboardInterrupt
+    (asked,) = log.newest(num=9)
+    assert asked.event == "asked"
+
+
+def test_nothing_is_changed_that_cannot_be_noted(log: AuditLog) -> None:
+    log.path.mkdir()
+    with pytest.raises(UnavailableError), log.change("x removed", WHO, on="x"):
+        pytest.fail("the block ran")
+
+
+def test_what_was_changed_stands_where_its_end_cannot_be_noted(log: AuditLog, caplog: pytest.LogCaptureFixture) -> None:
+    with log.change("x removed", WHO, on="x"):
+        log.path.rename(log.path.with_name("away"))
+        log.path.mkdir()
+    assert "entry 1 of the audit log has no end" in caplog.text

@@ -28,7 +28,8 @@ from ml_workbench_service.reinforcement.environment import walk
 from ml_workbench_service.reinforcement.policy_family import decision_rows, series_of
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 from tests.integrations.model_cards import model_card
 
 HOUR_MS, SYMBOL, LOOKBACK = calendar.HOUR_MS, "EUR/USD", 3

@@ -116,6 +116,8 @@ def test_an_agent_begins_learns_is_stopped_and_goes_on(
         ({"family": "dqn"}, "body.model_id"),
         ({"family": "dqn", "model_id": "small", "mode": "learn"}, "body.mode"),
         ({"family": "dqn", "model_id": "small"}, "body.model_id"),
+        ({"family": "signal"}, "body.model_id"),
+        ({"family": "signal", "model_id": "small", "mode": "learn"}, "body.mode"),
         ({"mode": "frozen"}, "body.copy_of"),
         ({"hyperparameters": {"learning_rat": 0.1}}, "body.hyperparameters.learning_rat"),
         ({"hyperparameters": {"exploration_rate": 2}}, "body.hyperparameters.exploration_rate"),
@@ -166,3 +168,21 @@ def test_a_policy_must_be_live_before_an_agent_executes_it(api: httpx.Client, se
     agent = api.post("/api/v1/agents", json=body).json()
     assert (agent["family"], agent["mode"], agent["hyperparameters"]) == ("dqn", "shadow", None)
     api.post("/api/v1/agents/hand/stop").raise_for_status()
+
+
+def test_a_signal_agent_takes_the_positions_of_what_a_position_earns(
+    api: httpx.Client, service: ServiceProcess
+) -> None:
+    small = registry_of(service) / "small" / "1.0.0"
+    copy_version(small, registry_of(service), "storms", "1.0.0", target="volatility_4h", targets=["volatility_4h"])
+    copy_version(small, registry_of(service), "moves", "1.0.0")
+    failure = assert_failure(
+        api.post("/api/v1/agents", json={"family": "signal", "model_id": "storms"}), 422, "DATA_VALIDATION_ERROR"
+    )
+    assert paths(failure) == ["body.model_id"]
+    body = {"id": "sized", "family": "signal", "model_id": "moves"}
+    assert_failure(api.post("/api/v1/agents", json=body), 409, "CONFLICT")
+    deploy(api, "moves")
+    agent = api.post("/api/v1/agents", json=body).json()
+    assert (agent["family"], agent["mode"], agent["positions"]) == ("signal", "shadow", {})
+    api.post("/api/v1/agents/sized/stop").raise_for_status()

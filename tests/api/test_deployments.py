@@ -217,6 +217,7 @@ def test_the_history_is_filtered_and_tells_who_served_when(api: httpx.Client, cl
     assert [each["version"] for each in page["deployments"] + rest["deployments"]] == ["1.2.0", "1.1.0", "1.0.0"]
 
 
+@pytest.mark.more
 def test_two_hundred_swaps_under_four_predicting_clients(
     api: httpx.Client, service: ServiceProcess, clone: Clone
 ) -> None:

@@ -113,7 +113,7 @@ def test_a_body_over_its_limit_is_refused_while_it_streams(api: httpx.Client) ->
 
 
 def test_a_body_under_its_operations_limit_is_read(api: httpx.Client) -> None:
-    body = raw(NOT_TRAINED, notes=json.dumps("x" * (1000 * 1024)))
+    body = raw(NOT_TRAINED, notes=json.dumps("x" * (100 * 1024)))
     assert paths(assert_failure(api.post(TRAIN, content=body, headers=JSON), 422, "DATA_VALIDATION_ERROR")) == [
         "body.notes"
     ]
@@ -141,8 +141,8 @@ def test_the_kinds_of_json_are_read(api: httpx.Client, kind: str) -> None:
         b'{"name":',
         b'{"name":"\xff"}',
         b"\xef\xbb\xbf{}",
-        b"[" * 100_000 + b"]" * 100_000,
-        b'{"a":' * 100_000,
+        b"[" * 50_000 + b"]" * 50_000,
+        b'{"a":' * 20_000,
         b'{"seeds":[' + b"9" * 5000 + b"]}",
         raw(NOT_TRAINED, surprise="[" * 900 + "]" * 900),
         raw(NOT_TRAINED, hyperparameters='{"epochs":' + "[" * 900 + "]" * 900 + "}"),
@@ -261,11 +261,11 @@ def test_a_rejected_value_is_never_echoed_by_a_prediction(api: httpx.Client, key
 
 
 def test_hundreds_of_failures_are_cut_short(api: httpx.Client) -> None:
-    answer = api.post(TRAIN, json={**NOT_TRAINED, **{f"k{number}" + "y" * 500: 1 for number in range(1000)}})
+    answer = api.post(TRAIN, json={**NOT_TRAINED, **{f"k{number}" + "y" * 500: 1 for number in range(200)}})
     body = assert_failure(answer, 422, "DATA_VALIDATION_ERROR")
     assert len(body["details"]["errors"]) == 50
     assert len(answer.content) < 50_000
-    assert "and 999 more" in body["message"]
+    assert "and 199 more" in body["message"]
 
 
 def test_a_correlation_id_comes_back_in_header_and_body(api: httpx.Client) -> None:

@@ -5,7 +5,9 @@ import plotly.graph_objects as go
 import pytest
 
 from ml_workbench_figures import Figure
+from tests.api.conftest import Clone
 from tests.api.failures import assert_body
+from tests.service_process import ServiceProcess
 
 PLACE = "/api/v1/models/small/versions/1.0.0"
 
@@ -70,3 +72,27 @@ def test_what_there_is_not_is_refused_with_the_next_step(
     assert answer.status_code == status
     assert_body(answer.json(), code)
     assert words in answer.text
+
+
+@pytest.mark.more
+def test_what_an_importance_job_found_is_drawn_and_changes_the_reports_tag(
+    api: httpx.Client, service: ServiceProcess, clone: Clone
+) -> None:
+    place = f"/api/v1/models/{clone('drawn')}/versions/1.0.0"
+    before = {each["name"]: each for each in api.get(f"{place}/figures").json()["figures"]}["column_importance"]
+    assert (before["applies"], "wb.importance" in before["why_not"]) == (False, True)
+    tag = api.get(f"{place}/report").headers["ETag"]
+    begun = api.post(f"{place}/importance", json={"num_repeats": 1, "part": "test"})
+    assert begun.status_code == 202, begun.text
+    job = service.wait_for_job(begun.json()["job_id"])
+    assert job["status"] == "succeeded", job
+    after = {each["name"]: each for each in api.get(f"{place}/figures").json()["figures"]}["column_importance"]
+    assert (after["applies"], after["why_not"]) == (True, "")
+    figure = api.get(after["href"]).json()
+    drawn = [name for trace in figure["data"] for name in trace["y"]]
+    assert sorted(drawn) == sorted(each["name"] for each in job["result"]["columns"])
+    report = api.get(f"{place}/report")
+    assert 'data-figure="column_importance"' in report.text
+    assert report.headers["ETag"] != tag
+    other = api.get("/api/v1/models/drawn/versions/1.1.0/figures").json()["figures"]
+    assert not {each["name"]: each for each in other}["column_importance"]["applies"], "of this version alone"

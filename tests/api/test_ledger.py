@@ -11,12 +11,11 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.ledger import _check_possible
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.learning.bundle.manifest import write_manifest
 from tests.api.conftest import Clone
 from tests.api.deploying import deployed
 from tests.api.failures import assert_failure, paths
 from tests.conftest import registry_of
-from tests.integrations.bundles import copy_version
+from tests.integrations.bundles import copy_version, publish_anew
 from tests.service_process import SEED_PREDICT, WEDNESDAY, ServiceProcess
 
 NOON = datetime(2025, 3, 5, 12, tzinfo=UTC)  # a Wednesday; the model learnt until 1 March
@@ -203,7 +202,7 @@ def copy_older(service: ServiceProcess, model_id: str) -> Any:
     recipe = json.loads((folder / "recipe.json").read_text(encoding="utf-8"))
     del recipe["reference"], recipe["barrier_width"]
     (folder / "recipe.json").write_text(json.dumps(recipe), encoding="utf-8")
-    write_manifest(folder)
+    publish_anew(folder)
     return folder
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 
@@ -54,6 +55,21 @@ def read(api: httpx.Client, path: str, **query: Any) -> dict[str, Any]:
     assert answer.status_code == 200, answer.text
     found: dict[str, Any] = answer.json()
     return found
+
+
+def test_expressions_come_as_they_were_written(api: httpx.Client) -> None:
+    """By GET between commas, by batch in a list, of other series too; the sets that ship are written out."""
+    asked = ["rsi_14", "zscore(close, 50)", 'ret("GBP/USD", 1)', 'at("4h", rsi_14)']
+    found = read(api, "features/EURUSD", timeframe="1h", features=",".join(asked), **RANGE)
+    assert list(found["features"]) == asked
+    assert all(None not in values for values in found["features"].values())
+    close = pd.Series(sample("EUR/USD", "close", start=datetime(2025, 1, 20, tzinfo=UTC)).columns["close"])
+    expected = ((close - close.rolling(50).mean()) / close.rolling(50).std()).to_list()[-len(found["timestamps"]) :]
+    assert found["features"]["zscore(close, 50)"] == pytest.approx(expected, rel=1e-9)
+    body = {"symbols": ["EUR/USD"], "timeframe": "1h", "features": [*asked, "@alpha158_price"], **RANGE}
+    (result,) = api.post("/api/v1/features/batch", json=body).raise_for_status().json()["results"]
+    assert {name: result["features"][name] for name in asked} == found["features"]
+    assert len(result["features"]) == len(asked) + 117
 
 
 @pytest.mark.parametrize("symbol", ["EUR%2FUSD", "EUR/USD", "eur_usd"])
@@ -110,6 +126,10 @@ def test_a_missing_value_is_null(api: httpx.Client) -> None:
         ("features/EUR/XTS", {"timeframe": "1h"}, "every pair of"),
         ("features/EURUSD", {"timeframe": "1h", "features": "smaa_20"}, "did you mean sma_20"),
         ("features/EURUSD", {"timeframe": "1h", "features": "close,,sma_20"}, "features"),
+        ("features/EURUSD", {"timeframe": "1h", "features": "close,zscore(close, 2)"}, "at character 15"),
+        ("features/EURUSD", {"timeframe": "1h", "features": "zscore(close, 20"}, "write it as zscore(x, bars)"),
+        ("features/EURUSD", {"timeframe": "1h", "features": "@mine"}, "@alpha158"),
+        ("features/EURUSD", {"timeframe": "1h", "features": "at('1d', rsi_14)"}, "two histories"),
         ("features/EURUSD", {"timeframe": "1h", "start_date": iso(TUESDAY), "end_date": iso(MONDAY)}, "later than"),
         ("features/EURUSD", {"timeframe": "1h", "start_date": "2029-01-01T00:00:00Z"}, "there are bars from"),
         (

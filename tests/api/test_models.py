@@ -6,13 +6,14 @@ from typing import Any
 import httpx
 import pytest
 
+from ml_workbench_service.contracts.models import ModelList
 from ml_workbench_service.integrations.multiple_testing_log.log import SqliteMultipleTestingLog
 from ml_workbench_service.learning.bundle.manifest import write_manifest
 from tests.api.conftest import Clone
 from tests.api.failures import assert_failure
 from tests.conftest import registry_of
 from tests.evaluation.test_todays_verdicts import PROVEN, judged, note
-from tests.integrations.bundles import flip_a_byte
+from tests.integrations.bundles import flip_a_byte, publish_anew
 from tests.service_process import SEED_TRAIN, ServiceProcess
 
 SEED_KEYS = ["id", "name", "type", "version", "status", "created_at", "metrics"]
@@ -78,6 +79,13 @@ def test_the_second_version_names_the_first_as_its_parent(api: httpx.Client) -> 
     assert cards[0]["digest"] != cards[1]["digest"]
 
 
+@pytest.mark.parametrize("query", ["", "?limit=1", "?status=deployed", "?status=archived", "?symbol=XXX/YYY"])
+def test_a_list_put_together_of_known_lines_is_what_its_contract_writes(api: httpx.Client, query: str) -> None:
+    for _ in range(2):  # told anew, and as it was told before
+        content = api.get(f"/api/v1/models{query}").content
+        assert ModelList.model_validate_json(content).model_dump_json().encode() == content
+
+
 def test_lists_are_filtered(api: httpx.Client, clone: Clone) -> None:
     clone("filter_plain")
     clone("filter_live")
@@ -127,6 +135,7 @@ def test_the_newest_are_first_where_that_is_asked(api: httpx.Client, clone: Clon
     card = registry_of(service) / "made_late" / "1.1.0" / "card.json"
     plain = json.loads(card.read_text(encoding="utf-8"))
     card.write_text(json.dumps(plain | {"created_at": "2031-01-01T00:00:00Z"}), encoding="utf-8")
+    publish_anew(card.parent)
     asked = {"order": "newest", "limit": 200}
     found = [(each["created_at"], each["id"]) for each in api.get("/api/v1/models", params=asked).json()["models"]]
     assert found[0] == ("2031-01-01T00:00:00Z", "made_late")
@@ -184,7 +193,7 @@ def test_todays_verdict_stands_beside_the_published_one(
     card |= {"evaluation": published.model_dump(mode="json"), "certificate": PROVEN.model_dump(mode="json")}
     card["lineage"]["job_id"] = "crowded-job"
     (folder / "card.json").write_text(json.dumps(card))
-    write_manifest(folder)
+    publish_anew(folder)
     log = SqliteMultipleTestingLog(registry_of(service).parent / "state" / "ledgers.db")
     note(log, "crowded-job", 0.005)
     path = "/api/v1/models/crowded/versions/1.0.0"
@@ -233,11 +242,42 @@ def test_a_broken_bundle_takes_nothing_else_down(api: httpx.Client, service: Ser
     home = registry_of(service) / clone("half_broken")
     (home / "1.1.0" / "card.json").write_text('{"id": "half_bro', encoding="utf-8")
     assert api.get("/api/v1/models/half_broken").json()["version"] == "1.0.0"
-    assert_failure(api.get("/api/v1/models/half_broken/versions/1.1.0"), 500, "PREDICTION_ERROR")
+    assert_failure(api.get("/api/v1/models/half_broken/versions/1.1.0"), 409, "BUNDLE_DAMAGED")
     (registry_of(service) / clone("all_broken", "1.0.0") / "1.0.0" / "manifest.json").write_text("[]")
     assert "half_broken" in listed(api)
     assert "all_broken" not in listed(api)
-    assert_failure(api.get("/api/v1/models/all_broken"), 500, "PREDICTION_ERROR")
+    assert_failure(api.get("/api/v1/models/all_broken"), 409, "BUNDLE_DAMAGED")
+    for model_id, left in (("half_broken", ["1.0.0"]), ("all_broken", [])):
+        found = api.get(f"/api/v1/models/{model_id}/versions").json()
+        assert [each["version"] for each in found["versions"]] == left
+        assert [each["state"] for each in found["set_aside"]] == ["damaged"]
+    aside = {(each["model_id"], each["version"]) for each in api.get("/api/v1/models").json()["set_aside"]}
+    assert {("half_broken", "1.1.0"), ("all_broken", "1.0.0")} <= aside
+    thing = api.get("/health/ready").json()["things"]["model_registry"]
+    assert thing["state"] == "degraded"
+    assert "set aside" in thing["detail"]
+    path = "/api/v1/models/half_broken/versions/1.1.0"
+    assert api.delete(path, params={"purge": True}).json()["version"] == "1.1.0", "no card is needed for it"
+    assert "half_broken" not in {each["model_id"] for each in api.get("/api/v1/models").json()["set_aside"]}
+
+
+def test_a_forged_version_goes_nowhere(api: httpx.Client, service: ServiceProcess, clone: Clone) -> None:
+    """A card that says `skill`, in a folder whose manifest is right, by whoever can write into the registry."""
+    model_id = clone("forged", "1.0.0", "1.1.0")
+    folder = registry_of(service) / model_id / "1.0.0"
+    card = json.loads((folder / "card.json").read_text())
+    card["evaluation"] |= {"verdict": "skill", "proof": "recomputed"}
+    (folder / "card.json").write_text(json.dumps(card))
+    write_manifest(folder)
+    assert_failure(api.get(f"/api/v1/models/{model_id}/versions/1.0.0"), 409, "BUNDLE_TAMPERED")
+    body = {"symbol": "EUR/USD", "timeframe": "1h", "version": "1.0.0"}
+    assert_failure(api.post(f"/api/v1/models/{model_id}/predict", json=body), 409, "BUNDLE_TAMPERED")
+    deployment = {"version": "1.0.0", "deployment_target": "local", "force": True}
+    assert_failure(api.post(f"/api/v1/models/{model_id}/deploy", json=deployment), 409, "GATE_FAILED")
+    (folder / "manifest.sig").unlink()
+    assert_failure(api.get(f"/api/v1/models/{model_id}/versions/1.0.0"), 409, "BUNDLE_UNSIGNED")
+    assert_failure(api.post(f"/api/v1/models/{model_id}/deploy", json=deployment), 409, "GATE_FAILED")
+    assert api.get(f"/api/v1/models/{model_id}").json()["version"] == "1.1.0"
 
 
 def test_an_unknown_model_names_known_ones(api: httpx.Client) -> None:
@@ -291,6 +331,16 @@ def test_series_are_listed_page_by_page_with_how_they_were_read(api: httpx.Clien
     assert_failure(api.get(path, params={"cursor": "nothing"}), 422, "DATA_VALIDATION_ERROR")
 
 
+def test_the_catalogue_says_what_expressions_are_written_with(api: httpx.Client) -> None:
+    found = api.get("/api/v1/features").json()
+    usages = {each["name"]: each["usage"] for each in found["functions"]}
+    assert usages["zscore"] == "zscore(x, bars)"
+    assert (usages["at"], usages["of"]) == ("at(timeframe, x)", "of(symbol, x)")
+    sets = {each["name"]: each for each in found["sets"]}
+    assert sets["@alpha158"]["num_features"] == 157
+    assert sets["@alpha158_price"]["columns"] == ["close", "open", "high", "low"]
+
+
 def test_every_example_of_a_feature_can_be_trained_on(api: httpx.Client) -> None:
     examples = [each["example"] for each in api.get("/api/v1/features").json()["features"]]
     answer = api.post("/api/v1/models/train", json={**SEED_TRAIN, "features": examples, "symbols": ["ABC/XYZ"]})
@@ -305,4 +355,5 @@ def test_a_version_that_is_not_what_was_published_does_not_answer(
     model_id = clone(f"flipped_{file.replace('.', '_')}", "1.0.0")
     flip_a_byte(registry_of(service) / model_id / "1.0.0" / file)
     answer = api.post(f"/api/v1/models/{model_id}/predict", json={"symbol": "EUR/USD", "timeframe": "1h"})
-    assert_failure(answer, 500, "PREDICTION_ERROR")
+    assert answer.json()["error_code"] in ("BUNDLE_DAMAGED", *(["BUNDLE_TAMPERED"] if file == "manifest.json" else []))
+    assert_failure(answer, 409, answer.json()["error_code"])

@@ -92,6 +92,9 @@ def test_the_seeds_request_is_valid_as_printed(api: httpx.Client) -> None:
         ({"seeds": [1, 1]}, "body.seeds"),
         ({"cv": {"scheme": "kfold"}}, "body.cv.scheme"),
         ({"cv": {"scheme": "walk_forward", "folds": 1}}, "body.cv.folds"),
+        ({"cv": {"scheme": "combinatorial_purged", "folds": 3}}, "body.cv"),
+        ({"cv": {"scheme": "combinatorial_purged", "groups": 16, "test_groups": 4}}, "body.cv"),
+        ({"sample_weights": "heavy"}, "body.sample_weights"),
         ({"refit": True}, "body.refit"),
     ],
 )

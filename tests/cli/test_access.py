@@ -37,9 +37,13 @@ def test_a_key_is_made_shown_once_listed_rotated_and_revoked(command: Command, s
     assert "revoked" in shown
     assert following["key"] not in shown
     verified = command("audit", "verify", "--json")
-    assert (verified.code, verified.json["num_entries"], verified.json["faults"]) == (0, 3, [])
+    assert (verified.code, verified.json["num_entries"], verified.json["faults"]) == (0, 6, [])
     entries = [json.loads(line) for line in (state / AUDIT_FILE).read_text().splitlines()]
-    assert [each["what"] for each in entries] == ["key created", "key rotated", "key revoked"]
+    whats = ("key created", "key rotated", "key revoked")
+    assert [(each["what"], each["event"]) for each in entries] == [(w, e) for w in whats for e in ("asked", "done")]
+    assert [each["of"] for each in entries[1::2]] == [each["number"] for each in entries[::2]]
+    assert [each["after"]["id"] for each in entries[1::2]] == [made["id"], following["id"], made["id"]]
+    assert entries[4]["before"]["revoked_at"] is None
 
 
 @pytest.mark.parametrize(

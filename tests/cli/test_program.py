@@ -48,7 +48,7 @@ def test_help_lists_every_verb_by_section_and_the_exit_codes(command: Command) -
         "Models": "train predict jobs models experiments",
         "Live": "deploy undeploy rollback deployments replay queue agents",
         "Data": "features labels data",
-        "Service": "serve doctor keys audit backup restore page version",
+        "Service": "serve doctor keys audit backup restore sign page version",
     }.items():
         section = shown.split(f"\n{title}:\n")[1].split("\n\n")[0]
         assert set(re.findall(r"^  (\S+)", section, flags=re.M)) == set(verbs.split())

@@ -223,6 +223,10 @@ def test_data_features_and_labels_are_shown_and_handed_on(served: Command) -> No
     assert {row.split(",")[0] for row in rows[1:]} == {"EUR/USD", "GBP/USD"}
     as_json = served("features", "EUR/USD", "--features", "rsi_14", *WEEK, "--json").json["rows"]
     assert as_json[0]["rsi_14"] > 0
+    written = "rsi_14,zscore(close, 50)"
+    found = served("features", "EUR/USD", "--features", written, *WEEK, "--json").json["rows"]
+    assert found[0]["rsi_14"] == as_json[0]["rsi_14"]
+    assert abs(found[0]["zscore(close, 50)"]) < 10
     labels = served("labels", "EUR/USD", "price_change_1h", *WEEK, "--json").json
     assert len(labels["labels"]) == len(labels["timestamps"])
     assert served("labels", "EUR/USD", "price_change_1h", *WEEK).out.startswith("timestamp ")
@@ -247,6 +251,15 @@ def test_what_a_version_achieved_is_written_and_compared(trained: Ended, served:
     assert served("models", "series", MODEL, "--part", "nonsense").code == ExitCode.REFUSED
     assert served("models", "report", f"{MODEL}@1.0.0", "-o", page).code == 0
     assert "<html" in Path(page).read_text(encoding="utf-8")
+    short = served("models", "importance", f"{MODEL}@1.0.0")
+    assert short.code == ExitCode.FAILED
+    assert "larger `validation_split`" in short.err
+    found = served("models", "importance", f"{MODEL}@1.0.0", "--part", "test", "--repeats", "2", "--json")
+    assert (found.json["result"]["part"], found.json["result"]["num_counted"] > 0) == ("test", True)
+    assert "loss added" in served("models", "importance", f"{MODEL}@1.0.0", "--part", "test", "--repeats", "1").out
+    desk = served("models", "desk-report", f"{MODEL}@1.0.0")
+    assert "Rank correlation of forecast and what came" in desk.out
+    assert served("models", "desk-report", f"{MODEL}@1.0.0", "--json").json["version"] == "1.0.0"
     assert served("models", "compare", f"{MODEL}@1.0.0", "small@1.0.0", "--json").code == 0
 
 

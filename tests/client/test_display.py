@@ -11,9 +11,10 @@ import pytest
 from common_lib.exceptions import DataValidationError
 from ml_workbench_client import Figure, HtmlPage, Rows, Table, Workbench
 from ml_workbench_client.display import NotebookBar, TerminalBar, facts_html, table_html
-from ml_workbench_client.frames import columns_of
+from ml_workbench_client.frames import columns_of, columns_read
 from ml_workbench_service.contracts.jobs import JobEvent
 from ml_workbench_service.contracts.resilience import FaultDescription
+from tests.integrations.model_cards import model_card
 
 EVIL = "<script>alert('x')</script>"
 
@@ -125,6 +126,21 @@ def test_columns_of_a_frame_are_those_asked_for_its_last_rows() -> None:
         columns_of(frame, ["z"], num_rows=2)
 
 
+def test_a_frame_of_what_expressions_read_stands_for_their_features() -> None:
+    import polars as pl
+
+    card = model_card(
+        features=("ret(close, 1)", "x"), expressions={"ret(close, 1)": "ret(close, 1)"}, base_columns=("close", "x"),
+        history=1, lookback=2,
+    )  # fmt: skip
+    frame = pl.DataFrame({"close": [1.0, 2.0, 3.0, 4.0], "x": [5.0, 6.0, 7.0, 8.0]})
+    assert columns_read(frame, card) == {"close": [2.0, 3.0, 4.0], "x": [6.0, 7.0, 8.0]}
+    with_both = frame.with_columns((pl.col("close") / 2).alias("ret(close, 1)"))
+    assert columns_read(with_both, card) == {"ret(close, 1)": [1.5, 2.0], "x": [7.0, 8.0]}
+    with pytest.raises(DataValidationError, match=r"no column ret\(close, 1\)"):
+        columns_read(frame.drop("close"), card)
+
+
 def test_a_figure_is_drawn_by_the_notebook() -> None:
     figure = Figure({"data": [{"type": "scatter", "y": [1, 2]}], "layout": {"title": {"text": "Equity"}}})
     assert "application/vnd.plotly.v1+json" in figure._repr_mimebundle_()
@@ -133,7 +149,7 @@ def test_a_figure_is_drawn_by_the_notebook() -> None:
 
 
 def test_importing_the_client_is_cheap() -> None:
-    heavy = ["torch", "mlflow", "onnxruntime", "polars", "pandas", "pyarrow", "plotly", "fastapi", "IPython"]
+    heavy = ["torch", "numpy", "mlflow", "onnxruntime", "polars", "pandas", "pyarrow", "plotly", "fastapi", "IPython"]
     begin = "import sys; from ml_workbench_client import Job, Workbench"
     code = f"{begin}; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

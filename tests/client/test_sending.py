@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 
 import httpx
@@ -256,3 +257,7 @@ def test_paths_and_queries_are_written_as_the_service_reads_them() -> None:
     assert routes.READ_FEATURES.at(symbol="EUR/USD") == "/api/v1/features/EUR%2FUSD"
     assert routes.query(a=None, b=True, c=["x", "y"], d=1.5) == {"b": "true", "c": "x,y", "d": "1.5"}
     assert {route.repeat for route in routes.ROUTES.values()} == set(Repeat)
+
+
+def test_a_decimal_goes_out_as_the_number_that_it_is() -> None:
+    assert written({"price": Decimal("1.0850"), "rows": [Decimal("2")]}) == b'{"price": 1.085, "rows": [2.0]}'

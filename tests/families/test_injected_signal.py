@@ -17,7 +17,8 @@ from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.market.calendar import HOUR_MS
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
-from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 from ml_workbench_service.testing.synthetic import skill
 from tests.trained_models import INJECTED_R2, InjectedBars, injected_bars, loaded, open_bench, train_model
 

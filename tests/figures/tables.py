@@ -6,6 +6,8 @@ import random
 from ml_workbench_figures.inputs import Columns
 from ml_workbench_service.agents.q_table import QTable, StateBins
 from ml_workbench_service.contracts.agents import Beginning, QLearningHyperparameters
+from ml_workbench_service.contracts.desk_report import Estimate
+from ml_workbench_service.contracts.importance import ColumnImportance, ImportanceReport
 
 HOUR_MS = 3_600_000
 BEGIN_MS = 1_577_836_800_000
@@ -44,6 +46,29 @@ def many_rows(num: int = 100_000, *, symbols: tuple[str, ...] = ("EUR/USD",)) ->
         for name, value in zip(found, values, strict=True):
             found[name].append(value)
     return found
+
+
+def measured_importance(num: int = 6) -> ImportanceReport:
+    """Of columns of which the first adds much, the second a little, and the others nothing; one has no error."""
+    chance = random.Random(11)
+    columns = []
+    for place in range(num):
+        value = (0.031, 0.006)[place] if place < 2 else chance.gauss(0, 0.001)
+        error = None if place == num - 1 else 0.0015
+        p_value = None if error is None else 0.5 * math.erfc(value / error / math.sqrt(2))
+        columns.append(
+            ColumnImportance(
+                name=f"zscore(close, {10 * place})" if place % 2 else f"column_{place}",
+                loss_added=Estimate(value=2e-6 * value, error=None if error is None else 2e-6 * error, p_value=p_value,
+                                    num_rows=4000),
+                share_of_loss=value,
+                adjusted_p_value=None if p_value is None else min(1.0, num * p_value),
+            )
+        )  # fmt: skip
+    return ImportanceReport(
+        model_id="mine", version="1.0.0", part="calibration", loss="squared_error", mean_loss=2e-6, num_rows=4000,
+        num_repeats=10, block_bars=25, columns=tuple(columns), num_counted=0,
+    )  # fmt: skip
 
 
 def trials(num: int = 60) -> Columns:

@@ -23,7 +23,7 @@ from tests.figures import tables
 
 OF_A_VERSION = [
     "learning_curve", "equity", "drawdown", "predictions_and_interval", "calibration", "coverage_by_hour", "confusion",
-    "monthly_returns", "quantile_returns", "ic_decay", "importance",
+    "monthly_returns", "quantile_returns", "ic_decay", "importance", "column_importance",
 ]  # fmt: skip
 OTHERS = ["trials", "parallel_coordinates", "q_table", "agent_reward", "live_outcomes"]
 CLASSES = ("sell", "hold", "buy")
@@ -41,6 +41,7 @@ def full(forecast: FigureInputs) -> dict[str, FigureInputs]:
     usual = FigureInputs(
         card=card, rows=rows, curves=forecast.curves, trials=tables.trials(), importance={"units": 0.7, "lr": 0.3},
         predictions=tables.predictions(), decisions=tables.decisions(), q_table=tables.q_table(),
+        measured_importance=tables.measured_importance(),
     )  # fmt: skip
     found = dict.fromkeys(Figure.known, usual)
     return {**found, "confusion": FigureInputs(card=classes, rows=of_classes)}
@@ -292,3 +293,28 @@ def test_an_agents_reward_is_drawn_decision_by_decision_where_its_records_go_bac
     assert numbers == list(range(1, 41))
     assert "decision by decision" in " ".join(back["layout"]["meta"]["caption"])
     assert "decision by decision" not in " ".join(forward["layout"]["meta"]["caption"])
+
+
+def test_importance_of_columns_stands_beside_its_errors_noise_and_the_loss_as_it_is() -> None:
+    report = tables.measured_importance()
+    found = draw("column_importance", FigureInputs(measured_importance=report))
+    adds, noise = found["data"]
+    assert (adds["y"], len(noise["y"])) == (["zscore(close, 10)", "column_0"], 4)
+    assert adds["x"] == [0.006, 0.031]
+    assert adds["error_x"]["array"] == [pytest.approx(1.96 * 0.0015)] * 2
+    assert noise["error_x"]["array"].count(None) == 1, "what has no error shows none"
+    shapes = found["layout"]["shapes"]
+    assert [each["type"] for each in shapes] == ["rect"] * 5 + ["line"], "one column has no error"
+    assert all(each["x1"] == -each["x0"] == pytest.approx(1.96 * 0.0015) for each in shapes[:5])
+    assert shapes[-1]["x0"] == shapes[-1]["x1"] == 0.0
+    assert found["layout"]["yaxis"]["categoryarray"][-1] == "column_0", "the greatest at the top"
+    nothing = [
+        each.model_copy(update={"loss_added": each.loss_added.model_copy(update={"value": 0.0, "error": 0.0})})
+        for each in report.columns
+    ]
+    silent = draw("column_importance", FigureInputs(measured_importance=report.model_copy(update={"columns": nothing})))
+    assert silent["layout"]["xaxis"]["range"] == [-0.01, 0.01], "no axis of 100 % around nothing"
+    assert any("No column changes the loss" in each for each in silent["layout"]["meta"]["caption"])
+    counted = report.model_copy(update={"part": "test", "num_counted": 6})
+    notes = draw("column_importance", FigureInputs(measured_importance=counted))["layout"]["meta"]["caption"]
+    assert any("counts as 6 hypotheses" in each for each in notes)

@@ -49,7 +49,7 @@ def many(trained: TrainedVersions) -> FigureInputs:
     return FigureInputs(
         card=usual.card, rows=tables.many_rows(), curves=usual.curves, trials=tables.trials(),
         importance={"units": 1.0}, predictions=tables.predictions(), decisions=tables.decisions(),
-        q_table=tables.q_table(),
+        q_table=tables.q_table(), measured_importance=tables.measured_importance(30),
     )  # fmt: skip
 
 

@@ -2,14 +2,28 @@
 
 import json
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 
 import pytest
 
 from ml_workbench_figures import FigureInputs
+from ml_workbench_figures.desk_tables import desk_tables
 from ml_workbench_figures.report import PIECE_CHARS, plotly_js, report
 from ml_workbench_figures.theme import PALETTES
+from ml_workbench_service.contracts.evaluation import (
+    CombinatorialReport,
+    Fold,
+    Spread,
+    ValidationGroup,
+    ValidationPath,
+    WalkForwardReport,
+)
+from ml_workbench_service.contracts.models import SampleWeights
+from ml_workbench_service.evaluation.desk.report import report_of
+from tests.evaluation.desk.planted_rows import planted
 
+UNTIL = datetime(2024, 3, 1, tzinfo=UTC)
 VOID = {"meta", "link", "br", "input", "img", "hr"}
 
 
@@ -102,6 +116,43 @@ def test_what_a_card_says_is_never_markup(forecast: FigureInputs) -> None:
     assert "alert(1)</script>" not in page
     assert "<img" not in page
     assert len(Tags(page).of("script")) == 4
+
+
+def test_more_splits_stand_beside_the_test_part(forecast: FigureInputs) -> None:
+    assert forecast.card is not None
+    fold = Fold(
+        number=1, test_start=UNTIL, test_end=UNTIL, num_train=811, num_test=90, test={}, skill={"drift": 0.0123}
+    )
+    walked = WalkForwardReport(folds=(fold,), purged_bars=1, embargo_bars=0, pooled=())
+    path = ValidationPath(number=1, skill={"drift": 0.0456}, net_log_return=0.07, sharpe=1.234)
+    group = ValidationGroup(number=1, start=UNTIL, end=UNTIL, num_test=90, skill={"drift": -0.0789})
+    combined = CombinatorialReport(
+        groups=(group,) * 6, test_groups=2, num_trainings=15, num_train=(400, 500), purged_bars=1, embargo_bars=0,
+        paths=(path,), skill={"drift": Spread(mean=0.0, std=0.0, minimum=0.0, median=0.0, maximum=0.0)},
+    )  # fmt: skip
+    evaluation = forecast.card.evaluation.model_copy(update={"walk_forward": walked, "combinatorial": combined})
+    split = forecast.card.split.model_copy(
+        update={"sample_weights": SampleWeights(mean_uniqueness=0.1, distinct_labels=1234.4, effective_windows=9.0)}
+    )
+    card = forecast.card.model_copy(update={"evaluation": evaluation, "split": split})
+    page = "".join(report(FigureInputs(card=card))).replace(plotly_js().read_text(encoding="utf-8"), "")
+    assert Tags(page).faults == []
+    for words in (
+        "Walk forward, before the test part", "<td>811</td>", "15 trainings, each without 2 of 6", "1.234", "-0.0789",
+        "as many as 1,234 labels that share no bar",
+    ):  # fmt: skip
+        assert words in page, words
+
+
+def test_a_desks_tables_stand_on_the_page(forecast: FigureInputs) -> None:
+    assert forecast.card is not None
+    desk = report_of(planted(seed=4))
+    page = "".join(report(FigureInputs(card=forecast.card, rows=forecast.rows, desk=desk)))
+    page = page.replace(plotly_js().read_text(encoding="utf-8"), "")
+    assert Tags(page).faults == []
+    for table in desk_tables(desk):
+        assert f"<caption>{table.title}</caption>" in page
+    assert "No rows of its test part are kept" in "".join(report(FigureInputs(card=forecast.card)))
 
 
 def test_it_comes_in_pieces_and_begins_in_the_colours_asked_for(forecast: FigureInputs) -> None:

@@ -175,16 +175,22 @@ def test_the_service_ends_with_everything_half_open(tmp_path: Path) -> None:
         halves = [connected(service, HALF_HEADERS) for _ in range(300)]
         bodies = [connected(service, HALF_BODY) for _ in range(50)]
         in_flight = connected(service, HALF_BODY)
-        assert service.client.get("/health").status_code == 200  # all that was sent before is read
+        last = connected(service, HEALTH)
+        assert last.recv(1) == b"H"  # connections are taken in their order: all that was sent before is read
         worker = _worker_of(tmp_path, job)
         assert service.process is not None
         begun = time.monotonic()
+        service.process.send_signal(signal.SIGSTOP)
+        on_its_way = connected(service, HEALTH)
         service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.3)  # so that it looks whether it is to end before it has read what waits
+        service.process.send_signal(signal.SIGCONT)
         in_flight.sendall(b" " * 999)
         said = read_all([in_flight])[0]
         assert service.process.wait(PATIENCE_S) in (0, -signal.SIGTERM)
         print(f"ended after {time.monotonic() - begun:.2f} s")  # noqa: T201
         assert status_of(said) in (404, 422), "what came whole is answered"
+        assert read_all([on_its_way])[0].startswith(b"HTTP/1.1 200"), "what was sent before the end is answered"
         assert len(read_all(streams)) == 200
         assert set(map(status_of, read_all(bodies))) == {503}
         assert set(map(status_of, read_all(halves))) == {0}

@@ -9,12 +9,13 @@ from ml_workbench_service.integrations.feature_store.bar_folder import FolderBar
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.feature_store.remote import RemoteFeatureStore
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
+from ml_workbench_service.market.features.expression_store import ExpressionStore
 from ml_workbench_service.testing.feature_stores import StoredBars
 from tests.integrations.feature_store.bar_files import bars_frame, write_plain
 from tests.integrations.feature_store.feature_store_server import Behaviour, FeatureStoreServer
 
 OPTIONAL = ("volume", "spread", "my_signal")
-STORES = ("sample", "folder", "remote-json", "remote-arrow", "remote-single", "remote-bars")
+STORES = ("sample", "folder", "expressions", "remote-json", "remote-arrow", "remote-single", "remote-bars")
 
 
 @pytest.fixture(scope="session")
@@ -50,6 +51,9 @@ def stored(
         return
     if request.param == "folder":
         yield StoredBars(folder_store, "file", optional=OPTIONAL)
+        return
+    if request.param == "expressions":
+        yield StoredBars(ExpressionStore(folder_store), "file", optional=OPTIONAL)
         return
     behaviour = Behaviour(
         offers_batch=request.param != "remote-single",

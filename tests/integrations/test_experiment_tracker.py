@@ -3,7 +3,9 @@
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -235,6 +237,21 @@ def test_an_absent_server_is_unavailable_at_once() -> None:
         port = probe.getsockname()[1]
         with pytest.raises(UnavailableError):
             ExperimentTracker(f"http://127.0.0.1:{port}")
+
+
+def test_an_answer_cut_off_in_its_headers_names_nothing_and_is_asked_again() -> None:
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = server.accept()
+                with connection:
+                    connection.recv(65536)
+                    connection.sendall(b"HTTP/1.1 200 OK\r\nserv")
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=serve, daemon=True).start()
+        with pytest.raises(UnavailableError, match="tried again"):
+            ExperimentTracker(f"http://127.0.0.1:{server.getsockname()[1]}")
 
 
 def test_a_request_becomes_flat_parameters() -> None:

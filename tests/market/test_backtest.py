@@ -38,7 +38,7 @@ def small(prices: list[float], *, start_ms: int = START_MS, costs: Costs = COSTS
     )
 
 
-pips = st.floats(-5, 5)
+pips = st.floats(-5, 5, allow_subnormal=False)
 
 
 @settings(max_examples=60, deadline=None)
@@ -46,16 +46,20 @@ pips = st.floats(-5, 5)
 def test_every_row_costs_what_the_scalar_functions_say(data: st.DataObject) -> None:
     symbol = data.draw(st.sampled_from(["EUR/USD", "USD/JPY", "USD/CAD"]))
     costs = Costs(
-        spread_pips=data.draw(st.floats(0, 50)),
-        commission_bp=data.draw(st.floats(0, 20)),
-        slippage_bp=data.draw(st.floats(0, 20)),
+        spread_pips=data.draw(st.floats(0, 50, allow_subnormal=False)),
+        commission_bp=data.draw(st.floats(0, 20, allow_subnormal=False)),
+        slippage_bp=data.draw(st.floats(0, 20, allow_subnormal=False)),
         swap_long_pips=data.draw(pips),
         swap_short_pips=data.draw(pips),
     )
-    prices = data.draw(st.lists(st.floats(0.01, 1000), min_size=2, max_size=12))
+    prices = data.draw(st.lists(st.floats(0.01, 1000, allow_subnormal=False), min_size=2, max_size=12))
     known = START_MS + np.cumsum(data.draw(st.lists(st.integers(1, 200), min_size=len(prices), max_size=len(prices))))
     known = known * 1 + np.arange(len(prices)) * 37 * HOUR_MS
-    spreads = data.draw(st.lists(st.one_of(st.just(math.nan), st.floats(0, 9)), min_size=len(prices), max_size=99))
+    spreads = data.draw(
+        st.lists(
+            st.one_of(st.just(math.nan), st.floats(0, 9, allow_subnormal=False)), min_size=len(prices), max_size=99
+        )
+    )
     series = build_trading_series(
         stacked(np.array(prices), known, symbol=symbol, spread_R=np.array(spreads[: len(prices)]) * pip_size(symbol)),
         costs={symbol: costs},
@@ -90,12 +94,14 @@ def test_the_step_rule_in_arrays_equals_the_backtest_on_random_positions(fill: F
     )
 
 
+@pytest.mark.parametrize("is_sized", [False, True])
 @pytest.mark.parametrize("fill", FILLS)
-def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> None:
+def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule, is_sized: bool) -> None:
     """Each record brings its bar's prices and costs; a step pays those of the moment at which it is filled."""
     series = series_of(fill=fill, num_missing=0)
     rows = series.payable(np.flatnonzero(series.symbol_R == 1))
-    positions = np.random.default_rng(2).integers(-1, 2, len(rows))
+    chance = np.random.default_rng(2)
+    positions = chance.integers(-1, 2, len(rows)) * (chance.uniform(0, 1.5, len(rows)) if is_sized else 1)
     standing, earned = Position(), []
     for row, position in zip(rows, positions, strict=True):
         price, at_ms, spread = (
@@ -111,10 +117,12 @@ def test_the_live_agent_pays_the_same_for_the_same_positions(fill: FillRule) -> 
         earned += [each.reward for each in realised]
         assert {each.fill for each in realised} <= {fill}
         step = open_step(standing, state=0, action=0, exposure=float(position), fill=fill, bar=bar)
-        standing = Position(last_ms=at_ms, position=int(position), exposure=float(position), steps=(*still_open, step))
+        standing = Position(
+            last_ms=at_ms, position=float(position), exposure=float(position), steps=(*still_open, step)
+        )
     judged = backtest(series, rows, positions, bars_per_year=YEAR)
     assert len(earned) > 250
-    np.testing.assert_allclose(earned, judged.net_N[: len(earned)], rtol=0, atol=1e-16)
+    np.testing.assert_allclose(earned, judged.net_N[: len(earned)], rtol=0, atol=5e-16 if is_sized else 1e-16)
 
 
 def test_a_long_bar_and_its_closing_pay_by_hand() -> None:

@@ -1,13 +1,16 @@
 """What views show, made of a real service's answers: alarms, tables, forms, figures."""
 
 import dataclasses
+import shutil
 from typing import Any
 
 import pytest
 from nicegui import Client, ui
+from typer.testing import CliRunner
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_client import AsyncWorkbench
+from ml_workbench_client.cli.root import build
 from ml_workbench_client.page.alarms import ServiceOverview, look
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.figure import untitled
@@ -21,6 +24,7 @@ from ml_workbench_client.page.service_watch import ServiceWatch
 from ml_workbench_service.contracts.evaluation import TodaysVerdict
 from ml_workbench_service.contracts.jobs import JobError, JobStatus
 from ml_workbench_service.contracts.training import parse_target
+from tests.conftest import registry_of
 from tests.service_process import ServiceProcess, free_port
 
 
@@ -58,6 +62,25 @@ async def test_a_failed_job_is_an_alarm_that_leads_to_the_job(service: ServicePr
         job = found.jobs[0].model_copy(update={"status": JobStatus.FAILED, "error": error})
         alarm = next(each for each in _with(found, jobs=(job,)).alarms if "no bars" in each.sentence)
         assert alarm.where == f"/jobs/{job.id}"
+
+
+async def test_a_version_that_is_set_aside_is_an_alarm_and_the_client_and_the_command_line_name_it(
+    service: ServiceProcess,
+) -> None:
+    copied = registry_of(service) / "copied" / "1.0.0"
+    shutil.copytree(registry_of(service) / "small" / "1.0.0", copied)
+    try:
+        async with AsyncWorkbench(service.url) as bench:
+            await bench.models().all()  # which looks at every model
+            (aside,) = [each for each in await bench.set_aside if each.model_id == "copied"]
+            assert await bench.model("copied").set_aside == [aside]
+            alarm = next(each for each in (await look(bench)).alarms if each.sentence.startswith("copied 1.0.0"))
+        assert (alarm.kind, alarm.where) == ("bad", "/models#set-aside")
+        for listing in (["models", "list", "--json"], ["models", "versions", "copied"]):
+            listed = CliRunner().invoke(build(), listing, env={"WORKBENCH_URL": service.url})
+            assert f"copied 1.0.0 is not served ({aside.state}): {aside.reason}" in listed.stderr
+    finally:
+        shutil.rmtree(copied.parent)
 
 
 def _with(found: ServiceOverview, **changed: Any) -> ServiceOverview:

@@ -4,7 +4,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,8 @@ def test_a_model_goes_from_the_form_to_its_end(paged: ServiceProcess, page_url: 
     expect(page.get_by_role("heading", name="What would it have earned?")).to_be_visible()
     page.get_by_role("tab", name="Figures").click()
     expect(page.locator("#equity .figure .main-svg").first).to_be_visible()
+    page.get_by_role("tab", name="Desk").click()
+    expect(page.get_by_role("heading", name="Deepest drawdowns of the account")).to_be_visible()
     _deploy(page)
 
     paged.clock.set(datetime(2025, 3, 5, 0, 30, tzinfo=UTC))  # what is asked for from now on is newer than this
@@ -81,7 +83,33 @@ def test_a_model_goes_from_the_form_to_its_end(paged: ServiceProcess, page_url: 
     page = go(looking, f"{page_url}/agents/default")
     positions = page.locator("section.card", has=page.get_by_role("heading", name="Positions"))
     expect(positions.get_by_text("flat")).to_be_visible()  # told by the closing record
+    _purge(go(looking, f"{page_url}/models/from_the_page?version=1.1.0"))
+    purged = paged.client.get("/api/v1/models/from_the_page/versions").json()["purged"]
+    assert [each["version"] for each in purged] == ["1.1.0"]
     paged.clock.set(WEDNESDAY)
+
+
+def test_features_are_written_as_expressions(paged: ServiceProcess, page_url: str, looking: Looking) -> None:
+    """Commas in brackets divide nothing; a mistake is refused at its character; what there is to write is listed."""
+    page = go(looking, f"{page_url}/train")
+    page.get_by_label("Name", exact=True).fill("Written")
+    page.get_by_label("From", exact=True).fill("2024-09-01")
+    page.get_by_label("To", exact=True).fill("2025-03-01")
+    page.get_by_text("What an expression is written with").click()
+    expect(page.get_by_text("zscore(x, bars)")).to_be_visible()
+    features = page.get_by_label("Features", exact=True)
+    for text in ("zscore(close, 50)", 'ret("GBP/USD", 1)', "zscore(close, 2)"):
+        features.fill(text)
+        features.press("Enter")
+        expect(page.locator(".q-chip").filter(has_text=text)).to_be_visible()
+    page.get_by_role("button", name="Start the training").click()
+    expect(page.get_by_text("at character 15")).to_be_visible()
+    page.locator(".q-chip").filter(has_text="zscore(close, 2)").get_by_role("button").click()
+    page.get_by_role("button", name="Start the training").click()
+    expect(page.get_by_text("written 1.0.0 is on its way")).to_be_visible()
+    jobs = paged.client.get("/api/v1/jobs", params={"kind": "train"}).json()["jobs"]
+    asked = next(each["request"]["features"] for each in jobs if each["request"]["name"] == "Written")
+    assert asked[-2:] == ["zscore(close, 50)", 'ret("GBP/USD", 1)']
 
 
 def _watch_the_curve_grow(page: Page) -> None:
@@ -105,6 +133,17 @@ def _deploy(page: Page) -> None:
     page.get_by_role("button", name="Deploy", exact=True).click()
     page.get_by_role("dialog").get_by_role("button", name="Deploy").click()
     expect(page.get_by_role("button", name="Undeploy")).to_be_visible()
+
+
+def _purge(page: Page) -> None:
+    page.get_by_role("button", name="Archive").click()
+    page.get_by_role("dialog").get_by_role("button", name="Archive").click()
+    page.get_by_role("button", name="Purge").click()
+    dialog = page.get_by_role("dialog")
+    expect(dialog.get_by_role("button", name="Purge")).to_be_disabled()
+    dialog.get_by_label("Type from_the_page to go on").fill("from_the_page")
+    dialog.get_by_role("button", name="Purge").click()
+    expect(page).to_have_url(re.compile("/models$"))
 
 
 def ask(service: ServiceProcess, hours: range) -> None:
@@ -149,6 +188,32 @@ def _watch_the_agent_act(service: ServiceProcess, page: Page) -> None:
     learnt = page.locator("section.card", has=page.get_by_role("heading", name="What it has learnt"))
     expect(learnt.locator(".figure .main-svg").first).to_be_visible()
     expect(learnt.get_by_text("state-action pairs were visited")).to_be_visible()
+
+
+def test_boosted_trees_say_why_and_what_their_columns_are_worth(
+    paged: ServiceProcess, page_url: str, looking: Looking
+) -> None:
+    newest = max(each["last"] for each in paged.client.get("/api/v1/series").json()["series"])
+    end = datetime.fromisoformat(newest)  # of the sample, whose clock decides whether a model is too old
+    body = {**LINEAR, "model_id": "trees", "name": "Trees", "family": "lightgbm", "validation_split": 0.4}
+    body |= {"start_date": iso(end - timedelta(days=180)), "end_date": iso(end)}
+    paged.train({**body, "hyperparameters": {"num_iterations": 40, "lookback": 6}})
+    page = go(looking, f"{page_url}/models/trees")
+    page.get_by_role("tab", name="Figures").click()
+    settled(page)
+    expect(page.get_by_text("nobody has measured its columns' importance yet")).to_be_visible()
+    begun = paged.client.post("/api/v1/models/trees/versions/1.0.0/importance", json={"num_repeats": 2}).json()
+    assert paged.wait_for_job(begun["job_id"])["status"] == "succeeded"
+    page = go(looking, f"{page_url}/models/trees")
+    page.get_by_role("tab", name="Figures").click()
+    page.locator("#column_importance").scroll_into_view_if_needed()
+    expect(page.locator("#column_importance .figure .main-svg").first).to_be_visible()
+    page.get_by_role("tab", name="Live").click()
+    page.get_by_role("button", name="Predict").click()
+    expect(page.get_by_role("heading", name="Why")).to_be_visible()
+    expect(page.get_by_text("it explains the model, not the market")).to_be_visible()
+    rows = page.locator("section.card", has=page.get_by_role("heading", name="Ask it now")).locator("tbody tr")
+    assert {"(base)", "return_1", "rsi_14", "(together)"} <= set(rows.locator("td").all_inner_texts())
 
 
 def test_a_search_is_started_on_the_page_and_its_trials_are_drawn(

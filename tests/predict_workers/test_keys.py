@@ -18,6 +18,8 @@ from tests.api.failures import assert_failure
 from tests.predict_workers.conftest import ASKED, NUM_WORKERS, start, wait_until, workers_of
 from tests.service_process import ServiceProcess
 
+pytestmark = pytest.mark.more
+
 PREDICT = "/api/v1/models/small/predict"
 OUTCOME = "/api/v1/predictions/absent/outcome"
 API_KEY = "a-key-of-tests-only"

@@ -226,3 +226,14 @@ def test_a_swap_is_seen_at_once_and_mixes_nothing(several: ServiceProcess) -> No
         client.close()
     assert (load.broken, load.refused) == ([], [])
     assert {version: len(each) for version, each in said.items()} == {"1.0.0": 1, "1.1.0": 1}
+
+
+@pytest.mark.parametrize("query", ["explain=true", "%65xplain=true", "enqueue=never&explain=true"])
+def test_who_asks_for_reasons_is_answered_by_the_control_process(several: ServiceProcess, query: str) -> None:
+    """Which has the table process; a worker would have said something else than the route's own words."""
+    for client in connections_to_each(several):
+        for path, body in (("", SEED_PREDICT), ("/batch", {"items": [SEED_PREDICT]})):
+            answer = client.post(f"{PREDICT}{path}?{query}", json=body)
+            assert answer.status_code == 422, answer.text
+            assert "lightgbm and lightgbm_classifier can" in answer.json()["message"]
+        client.close()

@@ -8,7 +8,8 @@ import pytest
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import newest_question, read_history, replay_questions
-from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, answer, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 from tests.trained_models import injected_bars, loaded, open_bench, train_model
 
 LIVE = Circumstances(role="champion")

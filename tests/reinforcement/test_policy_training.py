@@ -1,5 +1,6 @@
 """PPO and DQN over environments: their updates are stable-baselines3's, rewards are in the symbols' own units."""
 
+import gc
 from typing import Any
 
 import numpy as np
@@ -159,3 +160,16 @@ def test_the_position_held_is_read() -> None:
     flat, long = (algorithm.network.answer(rows, np.full(9, held, np.float32)).outputs_NK for held in (0, 1))
     assert (flat != long).all()
     np.testing.assert_array_equal(algorithm.network.answer(rows).outputs_NK, flat)
+
+
+@pytest.mark.parametrize(("kind", "family"), [(VectorPpo, "ppo"), (VectorDqn, "dqn")])
+def test_what_was_collected_is_freed_though_the_algorithm_lives_on_in_circles(kind: Any, family: str) -> None:
+    """Forty sanity runs would hold as many rollouts until Python looks for cycles."""
+    algorithm = algorithm_of(kind, family, market_of())
+    algorithm.rollout()
+    buffer = getattr(algorithm, "rollout_buffer", None) or algorithm.replay_buffer
+    arrays = [each for each in gc.get_referents(vars(buffer)) if isinstance(each, np.ndarray | dict)]
+    assert arrays, "something was collected"
+    algorithm.let_go()
+    assert not vars(buffer)
+    assert algorithm.network.weights(), "what was learnt stays"

@@ -4,6 +4,7 @@ import io
 import random
 from datetime import UTC, datetime
 
+import numpy as np
 import pyarrow as pa
 import pytest
 
@@ -71,3 +72,35 @@ def test_a_client_that_leaves_is_no_damaged_stream() -> None:
 
     with pytest.raises(ConnectionResetError):
         list(answer_batch(TASK, Gone(b"")))
+
+
+def written(table: pa.Table, compression: str | None = "zstd") -> bytes:
+    whole = io.BytesIO()
+    with pa.ipc.new_stream(whole, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return whole.getvalue()
+
+
+@pytest.mark.parametrize("compression", ["zstd", "lz4"])
+def test_a_batch_that_unfolds_to_more_than_it_may_is_refused_before_it_does(compression: str) -> None:
+    allowed = pa.table({"macd": pa.array(np.zeros(8_000_000))})
+    content = written(allowed, compression)
+    assert len(content) < 1_000_000
+    assert outcome(content) == "read"
+    too_much = written(pa.table({"macd": pa.array(np.zeros(9_000_000))}), compression)
+    del allowed
+    before = pa.total_allocated_bytes()
+    assert outcome(too_much) == "refused"
+    assert pa.total_allocated_bytes() - before < 10_000_000
+
+
+def test_rows_without_bytes_are_not_answered_for_ever() -> None:
+    nothing = pa.record_batch([pa.nulls(50_000_000)], names=["macd"])
+    assert outcome(written(pa.Table.from_batches([nothing]))) == "refused"
+
+
+def test_one_long_text_does_not_stand_in_every_row() -> None:
+    symbols = pa.DictionaryArray.from_arrays(pa.array([0] * 5, pa.int32()), pa.array(["x" * 1_000_000]))
+    assert outcome(written(TABLE.set_column(0, "symbol", symbols))) == "refused"
+    short = pa.DictionaryArray.from_arrays(pa.array([0] * 5, pa.int32()), pa.array(["EUR/USD"]))
+    assert outcome(written(TABLE.set_column(0, "symbol", short))) == "read"

@@ -11,12 +11,12 @@ from typing import Any
 import psutil
 import pytest
 
-from common_lib.exceptions import JobNotFoundError
+from common_lib.exceptions import JobNotFoundError, RateLimitError
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, JobStatus
 from ml_workbench_service.contracts.runners import Handle, WorkerState
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.process_record import ProcessRecord
-from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
+from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits, _last_start
 from ml_workbench_service.runtime.training_backends import LocalBackend
 
 Make = Callable[..., JobSpec]
@@ -177,6 +177,43 @@ async def test_a_worker_over_the_memory_limit_is_ended_with_its_children(
     assert (done.attempt, done.warnings) == (1, ()), "another worker would grow as large"
     child = int(done.progress.metrics["child"] or 0)
     await until(lambda: not psutil.pid_exists(child) or psutil.Process(child).status() == psutil.STATUS_ZOMBIE)
+
+
+async def test_a_job_that_runs_too_long_is_ended_and_says_so(store: JobStore, make_spec: Make, serve: Any) -> None:
+    async with serve(max_hours=0.1 / 3600) as service:
+        job = await service.supervisor.submit(make_spec(do="ignore"))
+        done = await until_final(store, job.id)
+    assert done.error is not None
+    assert (done.error.error_code, done.attempt) == ("JOB_TOO_LONG", 1)
+    assert "MAX_JOB_HOURS" in done.error.message
+
+
+def test_hours_count_from_the_attempt_that_is_under_way(store: JobStore, make_spec: Make) -> None:
+    folder = store.create(make_spec())
+    for attempt in (1, 2):
+        folder.append("started", pid=1, attempt=attempt)
+    first, second = (each.at for each in folder.events() if each.type == "started")
+    assert _last_start(folder) == second >= first
+
+
+async def test_what_is_beyond_the_waiting_room_leaves_nothing(store: JobStore, make_spec: Make, serve: Any) -> None:
+    async with serve(max_workers=0, max_waiting=1) as service:
+        await service.supervisor.submit(make_spec())
+        with pytest.raises(RateLimitError):
+            await service.supervisor.submit(make_spec())
+        await service.supervisor.submit(make_spec().model_copy(update={"client": "another"}))
+    assert len(list(store.folders())) == 2
+
+
+async def test_replays_beyond_their_places_wait(store: JobStore, make_spec: Make, serve: Any) -> None:
+    async with serve(max_workers=0, max_others=1) as service:
+        first, second = [await service.supervisor.submit(make_spec(JobKind.REPLAY, do="wait")) for _ in "12"]
+        await until_step(store.folder(first.id))
+        assert store.get(second.id).status is JobStatus.QUEUED
+        (store.folder(first.id).checkpoint / "told").touch()
+        await until_step(store.folder(second.id))
+        (store.folder(second.id).checkpoint / "told").touch()
+        await until_final(store, second.id)
 
 
 async def test_a_worker_outlives_the_service_and_is_adopted(store: JobStore, make_spec: Make, serve: Any) -> None:

@@ -54,7 +54,7 @@ async def test_a_killed_training_goes_on_where_its_checkpoint_was_left(
     ]
     assert (done.attempt, done.result) == (3, {"first": 5})
     assert "SIGKILL" in done.warnings[0]
-    assert [words.rpartition(", ")[2] for words in done.warnings] == ["attempt 2 of 3.", "attempt 3 of 3."]
+    assert [words.rpartition(": ")[2] for words in done.warnings] == ["attempt 2 of 3.", "attempt 3 of 3."]
     assert [finished.id for finished in service.finished] == [job.id, following.id]
 
 

@@ -1,6 +1,7 @@
 """What a trial is handed: nothing that was known only after its validation part, and everything fetched and cut
 once."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -49,6 +50,18 @@ def test_rows_and_labels_that_come_after_the_validation_part_are_not_there() -> 
         np.testing.assert_array_equal(windows.symbol_R[before], seen.symbol_R[after])
     assert whole.windows is windows
     assert np.isfinite(windows.own_labels_RK[windows.parts["test"]]).all(), "the winner's own data are untouched"
+
+
+def test_what_rows_count_is_cut_with_them() -> None:
+    windows = cut(symbol_rows("EUR/USD", horizon=5))
+    weighted = dataclasses.replace(windows, uniqueness_R=np.linspace(0.2, 1.0, len(windows.rows_RF)))
+    seen = without_future(problem(weighted, "price_change_5h")).windows
+    assert seen.uniqueness_R is not None
+    assert weighted.uniqueness_R is not None
+    np.testing.assert_array_equal(
+        seen.uniqueness_R[seen.parts["train"]], weighted.uniqueness_R[weighted.parts["train"]]
+    )
+    assert len(seen.uniqueness_R) == len(seen.rows_RF) < len(windows.rows_RF)
 
 
 class CountingStore(LocalFeatureStore):

@@ -50,6 +50,7 @@ def worked(pool: WorkerPool, giving_up: set[int]) -> Iterator[Done]:
                 yield news
 
 
+@pytest.mark.more
 def test_trials_run_side_by_side_and_a_death_takes_one_along() -> None:
     with WorkerPool(2, OpenMaker(f"{__name__}:opened", {"for": "trials"}), num_threads=1) as pool:
         pool.give(0, {"do": "count"})

@@ -18,7 +18,8 @@ from ml_workbench_service.market.costs import resolved_costs, session_factor, un
 from ml_workbench_service.reinforcement.policy_family import series_of
 from ml_workbench_service.serving.history import read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.predict import Circumstances, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 
 REPLAY = Circumstances(role="champion", source="replay:job")
 

@@ -9,7 +9,9 @@ import pytest
 
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, utc_now
 from ml_workbench_service.contracts.deployment import Deployment, MonitoringLevel, is_monitored
+from ml_workbench_service.contracts.market import Bools
 from ml_workbench_service.contracts.outcomes import Answered, Making
+from ml_workbench_service.contracts.runs.records import RecordRun
 from ml_workbench_service.evaluation.drift import InputReference
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
@@ -18,6 +20,7 @@ from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.predict import prepare
+from ml_workbench_service.serving.runs.questions import QuestionRun
 from ml_workbench_service.workflows.monitor_model import _reference
 
 Left = list[tuple[Answered, Making, bool]]
@@ -30,8 +33,13 @@ class Remembering:
         self.left: Left = []
 
     def record(self, answered: Answered, making: Making, *, is_sampled: bool) -> None:
-        """See `contracts.outcomes.Ledger`."""
+        """See `contracts.ledger.Ledger`."""
         self.left.append((answered, making, is_sampled))
+
+    def record_run(self, run: RecordRun, making: Making, *, is_sampled_N: Bools) -> None:
+        """See `contracts.ledger.Ledger`."""
+        for number, is_sampled in enumerate(is_sampled_N.tolist()):
+            self.record(run.answered(number), making, is_sampled=is_sampled)
 
 
 class Shelf:
@@ -76,7 +84,7 @@ async def test_single_and_batch_answers_leave_the_row_that_the_network_read(
     questions = [history.question(row) for row in (500, 700, 900)]
     records = [await shelf.serving.answer(chosen, each, "c") for each in questions]
     prepared = [prepare(chosen.model, each) for each in questions]
-    records += await shelf.serving.answer_many(chosen, prepared, "c")
+    records += (await shelf.serving.answer_many(chosen, QuestionRun.of(prepared), "c")).records()
     assert [each.record for each, _, _ in shelf.ledger.left] == records
     for (answered, making, is_sampled), each in zip(shelf.ledger.left, [*prepared, *prepared], strict=True):
         assert each.rows_TF is not None
@@ -104,7 +112,7 @@ async def test_answers_about_the_training_part_show_no_drift(
     chosen = await shelf.serving.choose("small", None)
     end = int(np.searchsorted(history.table.available_at_ms, chosen.model.borders_ms["validation"]))
     prepared = [prepare(chosen.model, history.question(row)) for row in range(200, end)]
-    await shelf.serving.answer_many(chosen, prepared, "c")
+    await shelf.serving.answer_many(chosen, QuestionRun.of(prepared), "c")
     file = bench.registry.folder("small", "1.0.0") / "recipe.json"
     reference = _reference(file, 0)
     assert isinstance(reference, InputReference)

@@ -26,7 +26,9 @@ from ml_workbench_service.serving.interval_outcomes import NUM_RECENT, REASONS
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.model_server import ModelServer
-from ml_workbench_service.serving.predict import Circumstances, Question, answered, answered_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, Prepared, Question, answered, prepare
+from ml_workbench_service.serving.runs.answering import answer_run
+from ml_workbench_service.serving.runs.questions import QuestionRun
 from tests.serving.test_interval_outcomes import MONDAY_MS, SCALE, found, of_target, told
 from tests.serving.test_model_server import Shelf
 from tests.serving.test_predict import essence
@@ -53,9 +55,11 @@ def answer(*asked: Any, intervals: LiveIntervals | None) -> PredictionRecord:
     return answered(*asked, intervals=intervals).record
 
 
-def answer_many(*asked: Any, intervals: LiveIntervals | None) -> list[PredictionRecord]:
+def answer_many(
+    model: ServedModel, asked: Sequence[Prepared], circumstances: Circumstances, *, intervals: LiveIntervals | None
+) -> list[PredictionRecord]:
     """The records of questions that share a run of the network."""
-    return [each.record for each in answered_many(*asked, intervals=intervals)]
+    return answer_run(model, QuestionRun.of(asked), circumstances, intervals=intervals).records()
 
 
 def asked(model: ServedModel, each: Sequence[Question], intervals: LiveIntervals | None) -> list[PredictionRecord]:
@@ -118,7 +122,7 @@ def test_no_answer_knows_what_comes_after_it(live_model: ServedModel, history: S
     assert all(b.upper - b.lower > a.upper - a.lower for a, b in zip(*ends, strict=True))
 
 
-def test_candidates_replays_past_dates_and_batches_of_them_get_the_published_interval(
+def test_candidates_replays_and_past_dates_get_the_published_interval(
     live_model: ServedModel, history: SymbolHistory
 ) -> None:
     intervals, bars = LiveIntervals(), questions(history, 100)
@@ -134,9 +138,33 @@ def test_candidates_replays_past_dates_and_batches_of_them_get_the_published_int
         after = history.question(FIRST + 100, prediction_id="p")
         adapted, published = (answer(live_model, after, of_these, intervals=each) for each in (intervals, None))
         assert essence(adapted) == essence(published)
-    together = answer_many(live_model, [prepare(live_model, each) for each in bars], CHAMPION, intervals=intervals)
-    assert [each.interval for each in together] == [each.interval for each in asked(live_model, bars, None)]
     assert found(intervals) == before
+
+
+@pytest.mark.parametrize("size", [1, 2, 7, 60])
+def test_rows_of_a_batch_see_what_single_questions_in_their_order_see(
+    size: int, live_model: ServedModel, history: SymbolHistory
+) -> None:
+    """Bars that are new, repeated, late, without a price or a volatility, and of two symbols."""
+    bars = questions(history, 60)
+    mixed: list[Question] = []
+    for number, each in enumerate(bars):
+        mixed.append(replace(each, bar_volatility=None) if number % 5 == 4 else each)
+        if number % 3 == 0:
+            mixed.append(replace(each, price=None, symbol="GBP/USD" if number % 2 else each.symbol))
+        if number % 4 == 1:
+            mixed += [each, replace(bars[number - 1], prediction_id="late")]
+    alone, together = LiveIntervals(), LiveIntervals()
+    wanted = [essence(each) for each in asked(live_model, mixed, alone)]
+    records: list[PredictionRecord] = []
+    for begin in range(0, len(mixed), size):
+        run = [prepare(live_model, each) for each in mixed[begin : begin + size]]
+        records += answer_many(live_model, run, CHAMPION, intervals=together)
+    assert [essence(each) for each in records] == wanted
+    assert found(together) == found(alone)
+    assert together.payload("small", "1.0.0") == alone.payload("small", "1.0.0")
+    assert found(alone).num_outcomes > 40
+    assert min(found(alone).num_dropped[reason] for reason in ("late", "repeated")) > 10
 
 
 def test_a_batch_of_one_bar_of_each_symbol_is_live_and_a_repeated_question_is_answered_as_it_was(
@@ -203,7 +231,7 @@ def test_a_torn_or_foreign_file_starts_anew_and_says_so(
     with caplog.at_level(logging.WARNING):
         told(second, model, MONDAY_MS + 10 * HOUR_MS, 1.0)
     assert found(second).num_outcomes == 0
-    assert "start anew" in caplog.text
+    assert "set aside" in caplog.text or "start anew" in caplog.text
     second.close()
     assert found(LiveIntervals(tmp_path)).num_outcomes == 0
 

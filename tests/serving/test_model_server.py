@@ -13,7 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from common_lib.exceptions import ModelNotFoundError, PredictionError, VersionNotFoundError
+from common_lib.exceptions import (
+    BundleDamagedError,
+    BundleTamperedError,
+    ModelNotFoundError,
+    PredictionError,
+    VersionNotFoundError,
+)
 from ml_workbench_service.accelerators.processor import processor_features
 from ml_workbench_service.api.health import inference
 from ml_workbench_service.contracts.contract import utc_now
@@ -30,7 +36,9 @@ from ml_workbench_service.serving import model_server as serving_module
 from ml_workbench_service.serving.history import SymbolHistory, read_history
 from ml_workbench_service.serving.model import ServedModel, load_model
 from ml_workbench_service.serving.model_server import Chosen, ModelServer
-from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, answer, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
+from ml_workbench_service.serving.runs.questions import QuestionRun
 
 pytestmark = pytest.mark.processor
 
@@ -96,7 +104,7 @@ async def test_the_live_version_answers_as_champion_with_its_scaling_factor(shel
 
 async def test_a_bundle_that_is_not_the_deployed_one_answers_nothing(shelf: Shelf) -> None:
     shelf.deploy("1.0.0", digest="sha256:" + "0" * 64)
-    with pytest.raises(PredictionError, match="not what was deployed"):
+    with pytest.raises(BundleTamperedError, match="not what was deployed"):
         await shelf.serving.choose("small", None)
 
 
@@ -158,7 +166,7 @@ async def test_a_changed_file_is_never_served(file: str, shelf: Shelf) -> None:
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
-    with pytest.raises(PredictionError):
+    with pytest.raises(BundleDamagedError):
         await shelf.serving.choose("small", "1.0.0")
     assert (await shelf.serving.choose("small", "1.1.0")).model.card.version == "1.1.0"
 
@@ -182,6 +190,25 @@ async def test_the_least_recently_used_model_makes_room(shelf: Shelf, monkeypatc
     await shelf.serving.choose("small", "1.4.0")
     await shelf.serving.choose("small", "1.3.0")
     assert (await shelf.serving.choose("small", "1.0.0")).model is not first.model
+
+
+@pytest.mark.parametrize("limit", ["MOST_LOADED", "MOST_LOADED_BYTES"])
+async def test_a_live_version_stays_whoever_else_is_asked_for(
+    shelf: Shelf, monkeypatch: pytest.MonkeyPatch, limit: str
+) -> None:
+    monkeypatch.setattr(serving_module, limit, 1)
+    for number in (3, 4):
+        copy_bundle(shelf.root / "small" / "1.0.0", f"1.{number}.0")
+    shelf.deploy("1.0.0")
+    live = await shelf.serving.choose("small", None)
+    others = [(await shelf.serving.choose("small", version)).model for version in ("1.1.0", "1.3.0", "1.4.0")]
+    assert (await shelf.serving.choose("small", None)).model is live.model
+    assert (await shelf.serving.choose("small", "1.4.0")).model is others[2], "what came last has room"
+    assert shelf.serving.num_loaded == 2
+    shelf.deploy("1.4.0")
+    await shelf.serving.choose("small", "1.1.0")
+    assert (await shelf.serving.choose("small", None)).model is others[2]
+    assert (await shelf.serving.choose("small", "1.0.0")).model is not live.model, "it is live no more, and has left"
 
 
 def copy_bundle(source: Path, version: str, change: Callable[[Path], None] = lambda folder: None, **card: Any) -> Path:
@@ -223,7 +250,7 @@ async def test_questions_that_come_together_share_a_run_and_are_answered_as_alon
     alone = [answer(model, each, Circumstances(role="candidate", correlation_id="c")) for each in questions]
     records = await asyncio.gather(*(shelf.serving.answer(chosen, each, "c") for each in questions))
     prepared = [prepare(model, each) for each in questions]
-    together = await shelf.serving.answer_many(chosen, prepared, "c")
+    together = (await shelf.serving.answer_many(chosen, QuestionRun.of(prepared), "c")).records()
     assert [each.prediction for each in records] == [each.prediction for each in together]
     assert spy.runs == [20, 20]
     assert spy.threads <= {"inference_0", threading.current_thread().name}

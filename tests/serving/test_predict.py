@@ -16,7 +16,8 @@ from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.serving.abstain_by_clock import valid_until_ms
 from ml_workbench_service.serving.history import SymbolHistory, read_history
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, Question, answer, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 
 pytestmark = pytest.mark.processor
 

@@ -32,7 +32,7 @@ async def test_records_reach_the_stream_in_order_with_their_correlation_ids(
     assert [d.correlation_id for d in deliveries] == ["before the start", *(f"c{n}" for n in range(1, 100))]
 
 
-async def test_what_comes_together_goes_in_one_call_of_at_most_64() -> None:
+async def test_what_comes_together_goes_in_one_call_of_at_most_256() -> None:
     sizes: list[int] = []
 
     async def enqueue(batch: Sequence[Outgoing]) -> tuple[Enqueued, list[Outgoing]]:
@@ -45,11 +45,11 @@ async def test_what_comes_together_goes_in_one_call_of_at_most_64() -> None:
         publisher.publish(prediction_record(number), "")
     await until_sent(publisher)
     assert sizes == [10]
-    for number in range(150):
+    for number in range(600):
         publisher.publish(prediction_record(number), "")
     await until_sent(publisher)
     await publisher.stop()
-    assert sizes[1:] == [64, 64, 22]
+    assert sizes[1:] == [256, 256, 88]
 
 
 async def test_a_record_leaves_at_once_while_the_loop_has_time_and_waits_for_company_where_it_is_busy(

@@ -79,6 +79,15 @@ def test_an_unknown_name_is_refused_with_the_nearest(model: ServedModel) -> None
     assert "the model reads signal, close, rsi_14" in errors[0]["message"]
 
 
+def test_what_is_said_of_many_names_is_bounded(model: ServedModel) -> None:
+    names = tuple(f"feature_{number}" for number in range(200))
+    wide = replace(model, card=model.card.model_copy(update={"features": names}))
+    errors = refused(wide, body(features={f"zzz{number}": [1.0] for number in range(300)}))
+    assert [error["code"] for error in errors] == ["unknown"] * 50 + ["missing"] * 50
+    assert max(len(error["message"]) for error in errors) < 600
+    assert "feature_19 and 180 more" in errors[0]["message"]
+
+
 def test_a_missing_name_is_refused_and_every_fault_is_named(model: ServedModel) -> None:
     errors = refused(model, body(features={"signal": [1.0] * 4, "clsoe": [1.0] * 4}))
     assert [(error["path"], error["code"]) for error in errors] == [

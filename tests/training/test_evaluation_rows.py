@@ -8,6 +8,7 @@ import polars as pl
 import pytest
 
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.evaluation.desk.report import desk_report
 from ml_workbench_service.learning.bundle.manifest import EVALUATION_FILE
 from tests.trained_models import injected_bars, open_bench, train_model
 
@@ -33,6 +34,23 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelCard, pl.DataFr
     return card, pl.read_parquet(bundle / EVALUATION_FILE), bundle
 
 
+def assert_desk_report_is_the_cards(card: ModelCard, path: Path) -> None:
+    """Turnover, trades, return, Sharpe ratio and drawdown of the kept rows are the backtest's own."""
+    backtest, found = card.evaluation.backtest, desk_report(card, path)
+    assert backtest is not None
+    assert found.turnover is not None
+    assert (found.turnover.total, found.turnover.num_trades) == (
+        pytest.approx(backtest.turnover), backtest.num_trades,
+    )  # fmt: skip
+    assert found.capacity is not None
+    as_charged = next(each for each in found.capacity.points if each.spread_multiple == 1)
+    assert as_charged.net_log_return == pytest.approx(backtest.net_log_return, abs=EXACT)
+    assert as_charged.sharpe == pytest.approx(backtest.sharpe)
+    deepest = max((each.depth for each in found.drawdowns), default=0.0)
+    assert deepest == pytest.approx(backtest.max_drawdown, abs=EXACT)
+    assert sum(each.net for each in found.months) == pytest.approx(backtest.net_log_return, abs=EXACT)
+
+
 def test_every_row_of_the_judged_parts_is_there_in_order(made: tuple[ModelCard, pl.DataFrame, Path]) -> None:
     card, rows, bundle = made
     assert sorted(rows.columns) == sorted(COLUMNS)
@@ -48,7 +66,8 @@ def test_every_row_of_the_judged_parts_is_there_in_order(made: tuple[ModelCard, 
 
 
 def test_the_rows_add_up_to_the_card(made: tuple[ModelCard, pl.DataFrame, Path]) -> None:
-    card, rows, _ = made
+    card, rows, bundle = made
+    assert_desk_report_is_the_cards(card, bundle / EVALUATION_FILE)
     evaluation = card.evaluation
     test = rows.filter(pl.col("part") == "test")
     judged = test.drop_nulls("realised")
@@ -84,6 +103,7 @@ def test_the_equity_of_several_symbols_is_the_accounts_on_the_card(tmp_path: Pat
     account = test.drop_nulls("net").group_by("as_of").agg(gain=(pl.col("net").exp() - 1).sum() / 2).sort("as_of")
     running = account["gain"].log1p().cum_sum()
     np.testing.assert_allclose(test.drop_nulls("net").unique("as_of").sort("as_of")["equity"], running, atol=EXACT)
+    assert_desk_report_is_the_cards(card, bench.registry.folder("pair", "1.0.0") / EVALUATION_FILE)
 
 
 def test_a_policys_rows_pay_what_its_card_says(tmp_path: Path) -> None:
@@ -100,3 +120,4 @@ def test_a_policys_rows_pay_what_its_card_says(tmp_path: Path) -> None:
     assert card.evaluation.backtest is not None
     assert test["equity"].drop_nulls()[-1] == pytest.approx(card.evaluation.backtest.net_log_return, abs=EXACT)
     assert test["action"].to_list() == test["position"].to_list()
+    assert_desk_report_is_the_cards(card, bench.registry.folder("policy", "1.0.0") / EVALUATION_FILE)

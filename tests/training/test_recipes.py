@@ -60,10 +60,12 @@ SAME = {
     "another name": {"name": "Two"},
     "another id": {"model_id": "other"},
     "notes": {"notes": "tried again"},
+    "priority": {"priority": "high"},
     "other dates": {"start_date": "2019-03-01T00:00:00Z", "end_date": "2023-01-01T00:00:00Z"},
     "known until": {"as_of": "2022-06-01T00:00:00Z"},
     "the same timeframe, written out": {"timeframe": "1h"},
     "a default, written out": {"hyperparameters": {"lookback": 24}},
+    "the position rule that holds anyway": {"position": {"rule": "sign_after_costs"}},
     "the pair's other spelling": {"symbols": ["EURUSD"]},
 }
 OTHER = {
@@ -72,6 +74,7 @@ OTHER = {
     "a target": {"target": "log_return_1h"},
     "a hyper-parameter": {"hyperparameters": {"lookback": 12}},
     "costs": {"costs": {"spread_pips": 3.0}},
+    "a position rule": {"position": {"rule": "kelly"}},
     "a split": {"validation_split": 0.3},
     "another family": {"family": "gru"},
     "one more symbol": {"symbols": ["EUR/USD", "GBP/USD"]},

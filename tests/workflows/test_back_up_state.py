@@ -16,7 +16,7 @@ from ml_workbench_service.agents.q_learning_agent import QLearningAgent
 from ml_workbench_service.contracts.contract import iso
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.jobs.job import LOST, JobFolder
-from ml_workbench_service.workflows.back_up_state import back_up
+from ml_workbench_service.workflows.back_up_state import OF_PROCESSES, back_up
 from ml_workbench_service.workflows.restore_state import restore
 from tests.ledger_entries import awaited
 from tests.previous_version import reading
@@ -151,3 +151,11 @@ def test_a_service_at_work_is_backed_up_and_goes_on_elsewhere(working: ServicePr
     num_applied = max(in_checkpoint.counters.num_applied, group["enqueued"])
     assert 20 < num_applied <= num_then + 1
     assert timeless(Checkpoint.load(there / "state" / "agents" / "default")) == learnt(caller.records[:num_applied])
+
+
+@pytest.mark.parametrize(
+    "name", ["process.json", "attendant.json", "tracker.json", "page.json", "beat", "signing_key.pem"]
+)
+def test_what_names_a_process_or_signs_stays_behind(name: str) -> None:
+    """A restored service on the same machine would end the agents and the page of the one that was backed up."""
+    assert OF_PROCESSES.fullmatch(name)

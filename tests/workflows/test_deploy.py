@@ -15,10 +15,10 @@ from common_lib.exceptions import ConflictError, GateFailedError, PlatformError,
 from ml_workbench_service.contracts.deployment import Deployment, DeployRequest
 from ml_workbench_service.integrations import strategy_engine
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
-from ml_workbench_service.learning.bundle.manifest import write_manifest
 from ml_workbench_service.resources import Workbench, close_workbench
 from ml_workbench_service.workflows import deploy as workflow
 from ml_workbench_service.workflows.deploy import Sender, deploy, finish_interrupted, rollback, run_gates
+from tests.integrations.bundles import publish_anew
 from tests.integrations.strategy_engine_server import StrategyEngineServer
 from tests.redis_server import RedisForTests, redis_server_fixture  # noqa: F401
 from tests.workflows.conftest import OpenBench
@@ -116,7 +116,7 @@ def test_a_whole_bundle_that_does_not_answer_fails_the_smoke_gate(open_bench: Op
     go(bench, "1.0.0")
     folder = bench.registry.folder("small", "1.1.0")
     (folder / file).write_text("{}")
-    write_manifest(folder)
+    publish_anew(folder)
     gates = run_gates(
         bench, bench.registry.card("small", "1.1.0"), DeployRequest(version="1.1.0", deployment_target="local")
     )

@@ -1,5 +1,7 @@
 """A feature search, the models that name its set, and what both answer: the whole way over the user's own bars."""
 
+import json
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -7,17 +9,23 @@ import pytest
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.clock import WALL, clock_ms
-from ml_workbench_service.contracts.contract import iso_of_ms
+from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.feature_sets import FeatureSet
+from ml_workbench_service.contracts.market_data import FeatureRequest
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictRequest
 from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.integrations.feature_store.table_format import json_of
+from ml_workbench_service.learning.interfaces import dataset
+from ml_workbench_service.learning.interfaces.dataset import TrainingOrder
+from ml_workbench_service.market.features.expressions.parser import parse
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import ServedModel
 from ml_workbench_service.serving.predict import Circumstances, answer
 from ml_workbench_service.serving.request_to_windows import fetch_question, question_of
 from ml_workbench_service.training.publishing import SELECTION_SAW_TEST
 from ml_workbench_service.workflows.plan_training import plan_training
+from ml_workbench_service.workflows.read_features import read_features, selected_sets
 from tests.trained_models import injected_bars, loaded, open_bench, train_model
 
 SYMBOL = "EUR/USD"
@@ -208,3 +216,54 @@ def request(**changes: object) -> TrainRequest:
         **changes,
     }
     return TrainRequest.model_validate({name: value for name, value in body.items() if value is not None})
+
+
+def test_a_range_that_is_read_has_the_values_that_a_training_saw_to_the_bit(bench: Workbench, found: ModelCard) -> None:
+    features = ["signal", "rsi_14", "zscore(signal, 20)", 'at("1d", rsi_14)', "close / delay(close, 24) - 1", "@my_set"]
+    order = TrainRequest.model_validate(
+        {"name": "Seen", "model_id": "seen", "model_type": "time_series", "family": "linear", "symbols": [SYMBOL],
+         "target": "price_change_1h", "features": features, "start_date": "2020-02-03T00:00:00Z",
+         "end_date": "2020-05-01T00:00:00Z", "hyperparameters": {"lookback": 6}}
+    )  # fmt: skip
+    plan = plan_training(order, bench, unfinished=[], max_memory_gb=16)
+    asked = TrainingOrder.of(
+        order, {**plan.to_json(), "version": "1.0.0"}, job_id="job-seen", store=bench.feature_store
+    )
+    (table,) = dataset.fetch(asked, bench.feature_store)
+    seen = asked.derivation.read_table(table)
+    request = FeatureRequest.model_validate(
+        {"symbols": [SYMBOL], "timeframe": "1h", "features": features, "start_date": order.start_date,
+         "end_date": order.end_date}
+    )  # fmt: skip
+    tables = read_features(bench.feature_store, request, selected_sets(request, bench.registry))
+    (read,) = json.loads(json_of(tables, is_batch=True))["results"]
+    assert [to_ms(datetime.fromisoformat(each)) for each in read["timestamps"]] == table.opened_ms.tolist()
+    assert len(seen) == len(features) - 1 + len(feature_set(found).expressions)
+    as_asked = {parse(each).text: each for each in features if not each.startswith("@")}
+    for name, values in seen.items():
+        text = asked.derivation.expressions.get(name, name)
+        column = read["features"][as_asked.get(text, text)]
+        told = np.array([np.nan if each is None else each for each in column])
+        first = int(np.argmax(np.isfinite(values)))  # a training has no bars before its range to look back on
+        assert first <= asked.derivation.history + 24, name
+        assert told[first:].tobytes() == np.where(np.isfinite(values), values, np.nan)[first:].tobytes(), name
+
+
+@pytest.mark.parametrize(
+    ("feature", "timeframe", "said"),
+    [
+        ("@my_sett", "1h", "there is no feature set @my_sett"),
+        ("@reader", "1h", "not a feature set"),
+        ("@my_set:7.0.0", "1h", "there is no feature set"),
+        ("@my_set", "1d", "selected on 1h bars and this request reads 1d"),
+    ],
+)
+def test_what_cannot_be_read_of_a_set_is_refused_at_its_entry(
+    bench: Workbench, reader: ModelCard, feature: str, timeframe: str, said: str
+) -> None:
+    request = FeatureRequest.model_validate(
+        {"symbols": [SYMBOL], "timeframe": timeframe, "features": ["close", feature]}
+    )
+    with pytest.raises(DataValidationError, match=said) as caught:
+        selected_sets(request, bench.registry)
+    assert caught.value.details["errors"][0]["path"] == "features.1"

@@ -21,9 +21,11 @@ from ml_workbench_service.contracts.evaluation import (
     Significance,
     SignificanceTest,
 )
+from ml_workbench_service.evaluation.desk.report import report_of
 from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker
-from ml_workbench_service.integrations.experiment_tracker.version_summary import figures_of
+from ml_workbench_service.integrations.experiment_tracker.version_summary import desk_figures_of, figures_of, legal_name
 from ml_workbench_service.jobs.job import JobFolder
+from tests.evaluation.desk.planted_rows import planted
 from tests.integrations.mlflow_server import MlflowServer
 from tests.integrations.model_cards import MOMENT, model_card
 from tests.learning.bundle.small_network import SYMBOLS, scaler_of, served, windows, write_network
@@ -149,6 +151,19 @@ def test_versions_are_found_by_their_figures_and_their_verdicts_words(
 def test_names_of_metrics_need_no_quotes() -> None:
     card = model_card(metrics={"EUR/USD_sharpe": 0.5, "mse": None, "recall@1": 0.1})
     assert figures_of(card) == {"EUR_USD_sharpe": 0.5, "recall_1": 0.1, "epochs_run": 1.0}
+
+
+def test_a_desk_report_adds_its_figures_and_replaces_none(tmp_path: Path) -> None:
+    file = tmp_path / "desk_report.json"
+    assert desk_figures_of(file, without=()) == {}
+    found = report_of(planted(seed=9))
+    file.write_text(found.model_dump_json(), encoding="utf-8")
+    assert found.turnover is not None
+    figures = desk_figures_of(file, without=("rank_ic",))
+    assert "rank_ic" not in figures
+    assert figures["turnover_per_year"] == found.turnover.per_year
+    assert {"rank_ic_error", "fifths_spread", "mean_holding_bars", "break_even_spread_multiple"} <= figures.keys()
+    assert all(legal_name(each) == each for each in figures)
 
 
 def test_a_run_names_its_data(house: House, server: MlflowServer, client: Any) -> None:

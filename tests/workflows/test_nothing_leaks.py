@@ -24,9 +24,19 @@ REQUESTS: dict[str, dict[str, Any]] = {
     "quantiles": {"family": "linear", "target": ["price_change_3h", "volatility_7h"], "quantiles": [0.05, 0.5, 0.95]},
     "ensemble": {"family": "linear", "target": "price_change_5h", "seeds": [0, 1], "cv": {"folds": 2, "embargo": 3}},
     "regimes": {"model_type": "classification", "family": "gru_classifier", "target": "market_regime_3h"},
-    "barriers": {"model_type": "classification", "family": "gru_classifier", "target": "triple_barrier_5h"},
+    "barriers": {
+        "model_type": "classification",
+        "family": "gru_classifier",
+        "target": "triple_barrier_5h",
+        "sample_weights": "uniqueness",
+    },
     "policy": {"model_type": "reinforcement_learning", "family": "q_learning", "target": None, "features": ["signal"]},
-    "trees": {"family": "lightgbm", "target": "price_change_3h"},
+    "trees": {
+        "family": "lightgbm",
+        "target": "price_change_3h",
+        "sample_weights": "uniqueness",
+        "cv": {"scheme": "combinatorial_purged", "groups": 4, "embargo": 3},
+    },
     "forest": {"model_type": "anomaly_detection", "family": "isolation_forest", "target": None},
     "search": {"model_type": "feature_engineering", "target": "volatility_4h"},
 }
@@ -84,7 +94,7 @@ def product_of(name: str, folder: Path, *, wild_after_ms: int | None = None) -> 
         "epochs": card.epochs_run,
         "decoder": uncertainty,
         "precision": card.precision,
-        "folds": card.evaluation.walk_forward,
+        "folds": (card.evaluation.walk_forward, card.evaluation.combinatorial),
         "validation": card.evaluation.validation,
         "test": card.evaluation.test,
     }

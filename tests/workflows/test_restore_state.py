@@ -18,7 +18,8 @@ import pytest
 import redis
 
 from common_lib.exceptions import ConflictError, DataValidationError, UnavailableError
-from ml_workbench_service.contracts.contract import utc_now
+from ml_workbench_service.access.audit_log import AUDIT_FILE, AuditLog
+from ml_workbench_service.contracts.contract import iso, utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.integrations.backup_archive import ArchiveWriter, BackupManifest, verified
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
@@ -94,7 +95,13 @@ def test_what_is_written_comes_back(name: str, here: Place, there: Place, tmp_pa
     assert there.restore(tmp_path / name) == manifest
     (here.state / "service.lock").unlink()
     shutil.rmtree(here.registry / ".staging")
-    assert contents(there.state) == contents(here.state)
+    restored = contents(there.state)
+    (line,) = AuditLog(there.state / AUDIT_FILE).newest(num=9)
+    assert restored.pop(AUDIT_FILE)
+    assert restored == contents(here.state)
+    assert (line.what, line.on, line.key) == ("state restored from a backup", name, "command_line")
+    assert line.before == {"number": 0, "hash": "0" * 64}
+    assert (line.after["num_files"], line.after["created_at"]) == (len(manifest.files), iso(manifest.created_at))
     assert contents(there.registry) == contents(here.registry)
     assert not [*there.state.rglob("process.json"), *there.state.rglob(".*"), *there.registry.rglob(".*")]
 

@@ -27,6 +27,7 @@ from tests.workflows.agents_at_work import (
 )
 
 
+@pytest.mark.more
 def test_an_agent_killed_five_times_ends_as_if_it_had_never_stopped(
     redis_server: RedisForTests, tmp_path: Path
 ) -> None:
@@ -113,6 +114,7 @@ def test_a_second_process_stands_by_and_takes_over_at_once_when_the_first_is_kil
     queue.close()
 
 
+@pytest.mark.more
 def test_a_frozen_process_is_overtaken_and_changes_nothing_when_it_wakes(
     redis_server: RedisForTests, tmp_path: Path
 ) -> None:

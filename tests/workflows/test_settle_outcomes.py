@@ -26,6 +26,7 @@ from ml_workbench_service.integrations.feature_store.local import LocalFeatureSt
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.learning.data.labelling import label_tables
+from ml_workbench_service.learning.data.splits import Borders
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS
 from ml_workbench_service.market.class_labels import break_even
@@ -151,7 +152,7 @@ def test_barriers_of_a_version_with_a_season_lie_where_its_training_put_them(
         costs={"EUR/USD": resolved_costs("EUR/USD")}, barrier_width=0.5,
     )  # fmt: skip
     without_season = labelling.rows[0].labels_NK[:, 0] - 1
-    (rows,) = labelling.finish({"validation": int(table.available_at_ms[len(table) // 2])})
+    (rows,) = labelling.finish(Borders({"validation": int(table.available_at_ms[len(table) // 2])}))
     labels, asked = rows.labels_NK[:, 0] - 1, np.arange(130, 330)
     assert np.nansum(labels[asked] != without_season[asked]) > 5
     ask(ledger, table.available_at_ms[asked].tolist(), "triple_barrier_5h", price=None)

@@ -6,15 +6,16 @@ from typing import Any
 
 import pytest
 
-from common_lib.exceptions import DataValidationError, GateFailedError
+from common_lib.exceptions import DataValidationError, GateFailedError, StateDamagedError
 from ml_workbench_service.api.health import live_models
 from ml_workbench_service.api.models import summary
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.deployment import Deployment, DeployRequest, GateResult
 from ml_workbench_service.contracts.outcomes import LiveVerdict
-from ml_workbench_service.learning.bundle.manifest import write_manifest
+from ml_workbench_service.learning.bundle.signatures import RECORD_FILE
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.workflows.deploy import Sender, deploy, rollback
+from tests.integrations.bundles import publish_anew
 from tests.workflows.conftest import OpenBench
 
 FAILED = {
@@ -46,7 +47,7 @@ def bench_with(
     card["evaluation"] |= {"verdict": verdict, "reason": "so it was judged", "proof": proof, "verdict_rules": rules}
     card["certificate"] = certificate
     (folder / "card.json").write_text(json.dumps(card))
-    write_manifest(folder)
+    publish_anew(folder)
     return bench
 
 
@@ -185,3 +186,22 @@ def test_what_earlier_rules_let_go_live_stays_live_with_a_warning(open_bench: Op
     assert (line.verdict, line.proof, line.warnings) == ("unverified", None, ("verdict_unverified",))
     thing = live_models(bench)
     assert (thing.state, thing.detail) == ("ok", "small 1.0.0: verdict_unverified")
+
+
+def test_the_gate_takes_the_services_own_record_and_not_the_cards_word(open_bench: OpenBench) -> None:
+    bench = bench_with(open_bench, verdict="no_skill", certificate=PASSED)
+    record = bench.state_dir / RECORD_FILE
+    before = record.read_bytes()
+    folder = bench.registry.folder("small", "1.0.0")
+    card = json.loads((folder / "card.json").read_text())
+    card["evaluation"] |= {"verdict": "skill", "proof": "recomputed"}
+    (folder / "card.json").write_text(json.dumps(card))
+    publish_anew(folder)
+    lines = record.read_bytes()[len(before) :]
+    record.write_bytes(before + lines.replace(b'"verdict":"skill"', b'"verdict":"no_skill"'))
+    assert bench.registry.card("small", "1.0.0").evaluation.verdict == "skill"
+    with pytest.raises(GateFailedError, match="skill"):
+        go(replace(bench, enforces_skill=True))
+    record.unlink()
+    with pytest.raises(StateDamagedError, match=r"ml-workbench sign small 1\.0\.0"):
+        go(bench)

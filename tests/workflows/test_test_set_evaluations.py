@@ -1,5 +1,7 @@
 """What counts as a look: whatever of a segment of time somebody could have chosen by, under any name."""
 
+from pathlib import Path
+
 import pytest
 
 from ml_workbench_service.contracts.contract import utc_now
@@ -53,6 +55,29 @@ def test_folds_are_looks_at_the_time_that_they_judged(trained: tuple[Workbench, 
     assert bench.multiple_testing.num_evaluations(part(first_ms - 1, first_ms)) == 0
     assert card.evaluation.significance is not None
     assert card.evaluation.significance.looks == 1, "its own folds end where its test part begins"
+
+
+def test_combinations_are_a_look_at_all_the_time_before_the_test_part(tmp_path: Path) -> None:
+    bench = open_bench(tmp_path)
+    injected_bars(NUM_BARS, seed=5).write(tmp_path / "bars", "EUR/USD")
+    card = train_model(
+        bench, "combined", checkpoint=tmp_path / "checkpoint", family="linear", features=["signal"],
+        target="price_change_1h", symbols=["EUR/USD"], validation_split=0.4,
+        hyperparameters={"lookback": 3, "epochs": 1}, cv={"scheme": "combinatorial_purged", "groups": 4},
+        sample_weights="uniqueness",
+    )  # fmt: skip
+    found, test_ms = card.evaluation.combinatorial, borders(bench, card)["test"]
+    assert found is not None
+    assert len(found.paths) == 3
+    first_ms = int(found.groups[0].start.timestamp() * 1000)
+    assert bench.multiple_testing.num_evaluations(part(first_ms + 1, first_ms + 2)) == 1
+    assert bench.multiple_testing.num_evaluations(part(test_ms - 1, test_ms)) == 1
+    assert card.evaluation.significance is not None
+    assert card.evaluation.significance.looks == 1, "its own combinations end where its test part begins"
+    assert card.split.sample_weights is not None
+    assert 0 < card.split.sample_weights.distinct_labels <= card.split.num_windows["train"]
+    assert card.certificate is not None
+    assert card.certificate.status != "failed"
 
 
 def test_a_pair_the_other_way_round_is_the_same_pair(trained: tuple[Workbench, ModelCard]) -> None:

@@ -9,15 +9,23 @@ from common_lib.exceptions import PlatformError
 from ml_workbench_client.page.components.blocks import button, heading, text
 
 
-async def confirmed(title: str, sentence: str, action: str, *, is_grave: bool = False) -> bool:
-    """Asks first; Escape says no."""
+async def confirmed(title: str, sentence: str, action: str, *, is_grave: bool = False, typed: str = "") -> bool:
+    """Asks first; Escape says no.
+
+    Args:
+        typed: what has to be typed before the action can be chosen, for what cannot be undone.
+    """
     with ui.dialog() as dialog, ui.card().classes("dialog"):
         dialog.props["aria-label"] = title
         heading(title)
         text(sentence)
+        written = ui.input(f"Type {typed} to go on").props("autocomplete=off") if typed else None
         with ui.element("div").classes("bar end"):
             button("Cancel", on_click=lambda: dialog.submit(False), kind="quiet").props("autofocus")
-            button(action, on_click=lambda: dialog.submit(True), kind="main").classes("grave" if is_grave else "")
+            go_on = button(action, on_click=lambda: dialog.submit(True), kind="main")
+            go_on.classes("grave" if is_grave else "")
+            if written is not None:
+                go_on.bind_enabled_from(written, "value", lambda value: value == typed)
     answer = await dialog
     dialog.delete()
     return bool(answer)

@@ -10,8 +10,9 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import card, note, warnings
 from ml_workbench_client.page.components.schema_form import SchemaForm
+from ml_workbench_client.page.components.table import table
 from ml_workbench_client.page.shell import Visit
-from ml_workbench_service.contracts.market import FeatureDescription
+from ml_workbench_service.contracts.market_data import FeatureList
 from ml_workbench_service.contracts.models import FamilyDescription, ModelTypeList
 from ml_workbench_service.contracts.reading_reports import Series, SeriesList
 
@@ -23,6 +24,7 @@ MEASURES = {
 """Of each type that has a target, those that it is used with, the usual one first; others can be written."""
 FIRST_FEATURES = ("sma_20", "rsi_14", "macd", "bb_width_20")
 DEFAULT_SPLIT = 0.2
+EXPRESSIONS = "Choose, or write your own and press Enter: zscore(close, 50)"
 
 
 @dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Offer:
 
     types: ModelTypeList
     series: SeriesList
-    features: list[FeatureDescription]
+    features: FeatureList
 
 
 async def offered(visit: Visit) -> Offer:
     """What there is, asked for at once."""
-    types, series, features = await asyncio.gather(visit.bench.model_types, visit.bench.data, visit.bench.feature_names)
+    types, series, features = await asyncio.gather(
+        visit.bench.model_types, visit.bench.data, visit.bench.feature_catalogue
+    )
     return Offer(types, series, features)
 
 
@@ -87,7 +91,7 @@ class RequestForm:
             f"{words.day(each.last)}"
             for index, each in enumerate(self._offer.series.series)
         }
-        examples = [each.example for each in self._offer.features]
+        examples = [each.example for each in self._offer.features.features]
         with card("Data"):
             with ui.element("div").classes("field-grid"):
                 self._series = ui.select(
@@ -98,16 +102,31 @@ class RequestForm:
                 self._more = ui.input("More symbols").props('hint="Such as GBP/USD, USD/JPY"')
                 self._begin = ui.input("From").props('type=date hint="First bar, inclusive"')
                 self._end = ui.input("To").props('type=date hint="Bars before this day"')
+                sets = [each.name for each in self._offer.features.sets]
                 self._features = ui.select(
-                    examples, value=_first(examples), multiple=True,
+                    [*examples, *sets], value=_first(examples), multiple=True,
                     label="Features", with_input=True, new_value_mode="add-unique",
                 )  # fmt: skip
-                self._features.props("use-chips")
+                self._features.props(f'use-chips hint="{EXPRESSIONS}"')
+                self._features.classes("wide-field")
                 self._split = ui.number("Share held back", value=DEFAULT_SPLIT, min=0.05, max=0.6, step=0.05)
                 self._split.props('hint="The last part by time: validation, calibration and the untouched test part"')
                 for each in (self._series, self._more, self._begin, self._end, self._features, self._split):
                     each.props("outlined dense")
+            self._functions()
             self._doubts = ui.element("div").classes("part")
+
+    def _functions(self) -> None:
+        """What an expression is written with."""
+        functions = self._offer.features.functions
+        if not functions:
+            return
+        with ui.expansion("What an expression is written with").classes("part"):
+            table(
+                {"usage": "Written", "meaning": "Value"},
+                [{"usage": each.usage, "meaning": each.description} for each in functions],
+                label="Functions of expressions",
+            )
 
     def _further(self) -> None:
         with ui.expansion("More options").classes("card"), ui.element("div").classes("field-grid"):
@@ -115,9 +134,17 @@ class RequestForm:
             self._seeds = ui.input("Seeds", value="0").props('hint="One training each; their mean answers"')
             self._folds = ui.number("Walk-forward folds", value=0, min=0, max=20, precision=0)
             self._folds.props('hint="0: none"')
+            self._groups = ui.number("Groups to combine", value=0, min=0, max=16, precision=0)
+            self._groups.props('hint="0: none; 6: 15 trainings, each leaves two groups of time out"')
+            self._weights = ui.select(
+                {"none": "alike", "uniqueness": "by uniqueness"}, value="none", label="Rows count"
+            )
+            self._weights.props('hint="By uniqueness: less, the more other labels span the same bars"')
             self._spread = ui.number("Spread in pips", min=0).props('hint="Default: the pair\'s own"')
             self._notes = ui.input("Notes")
-            for each in (self._model_id, self._seeds, self._folds, self._spread, self._notes):
+            for each in (
+                self._model_id, self._seeds, self._folds, self._groups, self._weights, self._spread, self._notes,
+            ):  # fmt: skip
                 each.props("outlined dense")
 
     # ---- what follows from a choice
@@ -192,8 +219,14 @@ class RequestForm:
             found["target"] = target_of(str(self._measure.value), int(self._horizon.value or 1), series.timeframe)
         optional = {"model_id": self._model_id.value, "notes": self._notes.value}
         found.update({name: value for name, value in optional.items() if value})
+        if self._folds.value and self._groups.value:
+            raise DataValidationError.at("cv", "walk forward or combine groups, one of the two; set the other to 0")
         if self._folds.value:
             found["cv"] = {"scheme": "walk_forward", "folds": int(self._folds.value)}
+        if self._groups.value:
+            found["cv"] = {"scheme": "combinatorial_purged", "groups": int(self._groups.value)}
+        if self._weights.value != "none":
+            found["sample_weights"] = self._weights.value
         if self._spread.value is not None:
             found["costs"] = {"spread_pips": self._spread.value}
         return found

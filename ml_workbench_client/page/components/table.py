@@ -10,7 +10,8 @@ from ml_workbench_client.page.components import words
 
 ROWS_A_PAGE = 25
 _CELL = """
-<q-td :props="props" :data-label="props.col.label">
+<q-td :props="props" :data-label="props.col.label"
+  :class="(props.row['_text_' + props.col.name] ?? props.value) === '' ? 'blank' : ''">
   <a v-if="props.row['_href_' + props.col.name]" class="link" :href="props.row['_href_' + props.col.name]">{{
     props.row['_text_' + props.col.name] ?? props.value }}</a>
   <span v-else-if="props.row['_tone_' + props.col.name]"
@@ -79,7 +80,7 @@ def table(
     """A table.
 
     Args:
-        columns: their titles by name.
+        columns: their titles by name; one without a title names its row.
         rows: values or cells by column name.
         label: of the table, for screen readers.
         key: entry of a row that tells it apart; default: its place.
@@ -102,7 +103,8 @@ def table(
         selection="multiple" if select else None,
         pagination={"rowsPerPage": page_rows},
     )
-    found.classes("table").props("flat dense wrap-cells")
+    is_pairs = len(columns) == 2 and not next(iter(columns.values()))  # a name and its value
+    found.classes("table pairs" if is_pairs else "table").props("flat dense wrap-cells")
     found.props["aria-label"] = label
     found.props["hide-pagination"] = len(rows) <= page_rows
     found.props["rows-per-page-options"] = [page_rows]

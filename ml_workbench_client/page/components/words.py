@@ -12,7 +12,8 @@ TONES = {
     "deployed": "good", "ok": "good", "complete": "good", "stable": "good", "yes": "good", "known": "good",
     "leak": "bad", "implausible": "bad", "failed": "bad", "unprofitable": "bad", "major": "bad", "down": "bad",
     "unverified": "warn", "insufficient_data": "warn", "degraded": "warn", "unprovable": "warn", "cancelling": "warn",
-    "moderate": "warn", "unproven": "warn", "abstain": "warn", "starting": "warn", "pending": "warn",
+    "damaged": "bad", "tampered": "bad", "unsigned": "bad", "moderate": "warn",
+    "unproven": "warn", "abstain": "warn", "starting": "warn", "pending": "warn",
 }  # fmt: skip
 """What a status word means for whoever looks; all others are neutral."""
 

@@ -61,8 +61,12 @@ def _list(found: list[Agent]) -> None:
     )  # fmt: skip
 
 
+def _position(held: float) -> str:
+    return POSITIONS[int(held)] if held in POSITIONS else f"{held:+.2f}"
+
+
 def _positions(found: Agent) -> str:
-    return ", ".join(f"{name} {POSITIONS.get(held, held)}" for name, held in found.positions.items()) or "none"
+    return ", ".join(f"{name} {_position(held)}" for name, held in found.positions.items()) or "none"
 
 
 @view("/agents/{agent_id}", "Agent", named="agent_id")
@@ -140,7 +144,7 @@ def _one(visit: Visit, found: Agent) -> None:
     with grid("wide even"):
         with card("Positions"):
             if found.positions:
-                facts({name: POSITIONS.get(held, held) for name, held in found.positions.items()})
+                facts({name: _position(held) for name, held in found.positions.items()})
             else:
                 note("It holds nothing.")
         with card("Counters"):

@@ -8,17 +8,19 @@ from ml_workbench_client.page.components import proof, words
 from ml_workbench_client.page.components.blocks import badge, button, card, facts, link, note, row, text, warnings
 from ml_workbench_client.page.components.dialogs import attempted, confirmed
 from ml_workbench_client.page.components.part import Part, nothing
+from ml_workbench_client.page.components.set_aside import set_aside
 from ml_workbench_client.page.components.table import Cell, status_cell, table, time_cell
 from ml_workbench_client.page.components.todays_verdict import verdict_of
 from ml_workbench_client.page.shell import Visit, view
 from ml_workbench_client.page.views.deploying import ask_to_deploy
+from ml_workbench_client.page.views.model_desk import desk
 from ml_workbench_client.page.views.model_figures import figures
 from ml_workbench_client.page.views.model_live import live_panel
 from ml_workbench_client.page.views.model_verdict import earned, verdict
 from ml_workbench_service.contracts.models import ModelCard
 
 EVERY_S = 10.0
-TABS = ("Summary", "Figures", "Live", "Proof", "Versions")
+TABS = ("Summary", "Figures", "Desk", "Live", "Proof", "Versions")
 
 
 @view("/models/{model_id}", "Model", named="model_id")
@@ -38,12 +40,16 @@ def model(visit: Visit, model_id: str, version: str = "") -> None:
             Part(fetch, _summary)
         with ui.tab_panel("Figures"):
             Part(fetch, lambda found: figures(visit, found))
+        with ui.tab_panel("Desk"):
+            Part(fetch, lambda found: desk(visit, found))
         with ui.tab_panel("Live"):
             live_panel(visit, model_id)
         with ui.tab_panel("Proof"):
             Part(fetch, _proof)
-        with ui.tab_panel("Versions"), card("Versions"):
-            Part(lambda: handle.versions.all(), lambda found: _versions(list(found)))
+        with ui.tab_panel("Versions"):
+            Part(lambda: handle.set_aside, set_aside)
+            with card("Versions"):
+                Part(lambda: handle.versions.all(), lambda found: _versions(list(found)))
 
 
 def _head(visit: Visit, found: ModelCard) -> None:
@@ -81,6 +87,7 @@ class _Actions:
         """Buttons for what its status allows."""
         if self._card.status == "archived":
             button("Restore", on_click=self.restore)
+            button("Purge", on_click=self.purge)
         elif self._card.status == "deployed":
             button("Roll back", on_click=self.roll_back)
             button("Undeploy", on_click=self.undeploy)
@@ -121,6 +128,15 @@ class _Actions:
     async def restore(self) -> None:
         """Into the list again."""
         _look_again(await attempted(lambda: self._model.restore(), f"{self._card.version} is a candidate again"))
+
+    async def purge(self) -> None:
+        """Its files are gone for good."""
+        name, version = self._card.id, self._card.version
+        sentence = f"The files of {name} {version} are removed and cannot be brought back; what is known of it stays."
+        if await confirmed("Purge?", sentence, "Purge", is_grave=True, typed=name):
+            done = await attempted(lambda: self._model.purge(confirm=name), f"The files of {version} are gone")
+            if done is not None:
+                ui.navigate.to(words.path("models"))
 
 
 def _look_again(done: Any) -> None:

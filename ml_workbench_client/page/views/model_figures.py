@@ -1,14 +1,13 @@
 """Figures of a version: each one card, drawn once it is looked at; those that say nothing of it are named with why."""
 
 import asyncio
-import json
 from typing import Any
 
 from nicegui import ui
 
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import card, note
-from ml_workbench_client.page.components.figure import show_figure
+from ml_workbench_client.page.components.figure import DrawnFigure, show_figure, untitled
 from ml_workbench_client.page.components.part import Part
 from ml_workbench_client.page.shell import Visit
 from ml_workbench_service.contracts.models import ModelCard
@@ -41,11 +40,11 @@ def _all(visit: Visit, found: ModelCard, listed: list[dict[str, Any]], turn: asy
 
 
 def _one(visit: Visit, found: ModelCard, listed: dict[str, Any], turn: asyncio.Semaphore) -> None:
-    async def fetch() -> str:
+    async def fetch() -> DrawnFigure:
         """As text, which is kept while the page is open: with lists of numbers 26 views came to rest 11 MiB higher."""
         async with turn:
-            return json.dumps(dict(await visit.bench.model(found.id, found.version).figure(listed["name"])))
+            return DrawnFigure.of(untitled(await visit.bench.model(found.id, found.version).figure(listed["name"])))
 
     with card(words.readable(listed["title"]), anchor=listed["name"]):
         note(f"{listed['about']}.")
-        Part(fetch, lambda figure: show_figure(json.loads(figure), but=IN_THE_SUMMARY))
+        Part(fetch, lambda figure: show_figure(figure, but=IN_THE_SUMMARY))

@@ -9,6 +9,7 @@ from ml_workbench_client.page.components.part import Part
 from ml_workbench_client.page.components.predictions import predictions_table
 from ml_workbench_client.page.components.table import amount_cell, share_cell, status_cell, table
 from ml_workbench_client.page.shell import Visit
+from ml_workbench_service.contracts.explanations import ExplainedRecord, Explanation
 from ml_workbench_service.contracts.outcomes import MonitoringReport, Share, VersionMonitoring
 from ml_workbench_service.contracts.prediction import PredictionRecord
 
@@ -22,7 +23,7 @@ def live_panel(visit: Visit, model_id: str) -> None:
         answer = ui.element("div").classes("part")
 
         async def ask() -> None:
-            found = await attempted(lambda: visit.bench.model(model_id).predict())
+            found = await attempted(lambda: _asked(visit, model_id))
             if found is not None:
                 answer.clear()
                 with answer:
@@ -46,6 +47,29 @@ def live_panel(visit: Visit, model_id: str) -> None:
         )
 
 
+async def _asked(visit: Visit, model_id: str) -> PredictionRecord:
+    """With reasons, where the model's family has any."""
+    model = visit.bench.model(model_id)
+    family, types = (await model.card).family, (await visit.bench.model_types).model_types
+    explaining = {each.name for kind in types for each in kind.families if each.explains_answers}
+    return await (model.explain() if family in explaining else model.predict())
+
+
+def _why(explanation: Explanation) -> None:
+    """What each feature added, an output a table; the unit stands below."""
+    heading("Why", 3)
+    for each in explanation.outputs:
+        told = {"(base)": each.base, **each.contributions, "(together)": each.raw}
+        table(
+            {"feature": "Feature", "adds": f"Adds to {words.readable(each.output)}"},
+            [{"feature": name, "adds": amount_cell(value)} for name, value in told.items()],
+            label=f"What each feature added to {each.output}",
+            numeric=("adds",),
+        )
+    unit = "in the target's unit" if explanation.unit == "target" else "in logits, before they become probabilities"
+    note(f"TreeSHAP over the whole window, {unit}; it explains the model, not the market.")
+
+
 def _answer(found: PredictionRecord) -> None:
     with ui.element("div").classes("entry"):
         badge(found.direction if found.status == "ok" else "abstain", "calm" if found.status == "ok" else "warn")
@@ -67,6 +91,8 @@ def _answer(found: PredictionRecord) -> None:
         }
     )
     warnings([words.readable(each) for each in found.warnings])
+    if isinstance(found, ExplainedRecord) and found.explanation is not None:
+        _why(found.explanation)
 
 
 def _monitoring(found: MonitoringReport) -> None:

@@ -5,6 +5,7 @@ from nicegui import ui
 from ml_workbench_client.page.components import words
 from ml_workbench_client.page.components.blocks import button, card, row
 from ml_workbench_client.page.components.part import Part
+from ml_workbench_client.page.components.set_aside import set_aside
 from ml_workbench_client.page.components.table import Cell, status_cell, table, time_cell
 from ml_workbench_client.page.shell import Visit, view
 from ml_workbench_service.contracts.models import ModelSummary
@@ -19,6 +20,7 @@ MOST_COMPARED = 6
 @view("/models", "Models")
 def models(visit: Visit, verdict: str = "") -> None:
     """All of them; the archived ones when asked for."""
+    Part(lambda: visit.bench.set_aside, set_aside)
     with card():
         with row("top-line"):
             words_sought = ui.input("Filter").props("outlined dense clearable").classes("grow")

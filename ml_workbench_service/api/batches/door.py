@@ -13,8 +13,8 @@ from pydantic import ValidationError
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from common_lib.exceptions import PlatformError, UnavailableError
-from ml_workbench_service.access.operations import ARROW, MOST_BODY_BYTES
+from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
+from ml_workbench_service.access.operations import ARROW
 from ml_workbench_service.api.app_state import AppState, PredictState
 from ml_workbench_service.api.batches.arrow import ArrowBatch
 from ml_workbench_service.api.errors import render
@@ -31,11 +31,14 @@ from ml_workbench_service.api.predict_door import (
 )
 from ml_workbench_service.api.predictions import answer_items
 from ml_workbench_service.api.tables.answering import passed_on
+from ml_workbench_service.contracts.bodies import READ_HERE
 from ml_workbench_service.contracts.prediction import ReadBatch
 
 SUFFIX = "/predict/batch"
 STALLED_S = 60.0
 """A client that sends nothing of its table for so long gives its place up."""
+PIECE_BYTES = 1024 * 1024
+"""Of a table's body, handed on together: each turn between the two processes costs as much as some rows."""
 TEMPLATE = f"{PREFIX}{{model_id}}{SUFFIX}"
 
 _batch_of = ReadBatch.__pydantic_validator__.validate_json
@@ -54,14 +57,17 @@ class BatchDoor:
         if model_id is None or not isinstance(service, PredictState):
             await self._app(scope, receive, send)
             return
-        num_bytes = length_of(scope["headers"], most_bytes=MOST_BODY_BYTES)
+        num_bytes = length_of(scope["headers"], most_bytes=READ_HERE)
         enqueue = QUERIES.get(scope["query_string"])
         if enqueue is not None and isinstance(service, AppState) and is_arrow(scope["headers"]):
             scope[ROUTE] = TEMPLATE
             answer = await _answer_arrow(service, model_id, enqueue, receive)
             await answer(scope, receive, send)
             return
-        if enqueue is None or num_bytes is None or num_bytes > MOST_BODY_BYTES:
+        if enqueue is None and is_arrow(scope["headers"]) and b"explain" in scope["query_string"]:
+            await render(_explained_in_json())(scope, receive, send)
+            return
+        if enqueue is None or num_bytes is None or num_bytes > READ_HERE:
             await self._app(scope, receive, send)
             return
         messages = await read_whole(receive)
@@ -86,21 +92,29 @@ def is_arrow(headers: Iterable[tuple[bytes, bytes]]) -> bool:
     return kind.decode("latin-1").partition(";")[0].strip().lower() == ARROW
 
 
+def _explained_in_json() -> PlatformError:
+    return DataValidationError.at(
+        "query.explain", "explanations come in JSON; send the rows as JSON, or leave `explain` out"
+    )
+
+
 async def _answer_arrow(service: AppState, model_id: str, enqueue: str, receive: Receive) -> Response:
     """The answers as they come from the table process, which has them all by then; an error in their place."""
     is_over = False
 
     async def more() -> bytes:
         nonlocal is_over
-        while not is_over:
+        parts: list[bytes] = []
+        num_bytes = 0
+        while not is_over and num_bytes < PIECE_BYTES:
             async with asyncio.timeout(STALLED_S):
                 message = await receive()
             if message["type"] != "http.request":
                 raise ConnectionError("the client has gone")
             is_over = not message.get("more_body", False)
-            if body := message.get("body", b""):
-                return bytes(body)
-        return b""
+            parts.append(message.get("body", b""))
+            num_bytes += len(parts[-1])
+        return b"".join(parts)
 
     try:
         batch = ArrowBatch(service, await service.model_server.choose(model_id, None), enqueue, more)

@@ -4,10 +4,9 @@ import asyncio
 
 from fastapi import APIRouter
 
-from common_lib.exceptions import DataValidationError
 from ml_workbench_service.access.audit_log import AuditLog
 from ml_workbench_service.api.app_state import AppStateDep
-from ml_workbench_service.api.pages import Cursor, Limit, cursor_of, named_by
+from ml_workbench_service.api.pages import Cursor, Limit, cursor_of, number_of
 from ml_workbench_service.contracts.audit import AuditList
 from ml_workbench_service.contracts.errors import failures
 
@@ -23,12 +22,6 @@ async def list_audit(service: AppStateDep, limit: Limit = 50, cursor: Cursor = N
 
 
 def _page(audit: AuditLog, limit: int, cursor: str | None) -> AuditList:
-    before = None
-    if cursor is not None:
-        named = named_by(cursor)
-        if not named.isdecimal():
-            raise DataValidationError.at("query.cursor", "this is no cursor of this list; begin without one")
-        before = int(named)
-    found = audit.newest(num=limit + 1, before=before)
+    found = audit.newest(num=limit + 1, before=number_of(cursor))
     following = cursor_of(str(found[limit - 1].number)) if len(found) > limit else None
     return AuditList(audit=found[:limit], head=audit.head(), next_cursor=following)

@@ -6,7 +6,6 @@ log, and one that a kill cut short has its `asked`.
 """
 
 import asyncio
-import logging
 from functools import partial
 from typing import Any
 
@@ -14,19 +13,15 @@ import orjson
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from common_lib.exceptions import PlatformError
 from ml_workbench_service.access.audit_log import AuditLog, Who
 from ml_workbench_service.access.key_ring import Caller
 from ml_workbench_service.access.operations import Operation
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.door.state_before import state_before
 from ml_workbench_service.api.middleware import CALLER, OPERATION
-from ml_workbench_service.contracts.audit import AuditHead
 
 MOST_BYTES = 64 * 1024
 """Of an answer that is read for the log."""
-
-log = logging.getLogger(__name__)
 
 
 class AuditTrail:
@@ -61,19 +56,13 @@ class AuditTrail:
                 return
             if started is not None:
                 status, after = started["status"], _content(started, message)
-                await asyncio.to_thread(partial(self._done, operation, asked, status, after, who))
+                finish = partial(self._audit.finish, operation.name, who, asked, status=status, after=after)
+                await asyncio.to_thread(finish)
                 await send(started)
                 started = None
             await send(message)
 
         await self._app(scope, receive, told)
-
-    def _done(self, operation: Operation, asked: AuditHead, status: int, after: Any, who: Who) -> None:
-        """The answer tells of what has happened, whether or not this line finds room: `asked` is there."""
-        try:
-            self._audit.append("done", operation.name, who, of=asked.number, status=status, after=after)
-        except PlatformError as error:
-            log.error("entry %d of the audit log has no end: %s", asked.number, error.message)
 
 
 def _who(scope: Scope) -> Who:

@@ -28,9 +28,9 @@ from ml_workbench_service.api.inference_protocol.inference import (
     server_metadata,
 )
 from ml_workbench_service.api.inference_protocol.messages import METHODS, SERVICE, messages
-from ml_workbench_service.api.inference_protocol.tensors import DTYPES, Tensor, of_bytes, of_json, refused
 from ml_workbench_service.api.middleware import is_loopback
 from ml_workbench_service.contracts.inference_protocol import MOST_DIMENSIONS
+from ml_workbench_service.contracts.tensors import DTYPES, Tensor, of_bytes, of_values, refused
 
 MOST_BYTES = 16 * 1024 * 1024
 GRACE_S = 5.0
@@ -270,9 +270,9 @@ def _tensor(sent: Any, raw: bytes | None) -> Tensor:
     values = list(getattr(sent.contents, CONTENTS[sent.datatype]))
     if sent.datatype == "BYTES":
         with suppress(UnicodeDecodeError):
-            return of_json(sent.name, sent.datatype, sent.shape, [each.decode() for each in values])
+            return of_values(sent.name, sent.datatype, sent.shape, [each.decode() for each in values])
         raise refused(sent.name, f"{sent.name}: texts are UTF-8")
-    return of_json(sent.name, sent.datatype, sent.shape, values)
+    return of_values(sent.name, sent.datatype, sent.shape, values)
 
 
 def _value(parameter: Any) -> Any:

@@ -11,10 +11,11 @@ import orjson
 from pydantic import ValidationError
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.api.errors import of_pydantic
 from ml_workbench_service.api.inference_protocol.inference import Inferred, Wanted
-from ml_workbench_service.api.inference_protocol.tensors import Tensor, of_bytes, of_json, refused
 from ml_workbench_service.contracts.inference_protocol import InferenceRequest, InputTensor
+from ml_workbench_service.contracts.rejections import of_pydantic
+from ml_workbench_service.contracts.strict_numbers import whole_number
+from ml_workbench_service.contracts.tensors import Tensor, of_bytes, of_json, refused
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 BINARY_SIZE, BINARY_WANTED, ALL_BINARY = "binary_data_size", "binary_data", "binary_data_output"
@@ -28,11 +29,8 @@ def read_body(body: bytes, header_length: str | None) -> tuple[InferenceRequest,
     Raises:
         DataValidationError: not the protocol's JSON, or a length that is none.
     """
-    if header_length is None:
-        length = len(body)
-    elif header_length.isascii() and header_length.isdigit() and int(header_length) <= len(body):
-        length = int(header_length)
-    else:
+    length = len(body) if header_length is None else whole_number(header_length)
+    if length is None or length > len(body):
         raise DataValidationError.at(
             f"header.{HEADER_LENGTH}",
             f"{HEADER_LENGTH} is how many bytes of the body are JSON; the body has {len(body)}",

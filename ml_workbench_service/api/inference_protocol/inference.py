@@ -8,6 +8,8 @@ import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import prod
 from typing import Any
 
 from common_lib.exceptions import DataValidationError, ModelNotFoundError, PlatformError, VersionNotFoundError
@@ -19,17 +21,20 @@ from ml_workbench_service.api.inference_protocol.outputs import (
     output_metadata,
     tensors_of,
 )
-from ml_workbench_service.api.inference_protocol.reading import read_questions
-from ml_workbench_service.api.inference_protocol.tensors import Tensor
+from ml_workbench_service.api.inference_protocol.reading import Questions, read_questions
 from ml_workbench_service.api.predictions import answer_chosen, answer_many
 from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN
 from ml_workbench_service.contracts.inference_protocol import ModelMetadata, ServerMetadata
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.contracts.runs.records import RunRow
+from ml_workbench_service.contracts.tensors import Tensor
 from ml_workbench_service.serving.model_server import Chosen
 
 NAME = "ml-workbench"
 PLATFORM = "onnx_onnxruntime"
+VALUES_READ_HERE = 10_000
+"""Of a request's tensors; more are looked through in a thread."""
 EXTENSIONS = ["binary_tensor_data"]
 
 
@@ -59,7 +64,7 @@ async def infer(service: AppState, wanted: Wanted) -> Inferred:
     chosen = await chosen_model(service, wanted.model, wanted.version)
     card = chosen.model.card
     check_wanted(card, wanted.outputs)
-    asked = read_questions(chosen.model, wanted.tensors, wanted.parameters, version=wanted.version)
+    asked = await _read(chosen, wanted)
     if len(asked.requests) == 1:
         one = await answer_chosen(service, chosen, asked.requests[0], asked.enqueue, received_ms=received_ms)
         records = [one]
@@ -71,7 +76,13 @@ async def infer(service: AppState, wanted: Wanted) -> Inferred:
     return Inferred(card.id, card.version, tensors_of(card, records, wanted.outputs))
 
 
-def _all(answers: Sequence[PredictionRecord | PlatformError]) -> list[PredictionRecord]:
+async def _read(chosen: Chosen, wanted: Wanted) -> Questions:
+    num_values = sum(prod(each.shape) for each in wanted.tensors)
+    read = partial(read_questions, chosen.model, wanted.tensors, wanted.parameters, version=wanted.version)
+    return read() if num_values <= VALUES_READ_HERE else await asyncio.to_thread(read)
+
+
+def _all(answers: Sequence[RunRow | PlatformError]) -> list[PredictionRecord]:
     """Every record; where one that had to be in the queue is not, that error with the numbers of all such rows."""
     failed = {number: each for number, each in enumerate(answers) if isinstance(each, PlatformError)}
     if failed:
@@ -82,7 +93,7 @@ def _all(answers: Sequence[PredictionRecord | PlatformError]) -> list[Prediction
             details=first.details,
             retry_after_s=first.retry_after_s,
         )
-    return [each for each in answers if isinstance(each, PredictionRecord)]
+    return [each.record for each in answers if isinstance(each, RunRow)]
 
 
 async def chosen_model(service: AppState, model: str, version: str | None) -> Chosen:

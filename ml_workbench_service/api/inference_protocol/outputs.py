@@ -1,16 +1,16 @@
 """Records to tensors: every column of the record under its own name, `abstained`, and `record`, the whole as JSON."""
 
-import difflib
 from collections.abc import Sequence
 
 import numpy as np
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.api.inference_protocol.reading import NUMBERS, TEXTS, WINDOW
-from ml_workbench_service.api.inference_protocol.tensors import Tensor
 from ml_workbench_service.contracts.inference_protocol import TensorMetadata
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictionRecord
+from ml_workbench_service.contracts.tensors import Tensor
 from ml_workbench_service.serving.record_columns import RecordColumn, record_columns
 
 ABSTAINED, RECORD = "abstained", "record"
@@ -28,7 +28,7 @@ def check_wanted(card: ModelCard, wanted: Sequence[str]) -> None:
     known = output_names(card)
     for name in wanted:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
+            near = close_names(name, known, n=1, cutoff=0.4)
             advice = f"did you mean {near[0]}?" if near else "GET /v2/models/{name} lists them"
             raise DataValidationError.at(f"outputs.{name[:64]}", f"{card.id} has no output of this name; {advice}")
 

@@ -10,7 +10,6 @@ means, is decided where `/predict` decides it: this only brings the values there
 Legend: N windows, T rows, F features.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast
@@ -18,12 +17,13 @@ from typing import Any, Literal, cast
 import numpy as np
 from pydantic import ValidationError
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.api.errors import of_pydantic
-from ml_workbench_service.api.inference_protocol.tensors import Tensor, refused
 from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictRequest
+from ml_workbench_service.contracts.rejections import of_pydantic
+from ml_workbench_service.contracts.tensors import Tensor, refused
 from ml_workbench_service.serving.model import ServedModel
 
 Enqueue = Literal["best_effort", "guaranteed", "never"]
@@ -95,7 +95,7 @@ def _parameters(parameters: Mapping[str, Any]) -> tuple[dict[str, Any], Enqueue]
         if name in NOT_OURS or value is None:
             continue
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+            near = close_names(name, known, n=1)
             advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise DataValidationError.at(f"parameters.{name[:64]}", f"this parameter is not known; {advice}")
         if name == ENQUEUE:
@@ -137,7 +137,7 @@ def _check_told(model: ServedModel, name: str, about: Mapping[str, Any]) -> None
     if name in model.card.features:
         raise refused(name, f"{name} is in the window already; send the window or a tensor for each feature")
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
+        near = close_names(name, known, n=1)
         advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         raise refused(name, f"{model.card.id} has no input of this name; {advice}")
     if name in about:

@@ -1,5 +1,6 @@
 """`/v2`: the routes of the Open Inference Protocol. Health and readiness need no key, as elsewhere."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Path, Request, Response
@@ -8,6 +9,7 @@ from common_lib.exceptions import ModelNotFoundError, UnsupportedMediaTypeError
 from ml_workbench_service.api.app_state import AppStateDep
 from ml_workbench_service.api.inference_protocol.http_bodies import HEADER_LENGTH, read_body, wanted_of, write_body
 from ml_workbench_service.api.inference_protocol.inference import (
+    Wanted,
     infer,
     is_ready,
     model_metadata,
@@ -15,10 +17,12 @@ from ml_workbench_service.api.inference_protocol.inference import (
 )
 from ml_workbench_service.api.middleware import checked
 from ml_workbench_service.api.queries import KnownQueries
+from ml_workbench_service.contracts.bodies import READ_HERE
 from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.inference_protocol import (
     InferenceError,
+    InferenceRequest,
     InferenceResponse,
     ModelMetadata,
     ModelReady,
@@ -93,7 +97,7 @@ async def show_server() -> ServerMetadata:
     return server_metadata()
 
 
-@router.get("/models/{model_id}", summary="What does a model take and say?", responses=failing(404, 500, 503))
+@router.get("/models/{model_id}", summary="What does a model take and say?", responses=failing(404, 409, 500, 503))
 async def show_model_tensors(model_id: ModelName, service: AppStateDep) -> ModelMetadata:
     """Inputs and outputs of the live version, or the newest where none is live.
 
@@ -105,14 +109,14 @@ async def show_model_tensors(model_id: ModelName, service: AppStateDep) -> Model
 
 @router.get(
     "/models/{model_id}/versions/{version}", summary="What does a version take and say?",
-    responses=failing(404, 500, 503),
+    responses=failing(404, 409, 500, 503),
 )  # fmt: skip
 async def show_version_tensors(model_id: ModelName, version: ModelVersion, service: AppStateDep) -> ModelMetadata:
     """The same of one version."""
     return await model_metadata(service, model_id, version)
 
 
-@router.get("/models/{model_id}/ready", summary="Does a model answer?", responses=failing(404, 500, 503))
+@router.get("/models/{model_id}/ready", summary="Does a model answer?", responses=failing(404, 409, 500, 503))
 async def check_model_ready(model_id: ModelName, service: AppStateDep) -> ModelReady:
     """Loads it, so that the next request finds it in memory; 404 where it does not exist."""
     return await _ready(service, model_id, None)
@@ -120,7 +124,7 @@ async def check_model_ready(model_id: ModelName, service: AppStateDep) -> ModelR
 
 @router.get(
     "/models/{model_id}/versions/{version}/ready", summary="Does a version answer?",
-    responses=failing(404, 500, 503),
+    responses=failing(404, 409, 500, 503),
 )  # fmt: skip
 async def check_version_ready(model_id: ModelName, version: ModelVersion, service: AppStateDep) -> ModelReady:
     """The same of one version."""
@@ -153,8 +157,16 @@ async def _ready(service: AppStateDep, model_id: str, version: str | None) -> Mo
 async def _infer(service: AppStateDep, model_id: str, version: str | None, request: Request) -> Response:
     if request.headers.get("content-encoding", "identity") != "identity":
         raise UnsupportedMediaTypeError("bodies are read as they are; send yours without Content-Encoding")
-    asked, behind = read_body(await request.body(), request.headers.get(HEADER_LENGTH))
-    inferred = await infer(service, wanted_of(model_id, version, asked, behind))
+    body = await request.body()
+
+    def read() -> tuple[InferenceRequest, Wanted]:
+        asked, behind = read_body(body, request.headers.get(HEADER_LENGTH))
+        return asked, wanted_of(model_id, version, asked, behind)
+
+    # The JSON of a large body is short by now (`api/door/large_bodies.py`); its tensors are looked through, in
+    # which numpy lets others run.
+    asked, wanted = read() if len(body) <= READ_HERE else await asyncio.to_thread(read)
+    inferred = await infer(service, wanted)
     body, length = write_body(inferred, asked)
     if length is None:
         return Response(body, media_type="application/json")

@@ -20,6 +20,8 @@ from ml_workbench_service.access.operations import API, operation_of
 from ml_workbench_service.api.batches.door import is_arrow
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import AtTheDoor
+from ml_workbench_service.api.predict_door import length_of
+from ml_workbench_service.contracts.bodies import READ_HERE
 from ml_workbench_service.integrations.replicas.features import told
 
 PEER = b"x-ml-workbench-peer"
@@ -55,9 +57,21 @@ class Divided:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the lifespan."""
         is_ours = scope["type"] != "http" or (
-            is_predict_workers(scope["method"], scope["path"]) and not is_arrow(scope["headers"])
+            is_predict_workers(scope["method"], scope["path"]) and not _is_table_process(scope)
         )
         await (self._predicting if is_ours else self._proxy)(scope, receive, send)
+
+
+def _is_table_process(scope: Scope) -> bool:
+    """Whether the table process is needed: it reads Arrow, large bodies and those that do not say how large, and it
+    explains answers (a query may spell that in other letters)."""
+    query: bytes = scope["query_string"]
+    if b"explain" in query or b"%" in query:
+        return True
+    found = list(scope["headers"])
+    num_bytes = length_of(found, most_bytes=READ_HERE)
+    has_body = num_bytes is not None or any(name == b"transfer-encoding" for name, _ in found)
+    return is_arrow(found) or (has_body and (num_bytes is None or num_bytes > READ_HERE))
 
 
 class ClientGoneError(Exception):

@@ -1,20 +1,25 @@
-"""`/models/{id}/versions/{v}/series` and `/compare`: what a version achieved, row by row, and beside others."""
+"""`/models/{id}/versions/{v}/series`, `…/desk-report` and `/compare`: what a version achieved, by row and in sum."""
 
 import asyncio
 import re
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Body, Query, Response
 
 from common_lib.exceptions import DataValidationError, SeriesNotFoundError
 from ml_workbench_service.api.app_state import AppState, AppStateDep
+from ml_workbench_service.api.middleware import CallerDep
 from ml_workbench_service.api.models import VersionPath
 from ml_workbench_service.api.predictions import ModelIdPath
+from ml_workbench_service.api.submission import submit
 from ml_workbench_service.api.tables.answering import AskedTable, answer_stored, table_of
 from ml_workbench_service.contracts.comparison import ComparisonReport
 from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN
+from ml_workbench_service.contracts.desk_report import DeskReport, DeskTask
 from ml_workbench_service.contracts.errors import failures
+from ml_workbench_service.contracts.importance import ImportanceOrder, ImportanceRequest
+from ml_workbench_service.contracts.jobs import JobAccepted, JobKind
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.series import EvaluatedPart, VersionSeries
 from ml_workbench_service.contracts.tables import ComparedVersion, ComparisonTask, StoredTable
@@ -30,7 +35,7 @@ router = APIRouter(tags=["models"])
     "/models/{model_id}/versions/{version}/series",
     summary="Read a version's rows",
     response_class=Response,
-    responses={**table_of(VersionSeries), **failures(404, 406, 503)},
+    responses={**table_of(VersionSeries), **failures(404, 406, 409, 503)},
 )
 async def read_version_series(
     model_id: ModelIdPath,
@@ -58,9 +63,47 @@ async def read_version_series(
 
 
 @router.get(
+    "/models/{model_id}/versions/{version}/desk-report",
+    summary="Read a version's desk report",
+    responses=failures(404, 409, 503),
+)
+async def read_desk_report(model_id: ModelIdPath, version: VersionPath, service: AppStateDep) -> DeskReport:
+    """What a desk asks of the test part: rank correlation and its decay, fifths, turnover, drawdowns, months, slices.
+
+    Made of the version's kept rows. Reading it is no further evaluation; a recipe that is changed for it is one.
+    """
+    card, path = await asyncio.to_thread(_kept, service, model_id, version)
+    return await service.tables.report_desk(DeskTask(card=card, rows_path=str(path)))
+
+
+@router.post(
+    "/models/{model_id}/versions/{version}/importance",
+    status_code=202,
+    summary="Measure the columns' importance",
+    responses=failures(404, 409, 413, 415, 503),
+    response_model_exclude_unset=True,
+)
+async def measure_importance(
+    model_id: ModelIdPath,
+    version: VersionPath,
+    body: Annotated[ImportanceRequest, Body(examples=[{"part": "calibration", "num_repeats": 10}])],
+    service: AppStateDep,
+    response: Response,
+    caller: CallerDep,
+) -> JobAccepted:
+    """Permutes each column over the whole lookback, in blocks of time, and measures what the answers lose, as a job.
+
+    On the test part each column is noted as a hypothesis first, which every verdict there bears from then on.
+    """
+    await asyncio.to_thread(_kept, service, model_id, version)
+    order = ImportanceOrder(model_id=model_id, version=version, **body.model_dump())
+    return await submit(JobKind.IMPORTANCE, order, service, response, caller.client, plan={"version": version})
+
+
+@router.get(
     "/compare",
     summary="Compare versions",
-    responses=failures(404, 503),
+    responses=failures(404, 409, 503),
 )
 async def compare_versions(
     versions: Annotated[
@@ -87,8 +130,8 @@ def _kept(service: AppState, model_id: str, version: str) -> tuple[ModelCard, Pa
         SeriesNotFoundError: it kept no rows.
     """
     card = service.workbench.registry.card(model_id, version)
-    path = service.workbench.registry.folder(model_id, version) / EVALUATION_FILE
-    if path.is_file():
+    path = service.workbench.registry.file(model_id, version, EVALUATION_FILE)
+    if path is not None:
         return card, path
     if card.type == ModelType.FEATURE_ENGINEERING.value:
         raise SeriesNotFoundError(

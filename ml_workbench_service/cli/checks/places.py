@@ -9,7 +9,8 @@ from filelock import FileLock, Timeout
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.cli.checks.finding import Finding
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
-from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.learning.bundle.signatures import Signatures
+from ml_workbench_service.resources import open_registry
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.restore_state import RESTORING
 
@@ -52,19 +53,20 @@ def registry(settings: Settings) -> list[Finding]:
     if not folder.is_dir():
         return [Finding("model registry", "ok", f"{folder} will be made with the first model")]
     history = DeploymentHistory(folder)
-    found = FolderModelRegistry(folder, live_version=history.live_version)
+    found = open_registry(settings, history)
+    if not Signatures(settings.STATE_DIR.resolve()).trusted.is_there:
+        return [Finding("model registry", "ok", f"the service's first start will sign what it finds in {folder}")]
     num, faults = 0, []
     for model_id in found.model_ids():
-        try:
-            for card in found.cards(model_id):
-                num += 1
-                found.verify(model_id, card.version)
-        except (PlatformError, OSError) as error:
-            faults.append(getattr(error, "message", str(error)))
+        for version in found.versions(model_id):
+            num += 1
+            try:
+                found.verify(model_id, version)
+            except (PlatformError, OSError) as error:
+                faults.append(getattr(error, "message", str(error)))
     if faults:
-        step = "restore it from a backup, or train it again"
-        return [Finding("model registry", "broken", "; ".join(faults), step)]
-    return [Finding("model registry", "ok", f"{num} versions in {folder}, each as it was published")]
+        return [Finding("model registry", "broken", "; ".join(faults), "the others go on")]
+    return [Finding("model registry", "ok", f"{num} versions in {folder}, each as it was published and signed")]
 
 
 def _folder(name: str, path: Path) -> Finding:

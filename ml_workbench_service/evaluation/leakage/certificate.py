@@ -42,8 +42,8 @@ from ml_workbench_service.evaluation.leakage.recomputation import Recomputation
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.market.calendar import HOUR_MS
-from ml_workbench_service.market.features.derivation import columns_of
-from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.features.derivation import columns_of, leaves_of
+from ml_workbench_service.market.features.expressions.nodes import Expression
 
 SELECTION_CANDIDATES = 16
 """Of a search, evenly from its list, when it is made twice: each is scored by itself."""
@@ -182,11 +182,16 @@ def _selected_before_test(order: TrainingOrder, data: TrainingData) -> Certifica
 
 
 def _ready_made(again: Recomputation) -> set[str]:
-    """The columns that nobody can make again: the bars' own beside prices, or whatever a store out of reach made."""
+    """The columns that nobody can make again: the bars' own beside prices, or whatever a store out of reach made.
+
+    What an expression reads of another series is one of them where any column behind it is.
+    """
     if again.recomputing is None:
-        return {name for table in again.data.tables for name in table.columns} - PRICES
+        delivered = {name for table in again.data.tables for name in table.columns}
+        return {name for name in delivered if not all(leaf.name in PRICES for leaf in leaves_of(name))}
     read = {*again.order.derivation.base_columns, *columns_of(again.order.candidates)}
-    return (read & again.own_columns) - PRICES
+    own = again.own_columns - PRICES
+    return {name for name in read if any(leaf.name in own for leaf in leaves_of(name))}
 
 
 def _columns(again: Recomputation, made: set[str], proven: ColumnProof) -> list[CertificateCheck]:

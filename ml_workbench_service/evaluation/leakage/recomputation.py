@@ -28,7 +28,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Bars, Bools, FeatureStore, FeatureTable, recomputing
 from ml_workbench_service.evaluation.leakage.perturbations import cut_after, replaced_after, table_replaced_after
 from ml_workbench_service.learning.data.labelling import Labelling
-from ml_workbench_service.learning.data.windows import PARTS, Windows
+from ml_workbench_service.learning.data.windows import PARTS, Part, Windows
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 
@@ -37,6 +37,7 @@ ROUNDING = 1e-9
 CELLS = 200_000
 """Rows times features beyond which one random moment a part has to do: a recomputation takes a tenth of a second."""
 LAST_MS = int(np.iinfo(np.int64).max)
+AFTER_LEARNT: dict[Part, Part] = {"train": "validation", "validation": "calibration"}
 
 Array = NDArray[np.generic]
 
@@ -200,6 +201,8 @@ class Recomputation:
             yield "scaling", "the regimes' rule", None
         if self.data.labelling.profiles != labelled.profiles:
             yield "scaling", "the volatility's seasonal profile", None
+        if not _same_weights(true, again, moment_ms):
+            yield "labels", "the weights of the windows that are learnt from", None
         labelled_R = true.label_available_at_ms_R <= moment_ms
         for part in PARTS:
             ends, others = true.parts[part], again.parts[part]
@@ -242,6 +245,16 @@ def _moved_rows(
         labelled_N = (rows.label_available_at_ms_N <= moment_ms) | (again.label_available_at_ms_N <= moment_ms)
         for row in np.flatnonzero(known_N & labelled_N & _differ(rows.labels_NK, again.labels_NK))[:1]:
             yield "labels", f"a label of {table.symbol}", int(table.available_at_ms[row])
+
+
+def _same_weights(true: Windows, again: Windows, moment_ms: int) -> bool:
+    """Whether windows of the learnt parts that were over by the moment still count as much."""
+    if true.uniqueness_R is None or again.uniqueness_R is None:
+        return true.uniqueness_R is again.uniqueness_R
+    over: list[Part] = [part for part, border in AFTER_LEARNT.items() if moment_ms >= true.borders_ms[border]]
+    return all(
+        np.array_equal(true.uniqueness_R[true.parts[part]], again.uniqueness_R[again.parts[part]]) for part in over
+    )
 
 
 def _differ(before: Array, after: Array) -> Bools:

@@ -138,7 +138,8 @@ class ExperimentTracker:
                 self._experiment_id = self._experiment()  # somebody may have deleted it since
                 marks = _clean_tags({**tags, "job_id": job_id})
                 run = self._client.create_run(self._experiment_id, start_time=started_ms, tags=marks, run_name=name)
-            tracked = TrackedRun(run.info.run_id, self._url(run.info.run_id), run.info.lifecycle_stage == "deleted")
+            run_id = _named(run.info.run_id)
+            tracked = TrackedRun(run_id, self._url(run_id), run.info.lifecycle_stage == "deleted")
             if not tracked.is_deleted:
                 self._log_params(tracked.id, params)
             return tracked
@@ -296,10 +297,10 @@ class ExperimentTracker:
         found = self._client.get_experiment_by_name(EXPERIMENT)
         if found is None:
             location = self._artifacts.resolve().as_uri() if self._artifacts is not None else None
-            return str(self._client.create_experiment(EXPERIMENT, artifact_location=location))
+            return _named(self._client.create_experiment(EXPERIMENT, artifact_location=location))
         if found.lifecycle_stage == "deleted":
             self._client.restore_experiment(found.experiment_id)
-        return str(found.experiment_id)
+        return _named(found.experiment_id)
 
     def _linked(self, logged_model: str | None, model_id: str, number: str) -> str:
         """The version's number, once the logged model's page leads to it; a server sees to that by itself."""
@@ -441,6 +442,13 @@ def _translated() -> Iterator[None]:
         raise UnavailableError(f"MLflow does not answer, it is tried again: {_first_line(error)}") from error
     except (RequestException, OSError) as error:
         raise UnavailableError(f"MLflow does not answer, it is tried again: {_first_line(error)}") from error
+
+
+def _named(identifier: str) -> str:
+    """An id that MLflow gave; of an answer that was cut off in its headers its client makes one without any."""
+    if not identifier:
+        raise UnavailableError("MLflow's answer was cut off, it is tried again")
+    return str(identifier)
 
 
 def _first_line(error: Exception) -> str:

@@ -5,11 +5,13 @@ run, the test part's figure after costs (docs/mlflow.md lists them). What a card
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 from ml_workbench_service.contracts.contract import iso, iso_of_ms
+from ml_workbench_service.contracts.desk_report import DeskReport
 from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.experiment_tracker.tracker import TrackedDataset
@@ -40,6 +42,28 @@ def figures_of(card: ModelCard) -> dict[str, float]:
         figures["adds_over_linear"] = ADDS.get(found.adds_over_linear.answer)
         figures["gain_over_linear"] = found.adds_over_linear.gain
     return {legal_name(name): value for name, value in figures.items() if value is not None}
+
+
+def desk_figures_of(file: Path, *, without: Collection[str]) -> dict[str, float]:
+    """What a desk report adds to the card's figures; nothing of a version that has none.
+
+    Args:
+        without: names that mean something already.
+    """
+    if not file.is_file():
+        return {}
+    found = DeskReport.model_validate_json(file.read_text(encoding="utf-8"))
+    rank_ic = found.ranking.rank_ic if found.ranking is not None else None
+    figures = {
+        "rank_ic": rank_ic.value if rank_ic else None,
+        "rank_ic_error": rank_ic.error if rank_ic else None,
+        "fifths_spread": found.quantiles.spread.value if found.quantiles else None,
+        "turnover_per_year": found.turnover.per_year if found.turnover else None,
+        "mean_holding_bars": found.turnover.mean_holding_bars if found.turnover else None,
+        "break_even_spread_multiple": found.capacity.break_even_multiple if found.capacity else None,
+        "reliability_error": found.classes.reliability_error if found.classes else None,
+    }
+    return {name: value for name, value in figures.items() if value is not None and name not in without}
 
 
 def tags_of(card: ModelCard) -> dict[str, str]:

@@ -10,6 +10,7 @@ it) and loaded at the first question. A broken one is left out, with a loud line
 
 import csv
 import re
+import zlib
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -81,7 +82,7 @@ def read_bars(path: Path, *, max_rows: int | None = None) -> RawBars:
     try:
         file = BarFile.of(path)
         return _read(format_of(file), file, max_rows=max_rows)
-    except (pl.exceptions.PolarsError, UnicodeError, EOFError, OSError) as error:
+    except (pl.exceptions.PolarsError, UnicodeError, EOFError, OSError, zlib.error) as error:
         raise bad_file(path.name, "cannot be read as bars; export it again as CSV or Parquet") from error
 
 
@@ -113,7 +114,7 @@ def _read(kind: BarFormat, file: BarFile, *, max_rows: int | None) -> RawBars:
 
     try:
         return kind.read(file, max_rows=max_rows)
-    except (DataValidationError, pl.exceptions.PolarsError, UnicodeError, OSError):
+    except (DataValidationError, pl.exceptions.PolarsError, UnicodeError, EOFError, OSError, zlib.error):
         raise
     except Exception as error:
         if type(kind).__module__.startswith(_OURS):

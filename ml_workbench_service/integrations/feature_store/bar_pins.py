@@ -7,15 +7,14 @@ its line.
 """
 
 import hashlib
-import json
 import logging
 import os
 import threading
 from pathlib import Path
 
-from pydantic import ValidationError
-
+from common_lib.storage import make_folder
 from ml_workbench_service.contracts.contract import Contract
+from ml_workbench_service.jobs.guarded_reading import guarded_lines
 
 MOST_BYTES = 65_536
 """Of a file's beginning, that its fingerprint covers."""
@@ -87,17 +86,14 @@ class PinStore:
             text = source.read()
         whole = text.rfind(b"\n") + 1
         self._num_read += whole
-        for line in text[:whole].splitlines():
-            try:
-                pin = Pin.model_validate(json.loads(line))
-            except (ValidationError, ValueError):
-                continue
+        lines = filter(None, text[:whole].splitlines())
+        for pin in guarded_lines(self._path, lines, Pin.model_validate_json):
             self._pins[pin.file] = pin
 
 
 def _append(path: Path, line: str) -> None:
     """In one write, behind a line that was never ended too; an empty line is skipped by whoever reads."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with path.open("ab+", buffering=0) as out:
         size = out.tell()
         is_torn = size > 0 and os.pread(out.fileno(), 1, size - 1) != b"\n"

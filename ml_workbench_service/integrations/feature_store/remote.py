@@ -6,7 +6,6 @@ made here (`remote_bars`); any other's are taken as they come, ready-made.
 """
 
 import re
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
@@ -32,6 +31,7 @@ from ml_workbench_service.contracts.market import (
 )
 from ml_workbench_service.contracts.market_data import BAR_COLUMNS
 from ml_workbench_service.contracts.reading_reports import SeriesList
+from ml_workbench_service.exchanges.bounded_http import BoundedTransport, probed, within
 from ml_workbench_service.integrations.feature_store.remote_bars import FIRST_START_MS, DerivedFeatures, RemoteBars
 from ml_workbench_service.integrations.feature_store.remote_format import (
     Asked,
@@ -42,6 +42,7 @@ from ml_workbench_service.integrations.feature_store.remote_format import (
     tables_of_json,
 )
 from ml_workbench_service.integrations.feature_store.table_format import ARROW
+from ml_workbench_service.jobs.guarded_reading import json_object
 from ml_workbench_service.market.calendar import DAY_MS, advance
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.tables import (
@@ -95,7 +96,7 @@ class RemoteFeatureStore:
         bars = RemoteBars(self._ask, listed=self._names, own=self._own_columns, clock=clock)
         self._derived = DerivedFeatures(bars, is_own=self._is_own, clock=clock, witness=witness)
         self._client = httpx.Client(
-            transport=httpx.HTTPTransport(retries=2),
+            transport=BoundedTransport(retries=2),
             timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
             headers=httpx.Headers({"X-API-Key": api_key} if api_key else {}, encoding="utf-8"),
             follow_redirects=False,
@@ -228,8 +229,9 @@ class RemoteFeatureStore:
         if answers_as_feature_store(self._url, timeout_s=_HEALTH_TIMEOUT_S):
             return OutsideThing(mode="remote", state="ok", detail="answers as a Feature Store")
         try:
-            body = self._client.get(f"{self._url}/api/v1/features", timeout=_HEALTH_TIMEOUT_S)
-            if body.status_code == 200 and descriptions_of_json(body.content):
+            url = f"{self._url}/api/v1/features"
+            status, body = probed(url, timeout_s=_HEALTH_TIMEOUT_S, headers=self._client.headers)
+            if status == 200 and descriptions_of_json(body):
                 return OutsideThing(mode="remote", state="ok", detail="lists features as a Feature Store")
         except (httpx.HTTPError, httpx.InvalidURL, UpstreamError):
             pass
@@ -277,16 +279,16 @@ class RemoteFeatureStore:
         headers = {"Accept": f"{ARROW}, application/json"}
         if correlation_id():
             headers["X-Correlation-ID"] = correlation_id()
-        deadline = time.monotonic() + self._timeout_s
         body = bytearray()
         try:
-            with self._client.stream(method, self._url + path, headers=headers, **content) as answer:
+            with (
+                within(self._timeout_s),
+                self._client.stream(method, self._url + path, headers=headers, **content) as answer,
+            ):
                 for chunk in answer.iter_bytes():
                     body += chunk
                     if len(body) > self._max_bytes:
                         raise UpstreamError("the Feature Store's answer is too long; ask for a shorter range")
-                    if time.monotonic() > deadline:
-                        raise self._late()
                 return answer.status_code, answer.headers.get("content-type", "").partition(";")[0].strip(), bytes(body)
         except httpx.TimeoutException as error:
             raise self._late() from error
@@ -304,11 +306,11 @@ class RemoteFeatureStore:
 def answers_as_feature_store(url: str, *, timeout_s: float) -> bool:
     """Whether `GET {url}/health` says `"service": "feature-store"` in time; never raises."""
     try:
-        answer = httpx.get(url.rstrip("/") + "/health", timeout=timeout_s, trust_env=False)
-        said = answer.json() if answer.status_code == 200 else None
+        status, body = probed(url.rstrip("/") + "/health", timeout_s=timeout_s)
+        said = json_object(body) if status == 200 else {}
     except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return False
-    return isinstance(said, dict) and said.get("service") == "feature-store"
+    return bool(said.get("service") == "feature-store")
 
 
 def _starts(start_ms: int | None, end_ms: int, *, timeframe: str, last: int | None) -> list[int]:

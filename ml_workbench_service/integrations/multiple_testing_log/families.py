@@ -4,13 +4,12 @@ what p-values the others of a family have today.
 A family is every recipe on the same series and subject, however old, and whatever else overlaps in time: evaluations
 without a recipe, and trials of other jobs, for a search whose validation part lies in a test part has chosen by it.
 
-Many evaluations are asked at once and the log is read once for all of them; the answers hold until the log has grown.
+Many evaluations are asked at once and the log is read once for all of them; the answers hold until the log has changed.
 Which series are one is a fact for good, kept as long as the process lives.
 """
 
 import json
 import sqlite3
-import threading
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,7 +25,6 @@ MOST_ANSWERS = 2_000
 MOST_COMPARISONS = 500_000
 """Kept comparisons of two series, some 60 MB."""
 
-_SIZE = "SELECT (SELECT max(number) FROM readings), (SELECT count(*) FROM results)"
 _SUBJECTS = "SELECT DISTINCT subject FROM readings WHERE kind = 'look' AND id IN (SELECT value FROM json_each(?))"
 _OF_SUBJECTS = "r.subject IN (SELECT value FROM json_each(?))"
 _EVALUATIONS = (
@@ -75,35 +73,32 @@ class _Noted:
 
 
 class HypothesisFamilies:
-    """Families of one log's evaluations; for any threads."""
+    """Families of one log's evaluations; for one thread at a time."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._size: tuple[object, ...] = ()
+        self._as_of: object = None
         self._answers: dict[str, tuple[float | None, ...]] = {}
         self._same: dict[tuple[str, str], bool | None] = {}
 
     def other_p_values(
-        self, connection: sqlite3.Connection, evaluations: Iterable[str], *, file: tuple[int, int]
+        self, connection: sqlite3.Connection, evaluations: Iterable[str], *, as_of: object
     ) -> dict[str, tuple[float | None, ...]]:
         """Of each evaluation: today's p-values of all others in its family; empty of one that was never noted.
 
-        The same object until the log has grown.
+        The same object until the log has changed.
 
         Args:
             connection: to the log.
             evaluations: ids.
-            file: device and inode of the log; another file has other answers.
+            as_of: another value where the log may have changed since the last call.
         """
         wanted = list(dict.fromkeys(evaluations))
-        with self._lock:
-            size = (file, *connection.execute(_SIZE).fetchone())
-            if size != self._size or len(self._answers) > MOST_ANSWERS:
-                self._size, self._answers = size, {}
-            missing = [each for each in wanted if each not in self._answers]
-            if missing:
-                self._answers |= self._read(connection, missing)
-            return {each: self._answers[each] for each in wanted}
+        if as_of != self._as_of or len(self._answers) > MOST_ANSWERS:
+            self._as_of, self._answers = as_of, {}
+        missing = [each for each in wanted if each not in self._answers]
+        if missing:
+            self._answers |= self._read(connection, missing)
+        return {each: self._answers[each] for each in wanted}
 
     def _read(self, connection: sqlite3.Connection, wanted: Sequence[str]) -> dict[str, tuple[float | None, ...]]:
         subjects = json.dumps([name for (name,) in connection.execute(_SUBJECTS, (json.dumps(wanted),))])

@@ -173,6 +173,8 @@ class SqliteMultipleTestingLog:
         self._checked: tuple[int, int] | None = None
         self._checking = threading.Lock()
         self._families = HypothesisFamilies()
+        self._kept_lock = threading.Lock()
+        self._kept: tuple[tuple[int, int], sqlite3.Connection] | None = None
 
     def record_evaluation(self, read: PartRead, *, recipe: str = "", series: Sequence[Fingerprint] = ()) -> int:
         """Notes an evaluation before it happens; how many there are on parts that share time, a symbol and the subject.
@@ -211,12 +213,25 @@ class SqliteMultipleTestingLog:
         return self.other_p_values_of([evaluation])[evaluation]
 
     def other_p_values_of(self, evaluations: Sequence[str]) -> Mapping[str, Sequence[float | None]]:
-        """The same of many evaluations, in one reading of the log."""
-        with self._reading() as connection:
-            if connection is None:
+        """The same of many evaluations, in one reading of the log; none where it has not changed since the last."""
+        with self._store.translated(), self._kept_lock:
+            if self._is_absent():
                 return dict.fromkeys(evaluations, ())
             stat = self.path.stat()
-            return self._families.other_p_values(connection, evaluations, file=(stat.st_dev, stat.st_ino))
+            connection = self._kept_open((stat.st_dev, stat.st_ino))
+            try:
+                (changes,) = connection.execute("PRAGMA data_version").fetchone()  # by all other connections
+                return self._families.other_p_values(connection, evaluations, as_of=(self._kept, changes))
+            except BaseException:
+                self._kept = None
+                raise
+
+    def _kept_open(self, file: tuple[int, int]) -> sqlite3.Connection:
+        """The connection that tells whether the log has changed; of another file a new one."""
+        if self._kept is None or self._kept[0] != file:
+            self._kept = None
+            self._kept = file, self._opened(any_thread=True)
+        return self._kept[1]
 
     def num_evaluations(self, read: PartRead) -> int:
         """The same without noting anything; raises like `record_evaluation`."""
@@ -299,9 +314,9 @@ class SqliteMultipleTestingLog:
             )
         return True
 
-    def _opened(self) -> sqlite3.Connection:
+    def _opened(self, *, any_thread: bool = False) -> sqlite3.Connection:
         """A connection to a file that is there, ours and whole."""
-        connection = self._store.connect()
+        connection = self._store.connect(any_thread=any_thread)
         try:
             self._check_once(connection)
         except BaseException:

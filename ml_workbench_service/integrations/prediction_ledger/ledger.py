@@ -16,12 +16,15 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from common_lib.exceptions import OutcomeConflictError, PlatformError
 from common_lib.sqlite_store import transaction
-from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.market import Bools
 from ml_workbench_service.contracts.outcomes import Answered, Making, OutcomeSource, RecordedPrediction
+from ml_workbench_service.contracts.runs.records import RecordRun
 from ml_workbench_service.integrations.prediction_ledger import rows
 from ml_workbench_service.integrations.prediction_ledger.reader import BUSY_TIMEOUT_S, LedgerReader, one, unknown
 from ml_workbench_service.integrations.prediction_ledger.writer import KNOW, LedgerWriter, NewRow
@@ -59,10 +62,12 @@ class PredictionLedger(LedgerReader):
         super().__init__(path, timeout_s=timeout_s)
         self._capacity = capacity
         self._writer = LedgerWriter(self._store, max_rows=max_rows)
-        self._queue: deque[tuple[Answered, Making, bool] | threading.Event] = deque()
+        self._queue: deque[_Left | threading.Event] = deque()
+        self._num_left = 0  # answers in the queue
         self._wake, self._hurry = threading.Event(), threading.Event()
         self._stopping = False
         self._thread: threading.Thread | None = None
+        self._counting = threading.Lock()
         self._num_unwritten = 0
         self._num_failures = 0
         self._series_by_key = PendingOutcomes()
@@ -86,13 +91,21 @@ class PredictionLedger(LedgerReader):
             self._thread = None
 
     def record(self, answered: Answered, making: Making, *, is_sampled: bool) -> None:
-        """See `contracts.outcomes.Ledger`."""
-        if not (is_sampled or answered.record.price is not None):
+        """See `contracts.ledger.Ledger`."""
+        if is_sampled or answered.record.price is not None:
+            self._leave(_Left(answered, making, 1, is_sampled))
+
+    def record_run(self, run: RecordRun, making: Making, *, is_sampled_N: Bools) -> None:
+        """See `contracts.ledger.Ledger`."""
+        self._leave(_Left(run, making, len(run), is_sampled_N))
+
+    def _leave(self, left: "_Left") -> None:
+        if self._num_left >= self._capacity:
+            self._num_unwritten += left.num_sampled
             return
-        if len(self._queue) >= self._capacity:
-            self._num_unwritten += is_sampled
-            return
-        self._queue.append((answered, making, is_sampled))
+        with self._counting:
+            self._num_left += left.num
+        self._queue.append(left)
         if not self._wake.is_set():
             self._wake.set()
 
@@ -117,7 +130,7 @@ class PredictionLedger(LedgerReader):
     @property
     def num_waiting(self) -> int:
         """Answers, and outcomes, that are in memory alone."""
-        return len(self._queue) + len(self._rows) + len(self._outcomes)
+        return self._num_left + len(self._rows) + len(self._outcomes)
 
     @property
     def num_unwritten(self) -> int:
@@ -234,22 +247,24 @@ class PredictionLedger(LedgerReader):
                 markers.append(item)
                 continue
             try:
-                self._enter(*item)
-            except Exception:  # one answer that cannot be kept must not end the keeping of all others
-                log.exception("a prediction was not entered into the ledger")
-                self._num_unwritten += item[2]
+                for each in item.entries(self._series_by_key):
+                    self._enter(each)
+            except Exception:  # what cannot be kept must not end the keeping of all others
+                log.exception("%d predictions were not entered into the ledger", item.num)
+                self._num_unwritten += item.num_sampled
+            with self._counting:
+                self._num_left -= item.num
         if (excess := len(self._rows) - self._capacity) > 0:
             del self._rows[:excess]
             self._num_unwritten += excess
         del self._outcomes[: -2 * self._capacity]  # these are resolved from the feature store
         return markers
 
-    def _enter(self, answered: Answered, making: Making, is_sampled: bool) -> None:
-        asked = rows.asked_of(answered, making, is_sampled=is_sampled)
-        is_past = answered.record.sample == rows.HISTORICAL  # its price would make late what is asked about the present
-        found = [] if is_past else self._series_by_key.take(asked, now_ms=to_ms(answered.record.timestamp))
-        if is_sampled:
-            self._rows.append((rows.series_key(answered.record, making), rows.row_of(answered, asked)))
+    def _enter(self, entry: rows.Entry) -> None:
+        is_past = entry.is_past  # its price would make late what is asked about the present
+        found = [] if is_past else self._series_by_key.take(entry.asked, now_ms=entry.answered_ms)
+        if entry.row is not None:
+            self._rows.append(entry.row)
         self._outcomes.extend(_outcome(each, "stream", each.missing) for each in found)
 
     def _write(self) -> None:
@@ -274,6 +289,32 @@ class PredictionLedger(LedgerReader):
         if self._num_failures:
             log.info("the prediction ledger is written again")
         self._num_failures = 0
+
+
+class _Left(NamedTuple):
+    """What serving left: one answer, or a run's.
+
+    Attributes:
+        num: answers.
+        is_sampled: whether a level's sample has it; of a run each.
+    """
+
+    what: Answered | RecordRun
+    making: Making
+    num: int
+    is_sampled: bool | Bools
+
+    @property
+    def num_sampled(self) -> int:
+        """Those that become rows."""
+        return int(np.sum(self.is_sampled))
+
+    def entries(self, pending: PendingOutcomes) -> Iterator[rows.Entry]:
+        """Each that says something: that becomes a row, or brings the price of a bar not seen before."""
+        if isinstance(self.what, Answered):
+            yield rows.entry_of(self.what, self.making, is_sampled=bool(self.is_sampled))
+        else:
+            yield from rows.entries_of(self.what, self.making, np.asarray(self.is_sampled), is_new=pending.is_new)
 
 
 def _outcome(found: Found, source: OutcomeSource, reason: str | None) -> tuple[Any, ...]:

@@ -6,12 +6,14 @@ predictions  one row a prediction, oldest first; some 300 bytes with its indices
 
 import json
 import sqlite3
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from common_lib.sqlite_store import Schema, Table, selected
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS, iso_of_ms, to_ms
+from ml_workbench_service.contracts.market import Bools, Costs, Floats32
 from ml_workbench_service.contracts.outcomes import (
     Answered,
     Making,
@@ -20,6 +22,8 @@ from ml_workbench_service.contracts.outcomes import (
     RecordedPrediction,
 )
 from ml_workbench_service.contracts.prediction import Interval, PredictionRecord, Sample
+from ml_workbench_service.contracts.runs.columns import moments_ms
+from ml_workbench_service.contracts.runs.records import RecordRun
 from ml_workbench_service.contracts.training import Target, parse_target
 from ml_workbench_service.market.costs import round_trip_cost
 from ml_workbench_service.market.outcomes.pending import Asked
@@ -169,7 +173,9 @@ def asked_of(answered: Answered, making: Making, *, is_sampled: bool) -> Asked:
         return Asked(record.prediction_id, series, as_of_ms, as_of_ms, bar_ms, making.horizon, record.price)
     return Asked(
         record.prediction_id, series, as_of_ms, to_ms(record.valid_until), bar_ms, making.horizon, record.price,
-        making.target if record.status == "ok" else None, _break_even(answered), _barrier(answered, making),
+        making.target if record.status == "ok" else None,
+        break_even(record.metadata.costs, record.symbol, record.price or answered.reference_price),
+        barrier(making, answered.bar_volatility),
     )  # fmt: skip
 
 
@@ -185,9 +191,6 @@ def row_of(answered: Answered, asked: Asked) -> dict[str, Any]:
     """The values of `INSERT` but for the series."""
     record, interval, inputs = answered.record, answered.record.interval, answered.last_row_F
     answered_ms = to_ms(record.timestamp)
-    settle_ms = None
-    if asked.target is not None and has_outcome_in_prices(asked.target):
-        settle_ms = max(asked.due_ms + asked.bar_ms, answered_ms + RESOLVE_GRACE_MS)
     return {
         "prediction_id": record.prediction_id,
         "as_of_ms": asked.as_of_ms,
@@ -207,11 +210,123 @@ def row_of(answered: Answered, asked: Asked) -> dict[str, Any]:
         "break_even": asked.break_even,
         "barrier": asked.barrier,
         "novelty": None if record.novelty is None else record.novelty.score,
-        "inputs": None if inputs is None else np.asarray(inputs, dtype="<f4").tobytes(),
+        "inputs": _bytes_of(inputs),
         "state": NONE if asked.target is None else OPEN,
-        "settle_ms": settle_ms,
+        "settle_ms": due_at_ms(asked, answered_ms),
         "actions": _actions(record),
     }
+
+
+class Entry(NamedTuple):
+    """An answer on its way into the ledger.
+
+    Attributes:
+        row: its series and the values of `INSERT`; None: it is not sampled, and its price alone is read.
+        is_past: whether it is about the past.
+    """
+
+    asked: Asked
+    row: tuple[SeriesKey, dict[str, Any]] | None
+    answered_ms: int
+    is_past: bool
+
+
+def entry_of(answered: Answered, making: Making, *, is_sampled: bool) -> Entry:
+    """One answer's."""
+    record, asked = answered.record, asked_of(answered, making, is_sampled=is_sampled)
+    row = (series_key(record, making), row_of(answered, asked)) if is_sampled else None
+    return Entry(asked, row, to_ms(record.timestamp), record.sample == HISTORICAL)
+
+
+def entries_of(
+    run: RecordRun, making: Making, is_sampled_N: Bools, *, is_new: Callable[[tuple[str, str, str], int, int], bool]
+) -> Iterator[Entry]:
+    """Those of a run's answers that say something, in their order: a sampled one, or the price of a new bar.
+
+    Args:
+        is_new: whether a moment is of a bar that its series has not seen, of which nothing is asked any more once it
+            was not; by series, moment and length of a bar.
+    """
+    model_id, timeframe = run.coded("model_id").value(0), run.coded("timeframe").value(0)
+    bar_ms, known = TIMEFRAMES_MS[timeframe], set[tuple[str, int]]()
+    symbols, prices, as_of_ms = run.columns["symbol"].values(), run.columns["price"].values(), run.as_of_ms
+    answered_ms, samples = moments_ms(run.columns["timestamp"]).tolist(), run.columns["sample"].values()
+    places, whole = iter(np.flatnonzero(is_sampled_N).tolist()), iter(_whole_entries(run, making, is_sampled_N))
+    next_sampled = next(places, None)
+    for number, (symbol, moment_ms, price) in enumerate(zip(symbols, as_of_ms, prices, strict=True)):
+        if number == next_sampled:
+            next_sampled = next(places, None)
+            yield next(whole)
+        elif price is not None and (symbol, moment_ms) not in known and samples[number] != HISTORICAL:
+            series = (model_id, timeframe, symbol)
+            if is_new(series, moment_ms, bar_ms):
+                name = run.prediction_ids[number]
+                asked = Asked(name, series, moment_ms, moment_ms, bar_ms, making.horizon, price)
+                yield Entry(asked, None, answered_ms[number], is_past=False)
+            known.add((symbol, moment_ms))
+
+
+_READ = (
+    "prediction_id", "symbol", "price", "status", "sample", "abstain_reasons", "prediction", "label", "direction",
+    "confidence", "interval.level", "interval.lower", "interval.upper", "metadata.volatility", "novelty.score",
+    "metadata.actions_by_position", "metadata.costs",
+)  # fmt: skip
+"""What a row reads of its record."""
+
+
+def _whole_entries(run: RecordRun, making: Making, is_sampled_N: Bools) -> Iterator[Entry]:
+    """The sampled answers with their rows, as `entry_of` has them."""
+    if not is_sampled_N.any():
+        return
+    run = run.taken(np.flatnonzero(is_sampled_N))
+    model_id, version, timeframe, target = (
+        run.coded(name).value(0) for name in ("model_id", "version", "timeframe", "target")
+    )
+    bar_ms = TIMEFRAMES_MS[timeframe]
+    beside = zip(
+        run.as_of_ms, moments_ms(run.columns["valid_until"]).tolist(), moments_ms(run.columns["timestamp"]).tolist(),
+        run.bar_volatility.values(), run.reference_price.values(), run.last_rows.all(),
+        strict=True,
+    )  # fmt: skip
+    records = zip(*(run.column(path).values() for path in _READ), strict=True)
+    for values, (as_of_ms, due_ms, answered_ms, volatility, reference, inputs) in zip(records, beside, strict=True):
+        of = dict(zip(_READ, values, strict=True))
+        price, symbol, is_ok = of["price"], of["symbol"], of["status"] == "ok"
+        asked = Asked(
+            of["prediction_id"], (model_id, timeframe, symbol), as_of_ms, due_ms, bar_ms, making.horizon, price,
+            making.target if is_ok else None, break_even(of["metadata.costs"], symbol, price or reference),
+            barrier(making, volatility),
+        )  # fmt: skip
+        key = SeriesKey(
+            model_id, version, symbol, timeframe, target or "", making.target is not None, making.horizon,
+            making.barrier_width,
+        )  # fmt: skip
+        actions = of["metadata.actions_by_position"]
+        row = {
+            "prediction_id": of["prediction_id"],
+            "as_of_ms": as_of_ms,
+            "due_ms": due_ms,
+            "answered_ms": answered_ms,
+            "sample": of["sample"],
+            "abstain_reasons": None if is_ok else json.dumps(of["abstain_reasons"]),
+            "price": price,
+            "prediction": of["prediction"],
+            "label": of["label"],
+            "direction": of["direction"],
+            "confidence": of["confidence"],
+            "level": of["interval.level"],
+            "lower": of["interval.lower"],
+            "upper": of["interval.upper"],
+            "volatility": of["metadata.volatility"],
+            "break_even": asked.break_even,
+            "barrier": asked.barrier,
+            "novelty": of["novelty.score"],
+            "inputs": _bytes_of(inputs),
+            "state": NONE if asked.target is None else OPEN,
+            "settle_ms": due_at_ms(asked, answered_ms),
+            "actions": None if actions is None else json.dumps(actions),
+        }
+        yield Entry(asked, (key, row), answered_ms, of["sample"] == HISTORICAL)
 
 
 def on_the_wire(values: tuple[Any, ...]) -> RecordedPrediction:
@@ -253,18 +368,25 @@ def _actions(record: PredictionRecord) -> str | None:
     return None if found is None else json.dumps(found)
 
 
-def _break_even(answered: Answered) -> float | None:
-    """The round-trip cost that the answer was decided with, as a fraction of the price."""
-    record = answered.record
-    price = record.price or answered.reference_price
-    if record.metadata.costs is None or not price:
+def due_at_ms(asked: Asked, answered_ms: int) -> int | None:
+    """When the feature store is asked what came true; None where prices cannot tell."""
+    if asked.target is None or not has_outcome_in_prices(asked.target):
         return None
-    return round_trip_cost(record.metadata.costs, record.symbol, price)
+    return max(asked.due_ms + asked.bar_ms, answered_ms + RESOLVE_GRACE_MS)
 
 
-def _barrier(answered: Answered, making: Making) -> float | None:
+def break_even(costs: Costs | None, symbol: str, price: float | None) -> float | None:
+    """The round-trip cost that the answer was decided with, as a fraction of the price."""
+    return None if costs is None or not price else round_trip_cost(costs, symbol, price)
+
+
+def barrier(making: Making, bar_volatility: float | None) -> float | None:
     """How far the barriers of a triple barrier lie from its price, in logarithms."""
     target = making.target
-    if target is None or target.measure != "triple_barrier" or answered.bar_volatility is None:
+    if target is None or target.measure != "triple_barrier" or bar_volatility is None:
         return None
-    return float(making.barrier_width * (answered.bar_volatility * np.sqrt(target.horizon)))
+    return float(making.barrier_width * (bar_volatility * np.sqrt(target.horizon)))
+
+
+def _bytes_of(inputs: Floats32 | None) -> bytes | None:
+    return None if inputs is None else bytes(np.asarray(inputs, dtype="<f4").tobytes())

@@ -1,6 +1,6 @@
 """Redis connections, scripts with their shared head, and one way in which its failures are said."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import sha1
 from importlib.resources import files
@@ -13,6 +13,8 @@ from redis.exceptions import NoScriptError, ReadOnlyError
 from redis.retry import Retry
 
 from common_lib.exceptions import LeaseLostError, UnavailableError
+from ml_workbench_service.contracts.queue import Persistence
+from ml_workbench_service.exchanges.bounded_redis import BoundedParser
 
 SOCKET_TIMEOUT_S = 5.0
 ASKING_TIMEOUT_S = 2.0  # for whoever only looks: an answer that late is of no use to a person or a probe
@@ -37,6 +39,7 @@ def client(
         retry=retry,
         protocol=2,
         single_connection_client=is_single,
+        parser_class=BoundedParser,
     )
 
 
@@ -103,6 +106,21 @@ class ReadOnlyScript:
         except NoScriptError:
             self._redis.script_load(self._script.script)
             return as_any(self._redis.evalsha_ro(self._script.sha, 1, key))
+
+
+def persistence_of(told: Mapping[str, Any]) -> Persistence:
+    """What the section `persistence` of INFO says."""
+    if not int(told.get("aof_enabled", 0)):
+        return Persistence(is_failing=False, said="no append-only file: a restart of the server loses what is queued")
+    failed = [
+        what
+        for name, what in (("aof_last_write_status", "write"), ("aof_last_bgrewrite_status", "rewrite"))
+        if told.get(name, "ok") != "ok"
+    ]
+    if failed:
+        advice = "see to its disk; until then it may refuse records, which wait in the outbox"
+        return Persistence(is_failing=True, said=f"its append-only file's last {' and '.join(failed)} failed: {advice}")
+    return Persistence(is_failing=False, said="its append-only file is written")
 
 
 def as_any(answer: object) -> Any:

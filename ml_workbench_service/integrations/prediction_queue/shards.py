@@ -9,6 +9,7 @@ from ml_workbench_service.contracts.queue import (
     Enqueued,
     FullMode,
     Outgoing,
+    Persistence,
     Requeued,
     StreamAccounting,
     stream_names,
@@ -104,6 +105,10 @@ class ShardedQueue:
     def ping(self) -> float:
         """Round-trip time in seconds."""
         return self.shards[0].ping()
+
+    def persistence(self) -> Persistence:
+        """Of the one server that has them all."""
+        return self.shards[0].persistence()
 
     def close(self) -> None:
         """Closes all connections."""

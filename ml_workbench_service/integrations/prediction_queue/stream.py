@@ -9,6 +9,7 @@ from typing import Any
 
 import redis
 from redis.backoff import ExponentialBackoff
+from redis.exceptions import NoPermissionError
 from redis.retry import Retry
 
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -20,6 +21,7 @@ from ml_workbench_service.contracts.queue import (
     Lease,
     LeaseHolder,
     Outgoing,
+    Persistence,
     StreamAccounting,
 )
 from ml_workbench_service.integrations.prediction_queue.accounting import stream_accounting
@@ -29,6 +31,7 @@ from ml_workbench_service.integrations.prediction_queue.connection import (
     ReadOnlyScript,
     as_any,
     client,
+    persistence_of,
     renewing,
     script,
     translated,
@@ -292,6 +295,14 @@ class RedisPredictionQueue:
         with translated("reach"):
             self._asking.ping()
         return time.perf_counter() - started
+
+    def persistence(self) -> Persistence:
+        """Whether what the server acknowledges goes to its append-only file."""
+        with translated("reach"):
+            try:
+                return persistence_of(as_any(self._asking.info("persistence")))
+            except NoPermissionError:
+                return Persistence(is_failing=False, said="this user may not ask about its append-only file")
 
     def close(self) -> None:
         """Closes all connections."""

@@ -17,8 +17,9 @@ from redis.connection import HiredisRespSerializer
 from redis.exceptions import NoScriptError
 
 from ml_workbench_service.contracts.contract import iso
-from ml_workbench_service.contracts.entries import row
+from ml_workbench_service.contracts.entries import SEPARATOR, row
 from ml_workbench_service.contracts.queue import Enqueued, FullMode, Outgoing, shard_of, stream_names
+from ml_workbench_service.contracts.runs.records import RunRow
 from ml_workbench_service.integrations.prediction_queue.connection import (
     CONNECT_TIMEOUT_S,
     SOCKET_TIMEOUT_S,
@@ -32,7 +33,6 @@ from ml_workbench_service.integrations.prediction_queue.queue_log import REFUSED
 
 DEDUPE_WINDOW = 10_000  # prediction ids remembered
 RECORDS_PER_CALL = 256  # bounds how long one script holds the server
-SEPARATOR = b"\x1e"  # ASCII's record separator, as publish.lua knows it; JSON never holds it bare
 
 _pack = HiredisRespSerializer().pack  # the asyncio connection's own is written in Python
 
@@ -52,14 +52,25 @@ def arguments_of(batch: Sequence[Outgoing], rules: PublishingRules) -> list[Any]
     shapes: dict[tuple[str, ...], int] = {}
     records: list[Any] = []
     for item in batch:
-        names, values = row(item.record)
-        values += (item.correlation_id.encode(), enqueued_at)
-        whole = SEPARATOR.join(values)
-        parts = (whole + SEPARATOR,) if whole.count(SEPARATOR) == len(values) - 1 else values
+        names, parts = _values(item, enqueued_at)
         number = shapes.setdefault(names, len(shapes) + 1)
         records += (item.record.prediction_id, item.record.symbol, number, len(parts), *parts)
     arguments: list[Any] = [rules.capacity, rules.dedupe_window, rules.full, rules.ttl_ms, len(shapes)]
     return [*arguments, *map(_joined, shapes), *records]
+
+
+def _values(item: Outgoing, enqueued_at: bytes) -> tuple[tuple[str, ...], Sequence[bytes]]:
+    """The names of the record's fields, and all values in one part, or each in its own where one has the separator."""
+    record, more = item.record, (item.correlation_id.encode(), enqueued_at)
+    if isinstance(record, RunRow):
+        (names, whole), tail = record.entry, SEPARATOR.join((*more, b""))
+        if whole is not None and tail.count(SEPARATOR) == len(more):
+            return names, (whole + tail,)
+        record = record.record
+    names, values = row(record)
+    values += more
+    whole = SEPARATOR.join(values)
+    return names, (whole + SEPARATOR,) if whole.count(SEPARATOR) == len(values) - 1 else values
 
 
 @lru_cache(maxsize=64)

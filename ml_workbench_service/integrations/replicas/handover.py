@@ -26,6 +26,7 @@ from redis.retry import Retry
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.handover import HANDOVER_STREAM, HandoverEntry, place_of
+from ml_workbench_service.exchanges.bounded_redis import BoundedParser
 
 MOST_ITEMS = 20_000
 """Kept by a worker while the server is away or has no room; the oldest parcels are dropped and counted."""
@@ -218,7 +219,7 @@ class HandoverStream:
     def __init__(self, url: str) -> None:
         self._redis = redis.Redis.from_url(
             url, socket_timeout=TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S, retry=Retry(NoBackoff(), 0),
-            protocol=2,
+            protocol=2, parser_class=BoundedParser,
         )  # fmt: skip
 
     def read(self, after: str, *, count: int, block_ms: int = 0) -> list[HandoverEntry]:

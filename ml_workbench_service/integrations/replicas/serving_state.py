@@ -15,6 +15,7 @@ from redis.retry import Retry
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.contracts.replicas import EPOCH, NUMBER, SERVING_NEWS, SERVING_STATE, News
+from ml_workbench_service.exchanges.bounded_redis import BoundedParser
 
 TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
@@ -25,7 +26,12 @@ Answer = TypeVar("Answer")
 
 def _client(url: str) -> redis.Redis:
     return redis.Redis.from_url(
-        url, socket_timeout=TIMEOUT_S, socket_connect_timeout=CONNECT_TIMEOUT_S, retry=Retry(NoBackoff(), 0), protocol=2
+        url,
+        socket_timeout=TIMEOUT_S,
+        socket_connect_timeout=CONNECT_TIMEOUT_S,
+        retry=Retry(NoBackoff(), 0),
+        protocol=2,
+        parser_class=BoundedParser,
     )
 
 

@@ -12,10 +12,13 @@ from pathlib import Path
 import orjson
 from packaging.version import Version
 
+from common_lib.exceptions import ConflictError
 from ml_workbench_service.contracts.contract import NAME_PATTERN, VERSION_PATTERN
 from ml_workbench_service.jobs.folder_listing import NOWHERE, Listing, WatchedFolder
 
 CARD_FILE = "card.json"
+LARGEST_NUMBER = 999_999
+"""Of a part of a version."""
 Stamp = tuple[int, int]
 """Size and time of a file's last change."""
 
@@ -95,6 +98,18 @@ def read_facts(file: Path) -> CardFacts | None:
         return CardFacts(plain["version"], plain["type"], tuple(plain["symbols"]), plain["created_at"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def next_version(taken: list[str]) -> str:
+    """1.0.0 for a new model, else the newest's next minor version."""
+    if not taken:
+        return "1.0.0"
+    newest = max(map(Version, taken))
+    if newest.minor < LARGEST_NUMBER:
+        return f"{newest.major}.{newest.minor + 1}.0"
+    if newest.major < LARGEST_NUMBER:
+        return f"{newest.major + 1}.0.0"
+    raise ConflictError(f"no version follows {newest}; send a `version` that is free, or another `model_id`")
 
 
 def _home_of(path: Path, listing: Listing, known: ModelFolder | None) -> ModelFolder:

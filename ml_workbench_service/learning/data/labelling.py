@@ -15,9 +15,10 @@ import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Bools, Costs, FeatureTable, Floats
+from ml_workbench_service.contracts.market import Bools, Costs, FeatureTable, Floats, Ints
 from ml_workbench_service.contracts.training import Target
-from ml_workbench_service.learning.data.windows import Part, SymbolRows
+from ml_workbench_service.learning.data.splits import Split
+from ml_workbench_service.learning.data.windows import SymbolRows
 from ml_workbench_service.market import calendar
 from ml_workbench_service.market.class_labels import (
     break_even,
@@ -42,6 +43,7 @@ class Labelling:
         rows: one entry a symbol.
         num_dropped: rows without label, by reason, over all symbols and targets.
         barrier_width: `label.k` of the request.
+        by_uniqueness: whether rows count by how much of their labels' time no other row tells about.
         regimes: each symbol's rule, once `finish` has been called; empty without a regime among the targets.
         profiles: each symbol's seasonal profile, once `finish` has been called; empty for daily bars.
     """
@@ -51,10 +53,11 @@ class Labelling:
     rows: list[SymbolRows]
     num_dropped: dict[str, int]
     barrier_width: float = 1.0
+    by_uniqueness: bool = False
     regimes: dict[str, RegimeRule] = field(default_factory=dict)
     profiles: dict[str, SeasonalProfile] = field(default_factory=dict)
 
-    def finish(self, borders_ms: Mapping[Part, int]) -> list[SymbolRows]:
+    def finish(self, split: Split) -> list[SymbolRows]:
         """Each symbol's rows with regimes, seasonal volatility and barriers, their rules fitted on the training part.
 
         Raises:
@@ -62,16 +65,20 @@ class Labelling:
         """
         finished = []
         for table, rows in zip(self.tables, self.rows, strict=True):
-            known_N = table.available_at_ms <= borders_ms["validation"]
+            known_N = split.learnt(table.available_at_ms)
             rows = replace(
                 rows, labels_NK=rows.labels_NK.copy(), bar_volatility_N=self._volatility(table, rows, known_N)
             )
+            decided = []
             for column, target in enumerate(self.targets):
                 if target.measure == "market_regime":
                     rows.labels_NK[:, column] = self._regimes(table, rows, target, known_N)
+                barriers = None
                 if target.measure == "triple_barrier":
-                    rows.labels_NK[:, column] = _barriers(target, table, rows, width=self.barrier_width).values
-            finished.append(rows)
+                    barriers = _barriers(target, table, rows, width=self.barrier_width)
+                    rows.labels_NK[:, column] = barriers.values
+                decided.append(_decided(target, barriers, len(table)))
+            finished.append(_spanned(rows, self.targets, decided) if self.by_uniqueness else rows)
         return finished
 
     def bar_again(self) -> None:
@@ -100,6 +107,22 @@ class Labelling:
         return regime_labels(target, _moves(target, table, rows), classes_N=classes_N).values
 
 
+def _decided(target: Target, labels: Labels | None, num: int) -> Ints:
+    """(N,) bars from a row to the one that decides its label: the horizon's last, or the first to touch a barrier."""
+    if labels is None or labels.decided_after_N is None:
+        return np.full(num, target.reach)
+    return target.delay + labels.decided_after_N
+
+
+def _spanned(rows: SymbolRows, targets: tuple[Target, ...], decided: Sequence[Ints]) -> SymbolRows:
+    """The rows with the places of the bars that their labels are about, from the first to the last of all targets."""
+    if not targets:
+        return rows
+    places_N = np.arange(len(rows.labels_NK))
+    first = 1 + min(target.delay for target in targets)
+    return replace(rows, label_spans_N2=np.column_stack([places_N + first, places_N + np.max(decided, axis=0)]))
+
+
 def label_tables(
     tables: Sequence[FeatureTable],
     *,
@@ -108,6 +131,7 @@ def label_tables(
     targets: tuple[Target, ...],
     costs: Mapping[str, Costs],
     barrier_width: float = 1.0,
+    by_uniqueness: bool = False,
 ) -> Labelling:
     """Rows with labels; give `finish` to `windows.build`.
 
@@ -118,6 +142,7 @@ def label_tables(
         targets: what is forecast; none: every complete window counts.
         costs: resolved costs of each symbol.
         barrier_width: `label.k` of the request.
+        by_uniqueness: `sample_weights` of the request.
 
     Raises:
         DataValidationError: a feature has no value at all.
@@ -151,7 +176,7 @@ def label_tables(
             dropped["label_spans_closure"] += labels.num_spanning_closure
             dropped["label_meets_missing_bar"] += labels.num_missing_bar
         all_rows.append(rows)
-    return Labelling(tables, targets, all_rows, dropped, barrier_width)
+    return Labelling(tables, targets, all_rows, dropped, barrier_width, by_uniqueness)
 
 
 def _spread(table: FeatureTable, costs: Costs) -> Floats:

@@ -54,7 +54,8 @@ class RowScaler:
         scale = self.symbols[symbol]
         x_NF = to_logs(x_NF, self.features, self.is_level_F)
         with np.errstate(over="ignore"):
-            scaled_NF = (x_NF - scale.center_F) / scale.scale_F
+            scaled_NF = x_NF - scale.center_F
+            scaled_NF /= scale.scale_F
         np.maximum(scaled_NF, -LARGEST_ROW, out=scaled_NF)
         return np.minimum(scaled_NF, LARGEST_ROW, out=scaled_NF).astype(np.float32)
 

@@ -6,7 +6,8 @@ splits them by timestamps that are the same for all symbols, and purges the wind
     train | validation | calibration | test      the last `validation_split` of the time: a quarter, a quarter, a half
 
 An embargo keeps each part further away from the one before it: windows that end on the first bars after a border
-belong to no part (Lopez de Prado, "Advances in financial machine learning", 2018, section 7.4.2).
+belong to no part (Lopez de Prado, "Advances in financial machine learning", 2018, section 7.4.2). Parts of several
+stretches are `splits.py`'s.
 
 Legend: R rows of all symbols, F features, K labels of a row (none where nothing is forecast), N windows of a part. A
 window is named by its last row.
@@ -15,7 +16,7 @@ window is named by its last row.
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,13 +24,16 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms
 from ml_workbench_service.contracts.market import Bools, Floats, Floats32, Ints
 from ml_workbench_service.contracts.prediction import Sample
+from ml_workbench_service.learning.data.label_overlap import average_uniqueness
 from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale, fit_symbol, to_logs
+from ml_workbench_service.learning.data.splits import PARTS as PARTS
+from ml_workbench_service.learning.data.splits import Borders as Borders
+from ml_workbench_service.learning.data.splits import Part as Part
+from ml_workbench_service.learning.data.splits import Split
 from ml_workbench_service.learning.data.window_losses import streaks, why_too_few
 from ml_workbench_service.market.trading_series import StackedBars
 
 Value = TypeVar("Value")
-Part = Literal["train", "validation", "calibration", "test"]
-PARTS: tuple[Part, ...] = ("train", "validation", "calibration", "test")
 SAMPLES: Mapping[Part, Sample] = {"train": "train", "validation": "stop", "calibration": "calibrate", "test": "test"}
 """Parts as records, cards and recipes have always spelt them: what was written once is read for ever."""
 SPLIT_SHARES: Mapping[Part, float] = {"validation": 1.0, "calibration": 0.75, "test": 0.5}
@@ -55,13 +59,16 @@ class SymbolRows:
     spread_N: Floats  # at the close, in price units; NaN where the costs' own holds
     spread_open_N: Floats  # at the open, likewise
     untested_N: Bools | None = None  # rows whose label says nothing of the market; None: there are none
+    label_spans_N2: Ints | None = None  # places of the first and last bar of a row's labels; None: rows count alike
 
 
 SCORING_ROWS = 4096 * 24
 """Rows of a batch of windows, so that long windows need no more memory than short ones; the families' estimates count
 on it."""
-FinishRows = Callable[[Mapping[Part, int]], Sequence[SymbolRows]]
-"""Each symbol's rows once the borders are known: for what is fitted on the training part, labels and volatility."""
+FinishRows = Callable[[Split], Sequence[SymbolRows]]
+"""Each symbol's rows once the parts are known: for what is fitted on the training part, labels and volatility."""
+LEARNT: tuple[Part, ...] = ("train", "validation")
+"""Parts that a loss is computed on; their rows may count differently."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +86,19 @@ class Windows(StackedBars):
     num_untested: int  # labelled windows that the test part leaves out
     lookback: int
     scaler: RowScaler
+    split: Split
+    uniqueness_R: Floats | None = None  # of the learnt parts' windows, NaN of others; None: each counts as much
+
+    @property
+    def weights_R(self) -> Floats32 | None:
+        """(R,) what a row's loss counts, 1 in the mean of each learnt part; None: each as much as any other."""
+        if self.uniqueness_R is None:
+            return None
+        weights_R: Floats32 = np.ones(len(self.uniqueness_R), dtype=np.float32)
+        for part in LEARNT:
+            unique_N = self.uniqueness_R[self.parts[part]]
+            weights_R[self.parts[part]] = unique_N / unique_N.mean()
+        return weights_R
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -130,21 +150,13 @@ class Windows(StackedBars):
         return windows
 
 
-@dataclass(frozen=True)
-class Borders:
-    """Borders of the parts given one by one, with an embargo: the first bars of each symbol after one are left out."""
-
-    at_ms: Mapping[Part, int]
-    embargo_bars: int = 0
-
-
 def build(
     tables: Sequence[SymbolRows],
     *,
     features: Sequence[str],
     is_level: Sequence[bool],
     lookback: int,
-    split: float | Borders,
+    split: float | Split,
     scales_labels: Sequence[bool] | None = None,
     finish_rows: FinishRows | None = None,
 ) -> Windows:
@@ -155,9 +167,9 @@ def build(
         features: names of the columns.
         is_level: which of them are on the price's scale.
         lookback: rows of a window.
-        split: the last share of the time, or the borders themselves.
+        split: the last share of the time, or the parts themselves.
         scales_labels: which labels are put into units of their symbol's typical size, if not all; classes are not.
-        finish_rows: replaces the tables once the borders are known; a row that has a label keeps one.
+        finish_rows: replaces the tables once the parts are known; a row that has a label keeps one.
 
     Raises:
         DataValidationError: a part has too few windows; the message says how to get more.
@@ -170,18 +182,17 @@ def build(
     why = partial(why_too_few, tables, logs, features, lookback)
     if not sum(len(each) for each in ends):
         raise _too_few("train", 0, lookback, why=why())
-    if not isinstance(split, Borders):
+    if isinstance(split, float):
         split = Borders(_borders(tables, split))
-    borders = dict(split.at_ms)
     if finish_rows is not None:
-        tables = finish_rows(borders)
-    barred = [embargoed(table.available_at_ms_N, borders, split.embargo_bars) for table in tables]
-    masks = [_masks(*each, borders) for each in zip(known, label_known, _at(barred, ends), strict=True)]
+        tables = finish_rows(split)
+    barred = [split.barred(table.available_at_ms_N, lookback) for table in tables]
+    masks = [_masks(*each, split) for each in zip(known, label_known, _at(barred, ends), strict=True)]
     untested = [_take_untested(table, each, mask) for table, each, mask in zip(tables, ends, masks, strict=True)]
     lengths = [len(table.labels_NK) for table in tables]
     parts = _parts(ends, masks, lengths=lengths, lookback=lookback, why=why)
     known = [table.available_at_ms_N[each] for table, each in zip(tables, complete, strict=True)]
-    asked = [_masks(*each, borders) for each in zip(known, known, _at(barred, complete), strict=True)]
+    asked = [_masks(*each, split) for each in zip(known, known, _at(barred, complete), strict=True)]
     has_unit = [True] * tables[0].labels_NK.shape[1] if scales_labels is None else scales_labels
     scales = {
         table.symbol: _scale(table, x_NF, each[mask["train"]], is_level=is_level, lookback=lookback, has_unit=has_unit)
@@ -191,7 +202,9 @@ def build(
     num_kept = sum(len(each) for each in parts.values())
     decisions = _stacked(complete, asked, lengths=lengths)
     num_purged = sum(map(len, ends)) - num_kept - sum(untested)
-    return _stack(tables, scaler, _Cut(parts, decisions, borders, num_purged, sum(untested)), lookback=lookback)
+    cut = _Cut(parts, decisions, split, num_purged, sum(untested))
+    uniqueness = [_uniqueness(*each) for each in zip(tables, ends, masks, strict=True)]
+    return _stack(tables, scaler, cut, lookback=lookback, uniqueness=uniqueness)
 
 
 @dataclass(frozen=True)
@@ -200,9 +213,20 @@ class _Cut:
 
     parts: Mapping[Part, Ints]
     decisions: Mapping[Part, Ints]
-    borders_ms: Mapping[Part, int]
+    split: Split
     num_purged: int
     num_untested: int
+
+
+def _uniqueness(table: SymbolRows, ends: Ints, masks: Mapping[Part, np.ndarray]) -> Floats | None:
+    """(N,) of one symbol's rows; each learnt part counts its own labels alone, so that no part tells of another."""
+    if table.label_spans_N2 is None:
+        return None
+    found_N = np.full(len(table.labels_NK), np.nan)
+    for part in LEARNT:
+        own = ends[masks[part]]
+        found_N[own] = average_uniqueness(*table.label_spans_N2[own].T)
+    return found_N
 
 
 def _at(values: Sequence[Bools], rows: Sequence[Ints]) -> list[Bools]:
@@ -257,7 +281,14 @@ def _scale(
     return fit_symbol(x_NF, table.labels_NK, ends, is_level_F=is_level, lookback=lookback, scales_K=has_unit)
 
 
-def _stack(tables: Sequence[SymbolRows], scaler: RowScaler, cut: _Cut, *, lookback: int) -> Windows:
+def _stack(
+    tables: Sequence[SymbolRows],
+    scaler: RowScaler,
+    cut: _Cut,
+    *,
+    lookback: int,
+    uniqueness: Sequence[Floats | None],
+) -> Windows:
     own_labels = np.concatenate([table.labels_NK for table in tables])
     symbol_R = np.concatenate([np.full(len(table.labels_NK), number) for number, table in enumerate(tables)])
     rows = np.concatenate([scaler.rows(table.symbol, table.x_NF) for table in tables])
@@ -279,12 +310,14 @@ def _stack(tables: Sequence[SymbolRows], scaler: RowScaler, cut: _Cut, *, lookba
         spread_open_R=np.concatenate([table.spread_open_N for table in tables]),
         parts=cut.parts,
         decisions=cut.decisions,
-        borders_ms=cut.borders_ms,
+        borders_ms=dict(cut.split.at_ms),
         num_purged=cut.num_purged,
         num_untested=cut.num_untested,
         lookback=lookback,
         symbols=tuple(table.symbol for table in tables),
         scaler=scaler,
+        split=cut.split,
+        uniqueness_R=np.concatenate(known) if (known := [each for each in uniqueness if each is not None]) else None,
     )
 
 
@@ -320,23 +353,9 @@ def _borders(tables: Sequence[SymbolRows], validation_split: float) -> dict[Part
     return {name: last - round(span * validation_split * share) for name, share in SPLIT_SHARES.items()}
 
 
-def embargoed(available_at_ms_N: Ints, borders_ms: Mapping[Part, int], embargo_bars: int) -> Bools:
-    """Which rows of one symbol are among its first bars after a border."""
-    barred_N = np.zeros(len(available_at_ms_N), dtype=bool)
-    for border in borders_ms.values():
-        barred_N[np.flatnonzero(available_at_ms_N > border)[:embargo_bars]] = True
-    return barred_N
-
-
-def _masks(
-    available_at_ms: Ints, label_available_at_ms: Ints, barred: Bools, borders: Mapping[Part, int]
-) -> dict[Part, np.ndarray]:
-    """Which windows belong to which part; one whose label is known only after the next border belongs to none."""
-    edges = [np.iinfo(np.int64).min, *(borders[part] for part in PARTS[1:]), np.iinfo(np.int64).max]
-    return {
-        part: ~barred & (available_at_ms > edges[number]) & (label_available_at_ms <= edges[number + 1])
-        for number, part in enumerate(PARTS)
-    }
+def _masks(available_at_ms: Ints, label_available_at_ms: Ints, barred: Bools, split: Split) -> dict[Part, np.ndarray]:
+    """Which windows belong to which part; one whose label is known only after the part's end belongs to none."""
+    return split.masks(available_at_ms, label_available_at_ms, barred)
 
 
 def _too_few(part: Part, num: int, lookback: int, *, why: str) -> DataValidationError:

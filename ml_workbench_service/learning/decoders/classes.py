@@ -1,6 +1,6 @@
 """Class decoding: `ClassDecoder` states the most probable class, with a calibrated probability.
 
-Legend: C classes.
+Legend: N windows, C classes.
 """
 
 from collections.abc import Mapping
@@ -11,8 +11,10 @@ import numpy as np
 
 from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.contracts.prediction import Interval
+from ml_workbench_service.contracts.runs.columns import Coded, Nested, Numbers
 from ml_workbench_service.learning.calibration.class_probabilities import VALUE_OF, ClassCalibration
-from ml_workbench_service.learning.decoders.decoder import Decoded, Decoder, DecodingContext
+from ml_workbench_service.learning.decoders.decoder import Decoded, DecodedRun, Decoder, DecodingContext, DecodingRun
 
 LEAD_TO_DEVIATIONS = float(np.sqrt(np.pi / 2))
 """A normal move whose mean is a small share z of its deviation is up more often than down by z x root of 2 / pi."""
@@ -37,11 +39,10 @@ class ClassDecoder(Decoder):
         probabilities_C = self.calibration.probabilities(outputs_K)
         number = int(np.argmax(probabilities_C))
         value, direction = VALUE_OF.get(classes[number], (float(number), "hold"))
-        lead = sum(
-            VALUE_OF[name][0] * probability
-            for name, probability in zip(classes, probabilities_C.tolist(), strict=True)
-            if name in VALUE_OF
-        )
+        lead = 0.0  # summed in order by hand: from Python 3.12 on `sum` compensates, which no column does
+        for name, probability in zip(classes, probabilities_C.tolist(), strict=True):
+            if name in VALUE_OF:
+                lead += VALUE_OF[name][0] * probability
         return Decoded(
             prediction=value,
             label=classes[number],
@@ -49,6 +50,32 @@ class ClassDecoder(Decoder):
             direction=direction,
             confidence=float(probabilities_C[number]),
             strength=float(np.clip(lead * LEAD_TO_DEVIATIONS, -1.0, 1.0)),
+        )
+
+    def decode_run(self, outputs_NK: Floats32, run: DecodingRun) -> DecodedRun:
+        """`decode` of each window."""
+        classes, num = self.calibration.classes, len(outputs_NK)
+        probabilities_NC = self.calibration.probabilities(outputs_NK)
+        number_N = np.argmax(probabilities_NC, axis=1)
+        stated = [VALUE_OF.get(name, (float(number), "hold")) for number, name in enumerate(classes)]
+        lead_N = np.zeros(num)
+        for name, probability_N in zip(classes, probabilities_NC.T, strict=True):
+            if name in VALUE_OF:
+                lead_N += VALUE_OF[name][0] * probability_N
+        nothing = Numbers(np.full(num, np.nan))
+        return DecodedRun(
+            prediction=Numbers(np.array([value for value, _ in stated])[number_N]),
+            outputs=Nested(None, dict(zip(classes, map(Numbers, probabilities_NC.T), strict=True))),
+            direction=Coded(tuple([direction for _, direction in stated]), number_N),
+            confidence=Numbers(probabilities_NC[np.arange(num), number_N]),
+            label=Coded(classes, number_N),
+            interval=Nested(Interval, dict.fromkeys(Interval.model_fields, nothing), is_there_N=False),
+            volatility=nothing,
+            strength=Numbers(np.clip(lead_N * LEAD_TO_DEVIATIONS, -1.0, 1.0)),
+            wanted=Coded.same(None, len(lead_N)),
+            drivers=Coded.same((), num),
+            reasons=Coded.same((), num),
+            warnings=Coded.same((), num),
         )
 
     def to_json(self) -> dict[str, Any]:

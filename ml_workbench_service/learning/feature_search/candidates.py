@@ -14,7 +14,8 @@ from itertools import pairwise, zip_longest
 
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import FeatureDescription
-from ml_workbench_service.market.features.expression_grammar import Expression, parse
+from ml_workbench_service.market.features.expressions.nodes import Expression
+from ml_workbench_service.market.features.expressions.parser import parse
 
 MAX_CANDIDATES = 300
 NOT_EVERYWHERE = ("volume", "spread")

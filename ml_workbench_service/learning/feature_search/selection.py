@@ -28,8 +28,9 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Bools, Floats
 from ml_workbench_service.learning.feature_search.mutual_information import COLUMN_BINS, Bins, ranked, shared
 from ml_workbench_service.learning.feature_search.scores import LabelledRows, SelectionRows, labelled, resampled, scored
-from ml_workbench_service.market.features.expression_grammar import Expression
-from ml_workbench_service.market.features.expressions import KindOf, evaluate, kind
+from ml_workbench_service.market.features.expressions.evaluation import evaluate
+from ml_workbench_service.market.features.expressions.nodes import Expression
+from ml_workbench_service.market.features.expressions.units import KindOf, kind
 
 CHANCE_QUANTILE = 0.975
 """As strict as the verdicts on skill: one search in 40 over pure noise lets something through."""

@@ -66,8 +66,14 @@ class _OnDevice:
         self._by_window = by_window
         self.rows_RF = torch.from_numpy(windows.rows_RF).to(device)
         self.labels_RK = torch.from_numpy(windows.labels_RK).to(device)
+        weights_R = windows.weights_R
+        self._weights_R = None if weights_R is None else torch.from_numpy(weights_R).to(device)
         self.ends = {part: torch.from_numpy(windows.parts[part]).to(device) for part in ("train", "validation")}
         self.offsets_T1 = torch.arange(1 - windows.lookback, 1, device=device)[:, None]
+
+    def weights(self, ends_N: Tensor) -> Tensor | None:
+        """(N,) what these windows' losses count; None: each as much as any other."""
+        return None if self._weights_R is None else self._weights_R.index_select(0, ends_N)
 
     def batch(self, ends_N: Tensor, length: int) -> Tensor:
         """Time-major windows (T, N, F) of this length that end at these rows."""
@@ -152,7 +158,8 @@ def fit(
     tuner = ThreadTuner(threads) if device.type == "cpu" else None
     if checkpoint is not None and state.restore(checkpoint):
         report.say(f"going on after epoch {state.epoch}")
-    baseline = objective.baseline(data.labels_RK[data.ends["validation"]])
+    stops = data.ends["validation"]
+    baseline = objective.baseline(data.labels_RK[stops], data.weights(stops))
     while state.epoch < schedule.epochs and state.epoch - state.best_epoch < schedule.patience:
         train_loss = _epoch(state, data, schedule, objective=objective, tuner=tuner, report=report)
         stop_loss = score(network, data, objective)
@@ -252,7 +259,8 @@ def _usable_threads(
         report.check()
         torch.set_num_threads(threads)
         with torch.random.fork_rng(devices=[]):
-            loss = objective.loss(network, data.batch(ends[:num], length), data.labels_RK[ends[:num]])
+            some = ends[:num]
+            loss = objective.loss(network, data.batch(some, length), data.labels_RK[some], data.weights(some))
         return torch.cat([each.reshape(-1) for each in torch.autograd.grad(loss, parameters)])
 
     if most > 1 and all(
@@ -284,7 +292,7 @@ def _epoch(
         if tuner is not None:
             tuner.next_batch()
         state.optimizer.zero_grad()
-        loss = objective.loss(state.network, data.batch(ends_N, length), labels_NK)
+        loss = objective.loss(state.network, data.batch(ends_N, length), labels_NK, data.weights(ends_N))
         backward(loss, one)
         state.optimizer.step()
         total += loss.detach() * len(ends_N)
@@ -306,5 +314,6 @@ def score(network: nn.Module, data: _OnDevice, objective: Objective) -> float:
     ends, lookback = data.ends["validation"], len(data.offsets_T1)
     total = 0.0
     for ends_N in torch.split(ends, max(1, SCORING_ROWS // lookback)):
-        total += float(objective.loss(network, data.batch(ends_N, lookback), data.labels_RK[ends_N])) * len(ends_N)
+        loss = objective.loss(network, data.batch(ends_N, lookback), data.labels_RK[ends_N], data.weights(ends_N))
+        total += float(loss) * len(ends_N)
     return total / len(ends)

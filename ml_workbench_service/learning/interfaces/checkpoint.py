@@ -24,6 +24,9 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
+from common_lib.storage import make_folder
+from ml_workbench_service.jobs.guarded_reading import json_object
+
 CHECKPOINT_FILE = "checkpoint.safetensors"
 FORMAT = 1
 PERIOD_S = 5.0
@@ -104,7 +107,7 @@ class Checkpoint:
         """
         begun = self._clock()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            make_folder(self._folder)
             _replace(self._file, self._encoded(arrays, state))
         except OSError as error:
             self._complain(error)
@@ -188,10 +191,8 @@ def _decoded(file: Path) -> tuple[Saved, dict[str, Any]]:
     """The checkpoint in the file and its fingerprint; raises where any byte is not what was saved."""
     payload = file.read_bytes()  # not mapped: a disk that fails is then an error, where a map would be a SIGBUS
     arrays = load(payload)
-    header = json.loads(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
-    document = json.loads(header["__metadata__"]["document"])
-    if not isinstance(document, dict):
-        raise ValueError("it holds no document of ours")
+    header = json_object(payload[8 : 8 + int.from_bytes(payload[:8], "little")])
+    document = json_object(header["__metadata__"]["document"])
     digest = document.pop("digest")
     if document["format"] != FORMAT:
         raise ValueError(f"it has format {document['format']!r} and this version reads {FORMAT}")

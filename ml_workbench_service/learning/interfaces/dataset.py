@@ -14,13 +14,14 @@ from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureSto
 from ml_workbench_service.contracts.training import Target, TrainRequest
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
-from ml_workbench_service.learning.data.windows import Borders, Windows
+from ml_workbench_service.learning.data.splits import Split
+from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import AnyFamily, TrainingProblem, family_for
 from ml_workbench_service.learning.interfaces.task import Task, task_for
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation, columns_of
-from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.features.expressions.nodes import Expression
 from ml_workbench_service.market.fills import fetch_with_opens
 
 
@@ -136,6 +137,7 @@ def label(order: TrainingOrder, tables: Sequence[FeatureTable]) -> Labelling:
         targets=order.targets,
         costs=order.costs,
         barrier_width=1.0 if request.label is None else request.label.k,
+        by_uniqueness=request.sample_weights == "uniqueness",
     )
 
 
@@ -144,15 +146,15 @@ def cut(
     labelled: Labelling,
     *,
     kind_of: Callable[[str], FeatureKind],
-    borders: Borders | None = None,
+    split: Split | None = None,
 ) -> Windows:
-    """Windows, parts and scaling; between these borders instead of the request's, where there are some."""
+    """Windows, parts and scaling; the parts of this split instead of the request's, where there is one."""
     return windows.build(
         labelled.rows,
         features=order.derivation.features,
         is_level=[kind == "level" for kind in order.derivation.kinds(kind_of)],
         lookback=order.family.lookback,
-        split=borders or order.request.validation_split,
+        split=split or order.request.validation_split,
         scales_labels=[not target.classes for target in order.targets],
         finish_rows=labelled.finish,
     )
@@ -176,4 +178,5 @@ def problem_for(
         model_id=order.model_id,
         version=order.version,
         checkpoint=checkpoint,
+        position_rules=order.request.position_rules,
     )

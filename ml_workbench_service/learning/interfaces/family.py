@@ -6,7 +6,6 @@ ADD A MODEL FAMILY = ADD ONE FILE in `families/`: hyper-parameters, and a class 
     class Linear(Family[LinearHyperparameters]): ...    `name`, `model_type`, `min_window`, `train`, two estimates
 """
 
-import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +14,24 @@ from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
 import numpy as np
 from pydantic import ValidationError
 
+from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Costs, FeatureTable, FillRule
 from ml_workbench_service.contracts.prediction import RawPrediction
+from ml_workbench_service.contracts.sizing import PositionRule
+from ml_workbench_service.contracts.strict_numbers import loose_numbers
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
-from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.features.expressions.nodes import Expression
 from ml_workbench_service.market.regimes import RegimeRule
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
+
+TORCH_BYTES = 275_000_000
+"""Resident pages of torch's CPU build, and of the threads' and allocator's pools, after a training; measured."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +52,9 @@ class TrainingProblem:
         model_id: what the product will be called.
         version: and its version.
         checkpoint: where a training leaves what it needs to go on after its process was killed; None: nowhere.
+        position_rules: what a forecast's position may be decided by; empty: the sign after costs.
+        note_rules: takes what each rule earned on the calibration part, day by day, before the test part is read; None:
+            nobody counts them.
         num_evaluations: test-set evaluations of parts that overlap this one, this time included; they deflate figures.
     """
 
@@ -63,6 +71,8 @@ class TrainingProblem:
     model_id: str = ""
     version: str = ""
     checkpoint: Checkpoint | None = None
+    position_rules: tuple[PositionRule, ...] = ()
+    note_rules: Callable[[Sequence[Mapping[str, float]]], None] | None = None
     num_evaluations: int = 1
 
 
@@ -109,7 +119,11 @@ class Family(ABC, Generic[H]):
         name: how requests call it.
         model_type: the type it belongs to.
         is_default: whether a request of this type without `family` means this one.
+        library_bytes: what its libraries hold once it has trained, beyond those that every worker loads; torch's,
+            unless it says otherwise.
         min_window: fewest rows a prediction needs; shorter than `lookback` where the family trains for it.
+        weighs_samples: whether `train` heeds `windows.weights_R`, so that rows may count differently.
+        explains_answers: whether a single answer can be taken apart by feature (`?explain=true`).
         Hyperparameters: the type argument.
     """
 
@@ -117,6 +131,9 @@ class Family(ABC, Generic[H]):
     model_type: ClassVar[ModelType]
     is_default: ClassVar[bool] = False
     min_window: ClassVar[int]
+    weighs_samples: ClassVar[bool] = False
+    explains_answers: ClassVar[bool] = False
+    library_bytes: ClassVar[int] = TORCH_BYTES
     Hyperparameters: ClassVar[type[Contract]]
     known: ClassVar[dict[str, type["Family[Contract]"]]] = {}
 
@@ -151,7 +168,12 @@ class Family(ABC, Generic[H]):
 
     @abstractmethod
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """A generous estimate of what `train` holds beyond the interpreter and its libraries."""
+        """What `train`, or the judging of its network, holds at most beyond the libraries; see 0060 for its terms.
+
+        Args:
+            num_rows: of all symbols.
+            num_features: columns that the network reads.
+        """
 
     @abstractmethod
     def seconds(self, num_windows: int) -> float:
@@ -180,20 +202,29 @@ class Family(ABC, Generic[H]):
         Family.known[cls.name] = cls
 
     def _validated(self, hyperparameters: Mapping[str, Any]) -> Contract:
+        loose = [
+            {"path": f"body.hyperparameters.{place}", "message": message, "code": code}
+            for place, code, message in loose_numbers(self.Hyperparameters, hyperparameters)
+        ]
+        if loose:
+            raise self._not_usable(loose)
         try:
             return self.Hyperparameters(**hyperparameters)
         except ValidationError as error:
-            raise DataValidationError(
-                f"hyperparameters of family {self.name} are not usable; GET /api/v1/model-types lists them",
-                details={"errors": [self._explained(each) for each in error.errors()]},
-            ) from error
+            raise self._not_usable([self._explained(each) for each in error.errors()]) from error
+
+    def _not_usable(self, errors: list[dict[str, str]]) -> DataValidationError:
+        return DataValidationError(
+            f"hyperparameters of family {self.name} are not usable; GET /api/v1/model-types lists them",
+            details={"errors": errors},
+        )
 
     def _explained(self, error: Any) -> dict[str, str]:
         path = ".".join(map(str, error["loc"]))
         message = str(error["msg"])
         if error["type"] == "extra_forbidden":
             names = list(self.Hyperparameters.model_fields)
-            near = difflib.get_close_matches(path, names, n=1, cutoff=0.5)
+            near = close_names(path, names, n=1, cutoff=0.5)
             message = f"family {self.name} has no hyper-parameter of this name; " + (
                 f"did you mean {near[0]}?" if near else f"it has {', '.join(names)}"
             )
@@ -235,6 +266,6 @@ def family_for(model_type: ModelType, name: str | None) -> type[AnyFamily]:
         if kind.name == name:
             return kind
     names = [kind.name for kind in candidates]
-    near = difflib.get_close_matches(name, names, n=1)
+    near = close_names(name, names, n=1)
     hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(names)}"
     raise DataValidationError.at("body.family", f"no family of this name learns {model_type.value}; {hint}")

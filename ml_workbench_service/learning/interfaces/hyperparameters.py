@@ -27,6 +27,15 @@ AlarmRate = Annotated[
 ]
 
 
+SCORED_SHARE = 0.15
+"""Of all rows: the test part, of the usual and of the larger splits."""
+
+
+def scored_windows(num_rows: int, lookback: int) -> int:
+    """Windows that a network is asked about at once: a batch of them, or the whole test part where that is smaller."""
+    return max(1, min(SCORING_ROWS // lookback, int(num_rows * SCORED_SHARE)))
+
+
 class NetworkHyperparameters(Contract):
     """Hyper-parameters of every torch network over windows; a family adds its sizes and changes defaults."""
 
@@ -36,7 +45,6 @@ class NetworkHyperparameters(Contract):
     lookback: Lookback = 24
     patience: Patience = 10
 
-    @property
-    def largest_batch(self) -> int:
-        """Windows of the largest batch that is ever held: a gradient step's or a scoring one's."""
-        return max(self.batch_size, SCORING_ROWS // self.lookback)
+    def scored_windows(self, num_rows: int) -> int:
+        """Windows of the largest batch that is scored."""
+        return scored_windows(num_rows, self.lookback)

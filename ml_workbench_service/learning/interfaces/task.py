@@ -15,16 +15,31 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.evaluation import Evaluation
+from ml_workbench_service.contracts.evaluation import Evaluation, PositionTrial
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureStore, Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import Quantization
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.windows import SCORING_ROWS, Windows
 from ml_workbench_service.learning.interfaces.differentials import Differentials
-from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem, families_of, family_for
 from ml_workbench_service.market.features.derivation import Derivation
-from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.features.expressions.nodes import Expression
+
+
+@dataclass(frozen=True)
+class SizingChoice:
+    """The position rules that were tried on the calibration part, in the request's order.
+
+    Attributes:
+        tried: what each came to.
+        daily: and the net log return of each FX day.
+        chosen: the place of the one that reached the test part.
+    """
+
+    tried: tuple[PositionTrial, ...]
+    daily: tuple[Mapping[str, float], ...]
+    chosen: int
 
 
 @dataclass(frozen=True)
@@ -37,6 +52,7 @@ class Product:
         findings: join the card's.
         warnings: join the card's.
         differentials: what the evaluation's comparisons are made of.
+        sized: how its positions were chosen; None where no rule was asked for.
     """
 
     outputs: tuple[str, ...]
@@ -47,6 +63,7 @@ class Product:
     findings: Mapping[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     differentials: tuple[Differentials, ...] = ()
+    sized: SizingChoice | None = None
 
     @property
     def precision(self) -> Literal["int8", "fp32"]:
@@ -61,12 +78,14 @@ class Task(ABC):
         needs_features: whether a request must name features.
         has_verdict: whether its models bet on anything, so that trials and verdicts have a meaning.
         averages_seeds: whether several seeds' networks can answer with their mean.
+        learns_apart: whether it can learn from stretches of time that lie apart.
     """
 
     model_type: ClassVar[ModelType]
     needs_features: ClassVar[bool] = True
     has_verdict: ClassVar[bool] = True
     averages_seeds: ClassVar[bool] = True
+    learns_apart: ClassVar[bool] = True
     known: ClassVar[dict[ModelType, type["Task"]]] = {}
 
     def __init_subclass__(cls, *, registers: bool = True) -> None:
@@ -88,6 +107,11 @@ class Task(ABC):
                 "body.features", f"{self.model_type.value} needs features; GET /api/v1/features lists them",
                 code="missing",
             )  # fmt: skip
+        if request.position is not None and self.model_type is not ModelType.TIME_SERIES:
+            raise DataValidationError.at(
+                "body.position",
+                f"`position` sizes the forecast of a time_series; {self.model_type.value} has none: leave it out",
+            )
         if request.quantiles is not None and self.model_type is not ModelType.TIME_SERIES:
             raise DataValidationError.at(
                 "body.quantiles", f"quantiles belong to time_series, not to {self.model_type.value}; leave them out"
@@ -101,7 +125,19 @@ class Task(ABC):
         if has_width and not any(each.measure == "triple_barrier" for each in targets):
             raise DataValidationError.at("body.label", "`k` belongs to the target triple_barrier; leave it out")
         self.check_targets(targets)
+        self._check_weights(request)
         return targets
+
+    def _check_weights(self, request: TrainRequest) -> None:
+        """Raises DataValidationError where rows are to count differently and the family's loss cannot weigh them."""
+        family = family_for(self.model_type, request.family)
+        if request.sample_weights == "none" or family.weighs_samples:
+            return
+        others = [each.name for each in families_of(self.model_type) if each.weighs_samples]
+        hint = f"send family {' or '.join(others)}, or leave it out" if others else "leave it out"
+        raise DataValidationError.at(
+            "body.sample_weights", f"{family.name} has no loss that counts one row more than another; {hint}"
+        )
 
     def candidates(self, request: TrainRequest, family: AnyFamily, store: FeatureStore) -> tuple[Expression, ...]:
         """What a feature search chooses from; the other types search nothing."""

@@ -28,6 +28,7 @@ from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Ints
 from ml_workbench_service.learning.data.windows import Windows
+from ml_workbench_service.learning.fitting.objectives import weighted_mean
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.hyperparameters import NetworkHyperparameters
 from ml_workbench_service.learning.networks.autoencoder_graph import (
@@ -109,12 +110,11 @@ class ReconstructionError:
     def __init__(self, plainest: float) -> None:
         self._plainest = plainest
 
-    def loss(self, network: nn.Module, rows_TNF: Tensor, labels_NK: Tensor) -> Tensor:
+    def loss(self, network: nn.Module, rows_TNF: Tensor, labels_NK: Tensor, weights_N: Tensor | None = None) -> Tensor:
         """Mean over windows."""
-        errors: Tensor = network(rows_TNF)[:, 0]
-        return errors.mean()
+        return weighted_mean(network(rows_TNF)[:, 0], weights_N)
 
-    def baseline(self, labels_NK: Tensor) -> float:
+    def baseline(self, labels_NK: Tensor, weights_N: Tensor | None = None) -> float:
         """The error of telling every window back as the average row."""
         return self._plainest
 

@@ -29,7 +29,7 @@ from ml_workbench_service.contracts.market import Floats
 from ml_workbench_service.contracts.training import Target
 from ml_workbench_service.learning.calibration.class_metrics import class_frequencies
 from ml_workbench_service.learning.calibration.class_probabilities import ClassWeights, class_counts, class_weights
-from ml_workbench_service.learning.fitting.objectives import Objective, SquaredError
+from ml_workbench_service.learning.fitting.objectives import Objective, SquaredError, weighted_mean
 from ml_workbench_service.learning.interfaces.family import TrainingProblem
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 
@@ -148,20 +148,20 @@ class PinballLoss:
     def __init__(self, quantiles: Sequence[float]) -> None:
         self._quantiles = tuple(quantiles)
 
-    def loss(self, network: nn.Module, rows_TNF: Tensor, labels_NK: Tensor) -> Tensor:
+    def loss(self, network: nn.Module, rows_TNF: Tensor, labels_NK: Tensor, weights_N: Tensor | None = None) -> Tensor:
         """Mean over windows, targets and quantiles."""
-        return self._mean_loss(network(rows_TNF).view(*labels_NK.shape, -1), labels_NK)
+        return self._mean_loss(network(rows_TNF).view(*labels_NK.shape, -1), labels_NK, weights_N)
 
-    def baseline(self, labels_NK: Tensor) -> float:
-        """The loss of the best constants there are: these labels' own quantiles."""
+    def baseline(self, labels_NK: Tensor, weights_N: Tensor | None = None) -> float:
+        """The loss of the best constants there are: these labels' own quantiles, each label counted alike."""
         levels_Q = labels_NK.new_tensor(self._quantiles, dtype=torch.float64)
         constants_KQ = torch.quantile(labels_NK.double(), levels_Q, dim=0).T
-        return float(self._mean_loss(constants_KQ, labels_NK.double()))
+        return float(self._mean_loss(constants_KQ, labels_NK.double(), weights_N))
 
-    def _mean_loss(self, answers_NKQ: Tensor, labels_NK: Tensor) -> Tensor:
+    def _mean_loss(self, answers_NKQ: Tensor, labels_NK: Tensor, weights_N: Tensor | None) -> Tensor:
         above_NKQ = labels_NK[..., None] - answers_NKQ
         levels_Q = above_NKQ.new_tensor(self._quantiles)
-        return torch.maximum(levels_Q * above_NKQ, (levels_Q - 1) * above_NKQ).mean()
+        return weighted_mean(torch.maximum(levels_Q * above_NKQ, (levels_Q - 1) * above_NKQ), weights_N)
 
 
 def quantile_names(targets: Sequence[str], quantiles: Sequence[float]) -> tuple[str, ...]:
@@ -178,21 +178,22 @@ class CrossEntropy:
         self._log_weights_C = self._weights_C.log()
         self._log_frequencies_C = torch.tensor(np.log(frequencies_C), dtype=torch.float32)
 
-    def loss(self, network: nn.Module, rows_TNF: Tensor, labels_NK: Tensor) -> Tensor:
+    def loss(self, network: nn.Module, rows_TNF: Tensor, labels_NK: Tensor, weights_N: Tensor | None = None) -> Tensor:
         """Of the first label, a class number."""
-        return self._loss(network(rows_TNF), labels_NK)
+        return self._loss(network(rows_TNF), labels_NK, weights_N)
 
-    def baseline(self, labels_NK: Tensor) -> float:
+    def baseline(self, labels_NK: Tensor, weights_N: Tensor | None = None) -> float:
         """What the training part's frequencies lose on these labels."""
         logits_NC = self._log_frequencies_C.to(labels_NK.device).expand(len(labels_NK), -1)
-        return float(self._loss(logits_NC, labels_NK))
+        return float(self._loss(logits_NC, labels_NK, weights_N))
 
-    def _loss(self, logits_NC: Tensor, labels_NK: Tensor) -> Tensor:
+    def _loss(self, logits_NC: Tensor, labels_NK: Tensor, weights_N: Tensor | None) -> Tensor:
         weights_C, log_weights_C = self._weights_C.to(logits_NC.device), self._log_weights_C.to(logits_NC.device)
-        total = nn.functional.cross_entropy(
-            logits_NC + log_weights_C, labels_NK[:, 0].long(), weight=weights_C, reduction="sum"
-        )
-        return total / len(labels_NK)
+        logits_NC, labels_N = logits_NC + log_weights_C, labels_NK[:, 0].long()
+        if weights_N is None:
+            return nn.functional.cross_entropy(logits_NC, labels_N, weight=weights_C, reduction="sum") / len(labels_N)
+        losses_N = nn.functional.cross_entropy(logits_NC, labels_N, weight=weights_C, reduction="none")
+        return weighted_mean(losses_N, weights_N)
 
 
 class ClassHead(OffsetHead):

@@ -50,13 +50,18 @@ class LinearForecaster(WindowedNetwork):
         return self.finish(nn.functional.linear(values_NV, weight_KV, self.bias_K))
 
 
-def linear_graph(weights: Mapping[str, np.ndarray], *, is_level_F: Sequence[bool], head: Head) -> ModelProto:
+def linear_graph(
+    weights: Mapping[str, np.ndarray], *, is_level_F: Sequence[bool], head: Head, has_positions: bool = False
+) -> ModelProto:
     """`rows` (N, T, F) → `outputs` (N, K) and `last_rows` (N, F).
 
     The sum is a pooling over each window's own products, times their number: a matrix product's last bits would depend
     on the batch.
+
+    Args:
+        has_positions: whether it is a policy's, asked with the position held, which makes no difference here.
     """
-    graph = Graph(is_level_F)
+    graph = Graph(is_level_F, has_positions=has_positions)
     weight = graph.constant("weight", weights["weight_KLF"])
     graph.add("Shape", ["rows"], ["num_rows"], start=1, end=2)
     graph.add("Neg", ["num_rows"], ["begin"])

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from ml_workbench_service.learning.networks.windowed import Architecture
 
 
+WINDOW_COPIES = 6
+"""Of a batch's windows: gathered, less their mean, joined, and as onnxruntime takes and holds them."""
+
 L = TypeVar("L", bound=NetworkHyperparameters, covariant=True)
 
 
@@ -36,7 +39,8 @@ class LinearFamily(NetworkFamily[L], abstract=True):
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
         """The rows, and the largest batch's windows."""
         hyper = self.hyperparameters
-        return num_rows * (num_features + 8) * 16 + 16 * hyper.largest_batch * hyper.lookback * num_features
+        windows = max(hyper.batch_size, hyper.scored_windows(num_rows))
+        return num_rows * (num_features + 8) * 16 + WINDOW_COPIES * windows * hyper.lookback * num_features * 4
 
     def seconds(self, num_windows: int) -> float:
         """Half of the epochs asked for, at some 3,000 batches a second."""

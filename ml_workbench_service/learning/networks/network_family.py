@@ -30,6 +30,7 @@ class NetworkFamily(Family[N], abstract=True):
 
     model_type = ModelType.TIME_SERIES
     min_window: ClassVar[int] = MIN_WINDOW
+    weighs_samples: ClassVar[bool] = True
 
     @abstractmethod
     def architecture(self, problem: TrainingProblem) -> "Architecture":

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeVar
 from pydantic import Field
 
 from ml_workbench_service.contracts.contract import Finite
-from ml_workbench_service.learning.interfaces.family import TrainingProblem
+from ml_workbench_service.learning.interfaces.family import TORCH_BYTES, TrainingProblem
 from ml_workbench_service.learning.interfaces.hyperparameters import BatchSize, NetworkHyperparameters, Units
 from ml_workbench_service.learning.networks.network_family import NetworkFamily
 
@@ -18,18 +18,27 @@ if TYPE_CHECKING:
 
 
 class Cell(NamedTuple):
-    """A recurrent cell: torch's and ONNX's name for it, its gates, and how fast it trains.
+    """A recurrent cell: torch's and ONNX's name for it, its gates, what it keeps, and how fast it trains.
+
+    `kept` are numbers a unit and bar that a gradient step keeps: gates, state, output, and what a cell needs beside.
 
     The windows a second were measured at 24 rows, 64 units, batch 32, two cores.
     """
 
     name: str
     gates: int
+    kept: int
     windows_per_second: float
 
 
-LSTM = Cell("LSTM", gates=4, windows_per_second=11_000.0)
-GRU = Cell("GRU", gates=3, windows_per_second=11_000.0)
+STEP_COPIES = 2.1
+"""Of gates, states and outputs, in a gradient step: kept for the way back, their gradients, and what is at hand."""
+RECURRENT_BYTES = 140_000_000
+"""Compiled code and workspaces of oneDNN's recurrent kernels; measured."""
+
+
+LSTM = Cell("LSTM", gates=4, kept=6, windows_per_second=11_000.0)
+GRU = Cell("GRU", gates=3, kept=6, windows_per_second=11_000.0)
 
 
 class RecurrentHyperparameters(NetworkHyperparameters):
@@ -80,6 +89,7 @@ class RecurrentFamily(NetworkFamily[R], abstract=True):
     """
 
     cell: ClassVar[Cell]
+    library_bytes = TORCH_BYTES + RECURRENT_BYTES
 
     def architecture(self, problem: TrainingProblem) -> "Architecture":
         """Recurrent layers, then one linear layer."""
@@ -99,11 +109,13 @@ class RecurrentFamily(NetworkFamily[R], abstract=True):
         )
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, and four copies of the largest batch's activations."""
+        """The rows, the weights, and the states of a gradient step, of all layers, or of a scoring batch, of one."""
         hyper, gates, units = self.hyperparameters, self.cell.gates, self.hyperparameters.units
-        activations = hyper.largest_batch * hyper.lookback * (num_features + units * (gates + 2) * hyper.layers) * 4
+        a_bar = units * self.cell.kept
+        step = hyper.batch_size * (num_features + a_bar * hyper.layers) * STEP_COPIES
+        scored = hyper.scored_windows(num_rows) * (num_features + a_bar)
         weights = gates * units * (num_features + units * (2 * hyper.layers - 1)) * 4
-        return int(num_rows * (num_features + 8) * 16 + 4 * activations + 8 * weights)
+        return int(num_rows * (num_features + 8) * 16 + hyper.lookback * max(step, scored) * 4 + 8 * weights)
 
     def seconds(self, num_windows: int) -> float:
         """Half of the epochs asked for, at the measured speed scaled by the work of a window."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 WINDOWS_PER_SECOND = 4_700.0
 """Trained at 24 rows, 64 units, 2 layers, ratio 2 on one thread, the overhead of steps apart."""
+STEP_COPIES, SCORED_COPIES = 1.4, 1.1
+"""Of the states that are counted, at the worst moment: a step frees them one by one, and blocks come back late."""
+ATTENTION_COPIES = 2
+"""Of every bar's weights of every other: before and after the softmax."""
 STEP_OVERHEAD_S = 0.0015
 """Of every layer, in a gradient step of few windows."""
 
@@ -90,14 +94,19 @@ class TransformerFamily(NetworkFamily[T], abstract=True):
         )
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, and what was measured for the states that a training step keeps and that scoring 4,096 needs."""
+        """The rows, the weights, and the states of a gradient step or of a scoring batch.
+
+        A step keeps every layer's states; the last layer asks for one bar alone. Scoring holds one layer's, and its
+        attention, bar by bar, which the graph writes out and a gradient step never does.
+        """
         hyper = self.hyperparameters
         units, ratio, deeper = hyper.transformer_units, hyper.feedforward_ratio, hyper.layers - 1
-        kept = hyper.batch_size * (10 + deeper * (14 + 2 * ratio))
-        scored = hyper.largest_batch * (8 + 2 * ratio)
-        states = hyper.lookback * (units * (kept + scored) + 4 * num_features * hyper.largest_batch) * 4
+        step = hyper.batch_size * units * (10 + deeper * (14 + 2 * ratio)) * STEP_COPIES
+        attention = ATTENTION_COPIES * hyper.heads * hyper.lookback if deeper else 0
+        layer = (units * (8 + 2 * ratio) + 4 * num_features) * SCORED_COPIES
+        scored = hyper.scored_windows(num_rows) * (layer + attention)
         weights = units * (num_features + units * (4 + 2 * ratio) * hyper.layers) * 4
-        return int(num_rows * (num_features + 8) * 16 + 1.3 * states + 8 * weights)
+        return int(num_rows * (num_features + 8) * 16 + hyper.lookback * max(step, scored) * 4 + 8 * weights)
 
     def seconds(self, num_windows: int) -> float:
         """Half of the epochs asked for; a window's work and a step's overhead as fitted to measurements."""

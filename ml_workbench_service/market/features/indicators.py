@@ -20,6 +20,8 @@ from ml_workbench_service.contracts.market import Bars, FeatureDescription, Feat
 from ml_workbench_service.market.calendar import DAY_MS, HOUR_MS, trading_day_opening, week_opening
 
 LONGEST_PERIOD = 1000
+NOT_OF_PRICES = frozenset({"volume", "spread"})
+"""Of the table: columns that bars may have or lack."""
 
 Compute = Callable[[Bars, int], Floats]
 
@@ -109,6 +111,25 @@ def _suggestion(word: str, number: str) -> str:
 def kind_of(name: str) -> FeatureKind:
     """`level` or `stationary`; raises DataValidationError like `resolve`."""
     return resolve(name).kind
+
+
+def warm_up(name: str) -> int:
+    """Bars before the first one at which an indicator has a value; 0 of a column that is none of ours."""
+    try:
+        found = resolve(name)
+    except DataValidationError:
+        return 0
+    match = re.fullmatch(r"(.*?)(?:_[1-9]\d*)?", name)
+    rule = None if match is None else _WARM_UP.get(match[1])
+    return 0 if rule is None else rule(found.parameter)
+
+
+def is_made_of_prices(name: str) -> bool:
+    """Whether a column is a price, a moment of the calendar or an indicator of them: of these every series has them."""
+    try:
+        return resolve(name).name not in NOT_OF_PRICES
+    except DataValidationError:
+        return False
 
 
 def compute(names: Sequence[str], bars: Bars) -> dict[str, Floats]:
@@ -293,3 +314,17 @@ _ENTRIES = (
     _Entry("spread", "stationary", "The bar's spread in price units, where the bars have one.", _absent("spread")),
 )
 _TABLE = {entry.word: entry for entry in _ENTRIES}
+_WARM_UP: dict[str, Callable[[int], int]] = {
+    **dict.fromkeys(
+        ("sma", "ema", "wma", "bb_width", "bb_percent", "bb_upper", "bb_middle", "bb_lower", "cci", "willr"),
+        lambda bars: bars - 1,
+    ),
+    **dict.fromkeys(
+        ("rsi", "atr", "natr", "plus_di", "minus_di", "mom", "roc", "return", "log_return", "volatility"),
+        lambda bars: bars,
+    ),
+    **dict.fromkeys(("macd", "macd_signal", "macd_hist"), lambda _: 33),
+    **dict.fromkeys(("stoch_k", "stoch_d"), lambda _: 8),
+    "adx": lambda bars: 2 * bars - 1,
+}
+"""By an indicator's word, from its parameter; those that are left out read their own bar alone."""

@@ -107,6 +107,11 @@ class PendingOutcomes:
             _wait(series, asked, target, price=series.price, run=series.run)
         return found
 
+    def is_new(self, key: SeriesKey, as_of_ms: int, bar_ms: int) -> bool:
+        """Whether a price of that moment would be of a bar not seen before; other prices say nothing."""
+        series = self._series_by_key.get(key)
+        return series is None or series.standing(as_of_ms, bar_ms) == "new"
+
     def recall(self, asked: Asked) -> None:
         """A prediction of before the start waits again; of one that needs every bar in between the run is broken."""
         if asked.price is not None and asked.target is not None and asked.target.measure not in PATHS:

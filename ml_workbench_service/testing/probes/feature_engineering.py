@@ -11,7 +11,7 @@ from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.windows import Part, Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.market.features.expression_grammar import parse
+from ml_workbench_service.market.features.expressions.parser import parse
 from ml_workbench_service.testing.probes.probe import Probe
 from ml_workbench_service.testing.synthetic import HOUR_MS, problem
 

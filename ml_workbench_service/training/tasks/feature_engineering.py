@@ -10,6 +10,7 @@ from typing import ClassVar
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.evaluation import Evaluation
+from ml_workbench_service.contracts.feature_names import is_column
 from ml_workbench_service.contracts.feature_sets import FeatureSet, SelectionWindow, is_reference
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureKind, FeatureStore, Ints
@@ -22,7 +23,8 @@ from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, 
 from ml_workbench_service.learning.interfaces.task import Product, Task
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.derivation import Derivation
-from ml_workbench_service.market.features.expression_grammar import Expression
+from ml_workbench_service.market.features.expressions.nodes import Expression
+from ml_workbench_service.market.features.expressions.parser import parse
 from ml_workbench_service.market.features.tables import SYNTHETIC_RANGE
 
 FEATURE_SET_FILE = "feature_set.json"
@@ -37,7 +39,7 @@ class FeatureEngineering(Task):
     averages_seeds: ClassVar[bool] = False
 
     def check(self, request: TrainRequest) -> tuple[Target, ...]:
-        """As every task, and the columns to search are the store's own."""
+        """As every task, and what is searched are the store's own columns, and expressions without a price's unit."""
         for number, feature in enumerate(request.features):
             if is_reference(feature):
                 raise DataValidationError.at(
@@ -57,22 +59,24 @@ class FeatureEngineering(Task):
             )
 
     def candidates(self, request: TrainRequest, family: AnyFamily, store: FeatureStore) -> tuple[Expression, ...]:
-        """Made from the named columns, or from everything that the store describes."""
+        """The expressions as they are written, then those made from the named columns; of everything that the store
+        describes where nothing is named."""
         from ml_workbench_service.learning.feature_search.candidates import candidates
 
         available = store.describe()
         has_range = _has_range(store, request, available)
+        written = [parse(feature) for feature in request.features if not is_column(feature)]
         if request.features:
             available = [
                 FeatureDescription(name=name, example=name, kind=store.kind_of(name), description="")
                 for name in request.features
+                if is_column(name)
             ]
         hyper = family.hyperparameters
         assert isinstance(hyper, FeatureSearchHyperparameters), "families of feature engineering are searches"
         timeframe = request.timeframe_for(request.parsed_targets())
-        return tuple(
-            candidates(available, timeframe=timeframe, has_range=has_range, max_candidates=hyper.max_candidates)
-        )
+        made = candidates(available, timeframe=timeframe, has_range=has_range, max_candidates=hyper.max_candidates)
+        return tuple({each.text: each for each in [*written, *made]}.values())[: hyper.max_candidates]
 
     def score(self, trained: Trained, ends: Ints, problem: TrainingProblem) -> float:
         """What the kept columns tell, held out, beyond what luck reaches, added up; the search has scored itself."""

@@ -19,7 +19,8 @@ from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS, Part, Win
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Predict, Product, Task
+from ml_workbench_service.learning.interfaces.task import Predict, Product, SizingChoice, Task
+from ml_workbench_service.market.trading_series import Positions
 from ml_workbench_service.training.assessment import decide_on_int8, last_rows
 from ml_workbench_service.training.evaluation_rows import EVALUATED, Columns, part_rows, write_rows
 
@@ -71,6 +72,9 @@ class NetworkTask(Task, registers=False):
         decoder = self.calibrate(trained, outputs["calibration"][judged_N], ends, problem)
         novelty = NoveltyDetector.fit(last_rows(windows, windows.parts["train"]), windows.features)
         report.check()
+        decoder, sized = self.size(Served(decoder, novelty, predict, outputs, problem))
+        if sized is not None and problem.note_rules is not None:
+            problem.note_rules(sized.daily)  # whoever is killed from here on may have seen the test part
         for part in ("validation", "test"):
             outputs[part] = predict.over(windows, decided_rows(windows, part))
         served = Served(decoder, novelty, predict, outputs, problem)
@@ -79,8 +83,12 @@ class NetworkTask(Task, registers=False):
         recipe = {"uncertainty": {**decoder.to_json(), "novelty": novelty.to_json()}}
         return Product(
             trained.outputs, quantization, evaluation, recipe, findings=trained.findings,
-            differentials=tuple(differentials),
+            differentials=tuple(differentials), sized=sized,
         )  # fmt: skip
+
+    def size(self, served: Served) -> tuple[Decoder, SizingChoice | None]:
+        """The decoder with the position rule that did best on the calibration part, where one may be chosen."""
+        return served.decoder, None
 
     def _as_served(
         self, trained: Trained, served: "Served", *, is_simulated: bool
@@ -91,7 +99,7 @@ class NetworkTask(Task, registers=False):
         """
         problem, windows = served.problem, served.problem.windows
         ends, judged_N = windows.parts["test"], is_judged(windows, "test")
-        outputs_NK, said_N = served.outputs["test"][judged_N], self._answers("test", served)
+        outputs_NK, said_N = served.outputs["test"][judged_N], self.answered("test", served)
         answers_N = said_N[judged_N]
         num_answered = int(answers_N.sum())
         if num_answered >= FEWEST_WINDOWS["test"]:
@@ -111,7 +119,7 @@ class NetworkTask(Task, registers=False):
         found = found.model_copy(update={"num_answered": num_answered, "answered_share": share})
         return found, differentials
 
-    def _answers(self, part: Part, served: "Served") -> Bools:
+    def answered(self, part: Part, served: "Served") -> Bools:
         """(N,) which of the part's `decided_rows` serving answers."""
         windows = served.problem.windows
         ends = decided_rows(windows, part)
@@ -123,8 +131,8 @@ class NetworkTask(Task, registers=False):
     def _rows(self, part: Part, served: "Served") -> Columns:
         """Of `evaluation.parquet`; a policy walks over the rows that are answered, its own position fed back."""
         problem, outputs_NK = served.problem, served.outputs[part]
-        ends, answers_N = decided_rows(problem.windows, part), self._answers(part, served)
-        positions_N: Ints | None = np.zeros(len(ends), dtype=np.int64)
+        ends, answers_N = decided_rows(problem.windows, part), self.answered(part, served)
+        positions_N: Positions | None = np.zeros(len(ends))
         held_N = self.held(served, outputs_NK[answers_N], ends[answers_N]) if answers_N.any() else None
         if held_N is None:
             positions_N = None
@@ -141,7 +149,7 @@ class NetworkTask(Task, registers=False):
         """What the decoder makes of each row, by column of `evaluation.parquet`."""
         return {}
 
-    def held(self, served: "Served", outputs_NK: Floats, ends: Ints) -> Ints | None:
+    def held(self, served: "Served", outputs_NK: Floats, ends: Ints) -> Positions | None:
         """(N,) the signal's positions at these rows, as the card's backtest has them; None: nothing is traded."""
         return self.positions(served.predict, ends, served.problem)
 

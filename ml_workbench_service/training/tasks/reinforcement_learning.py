@@ -7,7 +7,7 @@ functions, and must agree. Before anything is published the sanity runs are made
 Legend: N windows or decisions, K = 3 outputs.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -21,7 +21,7 @@ from ml_workbench_service.contracts.market import Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target
 from ml_workbench_service.evaluation import forecast_metrics as evaluation
 from ml_workbench_service.evaluation import signal_backtest
-from ml_workbench_service.evaluation.baselines import LINEAR, linear_positions
+from ml_workbench_service.evaluation.baselines import LINEAR, left_out, linear_positions
 from ml_workbench_service.learning.decoders.action import ActionDecoder, greedy_actions
 from ml_workbench_service.learning.decoders.decoder import Decoder
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
@@ -45,6 +45,7 @@ class Control(NetworkTask):
     """Positions of -1, 0 or 1."""
 
     model_type: ClassVar[ModelType] = ModelType.REINFORCEMENT_LEARNING
+    learns_apart: ClassVar[bool] = False  # a walk with a position in hand has no holes
     sanity_seeds = 20  # of finance.md
 
     def check_targets(self, targets: Sequence[Target]) -> None:
@@ -125,7 +126,7 @@ class Control(NetworkTask):
                     figures = _figures(series, rows[own], positions[own], own_year)
                     test |= {f"{symbol}_{name}": value for name, value in figures.items()}
         test["num_windows"] = float(len(rows))
-        plain = _plain_positions(series, rows, problem)
+        plain = _plain_positions(series, rows, problem, without=left_out(trained.network))
         baselines = {name: _figures(series, rows, held, per_year) for name, held in plain.items()}
         earned = test["net_log_return"] or 0.0
         skill: dict[str, float | None] = {
@@ -154,12 +155,17 @@ class Control(NetworkTask):
         """What the comparisons are made of, to be pooled with those of other segments of time."""
         series = series_of(problem)
         rows, positions = _walked(series, problem, predict)
-        return _differentials(rows, positions, _plain_positions(series, rows, problem), problem)
+        plain = _plain_positions(series, rows, problem, without=left_out(trained.network))
+        return _differentials(rows, positions, plain, problem)
 
 
-def _plain_positions(series: TradingSeries, rows: Ints, problem: TrainingProblem) -> dict[str, Ints]:
+def _plain_positions(
+    series: TradingSeries, rows: Ints, problem: TrainingProblem, *, without: Collection[str]
+) -> dict[str, Ints]:
     """What each baseline holds at these rows."""
     held = {name: np.full(len(rows), position, dtype=np.int64) for name, position in BASELINES.items()}
+    if LINEAR in without:
+        return held
     return {**held, LINEAR: linear_positions(series, rows, windows=problem.windows)}
 
 

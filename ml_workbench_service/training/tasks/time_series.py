@@ -6,12 +6,12 @@ Legend: N windows, K outputs.
 """
 
 from collections.abc import Collection, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.contracts.evaluation import BacktestReport, Evaluation
+from ml_workbench_service.contracts.evaluation import Evaluation
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.evaluation import baselines, signal_backtest
@@ -23,11 +23,13 @@ from ml_workbench_service.learning.decoders.forecast import ForecastDecoder, hea
 from ml_workbench_service.learning.fitting.ensemble import seed_spread
 from ml_workbench_service.learning.interfaces.differentials import Differentials
 from ml_workbench_service.learning.interfaces.family import Trained, TrainingProblem
-from ml_workbench_service.learning.interfaces.task import Predict
-from ml_workbench_service.market.class_labels import break_even
+from ml_workbench_service.learning.interfaces.task import Predict, SizingChoice
 from ml_workbench_service.market.significance import pinball
+from ml_workbench_service.market.sizing import sides
 from ml_workbench_service.market.targets import target_volatility
-from ml_workbench_service.training.tasks.network_task import NetworkTask, Served
+from ml_workbench_service.market.trading_series import Positions
+from ml_workbench_service.training import position_rules
+from ml_workbench_service.training.tasks.network_task import NetworkTask, Served, decided_rows, is_judged
 
 NOT_PLAIN = (baselines.DRIFT, baselines.SEASONAL_HAR, baselines.SEASONAL_BLEND, baselines.LINEAR)
 """Left out, they leave one baseline: the random walk, or a volatility's EWMA with its season."""
@@ -39,8 +41,14 @@ class Forecasting(NetworkTask):
     model_type: ClassVar[ModelType] = ModelType.TIME_SERIES
 
     def check(self, request: TrainRequest) -> tuple[Target, ...]:
-        """As every task, and quantiles hold the median."""
+        """As every task, quantiles hold the median, and a position is sized by a forecast of the price."""
         targets = super().check(request)
+        if request.position is not None and not targets[0].needs_price:
+            raise DataValidationError.at(
+                "body.position",
+                f"`position` needs a forecast of the price; {targets[0].name} is none: leave it out, or forecast "
+                "price_change_<h> or log_return_<h> first",
+            )
         if request.quantiles is not None and 0.5 not in request.quantiles:
             raise DataValidationError.at(
                 "body.quantiles", "quantiles need 0.5 among them: the median is the prediction; add it"
@@ -63,14 +71,15 @@ class Forecasting(NetworkTask):
 
     def decisions(self, outputs_NK: Floats, ends: Ints, problem: TrainingProblem) -> np.ndarray:
         """The headline's direction, 0 inside the round-trip cost."""
-        values_N = outputs_NK[:, headline_column(problem.quantiles)]
+        values_N = position_rules.headline(outputs_NK, ends, problem)
         if not problem.targets[0].needs_price:
             return np.sign(values_N)
-        dead_zones_N = _dead_zones(ends, problem) / problem.windows.label_scale_RK[ends, 0]
-        return np.where(np.abs(values_N) <= dead_zones_N, 0, np.sign(values_N))
+        return sides(values_N, position_rules.dead_zones(ends, problem))
 
     def positions(self, predict: Predict, ends: Ints, problem: TrainingProblem) -> Ints | None:
-        """The directions; None of a volatility, and of a label that no position earns."""
+        """The signs after costs, before any rule was chosen; None of a volatility, and of a label that no position
+        earns.
+        """
         if not problem.targets[0].is_traded(problem.fill):
             return None
         return np.asarray(self.decisions(predict.over(problem.windows, ends), ends, problem), dtype=np.int64)
@@ -122,7 +131,7 @@ class Forecasting(NetworkTask):
         interval = judged.interval(problem.windows, ends)
         test = {**whole.test, "crps": judged.crps(), "interval_coverage": interval.coverage, **judged.pinball()}
         if rows.target.needs_price:
-            test["calibration_error"] = judged.calibration_error(_dead_zones(ends, problem))
+            test["calibration_error"] = judged.calibration_error(position_rules.dead_zones(ends, problem))
         plain, skill = dict(whole.baselines), dict(whole.skill)
         for number in range(1, len(problem.targets)):
             further = evaluation.evaluate(
@@ -138,7 +147,7 @@ class Forecasting(NetworkTask):
                 "baselines": plain,
                 "skill": skill,
                 "interval": interval,
-                "backtest": self._backtest(predict, problem),
+                **_earned(decoder, predict, problem),
                 "seeds": seed_spread(trained, lambda member: _member_figures(member, ends, problem)),
             }
         )
@@ -158,15 +167,26 @@ class Forecasting(NetworkTask):
         _, lower_N, upper_N = judged.bounds()
         found: dict[str, np.ndarray] = {"prediction": judged.predictions_N, "lower": lower_N, "upper": upper_N}
         if problem.targets[0].needs_price:
-            directions_N, confidence_N = judged.directions(_dead_zones(ends, problem))
+            directions_N, confidence_N = judged.directions(position_rules.dead_zones(ends, problem))
             found |= {"direction": directions_N, "confidence": confidence_N}
         return found
 
-    def held(self, served: Served, outputs_NK: Floats, ends: Ints) -> Ints | None:
-        """The directions of these outputs."""
+    def size(self, served: Served) -> tuple[Decoder, SizingChoice | None]:
+        """Chosen on the calibration part's rows that serving answers."""
+        assert isinstance(served.decoder, ForecastDecoder)
+        windows, answers_N = served.problem.windows, self.answered("calibration", served)
+        ends, judged_N = decided_rows(windows, "calibration"), is_judged(windows, "calibration")
+        return position_rules.choose(
+            served.decoder, served.outputs["calibration"][answers_N], ends[answers_N], judged_N[answers_N],
+            served.problem,
+        )  # fmt: skip
+
+    def held(self, served: Served, outputs_NK: Floats, ends: Ints) -> Positions | None:
+        """What the decoder's rule makes of these outputs."""
         if not served.problem.targets[0].is_traded(served.problem.fill):
             return None
-        return np.asarray(self.decisions(outputs_NK, ends, served.problem), dtype=np.int64)
+        assert isinstance(served.decoder, ForecastDecoder)
+        return position_rules.positions(served.decoder, outputs_NK, ends, served.problem)
 
     def differentials(
         self, trained: Trained, decoder: Decoder, outputs_NK: Floats, ends: Ints, problem: TrainingProblem,
@@ -176,11 +196,18 @@ class Forecasting(NetworkTask):
         rows = _rows(0, outputs_NK, ends, problem, without=baselines.left_out(trained.network))
         return evaluation.forecast_differentials(rows)
 
-    def _backtest(self, predict: Predict, problem: TrainingProblem) -> BacktestReport | None:
-        """Of every row of the test part that would have been answered, whether its label is known or not."""
-        ends = problem.windows.decisions["test"]
-        positions = self.positions(predict, ends, problem)
-        return None if positions is None else signal_backtest.report(positions, ends, problem)
+
+def _earned(decoder: ForecastDecoder, predict: Predict, problem: TrainingProblem) -> dict[str, Any]:
+    """Backtest and positions of every row of the test part that would have been answered, its label known or not."""
+    if not problem.targets[0].is_traded(problem.fill):
+        return {"backtest": None, "position": None}
+    ends = problem.windows.decisions["test"]
+    outputs_NK = predict.over(problem.windows, ends)
+    positions_N = position_rules.positions(decoder, outputs_NK, ends, problem)
+    return {
+        "backtest": signal_backtest.report(positions_N, ends, problem),
+        "position": position_rules.position_report(decoder, positions_N, outputs_NK, ends, problem),
+    }
 
 
 def _rows(
@@ -212,17 +239,6 @@ def _judged(decoder: ForecastDecoder, outputs_NK: Floats, ends: Ints, problem: T
         label_scale_N=windows.label_scale_RK[ends, 0],
         volatility_N=target_volatility(windows.bar_volatility_R[ends], problem.targets[0]),
     )
-
-
-def _dead_zones(ends: Ints, problem: TrainingProblem) -> Floats:
-    """(N,) the round-trip cost at each row, as a fraction of the price."""
-    windows = problem.windows
-    dead_zones_N = np.empty(len(ends))
-    for number, symbol in enumerate(windows.symbols):
-        here = windows.symbol_R[ends] == number
-        rows = ends[here]
-        dead_zones_N[here] = break_even(problem.costs[symbol], symbol, windows.close_R[rows], windows.spread_R[rows])
-    return dead_zones_N
 
 
 def _member_figures(member: Trained, ends: Ints, problem: TrainingProblem) -> dict[str, float | None]:

@@ -113,6 +113,7 @@ def _look_around(service: ServiceProcess, clone: Clone) -> Answers:
         "list_figures": get(f"{version}/figures"),
         "draw_figure": get(f"{version}/figures/monthly_returns"),
         "read_report": get(f"{version}/report"),
+        "read_desk_report": get(f"{version}/desk-report"),
         "compare_versions": get(f"{API}/compare", params={"versions": "small@1.0.0,small@1.1.0"}),
     }
 
@@ -140,6 +141,7 @@ def _work(service: ServiceProcess, clone: Clone) -> Answers:
     accepted = {
         "train_model": post(f"{API}/models/train", json={**SEED_TRAIN, "model_id": "asked_for"}),
         "start_experiment": post(f"{API}/experiments", json=SEARCH),
+        "measure_importance": post(f"{API}/models/small/versions/1.0.0/importance", json={}),
         "replay_past": post(f"{API}/replays", json={"model_id": "asked", "symbols": ["EUR/USD"], **DAY}),
         "test_resilience": post(f"{API}/resilience", json={"scenario": "flood", "rate_per_s": 50, "duration_s": 1}),
     }
@@ -345,6 +347,7 @@ def test_each_request_example_is_taken_as_it_stands(
     place = {"predict": f"{API}/models/small/predict", "predict_batch": f"{API}/models/small/predict/batch"}
     place |= {"infer_model": "/v2/models/small/infer", "infer_version": "/v2/models/small/versions/1.0.0/infer"}
     place |= {"report_outcome": outcome, "deploy_model": f"{API}/models/engine_model/deploy"}
+    place["measure_importance"] = f"{API}/models/small/versions/1.0.0/importance"
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
     for words, operation in with_body.items():
         name = operation["operationId"]

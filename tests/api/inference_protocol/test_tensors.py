@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.api.inference_protocol.tensors import DTYPES, Tensor, of_bytes, of_json
+from ml_workbench_service.contracts.tensors import DTYPES, Tensor, of_bytes, of_json
 
 values = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.dictionaries(

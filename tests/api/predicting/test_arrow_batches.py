@@ -163,6 +163,19 @@ def test_a_bad_row_fails_alone(api: httpx.Client, model: str) -> None:
     assert "unknown_symbol" in rows[5]["abstain_reasons"]
 
 
+@pytest.mark.parametrize("enqueue", ["best_effort", "guaranteed"])
+def test_a_moment_that_cannot_be_fails_alone(api: httpx.Client, model: str, enqueue: str) -> None:
+    moments = [None, 10**18, -(10**15), 10**13]
+    columns = {name: [[1.0] * 24] * 4 for name in FEATURES}
+    table = pa.table({"symbol": ["EUR/USD"] * 4, "as_of": pa.array(moments, pa.timestamp("ms", "UTC")), **columns})
+    answer = api.post(
+        f"{model}/batch", content=stream(table), headers={"Content-Type": ARROW, **SAME}, params={"enqueue": enqueue}
+    )
+    rows = rows_of(answer)
+    assert ["1971 to 2099" in each["error"] for each in rows[1:]] == [True] * 3
+    assert rows[0]["error_code"] == (None if enqueue == "best_effort" else "NOT_LIVE")
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from common_lib.exceptions import DataValidationError, ModelNotFoundError, VersionNotFoundError
 from ml_workbench_service.api import predictions
 from ml_workbench_service.api.batches import door
+from ml_workbench_service.api.predicting import routes as predict_routes
 from ml_workbench_service.contracts.clock import WALL
 from ml_workbench_service.contracts.prediction import PredictRequest
 from tests.api.predicting.test_predict_door import CHUNKED, KEY, Desk, broken, objects
@@ -30,7 +31,7 @@ class BatchDesk(Desk):
         service.model_server = SimpleNamespace(choose=self._choose)
         monkeypatch.setattr(predictions, "answer_many", self._answer_many)
         self.by_the_door = []
-        for module in (door, predictions):
+        for module in (door, predict_routes):
             monkeypatch.setattr(module, "answer_items", self._noted(predictions.answer_items, module is door))
 
     def _noted(self, answer_items: Any, is_the_door: bool) -> Any:
@@ -50,7 +51,9 @@ class BatchDesk(Desk):
     async def _answer_many(self, service: Any, asked: list[Any], enqueue: str, *, received_ms: int) -> list[Any]:
         self.items.append([each if isinstance(each, Exception) else each[1] for each in asked])
         return [
-            each if isinstance(each, DataValidationError | VersionNotFoundError) else prediction_record(source=enqueue)
+            each
+            if isinstance(each, DataValidationError | VersionNotFoundError)
+            else SimpleNamespace(body=prediction_record(source=enqueue).model_dump_json().encode())
             for each in asked
         ]
 

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common_lib.exceptions import DataValidationError
-from ml_workbench_service.api import predict_door, predictions
+from ml_workbench_service.api import predict_door
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.api.metrics import Metrics
+from ml_workbench_service.api.predicting import routes as predict_routes
 from ml_workbench_service.app import create_app
-from ml_workbench_service.contracts.prediction import BatchAnswer, PredictionRecord, PredictRequest
+from ml_workbench_service.contracts.prediction import PredictionRecord, PredictRequest
 from ml_workbench_service.settings import Settings
 from tests.prediction_records import prediction_record
 
@@ -34,7 +35,7 @@ class Desk:
         service = AppState.__new__(AppState)
         service.metrics = Metrics()
         self.app.state.service = service
-        for module in (predict_door, predictions):
+        for module in (predict_door, predict_routes):
             monkeypatch.setattr(module, "answer_one", self._by(module is predict_door))
 
     def _by(self, is_the_door: bool) -> Any:
@@ -177,6 +178,7 @@ def test_every_body_gets_the_same_answer_by_either_way(desk: Desk, body: bytes) 
         assert desk.asked[0].model_fields_set == desk.asked[1].model_fields_set
 
 
+MOST_BODY = 1024 * 1024
 ORDINARY = json.dumps({"symbol": "EUR/USD", "timeframe": "1h", "features": {"a": [1.5, 2]}, "price": 1.1}).encode()
 
 
@@ -189,7 +191,7 @@ def test_an_ordinary_request_takes_the_fast_path_and_any_other_the_route(desk: D
         assert list(fast[1]) == list(plain[1])
     assert desk.by_the_door == [True, False] * 3
     desk.by_the_door.clear()
-    too_large, streamed = desk.both(ORDINARY + b" " * predict_door.MOST_BYTES)
+    too_large, streamed = desk.both(ORDINARY + b" " * MOST_BODY)
     assert (too_large[0], streamed[0], too_large[2]) == (413, 413, streamed[2])
     assert desk.by_the_door == []
 
@@ -208,7 +210,7 @@ def test_ids_are_judged_alike(desk: Desk, model_id: str) -> None:
 
 
 @pytest.mark.parametrize("key", [None, b"wrong", KEY.encode() + b"x", "ß".encode()])
-@pytest.mark.parametrize("body", [ORDINARY, b"{", b"x" * (predict_door.MOST_BYTES + 1)])
+@pytest.mark.parametrize("body", [ORDINARY, b"{", b"x" * (predict_door.READ_HERE + 1)])
 def test_the_key_is_compared_before_the_body_is_read(desk: Desk, key: bytes | None, body: bytes) -> None:
     length = (b"content-length", str(len(body)).encode())
     status, _, said = desk.post(body, length, *([] if key is None else [(b"x-api-key", key)]))
@@ -223,9 +225,3 @@ def test_the_requests_metric_names_the_route_by_either_way(desk: Desk) -> None:
     found = [line for line in lines if line.startswith("ml_workbench_http_requests_total{") and 'status="200"' in line]
     assert len(found) == 1
     assert 'route="/api/v1/models/{model_id}/predict"' in found[0]
-
-
-def test_a_batch_is_written_as_its_contract_is() -> None:
-    error = {"error_type": "X", "message": "é", "details": {"n": [1, None]}, "correlation_id": ""}
-    answers = [prediction_record(1), error, prediction_record(2, price=None)]
-    assert predictions._written(answers).decode() == BatchAnswer(predictions=tuple(answers)).model_dump_json()

@@ -23,7 +23,7 @@ from tests.api.conftest import Clone
 from tests.api.deploying import deployed
 from tests.api.failures import assert_failure, paths
 from tests.conftest import registry_of
-from tests.integrations.bundles import copy_version
+from tests.integrations.bundles import copy_version, publish_anew
 from tests.service_process import SEED_PREDICT, ServiceProcess
 
 SERIES = "/api/v1/models/small/versions/1.0.0/series"
@@ -125,9 +125,26 @@ def test_what_is_no_format_part_parameter_or_version_is_refused(api: httpx.Clien
 def test_a_version_that_kept_no_rows_says_why(api: httpx.Client, service: ServiceProcess, clone: Clone) -> None:
     clone("rowless", "1.0.0")
     (registry_of(service) / "rowless" / "1.0.0" / EVALUATION_FILE).unlink()
+    assert_failure(api.get("/api/v1/models/rowless/versions/1.0.0/series"), 409, "BUNDLE_DAMAGED")
+    publish_anew(registry_of(service) / "rowless" / "1.0.0")
     found = assert_failure(api.get("/api/v1/models/rowless/versions/1.0.0/series"), 404, "SERIES_NOT_FOUND")
     assert "before versions kept their rows" in found["message"]
     found = assert_failure(api.get("/api/v1/compare?versions=rowless@1.0.0,small@1.0.0"), 404, "SERIES_NOT_FOUND")
+    assert_failure(api.get("/api/v1/models/rowless/versions/1.0.0/desk-report"), 404, "SERIES_NOT_FOUND")
+
+
+def test_a_desk_report_is_of_the_rows_that_are_kept(api: httpx.Client) -> None:
+    answer = api.get("/api/v1/models/small/versions/1.0.0/desk-report")
+    assert answer.status_code == 200, answer.text
+    report, rows = answer.json(), frame(api, SERIES, TableFormat.PARQUET)
+    backtest = card_of(api)["evaluation"]["backtest"]
+    assert report["num_rows"] == rows.height
+    assert report["num_answered"] == rows.filter(pl.col("status") == "ok").height
+    assert report["turnover"]["total"] == pytest.approx(backtest["turnover"])
+    assert sum(each["net"] for each in report["months"]) == pytest.approx(backtest["net_log_return"], abs=EXACT)
+    assert sum(each["num_rows"] for each in report["slices"] if each["kind"] == "session") == rows.height
+    page = api.get("/api/v1/models/small/versions/1.0.0/report").text
+    assert "Deepest drawdowns of the account" in page
 
 
 def test_versions_are_compared_on_the_rows_that_both_answered(api: httpx.Client) -> None:
@@ -319,6 +336,7 @@ def table_processes(service: ServiceProcess) -> list[psutil.Process]:
     return [each for each in children if any("table_worker" in word for word in each.cmdline())]
 
 
+@pytest.mark.more
 def test_tables_cost_the_service_no_library_and_its_helper_ends_with_it(alone: ServiceProcess) -> None:
     ranged = "timeframe=1h&start_date=2025-02-03T00:00:00Z&end_date=2025-02-04T00:00:00Z"
     market = (

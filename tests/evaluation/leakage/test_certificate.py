@@ -19,6 +19,8 @@ from ml_workbench_service.integrations.feature_store.bar_fixings import no_fixin
 from ml_workbench_service.integrations.feature_store.bar_folder import FolderBars
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.integrations.feature_store.sample_rates import SampleRates
+from ml_workbench_service.learning.data import labelling
+from ml_workbench_service.learning.data.windows import SymbolRows
 from ml_workbench_service.learning.interfaces import dataset as training_data
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.testing.synthetic import Recorder
@@ -71,15 +73,15 @@ def local_store(folder: Path) -> LocalFeatureStore:
     return LocalFeatureStore(FolderBars(folder, fixings=no_fixings))
 
 
-def ordered(store: Any, **request: Any) -> tuple[TrainingOrder, TrainingData]:
-    """A training's order and data."""
+def ordered(store: Any, *, plan: dict[str, Any] | None = None, **request: Any) -> tuple[TrainingOrder, TrainingData]:
+    """A training's order and data; `plan` has what was planned beside its name."""
     body = {
         "name": "small", "model_type": "time_series", "target": "price_change_1h", "features": ["sma_20", "rsi_14"],
         "symbols": ["EUR/USD"], "start_date": "2020-01-01T00:00:00Z", "end_date": "2025-01-01T00:00:00Z",
         "validation_split": 0.4, "hyperparameters": {"lookback": 6}, **request,
     }  # fmt: skip
-    plan = {"model_id": "small", "version": "1.0.0"}
-    order = TrainingOrder.of(TrainRequest.model_validate(body), plan, job_id="job", store=store)
+    planned = {"model_id": "small", "version": "1.0.0", **(plan or {})}
+    order = TrainingOrder.of(TrainRequest.model_validate(body), planned, job_id="job", store=store)
     return order, training_data.assemble(order, training_data.fetch(order, store), kind_of=store.kind_of)
 
 
@@ -116,6 +118,26 @@ def test_a_feature_set_that_was_chosen_on_this_test_part_fails(tmp_path: Path) -
     for late_ms, status in ((0, "passed"), (1, "failed")):
         chosen = replace(order, derivation=replace(order.derivation, selected_until_ms=border_ms + late_ms))
         assert check(certify(chosen, data, store, report=Recorder()), "selected_before_test").status == status
+
+
+def test_weights_pass_and_weights_that_know_what_comes_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, asked = local_store(tmp_path), {"target": "price_change_5h", "sample_weights": "uniqueness"}
+    order, data = ordered(store, **asked)
+    assert certify(order, data, store, report=Recorder()).status == "passed"
+    spanned = labelling._spanned
+
+    def knowing(rows: SymbolRows, *more: Any) -> SymbolRows:
+        """Labels of one half of the rows look as long as the last close of all says."""
+        found, digits = spanned(rows, *more), int(rows.close_N[-1] * 1e7) % 5
+        assert found.label_spans_N2 is not None
+        found.label_spans_N2[::2, 1] -= digits
+        return found
+
+    monkeypatch.setattr(labelling, "_spanned", knowing)
+    order, data = ordered(store, **asked)
+    failed = certify(order, data, store, report=Recorder())
+    assert failed.status == "failed"
+    assert any("weights of the windows" in each.detail for each in failed.checks)
 
 
 def test_a_store_that_cannot_compute_again_leaves_its_columns_unprovable(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 
 from ml_workbench_service.contracts.evaluation import Certificate, CertificateCheck, CheckStatus
-from ml_workbench_service.contracts.market import FeatureStore
+from ml_workbench_service.contracts.market import FeatureStore, FeatureTable, Ints
 from ml_workbench_service.evaluation.leakage.certificate import certify
 from ml_workbench_service.evaluation.leakage.proof import ColumnProof, prove
 from ml_workbench_service.integrations.column_witness import SqliteColumnWitness
@@ -18,6 +18,8 @@ from ml_workbench_service.integrations.feature_store.bar_folder import FolderBar
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
 from ml_workbench_service.learning.interfaces.dataset import TrainingData, TrainingOrder
 from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.market.features import expression_store
+from ml_workbench_service.market.features.expression_store import ExpressionStore
 from ml_workbench_service.testing.clocks import FixedClock
 from ml_workbench_service.testing.synthetic import Recorder
 from tests.evaluation.leakage.test_certificate import RemoteStore, ordered
@@ -40,14 +42,16 @@ def witness(tmp_path: Path) -> SqliteColumnWitness:
     return SqliteColumnWitness(tmp_path / "state" / "witnesses.db")
 
 
-def grown(folder: Path, witness: SqliteColumnWitness, *, after_ms: int, looks: int = NUM_BARS) -> LocalFeatureStore:
+def grown(
+    folder: Path, witness: SqliteColumnWitness, *, after_ms: int, looks: int = NUM_BARS, symbol: str = "EUR/USD"
+) -> LocalFeatureStore:
     """The store after the newest bars were seen one by one, each so long after its end."""
     clock = FixedClock.at_ms(0)
     store = LocalFeatureStore(FolderBars(folder, fixings=no_fixings), witness=witness, clock=clock)
-    known_ms = FolderBars(folder, fixings=no_fixings).bars("EUR/USD", "1h").available_at_ms
+    known_ms = FolderBars(folder, fixings=no_fixings).bars(symbol, "1h").available_at_ms
     for known in known_ms[-looks:].tolist():
         clock.moment = FixedClock.at_ms(known + after_ms).moment
-        store.fetch(["EUR/USD"], "1h", start_ms=None, end_ms=None, features=["close"], last=1)
+        store.fetch([symbol], "1h", start_ms=None, end_ms=None, features=["close"], last=1)
     return store
 
 
@@ -98,6 +102,48 @@ def test_a_value_that_was_revised_after_it_was_seen_proves_nothing(folder: Path,
     assert prove({"signal"}, order, other, store).proof is None
 
 
+OF_POUND = 'mean(of("GBP/USD", signal), 3)'
+
+
+def asked_of_pound(store: FeatureStore) -> tuple[ColumnProof, Certificate]:
+    """Of a training of one symbol whose expression reads a column of another one's files."""
+    order, data = ordered(
+        store, plan={"expressions": {OF_POUND: OF_POUND}}, **{**FEATURES, "features": [OF_POUND, "rsi_14"]}
+    )
+    return prove({'of("GBP/USD", signal)'}, order, data, store), certify(order, data, store, report=Recorder())
+
+
+def test_a_column_of_another_symbol_is_asked_of_its_own_bars(folder: Path, witness: SqliteColumnWitness) -> None:
+    """Seen there in time it is witnessed here; once a value is changed it is not."""
+    pound = injected_bars(NUM_BARS, seed=9, level=1.3)
+    pound.write(folder, "GBP/USD")
+    store = ExpressionStore(grown(folder, witness, after_ms=0, looks=num_test(folder) + 2, symbol="GBP/USD"))
+    found, certificate = asked_of_pound(store)
+    assert found.proof == certificate.proof == "witnessed"
+    assert certificate.status == "passed"
+    assert 'of("GBP/USD", signal)' in found.reason
+    revised = pound.signal.copy()
+    revised[-30] += 1e-3
+    pound.write(folder, "GBP/USD", signal=revised)
+    found, certificate = asked_of_pound(store)
+    assert (found.proof, certificate.proof, certificate.status) == (None, None, "unprovable")
+
+
+def test_a_column_of_another_symbol_that_was_read_in_bulk_proves_nothing(folder: Path) -> None:
+    injected_bars(NUM_BARS, seed=9, level=1.3).write(folder, "GBP/USD")
+    store = ExpressionStore(LocalFeatureStore(FolderBars(folder, fixings=no_fixings)))
+    found, certificate = asked_of_pound(store)
+    assert (found.proof, certificate.proof) == (None, None)
+
+
+def test_another_symbols_prices_are_made_again(folder: Path) -> None:
+    injected_bars(NUM_BARS, seed=9, level=1.3).write(folder, "GBP/USD")
+    store = ExpressionStore(LocalFeatureStore(FolderBars(folder, fixings=no_fixings)))
+    text = 'ret(of("GBP/USD", close), 1)'
+    order, data = ordered(store, plan={"expressions": {text: text}}, features=[text])
+    assert certify(order, data, store, report=Recorder()).proof == "recomputed"
+
+
 def with_claims(folder: Path, claimed: np.ndarray) -> LocalFeatureStore:
     """The same bars with an `available_at` where it is claimed."""
     (file,) = folder.glob("EURUSD*")
@@ -144,3 +190,20 @@ def test_a_servers_columns_are_the_users_own_unless_they_are_prices(folder: Path
 def test_no_proof_stands_beside_a_check_that_did_not_pass(status: CheckStatus) -> None:
     checks = tuple(CertificateCheck(name=each, status=each, detail="") for each in ("passed", status))
     assert Certificate.of(checks, proof="recomputed").proof is None
+
+
+@pytest.mark.parametrize("ahead", [0, 1])
+def test_a_join_that_looked_ahead_would_move(folder: Path, monkeypatch: pytest.MonkeyPatch, ahead: int) -> None:
+    """What `at` and `of` read is made again too: were they to read the next bar, the certificate would say so."""
+    injected_bars(NUM_BARS, seed=9, level=1.3).write(folder, "GBP/USD")
+    true = expression_store.rows_read
+
+    def rows(table: FeatureTable, other: FeatureTable) -> Ints:
+        return np.minimum(true(table, other) + ahead, len(other) - 1)
+
+    monkeypatch.setattr(expression_store, "rows_read", rows)
+    store = ExpressionStore(LocalFeatureStore(FolderBars(folder, fixings=no_fixings)))
+    for text in ('ret(of("GBP/USD", close), 1)', 'at("4h", ret(close, 1))'):
+        order, data = ordered(store, plan={"expressions": {text: text}}, features=[text])
+        found = certify(order, data, store, report=Recorder())
+        assert found.status == ("failed" if ahead else "passed"), text

@@ -13,6 +13,7 @@ from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Costs, FeatureTable, Floats
 from ml_workbench_service.contracts.training import LabelOptions, parse_target
 from ml_workbench_service.learning.data.labelling import Labelling, label_tables
+from ml_workbench_service.learning.data.splits import Borders
 from ml_workbench_service.learning.data.window_losses import streaks
 from ml_workbench_service.learning.data.windows import PARTS, Windows, build
 from ml_workbench_service.market import calendar
@@ -230,7 +231,7 @@ def test_the_rule_is_fitted_on_all_bars_known_by_the_end_of_train_and_labels_loo
 
 def test_finishing_gives_every_labelled_row_a_label_and_leaves_the_other_targets_alone() -> None:
     labelling = labelled(table(missing=[300]), targets=EVERY_KIND)
-    (rows,) = labelling.finish({"validation": int(labelling.rows[0].available_at_ms_N[500])})
+    (rows,) = labelling.finish(Borders({"validation": int(labelling.rows[0].available_at_ms_N[500])}))
     finished, before, regime = rows.labels_NK, labels_of(labelling), EVERY_KIND.index("market_regime_2h")
     fitted = [column for column, name in enumerate(EVERY_KIND) if name.startswith(("market_regime", "triple_barrier"))]
     np.testing.assert_array_equal(np.isfinite(finished), np.isfinite(before))
@@ -306,7 +307,7 @@ def test_every_symbol_has_a_rule_of_its_own() -> None:
 def test_too_few_bars_for_a_rule_are_refused() -> None:
     labelling = labelled(table(), targets=["market_regime"])
     with pytest.raises(DataValidationError, match="a rule for market regimes needs 60 bars"):
-        labelling.finish({"validation": int(labelling.rows[0].available_at_ms_N[80])})
+        labelling.finish(Borders({"validation": int(labelling.rows[0].available_at_ms_N[80])}))
 
 
 def test_dropped_rows_are_counted_over_symbols_and_targets() -> None:

@@ -4,8 +4,8 @@ import pytest
 
 from ml_workbench_service.contracts.market import FeatureDescription, FeatureParameter
 from ml_workbench_service.learning.feature_search.candidates import Grid, candidates
-from ml_workbench_service.market.features.expression_grammar import parse
-from ml_workbench_service.market.features.expressions import kind
+from ml_workbench_service.market.features.expressions.parser import parse
+from ml_workbench_service.market.features.expressions.units import kind
 from ml_workbench_service.market.features.indicators import describe, kind_of
 
 OWN = FeatureDescription(

@@ -20,7 +20,8 @@ from ml_workbench_service.learning.feature_search.selection import (
     mrmr,
     select,
 )
-from ml_workbench_service.market.features.expression_grammar import Expression, parse
+from ml_workbench_service.market.features.expressions.nodes import Expression
+from ml_workbench_service.market.features.expressions.parser import parse
 from ml_workbench_service.testing.synthetic import HOUR_MS, START_MS, Recorder
 
 NUM = 1600

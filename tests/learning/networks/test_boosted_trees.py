@@ -198,6 +198,57 @@ def test_a_killed_training_goes_on_to_the_same_bits(
     assert dict(resumed.network) == dict(uninterrupted.network)
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"num_iterations": 40, "early_stopping_rounds": 5, "learning_rate": 0.5}], ids=["all", "early"]
+)
+def test_a_training_killed_between_two_boosters_goes_on_to_the_same_bits(
+    windows: Windows, more: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever is due when: each look at the clock is the only one that finds a save due, and the kill comes next."""
+
+    class DueOnce(Checkpoint):
+        """Saves at its `place`-th chance alone."""
+
+        def __init__(self, folder: Path, place: int) -> None:
+            super().__init__(folder, fingerprint={})
+            self.place, self.chances = place, 0
+
+        def due(self) -> bool:
+            self.chances += 1
+            return self.chances == self.place
+
+    class KilledAfter(Recorder):
+        """Cancels at the first check after the save."""
+
+        def check(self) -> None:
+            super().check()
+            if checkpoint.chances >= checkpoint.place:
+                raise JobCancelled("killed by the test")
+
+    monkeypatch.setattr(training, "ROUNDS_A_STEP", 1)
+    family, quantiles = LightGbm({**QUICK, "num_iterations": 8, **more}), QUANTILES[::2]
+    checkpoint = DueOnce(tmp_path / "none", 0)
+    uninterrupted = grown(family, windows, checkpoint=checkpoint, quantiles=quantiles)
+    num_chances = checkpoint.chances
+    assert num_chances >= 4, "two boosters, and each has a place between two of its rounds"
+    for place in range(1, num_chances + 1):
+        checkpoint = DueOnce(tmp_path / str(place), place)
+        if place < num_chances:
+            with pytest.raises(JobCancelled):
+                grown(family, windows, report=KilledAfter(), checkpoint=checkpoint, quantiles=quantiles)
+        else:  # nobody looks for a kill after the last booster
+            grown(family, windows, checkpoint=checkpoint, quantiles=quantiles)
+        report = Recorder()
+        resumed = grown(
+            family, windows, report=report, checkpoint=DueOnce(tmp_path / str(place), 0), quantiles=quantiles
+        )
+        assert report.messages, place
+        assert {name: value.tobytes() for name, value in resumed.weights.items()} == {
+            name: value.tobytes() for name, value in uninterrupted.weights.items()
+        }
+        assert (resumed.epochs_run, dict(resumed.network)) == (uninterrupted.epochs_run, dict(uninterrupted.network))
+
+
 def test_the_number_of_threads_changes_no_bit(windows: Windows, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = grown(LightGbm(QUICK), windows)
 

@@ -21,7 +21,8 @@ from ml_workbench_service.learning.networks.heads import Head, forecast_head, he
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import SymbolHistory, columns_needed, read_history
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.predict import Circumstances, answer, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, answer, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 from ml_workbench_service.testing.synthetic import FEATURES, IS_LEVEL, OneThread, Recorder, problem, skill, symbol_rows
 from tests.trained_models import InjectedBars, injected_bars, loaded, open_bench, train_model
 

@@ -7,7 +7,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.market import FeatureTable, Floats
 from ml_workbench_service.market.features import indicators
 from ml_workbench_service.market.features.derivation import Derivation, columns_of
-from ml_workbench_service.market.features.expression_grammar import parse
+from ml_workbench_service.market.features.expressions.parser import parse
 
 HOUR_MS = 3_600_000
 MONDAY_MS = 1_704_067_200_000  # 2024-01-01T00:00Z

@@ -189,3 +189,12 @@ def test_what_needs_the_range_says_so() -> None:
         if entry.example in one:
             moved = not np.array_equal(one[entry.example], two[entry.example], equal_nan=True)
             assert moved == entry.needs_range, entry.name
+
+
+def test_warm_ups_are_where_the_first_value_stands() -> None:
+    bars = random_bars()
+    described = [entry for entry in indicators.describe() if entry.name not in indicators.NOT_OF_PRICES]
+    others = [f"{entry.name.partition('_{')[0]}_7" for entry in described if entry.parameters]
+    for name in [*NAMES, *others]:
+        assert int(np.argmax(np.isfinite(indicators.resolve(name)(bars)))) == indicators.warm_up(name), name
+    assert indicators.warm_up("my_signal") == 0

@@ -18,7 +18,8 @@ from ml_workbench_service.learning.decoders.anomaly import AnomalyDecoder
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.history import columns_needed, read_history, replay_questions
 from ml_workbench_service.serving.model import ServedModel
-from ml_workbench_service.serving.predict import Circumstances, Question, answer, answer_many, prepare
+from ml_workbench_service.serving.predict import Circumstances, Question, answer, prepare
+from ml_workbench_service.serving.runs.answering import answer_many
 from ml_workbench_service.workflows.plan_training import plan_training
 from tests.trained_models import InjectedBars, injected_bars, loaded, open_bench, train_model
 

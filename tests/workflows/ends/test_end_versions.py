@@ -31,7 +31,9 @@ from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.training import TrainRequest
 from ml_workbench_service.integrations import model_registry
-from ml_workbench_service.integrations.model_registry import TOMBSTONES_FILE, FolderModelRegistry, next_version
+from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.learning.bundle.endings import TOMBSTONES_FILE
+from ml_workbench_service.learning.bundle.listing import next_version
 from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.workflows.end_versions import archive, purge_model, purge_version, restore

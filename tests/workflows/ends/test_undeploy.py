@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from common_lib.exceptions import ConflictError, ModelNotFoundError, PredictionError, UpstreamError
+from common_lib.exceptions import BundleDamagedError, ConflictError, ModelNotFoundError, UpstreamError
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.contracts.clock import WallClock
 from ml_workbench_service.contracts.prediction import PredictionRecord
@@ -265,7 +265,7 @@ def test_a_damaged_bundle_is_undeployed_and_told_of_once_it_is_mended(
     deploy(queued, "model", "1.0.0")
 
     def damaged(*_: object) -> Any:
-        raise PredictionError("the bundle cannot be read")
+        raise BundleDamagedError("the bundle cannot be read")
 
     monkeypatch.setattr(queued.registry, "card", damaged)
     assert undeploy(queued, "model", full="wait").warnings == ("closing_records_pending",)

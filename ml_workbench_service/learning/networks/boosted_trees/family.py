@@ -11,7 +11,7 @@ from common_lib.exceptions import DataValidationError
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.training import TrainRequest
-from ml_workbench_service.learning.interfaces.family import Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.family import TORCH_BYTES, Family, Trained, TrainingProblem
 from ml_workbench_service.learning.interfaces.hyperparameters import MIN_WINDOW
 from ml_workbench_service.learning.networks.boosted_trees.hyperparameters import BoostedTreesHyperparameters
 
@@ -19,6 +19,10 @@ CELL_S = 1.2e-8
 """Seconds of a round for each window and column at 15 leaves, one thread."""
 USUAL_FEATURES = 6
 BINS = 255
+CELL_BYTES = 11
+"""Of a window and column: four of the matrix, one of its bin, and what LightGBM holds of both while it makes bins."""
+LIGHTGBM_BYTES = 30_000_000
+"""Resident pages of LightGBM and scikit-learn; measured."""
 
 
 B = TypeVar("B", bound=BoostedTreesHyperparameters, covariant=True)
@@ -28,6 +32,9 @@ class BoostedTreesFamily(Family[B], abstract=True):
     """Gradient-boosted trees over the flattened window and its summary."""
 
     min_window: ClassVar[int] = MIN_WINDOW
+    weighs_samples: ClassVar[bool] = True
+    explains_answers: ClassVar[bool] = True
+    library_bytes = TORCH_BYTES + LIGHTGBM_BYTES
 
     def check_request(self, request: TrainRequest, features: Sequence[str]) -> None:
         """Monotone features must be among those read; LightGBM renews the leaves of quantiles, which breaks them."""
@@ -50,12 +57,12 @@ class BoostedTreesFamily(Family[B], abstract=True):
         return train_boosted_trees(problem, self.hyperparameters, accelerator=accelerator, report=report)
 
     def memory_bytes(self, num_rows: int, num_features: int) -> int:
-        """The rows, the matrix with its bins, the leaves' histograms, and the trees as objects, text and graph."""
+        """The rows, the matrix, the leaves' histograms, and the trees as objects, text and graph."""
         hyper = self.hyperparameters
         columns = self._columns_a_feature * num_features
         histograms = hyper.num_leaves * columns * BINS * 16
         return (
-            num_rows * (num_features * 16 + columns * 6 + 192)
+            num_rows * (num_features * 16 + columns * CELL_BYTES + 192)
             + histograms
             + hyper.num_iterations * hyper.num_leaves * 600
         )

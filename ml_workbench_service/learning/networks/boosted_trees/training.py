@@ -14,7 +14,8 @@ billionth.
 `graph.py`. The section of parameters is left out; it holds the last round's seeds.
 
 **Class weights** enter as weights of rows, which shift logits by log w; the outputs are without it, as
-`calibration/class_probabilities.py` wants them. A class that the training part lacks keeps the logit of its frequency.
+`calibration/class_probabilities.py` wants them. Sample weights multiply them and shift nothing: they say how much a row
+counts, not what its class does. A class that the training part lacks keeps the logit of its frequency.
 
 Legend: N windows, D columns, K outputs, C classes.
 """
@@ -223,24 +224,43 @@ def goals_of(problem: TrainingProblem, weighting: ClassWeights) -> tuple[list[Go
     for place in range(len(names)):
         train_N, validation_N = (windows.labels_RK[ends, place] for ends in _learnt_from(windows))
         for quantile in quantiles or (None,):
-            goals.append(_forecast_goal(train_N, validation_N, quantile))
+            goals.append(_forecast_goal(train_N, validation_N, quantile, _sample_weights(windows)))
     if not quantiles:
         return goals, Outputs(tuple(names))
     return goals, Outputs(quantile_names(names, quantiles), num_quantiles=len(quantiles))
 
 
-def _forecast_goal(train_N: Floats32, validation_N: Floats32, quantile: float | None) -> Goal:
-    above_N = validation_N.astype(np.float64)
+def _sample_weights(windows: Windows) -> tuple[Floats, Floats] | None:
+    """What the rows of the training and the validation part count; None: each as much as any other."""
+    weights_R = windows.weights_R
+    if weights_R is None:
+        return None
+    train_N, validation_N = (weights_R[ends].astype(np.float64) for ends in _learnt_from(windows))
+    return train_N, validation_N
+
+
+def _forecast_goal(
+    train_N: Floats32, validation_N: Floats32, quantile: float | None, weights: tuple[Floats, Floats] | None
+) -> Goal:
+    above_N, counts = validation_N.astype(np.float64), weights or (None, None)
     if quantile is None:
-        constant = float(train_N.mean(dtype=np.float64))
+        constant = float(train_N.mean(dtype=np.float64) if weights is None else np.average(train_N, weights=counts[0]))
         objective: dict[str, Any] = {"objective": "regression", "metric": "l2"}
-        baseline = float(np.mean((above_N - constant) ** 2))
+        losses_N = (above_N - constant) ** 2
     else:
-        constant = float(np.quantile(train_N.astype(np.float64), quantile))
+        constant = _quantile(train_N.astype(np.float64), quantile, counts[0])
         objective = {"objective": "quantile", "metric": "quantile", "alpha": quantile}
         above_N = above_N - constant
-        baseline = float(np.mean(np.maximum(quantile * above_N, (quantile - 1) * above_N)))
-    return Goal(objective, (train_N, validation_N), None, np.array([constant]), baseline)
+        losses_N = np.maximum(quantile * above_N, (quantile - 1) * above_N)
+    baseline = float(np.average(losses_N, weights=counts[1]))
+    return Goal(objective, (train_N, validation_N), weights, np.array([constant]), baseline)
+
+
+def _quantile(values_N: Floats, level: float, weights_N: Floats | None) -> float:
+    """Of weighted values the least that has this share of the weight at or below it."""
+    if weights_N is None:
+        return float(np.quantile(values_N, level))
+    return float(np.quantile(values_N, level, weights=weights_N, method="inverted_cdf"))
 
 
 def _class_goal(problem: TrainingProblem, weighting: ClassWeights) -> tuple[list[Goal], Outputs]:
@@ -248,15 +268,20 @@ def _class_goal(problem: TrainingProblem, weighting: ClassWeights) -> tuple[list
     train_N, validation_N = (windows.own_labels_RK[ends, 0].astype(np.int64) for ends in _learnt_from(windows))
     counts_C = class_counts(train_N, len(classes))
     weights_C = class_weights(counts_C, weighting)
-    constants_C = np.log(np.maximum(counts_C * weights_C / len(train_N), RAREST))
-    validation_weights_N = weights_C[validation_N]
+    own = _sample_weights(windows)
+    weighed_C = counts_C if own is None else np.bincount(train_N, weights=own[0], minlength=len(classes))
+    constants_C = np.log(np.maximum(weighed_C * weights_C / len(train_N), RAREST))
+    weights = (weights_C[train_N], weights_C[validation_N])
+    if own is not None:
+        weights = (weights[0] * own[0], weights[1] * own[1])
+    validation_weights_N = weights[1]
     baseline = float(-(constants_C[validation_N] * validation_weights_N).sum() / validation_weights_N.sum())
     occurs_C = counts_C > 0
     shift_C = np.where(occurs_C, -np.log(weights_C), np.log(class_frequencies(train_N, len(classes))))
     goal = Goal(
         {"objective": "multiclass", "metric": "multi_logloss", "num_class": len(classes)},
         (train_N.astype(np.float32), validation_N.astype(np.float32)),
-        None if weighting == "none" else (weights_C[train_N], validation_weights_N),
+        None if weighting == "none" and own is None else weights,
         constants_C,
         baseline,
     )
@@ -338,7 +363,7 @@ class Boosting:
         )
         if not varies:
             state.round = 1
-            self._step(goal, booster, loss=goal.baseline)
+            self._step(goal, None, loss=goal.baseline)
         text = _without_parameters(booster.model_to_string(num_iteration=max(state.best_round, 1)))
         state.texts.append(text if state.best_round else _constant(text, goal.constants))
         state.rounds.append(state.round)
@@ -402,19 +427,21 @@ class Boosting:
             state.round = env.iteration + 1
             if loss < state.best_loss:
                 state.best_round, state.best_loss = state.round, loss
-            is_last = state.round - state.best_round >= hyper.early_stopping_rounds
-            if is_last or state.round == hyper.num_iterations or state.round % ROUNDS_A_STEP == 0:
-                self._step(goal, env.model, loss=loss)
-            if is_last:
+            stops = state.round - state.best_round >= hyper.early_stopping_rounds
+            is_last = stops or state.round == hyper.num_iterations
+            if is_last or state.round % ROUNDS_A_STEP == 0:
+                self._step(goal, None if is_last else env.model, loss=loss)
+            if stops:
                 raise EarlyStopException(state.best_round, env.evaluation_result_list)
 
         return end
 
-    def _step(self, goal: Goal, booster: Any, *, loss: float) -> None:
-        state, total = self._state, self._hyper.num_iterations
-        if self._checkpoint is not None and state.round % ROUNDS_A_STEP == 0 and self._checkpoint.due():
+    def _step(self, goal: Goal, booster: Any | None, *, loss: float) -> None:
+        """Tells the progress, and saves a booster that has rounds to come: one without any could not go on."""
+        state, total, checkpoint = self._state, self._hyper.num_iterations, self._checkpoint
+        if booster is not None and state.round % ROUNDS_A_STEP == 0 and checkpoint is not None and checkpoint.due():
             state.text = _without_parameters(booster.model_to_string(num_iteration=-1))
-            state.save(self._checkpoint)
+            state.save(checkpoint)
         self._report(
             len(state.texts) * total + state.round,
             self._num_goals * total,

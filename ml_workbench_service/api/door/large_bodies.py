@@ -1,0 +1,183 @@
+"""Large bodies: read by the table process, so that no input stops the event loop for longer than a small one.
+
+A body of over `SHORT` bytes goes there and comes back checked and short; of predictions one of over `READ_HERE`, or one
+of over `SHORT` that is not valid, since it is errors that take long. The routes then see a body as small ones are, and
+word their errors by the same functions (`contracts.rejections`). Where a caller sent an Idempotency-Key, what counts as
+the same body is the checked one.
+"""
+
+import struct
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+from urllib.parse import parse_qs
+
+import numpy as np
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from common_lib import exceptions
+from common_lib.exceptions import PlatformError, UnsupportedMediaTypeError
+from ml_workbench_service.access.operations import Operation
+from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.api.errors import render, too_large
+from ml_workbench_service.api.middleware import OPERATION
+from ml_workbench_service.api.predict_door import QUERIES, SUFFIX, asked_model, send_json, told_again
+from ml_workbench_service.api.predicting.explained_answers import explain_items, explain_one
+from ml_workbench_service.api.predictions import answer_items, answer_one
+from ml_workbench_service.contracts.batches import unpacked
+from ml_workbench_service.contracts.bodies import BODIES, SHORT, BodyTask
+from ml_workbench_service.contracts.contract import constructed
+from ml_workbench_service.contracts.inference_protocol import InferenceRequest
+from ml_workbench_service.contracts.prediction import (
+    PredictBatchRequest,
+    PredictionContext,
+    PredictionRecord,
+    PredictRequest,
+)
+from ml_workbench_service.contracts.strict_numbers import whole_number
+
+HEADER_LENGTH = b"inference-header-content-length"
+LENGTH = struct.Struct("!I")
+BATCH = "/predict/batch"
+NOTHING: dict[str, Any] = dict.fromkeys(PredictRequest.model_fields)
+
+_bytes_of = PredictionRecord.__pydantic_serializer__.to_json
+
+
+class LargeBodies:
+    """Has large bodies read elsewhere, and shows the app behind it what came of them.
+
+    Ordinary predictions have been answered by their own layers; others are answered here.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        operation = scope.get(OPERATION)
+        service = getattr(scope["app"].state, "service", None) if scope["type"] == "http" else None
+        if not isinstance(operation, Operation) or operation.method != "POST" or not isinstance(service, AppState):
+            await self._app(scope, receive, send)
+            return
+        contract = BODIES.get(operation.path)
+        headers: Mapping[bytes, bytes] = dict(scope["headers"])
+        if contract is None or _is_short(headers):
+            await self._app(scope, receive, send)
+            return
+        try:
+            messages, body = await _read(receive, operation.most_bytes)
+            if body is None or len(body) <= SHORT:
+                await self._app(scope, told_again(messages, receive), send)
+                return
+            if contract is InferenceRequest:
+                if headers.get(b"content-encoding", b"identity") != b"identity":
+                    raise UnsupportedMediaTypeError("bodies are read as they are; send yours without Content-Encoding")
+                scope, body = await _tensors(service, operation, scope, headers, body)
+            elif contract in (PredictRequest, PredictBatchRequest):
+                answer = await _predicted(service, operation, scope, body)
+                if answer is not None:
+                    await send_json(answer, send)
+                    return
+                body = b"{}"  # the route says what is wrong with path or query
+            else:
+                body = await service.tables.read_body(BodyTask(path=operation.path), body)
+                scope = {**scope, "headers": [*_without(scope, b"content-length"), _length_header(body)]}
+        except PlatformError as error:
+            await render(error)(scope, receive, send)
+            return
+        await self._app(scope, told_again([{"type": "http.request", "body": body, "more_body": False}], receive), send)
+
+
+async def _predicted(service: AppState, operation: Operation, scope: Scope, body: bytes) -> bytes | None:
+    """The answer to `/predict` or its batch; None where path or query are not as they should be."""
+    is_batch = operation.path.endswith(BATCH)
+    model_id = asked_model(scope, BATCH if is_batch else SUFFIX)
+    query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
+    asked, explains = query.pop("enqueue", ["best_effort"]), query.pop("explain", ["false"])
+    if model_id is None or query or len(asked) != 1 or asked[0] not in QUERIES.values() or len(explains) != 1:
+        return None
+    if explains[0] not in ("true", "false"):
+        return None
+    explain = explains[0] == "true"
+    requests = await read_requests(service, operation.path, body)
+    if is_batch and explain:
+        return await explain_items(service, model_id, requests, asked[0])
+    if is_batch:
+        return await answer_items(service, model_id, requests, asked[0])
+    if isinstance(requests[0], PlatformError):
+        raise requests[0]
+    if explain:
+        return await explain_one(service, model_id, requests[0], asked[0])
+    return _bytes_of(await answer_one(service, model_id, requests[0], asked[0]))
+
+
+async def read_requests(service: AppState, path: str, body: bytes) -> list[PredictRequest | PlatformError]:
+    """The items of a large batch, or the one of `/predict`, each a request or why it is none.
+
+    Raises:
+        DataValidationError: there are no items.
+    """
+    head, buffers = unpacked(await service.tables.read_body(BodyTask(path=path), body))
+    waiting = iter(buffers)
+    return [_item(each, waiting) for each in head["items"]]
+
+
+def _item(said: Mapping[str, Any], buffers: Any) -> PredictRequest | PlatformError:
+    if "error" in said:
+        told = said["error"]
+        kind = getattr(exceptions, told["name"])
+        error: PlatformError = kind(told["message"], details=told["details"])
+        return error
+    values = {**NOTHING, **said["about"]}
+    if values["as_of"] is not None:
+        values["as_of"] = datetime.fromisoformat(values["as_of"])
+    if values["context"] is not None:
+        values["context"] = PredictionContext.model_validate(values["context"])
+    if said["names"] is not None:
+        values[said["place"]] = {name: np.frombuffer(next(buffers), "<f8") for name in said["names"]}
+    return constructed(PredictRequest, values)
+
+
+async def _tensors(
+    service: AppState, operation: Operation, scope: Scope, headers: Mapping[bytes, bytes], body: bytes
+) -> tuple[Scope, bytes]:
+    """The request with all its tensors as bytes; one whose JSON is short is as it should be."""
+    stated = headers.get(HEADER_LENGTH)
+    num_json = len(body) if stated is None else whole_number(stated)
+    if num_json is None or num_json > len(body) or (stated is not None and num_json <= SHORT):
+        return scope, body  # the route says what is wrong with it
+    found = await service.tables.read_body(BodyTask(path=operation.path, num_json=num_json), body)
+    (length,) = LENGTH.unpack_from(found)
+    body = found[LENGTH.size :]
+    others = _without(scope, b"content-length", HEADER_LENGTH)
+    return {**scope, "headers": [*others, _length_header(body), (HEADER_LENGTH, b"%d" % length)]}, body
+
+
+def _is_short(headers: Mapping[bytes, bytes]) -> bool:
+    length = headers.get(b"content-length")
+    num_bytes = None if length is None else whole_number(length)
+    return num_bytes is not None and num_bytes <= SHORT
+
+
+async def _read(receive: Receive, most_bytes: int) -> tuple[list[Message], bytes | None]:
+    """The body's messages and the body; None where the client has gone. Raises PayloadTooLargeError."""
+    messages, num = [], 0
+    while True:
+        message = await receive()
+        messages.append(message)
+        if message["type"] != "http.request":
+            return messages, None
+        num += len(message.get("body", b""))
+        if num > most_bytes:
+            raise too_large(most_bytes)
+        if not message.get("more_body", False):
+            return messages, b"".join(each.get("body", b"") for each in messages)
+
+
+def _without(scope: Scope, *names: bytes) -> list[tuple[bytes, bytes]]:
+    return [(name, value) for name, value in scope["headers"] if name not in (*names, b"transfer-encoding")]
+
+
+def _length_header(body: bytes) -> tuple[bytes, bytes]:
+    return b"content-length", b"%d" % len(body)

@@ -1,0 +1,1 @@
+"""`/predict` and its batch beside the fast paths: the routes, and answers with their reasons."""

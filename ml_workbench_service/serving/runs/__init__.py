@@ -1,0 +1,1 @@
+"""Answers of many questions to one version, as columns."""

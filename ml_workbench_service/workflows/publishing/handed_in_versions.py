@@ -1,0 +1,89 @@
+"""Publishing what workers hand in: checked against the job that was asked for, signed, put in its place, recorded.
+
+A worker holds no private key, and its word is taken for what its own job was to make and for nothing else.
+"""
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+from common_lib.exceptions import ConflictError, PlatformError
+from common_lib.storage import FolderGoneError, check_there, storage_error
+from ml_workbench_service.access.audit_log import AuditLog, Who
+from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.contracts.models import ModelCard
+from ml_workbench_service.jobs.handed_in import HandedIn, Refusal, answer, handed_in
+from ml_workbench_service.jobs.job import JobFolder
+
+PUBLISHING = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})
+PUBLISHED = "version signed and published"
+
+log = logging.getLogger(__name__)
+
+
+class Registry(Protocol):
+    """What publishing needs of a model registry."""
+
+    @property
+    def root(self) -> Path:
+        """Its folder."""
+        ...
+
+    def accept(self, job_id: str, handed: HandedIn) -> ModelCard:
+        """Verifies, signs and publishes a worker's draft."""
+        ...
+
+
+def publish_handed_in(registry: Registry, folder: JobFolder, *, audit: AuditLog | None = None) -> None:
+    """Publishes what waits in a job's folder, or says in it why not; nothing where nothing waits, or the registry is
+    away: it waits for the next try.
+
+    Raises:
+        UnavailableError: the answer cannot be written; it waits, for the next try.
+    """
+    if folder.spec.kind not in PUBLISHING:
+        return
+    try:
+        handed = handed_in(folder.path)
+    except ValueError:
+        log.error("what job %s handed in cannot be read", folder.id)
+        error = ConflictError("what was handed in cannot be read, and was not published; start the training again")
+        answer(folder.path, Refusal.of(error))
+        return
+    if handed is None:
+        return
+    try:
+        check_there(registry.root)
+        _check_asked_for(folder, handed)
+        _accept(registry, folder.id, handed, audit)
+    except PlatformError as error:
+        log.error("%s %s was not published: %s", handed.model_id, handed.version, error.message)
+        answer(folder.path, Refusal.of(error))
+    except FolderGoneError:
+        log.warning("%s %s waits: the model registry is away", handed.model_id, handed.version)
+    except OSError as error:
+        log.exception("%s %s was not published", handed.model_id, handed.version)
+        answer(folder.path, Refusal.of(storage_error(error)))
+    else:
+        answer(folder.path)
+
+
+def _accept(registry: Registry, job_id: str, handed: HandedIn, audit: AuditLog | None) -> None:
+    """Signs and publishes between the two lines of the audit log; what cannot be noted is not done."""
+    if audit is None:
+        registry.accept(job_id, handed)
+        return
+    about = {"digest": handed.digest, "job_id": job_id}
+    with audit.change(PUBLISHED, Who("service"), on=f"{handed.model_id} {handed.version}") as change:
+        registry.accept(job_id, handed)
+        change.after = about
+
+
+def _check_asked_for(folder: JobFolder, handed: HandedIn) -> None:
+    """Raises ConflictError where it is another version than the job's."""
+    plan = folder.spec.plan
+    if (handed.model_id, handed.version) != (plan.get("model_id"), plan.get("version")):
+        raise ConflictError(
+            f"job {folder.id} was to make another version than {handed.model_id} {handed.version}, which was not "
+            "published; start the training again"
+        )
