@@ -44,7 +44,7 @@ that names the next step, and `details` for programs. A rejected value itself is
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from common_lib.redaction import redacted, redacted_tree
 
@@ -69,6 +69,14 @@ class PlatformError(Exception):
         self.message = message
         self.details: dict[str, Any] = dict(details or {})
         self.retry_after_s = retry_after_s
+
+    def kept(self) -> Self:
+        """Itself, to be kept as a value: without traceback and causes, whose frames hold whoever keeps it.
+
+        Many such circles wait for the collector, which stops everything when it comes.
+        """
+        self.__cause__ = self.__context__ = None
+        return self.with_traceback(None)
 
     def body(self, correlation_id: str) -> dict[str, Any]:
         """The one JSON body of every failure on the wire."""

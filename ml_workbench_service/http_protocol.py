@@ -62,8 +62,8 @@ class Straight(Protocol):
         """Whom the door has met, with `refusal` and `told`; None: the app is to meet it."""
         ...
 
-    def answer(self, met: Any, body: bytes, reply: "StraightAnswer") -> bool:
-        """Whether it is answered through `reply`; else the app is to answer."""
+    def answer(self, met: Any, body: bytes, reply: "StraightAnswer") -> Mapping[str, Any] | None:
+        """Has it answered through `reply`, or says what the app, which is to answer, is told."""
         ...
 
 
@@ -302,9 +302,10 @@ class GuardedProtocol(HttpToolsProtocol):
     def _answer_straight(self, answer: StraightAnswer, body: bytes) -> None:
         straight = self.straight
         assert straight is not None
-        if not straight.answer(answer.met, body, answer):
+        told = straight.answer(answer.met, body, answer)
+        if told is not None:
             answer.body = bytearray(body)
-            answer.pass_on(answer.met.told())
+            answer.pass_on(told)
 
     def write_answer(self, headers: bytes, body: bytes, *, keep_alive: bool) -> None:
         """An answer of 200, as uvicorn writes it."""

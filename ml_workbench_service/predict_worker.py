@@ -62,7 +62,7 @@ from ml_workbench_service.workflows.follow_serving_state import ServingStateFoll
 ORPHAN_DRAIN_S = 2.0
 REPORT_EVERY_S = 1.0
 FORGET_EVERY_S = 10.0
-COLLECT_EVERY = 20_000
+COLLECT_EVERY = 4_000
 
 log = logging.getLogger(__name__)
 

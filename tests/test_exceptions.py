@@ -120,3 +120,21 @@ def test_the_tree_needs_nothing_but_the_standard_library() -> None:
     code = "import common_lib.exceptions, common_lib.logging, sys; print('pydantic' in sys.modules)"
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout == "False\n"
+
+
+def test_an_error_that_is_kept_holds_no_frame_that_keeps_it() -> None:
+    """Else whoever keeps a thousand of them leaves a thousand circles to the collector."""
+
+    def refused() -> None:
+        try:
+            int("one")
+        except ValueError as error:
+            raise DataValidationError.at("body.x", "not a number") from error
+
+    kept: list[PlatformError] = []
+    try:
+        refused()
+    except PlatformError as error:
+        kept.append(error.kept())
+    assert (kept[0].__traceback__, kept[0].__cause__, kept[0].__context__) == (None, None, None)
+    assert kept[0].message == "not a number"

@@ -61,7 +61,8 @@ def _after(folder: Path, acknowledged: list[str]) -> Violations:
     from mlflow import MlflowClient
 
     _look_till_quiet(folder)
-    client = MlflowClient(f"sqlite:///{folder / 'mlflow.db'}")
+    uri = f"sqlite:///{folder / 'mlflow.db'}"
+    client = MlflowClient(tracking_uri=uri, registry_uri=uri)  # unsaid, the registry is the process's, not the store's
     places = [each.experiment_id for each in client.search_experiments()]
     runs = client.search_runs(places, filter_string="tags.job_id = 'job-1-0-0'")
     if len(runs) != 1:

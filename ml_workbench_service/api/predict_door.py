@@ -34,6 +34,9 @@ QUERIES: dict[bytes, Enqueue] = {
     b"enqueue=never": "never",
 }
 
+NOT_VALID = "ml_workbench.not_valid"
+"""In the scope where the body has been read already, and is no request: that takes long enough once."""
+
 request_of = PredictRequest.__pydantic_validator__.validate_json
 bytes_of = PredictionRecord.__pydantic_serializer__.to_json
 
@@ -53,7 +56,7 @@ class PredictDoor:
             return
         num_bytes = length_of(scope["headers"], most_bytes=READ_HERE)
         enqueue = QUERIES.get(scope["query_string"])
-        if enqueue is None or num_bytes is None or num_bytes > READ_HERE:
+        if enqueue is None or num_bytes is None or num_bytes > READ_HERE or NOT_VALID in scope:
             await self._app(scope, receive, send)
             return
         messages = await read_whole(receive)

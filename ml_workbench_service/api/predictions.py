@@ -97,7 +97,8 @@ async def chosen_for(service: PredictState, model_id: str, items: Sequence[Any])
         try:
             request = item if isinstance(item, PredictRequest) else _item(item, number)
         except PlatformError as error:
-            asked.append(error)
+            asked.append(error.kept())
+            await asyncio.sleep(0)  # what is wrong takes twenty times as long to say as what is right to read
             continue
         version = request.wanted_version
         try:
@@ -107,7 +108,7 @@ async def chosen_for(service: PredictState, model_id: str, items: Sequence[Any])
         except PlatformError as error:
             if error.status == 404 and not version:
                 raise  # the model itself does not exist: nothing an item could change
-            asked.append(error)
+            asked.append(error.kept())
     return asked
 
 
@@ -133,12 +134,13 @@ async def answer_many(
     for number, each in enumerate(asked):
         if number % AT_ONCE == AT_ONCE - 1:
             await asyncio.sleep(0)
+        if isinstance(each, PlatformError):
+            answers[number] = each
+            continue
         try:
-            if isinstance(each, PlatformError):
-                raise each
             chosen, found = each[0], await read_question(service, *each, enqueue, received_ms=received_ms)
         except PlatformError as error:
-            answers[number] = error
+            answers[number] = error.kept()
             continue
         key = (chosen.model.card.version, chosen.model.card.digest, chosen.deployment is not None)
         groups.setdefault(key, (chosen, []))[1].append((number, found))
@@ -237,7 +239,7 @@ async def _delivered(service: PredictState, rows: Sequence[RunRow]) -> dict[int,
     failed: dict[int, PlatformError] = {}
     for row, outcome in zip(rows, outcomes, strict=True):
         if isinstance(outcome, PlatformError):
-            failed[row.number] = outcome
+            failed[row.number] = outcome.kept()
         elif outcome is not None:
             raise outcome
     return failed

@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, Protocol
 
-from pydantic import Field, Strict, model_validator
+from pydantic import FailFast, Field, Strict, model_validator
 
 from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import (
@@ -108,6 +108,12 @@ class ReadBatch(Contract):
     items: Annotated[
         list[Annotated[PredictRequest | Any, Field(union_mode="left_to_right")]], Field(min_length=1, max_length=1000)
     ]
+
+
+class SoundBatch(Contract):
+    """The same where every item is valid; reading ends at the first that is not."""
+
+    items: Annotated[list[PredictRequest], FailFast(), Field(min_length=1, max_length=1000)]
 
 
 class Interval(Contract):

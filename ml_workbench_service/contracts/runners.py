@@ -3,7 +3,7 @@ knows by `TrainingBackend` the engine of its workers, which is where another one
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -234,8 +234,8 @@ class TableReader(Protocol):
         """
         ...
 
-    async def read_body(self, task: BodyTask, body: bytes) -> bytes:
-        """A large body, checked, in the form that `contracts.bodies` says; raises DataValidationError."""
+    async def read_body(self, task: BodyTask, parts: Sequence[bytes]) -> bytes:
+        """A large body, in the parts it came in: checked, as `contracts.bodies` says; raises DataValidationError."""
         ...
 
     async def explain(self, task: ExplanationTask, windows: bytes) -> bytes:

@@ -14,7 +14,7 @@ import logging
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -148,9 +148,9 @@ class TableProcess:
         """A figure or a report in pieces, as `stream`."""
         return self._in_pieces(TableOrder(what=task), ())
 
-    async def read_body(self, task: BodyTask, body: bytes) -> bytes:
-        """A large body, checked, in the form that `contracts.bodies` says."""
-        _, found = await self._whole(TableOrder(what=task), (body,))
+    async def read_body(self, task: BodyTask, parts: Sequence[bytes]) -> bytes:
+        """A large body, which came in parts, checked, in the form that `contracts.bodies` says."""
+        _, found = await self._whole(TableOrder(what=task), parts)
         return found
 
     async def explain(self, task: ExplanationTask, windows: bytes) -> bytes:
@@ -171,7 +171,7 @@ class TableProcess:
                 place.unwatch()
                 answer.close()
 
-    async def _in_pieces(self, order: TableOrder, buffers: tuple[bytes, ...]) -> AsyncIterator[bytes]:
+    async def _in_pieces(self, order: TableOrder, buffers: Sequence[bytes]) -> AsyncIterator[bytes]:
         async with self._place() as place:
             answer = await self._begin(order, buffers)
             held = bytearray()
@@ -195,7 +195,7 @@ class TableProcess:
         self._end()
         await asyncio.gather(*self._ending, return_exceptions=True)
 
-    async def _whole(self, order: TableOrder, buffers: tuple[bytes, ...] = ()) -> tuple[TableHead, bytes]:
+    async def _whole(self, order: TableOrder, buffers: Sequence[bytes] = ()) -> tuple[TableHead, bytes]:
         async with self._place():
             answer = await self._begin(order, buffers)
             try:
@@ -227,7 +227,7 @@ class TableProcess:
             if not self._num_asked and self._running is not None:
                 self._rest = asyncio.get_running_loop().call_later(self._idle_s, self._end)
 
-    async def _begin(self, order: TableOrder, buffers: tuple[bytes, ...]) -> "_Answer":
+    async def _begin(self, order: TableOrder, buffers: Sequence[bytes]) -> "_Answer":
         """The answer, its head read; a process that was lost before is followed by another, once."""
         for is_last in (False, True):
             try:
@@ -238,7 +238,7 @@ class TableProcess:
                 log.warning("the table process was lost; it is started again")
         raise AssertionError("the second try returns or raises")
 
-    async def _ask(self, order: TableOrder, buffers: tuple[bytes, ...]) -> "_Answer":
+    async def _ask(self, order: TableOrder, buffers: Sequence[bytes]) -> "_Answer":
         running = await self._process()
         ours, theirs = socket.socketpair()
         try:

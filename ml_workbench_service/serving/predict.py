@@ -157,7 +157,7 @@ def _scaled_or_error(model: ServedModel, each: Admitted) -> Prepared | Exception
     try:
         return _scaled(model, each)
     except DataValidationError as error:
-        return error
+        return error.kept()
 
 
 def _scaled_together(model: ServedModel, asked: Sequence[Admitted]) -> list[Prepared]:

@@ -93,7 +93,7 @@ def place_of(path: str) -> str:
 def stalls(service: ServiceProcess, asked: Iterator[tuple[str, str, bytes, str | None]]) -> list[str]:
     """Every input that stopped `/health` for too long, whatever the machine did; statuses of 500 too."""
     send(service.port, place_of("/api/v1/models/train"), b"[" * 20_000, KEY)  # the table process starts
-    asker, found, worst = Asker(service.port), [], 0.0
+    asker, found, worst = Asker(service.port), [], (0.0, "nothing")
     num = 0
     try:
         time.sleep(0.5)
@@ -111,12 +111,12 @@ def stalls(service: ServiceProcess, asked: Iterator[tuple[str, str, bytes, str |
                     break
                 if number:
                     idle_s = max(idle_s, asker.idle_p99_s())
-            worst = max(worst, least_s / idle_s)
+            worst = max(worst, (least_s / idle_s, f"{path}, {what}, {len(body):,} bytes"))
             if least_s > FACTOR * idle_s:
                 found.append(f"{path}, {what}, {len(body):,} bytes: {least_s / idle_s:.1f} times")
     finally:
         asker.close()
-    print(f"{num} inputs, idle p99 {idle_s * 1000:.2f} ms, the longest stall {worst:.1f} times it")  # noqa: T201
+    print(f"{num} inputs, idle p99 {idle_s * 1000:.2f} ms, the longest stall {worst[0]:.1f} times it: {worst[1]}")  # noqa: T201
     return found
 
 

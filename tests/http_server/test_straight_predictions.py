@@ -58,9 +58,10 @@ class Counting(StraightPredictions):
         super().__init__(*args, **kwargs)
         self.answered: list[bool] = []
 
-    def answer(self, met: Met, body: bytes, reply: Reply) -> bool:
-        self.answered.append(super().answer(met, body, reply))
-        return self.answered[-1]
+    def answer(self, met: Met, body: bytes, reply: Reply) -> dict[str, Any] | None:
+        told = super().answer(met, body, reply)
+        self.answered.append(told is None)
+        return told
 
 
 class Kept:

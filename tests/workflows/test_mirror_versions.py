@@ -194,14 +194,10 @@ def load(server: MlflowServer, address: str) -> Any:
     """What a user's own process loads."""
     import mlflow
 
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
-    try:
-        mlflow.set_tracking_uri(server.url)
-        mlflow.set_registry_uri(server.url)
+    with pytest.MonkeyPatch.context() as patched:  # what is set by `mlflow.set_…` stays set for every test after this
+        patched.setenv("MLFLOW_TRACKING_URI", server.url)
+        patched.setenv("MLFLOW_REGISTRY_URI", server.url)
         return mlflow.pyfunc.load_model(address)
-    finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
 
 
 def test_the_champion_loads_from_mlflow_and_answers_as_the_network_does(

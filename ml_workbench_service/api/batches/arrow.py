@@ -80,12 +80,13 @@ class ArrowBatch:
             if number % AT_ONCE == AT_ONCE - 1:
                 await asyncio.sleep(0)
             request = chunk.request(row)
+            if isinstance(request, PlatformError):
+                failed[row] = request
+                continue
             try:
-                if isinstance(request, PlatformError):
-                    raise request
                 await read_question(self._service, chosen, request, self._enqueue, received_ms=received_ms)
             except PlatformError as error:
-                failed[row] = error
+                failed[row] = error.kept()
             else:
                 return None
         places, windows = np.flatnonzero(is_plain_N), chunk.windows

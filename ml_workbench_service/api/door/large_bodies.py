@@ -6,8 +6,9 @@ word their errors by the same functions (`contracts.rejections`). Where a caller
 the same body is the checked one.
 """
 
+import asyncio
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 from urllib.parse import parse_qs
@@ -23,7 +24,7 @@ from ml_workbench_service.api.errors import render, too_large
 from ml_workbench_service.api.middleware import OPERATION
 from ml_workbench_service.api.predict_door import QUERIES, SUFFIX, asked_model, send_json, told_again
 from ml_workbench_service.api.predicting.explained_answers import explain_items, explain_one
-from ml_workbench_service.api.predictions import answer_items, answer_one
+from ml_workbench_service.api.predictions import AT_ONCE, answer_items, answer_one
 from ml_workbench_service.contracts.batches import unpacked
 from ml_workbench_service.contracts.bodies import BODIES, SHORT, BodyTask
 from ml_workbench_service.contracts.contract import constructed
@@ -39,6 +40,8 @@ from ml_workbench_service.contracts.strict_numbers import whole_number
 HEADER_LENGTH = b"inference-header-content-length"
 LENGTH = struct.Struct("!I")
 BATCH = "/predict/batch"
+Parts = Sequence[bytes]
+"""A body as it came: to join what may be megabytes would take milliseconds."""
 NOTHING: dict[str, Any] = dict.fromkeys(PredictRequest.model_fields)
 
 _bytes_of = PredictionRecord.__pydantic_serializer__.to_json
@@ -66,22 +69,22 @@ class LargeBodies:
             await self._app(scope, receive, send)
             return
         try:
-            messages, body = await _read(receive, operation.most_bytes)
-            if body is None or len(body) <= SHORT:
+            messages, parts = await _read(receive, operation.most_bytes)
+            if parts is None or _length(parts) <= SHORT:
                 await self._app(scope, told_again(messages, receive), send)
                 return
             if contract is InferenceRequest:
                 if headers.get(b"content-encoding", b"identity") != b"identity":
                     raise UnsupportedMediaTypeError("bodies are read as they are; send yours without Content-Encoding")
-                scope, body = await _tensors(service, operation, scope, headers, body)
+                scope, body = await _tensors(service, operation, scope, headers, parts)
             elif contract in (PredictRequest, PredictBatchRequest):
-                answer = await _predicted(service, operation, scope, body)
+                answer = await _predicted(service, operation, scope, parts)
                 if answer is not None:
                     await send_json(answer, send)
                     return
                 body = b"{}"  # the route says what is wrong with path or query
             else:
-                body = await service.tables.read_body(BodyTask(path=operation.path), body)
+                body = await service.tables.read_body(BodyTask(path=operation.path), parts)
                 scope = {**scope, "headers": [*_without(scope, b"content-length"), _length_header(body)]}
         except PlatformError as error:
             await render(error)(scope, receive, send)
@@ -89,7 +92,7 @@ class LargeBodies:
         await self._app(scope, told_again([{"type": "http.request", "body": body, "more_body": False}], receive), send)
 
 
-async def _predicted(service: AppState, operation: Operation, scope: Scope, body: bytes) -> bytes | None:
+async def _predicted(service: AppState, operation: Operation, scope: Scope, parts: Parts) -> bytes | None:
     """The answer to `/predict` or its batch; None where path or query are not as they should be."""
     is_batch = operation.path.endswith(BATCH)
     model_id = asked_model(scope, BATCH if is_batch else SUFFIX)
@@ -100,7 +103,7 @@ async def _predicted(service: AppState, operation: Operation, scope: Scope, body
     if explains[0] not in ("true", "false"):
         return None
     explain = explains[0] == "true"
-    requests = await read_requests(service, operation.path, body)
+    requests = await read_requests(service, operation.path, parts)
     if is_batch and explain:
         return await explain_items(service, model_id, requests, asked[0])
     if is_batch:
@@ -112,15 +115,20 @@ async def _predicted(service: AppState, operation: Operation, scope: Scope, body
     return _bytes_of(await answer_one(service, model_id, requests[0], asked[0]))
 
 
-async def read_requests(service: AppState, path: str, body: bytes) -> list[PredictRequest | PlatformError]:
+async def read_requests(service: AppState, path: str, parts: Parts) -> list[PredictRequest | PlatformError]:
     """The items of a large batch, or the one of `/predict`, each a request or why it is none.
 
     Raises:
         DataValidationError: there are no items.
     """
-    head, buffers = unpacked(await service.tables.read_body(BodyTask(path=path), body))
+    head, buffers = unpacked(await service.tables.read_body(BodyTask(path=path), parts))
     waiting = iter(buffers)
-    return [_item(each, waiting) for each in head["items"]]
+    requests = []
+    for number, each in enumerate(head["items"]):
+        if number % AT_ONCE == AT_ONCE - 1:
+            await asyncio.sleep(0)
+        requests.append(_item(each, waiting))
+    return requests
 
 
 def _item(said: Mapping[str, Any], buffers: Any) -> PredictRequest | PlatformError:
@@ -140,14 +148,15 @@ def _item(said: Mapping[str, Any], buffers: Any) -> PredictRequest | PlatformErr
 
 
 async def _tensors(
-    service: AppState, operation: Operation, scope: Scope, headers: Mapping[bytes, bytes], body: bytes
+    service: AppState, operation: Operation, scope: Scope, headers: Mapping[bytes, bytes], parts: Parts
 ) -> tuple[Scope, bytes]:
     """The request with all its tensors as bytes; one whose JSON is short is as it should be."""
     stated = headers.get(HEADER_LENGTH)
-    num_json = len(body) if stated is None else whole_number(stated)
-    if num_json is None or num_json > len(body) or (stated is not None and num_json <= SHORT):
-        return scope, body  # the route says what is wrong with it
-    found = await service.tables.read_body(BodyTask(path=operation.path, num_json=num_json), body)
+    num = _length(parts)
+    num_json = num if stated is None else whole_number(stated)
+    if num_json is None or num_json > num or (stated is not None and num_json <= SHORT):
+        return scope, b"".join(parts)  # the route says what is wrong with it
+    found = await service.tables.read_body(BodyTask(path=operation.path, num_json=num_json), parts)
     (length,) = LENGTH.unpack_from(found)
     body = found[LENGTH.size :]
     others = _without(scope, b"content-length", HEADER_LENGTH)
@@ -160,7 +169,7 @@ def _is_short(headers: Mapping[bytes, bytes]) -> bool:
     return num_bytes is not None and num_bytes <= SHORT
 
 
-async def _read(receive: Receive, most_bytes: int) -> tuple[list[Message], bytes | None]:
+async def _read(receive: Receive, most_bytes: int) -> tuple[list[Message], Parts | None]:
     """The body's messages and the body; None where the client has gone. Raises PayloadTooLargeError."""
     messages, num = [], 0
     while True:
@@ -172,7 +181,11 @@ async def _read(receive: Receive, most_bytes: int) -> tuple[list[Message], bytes
         if num > most_bytes:
             raise too_large(most_bytes)
         if not message.get("more_body", False):
-            return messages, b"".join(each.get("body", b"") for each in messages)
+            return messages, [each.get("body", b"") for each in messages]
+
+
+def _length(parts: Parts) -> int:
+    return sum(map(len, parts))
 
 
 def _without(scope: Scope, *names: bytes) -> list[tuple[bytes, bytes]]:

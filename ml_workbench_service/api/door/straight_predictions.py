@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from fastapi import FastAPI
+from pydantic import ValidationError
 from starlette.types import Scope
 
 from common_lib.exceptions import PlatformError
@@ -37,6 +38,7 @@ from ml_workbench_service.api.middleware import (
     note_answer,
 )
 from ml_workbench_service.api.predict_door import (
+    NOT_VALID,
     QUERIES,
     SUFFIX,
     TEMPLATE,
@@ -148,11 +150,12 @@ class StraightPredictions:
         except PlatformError as refusal:
             return Met(asked, identifier, begun_s, None, refusal)
 
-    def answer(self, met: Met, body: bytes, reply: Reply) -> bool:
-        """Has the body answered through `reply`, now or once its turn has come; False where the app is to do it."""
+    def answer(self, met: Met, body: bytes, reply: Reply) -> dict[str, Any] | None:
+        """Has the body answered through `reply`, now or once its turn has come; else what the app, which is to do it,
+        is told."""
         service = getattr(self._app.state, "service", None)
         if not isinstance(service, PredictState):
-            return False
+            return met.told()
         asked = met.asked
         try:
             request = request_of(body)
@@ -160,15 +163,17 @@ class StraightPredictions:
             chosen = service.model_server.chosen_at_once(asked.model_id, request.wanted_version)
             question = None if chosen is None else question_of(chosen.model, request, received_ms=received_ms)
             if chosen is None or question is None:
-                return False
+                return met.told()
 
             def told(found: PredictionRecord | RunRow | Exception) -> None:
                 self._told(service, chosen, met, found, reply)
 
             service.model_server.join(chosen, question, met.identifier, keeps=asked.keeps, told=told)
+        except ValidationError:
+            return met.told() | {NOT_VALID: True}
         except Exception:  # the app finds the same, logs it where it is ours, and says it
-            return False
-        return True
+            return met.told()
+        return None
 
     def _told(
         self,

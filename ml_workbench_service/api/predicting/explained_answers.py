@@ -80,13 +80,13 @@ async def explain_items(service: PredictState, model_id: str, items: Sequence[An
         try:
             check_explains(each[0].model.card)
         except DataValidationError as error:
-            unable.append(error)
-            answers[number] = error
+            unable.append(error.kept())
+            answers[number] = error.kept()
             continue
         try:
             asked[number] = await _asked(service, *each, enqueue, received_ms=received_ms)
         except PlatformError as error:
-            answers[number] = error
+            answers[number] = error.kept()
     if unable and not asked:
         raise unable[0]
     explanations = await _explanations(service, list(asked.values()))
@@ -95,7 +95,7 @@ async def explain_items(service: PredictState, model_id: str, items: Sequence[An
             record = await answer_question(service, one.chosen, one.question, enqueue)
             answers[number] = _bytes_of(record, explanation)
         except PlatformError as error:
-            answers[number] = error
+            answers[number] = error.kept()
     return await batch_of([answers[number] for number in range(len(answers))])
 
 
