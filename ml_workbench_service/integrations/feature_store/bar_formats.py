@@ -191,7 +191,7 @@ def _text_cells(file: BarFile, names: tuple[str, ...], *, max_rows: int | None) 
         raise bad_file(file.path.name, f"has two columns of the same name, `{twice[0]}`; rename one")
     is_plain = file.encoding == "utf-8" and suffix_of(file.path.name) == file.path.suffix.lower()
     try:
-        return pl.read_csv(
+        cells = pl.read_csv(
             file.path if is_plain else file.content(),
             separator=file.separator,
             has_header=False,
@@ -203,6 +203,12 @@ def _text_cells(file: BarFile, names: tuple[str, ...], *, max_rows: int | None) 
         )
     except pl.exceptions.PolarsError as error:
         raise _too_wide(file, len(names)) or error from error
+    return cells.with_columns(pl.all().str.strip_chars().str.strip_chars('"')) if _keeps_quotes(cells) else cells
+
+
+def _keeps_quotes(cells: "pl.DataFrame") -> bool:
+    """Whether quotes stand behind a blank, as in `"a", "b"`, where a reader takes them for a part of the cell."""
+    return any(str(cell).lstrip().startswith('"') for row in cells.head(1).rows() for cell in row)
 
 
 def _too_wide(file: BarFile, num_cells: int) -> DataValidationError | None:

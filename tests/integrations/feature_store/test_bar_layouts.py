@@ -19,6 +19,10 @@ LAYOUTS: dict[str, tuple[list[str], str]] = {
     "R with row numbers": (['"time","open","high","low","close"'], '"{n}",{t:%Y-%m-%d %H:%M:%S},' + PLAIN),
     "rows that end with a separator": (["time,open,high,low,close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN + ","),
     "quantmod's own header in quotes": (['"","Open","High","Low","Close"'], '"{t:%Y-%m-%d %H:%M:%S}",' + PLAIN),
+    "quotes behind blanks": (
+        ['"time", "open", "high", "low", "close"'],
+        '"{t:%Y-%m-%d %H:%M}", "{o:.5f}", "{h:.5f}", "{l:.5f}", "{c:.5f}"',
+    ),
     "a separator named above": (["sep=,", "time,open,high,low,close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN),
     "comments above": (["# EURUSD", "// bid", "time,open,high,low,close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN),
     "a commented header": (["# time,open,high,low,close"], "{t:%Y-%m-%d %H:%M:%S}," + PLAIN),
@@ -278,6 +282,10 @@ REFUSED: dict[str, tuple[list[str], str]] = {
         "line 2: has 9 cells where 5 are named; export it with ; between cells if its numbers have commas",
     ),
     "a column twice": (["time,open,high,low,close,close", "1,1,1,1,1,1"], "two columns of the same name, `close`"),
+    "a currency before the price": (
+        ["time,open,high,low,close", "2024-07-01 10:00,$1.1,$1.1,$1.1,$1.1"],
+        "line 2: `open` is not a number: '$1.1'",
+    ),
     "one mark here, another there": (
         ["time;open;high;low;close", "2024-07-01 10:00;1,10038;1,10038;1,10038;1.10038"],
         "line 2: `close` is not a number with a decimal comma",

@@ -22,6 +22,9 @@ from ml_workbench_service.integrations.feature_store.bar_times import Fail
 if TYPE_CHECKING:
     import polars as pl
 
+MOST_SHOWN = 40
+"""Characters of a cell that an error quotes."""
+
 
 @dataclass(frozen=True)
 class FileCells:
@@ -102,7 +105,8 @@ class FileCells:
             other: Mark = "," if mark == "." else "."
             is_other = not bool(marks.misfits(column.slice(row, 1), other)[0])
             word = {".": "point", ",": "comma"}[mark]
-            raise self.fail(row, f"`{name}` is not a number" + (f" with a decimal {word}" if is_other else ""))
+            what = f" with a decimal {word}" if is_other else f": {str(column[row])[:MOST_SHOWN]!r}"
+            raise self.fail(row, f"`{name}` is not a number{what}")
         return values.fill_null(float("nan")).to_numpy().copy()
 
     def prices(self, chosen: PriceColumns) -> dict[str, Floats]:
