@@ -11,7 +11,7 @@ FROM python:3.12-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 UV_LINK_MODE=copy UV_COMPILE_BYTECODE=1
 RUN python -m pip install --no-cache-dir "uv>=0.9,<1" && python -m venv --without-pip /opt/venv
 WORKDIR /build
-COPY requirements.txt ./
+COPY requirements.txt requirements-hashed.txt ./
 
 FROM build AS build-cpu
 ARG TORCH_INDEX_URL=""
@@ -19,10 +19,10 @@ RUN if [ -n "$TORCH_INDEX_URL" ]; then \
       uv pip install --no-cache --python /opt/venv/bin/python --no-deps --index-url "$TORCH_INDEX_URL" \
         "$(sed -n 's/^\(torch==[^ ]*\).*/\1/p' requirements.txt)"; \
     fi \
-    && uv pip install --no-cache --python /opt/venv/bin/python -r requirements.txt
+    && uv pip install --no-cache --python /opt/venv/bin/python -r requirements-hashed.txt
 
 FROM build AS build-cuda
-RUN uv pip install --no-cache --python /opt/venv/bin/python -r requirements.txt
+RUN uv pip install --no-cache --python /opt/venv/bin/python -r requirements-hashed.txt
 
 FROM python:3.12-slim AS service
 RUN groupadd --gid 10001 workbench \

@@ -22,12 +22,16 @@ SBOM_TOOLS := .bench/sbom-tools
 export PYTHONDONTWRITEBYTECODE :=
 
 # uv installs in seconds what takes pip minutes. It does not read pip's settings, so the folder of wheels is passed on.
-# Where uv cannot be installed, or cannot reach what pip can, pip does the work.
+# It verifies the hashes that the lock has. Where uv cannot be installed, or cannot reach what pip can, pip does the work;
+# where a file has another hash than it should, nobody does.
 define install
 	@echo "installing $(1) into $(VENV)"
 	@links=$$(printf '%s' "$${UV_FIND_LINKS:-$$PIP_FIND_LINKS}" | tr ' ' ','); \
 	if [ -n "$$links" ]; then UV_FIND_LINKS="$$links"; export UV_FIND_LINKS; fi; \
-	if $(BIN)/uv pip install --quiet --python $(BIN)/python -r $(1); then exit 0; fi; \
+	$(BIN)/uv pip install --quiet --python $(BIN)/python -r $(1:.txt=-hashed.txt) 2> $(VENV)/uv-said && exit 0; \
+	cat $(VENV)/uv-said >&2; \
+	if grep -qi "hash mismatch" $(VENV)/uv-said; then \
+	echo "a package is not the one that poetry.lock knows: nothing more was installed; see which index it came from" >&2; exit 1; fi; \
 	echo "uv could not install $(1); trying pip, which takes minutes"; \
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r $(1)
 endef
@@ -98,9 +102,10 @@ restore: $(VENV)/.installed ## an archive into an empty STATE_DIR and registry; 
 gpu-check: $(VENV)/.installed-dev ## every family on CUDA beside the processor; says so where there is no GPU
 	@$(BIN)/python -m tools.gpu_check
 
-lock: $(TOOLS)/.installed ## renew poetry.lock and both requirements files from pyproject.toml
+lock: $(TOOLS)/.installed ## renew poetry.lock and the requirements files from pyproject.toml
 	@$(TOOLS)/bin/poetry lock
 	@$(BIN)/python -m tools.export_requirements $(TOOLS)/bin/poetry
+	@$(BIN)/python -m tools.hash_requirements
 	@$(BIN)/python -m tools.check_lock
 
 sbom: $(SBOM_TOOLS)/.installed ## what is installed, as a bill of materials (CycloneDX, sbom.json), and its licences
@@ -118,11 +123,11 @@ $(VENV)/.made:
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv || echo "uv cannot be installed here"
 	@touch $@
 
-$(VENV)/.installed: requirements.txt | $(VENV)/.made
+$(VENV)/.installed: requirements.txt requirements-hashed.txt | $(VENV)/.made
 	$(call install,requirements.txt)
 	@touch $@
 
-$(VENV)/.installed-dev: requirements-dev.txt | $(VENV)/.made
+$(VENV)/.installed-dev: requirements-dev.txt requirements-dev-hashed.txt | $(VENV)/.made
 	$(call install,requirements-dev.txt)
 	@touch $@
 

@@ -1,6 +1,7 @@
 """Set-up, images and lock, as far as they can be checked where no Docker engine runs."""
 
 import http.server
+import hashlib
 import importlib.util
 import json
 import os
@@ -219,7 +220,7 @@ def test_the_requirements_equal_the_lock() -> None:
 
 @pytest.fixture
 def edited(tmp_path: Path) -> Path:
-    for file in ("pyproject.toml", "poetry.lock", *check_lock.FILES):
+    for file in ("pyproject.toml", "poetry.lock", *check_lock.FILES, *HASHED.values()):
         shutil.copy(ROOT / file, tmp_path)
     return tmp_path
 
@@ -231,6 +232,12 @@ def edited(tmp_path: Path) -> Path:
         ("requirements.txt", r"^orjson==.*\n", "", "orjson=="),
         ("requirements-dev.txt", r"^pytest==(.*) ;.*$", r"pytest==\1 ; python_version < '3.12'", "pytest=="),
         ("requirements.txt", r"\A", "nvidia-nccl-cu13==2.29.7\n", "CUDA"),
+        (
+            "requirements-hashed.txt",
+            r"--hash=sha256:....",
+            "--hash=sha256:0000",
+            "requirements-hashed.txt has not the hashes",
+        ),
         ("pyproject.toml", r'^    "httpx .*$', '    "httpx (>=0.27,<0.29)",', "pyproject.toml asks"),
     ],
 )
@@ -291,7 +298,8 @@ def test_make_help_lists_every_target() -> None:
 
 def test_make_without_a_suitable_python_says_what_to_install(tmp_path: Path) -> None:
     shutil.copy(ROOT / "Makefile", tmp_path)
-    (tmp_path / "requirements.txt").touch()
+    for file in ("requirements.txt", "requirements-hashed.txt"):
+        (tmp_path / file).touch()
     done = make("serve", "PYTHON=", folder=tmp_path)
     assert done.returncode != 0
     assert "Python 3.11 to 3.14" in done.stdout
@@ -302,7 +310,8 @@ def test_make_sets_up_once_and_serves_in_the_foreground(tmp_path: Path) -> None:
     for file in ("Makefile", "tools/make_venv.py"):
         (tmp_path / file).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / file, tmp_path / file)
-    (tmp_path / "requirements.txt").touch()
+    for file in ("requirements.txt", "requirements-hashed.txt"):
+        (tmp_path / file).touch()
     package = tmp_path / "ml_workbench_service"
     package.mkdir()
     (package / "main.py").write_text("import os; print('serving on', os.environ['PORT'])")
@@ -315,6 +324,33 @@ def test_make_sets_up_once_and_serves_in_the_foreground(tmp_path: Path) -> None:
     later = (tmp_path / ".venv" / ".installed").stat().st_mtime + 10
     os.utime(tmp_path / "requirements.txt", (later, later))
     assert "installing requirements.txt" in make("serve", "PORT=4713", folder=tmp_path).stdout
+
+
+def test_a_package_with_another_hash_is_not_installed(tmp_path: Path) -> None:
+    """By the real uv, from a folder of wheels; pip, which reads no hashes, is not asked either."""
+    for file in ("Makefile", "tools/make_venv.py"):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / file, tmp_path / file)
+    _pretend_uv(tmp_path)
+    shutil.copy(ROOT / ".venv" / "bin" / "uv", tmp_path / ".venv" / "bin" / "uv")
+    wheel = tmp_path / "stand_in-1.0-py3-none-any.whl"
+    about = "stand_in-1.0.dist-info"
+    with zipfile.ZipFile(wheel, "w") as written:
+        written.writestr("stand_in.py", "")
+        written.writestr(f"{about}/METADATA", "Metadata-Version: 2.1\nName: stand-in\nVersion: 1.0\n")
+        written.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        written.writestr(f"{about}/RECORD", "stand_in.py,,\n")
+    (tmp_path / "requirements.txt").write_text("stand-in==1.0\n")
+    found = tmp_path / "requirements-hashed.txt"
+    from_folder = (f"UV_FIND_LINKS={tmp_path}", "UV_NO_INDEX=1", f"UV_CACHE_DIR={tmp_path / 'cache'}")
+    found.write_text(f"stand-in==1.0 --hash=sha256:{'0' * 64}\n")
+    refused = make(".venv/.installed", *from_folder, folder=tmp_path)
+    assert refused.returncode != 0
+    assert "is not the one that poetry.lock knows" in refused.stderr
+    assert "trying pip" not in refused.stdout
+    found.write_text(f"stand-in==1.0 --hash=sha256:{hashlib.sha256(wheel.read_bytes()).hexdigest()}\n")
+    accepted = make(".venv/.installed", *from_folder, folder=tmp_path)
+    assert accepted.returncode == 0, accepted.stderr
 
 
 def _pretend_uv(folder: Path) -> None:

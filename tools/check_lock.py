@@ -1,4 +1,4 @@
-"""Checks that `pyproject.toml`, `poetry.lock` and both requirements files say the same; `make lint` runs it.
+"""Checks that `pyproject.toml`, `poetry.lock` and the requirements files say the same; `make lint` runs it.
 
 The lock carries a hash of what the project asks for, so an edited dependency without a new lock is found. The
 requirements are compared as they act: for every supported Python and platform, the same packages in the same versions.
@@ -17,6 +17,8 @@ from typing import Any
 
 from packaging.markers import Marker
 from packaging.requirements import Requirement
+
+from tools.hash_requirements import HASHED, of_lock
 
 ROOT = Path(__file__).resolve().parent.parent
 CUDA_PREFIXES = ("nvidia-", "cuda-", "triton")
@@ -111,6 +113,12 @@ def differences(root: Path) -> list[str]:
             differing = locked(lock, groups, environment) ^ required(text, environment)
             where = f"Python {environment['python_full_version']} on {environment['sys_platform']}"
             found += [f"{file} and poetry.lock differ in {name} ({where})" for name in sorted(differing)]
+    if not found:
+        found = [
+            f"{file} has not the hashes of poetry.lock"
+            for plain, file in HASHED.items()
+            if (root / file).read_text(encoding="utf-8") != of_lock(root, plain)
+        ]
     return found
 
 
@@ -118,8 +126,8 @@ def main() -> None:
     """Prints the differences."""
     found = differences(ROOT)
     if found:
-        sys.exit("\n".join([*found[:20], "run `make lock` and commit poetry.lock with both requirements files"]))
-    print("pyproject.toml, poetry.lock and both requirements files agree")
+        sys.exit("\n".join([*found[:20], "run `make lock` and commit poetry.lock with the requirements files"]))
+    print("pyproject.toml, poetry.lock and the requirements files agree")
 
 
 if __name__ == "__main__":
