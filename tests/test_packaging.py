@@ -1,7 +1,7 @@
 """Set-up, images and lock, as far as they can be checked where no Docker engine runs."""
 
-import http.server
 import hashlib
+import http.server
 import importlib.util
 import json
 import os
@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from packaging.utils import canonicalize_name
 from ml_workbench_service import __version__
 from ml_workbench_service.settings import Settings
 from tools import check_lock, make_venv
+from tools.hash_requirements import HASHED
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD_ONLY = {"TORCH_INDEX_URL"}

@@ -2,8 +2,8 @@
 
     python -m tools.hash_requirements
 
-`make setup` and the images install from these by uv, which verifies what it fetches. torch alone has none: its wheel may
-come from a folder or an index of CPU builds, whose hashes the lock does not know. So pip, which takes hashes of all
+`make setup` and the images install from these by uv, which verifies what it fetches. torch alone has none: its wheel
+may come from a folder or an index of CPU builds, whose hashes the lock does not know. So pip, which takes hashes of all
 requirements or of none, reads the plain files.
 """
 
