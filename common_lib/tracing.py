@@ -5,25 +5,20 @@
     with span("apply", carrier={"traceparent": …}): …     goes on, in another process
 
 Off, which is the default, nothing of OpenTelemetry is imported and each of these is one look at a None. Called once in
-a process's main, as logging is: `configure_tracing`, and `end_tracing` at its end. How spans leave: `span_export`.
+a process's main, as logging is: `configure_tracing`, and `end_tracing` at its end. What sends spans is an `Export`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from time import time_ns
-from typing import TYPE_CHECKING, Any, Literal
-
-if TYPE_CHECKING:  # it imports OpenTelemetry
-    from common_lib.span_export import SpanExport
+from typing import Any, Literal, Protocol
 
 Kind = Literal["internal", "server", "client", "producer", "consumer"]
 """As OpenTelemetry has them: a request that is answered, one that is made, a message sent, one that is taken."""
 Attributes = Mapping[str, str | int | float | bool]
 NONE: Attributes = {}
 _NOTHING: AbstractContextManager[None] = nullcontext()
-
-_export: "SpanExport | None" = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +58,48 @@ class Place:
     since_ns: int
 
 
+class Export(Protocol):
+    """What makes spans and sends them, for any number of threads; a `context` is its own affair."""
+
+    @property
+    def num_dropped(self) -> int:
+        """Spans that did not reach the collector."""
+        ...
+
+    def entered(
+        self, name: str, kind: Kind, attributes: Attributes, carrier: Mapping[str, str] | None
+    ) -> AbstractContextManager[OpenSpan]:
+        """A span that is at hand for the time of the work inside."""
+        ...
+
+    def begun(self, name: str, kind: Kind, attributes: Attributes) -> OpenSpan | None:
+        """A span below the one at hand, which does not become it; None where there is none."""
+        ...
+
+    def past(self, name: str, begun_ns: int, ended_ns: int, attributes: Attributes, *, context: Any) -> None:
+        """A span of what is over, below the one at hand in a context; None: in this one."""
+        ...
+
+    def mark_failed(self, span: Any, kind: str) -> None:
+        """A span's error."""
+        ...
+
+    def current(self) -> Any:
+        """What a span made elsewhere has to know to be below the one at hand."""
+        ...
+
+    def headers(self) -> dict[str, str]:
+        """Of the span at hand; empty where there is none."""
+        ...
+
+    def close(self) -> None:
+        """Sends what is left, for a bounded time."""
+        ...
+
+
+_export: Export | None = None
+
+
 class Stages:
     """Stages through which several pieces of work go together: each has a span of its own for every one of them."""
 
@@ -80,19 +117,11 @@ class Stages:
         self._begun_ns = now_ns
 
 
-def configure_tracing(endpoint: str, *, service: str, version: str, process: str) -> None:
-    """Has this process send its spans; called once, in a process's main, where that is wanted.
-
-    Args:
-        endpoint: of an OpenTelemetry collector, to which `/v1/traces` is added: OTLP over HTTP.
-        service, version: as the spans name it.
-        process: which of the service's processes this is, such as `job worker`.
-    """
+def configure_tracing(export: Export) -> None:
+    """Has this process send its spans by `export`; called once, in a process's main, where that is wanted."""
     global _export
-    from common_lib.span_export import SpanExport
-
     end_tracing()
-    _export = SpanExport(endpoint, service=service, version=version, process=process)
+    _export = export
 
 
 def end_tracing() -> None:
@@ -154,7 +183,7 @@ def outgoing() -> dict[str, str]:
 
 @contextmanager
 def _spanned(
-    export: "SpanExport", name: str, kind: Kind, attributes: Attributes, carrier: Mapping[str, str] | None
+    export: Export, name: str, kind: Kind, attributes: Attributes, carrier: Mapping[str, str] | None
 ) -> Iterator[OpenSpan]:
     with export.entered(name, kind, attributes, carrier) as opened:
         try:

@@ -199,9 +199,6 @@ async def _keep_folder(folder: KeptFolder, stack: AsyncExitStack) -> KeptFolder:
 async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entrance: Entrance) -> AppState:
     """Opens everything in order; the stack closes it in reverse."""
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
-    if settings.TRACES:
-        await asyncio.to_thread(send_traces, settings, "service")
-        stack.push_async_callback(asyncio.to_thread, end_tracing)
     stack.callback((await asyncio.to_thread(own_state, settings.STATE_DIR.resolve())).release)
     state_folder = await _keep_folder(KeptFolder(settings.STATE_DIR.resolve(), "STATE_DIR"), stack)
     registry_folder = KeptFolder(settings.MODEL_REGISTRY_PATH.resolve(), "MODEL_REGISTRY_PATH", is_needed=False)
@@ -221,9 +218,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
     intervals = LiveIntervals(settings.STATE_DIR.resolve() / "adaptive")
     live = (each for each in workbench.history.everything() if each.status == "live")
     await asyncio.to_thread(intervals.recall, ((each.model_id, each.version) for each in live))
-    metrics = Metrics()
-    if settings.TRACES:
-        metrics.watch_traces()
+    metrics = await _metrics(settings, stack)
     publisher = await _publisher(workbench, settings.PREDICTION_QUEUE_POLICY, metrics, stack)
     metrics.watch_intervals(intervals)
     metrics.watch_agents(settings.STATE_DIR.resolve())
@@ -260,6 +255,16 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         tracker=tracker,
         page=_page(settings, without_store_key(environment), stack, needs_key=entrance.gate.is_guarded),
     )  # fmt: skip
+
+
+async def _metrics(settings: Settings, stack: AsyncExitStack) -> Metrics:
+    """What is counted, and sent as traces where that is asked for."""
+    metrics = Metrics()
+    if settings.TRACES:
+        await asyncio.to_thread(send_traces, settings, "service")
+        stack.push_async_callback(asyncio.to_thread, end_tracing)
+        metrics.watch_traces()
+    return metrics
 
 
 def _tables(settings: Settings, environment: dict[str, str], stack: AsyncExitStack) -> TableProcess:

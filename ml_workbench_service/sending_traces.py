@@ -7,9 +7,7 @@ from ml_workbench_service.settings import Settings
 
 def send_traces(settings: Settings, process: str) -> None:
     """This process sends its spans from now on, as this process of the service."""
-    configure_tracing(
-        settings.OTEL_EXPORTER_OTLP_ENDPOINT,
-        service=settings.OTEL_SERVICE_NAME,
-        version=__version__,
-        process=process,
-    )
+    from ml_workbench_service.integrations.span_export import SpanExport  # it imports OpenTelemetry
+
+    endpoint, service = settings.OTEL_EXPORTER_OTLP_ENDPOINT, settings.OTEL_SERVICE_NAME
+    configure_tracing(SpanExport(endpoint, service=service, version=__version__, process=process))

@@ -16,7 +16,12 @@ from tests.traces.collector import Collector
 from tests.traces.conftest import SOON, caller, deploy, predict, with_small
 
 PREDICTIONS = "ml_workbench:predictions"
-OURS = ("opentelemetry.sdk.trace", "opentelemetry.exporter", "common_lib.span_export", "requests")
+OURS = (
+    "opentelemetry.sdk.trace",
+    "opentelemetry.exporter",
+    "ml_workbench_service.integrations.span_export",
+    "requests",
+)
 
 
 @pytest.fixture

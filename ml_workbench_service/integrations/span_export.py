@@ -45,8 +45,9 @@ class SpanExport:
     """A tracer, and its way to the collector; for any number of threads.
 
     Args:
-        endpoint: of the collector; `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` goes before it.
-        service, version, process: see `configure_tracing`.
+        endpoint: of the collector, to which `/v1/traces` is added; `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` goes before it.
+        service, version: as spans name it.
+        process: which of the service's processes this is, such as `job worker`.
     """
 
     def __init__(self, endpoint: str, *, service: str, version: str, process: str) -> None:
