@@ -13,6 +13,7 @@ runs. Traced requests are answered by the app, not straight by the server (docs/
 figure, of those that are not sampled too.
 """
 
+import shutil
 import statistics
 import subprocess
 import sys
@@ -41,28 +42,42 @@ def main(other: Path | None = None, *, num_rounds: int = 30, per_turn: int = PER
         common = {"MODEL_REGISTRY_PATH": str(folder / "registry"), "AGENT_AUTOSTART": "false"}
         traced = {"TRACES": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
         a_hundredth = {"OTEL_TRACES_SAMPLER": "parentbased_traceidratio", "OTEL_TRACES_SAMPLER_ARG": "0.01"}
-        services = {
-            OFF: stack.enter_context(started(folder / "off", **common)),
-            ON: stack.enter_context(started(folder / "on", **common, **traced)),
-            SAMPLED: stack.enter_context(started(folder / "sampled", **common, **traced, **a_hundredth)),
-        }
-        if other is not None:
-            services[BEFORE] = stack.enter_context(started(folder / "before", **common, PYTHONPATH=str(other)))
+        services = {OFF: stack.enter_context(started(folder / "off", **common, STATE_DIR=str(folder / OFF)))}
         model_id = services[OFF].train(TRAIN)
         services[OFF].deploy(model_id)
+        variables = {ON: traced, SAMPLED: traced | a_hundredth}
+        if other is not None:
+            variables[BEFORE] = {"PYTHONPATH": str(other)}
+        for name, more in variables.items():
+            state = with_keys_of(folder / OFF, folder / name)
+            services[name] = stack.enter_context(started(folder / f"{name} log", **common, **more, STATE_DIR=state))
         path = f"/api/v1/models/{model_id}/predict"
         connections = {name: KeptConnection(each.address, path, ASK) for name, each in services.items()}
         compare(connections)
-        figures = {pace: Rounds(bigger_is_better=False) for pace in PACES}
-        for number in range(num_rounds + 1):
-            for pace, rate_per_s in PACES.items():
-                for name in list(connections)[:: 1 if number % 2 else -1]:
-                    median_ms = turn(connections[name], per_turn, rate_per_s)
-                    if number:  # the first turns warm up
-                        figures[pace].add(name, median_ms)
+        figures = measure(connections, num_rounds=num_rounds, per_turn=per_turn)
         for each in connections.values():
             each.close()
     report(figures)
+
+
+def measure(connections: dict[str, KeptConnection], *, num_rounds: int, per_turn: int) -> dict[str, Rounds]:
+    """Turns of all at every pace, in changing order; figures by pace."""
+    figures = {pace: Rounds(bigger_is_better=False) for pace in PACES}
+    for number in range(num_rounds + 1):
+        for pace, rate_per_s in PACES.items():
+            for name in list(connections)[:: 1 if number % 2 else -1]:
+                median_ms = turn(connections[name], per_turn, rate_per_s)
+                if number:  # the first turns warm up
+                    figures[pace].add(name, median_ms)
+    return figures
+
+
+def with_keys_of(signer: Path, state: Path) -> str:
+    """A new state of a service that knows what another one has signed."""
+    state.mkdir()
+    for file in signer.glob("signing_key*"):
+        shutil.copy2(file, state)
+    return str(state)
 
 
 def report(figures: dict[str, Rounds]) -> None:
