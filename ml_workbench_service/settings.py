@@ -5,7 +5,7 @@ import os
 import re
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -27,6 +27,7 @@ _HTTP = ("http", "https")
 _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SAYS_SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 """Names of variables that libraries read, such as MLFLOW_TRACKING_PASSWORD and AWS_SECRET_ACCESS_KEY."""
+_COLLECTORS_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
 SHORTEST_API_KEY = 16
 """On an address that others reach: what people think up is guessed sooner or later."""
 MAKE_A_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(24))"'
@@ -105,6 +106,12 @@ def _proxies(text: str) -> str:
     return text
 
 
+def _of_headers(*texts: str) -> list[str]:
+    """The values of headers that are written `name=value,name=value`, as OpenTelemetry reads them."""
+    pairs = [pair.partition("=")[2].strip() for text in texts for pair in text.split(",")]
+    return [each for value in pairs if value for each in {value, unquote(value)}]
+
+
 def _listening(text: str) -> str:
     """An address to listen on is no URL."""
     if "/" in text:
@@ -176,6 +183,9 @@ class Settings(BaseSettings):
     TLS_CLIENT_CA: Folder | None = None
     REQUEST_HEADERS_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 10
     REQUEST_BODY_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 20
+    TRACES: bool = False
+    OTEL_EXPORTER_OTLP_ENDPOINT: Annotated[str, AfterValidator(_server)] = "http://localhost:4318"
+    OTEL_SERVICE_NAME: str = "ml-workbench"
 
     @field_validator("LOG_LEVEL", mode="before")
     @classmethod
@@ -186,12 +196,13 @@ class Settings(BaseSettings):
     def _keep_secrets(self) -> "Settings":
         """From here on no line, error or event of this process says them."""
         keep_secret(*(value for name, value in os.environ.items() if _SAYS_SECRET.search(name)))
+        keep_secret(*_of_headers(*(os.environ.get(name, "") for name in _COLLECTORS_HEADERS)))
         for secret in (self.API_KEY, self.FEATURE_STORE_API_KEY, self.STRATEGY_ENGINE_API_KEY):
             if secret is not None:
                 keep_secret(secret.get_secret_value())
         for address in (
             self.FEATURE_STORE_URL, self.EXPERIMENT_TRACKING_URI, self.REDIS_URL, self.STRATEGY_ENGINE_URL,
-            self.PAGE_URL,
+            self.PAGE_URL, self.OTEL_EXPORTER_OTLP_ENDPOINT,
         ):  # fmt: skip
             keep_address_secret(address or "")
         return self

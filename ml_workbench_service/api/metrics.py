@@ -10,6 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from common_lib.exceptions import PlatformError
+from common_lib.tracing import num_spans_dropped
 from ml_workbench_service.agents.status import agent_folders, read_agent
 from ml_workbench_service.api.predict_workers.metrics import WorkerSums
 from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
@@ -126,6 +127,10 @@ class Metrics:
         line.observe = observe
         self.registry.register(_Line(line, sizes, waits))
 
+    def watch_traces(self) -> None:
+        """Shows how many spans the collector did not get."""
+        self.registry.register(_Spans())
+
     def watch_workers(self, workers: PredictProcesses, figures: Collector) -> WorkerSums:
         """Adds what predict workers counted to every family, and shows `figures` of the hand-over."""
         self._workers = WorkerSums(workers)
@@ -154,6 +159,16 @@ class _Line(Collector):
         ):
             buckets, total = found.buckets()
             yield HistogramMetricFamily(f"ml_workbench_inference_{name}", text, buckets=buckets, sum_value=total)
+
+
+class _Spans(Collector):
+    """Spans on their way to the collector."""
+
+    def collect(self) -> Iterator[Metric]:
+        """One family."""
+        yield CounterMetricFamily(
+            "ml_workbench_spans_dropped", "Spans that the collector did not get.", value=num_spans_dropped()
+        )
 
 
 class _Intervals(Collector):

@@ -388,7 +388,7 @@ def _check_media_type(method: str, operation: Operation | None, headers: Mapping
         raise UnsupportedMediaTypeError("send JSON with the header Content-Type: application/json")
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """The matched route's template with the prefixes of its routers, which FastAPI keeps to itself."""
     if told := scope.get(ROUTE):
         return str(told)
@@ -406,7 +406,7 @@ def _count(scope: Scope, status: int, elapsed_s: float) -> None:
     service = getattr(scope["app"].state, "service", None) if "app" in scope else None
     if service is None:
         return
-    note_answer(service.metrics, scope["method"], _route(scope), status, elapsed_s, correlation_id())
+    note_answer(service.metrics, scope["method"], route_of(scope), status, elapsed_s, correlation_id())
 
 
 def note_answer(metrics: Metrics, method: str, route: str, status: int, elapsed_s: float, identifier: str) -> None:

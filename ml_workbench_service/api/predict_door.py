@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common_lib.exceptions import PlatformError
+from common_lib.tracing import span
 from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import ROUTE
@@ -59,9 +60,10 @@ class PredictDoor:
         if enqueue is None or num_bytes is None or num_bytes > READ_HERE or NOT_VALID in scope:
             await self._app(scope, receive, send)
             return
-        messages = await read_whole(receive)
         try:
-            request = request_of(body_of(messages))
+            with span("read request"):
+                messages = await read_whole(receive)
+                request = request_of(body_of(messages))
         except ValidationError:
             await self._app(scope, told_again(messages, receive), send)
             return

@@ -13,6 +13,7 @@ from pydantic_core import to_json
 
 from common_lib.exceptions import DataValidationError, NotLiveError, PlatformError
 from common_lib.logging import correlation_id
+from common_lib.tracing import span
 from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.contracts.clock import clock_ms
 from ml_workbench_service.contracts.contract import NAME_PATTERN
@@ -45,7 +46,8 @@ AT_ONCE = 32
 async def answer_one(service: PredictState, model_id: str, request: PredictRequest, enqueue: str) -> PredictionRecord:
     """The record, counted, monitored and left for the queue; what both ways into `/predict` do."""
     received_ms = clock_ms(service.workbench.clock)
-    chosen = await service.model_server.choose(model_id, request.wanted_version)
+    with span("choose version"):
+        chosen = await service.model_server.choose(model_id, request.wanted_version)
     return await answer_chosen(service, chosen, request, enqueue, received_ms=received_ms)
 
 
@@ -265,11 +267,12 @@ def _item(item: Any, number: int) -> PredictRequest:
 
 
 async def _question(chosen: Chosen, request: PredictRequest, service: PredictState, *, received_ms: int) -> Question:
-    question = question_of(chosen.model, request, received_ms=received_ms)
-    if question is not None:
-        return question
-    store = service.workbench.feature_store
-    return await asyncio.to_thread(fetch_question, chosen.model, request, store, received_ms=received_ms)
+    with span("features"):
+        question = question_of(chosen.model, request, received_ms=received_ms)
+        if question is not None:
+            return question
+        store = service.workbench.feature_store
+        return await asyncio.to_thread(fetch_question, chosen.model, request, store, received_ms=received_ms)
 
 
 def _check_present(question: Question, enqueue: str) -> None:

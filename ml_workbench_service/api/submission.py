@@ -12,6 +12,7 @@ from fastapi import Response
 
 from common_lib.exceptions import ConflictError, IdempotencyMismatchError, JobNotFoundError
 from common_lib.logging import correlation_id
+from common_lib.tracing import traceparent
 from ml_workbench_service.api.app_state import AppState, Idempotency
 from ml_workbench_service.contracts.contract import Contract, utc_now
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobAccepted, JobKind, JobSpec, JobStatus
@@ -132,6 +133,7 @@ def _spec(
         idempotency_key=key.key if key else None,
         body_digest=key.body_digest if key else None,
         client=client,
+        traceparent=traceparent(),
     )
 
 

@@ -65,6 +65,7 @@ class JobSpec(Contract):
     idempotency_key: str | None = None
     body_digest: str | None = None
     client: str = ""  # whose key asked for it
+    traceparent: str | None = None  # of the request that asked for it, where that was traced
 
     @property
     def priority(self) -> JobPriority:

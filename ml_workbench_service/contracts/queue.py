@@ -1,8 +1,8 @@
 """Prediction queue on the wire: its streams, `Delivery`, `Lease` and the accounting that must balance.
 
 Stream `ml_workbench:predictions` (or one for each shard, see `stream_names`); an entry has the PredictionRecord's keys
-as fields (contracts.entries), and `correlation_id` and `enqueued_at` (ISO 8601). Decisions go to
-`ml_workbench:decisions`, deployments to `ml_workbench:deployments`.
+as fields (contracts.entries), and `correlation_id`, `enqueued_at` (ISO 8601) and, where traces are sent, `traceparent`.
+Decisions go to `ml_workbench:decisions`, deployments to `ml_workbench:deployments`.
 """
 
 from dataclasses import dataclass
@@ -75,6 +75,7 @@ class Delivery:
     correlation_id: str
     fault: str = ""
     num_deliveries: int = 1  # how often it was handed out, this time included
+    traceparent: str = ""  # of the span that published it; empty where nothing was traced
 
 
 class Persistence(NamedTuple):
@@ -90,6 +91,7 @@ class Outgoing(NamedTuple):
     record: "PredictionRecord | RunRow"
     correlation_id: str
     offered_at: float  # seconds since the epoch, when /predict handed it over
+    traceparent: str = ""  # of the span that publishes it, where that is traced
 
 
 @dataclass(frozen=True)

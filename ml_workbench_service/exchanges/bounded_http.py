@@ -18,6 +18,8 @@ from typing import Any
 import httpcore
 import httpx
 
+from common_lib.tracing import outgoing, span, traceparent
+
 _ends_at_s: ContextVar[float | None] = ContextVar("ends_at_s", default=None)  # time.monotonic()
 MOST_OF_A_PROBE = 2**20
 MOST_CONNECTIONS = 100
@@ -63,7 +65,8 @@ class BoundedTransport(httpx.BaseTransport):
             content=request.stream,
             extensions=request.extensions,
         )
-        with _as_httpx():
+        with _as_httpx(), _traced(request) as headers:
+            asked.headers += headers
             answer = self._pool.handle_request(asked)
         return httpx.Response(answer.status, headers=answer.headers, stream=_Body(answer), extensions=answer.extensions)
 
@@ -135,6 +138,18 @@ class _BoundedStream(httpcore.NetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         return self._stream.get_extra_info(info)
+
+
+@contextmanager
+def _traced(request: httpx.Request) -> Iterator[list[tuple[bytes, bytes]]]:
+    """A span of the exchange up to its headers, and the headers by which the other side goes on with the trace: below a
+    span at hand alone, so that probes have none."""
+    if traceparent() is None:
+        yield []
+        return
+    told = {"http.request.method": request.method, "server.address": request.url.host, "url.path": request.url.path}
+    with span(request.method, "client", attributes=told):
+        yield [(name.encode("ascii"), value.encode("ascii")) for name, value in outgoing().items()]
 
 
 def _left(timeout: float | None, late: type[httpcore.TimeoutException]) -> float | None:

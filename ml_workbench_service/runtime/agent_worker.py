@@ -23,6 +23,7 @@ from types import FrameType
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
 from common_lib.logging import configure_logging
 from common_lib.storage import keep_as_child, make_folder
+from common_lib.tracing import end_tracing
 from ml_workbench_service.agents.definition import open_agent, read_definition
 from ml_workbench_service.agents.leader_election import Candidacy
 from ml_workbench_service.agents.status import PROCESS_FILE, agent_folder, shard_folder
@@ -32,6 +33,7 @@ from ml_workbench_service.contracts.queue import stream_names
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.prediction_queue import RedisPredictionQueue
 from ml_workbench_service.jobs.process_record import ProcessRecord
+from ml_workbench_service.sending_traces import send_traces
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.run_agent import run_agent
 
@@ -142,6 +144,8 @@ def main() -> int:
     agent_id: str = arguments.agent
     settings = Settings()
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
+    if settings.TRACES:
+        send_traces(settings, "agent")
     keep_as_child(settings.STATE_DIR.resolve())
     stop = threading.Event()
 
@@ -157,6 +161,8 @@ def main() -> int:
     except PlatformError as error:
         log.error("agent %s cannot run: %s", agent_id, error.message)
         return 1
+    finally:
+        end_tracing()
     return 0
 
 

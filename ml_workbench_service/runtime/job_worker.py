@@ -23,9 +23,13 @@ from typing import Any
 from common_lib.exceptions import JobCancelled, PlatformError
 from common_lib.logging import configure_logging, correlated
 from common_lib.storage import storage_error
-from ml_workbench_service.contracts.jobs import JobKind
+from common_lib.tracing import end_tracing, span, waited
+from ml_workbench_service.contracts.contract import to_ms
+from ml_workbench_service.contracts.jobs import JobKind, Report
 from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
+from ml_workbench_service.jobs.traced_report import TracedReport
+from ml_workbench_service.sending_traces import send_traces
 from ml_workbench_service.settings import Settings
 
 WORKFLOWS: Mapping[JobKind, str] = {
@@ -38,6 +42,7 @@ WORKFLOWS: Mapping[JobKind, str] = {
 """Each module has `run(spec, *, checkpoint, report, workbench) -> dict`, the job's result."""
 
 BEAT_PERIOD_S = 1.0
+NS_PER_MS = 1_000_000
 EXIT_FAILED = 1
 EXIT_LOCKED = 75  # another worker has the job
 
@@ -71,7 +76,7 @@ def run_worker(
             try:
                 report.check()
                 folder.append("started", pid=record.pid, attempt=record.attempt)
-                result = _work(folder, report, workflows[folder.spec.kind], open_workbench)
+                result = _work_traced(folder, report, workflows[folder.spec.kind], open_workbench)
             except JobCancelled:
                 folder.append("cancelled")
                 return 0
@@ -84,8 +89,24 @@ def run_worker(
             return 0
 
 
-def _work(
+def _work_traced(
     folder: JobFolder, report: EventReport, module: str, open_workbench: Callable[[], AbstractContextManager[Any]]
+) -> dict[str, Any]:
+    """The work as a span below the request that asked for it, where traces are sent."""
+    spec = folder.spec
+    asked = {"ml_workbench.job_id": spec.id, "ml_workbench.correlation_id": spec.correlation_id}
+    carrier = {} if spec.traceparent is None else {"traceparent": spec.traceparent}
+    with span(f"job {spec.kind.value}", "consumer", attributes=asked, carrier=carrier):
+        waited("wait for a worker", to_ms(spec.created_at) * NS_PER_MS)
+        stages = TracedReport(report)
+        try:
+            return _work(folder, stages, module, open_workbench)
+        finally:
+            stages.end()
+
+
+def _work(
+    folder: JobFolder, report: Report, module: str, open_workbench: Callable[[], AbstractContextManager[Any]]
 ) -> dict[str, Any]:
     folder.checkpoint.mkdir(exist_ok=True)
     workflow = importlib.import_module(module)
@@ -166,7 +187,12 @@ def main() -> int:
     faulthandler.enable()
     settings = Settings()
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
-    return run_worker(Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings))
+    if settings.TRACES:
+        send_traces(settings, "job worker")
+    try:
+        return run_worker(Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings))
+    finally:
+        end_tracing()
 
 
 if __name__ == "__main__":

@@ -26,8 +26,10 @@ import psutil
 
 from common_lib.logging import configure_logging
 from common_lib.storage import make_folder
+from common_lib.tracing import end_tracing
 from ml_workbench_service.jobs.process_record import spawn
 from ml_workbench_service.runtime.job_worker import run_worker
+from ml_workbench_service.sending_traces import send_traces
 from ml_workbench_service.settings import Settings
 
 MODULE = "ml_workbench_service.runtime.warm_worker"
@@ -121,6 +123,8 @@ def main() -> int:
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     for module in PRELOADED:
         importlib.import_module(module)
+    if settings.TRACES:
+        send_traces(settings, "job worker")
     memory_mib = psutil.Process().memory_info().rss / 2**20
     log.info("a warm worker waits after %.1f s, with %.0f MiB", time.monotonic() - began, memory_mib)
     folder = os.fsdecode(sys.stdin.buffer.readline().rstrip(b"\n"))
@@ -128,7 +132,10 @@ def main() -> int:
         return 0
     path = Path(folder)
     _say_into(path / "worker.log")
-    return run_worker(path, open_workbench=lambda: open_for_worker(settings))
+    try:
+        return run_worker(path, open_workbench=lambda: open_for_worker(settings))
+    finally:
+        end_tracing()
 
 
 def _say_into(file: Path) -> None:

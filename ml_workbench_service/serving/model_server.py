@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from common_lib.exceptions import BundleDamagedError, BundleTamperedError
+from common_lib.tracing import Place, Stages, here
 from ml_workbench_service.accelerators import PROCESSOR, Provider
 from ml_workbench_service.contracts.deployment import Deployment, is_monitored
 from ml_workbench_service.contracts.ledger import Ledger
@@ -100,6 +101,7 @@ class _Single:
     correlation_id: str
     keeps: bool
     may_be_row: bool = False
+    place: Place | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +112,7 @@ class _Many:
     questions: QuestionRun
     correlation_id: str
     keeps: bool
+    place: Place | None = None
 
 
 def _key(model: ServedModel) -> tuple[str, str, str]:
@@ -226,7 +229,7 @@ class ModelServer:
             DataValidationError: too few rows, or a level feature that is not positive.
             UnavailableError: too many are waiting.
         """
-        single = _Single(chosen, admitted(chosen.model, question), correlation_id, keeps)
+        single = _Single(chosen, admitted(chosen.model, question), correlation_id, keeps, place=here())
         record: PredictionRecord = await self.line.ask(_key(chosen.model), single)
         return record
 
@@ -243,7 +246,7 @@ class ModelServer:
         self, chosen: Chosen, questions: QuestionRun, correlation_id: str, *, keeps: bool = True
     ) -> RecordRun:
         """Records of one version, in float32, in a run of their own; `keeps` as for `answer`."""
-        many = _Many(chosen, questions, correlation_id, keeps)
+        many = _Many(chosen, questions, correlation_id, keeps, here())
         run: RecordRun = await self.line.ask(
             _key(chosen.model), many, num_windows=len(questions), is_single=False
         )  # fmt: skip
@@ -251,6 +254,8 @@ class ModelServer:
 
     def _work(self, items: Sequence["_Single | _Many"]) -> list[Any]:
         """One run of the line: single questions of one version, or one batch; a result or an error each."""
+        if items[0].place is not None:
+            return self._work_traced(items)
         if isinstance(items[0], _Many):
             return [self._answered_many(items[0])]
         singles = [each for each in items if isinstance(each, _Single)]
@@ -260,6 +265,24 @@ class ModelServer:
             return rows
         outputs = asked_together(model, prepared)
         return [self._answered(*each) for each in zip(singles, prepared, outputs, strict=True)]
+
+    def _work_traced(self, items: Sequence["_Single | _Many"]) -> list[Any]:
+        """`_work`, each of whose stages becomes a span of every request in the run."""
+        stages = Stages([each.place for each in items if each.place is not None])
+        stages.passed("wait in line")
+        if isinstance(items[0], _Many):
+            run = self._answered_many(items[0])
+            stages.passed("answer batch", {"ml_workbench.rows": len(run)})
+            return [run]
+        singles = [each for each in items if isinstance(each, _Single)]
+        model = singles[0].chosen.model
+        prepared = prepared_together(model, [each.admitted for each in singles])
+        stages.passed("scale windows")
+        outputs = asked_together(model, prepared)
+        stages.passed("run network", {"ml_workbench.windows_together": len(singles)})
+        answered = [self._answered(*each) for each in zip(singles, prepared, outputs, strict=True)]
+        stages.passed("decode and record")
+        return answered
 
     def _rows(self, singles: Sequence["_Single"], prepared: Sequence[Prepared | Exception]) -> list[Any] | None:
         """Single questions as a run of columns, whose rows are the same records; None where each is answered alone."""

@@ -24,8 +24,10 @@ from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from io import FileIO
+from typing import Any
 
 from common_lib.exceptions import PredictionError, QueueFullError, UnavailableError
+from common_lib.tracing import begin
 from ml_workbench_service.contracts.prediction import PredictionRecord
 from ml_workbench_service.contracts.queue import Enqueued, Outgoing
 from ml_workbench_service.contracts.runs.records import RunRow
@@ -139,6 +141,7 @@ class PredictionPublisher:
         self._waiting: deque[Outgoing] = deque()
         self._in_flight: list[Outgoing] = []
         self._promised: dict[str, asyncio.Future[None]] = {}
+        self._publishing: dict[str, list[Any]] = {}  # by traceparent: the span, and records that are to leave
         self._dropped: Counter[str] = Counter()
         self._is_away = False
         self._absence = Pauses(FIRST_RETRY_S, LAST_RETRY_S)
@@ -176,8 +179,8 @@ class PredictionPublisher:
 
     def publish_together(self, records: Sequence[tuple[PredictionRecord | RunRow, str]]) -> None:
         """The same of several requests' records, each with its correlation id."""
-        now = time.time()
-        self._waiting.extend([Outgoing(record, correlation_id, now) for record, correlation_id in records])
+        now, traceparent = time.time(), self._begin(len(records))
+        self._waiting.extend([Outgoing(record, each, now, traceparent) for record, each in records])
         while len(self._waiting) > self._capacity:  # a batch in flight is older still: it is dropped if it comes back
             self._drop_oldest()
         loop = self._loop
@@ -242,6 +245,27 @@ class PredictionPublisher:
         self._task = self._loop = None
         if self.outbox:
             log.warning("the prediction queue stayed away: %d records of the outbox are lost", self.outbox)
+
+    def _begin(self, num: int) -> str:
+        """The span of so many records' publishing, where their request is traced: its `traceparent`, else empty."""
+        begun = begin("publish predictions", "producer", {"messaging.batch.message_count": num})
+        if begun is None:
+            return ""
+        self._publishing[begun.traceparent] = [begun, num]
+        return begun.traceparent
+
+    def _left(self, item: Outgoing, error: str = "") -> None:
+        """A traced record has left the outbox; the span ends with the last of its records."""
+        publishing = self._publishing.get(item.traceparent)
+        if publishing is None:
+            return
+        begun, _ = publishing
+        publishing[1] -= 1
+        if error:
+            begun.failed(error)
+        if not publishing[1]:
+            begun.end()
+            self._publishing.pop(item.traceparent, None)
 
     def _poke(self) -> None:
         """Has a batch sent that is complete, has waited long enough, or need not wait; else a timer will."""
@@ -348,6 +372,8 @@ class PredictionPublisher:
                 promise.set_exception(_full())
             else:
                 promise.set_result(None)
+        for item in gone if self._publishing else ():
+            self._left(item)
         self._observe([max(0.0, now - item.offered_at) for item in gone])
 
     def _take(self) -> list[Outgoing]:
@@ -367,6 +393,7 @@ class PredictionPublisher:
         if self._is_withdrawn(item):
             return
         self._dropped[item.record.symbol] += 1
+        self._left(item, "dropped")
         loop = self._loop
         if self._promised and loop is not None:
             with suppress(RuntimeError):  # the loop closed meanwhile, and nobody waits any more
@@ -380,6 +407,7 @@ class PredictionPublisher:
             return
         name, reason = item.record.prediction_id, f"{type(error).__name__}: {error}"
         self._dropped[item.record.symbol] += 1
+        self._left(item, type(error).__name__)
         log.error("prediction %s cannot be written to the queue and is dropped (%s)", name, reason)
         self._break_promise(
             item,
@@ -400,6 +428,7 @@ class PredictionPublisher:
         if promise is None or not promise.cancelled():
             return False
         self._promised.pop(item.record.prediction_id, None)
+        self._left(item, "withdrawn")
         return True
 
 

@@ -18,13 +18,15 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from common_lib.exceptions import DataValidationError, LeaseLostError, PlatformError, UnavailableError
 from common_lib.logging import RL_LOGGER, correlated, log_events
+from common_lib.tracing import span
 from ml_workbench_service.agents.agent import Agent
 from ml_workbench_service.agents.checkpoint import Checkpoint
 from ml_workbench_service.agents.checkpoint_writer import MOST_UNSAVED, CheckpointWriter
@@ -47,6 +49,8 @@ UNSAVED_BLOCK_MS = 5  # while entries wait for the disk, to settle them soon aft
 LONGEST_BLOCK_MS = 160
 BEAT_PERIOD_S = 0.5
 ATTEMPTS_FILE = "attempts.json"
+
+UNTRACED: AbstractContextManager[None] = nullcontext()
 
 log = logging.getLogger(__name__)
 rl_log = logging.getLogger(RL_LOGGER)
@@ -200,7 +204,7 @@ class _Loop:
             log.warning("%d entries were applied before and are only settled", len(batch) - len(fresh))
         for delivery in fresh:
             self._keep_alive()
-            with correlated(delivery.correlation_id):
+            with correlated(delivery.correlation_id), _traced(self.agent_id, delivery):
                 fault = self._apply_one(delivery, decided)
             if fault is not None:
                 self.agent.reject(delivery.entry_id, delivery.record)
@@ -335,6 +339,14 @@ class _Loop:
         self._waits_for = what
         self.candidacy.beat()
         self.stop.wait(AWAY_PAUSE_S)
+
+
+def _traced(agent_id: str, delivery: Delivery) -> AbstractContextManager[Any]:
+    """A span of the step below the one that published its entry; none of an entry that is not traced."""
+    if not delivery.traceparent:
+        return UNTRACED
+    told = {"ml_workbench.agent_id": agent_id, "messaging.message.id": delivery.entry_id}
+    return span("agent step", "consumer", attributes=told, carrier={"traceparent": delivery.traceparent})
 
 
 class Attempts(Contract):

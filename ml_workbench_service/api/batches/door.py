@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common_lib.exceptions import DataValidationError, PlatformError, UnavailableError
+from common_lib.tracing import span
 from ml_workbench_service.access.operations import ARROW
 from ml_workbench_service.api.app_state import AppState, PredictState
 from ml_workbench_service.api.batches.arrow import ArrowBatch
@@ -72,9 +73,10 @@ class BatchDoor:
         if enqueue is None or num_bytes is None or num_bytes > READ_HERE:
             await self._app(scope, receive, send)
             return
-        messages = await read_whole(receive)
         try:
-            items = _items_of(body_of(messages))
+            with span("read request"):
+                messages = await read_whole(receive)
+                items = _items_of(body_of(messages))
         except ValidationError:
             await self._app(scope, told_again(messages, receive), send)
             return

@@ -8,14 +8,17 @@ what the door sees here: loopback, proxies and slowed guesses are those of one p
 
 import asyncio
 import json
+from contextlib import nullcontext
 from typing import Any
 
 import orjson
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from common_lib.exceptions import PlatformError, RouteNotFoundError, UnavailableError
+from common_lib.tracing import is_tracing, span
 from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.api.app_state import AppState
+from ml_workbench_service.api.door.traced_requests import carrier_of
 from ml_workbench_service.api.errors import render, unexpected
 from ml_workbench_service.api.predict_workers.control_proxy import GUESS, PEER
 from ml_workbench_service.integrations.replicas.features import FEATURES, NOW, table_to_wire
@@ -42,8 +45,11 @@ class ControlDoor:
         await self._app({**scope, **ends, "headers": headers}, receive, send)
 
     async def _answer_worker(self, scope: Scope, receive: Receive, send: Send) -> None:
+        carrier = carrier_of(scope) if is_tracing() else {}
+        traced = span("answer predict worker", "server", carrier=carrier) if carrier else nullcontext()
         try:
-            body = orjson.dumps(await self._asked(scope["path"], await _body(receive)))
+            with traced:
+                body = orjson.dumps(await self._asked(scope["path"], await _body(receive)))
         except PlatformError as error:
             await render(error)(scope, receive, send)
             return

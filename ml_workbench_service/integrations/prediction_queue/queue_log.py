@@ -54,6 +54,7 @@ def deliveries_of(group: str, entries: Sequence[Entry], *, redelivered: bool) ->
 def delivery_of(entry_id: str, fields: Mapping[bytes, bytes], times: int) -> Delivery:
     """The entry as it is handed to a consumer; with the fault where its fields are no record."""
     correlation_id = fields.get(b"correlation_id", b"").decode("utf-8", "replace")
+    traceparent = fields.get(b"traceparent", b"").decode("ascii", "replace")
     try:
         record = unflatten(PredictionRecord, fields)
         enqueued_at = datetime.fromisoformat(fields[b"enqueued_at"].decode())
@@ -62,7 +63,7 @@ def delivery_of(entry_id: str, fields: Mapping[bytes, bytes], times: int) -> Del
             f"the entry is no prediction record ({type(error).__name__}: {error})" if fields else "the entry is gone"
         )
         return Delivery(entry_id, None, None, correlation_id, fault, times)
-    return Delivery(entry_id, record, enqueued_at, correlation_id, num_deliveries=times)
+    return Delivery(entry_id, record, enqueued_at, correlation_id, num_deliveries=times, traceparent=traceparent)
 
 
 class Answered(NamedTuple):

@@ -80,7 +80,9 @@ def _move_entries(queue: ShardedQueue, connection: redis.Redis, stream: str) -> 
             for entry_id, fields in entries:
                 delivery = delivery_of(entry_id.decode(), fields, 1)
                 if delivery.record is not None:
-                    outgoing.append(Outgoing(delivery.record, delivery.correlation_id, time.time()))
+                    outgoing.append(
+                        Outgoing(delivery.record, delivery.correlation_id, time.time(), delivery.traceparent)
+                    )
                     continue
                 letter: dict[Any, Any] = {"entry_id": entry_id, "group": "moved", "reason": delivery.fault}
                 connection.xadd(queue.shards[0].stream + ":dead", letter | _texts(fields))

@@ -32,6 +32,8 @@ from ml_workbench_service.integrations.prediction_queue.connection import (
 from ml_workbench_service.integrations.prediction_queue.queue_log import REFUSED, Answered, LateQueueLog
 
 DEDUPE_WINDOW = 10_000  # prediction ids remembered
+TRACEPARENT = "traceparent"
+"""The field of an entry that is traced; without traces there is none."""
 RECORDS_PER_CALL = 256  # bounds how long one script holds the server
 
 _pack = HiredisRespSerializer().pack  # the asyncio connection's own is written in Python
@@ -61,13 +63,19 @@ def arguments_of(batch: Sequence[Outgoing], rules: PublishingRules) -> list[Any]
 
 def _values(item: Outgoing, enqueued_at: bytes) -> tuple[tuple[str, ...], Sequence[bytes]]:
     """The names of the record's fields, and all values in one part, or each in its own where one has the separator."""
-    record, more = item.record, (item.correlation_id.encode(), enqueued_at)
+    record = item.record
+    more: tuple[bytes, ...] = (item.correlation_id.encode(), enqueued_at)
+    further: tuple[str, ...] = ()
+    if item.traceparent:
+        further, more = (TRACEPARENT,), (item.traceparent.encode(), *more)
     if isinstance(record, RunRow):
         (names, whole), tail = record.entry, SEPARATOR.join((*more, b""))
         if whole is not None and tail.count(SEPARATOR) == len(more):
-            return names, (whole + tail,)
+            return (*names, *further) if further else names, (whole + tail,)
         record = record.record
     names, values = row(record)
+    if further:
+        names = (*names, *further)
     values += more
     whole = SEPARATOR.join(values)
     return names, (whole + SEPARATOR,) if whole.count(SEPARATOR) == len(values) - 1 else values

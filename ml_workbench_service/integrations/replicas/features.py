@@ -16,6 +16,7 @@ import orjson
 
 from common_lib import exceptions
 from common_lib.exceptions import PlatformError, UnavailableError, UpstreamTimeoutError
+from common_lib.tracing import outgoing
 from ml_workbench_service.contracts.market import (
     FeatureDescription,
     FeatureKind,
@@ -110,7 +111,8 @@ class ControlFeatureStore:
 
     def _ask(self, path: str, body: bytes) -> Any:
         try:
-            answer = self._client.post(path, content=body, headers={"content-type": "application/json"})
+            headers = {"content-type": "application/json", **outgoing()}
+            answer = self._client.post(path, content=body, headers=headers)
         except httpx.TimeoutException as error:
             raise UpstreamTimeoutError("the features did not come in time; try again, or send them along") from error
         except httpx.TransportError as error:
