@@ -16,6 +16,9 @@ from ml_workbench_service.contracts.contract import Contract
 
 NOT_SENT = ("string_type", "list_type", "model_type")
 """What pydantic says of a shape that was not sent."""
+SHAPE = re.compile(r"(?:list\[)?(?:constrained-\w+|function-\w+\[.*\])\]?")
+SHAPES = ("list[", "constrained-", "function-")
+"""Its own names for a shape, and how they begin."""
 MOST_FINDINGS = 500
 """More are not looked at: to put them into words would take longer than to read the data."""
 MOST_ERRORS = 50
@@ -83,7 +86,8 @@ def _of_the_shape_sent(errors: Sequence[Any]) -> list[Any]:
 
 
 def _names_a_shape(part: object) -> bool:
-    return re.fullmatch(r"(?:list\[)?(?:constrained-\w+|function-\w+\[.*\])\]?", str(part)) is not None
+    text = str(part)
+    return text.startswith(SHAPES) and SHAPE.fullmatch(text) is not None
 
 
 def _explained(error: Mapping[str, Any], known: Sequence[str], prefix: str) -> dict[str, str]:
