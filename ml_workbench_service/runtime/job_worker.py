@@ -24,6 +24,7 @@ from common_lib.exceptions import JobCancelled, PlatformError
 from common_lib.logging import configure_logging, correlated
 from common_lib.storage import storage_error
 from ml_workbench_service.contracts.jobs import JobKind
+from ml_workbench_service.jobs.bounded_log import bounded
 from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.settings import Settings
@@ -48,12 +49,14 @@ def run_worker(
     path: Path,
     *,
     open_workbench: Callable[[], AbstractContextManager[Any]],
+    log_bytes: int,
     workflows: Mapping[JobKind, str] = WORKFLOWS,
 ) -> int:
     """Does the job in that folder and returns the exit code; must run in the main thread of its process.
 
     Args:
         open_workbench: opens the outside things, for the time of the work.
+        log_bytes: that stay of what it prints, whatever the job prints.
         workflows: the module of each kind; only the one that is needed is imported.
     """
     folder = JobFolder(path)
@@ -67,7 +70,8 @@ def run_worker(
         record = folder.record_worker(max(job.attempt, folder.num_lost()) + 1)
         report = EventReport(folder)
         signal.signal(signal.SIGTERM, lambda *_: report.terminate())
-        with correlated(folder.spec.correlation_id), _beating(folder):
+        is_bounded = bounded(folder.worker_log, most_bytes=log_bytes)
+        with correlated(folder.spec.correlation_id), _beating(folder), is_bounded:
             try:
                 report.check()
                 folder.append("started", pid=record.pid, attempt=record.attempt)
@@ -166,7 +170,9 @@ def main() -> int:
     faulthandler.enable()
     settings = Settings()
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
-    return run_worker(Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings))
+    return run_worker(
+        Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings), log_bytes=settings.job_log_bytes
+    )
 
 
 if __name__ == "__main__":

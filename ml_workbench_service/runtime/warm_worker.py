@@ -128,7 +128,7 @@ def main() -> int:
         return 0
     path = Path(folder)
     _say_into(path / "worker.log")
-    return run_worker(path, open_workbench=lambda: open_for_worker(settings))
+    return run_worker(path, open_workbench=lambda: open_for_worker(settings), log_bytes=settings.job_log_bytes)
 
 
 def _say_into(file: Path) -> None:
