@@ -222,6 +222,11 @@ class Settings(BaseSettings):
             raise ValueError("TLS_CLIENT_CA asks callers for certificates; set TLS_CERT and TLS_KEY too")
         return self
 
+    @property
+    def job_log_bytes(self) -> int:
+        """JOB_LOG_MAX_MB in bytes."""
+        return int(self.JOB_LOG_MAX_MB * 1_000_000)
+
     def environment(self, **resolved: str) -> dict[str, str]:
         """The environment of a child process: this one's, absolute paths, and the addresses resolved at start."""
         environment = {name: value for name, value in os.environ.items() if name not in OF_THE_DOOR}

@@ -197,4 +197,16 @@ def _search(node: _Node, method: str, parts: list[str]) -> Operation | None:
         return found
     if part and node.any_part is not None and (found := _search(node.any_part, method, rest)) is not None:
         return found
-    return node.rests.get(method)
+    return None if _is_a_path(node, parts) else node.rests.get(method)
+
+
+def _is_a_path(node: _Node, parts: list[str]) -> bool:
+    """Whether these very words are an operation's path: then they are no symbol, and a method it lacks is a 405.
+
+    A `{name}` still takes such a word, since a model may be called `train`.
+    """
+    for part in parts:
+        if part not in node.named:
+            return False
+        node = node.named[part]
+    return bool(node.ends)

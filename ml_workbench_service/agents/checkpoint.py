@@ -21,7 +21,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from common_lib.exceptions import DataValidationError
 from common_lib.storage import make_folder
@@ -32,6 +32,8 @@ from ml_workbench_service.contracts.agents import (
     QLearningHyperparameters,
     RewardSettings,
     Size,
+    Visits,
+    check_table,
 )
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.market import Costs
@@ -84,7 +86,7 @@ class Checkpoint(Contract):
     strength_edges: tuple[Finite, ...] = ()
     width_edges: tuple[Finite, ...] = ()
     values_SA: list[list[Finite]] = Field(default_factory=list)
-    visits_SA: list[list[int]] = Field(default_factory=list)
+    visits_SA: list[list[Visits]] = Field(default_factory=list)
     exploration_rate: Finite = 0.0
     random_state: dict[str, Any] = Field(default_factory=dict)
     lanes: dict[str, Position]  # in the order of their last use
@@ -96,6 +98,14 @@ class Checkpoint(Contract):
     reset_at: UtcDatetime | None = None  # when it last began anew
     stream_epoch: str = ""  # of the stream that `last_applied_id` belongs to
     saved_at: UtcDatetime
+
+    @model_validator(mode="after")
+    def _table_fits_its_bins(self) -> "Checkpoint":
+        """A file that lost a row is still JSON, and every field of it is what it may be."""
+        if self.family == "q_learning":
+            for table_SA in (self.values_SA, self.visits_SA):
+                check_table(table_SA, strength_edges=self.strength_edges, width_edges=self.width_edges)
+        return self
 
     def save(self, folder: Path) -> None:
         """Replaces the folder's checkpoint of this term, and removes earlier terms'; it survives a power cut.

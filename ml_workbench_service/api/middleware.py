@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from fastapi import Depends, Request
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.middleware.body_limit import RequestBodyLimitResponder
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -30,7 +31,7 @@ from common_lib.exceptions import (
 from common_lib.logging import CORRELATION_PATTERN, correlated, correlation_id, new_correlation_id
 from ml_workbench_service.access.gate import SEND_KEY, Gate, check_scope
 from ml_workbench_service.access.key_ring import Caller
-from ml_workbench_service.access.operations import MOST_BODY_BYTES, READING, Operation, operation_of
+from ml_workbench_service.access.operations import MOST_BODY_BYTES, READING, Operation, methods_of, operation_of
 from ml_workbench_service.access.operations import Scope as KeyScope
 from ml_workbench_service.api.errors import of_status, render, too_large, unexpected
 from ml_workbench_service.api.metrics import Metrics
@@ -288,10 +289,15 @@ BEARER = HTTPBearer(auto_error=False, description="The same key, as Prometheus s
 
 
 async def checked(request: Request, _: Annotated[str | None, Depends(KEY_HEADER)] = None) -> None:
-    """The routes' dependency: what the door let in is the operation that the router found, else it needs `admin`."""
+    """The routes' dependency: what the door let in is the operation that the router found, else it needs `admin`.
+
+    The router takes `/features/batch` for the features of a symbol; the table knows it for a path of its own.
+    """
     caller = calling(request)
     operation = request.scope.get(OPERATION)
     route = request.scope["route"]
+    if operation is None and methods_of(request.scope["path"]):
+        raise HTTPException(405)
     if operation is None or not operation.path.endswith(route.path) or operation.method not in route.methods:
         check_scope(caller, KeyScope.ADMIN)
 

@@ -1,8 +1,9 @@
 """Agents on the prediction stream: what is asked of one, its state on the wire, and its decisions."""
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ml_workbench_service.contracts.asked import Asked
 from ml_workbench_service.contracts.contract import Contract, Finite, ModelId, UtcDatetime
@@ -83,13 +84,33 @@ class AgentDefinition(Contract):
     created_at: UtcDatetime
 
 
+NUM_ACTIONS = 3
+"""To be short, flat or long; as many positions may be held."""
+Visits = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+def check_table(
+    table_SA: Sequence[Sequence[float]], *, strength_edges: Sequence[float], width_edges: Sequence[float]
+) -> None:
+    """That a Q table has a row for each state that its bins make, and a column for each action; raises ValueError."""
+    num_states = (len(strength_edges) + 2) * (len(width_edges) + 1) * NUM_ACTIONS
+    if len(table_SA) != num_states or any(len(row) != NUM_ACTIONS for row in table_SA):
+        raise ValueError(f"a table of these bins has {num_states} rows of {NUM_ACTIONS} values")
+
+
 class Beginning(Contract):
     """What a copy's table begins with, on disk in `beginning.json`, and the bins that it was learnt in."""
 
     strength_edges: tuple[Finite, ...]
     width_edges: tuple[Finite, ...]
     values_SA: list[list[Finite]]
-    visits_SA: list[list[int]]
+    visits_SA: list[list[Visits]]
+
+    @model_validator(mode="after")
+    def _fits_its_bins(self) -> "Beginning":
+        for table_SA in (self.values_SA, self.visits_SA):
+            check_table(table_SA, strength_edges=self.strength_edges, width_edges=self.width_edges)
+        return self
 
 
 class Agent(Contract):

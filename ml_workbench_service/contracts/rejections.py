@@ -5,7 +5,7 @@ was found is cut before anything is compared: whoever sends a hundred thousand w
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,11 +14,17 @@ from common_lib.close_names import close_names
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import Contract
 
+UNKNOWN_KEY = "extra_forbidden"
 NOT_SENT = ("string_type", "list_type", "model_type")
 """What pydantic says of a shape that was not sent."""
+SHAPE = re.compile(r"(?:list\[)?(?:constrained-\w+|function-\w+\[.*\])\]?")
+SHAPES = ("list[", "constrained-", "function-")
+"""Its own names for a shape, and how they begin."""
 MOST_FINDINGS = 500
 """More are not looked at: to put them into words would take longer than to read the data."""
 MOST_ERRORS = 50
+MOST_SUGGESTIONS = 5
+"""Unknown keys that are compared with the known ones, which takes 1 ms for each."""
 MOST_CHARACTERS = 200
 
 
@@ -31,7 +37,12 @@ def validation_error(errors: Sequence[Any], *, known: Sequence[str] = (), prefix
         prefix: put before each path, such as "body".
     """
     told = _of_the_shape_sent(errors[:MOST_FINDINGS])
-    explained = [_explained(each, known, prefix) for each in told[:MOST_ERRORS]]
+    unknown = [place for place, each in enumerate(told) if each.get("type") == UNKNOWN_KEY]
+    names = dict.fromkeys(known)
+    explained = [
+        _explained(each, names if place in unknown[:MOST_SUGGESTIONS] else (), prefix)
+        for place, each in enumerate(told[:MOST_ERRORS])
+    ]
     first = explained[0] if explained else {"path": prefix, "message": "not usable", "code": "invalid"}
     num = len(told) + max(len(errors) - MOST_FINDINGS, 0)
     more = f" (and {num - 1} more)" if num > 1 else ""
@@ -83,13 +94,14 @@ def _of_the_shape_sent(errors: Sequence[Any]) -> list[Any]:
 
 
 def _names_a_shape(part: object) -> bool:
-    return re.fullmatch(r"(?:list\[)?(?:constrained-\w+|function-\w+\[.*\])\]?", str(part)) is not None
+    text = str(part)
+    return text.startswith(SHAPES) and SHAPE.fullmatch(text) is not None
 
 
-def _explained(error: Mapping[str, Any], known: Sequence[str], prefix: str) -> dict[str, str]:
+def _explained(error: Mapping[str, Any], known: Iterable[str], prefix: str) -> dict[str, str]:
     path = ".".join(_printable(part) for part in ((prefix,) if prefix else ()) + tuple(error.get("loc", ())))
     message = str(error.get("msg", "not usable")).removeprefix("Value error, ")
-    if error.get("type") == "extra_forbidden":
+    if error.get("type") == UNKNOWN_KEY:
         name = path.rpartition(".")[2]
         near = close_names(name, known, n=1, cutoff=0.5)
         message = "this key is not known" + (f"; did you mean {near[0]}?" if near else "")

@@ -5,7 +5,7 @@
         events.jsonl    the event log (jobs.event_log)
         cancel          marker: somebody asked to stop
         worker.json     pid, start time and attempt of the worker; `beat` is touched every second while it lives
-        worker.log      stdout and stderr of the worker
+        worker.log      stdout and stderr of the worker, of which the newest part is kept (jobs.bounded_log)
         checkpoint/     the workflow's own; an experiment's trials.jsonl among it (jobs.trial_log), and a replay's rows
         tracking.json   how far the tracking server knows the job; written by the tracker alone
     <root>/deleted.jsonl    append-only: what is left of deleted jobs
@@ -63,6 +63,7 @@ LOST = "worker_lost"
 SERIES_FILE = "series.parquet"
 """What a replay said and earned, row by row."""
 MAX_LIMIT = 200
+WORKER_LOG = "worker.log"
 LARGEST_LOG_BYTES = 256 * 1024
 """Of a worker's log that is handed out at once."""
 LONGEST_SECRET_BYTES = 4096
@@ -102,7 +103,7 @@ class JobFolder:
         self.path = path
         self.id = path.name
         self.checkpoint = path / "checkpoint"
-        self.worker_log = path / "worker.log"
+        self.worker_log = path / WORKER_LOG
         self.series = self.checkpoint / SERIES_FILE
         self.trials = TrialLog(self.checkpoint / TRIALS_FILE)
         self._events = path / "events.jsonl"
@@ -268,7 +269,7 @@ class JobFolder:
         try:
             with self.worker_log.open("rb") as file:
                 file.seek(max(0, file.seek(0, os.SEEK_END) - num_bytes - LONGEST_SECRET_BYTES))
-                text = redacted(file.read().decode("utf-8", "replace"))
+                text = redacted(file.read().lstrip(b"\0").decode("utf-8", "replace"))  # a hole reads as zeros
         except FileNotFoundError:
             return None
         return text[-num_bytes:]

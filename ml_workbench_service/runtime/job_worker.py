@@ -26,6 +26,7 @@ from common_lib.storage import storage_error
 from common_lib.tracing import end_tracing, span, waited
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.contracts.jobs import JobKind, Report
+from ml_workbench_service.jobs.bounded_log import bounded
 from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.jobs.traced_report import TracedReport
@@ -53,12 +54,14 @@ def run_worker(
     path: Path,
     *,
     open_workbench: Callable[[], AbstractContextManager[Any]],
+    log_bytes: int,
     workflows: Mapping[JobKind, str] = WORKFLOWS,
 ) -> int:
     """Does the job in that folder and returns the exit code; must run in the main thread of its process.
 
     Args:
         open_workbench: opens the outside things, for the time of the work.
+        log_bytes: that stay of what it prints, whatever the job prints.
         workflows: the module of each kind; only the one that is needed is imported.
     """
     folder = JobFolder(path)
@@ -72,7 +75,8 @@ def run_worker(
         record = folder.record_worker(max(job.attempt, folder.num_lost()) + 1)
         report = EventReport(folder)
         signal.signal(signal.SIGTERM, lambda *_: report.terminate())
-        with correlated(folder.spec.correlation_id), _beating(folder):
+        is_bounded = bounded(folder.worker_log, most_bytes=log_bytes)
+        with correlated(folder.spec.correlation_id), _beating(folder), is_bounded:
             try:
                 report.check()
                 folder.append("started", pid=record.pid, attempt=record.attempt)
@@ -190,7 +194,9 @@ def main() -> int:
     if settings.TRACES:
         send_traces(settings, "job worker")
     try:
-        return run_worker(Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings))
+        return run_worker(
+            Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings), log_bytes=settings.job_log_bytes
+        )
     finally:
         end_tracing()
 

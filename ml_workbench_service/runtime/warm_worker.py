@@ -133,7 +133,7 @@ def main() -> int:
     path = Path(folder)
     _say_into(path / "worker.log")
     try:
-        return run_worker(path, open_workbench=lambda: open_for_worker(settings))
+        return run_worker(path, open_workbench=lambda: open_for_worker(settings), log_bytes=settings.job_log_bytes)
     finally:
         end_tracing()
 

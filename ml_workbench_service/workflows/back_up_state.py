@@ -24,7 +24,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 from typing import IO, Literal
 
@@ -36,8 +36,9 @@ from ml_workbench_service.integrations.backup_archive import ArchiveWriter, Back
 from ml_workbench_service.integrations.deployment_history import HISTORY_FILE
 from ml_workbench_service.integrations.embedded_redis import open_log
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.jobs.bounded_log import first_kept
 from ml_workbench_service.jobs.guarded_reading import json_object
-from ml_workbench_service.jobs.job import DELETED_FILE, WorkerRecord
+from ml_workbench_service.jobs.job import DELETED_FILE, WORKER_LOG, WorkerRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE
 from ml_workbench_service.learning.bundle.endings import ARCHIVED_FILE, TOMBSTONES_FILE
 from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE, NOT_LISTED
@@ -146,11 +147,19 @@ class _Copy:
     def _job(self, folder: Path) -> None:
         for file in sorted(_files(folder), key=lambda file: (_turn(file.name), file)):
             worker = WorkerRecord.read(file) if file == folder / "worker.json" else None
-            if worker is None:
+            if file == folder / WORKER_LOG:
+                self._log(file)
+            elif worker is None:
                 self._file(file)
             else:  # it counts how often the job was begun, and names nobody who could be adopted or ended
                 payload = worker.model_copy(update=NOBODY).model_dump_json().encode()
                 self._archive.add(self._name(file), io.BytesIO(payload), len(payload))
+
+    def _log(self, path: Path) -> None:
+        """A worker's log without the hole before what is kept of it, which would be read as zeros."""
+        with suppress(FileNotFoundError), _opened(path) as stream:
+            stream.seek(first_kept(stream.fileno()))
+            self._add(path, stream)
 
     def _database(self, path: Path) -> None:
         copied = self._scratch / path.name
@@ -180,7 +189,7 @@ class _Copy:
             return self._add(path, stream)
 
     def _add(self, path: Path, stream: IO[bytes]) -> str:
-        size = os.fstat(stream.fileno()).st_size
+        size = os.fstat(stream.fileno()).st_size - stream.tell()
         if size > WHOLE_BYTES:
             return self._archive.add(self._name(path), stream, size)
         payload = stream.read(size)

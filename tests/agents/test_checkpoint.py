@@ -1,7 +1,9 @@
 """Checkpoints: continued to the bit, checked where they are read, those of the first format too."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -102,3 +104,23 @@ def test_an_unreadable_checkpoint_is_an_error_that_says_what_to_do(tmp_path: Pat
         (tmp_path / "checkpoint.json").write_text(text)
         with pytest.raises(DataValidationError, match=r"cannot be read.*move"):
             Checkpoint.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["values_SA", "visits_SA"])
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda table: table[:-1],
+        lambda table: [[1, 2], *table[1:]],
+        lambda table: table[:1],
+        lambda table: [],
+        lambda table: [[None, 0, 0], *table[1:]],
+    ],
+)
+def test_a_table_that_does_not_fit_its_bins_is_no_checkpoint(
+    tmp_path: Path, name: str, spoil: Callable[[list[Any]], list[Any]]
+) -> None:
+    plain = json.loads(QLearningAgent("a").checkpoint().model_dump_json())
+    (tmp_path / "checkpoint.1.json").write_text(json.dumps({**plain, name: spoil(plain[name])}))
+    with pytest.raises(DataValidationError, match=r"cannot be read.*move"):
+        Checkpoint.load(tmp_path)

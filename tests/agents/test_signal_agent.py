@@ -197,7 +197,7 @@ def test_a_frozen_agents_size_is_the_position_times_the_deployments_factor() -> 
 def test_a_checkpoint_from_before_the_rules_is_read_and_keeps_whole_positions() -> None:
     lane = {"last_ms": 1, "position": -1, "exposure": -1.0, "steps": [], "last_bar_ms": None, "last_price": 1.1}
     plain = {
-        "agent_id": "a", "mode": "learn", "costs": None, "lanes": {"live|m|EUR/USD|1h": lane},
+        "agent_id": "a", "family": "ppo", "mode": "learn", "costs": None, "lanes": {"live|m|EUR/USD|1h": lane},
         "positions": {"EUR/USD": -1}, "last_applied_id": "1-0", "saved_at": "2026-01-01T00:00:00Z",
     }  # fmt: skip
     found = Checkpoint.model_validate(plain)

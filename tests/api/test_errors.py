@@ -50,6 +50,7 @@ def raw(body: dict[str, Any], **replaced: str) -> bytes:
         ("GET", "/api/v1/agents/absent", 404, "AGENT_NOT_FOUND"),
         ("PUT", "/health", 405, "METHOD_NOT_ALLOWED"),
         ("DELETE", "/api/v1/models", 405, "METHOD_NOT_ALLOWED"),
+        ("GET", "/api/v1/features/batch", 405, "METHOD_NOT_ALLOWED"),
         ("POST", "/docs-assets/swagger-ui.css", 405, "METHOD_NOT_ALLOWED"),
         ("GET", "/api/v1/models?limit=0", 422, "DATA_VALIDATION_ERROR"),
         ("GET", "/api/v1/models?limit=201", 422, "DATA_VALIDATION_ERROR"),
@@ -66,6 +67,9 @@ def test_a_failure_has_the_one_body(api: httpx.Client, method: str, path: str, s
 
 def test_a_wrong_method_learns_the_right_ones(api: httpx.Client) -> None:
     assert api.put("/health").headers["Allow"] == "GET"
+    assert api.get("/api/v1/features/batch").headers["Allow"] == "POST", "no symbol is called so"
+    assert api.get("/api/v1/features/batch", params={"timeframe": "1h"}).status_code == 405
+    assert_failure(api.get("/api/v1/models/train"), 404, "MODEL_NOT_FOUND")  # a model may be called so
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from common_lib.exceptions import JobNotFoundError, RateLimitError
 from ml_workbench_service.contracts.jobs import Job, JobKind, JobSpec, JobStatus
 from ml_workbench_service.contracts.runners import Handle, WorkerState
+from ml_workbench_service.jobs.bounded_log import num_kept_bytes
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits, _last_start
@@ -245,6 +246,35 @@ async def test_an_adopted_worker_succeeds(store: JobStore, make_spec: Make, serv
     assert (done.status, done.attempt, [each.id for each in after.finished]) == (JobStatus.SUCCEEDED, 1, [job.id])
     assert done.result is not None
     assert done.result["steps"] >= 1
+
+
+@pytest.mark.timeout(240)
+async def test_what_a_worker_prints_without_end_is_bounded_whoever_supervises_it(
+    store: JobStore, make_spec: Make, serve: Any
+) -> None:
+    def num_kept() -> int:
+        return num_kept_bytes(folder.worker_log.stat())
+
+    async with serve() as before:
+        job = await before.supervisor.submit(make_spec(do="shout"))
+        folder = store.folder(job.id)
+        await until_step(folder)
+        await until(lambda: folder.worker_log.stat().st_size > 50_000_000)
+        assert num_kept() < 40_000_000
+    written = folder.worker_log.stat().st_size
+    await until(lambda: folder.worker_log.stat().st_size > written + 50_000_000)  # while nobody supervises it
+    assert num_kept() < 40_000_000
+    async with serve() as after:
+        (folder.checkpoint / "told").touch()
+        done = await until_final(store, job.id)
+        await until(lambda: bool(after.finished))
+    assert done.result is not None
+    num = done.result["num_lines"]
+    own = [line for line in (folder.log_lines(10_000) or "").splitlines() if not line.startswith("c")]
+    assert own[-1] == f"the last of {num} lines"
+    numbers = [int(line.split()[1]) for line in own[1:-1] if len(line) == 515]
+    assert numbers == list(range(num - len(numbers) + 1, num + 1)), "of what is kept no line is missing"
+    assert numbers
 
 
 async def test_a_worker_is_known_by_its_beat_after_the_clock_was_set(

@@ -11,6 +11,7 @@ sys.exit(
     run_worker(
         Path(sys.argv[1]),
         open_workbench=lambda: contextlib.nullcontext("the workbench"),
+        log_bytes=200_000,
         workflows={JobKind.TRAIN: "workflows_for_tests", JobKind.REPLAY: "workflows_for_tests"},
     )
 )

@@ -49,6 +49,21 @@ def wait(request: dict[str, Any], checkpoint: Path, report: Report, workbench: A
     return {"steps": step}
 
 
+def shout(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
+    """Prints without end, as does a child of its own, until a file `told` stands beside its checkpoint."""
+    report(1, 1)
+    child = subprocess.Popen([sys.executable, "-u", "-c", "while True: print('c' * 4000)"])
+    number = 0
+    while not (checkpoint / "told").exists():
+        for _ in range(100):
+            number += 1
+            print(f"line {number:09} {'x' * 500}", flush=True)  # noqa: T201
+    child.kill()
+    child.wait()
+    print(f"the last of {number} lines", flush=True)  # noqa: T201
+    return {"num_lines": number}
+
+
 def refuse(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
     """Fails with one of the platform's own errors."""
     raise DataValidationError.at("body.symbols", "No bars for EUR/USD; ask for another range.")
@@ -88,6 +103,7 @@ ACTIONS = {
     "count": count,
     "ignore": ignore,
     "wait": wait,
+    "shout": shout,
     "refuse": refuse,
     "stumble": stumble,
     "devour": devour,

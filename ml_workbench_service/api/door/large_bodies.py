@@ -2,8 +2,9 @@
 
 A body of over `SHORT` bytes goes there and comes back checked and short; of predictions one of over `READ_HERE`, or one
 of over `SHORT` that is not valid, since it is errors that take long. The routes then see a body as small ones are, and
-word their errors by the same functions (`contracts.rejections`). Where a caller sent an Idempotency-Key, what counts as
-the same body is the checked one.
+word their errors by the same functions (`contracts.rejections`). A body of over `FEW_MISTAKES` bytes that has more of
+them than an answer names is refused here, since FastAPI would put every one into words. Where a caller sent an
+Idempotency-Key, what counts as the same body is the checked one.
 """
 
 import asyncio
@@ -14,6 +15,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import numpy as np
+from pydantic import ValidationError
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common_lib import exceptions
@@ -26,8 +28,8 @@ from ml_workbench_service.api.predict_door import QUERIES, SUFFIX, asked_model, 
 from ml_workbench_service.api.predicting.explained_answers import explain_items, explain_one
 from ml_workbench_service.api.predictions import AT_ONCE, answer_items, answer_one
 from ml_workbench_service.contracts.batches import unpacked
-from ml_workbench_service.contracts.bodies import BODIES, SHORT, BodyTask
-from ml_workbench_service.contracts.contract import constructed
+from ml_workbench_service.contracts.bodies import BODIES, FEW_MISTAKES, SHORT, BodyTask
+from ml_workbench_service.contracts.contract import Contract, constructed
 from ml_workbench_service.contracts.inference_protocol import InferenceRequest
 from ml_workbench_service.contracts.prediction import (
     PredictBatchRequest,
@@ -35,6 +37,7 @@ from ml_workbench_service.contracts.prediction import (
     PredictionRecord,
     PredictRequest,
 )
+from ml_workbench_service.contracts.rejections import MOST_ERRORS, of_pydantic
 from ml_workbench_service.contracts.strict_numbers import whole_number
 
 HEADER_LENGTH = b"inference-header-content-length"
@@ -65,12 +68,13 @@ class LargeBodies:
             return
         contract = BODIES.get(operation.path)
         headers: Mapping[bytes, bytes] = dict(scope["headers"])
-        if contract is None or _is_short(headers):
+        if contract is None or _has_few_mistakes(headers):
             await self._app(scope, receive, send)
             return
         try:
             messages, parts = await _read(receive, operation.most_bytes)
             if parts is None or _length(parts) <= SHORT:
+                _refuse_many_mistakes(contract, b"".join(parts or ()))
                 await self._app(scope, told_again(messages, receive), send)
                 return
             if contract is InferenceRequest:
@@ -163,10 +167,21 @@ async def _tensors(
     return {**scope, "headers": [*others, _length_header(body), (HEADER_LENGTH, b"%d" % length)]}, body
 
 
-def _is_short(headers: Mapping[bytes, bytes]) -> bool:
+def _has_few_mistakes(headers: Mapping[bytes, bytes]) -> bool:
     length = headers.get(b"content-length")
     num_bytes = None if length is None else whole_number(length)
-    return num_bytes is not None and num_bytes <= SHORT
+    return num_bytes is not None and num_bytes <= FEW_MISTAKES
+
+
+def _refuse_many_mistakes(contract: type[Contract], body: bytes) -> None:
+    """Raises DataValidationError where a short body has more mistakes than are named; of fewer the route tells."""
+    if contract is InferenceRequest or len(body) <= FEW_MISTAKES:  # its route counts them itself
+        return
+    try:
+        contract.__pydantic_validator__.validate_json(body)
+    except ValidationError as error:
+        if error.error_count() > MOST_ERRORS:
+            raise of_pydantic(error, contract, prefix="body") from error
 
 
 async def _read(receive: Receive, most_bytes: int) -> tuple[list[Message], Parts | None]:

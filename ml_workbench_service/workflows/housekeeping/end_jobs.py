@@ -21,6 +21,7 @@ from common_lib.storage import check_there
 from ml_workbench_service.access.audit_log import AuditLog, Who
 from ml_workbench_service.contracts.jobs import JobKind, JobStatus
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.jobs.bounded_log import num_kept_bytes
 from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore
 
 DELETED = "job deleted by"
@@ -114,7 +115,7 @@ def _size(path: Path) -> int:
     total = 0
     for each in path.rglob("*"):
         with suppress(FileNotFoundError):
-            total += each.stat().st_size
+            total += num_kept_bytes(each.stat())
     return total
 
 

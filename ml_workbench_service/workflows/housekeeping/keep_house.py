@@ -2,7 +2,8 @@
 
     ended jobs      older than JOB_RETENTION_DAYS, and the oldest beyond JOBS_MAX_GB (`end_jobs`)
     drafts          of versions that nobody finishes any more, untouched for DRAFT_RETENTION_DAYS
-    workers' logs   of ended jobs, beyond JOB_LOG_MAX_MB: the end is kept, which says how it ended
+    workers' logs   of ended jobs, beyond JOB_LOG_MAX_MB: the end is kept, which says how it ended; of those that run
+                    the worker itself keeps as much (`jobs.bounded_log`)
 
 Each removal is named in the service's log; jobs have their lines in the audit log too. What is live is left alone: a
 draft is its job's for as long as that job has not ended, however old it is, since a worker may wait in front of it.
@@ -25,7 +26,7 @@ from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.housekeeping.end_jobs import delete_old_jobs
 
-BYTES_PER_GB, BYTES_PER_MB = 1e9, 1e6
+BYTES_PER_GB = 1e9
 LEAVES_WITHIN = timedelta(hours=1)
 """After its final event a worker has long left, and writes into no log."""
 
@@ -50,7 +51,7 @@ class HouseRules:
 
     retention: timedelta | None
     jobs_bytes: float | None
-    log_bytes: float
+    log_bytes: int
     drafts: timedelta
 
     @classmethod
@@ -60,7 +61,7 @@ class HouseRules:
         return cls(
             retention=None if days is None else timedelta(days=days),
             jobs_bytes=None if most_gb is None else most_gb * BYTES_PER_GB,
-            log_bytes=settings.JOB_LOG_MAX_MB * BYTES_PER_MB,
+            log_bytes=settings.job_log_bytes,
             drafts=timedelta(days=settings.DRAFT_RETENTION_DAYS),
         )
 
@@ -71,7 +72,7 @@ def keep_house(
     """One turn."""
     delete_old_jobs(store, registry, audit=audit, retention=rules.retention, most_bytes=rules.jobs_bytes, now=now)
     remove_drafts(registry.root / STAGING, store, untouched_since=now - rules.drafts)
-    shorten_logs(store, most_bytes=int(rules.log_bytes), ended_before=now - LEAVES_WITHIN)
+    shorten_logs(store, most_bytes=rules.log_bytes, ended_before=now - LEAVES_WITHIN)
 
 
 def remove_drafts(staging: Path, store: JobStore, *, untouched_since: datetime) -> list[str]:
