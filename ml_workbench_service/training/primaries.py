@@ -92,9 +92,7 @@ def _check_gives_sides(card: ModelCard, recipe: dict[str, Any], name: str) -> No
     if card.status == "archived":
         raise _refused(f"{name} is archived; restore it, or name another version")
     if card.type not in (ModelType.TIME_SERIES, ModelType.CLASSIFICATION) or card.target is None:
-        raise _refused(
-            f"{name} is of type {card.type}, which states no side by itself; name a forecast or classifier"
-        )
+        raise _refused(f"{name} is of type {card.type}, which states no side by itself; name a forecast or classifier")
     if card.primary is not None:
         raise _refused(f"{name} follows a primary itself; name {card.primary.model_id}@{card.primary.version}")
     if len(card.targets) > 1:

@@ -157,9 +157,8 @@ class _Support:
             replace(table, columns={**table.columns, "close": close_N})
             for table, close_N in zip(self.data.tables, closes, strict=True)
         ]
-        held = replace(
-            self.order, sides=self.data.labelling.sides
-        )  # told by bars before the row, which are others here
+        # a primary's sides are told by bars before the row, which are others here
+        held = replace(self.order, sides=self.data.labelling.sides)
         labels_R: Floats = training_data.assemble(held, tables, kind_of=self.kind_of).windows.own_labels_RK[
             :, self.number
         ]

@@ -70,12 +70,14 @@ class Labelling:
             sides: (N,) of each symbol: -1, 0 or 1.
         """
         self.sides = tuple(sides)
-        for rows, side_N in zip(self.rows, sides, strict=True):
-            moved_N = rows.labels_NK[:, 0]
-            has_none_N = np.isfinite(moved_N) & (side_N == 0)
-            self.num_dropped[NO_SIDE] = self.num_dropped.get(NO_SIDE, 0) + int(has_none_N.sum())
+        for number, side_N in enumerate(sides):
+            rows = self.rows[number]
+            moved_N, has_outcome_N = rows.labels_NK[:, 0].copy(), np.isfinite(rows.labels_NK[:, 0])
+            num_without = int((has_outcome_N & (side_N == 0)).sum())
+            self.num_dropped[NO_SIDE] = self.num_dropped.get(NO_SIDE, 0) + num_without
             paid_N = np.where(moved_N - 1.0 == side_N, 1.0, 0.0)
-            rows.labels_NK[:, 0] = np.where(np.isfinite(moved_N) & (side_N != 0), paid_N, np.nan)
+            rows.labels_NK[:, 0] = np.where(has_outcome_N & (side_N != 0), paid_N, np.nan)
+            self.rows[number] = replace(rows, has_outcome_N=has_outcome_N)
 
     def finish(self, split: Split) -> list[SymbolRows]:
         """Each symbol's rows with regimes, seasonal volatility and barriers, their rules fitted on the training part.

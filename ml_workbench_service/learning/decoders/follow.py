@@ -18,7 +18,7 @@ import numpy as np
 from ml_workbench_service.contracts.market import Floats, Floats32, Ints
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import Direction, Interval
-from ml_workbench_service.contracts.runs.columns import Coded, Nested, Numbers
+from ml_workbench_service.contracts.runs.columns import Coded, Column, Nested, Numbers
 from ml_workbench_service.learning.calibration.class_probabilities import ClassCalibration
 from ml_workbench_service.learning.decoders.decoder import (
     Decoded,
@@ -86,8 +86,11 @@ class FollowDecoder(Decoder):
         number_N, side_N = np.argmax(probabilities_NC, axis=1), _sides(said)
         taken_N = np.where(number_N == FOLLOW, side_N, 0)
         nothing, has_side_N = Numbers(np.full(num, np.nan)), side_N != 0
-        outputs = dict(zip(self.calibration.classes, map(Numbers, probabilities_NC.T), strict=True))
-        outputs |= {primary_output(name): column for name, column in said.outputs.fields.items()}
+        classes = dict(zip(self.calibration.classes, map(Numbers, probabilities_NC.T), strict=True))
+        outputs: dict[str, Column] = {
+            **classes,
+            **{primary_output(name): column for name, column in said.outputs.fields.items()},
+        }
         return DecodedRun(
             prediction=Numbers(taken_N.astype(np.float64)),
             outputs=Nested(None, outputs),

@@ -17,13 +17,12 @@ from ml_workbench_service.learning.interfaces.family import AnyFamily
 
 
 class Primary(Protocol):
-    """What is asked of the version that gives the side.
+    """What is asked of the version that gives the side."""
 
-    Attributes:
-        reference: which it is.
-    """
-
-    reference: PrimaryReference
+    @property
+    def reference(self) -> PrimaryReference:
+        """Which it is."""
+        ...
 
     def scaler_over(self, fitted: RowScaler) -> RowScaler:
         """The scaler with the primary's own centres and scales for the features that it reads, and its label scale."""

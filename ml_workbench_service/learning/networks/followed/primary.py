@@ -107,7 +107,7 @@ class PublishedPrimary:
         scaled_RP = np.nan_to_num(self.scaler.rows(rows.symbol, x_RP))
         scale_NK = np.tile(self.scaler.symbols[rows.symbol].label_scale_K, (len(ends), 1))
         dead_zone_N = break_even(costs, rows.symbol, rows.close_N[ends], rows.spread_N[ends])
-        found_R[ends] = self.sides(self.outputs(scaled_RP, ends), scale_NK, dead_zone_N)
+        found_R[ends] = self.sides(self.outputs(scaled_RP, ends).astype(np.float64), scale_NK, dead_zone_N)
         return found_R
 
     def sides(self, outputs_NK: Floats, label_scale_NK: Floats, dead_zone_N: Floats) -> Ints:
