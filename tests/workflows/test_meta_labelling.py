@@ -1,9 +1,4 @@
-"""Meta-labelling: a primary whose side pays in one regime alone is followed there, and a follower of luck has no skill.
-
-    return(t + 1) = deviation x (edge · signal(t) + noise(t + 1))       where regime(t) > 0; else noise alone
-
-`signal` is ± 1. The primary reads the signal, the follower the regime.
-"""
+"""Meta-labelling: a primary whose side pays in one regime alone is followed there; a follower of luck has no skill."""
 
 import shutil
 from dataclasses import dataclass
@@ -13,64 +8,45 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import binom
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.contract import iso_of_ms, to_ms
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.prediction import PredictRequest
-from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.contracts.training import TrainRequest, parse_target
+from ml_workbench_service.learning.data.scaling import RowScaler
+from ml_workbench_service.learning.data.windows import Borders, Windows
 from ml_workbench_service.learning.decoders.decoder import DecodingRun
 from ml_workbench_service.learning.decoders.follow import FollowDecoder
+from ml_workbench_service.learning.interfaces.family import TrainingProblem
+from ml_workbench_service.market.calendar import HOUR_MS
+from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.serving.model import load_model
 from ml_workbench_service.serving.predict import Circumstances, answer
 from ml_workbench_service.serving.request_to_windows import question_of
+from ml_workbench_service.training.tasks import following
 from ml_workbench_service.workflows.plan_training import plan_training
+from tests.followed_bars import FOLLOW, PRIMARY, write_bars
 from tests.trained_models import DEVIATION, injected_bars, loaded, open_bench, train_model
-
-EDGE = 0.7
-NUM_BARS = 9_000
-PRIMARY_ENDS = "2020-09-01T00:00:00Z"
-FOLLOW: dict[str, Any] = {
-    "name": "Follower", "model_id": "follower", "model_type": "classification", "family": "lightgbm_classifier",
-    "features": ["regime"], "symbols": ["EUR/USD"], "start_date": "2020-01-01T00:00:00Z",
-    "end_date": "2021-09-01T00:00:00Z", "hyperparameters": {"lookback": 3}, "meta": {"primary": "primary@1.0.0"},
-    "validation_split": 0.4,
-}  # fmt: skip
-
-
-def write_bars(folder: Path, *, seed: int, is_planted: bool) -> None:
-    """Half of the bars reward the signal; where nothing is planted all of them do, half as much."""
-    opened_ms, chance = injected_bars(NUM_BARS, seed=seed).opened_ms, np.random.default_rng(seed)
-    signal, regime = np.sign(chance.standard_normal(NUM_BARS)), chance.standard_normal(NUM_BARS)
-    edge = np.where(regime > 0, EDGE, 0.0) if is_planted else np.full(NUM_BARS, EDGE / 2)
-    returns = np.zeros(NUM_BARS)
-    returns[1:] = DEVIATION * ((edge * signal)[:-1] + chance.standard_normal(NUM_BARS)[1:])
-    close = 1.1 * np.exp(np.cumsum(returns))
-    opens = np.concatenate([close[:1], close[:-1]])
-    columns = {"open": opens, "high": np.maximum(opens, close) * 1.0001, "low": np.minimum(opens, close) / 1.0001}
-    stamps = {"timestamp": [iso_of_ms(int(each)) for each in opened_ms]}
-    pl.DataFrame({**stamps, **columns, "close": close, "signal": signal, "regime": regime}).write_csv(
-        folder / "EURUSD_1h.csv"
-    )
 
 
 def bench_with_primary(folder: Path, *, seed: int, is_planted: bool) -> Workbench:
     """Bars, and a linear forecast of the next bar by the signal, fitted on the first months."""
     bench = open_bench(folder)
     write_bars(folder / "bars", seed=seed, is_planted=is_planted)
-    train_model(
-        bench, "primary", checkpoint=folder / "primary", family="linear", features=["signal"], symbols=["EUR/USD"],
-        hyperparameters={"lookback": 3, "epochs": 20}, end_date=PRIMARY_ENDS, validation_split=0.4,
-    )  # fmt: skip
+    train_model(bench, "primary", checkpoint=folder / "primary", **_unnamed(PRIMARY))
     return bench
+
+
+def _unnamed(body: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in body.items() if name not in ("name", "model_id")}
 
 
 def train_follower(bench: Workbench, folder: Path, model_id: str = "follower", **changes: Any) -> ModelCard:
     """As `FOLLOW`, with changes."""
-    return train_model(bench, model_id, checkpoint=folder / model_id, target=None, **{
-        name: value for name, value in {**FOLLOW, **changes}.items() if name not in ("name", "model_id")
-    })  # fmt: skip
+    return train_model(bench, model_id, checkpoint=folder / model_id, target=None, **_unnamed({**FOLLOW, **changes}))
 
 
 @dataclass(frozen=True)
@@ -204,7 +180,7 @@ def test_what_cannot_be_followed_is_refused(planted: Trained, changes: dict[str,
 
 def test_a_version_without_sides_and_an_archived_one_are_refused(planted: Trained) -> None:
     bench, folder = planted.bench, planted.folder
-    common = {"features": ["signal"], "symbols": ["EUR/USD"], "end_date": PRIMARY_ENDS, "validation_split": 0.4}
+    common = {"features": ["signal"], "symbols": ["EUR/USD"], "end_date": PRIMARY["end_date"], "validation_split": 0.4}
     train_model(
         bench, "volatility", checkpoint=folder / "volatility", family="linear", target="volatility_1h",
         hyperparameters={"lookback": 3, "epochs": 3}, **common,
@@ -229,3 +205,64 @@ def test_all_features_are_the_primarys_where_none_is_sent(planted: Trained) -> N
     assert plan.primary is not None
     assert plan.primary.reads == ("signal",)
     assert to_ms(plan.primary.fitted_until) > to_ms(plan.request.start_date)
+
+
+def test_folds_follow_too(planted: Trained) -> None:
+    card = train_follower(
+        planted.bench, planted.folder, "folds", family="linear_classifier", cv={"scheme": "walk_forward", "folds": 2},
+        hyperparameters={"lookback": 3, "epochs": 3}, seeds=[0, 1],
+    )  # fmt: skip
+    assert card.evaluation.walk_forward is not None
+    assert [each.baseline for each in card.evaluation.walk_forward.pooled] == ["primary", "thinned"]
+    assert card.evaluation.seeds is not None
+
+
+def test_a_follower_of_what_pays_everywhere_alike_has_no_skill(tmp_path: Path) -> None:
+    bench = bench_with_primary(tmp_path, seed=11, is_planted=False)
+    card = train_follower(bench, tmp_path)
+    assert card.evaluation.verdict not in ("skill", "unverified", "implausible")
+    assert max(each.diebold_mariano.p_value or 1.0 for each in card.evaluation.comparisons) > 0.025
+
+
+@pytest.mark.parametrize("persistence", [0.0, 0.97])
+@pytest.mark.parametrize("earns", [True, False], ids=["a primary that earns", "a primary that loses"])
+def test_skipping_by_chance_is_found_skilful_no_oftener_than_the_level_says(earns: bool, persistence: float) -> None:
+    """Many draws of sides, moves and filters that know nothing, through the comparisons that verdicts are made of."""
+    chance, num, found, num_draws = np.random.default_rng(5), 1500, 0, 400
+    for _ in range(num_draws):
+        problem = _market(num, chance)
+        moves_N = np.zeros(num)
+        moves_N[:-2] = np.diff(np.log(problem.windows.open_R))[1:]
+        side_N = np.sign(chance.standard_normal(num))
+        if earns:
+            side_N = np.where(chance.random(num) < 0.3, np.sign(moves_N), side_N)
+        hidden = np.zeros(num)
+        for row, shock in enumerate(chance.standard_normal(num)):
+            hidden[row] = persistence * hidden[row - 1] + shock
+        follows_N = hidden > 0
+        held = {"own": np.where(follows_N, side_N, 0.0), "primary": side_N, "thinned": follows_N.mean() * side_N}
+        p_values = [
+            each.comparison().diebold_mariano.p_value
+            for each in following.differentials_of(held, np.arange(num - 2), problem)
+        ]
+        found += max(1.0 if each is None else each for each in p_values) <= 0.025
+    assert found <= binom.ppf(0.999, num_draws, 0.025)
+
+
+def _market(num: int, chance: np.random.Generator) -> TrainingProblem:
+    """Hourly bars of one symbol without any drift, as far as a backtest reads them."""
+    opened_ms = injected_bars(num, seed=1).opened_ms
+    close_N = np.exp(np.cumsum(DEVIATION * chance.standard_normal(num)))
+    open_N, nothing_N = np.append(1.0, close_N[:-1]), np.full(num, np.nan)
+    whole = np.arange(num)
+    windows = Windows(
+        rows_RF=np.zeros((num, 1), dtype=np.float32), open_R=open_N, close_R=close_N, opened_ms_R=opened_ms,
+        available_at_ms_R=opened_ms + HOUR_MS, runs_R=np.zeros(num, dtype=np.int64),
+        symbol_R=np.zeros(num, dtype=np.int64), spread_R=nothing_N, spread_open_R=nothing_N, symbols=("EUR/USD",),
+        labels_RK=np.zeros((num, 1), dtype=np.float32), own_labels_RK=np.zeros((num, 1)),
+        label_available_at_ms_R=opened_ms, bar_volatility_R=nothing_N, parts={"test": whole},
+        decisions={"test": whole}, borders_ms={"test": 0}, num_purged=0, num_untested=0, lookback=1,
+        scaler=RowScaler(("signal",), (False,), {}), split=Borders({"test": 0}),
+    )  # fmt: skip
+    costs = {"EUR/USD": resolved_costs("EUR/USD", None)}
+    return TrainingProblem(windows, (parse_target("follow_1h"),), costs=costs)

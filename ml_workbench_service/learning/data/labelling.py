@@ -68,7 +68,17 @@ class Labelling:
 
         Args:
             sides: (N,) of each symbol: -1, 0 or 1.
+
+        Raises:
+            DataValidationError: there is no side at all.
         """
+        if not any(side_N.any() for side_N in sides):
+            raise DataValidationError.at(
+                "body.meta.primary",
+                "the primary states no side at any bar of this range (a forecast under the round-trip cost is `hold`): "
+                "there is nothing to follow; name another version",
+                code="no_sides",
+            )
         self.sides = tuple(sides)
         for number, side_N in enumerate(sides):
             rows = self.rows[number]

@@ -106,7 +106,7 @@ class Following(NetworkTask, follows=True):
         test |= own | {"share_followed": float(np.mean(held["own"][has_side_N] != 0)) if has_side_N.any() else None}
         net = own.get("net_log_return") or 0.0
         verdict, reason = verdict_of(is_simulated)
-        differentials = _differentials(held, rows, problem) if is_traded else []
+        differentials = differentials_of(held, rows, problem) if is_traded else []
         if not is_traded:
             verdict, reason = "not_applicable", "its label is not what a position earns; leave `label.start` out"
         found = Evaluation(
@@ -152,7 +152,7 @@ class Following(NetworkTask, follows=True):
         if not problem.targets[0].is_traded(problem.fill):
             return []
         rows = problem.windows.decisions["test"]
-        return _differentials(_held(decoder, predict, rows, problem), rows, problem)
+        return differentials_of(_held(decoder, predict, rows, problem), rows, problem)
 
     def _member_figures(self, member: Trained, ends: Ints, problem: TrainingProblem) -> dict[str, float | None]:
         """One seed alone, with a temperature of its own."""
@@ -193,8 +193,13 @@ def _earned(positions_N: Floats, rows: Ints, problem: TrainingProblem) -> dict[s
     }
 
 
-def _differentials(held: Mapping[str, Floats], rows: Ints, problem: TrainingProblem) -> list[Differentials]:
-    """Net log returns of the account at each moment beside each baseline's."""
+def differentials_of(held: Mapping[str, Floats], rows: Ints, problem: TrainingProblem) -> list[Differentials]:
+    """Net log returns of the account at each moment beside each baseline's.
+
+    Args:
+        held: (N,) positions of `own`, `primary` and `thinned`.
+        rows: the windows that decide.
+    """
     own = signal_backtest.realise(held["own"], rows, problem)
     return [
         Differentials.of_returns(
