@@ -168,7 +168,7 @@ class LabelOptions(Asked):
 class MetaLabelling(Asked):
     """Whether to act on another version's side: the primary says buy or sell, the trained classifier follows or skips.
 
-    López de Prado, "Advances in financial machine learning", 2018, section 3.6. docs/evaluation.md, "Meta-labelling".
+    López de Prado, "Advances in financial machine learning", 2018, section 3.6; docs/api.md, "Train".
     """
 
     primary: Annotated[
