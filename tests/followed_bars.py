@@ -1,6 +1,6 @@
 """Bars on which a primary's side pays in one regime alone, and requests for it and its follower.
 
-    return(t + 1) = deviation x (edge · signal(t) + noise(t + 1))       where regime(t) > 0; else noise alone
+    return(t + 1) = deviation x (edge(t) · signal(t) + noise(t + 1))     edge: `PAYS` where regime(t) > 0, else `COSTS`
 
 `signal` is ± 1. The primary reads the signal, the follower the regime.
 """
@@ -14,7 +14,7 @@ import polars as pl
 from ml_workbench_service.contracts.contract import iso_of_ms
 from tests.trained_models import DEVIATION, injected_bars
 
-EDGE = 0.7
+PAYS, COSTS, EVERYWHERE = 0.9, -0.4, 0.3
 NUM_BARS = 9_000
 PRIMARY: dict[str, Any] = {
     "name": "Primary", "model_id": "primary", "model_type": "time_series", "family": "linear",
@@ -31,10 +31,10 @@ FOLLOW: dict[str, Any] = {
 
 
 def write_bars(folder: Path, *, seed: int, is_planted: bool) -> None:
-    """Half of the bars reward the signal; where nothing is planted all of them do, half as much."""
+    """Half of the bars reward the signal and half punish it; where nothing is planted all reward it, a little."""
     opened_ms, chance = injected_bars(NUM_BARS, seed=seed).opened_ms, np.random.default_rng(seed)
     signal, regime = np.sign(chance.standard_normal(NUM_BARS)), chance.standard_normal(NUM_BARS)
-    edge = np.where(regime > 0, EDGE, 0.0) if is_planted else np.full(NUM_BARS, EDGE / 2)
+    edge = np.where(regime > 0, PAYS, COSTS) if is_planted else np.full(NUM_BARS, EVERYWHERE)
     returns = np.zeros(NUM_BARS)
     returns[1:] = DEVIATION * ((edge * signal)[:-1] + chance.standard_normal(NUM_BARS)[1:])
     close = 1.1 * np.exp(np.cumsum(returns))

