@@ -116,6 +116,9 @@ def test_served_it_takes_the_primarys_side_where_it_follows_and_outlives_it(plan
         assert own.status == side.status == "ok"
         assert own.direction == (side.direction if follows else "hold")
         assert own.outputs["primary_price_change_1h"] == pytest.approx(side.outputs["price_change_1h"], rel=1e-6)
+        if side.direction == "hold":
+            assert (own.confidence, own.label) == (None, None)
+            continue
         assert own.confidence == max(own.outputs["follow"], own.outputs["skip"])
         seen.add((columns["regime"][-1] > 0, follows))
     assert seen == {(True, True), (False, False)}
