@@ -11,6 +11,7 @@ from pydantic import Field
 from ml_workbench_service.contracts.contract import Contract, Finite, UtcDatetime
 from ml_workbench_service.contracts.evaluation import Adds, Certificate, Evaluation, Proof, TodaysVerdict
 from ml_workbench_service.contracts.reading_reports import ReadingReport
+from ml_workbench_service.contracts.training import PrimaryReference
 
 ModelStatus = Literal["experimental", "deployed", "archived"]
 ModelOrder = Literal["id", "newest"]
@@ -107,6 +108,9 @@ class ModelCard(Contract):
     targets: tuple[str, ...] = Field(default=(), description="Every target, where there are several.")
     quantiles: tuple[Finite, ...] = ()
     classes: tuple[str, ...] = Field(default=(), description="What a classifier tells apart, in order.")
+    primary: PrimaryReference | None = Field(
+        default=None, description="Of meta-labelling: the version whose side is followed or skipped."
+    )
     horizon: int
     label_start: Literal["fill", "close"] = Field(
         default="close",

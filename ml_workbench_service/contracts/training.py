@@ -17,6 +17,7 @@ from ml_workbench_service.contracts.contract import (
     Semver,
     Symbol,
     Timeframe,
+    UtcDatetime,
     each_once,
     normal_timeframe,
 )
@@ -64,15 +65,18 @@ class ModelType(StrEnum):
     FEATURE_ENGINEERING = "feature_engineering"
 
 
-Measure = Literal["price_change", "log_return", "volatility", "direction", "triple_barrier", "market_regime"]
+Measure = Literal["price_change", "log_return", "volatility", "direction", "triple_barrier", "market_regime", "follow"]
 CLASSES: Mapping[str, tuple[str, ...]] = {
     "direction": ("sell", "hold", "buy"),
     "triple_barrier": ("lower", "neither", "upper"),
     "market_regime": ("trend_down", "calm", "volatile", "trend_up"),
+    "follow": ("skip", "follow"),
 }
 """The classes of each class target, in the order of a network's outputs."""
-TRADED = ("price_change", "log_return", "direction", "triple_barrier")
+TRADED = ("price_change", "log_return", "direction", "triple_barrier", "follow")
 """Measures of a move of the price, which somebody who is long or short earns."""
+SIDED = ("price_change", "log_return", "direction", "triple_barrier")
+"""Measures of which a forecast speaks for a side by itself; `follow` says whether to take another version's."""
 TARGET_EXAMPLES = (
     "price_change_<h>, log_return_<h>, volatility_<h>, direction_<h>, triple_barrier_<h> or market_regime, "
     "such as price_change_1h"
@@ -117,7 +121,9 @@ class Target(Contract):
         return CLASSES.get(self.measure, ())
 
 
-_TARGET = re.compile(r"(price_change|log_return|volatility|direction|triple_barrier|market_regime)_(\d{1,4})([mhd]?)")
+_TARGET = re.compile(
+    r"(price_change|log_return|volatility|direction|triple_barrier|market_regime|follow)_(\d{1,4})([mhd]?)"
+)
 
 
 def parse_target(name: str, timeframe: str | None = None) -> Target:
@@ -157,6 +163,48 @@ class LabelOptions(Asked):
     k: Finite = Field(
         default=1.0, gt=0, le=20, description="Barriers of triple_barrier, in ex-ante volatilities of the horizon."
     )
+
+
+class MetaLabelling(Asked):
+    """Whether to act on another version's side: the primary says buy or sell, the trained classifier follows or skips.
+
+    López de Prado, "Advances in financial machine learning", 2018, section 3.6; docs/api.md, "Train".
+    """
+
+    primary: Annotated[
+        str,
+        Field(
+            max_length=128,
+            pattern=r"^[a-z0-9][a-z0-9_.-]*@[0-9]+\.[0-9]+\.[0-9]+$",
+            description="The version that gives the side, such as my_model@1.2.0.",
+        ),
+    ]
+
+    @property
+    def parts(self) -> tuple[str, str]:
+        """The primary's model id and version."""
+        model_id, _, version = self.primary.partition("@")
+        return model_id, version
+
+
+class PrimaryReference(Contract):
+    """The version whose side a meta-labelling version follows or skips, pinned: its network is part of the bundle."""
+
+    model_id: str
+    version: str
+    digest: str = Field(description="Of the primary's bundle, as its card had it.")
+    target: str = Field(description="What the primary forecasts; the horizon of both.")
+    timeframe: str
+    fitted_until: UtcDatetime = Field(
+        description="The primary was fitted and calibrated on rows known until then; every row here came later."
+    )
+    reads: tuple[str, ...] = Field(description="Features that the classifier reads beside the primary's outputs.")
+    is_clipped: bool = Field(description="Whether earlier rows were asked for, and left out.")
+
+    @property
+    def follow_target(self) -> str:
+        """The target of whoever follows: the same horizon."""
+        return f"follow_{self.target.rpartition('_')[2]}"
 
 
 MOST_COMBINATIONS = 100
@@ -266,6 +314,11 @@ class TrainRequest(Asked):
         default=None,
         description="How a time series' forecast of the price becomes a position; of a list the rule with the best "
         "Sharpe ratio on the calibration part, each a trial. Unless sent: sign_after_costs.",
+    )
+    meta: MetaLabelling | None = Field(
+        default=None,
+        description="Classification alone: learn when to follow the side that another version gives. Leave `target` "
+        "out; `features` are the primary's unless sent.",
     )
     as_of: MarketDatetime | None = Field(default=None, description="Use only bars known at this moment.")
     notes: Annotated[str, Field(max_length=4000)] = ""

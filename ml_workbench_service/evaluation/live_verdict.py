@@ -139,6 +139,8 @@ def live_verdict(
     is_policy = card.type == ModelType.REINFORCEMENT_LEARNING
     if target is None and not is_policy:
         return _none("not_applicable", "there is no live verdict on scores and feature sets: they bet on nothing")
+    if target is not None and target.measure == "follow":
+        return _none("insufficient_data", "whether a primary was rightly followed is not judged live: compare replays")
     if target is not None and target.measure == "market_regime" and not set(card.symbols) <= set(rules.regimes):
         return _none("insufficient_data", "its bundle does not keep the regimes' rule of each symbol: train it again")
     if target is None and not set(card.symbols) <= set(rules.costs):

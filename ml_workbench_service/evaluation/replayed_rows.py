@@ -34,7 +34,7 @@ ROWS_OF_A_GROUP = 32_768
 SIDES = ("sell", "hold", "buy")
 NUMBERS = ("price", "prediction", "lower", "upper", "confidence", "wanted")
 MONEY = ("gross", "cost", "net", "equity")
-UNKNOWN_RULE = frozenset({"market_regime"})
+UNKNOWN_RULE = frozenset({"market_regime", "follow"})
 """Measures whose labels follow a rule that no price after the training part tells."""
 
 

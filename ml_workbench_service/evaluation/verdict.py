@@ -62,6 +62,7 @@ NAMES = {
     "majority_class": "the training part's frequencies", "persistence": "persistence",
     "present_statistics": "the frequencies at the rule's present statistics",
     "undirected": "its own answers without their side", "flat": "staying flat", "buy_and_hold": "holding on",
+    "primary": "following the primary always", "thinned": "its primary at every bar, as large as it is followed often",
 }  # fmt: skip
 """How sentences call the baselines."""
 

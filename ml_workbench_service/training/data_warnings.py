@@ -1,6 +1,6 @@
 """Warnings about a training's data, on its job and its card: what was asked for and not there, and what tells nothing.
 
-    range_clipped          the store has less than was asked for
+    range_clipped          the store has less than was asked for, or the primary was fitted on earlier rows
     column_costs_windows   one column's missing values cost over a tenth of the windows
     constant_column        one column never changes in the training part
     one_class              a part holds only one class of the target
@@ -25,6 +25,7 @@ def data_warnings(order: TrainingOrder, data: TrainingData) -> list[str]:
     windows, rows = data.windows, data.labelling.rows
     scaler = windows.scaler
     return [
+        *_after_the_primary(order),
         *(line for table in data.tables for line in clipped(table, order.request)),
         *quality_warnings(
             rows,
@@ -34,6 +35,17 @@ def data_warnings(order: TrainingOrder, data: TrainingData) -> list[str]:
             train=[each.available_at_ms_N <= windows.borders_ms["validation"] for each in rows],
         ),
         *_one_class(order, data),
+    ]
+
+
+def _after_the_primary(order: TrainingOrder) -> list[str]:
+    """What a follower leaves out, because its primary has seen the answers."""
+    if order.primary is None or not order.primary.reference.is_clipped:
+        return []
+    seen = order.primary.reference
+    return [
+        f"range_clipped: {seen.model_id}@{seen.version} was fitted on rows up to "
+        f"{iso_of_ms(to_ms(seen.fitted_until))}; only what came later is used"
     ]
 
 

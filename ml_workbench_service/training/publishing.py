@@ -112,6 +112,7 @@ def card(
         targets=tuple(target.name for target in targets),
         quantiles=tuple(sorted(request.quantiles or ())),
         classes=targets[0].classes if targets else (),
+        primary=None if order.primary is None else order.primary.reference,
         horizon=targets[0].horizon if targets else 1,
         label_start="fill" if targets and targets[0].delay else "close",
         lookback=family.lookback,

@@ -164,7 +164,10 @@ def _jobs(
         read = spec.plan.get("recorded", {})
         if spec.kind in (JobKind.REPLAY, JobKind.IMPORTANCE):
             read = {"model_id": spec.request.get("model_id"), "version": spec.plan.get("version")}
-        reads = read.get("model_id") == model_id and read.get("version") in versions
+        reads = any(
+            each.get("model_id") == model_id and each.get("version") in versions
+            for each in (read, spec.plan.get("primary", {}))
+        )
         trains = spec.plan.get("model_id") == model_id and (is_whole or spec.plan.get("version") in versions)
         names = any(_names(workbench, text, model_id, versions) for text in _references(spec.request))
         if reads or names:

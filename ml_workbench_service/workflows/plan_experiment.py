@@ -122,6 +122,10 @@ def plan_experiment(
     base = request.base
     if isinstance(base, RecordingRequest):
         return _plan_grid(request, base, workbench)
+    if base.meta is not None:
+        raise DataValidationError.at(
+            "body.base.meta", "experiments train no followers yet; leave `meta` out, and train one with models/train"
+        )
     family = _of_base(lambda: family_for(base.model_type, base.family))
     found = dimensions(request.search_space, base, family.Hyperparameters)
     size = grid_size(found) if request.sampler == "grid" else None

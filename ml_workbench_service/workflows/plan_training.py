@@ -22,20 +22,22 @@ from ml_workbench_service.contracts.contract import NAME_PATTERN, TIMEFRAMES_MS,
 from ml_workbench_service.contracts.evaluation import Loss
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.market import FeatureStore
-from ml_workbench_service.contracts.training import ModelType, Target, TrainingEstimate, TrainRequest
+from ml_workbench_service.contracts.training import ModelType, PrimaryReference, Target, TrainingEstimate, TrainRequest
 from ml_workbench_service.evaluation.growing_samples import level
 from ml_workbench_service.learning.bundle.listing import next_version
 from ml_workbench_service.learning.data import windows
 from ml_workbench_service.learning.data.windows import FEWEST_WINDOWS
+from ml_workbench_service.learning.interfaces.dataset import followed_request
 from ml_workbench_service.learning.interfaces.differentials import YEAR_MS, power_before
 from ml_workbench_service.learning.interfaces.family import AnyFamily, family_for
-from ml_workbench_service.learning.interfaces.task import task_for
+from ml_workbench_service.learning.interfaces.task import task_for, task_of
 from ml_workbench_service.market.calendar import DAY_MS, WEEK_OPEN_MS, num_expected_bars
 from ml_workbench_service.market.costs import check_costs
 from ml_workbench_service.market.features.derivation import Derivation
 from ml_workbench_service.resources import Workbench
 from ml_workbench_service.training import tasks as tasks
 from ml_workbench_service.training.named_features import check_bars, check_set_name, resolve_features
+from ml_workbench_service.training.primaries import primary_lookback, primary_of, with_the_primarys
 
 RESOLVED = ("family", "timeframe", "hyperparameters", "features", "expressions")
 """Of a plan: what it made of the request's own words."""
@@ -68,6 +70,7 @@ class TrainingPlan:
     hyperparameters: dict[str, Any]  # the defaults filled in
     estimate: TrainingEstimate
     derivation: Derivation  # the features, those of feature sets by their expressions
+    primary: PrimaryReference | None = None  # of meta-labelling
 
     def to_json(self) -> dict[str, Any]:
         """What the job's `request.json` keeps of it, so that the job depends on nothing that may change."""
@@ -81,6 +84,7 @@ class TrainingPlan:
             "expressions": dict(self.derivation.expressions),
             "selected_until_ms": self.derivation.selected_until_ms,
             "estimate": self.estimate.model_dump(),
+            **({} if self.primary is None else {"primary": self.primary.model_dump(mode="json")}),
         }
 
 
@@ -101,16 +105,26 @@ def plan_training(
         InsufficientMemoryError: the estimate is over the limit.
     """
     family = family_for(request.model_type, request.family)(request.hyperparameters)
-    targets = task_for(request.model_type).check(request)
+    asked, primary = request, primary_of(request, workbench.registry)
+    if primary is not None:
+        request = followed_request(request, primary)
+    targets = task_of(request).check(request)
     timeframe = request.timeframe_for(targets)
-    derivation = resolve_features(request, workbench.feature_store, workbench.registry, timeframe=timeframe)
-    family.check_features(len(derivation.features))
-    family.check_request(request, derivation.features)
+    derivation = resolve_features(
+        request if primary is None else asked, workbench.feature_store, workbench.registry, timeframe=timeframe
+    )
+    lookback = family.lookback
+    if primary is not None:
+        derivation, primary = with_the_primarys(derivation, workbench.registry, primary)
+        lookback += primary_lookback(workbench.registry, primary) - 1
+    reads = derivation.features if primary is None else primary.reads
+    family.check_features(len(reads))
+    family.check_request(request, reads)
     check_costs(request.symbols, request.costs, path="body.costs")
     _check_repeats(request)
     _check_closures(targets, timeframe)
     reach = derivation.history + max((target.horizon for target in targets), default=1)
-    _check_range(request, family, timeframe, reach=reach)
+    _check_range(request, lookback, timeframe, reach=reach)
     model_id = request.model_id or slug(request.name)
     _check_type(request, model_id, workbench)
     estimate = _estimate(request, family, timeframe, derivation)
@@ -123,8 +137,9 @@ def plan_training(
     check_bars(request, derivation, workbench.feature_store, timeframe=timeframe)
     version = _reserve(request, model_id, workbench, unfinished)
     plan = TrainingPlan(
-        request, model_id, version, family.name, timeframe, family.hyperparameters.model_dump(), estimate, derivation
-    )
+        asked, model_id, version, family.name, timeframe, family.hyperparameters.model_dump(), estimate, derivation,
+        primary,
+    )  # fmt: skip
     if newest_ms is not None and not request.force:
         _check_news(plan, workbench, newest_ms)
     return plan
@@ -275,10 +290,11 @@ def _check_closures(targets: Sequence[Target], timeframe: str) -> None:
         )
 
 
-def _check_range(request: TrainRequest, family: AnyFamily, timeframe: str, *, reach: int) -> None:
+def _check_range(request: TrainRequest, lookback: int, timeframe: str, *, reach: int) -> None:
     """Refuses ranges that hold too few windows even if a bar opened at every moment of the clock.
 
     Args:
+        lookback: rows of a window.
         reach: bars that the features look back and the label ahead.
 
     Raises:
@@ -288,11 +304,11 @@ def _check_range(request: TrainRequest, family: AnyFamily, timeframe: str, *, re
         raise DataValidationError.at("body.start_date", "no bar is known yet in this range; start in the past")
     span_ms = to_ms(request.end_date) - to_ms(request.start_date)
     bars = -(-span_ms // TIMEFRAMES_MS[timeframe])
-    num_windows = len(request.symbols) * max(0, bars - (family.lookback - 1) - reach)
+    num_windows = len(request.symbols) * max(0, bars - (lookback - 1) - reach)
     if num_windows < sum(FEWEST_WINDOWS.values()):
         raise DataValidationError.at(
             "body.start_date",
-            f"this range has at most {num_windows} windows of {family.lookback} bars, whose expressions and label "
+            f"this range has at most {num_windows} windows of {lookback} bars, whose expressions and label "
             f"reach over {reach} more, and a training needs {sum(FEWEST_WINDOWS.values())}; ask for a longer range or "
             "a shorter lookback",
             code="too_few_windows",

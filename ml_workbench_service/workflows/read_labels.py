@@ -37,6 +37,10 @@ def read_labels(store: FeatureStore, request: LabelRequest) -> LabelSeries:
         target = parse_target(request.target, request.timeframe)
     except ValueError as error:
         raise DataValidationError.at("query.target", f"{error}") from error
+    if target.measure == "follow":
+        raise DataValidationError.at(
+            "query.target", "whether a side pays is a label of a version and its primary alone; ask for direction_<h>"
+        )
     table = store.fetch(
         [request.symbol],
         target.timeframe or request.timeframe or "1h",

@@ -101,6 +101,13 @@ async def explain_items(service: PredictState, model_id: str, items: Sequence[An
 
 def check_explains(card: ModelCard) -> None:
     """Raises DataValidationError, which names those that can, for a family that cannot explain single answers."""
+    if card.primary is not None:
+        raise DataValidationError.at(
+            "query.explain",
+            f"{card.id} follows {card.primary.model_id}@{card.primary.version}, and answers of two networks cannot be "
+            "taken apart by feature; explain the primary's",
+            code="cannot_explain",
+        )
     family = Family.known.get(card.family)
     if family is not None and family.explains_answers:
         return

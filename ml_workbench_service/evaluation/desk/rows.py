@@ -14,7 +14,7 @@ from common_lib.exceptions import SeriesNotFoundError
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
 from ml_workbench_service.contracts.market import Bools, Floats, Ints
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.contracts.training import TRADED, Target, parse_target
+from ml_workbench_service.contracts.training import SIDED, Target, parse_target
 from ml_workbench_service.integrations.table_files import Table, open_stored, read_columns
 from ml_workbench_service.market.calendar import DAY_MS
 
@@ -75,7 +75,7 @@ class DeskRows:
     @property
     def has_sides(self) -> bool:
         """Whether outcomes are moves of the price, up or down."""
-        return self.target is not None and self.target.measure in TRADED
+        return self.target is not None and self.target.measure in SIDED
 
     @cached_property
     def signal_N(self) -> Floats:
@@ -87,8 +87,8 @@ class DeskRows:
 
     @cached_property
     def ordered_outcome_N(self) -> Floats | None:
-        """What came true, where larger means something: not of regimes, nor where nothing is forecast."""
-        if self.target is None or self.target.measure == "market_regime":
+        """What came true, where larger means something: not of regimes and followers, nor where nothing is forecast."""
+        if self.target is None or self.target.measure in ("market_regime", "follow"):
             return None
         return self.columns["realised"]
 

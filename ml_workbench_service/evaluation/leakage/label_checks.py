@@ -157,7 +157,9 @@ class _Support:
             replace(table, columns={**table.columns, "close": close_N})
             for table, close_N in zip(self.data.tables, closes, strict=True)
         ]
-        labels_R: Floats = training_data.assemble(self.order, tables, kind_of=self.kind_of).windows.own_labels_RK[
+        # a primary's sides are told by bars before the row, which are others here
+        held = replace(self.order, sides=self.data.labelling.sides)
+        labels_R: Floats = training_data.assemble(held, tables, kind_of=self.kind_of).windows.own_labels_RK[
             :, self.number
         ]
         return labels_R

@@ -34,6 +34,8 @@ from ml_workbench_service.market.regimes import RegimeRule, regime_features
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile, seasonal_volatility
 from ml_workbench_service.market.targets import Labels, ewma_volatility, label, log_returns
 
+NO_SIDE = "primary_has_no_side"
+
 
 @dataclass
 class Labelling:
@@ -46,6 +48,7 @@ class Labelling:
         by_uniqueness: whether rows count by how much of their labels' time no other row tells about.
         regimes: each symbol's rule, once `finish` has been called; empty without a regime among the targets.
         profiles: each symbol's seasonal profile, once `finish` has been called; empty for daily bars.
+        sides: of meta-labelling, each symbol's (N,) side of the primary, once `follow` has been called.
     """
 
     tables: Sequence[FeatureTable]
@@ -56,6 +59,35 @@ class Labelling:
     by_uniqueness: bool = False
     regimes: dict[str, RegimeRule] = field(default_factory=dict)
     profiles: dict[str, SeasonalProfile] = field(default_factory=dict)
+    sides: tuple[Ints, ...] = ()
+
+    def follow(self, sides: Sequence[Ints]) -> None:
+        """Makes labels of `follow` out of directions: 1 where the primary's side paid for its round trip, 0 where not.
+
+        Rows at which the primary has no side have no label, and are counted.
+
+        Args:
+            sides: (N,) of each symbol: -1, 0 or 1.
+
+        Raises:
+            DataValidationError: there is no side at all.
+        """
+        if not any(side_N.any() for side_N in sides):
+            raise DataValidationError.at(
+                "body.meta.primary",
+                "the primary states no side at any bar of this range (a forecast under the round-trip cost is `hold`): "
+                "there is nothing to follow; name another version",
+                code="no_sides",
+            )
+        self.sides = tuple(sides)
+        for number, side_N in enumerate(sides):
+            rows = self.rows[number]
+            moved_N, has_outcome_N = rows.labels_NK[:, 0].copy(), np.isfinite(rows.labels_NK[:, 0])
+            num_without = int((has_outcome_N & (side_N == 0)).sum())
+            self.num_dropped[NO_SIDE] = self.num_dropped.get(NO_SIDE, 0) + num_without
+            paid_N = np.where(moved_N - 1.0 == side_N, 1.0, 0.0)
+            rows.labels_NK[:, 0] = np.where(has_outcome_N & (side_N != 0), paid_N, np.nan)
+            self.rows[number] = replace(rows, has_outcome_N=has_outcome_N)
 
     def finish(self, split: Split) -> list[SymbolRows]:
         """Each symbol's rows with regimes, seasonal volatility and barriers, their rules fitted on the training part.
@@ -193,7 +225,7 @@ def _labels(target: Target, table: FeatureTable, rows: SymbolRows, *, costs: Cos
             runs=rows.runs_N, timeframe=table.timeframe,
         )  # fmt: skip
     moves = _moves(target, table, rows)
-    if target.measure == "direction":
+    if target.measure in ("direction", "follow"):  # of the latter `Labelling.follow` makes its own
         break_even_N = _break_even(costs, table.symbol, rows.close_N, rows.spread_N)
         return direction_labels(moves, break_even_N=break_even_N)
     if target.measure == "triple_barrier":

@@ -59,6 +59,7 @@ class SymbolRows:
     spread_N: Floats  # at the close, in price units; NaN where the costs' own holds
     spread_open_N: Floats  # at the open, likewise
     untested_N: Bools | None = None  # rows whose label says nothing of the market; None: there are none
+    has_outcome_N: Bools | None = None  # rows whose outcome is known, where labels are of some of them; None: as labels
     label_spans_N2: Ints | None = None  # places of the first and last bar of a row's labels; None: rows count alike
 
 
@@ -347,7 +348,10 @@ def _borders(tables: Sequence[SymbolRows], validation_split: float) -> dict[Part
     features they read and however long their windows are.
     """
     first = min(int(table.available_at_ms_N.min()) for table in tables if len(table.available_at_ms_N))
-    labelled = [table.label_available_at_ms_N[np.isfinite(table.labels_NK).all(axis=1)] for table in tables]
+    labelled = [
+        table.label_available_at_ms_N[_labelled(table) if table.has_outcome_N is None else table.has_outcome_N]
+        for table in tables
+    ]
     last = int(np.concatenate(labelled).max())
     span = last - first
     return {name: last - round(span * validation_split * share) for name, share in SPLIT_SHARES.items()}

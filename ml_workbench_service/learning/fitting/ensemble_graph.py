@@ -34,8 +34,8 @@ def mean_graph(graphs: Sequence[ModelProto], weights_M: Floats32) -> ModelProto:
     for number, model in enumerate(graphs):
         assert model.opset_import == first.opset_import, "members of one family are written for one set of operators"
         names = {"last_rows": "last_rows"} if number == 0 else {}
-        nodes += [_renamed(node, f"member{number}_", names) for node in model.graph.node]
-        constants += [_moved(each, f"member{number}_") for each in model.graph.initializer]
+        nodes += [renamed(node, f"member{number}_", names) for node in model.graph.node]
+        constants += [moved(each, f"member{number}_") for each in model.graph.initializer]
         constants.append(numpy_helper.from_array(np.array(weights_M[number], dtype=np.float32), f"weight_{number}"))
         nodes.append(helper.make_node("Mul", [f"member{number}_outputs", f"weight_{number}"], [f"share_{number}"]))
     total = "share_0"
@@ -53,19 +53,20 @@ def mean_graph(graphs: Sequence[ModelProto], weights_M: Floats32) -> ModelProto:
     return model
 
 
-def _renamed(node: NodeProto, prefix: str, names: Mapping[str, str]) -> NodeProto:
-    """A copy whose values have the prefix, but for the shared ones and those with a name of their own."""
+def renamed(node: NodeProto, prefix: str, names: Mapping[str, str]) -> NodeProto:
+    """A copy whose values have the prefix, but for those with a name of their own and the shared ones."""
     assert not any(each.type == AttributeProto.GRAPH for each in node.attribute), "a graph inside a node has own names"
     copy = NodeProto()
     copy.CopyFrom(node)
     for values in (copy.input, copy.output):
-        values[:] = [name if name in SHARED else names.get(name, prefix + name) for name in values]
+        values[:] = [names.get(name, name if name in SHARED else prefix + name) for name in values]
     if copy.name:
         copy.name = prefix + copy.name
     return copy
 
 
-def _moved(constant: TensorProto, prefix: str) -> TensorProto:
+def moved(constant: TensorProto, prefix: str) -> TensorProto:
+    """A copy whose name has the prefix."""
     copy = TensorProto()
     copy.CopyFrom(constant)
     copy.name = prefix + constant.name

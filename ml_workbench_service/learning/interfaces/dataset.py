@@ -9,16 +9,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
+
 from ml_workbench_service.contracts.contract import to_ms
-from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureStore, FeatureTable, FillRule
-from ml_workbench_service.contracts.training import Target, TrainRequest
+from ml_workbench_service.contracts.market import Costs, FeatureKind, FeatureStore, FeatureTable, FillRule, Ints
+from ml_workbench_service.contracts.training import PrimaryReference, Target, TrainRequest
 from ml_workbench_service.learning.data import labelling, windows
 from ml_workbench_service.learning.data.labelling import Labelling
 from ml_workbench_service.learning.data.splits import Split
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.learning.interfaces.family import AnyFamily, TrainingProblem, family_for
-from ml_workbench_service.learning.interfaces.task import Task, task_for
+from ml_workbench_service.learning.interfaces.primary import Primary
+from ml_workbench_service.learning.interfaces.task import Task, task_of
 from ml_workbench_service.market.costs import resolved_costs
 from ml_workbench_service.market.features.derivation import Derivation, columns_of
 from ml_workbench_service.market.features.expressions.nodes import Expression
@@ -33,6 +36,9 @@ class TrainingOrder:
         costs: resolved, of each symbol.
         derivation: the features, those of feature sets by their expressions.
         candidates: what a feature search chooses from; nothing else has any.
+        primary: of meta-labelling, the version whose side is followed or skipped.
+        sides: of meta-labelling, each symbol's sides where they are held fast, whatever the bars say; else the
+            primary's own.
     """
 
     request: TrainRequest
@@ -46,17 +52,34 @@ class TrainingOrder:
     job_id: str
     model_id: str
     version: str
+    primary: Primary | None = None
+    sides: tuple[Ints, ...] = ()
 
     @classmethod
-    def of(cls, request: TrainRequest, plan: Mapping[str, Any], *, job_id: str, store: FeatureStore) -> "TrainingOrder":
+    def of(
+        cls,
+        request: TrainRequest,
+        plan: Mapping[str, Any],
+        *,
+        job_id: str,
+        store: FeatureStore,
+        primary: Primary | None = None,
+    ) -> "TrainingOrder":
         """From a checked request and the plan that was made for it.
+
+        Args:
+            primary: the version that `request.meta` names, opened.
 
         Raises:
             DataValidationError: the request is none that can be trained.
         """
-        task = task_for(request.model_type)
+        if primary is not None:
+            request = followed_request(request, primary.reference)
+        task = task_of(request)
         targets = task.check(request)
         family = family_for(request.model_type, request.family)(request.hyperparameters)
+        if primary is not None:
+            family = primary.followed_by(family)
         names = tuple(plan.get("features", request.features))
         return cls(
             request=request,
@@ -71,6 +94,7 @@ class TrainingOrder:
             job_id=job_id,
             model_id=str(plan["model_id"]),
             version=str(plan["version"]),
+            primary=primary,
         )
 
     @property
@@ -130,7 +154,7 @@ def assemble(
 def label(order: TrainingOrder, tables: Sequence[FeatureTable]) -> Labelling:
     """Rows with labels; the rules that are fitted come with the windows."""
     request, order = order.request, order.filled(tables[0].fill)
-    return labelling.label_tables(
+    labelled = labelling.label_tables(
         tables,
         features=order.derivation.features,
         columns=[order.derivation.read_table(table) for table in tables],
@@ -139,6 +163,12 @@ def label(order: TrainingOrder, tables: Sequence[FeatureTable]) -> Labelling:
         barrier_width=1.0 if request.label is None else request.label.k,
         by_uniqueness=request.sample_weights == "uniqueness",
     )
+    if order.primary is not None:
+        features, costs = order.derivation.features, order.costs
+        labelled.follow(
+            order.sides or [order.primary.sides_of(rows, features, costs[rows.symbol]) for rows in labelled.rows]
+        )
+    return labelled
 
 
 def cut(
@@ -149,7 +179,7 @@ def cut(
     split: Split | None = None,
 ) -> Windows:
     """Windows, parts and scaling; the parts of this split instead of the request's, where there is one."""
-    return windows.build(
+    built = windows.build(
         labelled.rows,
         features=order.derivation.features,
         is_level=[kind == "level" for kind in order.derivation.kinds(kind_of)],
@@ -158,6 +188,14 @@ def cut(
         scales_labels=[not target.classes for target in order.targets],
         finish_rows=labelled.finish,
     )
+    return built if order.primary is None else _as_the_primary_reads(built, labelled, order.primary)
+
+
+def _as_the_primary_reads(built: Windows, labelled: Labelling, primary: Primary) -> Windows:
+    """The windows, the primary's features scaled as it was trained on them."""
+    scaler = primary.scaler_over(built.scaler)
+    rows_RF = np.concatenate([scaler.rows(rows.symbol, rows.x_NF) for rows in labelled.rows])
+    return replace(built, scaler=scaler, rows_RF=np.ascontiguousarray(np.nan_to_num(rows_RF)))
 
 
 def problem_for(
@@ -179,4 +217,17 @@ def problem_for(
         version=order.version,
         checkpoint=checkpoint,
         position_rules=order.request.position_rules,
+        primary=order.primary,
+    )
+
+
+def followed_request(request: TrainRequest, reference: PrimaryReference) -> TrainRequest:
+    """The request with what follows from its primary: the target, and no row that the primary was fitted on."""
+    return request.model_copy(
+        update={
+            "target": reference.follow_target,
+            "timeframe": reference.timeframe,
+            "start_date": max(request.start_date, reference.fitted_until),
+            "features": list(request.features or ["close"]),  # named by the plan, the primary's own among them
+        }
     )

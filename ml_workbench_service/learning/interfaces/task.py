@@ -72,7 +72,8 @@ class Product:
 
 
 class Task(ABC):
-    """One model type; registers by being defined (what several types share says `registers=False`).
+    """One model type; registers by being defined (what several types share says `registers=False`, the task of requests
+    with `meta` says `follows=True`).
 
     Attributes:
         needs_features: whether a request must name features.
@@ -87,10 +88,13 @@ class Task(ABC):
     averages_seeds: ClassVar[bool] = True
     learns_apart: ClassVar[bool] = True
     known: ClassVar[dict[ModelType, type["Task"]]] = {}
+    following: ClassVar[list[type["Task"]]] = []
 
-    def __init_subclass__(cls, *, registers: bool = True) -> None:
+    def __init_subclass__(cls, *, registers: bool = True, follows: bool = False) -> None:
         super().__init_subclass__()
-        if not registers:
+        if follows:
+            Task.following.append(cls)
+        if not registers or follows:
             return
         if cls.model_type in Task.known:
             raise TypeError(f"two tasks are made for {cls.model_type}")
@@ -116,6 +120,7 @@ class Task(ABC):
             raise DataValidationError.at(
                 "body.quantiles", f"quantiles belong to time_series, not to {self.model_type.value}; leave them out"
             )
+        self._check_meta(request)
         try:
             targets = request.parsed_targets()
         except ValueError as error:
@@ -127,6 +132,19 @@ class Task(ABC):
         self.check_targets(targets)
         self._check_weights(request)
         return targets
+
+    def _check_meta(self, request: TrainRequest) -> None:
+        """Raises DataValidationError where another version's side is followed without one, or by another type."""
+        if request.meta is None and any(name.startswith("follow_") for name in request.target_names):
+            raise DataValidationError.at(
+                "body.target", "`follow` learns when another version's side pays; name that version in `meta.primary`"
+            )
+        if request.meta is not None and self.model_type is not ModelType.CLASSIFICATION:
+            raise DataValidationError.at(
+                "body.meta",
+                f"whether to follow a primary is a class, which {self.model_type.value} does not learn; send "
+                "model_type classification, or leave `meta` out",
+            )
 
     def _check_weights(self, request: TrainRequest) -> None:
         """Raises DataValidationError where rows are to count differently and the family's loss cannot weigh them."""
@@ -199,3 +217,10 @@ def task_for(model_type: ModelType) -> Task:
     if kind is None:
         raise DataValidationError.at("body.model_type", f"{model_type.value} is not installed here")
     return kind()
+
+
+def task_of(request: TrainRequest) -> Task:
+    """The request's task: its type's, or the one that follows a primary; raises as `task_for`."""
+    if request.meta is not None and request.model_type is ModelType.CLASSIFICATION and Task.following:
+        return Task.following[0]()
+    return task_for(request.model_type)

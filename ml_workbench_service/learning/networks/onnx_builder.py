@@ -13,6 +13,9 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, TensorProto, ValueInfoProto, checker, helper, numpy_helper
 
+from common_lib.exceptions import DataValidationError
+from ml_workbench_service.learning.fitting.ensemble_graph import moved, renamed
+
 OPSETS: Mapping[str, int] = {"": 20, "ai.onnx.ml": 3}
 """Version of each domain's operators; of a domain that is not here, the first."""
 IR_VERSION = 10
@@ -46,6 +49,22 @@ class Graph:
     def add(self, operator: str, inputs: Sequence[str], outputs: Sequence[str], **attributes: Any) -> None:
         """Adds a node; `domain="ai.onnx.ml"` takes the operator from there, and the model imports that domain once."""
         self._nodes.append(helper.make_node(operator, inputs, outputs, **attributes))
+
+    def include(self, model: ModelProto, prefix: str) -> None:
+        """Adds another graph as it is, every name under the prefix: it reads `{prefix}rows`, which must be there.
+
+        Raises:
+            DataValidationError: it was written for other versions of the operators.
+        """
+        for each in model.opset_import:
+            if each.version != OPSETS.get(each.domain, 1):
+                raise DataValidationError.at(
+                    "body.meta.primary",
+                    "the primary was published by a release whose graphs cannot be joined with today's; train it again",
+                )
+        names = {"rows": f"{prefix}rows"}
+        self._nodes += [renamed(node, prefix, names) for node in model.graph.node]
+        self._constants += [moved(each, prefix) for each in model.graph.initializer]
 
     def model(self, name: str, *, num_outputs: int) -> ModelProto:
         """`rows` (N, T, F) → `outputs` (N, K) and `last_rows` (N, F), the last row after the window stage; checked."""

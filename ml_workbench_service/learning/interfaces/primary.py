@@ -1,0 +1,45 @@
+"""`Primary`: the published version whose side a meta-labelling training learns to follow or to skip.
+
+Its implementation runs a bundle's network (`learning/networks/followed/`); here stands what data sets, tasks and
+families ask of it, so that whoever checks requests loads no network.
+
+Legend: R rows of one symbol, N windows, K outputs of the primary.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+from ml_workbench_service.contracts.market import Costs, Floats, Ints
+from ml_workbench_service.contracts.training import PrimaryReference
+from ml_workbench_service.learning.data.scaling import RowScaler
+from ml_workbench_service.learning.data.windows import SymbolRows
+from ml_workbench_service.learning.interfaces.family import AnyFamily
+
+
+class Primary(Protocol):
+    """What is asked of the version that gives the side."""
+
+    @property
+    def reference(self) -> PrimaryReference:
+        """Which it is."""
+        ...
+
+    def scaler_over(self, fitted: RowScaler) -> RowScaler:
+        """The scaler with the primary's own centres and scales for the features that it reads, and its label scale."""
+        ...
+
+    def sides_of(self, rows: SymbolRows, features: Sequence[str], costs: Costs) -> Ints:
+        """(R,) the side at each row, 0 where it says `hold` or has no whole window."""
+        ...
+
+    def sides(self, outputs_NK: Floats, label_scale_NK: Floats, dead_zone_N: Floats) -> Ints:
+        """(N,) the sides that its outputs state, at these round-trip costs."""
+        ...
+
+    def decoding(self) -> Mapping[str, Any]:
+        """What a follower's recipe keeps of it: its `card`, and its `uncertainty` as its own recipe has it."""
+        ...
+
+    def followed_by(self, family: AnyFamily) -> AnyFamily:
+        """The family whose networks read the primary's outputs beside the features, and run it in their graph."""
+        ...

@@ -1,0 +1,103 @@
+"""Meta-labelling over HTTP: train a primary and its follower, deploy and ask it, and what is refused."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.api.failures import assert_failure, paths
+from tests.followed_bars import FOLLOW, PRIMARY, write_bars
+from tests.service_process import ServiceProcess
+
+TRAIN = "/api/v1/models/train"
+DEPLOY = {"version": "1.0.0", "deployment_target": "local", "force": True}
+
+
+@pytest.fixture(scope="module")
+def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
+    """Of a service over planted bars, with a primary and a follower."""
+    folder = tmp_path_factory.mktemp("followed")
+    (folder / "bars").mkdir()
+    write_bars(folder / "bars", seed=3, is_planted=True)
+    running = ServiceProcess(folder, FEATURE_STORE_URL=f"file://{folder / 'bars'}", AGENT_AUTOSTART="false").start()
+    running.train(PRIMARY)
+    running.train(FOLLOW)
+    yield running.client
+    running.close()
+
+
+def ask(client: httpx.Client, model_id: str, **columns: list[float]) -> dict[str, Any]:
+    """What it says of these columns, at a moment after its training."""
+    body = {"features": columns, "symbol": "EUR/USD", "timeframe": "1h", "as_of": "2021-08-03T10:00:00Z"}
+    answer = client.post(f"/api/v1/models/{model_id}/predict", json=body)
+    assert answer.status_code == 200, answer.text
+    record: dict[str, Any] = answer.json()
+    return record
+
+
+def test_a_follower_is_deployed_and_answers_though_its_primary_is_purged(client: httpx.Client) -> None:
+    card = client.get("/api/v1/models/follower/versions/1.0.0").json()
+    assert card["primary"]["model_id"] == "primary"
+    assert card["evaluation"]["test"]["precision"] > card["evaluation"]["test"]["primary_precision"]
+    deployed = client.post("/api/v1/models/follower/deploy", json=DEPLOY)
+    assert deployed.status_code in (200, 201), deployed.text
+    signal = [1.0, -1.0, 1.0, -1.0, 1.0]
+    side = ask(client, "primary", signal=signal[-3:])
+    follows, skips = (
+        ask(client, "follower", signal=signal, regime=[0.1, 0.2, -0.3, 0.4, last]) for last in (1.5, -1.5)
+    )
+    assert side["direction"] == follows["direction"] == "buy"
+    assert (follows["label"], skips["label"], skips["direction"], skips["prediction"]) == (
+        "follow",
+        "skip",
+        "hold",
+        0.0,
+    )
+    assert follows["confidence"] == follows["outputs"]["follow"]
+    path = "/api/v1/models/primary/versions/1.0.0"
+    assert client.delete(path).status_code == 200
+    purged = client.delete(path, params={"purge": "true"})
+    assert purged.status_code == 200, purged.text
+    assert client.get(path).status_code == 404
+    again = ask(client, "follower", signal=signal, regime=[0.1, 0.2, -0.3, 0.4, 1.5])
+    assert again["outputs"] == follows["outputs"]
+
+
+def test_a_batch_says_what_single_requests_say(client: httpx.Client) -> None:
+    columns = {"signal": [1.0, 1.0, -1.0, -1.0, -1.0], "regime": [0.5, 0.4, -0.3, 0.2, 1.2]}
+    alone = ask(client, "follower", **columns)
+    body = {"features": columns, "symbol": "EUR/USD", "timeframe": "1h", "as_of": "2021-08-03T10:00:00Z"}
+    answer = client.post("/api/v1/models/follower/predict/batch", json={"items": [body] * 20})
+    assert answer.status_code == 200, answer.text
+    for record in answer.json()["predictions"]:
+        assert {name: record[name] for name in ("outputs", "direction", "label", "confidence")} == {
+            name: alone[name] for name in ("outputs", "direction", "label", "confidence")
+        }
+
+
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"meta": {"primary": "nobody@1.0.0"}}, "body.meta.primary"),
+        ({"meta": {"primary": "follower"}}, "body.meta.primary"),
+        ({"meta": {"primary": "follower@1.0.0"}}, "body.meta.primary"),
+        ({"meta": {"primary": "follower@1.0.0", "threshold": 0.5}}, "body.meta.threshold"),
+        ({"model_type": "time_series", "family": "linear", "target": "price_change_1h"}, "body.meta"),
+        ({"meta": None, "target": "follow_1h"}, "body.target"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(client: httpx.Client, changes: dict[str, Any], place: str) -> None:
+    answer = client.post(TRAIN, json={**FOLLOW, "model_id": "refused", **changes})
+    assert paths(assert_failure(answer, 422, "DATA_VALIDATION_ERROR")) == [place]
+
+
+def test_experiments_reasons_and_labels_of_followers_are_refused(client: httpx.Client) -> None:
+    base = {**FOLLOW, "model_id": "searched"}
+    search = {"name": "Search", "base": base, "search_space": {"hyperparameters.num_leaves": {"choices": [4, 8]}}}
+    answer = client.post("/api/v1/experiments", json=search)
+    assert answer.status_code == 422, answer.text
+    body = {"features": {"signal": [1.0] * 5, "regime": [1.0] * 5}, "symbol": "EUR/USD", "timeframe": "1h"}
+    explained = client.post("/api/v1/models/follower/predict", params={"explain": True}, json=body)
+    assert explained.status_code == 422, explained.text
+    assert "two networks" in explained.text
