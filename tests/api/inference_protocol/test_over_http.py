@@ -281,6 +281,31 @@ def test_every_failure_has_that_shape(api: httpx.Client, model: str) -> None:
         assert list(answer.json()) == ["error"]
 
 
+@pytest.mark.parametrize("place", ["{model_id}", "{model_id}/versions/{version}"])
+def test_every_failure_is_in_the_document(api: httpx.Client, model: str, place: str) -> None:
+    """Of whatever is away or misspelt, and of bodies, in each operation of a model and of a version."""
+    document = api.get("/openapi.json").json()
+    good = asked(WINDOW, parameters=ABOUT)
+    models, versions = (model, "nobody", "No-Body", "a%2Fb", "..", "a%00"), ("1.0.0", "9.9.9", "1.0", "%2e%2e", "1%2F0")
+    met: set[int] = set()
+    for name, version in ((name, version) for name in models for version in versions):
+        for path in (f"/v2/models/{place}", f"/v2/models/{place}/ready", f"/v2/models/{place}/infer"):
+            asked_at = path.format(model_id=name, version=version)
+            for method, operation in document["paths"][path].items():
+                bodies: tuple[Any, ...] = (good, {}, {"inputs": 3}) if method == "post" else (None,)
+                for each in bodies:
+                    answer = api.request(method, asked_at, json=each, follow_redirects=False)
+                    assert str(answer.status_code) in operation["responses"], f"{method} {asked_at}: {answer.text}"
+                    if answer.status_code >= 400:
+                        assert list(answer.json()) == ["error"]
+                        schema = operation["responses"][str(answer.status_code)]["content"]["application/json"][
+                            "schema"
+                        ]
+                        assert schema["$ref"].endswith("/InferenceError")
+                    met.add(answer.status_code)
+    assert met == {200, 404, 422}
+
+
 def test_it_says_who_it_is_and_that_it_is_there(api: httpx.Client, model: str) -> None:
     assert api.get("/v2/health/live").json() == {"live": True}
     assert api.get("/v2/health/ready").json() == {"ready": True}
