@@ -18,7 +18,6 @@ from fastapi.telemetry import TelemetryConfig
 from common_lib.exceptions import ModelNotFoundError, PlatformError, VersionNotFoundError
 from common_lib.log_files import LogRotation
 from common_lib.logging import configure_logging
-from common_lib.tracing import end_tracing
 from ml_workbench_service import __version__, accelerators, families
 from ml_workbench_service.access.audit_log import AuditLog
 from ml_workbench_service.api import (
@@ -79,7 +78,7 @@ from ml_workbench_service.runtime.page_process import PageProcess
 from ml_workbench_service.runtime.predict_workers import MODULE
 from ml_workbench_service.runtime.table_process import TableProcess
 from ml_workbench_service.runtime.training_backends import LocalBackend
-from ml_workbench_service.sending_traces import send_traces
+from ml_workbench_service.sending_traces import traced_until
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import profiles_of
 from ml_workbench_service.serving.model_server import ModelServer
@@ -127,6 +126,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str =
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         keep_private()
         async with AsyncExitStack() as stack:
+            await traced_until(stack, settings, "service")
             opened = app.state.service = await _open(settings, clock, stack, entrance)
             stack.callback(opened.queue_threads.close)
             probes.ask_again_and_again(opened, stack)
@@ -218,7 +218,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
     intervals = LiveIntervals(settings.STATE_DIR.resolve() / "adaptive")
     live = (each for each in workbench.history.everything() if each.status == "live")
     await asyncio.to_thread(intervals.recall, ((each.model_id, each.version) for each in live))
-    metrics = await _metrics(settings, stack)
+    metrics = Metrics()
     publisher = await _publisher(workbench, settings.PREDICTION_QUEUE_POLICY, metrics, stack)
     metrics.watch_intervals(intervals)
     metrics.watch_agents(settings.STATE_DIR.resolve())
@@ -255,16 +255,6 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         tracker=tracker,
         page=_page(settings, without_store_key(environment), stack, needs_key=entrance.gate.is_guarded),
     )  # fmt: skip
-
-
-async def _metrics(settings: Settings, stack: AsyncExitStack) -> Metrics:
-    """What is counted, and sent as traces where that is asked for."""
-    metrics = Metrics()
-    if settings.TRACES:
-        await asyncio.to_thread(send_traces, settings, "service")
-        stack.push_async_callback(asyncio.to_thread, end_tracing)
-        metrics.watch_traces()
-    return metrics
 
 
 def _tables(settings: Settings, environment: dict[str, str], stack: AsyncExitStack) -> TableProcess:

@@ -29,7 +29,6 @@ from starlette.types import ASGIApp
 
 from common_lib.logging import configure_logging
 from common_lib.storage import keep_as_child
-from common_lib.tracing import end_tracing
 from ml_workbench_service import accelerators
 from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.access.shared_counts import SharedCounts
@@ -53,7 +52,7 @@ from ml_workbench_service.integrations.replicas.serving_state import ServingStat
 from ml_workbench_service.resources import Workbench, close_workbench, open_for_predict_worker
 from ml_workbench_service.runtime.predict_workers import LENGTH, LIFELINE
 from ml_workbench_service.runtime.public_door import Board, EvenAcceptor
-from ml_workbench_service.sending_traces import send_traces
+from ml_workbench_service.sending_traces import traced_until
 from ml_workbench_service.serving.handing_over import HandingOver, MirroredIntervals
 from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
@@ -123,16 +122,12 @@ def create_app(settings: Settings, handed: Handed, gate: Gate, proxy: ControlPro
 
 async def _open(settings: Settings, handed: Handed, clock: Clock, stack: AsyncExitStack) -> Parts:
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
-    if settings.TRACES:
-        await asyncio.to_thread(send_traces, settings, "predict worker")
-        stack.push_async_callback(asyncio.to_thread, end_tracing)
+    await traced_until(stack, settings, "predict worker")
     assert settings.REDIS_URL is not None, "the control process has resolved it"
     keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
     workbench = open_for_predict_worker(settings, control=handed.control, clock=clock)
     stack.callback(close_workbench, workbench)
     metrics = Metrics()
-    if settings.TRACES:
-        metrics.watch_traces()
     publisher = await _publisher(settings, workbench, metrics, stack)
     outbox = HandoverOutbox(settings.REDIS_URL, secrets.token_hex(8))
     await outbox.start()

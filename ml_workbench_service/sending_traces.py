@@ -1,6 +1,9 @@
 """Sending traces: what a process with settings does at its start where `TRACES` is set."""
 
-from common_lib.tracing import configure_tracing
+import asyncio
+from contextlib import AsyncExitStack
+
+from common_lib.tracing import configure_tracing, end_tracing
 from ml_workbench_service import __version__
 from ml_workbench_service.settings import Settings
 
@@ -11,3 +14,10 @@ def send_traces(settings: Settings, process: str) -> None:
 
     endpoint, service = settings.OTEL_EXPORTER_OTLP_ENDPOINT, settings.OTEL_SERVICE_NAME
     configure_tracing(SpanExport(endpoint, service=service, version=__version__, process=process))
+
+
+async def traced_until(stack: AsyncExitStack, settings: Settings, process: str) -> None:
+    """The same where it is asked for, until the stack is closed."""
+    if settings.TRACES:
+        await asyncio.to_thread(send_traces, settings, process)
+        stack.push_async_callback(asyncio.to_thread, end_tracing)

@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 
 from common_lib.exceptions import PlatformError
-from common_lib.tracing import num_spans_dropped
+from common_lib.tracing import is_tracing, num_spans_dropped
 from ml_workbench_service.agents.status import agent_folders, read_agent
 from ml_workbench_service.api.predict_workers.metrics import WorkerSums
 from ml_workbench_service.api.queue_metrics import Latencies, QueueCollector
@@ -68,6 +68,8 @@ class Metrics:
         self.jobs = Counter("ml_workbench_jobs", "Jobs that ended.", ["kind", "status"], registry=self.registry)
         self.loaded_models = Gauge("ml_workbench_loaded_models", "Versions in memory.", registry=self.registry)
         self.enqueue = Latencies()
+        if is_tracing():
+            self.registry.register(_Spans())
         self._workers: WorkerSums | None = None
         self._of_answers: dict[tuple[str, str, str], tuple[Counter, Histogram]] = {}
         self._of_predictions: dict[tuple[str, ...], tuple[Counter, ...]] = {}
@@ -126,10 +128,6 @@ class Metrics:
 
         line.observe = observe
         self.registry.register(_Line(line, sizes, waits))
-
-    def watch_traces(self) -> None:
-        """Shows how many spans the collector did not get."""
-        self.registry.register(_Spans())
 
     def watch_workers(self, workers: PredictProcesses, figures: Collector) -> WorkerSums:
         """Adds what predict workers counted to every family, and shows `figures` of the hand-over."""
