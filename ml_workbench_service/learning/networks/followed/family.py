@@ -24,10 +24,11 @@ from ml_workbench_service.learning.data.windows import PARTS, Windows
 from ml_workbench_service.learning.decoders.follow import primary_output
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Family, Trained, TrainingProblem
 from ml_workbench_service.learning.networks.followed.joint import Joint
-from ml_workbench_service.learning.networks.followed.primary import PublishedPrimary
 
 if TYPE_CHECKING:
     from onnx import ModelProto
+
+    from ml_workbench_service.learning.networks.followed.primary import PublishedPrimary
 
 LEAST_DEVIATION = 1e-9
 
@@ -42,7 +43,7 @@ class FollowingFamily(Family[Contract], abstract=True):
 
     model_type = ModelType.CLASSIFICATION
 
-    def __init__(self, inner: AnyFamily, primary: PublishedPrimary) -> None:
+    def __init__(self, inner: AnyFamily, primary: "PublishedPrimary") -> None:
         self.hyperparameters = inner.hyperparameters
         self.inner, self.primary = inner, primary
 
@@ -88,7 +89,7 @@ class FollowingFamily(Family[Contract], abstract=True):
         return self.inner.seconds(num_windows)
 
 
-def _outputs(primary: PublishedPrimary, windows: Windows, lookback: int) -> Floats32:
+def _outputs(primary: "PublishedPrimary", windows: Windows, lookback: int) -> Floats32:
     """(R, K) what the primary says at every row that a classifier's window holds; 0 elsewhere."""
     ends = np.concatenate([each[part] for each in (windows.parts, windows.decisions) for part in PARTS])
     rows = np.unique((np.unique(ends)[:, None] - np.arange(lookback)).reshape(-1))
@@ -99,7 +100,7 @@ def _outputs(primary: PublishedPrimary, windows: Windows, lookback: int) -> Floa
     return found_RK
 
 
-def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: PublishedPrimary) -> Windows:
+def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: "PublishedPrimary") -> Windows:
     """The classifier's windows: its features, then the primary's outputs."""
     num = outputs_RK.shape[1]
     names = tuple(windows.features[place] for place in joint.own)
@@ -121,7 +122,7 @@ def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: Publi
     )  # fmt: skip
 
 
-def _whole(inner: Trained, joint: Joint, primary: PublishedPrimary) -> Trained:
+def _whole(inner: Trained, joint: Joint, primary: "PublishedPrimary") -> Trained:
     """The classifier with its primary before it, as one network."""
 
     def predict(rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
