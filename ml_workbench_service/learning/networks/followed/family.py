@@ -28,8 +28,6 @@ from ml_workbench_service.learning.networks.followed.joint import Joint
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from ml_workbench_service.learning.networks.followed.primary import PublishedPrimary
-
 LEAST_DEVIATION = 1e-9
 
 
@@ -43,7 +41,7 @@ class FollowingFamily(Family[Contract], abstract=True):
 
     model_type = ModelType.CLASSIFICATION
 
-    def __init__(self, inner: AnyFamily, primary: "PublishedPrimary") -> None:
+    def __init__(self, inner: AnyFamily, primary: Any) -> None:
         self.hyperparameters = inner.hyperparameters
         self.inner, self.primary = inner, primary
 
@@ -89,7 +87,7 @@ class FollowingFamily(Family[Contract], abstract=True):
         return self.inner.seconds(num_windows)
 
 
-def _outputs(primary: "PublishedPrimary", windows: Windows, lookback: int) -> Floats32:
+def _outputs(primary: Any, windows: Windows, lookback: int) -> Floats32:
     """(R, K) what the primary says at every row that a classifier's window holds; 0 elsewhere."""
     ends = np.concatenate([each[part] for each in (windows.parts, windows.decisions) for part in PARTS])
     rows = np.unique((np.unique(ends)[:, None] - np.arange(lookback)).reshape(-1))
@@ -100,7 +98,7 @@ def _outputs(primary: "PublishedPrimary", windows: Windows, lookback: int) -> Fl
     return found_RK
 
 
-def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: "PublishedPrimary") -> Windows:
+def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: Any) -> Windows:
     """The classifier's windows: its features, then the primary's outputs."""
     num = outputs_RK.shape[1]
     names = tuple(windows.features[place] for place in joint.own)
@@ -122,7 +120,7 @@ def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: "Publ
     )  # fmt: skip
 
 
-def _whole(inner: Trained, joint: Joint, primary: "PublishedPrimary") -> Trained:
+def _whole(inner: Trained, joint: Joint, primary: Any) -> Trained:
     """The classifier with its primary before it, as one network."""
 
     def predict(rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
