@@ -21,7 +21,14 @@ from ml_workbench_service.contracts.market import Costs
 from ml_workbench_service.contracts.queue import QueuePolicy
 from ml_workbench_service.contracts.resilience import Scenario
 from ml_workbench_service.contracts.sizing import PositionRule
-from ml_workbench_service.contracts.training import CrossValidation, JobPriority, LabelOptions, ModelType, TrainRequest
+from ml_workbench_service.contracts.training import (
+    CrossValidation,
+    JobPriority,
+    LabelOptions,
+    MetaLabelling,
+    ModelType,
+    TrainRequest,
+)
 
 Moment = datetime | str
 """A moment with its zone, `2025-03-01T00:00:00Z` as text."""
@@ -56,6 +63,7 @@ class TrainFields(TypedDict, total=False):
     quantiles: Sequence[float] | None
     label: LabelOptions | Json | None
     position: PositionRule | Json | Sequence[PositionRule | Json] | None
+    meta: MetaLabelling | Json | None
     as_of: Moment | None
     notes: str
     force: bool

@@ -93,7 +93,6 @@ def card(
     """The version's card; `parent` is the version before it, if there is one."""
     request, targets, tables, family = order.request, order.targets, data.tables, order.family
     derivation = product.derivation or order.derivation
-    last_known = datetime.fromtimestamp(int(data.windows.available_at_ms_R.max()) / 1000, tz=UTC)
     return ModelCard(
         id=order.model_id,
         name=request.name,
@@ -127,7 +126,7 @@ def card(
         calendar=tables[0].calendar,
         fill=tables[0].fill,
         volatility_rule="seasonal_ewma" if data.labelling.profiles else "ewma",
-        expires_at=last_known + VALIDITY,
+        expires_at=_last_known(data.windows) + VALIDITY,
         hyperparameters=family.hyperparameters.model_dump(),
         epochs_run=trained.epochs_run,
         findings=dict(product.findings),
@@ -142,6 +141,10 @@ def card(
             library_versions=dict(_library_versions()),
         ),
     )
+
+
+def _last_known(windows: Windows) -> datetime:
+    return datetime.fromtimestamp(int(windows.available_at_ms_R.max()) / 1000, tz=UTC)
 
 
 def fingerprint(windows: Windows) -> str:

@@ -37,6 +37,7 @@ from ml_workbench_service.evaluation.verdict import (
 from ml_workbench_service.learning.calibration.class_metrics import MAJORITY, PERSISTENCE
 from ml_workbench_service.learning.interfaces.differentials import EFFECTS, Differentials
 from ml_workbench_service.market.significance import MeanError
+from ml_workbench_service.training.tasks import following
 from ml_workbench_service.training.tasks import reinforcement_learning as control
 from tests.market.test_significance import storms
 
@@ -402,6 +403,7 @@ def test_every_baseline_has_a_name_for_people() -> None:
         *(baselines.SEASONAL_EWMA, baselines.SEASONAL_HAR, baselines.SEASONAL_BLEND),
         *(MAJORITY, PERSISTENCE, PRESENT_STATISTICS, UNDIRECTED),
         *control.BASELINES,
+        *(following.PRIMARY, following.THINNED),
     }
 
 

@@ -9,7 +9,7 @@ ADD A MODEL FAMILY = ADD ONE FILE in `families/`: hyper-parameters, and a class 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
+from typing import Any, ClassVar, Generic, TypeVar, cast, get_args, get_origin
 
 import numpy as np
 from pydantic import ValidationError
@@ -29,9 +29,6 @@ from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
 from ml_workbench_service.market.features.expressions.nodes import Expression
 from ml_workbench_service.market.regimes import RegimeRule
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
-
-if TYPE_CHECKING:
-    from ml_workbench_service.learning.interfaces.primary import Primary
 
 TORCH_BYTES = 275_000_000
 """Resident pages of torch's CPU build, and of the threads' and allocator's pools, after a training; measured."""
@@ -77,7 +74,7 @@ class TrainingProblem:
     checkpoint: Checkpoint | None = None
     position_rules: tuple[PositionRule, ...] = ()
     note_rules: Callable[[Sequence[Mapping[str, float]]], None] | None = None
-    primary: "Primary | None" = None
+    primary: Any = None
     num_evaluations: int = 1
 
 

@@ -8,7 +8,7 @@ Legend: N windows, R rows of all symbols, T rows of a window, F features, K outp
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,50 +16,19 @@ import numpy as np
 from ml_workbench_service.accelerators import Accelerator
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.jobs import Report
-from ml_workbench_service.contracts.market import Floats32, Ints
+from ml_workbench_service.contracts.market import Floats32
 from ml_workbench_service.contracts.prediction import RawPrediction
 from ml_workbench_service.contracts.training import ModelType
 from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale
 from ml_workbench_service.learning.data.windows import PARTS, Windows
 from ml_workbench_service.learning.decoders.follow import primary_output
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Family, Trained, TrainingProblem
-from ml_workbench_service.learning.networks.followed.primary import PublishedPrimary
+from ml_workbench_service.learning.networks.followed.joint import Joint
 
 if TYPE_CHECKING:
     from onnx import ModelProto
 
 LEAST_DEVIATION = 1e-9
-
-
-@dataclass(frozen=True)
-class Joint:
-    """How the classifier's windows are made of the whole ones.
-
-    Attributes:
-        lookback: L, the classifier's.
-        primary_lookback: P, the primary's.
-        own: places of the classifier's features among all.
-        asked: places of the primary's.
-        is_level_F: of all features.
-        mean_K, deviation_K: of the primary's outputs over the training part.
-    """
-
-    lookback: int
-    primary_lookback: int
-    own: Ints
-    asked: Ints
-    is_level_F: tuple[bool, ...]
-    mean_K: Floats32
-    deviation_K: Floats32
-
-    @property
-    def windows_LP(self) -> Ints:
-        """(L, P) rows of a whole window that the primary reads for each of the classifier's rows."""
-        return np.arange(self.lookback)[:, None] + np.arange(self.primary_lookback)
-
-    def scaled(self, outputs_NK: Floats32) -> Floats32:
-        """The primary's outputs as the classifier reads them."""
-        return np.asarray((outputs_NK - self.mean_K) / self.deviation_K, dtype=np.float32)
 
 
 class FollowingFamily(Family[Contract], abstract=True):
@@ -72,7 +41,7 @@ class FollowingFamily(Family[Contract], abstract=True):
 
     model_type = ModelType.CLASSIFICATION
 
-    def __init__(self, inner: AnyFamily, primary: PublishedPrimary) -> None:
+    def __init__(self, inner: AnyFamily, primary: Any) -> None:
         self.hyperparameters = inner.hyperparameters
         self.inner, self.primary = inner, primary
 
@@ -118,7 +87,7 @@ class FollowingFamily(Family[Contract], abstract=True):
         return self.inner.seconds(num_windows)
 
 
-def _outputs(primary: PublishedPrimary, windows: Windows, lookback: int) -> Floats32:
+def _outputs(primary: Any, windows: Windows, lookback: int) -> Floats32:
     """(R, K) what the primary says at every row that a classifier's window holds; 0 elsewhere."""
     ends = np.concatenate([each[part] for each in (windows.parts, windows.decisions) for part in PARTS])
     rows = np.unique((np.unique(ends)[:, None] - np.arange(lookback)).reshape(-1))
@@ -129,7 +98,7 @@ def _outputs(primary: PublishedPrimary, windows: Windows, lookback: int) -> Floa
     return found_RK
 
 
-def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: PublishedPrimary) -> Windows:
+def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: Any) -> Windows:
     """The classifier's windows: its features, then the primary's outputs."""
     num = outputs_RK.shape[1]
     names = tuple(windows.features[place] for place in joint.own)
@@ -151,7 +120,7 @@ def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: Publi
     )  # fmt: skip
 
 
-def _whole(inner: Trained, joint: Joint, primary: PublishedPrimary) -> Trained:
+def _whole(inner: Trained, joint: Joint, primary: Any) -> Trained:
     """The classifier with its primary before it, as one network."""
 
     def predict(rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import ModelProto
 
-from ml_workbench_service.learning.networks.followed.family import Joint
+from ml_workbench_service.learning.networks.followed.joint import Joint
 from ml_workbench_service.learning.networks.onnx_builder import Graph
 
 CLASSIFIER, PRIMARY = "classifier_", "primary_"

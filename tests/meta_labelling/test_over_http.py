@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from tests.api.failures import assert_failure, paths
-from tests.followed_bars import FOLLOW, PRIMARY, write_bars
+from tests.meta_labelling.followed_bars import FOLLOW, PRIMARY, write_bars
 from tests.service_process import ServiceProcess
 
 TRAIN = "/api/v1/models/train"

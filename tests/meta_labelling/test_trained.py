@@ -29,7 +29,7 @@ from ml_workbench_service.serving.predict import Circumstances, answer
 from ml_workbench_service.serving.request_to_windows import question_of
 from ml_workbench_service.training.tasks import following
 from ml_workbench_service.workflows.plan_training import plan_training
-from tests.followed_bars import FOLLOW, PRIMARY, write_bars
+from tests.meta_labelling.followed_bars import FOLLOW, PRIMARY, write_bars
 from tests.trained_models import DEVIATION, injected_bars, loaded, open_bench, train_model
 
 
