@@ -26,6 +26,7 @@ from ml_workbench_service.contracts.strict_numbers import loose_numbers
 from ml_workbench_service.contracts.training import ModelType, Target, TrainRequest
 from ml_workbench_service.learning.data.windows import Windows
 from ml_workbench_service.learning.interfaces.checkpoint import Checkpoint
+from ml_workbench_service.learning.interfaces.primary import Primary
 from ml_workbench_service.market.features.expressions.nodes import Expression
 from ml_workbench_service.market.regimes import RegimeRule
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
@@ -74,7 +75,7 @@ class TrainingProblem:
     checkpoint: Checkpoint | None = None
     position_rules: tuple[PositionRule, ...] = ()
     note_rules: Callable[[Sequence[Mapping[str, float]]], None] | None = None
-    primary: Any = None
+    primary: Primary | None = None
     num_evaluations: int = 1
 
 

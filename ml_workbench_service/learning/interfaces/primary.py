@@ -3,17 +3,18 @@
 Its implementation runs a bundle's network (`learning/networks/followed/`); here stands what data sets, tasks and
 families ask of it, so that whoever checks requests loads no network.
 
-Legend: R rows of one symbol, N windows, K outputs of the primary.
+Legend: R rows of one symbol, N windows, T rows of a window, P features of the primary, K outputs of the primary.
 """
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
-from ml_workbench_service.contracts.market import Costs, Floats, Ints
+from ml_workbench_service.contracts.market import Costs, Floats, Floats32, Ints
+from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.training import PrimaryReference
 from ml_workbench_service.learning.data.scaling import RowScaler
 from ml_workbench_service.learning.data.windows import SymbolRows
-from ml_workbench_service.learning.interfaces.family import AnyFamily
 
 
 class Primary(Protocol):
@@ -22,6 +23,33 @@ class Primary(Protocol):
     @property
     def reference(self) -> PrimaryReference:
         """Which it is."""
+        ...
+
+    @property
+    def card(self) -> ModelCard:
+        """Its card."""
+        ...
+
+    @property
+    def file(self) -> Path:
+        """Its graph on disk."""
+        ...
+
+    @property
+    def lookback(self) -> int:
+        """Rows of a whole window."""
+        ...
+
+    def columns_among(self, features: Sequence[str]) -> Ints:
+        """(P,) where its features stand among these."""
+        ...
+
+    def outputs(self, scaled_RP: Floats32, ends: Ints) -> Floats32:
+        """(N, K) what it says of the windows that end at these rows, in units of its label scale."""
+        ...
+
+    def answer(self, windows_NTP: Floats32) -> Floats32:
+        """(N, K) what it says of these windows, likewise."""
         ...
 
     def scaler_over(self, fitted: RowScaler) -> RowScaler:
@@ -40,6 +68,7 @@ class Primary(Protocol):
         """What a follower's recipe keeps of it: its `card`, and its `uncertainty` as its own recipe has it."""
         ...
 
-    def followed_by(self, family: AnyFamily) -> AnyFamily:
-        """The family whose networks read the primary's outputs beside the features, and run it in their graph."""
+    def followed_by(self, family: Any) -> Any:
+        """The family (`interfaces/family.py`, which knows of primaries) whose networks read the primary's outputs
+        beside the features, and run it in their graph."""
         ...

@@ -23,6 +23,7 @@ from ml_workbench_service.learning.data.scaling import RowScaler, SymbolScale
 from ml_workbench_service.learning.data.windows import PARTS, Windows
 from ml_workbench_service.learning.decoders.follow import primary_output
 from ml_workbench_service.learning.interfaces.family import AnyFamily, Family, Trained, TrainingProblem
+from ml_workbench_service.learning.interfaces.primary import Primary
 from ml_workbench_service.learning.networks.followed.joint import Joint
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class FollowingFamily(Family[Contract], abstract=True):
 
     model_type = ModelType.CLASSIFICATION
 
-    def __init__(self, inner: AnyFamily, primary: Any) -> None:
+    def __init__(self, inner: AnyFamily, primary: Primary) -> None:
         self.hyperparameters = inner.hyperparameters
         self.inner, self.primary = inner, primary
 
@@ -87,7 +88,7 @@ class FollowingFamily(Family[Contract], abstract=True):
         return self.inner.seconds(num_windows)
 
 
-def _outputs(primary: Any, windows: Windows, lookback: int) -> Floats32:
+def _outputs(primary: Primary, windows: Windows, lookback: int) -> Floats32:
     """(R, K) what the primary says at every row that a classifier's window holds; 0 elsewhere."""
     ends = np.concatenate([each[part] for each in (windows.parts, windows.decisions) for part in PARTS])
     rows = np.unique((np.unique(ends)[:, None] - np.arange(lookback)).reshape(-1))
@@ -98,7 +99,7 @@ def _outputs(primary: Any, windows: Windows, lookback: int) -> Floats32:
     return found_RK
 
 
-def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: Any) -> Windows:
+def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: Primary) -> Windows:
     """The classifier's windows: its features, then the primary's outputs."""
     num = outputs_RK.shape[1]
     names = tuple(windows.features[place] for place in joint.own)
@@ -120,13 +121,13 @@ def _joined(windows: Windows, joint: Joint, outputs_RK: Floats32, primary: Any) 
     )  # fmt: skip
 
 
-def _whole(inner: Trained, joint: Joint, primary: Any) -> Trained:
+def _whole(inner: Trained, joint: Joint, primary: Primary) -> Trained:
     """The classifier with its primary before it, as one network."""
 
     def predict(rows_NTF: Floats32, positions_N: Floats32 | None = None) -> RawPrediction:
         asked_NLPF = rows_NTF[:, joint.windows_LP][..., joint.asked]
         num, lookback = asked_NLPF.shape[:2]
-        said_NK = primary.network.predict(asked_NLPF.reshape(num * lookback, *asked_NLPF.shape[2:])).outputs_NK
+        said_NK = primary.answer(asked_NLPF.reshape(num * lookback, *asked_NLPF.shape[2:]))
         own_NLF = rows_NTF[:, -lookback:][..., joint.own]
         read_NLV = np.concatenate([own_NLF, joint.scaled(said_NK).reshape(num, lookback, -1)], axis=2)
         outputs_NC = inner.predict(np.ascontiguousarray(read_NLV, dtype=np.float32), None).outputs_NK

@@ -118,10 +118,13 @@ class PublishedPrimary:
         """(N, K) what it says of the windows that end at these rows, in units of its label scale."""
         offsets, size = np.arange(1 - self.lookback, 1), max(1, SCORING_ROWS // self.lookback)
         found = [
-            self.network.predict(scaled_RP[ends[begin : begin + size, None] + offsets]).outputs_NK
-            for begin in range(0, len(ends), size)
+            self.answer(scaled_RP[ends[begin : begin + size, None] + offsets]) for begin in range(0, len(ends), size)
         ]
         return np.concatenate(found)
+
+    def answer(self, windows_NTP: Floats32) -> Floats32:
+        """See `Primary`."""
+        return self.network.predict(windows_NTP).outputs_NK
 
     def decoding(self) -> Mapping[str, Any]:
         """See `Primary`."""
