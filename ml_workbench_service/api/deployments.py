@@ -44,7 +44,7 @@ SEED_BODY = {
 @router.post(
     "/models/{model_id}/deploy",
     summary="Deploy a version",
-    responses=failures(404, 409, 413, 415, 500, 502, 504),
+    responses=failures(404, 409, 413, 415, 500, 502, 503, 504),
     response_model_exclude=KEPT_INSIDE,
 )
 async def deploy_model(
@@ -143,7 +143,7 @@ async def show_deployment(deployment_id: DeploymentIdPath, service: AppStateDep)
 @router.post(
     "/deployments/{deployment_id}/rollback",
     summary="Roll a deployment back",
-    responses=failures(404, 409, 500, 502, 504),
+    responses=failures(404, 409, 500, 502, 503, 504),
     response_model_exclude=KEPT_INSIDE,
 )
 async def roll_back_deployment(deployment_id: DeploymentIdPath, service: AppStateDep) -> Deployment:

@@ -51,7 +51,7 @@ CUT_SHORT = "the experiment ended before this trial did"
     "",
     status_code=202,
     summary="Start an experiment",
-    responses=failures(409, 413, 415, 507),
+    responses=failures(409, 413, 415, 503, 507),
     response_model_exclude_unset=True,
 )
 async def start_experiment(

@@ -91,7 +91,7 @@ async def read_job_log(
     "/{job_id}/cancel",
     status_code=202,
     summary="Cancel a job",
-    responses=failures(404),
+    responses=failures(404, 503),
     response_model_exclude_unset=True,
 )
 async def cancel_job(job_id: JobIdPath, service: AppStateDep, response: Response) -> JobAccepted:

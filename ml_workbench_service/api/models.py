@@ -193,7 +193,7 @@ async def _forget_purged(service: AppState) -> None:
     "/train",
     status_code=202,
     summary="Train a model",
-    responses=failures(409, 413, 415, 507),
+    responses=failures(409, 413, 415, 503, 507),
     response_model_exclude_unset=True,
 )
 async def train_model(

@@ -161,6 +161,18 @@ def test_every_operation_says_what_it_does_and_how_it_fails(document: dict[str, 
     assert "HTTPValidationError" not in document["components"]["schemas"]
 
 
+def test_whatever_writes_may_find_a_full_disk(document: dict[str, Any]) -> None:
+    """If nothing else, a line of the audit log."""
+    writing = {
+        f"{method} {path}": operation["responses"]
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if method != "get"
+    }
+    assert len(writing) > 20
+    assert [name for name, responses in writing.items() if not {"503", "507"} <= set(responses)] == []
+
+
 def test_every_body_has_an_example_that_is_valid_by_its_own_schema(document: dict[str, Any]) -> None:
     with_body = {name: each for name, each in operations(document).items() if "requestBody" in each}
     assert len(with_body) == 13
