@@ -77,7 +77,7 @@ def strange(document: str) -> None:
 def _agent() -> bytes:
     made = AgentCheckpoint(
         agent_id="a", mode="learn", costs=None, lanes={}, positions={}, last_applied_id="1-0",
-        values_SA=[[0.5, -1.0], [0.0, 1e-300]], visits_SA=[[1, 2], [3, 4]], random_state={"state": 2**100},
+        values_SA=[[0.5, -1.0, 1e-300]] * 6, visits_SA=[[1, 2, 3]] * 6, random_state={"state": 2**100},
         saved_at=datetime(2025, 3, 3, tzinfo=UTC),
     )  # fmt: skip
     return made.model_dump_json().encode()

@@ -13,6 +13,15 @@ from common_lib.exceptions import DataValidationError, JobCancelled
 from common_lib.logging import correlation_id
 from ml_workbench_service.contracts.jobs import JobSpec, Report
 
+MOST_SHOUTED_S = 60.0
+SHOUTING_CHILD = f"""
+import os, time
+parent, end = os.getppid(), time.monotonic() + {MOST_SHOUTED_S}
+while os.getppid() == parent and time.monotonic() < end:
+    os.write(1, b"c" * 4000 + b"\\n")  # at once, so that no other line stands within it
+    time.sleep(0.0001)
+"""
+
 
 def run(spec: JobSpec, *, checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
     """Does what the request's `do` names."""
@@ -50,14 +59,16 @@ def wait(request: dict[str, Any], checkpoint: Path, report: Report, workbench: A
 
 
 def shout(request: dict[str, Any], checkpoint: Path, report: Report, workbench: Any) -> dict[str, Any]:
-    """Prints without end, as does a child of its own, until a file `told` stands beside its checkpoint."""
+    """Prints, as does a child of its own, until a file `told` stands beside its checkpoint; for MOST_SHOUTED_S at most,
+    and the child no longer than its parent lives: else a test that fails would leave somebody who fills the disk."""
     report(1, 1)
-    child = subprocess.Popen([sys.executable, "-u", "-c", "while True: print('c' * 4000)"])
-    number = 0
-    while not (checkpoint / "told").exists():
+    child = subprocess.Popen([sys.executable, "-u", "-c", SHOUTING_CHILD])
+    number, end = 0, time.monotonic() + MOST_SHOUTED_S
+    while not (checkpoint / "told").exists() and time.monotonic() < end:
+        time.sleep(0.001)
         for _ in range(100):
             number += 1
-            print(f"line {number:09} {'x' * 500}", flush=True)  # noqa: T201
+            os.write(1, f"line {number:09} {'x' * 500}\n".encode())  # at once, as the child's
     child.kill()
     child.wait()
     print(f"the last of {number} lines", flush=True)  # noqa: T201
