@@ -279,9 +279,14 @@ def _after_ledger(folder: Path, acknowledged: list[str]) -> Violations:
 # -------------------------------------------------------------------------------------------------------- checkpoints
 
 
+NUM_STATES = 6
+"""Of an agent without edges: the rows of its table."""
+
+
 def _agent_at(number: int, term: int) -> AgentCheckpoint:
     return AgentCheckpoint(
-        agent_id="swept", mode="learn", costs=None, values_SA=[[float(number)] * 3] * 50, lanes={}, positions={},
+        agent_id="swept", mode="learn", costs=None, values_SA=[[float(number)] * 3] * NUM_STATES,
+        visits_SA=[[number] * 3] * NUM_STATES, lanes={}, positions={},
         last_applied_id=f"{number}-0", term=term, saved_at=MOMENT,
     )  # fmt: skip
 
@@ -302,7 +307,7 @@ def _after_agent(folder: Path, acknowledged: list[str]) -> Violations:
         return ["the agent has forgotten everything"]
     at, least = int(found.last_applied_id.split("-")[0]), len(acknowledged)
     wrong = [] if least <= at <= least + 1 else [f"the checkpoint is of {at}, {least} were acknowledged"]
-    wrong += [] if found.values_SA == [[float(at)] * 3] * 50 else ["table and id are of different checkpoints"]
+    wrong += [] if found.values_SA == [[float(at)] * 3] * NUM_STATES else ["table and id are of different checkpoints"]
     _agent_at(9, 3).save(folder / "agent")
     left = [each.name for each in (folder / "agent").iterdir() if each.name.startswith("checkpoint")]
     return [*wrong, *([] if len(left) == 1 else [f"{left} are left"])]

@@ -92,7 +92,7 @@ class Desk:
         errors.install(self.app)
         self.app.include_router(predict_routes.router, prefix="/api/v1")
         self.straight = Counting(self.app, self.gate)
-        put_layers(self.app, lambda app: AtTheDoor(app, gate=self.gate), self.straight)
+        put_layers(self.app, lambda app: AtTheDoor(app, gate=self.gate), self.straight, traced=False)
         self.metrics = Metrics()
         self.server = ModelServer(bench.registry, live=bench.history.live, ledger=self.kept)
         self._bench = bench
