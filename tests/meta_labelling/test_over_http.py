@@ -10,6 +10,8 @@ from tests.api.failures import assert_failure, paths
 from tests.meta_labelling.followed_bars import FOLLOW, PRIMARY, write_bars
 from tests.service_process import ServiceProcess
 
+pytestmark = pytest.mark.more  # real services
+
 TRAIN = "/api/v1/models/train"
 DEPLOY = {"version": "1.0.0", "deployment_target": "local", "force": True}
 

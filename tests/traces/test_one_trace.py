@@ -6,6 +6,8 @@ from tests.conftest import SMALL_TRAIN
 from tests.traces.collector import Seen
 from tests.traces.conftest import PARENT, Traced, caller, deploy, predict
 
+pytestmark = pytest.mark.more  # real services
+
 SERVER, CLIENT, PRODUCER, CONSUMER = 2, 3, 4, 5
 STAGES = ("read request", "choose version", "features", "wait in line", "scale windows", "run network",
           "decode and record", "publish predictions")  # fmt: skip

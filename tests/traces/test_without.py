@@ -23,6 +23,8 @@ OURS = (
     "requests",
 )
 
+pytestmark = pytest.mark.more  # real services
+
 
 @pytest.fixture
 def redis_of_test(tmp_path: Path) -> Iterator[RedisForTests]:
