@@ -42,8 +42,8 @@ class OpenSpan:
 
     def failed(self, kind: str) -> None:
         """It went wrong; `kind` is a class of error or a status, never a text that could hold what was sent."""
-        assert _export is not None, "a span was begun"
-        _export.mark_failed(self.span, kind)
+        if _export is not None:  # else sending has ended meanwhile, and with it what a span could tell
+            _export.mark_failed(self.span, kind)
 
     def end(self) -> None:
         """It is over now; only of what `begin` has begun."""

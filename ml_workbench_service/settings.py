@@ -184,7 +184,7 @@ class Settings(BaseSettings):
     REQUEST_HEADERS_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 10
     REQUEST_BODY_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 20
     TRACES: bool = False
-    OTEL_EXPORTER_OTLP_ENDPOINT: Annotated[str, AfterValidator(_server)] = "http://localhost:4318"
+    OTEL_EXPORTER_OTLP_ENDPOINT: str = "http://localhost:4318"
     OTEL_SERVICE_NAME: str = "ml-workbench"
 
     @field_validator("LOG_LEVEL", mode="before")
@@ -202,9 +202,16 @@ class Settings(BaseSettings):
                 keep_secret(secret.get_secret_value())
         for address in (
             self.FEATURE_STORE_URL, self.EXPERIMENT_TRACKING_URI, self.REDIS_URL, self.STRATEGY_ENGINE_URL,
-            self.PAGE_URL, self.OTEL_EXPORTER_OTLP_ENDPOINT,
+            self.PAGE_URL, self.OTEL_EXPORTER_OTLP_ENDPOINT, os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
         ):  # fmt: skip
             keep_address_secret(address or "")
+        return self
+
+    @model_validator(mode="after")
+    def _check_collector(self) -> "Settings":
+        """Only where it is used: a machine may have the standard variable for other programs, by gRPC or empty."""
+        if self.TRACES and not _has_host(self.OTEL_EXPORTER_OTLP_ENDPOINT, _HTTP):
+            raise ValueError("OTEL_EXPORTER_OTLP_ENDPOINT takes http://host:port or https://host:port")
         return self
 
     @model_validator(mode="after")

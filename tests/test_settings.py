@@ -10,6 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from common_lib import redaction
+from common_lib.redaction import redacted
 from ml_workbench_service.settings import Settings, mistakes
 
 README = Path(__file__).parents[1] / "README.md"
@@ -247,3 +248,16 @@ def test_a_short_key_is_refused_where_others_may_guess_it(host: str, key: str | 
 def test_half_of_tls_is_refused(given: dict[str, str]) -> None:
     with pytest.raises(ValidationError, match="TLS_CERT"):
         Settings(**given)
+
+
+def test_a_collectors_address_matters_where_traces_are_sent() -> None:
+    """The variable is a standard one: a machine may have it for other programs, by another protocol."""
+    assert not Settings(TRACES=False, OTEL_EXPORTER_OTLP_ENDPOINT="collector:4317").TRACES
+    with pytest.raises(ValidationError, match="OTEL_EXPORTER_OTLP_ENDPOINT"):
+        Settings(TRACES=True, OTEL_EXPORTER_OTLP_ENDPOINT="collector:4317")
+
+
+def test_credentials_in_the_collectors_address_reach_no_log(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://user:a-secret-of-the-collector@host/v1/traces")
+    Settings()
+    assert "a-secret-of-the-collector" not in redacted("https://user:a-secret-of-the-collector@host/v1/traces")

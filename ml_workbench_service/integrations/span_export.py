@@ -127,7 +127,8 @@ class _Counts:
 
     def __init__(self, address: str) -> None:
         self._address = address
-        self._most_waiting = int(os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE") or MOST_WAITING)
+        asked = os.environ.get("OTEL_BSP_MAX_QUEUE_SIZE", "")
+        self._most_waiting = int(asked) if asked.isdecimal() else MOST_WAITING
         self._lock = threading.Lock()
         self._num_waiting = 0
         self._is_said = False

@@ -62,14 +62,14 @@ def keep_newest(file: Path, *, most_bytes: int) -> int:
     with file.open("r+b") as opened:
         found = os.fstat(opened.fileno())
         gone = max(found.st_size - most_bytes, 0)
-        if found.st_blocks * BLOCK_BYTES > most_bytes + SLACK_BYTES and gone:
+        if num_kept_bytes(found) > most_bytes + SLACK_BYTES and gone:
             _punch_hole(opened.fileno(), gone)
     return gone
 
 
 def num_kept_bytes(found: os.stat_result) -> int:
-    """What a file takes of the disk, or would without its holes: the smaller of both."""
-    return min(found.st_size, found.st_blocks * BLOCK_BYTES)
+    """What a file takes of the disk, or would without its holes: the smaller of both, where the system says both."""
+    return min(found.st_size, found.st_blocks * BLOCK_BYTES) if found.st_blocks else found.st_size
 
 
 def first_kept(descriptor: int) -> int:

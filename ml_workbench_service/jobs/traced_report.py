@@ -2,6 +2,7 @@
 
 import re
 
+from common_lib.redaction import redacted
 from common_lib.tracing import OpenSpan, begin
 from ml_workbench_service.contracts.jobs import Report
 
@@ -27,7 +28,7 @@ class TracedReport:
         """Ends the stage before, and begins the one that the message names."""
         self.end()
         named = _NAME.match(message)
-        self._stage = begin(named[0] if named else "stage", "internal", {"ml_workbench.message": message})
+        self._stage = begin(named[0] if named else "stage", "internal", {"ml_workbench.message": redacted(message)})
         self._report.say(message)
 
     def warn(self, message: str) -> None:

@@ -248,6 +248,8 @@ class PredictionPublisher:
 
     def _begin(self, num: int) -> str:
         """The span of so many records' publishing, where their request is traced: its `traceparent`, else empty."""
+        if not num:
+            return ""
         begun = begin("publish predictions", "producer", {"messaging.batch.message_count": num})
         if begun is None:
             return ""

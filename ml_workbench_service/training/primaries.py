@@ -25,7 +25,7 @@ def primary_of(request: TrainRequest, registry: FolderModelRegistry) -> PrimaryR
     if request.meta is None or request.model_type is not ModelType.CLASSIFICATION:
         return None
     model_id, version = request.meta.parts
-    card, recipe = _published(registry, model_id, version)
+    card, recipe, digest = _published(registry, model_id, version)
     name = request.meta.primary
     _check_gives_sides(card, recipe, name)
     _check_same_bars(card, request, name)
@@ -40,7 +40,7 @@ def primary_of(request: TrainRequest, registry: FolderModelRegistry) -> PrimaryR
             code="primary_saw_range",
         )
     reference = PrimaryReference(
-        model_id=model_id, version=version, digest=registry.verify(model_id, version), target=str(card.target),
+        model_id=model_id, version=version, digest=digest, target=str(card.target),
         timeframe=card.timeframe, fitted_until=fitted_until, reads=(), is_clipped=request.start_date < fitted_until,
     )  # fmt: skip
     if request.target not in (None, reference.follow_target, [reference.follow_target]):
@@ -80,9 +80,14 @@ def primary_lookback(registry: FolderModelRegistry, reference: PrimaryReference)
     return registry.card(reference.model_id, reference.version).lookback
 
 
-def _published(registry: FolderModelRegistry, model_id: str, version: str) -> tuple[ModelCard, dict[str, Any]]:
+def _published(registry: FolderModelRegistry, model_id: str, version: str) -> tuple[ModelCard, dict[str, Any], str]:
+    """Card, recipe and digest."""
     try:
-        return registry.card(model_id, version), registry.recipe(model_id, version)
+        return (
+            registry.card(model_id, version),
+            registry.recipe(model_id, version),
+            registry.verify(model_id, version),
+        )
     except (NotFoundError, BundleDamagedError) as error:
         raise _refused(f"{error.message}; a follower needs a sound version to follow") from error
 
@@ -91,6 +96,10 @@ def _check_gives_sides(card: ModelCard, recipe: dict[str, Any], name: str) -> No
     """Raises DataValidationError where a version states no direction by itself."""
     if card.status == "archived":
         raise _refused(f"{name} is archived; restore it, or name another version")
+    if card.certificate is not None and card.certificate.status == "failed":
+        raise _refused(
+            f"{name} failed its search for leaks: what it says of a row may know the future; train it without the leak"
+        )
     if card.type not in (ModelType.TIME_SERIES, ModelType.CLASSIFICATION) or card.target is None:
         raise _refused(f"{name} is of type {card.type}, which states no side by itself; name a forecast or classifier")
     if card.primary is not None:
@@ -103,7 +112,7 @@ def _check_gives_sides(card: ModelCard, recipe: dict[str, Any], name: str) -> No
             f"{name} forecasts {card.target}, of which no position earns anything; name a version of price_change, "
             "log_return, direction or triple_barrier that is labelled from the fill"
         )
-    if recipe["uncertainty"].get("sizing") is not None:
+    if (recipe.get("uncertainty") or {}).get("sizing") is not None:
         raise _refused(f"{name} sizes its positions by a rule of its own, and a follower takes whole sides; name a "
                        "version without `position`")  # fmt: skip
 
