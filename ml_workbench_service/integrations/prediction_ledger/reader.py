@@ -21,6 +21,8 @@ from ml_workbench_service.market.outcomes.live_metrics import LiveRows
 LEDGER_FILE = "predictions.db"
 """In STATE_DIR."""
 BUSY_TIMEOUT_S = 5.0
+PIECE_ROWS = 2_000
+"""Rows that are read before they become columns."""
 _NUMBERS = ("prediction", "realised", "confidence", "level", "lower", "upper", "volatility", "break_even")
 _FIGURES = ("number", "as_of_ms", "state", "abstain_reasons", "direction", "inputs", *_NUMBERS)
 _LIVE = f"SELECT {selected(_FIGURES, p=rows.PREDICTIONS)} FROM predictions AS p"
@@ -135,27 +137,21 @@ class LedgerReader:
         clauses: dict[str, Any] = {"p.sample = ?": "live", "p.as_of_ms >= ?": from_ms, "p.as_of_ms <= ?": to_ms}
         with self._reading() as connection:
             if connection is None:
-                return _live_rows([])
+                return _live_rows(_together([_figures([])]), limit=limit)
             if from_ms is None and to_ms is None:
                 clauses["p.number >= ?"] = _first_of_newest(connection, model_id, version, limit=limit)
-            found = _newest(connection, _LIVE, of_series, clauses, limit=limit)
-        return _live_rows(found)
+            pieces = _newest_in_pieces(connection, _LIVE, of_series, clauses, limit=limit)
+            columns = _together([_figures([]), *map(_figures, pieces)])
+        return _live_rows(columns, limit=limit)
 
     def live_answers(self, model_id: str, version: str, symbol: str) -> LiveAnswers:
         """All kept answers of a version about one symbol's moments that its training did not know, oldest first."""
+        pieces = [_answers([])]
         with self._reading() as connection:
-            found = [] if connection is None else connection.execute(_ANSWERS, (model_id, version, symbol)).fetchall()
-        columns = zip(*found, strict=True) if found else ((),) * 7
-        as_of, answered, reasons, prediction, break_even, barrier, actions = columns
-        return LiveAnswers(
-            as_of_ms_N=np.array(as_of, dtype=np.int64),
-            answered_ms_N=np.array(answered, dtype=np.int64),
-            abstains_N=np.array([each is not None for each in reasons], dtype=np.bool_),
-            prediction_N=np.array(prediction, dtype=np.float64),  # None becomes NaN
-            break_even_N=np.array(break_even, dtype=np.float64),
-            barrier_N=np.array(barrier, dtype=np.float64),
-            actions_N3=np.array(list(map(_following, reasons, actions)), dtype=np.int64).reshape(-1, 3),
-        )
+            if connection is not None:
+                found = connection.execute(_ANSWERS, (model_id, version, symbol))
+                pieces += map(_answers, _in_pieces(found))
+        return LiveAnswers(**_together(pieces))
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection | None]:
@@ -194,26 +190,49 @@ def _newest(
     *,
     limit: int,
 ) -> list[tuple[Any, ...]]:
-    """The newest rows under these conditions, newest first; whoever has None is no condition.
+    """The newest rows under these conditions, newest first; whoever has None is no condition."""
+    pieces = _newest_in_pieces(connection, query, of_series, clauses, limit=limit)
+    found = [row for piece in pieces for row in piece]
+    found.sort(key=lambda row: -int(row[0]))
+    return found[:limit]
 
-    Each series is asked for its own newest rows, which its index has in order: one question about several would have
-    all of their rows sorted.
+
+def _newest_in_pieces(
+    connection: sqlite3.Connection,
+    query: str,
+    of_series: Mapping[str, str | None],
+    clauses: Mapping[str, Any],
+    *,
+    limit: int,
+) -> Iterator[list[tuple[Any, ...]]]:
+    """Each series' newest rows, in pieces: the newest of all are among them.
+
+    Each series is asked for its own, which its index has in order: one question about several would have all of their
+    rows sorted.
     """
     names = {name: value for name, value in of_series.items() if value is not None}
     used = {clause: value for clause, value in clauses.items() if value is not None}
     ordered = "ORDER BY p.number DESC LIMIT ?"
     if not names:
         where = f"WHERE {' AND '.join(used)}" if used else ""
-        return connection.execute(f"{query} {where} {ordered}", (*used.values(), limit)).fetchall()
+        yield from _in_pieces(connection.execute(f"{query} {where} {ordered}", (*used.values(), limit)))
+        return
     series = connection.execute(
         f"SELECT id FROM series WHERE {' AND '.join(f'{name} = ?' for name in names)}", tuple(names.values())
     ).fetchall()
     where = " AND ".join(["p.series = ?", *used])
-    found: list[tuple[Any, ...]] = []
     for (number,) in series:
-        found += connection.execute(f"{query} WHERE {where} {ordered}", (number, *used.values(), limit))
-    found.sort(key=lambda row: -int(row[0]))
-    return found[:limit]
+        yield from _in_pieces(connection.execute(f"{query} WHERE {where} {ordered}", (number, *used.values(), limit)))
+
+
+def _in_pieces(found: sqlite3.Cursor) -> Iterator[list[tuple[Any, ...]]]:
+    """A hundred thousand rows as Python's objects take a hundred megabytes, as columns of numbers six."""
+    while piece := found.fetchmany(PIECE_ROWS):
+        yield piece
+
+
+def _together(pieces: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([each[name] for each in pieces]) for name in pieces[0]}
 
 
 def one(connection: sqlite3.Connection, prediction_id: str) -> RecordedPrediction | None:
@@ -230,24 +249,52 @@ def unknown() -> PredictionNotFoundError:
     )
 
 
-def _live_rows(found: list[tuple[Any, ...]]) -> LiveRows:
-    """Rows of `_LIVE` in the order of their moments."""
-    by_moment = sorted(found, key=lambda row: int(row[1]))
-    columns = zip(*by_moment, strict=True) if found else ((),) * len(_FIGURES)
-    by_name = dict(zip(_FIGURES, columns, strict=True))
-    as_of_ms_N, state_N = (np.array(by_name[name], dtype=np.int64) for name in ("as_of_ms", "state"))
-    blobs = [pair for pair in zip(by_name["as_of_ms"], by_name["inputs"], strict=True) if pair[1] is not None]
-    width = max((len(row) for _, row in blobs), default=0)
-    blobs = [(as_of_ms, row) for as_of_ms, row in blobs if len(row) == width]
-    inputs = np.frombuffer(b"".join(row for _, row in blobs), dtype="<f4")
+def _figures(piece: list[tuple[Any, ...]]) -> dict[str, np.ndarray]:
+    """Rows of `_LIVE` as columns; `inputs` stay the bytes that they are, or None."""
+    by_name = dict(zip(_FIGURES, zip(*piece, strict=True) if piece else ((),) * len(_FIGURES), strict=True))
+    inputs_N = np.empty(len(piece), dtype=object)
+    inputs_N[:] = by_name["inputs"]
+    return {
+        **{name: np.array(by_name[name], dtype=np.int64) for name in ("number", "as_of_ms", "state")},
+        **{name: np.array(by_name[name], dtype=np.float64) for name in _NUMBERS},  # None becomes NaN
+        "abstains": np.array([reasons is not None for reasons in by_name["abstain_reasons"]], dtype=np.bool_),
+        "side": np.array([{"buy": 1, "sell": -1}.get(each, 0) for each in by_name["direction"]], dtype=np.int64),
+        "inputs": inputs_N,
+    }
+
+
+def _live_rows(columns: Mapping[str, np.ndarray], *, limit: int) -> LiveRows:
+    """The newest of these rows, in the order of their moments."""
+    newest = np.argsort(-columns["number"], kind="stable")[:limit]
+    order = newest[np.argsort(columns["as_of_ms"][newest], kind="stable")]
+    by_name = {name: column[order] for name, column in columns.items()}
+    as_of_ms_N, state_N, inputs_N = by_name["as_of_ms"], by_name["state"], by_name["inputs"]
+    width = max((len(row) for row in inputs_N if row is not None), default=0)
+    has_inputs_N = np.array([row is not None and len(row) == width for row in inputs_N], dtype=np.bool_)
+    inputs = np.frombuffer(b"".join(inputs_N[has_inputs_N]), dtype="<f4")
     return LiveRows(
         as_of_ms_N=as_of_ms_N,
         is_known_N=state_N == rows.KNOWN,
         is_open_N=state_N == rows.OPEN,
         is_unavailable_N=state_N == rows.UNAVAILABLE,
-        abstains_N=np.array([reasons is not None for reasons in by_name["abstain_reasons"]], dtype=np.bool_),
-        side_N=np.array([{"buy": 1, "sell": -1}.get(each, 0) for each in by_name["direction"]], dtype=np.int64),
-        **{f"{name}_N": np.array(by_name[name], dtype=np.float64) for name in _NUMBERS},  # None becomes NaN
-        inputs_MF=inputs.reshape(len(blobs), width // 4).astype(np.float32),
-        inputs_ms_M=np.array([as_of_ms for as_of_ms, _ in blobs], dtype=np.int64),
+        abstains_N=by_name["abstains"],
+        side_N=by_name["side"],
+        **{f"{name}_N": by_name[name] for name in _NUMBERS},
+        inputs_MF=inputs.reshape(int(has_inputs_N.sum()), width // 4).astype(np.float32),
+        inputs_ms_M=as_of_ms_N[has_inputs_N],
     )
+
+
+def _answers(piece: list[tuple[Any, ...]]) -> dict[str, np.ndarray]:
+    """Rows of `_ANSWERS` as the columns of `LiveAnswers`."""
+    columns = zip(*piece, strict=True) if piece else ((),) * len(_OF_AN_ANSWER)
+    as_of, answered, reasons, prediction, break_even, barrier, actions = columns
+    return {
+        "as_of_ms_N": np.array(as_of, dtype=np.int64),
+        "answered_ms_N": np.array(answered, dtype=np.int64),
+        "abstains_N": np.array([each is not None for each in reasons], dtype=np.bool_),
+        "prediction_N": np.array(prediction, dtype=np.float64),  # None becomes NaN
+        "break_even_N": np.array(break_even, dtype=np.float64),
+        "barrier_N": np.array(barrier, dtype=np.float64),
+        "actions_N3": np.array(list(map(_following, reasons, actions)), dtype=np.int64).reshape(-1, 3),
+    }

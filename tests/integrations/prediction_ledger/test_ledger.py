@@ -3,6 +3,8 @@
 import contextlib
 import sqlite3
 import threading
+import tracemalloc
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from datetime import timedelta
@@ -15,7 +17,7 @@ import pytest
 from common_lib.exceptions import OutcomeConflictError, PredictionNotFoundError
 from ml_workbench_service.contracts.contract import to_ms
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
-from ml_workbench_service.integrations.prediction_ledger.reader import Wanted
+from ml_workbench_service.integrations.prediction_ledger.reader import LedgerReader, Wanted
 from ml_workbench_service.market.outcomes.live_evidence import UNKNOWN_ACTION
 from tests.ledger_entries import INPUTS, answered, keep, making, opened, states
 from tests.prediction_records import MONDAY
@@ -276,3 +278,31 @@ def test_after_a_start_what_waited_is_settled_by_the_next_price(path: Path) -> N
         keep(after, answered(1, price=1.5))
         assert after.get("EUR/USD-0").outcome.realised == 0.5
         assert after.num_by_state() == states(path)
+
+
+def test_reading_many_answers_takes_little_more_memory_than_their_columns(path: Path) -> None:
+    with opened(path) as ledger:
+        keep(ledger, *(answered(number) for number in range(200)))
+    with closing(sqlite3.connect(path)) as connection:
+        columns = [row[1] for row in connection.execute("PRAGMA table_info(predictions)")]
+        others = ", ".join(name for name in columns if name not in ("number", "prediction_id"))
+        for copy in range(150):
+            query = f"INSERT INTO predictions (prediction_id, {others}) SELECT prediction_id || ?, {others} "
+            connection.execute(f"{query} FROM predictions ORDER BY number LIMIT 200", (f"-{copy}",))
+        connection.commit()
+    reader = LedgerReader(path)
+
+    def bytes_beside(read: Callable[[], Any]) -> float:
+        """The most that was held while it read, by what it returned."""
+        read()
+        tracemalloc.start()
+        try:
+            kept = read()
+            now, most = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert len(kept.as_of_ms_N) == 30_200
+        return most / now
+
+    assert bytes_beside(lambda: reader.live_answers("model", "1.0.0", "EUR/USD")) < 4
+    assert bytes_beside(lambda: reader.live_rows("model", "1.0.0", limit=50_000)) < 5
