@@ -29,9 +29,10 @@ LSTM: dict[str, Any] = {
     "name": "Killed",
     "model_id": "killed",
     "start_date": "2024-06-01T00:00:00Z",
-    "hyperparameters": {"lstm_units": 8, "epochs": 40, "batch_size": 64},
+    "hyperparameters": {"lstm_units": 8, "epochs": 20, "batch_size": 64},
 }
 SEARCH: dict[str, Any] = {
+    "name": "A search",
     "base": {**LINEAR, "name": "Searched", "model_id": "searched", "family": "lstm",
              "hyperparameters": {"lstm_units": 4, "epochs": 2, "batch_size": 256}},
     "search_space": {"learning_rate": {"choices": [0.001, 0.01, 0.03]}},
@@ -40,9 +41,9 @@ SEARCH: dict[str, Any] = {
 }  # fmt: skip
 OF_ITS_TIME = {"created_at", "job_id", "quantization"}
 """The last tells how fast a smaller graph ran."""
-PATIENCE_S = 120.0
+PATIENCE_S = 240.0
 
-pytestmark = pytest.mark.more
+pytestmark = [pytest.mark.more, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +145,6 @@ def test_a_search_has_the_same_winner(elsewhere: ServiceProcess, local: ServiceP
     assert told[elsewhere] == told[local]
 
 
-def test_trials_in_processes_of_their_own_work_by_the_same_token(elsewhere: ServiceProcess) -> None:
-    body = {**SEARCH, "base": {**SEARCH["base"], "model_id": "beside"}, "max_parallel": 2}
-    result = assert_whole(elsewhere, submitted(elsewhere, body, "experiments"))["result"]
-    assert result["num_trials"] == 3
-
-
 def test_killed_workers_and_a_killed_control_plane_change_nothing(
     elsewhere: ServiceProcess, local: ServiceProcess
 ) -> None:
@@ -160,7 +155,7 @@ def test_killed_workers_and_a_killed_control_plane_change_nothing(
     until(lambda: any(checkpoint.rglob("checkpoint.safetensors")))
     os.kill(worker_pid(elsewhere, job_id), signal.SIGKILL)
     until(lambda: any(each["type"] == "started" and each["data"]["attempt"] == 2 for each in events(elsewhere, job_id)))
-    for _ in range(3):
+    for _ in range(2):
         seen = step(elsewhere, job_id)
         elsewhere.kill()
         time.sleep(0.5)
