@@ -134,15 +134,15 @@ def test_a_search_has_the_same_winner(elsewhere: ServiceProcess, local: ServiceP
     for name in ("best_trial", "best_value", "best_params", "num_trials", "validation", "test_looks"):
         assert results[elsewhere][name] == results[local][name], name
     assert bundle(elsewhere, "searched") == bundle(local, "searched")
-    trials = {
-        service: service.client.get(f"/api/v1/experiments/{job_id}/trials").json() for service, job_id in jobs.items()
-    }
+    assert trials(elsewhere, jobs[elsewhere]) == trials(local, jobs[local])
+
+
+def trials(service: ServiceProcess, job_id: str) -> dict[int, dict[str, Any]]:
+    """What came of each, by its number, as the control plane has it on disk."""
+    file = service.folder / "state" / "jobs" / job_id / "checkpoint" / "trials.jsonl"
+    told = [json.loads(line) for line in file.read_text().splitlines()]
     of_their_time = {"started_at", "finished_at", "curve_at_ms"}
-    told = {
-        service: [{name: each[name] for name in each.keys() - of_their_time} for each in found["trials"]]
-        for service, found in trials.items()
-    }
-    assert told[elsewhere] == told[local]
+    return {each["number"]: {name: each[name] for name in each.keys() - of_their_time} for each in told}
 
 
 def test_killed_workers_and_a_killed_control_plane_change_nothing(
@@ -165,6 +165,17 @@ def test_killed_workers_and_a_killed_control_plane_change_nothing(
     assert job["attempt"] == 2
     assert_whole(local, local_job)
     assert bundle(elsewhere, "killed") == bundle(local, "killed")
+
+
+def test_parallel_trials_work_by_their_jobs_token(tmp_path: Path) -> None:
+    """In processes of their own, each of which reads the bars and has no other way to the service."""
+    service = ServiceProcess(tmp_path, AGENT_AUTOSTART="false", TRAINING_WORKERS="2").start(ELSEWHERE)
+    try:
+        job_id = submitted(service, SEARCH, "experiments")
+        assert assert_whole(service, job_id)["result"]["num_trials"] == 3
+        assert [each["state"] for each in trials(service, job_id).values()] == ["complete"] * 3
+    finally:
+        service.close()
 
 
 def test_a_frozen_predecessor_that_wakes_says_and_publishes_nothing(elsewhere: ServiceProcess) -> None:
