@@ -250,6 +250,15 @@ class Settings(BaseSettings):
         return environment
 
 
+class JobAddress(BaseSettings):
+    """What a worker elsewhere is started with (`elsewhere.environment`); nobody sets it by hand."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    ML_WORKBENCH_JOB_URL: str | None = None
+    ML_WORKBENCH_JOB_TOKEN: SecretStr | None = None
+
+
 def mistakes(error: ValidationError) -> list[str]:
     """What is wrong with each variable, without the value that it has."""
     return [

@@ -7,12 +7,13 @@ readable lines. Numbers that are not finite are written as null, secrets not at 
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import orjson
 
+from common_lib.exceptions import ConflictError
 from common_lib.redaction import redacted_tree
 from ml_workbench_service.contracts.contract import iso, utc_now
 from ml_workbench_service.contracts.jobs import EventType, JobEvent
@@ -30,6 +31,7 @@ class EventReader:
     def __init__(self, path: Path) -> None:
         self.lines = NewLines(path)
         self.last_seq = 0
+        self.has_ended = False  # whether a final event was read
 
     def read(self) -> list[JobEvent]:
         """New events, oldest first; cheap where there are none."""
@@ -42,6 +44,7 @@ class EventReader:
         if event is None or event.seq <= self.last_seq:
             return None
         self.last_seq = event.seq
+        self.has_ended = self.has_ended or event.type in FINAL_EVENTS
         return event
 
 
@@ -71,14 +74,62 @@ class EventLog:
                 os.close(descriptor)
             return self._reader.last_seq + 1
 
+    def append_numbered(self, events: Sequence[JobEvent]) -> int:
+        """Adds events that a worker elsewhere has numbered, in order, in one go; those that are here already are left
+        out, so that posting twice is posting once. The newest number.
+
+        Raises:
+            ConflictError: there is a hole before them, the log has ended without them, or others stand in their place.
+            UnavailableError: the disk is full; the log stays readable, and has some of the first of them or none.
+        """
+        with self._lock:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                start = self._end_of_last(descriptor)
+                new = self._new_of(events)
+                now = utc_now()  # a worker's clock may be ahead
+                lines = (encode(each.seq, each.type, each.data, at=iso(min(each.at, now))) for each in new)
+                if payload := b"".join(lines):
+                    with clear_disk_errors(self._path):
+                        _write_all(descriptor, start + payload)
+                        if not FINAL_EVENTS.isdisjoint(each.type for each in new):
+                            os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            return self._reader.last_seq + len(new)
+
+    def _new_of(self, events: Sequence[JobEvent]) -> list[JobEvent]:
+        last_seq = self._reader.last_seq
+        new = [event for event in events if event.seq > last_seq]
+        self._check_same([event for event in events if event.seq <= last_seq])
+        if [event.seq for event in new] != list(range(last_seq + 1, last_seq + 1 + len(new))):
+            raise ConflictError(
+                f"the log has events up to {last_seq}, and these do not follow it", details={"last_seq": last_seq}
+            )
+        if new and self._reader.has_ended:
+            raise ConflictError("the job has ended, and nothing follows its last event")
+        return new
+
+    def _check_same(self, repeated: Sequence[JobEvent]) -> None:
+        """Raises ConflictError where one of these numbers is another event's; reads the whole log."""
+        kept = {each.seq: each for each in EventReader(self._path).read()} if repeated else {}
+        for event in repeated:
+            there = kept.get(event.seq)
+            if there is None or _said(there) != _said(event):
+                raise ConflictError(f"number {event.seq} of the log is another event's; whoever posts this has to end")
+
     def _next_line(self, descriptor: int, kind: EventType, data: Mapping[str, Any]) -> bytes:
-        """The line to write; our own earlier lines are read again here, so a failed write never counts."""
+        start = self._end_of_last(descriptor)
+        return start + encode(self._reader.last_seq + 1, kind, data)
+
+    def _end_of_last(self, descriptor: int) -> bytes:
+        """What must stand before the next line; our own earlier lines are read here, so a failed write never counts."""
         self._reader.read()
         offset = self._reader.lines.offset
         torn = os.pread(descriptor, os.fstat(descriptor).st_size - offset, offset)
         if torn:
             self._reader.parse(torn)  # whole but for its newline: our newline makes it readable, so it counts
-        return (b"\n" if torn else b"") + encode(self._reader.last_seq + 1, kind, data)
+        return b"\n" if torn else b""
 
 
 def encode(seq: int, kind: EventType, data: Mapping[str, Any], *, at: str | None = None) -> bytes:
@@ -87,6 +138,10 @@ def encode(seq: int, kind: EventType, data: Mapping[str, Any], *, at: str | None
     event = {"seq": seq, "at": at or iso(utc_now()), "type": kind, "data": redacted_tree(dict(data))}
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(event, default=str, option=options)
+
+
+def _said(event: JobEvent) -> bytes:
+    return encode(event.seq, event.type, event.data, at="")
 
 
 def has_ended(path: Path) -> bool:

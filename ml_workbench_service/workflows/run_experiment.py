@@ -55,7 +55,7 @@ def run(
         JobCancelled: somebody asked for it.
     """
     request = ExperimentRequest.model_validate(spec.request)
-    log = TrialLog(checkpoint / TRIALS_FILE)
+    log = workbench.open_trials(checkpoint / TRIALS_FILE)
     if isinstance(request.base, RecordingRequest):
         return _agent_grid(spec, request, request.base, log=log, report=report, workbench=workbench)
     base = request.base
