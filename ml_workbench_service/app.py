@@ -73,11 +73,11 @@ from ml_workbench_service.resources import Addresses, Workbench, close_workbench
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_environment import child_environment, without_store_key
 from ml_workbench_service.runtime.child_process import SupervisedProcess
+from ml_workbench_service.runtime.engine import ServiceBackend, open_engine
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.page_process import PageProcess
 from ml_workbench_service.runtime.predict_workers import MODULE
 from ml_workbench_service.runtime.table_process import TableProcess
-from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.sending_traces import traced_until
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import profiles_of
@@ -234,7 +234,9 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
     await _end_lives(settings, workbench, model_server, store, entrance.audit, stack)
     tracker = await _tracker(settings, addresses, without_store_key(environment), stack)
     publish = partial(publish_handed_in, workbench.registry, audit=entrance.audit)
-    supervisor = _job_supervisor(settings, store, environment, tracker, metrics, stack, publish=publish)
+    engine = open_engine(settings, store, addresses)
+    stack.callback(engine.backend.close)
+    supervisor = _job_supervisor(settings, store, engine.backend, tracker, metrics, stack, publish=publish)
     agent_supervisor = await _agent_supervisor(settings, workbench, without_store_key(environment), stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
@@ -253,6 +255,7 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
         agent_supervisor=agent_supervisor,
         tracker=tracker,
+        cluster=engine.cluster,
         page=_page(settings, without_store_key(environment), stack, needs_key=entrance.gate.is_guarded),
     )  # fmt: skip
 
@@ -305,17 +308,14 @@ def _profiles_of(registry: FolderModelRegistry, model_id: str, version: str) -> 
 def _job_supervisor(
     settings: Settings,
     store: JobStore,
-    environment: dict[str, str],
+    backend: ServiceBackend,
     tracker: SupervisedProcess | None,
     metrics: Metrics,
     stack: AsyncExitStack,
     *,
     publish: Callable[[JobFolder], None],
 ) -> JobSupervisor:
-    """Who runs the jobs; while there are none, a warm worker is kept for the next."""
-    warm_log = settings.STATE_DIR.resolve() / "warm_worker.log" if settings.WARM_WORKER else None
-    backend = LocalBackend(store, environment=environment, warm_log=warm_log)
-    stack.callback(backend.close)
+    """Who sees to the jobs; while there are none, a warm worker is kept for the next."""
     supervisor = JobSupervisor(
         store,
         backend,

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -41,6 +42,7 @@ from ml_workbench_service.settings import (
     Settings,
 )
 
+TrialEngine = Literal["local", "ray"]
 PROBE_TIMEOUT_S = 0.3
 PINS_FILE = "bar_readings.jsonl"
 
@@ -76,6 +78,8 @@ class Workbench:
     accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
     clock: Clock = WALL
     decisions: DecisionStream | None = None
+    trial_engine: TrialEngine = "local"  # who makes an experiment's trials
+    trial_gpus: float = 0.0  # that each trial has on another engine
 
     def required_queue(self) -> ShardedQueue:
         """The queue; raises UnavailableError where there is no Redis."""
@@ -164,7 +168,7 @@ def _revealed(secret: SecretStr | None) -> str | None:
 
 
 @contextmanager
-def open_for_worker(settings: Settings) -> Iterator[Workbench]:
+def open_for_worker(settings: Settings, *, trial_engine: TrialEngine = "local") -> Iterator[Workbench]:
     """A child's workbench: the service has resolved every address into the child's environment."""
     addresses = Addresses(
         feature_store=settings.FEATURE_STORE_URL or EMBEDDED,
@@ -174,7 +178,8 @@ def open_for_worker(settings: Settings) -> Iterator[Workbench]:
         redis_is_embedded=False,
     )
     keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
-    workbench = open_workbench(settings, addresses, publishes=False)
+    opened = open_workbench(settings, addresses, publishes=False)
+    workbench = replace(opened, trial_engine=trial_engine, trial_gpus=settings.RAY_GPUS)
     try:
         yield workbench
     finally:

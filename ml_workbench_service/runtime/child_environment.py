@@ -6,13 +6,16 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from common_lib.storage import told_to_children
+from common_lib.storage import WORD_VARIABLE, told_to_children
 from ml_workbench_service.resources import Addresses
 from ml_workbench_service.settings import OF_THE_DOOR, Settings
 
 STORE_KEY = "FEATURE_STORE_API_KEY"
-NOT_THE_DOORS = frozenset({"WORKBENCH_API_KEY", "STRATEGY_ENGINE_API_KEY"})
+NOT_THE_DOORS = frozenset({"WORKBENCH_API_KEY", "STRATEGY_ENGINE_API_KEY", "RAY_AUTH_TOKEN"})
 """What clients of this service, and of others, send."""
+OF_A_CLUSTER = frozenset(name for name in Settings.model_fields if name.startswith("RAY_")) - {"RAY_GPUS"}
+NOT_ELSEWHERE = OF_THE_DOOR | OF_A_CLUSTER | {"TRAINING_BACKEND", "CUDA_VISIBLE_DEVICES"}
+"""What a worker on a cluster has no use for, or has from Ray, which gives it its GPUs and its own RAY_ADDRESS."""
 
 
 def child_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:
@@ -25,6 +28,18 @@ def child_environment(settings: Settings, addresses: Addresses) -> dict[str, str
     home = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = ":".join(filter(None, [home, environment.get("PYTHONPATH")]))
     return environment
+
+
+def ray_worker_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:
+    """For workers on a Ray cluster: the variables of this service alone, nothing else of this machine's.
+
+    The code's own folder is among them where neither an image nor a working directory brings the code.
+    """
+    environment = child_environment(settings, addresses)
+    names = (Settings.model_fields.keys() - NOT_ELSEWHERE) | {WORD_VARIABLE}
+    if settings.RAY_IMAGE is None and settings.RAY_WORKING_DIR is None:
+        names |= {"PYTHONPATH"}
+    return {name: value for name, value in environment.items() if name in names}
 
 
 def without_store_key(environment: Mapping[str, str]) -> dict[str, str]:

@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common_lib.exceptions import JobCancelled, PlatformError
 from common_lib.logging import configure_logging, correlated
@@ -184,8 +184,12 @@ def _beating(folder: JobFolder) -> Iterator[None]:
         thread.join()
 
 
-def main() -> int:
-    """Reads the settings, sets up logging and does the job named by the first argument."""
+def main(*, trial_engine: Literal["local", "ray"] = "local") -> int:
+    """Reads the settings, sets up logging and does the job named by the first argument.
+
+    Args:
+        trial_engine: who makes an experiment's trials.
+    """
     from ml_workbench_service.resources import open_for_worker
 
     faulthandler.enable()
@@ -195,7 +199,9 @@ def main() -> int:
         send_traces(settings, "job worker")
     try:
         return run_worker(
-            Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings), log_bytes=settings.job_log_bytes
+            Path(sys.argv[1]),
+            open_workbench=lambda: open_for_worker(settings, trial_engine=trial_engine),
+            log_bytes=settings.job_log_bytes,
         )
     finally:
         end_tracing()

@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common_lib.exceptions import TrainingError
+from common_lib.exceptions import TrainingError, UnavailableError
 from ml_workbench_service import accelerators
 from ml_workbench_service import families as families  # loading the packages registers every family and task
 from ml_workbench_service.contracts.contract import to_ms, utc_now
@@ -30,11 +30,13 @@ from ml_workbench_service.resources import Workbench, open_for_worker
 from ml_workbench_service.search.space import dimensions, trial_request
 from ml_workbench_service.search.study import Search, SearchStrategy
 from ml_workbench_service.search.trial import TrialMaker
-from ml_workbench_service.search.trial_runner import TrialRunner, in_turn, side_by_side
+from ml_workbench_service.search.trial_runner import TrialRunner, in_pool, in_turn, side_by_side
 from ml_workbench_service.search.worker_pool import OpenMaker
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.training import tasks as tasks
 from ml_workbench_service.training.pipeline import TrainingDependencies, produce
+
+BYTES_PER_GB = 1_000_000_000
 
 
 def run(
@@ -80,8 +82,11 @@ def run(
     )
     report.say("searching")
     maker = _maker(spec, base, workbench)
-    if strategy.num_parallel > 1:
-        side_by_side(runner, open_maker or OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json")))
+    open_maker = open_maker or OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json"))
+    if workbench.trial_engine == "ray":
+        _on_ray(spec, runner, open_maker, workbench)
+    elif strategy.num_parallel > 1:
+        side_by_side(runner, open_maker)
     else:
         in_turn(runner, maker)
     best = search.best
@@ -90,6 +95,25 @@ def run(
     published = workbench.registry.published_by(spec.id, spec.plan["model_id"], spec.plan["version"])
     card = published or _winner(spec, base, best, maker, checkpoint, report, workbench)
     return _result(spec, search, best, card)
+
+
+def _on_ray(spec: JobSpec, runner: TrialRunner, open_maker: OpenMaker, workbench: Workbench) -> None:
+    """Every trial a task of the cluster; each has the CPUs of this worker, and its own memory by the estimate."""
+    try:
+        from ml_workbench_service.search.ray_pool import RayPool, TrialResources
+    except ImportError as error:
+        if error.name != "ray":
+            raise
+        raise UnavailableError(
+            "this worker has no ray, by which its trials are made: install the extra `ray` "
+            "(pip install 'ml-workbench[ray]') in the environment of the cluster's nodes"
+        ) from error
+    import torch
+
+    memory_gb = float(spec.plan.get("estimate", {}).get("memory_gb", 0.0))
+    resources = TrialResources(torch.get_num_threads(), workbench.trial_gpus, int(memory_gb * BYTES_PER_GB))
+    with RayPool(runner.search.strategy.num_parallel, open_maker, resources, warn=runner.report.warn) as pool:
+        in_pool(runner, pool)
 
 
 class LaterReport:
