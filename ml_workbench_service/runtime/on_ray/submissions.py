@@ -33,6 +33,7 @@ PATIENCE_S = 10.0
 """Before it is said that a submission waits."""
 FRESH_S = 2.0
 """Age of a look by which it may be said that nothing runs yet."""
+CLOSE_S = 15.0
 LONGEST_REASON = 300
 WITHDRAWN = "was withdrawn before it was submitted"
 
@@ -102,7 +103,8 @@ class Submissions:
         """Why the head cannot be asked; empty while it can."""
         self.version = ""
         """Of Ray, once the head has said it."""
-        threading.Thread(target=self._run, name="watch over Ray's jobs", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="watch over Ray's jobs", daemon=True)
+        self._thread.start()
 
     @property
     def num_living(self) -> int:
@@ -136,12 +138,14 @@ class Submissions:
         self.fault = redacted(error.message)
 
     def close(self) -> None:
-        """Ends the watch."""
+        """Ends the watch, after the exchange at hand."""
         self._closing.set()
         self._wake.set()
+        self._thread.join(CLOSE_S)
         for each in self._watched.values():
             if each.log is not None:
                 each.log.stop()
+        self._jobs.close()
 
     def _run(self) -> None:
         while not self._closing.is_set():
