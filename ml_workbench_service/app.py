@@ -42,6 +42,7 @@ from ml_workbench_service.api.document import pages
 from ml_workbench_service.api.document.openapi import name_of
 from ml_workbench_service.api.door import audit, probes
 from ml_workbench_service.api.door.straight_predictions import StraightPredictions
+from ml_workbench_service.api.elsewhere import routes as worker_routes
 from ml_workbench_service.api.inference_protocol import transports as inference_protocol
 from ml_workbench_service.api.inference_protocol.grpc_settings import GrpcSettings
 from ml_workbench_service.api.ledger_metrics import LedgerMetrics
@@ -159,6 +160,7 @@ def create_app(settings: Settings, *, clock: Clock = WALL, predict_worker: str =
     for resource in (
         models, predict_routes, ledger, catalogue, series, market_data, jobs, experiments, deployments, queue, agents,
         resilience, version_tables, job_tables, agent_tables, figures, given_figures, audit,
+        worker_routes,
     ):  # fmt: skip
         # Each by itself: FastAPI builds the routes of a router within a router three times, and once of them at start.
         app.include_router(resource.router, prefix="/api/v1", dependencies=[Depends(checked), KnownQueries])

@@ -6,9 +6,11 @@ or the embedded stand-in) and passes the resolved addresses to its child process
 """
 
 import logging
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Literal
@@ -23,6 +25,7 @@ from common_lib.storage import keep_as_child
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.market import ColumnWitness, FeatureStore
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
+from ml_workbench_service.elsewhere.connection import JobConnection, connected
 from ml_workbench_service.integrations.column_witness import SqliteColumnWitness
 from ml_workbench_service.integrations.decision_stream import DecisionStream
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
@@ -34,11 +37,13 @@ from ml_workbench_service.integrations.prediction_queue import ShardedQueue
 from ml_workbench_service.integrations.strategy_engine import StrategyEngine
 from ml_workbench_service.jobs.guarded_reading import json_object
 from ml_workbench_service.jobs.handed_in import FolderHandIn
+from ml_workbench_service.jobs.trial_log import TrialLog
 from ml_workbench_service.learning.bundle.signatures import Signatures
 from ml_workbench_service.settings import (
     DEFAULT_EXPERIMENT_TRACKING_URI,
     DEFAULT_FEATURE_STORE_URL,
     EMBEDDED,
+    JobAddress,
     Settings,
 )
 
@@ -78,6 +83,7 @@ class Workbench:
     accelerator: str | None = None  # the one that ACCELERATOR names; None: the best that is there
     clock: Clock = WALL
     decisions: DecisionStream | None = None
+    open_trials: Callable[[Path], TrialLog] = TrialLog  # an experiment's, by its file
     trial_engine: TrialEngine = "local"  # who makes an experiment's trials
     trial_gpus: float = 0.0  # that each trial has on another engine
 
@@ -168,8 +174,21 @@ def _revealed(secret: SecretStr | None) -> str | None:
 
 
 @contextmanager
-def open_for_worker(settings: Settings, *, trial_engine: TrialEngine = "local") -> Iterator[Workbench]:
-    """A child's workbench: the service has resolved every address into the child's environment."""
+def open_for_worker(settings: Settings) -> Iterator[Workbench]:
+    """A child's workbench: the service has resolved every address into the child's environment.
+
+    In a child of a worker elsewhere it is that worker's own, by its token.
+    """
+    address = JobAddress()
+    if address.ML_WORKBENCH_JOB_URL is not None and address.ML_WORKBENCH_JOB_TOKEN is not None:
+        token = address.ML_WORKBENCH_JOB_TOKEN.get_secret_value()
+        with (
+            tempfile.TemporaryDirectory(prefix="ml-workbench-trials-") as work,
+            connected(address.ML_WORKBENCH_JOB_URL, token) as connection,
+            open_elsewhere(settings, connection, Path(work)) as workbench,
+        ):
+            yield workbench
+        return
     addresses = Addresses(
         feature_store=settings.FEATURE_STORE_URL or EMBEDDED,
         tracking=settings.EXPERIMENT_TRACKING_URI or "disabled",
@@ -178,12 +197,47 @@ def open_for_worker(settings: Settings, *, trial_engine: TrialEngine = "local") 
         redis_is_embedded=False,
     )
     keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
-    opened = open_workbench(settings, addresses, publishes=False)
-    workbench = replace(opened, trial_engine=trial_engine, trial_gpus=settings.RAY_GPUS)
+    workbench = open_workbench(settings, addresses, publishes=False)
     try:
         yield workbench
     finally:
         close_workbench(workbench)
+
+
+@contextmanager
+def open_elsewhere(
+    settings: Settings, connection: JobConnection, work: Path, *, trial_engine: TrialEngine = "local"
+) -> Iterator[Workbench]:
+    """The workbench of a worker on another machine: the control plane's things, by way of its job.
+
+    Args:
+        work: a folder of this machine.
+        trial_engine: who makes an experiment's trials.
+    """
+    from ml_workbench_service.elsewhere.market import open_store
+    from ml_workbench_service.elsewhere.multiple_testing import MultipleTestingElsewhere
+    from ml_workbench_service.elsewhere.registry import RegistryElsewhere
+    from ml_workbench_service.elsewhere.trial_log import TrialLogElsewhere
+
+    addresses = Addresses(
+        feature_store=connection.url, tracking="disabled", tracking_is_embedded=False, redis=None,
+        redis_is_embedded=False, redis_fault="a worker elsewhere has no queue",
+    )  # fmt: skip
+    yield Workbench(
+        addresses=addresses,
+        feature_store=open_store(connection),
+        history=DeploymentHistory(work / "registry"),
+        registry=RegistryElsewhere(connection, work / "registry"),
+        state_dir=work,
+        queue=None,
+        deployments=None,
+        strategy_engine=None,
+        multiple_testing=MultipleTestingElsewhere(connection),
+        accelerator=settings.ACCELERATOR,
+        open_trials=partial(TrialLogElsewhere, connection),
+        trial_engine=trial_engine,
+        trial_gpus=settings.RAY_GPUS,
+    )
 
 
 def open_for_predict_worker(settings: Settings, *, control: Path, clock: Clock = WALL) -> Workbench:

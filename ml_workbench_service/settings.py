@@ -183,6 +183,7 @@ class Settings(BaseSettings):
     TLS_CLIENT_CA: Folder | None = None
     REQUEST_HEADERS_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 10
     REQUEST_BODY_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 20
+    CONTROL_URL: Annotated[str, AfterValidator(_server)] | None = None
     TRAINING_BACKEND: Literal["local", "ray"] = "local"
     RAY_ADDRESS: str | None = None
     RAY_AUTH_TOKEN: SecretStr | None = None
@@ -267,6 +268,15 @@ class Settings(BaseSettings):
             **resolved,
         )
         return environment
+
+
+class JobAddress(BaseSettings):
+    """What a worker elsewhere is started with (`elsewhere.environment`); nobody sets it by hand."""
+
+    model_config = SettingsConfigDict(env_ignore_empty=True, frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    ML_WORKBENCH_JOB_URL: str | None = None
+    ML_WORKBENCH_JOB_TOKEN: SecretStr | None = None
 
 
 def mistakes(error: ValidationError) -> list[str]:

@@ -16,6 +16,8 @@ NO_BODY = 16 * KIB
 """Of operations that take no body: a few bytes are passed over."""
 MOST_BODY_BYTES = 16 * MIB
 """Of what the table does not know, and of batches."""
+MOST_FILE_BYTES = 8 * 1024 * MIB
+"""Of a file that is never held whole, but put on disk as it comes."""
 MOST_KEPT = 1024
 ARROW, BYTES = "application/vnd.apache.arrow.stream", "application/octet-stream"
 
@@ -40,7 +42,7 @@ class Operation:
     """One operation of the API.
 
     Attributes:
-        scope: None: open to everybody.
+        scope: None: open to everybody, or to a job's own token (`is_workers`).
         changes: whether the audit log has a line of it.
         kinds: media types that it takes beside JSON; "": none is stated.
         streamed: the one of them whose body is never held whole, so that no limit counts.
@@ -53,6 +55,8 @@ class Operation:
     changes: bool = False
     kinds: tuple[str, ...] = ()
     streamed: str | None = None
+    is_workers: bool = False
+    """Of a worker elsewhere: its route looks at the token of the job's attempt, before the body (`api.elsewhere`)."""
 
     @property
     def name(self) -> str:
@@ -137,6 +141,22 @@ for _verb in ("start", "stop", "reset"):
     _add(Scope.DEPLOY, f"POST {API}/agents/{{agent_id}}/{_verb}")
 _add(Scope.DEPLOY, f"POST {API}/queue/dead-letters/{{letter_id}}/requeue")
 _add(Scope.DEPLOY, f"DELETE {API}/queue/dead-letters/{{letter_id}}")
+
+# Not audited one by one: what comes of a job is, when it is published.
+for _words, _most in (
+    ("PUT token", 4 * KIB), ("GET ", NO_BODY), ("PUT beat", NO_BODY), ("PUT events", 4 * MIB), ("PUT trials", 4 * MIB),
+    ("PUT log", 256 * MIB), ("GET checkpoint", NO_BODY), ("GET checkpoint/{file:path}", NO_BODY),
+    ("PUT checkpoint/{file:path}", MOST_FILE_BYTES), ("DELETE checkpoint/{file:path}", NO_BODY),
+    ("PUT bundle/{file:path}", MOST_FILE_BYTES), ("PUT publication", 4 * KIB), ("GET publication", NO_BODY),
+    ("GET versions/{model_id}", NO_BODY), ("GET versions/{model_id}/{version}", NO_BODY),
+    ("GET versions/{model_id}/{version}/files/{file}", NO_BODY), ("GET store", NO_BODY), ("GET bars", NO_BODY),
+    ("PUT columns", 64 * KIB), ("PUT witness", 64 * MIB),
+):  # fmt: skip
+    _method, _, _path = _words.partition(" ")
+    _operation = Operation(
+        _method, f"{API}/jobs/{{job_id}}/worker/{_path}".rstrip("/"), None, _most, kinds=(BYTES,), is_workers=True
+    )
+    OPERATIONS[_operation.name] = _operation
 
 _add(Scope.ADMIN, f"DELETE {API}/models/{{model_id}}")
 _add(Scope.ADMIN, f"GET {API}/audit")

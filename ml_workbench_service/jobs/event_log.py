@@ -7,12 +7,13 @@ readable lines. Numbers that are not finite are written as null, secrets not at 
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import orjson
 
+from common_lib.exceptions import ConflictError
 from common_lib.redaction import redacted_tree
 from ml_workbench_service.contracts.contract import iso, utc_now
 from ml_workbench_service.contracts.jobs import EventType, JobEvent
@@ -30,6 +31,7 @@ class EventReader:
     def __init__(self, path: Path) -> None:
         self.lines = NewLines(path)
         self.last_seq = 0
+        self.has_ended = False  # whether a final event was read
 
     def read(self) -> list[JobEvent]:
         """New events, oldest first; cheap where there are none."""
@@ -42,6 +44,7 @@ class EventReader:
         if event is None or event.seq <= self.last_seq:
             return None
         self.last_seq = event.seq
+        self.has_ended = self.has_ended or event.type in FINAL_EVENTS
         return event
 
 
@@ -71,14 +74,53 @@ class EventLog:
                 os.close(descriptor)
             return self._reader.last_seq + 1
 
+    def append_numbered(self, events: Sequence[JobEvent]) -> int:
+        """Adds events that a worker elsewhere has numbered, in order, in one go; those that are here already are left
+        out, so that posting twice is posting once. The newest number.
+
+        Raises:
+            ConflictError: there is a hole before them, or the log has ended without them.
+            UnavailableError: the disk is full; the log stays readable, and has some of the first of them or none.
+        """
+        with self._lock:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o644)
+            try:
+                start = self._end_of_last(descriptor)
+                new = self._new_of(events)
+                now = utc_now()  # a worker's clock may be ahead
+                lines = (encode(each.seq, each.type, each.data, at=iso(min(each.at, now))) for each in new)
+                if payload := b"".join(lines):
+                    with clear_disk_errors(self._path):
+                        _write_all(descriptor, start + payload)
+                        if not FINAL_EVENTS.isdisjoint(each.type for each in new):
+                            os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+            return self._reader.last_seq + len(new)
+
+    def _new_of(self, events: Sequence[JobEvent]) -> list[JobEvent]:
+        last_seq = self._reader.last_seq
+        new = [event for event in events if event.seq > last_seq]
+        if [event.seq for event in new] != list(range(last_seq + 1, last_seq + 1 + len(new))):
+            raise ConflictError(
+                f"the log has events up to {last_seq}, and these do not follow it", details={"last_seq": last_seq}
+            )
+        if new and self._reader.has_ended:
+            raise ConflictError("the job has ended, and nothing follows its last event")
+        return new
+
     def _next_line(self, descriptor: int, kind: EventType, data: Mapping[str, Any]) -> bytes:
-        """The line to write; our own earlier lines are read again here, so a failed write never counts."""
+        start = self._end_of_last(descriptor)
+        return start + encode(self._reader.last_seq + 1, kind, data)
+
+    def _end_of_last(self, descriptor: int) -> bytes:
+        """What must stand before the next line; our own earlier lines are read here, so a failed write never counts."""
         self._reader.read()
         offset = self._reader.lines.offset
         torn = os.pread(descriptor, os.fstat(descriptor).st_size - offset, offset)
         if torn:
             self._reader.parse(torn)  # whole but for its newline: our newline makes it readable, so it counts
-        return (b"\n" if torn else b"") + encode(self._reader.last_seq + 1, kind, data)
+        return b"\n" if torn else b""
 
 
 def encode(seq: int, kind: EventType, data: Mapping[str, Any], *, at: str | None = None) -> bytes:

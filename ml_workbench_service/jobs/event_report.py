@@ -4,7 +4,7 @@ import math
 import threading
 
 from common_lib.exceptions import JobCancelled
-from ml_workbench_service.jobs.job import JobFolder
+from ml_workbench_service.jobs.workers_folder import WorkersFolder
 
 
 class EventReport:
@@ -15,7 +15,7 @@ class EventReport:
     once.
     """
 
-    def __init__(self, folder: JobFolder) -> None:
+    def __init__(self, folder: WorkersFolder) -> None:
         self._folder = folder
         self._reported = folder.job().progress.step  # by a worker before us that was killed
         self._terminated = threading.Event()

@@ -72,18 +72,29 @@ class FolderHandIn:
     def __call__(self, job_id: str, handed: HandedIn, *, check: Callable[[], None]) -> None:
         """Hands in and waits, however long; see the protocol."""
         folder = self._jobs / job_id
-        (folder / REFUSED_FILE).unlink(missing_ok=True)
-        write_whole(folder / HANDED_IN_FILE, handed.model_dump_json().encode(), durable=True)
+        hand_in(folder, handed)
         while waits(folder / HANDED_IN_FILE):
             check()
             time.sleep(LOOK_EVERY_S)
-        try:
-            refusal = Refusal.model_validate_json((folder / REFUSED_FILE).read_bytes())
-        except FileNotFoundError:
-            return
-        except ValidationError as error:
-            raise TrainingError("the version was not published; the service's log says why") from error
-        raise refusal.error()
+        refusal = refusal_in(folder)
+        if refusal is not None:
+            raise refusal.error()
+
+
+def hand_in(folder: Path, handed: HandedIn) -> None:
+    """Leaves it in a job's folder for the service; on disk when this returns."""
+    (folder / REFUSED_FILE).unlink(missing_ok=True)
+    write_whole(folder / HANDED_IN_FILE, handed.model_dump_json().encode(), durable=True)
+
+
+def refusal_in(folder: Path) -> Refusal | None:
+    """Why the service did not publish what was handed in; None where it did, or has not come to it."""
+    try:
+        return Refusal.model_validate_json((folder / REFUSED_FILE).read_bytes())
+    except FileNotFoundError:
+        return None
+    except ValidationError:
+        return Refusal.of(TrainingError("the version was not published; the service's log says why"))
 
 
 def waits(file: Path) -> bool:

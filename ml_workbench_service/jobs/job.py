@@ -5,6 +5,7 @@
         events.jsonl    the event log (jobs.event_log)
         cancel          marker: somebody asked to stop
         worker.json     pid, start time and attempt of the worker; `beat` is touched every second while it lives
+        worker_grant.json  which attempt may work from elsewhere (jobs.worker_grant)
         worker.log      stdout and stderr of the worker, of which the newest part is kept (jobs.bounded_log)
         checkpoint/     the workflow's own; an experiment's trials.jsonl among it (jobs.trial_log), and a replay's rows
         tracking.json   how far the tracking server knows the job; written by the tracker alone
@@ -24,7 +25,7 @@ import shutil
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -54,6 +55,8 @@ from ml_workbench_service.jobs.guarded_reading import SET_ASIDE, guarded, guarde
 from ml_workbench_service.jobs.job_projection import JobProjection
 from ml_workbench_service.jobs.process_record import ProcessRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
+from ml_workbench_service.jobs.worker_grant import WorkerGrant
+from ml_workbench_service.jobs.workers_folder import BegunAttempt
 
 JOB_ID_PATTERN = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 TRACKED_KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT})  # those that the tracking server gets to know
@@ -77,10 +80,8 @@ def new_job_id(created_at: datetime) -> str:
     return f"{created_at:%Y%m%dT%H%M%S}-{secrets.token_hex(4)}"
 
 
-class WorkerRecord(ProcessRecord):
+class WorkerRecord(BegunAttempt):
     """`worker.json`: which process works at the job."""
-
-    attempt: int
 
 
 class TrackingRecord(JobTracking):
@@ -106,6 +107,7 @@ class JobFolder:
         self.worker_log = path / WORKER_LOG
         self.series = self.checkpoint / SERIES_FILE
         self.trials = TrialLog(self.checkpoint / TRIALS_FILE)
+        self.grant = WorkerGrant(path)
         self._events = path / "events.jsonl"
         self._log = EventLog(self._events)
         self._places = tuple(f"{path}/{name}" for name in ("events.jsonl", "cancel", "tracking.json"))
@@ -170,6 +172,10 @@ class JobFolder:
         """
         return self._log.append(kind, data)
 
+    def append_numbered(self, events: Sequence[JobEvent]) -> int:
+        """Adds what a worker elsewhere has numbered; see `EventLog.append_numbered`."""
+        return self._log.append_numbered(events)
+
     def events(self, after_seq: int = 0) -> list[JobEvent]:
         """The events after that number, oldest first."""
         return [event for event in self.reader().read() if event.seq > after_seq]
@@ -227,9 +233,19 @@ class JobFolder:
         record = WorkerRecord.read(self.path / "worker.json")
         return record if isinstance(record, WorkerRecord) else None
 
-    def record_worker(self, attempt: int) -> WorkerRecord:
+    @property
+    def next_attempt(self) -> int:
+        """The number of the worker that is to begin."""
+        return max(self.job().attempt, self.num_lost()) + 1
+
+    def begin_attempt(self) -> WorkerRecord:
         """The worker says who it is, before it begins."""
-        record = WorkerRecord(**ProcessRecord.of(os.getpid()).model_dump(), attempt=attempt)
+        return self.record_worker(self.next_attempt)
+
+    def record_worker(self, attempt: int, process: ProcessRecord | None = None) -> WorkerRecord:
+        """This process works at the job, or another one that has said who it is."""
+        about = process or ProcessRecord.of(os.getpid())
+        record = WorkerRecord(**about.model_dump(), attempt=attempt)
         write_whole(self.path / "worker.json", record.model_dump_json().encode())
         return record
 

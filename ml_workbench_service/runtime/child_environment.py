@@ -6,16 +6,18 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from common_lib.storage import WORD_VARIABLE, told_to_children
+from common_lib.storage import told_to_children
 from ml_workbench_service.resources import Addresses
 from ml_workbench_service.settings import OF_THE_DOOR, Settings
 
 STORE_KEY = "FEATURE_STORE_API_KEY"
 NOT_THE_DOORS = frozenset({"WORKBENCH_API_KEY", "STRATEGY_ENGINE_API_KEY", "RAY_AUTH_TOKEN"})
 """What clients of this service, and of others, send."""
-OF_A_CLUSTER = frozenset(name for name in Settings.model_fields if name.startswith("RAY_")) - {"RAY_GPUS"}
-NOT_ELSEWHERE = OF_THE_DOOR | OF_A_CLUSTER | {"TRAINING_BACKEND", "CUDA_VISIBLE_DEVICES"}
-"""What a worker on a cluster has no use for, or has from Ray, which gives it its GPUs and its own RAY_ADDRESS."""
+OF_WORK = frozenset({
+    "LOG_LEVEL", "LOG_FORMAT", "ACCELERATOR", "MAX_TRAINING_MEMORY", "RAY_GPUS", "TRACES", "OTEL_SERVICE_NAME",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+})  # fmt: skip
+"""Variables that go to workers on other machines."""
 
 
 def child_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:
@@ -31,15 +33,13 @@ def child_environment(settings: Settings, addresses: Addresses) -> dict[str, str
 
 
 def ray_worker_environment(settings: Settings, addresses: Addresses) -> dict[str, str]:
-    """For workers on a Ray cluster: the variables of this service alone, nothing else of this machine's.
+    """For workers on a Ray cluster: what says how to work. Their job they reach by its own address and token, and by
+    way of it all else; no address, folder or key of this service is among them.
 
-    The code's own folder is among them where neither an image nor a working directory brings the code.
+    The code's own folder is, where neither an image nor a working directory brings the code.
     """
-    environment = child_environment(settings, addresses)
-    names = (Settings.model_fields.keys() - NOT_ELSEWHERE) | {WORD_VARIABLE}
-    if settings.RAY_IMAGE is None and settings.RAY_WORKING_DIR is None:
-        names |= {"PYTHONPATH"}
-    return {name: value for name, value in environment.items() if name in names}
+    names = {*OF_WORK, *(("PYTHONPATH",) if settings.RAY_IMAGE is None and settings.RAY_WORKING_DIR is None else ())}
+    return {name: value for name, value in child_environment(settings, addresses).items() if name in names}
 
 
 def without_store_key(environment: Mapping[str, str]) -> dict[str, str]:

@@ -323,6 +323,7 @@ class JobSupervisor:
     def _finish(self, run: _Run) -> bool:
         """What becomes of a job whose worker died; False where the disk does not let us say it, to try again."""
         folder = run.folder
+        folder.grant.revoke()  # it may only be frozen, on a machine that nobody reaches
         how = self._backend.describe_end(run.handle, WorkerState(is_alive=False, exit_code=run.exit_code))
         if folder.cancel_requested:
             return self._write(folder, "cancelled")

@@ -1,6 +1,7 @@
 """Job worker: one process that does one job and says everything it does in the job's event log.
 
     python -m ml_workbench_service.runtime.job_worker <job folder>
+    python -m ml_workbench_service.runtime.job_worker                 elsewhere: see `runtime.worker_elsewhere`
 
 It holds a lock on its folder (two workers of one job cannot be), says who it is in worker.json, beats every second,
 and ends its log with `succeeded`, `failed` or `cancelled`. SIGTERM counts as a cancellation at the next report.
@@ -18,7 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from common_lib.exceptions import JobCancelled, PlatformError
 from common_lib.logging import configure_logging, correlated
@@ -30,6 +31,7 @@ from ml_workbench_service.jobs.bounded_log import bounded
 from ml_workbench_service.jobs.event_report import EventReport
 from ml_workbench_service.jobs.job import JobFolder
 from ml_workbench_service.jobs.traced_report import TracedReport
+from ml_workbench_service.jobs.workers_folder import AttemptLostError, WorkersFolder
 from ml_workbench_service.sending_traces import send_traces
 from ml_workbench_service.settings import Settings
 
@@ -69,32 +71,54 @@ def run_worker(
         if not is_alone:
             log.warning("job %s has a worker already; this one leaves", folder.id)
             return EXIT_LOCKED
-        job = folder.job()
-        if job.status.is_final:
+        if folder.job().status.is_final:
             return 0
-        record = folder.record_worker(max(job.attempt, folder.num_lost()) + 1)
-        report = EventReport(folder)
-        signal.signal(signal.SIGTERM, lambda *_: report.terminate())
-        is_bounded = bounded(folder.worker_log, most_bytes=log_bytes)
-        with correlated(folder.spec.correlation_id), _beating(folder), is_bounded:
-            try:
-                report.check()
-                folder.append("started", pid=record.pid, attempt=record.attempt)
-                result = _work_traced(folder, report, workflows[folder.spec.kind], open_workbench)
-            except JobCancelled:
-                folder.append("cancelled")
-                return 0
-            except Exception as error:
-                is_foreseen = isinstance(error, PlatformError) and error.status < 500
-                log.error("job %s failed: %s", folder.id, error, exc_info=not is_foreseen)
-                folder.append("failed", **_reason(error))
-                return EXIT_FAILED
-            folder.append("succeeded", result=result)
+        with bounded(folder.worker_log, most_bytes=log_bytes):
+            return do_job(folder, open_workbench=open_workbench, workflows=workflows)
+
+
+def do_job(
+    folder: WorkersFolder,
+    *,
+    open_workbench: Callable[[], AbstractContextManager[Any]],
+    workflows: Mapping[JobKind, str] = WORKFLOWS,
+    settle: Callable[[], None] = lambda: None,
+) -> int:
+    """The attempt from `started` to its final event; the exit code.
+
+    Args:
+        settle: is called before the final event, whichever it is: what was left must be there before it.
+
+    Raises:
+        AttemptLostError: another attempt has the job, or the control plane is away for too long; nothing more is said.
+    """
+    record = folder.begin_attempt()
+    report = EventReport(folder)
+    signal.signal(signal.SIGTERM, lambda *_: report.terminate())
+    with correlated(folder.spec.correlation_id), _beating(folder):
+        try:
+            report.check()
+            folder.append("started", pid=record.pid, attempt=record.attempt)
+            result = _work_traced(folder, report, workflows[folder.spec.kind], open_workbench)
+            settle()
+        except AttemptLostError:
+            raise
+        except JobCancelled:
+            settle()
+            folder.append("cancelled")
             return 0
+        except Exception as error:
+            is_foreseen = isinstance(error, PlatformError) and error.status < 500
+            log.error("job %s failed: %s", folder.id, error, exc_info=not is_foreseen)
+            settle()
+            folder.append("failed", **_reason(error))
+            return EXIT_FAILED
+        folder.append("succeeded", result=result)
+        return 0
 
 
 def _work_traced(
-    folder: JobFolder, report: EventReport, module: str, open_workbench: Callable[[], AbstractContextManager[Any]]
+    folder: WorkersFolder, report: EventReport, module: str, open_workbench: Callable[[], AbstractContextManager[Any]]
 ) -> dict[str, Any]:
     """The work as a span below the request that asked for it, where traces are sent."""
     spec = folder.spec
@@ -110,7 +134,7 @@ def _work_traced(
 
 
 def _work(
-    folder: JobFolder, report: Report, module: str, open_workbench: Callable[[], AbstractContextManager[Any]]
+    folder: WorkersFolder, report: Report, module: str, open_workbench: Callable[[], AbstractContextManager[Any]]
 ) -> dict[str, Any]:
     folder.checkpoint.mkdir(exist_ok=True)
     workflow = importlib.import_module(module)
@@ -166,7 +190,7 @@ def _alone(path: Path) -> Iterator[bool]:
 
 
 @contextmanager
-def _beating(folder: JobFolder) -> Iterator[None]:
+def _beating(folder: WorkersFolder) -> Iterator[None]:
     """A sign of life every second, from a thread that ends with the work."""
     done = threading.Event()
 
@@ -184,24 +208,21 @@ def _beating(folder: JobFolder) -> Iterator[None]:
         thread.join()
 
 
-def main(*, trial_engine: Literal["local", "ray"] = "local") -> int:
-    """Reads the settings, sets up logging and does the job named by the first argument.
-
-    Args:
-        trial_engine: who makes an experiment's trials.
-    """
+def main() -> int:
+    """Reads the settings, sets up logging and does the job named by the first argument, or by the environment."""
     from ml_workbench_service.resources import open_for_worker
+    from ml_workbench_service.runtime.worker_elsewhere import work_elsewhere
 
     faulthandler.enable()
     settings = Settings()
+    if len(sys.argv) == 1:
+        return work_elsewhere(settings)
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     if settings.TRACES:
         send_traces(settings, "job worker")
     try:
         return run_worker(
-            Path(sys.argv[1]),
-            open_workbench=lambda: open_for_worker(settings, trial_engine=trial_engine),
-            log_bytes=settings.job_log_bytes,
+            Path(sys.argv[1]), open_workbench=lambda: open_for_worker(settings), log_bytes=settings.job_log_bytes
         )
     finally:
         end_tracing()

@@ -10,9 +10,12 @@ Ray ends all of it with the worker that it belongs to. This is the one file that
 """
 
 import asyncio
+import atexit
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -30,6 +33,8 @@ ANSWER_S = 60.0
 """That the exchange may take; it is on this node."""
 
 log = logging.getLogger(__name__)
+_opened = ExitStack()
+atexit.register(_opened.close)
 _makers: dict[str, Maker] = {}
 """Of this process: a task finds what the one before it opened, its tables and windows included."""
 
@@ -66,14 +71,22 @@ class RayPool:
     Args:
         size: trials at a time.
         open_maker: what each process works with, opened there.
+        environment: variables of each process on top of the job's.
         warn: hears, once, that no node has room for a trial.
     """
 
     def __init__(
-        self, size: int, open_maker: OpenMaker, resources: TrialResources, *, warn: Callable[[str], None]
+        self,
+        size: int,
+        open_maker: OpenMaker,
+        resources: TrialResources,
+        *,
+        environment: Mapping[str, str],
+        warn: Callable[[str], None],
     ) -> None:
         self._size, self._resources, self._warn = size, resources, warn
-        self._about = json.dumps(asdict(open_maker), sort_keys=True)
+        about = {"open": asdict(open_maker), "num_threads": resources.num_cpus, "environment": dict(environment)}
+        self._about = json.dumps(about, sort_keys=True)
         self._task = ray.remote(make_trial)
         self._tasks: dict[Any, _Begun] = {}
         self._exchange: Any = None
@@ -124,7 +137,7 @@ class RayPool:
             options["memory"] = self._resources.memory_bytes
         task = self._task.options(name=f"trial {begun.number}", max_retries=0, **options)
         given = {"number": begun.number, "beginning": begun.beginning, "params": begun.params}
-        self._tasks[task.remote(self._about, given, self._resources.num_cpus, self._exchange)] = begun
+        self._tasks[task.remote(self._about, given, self._exchange)] = begun
 
     def _heard(self, scores: list[tuple[int, int, int, float]]) -> Iterator[Score]:
         """Scores of the tasks under way; what a beginning reports again is answered here."""
@@ -199,11 +212,8 @@ class Exchange:
             waiting.set_result(sentence)
 
 
-def make_trial(about: str, given: Mapping[str, Any], num_threads: int, exchange: Any) -> dict[str, Any]:
+def make_trial(about: str, given: Mapping[str, Any], exchange: Any) -> dict[str, Any]:
     """One trial, in a process of the cluster: its end as JSON, or the body of an outage, which is the job's."""
-    import torch
-
-    torch.set_num_threads(num_threads)
     number, beginning = given["number"], given["beginning"]
 
     def hear(step: int, value: float) -> str:
@@ -221,5 +231,10 @@ def make_trial(about: str, given: Mapping[str, Any], num_threads: int, exchange:
 def _maker(about: str) -> Maker:
     """What this process makes trials with, opened at its first; it ends with the process, which ends with the job."""
     if about not in _makers:
-        _makers[about] = OpenMaker(**json.loads(about))().__enter__()
+        import torch
+
+        told = json.loads(about)
+        os.environ.update(told["environment"])
+        torch.set_num_threads(told["num_threads"])
+        _makers[about] = _opened.enter_context(OpenMaker(**told["open"])())
     return _makers[about]

@@ -5,6 +5,7 @@ worker that follows a killed one repeats none that has ended. Nothing that a tri
 validation part. The test part is read once, by the winner's ensemble of seeds.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,7 +58,7 @@ def run(
         JobCancelled: somebody asked for it.
     """
     request = ExperimentRequest.model_validate(spec.request)
-    log = TrialLog(checkpoint / TRIALS_FILE)
+    log = workbench.open_trials(checkpoint / TRIALS_FILE)
     if isinstance(request.base, RecordingRequest):
         return _agent_grid(spec, request, request.base, log=log, report=report, workbench=workbench)
     base = request.base
@@ -110,9 +111,11 @@ def _on_ray(spec: JobSpec, runner: TrialRunner, open_maker: OpenMaker, workbench
         ) from error
     import torch
 
+    told = {name: os.environ[name] for name in (TOKEN_VARIABLE,) if name in os.environ}  # this attempt's, exchanged
     memory_gb = float(spec.plan.get("estimate", {}).get("memory_gb", 0.0))
     resources = TrialResources(torch.get_num_threads(), workbench.trial_gpus, int(memory_gb * BYTES_PER_GB))
-    with RayPool(runner.search.strategy.num_parallel, open_maker, resources, warn=runner.report.warn) as pool:
+    num_parallel = runner.search.strategy.num_parallel
+    with RayPool(num_parallel, open_maker, resources, environment=told, warn=runner.report.warn) as pool:
         in_pool(runner, pool)
 
 

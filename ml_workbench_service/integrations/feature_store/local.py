@@ -54,7 +54,7 @@ class LocalFeatureStore:
         witness: ColumnWitness | None = None,
     ) -> None:
         self.witness = witness
-        self._source = source
+        self.source = source
         self._clock = clock
         self._alter = alter
         self._columns: SeriesCache[tuple[Bars, Floats]] = SeriesCache(max_bytes=CACHE_BYTES)
@@ -77,53 +77,65 @@ class LocalFeatureStore:
         as_of = known_by(as_of_ms, now)
         tables = []
         for symbol in names:
-            bars = self._alter(self._source.bars(symbol, timeframe))
+            bars = self._alter(self.source.bars(symbol, timeframe))
             self._show(bars, now)
             computed = partial(self._computed, bars)
-            whole = whole_table(bars, features, own_columns=self._source.own_columns, computed=computed)
+            whole = whole_table(bars, features, own_columns=self.source.own_columns, computed=computed)
             table = sliced(whole, start_ms=start_ms, end_ms=end_ms, as_of_ms=as_of, last=last)
             if len(table) == 0:
                 raise no_bars(bars, as_of)
             tables.append(table)
         return tables
 
+    def whole_bars(self, symbol: str, timeframe: str, own: Sequence[str] = ()) -> Bars:
+        """The series itself, for whoever makes features of it elsewhere; the witness sees it as in `fetch`.
+
+        Args:
+            own: further columns that it must have, where the source has them by request alone.
+        """
+        (name,), length = normal_request([symbol], timeframe)
+        bars = self._alter(self.source.bars(name, length))
+        own_now = self.now_ms()
+        self._show(bars, clock_ms(self._clock) if own_now is None else own_now)
+        return bars
+
     def describe(self) -> list[FeatureDescription]:
         """The table of indicators, the bars' own columns and the user's."""
-        has_files = self._source.check().mode == "folder"
+        has_files = self.source.check().mode == "folder"
         known = [entry for entry in indicators.describe() if has_files or entry.name not in ("volume", "spread")]
         own = [
             FeatureDescription(name=name, example=name, kind=self.kind_of(name), description="A column of your files.")
-            for name in self._source.own_columns()
+            for name in self.source.own_columns()
             if name not in {entry.name for entry in known}
         ]
         return [*known, *own]
 
     def series(self) -> SeriesList:
         """The source's."""
-        return self._source.series()
+        return self.source.series()
 
     def kind_of(self, feature: str) -> FeatureKind:
         """By our table; the user's own columns are `stationary`, unless named like one of the table's."""
         try:
             return indicators.kind_of(feature)
         except DataValidationError:
-            own = self._source.own_columns()
+            own = self.source.own_columns()
             if feature in own:
                 return "stationary"
             raise indicators.unknown_feature(feature, own) from None
 
     def now_ms(self) -> int | None:
         """The source's own "now" where the clock has passed it: bars end there, and so does what is known."""
-        own_ms = self._source.now_ms()
+        own_ms = self.source.now_ms()
         return own_ms if own_ms is not None and own_ms < clock_ms(self._clock) else None
 
     def check(self) -> OutsideThing:
         """How the source is."""
-        return self._source.check()
+        return self.source.check()
 
     def altered(self, alter: Callable[[Bars], Bars]) -> "LocalFeatureStore":
         """The same store over altered bars, with a cache of its own: what the leakage certificate computes again."""
-        return LocalFeatureStore(self._source, clock=self._clock, alter=lambda bars: alter(self._alter(bars)))
+        return LocalFeatureStore(self.source, clock=self._clock, alter=lambda bars: alter(self._alter(bars)))
 
     def _show(self, bars: Bars, now_ms: int) -> None:
         """Has the witness see what is known by now of the bars' own columns."""

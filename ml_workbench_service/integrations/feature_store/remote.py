@@ -93,8 +93,8 @@ class RemoteFeatureStore:
         self._clock = clock
         self._has_batch = True
         self._listed: tuple[FeatureDescription, ...] | None = None  # None: not asked yet
-        bars = RemoteBars(self._ask, listed=self._names, own=self._own_columns, clock=clock)
-        self._derived = DerivedFeatures(bars, is_own=self._is_own, clock=clock, witness=witness)
+        self.source = RemoteBars(self._ask, listed=self._names, own=self._own_columns, clock=clock)
+        self._derived = DerivedFeatures(self.source, is_own=self._is_own, clock=clock, witness=witness)
         self._client = httpx.Client(
             transport=BoundedTransport(retries=2),
             timeout=httpx.Timeout(timeout_s, connect=min(_CONNECT_TIMEOUT_S, timeout_s)),
@@ -184,6 +184,10 @@ class RemoteFeatureStore:
         if self._listed is None:
             self.describe()
         return set(BAR_COLUMNS) <= self._names()
+
+    def whole_bars(self, symbol: str, timeframe: str, own: Sequence[str] = ()) -> Bars:
+        """The series itself, of a server that has bars; see `LocalFeatureStore`."""
+        return self._derived.whole_bars(symbol, timeframe, own)
 
     def altered(self, alter: Callable[[Bars], Bars]) -> FeatureStore:
         """The same store over altered bars, of a server that has bars (`makes_columns`)."""

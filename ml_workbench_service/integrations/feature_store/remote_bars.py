@@ -11,14 +11,14 @@ Legend: N bars.
 import threading
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from common_lib.exceptions import DataValidationError
 from ml_workbench_service.contracts.clock import Clock, clock_ms
 from ml_workbench_service.contracts.contract import TIMEFRAMES_MS
-from ml_workbench_service.contracts.market import Bars, ColumnWitness, FeatureTable, OutsideThing
+from ml_workbench_service.contracts.market import Bars, BarSource, ColumnWitness, FeatureTable, OutsideThing
 from ml_workbench_service.contracts.market_data import BAR_COLUMNS
 from ml_workbench_service.contracts.reading_reports import SeriesList
 from ml_workbench_service.integrations.feature_store.local import LocalFeatureStore
@@ -152,6 +152,18 @@ class RemoteBars:
         return kept if len(new) == num else _Kept(_appended(old, _part(new, num, len(new))), kept.columns)
 
 
+class WantedBars(BarSource, Protocol):
+    """A `BarSource` that has a series' further columns only once they are asked for."""
+
+    def want(self, symbol: str, timeframe: str, names: Sequence[str]) -> None:
+        """From now on the series has these columns too, unless they are refused."""
+        ...
+
+    def forget(self, symbol: str, timeframe: str, names: Sequence[str]) -> None:
+        """What a refused question asked for is wanted no more."""
+        ...
+
+
 class DerivedFeatures(LocalFeatureStore):
     """A `FeatureStore` whose indicators are made here from a server's bars; the server's own columns as they are.
 
@@ -163,7 +175,7 @@ class DerivedFeatures(LocalFeatureStore):
 
     def __init__(
         self,
-        source: RemoteBars,
+        source: WantedBars,
         *,
         is_own: Callable[[str], bool],
         clock: Clock,
@@ -197,6 +209,16 @@ class DerivedFeatures(LocalFeatureStore):
         except DataValidationError:  # a name that the server refuses must stay with none of the series
             for symbol in names:
                 self._remote.forget(symbol, length, own)
+            raise
+
+    def whole_bars(self, symbol: str, timeframe: str, own: Sequence[str] = ()) -> Bars:
+        """See `LocalFeatureStore`; raises as the server refuses."""
+        (name,), length = normal_request([symbol], timeframe)
+        self._remote.want(name, length, own)
+        try:
+            return super().whole_bars(name, length)
+        except DataValidationError:
+            self._remote.forget(name, length, own)
             raise
 
     def altered(self, alter: Callable[[Bars], Bars]) -> "DerivedFeatures":

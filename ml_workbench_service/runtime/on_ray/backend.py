@@ -20,6 +20,7 @@ from common_lib.exceptions import PlatformError
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec
 from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.contracts.runners import Handle, WorkerState
+from ml_workbench_service.elsewhere.environment import attempt_environment
 from ml_workbench_service.integrations.ray_jobs import RayJobs, Submission
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.runtime.on_ray.submissions import Submissions, WatchedSubmission
@@ -38,6 +39,7 @@ class RayWorkers:
     """What workers on the cluster are started with.
 
     Attributes:
+        control_url: the service's address as the nodes reach it.
         python: their interpreter, by its name or path on the nodes.
         environment: of every worker; `OMP_NUM_THREADS` is set on top.
         image: that they run in; None: the node's own.
@@ -47,6 +49,7 @@ class RayWorkers:
         log_bytes: that stay of what a worker prints.
     """
 
+    control_url: str
     python: str
     environment: Mapping[str, str]
     image: str | None = None
@@ -56,8 +59,10 @@ class RayWorkers:
     log_bytes: int = 20_000_000
     module: tuple[str, ...] = field(default=("-m", WORKER))
 
-    def body(self, spec: JobSpec, place: str, submission_id: str, *, log_begins_at: int) -> dict[str, Any]:
-        """The request that submits a worker for a job.
+    def body(
+        self, spec: JobSpec, granted: Mapping[str, str], submission_id: str, *, log_begins_at: int
+    ) -> dict[str, Any]:
+        """The request that submits a worker for a job; `granted` are the variables by which it finds the job.
 
         An experiment's worker leads trials that have CPUs of their own, and asks for none: two of them could otherwise
         hold all CPUs there are, and wait for their trials' for ever.
@@ -67,6 +72,7 @@ class RayWorkers:
         memory_gb = spec.plan.get("estimate", {}).get("memory_gb")
         env_vars = {
             **self.environment,
+            **granted,
             "OMP_NUM_THREADS": str(num_threads),
             "RAY_JOB_STOP_SIGNAL": "SIGINT",
             "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S),
@@ -77,7 +83,7 @@ class RayWorkers:
         if self.working_dir is not None:
             runtime_env["working_dir"] = self.working_dir
         return {
-            "entrypoint": " ".join(["exec", *map(_quoted, (self.python, *self.module, place))]),
+            "entrypoint": " ".join(["exec", *map(_quoted, (self.python, *self.module))]),
             "submission_id": submission_id,
             "runtime_env": runtime_env,
             "metadata": {"job_id": spec.id, "kind": spec.kind.value, LOG_BEGINS_AT: str(log_begins_at)},
@@ -103,11 +109,12 @@ class RayBackend:
         self._lock = threading.Lock()
 
     def submit(self, spec: JobSpec) -> Handle:
-        """Notes the next attempt, which is submitted as soon as the head can be reached."""
+        """Grants the next attempt, and notes it; it is submitted as soon as the head can be reached."""
         folder = self._store.folder(spec.id)
-        submission_id = submission_id_of(spec, _num_begun(folder) + 1)
+        submission_id = submission_id_of(spec, folder.next_attempt)
         begins_at = folder.worker_log.stat().st_size if folder.worker_log.exists() else 0
-        body = self._workers.body(spec, self._place(folder), submission_id, log_begins_at=begins_at)
+        granted = attempt_environment(folder, control_url=self._workers.control_url)
+        body = self._workers.body(spec, granted, submission_id, log_begins_at=begins_at)
         self._submissions.watch(self._watched(folder, submission_id, body=body))
         return Handle(spec.id, submission_id)
 
@@ -188,10 +195,6 @@ class RayBackend:
         """Looks no longer at the cluster; workers there go on."""
         self._submissions.close()
 
-    def _place(self, folder: JobFolder) -> str:
-        """Where a worker finds its job: the folder, which every node sees under the same path."""
-        return str(folder.path.resolve())
-
     def _of(self, handle: Handle) -> WatchedSubmission | None:
         """The submission that a token names, also one that an earlier life of the service has sent."""
         if not handle.token:
@@ -219,7 +222,7 @@ def submission_id_of(spec: JobSpec, attempt: int) -> str:
 
 def _num_begun(folder: JobFolder) -> int:
     """Workers that began, or whose loss was noted before they could."""
-    return max(folder.job().attempt, folder.num_lost())
+    return folder.next_attempt - 1
 
 
 def _log_begins_at(found: Submission) -> int:
