@@ -74,7 +74,7 @@ from ml_workbench_service.resources import Addresses, Workbench, close_workbench
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_environment import child_environment, without_store_key
 from ml_workbench_service.runtime.child_process import SupervisedProcess
-from ml_workbench_service.runtime.engine import ServiceBackend, open_engine
+from ml_workbench_service.runtime.engine import TrainingEngine, open_engine
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.page_process import PageProcess
 from ml_workbench_service.runtime.predict_workers import MODULE
@@ -237,8 +237,8 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
     tracker = await _tracker(settings, addresses, without_store_key(environment), stack)
     publish = partial(publish_handed_in, workbench.registry, audit=entrance.audit)
     engine = open_engine(settings, store, addresses)
-    stack.callback(engine.backend.close)
-    supervisor = _job_supervisor(settings, store, engine.backend, tracker, metrics, stack, publish=publish)
+    stack.callback(engine.close)
+    supervisor = _job_supervisor(settings, store, engine, tracker, metrics, stack, publish=publish)
     agent_supervisor = await _agent_supervisor(settings, workbench, without_store_key(environment), stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
@@ -310,7 +310,7 @@ def _profiles_of(registry: FolderModelRegistry, model_id: str, version: str) -> 
 def _job_supervisor(
     settings: Settings,
     store: JobStore,
-    backend: ServiceBackend,
+    engine: TrainingEngine,
     tracker: SupervisedProcess | None,
     metrics: Metrics,
     stack: AsyncExitStack,
@@ -320,7 +320,7 @@ def _job_supervisor(
     """Who sees to the jobs; while there are none, a warm worker is kept for the next."""
     supervisor = JobSupervisor(
         store,
-        backend,
+        engine.backend,
         _limits(settings),
         on_activity=partial(_tell_tracker, tracker, store),
         on_finished=lambda job: metrics.jobs.labels(job.kind.value, job.status.value).inc(),
@@ -329,7 +329,7 @@ def _job_supervisor(
 
     def keep_warm() -> None:
         if supervisor.is_idle:
-            backend.keep_warm()
+            engine.local.keep_warm()
 
     if settings.WARM_WORKER:
         _repeat("warm worker", WARM_WATCH_S, keep_warm, stack)

@@ -250,6 +250,12 @@ class Settings(BaseSettings):
         return self
 
     @property
+    def control_url(self) -> str:
+        """CONTROL_URL, or this machine's own address."""
+        scheme = "http" if self.TLS_CERT is None else "https"
+        return self.CONTROL_URL or f"{scheme}://{self.HOST}:{self.PORT}"
+
+    @property
     def job_log_bytes(self) -> int:
         """JOB_LOG_MAX_MB in bytes."""
         return int(self.JOB_LOG_MAX_MB * 1_000_000)

@@ -194,7 +194,8 @@ class Exchange:
 
     async def hear(self, number: int, beginning: int, step: int, value: float) -> str:
         """For a trial: a score; comes back with the answer to it."""
-        answer = self._answers[number, beginning] = asyncio.get_running_loop().create_future()
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._answers[number, beginning] = answer
         self._scores.put_nowait((number, beginning, step, value))
         return await answer
 

@@ -23,6 +23,7 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.multiple_testing import AGENT_TRIAL, PartRead, Trial, subject_of
 from ml_workbench_service.contracts.recordings import Recording
 from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.elsewhere.environment import TOKEN_VARIABLE
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
 from ml_workbench_service.learning.interfaces.family import family_for
 from ml_workbench_service.market.performance import annual, validation_report

@@ -1,8 +1,9 @@
-"""A real cluster keeps what the supervisor relies on."""
+"""A real cluster keeps what the supervisor relies on; its workers reach their jobs over HTTP alone."""
 
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -10,10 +11,12 @@ from ml_workbench_service.contracts.runners import TrainingBackend
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.runtime.on_ray.backend import RayBackend, RayWorkers
 from ml_workbench_service.testing.training_backends import TrainingBackendConformance
+from tests.elsewhere.control_plane import ControlPlane
 from tests.ray_cluster import RayCluster
 from tests.runtime.conftest import HERE
 
 pytestmark = pytest.mark.more
+WORKER = HERE.parent / "elsewhere" / "worker_for_tests.py"
 
 
 class TestRayBackend(TrainingBackendConformance):
@@ -23,15 +26,21 @@ class TestRayBackend(TrainingBackendConformance):
     dies = {"do": "persist", "steps": 9, "dies_at": [1, 2, 3]}
     patience_s = 120.0
 
-    @pytest.fixture(autouse=True)
-    def _on_cluster(self, cluster: RayCluster) -> Iterator[None]:
+    @pytest.fixture
+    def store(self, tmp_path: Path, cluster: RayCluster) -> Iterator[JobStore]:
         self.cluster, self.backends = cluster, list[RayBackend]()
-        yield
-        for each in self.backends:
-            each.close()
+        store = JobStore(tmp_path / "jobs")
+        with ControlPlane(store) as self.control:
+            yield store
+            last = self.make_backend(store)
+            for handle in last.recover():
+                last.kill(handle)
+                self.wait_for_end(last, handle)
+            for each in self.backends:
+                each.close()
 
     def make_backend(self, store: JobStore) -> TrainingBackend:
         environment = {"PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE)])}
-        workers = RayWorkers(sys.executable, environment, module=(str(HERE / "worker_for_tests.py"),))
+        workers = RayWorkers(self.control.url, sys.executable, environment, module=(str(WORKER),))
         self.backends.append(RayBackend(store, self.cluster.jobs(), workers, poll_s=0.2))
         return self.backends[-1]

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any, Literal
 
 from common_lib.exceptions import PlatformError
@@ -28,8 +29,12 @@ from ml_workbench_service.runtime.training_backends import SINGLE_THREADED, exit
 
 STOP_WAIT_S = 3
 """That Ray leaves a worker between SIGINT and SIGKILL."""
+KINDS = frozenset({JobKind.TRAIN, JobKind.EXPERIMENT, JobKind.IMPORTANCE})
+"""What a worker elsewhere does."""
 WORKER = "ml_workbench_service.runtime.on_ray.worker"
 BYTES_PER_GB = 1_000_000_000
+MOST_UNSEEN = 3
+"""Attempts beyond those that are known to have begun among which a living one is looked for."""
 LOG_BEGINS_AT = "worker_log_begins_at"
 """Metadata of a submission: where its first byte stands in its job's worker.log."""
 
@@ -111,7 +116,7 @@ class RayBackend:
     def submit(self, spec: JobSpec) -> Handle:
         """Grants the next attempt, and notes it; it is submitted as soon as the head can be reached."""
         folder = self._store.folder(spec.id)
-        submission_id = submission_id_of(spec, folder.next_attempt)
+        submission_id = self._next_id(folder)
         begins_at = folder.worker_log.stat().st_size if folder.worker_log.exists() else 0
         granted = attempt_environment(folder, control_url=self._workers.control_url)
         body = self._workers.body(spec, granted, submission_id, log_begins_at=begins_at)
@@ -162,7 +167,7 @@ class RayBackend:
         possible = {
             submission_id_of(folder.spec, attempt): job_id
             for job_id, folder in folders.items()
-            for attempt in range(max(begun[job_id], 1), begun[job_id] + 2)
+            for attempt in range(max(begun[job_id], 1), begun[job_id] + 1 + MOST_UNSEEN)
         }
         return [Handle(job_id, each) for each, job_id in possible.items() if each in living]
 
@@ -188,12 +193,14 @@ class RayBackend:
             detail = f"Ray {version} at {self._jobs.address}, {num} jobs there" if version else "not asked yet"
         return OutsideThing(mode="remote", state=state, detail=detail)
 
-    def keep_warm(self) -> None:
-        """Workers elsewhere are not kept warm; Ray keeps interpreters of its own."""
-
     def close(self) -> None:
         """Looks no longer at the cluster; workers there go on."""
         self._submissions.close()
+
+    def _next_id(self, folder: JobFolder) -> str:
+        """The next attempt's; past those that ended before they could say that they had begun."""
+        ids = (submission_id_of(folder.spec, attempt) for attempt in count(folder.next_attempt))
+        return next(each for each in ids if (known := self._submissions.get(each)) is None or not known.has_ended)
 
     def _of(self, handle: Handle) -> WatchedSubmission | None:
         """The submission that a token names, also one that an earlier life of the service has sent."""
