@@ -1,6 +1,8 @@
 """A head that is away, silent or new: every wait has an end, what was wished is kept, and nothing runs twice."""
 
 import asyncio
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -222,3 +224,12 @@ def test_workers_ask_for_what_the_estimate_says() -> None:
     assert search["entrypoint_num_cpus"] == 0, "its trials have CPUs of their own"
     single = workers.body(spec(kind=JobKind.IMPORTANCE), {}, "id-3", log_begins_at=0)
     assert (single["entrypoint_num_cpus"], single["entrypoint_num_gpus"]) == (1, 0)
+
+
+def test_a_service_with_a_cluster_imports_no_ray() -> None:
+    """Neither the app nor what talks to the cluster."""
+    code = (
+        "import sys, ml_workbench_service.app, ml_workbench_service.runtime.on_ray.backend as backend\n"
+        "assert backend.RayBackend and not {'ray', 'torch'} & sys.modules.keys()"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
