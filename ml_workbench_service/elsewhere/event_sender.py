@@ -42,7 +42,7 @@ class EventSender:
         self._thread.start()
 
     def append(self, kind: EventType, data: Mapping[str, Any]) -> int:
-        """Adds one event and returns its number; a final one is in the log when this returns.
+        """Adds one event and returns its number; the first and the final one are in the log when this returns.
 
         Raises:
             AttemptLostError: nothing more can be said.
@@ -58,7 +58,7 @@ class EventSender:
             self._waiting.append(line)
             self._num_bytes += len(line)
             self._changed.notify_all()
-        if kind in FINAL_EVENTS:
+        if kind in FINAL_EVENTS or kind == "started":
             self.flush()
         return seq
 
