@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 
 from benchmarks.running_service import RunningService, started
-from tests.ray_cluster import RayCluster
+from tests.on_ray.ray_cluster import RayCluster
 from tools.interleaved_rounds import Goal, Rounds, conclude, show
 
 NUM_ROUNDS = 3

@@ -252,12 +252,10 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         max_job_hours=settings.MAX_JOB_HOURS,
         audit=entrance.audit,
-        state_folder=state_folder,
-        registry_folder=registry_folder,
+        state_folder=state_folder, registry_folder=registry_folder,
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
         agent_supervisor=agent_supervisor,
-        tracker=tracker,
-        cluster=engine.cluster,
+        tracker=tracker, cluster=engine.cluster,
         page=_page(settings, without_store_key(environment), stack, needs_key=entrance.gate.is_guarded),
     )  # fmt: skip
 

@@ -108,7 +108,7 @@ def _on_ray(spec: JobSpec, runner: TrialRunner, open_maker: OpenMaker, workbench
             raise
         raise UnavailableError(
             "this worker has no ray, by which its trials are made: install the extra `ray` "
-            "(pip install 'ml-workbench[ray]') in the environment of the cluster's nodes"
+            "(pip install 'ml-workbench-service[ray]') in the environment of the cluster's nodes"
         ) from error
     import torch
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.ray_cluster import RayCluster
+from tests.on_ray.ray_cluster import RayCluster
 
 
 @pytest.fixture(scope="package")

@@ -11,7 +11,7 @@ import pytest
 
 from ml_workbench_service.contracts.experiments import TrialRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
-from tests.ray_cluster import RayCluster
+from tests.on_ray.ray_cluster import RayCluster
 from tests.service_process import ServiceProcess
 
 pytestmark = pytest.mark.more

@@ -9,10 +9,11 @@ import pytest
 
 from ml_workbench_service.contracts.runners import TrainingBackend
 from ml_workbench_service.jobs.job import JobStore
+from ml_workbench_service.runtime.on_ray import submissions
 from ml_workbench_service.runtime.on_ray.backend import RayBackend, RayWorkers
 from ml_workbench_service.testing.training_backends import TrainingBackendConformance
 from tests.elsewhere.control_plane import ControlPlane
-from tests.ray_cluster import RayCluster
+from tests.on_ray.ray_cluster import RayCluster
 from tests.runtime.conftest import HERE
 
 pytestmark = pytest.mark.more
@@ -27,7 +28,8 @@ class TestRayBackend(TrainingBackendConformance):
     patience_s = 120.0
 
     @pytest.fixture
-    def store(self, tmp_path: Path, cluster: RayCluster) -> Iterator[JobStore]:
+    def store(self, tmp_path: Path, cluster: RayCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[JobStore]:
+        monkeypatch.setattr(submissions, "ROOM_PATIENCE_S", self.patience_s)  # however busy the machine is
         self.cluster, self.backends = cluster, list[RayBackend]()
         store = JobStore(tmp_path / "jobs")
         with ControlPlane(store) as self.control:

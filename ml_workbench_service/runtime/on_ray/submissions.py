@@ -30,7 +30,9 @@ NUM_UNKNOWN = 3
 """Looks in a row that must not find a submission before it counts as gone: a head that has just begun may not know
 yet what its store knows."""
 PATIENCE_S = 10.0
-"""Before it is said that a submission waits."""
+"""Before it is said that a submission waits for the head."""
+ROOM_PATIENCE_S = 60.0
+"""Before it is said that it waits for room: a busy node takes tens of seconds to start a worker that it has."""
 FRESH_S = 2.0
 """Age of a look by which it may be said that nothing runs yet."""
 CLOSE_S = 15.0
@@ -78,8 +80,10 @@ class WatchedSubmission:
             return ""
         if not self.is_sent:
             return "" if self.may_be_there else self.fault
-        is_fresh = time.monotonic() - self.looked_at < FRESH_S
-        if self.found is None or self.found.status != "PENDING" or not is_fresh or self.body is None:
+        now = time.monotonic()
+        is_late, is_fresh = now - self.since >= ROOM_PATIENCE_S, now - self.looked_at < FRESH_S
+        is_pending = self.found is not None and self.found.status == "PENDING"
+        if not (is_pending and is_late and is_fresh) or self.body is None:
             return ""
         memory_gb = self.body.get("entrypoint_memory", 0) / 1e9
         asks = f"{self.body['entrypoint_num_cpus']} CPUs, {self.body['entrypoint_num_gpus']} GPUs, {memory_gb:.1f} GB"
