@@ -17,6 +17,7 @@ class HeadForTests:
     Attributes:
         jobs: each submission by its id.
         asked: every request.
+        log: what every submission prints.
     """
 
     PASS: Answer = (0, b"")
@@ -24,6 +25,7 @@ class HeadForTests:
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.asked: list[str] = []
+        self.log = b""
         self.fault: Callable[[str, str], Answer] = lambda method, path: self.PASS
         self.after: Callable[[str, str], bool] = lambda method, path: True  # whether what was done is answered
         self._server: ThreadingHTTPServer | None = None
@@ -50,6 +52,8 @@ class HeadForTests:
     def done(self, method: str, path: str, body: dict[str, Any]) -> Answer:
         """As the real one does."""
         name = path.removeprefix("/api/jobs/").partition("/")[0]
+        if path.startswith("/api/v0/logs/"):
+            return 200, self.log
         if path == "/api/version":
             return _ok({"ray_version": "2.60.0"})
         if path == "/api/jobs/" and method == "GET":

@@ -13,11 +13,12 @@ import pytest
 
 from ml_workbench_service.contracts.jobs import JobKind, JobSpec, JobStatus
 from ml_workbench_service.contracts.runners import Handle
-from ml_workbench_service.integrations.ray_jobs import RayFault, RayJobs, RayRefused, RayUnreachable
+from ml_workbench_service.integrations.ray_jobs import RayFault, RayJobs, RayRefused, RayUnreachable, Submission
 from ml_workbench_service.jobs.job import JobFolder, JobStore
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.on_ray import submissions
 from ml_workbench_service.runtime.on_ray.backend import RayBackend, RayWorkers, submission_id_of
+from ml_workbench_service.runtime.on_ray.logs import FollowedLog
 from tests.on_ray.head_for_tests import TOKEN, HeadForTests
 
 CONTROL = "http://127.0.0.1:8005"
@@ -207,6 +208,22 @@ def test_ends_are_told_in_words(
     head.jobs[handle.token] |= ended
     until(lambda: not backend.poll(handle).is_alive)
     assert backend.describe_end(handle, backend.poll(handle)) == words
+
+
+def test_each_byte_of_a_log_stands_once(head: HeadForTests, tmp_path: Path) -> None:
+    """After what an earlier attempt printed, however often it is read, and by whichever life of the service."""
+    file = tmp_path / "worker.log"
+    file.write_bytes(b"an earlier attempt\n")
+    found = Submission(submission_id="a", status="FAILED", driver_node_id="node")
+    for lines in (b"one\n", b"one\ntwo\n", b"one\ntwo\n"):
+        head.log = lines
+        with closing(RayJobs(head.address, token=TOKEN)) as jobs:
+            FollowedLog(jobs, file, begins_at=19, most_bytes=1000).finish(found)
+        assert file.read_bytes() == b"an earlier attempt\n" + lines
+    head.fault = lambda method, path: (500, b"no such node")
+    with closing(RayJobs(head.address, token=TOKEN)) as jobs:
+        FollowedLog(jobs, file, begins_at=19, most_bytes=1000).finish(found)
+    assert file.read_text().endswith("out of reach: its node is gone]\n")
 
 
 def test_workers_ask_for_what_the_estimate_says() -> None:
