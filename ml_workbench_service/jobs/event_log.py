@@ -79,7 +79,7 @@ class EventLog:
         out, so that posting twice is posting once. The newest number.
 
         Raises:
-            ConflictError: there is a hole before them, or the log has ended without them.
+            ConflictError: there is a hole before them, the log has ended without them, or others stand in their place.
             UnavailableError: the disk is full; the log stays readable, and has some of the first of them or none.
         """
         with self._lock:
@@ -101,6 +101,7 @@ class EventLog:
     def _new_of(self, events: Sequence[JobEvent]) -> list[JobEvent]:
         last_seq = self._reader.last_seq
         new = [event for event in events if event.seq > last_seq]
+        self._check_same([event for event in events if event.seq <= last_seq])
         if [event.seq for event in new] != list(range(last_seq + 1, last_seq + 1 + len(new))):
             raise ConflictError(
                 f"the log has events up to {last_seq}, and these do not follow it", details={"last_seq": last_seq}
@@ -108,6 +109,14 @@ class EventLog:
         if new and self._reader.has_ended:
             raise ConflictError("the job has ended, and nothing follows its last event")
         return new
+
+    def _check_same(self, repeated: Sequence[JobEvent]) -> None:
+        """Raises ConflictError where one of these numbers is another event's; reads the whole log."""
+        kept = {each.seq: each for each in EventReader(self._path).read()} if repeated else {}
+        for event in repeated:
+            there = kept.get(event.seq)
+            if there is None or _said(there) != _said(event):
+                raise ConflictError(f"number {event.seq} of the log is another event's; whoever posts this has to end")
 
     def _next_line(self, descriptor: int, kind: EventType, data: Mapping[str, Any]) -> bytes:
         start = self._end_of_last(descriptor)
@@ -129,6 +138,10 @@ def encode(seq: int, kind: EventType, data: Mapping[str, Any], *, at: str | None
     event = {"seq": seq, "at": at or iso(utc_now()), "type": kind, "data": redacted_tree(dict(data))}
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(event, default=str, option=options)
+
+
+def _said(event: JobEvent) -> bytes:
+    return encode(event.seq, event.type, event.data, at="")
 
 
 def has_ended(path: Path) -> bool:

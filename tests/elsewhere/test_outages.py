@@ -45,11 +45,13 @@ def folder(store: JobStore, make_spec: Any) -> JobFolder:
 def worker(folder: JobFolder, control: ControlPlane, work: Path, **more: Any) -> Iterator[JobFolderElsewhere]:
     given = attempt_environment(folder, control_url=control.url)
     connection = JobConnection(given[URL_VARIABLE], given[TOKEN_VARIABLE], **more)
-    connection.begin()
-    opened = JobFolderElsewhere(connection, work)
-    with opened.at_work():
-        yield opened
-    connection.close()
+    try:
+        connection.begin()
+        opened = JobFolderElsewhere(connection, work)
+        with opened.at_work():
+            yield opened
+    finally:
+        connection.close()
 
 
 def seqs(folder: JobFolder) -> list[int]:
