@@ -74,11 +74,11 @@ from ml_workbench_service.resources import Addresses, Workbench, close_workbench
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_environment import child_environment, without_store_key
 from ml_workbench_service.runtime.child_process import SupervisedProcess
+from ml_workbench_service.runtime.engine import TrainingEngine, open_engine
 from ml_workbench_service.runtime.job_supervisor import JobSupervisor, Limits
 from ml_workbench_service.runtime.page_process import PageProcess
 from ml_workbench_service.runtime.predict_workers import MODULE
 from ml_workbench_service.runtime.table_process import TableProcess
-from ml_workbench_service.runtime.training_backends import LocalBackend
 from ml_workbench_service.sending_traces import traced_until
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 from ml_workbench_service.serving.model import profiles_of
@@ -236,7 +236,9 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
     await _end_lives(settings, workbench, model_server, store, entrance.audit, stack)
     tracker = await _tracker(settings, addresses, without_store_key(environment), stack)
     publish = partial(publish_handed_in, workbench.registry, audit=entrance.audit)
-    supervisor = _job_supervisor(settings, store, environment, tracker, metrics, stack, publish=publish)
+    engine = open_engine(settings, store, addresses)
+    stack.callback(engine.close)
+    supervisor = _job_supervisor(settings, store, engine, tracker, metrics, stack, publish=publish)
     agent_supervisor = await _agent_supervisor(settings, workbench, without_store_key(environment), stack)
     await supervisor.start()
     stack.push_async_callback(supervisor.stop)
@@ -250,11 +252,10 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         max_memory_gb=settings.MAX_TRAINING_MEMORY,
         max_job_hours=settings.MAX_JOB_HOURS,
         audit=entrance.audit,
-        state_folder=state_folder,
-        registry_folder=registry_folder,
+        state_folder=state_folder, registry_folder=registry_folder,
         queue_policy=settings.PREDICTION_QUEUE_POLICY,
         agent_supervisor=agent_supervisor,
-        tracker=tracker,
+        tracker=tracker, cluster=engine.cluster,
         page=_page(settings, without_store_key(environment), stack, needs_key=entrance.gate.is_guarded),
     )  # fmt: skip
 
@@ -307,20 +308,17 @@ def _profiles_of(registry: FolderModelRegistry, model_id: str, version: str) -> 
 def _job_supervisor(
     settings: Settings,
     store: JobStore,
-    environment: dict[str, str],
+    engine: TrainingEngine,
     tracker: SupervisedProcess | None,
     metrics: Metrics,
     stack: AsyncExitStack,
     *,
     publish: Callable[[JobFolder], None],
 ) -> JobSupervisor:
-    """Who runs the jobs; while there are none, a warm worker is kept for the next."""
-    warm_log = settings.STATE_DIR.resolve() / "warm_worker.log" if settings.WARM_WORKER else None
-    backend = LocalBackend(store, environment=environment, warm_log=warm_log)
-    stack.callback(backend.close)
+    """Who sees to the jobs; while there are none, a warm worker is kept for the next."""
     supervisor = JobSupervisor(
         store,
-        backend,
+        engine.backend,
         _limits(settings),
         on_activity=partial(_tell_tracker, tracker, store),
         on_finished=lambda job: metrics.jobs.labels(job.kind.value, job.status.value).inc(),
@@ -329,7 +327,7 @@ def _job_supervisor(
 
     def keep_warm() -> None:
         if supervisor.is_idle:
-            backend.keep_warm()
+            engine.local.keep_warm()
 
     if settings.WARM_WORKER:
         _repeat("warm worker", WARM_WATCH_S, keep_warm, stack)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -46,6 +47,7 @@ from ml_workbench_service.settings import (
     Settings,
 )
 
+TrialEngine = Literal["local", "ray"]
 PROBE_TIMEOUT_S = 0.3
 PINS_FILE = "bar_readings.jsonl"
 
@@ -82,6 +84,8 @@ class Workbench:
     clock: Clock = WALL
     decisions: DecisionStream | None = None
     open_trials: Callable[[Path], TrialLog] = TrialLog  # an experiment's, by its file
+    trial_engine: TrialEngine = "local"  # who makes an experiment's trials
+    trial_gpus: float = 0.0  # that each trial has on another engine
 
     def required_queue(self) -> ShardedQueue:
         """The queue; raises UnavailableError where there is no Redis."""
@@ -201,11 +205,14 @@ def open_for_worker(settings: Settings) -> Iterator[Workbench]:
 
 
 @contextmanager
-def open_elsewhere(settings: Settings, connection: JobConnection, work: Path) -> Iterator[Workbench]:
+def open_elsewhere(
+    settings: Settings, connection: JobConnection, work: Path, *, trial_engine: TrialEngine = "local"
+) -> Iterator[Workbench]:
     """The workbench of a worker on another machine: the control plane's things, by way of its job.
 
     Args:
         work: a folder of this machine.
+        trial_engine: who makes an experiment's trials.
     """
     from ml_workbench_service.elsewhere.market import open_store
     from ml_workbench_service.elsewhere.multiple_testing import MultipleTestingElsewhere
@@ -228,6 +235,8 @@ def open_elsewhere(settings: Settings, connection: JobConnection, work: Path) ->
         multiple_testing=MultipleTestingElsewhere(connection),
         accelerator=settings.ACCELERATOR,
         open_trials=partial(TrialLogElsewhere, connection),
+        trial_engine=trial_engine,
+        trial_gpus=settings.RAY_GPUS,
     )
 
 

@@ -121,9 +121,9 @@ def _listening(text: str) -> str:
 
 OF_THE_DOOR = frozenset({
     "API_KEY", "WORKBENCH_API_KEY", "STRATEGY_ENGINE_API_KEY", "KEYS_FILE", "TLS_CERT", "TLS_KEY", "TLS_CLIENT_CA",
-    "BEHIND_PROXY",
+    "BEHIND_PROXY", "RAY_AUTH_TOKEN",
 })  # fmt: skip
-"""Variables that no child process needs: who lets callers in is the service alone."""
+"""Variables that no child process needs: the service alone lets callers in, and submits to a cluster."""
 Folder = Annotated[Path, BeforeValidator(_folder)]
 
 
@@ -183,6 +183,15 @@ class Settings(BaseSettings):
     TLS_CLIENT_CA: Folder | None = None
     REQUEST_HEADERS_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 10
     REQUEST_BODY_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 20
+    CONTROL_URL: Annotated[str, AfterValidator(_server)] | None = None
+    TRAINING_BACKEND: Literal["local", "ray"] = "local"
+    RAY_ADDRESS: str | None = None
+    RAY_AUTH_TOKEN: SecretStr | None = None
+    RAY_PYTHON: str | None = None
+    RAY_IMAGE: str | None = None
+    RAY_WORKING_DIR: str | None = None
+    RAY_CPUS: Annotated[int, Field(ge=1, le=1024)] = 1
+    RAY_GPUS: Annotated[float, Field(ge=0, le=64)] = 0
     TRACES: bool = False
     OTEL_EXPORTER_OTLP_ENDPOINT: str = "http://localhost:4318"
     OTEL_SERVICE_NAME: str = "ml-workbench"
@@ -197,7 +206,7 @@ class Settings(BaseSettings):
         """From here on no line, error or event of this process says them."""
         keep_secret(*(value for name, value in os.environ.items() if _SAYS_SECRET.search(name)))
         keep_secret(*_of_headers(*(os.environ.get(name, "") for name in _COLLECTORS_HEADERS)))
-        for secret in (self.API_KEY, self.FEATURE_STORE_API_KEY, self.STRATEGY_ENGINE_API_KEY):
+        for secret in (self.API_KEY, self.FEATURE_STORE_API_KEY, self.STRATEGY_ENGINE_API_KEY, self.RAY_AUTH_TOKEN):
             if secret is not None:
                 keep_secret(secret.get_secret_value())
         for address in (
@@ -215,6 +224,17 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_cluster(self) -> "Settings":
+        """Only where it is used: Ray sets RAY_ADDRESS to something else in each process that it starts."""
+        if self.TRAINING_BACKEND == "local":
+            return self
+        if not _has_host(self.RAY_ADDRESS or "", _HTTP):
+            raise ValueError("TRAINING_BACKEND=ray needs RAY_ADDRESS, the head's dashboard, such as http://head:8265")
+        if self.RAY_WORKING_DIR is not None and not _IS_ADDRESS.match(self.RAY_WORKING_DIR):
+            raise ValueError("RAY_WORKING_DIR takes the address of a zip file, such as s3://bucket/workbench.zip")
+        return self
+
+    @model_validator(mode="after")
     def _check_door(self) -> "Settings":
         """What would leave the service open, or without what TLS needs."""
         key = "" if self.API_KEY is None else self.API_KEY.get_secret_value()
@@ -228,6 +248,12 @@ class Settings(BaseSettings):
         if self.TLS_CLIENT_CA is not None and self.TLS_CERT is None:
             raise ValueError("TLS_CLIENT_CA asks callers for certificates; set TLS_CERT and TLS_KEY too")
         return self
+
+    @property
+    def control_url(self) -> str:
+        """CONTROL_URL, or this machine's own address."""
+        scheme = "http" if self.TLS_CERT is None else "https"
+        return self.CONTROL_URL or f"{scheme}://{self.HOST}:{self.PORT}"
 
     @property
     def job_log_bytes(self) -> int:

@@ -40,7 +40,7 @@ FORKED_TO_BE_KILLED = "chaos/kill_sweep/killing.py fork"
 """A process of one thread, of the tool that kills it, not of the service."""
 KEPT_OUT_OF_THE_API = {
     "torch", "mlflow", "talib", "polars", "pyarrow", "pandas", "currency_converter", "optuna", "gymnasium",
-    "stable_baselines3", "numba", "sklearn", "lightgbm", "skl2onnx", "onnx", "scipy", "grpc", "google",
+    "stable_baselines3", "numba", "sklearn", "lightgbm", "skl2onnx", "onnx", "scipy", "grpc", "google", "ray",
 }  # fmt: skip
 API_ROOTS = ("ml_workbench_service.main", "ml_workbench_service.app")
 DISCOVERED = ("ml_workbench_service.families", "ml_workbench_service.accelerators", "ml_workbench_service.api")

@@ -261,3 +261,20 @@ def test_credentials_in_the_collectors_address_reach_no_log(monkeypatch: pytest.
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "https://user:a-secret-of-the-collector@host/v1/traces")
     Settings()
     assert "a-secret-of-the-collector" not in redacted("https://user:a-secret-of-the-collector@host/v1/traces")
+
+
+def test_a_cluster_needs_its_heads_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray sets RAY_ADDRESS to `host:port` in each process that it starts, so it is looked at where it is used alone."""
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.5:6379")
+    assert Settings().TRAINING_BACKEND == "local"
+    monkeypatch.setenv("TRAINING_BACKEND", "ray")
+    with pytest.raises(ValidationError, match="needs RAY_ADDRESS"):
+        Settings()
+    monkeypatch.setenv("RAY_ADDRESS", "http://head:8265")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "token-of-a-cluster")
+    assert Settings().RAY_AUTH_TOKEN is not None
+    assert "token-of-a-cluster" not in redacted("a line with token-of-a-cluster")
+    assert "RAY_AUTH_TOKEN" not in Settings().environment()
+    monkeypatch.setenv("RAY_WORKING_DIR", "./here")
+    with pytest.raises(ValidationError, match="zip file"):
+        Settings()

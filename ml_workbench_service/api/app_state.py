@@ -19,6 +19,7 @@ from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
 from ml_workbench_service.contracts.runners import (
     AgentRunner,
+    Cluster,
     JobRunner,
     OnDemandProcess,
     PredictProcesses,
@@ -126,6 +127,7 @@ class AppState(PredictState):
     agent_supervisor: AgentRunner | None = None  # None: there is no Redis
     tracker: OnDemandProcess | None = None
     page: WebPage | None = None  # None: PAGE=false
+    cluster: Cluster | None = None  # None: jobs run on this machine
     predict_workers: PredictProcesses | None = None  # None: this process answers
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
     last_good: LastGood = field(default_factory=LastGood)

@@ -97,6 +97,7 @@ async def read_metrics(service: AppStateDep) -> Response:
 
 def _things(service: AppState, asked: Mapping[str, OutsideThing]) -> dict[str, OutsideThing]:
     workers = {} if service.predict_workers is None else {"predict_workers": predict_workers(service.predict_workers)}
+    cluster = {} if service.cluster is None else service.last_good.noted({"ray": service.cluster.check()})
     return {
         **service.last_good.noted({"feature_store": service.workbench.feature_store.check()}),
         **asked,
@@ -105,6 +106,7 @@ def _things(service: AppState, asked: Mapping[str, OutsideThing]) -> dict[str, O
         "live_models": live_models(service.workbench),
         "inference": inference(service.model_server, service.predict_workers),
         **workers,
+        **cluster,
         "agent": _agent(service),
     }
 

@@ -15,6 +15,7 @@ from ml_workbench_service.contracts.desk_report import DeskReport, DeskTask
 from ml_workbench_service.contracts.explanations import ExplanationTask
 from ml_workbench_service.contracts.figures import FigureTask, SentFigureTask
 from ml_workbench_service.contracts.jobs import DeletedJob, Job, JobEvent, JobSpec
+from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.contracts.replicas import WorkerReport
 from ml_workbench_service.contracts.tables import AnyTable, ComparisonTask, MarketTask, Sent, TableFormat, TableHead
 
@@ -33,10 +34,18 @@ class Handle:
 
 @dataclass(frozen=True)
 class WorkerState:
-    """Liveness of a worker; an exit code where the engine has one, which `describe_end` alone interprets."""
+    """Liveness of a worker.
+
+    Attributes:
+        is_alive: also of one that is only to begin, on an engine with a queue of its own.
+        exit_code: where the engine has one, which `describe_end` alone interprets.
+        waits: why no worker has begun yet, in a sentence for the job's log; empty where one may have, so that the log
+            has one writer.
+    """
 
     is_alive: bool
     exit_code: int | None = None
+    waits: str = ""
 
 
 class TrainingBackend(Protocol):
@@ -83,6 +92,14 @@ class TrainingBackend(Protocol):
 
     def describe_end(self, handle: Handle, state: WorkerState) -> str:
         """How a worker ended, in words that follow "The worker process": `was ended by SIGKILL`."""
+        ...
+
+
+class Cluster(Protocol):
+    """The engine of workers on other machines, as readiness shows it."""
+
+    def check(self) -> OutsideThing:
+        """As it was last heard of; asks nobody."""
         ...
 
 

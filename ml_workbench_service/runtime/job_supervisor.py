@@ -27,6 +27,8 @@ OTHER_KINDS = frozenset(JobKind) - LIMITED_KINDS
 RESUMED_KINDS = LIMITED_KINDS | {JobKind.IMPORTANCE}  # a replay would publish what it has published
 BYTES_PER_GB = 1_000_000_000
 SECONDS_PER_HOUR = 3600.0
+WAITS = "worker_waits"
+"""The `code` of the warning that says why an engine has not begun a job."""
 MEMORY_PERIOD_S = 1.0
 FOLLOW_PERIOD_S = 0.2
 
@@ -73,6 +75,7 @@ class _Run:
     exit_code: int | None = None
     used_gb: float | None = None  # set where it was ended for its memory
     is_too_long: bool = False  # it was ended for its length
+    waits: str = ""  # as the job's log has it
 
 
 class JobSupervisor:
@@ -214,6 +217,7 @@ class JobSupervisor:
         if self._publish is not None and not run.status.is_final:
             self._publish_of(run.folder)
         if state.is_alive:
+            self._tell_wait(run, state.waits)
             self._weigh(run)
             return
         run.exit_code = run.exit_code if state.exit_code is None else state.exit_code
@@ -226,6 +230,13 @@ class JobSupervisor:
             if not self._finish(run):
                 return
         del self._runs[run.folder.id]
+
+    def _tell_wait(self, run: _Run, why: str) -> None:
+        """Once an attempt: whoever follows the job sees why it waits."""
+        if not why or run.waits or run.status.is_final:
+            return
+        if self._write(run.folder, "warning", code=WAITS, message=f"No worker has begun yet: {why}. The job waits."):
+            run.waits = why
 
     def _publish_of(self, folder: JobFolder) -> None:
         """A version that cannot be published now holds up no other job: its worker waits for the next turn."""
@@ -243,6 +254,8 @@ class JobSupervisor:
         job = run.folder.job()
         if job.status is run.status:
             return
+        if run.status is JobStatus.QUEUED:
+            run.begun_at = utc_now()  # what it waited on the engine is nobody's work
         run.status = job.status
         if job.status.is_final:
             run.ended_at = time.monotonic()
@@ -273,7 +286,7 @@ class JobSupervisor:
             self._backend.kill(run.handle)
 
     def _is_too_long(self, run: _Run) -> bool:
-        if self._limits.max_hours is None:
+        if self._limits.max_hours is None or run.status is JobStatus.QUEUED:
             return False
         return (utc_now() - run.begun_at).total_seconds() > self._limits.max_hours * SECONDS_PER_HOUR
 

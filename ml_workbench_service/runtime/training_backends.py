@@ -115,18 +115,8 @@ class LocalBackend:
         return first is not None and second is not None and first.pid == second.pid
 
     def describe_end(self, handle: Handle, state: WorkerState) -> str:
-        """Such as `was ended by SIGKILL (often the system ran out of memory)`.
-
-        An exit code below 0 is the signal that ended the process; there is none where nobody saw it end, as after a
-        restart of the machine.
-        """
-        if state.exit_code is None:
-            return "disappeared"
-        if state.exit_code >= 0:
-            return f"ended with exit code {state.exit_code}"
-        name = signal.Signals(-state.exit_code).name
-        hint = " (often the system ran out of memory)" if name == "SIGKILL" else ""
-        return f"was ended by {name}{hint}"
+        """By its exit code."""
+        return exit_in_words(state.exit_code)
 
     def _start(self, spec: JobSpec, path: Path) -> int:
         with self._store.folder(spec.id).worker_log.open("ab") as log:
@@ -160,6 +150,21 @@ class LocalBackend:
             cancellation.terminated = True
             if worker.is_alive:
                 _send(worker.pid, signal.SIGTERM)
+
+
+def exit_in_words(exit_code: int | None) -> str:
+    """Such as `was ended by SIGKILL (often the system ran out of memory)`.
+
+    An exit code below 0 is the signal that ended the process; there is none where nobody saw it end, as after a restart
+    of the machine.
+    """
+    if exit_code is None:
+        return "disappeared"
+    if exit_code >= 0:
+        return f"ended with exit code {exit_code}"
+    name = signal.Signals(-exit_code).name
+    hint = " (often the system ran out of memory)" if name == "SIGKILL" else ""
+    return f"was ended by {name}{hint}"
 
 
 @dataclass

@@ -22,7 +22,7 @@ from ml_workbench_service.elsewhere.connection import JobConnection, connected
 from ml_workbench_service.elsewhere.environment import TOKEN_VARIABLE, URL_VARIABLE
 from ml_workbench_service.elsewhere.job_folder import JobFolderElsewhere
 from ml_workbench_service.jobs.workers_folder import AttemptLostError
-from ml_workbench_service.resources import open_elsewhere
+from ml_workbench_service.resources import TrialEngine, open_elsewhere
 from ml_workbench_service.runtime.job_worker import EXIT_LOCKED, WORKFLOWS, do_job
 from ml_workbench_service.sending_traces import send_traces
 from ml_workbench_service.settings import JobAddress, Settings
@@ -37,8 +37,12 @@ log = logging.getLogger(__name__)
 OpenWorkbench = Callable[[JobConnection, Path], AbstractContextManager[Any]]
 
 
-def work_elsewhere(settings: Settings) -> int:
-    """Does the job that the environment names; the exit code."""
+def work_elsewhere(settings: Settings, *, trial_engine: TrialEngine = "local") -> int:
+    """Does the job that the environment names; the exit code.
+
+    Args:
+        trial_engine: who makes an experiment's trials.
+    """
     configure_logging(level=settings.LOG_LEVEL, log_dir=None, style=settings.LOG_FORMAT)
     address = JobAddress()
     if address.ML_WORKBENCH_JOB_URL is None or address.ML_WORKBENCH_JOB_TOKEN is None:
@@ -50,7 +54,9 @@ def work_elsewhere(settings: Settings) -> int:
         return run_elsewhere(
             address.ML_WORKBENCH_JOB_URL,
             address.ML_WORKBENCH_JOB_TOKEN.get_secret_value(),
-            open_workbench=lambda connection, work: open_elsewhere(settings, connection, work),
+            open_workbench=lambda connection, work: open_elsewhere(
+                settings, connection, work, trial_engine=trial_engine
+            ),
         )
     finally:
         end_tracing()

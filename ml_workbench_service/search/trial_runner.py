@@ -14,7 +14,7 @@ from ml_workbench_service.contracts.jobs import Report
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
 from ml_workbench_service.search.study import Proposal, Search
 from ml_workbench_service.search.trial import TrialEnd, TrialReport, thinned
-from ml_workbench_service.search.worker_pool import Done, Maker, OpenMaker, Score, WorkerPool
+from ml_workbench_service.search.worker_pool import Done, Maker, OpenMaker, Pool, Score, WorkerPool
 
 POLL_S = 0.2
 """How often a cancellation is looked for while the trials run in other processes."""
@@ -134,17 +134,22 @@ def side_by_side(runner: TrialRunner, open_maker: OpenMaker) -> None:
     num_parallel = runner.search.strategy.num_parallel
     num_threads = max(1, torch.get_num_threads() // num_parallel)
     with WorkerPool(num_parallel, open_maker, num_threads=num_threads) as pool:
-        while True:
-            while pool.has_room and (proposal := runner.begin()) is not None:
-                pool.give(proposal.number, proposal.params)
-            if runner.num_running == 0:
-                return
-            for news in pool.news(POLL_S):
-                _take(news, runner, pool)
-            runner.report.check()
+        in_pool(runner, pool)
 
 
-def _take(news: Score | Done, runner: TrialRunner, pool: WorkerPool) -> None:
+def in_pool(runner: TrialRunner, pool: Pool) -> None:
+    """As many trials at a time as the pool has room for."""
+    while True:
+        while pool.has_room and (proposal := runner.begin()) is not None:
+            pool.give(proposal.number, proposal.params)
+        if runner.num_running == 0:
+            return
+        for news in pool.news(POLL_S):
+            _take(news, runner, pool)
+        runner.report.check()
+
+
+def _take(news: Score | Done, runner: TrialRunner, pool: Pool) -> None:
     if isinstance(news, Score):
         pool.answer(news.number, runner.hear(news.number, news.step, news.value))
         return

@@ -80,6 +80,27 @@ class Done:
     error: PlatformError | None = None
 
 
+class Pool(Protocol):
+    """Where several trials are made at a time; `RayPool` is one too. The context ends everything that runs there."""
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another trial may begin."""
+        ...
+
+    def give(self, number: int, params: dict[str, Any]) -> None:
+        """Begins a trial."""
+        ...
+
+    def answer(self, number: int, sentence: str) -> None:
+        """After a score: go on (the empty sentence), or give up because of this."""
+        ...
+
+    def news(self, timeout_s: float) -> Iterator[Score | Done]:
+        """What has happened, after at most that long."""
+        ...
+
+
 class WorkerPool:
     """So many processes, each with at most one trial.
 
@@ -234,7 +255,7 @@ def work(descriptor: int) -> None:
 
             try:
                 end = maker.make(given["number"], given["params"], TrialReport(check, hear))
-                pipe.send({"number": given["number"], "end": _END.dump_python(end, mode="json")})
+                pipe.send({"number": given["number"], "end": end_to_json(end)})
             except JobCancelled:
                 return
             except PlatformError as error:  # an outage: the job's, not the trial's
@@ -246,10 +267,26 @@ def _told(message: Mapping[str, Any]) -> Score | Done:
     if "step" in message:
         return Score(message["number"], message["step"], message["value"])
     if "end" in message:
-        return Done(message["number"], _END.validate_python(message["end"]))
-    body = message["error"]
+        return Done(message["number"], end_of(message["end"]))
+    return Done(message["number"], None, error_of(message["error"]))
+
+
+def end_to_json(end: TrialEnd) -> dict[str, Any]:
+    """An end as a child tells it."""
+    told: dict[str, Any] = _END.dump_python(end, mode="json")
+    return told
+
+
+def end_of(told: Mapping[str, Any]) -> TrialEnd:
+    """The end that a child told."""
+    return _END.validate_python(told)
+
+
+def error_of(body: Mapping[str, Any]) -> PlatformError:
+    """A child's error as one of its own class again."""
     kind = getattr(exceptions, body["error_type"], PlatformError)
-    return Done(message["number"], None, kind(body["message"], details=body["details"]))
+    error: PlatformError = kind(body["message"], details=body["details"])
+    return error
 
 
 @contextmanager

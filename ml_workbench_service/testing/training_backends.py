@@ -14,6 +14,7 @@ The four requests are what your worker is told to do (`JobSpec.request` of a tra
 """
 
 import asyncio
+import secrets
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -284,7 +285,7 @@ def _spec(store: JobStore, request: Mapping[str, Any]) -> JobSpec:
         kind=JobKind.TRAIN,
         request=dict(request),
         created_at=datetime(2026, 1, 2, tzinfo=UTC) + timedelta(seconds=number),
-        correlation_id=f"correlation-{number}",
+        correlation_id=f"correlation-{secrets.token_hex(8)}",  # one engine may serve the stores of several tests
     )
 
 

@@ -5,6 +5,7 @@ worker that follows a killed one repeats none that has ended. Nothing that a tri
 validation part. The test part is read once, by the winner's ensemble of seeds.
 """
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from common_lib.exceptions import TrainingError
+from common_lib.exceptions import TrainingError, UnavailableError
 from ml_workbench_service import accelerators
 from ml_workbench_service import families as families  # loading the packages registers every family and task
 from ml_workbench_service.contracts.contract import to_ms, utc_now
@@ -22,6 +23,7 @@ from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.contracts.multiple_testing import AGENT_TRIAL, PartRead, Trial, subject_of
 from ml_workbench_service.contracts.recordings import Recording
 from ml_workbench_service.contracts.training import TrainRequest
+from ml_workbench_service.elsewhere.environment import TOKEN_VARIABLE
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE, TrialLog
 from ml_workbench_service.learning.interfaces.family import family_for
 from ml_workbench_service.market.performance import annual, validation_report
@@ -30,11 +32,13 @@ from ml_workbench_service.resources import Workbench, open_for_worker
 from ml_workbench_service.search.space import dimensions, trial_request
 from ml_workbench_service.search.study import Search, SearchStrategy
 from ml_workbench_service.search.trial import TrialMaker
-from ml_workbench_service.search.trial_runner import TrialRunner, in_turn, side_by_side
+from ml_workbench_service.search.trial_runner import TrialRunner, in_pool, in_turn, side_by_side
 from ml_workbench_service.search.worker_pool import OpenMaker
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.training import tasks as tasks
 from ml_workbench_service.training.pipeline import TrainingDependencies, produce
+
+BYTES_PER_GB = 1_000_000_000
 
 
 def run(
@@ -80,8 +84,11 @@ def run(
     )
     report.say("searching")
     maker = _maker(spec, base, workbench)
-    if strategy.num_parallel > 1:
-        side_by_side(runner, open_maker or OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json")))
+    open_maker = open_maker or OpenMaker(f"{__name__}:opened", spec.model_dump(mode="json"))
+    if workbench.trial_engine == "ray":
+        _on_ray(spec, runner, open_maker, workbench)
+    elif strategy.num_parallel > 1:
+        side_by_side(runner, open_maker)
     else:
         in_turn(runner, maker)
     best = search.best
@@ -90,6 +97,27 @@ def run(
     published = workbench.registry.published_by(spec.id, spec.plan["model_id"], spec.plan["version"])
     card = published or _winner(spec, base, best, maker, checkpoint, report, workbench)
     return _result(spec, search, best, card)
+
+
+def _on_ray(spec: JobSpec, runner: TrialRunner, open_maker: OpenMaker, workbench: Workbench) -> None:
+    """Every trial a task of the cluster; each has the CPUs of this worker, and its own memory by the estimate."""
+    try:
+        from ml_workbench_service.search.ray_pool import RayPool, TrialResources
+    except ImportError as error:
+        if error.name != "ray":
+            raise
+        raise UnavailableError(
+            "this worker has no ray, by which its trials are made: install the extra `ray` "
+            "(pip install 'ml-workbench-service[ray]') in the environment of the cluster's nodes"
+        ) from error
+    import torch
+
+    told = {name: os.environ[name] for name in (TOKEN_VARIABLE,) if name in os.environ}  # this attempt's, exchanged
+    memory_gb = float(spec.plan.get("estimate", {}).get("memory_gb", 0.0))
+    resources = TrialResources(torch.get_num_threads(), workbench.trial_gpus, int(memory_gb * BYTES_PER_GB))
+    num_parallel = runner.search.strategy.num_parallel
+    with RayPool(num_parallel, open_maker, resources, environment=told, warn=runner.report.warn) as pool:
+        in_pool(runner, pool)
 
 
 class LaterReport:

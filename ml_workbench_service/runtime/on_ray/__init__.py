@@ -1,0 +1,1 @@
+"""Workers on a Ray cluster: the training backend, its submissions and logs, and the main of a worker."""
