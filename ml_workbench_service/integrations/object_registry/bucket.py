@@ -8,6 +8,7 @@ among them. Whatever the store says is told in words of our own: its answers may
 """
 
 import logging
+import os
 import time
 import uuid
 from collections.abc import Iterator, Sequence
@@ -15,6 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import obstore
 from obstore.exceptions import (
@@ -28,6 +30,9 @@ from obstore.exceptions import (
 from obstore.store import S3Store
 
 from common_lib.exceptions import BundleDamagedError, UnavailableError
+
+if TYPE_CHECKING:  # its types exist for checkers alone
+    from obstore import GetOptions, PutResult
 
 SCHEME = "s3://"
 CONNECT_TIMEOUT = timedelta(seconds=2)
@@ -89,7 +94,7 @@ class Bucket:
 
     def read(self, key: str, *, unless: str | None = None) -> Held | None:
         """An object; None where it still is the one of the ETag `unless`. A missing one is `Held()`."""
-        options: obstore.GetOptions = {} if unless is None else {"if_none_match": unless}
+        options: GetOptions = {} if unless is None else {"if_none_match": unless}
         with self._bounded():
             try:
                 found = obstore.get(self._requests, key, options=options)
@@ -193,7 +198,7 @@ class Bucket:
         return S3Store(
             self._name,
             prefix=self._prefix,
-            client_options={"timeout": timeout, "connect_timeout": CONNECT_TIMEOUT},
+            client_options={"timeout": timeout, "connect_timeout": CONNECT_TIMEOUT, "allow_http": is_http_allowed()},
             retry_config={"max_retries": NUM_RETRIES, "retry_timeout": RETRY_WITHIN},
         )
 
@@ -220,12 +225,17 @@ class Bucket:
         )
 
 
+def is_http_allowed() -> bool:
+    """Whether AWS_ALLOW_HTTP says that an endpoint may be plain HTTP; obstore forgets it beside options of ours."""
+    return os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1")
+
+
 def plain(etag: str) -> str:
     """An ETag without its quotes."""
     return etag.strip('"')
 
 
-def _etag_of(result: obstore.PutResult) -> str:
+def _etag_of(result: "PutResult") -> str:
     etag = result["e_tag"]
     if etag is None:
         raise UnavailableError("the object store names no ETag for what it was given; it cannot hold a registry")
