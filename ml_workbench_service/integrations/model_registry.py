@@ -92,7 +92,7 @@ class FolderModelRegistry:
         hand_in: HandIn | None = None,
     ) -> None:
         self.root = root
-        self._live_version = live_version
+        self.live_version = live_version
         self.listing = RegistryListing(root)
         self.bundles = CheckedBundles(root, signatures)
         self._hand_in = hand_in
@@ -455,7 +455,7 @@ class FolderModelRegistry:
         """A model's folder, ends and live version, as they are now."""
         folder = self.listing.home(model_id)
         return SeenModel(
-            folder, self._endings.of(model_id, folder), self._live_version(model_id) if folder.cards else None
+            folder, self._endings.of(model_id, folder), self.live_version(model_id) if folder.cards else None
         )
 
     def _card(self, model_id: str, version: str, seen: SeenModel) -> ModelCard:

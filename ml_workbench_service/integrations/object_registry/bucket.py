@@ -33,6 +33,7 @@ from common_lib.exceptions import BundleDamagedError, UnavailableError
 
 if TYPE_CHECKING:  # its types exist for checkers alone
     from obstore import GetOptions, PutResult
+    from obstore.store import MemoryStore
 
 SCHEME = "s3://"
 CONNECT_TIMEOUT = timedelta(seconds=2)
@@ -79,16 +80,18 @@ class Bucket:
 
     Args:
         address: `s3://bucket` or `s3://bucket/prefix`.
+        store: in memory, such as obstore's, instead of the one at the address.
 
     Raises:
         UnavailableError: of every method: the store does not answer in time, or refuses.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *, store: "MemoryStore | None" = None) -> None:
         self.address = address
         self._name, _, prefix = address.removeprefix(SCHEME).strip("/").partition("/")
         self._prefix = prefix or None
-        self._requests, self._transfers = self._store(REQUEST_TIMEOUT), self._store(TRANSFER_TIMEOUT)
+        self._requests = store or self._store(REQUEST_TIMEOUT)
+        self._transfers = store or self._store(TRANSFER_TIMEOUT)
         self.took_s = 0.0
         """How long the last request took that went well."""
 
