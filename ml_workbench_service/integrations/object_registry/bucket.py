@@ -33,7 +33,7 @@ from common_lib.exceptions import BundleDamagedError, UnavailableError
 
 if TYPE_CHECKING:  # its types exist for checkers alone
     from obstore import GetOptions, PutResult
-    from obstore.store import MemoryStore
+    from obstore.store import LocalStore, MemoryStore
 
 SCHEME = "s3://"
 CONNECT_TIMEOUT = timedelta(seconds=2)
@@ -80,13 +80,13 @@ class Bucket:
 
     Args:
         address: `s3://bucket` or `s3://bucket/prefix`.
-        store: in memory, such as obstore's, instead of the one at the address.
+        store: in memory or on this disk, instead of the one at the address.
 
     Raises:
         UnavailableError: of every method: the store does not answer in time, or refuses.
     """
 
-    def __init__(self, address: str, *, store: "MemoryStore | None" = None) -> None:
+    def __init__(self, address: str, *, store: "MemoryStore | LocalStore | None" = None) -> None:
         self.address = address
         self._name, _, prefix = address.removeprefix(SCHEME).strip("/").partition("/")
         self._prefix = prefix or None
@@ -215,6 +215,8 @@ class Bucket:
             raise self._away("refuses the credentials; see to AWS_ACCESS_KEY_ID, and what it may do") from error
         except FileNotFoundError as error:
             raise self._away("has no such bucket; make it, or correct MODEL_REGISTRY_PATH") from error
+        except NotImplementedError as error:
+            raise self._careless() from error
         except (BaseError, TimeoutError, ConnectionError) as error:
             _log.debug("%s failed", self.address, exc_info=error)
             raise self._away("does not answer; see to the object store, AWS_ENDPOINT_URL and the network") from error
