@@ -17,6 +17,7 @@ from common_lib.exceptions import (
     BundleDamagedError,
     BundleUnsignedError,
     ConflictError,
+    ModelNotFoundError,
     UnavailableError,
     VersionExistsError,
 )
@@ -218,6 +219,7 @@ def test_the_cache_keeps_to_its_bytes(place: BucketPlace, monkeypatch: pytest.Mo
 
 
 def test_who_is_not_trusted_is_not_served(place: BucketPlace, tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
     mine = Signatures(tmp_path / "mine", holds_key=True)
     theirs = Signatures(tmp_path / "theirs", holds_key=True)
     theirs.begin_to_trust()
@@ -246,6 +248,16 @@ def test_uploads_that_nobody_finishes_are_swept(place: BucketPlace) -> None:
     later = now + timedelta(days=8)
     assert sweep(here.mirror, untouched_since=later - timedelta(days=7), now=later) == [left.removesuffix("model.onnx")]
     assert keys(place, "bundles/") == kept
+
+
+def test_who_asks_for_what_is_not_there_leaves_nothing_behind(place: BucketPlace) -> None:
+    here = opened(place)
+    os.utime(here.mirror.cache / "synced", (0, 0))
+    for name in ("unknown", "../model", "a/b", ".."):
+        with pytest.raises(ModelNotFoundError):
+            here.card(name, "1.0.0")
+    assert list(here.root.iterdir()) == []
+    assert [each.name for each in (here.mirror.cache / "locks").iterdir()] in ([], ["unknown.lock"])
 
 
 def test_a_quiet_bucket_costs_one_listing(place: BucketPlace, monkeypatch: pytest.MonkeyPatch) -> None:

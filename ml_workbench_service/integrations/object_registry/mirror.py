@@ -142,6 +142,8 @@ class Mirror:
         Raises:
             UnavailableError: the store is away.
         """
+        if not re.fullmatch(NAME_PATTERN, model_id):
+            return
         with self._locked(model_id):
             self._sync(model_id)
 
@@ -294,6 +296,8 @@ class Mirror:
     def _lay_log(self, model_id: str, held: Held) -> None:
         """The log, and the files of a folder that it says."""
         home = self.root / model_id
+        if held.etag is None and not home.exists():
+            return
         home.mkdir(exist_ok=True)
         for name, content in files_of(held.content).items():
             self._lay_file(home / name, content)

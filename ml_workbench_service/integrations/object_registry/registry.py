@@ -20,11 +20,11 @@ from common_lib.exceptions import (
     UnavailableError,
     VersionNotFoundError,
 )
+from common_lib.storage import make_folder
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.models import ModelCard
 from ml_workbench_service.integrations.model_registry import (
     FolderModelRegistry,
-    SeenModel,
     number_is_taken,
     version_exists,
 )
@@ -35,6 +35,7 @@ from ml_workbench_service.integrations.object_registry.uploads import Upload, re
 from ml_workbench_service.integrations.object_registry.version_head import HEAD_FILES, PURGED, VersionHead
 from ml_workbench_service.jobs.durable_files import write_whole
 from ml_workbench_service.jobs.handed_in import HandedIn, HandIn
+from ml_workbench_service.learning.bundle.endings import SeenModel
 from ml_workbench_service.learning.bundle.manifest import (
     MANIFEST_FILE,
     SIGNATURE_FILE,
@@ -132,6 +133,7 @@ class ObjectModelRegistry(FolderModelRegistry):
 
     def _sign_and_place(self, draft: Path, card: ModelCard) -> None:
         signatures = self.bundles.signatures
+        make_folder(self.root / card.id)
         with self._locked(card.id):
             self._check_free(card)
             if signatures is not None:
@@ -167,7 +169,8 @@ class ObjectModelRegistry(FolderModelRegistry):
     @contextmanager
     def _locked(self, model_id: str) -> Iterator[None]:
         """Besides, what is appended within relies on what the bucket said at its beginning."""
-        self.mirror.sync(model_id)
+        if not (self.root / model_id).is_dir():
+            self.mirror.sync(model_id)
         with super()._locked(model_id), self.mirror.section(model_id):
             yield
 
