@@ -63,6 +63,7 @@ from ml_workbench_service.entrance import Entrance
 from ml_workbench_service.integrations.embedded_redis import EmbeddedRedis
 from ml_workbench_service.integrations.kept_folder import LOOK_EVERY_S, KeptFolder
 from ml_workbench_service.integrations.model_registry import FolderModelRegistry
+from ml_workbench_service.integrations.object_registry.kept_bucket import KeptBucket
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.integrations.prediction_ledger.reader import LEDGER_FILE
 from ml_workbench_service.integrations.prediction_queue import move_to
@@ -70,7 +71,7 @@ from ml_workbench_service.jobs.job import TRACKED_KINDS, JobFolder, JobStore, Tr
 from ml_workbench_service.jobs.private_files import keep_private
 from ml_workbench_service.market.seasonal_volatility import SeasonalProfile
 from ml_workbench_service.predict_processes import open_predict_workers
-from ml_workbench_service.resources import Addresses, Workbench, close_workbench, open_workbench, resolve
+from ml_workbench_service.resources import Addresses, Workbench, close_workbench, mirror_of, open_workbench, resolve
 from ml_workbench_service.runtime.agent_supervisor import AgentSupervisor
 from ml_workbench_service.runtime.child_environment import child_environment, without_store_key
 from ml_workbench_service.runtime.child_process import SupervisedProcess
@@ -203,8 +204,10 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     stack.callback((await asyncio.to_thread(own_state, settings.STATE_DIR.resolve())).release)
     state_folder = await _keep_folder(KeptFolder(settings.STATE_DIR.resolve(), "STATE_DIR"), stack)
-    registry_folder = KeptFolder(settings.MODEL_REGISTRY_PATH.resolve(), "MODEL_REGISTRY_PATH", is_needed=False)
-    await _keep_folder(registry_folder, stack)
+    registry_folder: KeptFolder | KeptBucket
+    if settings.registry_address is None:
+        registry_folder = KeptFolder(settings.registry_folder, "MODEL_REGISTRY_PATH", is_needed=False)
+        await _keep_folder(registry_folder, stack)
     await _open_entrance(entrance, stack)
     _rotate_logs(settings, stack)
     redis = EmbeddedRedis(settings.STATE_DIR)
@@ -214,6 +217,8 @@ async def _open(settings: Settings, clock: Clock, stack: AsyncExitStack, entranc
         accelerators.kind_of(settings.ACCELERATOR)  # a name nobody has is an error now, not at the first training
     workbench = await asyncio.to_thread(open_workbench, settings, addresses, clock=clock)
     stack.callback(close_workbench, workbench)
+    if settings.registry_address is not None:
+        registry_folder = KeptBucket(mirror_of(workbench.history))
     await _own_registry(workbench, entrance, stack)
     stopping = stopping_event(stack)
     environment = child_environment(settings, addresses)

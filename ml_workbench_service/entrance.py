@@ -42,7 +42,7 @@ class Entrance:
             DataValidationError: the file of keys is damaged.
             UnavailableError: the audit log cannot be written.
         """
-        folders = [each.resolve() for each in (self._settings.STATE_DIR, self._settings.MODEL_REGISTRY_PATH)]
+        folders = [self._settings.STATE_DIR.resolve(), self._settings.registry_folder]
         narrow(folders, log_dir=self._settings.LOG_DIR.resolve(), log_names=LOG_FILES)
         ring = self.gate.ring
         ring.load()

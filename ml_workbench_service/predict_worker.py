@@ -124,7 +124,7 @@ async def _open(settings: Settings, handed: Handed, clock: Clock, stack: AsyncEx
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await traced_until(stack, settings, "predict worker")
     assert settings.REDIS_URL is not None, "the control process has resolved it"
-    keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
+    keep_as_child(settings.STATE_DIR.resolve(), settings.registry_folder)
     workbench = open_for_predict_worker(settings, control=handed.control, clock=clock)
     stack.callback(close_workbench, workbench)
     metrics = Metrics()

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -46,6 +46,9 @@ from ml_workbench_service.settings import (
     JobAddress,
     Settings,
 )
+
+if TYPE_CHECKING:
+    from ml_workbench_service.integrations.object_registry.mirror import Mirror
 
 TrialEngine = Literal["local", "ray"]
 PROBE_TIMEOUT_S = 0.3
@@ -113,7 +116,7 @@ def open_workbench(
         publishes: whether this process signs and publishes versions itself, as the service does, and programs that
             work without one; else it verifies alone, and hands its versions in.
     """
-    history = DeploymentHistory(settings.MODEL_REGISTRY_PATH.resolve())
+    history = open_history(settings)
     queue = deployments = decisions = engine = None
     if addresses.redis is not None:
         queue = ShardedQueue(
@@ -146,15 +149,64 @@ def open_workbench(
     )
 
 
-def open_registry(settings: Settings, history: DeploymentHistory, *, publishes: bool = False) -> FolderModelRegistry:
-    """The registry, which serves what the service of this STATE_DIR has signed; `publishes` as for `open_workbench`."""
+def open_history(settings: Settings) -> DeploymentHistory:
+    """Who served when, by the registry's folder or bucket; a bucket's is followed until the history is closed.
+
+    Raises:
+        UnavailableError: the bucket cannot be reached, and nothing of it was ever cached here.
+    """
+    if settings.registry_address is None:
+        return DeploymentHistory(settings.registry_folder)
+    from ml_workbench_service.integrations.object_registry.bucket import Bucket
+    from ml_workbench_service.integrations.object_registry.history import ObjectDeploymentHistory
+    from ml_workbench_service.integrations.object_registry.mirror import Mirror
+
+    mirror = Mirror(Bucket(settings.registry_address), settings.registry_folder.parent)
+    mirror.open()
+    mirror.follow()
+    return ObjectDeploymentHistory(mirror)
+
+
+def open_registry(
+    settings: Settings,
+    history: DeploymentHistory,
+    *,
+    publishes: bool = False,
+    signatures: Signatures | None = None,
+) -> FolderModelRegistry:
+    """The registry of a history that `open_history` has opened, which serves what the service of this STATE_DIR has
+    signed; `publishes` as for `open_workbench`.
+
+    Args:
+        signatures: of a reader without a STATE_DIR of the service.
+    """
     state_dir = settings.STATE_DIR.resolve()
-    return FolderModelRegistry(
-        settings.MODEL_REGISTRY_PATH.resolve(),
+    signatures = signatures or Signatures(state_dir, holds_key=publishes)
+    hand_in = None if publishes else FolderHandIn(state_dir / "jobs")
+    if settings.registry_address is None:
+        return FolderModelRegistry(
+            settings.registry_folder, live_version=history.live_version, signatures=signatures, hand_in=hand_in
+        )
+    from ml_workbench_service.integrations.object_registry.registry import ObjectModelRegistry
+
+    mirror = mirror_of(history)
+    if publishes and not mirror.fault:
+        mirror.bucket.check_conditions()
+    return ObjectModelRegistry(
+        mirror,
+        cache_gb=settings.REGISTRY_CACHE_GB,
         live_version=history.live_version,
-        signatures=Signatures(state_dir, holds_key=publishes),
-        hand_in=None if publishes else FolderHandIn(state_dir / "jobs"),
+        signatures=signatures,
+        hand_in=hand_in,
     )
+
+
+def mirror_of(history: DeploymentHistory) -> "Mirror":
+    """Of a history whose registry is a bucket."""
+    from ml_workbench_service.integrations.object_registry.history import ObjectDeploymentHistory
+
+    assert isinstance(history, ObjectDeploymentHistory), "the same settings opened both"
+    return history.mirror
 
 
 def open_configured_store(settings: Settings, *, address: str = "", clock: Clock = WALL) -> FeatureStore:
@@ -196,7 +248,7 @@ def open_for_worker(settings: Settings) -> Iterator[Workbench]:
         redis=settings.REDIS_URL,
         redis_is_embedded=False,
     )
-    keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
+    keep_as_child(settings.STATE_DIR.resolve(), settings.registry_folder)
     workbench = open_workbench(settings, addresses, publishes=False)
     try:
         yield workbench
@@ -260,6 +312,7 @@ def open_for_predict_worker(settings: Settings, *, control: Path, clock: Clock =
 
 def close_workbench(workbench: Workbench) -> None:
     """Gives the connections back."""
+    workbench.history.close()
     if workbench.queue is not None:
         workbench.queue.close()
     if workbench.deployments is not None:

@@ -11,6 +11,7 @@ from pydantic import (
     AfterValidator,
     BeforeValidator,
     Field,
+    PlainValidator,
     SecretStr,
     ValidationError,
     field_validator,
@@ -32,6 +33,8 @@ SHORTEST_API_KEY = 16
 """On an address that others reach: what people think up is guessed sooner or later."""
 MAKE_A_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(24))"'
 _IS_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_BUCKET = re.compile(r"s3://[a-z0-9][a-z0-9.-]{1,61}[a-z0-9](?:/[A-Za-z0-9._=-]+)*/?")
+_ENDPOINTS = ("AWS_ENDPOINT_URL_S3", "AWS_ENDPOINT_URL", "AWS_ENDPOINT")
 
 
 def _folder(value: object) -> object:
@@ -39,6 +42,19 @@ def _folder(value: object) -> object:
     if _IS_ADDRESS.match(str(value)):
         raise ValueError("it takes a folder's path on this machine, such as ./folder or /srv/folder, and no address")
     return value
+
+
+def _registry(value: object) -> Path | str:
+    """A folder of this machine, or a prefix of a bucket."""
+    text = str(value)
+    if _BUCKET.fullmatch(text):
+        return text.rstrip("/")
+    if _IS_ADDRESS.match(text):
+        raise ValueError(
+            "it takes a folder's path on this machine, such as ./folder or /srv/folder, or s3://bucket/prefix; an "
+            "object store's endpoint and credentials are the usual AWS_* variables"
+        )
+    return Path(text)
 
 
 def _server(text: str) -> str:
@@ -135,7 +151,7 @@ class Settings(BaseSettings):
     LOG_LEVEL: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     PORT: Annotated[int, Field(ge=0, le=65535)] = 8005
     FEATURE_STORE_URL: Annotated[str, AfterValidator(_feature_store)] | None = None
-    MODEL_REGISTRY_PATH: Folder = Path("./model_registry")
+    MODEL_REGISTRY_PATH: Annotated[Path | str, PlainValidator(_registry)] = Path("./model_registry")
     EXPERIMENT_TRACKING_URI: Annotated[str, AfterValidator(_tracking)] | None = None
     API_KEY: SecretStr | None = None
     MAX_TRAINING_MEMORY: Annotated[float, Field(gt=0, description="GB")] = 16
@@ -157,6 +173,8 @@ class Settings(BaseSettings):
     PREDICTION_QUEUE_TTL_S: Annotated[float, Field(gt=0, le=31_536_000, description="seconds")] | None = None
     PREDICTION_QUEUE_SHARDS: Annotated[int, Field(ge=1, le=64)] = 1
     PREDICT_WORKERS: Annotated[int, Field(ge=0, le=64)] = 0
+    REGISTRY_CACHE_DIR: Folder = Path("./registry_cache")
+    REGISTRY_CACHE_GB: Annotated[float, Field(ge=0.001, le=1_000_000, description="GB")] = 10
     PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     JOB_RETENTION_DAYS: Annotated[float, Field(gt=0, le=36_500, description="days")] | None = None
     JOBS_MAX_GB: Annotated[float, Field(ge=0.001, le=1_000_000, description="GB")] | None = None
@@ -235,6 +253,18 @@ class Settings(BaseSettings):
         return self
 
     @model_validator(mode="after")
+    def _check_bucket(self) -> "Settings":
+        """Obstore refuses plain HTTP only at the first request, in words that name no variable."""
+        endpoint = next(filter(None, map(os.environ.get, _ENDPOINTS)), "")
+        is_allowed = os.environ.get("AWS_ALLOW_HTTP", "").lower() in ("true", "1")
+        if self.registry_address is not None and endpoint.startswith("http://") and not is_allowed:
+            raise ValueError(
+                "the object store's endpoint is plain HTTP, over which bundles pass in clear; use https, or set "
+                "AWS_ALLOW_HTTP=true"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _check_door(self) -> "Settings":
         """What would leave the service open, or without what TLS needs."""
         key = "" if self.API_KEY is None else self.API_KEY.get_secret_value()
@@ -256,6 +286,19 @@ class Settings(BaseSettings):
         return self.CONTROL_URL or f"{scheme}://{self.HOST}:{self.PORT}"
 
     @property
+    def registry_address(self) -> str | None:
+        """MODEL_REGISTRY_PATH where it is a bucket's prefix."""
+        return self.MODEL_REGISTRY_PATH if isinstance(self.MODEL_REGISTRY_PATH, str) else None
+
+    @property
+    def registry_folder(self) -> Path:
+        """Where the registry is read on this machine: its own folder, or a bucket's mirror below REGISTRY_CACHE_DIR."""
+        if isinstance(self.MODEL_REGISTRY_PATH, Path):
+            return self.MODEL_REGISTRY_PATH.resolve()
+        name = self.MODEL_REGISTRY_PATH.removeprefix("s3://").replace("/", "--")
+        return self.REGISTRY_CACHE_DIR.resolve() / name / "registry"
+
+    @property
     def job_log_bytes(self) -> int:
         """JOB_LOG_MAX_MB in bytes."""
         return int(self.JOB_LOG_MAX_MB * 1_000_000)
@@ -266,7 +309,8 @@ class Settings(BaseSettings):
         environment.update(
             STATE_DIR=str(self.STATE_DIR.resolve()),
             LOG_DIR=str(self.LOG_DIR.resolve()),
-            MODEL_REGISTRY_PATH=str(self.MODEL_REGISTRY_PATH.resolve()),
+            MODEL_REGISTRY_PATH=self.registry_address or str(self.registry_folder),
+            REGISTRY_CACHE_DIR=str(self.REGISTRY_CACHE_DIR.resolve()),
             # Empty hides every GPU, and must not count as unset here.
             CUDA_VISIBLE_DEVICES=os.environ.get("CUDA_VISIBLE_DEVICES", self.CUDA_VISIBLE_DEVICES),
             LOG_LEVEL=self.LOG_LEVEL,

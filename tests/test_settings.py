@@ -42,6 +42,8 @@ OUR_DEFAULTS = {
     "TRAINING_WORKERS": 1,
     "AGENT_AUTOSTART": True,
     "WARM_WORKER": True,
+    "REGISTRY_CACHE_DIR": Path("registry_cache"),
+    "REGISTRY_CACHE_GB": 10,
     "SKILL_GATE": "warn",
     "PAGE": True,
     "PAGE_PORT": None,
@@ -119,6 +121,8 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
         ("DRAFT_RETENTION_DAYS", "0"),
         ("TRAINING_WORKERS", "0"),
         ("LOG_MAX_MB", "0"),
+        ("REGISTRY_CACHE_DIR", "s3://bucket"),
+        ("REGISTRY_CACHE_GB", "0"),
         ("LOG_FILES_KEPT", "0"),
         ("AGENT_AUTOSTART", "perhaps"),
         ("PAGE_PORT", "0"),
@@ -143,7 +147,10 @@ WRONG = {
         "bars",
     ],
     "MODEL_REGISTRY_PATH": [
-        "s3://bucket/models",
+        "s3://",
+        "s3://Bucket/models",
+        "s3://user:secret@bucket",
+        "s3://bucket/../models",
         "http://registry:80",
         "file:///srv/models",
         "mlflow-artifacts:/models",
@@ -157,7 +164,8 @@ WRONG = {
 }
 RIGHT = {
     "FEATURE_STORE_URL": ["embedded", "file:///srv/bars", "file://bars", "https://store.example/base", "http://[::1]:80"],
-    "MODEL_REGISTRY_PATH": ["./models", "/srv/models", "~/models", "C:models"],
+    "MODEL_REGISTRY_PATH": ["./models", "/srv/models", "~/models", "C:models", "s3://bucket", "s3://bucket/models/fx"],
+    "REGISTRY_CACHE_DIR": ["./cache", "/var/cache/models"],
     "EXPERIMENT_TRACKING_URI": [
         "embedded", "disabled", "http://mlflow:5000", "sqlite:///x.db", "postgresql+psycopg2://u:p@h/d", "./mlruns",
         "file:///srv/mlruns",
@@ -220,7 +228,23 @@ def test_a_child_gets_absolute_paths_and_resolved_addresses(monkeypatch: pytest.
     assert tmp_path / ".workbench" == Settings().STATE_DIR
 
 
-@pytest.mark.parametrize("name", ["MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "mlflow_tracking_token"])
+def test_a_registry_in_a_bucket_is_read_from_its_mirror(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    found = Settings(MODEL_REGISTRY_PATH="s3://bucket/models/fx/", REGISTRY_CACHE_DIR=tmp_path)
+    assert found.registry_address == "s3://bucket/models/fx"
+    assert found.registry_folder == tmp_path / "bucket--models--fx" / "registry"
+    assert found.environment()["MODEL_REGISTRY_PATH"] == "s3://bucket/models/fx"
+    assert found.environment()["REGISTRY_CACHE_DIR"] == str(tmp_path)
+    assert Settings(MODEL_REGISTRY_PATH=tmp_path).registry_address is None
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    with pytest.raises(ValidationError, match="AWS_ALLOW_HTTP"):
+        Settings(MODEL_REGISTRY_PATH="s3://bucket")
+    monkeypatch.setenv("AWS_ALLOW_HTTP", "true")
+    assert Settings(MODEL_REGISTRY_PATH="s3://bucket").registry_address
+
+
+@pytest.mark.parametrize(
+    "name", ["MLFLOW_TRACKING_PASSWORD", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "mlflow_tracking_token"]
+)
 def test_what_libraries_read_as_a_secret_is_said_nowhere(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setattr(redaction, "_secrets", [])
     monkeypatch.setenv(name, "hunter-two")

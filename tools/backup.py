@@ -13,7 +13,7 @@ from ml_workbench_service.access.audit_log import Who
 from ml_workbench_service.cli.access import person
 from ml_workbench_service.integrations.backup_archive import BackupManifest
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workflows.back_up_state import back_up
+from ml_workbench_service.workflows.back_up_state import back_up, registry_in_archives
 from ml_workbench_service.workflows.restore_state import restore
 
 
@@ -34,16 +34,17 @@ def main() -> int:
     parser.add_argument("archive", type=Path, help="a tar file; compressed where its name ends in gz")
     arguments = parser.parse_args()
     settings = Settings()
-    state_dir, registry = settings.STATE_DIR, settings.MODEL_REGISTRY_PATH
+    state_dir = settings.STATE_DIR
     try:
-        if arguments.verb == "create":
-            is_external = settings.REDIS_URL is not None
-            manifest = back_up(state_dir, registry, arguments.archive, redis_is_external=is_external)
-            print(f"{arguments.archive} is written and verified: {described(manifest)}")
-        else:
-            who = Who("command_line", client=person())
-            manifest = restore(arguments.archive, state_dir, registry, who=who)
-            print(f"{state_dir} and {registry} are restored: {described(manifest)}")
+        with registry_in_archives(settings) as registry:
+            if arguments.verb == "create":
+                is_external = settings.REDIS_URL is not None
+                manifest = back_up(state_dir, registry, arguments.archive, redis_is_external=is_external)
+                print(f"{arguments.archive} is written and verified: {described(manifest)}")
+            else:
+                who = Who("command_line", client=person())
+                manifest = restore(arguments.archive, state_dir, registry, who=who)
+                print(f"{state_dir} and {settings.MODEL_REGISTRY_PATH} are restored: {described(manifest)}")
     except PlatformError as error:
         print(error.message, file=sys.stderr)
         return 1

@@ -27,6 +27,7 @@ from ml_workbench_service.contracts.runners import (
     WebPage,
 )
 from ml_workbench_service.integrations.kept_folder import KeptFolder
+from ml_workbench_service.integrations.object_registry.kept_bucket import KeptBucket
 from ml_workbench_service.integrations.prediction_ledger.ledger import PredictionLedger
 from ml_workbench_service.jobs.job import JobStore
 from ml_workbench_service.resources import Workbench
@@ -122,7 +123,7 @@ class AppState(PredictState):
     max_job_hours: float | None = None  # None: a job may last as long as it takes
     audit: AuditLog
     state_folder: KeptFolder
-    registry_folder: KeptFolder
+    registry_folder: KeptFolder | KeptBucket
     queue_policy: QueuePolicy = "drop_oldest"
     agent_supervisor: AgentRunner | None = None  # None: there is no Redis
     tracker: OnDemandProcess | None = None

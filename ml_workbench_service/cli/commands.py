@@ -79,15 +79,13 @@ def backup(
 ) -> None:
     """Write STATE_DIR and the model registry of a running (or stopped) service as one verified archive."""
     from ml_workbench_service.jobs.private_files import keep_private
-    from ml_workbench_service.workflows.back_up_state import back_up
+    from ml_workbench_service.workflows.back_up_state import back_up, registry_in_archives
 
     settings = settings_of_environment()
     keep_private()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with line.screen.waiting(f"{target} is written and verified"):
-        manifest = back_up(
-            settings.STATE_DIR, settings.MODEL_REGISTRY_PATH, target, redis_is_external=settings.REDIS_URL is not None
-        )
+    with line.screen.waiting(f"{target} is written and verified"), registry_in_archives(settings) as registry:
+        manifest = back_up(settings.STATE_DIR, registry, target, redis_is_external=settings.REDIS_URL is not None)
     _answer(line, manifest, f"{target} is written and verified")
 
 
@@ -96,13 +94,14 @@ def restore(line: CommandLine, archive: Annotated[Path, typer.Argument(metavar="
     """Bring an archive back into an empty STATE_DIR and an empty model registry, before the service starts."""
     from ml_workbench_service.access.audit_log import Who
     from ml_workbench_service.jobs.private_files import keep_private
+    from ml_workbench_service.workflows.back_up_state import registry_in_archives
     from ml_workbench_service.workflows.restore_state import restore as bring_back
 
     keep_private()
     settings = settings_of_environment()
-    with line.screen.waiting(f"{archive} is verified and restored"):
+    with line.screen.waiting(f"{archive} is verified and restored"), registry_in_archives(settings) as registry:
         who = Who("command_line", client=access.person())
-        manifest = bring_back(archive, settings.STATE_DIR, settings.MODEL_REGISTRY_PATH, who=who)
+        manifest = bring_back(archive, settings.STATE_DIR, registry, who=who)
     _answer(line, manifest, f"{settings.STATE_DIR} and {settings.MODEL_REGISTRY_PATH} are restored")
 
 

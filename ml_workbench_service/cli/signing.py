@@ -2,9 +2,8 @@
 
 from ml_workbench_service.access.audit_log import AUDIT_FILE, AuditLog, Who
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.jobs.private_files import keep_private
-from ml_workbench_service.resources import open_registry
+from ml_workbench_service.resources import open_history, open_registry
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.publishing.signing import sign_version
 
@@ -12,7 +11,7 @@ from ml_workbench_service.workflows.publishing.signing import sign_version
 def sign(settings: Settings, model_id: str, version: str, *, who: Who) -> ModelCard:
     """The card of the version, which is signed now; raises as `sign_version`."""
     keep_private()
-    history = DeploymentHistory(settings.MODEL_REGISTRY_PATH.resolve())
+    history = open_history(settings)
     registry = open_registry(settings, history, publishes=True)
     audit = AuditLog(settings.STATE_DIR.resolve() / AUDIT_FILE)
     return sign_version(registry, audit, model_id, version, who=who)

@@ -121,18 +121,8 @@ class DeploymentHistory:
 
     def append(self, *deployments: Deployment) -> None:
         """Writes the lines in one go and syncs them to disk; raises UnavailableError where it is full."""
-        home = self.root / deployments[0].model_id
-        make_folder(home)
-        if not (home / HISTORY_FILE).exists():
-            with suppress(OSError):  # a full disk is told below
-                (home / HISTORY_FILE).touch()
-                os.utime(self.root)  # before the line: whoever looks after it finds the file
-        try:
-            append_line(home / HISTORY_FILE, "\n".join(each.model_dump_json() for each in deployments))
-        finally:
-            self._num_appended += 1  # whoever read before the line was there keeps nothing
-            self._seen.clear()
-            self.on_append()
+        with self._writing():
+            self._append(deployments[0].model_id, "\n".join(each.model_dump_json() for each in deployments))
 
     def take_back(self, deployment: Deployment) -> bool:
         """Removes the deployment's line where it is the newest, for which no room is needed; whether it was. For who
@@ -141,20 +131,14 @@ class DeploymentHistory:
         Raises:
             OSError: the file cannot be written.
         """
-        line = deployment.model_dump_json().encode() + b"\n"
-        try:
-            with (self.root / deployment.model_id / HISTORY_FILE).open("rb+") as file:
-                size = file.seek(0, os.SEEK_END)
-                file.seek(max(size - len(line), 0))
-                if file.read() != line:
-                    return False
-                file.truncate(size - len(line))
-                os.fsync(file.fileno())
-        finally:
-            self._num_appended += 1
-            self._seen.clear()
-            self.on_append()
-        return True
+        with self._writing():
+            return self._take_back(deployment.model_id, deployment.model_dump_json())
+
+    def refresh(self, model_id: str) -> None:
+        """Looks for what others have written about a model: each look at a folder does."""
+
+    def close(self) -> None:
+        """Ends whatever follows other writers."""
 
     @contextmanager
     def locked(self, model_id: str) -> Iterator[None]:
@@ -174,6 +158,36 @@ class DeploymentHistory:
             yield
         finally:
             lock.release()
+
+    def _append(self, model_id: str, lines: str) -> None:
+        home = self.root / model_id
+        make_folder(home)
+        if not (home / HISTORY_FILE).exists():
+            with suppress(OSError):  # a full disk is told below
+                (home / HISTORY_FILE).touch()
+                os.utime(self.root)  # before the line: whoever looks after it finds the file
+        append_line(home / HISTORY_FILE, lines)
+
+    def _take_back(self, model_id: str, text: str) -> bool:
+        line = text.encode() + b"\n"
+        with (self.root / model_id / HISTORY_FILE).open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(max(size - len(line), 0))
+            if file.read() != line:
+                return False
+            file.truncate(size - len(line))
+            os.fsync(file.fileno())
+        return True
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What was known before is known no more, whether or not the write went well."""
+        try:
+            yield
+        finally:
+            self._num_appended += 1  # whoever read before the line was there keeps nothing
+            self._seen.clear()
+            self.on_append()
 
     def _folded(self, model_id: str) -> _Folded:
         before = self._cache.get(model_id, NOTHING)

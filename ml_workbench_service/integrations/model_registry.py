@@ -24,7 +24,7 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -52,9 +52,10 @@ from ml_workbench_service.learning.bundle.endings import (
     Ended,
     Endings,
     Purge,
+    SeenModel,
     tombstone_of,
 )
-from ml_workbench_service.learning.bundle.listing import CARD_FILE, CardFacts, ModelFolder, RegistryListing, read_facts
+from ml_workbench_service.learning.bundle.listing import CARD_FILE, CardFacts, RegistryListing, read_facts
 from ml_workbench_service.learning.bundle.manifest import (
     RECIPE_FILE,
     digest_of,
@@ -71,31 +72,6 @@ LOCK_TIMEOUT_S = 15.0
 STAGING = ".staging"
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class SeenModel:
-    """A model as of one look: its folder, which versions have ended, which one is live."""
-
-    folder: ModelFolder
-    ended: Ended
-    live: str | None
-
-    @property
-    def versions(self) -> list[str]:
-        """Newest first."""
-        return [each for each in self.folder.cards if each not in self.ended.purged]
-
-    @property
-    def ranked(self) -> list[str]:
-        """In the order in which they would serve: the live one, the newest not archived, the newest."""
-        return sorted(self.versions, key=lambda each: (each != self.live, each in self.ended.archived))
-
-    def status(self, version: str) -> ModelStatus:
-        """Of one that is there."""
-        if version == self.live:
-            return "deployed"
-        return "archived" if version in self.ended.archived else "experimental"
 
 
 class FolderModelRegistry:
@@ -116,7 +92,7 @@ class FolderModelRegistry:
         hand_in: HandIn | None = None,
     ) -> None:
         self.root = root
-        self._live_version = live_version
+        self.live_version = live_version
         self.listing = RegistryListing(root)
         self.bundles = CheckedBundles(root, signatures)
         self._hand_in = hand_in
@@ -187,20 +163,14 @@ class FolderModelRegistry:
         make_folder(home)
         with self._locked(card.id):
             if card.version in self.tombstones(card.id):
-                raise VersionExistsError(
-                    f"version {card.version} of {card.id} was purged, and its number is never used again; "
-                    "leave `version` out to get the next one"
-                )
+                raise number_is_taken(card)
             try:
                 if signatures is not None and not (home / card.version).exists():
                     signatures.sign(draft, card)
                 os.rename(draft, home / card.version)
             except OSError as error:
                 if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-                    raise VersionExistsError(
-                        f"version {card.version} of {card.id} exists already and never changes; "
-                        "leave `version` out to get the next one"
-                    ) from error
+                    raise version_exists(card) from error
                 raise
         sync(home)
         sync(self.root)
@@ -314,7 +284,7 @@ class FolderModelRegistry:
 
     def file(self, model_id: str, version: str, name: str) -> Path | None:
         """A file of a version as it was published, None where it has none of that name; raises like `card`."""
-        self.folder(model_id, version)
+        self.check_known(model_id, version)
         return self.bundles.file(model_id, version, name)
 
     def recipe(self, model_id: str, version: str) -> dict[str, Any]:
@@ -327,6 +297,11 @@ class FolderModelRegistry:
 
     def folder(self, model_id: str, version: str) -> Path:
         """Where a version lies; raises like `card`."""
+        self.check_known(model_id, version)
+        return self.root / model_id / version
+
+    def check_known(self, model_id: str, version: str) -> None:
+        """Raises ModelNotFoundError or VersionNotFoundError where there is no such version."""
         versions = self.versions(model_id)
         if not versions:
             raise self._unknown(model_id)
@@ -341,7 +316,6 @@ class FolderModelRegistry:
                 f"model {model_id} has no such version; GET /api/v1/models/{model_id}/versions lists them",
                 details={"versions": versions[:20]},
             )
-        return self.root / model_id / version
 
     def published_by(self, job_id: str, model_id: str, version: str) -> ModelCard | None:
         """The version's card, if that very job published it; a job that was killed since could not say so."""
@@ -350,7 +324,7 @@ class FolderModelRegistry:
 
     def verify(self, model_id: str, version: str) -> str:
         """Checks the signature, and every file against the manifest; the digest, or BundleDamagedError."""
-        self.folder(model_id, version)
+        self.check_known(model_id, version)
         return self.bundles.verify(model_id, version)
 
     def recorded(self, card: ModelCard) -> ModelCard:
@@ -422,9 +396,15 @@ class FolderModelRegistry:
             )
             if tombstones:
                 line = Purge(tombstones=tombstones).model_dump_json()
-                append_line(self.root / model_id / TOMBSTONES_FILE, line)
+                self._append(model_id, TOMBSTONES_FILE, line)
                 self._remove_purged(model_id)
         return tombstones
+
+    def signed(self, model_id: str, version: str) -> None:
+        """Told that the signature file in a version's `folder` has one more signature: nothing is left to do."""
+
+    def sweep(self, *, untouched_since: datetime) -> None:
+        """Removes what killed publishers left outside `.staging`: nothing."""
 
     def finish_purges(self) -> None:
         """At start: removes the files of versions that were purged, where a kill came in between."""
@@ -448,7 +428,10 @@ class FolderModelRegistry:
 
     def _mark(self, model_id: str, version: str, more: Mapping[str, object]) -> None:
         line = json.dumps({"version": version, "at": iso(utc_now()), **more})
-        append_line(self.root / model_id / ARCHIVED_FILE, line)
+        self._append(model_id, ARCHIVED_FILE, line)
+
+    def _append(self, model_id: str, file_name: str, line: str) -> None:
+        append_line(self.root / model_id / file_name, line)
 
     @contextmanager
     def _locked(self, model_id: str) -> Iterator[None]:
@@ -472,7 +455,7 @@ class FolderModelRegistry:
         """A model's folder, ends and live version, as they are now."""
         folder = self.listing.home(model_id)
         return SeenModel(
-            folder, self._endings.of(model_id, folder), self._live_version(model_id) if folder.cards else None
+            folder, self._endings.of(model_id, folder), self.live_version(model_id) if folder.cards else None
         )
 
     def _card(self, model_id: str, version: str, seen: SeenModel) -> ModelCard:
@@ -481,7 +464,7 @@ class FolderModelRegistry:
     def _published(self, model_id: str, version: str, seen: SeenModel) -> ModelCard:
         if version not in seen.folder.cards or version in seen.ended.purged:
             self.bundles.forget(model_id, version)
-            self.folder(model_id, version)
+            self.check_known(model_id, version)
         return self.bundles.card(model_id, version)
 
     def _ends(self, model_id: str) -> Ended:
@@ -498,3 +481,18 @@ class FolderModelRegistry:
         known = [each for each in self.model_ids() if each[:3] == model_id[:3]] or self.model_ids()
         hint = f"known: {', '.join(known[:5])}" if known else "none is trained yet: POST /api/v1/models/train"
         return ModelNotFoundError(f"no model of this id; {hint}", details={"known": known[:20]})
+
+
+def number_is_taken(card: ModelCard) -> VersionExistsError:
+    """Of a version that was purged."""
+    return VersionExistsError(
+        f"version {card.version} of {card.id} was purged, and its number is never used again; leave `version` out to "
+        "get the next one"
+    )
+
+
+def version_exists(card: ModelCard) -> VersionExistsError:
+    """Of one that is there."""
+    return VersionExistsError(
+        f"version {card.version} of {card.id} exists already and never changes; leave `version` out to get the next one"
+    )

@@ -26,7 +26,7 @@ def child_environment(settings: Settings, addresses: Addresses) -> dict[str, str
     if addresses.redis is not None:
         resolved["REDIS_URL"] = addresses.redis
     environment = settings.environment(**resolved)
-    environment |= told_to_children(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
+    environment |= told_to_children(settings.STATE_DIR.resolve(), settings.registry_folder)
     home = str(Path(__file__).resolve().parents[2])
     environment["PYTHONPATH"] = ":".join(filter(None, [home, environment.get("PYTHONPATH")]))
     return environment

@@ -348,7 +348,7 @@ def main() -> int:
     faulthandler.enable()
     settings = Settings()
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
-    keep_as_child(settings.STATE_DIR.resolve(), settings.MODEL_REGISTRY_PATH.resolve())
+    keep_as_child(settings.STATE_DIR.resolve(), settings.registry_folder)
     with socket.socket(fileno=os.dup(sys.stdin.fileno())) as control:
         serve(control)
     os._exit(0)  # whatever threads were doing, nobody waits for it

@@ -17,10 +17,9 @@ from common_lib.logging import configure_logging
 from common_lib.storage import keep_as_child
 from ml_workbench_service.contracts.jobs import JobKind
 from ml_workbench_service.contracts.models import ModelCard
-from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.integrations.experiment_tracker.tracker import ExperimentTracker, keep_artifacts_at
 from ml_workbench_service.jobs.job import JobFolder, JobStore
-from ml_workbench_service.resources import open_registry
+from ml_workbench_service.resources import open_history, open_registry
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.draw_figures import by_column, write_figures
 from ml_workbench_service.workflows.mirror_to_mlflow import Projection, disable, mirror_to_mlflow
@@ -40,8 +39,7 @@ def run_tracker(settings: Settings, *, stopping: threading.Event, idle_s: float 
     if uri == DISABLED:
         disable(store)
         return
-    root = settings.MODEL_REGISTRY_PATH.resolve()
-    history = DeploymentHistory(root)
+    history = open_history(settings)
     parent = os.getppid()
     projection = Projection(
         store,

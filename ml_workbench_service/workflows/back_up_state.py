@@ -24,7 +24,7 @@ import re
 import sqlite3
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal
 
@@ -42,6 +42,7 @@ from ml_workbench_service.jobs.job import DELETED_FILE, WORKER_LOG, WorkerRecord
 from ml_workbench_service.jobs.trial_log import TRIALS_FILE
 from ml_workbench_service.learning.bundle.endings import ARCHIVED_FILE, TOMBSTONES_FILE
 from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE, NOT_LISTED
+from ml_workbench_service.settings import Settings
 
 OF_PROCESSES = re.compile(r"\..*|.*\.lock|.*-(wal|shm)|beat|(process|attendant|tracker|page)\.json|signing_key\.pem")
 """Files that are left out: staged ones, locks, and what says which process is alive. Hidden folders too.
@@ -57,6 +58,17 @@ MOST_TRIES = 20
 WHOLE_BYTES = 1 << 20
 """Smaller files are read at once, since some are written in place."""
 BUSY_TIMEOUT_S = 60.0
+
+
+@contextmanager
+def registry_in_archives(settings: Settings) -> Iterator[Path]:
+    """The registry's folder; an empty one where it is a bucket, whose own versions and replication keep it."""
+    if settings.registry_address is None:
+        yield settings.registry_folder
+        return
+    with tempfile.TemporaryDirectory() as scratch:
+        (empty := Path(scratch) / "registry").mkdir()
+        yield empty
 
 
 def back_up(state_dir: Path, registry: Path, target: Path, *, redis_is_external: bool = False) -> BackupManifest:

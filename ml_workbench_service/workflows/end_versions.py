@@ -56,7 +56,7 @@ def purge_version(
     """
     registry = workbench.registry
     if not registry.is_purged(model_id, version):
-        registry.folder(model_id, version)
+        registry.check_known(model_id, version)
     with workbench.history.locked(model_id):
         if (left := registry.tombstones(model_id).get(version)) is not None:
             return left

@@ -13,6 +13,30 @@ from ml_workbench_service.market.features.expression_store import ExpressionStor
 from ml_workbench_service.testing.feature_stores import StoredBars
 from tests.integrations.feature_store.bar_files import bars_frame, write_plain
 from tests.integrations.feature_store.feature_store_server import Behaviour, FeatureStoreServer
+from tests.integrations.object_store import ObjectStore
+from tests.integrations.registry_places import BucketPlace, FolderPlace, OpenPlace, place_of
+
+
+@pytest.fixture(scope="session")
+def object_store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A real S3 server, found by whoever reads this process's environment."""
+    with pytest.MonkeyPatch.context() as patched:
+        store = ObjectStore(tmp_path_factory.mktemp("object_store"))
+        for name, value in store.environment.items():
+            patched.setenv(name, value)
+        yield store
+        store.close()
+
+
+@pytest.fixture
+def registry_places(request: pytest.FixtureRequest) -> OpenPlace:
+    """Opens an empty place for a registry by its kind; the server is started for those who need it."""
+
+    def opened(kind: str, folder: Path) -> FolderPlace | BucketPlace:
+        return place_of(kind, folder, lambda: request.getfixturevalue("object_store").new_bucket())
+
+    return opened
+
 
 OPTIONAL = ("volume", "spread", "my_signal")
 STORES = ("sample", "folder", "expressions", "remote-json", "remote-arrow", "remote-single", "remote-bars")

@@ -18,6 +18,7 @@ from ml_workbench_service.contracts.deployment import Deployment
 from ml_workbench_service.integrations import deployment_history
 from ml_workbench_service.integrations.deployment_history import HISTORY_FILE, DeploymentHistory
 from tests.integrations.model_cards import MOMENT
+from tests.integrations.registry_places import REGISTRIES, OpenPlace
 
 STATUSES = ("pending", "live", "failed", "superseded", "rolled_back")
 
@@ -37,11 +38,17 @@ def deployment(number: int = 0, status: str = "live", **changes: Any) -> Deploym
 
 
 @pytest.fixture
-def history(tmp_path: Path) -> DeploymentHistory:
-    """An empty history."""
-    return DeploymentHistory(tmp_path)
+def history(request: pytest.FixtureRequest, tmp_path: Path, registry_places: OpenPlace) -> DeploymentHistory:
+    """An empty history, of a folder unless a test runs over all kinds (`over_all`)."""
+    kind = getattr(request, "param", "folder")
+    return DeploymentHistory(tmp_path) if kind == "folder" else registry_places(kind, tmp_path).history()
 
 
+over_all = pytest.mark.parametrize("history", REGISTRIES, indirect=True)
+"""Laws that the history of every registry keeps, wherever it lies."""
+
+
+@over_all
 def test_without_a_file_nothing_is_live(history: DeploymentHistory) -> None:
     assert (history.live("model"), history.live_version("model"), history.of("model")) == (None, None, [])
     assert history.everything() == []
@@ -49,6 +56,7 @@ def test_without_a_file_nothing_is_live(history: DeploymentHistory) -> None:
         history.get("deployment-0")
 
 
+@over_all
 def test_the_newest_line_of_a_deployment_holds(history: DeploymentHistory) -> None:
     history.append(deployment(0, "pending"))
     assert history.live("model") is None
@@ -65,6 +73,7 @@ def test_the_newest_line_of_a_deployment_holds(history: DeploymentHistory) -> No
     assert [each.version for each in history.everything()] == ["1.1.0", "1.0.0"]
 
 
+@over_all
 def test_models_have_files_of_their_own(history: DeploymentHistory) -> None:
     history.append(deployment(0))
     history.append(deployment(1, model_id="other"))
@@ -215,6 +224,7 @@ def test_a_long_history_is_read_once(history: DeploymentHistory, monkeypatch: py
         assert history.live("model") is not None
 
 
+@over_all
 def test_the_lock_is_exclusive_over_threads(history: DeploymentHistory) -> None:
     inside, most = 0, 0
 
@@ -276,6 +286,7 @@ def test_answers_see_an_own_line_at_once_and_another_writers_a_moment_later(
     assert history.live_lately("model") == deployment(1)
 
 
+@over_all
 def test_what_was_read_before_a_line_was_there_is_not_kept(
     history: DeploymentHistory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -31,6 +31,7 @@ from ml_workbench_service.learning.bundle.listing import next_version
 from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE, digest_of, write_manifest
 from tests.integrations.bundles import flip_a_byte
 from tests.integrations.model_cards import model_card
+from tests.integrations.registry_places import REGISTRIES, OpenPlace, opened_again
 from tests.quiet_folders import make_quiet
 
 NUMBERS = st.integers(0, 999_999)
@@ -44,9 +45,15 @@ def live() -> dict[str, str]:
 
 
 @pytest.fixture
-def registry(tmp_path: Path, live: dict[str, str]) -> FolderModelRegistry:
-    """An empty registry."""
-    return FolderModelRegistry(tmp_path / "registry", live_version=live.get)
+def registry(
+    request: pytest.FixtureRequest, tmp_path: Path, live: dict[str, str], registry_places: OpenPlace
+) -> FolderModelRegistry:
+    """An empty registry, in a folder unless a test runs over all kinds (`over_all`)."""
+    return registry_places(getattr(request, "param", "folder"), tmp_path).registry(live_version=live.get)
+
+
+over_all = pytest.mark.parametrize("registry", REGISTRIES, indirect=True)
+"""Laws that every registry keeps, wherever it lies."""
 
 
 def publish(
@@ -64,6 +71,7 @@ def content(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in sorted(folder.iterdir())}
 
 
+@over_all
 def test_a_published_version_is_there_with_digest_and_size(registry: FolderModelRegistry) -> None:
     publish(registry)
     card = registry.card("model", "1.0.0")
@@ -78,6 +86,7 @@ def test_a_published_version_is_there_with_digest_and_size(registry: FolderModel
     assert not list((registry.root / ".staging").iterdir())
 
 
+@over_all
 def test_a_published_version_never_changes(registry: FolderModelRegistry) -> None:
     publish(registry, weights="first")
     before = content(registry.folder("model", "1.0.0"))
@@ -87,6 +96,7 @@ def test_a_published_version_never_changes(registry: FolderModelRegistry) -> Non
     registry.verify("model", "1.0.0")
 
 
+@over_all
 def test_of_many_who_publish_one_version_at_once_one_does(registry: FolderModelRegistry) -> None:
     def attempt(number: int) -> bool:
         try:
@@ -237,6 +247,7 @@ def test_after_the_last_version_none_follows() -> None:
     "name",
     ["..", ".", "", "../model", "model/..", "/etc", "a/b", ".staging", "Model", "a\x00b", "x" * 65, "model\n", "ä"],
 )
+@over_all
 def test_a_name_that_is_none_reaches_no_path(registry: FolderModelRegistry, name: str) -> None:
     publish(registry)
     publish(registry, "other")
@@ -252,6 +263,7 @@ def test_a_name_that_is_none_reaches_no_path(registry: FolderModelRegistry, name
 
 
 @pytest.mark.parametrize("version", ["..", "../1.0.0", "1.0", "01.0.0", "1.0.0.0", "1.0.0\n", "latest", "١.0.0"])  # noqa: RUF001
+@over_all
 def test_a_version_that_is_none_reaches_no_path(registry: FolderModelRegistry, version: str) -> None:
     publish(registry)
     (registry.root / "model" / "latest").mkdir()
@@ -261,6 +273,7 @@ def test_a_version_that_is_none_reaches_no_path(registry: FolderModelRegistry, v
     assert registry.versions("model") == ["1.0.0"]
 
 
+@over_all
 def test_the_status_follows_deployment_and_archive(registry: FolderModelRegistry, live: dict[str, str]) -> None:
     for version in ("1.0.0", "1.1.0", "1.2.0"):
         publish(registry, version=version)
@@ -314,6 +327,7 @@ def test_an_unreadable_version_is_left_out_of_lists(registry: FolderModelRegistr
         FolderModelRegistry(registry.root, live_version=lambda _: None).cards("model")
 
 
+@over_all
 def test_a_job_that_was_killed_while_it_wrote_gets_its_draft_again_empty(registry: FolderModelRegistry) -> None:
     killed, other = registry.draft("job-1"), registry.draft("job-2")
     (killed / "model.onnx").write_bytes(b"torn")
@@ -337,11 +351,12 @@ def seen_by(other: FolderModelRegistry) -> dict[str, tuple[list[str], str, str]]
     return found
 
 
+@over_all
 def test_another_process_sees_whatever_becomes_of_a_version(
     registry: FolderModelRegistry, live: dict[str, str]
 ) -> None:
-    registry.root.mkdir()
-    other = FolderModelRegistry(registry.root, live_version=live.get)
+    registry.root.mkdir(exist_ok=True)
+    other = opened_again(registry)
     assert seen_by(other) == {}
     publish(registry)
     assert seen_by(other) == {"model": (["1.0.0"], "1.0.0", "experimental")}
@@ -358,6 +373,12 @@ def test_another_process_sees_whatever_becomes_of_a_version(
     assert seen_by(other) == {"model": (["1.0.0"], "1.0.0", "archived")}
     registry.restore("model", "1.0.0")
     assert seen_by(other)["model"][1:] == ("1.0.0", "experimental")
+
+
+def test_another_process_sees_that_somebody_has_removed_a_model(registry: FolderModelRegistry) -> None:
+    publish(registry)
+    other = opened_again(registry)
+    assert list(seen_by(other)) == ["model"]
     shutil.rmtree(registry.root / "model")
     assert seen_by(other) == {}
 

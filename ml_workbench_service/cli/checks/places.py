@@ -8,9 +8,8 @@ from filelock import FileLock, Timeout
 
 from common_lib.exceptions import PlatformError
 from ml_workbench_service.cli.checks.finding import Finding
-from ml_workbench_service.integrations.deployment_history import DeploymentHistory
 from ml_workbench_service.learning.bundle.signatures import Signatures
-from ml_workbench_service.resources import open_registry
+from ml_workbench_service.resources import open_history, open_registry
 from ml_workbench_service.settings import Settings
 from ml_workbench_service.workflows.restore_state import RESTORING
 
@@ -20,12 +19,13 @@ FEW_GB, TOO_FEW_GB = 5.0, 0.5
 
 def folders(settings: Settings) -> list[Finding]:
     """Whether each can be written, and what is free there."""
+    is_bucket = settings.registry_address is not None
     places = {
-        "STATE_DIR": settings.STATE_DIR,
-        "MODEL_REGISTRY_PATH": settings.MODEL_REGISTRY_PATH,
-        "LOG_DIR": settings.LOG_DIR,
+        "STATE_DIR": settings.STATE_DIR.resolve(),
+        "REGISTRY_CACHE_DIR" if is_bucket else "MODEL_REGISTRY_PATH": settings.registry_folder,
+        "LOG_DIR": settings.LOG_DIR.resolve(),
     }
-    return [_folder(name, path.resolve()) for name, path in places.items()]
+    return [_folder(name, path) for name, path in places.items()]
 
 
 def state_lock(settings: Settings) -> list[Finding]:
@@ -49,10 +49,13 @@ def state_lock(settings: Settings) -> list[Finding]:
 
 def registry(settings: Settings) -> list[Finding]:
     """Whether every published version can be read, and is what was published."""
-    folder = settings.MODEL_REGISTRY_PATH.resolve()
-    if not folder.is_dir():
+    folder = settings.registry_address or settings.registry_folder
+    if isinstance(folder, Path) and not folder.is_dir():
         return [Finding("model registry", "ok", f"{folder} will be made with the first model")]
-    history = DeploymentHistory(folder)
+    try:
+        history = open_history(settings)
+    except PlatformError as error:
+        return [Finding("model registry", "broken", error.message)]
     found = open_registry(settings, history)
     if not Signatures(settings.STATE_DIR.resolve()).trusted.is_there:
         return [Finding("model registry", "ok", f"the service's first start will sign what it finds in {folder}")]

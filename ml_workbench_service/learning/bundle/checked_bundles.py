@@ -81,12 +81,12 @@ class CheckedBundles:
             BundleDamagedError: as `card`.
         """
         seen = self._seen.get((model_id, version))
-        if seen is None or seen.identity != self._identity(model_id, version):
+        if seen is None or seen.identity != self.identity(model_id, version):
             self._card(model_id, version, is_kept=False)
 
     def _card(self, model_id: str, version: str, *, is_kept: bool) -> ModelCard:
         key = (model_id, version)
-        identity = self._identity(model_id, version)
+        identity = self.identity(model_id, version)
         with self._keeping:
             seen, kept = self._seen.get(key), self._cards.get(key)
             if kept is not None and kept[0] == identity:
@@ -137,7 +137,7 @@ class CheckedBundles:
         Raises:
             BundleDamagedError: raises as `card`; the version is set aside until its files change.
         """
-        identity, folder = self._identity(model_id, version), self._root / model_id / version
+        identity, folder = self.identity(model_id, version), self._root / model_id / version
         try:
             digest = verify(folder)
             if digest != self.card(model_id, version).digest:
@@ -146,6 +146,10 @@ class CheckedBundles:
             self._note((model_id, version), _Seen(identity, fault))
             raise
         return digest
+
+    def put_aside(self, model_id: str, version: str, fault: BundleDamagedError) -> None:
+        """Sets a version aside whose files somebody else has found damaged."""
+        self._note((model_id, version), _Seen(self.identity(model_id, version), fault))
 
     def forget(self, model_id: str, version: str) -> None:
         """Gives back what was kept of a version that is gone, or that is to be looked at anew."""
@@ -173,7 +177,7 @@ class CheckedBundles:
             while len(self._cards) > MOST_CARDS:
                 self._cards.popitem(last=False)
 
-    def _identity(self, model_id: str, version: str) -> object:
+    def identity(self, model_id: str, version: str) -> object:
         """Of the files that a card's check depends on."""
         home = f"{self._root}/{model_id}"
         folder = f"{home}/{version}/"

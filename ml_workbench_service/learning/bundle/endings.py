@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ml_workbench_service.contracts.contract import Contract
-from ml_workbench_service.contracts.models import Tombstone
+from ml_workbench_service.contracts.models import ModelStatus, Tombstone
 from ml_workbench_service.jobs.guarded_reading import guarded_lines, json_object
 from ml_workbench_service.learning.bundle.listing import CARD_FILE, ModelFolder, stamp_of
 from ml_workbench_service.learning.bundle.manifest import MANIFEST_FILE, digest_of, size_of
@@ -37,6 +37,31 @@ class Ended:
 
 
 NO_ENDS = Ended()
+
+
+@dataclass(frozen=True)
+class SeenModel:
+    """A model as of one look: its folder, which versions have ended, which one is live."""
+
+    folder: ModelFolder
+    ended: Ended
+    live: str | None
+
+    @property
+    def versions(self) -> list[str]:
+        """Newest first."""
+        return [each for each in self.folder.cards if each not in self.ended.purged]
+
+    @property
+    def ranked(self) -> list[str]:
+        """In the order in which they would serve: the live one, the newest not archived, the newest."""
+        return sorted(self.versions, key=lambda each: (each != self.live, each in self.ended.archived))
+
+    def status(self, version: str) -> ModelStatus:
+        """Of one that is there."""
+        if version == self.live:
+            return "deployed"
+        return "archived" if version in self.ended.archived else "experimental"
 
 
 class Endings:

@@ -72,6 +72,7 @@ def keep_house(
     """One turn."""
     delete_old_jobs(store, registry, audit=audit, retention=rules.retention, most_bytes=rules.jobs_bytes, now=now)
     remove_drafts(registry.root / STAGING, store, untouched_since=now - rules.drafts)
+    registry.sweep(untouched_since=now - rules.drafts)
     shorten_logs(store, most_bytes=rules.log_bytes, ended_before=now - LEAVES_WITHIN)
 
 

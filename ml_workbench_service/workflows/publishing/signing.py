@@ -43,8 +43,10 @@ def sign_at_first_start(registry: FolderModelRegistry, audit: AuditLog) -> None:
         for version in registry.versions(model_id):
             name = f"{model_id} {version}"
             try:
-                card = _card(registry.root / model_id / version, model_id, version)
-                signatures.sign(registry.root / model_id / version, card, by="first start", begins_to_trust=False)
+                folder = registry.folder(model_id, version)
+                card = _card(folder, model_id, version)
+                signatures.sign(folder, card, by="first start", begins_to_trust=False)
+                registry.signed(model_id, version)
             except (BundleDamagedError, OSError) as error:
                 left[name] = getattr(error, "message", str(error))
                 log.error("%s is not signed: %s", name, left[name])
@@ -68,13 +70,14 @@ def sign_version(registry: FolderModelRegistry, audit: AuditLog, model_id: str, 
         BundleDamagedError: its files are not what its manifest lists.
         ConflictError: the service has not been started here yet.
     """
-    registry.folder(model_id, version)
+    folder = registry.folder(model_id, version)
     signatures = _signatures_of(registry)
     if not signatures.trusted.is_there:
         raise ConflictError("no service has been started with this STATE_DIR yet; its first start signs what is there")
-    card = _card(registry.root / model_id / version, model_id, version)
+    card = _card(folder, model_id, version)
     with audit.change("version signed", who, on=f"{model_id} {version}") as change:
-        signatures.sign(registry.root / model_id / version, card, by="command")
+        signatures.sign(folder, card, by="command")
+        registry.signed(model_id, version)
         change.after = {"digest": card.digest, "verdict": card.evaluation.verdict}
     return registry.card(model_id, version)
 
