@@ -9,12 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from ml_workbench_service import accelerators
 from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
-from ml_workbench_service.integrations.replicas.handover import HandoverOutbox
+from ml_workbench_service.integrations.replicas.handover import MOST_ENTRIES, MOST_ITEMS, HandoverOutbox
 from ml_workbench_service.integrations.replicas.serving_state import ServingStateReader
 from ml_workbench_service.resources import Workbench, close_workbench
 from ml_workbench_service.serving.handing_over import HandingOver, MirroredIntervals
@@ -22,6 +23,16 @@ from ml_workbench_service.serving.model_server import ModelServer
 from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.stopping import stopping_event
 from ml_workbench_service.workflows.follow_serving_state import ServingStateFollower
+
+
+class Bounds(NamedTuple):
+    """What waits for the ledger at most: items in memory, entries in Redis (`HandoverOutbox`)."""
+
+    most_items: int
+    most_entries: int
+
+
+BOUNDS = Bounds(MOST_ITEMS, MOST_ENTRIES)
 
 
 @dataclass(frozen=True)
@@ -41,19 +52,23 @@ async def open_parts(
     adaptive: Path | None = None,
     trust: Callable[[bytes], None] | None = None,
     stops_at: Sequence[signal.Signals] = (signal.SIGTERM,),
+    bounds: Bounds = BOUNDS,
 ) -> Parts:
     """Opens everything, and closes the workbench after it; the follower is started.
 
     Args:
         adaptive: the folder in which the control process keeps live intervals, where that is on this machine.
         trust: takes over the public keys that it names; of a replica alone.
+        bounds: of what waits for the ledger.
     """
     redis_url = workbench.addresses.redis
     assert redis_url is not None, "the control process, or the settings' check, has seen to it"
     stack.callback(close_workbench, workbench)
     metrics = Metrics()
     publisher = await _publisher(policy, workbench, metrics, stack)
-    outbox = HandoverOutbox(redis_url, secrets.token_hex(8))
+    outbox = HandoverOutbox(
+        redis_url, secrets.token_hex(8), most_items=bounds.most_items, most_entries=bounds.most_entries
+    )
     await outbox.start()
     stack.push_async_callback(outbox.stop)
     handing_over = HandingOver(outbox.put)

@@ -34,7 +34,7 @@ from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.replicas import ReplicaReport
 from ml_workbench_service.entrance import gate_of
 from ml_workbench_service.integrations.replicas.presence import Presence
-from ml_workbench_service.predict_parts import Parts, open_parts
+from ml_workbench_service.predict_parts import Bounds, Parts, open_parts
 from ml_workbench_service.resources import open_for_predict_replica
 from ml_workbench_service.sending_traces import traced_until
 from ml_workbench_service.settings import Settings
@@ -44,6 +44,11 @@ from ml_workbench_service.workflows.announce_replica import ReplicaAnnouncer
 KNOWN_POLL_S = 0.02
 CHORES_EVERY_S = 5.0
 COLLECT_EVERY = 4_000
+MOST_ITEMS = 50_000
+"""For the ledger, in memory while Redis is away; an answer is one, and its interval another."""
+MOST_ENTRIES = 16_384
+"""For the ledger, in Redis while the control plane is away, of all replicas; an entry is a run's answers: one where
+questions come singly, some ten under load."""
 
 
 def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
@@ -86,7 +91,9 @@ async def _open(settings: Settings, clock: Clock, gate: Gate, stack: AsyncExitSt
     await asyncio.to_thread(gate.ring.load)
     keys = GivenKeys(base64.b64decode(each) for each in settings.SIGNING_KEYS.split(",") if each.strip())
     workbench = open_for_predict_replica(settings, keys, clock=clock)
-    parts = await open_parts(workbench, settings.PREDICTION_QUEUE_POLICY, stack, trust=keys.take, stops_at=STOP_SIGNALS)
+    bounds = Bounds(MOST_ITEMS, MOST_ENTRIES)
+    policy = settings.PREDICTION_QUEUE_POLICY
+    parts = await open_parts(workbench, policy, stack, trust=keys.take, stops_at=STOP_SIGNALS, bounds=bounds)
     assert settings.REDIS_URL is not None
     name = f"{socket.gethostname()}-{os.getpid()}"
     announcer = ReplicaAnnouncer(Presence(settings.REDIS_URL), lambda behind_s: _report(name, parts, behind_s))
