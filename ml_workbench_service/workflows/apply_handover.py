@@ -25,6 +25,8 @@ ENTRIES_AT_ONCE = 64
 GATHER_S = 0.02
 """Where something came, for what follows it: one read and one write for many answers, unless somebody waits."""
 SAVE_EVERY_S = 1.0
+SAVE_AT_ONCE = 8 * ENTRIES_AT_ONCE
+"""Entries that were left behind, to a wait for the disk."""
 MOST_AHEAD = 4_000
 """Answers in the ledger's memory: it takes 10,000, and drops what is beyond."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0
@@ -63,7 +65,8 @@ class HandoverApplier:
             for entry in entries:
                 self._apply(entry)
             num += len(entries)
-            self._save()
+            if num % SAVE_AT_ONCE == 0 or self._ledger.num_waiting > MOST_AHEAD:
+                self._save()
         self._save()
         return num
 

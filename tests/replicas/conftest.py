@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -135,8 +136,8 @@ def start_fleet(service: ServiceProcess, folder: Path, stack: ExitStack, num: in
         stack.callback(each.close)
     control.start()
     deploy(control, "1.0.0")
-    for each in replicas:
-        each.start(REPLICA)
+    with ThreadPoolExecutor(num) as pool:
+        list(pool.map(lambda each: each.start(REPLICA), replicas))
     fleet = Fleet(control, replicas, redis, folder)
     fleet.wait_until_ready()
     return fleet
