@@ -10,6 +10,7 @@ waits. Redis and the registry are all that both share (docs/replicas.md, docs/de
 import asyncio
 import base64
 import gc
+import logging
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -32,7 +33,7 @@ from ml_workbench_service.api.predicting import routes as predict_routes
 from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.replicas import ReplicaReport
-from ml_workbench_service.entrance import gate_of
+from ml_workbench_service.entrance import gate_of, warnings_of
 from ml_workbench_service.integrations.replicas.presence import Presence
 from ml_workbench_service.predict_parts import Bounds, Parts, open_parts
 from ml_workbench_service.resources import open_for_predict_replica
@@ -49,6 +50,8 @@ MOST_ITEMS = 50_000
 MOST_ENTRIES = 16_384
 """For the ledger, in Redis while the control plane is away, of all replicas; an entry is a run's answers: one where
 questions come singly, some ten under load."""
+
+log = logging.getLogger(__name__)
 
 
 def create_app(settings: Settings, *, clock: Clock = WALL) -> FastAPI:
@@ -89,6 +92,8 @@ async def _open(settings: Settings, clock: Clock, gate: Gate, stack: AsyncExitSt
     configure_logging(level=settings.LOG_LEVEL, log_dir=settings.LOG_DIR, style=settings.LOG_FORMAT)
     await traced_until(stack, settings, "predict replica")
     await asyncio.to_thread(gate.ring.load)
+    for warning in warnings_of(settings, is_guarded=gate.is_guarded):
+        log.warning(warning)
     keys = GivenKeys(base64.b64decode(each) for each in settings.SIGNING_KEYS.split(",") if each.strip())
     workbench = open_for_predict_replica(settings, keys, clock=clock)
     bounds = Bounds(MOST_ITEMS, MOST_ENTRIES)
