@@ -31,7 +31,7 @@ class ReplicaAnnouncer:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         self._beat: int | None = None
-        self._beaten_s = self._heard_s = time.monotonic()
+        self._beaten_s = self._heard_s = time.monotonic() - SILENT_S
         self._behind_s = 0.0
         self.num_unsaved = 0
         """Entries of the hand-over that the control process has not saved, when last looked at."""
@@ -43,7 +43,7 @@ class ReplicaAnnouncer:
 
     @property
     def control_silent_s(self) -> float:
-        """Since the control process was heard last, or since this process began."""
+        """Since the control process was heard last; of one that was never heard since this process began, and a little."""
         return time.monotonic() - self._beaten_s
 
     @property

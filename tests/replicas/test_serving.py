@@ -15,7 +15,7 @@ from tests.predict_workers.conftest import ASKED, comparable, deploy, figure, in
 from tests.replicas.conftest import BOTH, NUM_REPLICAS, PREDICT, Fleet, FleetLoad
 from tests.service_process import SEED_PREDICT, WEDNESDAY, ServiceProcess
 
-NUM_BARS = 24
+NUM_BARS = 16
 HEAVY = ("torch", "mlflow", "talib", "polars", "pyarrow", "pandas", "scipy", "onnx.", "numba", "sklearn", "optuna")
 
 
@@ -54,7 +54,7 @@ def test_answers_equal_those_of_one_process_to_the_bit(fleet: Fleet, single: Ser
 
 def test_a_swap_is_seen_by_all_replicas_at_once_and_mixes_nothing(fleet: Fleet) -> None:
     load = FleetLoad([each.url for each in fleet.replicas])
-    for number in range(12):
+    for number in range(8):
         version = BOTH[(number + 1) % 2]
         deploy(fleet.control, version)
         assert {fleet.ask(each, ASKED)["version"] for each in range(NUM_REPLICAS)} == {version}

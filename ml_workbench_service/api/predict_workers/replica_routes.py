@@ -191,12 +191,12 @@ class HereOrAtControl:
 
     def _refusal(self, scope: Scope) -> MisdirectedError | None:
         if not is_predict_workers(scope["method"], scope["path"], own=OWN_OF_REPLICAS):
-            what = "answers predictions, health and metrics; everything else"
+            what = "answers predictions, health and metrics alone"
         elif needs_table_process(scope):
-            what = "has no table process; Arrow, bodies of more than 64 KiB and `explain`"
+            what = "reads neither Arrow nor bodies of more than 64 KiB, and explains no answers"
         else:
             return None
         where = self._control or "the control plane (CONTROL_URL, which is not set here, would name it)"
         return MisdirectedError(
-            f"this is a predict replica, which {what}: ask {where}", details={"control_url": self._control}
+            f"a predict replica {what}; for this ask {where}", details={"control_url": self._control}
         )
