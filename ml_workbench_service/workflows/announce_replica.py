@@ -43,7 +43,7 @@ class ReplicaAnnouncer:
 
     @property
     def control_silent_s(self) -> float:
-        """Since the control process was heard last; of one that was never heard since this process began, and a little."""
+        """Since the control process was heard last; where it never was, since this process began."""
         return time.monotonic() - self._beaten_s
 
     @property
