@@ -6,8 +6,8 @@ from importlib import import_module
 ALL = (
     "startup", "inference_latency", "training_speed", "boosted_trees", "environment", "q_learning", "policies",
     "agent_grid", "sweep", "publishing", "queue_latency", "predict_overhead", "door_overhead", "traces", "serving",
-    "predict_workers", "batches", "live_models", "year_replay", "small_training", "expressions", "lists", "page_views",
-    "estimates",
+    "predict_workers", "replicas", "batches", "live_models", "year_replay", "small_training", "expressions", "lists",
+    "page_views", "estimates",
 )  # fmt: skip
 
 if __name__ == "__main__":

@@ -24,6 +24,7 @@
     │   └── LeaseLostError                      another process consumes for the group
     ├── PayloadTooLargeError             413
     ├── UnsupportedMediaTypeError        415
+    ├── MisdirectedError                 421   another process of the service does this; details: its address
     ├── RateLimitError                   429   Retry-After
     ├── HeadersTooLargeError             431
     ├── TrainingError                    500
@@ -271,6 +272,12 @@ class HeadersTooLargeError(PlatformError):
     """The request's headers are too many, or too long."""
 
     status = 431
+
+
+class MisdirectedError(PlatformError):
+    """A predict replica was asked for what the control plane alone does."""
+
+    status = 421
 
 
 class RateLimitError(PlatformError):

@@ -2,9 +2,9 @@
 
 import sys
 
+from fastapi import FastAPI
 from pydantic import ValidationError
 
-from ml_workbench_service.app import create_app
 from ml_workbench_service.settings import Settings, mistakes
 
 
@@ -18,8 +18,19 @@ def read_settings() -> Settings:
         raise SystemExit(2) from None
 
 
+def app_of(settings: Settings) -> FastAPI:
+    """The service, or the predict replica that ROLE makes of it, which loads much less."""
+    if settings.ROLE == "predict":
+        from ml_workbench_service import predict_replica
+
+        return predict_replica.create_app(settings)
+    from ml_workbench_service.app import create_app
+
+    return create_app(settings)
+
+
 settings = read_settings()
-app = create_app(settings)
+app = app_of(settings)
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 PREDICT_WORKERS=0      clients ─► this process
 PREDICT_WORKERS=N      clients ─► listening socket ─► N predict workers ─► Unix socket ─► this process, for the rest
+ROLE=control           clients ─► replicas anywhere (`predict_replica`) ─► Redis ─► this process, which answers the rest
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from starlette.types import ASGIApp
 
-from common_lib.exceptions import UnavailableError
+from common_lib.exceptions import PlatformError, UnavailableError
 from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.api.app_state import AppState
 from ml_workbench_service.runtime.child_environment import predict_worker_environment
@@ -22,8 +23,6 @@ from ml_workbench_service.runtime.predict_control import PredictControl, apply_l
 from ml_workbench_service.runtime.predict_workers import MODULE, PredictWorkers
 from ml_workbench_service.runtime.public_door import PublicDoor, open_public_door
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.workflows.apply_handover import HandoverApplier
-from ml_workbench_service.workflows.publish_serving_state import ServingStatePublisher
 
 
 @contextmanager
@@ -40,7 +39,7 @@ def behind_predict_workers(app: FastAPI, settings: Settings) -> Iterator[tuple[A
 async def open_predict_workers(
     app: FastAPI, settings: Settings, gate: Gate, stack: AsyncExitStack, *, module: str = MODULE
 ) -> None:
-    """What predict workers left behind is applied; those that there shall be start.
+    """What predict workers and replicas left behind is applied; workers that there shall be start.
 
     Raises:
         UnavailableError: there shall be some, and there is no Redis, or the app was not started by `serve`.
@@ -50,38 +49,58 @@ async def open_predict_workers(
     intervals = service.model_server.intervals
     if redis_url is not None:
         await asyncio.to_thread(apply_leftovers, redis_url, service.ledger, intervals)
-    if not settings.PREDICT_WORKERS:
+    if not settings.PREDICT_WORKERS and settings.ROLE != "control":
         return
     door: PublicDoor | None = getattr(app.state, "public_door", None)
-    if door is None or redis_url is None:
+    if redis_url is None or (settings.PREDICT_WORKERS and door is None):
         raise UnavailableError(
             "PREDICT_WORKERS needs a Redis (set REDIS_URL, or install redis-server), and `make serve` or "
             "`python -m ml_workbench_service.main` to start the service; else set PREDICT_WORKERS=0"
         )
-    app.state.gate = gate
-    environment = predict_worker_environment(settings, service.workbench.addresses)
-    workers = PredictWorkers(settings.PREDICT_WORKERS, door, environment, service.workbench.state_dir, module=module)
-    gate.ring.share(workers.counts)
-    control = PredictControl(redis_url, service.workbench.history, service.ledger, intervals, workers)
-    figures = HandoverFigures(control.applier, control.publisher)
-    workers.on_death = service.metrics.watch_workers(workers, figures).buried
+    workers = None
+    if door is not None:
+        app.state.gate = gate
+        environment = predict_worker_environment(settings, service.workbench.addresses)
+        folder = service.workbench.state_dir
+        workers = PredictWorkers(settings.PREDICT_WORKERS, door, environment, folder, module=module)
+        gate.ring.share(workers.counts)
+    control = _control(service, redis_url, workers)
+    if settings.ROLE == "control":
+        service.replicas = control.replicas
+    figures = HandoverFigures(control)
+    if workers is None:
+        service.metrics.registry.register(figures)
+    else:
+        workers.on_death = service.metrics.watch_workers(workers, figures).buried
     await asyncio.to_thread(control.start)
     stack.push_async_callback(asyncio.to_thread, control.stop)
-    await workers.start()
-    stack.push_async_callback(workers.stop)
-    stack.callback(asyncio.create_task(workers.stop_when(service.stopping)).cancel)
-    service.predict_workers = workers
+    if workers is not None:
+        await workers.start()
+        stack.push_async_callback(workers.stop)
+        stack.callback(asyncio.create_task(workers.stop_when(service.stopping)).cancel)
+        service.predict_workers = workers
+
+
+def _control(service: AppState, redis_url: str, workers: PredictWorkers | None) -> PredictControl:
+    workbench = service.workbench
+    signatures = workbench.registry.bundles.signatures
+    assert signatures is not None, "the service signs what it serves"
+    return PredictControl(
+        redis_url, workbench.history, service.ledger, service.model_server.intervals,
+        keys=signatures.trusted.payload, workers=workers,
+    )  # fmt: skip
 
 
 class HandoverFigures(Collector):
-    """How far the control process is with what workers handed over, and with what it has them serve."""
+    """How far the control process is with what was handed over, and with what it has others serve; and the replicas."""
 
-    def __init__(self, applier: HandoverApplier, publisher: ServingStatePublisher) -> None:
-        self._applier, self._publisher = applier, publisher
+    def __init__(self, control: PredictControl) -> None:
+        self._control = control
 
     def collect(self) -> Iterator[Metric]:
         """One family for each figure."""
-        applied, lost = self._applier.num_applied, self._applier.num_lost
+        yield from self._replicas()
+        applied, lost = self._control.applier.num_applied, self._control.applier.num_lost
         yield CounterMetricFamily(
             "ml_workbench_handover_applied", "Answers and intervals of workers that were applied.", value=applied
         )
@@ -89,5 +108,16 @@ class HandoverFigures(Collector):
         yield GaugeMetricFamily(
             "ml_workbench_serving_state_published",
             "Number of the news in which everything is that workers are to serve.",
-            value=self._publisher.news_number,
+            value=self._control.publisher.news_number,
         )
+
+    def _replicas(self) -> Iterator[Metric]:
+        try:
+            reports = self._control.replicas()
+        except PlatformError:
+            return
+        by_state = GaugeMetricFamily("ml_workbench_replicas", "Predict replicas that report.", labels=["state"])
+        num_ready = sum(each.is_ready for each in reports)
+        by_state.add_metric(["ready"], num_ready)
+        by_state.add_metric(["not ready"], len(reports) - num_ready)
+        yield by_state

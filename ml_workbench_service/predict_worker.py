@@ -15,7 +15,6 @@ import faulthandler
 import gc
 import logging
 import os
-import secrets
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable
@@ -29,13 +28,10 @@ from starlette.types import ASGIApp
 
 from common_lib.logging import configure_logging
 from common_lib.storage import keep_as_child
-from ml_workbench_service import accelerators
 from ml_workbench_service.access.gate import Gate
 from ml_workbench_service.access.shared_counts import SharedCounts
 from ml_workbench_service.api import errors, health
-from ml_workbench_service.api.app_state import PredictState
 from ml_workbench_service.api.door.straight_predictions import StraightPredictions
-from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.api.middleware import AtTheDoor, checked
 from ml_workbench_service.api.predict_workers.control_proxy import ControlProxy, Divided
 from ml_workbench_service.api.predict_workers.layers import put_layers
@@ -43,22 +39,15 @@ from ml_workbench_service.api.predict_workers.metrics import packed
 from ml_workbench_service.api.predicting import routes as predict_routes
 from ml_workbench_service.api.queries import KnownQueries
 from ml_workbench_service.contracts.clock import WALL, Clock
-from ml_workbench_service.contracts.queue import FullMode
 from ml_workbench_service.contracts.replicas import WorkerReport
 from ml_workbench_service.entrance import gate_of
 from ml_workbench_service.http_server import public
-from ml_workbench_service.integrations.replicas.handover import HandoverOutbox
-from ml_workbench_service.integrations.replicas.serving_state import ServingStateReader
-from ml_workbench_service.resources import Workbench, close_workbench, open_for_predict_worker
+from ml_workbench_service.predict_parts import Parts, open_parts
+from ml_workbench_service.resources import open_for_predict_worker
 from ml_workbench_service.runtime.predict_workers import LENGTH, LIFELINE
 from ml_workbench_service.runtime.public_door import Board, EvenAcceptor
 from ml_workbench_service.sending_traces import traced_until
-from ml_workbench_service.serving.handing_over import HandingOver, MirroredIntervals
-from ml_workbench_service.serving.model_server import ModelServer
-from ml_workbench_service.serving.publisher import PredictionPublisher
 from ml_workbench_service.settings import Settings
-from ml_workbench_service.stopping import stopping_event
-from ml_workbench_service.workflows.follow_serving_state import ServingStateFollower
 
 ORPHAN_DRAIN_S = 2.0
 REPORT_EVERY_S = 1.0
@@ -84,15 +73,6 @@ class Handed:
     board: int
     counts: int
     control: Path
-
-
-@dataclass(frozen=True)
-class Parts:
-    """What the worker is made of, while it serves."""
-
-    state: PredictState
-    follower: ServingStateFollower
-    outbox: HandoverOutbox
 
 
 def create_app(settings: Settings, handed: Handed, gate: Gate, proxy: ControlProxy, clock: Clock = WALL) -> FastAPI:
@@ -126,48 +106,8 @@ async def _open(settings: Settings, handed: Handed, clock: Clock, stack: AsyncEx
     assert settings.REDIS_URL is not None, "the control process has resolved it"
     keep_as_child(settings.STATE_DIR.resolve(), settings.registry_folder)
     workbench = open_for_predict_worker(settings, control=handed.control, clock=clock)
-    stack.callback(close_workbench, workbench)
-    metrics = Metrics()
-    publisher = await _publisher(settings, workbench, metrics, stack)
-    outbox = HandoverOutbox(settings.REDIS_URL, secrets.token_hex(8))
-    await outbox.start()
-    stack.push_async_callback(outbox.stop)
-    handing_over = HandingOver(outbox.put)
-    intervals = MirroredIntervals(handing_over, settings.STATE_DIR.resolve() / "adaptive")
-    follower: ServingStateFollower | None = None
-    model_server = ModelServer(
-        workbench.registry,
-        live=lambda model_id: None if follower is None else follower.live(model_id),
-        providers=accelerators.inference_providers(workbench.accelerator),
-        intervals=intervals,
-        ledger=handing_over,
-    )
-    stack.callback(model_server.close)
-    metrics.watch_line(model_server.line)
-    reader = ServingStateReader(settings.REDIS_URL)
-    follower = ServingStateFollower(reader, workbench.history, warm=model_server.warm, adopt=intervals.adopt)
-    await asyncio.to_thread(follower.start)
-    stack.push_async_callback(asyncio.to_thread, follower.stop)
-    handing_over.start()
-    stopping = stopping_event(stack, at=(signal.SIGTERM,))
-    state = PredictState(
-        workbench=workbench, model_server=model_server, publisher=publisher, metrics=metrics, stopping=stopping
-    )
-    return Parts(state, follower, outbox)
-
-
-async def _publisher(
-    settings: Settings, workbench: Workbench, metrics: Metrics, stack: AsyncExitStack
-) -> PredictionPublisher:
-    policy = settings.PREDICTION_QUEUE_POLICY
-    full: FullMode = "wait" if policy == "block" else policy
-    writer = workbench.required_queue().writer(full)
-    stack.push_async_callback(writer.close)
-    publisher = PredictionPublisher(writer.enqueue, observe=metrics.enqueue.observe)
-    metrics.watch_queue(None, publisher)
-    await publisher.start()
-    stack.push_async_callback(publisher.stop)
-    return publisher
+    adaptive = settings.STATE_DIR.resolve() / "adaptive"
+    return await open_parts(workbench, settings.PREDICTION_QUEUE_POLICY, stack, adaptive=adaptive)
 
 
 class WorkerServer(uvicorn.Server):

@@ -6,6 +6,7 @@ or the embedded stand-in) and passes the resolved addresses to its child process
 """
 
 import logging
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from common_lib.deadlines import closed_after
 from common_lib.exceptions import DataValidationError, UnavailableError
 from common_lib.redaction import redacted
 from common_lib.storage import keep_as_child
+from ml_workbench_service.access.signing_keys import GivenKeys
 from ml_workbench_service.contracts.clock import WALL, Clock
 from ml_workbench_service.contracts.market import ColumnWitness, FeatureStore
 from ml_workbench_service.contracts.multiple_testing import MultipleTestingLog
@@ -307,6 +309,47 @@ def open_for_predict_worker(settings: Settings, *, control: Path, clock: Clock =
         open_workbench(settings, addresses, clock=clock, publishes=False),
         feature_store=ControlFeatureStore(control),
         strategy_engine=None,
+    )
+
+
+def open_for_predict_replica(settings: Settings, trusted: GivenKeys, *, clock: Clock = WALL) -> Workbench:
+    """A predict replica's: it reads the registry, verified with public keys that it was given, publishes to the queue,
+    and has a feature store where one is named. Nothing of STATE_DIR is read or written."""
+    from ml_workbench_service.integrations.replicas.absent_features import AbsentFeatureStore
+
+    named = settings.FEATURE_STORE_URL
+    addresses = Addresses(
+        feature_store=named or "off",
+        tracking="disabled",
+        tracking_is_embedded=False,
+        redis=settings.REDIS_URL,
+        redis_is_embedded=False,
+    )
+    assert addresses.redis is not None, "the settings have seen to it"
+    history = open_history(settings)
+    nowhere = Path(os.devnull)
+    store: FeatureStore = AbsentFeatureStore(settings.CONTROL_URL or "the control plane")
+    if named is not None:
+        store = open_feature_store(
+            named, bars_timezone=settings.BARS_TIMEZONE, api_key=_revealed(settings.FEATURE_STORE_API_KEY), clock=clock
+        )
+    return Workbench(
+        addresses=addresses,
+        feature_store=store,
+        history=history,
+        registry=open_registry(settings, history, signatures=Signatures(nowhere, trusted=trusted)),
+        state_dir=nowhere,
+        queue=ShardedQueue(
+            addresses.redis,
+            capacity=settings.PREDICTION_QUEUE_CAPACITY,
+            num_shards=settings.PREDICTION_QUEUE_SHARDS,
+            ttl_s=settings.PREDICTION_QUEUE_TTL_S,
+        ),
+        deployments=None,
+        strategy_engine=None,
+        multiple_testing=SqliteMultipleTestingLog(nowhere),
+        accelerator=settings.ACCELERATOR,
+        clock=clock,
     )
 
 

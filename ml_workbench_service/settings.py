@@ -1,5 +1,6 @@
 """Settings: the README's table of variables, one field a row, read once in `main` from the environment."""
 
+import base64
 import ipaddress
 import os
 import re
@@ -29,6 +30,8 @@ _DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 _SAYS_SECRET = re.compile(r"(?:^|_)(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD)$", re.IGNORECASE)
 """Names of variables that libraries read, such as MLFLOW_TRACKING_PASSWORD and AWS_SECRET_ACCESS_KEY."""
 _COLLECTORS_HEADERS = ("OTEL_EXPORTER_OTLP_HEADERS", "OTEL_EXPORTER_OTLP_TRACES_HEADERS")
+PUBLIC_KEY_BYTES = 32
+"""Of Ed25519."""
 SHORTEST_API_KEY = 16
 """On an address that others reach: what people think up is guessed sooner or later."""
 MAKE_A_KEY = 'python3 -c "import secrets; print(secrets.token_urlsafe(24))"'
@@ -122,6 +125,21 @@ def _proxies(text: str) -> str:
     return text
 
 
+def _public_keys(text: str) -> str:
+    """Public halves of signing keys, with commas between them."""
+    for each in filter(None, (part.strip() for part in text.split(","))):
+        try:
+            num_bytes = len(base64.b64decode(each, validate=True))
+        except ValueError:
+            num_bytes = 0
+        if num_bytes != PUBLIC_KEY_BYTES:
+            raise ValueError(
+                "it takes the public keys of the control plane's signing_keys.json (32 bytes in base64 each), with "
+                "commas between them"
+            )
+    return text
+
+
 def _of_headers(*texts: str) -> list[str]:
     """The values of headers that are written `name=value,name=value`, as OpenTelemetry reads them."""
     pairs = [pair.partition("=")[2].strip() for text in texts for pair in text.split(",")]
@@ -175,6 +193,9 @@ class Settings(BaseSettings):
     PREDICT_WORKERS: Annotated[int, Field(ge=0, le=64)] = 0
     REGISTRY_CACHE_DIR: Folder = Path("./registry_cache")
     REGISTRY_CACHE_GB: Annotated[float, Field(ge=0.001, le=1_000_000, description="GB")] = 10
+    ROLE: Literal["control", "predict"] | None = None
+    CONTROL_URL: Annotated[str, AfterValidator(_server)] | None = None
+    SIGNING_KEYS: Annotated[str, AfterValidator(_public_keys)] = ""
     PREDICTION_LEDGER_ROWS: Annotated[int, Field(ge=1, le=100_000_000)] = 1_000_000
     JOB_RETENTION_DAYS: Annotated[float, Field(gt=0, le=36_500, description="days")] | None = None
     JOBS_MAX_GB: Annotated[float, Field(ge=0.001, le=1_000_000, description="GB")] | None = None
@@ -201,7 +222,6 @@ class Settings(BaseSettings):
     TLS_CLIENT_CA: Folder | None = None
     REQUEST_HEADERS_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 10
     REQUEST_BODY_S: Annotated[float, Field(gt=0, le=3600, description="seconds")] = 20
-    CONTROL_URL: Annotated[str, AfterValidator(_server)] | None = None
     TRAINING_BACKEND: Literal["local", "ray"] = "local"
     RAY_ADDRESS: str | None = None
     RAY_AUTH_TOKEN: SecretStr | None = None
@@ -229,7 +249,8 @@ class Settings(BaseSettings):
                 keep_secret(secret.get_secret_value())
         for address in (
             self.FEATURE_STORE_URL, self.EXPERIMENT_TRACKING_URI, self.REDIS_URL, self.STRATEGY_ENGINE_URL,
-            self.PAGE_URL, self.OTEL_EXPORTER_OTLP_ENDPOINT, os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
+            self.PAGE_URL, self.CONTROL_URL, self.OTEL_EXPORTER_OTLP_ENDPOINT,
+            os.environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"),
         ):  # fmt: skip
             keep_address_secret(address or "")
         return self
@@ -277,6 +298,18 @@ class Settings(BaseSettings):
             raise ValueError("TLS_CERT and TLS_KEY belong together; set both, or neither")
         if self.TLS_CLIENT_CA is not None and self.TLS_CERT is None:
             raise ValueError("TLS_CLIENT_CA asks callers for certificates; set TLS_CERT and TLS_KEY too")
+        return self
+
+    @model_validator(mode="after")
+    def _check_role(self) -> "Settings":
+        """What a control plane and its replicas need of each other."""
+        if self.ROLE is not None and self.REDIS_URL is None:
+            raise ValueError(
+                f"ROLE={self.ROLE} needs REDIS_URL, the Redis server by which control plane and replicas know each "
+                "other; set it to the same server for all of them, or leave ROLE unset for one machine"
+            )
+        if self.ROLE == "predict" and self.PREDICT_WORKERS:
+            raise ValueError("PREDICT_WORKERS are a control plane's; start more processes with ROLE=predict instead")
         return self
 
     @property

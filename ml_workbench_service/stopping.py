@@ -11,11 +11,10 @@ from typing import Any
 
 TURNS = 5
 TURN_S = 0.05
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def stopping_event(
-    stack: AsyncExitStack, *, at: Sequence[signal.Signals] = (signal.SIGTERM, signal.SIGINT)
-) -> asyncio.Event:
+def stopping_event(stack: AsyncExitStack, *, at: Sequence[signal.Signals] = STOP_SIGNALS) -> asyncio.Event:
     """Set at these signals, before uvicorn waits for open streams: they end by themselves then.
 
     uvicorn runs the lifespan's shutdown only after all connections are closed, so without this a client that follows

@@ -3,6 +3,9 @@
     <STATE_DIR>/signing_key.pem       Ed25519 (RFC 8032), PKCS #8, mode 0600; made at the first start; in no backup
     <STATE_DIR>/signing_keys.json     public keys by their ids; whoever reads the registry verifies with them
 
+A predict replica has no STATE_DIR: it is given the public keys (`GivenKeys`), by its setting or, where that names none,
+by the control plane through Redis.
+
 A private key that is gone (a restored backup has none) is made anew at the next start, and its public half joins the
 others: what an earlier key signed stays signed. `cryptography` is loaded at the first signature, not before.
 """
@@ -10,6 +13,8 @@ others: what an earlier key signed stays signed. `cryptography` is loaded at the
 import base64
 import hashlib
 import logging
+import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,14 +99,11 @@ class TrustedKeys:
         public = self._known().get(key)
         if public is None:
             return None
-        from cryptography.exceptions import InvalidSignature
-        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        return _is_signed(public, signature, message)
 
-        try:
-            Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
-        except (InvalidSignature, ValueError):  # ValueError: bytes of another length
-            return False
-        return True
+    def payload(self) -> bytes:
+        """The keys that are whole, as `GivenKeys.take` reads them."""
+        return _PublicKeys(keys=self._read()[0]).model_dump_json().encode()
 
     def trust(self, key: str, public: bytes) -> None:
         """Adds a key, on disk when this returns; a damaged file is set aside, and what is whole of it goes on."""
@@ -141,6 +143,65 @@ class TrustedKeys:
             self._keys = self._keys | keys if fault else keys
             self._stamp = stamp
         return self._keys
+
+
+class GivenKeys(TrustedKeys):
+    """Public keys that a predict replica was given; it reads no file of a service. For any threads.
+
+    Args:
+        pinned: the 32 bytes of each, which alone are trusted; none: those that the control plane names.
+    """
+
+    def __init__(self, pinned: Iterable[bytes] = ()) -> None:
+        super().__init__(Path(os.devnull))
+        self._keys = {id_of(each): each for each in pinned}
+        self.is_pinned = bool(self._keys)
+        """Whether somebody at this machine has named them."""
+        self._num_taken = 0
+
+    @property
+    def ids(self) -> list[str]:
+        """Of those that are trusted."""
+        return sorted(self._keys)
+
+    @property
+    def is_there(self) -> bool:
+        """Whether there are any."""
+        return bool(self._keys)
+
+    @property
+    def stamp(self) -> tuple[int, int, int]:
+        """Another one where the keys have changed."""
+        return self._num_taken, 0, 0
+
+    def take(self, payload: bytes) -> None:
+        """What the control plane names, in place of what it named before; nothing where keys are pinned, or where it
+        cannot be read."""
+        if self.is_pinned:
+            return
+        try:
+            found = _PublicKeys.model_validate_json(payload).keys
+        except ValueError as error:
+            log.error("the control plane's public keys cannot be read (%s); those before go on", type(error).__name__)
+            return
+        keys = {name: each.raw for name, each in found.items() if each.id == name}
+        if keys != self._keys:
+            log.info("bundles are verified with the public keys %s, which Redis names", ", ".join(sorted(keys)))
+            self._keys, self._num_taken = keys, self._num_taken + 1
+
+    def _known(self) -> dict[str, bytes]:
+        return self._keys
+
+
+def _is_signed(public: bytes, signature: bytes, message: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+    try:
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, message)
+    except (InvalidSignature, ValueError):  # ValueError: bytes of another length
+        return False
+    return True
 
 
 class SigningKey:

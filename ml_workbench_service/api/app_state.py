@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from ml_workbench_service.api.metrics import Metrics
 from ml_workbench_service.contracts.contract import utc_now
 from ml_workbench_service.contracts.market import OutsideThing
 from ml_workbench_service.contracts.queue import FullMode, QueuePolicy
+from ml_workbench_service.contracts.replicas import ReplicaReport
 from ml_workbench_service.contracts.runners import (
     AgentRunner,
     Cluster,
@@ -130,6 +131,7 @@ class AppState(PredictState):
     page: WebPage | None = None  # None: PAGE=false
     cluster: Cluster | None = None  # None: jobs run on this machine
     predict_workers: PredictProcesses | None = None  # None: this process answers
+    replicas: Callable[[], Sequence[ReplicaReport]] | None = None  # None: not ROLE=control
     queue_threads: QueueThreads = field(default_factory=QueueThreads)
     last_good: LastGood = field(default_factory=LastGood)
     planning: asyncio.Lock = field(default_factory=asyncio.Lock)

@@ -1,7 +1,7 @@
 """Health checks (`/health`, `/live`, `/ready` below it) and `/metrics`: cheap for probes, honest for people."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from fastapi import APIRouter, Depends, Response
@@ -16,6 +16,7 @@ from ml_workbench_service.api.middleware import checked, checked_with_bearer
 from ml_workbench_service.contracts.contract import Contract
 from ml_workbench_service.contracts.errors import failures
 from ml_workbench_service.contracts.market import OutsideThing
+from ml_workbench_service.contracts.replicas import ReplicaReport
 from ml_workbench_service.contracts.runners import PredictProcesses
 from ml_workbench_service.evaluation.todays_verdicts import with_todays_verdicts
 from ml_workbench_service.jobs.guarded_reading import SET_ASIDE, name_of
@@ -97,6 +98,8 @@ async def read_metrics(service: AppStateDep) -> Response:
 
 def _things(service: AppState, asked: Mapping[str, OutsideThing]) -> dict[str, OutsideThing]:
     workers = {} if service.predict_workers is None else {"predict_workers": predict_workers(service.predict_workers)}
+    if service.replicas is not None:
+        workers["replicas"] = replicas(service.replicas)
     cluster = {} if service.cluster is None else service.last_good.noted({"ray": service.cluster.check()})
     return {
         **service.last_good.noted({"feature_store": service.workbench.feature_store.check()}),
@@ -180,6 +183,18 @@ def predict_workers(workers: PredictProcesses) -> OutsideThing:
         notes.append(f"worker {', '.join(map(str, by_file))} reads the history file: Redis is away")
     is_whole = len(reports) == workers.num and not by_file
     return OutsideThing(mode="embedded", state="ok" if is_whole else "degraded", detail="; ".join(notes))
+
+
+def replicas(reports: Callable[[], Sequence[ReplicaReport]]) -> OutsideThing:
+    """Who of them reports, and what they say of themselves; how many there shall be is not this service's to know."""
+    try:
+        found = reports()
+    except PlatformError as error:
+        return OutsideThing(mode="remote", state="degraded", detail=f"not heard: {error.message}")
+    notes = [f"{sum(each.is_ready for each in found)} of {len(found)} that report are ready"]
+    notes += [f"{each.name} cannot load {'; '.join(each.cold)}" for each in found if each.cold]
+    notes += [f"{each.name} has dropped {each.num_dropped} answers" for each in found if each.num_dropped]
+    return OutsideThing(mode="remote", state="ok" if len(notes) == 1 else "degraded", detail="; ".join(notes))
 
 
 def _agent(service: AppState) -> OutsideThing:

@@ -25,6 +25,8 @@ ENTRIES_AT_ONCE = 64
 GATHER_S = 0.02
 """Where something came, for what follows it: one read and one write for many answers, unless somebody waits."""
 SAVE_EVERY_S = 1.0
+SAVE_AT_ONCE = 8 * ENTRIES_AT_ONCE
+"""Entries that were left behind, to a wait for the disk."""
 MOST_AHEAD = 4_000
 """Answers in the ledger's memory: it takes 10,000, and drops what is beyond."""
 FIRST_PAUSE_S, LAST_PAUSE_S = 0.1, 2.0
@@ -40,7 +42,7 @@ class HandoverApplier:
         self._place = ""  # applied up to here
         self._saved = ""
         self._saved_s = 0.0
-        self._again = (0, 0)  # entries up to here may have been saved by a predecessor
+        self._again: tuple[int, int] | None = None  # entries up to here may have been saved by a predecessor
         self._following: dict[str, int] = {}  # by sender, the number that comes next
         self._stopping, self._hurry = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -50,22 +52,30 @@ class HandoverApplier:
         """Items that workers numbered and that never came."""
         self.num_applied = 0
 
+    @property
+    def place(self) -> str:
+        """Up to where everything is applied; empty before the first."""
+        return self._place
+
     def recover(self) -> int:
         """Applies and saves what lies in the stream from before; how many entries. Raises UnavailableError."""
-        newest = self._stream.newest()
-        if not newest:
-            return 0
-        self._again = place_of(newest)
+        newest = self._found()
         num = 0
-        while place_of(self._place) < self._again and (
-            entries := self._stream.read(self._place, count=ENTRIES_AT_ONCE)
-        ):
+        while place_of(self._place) < newest and (entries := self._stream.read(self._place, count=ENTRIES_AT_ONCE)):
             for entry in entries:
                 self._apply(entry)
             num += len(entries)
-            self._save()
+            if num % SAVE_AT_ONCE == 0 or self._ledger.num_waiting > MOST_AHEAD:
+                self._save()
         self._save()
         return num
+
+    def _found(self) -> tuple[int, int]:
+        """The last entry that was there when the stream was first seen, which for a replica's may be long after the
+        start of this process."""
+        if self._again is None:
+            self._again = place_of(self._stream.newest())
+        return self._again
 
     def start(self) -> None:
         """Begins to apply."""
@@ -127,6 +137,7 @@ class HandoverApplier:
 
     def _turn(self, *, block_ms: int) -> int:
         num = 0
+        self._found()
         if self._ledger.num_waiting < MOST_AHEAD:
             entries = self._stream.read(self._place, count=ENTRIES_AT_ONCE, block_ms=block_ms)
             num = len(entries)
@@ -149,7 +160,7 @@ class HandoverApplier:
             self.num_lost += entry.num
             items = ()
         known: set[str] = set()
-        if place_of(entry.entry_id) <= self._again:
+        if place_of(entry.entry_id) <= self._found():
             known = self._ledger.known([each.record.prediction_id for each in items if isinstance(each, HandedAnswer)])
         for number, item in enumerate(items, 1):
             if not isinstance(item, HandedAnswer):

@@ -1,29 +1,44 @@
 """Publishing the serving state: what is live and how its intervals lean, to Redis, where predict workers follow it.
 
 The deployment history and the live intervals tell of a change; it is in Redis some milliseconds later. Twice a second
-everything is compared once more: lines of other processes, and a Redis that has lost its data.
+everything is compared once more: lines of other processes, and a Redis that has lost its data. Then this process says
+that it lives, and up to where everything that was handed over is applied and published.
 """
 
 import logging
 import threading
+import time
+from collections.abc import Callable
 
 from common_lib.exceptions import PlatformError
-from ml_workbench_service.contracts.replicas import intervals_field, live_field
+from ml_workbench_service.contracts.replicas import KEYS, intervals_field, live_field
 from ml_workbench_service.integrations.deployment_history import DeploymentHistory
+from ml_workbench_service.integrations.replicas.presence import Presence
 from ml_workbench_service.integrations.replicas.serving_state import ServingStateWriter
 from ml_workbench_service.serving.live_intervals import LiveIntervals
 
 LOOK_S = 0.5
 GATHER_S = 0.01
+BEAT_EVERY_S = 0.25
 
 log = logging.getLogger(__name__)
 
 
 class ServingStatePublisher:
-    """One thread of the control process; `deployments_changed` and `intervals_changed` may be called from any."""
+    """One thread of the control process; `deployments_changed` and `intervals_changed` may be called from any.
 
-    def __init__(self, writer: ServingStateWriter, history: DeploymentHistory, intervals: LiveIntervals) -> None:
+    Args:
+        keys: the public keys with which bundles are verified.
+        applied: up to where what was handed over is applied.
+    """
+
+    def __init__(
+        self, writer: ServingStateWriter, history: DeploymentHistory, intervals: LiveIntervals, presence: Presence, *,
+        keys: Callable[[], bytes], applied: Callable[[], str],
+    ) -> None:  # fmt: skip
         self._writer, self._history, self._intervals = writer, history, intervals
+        self._presence, self._keys, self._applied = presence, keys, applied
+        self._beaten_s = float("-inf")
         self._written: dict[str, bytes] = {}
         self._leaning: set[tuple[str, str]] = set()
         self._lock = threading.Lock()
@@ -60,6 +75,11 @@ class ServingStatePublisher:
         self._wake.set()
 
     @property
+    def epoch(self) -> str:
+        """In which its news are counted."""
+        return self._writer.epoch
+
+    @property
     def news_number(self) -> int:
         """Of the news in which everything is that was told here so far, once they are written."""
         with self._lock:
@@ -76,8 +96,12 @@ class ServingStatePublisher:
         with self._lock:
             leaning, self._leaning = self._leaning, set()
             num_told = self._num_told
+        applied = self._applied()  # before: what is applied meanwhile may not be published by this turn
         try:
             self._publish(leaning)
+            if time.monotonic() - self._beaten_s > BEAT_EVERY_S:
+                self._presence.beat(applied)
+                self._beaten_s = time.monotonic()
         except PlatformError as error:
             with self._lock:
                 self._leaning |= leaning
@@ -95,7 +119,7 @@ class ServingStatePublisher:
         is_known = self._writer.is_known()
         if not is_known:
             self._written = {}
-        fields: dict[str, bytes] = {}
+        fields: dict[str, bytes] = {KEYS: self._keys()}
         for each in self._history.everything():
             if each.status != "live":
                 continue

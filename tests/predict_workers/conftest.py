@@ -127,10 +127,10 @@ def in_the_ledger(service: ServiceProcess) -> dict[str, dict[str, Any]]:
 
 
 class Load:
-    """Clients that ask one question after the other, each over a connection of its own."""
+    """Clients that ask one question after the other, each over a connection of its own, and rest for `pause_s`."""
 
-    def __init__(self, url: str, num: int = 6, *, body: dict[str, Any] = ASKED) -> None:
-        self._url, self._body = url, body
+    def __init__(self, url: str, num: int = 6, *, body: dict[str, Any] = ASKED, pause_s: float = 0.0) -> None:
+        self._url, self._body, self._pause_s = url, body, pause_s
         self._stopping = threading.Event()
         self.answers: list[dict[str, Any]] = []
         self.broken: list[Exception] = []
@@ -151,6 +151,8 @@ class Load:
                             self.answers.append(answer.json())
                         else:
                             self.refused.append(answer.text)
+                        if self._pause_s:
+                            self._stopping.wait(self._pause_s)
                 except httpx.TransportError as error:
                     self.broken.append(error)
                     self._stopping.wait(0.02)

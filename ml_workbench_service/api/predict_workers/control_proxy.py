@@ -16,12 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from common_lib.exceptions import UnavailableError
 from ml_workbench_service.access.gate import Gate
-from ml_workbench_service.access.operations import API, operation_of
-from ml_workbench_service.api.batches.door import is_arrow
 from ml_workbench_service.api.errors import render
 from ml_workbench_service.api.middleware import AtTheDoor
-from ml_workbench_service.api.predict_door import length_of
-from ml_workbench_service.contracts.bodies import READ_HERE
+from ml_workbench_service.api.predict_workers.own_operations import is_predict_workers, needs_table_process
 from ml_workbench_service.integrations.replicas.features import told
 
 PEER = b"x-ml-workbench-peer"
@@ -30,22 +27,11 @@ CONNECT_TIMEOUT_S = 2.0
 GUESS = "/guess"
 """Asked by a worker itself: whether the right key came from an address."""
 GUESS_TIMEOUT_S = 5.0
-OWN = frozenset({
-    f"POST {API}/models/{{model_id}}/predict", f"POST {API}/models/{{model_id}}/predict/batch", "GET /health",
-    "GET /health/live",
-})  # fmt: skip
-"""Operations that a worker answers by itself."""
 HOP_BY_HOP = {
     b"connection", b"keep-alive", b"proxy-authenticate", b"proxy-authorization", b"te", b"trailer", b"trailers",
     b"transfer-encoding", b"upgrade", b"expect",
 }  # fmt: skip
 WRITTEN_BY_SERVER = {b"date", b"server"}
-
-
-def is_predict_workers(method: str, path: str) -> bool:
-    """Whether a worker answers this by itself."""
-    operation = operation_of(method, path)
-    return operation is not None and operation.name in OWN
 
 
 class Divided:
@@ -57,21 +43,9 @@ class Divided:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request, or the lifespan."""
         is_ours = scope["type"] != "http" or (
-            is_predict_workers(scope["method"], scope["path"]) and not _is_table_process(scope)
+            is_predict_workers(scope["method"], scope["path"]) and not needs_table_process(scope)
         )
         await (self._predicting if is_ours else self._proxy)(scope, receive, send)
-
-
-def _is_table_process(scope: Scope) -> bool:
-    """Whether the table process is needed: it reads Arrow, large bodies and those that do not say how large, and it
-    explains answers (a query may spell that in other letters)."""
-    query: bytes = scope["query_string"]
-    if b"explain" in query or b"%" in query:
-        return True
-    found = list(scope["headers"])
-    num_bytes = length_of(found, most_bytes=READ_HERE)
-    has_body = num_bytes is not None or any(name == b"transfer-encoding" for name, _ in found)
-    return is_arrow(found) or (has_body and (num_bytes is None or num_bytes > READ_HERE))
 
 
 class ClientGoneError(Exception):

@@ -6,6 +6,7 @@ missing), news that were trimmed before they were read.
 """
 
 import secrets
+import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeVar
 
@@ -21,6 +22,7 @@ TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 2.0
 NEWS_KEPT = 1_000
 MOST_NEWS = 200
+SET_CLOCK_EVERY_S = 60.0
 Answer = TypeVar("Answer")
 
 
@@ -55,14 +57,16 @@ class ServingStateWriter:
 
     def __init__(self, url: str) -> None:
         self._redis = _client(url)
-        self._epoch = secrets.token_hex(8)
+        self.epoch = secrets.token_hex(8)
+        """A name of this life."""
         self.number = 0
         """Of the last news that were written."""
 
     def is_known(self) -> bool:
-        """Whether the server still has what this process has written."""
-        found: Any = _asked(lambda: self._redis.hget(SERVING_STATE, EPOCH))
-        return bool(found == self._epoch.encode())
+        """Whether the server still has what this process has written, the last of it too: one that was killed may have
+        come back with less."""
+        found: Any = _asked(lambda: self._redis.hmget(SERVING_STATE, [EPOCH, NUMBER]))
+        return bool(found == [self.epoch.encode(), b"%d" % self.number])
 
     def replace(self, fields: Mapping[str, bytes]) -> None:
         """The whole state."""
@@ -80,11 +84,11 @@ class ServingStateWriter:
         if is_whole:
             pipeline.delete(SERVING_STATE)
         number = self.number + 1
-        mapping: Any = {EPOCH: self._epoch, NUMBER: number, **fields}
+        mapping: Any = {EPOCH: self.epoch, NUMBER: number, **fields}
         pipeline.hset(SERVING_STATE, mapping=mapping)
         if removed:
             pipeline.hdel(SERVING_STATE, *removed)
-        news = {"epoch": self._epoch, "fields": "" if is_whole else "\n".join(names)}
+        news = {"epoch": self.epoch, "fields": "" if is_whole else "\n".join(names)}
         pipeline.xadd(SERVING_NEWS, news, maxlen=NEWS_KEPT, approximate=True)  # type: ignore[arg-type]
         _asked(pipeline.execute)
         self.number = number
@@ -105,6 +109,9 @@ class ServingStateReader:
         self._redis = _client(url)
         self._epoch = b""
         self._place = ""
+        self.ahead_s = 0.0
+        """How far the server's clock is ahead of this machine's, to half of what a question takes."""
+        self._clock_set_s = float("-inf")
 
     def news(self, *, block_ms: int) -> News | None:
         """What has changed since the call before, or everything; None where nothing did within `block_ms`."""
@@ -115,6 +122,7 @@ class ServingStateReader:
             raise
 
     def _whole(self) -> News:
+        self._set_clock()
         newest: Any = _asked(lambda: self._redis.xrevrange(SERVING_NEWS, count=1))
         place = newest[0][0].decode() if newest else "0-0"  # before the state is read: what comes later is read again
         found: Any = _asked(lambda: self._redis.hgetall(SERVING_STATE))
@@ -122,11 +130,20 @@ class ServingStateReader:
             raise UnavailableError("there is no serving state in Redis yet", retry_after_s=1)
         self._epoch, self._place = found.pop(EPOCH.encode()), place
         number = int(found.pop(NUMBER.encode()))
-        return News(place, number, {name.decode(): value for name, value in found.items()}, is_whole=True)
+        fields = {name.decode(): value for name, value in found.items()}
+        return News(place, number, fields, is_whole=True, epoch=self._epoch.decode())
+
+    def _set_clock(self) -> None:
+        asked_s = time.time()
+        told_s, told_us = _asked(self._redis.time)
+        self.ahead_s = told_s + told_us / 1e6 - (asked_s + time.time()) / 2
+        self._clock_set_s = time.monotonic()
 
     def _news(self, block_ms: int) -> News | None:
         answer: Any = _asked(lambda: self._redis.xread({SERVING_NEWS: self._place}, count=MOST_NEWS, block=block_ms))
         if not answer:
+            if time.monotonic() - self._clock_set_s > SET_CLOCK_EVERY_S:
+                self._set_clock()
             epoch: Any = _asked(lambda: self._redis.hget(SERVING_STATE, EPOCH))
             return None if epoch == self._epoch else self._whole()
         entries = answer[0][1]
@@ -139,7 +156,8 @@ class ServingStateReader:
         if values[0] != self._epoch:
             return self._whole()
         self._place = entries[-1][0].decode()
-        return News(self._place, int(values[1]), dict(zip(names, values[2:], strict=True)))
+        fields = dict(zip(names, values[2:], strict=True))
+        return News(self._place, int(values[1]), fields, epoch=self._epoch.decode())
 
     def close(self) -> None:
         """Gives the connection back."""

@@ -52,10 +52,11 @@ class Signatures:
     Args:
         state_dir: of the service.
         holds_key: only in the control plane, and in programs that are one themselves.
+        trusted: of a predict replica, in place of the file in STATE_DIR.
     """
 
-    def __init__(self, state_dir: Path, *, holds_key: bool = False) -> None:
-        self.trusted = TrustedKeys(state_dir)
+    def __init__(self, state_dir: Path, *, holds_key: bool = False, trusted: TrustedKeys | None = None) -> None:
+        self.trusted = trusted or TrustedKeys(state_dir)
         self._key = SigningKey(state_dir) if holds_key else None
         self._record = _Record(state_dir / RECORD_FILE)
         self._state_dir = state_dir
