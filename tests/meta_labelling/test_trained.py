@@ -29,25 +29,8 @@ from ml_workbench_service.serving.predict import Circumstances, answer
 from ml_workbench_service.serving.request_to_windows import question_of
 from ml_workbench_service.training.tasks import following
 from ml_workbench_service.workflows.plan_training import plan_training
-from tests.meta_labelling.followed_bars import FOLLOW, PRIMARY, write_bars
-from tests.trained_models import DEVIATION, injected_bars, loaded, open_bench, train_model
-
-
-def bench_with_primary(folder: Path, *, seed: int, is_planted: bool) -> Workbench:
-    """Bars, and a linear forecast of the next bar by the signal, fitted on the first months."""
-    bench = open_bench(folder)
-    write_bars(folder / "bars", seed=seed, is_planted=is_planted)
-    train_model(bench, "primary", checkpoint=folder / "primary", **_unnamed(PRIMARY))
-    return bench
-
-
-def _unnamed(body: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in body.items() if name not in ("name", "model_id")}
-
-
-def train_follower(bench: Workbench, folder: Path, model_id: str = "follower", **changes: Any) -> ModelCard:
-    """As `FOLLOW`, with changes."""
-    return train_model(bench, model_id, checkpoint=folder / model_id, target=None, **_unnamed({**FOLLOW, **changes}))
+from tests.meta_labelling.followed_bars import FOLLOW, PRIMARY, bench_with_primary, train_follower
+from tests.trained_models import DEVIATION, injected_bars, loaded, train_model
 
 
 @dataclass(frozen=True)

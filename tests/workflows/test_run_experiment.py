@@ -151,7 +151,10 @@ def test_no_trial_can_tell_what_came_after_its_stopping_part(
             opened, base=base, search_space={name: {"choices": [value]} for name, value in params.items()}
         )
         request = TrainRequest.model_validate(spec.request["base"])
-        maker = TrialMaker(request, spec.plan, job_id="job", store=opened.feature_store, accelerator=Cpu())
+        maker = TrialMaker(
+            request, spec.plan, job_id="job", store=opened.feature_store, accelerator=Cpu(),
+            open_primary=lambda plan: None,
+        )  # fmt: skip
         end = maker.make(0, params, TrialReport(lambda: None, lambda step, value: ""))
         border_ms = maker.data(maker.order(params)).windows.borders_ms["calibration"]
         at = end.noted and end.noted.read.at
