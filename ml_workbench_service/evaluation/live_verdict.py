@@ -143,7 +143,7 @@ def live_verdict(
     if target is not None and target.measure == "market_regime" and not set(card.symbols) <= set(rules.regimes):
         return _none("insufficient_data", "its bundle does not keep the regimes' rule of each symbol: train it again")
     follows = target is not None and target.measure == "follow"
-    if follows and not target.is_traded(card.fill or "next_open"):
+    if target is not None and follows and not target.is_traded(card.fill or "next_open"):
         return _none("not_applicable", "its label is not what a position earns; leave `label.start` out")
     if (is_policy or follows) and not set(card.symbols) <= set(rules.costs):
         return _none("insufficient_data", "its bundle does not keep the costs of each symbol: train it again")

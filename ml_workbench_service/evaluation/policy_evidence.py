@@ -143,8 +143,8 @@ class FollowerPeriod:
         has_side_N, net_N = side_N != 0, self.own.net(taken_N)
         share = float(np.mean(taken_N[has_side_N] != 0)) if has_side_N.any() else 0.0
         found = {}
-        for name, held_N in ((PRIMARY, side_N), (THINNED, share * side_N)):
-            gained_N = net_N - self.own.net(held_N)
+        for name, size in ((PRIMARY, 1.0), (THINNED, share)):
+            gained_N = net_N - self.own.net(np.asarray(size * side_N, dtype=np.float64))
             found[name] = (gained_N, gained_N)
         return found
 

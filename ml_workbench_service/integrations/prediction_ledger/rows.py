@@ -371,10 +371,10 @@ def _actions(of_policy: Sequence[int] | None, side_of_primary: float | None) -> 
 
 def _primary_sides(run: RecordRun) -> Iterable[float | None]:
     """Of a follower's answers; None of others'."""
-    outputs = run.columns["outputs"]
-    assert isinstance(outputs, Nested), "outputs have names"
-    column = outputs.fields.get(PRIMARY_SIDE)
-    return [None] * len(run) if column is None else run.column(f"outputs.{PRIMARY_SIDE}").values()
+    outputs = run.columns["outputs"]  # of records that were made one by one it is their dictionaries
+    if isinstance(outputs, Nested) and PRIMARY_SIDE not in outputs.fields:
+        return [None] * len(run)
+    return run.column(f"outputs.{PRIMARY_SIDE}").values()
 
 
 def due_at_ms(asked: Asked, answered_ms: int) -> int | None:
