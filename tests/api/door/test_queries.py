@@ -43,7 +43,7 @@ def test_a_truth_value_in_a_query_is_true_or_false(api: httpx.Client, text: str)
         (JOBS, {"status": "asleep"}, "enum"),
         (f"{LABELS}&k=1.", {}, "no_number"),
         (f"{LABELS}&k=1e-310", {}, "too_small"),
-        (f"{MODELS}/small", {"purge": "yes"}, "no_truth_value"),
+        (f"{MODELS}/small/versions/9.9.9", {"purge": "yes"}, "no_truth_value"),
     ],
 )
 def test_each_mistake_of_a_query_has_its_code(api: httpx.Client, path: str, params: dict[str, str], code: str) -> None:
